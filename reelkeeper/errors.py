@@ -1,0 +1,138 @@
+"""Every error that Reelkeeper raises on purpose. A message carries the values, the limit and the way out.
+
+    ReelkeeperError
+    ├── Refused                     exit 9   nothing was changed, and on purpose
+    │   ├── GuardRefused                     the blast radius is too large
+    │   ├── PlanRefused                      the plan is stale, used, or made under another policy
+    │   ├── PolicyRefused                    the policy contradicts itself or has no rule switched on
+    │   ├── KeyRefused                       a key outside the prefix, or one that is not well formed
+    │   └── IdentityMismatch                 this store does not belong to this bucket
+    ├── Frozen                      exit 3   somebody, or a failed check, stopped all changes
+    ├── LeaseLost                   exit 4   another run has taken over
+    ├── IntegrityDoubt              exit 5   what is stored is not what the catalogue says
+    ├── PartialFailure              exit 6   some items failed; the rest is done
+    ├── Misconfigured               exit 2   a setting is missing or wrong
+    ├── SchemaError                 exit 7   the store's schema is not the one this version knows
+    ├── NotFound                    exit 8   no such user, video, run or plan
+    ├── StorageError                exit 1   R2 did not do what was asked
+    │   ├── ObjectMissing
+    │   ├── ObjectChanged
+    │   ├── KeyTaken
+    │   └── TruncatedListing
+    └── MediaError                  exit 1   a media file or tool failed
+        ├── NotAVideo                        hostile, broken or not a video: permanent
+        ├── MediaTimeout
+        └── ToolMissing
+"""
+
+from typing import ClassVar
+
+
+class ReelkeeperError(Exception):
+    """The root of the tree."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class Refused(ReelkeeperError):
+    """Nothing was changed, and on purpose."""
+
+    exit_code = 9
+
+
+class GuardRefused(Refused):
+    """The blast radius is too large."""
+
+
+class PlanRefused(Refused):
+    """The plan is stale, used, or was made under another policy."""
+
+
+class PolicyRefused(Refused):
+    """The policy contradicts itself or has no rule switched on."""
+
+
+class KeyRefused(Refused):
+    """A key outside the prefix, or one that is not well formed."""
+
+
+class IdentityMismatch(Refused):
+    """The store does not belong to this bucket."""
+
+
+class Frozen(ReelkeeperError):
+    """Somebody, or a failed check, stopped all changes."""
+
+    exit_code = 3
+
+
+class LeaseLost(ReelkeeperError):
+    """Another run has taken over this lease."""
+
+    exit_code = 4
+
+
+class IntegrityDoubt(ReelkeeperError):
+    """What is stored is not what the catalogue says."""
+
+    exit_code = 5
+
+
+class PartialFailure(ReelkeeperError):
+    """Some items failed; the rest is done."""
+
+    exit_code = 6
+
+
+class Misconfigured(ReelkeeperError):
+    """A setting is missing or wrong."""
+
+    exit_code = 2
+
+
+class SchemaError(ReelkeeperError):
+    """The store's schema is not the one that this version knows."""
+
+    exit_code = 7
+
+
+class NotFound(ReelkeeperError):
+    """No such user, video, run or plan."""
+
+    exit_code = 8
+
+
+class StorageError(ReelkeeperError):
+    """R2 did not do what was asked."""
+
+
+class ObjectMissing(StorageError):
+    """No object at this key."""
+
+
+class ObjectChanged(StorageError):
+    """The object is not the one that was asked for."""
+
+
+class KeyTaken(StorageError):
+    """An object already stands at a key that is written once."""
+
+
+class TruncatedListing(StorageError):
+    """A page of a listing said that more follows and did not say where."""
+
+
+class MediaError(ReelkeeperError):
+    """A media file or a media tool failed."""
+
+
+class NotAVideo(MediaError):
+    """The file is hostile, broken or not a video; trying again cannot help."""
+
+
+class MediaTimeout(MediaError):
+    """The tool took longer than its limit and was ended."""
+
+
+class ToolMissing(MediaError):
+    """ffmpeg, ffprobe or an encoder is not there."""

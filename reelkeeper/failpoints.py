@@ -1,0 +1,58 @@
+"""Named places where a test may kill or stop the process. No-ops unless REELKEEPER_FAILPOINTS is set.
+
+    REELKEEPER_FAILPOINTS="swap.put.after=kill;purge.claim.after_commit=stop@2"
+
+`kill` is SIGKILL to this process, `stop` is SIGSTOP; `@n` acts on the n-th passage. `effect` puts one before and
+one after an outside effect; `reelkeeper.store.engine.transaction` puts one before and one after its commit.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_ARMED: dict[str, tuple[int, int]] = {}  # name -> (signal, passages left)
+_PASSED: list[str] | None = None  # names in order, when a test records them
+
+
+def arm(spec: str | None = None) -> None:
+    """Read the failpoints from `spec`, or from the environment. An unknown action is a ValueError."""
+    _ARMED.clear()
+    for part in filter(None, (spec if spec is not None else os.environ.get("REELKEEPER_FAILPOINTS", "")).split(";")):
+        name, _, action = part.partition("=")
+        verb, _, nth = action.partition("@")
+        signals = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+        if verb not in signals:
+            raise ValueError(f"REELKEEPER_FAILPOINTS: {part!r} wants an action of kill or stop")
+        _ARMED[name] = (signals[verb], int(nth or 1))
+
+
+def record() -> list[str]:
+    """Start noting every failpoint passed in this process; the returned list grows as they are."""
+    global _PASSED  # noqa: PLW0603  one process-wide recorder is the point
+    _PASSED = []
+    return _PASSED
+
+
+def failpoint(name: str) -> None:
+    """Pass the failpoint `name`."""
+    if _PASSED is not None:
+        _PASSED.append(name)
+    if _ARMED and name in _ARMED:
+        number, left = _ARMED[name]
+        if left > 1:
+            _ARMED[name] = (number, left - 1)
+        else:
+            del _ARMED[name]
+            os.kill(os.getpid(), number)
+
+
+@contextmanager
+def effect(name: str) -> Iterator[None]:
+    """Hold one effect on the outside world, with a failpoint before and after it."""
+    failpoint(f"{name}.before")
+    yield
+    failpoint(f"{name}.after")
+
+
+arm()

@@ -1,0 +1,198 @@
+"""The nouns of Reelkeeper. Values only: frozen, with units in their names, free of I/O.
+
+`Video` and `Verdict` are named tuples, since a plan makes one of each for every video in the catalogue and a
+frozen dataclass costs four times as much to build.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Tier(StrEnum):
+    """What a user pays for."""
+
+    FREE = "free"
+    PREMIUM = "premium"
+    PRO = "pro"
+
+
+class VideoState(StrEnum):
+    """Where a video stands: `live` until retired, `retired` until its bytes are purged, `lost` if they vanished."""
+
+    LIVE = "live"
+    RETIRED = "retired"
+    GONE = "gone"
+    LOST = "lost"
+
+
+class BlobState(StrEnum):
+    """Where one stored object stands: pending -> live -> retired -> deleting -> gone (or lost).
+
+    `pending`: an intent, the object may not be there yet. `retired`: waits out its grace, restorable.
+    `deleting`: the point of no return. `lost`: the object is missing although nobody deleted it.
+    """
+
+    PENDING = "pending"
+    LIVE = "live"
+    RETIRED = "retired"
+    DELETING = "deleting"
+    GONE = "gone"
+    LOST = "lost"
+
+
+class Action(StrEnum):
+    """What a verdict says to do with a video."""
+
+    KEEP = "keep"
+    COMPRESS = "compress"
+    RETIRE = "retire"
+
+
+class Video(NamedTuple):
+    """A live video as a rule sees it. `None` means unknown, which is never the same as zero."""
+
+    id: str
+    user_id: str
+    tier: str | None  # a Tier's value, or whatever the catalogue holds: the rules refuse what they do not know
+    created_at: datetime | None
+    views: int | None  # in the trailing 30 days
+    held: bool
+    size_bytes: int
+    codec: str | None
+    refused_recipe: str | None  # the recipe that last failed on this video
+    blob_id: int
+    generation: int
+
+
+class Verdict(NamedTuple):
+    """What is to happen to one video, and why. `figures` are the values that `rule` judged by."""
+
+    video: Video
+    action: Action
+    rule: str
+    figures: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object as the bucket reports it. `etag` is unquoted."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    last_modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One audio or subtitle stream of a media file."""
+
+    kind: str  # audio, subtitle
+    codec: str
+    duration_seconds: float | None
+    channels: int | None = None
+    channel_layout: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """What ffprobe says of a file, counted rather than taken from its header where that can lie."""
+
+    container: str
+    codec: str
+    profile: str | None
+    width: int  # as displayed, after rotation
+    height: int
+    display_aspect: float
+    pixel_format: str
+    bit_depth: int
+    has_alpha: bool
+    frames: int
+    duration_seconds: float
+    start_seconds: float
+    video_bits: int
+    size_bytes: int
+    color_range: str | None
+    color_space: str | None
+    color_primaries: str | None
+    color_transfer: str | None
+    content_credentials: bool  # a C2PA manifest is embedded
+    creation_time: str | None
+    audio: tuple[Stream, ...] = ()
+    subtitles: tuple[Stream, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How close a result is to its source. VMAF points 0-100 over all compared frames."""
+
+    metric: str  # the model, e.g. vmaf_v0.6.1
+    mean: float
+    p5: float
+    minimum: float
+    frames: int
+    subsample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transcode:
+    """An accepted result of the CRF search: the file on disk and what is to be remembered of it."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+    media: Media
+    quality: Quality
+    crf: int
+    recipe: str  # fingerprint of recipe, acceptance and encoder version
+    encoder: str  # e.g. "libsvtav1 4.2.0"
+    probes: tuple[tuple[int, float, float, int], ...]  # crf, VMAF mean, VMAF p5, bytes
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a video is not transcoded, with the figures. `permanent` ones hold until the recipe changes."""
+
+    rule: str
+    reason: str
+    recipe: str
+    permanent: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many, and how many bytes."""
+
+    objects: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """A saved plan in figures: what the guard judges, and what a person reads first."""
+
+    id: str
+    flow: str
+    as_of: datetime
+    population: Counts  # all live videos
+    retire: Counts
+    compress: Counts
+    retire_by_user: dict[str, Counts] = field(default_factory=dict)
+    live_by_user: dict[str, int] = field(default_factory=dict)  # only users named in retire_by_user
+    kept: dict[str, int] = field(default_factory=dict)  # rule -> videos
+    samples: tuple[str, ...] = ()  # a few video ids to show in a refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one item of a plan."""
+
+    video_id: str
+    action: str  # compressed, retired, purged, restored, refused, skipped, failed
+    reason: str
+    before_bytes: int = 0
+    after_bytes: int = 0
+    blob_id: int | None = None

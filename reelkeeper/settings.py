@@ -1,0 +1,72 @@
+"""Addresses and secrets, read from `REELKEEPER_*` and `.env`, lazily: importing this reads nothing.
+
+With nothing configured, everything lives under one folder: SQLite, and an S3 server that Reelkeeper starts itself.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every address and secret. Policies are not here: they are parameters of the flows."""
+
+    model_config = SettingsConfigDict(env_prefix="REELKEEPER_", env_file=".env", extra="ignore", frozen=True)
+
+    state_dir: Path = Field(Path(".reelkeeper"), description="Folder for everything that is not configured elsewhere")
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL of the store, e.g. postgresql+psycopg://host/db; SQLite under state_dir if unset"
+    )
+    r2_account_id: str | None = Field(None, description="Cloudflare account id; gives the R2 endpoint")
+    s3_endpoint_url: str | None = Field(None, description="Any S3 endpoint, in place of r2_account_id")
+    s3_access_key_id: SecretStr | None = Field(None, description="Access key of an R2 API token")
+    s3_secret_access_key: SecretStr | None = Field(None, description="Secret of the same token")
+    s3_region: str = Field("auto", description="Region; R2 knows only auto")
+    bucket: str = Field("reelkeeper", description="Bucket that holds the videos")
+    prefix: str = Field("videos/", description="Nothing outside this prefix is ever read, written or deleted")
+    ffmpeg: Path | None = Field(None, description="ffmpeg to use; the wheel's if unset")
+    ffprobe: Path | None = Field(None, description="ffprobe to use; the wheel's if unset")
+    require_network_isolation: bool = Field(
+        False, description="Refuse to open media where the kernel grants no network namespace"
+    )
+    scratch_dir: Path | None = Field(None, description="Folder for videos at work; state_dir/scratch if unset")
+    workers: int = Field(2, ge=1, le=64, description="Videos transcoded at the same time, one thread each")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.r2_account_id and self.s3_endpoint_url:
+            raise ValueError("set r2_account_id or s3_endpoint_url, not both")
+        keys = (self.s3_access_key_id, self.s3_secret_access_key)
+        if self.endpoint_url and not all(keys):
+            raise ValueError("an R2 or S3 endpoint needs s3_access_key_id and s3_secret_access_key")
+        if any(keys) and not self.endpoint_url:
+            raise ValueError("s3_access_key_id is set, but neither r2_account_id nor s3_endpoint_url")
+        if not self.prefix.endswith("/") or self.prefix.startswith("/"):
+            raise ValueError(f"prefix {self.prefix!r} must end with / and not begin with it")
+        return self
+
+    @property
+    def endpoint_url(self) -> str | None:
+        """The S3 endpoint, or None where the embedded server is used."""
+        if self.r2_account_id:
+            return f"https://{self.r2_account_id}.r2.cloudflarestorage.com"
+        return self.s3_endpoint_url
+
+    @property
+    def store_url(self) -> str:
+        """The SQLAlchemy URL of the store."""
+        return self.database_url or f"sqlite:///{(self.state_dir / 'store.sqlite3').absolute()}"
+
+    @property
+    def scratch(self) -> Path:
+        """Where videos lie while they are worked on."""
+        return (self.scratch_dir or self.state_dir / "scratch").absolute()
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
