@@ -19,8 +19,11 @@ class Tier(StrEnum):
 
 
 class VideoState(StrEnum):
-    """Where a video stands: `live` until retired, `retired` until its bytes are purged, `lost` if they vanished."""
+    """Where a video stands: `pending` until its first bytes are verified, `live` until retired, `retired` until
+    its bytes are purged, `lost` if they vanished.
+    """
 
+    PENDING = "pending"
     LIVE = "live"
     RETIRED = "retired"
     GONE = "gone"

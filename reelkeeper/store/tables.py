@@ -268,3 +268,21 @@ class AuditEvent(SQLModel, table=True):
     detail: dict[str, Any] = Field(default_factory=dict, sa_type=sa.JSON)
     previous: str
     digest: str
+
+
+# The same tables for set-based statements: typed columns, no rows.
+_TABLES = SQLModel.metadata.tables
+deployment = _TABLES["deployment"]
+users = _TABLES["users"]
+videos = _TABLES["videos"]
+blobs = _TABLES["blobs"]
+daily_views = _TABLES["daily_views"]
+view_days = _TABLES["view_days"]
+operations = _TABLES["operations"]
+plans = _TABLES["plans"]
+verdicts = _TABLES["verdicts"]
+leases = _TABLES["leases"]
+holds = _TABLES["holds"]
+orphans = _TABLES["orphans"]
+scans = _TABLES["scans"]
+audit_events = _TABLES["audit_events"]
