@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session as AnySession
@@ -80,6 +81,11 @@ def reading(engine: sa.Engine) -> Iterator[Session]:
     """One consistent snapshot to read from. Never blocks a writer, and what is written in it is dropped."""
     with Session(engine.execution_options(**_READING[engine.dialect.name])) as session:
         yield session
+
+
+def insert_into(session: AnySession, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    """Begin an INSERT that can say ON CONFLICT, which both databases know and SQLAlchemy's common INSERT does not."""
+    return sqlite.insert(table) if session.get_bind().dialect.name == "sqlite" else postgresql.insert(table)
 
 
 class Clock(FunctionElement[datetime]):
