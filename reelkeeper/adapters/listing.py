@@ -1,0 +1,85 @@
+"""A page of ListObjectsV2, read with expat inside boto3's own request.
+
+boto3 needs 55 to 60 ms of CPU for a page of 1,000 keys, most of it to parse dates; this needs about 6. The hook that is
+used, `before-parse`, is botocore's own for replacing its parser, so signing, retries and errors stay botocore's.
+"""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus
+from xml.parsers import expat
+
+from reelkeeper.errors import TruncatedListing
+from reelkeeper.model import StoredObject
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+OBJECTS = "ReelkeeperObjects"  # where the parsed objects lie in boto3's answer
+_EMPTY = b'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"/>'
+
+
+def read_pages_fast(client: "S3Client") -> None:
+    """Make `client.list_objects_v2` answer with `OBJECTS`, a list of StoredObject, in place of `Contents`."""
+    client.meta.events.register("before-parse.s3.ListObjectsV2", _parse)
+
+
+def _parse(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
+    if response_dict["status_code"] >= 300:  # noqa: PLR2004  an error: botocore reads those
+        return
+    customized_response_dict.update(page(response_dict["body"]))
+    response_dict["body"] = _EMPTY
+
+
+def page(body: bytes) -> dict[str, Any]:
+    """Return OBJECTS, IsTruncated and, if given, NextContinuationToken of a page's XML.
+
+    TruncatedListing if it ends early, is something else, or holds another number of entries than it says.
+    """
+    head: dict[str, str] = {}
+    entries: list[dict[str, str]] = []
+    fields = head
+    text: list[str] = []
+
+    def start(name: str, _: object) -> None:
+        nonlocal fields
+        text.clear()
+        if name == "Contents":
+            fields = {}
+            entries.append(fields)
+
+    def end(name: str) -> None:
+        nonlocal fields
+        if name == "Contents":
+            fields = head
+        else:
+            fields[name] = "".join(text)
+            text.clear()
+
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = text.append
+    try:
+        parser.Parse(body, True)
+    except expat.ExpatError as error:
+        raise TruncatedListing(f"a page of the listing is not whole ({error}); nothing is concluded from it") from error
+    if "ListBucketResult" not in head or head.get("IsTruncated") not in {"true", "false"}:
+        raise TruncatedListing(f"the answer to a listing is no listing: {body[:200]!r}")
+    if int(head.get("KeyCount", len(entries))) != len(entries):
+        raise TruncatedListing(f"a page says that it holds {head['KeyCount']} keys and holds {len(entries)}")
+    read = unquote_plus if head.get("EncodingType") == "url" else str
+    objects = [
+        StoredObject(
+            read(entry["Key"]),
+            int(entry["Size"]),
+            entry["ETag"].strip('"'),
+            datetime.fromisoformat(entry["LastModified"]),
+        )
+        for entry in entries
+    ]
+    answer: dict[str, Any] = {OBJECTS: objects, "IsTruncated": head["IsTruncated"] == "true"}
+    if head.get("NextContinuationToken"):
+        answer["NextContinuationToken"] = head["NextContinuationToken"]
+    return answer

@@ -1,0 +1,99 @@
+"""A boto3 client as R2 wants it, its errors in our words, and the wait between two attempts."""
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.handlers import add_expect_header
+
+from reelkeeper.errors import ObjectChanged, ObjectMissing, StorageError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ResponseMetadataTypeDef
+
+ATTEMPTS = (
+    6  # of one request; the waits between them, drawn from 0 to 1, 2, 4, 8 and 16 s, outlast a restart of a server
+)
+
+
+def open_client(
+    endpoint_url: str, access_key_id: str, secret_access_key: str, region: str = "auto", attempts: int = ATTEMPTS
+) -> "S3Client":
+    """Return a client for the S3 endpoint. Sends nothing."""
+    loopback = urlsplit(endpoint_url).hostname in {"127.0.0.1", "localhost", "::1"}
+    client: S3Client = boto3.Session().client(
+        "s3",
+        endpoint_url=endpoint_url,
+        aws_access_key_id=access_key_id,
+        aws_secret_access_key=secret_access_key,
+        region_name=region,
+        config=Config(
+            signature_version="s3v4",  # the only one that R2 checks
+            s3={"addressing_style": "path"},  # R2's endpoint is one host for all buckets of an account
+            request_checksum_calculation="when_required",  # R2 refuses the trailing checksums that boto3 adds
+            response_checksum_validation="when_required",  # we compare whole-object digests of our own
+            retries={"mode": "standard", "total_max_attempts": attempts},  # 429, 500-504, cut lines; backoff, jitter
+            connect_timeout=5,
+            read_timeout=60,  # between two bytes, not for a whole video
+            max_pool_connections=32,  # more than all our threads together
+            tcp_keepalive=True,
+            proxies={} if loopback else None,  # a proxy set in the environment cannot reach our own loopback
+        ),
+    )
+    # Cloudflare answers no `Expect: 100-continue`, so botocore would wait a second before each body.
+    client.meta.events.unregister("before-call.s3", add_expect_header)
+    return client
+
+
+@contextmanager
+def told(request: str) -> Iterator[None]:
+    """Turn boto3's errors into ours, saying which request they answer."""
+    try:
+        yield
+    except ClientError as error:
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        code = error.response["Error"].get("Code")
+        if status == 404 and code != "NoSuchBucket":  # noqa: PLR2004  HTTP's not found
+            raise ObjectMissing(f"{request}: no such object") from error
+        if status == 412:  # noqa: PLR2004  HTTP's precondition failed
+            raise ObjectChanged(f"{request}: what stands there is not what the condition asked for") from error
+        raise StorageError(f"{request}: {cause(error)}") from error
+    except BotoCoreError as error:
+        raise StorageError(f"{request}: {cause(error)}") from error
+
+
+def cause(error: Exception) -> str:
+    """Return `Code: message` of an error of boto3."""
+    if isinstance(error, ClientError):
+        answer = error.response["Error"]
+        code = answer.get("Code", "unknown")
+        return f"{code}: {answer.get('Message')}{_WAY_OUT.get(code, '')}"
+    return f"{type(error).__name__}: {error}"
+
+
+_WAY_OUT = {
+    "NoSuchBucket": " (create it, or set REELKEEPER_BUCKET)",
+    "AccessDenied": " (the API token needs Object Read & Write on this bucket)",
+    "InvalidAccessKeyId": " (check REELKEEPER_S3_ACCESS_KEY_ID)",
+    "SignatureDoesNotMatch": " (check REELKEEPER_S3_SECRET_ACCESS_KEY)",
+    "RequestTimeTooSkewed": " (this machine's clock is wrong)",
+}
+
+
+def date_of(metadata: "ResponseMetadataTypeDef") -> datetime:
+    """Return the server's clock at its reply, from the `ResponseMetadata` of boto3's answer or error."""
+    return parsedate_to_datetime(metadata["HTTPHeaders"]["date"]).astimezone(UTC)
+
+
+def wait(attempt: int) -> None:
+    """Wait before attempt number `attempt + 1`: longer each time, and not as long as others do."""
+    time.sleep(random.uniform(0, 2 ** (attempt - 1)))  # noqa: S311  jitter, not a secret
