@@ -1,0 +1,82 @@
+"""The words in which a lifecycle verdict explains itself. What the rules are stands in `lifecycle`."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple, Self
+
+from reelkeeper.model import Video
+
+SENTENCES: Final = {
+    "held": "held: a person said that it stays",
+    "unknown_age": "creation time unknown: kept until the catalogue has it",
+    "future_created": "created {video.created_at}, which is after {terms.as_of}: kept, as a clock is wrong",
+    "unknown_tier": "tier {video.tier!r} is none of free, premium and pro: kept until it is known",
+    "past_retention": "{age}: {retention}",
+    "cold_rules_off": "{age}: {retention}, and no rule for cold videos is switched on",
+    "too_young": "{age}: nothing happens up to {terms.first_step}",
+    "unknown_views": "views of the last {terms.window} are not all recorded: kept until they are",
+    "cold_retire": "{views} in {terms.window} and {age}: {terms.retiring}",
+    "still_watched": "{views} in {terms.window} and {age}: {terms.compressing}, {terms.retiring}",
+    "already_efficient": "{views} in {terms.window} and {age}, but {video.codec} already",
+    "refused_before": "{views} in {terms.window} and {age}, but this recipe was refused on it before",
+    "cold_compress": "{views} in {terms.window} and {age}: {terms.compressing}",
+}
+
+
+class Terms(NamedTuple):
+    """What a policy says at one moment, in words: worked out once and shared by all verdicts."""
+
+    as_of: datetime
+    window: str
+    compressing: str
+    retiring: str
+    first_step: str
+    retention: dict[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        as_of: datetime,
+        window_days: int,
+        compress: tuple[int | None, int],
+        retire: tuple[int | None, int],
+        retention_days: Mapping[str, int | None],
+    ) -> Self:
+        """Put limits into words. `compress` and `retire` are (below this many views, after this many days)."""
+        first = min((days for views, days in (compress, retire) if views), default=0)
+        return cls(
+            as_of,
+            many(window_days, "day"),
+            f"compressed {_below_after(*compress)}",
+            f"retired {_below_after(*retire)}",
+            many(first, "day"),
+            {
+                tier: f"{tier} users' videos are kept for {many(days, 'day') if days else 'ever'}"
+                for tier, days in retention_days.items()
+            },
+        )
+
+    def sentence(self, rule: str, video: Video) -> str:
+        """Say why `rule` decided about `video`. A rule that has no sentence says its name."""
+        return SENTENCES.get(rule, rule).format(
+            terms=self,
+            video=video,
+            age=_age(self.as_of - (video.created_at or self.as_of)),
+            views=many(video.views or 0, "view"),
+            retention=self.retention.get(video.tier or ""),
+        )
+
+
+def many(count: int, noun: str) -> str:
+    """Give "1 day" or "1,000 days"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _below_after(views: int | None, days: int) -> str:
+    return f"below {many(views, 'view')} after {many(days, 'day')}" if views else "never as cold"
+
+
+def _age(age: timedelta) -> str:
+    """Say days and hours: a daily run meets most videos within hours of their limit."""
+    hours = age.seconds // 3600
+    return f"{many(age.days, 'day')}{' and ' + many(hours, 'hour') if hours else ''} old"
