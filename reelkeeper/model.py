@@ -9,6 +9,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from pydantic import BaseModel, ConfigDict, Field
+
 
 class Tier(StrEnum):
     """What a user pays for."""
@@ -97,6 +99,7 @@ class Stream:
     duration_seconds: float | None
     channels: int | None = None
     channel_layout: str | None = None
+    start_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,25 @@ class Media:
     creation_time: str | None
     audio: tuple[Stream, ...] = ()
     subtitles: tuple[Stream, ...] = ()
+    frame_rate: float = 0.0  # on average
+    streams: int = 1  # of every kind
+    video_streams: int = 1  # cover pictures not counted
+
+
+class MediaLimits(BaseModel):
+    """What a file may ask of us before it is refused unopened. Hostile and broken files ask for more."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_size_bytes: int = Field(500_000_000, gt=0, description="Largest file")
+    max_pixels: int = Field(4096 * 4096, gt=0, description="Largest frame, width times height")
+    min_side: int = Field(16, gt=0, description="Smallest width or height")
+    max_side: int = Field(8192, gt=0, description="Largest width or height")
+    min_duration_seconds: float = Field(0.1, ge=0, description="Shortest clip")
+    max_duration_seconds: float = Field(600, gt=0, description="Longest clip")
+    max_frames: int = Field(40_000, gt=0, description="Most video frames")
+    max_frame_rate: float = Field(240, gt=0, description="Most frames per second, on average")
+    max_streams: int = Field(8, gt=0, description="Most streams of every kind")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,115 @@
+"""Look at a stranger's file before any decoder does: is it a container we take, and how may ffmpeg open it.
+
+A playlist or concat script named .mp4 makes ffmpeg read other files; a whitelist of protocols does not stop a
+relative sibling. What does: the file is recognised here by its first bytes, ffmpeg is told that demuxer and may use
+no other, and it sees the file under a fixed name in a private folder.
+"""
+
+import contextlib
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from reelkeeper.errors import NotAVideo
+from reelkeeper.model import MediaLimits
+
+_ISO_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
+_C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")  # C2PA specification 2.1, A.5: BMFF boxes
+_MOST_BOXES = 10_000
+_DEMUXERS = {
+    "mov": ("mov", "mov,mp4,m4a,3gp,3g2,mj2"),
+    "webm": ("matroska", "matroska,webm"),
+    "mpeg": ("mpeg", "mpeg"),
+}
+# The decoders that a video of a generation service can need. Rare ones are where decoders break.
+_DECODERS = (
+    "h264,hevc,mpeg4,mpeg1video,mpeg2video,vp8,vp9,libdav1d,av1,libvpx,libvpx-vp9,prores,mjpeg,png,"
+    "aac,mp3,mp3float,mp2,mp2float,opus,libopus,vorbis,flac,alac,ac3,ac3_fixed,eac3,"
+    "pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_f32le,mov_text,webvtt,subrip,srt,ass,ssa"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A file that may be handed to ffmpeg: `path` is a fixed name in the desk, `container` is mov, webm or mpeg."""
+
+    path: Path
+    container: str
+    size_bytes: int
+
+    def options(self, limits: MediaLimits) -> dict[str, object]:
+        """Return the input options without which this file must not be opened."""
+        demuxer, whitelist = _DEMUXERS[self.container]
+        return {
+            "f": demuxer,
+            "protocol_whitelist": "file",
+            "format_whitelist": whitelist,
+            "codec_whitelist": _DECODERS,
+            "max_pixels": limits.max_pixels,
+        }
+
+    @property
+    def url(self) -> str:
+        """The only form in which ffmpeg takes any name literally."""
+        return f"file:{self.path}"
+
+
+@contextlib.contextmanager
+def desk(folder: Path | None = None) -> Iterator[Path]:
+    """Make a private folder for one job, under `folder` or the system's, and remove it afterwards."""
+    with tempfile.TemporaryDirectory(prefix="reelkeeper-", dir=folder) as path:
+        yield Path(path).absolute()
+
+
+def admit(source: Path, work: Path, limits: MediaLimits, name: str = "in") -> Clip:
+    """Place `source` on the desk `work` under a safe name. Raises NotAVideo for what is none by its first bytes."""
+    status = source.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise NotAVideo("not a regular file")
+    if not 0 < status.st_size <= limits.max_size_bytes:
+        raise NotAVideo(f"{status.st_size} bytes, the limits are 1 and {limits.max_size_bytes}")
+    with source.open("rb") as file:
+        container = _container(file.read(16))
+    clip = Clip(work / f"{name}.{container}", container, status.st_size)
+    clip.path.symlink_to(source.absolute())
+    return clip
+
+
+def _container(head: bytes) -> str:
+    if head[4:8] in _ISO_BOXES:
+        return "mov"
+    if head.startswith(b"\x1a\x45\xdf\xa3"):  # EBML: Matroska and WebM
+        return "webm"
+    if head.startswith(b"\x00\x00\x01\xba"):  # an MPEG program stream's pack header
+        return "mpeg"
+    raise NotAVideo(f"its first bytes {head[:8].hex(' ') or '(none)'} are not those of MP4, WebM or MPEG-PS")
+
+
+def has_content_credentials(clip: Clip) -> bool:
+    """Whether an MP4 carries a C2PA manifest, which any transcode would lose."""
+    if clip.container != "mov":
+        return False
+    with clip.path.open("rb") as file:
+        return any(kind == b"uuid" and file.read(16) == _C2PA_UUID for kind in _top_level_boxes(file, clip.size_bytes))
+
+
+def _top_level_boxes(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield the kind of each box with the file placed at its content (ISO/IEC 14496-12, 4.2)."""
+    at = 0
+    for _ in range(_MOST_BOXES):
+        file.seek(at)
+        header = file.read(8)
+        if len(header) < 8:  # noqa: PLR2004  a box header is 8 bytes
+            return
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:  # the size follows in 64 bits
+            length = int.from_bytes(file.read(8), "big")
+        yield header[4:]
+        if length == 0:  # up to the end of the file
+            return
+        at += max(length, 8)
+        if at >= size:
+            return

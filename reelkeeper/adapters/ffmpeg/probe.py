@@ -1,0 +1,188 @@
+"""What a file is, counted packet by packet with ffprobe, and what it decodes to with ffmpeg."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ffmpeg
+
+from reelkeeper.adapters.ffmpeg.command import call
+from reelkeeper.adapters.ffmpeg.intake import Clip, admit, desk, has_content_credentials
+from reelkeeper.adapters.ffmpeg.runner import Watch, run
+from reelkeeper.adapters.ffmpeg.sandbox import Bounds
+from reelkeeper.adapters.ffmpeg.tools import tools
+from reelkeeper.errors import NotAVideo
+from reelkeeper.model import Media, MediaLimits, Stream
+
+_ENTRIES = (
+    "format=format_name,duration,start_time:format_tags=creation_time:stream=index,codec_type,codec_name,profile,width,"
+    "height,pix_fmt,sample_aspect_ratio,bits_per_raw_sample,duration,start_time,avg_frame_rate,color_range,color_space,"
+    "color_primaries,color_transfer,channels,channel_layout:stream_disposition=attached_pic:stream_tags=DURATION,"
+    "alpha_mode:stream_side_data=rotation:packet=stream_index,size,flags"
+)
+_ALPHA = re.compile(r"^(yuva|rgba|bgra|argb|abgr|gbrap|ya\d)")
+_DEPTH = re.compile(r"p?(9|10|12|14|16)(le|be)$")
+
+
+def inspect(path: Path, limits: MediaLimits | None = None) -> Media:
+    """Describe `path`. Raises NotAVideo where it is none, or where it asks for more than `limits`."""
+    limits = limits or MediaLimits()
+    with desk() as work:
+        clip = admit(path, work, limits)
+        argv = [tools().ffprobe, "-v", "error"]
+        for name, value in clip.options(limits).items():
+            argv += [f"-{name}", str(value)]
+        argv += ["-show_packets", "-show_entries", _ENTRIES, "-of", "json=c=1", clip.url]
+        ended = run(argv, desk=work, bounds=Bounds(), isolate_network=tools().network_isolated)
+        said = json.loads(ended.check("ffprobe", complaints=True).output)
+        return _within(_media(said, clip), limits)
+
+
+def _media(said: Mapping[str, Any], clip: Clip) -> Media:
+    streams = said.get("streams", [])
+    videos = [s for s in streams if s.get("codec_type") == "video" and not s["disposition"]["attached_pic"]]
+    if not videos:
+        raise NotAVideo("it has no video stream" + (", only sound" if streams else ""))
+    video = videos[0]
+    packets = [p for p in said.get("packets", []) if p["stream_index"] == video["index"]]
+    frames = sum("D" not in p["flags"] for p in packets)  # D: cut away by an edit list
+    duration = _seconds(video) or _number(said["format"].get("duration")) or 0.0
+    width, height = video.get("width", 0), video.get("height", 0)
+    aspect = width / max(height, 1) * _ratio(video.get("sample_aspect_ratio", "1:1"), ":", otherwise=1.0)
+    if round(_rotation(video) / 90) % 2:
+        width, height, aspect = height, width, 1 / max(aspect, 1e-9)
+    pixel_format = video.get("pix_fmt", "")
+    depth = _DEPTH.search(pixel_format)
+    return Media(
+        container=clip.container,
+        codec=video.get("codec_name", "unknown"),
+        profile=video.get("profile"),
+        width=width,
+        height=height,
+        display_aspect=aspect,
+        pixel_format=pixel_format,
+        bit_depth=int(depth[1]) if depth else 8,
+        has_alpha=bool(_ALPHA.match(pixel_format)) or video.get("tags", {}).get("alpha_mode") == "1",
+        frames=frames,
+        duration_seconds=duration,
+        start_seconds=_number(video.get("start_time")) or 0.0,
+        video_bits=8 * sum(int(p["size"]) for p in packets),
+        size_bytes=clip.size_bytes,
+        color_range=_known(video.get("color_range")),
+        color_space=_known(video.get("color_space")),
+        color_primaries=_known(video.get("color_primaries")),
+        color_transfer=_known(video.get("color_transfer")),
+        content_credentials=has_content_credentials(clip),
+        creation_time=said["format"].get("tags", {}).get("creation_time"),
+        audio=tuple(_stream(s) for s in streams if s.get("codec_type") == "audio"),
+        subtitles=tuple(_stream(s) for s in streams if s.get("codec_type") == "subtitle"),
+        frame_rate=frames / duration if duration else _ratio(video.get("avg_frame_rate", "0/0"), "/", otherwise=0.0),
+        streams=len(streams),
+        video_streams=len(videos),
+    )
+
+
+def _within(media: Media, limits: MediaLimits) -> Media:
+    sides = sorted((media.width, media.height))
+    figures = (
+        ("pixels a frame", media.width * media.height, 1, limits.max_pixels),
+        ("pixels, its shorter side,", sides[0], limits.min_side, limits.max_side),
+        ("pixels, its longer side,", sides[1], limits.min_side, limits.max_side),
+        ("seconds", media.duration_seconds, limits.min_duration_seconds, limits.max_duration_seconds),
+        ("frames", media.frames, 1, limits.max_frames),
+        ("frames a second", media.frame_rate, 0, limits.max_frame_rate),
+        ("streams", media.streams, 1, limits.max_streams),
+    )
+    for what, value, least, most in figures:
+        if not least <= value <= most:  # NaN is refused as well
+            raise NotAVideo(f"{value:g} {what}; the limits are {least:g} and {most:g}")
+    return media
+
+
+def _stream(said: Mapping[str, Any]) -> Stream:
+    return Stream(
+        kind=said["codec_type"],
+        codec=said.get("codec_name", "unknown"),
+        duration_seconds=_seconds(said),
+        channels=said.get("channels"),
+        channel_layout=said.get("channel_layout"),
+        start_seconds=_number(said.get("start_time")) or 0.0,
+    )
+
+
+def _seconds(stream: Mapping[str, Any]) -> float | None:
+    """How long a stream lasts. WebM keeps that in a tag, as hours:minutes:seconds."""
+    if (plain := _number(stream.get("duration"))) is not None:
+        return plain
+    parts = stream.get("tags", {}).get("DURATION", "").split(":")
+    try:
+        hours, minutes, seconds = (float(part) for part in parts)
+    except ValueError:
+        return None
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _rotation(stream: Mapping[str, Any]) -> float:
+    return next((float(d["rotation"]) for d in stream.get("side_data_list", []) if "rotation" in d), 0.0)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _ratio(text: str, sign: str, *, otherwise: float) -> float:
+    over, _, under = text.partition(sign)
+    top, bottom = _number(over), _number(under)
+    return top / bottom if top and bottom else otherwise
+
+
+def _known(value: str | None) -> str | None:
+    return None if value in (None, "unknown", "reserved") else value
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What came out of a complete decode: video frames, and how long each stream really lasts."""
+
+    frames: int
+    duration_seconds: float
+    audio_seconds: tuple[float, ...]
+    cpu_seconds: float
+
+
+def decode(path: Path, media: Media | None = None, watch: Watch | None = None) -> Decoded:
+    """Decode every frame and sample of `path`, described by `media`. Its first error raises NotAVideo."""
+    media = media or inspect(path)
+    with desk() as work:
+        clip = admit(path, work, limits := MediaLimits())
+        whole, log = ffmpeg.input(clip.url, threads=1, **clip.options(limits)), work / "frames.txt"
+        streams = [whole["V:0"], *([whole["a"]] if media.audio else [])]
+        ended = call(
+            ffmpeg.output(*streams, f"file:{log}", f="framecrc", fps_mode="passthrough"), work, media, watch
+        ).check("decode")
+        return _decoded(log.read_text(), ended.cpu_seconds)
+
+
+def _decoded(log: str, cpu_seconds: float) -> Decoded:
+    """Read ffmpeg's framecrc format: `#tb 0: 1/1000`, then `stream, dts, pts, duration, size, crc` for each frame."""
+    ticks: dict[int, float] = {}
+    ends: dict[int, float] = {}
+    frames = 0
+    for line in log.splitlines():
+        if line.startswith("#tb "):
+            stream, _, base = line[4:].partition(": ")
+            ticks[int(stream)] = _ratio(base, "/", otherwise=0.0)
+        elif not line.startswith("#"):
+            index, _, start, lasts, *_ = (part.strip() for part in line.split(","))
+            stream_index = int(index)
+            frames += stream_index == 0
+            ends[stream_index] = max(ends.get(stream_index, 0.0), (int(start) + int(lasts)) * ticks[stream_index])
+    return Decoded(frames, ends.pop(0, 0.0), tuple(ends[stream] for stream in sorted(ends)), cpu_seconds)

@@ -1,0 +1,63 @@
+"""How close a result is to its source, by VMAF, and at the same time whether both decode without an error."""
+
+import json
+import statistics
+from pathlib import Path
+
+import ffmpeg
+
+from reelkeeper.adapters.ffmpeg.command import call
+from reelkeeper.adapters.ffmpeg.intake import admit, desk
+from reelkeeper.adapters.ffmpeg.runner import Watch
+from reelkeeper.adapters.ffmpeg.tools import tools
+from reelkeeper.errors import NotAVideo, ToolMissing
+from reelkeeper.model import Media, MediaLimits, Quality
+
+_MODEL, _MODEL_4K = "vmaf_v0.6.1", "vmaf_4k_v0.6.1"
+_ABOVE_1440P = 2560 * 1440
+_TICKS = 40_000  # between two frames, in microseconds: any constant would do
+
+
+def measure(
+    distorted: Path, reference: Path, media: Media, *, subsample: int = 1, watch: Watch | None = None
+) -> tuple[Quality, float]:
+    """Compare every `subsample`-th frame of `distorted` with `reference`, described by `media`; with CPU seconds.
+
+    Frames are paired by their index: WebM rounds timestamps to milliseconds, and pairing by time then compares
+    neighbours (measured: 95.0 becomes 79.4 at 24 fps). Both must therefore have `media.frames` frames.
+    Raises ToolMissing without libvmaf, NotAVideo where either file fails to decode or a frame went uncompared,
+    MediaError where libvmaf crashed. None of these is ever a pass.
+    """
+    if not tools().measures_quality:
+        raise ToolMissing(
+            f"{tools().ffmpeg} ({tools().ffmpeg_version}) has no libvmaf, so no result can be accepted: unset "
+            "REELKEEPER_FFMPEG to use the wheel's"
+        )
+    model = _MODEL_4K if media.width * media.height > _ABOVE_1440P else _MODEL
+    pixels = "yuv420p10le" if media.bit_depth > 8 else "yuv420p"  # noqa: PLR2004  bits
+    with desk() as work:
+        limits, sides = MediaLimits(), []
+        for name, path in (("distorted", distorted), ("reference", reference)):
+            clip = admit(path, work, limits, name)
+            picture = ffmpeg.input(clip.url, threads=1, **clip.options(limits))["V:0"]
+            indexed = picture.filter("settb", "AVTB").filter("setpts", f"N*{_TICKS}")
+            sides.append(indexed.filter("format", pixels))
+        compared = ffmpeg.filter(
+            sides,
+            "libvmaf",
+            model=f"version={model}",
+            n_threads=1,
+            n_subsample=subsample,
+            log_fmt="json",
+            log_path="vmaf.json",  # in the folder where ffmpeg runs
+        )
+        spec = ffmpeg.output(compared, "-", f="null", fps_mode="passthrough")
+        ended = call(spec, work, media, watch).check("quality")
+        frames = json.loads((work / "vmaf.json").read_text())["frames"]
+    scores = [float(frame["metrics"]["vmaf"]) for frame in frames]
+    expected = -(-media.frames // subsample)
+    if len(scores) != expected or ended.frames != media.frames:
+        raise NotAVideo(f"quality: {len(scores)} of {expected} frames compared, {ended.frames} of {media.frames} seen")
+    p5 = statistics.quantiles(scores, n=20, method="inclusive")[0] if len(scores) > 1 else scores[0]
+    quality = Quality(model, statistics.fmean(scores), p5, min(scores), len(scores), subsample)
+    return quality, ended.cpu_seconds

@@ -1,0 +1,183 @@
+"""Run one media tool to its end, or end it: with a wall limit, a stall limit, and its output kept small."""
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from reelkeeper.adapters.ffmpeg.sandbox import ENVIRONMENT, Bounds, confinement
+from reelkeeper.errors import MediaError, MediaTimeout, NotAVideo
+
+_TICK_SECONDS = 0.5
+_MERCY_SECONDS = 3.0  # between SIGTERM and SIGKILL
+_TAIL_BYTES = 4096
+_OUTPUT_BYTES = 16 << 20
+# What the machine could not give, as opposed to what is wrong with the file: trying again may help.
+_TRANSIENT = ("No space left on device", "Cannot allocate memory", "Resource temporarily unavailable")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far ffmpeg is. `size_bytes` is None until the muxer has said so."""
+
+    frames: int = 0
+    size_bytes: int | None = None
+    seconds: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a tool ended. `stopped` says that the watcher ended it early."""
+
+    returncode: int
+    output: bytes
+    complaints: str  # the end of its stderr
+    cpu_seconds: float
+    frames: int
+    stopped: bool = False
+
+    def check(self, what: str, *, complaints: bool = False) -> "Finished":
+        """Return this if the tool succeeded and, unless `complaints` are allowed, wrote nothing to stderr.
+
+        Raises NotAVideo where the file is to blame, MediaError where the machine is or the tool crashed.
+        """
+        tail = self.complaints.strip()[-600:] or "nothing on stderr"
+        if self.returncode < 0:
+            raise MediaError(f"{what}: ended by {signal.Signals(-self.returncode).name}; {tail}")
+        if any(word in tail for word in _TRANSIENT):
+            raise MediaError(f"{what}: {tail}")
+        if self.returncode or (self.complaints.strip() and not complaints):
+            raise NotAVideo(f"{what}: exit {self.returncode}; {tail}")
+        return self
+
+
+Watch = Callable[[Progress], bool]
+
+
+def run(
+    argv: Sequence[str], *, desk: Path, bounds: Bounds, isolate_network: bool, watch: Watch | None = None
+) -> Finished:
+    """Run `argv` in the folder `desk`. `watch` hears of progress twice a second; True from it ends the tool.
+
+    Whatever `watch` raises ends the tool as well and is passed on. Raises MediaTimeout at the wall or stall limit.
+    """
+    with tempfile.TemporaryFile(dir=desk) as errors:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=desk,
+            env=ENVIRONMENT | {"HOME": str(desk)},
+            start_new_session=True,
+            preexec_fn=confinement(bounds, isolate_network=isolate_network),  # noqa: PLW1509  see sandbox.py
+        )
+        assert process.stdout  # noqa: S101  for the type checker: stdout=PIPE
+        reading = _Reading(process.stdout, bounds, Path(argv[0]).name, watch)
+        try:
+            stopped = reading.to_the_end()
+        except BaseException:
+            _end(process)
+            raise
+        finally:
+            process.stdout.close()
+        spent = None if stopped else _reap(process, _MERCY_SECONDS)  # its output is closed: it is about to end
+        cpu_seconds = _end(process) if spent is None else spent
+        size = errors.seek(0, os.SEEK_END)
+        errors.seek(max(0, size - _TAIL_BYTES))
+        complaints = errors.read().decode(errors="replace")
+    return Finished(
+        process.returncode, bytes(reading.output), complaints, cpu_seconds, reading.progress.frames, stopped
+    )
+
+
+class _Reading:
+    """Drains a tool's stdout until it closes: progress lines where somebody watches, else the output itself."""
+
+    def __init__(self, pipe: IO[bytes], bounds: Bounds, name: str, watch: Watch | None) -> None:
+        self.pipe, self.bounds, self.name, self.watch = pipe, bounds, name, watch
+        self.output, self.progress = bytearray(), Progress()
+        self.moved = time.monotonic()
+        self.deadline = self.moved + bounds.wall_seconds
+        self._fields: dict[str, str] = {}
+
+    def to_the_end(self) -> bool:
+        """Read until the end, or until the watcher wants no more: then return True."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.pipe, selectors.EVENT_READ)
+            while True:
+                ready = selector.select(_TICK_SECONDS)
+                self._check_clock()
+                if ready:
+                    chunk = os.read(self.pipe.fileno(), 65536)
+                    if not chunk:
+                        return False
+                    self._take(chunk)
+                if self.watch and self.watch(self.progress):
+                    return True
+
+    def _check_clock(self) -> None:
+        now = time.monotonic()
+        if now > self.deadline:
+            raise MediaTimeout(f"{self.name} ran longer than its limit of {self.bounds.wall_seconds:.0f} s")
+        if self.watch and now - self.moved > self.bounds.stall_seconds:
+            raise MediaTimeout(f"{self.name} made no progress for {self.bounds.stall_seconds:.0f} s")
+
+    def _take(self, chunk: bytes) -> None:
+        self.output += chunk
+        if len(self.output) > _OUTPUT_BYTES:
+            raise NotAVideo(f"{self.name} wrote more than {_OUTPUT_BYTES >> 20} MiB about this file")
+        if not self.watch:
+            return
+        *lines, rest = self.output.split(b"\n")
+        self.output = bytearray(rest)
+        for line in lines:
+            key, _, value = line.decode(errors="replace").partition("=")
+            self._fields[key] = value.strip()
+            if key == "progress":
+                self._note()
+
+    def _note(self) -> None:
+        frames, size = self._fields.get("frame", ""), self._fields.get("total_size", "")
+        now = Progress(
+            int(frames) if frames.isdigit() else 0,
+            int(size) if size.isdigit() else None,
+            self._fields.get("out_time_us", ""),
+        )
+        if now != self.progress:
+            self.progress, self.moved = now, time.monotonic()
+
+
+def _reap(process: subprocess.Popen[bytes], seconds: float) -> float | None:
+    """Wait up to `seconds` for a tool to end; return its CPU seconds, or None if it has not ended."""
+    deadline, pause = time.monotonic() + seconds, 0.0005
+    while True:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return usage.ru_utime + usage.ru_stime
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+def _end(process: subprocess.Popen[bytes]) -> float:
+    """End a tool and whatever it started: SIGTERM to the group, then SIGKILL. Return its CPU seconds.
+
+    SVT-AV1 takes longer than the mercy to flush at slow presets, so the second signal is needed.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    spent = _reap(process, _MERCY_SECONDS)
+    while spent is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        spent = _reap(process, _MERCY_SECONDS)
+    return spent

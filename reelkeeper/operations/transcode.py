@@ -1,0 +1,182 @@
+"""Make a video smaller without making it worse, and check what was stored of it."""
+
+import secrets
+from collections.abc import Callable
+from hashlib import file_digest
+from pathlib import Path
+from typing import Protocol
+
+from reelkeeper.adapters import ffmpeg
+from reelkeeper.adapters.ffmpeg.intake import desk
+from reelkeeper.errors import IntegrityDoubt, NotAVideo
+from reelkeeper.model import Media, MediaLimits, Quality, Refusal, Transcode
+from reelkeeper.rules import crf, transcode
+from reelkeeper.rules.transcode import Acceptance, Recipe
+
+Shrinker = Callable[[Path, Path], Transcode | Refusal]
+_DECODED_TOLERANCE_SECONDS = 0.1
+
+
+def shrink(
+    source: Path,
+    scratch: Path,
+    recipe: Recipe | None = None,
+    acceptance: Acceptance | None = None,
+    *,
+    limits: MediaLimits | None = None,
+    progress: Callable[[], None] | None = None,
+) -> Transcode | Refusal:
+    """Search the smallest WebM of `source` that passes `acceptance`; leave it in the folder `scratch`.
+
+    `progress` is called twice a second while a tool runs; whatever it raises ends the tool and is passed on. Raises
+    ToolMissing, and MediaTimeout or MediaError for what another try may mend; all else is a Refusal with its reason.
+    """
+    recipe, acceptance = recipe or Recipe(), acceptance or Acceptance()
+    encoder = ffmpeg.tools().encoder(recipe.codec)
+    mark = transcode.fingerprint(recipe, acceptance, encoder)
+    try:
+        media = ffmpeg.inspect(source, limits)
+    except NotAVideo as wrong:
+        return Refusal("not_a_video", str(wrong), mark)
+    if refusal := transcode.skip(media, recipe, mark):
+        return refusal
+    with desk(scratch) as work:
+        search = _Search(source, work, media, recipe, acceptance, progress=progress)
+        try:
+            search.run()
+        except NotAVideo as wrong:
+            return Refusal("not_verified", str(wrong), mark)
+        if search.chosen is None:
+            return Refusal("no_good_result", _why(search, acceptance), mark)
+        probe, draft, quality = search.chosen
+        result = ffmpeg.inspect(draft)
+        if refusal := transcode.accept(media, result, quality, recipe, acceptance, mark=mark):
+            return refusal
+        final = scratch / f"{secrets.token_hex(8)}.webm"
+        with draft.open("rb") as file:
+            sha256 = file_digest(file, "sha256").hexdigest()
+        draft.replace(final)
+    measured = [p for p in search.probes if p.mean is not None]  # the rest outgrew the limit
+    return Transcode(
+        path=str(final),
+        size_bytes=result.size_bytes,
+        sha256=sha256,
+        media=result,
+        quality=quality,
+        crf=probe.crf,
+        recipe=mark,
+        encoder=encoder,
+        probes=tuple((p.crf, p.mean or 0.0, p.p5 or 0.0, p.size_bytes) for p in measured),
+        cpu_seconds=search.cpu_seconds,
+    )
+
+
+class _Search:
+    """The encodes of one video, of which only the best so far is kept on disk."""
+
+    def __init__(
+        self,
+        source: Path,
+        work: Path,
+        media: Media,
+        recipe: Recipe,
+        acceptance: Acceptance,
+        *,
+        progress: Callable[[], None] | None,
+    ) -> None:
+        self.source, self.work, self.media, self.progress = source, work, media, progress
+        self.recipe, self.acceptance = recipe, acceptance
+        self.probes: list[crf.Probe] = []
+        self.chosen: tuple[crf.Probe, Path, Quality] | None = None
+        self.cpu_seconds = 0.0
+
+    def run(self) -> None:
+        """Encode and measure until the rule has seen enough. Raises NotAVideo when either end does not decode."""
+        density, size = transcode.bits_per_pixel(self.media), self.media.size_bytes
+        while (wanted := crf.next_crf(self.probes, size, density, self.recipe, self.acceptance)) is not None:
+            draft = self.work / f"{wanted}.webm"
+            probe, quality = self._probe(wanted, draft)
+            self.probes.append(probe)
+            if quality and probe == crf.best(self.probes, size, self.acceptance):
+                if self.chosen:
+                    self.chosen[1].unlink()
+                self.chosen = (probe, draft, quality)
+            else:
+                draft.unlink(missing_ok=True)
+
+    def _probe(self, wanted: int, draft: Path) -> tuple[crf.Probe, Quality | None]:
+        most = self.acceptance.most_bytes(self.media.size_bytes)
+        encoded = ffmpeg.encode(
+            self.source,
+            draft,
+            self.media,
+            codec=self.recipe.codec,
+            preset=self.recipe.effort,
+            crf=wanted,
+            most_bytes=most,
+            watch=self._watch,
+        )
+        self.cpu_seconds += encoded.cpu_seconds
+        if not encoded.complete or encoded.size_bytes > most:
+            return crf.Probe(wanted, encoded.size_bytes), None
+        frames = ffmpeg.inspect(draft).frames
+        if not encoded.frames == frames == self.media.frames:
+            raise NotAVideo(f"{encoded.frames} frames encoded, {frames} written, {self.media.frames} in the source")
+        quality, cpu_seconds = ffmpeg.measure(draft, self.source, self.media, watch=self._watch)
+        self.cpu_seconds += cpu_seconds
+        return crf.Probe(wanted, encoded.size_bytes, quality.mean, quality.p5), quality
+
+    def _watch(self, _: ffmpeg.Progress) -> bool:
+        if self.progress:
+            self.progress()
+        return False
+
+
+def _why(search: _Search, acceptance: Acceptance) -> str:
+    tried = "; ".join(
+        f"CRF {p.crf}: more than {acceptance.most_bytes(search.media.size_bytes)} bytes"
+        if p.mean is None or p.p5 is None
+        else f"CRF {p.crf}: {p.size_bytes} bytes, VMAF mean {p.mean:.2f}, 5th percentile {p.p5:.2f}"
+        for p in search.probes
+    )
+    return (
+        f"no result at most {acceptance.max_size_percent:g} % of {search.media.size_bytes} bytes with VMAF of at least "
+        f"{acceptance.min_vmaf_mean:g} (mean) and {acceptance.min_vmaf_p5:g} (5th percentile); {tried}"
+    )
+
+
+class Expected(Protocol):
+    """What was announced of an object before it was put: an intent or a transcode says it alike."""
+
+    @property
+    def sha256(self) -> str: ...  # noqa: D102  the bytes
+    @property
+    def size_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def codec(self) -> str: ...  # noqa: D102
+    @property
+    def frames(self) -> int: ...  # noqa: D102
+    @property
+    def duration_seconds(self) -> float: ...  # noqa: D102  of the video stream
+
+
+def verify_stored(path: Path, expected: Expected) -> None:
+    """Check a file read back from the bucket against what was announced, down to its last frame.
+
+    Raises IntegrityDoubt where bytes, codec, frames or duration differ, NotAVideo where it does not decode to its end.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        sha256 = file_digest(file, "sha256").hexdigest()
+    if (size, sha256) != (expected.size_bytes, expected.sha256):
+        raise IntegrityDoubt(
+            f"stored: {size} bytes, sha256 {sha256}; announced: {expected.size_bytes} bytes, {expected.sha256}"
+        )
+    media = ffmpeg.inspect(path)
+    decoded = ffmpeg.decode(path, media)
+    if media.codec != expected.codec or decoded.frames != expected.frames:
+        raise IntegrityDoubt(
+            f"decoded: {decoded.frames} frames of {media.codec}; announced: {expected.frames} of {expected.codec}"
+        )
+    if not abs(decoded.duration_seconds - expected.duration_seconds) <= _DECODED_TOLERANCE_SECONDS:
+        raise IntegrityDoubt(f"decoded: {decoded.duration_seconds:.3f} s; announced: {expected.duration_seconds:.3f} s")
