@@ -11,6 +11,7 @@ from reelkeeper.adapters.ffmpeg.intake import desk
 from reelkeeper.errors import IntegrityDoubt, NotAVideo
 from reelkeeper.model import Media, MediaLimits, Quality, Refusal, Transcode
 from reelkeeper.rules import crf, transcode
+from reelkeeper.rules.payback import pays
 from reelkeeper.rules.transcode import Acceptance, Recipe
 
 Shrinker = Callable[[Path, Path], Transcode | Refusal]
@@ -24,11 +25,12 @@ def shrink(
     acceptance: Acceptance | None = None,
     *,
     limits: MediaLimits | None = None,
+    remaining_days: int | None = None,
     progress: Callable[[], None] | None = None,
 ) -> Transcode | Refusal:
     """Search the smallest WebM of `source` that passes `acceptance`; leave it in the folder `scratch`.
 
-    `progress` is called twice a second while a tool runs; whatever it raises ends the tool and is passed on. Raises
+    `remaining_days` is what is left of the video's life, for the payback gate. `progress` is called twice a second while a tool runs; whatever it raises ends the tool and is passed on. Raises
     ToolMissing, and MediaTimeout or MediaError for what another try may mend; all else is a Refusal with its reason.
     """
     recipe, acceptance = recipe or Recipe(), acceptance or Acceptance()
@@ -38,7 +40,8 @@ def shrink(
         media = ffmpeg.inspect(source, limits)
     except NotAVideo as wrong:
         return Refusal("not_a_video", str(wrong), mark)
-    if refusal := transcode.skip(media, recipe, mark):
+    refusal = transcode.skip(media, recipe, mark) or pays(media, recipe.codec, recipe.payback, remaining_days, mark)
+    if refusal:
         return refusal
     with desk(scratch) as work:
         search = _Search(source, work, media, recipe, acceptance, progress=progress)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -81,6 +81,11 @@ def reading(engine: sa.Engine) -> Iterator[Session]:
     """One consistent snapshot to read from. Never blocks a writer, and what is written in it is dropped."""
     with Session(engine.execution_options(**_READING[engine.dialect.name])) as session:
         yield session
+
+
+def changed(session: AnySession, statement: sa.Update | sa.Delete) -> int:
+    """Execute an UPDATE or DELETE and return how many rows it changed: the answer of a compare-and-set."""
+    return cast("sa.CursorResult[Any]", session.execute(statement)).rowcount
 
 
 def insert_into(session: AnySession, table: sa.Table) -> postgresql.Insert | sqlite.Insert:

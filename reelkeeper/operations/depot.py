@@ -1,0 +1,124 @@
+"""The depot: a store and the bucket that belongs to it. Nothing changes a bucket that is not this store's."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from reelkeeper.adapters import r2, seaweed
+from reelkeeper.adapters.r2 import Bucket
+from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, KeyTaken, ObjectMissing
+from reelkeeper.failpoints import effect
+from reelkeeper.settings import Settings
+from reelkeeper.store import schema
+from reelkeeper.store.engine import now, open_engine, reading
+from reelkeeper.store.tables import blobs, deployment
+
+MAX_SKEW_FROM_STORE = timedelta(seconds=60)
+MAX_SKEW_FROM_BUCKET = timedelta(seconds=300)
+
+
+@dataclass(frozen=True, slots=True)
+class Depot:
+    """A store and its bucket, whose identity object was read and agrees."""
+
+    engine: Engine
+    bucket: Bucket
+    deployment_id: str
+
+
+@contextmanager
+def open_depot(settings: Settings) -> Iterator[Depot]:
+    """Open store and bucket as configured; the embedded store is made and upgraded on the way.
+
+    Raises IdentityMismatch when the bucket is not this store's, SchemaError when the store is of another version,
+    IntegrityDoubt when the clocks are too far apart to judge ages by.
+    """
+    engine = open_engine(settings.store_url)
+    if settings.database_url is None:
+        schema.upgrade(engine)
+    schema.require_current(engine)
+    try:
+        with open_bucket(settings) as bucket:
+            yield join(engine, bucket)
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def open_bucket(settings: Settings) -> Iterator[Bucket]:
+    """Open the configured bucket, or the embedded one, which runs for as long as this lasts."""
+    if settings.endpoint_url and settings.s3_access_key_id and settings.s3_secret_access_key:
+        yield r2.connect(
+            settings.endpoint_url,
+            settings.s3_access_key_id.get_secret_value(),
+            settings.s3_secret_access_key.get_secret_value(),
+            settings.bucket,
+            settings.prefix,
+            region=settings.s3_region,
+        )
+    else:
+        with seaweed.running(settings.state_dir / "s3", settings.bucket) as endpoint:
+            yield r2.connect(
+                endpoint.endpoint_url,
+                endpoint.access_key_id,
+                endpoint.secret_access_key,
+                settings.bucket,
+                settings.prefix,
+            )
+
+
+def join(engine: Engine, bucket: Bucket) -> Depot:
+    """Check that store and bucket belong together and that their clocks agree."""
+    with reading(engine) as session:
+        deployment_id: str = session.execute(sa.select(deployment.c.id)).scalar_one()
+        knows_objects = session.execute(sa.select(blobs.c.id).limit(1)).scalar() is not None
+        store_time = now(session)
+    check_identity(bucket, deployment_id, may_claim=not knows_objects)
+    _check_clocks(store_time, bucket.server_time())
+    return Depot(engine, bucket, deployment_id)
+
+
+def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> None:
+    """Compare the bucket's identity object with the store's deployment id.
+
+    A bucket without one is claimed if `may_claim`; two stores claiming at once: the first wins.
+    """
+    key = bucket.identity_key
+    try:
+        found = json.loads(bucket.read_bytes(key)).get("deployment")
+    except ObjectMissing:
+        if not may_claim:
+            raise IdentityMismatch(
+                f"bucket {bucket.name!r} holds no identity object {key!r}, but this store already knows objects: it is "
+                f"probably another bucket. If it is the right one: reelkeeper doctor --claim writes it anew"
+            ) from None
+        try:
+            with effect("identity.put"):
+                bucket.put_bytes_once(key, json.dumps({"deployment": deployment_id}).encode(), "application/json")
+        except KeyTaken:
+            return check_identity(bucket, deployment_id, may_claim=False)
+        return None
+    if found != deployment_id:
+        raise IdentityMismatch(
+            f"bucket {bucket.name!r} under {bucket.prefix!r} belongs to deployment {found}, this store is "
+            f"{deployment_id}. Nothing was changed. Check REELKEEPER_BUCKET, _PREFIX and _DATABASE_URL"
+        )
+    return None
+
+
+def _check_clocks(store_time: datetime, bucket_time: datetime) -> None:
+    here = datetime.now(UTC)
+    for whose, there, limit in (
+        ("the store's", store_time, MAX_SKEW_FROM_STORE),
+        ("the bucket's", bucket_time, MAX_SKEW_FROM_BUCKET),
+    ):
+        if abs(here - there) > limit:
+            raise IntegrityDoubt(
+                f"this machine's clock says {here:%Y-%m-%d %H:%M:%S}, {whose} {there:%Y-%m-%d %H:%M:%S}: more than "
+                f"{limit.total_seconds():.0f} s apart, so no age can be trusted. Set the clock (NTP) and run again"
+            )

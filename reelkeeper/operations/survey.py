@@ -1,0 +1,149 @@
+"""Compare the bucket with the catalogue, a page at a time: the looking half of `sync`.
+
+Memory stays flat: one page, one bit for each blob seen, and the differences, of which a healthy deployment has few.
+What no row explains is noted in the table `orphans`, since on the first day that is everything. The order of the listing does
+not matter, and what is written or deleted while it runs is not mistaken for a difference.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import uuid4
+
+import sqlalchemy as sa
+
+from reelkeeper.model import BlobState, Counts, StoredObject
+from reelkeeper.operations.depot import Depot
+from reelkeeper.store.engine import insert_into, now, reading, transaction
+from reelkeeper.store.tables import blobs, orphans, scans
+
+_EXPECTED = (BlobState.LIVE, BlobState.RETIRED)
+_BATCH = 1_000
+
+
+@dataclass(slots=True)
+class Survey:
+    """What one complete listing showed, against the catalogue."""
+
+    scan_id: str
+    started_at: datetime
+    expected: int = 0  # live and retired blobs that were stored before it began
+    seen: int = 0  # those of them that were listed
+    listed: Counts = field(default_factory=Counts)
+    unexplained: int = 0
+    changed: list[tuple[int, StoredObject]] = field(default_factory=list)  # blob id, what stands there now
+    reappeared: list[int] = field(default_factory=list)  # rows in `gone` whose object is there
+    found: list[int] = field(default_factory=list)  # rows in `lost` whose object is there
+    missing: list[int] = field(default_factory=list)  # expected, not listed, and a HEAD found nothing either
+
+
+def survey(depot: Depot, *, run_id: str, note: bool) -> Survey:
+    """List everything under the prefix and compare. Writes only a scan and, if `note`, what no row explains.
+
+    Raises TruncatedListing, and StorageError when the bucket does not answer: half a listing is no listing.
+    """
+    with transaction(depot.engine, "sync.begin") as session:
+        result = Survey(uuid4().hex, now(session))
+        session.execute(sa.insert(scans).values(id=result.scan_id, run_id=run_id, started_at=result.started_at))
+        highest = session.execute(sa.select(sa.func.max(blobs.c.id))).scalar() or 0
+        result.expected = session.execute(sa.select(sa.func.count()).where(*_expected(result.started_at))).scalar_one()
+    bits = bytearray(highest // 8 + 1)
+    for page in depot.bucket.pages():
+        unexplained = _compare(depot, page, result, bits)
+        result.unexplained += len(unexplained)
+        if note and unexplained:
+            _note(depot, unexplained)
+    for blob_ids in _unseen(depot, result.started_at, bits):
+        result.missing += blob_ids
+    result.seen = result.expected - len(result.missing)
+    return result
+
+
+def confirm_missing(depot: Depot, result: Survey) -> None:
+    """Ask for each missing object by itself: some will have been deleted or replaced while the listing ran."""
+    confirmed = []
+    for start in range(0, len(result.missing), _BATCH):
+        with reading(depot.engine) as session:
+            rows = session.execute(
+                sa.select(blobs.c.id, blobs.c.key).where(
+                    blobs.c.id.in_(result.missing[start : start + _BATCH]), blobs.c.state.in_(_EXPECTED)
+                )
+            ).all()
+        stored = depot.bucket.stored([row.key for row in rows])
+        confirmed += [row.id for row in rows if stored[row.key] is None]
+    result.missing = confirmed
+
+
+def _expected(started_at: datetime) -> tuple[sa.ColumnElement[bool], ...]:
+    return blobs.c.state.in_(_EXPECTED), sa.or_(blobs.c.stored_at.is_(None), blobs.c.stored_at < started_at)
+
+
+def _compare(depot: Depot, page: Sequence[StoredObject], result: Survey, bits: bytearray) -> list[StoredObject]:
+    with reading(depot.engine) as session:
+        rows = session.execute(
+            sa.select(blobs.c.key, blobs.c.id, blobs.c.state, blobs.c.size_bytes, blobs.c.etag).where(
+                blobs.c.key.in_([stored.key for stored in page])
+            )
+        )
+        known = {key: (blob_id, state, size_bytes, etag) for key, blob_id, state, size_bytes, etag in rows}
+    unexplained = []
+    for stored in page:
+        row = known.get(stored.key)
+        if row is None:
+            unexplained.append(stored)
+            continue
+        blob_id, state, size_bytes, etag = row
+        if blob_id >> 3 < len(bits):
+            bits[blob_id >> 3] |= 1 << (blob_id & 7)
+        if state == BlobState.GONE:
+            result.reappeared.append(blob_id)
+        elif state == BlobState.LOST:
+            result.found.append(blob_id)
+        elif state in _EXPECTED and (size_bytes != stored.size_bytes or etag != stored.etag):
+            result.changed.append((blob_id, stored))
+    result.listed = Counts(
+        result.listed.objects + len(page), result.listed.size_bytes + sum(stored.size_bytes for stored in page)
+    )
+    return unexplained
+
+
+def _note(depot: Depot, unexplained: Sequence[StoredObject]) -> None:
+    with transaction(depot.engine, "sync.note") as session:
+        at = now(session)
+        insert = insert_into(session, orphans)
+        session.execute(
+            insert.on_conflict_do_update(
+                index_elements=["key"],
+                set_={
+                    "last_seen_at": insert.excluded.last_seen_at,
+                    "size_bytes": insert.excluded.size_bytes,
+                    "etag": insert.excluded.etag,
+                    "last_modified": insert.excluded.last_modified,
+                },
+            ),
+            [
+                {
+                    "key": stored.key,
+                    "size_bytes": stored.size_bytes,
+                    "etag": stored.etag,
+                    "last_modified": stored.last_modified,
+                    "first_seen_at": at,
+                    "last_seen_at": at,
+                }
+                for stored in unexplained
+            ],
+        )
+
+
+def _unseen(depot: Depot, started_at: datetime, bits: bytearray) -> Iterator[list[int]]:
+    with reading(depot.engine) as session:
+        rows = session.execute(
+            sa.select(blobs.c.id).where(*_expected(started_at)).order_by(blobs.c.id),
+            execution_options={"yield_per": 10_000},
+        ).scalars()
+        for batch in rows.partitions():
+            yield [
+                blob_id
+                for blob_id in batch
+                if not (blob_id >> 3 < len(bits) and bits[blob_id >> 3] >> (blob_id & 7) & 1)
+            ]

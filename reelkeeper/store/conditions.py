@@ -1,0 +1,59 @@
+"""What must hold at the moment of a change, as SQL: each compare-and-set repeats these in its own WHERE.
+
+A plan is an opinion of the past. The UPDATE that acts on it asks again, inside the database, in one statement.
+"""
+
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from reelkeeper.model import BlobState, VideoState
+from reelkeeper.store.tables import blobs, holds, operations, videos
+
+Condition = sa.ColumnElement[bool]
+
+
+def held(video_id: sa.ColumnElement[str], user_id: sa.ColumnElement[str], at: datetime) -> Condition:
+    """A hold on the video, or on its user, is in force at `at`."""
+    active = sa.and_(holds.c.released_at.is_(None), sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > at))
+    on_it = sa.or_(
+        sa.and_(holds.c.scope == "video", holds.c.subject == video_id),
+        sa.and_(holds.c.scope == "user", holds.c.subject == user_id),
+    )
+    return sa.exists().where(active, on_it)
+
+
+def in_operation(video_id: sa.ColumnElement[str]) -> Condition:
+    """An operation on the video is open: its blobs are being read or replaced."""
+    return sa.exists().where(operations.c.video_id == video_id, operations.c.state == "open")
+
+
+def not_viewed_since(moment: datetime | sa.ColumnElement[datetime]) -> Condition:
+    """No view of the video is known after `moment`."""
+    return sa.or_(videos.c.last_viewed_at.is_(None), videos.c.last_viewed_at <= moment)
+
+
+def purgeable(at: datetime, viewed_before: datetime) -> Condition:
+    """The blob has waited out its grace and nothing speaks for it, by the database clock `at`.
+
+    A replaced blob goes while its video lives on by another blob; a retired video's own blob goes only when nobody
+    has viewed the video since `viewed_before` (one grace ago). A lost video keeps every blob that is left of it.
+    """
+    replaced = sa.and_(
+        videos.c.blob_id != blobs.c.id, videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED, VideoState.GONE])
+    )
+    unwanted = sa.and_(
+        videos.c.blob_id == blobs.c.id, videos.c.state == VideoState.RETIRED, not_viewed_since(viewed_before)
+    )
+    abandoned = videos.c.blob_id.is_(None)  # the first upload of a video that never came to be
+    allowed = sa.exists().where(
+        videos.c.id == blobs.c.video_id,
+        sa.or_(replaced, unwanted, abandoned),
+        ~held(videos.c.id, videos.c.user_id, at),
+        ~in_operation(videos.c.id),
+    )
+    return sa.and_(
+        blobs.c.state == BlobState.RETIRED,
+        blobs.c.purge_after <= at,
+        sa.or_(blobs.c.video_id.is_(None), allowed),
+    )
