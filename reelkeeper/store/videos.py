@@ -1,0 +1,163 @@
+"""What the catalogue says of videos: a stream for the rules, and pages for people."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, time, timedelta
+from operator import methodcaller
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import Counts, Video, VideoState
+from reelkeeper.store.tables import blobs, daily_views, holds, users, videos, view_days
+
+_BATCH = 2_000
+_ONE_DAY = timedelta(days=1)
+
+
+def live_videos(session: Session, as_of: datetime, window_days: int = 30) -> Iterator[Video]:
+    """Stream every live video as the rules see it, in flat memory. Read it inside `engine.reading`.
+
+    `views` sums the `window_days` whole UTC days before `as_of`'s day, and whatever is recorded since. It is None
+    (unknown) unless each of those days, or those since the video was created, is in `view_days`. A hold counts when it
+    is not released and does not expire by `as_of`.
+    """
+    first_day = (as_of - window_days * _ONE_DAY).astimezone(UTC).date()
+    complete_since = _complete_since(session, as_of, window_days)
+    known_always = complete_since.date() <= first_day
+    held_videos, held_users = _held(session, "video", as_of), _held(session, "user", as_of)
+    to_datetime = _datetime_reader(session)
+    recent = (
+        sa.select(sa.func.sum(daily_views.c.views))
+        .where(daily_views.c.video_id == videos.c.id, daily_views.c.day >= first_day)
+        .scalar_subquery()
+    )
+    rows = session.execute(
+        sa.select(
+            videos.c.id,
+            videos.c.user_id,
+            users.c.tier,
+            sa.type_coerce(videos.c.created_at, sa.types.NULLTYPE),  # as the driver has it: converted once, below
+            recent,
+            blobs.c.size_bytes,
+            blobs.c.codec,
+            videos.c.refused_recipe,
+            blobs.c.id,
+            videos.c.generation,
+        )
+        .select_from(videos)
+        .join(blobs, blobs.c.id == videos.c.blob_id)
+        .join(users, users.c.id == videos.c.user_id)
+        .where(videos.c.state == VideoState.LIVE),
+        execution_options={"yield_per": _BATCH},
+    )
+    for batch in rows.partitions():
+        for video_id, user_id, tier, created, views, size_bytes, codec, refused_recipe, blob_id, generation in batch:
+            created_at = to_datetime(created) if created is not None else None
+            known = known_always or (created_at is not None and created_at >= complete_since)
+            held = video_id in held_videos or user_id in held_users
+            yield Video(
+                video_id,
+                user_id,
+                tier,
+                created_at,
+                (views or 0) if known else None,
+                held,
+                size_bytes,
+                codec,
+                refused_recipe,
+                blob_id,
+                generation,
+            )
+
+
+def _complete_since(session: Session, as_of: datetime, window_days: int) -> datetime:
+    """Find the first moment from which each whole day before `as_of`'s day has all its views recorded."""
+    today = as_of.astimezone(UTC).date()
+    recorded = set(session.scalars(sa.select(view_days.c.day).where(view_days.c.day < today)))
+    day = today
+    while (today - day).days < window_days and day - _ONE_DAY in recorded:
+        day -= _ONE_DAY
+    return datetime.combine(day, time(), UTC)
+
+
+def _held(session: Session, scope: str, as_of: datetime) -> set[str]:
+    in_force = sa.and_(holds.c.released_at.is_(None), sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > as_of))
+    return set(session.scalars(sa.select(holds.c.subject).where(holds.c.scope == scope, in_force)))
+
+
+def _datetime_reader(session: Session) -> Callable[[Any], datetime]:
+    """Give what turns the driver's own value into aware UTC, for columns read a hundred thousand times."""
+    if session.get_bind().dialect.name == "sqlite":
+        return lambda text: datetime.fromisoformat(text + "+00:00")
+    return methodcaller("astimezone", UTC)
+
+
+def population(session: Session) -> Counts:
+    """Count the live videos and their bytes."""
+    counted = session.execute(
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0))
+        .select_from(videos.join(blobs, blobs.c.id == videos.c.blob_id))
+        .where(videos.c.state == VideoState.LIVE)
+    ).one()
+    return Counts(int(counted[0]), int(counted[1]))
+
+
+class Listed(NamedTuple):
+    """A video as a person asks for it. `views` are all that were ever recorded."""
+
+    id: str
+    user_id: str
+    tier: str | None
+    state: str
+    created_at: datetime | None
+    last_viewed_at: datetime | None
+    generation: int
+    size_bytes: int | None
+    codec: str | None
+    key: str | None
+    views: int
+    retired_at: datetime | None
+    purge_after: datetime | None
+    reason: str | None  # why it was retired, or why its last transcode was refused
+
+
+def list_videos(
+    session: Session,
+    *,
+    video_id: str | None = None,
+    user_id: str | None = None,
+    state: str | None = None,
+    run_id: str | None = None,
+    limit: int = 100,
+) -> list[Listed]:
+    """List at most `limit` videos that match every filter given, by user and id."""
+    asked = {videos.c.id: video_id, videos.c.user_id: user_id, videos.c.state: state, videos.c.run_id: run_id}
+    views = sa.select(sa.func.coalesce(sa.func.sum(daily_views.c.views), 0)).where(
+        daily_views.c.video_id == videos.c.id
+    )
+    rows = session.execute(
+        sa.select(
+            videos.c.id,
+            videos.c.user_id,
+            users.c.tier,
+            videos.c.state,
+            videos.c.created_at,
+            videos.c.last_viewed_at,
+            videos.c.generation,
+            blobs.c.size_bytes,
+            blobs.c.codec,
+            blobs.c.key,
+            views.scalar_subquery(),
+            videos.c.retired_at,
+            blobs.c.purge_after,
+            sa.func.coalesce(videos.c.retire_reason, videos.c.refused_reason),
+        )
+        .select_from(videos)
+        .join(users, users.c.id == videos.c.user_id)
+        .outerjoin(blobs, blobs.c.id == videos.c.blob_id)
+        .where(*(column == value for column, value in asked.items() if value is not None))
+        .order_by(videos.c.user_id, videos.c.id)
+        .limit(limit)
+    )
+    return [Listed._make(row) for row in rows]
