@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from reelkeeper.adapters import r2, seaweed
+from tests.doubles.r2 import R2Double
 
 BUCKET = "reelkeeper"
 
@@ -17,6 +18,20 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[seaweed.Endpo
         yield endpoint
 
 
+@pytest.fixture(scope="session")
+def double_of_session(endpoint: seaweed.Endpoint) -> Iterator[R2Double]:
+    with R2Double(endpoint).serving() as double:
+        yield double
+
+
+@pytest.fixture
+def double(double_of_session: R2Double) -> Iterator[R2Double]:
+    """R2's rules before that SeaweedFS: switch on faults, look at the requests that were sent."""
+    double_of_session.reset()
+    yield double_of_session
+    assert not double_of_session.errors
+
+
 @pytest.fixture
 def prefix() -> str:
     """A prefix that no other test uses."""
@@ -24,6 +39,7 @@ def prefix() -> str:
 
 
 @pytest.fixture
-def bucket(endpoint: seaweed.Endpoint, prefix: str) -> r2.Bucket:
-    """A bucket, empty under its prefix."""
-    return r2.connect(endpoint.endpoint_url, endpoint.access_key_id, endpoint.secret_access_key, BUCKET, prefix=prefix)
+def bucket(double: R2Double, prefix: str) -> r2.Bucket:
+    """A bucket on the double, empty under its prefix."""
+    at = double.endpoint
+    return r2.connect(at.endpoint_url, at.access_key_id, at.secret_access_key, BUCKET, prefix)

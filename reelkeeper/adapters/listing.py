@@ -75,7 +75,7 @@ def page(body: bytes) -> dict[str, Any]:
             read(entry["Key"]),
             int(entry["Size"]),
             entry["ETag"].strip('"'),
-            datetime.fromisoformat(entry["LastModified"]),
+            datetime.fromisoformat(entry["LastModified"][:19] + "Z"),  # to the second, as a HEAD says it
         )
         for entry in entries
     ]

@@ -102,7 +102,7 @@ class Bucket:
         """Store the file at `key`, in one request, unless an object stands there: then KeyTaken.
 
         If what stands there has the size and MD5 of the file, it is our own, whose reply was lost: success.
-        `last_modified` is the server's clock at its reply.
+        `last_modified` is the server's clock at its reply, ours if it does not say.
         """
         with path.open("rb") as body:
             return self._put_once(key, body, content_type)
@@ -135,7 +135,7 @@ class Bucket:
             ) from error
         if answer["ETag"].strip('"') != md5.hexdigest():
             raise StorageError(f"{key}: {size_bytes:,} bytes of MD5 {md5.hexdigest()} were stored as {answer['ETag']}")
-        return StoredObject(key, size_bytes, md5.hexdigest(), date_of(answer["ResponseMetadata"]))
+        return StoredObject(key, size_bytes, md5.hexdigest(), date_of(answer["ResponseMetadata"]) or datetime.now(UTC))
 
     def read_bytes(self, key: str, limit_bytes: int = 65_536) -> bytes:
         """Return a small object whole. ObjectMissing; StorageError if it is larger than `limit_bytes`."""
@@ -278,4 +278,7 @@ class Bucket:
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:  # noqa: PLR2004  HTTP's not found
                     raise
                 answer = error.response
-        return date_of(answer["ResponseMetadata"])
+        clock = date_of(answer["ResponseMetadata"])
+        if clock is None:
+            raise StorageError("the bucket's replies have no Date header, so its clock is unknown")
+        return clock

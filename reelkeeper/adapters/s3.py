@@ -1,6 +1,7 @@
 """A boto3 client as R2 wants it, its errors in our words, and the wait between two attempts."""
 
 import random
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,14 +24,21 @@ if TYPE_CHECKING:
 ATTEMPTS = (
     6  # of one request; the waits between them, drawn from 0 to 1, 2, 4, 8 and 16 s, outlast a restart of a server
 )
+_SESSION = boto3.Session()  # one for all clients: it reads S3's model once, which takes 130 ms
+_OPENING = threading.Lock()  # clients may be shared between threads, the making of them may not
 
 
 def open_client(
     endpoint_url: str, access_key_id: str, secret_access_key: str, region: str = "auto", attempts: int = ATTEMPTS
 ) -> "S3Client":
     """Return a client for the S3 endpoint. Sends nothing."""
+    with _OPENING:
+        return _client(endpoint_url, access_key_id, secret_access_key, region, attempts)
+
+
+def _client(endpoint_url: str, access_key_id: str, secret_access_key: str, region: str, attempts: int) -> "S3Client":
     loopback = urlsplit(endpoint_url).hostname in {"127.0.0.1", "localhost", "::1"}
-    client: S3Client = boto3.Session().client(
+    client: S3Client = _SESSION.client(
         "s3",
         endpoint_url=endpoint_url,
         aws_access_key_id=access_key_id,
@@ -89,9 +97,10 @@ _WAY_OUT = {
 }
 
 
-def date_of(metadata: "ResponseMetadataTypeDef") -> datetime:
-    """Return the server's clock at its reply, from the `ResponseMetadata` of boto3's answer or error."""
-    return parsedate_to_datetime(metadata["HTTPHeaders"]["date"]).astimezone(UTC)
+def date_of(metadata: "ResponseMetadataTypeDef") -> datetime | None:
+    """Return the server's clock at its reply, from the `ResponseMetadata` of boto3's answer or error, if it says."""
+    date = metadata["HTTPHeaders"].get("date")
+    return parsedate_to_datetime(date).astimezone(UTC) if date else None
 
 
 def wait(attempt: int) -> None:
