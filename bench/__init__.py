@@ -1,0 +1,1 @@
+"""Side by side: ours, a floor, and named peers, in one run on one machine."""

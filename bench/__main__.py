@@ -1,0 +1,56 @@
+"""`python -m bench [--strict] [NAME ...]`: run the benchmarks named, or all, and print what they found.
+
+The exit code is 1 when a benchmark failed, and with --strict also when a ratio is over its limit: by itself that is 0,
+since a busy machine is no defect.
+"""
+
+import argparse
+import importlib
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.report import Row, table
+
+NAMES = sorted(
+    path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in {"__init__", "__main__", "report"}
+)
+
+
+def main() -> int:
+    """Run, print, and tell whether all is well."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Ratios against named peers and floors")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of {', '.join(NAMES)}; all by default")
+    parser.add_argument("--strict", action="store_true", help="exit 1 when a ratio is over its limit")
+    asked = parser.parse_args()
+    if unknown := set(asked.names) - set(NAMES):
+        parser.error(f"no benchmark named {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+
+    console, found, failed = Console(), list[Row](), list[str]()
+    for name in asked.names or NAMES:
+        console.print(f"{name} ...", style="dim")
+        started = time.monotonic()
+        try:
+            rows: list[Row] = importlib.import_module(f"bench.{name}").measure()
+        except Exception:  # noqa: BLE001  one benchmark that fails must not hide what the others find
+            traceback.print_exc()
+            failed.append(name)
+            continue
+        console.print(table(f"{name}, {time.monotonic() - started:.0f} s", rows))
+        found += rows
+
+    promised = [row for row in found if row.verdict]
+    over = [row for row in promised if row.verdict == "over"]
+    console.print(f"{len(promised) - len(over)} of {len(promised)} ratios within their limits", style="bold")
+    for row in over:
+        console.print(f"over: {row.what}: {row.ratio:.2f}x, limit {row.limit:.2f}x", style="red")
+    for name in failed:
+        console.print(f"failed: {name}", style="red")
+    return 1 if failed or (asked.strict and over) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

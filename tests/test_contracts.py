@@ -1,0 +1,56 @@
+"""The rooms and the arrows between them. What the contracts are stands in pyproject.toml, [tool.importlinter]."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PURE = {
+    *(
+        "abc",
+        "bisect",
+        "collections",
+        "dataclasses",
+        "datetime",
+        "decimal",
+        "enum",
+        "fractions",
+        "functools",
+        "hashlib",
+    ),
+    *("heapq", "itertools", "json", "math", "operator", "re", "statistics", "string", "typing", "zlib"),
+}
+ALLOWED = PURE | {"pydantic", "reelkeeper.rules", "reelkeeper.model", "reelkeeper.errors"}
+FORECASTING = ALLOWED | {"numpy", "pandas", "statsmodels"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Give the first name of each import, or the first two of our own."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [f"{node.module}"] if isinstance(node, ast.ImportFrom) else []
+        yield from (".".join(name.split(".")[: 2 if name.startswith("reelkeeper") else 1]) for name in names)
+
+
+def test_the_contracts_hold() -> None:
+    command = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_rules_import_only_what_cannot_act() -> None:
+    rules = [*(ROOT / "reelkeeper" / "rules").rglob("*.py"), ROOT / "reelkeeper" / "model.py"]
+    odd = {
+        f"{path.name}: {name}"
+        for path in rules
+        for name in imports(path)
+        if name not in (FORECASTING if path.stem.startswith("forecast") else ALLOWED)
+    }
+    assert not odd
+
+
+def test_prefect_is_spoken_only_where_flows_and_tasks_are() -> None:
+    rooms = ("reelkeeper", "bench")
+    assert not [path for room in rooms for path in (ROOT / room).rglob("*.py") if "prefect" in set(imports(path))]

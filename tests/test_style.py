@@ -1,0 +1,143 @@
+"""Promises about the source itself that no linter makes."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = ("reelkeeper", "tasks", "flows", "deployments")
+ROOMS = (*SHIPPED, "bench", "tests")
+MOST_LINES = 250
+TO_SPLIT: set[str] = {
+    "reelkeeper/adapters/r2.py",
+    "reelkeeper/store/tables.py",
+}  # longer today: take one out when it is split
+
+
+def sources(*rooms: str) -> list[Path]:
+    return sorted(path for room in rooms for path in (ROOT / room).rglob("*.py"))
+
+
+@cache
+def text(path: Path) -> str:
+    return path.read_text()
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(text(path))
+
+
+def calls(path: Path) -> Iterator[tuple[ast.Call, str, str]]:
+    """Give each call, the name of what is called, and of what it is called on: delete, bucket for a.bucket.delete()."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            yield node, last_name(node.func), last_name(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+
+
+def last_name(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def where(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert {path.parent.name for path in sources("reelkeeper")} >= {
+        "reelkeeper",
+        "rules",
+        "store",
+        "adapters",
+        "operations",
+    }
+
+
+def test_rules_never_look_at_a_clock() -> None:
+    rules = [*sources("reelkeeper/rules"), ROOT / "reelkeeper" / "model.py"]
+    found = [
+        where(path, node.lineno)
+        for path in rules
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute)
+        and (node.attr in {"now", "today", "utcnow"} or (node.attr, last_name(node.value)) == ("time", "time"))
+    ]
+    assert not found, f"a rule takes the time as its argument as_of: {found}"
+
+
+def test_no_file_is_named_for_what_does_not_fit_elsewhere() -> None:
+    banned = {"utils", "util", "helpers", "helper", "common", "manager", "service", "misc"}
+    found = [path for path in sources(*ROOMS) if banned & {*path.relative_to(ROOT).with_suffix("").parts}]
+    assert not found
+
+
+def test_files_can_be_read_in_one_sitting() -> None:
+    long = {
+        str(path.relative_to(ROOT))
+        for path in sources(*SHIPPED, "bench")
+        if text(path).count("\n") > MOST_LINES
+        if path.parent.name != "versions"  # a migration is a list of statements that nobody edits again
+    }
+    assert long <= TO_SPLIT, f"split what is longer than {MOST_LINES} lines"
+
+
+def test_sql_is_not_pasted_together() -> None:
+    found = [
+        where(path, call.lineno)
+        for path in sources(*SHIPPED)
+        for call, name, _ in calls(path)
+        if name in {"text", "exec_driver_sql"} and call.args and isinstance(call.args[0], ast.JoinedStr)
+        if not any(re.search(r"  # \S", line) for line in text(path).splitlines()[call.lineno - 1 : call.end_lineno])
+    ]
+    assert not found, f"bind parameters, or say beside it why what is pasted in is safe: {found}"
+
+
+def test_only_purge_deletes_bytes() -> None:
+    callers = {
+        str(path.relative_to(ROOT))
+        for path in sources(*SHIPPED)
+        for _, name, owner in calls(path)
+        if (name == "delete" and owner.strip("_").endswith("bucket")) or name in {"delete_object", "delete_objects"}
+        if not path.is_relative_to(ROOT / "reelkeeper" / "adapters")
+    }
+    assert callers <= {"reelkeeper/operations/purge.py"}
+
+
+@pytest.mark.parametrize(
+    ("mark", "with_reason"),
+    [
+        (r"#\s*noqa", r"# noqa: [A-Z]+\d+(, [A-Z]+\d+)*  \S"),
+        (r"#\s*type:\s*ignore", r"# type: ignore\[[a-z-]+(, ?[a-z-]+)*\]  # \S"),
+        (r"#\s*pragma", r"# pragma: \w+( \w+)*  \S"),
+    ],
+    ids=["noqa", "type ignore", "pragma"],
+)
+def test_every_exception_gives_its_reason(mark: str, with_reason: str) -> None:
+    found = [
+        where(path, number)
+        for path in sources(*ROOMS)
+        if path != Path(__file__)
+        for number, line in enumerate(text(path).splitlines(), 1)
+        if re.search(mark, line) and not re.search(with_reason, line)
+    ]
+    assert not found, f"say why, two spaces after the code: {found}"
+
+
+def test_every_lint_rule_that_is_off_gives_its_reason() -> None:
+    off = re.findall(r'^ +"[A-Z]+\d*",.*$', text(ROOT / "pyproject.toml"), re.MULTILINE)
+    assert len(off) > 10
+    assert not [line for line in off if not re.search(r"# \S", line)]
+
+
+def test_no_path_of_one_machine_is_in_the_source() -> None:
+    found = [
+        where(path, number)
+        for path in sources(*SHIPPED, "bench")
+        for number, line in enumerate(text(path).splitlines(), 1)
+        if re.search(r"""["' (](/tmp|/work|/home|/root|/var)(/|["'])""", line)
+    ]
+    assert not found
