@@ -1,28 +1,29 @@
 """Every error that Reelkeeper raises on purpose. A message carries the values, the limit and the way out.
 
-    ReelkeeperError
-    ├── Refused                     exit 9   nothing was changed, and on purpose
-    │   ├── GuardRefused                     the blast radius is too large
-    │   ├── PlanRefused                      the plan is stale, used, or made under another policy
-    │   ├── PolicyRefused                    the policy contradicts itself or has no rule switched on
-    │   ├── KeyRefused                       a key outside the prefix, or one that is not well formed
-    │   └── IdentityMismatch                 this store does not belong to this bucket
-    ├── Frozen                      exit 3   somebody, or a failed check, stopped all changes
-    ├── LeaseLost                   exit 4   another run has taken over
-    ├── IntegrityDoubt              exit 5   what is stored is not what the catalogue says
-    ├── PartialFailure              exit 6   some items failed; the rest is done
-    ├── Misconfigured               exit 2   a setting is missing or wrong
-    ├── SchemaError                 exit 7   the store's schema is not the one this version knows
-    ├── NotFound                    exit 8   no such user, video, run or plan
-    ├── StorageError                exit 1   R2 did not do what was asked
-    │   ├── ObjectMissing
-    │   ├── ObjectChanged
-    │   ├── KeyTaken
-    │   └── TruncatedListing
-    └── MediaError                  exit 1   a media file or tool failed
-        ├── NotAVideo                        hostile, broken or not a video: permanent
-        ├── MediaTimeout
-        └── ToolMissing
+ReelkeeperError
+├── Refused                     exit 9   nothing was changed, and on purpose
+│   ├── GuardRefused                     the blast radius is too large
+│   ├── PlanRefused                      the plan is stale, used, or made under another policy
+│   ├── PolicyRefused                    the policy contradicts itself or has no rule switched on
+│   ├── InputRefused                     a file to import has bad lines
+│   ├── KeyRefused                       a key outside the prefix, or one that is not well formed
+│   └── IdentityMismatch                 this store does not belong to this bucket
+├── Frozen                      exit 3   somebody, or a failed check, stopped all changes
+├── LeaseLost                   exit 4   another run has taken over
+├── IntegrityDoubt              exit 5   what is stored is not what the catalogue says
+├── PartialFailure              exit 6   some items failed; the rest is done
+├── Misconfigured               exit 2   a setting is missing or wrong
+├── SchemaError                 exit 7   the store's schema is not the one this version knows
+├── NotFound                    exit 8   no such user, video, run or plan
+├── StorageError                exit 1   R2 did not do what was asked
+│   ├── ObjectMissing
+│   ├── ObjectChanged
+│   ├── KeyTaken
+│   └── TruncatedListing
+└── MediaError                  exit 1   a media file or tool failed
+    ├── NotAVideo                        hostile, broken or not a video: permanent
+    ├── MediaTimeout
+    └── ToolMissing
 """
 
 from typing import ClassVar
@@ -50,6 +51,10 @@ class PlanRefused(Refused):
 
 class PolicyRefused(Refused):
     """The policy contradicts itself or has no rule switched on."""
+
+
+class InputRefused(Refused):
+    """A file to import has bad lines."""
 
 
 class KeyRefused(Refused):

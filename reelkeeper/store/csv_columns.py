@@ -1,0 +1,97 @@
+"""Lines of a CSV file as values, or as problems that name line, column and value."""
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime
+from typing import Any, NamedTuple
+
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+_MOST_VIEWS = 2**31 - 1  # what the column holds on PostgreSQL
+
+Columns = Mapping[str, Callable[[str], Any]]
+
+
+class Line(NamedTuple):
+    """A line that was understood, with its number in the file."""
+
+    number: int
+    values: dict[str, Any]
+
+
+class Problem(NamedTuple):
+    """A field that was not."""
+
+    line: int
+    column: str
+    value: str
+    why: str
+
+    def __str__(self) -> str:
+        """Say where and why, as `line 7, column day: '2026-13-01' is no date`."""
+        where = f"line {self.line}, column {self.column}" if self.line else f"column {self.column}"
+        return f"{where}: {self.value[:100]!r} {self.why}"
+
+
+def whole_lines(lines: Iterable[str], columns: Columns, optional: Columns | None = None) -> Iterator[Line | Problem]:
+    """Read `lines`, of which the first names the columns, field by field. Columns not asked for are ignored."""
+    reader = csv.DictReader(lines, strict=True)
+    try:
+        found = reader.fieldnames or ()
+        if missing := [name for name in columns if name not in found]:
+            yield from (Problem(1, name, ",".join(found), "lacks this column") for name in missing)
+            return
+        wanted = {**columns, **{name: parse for name, parse in (optional or {}).items() if name in found}}
+        for row in reader:
+            yield from _fields(reader.line_num, row, wanted)
+    except csv.Error as error:
+        yield Problem(reader.line_num, "all", "", f"is not CSV: {error}")
+
+
+def _fields(number: int, row: Mapping[str, str | None], wanted: Columns) -> Iterator[Line | Problem]:
+    values, problems = {}, []
+    for name, parse in wanted.items():
+        text = (row[name] or "").strip()
+        try:
+            values[name] = parse(text)
+        except ValueError as error:
+            problems.append(Problem(number, name, text, str(error)))
+    if problems:
+        yield from problems
+    else:
+        yield Line(number, values)
+
+
+def identifier(text: str) -> str:
+    """Take the id of a user or a video, as it can stand in a key."""
+    if not _ID.fullmatch(text):
+        raise ValueError("is no id: up to 128 letters, digits, dots, dashes and underscores, not beginning with a dot")
+    return text
+
+
+def moment(text: str) -> datetime | None:
+    """Take a time with a zone, or nothing."""
+    if not text:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("is no ISO 8601 time") from None
+    if at.tzinfo is None:
+        raise ValueError("has no time zone; write 2026-01-31T12:00:00Z")
+    return at.astimezone(UTC)
+
+
+def day(text: str) -> date:
+    """Take a day."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ValueError("is no date; write 2026-01-31") from None
+
+
+def views(text: str) -> int:
+    """Take a number of views."""
+    if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) or int(text) > _MOST_VIEWS:
+        raise ValueError(f"is no number of views from 0 to {_MOST_VIEWS:,}")
+    return int(text)
