@@ -65,6 +65,11 @@ def require_current(engine: sa.Engine) -> None:
         )
 
 
+def head() -> str:
+    """Name the newest revision that this version knows."""
+    return ScriptDirectory.from_config(_config((VERSIONS,))).get_current_head() or ""
+
+
 def deployment(session: Session) -> Deployment:
     """Read the one row that says which deployment this is. Raises SchemaError when it is missing."""
     row = session.scalars(sa.select(Deployment).execution_options(populate_existing=True)).one_or_none()
