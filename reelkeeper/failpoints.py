@@ -2,7 +2,7 @@
 
     REELKEEPER_FAILPOINTS="swap.put.after=kill;purge.claim.after_commit=stop@2"
 
-`kill` is SIGKILL to this process, `stop` is SIGSTOP; `@n` acts on the n-th passage. `effect` puts one before and
+`kill` is SIGKILL to this process, `stop` is SIGSTOP; `@n` acts on the n-th passage, and `*` is every failpoint. `effect` puts one before and
 one after an outside effect; `reelkeeper.store.engine.transaction` puts one before and one after its commit.
 """
 
@@ -38,12 +38,12 @@ def failpoint(name: str) -> None:
     """Pass the failpoint `name`."""
     if _PASSED is not None:
         _PASSED.append(name)
-    if _ARMED and name in _ARMED:
-        number, left = _ARMED[name]
+    for armed in (name, "*") if _ARMED else ():
+        number, left = _ARMED.get(armed, (0, 0))
         if left > 1:
-            _ARMED[name] = (number, left - 1)
-        else:
-            del _ARMED[name]
+            _ARMED[armed] = (number, left - 1)
+        elif left == 1:
+            del _ARMED[armed]
             os.kill(os.getpid(), number)
 
 

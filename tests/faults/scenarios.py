@@ -1,0 +1,120 @@
+"""What the fault suites do in child processes: each scenario is a run of one flow's work, and also its own recovery."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from reelkeeper import failpoints
+from reelkeeper.errors import NotFound
+from reelkeeper.model import Refusal, Transcode
+from reelkeeper.operations import intents, orphans, sync
+from reelkeeper.operations.depot import Depot
+from reelkeeper.operations.lease import Keeper
+from reelkeeper.operations.purge import purge, unfinished
+from reelkeeper.operations.restore import find_restorable, restore
+from reelkeeper.operations.retire import retire
+from reelkeeper.operations.survey import confirm_missing, survey
+from reelkeeper.operations.swap import swap
+from reelkeeper.operations.upload import upload
+from reelkeeper.rules.guard import BlastRadius, listing_within
+from tests.faults.world import LONG_AGO, Address
+
+Scenario = Callable[[Depot, Address, dict[str, object]], None]
+
+
+def child(scenario: str, address: Address, spec: str, arguments: dict[str, object]) -> None:
+    """Run a scenario in this process with `spec` armed. The joining of store and bucket is not part of it."""
+    depot = address.depot()
+    failpoints.arm(spec)
+    SCENARIOS[scenario](depot, address, arguments)
+    os._exit(0)  # what a forked child inherits is not its own to clean up
+
+
+def run_swap(depot: Depot, address: Address, arguments: dict[str, object]) -> None:
+    with Keeper(depot.engine) as keeper:
+        (grant,) = keeper.take(["video/v1"])
+        swap(
+            depot,
+            "v1",
+            int(str(arguments["blob"])),
+            shrink=lambda _, place: _ready(arguments["result"], place),
+            scratch=Path(address.folder) / "scratch",
+            grant=grant,
+            run_id="run",
+            grace_days=7,
+        )
+
+
+def _ready(result: object, place: Path) -> Transcode | Refusal:
+    """Give the transcode made beforehand, as if it had just been made here."""
+    assert isinstance(result, Transcode)
+    copy = place / "result.webm"
+    shutil.copyfile(result.path, copy)
+    return Transcode(**{name: getattr(result, name) for name in Transcode.__slots__} | {"path": str(copy)})
+
+
+def run_upload(depot: Depot, address: Address, arguments: dict[str, object]) -> None:
+    with Keeper(depot.engine) as keeper:
+        (grant,) = keeper.take(["video/new"])
+        upload(
+            depot,
+            Path(str(arguments["clip"])),
+            user_id="eve",
+            video_id="new",
+            created_at=LONG_AGO,
+            scratch=Path(address.folder) / "scratch",
+            grant=grant,
+            run_id="run",
+            grace_days=7,
+        )
+
+
+def run_retire(depot: Depot, _: Address, arguments: dict[str, object]) -> None:
+    with Keeper(depot.engine) as keeper:
+        (grant,) = keeper.take(["flow/expire_videos"])
+        retire(depot, str(arguments["plan"]), ["v1", "v2"], grant=grant, run_id="run", grace_days=7)
+
+
+def run_purge(depot: Depot, _: Address, arguments: dict[str, object]) -> None:
+    with Keeper(depot.engine) as keeper:
+        (grant,) = keeper.take(["flow/purge_retired"])
+        due = arguments["blobs"]
+        assert isinstance(due, list)
+        chosen = list(dict.fromkeys([*unfinished(depot), *due]))
+        purge(depot, str(arguments["plan"]), chosen, grant=grant, run_id="run", grace_days=7)
+
+
+def run_restore(depot: Depot, _: Address, __: dict[str, object]) -> None:
+    try:
+        batch = find_restorable(depot, run_id="before")
+    except NotFound:
+        return  # an earlier run has restored all
+    restore(depot, batch, run_id="run", author="test", grace_days=7, hold_days=30)
+
+
+def run_sync(depot: Depot, address: Address, _: dict[str, object]) -> None:
+    orphans.ORPHAN_MIN_AGE *= 0  # LastModified cannot be dated back
+    with Keeper(depot.engine) as keeper:
+        (grant,) = keeper.take(["flow/sync_catalog"])
+        for intent in intents.open_intents(depot):
+            for lease in keeper.take([f"video/{intent.video_id}"]):
+                intents.settle(depot, intent, scratch=Path(address.folder) / "scratch", grant=lease, grace_days=7)
+        found = survey(depot, run_id="run", note=True)
+        listing_within(BlastRadius(min_population_percent=10), found.seen, found.expected)
+        confirm_missing(depot, found)
+        orphans.adopt(depot, found, grant=grant, run_id="run")
+        sync.lose(depot, found, grant=grant, run_id="run")
+        sync.mend(depot, found, grant=grant, run_id="run", grace_days=7)
+        orphans.sweep(depot, found, grant=grant, run_id="run", grace_days=7)
+        sync.finish(depot, found, "done")
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "swap": run_swap,
+    "upload": run_upload,
+    "retire": run_retire,
+    "purge": run_purge,
+    "restore": run_restore,
+    "sync": run_sync,
+}

@@ -1,0 +1,162 @@
+"""SIGKILL at every failpoint of every operation, then at every failpoint of its recovery: nothing is lost or stuck.
+
+Between a death and the next run, the dead run's leases are let expire: in life that takes a minute.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import NamedTuple
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.model import BlobState, Transcode, VideoState
+from reelkeeper.store.engine import transaction
+from reelkeeper.store.tables import orphans
+from tests.faults.conftest import Child, MakeWorld
+from tests.faults.world import LONG_AGO, World
+
+OPERATIONS = ["swap", "upload", "retire", "purge", "restore", "sync"]
+
+
+class Prepared(NamedTuple):
+    """A world in which an operation has something to do, and what it is told."""
+
+    world: World
+    arguments: dict[str, object]
+
+
+@pytest.fixture
+def prepare(make_world: MakeWorld, tiny_transcode: Transcode) -> Callable[[str], Prepared]:
+    def make(operation: str) -> Prepared:
+        world = make_world()
+        return Prepared(world, globals()[f"_for_{operation}"](world, tiny_transcode))
+
+    return make
+
+
+def _for_swap(world: World, result: Transcode) -> dict[str, object]:
+    blob = world.video("v1")
+    world.video("bystander")
+    return {"blob": blob, "result": result}
+
+
+def _for_upload(world: World, _: Transcode) -> dict[str, object]:
+    world.video("bystander")
+    return {"clip": str(world.clip)}
+
+
+def _for_retire(world: World, _: Transcode) -> dict[str, object]:
+    return {"plan": world.plan("expire_videos", "retire", [world.video("v1"), world.video("v2")])}
+
+
+def _for_purge(world: World, _: Transcode) -> dict[str, object]:
+    replaced = world.video("v1", blob_state=BlobState.RETIRED, due=True, current=False)
+    world.video("v1", generation=2)
+    whole = world.video("v2", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
+    vanished = world.video("v3", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True, stored=False)
+    world.video("bystander", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    chosen = [replaced, whole, vanished]
+    return {"plan": world.plan("purge_retired", "purge", chosen), "blobs": chosen}
+
+
+def _for_restore(world: World, _: Transcode) -> dict[str, object]:
+    for name in ("v1", "v2"):
+        world.video(name, state=VideoState.RETIRED, blob_state=BlobState.RETIRED, run_id="before")
+    world.swapped("v3", run_id="before")
+    world.video("bystander")
+    return {}
+
+
+def _for_sync(world: World, _: Transcode) -> dict[str, object]:
+    at, prefix = world.depot.bucket, world.address.prefix
+    for name in ("new1", "new2"):
+        at.put_once(f"{prefix}bob/{name}.mp4", world.clip, "video/mp4")
+    debris = at.put_once(f"{prefix}ann/v1/g1-00000000deadbeef.mp4", world.clip, "video/mp4")
+    world.video("v1", generation=2)
+    world.video("v2", stored=False)
+    world.video("v3", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    world.video("v4", state=VideoState.GONE, blob_state=BlobState.GONE)  # an object that came after its purge
+    world.video("v5", state=VideoState.LOST, blob_state=BlobState.LOST)  # and one that is found again
+    with transaction(world.depot.engine, "test") as session:
+        session.execute(
+            sa.insert(orphans).values(
+                key=debris.key,
+                size_bytes=debris.size_bytes,
+                etag=debris.etag,
+                last_modified=LONG_AGO,
+                first_seen_at=LONG_AGO,
+                last_seen_at=LONG_AGO,
+            )
+        )
+    return {}
+
+
+class Runner:
+    """Runs an operation in children, and counts how often it killed one."""
+
+    def __init__(self, start_child: Child, operation: str, prepared: Prepared) -> None:
+        self.start_child, self.operation, self.prepared = start_child, operation, prepared
+        self.kills = 0
+
+    def run(self, kill_at: int | None = None) -> bool:
+        """Run it, killed at its `kill_at`-th failpoint; True if it got to its end."""
+        spec = f"*=kill@{kill_at}" if kill_at else ""
+        process = self.start_child(self.operation, self.prepared.world.address, spec, self.prepared.arguments)
+        process.join(60)
+        assert process.exitcode in (0, -signal.SIGKILL), (
+            f"{self.operation} ended with {process.exitcode} under {spec!r}"
+        )
+        self.prepared.world.expire_leases()
+        self.kills += process.exitcode != 0
+        return process.exitcode == 0
+
+
+@pytest.fixture
+def runner(start_child: Child, prepare: Callable[[str], Prepared]) -> Callable[[str], Runner]:
+    return lambda operation: Runner(start_child, operation, prepare(operation))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_killed_at_any_failpoint_the_next_run_finishes(operation: str, runner: Callable[[str], Runner]):
+    for point in count(1):
+        one = runner(operation)
+        ended = one.run(kill_at=point)
+        if operation != "sync":  # its world begins with the differences that it is there to settle
+            one.prepared.world.check(settled=False)
+        assert one.run()
+        one.prepared.world.check()
+        if ended:
+            break
+    assert point > 2  # at the least, before and after one commit
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_killed_anywhere_and_its_recovery_killed_anywhere(
+    runner: Callable[[str], Runner], capsys: pytest.CaptureFixture[str]
+):
+    began, kills = time.monotonic(), 0
+    for operation in OPERATIONS:
+        for one in _pairs(operation, runner):
+            assert one.run()
+            one.prepared.world.check()
+            kills += one.kills
+    with capsys.disabled():
+        print(f"\n{kills} kills, {time.monotonic() - began:.0f} s: 0 lost, 0 stuck, 0 orphaned")
+    assert kills >= 500
+
+
+def _pairs(operation: str, runner: Callable[[str], Runner]) -> Iterator[Runner]:
+    """Kill at point i, then kill the recovery at point j; for every i and j that there are."""
+    for first in count(1):
+        for second in count(1):
+            one = runner(operation)
+            if one.run(kill_at=first):
+                return
+            ended = one.run(kill_at=second)
+            yield one
+            if ended:
+                break

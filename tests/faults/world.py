@@ -1,0 +1,278 @@
+"""A small world for the fault suites: a store, a bucket behind R2's rules, sentinels outside its prefix, and the master
+property that must hold after every kill.
+"""
+
+import hashlib
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from reelkeeper.adapters import ffmpeg, r2
+from reelkeeper.adapters.keys import blob_key
+from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.model import BlobState, VideoState
+from reelkeeper.operations.depot import Depot, join
+from reelkeeper.store import audit
+from reelkeeper.store.engine import open_engine, reading, transaction
+from reelkeeper.store.tables import (
+    audit_events,
+    blobs,
+    leases,
+    operations,
+    orphans,
+    plans,
+    users,
+    verdicts,
+    videos,
+)
+from tests.buckets import BUCKET
+from tests.doubles.r2 import R2Double
+
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+_DURATIONS: dict[str, tuple[int, float]] = {}  # sha256 -> decoded frames and seconds: equal bytes decode alike
+
+
+@dataclass(frozen=True)
+class Address:
+    """All that a child process needs to open the same world."""
+
+    store_url: str
+    endpoint_url: str
+    access_key_id: str
+    secret_access_key: str
+    prefix: str
+    folder: str
+
+    def depot(self) -> Depot:
+        bucket = r2.connect(self.endpoint_url, self.access_key_id, self.secret_access_key, BUCKET, self.prefix)
+        return join(open_engine(self.store_url), bucket)
+
+
+@dataclass
+class World:
+    """One deployment with a few videos, as a test arranges it."""
+
+    address: Address
+    double: R2Double
+    clip: Path
+    depot: Depot
+    outside: r2.Bucket
+    sentinels: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, folder: Path, migrated: Path, at: Endpoint, double: R2Double, clip: Path, name: str) -> "World":
+        folder.mkdir(parents=True)
+        shutil.copyfile(migrated, folder / "store.sqlite3")
+        address = Address(
+            f"sqlite:///{folder / 'store.sqlite3'}",
+            double.endpoint.endpoint_url,
+            at.access_key_id,
+            at.secret_access_key,
+            f"{name}/videos/",
+            str(folder),
+        )
+        outside = r2.connect(at.endpoint_url, at.access_key_id, at.secret_access_key, BUCKET, f"{name}/")
+        world = cls(address, double, clip, address.depot(), outside)
+        for key in ("video", "videos.mp4", "videos2/u/v.mp4", "other/g1.mp4"):
+            put = outside.put_bytes_once(f"{name}/{key}", key.encode(), "text/plain")
+            world.sentinels[put.key] = put.etag
+        with transaction(world.depot.engine, "test") as session:
+            session.execute(sa.insert(users).values(id="ann", tier="free", created_at=LONG_AGO))
+        return world
+
+    def video(
+        self,
+        video_id: str,
+        *,
+        state: VideoState = VideoState.LIVE,
+        blob_state: BlobState = BlobState.LIVE,
+        generation: int = 1,
+        clip: Path | None = None,
+        due: bool = False,
+        key: str | None = None,
+        current: bool = True,
+        stored: bool = True,
+        run_id: str | None = None,
+        recipe: str | None = None,
+    ) -> int:
+        """Add a video (or, if not `current`, one more blob of it) whose object is stored; returns the blob's id."""
+        clip = clip or self.clip
+        data = clip.read_bytes()
+        key = key or blob_key(self.address.prefix, "ann", video_id, generation, clip.suffix[1:])
+        if stored:
+            self.depot.bucket.put_once(key, clip, "video/mp4")
+        frames, seconds = decoded(clip)
+        retired = blob_state == BlobState.RETIRED
+        with transaction(self.depot.engine, "test") as session:
+            if not session.execute(sa.select(videos.c.id).where(videos.c.id == video_id)).scalar():
+                session.execute(
+                    sa.insert(videos).values(
+                        id=video_id,
+                        user_id="ann",
+                        generation=generation,
+                        state=state,
+                        created_at=LONG_AGO,
+                        retired_at=LONG_AGO if state == VideoState.RETIRED else None,
+                        run_id=run_id,
+                    )
+                )
+            blob_id: int = session.execute(
+                sa.insert(blobs)
+                .values(
+                    video_id=video_id,
+                    generation=generation,
+                    key=key,
+                    state=blob_state,
+                    size_bytes=len(data),
+                    etag=hashlib.md5(data, usedforsecurity=False).hexdigest(),
+                    sha256=hashlib.sha256(data).hexdigest(),
+                    codec=ffmpeg.inspect(clip).codec,
+                    frames=frames,
+                    duration_seconds=seconds,
+                    stored_at=LONG_AGO,
+                    retired_at=LONG_AGO if retired else None,
+                    purge_after=(LONG_AGO if due else datetime.now(UTC) + timedelta(days=7)) if retired else None,
+                    run_id=run_id,
+                    recipe=recipe,
+                )
+                .returning(blobs.c.id)
+            ).scalar_one()
+            if current:
+                session.execute(
+                    sa.update(videos).where(videos.c.id == video_id).values(blob_id=blob_id, generation=generation)
+                )
+        return blob_id
+
+    def swapped(self, video_id: str, *, run_id: str) -> None:
+        """Add a video that `run_id` has swapped: its first blob is retired and can be taken back."""
+        old = self.video(video_id, blob_state=BlobState.RETIRED, current=False)
+        new = self.video(video_id, generation=2, recipe="a recipe")
+        with transaction(self.depot.engine, "test") as session:
+            session.execute(
+                sa.insert(operations).values(
+                    id=video_id,
+                    kind="swap",
+                    state="done",
+                    video_id=video_id,
+                    old_blob_id=old,
+                    new_blob_id=new,
+                    generation=1,
+                    run_id=run_id,
+                    lease_token=1,
+                    detail={},
+                    created_at=LONG_AGO,
+                    updated_at=LONG_AGO,
+                )
+            )
+
+    def plan(self, flow: str, action: str, blob_ids: list[int]) -> str:
+        """Save a plan that says `action` for `blob_ids`."""
+        plan_id = f"{flow[:5]}{len(blob_ids)}"
+        with transaction(self.depot.engine, "test") as session:
+            session.execute(
+                sa.insert(plans).values(
+                    id=plan_id,
+                    flow=flow,
+                    state="applied",
+                    as_of=datetime.now(UTC),
+                    created_at=datetime.now(UTC),
+                    run_id="run",
+                    policy={},
+                    policy_hash="",
+                    population=0,
+                    population_bytes=0,
+                    kept={},
+                )
+            )
+            for blob in session.execute(sa.select(blobs).where(blobs.c.id.in_(blob_ids))).all():
+                session.execute(
+                    sa.insert(verdicts).values(
+                        plan_id=plan_id,
+                        blob_id=blob.id,
+                        video_id=blob.video_id,
+                        user_id="ann",
+                        generation=blob.generation,
+                        action=action,
+                        rule="test",
+                        reason="a test says so",
+                        size_bytes=blob.size_bytes,
+                    )
+                )
+        return plan_id
+
+    def expire_leases(self) -> None:
+        """Let the minute pass after which a dead run's leases are free."""
+        with transaction(self.depot.engine, "test") as session:
+            session.execute(sa.update(leases).values(expires_at=LONG_AGO))
+
+    def check(self, *, settled: bool = True) -> None:
+        """The master property. `settled`: the recovery has ended, so nothing may be left half done."""
+        stored = {one.key: one for page in self.depot.bucket.pages() for one in page}
+        with reading(self.depot.engine) as session:
+            rows = session.execute(sa.select(blobs)).all()
+            live = session.execute(
+                sa.select(
+                    videos.c.id, blobs.c.key, blobs.c.state, blobs.c.sha256, blobs.c.duration_seconds, blobs.c.frames
+                )
+                .join(blobs, blobs.c.id == videos.c.blob_id)
+                .where(videos.c.state == VideoState.LIVE)
+            ).all()
+            noted = set(session.execute(sa.select(orphans.c.key)).scalars())
+            open_operations = session.execute(sa.select(operations).where(operations.c.state == "open")).all()
+            audit.verify(session)
+            done = Counter(
+                (row.event, row.blob_id)
+                for row in session.execute(sa.select(audit_events.c.event, audit_events.c.blob_id))
+                if row.event != "hold"
+            )
+        for video in live:
+            assert video.state == BlobState.LIVE, f"{video.id} is live on a blob that is {video.state}"
+            assert video.key in stored, f"LOST: {video.id} is live, and nothing is stored at {video.key}"
+            self._assert_readable(video)
+        keys = {row.key: row.state for row in rows}
+        without_row = stored.keys() - keys.keys() - noted
+        assert not without_row, f"ORPHANED: {without_row}"
+        back = {key for key in stored if keys.get(key) == BlobState.GONE}
+        assert not back, f"still stored although gone: {back}"
+        repeated = {effect: times for effect, times in done.items() if times > 1}
+        assert not repeated, f"done more than once: {repeated}"
+        self._assert_effects_once()
+        now_outside = {key: (found.etag if (found := self.outside.head(key)) else None) for key in self.sentinels}
+        assert now_outside == self.sentinels, "something outside the prefix has changed"
+        if settled:
+            stuck = [row.key for row in rows if row.state in (BlobState.PENDING, BlobState.DELETING)]
+            assert not stuck, f"STUCK: {stuck}"
+            assert not open_operations, f"STUCK: {open_operations}"
+
+    def _assert_effects_once(self) -> None:
+        inside = self.address.prefix
+        put = Counter(one.key for one in self.double.sent("PutObject") if one.status == 200)
+        deleted = Counter(self.double.deleted())
+        assert not {key: times for key, times in put.items() if times > 1 and key.startswith(inside)}
+        assert not {key: times for key, times in deleted.items() if times > 1 and key.startswith(inside)}
+        assert not {key for key in deleted if key in self.sentinels}
+
+    def _assert_readable(self, video: sa.Row[tuple[object, ...]]) -> None:
+        path = Path(self.address.folder) / "check.bin"
+        digest = self.depot.bucket.download(video.key, path)
+        assert video.sha256 in (None, digest), f"CORRUPT: {video.id}"
+        if video.frames is not None:
+            if digest not in _DURATIONS:
+                _DURATIONS[digest] = decoded(path)
+            frames, seconds = _DURATIONS[digest]
+            assert frames == video.frames
+            assert abs(seconds - video.duration_seconds) < 0.1
+        path.unlink()
+
+
+def decoded(clip: Path) -> tuple[int, float]:
+    """Frames and seconds that really decode."""
+    key = hashlib.sha256(clip.read_bytes()).hexdigest()
+    if key not in _DURATIONS:
+        result = ffmpeg.decode(clip, ffmpeg.inspect(clip))
+        _DURATIONS[key] = (result.frames, result.duration_seconds)
+    return _DURATIONS[key]
