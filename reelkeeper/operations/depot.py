@@ -38,13 +38,19 @@ def open_depot(settings: Settings) -> Iterator[Depot]:
     Raises IdentityMismatch when the bucket is not this store's, SchemaError when the store is of another version,
     IntegrityDoubt when the clocks are too far apart to judge ages by.
     """
+    with open_store(settings) as engine, open_bucket(settings) as bucket:
+        yield join(engine, bucket)
+
+
+@contextmanager
+def open_store(settings: Settings) -> Iterator[Engine]:
+    """Open the store alone; the embedded one is made and upgraded on the way. Raises SchemaError."""
     engine = open_engine(settings.store_url)
-    if settings.database_url is None:
-        schema.upgrade(engine)
-    schema.require_current(engine)
     try:
-        with open_bucket(settings) as bucket:
-            yield join(engine, bucket)
+        if settings.database_url is None:
+            schema.upgrade(engine)
+        schema.require_current(engine)
+        yield engine
     finally:
         engine.dispose()
 
