@@ -30,8 +30,10 @@ def shrink(
 ) -> Transcode | Refusal:
     """Search the smallest WebM of `source` that passes `acceptance`; leave it in the folder `scratch`.
 
-    `remaining_days` is what is left of the video's life, for the payback gate. `progress` is called twice a second while a tool runs; whatever it raises ends the tool and is passed on. Raises
-    ToolMissing, and MediaTimeout or MediaError for what another try may mend; all else is a Refusal with its reason.
+    `remaining_days` is what is left of the video's life, for the payback gate. `progress` is called twice a second
+    while a tool runs; whatever it raises ends the tool and is passed on. The same source and tools give the same
+    bytes. Raises ToolMissing, and MediaTimeout or MediaError for what another try may mend; all else is a Refusal
+    with its reason.
     """
     recipe, acceptance = recipe or Recipe(), acceptance or Acceptance()
     encoder = ffmpeg.tools().encoder(recipe.codec)
@@ -44,7 +46,7 @@ def shrink(
     if refusal:
         return refusal
     with desk(scratch) as work:
-        search = _Search(source, work, media, recipe, acceptance, progress=progress)
+        search = _Search(source, work, media, recipe, acceptance, limits=limits, progress=progress)
         try:
             search.run()
         except NotAVideo as wrong:
@@ -52,7 +54,7 @@ def shrink(
         if search.chosen is None:
             return Refusal("no_good_result", _why(search, acceptance), mark)
         probe, draft, quality = search.chosen
-        result = ffmpeg.inspect(draft)
+        result = ffmpeg.inspect(draft, limits)
         if refusal := transcode.accept(media, result, quality, recipe, acceptance, mark=mark):
             return refusal
         final = scratch / f"{secrets.token_hex(8)}.webm"
@@ -85,10 +87,11 @@ class _Search:
         recipe: Recipe,
         acceptance: Acceptance,
         *,
+        limits: MediaLimits | None,
         progress: Callable[[], None] | None,
     ) -> None:
         self.source, self.work, self.media, self.progress = source, work, media, progress
-        self.recipe, self.acceptance = recipe, acceptance
+        self.recipe, self.acceptance, self.limits = recipe, acceptance, limits
         self.probes: list[crf.Probe] = []
         self.chosen: tuple[crf.Probe, Path, Quality] | None = None
         self.cpu_seconds = 0.0
@@ -117,15 +120,16 @@ class _Search:
             preset=self.recipe.effort,
             crf=wanted,
             most_bytes=most,
+            limits=self.limits,
             watch=self._watch,
         )
         self.cpu_seconds += encoded.cpu_seconds
         if not encoded.complete or encoded.size_bytes > most:
             return crf.Probe(wanted, encoded.size_bytes), None
-        frames = ffmpeg.inspect(draft).frames
+        frames = ffmpeg.inspect(draft, self.limits).frames
         if not encoded.frames == frames == self.media.frames:
             raise NotAVideo(f"{encoded.frames} frames encoded, {frames} written, {self.media.frames} in the source")
-        quality, cpu_seconds = ffmpeg.measure(draft, self.source, self.media, watch=self._watch)
+        quality, cpu_seconds = ffmpeg.measure(draft, self.source, self.media, limits=self.limits, watch=self._watch)
         self.cpu_seconds += cpu_seconds
         return crf.Probe(wanted, encoded.size_bytes, quality.mean, quality.p5), quality
 
@@ -154,16 +158,16 @@ class Expected(Protocol):
     @property
     def sha256(self) -> str: ...  # noqa: D102  the bytes
     @property
-    def size_bytes(self) -> int: ...  # noqa: D102
+    def size_bytes(self) -> int: ...  # noqa: D102  its name says it
     @property
-    def codec(self) -> str: ...  # noqa: D102
+    def codec(self) -> str: ...  # noqa: D102  its name says it
     @property
-    def frames(self) -> int: ...  # noqa: D102
+    def frames(self) -> int: ...  # noqa: D102  its name says it
     @property
     def duration_seconds(self) -> float: ...  # noqa: D102  of the video stream
 
 
-def verify_stored(path: Path, expected: Expected) -> None:
+def verify_stored(path: Path, expected: Expected, limits: MediaLimits | None = None) -> None:
     """Check a file read back from the bucket against what was announced, down to its last frame.
 
     Raises IntegrityDoubt where bytes, codec, frames or duration differ, NotAVideo where it does not decode to its end.
@@ -175,8 +179,8 @@ def verify_stored(path: Path, expected: Expected) -> None:
         raise IntegrityDoubt(
             f"stored: {size} bytes, sha256 {sha256}; announced: {expected.size_bytes} bytes, {expected.sha256}"
         )
-    media = ffmpeg.inspect(path)
-    decoded = ffmpeg.decode(path, media)
+    media = ffmpeg.inspect(path, limits)
+    decoded = ffmpeg.decode(path, media, limits)
     if media.codec != expected.codec or decoded.frames != expected.frames:
         raise IntegrityDoubt(
             f"decoded: {decoded.frames} frames of {media.codec}; announced: {expected.frames} of {expected.codec}"

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reelkeeper.model import Media, Quality, Refusal
+from reelkeeper.rules.payback import Payback
 
 _TEXT_SUBTITLES = {"mov_text", "webvtt", "subrip", "ass", "ssa", "text"}  # what WebVTT can hold
 _MOST_CHANNELS = 8  # of Opus in WebM: RFC 7845, 5.1.1.2
@@ -34,6 +35,7 @@ class Recipe(BaseModel):
     skip_codecs: tuple[str, ...] = Field(("av1", "vp9", "hevc"), description="Already efficient: left alone")
     skip_bits_per_pixel: float = Field(0.03, ge=0, description="Below this a source is efficient already")
     probe_once_bits_per_pixel: float = Field(0.08, ge=0, description="Below this one probe decides")
+    payback: Payback = Field(Payback(), description="Whether an encode must pay for itself")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -25,7 +25,7 @@ def wall_seconds(media: Media) -> float:
     return 60 + 40 * media.duration_seconds * media.width * media.height / 1e6
 
 
-def call(spec: Any, work: Path, media: Media, watch: Watch | None, file_bytes: int = 256 << 20) -> Finished:  # noqa: ANN401  ffmpeg-python has no types
+def call(spec: Any, work: Path, media: Media, watch: Watch | None = None, file_bytes: int = 256 << 20) -> Finished:  # noqa: ANN401  ffmpeg-python has no types
     """Run the graph `spec` over `media` in the folder `work`, with no file larger than `file_bytes`.
 
     Raises MediaTimeout at a limit. How it ended is for the caller to check.
@@ -35,6 +35,6 @@ def call(spec: Any, work: Path, media: Media, watch: Watch | None, file_bytes: i
         argv,
         desk=work,
         bounds=Bounds(wall_seconds=wall_seconds(media), file_bytes=file_bytes),
-        isolate_network=tools().network_isolated,
+        walls=tools().walls,
         watch=watch or (lambda _: False),
     )

@@ -50,6 +50,7 @@ def encode(
     preset: int,
     crf: int,
     most_bytes: int | None = None,
+    limits: MediaLimits | None = None,
     watch: Watch | None = None,
 ) -> Encoded:
     """Encode `source`, described by `media`, to `output`; end early once it exceeds `most_bytes`.
@@ -63,7 +64,7 @@ def encode(
         return too_large or (watch is not None and watch(progress))
 
     with desk(output.parent) as work:
-        clip = admit(source, work, limits := MediaLimits())
+        clip = admit(source, work, limits := limits or MediaLimits())
         whole, draft = ffmpeg.input(clip.url, threads=1, **clip.options(limits)), work / "out.webm"
         picture = whole["V:0"]
         pixels = "yuv420p10le" if media.bit_depth > 8 else "yuv420p"  # noqa: PLR2004  bits
@@ -125,6 +126,7 @@ def _beside(media: Media) -> dict[str, Any]:
 
 
 def _tags(media: Media) -> dict[str, Any]:
+    """Keep the tags, and creation_time, which WebM drops otherwise; bitexact: the same source gives the same bytes."""
     tags = _BLANKED | ({"creation_time": media.creation_time} if media.creation_time else {})
     named = {f"metadata:g:{index}": f"{key}={value}" for index, (key, value) in enumerate(tags.items())}
-    return {"map_metadata": 0, "map_chapters": -1, "dn": None, **named}
+    return {"map_metadata": 0, "map_chapters": -1, "dn": None, "fflags": "+bitexact", **named}

@@ -1,18 +1,14 @@
-"""What a file is, counted packet by packet with ffprobe, and what it decodes to with ffmpeg."""
+"""What a file says it is, counted packet by packet with ffprobe."""
 
 import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ffmpeg
-
-from reelkeeper.adapters.ffmpeg.command import call
 from reelkeeper.adapters.ffmpeg.intake import Clip, admit, desk, has_content_credentials
-from reelkeeper.adapters.ffmpeg.runner import Watch, run
+from reelkeeper.adapters.ffmpeg.runner import run
 from reelkeeper.adapters.ffmpeg.sandbox import Bounds
 from reelkeeper.adapters.ffmpeg.tools import tools
 from reelkeeper.errors import NotAVideo
@@ -37,7 +33,7 @@ def inspect(path: Path, limits: MediaLimits | None = None) -> Media:
         for name, value in clip.options(limits).items():
             argv += [f"-{name}", str(value)]
         argv += ["-show_packets", "-show_entries", _ENTRIES, "-of", "json=c=1", clip.url]
-        ended = run(argv, desk=work, bounds=Bounds(), isolate_network=tools().network_isolated)
+        ended = run(argv, desk=work, bounds=Bounds(), walls=tools().walls)
         said = json.loads(ended.check("ffprobe", complaints=True).output)
         return _within(_media(said, clip), limits)
 
@@ -115,7 +111,7 @@ def _stream(said: Mapping[str, Any]) -> Stream:
 
 
 def _seconds(stream: Mapping[str, Any]) -> float | None:
-    """How long a stream lasts. WebM keeps that in a tag, as hours:minutes:seconds."""
+    """How long a stream lasts. Matroska keeps when it ends in a tag, as hours:minutes:seconds."""
     if (plain := _number(stream.get("duration"))) is not None:
         return plain
     parts = stream.get("tags", {}).get("DURATION", "").split(":")
@@ -123,7 +119,7 @@ def _seconds(stream: Mapping[str, Any]) -> float | None:
         hours, minutes, seconds = (float(part) for part in parts)
     except ValueError:
         return None
-    return hours * 3600 + minutes * 60 + seconds
+    return hours * 3600 + minutes * 60 + seconds - max(0.0, _number(stream.get("start_time")) or 0.0)
 
 
 def _rotation(stream: Mapping[str, Any]) -> float:
@@ -146,43 +142,3 @@ def _ratio(text: str, sign: str, *, otherwise: float) -> float:
 
 def _known(value: str | None) -> str | None:
     return None if value in (None, "unknown", "reserved") else value
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """What came out of a complete decode: video frames, and how long each stream really lasts."""
-
-    frames: int
-    duration_seconds: float
-    audio_seconds: tuple[float, ...]
-    cpu_seconds: float
-
-
-def decode(path: Path, media: Media | None = None, watch: Watch | None = None) -> Decoded:
-    """Decode every frame and sample of `path`, described by `media`. Its first error raises NotAVideo."""
-    media = media or inspect(path)
-    with desk() as work:
-        clip = admit(path, work, limits := MediaLimits())
-        whole, log = ffmpeg.input(clip.url, threads=1, **clip.options(limits)), work / "frames.txt"
-        streams = [whole["V:0"], *([whole["a"]] if media.audio else [])]
-        ended = call(
-            ffmpeg.output(*streams, f"file:{log}", f="framecrc", fps_mode="passthrough"), work, media, watch
-        ).check("decode")
-        return _decoded(log.read_text(), ended.cpu_seconds)
-
-
-def _decoded(log: str, cpu_seconds: float) -> Decoded:
-    """Read ffmpeg's framecrc format: `#tb 0: 1/1000`, then `stream, dts, pts, duration, size, crc` for each frame."""
-    ticks: dict[int, float] = {}
-    ends: dict[int, float] = {}
-    frames = 0
-    for line in log.splitlines():
-        if line.startswith("#tb "):
-            stream, _, base = line[4:].partition(": ")
-            ticks[int(stream)] = _ratio(base, "/", otherwise=0.0)
-        elif not line.startswith("#"):
-            index, _, start, lasts, *_ = (part.strip() for part in line.split(","))
-            stream_index = int(index)
-            frames += stream_index == 0
-            ends[stream_index] = max(ends.get(stream_index, 0.0), (int(start) + int(lasts)) * ticks[stream_index])
-    return Decoded(frames, ends.pop(0, 0.0), tuple(ends[stream] for stream in sorted(ends)), cpu_seconds)

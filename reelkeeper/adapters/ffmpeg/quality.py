@@ -15,18 +15,24 @@ from reelkeeper.model import Media, MediaLimits, Quality
 
 _MODEL, _MODEL_4K = "vmaf_v0.6.1", "vmaf_4k_v0.6.1"
 _ABOVE_1440P = 2560 * 1440
-_TICKS = 40_000  # between two frames, in microseconds: any constant would do
+_TICKS = 40_000  # between two frames, in microseconds: any constant would do, if the muxer counts in them as well
 
 
 def measure(
-    distorted: Path, reference: Path, media: Media, *, subsample: int = 1, watch: Watch | None = None
+    distorted: Path,
+    reference: Path,
+    media: Media,
+    *,
+    subsample: int = 1,
+    limits: MediaLimits | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Quality, float]:
     """Compare every `subsample`-th frame of `distorted` with `reference`, described by `media`; with CPU seconds.
 
     Frames are paired by their index: WebM rounds timestamps to milliseconds, and pairing by time then compares
     neighbours (measured: 95.0 becomes 79.4 at 24 fps). Both must therefore have `media.frames` frames.
-    Raises ToolMissing without libvmaf, NotAVideo where either file fails to decode or a frame went uncompared,
-    MediaError where libvmaf crashed. None of these is ever a pass.
+    Raises ToolMissing without libvmaf, NotAVideo where either file fails to decode, a frame went uncompared or libvmaf
+    crashed, which it does on some input. None of these is ever a pass.
     """
     if not tools().measures_quality:
         raise ToolMissing(
@@ -36,7 +42,7 @@ def measure(
     model = _MODEL_4K if media.width * media.height > _ABOVE_1440P else _MODEL
     pixels = "yuv420p10le" if media.bit_depth > 8 else "yuv420p"  # noqa: PLR2004  bits
     with desk() as work:
-        limits, sides = MediaLimits(), []
+        limits, sides = limits or MediaLimits(), []
         for name, path in (("distorted", distorted), ("reference", reference)):
             clip = admit(path, work, limits, name)
             picture = ffmpeg.input(clip.url, threads=1, **clip.options(limits))["V:0"]
@@ -51,7 +57,7 @@ def measure(
             log_fmt="json",
             log_path="vmaf.json",  # in the folder where ffmpeg runs
         )
-        spec = ffmpeg.output(compared, "-", f="null", fps_mode="passthrough")
+        spec = ffmpeg.output(compared, "-", f="null", fps_mode="passthrough", enc_time_base="1:1000000")
         ended = call(spec, work, media, watch).check("quality")
         frames = json.loads((work / "vmaf.json").read_text())["frames"]
     scores = [float(frame["metrics"]["vmaf"]) for frame in frames]

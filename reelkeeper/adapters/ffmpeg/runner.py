@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -12,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from reelkeeper.adapters.ffmpeg.sandbox import ENVIRONMENT, Bounds, confinement
+from reelkeeper.adapters.ffmpeg.sandbox import ENVIRONMENT, Bounds, Walls, confinement
 from reelkeeper.errors import MediaError, MediaTimeout, NotAVideo
 
 _TICK_SECONDS = 0.5
 _MERCY_SECONDS = 3.0  # between SIGTERM and SIGKILL
 _TAIL_BYTES = 4096
 _OUTPUT_BYTES = 16 << 20
+_FROM_OUTSIDE = {"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"}  # also the kernel's, when memory runs out
 # What the machine could not give, as opposed to what is wrong with the file: trying again may help.
-_TRANSIENT = ("No space left on device", "Cannot allocate memory", "Resource temporarily unavailable")
+_TRANSIENT = ("No space left on device", "Resource temporarily unavailable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,13 @@ class Finished:
     def check(self, what: str, *, complaints: bool = False) -> "Finished":
         """Return this if the tool succeeded and, unless `complaints` are allowed, wrote nothing to stderr.
 
-        Raises NotAVideo where the file is to blame, MediaError where the machine is or the tool crashed.
+        Raises NotAVideo where the file is to blame, also for a crash of the tool; MediaError where the machine is.
         """
-        tail = self.complaints.strip()[-600:] or "nothing on stderr"
+        tail = _digest(self.complaints) or "nothing on stderr"
         if self.returncode < 0:
-            raise MediaError(f"{what}: ended by {signal.Signals(-self.returncode).name}; {tail}")
+            name = signal.Signals(-self.returncode).name
+            blame = MediaError if name in _FROM_OUTSIDE else NotAVideo
+            raise blame(f"{what}: ended by {name}; {tail}")
         if any(word in tail for word in _TRANSIENT):
             raise MediaError(f"{what}: {tail}")
         if self.returncode or (self.complaints.strip() and not complaints):
@@ -58,17 +62,21 @@ class Finished:
         return self
 
 
+def _digest(complaints: str) -> str:
+    """Keep the last three different lines, without the addresses that make each run's differ."""
+    lines = [re.sub(r" @ 0x[0-9a-f]+", "", line).strip() for line in complaints.splitlines()]
+    return "; ".join(list(dict.fromkeys(filter(None, reversed(lines))))[2::-1])[:600]
+
+
 Watch = Callable[[Progress], bool]
 
 
-def run(
-    argv: Sequence[str], *, desk: Path, bounds: Bounds, isolate_network: bool, watch: Watch | None = None
-) -> Finished:
+def run(argv: Sequence[str], *, desk: Path, bounds: Bounds, walls: Walls, watch: Watch | None = None) -> Finished:
     """Run `argv` in the folder `desk`. `watch` hears of progress twice a second; True from it ends the tool.
 
     Whatever `watch` raises ends the tool as well and is passed on. Raises MediaTimeout at the wall or stall limit.
     """
-    with tempfile.TemporaryFile(dir=desk) as errors:
+    with tempfile.TemporaryFile(dir=desk) as errors, confinement(argv[0], desk, bounds, walls) as confine:
         process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -77,7 +85,7 @@ def run(
             cwd=desk,
             env=ENVIRONMENT | {"HOME": str(desk)},
             start_new_session=True,
-            preexec_fn=confinement(bounds, isolate_network=isolate_network),  # noqa: PLW1509  see sandbox.py
+            preexec_fn=confine,  # noqa: PLW1509  see sandbox.py
         )
         assert process.stdout  # noqa: S101  for the type checker: stdout=PIPE
         reading = _Reading(process.stdout, bounds, Path(argv[0]).name, watch)

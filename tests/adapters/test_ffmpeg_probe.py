@@ -1,0 +1,87 @@
+"""What is said of a file is what it holds, and what it holds is counted."""
+
+from pathlib import Path
+
+import pytest
+
+from reelkeeper.adapters import ffmpeg
+from reelkeeper.errors import NotAVideo
+from reelkeeper.model import MediaLimits
+from tests.clips import MakeClip, natural, tool
+
+C2PA_BOX = (24).to_bytes(4, "big") + b"uuid" + bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
+
+
+def test_a_natural_clip_is_described_as_it_is() -> None:
+    media = ffmpeg.inspect(natural("bunny"))
+    assert (media.container, media.codec, media.width, media.height) == ("mov", "h264", 1280, 720)
+    assert (media.frames, media.duration_seconds, media.bit_depth) == (132, 5.28, 8)
+    assert [(s.codec, s.channels) for s in media.audio] == [("aac", 6)]
+
+
+def test_frames_cut_away_by_an_edit_list_are_not_counted(make_clip: MakeClip, tmp_path: Path) -> None:
+    whole = make_clip(seconds=2, codec="libx264 -g 48 -bf 0")
+    part = tool("-ss", "0.5", "-i", str(whole), "-c", "copy", str(tmp_path / "part.mp4"))
+    media = ffmpeg.inspect(part)
+    assert media.frames == ffmpeg.decode(part).frames < ffmpeg.inspect(whole).frames
+
+
+def test_a_rotated_clip_has_the_size_it_is_shown_at(make_clip: MakeClip, tmp_path: Path) -> None:
+    turned = tool(
+        "-display_rotation", "90", "-i", str(make_clip(size="96x64")), "-c", "copy", str(tmp_path / "turned.mp4")
+    )
+    media = ffmpeg.inspect(turned)
+    assert (media.width, media.height) == (64, 96)
+    assert media.display_aspect == pytest.approx(64 / 96)
+
+
+@pytest.mark.parametrize(("pixels", "depth"), [("yuv420p", 8), ("yuv420p10le", 10), ("yuv444p", 8)])
+def test_bit_depth_is_known(make_clip: MakeClip, pixels: str, depth: int) -> None:
+    assert ffmpeg.inspect(make_clip(pixels=pixels)).bit_depth == depth
+
+
+def test_transparency_is_seen(make_clip: MakeClip) -> None:
+    in_mov = make_clip(codec="prores_ks -profile:v 4444", pixels="yuva444p10le", suffix="mov")
+    in_webm = make_clip("-auto-alt-ref", "0", codec="libvpx-vp9", pixels="yuva420p", sound="libopus", suffix="webm")
+    assert ffmpeg.inspect(in_mov).has_alpha
+    assert ffmpeg.inspect(in_webm).has_alpha
+
+
+def test_content_credentials_are_seen(tiny_clip: Path, tmp_path: Path) -> None:
+    signed = tmp_path / "signed.mp4"
+    signed.write_bytes(tiny_clip.read_bytes() + C2PA_BOX)
+    assert ffmpeg.inspect(signed).content_credentials
+    assert not ffmpeg.inspect(tiny_clip).content_credentials
+
+
+def test_a_cover_picture_is_not_the_video(make_clip: MakeClip, tmp_path: Path) -> None:
+    cover = tool("-f", "lavfi", "-i", "color=s=32x32", "-frames:v", "1", str(tmp_path / "cover.png"))
+    merged = ["-i", str(cover), "-map", "1", "-map", "0", "-c", "copy", "-disposition:v:0", "attached_pic"]
+    media = ffmpeg.inspect(tool("-i", str(make_clip()), *merged, str(tmp_path / "cover.mp4")))
+    assert (media.codec, media.width, media.video_streams) == ("h264", 64, 1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "figure"),
+    [
+        ({"max_size_bytes": 1000}, "bytes"),
+        ({"max_pixels": 4095}, "pixel count 4095"),
+        ({"max_side": 63}, "64 pixels"),
+        ({"min_side": 65}, "64 pixels"),
+        ({"max_duration_seconds": 0.4}, "0.5 seconds"),
+        ({"min_duration_seconds": 0.6}, "0.5 seconds"),
+        ({"max_frames": 11}, "12 frames"),
+        ({"max_frame_rate": 23}, "24 frames a second"),
+        ({"max_streams": 1}, "2 streams"),
+    ],
+)
+def test_what_exceeds_a_limit_is_refused_with_its_figure(tiny_clip: Path, limits: dict[str, int], figure: str) -> None:
+    with pytest.raises(NotAVideo, match=figure):
+        ffmpeg.inspect(tiny_clip, MediaLimits.model_validate(limits))
+
+
+def test_a_decode_tells_how_long_each_stream_really_is() -> None:
+    decoded = ffmpeg.decode(natural("bunny"))
+    assert decoded.frames == 132
+    assert decoded.duration_seconds == pytest.approx(5.28)
+    assert list(decoded.audio_seconds) == pytest.approx([5.312])

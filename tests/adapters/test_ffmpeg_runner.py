@@ -1,0 +1,183 @@
+"""A tool gets what it needs and no more: not our secrets, not the network, not the machine, not another file."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]  # it ships no types
+import pytest
+
+from reelkeeper.adapters.ffmpeg import tools
+from reelkeeper.adapters.ffmpeg.runner import Finished, Progress, run
+from reelkeeper.adapters.ffmpeg.sandbox import Bounds, Walls
+from reelkeeper.errors import MediaError, MediaTimeout, NotAVideo
+
+ENDLESS = ["-f", "lavfi", "-i", "testsrc2=s=640x360", "-c:v", "libx264", "-f", "null", "-"]
+REPORTING = ["-nostats", "-progress", "pipe:1", "-stats_period", "0.1"]
+OPEN = Walls(network=False, files=False)
+
+
+def shell(script: str, desk: Path, walls: Walls = OPEN, wall_seconds: float = 60) -> Finished:
+    return run(["/bin/sh", "-c", script], desk=desk, bounds=Bounds(wall_seconds), walls=walls)
+
+
+def ffmpeg_children() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if "ffmpeg" in p.name()]
+
+
+def test_a_tool_past_its_wall_limit_is_ended(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(MediaTimeout, match="limit of 1 s"):
+        run([tools().ffmpeg, *ENDLESS], desk=tmp_path, bounds=Bounds(wall_seconds=1), walls=tools().walls)
+    assert time.monotonic() - started < 6
+    assert not ffmpeg_children()
+
+
+def test_a_tool_that_stalls_is_ended(tmp_path: Path) -> None:
+    with pytest.raises(MediaTimeout, match="no progress"):
+        run(
+            ["/bin/sh", "-c", "echo frame=1; echo progress=continue; exec sleep 60"],
+            desk=tmp_path,
+            bounds=Bounds(stall_seconds=1),
+            walls=OPEN,
+            watch=lambda _: False,
+        )
+
+
+def test_a_tool_that_ignores_the_first_signal_is_killed(tmp_path: Path) -> None:
+    with pytest.raises(MediaTimeout):
+        shell("trap '' TERM; while :; do sleep 0.1; done", tmp_path, wall_seconds=1)
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_whatever_the_watcher_raises_ends_the_tool_and_is_passed_on(tmp_path: Path) -> None:
+    def lost(progress: Progress) -> bool:
+        if progress.frames:
+            raise InterruptedError("the lease is lost")
+        return False
+
+    with pytest.raises(InterruptedError, match="lease"):
+        run([tools().ffmpeg, *REPORTING, *ENDLESS], desk=tmp_path, bounds=Bounds(), walls=tools().walls, watch=lost)
+    assert not ffmpeg_children()
+
+
+def test_a_watcher_may_end_the_tool_early(tmp_path: Path) -> None:
+    argv = [tools().ffmpeg, *REPORTING, *ENDLESS]
+    ended = run(argv, desk=tmp_path, bounds=Bounds(), walls=tools().walls, watch=lambda p: p.frames > 0)
+    assert ended.stopped
+    assert ended.cpu_seconds > 0
+
+
+def test_a_flood_on_stderr_does_not_block(tmp_path: Path) -> None:
+    ended = shell("i=0; while [ $i -lt 20000 ]; do echo 'a complaint of some length' >&2; i=$((i+1)); done", tmp_path)
+    assert ended.returncode == 0
+    assert len(ended.complaints) <= 4096
+
+
+def test_output_beyond_all_measure_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotAVideo, match="MiB"):
+        shell("exec cat /dev/zero", tmp_path)
+
+
+def test_no_secret_reaches_a_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REELKEEPER_S3_SECRET_ACCESS_KEY", "canary-8d1f")
+    assert b"canary-8d1f" not in shell("env", tmp_path).output
+
+
+def test_a_tool_has_limits_of_the_kernel(tmp_path: Path) -> None:
+    limits = shell("ulimit -v; ulimit -c; ulimit -n; ulimit -f; nice", tmp_path).output.split()
+    assert limits[:3] == [b"4194304", b"0", b"64"]
+    assert int(limits[3]) * 512 == Bounds().file_bytes
+    assert int(limits[4]) - os.nice(0) == 10
+
+
+def test_a_tool_that_wants_more_memory_than_its_limit_fails(tmp_path: Path) -> None:
+    bounds = Bounds(memory_bytes=300 << 20)
+    argv = [tools().ffmpeg, "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=1280x720:d=1"]
+    ended = run([*argv, "-c:v", "libsvtav1", "-f", "null", "-"], desk=tmp_path, bounds=bounds, walls=tools().walls)
+    assert ended.returncode != 0
+
+
+def test_a_tool_dies_with_its_parent(tmp_path: Path) -> None:
+    script = f"""
+        from pathlib import Path
+        from reelkeeper.adapters.ffmpeg.runner import run
+        from reelkeeper.adapters.ffmpeg.sandbox import Bounds, Walls
+        run(["/bin/sh", "-c", "echo $$ > pid; exec sleep 60"], desk=Path({str(tmp_path)!r}), bounds=Bounds(),
+            walls=Walls(False, False))
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)]) as parent:
+        pid_file, deadline = tmp_path / "pid", time.monotonic() + 20
+        while not (pid_file.exists() and pid_file.read_text().strip()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        child = psutil.Process(int(pid_file.read_text()))
+        parent.send_signal(signal.SIGKILL)
+    assert child.wait(timeout=5) is None
+    assert not child.is_running()
+
+
+def test_the_network_is_out_of_reach(tmp_path: Path) -> None:
+    """Even for an ffmpeg that is told to fetch a URL: what a taken-over decoder could try."""
+    if not any(tools().walls):
+        pytest.skip("this kernel grants neither a network namespace nor Landlock")
+    calls: list[object] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        listener = threading.Thread(target=lambda: _count(server, calls))
+        listener.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        argv = [tools().ffmpeg, "-v", "error", "-i", url, "-f", "null", "-"]
+        ended = run(argv, desk=tmp_path, bounds=Bounds(wall_seconds=10), walls=tools().walls)
+        listener.join()
+    assert ended.returncode != 0
+    assert not calls
+
+
+def _count(server: socket.socket, calls: list[object]) -> None:
+    for _ in range(5):
+        try:
+            connection, _ = server.accept()
+        except TimeoutError:
+            continue
+        calls.append(connection)
+        connection.close()
+
+
+def test_other_files_are_out_of_reach(tmp_path: Path) -> None:
+    if not tools().walls.files:
+        pytest.skip("this kernel has no Landlock")
+    desk, other = tmp_path / "desk", tmp_path / "secret.txt"
+    desk.mkdir()
+    other.write_text("file 'in.mp4'\n")
+    argv = [tools().ffmpeg, "-v", "error", "-f", "data", "-i", str(other), "-map", "0", "-f", "null", "-"]
+    ended = run(argv, desk=desk, bounds=Bounds(), walls=tools().walls)
+    assert "Permission denied" in ended.complaints
+    environment = run(
+        [tools().ffmpeg, "-v", "error", "-f", "data", "-i", f"/proc/{os.getpid()}/environ", "-f", "null", "-"],
+        desk=desk,
+        bounds=Bounds(),
+        walls=tools().walls,
+    )
+    assert "Permission denied" in environment.complaints
+
+
+@pytest.mark.parametrize(
+    ("ended", "error"),
+    [
+        (Finished(-signal.SIGSEGV, b"", "", 0, 0), NotAVideo),
+        (Finished(183, b"", "Invalid data found", 0, 0), NotAVideo),
+        (Finished(0, b"", "error while decoding MB 3 4", 0, 0), NotAVideo),
+        (Finished(-signal.SIGKILL, b"", "", 0, 0), MediaError),
+        (Finished(228, b"", "No space left on device", 0, 0), MediaError),
+    ],
+)
+def test_a_file_is_blamed_for_good_and_the_machine_only_for_now(ended: Finished, error: type[Exception]) -> None:
+    with pytest.raises(MediaError) as raised:
+        ended.check("encode")
+    assert type(raised.value) is error
