@@ -26,7 +26,7 @@ def make_world(tmp_path: Path, migrated_file: Path, endpoint: Endpoint, double: 
     def make() -> World:
         name = secrets.token_hex(6)
         double.reset()
-        return World.make(tmp_path / name, migrated_file, endpoint, double, tiny_clip, name)
+        return World.make(tmp_path / name, migrated_file, endpoint, double, clip=tiny_clip, name=name)
 
     return make
 

@@ -64,7 +64,7 @@ class World:
     sentinels: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, folder: Path, migrated: Path, at: Endpoint, double: R2Double, clip: Path, name: str) -> "World":
+    def make(cls, folder: Path, migrated: Path, at: Endpoint, double: R2Double, *, clip: Path, name: str) -> "World":
         folder.mkdir(parents=True)
         shutil.copyfile(migrated, folder / "store.sqlite3")
         address = Address(

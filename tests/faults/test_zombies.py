@@ -1,0 +1,145 @@
+"""A run that sleeps between its plan and its deed while the world goes on, and then wakes: it must change its mind.
+
+SIGSTOP at a failpoint, something happens to the video, SIGCONT. No object that somebody wants may have been deleted.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.model import BlobState, Transcode, VideoState
+from reelkeeper.operations.freeze import freeze, thaw
+from reelkeeper.operations.hold import hold
+from reelkeeper.operations.restore import find_restorable, restore
+from reelkeeper.operations.views import record_views
+from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.tables import blobs, videos
+from tests.faults.conftest import Child, MakeWorld
+from tests.faults.world import World
+
+Meanwhile = Callable[[World], None]
+
+
+def viewed(world: World) -> None:
+    assert record_views(world.depot.engine, {"v1": 1}, at=datetime.now(UTC)) == 1
+
+
+def held(world: World) -> None:
+    hold(world.depot.engine, scope="video", subject="v1", reason="a court asks for it", author="test")
+
+
+def owner_held(world: World) -> None:
+    hold(world.depot.engine, scope="user", subject="ann", reason="a dispute", author="test")
+
+
+def replaced(world: World) -> None:
+    """The service stores new bytes for the video, as `upload` publishes them."""
+    with transaction(world.depot.engine, "test") as session:
+        old = session.execute(sa.select(videos.c.blob_id).where(videos.c.id == "v1")).scalar_one()
+        session.execute(sa.update(blobs).where(blobs.c.id == old).values(state=BlobState.RETIRED, purge_after=_soon()))
+    world.video("v1", generation=7)
+
+
+def restored(world: World) -> None:
+    batch = find_restorable(world.depot, video_id="v1")
+    restore(world.depot, batch, run_id="person", author="test", grace_days=7, hold_days=30)
+
+
+def frozen(world: World) -> None:
+    freeze(world.depot.engine, by="test", reason="an alarm")
+
+
+def taken_over(world: World) -> None:
+    """A minute passes, and another run is granted the sleeper's leases."""
+    world.expire_leases()
+    with transaction(world.depot.engine, "test") as session:
+        session.execute(sa.text("UPDATE leases SET token = token + 1, holder = 'another'"))
+
+
+def _soon() -> datetime:
+    return datetime.now(UTC).replace(year=2100)
+
+
+SWAP_POINTS = ["swap.download.after", "swap.announce.after_commit", "swap.put.after", "swap.readback.after"]
+AFTER_LEASE = "leases.acquire.after_commit"
+CASES: list[tuple[str, str, Meanwhile]] = [
+    *(("purge", AFTER_LEASE, what) for what in (viewed, held, owner_held, restored, frozen, taken_over)),
+    *(("retire", AFTER_LEASE, what) for what in (viewed, held, owner_held, replaced, frozen, taken_over)),
+    *(("swap", point, what) for point in SWAP_POINTS for what in (viewed, held, replaced, frozen, taken_over)),
+]
+
+
+@pytest.fixture
+def sleeper(make_world: MakeWorld, start_child: Child, tiny_transcode: Transcode) -> Callable[..., World]:
+    """Run an operation on the video v1, asleep at `point` while `meanwhile` happens."""
+
+    def run(operation: str, point: str, meanwhile: Meanwhile) -> World:
+        world = make_world()
+        arguments = _arguments(world, operation, tiny_transcode)
+        process = start_child(operation, world.address, f"{point}=stop", arguments)
+        _wait_until_stopped(process)
+        try:
+            meanwhile(world)
+        finally:
+            os.kill(process.pid or 0, signal.SIGCONT)
+        process.join(60)
+        assert process.exitcode is not None
+        return world
+
+    return run
+
+
+def _arguments(world: World, operation: str, transcode: Transcode) -> dict[str, object]:
+    if operation == "purge":
+        due = world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
+        return {"plan": world.plan("purge_retired", "purge", [due]), "blobs": [due]}
+    blob = world.video("v1")
+    if operation == "retire":
+        return {"plan": world.plan("expire_videos", "retire", [blob])}
+    return {"blob": blob, "result": transcode}
+
+
+def _wait_until_stopped(process: BaseProcess) -> None:
+    stat, deadline = Path(f"/proc/{process.pid}/stat"), time.monotonic() + 30
+    while stat.read_text().rpartition(") ")[2][0] != "T":
+        assert time.monotonic() < deadline, "the child never reached its failpoint"
+        time.sleep(0.01)
+
+
+def _assert_nothing_wanted_is_gone(world: World, operation: str, meanwhile: Meanwhile) -> None:
+    assert not world.double.deleted(), f"deleted {world.double.deleted()}"
+    with reading(world.depot.engine) as session:
+        state = session.execute(sa.select(videos.c.state).where(videos.c.id == "v1")).scalar_one()
+    if operation == "retire" or meanwhile is restored:
+        assert state == VideoState.LIVE
+    if meanwhile is frozen:
+        thaw(world.depot.engine, by="test")
+    world.check(settled=False)
+
+
+@pytest.mark.parametrize(("operation", "point", "meanwhile"), CASES, ids=lambda part: getattr(part, "__name__", part))
+def test_a_run_that_slept_deletes_nothing_that_is_wanted_by_now(
+    operation: str, point: str, meanwhile: Meanwhile, sleeper: Callable[..., World]
+) -> None:
+    _assert_nothing_wanted_is_gone(sleeper(operation, point, meanwhile), operation, meanwhile)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_hundred_sleepers(sleeper: Callable[..., World]) -> None:
+    rounds = -(-100 // len(CASES))
+    for operation, point, meanwhile in CASES * rounds:
+        _assert_nothing_wanted_is_gone(sleeper(operation, point, meanwhile), operation, meanwhile)
+
+
+def test_a_purge_that_nobody_disturbs_does_delete(sleeper: Callable[..., World]) -> None:
+    world = sleeper("purge", AFTER_LEASE, lambda _: None)
+    assert len(world.double.deleted()) == 1
+    world.check()
