@@ -14,7 +14,7 @@ Condition = sa.ColumnElement[bool]
 
 
 def held(video_id: sa.ColumnElement[str], user_id: sa.ColumnElement[str], at: datetime) -> Condition:
-    """A hold on the video, or on its user, is in force at `at`."""
+    """Say in SQL that a hold on the video, or on its user, is in force at `at`."""
     active = sa.and_(holds.c.released_at.is_(None), sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > at))
     on_it = sa.or_(
         sa.and_(holds.c.scope == "video", holds.c.subject == video_id),
@@ -24,7 +24,7 @@ def held(video_id: sa.ColumnElement[str], user_id: sa.ColumnElement[str], at: da
 
 
 def in_operation(video_id: sa.ColumnElement[str]) -> Condition:
-    """An operation on the video is open: its blobs are being read or replaced."""
+    """Say in SQL that an operation on the video is open: its blobs are being read or replaced."""
     return sa.exists().where(operations.c.video_id == video_id, operations.c.state == "open")
 
 
@@ -34,7 +34,7 @@ def not_viewed_since(moment: datetime | sa.ColumnElement[datetime]) -> Condition
 
 
 def purgeable(at: datetime, viewed_before: datetime) -> Condition:
-    """The blob has waited out its grace and nothing speaks for it, by the database clock `at`.
+    """Say in SQL that the blob has waited out its grace and nothing speaks for it, by the database clock `at`.
 
     A replaced blob goes while its video lives on by another blob; a retired video's own blob goes only when nobody
     has viewed the video since `viewed_before` (one grace ago). A lost video keeps every blob that is left of it.
