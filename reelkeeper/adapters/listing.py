@@ -9,14 +9,35 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 from xml.parsers import expat
 
+from reelkeeper.adapters.s3 import told
 from reelkeeper.errors import TruncatedListing
 from reelkeeper.model import StoredObject
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+PAGE_KEYS = 1000  # R2 gives no more
 OBJECTS = "ReelkeeperObjects"  # where the parsed objects lie in boto3's answer
 _EMPTY = b'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"/>'
+
+
+def read_page(client: "S3Client", bucket: str, prefix: str, **place: str) -> tuple[list[StoredObject], str | None]:
+    """Return a page of what lies under `prefix`, and the token of the next one unless it is the last.
+
+    `place` is `ContinuationToken` or `StartAfter`; without, it is the first page. `client` has been through
+    `read_pages_fast`. TruncatedListing where the page cannot be all that it should be.
+    """
+    with told(f"LIST {prefix}"):
+        asked: Any = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": PAGE_KEYS, **place}
+        answer: Any = client.list_objects_v2(**asked)
+    objects: list[StoredObject] = answer[OBJECTS]
+    following: str | None = answer.get("NextContinuationToken") if answer["IsTruncated"] else None
+    if answer["IsTruncated"] and not following:
+        raise TruncatedListing(f"the listing of {prefix} says that more follows, and not where")
+    for stored in objects:
+        if not stored.key.startswith(prefix):
+            raise TruncatedListing(f"the listing of {prefix} holds {stored.key!r}")
+    return objects, following
 
 
 def read_pages_fast(client: "S3Client") -> None:
@@ -27,11 +48,11 @@ def read_pages_fast(client: "S3Client") -> None:
 def _parse(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
     if response_dict["status_code"] >= 300:  # noqa: PLR2004  an error: botocore reads those
         return
-    customized_response_dict.update(page(response_dict["body"]))
+    customized_response_dict.update(parse_page(response_dict["body"]))
     response_dict["body"] = _EMPTY
 
 
-def page(body: bytes) -> dict[str, Any]:
+def parse_page(body: bytes) -> dict[str, Any]:
     """Return OBJECTS, IsTruncated and, if given, NextContinuationToken of a page's XML.
 
     TruncatedListing if it ends early, is something else, or holds another number of entries than it says.

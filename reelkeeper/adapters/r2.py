@@ -5,27 +5,29 @@ object lock or ACL, and no condition on a delete or on the target of a copy. Key
 """
 
 import hashlib
+import os
 from base64 import b64encode
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import (
-    BotoCoreError,
     ClientError,
     IncompleteReadError,
     ReadTimeoutError,
     ResponseStreamingError,
 )
 
-from reelkeeper.adapters.keys import IDENTITY, confined, flaw
-from reelkeeper.adapters.listing import OBJECTS, read_pages_fast
-from reelkeeper.adapters.s3 import ATTEMPTS, cause, date_of, open_client, told, wait
+from reelkeeper.adapters.deletes import BATCH_KEYS, delete_batch
+from reelkeeper.adapters.keys import IDENTITY, PROBE, confined, flaw
+from reelkeeper.adapters.listing import read_page, read_pages_fast
+from reelkeeper.adapters.s3 import ATTEMPTS, date_of, open_client, told, wait
 from reelkeeper.errors import (
     KeyRefused,
     KeyTaken,
@@ -39,13 +41,10 @@ from reelkeeper.model import StoredObject
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import DeleteTypeDef
 
-BATCH_KEYS = 1000  # R2 takes no more in one DeleteObjects (error 10027)
 PARALLEL_BATCHES = 4  # measured 1.6 times as fast as one; 8 gain little more
 PARALLEL_HEADS = 8
 WORTH_A_PAGE = 20  # wanted keys; a page of a listing costs about as much CPU as this many HEADs
-PASSING_ERRORS = frozenset({"InternalError", "SlowDown", "ServiceUnavailable", "TooManyRequests"})
 CHUNK_BYTES = 1 << 20
 
 
@@ -56,13 +55,6 @@ def connect(  # noqa: PLR0917  an address, in the order in which Cloudflare show
     client = open_client(endpoint_url, access_key_id, secret_access_key, region)
     read_pages_fast(client)
     return Bucket(client, bucket, prefix)
-
-
-class Place(TypedDict, total=False):
-    """Where a page of a listing begins: at the start, if neither is given."""
-
-    ContinuationToken: str
-    StartAfter: str
 
 
 class Bucket:
@@ -82,6 +74,11 @@ class Bucket:
     def identity_key(self) -> str:
         """Where the id of the deployment that owns the prefix is written."""
         return self.prefix + IDENTITY
+
+    @property
+    def probe_key(self) -> str:
+        """Where `reelkeeper doctor` tries the conditional put: written once, and left there."""
+        return self.prefix + PROBE
 
     def check(self, key: str) -> str:
         """Return `key` if it lies under the prefix and is well formed, else KeyRefused."""
@@ -114,7 +111,7 @@ class Bucket:
     def _put_once(self, key: str, body: BufferedReader | BytesIO, content_type: str) -> StoredObject:
         self.check(key)
         md5 = hashlib.file_digest(body, lambda: hashlib.md5(usedforsecurity=False))
-        size_bytes = body.tell()
+        size_bytes = body.seek(0, os.SEEK_END)
         body.seek(0)
         try:
             with told(f"PUT {key}"):
@@ -131,7 +128,7 @@ class Bucket:
             if standing and (standing.size_bytes, standing.etag) == (size_bytes, md5.hexdigest()):
                 return standing
             raise KeyTaken(
-                f"{key} is written once, and taken: {size_bytes:,} bytes refused, {standing} stands"
+                f"{key} is written once, and taken: our {size_bytes:,} bytes were refused, there stands {standing}"
             ) from error
         if answer["ETag"].strip('"') != md5.hexdigest():
             raise StorageError(f"{key}: {size_bytes:,} bytes of MD5 {md5.hexdigest()} were stored as {answer['ETag']}")
@@ -172,16 +169,16 @@ class Bucket:
         raise AssertionError  # the loop returns or raises
 
     def pages(self) -> Iterator[list[StoredObject]]:
-        """List everything under the prefix but the identity object, 1,000 entries a page, in the server's order.
+        """List everything under the prefix but the two objects of our own, 1,000 entries a page, in the server's order.
 
         TruncatedListing if a page is not whole, says that more follows and not where, sends us back to a place where
         we have been, or holds a key that is not under the prefix: a listing is complete, or it is an error.
         """
-        seen: set[str] = set()
-        token = None
+        ours, seen = {self.identity_key, self.probe_key}, set[str]()
+        following: dict[str, str] = {}
         while True:
-            objects, token = self._page({"ContinuationToken": token} if token else {})
-            yield [stored for stored in objects if stored.key != self.identity_key]
+            objects, token = read_page(self._client, self.name, self.prefix, **following)
+            yield [stored for stored in objects if stored.key not in ours]
             if token is None:
                 return
             if token in seen:
@@ -189,19 +186,7 @@ class Bucket:
                     f"the listing of {self.prefix} came back to the token {token!r} after {len(seen)} pages"
                 )
             seen.add(token)
-
-    def _page(self, place: Place) -> tuple[list[StoredObject], str | None]:
-        with told(f"LIST {self.prefix}"):
-            answer: Any = self._client.list_objects_v2(
-                Bucket=self.name, Prefix=self.prefix, MaxKeys=BATCH_KEYS, **place
-            )
-        token: str | None = answer.get("NextContinuationToken")
-        if answer["IsTruncated"] and not token:
-            raise TruncatedListing(f"the listing of {self.prefix} says that more follows, and not where")
-        for stored in answer[OBJECTS]:
-            if not stored.key.startswith(self.prefix):
-                raise TruncatedListing(f"the listing of {self.prefix} holds {stored.key!r}")
-        return answer[OBJECTS], token if answer["IsTruncated"] else None
+            following = {"ContinuationToken": token}
 
     def stored(self, keys: Sequence[str]) -> dict[str, StoredObject | None]:
         """Say what stands at each of `keys` now; None where nothing does, which only a HEAD can say.
@@ -215,7 +200,7 @@ class Bucket:
         found: dict[str, StoredObject | None] = {}
         place, stride = 0, WORTH_A_PAGE
         while len(wanted) - place >= WORTH_A_PAGE:
-            objects, _ = self._page({"StartAfter": wanted[place][:-1]})
+            objects, _ = read_page(self._client, self.name, self.prefix, StartAfter=wanted[place][:-1])
             answered = {stored.key: stored for stored in objects if stored.key in unseen}
             found.update(answered)
             if len(answered) >= WORTH_A_PAGE:
@@ -239,34 +224,8 @@ class Bucket:
         batches = [doomed[start : start + BATCH_KEYS] for start in range(0, len(doomed), BATCH_KEYS)]
         failed: dict[str, str] = {}
         with ThreadPoolExecutor(PARALLEL_BATCHES) as pool:
-            for failures in pool.map(self._delete_batch, batches):
+            for failures in pool.map(partial(delete_batch, self._client, self.name), batches):
                 failed.update(failures)
-        return failed
-
-    def _delete_batch(self, keys: list[str]) -> dict[str, str]:
-        failed: dict[str, str] = {}
-        for attempt in range(1, ATTEMPTS + 1):
-            request: DeleteTypeDef = {"Objects": [{"Key": key} for key in keys]}  # not Quiet: silence is no success
-            try:
-                answer = self._client.delete_objects(Bucket=self.name, Delete=request)
-            except (ClientError, BotoCoreError) as error:
-                return failed | dict.fromkeys(keys, cause(error))
-            errors = {entry["Key"]: entry for entry in answer.get("Errors", [])}
-            deleted = {entry["Key"] for entry in answer.get("Deleted", [])}
-            again = []
-            for key in keys:
-                if key in errors:
-                    failed[key] = f"{errors[key].get('Code')}: {errors[key].get('Message')}"
-                    if errors[key].get("Code") in PASSING_ERRORS:
-                        again.append(key)
-                elif key in deleted:
-                    failed.pop(key, None)
-                else:
-                    failed[key] = "NotReported: the bucket said neither that it deleted the key nor why not"
-            if not again or attempt == ATTEMPTS:
-                break
-            keys = again
-            wait(attempt)
         return failed
 
     def server_time(self) -> datetime:

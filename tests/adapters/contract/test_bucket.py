@@ -31,6 +31,15 @@ def test_writing_the_same_bytes_again_is_taken_for_our_own_lost_reply(bucket: Bu
     assert (second.key, second.size_bytes, second.etag) == (first.key, first.size_bytes, first.etag)
 
 
+def test_bytes_are_stored_as_a_file_would_be(bucket: Bucket) -> None:
+    key = bucket.prefix + "ann/one.mp4"
+    first = bucket.put_bytes_once(key, b"12345", "video/mp4")
+    assert first.size_bytes == 5
+    assert bucket.put_bytes_once(key, b"12345", "video/mp4").size_bytes == 5
+    with pytest.raises(KeyTaken):
+        bucket.put_bytes_once(key, b"1234", "video/mp4")
+
+
 def test_a_head_says_what_stands_there_or_that_nothing_does(bucket: Bucket) -> None:
     key = bucket.prefix + "ann/one.mp4"
     assert bucket.head(key) is None
