@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import PlanSummary
+from reelkeeper.rules.wording import many
 
 _USERS_NAMED = 3  # of the users hit hardest, in a refusal
 _SAMPLES = 5
@@ -125,7 +126,7 @@ def _excesses(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int) -> It
     if hit:
         worst = sorted(hit, key=lambda user: (-hit[user], user))
         named = ", ".join("{} {:,} of {:,}".format(user, *users[user]) for user in worst[:_USERS_NAMED])
-        text = f"{len(hit):,} users above {limits.max_user_percent:g} % of their videos, the worst {named}"
+        text = f"{many(len(hit), 'user')} above {limits.max_user_percent:g} % of their videos, the worst {named}"
         yield _Breach("max_user_percent", text, _possible(hit[worst[0]]))
 
     in_24h, before = selected + max(retired_in_24h, 0), population + max(retired_in_24h, 0)

@@ -1,0 +1,22 @@
+"""Videos as the rules see them."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from reelkeeper.model import Video
+
+AS_OF = datetime(2026, 11, 24, 2, tzinfo=UTC)
+RECIPE = "recipe-now"
+RETENTION = ("retention_free_days", "retention_premium_days", "retention_pro_days")
+SECOND = timedelta(seconds=1)
+
+
+def video(
+    age_days: float | None = 10,
+    views: int | None = 2,
+    tier: str | None = "pro",
+    **columns: Any,  # noqa: ANN401  any column
+) -> Video:
+    """A video of a pro user, ten days old and viewed twice, unless said otherwise."""
+    created_at = None if age_days is None else AS_OF - timedelta(days=age_days)
+    return Video("v1", "u1", tier, created_at, views, False, 10**7, "h264", None, 1, 1)._replace(**columns)
