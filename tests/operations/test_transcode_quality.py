@@ -1,0 +1,57 @@
+"""The promise, on whole natural clips: dense ones lose at least 60 % of their bytes, lean ones never grow."""
+
+from pathlib import Path
+
+import pytest
+
+from reelkeeper.adapters import ffmpeg
+from reelkeeper.model import Refusal, Transcode
+from reelkeeper.operations.transcode import shrink
+from tests.clips import NATURAL, cut
+
+
+def outcomes(folder: Path, encoder: str) -> dict[str, tuple[Path, Transcode | Refusal]]:
+    clips = {name: cut(name, folder / f"{name}.mp4", encoder=encoder) for name in NATURAL}
+    results = {name: (clip, shrink(clip, folder)) for name, clip in clips.items()}
+    for name, (clip, outcome) in results.items():
+        size = clip.stat().st_size
+        if isinstance(outcome, Transcode):
+            quality = outcome.quality
+            said = f"{outcome.size_bytes / size:.3f} of it, VMAF {quality.mean:.2f} / {quality.p5:.2f}, CRF {outcome.crf}, "
+            said += f"{len(outcome.probes)} probes, {outcome.cpu_seconds:.0f} CPU s"
+        else:
+            said = f"{outcome.rule}: {outcome.reason}"
+        print(f"{encoder:24} {name:6} {size:9} bytes -> {said}")  # noqa: T201  the table is part of the result
+    return results
+
+
+def assert_quality(clip: Path, outcome: Transcode) -> None:
+    media = ffmpeg.inspect(clip)
+    quality, _ = ffmpeg.measure(Path(outcome.path), clip, media)
+    assert (quality.frames, quality.subsample) == (media.frames, 1)
+    assert quality.mean >= 93
+    assert quality.p5 >= 88
+    assert outcome.size_bytes <= 0.9 * clip.stat().st_size
+
+
+@pytest.mark.long
+def test_dense_clips_lose_most_of_their_bytes_at_a_quality_measured_anew(tmp_path: Path) -> None:
+    results = outcomes(tmp_path, "-preset medium -crf 18")
+    accepted = [(clip, outcome) for clip, outcome in results.values() if isinstance(outcome, Transcode)]
+    assert len(accepted) == len(NATURAL)
+    for clip, outcome in accepted:
+        assert_quality(clip, outcome)
+    before = sum(clip.stat().st_size for clip, _ in accepted)
+    after = sum(outcome.size_bytes for _, outcome in accepted)
+    print(f"saved {1 - after / before:.1%} of {before} bytes")  # noqa: T201
+    assert after <= 0.4 * before
+
+
+@pytest.mark.long
+def test_lean_clips_shrink_or_are_refused_with_a_reason(tmp_path: Path) -> None:
+    for clip, outcome in outcomes(tmp_path, "-preset veryfast -crf 23").values():
+        if isinstance(outcome, Transcode):
+            assert_quality(clip, outcome)
+        else:
+            assert outcome.permanent
+            assert "%" in outcome.reason or "bits per pixel" in outcome.reason
