@@ -4,6 +4,7 @@ Migrations run once per session and database; each test gets a copy of the resul
 """
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -17,16 +18,20 @@ from reelkeeper.store.schema import upgrade
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
-    """A PostgreSQL server for this session, reached as its superuser. It runs as its own user where we are root."""
-    server = get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
-    url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-    with _administer(url) as connection:
-        for setting in ("fsync = off", "max_connections = 200"):  # the machine may crash: it is a test's database
-            connection.execute(sa.text(f"ALTER SYSTEM SET {setting}"))
-        connection.execute(sa.text("SELECT pg_reload_conf()"))
-    yield url
-    server.cleanup()
+def postgresql() -> Iterator[sa.URL]:
+    """A PostgreSQL server for this session, reached as its superuser. It runs as its own user where we are root.
+
+    Not under pytest's own folder: each session of pytest closes that to other users, of a server at work too.
+    """
+    with tempfile.TemporaryDirectory(prefix="reelkeeper-postgresql-") as folder:
+        server = get_server(Path(folder) / "data", cleanup_mode="stop")
+        url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+        with _administer(url) as connection:
+            for setting in ("fsync = off", "full_page_writes = off"):  # the machine may crash: it is a test's database
+                connection.execute(sa.text(f"ALTER SYSTEM SET {setting}"))
+            connection.execute(sa.text("SELECT pg_reload_conf()"))
+        yield url
+        server.cleanup()
 
 
 @pytest.fixture(scope="session")
