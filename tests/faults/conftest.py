@@ -2,6 +2,7 @@
 
 import multiprocessing
 import secrets
+import shutil
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,9 +25,11 @@ def make_world(tmp_path: Path, migrated_file: Path, endpoint: Endpoint, double: 
     """Give fresh worlds, each under a prefix of its own."""
 
     def make() -> World:
-        name = secrets.token_hex(6)
+        folder = tmp_path / secrets.token_hex(6)
+        folder.mkdir()
+        shutil.copyfile(migrated_file, folder / "store.sqlite3")
         double.reset()
-        return World.make(tmp_path / name, migrated_file, endpoint, double, clip=tiny_clip, name=name)
+        return World.make(folder, f"sqlite:///{folder / 'store.sqlite3'}", endpoint, double, clip=tiny_clip)
 
     return make
 

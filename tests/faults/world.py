@@ -3,7 +3,6 @@ property that must hold after every kill.
 """
 
 import hashlib
-import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -64,11 +63,10 @@ class World:
     sentinels: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, folder: Path, migrated: Path, at: Endpoint, double: R2Double, *, clip: Path, name: str) -> "World":
-        folder.mkdir(parents=True)
-        shutil.copyfile(migrated, folder / "store.sqlite3")
+    def make(cls, folder: Path, store_url: str, at: Endpoint, double: R2Double, *, clip: Path) -> "World":
+        name = folder.name
         address = Address(
-            f"sqlite:///{folder / 'store.sqlite3'}",
+            store_url,
             double.endpoint.endpoint_url,
             at.access_key_id,
             at.secret_access_key,
