@@ -47,9 +47,9 @@ def next_crf(
     """
     if not probes:
         return recipe.crf_start
-    allowed = 1 if density < recipe.probe_once_bits_per_pixel else recipe.max_probes
-    last = probes[-1]
-    if len(probes) >= allowed or _in_band(last, source_bytes, acceptance) or _hopeless(last, source_bytes, acceptance):
+    last, lean = probes[-1], density < recipe.lean_bits_per_pixel
+    done = len(probes) >= recipe.max_probes or _in_band(last, source_bytes, acceptance)
+    if done or _hopeless(last, source_bytes, acceptance, lean=lean):
         return None
     wanted = max(recipe.crf_min, min(recipe.crf_max, _interpolate(probes, acceptance)))
     return None if any(wanted == probe.crf for probe in probes) else wanted
@@ -61,10 +61,12 @@ def _in_band(probe: Probe, source_bytes: int, acceptance: Acceptance) -> bool:
     return margin is not None and margin <= band and is_good(probe, source_bytes, acceptance)
 
 
-def _hopeless(probe: Probe, source_bytes: int, acceptance: Acceptance) -> bool:
+def _hopeless(probe: Probe, source_bytes: int, acceptance: Acceptance, *, lean: bool) -> bool:
     margin = probe.margin(acceptance)
+    if margin is None:
+        return lean
     large = probe.size_bytes * 100 >= _HOPELESS_PERCENT * source_bytes
-    return margin is not None and large and margin < _HOPELESS_MARGIN
+    return (large and margin < _HOPELESS_MARGIN) or (lean and margin < 0)
 
 
 def _interpolate(probes: list[Probe], acceptance: Acceptance) -> int:

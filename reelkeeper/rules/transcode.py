@@ -34,7 +34,7 @@ class Recipe(BaseModel):
     max_probes: int = Field(3, ge=1, le=8, description="Encodes per video at most; the last good one is the result")
     skip_codecs: tuple[str, ...] = Field(("av1", "vp9", "hevc"), description="Already efficient: left alone")
     skip_bits_per_pixel: float = Field(0.03, ge=0, description="Below this a source is efficient already")
-    probe_once_bits_per_pixel: float = Field(0.08, ge=0, description="Below this one probe decides")
+    lean_bits_per_pixel: float = Field(0.08, ge=0, description="Below this the first probe too large or poor decides")
     payback: Payback = Field(Payback(), description="Whether an encode must pay for itself")
 
     @model_validator(mode="after")

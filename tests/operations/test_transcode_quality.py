@@ -17,8 +17,8 @@ def outcomes(folder: Path, encoder: str) -> dict[str, tuple[Path, Transcode | Re
         size = clip.stat().st_size
         if isinstance(outcome, Transcode):
             quality = outcome.quality
-            said = f"{outcome.size_bytes / size:.3f} of it, VMAF {quality.mean:.2f} / {quality.p5:.2f}, CRF {outcome.crf}, "
-            said += f"{len(outcome.probes)} probes, {outcome.cpu_seconds:.0f} CPU s"
+            said = f"{outcome.size_bytes / size:.3f} of it, VMAF {quality.mean:.2f} / {quality.p5:.2f}, "
+            said += f"CRF {outcome.crf}, {len(outcome.probes)} probes, {outcome.cpu_seconds:.0f} CPU s"
         else:
             said = f"{outcome.rule}: {outcome.reason}"
         print(f"{encoder:24} {name:6} {size:9} bytes -> {said}")  # noqa: T201  the table is part of the result

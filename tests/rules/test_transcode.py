@@ -209,8 +209,9 @@ def test_one_that_outgrew_its_source_is_tried_once_more_if_the_source_is_dense()
     assert after(Probe(32, 900_001), density=0.05) is None
 
 
-def test_a_lean_source_gets_one_probe() -> None:
+def test_a_lean_source_gets_no_second_probe_unless_there_is_quality_to_give_away() -> None:
     assert after(Probe(32, 400_000, 92.0, 91.0), density=0.05) is None
+    assert after(Probe(32, 870_000, 97.4, 94.4), density=0.05) == 42
 
 
 points = st.floats(0, 100, allow_nan=False)
