@@ -1,0 +1,1 @@
+"""The story: one file, one flow. Gather, decide, act."""

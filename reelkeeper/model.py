@@ -221,3 +221,24 @@ class Outcome:
     before_bytes: int = 0
     after_bytes: int = 0
     blob_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRule:
+    """What a plan says by one rule. `saving_microusd` is per month, None where it is not known before."""
+
+    action: str
+    rule: str
+    objects: int
+    size_bytes: int
+    saving_microusd: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How many items of a plan met one outcome, and their bytes. `not_done`: the run ended before them."""
+
+    outcome: str
+    objects: int
+    before_bytes: int
+    after_bytes: int

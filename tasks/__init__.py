@@ -1,0 +1,1 @@
+"""The hands: what flows do, as Prefect tasks by noun."""

@@ -10,9 +10,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -105,3 +106,28 @@ class Keeper:
                         self._renewed.pop(grant, None)
                     elif grant in self._renewed:
                         self._renewed[grant] = asked
+
+
+class Lease(NamedTuple):
+    """The lease that a run works under, and the keeper that renews it and takes more."""
+
+    keeper: Keeper
+    grant: Grant
+
+    def check(self) -> None:
+        """Raise LeaseLost unless it still holds."""
+        self.keeper.check(self.grant)
+
+
+@contextmanager
+def alone(engine: sa.Engine, name: str) -> Iterator[Lease]:
+    """Hold the lease `name`. Raises LeaseLost, naming the holder, when another has it."""
+    with Keeper(engine) as keeper:
+        grants = keeper.take([name])
+        if not grants:
+            holder = leases.holder(engine, name)
+            raise LeaseLost(
+                f"lease {name!r} is held by {holder or 'a run that has just ended'}; nothing was changed. If that run "
+                f"is dead, its lease ends {leases.LEASE_SECONDS:.0f} s after its last sign of life: run again then"
+            )
+        yield Lease(keeper, grants[0])

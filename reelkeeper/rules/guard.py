@@ -64,7 +64,20 @@ def within(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int, last_pop
     """
     breaches = [*_doubts(limits, plan, last_population), *_excesses(limits, plan, retired_in_24h)]
     if breaches:
-        raise GuardRefused(_refusal(plan, breaches))
+        raise GuardRefused(_refusal(plan, breaches, apply=f"--apply --plan {plan.id}"))
+
+
+def purge_within(limits: BlastRadius, plan: PlanSummary, last_population: int | None) -> None:
+    """Raise GuardRefused when `plan`, of blobs whose grace is over, may not be carried out.
+
+    What goes was judged when it was retired, and how many videos go in one run is bounded as the plan is drawn; so what
+    is asked here is whether anything may go at all, and whether the catalogue is whole.
+    """
+    breaches = list(_shrunken(limits, plan, last_population))
+    if limits.max_objects == 0 and plan.retire.objects:
+        breaches.append(_Breach("max_objects", f"{plan.retire.objects:,} blobs, limit 0", plan.retire.objects))
+    if breaches:
+        raise GuardRefused(_refusal(plan, breaches, apply="--apply"))  # another max_objects draws another plan
 
 
 def listing_within(limits: BlastRadius, listed: int, expected: int) -> None:
@@ -95,6 +108,11 @@ def _doubts(limits: BlastRadius, plan: PlanSummary, last_population: int | None)
     if by_user != plan.retire.objects:
         text = f"{plan.retire.objects:,} selected, but {by_user:,} counted by user"
         yield _Breach("retire_by_user", f"{text}: one of the two is wrong", None)
+    yield from _shrunken(limits, plan, last_population)
+
+
+def _shrunken(limits: BlastRadius, plan: PlanSummary, last_population: int | None) -> Iterator[_Breach]:
+    population = plan.population.objects
     if (
         last_population is not None
         and last_population - population > limits.always_allowed
@@ -168,7 +186,7 @@ def _round_down(part: int, whole: int) -> float:
     return floor(Fraction(part * 100, whole) * 100) / 100
 
 
-def _refusal(plan: PlanSummary, breaches: list[_Breach]) -> str:
+def _refusal(plan: PlanSummary, breaches: list[_Breach], apply: str) -> str:
     selected = f"{plan.retire.objects:,} of {plan.population.objects:,} live videos, {plan.retire.size_bytes:,} bytes"
     lines = [f"refused, and nothing was changed: {plan.flow} selected {selected}"]
     lines += [f"  {breach.field}: {breach.text}" for breach in breaches]
@@ -180,5 +198,5 @@ def _refusal(plan: PlanSummary, breaches: list[_Breach]) -> str:
         )
     else:
         params = " ".join(f"--param limits.{breach.field}={breach.enough}" for breach in breaches)
-        lines.append(f"  override: reelkeeper run {plan.flow} --apply --plan {plan.id} {params}")
+        lines.append(f"  override: reelkeeper run {plan.flow} {apply} {params}")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
-from reelkeeper.store.engine import Clock, insert_into, transaction
+from reelkeeper.store.engine import Clock, insert_into, reading, transaction
 from reelkeeper.store.tables import leases
 
 LEASE_SECONDS = 60.0
@@ -66,6 +66,13 @@ def release(engine: sa.Engine, grants: Sequence[Grant]) -> None:
     for batch in _batches(grants):
         with transaction(engine, "leases.release") as session:
             session.execute(sa.update(leases).where(_WHOLE.in_(batch)).values(expires_at=Clock(), holder=""))
+
+
+def holder(engine: sa.Engine, name: str) -> str | None:
+    """Name who holds `name` at this moment, as host:process:run; None if it is free."""
+    with reading(engine) as session:
+        held = sa.select(leases.c.holder).where(leases.c.name == name, leases.c.expires_at > Clock())
+        return session.execute(held).scalar()
 
 
 def current(grant: Grant) -> sa.ColumnElement[bool]:

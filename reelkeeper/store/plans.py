@@ -21,6 +21,7 @@ from reelkeeper.store.tables import plans, verdicts, videos
 MAX_AGE_HOURS = 24  # views, holds and uploads of a day may have made an older plan wrong
 _BATCH = 5_000
 _SAMPLES = 10
+_OPEN = ("ready", "refused")
 _GOING = (Action.RETIRE.value, "purge")
 
 
@@ -112,6 +113,8 @@ def record_outcomes(session: Session, plan_id: str, outcomes: Sequence[Outcome])
 def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any]) -> None:
     """Claim a plan for this run: `ready` becomes `applied`, once. Age is judged by the database's clock.
 
+    A plan that the guard has refused may be claimed too: its override is to ask again, with a wider limit.
+
     Raises PlanRefused for a plan that is used, older than 24 h, another flow's, or made under another policy; NotFound.
     """
     hashed = policy_hash(policy)
@@ -119,7 +122,7 @@ def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[st
         sa.update(plans)
         .where(
             plans.c.id == plan_id,
-            plans.c.state == "ready",
+            plans.c.state.in_(_OPEN),
             plans.c.flow == flow,
             plans.c.policy_hash == hashed,
             plans.c.created_at > Clock(-MAX_AGE_HOURS * 3600),
@@ -132,7 +135,7 @@ def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[st
 
 
 def refuse_plan(session: Session, plan_id: str, refusal: str) -> None:
-    """Close a plan for good, with the reason, unless it was applied."""
+    """Note why the guard refused a plan, unless it was applied."""
     session.execute(
         sa.update(plans)
         .where(plans.c.id == plan_id, plans.c.state != "applied")
@@ -151,8 +154,8 @@ def _why_not(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any
         return f"was made by {plan.flow}, not by {flow}"
     if plan.state == "applied":
         return f"was applied on {plan.applied_at:%Y-%m-%d %H:%M:%S} UTC already"
-    if plan.state != "ready":
-        return f"is {plan.state}" + (f": {plan.refusal}" if plan.refusal else ", not ready")
+    if plan.state not in _OPEN:
+        return f"is {plan.state}, not ready"
     if plan.policy_hash != policy_hash(policy):
         fields = sorted(plan.policy.keys() | policy.keys())
         differing = [name for name in fields if plan.policy.get(name) != policy.get(name)]

@@ -141,16 +141,21 @@ def test_another_policy_is_refused_and_named(engine: sa.Engine) -> None:
     apply(engine, plan_id, policy=dict(reversed(POLICY.items())))
 
 
-def test_another_flow_an_unfinished_and_a_refused_plan_are_refused(engine: sa.Engine) -> None:
+def test_a_plan_that_the_guard_refused_may_be_applied_with_its_override_once(engine: sa.Engine) -> None:
+    plan_id = ready(engine).id
+    with transaction(engine, "test.refuse") as session:
+        refuse_plan(session, plan_id, "501 objects, limit 500")
+    apply(engine, plan_id)
+    with pytest.raises(PlanRefused, match="was applied on"):
+        apply(engine, plan_id)
+
+
+def test_another_flow_an_unfinished_and_an_unknown_plan_are_refused(engine: sa.Engine) -> None:
     plan_id = ready(engine).id
     with pytest.raises(PlanRefused, match="made by tier_storage, not by expire_videos"):
         apply(engine, plan_id, "expire_videos")
     with pytest.raises(PlanRefused, match="is drawing, not ready"):
         apply(engine, begin_plan(engine, "tier_storage", POLICY, AS_OF, "run"))
-    with transaction(engine, "test.refuse") as session:
-        refuse_plan(session, plan_id, "501 objects, limit 500")
-    with pytest.raises(PlanRefused, match="is refused: 501 objects, limit 500"):
-        apply(engine, plan_id)
     with pytest.raises(NotFound):
         apply(engine, "0" * 12)
 

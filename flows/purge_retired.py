@@ -1,0 +1,47 @@
+"""Which retired blobs have waited out their grace: the only flow that deletes bytes."""
+
+from prefect import flow
+from pydantic import AwareDatetime
+
+from reelkeeper.rules import guard
+from reelkeeper.rules.guard import BlastRadius
+from reelkeeper.rules.report import Report
+from tasks import blobs, depots, plans, reports, runs
+
+
+@flow(flow_run_name=runs.run_name)
+def purge_retired(
+    limits: BlastRadius = BlastRadius(),
+    grace_days: int = 7,
+    dry_run: bool = True,
+    as_of: AwareDatetime | None = None,
+    plan_id: str | None = None,
+) -> Report:
+    """Delete the bytes whose grace is over. They cannot be brought back.
+
+    A dry run saves and shows the plan, and changes nothing. `plan_id` names a saved plan of at most 24 hours to carry
+    out as it stands. At most `limits.max_objects` videos go in one run, those that have waited longest.
+    """
+    as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
+    terms = plans.terms(grace_days=grace_days, max_objects=limits.max_objects)
+
+    with depots.opened() as depot:
+        if plan_id is None:
+            plan_id = plans.draw_purge(
+                depot, terms, as_of=as_of, run_id=run_id, grace_days=grace_days, max_videos=limits.max_objects
+            )
+        plan = plans.show(depot, plan_id)
+
+        def judge(_retired_in_24h: int, last_population: int | None) -> None:
+            guard.purge_within(limits, plan, last_population)
+
+        if dry_run:
+            return plans.preview(depot, plan, run_id, judge)
+
+        with depots.lease(depot, "purge_retired") as lease:
+            plans.claim(depot, plan, terms, judge)
+            try:
+                blobs.purge_planned(depot, lease, plan.id, run_id=run_id, grace_days=grace_days)
+            finally:
+                report = reports.publish(depot, plan, run_id)
+    return report.require_whole()

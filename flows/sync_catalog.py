@@ -1,0 +1,39 @@
+"""Whether the bucket and the catalogue agree, and what to do where they do not."""
+
+from prefect import flow
+from pydantic import AwareDatetime
+
+from reelkeeper.rules import guard
+from reelkeeper.rules.guard import BlastRadius
+from reelkeeper.rules.report import SyncReport
+from tasks import catalogs, depots, reports, runs
+
+
+@flow(flow_run_name=runs.run_name)
+def sync_catalog(
+    limits: BlastRadius = BlastRadius(),
+    grace_days: int = 7,
+    dry_run: bool = True,
+    as_of: AwareDatetime | None = None,
+) -> SyncReport:
+    """Adopt new objects, mark videos whose bytes are missing as lost, and note what no row explains.
+
+    A dry run only looks. No byte is changed: what is left over from killed runs is retired, and purged after a grace.
+    """
+    as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
+
+    with depots.opened() as depot:
+        if dry_run:
+            found = catalogs.look(depot, run_id, note=False)
+            guard.listing_within(limits, found.seen, found.expected)
+            return reports.publish_sync(catalogs.preview(depot, found, run_id, as_of))
+
+        with depots.lease(depot, "sync_catalog") as lease:
+            settled = catalogs.settle_left_open(depot, lease, grace_days=grace_days)
+            found = catalogs.look(depot, run_id, note=True)
+            guard.listing_within(limits, found.seen, found.expected)
+            report = catalogs.bring_in_line(
+                depot, lease, found, settled, run_id=run_id, as_of=as_of, grace_days=grace_days
+            )
+            reports.publish_sync(report)
+    return report.require_whole()

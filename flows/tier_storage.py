@@ -1,0 +1,54 @@
+"""Which cold videos should be smaller, and which should go."""
+
+from functools import partial
+
+from prefect import flow
+from pydantic import AwareDatetime
+
+from reelkeeper.rules import guard, lifecycle
+from reelkeeper.rules.guard import BlastRadius
+from reelkeeper.rules.lifecycle import LifecyclePolicy
+from reelkeeper.rules.report import Report
+from reelkeeper.rules.transcode import Acceptance, Recipe
+from tasks import depots, plans, reports, runs, transcodes, videos
+
+
+@flow(flow_run_name=runs.run_name)
+def tier_storage(
+    policy: LifecyclePolicy = LifecyclePolicy(),
+    limits: BlastRadius = BlastRadius(),
+    recipe: Recipe = Recipe(),
+    acceptance: Acceptance = Acceptance(),
+    dry_run: bool = True,
+    as_of: AwareDatetime | None = None,
+    plan_id: str | None = None,
+) -> Report:
+    """Compress the videos that are seldom watched, and retire those that nobody watches.
+
+    A dry run saves and shows the plan, and changes nothing. `plan_id` names a saved plan of at most 24 hours to carry
+    out as it stands. What is compressed or retired can be brought back for `policy.grace_days`.
+    """
+    policy.require_active("tier_storage")
+    as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
+    terms = plans.terms(policy=policy, recipe=recipe, acceptance=acceptance)
+
+    with depots.opened() as depot:
+        if plan_id is None:
+            mark = transcodes.recipe_mark(recipe, acceptance)
+            judged = lifecycle.for_tiering(lifecycle.verdicts(videos.stream_live(depot, as_of), policy, as_of, mark))
+            chosen = lifecycle.largest_first(judged, policy.compress_limit)
+            plan_id = plans.draw(depot, "tier_storage", terms, chosen, as_of=as_of, run_id=run_id)
+        plan = plans.show(depot, plan_id)
+        judge = partial(guard.within, limits, plan)
+        if dry_run:
+            return plans.preview(depot, plan, run_id, judge)
+
+        with depots.lease(depot, "tier_storage") as lease:
+            plans.claim(depot, plan, terms, judge)
+            try:
+                videos.retire_planned(depot, lease, plan.id, run_id=run_id, grace_days=policy.grace_days)
+                job = transcodes.Job(plan.id, run_id, plan.as_of, policy, recipe, acceptance)
+                transcodes.compress_planned(depot, lease, job)
+            finally:
+                report = reports.publish(depot, plan, run_id)
+    return report.require_whole()

@@ -1,0 +1,98 @@
+"""What a run says of itself: before, what it would do; afterwards, what it did, what failed, and the way back. Pure."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Self
+
+from reelkeeper.errors import IntegrityDoubt, PartialFailure
+from reelkeeper.model import Done, Outcome, PlannedRule, PlanSummary
+from reelkeeper.rules.pricing import storage_microusd_per_month
+
+SMALLER = ("compressed", "retired", "purged")  # what lowers the bill, at the latest once the grace is over
+_NAMED = 3  # failures, in an error
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A run on a saved plan. A dry run has no `done`; `refusal` is what the guard would say, or said."""
+
+    flow: str
+    run_id: str
+    dry_run: bool
+    plan: PlanSummary
+    planned: tuple[PlannedRule, ...]
+    done: tuple[Done, ...] = ()
+    failures: tuple[Outcome, ...] = ()  # the first few of them, with their reasons
+    refusal: str | None = None
+
+    @property
+    def failed(self) -> int:
+        """Items that failed."""
+        return sum(done.objects for done in self.done if done.outcome == "failed")
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes that are no longer stored, or will not be once the grace is over."""
+        return sum(done.before_bytes - done.after_bytes for done in self.done if done.outcome in SMALLER)
+
+    @property
+    def saved_microusd_per_month(self) -> int:
+        """What those bytes cost in a month."""
+        return storage_microusd_per_month(self.saved_bytes)
+
+    def require_whole(self) -> Self:
+        """Raise PartialFailure if anything failed; the rest is done."""
+        if self.failed:
+            counts = ", ".join(f"{done.objects:,} {done.outcome}" for done in self.done)
+            named = "; ".join(f"{one.video_id}: {one.reason}" for one in self.failures[:_NAMED])
+            raise PartialFailure(f"{self.flow}, run {self.run_id}: {counts}. Failed, for example: {named}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What a comparison of bucket and catalogue found, and what came of it. A dry run only looks."""
+
+    flow: str
+    run_id: str
+    dry_run: bool
+    as_of: datetime
+    listed_objects: int
+    listed_bytes: int
+    expected: int  # objects that the catalogue knows to be stored
+    seen: int  # of them
+    missing: int  # the others, each asked for by itself
+    unexplained: int  # objects that no row explains
+    changed: int  # objects that are not as recorded
+    reappeared: int  # objects that were purged, and are there
+    settled: tuple[Done, ...] = ()  # what killed runs left open, by what became of it
+    adopted: int = 0
+    taken_back: int = 0
+    lost: tuple[str, ...] = ()  # videos whose bytes are missing, the first few
+    lost_videos: int = 0
+    doubtful: tuple[str, ...] = ()  # keys that are written once, and hold something else
+    swept: int = 0
+    orphans: int = 0  # what still no row explains
+    orphan_keys: tuple[str, ...] = field(default=())  # the first few
+
+    def require_whole(self) -> Self:
+        """Raise IntegrityDoubt for lost videos and for keys that hold what nobody could have put there.
+
+        Raises PartialFailure for operations that could not be settled.
+        """
+        doubts = []
+        if self.lost_videos:
+            doubts.append(f"{self.lost_videos:,} videos have lost their bytes: {', '.join(self.lost)}")
+        if self.doubtful:
+            keys = ", ".join(self.doubtful[:_NAMED])
+            doubts.append(f"{len(self.doubtful):,} keys hold other bytes than were written once: {keys}")
+        if doubts:
+            raise IntegrityDoubt(
+                f"{'; '.join(doubts)}. They are marked, nothing is deleted; run {self.run_id}: reelkeeper audit"
+            )
+        failed = sum(done.objects for done in self.settled if done.outcome == "failed")
+        if failed:
+            raise PartialFailure(
+                f"{failed:,} operations that killed runs left open could not be settled; the rest is done"
+            )
+        return self

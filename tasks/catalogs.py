@@ -1,0 +1,129 @@
+"""The catalogue against the bucket: settle what killed runs left open, look, and bring the two in line."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from reelkeeper.errors import Frozen, LeaseLost, ReelkeeperError, StorageError
+from reelkeeper.model import Done, Outcome, VideoState
+from reelkeeper.operations import intents, orphans, sync
+from reelkeeper.operations import survey as surveying
+from reelkeeper.operations.depot import Depot
+from reelkeeper.operations.lease import Lease
+from reelkeeper.operations.survey import Survey
+from reelkeeper.rules.report import SyncReport
+from reelkeeper.settings import settings
+from reelkeeper.store.engine import reading
+from reelkeeper.store.tables import videos
+
+_NAMED = 10  # lost videos, in a report
+
+
+@task(task_run_name="settle what killed runs left open", cache_policy=NO_CACHE)
+def settle_left_open(depot: Depot, lease: Lease, *, grace_days: int) -> list[Done]:
+    """Publish or abandon every open intent whose video nobody is at work on; one that cannot be read stays open."""
+    outcomes = []
+    for intent in intents.open_intents(depot):
+        grants = lease.keeper.take([f"video/{intent.video_id}"])
+        if not grants:
+            continue
+        try:
+            outcome = intents.settle(depot, intent, scratch=settings().scratch, grant=grants[0], grace_days=grace_days)
+        except (Frozen, LeaseLost):
+            raise
+        except ReelkeeperError as error:
+            get_run_logger().warning("%s of %s stays open: %s", intent.kind, intent.video_id, error)
+            outcome = Outcome(intent.video_id, "failed", str(error), intent.old_bytes, intent.old_bytes)
+        finally:
+            lease.keeper.release(grants)
+        outcomes.append(outcome)
+    return _counted(outcomes)
+
+
+def _may_pass(_task: object, _run: object, state: Any) -> bool:  # noqa: ANN401  Prefect's signature
+    return isinstance(state.result(raise_on_failure=False), StorageError)
+
+
+@task(
+    task_run_name="list the bucket",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=[5, 30],
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_may_pass,
+)
+def look(depot: Depot, run_id: str, *, note: bool) -> Survey:
+    """List everything under the prefix and compare it with the catalogue; `note` what no row explains."""
+    return surveying.survey(depot, run_id=run_id, note=note)
+
+
+@task(task_run_name="preview the comparison", cache_policy=NO_CACHE)
+def preview(depot: Depot, found: Survey, run_id: str, as_of: datetime) -> SyncReport:
+    """Ask once more for what is missing, and sum up what was found."""
+    surveying.confirm_missing(depot, found)
+    return SyncReport(dry_run=True, **_figures(found, run_id, as_of))
+
+
+@task(task_run_name="bring the catalogue in line", cache_policy=NO_CACHE)
+def bring_in_line(
+    depot: Depot, lease: Lease, found: Survey, settled: Sequence[Done], *, run_id: str, as_of: datetime, grace_days: int
+) -> SyncReport:
+    """Adopt, mark as lost, mend and sweep, as the comparison found; no byte is changed."""
+    surveying.confirm_missing(depot, found)
+    lease.check()
+    grant = lease.grant
+    adopted, taken_back = orphans.adopt(depot, found, grant=grant, run_id=run_id)
+    lost_videos = sync.lose(depot, found, grant=grant, run_id=run_id)
+    doubtful = sync.mend(depot, found, grant=grant, run_id=run_id, grace_days=grace_days)
+    swept = orphans.sweep(depot, found, grant=grant, run_id=run_id, grace_days=grace_days)
+    doubts = f"{lost_videos} lost, {len(doubtful)} in doubt" if lost_videos or doubtful else "good"
+    left, keys = sync.finish(depot, found, doubts)
+    return SyncReport(
+        dry_run=False,
+        **_figures(found, run_id, as_of),
+        settled=tuple(settled),
+        adopted=adopted,
+        taken_back=taken_back,
+        lost=_lost(depot, run_id),
+        lost_videos=lost_videos,
+        doubtful=tuple(doubtful),
+        swept=swept,
+        orphans=left,
+        orphan_keys=tuple(keys),
+    )
+
+
+def _figures(found: Survey, run_id: str, as_of: datetime) -> dict[str, Any]:
+    return {
+        "flow": "sync_catalog",
+        "run_id": run_id,
+        "as_of": as_of,
+        "listed_objects": found.listed.objects,
+        "listed_bytes": found.listed.size_bytes,
+        "expected": found.expected,
+        "seen": found.seen,
+        "missing": len(found.missing),
+        "unexplained": found.unexplained,
+        "changed": len(found.changed),
+        "reappeared": len(found.reappeared),
+    }
+
+
+def _lost(depot: Depot, run_id: str) -> tuple[str, ...]:
+    lost = sa.select(videos.c.id).where(videos.c.state == VideoState.LOST, videos.c.run_id == run_id)
+    with reading(depot.engine) as session:
+        return tuple(session.execute(lost.order_by(videos.c.id).limit(_NAMED)).scalars())
+
+
+def _counted(outcomes: Sequence[Outcome]) -> list[Done]:
+    kinds = sorted({outcome.action for outcome in outcomes})
+    groups = [(kind, [one for one in outcomes if one.action == kind]) for kind in kinds]
+    return [
+        Done(kind, len(group), sum(one.before_bytes for one in group), sum(one.after_bytes for one in group))
+        for kind, group in groups
+    ]

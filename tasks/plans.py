@@ -1,0 +1,148 @@
+"""Plans: drawn and saved, shown as artifacts, and claimed by the run that carries them out."""
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from pydantic import BaseModel
+
+from reelkeeper.errors import GuardRefused
+from reelkeeper.model import PlannedRule, PlanSummary, Verdict
+from reelkeeper.operations.depot import Depot
+from reelkeeper.rules import lifecycle, pricing
+from reelkeeper.rules.report import Report
+from reelkeeper.store import due, results
+from reelkeeper.store.drawing import add_verdicts, begin_plan
+from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.plans import Item, begin_applying, load_summary, refuse_plan
+
+Judge = Callable[[int, int | None], None]  # retired in 24 h, last population: raises GuardRefused
+MOST_ROWS = 500  # of a table that a person reads
+_MICROUSD = 10**6
+
+
+def terms(**policies: BaseModel | int) -> dict[str, Any]:
+    """Say in JSON what a plan is made under; one made under other terms is not applied."""
+    return {
+        name: policy.model_dump(mode="json") if isinstance(policy, BaseModel) else policy
+        for name, policy in policies.items()
+    }
+
+
+@task(task_run_name="draw the plan of {flow}", cache_policy=NO_CACHE)
+def draw(
+    depot: Depot, flow: str, under: Mapping[str, Any], judged: Iterable[Verdict], *, as_of: datetime, run_id: str
+) -> str:
+    """Save a stream of verdicts as a plan, in flat memory; returns its id."""
+    plan_id = begin_plan(depot.engine, flow, under, as_of, run_id)
+    add_verdicts(depot.engine, plan_id, judged, lifecycle.reason, pricing.storage_microusd_per_month)
+    return plan_id
+
+
+@task(task_run_name="draw the plan of purge_retired", cache_policy=NO_CACHE)
+def draw_purge(
+    depot: Depot, under: Mapping[str, Any], *, as_of: datetime, run_id: str, grace_days: int, max_videos: int
+) -> str:
+    """Save what has waited out its grace as a plan; returns its id."""
+    plan_id = begin_plan(depot.engine, "purge_retired", under, as_of, run_id)
+    due.add_due(
+        depot.engine,
+        plan_id,
+        as_of,
+        grace_days=grace_days,
+        max_videos=max_videos,
+        microusd_per_gb=int(pricing.STORAGE_USD_PER_GB_MONTH * _MICROUSD),
+    )
+    return plan_id
+
+
+@task(task_run_name="show plan {plan_id}", cache_policy=NO_CACHE)
+def show(depot: Depot, plan_id: str) -> PlanSummary:
+    """Publish a saved plan as artifacts, a summary and a table of its largest items, and return it in figures."""
+    with reading(depot.engine) as session:
+        plan = load_summary(session, plan_id)
+        planned = results.by_rule(session, plan_id)
+        items = results.largest(session, plan_id, MOST_ROWS)
+    name = plan.flow.replace("_", "-")
+    total = sum(rule.objects for rule in planned)
+    title = f"Plan {plan.id} of {plan.flow}, as of {plan.as_of:%Y-%m-%d %H:%M} UTC"
+    create_markdown_artifact(_markdown(title, plan, planned), key=f"{name}-plan-summary", description=title)
+    shown = f"{title}: {total:,} items" + (f", the {len(items)} largest" if total > len(items) else "")
+    create_table_artifact([_row(item) for item in items], key=f"{name}-plan", description=shown)
+    get_run_logger().info(
+        "%s: of %s live videos, %s to compress, %s to go", title, plan.population.objects, *_counts(plan)
+    )
+    return plan
+
+
+@task(task_run_name="preview plan {plan.id}", cache_policy=NO_CACHE)
+def preview(depot: Depot, plan: PlanSummary, run_id: str, judge: Judge) -> Report:
+    """Say what a run would do, and what the guard would say of it."""
+    with reading(depot.engine) as session:
+        planned = tuple(results.by_rule(session, plan.id))
+        figures = results.retired_in_24h(session), results.last_population(session)
+    refusal = None
+    try:
+        judge(*figures)
+    except GuardRefused as refused:
+        refusal = str(refused)
+        get_run_logger().warning("the guard would refuse: %s", refusal)
+    return Report(plan.flow, run_id, dry_run=True, plan=plan, planned=planned, refusal=refusal)
+
+
+@task(task_run_name="claim plan {plan.id}", cache_policy=NO_CACHE)
+def claim(depot: Depot, plan: PlanSummary, under: Mapping[str, Any], judge: Judge) -> None:
+    """Take the right to carry `plan` out, once, if the guard agrees; it is asked under the flow's lease.
+
+    Raises PlanRefused, and GuardRefused, which is noted beside the plan. Nothing has been changed then.
+    """
+    try:
+        with transaction(depot.engine, "plan.claim") as session:
+            begin_applying(session, plan.id, plan.flow, under)
+            judge(results.retired_in_24h(session), results.last_population(session))
+    except GuardRefused as refused:
+        with transaction(depot.engine, "plan.refuse") as session:
+            refuse_plan(session, plan.id, str(refused))
+        raise
+
+
+def _counts(plan: PlanSummary) -> tuple[int, int]:
+    return plan.compress.objects, plan.retire.objects
+
+
+def _row(item: Item) -> dict[str, str | float]:
+    """Lay an item out flat: the artifact's table shows no nested value."""
+    return {
+        "what": item.video_id or f"blob {item.blob_id}",
+        "user": item.user_id or "",
+        "do": item.action,
+        "rule": item.rule,
+        "why": item.reason,
+        "MB": round(item.size_bytes / 10**6, 3),
+        "USD a month": _usd(item.saving_microusd),
+    }
+
+
+def _usd(microusd: int | None) -> str:
+    return "" if microusd is None else f"{Decimal(microusd) / _MICROUSD:.4f}"
+
+
+def _markdown(title: str, plan: PlanSummary, planned: list[PlannedRule]) -> str:
+    lines = [f"# {title}", "", "| do | rule | items | MB | USD a month saved |", "|---|---|--:|--:|--:|"]
+    lines += [
+        f"| {rule.action} | {rule.rule} | {rule.objects:,} | {rule.size_bytes / 10**6:,.1f} | "
+        f"{_usd(rule.saving_microusd) or 'known afterwards'} |"
+        for rule in planned
+    ]
+    if not planned:
+        lines.append("| nothing | | 0 | 0.0 | |")
+    lines += ["", "| kept by | items |", "|---|--:|"]
+    lines += [f"| {rule} | {count:,} |" for rule, count in sorted(plan.kept.items(), key=lambda kept: -kept[1])]
+    size = f"{plan.population.size_bytes / 10**6:,.1f} MB"
+    lines += ["", f"Live videos: {plan.population.objects:,}, {size}.", f"Apply it: `--apply --plan {plan.id}`."]
+    return "\n".join(lines)

@@ -1,0 +1,67 @@
+"""Reports: what a run did, from the store's own record, as artifacts that a person reads."""
+
+from dataclasses import asdict
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from reelkeeper.model import PlanSummary
+from reelkeeper.operations.depot import Depot
+from reelkeeper.rules.report import Report, SyncReport
+from reelkeeper.store import results
+from reelkeeper.store.engine import reading
+
+MOST_FAILURES = 100
+
+
+@task(task_run_name="report on plan {plan.id}", cache_policy=NO_CACHE)
+def publish(depot: Depot, plan: PlanSummary, run_id: str) -> Report:
+    """Sum up what became of a plan, whether or not the run came to its end."""
+    with reading(depot.engine) as session:
+        report = Report(
+            plan.flow,
+            run_id,
+            dry_run=False,
+            plan=plan,
+            planned=tuple(results.by_rule(session, plan.id)),
+            done=tuple(results.by_outcome(session, plan.id)),
+            failures=tuple(results.failures(session, plan.id, MOST_FAILURES)),
+        )
+    name = plan.flow.replace("_", "-")
+    create_markdown_artifact(_markdown(report), key=f"{name}-report", description=f"What run {run_id} did")
+    if report.failures:
+        rows = [{"what": one.video_id, "why": one.reason, "bytes": one.before_bytes} for one in report.failures]
+        create_table_artifact(rows, key=f"{name}-failures", description=f"{report.failed:,} items failed")
+    counts = ", ".join(f"{done.objects:,} {done.outcome}" for done in report.done) or "nothing to do"
+    get_run_logger().info("%s: %s; %s bytes less", plan.flow, counts, f"{report.saved_bytes:,}")
+    return report
+
+
+@task(task_run_name="report on the comparison", cache_policy=NO_CACHE)
+def publish_sync(report: SyncReport) -> SyncReport:
+    """Show what a comparison of bucket and catalogue found, and what came of it."""
+    found = {name: value for name, value in asdict(report).items() if isinstance(value, int) and name != "dry_run"}
+    lines = [f"# {report.flow}, run {report.run_id}{' (dry run)' if report.dry_run else ''}", "", "| | |", "|---|--:|"]
+    lines += [f"| {name.replace('_', ' ')} | {value:,} |" for name, value in found.items()]
+    lines += [f"| left open by killed runs, now {done.outcome} | {done.objects:,} |" for done in report.settled]
+    named = {"Lost": report.lost, "In doubt": report.doubtful, "Unexplained": report.orphan_keys}
+    lines += ["", *(f"{what}: {', '.join(f'`{name}`' for name in names)}." for what, names in named.items() if names)]
+    create_markdown_artifact("\n".join(lines), key=f"{report.flow.replace('_', '-')}-report")
+    get_run_logger().info("%s: %s", report.flow, ", ".join(f"{name} {value:,}" for name, value in found.items()))
+    return report
+
+
+def _markdown(report: Report) -> str:
+    lines = [f"# {report.flow}, run {report.run_id}, plan {report.plan.id}", ""]
+    lines += ["| outcome | items | MB before | MB after |", "|---|--:|--:|--:|"]
+    lines += [
+        f"| {done.outcome} | {done.objects:,} | {done.before_bytes / 10**6:,.1f} | {done.after_bytes / 10**6:,.1f} |"
+        for done in report.done
+    ]
+    saved = f"{report.saved_bytes / 10**6:,.1f} MB, {report.saved_microusd_per_month / 10**6:.4f} USD a month"
+    lines += ["", f"Less to store, once the grace is over: {saved}."]
+    if report.plan.flow != "purge_retired":
+        lines.append(f"Take it all back: `reelkeeper restore --run {report.run_id}`.")
+    return "\n".join(lines)

@@ -1,0 +1,40 @@
+"""Videos: streamed to the rules, and retired in batches."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from reelkeeper.model import Video
+from reelkeeper.operations import retire
+from reelkeeper.operations.depot import Depot
+from reelkeeper.operations.lease import Lease
+from reelkeeper.store.engine import reading
+from reelkeeper.store.plans import planned
+from reelkeeper.store.videos import live_videos
+
+RETIRED_AT_ONCE = 500
+
+
+def stream_live(depot: Depot, as_of: datetime) -> Iterator[Video]:
+    """Stream every live video from one snapshot, in flat memory. Not a task: Prefect would gather it whole."""
+    with reading(depot.engine) as session:
+        yield from live_videos(session, as_of)
+
+
+def retire_planned(depot: Depot, lease: Lease, plan_id: str, *, run_id: str, grace_days: int) -> None:
+    """Retire what a plan says, batch by batch."""
+    with reading(depot.engine) as session:
+        for batch in planned(session, plan_id, "retire", RETIRED_AT_ONCE):
+            video_ids = [item.video_id for item in batch if item.video_id is not None]
+            retire_batch(depot, lease, plan_id, video_ids, run_id=run_id, grace_days=grace_days)
+
+
+@task(task_run_name="retire a batch from {video_ids[0]}", cache_policy=NO_CACHE)
+def retire_batch(
+    depot: Depot, lease: Lease, plan_id: str, video_ids: list[str], *, run_id: str, grace_days: int
+) -> None:
+    """Retire one batch; its outcomes are recorded beside the plan."""
+    lease.check()
+    retire.retire(depot, plan_id, video_ids, grant=lease.grant, run_id=run_id, grace_days=grace_days)
