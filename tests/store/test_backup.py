@@ -125,7 +125,9 @@ def test_backups_under_write_load_are_whole(engine: sa.Engine, empty_url: Callab
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        saved = [backup(engine, tmp_path / f"saved{n}") for n in range(5)]
+        saved = [
+            backup(engine, tmp_path / f"saved{n}") for n in range({"sqlite": 20, "postgresql": 5}[engine.dialect.name])
+        ]
     finally:
         stop.set()
         writer.join()
