@@ -91,15 +91,18 @@ def parse_page(body: bytes) -> dict[str, Any]:
     if int(head.get("KeyCount", len(entries))) != len(entries):
         raise TruncatedListing(f"a page says that it holds {head['KeyCount']} keys and holds {len(entries)}")
     read = unquote_plus if head.get("EncodingType") == "url" else str
-    objects = [
-        StoredObject(
-            read(entry["Key"]),
-            int(entry["Size"]),
-            entry["ETag"].strip('"'),
-            datetime.fromisoformat(entry["LastModified"][:19] + "Z"),  # to the second, as a HEAD says it
-        )
-        for entry in entries
-    ]
+    try:
+        objects = [
+            StoredObject(
+                read(entry["Key"]),
+                int(entry["Size"]),
+                entry["ETag"].strip('"'),
+                datetime.fromisoformat(entry["LastModified"][:19] + "Z"),  # to the second, as a HEAD says it
+            )
+            for entry in entries
+        ]
+    except (KeyError, ValueError) as error:
+        raise TruncatedListing(f"an entry of a page cannot be read: {error!r}") from error
     answer: dict[str, Any] = {OBJECTS: objects, "IsTruncated": head["IsTruncated"] == "true"}
     if head.get("NextContinuationToken"):
         answer["NextContinuationToken"] = head["NextContinuationToken"]
