@@ -28,7 +28,6 @@ def make_world(tmp_path: Path, migrated_file: Path, endpoint: Endpoint, double: 
         folder = tmp_path / secrets.token_hex(6)
         folder.mkdir()
         shutil.copyfile(migrated_file, folder / "store.sqlite3")
-        double.reset()
         return World.make(folder, f"sqlite:///{folder / 'store.sqlite3'}", endpoint, double, clip=tiny_clip)
 
     return make
