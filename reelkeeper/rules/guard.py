@@ -74,8 +74,12 @@ def purge_within(limits: BlastRadius, plan: PlanSummary, last_population: int | 
     is asked here is whether anything may go at all, and whether the catalogue is whole.
     """
     breaches = list(_shrunken(limits, plan, last_population))
-    if limits.max_objects == 0 and plan.retire.objects:
-        breaches.append(_Breach("max_objects", f"{plan.retire.objects:,} blobs, limit 0", plan.retire.objects))
+    if plan.retire.objects:
+        zeros = (name for name, limit in limits if name.startswith("max_") and limit == 0)
+        breaches += [
+            _Breach(name, f"{many(plan.retire.objects, 'blob')}, limit 0", BlastRadius.model_fields[name].default)
+            for name in zeros
+        ]
     if breaches:
         raise GuardRefused(_refusal(plan, breaches, apply="--apply"))  # another max_objects draws another plan
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import Counts, PlanSummary
-from reelkeeper.rules.guard import BlastRadius, listing_within, within
+from reelkeeper.rules.guard import BlastRadius, listing_within, purge_within, within
 
 DEFAULT = BlastRadius()
 WIDE = BlastRadius(max_objects=10**9, max_percent=100, max_bytes=10**18, max_user_percent=100, max_percent_in_24h=100)
@@ -144,6 +144,18 @@ def test_half_a_listing_is_refused() -> None:
         listing_within(DEFAULT, 79, 100)
     with pytest.raises(GuardRefused, match="override: none"):
         listing_within(DEFAULT, 0, 4)
+
+
+def test_a_purge_takes_what_was_judged_before_unless_nothing_may_go_or_the_catalogue_shrank() -> None:
+    purge_within(DEFAULT, plan(5000, 10, users={}), 10)
+    purge_within(BlastRadius(max_objects=0), plan(0, 10), 10)
+    for zero in sorted(set(BlastRadius.model_fields) - {"always_allowed", "min_population_percent"}):
+        with pytest.raises(GuardRefused, match=rf"{zero}: 1 blob, limit 0[\s\S]*--param limits.{zero}="):
+            purge_within(BlastRadius.model_validate({zero: 0}), plan(1, 1000), 1000)
+    with pytest.raises(
+        GuardRefused, match="min_population_percent: 500 live videos, where the last good run left 1,000"
+    ):
+        purge_within(DEFAULT, plan(1, 500), 1000)
 
 
 def test_the_text_of_a_refusal_is_a_contract() -> None:
