@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]  # it ships no types
+import psutil
 import pytest
 
 from reelkeeper.adapters.ffmpeg import tools
