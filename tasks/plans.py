@@ -103,8 +103,9 @@ def claim(depot: Depot, plan: PlanSummary, under: Mapping[str, Any], judge: Judg
     """
     try:
         with transaction(depot.engine, "plan.claim") as session:
+            before = results.retired_in_24h(session), results.last_population(session)  # this plan not counted
             begin_applying(session, plan.id, plan.flow, under)
-            judge(results.retired_in_24h(session), results.last_population(session))
+            judge(*before)
     except GuardRefused as refused:
         with transaction(depot.engine, "plan.refuse") as session:
             refuse_plan(session, plan.id, str(refused))

@@ -12,8 +12,9 @@ from reelkeeper.store.plans import load_summary
 from reelkeeper.store.tables import blobs, plans, verdicts, videos
 
 _GB = 10**9
-_OWN = blobs.c.id == videos.c.blob_id  # the blob is its video's present bytes: with it, the video is gone
-_JOINED = blobs.outerjoin(videos, videos.c.id == blobs.c.video_id)
+_owner = videos.alias("owner")  # beside the `videos` that the conditions ask about
+_OWN = blobs.c.id == _owner.c.blob_id  # the blob is its video's present bytes: with it, the video is gone
+_JOINED = blobs.outerjoin(_owner, _owner.c.id == blobs.c.video_id)
 
 
 def add_due(
@@ -44,7 +45,7 @@ def add_due(
             "plan_id": sa.literal(plan_id),
             "blob_id": blobs.c.id,
             "video_id": blobs.c.video_id,
-            "user_id": videos.c.user_id,
+            "user_id": _owner.c.user_id,
             "generation": blobs.c.generation,
             "action": sa.literal("purge"),
             "rule": _rule(),
@@ -68,7 +69,7 @@ def add_due(
 def _rule() -> sa.ColumnElement[str]:
     return sa.case(
         (blobs.c.state == BlobState.DELETING, "unfinished"),
-        (videos.c.blob_id.is_(None), "orphan"),
+        (_owner.c.blob_id.is_(None), "orphan"),
         (_OWN, "grace_over"),
         else_="replaced",
     )

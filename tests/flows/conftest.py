@@ -1,0 +1,74 @@
+"""Fixtures of the flows' tests: a Prefect server of the session, and a small deployment that settings point at."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import mkdtemp
+
+# Prefect reads these as it is imported. Without a server of its own a flow would start one in the user's ~/.prefect.
+os.environ.pop("PREFECT_API_URL", None)
+os.environ.setdefault("PREFECT_HOME", mkdtemp(prefix="prefect-home-"))
+os.environ.update(
+    {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+        "PREFECT_LOGGING_TO_API_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.2",
+    }
+)
+
+import pytest
+import sqlalchemy as sa
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
+
+from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.settings import settings
+from tests.buckets import BUCKET
+from tests.doubles.r2 import R2Double
+from tests.faults.world import World
+from tests.flows.scenes import Scene
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A Prefect server on SQLite in a folder of its own; no heartbeats, since a flow's end waits for the next one."""
+    with (
+        prefect_test_harness(server_startup_timeout=180),
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+    ):
+        yield
+
+
+@pytest.fixture
+def scene(
+    prefect_server: None,  # noqa: ARG001  it must be up
+    sqlite_engine: sa.Engine,
+    endpoint: Endpoint,
+    double: R2Double,
+    tiny_clip: Path,
+    tmp_path: Path,
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Scene]:
+    """A deployment of a few videos, which the flows open by their settings as they do in production."""
+    folder = tmp_path / prefix.partition("/")[0]
+    folder.mkdir()
+    world = World.make(folder, str(sqlite_engine.url), endpoint, double, clip=tiny_clip)
+    at = world.address
+    for name, value in {
+        "DATABASE_URL": at.store_url,
+        "S3_ENDPOINT_URL": at.endpoint_url,
+        "S3_ACCESS_KEY_ID": at.access_key_id,
+        "S3_SECRET_ACCESS_KEY": at.secret_access_key,
+        "BUCKET": BUCKET,
+        "PREFIX": at.prefix,
+        "STATE_DIR": at.folder,
+    }.items():
+        monkeypatch.setenv(f"REELKEEPER_{name}", value)
+    settings.cache_clear()
+    yield Scene(world)
+    settings.cache_clear()

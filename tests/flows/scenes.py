@@ -1,0 +1,77 @@
+"""A scene: a small deployment as a test of a flow arranges it, and all of it that a run must not change unasked."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from reelkeeper.model import VideoState
+from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.tables import (
+    audit_events,
+    blobs,
+    deployment,
+    operations,
+    plans,
+    users,
+    verdicts,
+    videos,
+    view_days,
+)
+from tests.faults.world import World
+
+NOW = datetime.now(UTC)
+KEPT_TABLES = (audit_events, blobs, deployment, operations, users, videos)
+
+
+class Scene:
+    """Videos of the pro user "ann", none of them viewed, on days that are all recorded."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.double, self.engine = world, world.double, world.depot.engine
+        with transaction(self.engine, "test") as session:
+            session.execute(sa.update(users).values(tier="pro"))
+            days = [{"day": (NOW - timedelta(days=n)).date()} for n in range(1, 40)]
+            session.execute(sa.insert(view_days), days)
+
+    def video(self, video_id: str, *, age_days: float, **options: Any) -> int:  # noqa: ANN401  as World.video takes them
+        """Add a live video of that age; returns its blob's id."""
+        blob_id = self.world.video(video_id, **options)
+        with transaction(self.engine, "test") as session:
+            created_at = NOW - timedelta(days=age_days)
+            session.execute(sa.update(videos).where(videos.c.id == video_id).values(created_at=created_at))
+        return blob_id
+
+    def lose_rows(self, prefix: str) -> None:
+        """Let the rows of these live videos vanish from view, as a wrong restore of the store would."""
+        with transaction(self.engine, "test") as session:
+            session.execute(sa.update(videos).where(videos.c.id.startswith(prefix)).values(state=VideoState.LOST))
+
+    def when_a_video_is_fetched(self, action: Callable[[], object]) -> None:
+        """Call `action` as the first request for a video's bytes arrives; the one before it asks who the bucket is."""
+        faults = self.double.faults
+        faults.after("GetObject", lambda _: faults.before("GetObject", lambda _: action()))
+
+    def states(self) -> dict[str, str]:
+        """Say which state each video is in."""
+        with reading(self.engine) as session:
+            return {row.id: row.state for row in session.execute(sa.select(videos.c.id, videos.c.state))}
+
+    def everything(self) -> tuple[object, ...]:
+        """Dump what a run must not change unasked: rows, and what is stored."""
+        with reading(self.engine) as session:
+            rows = tuple(tuple(session.execute(sa.select(table)).all()) for table in KEPT_TABLES)
+        stored = sorted((one.key, one.etag) for page in self.world.depot.bucket.pages() for one in page)
+        return *rows, tuple(stored)
+
+    def outcomes(self, plan_id: str) -> dict[str | None, str | None]:
+        """Say what became of each item of a plan, by its video."""
+        with reading(self.engine) as session:
+            chosen = sa.select(verdicts.c.video_id, verdicts.c.outcome).where(verdicts.c.plan_id == plan_id)
+            return {row.video_id: row.outcome for row in session.execute(chosen)}
+
+    def last_plan(self) -> sa.Row[Any]:
+        """Return the plan that was drawn last."""
+        with reading(self.engine) as session:
+            return session.execute(sa.select(plans).order_by(plans.c.created_at.desc()).limit(1)).one()

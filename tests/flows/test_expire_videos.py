@@ -1,0 +1,69 @@
+"""`expire_videos`: only what has outlived its retention goes, and only as a retirement."""
+
+import pytest
+
+from flows.expire_videos import expire_videos
+from reelkeeper.errors import GuardRefused, PolicyRefused
+from reelkeeper.operations.restore import find_restorable, restore
+from reelkeeper.rules.guard import BlastRadius
+from reelkeeper.rules.lifecycle import LifecyclePolicy
+from tests.flows.scenes import Scene
+
+
+@pytest.fixture
+def old(scene: Scene) -> Scene:
+    """Two videos that a pro user's retention has passed, one that it has not."""
+    for number, age_days in enumerate((366, 400, 364)):
+        scene.video(f"v{number}", age_days=age_days)
+    return scene
+
+
+def test_a_dry_run_changes_nothing_and_leaves_the_cold_ones_to_tiering(old: Scene) -> None:
+    before = old.everything()
+    report = expire_videos()
+    assert old.everything() == before
+    assert (report.plan.retire.objects, report.plan.compress.objects) == (2, 0)
+    assert report.plan.kept == {"left_to_tier_storage": 1}
+
+
+def test_a_run_retires_and_can_be_taken_back_whole(old: Scene) -> None:
+    report = expire_videos(dry_run=False)
+    assert old.states() == {"v0": "retired", "v1": "retired", "v2": "live"}
+    assert [(one.outcome, one.objects) for one in report.done] == [("retired", 2)]
+    depot = old.world.depot
+    taken = find_restorable(depot, run_id=report.run_id)
+    restore(depot, taken, run_id="undo", author="ops", grace_days=7, hold_days=1)
+    assert set(old.states().values()) == {"live"}
+    assert old.double.deleted() == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "named"),
+    [
+        (BlastRadius(max_objects=0), "max_objects"),
+        (BlastRadius(max_bytes=0), "max_bytes"),
+        (BlastRadius(always_allowed=0), "max_percent"),
+    ],
+)
+def test_the_guard_refuses_and_nothing_is_changed(old: Scene, limits: BlastRadius, named: str) -> None:
+    before = old.everything()
+    with pytest.raises(GuardRefused, match=named):
+        expire_videos(limits=limits, dry_run=False)
+    assert old.everything() == before
+
+
+def test_a_shrunken_catalogue_is_refused_after_a_good_run(old: Scene) -> None:
+    for number in range(6):
+        old.video(f"new{number}", age_days=1, stored=False)
+    expire_videos(dry_run=False)
+    old.lose_rows("new")
+    old.video("v9", age_days=500)
+    with pytest.raises(GuardRefused, match="where the last good run left 7"):
+        expire_videos(dry_run=False)
+    assert old.states()["v9"] == "live"
+
+
+def test_an_empty_policy_is_refused() -> None:
+    policy = LifecyclePolicy(retention_free_days=None, retention_premium_days=None, retention_pro_days=None)
+    with pytest.raises(PolicyRefused, match="retention_free_days"):
+        expire_videos.fn(policy, dry_run=False)

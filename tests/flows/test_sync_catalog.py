@@ -1,0 +1,62 @@
+"""`sync_catalog`: the catalogue follows the bucket, and half a listing changes nothing."""
+
+import pytest
+import sqlalchemy as sa
+
+from flows.sync_catalog import sync_catalog
+from reelkeeper.errors import GuardRefused, IntegrityDoubt, LeaseLost
+from reelkeeper.operations.lease import alone
+from reelkeeper.rules.guard import BlastRadius
+from reelkeeper.store.engine import reading
+from reelkeeper.store.tables import audit_events, orphans
+from tests.flows.scenes import Scene
+
+
+@pytest.fixture
+def uploaded(scene: Scene) -> Scene:
+    """Two videos that the catalogue knows, and one object that it does not."""
+    scene.video("v0", age_days=1)
+    scene.video("v1", age_days=1)
+    scene.world.depot.bucket.put_once(f"{scene.world.address.prefix}bob/new/clip.mp4", scene.world.clip, "video/mp4")
+    return scene
+
+
+def test_a_dry_run_only_looks(uploaded: Scene) -> None:
+    before = uploaded.everything()
+    report = sync_catalog()
+    assert uploaded.everything() == before
+    assert (report.expected, report.seen, report.missing, report.unexplained, report.adopted) == (2, 2, 0, 1, 0)
+    with reading(uploaded.engine) as session:
+        assert session.execute(sa.select(sa.func.count()).select_from(orphans)).scalar() == 0
+
+
+def test_new_objects_are_adopted(uploaded: Scene) -> None:
+    report = sync_catalog(dry_run=False)
+    assert (report.adopted, report.orphans) == (1, 0)
+    assert uploaded.states() == {"v0": "live", "v1": "live", "new": "live"}
+
+
+def test_a_video_whose_bytes_are_missing_is_marked_and_named(uploaded: Scene) -> None:
+    uploaded.video("lost", age_days=1, stored=False)
+    with pytest.raises(IntegrityDoubt, match="1 videos have lost their bytes: lost"):
+        sync_catalog(dry_run=False)
+    assert uploaded.states() == {"v0": "live", "v1": "live", "new": "live", "lost": "lost"}
+    with reading(uploaded.engine) as session:
+        assert "lose" in set(session.execute(sa.select(audit_events.c.event)).scalars())
+
+
+def test_half_a_listing_is_refused_and_nothing_is_marked(uploaded: Scene) -> None:
+    for number in range(8):
+        uploaded.video(f"lost{number}", age_days=1, stored=False)
+    before = uploaded.everything()
+    for limits in (BlastRadius(), BlastRadius(min_population_percent=21)):
+        with pytest.raises(GuardRefused, match="shows 2 objects where the catalogue expects 10"):
+            sync_catalog(limits, dry_run=False)
+    assert uploaded.everything() == before
+
+
+def test_a_second_run_finds_the_lease_taken(uploaded: Scene) -> None:
+    before = uploaded.everything()
+    with alone(uploaded.engine, "flow/sync_catalog") as other, pytest.raises(LeaseLost, match=other.grant.holder):
+        sync_catalog(dry_run=False)
+    assert uploaded.everything() == before

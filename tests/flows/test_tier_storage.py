@@ -1,0 +1,133 @@
+"""`tier_storage`: plans first, refuses before the first change, then does what the plan says and says what it did."""
+
+import pytest
+import sqlalchemy as sa
+
+from flows.tier_storage import tier_storage
+from reelkeeper.errors import Frozen, GuardRefused, LeaseLost, PartialFailure, PlanRefused, PolicyRefused
+from reelkeeper.model import Done
+from reelkeeper.operations import freeze
+from reelkeeper.operations.lease import alone
+from reelkeeper.rules.guard import BlastRadius
+from reelkeeper.rules.lifecycle import LifecyclePolicy
+from reelkeeper.store.engine import reading
+from reelkeeper.store.tables import blobs, videos
+from tests.flows.scenes import Scene
+
+WIDE = BlastRadius(max_percent=100, max_user_percent=100, max_percent_in_24h=100)
+
+
+@pytest.fixture
+def cold(scene: Scene) -> Scene:
+    """Four new videos, two cold ones to compress, and one that nobody has watched for a month."""
+    for number in range(4):
+        scene.video(f"new{number}", age_days=1)
+    for number in range(2):
+        scene.video(f"cold{number}", age_days=10)
+    scene.video("forgotten", age_days=40)
+    return scene
+
+
+def test_a_dry_run_saves_its_plan_and_changes_nothing(cold: Scene) -> None:
+    before = cold.everything()
+    report = tier_storage()
+    assert cold.everything() == before
+    assert (report.dry_run, report.done, report.refusal) == (True, (), None)
+    assert {(one.action, one.rule, one.objects) for one in report.planned} == {
+        ("compress", "cold_compress", 2),
+        ("retire", "cold_retire", 1),
+    }
+    assert report.plan.kept == {"too_young": 4}
+    assert cold.last_plan().state == "ready"
+
+
+def test_a_run_compresses_and_retires_what_the_plan_says(cold: Scene) -> None:
+    report = tier_storage(dry_run=False)
+    assert {one.outcome: one.objects for one in report.done} == {"compressed": 2, "retired": 1}
+    assert cold.states() == dict.fromkeys([f"new{n}" for n in range(4)] + ["cold0", "cold1"], "live") | {
+        "forgotten": "retired"
+    }
+    with reading(cold.engine) as session:
+        codecs = session.execute(
+            sa.select(blobs.c.codec).join(videos, videos.c.blob_id == blobs.c.id).where(videos.c.id.startswith("cold"))
+        ).scalars()
+        assert list(codecs) == ["av1", "av1"]
+    assert report.saved_bytes > 0
+    assert cold.double.deleted() == []
+    cold.world.check()
+
+
+def test_a_saved_plan_is_applied_as_it_stands_and_only_once(cold: Scene) -> None:
+    plan_id = tier_storage().plan.id
+    cold.video("later", age_days=50)
+    report = tier_storage(dry_run=False, plan_id=plan_id)
+    assert report.plan.id == plan_id
+    assert cold.states()["later"] == "live"
+    before = cold.everything()
+    with pytest.raises(PlanRefused, match="was applied"):
+        tier_storage(dry_run=False, plan_id=plan_id)
+    with pytest.raises(PlanRefused, match="another policy"):
+        tier_storage(LifecyclePolicy(retire_after_days=90), dry_run=False, plan_id=tier_storage().plan.id)
+    assert cold.everything() == before
+
+
+def test_the_guard_refuses_before_the_first_change_and_its_override_applies_the_same_plan(cold: Scene) -> None:
+    for number in range(4):
+        cold.video(f"more{number}", age_days=40)
+    before = cold.everything()
+    assert "max_percent" in (tier_storage().refusal or "")
+    with pytest.raises(GuardRefused, match="5 of 11 live videos"):
+        tier_storage(dry_run=False)
+    assert cold.everything() == before
+    refused = cold.last_plan()
+    assert refused.state == "refused"
+    assert "max_percent" in refused.refusal
+    report = tier_storage(limits=WIDE, dry_run=False, plan_id=refused.id)
+    assert Done("retired", 5, 5 * cold.world.clip.stat().st_size, 0) in report.done
+
+
+def test_a_policy_without_a_rule_is_refused(cold: Scene) -> None:
+    with pytest.raises(PolicyRefused, match="empty policy"):
+        tier_storage(LifecyclePolicy(compress_below_views=None, retire_below_views=None), dry_run=False)
+    assert set(cold.states().values()) == {"live"}
+
+
+def test_a_second_run_finds_the_lease_taken(cold: Scene) -> None:
+    before = cold.everything()
+    with alone(cold.engine, "flow/tier_storage") as other, pytest.raises(LeaseLost, match=other.grant.holder):
+        tier_storage(dry_run=False)
+    assert cold.everything() == before
+
+
+def test_a_frozen_deployment_is_left_alone(cold: Scene) -> None:
+    freeze.freeze(cold.engine, by="ops", reason="an audit")
+    before = cold.everything()
+    with pytest.raises(Frozen, match="an audit"):
+        tier_storage(dry_run=False)
+    assert cold.everything() == before
+
+
+def test_a_freeze_during_a_run_stops_it_before_the_next_video(cold: Scene) -> None:
+    cold.when_a_video_is_fetched(lambda: freeze.freeze(cold.engine, by="ops", reason="stop"))
+    with pytest.raises(Frozen, match="stop"):
+        tier_storage(LifecyclePolicy(retire_below_views=None), dry_run=False)
+    assert set(cold.outcomes(cold.last_plan().id).values()) == {None}
+    assert set(cold.states().values()) == {"live"}
+
+
+def test_one_video_that_fails_ends_the_run_failed_with_the_rest_done(cold: Scene) -> None:
+    cold.video("missing", age_days=20, stored=False)
+    with pytest.raises(PartialFailure, match=r"2 compressed, 1 failed, 1 retired.*missing: ObjectMissing"):
+        tier_storage(dry_run=False)
+    assert cold.outcomes(cold.last_plan().id) == {
+        "cold0": "compressed",
+        "cold1": "compressed",
+        "missing": "failed",
+        "forgotten": "retired",
+    }
+
+
+def test_a_storage_that_hiccups_is_asked_again_at_the_end(cold: Scene) -> None:
+    cold.double.faults.after("GetObject", lambda _: cold.double.faults.fail("GetObject", 403))  # after the identity
+    report = tier_storage(dry_run=False)
+    assert {one.outcome: one.objects for one in report.done} == {"compressed": 2, "retired": 1}
