@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from reelkeeper.adapters.s3 import ATTEMPTS, cause, wait
+from reelkeeper.adapters.s3 import ATTEMPTS, cause, wait_before
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -41,5 +41,5 @@ def delete_batch(client: "S3Client", bucket: str, keys: list[str]) -> dict[str, 
         if not again or attempt == ATTEMPTS:
             break
         keys = again
-        wait(attempt)
+        wait_before(attempt + 1)
     return failed

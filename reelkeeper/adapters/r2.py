@@ -27,7 +27,7 @@ from botocore.exceptions import (
 from reelkeeper.adapters.deletes import BATCH_KEYS, delete_batch
 from reelkeeper.adapters.keys import IDENTITY, PROBE, confined, flaw
 from reelkeeper.adapters.listing import read_page, read_pages_fast
-from reelkeeper.adapters.s3 import ATTEMPTS, date_of, open_client, told, wait
+from reelkeeper.adapters.s3 import ATTEMPTS, date_of, open_client, told, wait_before
 from reelkeeper.errors import (
     KeyRefused,
     KeyTaken,
@@ -48,7 +48,7 @@ WORTH_A_PAGE = 20  # wanted keys; a page of a listing costs about as much CPU as
 CHUNK_BYTES = 1 << 20
 
 
-def connect(  # noqa: PLR0917  an address, in the order in which Cloudflare shows its parts
+def connect(
     endpoint_url: str, access_key_id: str, secret_access_key: str, bucket: str, prefix: str, region: str = "auto"
 ) -> "Bucket":
     """Return the bucket behind an S3 endpoint. Sends nothing yet. Misconfigured if the prefix is malformed."""
@@ -165,7 +165,7 @@ class Bucket:
                 cut = isinstance(error.__cause__, IncompleteReadError | ReadTimeoutError | ResponseStreamingError)
                 if not cut or attempt == ATTEMPTS:
                     raise
-            wait(attempt)
+            wait_before(attempt + 1)
         raise AssertionError  # the loop returns or raises
 
     def pages(self) -> Iterator[list[StoredObject]]:

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as HTTPConnectionError
 from botocore.handlers import add_expect_header
 
 from reelkeeper.errors import ObjectChanged, ObjectMissing, StorageError
@@ -21,42 +23,50 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ResponseMetadataTypeDef
 
-ATTEMPTS = (
-    6  # of one request; the waits between them, drawn from 0 to 1, 2, 4, 8 and 16 s, outlast a restart of a server
-)
+ATTEMPTS = 7  # of one request; the waits between them add up to 29 s on average: a server's restart is outlasted
+LONGEST_WAIT_SECONDS = 16
+PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})  # R2's "Error codes": the first, second and fourth may pass
 _SESSION = boto3.Session()  # one for all clients: it reads S3's model once, which takes 130 ms
 _OPENING = threading.Lock()  # clients may be shared between threads, the making of them may not
 
 
 def open_client(
-    endpoint_url: str, access_key_id: str, secret_access_key: str, region: str = "auto", attempts: int = ATTEMPTS
+    endpoint_url: str,
+    access_key_id: str,
+    secret_access_key: str,
+    region: str = "auto",
+    *,
+    attempts: int = ATTEMPTS,
+    silence_seconds: float = 60,
 ) -> "S3Client":
-    """Return a client for the S3 endpoint. Sends nothing."""
-    with _OPENING:
-        return _client(endpoint_url, access_key_id, secret_access_key, region, attempts)
+    """Return a client for the S3 endpoint. Sends nothing.
 
-
-def _client(endpoint_url: str, access_key_id: str, secret_access_key: str, region: str, attempts: int) -> "S3Client":
+    A request is sent `attempts` times at most, and gives up on a server that is silent for `silence_seconds`.
+    """
     loopback = urlsplit(endpoint_url).hostname in {"127.0.0.1", "localhost", "::1"}
-    client: S3Client = _SESSION.client(
-        "s3",
-        endpoint_url=endpoint_url,
-        aws_access_key_id=access_key_id,
-        aws_secret_access_key=secret_access_key,
-        region_name=region,
-        config=Config(
-            signature_version="s3v4",  # the only one that R2 checks
-            s3={"addressing_style": "path"},  # R2's endpoint is one host for all buckets of an account
-            request_checksum_calculation="when_required",  # R2 refuses the trailing checksums that boto3 adds
-            response_checksum_validation="when_required",  # we compare whole-object digests of our own
-            retries={"mode": "standard", "total_max_attempts": attempts},  # 429, 500-504, cut lines; backoff, jitter
-            connect_timeout=5,
-            read_timeout=60,  # between two bytes, not for a whole video
-            max_pool_connections=32,  # more than all our threads together
-            tcp_keepalive=True,
-            proxies={} if loopback else None,  # a proxy set in the environment cannot reach our own loopback
-        ),
+    config = Config(
+        signature_version="s3v4",  # the only one that R2 checks
+        s3={"addressing_style": "path"},  # R2's endpoint is one host for all buckets of an account
+        request_checksum_calculation="when_required",  # R2 refuses the trailing checksums that boto3 adds
+        response_checksum_validation="when_required",  # we compare whole-object digests of our own
+        retries={"total_max_attempts": 1},  # the attempts are ours: botocore's wait 50 ms after a 500
+        connect_timeout=5,
+        read_timeout=silence_seconds,  # between two bytes, not for a whole video
+        max_pool_connections=32,  # more than all our threads together
+        tcp_keepalive=True,
+        proxies={} if loopback else None,  # a proxy set in the environment cannot reach our own loopback
     )
+    with _OPENING:
+        client: S3Client = _SESSION.client(
+            "s3",
+            endpoint_url=endpoint_url,
+            aws_access_key_id=access_key_id,
+            aws_secret_access_key=secret_access_key,
+            region_name=region,
+            config=config,
+        )
+    again: Any = partial(_again, limit=attempts)  # botocore's stubs forget that this event is answered
+    client.meta.events.register_first("needs-retry.s3", again)
     # Cloudflare answers no `Expect: 100-continue`, so botocore would wait a second before each body.
     client.meta.events.unregister("before-call.s3", add_expect_header)
     return client
@@ -103,6 +113,23 @@ def date_of(metadata: "ResponseMetadataTypeDef") -> datetime | None:
     return parsedate_to_datetime(date).astimezone(UTC) if date else None
 
 
-def wait(attempt: int) -> None:
-    """Wait before attempt number `attempt + 1`: longer each time, and not as long as others do."""
-    time.sleep(random.uniform(0, 2 ** (attempt - 1)))  # noqa: S311  jitter, not a secret
+def _again(
+    *, limit: int, attempts: int, response: tuple[Any, Any] | None, caught_exception: Exception | None, **_: object
+) -> float | None:
+    """Answer botocore's question whether to send a request again: the seconds until then, or None for no."""
+    passing = (
+        response[0].status_code in PASSING_STATUSES
+        if response
+        else isinstance(caught_exception, HTTPConnectionError | HTTPClientError)
+    )
+    return seconds_before(attempts + 1) if passing and attempts < limit else None
+
+
+def seconds_before(attempt: int) -> float:
+    """Return how long to wait before attempt number 2, 3, ...: up to 1, 2, 4, ... s, drawn so that no two coincide."""
+    return random.uniform(0.25, 1) * min(1 << (attempt - 2), LONGEST_WAIT_SECONDS)  # noqa: S311  jitter, not a secret
+
+
+def wait_before(attempt: int) -> None:
+    """Wait as `seconds_before` says."""
+    time.sleep(seconds_before(attempt))

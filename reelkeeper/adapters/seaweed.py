@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class Endpoint:
 
     endpoint_url: str
     access_key_id: str
-    secret_access_key: str
+    secret_access_key: str = field(repr=False)
 
 
 @contextmanager
@@ -125,7 +125,9 @@ def _endpoint(folder: Path) -> Endpoint:
 
 def _take_an_object(endpoint: Endpoint, bucket: str) -> None:
     """Store one: the server answers to everything else before it can do that."""
-    client = open_client(endpoint.endpoint_url, endpoint.access_key_id, endpoint.secret_access_key, attempts=1)
+    client = open_client(
+        endpoint.endpoint_url, endpoint.access_key_id, endpoint.secret_access_key, attempts=1, silence_seconds=5
+    )
     with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
         client.create_bucket(Bucket=bucket)
     client.put_object(Bucket=bucket, Key=".reelkeeper-ready", Body=b"ready")
