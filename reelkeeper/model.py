@@ -21,8 +21,10 @@ class Tier(StrEnum):
 
 
 class VideoState(StrEnum):
-    """Where a video stands: `pending` until its first bytes are verified, `live` until retired, `retired` until
-    its bytes are purged, `lost` if they vanished.
+    """Where a video stands: pending -> live -> retired -> gone (or lost).
+
+    `pending`: its first bytes are not verified yet. `retired`: restorable until its bytes are purged. `lost`: they are
+    missing although nobody deleted them.
     """
 
     PENDING = "pending"

@@ -18,7 +18,8 @@ class Settings(BaseSettings):
 
     state_dir: Path = Field(Path(".reelkeeper"), description="Folder for everything that is not configured elsewhere")
     database_url: str | None = Field(
-        None, description="SQLAlchemy URL of the store, e.g. postgresql+psycopg://host/db; SQLite under state_dir if unset"
+        None,
+        description="SQLAlchemy URL of the store, e.g. postgresql+psycopg://host/db; SQLite under state_dir if unset",
     )
     r2_account_id: str | None = Field(None, description="Cloudflare account id; gives the R2 endpoint")
     s3_endpoint_url: str | None = Field(None, description="Any S3 endpoint, in place of r2_account_id")
@@ -68,5 +69,5 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """The settings of this process, read once."""
+    """Read the settings of this process, once."""
     return Settings()
