@@ -1,0 +1,1 @@
+"""What sets Reelkeeper up and shows it: the demo, and what reads the schedule."""

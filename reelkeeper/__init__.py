@@ -1,0 +1,1 @@
+"""Keeps an AI-video service on Cloudflare R2 affordable, and never loses a video."""
