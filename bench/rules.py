@@ -1,0 +1,68 @@
+"""The rules: what a verdict costs beside merely making one, and how long their tests take beside what was promised."""
+
+import resource
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+
+from bench.report import Row
+from reelkeeper.model import Action, Verdict, Video
+from reelkeeper.rules.lifecycle import LifecyclePolicy, for_tiering, largest_first, reason, verdicts
+
+VIDEOS = 100_000
+ROUNDS = 5
+TESTS_SECONDS = 10.0
+AS_OF = datetime(2026, 11, 24, 2, tzinfo=UTC)
+
+
+def measure() -> list[Row]:
+    """Time 100,000 verdicts in microseconds each, and the tests of the rules in CPU seconds."""
+    catalogue = [
+        Video(
+            f"v{n}",
+            f"u{n % 999}",
+            ("free", "pro")[n % 2],
+            AS_OF - timedelta(days=n % 60),
+            n % 9,
+            False,
+            n,
+            "h264",
+            None,
+            n,
+            1,
+        )
+        for n in range(VIDEOS)
+    ]
+    policy = LifecyclePolicy()
+    judged = list(verdicts(catalogue, policy, AS_OF, "recipe"))
+    bare = _best(lambda: (Verdict(video, Action.KEEP, "bare") for video in catalogue))
+    ours = _best(lambda: verdicts(catalogue, policy, AS_OF, "recipe"))
+    chosen = _best(lambda: largest_first(for_tiering(judged), policy.compress_limit))
+    worded = _best(lambda: map(reason, judged))
+    tests = _tests()
+    return [
+        Row("judge a video; floor: make a verdict", ours, bare, ours / bare, None, "us"),
+        Row("choose for tier_storage; the same floor", chosen, bare, chosen / bare, None, "us"),
+        Row("say why; the same floor", worded, bare, worded / bare, None, "us"),
+        Row("tests of the rules, CPU", tests, TESTS_SECONDS, tests / TESTS_SECONDS, 1.0, "s"),
+    ]
+
+
+def _best(made: Callable[[], Iterable[object]]) -> float:
+    """Exhaust what is made, several times; the best in microseconds an item."""
+    times = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        deque(made(), maxlen=0)
+        times.append(time.perf_counter() - started)
+    return min(times) / VIDEOS * 1e6
+
+
+def _tests() -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "pytest", "-q", "tests/rules"], check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
