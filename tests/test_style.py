@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 SHIPPED = ("reelkeeper", "tasks", "flows", "deployments")
 ROOMS = (*SHIPPED, "bench", "tests")
 MOST_LINES = 250
-TO_SPLIT: set[str] = {
+TO_SPLIT = {"reelkeeper/store/tables.py"}  # longer today; take it out when it is split
     "reelkeeper/adapters/r2.py",
     "reelkeeper/store/tables.py",
 }  # longer today: take one out when it is split
@@ -82,7 +82,7 @@ def test_files_can_be_read_in_one_sitting() -> None:
         if text(path).count("\n") > MOST_LINES
         if path.parent.name != "versions"  # a migration is a list of statements that nobody edits again
     }
-    assert long <= TO_SPLIT, f"split what is longer than {MOST_LINES} lines"
+    assert long == TO_SPLIT, f"split what is longer than {MOST_LINES} lines"
 
 
 def test_sql_is_not_pasted_together() -> None:
