@@ -13,9 +13,6 @@ SHIPPED = ("reelkeeper", "tasks", "flows", "deployments")
 ROOMS = (*SHIPPED, "bench", "tests")
 MOST_LINES = 250
 TO_SPLIT = {"reelkeeper/store/tables.py"}  # longer today; take it out when it is split
-    "reelkeeper/adapters/r2.py",
-    "reelkeeper/store/tables.py",
-}  # longer today: take one out when it is split
 
 
 def sources(*rooms: str) -> list[Path]:
