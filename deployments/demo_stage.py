@@ -1,0 +1,66 @@
+"""The stage of the demo: a folder of its own, settings of its own, a Prefect of its own, and nothing of anybody else's.
+
+It must never reach a real bucket, store or Prefect server, whatever is set in the environment, in `.env` or in a
+Prefect profile: so it drops all of that from this process, and works in its folder, where none of those files is.
+"""
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reelkeeper.cli import orchestration
+from reelkeeper.errors import Misconfigured
+from reelkeeper.settings import settings
+
+MARK = ".reelkeeper-demo"  # a folder that holds it may be emptied
+_KEPT_ALWAYS = {"REELKEEPER_FFMPEG", "REELKEEPER_FFPROBE"}  # programs of this machine
+_SLOW = {MARK, "clips", "prefect"}  # slow to make anew, and the same each time
+
+
+def prepare(folder: Path, *, fresh: bool) -> Path:
+    """Empty the demo's folder, or make it, and point this process at it. Returns it, absolute.
+
+    Raises Misconfigured for a folder that holds anything and was not made by a demo.
+    """
+    folder = folder.absolute()
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        raise Misconfigured(f"{folder} is not empty and was not made by a demo; give another --dir")
+    for old in folder.iterdir() if folder.exists() else ():
+        if fresh or old.name not in _SLOW:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).write_text("Made by `reelkeeper demo`, which empties this folder when it runs again.\n")
+    _isolate(folder)
+    return folder
+
+
+def _isolate(folder: Path) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith(("REELKEEPER_", "PREFECT_")):
+            value = os.environ.pop(name)
+            if name in _KEPT_ALWAYS:
+                os.environ[name] = str(Path(value).absolute())
+    os.environ["REELKEEPER_STATE_DIR"] = str(folder)
+    orchestration.prepare(folder)
+    os.chdir(folder)
+    settings.cache_clear()
+
+
+@contextmanager
+def orchestrated() -> Iterator[threading.Thread]:
+    """Start Prefect's ephemeral server in a thread, to be joined before the first flow runs."""
+    from prefect.client.orchestration import get_client  # noqa: PLC0415  reads the environment that was just set
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: PLC0415  the same
+
+    def start() -> None:
+        with get_client(sync_client=True) as client:
+            client.hello()
+
+    starter = threading.Thread(target=start, name="prefect-start", daemon=True)
+    # A heartbeat finds dead workers; here it would only round each flow up to a whole second.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        starter.start()
+        yield starter

@@ -1,0 +1,72 @@
+"""The front door: the app, its exit codes, and what becomes of an error."""
+
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from reelkeeper.cli.screen import complain
+from reelkeeper.errors import ReelkeeperError
+
+_EPILOG = (
+    "Exit codes: 0 done · 1 failed · 2 misconfigured, or bad arguments · 3 frozen · 4 locked by another run · "
+    "5 integrity in doubt · 6 some items failed, the rest is done · 7 another schema · 8 not found · "
+    "9 refused, and nothing was changed"
+)
+
+
+class Front(TyperGroup):
+    """Turns errors into one clear line and an exit code. Anything not foreseen is 1; `--debug` shows where."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  click's signature, of a click that typer brings itself
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (TyperException, typer.Exit, typer.Abort):  # ends meant by typer: wrong arguments, --help, Ctrl-C
+            raise
+        except Exception as error:  # noqa: BLE001  the outermost: a person is told, and how to learn more
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            complain(_in_words(error))
+            raise typer.Exit(getattr(error, "exit_code", 1)) from None
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, ReelkeeperError | OSError):
+        return str(error)
+    first = next(iter(str(error).splitlines()), "")
+    return f"unexpected {type(error).__name__}: {first}\n  reelkeeper --debug COMMAND shows where it came from"
+
+
+app = typer.Typer(
+    cls=Front,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"reelkeeper {version('reelkeeper')}")
+        raise typer.Exit
+
+
+@app.callback()
+def front(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
+) -> None:
+    """Keep an AI-video service on Cloudflare R2 affordable, and never lose a video.
+
+    Cold videos shrink, expired videos go, and both can be taken back for a week. Nothing is changed unless a command
+    says [bold]--apply[/]; `restore`, `hold`, `freeze` and `thaw` act at once, since they only keep things.
+    """

@@ -1,0 +1,47 @@
+"""How a command comes by its settings, its store and its bucket, and what it says when they are wrong."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from reelkeeper.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from reelkeeper.operations.depot import Depot
+    from reelkeeper.settings import Settings
+
+
+def configured() -> "Settings":
+    """Read the settings. Raises Misconfigured, naming each variable that is wrong, never its value."""
+    from pydantic import ValidationError
+
+    from reelkeeper.settings import settings
+
+    try:
+        return settings()
+    except ValidationError as error:
+        wrong = [
+            f"REELKEEPER_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}" if one["loc"] else one["msg"]
+            for one in error.errors()
+        ]
+        raise Misconfigured(f"settings (environment or .env): {'; '.join(wrong)}") from None
+
+
+@contextmanager
+def store() -> Iterator["Engine"]:
+    """Open the store alone: what only looks things up needs no bucket."""
+    from reelkeeper.operations.depot import open_store
+
+    with open_store(configured()) as engine:
+        yield engine
+
+
+@contextmanager
+def depot() -> Iterator["Depot"]:
+    """Open the store and its bucket, whose identity was checked."""
+    from reelkeeper.operations.depot import open_depot
+
+    with open_depot(configured()) as opened:
+        yield opened

@@ -1,0 +1,30 @@
+"""What Prefect is told before it is imported, where no server is set: a home of ours, and room on a slow machine.
+
+Figures measured with Prefect 3.9.1: a first start with a fresh home takes 12 to 23 s on two busy cores, where its own
+limit is 20 s; a recorder that writes 100 task runs at once needs a third of the CPU, and loses none at the exit.
+"""
+
+import os
+from pathlib import Path
+
+_ALWAYS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # telemetry
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the UI has the logs; an error is said once, by us
+}
+_IN_PROCESS = {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.5",  # seconds
+}
+
+
+def prepare(state_dir: Path) -> None:
+    """Set what is not set already. Call it before anything imports Prefect."""
+    wanted = dict(_ALWAYS)
+    if not os.environ.get("PREFECT_API_URL"):
+        wanted |= _IN_PROCESS
+        if not os.environ.get("PREFECT_PROFILE"):  # a profile names a server of its own
+            wanted["PREFECT_HOME"] = str((state_dir / "prefect").absolute())
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)

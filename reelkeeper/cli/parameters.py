@@ -1,0 +1,76 @@
+"""`--param limits.max_objects=10`: text from the command line into the typed parameters of a flow, or a refusal."""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_type_hints
+
+from reelkeeper.errors import Misconfigured, PolicyRefused
+
+_OURS = {"dry_run": "--apply", "as_of": "--as-of", "plan_id": "--plan"}  # each has an option of its own
+
+
+def read(flow: str, function: Callable[..., Any], params: Sequence[str]) -> dict[str, Any]:
+    """Give the validated parameters that `params` set. A value is JSON, or else text.
+
+    Raises Misconfigured for a name that the flow does not have, and PolicyRefused, naming field, value and limit, for
+    a value that its policy does not take.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    known = [name for name in inspect.signature(function).parameters if name not in _OURS]
+    given: dict[str, Any] = {}
+    for param in params:
+        name, equals, text = param.partition("=")
+        if not equals:
+            raise Misconfigured(f"--param {param!r} wants NAME=VALUE, e.g. --param limits.max_objects=10")
+        first, *rest = name.split(".")
+        if first in _OURS:
+            raise Misconfigured(f"--param {name}: say {_OURS[first]}")
+        if first not in known:
+            raise Misconfigured(f"{flow} has no parameter {first!r}; it has {', '.join(known) or 'none'}")
+        _check_path(hints.get(first), name, rest)
+        _put(given, [first, *rest], _value(text))
+    return {name: _validated(name, hints.get(name, Any), value) for name, value in given.items()}
+
+
+def _value(text: str) -> Any:  # noqa: ANN401  whatever JSON holds
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _put(into: dict[str, Any], path: list[str], value: Any) -> None:  # noqa: ANN401  whatever JSON holds
+    *parents, last = path
+    for parent in parents:
+        nested = into.setdefault(parent, {})
+        if not isinstance(nested, dict):
+            raise Misconfigured(f"--param sets {'.'.join(path)} and all of {parent!r}: give one of them")
+        into = nested
+    into[last] = value
+
+
+def _check_path(hint: Any, name: str, rest: list[str]) -> None:  # noqa: ANN401  an annotation
+    for part in rest:
+        fields: Mapping[str, Any] = getattr(hint, "model_fields", {})
+        if part not in fields:
+            listed = f"; it has {', '.join(fields)}" if fields else "; it takes one value"
+            raise Misconfigured(f"--param {name}: no field {part!r}{listed}")
+        hint = fields[part].annotation
+
+
+def _validated(name: str, hint: Any, value: Any) -> Any:  # noqa: ANN401  an annotation and what it validates
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        wrong = "; ".join(_fault(name, dict(one)) for one in error.errors())
+        raise PolicyRefused(f"refused, and nothing was changed: {wrong}") from None
+
+
+def _fault(name: str, fault: dict[str, Any]) -> str:
+    if not fault["loc"] and isinstance(fault["input"], dict):
+        return f"{name}: {fault['msg'].removeprefix('Value error, ')}"  # a contradiction, which names its fields
+    where = ".".join([name, *map(str, fault["loc"])])
+    return f"{where}={fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"

@@ -1,0 +1,103 @@
+"""What a person sees, and what a script reads: tables and figures, JSON, one line for an error."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_PIPED_WIDTH = 100  # columns, where there is no terminal to ask
+_DOLLAR_DIGITS = 6  # what is summed is micro-dollars
+_UNITS = ("B", "kB", "MB", "GB", "TB")  # powers of 1000, as R2 bills them
+
+
+def _console(*, stderr: bool = False) -> Console:
+    asked = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stderr, width=None if asked else _PIPED_WIDTH, highlight=False)
+
+
+out = _console()
+_errors = _console(stderr=True)
+
+
+def complain(text: str) -> None:
+    """Print an error as it is, on stderr. Its first line says what is wrong."""
+    _errors.print("[bold red]error:[/]", end=" ")
+    _errors.print(text, markup=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print a sentence that may hold somebody's text, so without markup."""
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def emit(value: object) -> None:
+    """Print `value` as JSON, alone on stdout."""
+    sys.stdout.write(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401, PLR0911  any value in, what JSON can say out; one return for each kind
+    """Turn our values into what JSON can say: times in ISO 8601, money that is no integer as text."""
+    if isinstance(value, Enum):
+        return value.value
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if hasattr(value, "_asdict"):  # a named tuple
+        return plain(value._asdict())
+    return [plain(one) for one in value] if isinstance(value, Iterable) else str(value)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
+    """Print a table. A heading that begins with > is of a column of figures; one with ! may not be folded."""
+    grid = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False, box=None)
+    for heading in headings:
+        right = heading.startswith(">")
+        grid.add_column(heading.lstrip(">!"), justify="right" if right else "left", no_wrap=right or heading[:1] == "!")
+    for row in rows:
+        grid.add_row(*(_cell(value) for value in row))
+    out.print(grid)
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case datetime():
+            return f"{value:%Y-%m-%d %H:%M}"
+        case int() if not isinstance(value, bool):
+            return f"{value:,}"
+    return str(value).replace("[", r"\[")
+
+
+def size(size_bytes: int | None) -> str:
+    """Put bytes into a unit that people read, by powers of 1000."""
+    if size_bytes is None:
+        return "-"
+    amount, place = float(size_bytes), 0
+    while abs(amount) >= 1000 and place < len(_UNITS) - 1:  # noqa: PLR2004  the step between units
+        amount, place = amount / 1000, place + 1
+    return f"{amount:.{0 if place == 0 else 1}f} {_UNITS[place]}"
+
+
+def dollars(microusd: Decimal | float | None) -> str:
+    """Put micro-dollars into dollars; a small amount keeps two digits that say something."""
+    if microusd is None:
+        return "-"
+    amount = Decimal(microusd) / 10**6
+    if amount == 0 or abs(amount) >= Decimal("0.01"):
+        return f"${amount:,.2f}"
+    digits = min(1 - amount.adjusted(), _DOLLAR_DIGITS)
+    return f"${amount:.{digits}f}"

@@ -1,0 +1,216 @@
+"""Look at every part that Reelkeeper stands on, and say what to do about each that is not well.
+
+Each check stands alone: a part that is missing is reported, and the next one is looked at. Nothing is changed, but for
+one object of a few bytes, `{prefix}.reelkeeper-probe`: it is written once and left there, since only a purge may
+delete, and at each visit another content is offered for it, which a bucket fit for Reelkeeper refuses (412). It is
+not a video: listings leave it out.
+"""
+
+import hashlib
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from reelkeeper.adapters import ffmpeg
+from reelkeeper.adapters.r2 import Bucket
+from reelkeeper.errors import IdentityMismatch, KeyTaken, ReelkeeperError, StorageError
+from reelkeeper.operations.depot import (
+    MAX_SKEW_FROM_BUCKET,
+    MAX_SKEW_FROM_STORE,
+    check_identity,
+    open_bucket,
+    open_store,
+)
+from reelkeeper.operations.freeze import why_frozen
+from reelkeeper.settings import Settings
+from reelkeeper.store import schema
+from reelkeeper.store.engine import now, reading
+from reelkeeper.store.tables import blobs
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+LITTLE_SPACE_BYTES = 5 * 10**9  # ten videos of the largest size that is taken, at work at the same time
+NO_SPACE_BYTES = 10**9
+_PROBE, _OTHER = b"Written once by reelkeeper doctor.\n", b"If you read this, the bucket took a second write.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found of one part. `remedy` says what to do, and is empty where nothing is."""
+
+    part: str
+    state: str  # ok, warn, fail
+    found: str
+    remedy: str = ""
+
+
+def examine(settings: Settings, *, claim: bool = False) -> Iterator[Finding]:
+    """Look at every part, in the order in which they lean on one another.
+
+    `claim` writes the identity object for this store where the bucket has none.
+    """
+    yield _guarded("programs", _programs)
+    yield _guarded("media tools", _tools)
+    yield from _tool_details()
+    yield _guarded("scratch space", lambda: _space(settings))
+    with ExitStack() as stack:
+        engine: Engine | None = None
+        try:
+            engine = stack.enter_context(open_store(settings))
+            yield Finding("store", OK, f"{engine.url.render_as_string()}, schema {schema.head()}")
+        except Exception as error:  # noqa: BLE001  whatever is wrong is what was asked for
+            yield _failure("store", error, "check REELKEEPER_DATABASE_URL and that the server answers")
+        if engine is not None:
+            opened = engine
+            yield _guarded("changes", lambda: _frozen(opened))
+        try:
+            bucket = stack.enter_context(open_bucket(settings))
+            next(bucket.pages(), None)
+        except Exception as error:  # noqa: BLE001  as above
+            yield _failure("bucket", error, "check REELKEEPER_R2_ACCOUNT_ID or _S3_ENDPOINT_URL, the keys and _BUCKET")
+            return
+        where = settings.endpoint_url or f"the embedded server in {settings.state_dir / 's3'}"
+        yield Finding("bucket", OK, f"{bucket.name!r} at {where} answers, prefix {bucket.prefix!r}")
+        yield from _bucket_details(settings, engine, bucket, claim=claim)
+
+
+def _guarded(part: str, look: Callable[[], Finding]) -> Finding:
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001  whatever is wrong is what was asked for
+        return _failure(part, error)
+
+
+def _failure(part: str, error: Exception, remedy: str = "") -> Finding:
+    text = str(error) if isinstance(error, ReelkeeperError) else f"{type(error).__name__}: {error}"
+    first, *_ = text.splitlines() or [""]
+    return Finding(part, FAIL, first, remedy)
+
+
+def _programs() -> Finding:
+    found = f"Python {platform.python_version()}, " + ", ".join(
+        f"{name} {metadata.version(name)}" for name in ("reelkeeper", "prefect", "sqlalchemy", "boto3")
+    )
+    return Finding("programs", OK, found)
+
+
+def _tools() -> Finding:
+    found = ffmpeg.tools()
+    return Finding("media tools", OK, f"ffmpeg {found.ffmpeg_version}, ffprobe {found.ffprobe_version}")
+
+
+def _tool_details() -> Iterator[Finding]:
+    try:
+        found = ffmpeg.tools()
+    except Exception:  # noqa: BLE001  said above
+        return
+    wheel = "unset REELKEEPER_FFMPEG to use the wheel's"
+    for codec in ("av1", "vp9"):
+        try:
+            yield Finding(f"{codec} encoder", OK, found.encoder(codec))
+        except ReelkeeperError as error:
+            state = FAIL if codec == "av1" else WARN  # av1 is the default
+            yield Finding(f"{codec} encoder", state, str(error), wheel)
+    if found.measures_quality:
+        yield Finding("quality filter", OK, "libvmaf is there")
+    else:
+        yield Finding("quality filter", FAIL, "no libvmaf, so no result could ever be accepted", wheel)
+    walls = {"network": found.walls.network, "files": found.walls.files}
+    missing = [name for name, held in walls.items() if not held]
+    if missing:
+        remedy = (
+            "allow user namespaces (network) and Landlock (files, Linux 5.13), or run in a container without network"
+        )
+        yield Finding("media sandbox", WARN, f"this kernel grants no wall around {' and '.join(missing)}", remedy)
+    else:
+        yield Finding("media sandbox", OK, "decoders reach neither the network nor other files")
+
+
+def _space(settings: Settings) -> Finding:
+    place = next(folder for folder in (settings.scratch, *settings.scratch.parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    state = FAIL if free < NO_SPACE_BYTES else WARN if free < LITTLE_SPACE_BYTES else OK
+    remedy = "" if state == OK else "free some, or set REELKEEPER_SCRATCH_DIR to a larger disk"
+    return Finding("scratch space", state, f"{free / 10**9:.1f} GB free for {settings.scratch}", remedy)
+
+
+def _frozen(engine: Engine) -> Finding:
+    reason = why_frozen(engine)
+    return (
+        Finding("changes", WARN, reason, "settle it, then: reelkeeper thaw")
+        if reason
+        else Finding("changes", OK, "allowed")
+    )
+
+
+def _bucket_details(settings: Settings, engine: Engine | None, bucket: Bucket, *, claim: bool) -> Iterator[Finding]:
+    if engine is not None:
+        opened = engine
+        yield _guarded("identity", lambda: _identity(opened, bucket, claim=claim))
+    yield _guarded("put once", lambda: _put_once(bucket))
+    yield _guarded("ETag", lambda: _etag(bucket))
+    yield _guarded("clocks", lambda: _clocks(engine, bucket))
+    if settings.r2_account_id is None and settings.endpoint_url is None:
+        yield Finding(
+            "production", WARN, "videos are on this machine's disk", "set REELKEEPER_R2_ACCOUNT_ID and keys for R2"
+        )
+
+
+def _identity(engine: Engine, bucket: Bucket, *, claim: bool) -> Finding:
+    with reading(engine) as session:
+        deployment_id = schema.deployment(session).id
+        knows_objects = session.execute(sa.select(blobs.c.id).limit(1)).scalar() is not None
+    if bucket.head(bucket.identity_key) is None and not claim:
+        if knows_objects:
+            remedy = "probably another bucket; if it is the right one: reelkeeper doctor --claim"
+            return Finding("identity", FAIL, "the store knows objects, and this bucket has no identity object", remedy)
+        return Finding("identity", OK, "the bucket belongs to nobody yet: the first run that opens it claims it")
+    try:
+        check_identity(bucket, deployment_id, may_claim=claim)
+    except IdentityMismatch as error:
+        return Finding(
+            "identity", FAIL, str(error), "point bucket and store at each other; --claim never takes one over"
+        )
+    return Finding("identity", OK, f"the bucket belongs to this store, {deployment_id}")
+
+
+def _put_once(bucket: Bucket) -> Finding:
+    try:
+        bucket.put_bytes_once(bucket.probe_key, _PROBE, "text/plain")
+        bucket.put_bytes_once(bucket.probe_key, _OTHER, "text/plain")
+    except KeyTaken:
+        return Finding("put once", OK, "a second write to a key is refused (412)")
+    remedy = "do not use this server: a write that comes late could replace a customer's video"
+    return Finding("put once", FAIL, f"If-None-Match is ignored: {bucket.probe_key} was overwritten", remedy)
+
+
+def _etag(bucket: Bucket) -> Finding:
+    stored = bucket.head(bucket.probe_key)
+    if stored is None:
+        raise StorageError(f"{bucket.probe_key} was written, and is not there")
+    digests = {hashlib.md5(data, usedforsecurity=False).hexdigest() for data in (_PROBE, _OTHER)}
+    if stored.etag in digests:
+        return Finding("ETag", OK, "of a single put it is the MD5 of the bytes")
+    remedy = "use a bucket without server-side keys: purge compares ETags with what was announced"
+    return Finding("ETag", FAIL, f"{stored.etag} is not the MD5 of what was put", remedy)
+
+
+def _clocks(engine: Engine | None, bucket: Bucket) -> Finding:
+    here, there = datetime.now(UTC), bucket.server_time()
+    skews = {"bucket": (abs(here - there), MAX_SKEW_FROM_BUCKET)}
+    if engine is not None:
+        with reading(engine) as session:
+            skews["store"] = (abs(datetime.now(UTC) - now(session)), MAX_SKEW_FROM_STORE)
+    found = ", ".join(
+        f"{name} {skew.total_seconds():.0f} s away (limit {limit.total_seconds():.0f} s)"
+        for name, (skew, limit) in skews.items()
+    )
+    if any(skew > limit for skew, limit in skews.values()):
+        return Finding("clocks", FAIL, found, "set the clocks (NTP): no age can be trusted")
+    return Finding("clocks", OK, found)
