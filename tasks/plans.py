@@ -15,11 +15,13 @@ from reelkeeper.errors import GuardRefused
 from reelkeeper.model import PlannedRule, PlanSummary, Verdict
 from reelkeeper.operations.depot import Depot
 from reelkeeper.rules import lifecycle, pricing
+from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.report import Report
 from reelkeeper.store import due, results
 from reelkeeper.store.drawing import add_verdicts, begin_plan
 from reelkeeper.store.engine import reading, transaction
 from reelkeeper.store.plans import Item, begin_applying, load_summary, refuse_plan
+from reelkeeper.store.shares import leave_beyond_share
 
 Judge = Callable[[int, int | None], None]  # retired in 24 h, last population: raises GuardRefused
 MOST_ROWS = 500  # of a table that a person reads
@@ -36,11 +38,19 @@ def terms(**policies: BaseModel | int) -> dict[str, Any]:
 
 @task(task_run_name="draw the plan of {flow}", cache_policy=NO_CACHE)
 def draw(
-    depot: Depot, flow: str, under: Mapping[str, Any], judged: Iterable[Verdict], *, as_of: datetime, run_id: str
+    depot: Depot,
+    flow: str,
+    under: Mapping[str, Any],
+    judged: Iterable[Verdict],
+    *,
+    limits: BlastRadius,
+    as_of: datetime,
+    run_id: str,
 ) -> str:
-    """Save a stream of verdicts as a plan, in flat memory; returns its id."""
+    """Save a stream of verdicts as a plan, in flat memory, spread over the nights where one user would lose much."""
     plan_id = begin_plan(depot.engine, flow, under, as_of, run_id)
     add_verdicts(depot.engine, plan_id, judged, lifecycle.reason, pricing.storage_microusd_per_month)
+    leave_beyond_share(depot.engine, plan_id, max_percent=limits.max_user_percent, always_allowed=limits.always_allowed)
     return plan_id
 
 
@@ -145,5 +155,5 @@ def _markdown(title: str, plan: PlanSummary, planned: list[PlannedRule]) -> str:
     lines += ["", "| kept by | items |", "|---|--:|"]
     lines += [f"| {rule} | {count:,} |" for rule, count in sorted(plan.kept.items(), key=lambda kept: -kept[1])]
     size = f"{plan.population.size_bytes / 10**6:,.1f} MB"
-    lines += ["", f"Live videos: {plan.population.objects:,}, {size}.", f"Apply it: `--apply --plan {plan.id}`."]
+    lines += ["", f"Live videos: {plan.population.objects:,}, {size}.", f"Apply it: `reelkeeper run {plan.flow} --apply --plan {plan.id}`."]
     return "\n".join(lines)
