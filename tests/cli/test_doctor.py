@@ -1,0 +1,84 @@
+"""`doctor`: every part is looked at, a broken one is named with what to do, and the others are still looked at."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reelkeeper.adapters.r2 import Bucket
+from tests.cli.conftest import Run
+from tests.doubles.r2 import R2Double
+
+Ask = Callable[..., Any]
+
+
+def by_part(findings: list[dict[str, str]]) -> dict[str, dict[str, str]]:
+    return {one["part"]: one for one in findings}
+
+
+def test_a_whole_deployment_is_well(ask: Ask, one_video: str) -> None:
+    found = by_part(ask("doctor"))
+    assert {one["state"] for one in found.values()} <= {"ok", "warn"}
+    assert one_video
+    wanted = {"programs", "media tools", "av1 encoder", "vp9 encoder", "quality filter", "media sandbox"}
+    wanted |= {"scratch space", "store", "changes", "bucket", "identity", "put once", "ETag", "clocks"}
+    assert wanted <= set(found)
+
+
+def test_its_probe_stays_and_no_listing_shows_it(ask: Ask, bucket: Bucket, double: R2Double) -> None:
+    ask("doctor")
+    ask("doctor")
+    assert bucket.head(bucket.probe_key) is not None
+    assert list(bucket.pages()) == [[]]
+    assert double.deleted() == []
+
+
+def test_a_server_that_overwrites_is_found_out(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = Bucket.put_bytes_once
+    monkeypatch.setattr(
+        Bucket, "put_bytes_once", lambda self, key, *rest: put(self, key, *rest) if "identity" in key else None
+    )
+    found = by_part(ask("doctor", exit_code=1))
+    assert found["put once"]["state"] == "fail"
+    assert "do not use this server" in found["put once"]["remedy"]
+
+
+def test_a_foreign_bucket_fails_and_is_never_taken_over(ask: Ask, one_video: str, tmp_path: Path) -> None:
+    (tmp_path / "state" / "store.sqlite3").rename(tmp_path / "elsewhere.sqlite3")
+    assert by_part(ask("doctor", exit_code=1))["identity"]["state"] == "fail"
+    assert "belongs to deployment" in by_part(ask("doctor", "--claim", exit_code=1))["identity"]["found"]
+    assert one_video
+
+
+def test_a_bucket_that_lost_its_identity_is_claimed_only_when_asked(
+    ask: Ask, one_video: str, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    monkeypatch.setenv("REELKEEPER_PREFIX", f"{prefix}moved/")
+    assert "--claim" in by_part(ask("doctor", exit_code=1))["identity"]["remedy"]
+    assert by_part(ask("doctor", "--claim"))["identity"]["state"] == "ok"
+    assert one_video
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "part"),
+    [
+        ("REELKEEPER_FFMPEG", "nowhere/ffmpeg", "media tools"),
+        ("REELKEEPER_BUCKET", "no-such-bucket", "bucket"),
+        ("REELKEEPER_DATABASE_URL", "mysql://nowhere", "store"),
+        ("REELKEEPER_PREFIX", "/odd", "settings"),
+    ],
+)
+def test_a_part_that_is_missing_is_named_and_the_rest_is_still_looked_at(
+    reelkeeper: Run, ask: Ask, monkeypatch: pytest.MonkeyPatch, name: str, value: str, part: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    found = ask("doctor", exit_code=1)
+    assert [one["part"] for one in found if one["state"] == "fail"] == [part]
+    assert len(found) > 8 or part == "settings"
+    assert "1 of" in reelkeeper("doctor", exit_code=1).stdout
+
+
+def test_frozen_is_a_warning(reelkeeper: Run, ask: Ask) -> None:
+    reelkeeper("freeze", "--reason", "audit")
+    assert by_part(ask("doctor"))["changes"]["state"] == "warn"

@@ -1,0 +1,105 @@
+"""The front door: help for everything, exit codes, one clear line for an error, and a quick start."""
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from reelkeeper import errors
+from reelkeeper.cli import app
+from tests.cli.conftest import Run
+
+
+def commands(command: Any, path: str = "reelkeeper") -> Iterator[tuple[str, Any]]:  # noqa: ANN401  of a click that typer brings
+    yield path, command
+    for name, under in getattr(command, "commands", {}).items():
+        yield from commands(under, f"{path} {name}")
+
+
+ALL = dict(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_every_command_and_option_says_what_it_is(path: str) -> None:
+    assert (ALL[path].help or "").strip()
+    assert [one.name for one in ALL[path].params if not getattr(one, "help", None)] == []
+
+
+def test_help_lists_the_commands_and_every_exit_code_there_is(reelkeeper: Run) -> None:
+    said = reelkeeper("--help").output
+    for word in ("run", "plan", "restore", "hold", "freeze", "thaw", "videos", "audit", "db", "doctor", "demo", "s3"):
+        assert f" {word} " in said
+    codes = {one.exit_code for one in vars(errors).values() if isinstance(one, type) and hasattr(one, "exit_code")}
+    assert [code for code in codes if f" {code} " not in said] == []
+
+
+def test_a_start_loads_neither_prefect_nor_the_database() -> None:
+    script = (
+        "import sys, reelkeeper.cli; print([m for m in ('prefect','pandas','boto3','sqlalchemy') if m in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert said.stdout.strip() == "[]"
+
+
+def test_the_installed_command_says_its_version() -> None:
+    command = Path(sys.executable).with_name("reelkeeper")
+    said = subprocess.run([command, "--version"], capture_output=True, text=True, check=True, timeout=60)
+    assert said.stdout.startswith("reelkeeper 0")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nonsense"],
+        ["run"],
+        ["hold"],
+        ["hold", "--user", "u"],
+        ["hold", "--user", "u", "--video", "v"],
+        ["restore"],
+        ["plan"],
+        ["videos", "--state", "dead"],
+        ["videos", "import"],
+        ["hold", "--user", "u", "--reason", "r", "--until", "soon"],
+        ["run", "no_such_flow"],
+        ["run", "tier_storage", "--as-of", "yesterday"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_arguments_end_with_2(reelkeeper: Run, words: list[str]) -> None:
+    result = reelkeeper(*words, exit_code=2)
+    assert result.stdout == ""
+
+
+def test_a_contradictory_setting_ends_with_2_and_shows_no_secret(
+    reelkeeper: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REELKEEPER_R2_ACCOUNT_ID", "abc")
+    monkeypatch.setenv("REELKEEPER_S3_SECRET_ACCESS_KEY", "hush")
+    said = reelkeeper("db", "status", exit_code=2).stderr
+    assert "r2_account_id or s3_endpoint_url, not both" in said
+    assert "hush" not in said
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_and_debug_shows_the_rest(
+    reelkeeper: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("by nought")
+
+    monkeypatch.setattr("reelkeeper.cli.audit.store", broken)
+    said = reelkeeper("audit", exit_code=1).stderr
+    assert said.splitlines()[0] == "error: unexpected ZeroDivisionError: by nought"
+    assert "Traceback" not in said
+    assert "Traceback" in reelkeeper("--debug", "audit", exit_code=1).stderr
+
+
+def test_a_store_of_another_version_ends_with_7(reelkeeper: Run, tmp_path: Path) -> None:
+    reelkeeper("db", "upgrade")
+    with sqlite3.connect(tmp_path / "state" / "store.sqlite3") as store:
+        store.execute("UPDATE alembic_version SET version_num = '9999'")
+    assert "9999" in reelkeeper("videos", exit_code=7).stderr

@@ -1,0 +1,43 @@
+"""`hold`, `freeze`, `thaw`, `restore`: what a person says stands at once, and is in the audit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.cli.conftest import Run
+
+Ask = Callable[..., Any]
+
+
+def test_a_hold_is_listed_until_it_is_released(reelkeeper: Run, ask: Ask, one_video: str) -> None:
+    placed = ask("hold", "--video", one_video, "--reason", "a dispute", "--until", "2100-01-01")
+    (line,) = ask("hold", "--list")
+    assert (line["id"], line["subject"], line["expires_at"][:10]) == (placed["id"], one_video, "2100-01-01")
+    reelkeeper("hold", "--release", placed["id"])
+    assert ask("hold", "--list") == []
+    assert [one["event"]["event"] for one in ask("audit", "--limit", "2")] == ["release", "hold"]
+
+
+def test_a_hold_on_nobody_ends_with_8(reelkeeper: Run) -> None:
+    reelkeeper("hold", "--user", "nobody", "--reason", "r", exit_code=8)
+    reelkeeper("hold", "--release", "abc", exit_code=8)
+
+
+def test_frozen_changes_end_with_3_until_thawed(reelkeeper: Run, one_video: str, tiny_clip: Path) -> None:
+    reelkeeper("freeze", "--reason", "something is odd")
+    add = ("videos", "add", tiny_clip, "--user", "ann", "--video", one_video)
+    assert "something is odd" in reelkeeper(*add, exit_code=3).stderr
+    assert "something is odd" in reelkeeper("db", "status").stdout
+    assert "something is odd" in reelkeeper("thaw").stdout
+    assert "Nothing was frozen" in reelkeeper("thaw").stdout
+    reelkeeper(*add)
+
+
+def test_a_replaced_video_is_not_restored_by_mistake(reelkeeper: Run, one_video: str) -> None:
+    assert "nothing to restore of video v1" in reelkeeper("restore", "--video", one_video, exit_code=8).stderr
+
+
+def test_a_foreign_bucket_ends_with_9(reelkeeper: Run, one_video: str, tmp_path: Path, tiny_clip: Path) -> None:
+    (tmp_path / "state" / "store.sqlite3").rename(tmp_path / "elsewhere.sqlite3")
+    words = ("videos", "add", tiny_clip, "--user", "ann", "--video", one_video)
+    assert "belongs to deployment" in reelkeeper(*words, exit_code=9).stderr

@@ -1,0 +1,44 @@
+"""`audit` and `db`: the record can be read and verified, the store copied and brought back."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.cli.conftest import Run
+
+Ask = Callable[..., Any]
+
+
+def test_the_record_says_who_did_what_and_verifies(reelkeeper: Run, ask: Ask, one_video: str) -> None:
+    (event,) = ask("audit", "--video", one_video)
+    assert event["event"]["detail"]["after_bytes"] > 0
+    assert ask("audit", "verify")["events"] == 1
+    assert "upload" in reelkeeper("audit", "--user", "ann").stdout
+
+
+def test_a_record_that_somebody_changed_ends_with_5(reelkeeper: Run, one_video: str, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "state" / "store.sqlite3") as store:
+        triggers = store.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for (name,) in triggers:
+            store.execute(f"DROP TRIGGER {name}")
+        store.execute("UPDATE audit_events SET video_id = 'other' WHERE video_id = ?", [one_video])
+    assert "audit event 1" in reelkeeper("audit", "verify", exit_code=5).stderr
+
+
+def test_a_store_is_copied_and_brought_back_frozen(reelkeeper: Run, ask: Ask, one_video: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.sqlite3"
+    assert ask("db", "backup", copy)["size_bytes"] == copy.stat().st_size
+    reelkeeper("db", "backup", copy, exit_code=1)  # never over an older one
+    reelkeeper("db", "restore", copy, exit_code=9)  # nor into a store that holds anything
+    for file in (tmp_path / "state").glob("store.sqlite3*"):
+        file.unlink()
+    reelkeeper("db", "restore", copy)
+    status = ask("db", "status")
+    assert (status["videos"], bool(status["frozen"])) == ({"live": 1}, True)
+    assert [one["id"] for one in ask("videos")] == [one_video]
+
+
+def test_upgrading_twice_does_nothing_the_second_time(ask: Ask) -> None:
+    assert ask("db", "upgrade")["applied"]
+    assert ask("db", "upgrade")["applied"] == []

@@ -1,0 +1,77 @@
+"""`videos`: stored, listed, followed, and told of what only the service knows."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.cli.conftest import Run
+
+Ask = Callable[..., Any]
+
+
+def test_a_video_that_was_added_is_listed_and_has_a_history(ask: Ask, one_video: str, tiny_clip: Path) -> None:
+    (listed,) = ask("videos", "--user", "ann", "--state", "live")
+    assert (listed["id"], listed["tier"], listed["codec"]) == (one_video, None, "h264")
+    assert listed["size_bytes"] == tiny_clip.stat().st_size
+    assert listed["created_at"] == "2026-01-01T00:00:00+00:00"
+    shown = ask("videos", "show", one_video)
+    assert [one["event"]["event"] for one in shown["history"]] == ["upload"]
+    assert [one["state"] for one in shown["objects"]] == ["live"]
+
+
+def test_adding_again_gives_the_video_its_next_generation(
+    reelkeeper: Run, ask: Ask, one_video: str, tiny_clip: Path
+) -> None:
+    reelkeeper("videos", "add", tiny_clip, "--user", "ann", "--video", one_video)
+    shown = ask("videos", "show", one_video)
+    assert [(one["generation"], one["state"]) for one in shown["objects"]] == [(1, "retired"), (2, "live")]
+
+
+def test_people_get_tables(reelkeeper: Run, one_video: str) -> None:
+    assert "ann" in reelkeeper("videos").stdout
+    said = reelkeeper("videos", "show", one_video).stdout
+    assert "v1 of ann (tier unknown), live" in said
+    assert "upload" in said
+
+
+def test_an_unknown_video_ends_with_8(reelkeeper: Run) -> None:
+    assert reelkeeper("videos", "show", "nobody", exit_code=8).stderr == "error: no video 'nobody' in the catalogue\n"
+
+
+def test_what_is_no_video_is_not_stored(reelkeeper: Run, ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "fake.mp4").write_text("#EXTM3U\n/etc/passwd\n")
+    (tmp_path / "film.avi").write_bytes(b"RIFF")
+    reelkeeper("videos", "add", tmp_path / "fake.mp4", "--user", "ann", "--video", "v9", exit_code=1)
+    reelkeeper("videos", "add", tmp_path / "film.avi", "--user", "ann", "--video", "v9", exit_code=2)
+    reelkeeper("videos", "add", tmp_path / "none.mp4", "--user", "ann", "--video", "v9", exit_code=2)
+    assert ask("videos") == []
+
+
+def test_another_users_video_is_not_replaced(reelkeeper: Run, one_video: str, tiny_clip: Path) -> None:
+    reelkeeper("videos", "add", tiny_clip, "--user", "bob", "--video", one_video, exit_code=8)
+
+
+def test_imports_bring_tiers_ages_and_views(ask: Ask, one_video: str, tmp_path: Path) -> None:
+    day = (datetime.now(UTC) - timedelta(days=2)).date()
+    (tmp_path / "users.csv").write_text("id,tier,created_at\nann,pro,2025-01-01T00:00:00Z\n")
+    (tmp_path / "videos.csv").write_text(f"id,user_id,created_at\n{one_video},ann,2025-06-01T00:00:00Z\n")
+    (tmp_path / "views.csv").write_text(f"video_id,day,views\n{one_video},{day},7\n")
+    files = [word for name in ("users", "videos", "views") for word in (f"--{name}", tmp_path / f"{name}.csv")]
+    taken = ask("videos", "import", *files, "--complete-days")
+    assert {name: count["lines"] for name, count in taken.items()} == {"users": 1, "videos": 1, "views": 1}
+    (listed,) = ask("videos")
+    assert (listed["tier"], listed["views"], listed["created_at"][:10]) == ("pro", 7, "2025-06-01")
+
+
+def test_one_bad_line_and_nothing_is_imported(reelkeeper: Run, ask: Ask, one_video: str, tmp_path: Path) -> None:
+    (tmp_path / "users.csv").write_text("id,tier,created_at\nann,pro,\nbob,gold,\n")
+    said = reelkeeper("videos", "import", "--users", tmp_path / "users.csv", exit_code=9).stderr
+    assert "'gold'" in said
+    assert [one["tier"] for one in ask("videos")] == [None]
+    assert one_video
+
+
+def test_names_are_shown_as_they_are_and_not_as_markup(reelkeeper: Run, one_video: str) -> None:
+    reelkeeper("hold", "--video", one_video, "--reason", "[red]court[/red]")
+    assert "[red]court[/red]" in reelkeeper("hold", "--list").stdout

@@ -1,0 +1,112 @@
+"""`reelkeeper run` and `plan`: flows from the command line, with their plans, refusals and exit codes."""
+
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from reelkeeper.cli import app
+from reelkeeper.settings import settings
+from tests.flows.scenes import Scene
+
+
+def run(*words: str, exit_code: int = 0) -> Result:
+    settings.cache_clear()
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == exit_code, result.output
+    return result
+
+
+def ask(*words: str) -> Any:  # noqa: ANN401  whatever JSON holds
+    return json.loads(run(*words, "--json").stdout)
+
+
+@pytest.fixture
+def old(scene: Scene) -> Scene:
+    """Two videos that a pro user's retention has passed, one that it has not."""
+    for number, age_days in enumerate((366, 400, 364)):
+        scene.video(f"v{number}", age_days=age_days)
+    return scene
+
+
+def test_without_apply_the_plan_is_shown_and_nothing_is_changed(old: Scene) -> None:
+    before = old.everything()
+    said = run("run", "expire_videos").stdout
+    assert old.everything() == before
+    assert "3 live videos" in said
+    assert "400 days old: pro users' videos are kept for 365 days" in said
+    assert "Kept: 1 left to tier storage." in said
+    assert "reelkeeper run expire_videos --apply --plan" in said
+
+
+def test_a_plan_is_applied_once_and_can_be_looked_at_and_taken_back(old: Scene) -> None:
+    plan_id = ask("plan", "expire_videos")["plan"]["id"]
+    listed = ask("plan", "--list")[0]
+    assert (listed["id"], listed["state"], listed["items"]) == (plan_id, "ready", 2)
+    run_id = ask("run", "expire_videos", "--apply", "--plan", plan_id)["run_id"]
+    assert old.states() == {"v0": "retired", "v1": "retired", "v2": "live"}
+    assert {item["outcome"] for item in ask("plan", "--show", plan_id)["items"]} == {"retired"}
+    assert "In all: 2 retired" in run("plan", "--show", plan_id).stdout
+    said = run("run", "expire_videos", "--apply", "--plan", plan_id, exit_code=9).stderr
+    assert "already" in said
+
+    assert "2 would come back" in run("restore", "--run", run_id, "--dry-run").stdout
+    assert "2 of 2 are back" in run("restore", "--run", run_id).stdout
+    assert set(old.states().values()) == {"live"}
+    assert {hold["subject"] for hold in ask("hold", "--list")} == {"v0", "v1"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--param", "limits.max_objects=0"), "max_objects"),
+        (("--param", "limits.max_objects=-1"), "limits.max_objects=-1"),
+        (("--param", "limits.max_percent=NaN"), "limits.max_percent=nan"),
+        (("--param", "policy.retention_free_days=0"), "policy.retention_free_days=0"),
+        (("--param", "policy.retention_pro_days=1"), "Are they swapped?"),
+        (
+            ("--param", 'policy={"retention_free_days":null,"retention_premium_days":null,"retention_pro_days":null}'),
+            "empty policy",
+        ),
+    ],
+    ids=["nothing allowed", "negative", "not a number", "zero", "contradiction", "empty"],
+)
+def test_what_must_be_refused_ends_with_9_and_changes_nothing(old: Scene, words: tuple[str, ...], said: str) -> None:
+    before = old.everything()
+    result = run("run", "expire_videos", "--apply", *words, exit_code=9)
+    assert said in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.output
+    assert (old.everything(), old.double.deleted()) == (before, [])
+
+
+def test_a_bucket_of_another_deployment_ends_with_9(old: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = old.world.depot.bucket.prefix
+    bucket = old.world.outside
+    bucket.put_bytes_once(f"{prefix}other/.reelkeeper-identity.json", b'{"deployment": "somebody"}', "application/json")
+    monkeypatch.setenv("REELKEEPER_PREFIX", f"{prefix}other/")
+    assert "belongs to deployment somebody" in run("run", "expire_videos", "--apply", exit_code=9).stderr
+
+
+def test_frozen_ends_with_3_and_an_unknown_plan_with_8(old: Scene) -> None:
+    run("freeze", "--reason", "an audit")
+    assert "an audit" in run("run", "expire_videos", "--apply", exit_code=3).stderr
+    run("thaw")
+    run("run", "expire_videos", "--apply", "--plan", "nonesuch", exit_code=8)
+    run("plan", "--show", "nonesuch", exit_code=8)
+    assert set(old.states().values()) == {"live"}
+
+
+def test_as_of_judges_another_day(old: Scene) -> None:
+    report = ask("run", "expire_videos", "--as-of", "2020-01-01")
+    assert report["plan"]["retire"]["objects"] == 0
+    assert report["plan"]["kept"] == {"future_created": 3}
+    assert old.states()
+
+
+def test_sync_says_what_it_found_and_takes_no_plan(scene: Scene) -> None:
+    scene.video("v1", age_days=1)
+    assert "listed objects" in run("run", "sync_catalog").stdout
+    assert ask("run", "sync_catalog", "--apply")["lost_videos"] == 0
+    assert "takes no --plan" in run("run", "sync_catalog", "--plan", "x", exit_code=2).stderr

@@ -1,0 +1,72 @@
+"""The demo, as a newcomer runs it: an empty home, the main job on real videos, and every failure case in it."""
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = Path(sys.executable).with_name("reelkeeper")
+
+
+def play(folder: Path, home: Path) -> str:
+    surroundings = {
+        name: value for name, value in os.environ.items() if not name.startswith(("REELKEEPER_", "PREFECT_"))
+    }
+    surroundings |= {"HOME": str(home), "REELKEEPER_BUCKET": "somebody-elses", "REELKEEPER_R2_ACCOUNT_ID": "real"}
+    surroundings |= {"PREFECT_API_URL": "http://127.0.0.1:9/api"}  # nothing of this may be touched
+    done = subprocess.run(
+        [COMMAND, "demo", "--dir", str(folder)],
+        cwd=home,
+        env=surroundings,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_it_plays_the_whole_job_on_an_empty_home_and_again(tmp_path: Path) -> None:
+    folder, home = tmp_path / "demo", tmp_path / "home"
+    home.mkdir()
+    said = play(folder, home)
+    assert list(home.iterdir()) == []
+
+    for fact in (
+        "adopted 13",
+        "Nothing was changed: every changing flow is a dry run",
+        "refused, and nothing was changed: tier_storage selected 1 of 13",
+        "exit code 9",
+        "it is av1 already",
+        "no result at most 90 %",
+        "ben-cold is back, byte for byte",
+        "purged",
+        "its bytes are deleted",
+        "as uploaded, and broken before it came: left alone",
+    ):
+        assert fact in said, said
+    assert re.search(r"The [34] that shrank had .* [67]\d% less", said)
+    assert max(map(len, said.splitlines())) <= 130
+    assert "\x1b" not in said
+    with sqlite3.connect(folder / "prefect" / "prefect.db") as records:
+        runs = records.execute("SELECT state_name, count(*) FROM flow_run GROUP BY 1").fetchall()
+    assert dict(runs) == {"Completed": 5, "Failed": 1}
+
+    again = play(folder, home)
+    assert "Done in" in again
+
+
+def test_it_empties_no_folder_that_it_did_not_make(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    done = subprocess.run(
+        [COMMAND, "demo", "--dir", tmp_path, "--fresh"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, (tmp_path / "thesis.txt").read_text()) == (2, "years of work")
+    assert "was not made by a demo" in done.stderr
