@@ -32,9 +32,8 @@ def expire_videos(
     with depots.opened() as depot:
         if plan_id is None:
             judged = lifecycle.verdicts(videos.stream_live(depot, as_of), policy, as_of, recipe_fingerprint="")
-            plan_id = plans.draw(
-                depot, "expire_videos", terms, lifecycle.for_expiry(judged), as_of=as_of, run_id=run_id
-            )
+            expired = lifecycle.for_expiry(judged)
+            plan_id = plans.draw(depot, "expire_videos", terms, expired, limits=limits, as_of=as_of, run_id=run_id)
         plan = plans.show(depot, plan_id)
         judge = partial(guard.within, limits, plan)
         if dry_run:

@@ -37,7 +37,7 @@ def tier_storage(
             mark = transcodes.recipe_mark(recipe, acceptance)
             judged = lifecycle.for_tiering(lifecycle.verdicts(videos.stream_live(depot, as_of), policy, as_of, mark))
             chosen = lifecycle.largest_first(judged, policy.compress_limit)
-            plan_id = plans.draw(depot, "tier_storage", terms, chosen, as_of=as_of, run_id=run_id)
+            plan_id = plans.draw(depot, "tier_storage", terms, chosen, limits=limits, as_of=as_of, run_id=run_id)
         plan = plans.show(depot, plan_id)
         judge = partial(guard.within, limits, plan)
         if dry_run:

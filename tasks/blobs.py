@@ -4,6 +4,7 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from reelkeeper.errors import StorageError
 from reelkeeper.model import Outcome
@@ -11,25 +12,37 @@ from reelkeeper.operations import purge
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.lease import Lease
 from reelkeeper.store.engine import reading, transaction
-from reelkeeper.store.plans import planned, record_outcomes
+from reelkeeper.store.plans import Item, planned, record_outcomes
 
 KEYS_PER_DELETE = 1_000  # S3 API: the most that one DeleteObjects takes
+PARALLEL_BATCHES = 4  # while the bucket deletes one batch, the store claims and settles others
 
 
 def purge_planned(depot: Depot, lease: Lease, plan_id: str, *, run_id: str, grace_days: int) -> None:
-    """Delete what a plan says, batch by batch; a batch that fails is noted, and the next one follows."""
+    """Delete what a plan says, some batches at a time; a batch that fails is noted, and the others follow.
+
+    Raises LeaseLost and Frozen, and begins nothing more then.
+    """
     with reading(depot.engine) as session:
-        for batch in planned(session, plan_id, "purge", KEYS_PER_DELETE):
-            blob_ids = [item.blob_id for item in batch]
+        batches = list(planned(session, plan_id, "purge", KEYS_PER_DELETE))
+    whose = {"depot": depot, "lease": lease, "plan_id": plan_id, "run_id": run_id, "grace_days": grace_days}
+    runner: ThreadPoolTaskRunner[None] = ThreadPoolTaskRunner(max_workers=PARALLEL_BATCHES)
+    with runner:
+        futures = [runner.submit(purge_batch, {**whose, "items": batch}) for batch in batches]
+        for future, batch in zip(futures, batches, strict=True):
             try:
-                purge_batch(depot, lease, plan_id, blob_ids, run_id=run_id, grace_days=grace_days)
+                future.result()
             except StorageError as error:
-                outcomes = [
-                    Outcome(item.video_id or "", "failed", str(error), item.size_bytes, item.size_bytes, item.blob_id)
-                    for item in batch
-                ]
-                with transaction(depot.engine, "purge.failed") as writing:
-                    record_outcomes(writing, plan_id, outcomes)
+                _note_failed(depot, plan_id, batch, error)
+
+
+def _note_failed(depot: Depot, plan_id: str, items: list[Item], error: StorageError) -> None:
+    outcomes = [
+        Outcome(item.video_id or "", "failed", str(error), item.size_bytes, item.size_bytes, item.blob_id)
+        for item in items
+    ]
+    with transaction(depot.engine, "purge.failed") as session:
+        record_outcomes(session, plan_id, outcomes)
 
 
 def _may_pass(_task: object, _run: object, state: Any) -> bool:  # noqa: ANN401  Prefect's signature
@@ -37,14 +50,15 @@ def _may_pass(_task: object, _run: object, state: Any) -> bool:  # noqa: ANN401 
 
 
 @task(
-    task_run_name="purge a batch from blob {blob_ids[0]}",
+    task_run_name="purge {items[0].video_id} and what follows",
     cache_policy=NO_CACHE,
     retries=2,
     retry_delay_seconds=[2, 10],
     retry_jitter_factor=0.5,
     retry_condition_fn=_may_pass,
 )
-def purge_batch(depot: Depot, lease: Lease, plan_id: str, blob_ids: list[int], *, run_id: str, grace_days: int) -> None:
+def purge_batch(depot: Depot, lease: Lease, plan_id: str, items: list[Item], *, run_id: str, grace_days: int) -> None:
     """Delete one batch. Safe to repeat: what an earlier try had begun is finished."""
     lease.check()
+    blob_ids = [item.blob_id for item in items]
     purge.purge(depot, plan_id, blob_ids, grant=lease.grant, run_id=run_id, grace_days=grace_days)

@@ -155,5 +155,9 @@ def _markdown(title: str, plan: PlanSummary, planned: list[PlannedRule]) -> str:
     lines += ["", "| kept by | items |", "|---|--:|"]
     lines += [f"| {rule} | {count:,} |" for rule, count in sorted(plan.kept.items(), key=lambda kept: -kept[1])]
     size = f"{plan.population.size_bytes / 10**6:,.1f} MB"
-    lines += ["", f"Live videos: {plan.population.objects:,}, {size}.", f"Apply it: `reelkeeper run {plan.flow} --apply --plan {plan.id}`."]
+    lines += [
+        "",
+        f"Live videos: {plan.population.objects:,}, {size}.",
+        f"Apply it: `reelkeeper run {plan.flow} --apply --plan {plan.id}`.",
+    ]
     return "\n".join(lines)

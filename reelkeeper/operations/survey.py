@@ -1,8 +1,8 @@
 """Compare the bucket with the catalogue, a page at a time: the looking half of `sync`.
 
 Memory stays flat: one page, one bit for each blob seen, and the differences, of which a healthy deployment has few.
-What no row explains is noted in the table `orphans`, since on the first day that is everything. The order of the listing
-does not matter, and what is written or deleted while it runs is not mistaken for a difference.
+What no row explains is noted in the table `orphans`, since on the first day that is everything. The listing may come in
+any order, and what is written or deleted while it runs is not mistaken for a difference.
 """
 
 from collections.abc import Iterator, Sequence

@@ -42,7 +42,7 @@ def test_a_run_retires_and_can_be_taken_back_whole(old: Scene) -> None:
     [
         (BlastRadius(max_objects=0), "max_objects"),
         (BlastRadius(max_bytes=0), "max_bytes"),
-        (BlastRadius(always_allowed=0), "max_percent"),
+        (BlastRadius(always_allowed=0, max_user_percent=100), "max_percent"),
     ],
 )
 def test_the_guard_refuses_and_nothing_is_changed(old: Scene, limits: BlastRadius, named: str) -> None:
