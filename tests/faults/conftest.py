@@ -4,6 +4,7 @@ import multiprocessing
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,6 +17,9 @@ from reelkeeper.operations.transcode import shrink
 from tests.doubles.r2 import R2Double
 from tests.faults import scenarios
 from tests.faults.world import Address, World
+
+# Starting a child also asks all others whether they have ended, and two threads that ask at once lose the answer.
+_ONE_AT_A_TIME = threading.Lock()
 
 MakeWorld = Callable[[], World]
 Child = Callable[[str, Address, str, dict[str, object]], BaseProcess]
@@ -47,12 +51,23 @@ def start_child() -> Child:
     """Start a scenario in a process forked from a clean one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.faults.scenarios"])
-    one_at_a_time = threading.Lock()  # two threads that start children at once mix up their pipes
 
     def start(scenario: str, address: Address, spec: str, arguments: dict[str, object]) -> BaseProcess:
         process = context.Process(target=scenarios.child, args=(scenario, address, spec, arguments))
-        with one_at_a_time:
+        with _ONE_AT_A_TIME:
             process.start()
         return process
 
     return start
+
+
+def wait_for_end(process: BaseProcess, seconds: float = 60) -> int:
+    """Wait, from any thread, until the child has ended; returns its exit code, which is -9 if it was killed."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with _ONE_AT_A_TIME:
+            code = process.exitcode
+        if code is not None:
+            return code
+        time.sleep(0.005)
+    raise TimeoutError(f"child {process.pid} has not ended after {seconds:.0f} s")

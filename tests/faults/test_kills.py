@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from reelkeeper.model import BlobState, Transcode, VideoState
 from reelkeeper.store.engine import transaction
 from reelkeeper.store.tables import orphans
-from tests.faults.conftest import Child, MakeWorld
+from tests.faults.conftest import Child, MakeWorld, wait_for_end
 from tests.faults.world import LONG_AGO, World
 
 OPERATIONS = ["sync", "swap", "upload", "purge", "retire", "restore"]  # the longest first
@@ -106,13 +106,11 @@ class Runner:
         """Run it, killed at its `kill_at`-th failpoint; True if it got to its end."""
         spec = f"*=kill@{kill_at}" if kill_at else ""
         process = self.start_child(self.operation, self.prepared.world.address, spec, self.prepared.arguments)
-        process.join(60)
-        assert process.exitcode in (0, -signal.SIGKILL), (
-            f"{self.operation} ended with {process.exitcode} under {spec!r}"
-        )
+        code = wait_for_end(process)
+        assert code in (0, -signal.SIGKILL), f"{self.operation} ended with {code} under {spec!r}"
         self.prepared.world.expire_leases()
-        self.kills += process.exitcode != 0
-        return process.exitcode == 0
+        self.kills += code != 0
+        return code == 0
 
 
 @pytest.fixture
