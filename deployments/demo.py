@@ -128,7 +128,7 @@ def _tier(scene: Scene) -> None:
     saved = 1 - shrunk.after_bytes / shrunk.before_bytes
     say(
         f"The {shrunk.objects} that shrank had {size(shrunk.before_bytes)} and have {size(shrunk.after_bytes)}: "
-        f"{saved:.0%} less, at a VMAF of 93 of 100 or better."
+        f"{saved:.0%} less, at a mean VMAF of 93 of 100 or better."
     )
     say("Each result was read back from the bucket, and decoded to its last frame, before it took its video's place.")
     scene.count("old and new, during the grace")

@@ -24,7 +24,7 @@ _NATURAL = {
 }
 _FINE = "-c:v libx264 -preset medium -crf 18"
 _FAST = "-c:v libx264 -preset veryfast -crf 23"
-_COARSE = "-c:v libx264 -preset slower -crf 30"
+_COARSE = "-c:v libx264 -preset medium -crf 30"
 _AV1 = "-c:v libsvtav1 -preset 10 -crf 35"
 _SOUND = ["-c:a", "aac", "-b:a", "96k", "-ac", "2"]
 _PARALLEL = 2
@@ -47,14 +47,14 @@ class Clip:
 
 
 CAST: Final = (
-    Clip("ana-bunny", "ana", 14, 2, "bunny", 0, 3, _FINE),
+    Clip("ana-bunny", "ana", 14, 2, "bunny", 0, 2, _FINE),
     Clip("ana-city", "ana", 45, 9, "city", 0, 1.5, _FAST),
     Clip("ana-new", "ana", 2, 0, "bikes", 7, 1.5, _FAST),
-    Clip("ben-bikes", "ben", 20, 1, "bikes", 1, 3, _FINE),
+    Clip("ben-bikes", "ben", 20, 1, "bikes", 1, 2.5, _FINE),
     Clip("ben-cold", "ben", 60, 0, "bunny", 3, 2, _FAST),
     Clip("ben-watched", "ben", 21, 40, "bikes", 4, 2, _FINE),
     Clip("ben-cut", "ben", 25, 2, "bikes", 5, 2, _FINE, truncated=True),
-    Clip("chloe-city", "chloe", 100, 3, "city", 2, 3, _FINE),
+    Clip("chloe-city", "chloe", 100, 3, "city", 2, 2, _FINE),
     Clip("chloe-av1", "chloe", 50, 2, "city", 5, 2, _AV1),
     Clip("chloe-grain", "chloe", 40, 1, "bikes", 2, 1.5, _COARSE, filters="scale=320:-2,noise=alls=30:allf=t"),
     Clip("chloe-small", "chloe", 70, 4, "bunny", 1, 1.5, _COARSE),
