@@ -32,7 +32,7 @@ def configured() -> "Settings":
 @contextmanager
 def store() -> Iterator["Engine"]:
     """Open the store alone: what only looks things up needs no bucket."""
-    from reelkeeper.operations.depot import open_store
+    from reelkeeper.store.opening import open_store
 
     with open_store(configured()) as engine:
         yield engine

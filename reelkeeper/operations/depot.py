@@ -14,8 +14,8 @@ from reelkeeper.adapters.r2 import Bucket
 from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, KeyTaken, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.settings import Settings
-from reelkeeper.store import schema
-from reelkeeper.store.engine import now, open_engine, reading
+from reelkeeper.store.engine import now, reading
+from reelkeeper.store.opening import open_store
 from reelkeeper.store.tables import blobs, deployment
 
 MAX_SKEW_FROM_STORE = timedelta(seconds=60)
@@ -40,19 +40,6 @@ def open_depot(settings: Settings) -> Iterator[Depot]:
     """
     with open_store(settings) as engine, open_bucket(settings) as bucket:
         yield join(engine, bucket)
-
-
-@contextmanager
-def open_store(settings: Settings) -> Iterator[Engine]:
-    """Open the store alone; the embedded one is made and upgraded on the way. Raises SchemaError."""
-    engine = open_engine(settings.store_url)
-    try:
-        if settings.database_url is None:
-            schema.upgrade(engine)
-        schema.require_current(engine)
-        yield engine
-    finally:
-        engine.dispose()
 
 
 @contextmanager

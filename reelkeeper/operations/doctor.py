@@ -26,12 +26,12 @@ from reelkeeper.operations.depot import (
     MAX_SKEW_FROM_STORE,
     check_identity,
     open_bucket,
-    open_store,
 )
 from reelkeeper.operations.freeze import why_frozen
 from reelkeeper.settings import Settings
 from reelkeeper.store import schema
 from reelkeeper.store.engine import now, reading
+from reelkeeper.store.opening import open_store
 from reelkeeper.store.tables import blobs
 
 OK, WARN, FAIL = "ok", "warn", "fail"
