@@ -14,7 +14,7 @@ def plan(
     param: run.Param = None,
     as_of: run.AsOf = None,
     show: Annotated[str | None, typer.Option("--show", help="Show a saved plan, and what became of it.")] = None,
-    listing: Annotated[bool, typer.Option("--list", help="List saved plans, newest first.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="List saved plans, newest first (the default).")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 20,
     as_json: run.AsJson = False,
 ) -> None:
@@ -22,7 +22,7 @@ def plan(
 
     A plan is saved, and can be applied once within 24 hours: [bold]reelkeeper run FLOW --apply --plan ID[/].
     """
-    if sum(map(bool, (flow, show, listing))) != 1:
+    if sum(map(bool, (flow, show, listing))) > 1:
         raise typer.BadParameter("give one of FLOW, --show ID and --list")
     if flow:
         run.start(flow, param or [], apply=False, as_of=as_of, plan_id=None, as_json=as_json, most=limit)

@@ -61,7 +61,7 @@ def test_the_installed_command_says_its_version() -> None:
         ["hold", "--user", "u"],
         ["hold", "--user", "u", "--video", "v"],
         ["restore"],
-        ["plan"],
+        ["plan", "tier_storage", "--list"],
         ["videos", "--state", "dead"],
         ["videos", "import"],
         ["hold", "--user", "u", "--reason", "r", "--until", "soon"],

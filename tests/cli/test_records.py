@@ -39,6 +39,11 @@ def test_a_store_is_copied_and_brought_back_frozen(reelkeeper: Run, ask: Ask, on
     assert [one["id"] for one in ask("videos")] == [one_video]
 
 
+def test_before_the_first_plan_the_list_says_how_to_make_one(reelkeeper: Run, ask: Ask) -> None:
+    assert "reelkeeper plan tier_storage" in reelkeeper("plan").stdout
+    assert ask("plan", "--list") == []
+
+
 def test_upgrading_twice_does_nothing_the_second_time(ask: Ask) -> None:
     assert ask("db", "upgrade")["applied"]
     assert ask("db", "upgrade")["applied"] == []
