@@ -1,5 +1,6 @@
 """A hundred thousand small objects in an embedded S3 server, kept between runs in the user's cache."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from reelkeeper.adapters.seaweed import Endpoint
 BUCKET = "reelkeeper"
 VIDEOS_PER_USER = 1000
 CONTENT = b"a video, for all that a listing knows" * 3
+ETAG = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
 
 
 @contextmanager
@@ -38,10 +40,15 @@ def keys(prefix: str, size: int) -> list[str]:
     return [f"{prefix}u{n // VIDEOS_PER_USER:06}/v{n:07}.mp4" for n in range(size)]
 
 
-def fill(at: Endpoint, prefix: str, size: int) -> None:
-    """Put them there, unless they stand there: s5cmd stores some 2,000 a second."""
+def count(at: Endpoint, prefix: str) -> int:
+    """Count what lies under a prefix."""
+    return sum(len(page) for page in open_prefix(at, prefix).pages())
+
+
+def fill(at: Endpoint, prefix: str, size: int, beside: str | None = None) -> None:
+    """Put them there, unless they stand there: s5cmd stores some 2,000 a second. `beside` lies there anyway."""
     wanted = keys(prefix, size)
-    if sum(len(page) for page in open_prefix(at, prefix).pages()) == size:
+    if count(at, prefix) - (count(at, beside) if beside else 0) == size:
         return
     with tempfile.TemporaryDirectory() as folder:
         for key in wanted:
