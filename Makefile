@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+TWO := --numprocesses 2 --dist loadfile   # two test files at a time; each worker has servers of its own
 
 .PHONY: demo test test-long check fmt bench lock clean
 .DEFAULT_GOAL := demo
@@ -17,10 +18,10 @@ demo: $(STAMP)          ## the main job on real videos, in a folder to look at
 	$(BIN)/reelkeeper demo
 
 test: $(STAMP)          ## everything a change must keep true, in under ten minutes
-	$(BIN)/pytest -m "not long"
+	$(BIN)/pytest -m "not long" $(TWO)
 
 test-long: $(STAMP)     ## the long kills, soaks and quality runs
-	$(BIN)/pytest -m long
+	$(BIN)/pytest -m long $(TWO)
 
 check: $(STAMP)         ## format, lint, types, imports
 	$(BIN)/ruff format --check .
