@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 PARALLEL_BATCHES = 4  # measured 1.6 times as fast as one; 8 gain little more
 PARALLEL_HEADS = 8
-WORTH_A_PAGE = 20  # wanted keys; a page of a listing costs about as much CPU as this many HEADs
+WORTH_A_PAGE = 20  # wanted keys: a page costs the CPU of some 10 HEADs, and at R2 the price of 12.5
 CHUNK_BYTES = 1 << 20
 
 
@@ -192,8 +192,8 @@ class Bucket:
         """Say what stands at each of `keys` now; None where nothing does, which only a HEAD can say.
 
         Pages of the listing answer where they hold many of the keys, HEADs do for all others, so the order in which
-        the server lists decides the cost and never the answer. Dense keys cost about 8 ms of CPU per 1,000, sparse
-        ones about 1 ms each.
+        the server lists decides the cost and never the answer. Where keys stand together, 1,000 of them are one
+        request, 1 % of the CPU of 1,000 HEADs, and at R2's prices 1.25 % of their cost.
         """
         unseen = {self.check(key) for key in keys}
         wanted = sorted(unseen)
