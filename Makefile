@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-TWO := --numprocesses 2 --dist loadfile   # two test files at a time; each worker has servers of its own
+TWO := --numprocesses 2 --dist worksteal   # two tests at a time; each worker has servers of its own
 
 .PHONY: demo test test-long check fmt bench lock clean
 .DEFAULT_GOAL := demo
@@ -21,7 +21,7 @@ test: $(STAMP)          ## everything a change must keep true, in under ten minu
 	$(BIN)/pytest -m "not long" $(TWO)
 
 test-long: $(STAMP)     ## the long kills, soaks and quality runs
-	$(BIN)/pytest -m long $(TWO)
+	$(BIN)/pytest -m long
 
 check: $(STAMP)         ## format, lint, types, imports
 	$(BIN)/ruff format --check .

@@ -51,9 +51,10 @@ def test_a_tool_that_stalls_is_ended(tmp_path: Path) -> None:
 
 
 def test_a_tool_that_ignores_the_first_signal_is_killed(tmp_path: Path) -> None:
+    others = set(psutil.Process().children(recursive=True))  # servers that other tests stand on
     with pytest.raises(MediaTimeout):
         shell("trap '' TERM; while :; do sleep 0.1; done", tmp_path, wall_seconds=1)
-    assert not psutil.Process().children(recursive=True)
+    assert set(psutil.Process().children(recursive=True)) <= others
 
 
 def test_whatever_the_watcher_raises_ends_the_tool_and_is_passed_on(tmp_path: Path) -> None:
