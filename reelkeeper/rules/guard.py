@@ -138,7 +138,7 @@ def _excesses(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int) -> It
     if selected == 0:
         return
     if selected > limits.max_objects:
-        yield _Breach("max_objects", f"{selected:,} videos, limit {limits.max_objects:,}", selected)
+        yield _Breach("max_objects", f"{many(selected, 'video')}, limit {limits.max_objects:,}", selected)
     if plan.retire.size_bytes > limits.max_bytes or limits.max_bytes == 0:
         text = f"{plan.retire.size_bytes:,} bytes, limit {limits.max_bytes:,}"
         yield _Breach("max_bytes", text, max(plan.retire.size_bytes, 1))
