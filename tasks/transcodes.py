@@ -30,9 +30,8 @@ from reelkeeper.store.engine import reading, transaction
 from reelkeeper.store.plans import Item, planned, record_outcomes
 from reelkeeper.store.videos import list_videos
 
-_LEAST_BYTES = 1_000_000  # of source in a batch: some seconds of CPU, beside which a task run's 25 ms are little
+_LEAST_BYTES = 100_000  # of source in a batch: over a second of CPU, beside which a task run's 25 ms are little
 _MOST_BATCHES = 400  # Prefect's server loses records past some hundreds of task runs at once
-_BATCHES_PER_WORKER = 8  # at least, where there is little to do: else one worker ends long before the other
 _PROGRESS_PERCENT, _PROGRESS_SECONDS = 5, 3
 
 
@@ -162,16 +161,16 @@ def _failed(item: Item, error: Exception) -> Outcome:
 
 
 def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:
-    """Group neighbours so that a batch is worth a task run, and there are enough of them for every worker."""
-    total = sum(item.size_bytes for item in items)
-    few = total // (settings().workers * _BATCHES_PER_WORKER)
-    least = max(total // _MOST_BATCHES, min(_LEAST_BYTES, few))
+    """Group neighbours until a batch is worth a task run, and no more: all workers end at about the same time."""
+    least = max(_LEAST_BYTES, sum(item.size_bytes for item in items) // _MOST_BATCHES)
     batch: list[Item] = []
+    size_bytes = 0
     for item in items:
         batch.append(item)
-        if sum(one.size_bytes for one in batch) >= least:
+        size_bytes += item.size_bytes
+        if size_bytes >= least:
             yield batch
-            batch = []
+            batch, size_bytes = [], 0
     if batch:
         yield batch
 
