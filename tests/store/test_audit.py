@@ -2,7 +2,6 @@
 
 import random
 import threading
-import time
 from datetime import timedelta
 
 import pytest
@@ -64,11 +63,8 @@ def test_the_database_refuses_to_change_the_record(engine: sa.Engine, verb: str)
         change()
 
 
-def test_ten_thousand_events_are_written_at_once_in_well_under_a_second(engine: sa.Engine) -> None:
-    batch = some(10_000)
-    started = time.process_time()
-    record(engine, batch)
-    assert time.process_time() - started < 1
+def test_ten_thousand_events_are_written_at_once(engine: sa.Engine) -> None:
+    record(engine, some(10_000))
     with reading(engine) as session:
         assert verify(session) == 10_000
 
