@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+PEERS := .venv-peers/.installed
 TWO := --numprocesses 2 --dist worksteal   # two tests at a time; each worker has servers of its own
 
 .PHONY: demo test test-long check fmt bench lock clean
@@ -33,14 +34,21 @@ fmt: $(STAMP)           ## write the format and the safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)         ## ratios against named peers and floors
+bench: $(STAMP) $(PEERS) ## ratios against named peers and floors
 	$(BIN)/python -m bench
+
+$(PEERS): bench/forecast-peers.lock
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
+	touch $@
 
 lock:                   ## compile the lock anew (uv is used for this alone)
 	$(PYTHON) -m venv .lockenv && .lockenv/bin/pip install --quiet uv
 	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --group dev pyproject.toml -o requirements.lock
+	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header bench/forecast-peers.in -o bench/forecast-peers.lock
 	rm -rf .lockenv
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -36,6 +36,21 @@ class Settings(BaseSettings):
     scratch_dir: Path | None = Field(None, description="Folder for videos at work; state_dir/scratch if unset")
     workers: int = Field(2, ge=1, le=64, description="Videos transcoded at the same time, one thread each")
 
+    cloudflare_api_token: SecretStr | None = Field(
+        None, description="Cloudflare API token for usage and reads; the store's own count if unset"
+    )
+    cloudflare_api_url: str = Field("https://api.cloudflare.com/client/v4", description="Cloudflare's API")
+    slack_bot_token: SecretStr | None = Field(None, description="Slack bot token, for messages and pictures")
+    slack_channel: str | None = Field(None, description="Channel id that the bot posts to, e.g. C0123456789")
+    slack_webhook_url: SecretStr | None = Field(None, description="Incoming webhook, in place of a bot: no pictures")
+    slack_api_url: str = Field("https://slack.com/api/", description="Slack's API")
+    second_sink_url: SecretStr | None = Field(
+        None, description="Webhook for what Slack refuses for good, or has not taken for a day; the console if unset"
+    )
+    watchdog_ping_url: SecretStr | None = Field(
+        None, description="Address that `reelkeeper watchdog` calls when all is well, such as a dead man's switch"
+    )
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.r2_account_id and self.s3_endpoint_url:
@@ -45,6 +60,12 @@ class Settings(BaseSettings):
             raise ValueError("an R2 or S3 endpoint needs s3_access_key_id and s3_secret_access_key")
         if any(keys) and not self.endpoint_url:
             raise ValueError("s3_access_key_id is set, but neither r2_account_id nor s3_endpoint_url")
+        if self.slack_bot_token and self.slack_webhook_url:
+            raise ValueError("set slack_bot_token or slack_webhook_url, not both")
+        if bool(self.slack_bot_token) != bool(self.slack_channel):
+            raise ValueError("slack_bot_token and slack_channel are set together: a bot must know where to post")
+        if self.cloudflare_api_token and not self.r2_account_id:
+            raise ValueError("cloudflare_api_token needs r2_account_id, whose usage it reads")
         if not self.prefix.endswith("/") or self.prefix.startswith("/"):
             raise ValueError(f"prefix {self.prefix!r} must end with / and not begin with it")
         return self

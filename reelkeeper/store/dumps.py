@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
 from reelkeeper.errors import IntegrityDoubt, SchemaError
-from reelkeeper.store.tables import blobs
+from reelkeeper.store.tables import blobs, outbox
 
 _MANIFEST = "manifest.json"
 _CHUNK_BYTES = 1 << 20
@@ -61,8 +61,10 @@ def read_dump(session: Session, path: Path, revision: str) -> None:
         session.execute(
             sa.text("ALTER TABLE videos ADD CONSTRAINT fk_videos_blob FOREIGN KEY (blob_id) REFERENCES blobs (id)")
         )
-        highest = sa.select(sa.func.coalesce(sa.func.max(blobs.c.id), 0) + 1).scalar_subquery()
-        session.execute(sa.select(sa.func.setval(sa.func.pg_get_serial_sequence("blobs", "id"), highest, False)))
+        for counting in (blobs, outbox):
+            highest = sa.select(sa.func.coalesce(sa.func.max(counting.c.id), 0) + 1).scalar_subquery()
+            sequence = sa.func.pg_get_serial_sequence(counting.name, "id")
+            session.execute(sa.select(sa.func.setval(sequence, highest, False)))
 
 
 def _fill(session: Session, table: sa.Table, file: IO[bytes]) -> None:

@@ -22,7 +22,7 @@ from sqlmodel import Session
 
 from reelkeeper.errors import Misconfigured
 from reelkeeper.failpoints import failpoint
-from reelkeeper.store.tables import UtcDateTime
+from reelkeeper.store.tables.columns import UtcDateTime
 
 BUSY_TIMEOUT_SECONDS = 30
 _READING = {"sqlite": {"sqlite_begin": "DEFERRED"}, "postgresql": {"isolation_level": "REPEATABLE READ"}}

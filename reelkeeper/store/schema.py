@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.errors import SchemaError
 from reelkeeper.store.engine import Clock, reading
 from reelkeeper.store.snapshots import copy_sqlite
-from reelkeeper.store.tables import Deployment
+from reelkeeper.store.tables.work import Deployment
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSIONS = MIGRATIONS / "versions"

@@ -1,0 +1,98 @@
+"""Nouns of money and usage. Micro-dollars are millionths of a dollar, nano-dollars thousandths of those."""
+
+from datetime import date
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class StorageClass(StrEnum):
+    """How R2 keeps an object, and at which price."""
+
+    STANDARD = "standard"
+    INFREQUENT_ACCESS = "infrequent_access"
+
+
+class Metric(StrEnum):
+    """What is counted each UTC day. The unit stands in the name; what has none is a count."""
+
+    STORED_BYTES = "stored_bytes"  # the day's peak
+    OPERATIONS = "operations"  # by R2's name of the action, in `resource`
+    RETRIEVED_BYTES = "retrieved_bytes"  # of infrequent access alone, which charges for it
+    UPLOADED_BYTES = "uploaded_bytes"
+    DELETED_BYTES = "deleted_bytes"
+    JOBS = "jobs"  # generations that succeeded, by model, in `resource`
+    GENERATION_SECONDS = "generation_seconds"
+    USERS = "users"
+
+
+class UsageSource(StrEnum):
+    """Who counted. Two sources of the same day are compared, never added."""
+
+    STORE = "store"
+    CLOUDFLARE = "cloudflare"
+
+
+class Used(NamedTuple):
+    """So much of a metric on a UTC day, by one user or, with `user_id` "", by the account as a whole."""
+
+    day: date
+    metric: Metric
+    quantity: int
+    resource: str = ""
+    storage_class: str = ""
+    user_id: str = ""
+    source: UsageSource = UsageSource.STORE
+    sampled: bool = False
+
+
+class Charge(NamedTuple):
+    """What one service cost on a UTC day for one user; the row of user "" is the residual that completes the bill."""
+
+    day: date
+    service: str
+    sku: str
+    user_id: str
+    tier: str | None
+    consumed_quantity: int
+    consumed_unit: str
+    list_nanousd: int
+    billed_nanousd: int
+    price_book: str
+    estimated: bool = False
+
+
+class AccountKind(StrEnum):
+    """Whose account: what a user may spend, what is held of it, or the house's."""
+
+    USER = "user"
+    HELD = "held"
+    HOUSE = "house"
+
+
+class TransferKind(StrEnum):
+    """Why credits move."""
+
+    GRANT = "grant"
+    HOLD = "hold"
+    CAPTURE = "capture"
+    RELEASE = "release"
+    EXPIRE = "expire"
+    REFUND = "refund"
+
+
+class HoldState(StrEnum):
+    """Where held credits stand: open -> captured, released or expired."""
+
+    OPEN = "open"
+    CAPTURED = "captured"
+    RELEASED = "released"
+    EXPIRED = "expired"
+
+
+class ReservationState(StrEnum):
+    """Where reserved bytes stand: open -> settled, released or expired."""
+
+    OPEN = "open"
+    SETTLED = "settled"
+    RELEASED = "released"
+    EXPIRED = "expired"

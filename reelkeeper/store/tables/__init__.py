@@ -1,0 +1,49 @@
+"""The tables. Rows are not facts: nothing outside `store/` and `operations/` holds one.
+
+Naming: a `*_at` is an aware UTC datetime, a `*_bytes` counts bytes, a `*_microusd` millionths of a dollar.
+States are text with a CHECK, so that a person with a SQL shell can read them.
+
+Statements are set-based and name the tables below, typed columns without rows; the classes are what a migration must
+make, and stand in the files beside this one.
+"""
+
+from sqlmodel import SQLModel
+
+from reelkeeper.store.tables import alerts as _alerts
+from reelkeeper.store.tables import catalogue as _catalogue
+from reelkeeper.store.tables import money as _money
+from reelkeeper.store.tables import work as _work
+
+DECLARED = (_catalogue, _work, _money, _alerts)
+_TABLES = SQLModel.metadata.tables
+
+users = _TABLES["users"]
+videos = _TABLES["videos"]
+blobs = _TABLES["blobs"]
+daily_views = _TABLES["daily_views"]
+view_days = _TABLES["view_days"]
+orphans = _TABLES["orphans"]
+scans = _TABLES["scans"]
+
+deployment = _TABLES["deployment"]
+operations = _TABLES["operations"]
+plans = _TABLES["plans"]
+verdicts = _TABLES["verdicts"]
+leases = _TABLES["leases"]
+holds = _TABLES["holds"]
+audit_events = _TABLES["audit_events"]
+
+accounts = _TABLES["accounts"]
+transfers = _TABLES["transfers"]
+entries = _TABLES["entries"]
+credit_holds = _TABLES["credit_holds"]
+storage_accounts = _TABLES["storage_accounts"]
+reservations = _TABLES["reservations"]
+usage_days = _TABLES["usage_days"]
+charges = _TABLES["charges"]
+forecasts = _TABLES["forecasts"]
+
+alerts = _TABLES["alerts"]
+snoozes = _TABLES["snoozes"]
+outbox = _TABLES["outbox"]
+heartbeats = _TABLES["heartbeats"]

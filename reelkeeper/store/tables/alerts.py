@@ -1,0 +1,87 @@
+"""What people are told: the state of each alert, the messages that wait, and the flows' signs of life."""
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Field, SQLModel
+
+from reelkeeper.model.alerts import AlertState, MessageState, Severity
+from reelkeeper.store.tables.columns import UtcDateTime, counted, known
+
+
+class Alert(SQLModel, table=True):
+    """One thing that people were told once: a rule, of a scope, in a period, at a level."""
+
+    __tablename__ = "alerts"
+    __table_args__ = (
+        known("state", AlertState),
+        known("severity", Severity),
+        sa.UniqueConstraint("rule", "scope", "period", "level", name="one_alert_per_crossing"),
+        sa.Index("ix_alerts_state", "state", "rule"),
+    )
+    id: str = Field(primary_key=True)
+    rule: str
+    scope: str
+    period: str
+    level: str
+    state: str = AlertState.FIRING
+    severity: str
+    title: str
+    text: str
+    suggestion: str = ""
+    figures: list[list[str]] = Field(default_factory=list, sa_type=sa.JSON)
+    impact_microusd: int | None = Field(None, sa_type=sa.BigInteger)
+    run_id: str
+    first_at: datetime = Field(sa_type=UtcDateTime)
+    last_at: datetime = Field(sa_type=UtcDateTime)
+    resolved_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    acknowledged_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    acknowledged_by: str | None = None
+
+
+class Snooze(SQLModel, table=True):
+    """A person's word that a rule, of one scope or of all, is to stay quiet for a while."""
+
+    __tablename__ = "snoozes"
+    id: str = Field(primary_key=True)
+    rule: str
+    scope: str | None = None  # None: of every scope
+    author: str
+    reason: str
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    until: datetime = Field(sa_type=UtcDateTime)
+    ended_at: datetime | None = Field(None, sa_type=UtcDateTime)
+
+
+class OutboxMessage(SQLModel, table=True):
+    """A message that is to be sent, written in the transaction of what it tells of."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (known("state", MessageState), sa.Index("ix_outbox_due", "state", "due_at"))
+    id: int | None = Field(None, sa_column=counted())
+    kind: str  # alert, resolve, digest, chart
+    state: str = MessageState.WAITING
+    alert_ids: list[str] = Field(default_factory=list, sa_type=sa.JSON)
+    payload: dict[str, Any] = Field(sa_type=sa.JSON)
+    attachment: bytes | None = None  # a picture
+    attachment_name: str | None = None
+    attempts: int = 0
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    due_at: datetime = Field(sa_type=UtcDateTime)
+    claimed_by: str | None = None
+    claimed_until: datetime | None = Field(None, sa_type=UtcDateTime)
+    sent_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    receipt: str | None = None  # Slack's timestamp of the message, or where else it went
+    last_error: str | None = None
+
+
+class Heartbeat(SQLModel, table=True):
+    """When a flow last succeeded, and how soon it must again."""
+
+    __tablename__ = "heartbeats"
+    flow: str = Field(primary_key=True)
+    last_ok_at: datetime = Field(sa_type=UtcDateTime)
+    period_seconds: int
+    grace_seconds: int
+    run_id: str

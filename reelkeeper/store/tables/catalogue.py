@@ -1,0 +1,113 @@
+"""Whose videos there are, which bytes they are, how often they were viewed, and what the bucket holds beside them."""
+
+from datetime import date, datetime
+
+import sqlalchemy as sa
+from sqlmodel import Field, SQLModel
+
+from reelkeeper.model import BlobState, VideoState
+from reelkeeper.store.tables.columns import UtcDateTime, counted, known
+
+
+class User(SQLModel, table=True):
+    """Somebody who owns videos. An unknown tier is NULL, and keeps everything."""
+
+    __tablename__ = "users"
+    id: str = Field(primary_key=True)
+    tier: str | None = None
+    created_at: datetime | None = Field(None, sa_type=UtcDateTime)
+
+
+class VideoRow(SQLModel, table=True):
+    """A video: its public identity, and a pointer to the blob that is its bytes now."""
+
+    __tablename__ = "videos"
+    __table_args__ = (
+        known("state", VideoState),
+        sa.Index("ix_videos_user", "user_id"),
+        sa.Index("ix_videos_run", "run_id"),
+    )
+    id: str = Field(primary_key=True)
+    user_id: str = Field(foreign_key="users.id")
+    blob_id: int | None = Field(
+        None, sa_column=sa.Column(sa.BigInteger, sa.ForeignKey("blobs.id", use_alter=True, name="fk_videos_blob"))
+    )
+    generation: int = 1
+    state: str = Field(VideoState.LIVE, index=True)
+    created_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    last_viewed_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    retired_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    retire_reason: str | None = None
+    run_id: str | None = None  # the run that last changed its state
+    refused_recipe: str | None = None
+    refused_reason: str | None = None
+    refused_at: datetime | None = Field(None, sa_type=UtcDateTime)
+
+
+class Blob(SQLModel, table=True):
+    """One object, written once at a key of its own. Its row outlives it."""
+
+    __tablename__ = "blobs"
+    __table_args__ = (known("state", BlobState), sa.Index("ix_blobs_purge", "state", "purge_after"))
+    id: int | None = Field(None, sa_column=counted())
+    video_id: str | None = Field(None, foreign_key="videos.id", index=True)  # NULL: an orphan
+    generation: int = 1
+    key: str = Field(unique=True)
+    state: str
+    size_bytes: int = Field(sa_type=sa.BigInteger)
+    etag: str | None = None
+    sha256: str | None = None
+    content_type: str | None = None
+    codec: str | None = None
+    duration_seconds: float | None = None
+    frames: int | None = None
+    encoder: str | None = None
+    recipe: str | None = None
+    quality_mean: float | None = None
+    quality_p5: float | None = None
+    stored_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    retired_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    purge_after: datetime | None = Field(None, sa_type=UtcDateTime)
+    retire_reason: str | None = None
+    run_id: str | None = Field(None, index=True)  # the run that last changed its state
+
+
+class DailyViews(SQLModel, table=True):
+    """How often a video was viewed on a UTC day. A missing row is zero only on a day in `view_days`."""
+
+    __tablename__ = "daily_views"
+    video_id: str = Field(primary_key=True, foreign_key="videos.id")
+    day: date = Field(primary_key=True)
+    views: int
+
+
+class ViewDay(SQLModel, table=True):
+    """A UTC day whose views are completely recorded."""
+
+    __tablename__ = "view_days"
+    day: date = Field(primary_key=True)
+
+
+class Orphan(SQLModel, table=True):
+    """An object under the prefix that no row explains. Swept only when old and seen in scans a day apart."""
+
+    __tablename__ = "orphans"
+    key: str = Field(primary_key=True)
+    size_bytes: int = Field(sa_type=sa.BigInteger)
+    etag: str
+    last_modified: datetime = Field(sa_type=UtcDateTime)
+    first_seen_at: datetime = Field(sa_type=UtcDateTime)
+    last_seen_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class Scan(SQLModel, table=True):
+    """One complete listing of the prefix. The last good one says how many objects to expect."""
+
+    __tablename__ = "scans"
+    id: str = Field(primary_key=True)
+    run_id: str
+    started_at: datetime = Field(sa_type=UtcDateTime)
+    finished_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    objects: int = 0
+    size_bytes: int = Field(0, sa_type=sa.BigInteger)
+    outcome: str | None = None

@@ -1,0 +1,152 @@
+"""Credits, quotas, usage and charges. An amount is an integer: micro-dollars of a user's, nano-dollars of ours."""
+
+from datetime import date, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Field, SQLModel
+
+from reelkeeper.model.money import AccountKind, HoldState, Metric, ReservationState, TransferKind, UsageSource
+from reelkeeper.store.tables.columns import UtcDateTime, known
+
+
+class Account(SQLModel, table=True):
+    """Where credits lie. Each user has two, `user/ID` and `held/ID`, never below zero; the house's may go below."""
+
+    __tablename__ = "accounts"
+    __table_args__ = (
+        known("kind", AccountKind),
+        sa.CheckConstraint("kind = 'house' OR balance_microusd >= 0", name="no_debt"),
+    )
+    id: str = Field(primary_key=True)
+    kind: str
+    user_id: str | None = Field(None, foreign_key="users.id", index=True)
+    balance_microusd: int = Field(0, sa_type=sa.BigInteger)  # the sum of its entries
+
+
+class Transfer(SQLModel, table=True):
+    """One move of credits, once per idempotency key. `request_sha256` is of its parameters."""
+
+    __tablename__ = "transfers"
+    __table_args__ = (known("kind", TransferKind), sa.Index("ix_transfers_user", "user_id", "at"))
+    id: str = Field(primary_key=True)
+    idempotency_key: str = Field(unique=True)
+    request_sha256: str
+    kind: str
+    user_id: str = Field(foreign_key="users.id")
+    hold_id: str | None = Field(None, index=True)
+    amount_microusd: int = Field(sa_type=sa.BigInteger)
+    at: datetime = Field(sa_type=UtcDateTime)
+    detail: dict[str, Any] = Field(default_factory=dict, sa_type=sa.JSON)
+
+
+class Entry(SQLModel, table=True):
+    """What a transfer did to one account. The entries of a transfer sum to zero, and so do all."""
+
+    __tablename__ = "entries"
+    __table_args__ = (sa.Index("ix_entries_account", "account_id"),)
+    transfer_id: str = Field(primary_key=True, foreign_key="transfers.id")
+    account_id: str = Field(primary_key=True, foreign_key="accounts.id")
+    amount_microusd: int = Field(sa_type=sa.BigInteger)
+
+
+class CreditHold(SQLModel, table=True):
+    """Credits set aside for one piece of work, until they are captured, released or expire: one of them, once."""
+
+    __tablename__ = "credit_holds"
+    __table_args__ = (
+        known("state", HoldState),
+        sa.CheckConstraint("captured_microusd BETWEEN 0 AND amount_microusd", name="captured_of_hold"),
+        sa.CheckConstraint("refunded_microusd BETWEEN 0 AND captured_microusd", name="refunded_of_captured"),
+        sa.Index("ix_credit_holds_open", "state", "expires_at"),
+    )
+    id: str = Field(primary_key=True)
+    user_id: str = Field(foreign_key="users.id", index=True)
+    state: str = HoldState.OPEN
+    amount_microusd: int = Field(sa_type=sa.BigInteger)
+    captured_microusd: int = Field(0, sa_type=sa.BigInteger)
+    refunded_microusd: int = Field(0, sa_type=sa.BigInteger)
+    price_book: str | None = None  # the version that the amount was quoted by
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+    settled_at: datetime | None = Field(None, sa_type=UtcDateTime)
+
+
+class StorageAccount(SQLModel, table=True):
+    """How many bytes a user stores and has reserved. `quota_bytes` overrides what the tier grants."""
+
+    __tablename__ = "storage_accounts"
+    __table_args__ = (
+        sa.CheckConstraint("used_bytes >= 0", name="some_used"),
+        sa.CheckConstraint("reserved_bytes >= 0", name="some_reserved"),
+    )
+    user_id: str = Field(primary_key=True, foreign_key="users.id")
+    used_bytes: int = Field(0, sa_type=sa.BigInteger)  # the live blobs of live videos
+    reserved_bytes: int = Field(0, sa_type=sa.BigInteger)  # the open reservations
+    quota_bytes: int | None = Field(None, sa_type=sa.BigInteger)
+
+
+class Reservation(SQLModel, table=True):
+    """Bytes promised to an upload or a job before they arrive, until settled, released or expired."""
+
+    __tablename__ = "reservations"
+    __table_args__ = (known("state", ReservationState), sa.Index("ix_reservations_open", "state", "expires_at"))
+    id: str = Field(primary_key=True)  # the caller's idempotency key
+    user_id: str = Field(foreign_key="users.id", index=True)
+    state: str = ReservationState.OPEN
+    size_bytes: int = Field(sa_type=sa.BigInteger)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+    settled_at: datetime | None = Field(None, sa_type=UtcDateTime)
+
+
+class UsageDay(SQLModel, table=True):
+    """How much of one metric was used on a UTC day. No row: unknown, which is not zero."""
+
+    __tablename__ = "usage_days"
+    __table_args__ = (known("metric", Metric), known("source", UsageSource))
+    day: date = Field(primary_key=True)
+    metric: str = Field(primary_key=True)
+    source: str = Field(primary_key=True)
+    resource: str = Field("", primary_key=True)  # an R2 action, a bucket, a model; "" where there is one only
+    storage_class: str = Field("", primary_key=True)
+    user_id: str = Field("", primary_key=True)  # "": of the account as a whole
+    quantity: int = Field(sa_type=sa.BigInteger)  # in the metric's unit; a peak for stored bytes, else a sum
+    sampled: bool = False
+
+
+class ChargeRow(SQLModel, table=True):
+    """What one service cost on a UTC day, for one user; FOCUS's names are given to its columns on the way out.
+
+    A user's rows carry list cost. The row of user "" is the residual: what free allowances, rounding and whatever
+    belongs to nobody make of it, so that `billed_nanousd` of all rows sums to the bill.
+    """
+
+    __tablename__ = "charges"
+    day: date = Field(primary_key=True)
+    sku: str = Field(primary_key=True)
+    user_id: str = Field("", primary_key=True)
+    service: str
+    tier: str | None = None
+    consumed_quantity: int = Field(sa_type=sa.BigInteger)
+    consumed_unit: str
+    list_nanousd: int = Field(sa_type=sa.BigInteger)
+    billed_nanousd: int = Field(sa_type=sa.BigInteger)
+    price_book: str
+    estimated: bool = False  # of incomplete or sampled usage
+
+
+class ForecastRow(SQLModel, table=True):
+    """What a run of `forecast_costs` said one service will cost in one month; service "" is the total."""
+
+    __tablename__ = "forecasts"
+    run_id: str = Field(primary_key=True)
+    month: date = Field(primary_key=True)  # its first day
+    service: str = Field("", primary_key=True)
+    as_of: datetime = Field(sa_type=UtcDateTime, index=True)
+    mean_microusd: int = Field(sa_type=sa.BigInteger)
+    lower80_microusd: int = Field(sa_type=sa.BigInteger)
+    upper80_microusd: int = Field(sa_type=sa.BigInteger)
+    lower95_microusd: int = Field(sa_type=sa.BigInteger)
+    upper95_microusd: int = Field(sa_type=sa.BigInteger)
+    method: str

@@ -1,0 +1,136 @@
+"""What is being done, by whom, and what was done: plans, intents, leases, holds and the record."""
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Field, SQLModel
+
+from reelkeeper.store.tables.columns import UtcDateTime
+
+
+class Deployment(SQLModel, table=True):
+    """The one row that says which deployment this store is, and whether changes are frozen."""
+
+    __tablename__ = "deployment"
+    id: str = Field(primary_key=True)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    frozen_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    frozen_by: str | None = None
+    frozen_reason: str | None = None
+    audit_events: int = 0  # length and head of the audit chain: a cut-off tail is noticed
+    audit_head: str = ""
+
+
+class Operation(SQLModel, table=True):
+    """A write-ahead intent: what a run is about to do outside the store, so that a later run can finish or undo it."""
+
+    __tablename__ = "operations"
+    __table_args__ = (
+        sa.CheckConstraint("state IN ('open', 'done', 'abandoned')", name="known_operation_state"),
+        sa.Index(
+            "one_open_operation_per_video",
+            "video_id",
+            unique=True,
+            sqlite_where=sa.text("state = 'open'"),
+            postgresql_where=sa.text("state = 'open'"),
+        ),
+    )
+    id: str = Field(primary_key=True)
+    kind: str  # swap, restore
+    state: str = "open"
+    video_id: str = Field(foreign_key="videos.id")
+    old_blob_id: int | None = Field(None, sa_type=sa.BigInteger)
+    new_blob_id: int | None = Field(None, sa_type=sa.BigInteger)
+    generation: int
+    run_id: str
+    lease_token: int
+    detail: dict[str, Any] = Field(default_factory=dict, sa_type=sa.JSON)
+    outcome: str | None = None
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    updated_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class PlanRow(SQLModel, table=True):
+    """A plan, saved before anything is done, and applied at most once."""
+
+    __tablename__ = "plans"
+    __table_args__ = (
+        sa.CheckConstraint("state IN ('drawing', 'ready', 'applied', 'refused')", name="known_plan_state"),
+    )
+    id: str = Field(primary_key=True)
+    flow: str = Field(index=True)
+    state: str = "drawing"
+    as_of: datetime = Field(sa_type=UtcDateTime)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    applied_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    run_id: str
+    policy: dict[str, Any] = Field(sa_type=sa.JSON)
+    policy_hash: str
+    population: int = 0
+    population_bytes: int = Field(0, sa_type=sa.BigInteger)
+    kept: dict[str, int] = Field(default_factory=dict, sa_type=sa.JSON)
+    refusal: str | None = None
+
+
+class VerdictRow(SQLModel, table=True):
+    """One verdict of a plan that is not "keep", with what became of it. Kept videos are counted in the plan."""
+
+    __tablename__ = "verdicts"
+    plan_id: str = Field(primary_key=True, foreign_key="plans.id")
+    blob_id: int = Field(primary_key=True, sa_type=sa.BigInteger)
+    video_id: str | None = None
+    user_id: str | None = None
+    generation: int
+    action: str
+    rule: str
+    reason: str
+    size_bytes: int = Field(sa_type=sa.BigInteger)
+    saving_microusd: int | None = Field(None, sa_type=sa.BigInteger)  # per month, at the marginal price
+    outcome: str | None = None
+    outcome_reason: str | None = None
+    after_bytes: int | None = Field(None, sa_type=sa.BigInteger)
+
+
+class Lease(SQLModel, table=True):
+    """The right to work on something until `expires_at`. `token` grows at each grant and fences off earlier holders."""
+
+    __tablename__ = "leases"
+    name: str = Field(primary_key=True)
+    holder: str
+    token: int
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class Hold(SQLModel, table=True):
+    """A person's word that a user's videos, or one video, stay. Beats every rule."""
+
+    __tablename__ = "holds"
+    __table_args__ = (
+        sa.CheckConstraint("scope IN ('user', 'video')", name="known_scope"),
+        sa.Index("ix_holds_subject", "scope", "subject"),
+    )
+    id: str = Field(primary_key=True)
+    scope: str
+    subject: str
+    reason: str
+    author: str
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    released_at: datetime | None = Field(None, sa_type=UtcDateTime)
+
+
+class AuditEvent(SQLModel, table=True):
+    """One line of the append-only, hash-chained record of everything that was done to a customer's data."""
+
+    __tablename__ = "audit_events"
+    id: int = Field(sa_column=sa.Column(sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True))
+    at: datetime = Field(sa_type=UtcDateTime)
+    event: str
+    run_id: str
+    video_id: str | None = Field(None, index=True)
+    blob_id: int | None = Field(None, sa_type=sa.BigInteger)
+    user_id: str | None = None
+    detail: dict[str, Any] = Field(default_factory=dict, sa_type=sa.JSON)
+    previous: str
+    digest: str
