@@ -11,6 +11,7 @@ PURE = {
     *(
         "abc",
         "bisect",
+        "calendar",
         "collections",
         "dataclasses",
         "datetime",

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from reelkeeper import errors
+from reelkeeper.rules.budget import BudgetPolicy
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.lifecycle import FLOW_RULES, LifecyclePolicy
 from reelkeeper.rules.transcode import Acceptance, Recipe
@@ -23,6 +24,7 @@ POLICIES: dict[str, type[BaseModel]] = {
     "limits": BlastRadius,
     "recipe": Recipe,
     "acceptance": Acceptance,
+    "budget": BudgetPolicy,
 }
 
 
@@ -42,7 +44,7 @@ def default(field: FieldInfo) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
-        return ", ".join(value)
+        return ", ".join(map(str, value)) or "none"
     return f"{value:,}" if isinstance(value, int) else f"`{value}`" if isinstance(value, str | Path) else f"{value:g}"
 
 

@@ -13,8 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from reelkeeper.rules import wording
+
 _PIPED_WIDTH = 100  # columns, where there is no terminal to ask
-_DOLLAR_DIGITS = 6  # what is summed is micro-dollars
 _UNITS = ("B", "kB", "MB", "GB", "TB")  # powers of 1000, as R2 bills them
 
 
@@ -93,11 +94,5 @@ def size(size_bytes: int | None) -> str:
 
 
 def dollars(microusd: Decimal | float | None) -> str:
-    """Put micro-dollars into dollars; a small amount keeps two digits that say something."""
-    if microusd is None:
-        return "-"
-    amount = Decimal(microusd) / 10**6
-    if amount == 0 or abs(amount) >= Decimal("0.01"):
-        return f"${amount:,.2f}"
-    digits = min(1 - amount.adjusted(), _DOLLAR_DIGITS)
-    return f"${amount:.{digits}f}"
+    """Put micro-dollars into dollars, and what is not known into a dash."""
+    return "-" if microusd is None else wording.dollars(microusd)

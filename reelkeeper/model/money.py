@@ -1,6 +1,6 @@
 """Nouns of money and usage. Micro-dollars are millionths of a dollar, nano-dollars thousandths of those."""
 
-from datetime import date
+from datetime import date, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -59,6 +59,23 @@ class Charge(NamedTuple):
     billed_nanousd: int
     price_book: str
     estimated: bool = False
+
+
+class CostForecast(NamedTuple):
+    """What one service, or with `service` "" all of them, will cost in a month, as a run of `forecast_costs` said.
+
+    Of ten months, eight end between `lower80` and `upper80`, and one above.
+    """
+
+    month: date  # its first day
+    service: str
+    as_of: datetime
+    mean_microusd: int
+    lower80_microusd: int
+    upper80_microusd: int
+    lower95_microusd: int
+    upper95_microusd: int
+    method: str
 
 
 class AccountKind(StrEnum):

@@ -1,10 +1,13 @@
-"""The words in which a lifecycle verdict explains itself. What the rules are stands in `lifecycle`."""
+"""The words in which a lifecycle verdict explains itself, and how amounts are put. The rules stand in `lifecycle`."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Final, NamedTuple, Self
 
 from reelkeeper.model import Video
+
+_DOLLAR_DIGITS: Final = 6  # what is summed is micro-dollars
 
 SENTENCES: Final = {
     "held": "held: a person said that it stays",
@@ -70,6 +73,15 @@ class Terms(NamedTuple):
 def many(count: int, noun: str) -> str:
     """Give "1 day" or "1,000 days"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def dollars(microusd: Decimal | float) -> str:
+    """Put micro-dollars into dollars; a small amount keeps two digits that say something."""
+    amount = Decimal(microusd) / 10**6
+    sign, amount = "-" if amount < 0 else "", abs(amount)
+    if amount == 0 or amount >= Decimal("0.01"):
+        return f"{sign}${amount:,.2f}"
+    return f"{sign}${amount:.{min(1 - amount.adjusted(), _DOLLAR_DIGITS)}f}"
 
 
 def _below_after(views: int | None, days: int) -> str:
