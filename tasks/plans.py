@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import PlannedRule, PlanSummary, Verdict
 from reelkeeper.operations.depot import Depot
-from reelkeeper.rules import lifecycle, pricing
+from reelkeeper.rules import lifecycle, pricing, tariff
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.report import Report
 from reelkeeper.store import due, results
@@ -66,7 +66,7 @@ def draw_purge(
         as_of,
         grace_days=grace_days,
         max_videos=max_videos,
-        microusd_per_gb=int(pricing.STORAGE_USD_PER_GB_MONTH * _MICROUSD),
+        microusd_per_gb=int(tariff.STANDARD.storage_usd_per_gb_month * _MICROUSD),
     )
     return plan_id
 

@@ -1,10 +1,10 @@
 """The `reelkeeper` command: thin over operations, and the starter of flows. Each file here is a group of commands."""
 
-from reelkeeper.cli import audit, database, doctor, holds, plans, restore, run, s3, videos
+from reelkeeper.cli import audit, bill, database, doctor, holds, plans, restore, run, s3, videos
 from reelkeeper.cli.demo import demo
 from reelkeeper.cli.front import app
 
-FLOWS, PEOPLE, LOOK, SETUP = "Flows", "Undo and stop", "Look and bring in", "Set up"
+FLOWS, PEOPLE, LOOK, MONEY, SETUP = "Flows", "Undo and stop", "Look and bring in", "Money", "Set up"
 
 app.command(rich_help_panel=FLOWS)(run.run)
 app.command(rich_help_panel=FLOWS)(plans.plan)
@@ -14,6 +14,7 @@ app.command(rich_help_panel=PEOPLE)(holds.freeze)
 app.command(rich_help_panel=PEOPLE)(holds.thaw)
 app.add_typer(videos.group, name="videos", rich_help_panel=LOOK)
 app.add_typer(audit.group, name="audit", rich_help_panel=LOOK)
+app.command(rich_help_panel=MONEY)(bill.bill)
 app.command(rich_help_panel=SETUP)(demo)
 app.command(rich_help_panel=SETUP)(doctor.doctor)
 app.add_typer(database.group, name="db", rich_help_panel=SETUP)

@@ -6,13 +6,12 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.model import Media, Refusal
-from reelkeeper.rules import pricing
+from reelkeeper.rules.tariff import DAYS_A_MONTH, GB, MILLION, STANDARD
 
 # CPU seconds for each million pixels encoded and compared. Measured on one core of an EPYC with AVX2, 270p to 720p:
 # SVT-AV1 4.2 preset 6 took 0.075-0.16, two-pass libvpx-vp9 at cpu-used 4 2.4 times that, VMAF 0.047-0.057.
 _ENCODE_CPU_SECONDS: Final = {"av1": Decimal("0.10"), "vp9": Decimal("0.24")}
 _COMPARE_CPU_SECONDS: Final = Decimal("0.05")
-_DAYS_A_MONTH: Final = 30  # R2 bills GB-months of 30 days
 _READS, _WRITES = 2, 1  # download, read back; put
 
 
@@ -37,16 +36,16 @@ def pays(media: Media, codec: str, payback: Payback, remaining_days: int | None,
     days = payback.horizon_days if remaining_days is None else max(0, min(remaining_days, payback.horizon_days))
     megapixels = Decimal(media.width * media.height * media.frames) / 10**6
     cpu_seconds = megapixels * (_ENCODE_CPU_SECONDS[codec] + _COMPARE_CPU_SECONDS) * payback.expected_probes
-    requests = (_WRITES * pricing.CLASS_A_USD_PER_MILLION + _READS * pricing.CLASS_B_USD_PER_MILLION) / 10**6
+    requests = (_WRITES * STANDARD.class_a_usd_per_million + _READS * STANDARD.class_b_usd_per_million) / MILLION
     cost = cpu_seconds / 3600 * payback.cpu_usd_per_hour + requests
     saved_bytes = media.size_bytes * (100 - payback.expected_size_percent) // 100
-    gain = saved_bytes * pricing.STORAGE_USD_PER_GB_MONTH * days / _DAYS_A_MONTH / pricing.GB
+    gain = saved_bytes * STANDARD.storage_usd_per_gb_month * days / DAYS_A_MONTH / GB
     if gain >= cost:
         return None
     reason = (
         f"it would cost {cost:.6f} USD and save {gain:.6f} USD: {megapixels:.0f} megapixels, encoded and compared "
         f"{payback.expected_probes} times, take {cpu_seconds:.0f} CPU s at {payback.cpu_usd_per_hour} USD an hour, "
         f"requests {requests:.6f} USD; {saved_bytes / 10**6:.2f} MB less for {days} days at "
-        f"{pricing.STORAGE_USD_PER_GB_MONTH} USD a GB-month"
+        f"{STANDARD.storage_usd_per_gb_month} USD a GB-month"
     )
     return Refusal("payback", reason, mark)

@@ -1,0 +1,79 @@
+"""What Cloudflare R2 charges, and for what. A change of price is a change here, with a new PRICE_BOOK.
+
+Source: Cloudflare's R2 pricing page (cloudflare/cloudflare-docs, src/content/docs/r2/pricing.mdx, commit 07ec87d4, read
+2026-11-24). Prices are dollars, allowances a calendar month's. Egress is free. No other R2 product is in here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final, Literal
+
+from reelkeeper.model.money import StorageClass
+
+PRICE_BOOK: Final = "r2-2026-11"  # stands on every charge that these prices made
+GB: Final = 10**9  # bytes; the limits page says GB for 10^9 and GiB for 2^30
+MILLION: Final = 10**6  # operations are billed by the million
+DAYS_A_MONTH: Final = 30  # "averaging the peak storage per day over a billing period (30 days)"
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What one storage class costs. A price is for a whole unit: what is not free is rounded up to units."""
+
+    storage_usd_per_gb_month: Decimal
+    class_a_usd_per_million: Decimal  # writes and listings
+    class_b_usd_per_million: Decimal  # reads
+    retrieval_usd_per_gb: Decimal = Decimal(0)  # of what is read or copied
+    free_gb_months: int = 0
+    free_class_a: int = 0
+    free_class_b: int = 0
+    minimum_days: int = 0  # charged as stored so long, also when deleted, moved or replaced earlier
+
+
+STANDARD: Final = Rates(
+    storage_usd_per_gb_month=Decimal("0.015"),
+    class_a_usd_per_million=Decimal("4.50"),
+    class_b_usd_per_million=Decimal("0.36"),
+    free_gb_months=10,
+    free_class_a=1_000_000,
+    free_class_b=10_000_000,
+)
+INFREQUENT_ACCESS: Final = Rates(
+    storage_usd_per_gb_month=Decimal("0.01"),
+    class_a_usd_per_million=Decimal("9.00"),
+    class_b_usd_per_million=Decimal("0.90"),
+    retrieval_usd_per_gb=Decimal("0.01"),
+    minimum_days=30,
+)
+RATES: Final[Mapping[StorageClass, Rates]] = {
+    StorageClass.STANDARD: STANDARD,
+    StorageClass.INFREQUENT_ACCESS: INFREQUENT_ACCESS,
+}
+
+CLASS_A: Final = frozenset(
+    {
+        *("ListBuckets", "PutBucket", "ListObjects", "PutObject", "CopyObject", "CompleteMultipartUpload"),
+        *("CreateMultipartUpload", "LifecycleStorageTierTransition", "ListMultipartUploads", "UploadPart"),
+        *("UploadPartCopy", "ListParts", "PutBucketEncryption", "PutBucketCors", "PutBucketLifecycleConfiguration"),
+    }
+)
+CLASS_B: Final = frozenset(
+    {
+        *("HeadBucket", "HeadObject", "GetObject", "UsageSummary", "GetBucketEncryption", "GetBucketLocation"),
+        *("GetBucketCors", "GetBucketLifecycleConfiguration"),
+    }
+)
+FREE: Final = frozenset({"DeleteObject", "DeleteBucket", "AbortMultipartUpload"})
+FREE_STATUSES: Final = frozenset({401, 403})  # refused before they did anything; a 412 or a 400 is billed
+
+
+def class_of(action: str) -> Literal["A", "B"] | None:
+    """Say in which class an operation of R2's, or S3's, is billed; None where it is free.
+
+    What is in no list counts as A, so that an unknown cost shows early: DeleteObjects is one. S3's ListObjectsV2 is
+    R2's ListObjects.
+    """
+    if action in FREE:
+        return None
+    return "B" if action in CLASS_B else "A"
