@@ -7,6 +7,11 @@ ReelkeeperError
 │   ├── PolicyRefused                    the policy contradicts itself or has no rule switched on
 │   ├── InputRefused                     a file to import has bad lines
 │   ├── KeyRefused                       a key outside the prefix, or one that is not well formed
+│   ├── KeyReused                        an idempotency key came again with other parameters
+│   ├── AmountRefused                    an amount that is none, or more than is held or was captured
+│   ├── InsufficientCredits              the user has fewer credits than that
+│   ├── HoldClosed                       held credits, or reserved bytes, that were settled or given back already
+│   ├── QuotaExceeded                    the user's quota has no room for so many bytes, or is unknown
 │   └── IdentityMismatch                 this store does not belong to this bucket
 ├── Frozen                      exit 3   somebody, or a failed check, stopped all changes
 ├── LeaseLost                   exit 4   another run has taken over
@@ -59,6 +64,26 @@ class InputRefused(Refused):
 
 class KeyRefused(Refused):
     """A key outside the prefix, or one that is not well formed."""
+
+
+class KeyReused(Refused):
+    """An idempotency key came again with other parameters."""
+
+
+class AmountRefused(Refused):
+    """An amount that is none, or more than is held or was captured."""
+
+
+class InsufficientCredits(Refused):
+    """The user has fewer credits than that."""
+
+
+class HoldClosed(Refused):
+    """Held credits, or reserved bytes, that were settled or given back already."""
+
+
+class QuotaExceeded(Refused):
+    """The user's quota has no room for so many bytes, or is unknown."""
 
 
 class IdentityMismatch(Refused):

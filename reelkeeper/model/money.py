@@ -97,6 +97,25 @@ class TransferKind(StrEnum):
     REFUND = "refund"
 
 
+class Moved(NamedTuple):
+    """One move of credits as the ledger has it. The same request again gives the same."""
+
+    id: str
+    kind: TransferKind
+    user_id: str
+    hold_id: str | None
+    amount_microusd: int  # of a capture: what was captured; the rest of the hold went back to the user
+    at: datetime
+
+
+class Balance(NamedTuple):
+    """What a user's credits come to."""
+
+    available_microusd: int  # what can be spent
+    held_microusd: int  # what is set aside for work under way
+    spent_microusd: int  # what was captured and not refunded
+
+
 class HoldState(StrEnum):
     """Where held credits stand: open -> captured, released or expired."""
 

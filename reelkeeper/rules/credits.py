@@ -1,0 +1,41 @@
+"""What a move of credits may say, and when two requests are the same one. Pure."""
+
+import hashlib
+import json
+from typing import Final
+
+from reelkeeper.errors import AmountRefused
+
+MOST_MICROUSD: Final = 10**12  # a million dollars in one move: what is more is a mistake
+MOST_SECONDS: Final = 30 * 24 * 3600  # the longest hold
+MOST_KEY_CHARACTERS: Final = 200
+OURS: Final = "expire:"  # begins the keys that Reelkeeper gives itself
+
+
+def require_amount(amount_microusd: int, *, least: int) -> None:
+    """Raise AmountRefused unless it is an integer from `least` to a million dollars. A float or a bool is none."""
+    if type(amount_microusd) is not int or not least <= amount_microusd <= MOST_MICROUSD:
+        raise AmountRefused(
+            f"{amount_microusd!r} micro-dollars: an amount is an integer from {least} to {MOST_MICROUSD:,}; "
+            "nothing was moved"
+        )
+
+
+def require_lasting(seconds: int) -> None:
+    """Raise AmountRefused unless a hold may last so long."""
+    if type(seconds) is not int or not 1 <= seconds <= MOST_SECONDS:
+        raise AmountRefused(f"{seconds!r} s: what is held lasts 1 to {MOST_SECONDS:,} s; nothing was moved")
+
+
+def require_key(key: str) -> None:
+    """Raise AmountRefused unless `key` can be an idempotency key of a caller's."""
+    if not 0 < len(key) <= MOST_KEY_CHARACTERS or not key.isprintable() or key.startswith(OURS):
+        raise AmountRefused(
+            f"idempotency key {key[:MOST_KEY_CHARACTERS]!r}: it has 1 to {MOST_KEY_CHARACTERS} printable characters "
+            f"and does not begin with {OURS!r}; nothing was moved"
+        )
+
+
+def fingerprint(**parameters: str | int | None) -> str:
+    """Give the SHA-256 of the parameters as canonical JSON: equal for the same request, and for no other."""
+    return hashlib.sha256(json.dumps(parameters, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,58 @@
+"""What must be true of the books after every step, and users with credits to try it on."""
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model.money import AccountKind, HoldState
+from reelkeeper.operations import ledger
+from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.tables import accounts, credit_holds, entries, transfers, users
+
+DOLLAR = 10**6
+
+
+def make_user(engine: sa.Engine, user_id: str, microusd: int = 0, *, tier: str | None = "free") -> None:
+    """Add a user who has so many credits."""
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(users).values(id=user_id, tier=tier))
+        if microusd:
+            ledger.grant(session, user_id, microusd, f"first of {user_id}", run_id="test")
+
+
+def balances(engine: sa.Engine, user_id: str) -> tuple[int, int]:
+    """Give what a user may spend, and what is held."""
+    with reading(engine) as session:
+        found = {
+            row.kind: row.balance_microusd
+            for row in session.execute(sa.select(accounts).where(accounts.c.user_id == user_id))
+        }
+    return found.get(AccountKind.USER, 0), found.get(AccountKind.HELD, 0)
+
+
+def assert_books_balance(session: Session) -> None:
+    """Check that all entries sum to zero, each balance to its entries, what is held to the open holds; no debts."""
+    total = session.execute(sa.select(sa.func.coalesce(sa.func.sum(entries.c.amount_microusd), 0))).scalar_one()
+    assert total == 0
+    of_entries = {
+        account: int(amount)
+        for account, amount in session.execute(
+            sa.select(entries.c.account_id, sa.func.sum(entries.c.amount_microusd)).group_by(entries.c.account_id)
+        )
+    }
+    for one in session.execute(sa.select(accounts)):
+        assert one.balance_microusd == of_entries.get(one.id, 0), one.id
+        assert one.balance_microusd >= 0 or one.kind == AccountKind.HOUSE, one.id
+    uneven = sa.select(entries.c.transfer_id).group_by(entries.c.transfer_id)
+    assert not session.execute(uneven.having(sa.func.sum(entries.c.amount_microusd) != 0)).all()
+    bare = sa.select(transfers.c.id).where(~sa.exists().where(entries.c.transfer_id == transfers.c.id))
+    assert not session.execute(bare).all()
+    open_holds = {
+        user: int(amount)
+        for user, amount in session.execute(
+            sa.select(credit_holds.c.user_id, sa.func.sum(credit_holds.c.amount_microusd))
+            .where(credit_holds.c.state == HoldState.OPEN)
+            .group_by(credit_holds.c.user_id)
+        )
+    }
+    for one in session.execute(sa.select(accounts).where(accounts.c.kind == AccountKind.HELD)):
+        assert one.balance_microusd == open_holds.get(one.user_id, 0), one.id
