@@ -18,6 +18,7 @@ ReelkeeperError
 ├── IntegrityDoubt              exit 5   what is stored is not what the catalogue says
 ├── PartialFailure              exit 6   some items failed; the rest is done
 ├── Misconfigured               exit 2   a setting is missing or wrong
+│   └── TokenRefused                     a token is expired, mistyped or lacks a permission
 ├── SchemaError                 exit 7   the store's schema is not the one this version knows
 ├── NotFound                    exit 8   no such user, video, run or plan
 ├── StorageError                exit 1   R2 did not do what was asked
@@ -25,6 +26,7 @@ ReelkeeperError
 │   ├── ObjectChanged
 │   ├── KeyTaken
 │   └── TruncatedListing
+├── UsageUnknown                exit 1   Cloudflare did not say what was used, or not all of it
 └── MediaError                  exit 1   a media file or tool failed
     ├── NotAVideo                        hostile, broken or not a video: permanent
     ├── MediaTimeout
@@ -120,6 +122,10 @@ class Misconfigured(ReelkeeperError):
     exit_code = 2
 
 
+class TokenRefused(Misconfigured):
+    """A token is expired, mistyped or lacks a permission."""
+
+
 class SchemaError(ReelkeeperError):
     """The store's schema is not the one that this version knows."""
 
@@ -150,6 +156,10 @@ class KeyTaken(StorageError):
 
 class TruncatedListing(StorageError):
     """A page of a listing said that more follows and did not say where."""
+
+
+class UsageUnknown(ReelkeeperError):
+    """Cloudflare did not say what was used, or not all of it."""
 
 
 class MediaError(ReelkeeperError):

@@ -2,7 +2,7 @@
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.databases", "tests.buckets", "tests.clips"]
+pytest_plugins = ["tests.databases", "tests.buckets", "tests.clips", "tests.cloudflare"]
 
 settings.register_profile("shared", deadline=None)  # how long one example takes says nothing on a busy machine
 settings.load_profile("shared")

@@ -1,0 +1,219 @@
+"""R2's analytics by GraphQL: operations, peaks of storage, and how often each object was read.
+
+A page has at most 10,000 rows and there are no cursors. Sums and peaks may be taken in parts, so a full page of them is
+asked for again in two halves of its time; reads of objects go on after the last name. "Adaptive" data may be estimated
+from a sample: where Cloudflare's confidence interval has a width, or none is given, the figure is marked as sampled.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, NamedTuple
+
+from reelkeeper.adapters.cloudflare.api import Api
+from reelkeeper.errors import UsageUnknown
+from reelkeeper.model.money import Metric, StorageClass, UsageSource, Used
+
+PAGE_ROWS = 10_000  # settings node, maxPageSize
+RETAINED_DAYS = 31  # settings node, notOlderThan: 2,678,400 s; the 31st day back is cut, so 30 whole ones remain
+_NARROWEST = timedelta(minutes=1)
+_ONE_DAY = timedelta(days=1)
+_CLASSES = {"Standard": StorageClass.STANDARD, "InfrequentAccess": StorageClass.INFREQUENT_ACCESS}
+# What is billed: everything but 401 and 403 ("R2: Pricing"), and what R2 itself failed to do.
+_BILLED: dict[str, object] = {
+    "actionStatus_in": ["success", "userError"],
+    "AND": [{"responseStatusCode_neq": 401}, {"responseStatusCode_neq": 403}],
+}
+_CONFIDENCE = "confidence(level: 0.95) { sum { requests { lower upper } } }"
+_QUERY = """query Reelkeeper($account: string!, $filter: Account%(type)sFilter_InputObject!, $limit: uint64!) {
+  viewer { accounts(filter: {accountTag: $account}) {
+    rows: %(dataset)s(limit: $limit, filter: $filter, orderBy: [%(order)s]) { %(fields)s }
+  } }
+}"""
+
+Row = Mapping[str, Any]
+
+
+class Collected(NamedTuple):
+    """What was used on some days, and the days of which Cloudflare has nothing: unknown, which is not zero."""
+
+    used: list[Used]
+    missing: dict[Metric, list[date]]
+
+
+class Reads(NamedTuple):
+    """How often each object of a bucket was read on a UTC day, by key.
+
+    `quiet_hours` are those without any operation at all: where the bucket is listed each hour, data is missing there.
+    """
+
+    day: date
+    by_key: dict[str, int]
+    sampled: bool
+    quiet_hours: tuple[int, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether a key that is not named was surely not read."""
+        return not self.sampled and not self.quiet_hours
+
+
+class Analytics:
+    """Questions to the two datasets of R2."""
+
+    def __init__(self, api: Api, *, page_rows: int = PAGE_ROWS) -> None:
+        self._api, self._page_rows = api, page_rows
+        self._knows_confidence = True
+
+    def operations(self, first: date, last: date, bucket: str | None = None) -> list[Used]:
+        """Count the billed operations of each day by action and class, and the bytes retrieved of infrequent access."""
+        counts: defaultdict[tuple[date, Metric, str, str], int] = defaultdict(int)
+        sampled: set[tuple[date, Metric, str, str]] = set()
+        fields = "dimensions { date actionType storageClass } sum { requests responseBytes responseObjectSize }"
+        for row in self._split("r2Operations", fields, "date_ASC, actionType_ASC", *_span(first, last), bucket):
+            day, action = date.fromisoformat(row["dimensions"]["date"]), str(row["dimensions"]["actionType"])
+            kind = _class(row)
+            amounts = {(day, Metric.OPERATIONS, action, kind): int(row["sum"]["requests"])}
+            if kind == StorageClass.INFREQUENT_ACCESS and (retrieved := _retrieved(action, row["sum"])):
+                amounts[day, Metric.RETRIEVED_BYTES, "", kind] = retrieved
+            for key, amount in amounts.items():
+                counts[key] += amount
+                if _is_sampled(row):
+                    sampled.add(key)
+        return [
+            Used(*key[:2], quantity, key[2], key[3], "", UsageSource.CLOUDFLARE, key in sampled)
+            for key, quantity in sorted(counts.items())
+        ]
+
+    def storage(self, first: date, last: date, bucket: str | None = None) -> list[Used]:
+        """Give each day's peak of stored bytes, metadata included, by bucket and class."""
+        peaks: dict[tuple[date, str, str], int] = {}
+        fields = "dimensions { date bucketName storageClass } max { payloadSize metadataSize }"
+        for row in self._split("r2Storage", fields, "date_ASC, bucketName_ASC", *_span(first, last), bucket):
+            day, name = date.fromisoformat(row["dimensions"]["date"]), str(row["dimensions"]["bucketName"])
+            stored = int(row["max"]["payloadSize"]) + int(row["max"]["metadataSize"])
+            key = (day, name, _class(row))
+            peaks[key] = max(stored, peaks.get(key, 0))
+        return [
+            Used(day, Metric.STORED_BYTES, quantity, name, kind, "", UsageSource.CLOUDFLARE)
+            for (day, name, kind), quantity in sorted(peaks.items())
+        ]
+
+    def object_reads(self, day: date, bucket: str) -> Reads:
+        """Count the successful GetObject of each object: of a video that is played in pieces, each piece is one."""
+        start, end = _span(day, day)
+        chosen = {"bucketName": bucket, "actionType": "GetObject", "actionStatus": "success"}
+        reads: dict[str, int] = {}
+        sampled, after = False, ""
+        while True:
+            wanted = _within(start, end) | chosen | ({"objectName_gt": after} if after else {})
+            page = self._page("r2Operations", "dimensions { objectName } sum { requests }", "objectName_ASC", wanted)
+            for row in page:
+                key = str(row["dimensions"]["objectName"])
+                if key <= after and after:
+                    raise UsageUnknown(f"Cloudflare's reads of {day} are not in order: {key!r} after {after!r}")
+                reads[key], after = int(row["sum"]["requests"]), key
+                sampled = sampled or _is_sampled(row)
+            if len(page) < self._page_rows:
+                break
+        quiet_hours, of_a_sample = self._quiet_hours(day, bucket)
+        return Reads(day, reads, sampled or of_a_sample, quiet_hours)
+
+    def _quiet_hours(self, day: date, bucket: str) -> tuple[tuple[int, ...], bool]:
+        """Name the hours of which nothing is known, and say whether any other is known from a sample alone."""
+        start, end = _span(day, day)
+        fields = "dimensions { datetimeHour } sum { requests }"
+        page = self._page("r2Operations", fields, "datetimeHour_ASC", _within(start, end) | {"bucketName": bucket}, 24)
+        heard = {datetime.fromisoformat(row["dimensions"]["datetimeHour"]).astimezone(UTC).hour for row in page}
+        return tuple(hour for hour in range(24) if hour not in heard), any(_is_sampled(row) for row in page)
+
+    def _split(
+        self, dataset: str, fields: str, order: str, start: datetime, end: datetime, bucket: str | None
+    ) -> Iterable[Row]:
+        wanted = _within(start, end) | ({} if bucket is None else {"bucketName": bucket})
+        page = self._page(dataset, fields, order, wanted | (_BILLED if dataset == "r2Operations" else {}))
+        if len(page) < self._page_rows:
+            return page
+        if end - start <= _NARROWEST:
+            raise UsageUnknown(
+                f"Cloudflare has more than {self._page_rows:,} rows for the minute of {start:%Y-%m-%d %H:%M} UTC, and "
+                "shows no more at once; a part is not taken for the whole"
+            )
+        middle = start + _whole_minutes((end - start) / 2)
+        return [
+            *self._split(dataset, fields, order, start, middle, bucket),
+            *self._split(dataset, fields, order, middle, end, bucket),
+        ]
+
+    def _page(
+        self, dataset: str, fields: str, order: str, wanted: Mapping[str, object], rows: int | None = None
+    ) -> Sequence[Row]:
+        operations = dataset == "r2Operations"
+        whole = f"{dataset}AdaptiveGroups"
+        variables = {"filter": dict(wanted), "limit": rows or self._page_rows}
+
+        def ask(fields: str) -> Sequence[Row]:
+            query = _QUERY % {
+                "type": whole[0].upper() + whole[1:],
+                "dataset": whole,
+                "order": order,
+                "fields": fields,
+            }
+            found = self._api.graphql(query, variables).get("rows")
+            if not isinstance(found, list):
+                raise UsageUnknown(f"Cloudflare's answer has no rows of {whole}")
+            return found
+
+        return _checked(whole, self._with_confidence(ask, fields) if operations else ask(fields))
+
+    def _with_confidence(self, ask: Callable[[str], Sequence[Row]], fields: str) -> Sequence[Row]:
+        """Ask how sure the sums are; where the dataset does not say, every row is taken as sampled."""
+        if self._knows_confidence:
+            try:
+                return ask(f"{fields} {_CONFIDENCE}")
+            except UsageUnknown as error:
+                if "unknown field" not in str(error):
+                    raise
+                self._knows_confidence = False
+        return ask(fields)
+
+
+def _span(first: date, last: date) -> tuple[datetime, datetime]:
+    return datetime.combine(first, time(), UTC), datetime.combine(last + _ONE_DAY, time(), UTC)
+
+
+def _within(start: datetime, end: datetime) -> dict[str, object]:
+    return {"datetime_geq": f"{start:%Y-%m-%dT%H:%M:%SZ}", "datetime_lt": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
+
+
+def _whole_minutes(length: timedelta) -> timedelta:
+    return max(_NARROWEST, length - length % _NARROWEST)
+
+
+def _class(row: Row) -> StorageClass:
+    """Name the class; one that is not known counts as the standard one, as all data before 2024 does."""
+    return _CLASSES.get(str(row["dimensions"].get("storageClass")), StorageClass.STANDARD)
+
+
+def _retrieved(action: str, amounts: Row) -> int:
+    """Say how many bytes an action read of the storage class that charges for it ("R2: Pricing", data retrieval)."""
+    if action == "GetObject":
+        return int(amounts["responseBytes"])
+    return int(amounts["responseObjectSize"]) if action in {"CopyObject", "UploadPartCopy"} else 0
+
+
+def _is_sampled(row: Row) -> bool:
+    if not row.get("confidence"):
+        return True
+    about = row["confidence"]["sum"]["requests"]
+    return bool(about["upper"] - about["lower"] >= 1)
+
+
+def _checked(dataset: str, rows: Sequence[Any]) -> Sequence[Row]:
+    """Let through what has the documented shape; anything else must not be read as zero."""
+    for row in rows:
+        whole = isinstance(row, dict) and isinstance(row.get("dimensions"), dict)
+        amounts = (row.get("sum") or row.get("max")) if whole else None
+        if not isinstance(amounts, dict) or any(not isinstance(one, int) or one < 0 for one in amounts.values()):
+            raise UsageUnknown(f"a row of {dataset} is not as documented: {str(row)[:200]}")
+    return rows

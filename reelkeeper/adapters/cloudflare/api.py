@@ -1,0 +1,194 @@
+"""One line to Cloudflare's API: its limits kept, what may pass tried again, and every refusal in plain words.
+
+The token goes into one header and nowhere else: not into an address, an error or a log.
+"""
+
+import json
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from reelkeeper.errors import TokenRefused, UsageUnknown
+
+ANALYTICS, BILLING, R2 = "Account Analytics: Read", "Billing: Read", "Workers R2 Storage: Read"
+
+WINDOW_SECONDS = 300  # "Rate limits": GraphQL takes 300 queries in 5 minutes; REST 1,200, so one limit serves both
+QUERIES_PER_WINDOW = 280  # the dashboard and other tools of the same user draw on the same 300
+ATTEMPTS = 4  # of one request that the server could not serve; the waits add up to some 7 s
+LONGEST_WAIT_SECONDS = 330  # for one request, if Cloudflare asks for it: its window, and a little
+SILENCE_SECONDS = 60
+_SHOWN = 300  # characters of what Cloudflare said
+_PASSING = frozenset({500, 502, 503, 504, 520, 522, 524})  # 52x: of Cloudflare's edge
+_NOT_OFFERED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
+_BAD_TOKEN = frozenset({1000, 6003, 6103, 6111, 9109})  # codes: invalid, or malformed
+_NO_PERMISSION = 10000  # code: "Authentication error", of a token that is well and may not do this
+_TOKEN_WORDS = ("not authorized", "does not have access", "authentication error")
+_BUSY_WORDS = ("rate limiter budget depleted", "too many queries in progress", "please try again later")
+
+
+class Api:
+    """An account, and the token that may read it. Safe to share between threads.
+
+    TokenRefused where the token is expired, mistyped or lacks a permission, which the message names; UsageUnknown where
+    Cloudflare could not, or would not, say: nothing that came before it is then taken for the whole.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        account_id: str,
+        token: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.account_id = account_id
+        self._http = httpx.Client(
+            base_url=url.rstrip("/"),
+            headers={"Authorization": f"Bearer {token}", "User-Agent": "reelkeeper"},
+            timeout=SILENCE_SECONDS,
+            trust_env=urlsplit(url).hostname not in {"127.0.0.1", "localhost", "::1"},  # no proxy reaches our loopback
+        )
+        self._clock, self._sleep = clock, sleep
+        self._lock = threading.Lock()
+        self._sent: deque[float] = deque(maxlen=QUERIES_PER_WINDOW)
+
+    def close(self) -> None:
+        """Give up the connections."""
+        self._http.close()
+
+    def graphql(self, query: str, variables: Mapping[str, object]) -> dict[str, Any]:
+        """Answer a query of the account's data: its `viewer.accounts[0]`. Anything less than all of it is an error."""
+        body = {"query": query, "variables": {"account": self.account_id, **variables}}
+        answer = self._ask("POST", "/graphql", ANALYTICS, json=body)
+        accounts = ((answer.get("data") or {}).get("viewer") or {}).get("accounts")
+        if not accounts:
+            raise TokenRefused(
+                f"Cloudflare shows this token nothing of account {self.account_id}: check REELKEEPER_R2_ACCOUNT_ID, "
+                f"and that the token has {ANALYTICS!r} on this account"
+            )
+        found: dict[str, Any] = accounts[0]
+        return found
+
+    def get(self, path: str, permission: str, **params: str) -> Any:  # noqa: ANN401  the `result` of any resource
+        """Read a resource of the account: its `result`, with decimals as Decimal. None if the account has no such."""
+        answer = self._ask("GET", f"/accounts/{self.account_id}{path}", permission, params=params)
+        info = answer.get("result_info") or {}
+        if isinstance(answer.get("result"), list) and info.get("total_count", 0) > len(answer["result"]):
+            raise UsageUnknown(
+                f"Cloudflare {path}: {len(answer['result']):,} of {info['total_count']:,} rows came, and a part is not "
+                "taken for the whole"
+            )
+        return answer.get("result")
+
+    def _ask(self, method: str, path: str, permission: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401  httpx's
+        waited, attempt = 0.0, 1
+        problem: str | None
+        while True:
+            self._keep_to_the_limit()
+            try:
+                response = self._http.request(method, path, **content)
+                answer = _parsed(response)
+            except httpx.HTTPError as error:
+                problem, wait = f"{type(error).__name__}: {error}", None
+            else:
+                problem, wait = self._problem(response, answer, permission)
+                if problem is None:
+                    return answer
+            if wait is None:  # nobody said how long
+                if attempt == ATTEMPTS:
+                    raise UsageUnknown(f"Cloudflare {path}: {problem}, {ATTEMPTS} times; try again later")
+                wait = random.uniform(0.5, 1) * (1 << attempt)  # noqa: S311  jitter, not a secret
+                attempt += 1
+            waited += wait
+            if waited > LONGEST_WAIT_SECONDS:
+                raise UsageUnknown(
+                    f"Cloudflare {path}: {problem}; it asks to wait {waited:,.0f} s, and at most "
+                    f"{LONGEST_WAIT_SECONDS} s are waited here. The next run asks again"
+                )
+            self._sleep(wait)
+
+    def _problem(
+        self, response: httpx.Response, answer: Mapping[str, Any], permission: str
+    ) -> tuple[str | None, float | None]:
+        """Say what kept Cloudflare from answering, and how long to wait; None if it answered. Raises what is final."""
+        errors = answer.get("errors") or []
+        said = _said(errors) or f"HTTP {response.status_code}"
+        if response.status_code == HTTPStatus.OK and not errors and answer.get("success", True):
+            return None, None
+        if response.status_code in _NOT_OFFERED and response.request.method == "GET":
+            return None, None
+        if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+            return said, _retry_after(response, WINDOW_SECONDS)
+        if any(word in said.lower() for word in _BUSY_WORDS):
+            return said, WINDOW_SECONDS if "budget" in said.lower() else None
+        if response.status_code in _PASSING:
+            return said, None
+        codes = {one.get("code") for one in errors}
+        if response.status_code == HTTPStatus.UNAUTHORIZED or codes & _BAD_TOKEN or said.lower() == "unauthorized":
+            raise TokenRefused(
+                f"Cloudflare does not accept REELKEEPER_CLOUDFLARE_API_TOKEN ({said}): it is expired, revoked or "
+                f"mistyped. Make a new one with {ANALYTICS!r} and, for the billed amounts, {BILLING!r}"
+            )
+        if (
+            response.status_code == HTTPStatus.FORBIDDEN
+            or _NO_PERMISSION in codes
+            or any(word in said.lower() for word in _TOKEN_WORDS)
+        ):
+            raise TokenRefused(
+                f"REELKEEPER_CLOUDFLARE_API_TOKEN lacks the permission {permission!r} on account {self.account_id} "
+                f"({said}); add it under My Profile, API Tokens"
+            )
+        raise UsageUnknown(f"Cloudflare {response.url.path} answered {response.status_code}: {said}")
+
+    def _keep_to_the_limit(self) -> None:
+        with self._lock:
+            while len(self._sent) == QUERIES_PER_WINDOW and (
+                (early := self._sent[0] + WINDOW_SECONDS - self._clock()) > 0
+            ):
+                self._sleep(early)
+            self._sent.append(self._clock())
+
+
+def _parsed(response: httpx.Response) -> dict[str, Any]:
+    try:
+        answer = json.loads(response.text, parse_float=Decimal)
+    except ValueError:
+        answer = None
+    if isinstance(answer, dict):
+        return answer
+    if response.status_code == HTTPStatus.OK:
+        raise httpx.DecodingError("200, and the body is no JSON object", request=response.request)
+    return {}
+
+
+def _said(errors: list[dict[str, Any]]) -> str:
+    words = []
+    for one in errors:
+        code = f" [{one['code']}]" if one.get("code") else ""
+        words.append(f"{one.get('message', 'no message')}{code}")
+    return "; ".join(words)[:_SHOWN]
+
+
+def _retry_after(response: httpx.Response, default: float) -> float:
+    """Read Retry-After, which is a number of seconds or a date, and may be missing."""
+    text = response.headers.get("retry-after", "")
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        pass
+    try:
+        there = response.headers.get("date")
+        now = parsedate_to_datetime(there).timestamp() if there else time.time()
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+    except (TypeError, ValueError):
+        return default

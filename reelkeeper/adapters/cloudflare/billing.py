@@ -1,0 +1,84 @@
+"""What Cloudflare itself bills: the billable-usage API, whose columns FOCUS names, and how much lies in each class now.
+
+Version 1 has amounts of money and answers for self-serve accounts; where it is not offered (404, 405), version 2 gives
+the quantities. Both take ranges of a month at most; a calendar month always holds the day on which the account's own
+billing period begins, without which version 1 says nothing.
+"""
+
+from calendar import monthrange
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from reelkeeper.adapters.cloudflare.api import BILLING, R2, Api
+from reelkeeper.errors import UsageUnknown
+from reelkeeper.model.money import StorageClass
+
+_CLASSES = {"standard": StorageClass.STANDARD, "infrequentAccess": StorageClass.INFREQUENT_ACCESS}
+
+
+class BilledLine(NamedTuple):
+    """One service on one UTC day, as Cloudflare counts it. No amount: it does not say."""
+
+    day: date
+    service: str
+    quantity: Decimal
+    unit: str
+    billed_usd: Decimal | None
+
+
+def billed(api: Api, first: date, last: date) -> list[BilledLine]:
+    """Read R2's lines of these days, in order; no line: nothing was counted yet. UsageUnknown if neither version is."""
+    lines = []
+    for start, end in _months(first, last):
+        span = {"from": start.isoformat(), "to": end.isoformat()}
+        rows = api.get("/billable-usage", BILLING, **span)
+        if rows is None:
+            rows = api.get("/billable/usage", BILLING, **span)
+        if not isinstance(rows, list):
+            raise UsageUnknown(f"Cloudflare does not offer this account its billable usage of {start:%Y-%m}")
+        lines += [_line(row) for row in rows if _family(row) == "r2"]
+    return sorted((one for one in lines if first <= one.day <= last), key=lambda one: (one.day, one.service))
+
+
+def stored_now(api: Api) -> dict[StorageClass, int]:
+    """Read how many bytes the account stores in each class, all buckets together; what was written last may lack."""
+    found = api.get("/r2/metrics", R2)
+    if not isinstance(found, dict):
+        raise UsageUnknown("Cloudflare's metrics of R2 are not as documented")
+    return {
+        kind: sum(
+            int((found.get(name) or {}).get(state, {}).get(part, 0))
+            for state in ("published", "uploaded")
+            for part in ("payloadSize", "metadataSize")
+        )
+        for name, kind in _CLASSES.items()
+    }
+
+
+def _months(first: date, last: date) -> list[tuple[date, date]]:
+    spans, month = [], first.replace(day=1)
+    while month <= last:
+        end = month.replace(day=monthrange(month.year, month.month)[1])
+        spans.append((month, end))
+        month = date(month.year + month.month // 12, month.month % 12 + 1, 1)
+    return spans
+
+
+def _family(row: dict[str, Any]) -> str:
+    family = row.get("ServiceFamilyName") or row.get("x_ProductFamilyName")
+    return str(family or _service(row)).split()[0].lower() if family or _service(row) else ""
+
+
+def _service(row: dict[str, Any]) -> str:
+    return str(row.get("ServiceName") or row.get("x_BillableMetricName") or "")
+
+
+def _line(row: dict[str, Any]) -> BilledLine:
+    try:
+        day = datetime.fromisoformat(row["ChargePeriodStart"]).astimezone(UTC).date()
+        cost = row.get("BilledCost")
+        billed_usd = None if cost is None else Decimal(cost)
+        return BilledLine(day, _service(row), Decimal(row["ConsumedQuantity"]), str(row["ConsumedUnit"]), billed_usd)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise UsageUnknown(f"a row of Cloudflare's billable usage is not as documented: {str(row)[:200]}") from error

@@ -1,0 +1,84 @@
+"""What is asked of Cloudflare, in our own words: usage of days, reads of objects, and the bill."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+
+from reelkeeper.adapters.cloudflare import billing
+from reelkeeper.adapters.cloudflare.analytics import PAGE_ROWS, RETAINED_DAYS, Analytics, Collected, Reads
+from reelkeeper.adapters.cloudflare.api import ANALYTICS, BILLING, R2, Api
+from reelkeeper.adapters.cloudflare.billing import BilledLine
+from reelkeeper.errors import ReelkeeperError
+from reelkeeper.model.money import Metric, StorageClass
+from reelkeeper.settings import Settings
+
+_ONE_DAY = timedelta(days=1)
+
+
+def connect(settings: Settings) -> "Client | None":
+    """Return a client for the configured account, or None without a token: usage is then the store's own count."""
+    if settings.cloudflare_api_token is None or settings.r2_account_id is None:
+        return None
+    token = settings.cloudflare_api_token.get_secret_value()
+    return Client(Api(settings.cloudflare_api_url, settings.r2_account_id, token))
+
+
+class Client:
+    """One account at Cloudflare. What it returns is whole, or says what is not. Raises TokenRefused, UsageUnknown."""
+
+    def __init__(self, api: Api, *, page_rows: int = PAGE_ROWS) -> None:
+        self._api = api
+        self._analytics = Analytics(api, page_rows=page_rows)
+
+    def close(self) -> None:
+        """Give up the connections; `contextlib.closing` does so at the end of a block."""
+        self._api.close()
+
+    def usage(self, first: date, last: date, *, bucket: str | None = None) -> Collected:
+        """Read operations and stored bytes of the UTC days from `first` to `last`, of the account or of one bucket.
+
+        Days before the 30 that Cloudflare keeps whole, days to come, and days of which it has nothing are in `missing`.
+        """
+        today = datetime.now(UTC).date()
+        oldest = today - (RETAINED_DAYS - 1) * _ONE_DAY
+        start, end = max(first, oldest), min(last, today)
+        kept = start <= end
+        operations = self._analytics.operations(start, end, bucket) if kept else []
+        stored = self._analytics.storage(start, end, bucket) if kept else []
+        there = {Metric.OPERATIONS: {one.day for one in operations}, Metric.STORED_BYTES: {one.day for one in stored}}
+        wanted = list(_days(first, last))
+        missing = {metric: [day for day in wanted if day not in days] for metric, days in there.items()}
+        return Collected([*operations, *stored], missing)
+
+    def object_reads(self, day: date, *, bucket: str) -> Reads:
+        """Read how often each object of a bucket was read on a UTC day that is over and at most 30 days past."""
+        return self._analytics.object_reads(day, bucket)
+
+    def billed(self, first: date, last: date) -> list[BilledLine]:
+        """Read R2's lines of these days on Cloudflare's own bill."""
+        return billing.billed(self._api, first, last)
+
+    def stored_now(self) -> dict[StorageClass, int]:
+        """Read how many bytes the account stores in each class, about now."""
+        return billing.stored_now(self._api)
+
+    def permissions(self) -> dict[str, ReelkeeperError | None]:
+        """Try each permission that something here needs: None if the token has it, else what was said."""
+        today = datetime.now(UTC).date()
+        tries = {
+            ANALYTICS: lambda: self._analytics.storage(today, today),
+            BILLING: lambda: self.billed(today, today),
+            R2: self.stored_now,
+        }
+        found: dict[str, ReelkeeperError | None] = {}
+        for name, attempt in tries.items():
+            try:
+                attempt()
+            except ReelkeeperError as error:
+                found[name] = error
+            else:
+                found[name] = None
+        return found
+
+
+def _days(first: date, last: date) -> Iterator[date]:
+    return (first + n * _ONE_DAY for n in range((last - first).days + 1))

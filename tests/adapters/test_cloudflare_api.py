@@ -1,0 +1,221 @@
+"""The line to Cloudflare: limits kept, waits as asked, what may pass tried again, and refusals that say what to do."""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from reelkeeper.adapters.cloudflare import BilledLine, Client, connect
+from reelkeeper.adapters.cloudflare.api import QUERIES_PER_WINDOW, WINDOW_SECONDS, Api
+from reelkeeper.errors import Misconfigured, TokenRefused, UsageUnknown
+from reelkeeper.model.money import StorageClass
+from reelkeeper.settings import Settings
+from tests.cloudflare import Time
+from tests.doubles.cloudflare import ACCOUNT, ALL, TOKEN, CloudflareDouble, Reply, billable_row
+
+YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
+
+
+def ask(client: Client) -> object:
+    return client.usage(YESTERDAY, YESTERDAY)
+
+
+def failed(message: str, status: int = 200) -> Reply:
+    return status, {}, {"data": None, "errors": [{"message": message, "path": ["viewer"]}]}
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "seconds"),
+    [({"Retry-After": "1"}, 1), ({"Retry-After": "1.5"}, 1.5), ({}, 300), ({"Retry-After": "soon"}, 300)],
+    ids=["a number", "a fraction", "missing", "nonsense"],
+)
+def test_a_429_is_waited_out_as_it_asks(
+    cloudflare: CloudflareDouble, client: Client, time: Time, retry_after: dict[str, str], seconds: float
+) -> None:
+    cloudflare.queue = [(429, retry_after, {"errors": [{"message": "rate limiter budget depleted"}]})]
+    ask(client)
+    assert time.waits == [seconds]
+
+
+def test_a_429_may_name_a_date(cloudflare: CloudflareDouble, client: Client, time: Time) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    headers = {"Date": format_datetime(now, usegmt=True), "Retry-After": format_datetime(now + timedelta(seconds=9))}
+    cloudflare.queue = [(429, headers, "")]
+    ask(client)
+    assert 7 <= time.waits[0] <= 9  # the server sends a Date of its own besides
+
+
+def test_a_429_that_asks_for_an_hour_is_said_and_not_waited_out(
+    cloudflare: CloudflareDouble, client: Client, time: Time
+) -> None:
+    cloudflare.queue = [(429, {"Retry-After": "3600"}, "")]
+    with pytest.raises(UsageUnknown, match="asks to wait 3,600 s, and at most 330 s"):
+        ask(client)
+    assert time.waits == []
+
+
+def test_a_depleted_budget_may_come_in_a_200(cloudflare: CloudflareDouble, client: Client, time: Time) -> None:
+    cloudflare.queue = [failed("rate limiter budget depleted, try again after 5 minutes")]
+    ask(client)
+    assert time.waits == [WINDOW_SECONDS]
+
+
+def test_our_own_queries_keep_below_the_limit(api: Api, time: Time) -> None:
+    for _ in range(QUERIES_PER_WINDOW + 1):
+        api.get("/r2/metrics", "Workers R2 Storage: Read")
+    assert time.now == WINDOW_SECONDS
+
+
+@pytest.mark.parametrize(
+    "passing",
+    [
+        (500, {}, ""),
+        (502, {}, "<html>"),
+        (503, {}, "{}"),
+        (504, {}, ""),
+        (524, {}, ""),
+        (0, {}, ""),
+        (200, {}, "<html>"),
+        failed("unable to execute query, please try again later"),
+        failed("too many queries in progress, please try again later", 503),
+    ],
+    ids=["500", "502", "503", "504", "524", "hung up", "no JSON", "unable", "too many"],
+)
+def test_what_may_pass_is_tried_again_and_not_forever(
+    cloudflare: CloudflareDouble, client: Client, time: Time, passing: Reply
+) -> None:
+    cloudflare.queue = [passing] * 3
+    ask(client)
+    assert len(time.waits) == 3
+    assert sum(time.waits) < 15
+    cloudflare.queue = [passing] * 4
+    with pytest.raises(UsageUnknown, match="4 times"):
+        ask(client)
+    assert not cloudflare.queue
+
+
+def test_an_expired_token_is_named_with_the_permissions_that_a_new_one_needs(
+    cloudflare: CloudflareDouble, client: Client
+) -> None:
+    cloudflare.token = "another"  # noqa: S105  what the server now takes
+    for attempt in (ask, lambda client: client.billed(YESTERDAY, YESTERDAY)):
+        with pytest.raises(TokenRefused, match=r"expired, revoked or mistyped.*'Account Analytics: Read'") as refused:
+            attempt(client)
+        assert "REELKEEPER_CLOUDFLARE_API_TOKEN" in str(refused.value)
+        assert TOKEN not in str(refused.value)
+        assert isinstance(refused.value, Misconfigured)  # exit code 2
+
+
+@pytest.mark.parametrize(
+    ("lacks", "question"),
+    [
+        ("Account Analytics: Read", ask),
+        ("Billing: Read", lambda client: client.billed(YESTERDAY, YESTERDAY)),
+        ("Workers R2 Storage: Read", lambda client: client.stored_now()),
+    ],
+)
+def test_a_token_that_may_not_is_told_which_permission_it_lacks(
+    cloudflare: CloudflareDouble, client: Client, lacks: str, question: Callable[[Client], object]
+) -> None:
+    cloudflare.permissions = ALL - {lacks}
+    with pytest.raises(TokenRefused, match=f"lacks the permission '{lacks}' on account {ACCOUNT}"):
+        question(client)
+    found = client.permissions()
+    assert {name for name, error in found.items() if error} == {lacks}
+
+
+def test_a_refusal_may_come_in_a_200(cloudflare: CloudflareDouble, client: Client) -> None:
+    cloudflare.queue = [failed("not authorized for that account")]
+    with pytest.raises(TokenRefused, match="lacks the permission"):
+        ask(client)
+
+
+def test_another_account_is_said(cloudflare: CloudflareDouble) -> None:
+    with pytest.raises(TokenRefused, match="shows this token nothing of account feed"):
+        ask(Client(Api(cloudflare.url, "feed", TOKEN)))
+
+
+def test_an_error_in_a_200_is_an_error_even_beside_data(cloudflare: CloudflareDouble, client: Client) -> None:
+    partial = {
+        "data": {"viewer": {"accounts": [{"rows": []}]}},
+        "errors": [{"message": "internal error while resolving", "path": ["viewer", "accounts", "0", "rows"]}],
+    }
+    cloudflare.queue = [(200, {}, partial)]
+    with pytest.raises(UsageUnknown, match="internal error while resolving"):
+        ask(client)
+
+
+def test_a_part_of_a_list_is_not_taken_for_the_whole(cloudflare: CloudflareDouble, client: Client) -> None:
+    result = {"success": True, "result": [billable_row("2026-11-01", "R2 Data Storage", 1, "GB-months", 0)]}
+    cloudflare.queue = [(200, {}, result | {"result_info": {"count": 1, "total_count": 300}})]
+    with pytest.raises(UsageUnknown, match="1 of 300 rows came"):
+        client.billed(YESTERDAY, YESTERDAY)
+
+
+def test_the_bill_is_read_by_calendar_month_and_only_r2_is_ours(cloudflare: CloudflareDouble, client: Client) -> None:
+    cloudflare.billable = [
+        billable_row("2026-10-31", "R2 Storage Class A Operations (First 1M included)", 1_200_000, "Count", 4.5),
+        billable_row("2026-11-01", "R2 Data Storage (First 10GB-Month included)", 12.5, "GB-months", 0.000257),
+        billable_row("2026-11-01", "Workers CPU ms (first 30M are included)", 5, "", 1),
+        billable_row("2026-11-02", "R2 Data Storage (First 10GB-Month included)", 1, "GB-months", 0),
+    ]
+    lines = client.billed(datetime(2026, 10, 31, tzinfo=UTC).date(), datetime(2026, 11, 1, tzinfo=UTC).date())
+    assert [(line.quantity, line.billed_usd) for line in lines] == [
+        (Decimal(1_200_000), Decimal("4.5")),
+        (Decimal("12.5"), Decimal("0.000257")),
+    ]
+    spans = [path.partition("?")[2] for _, path, _ in cloudflare.asked]
+    assert spans == ["from=2026-10-01&to=2026-10-31", "from=2026-11-01&to=2026-11-30"]
+
+
+def test_where_version_1_is_not_offered_version_2_gives_quantities(
+    cloudflare: CloudflareDouble, client: Client
+) -> None:
+    cloudflare.versions = {"/billable/usage"}
+    row = billable_row("2026-11-01", "", 3, "Requests", 0)
+    del row["BilledCost"], row["ServiceName"], row["ServiceFamilyName"]
+    cloudflare.billable = [row | {"x_BillableMetricName": "R2 Class B", "x_ProductFamilyName": "R2"}]
+    day = datetime(2026, 11, 1, tzinfo=UTC).date()
+    assert client.billed(day, day) == [BilledLine(day, "R2 Class B", Decimal(3), "Requests", None)]
+    cloudflare.versions = set()
+    with pytest.raises(UsageUnknown, match="does not offer"):
+        client.billed(day, day)
+
+
+def test_what_lies_in_each_class_now_counts_metadata_and_unfinished_uploads(
+    cloudflare: CloudflareDouble, client: Client
+) -> None:
+    cloudflare.metrics = {
+        "standard": {
+            "published": {"payloadSize": 10, "metadataSize": 1, "objects": 2},
+            "uploaded": {"payloadSize": 5, "metadataSize": 0, "objects": 1},
+        },
+        "infrequentAccess": {"published": {"payloadSize": 7, "metadataSize": 0, "objects": 1}},
+    }
+    assert client.stored_now() == {StorageClass.STANDARD: 16, StorageClass.INFREQUENT_ACCESS: 7}
+
+
+def test_without_a_token_there_is_no_client(
+    cloudflare: CloudflareDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no .env of the developer's
+    assert connect(Settings()) is None
+    given = {"R2_ACCOUNT_ID": ACCOUNT, "CLOUDFLARE_API_TOKEN": TOKEN, "CLOUDFLARE_API_URL": cloudflare.url}
+    for name, value in {**given, "S3_ACCESS_KEY_ID": "a", "S3_SECRET_ACCESS_KEY": "b"}.items():
+        monkeypatch.setenv(f"REELKEEPER_{name}", value)
+    client = connect(Settings())
+    assert client
+    ask(client)
+    client.close()
+
+
+def test_the_token_is_in_no_log(cloudflare: CloudflareDouble, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    cloudflare.queue = [(500, {}, "")]
+    ask(client)
+    assert "graphql" in caplog.text
+    assert TOKEN not in caplog.text
