@@ -1,0 +1,28 @@
+"""Pictures: one definition of each chart, drawn as PNG or SVG, light or dark, wide or for a phone, without a browser.
+
+A chart takes a DataFrame and knows no colour: the theme gives them when it is drawn. Dollars are floats here and only
+here, since a pixel is one.
+"""
+
+from reelkeeper.adapters.charts.forecast import forecast_fan
+from reelkeeper.adapters.charts.parts import Picture
+from reelkeeper.adapters.charts.render import NARROW, WIDE, png, svg
+from reelkeeper.adapters.charts.savings import savings
+from reelkeeper.adapters.charts.spend import spend
+from reelkeeper.adapters.charts.storage import storage
+from reelkeeper.adapters.charts.theme import DARK, LIGHT, Theme
+
+__all__ = [
+    "DARK",
+    "LIGHT",
+    "NARROW",
+    "WIDE",
+    "Picture",
+    "Theme",
+    "forecast_fan",
+    "png",
+    "savings",
+    "spend",
+    "storage",
+    "svg",
+]

@@ -1,0 +1,91 @@
+"""What charts are made of: units of an axis, days as Vega reads them, a line for a limit, words where nothing is."""
+
+from collections.abc import Iterable
+from typing import Final, Literal
+
+import altair as alt
+import pandas as pd
+
+_UNITS: Final = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (1000, "kB"), (1, "B"))
+_MONTHLY: Final = pd.Timedelta(days=20)  # points further apart than this are months
+_MONTH_LABEL: Final = (
+    "utcmonth(datum.value) == 0 || datum.index == 0"
+    " ? [utcFormat(datum.value, '%b'), utcFormat(datum.value, '%Y')] : utcFormat(datum.value, '%b')"
+)
+ON_A_PHONE: Final = "width < 500"  # an expression of Vega's: the inner width of the picture, in pixels
+ROOM: Final = 1.12  # of an axis above its highest value, for what is written there
+
+Picture = alt.Chart | alt.LayerChart | alt.FacetChart  # what Altair says that a layer may become
+Align = Literal["left", "center", "right"]
+
+
+def nothing(text: str, title: str = "") -> Picture:
+    """Give a picture that says in words why it is empty."""
+    blank = alt.Chart(pd.DataFrame({"text": [text]})).mark_text(style="note", fontSize=16)
+    drawn: Picture = blank.encode(text="text:N").properties(height=140, title=title)
+    return drawn
+
+
+def as_days(days: Iterable[object]) -> list[str]:
+    """Write days as YYYY-MM-DD, which Vega reads as UTC whatever this machine's zone is."""
+    return [f"{pd.Timestamp(day):%Y-%m-%d}" for day in days]  # type: ignore[arg-type]  # whatever pandas takes
+
+
+def money_format(most: float) -> str:
+    """Give d3's format of dollars for an axis up to `most`, with the digits that tell its ticks apart."""
+    if most >= 5:  # noqa: PLR2004  ticks of whole dollars
+        return "$,.0f"
+    digits = 2
+    while most < 10.0**-digits * 5 and digits < 6:  # noqa: PLR2004  micro-dollars
+        digits += 1
+    return f"$.{digits}f"
+
+
+def money(usd: float) -> str:
+    """Write an amount for a label: cents where they matter."""
+    if abs(usd) >= 100 or usd == round(usd):  # noqa: PLR2004  three digits say enough
+        return f"${usd:,.0f}"
+    digits = 2
+    while abs(usd) < 10.0**-digits and digits < 6:  # noqa: PLR2004  micro-dollars
+        digits += 1
+    return f"${usd:,.{digits}f}"
+
+
+def unit(most_bytes: float) -> tuple[int, str]:
+    """Choose the unit of an axis up to `most_bytes`: its bytes and its name."""
+    return next((scale, name) for scale, name in _UNITS if most_bytes >= scale or scale == 1)
+
+
+def written(
+    points: pd.DataFrame, style: str, x: alt.X | None = None, *, align: Align = "center", dx: int = 0, dy: int = -9
+) -> Picture:
+    """Write the column `text` at `usd`, over a halo that parts it from what lies below. Without `x`: at the left."""
+    at = alt.value(4) if x is None else x
+    marks = alt.Chart(points).encode(x=at, y="usd:Q", text="text:N")
+    return alt.layer(
+        marks.mark_text(style="halo", align=align, dx=dx, dy=dy),
+        marks.mark_text(style=style, align=align, dx=dx, dy=dy),
+    )
+
+
+def limit_line(usd: float, text: str) -> Picture:
+    """Draw a dashed line at `usd`, with its name on it at the left."""
+    line = alt.Chart(pd.DataFrame({"usd": [usd]})).mark_rule(style="limit").encode(y="usd:Q")
+    return alt.layer(line, written(pd.DataFrame({"usd": [usd], "text": [text]}), "limit-label", align="left"))
+
+
+def usd_axis(most: float, least: float = 0.0, *, stacked: bool = False) -> alt.Y:
+    """Give the axis of dollars from zero, or from below it, to `most`."""
+    axis = alt.Axis(format=money_format(most), title=None, tickCount=5)
+    return (
+        alt.Y("usd:Q", stack="zero" if stacked else None).scale(domain=[min(least, 0.0), most], nice=False).axis(axis)
+    )
+
+
+def time_axis(days: Iterable[str]) -> alt.X:
+    """Give a continuous axis of days, or of months where the days lie that far apart."""
+    stamps = pd.Series(pd.to_datetime(sorted(set(days))))
+    axis = alt.Axis(format="%-d %b", title=None, tickCount=alt.ExprRef(f"{ON_A_PHONE} ? 4 : 8"))
+    if len(stamps) > 1 and stamps.diff().median() > _MONTHLY:
+        axis = alt.Axis(labelExpr=_MONTH_LABEL, values=as_days(stamps), title=None)
+    return alt.X("day:T").scale(type="utc").axis(axis)

@@ -1,0 +1,129 @@
+"""Colours and type, light and dark, as a Vega-Lite configuration. A chart names styles; what they look like is here.
+
+The six colours of services stay apart by 12 or more (100 x Delta-E in OKLab) for every pair, as seen with full colour
+vision and with protanopia, deuteranopia and tritanopia (Machado, Oliveira and Fernandes 2009). A test counts it anew.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+FONT: Final = "Liberation Sans, Arial, Helvetica, sans-serif"  # vl-convert brings the first, a browser has one of them
+SERVICES: Final = (
+    "compute",
+    "api",
+    "r2-storage",
+    "r2-class-a",
+    "r2-class-b",
+    "r2-retrieval",
+)  # in order of the colours
+
+
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """The colours of one look, as #rrggbb."""
+
+    name: str
+    surface: str
+    ink: str
+    soft_ink: str  # axes and notes
+    grid: str
+    limit: str  # budgets, and what is over them
+    line: str
+    services: tuple[str, ...]  # of SERVICES, one each; the last for any other
+    tiers: tuple[str, ...]  # free, premium, pro, unknown
+    bands: tuple[str, ...]  # 95 %, 80 %
+    savings: tuple[str, ...]  # by what saved
+
+    def config(self) -> dict[str, Any]:
+        """Give Vega-Lite's configuration."""
+        axis = {
+            "labelColor": self.soft_ink,
+            "labelFontSize": 13,
+            "titleColor": self.soft_ink,
+            "titleFontSize": 13,
+            "titleFontWeight": "normal",
+            "domainColor": self.grid,
+            "tickColor": self.grid,
+            "gridColor": self.grid,
+        }
+        return {
+            "background": self.surface,
+            "font": FONT,
+            "aria": False,  # who shows a picture gives it one text; Vega would write one for each mark, in local time
+            "padding": 14,
+            "view": {"stroke": None},
+            "axis": axis,
+            "axisX": {"grid": False, "labelPadding": 6},
+            "axisY": {"domain": False, "ticks": False, "labelPadding": 8},
+            "title": {
+                "anchor": "start",
+                "color": self.ink,
+                "fontSize": 19,
+                "subtitleColor": self.soft_ink,
+                "subtitleFontSize": 14,
+                "subtitlePadding": 6,
+                "offset": 16,
+            },
+            "legend": {
+                "orient": "top",
+                "title": None,
+                "labelColor": self.ink,
+                "labelFontSize": 13,
+                "symbolType": "square",
+                "symbolSize": 120,
+                "symbolStrokeWidth": 0,
+                "columnPadding": 18,
+                "rowPadding": 4,
+                "offset": 14,
+            },
+            "range": {  # Vega-Lite knows these names alone
+                "category": [*self.services],
+                "ordinal": [*self.tiers],
+                "ramp": [*self.bands],
+                "heatmap": [*self.savings],
+            },
+            "style": self._styles(),
+        }
+
+    def _styles(self) -> dict[str, dict[str, Any]]:
+        """Give what the charts name: marks of one meaning look alike everywhere."""
+        text = {"fontSize": 13, "fontWeight": "bold"}
+        return {
+            "piece": {"stroke": self.surface, "strokeWidth": 0.8},  # of a stack: a gap parts it from the next
+            "limit": {"color": self.limit, "strokeWidth": 1.5, "strokeDash": [6, 4]},
+            "limit-label": {**text, "color": self.limit},
+            "label": {**text, "color": self.ink},
+            "note": {"fontSize": 13, "color": self.soft_ink},
+            "halo": {**text, "color": self.surface, "stroke": self.surface, "strokeWidth": 5, "strokeJoin": "round"},
+            "known": {"color": self.line, "strokeWidth": 2.5, "strokeCap": "round"},
+            "expected": {"color": self.line, "strokeWidth": 2.5, "strokeDash": [2, 5], "strokeCap": "round"},
+            "spot": {"color": self.line, "filled": True, "size": 90, "opacity": 1},
+        }
+
+
+LIGHT: Final = Theme(
+    name="light",
+    surface="#ffffff",
+    ink="#16181d",
+    soft_ink="#5a6270",
+    grid="#e4e7ec",
+    limit="#c62f3d",
+    line="#2f5fa8",
+    services=("#457dbd", "#e8912a", "#7127e7", "#23b0c4", "#1a5a1f", "#d6446e", "#868d99"),
+    tiers=("#b9d3f0", "#5c93d1", "#1f4f91", "#9aa1ac"),
+    bands=("#dce8f6", "#b3cfee"),
+    savings=("#14805a", "#63bb94", "#b4dfca"),
+)
+DARK: Final = Theme(
+    name="dark",
+    surface="#161a22",
+    ink="#f1f3f7",
+    soft_ink="#a4adbb",
+    grid="#2b313d",
+    limit="#ff7a82",
+    line="#7fb2f5",
+    services=("#5b9bf2", "#f0a23a", "#8853e1", "#5fd3e6", "#218a2b", "#e06081", "#8b93a1"),
+    tiers=("#2d5489", "#4f8ad6", "#a9cdf7", "#6d7583"),
+    bands=("#22344f", "#34568a"),
+    savings=("#2f9e73", "#86d3b0", "#1f5a45"),
+)

@@ -1,0 +1,165 @@
+"""The pictures: whatever the data are, they draw it or say in words that they cannot, and everybody can read them."""
+
+import itertools
+import os
+import re
+import struct
+import subprocess
+import sys
+from datetime import date, timedelta
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reelkeeper.adapters import charts
+from reelkeeper.adapters.charts import DARK, LIGHT, NARROW, WIDE, Picture, Theme
+from tests.adapters.sight import SIGHTS, apart, contrast
+
+FIRST = date(2026, 11, 1)
+DAYS = [FIRST + timedelta(days=day) for day in range(10)]
+SERVICES = ("compute", "api", "r2-storage")
+
+
+def spent(*amounts: float, day: date = FIRST) -> pd.DataFrame:
+    """One service's dollars on days in a row."""
+    days = [day + timedelta(days=place) for place in range(len(amounts))]
+    return pd.DataFrame({"day": days, "service": "compute", "usd": amounts})
+
+
+def path(*amounts: float, first: str = "2026-11-01", freq: str = "D") -> "pd.Series[float]":
+    return pd.Series(amounts, index=pd.date_range(first, periods=len(amounts), freq=freq), dtype=float)
+
+
+def around(mean: "pd.Series[float]", share: float) -> pd.DataFrame:
+    return pd.DataFrame({"lower": mean * (1 - share), "upper": mean * (1 + share)})
+
+
+def words(chart: Picture, width: int = WIDE) -> list[str]:
+    """What is written in the picture, once each."""
+    return list(dict.fromkeys(re.findall(r"<(?:text|tspan)[^>]*>([^<]+)</", charts.svg(chart, width=width))))
+
+
+def every_chart() -> dict[str, Picture]:
+    stock = pd.DataFrame({"age": ["8-30 days"], "tier": ["pro"], "size_bytes": [7 * 10**9]})
+    saved = pd.DataFrame({"day": DAYS, "kind": "smaller files", "usd": 0.1})
+    mean = path(12.0, 14.0, first="2026-11-04")
+    return {
+        "spend": charts.spend(spent(3, 12, 4), 10, title="Spend"),
+        "forecast": charts.forecast_fan(path(3, 6, 10), mean, {80: around(mean, 0.1), 95: around(mean, 0.2)}, 20),
+        "storage": charts.storage(stock),
+        "savings": charts.savings(saved),
+    }
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_every_picture_is_as_wide_as_asked_and_loads_nothing(theme: Theme, width: int) -> None:
+    for chart in every_chart().values():
+        png = charts.png(chart, theme, width)
+        assert png[:8] == b"\x89PNG\r\n\x1a\n"
+        assert struct.unpack(">I", png[16:20]) == (2 * width,)
+        svg = charts.svg(chart, theme, width)
+        assert f'width="{width}"' in svg
+        assert theme.surface in svg
+        assert not re.search(r"<script|<image|<use|href=|url\(|@import", svg)
+
+
+def test_a_chart_is_one_definition_and_the_theme_alone_colours_it() -> None:
+    for chart in every_chart().values():
+        light, dark = charts.svg(chart, LIGHT), charts.svg(chart, DARK)
+        assert re.sub(r"#[0-9a-f]{6}", "", light) == re.sub(r"#[0-9a-f]{6}", "", dark)
+
+
+def test_days_over_the_budget_are_named_and_the_budget_too() -> None:
+    said = words(charts.spend(spent(3, 12.5, 4, 30), 10))
+    assert {"daily budget $10", "$12.50", "$30"} <= {*said}
+
+
+def test_a_day_that_nobody_counted_is_marked_and_not_drawn_as_free() -> None:
+    gap = pd.concat([spent(3, 4), spent(5, day=FIRST + timedelta(days=4))])
+    assert words(charts.spend(gap)).count("?") == 1
+    assert charts.svg(charts.spend(gap)).count(">?<") == 2 * 2  # two days, each with its halo
+    assert "?" not in words(charts.spend(spent(3, 0, 4)))
+
+
+def test_a_service_keeps_its_colour_whatever_else_is_in_the_picture() -> None:
+    alone = spent(5).assign(service="r2-storage")
+    together = pd.concat([alone, spent(5)])
+    assert LIGHT.services[2] in charts.svg(charts.spend(alone))
+    assert LIGHT.services[0] not in charts.svg(charts.spend(alone))
+    assert LIGHT.services[2] in charts.svg(charts.spend(together))
+
+
+def test_a_forecast_says_where_it_stands_where_it_goes_and_how_sure_it_is() -> None:
+    mean = path(180.0, 208.0, first="2026-11-25")
+    said = words(charts.forecast_fan(path(150.4, 167.2), mean, {80: around(mean, 0.05), 95: around(mean, 0.1)}, 200))
+    assert {"monthly budget $200", "$167", "$208", "80 %: $198 to $218", "95 %: $187 to $229"} <= {*said}
+
+
+def test_a_forecast_of_months_names_months_and_the_year_where_it_turns() -> None:
+    history = path(88, 104, 121, first="2026-10-01", freq="MS")
+    said = words(charts.forecast_fan(history, path(130, 140, first="2027-01-01", freq="MS"), {}))
+    assert {"Oct", "2026", "Nov", "Dec", "Jan", "2027", "Feb"} <= {*said}
+
+
+def test_stored_bytes_are_told_in_the_unit_that_suits_them() -> None:
+    small = pd.DataFrame({"age": ["up to 7 days", "age unknown"], "tier": ["free", None], "size_bytes": [3_100_000, 9]})
+    assert {"MB", "3.1 MB", "free", "unknown", "up to 7 days"} <= {*words(charts.storage(small))}
+
+
+def test_nothing_to_draw_is_said_in_words() -> None:
+    none = spent().astype({"usd": float})
+    assert words(charts.spend(none, 10, title="Spend")) == ["No spend is recorded yet", "Spend"]
+    assert "No forecast yet" in words(charts.forecast_fan(path(), path(), {}))[0]
+    assert words(charts.storage(pd.DataFrame({"age": [], "tier": [], "size_bytes": []}))) == ["Nothing is stored yet"]
+    assert words(charts.savings(pd.DataFrame({"day": [], "kind": [], "usd": []}))) == ["Nothing has been saved yet"]
+
+
+def test_a_name_from_outside_is_text_and_never_markup() -> None:
+    hostile = "<script>alert(1)</script>&\"'"
+    svg = charts.svg(charts.spend(spent(3).assign(service=hostile), title=hostile))
+    assert "<script" not in svg
+    assert "&lt;script" in svg
+
+
+@settings(max_examples=10)
+@given(
+    amounts=st.lists(st.sampled_from([0.0, 1e-6, 0.02, 3.5, 999.99, 1e7, -0.5]), min_size=1, max_size=40),
+    budget=st.sampled_from([None, 0.0, 10.0, 1e6]),
+)
+def test_any_amounts_can_be_drawn(amounts: list[float], budget: float | None) -> None:
+    fan = charts.forecast_fan(path(*amounts), path(*amounts, first="2026-12-20"), {}, budget)
+    for chart in (charts.spend(spent(*amounts), budget), fan):
+        assert "NaN" not in charts.svg(chart, width=NARROW)
+
+
+def test_days_are_utc_whatever_the_zone_of_the_machine() -> None:
+    program = (
+        "import pandas as pd; from reelkeeper.adapters import charts;"
+        "days = pd.date_range('2026-11-01', periods=3);"
+        "print(charts.svg(charts.forecast_fan(pd.Series([1.0, 2, 3], index=days), pd.Series(dtype=float), {})))"
+    )
+    drawn = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"TZ": zone},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        for zone in ("America/Los_Angeles", "Pacific/Auckland")
+    ]
+    assert drawn[0] == drawn[1]
+    assert "1 Nov" in drawn[0]
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
+def test_everybody_can_read_the_words_and_tell_the_services_apart(theme: Theme) -> None:
+    assert all(contrast(colour, theme.surface) >= 4.5 for colour in (theme.ink, theme.soft_ink, theme.limit))
+    assert contrast(theme.line, theme.surface) >= 3
+    pairs = [*itertools.combinations(theme.services[:-1], 2), *itertools.pairwise(theme.tiers)]
+    nearest = min((apart(one, other, sight), one, other, sight) for one, other in pairs for sight in SIGHTS)
+    assert nearest[0] >= 12, nearest
