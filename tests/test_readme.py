@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from reelkeeper import errors
+from reelkeeper.rules.alerting import AlertPolicy
 from reelkeeper.rules.budget import BudgetPolicy
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.lifecycle import FLOW_RULES, LifecyclePolicy
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 FLOWS = sorted(path.stem for path in (ROOT / "flows").glob("[a-z]*.py"))
 POLICIES: dict[str, type[BaseModel]] = {
+    "alerting": AlertPolicy,
     "policy": LifecyclePolicy,
     "limits": BlastRadius,
     "recipe": Recipe,

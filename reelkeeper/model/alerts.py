@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict
 
 
 class Severity(StrEnum):
@@ -21,11 +24,22 @@ class AlertState(StrEnum):
 
 
 class MessageState(StrEnum):
-    """Where a message stands: waiting -> sent, or waiting -> diverted: another sink has it."""
+    """Where a message stands: waiting -> sent, diverted (to the second sink) or withdrawn (over before it was told)."""
 
     WAITING = "waiting"
     SENT = "sent"
     DIVERTED = "diverted"
+    WITHDRAWN = "withdrawn"
+
+
+class MessageKind(StrEnum):
+    """What a message is about."""
+
+    ALERT = "alert"
+    RESOLVE = "resolve"
+    DIGEST = "digest"
+    CHART = "chart"
+    NOTE = "note"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +59,46 @@ class Finding:
     suggestion: str = ""
     impact_microusd: int | None = None  # what it costs, or would save, a month
     figures: tuple[tuple[str, str], ...] = ()  # label and value, shown side by side
+
+
+class Message(BaseModel):
+    """What is to be said, and nothing of how: each sink lays it out, and escapes it, in its own way."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: MessageKind
+    title: str
+    severity: Severity | None = None
+    text: str = ""
+    suggestion: str = ""
+    figures: tuple[tuple[str, str], ...] = ()
+    lines: tuple[str, ...] = ()  # one for each alert of a digest
+    footer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A PNG that goes with a message."""
+
+    name: str
+    png: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message as it is handed to a sink. `id` is the same at every attempt, so that a repetition can be known."""
+
+    id: str
+    message: Message
+    picture: Picture | None = None
+
+
+class Sink(Protocol):
+    """A place that messages go to: Slack's bot, its webhook, another webhook, the console."""
+
+    name: str
+    pace_seconds: float  # from the end of one message to the start of the next, by all processes together
+
+    def send(self, letter: Letter) -> str:
+        """Hand one message over; returns a receipt. Raises SinkBusy, SinkDown or SinkRefused."""
+        ...

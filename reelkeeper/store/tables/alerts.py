@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
-from reelkeeper.model.alerts import AlertState, MessageState, Severity
+from reelkeeper.model.alerts import AlertState, MessageKind, MessageState, Severity
 from reelkeeper.store.tables.columns import UtcDateTime, counted, known
 
 
@@ -35,6 +35,9 @@ class Alert(SQLModel, table=True):
     run_id: str
     first_at: datetime = Field(sa_type=UtcDateTime)
     last_at: datetime = Field(sa_type=UtcDateTime)
+    told_at: datetime | None = Field(None, sa_type=UtcDateTime)  # when a message last said that it fires
+    is_told: bool = False  # the last word that people have had is that it fires
+    message_id: int | None = Field(None, sa_type=sa.BigInteger)  # the last message about it
     resolved_at: datetime | None = Field(None, sa_type=UtcDateTime)
     acknowledged_at: datetime | None = Field(None, sa_type=UtcDateTime)
     acknowledged_by: str | None = None
@@ -58,9 +61,13 @@ class OutboxMessage(SQLModel, table=True):
     """A message that is to be sent, written in the transaction of what it tells of."""
 
     __tablename__ = "outbox"
-    __table_args__ = (known("state", MessageState), sa.Index("ix_outbox_due", "state", "due_at"))
+    __table_args__ = (
+        known("kind", MessageKind),
+        known("state", MessageState),
+        sa.Index("ix_outbox_due", "state", "due_at"),
+    )
     id: int | None = Field(None, sa_column=counted())
-    kind: str  # alert, resolve, digest, chart
+    kind: str
     state: str = MessageState.WAITING
     alert_ids: list[str] = Field(default_factory=list, sa_type=sa.JSON)
     payload: dict[str, Any] = Field(sa_type=sa.JSON)
@@ -69,8 +76,8 @@ class OutboxMessage(SQLModel, table=True):
     attempts: int = 0
     created_at: datetime = Field(sa_type=UtcDateTime)
     due_at: datetime = Field(sa_type=UtcDateTime)
-    claimed_by: str | None = None
-    claimed_until: datetime | None = Field(None, sa_type=UtcDateTime)
+    after_id: int | None = Field(None, sa_type=sa.BigInteger)  # the message that goes first, such as what this resolves
+    copied_at: datetime | None = Field(None, sa_type=UtcDateTime)  # when the second sink was given it, too
     sent_at: datetime | None = Field(None, sa_type=UtcDateTime)
     receipt: str | None = None  # Slack's timestamp of the message, or where else it went
     last_error: str | None = None
