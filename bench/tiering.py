@@ -85,8 +85,14 @@ def spend(work: Callable[[], object]) -> Spent:
 
 
 def _cpu_seconds() -> float:
+    """CPU of this process, of its children that have ended, and of the launcher with the media tools it started."""
     ours, theirs = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return ours.ru_utime + ours.ru_stime + theirs.ru_utime + theirs.ru_stime
+    launched = sum(sum(child.cpu_times()[:4]) for child in _children("launcher.py"))
+    return ours.ru_utime + ours.ru_stime + theirs.ru_utime + theirs.ru_stime + launched
+
+
+def _children(word: str) -> list[psutil.Process]:
+    return [child for child in psutil.Process().children(recursive=True) if word in " ".join(child.cmdline())]
 
 
 @contextmanager
@@ -193,8 +199,7 @@ def timing_swaps() -> Iterator[list[float]]:
 
 def _server_seconds() -> float:
     """CPU of the Prefect server that this process started; it is not reaped while it runs."""
-    ours = [child for child in psutil.Process().children(recursive=True) if "prefect" in " ".join(child.cmdline())]
-    return sum(sum(child.cpu_times()[:2]) for child in ours)
+    return sum(sum(child.cpu_times()[:2]) for child in _children("prefect"))
 
 
 def _own_seconds() -> float:

@@ -1,7 +1,8 @@
 """Confine a process to the files it works on with Landlock, which Linux grants to everybody since 5.13.
 
 A decoder that a file has taken over can then read neither our settings nor another customer's video, and, since
-Linux 6.7, open no TCP connection. Ruleset and paths are prepared by the parent; the child makes two system calls.
+Linux 6.7, open no TCP connection. Ruleset and paths are prepared here; launcher.py makes the two system calls that
+put a tool under them.
 Source of the numbers: linux/landlock.h; the system calls have the same numbers on every architecture.
 """
 
@@ -12,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
-_VERSION_FLAG, _PATH_BENEATH, _NO_NEW_PRIVS = 1, 1, 38
+_CREATE_RULESET, _ADD_RULE = 444, 445
+_VERSION_FLAG, _PATH_BENEATH = 1, 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _BASIC_RIGHTS, _REFER, _TRUNCATE = (1 << 13) - 1, 1 << 13, 1 << 14
 _REFER_SINCE, _TRUNCATE_SINCE, _NETWORK_SINCE = 2, 3, 4  # versions of Landlock
@@ -58,12 +59,6 @@ def ruleset(program: Path, work: Path, readable: Iterable[Path]) -> Iterator[int
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def enter(descriptor: int) -> None:
-    """Confine this process for good. Called between fork and exec."""
-    _checked(_LIBC.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0))
-    _checked(_LIBC.syscall(_RESTRICT_SELF, descriptor, 0))
 
 
 def _allow(ruleset_descriptor: int, path: Path, rights: int) -> None:

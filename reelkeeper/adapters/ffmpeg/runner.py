@@ -1,11 +1,9 @@
 """Run one media tool to its end, or end it: with a wall limit, a stall limit, and its output kept small."""
 
-import contextlib
 import os
 import re
 import selectors
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -13,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from reelkeeper.adapters.ffmpeg.sandbox import ENVIRONMENT, Bounds, Walls, confinement
+from reelkeeper.adapters.ffmpeg.process import launched
+from reelkeeper.adapters.ffmpeg.sandbox import Bounds, Walls
 from reelkeeper.errors import MediaError, MediaTimeout, NotAVideo
 
 _TICK_SECONDS = 0.5
-_MERCY_SECONDS = 3.0  # between SIGTERM and SIGKILL
 _TAIL_BYTES = 4096
 _OUTPUT_BYTES = 16 << 20
 _FROM_OUTSIDE = {"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"}  # also the kernel's, when memory runs out
@@ -76,34 +74,20 @@ def run(argv: Sequence[str], *, desk: Path, bounds: Bounds, walls: Walls, watch:
 
     Whatever `watch` raises ends the tool as well and is passed on. Raises MediaTimeout at the wall or stall limit.
     """
-    with tempfile.TemporaryFile(dir=desk) as errors, confinement(argv[0], desk, bounds, walls) as confine:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            cwd=desk,
-            env=ENVIRONMENT | {"HOME": str(desk)},
-            start_new_session=True,
-            preexec_fn=confine,  # noqa: PLW1509  see sandbox.py
-        )
-        assert process.stdout  # noqa: S101  for the type checker: stdout=PIPE
-        reading = _Reading(process.stdout, bounds, Path(argv[0]).name, watch)
+    with tempfile.TemporaryFile(dir=desk) as errors, launched(argv, desk, bounds, walls, errors) as tool:
+        reading = _Reading(tool.output, bounds, tool.name, watch)
         try:
             stopped = reading.to_the_end()
         except BaseException:
-            _end(process)
+            tool.end()
             raise
-        finally:
-            process.stdout.close()
-        spent = None if stopped else _reap(process, _MERCY_SECONDS)  # its output is closed: it is about to end
-        cpu_seconds = _end(process) if spent is None else spent
+        tool.output.close()
+        ended = None if stopped else tool.wait()  # its output is closed: it is about to end
+        returncode, cpu_seconds = ended or tool.end()
         size = errors.seek(0, os.SEEK_END)
         errors.seek(max(0, size - _TAIL_BYTES))
         complaints = errors.read().decode(errors="replace")
-    return Finished(
-        process.returncode, bytes(reading.output), complaints, cpu_seconds, reading.progress.frames, stopped
-    )
+    return Finished(returncode, bytes(reading.output), complaints, cpu_seconds, reading.progress.frames, stopped)
 
 
 class _Reading:
@@ -161,31 +145,3 @@ class _Reading:
         )
         if now != self.progress:
             self.progress, self.moved = now, time.monotonic()
-
-
-def _reap(process: subprocess.Popen[bytes], seconds: float) -> float | None:
-    """Wait up to `seconds` for a tool to end; return its CPU seconds, or None if it has not ended."""
-    deadline, pause = time.monotonic() + seconds, 0.0005
-    while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            process.returncode = os.waitstatus_to_exitcode(status)
-            return usage.ru_utime + usage.ru_stime
-        if time.monotonic() > deadline:
-            return None
-        time.sleep(pause)
-        pause = min(pause * 2, 0.05)
-
-
-def _end(process: subprocess.Popen[bytes]) -> float:
-    """End a tool and whatever it started: SIGTERM to the group, then SIGKILL. Return its CPU seconds.
-
-    SVT-AV1 takes longer than the mercy to flush at slow presets, so the second signal is needed.
-    """
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    spent = _reap(process, _MERCY_SECONDS)
-    while spent is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        spent = _reap(process, _MERCY_SECONDS)
-    return spent

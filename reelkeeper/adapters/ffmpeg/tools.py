@@ -12,7 +12,7 @@ import ffmpeg
 
 from reelkeeper.adapters.ffmpeg.runner import run
 from reelkeeper.adapters.ffmpeg.sandbox import Bounds, Walls
-from reelkeeper.errors import ToolMissing
+from reelkeeper.errors import MediaError, ToolMissing
 from reelkeeper.settings import settings
 
 if not (hasattr(ffmpeg, "probe") and hasattr(ffmpeg, "compile")):
@@ -135,7 +135,7 @@ def _holds(walls: Walls, *programs: str) -> bool:
     with tempfile.TemporaryDirectory(prefix="reelkeeper-") as desk:
         try:
             ends = [run([exe, "-version"], desk=Path(desk), bounds=Bounds(), walls=walls) for exe in programs]
-        except (OSError, subprocess.SubprocessError):  # the latter is how subprocess reports that the kernel refused
+        except (OSError, MediaError):  # the kernel refused
             return False
     return all(end.returncode == 0 for end in ends)
 

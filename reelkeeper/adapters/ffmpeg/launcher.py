@@ -1,0 +1,157 @@
+"""The small program that starts the media tools: run by itself, with nothing of ours in its memory.
+
+To fork a grown process, with Prefect and SQLAlchemy in it, costs 10 to 20 ms of CPU for each tool, most of it for
+page tables that exec throws away; to fork this one costs 1 ms. It confines each tool between fork and exec, and ends
+them all when the process that asked for them is gone. process.py is its only caller and knows the messages.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import resource
+import selectors
+import signal
+import socket
+import sys
+from typing import Any
+
+MOST_BYTES = 1 << 18  # of one order
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # linux/sched.h
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
+_LANDLOCK_RESTRICT_SELF = 446  # linux/landlock.h
+
+
+class Launcher:
+    """Starts what `control` orders, and tells on the line that came with each order how it ended."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        self.lines: dict[int, socket.socket] = {}  # by the process id of the tool
+        self.selector = selectors.DefaultSelector()
+
+    def serve(self) -> None:
+        """Work until the other end of `control` is closed, then end whatever still runs."""
+        bell, rope = socket.socketpair()
+        rope.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(rope.fileno(), warn_on_full_buffer=False)
+        self.selector.register(self.control, selectors.EVENT_READ)
+        self.selector.register(bell, selectors.EVENT_READ)
+        while True:
+            for key, _ in self.selector.select():
+                if key.fileobj is bell:
+                    bell.recv(4096)
+                    self._reap()
+                elif key.fileobj is not self.control:
+                    self._signal(key.data)
+                elif not self._start():
+                    for pid in self.lines:
+                        _end(pid, signal.SIGKILL)
+                    return
+
+    def _start(self) -> bool:
+        """Start a tool; False when there will be no more orders."""
+        order, descriptors, *_ = socket.recv_fds(self.control, MOST_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
+        if not order:
+            return False
+        line = socket.socket(fileno=descriptors[0])
+        try:
+            pid = _fork(order, descriptors)
+        except OSError as error:
+            _tell(line, {"refused": str(error)})
+        else:
+            self.lines[pid] = line
+            self.selector.register(line, selectors.EVENT_READ, pid)
+        finally:
+            for descriptor in descriptors[1:]:
+                os.close(descriptor)
+        return True
+
+    def _signal(self, pid: int) -> None:
+        """Pass on a signal that the caller sends; a caller that has left ends its tool."""
+        if line := self.lines.get(pid):
+            if name := line.recv(64):
+                _end(pid, signal.Signals[name.decode()])
+            else:
+                self.selector.unregister(line)
+                _end(pid, signal.SIGKILL)
+
+    def _reap(self) -> None:
+        while self.lines:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None:
+                return
+            _end(ended.si_pid, signal.SIGKILL)  # whatever it has started; not reaped yet, its id is still its own
+            pid, status, usage = os.wait4(ended.si_pid, 0)
+            line = self.lines.pop(pid)
+            with contextlib.suppress(KeyError):
+                self.selector.unregister(line)
+            returncode, cpu_seconds = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+            _tell(line, {"returncode": returncode, "cpu_seconds": cpu_seconds})
+
+
+def _fork(order: bytes, descriptors: list[int]) -> int:
+    """Start a tool and return its process id once it runs. Raises OSError where the kernel refuses."""
+    told, tell = os.pipe()  # exec closes it
+    with open(told, "rb") as said:  # noqa: PTH123  a descriptor has no path
+        try:
+            launcher, pid = os.getpid(), os.fork()
+            if pid == 0:
+                try:
+                    _become(json.loads(order), descriptors, launcher)
+                except BaseException as error:  # noqa: BLE001  this process must not go on as a second launcher
+                    os.write(tell, f"{type(error).__name__}: {error}".encode())
+                finally:
+                    os._exit(127)
+        finally:
+            os.close(tell)
+        if refused := said.read():
+            os.waitpid(pid, 0)
+            raise OSError(refused.decode())
+    return pid
+
+
+def _become(order: dict[str, Any], descriptors: list[int], launcher: int) -> None:
+    """Confine this process as ordered and run the tool in it. Raises what the kernel refused."""
+    _, output, errors, *rules = descriptors
+    os.setsid()
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
+    os.chdir(order["folder"])
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec would keep that
+        signal.signal(ignored, signal.SIG_DFL)
+    if order["network_wall"] and _LIBC.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != launcher:
+        os._exit(1)  # it died before the signal was set
+    os.nice(10)
+    for what, ceiling in order["ceilings"]:
+        resource.setrlimit(what, (ceiling, ceiling))
+    if rules:
+        _checked(_LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        _checked(_LIBC.syscall(_LANDLOCK_RESTRICT_SELF, rules[0], 0))
+    os.execve(order["argv"][0], order["argv"], order["environment"])  # noqa: S606  a shell is the last thing wanted here
+
+
+def _checked(result: int) -> None:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "Landlock")
+
+
+def _end(group: int, how: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, how)
+
+
+def _tell(line: socket.socket, what: dict[str, object]) -> None:
+    with line, contextlib.suppress(OSError):  # the caller may have left
+        line.send(json.dumps(what).encode())
+
+
+if __name__ == "__main__":
+    gc.disable()  # nothing here goes in circles, and a collection in a child would copy its parent's pages
+    Launcher(socket.socket(fileno=int(sys.argv[1]))).serve()

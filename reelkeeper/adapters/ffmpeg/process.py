@@ -1,0 +1,155 @@
+"""A media tool at work: started by the launcher, heard on a pipe, and ended when it is no longer wanted."""
+
+import atexit
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from reelkeeper.adapters.ffmpeg import landlock
+from reelkeeper.adapters.ffmpeg.sandbox import ENVIRONMENT, Bounds, Walls, ceilings
+from reelkeeper.errors import MediaError
+
+_MERCY_SECONDS = 3.0  # between SIGTERM and SIGKILL
+
+
+class Tool:
+    """A tool that runs, or has ended. `output` is the pipe with its stdout."""
+
+    def __init__(self, name: str, output: IO[bytes], line: socket.socket) -> None:
+        self.name, self.output = name, output
+        self._line = line
+
+    def wait(self, seconds: float = _MERCY_SECONDS) -> tuple[int, float] | None:
+        """Return exit code (negative: by that signal) and CPU seconds, or None when it has not ended by then."""
+        self._line.settimeout(seconds)
+        try:
+            said = self._hear()
+        except TimeoutError:
+            return None
+        if not said:
+            raise MediaError(f"{self.name}: the program that starts media tools has ended, and this one with it")
+        how = json.loads(said)
+        if "refused" in how:
+            raise MediaError(f"{self.name}: {how['refused']}")
+        return how["returncode"], how["cpu_seconds"]
+
+    def end(self) -> tuple[int, float]:
+        """End it and whatever it started: SIGTERM to its group, then SIGKILL. Return what `wait` does.
+
+        SVT-AV1 takes longer than the mercy to flush at slow presets, so the second signal is needed.
+        """
+        self._send("SIGTERM")
+        while (how := self.wait()) is None:
+            self._send("SIGKILL")
+        return how
+
+    def _hear(self) -> bytes:
+        try:
+            return self._line.recv(4096)
+        except ConnectionResetError:  # a signal sent too late was left unread; what was said before it still is there
+            return self._line.recv(4096)
+
+    def _send(self, signal_name: str) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended; how is still to be read
+            self._line.send(signal_name.encode())
+
+
+@contextmanager
+def launched(argv: Sequence[str], work: Path, bounds: Bounds, walls: Walls, errors: IO[bytes]) -> Iterator[Tool]:
+    """Start `argv` in the folder `work`, with its stderr in the file `errors`; whoever leaves before its end kills it.
+
+    Of the files outside `work` it may read those that links in there point at. Raises MediaError, from `wait`, where
+    the kernel does not grant the walls.
+    """
+    order = {
+        "argv": list(argv),
+        "folder": str(work),
+        "environment": ENVIRONMENT | {"HOME": str(work)},
+        "ceilings": ceilings(bounds),
+        "network_wall": walls.network,
+    }
+    with ExitStack() as ours:
+        read_end, write_end = os.pipe()
+        output = ours.enter_context(open(read_end, "rb", buffering=0))  # noqa: PTH123  a descriptor has no path
+        line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.enter_context(line)
+        with ExitStack() as handed:
+            handed.callback(os.close, write_end)
+            handed.enter_context(theirs)
+            descriptors = [theirs.fileno(), write_end, errors.fileno()]
+            if walls.files:
+                linked = [path.resolve() for path in work.iterdir() if path.is_symlink()]
+                descriptors.append(handed.enter_context(landlock.ruleset(Path(argv[0]), work, linked)))
+            _LAUNCHER.order(json.dumps(order).encode(), descriptors)
+        yield Tool(Path(argv[0]).name, output, line)
+
+
+class _Launcher:
+    """The launcher of this process, started when it is first needed, and anew when somebody has killed it."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def order(self, message: bytes, descriptors: Sequence[int]) -> None:
+        """Have a tool started."""
+        with self._lock:
+            try:
+                self._send(message, descriptors)
+            except (BrokenPipeError, ConnectionResetError):
+                self._leave()
+                self._send(message, descriptors)
+
+    def _send(self, message: bytes, descriptors: Sequence[int]) -> None:
+        if self._control is None:
+            self._control = self._start()
+        socket.send_fds(self._control, [message], descriptors)
+
+    def _start(self) -> socket.socket:
+        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        library = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(Path(__file__).with_name("launcher.py")), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=ENVIRONMENT | library,  # some Pythons find their own library by it
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # a Ctrl-C is for us to handle
+            )
+        return control
+
+    def leave(self) -> None:
+        """Let the launcher go: it ends what still runs, and itself."""
+        with self._lock:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._control and self._process:
+            self._control.close()
+            self._process.wait()
+            self._control = self._process = None
+
+    def forget(self) -> None:
+        """Start over in a forked child: the launcher is its parent's."""
+        if self._control:
+            self._control.close()
+        self._reset()
+
+
+_LAUNCHER = _Launcher()
+atexit.register(_LAUNCHER.leave)
+os.register_at_fork(after_in_child=_LAUNCHER.forget)
