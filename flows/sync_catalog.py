@@ -6,19 +6,22 @@ from pydantic import AwareDatetime
 from reelkeeper.rules import guard
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.report import SyncReport
-from tasks import catalogs, depots, reports, runs
+from tasks import catalogs, depots, reports, runs, views
 
 
 @flow(flow_run_name=runs.run_name)
 def sync_catalog(
     limits: BlastRadius = BlastRadius(),
     grace_days: int = 7,
+    reads_are_views: bool = False,
     dry_run: bool = True,
     as_of: AwareDatetime | None = None,
 ) -> SyncReport:
     """Adopt new objects, mark videos whose bytes are missing as lost, and note what no row explains.
 
     A dry run only looks. No byte is changed: what is left over from killed runs is retired, and purged after a grace.
+    With `reads_are_views`, Cloudflare's count of each object's reads becomes the views of past days: only for a bucket
+    that no CDN stands before.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
@@ -36,4 +39,6 @@ def sync_catalog(
                 depot, lease, found, settled, run_id=run_id, as_of=as_of, grace_days=grace_days
             )
             reports.publish_sync(report)
+            if reads_are_views:
+                views.bring_in_reads(depot)
     return report.require_whole()

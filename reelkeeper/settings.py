@@ -3,6 +3,7 @@
 With nothing configured, everything lives under one folder: SQLite, and an S3 server that Reelkeeper starts itself.
 """
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
@@ -39,6 +40,9 @@ class Settings(BaseSettings):
     cloudflare_api_token: SecretStr | None = Field(
         None, description="Cloudflare API token for usage and reads; the store's own count if unset"
     )
+    cloudflare_account_id: str | None = Field(
+        None, description="Account whose usage is read, where s3_endpoint_url is set; else r2_account_id"
+    )
     cloudflare_api_url: str = Field("https://api.cloudflare.com/client/v4", description="Cloudflare's API")
     slack_bot_token: SecretStr | None = Field(None, description="Slack bot token, for messages and pictures")
     slack_channel: str | None = Field(None, description="Channel id that the bot posts to, e.g. C0123456789")
@@ -64,8 +68,8 @@ class Settings(BaseSettings):
             raise ValueError("set slack_bot_token or slack_webhook_url, not both")
         if bool(self.slack_bot_token) != bool(self.slack_channel):
             raise ValueError("slack_bot_token and slack_channel are set together: a bot must know where to post")
-        if self.cloudflare_api_token and not self.r2_account_id:
-            raise ValueError("cloudflare_api_token needs r2_account_id, whose usage it reads")
+        if self.cloudflare_api_token and not self.account_id:
+            raise ValueError("cloudflare_api_token needs r2_account_id or cloudflare_account_id, whose usage it reads")
         if not self.prefix.endswith("/") or self.prefix.startswith("/"):
             raise ValueError(f"prefix {self.prefix!r} must end with / and not begin with it")
         return self
@@ -76,6 +80,17 @@ class Settings(BaseSettings):
         if self.r2_account_id:
             return f"https://{self.r2_account_id}.r2.cloudflarestorage.com"
         return self.s3_endpoint_url
+
+    @property
+    def account_id(self) -> str | None:
+        """The Cloudflare account whose usage is read."""
+        return self.cloudflare_account_id or self.r2_account_id
+
+    @property
+    def analytics_bucket(self) -> str:
+        """The bucket's name in Cloudflare's analytics, which puts a jurisdiction before it: eu_videos."""
+        jurisdiction = re.search(r"\.(\w+)\.r2\.cloudflarestorage\.com", self.s3_endpoint_url or "")
+        return f"{jurisdiction[1]}_{self.bucket}" if jurisdiction else self.bucket
 
     @property
     def store_url(self) -> str:

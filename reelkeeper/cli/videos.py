@@ -8,7 +8,7 @@ import typer
 from reelkeeper.cli.opening import configured, depot, store
 from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import moment, new_run_id
-from reelkeeper.errors import LeaseLost, NotFound, PartialFailure
+from reelkeeper.errors import LeaseLost, Misconfigured, NotFound, PartialFailure
 
 group = typer.Typer(
     help="List videos, follow one, import what the service knows, add one.", invoke_without_command=True
@@ -128,6 +128,50 @@ def bring_in(
         emit(taken)
     for name, count in taken.items() if not as_json else ():
         say(f"{name}: {count.lines:,} lines taken" + (f", {count.skipped:,} skipped" if count.skipped else ""))
+
+
+@group.command("import-reads")
+def bring_in_reads(
+    day: Annotated[
+        str | None, typer.Option(metavar="DAY", help="Only this UTC day; each past day not yet complete, if not given.")
+    ] = None,
+    complete_days: Annotated[
+        bool,
+        typer.Option("--complete-days", help="No CDN stands before the bucket: what was not read then was not viewed."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take Cloudflare's count of each object's reads as views. A day may be imported again."""
+    from contextlib import closing
+
+    from reelkeeper.adapters import cloudflare
+    from reelkeeper.operations.views import days_to_import, import_reads
+
+    settings = configured()
+    client = cloudflare.connect(settings)
+    if client is None:
+        raise Misconfigured(
+            "set REELKEEPER_R2_ACCOUNT_ID and REELKEEPER_CLOUDFLARE_API_TOKEN, to read Cloudflare's count"
+        )
+    at = moment(day)
+    with closing(client), store() as engine:
+        days = [at.date()] if at else days_to_import(engine)
+        taken = [import_reads(engine, client, settings.analytics_bucket, one, complete=complete_days) for one in days]
+    if as_json:
+        emit(taken)
+        return
+    headings = ("!day", ">videos", ">reads", ">unknown objects", "complete")
+    rows = [
+        (one.day, one.videos, one.reads, one.unknown_keys, f"no: {one.doubt}" if one.doubt else _whole(complete_days))
+        for one in taken
+    ]
+    table(headings, rows)
+    if not taken:
+        say("Every past day that Cloudflare keeps is complete already.")
+
+
+def _whole(marked: bool) -> str:
+    return "yes" if marked else "could be, with --complete-days"
 
 
 @group.command()

@@ -10,7 +10,7 @@ import hashlib
 import platform
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,7 +18,8 @@ from importlib import metadata
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from reelkeeper.adapters import ffmpeg
+from reelkeeper.adapters import cloudflare, ffmpeg
+from reelkeeper.adapters.cloudflare.api import ANALYTICS
 from reelkeeper.adapters.r2 import Bucket
 from reelkeeper.errors import IdentityMismatch, KeyTaken, ReelkeeperError, StorageError
 from reelkeeper.operations.depot import (
@@ -59,6 +60,7 @@ def examine(settings: Settings, *, claim: bool = False) -> Iterator[Finding]:
     yield _guarded("media tools", _tools)
     yield from _tool_details()
     yield _guarded("scratch space", lambda: _space(settings))
+    yield _guarded("cloudflare", lambda: _cloudflare(settings))
     with ExitStack() as stack:
         engine: Engine | None = None
         try:
@@ -138,6 +140,19 @@ def _space(settings: Settings) -> Finding:
     state = FAIL if free < NO_SPACE_BYTES else WARN if free < LITTLE_SPACE_BYTES else OK
     remedy = "" if state == OK else "free some, or set REELKEEPER_SCRATCH_DIR to a larger disk"
     return Finding("scratch space", state, f"{free / 10**9:.1f} GB free for {settings.scratch}", remedy)
+
+
+def _cloudflare(settings: Settings) -> Finding:
+    client = cloudflare.connect(settings)
+    if client is None:
+        return Finding("cloudflare", OK, "no API token: usage is counted by the store alone")
+    with closing(client):
+        found = client.permissions()
+    lacking = {name: error for name, error in found.items() if error}
+    if not lacking:
+        return Finding("cloudflare", OK, f"the token has {', '.join(found)}")
+    state = FAIL if ANALYTICS in lacking else WARN  # without the others the bill is computed, and not compared
+    return Finding("cloudflare", state, "; ".join(map(str, lacking.values())), f"allow the token {', '.join(lacking)}")
 
 
 def _frozen(engine: Engine) -> Finding:

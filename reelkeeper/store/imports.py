@@ -122,7 +122,7 @@ def import_views(
         if complete:
             today = now(session).date()
             problems += [Problem(0, "day", str(one), "is not over, so not complete") for one in days if one >= today]
-            _mark_complete(session, days)
+            set_complete(session, days)
 
     parsed = whole_lines(lines, _VIEWS, optional={"viewed_at": moment})
     return _import(engine, "import.views", parsed, take, finish)
@@ -135,7 +135,7 @@ def mark_complete(engine: sa.Engine, days: Iterable[date]) -> None:
         today = now(session).date()
         if early := sorted(one for one in wanted if one >= today):
             raise InputRefused(f"{early[0]} is not over, so its views cannot be complete; nothing was changed")
-        _mark_complete(session, wanted)
+        set_complete(session, wanted)
 
 
 _Take = Callable[[Session, Sequence[Line], list[Problem]], int]
@@ -192,7 +192,8 @@ def _move_last_viewed(session: Session, known: Sequence[Line]) -> None:
         session.connection().execute(change, [{"key": key, "at": at} for key, at in sorted(last.items())])
 
 
-def _mark_complete(session: Session, days: Iterable[date]) -> None:
+def set_complete(session: Session, days: Iterable[date]) -> None:
+    """Mark days as wholly recorded in a transaction of the caller's, who knows that they are over."""
     rows: list[Mapping[str, date]] = [{"day": one} for one in sorted(days)]
     if rows:
         session.execute(insert_into(session, view_days).on_conflict_do_nothing(), rows)

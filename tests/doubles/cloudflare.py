@@ -39,7 +39,7 @@ class CloudflareDouble:
         self.permissions = ALL
         self.token, self.sampled, self.has_confidence = TOKEN, False, True
         self.asked: list[tuple[str, str, Any]] = []
-        self.queue: list[Reply] = []
+        self.queue: list[Reply | None] = []  # None: the true answer
 
     @contextmanager
     def serving(self) -> Iterator["CloudflareDouble"]:
@@ -56,8 +56,8 @@ class CloudflareDouble:
     def reply(self, method: str, path: str, headers: Mapping[str, str], body: Any) -> Reply:  # noqa: ANN401  JSON
         """Answer one request."""
         self.asked.append((method, path, body))
-        if self.queue:
-            return self.queue.pop(0)
+        if self.queue and (queued := self.queue.pop(0)):
+            return queued
         if headers.get("Authorization") != f"Bearer {self.token}":
             if path.endswith("/graphql"):
                 return 401, {}, {"data": None, "errors": [{"message": "Unauthorized"}]}

@@ -1,5 +1,7 @@
 """`sync_catalog`: the catalogue follows the bucket, and half a listing changes nothing."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 import sqlalchemy as sa
 
@@ -7,8 +9,11 @@ from flows.sync_catalog import sync_catalog
 from reelkeeper.errors import GuardRefused, IntegrityDoubt, LeaseLost
 from reelkeeper.operations.lease import alone
 from reelkeeper.rules.guard import BlastRadius
-from reelkeeper.store.engine import reading
-from reelkeeper.store.tables import audit_events, orphans
+from reelkeeper.settings import settings
+from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.tables import audit_events, blobs, daily_views, orphans, view_days
+from tests.doubles.analytics import Operation
+from tests.doubles.cloudflare import ACCOUNT, TOKEN, CloudflareDouble
 from tests.flows.scenes import Scene
 
 
@@ -60,3 +65,23 @@ def test_a_second_run_finds_the_lease_taken(uploaded: Scene) -> None:
     with alone(uploaded.engine, "flow/sync_catalog") as other, pytest.raises(LeaseLost, match=other.grant.holder):
         sync_catalog(dry_run=False)
     assert uploaded.everything() == before
+
+
+def test_reads_that_cloudflare_counts_become_the_views_of_past_days(
+    uploaded: Scene, cloudflare: CloudflareDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"ACCOUNT_ID": ACCOUNT, "API_TOKEN": TOKEN, "API_URL": cloudflare.url}.items():
+        monkeypatch.setenv(f"REELKEEPER_CLOUDFLARE_{name}", value)
+    settings.cache_clear()
+    with transaction(uploaded.engine, "test") as session:
+        session.execute(sa.delete(view_days))
+        key = session.execute(sa.select(blobs.c.key).where(blobs.c.video_id == "v0")).scalar_one()
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0) - timedelta(days=2)
+    cloudflare.operations = [Operation(midnight + timedelta(hours=n), "ListObjects") for n in range(24)]
+    cloudflare.operations.append(Operation(midnight, "GetObject", key, 5))
+    sync_catalog(dry_run=False, reads_are_views=True)
+    with reading(uploaded.engine) as session:
+        assert session.execute(sa.select(daily_views.c.video_id, daily_views.c.views)).all() == [("v0", 5)]
+        assert list(session.scalars(sa.select(view_days.c.day))) == [midnight.date()]
+    cloudflare.permissions = frozenset()
+    assert sync_catalog(dry_run=False, reads_are_views=True).lost_videos == 0  # what it cannot ask stays unknown

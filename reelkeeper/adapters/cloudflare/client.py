@@ -16,10 +16,10 @@ _ONE_DAY = timedelta(days=1)
 
 def connect(settings: Settings) -> "Client | None":
     """Return a client for the configured account, or None without a token: usage is then the store's own count."""
-    if settings.cloudflare_api_token is None or settings.r2_account_id is None:
+    if settings.cloudflare_api_token is None or settings.account_id is None:
         return None
     token = settings.cloudflare_api_token.get_secret_value()
-    return Client(Api(settings.cloudflare_api_url, settings.r2_account_id, token))
+    return Client(Api(settings.cloudflare_api_url, settings.account_id, token))
 
 
 class Client:
