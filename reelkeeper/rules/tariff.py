@@ -65,7 +65,6 @@ CLASS_B: Final = frozenset(
     }
 )
 FREE: Final = frozenset({"DeleteObject", "DeleteBucket", "AbortMultipartUpload"})
-FREE_STATUSES: Final = frozenset({401, 403})  # refused before they did anything; a 412 or a 400 is billed
 
 
 def class_of(action: str) -> Literal["A", "B"] | None:

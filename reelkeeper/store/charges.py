@@ -1,0 +1,102 @@
+"""What was charged for each UTC day, and sums of it. Users' rows and the residual of user "" add up to the bill."""
+
+from collections.abc import Iterable, Iterator
+from datetime import date
+from typing import Any, Literal, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model.money import Charge
+from reelkeeper.store.tables import charges, deployment
+
+By = Literal["user", "service", "day"]
+_KEYS = {
+    "user": (charges.c.user_id, sa.func.max(charges.c.tier).label("tier")),
+    "service": (charges.c.service,),
+    "day": (charges.c.day,),
+}
+_BATCH = 2_000
+_COLUMNS = [charges.c[name] for name in Charge._fields]
+
+
+class Sum(NamedTuple):
+    """What charges add up to for one user, service or day. The user "" is what belongs to nobody, and rounding."""
+
+    key: str
+    tier: str | None
+    list_nanousd: int
+    billed_nanousd: int
+    estimated: bool
+
+
+class Settled(NamedTuple):
+    """What a day's charges of one thing add up to: enough to see whether they still are what they should be."""
+
+    day: date
+    sku: str
+    consumed_quantity: int
+    list_nanousd: int
+    billed_nanousd: int
+    estimated: bool
+
+
+def replace(session: Session, days: Iterable[date], new: Iterable[Charge]) -> int:
+    """Put `new` in the place of all charges of `days`; returns how many there are now. Twice is as good as once.
+
+    Two that replace the same days wait for each other.
+    """
+    session.execute(sa.select(deployment.c.id).with_for_update())
+    session.execute(sa.delete(charges).where(charges.c.day.in_(list(days))))
+    rows = [one._asdict() for one in new]
+    for start in range(0, len(rows), _BATCH):
+        session.execute(sa.insert(charges), rows[start : start + _BATCH])
+    return len(rows)
+
+
+def between(session: Session, first: date, last: date) -> Iterator[Charge]:
+    """Stream the charges from day `first` to `last`, by day, what is charged for, and user."""
+    query = (
+        sa.select(*_COLUMNS)
+        .where(charges.c.day.between(first, last))
+        .order_by(charges.c.day, charges.c.sku, charges.c.user_id)
+    )
+    for row in session.execute(query, execution_options={"yield_per": _BATCH}):
+        yield Charge(*row)
+
+
+def sums(session: Session, by: By, first: date, last: date) -> list[Sum]:
+    """Add up the charges from day `first` to `last` in the database: days in order, all else the dearest first."""
+    keys, column = _KEYS[by], charges.c
+    query: sa.Select[Any] = (
+        sa.select(*keys, *_totals())
+        .where(column.day.between(first, last))
+        .group_by(keys[0])
+        .order_by(keys[0] if by == "day" else sa.func.sum(column.list_nanousd).desc(), keys[0])
+    )
+    return [
+        Sum(str(row[0]), row.tier if by == "user" else None, int(row.listed), int(row.billed), bool(row.estimated))
+        for row in session.execute(query)
+    ]
+
+
+def settled(session: Session, first: date, last: date) -> list[Settled]:
+    """Add up the charges of each day from `first` to `last` by what was charged for."""
+    column = charges.c
+    query = (
+        sa.select(column.day, column.sku, sa.func.sum(column.consumed_quantity).label("consumed"), *_totals())
+        .where(column.day.between(first, last))
+        .group_by(column.day, column.sku)
+    )
+    return [
+        Settled(row.day, row.sku, int(row.consumed), int(row.listed), int(row.billed), bool(row.estimated))
+        for row in session.execute(query)
+    ]
+
+
+def _totals() -> tuple[sa.Label[int], sa.Label[int], sa.Label[int]]:
+    return (
+        sa.func.sum(charges.c.list_nanousd).label("listed"),
+        sa.func.sum(charges.c.billed_nanousd).label("billed"),
+        sa.func.max(sa.cast(charges.c.estimated, sa.Integer)).label("estimated"),
+    )
