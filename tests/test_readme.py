@@ -13,6 +13,7 @@ from reelkeeper.rules.alerting import AlertPolicy
 from reelkeeper.rules.budget import BudgetPolicy
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.lifecycle import FLOW_RULES, LifecyclePolicy
+from reelkeeper.rules.quota import QuotaPolicy
 from reelkeeper.rules.quote import PriceBook
 from reelkeeper.rules.transcode import Acceptance, Recipe
 from reelkeeper.rules.wording import SENTENCES
@@ -29,6 +30,7 @@ POLICIES: dict[str, type[BaseModel]] = {
     "acceptance": Acceptance,
     "book": PriceBook,
     "budget": BudgetPolicy,
+    "quota": QuotaPolicy,
 }
 
 

@@ -125,6 +125,16 @@ class HoldState(StrEnum):
     EXPIRED = "expired"
 
 
+class Standing(NamedTuple):
+    """What a user stores and was promised. `override_bytes` stands in place of what the tier grants."""
+
+    user_id: str
+    tier: str | None
+    used_bytes: int
+    reserved_bytes: int
+    override_bytes: int | None = None
+
+
 class ReservationState(StrEnum):
     """Where reserved bytes stand: open -> settled, released or expired."""
 

@@ -21,10 +21,11 @@ from sqlmodel import Session
 from reelkeeper.errors import IntegrityDoubt, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.model import BlobState, Outcome, VideoState
+from reelkeeper.operations import quota
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
 from reelkeeper.operations.transcode import verify_stored
-from reelkeeper.store import conditions
+from reelkeeper.store import conditions, quotas
 from reelkeeper.store.audit import Event, append
 from reelkeeper.store.engine import changed, now, reading, transaction
 from reelkeeper.store.leases import Grant
@@ -51,6 +52,7 @@ class Intent:
     codec: str
     frames: int
     duration_seconds: float
+    reservation: str | None  # of the bytes, which are settled or released with the intent
 
 
 @contextmanager
@@ -112,6 +114,7 @@ def _intents(session: Session, wanted: sa.ColumnElement[bool]) -> list[Intent]:
             blobs.c.codec,
             blobs.c.frames,
             blobs.c.duration_seconds,
+            operations.c.detail["reservation"].as_string(),
         )
         .select_from(
             operations.join(blobs, blobs.c.id == operations.c.new_blob_id)
@@ -138,12 +141,15 @@ def settle(depot: Depot, intent: Intent, *, scratch: Path, grant: Grant, grace_d
     wrong = _verify(depot, intent, scratch)
     with transaction(depot.engine, f"{intent.kind}.publish") as session:
         require_permission(session, grant)
-        moved = wrong is None and _move_pointer(session, intent)
+        with quotas.counted(session, videos.c.id == intent.video_id):
+            moved = wrong is None and _move_pointer(session, intent)
         outcome = wrong or ("published" if moved else "meanwhile the video was held, replaced or retired")
         if not _close(session, intent, published=moved, outcome=outcome, grace_days=grace_days):
             return Outcome(intent.video_id, "skipped", "another run has settled it", intent.old_bytes, intent.old_bytes)
         if moved:
             _retire_old(session, intent, grace_days)
+        if intent.reservation:
+            (quota.settle if moved else quota.release)(session, intent.reservation)
         detail = {"key": intent.key, "before_bytes": intent.old_bytes, "after_bytes": intent.size_bytes, "was": outcome}
         event = intent.kind if moved else f"{intent.kind}_abandoned"
         append(session, [Event(event, intent.run_id, intent.video_id, intent.new_blob_id, intent.user_id, detail)])

@@ -16,6 +16,7 @@ from reelkeeper.model import BlobState, VideoState
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
 from reelkeeper.operations.survey import Survey
+from reelkeeper.store import quotas
 from reelkeeper.store.audit import Event, append
 from reelkeeper.store.engine import now, reading, transaction
 from reelkeeper.store.leases import Grant
@@ -64,17 +65,8 @@ def adopt(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> tuple[i
             ]
             _insert_videos(session, new)
             blob_ids = _insert_blobs(session, new + back, state=BlobState.LIVE, run_id=run_id)
-            for noted in new + back:
-                session.execute(
-                    sa.update(videos)
-                    .where(videos.c.id == noted.parsed.video_id)
-                    .values(
-                        blob_id=blob_ids[noted.key],
-                        state=VideoState.LIVE,
-                        generation=noted.parsed.generation or 1,
-                        run_id=run_id,
-                    )
-                )
+            with quotas.counted(session, videos.c.id.in_([noted.parsed.video_id for noted in new + back])):
+                _publish(session, new + back, blob_ids, run_id)
             _forget(session, new + back)
             append(session, [_event("adopt", noted, blob_ids, run_id) for noted in new])
             append(session, [_event("take_back", noted, blob_ids, run_id) for noted in back])
@@ -203,6 +195,20 @@ def _insert_blobs(session: Session, chosen: Sequence[Noted], *, state: BlobState
         ],
     )
     return {row.key: row.id for row in rows}
+
+
+def _publish(session: Session, chosen: Sequence[Noted], blob_ids: dict[str, int], run_id: str) -> None:
+    for noted in chosen:
+        session.execute(
+            sa.update(videos)
+            .where(videos.c.id == noted.parsed.video_id)
+            .values(
+                blob_id=blob_ids[noted.key],
+                state=VideoState.LIVE,
+                generation=noted.parsed.generation or 1,
+                run_id=run_id,
+            )
+        )
 
 
 def _forget(session: Session, chosen: Sequence[Noted]) -> None:

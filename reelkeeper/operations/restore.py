@@ -15,6 +15,7 @@ from reelkeeper.errors import NotFound
 from reelkeeper.model import BlobState, Outcome, VideoState
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.hold import place
+from reelkeeper.store import quotas
 from reelkeeper.store.audit import Event, append
 from reelkeeper.store.engine import changed, now, reading, transaction
 from reelkeeper.store.tables import blobs, deployment, operations, videos
@@ -102,19 +103,20 @@ def restore(
     outcomes: list[Outcome] = []
     with transaction(depot.engine, "restore") as session:
         session.execute(sa.select(deployment.c.id).with_for_update())
-        for one in batch:
-            found = stored[one.key]
-            if found is None or (found.size_bytes, found.etag) != (one.size_bytes, one.etag):
-                there = "nothing is" if found is None else f"{found.size_bytes} bytes, ETag {found.etag}, are"
-                why = f"{there} stored at {one.key}; recorded were {one.size_bytes} bytes, ETag {one.etag}"
-                outcomes.append(Outcome(one.video_id, "failed", why, blob_id=one.wanted_blob_id))
-            elif _bring_back(session, one, run_id, grace_days):
-                outcomes.append(
-                    Outcome(one.video_id, "restored", f"by {author}", 0, one.size_bytes, one.wanted_blob_id)
-                )
-            else:
-                why = "meanwhile it was purged, replaced or restored"
-                outcomes.append(Outcome(one.video_id, "skipped", why, blob_id=one.wanted_blob_id))
+        with quotas.counted(session, videos.c.id.in_([one.video_id for one in batch])):
+            for one in batch:
+                found = stored[one.key]
+                if found is None or (found.size_bytes, found.etag) != (one.size_bytes, one.etag):
+                    there = "nothing is" if found is None else f"{found.size_bytes} bytes, ETag {found.etag}, are"
+                    why = f"{there} stored at {one.key}; recorded were {one.size_bytes} bytes, ETag {one.etag}"
+                    outcomes.append(Outcome(one.video_id, "failed", why, blob_id=one.wanted_blob_id))
+                elif _bring_back(session, one, run_id, grace_days):
+                    outcomes.append(
+                        Outcome(one.video_id, "restored", f"by {author}", 0, one.size_bytes, one.wanted_blob_id)
+                    )
+                else:
+                    why = "meanwhile it was purged, replaced or restored"
+                    outcomes.append(Outcome(one.video_id, "skipped", why, blob_id=one.wanted_blob_id))
         restored = {outcome.video_id for outcome in outcomes if outcome.action == "restored"}
         append(
             session,

@@ -10,7 +10,7 @@ from reelkeeper.errors import IntegrityDoubt
 from reelkeeper.model import Action, BlobState, Outcome, VideoState
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
-from reelkeeper.store import conditions
+from reelkeeper.store import conditions, quotas
 from reelkeeper.store.audit import Event, append
 from reelkeeper.store.engine import changed, now, transaction
 from reelkeeper.store.leases import Grant
@@ -29,7 +29,8 @@ def retire(
     with transaction(depot.engine, "retire") as session:
         require_permission(session, grant)
         at = now(session)
-        retired = _retire_videos(session, plan_id, video_ids, run_id)
+        with quotas.counted(session, videos.c.id.in_(video_ids)):
+            retired = _retire_videos(session, plan_id, video_ids, run_id)
         blobs_retired = changed(
             session,
             sa.update(blobs)

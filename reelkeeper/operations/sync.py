@@ -14,10 +14,11 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.adapters.keys import parse_key
-from reelkeeper.model import BlobState, VideoState
+from reelkeeper.model import BlobState, StoredObject, VideoState
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
 from reelkeeper.operations.survey import Survey
+from reelkeeper.store import quotas
 from reelkeeper.store.audit import Event, append
 from reelkeeper.store.engine import changed, now, transaction
 from reelkeeper.store.leases import Grant
@@ -32,24 +33,26 @@ def lose(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> int:
     for start in range(0, len(survey.missing), _BATCH):
         with transaction(depot.engine, "sync.lose") as session:
             require_permission(session, grant)
+            missing = survey.missing[start : start + _BATCH]
             lost = session.execute(
                 sa.update(blobs)
                 .where(
-                    blobs.c.id.in_(survey.missing[start : start + _BATCH]),
+                    blobs.c.id.in_(missing),
                     blobs.c.state.in_([BlobState.LIVE, BlobState.RETIRED]),
                 )
                 .values(state=BlobState.LOST, run_id=run_id)
                 .returning(blobs.c.id, blobs.c.video_id, blobs.c.key)
             ).all()
-            lost_videos += changed(
-                session,
-                sa.update(videos)
-                .where(
-                    videos.c.blob_id.in_([row.id for row in lost]),
-                    videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED]),
+            with quotas.counted(session, videos.c.blob_id.in_(missing)):
+                lost_videos += changed(
+                    session,
+                    sa.update(videos)
+                    .where(
+                        videos.c.blob_id.in_([row.id for row in lost]),
+                        videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED]),
+                    )
+                    .values(state=VideoState.LOST, run_id=run_id),
                 )
-                .values(state=VideoState.LOST, run_id=run_id),
-            )
             append(session, [Event("lose", run_id, row.video_id, row.id, None, {"key": row.key}) for row in lost])
     return lost_videos
 
@@ -61,37 +64,23 @@ def mend(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace_days:
     knew of the old bytes. A key that Reelkeeper chose is written once: another content there is a doubt, left as it is.
     An object that came back after its purge is retired again; the object of a lost video makes it live again.
     """
-    doubtful = []
+    doubtful: list[str] = []
+    events: list[Event] = []
     with transaction(depot.engine, "sync.mend") as session:
         require_permission(session, grant)
-        events = []
-        for blob_id, stored in survey.changed:
-            parsed = parse_key(depot.bucket.prefix, stored.key)
-            if parsed is None or parsed.generation is not None:
-                doubtful.append(stored.key)
-                events.append(
-                    Event("doubt", run_id, None, blob_id, None, {"key": stored.key, "bytes": stored.size_bytes})
-                )
-                continue
-            session.execute(
-                sa.update(blobs)
-                .where(blobs.c.id == blob_id)
-                .values(
-                    size_bytes=stored.size_bytes,
-                    etag=stored.etag,
-                    sha256=None,
-                    codec=None,
-                    duration_seconds=None,
-                    frames=None,
-                    stored_at=stored.last_modified,
-                )
-            )
-            session.execute(
-                sa.update(videos)
-                .where(videos.c.blob_id == blob_id)
-                .values(generation=videos.c.generation + 1, refused_recipe=None, refused_reason=None, refused_at=None)
-            )
-            events.append(Event("overwritten", run_id, parsed.video_id, blob_id, parsed.user_id, {"key": stored.key}))
+        for start in range(0, len(survey.changed), _BATCH):
+            batch = survey.changed[start : start + _BATCH]
+            with quotas.counted(session, videos.c.blob_id.in_([blob_id for blob_id, _ in batch])):
+                for blob_id, stored in batch:
+                    parsed = parse_key(depot.bucket.prefix, stored.key)
+                    if parsed is None or parsed.generation is not None:
+                        doubtful.append(stored.key)
+                        detail = {"key": stored.key, "bytes": stored.size_bytes}
+                        events.append(Event("doubt", run_id, None, blob_id, None, detail))
+                    else:
+                        _overwrite(session, blob_id, stored)
+                        whose = (parsed.video_id, blob_id, parsed.user_id)
+                        events.append(Event("overwritten", run_id, *whose, {"key": stored.key}))
         at = now(session)
         back = {"retired_at": at, "purge_after": at + timedelta(days=grace_days), "run_id": run_id}
         session.execute(
@@ -100,9 +89,32 @@ def mend(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace_days:
             .values(state=BlobState.RETIRED, retire_reason="its object was there after its purge", **back)
         )
         events += [Event("reappeared", run_id, None, blob_id) for blob_id in survey.reappeared]
-        events += _revive(session, survey.found, back, run_id)
+        with quotas.counted(session, videos.c.blob_id.in_(survey.found)):
+            events += _revive(session, survey.found, back, run_id)
         append(session, events)
     return doubtful
+
+
+def _overwrite(session: Session, blob_id: int, stored: StoredObject) -> None:
+    """Take the size and ETag that are stored now, and forget what was known of the bytes before."""
+    session.execute(
+        sa.update(blobs)
+        .where(blobs.c.id == blob_id)
+        .values(
+            size_bytes=stored.size_bytes,
+            etag=stored.etag,
+            sha256=None,
+            codec=None,
+            duration_seconds=None,
+            frames=None,
+            stored_at=stored.last_modified,
+        )
+    )
+    session.execute(
+        sa.update(videos)
+        .where(videos.c.blob_id == blob_id)
+        .values(generation=videos.c.generation + 1, refused_recipe=None, refused_reason=None, refused_at=None)
+    )
 
 
 def _revive(session: Session, blob_ids: Sequence[int], retired: dict[str, object], run_id: str) -> list[Event]:

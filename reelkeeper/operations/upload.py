@@ -12,7 +12,7 @@ from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.keys import blob_key
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Outcome, VideoState
-from reelkeeper.operations import intents
+from reelkeeper.operations import intents, quota
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
 from reelkeeper.store.engine import transaction
@@ -39,12 +39,15 @@ def upload(
     grant: Grant,
     run_id: str,
     grace_days: int,
+    reservation: str | None = None,
 ) -> Outcome:
     """Store `source` as the video's bytes. An existing live video of the user gets them as its next generation.
 
-    What a killed run left open on the video is settled first. The caller holds the lease `video/<id>`. Raises NotAVideo
-    for a file that is none, NotFound when the video is another user's or no longer live, Frozen or LeaseLost before the
-    first change.
+    What a killed run left open on the video is settled first. The caller holds the lease `video/<id>`. `reservation` is
+    the key of a promise made by `quota.reserve`, settled as the video is published and released if it is not; without
+    one the bytes are counted and no quota is asked. Raises NotAVideo for a file that is none, NotFound when the video
+    is another user's or no longer live, QuotaExceeded or HoldClosed when the promise is too small or over, Frozen or
+    LeaseLost before the first change.
     """
     for intent in intents.open_intents(depot, video_id):
         intents.settle(depot, intent, scratch=scratch, grant=grant, grace_days=grace_days)
@@ -56,6 +59,8 @@ def upload(
     extension = source.suffix.lstrip(".").lower()
     with transaction(depot.engine, "upload.announce") as session:
         require_permission(session, grant)
+        if reservation:
+            quota.require_room(session, reservation, user_id, media.size_bytes)
         current = _current(session, user_id, video_id, created_at)
         generation = current.generation + (current.blob_id is not None)
         blob = {
@@ -77,7 +82,7 @@ def upload(
             "generation": current.generation,
             "run_id": run_id,
             "lease_token": grant.token,
-            "detail": {},
+            "detail": {"reservation": reservation} if reservation else {},
         }
         intent = intents.announce(session, blob, operation)
     intents.put(depot, intent, source)

@@ -24,7 +24,7 @@ def require_amount(amount_microusd: int, *, least: int) -> None:
 def require_lasting(seconds: int) -> None:
     """Raise AmountRefused unless a hold may last so long."""
     if type(seconds) is not int or not 1 <= seconds <= MOST_SECONDS:
-        raise AmountRefused(f"{seconds!r} s: what is held lasts 1 to {MOST_SECONDS:,} s; nothing was moved")
+        raise AmountRefused(f"{seconds!r} s: what is held lasts 1 to {MOST_SECONDS:,} s; nothing was changed")
 
 
 def require_key(key: str) -> None:
@@ -32,7 +32,7 @@ def require_key(key: str) -> None:
     if not 0 < len(key) <= MOST_KEY_CHARACTERS or not key.isprintable() or key.startswith(OURS):
         raise AmountRefused(
             f"idempotency key {key[:MOST_KEY_CHARACTERS]!r}: it has 1 to {MOST_KEY_CHARACTERS} printable characters "
-            f"and does not begin with {OURS!r}; nothing was moved"
+            f"and does not begin with {OURS!r}; nothing was changed"
         )
 
 

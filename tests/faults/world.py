@@ -9,13 +9,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlmodel import Session
 
 from reelkeeper.adapters import ffmpeg, r2
 from reelkeeper.adapters.keys import blob_key
 from reelkeeper.adapters.seaweed import Endpoint
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.operations.depot import Depot, join
-from reelkeeper.store import audit
+from reelkeeper.store import audit, quotas
 from reelkeeper.store.engine import open_engine, reading, transaction
 from reelkeeper.store.tables import (
     audit_events,
@@ -24,6 +25,7 @@ from reelkeeper.store.tables import (
     operations,
     orphans,
     plans,
+    storage_accounts,
     users,
     verdicts,
     videos,
@@ -105,7 +107,7 @@ class World:
             self.depot.bucket.put_once(key, clip, "video/mp4")
         frames, seconds = decoded(clip)
         retired = blob_state == BlobState.RETIRED
-        with transaction(self.depot.engine, "test") as session:
+        with transaction(self.depot.engine, "test") as session, quotas.counted(session, videos.c.id == video_id):
             if not session.execute(sa.select(videos.c.id).where(videos.c.id == video_id)).scalar():
                 session.execute(
                     sa.insert(videos).values(
@@ -227,6 +229,7 @@ class World:
                 for row in session.execute(sa.select(audit_events.c.event, audit_events.c.blob_id))
                 if row.event != "hold"
             )
+            self._assert_counted(session)
         for video in live:
             assert video.state == BlobState.LIVE, f"{video.id} is live on a blob that is {video.state}"
             assert video.key in stored, f"LOST: {video.id} is live, and nothing is stored at {video.key}"
@@ -245,6 +248,12 @@ class World:
             stuck = [row.key for row in rows if row.state in (BlobState.PENDING, BlobState.DELETING)]
             assert not stuck, f"STUCK: {stuck}"
             assert not open_operations, f"STUCK: {open_operations}"
+
+    def _assert_counted(self, session: Session) -> None:
+        """What users are said to store is what their live videos come to, of everybody who was counted."""
+        stored = quotas.live_bytes(session)
+        said = {row.user_id: row.used_bytes for row in session.execute(sa.select(storage_accounts))}
+        assert said == {user: stored.get(user, 0) for user in said}
 
     def _assert_effects_once(self) -> None:
         inside = self.address.prefix

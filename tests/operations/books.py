@@ -3,10 +3,22 @@
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model.money import AccountKind, HoldState
+from reelkeeper.model import BlobState, VideoState
+from reelkeeper.model.money import AccountKind, HoldState, ReservationState
 from reelkeeper.operations import ledger
+from reelkeeper.store import quotas
 from reelkeeper.store.engine import reading, transaction
-from reelkeeper.store.tables import accounts, credit_holds, entries, transfers, users
+from reelkeeper.store.tables import (
+    accounts,
+    blobs,
+    credit_holds,
+    entries,
+    reservations,
+    storage_accounts,
+    transfers,
+    users,
+    videos,
+)
 
 DOLLAR = 10**6
 
@@ -56,3 +68,35 @@ def assert_books_balance(session: Session) -> None:
     }
     for one in session.execute(sa.select(accounts).where(accounts.c.kind == AccountKind.HELD)):
         assert one.balance_microusd == open_holds.get(one.user_id, 0), one.id
+
+
+def store_video(session: Session, user_id: str, video_id: str, size_bytes: int) -> None:
+    """Publish a video of so many bytes, as an upload does at its end; no object is behind it."""
+    with quotas.counted(session, videos.c.id == video_id):
+        session.execute(sa.insert(videos).values(id=video_id, user_id=user_id, generation=1, state=VideoState.LIVE))
+        blob = sa.insert(blobs).values(video_id=video_id, key=video_id, state=BlobState.LIVE, size_bytes=size_bytes)
+        blob_id = session.execute(blob.returning(blobs.c.id)).scalar_one()
+        session.execute(sa.update(videos).where(videos.c.id == video_id).values(blob_id=blob_id))
+
+
+def storage(engine: sa.Engine, user_id: str) -> tuple[int, int]:
+    """Give what a user is said to store, and to have reserved."""
+    with reading(engine) as session:
+        row = session.execute(sa.select(storage_accounts).where(storage_accounts.c.user_id == user_id)).one()
+    return row.used_bytes, row.reserved_bytes
+
+
+def assert_bytes_add_up(session: Session) -> None:
+    """Check that each user's bytes are those of the live videos, and what is reserved is the open reservations."""
+    stored = quotas.live_bytes(session)
+    reserved = {
+        user: int(size)
+        for user, size in session.execute(
+            sa.select(reservations.c.user_id, sa.func.sum(reservations.c.size_bytes))
+            .where(reservations.c.state == ReservationState.OPEN)
+            .group_by(reservations.c.user_id)
+        )
+    }
+    for one in session.execute(sa.select(storage_accounts)):
+        assert one.used_bytes == stored.get(one.user_id, 0), one.user_id
+        assert one.reserved_bytes == reserved.get(one.user_id, 0), one.user_id
