@@ -7,18 +7,27 @@ import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from reelkeeper.redaction import hide
 
 
 class Settings(BaseSettings):
     """Every address and secret. Policies are not here: they are parameters of the flows."""
 
-    model_config = SettingsConfigDict(env_prefix="REELKEEPER_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="REELKEEPER_",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,  # a wrong value is often a secret in the wrong place
+    )
 
     state_dir: Path = Field(Path(".reelkeeper"), description="Folder for everything that is not configured elsewhere")
-    database_url: str | None = Field(
+    database_url: SecretStr | None = Field(
         None,
         description="SQLAlchemy URL of the store, e.g. postgresql+psycopg://host/db; SQLite under state_dir if unset",
     )
@@ -54,6 +63,25 @@ class Settings(BaseSettings):
     watchdog_ping_url: SecretStr | None = Field(
         None, description="Address that `reelkeeper watchdog` calls when all is well, such as a dead man's switch"
     )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _fit_for_a_header(cls, value: object) -> object:
+        """Take the line end off a secret that was read from a file; what no header can carry would land in an error."""
+        if not isinstance(value, SecretStr):
+            return value
+        secret = value.get_secret_value().strip()
+        if not (secret.isascii() and secret.isprintable()):
+            raise ValueError("must be printable ASCII")
+        return SecretStr(secret) if secret else None
+
+    @field_validator("s3_endpoint_url", "cloudflare_api_url", "slack_api_url", mode="after")
+    @classmethod
+    def _plain_address(cls, value: str | None) -> str | None:
+        """Refuse a password in an address that is shown."""
+        if value and "@" in urlsplit(value).netloc:
+            raise ValueError("must hold no user and password: addresses are shown")
+        return value
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -95,7 +123,9 @@ class Settings(BaseSettings):
     @property
     def store_url(self) -> str:
         """The SQLAlchemy URL of the store."""
-        return self.database_url or f"sqlite:///{(self.state_dir / 'store.sqlite3').absolute()}"
+        if self.database_url:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{(self.state_dir / 'store.sqlite3').absolute()}"
 
     @property
     def scratch(self) -> Path:
@@ -105,5 +135,8 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """Read the settings of this process, once."""
-    return Settings()
+    """Read the settings of this process, once; its logs never show a secret of theirs."""
+    read = Settings()
+    secrets = (getattr(read, name) for name in Settings.model_fields)
+    hide(secret.get_secret_value() for secret in secrets if isinstance(secret, SecretStr))
+    return read

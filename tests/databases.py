@@ -55,6 +55,15 @@ def migrated_database(postgresql: sa.URL) -> str:
     return "migrated"
 
 
+@pytest.fixture(scope="module")
+def empty_database(postgresql: sa.URL) -> Iterator[str]:
+    """The name of a PostgreSQL database without any table, for the tests of one file together."""
+    name = f"store_{uuid4().hex}"
+    _create(postgresql, name, "template1")
+    yield name
+    _drop(postgresql, name)
+
+
 @pytest.fixture
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], str]]:
     """Give the URL of a new database without any table; say "sqlite" or "postgresql"."""

@@ -1,5 +1,6 @@
 """The front door: the app, its exit codes, and what becomes of an error."""
 
+import sys
 import traceback
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from typer.exceptions import TyperException
 
 from reelkeeper.cli.screen import complain
 from reelkeeper.errors import ReelkeeperError
+from reelkeeper.redaction import redacted
 
 _EPILOG = (
     "Exit codes: 0 done · 1 failed · 2 misconfigured, or bad arguments · 3 frozen · 4 locked by another run · "
@@ -28,8 +30,8 @@ class Front(TyperGroup):
             raise
         except Exception as error:  # noqa: BLE001  the outermost: a person is told, and how to learn more
             if ctx.params.get("debug"):
-                traceback.print_exc()
-            complain(_in_words(error))
+                sys.stderr.write(redacted(traceback.format_exc()))
+            complain(redacted(_in_words(error)))
             raise typer.Exit(getattr(error, "exit_code", 1)) from None
 
 

@@ -29,6 +29,7 @@ from reelkeeper.operations.depot import (
     open_bucket,
 )
 from reelkeeper.operations.freeze import why_frozen
+from reelkeeper.redaction import redacted
 from reelkeeper.settings import Settings
 from reelkeeper.store import schema
 from reelkeeper.store.engine import now, reading
@@ -91,7 +92,7 @@ def _guarded(part: str, look: Callable[[], Finding]) -> Finding:
 
 def _failure(part: str, error: Exception, remedy: str = "") -> Finding:
     text = str(error) if isinstance(error, ReelkeeperError) else f"{type(error).__name__}: {error}"
-    first, *_ = text.splitlines() or [""]
+    first, *_ = redacted(text).splitlines() or [""]
     return Finding(part, FAIL, first, remedy)
 
 

@@ -34,7 +34,13 @@ def open_engine(url: str) -> sa.Engine:
     SQLite begins with BEGIN IMMEDIATE: a deferred BEGIN that turns into a write fails at once with "database is
     locked" when another writer came first, whatever the timeout (SQLite, "The Write-Ahead Log", SQLITE_BUSY_SNAPSHOT).
     """
-    parsed = sa.make_url(url)
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):  # its message may hold the password, where that is not quoted
+        raise Misconfigured(
+            "database_url is no address; write sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, and "
+            "%40 for an @ in a password"
+        ) from None
     backend = parsed.get_backend_name()
     if backend == "postgresql":
         return sa.create_engine(
@@ -43,7 +49,9 @@ def open_engine(url: str) -> sa.Engine:
     if backend != "sqlite":
         raise Misconfigured(f"database_url names {backend!r}; use sqlite:///FILE or postgresql+psycopg://HOST/DATABASE")
     if not parsed.database or parsed.database == ":memory:":
-        raise Misconfigured(f"database_url {url!r} names no file; a store in memory would be lost with the process")
+        raise Misconfigured(
+            f"database_url {parsed.render_as_string()!r} names no file; a store in memory is lost with its process"
+        )
     Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(parsed, connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_SECONDS})
     sa.event.listen(engine, "connect", _prepare_sqlite)

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from reelkeeper.errors import TokenRefused, UsageUnknown
+from reelkeeper.errors import Misconfigured, TokenRefused, UsageUnknown
 
 ANALYTICS, BILLING, R2 = "Account Analytics: Read", "Billing: Read", "Workers R2 Storage: Read"
 
@@ -98,6 +98,8 @@ class Api:
             try:
                 response = self._http.request(method, path, **content)
                 answer = _parsed(response)
+            except httpx.UnsupportedProtocol as error:
+                raise Misconfigured(f"REELKEEPER_CLOUDFLARE_API_URL: {error}") from None
             except httpx.HTTPError as error:
                 problem, wait = f"{type(error).__name__}: {error}", None
             else:

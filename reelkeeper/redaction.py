@@ -1,0 +1,74 @@
+"""The last net under our secrets: what this process logs or prints never holds one, whoever wrote the line.
+
+Secrets are kept out of messages where these are written. Libraries write their own: botocore at level DEBUG the signed
+headers of each request, httpx at INFO the address of each webhook. So every log record is looked at as it is made,
+before a handler, Prefect's to its server included, gets to see it.
+"""
+
+import logging
+import re
+import traceback
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+SHOWN = "***"
+_SHORTEST = 6  # characters: what is shorter is no secret, and would be cut out of innocent words
+_LONG = 16  # characters of an address's path, that no other path has by chance
+_SIGNATURES = r"(?<=Signature=)[0-9a-f]{64}|(?<=Signature:\n)[0-9a-f]{64}|(?<=X-Amz-Security-Token=)[^&\s]+"
+
+_known: frozenset[str] = frozenset()
+_pattern = re.compile(_SIGNATURES)
+_make_record = logging.getLogRecordFactory()
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Keep these out of all log records of this process from now on; of a web address, also what follows its host."""
+    global _known, _pattern  # noqa: PLW0603  one process, one set of secrets
+    _known |= {form for secret in secrets for form in _forms(secret) if len(form) >= _SHORTEST}
+    longest_first = sorted(_known, key=lambda secret: (-len(secret), secret))
+    _pattern = re.compile("|".join([*map(re.escape, longest_first), _SIGNATURES]))
+    _install()
+
+
+@cache
+def _install() -> None:
+    logging.setLogRecordFactory(_clean_record)
+
+
+def redacted(text: str) -> str:
+    """Return `text` with every secret, and every signature that one made, replaced by ***."""
+    return _pattern.sub(SHOWN, text)
+
+
+def _forms(secret: str) -> set[str]:
+    """Give what would betray a secret: itself, an address's password, or the part of it that a log may show alone."""
+    try:
+        parts = urlsplit(secret)
+        password = parts.password
+    except ValueError:
+        return {secret}
+    if password:
+        return {secret, password, unquote(password)}
+    if parts.scheme in {"http", "https"}:
+        rest = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        return {secret, rest if len(rest) >= _LONG else secret}
+    return set() if parts.scheme.startswith("sqlite") else {secret}
+
+
+def _clean_record(*arguments: Any, **named: Any) -> logging.LogRecord:  # noqa: ANN401  logging's own signature
+    record = _make_record(*arguments, **named)
+    try:
+        said = record.getMessage()
+    except Exception:  # noqa: BLE001  the handler reports a message that does not fit its arguments
+        return record
+    clean = redacted(said)
+    if clean != said:
+        record.msg, record.args = clean, None
+    if record.exc_info and record.exc_info[0]:
+        trace = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+        clean = redacted(trace)
+        if clean != trace:
+            record.exc_info, record.exc_text = None, clean
+    return record

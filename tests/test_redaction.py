@@ -1,0 +1,94 @@
+"""No log record holds a secret, whoever wrote it, and settings refuse what would carry one into an error."""
+
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from reelkeeper import redaction
+from reelkeeper.settings import Settings
+
+TOKEN = "cfat_0a1b2c3d4e5f"  # noqa: S105  a test's
+HOOK = "https://hooks.example/services/T0/B0/k3Jq9wLrX2"
+STORE = "postgresql+psycopg://ann:p%40ss-word@db.example/store"
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The three secrets are hidden, and what other tests hid is not looked for."""
+    monkeypatch.setattr(redaction, "_known", frozenset())
+    monkeypatch.setattr(redaction, "_pattern", redaction._pattern)
+    redaction.hide([TOKEN, HOOK, STORE])
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"Bearer {TOKEN}.", "Bearer ***."),
+        (f"POST {HOOK} 200", "POST *** 200"),
+        ("POST /services/T0/B0/k3Jq9wLrX2 200", "POST *** 200"),
+        (f"connecting to {STORE}", "connecting to ***"),
+        ("password p@ss-word of ann", "password *** of ann"),
+        (f"SignedHeaders=host, Signature={'0a' * 32}", "SignedHeaders=host, Signature=***"),
+        ("db.example and hooks.example answer", "db.example and hooks.example answer"),
+    ],
+    ids=["token", "address", "its path", "store", "its password", "signature", "no secret"],
+)
+def test_a_secret_is_not_shown_in_any_of_its_forms(text: str, shown: str) -> None:
+    assert redaction.redacted(text) == shown
+
+
+@given(before=st.text(max_size=20), after=st.text(max_size=20))
+def test_a_secret_is_not_shown_wherever_it_stands(before: str, after: str) -> None:
+    assert TOKEN not in redaction.redacted(before + TOKEN + after)
+
+
+def test_records_are_clean_in_message_arguments_and_trace(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("some.library")
+    log.warning("sent %s to %s", TOKEN, {"url": HOOK})
+    try:
+        int(TOKEN)
+    except ValueError:
+        log.exception("failed")
+    log.warning("100 %")
+    assert "sent *** to" in caplog.text
+    assert "ValueError: invalid literal for int() with base 10: '***'" in caplog.text
+    assert TOKEN not in caplog.text
+    assert HOOK not in caplog.text
+
+
+def test_what_is_too_short_to_be_a_secret_is_left_alone() -> None:
+    redaction.hide(["ann"])
+    assert redaction.redacted("ann planned") == "ann planned"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("cloudflare_api_token", "tok\u00e9n", "printable ASCII"),
+        ("slack_bot_token", "xoxb-1\nHost: elsewhere", "printable ASCII"),
+        ("s3_endpoint_url", "http://ann:canary@s3.example", "no user and password"),
+        ("slack_api_url", "http://ann:canary@slack.example", "no user and password"),
+        ("workers", "canary", "integer"),
+    ],
+)
+def test_a_setting_that_is_refused_does_not_show_its_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(f"REELKEEPER_{name.upper()}", value)
+    with pytest.raises(ValidationError, match=said) as refused:
+        Settings()
+    assert value not in str(refused.value)
+    assert "canary" not in str(refused.value)
+
+
+def test_a_line_end_after_a_secret_is_not_part_of_it_and_an_empty_one_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REELKEEPER_SECOND_SINK_URL", f"{HOOK}\n")
+    monkeypatch.setenv("REELKEEPER_WATCHDOG_PING_URL", "")
+    read = Settings()
+    assert read.second_sink_url
+    assert read.second_sink_url.get_secret_value() == HOOK
+    assert read.watchdog_ping_url is None
+    assert HOOK not in repr(read)
