@@ -30,7 +30,10 @@ from reelkeeper.store.engine import reading, transaction
 from reelkeeper.store.plans import Item, planned, record_outcomes
 from reelkeeper.store.videos import list_videos
 
-_LEAST_BYTES = 100_000  # of source in a batch: over a second of CPU, beside which a task run's 25 ms are little
+# Of source in a batch: over a second of CPU, beside which a task run's 25 to 50 ms are little; and so much of it that
+# they are next to nothing.
+_LEAST_BYTES, _ENOUGH_BYTES = 100_000, 1_000_000
+_SHARES = 16  # a batch takes at most this part of what is left
 _MOST_BATCHES = 400  # Prefect's server loses records past some hundreds of task runs at once
 _PROGRESS_PERCENT, _PROGRESS_SECONDS = 5, 3
 
@@ -161,15 +164,18 @@ def _failed(item: Item, error: Exception) -> Outcome:
 
 
 def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:
-    """Group neighbours until a batch is worth a task run, and no more: all workers end at about the same time."""
-    least = max(_LEAST_BYTES, sum(item.size_bytes for item in items) // _MOST_BATCHES)
+    """Group neighbours until a batch is worth a task run; ever fewer to the end, so that all workers end together."""
+    left = sum(item.size_bytes for item in items)
+    least = max(_LEAST_BYTES, left // _MOST_BATCHES)
+    most = max(_ENOUGH_BYTES, least)
     batch: list[Item] = []
     size_bytes = 0
     for item in items:
         batch.append(item)
         size_bytes += item.size_bytes
-        if size_bytes >= least:
+        if size_bytes >= min(max(left // _SHARES, least), most):
             yield batch
+            left -= size_bytes
             batch, size_bytes = [], 0
     if batch:
         yield batch

@@ -53,8 +53,7 @@ def shrink(
             return Refusal("not_verified", str(wrong), mark)
         if search.chosen is None:
             return Refusal("no_good_result", _why(search, acceptance), mark)
-        probe, draft, quality = search.chosen
-        result = ffmpeg.inspect(draft, limits)
+        probe, draft, result, quality = search.chosen
         if refusal := transcode.accept(media, result, quality, recipe, acceptance, mark=mark):
             return refusal
         final = scratch / f"{secrets.token_hex(8)}.webm"
@@ -93,7 +92,7 @@ class _Search:
         self.source, self.work, self.media, self.progress = source, work, media, progress
         self.recipe, self.acceptance, self.limits = recipe, acceptance, limits
         self.probes: list[crf.Probe] = []
-        self.chosen: tuple[crf.Probe, Path, Quality] | None = None
+        self.chosen: tuple[crf.Probe, Path, Media, Quality] | None = None
         self.cpu_seconds = 0.0
 
     def run(self) -> None:
@@ -101,16 +100,16 @@ class _Search:
         density, size = transcode.bits_per_pixel(self.media), self.media.size_bytes
         while (wanted := crf.next_crf(self.probes, size, density, self.recipe, self.acceptance)) is not None:
             draft = self.work / f"{wanted}.webm"
-            probe, quality = self._probe(wanted, draft)
+            probe, measured = self._probe(wanted, draft)
             self.probes.append(probe)
-            if quality and probe == crf.best(self.probes, size, self.acceptance):
+            if measured and probe == crf.best(self.probes, size, self.acceptance):
                 if self.chosen:
                     self.chosen[1].unlink()
-                self.chosen = (probe, draft, quality)
+                self.chosen = (probe, draft, *measured)
             else:
                 draft.unlink(missing_ok=True)
 
-    def _probe(self, wanted: int, draft: Path) -> tuple[crf.Probe, Quality | None]:
+    def _probe(self, wanted: int, draft: Path) -> tuple[crf.Probe, tuple[Media, Quality] | None]:
         most = self.acceptance.most_bytes(self.media.size_bytes)
         encoded = ffmpeg.encode(
             self.source,
@@ -126,12 +125,13 @@ class _Search:
         self.cpu_seconds += encoded.cpu_seconds
         if not encoded.complete or encoded.size_bytes > most:
             return crf.Probe(wanted, encoded.size_bytes), None
-        frames = ffmpeg.inspect(draft, self.limits).frames
-        if not encoded.frames == frames == self.media.frames:
-            raise NotAVideo(f"{encoded.frames} frames encoded, {frames} written, {self.media.frames} in the source")
+        result = ffmpeg.inspect(draft, self.limits)
+        if not encoded.frames == result.frames == self.media.frames:
+            counts = f"{encoded.frames} frames encoded, {result.frames} written, {self.media.frames} in the source"
+            raise NotAVideo(counts)
         quality, cpu_seconds = ffmpeg.measure(draft, self.source, self.media, limits=self.limits, watch=self._watch)
         self.cpu_seconds += cpu_seconds
-        return crf.Probe(wanted, encoded.size_bytes, quality.mean, quality.p5), quality
+        return crf.Probe(wanted, encoded.size_bytes, quality.mean, quality.p5), (result, quality)
 
     def _watch(self, _: ffmpeg.Progress) -> bool:
         if self.progress:

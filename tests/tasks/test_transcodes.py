@@ -23,7 +23,13 @@ def test_every_item_is_in_one_batch_in_its_order(sizes: list[int]) -> None:
 
 
 def test_a_video_of_some_size_is_a_batch_of_its_own() -> None:
-    assert [len(batch) for batch in _batches(items([300_000] * 33))] == [1] * 33
+    assert [len(batch) for batch in _batches(items([1_000_000] * 33))] == [1] * 33
+
+
+def test_short_clips_come_in_batches_that_grow_smaller_to_the_end() -> None:
+    sizes = [len(batch) for batch in _batches(items([100_000] * 100))]
+    assert sizes == sorted(sizes, reverse=True)
+    assert (sizes[0], sizes[-1], len(sizes)) == (7, 1, 39)
 
 
 def test_a_hundred_thousand_videos_are_some_hundred_task_runs() -> None:
