@@ -7,6 +7,7 @@ from typing import Self
 from reelkeeper.errors import IntegrityDoubt, PartialFailure
 from reelkeeper.model import Done, Outcome, PlannedRule, PlanSummary
 from reelkeeper.rules.pricing import storage_microusd_per_month
+from reelkeeper.rules.wording import many
 
 SMALLER = ("compressed", "retired", "purged")  # what lowers the bill, at the latest once the grace is over
 _NAMED = 3  # failures, in an error
@@ -82,10 +83,10 @@ class SyncReport:
         """
         doubts = []
         if self.lost_videos:
-            doubts.append(f"{self.lost_videos:,} videos have lost their bytes: {', '.join(self.lost)}")
+            doubts.append(f"{many(self.lost_videos, 'video')} lost the stored bytes: {', '.join(self.lost)}")
         if self.doubtful:
             keys = ", ".join(self.doubtful[:_NAMED])
-            doubts.append(f"{len(self.doubtful):,} keys hold other bytes than were written once: {keys}")
+            doubts.append(f"other bytes than were written once at {many(len(self.doubtful), 'key')}: {keys}")
         if doubts:
             raise IntegrityDoubt(
                 f"{'; '.join(doubts)}. They are marked, nothing is deleted; run {self.run_id}: reelkeeper audit"
@@ -93,6 +94,6 @@ class SyncReport:
         failed = sum(done.objects for done in self.settled if done.outcome == "failed")
         if failed:
             raise PartialFailure(
-                f"{failed:,} operations that killed runs left open could not be settled; the rest is done"
+                f"{many(failed, 'operation')} that killed runs left open could not be settled; the rest is done"
             )
         return self

@@ -43,7 +43,7 @@ def test_new_objects_are_adopted(uploaded: Scene) -> None:
 
 def test_a_video_whose_bytes_are_missing_is_marked_and_named(uploaded: Scene) -> None:
     uploaded.video("lost", age_days=1, stored=False)
-    with pytest.raises(IntegrityDoubt, match="1 videos have lost their bytes: lost"):
+    with pytest.raises(IntegrityDoubt, match="1 video lost the stored bytes: lost"):
         sync_catalog(dry_run=False)
     assert uploaded.states() == {"v0": "live", "v1": "live", "new": "live", "lost": "lost"}
     with reading(uploaded.engine) as session:
