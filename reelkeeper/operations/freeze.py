@@ -9,10 +9,11 @@ from sqlalchemy.engine import Engine
 from sqlmodel import Session
 
 from reelkeeper.errors import Frozen, LeaseLost
+from reelkeeper.store import leases
 from reelkeeper.store.audit import Event, append
 from reelkeeper.store.engine import changed, now, reading, transaction
 from reelkeeper.store.leases import Grant
-from reelkeeper.store.tables import deployment, leases
+from reelkeeper.store.tables import deployment
 
 _STATE = sa.select(deployment.c.frozen_at, deployment.c.frozen_by, deployment.c.frozen_reason)
 
@@ -22,12 +23,7 @@ def require_permission(session: Session, grant: Grant | None = None) -> None:
     stopped = _why_stopped(session.execute(_STATE.with_for_update()).one())
     if stopped:
         raise Frozen(stopped)
-    if grant is None:
-        return
-    lease = sa.select(leases.c.token).where(
-        leases.c.name == grant.name, leases.c.holder == grant.holder, leases.c.token == grant.token
-    )
-    if session.execute(lease.with_for_update()).scalar() is None:
+    if grant and not leases.current(session, grant):
         raise LeaseLost(f"lease {grant.name!r}, token {grant.token}, has passed to another run; nothing was changed")
 
 

@@ -2,7 +2,7 @@
 
 with Keeper(engine) as keeper:
     for grant in keeper.take(names):
-        keeper.check(grant)            # before each effect; the store asks again by `leases.current(grant)`
+        keeper.check(grant)            # before each effect; each transaction asks the store again
 """
 
 import logging

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
+from sqlmodel import Session
 
 from reelkeeper.store.engine import Clock, insert_into, reading, transaction
 from reelkeeper.store.tables import leases
@@ -75,11 +76,10 @@ def holder(engine: sa.Engine, name: str) -> str | None:
         return session.execute(held).scalar()
 
 
-def current(grant: Grant) -> sa.ColumnElement[bool]:
-    """Say in SQL that `grant` is still the last one of its name: a condition for the WHERE of every guarded change."""
-    return sa.exists().where(
-        leases.c.name == grant.name, leases.c.holder == grant.holder, leases.c.token == grant.token
-    )
+def current(session: Session, grant: Grant) -> bool:
+    """Whether `grant` is still the last one of its name, which it then stays until the transaction ends."""
+    ours = sa.select(leases.c.token).where(_WHOLE == sa.tuple_(*grant))
+    return session.execute(ours.with_for_update()).scalar() is not None
 
 
 def _batches(wanted: Sequence[T]) -> Iterator[list[T]]:

@@ -19,7 +19,7 @@ def expire(engine: sa.Engine) -> None:
 
 def is_current(engine: sa.Engine, grant: Grant) -> bool:
     with reading(engine) as session:
-        return bool(session.scalar(sa.select(current(grant))))
+        return current(session, grant)
 
 
 def test_what_is_free_is_granted_and_what_is_held_is_left_out(engine: sa.Engine) -> None:
