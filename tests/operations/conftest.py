@@ -8,9 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.adapters.seaweed import Endpoint
-from reelkeeper.model import Transcode
 from reelkeeper.operations.lease import Keeper
-from reelkeeper.operations.transcode import shrink
 from reelkeeper.store.leases import Grant
 from tests.doubles.r2 import R2Double
 from tests.faults.world import World
@@ -29,11 +27,3 @@ def grant(world: World) -> Iterator[Grant]:
     """A lease: the operations ask only that it is current."""
     with Keeper(world.depot.engine) as keeper:
         yield keeper.take(["test"])[0]
-
-
-@pytest.fixture(scope="session")
-def tiny_transcode(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Transcode:
-    """The tiny clip made smaller, for real and once."""
-    result = shrink(tiny_clip, tmp_path_factory.mktemp("transcode"))
-    assert isinstance(result, Transcode), result
-    return result
