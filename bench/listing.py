@@ -16,6 +16,7 @@ from reelkeeper.operations.survey import survey
 from reelkeeper.store.engine import open_engine, transaction
 from reelkeeper.store.schema import upgrade
 from reelkeeper.store.tables import blobs, users, videos
+from tests.buckets import bare_boto3
 
 SIZE = 100_000
 PREFIX = "listing/videos/"
@@ -56,7 +57,7 @@ def measure() -> list[Row]:
 
 def bare(at: Endpoint) -> int:
     """Page through the prefix as boto3's manual says."""
-    pages = peers.bare_boto3(at).get_paginator("list_objects_v2").paginate(Bucket=shelf.BUCKET, Prefix=PREFIX)
+    pages = bare_boto3(at).get_paginator("list_objects_v2").paginate(Bucket=shelf.BUCKET, Prefix=PREFIX)
     return sum(len(page.get("Contents", ())) for page in pages)
 
 

@@ -24,6 +24,7 @@ from reelkeeper.store.plans import planned
 from reelkeeper.store.schema import upgrade
 from reelkeeper.store.tables import blobs, users, videos
 from tasks.blobs import KEYS_PER_DELETE, PARALLEL_BATCHES
+from tests.buckets import bare_boto3
 
 SIZE = 10_000
 GRACE_DAYS = 7
@@ -71,7 +72,7 @@ def measure() -> list[Row]:
 
 def bare(at: Endpoint) -> None:
     """Delete a thousand at a time, one after the other."""
-    client, doomed = peers.bare_boto3(at), shelf.keys(PREFIX, SIZE)
+    client, doomed = bare_boto3(at), shelf.keys(PREFIX, SIZE)
     for start in range(0, SIZE, 1000):
         batch = [{"Key": key} for key in doomed[start : start + 1000]]
         client.delete_objects(Bucket=shelf.BUCKET, Delete={"Objects": batch, "Quiet": True})

@@ -2,13 +2,28 @@
 
 import secrets
 from collections.abc import Iterator
+from typing import Any
 
+import boto3
 import pytest
+from botocore.config import Config
 
 from reelkeeper.adapters import r2, seaweed
 from tests.doubles.r2 import R2Double
 
 BUCKET = "reelkeeper"
+
+
+def bare_boto3(at: seaweed.Endpoint, config: Config | None = None) -> Any:  # noqa: ANN401  untyped, as its users have it
+    """Make a client as boto3's manual shows it, with its defaults where `config` does not say otherwise."""
+    return boto3.client(
+        "s3",
+        endpoint_url=at.endpoint_url,
+        aws_access_key_id=at.access_key_id,
+        aws_secret_access_key=at.secret_access_key,
+        region_name="auto",
+        config=config,
+    )
 
 
 @pytest.fixture(scope="session")

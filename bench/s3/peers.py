@@ -1,24 +1,10 @@
-"""The others: a bare boto3 as its manual shows it, s5cmd and rclone, against an S3 endpoint."""
+"""The others: s5cmd and rclone, against an S3 endpoint. A bare boto3 as its manual shows it is in tests/buckets.py."""
 
 import os
 import subprocess
 from importlib import metadata
-from typing import Any
-
-import boto3
 
 from reelkeeper.adapters.seaweed import Endpoint
-
-
-def bare_boto3(at: Endpoint) -> Any:  # noqa: ANN401  untyped, as its users have it
-    """Make a client with boto3's defaults."""
-    return boto3.client(
-        "s3",
-        endpoint_url=at.endpoint_url,
-        aws_access_key_id=at.access_key_id,
-        aws_secret_access_key=at.secret_access_key,
-        region_name="auto",
-    )
 
 
 def s5cmd(at: Endpoint, *arguments: str, stdin: str | None = None) -> str:

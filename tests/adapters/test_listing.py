@@ -1,13 +1,12 @@
 from datetime import UTC, datetime
-from typing import Any
 
-import boto3
 import pytest
 
 from reelkeeper.adapters.listing import OBJECTS, parse_page
 from reelkeeper.adapters.r2 import Bucket
 from reelkeeper.errors import TruncatedListing
 from reelkeeper.model import StoredObject
+from tests.buckets import bare_boto3
 from tests.doubles.r2 import R2Double
 
 ENTRY = (
@@ -69,14 +68,6 @@ def test_boto3_finds_the_same_as_our_reading(bucket: Bucket, double: R2Double) -
     """Fails too if botocore no longer lets its parser be replaced."""
     for name in ("a b", "a+b", "100%25", "ä&<ö>", "🎬"):
         bucket.put_bytes_once(f"{bucket.prefix}{name}.mp4", name.encode(), "video/mp4")
-    at = double.endpoint
-    bare: Any = boto3.Session().client(
-        "s3",
-        endpoint_url=at.endpoint_url,
-        aws_access_key_id=at.access_key_id,
-        aws_secret_access_key=at.secret_access_key,
-        region_name="auto",
-    )
-    entries = bare.list_objects_v2(Bucket=bucket.name, Prefix=bucket.prefix)["Contents"]
+    entries = bare_boto3(double.endpoint).list_objects_v2(Bucket=bucket.name, Prefix=bucket.prefix)["Contents"]
     theirs = [StoredObject(e["Key"], e["Size"], e["ETag"].strip('"'), e["LastModified"]) for e in entries]
     assert [stored for page in bucket.pages() for stored in page] == theirs

@@ -3,27 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
-import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from reelkeeper.adapters.seaweed import Endpoint
-from tests.buckets import BUCKET
+from tests.buckets import BUCKET, bare_boto3
 from tests.doubles import rules
 from tests.doubles.r2 import R2Double
 from tests.doubles.requests import Request
 
 
 def open_client(at: Endpoint, **config: Any) -> Any:  # noqa: ANN401  the tests call it as R2's documentation does
-    return boto3.client(
-        "s3",
-        endpoint_url=at.endpoint_url,
-        aws_access_key_id=at.access_key_id,
-        aws_secret_access_key=at.secret_access_key,
-        region_name="auto",
-        config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, **config),
-    )
+    return bare_boto3(at, Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, **config))
 
 
 @pytest.fixture
