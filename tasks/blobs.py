@@ -1,7 +1,5 @@
 """Blobs: bytes that have waited out their grace, deleted a thousand keys at a time."""
 
-from typing import Any
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -13,6 +11,7 @@ from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.lease import Lease
 from reelkeeper.store.engine import reading, transaction
 from reelkeeper.store.plans import Item, planned, record_outcomes
+from tasks import RETRIES
 
 KEYS_PER_DELETE = 1_000  # S3 API: the most that one DeleteObjects takes
 PARALLEL_BATCHES = 4  # while the bucket deletes one batch, the store claims and settles others
@@ -45,17 +44,10 @@ def _note_failed(depot: Depot, plan_id: str, items: list[Item], error: StorageEr
         record_outcomes(session, plan_id, outcomes)
 
 
-def _may_pass(_task: object, _run: object, state: Any) -> bool:  # noqa: ANN401  Prefect's signature
-    return isinstance(state.result(raise_on_failure=False), StorageError)
-
-
 @task(
     task_run_name="purge {items[0].video_id} and what follows",
     cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=[2, 10],
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_may_pass,
+    **RETRIES,
 )
 def purge_batch(depot: Depot, lease: Lease, plan_id: str, items: list[Item], *, run_id: str, grace_days: int) -> None:
     """Delete one batch. Safe to repeat: what an earlier try had begun is finished."""

@@ -9,7 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from reelkeeper.errors import Frozen, LeaseLost, ReelkeeperError, StorageError
+from reelkeeper.errors import Frozen, LeaseLost, ReelkeeperError
 from reelkeeper.model import Done, Outcome, VideoState
 from reelkeeper.operations import intents, orphans, sync
 from reelkeeper.operations import survey as surveying
@@ -20,6 +20,7 @@ from reelkeeper.rules.report import SyncReport
 from reelkeeper.settings import settings
 from reelkeeper.store.engine import reading
 from reelkeeper.store.tables import videos
+from tasks import RETRIES
 
 _NAMED = 10  # lost videos, in a report
 
@@ -45,17 +46,10 @@ def settle_left_open(depot: Depot, lease: Lease, *, grace_days: int) -> list[Don
     return _counted(outcomes)
 
 
-def _may_pass(_task: object, _run: object, state: Any) -> bool:  # noqa: ANN401  Prefect's signature
-    return isinstance(state.result(raise_on_failure=False), StorageError)
-
-
 @task(
     task_run_name="list the bucket",
     cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=[5, 30],
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_may_pass,
+    **RETRIES,
 )
 def look(depot: Depot, run_id: str, *, note: bool) -> Survey:
     """List everything under the prefix and compare it with the catalogue; `note` what no row explains."""
