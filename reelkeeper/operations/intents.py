@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -29,6 +28,7 @@ from reelkeeper.store import conditions, quotas
 from reelkeeper.store.audit import Event, append
 from reelkeeper.store.engine import changed, now, reading, transaction
 from reelkeeper.store.leases import Grant
+from reelkeeper.store.retirement import retired
 from reelkeeper.store.tables import blobs, operations, videos
 
 
@@ -207,7 +207,7 @@ def _close(session: Session, intent: Intent, *, published: bool, outcome: str, g
     )
     if not ended:
         return False
-    fate: dict[str, Any] = {"state": BlobState.LIVE} if published else _retired(at, grace_days, outcome)
+    fate: dict[str, Any] = {"state": BlobState.LIVE} if published else retired(at, grace_days, outcome)
     session.execute(
         sa.update(blobs).where(blobs.c.id == intent.new_blob_id, blobs.c.state == BlobState.PENDING).values(**fate)
     )
@@ -224,14 +224,5 @@ def _retire_old(session: Session, intent: Intent, grace_days: int) -> None:
     session.execute(
         sa.update(blobs)
         .where(blobs.c.id == intent.old_blob_id, blobs.c.state == BlobState.LIVE)
-        .values(run_id=intent.run_id, **_retired(now(session), grace_days, f"replaced by {intent.key}"))
+        .values(run_id=intent.run_id, **retired(now(session), grace_days, f"replaced by {intent.key}"))
     )
-
-
-def _retired(at: datetime, grace_days: int, reason: str) -> dict[str, Any]:
-    return {
-        "state": BlobState.RETIRED,
-        "retired_at": at,
-        "purge_after": at + timedelta(days=grace_days),
-        "retire_reason": reason,
-    }

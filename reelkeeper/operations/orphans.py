@@ -20,6 +20,7 @@ from reelkeeper.store import quotas
 from reelkeeper.store.audit import Event, append
 from reelkeeper.store.engine import now, reading, transaction
 from reelkeeper.store.leases import Grant
+from reelkeeper.store.retirement import retired
 from reelkeeper.store.tables import blobs, orphans, users, videos
 
 ORPHAN_MIN_AGE = timedelta(hours=48)  # longer than any upload or presigned PUT that may still be under way
@@ -102,13 +103,10 @@ def sweep(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace_days
                 and _generation(noted) <= known.generation
             ]
             blob_ids = _insert_blobs(session, doomed, state=BlobState.RETIRED, run_id=run_id)
-            at = now(session)
             session.execute(
                 sa.update(blobs)
                 .where(blobs.c.id.in_(blob_ids.values()))
-                .values(
-                    retired_at=at, purge_after=at + timedelta(days=grace_days), retire_reason="an orphan of its video"
-                )
+                .values(**retired(now(session), grace_days, "an orphan of its video"))
             )
             _forget(session, doomed)
             append(session, [_event("orphan", noted, blob_ids, run_id) for noted in doomed])

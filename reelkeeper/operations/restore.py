@@ -18,6 +18,7 @@ from reelkeeper.operations.hold import place
 from reelkeeper.store import quotas
 from reelkeeper.store.audit import Event, append
 from reelkeeper.store.engine import changed, now, reading, transaction
+from reelkeeper.store.retirement import retired
 from reelkeeper.store.tables import blobs, deployment, operations, videos
 
 
@@ -171,19 +172,13 @@ def _bring_back(session: Session, one: Restorable, run_id: str, grace_days: int)
         session.execute(
             sa.update(blobs)
             .where(blobs.c.id == one.wanted_blob_id)
-            .values(state=BlobState.RETIRED, retired_at=at, purge_after=at + timedelta(days=grace_days))
+            .values(**retired(at, grace_days, "its video was replaced or restored meanwhile"))
         )
         return False
     if not same_blob:
         session.execute(
             sa.update(blobs)
             .where(blobs.c.id == one.blob_id, blobs.c.state == BlobState.LIVE)
-            .values(
-                state=BlobState.RETIRED,
-                retired_at=at,
-                purge_after=at + timedelta(days=grace_days),
-                retire_reason=f"its swap was taken back in favour of {one.key}",
-                run_id=run_id,
-            )
+            .values(run_id=run_id, **retired(at, grace_days, f"its swap was taken back in favour of {one.key}"))
         )
     return True

@@ -1,7 +1,6 @@
 """Retire videos: the first, reversible half of a deletion. Only the store changes; the bytes wait out a grace."""
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 import sqlalchemy as sa
 from sqlmodel import Session
@@ -15,6 +14,7 @@ from reelkeeper.store.audit import Event, append
 from reelkeeper.store.engine import changed, now, transaction
 from reelkeeper.store.leases import Grant
 from reelkeeper.store.plans import record_outcomes
+from reelkeeper.store.retirement import retired
 from reelkeeper.store.tables import blobs, plans, verdicts, videos
 
 
@@ -30,25 +30,26 @@ def retire(
         require_permission(session, grant)
         at = now(session)
         with quotas.counted(session, videos.c.id.in_(video_ids)):
-            retired = _retire_videos(session, plan_id, video_ids, run_id)
+            gone = _retire_videos(session, plan_id, video_ids, run_id)
         blobs_retired = changed(
             session,
             sa.update(blobs)
-            .where(blobs.c.id.in_([row.blob_id for row in retired]), blobs.c.state == BlobState.LIVE)
+            .where(blobs.c.id.in_([row.blob_id for row in gone]), blobs.c.state == BlobState.LIVE)
             .values(
-                state=BlobState.RETIRED,
-                retired_at=at,
-                purge_after=at + timedelta(days=grace_days),
-                retire_reason=sa.select(videos.c.retire_reason).where(videos.c.blob_id == blobs.c.id).scalar_subquery(),
                 run_id=run_id,
+                **retired(
+                    at,
+                    grace_days,
+                    sa.select(videos.c.retire_reason).where(videos.c.blob_id == blobs.c.id).scalar_subquery(),
+                ),
             ),
         )
-        if blobs_retired != len(retired):
+        if blobs_retired != len(gone):
             raise IntegrityDoubt(
-                f"{len(retired)} live videos point to {blobs_retired} live blobs; nothing of this batch changed"
+                f"{len(gone)} live videos point to {blobs_retired} live blobs; nothing of this batch changed"
             )
         planned = _planned(session, plan_id, video_ids)
-        done = {row.id for row in retired}
+        done = {row.id for row in gone}
         outcomes = [_outcome(row, row.video_id in done) for row in planned]
         record_outcomes(session, plan_id, outcomes)
         append(

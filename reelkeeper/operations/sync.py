@@ -8,7 +8,6 @@
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 import sqlalchemy as sa
 from sqlmodel import Session
@@ -22,6 +21,7 @@ from reelkeeper.store import quotas
 from reelkeeper.store.audit import Event, append
 from reelkeeper.store.engine import changed, now, transaction
 from reelkeeper.store.leases import Grant
+from reelkeeper.store.retirement import retired
 from reelkeeper.store.tables import blobs, orphans, scans, videos
 
 _BATCH = 500
@@ -81,16 +81,14 @@ def mend(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace_days:
                         _overwrite(session, blob_id, stored)
                         whose = (parsed.video_id, blob_id, parsed.user_id)
                         events.append(Event("overwritten", run_id, *whose, {"key": stored.key}))
-        at = now(session)
-        back = {"retired_at": at, "purge_after": at + timedelta(days=grace_days), "run_id": run_id}
         session.execute(
             sa.update(blobs)
             .where(blobs.c.id.in_(survey.reappeared), blobs.c.state == BlobState.GONE)
-            .values(state=BlobState.RETIRED, retire_reason="its object was there after its purge", **back)
+            .values(run_id=run_id, **retired(now(session), grace_days, "its object was there after its purge"))
         )
         events += [Event("reappeared", run_id, None, blob_id) for blob_id in survey.reappeared]
         with quotas.counted(session, videos.c.blob_id.in_(survey.found)):
-            events += _revive(session, survey.found, back, run_id)
+            events += _revive(session, survey.found, run_id, grace_days)
         append(session, events)
     return doubtful
 
@@ -117,7 +115,7 @@ def _overwrite(session: Session, blob_id: int, stored: StoredObject) -> None:
     )
 
 
-def _revive(session: Session, blob_ids: Sequence[int], retired: dict[str, object], run_id: str) -> list[Event]:
+def _revive(session: Session, blob_ids: Sequence[int], run_id: str, grace_days: int) -> list[Event]:
     """Take back rows in `lost` whose object is there: as their video's present bytes, or as an old generation."""
     lost = sa.and_(blobs.c.id.in_(blob_ids), blobs.c.state == BlobState.LOST)
     stands = sa.exists().where(videos.c.blob_id == blobs.c.id, videos.c.state == VideoState.LOST)
@@ -132,7 +130,7 @@ def _revive(session: Session, blob_ids: Sequence[int], retired: dict[str, object
         .values(state=VideoState.LIVE, run_id=run_id)
     )
     session.execute(
-        sa.update(blobs).where(lost).values(state=BlobState.RETIRED, retire_reason="found again", **retired)
+        sa.update(blobs).where(lost).values(run_id=run_id, **retired(now(session), grace_days, "found again"))
     )
     return [Event("found", run_id, None, blob_id) for blob_id in blob_ids]
 

@@ -78,7 +78,7 @@ def holder(engine: sa.Engine, name: str) -> str | None:
 
 def current(session: Session, grant: Grant) -> bool:
     """Whether `grant` is still the last one of its name, which it then stays until the transaction ends."""
-    ours = sa.select(leases.c.token).where(_WHOLE == sa.tuple_(*grant))
+    ours = sa.select(leases.c.token).where(sa.tuple_(*grant) == _WHOLE)
     return session.execute(ours.with_for_update()).scalar() is not None
 
 
