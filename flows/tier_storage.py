@@ -35,8 +35,9 @@ def tier_storage(
     with depots.opened() as depot:
         if plan_id is None:
             mark = transcodes.recipe_mark(recipe, acceptance)
-            judged = lifecycle.for_tiering(lifecycle.verdicts(videos.stream_live(depot, as_of), policy, as_of, mark))
-            chosen = lifecycle.largest_first(judged, policy.compress_limit)
+            live = videos.stream_live(depot, as_of)
+            judged = lifecycle.verdicts(live, policy, as_of, mark, recipe.skip_codecs)
+            chosen = lifecycle.largest_first(lifecycle.for_tiering(judged), policy.compress_limit)
             plan_id = plans.draw(depot, "tier_storage", terms, chosen, limits=limits, as_of=as_of, run_id=run_id)
         plan = plans.show(depot, plan_id)
         judge = partial(guard.within, limits, plan)

@@ -21,7 +21,7 @@ The first rule that matches decides, and they stand in this order:
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Final, Self
@@ -30,10 +30,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reelkeeper.errors import PolicyRefused
 from reelkeeper.model import Action, Tier, Verdict, Video
+from reelkeeper.rules.transcode import EFFICIENT_CODECS
 from reelkeeper.rules.wording import Terms
 
 VIEW_WINDOW_DAYS: Final = 30  # `Video.views` counts this many days up to as_of
-EFFICIENT_CODECS: Final = frozenset({"av1", "vp9", "hevc"})  # a second lossy pass would cost more than it saves
 FLOW_RULES: Final = {  # the fields that switch on what each flow acts on
     "tier_storage": ("compress_below_views", "retire_below_views"),
     "expire_videos": ("retention_free_days", "retention_premium_days", "retention_pro_days"),
@@ -121,18 +121,25 @@ class LifecyclePolicy(BaseModel):
 
 def judge(video: Video, policy: LifecyclePolicy, as_of: datetime, recipe_fingerprint: str) -> Verdict:
     """Judge one video. `as_of` is aware; `recipe_fingerprint` is that of the recipe in use now."""
-    return _judging(policy, as_of, recipe_fingerprint)(video)
+    return next(verdicts([video], policy, as_of, recipe_fingerprint))
 
 
 def verdicts(
-    videos: Iterable[Video], policy: LifecyclePolicy, as_of: datetime, recipe_fingerprint: str
+    videos: Iterable[Video],
+    policy: LifecyclePolicy,
+    as_of: datetime,
+    recipe_fingerprint: str,
+    efficient_codecs: Collection[str] = EFFICIENT_CODECS,
 ) -> Iterator[Verdict]:
-    """Judge a stream of videos: as `judge` for each, with what the policy says worked out once."""
-    return map(_judging(policy, as_of, recipe_fingerprint), videos)
+    """Judge a stream of videos: as `judge` for each, with what the policy says worked out once.
+
+    `efficient_codecs` are those that the recipe leaves alone.
+    """
+    return map(_judging(policy, as_of, recipe_fingerprint, frozenset(efficient_codecs)), videos)
 
 
 def _judging(  # noqa: C901  a flat list of cases, counted as deep
-    policy: LifecyclePolicy, as_of: datetime, recipe: str
+    policy: LifecyclePolicy, as_of: datetime, recipe: str, efficient: frozenset[str]
 ) -> Callable[[Video], Verdict]:
     """Make the function that judges, with every limit turned into a moment that `created_at` is compared with."""
     if as_of.tzinfo is None:
@@ -145,7 +152,6 @@ def _judging(  # noqa: C901  a flat list of cases, counted as deep
     retention_cutoffs = {tier.value: _before(as_of, days) for tier, days in policy.retention_days().items()}
 
     keep, compress, retire = Action.KEEP, Action.COMPRESS, Action.RETIRE
-    efficient = EFFICIENT_CODECS
     figures = (_terms(policy, as_of),)  # a sentence is made of it only when somebody reads one
 
     def judge_one(video: Video) -> Verdict:  # noqa: C901, PLR0911  one return for each line of the table above

@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reelkeeper.model import Media, Quality, Refusal
 from reelkeeper.rules.payback import Payback
 
+EFFICIENT_CODECS: Final = ("av1", "vp9", "hevc")  # a second lossy pass would cost more than it saves
 _TEXT_SUBTITLES = {"mov_text", "webvtt", "subrip", "ass", "ssa", "text"}  # what WebVTT can hold
 _MOST_CHANNELS = 8  # of Opus in WebM: RFC 7845, 5.1.1.2
 _TOLERANCE_SECONDS = 0.05
@@ -32,7 +33,7 @@ class Recipe(BaseModel):
     crf_min: int = Field(20, ge=1, le=63, description="Lowest CRF, the best quality tried")
     crf_max: int = Field(45, ge=1, le=63, description="Highest CRF; VMAF flatters smooth pans beyond it")
     max_probes: int = Field(3, ge=1, le=8, description="Encodes per video at most; the last good one is the result")
-    skip_codecs: tuple[str, ...] = Field(("av1", "vp9", "hevc"), description="Already efficient: left alone")
+    skip_codecs: tuple[str, ...] = Field(EFFICIENT_CODECS, description="Already efficient: left alone")
     skip_bits_per_pixel: float = Field(0.03, ge=0, description="Below this a source is efficient already")
     lean_bits_per_pixel: float = Field(0.08, ge=0, description="Below this the first probe too large or poor decides")
     payback: Payback = Field(Payback(), description="Whether an encode must pay for itself")

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from reelkeeper.errors import PolicyRefused
 from reelkeeper.model import Action, Tier, Verdict, Video
 from reelkeeper.rules.lifecycle import (
-    EFFICIENT_CODECS,
     LifecyclePolicy,
     for_tiering,
     judge,
@@ -17,6 +16,7 @@ from reelkeeper.rules.lifecycle import (
     reason,
     verdicts,
 )
+from reelkeeper.rules.transcode import EFFICIENT_CODECS
 from tests.rules.videos import AS_OF, RECIPE, RETENTION, SECOND, video
 
 DEFAULT = LifecyclePolicy()
@@ -109,6 +109,11 @@ class TestTheMistakesOfTheFirstSketch:
 
     def test_a_result_was_compressed_again_on_each_run(self) -> None:
         assert {rule(video(10, 0, codec=codec)) for codec in EFFICIENT_CODECS} == {"already_efficient"}
+
+    def test_the_recipe_says_which_codecs_are_left_alone(self) -> None:
+        cold = [video(10, 0, codec=codec) for codec in ("hevc", "av1", "h264")]
+        judged = verdicts(cold, DEFAULT, AS_OF, RECIPE, efficient_codecs=["av1"])
+        assert [one.rule for one in judged] == ["cold_compress", "already_efficient", "cold_compress"]
 
     def test_an_unknown_age_was_not_a_number_and_an_unknown_count_was_zero(self) -> None:
         assert judge(video(None, None), DEFAULT, AS_OF, RECIPE).action is Action.KEEP

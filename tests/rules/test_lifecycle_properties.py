@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from reelkeeper.model import Action, Tier, Video
 from reelkeeper.rules.lifecycle import (
-    EFFICIENT_CODECS,
     LifecyclePolicy,
     for_expiry,
     for_tiering,
@@ -18,6 +17,7 @@ from reelkeeper.rules.lifecycle import (
     reason,
     verdicts,
 )
+from reelkeeper.rules.transcode import EFFICIENT_CODECS
 from reelkeeper.rules.wording import SENTENCES
 from tests.rules.videos import AS_OF, RECIPE, RETENTION, video
 
