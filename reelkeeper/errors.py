@@ -27,6 +27,11 @@ ReelkeeperError
 │   ├── KeyTaken
 │   └── TruncatedListing
 ├── UsageUnknown                exit 1   Cloudflare did not say what was used, or not all of it
+├── SinkError                   exit 1   a message could not be handed over
+│   ├── SinkBusy                         the sink says for how long to wait
+│   ├── SinkDown                         no answer, or an error that may pass
+│   └── SinkRefused                      the sink will not take this message, however often it is tried
+├── Silence                     exit 10  a flow has not succeeded in time, or messages do not get out
 └── MediaError                  exit 1   a media file or tool failed
     ├── NotAVideo                        hostile, broken or not a video: permanent
     ├── MediaTimeout
@@ -160,6 +165,32 @@ class TruncatedListing(StorageError):
 
 class UsageUnknown(ReelkeeperError):
     """Cloudflare did not say what was used, or not all of it."""
+
+
+class SinkError(ReelkeeperError):
+    """A message could not be handed over."""
+
+
+class SinkBusy(SinkError):
+    """The sink asks to wait for `seconds`."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class SinkDown(SinkError):
+    """The sink gave no answer, or an error that may pass."""
+
+
+class SinkRefused(SinkError):
+    """The sink will not take this message, however often it is tried."""
+
+
+class Silence(ReelkeeperError):
+    """A flow has not succeeded in time, or messages do not get out."""
+
+    exit_code = 10
 
 
 class MediaError(ReelkeeperError):

@@ -15,7 +15,7 @@ from reelkeeper.redaction import redacted
 _EPILOG = (
     "Exit codes: 0 done · 1 failed · 2 misconfigured, or bad arguments · 3 frozen · 4 locked by another run · "
     "5 integrity in doubt · 6 some items failed, the rest is done · 7 another schema · 8 not found · "
-    "9 refused, and nothing was changed"
+    "9 refused, and nothing was changed · 10 a flow has been silent for too long"
 )
 
 

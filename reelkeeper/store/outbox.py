@@ -79,15 +79,16 @@ def withdraw(session: Session, message_ids: Collection[int]) -> list[str]:
     return [alert_id for row in withdrawn for alert_id in row.alert_ids]
 
 
+def has_due(session: Session) -> bool:
+    """Say whether anything is to be sent now."""
+    return session.execute(_due().limit(1)).scalar() is not None
+
+
 def take_next(session: Session) -> tuple[int, Letter, int] | None:
     """Count one more attempt of the oldest message that is due, and return its row id, itself, and its attempts."""
-    before = outbox.alias()
-    first = sa.exists().where(before.c.id == outbox.c.after_id, before.c.state == MessageState.WAITING)
-    waiting = (outbox.c.state == MessageState.WAITING, outbox.c.due_at <= Clock(), ~first)
-    oldest = sa.select(outbox.c.id).where(*waiting).order_by(outbox.c.id).limit(1)
     row = session.execute(
         sa.update(outbox)
-        .where(outbox.c.id == oldest.scalar_subquery(), outbox.c.state == MessageState.WAITING)
+        .where(outbox.c.id == _due().limit(1).scalar_subquery(), outbox.c.state == MessageState.WAITING)
         .values(attempts=outbox.c.attempts + 1)
         .returning(*outbox.c)
     ).one_or_none()
@@ -157,6 +158,13 @@ def listed(session: Session, *, everything: bool, limit: int) -> list[Waiting]:
         Waiting(**{name: getattr(row, name) for name in names}, title=row.payload["title"])
         for row in session.execute(wanted)
     ]
+
+
+def _due() -> sa.Select[tuple[int]]:
+    before = outbox.alias()
+    follows = sa.exists().where(before.c.id == outbox.c.after_id, before.c.state == MessageState.WAITING)
+    due = sa.select(outbox.c.id).where(outbox.c.state == MessageState.WAITING, outbox.c.due_at <= Clock(), ~follows)
+    return due.order_by(outbox.c.id)
 
 
 def _deployment(session: Session) -> str:

@@ -19,6 +19,10 @@ from tests.faults.world import Address, World
 # Starting a child also asks all others whether they have ended, and two threads that ask at once lose the answer.
 _ONE_AT_A_TIME = threading.Lock()
 
+PRELOAD = [
+    "tests.faults.scenarios",
+    "tests.faults.alerting",
+]  # of the one clean process that all children are forked from
 MakeWorld = Callable[[], World]
 Child = Callable[[str, Address, str, dict[str, object]], BaseProcess]
 
@@ -40,7 +44,7 @@ def make_world(tmp_path: Path, migrated_file: Path, endpoint: Endpoint, double: 
 def start_child() -> Child:
     """Start a scenario in a process forked from a clean one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.faults.scenarios"])
+    context.set_forkserver_preload(PRELOAD)
 
     def start(scenario: str, address: Address, spec: str, arguments: dict[str, object]) -> BaseProcess:
         process = context.Process(target=scenarios.child, args=(scenario, address, spec, arguments))

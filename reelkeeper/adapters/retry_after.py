@@ -1,0 +1,24 @@
+"""For how long a server asks to be left alone."""
+
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from math import isfinite
+
+MOST_SECONDS = 6 * 3600.0  # what is longer is a mistake, and would silence us for good
+
+
+def retry_after_seconds(headers: Mapping[str, str], default: float) -> float:
+    """Read Retry-After: seconds, whole or not, or a date (RFC 9110, section 10.2.3); `default` if it says nothing."""
+    named = {name.lower(): value for name, value in headers.items()}
+    text = named.get("retry-after", "")
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            there = named.get("date")
+            now = parsedate_to_datetime(there).timestamp() if there else time.time()
+            seconds = parsedate_to_datetime(text).timestamp() - now
+        except (TypeError, ValueError):
+            seconds = default
+    return min(max(seconds, 0.0), MOST_SECONDS) if isfinite(seconds) else default

@@ -1,0 +1,46 @@
+"""Where messages go when Slack does not take them, or when there is no Slack: a webhook of any kind, or the console."""
+
+import sys
+
+import httpx
+
+from reelkeeper.adapters.wording import as_text
+from reelkeeper.errors import SinkDown
+from reelkeeper.model.alerts import Letter
+
+TIMEOUT_SECONDS = 10.0
+
+
+class Webhook:
+    """POSTs JSON: `text` is all of it in words, and the other fields are its parts."""
+
+    name = "second sink"
+    pace_seconds = 1.0
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def send(self, letter: Letter) -> str:
+        """Post a message; any answer but 2xx is SinkDown. Redirects are not followed."""
+        body = {"id": letter.id, **letter.message.model_dump(mode="json")}
+        body["text"] = as_text(letter.message)
+        try:
+            answer = httpx.post(self._url, json=body, timeout=TIMEOUT_SECONDS, follow_redirects=False)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise SinkDown(f"the second sink gave no answer: {type(error).__name__}") from None
+        if not answer.is_success:
+            raise SinkDown(f"the second sink answered {answer.status_code}")
+        return f"second sink, {answer.status_code}"
+
+
+class Console:
+    """Writes to stderr, where a scheduler's log or cron's mail keeps it."""
+
+    name = "console"
+    pace_seconds = 0.0
+
+    def send(self, letter: Letter) -> str:
+        """Print a message."""
+        sys.stderr.write(f"{as_text(letter.message)}\n\n")
+        sys.stderr.flush()
+        return "console"

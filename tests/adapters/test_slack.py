@@ -1,0 +1,293 @@
+"""Slack: what is posted fits its limits and holds nothing active; what it answers is understood."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reelkeeper.adapters.retry_after import retry_after_seconds
+from reelkeeper.adapters.slack import Bot, Webhook, lay_out
+from reelkeeper.adapters.slack.blocks import MOST_ALL, length
+from reelkeeper.errors import SinkBusy, SinkDown, SinkRefused
+from reelkeeper.model.alerts import Letter, Message, MessageKind, Picture, Severity, Sink
+from tests.doubles import slack
+from tests.doubles.slack import Answer, SlackDouble
+
+INJECTIONS = (
+    *("<!channel>", "<!here>", "<!everyone>", "<@U012ABCDEF>", "<#C012ABCDEF>", "<!subteam^S012ABCDE>", "@channel"),
+    *(
+        "<https://evil.example|click here>",
+        "<https://evil.example>",
+        "https://evil.example/x?a=b&c=d",
+        "<mailto:a@b.c|x>",
+    ),
+    *(
+        "&lt;!here&gt;",
+        "&amp;lt;!here&amp;gt;",
+        "&#60;!here&#62;",
+        "*bold* _it_ ~no~",
+        "`code` ```block```",
+        "> quoted",
+    ),
+    *(
+        "<!date^1700000000^{date}|x>",
+        ":rotating_light: :tada:",
+        "\u202etxt.exe\u202c",
+        "\u200b<\u200b!here>",
+        "a\u2066b\u2069",
+    ),
+    *(
+        "\x00\x07\x1b[31mred\x1b[0m",
+        "line\rover\nnext",
+        "\ud800\udfff",
+        "\U000e0041\U000e0042",
+        "x" * 10_000,
+        "<" * 4_000,
+    ),
+    *("😀" * 3_000, '"}],"blocks":[{"type":"divider"}]'),
+)
+
+
+def letter(**fields: Any) -> Letter:  # noqa: ANN401  any field of a message
+    return Letter("an-id", Message(**{"kind": MessageKind.ALERT, "title": "A title", **fields}))
+
+
+def everywhere(text: str) -> Message:
+    """Put a text wherever text can stand."""
+    return Message(
+        kind=MessageKind.DIGEST,
+        severity=Severity.CRITICAL,
+        title=text,
+        text=text,
+        suggestion=text,
+        figures=((text, text), ("", text)) * 6,
+        lines=(text,) * 45,
+        footer=text,
+    )
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SlackDouble]:
+    with SlackDouble().serving() as double:
+        yield double
+
+
+@pytest.fixture
+def double(server: SlackDouble) -> SlackDouble:
+    server.reset()
+    return server
+
+
+@pytest.fixture
+def bot(double: SlackDouble) -> Bot:
+    return Bot(slack.TOKEN, slack.CHANNEL, double.api_url, timeout_seconds=1)
+
+
+@pytest.fixture
+def webhook(double: SlackDouble) -> Webhook:
+    return Webhook(double.hook_url, timeout_seconds=1)
+
+
+@pytest.mark.parametrize("text", INJECTIONS, ids=range(len(INJECTIONS)))
+def test_text_of_others_is_inert_and_fits(double: SlackDouble, bot: Bot, webhook: Webhook, text: str) -> None:
+    for sink in (bot, webhook):
+        sink.send(Letter("an-id", everywhere(text)))
+    bot.send(Letter("an-id", everywhere(text), Picture("chart.png", b"PNG")))
+    assert len(double.posted) == 3
+    for one in double.posted:
+        assert slack.active_markup(one.body) == []
+        shown = "".join(slack.texts(one.body.get("blocks", []))) + one.body.get("text", "") + one.body.get("title", "")
+        assert not any(ord(mark) < 32 and mark not in "\n\t" for mark in shown)
+        assert not set(shown) & set("\u202e\u202c\u2066\u2069\u200b\x7f")
+    by_bot = double.posted[0].body
+    assert (by_bot["parse"], by_bot["link_names"], by_bot["unfurl_links"], by_bot["mrkdwn"]) == (
+        "none",
+        False,
+        False,
+        False,
+    )
+
+
+TEXT = (
+    st.text(max_size=400)
+    | st.text("<>&", max_size=4_000)
+    | st.builds(lambda part, n: part * n, st.text(max_size=9), st.integers(0, 2_000))
+)
+
+
+@given(
+    st.builds(
+        Message,
+        kind=st.sampled_from(MessageKind),
+        severity=st.sampled_from(Severity) | st.none(),
+        title=TEXT,
+        text=TEXT,
+        suggestion=TEXT,
+        figures=st.lists(st.tuples(TEXT, TEXT), max_size=12).map(tuple),
+        lines=st.lists(TEXT, max_size=45).map(tuple),
+        footer=TEXT,
+    )
+)
+def test_whatever_is_to_be_said_fits_slacks_limits(message: Message) -> None:
+    layout = lay_out(message)
+    body = {"text": layout.text, "blocks": layout.blocks}
+    assert slack.wrong_blocks(body) == ""
+    assert slack.active_markup(body) == []
+    assert sum(map(length, slack.texts(layout.blocks))) + length(layout.text) <= MOST_ALL + 1_200  # escapes
+
+
+def test_a_message_is_laid_out_in_full() -> None:
+    said = Message(
+        kind=MessageKind.ALERT,
+        severity=Severity.WARNING,
+        title="Daily budget at 100 %",
+        text="$10.20 of $10.00.",
+        suggestion="Look at compute.",
+        figures=(("Spent", "$10.20"), ("Budget", "$10.00")),
+        footer="budget, total",
+    )
+    layout = lay_out(said)
+    assert layout.text == "🟠 Warning: Daily budget at 100 %"
+    assert slack.texts(layout.blocks) == [
+        "🟠 Warning: Daily budget at 100 %",
+        "$10.20 of $10.00.",
+        "Spent\n$10.20",
+        "Budget\n$10.00",
+        "What to do: Look at compute.",
+        "budget, total",
+    ]
+
+
+def test_what_is_cut_says_how_much_is_missing() -> None:
+    layout = lay_out(Message(kind=MessageKind.ALERT, title="t" * 500, text="x" * 50_000))
+    assert slack.texts(layout.blocks)[0] == "t" * 149 + "…"
+    assert "characters more: reelkeeper alerts list --json" in slack.texts(layout.blocks)[-1]
+    assert sum(map(length, slack.texts(layout.blocks))) > 11_000
+    digest = lay_out(Message(kind=MessageKind.DIGEST, title="t", lines=("l" * 1_000,) * 40))
+    assert "… 29 more: reelkeeper alerts list" in slack.texts(digest.blocks)[-1]
+
+
+def test_a_message_carries_the_same_id_at_each_attempt(double: SlackDouble, bot: Bot) -> None:
+    assert bot.send(letter()) == "1700000000.000001"
+    (posted,) = double.posted
+    assert posted.body["client_msg_id"] == "an-id"
+    assert posted.body["metadata"]["event_payload"] == {"id": "an-id"}
+
+
+def test_a_picture_is_uploaded_with_its_words(double: SlackDouble, bot: Bot) -> None:
+    with_picture = Letter("an-id", letter(text="Up < down").message, Picture("chart.png", b"PNG"))
+    assert bot.send(with_picture) == "F000"
+    (posted,) = double.posted
+    assert posted.picture == b"PNG"
+    assert posted.body["initial_comment"] == "A title\nUp &lt; down"
+
+
+def test_a_bot_that_may_not_upload_says_the_words(double: SlackDouble, bot: Bot) -> None:
+    double.queue = [Answer(200, {"ok": False, "error": "missing_scope"})]
+    bot.send(Letter("an-id", letter().message, Picture("chart.png", b"PNG")))
+    assert "No picture: Slack answered 200, missing_scope" in "".join(slack.texts(double.posted[0].body["blocks"]))
+
+
+BUSY = {
+    "1": 1,
+    "3600": 3600,
+    "1.5": 1.5,
+    "0": 0,
+    "-3": 0,
+    "nan": 60,
+    "1e400": 60,
+    "99999999": 21600,
+    "soon": 60,
+    None: 60,
+}
+
+
+@pytest.mark.parametrize(("header", "seconds"), BUSY.items())
+def test_a_429_says_how_long_to_wait(
+    double: SlackDouble, bot: Bot, webhook: Webhook, header: str | None, seconds: float
+) -> None:
+    headers = {} if header is None else {"Retry-After": header}
+    sinks: tuple[Sink, ...] = (bot, webhook)
+    for sink in sinks:
+        double.queue = [Answer(429, {"ok": False, "error": "ratelimited"}, headers)]
+        with pytest.raises(SinkBusy) as busy:
+            sink.send(letter())
+        assert busy.value.seconds == seconds
+    assert double.posted == []
+
+
+def test_a_429_may_name_a_date() -> None:
+    headers = {"retry-after": "Tue, 24 Nov 2026 12:01:40 GMT", "DATE": "Tue, 24 Nov 2026 12:00:00 GMT"}
+    assert retry_after_seconds(headers, 60) == 100
+
+
+@pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
+def test_an_error_that_may_pass_is_no_refusal(double: SlackDouble, bot: Bot, webhook: Webhook, status: int) -> None:
+    sinks: tuple[Sink, ...] = (bot, webhook)
+    for sink in sinks:
+        double.queue = [Answer(status, "<html>busy</html>")]
+        with pytest.raises(SinkDown, match=f"Slack answered {status}"):
+            sink.send(letter())
+    assert len(double.asked) == 2  # slack-sdk tries nothing again
+
+
+@pytest.mark.parametrize("how", [slack.HANG, slack.RESET, slack.LOST])
+def test_no_answer_is_no_refusal_and_tried_once(double: SlackDouble, bot: Bot, webhook: Webhook, how: str) -> None:
+    sinks: tuple[Sink, ...] = (bot, webhook)
+    for sink in sinks:
+        double.queue = [how]
+        with pytest.raises(SinkDown, match="Slack gave no answer"):
+            sink.send(letter())
+    assert len(double.asked) == 2
+
+
+@pytest.mark.parametrize("error", ["internal_error", "fatal_error", "service_unavailable", "never_heard_of"])
+def test_an_error_in_a_200_that_may_pass(double: SlackDouble, bot: Bot, error: str) -> None:
+    double.queue = [Answer(200, {"ok": False, "error": error})]
+    with pytest.raises(SinkDown, match=error):
+        bot.send(letter())
+
+
+@pytest.mark.parametrize(
+    "error", ["invalid_auth", "channel_not_found", "is_archived", "msg_blocks_too_long", "token_revoked"]
+)
+def test_an_error_for_good_is_a_refusal(double: SlackDouble, bot: Bot, error: str) -> None:
+    double.queue = [Answer(200, {"ok": False, "error": error})]
+    with pytest.raises(SinkRefused, match=error):
+        bot.send(letter())
+
+
+def test_a_webhook_that_is_gone_is_a_refusal(double: SlackDouble, webhook: Webhook) -> None:
+    for status, said in (
+        (400, "invalid_payload"),
+        (403, "action_prohibited"),
+        (404, "no_service"),
+        (410, "channel_is_archived"),
+    ):
+        double.queue = [Answer(status, said)]
+        with pytest.raises(SinkRefused, match=said):
+            webhook.send(letter())
+
+
+def test_somebody_else_at_the_address_is_not_slack(double: SlackDouble, webhook: Webhook) -> None:
+    double.queue = [Answer(200, "<html>Sign in to the guest network</html>")]
+    with pytest.raises(SinkDown, match="something else than Slack"):
+        webhook.send(letter())
+
+
+def test_no_error_tells_an_address_or_a_token(double: SlackDouble) -> None:
+    sinks: tuple[Sink, ...] = (
+        Webhook("http://127.0.0.1:1/services/a-secret"),
+        Webhook("gopher://x/a-secret"),
+        Webhook("http://[a-secret"),
+        Webhook(f"{double.origin}/services/a-secret"),
+        Bot("xoxb-a-secret", "C0", "http://127.0.0.1:1/"),
+        Bot("xoxb-a-secret", "C0", double.api_url),
+    )
+    for sink in sinks:
+        with pytest.raises((SinkDown, SinkRefused)) as error:
+            sink.send(letter())
+        assert "secret" not in str(error.value)
+        assert error.value.__suppress_context__ or error.value.__context__ is None

@@ -1,0 +1,32 @@
+"""What the kill tests of alerts do in a child process: two things are found, told, gone, and said to be over."""
+
+import os
+
+from reelkeeper import failpoints
+from reelkeeper.adapters import second_sink
+from reelkeeper.adapters.slack import Bot
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.operations.alerts import observe
+from reelkeeper.operations.outbox import deliver
+from reelkeeper.operations.sinks import Sinks
+from reelkeeper.store.engine import open_engine
+from tests.doubles import slack
+
+REFUSED = "too long"  # a title that the double refuses for good
+
+
+def child(store_url: str, api_url: str, second_url: str, spec: str) -> None:
+    """Run it all, with `spec` armed."""
+    engine = open_engine(store_url)
+    bot = Bot(slack.TOKEN, slack.CHANNEL, api_url)
+    bot.pace_seconds = 0.0
+    sinks = Sinks(bot, second_sink.Webhook(second_url))
+    found = [
+        Finding("budget", scope, "2999-11", "80", Severity.WARNING, f"{scope} at 80 %", "")
+        for scope in ("total", REFUSED)
+    ]
+    failpoints.arm(spec)
+    for findings in (found, []):
+        observe(engine, findings, rules={"budget"}, run_id="run")
+        deliver(engine, sinks, seconds=20)
+    os._exit(0)  # what a forked child inherits is not its own to clean up

@@ -1,0 +1,76 @@
+"""SIGKILL at every failpoint of observing and delivering: every alert is told, and at most one message twice."""
+
+import multiprocessing
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.model.alerts import MessageState
+from reelkeeper.store.engine import open_engine, reading, transaction
+from reelkeeper.store.tables import leases, outbox
+from tests.doubles.slack import SlackDouble
+from tests.faults import alerting
+from tests.faults.conftest import PRELOAD, wait_for_end
+from tests.faults.world import LONG_AGO
+
+
+@pytest.fixture(scope="module")
+def double() -> Iterator[SlackDouble]:
+    with SlackDouble().serving() as double:
+        yield double
+
+
+def run(store_url: str, double: SlackDouble, spec: str) -> bool:
+    """Run it in a child; True if it got to its end. Then the minutes pass after which a dead run's turn is free."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    process = context.Process(target=alerting.child, args=(store_url, double.api_url, double.second_url, spec))
+    process.start()
+    code = wait_for_end(process)
+    assert code in (0, -signal.SIGKILL)
+    engine = open_engine(store_url)
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(leases).values(expires_at=LONG_AGO))
+        session.execute(sa.update(outbox).values(due_at=LONG_AGO))
+    engine.dispose()
+    return code == 0
+
+
+def test_killed_at_any_failpoint_the_next_run_tells_it_all(
+    double: SlackDouble, migrated_file: Path, tmp_path: Path
+) -> None:
+    for point in count(1):
+        double.reset()
+        double.too_long = alerting.REFUSED
+        store = tmp_path / f"{point}.sqlite3"
+        shutil.copyfile(migrated_file, store)
+        ended = run(f"sqlite:///{store}", double, f"*=kill@{point}")
+        assert run(f"sqlite:///{store}", double, "")
+        check(f"sqlite:///{store}", double, point)
+        if ended:
+            break
+    assert point > 30  # before and after each commit, and each effect
+
+
+def check(store_url: str, double: SlackDouble, point: int) -> None:
+    engine = open_engine(store_url)
+    with reading(engine) as session:
+        rows = session.execute(sa.select(outbox.c.state, outbox.c.payload)).all()
+    engine.dispose()
+    titles = Counter((row.state, row.payload["title"]) for row in rows)
+    told, refused = "total at 80 %", f"{alerting.REFUSED} at 80 %"
+    assert titles == {
+        (MessageState.SENT, told): 1,
+        (MessageState.SENT, f"Over: {told}"): 1,
+        (MessageState.DIVERTED, refused): 1,
+        (MessageState.DIVERTED, f"Over: {refused}"): 1,
+    }, f"killed at {point}"
+    sent = Counter(double.titles()) + Counter(one["title"] for one in double.second)
+    assert set(sent) == {f"🟠 Warning: {told}", f"🟢 Over: {told}", refused, f"Over: {refused}"}, f"LOST at {point}"
+    assert sum(sent.values()) <= 5, f"more than one message twice: killed at {point}"
