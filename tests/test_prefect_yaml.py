@@ -19,6 +19,7 @@ SCHEDULES = {
     "tier_storage": "0 2 * * *",
     "expire_videos": "0 3 * * *",
     "purge_retired": "0 4 * * *",
+    "settle_accounts": "30 * * * *",
 }
 
 

@@ -1,6 +1,6 @@
 """The `reelkeeper` command: thin over operations, and the starter of flows. Each file here is a group of commands."""
 
-from reelkeeper.cli import audit, bill, database, doctor, holds, plans, restore, run, s3, videos
+from reelkeeper.cli import accounts, audit, bill, database, doctor, holds, plans, quota, restore, run, s3, videos
 from reelkeeper.cli.demo import demo
 from reelkeeper.cli.front import app
 
@@ -15,6 +15,8 @@ app.command(rich_help_panel=PEOPLE)(holds.thaw)
 app.add_typer(videos.group, name="videos", rich_help_panel=LOOK)
 app.add_typer(audit.group, name="audit", rich_help_panel=LOOK)
 app.command(rich_help_panel=MONEY)(bill.bill)
+app.add_typer(accounts.group, name="credits", rich_help_panel=MONEY)
+app.add_typer(quota.group, name="quota", rich_help_panel=MONEY)
 app.command(rich_help_panel=SETUP)(demo)
 app.command(rich_help_panel=SETUP)(doctor.doctor)
 app.add_typer(database.group, name="db", rich_help_panel=SETUP)

@@ -29,7 +29,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")
 
 
 def run(
-    flow: Annotated[str, typer.Argument(help="One of sync_catalog, tier_storage, expire_videos, purge_retired.")],
+    flow: Annotated[str, typer.Argument(help="Its name, e.g. tier_storage; the README says what each asks.")],
     param: Param = None,
     apply: Annotated[bool, typer.Option("--apply", help="Do it. Without this, only the plan is made.")] = False,
     as_of: AsOf = None,

@@ -1,10 +1,15 @@
 """What commands read alike: a moment, and who is asking."""
 
 import getpass
+import re
 from datetime import UTC, datetime
+from decimal import Decimal
 from uuid import uuid4
 
 import typer
+
+_MOST_MICROUSD = 10**12  # what the ledger moves at once
+_POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def moment(text: str | None) -> datetime | None:
@@ -16,6 +21,28 @@ def moment(text: str | None) -> datetime | None:
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no time; write e.g. 2026-11-24 or 2026-11-24T06:00:00Z") from None
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def microusd(text: str) -> int:
+    """Read dollars, such as 10 or 0.25, into micro-dollars, exactly or not at all."""
+    try:
+        amount = Decimal(text) * 10**6
+    except ArithmeticError:
+        raise typer.BadParameter(f"{text!r} is no amount of dollars; write e.g. 10 or 0.25") from None
+    if not amount.is_finite() or amount != int(amount) or not 0 < amount <= _MOST_MICROUSD:
+        raise typer.BadParameter(f"{text!r}: from 0.000001 to {_MOST_MICROUSD // 10**6:,} dollars, to six digits")
+    return int(amount)
+
+
+def byte_count(text: str) -> int:
+    """Read bytes with or without a unit: 5GiB, 500MB, 1073741824."""
+    found = re.fullmatch(r"(\d{1,15}) ?(?:([kKMGT])(i?))?B?", text)
+    if not found:
+        raise typer.BadParameter(f"{text!r} is no number of bytes; write e.g. 5GiB, 500MB or 1073741824")
+    number, unit, binary = found.groups()
+    power = _POWERS[unit.upper()] if unit else 0
+    size_bytes: int = int(number) * (1024 if binary else 1000) ** power
+    return size_bytes
 
 
 def who() -> str:

@@ -125,6 +125,15 @@ class HoldState(StrEnum):
     EXPIRED = "expired"
 
 
+class Mismatch(NamedTuple):
+    """A figure that is kept, and what counting it anew gives."""
+
+    what: str  # balance, held, spent, transfer: micro-dollars; used_bytes, reserved_bytes: bytes
+    subject: str  # an account, a user or a transfer
+    recorded: int
+    counted: int
+
+
 class Standing(NamedTuple):
     """What a user stores and was promised. `override_bytes` stands in place of what the tier grants."""
 

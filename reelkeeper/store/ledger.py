@@ -145,6 +145,17 @@ def _moved(row: Any) -> Moved:  # noqa: ANN401  a row of _MOVED
     return moved._replace(kind=TransferKind(moved.kind))
 
 
+def moves(session: Session, user_id: str, limit: int) -> list[Moved]:
+    """List a user's last `limit` moves of credits, the newest first."""
+    rows = session.execute(
+        sa.select(*_MOVED)
+        .where(transfers.c.user_id == user_id)
+        .order_by(transfers.c.at.desc(), transfers.c.id)
+        .limit(limit)
+    )
+    return [_moved(row) for row in rows]
+
+
 def balance(session: Session, user_id: str) -> Balance:
     """Say what a user's credits come to; zeros for somebody who never had any."""
     found = dict(

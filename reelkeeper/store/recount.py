@@ -1,0 +1,106 @@
+"""Every figure that is kept beside its record, counted anew: credits from entries, bytes from videos.
+
+    transfer         the entries of a transfer               sum to zero, and so do all
+    balance          an account                              the sum of its entries
+    held             a user's credits that are set aside     the sum of the open holds
+    spent            what was captured and not refunded      the same by the transfers
+    used_bytes       what a user stores                      the present bytes of the live videos
+    reserved_bytes   what a user was promised                the sum of the open reservations
+
+Read in one snapshot (`engine.reading`), so that changes at the same time are either in all of it or in none.
+"""
+
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import VideoState
+from reelkeeper.model.money import AccountKind, HoldState, Mismatch, ReservationState, TransferKind
+from reelkeeper.store.tables import (
+    accounts,
+    blobs,
+    credit_holds,
+    entries,
+    reservations,
+    storage_accounts,
+    transfers,
+    videos,
+)
+
+MOST_OF_A_KIND: Final = 200  # mismatches that one recount lists of each kind: a person reads a few
+_Select = sa.Select[Any]
+
+
+def mismatches(session: Session) -> list[Mismatch]:
+    """List the figures that are not what counting gives, at most 200 of a kind."""
+    return [
+        Mismatch(what, str(row.subject), int(row.kept), int(row.counted))
+        for what, (kept, record) in _figures().items()
+        for row in session.execute(_differing(kept, record))
+    ]
+
+
+def _figures() -> dict[str, tuple[_Select, _Select]]:
+    signed = sa.case(
+        (transfers.c.kind == TransferKind.CAPTURE, transfers.c.amount_microusd),
+        (transfers.c.kind == TransferKind.REFUND, -transfers.c.amount_microusd),
+        else_=0,
+    )
+    live = (
+        _amounts(videos.c.user_id, blobs.c.size_bytes)
+        .select_from(videos.join(blobs, blobs.c.id == videos.c.blob_id))
+        .where(
+            videos.c.state == VideoState.LIVE,
+            sa.exists().where(storage_accounts.c.user_id == videos.c.user_id),  # others are not counted yet
+        )
+    )
+    return {
+        "transfer": (
+            _amounts(transfers.c.id, sa.literal(0)),
+            _amounts(entries.c.transfer_id, entries.c.amount_microusd),
+        ),
+        "balance": (
+            _amounts(accounts.c.id, accounts.c.balance_microusd),
+            _amounts(entries.c.account_id, entries.c.amount_microusd),
+        ),
+        "held": (
+            _amounts(accounts.c.user_id, accounts.c.balance_microusd).where(accounts.c.kind == AccountKind.HELD),
+            _amounts(credit_holds.c.user_id, credit_holds.c.amount_microusd).where(
+                credit_holds.c.state == HoldState.OPEN
+            ),
+        ),
+        "spent": (
+            _amounts(credit_holds.c.user_id, credit_holds.c.captured_microusd - credit_holds.c.refunded_microusd),
+            _amounts(transfers.c.user_id, signed),
+        ),
+        "used_bytes": (_amounts(storage_accounts.c.user_id, storage_accounts.c.used_bytes), live),
+        "reserved_bytes": (
+            _amounts(storage_accounts.c.user_id, storage_accounts.c.reserved_bytes),
+            _amounts(reservations.c.user_id, reservations.c.size_bytes).where(
+                reservations.c.state == ReservationState.OPEN
+            ),
+        ),
+    }
+
+
+def _amounts(subject: sa.ColumnElement[Any], amount: sa.ColumnElement[Any]) -> _Select:
+    return sa.select(subject.label("subject"), amount.label("amount"))
+
+
+def _differing(kept: _Select, record: _Select) -> _Select:
+    """Sum both by subject, and keep the subjects whose sums differ; one that is on one side only has 0 on the other."""
+    one, other = kept.subquery(), record.subquery()
+    zero = sa.literal(0)
+    both = sa.union_all(
+        sa.select(one.c.subject, one.c.amount.label("kept"), zero.label("counted")),
+        sa.select(other.c.subject, zero.label("kept"), other.c.amount.label("counted")),
+    ).subquery()
+    summed, counted = sa.func.sum(both.c.kept), sa.func.sum(both.c.counted)
+    return (
+        sa.select(both.c.subject, summed.label("kept"), counted.label("counted"))
+        .group_by(both.c.subject)
+        .having(summed != counted)
+        .order_by(both.c.subject)
+        .limit(MOST_OF_A_KIND)
+    )

@@ -1,0 +1,81 @@
+"""`credits` and `quota`: what a person gives, takes back and looks at, with exit codes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.operations.ledger import deduct_user_credits
+from reelkeeper.store.engine import open_engine, transaction
+from reelkeeper.store.tables import accounts, credit_holds
+from tests.cli.conftest import Run
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def engine(one_video: str, tmp_path: Path) -> sa.Engine:  # noqa: ARG001  it makes the store, and ann in it
+    return open_engine(f"sqlite:///{tmp_path / 'state' / 'store.sqlite3'}")
+
+
+def test_granted_credits_are_shown_and_granted_once_per_key(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
+    assert engine
+    for _ in range(2):
+        moved = ask("credits", "grant", "ann", "10.5", "--reason", "a gift", "--key", "gift 1")
+        assert moved["amount_microusd"] == 10_500_000
+    shown = ask("credits", "show", "ann")
+    assert (shown["available_microusd"], shown["held_microusd"], len(shown["moves"])) == (10_500_000, 0, 1)
+    assert "$10.50 available, $0.00 held, $0.00 spent" in reelkeeper("credits", "show", "ann").stdout
+    reelkeeper("credits", "grant", "ann", "11", "--reason", "a gift", "--key", "gift 1", exit_code=9)
+
+
+def test_a_capture_is_refunded_at_most_once_over(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
+    ask("credits", "grant", "ann", "1", "--reason", "a gift")
+    assert deduct_user_credits(engine, "ann", 400_000, "video 1")
+    with engine.connect() as connection:
+        hold = connection.execute(sa.select(credit_holds.c.id)).scalar_one()
+    assert "$0.90 available" in reelkeeper("credits", "refund", hold, "0.30", "--reason", "it failed").stdout
+    assert "refunded" in reelkeeper("credits", "refund", hold, "0.11", "--reason", "it failed", exit_code=9).stderr
+    assert [one["kind"] for one in ask("credits", "show", "ann")["moves"]] == ["refund", "capture", "hold", "grant"]
+
+
+@pytest.mark.parametrize("amount", ["0", "-1", "NaN", "inf", "0.0000001", "ten", "1000001"])
+def test_what_is_no_amount_ends_with_2(engine: sa.Engine, reelkeeper: Run, amount: str) -> None:
+    assert engine
+    reelkeeper("credits", "grant", "--reason", "r", "ann", "--", amount, exit_code=2)
+
+
+def test_nobody_ends_with_8(reelkeeper: Run, engine: sa.Engine) -> None:
+    assert engine
+    for words in (
+        ("credits", "grant", "eve", "1", "--reason", "r"),
+        ("credits", "show", "eve"),
+        ("quota", "show", "eve"),
+    ):
+        assert "no user 'eve'" in reelkeeper(*words, exit_code=8).stderr
+
+
+def test_a_quota_is_set_by_hand_and_back(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
+    assert engine
+    used = ask("quota", "show", "ann")["usage_bytes"]
+    assert used > 0
+    assert not ask("quota", "show", "ann")["can_upload"]  # nobody has said which tier ann is of
+    assert ask("quota", "set", "ann", "5GiB")["quota_bytes"] == 5 * 2**30
+    assert ask("quota", "show", "ann", "--incoming", "5GB")["can_upload"]
+    assert reelkeeper("quota", "show", "ann", "--incoming", "6GB").stdout.startswith("No: ")
+    assert ask("quota", "set", "ann", "tier")["quota_bytes"] is None
+    reelkeeper("quota", "set", "ann", "much", exit_code=2)
+
+
+def test_what_does_not_add_up_ends_with_5_and_can_be_written_anew(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
+    ask("credits", "grant", "ann", "1", "--reason", "a gift")
+    assert "Everything adds up" in reelkeeper("credits", "recount").stdout
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(accounts).where(accounts.c.id == "user/ann").values(balance_microusd=5))
+    assert "user/ann is 5, counted 1,000,000" in reelkeeper("credits", "recount", exit_code=5).stderr
+    (corrected,) = ask("credits", "recount", "--apply")["corrected"]
+    assert (corrected["subject"], corrected["recorded"], corrected["counted"]) == ("user/ann", 5, 1_000_000)
+    assert ask("credits", "recount") == {"corrected": [], "mismatches": []}
+    assert ask("audit", "--limit", "1")[0]["event"]["event"] == "recount"

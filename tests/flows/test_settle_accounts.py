@@ -1,0 +1,66 @@
+"""`settle_accounts`: a dry run only looks; a run gives back what is overdue, and stops everything on a mismatch."""
+
+import pytest
+import sqlalchemy as sa
+
+from flows.settle_accounts import settle_accounts
+from reelkeeper.errors import Frozen, IntegrityDoubt
+from reelkeeper.operations import ledger, quota
+from reelkeeper.operations.freeze import thaw, why_frozen
+from reelkeeper.store.engine import Clock, reading, transaction
+from reelkeeper.store.tables import alerts, credit_holds, outbox, reservations, storage_accounts
+from tests.flows.scenes import Scene
+from tests.operations.books import DOLLAR, balances, storage
+
+
+@pytest.fixture
+def overdue(scene: Scene) -> Scene:
+    """Ann has two videos, a hold and a reservation, which are overdue."""
+    scene.video("v1", age_days=1)
+    with transaction(scene.engine, "test") as session:
+        ledger.grant(session, "ann", DOLLAR, "gift", run_id="test")
+        ledger.hold(session, "ann", 300, "job", run_id="test", lasting_seconds=1)
+        quota.reserve(session, "ann", 70, "upload", lasting_seconds=1)
+        for table in (credit_holds, reservations):
+            session.execute(sa.update(table).values(expires_at=Clock(-1)))
+    return scene
+
+
+def test_a_dry_run_only_looks(overdue: Scene) -> None:
+    before = overdue.everything()
+    report = settle_accounts()
+    assert (report.expired_holds, report.expired_microusd) == (1, 300)
+    assert (report.expired_reservations, report.expired_bytes, report.mismatches) == (1, 70, ())
+    assert overdue.everything() == before
+    assert balances(overdue.engine, "ann") == (DOLLAR - 300, 300)
+
+
+def test_what_is_overdue_is_given_back_once(overdue: Scene) -> None:
+    assert settle_accounts(dry_run=False).expired_holds == 1
+    assert settle_accounts(dry_run=False).expired_holds == 0
+    assert balances(overdue.engine, "ann") == (DOLLAR, 0)
+    assert storage(overdue.engine, "ann") == (overdue.world.clip.stat().st_size, 0)
+    assert why_frozen(overdue.engine) is None
+
+
+def test_a_mismatch_fails_the_run_freezes_everything_and_is_told_until_it_is_over(overdue: Scene) -> None:
+    with transaction(overdue.engine, "test") as session:
+        session.execute(sa.update(storage_accounts).values(used_bytes=storage_accounts.c.used_bytes + 1))
+    with pytest.raises(IntegrityDoubt, match="used_bytes of ann is"):
+        settle_accounts(dry_run=False)
+    with pytest.raises(Frozen, match="the accounts do not add up in 1 figure"):
+        settle_accounts(dry_run=False)
+    thaw(overdue.engine, by="eve")
+    with transaction(overdue.engine, "test") as session:
+        session.execute(sa.update(storage_accounts).values(used_bytes=storage_accounts.c.used_bytes - 1))
+    settle_accounts(dry_run=False)
+    with reading(overdue.engine) as session:
+        assert session.execute(sa.select(alerts.c.rule, alerts.c.state)).all() == [("ledger_mismatch", "resolved")]
+        assert session.execute(sa.select(sa.func.count()).select_from(outbox)).scalar_one() >= 1
+
+
+def test_a_dry_run_tells_of_a_mismatch_and_freezes_nothing(overdue: Scene) -> None:
+    with transaction(overdue.engine, "test") as session:
+        session.execute(sa.update(storage_accounts).values(used_bytes=1))
+    assert [one.what for one in settle_accounts().mismatches] == ["used_bytes"]
+    assert why_frozen(overdue.engine) is None
