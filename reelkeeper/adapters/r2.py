@@ -27,6 +27,7 @@ from botocore.exceptions import (
 from reelkeeper.adapters.deletes import BATCH_KEYS, delete_batch
 from reelkeeper.adapters.keys import IDENTITY, PROBE, confined, flaw
 from reelkeeper.adapters.listing import read_page, read_pages_fast
+from reelkeeper.adapters.meter import Meter
 from reelkeeper.adapters.s3 import ATTEMPTS, date_of, open_client, told, wait_before
 from reelkeeper.errors import (
     KeyRefused,
@@ -54,7 +55,9 @@ def connect(
     """Return the bucket behind an S3 endpoint. Sends nothing yet. Misconfigured if the prefix is malformed."""
     client = open_client(endpoint_url, access_key_id, secret_access_key, region)
     read_pages_fast(client)
-    return Bucket(client, bucket, prefix)
+    meter = Meter()
+    meter.attach(client)
+    return Bucket(client, bucket, prefix, meter)
 
 
 class Bucket:
@@ -63,12 +66,13 @@ class Bucket:
     StorageError where the bucket, after `ATTEMPTS`, did not do what was asked. Safe to share between threads.
     """
 
-    def __init__(self, client: "S3Client", name: str, prefix: str) -> None:
+    def __init__(self, client: "S3Client", name: str, prefix: str, meter: Meter) -> None:
         if not prefix.endswith("/") or flaw(prefix[:-1]):
             raise Misconfigured(f"prefix {prefix!r} {flaw(prefix[:-1]) or 'does not end with /'}")
         self._client = client
         self.name = name
         self.prefix = prefix
+        self.meter = meter
 
     @property
     def identity_key(self) -> str:

@@ -2,17 +2,19 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from reelkeeper.adapters import r2, seaweed
 from reelkeeper.adapters.r2 import Bucket
 from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, KeyTaken, ObjectMissing
 from reelkeeper.failpoints import effect
+from reelkeeper.operations.metering import flush_operations
 from reelkeeper.settings import Settings
 from reelkeeper.store.engine import now, reading
 from reelkeeper.store.opening import open_store
@@ -39,7 +41,11 @@ def open_depot(settings: Settings) -> Iterator[Depot]:
     IntegrityDoubt when the clocks are too far apart to judge ages by.
     """
     with open_store(settings) as engine, open_bucket(settings) as bucket:
-        yield join(engine, bucket)
+        try:
+            yield join(engine, bucket)
+        finally:
+            with suppress(SQLAlchemyError):  # a count that is lost must not hide what came of the work
+                flush_operations(engine, bucket)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from datetime import date
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
@@ -48,10 +49,11 @@ def replace(session: Session, days: Iterable[date], new: Iterable[Charge]) -> in
     """
     session.execute(sa.select(deployment.c.id).with_for_update())
     session.execute(sa.delete(charges).where(charges.c.day.in_(list(days))))
-    rows = [one._asdict() for one in new]
-    for start in range(0, len(rows), _BATCH):
-        session.execute(sa.insert(charges), rows[start : start + _BATCH])
-    return len(rows)
+    rows, count = (one._asdict() for one in new), 0
+    while batch := list(islice(rows, _BATCH)):
+        session.execute(sa.insert(charges), batch)
+        count += len(batch)
+    return count
 
 
 def between(session: Session, first: date, last: date) -> Iterator[Charge]:

@@ -124,6 +124,7 @@ class AuditEvent(SQLModel, table=True):
     """One line of the append-only, hash-chained record of everything that was done to a customer's data."""
 
     __tablename__ = "audit_events"
+    __table_args__ = (sa.Index("ix_audit_events_event", "event", "at"),)
     id: int = Field(sa_column=sa.Column(sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True))
     at: datetime = Field(sa_type=UtcDateTime)
     event: str

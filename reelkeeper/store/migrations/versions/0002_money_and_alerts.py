@@ -249,6 +249,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_transfers_hold_id", "transfers", ["hold_id"], unique=False)
     op.create_index("ix_transfers_user", "transfers", ["user_id", "at"], unique=False)
+    op.create_index("ix_audit_events_event", "audit_events", ["event", "at"], unique=False)
     op.create_table(
         "entries",
         sa.Column("transfer_id", sa.String(), nullable=False),
@@ -279,6 +280,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop them, and every credit and alert with them."""
+    op.drop_index("ix_audit_events_event", table_name="audit_events")
     for table in (
         "entries",
         "transfers",

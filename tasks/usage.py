@@ -1,0 +1,45 @@
+"""Usage and charges: what was used is collected, priced and read."""
+
+from contextlib import closing
+from datetime import date, datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from reelkeeper.adapters import cloudflare
+from reelkeeper.model.money import Charge
+from reelkeeper.operations import metering
+from reelkeeper.operations.depot import Depot
+from reelkeeper.operations.metering import Collected
+from reelkeeper.rules.quote import PriceBook
+from reelkeeper.settings import settings
+from reelkeeper.store import charges
+from reelkeeper.store.engine import reading
+
+
+@task(task_run_name="collect what was used", cache_policy=NO_CACHE)
+def collect(depot: Depot, as_of: datetime) -> Collected:
+    """Sample the catalogue and ask Cloudflare, if there is a token; where it does not answer our count stands in."""
+    metering.flush_operations(depot.engine, depot.bucket)
+    client = cloudflare.connect(settings())
+    if client is None:
+        return metering.collect(depot.engine, None, as_of)
+    with closing(client):
+        found = metering.collect(depot.engine, client, as_of)
+    if found.trouble:
+        get_run_logger().warning("usage is our own count alone: %s", found.trouble)
+    return found
+
+
+@task(task_run_name="charge what was used", cache_policy=NO_CACHE)
+def charge(depot: Depot, book: PriceBook, as_of: datetime) -> int:
+    """Charge each day of this month whose charges are not what its usage makes them; returns how many."""
+    return metering.charge(depot.engine, book, as_of)
+
+
+@task(task_run_name="read the charges", cache_policy=NO_CACHE)
+def charges_between(depot: Depot, first: date, last: date) -> list[Charge]:
+    """Read the charges of the days from `first` to `last`."""
+    with reading(depot.engine) as session:
+        return list(charges.between(session, first, last))
