@@ -9,10 +9,10 @@ from reelkeeper.rules import guard, lifecycle
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.lifecycle import LifecyclePolicy
 from reelkeeper.rules.report import Report
-from tasks import depots, plans, reports, runs, videos
+from tasks import depots, heartbeats, plans, reports, runs, videos
 
 
-@flow(flow_run_name=runs.run_name)
+@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def expire_videos(
     policy: LifecyclePolicy = LifecyclePolicy(),
     limits: BlastRadius = BlastRadius(),

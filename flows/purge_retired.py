@@ -6,10 +6,10 @@ from pydantic import AwareDatetime
 from reelkeeper.rules import guard
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.report import Report
-from tasks import blobs, depots, plans, reports, runs
+from tasks import blobs, depots, heartbeats, plans, reports, runs
 
 
-@flow(flow_run_name=runs.run_name)
+@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def purge_retired(
     limits: BlastRadius = BlastRadius(),
     grace_days: int = 7,

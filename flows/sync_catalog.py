@@ -6,10 +6,10 @@ from pydantic import AwareDatetime
 from reelkeeper.rules import guard
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.report import SyncReport
-from tasks import catalogs, depots, reports, runs, views
+from tasks import catalogs, depots, heartbeats, reports, runs, views
 
 
-@flow(flow_run_name=runs.run_name)
+@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def sync_catalog(
     limits: BlastRadius = BlastRadius(),
     grace_days: int = 7,

@@ -10,10 +10,10 @@ from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.lifecycle import LifecyclePolicy
 from reelkeeper.rules.report import Report
 from reelkeeper.rules.transcode import Acceptance, Recipe
-from tasks import depots, plans, reports, runs, transcodes, videos
+from tasks import depots, heartbeats, plans, reports, runs, transcodes, videos
 
 
-@flow(flow_run_name=runs.run_name)
+@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def tier_storage(
     policy: LifecyclePolicy = LifecyclePolicy(),
     limits: BlastRadius = BlastRadius(),

@@ -3,16 +3,24 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from sqlalchemy.engine import Engine
+
 from reelkeeper.errors import Frozen
 from reelkeeper.operations.depot import Depot, open_depot
 from reelkeeper.operations.freeze import why_frozen
 from reelkeeper.operations.lease import Lease, alone
 from reelkeeper.settings import settings
+from reelkeeper.store.opening import open_store
 
 
 def opened() -> AbstractContextManager[Depot]:
     """Open store and bucket as this process is configured, and check that they belong together."""
     return open_depot(settings())
+
+
+def store() -> AbstractContextManager[Engine]:
+    """Open the store alone, for a flow that has nothing to do with videos."""
+    return open_store(settings())
 
 
 @contextmanager

@@ -1,13 +1,17 @@
 """prefect.yaml is the only schedule: it names every flow, and says nothing that Prefect or a flow would not take."""
 
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cronsim import CronSim
 from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.flows import Flow, load_flow_from_entrypoint
 
+from reelkeeper.rules.cadence import CADENCES
 from reelkeeper.rules.lifecycle import FLOW_RULES
 
 ROOT = Path(__file__).parent.parent
@@ -15,6 +19,7 @@ WRITTEN: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS: dict[str, dict[str, Any]] = {one["entrypoint"]: one for one in WRITTEN["deployments"]}
 FLOWS = {f"flows.{path.stem}.{path.stem}" for path in (ROOT / "flows").glob("*.py") if path.stem != "__init__"}
 SCHEDULES = {
+    "deliver_alerts": "*/5 * * * *",
     "sync_catalog": "0 * * * *",
     "tier_storage": "0 2 * * *",
     "expire_videos": "0 3 * * *",
@@ -55,6 +60,24 @@ def test_its_flow_loads_takes_its_parameters_and_is_a_dry_run_by_itself(entrypoi
     assert taken["dry_run"] is False
     assert flow.parameters.properties["dry_run"]["default"] is True
     assert flow.description
+
+
+@pytest.mark.parametrize("entrypoint", sorted(DEPLOYMENTS))
+def test_the_watchdog_knows_how_often_a_flow_runs(entrypoint: str) -> None:
+    name = entrypoint.rpartition(".")[2]
+    begin, runs = datetime(2026, 1, 1, tzinfo=UTC), set[datetime]()
+    for schedule in DEPLOYMENTS[entrypoint]["schedules"]:
+        due = CronSim(schedule["cron"], begin)
+        runs |= {next(due) for _ in range(800 if "*/" in schedule["cron"] else 100)}
+    longest = max(later - sooner for sooner, later in pairwise(sorted(runs)[:90]))
+    assert CADENCES[name].period_seconds == longest.total_seconds()
+    assert 0 < CADENCES[name].grace_seconds <= CADENCES[name].period_seconds * 2
+
+
+@pytest.mark.parametrize("entrypoint", sorted(DEPLOYMENTS))
+def test_a_flow_gives_a_sign_of_life_when_it_has_succeeded(entrypoint: str) -> None:
+    flow: Flow[..., Any] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
+    assert [hook.__name__ for hook in flow.on_completion_hooks] == ["beat"]
 
 
 @pytest.mark.parametrize(

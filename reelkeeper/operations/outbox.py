@@ -18,7 +18,7 @@ from uuid import uuid4
 from sqlalchemy.engine import Engine
 
 from reelkeeper.adapters.wording import as_text
-from reelkeeper.errors import PartialFailure, ReelkeeperError, SinkBusy, SinkDown, SinkRefused
+from reelkeeper.errors import ReelkeeperError, SinkBusy, SinkDown, SinkRefused
 from reelkeeper.failpoints import effect
 from reelkeeper.model.alerts import Letter, Message, MessageKind, Severity
 from reelkeeper.operations.sinks import Sinks
@@ -46,15 +46,6 @@ class Delivered:
     waiting: int
     oldest: timedelta
     error: str
-
-    def require_whole(self) -> "Delivered":
-        """Raise PartialFailure if the first sink did not take everything that it was offered."""
-        if self.failed or self.diverted:
-            raise PartialFailure(
-                f"{self.sent} messages sent, {self.diverted} refused and diverted to the second sink, {self.failed} "
-                f"attempts in vain, {self.waiting} waiting: {self.error}. What waits is tried again by the next run"
-            )
-        return self
 
 
 def deliver(

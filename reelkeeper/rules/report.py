@@ -97,3 +97,29 @@ class SyncReport:
                 f"{many(failed, 'operation')} that killed runs left open could not be settled; the rest is done"
             )
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryReport:
+    """What became of the messages in the outbox. `titles` are of some that wait, the newest first."""
+
+    flow: str
+    run_id: str
+    dry_run: bool
+    sent: int = 0
+    diverted: int = 0  # to the second sink, for good
+    copied: int = 0  # to the second sink, and waiting for the first
+    failed: int = 0  # attempts in vain
+    waiting: int = 0
+    error: str = ""  # the last one met
+    titles: tuple[str, ...] = ()
+
+    def require_whole(self) -> Self:
+        """Raise PartialFailure if the first sink did not take everything that it was offered."""
+        if self.failed or self.diverted:
+            raise PartialFailure(
+                f"{many(self.sent, 'message')} sent, {self.diverted} refused and diverted to the second sink, "
+                f"{many(self.failed, 'attempt')} in vain, {self.waiting} waiting: {self.error}. "
+                "What waits is tried again by the next run"
+            )
+        return self

@@ -1,0 +1,28 @@
+"""What Slack has not heard yet."""
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from reelkeeper.rules.report import DeliveryReport
+from tasks import alerts, depots, heartbeats, runs
+
+
+@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
+def deliver_alerts(
+    seconds: Annotated[int, Field(ge=1, le=3600)] = 240,
+    dry_run: bool = True,
+) -> DeliveryReport:
+    """Send the messages that wait in the outbox, for at most so many seconds; a dry run only says which.
+
+    What Slack refuses goes to the second sink, and so does what it has not taken for 15 minutes. The run fails then,
+    with the counts, and what waits is tried again by the next one.
+    """
+    run_id = runs.run_id()
+
+    with depots.store() as engine:
+        if dry_run:
+            return alerts.preview(engine, run_id)
+        delivered = alerts.deliver(engine, seconds=seconds)
+    return alerts.report(run_id, delivered).require_whole()

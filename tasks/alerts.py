@@ -1,0 +1,68 @@
+"""Alerts: what a monitoring flow found, and the messages that follow from it."""
+
+from collections.abc import Collection, Sequence
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from sqlalchemy.engine import Engine
+
+from reelkeeper.model.alerts import Finding
+from reelkeeper.operations import alerts, outbox
+from reelkeeper.operations.alerts import Observed
+from reelkeeper.operations.outbox import Delivered
+from reelkeeper.operations.sinks import configured_sinks
+from reelkeeper.rules.alerting import AlertPolicy
+from reelkeeper.rules.report import DeliveryReport
+from reelkeeper.settings import settings
+from reelkeeper.store.engine import reading
+from reelkeeper.store.outbox import count_waiting, listed
+
+
+@task(task_run_name="note what was found", cache_policy=NO_CACHE)
+def observe(
+    engine: Engine,
+    findings: Sequence[Finding],
+    *,
+    rules: Collection[str],
+    run_id: str,
+    policy: AlertPolicy = AlertPolicy(),
+) -> Observed:
+    """Note what the rules that were looked at have found; what is news goes into the outbox."""
+    observed = alerts.observe(engine, findings, rules=rules, run_id=run_id, policy=policy)
+    get_run_logger().info("%d found: %s", len(findings), observed)
+    return observed
+
+
+@task(task_run_name="deliver what waits", cache_policy=NO_CACHE)
+def deliver(engine: Engine, *, seconds: float = 60) -> Delivered:
+    """Send what waits in the outbox. What cannot be sent now goes on waiting, and fails no flow that found it."""
+    delivered = outbox.deliver(engine, configured_sinks(settings()), seconds=seconds)
+    level = "warning" if delivered.error else "info"
+    getattr(get_run_logger(), level)("%s", delivered)
+    return delivered
+
+
+@task(task_run_name="look into the outbox", cache_policy=NO_CACHE)
+def preview(engine: Engine, run_id: str) -> DeliveryReport:
+    """Say what waits, and send nothing."""
+    with reading(engine) as session:
+        waiting = listed(session, everything=False, limit=20)
+        count, _ = count_waiting(session)
+    titles = tuple(one.title for one in waiting)
+    return DeliveryReport("deliver_alerts", run_id, dry_run=True, waiting=count, titles=titles)
+
+
+def report(run_id: str, delivered: Delivered) -> DeliveryReport:
+    """Say what became of the messages."""
+    return DeliveryReport(
+        "deliver_alerts",
+        run_id,
+        dry_run=False,
+        sent=delivered.sent,
+        diverted=delivered.diverted,
+        copied=delivered.copied,
+        failed=delivered.failed,
+        waiting=delivered.waiting,
+        error=delivered.error,
+    )

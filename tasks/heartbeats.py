@@ -1,0 +1,20 @@
+"""The sign of life that a flow gives when it has succeeded; `reelkeeper watchdog` listens for it."""
+
+from typing import Any
+
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.flows import Flow
+
+from reelkeeper.operations import heartbeat
+from reelkeeper.rules.cadence import CADENCES
+from reelkeeper.settings import settings
+from reelkeeper.store.opening import open_store
+
+
+def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001  Prefect's signature
+    """Note the success of a run that may change things: a hook of every flow. A dry run proves nothing."""
+    if flow_run.parameters.get("dry_run", True):
+        return
+    name = flow.fn.__name__
+    with open_store(settings()) as engine:
+        heartbeat.beat(engine, name, run_id=str(flow_run.id), **CADENCES[name]._asdict())

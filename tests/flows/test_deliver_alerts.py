@@ -1,0 +1,75 @@
+"""`deliver_alerts`: what waits goes out, and the run says so; and the sign of life that every flow gives."""
+
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from flows.deliver_alerts import deliver_alerts
+from reelkeeper.errors import PartialFailure
+from reelkeeper.operations.alerts import post
+from reelkeeper.settings import settings
+from reelkeeper.store.engine import reading
+from reelkeeper.store.heartbeats import beats
+from reelkeeper.store.tables import heartbeats
+from tests.doubles import slack
+from tests.doubles.slack import Answer, SlackDouble
+
+
+@pytest.fixture
+def store(prefect_server: None, sqlite_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa.Engine]:  # noqa: ARG001  it must be up
+    """A store with a message in its outbox, which the flow opens by its settings."""
+    monkeypatch.setenv("REELKEEPER_DATABASE_URL", str(sqlite_engine.url))
+    post(sqlite_engine, "Something happened")
+    settings.cache_clear()
+    yield sqlite_engine
+    settings.cache_clear()
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlackDouble]:
+    with SlackDouble().serving() as double:
+        for name, value in {
+            "SLACK_BOT_TOKEN": slack.TOKEN,
+            "SLACK_CHANNEL": slack.CHANNEL,
+            "SLACK_API_URL": double.api_url,
+            "SECOND_SINK_URL": double.second_url,
+        }.items():
+            monkeypatch.setenv(f"REELKEEPER_{name}", value)
+        yield double
+
+
+def last_beats(engine: sa.Engine) -> set[str]:
+    with reading(engine) as session:
+        return set(beats(session))
+
+
+def test_a_dry_run_shows_what_waits_and_sends_nothing(double: SlackDouble, store: sa.Engine) -> None:
+    report = deliver_alerts()
+    assert (report.waiting, report.titles) == (1, ("Something happened",))
+    assert double.asked == []
+    assert last_beats(store) == set()  # it has proved nothing
+
+
+def test_a_run_sends_what_waits_and_gives_a_sign_of_life(double: SlackDouble, store: sa.Engine) -> None:
+    report = deliver_alerts(dry_run=False)
+    assert (report.sent, report.waiting) == (1, 0)
+    assert double.titles() == ["Something happened"]
+    with reading(store) as session:
+        (beat,) = session.execute(sa.select(heartbeats)).all()
+    assert (beat.flow, beat.period_seconds, beat.grace_seconds) == ("deliver_alerts", 300, 600)
+    assert beat.run_id == report.run_id
+
+
+def test_what_slack_refuses_goes_to_the_second_sink_and_the_run_fails(double: SlackDouble, store: sa.Engine) -> None:
+    double.queue = [Answer(200, {"ok": False, "error": "is_archived"})]
+    with pytest.raises(PartialFailure, match=r"1 refused and diverted to the second sink, .* is_archived"):
+        deliver_alerts(dry_run=False)
+    assert [one["title"] for one in double.second] == ["Something happened"]
+    assert last_beats(store) == set()
+
+
+def test_without_slack_it_is_on_the_console(store: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert deliver_alerts(dry_run=False).sent == 1
+    assert "Something happened" in capsys.readouterr().err
+    assert last_beats(store) == {"deliver_alerts"}
