@@ -3,10 +3,10 @@
 from prefect import flow
 
 from reelkeeper.rules.accounts import AccountsReport
-from tasks import accounts, depots, runs
+from tasks import accounts, depots, heartbeats, runs
 
 
-@flow(flow_run_name=runs.run_name)
+@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def settle_accounts(dry_run: bool = True) -> AccountsReport:
     """Give back overdue holds and reservations, then count every balance and every user's bytes anew.
 
