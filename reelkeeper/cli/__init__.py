@@ -1,6 +1,20 @@
 """The `reelkeeper` command: thin over operations, and the starter of flows. Each file here is a group of commands."""
 
-from reelkeeper.cli import accounts, audit, bill, database, doctor, holds, plans, quota, restore, run, s3, videos
+from reelkeeper.cli import (
+    accounts,
+    audit,
+    bill,
+    database,
+    doctor,
+    holds,
+    plans,
+    quota,
+    restore,
+    run,
+    s3,
+    simulate,
+    videos,
+)
 from reelkeeper.cli.demo import demo
 from reelkeeper.cli.front import app
 
@@ -17,6 +31,7 @@ app.add_typer(audit.group, name="audit", rich_help_panel=LOOK)
 app.command(rich_help_panel=MONEY)(bill.bill)
 app.add_typer(accounts.group, name="credits", rich_help_panel=MONEY)
 app.add_typer(quota.group, name="quota", rich_help_panel=MONEY)
+app.add_typer(simulate.group, name="simulate", rich_help_panel=LOOK)
 app.command(rich_help_panel=SETUP)(demo)
 app.command(rich_help_panel=SETUP)(doctor.doctor)
 app.add_typer(database.group, name="db", rich_help_panel=SETUP)

@@ -1,0 +1,182 @@
+"""A queue with a few slots, under one dispatch policy and another, on the same arrivals.
+
+Arrivals come in bursts (a tenth of the time at three times the rate, 20 minutes at a stretch). A job takes what the
+source document says, 120 s, 30 s per unit of complexity, and up to 60 s by how busy the slots are.
+"""
+
+import heapq
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from statistics import fmean
+from typing import Final, NamedTuple
+
+from reelkeeper.model.jobs import Job
+from reelkeeper.rules.dispatch import DispatchPolicy, class_bounds, first
+
+EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+BASE_SECONDS, SECONDS_PER_COMPLEXITY, SECONDS_AT_FULL_LOAD = 120.0, 30.0, 60.0
+_BURST_SHARE, _BURST_RATE, _BURST_SECONDS = 0.1, 3.0, 1200.0
+_TIERS, _TIER_WEIGHTS = ("free", "premium", "pro"), (80, 15, 5)
+_REMEMBERED = 500  # estimates that the size classes are drawn from
+
+COMPLEXITY: Final[dict[str, Callable[[random.Random], float]]] = {  # of mean 5 or so; the CV of 120 + 30 c beside it
+    "uniform": lambda draw: draw.uniform(0, 10),  # 0.32
+    "exponential": lambda draw: draw.expovariate(1 / 5),  # 0.56
+    "lognormal": lambda draw: draw.lognormvariate(math.log(3), 1.1),  # 0.89
+    "bimodal": lambda draw: 1.0 if draw.random() < 0.85 else 27.5,  # noqa: PLR2004  the share of the short; 1.05
+}
+
+
+class Arrival(NamedTuple):
+    """A job, and what it takes beside what the load adds."""
+
+    job: Job
+    work_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """What jobs waited under one policy, in seconds; `by_tier` holds means."""
+
+    policy: str
+    mean_seconds: float
+    p50_seconds: float
+    p95_seconds: float
+    p99_seconds: float
+    worst_seconds: float
+    by_tier: dict[str, float]
+    makespan_seconds: float
+
+
+def arrivals(
+    distribution: str, *, seed: int, count: int = 12_000, slots: int = 8, load: float = 0.85, error_sigma: float = 0.0
+) -> list[Arrival]:
+    """Draw jobs that keep `slots` busy for the share `load`; ln(estimate / truth) has deviation `error_sigma`."""
+    draw = random.Random(seed)  # noqa: S311  a simulation is repeated by its seed
+    complexity = [COMPLEXITY[distribution](draw) for _ in range(count)]
+    mean = BASE_SECONDS + SECONDS_PER_COMPLEXITY * fmean(complexity) + SECONDS_AT_FULL_LOAD * load
+    times = _bursts(draw, load * slots / mean)
+    made = []
+    for number, (units, at) in enumerate(zip(complexity, times, strict=False)):
+        work = BASE_SECONDS + SECONDS_PER_COMPLEXITY * units
+        job = Job(
+            id=f"{number:06}",
+            user_id=f"u{draw.randrange(2000)}",
+            tier=draw.choices(_TIERS, _TIER_WEIGHTS)[0],
+            submitted_at=EPOCH + timedelta(seconds=at),
+            estimate_seconds=(work + SECONDS_AT_FULL_LOAD * load) * math.exp(draw.gauss(0, error_sigma)),
+            prompt_characters=int(60 + 40 * units * draw.uniform(0.5, 1.5)),
+        )
+        made.append(Arrival(job, work))
+    return made
+
+
+def _bursts(draw: random.Random, rate: float) -> Iterator[float]:
+    """Give arrival times of mean `rate` per second, a tenth of the time three times as dense as else."""
+    calm = rate / (1 - _BURST_SHARE + _BURST_SHARE * _BURST_RATE)
+    quiet_seconds = _BURST_SECONDS * (1 - _BURST_SHARE) / _BURST_SHARE
+    now, bursting = 0.0, False
+    until = draw.expovariate(1 / quiet_seconds)
+    while True:
+        step = draw.expovariate(calm * (_BURST_RATE if bursting else 1))
+        if now + step > until:
+            now, bursting = until, not bursting
+            until = now + draw.expovariate(1 / (_BURST_SECONDS if bursting else quiet_seconds))
+            continue
+        now += step
+        yield now
+
+
+def run(coming: Sequence[Arrival], policy: DispatchPolicy, *, slots: int = 8, setup_seconds: float = 0.0) -> Waits:
+    """Play `coming`, in order of arrival, through `slots` that never idle while a job waits.
+
+    A slot that changes its model first takes `setup_seconds`.
+    """
+    queue = _Queue(coming, policy, slots, setup_seconds)
+    queue.play()
+    waits = sorted(queue.waits.values())
+    tiers: dict[str, list[float]] = {tier: [] for tier in _TIERS}
+    for arrival in coming:
+        tiers.setdefault(arrival.job.tier or "", []).append(queue.waits[arrival.job.id])
+    return Waits(
+        policy=policy.rule,
+        mean_seconds=fmean(waits),
+        p50_seconds=waits[len(waits) // 2],
+        p95_seconds=waits[int(len(waits) * 0.95)],
+        p99_seconds=waits[int(len(waits) * 0.99)],
+        worst_seconds=waits[-1],
+        by_tier={tier: fmean(found) for tier, found in tiers.items() if found},
+        makespan_seconds=queue.ended,
+    )
+
+
+class _Queue:
+    """Slots, the jobs that wait for them, and the clock."""
+
+    def __init__(self, coming: Sequence[Arrival], policy: DispatchPolicy, slots: int, setup_seconds: float) -> None:
+        self.coming, self.policy, self.slots, self.setup_seconds = coming, policy, slots, setup_seconds
+        self.waiting: dict[str, Arrival] = {}
+        self.busy: list[tuple[float, str]] = []  # when a slot is free again, and with which model loaded
+        self.cold = slots  # slots that never had a model
+        self.free: list[str] = []  # the models of the free ones
+        self.seen: deque[float] = deque(maxlen=_REMEMBERED)
+        self.waits: dict[str, float] = {}
+        self.credit_seconds, self.ended = 0.0, 0.0
+
+    def play(self) -> None:
+        """Take each arrival and each end in the order of time."""
+        for arrival in self.coming:
+            at = (arrival.job.submitted_at - EPOCH).total_seconds()
+            self._finish(at)
+            self.waiting[arrival.job.id] = arrival
+            self.seen.append(arrival.job.estimate_seconds)
+            self._fill(at)
+        self._finish(math.inf)
+
+    def _finish(self, until: float) -> None:
+        while self.busy and self.busy[0][0] <= until:
+            self.ended, model = heapq.heappop(self.busy)
+            self.free.append(model)
+            self._fill(self.ended)
+
+    def _fill(self, at: float) -> None:
+        while self.waiting and len(self.busy) < self.slots:
+            warm = self.free.pop() if self.free else None
+            if warm is None:
+                self.cold -= 1
+            self._start(self._next(at, warm), at, warm)
+
+    def _next(self, at: float, warm: str | None) -> Arrival:
+        bounds = class_bounds(self.seen, self.policy.size_classes) if len(self.waiting) > 1 else ()
+        policy = self.policy.model_copy(update={"class_bounds_seconds": bounds})
+        jobs = [arrival.job for arrival in self.waiting.values()]
+        as_of = EPOCH + timedelta(seconds=at)
+        chosen = first(jobs, policy, as_of, self.credit_seconds, warm)
+        self.credit_seconds = chosen.credit_seconds
+        return self.waiting.pop(chosen.job.id)
+
+    def _start(self, arrival: Arrival, at: float, warm: str | None) -> None:
+        load = (len(self.busy) + 1) / self.slots
+        took = arrival.work_seconds + SECONDS_AT_FULL_LOAD * load
+        if self.setup_seconds and warm != arrival.job.model:
+            took += self.setup_seconds
+        self.waits[arrival.job.id] = at - (arrival.job.submitted_at - EPOCH).total_seconds()
+        heapq.heappush(self.busy, (at + took, arrival.job.model))
+
+
+def barrier_makespan(coming: Sequence[Arrival], *, slots: int = 8, setup_seconds: float = 0.0) -> float:
+    """Give the seconds that batches of `slots` take, each batch waiting for its last job, as `Promise.all` does."""
+    total, loaded = 0.0, [""] * slots
+    for start in range(0, len(coming), slots):
+        batch = coming[start : start + slots]
+        times = []
+        for slot, arrival in enumerate(batch):
+            setup = setup_seconds if loaded[slot] != arrival.job.model else 0.0
+            loaded[slot] = arrival.job.model
+            times.append(arrival.work_seconds + SECONDS_AT_FULL_LOAD * len(batch) / slots + setup)
+        total += max(times)
+    return total

@@ -1,0 +1,89 @@
+"""What the rules are worth, on fixed seeds: the project's evidence. The figures are of models, and compare policies."""
+
+from statistics import fmean
+
+import pytest
+
+from reelkeeper.rules.dispatch import DispatchPolicy
+from reelkeeper.simulation import cache, concurrency, queue
+from reelkeeper.simulation.controllers import ours
+
+FIFO, OURS = DispatchPolicy(rule="fifo"), DispatchPolicy()
+
+
+def compared(distribution: str, *, seeds: range, count: int, error_sigma: float) -> tuple[float, float, float]:
+    """Change of the mean wait, the least of any tier's, and the worst wait, all against first come first served."""
+    means, tiers, worst = [], [], []
+    for seed in seeds:
+        coming = queue.arrivals(distribution, seed=seed, count=count, error_sigma=error_sigma)
+        fifo, levels = queue.run(coming, FIFO), queue.run(coming, OURS)
+        means.append(levels.mean_seconds / fifo.mean_seconds - 1)
+        tiers.append({tier: levels.by_tier[tier] / fifo.by_tier[tier] - 1 for tier in fifo.by_tier})
+        worst.append(levels.worst_seconds / fifo.worst_seconds)
+    return fmean(means), max(fmean(one[tier] for one in tiers) for tier in tiers[0]), max(worst)
+
+
+def test_a_short_queue_shows_what_order_is_worth() -> None:
+    mean, tier, worst = compared("lognormal", seeds=range(1), count=3000, error_sigma=0.3)
+    assert mean < -0.2
+    assert tier < 0
+    assert worst < 2.8
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("distribution", "error_sigma", "least"),
+    [
+        *(("uniform", 0.0, 0.20), ("exponential", 0.0, 0.30), ("lognormal", 0.0, 0.38), ("bimodal", 0.0, 0.45)),
+        *(("uniform", 0.3, 0.15), ("exponential", 0.3, 0.25), ("lognormal", 0.3, 0.30), ("bimodal", 0.3, 0.40)),
+    ],
+)
+def test_the_mean_wait_falls_and_no_tier_pays_for_it(distribution: str, error_sigma: float, least: float) -> None:
+    mean, tier, worst = compared(distribution, seeds=range(4), count=12_000, error_sigma=error_sigma)
+    assert -mean >= least
+    assert tier <= 0
+    assert worst <= 2.8
+
+
+def backlog(models: int, seed: int = 1) -> list[queue.Arrival]:
+    """960 jobs that all wait, of `models` models."""
+    drawn = queue.arrivals("exponential", seed=seed, count=960)
+    return [
+        one._replace(job=one.job._replace(submitted_at=queue.EPOCH, model=f"m{n * 7919 % models}", user_id=one.job.id))
+        for n, one in enumerate(drawn)
+    ]
+
+
+def test_slots_that_never_idle_beat_batches_that_wait_for_their_last() -> None:
+    jobs = backlog(models=1)
+    slots, batches = queue.run(jobs, OURS).makespan_seconds, queue.barrier_makespan(jobs)
+    assert batches / slots >= 1.3
+
+
+def test_staying_with_a_model_costs_nothing_where_changing_is_free_and_pays_where_it_is_not() -> None:
+    jobs, plain = backlog(models=4), OURS.model_copy(update={"affinity_seconds": 0.0})
+    free = queue.run(jobs, plain).makespan_seconds / queue.run(jobs, OURS).makespan_seconds
+    dear = (
+        queue.run(jobs, plain, setup_seconds=120).makespan_seconds
+        / queue.run(jobs, OURS, setup_seconds=120).makespan_seconds
+    )
+    assert free == pytest.approx(1, abs=0.01)
+    assert dear >= 1.25
+
+
+@pytest.mark.long
+def test_concurrency_is_near_its_best_on_every_kind_of_server() -> None:
+    regrets = []
+    for scenario in concurrency.SCENARIOS:
+        found = [concurrency.steer(scenario, ours(scenario), seed=seed) for seed in range(5)]
+        regrets.append(fmean(one.regret for one in found))
+        assert max(one.over_ceiling for one in found) <= 0.06, scenario.name
+        assert max(one.late_regret for one in found) <= 0.15, scenario.name  # it has converged, from every start
+    assert fmean(regrets) <= 0.06
+    assert max(regrets) <= 0.12
+
+
+def test_ten_gigabytes_save_a_third_more_than_by_recency() -> None:
+    coming = list(cache.requests(seed=1))
+    recency, fifo = (cache.serve(name, cache.CACHES[name](10 * cache.GB), coming) for name in ("LRU", "ours"))
+    assert fifo.cost_hits / recency.cost_hits >= 1.3
