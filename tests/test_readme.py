@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 
 from reelkeeper import errors
 from reelkeeper.rules.alerting import AlertPolicy
+from reelkeeper.rules.anomaly import AnomalyPolicy
 from reelkeeper.rules.budget import BudgetPolicy
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.lifecycle import FLOW_RULES, LifecyclePolicy
@@ -29,6 +30,7 @@ POLICIES: dict[str, type[BaseModel]] = {
     "recipe": Recipe,
     "acceptance": Acceptance,
     "book": PriceBook,
+    "anomaly": AnomalyPolicy,
     "budget": BudgetPolicy,
     "quota": QuotaPolicy,
 }

@@ -1,0 +1,173 @@
+"""How far each day of a series is from what the days before it let one expect.
+
+Expected is the level of the last 14 days, their median, times the weekday's profile of the last 8 weeks; the residual
+is the logarithm of actual to expected. The spread is what residuals usually are: the median of their sizes in the last
+8 weeks, or 0.8 times that of the same weekday's in the last 16 weeks where that is more, since weekends may be
+unsteadier. Every day is judged by the days before it alone.
+
+What is known to recur widens what a day may be. It may be at a level that the last days had, so that the end of what
+was odd is not odd in turn; it may do again what its date, its weekday and their neighbours did one and two years
+before; on a day of the calendar it may be as low as on the quietest weekday; and a part may do what the whole does. A
+day that is only as it is because of the last three says nothing of the level.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from math import exp, log
+from statistics import median
+from typing import Final, NamedTuple
+
+LEAST_DAYS: Final = 14  # before a day, or it is not judged
+_PROFILE_DAYS: Final = 56  # 8 weeks, of the spread too
+_LEVEL_DAYS: Final = 14
+_WEEK: Final = 7
+_HALF_WEEK: Final = 3
+_LEAST_LEVEL_DAYS: Final = 5
+_LEAST_RESIDUALS: Final = 7
+_WEEKDAYS: Final = 16  # of the same name, that say how unsteady it is
+_LEAST_WEEKDAYS: Final = 8
+_WEEKDAY_SHARE: Final = 0.8  # few of them are unsure, so they count for less
+_LEAST_SPREAD: Final = 0.015  # of a series that hardly moves: 1.5 %
+_ONCE_MORE: Final = 2  # days of a weekday that make a profile
+_YEARS_AGO: Final = (364, 365, 366, 728, 730, 731)  # days: the same weekday, and the same date
+_NEARLY: Final = 0.8  # of the bounds: what was as odd as that in other years recurs
+_NOTHING: Final = 1e-6  # what a day of nothing counts as
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What is odd: more than `spreads` of them, and more than `rise` or less than `fall`, in logarithms."""
+
+    spreads: float
+    rise: float
+    fall: float
+
+    def direction(self, excess: float, spread: float) -> int:
+        """Say 1 or -1 for a day that is oddly high or low, 0 for one that is not odd."""
+        if abs(excess) <= self.spreads * spread or self.fall <= excess <= self.rise:
+            return 0
+        return 1 if excess > 0 else -1
+
+
+class Judged(NamedTuple):
+    """One day, as the days before it let one see it. `residual` and `spread` are logarithms to base e."""
+
+    day: date
+    actual: float
+    residual: float
+    spread: float
+    direction: int  # 1 and -1: oddly high, oddly low; 0: not odd
+
+    @property
+    def expected(self) -> float:
+        """What the days before let one expect, in the unit of `actual`."""
+        return max(self.actual, _NOTHING) / exp(self.residual)
+
+
+def judge(
+    values: Sequence[float | None],
+    first: date,
+    bounds: Bounds,
+    *,
+    calendar: Collection[date] = frozenset(),
+    whole: Sequence[Judged | None] = (),
+) -> list[Judged | None]:
+    """Judge each day of a series; None where it has no value, or too few days before it.
+
+    Args:
+        values: one a day, not negative; None is unknown, which is not zero.
+        first: the day of the first value.
+        bounds: what is odd.
+        calendar: days that are known to be unlike others.
+        whole: what the series is a part of, judged, of the same days.
+
+    """
+    judging = _Judging(values, bounds)
+    days = [first + timedelta(days=n) for n in range(len(values))]
+    wholes = [one and one.residual for one in whole] or [None] * len(values)
+    return [judging.judge(n, days[n], whole=wholes[n], in_calendar=days[n] in calendar) for n in range(len(values))]
+
+
+class _Judging:
+    """A series while it is judged, day after day."""
+
+    def __init__(self, values: Sequence[float | None], bounds: Bounds) -> None:
+        self.values, self.bounds = values, bounds
+        self.logs = [None if value is None else log(max(value, _NOTHING)) for value in values]
+        self.from_week: list[float | None] = []  # each day's distance from the median of the week around it
+        self.residuals: list[float | None] = []
+        self.levels: list[float] = []
+        self.left_out = [False] * len(values)
+
+    def judge(self, n: int, day: date, *, whole: float | None, in_calendar: bool) -> Judged | None:
+        self._take_up(n - _HALF_WEEK - 1)
+        value = self.logs[n]
+        profile = self._profile(n) if value is not None else []
+        level = self._level(n, profile) if value is not None else None
+        if value is None or level is None:
+            self.residuals.append(None)
+            return None
+        self.levels.append(level)
+        weekdays = profile[n % _WEEK]
+        residual = value - weekdays - level
+        self.residuals.append(residual)
+        spread = self._spread(n)
+        if n < LEAST_DAYS or spread is None:
+            return None
+        lately = [one - level for one in self.levels[-_LEVEL_DAYS:]]
+        recurring = [*lately, *self._years_ago(n, spread)]
+        recurring += [min(profile) - weekdays] if in_calendar else []
+        recurring += [whole] if whole is not None else []
+        direction = self.bounds.direction(_beyond(residual, recurring), spread)
+        self.left_out[n] = direction == 0 != self.bounds.direction(_beyond(residual, lately), spread)
+        return Judged(day, self.values[n] or 0.0, residual, spread, direction)
+
+    def _take_up(self, n: int) -> None:
+        """Take day `n` into the profile, now that the week around it is known."""
+        if n < 0:
+            return
+        value = self.logs[n]
+        around = [log for log in self.logs[max(0, n - _HALF_WEEK) : n + _HALF_WEEK + 1] if log is not None]
+        self.from_week.append(None if value is None else value - median(around))
+
+    def _profile(self, n: int) -> list[float]:
+        """Give what each weekday, counted from the first day's, usually adds to the level."""
+        weekdays: list[list[float]] = [[] for _ in range(_WEEK)]
+        for past in range(max(0, n - _PROFILE_DAYS), len(self.from_week)):
+            distance = self.from_week[past]
+            if distance is not None and not self.left_out[past]:
+                weekdays[past % _WEEK].append(distance)
+        return [median(days) if len(days) >= _ONCE_MORE else 0.0 for days in weekdays]
+
+    def _level(self, n: int, profile: Sequence[float]) -> float | None:
+        days = range(max(0, n - _LEVEL_DAYS), n)
+        usual = [day for day in days if not self.left_out[day]]
+        for chosen in (usual, days):  # where all is explained, it is what is usual now
+            levels = [value - profile[day % _WEEK] for day in chosen if (value := self.logs[day]) is not None]
+            if len(levels) >= _LEAST_LEVEL_DAYS:
+                return median(levels)
+        return None
+
+    def _spread(self, n: int) -> float | None:
+        lately = self._sizes(range(max(0, n - _PROFILE_DAYS), n))
+        if len(lately) < _LEAST_RESIDUALS:
+            return None
+        weekdays = self._sizes(range(n % _WEEK, n, _WEEK)[-_WEEKDAYS:])
+        own = _WEEKDAY_SHARE * median(weekdays) if len(weekdays) >= _LEAST_WEEKDAYS else 0.0
+        return max(median(lately), own, _LEAST_SPREAD)
+
+    def _sizes(self, days: Iterable[int]) -> list[float]:
+        known = (self.residuals[day] for day in days if not self.left_out[day])
+        return [abs(residual) for residual in known if residual is not None]
+
+    def _years_ago(self, n: int, spread: float) -> list[float]:
+        """Give the residuals of the same days in other years that were nearly odd, or more."""
+        rise, fall, spreads = (_NEARLY * limit for limit in (self.bounds.rise, self.bounds.fall, self.bounds.spreads))
+        days = (n - ago + beside for ago in _YEARS_AGO for beside in (-1, 0, 1))
+        found = [past for day in days if day >= 0 and (past := self.residuals[day]) is not None]
+        return [past for past in found if abs(past) > spreads * spread and not fall <= past <= rise]
+
+
+def _beyond(residual: float, usual: Sequence[float]) -> float:
+    return max(residual - max(usual), 0.0) + min(residual - min(usual), 0.0)
