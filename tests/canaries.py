@@ -12,9 +12,9 @@ from reelkeeper.adapters.seaweed import Endpoint
 CANARIES = {
     "Cloudflare token": "cfat_canary1d6f0b7c2e9a48530",
     "Slack bot token": "xoxb-canary2-8842-5519-Qm2vT7hXz",
-    "Slack webhook": "https://hooks.example/services/T0CANARY3/B0CANARY3/k3Jq9wLrX2",
-    "second sink": "https://sink.example/in?token=canary4-51e8b3c7",
-    "watchdog's address": "https://ping.example/canary5-0b1c9d2e-77aa",
+    "Slack webhook": "/services/T0CANARY3/B0CANARY3/k3Jq9wLrX2",  # what follows the host is the secret
+    "second sink": "/in?token=canary4-51e8b3c7",
+    "watchdog's address": "/ping/canary5-0b1c9d2e-77aa",
     "store password": "canary6 p@ss/word",
     "password in an address": "canary7-in-the-endpoint",
     "secret in another setting": "canary8-where-a-number-belongs",
@@ -50,22 +50,20 @@ class Evidence:
         """Name the places that show a secret, whole or as an address writes it."""
         secret = self.secrets[name]
         forms = {secret, quote(secret), quote_plus(secret), quote(secret, safe=" +")}  # the last as SQLAlchemy does
-        if secret.startswith("https://"):
-            forms.add(secret.partition("example")[2])
         return [where for where, what in self.left.items() if any(form.encode() in what for form in forms)]
 
     def signatures(self) -> list[str]:
         return [where for where, what in self.left.items() if SIGNATURE.search(what)]
 
 
-def environment(**more: str) -> Iterator[tuple[str, str]]:
-    """Give the variables that hold the canaries of a deployment with a bot; with a webhook, take the bot's away."""
+def environment(origin: str = "https://hooks.example", **more: str) -> Iterator[tuple[str, str]]:
+    """Give the variables that hold the canaries of a deployment with a bot, whose webhooks are all at `origin`."""
     given = {
         "CLOUDFLARE_API_TOKEN": CANARIES["Cloudflare token"],
         "SLACK_BOT_TOKEN": CANARIES["Slack bot token"],
         "SLACK_CHANNEL": "C0123456789",
-        "SECOND_SINK_URL": CANARIES["second sink"],
-        "WATCHDOG_PING_URL": CANARIES["watchdog's address"],
+        "SECOND_SINK_URL": origin + CANARIES["second sink"],
+        "WATCHDOG_PING_URL": origin + CANARIES["watchdog's address"],
         **more,
     }
     return ((f"REELKEEPER_{name}", value) for name, value in given.items())

@@ -17,11 +17,16 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from reelkeeper.cli import app
+from reelkeeper.operations.alerts import post
+from reelkeeper.operations.outbox import deliver
+from reelkeeper.operations.sinks import configured_sinks
 from reelkeeper.settings import Settings, settings
+from reelkeeper.store.opening import open_store
 from tests.buckets import BUCKET
 from tests.canaries import CANARIES, QUOTED_PASSWORD, Evidence, environment
 from tests.doubles.cloudflare import ACCOUNT, CloudflareDouble
 from tests.doubles.r2 import R2Double
+from tests.doubles.slack import SlackDouble
 
 _listeners: list[Evidence] = []
 
@@ -48,9 +53,16 @@ def evidence(
     double_of_session.reset()
     cloudflare_of_session.reset()
     cloudflare_of_session.token = CANARIES["Cloudflare token"]
-    with pytest.MonkeyPatch.context() as patch, _listening(found), _logging_to(folder / "debug.log"):
+    with (
+        SlackDouble().serving() as slack,
+        pytest.MonkeyPatch.context() as patch,
+        _listening(found),
+        _logging_to(folder / "debug.log"),
+    ):
         patch.chdir(folder)
         for name, value in environment(
+            slack.origin,
+            SLACK_API_URL=slack.api_url,
             STATE_DIR=str(folder / "state"),
             DATABASE_URL=store.render_as_string(hide_password=False),
             S3_ENDPOINT_URL=found.at.endpoint_url,
@@ -64,6 +76,8 @@ def evidence(
             patch.setenv(name, value)
         _while_all_is_well(found, tiny_clip, folder)
         _while_everything_fails(found, patch, cloudflare_of_session, tiny_clip)
+        _while_nobody_takes_messages(found, patch, slack)
+        run(found, "db", "backup", folder / "state" / "backup-after.zip")
     settings.cache_clear()
     found.keep_folder(folder)
     yield found
@@ -109,12 +123,31 @@ def _while_everything_fails(
     ):
         _each(found, patch, "DATABASE_URL", [wrong], ("--debug", "db", "status"))
         _each(found, patch, "DATABASE_URL", [wrong], ("doctor",))
-    patch.delenv("REELKEEPER_SLACK_CHANNEL")
-    patch.setenv("REELKEEPER_SLACK_WEBHOOK_URL", CANARIES["Slack webhook"])
+
+
+def _while_nobody_takes_messages(found: Evidence, patch: pytest.MonkeyPatch, slack: SlackDouble) -> None:
+    hook = slack.origin + CANARIES["Slack webhook"]
+    patch.setenv("REELKEEPER_SLACK_WEBHOOK_URL", hook)
     run(found, "db", "status", exit_code=2)  # both a bot and a webhook
+    patch.delenv("REELKEEPER_SLACK_WEBHOOK_URL")
+    _deliver(found)  # the bot's token is refused, and so is the second sink's address
+    slack.second_status = 500
+    patch.setenv("REELKEEPER_SECOND_SINK_URL", f"{slack.second_url}{CANARIES['second sink']}")
+    _deliver(found)
+    patch.delenv("REELKEEPER_SLACK_CHANNEL")
     patch.delenv("REELKEEPER_SLACK_BOT_TOKEN")
-    run(found, "db", "status")
+    for address in (hook, f"http://127.0.0.1:1{CANARIES['Slack webhook']}"):
+        patch.setenv("REELKEEPER_SLACK_WEBHOOK_URL", address)
+        _deliver(found)
     found.keep("settings, as shown", repr(Settings()))
+
+
+def _deliver(found: Evidence) -> None:
+    """Put a message into the outbox, and send all that is due."""
+    settings.cache_clear()
+    with open_store(settings()) as engine:
+        post(engine, "A title", "And a text.")
+        found.keep("what became of messages", repr(deliver(engine, configured_sinks(settings()), seconds=5)))
 
 
 def _each(found: Evidence, patch: pytest.MonkeyPatch, name: str, values: list[str], words: tuple[object, ...]) -> None:
@@ -184,9 +217,13 @@ def test_what_a_secret_signed_is_nowhere(evidence: Evidence) -> None:
 
 def test_the_search_looks_where_secrets_would_be(evidence: Evidence) -> None:
     log = next(what for where, what in evidence.left.items() if where.endswith("debug.log"))
-    for library in (b"botocore.auth", b"botocore.endpoint", b"httpx", b"httpcore"):
+    for library in (b"botocore.auth", b"botocore.endpoint", b"httpx", b"httpcore", b"operations.outbox"):
         assert library in log
     assert b"Signature=***" in log
     assert b"ffmpeg" in evidence.left["arguments of a child"]
     assert any("!audit_events.csv" in where for where in evidence.left)
+    assert any("backup-after.zip!outbox.csv" in where for where in evidence.left)
+    told = evidence.left["what became of messages"]
+    assert b"the second sink answered 404" in told
+    assert b"Slack gave no answer" in told
     assert len(evidence.secrets) == 10

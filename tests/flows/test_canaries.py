@@ -61,7 +61,7 @@ def test_prefect_keeps_none_of_ten_secrets(
         "S3_ENDPOINT_URL": f"http://ann:{CANARIES['password in an address']}@127.0.0.1:1",
         "WORKERS": CANARIES["secret in another setting"],
         "DATABASE_URL": f"postgresql://ann:{QUOTED_PASSWORD}@127.0.0.1:1/store",
-        "SLACK_WEBHOOK_URL": CANARIES["Slack webhook"],
+        "SLACK_WEBHOOK_URL": f"https://hooks.example{CANARIES['Slack webhook']}",
     }.items():
         with monkeypatch.context() as briefly:
             briefly.setenv(f"REELKEEPER_{name}", value)
