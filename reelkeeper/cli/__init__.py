@@ -9,6 +9,7 @@ from reelkeeper.cli import (
     holds,
     plans,
     quota,
+    report,
     restore,
     run,
     s3,
@@ -32,6 +33,7 @@ app.command(rich_help_panel=MONEY)(bill.bill)
 app.add_typer(accounts.group, name="credits", rich_help_panel=MONEY)
 app.add_typer(quota.group, name="quota", rich_help_panel=MONEY)
 app.add_typer(simulate.group, name="simulate", rich_help_panel=LOOK)
+app.command(rich_help_panel=MONEY)(report.report)
 app.command(rich_help_panel=SETUP)(demo)
 app.command(rich_help_panel=SETUP)(doctor.doctor)
 app.add_typer(database.group, name="db", rich_help_panel=SETUP)

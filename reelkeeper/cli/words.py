@@ -1,8 +1,8 @@
-"""What commands read alike: a moment, and who is asking."""
+"""What commands read alike: a moment, a month, and who is asking."""
 
 import getpass
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from uuid import uuid4
 
@@ -43,6 +43,19 @@ def byte_count(text: str) -> int:
     power = _POWERS[unit.upper()] if unit else 0
     size_bytes: int = int(number) * (1024 if binary else 1000) ** power
     return size_bytes
+
+
+def month_of(text: str | None, at: datetime) -> date:
+    """Read YYYY-MM as the first day of that month; without a text it is the month of `at`. It must have begun."""
+    if text is None:
+        return at.date().replace(day=1)
+    try:
+        month = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no month; write e.g. 2026-11") from None
+    if month > at.date():
+        raise typer.BadParameter(f"{text} has not begun on {at:%Y-%m-%d}")
+    return month
 
 
 def who() -> str:

@@ -1,0 +1,77 @@
+"""A month as one page that loads nothing: pictures for each width and theme, and beside each its words and a table."""
+
+import base64
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jinja2
+
+from reelkeeper.adapters import charts
+from reelkeeper.adapters.charts import DARK, LIGHT, NARROW, WIDE, Picture
+from reelkeeper.model.alerts import AlertState
+from reelkeeper.operations import describe, pictures, tables
+from reelkeeper.operations.report import MonthReport
+
+_PHONE = "(max-width: 640px)"
+_DARK = "(prefers-color-scheme: dark)"  # on a screen: paper is white
+
+
+class Figure(NamedTuple):
+    """A picture, and what it says in words and figures. `sources` are (media query, data URI): the first that fits."""
+
+    id: str
+    heading: str
+    text: str
+    table: tables.Table
+    sources: Sequence[tuple[str, str]] = ()
+    image: str = ""
+
+
+def page(report: MonthReport) -> str:
+    """Give the page as HTML, which names no address and runs no script."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("reelkeeper"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    fires = [one for one in report.alerts if one.state != AlertState.RESOLVED]
+    return environment.get_template("report.html").render(
+        report=report,
+        light=LIGHT,
+        dark=DARK,
+        tiles=describe.tiles(report),
+        figures=list(_figures(report)),
+        bill=tables.bill(report),
+        payers=tables.payers(report),
+        fires=[one for one in fires if one.rule != "saving"],
+        over=[one for one in report.alerts if one.state == AlertState.RESOLVED],
+        advice=sorted((one for one in fires if one.rule == "saving"), key=lambda one: -(one.impact_microusd or 0)),
+        usd=describe.usd,
+    )
+
+
+def _figures(report: MonthReport) -> Iterator[Figure]:
+    daily = tables.daily(report)
+    yield _drawn(Figure("days", "Day by day", describe.spend(report), daily), pictures.spend(report))
+    later = tables.months(report)
+    yield _drawn(Figure("month", "Where the month is going", describe.month(report), later), pictures.month(report))
+    if (picture := pictures.months(report)) is not None:
+        yield _drawn(Figure("months", "Month by month", describe.months(report), later), picture)
+    stock, savings = tables.stock(report), tables.savings(report)
+    yield _drawn(Figure("stored", "What is stored", describe.storage(report), stock), pictures.storage(report))
+    yield _drawn(Figure("saved", "What was saved", describe.savings(report), savings), pictures.savings(report))
+
+
+def _drawn(figure: Figure, picture: Picture) -> Figure:
+    sources = (
+        (f"screen and {_PHONE} and {_DARK}", _uri(charts.svg(picture, DARK, NARROW))),
+        (_PHONE, _uri(charts.svg(picture, LIGHT, NARROW))),
+        (f"screen and {_DARK}", _uri(charts.svg(picture, DARK, WIDE))),
+    )
+    return figure._replace(sources=sources, image=_uri(charts.svg(picture, LIGHT, WIDE)))
+
+
+def _uri(svg: str) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

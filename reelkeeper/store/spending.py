@@ -1,0 +1,75 @@
+"""What the charges of a stretch of days add up to, as a report shows them."""
+
+from datetime import date
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.store.tables import charges
+
+
+class Spent(NamedTuple):
+    """What one service was billed on one day, users and residual together."""
+
+    day: date
+    service: str
+    billed_nanousd: int
+
+
+class SkuLine(NamedTuple):
+    """What one thing that is charged for came to. `estimated`: some of it stands on incomplete usage."""
+
+    service: str
+    sku: str
+    consumed_quantity: int
+    consumed_unit: str
+    list_nanousd: int
+    billed_nanousd: int
+    estimated: bool
+
+
+def by_day_and_service(session: Session, first: date, last: date) -> list[Spent]:
+    """Add up what was billed from day `first` to `last`, by day and service."""
+    rows = session.execute(
+        sa.select(charges.c.day, charges.c.service, sa.func.sum(charges.c.billed_nanousd))
+        .where(charges.c.day.between(first, last))
+        .group_by(charges.c.day, charges.c.service)
+        .order_by(charges.c.day, charges.c.service)
+    )
+    return [Spent(day, service, int(billed)) for day, service, billed in rows]
+
+
+def by_sku(session: Session, first: date, last: date) -> list[SkuLine]:
+    """Add up the charges from day `first` to `last` by what was charged for, the dearest first."""
+    billed = sa.func.sum(charges.c.billed_nanousd)
+    rows = session.execute(
+        sa.select(
+            charges.c.service,
+            charges.c.sku,
+            sa.func.sum(charges.c.consumed_quantity),
+            sa.func.min(charges.c.consumed_unit),
+            sa.func.sum(charges.c.list_nanousd),
+            billed,
+            sa.func.max(sa.cast(charges.c.estimated, sa.Integer)),
+        )
+        .where(charges.c.day.between(first, last))
+        .group_by(charges.c.service, charges.c.sku)
+        .order_by(billed.desc(), charges.c.sku)
+    )
+    return [
+        SkuLine(service, sku, int(quantity), unit, int(listed), int(amount), bool(estimated))
+        for service, sku, quantity, unit, listed, amount, estimated in rows
+    ]
+
+
+def by_month(session: Session, first: date, last: date) -> dict[date, int]:
+    """Add up what was billed from day `first` to `last`, by the first day of the month: nano-dollars."""
+    year, month = (sa.extract(part, charges.c.day) for part in ("year", "month"))
+    rows = session.execute(
+        sa.select(year, month, sa.func.sum(charges.c.billed_nanousd))
+        .where(charges.c.day.between(first, last))
+        .group_by(year, month)
+        .order_by(year, month)
+    )
+    return {date(int(of_year), int(number), 1): int(billed) for of_year, number, billed in rows}

@@ -1,0 +1,56 @@
+"""What is stored at this moment: bytes of live videos by age and tier, and bytes that wait out their grace."""
+
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import BlobState, VideoState
+from reelkeeper.store.tables import blobs, users, videos
+
+_AGES: Final = (  # at most so many days old; the steps are those at which a tier's retention ends by default
+    (7, "up to 7 days"),
+    (30, "8 to 30 days"),
+    (90, "31 to 90 days"),
+    (365, "91 to 365 days"),
+)
+_OLDER, _UNKNOWN = "over a year", "age unknown"
+AGES: Final = (*(label for _, label in _AGES), _OLDER, _UNKNOWN)
+
+
+class Stock(NamedTuple):
+    """How much is stored of one age and tier. `tier` is "unknown" where the catalogue has none."""
+
+    age: str
+    tier: str
+    objects: int
+    size_bytes: int
+
+
+def by_age_and_tier(session: Session, as_of: datetime) -> list[Stock]:
+    """Add up the live videos by age at `as_of` and by the tier of their owners, the youngest first."""
+    age = sa.case(
+        (videos.c.created_at.is_(None), _UNKNOWN),
+        *((videos.c.created_at >= as_of - timedelta(days=days), label) for days, label in _AGES),
+        else_=_OLDER,
+    ).label("age")
+    tier = sa.func.coalesce(users.c.tier, "unknown").label("tier")
+    rows = session.execute(
+        sa.select(age, tier, sa.func.count(), sa.func.sum(blobs.c.size_bytes))
+        .select_from(
+            videos.join(blobs, blobs.c.id == videos.c.blob_id).outerjoin(users, users.c.id == videos.c.user_id)
+        )
+        .where(videos.c.state == VideoState.LIVE)
+        .group_by("age", "tier")
+    )
+    found = [Stock(label, name, int(count), int(size)) for label, name, count, size in rows]
+    return sorted(found, key=lambda one: (AGES.index(one.age), one.tier))
+
+
+def in_grace(session: Session) -> int:
+    """Add up the bytes that are retired and not purged yet: they are stored, and paid for."""
+    waiting = sa.select(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0)).where(
+        blobs.c.state.in_((BlobState.RETIRED, BlobState.DELETING))
+    )
+    return int(session.execute(waiting).scalar_one())

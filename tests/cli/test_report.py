@@ -1,0 +1,26 @@
+"""`report`: one page of a month, written where one asks."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+
+
+def test_it_writes_a_page_of_the_month_that_has_begun(reelkeeper: Run, tmp_path: Path) -> None:
+    said = reelkeeper("report", "-o", tmp_path / "page.html", "--as-of", "2026-11-24T18:00:00Z").stdout
+    assert f"{tmp_path / 'page.html'}: November 2026" in said
+    assert "November 2026 · Reelkeeper" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "words", [("--month", "2026-13"), ("--month", "2026-12"), ("--monthly-budget", "-3"), ("--daily-budget", "much")]
+)
+def test_what_is_no_month_and_no_budget_ends_with_2(reelkeeper: Run, tmp_path: Path, words: tuple[str, str]) -> None:
+    reelkeeper("report", "-o", tmp_path / "page.html", "--as-of", "2026-11-24", *words, exit_code=2)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_budget_can_be_left_out(reelkeeper: Run, tmp_path: Path) -> None:
+    reelkeeper("report", "-o", tmp_path / "page.html", "--monthly-budget", "none", "--month", "2026-10")
+    assert "no monthly budget is set" in (tmp_path / "page.html").read_text()
