@@ -1,6 +1,7 @@
 """Nouns of generation work. The unit of it is a job."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import NamedTuple
 
 
@@ -14,3 +15,27 @@ class Job(NamedTuple):
     estimate_seconds: float
     model: str = ""
     prompt_characters: int = 0
+
+
+class JobState(StrEnum):
+    """Where a job stands: queued -> running -> succeeded, or queued again, or dead once its attempts are used up.
+
+    `parked`: what its provider made of it is not known; it is looked up, and never sent again.
+    """
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PARKED = "parked"
+    SUCCEEDED = "succeeded"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+IN_FLIGHT = (JobState.QUEUED, JobState.RUNNING, JobState.PARKED)
+
+
+class CacheQueue(StrEnum):
+    """Which of S3-FIFO's queues an entry stands in."""
+
+    SMALL = "small"
+    MAIN = "main"

@@ -12,9 +12,10 @@ from sqlmodel import SQLModel
 from reelkeeper.store.tables import alerts as _alerts
 from reelkeeper.store.tables import catalogue as _catalogue
 from reelkeeper.store.tables import money as _money
+from reelkeeper.store.tables import queue as _queue
 from reelkeeper.store.tables import work as _work
 
-DECLARED = (_catalogue, _work, _money, _alerts)
+DECLARED = (_catalogue, _work, _money, _alerts, _queue)
 _TABLES = SQLModel.metadata.tables
 
 users = _TABLES["users"]
@@ -47,3 +48,10 @@ alerts = _TABLES["alerts"]
 snoozes = _TABLES["snoozes"]
 outbox = _TABLES["outbox"]
 heartbeats = _TABLES["heartbeats"]
+
+jobs = _TABLES["jobs"]
+cache_entries = _TABLES["cache_entries"]
+cache_ghosts = _TABLES["cache_ghosts"]
+api_tokens = _TABLES["api_tokens"]
+performance_windows = _TABLES["performance_windows"]
+controls = _TABLES["controls"]

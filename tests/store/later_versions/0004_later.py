@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "later"
-down_revision = "0002"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 changes_rows: frozenset[str] = frozenset()

@@ -1,0 +1,127 @@
+"""Jobs, the cache of their videos, who may ask for them, and what the flows that steer them remember."""
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Field, SQLModel
+
+from reelkeeper.model.jobs import IN_FLIGHT, CacheQueue, JobState
+from reelkeeper.store.tables.columns import UtcDateTime, known
+
+_LEADS = f"leader_id IS NULL AND state IN ({', '.join(repr(str(state)) for state in IN_FLIGHT)})"
+
+
+class JobRow(SQLModel, table=True):
+    """One generation asked for. A job whose `leader_id` is set waits for that one's video."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        known("state", JobState),
+        sa.UniqueConstraint("user_id", "client_key", name="one_job_per_client_key"),
+        sa.Index(
+            "one_leader_per_request",
+            "cache_key",
+            unique=True,
+            sqlite_where=sa.text(_LEADS),
+            postgresql_where=sa.text(_LEADS),
+        ),
+        sa.Index("ix_jobs_due", "state", "due_at"),
+        sa.Index("ix_jobs_finished", "finished_at"),
+    )
+    id: str = Field(primary_key=True)
+    user_id: str = Field(foreign_key="users.id")
+    client_key: str  # the caller's idempotency key
+    request_sha256: str
+    cache_key: str
+    leader_id: str | None = Field(None, foreign_key="jobs.id", index=True)
+    state: str = JobState.QUEUED
+    tier: str | None = None  # as it was admitted
+    model: str
+    request: dict[str, Any] = Field(sa_type=sa.JSON)
+    complexity: float
+    estimate_seconds: float
+    price_microusd: int = Field(sa_type=sa.BigInteger)
+    price_book: str
+    hold_id: str | None = None
+    reservation_id: str | None = None
+    reserved_bytes: int = Field(0, sa_type=sa.BigInteger)
+    attempts: int = 0
+    due_at: datetime = Field(sa_type=UtcDateTime)  # not before
+    claimed_by: str | None = None
+    lease_token: int = 0  # grows with each claim, and fences off earlier ones
+    lease_until: datetime | None = Field(None, sa_type=UtcDateTime)
+    provider: str | None = None
+    provider_key: str | None = Field(None, unique=True)  # written before a submit, so that it can be looked up
+    provider_job_id: str | None = None
+    progress: float = 0.0  # 0 to 1
+    cancel_asked_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    started_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    finished_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    processing_seconds: float | None = None
+    concurrency: float | None = None  # how many ran beside it, on average
+    cost_microusd: int | None = Field(None, sa_type=sa.BigInteger)  # what the provider charged
+    video_id: str | None = Field(None, foreign_key="videos.id")
+    error: str | None = None
+
+
+class CacheEntry(SQLModel, table=True):
+    """A request whose video can be given again. Goes with its video."""
+
+    __tablename__ = "cache_entries"
+    __table_args__ = (known("queue", CacheQueue), sa.Index("ix_cache_entries_order", "queue", "position"))
+    key: str = Field(primary_key=True)
+    video_id: str = Field(foreign_key="videos.id", index=True)
+    user_id: str | None = None  # None: shared with everybody
+    cost_microusd: int = Field(sa_type=sa.BigInteger)  # what making it again would cost
+    queue: str = CacheQueue.SMALL
+    position: int = Field(sa_type=sa.BigInteger)  # the lower, the sooner its turn comes
+    frequency: int = 0  # hits since its last turn, at most 3
+    hits: int = 0
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    last_hit_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    expires_at: datetime | None = Field(None, sa_type=UtcDateTime, index=True)
+
+
+class CacheGhost(SQLModel, table=True):
+    """The key of an entry that left the small queue lately; one that comes back is trusted at once."""
+
+    __tablename__ = "cache_ghosts"
+    key: str = Field(primary_key=True)
+    size_bytes: int = Field(sa_type=sa.BigInteger)
+    position: int = Field(sa_type=sa.BigInteger, index=True)
+
+
+class ApiToken(SQLModel, table=True):
+    """Who may use the HTTP API, and for what. The token itself is not here."""
+
+    __tablename__ = "api_tokens"
+    id: str = Field(primary_key=True)
+    name: str
+    sha256: str = Field(unique=True)
+    scopes: list[str] = Field(sa_type=sa.JSON)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    revoked_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    last_used_at: datetime | None = Field(None, sa_type=UtcDateTime)
+
+
+class PerformanceWindow(SQLModel, table=True):
+    """How the service did in a window of time, all in all or for one tier or model ("" is all of them)."""
+
+    __tablename__ = "performance_windows"
+    start_at: datetime = Field(primary_key=True, sa_type=UtcDateTime)
+    tier: str = Field("", primary_key=True)
+    model: str = Field("", primary_key=True)
+    seconds: int
+    figures: dict[str, float | None] = Field(sa_type=sa.JSON)  # named with their units
+
+
+class Control(SQLModel, table=True):
+    """What a steering rule remembers from one run to the next."""
+
+    __tablename__ = "controls"
+    name: str = Field(primary_key=True)  # concurrency, dispatch
+    state: dict[str, Any] = Field(sa_type=sa.JSON)
+    updated_at: datetime = Field(sa_type=UtcDateTime)
