@@ -2,6 +2,7 @@
 
 from reelkeeper.cli import (
     accounts,
+    alerts,
     audit,
     bill,
     database,
@@ -15,11 +16,13 @@ from reelkeeper.cli import (
     s3,
     simulate,
     videos,
+    watchdog,
 )
 from reelkeeper.cli.demo import demo
 from reelkeeper.cli.front import app
 
-FLOWS, PEOPLE, LOOK, MONEY, SETUP = "Flows", "Undo and stop", "Look and bring in", "Money", "Set up"
+FLOWS, PEOPLE, LOOK = "Flows", "Undo and stop", "Look and bring in"
+MONEY, TELL, SETUP = "Money", "Tell people", "Set up"
 
 app.command(rich_help_panel=FLOWS)(run.run)
 app.command(rich_help_panel=FLOWS)(plans.plan)
@@ -34,6 +37,8 @@ app.add_typer(accounts.group, name="credits", rich_help_panel=MONEY)
 app.add_typer(quota.group, name="quota", rich_help_panel=MONEY)
 app.add_typer(simulate.group, name="simulate", rich_help_panel=LOOK)
 app.command(rich_help_panel=MONEY)(report.report)
+app.add_typer(alerts.group, name="alerts", rich_help_panel=TELL)
+app.command(rich_help_panel=TELL)(watchdog.watchdog)
 app.command(rich_help_panel=SETUP)(demo)
 app.command(rich_help_panel=SETUP)(doctor.doctor)
 app.add_typer(database.group, name="db", rich_help_panel=SETUP)

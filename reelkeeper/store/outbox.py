@@ -13,7 +13,7 @@ from sqlmodel import Session
 
 from reelkeeper.model.alerts import Letter, Message, MessageKind, MessageState, Picture
 from reelkeeper.store.engine import Clock, now
-from reelkeeper.store.tables import deployment, leases, outbox
+from reelkeeper.store.tables import alerts, deployment, leases, outbox
 
 _NAMES = UUID("6f0e3c1a-5d0b-4a53-9f5e-0c1f4a3b7d21")  # of the space that a message's public id is drawn from
 
@@ -123,7 +123,16 @@ def overdue(session: Session, seconds: float, *, tried: bool, limit: int) -> lis
         *([outbox.c.attempts > 0] if tried else []),
     ]
     rows = session.execute(sa.select(outbox).where(*chosen).order_by(outbox.c.id).limit(limit)).all()
-    return [(row.id, _letter(row, _deployment(session))) for row in rows]
+    deployment_id = _deployment(session)
+    return [(row.id, _letter(row, deployment_id)) for row in rows]
+
+
+def uncopied(session: Session, rules: Collection[str]) -> list[tuple[int, Letter]]:
+    """Return the messages that say that alerts of `rules` fire, and that the second sink has not."""
+    of_rules = sa.select(alerts.c.message_id).where(alerts.c.rule.in_(rules), alerts.c.is_told)
+    chosen = sa.select(outbox).where(outbox.c.id.in_(of_rules), outbox.c.copied_at.is_(None))
+    deployment_id = _deployment(session)
+    return [(row.id, _letter(row, deployment_id)) for row in session.execute(chosen.order_by(outbox.c.id))]
 
 
 def mark_copied(session: Session, message_ids: Collection[int]) -> None:

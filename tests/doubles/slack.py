@@ -206,6 +206,10 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
+    def do_GET(self) -> None:
+        self.server.double.asked.append((self.server.double.clock(), self.path))
+        self._send(Answer(self.server.double.second_status))
+
     def do_POST(self) -> None:
         data = self.rfile.read(int(self.headers.get("content-length", 0)))
         with self.server.double.lock:

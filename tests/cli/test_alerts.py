@@ -1,0 +1,126 @@
+"""`alerts` and `watchdog` from the command line, with their exit codes, and without Prefect."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.operations.alerts import observe, post
+from reelkeeper.operations.heartbeat import beat
+from reelkeeper.rules.cadence import CADENCES
+from reelkeeper.settings import Settings
+from reelkeeper.store.engine import transaction
+from reelkeeper.store.opening import open_store
+from reelkeeper.store.tables import deployment
+from tests.cli.conftest import Run
+from tests.doubles import slack
+from tests.doubles.slack import Answer, SlackDouble
+from tests.faults.world import LONG_AGO
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def store(configured: Settings) -> Iterator[sa.Engine]:
+    with open_store(configured) as engine:
+        yield engine
+
+
+@pytest.fixture
+def at_slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlackDouble]:
+    with SlackDouble().serving() as double:
+        for name, value in {
+            "SLACK_BOT_TOKEN": slack.TOKEN,
+            "SLACK_CHANNEL": slack.CHANNEL,
+            "SLACK_API_URL": double.api_url,
+            "SECOND_SINK_URL": double.second_url,
+            "WATCHDOG_PING_URL": double.second_url,
+        }.items():
+            monkeypatch.setenv(f"REELKEEPER_{name}", value)
+        yield double
+
+
+def test_an_alert_is_listed_acknowledged_and_kept_quiet(reelkeeper: Run, ask: Ask, store: sa.Engine) -> None:
+    assert "Nothing fires" in reelkeeper("alerts", "list").stdout
+    found = Finding("budget", "total", "2999-11", "100", Severity.CRITICAL, "At 100 %", "", impact_microusd=12_340_000)
+    observe(store, [found], rules=["budget"], run_id="run")
+    said = reelkeeper("alerts", "list").stdout
+    assert "At 100 %" in said
+    assert "$12.34" in said
+    (alert,) = ask("alerts", "list")["alerts"]
+    reelkeeper("alerts", "ack", alert["id"])
+    reelkeeper("alerts", "ack", alert["id"], exit_code=8)
+    assert ask("alerts", "list")["alerts"][0]["state"] == "acknowledged"
+    snooze = ask("alerts", "snooze", "budget", "--for", "8h", "--reason", "known")["snooze"]
+    assert "known" in reelkeeper("alerts", "list").stdout
+    reelkeeper("alerts", "unsnooze", snooze)
+    assert ask("alerts", "list")["snoozes"] == []
+    observe(store, [], rules=["budget"], run_id="run")
+    assert ask("alerts", "list")["alerts"] == []
+    assert ask("alerts", "list", "--all")["alerts"][0]["state"] == "resolved"
+
+
+@pytest.mark.parametrize("time", ["8", "0h", "-1h", "8 hours", "99999d"])
+def test_a_snooze_needs_a_time(reelkeeper: Run, time: str) -> None:
+    reelkeeper("alerts", "snooze", "budget", "--for", time, "--reason", "r", exit_code=2)
+
+
+def test_what_waits_is_listed(reelkeeper: Run, ask: Ask, store: sa.Engine) -> None:
+    assert "No message waits" in reelkeeper("alerts", "messages").stdout
+    post(store, "A note")
+    assert "A note" in reelkeeper("alerts", "messages").stdout
+    assert ask("alerts", "messages")[0]["state"] == "waiting"
+
+
+def test_a_test_message_goes_to_every_sink(reelkeeper: Run, at_slack: SlackDouble) -> None:
+    assert "taken" in reelkeeper("alerts", "test").stdout
+    assert at_slack.titles() == ["A test of Reelkeeper's alerts"]
+    assert len(at_slack.second) == 1
+    at_slack.queue = [Answer(200, {"ok": False, "error": "invalid_auth"})]
+    assert "invalid_auth" in reelkeeper("alerts", "test", exit_code=6).stderr
+
+
+def test_the_watchdog_calls_an_address_when_all_is_well(
+    reelkeeper: Run, at_slack: SlackDouble, store: sa.Engine
+) -> None:
+    for flow in CADENCES:
+        beat(store, flow, run_id="run", **CADENCES[flow]._asdict())
+    assert "have succeeded in time" in reelkeeper("watchdog").stdout
+    assert [path for _, path in at_slack.asked] == ["/second"]  # a GET, which the double answers as well
+
+
+def test_a_silent_flow_ends_with_10_and_is_told_to_both_sinks(
+    reelkeeper: Run, at_slack: SlackDouble, store: sa.Engine
+) -> None:
+    for flow in CADENCES.keys() - {"sync_catalog"}:
+        beat(store, flow, run_id="run", **CADENCES[flow]._asdict())
+    with transaction(store, "test") as session:
+        session.execute(sa.update(deployment).values(created_at=LONG_AGO))
+    result = reelkeeper("watchdog", exit_code=10)
+    assert "sync_catalog has not succeeded for" in result.stderr
+    assert len(at_slack.titles()) == len(at_slack.second) == 1
+    reelkeeper("watchdog", "--except", "sync_catalog")
+    reelkeeper("watchdog", "--except", "no_such_flow", exit_code=2)
+
+
+def test_the_watchdog_says_when_the_store_cannot_be_opened(
+    reelkeeper: Run, at_slack: SlackDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REELKEEPER_DATABASE_URL", "sqlite:///elsewhere/none.sqlite3")
+    reelkeeper("watchdog", exit_code=7)
+    reelkeeper("watchdog", exit_code=7)
+    assert [one["title"] for one in at_slack.second] == ["Reelkeeper's store cannot be opened"]
+
+
+def test_the_watchdog_needs_no_prefect(configured: Settings) -> None:
+    code = (
+        "import sys\nfrom reelkeeper.cli import app\n"
+        "try:\n    app(['watchdog', '--json'])\nfinally:\n    assert 'prefect' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert configured.state_dir.exists()
