@@ -1,102 +1,132 @@
-"""`bill`: what a month costs, line by line, and who or what it goes to."""
+"""`bill`: what a month costs, and who or what it goes to; a usage document priced; our count against Cloudflare's."""
 
-import json
+import csv
 import sys
-from decimal import Decimal
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from reelkeeper.cli.screen import emit, price, table
+from reelkeeper.cli.opening import store
+from reelkeeper.cli.screen import emit, say, table
+from reelkeeper.rules.focus import DETAIL, RESIDUAL, detail, next_month, period, usd
 
 if TYPE_CHECKING:
-    from reelkeeper.rules.pricing import Bill, Line, Usage
+    from sqlalchemy.orm import Session
 
-_SHOWN_PLACES = 6  # of a figure on the screen; a script gets all
+By = Literal["user", "service", "day"]
+_KEYS: Mapping[By, tuple[str, ...]] = {
+    "user": ("x_UserId", "x_UserTier"),
+    "service": ("ServiceName",),
+    "day": ("ChargePeriodStart", "ChargePeriodEnd"),
+}
+_SUMS = ("ListCost", "BilledCost", "x_Estimated")
+_BILLING = ("BillingPeriodStart", "BillingPeriodEnd", "BillingCurrency")
+_NAMED_DAYS = 5  # of those that are missing
 
 
 def bill(
     usage: Annotated[
         str | None, typer.Option(metavar="FILE", help="Price this usage document, JSON; - is standard input.")
     ] = None,
+    month: Annotated[str | None, typer.Option(metavar="YYYY-MM", help="This month, and not the present one.")] = None,
+    by: Annotated[By | None, typer.Option(help="Add up by this; without, services or all charges.")] = None,
+    form: Annotated[
+        Literal["table", "json", "csv"], typer.Option("--format", help="json and csv name columns as FOCUS does.")
+    ] = "table",
+    reconcile: Annotated[bool, typer.Option("--reconcile", help="Compare our own count with Cloudflare's.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Rows of a table to show.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
-    """Price a month as R2 bills it, rounded up to whole units, and without that rounding."""
-    if usage is None:
-        raise typer.BadParameter("give --usage FILE")
-    from reelkeeper.rules import pricing
-
-    priced = pricing.bill(_read(usage))
+    """Show what a month costs so far, as R2 bills it: rounded up to whole units, free allowances taken off."""
     if as_json:
-        emit(
-            {
-                "billed_usd": price(priced.billed_usd),
-                "exact_usd": price(priced.exact_usd),
-                "lines": [_as_json(one) for one in priced.lines],
-            }
-        )
-    else:
-        _show(priced)
+        form = "json"
+    if usage is not None:
+        if month or by or reconcile or form == "csv":
+            raise typer.BadParameter("--usage goes with --json and nothing else")
+        from reelkeeper.cli.usage_document import price_document
+
+        price_document(usage, as_json=form == "json")
+        return
+    first, last = _month(month)
+    if reconcile:
+        if by or form == "csv":
+            raise typer.BadParameter("--reconcile goes with --month and --json")
+        from reelkeeper.cli.reconciliation import show
+
+        show(first, last, as_json=form == "json")
+        return
+    from reelkeeper.store.engine import reading
+
+    with store() as engine, reading(engine) as session:
+        if form == "table":
+            _show(session, by or "service", first, last, limit)
+        else:
+            write_charges(session, form, by, first, last)
 
 
-def _read(name: str) -> "Usage":
-    """Read a usage document. A typer.BadParameter names each field that is wrong, with its value and the limit."""
-    from pydantic import ValidationError
-
-    from reelkeeper.rules.pricing import Usage
-
+def _month(text: str | None) -> tuple[date, date]:
+    today = datetime.now(UTC).date()
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8-sig")
-        document = json.loads(text, parse_float=Decimal, parse_constant=Decimal, object_pairs_hook=_each_once)
-        return Usage.model_validate(document)
-    except ValidationError as error:
-        wrong = (
-            f"{'.'.join(map(str, one['loc'])) or 'it'} is {one['input']!s:.40}: {one['msg']}" for one in error.errors()
-        )
-        raise typer.BadParameter(f"{name}: {'; '.join(wrong)}") from None
-    except (OSError, ValueError, RecursionError) as error:  # not there, not JSON, not UTF-8, endless
-        raise typer.BadParameter(f"{name} is no usage document: {error}") from None
+        first = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date() if text else today.replace(day=1)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no month; write e.g. 2026-11") from None
+    return first, next_month(first) - timedelta(days=1)
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError(f"a field is given twice among {', '.join(name for name, _ in pairs)}")
-    return fields
+def _rows(session: "Session", by: By | None, first: date, last: date) -> Iterator[Mapping[str, object]]:
+    from reelkeeper.store import charges
+
+    if by is None:
+        yield from map(detail, charges.between(session, first, last))
+        return
+    billing = (*period(first, next_month(first)), "USD")
+    for one in charges.sums(session, by, first, last):
+        whose: tuple[object, ...] = (one.key,)
+        if by == "user":
+            whose = (one.key, one.tier)
+        elif by == "day":
+            day = date.fromisoformat(one.key)
+            whose = period(day, day + timedelta(days=1))
+        amounts = (usd(one.list_nanousd), usd(one.billed_nanousd), one.estimated)
+        yield dict(zip((*_BILLING, *_KEYS[by], *_SUMS), (*billing, *whose, *amounts), strict=True))
 
 
-def _as_json(line: "Line") -> dict[str, object]:
-    return {
-        "sku": line.sku,
-        "quantity": _figure(line.quantity),
-        "free": line.free,
-        "billable_units": line.billable_units,
-        "unit_price_usd": price(line.unit_price_usd),
-        "billed_usd": price(line.billed_usd),
-        "exact_usd": price(line.exact_usd),
-    }
+def write_charges(session: "Session", form: str, by: By | None, first: date, last: date) -> None:
+    """Print the charges of these days, or with `by` their sums, as json or csv under FOCUS's names."""
+    rows = _rows(session, by, first, last)
+    if form == "json":
+        emit(list(rows))
+        return
+    columns = (*_BILLING, *_KEYS[by], *_SUMS) if by else DETAIL
+    lines = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+    lines.writeheader()
+    lines.writerows(rows)
 
 
-def _figure(quantity: Decimal) -> int | float:
-    return int(quantity) if quantity == quantity.to_integral_value() else float(quantity)
+def _show(session: "Session", by: By, first: date, last: date, limit: int) -> None:
+    from reelkeeper.model.money import Metric
+    from reelkeeper.store import charges
+    from reelkeeper.store.usage import missing_days
 
-
-def _show(priced: "Bill") -> None:
-    headings = ("!sku", ">quantity", ">free", ">units", ">$ a unit", ">$ billed", ">$ exact")
+    found = charges.sums(session, by, first, last)
+    if not found:
+        say(f"Nothing is charged for {first:%Y-%m}. The flow monitor_costs collects what was used and charges it.")
+        return
     rows: list[tuple[object, ...]] = [
-        (
-            one.sku,
-            f"{round(one.quantity, _SHOWN_PLACES).normalize():,f}",
-            one.free,
-            one.billable_units,
-            *map(_shown, (one.unit_price_usd, one.billed_usd, one.exact_usd)),
-        )
-        for one in priced.lines
-        if one.quantity
+        (one.key or f"nobody: {RESIDUAL}", *([one.tier] if by == "user" else []), *_sums(one)) for one in found[:limit]
     ]
-    table(headings, [*rows, ("total", "", "", "", "", _shown(priced.billed_usd), _shown(priced.exact_usd))])
+    whole = [sum(one.list_nanousd for one in found), sum(one.billed_nanousd for one in found)]
+    rows.append(("total", *([""] if by == "user" else []), *map(usd, whole), ""))
+    table((f"{'!' if by != 'user' else ''}{by}", *(["tier"] if by == "user" else []), ">$ list", ">$ billed", ""), rows)
+    if len(found) > limit:
+        say(f"The first {limit:,} of {len(found):,}; --limit shows more.")
+    until = min(last, datetime.now(UTC).date())
+    if missing := missing_days(session, Metric.STORED_BYTES, first, until):
+        named = ", ".join(map(str, missing[:_NAMED_DAYS])) + (" ..." if len(missing) > _NAMED_DAYS else "")
+        say(f"On {len(missing)} of its days nobody looked how much was stored: {named}.")
 
 
-def _shown(usd: Decimal) -> str:
-    return price(round(usd, _SHOWN_PLACES))
+def _sums(one: Any) -> tuple[str, str, str]:  # noqa: ANN401  a Sum, which is not loaded yet
+    return usd(one.list_nanousd), usd(one.billed_nanousd), "estimated in part" if one.estimated else ""

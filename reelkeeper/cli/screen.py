@@ -96,10 +96,3 @@ def size(size_bytes: int | None) -> str:
 def dollars(microusd: Decimal | float | None) -> str:
     """Put micro-dollars into dollars, and what is not known into a dash."""
     return "-" if microusd is None else wording.dollars(microusd)
-
-
-def price(usd: Decimal) -> str:
-    """Put dollars to the last digit, and to the cent at least."""
-    whole = f"{usd:f}"
-    digits = whole.partition(".")[2].rstrip("0")
-    return f"{usd:.{max(len(digits), 2)}f}"

@@ -57,7 +57,7 @@ def reckon(account: Iterable[Used], book: PriceBook, month: date, today: date) -
     """
     days_in_month = monthrange(month.year, month.month)[1]
     last = min(today, month.replace(day=days_in_month))
-    things = _pricing(days_in_month, book)
+    things = things_of(days_in_month, book)
     found: list[Reckoned] = []
     used, listed, billed = defaultdict[Thing, int](int), defaultdict[Thing, int](int), defaultdict[Thing, int](int)
     for day, rows in _by_day(account, month, last):
@@ -88,7 +88,7 @@ def share(
     `users` is what users used on the days of `reckoned`, any other days left out. The charges of a day and thing sum to
     what was reckoned for it: in quantity, list price and bill.
     """
-    pricing_of = cache(partial(_pricing, book=book))
+    pricing_of = cache(partial(things_of, book=book))
     parts: defaultdict[tuple[date, str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     for one in users:
         for thing in pricing_of(monthrange(one.day.year, one.day.month)[1])(one):
@@ -133,8 +133,8 @@ def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[
         day += _ONE_DAY
 
 
-def _pricing(days_in_month: int, book: PriceBook) -> Callable[[Used], tuple[Thing, ...]]:
-    """Give `_things` for months of this length, worked out once for each kind of use."""
+def things_of(days_in_month: int, book: PriceBook) -> Callable[[Used], tuple[Thing, ...]]:
+    """Give what says which things are charged for a use, in months of this length, with their prices."""
     known: dict[tuple[str, str, str], tuple[Thing, ...]] = {}
 
     def things(one: Used) -> tuple[Thing, ...]:

@@ -1,12 +1,23 @@
-"""`bill`: a usage document priced."""
+"""`bill`: a usage document priced, a month's charges added up and listed, and our count beside Cloudflare's."""
 
+import csv
+import io
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reelkeeper.model.money import Metric, UsageSource, Used
+from reelkeeper.operations.metering import charge_month
+from reelkeeper.rules.focus import DETAIL
+from reelkeeper.rules.quote import PriceBook
+from reelkeeper.settings import Settings
+from reelkeeper.store.engine import transaction
+from reelkeeper.store.opening import open_store
+from reelkeeper.store.usage import record
 from tests.cli.conftest import Run
 
 Ask = Callable[..., Any]
@@ -100,3 +111,87 @@ def test_people_get_a_table_of_what_was_used(reelkeeper: Run, write: Callable[[o
         *("r2-storage-standard", "r2-class-a-standard", "r2-class-b-standard", "total")
     ]
     assert "15.60" in said.splitlines()[-1]
+
+
+@pytest.fixture
+def june(configured: Settings) -> None:
+    """June 2026: 15 GB on its first 20 days, 6 of them ann's, and two jobs of bob's. Charged on the 20th."""
+    days = [date(2026, 6, day) for day in range(1, 21)]
+    stored = [Used(day, Metric.STORED_BYTES, 15 * 10**9, storage_class="standard") for day in days]
+    anns = [one._replace(quantity=6 * 10**9, user_id="ann") for one in stored]
+    jobs = Used(days[0], Metric.JOBS, 2, "veo")
+    with open_store(configured) as engine:
+        with transaction(engine, "test") as session:
+            record(session, [*stored, *anns, jobs, jobs._replace(user_id="bob")])
+            record(session, [one._replace(source=UsageSource.CLOUDFLARE, quantity=16 * 10**9) for one in stored[:2]])
+        charge_month(engine, PriceBook(), days[0], days[-1])
+
+
+@pytest.mark.usefixtures("june")
+def test_a_month_adds_up_the_same_by_user_service_and_day(ask: Ask) -> None:
+    by = {name: ask("bill", "--month", "2026-06", "--by", name) for name in ("user", "service", "day")}
+    for name in ("ListCost", "BilledCost"):
+        assert len({round(sum(float(one[name]) for one in rows), 9) for rows in by.values()}) == 1
+    assert [one["x_UserId"] for one in by["user"]] == ["", "ann", "bob"]
+    assert [(one["ServiceName"], one["BilledCost"]) for one in by["service"]] == [
+        ("r2-storage", "0.015"),
+        ("compute", "0.02"),
+        ("api", "0.01"),
+    ]
+    assert by["day"][0]["ChargePeriodStart"] == "2026-06-01T00:00:00Z"
+    assert by["day"][-1]["x_Estimated"] is True
+
+
+@pytest.mark.usefixtures("june")
+def test_every_charge_is_a_row_under_focus_names_in_json_and_csv(reelkeeper: Run, ask: Ask) -> None:
+    listed = ask("bill", "--month", "2026-06")
+    assert {tuple(one) for one in listed} == {DETAIL}
+    lines = list(csv.DictReader(io.StringIO(reelkeeper("bill", "--month", "2026-06", "--format", "csv").stdout)))
+    assert [one["BilledCost"] for one in lines] == [one["BilledCost"] for one in listed]
+    assert len(lines) == 20 * 2 + 2 * 2
+    added = reelkeeper("bill", "--month", "2026-06", "--format", "csv", "--by", "user").stdout.splitlines()
+    assert added[0].startswith("BillingPeriodStart,BillingPeriodEnd,BillingCurrency,x_UserId,x_UserTier,ListCost")
+    assert len(added) == 4
+
+
+@pytest.mark.usefixtures("june")
+def test_people_get_sums_and_hear_of_days_on_which_nobody_looked(reelkeeper: Run) -> None:
+    said = reelkeeper("bill", "--month", "2026-06").stdout
+    assert [line.split()[0] for line in said.splitlines()[1:5]] == ["r2-storage", "compute", "api", "total"]
+    assert "On 10 of its days nobody looked how much was stored: 2026-06-21, " in said
+    assert "nobody: free allowances" in reelkeeper("bill", "--month", "2026-06", "--by", "user").stdout
+    assert "The first 5 of 20" in reelkeeper("bill", "--month", "2026-06", "--by", "day", "--limit", "5").stdout
+
+
+@pytest.mark.usefixtures("june")
+def test_our_count_stands_beside_cloudflares(reelkeeper: Run, ask: Ask) -> None:
+    found = ask("bill", "--reconcile", "--month", "2026-06")
+    (storage,) = found["differences"]
+    assert (storage["ours"], storage["theirs"], storage["difference"]) == (30 * 10**9, 32 * 10**9, 2 * 10**9)
+    assert (storage["list_usd"], found["charged_usd"]) == ("0.001", "0.015")
+    assert (len(found["days_of_both"]), len(found["days_of_ours_alone"])) == (2, 18)
+    assert found["billed_by_cloudflare_usd"] is None
+    said = reelkeeper("bill", "--reconcile", "--month", "2026-06").stdout
+    assert "2 days are known to both, 18 to us alone" in said
+
+
+def test_a_month_without_charges_says_what_makes_them(reelkeeper: Run, ask: Ask) -> None:
+    assert "monitor_costs" in reelkeeper("bill").stdout
+    assert ask("bill", "--by", "user") == []
+    assert reelkeeper("bill", "--format", "csv").stdout.splitlines() == [",".join(DETAIL)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--month", "June"],
+        ["--month", "2026-13"],
+        ["--by", "planet"],
+        ["--format", "xml"],
+        ["--usage", "-", "--by", "user"],
+        ["--reconcile", "--by", "user"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_words_end_with_2(reelkeeper: Run, words: list[str]) -> None:
+    reelkeeper("bill", *words, exit_code=2)

@@ -1,0 +1,96 @@
+"""What `bill --usage` reads and shows: a usage document, priced."""
+
+import json
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from reelkeeper.cli.screen import emit, table
+from reelkeeper.rules.focus import written
+
+if TYPE_CHECKING:
+    from reelkeeper.rules.pricing import Bill, Line, Usage
+
+_SHOWN_PLACES = 6  # of a figure on the screen; a script gets all
+
+
+def price_document(name: str, *, as_json: bool) -> None:
+    """Price the document in the file `name`, or on standard input if that is -, and print its bill."""
+    from reelkeeper.rules.pricing import bill
+
+    priced = bill(_read(name))
+    if not as_json:
+        _show(priced)
+        return
+    emit(
+        {
+            "billed_usd": written(priced.billed_usd),
+            "exact_usd": written(priced.exact_usd),
+            "lines": [_as_json(one) for one in priced.lines],
+        }
+    )
+
+
+def _read(name: str) -> "Usage":
+    """Read a usage document. A typer.BadParameter names each field that is wrong, with its value and the limit."""
+    from pydantic import ValidationError
+
+    from reelkeeper.rules.pricing import Usage
+
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8-sig")
+        document = json.loads(text, parse_float=Decimal, parse_constant=Decimal, object_pairs_hook=_each_once)
+        return Usage.model_validate(document)
+    except ValidationError as error:
+        wrong = (
+            f"{'.'.join(map(str, one['loc'])) or 'it'} is {one['input']!s:.40}: {one['msg']}" for one in error.errors()
+        )
+        raise typer.BadParameter(f"{name}: {'; '.join(wrong)}") from None
+    except (OSError, ValueError, RecursionError) as error:  # not there, not JSON, not UTF-8, endless
+        raise typer.BadParameter(f"{name} is no usage document: {error}") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError(f"a field is given twice among {', '.join(name for name, _ in pairs)}")
+    return fields
+
+
+def _as_json(line: "Line") -> dict[str, object]:
+    return {
+        "sku": line.sku,
+        "quantity": _figure(line.quantity),
+        "free": line.free,
+        "billable_units": line.billable_units,
+        "unit_price_usd": written(line.unit_price_usd),
+        "billed_usd": written(line.billed_usd),
+        "exact_usd": written(line.exact_usd),
+    }
+
+
+def _figure(quantity: Decimal) -> int | float:
+    return int(quantity) if quantity == quantity.to_integral_value() else float(quantity)
+
+
+def _show(priced: "Bill") -> None:
+    headings = ("!sku", ">quantity", ">free", ">units", ">$ a unit", ">$ billed", ">$ exact")
+    rows: list[tuple[object, ...]] = [
+        (
+            one.sku,
+            f"{round(one.quantity, _SHOWN_PLACES).normalize():,f}",
+            one.free,
+            one.billable_units,
+            *map(_shown, (one.unit_price_usd, one.billed_usd, one.exact_usd)),
+        )
+        for one in priced.lines
+        if one.quantity
+    ]
+    table(headings, [*rows, ("total", "", "", "", "", _shown(priced.billed_usd), _shown(priced.exact_usd))])
+
+
+def _shown(usd: Decimal) -> str:
+    return written(round(usd, _SHOWN_PLACES))

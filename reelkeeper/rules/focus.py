@@ -1,0 +1,69 @@
+"""Charges under the column names of FOCUS 1.3 (focus.finops.org), as Cloudflare's billing API and cost tools use them.
+
+Aligned, not conformant: what is not known of a charge is left out. Our own columns begin with x_. Money is text, exact.
+"""
+
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Final
+
+from reelkeeper.model.money import Charge
+
+_ONE_DAY: Final = timedelta(days=1)
+_CATEGORIES: Final = {"compute": "AI and Machine Learning", "api": "AI and Machine Learning"}
+RESIDUAL: Final = "free allowances, rounding up to whole units, and what no user is known to have used"
+DETAIL: Final = (
+    *("BillingPeriodStart", "BillingPeriodEnd", "ChargePeriodStart", "ChargePeriodEnd", "BillingCurrency"),
+    *("ServiceProviderName", "ServiceCategory", "ServiceName", "SkuId", "ChargeCategory", "ChargeDescription"),
+    *("ConsumedQuantity", "ConsumedUnit", "ListCost", "ContractedCost", "EffectiveCost", "BilledCost"),
+    *("x_UserId", "x_UserTier", "x_PriceBookVersion", "x_Estimated"),
+)
+
+
+def detail(charge: Charge) -> dict[str, object]:
+    """Give one charge under FOCUS's names, which are DETAIL. A user's is `Usage`, the residual an `Adjustment`."""
+    listed, billed = usd(charge.list_nanousd), usd(charge.billed_nanousd)
+    whose = charge.user_id or RESIDUAL
+    values = (
+        *period(charge.day.replace(day=1), next_month(charge.day)),
+        *period(charge.day, charge.day + _ONE_DAY),
+        "USD",
+        "Cloudflare" if charge.service.startswith("r2-") else "Generation",
+        _CATEGORIES.get(charge.service, "Storage"),
+        charge.service,
+        charge.sku,
+        "Usage" if charge.user_id else "Adjustment",
+        f"{charge.sku} of {charge.day}: {whose}",
+        charge.consumed_quantity,
+        charge.consumed_unit,
+        listed,
+        billed,
+        billed,
+        billed,
+        charge.user_id,
+        charge.tier,
+        charge.price_book,
+        charge.estimated,
+    )
+    return dict(zip(DETAIL, values, strict=True))
+
+
+def period(start: date, end: date) -> tuple[str, str]:
+    """Write a span of whole UTC days as FOCUS does: from its first moment to the first after it."""
+    return f"{start}T00:00:00Z", f"{end}T00:00:00Z"
+
+
+def next_month(day: date) -> date:
+    """Give the first day of the month after `day`'s."""
+    return (day.replace(day=1) + 31 * _ONE_DAY).replace(day=1)
+
+
+def usd(nanousd: int) -> str:
+    """Write nano-dollars as dollars, to the last digit and to the cent at least."""
+    return written(Decimal(nanousd).scaleb(-9))
+
+
+def written(amount: Decimal) -> str:
+    """Write dollars to the last digit, and to the cent at least, without an exponent."""
+    whole, _, digits = f"{amount:f}".partition(".")
+    return f"{whole}.{digits.rstrip('0'):0<2}"
