@@ -6,7 +6,7 @@ reads count too; both only ever keep a video longer. A CDN before the bucket hid
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
 
@@ -49,7 +49,7 @@ def record_views(engine: Engine, views: Mapping[str, int], *, at: datetime) -> i
             ),
             [{"video_id": video_id, "day": at.date(), "views": views[video_id]} for video_id in sorted(known)],
         )
-        _move_last_viewed(session, known, at)
+        _move_last_viewed(session, sorted(known), at)
         return len(known)
 
 
@@ -85,9 +85,9 @@ def import_reads(engine: Engine, client: Client, bucket: str, day: date, *, comp
             )
         over = datetime.combine(day + _ONE_DAY, time(), UTC)
         settled = now(session) >= over + SETTLED_AFTER
-        for start in range(0, len(views), _KEYS_AT_ONCE):
-            ids = set(sorted(views)[start : start + _KEYS_AT_ONCE])
-            _move_last_viewed(session, ids, min(over, now(session)))
+        seen, last = sorted(views), min(over, now(session))
+        for start in range(0, len(seen), _KEYS_AT_ONCE):
+            _move_last_viewed(session, seen[start : start + _KEYS_AT_ONCE], last)
         doubt = _doubt(sampled=reads.sampled, quiet_hours=reads.quiet_hours, settled=settled)
         if complete and not doubt:
             set_complete(session, [day])
@@ -114,6 +114,6 @@ def _doubt(*, sampled: bool, quiet_hours: tuple[int, ...], settled: bool) -> str
     return ""
 
 
-def _move_last_viewed(session: Session, video_ids: set[str], at: datetime) -> None:
+def _move_last_viewed(session: Session, video_ids: Sequence[str], at: datetime) -> None:
     earlier = sa.or_(videos.c.last_viewed_at.is_(None), videos.c.last_viewed_at < at)
     session.execute(sa.update(videos).where(videos.c.id.in_(video_ids), earlier).values(last_viewed_at=at))

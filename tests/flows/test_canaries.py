@@ -14,9 +14,11 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from flows.deliver_alerts import deliver_alerts
 from flows.sync_catalog import sync_catalog
 from flows.tier_storage import tier_storage
-from reelkeeper.errors import ReelkeeperError
+from reelkeeper.errors import PartialFailure, ReelkeeperError
+from reelkeeper.operations.alerts import post
 from reelkeeper.settings import settings
 from reelkeeper.store.engine import transaction
 from reelkeeper.store.tables import view_days
@@ -48,7 +50,10 @@ def test_prefect_keeps_none_of_ten_secrets(
 ) -> None:
     found = Evidence(scene.double.endpoint)
     scene.video("v1", age_days=40)
-    for name, value in environment(CLOUDFLARE_ACCOUNT_ID=ACCOUNT, CLOUDFLARE_API_URL=cloudflare.url):
+    nobody = "http://127.0.0.1:1"
+    for name, value in environment(
+        nobody, SLACK_API_URL=f"{nobody}/api/", CLOUDFLARE_ACCOUNT_ID=ACCOUNT, CLOUDFLARE_API_URL=cloudflare.url
+    ):
         monkeypatch.setenv(name, value)
     settings.cache_clear()
     with transaction(scene.engine, "test") as session:
@@ -56,6 +61,9 @@ def test_prefect_keeps_none_of_ten_secrets(
 
     sync_catalog(dry_run=False, reads_are_views=True)  # the token is refused: the reads stay unknown
     tier_storage()
+    post(scene.engine, "A title", "And a text.")
+    with pytest.raises(PartialFailure):
+        deliver_alerts(seconds=3, dry_run=False)
     for name, value in {
         "S3_SECRET_ACCESS_KEY": f"{scene.double.endpoint.secret_access_key}x",
         "S3_ENDPOINT_URL": f"http://ann:{CANARIES['password in an address']}@127.0.0.1:1",
@@ -77,7 +85,13 @@ def test_prefect_keeps_none_of_ten_secrets(
     for path in database.parent.glob(f"{database.name}*"):
         found.keep("Prefect's database", path.read_bytes())
     kept = found.left["Prefect's database"]
-    for seen in (b"Signature=***", b"sync-catalog-report", b"does not accept", b"validation error", b"127.0.0.1"):
+    for seen in (
+        b"Signature=***",
+        b"sync-catalog-report",
+        b"does not accept",
+        b"validation error",
+        b"Slack gave no answer",
+    ):
         assert seen in kept
     assert {name: found.showing(name) for name in found.secrets} == {name: [] for name in found.secrets}
     assert found.signatures() == []

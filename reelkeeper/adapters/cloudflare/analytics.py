@@ -86,7 +86,10 @@ class Analytics:
         ]
 
     def storage(self, first: date, last: date, bucket: str | None = None) -> list[Used]:
-        """Give each day's peak of stored bytes, metadata included, by bucket and class."""
+        """Give each day's peak of stored bytes, metadata included, by bucket and class.
+
+        A bucket in which nothing was written may have no row; `Client.stored_now` counts it all the same.
+        """
         peaks: dict[tuple[date, str, str], int] = {}
         fields = "dimensions { date bucketName storageClass } max { payloadSize metadataSize }"
         for row in self._split("r2Storage", fields, "date_ASC, bucketName_ASC", *_span(first, last), bucket):

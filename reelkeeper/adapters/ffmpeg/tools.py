@@ -11,7 +11,7 @@ from pathlib import Path
 import ffmpeg
 
 from reelkeeper.adapters.ffmpeg.runner import run
-from reelkeeper.adapters.ffmpeg.sandbox import Bounds, Walls
+from reelkeeper.adapters.ffmpeg.sandbox import ENVIRONMENT, Bounds, Walls
 from reelkeeper.errors import MediaError, ToolMissing
 from reelkeeper.settings import settings
 
@@ -125,7 +125,13 @@ def _examine(ffmpeg_path: str, ffprobe_path: str, require_isolation: bool) -> To
 def _ask(exe: str, *arguments: str) -> tuple[str, str]:
     """Return what a tool says on stderr and on stdout. No stranger's file is opened, so no sandbox is needed."""
     said = subprocess.run(
-        [exe, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+        [exe, *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=ENVIRONMENT,  # none of our secrets
     )
     return said.stderr, said.stdout
 
