@@ -1,6 +1,5 @@
 """A month as one page that loads nothing: pictures for each width and theme, and beside each its words and a table."""
 
-import base64
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -66,12 +65,8 @@ def _figures(report: MonthReport) -> Iterator[Figure]:
 
 def _drawn(figure: Figure, picture: Picture) -> Figure:
     sources = (
-        (f"screen and {_PHONE} and {_DARK}", _uri(charts.svg(picture, DARK, NARROW))),
-        (_PHONE, _uri(charts.svg(picture, LIGHT, NARROW))),
-        (f"screen and {_DARK}", _uri(charts.svg(picture, DARK, WIDE))),
+        (f"screen and {_PHONE} and {_DARK}", charts.data_uri(charts.svg(picture, DARK, NARROW))),
+        (_PHONE, charts.data_uri(charts.svg(picture, LIGHT, NARROW))),
+        (f"screen and {_DARK}", charts.data_uri(charts.svg(picture, DARK, WIDE))),
     )
-    return figure._replace(sources=sources, image=_uri(charts.svg(picture, LIGHT, WIDE)))
-
-
-def _uri(svg: str) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+    return figure._replace(sources=sources, image=charts.data_uri(charts.svg(picture, LIGHT, WIDE)))

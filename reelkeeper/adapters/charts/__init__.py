@@ -6,7 +6,7 @@ here, since a pixel is one.
 
 from reelkeeper.adapters.charts.forecast import forecast_fan
 from reelkeeper.adapters.charts.parts import Picture
-from reelkeeper.adapters.charts.render import NARROW, WIDE, png, svg
+from reelkeeper.adapters.charts.render import NARROW, WIDE, data_uri, png, svg
 from reelkeeper.adapters.charts.savings import savings
 from reelkeeper.adapters.charts.spend import spend
 from reelkeeper.adapters.charts.storage import storage
@@ -19,6 +19,7 @@ __all__ = [
     "WIDE",
     "Picture",
     "Theme",
+    "data_uri",
     "forecast_fan",
     "png",
     "savings",

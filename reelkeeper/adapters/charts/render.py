@@ -1,5 +1,6 @@
 """Charts drawn: SVG for pages, PNG for where only pixels go. The same definition, whatever the theme and the width."""
 
+import base64
 from typing import Any, Final
 
 import vl_convert
@@ -17,6 +18,11 @@ def svg(chart: Picture, theme: Theme = LIGHT, width: int = WIDE) -> str:
     """Draw `chart` as an SVG document of `width` pixels that loads nothing."""
     drawn: str = vl_convert.vegalite_to_svg(_spec(chart, theme, width), allowed_base_urls=[])
     return drawn
+
+
+def data_uri(svg: str) -> str:
+    """Give an SVG document as an address that holds it, for where a picture must come without a second file."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def png(chart: Picture, theme: Theme = LIGHT, width: int = WIDE) -> bytes:

@@ -1,0 +1,37 @@
+"""Pictures as artifacts: drawn into Markdown, with the words and the figures that they show."""
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from prefect import flow
+from prefect.artifacts import Artifact
+
+from reelkeeper.rules.budget import BudgetPolicy
+from tasks import pictures
+from tests.operations import months
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("spend", "Nobody knows what 13 November cost."), ("forecast", "By its end about $204.00 is expected")],
+)
+def test_an_artifact_holds_picture_words_and_figures(
+    prefect_server: None,  # noqa: ARG001  it must be up
+    sqlite_engine: sa.Engine,
+    name: str,
+    said: str,
+) -> None:
+    months.fill(sqlite_engine)
+
+    @flow
+    def draw() -> None:
+        pictures.show(sqlite_engine, name, months.NOW, BudgetPolicy())
+
+    draw()
+    drawn: Any = Artifact.get(name)  # waits for it, as nothing else runs here
+    text = str(drawn.data)
+    assert said in text
+    assert "](data:image/svg+xml;base64," in text
+    assert "| :-- | --:" in text
+    assert "as of 2026-11-24 18:00 UTC" in str(drawn.description)
