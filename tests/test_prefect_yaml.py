@@ -20,6 +20,7 @@ DEPLOYMENTS: dict[str, dict[str, Any]] = {one["entrypoint"]: one for one in WRIT
 FLOWS = {f"flows.{path.stem}.{path.stem}" for path in (ROOT / "flows").glob("*.py") if path.stem != "__init__"}
 SCHEDULES = {
     "deliver_alerts": "*/5 * * * *",
+    "monitor_costs": "15 * * * *",
     "sync_catalog": "0 * * * *",
     "tier_storage": "0 2 * * *",
     "expire_videos": "0 3 * * *",

@@ -8,8 +8,8 @@ import pandas as pd
 
 from reelkeeper.adapters import charts
 from reelkeeper.adapters.charts import Picture
+from reelkeeper.model.money import CostForecast
 from reelkeeper.operations.report import TOTAL, MonthReport, end_of
-from reelkeeper.store.forecasts import Expected
 
 _NANO, _MICRO = 10**9, 10**6
 _LEVELS = {80: ("lower80_microusd", "upper80_microusd"), 95: ("lower95_microusd", "upper95_microusd")}
@@ -58,7 +58,7 @@ def savings(report: MonthReport, *, title: str = "") -> Picture:
     return charts.savings(pd.DataFrame(rows, columns=["day", "kind", "usd"]), title=title)
 
 
-def _forecast(expected: Mapping[date, Expected]) -> tuple["pd.Series[float]", dict[int, pd.DataFrame]]:
+def _forecast(expected: Mapping[date, CostForecast]) -> tuple["pd.Series[float]", dict[int, pd.DataFrame]]:
     mean = _series({day: one.mean_microusd / _MICRO for day, one in expected.items()})
     bands = {
         level: pd.DataFrame(

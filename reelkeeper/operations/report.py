@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from sqlalchemy.engine import Engine
 
 from reelkeeper.model.alerts import AlertState
+from reelkeeper.model.money import CostForecast
 from reelkeeper.model.saving import Freed, Saved
 from reelkeeper.rules import saved
 from reelkeeper.rules.budget import BudgetPolicy
@@ -30,7 +31,7 @@ class MonthReport:
     lines: list[spending.SkuLine]
     payers: list[charges.Sum]  # at list price, the dearest first
     months: dict[date, int]  # nano-dollars billed in each of the last months, this one too
-    expected: list[forecasts.Expected]  # of this month and later ones
+    expected: list[CostForecast]  # of this month and later ones
     stock: list[stock.Stock]
     grace_bytes: int
     freed: list[Freed]
@@ -61,7 +62,7 @@ class MonthReport:
         return [day for day in days if day not in known]
 
     @property
-    def this_month(self) -> forecasts.Expected | None:
+    def this_month(self) -> CostForecast | None:
         """What this month is expected to cost in all, unless it is over or nobody has said."""
         totals = (one for one in self.expected if one.service == TOTAL and one.month == self.month)
         return None if self.is_over else next(totals, None)

@@ -192,7 +192,7 @@ def _finding(scope: str, odd: Odd, judged: Mapping[str, Days], today: date) -> F
         f"{scope_in_words(scope)} is odd: {actual} on {when}{percent}",
         " ".join(sentences),
         "Where it comes from: reelkeeper bill --by user. A day that was meant goes into anomaly.calendar.",
-        odd.excess // NANO_IN_MICRO if up else None,
+        month // NANO_IN_MICRO if up else None,
         (("Actual", actual), ("Usual", usual), ("Day", when), *parts),
     )
 

@@ -1,7 +1,8 @@
 """What is spent against what may be: budgets of a day or a month, for all, a service, a tier or one user.
 
-Of the levels that a budget has crossed only the highest is news. Today and yesterday are both judged, as the last usage
-of a day is known only after its end. Whether a month will end over its budget is asked in `breach`.
+Of the levels that a budget has crossed only the highest is news. Yesterday is judged too, as the last usage of a day is
+known only after its end; of what is over only an excess is news. Whether a month will end over its budget is asked in
+`breach`.
 
 A user's and a tier's share is list cost: what their use would cost beyond every free allowance. The rest is as billed.
 """
@@ -82,6 +83,11 @@ class BudgetPolicy(BaseModel):
             )
         return self
 
+    def users(self) -> list[str]:
+        """Name the users that have a budget."""
+        scopes = [budget.scope.partition(":") for budget in self.budgets]
+        return sorted({name for kind, _, name in scopes if kind == "user"})
+
     def all_budgets(self) -> tuple[Budget, ...]:
         """Give every budget, the two for all first."""
         whole = ((Period.DAY, self.daily_usd), (Period.MONTH, self.monthly_usd))
@@ -117,7 +123,9 @@ def findings(charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime) -
     """
     found = []
     for span in spans(charges, policy, as_of):
-        crossed = [level for level in policy.levels_percent if span.spent * FULL >= span.limit * level]
+        least = 1 if as_of.date() <= span.last else FULL  # that half of it was spent is no news once it is over
+        levels = [level for level in policy.levels_percent if level >= least]
+        crossed = [level for level in levels if span.spent * FULL >= span.limit * level]
         found += [_crossing(span, crossed[-1], as_of)] if crossed else []
     return found
 
@@ -170,7 +178,7 @@ def _crossing(span: Span, level: int, as_of: datetime) -> Finding:
         f"{span.what} at {span.spent * FULL // span.limit} %: {spent} of {limit}",
         " ".join(sentences),
         "What it went to: reelkeeper bill --by service, and --by user.",
-        over // NANO_IN_MICRO if over > 0 else None,
+        over // NANO_IN_MICRO if over > 0 and span.budget.period is Period.MONTH else None,
         (("Spent", spent), ("Budget", limit), ("Period", span.name), *most),
     )
 

@@ -82,6 +82,33 @@ def sums(session: Session, by: By, first: date, last: date) -> list[Sum]:
     ]
 
 
+def by_scope(session: Session, first: date, last: date, apart: Iterable[str] = ()) -> list[Charge]:
+    """Add up the charges of each day from `first` to `last` by service and tier, those of the users `apart` apart."""
+    column = charges.c
+    user = sa.case((column.user_id.in_(list(apart)), column.user_id), else_="").label("user")
+    query = (
+        sa.select(column.day, column.service, column.tier, user, *_totals())
+        .where(column.day.between(first, last))
+        .group_by(column.day, column.service, column.tier, user)
+    )
+    return [
+        Charge(
+            row.day,
+            row.service,
+            "",
+            row.user,
+            row.tier,
+            0,
+            "",
+            int(row.listed),
+            int(row.billed),
+            "",
+            bool(row.estimated),
+        )
+        for row in session.execute(query)
+    ]
+
+
 def settled(session: Session, first: date, last: date) -> list[Settled]:
     """Add up the charges of each day from `first` to `last` by what was charged for."""
     column = charges.c

@@ -78,5 +78,15 @@ def missing_days(
     return [day for day in _every(first, last) if day not in known]
 
 
+def gaps(session: Session, metric: Metric, first: date, last: date) -> list[date]:
+    """List the days between two of which somebody has said how much of `metric` was used, or after them, up to `last`.
+
+    Only days since `first` count: what was before anybody counted is no gap.
+    """
+    missing = missing_days(session, metric, first, last)
+    known = {*_every(first, last)} - {*missing}
+    return [day for day in missing if known and day > min(known)]
+
+
 def _every(first: date, last: date) -> Iterator[date]:
     return (first + n * _ONE_DAY for n in range((last - first).days + 1))

@@ -49,7 +49,7 @@ def test_a_service_that_does_not_move_the_whole_is_told_by_itself() -> None:
     assert one.severity is Severity.WARNING
     assert one.title.startswith("The spend of service r2-class-a is odd: $5.95")
     assert "% more than usual" in one.title
-    assert one.impact_microusd == pytest.approx(4_000_000, rel=0.1)
+    assert one.impact_microusd == pytest.approx(30 * 3_920_000, rel=0.01)
     assert "A month of such days costs $1" in one.text
 
 

@@ -56,7 +56,7 @@ def test_a_finding_says_what_was_spent_of_what_on_what_and_how_much_is_over() ->
         "Most of it: compute $8.10, r2-class-a $3.00, api $2.10."
     )
     assert (found.rule, found.scope, found.period) == ("budget", "total", "2026-11-24")
-    assert found.impact_microusd == 3_200_000
+    assert found.impact_microusd is None  # it is a figure a month
     assert found.figures[:2] == (("Spent", "$13.20"), ("Budget", "$10.00"))
     assert "reelkeeper bill" in found.suggestion
 
@@ -73,6 +73,16 @@ def test_yesterday_is_judged_once_more_since_its_last_usage_comes_late() -> None
         ("total", "2026-11-24", "50"),
     ]
     assert crossed([charge("12", ago(2))], DAILY) == []
+
+
+def test_of_a_day_that_is_over_only_an_excess_is_news() -> None:
+    assert crossed([charge("9.99", ago(1))], DAILY) == []
+    assert crossed([charge("16", ago(1))], DAILY) == [("total", "2026-11-23", "150")]
+
+
+def test_what_a_month_is_over_its_budget_is_its_impact() -> None:
+    (found,) = findings([charge("230")], MONTHLY, NOW)
+    assert found.impact_microusd == 30_000_000
 
 
 def test_a_month_is_the_calendar_month_in_utc_and_the_last_one_counts_on_the_first() -> None:

@@ -6,7 +6,7 @@ from datetime import date
 import sqlalchemy as sa
 
 from reelkeeper.model.money import Charge
-from reelkeeper.store.charges import Settled, Sum, between, replace, settled, sums
+from reelkeeper.store.charges import Settled, Sum, between, by_scope, replace, settled, sums
 from reelkeeper.store.engine import reading, transaction
 
 FIRST, SECOND = date(2026, 11, 1), date(2026, 11, 2)
@@ -74,3 +74,28 @@ def test_two_that_charge_the_same_days_wait_for_each_other(engine: sa.Engine) ->
         list(pool.map(lambda _: put(engine, *ROWS), range(20)))
     with reading(engine) as session:
         assert len(list(between(session, *MONTH))) == len(ROWS)
+
+
+def test_they_add_up_by_day_service_and_tier_with_some_users_apart(engine: sa.Engine) -> None:
+    put(engine, *ROWS)
+
+    def rows(*apart: str) -> list[tuple[object, ...]]:
+        with reading(engine) as session:
+            found = by_scope(session, *MONTH, apart)
+        return sorted(
+            (one.day.day, one.service, one.tier or "", one.user_id, one.list_nanousd, one.billed_nanousd, one.estimated)
+            for one in found
+        )
+
+    assert rows() == [
+        (1, "r2-storage", "", "", 300, -200, False),
+        (1, "r2-storage", "pro", "", 300, 300, False),
+        (2, "compute", "", "", 900, 900, True),
+    ]
+    assert rows("bob", "eve") == [
+        (1, "r2-storage", "", "", 100, -400, False),
+        (1, "r2-storage", "", "bob", 200, 200, False),
+        (1, "r2-storage", "pro", "", 300, 300, False),
+        (2, "compute", "", "", 0, 0, False),
+        (2, "compute", "", "bob", 900, 900, True),
+    ]

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from reelkeeper.model.money import Metric, StorageClass, UsageSource, Used
 from reelkeeper.store.engine import reading, transaction
-from reelkeeper.store.usage import days, missing_days, record
+from reelkeeper.store.usage import days, gaps, missing_days, record
 
 DAY = date(2026, 11, 24)
 CLOUDFLARE = UsageSource.CLOUDFLARE
@@ -91,3 +91,13 @@ def test_many_who_count_at_once_lose_nothing_and_do_not_lock_each_other_out(engi
 def test_any_number_goes_in_at_once(engine: sa.Engine, count: int) -> None:
     note(engine, *(Used(DAY, Metric.STORED_BYTES, n, user_id=f"u{n}") for n in range(count)))
     assert len(found(engine)) == count
+
+
+def test_a_gap_is_what_is_missing_since_somebody_began_to_count(engine: sa.Engine) -> None:
+    first, last = date(2026, 11, 1), date(2026, 11, 6)
+    with reading(engine) as session:
+        assert gaps(session, Metric.STORED_BYTES, first, last) == []
+    for day in (3, 5):
+        note(engine, Used(date(2026, 11, day), Metric.STORED_BYTES, 0))
+    with reading(engine) as session:
+        assert [day.day for day in gaps(session, Metric.STORED_BYTES, first, last)] == [4, 6]

@@ -1,0 +1,45 @@
+"""Whether spend is over its limits, or odd."""
+
+from prefect import flow
+from pydantic import AwareDatetime
+
+from reelkeeper.rules import watch
+from reelkeeper.rules.alerting import AlertPolicy
+from reelkeeper.rules.anomaly import AnomalyPolicy
+from reelkeeper.rules.budget import BudgetPolicy
+from reelkeeper.rules.quote import PriceBook
+from reelkeeper.rules.watch import CostsReport
+from tasks import alerts, depots, heartbeats, runs, spending, usage
+
+
+@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
+def monitor_costs(
+    budget: BudgetPolicy = BudgetPolicy(),
+    anomaly: AnomalyPolicy = AnomalyPolicy(),
+    book: PriceBook = PriceBook(),
+    alerting: AlertPolicy = AlertPolicy(),
+    dry_run: bool = True,
+    as_of: AwareDatetime | None = None,
+) -> CostsReport:
+    """Collect what was used, charge it, and tell of budgets that are crossed or will be, and of odd days.
+
+    A dry run judges what was charged before, and neither counts nor tells. What is used is counted as of now, whatever
+    `as_of` says.
+    """
+    now, run_id = runs.scheduled_time(), runs.run_id()
+    as_of, charged, trouble = as_of or now, 0, ""
+
+    with depots.opened() as depot:
+        if not dry_run:
+            trouble = usage.collect(depot, now).trouble
+            charged = usage.charge(depot, book, now)
+        first = watch.first_day(anomaly, as_of)
+        spent = spending.read(depot, as_of, first=first, users=budget.users(), trouble=trouble)
+
+        found = watch.judge(spent, budget, anomaly, as_of)
+
+        observed = None
+        if not dry_run:
+            observed = alerts.observe(depot.engine, found, rules=watch.RULES, run_id=run_id, policy=alerting)
+            alerts.deliver(depot.engine)
+        return spending.publish(spent, found, run_id=run_id, as_of=as_of, charged=charged, observed=observed)

@@ -1,0 +1,73 @@
+"""Spending: read for the rules that watch it, and shown with what they found."""
+
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.money import Metric
+from reelkeeper.operations.alerts import Observed
+from reelkeeper.operations.depot import Depot
+from reelkeeper.rules.gaps import LOOKED_BACK_DAYS
+from reelkeeper.rules.watch import CostsReport, Spent, lines
+from reelkeeper.store import charges, forecasts, usage
+from reelkeeper.store.engine import reading
+
+FLOW = "monitor_costs"
+_ONE_DAY = timedelta(days=1)
+
+
+@task(task_run_name="read what was spent", cache_policy=NO_CACHE)
+def read(depot: Depot, as_of: datetime, *, first: date, users: Sequence[str], trouble: str = "") -> Spent:
+    """Read the charges since `first`, those of `users` apart, the last forecast, and the days that are missing.
+
+    Today is missing only once it is over.
+    """
+    today = as_of.date()
+    with reading(depot.engine) as session:
+        return Spent(
+            charges.by_scope(session, first, today, users),
+            forecasts.latest(session, as_of),
+            usage.gaps(session, Metric.STORED_BYTES, today - LOOKED_BACK_DAYS * _ONE_DAY, today - _ONE_DAY),
+            trouble,
+        )
+
+
+@task(task_run_name="report on the spend", cache_policy=NO_CACHE)
+def publish(
+    spent: Spent, found: Sequence[Finding], *, run_id: str, as_of: datetime, charged: int, observed: Observed | None
+) -> CostsReport:
+    """Show the month's bill so far, and what was found. `observed` is None in a dry run, which tells nobody."""
+    worst = list(reversed(Severity))
+    found = sorted(found, key=lambda one: (worst.index(one.severity), -(one.impact_microusd or 0)))
+    bill = lines(spent.charges, as_of)
+    report = CostsReport(
+        FLOW,
+        run_id,
+        observed is None,
+        as_of,
+        bill[-1].today,
+        bill[-1].month,
+        tuple(f"{one.severity}: {one.title}. {one.text}" for one in found),
+        charged,
+        observed.opened if observed else 0,
+        observed.resolved if observed else 0,
+        spent.trouble,
+    )
+    title = f"# The bill of {as_of:%Y-%m}, as of {as_of:%Y-%m-%d %H:%M} UTC{' (dry run)' if report.dry_run else ''}"
+    rows = ["| service | today | this month | at list price |", "|---|--:|--:|--:|"]
+    rows += [f"| {line.service} | {line.today} | {line.month} | {line.month_at_list_price} |" for line in bill]
+    rows += ["", "What users used is at list price; free allowances and rounding up make the difference."]
+    create_markdown_artifact(
+        "\n".join([title, "", *rows]), key="monitor-costs-bill", description="What the month costs"
+    )
+    if found:
+        kept = ("rule", "scope", "period", "level", "severity", "title", "text", "suggestion")
+        table = [{name: str(getattr(one, name)) for name in kept} for one in found]
+        create_table_artifact(table, key="monitor-costs-findings", description=f"What run {run_id} found")
+    get_run_logger().info("%s today, %s this month; %d found", report.spent_today, report.spent_this_month, len(found))
+    return report

@@ -1,0 +1,149 @@
+"""`monitor_costs`: counts, charges, judges, and tells once; a dry run only judges what was charged before."""
+
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+import sqlalchemy as sa
+
+from flows.monitor_costs import monitor_costs
+from reelkeeper.model.money import Metric, Used
+from reelkeeper.operations import freeze
+from reelkeeper.operations.metering import charge_month
+from reelkeeper.rules.budget import Budget, BudgetPolicy, Period
+from reelkeeper.rules.quote import PriceBook
+from reelkeeper.settings import settings
+from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.tables import alerts, charges, outbox, usage_days
+from reelkeeper.store.usage import record
+from tests.doubles.cloudflare import ACCOUNT, CloudflareDouble
+from tests.flows.scenes import KEPT_TABLES, Scene
+
+TODAY = datetime.now(UTC).date()
+USUAL, MANY = 400, 900  # jobs a day, of $0.015: $6.00 and $13.50
+MONTHLY = BudgetPolicy(monthly_usd=None)  # which of its levels is crossed depends on the day of the month
+
+
+def ago(days: int) -> date:
+    return TODAY - timedelta(days=days)
+
+
+def jobs(engine: sa.Engine, count: int, *days: date) -> None:
+    """Let ann have run so many jobs on each of these days."""
+    with transaction(engine, "test") as session:
+        record(session, [Used(day, Metric.JOBS, count, user_id=user) for day in days for user in ("", "ann")])
+
+
+@pytest.fixture
+def spending(scene: Scene) -> Scene:
+    """Ann has run 400 jobs a day for 40 days, and 900 today; the months before are charged."""
+    scene.video("v1", age_days=50)
+    jobs(scene.engine, USUAL, *map(ago, range(1, 41)))
+    jobs(scene.engine, MANY, TODAY)
+    with transaction(scene.engine, "test") as session:
+        stored = [Used(ago(n), Metric.STORED_BYTES, 10**6, "bucket") for n in range(1, 41)]
+        record(session, stored)
+    for month in sorted({ago(n).replace(day=1) for n in range(1, 41)}):
+        charge_month(scene.engine, PriceBook(), month, ago(1))
+    return scene
+
+
+def told(scene: Scene) -> list[tuple[str, str, str, str, str]]:
+    columns = (alerts.c[name] for name in ("rule", "scope", "period", "level", "state"))
+    with reading(scene.engine) as session:
+        rows = session.execute(sa.select(*columns).order_by(alerts.c.rule, alerts.c.scope, alerts.c.level)).all()
+    return [tuple(row) for row in rows]
+
+
+def messages(scene: Scene) -> int:
+    with reading(scene.engine) as session:
+        return len(session.execute(sa.select(outbox.c.id)).all())
+
+
+def test_a_dry_run_judges_what_was_charged_and_changes_nothing(spending: Scene) -> None:
+    def everything() -> list[object]:
+        with reading(spending.engine) as session:
+            rows = [tuple(session.execute(sa.select(table)).all()) for table in (*KEPT_TABLES, charges, alerts, outbox)]
+            used = sa.select(usage_days).where(usage_days.c.metric != Metric.OPERATIONS)  # looking is an operation too
+            return [*rows, tuple(session.execute(used).all())]
+
+    before = everything()
+    report = monitor_costs(BudgetPolicy(monthly_usd=None, daily_usd=Decimal(6)))
+    assert everything() == before
+    assert report.spent_today == "$0.00"
+    assert [one.partition(":")[0] for one in report.found] == ["critical"]
+    assert f"Daily budget at 100 %: $6.00 of $6.00. $6.00 of $6.00 spent in {ago(1)}" in report.found[0]
+
+
+def test_a_run_counts_charges_and_tells_once(spending: Scene) -> None:
+    report = monitor_costs(MONTHLY, dry_run=False)
+    assert report.spent_today == "$13.50"
+    assert report.days_charged >= 1
+    assert told(spending) == [
+        ("anomaly", "total", f"{TODAY}", "", "firing"),
+        ("budget", "total", f"{TODAY}", "100", "firing"),
+    ]
+    assert (report.news, messages(spending)) == (2, 2)
+    again = monitor_costs(MONTHLY, dry_run=False)
+    assert (again.found, again.news) == (report.found, 0)
+    assert messages(spending) == 2
+
+
+def test_a_higher_level_is_news_and_what_is_put_right_is_over(spending: Scene) -> None:
+    monitor_costs(MONTHLY, dry_run=False)
+    jobs(spending.engine, 1100, TODAY)  # $16.50
+    assert monitor_costs(MONTHLY, dry_run=False).news == 1
+    jobs(spending.engine, USUAL - 100, TODAY)
+    report = monitor_costs(MONTHLY, dry_run=False)
+    assert (report.found, report.over) == ((), 2)
+    assert {state for *_, state in told(spending)} == {"resolved"}
+
+
+def test_a_budget_of_a_user_counts_that_user_alone(spending: Scene) -> None:
+    budgets = tuple(
+        Budget(scope=scope, period=Period.DAY, usd=Decimal(13)) for scope in ("user:ann", "user:bob", "tier:pro")
+    )
+    policy = BudgetPolicy(daily_usd=None, monthly_usd=None, budgets=budgets)
+    monitor_costs(policy, dry_run=False)
+    assert [row[1] for row in told(spending) if row[0] == "budget"] == ["tier:pro", "user:ann"]
+
+
+def test_days_that_nobody_counted_are_told_until_they_are_known(spending: Scene) -> None:
+    missing = [ago(2), ago(3)]
+    with transaction(spending.engine, "test") as session:
+        session.execute(
+            sa.delete(usage_days).where(usage_days.c.metric == Metric.STORED_BYTES, usage_days.c.day.in_(missing))
+        )
+    report = monitor_costs(dry_run=False)
+    (gap,) = (one for one in report.found if "Usage of 2 days is missing" in one)
+    assert f"{ago(3)}, {ago(2)}" in gap
+    with transaction(spending.engine, "test") as session:
+        record(session, [Used(day, Metric.STORED_BYTES, 10**6, "bucket") for day in missing])
+    assert monitor_costs(dry_run=False).over == 1
+
+
+@pytest.mark.usefixtures("scene")
+def test_a_store_that_has_never_counted_has_no_gaps() -> None:
+    assert monitor_costs().found == ()
+    assert monitor_costs(dry_run=False).found == ()
+
+
+def test_people_hear_of_the_spend_while_changes_are_frozen(spending: Scene) -> None:
+    freeze.freeze(spending.engine, by="ops", reason="an audit")
+    assert monitor_costs(MONTHLY, dry_run=False).news == 2
+
+
+def test_where_cloudflare_does_not_answer_our_count_stands_in_and_people_are_told(
+    spending: Scene, cloudflare: CloudflareDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "CLOUDFLARE_API_TOKEN": "of-last-year",
+        "CLOUDFLARE_ACCOUNT_ID": ACCOUNT,
+        "CLOUDFLARE_API_URL": cloudflare.url,
+    }.items():
+        monkeypatch.setenv(f"REELKEEPER_{name}", value)
+    settings.cache_clear()
+    report = monitor_costs(MONTHLY, dry_run=False)
+    assert report.spent_today == "$13.50"
+    assert "does not accept REELKEEPER_CLOUDFLARE_API_TOKEN" in report.trouble
+    assert ("missing_usage", "source:cloudflare", "", "", "firing") in told(spending)
