@@ -19,7 +19,7 @@ from reelkeeper.model.money import Metric, UsageSource, Used
 from reelkeeper.rules.allocation import CHARGED, Reckoned, reckon, share
 from reelkeeper.rules.quote import PriceBook
 from reelkeeper.store import charges, usage
-from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.engine import now, reading, transaction
 from reelkeeper.store.sampling import note_moved, note_stored
 from reelkeeper.store.tables import deployment, users
 
@@ -55,10 +55,10 @@ def flush_operations(engine: Engine, bucket: Bucket) -> int:
     return sum(counts.values())
 
 
-def sample_storage(engine: Engine, as_of: datetime) -> None:
-    """Note what is stored now as `as_of`'s, and what came and went on that day and those before it."""
-    day = as_of.date()
+def sample_storage(engine: Engine) -> None:
+    """Note what is stored now, by the database's clock, and what came and went on this day and those before it."""
     with transaction(engine, "usage.sample") as session:
+        day = now(session).date()
         note_stored(session, day)
         began = session.execute(sa.select(deployment.c.created_at)).scalar_one().date()
         missing = usage.missing_days(session, Metric.UPLOADED_BYTES, max(began, day - KEPT_DAYS * _ONE_DAY), day)
@@ -68,7 +68,7 @@ def sample_storage(engine: Engine, as_of: datetime) -> None:
 def collect(engine: Engine, client: Client | None, as_of: datetime) -> Collected:
     """Bring usage up to date, from the catalogue, and from Cloudflare if there is a client."""
     day, trouble = as_of.date(), ""
-    sample_storage(engine, as_of)
+    sample_storage(engine)
     if client is not None:
         with reading(engine) as session:
             first = _first_to_ask(session, day)
@@ -97,15 +97,15 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date) -> i
     The last two days are always charged anew: how users share them may change where their sums do not.
     """
     end = (month + 31 * _ONE_DAY).replace(day=1) - _ONE_DAY
-    with transaction(engine, "charges.replace") as session:
+    with reading(engine) as session:
         account = usage.days(session, month - _LOOKED_BACK, end, metrics=CHARGED, of_users=False)
         reckoned = reckon(account, book, month, today)
         stale = _stale(reckoned, charges.settled(session, month, end), today)
         tiers = {row.id: row.tier for row in session.execute(sa.select(users.c.id, users.c.tier))}
-        for day in stale:
+    for day in stale:  # each for itself, since others wait for a transaction of SQLite's
+        with transaction(engine, "charges.replace") as session:
             of_users = usage.days(session, day, day, metrics=CHARGED, of_users=True)
-            shares = share([one for one in reckoned if one.day == day], of_users, tiers, book)
-            charges.replace(session, [day], shares)
+            charges.replace(session, [day], share([one for one in reckoned if one.day == day], of_users, tiers, book))
     return len(stale)
 
 

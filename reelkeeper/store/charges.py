@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model.money import Charge
-from reelkeeper.store.tables import charges, deployment
+from reelkeeper.store.tables import charges
 
 By = Literal["user", "service", "day"]
 _KEYS = {
@@ -45,9 +45,10 @@ class Settled(NamedTuple):
 def replace(session: Session, days: Iterable[date], new: Iterable[Charge]) -> int:
     """Put `new` in the place of all charges of `days`; returns how many there are now. Twice is as good as once.
 
-    Two that replace the same days wait for each other.
+    Two that replace charges wait for each other, and nobody else for them; those who read see the old ones meanwhile.
     """
-    session.execute(sa.select(deployment.c.id).with_for_update())
+    if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer at a time anyway
+        session.execute(sa.text("LOCK TABLE charges IN SHARE ROW EXCLUSIVE MODE"))
     session.execute(sa.delete(charges).where(charges.c.day.in_(list(days))))
     rows, count = (one._asdict() for one in new), 0
     while batch := list(islice(rows, _BATCH)):

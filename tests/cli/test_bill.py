@@ -15,9 +15,9 @@ from reelkeeper.operations.metering import charge_month
 from reelkeeper.rules.focus import DETAIL
 from reelkeeper.rules.quote import PriceBook
 from reelkeeper.settings import Settings
-from reelkeeper.store.engine import transaction
+from reelkeeper.store.engine import reading, transaction
 from reelkeeper.store.opening import open_store
-from reelkeeper.store.usage import record
+from reelkeeper.store.usage import days, record
 from tests.cli.conftest import Run
 
 Ask = Callable[..., Any]
@@ -195,3 +195,11 @@ def test_a_month_without_charges_says_what_makes_them(reelkeeper: Run, ask: Ask)
 )
 def test_wrong_words_end_with_2(reelkeeper: Run, words: list[str]) -> None:
     reelkeeper("bill", *words, exit_code=2)
+
+
+def test_what_a_command_asks_of_the_bucket_is_counted(one_video: str, configured: Settings) -> None:
+    assert one_video
+    with open_store(configured) as engine, reading(engine) as session:
+        sent = {one.resource: one.quantity for one in days(session, date.min, date.max, metrics=[Metric.OPERATIONS])}
+    assert sent["PutObject"] == 2  # the bucket's identity, and the video
+    assert sent["GetObject"] >= 1
