@@ -3,13 +3,16 @@
 import os
 import shutil
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+
+import sqlalchemy as sa
 
 from reelkeeper import failpoints
 from reelkeeper.adapters import ffmpeg, r2
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Refusal, Transcode
-from reelkeeper.operations import intents, orphans, sync
+from reelkeeper.operations import accounts, intents, ledger, orphans, quota, sync
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.lease import Keeper
 from reelkeeper.operations.purge import purge, unfinished
@@ -19,6 +22,8 @@ from reelkeeper.operations.survey import confirm_missing, survey
 from reelkeeper.operations.swap import swap
 from reelkeeper.operations.upload import upload
 from reelkeeper.rules.guard import BlastRadius, listing_within
+from reelkeeper.store.engine import transaction
+from reelkeeper.store.tables import videos
 from tests.faults.world import LONG_AGO, Address
 
 # What each child would otherwise find out for itself, 0.3 s each time: S3's model, and what ffmpeg can do.
@@ -98,6 +103,47 @@ def run_restore(depot: Depot, _: Address, __: dict[str, object]) -> None:
     restore(depot, batch, run_id="run", author="test", grace_days=7, hold_days=30)
 
 
+def run_job(depot: Depot, address: Address, arguments: dict[str, object]) -> None:
+    """Hold credits and bytes, make the video, capture: what a job does, and does again after a crash."""
+    clip = Path(str(arguments["clip"]))
+    with Keeper(depot.engine) as keeper:
+        (grant,) = keeper.take(["video/new"])
+        scratch = Path(address.folder) / "scratch"
+        for left_open in intents.open_intents(depot, "new"):
+            intents.settle(depot, left_open, scratch=scratch, grant=grant, grace_days=7)
+        with transaction(depot.engine, "job.admit") as session:
+            held = ledger.hold(session, "ann", 500, "job", run_id="run", lasting_seconds=600)
+            made = session.execute(
+                sa.select(videos.c.id).where(videos.c.id == "new", videos.c.state == "live")
+            ).scalar()
+            tries = (f"job, try {number}" for number in count(1))  # an abandoned try has given its bytes back
+            promised = (quota.reserve(session, "ann", clip.stat().st_size, key, lasting_seconds=600) for key in tries)
+            reservation = None if made else next(one.id for one in promised if one.state == "open")
+        if not made:
+            upload(
+                depot,
+                clip,
+                user_id="ann",
+                video_id="new",
+                created_at=LONG_AGO,
+                scratch=scratch,
+                grant=grant,
+                run_id="run",
+                grace_days=7,
+                reservation=reservation,
+            )
+        with transaction(depot.engine, "job.settle") as session:
+            ledger.capture(session, str(held.hold_id), 300, "job done", run_id="run")
+
+
+def run_settle_accounts(depot: Depot, _: Address, __: dict[str, object]) -> None:
+    with Keeper(depot.engine) as keeper:
+        (grant,) = keeper.take(["flow/settle_accounts"])
+        accounts.void_holds(depot.engine, grant=grant, run_id="run")
+        accounts.void_reservations(depot.engine, grant=grant)
+        assert not accounts.recount(depot.engine)
+
+
 def run_sync(depot: Depot, address: Address, _: dict[str, object]) -> None:
     orphans.ORPHAN_MIN_AGE *= 0  # LastModified cannot be dated back
     with Keeper(depot.engine) as keeper:
@@ -122,4 +168,6 @@ SCENARIOS: dict[str, Scenario] = {
     "purge": run_purge,
     "restore": run_restore,
     "sync": run_sync,
+    "job": run_job,
+    "settle_accounts": run_settle_accounts,
 }

@@ -5,6 +5,7 @@ Between a death and the next run, the dead run's leases are let expire: in life 
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -12,14 +13,17 @@ from typing import NamedTuple
 
 import pytest
 import sqlalchemy as sa
+from sqlmodel import Session
 
 from reelkeeper.model import BlobState, Transcode, VideoState
-from reelkeeper.store.engine import transaction
-from reelkeeper.store.tables import orphans
+from reelkeeper.operations import ledger, quota
+from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.ledger import balance
+from reelkeeper.store.tables import credit_holds, orphans, reservations, transfers
 from tests.faults.conftest import Child, MakeWorld, wait_for_end
 from tests.faults.world import LONG_AGO, World
 
-OPERATIONS = ["sync", "swap", "upload", "purge", "retire", "restore"]  # the longest first
+OPERATIONS = ["sync", "job", "swap", "upload", "purge", "settle_accounts", "retire", "restore"]  # the longest first
 
 
 class Prepared(NamedTuple):
@@ -95,12 +99,51 @@ def _for_sync(world: World, _: Transcode) -> dict[str, object]:
     return {}
 
 
+def _for_job(world: World, _: Transcode) -> dict[str, object]:
+    with transaction(world.depot.engine, "test") as session:
+        ledger.grant(session, "ann", 1_000, "gift", run_id="test")
+    return {"clip": str(world.clip)}
+
+
+def _for_settle_accounts(world: World, _: Transcode) -> dict[str, object]:
+    with transaction(world.depot.engine, "test") as session:
+        ledger.grant(session, "ann", 1_000, "gift", run_id="test")
+        ledger.hold(session, "ann", 400, "job", run_id="test", lasting_seconds=1)
+        quota.reserve(session, "ann", 70, "upload", lasting_seconds=1)
+        for table in (credit_holds, reservations):
+            session.execute(sa.update(table).values(expires_at=LONG_AGO))
+    return {}
+
+
+def _check_job(session: Session) -> None:
+    """One hold, captured once; the bytes of one try arrived, those of others were given back."""
+    assert balance(session, "ann") == (700, 0, 300)
+    kinds = Counter(session.execute(sa.select(transfers.c.kind)).scalars())
+    assert kinds == {"grant": 1, "hold": 1, "capture": 1}
+    states = Counter(session.execute(sa.select(reservations.c.state)).scalars())
+    assert states.pop("settled") == 1
+    assert not states.keys() - {"released"}
+
+
+def _check_settle_accounts(session: Session) -> None:
+    assert balance(session, "ann") == (1_000, 0, 0)
+    assert session.execute(sa.select(credit_holds.c.state)).scalars().all() == ["expired"]
+    assert session.execute(sa.select(reservations.c.state)).scalars().all() == ["expired"]
+
+
 class Runner:
     """Runs an operation in children, and counts how often it killed one."""
 
     def __init__(self, start_child: Child, operation: str, prepared: Prepared) -> None:
         self.start_child, self.operation, self.prepared = start_child, operation, prepared
         self.kills = 0
+
+    def check(self) -> None:
+        """Ask for the master property, and for what this operation promises besides."""
+        self.prepared.world.check()
+        if and_more := globals().get(f"_check_{self.operation}"):
+            with reading(self.prepared.world.depot.engine) as session:
+                and_more(session)
 
     def run(self, kill_at: int | None = None) -> bool:
         """Run it, killed at its `kill_at`-th failpoint; True if it got to its end."""
@@ -126,7 +169,7 @@ def test_killed_at_any_failpoint_the_next_run_finishes(operation: str, runner: C
         if operation != "sync":  # its world begins with the differences that it is there to settle
             one.prepared.world.check(settled=False)
         assert one.run()
-        one.prepared.world.check()
+        one.check()
         if ended:
             break
     assert point > 2  # at the least, before and after one commit
@@ -149,7 +192,7 @@ def _kill_in_pairs(operation: str, runner: Callable[[str], Runner]) -> int:
     kills = 0
     for one in _pairs(operation, runner):
         assert one.run(), f"{operation} is stuck"
-        one.prepared.world.check()
+        one.check()
         kills += one.kills
     return kills
 

@@ -9,14 +9,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlmodel import Session
 
 from reelkeeper.adapters import ffmpeg, r2
 from reelkeeper.adapters.keys import blob_key
 from reelkeeper.adapters.seaweed import Endpoint
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.operations.depot import Depot, join
-from reelkeeper.store import audit, quotas
+from reelkeeper.store import audit, quotas, recount
 from reelkeeper.store.engine import open_engine, reading, transaction
 from reelkeeper.store.tables import (
     audit_events,
@@ -25,7 +24,6 @@ from reelkeeper.store.tables import (
     operations,
     orphans,
     plans,
-    storage_accounts,
     users,
     verdicts,
     videos,
@@ -229,7 +227,7 @@ class World:
                 for row in session.execute(sa.select(audit_events.c.event, audit_events.c.blob_id))
                 if row.event != "hold"
             )
-            self._assert_counted(session)
+            assert recount.mismatches(session) == []  # credits, and each user's bytes
         for video in live:
             assert video.state == BlobState.LIVE, f"{video.id} is live on a blob that is {video.state}"
             assert video.key in stored, f"LOST: {video.id} is live, and nothing is stored at {video.key}"
@@ -248,12 +246,6 @@ class World:
             stuck = [row.key for row in rows if row.state in (BlobState.PENDING, BlobState.DELETING)]
             assert not stuck, f"STUCK: {stuck}"
             assert not open_operations, f"STUCK: {open_operations}"
-
-    def _assert_counted(self, session: Session) -> None:
-        """What users are said to store is what their live videos come to, of everybody who was counted."""
-        stored = quotas.live_bytes(session)
-        said = {row.user_id: row.used_bytes for row in session.execute(sa.select(storage_accounts))}
-        assert said == {user: stored.get(user, 0) for user in said}
 
     def _assert_effects_once(self) -> None:
         inside = self.address.prefix

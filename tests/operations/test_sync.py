@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from reelkeeper.adapters import r2
 from reelkeeper.errors import GuardRefused, IdentityMismatch, TruncatedListing
 from reelkeeper.model import BlobState, VideoState
-from reelkeeper.operations import orphans, sync
+from reelkeeper.operations import accounts, orphans, sync
 from reelkeeper.operations.depot import check_identity
 from reelkeeper.operations.survey import Survey, confirm_missing, survey
 from reelkeeper.rules.guard import BlastRadius, listing_within
@@ -101,6 +101,7 @@ def test_a_key_of_the_services_may_be_written_over_ours_may_not(
     with reading(world.depot.engine) as session:
         sha = session.execute(sa.select(tables.blobs.c.sha256).where(tables.blobs.c.key == theirs)).scalar_one()
     assert sha is None  # what is not known is not claimed
+    assert accounts.recount(world.depot.engine) == []  # and ann's bytes are those of the new object
 
 
 @pytest.mark.usefixtures("no_waiting")
