@@ -14,7 +14,7 @@ CANARIES = {
     "Slack bot token": "xoxb-canary2-8842-5519-Qm2vT7hXz",
     "Slack webhook": "/services/T0CANARY3/B0CANARY3/k3Jq9wLrX2",  # what follows the host is the secret
     "second sink": "/in?token=canary4-51e8b3c7",
-    "watchdog's address": "/ping/canary5-0b1c9d2e-77aa",
+    "ping address": "/ping/canary5-0b1c9d2e-77aa",
     "store password": "canary6 p@ss/word",
     "password in an address": "canary7-in-the-endpoint",
     "secret in another setting": "canary8-where-a-number-belongs",
@@ -63,7 +63,7 @@ def environment(origin: str = "https://hooks.example", **more: str) -> Iterator[
         "SLACK_BOT_TOKEN": CANARIES["Slack bot token"],
         "SLACK_CHANNEL": "C0123456789",
         "SECOND_SINK_URL": origin + CANARIES["second sink"],
-        "WATCHDOG_PING_URL": origin + CANARIES["watchdog's address"],
+        "WATCHDOG_PING_URL": origin + CANARIES["ping address"],
         **more,
     }
     return ((f"REELKEEPER_{name}", value) for name, value in given.items())

@@ -93,6 +93,9 @@ def _while_all_is_well(found: Evidence, clip: Path, folder: Path) -> None:
     run(found, "videos", "show", "v1", "--json")
     run(found, "db", "status")
     run(found, "audit", "verify")
+    run(found, "alerts", "messages", "--all")
+    run(found, "bill", "--reconcile")
+    run(found, "report", "-o", folder / "state" / "report.html")
     run(found, "db", "backup", folder / "state" / "backup.zip")
     found.keep("settings, as shown", repr(Settings()))
     found.keep("settings, as a dump", Settings().model_dump_json())
@@ -130,6 +133,10 @@ def _while_nobody_takes_messages(found: Evidence, patch: pytest.MonkeyPatch, sla
     patch.setenv("REELKEEPER_SLACK_WEBHOOK_URL", hook)
     run(found, "db", "status", exit_code=2)  # both a bot and a webhook
     patch.delenv("REELKEEPER_SLACK_WEBHOOK_URL")
+    run(found, "watchdog")
+    nobody = f"http://127.0.0.1:1{CANARIES['ping address']}"
+    _each(found, patch, "WATCHDOG_PING_URL", [nobody], ("watchdog",))
+    run(found, "alerts", "test", exit_code=6)
     _deliver(found)  # the bot's token is refused, and so is the second sink's address
     slack.second_status = 500
     patch.setenv("REELKEEPER_SECOND_SINK_URL", f"{slack.second_url}{CANARIES['second sink']}")
@@ -226,4 +233,5 @@ def test_the_search_looks_where_secrets_would_be(evidence: Evidence) -> None:
     told = evidence.left["what became of messages"]
     assert b"the second sink answered 404" in told
     assert b"Slack gave no answer" in told
+    assert b"REELKEEPER_WATCHDOG_PING_URL gave no answer" in evidence.left["output of ('watchdog',)"]
     assert len(evidence.secrets) == 10
