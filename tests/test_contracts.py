@@ -24,7 +24,7 @@ PURE = {
     *("heapq", "itertools", "json", "math", "operator", "re", "statistics", "string", "typing", "zlib"),
 }
 ALLOWED = PURE | {"pydantic", "reelkeeper.rules", "reelkeeper.model", "reelkeeper.errors"}
-FORECASTING = ALLOWED | {"numpy", "pandas", "statsmodels"}
+FORECASTING = ALLOWED | {"contextlib", "numpy", "pandas", "statsmodels", "warnings"}
 
 
 def imports(path: Path) -> Iterator[str]:

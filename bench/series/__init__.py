@@ -1,0 +1,1 @@
+"""Public series that forecasts are measured and calibrated on. They come from packages of the peers' environment."""

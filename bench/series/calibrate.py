@@ -1,0 +1,108 @@
+"""Write reelkeeper/rules/forecast/quantiles.py: the quantiles of forecasts' errors on public series.
+
+    .venv/bin/python -m bench.series.calibrate
+
+Monthly, quarterly and yearly ones come from M1 and Tourism, so that M3 is left to test them on. Daily ones come from
+every family; `python -m bench forecasts` measures what they cover family by family, with that family left out.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from bench.series.load import HORIZON, ROOT, Task, exported, tasks
+from reelkeeper.rules.forecast import bands
+from reelkeeper.rules.forecast.ensemble import Fan, fan
+from reelkeeper.rules.forecast.series import Values
+
+TARGET: Final = ROOT / "reelkeeper" / "rules" / "forecast" / "quantiles.py"
+LEVELS: Final = (0, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95, 98, 99)
+DAY_STEPS: Final = (1, 2, 3, 5, 7, 10, 14, 21, 28, 35, 45, HORIZON)
+SUM_STEPS: Final = (6, 11, 16, 21, 26, 31, 46, 58)  # where a sum ends: what is left of the month, or the month after
+SUM_REACH: Final = 5  # days: a sum that ends so near counts for a step too
+SHORT: Final = 28
+HISTORIES: Final = (10, 20, 28, 60, 180, 730)
+DAYS: Final = (0, 7, 14, 21)
+HEAD: Final = '''"""Quantiles of forecasts' errors on public series, in units of their scale: bench/series/calibrate.py.
+
+Season 12, 4 and 1: the M1 and Tourism competitions, official splits. Season 7: daily births, rides, flights, sales,
+walkers, electricity, bikes, visits and stops, half of them with growth laid over; "short": of less than 28 days.
+"""
+
+from typing import Final, TypeAlias
+
+Table: TypeAlias = tuple[tuple[int, ...], tuple[tuple[float, ...], ...]]  # steps ahead, and a row of levels for each
+
+'''
+
+
+def step_scores(made: Fan, history: Values, actual: Values, season: int) -> Values:
+    """Give the error of each step in units of its scale."""
+    scale = np.maximum(bands.step_scale(history, season, made.paths), 1e-9)
+    return np.asarray(np.abs(actual - made.middle) / scale, dtype=np.float64)
+
+
+def month_scores(made: Fan, task: Task) -> list[tuple[int, float]]:
+    """Give the scores of what is left of the month and of the month after: where each sum ends, and its score."""
+    found = []
+    for start, stop in ((0, task.rest), (task.rest, task.rest + 30)):
+        sums, actual = made.paths[:, start:stop].sum(axis=1), float(task.actual[start:stop].sum())
+        expected = float(made.middle[start:stop].sum())
+        if stop <= HORIZON and actual > 0 and expected > 0:
+            scale = bands.sum_scale(task.history, 7, sums, stop - start)
+            found.append((stop, abs(math.log(actual / expected)) / scale))
+    return found
+
+
+def row(scores: Iterable[float]) -> tuple[float, ...]:
+    """Give the quantiles at the levels, corrected for how few the scores are."""
+    ranked = np.sort(np.fromiter(scores, dtype=np.float64))
+    return tuple(
+        round(float(q), 3) for q in np.quantile(ranked, [min(1, v / 100 * (1 + 1 / len(ranked))) for v in LEVELS])
+    )
+
+
+def competition_table(season: int, steps: Sequence[int]) -> str:
+    """Give the table of one season, from all competitions but M3."""
+    scores = [
+        step_scores(fan(history, season, len(actual)), history, actual, season)
+        for each in exported("competitions.json")
+        if each["period"] == season and each["family"] != "M3"
+        for history, actual in [(np.array(each["train"]), np.array(each["test"]))]
+    ]
+    return shown(steps, [row(each[step - 1] for each in scores if len(each) >= step) for step in steps])
+
+
+def shown(steps: Sequence[int], rows: Sequence[tuple[float, ...]]) -> str:
+    """Give a table as source."""
+    return f"({tuple(steps)}, ({', '.join(str(each) for each in rows)},))"
+
+
+def main() -> None:
+    """Calibrate, and write the constants."""
+    drawn = tasks(HISTORIES, DAYS, 1, "calibration")
+    daily_steps, daily_sums = {}, {}
+    for key, chosen in (
+        ("7", [task for task in drawn if len(task.history) >= SHORT]),
+        ("7 short", [task for task in drawn if len(task.history) < SHORT]),
+    ):
+        made = [fan(task.history, 7, HORIZON) for task in chosen]
+        scores = [step_scores(each, task.history, task.actual, 7) for each, task in zip(made, chosen, strict=True)]
+        daily_steps[key] = shown(DAY_STEPS, [row(each[step - 1] for each in scores) for step in DAY_STEPS])
+        sums = [pair for each, task in zip(made, chosen, strict=True) for pair in month_scores(each, task)]
+        near = [[score for stop, score in sums if abs(stop - step) <= SUM_REACH] for step in SUM_STEPS]
+        daily_sums[key] = shown(SUM_STEPS, [row(each) for each in near])
+    seasons = {12: (1, 2, 3, 4, 6, 8, 12, 15, 18, 24), 4: tuple(range(1, 9)), 1: tuple(range(1, 7))}
+    others = {str(season): competition_table(season, steps) for season, steps in seasons.items()}
+    source = [HEAD, f"LEVELS: Final = {LEVELS}  # percent\n"]
+    for name, tables in (("STEPS", daily_steps | others), ("SUMS", daily_sums)):
+        body = "".join(f'    "{key}": {table},\n' for key, table in tables.items())
+        source.append(f"{name}: Final[dict[str, Table]] = {{\n{body}}}\n")
+    Path(TARGET).write_text("\n".join(source))
+
+
+if __name__ == "__main__":
+    main()

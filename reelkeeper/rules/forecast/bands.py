@@ -1,0 +1,81 @@
+"""How far what comes may be from a forecast: split conformal prediction, calibrated on public series.
+
+The error of each step, and of the sum of a month, is measured in units of a scale that the history and the ensemble
+give: how much the series moves from step to step and season to season, and how far the members disagree. In these units
+the errors of very different series are alike, so that their quantiles serve for the next series too (Lei and others,
+2018). Bounds of single days cannot be summed: days err together. A sum has quantiles of its own.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from reelkeeper.rules.forecast.quantiles import LEVELS, STEPS, SUMS, Table
+from reelkeeper.rules.forecast.series import Values
+
+_SHORT_DAYS: Final = 28  # below this a daily history has tables of its own
+_WEEK: Final = 7
+_LEAST_RATIO: Final = 0.02  # of the scale of a sum, as a log ratio
+_NOISE_SHARE: Final = 0.4
+_PRIOR_WEIGHT: Final = 20.0  # the errors on public series weigh as much as so many of one's own
+
+
+def step_scale(values: Values, season: int, paths: Values) -> Values:
+    """Give the unit of each step's error."""
+    return np.asarray(_movement(values, season) + 0.5 * np.ptp(paths, axis=0), dtype=np.float64)
+
+
+def step_quantiles(length: int, season: int, horizon: int, level: float) -> Values:
+    """Give, for each step, the quantile of its error at `level` percent, in units of its scale."""
+    table = STEPS.get(_key(length, season), STEPS["1"])
+    return np.array([_looked_up(table, step, level) for step in range(1, horizon + 1)])
+
+
+def sum_scale(values: Values, season: int, sums: Values, steps: int) -> float:
+    """Give the unit of the log error of a sum over `steps` steps, of which the members say `sums`."""
+    middle = float(np.median(sums))
+    noise = _movement(values, season) / max(float(np.mean(np.abs(values[-4 * season :]))), 1e-12)
+    apart = math.log(max(float(sums.max()), middle) / max(float(sums.min()), middle / 1000)) if middle > 0 else 1.0
+    return _LEAST_RATIO + _NOISE_SHARE * min(noise, 10.0) * math.pow(steps, -0.25) + apart
+
+
+def sum_quantile(length: int, season: int, last_step: int, level: float, own: Sequence[float] = ()) -> float:
+    """Give the quantile of the log error, at `level` percent and in units of its scale, of a sum up to `last_step`.
+
+    `own` are the scores that the very series had at earlier origins, about as far ahead. They weigh one each beside the
+    errors on public series, which weigh 20 together: the more there are, the more they say.
+    """
+    table = SUMS.get(_key(length, season), SUMS["7"])
+    if not own:
+        return _looked_up(table, last_step, level)
+    prior = [(_looked_up(table, last_step, percent), _PRIOR_WEIGHT / 100) for percent in np.arange(0.5, 100)]
+    ranked = sorted([*prior, *((score, 1.0) for score in own)])
+    wanted = level / 100 * (_PRIOR_WEIGHT + len(own) + 1)  # one more: the error that is to come
+    reached = 0.0
+    for score, weight in ranked:
+        reached += weight
+        if reached >= wanted:
+            return score
+    return ranked[-1][0]
+
+
+def _movement(values: Values, season: int) -> float:
+    """Give the geometric mean of the usual change over a step and over a season; of few values never nothing."""
+    step = float(np.mean(np.abs(np.diff(values)))) if len(values) > 1 else 0.0
+    over = float(np.mean(np.abs(values[season:] - values[:-season]))) if len(values) > season else step
+    unseen = float(np.mean(np.abs(values))) / (2 * len(values))  # what so few values have had no time to show
+    return max(unseen, math.sqrt(max(step, over / 4) * max(over, step / 4)))
+
+
+def _key(length: int, season: int) -> str:
+    return "7 short" if season == _WEEK and length < _SHORT_DAYS else str(season)
+
+
+def _looked_up(table: Table, step: int, level: float) -> float:
+    """Interpolate in steps and levels; beyond the last step errors grow as those of a random walk do."""
+    steps, rows = table
+    at_level = [float(np.interp(level, LEVELS, row)) for row in rows]
+    beyond = math.sqrt(max(1.0, step / steps[-1]))
+    return float(np.interp(step, steps, at_level)) * beyond

@@ -1,0 +1,108 @@
+"""Several forecasts of one series, and their median: what no single one of them gets wrong by itself.
+
+Daily: ETS, STL-ETS, Theta, and the weekday profile on a level and on a trend. Monthly, quarterly, yearly: ETS, STL-ETS,
+Theta, damped trend. A short history is not asked for more than it can tell; `Fan.method` says what was used.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from reelkeeper.rules.forecast import members
+from reelkeeper.rules.forecast.series import Values, cleaned
+
+_LONGEST: Final = 104  # seasons of history that are read; older ones say nothing more of the next
+_WEEK: Final = 7
+_NO_FASTER: Final = 3.0  # ranges of the history beyond it that a forecast may reach
+
+_SHORT: Final = 10  # values below which smoothing has nothing to start from
+
+Member = Callable[[Values, int, int], Values]
+
+
+class Choice(NamedTuple):
+    """One member; `sees_all`: outliers too, where it is a mean that they belong to."""
+
+    name: str
+    member: Member
+    sees_all: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fan:
+    """What each member says, a row each, in the order of `names`; `middle` is their median."""
+
+    paths: Values  # members x horizon
+    names: tuple[str, ...]
+    method: str
+
+    @property
+    def middle(self) -> Values:
+        """Give the median of the members, step by step."""
+        return np.asarray(np.median(self.paths, axis=0), dtype=np.float64)
+
+
+def fan(values: Values, season: int, horizon: int) -> Fan:
+    """Ask every member that the length of the history allows. `values` are without gaps and not empty."""
+    values = values[-_LONGEST * max(season, 2) :]
+    if np.ptp(values) == 0:
+        return Fan(np.full((1, horizon), values[-1]), ("constant",), "constant")
+    tidy = cleaned(values, season)
+    chosen, why = _choose(len(values), season)
+    found: dict[str, Values] = {}
+    for name, member, sees_all in chosen:
+        try:
+            path = member(values if sees_all else tidy, season, horizon)
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError, IndexError):  # a series that this one cannot fit
+            continue
+        if np.isfinite(path).all():
+            found[name] = path
+    if not found:
+        found, why = {"mean": np.full(horizon, values.mean())}, "mean: nothing else fits"
+    reach = _NO_FASTER * np.ptp(values)
+    least = 0.0 if values.min() >= 0 else values.min() - reach
+    paths = np.clip(np.array(list(found.values())), least, values.max() + reach)
+    return Fan(paths, tuple(found), f"{why} of {', '.join(found)}" if len(found) > 1 else why)
+
+
+def _choose(length: int, season: int) -> tuple[list[Choice], str]:
+    """Give the members, and how the choice is called."""
+    ets, theta, damped = (
+        _smooth("ETS", members.ets),
+        _smooth("Theta", members.theta),
+        _smooth("damped trend", members.damped),
+    )
+    stl = _smooth("STL-ETS", members.stl_ets)
+    if season == _WEEK:
+        return _choose_daily(length, [ets, theta, stl])
+    if length == 1:
+        return [Choice("last value", _last, sees_all=True)], "last value: there is no other"
+    if length < _SHORT:
+        return [Choice("last value", _last, sees_all=True), theta], f"mean: {length} values are too few for more;"
+    seasonal = season > 1 and length >= 2 * season + 1
+    return [ets, theta, damped, *([stl] if seasonal else [])], "median"
+
+
+def _choose_daily(days: int, models: list[Choice]) -> tuple[list[Choice], str]:
+    level = Choice("weekday level", members.profile_level, sees_all=True)
+    if days < _WEEK:
+        return [Choice("mean", _mean, sees_all=True)], f"mean: {days} days are too few for weekdays"
+    if days < 2 * _WEEK:
+        return [level], f"weekday level: {days} days are too few for a trend"
+    if days < 4 * _WEEK:
+        return [models[-1], level], f"mean: {days} days are too few for more;"
+    return [*models, level, _smooth("weekday trend", members.profile_trend)], "median"
+
+
+def _smooth(name: str, member: Member) -> Choice:
+    return Choice(name, member, sees_all=False)
+
+
+def _mean(values: Values, _season: int, horizon: int) -> Values:
+    return np.full(horizon, values.mean())
+
+
+def _last(values: Values, _season: int, horizon: int) -> Values:
+    return np.full(horizon, values[-1])

@@ -1,0 +1,151 @@
+"""The single forecasts that an ensemble is made of. Each takes values without gaps and gives `horizon` more.
+
+ETS and STL-ETS choose their form by AICc among few (Hyndman and others, 2002), from heuristic starting values: five
+times as fast as estimated ones and, in an ensemble, as good. Theta: Assimakopoulos and Nikolopoulos, 2000. Damped
+trend: Gardner and McKenzie, 1985. The two that need no model, `profile_level` and `profile_trend`, are for daily usage:
+the profile of a week, times a level that stands or that grows and tires.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+from statsmodels.tsa.exponential_smoothing.ets import ETSModel
+from statsmodels.tsa.forecasting.theta import ThetaModel
+from statsmodels.tsa.seasonal import STL, seasonal_decompose
+
+from reelkeeper.rules.forecast.series import Values
+
+_PROFILE_CYCLES: Final = 8  # weeks that a profile is learnt from
+_LEVEL_CYCLES: Final = 4  # weeks that a level is the mean of
+_TREND_CYCLES: Final = 10  # weeks that a trend is learnt from
+_DAMPING: Final = 0.95  # of the trend, each week
+_STEEPEST: Final = 0.35  # log of the growth a week that is believed
+_LEVEL_ONLY: Final[tuple[dict[str, Any], ...]] = ({}, {"trend": "add", "damped_trend": True}, {"trend": "add"})
+
+
+def ets(values: Values, season: int, horizon: int) -> Values:
+    """Smooth exponentially: level, trend or damped trend, with or without a season, the one of least AICc."""
+    forms: list[dict[str, Any]] = [{"error": "add", **form} for form in _LEVEL_ONLY]
+    if season > 1 and len(values) >= 2 * season + 2:
+        kinds = ("add", "mul") if values.min() > 0 else ("add",)
+        forms = [
+            {"error": kind, "seasonal": kind, "seasonal_periods": season, **form}
+            for kind in kinds
+            for form in _LEVEL_ONLY
+        ] + forms[:1]
+    return _least_aicc(values, forms, horizon)
+
+
+def stl_ets(values: Values, season: int, horizon: int) -> Values:
+    """Take the season off by loess (STL), smooth what is left, and put the last season back."""
+    seasonal = STL(values, period=season).fit().seasonal
+    forms = [{"error": "add", **form} for form in _LEVEL_ONLY]
+    return _least_aicc(values - seasonal, forms, horizon) + _repeated(seasonal[-season:], horizon)
+
+
+def theta(values: Values, season: int, horizon: int) -> Values:
+    """Take half the linear trend beside simple smoothing, after the season is taken off where a test finds one."""
+    seasonal = season > 1 and len(values) >= 2 * season + 1
+    with _quiet():
+        model = ThetaModel(values, period=season if seasonal else 1, deseasonalize=seasonal)
+        return np.asarray(model.fit().forecast(horizon), dtype=np.float64)
+
+
+def damped(values: Values, season: int, horizon: int) -> Values:
+    """Follow Holt's damped trend, after the season is taken off by classical decomposition."""
+    adjusted, pattern, multiplicative = _adjusted(values, season)
+    form = {"error": "add", "trend": "add", "damped_trend": True}
+    forecast = _least_aicc(adjusted, [form], horizon)
+    ahead = _repeated(np.roll(pattern, -(len(values) % season)), horizon)
+    return forecast * ahead if multiplicative else forecast + ahead
+
+
+def profile_level(values: Values, season: int, horizon: int) -> Values:
+    """Take the mean of the last four seasons, shaped by the profile of the last eight: a weekday keeps its share."""
+    profile = _Profile(values, season)
+    level = values[-_LEVEL_CYCLES * season :].mean()
+    return profile.shape(np.full(horizon, level))
+
+
+def profile_trend(values: Values, season: int, horizon: int) -> Values:
+    """Take the same profile, on a median trend (Theil-Sen) through the means of the last ten seasons, which tires."""
+    cycles = min(len(values) // season, _TREND_CYCLES)
+    recent = values[-cycles * season :]
+    profile = _Profile(values, season)
+    level = recent.reshape(cycles, season).mean(axis=1)
+    multiplicative = profile.multiplicative and bool(level.min() > 0)
+    level = np.log(level) if multiplicative else level
+    at = np.arange(cycles, dtype=np.float64)
+    rise, run = np.subtract.outer(level, level), np.subtract.outer(at, at)
+    slope = float(np.median(rise[run > 0] / run[run > 0]))
+    slope = max(-_STEEPEST, min(slope, _STEEPEST)) if multiplicative else slope
+    last = float(np.median((level - slope * at)[-_LEVEL_CYCLES:])) + slope * (cycles - 1)
+    ahead = (np.arange(1, horizon + 1) + (season - 1) / 2) / season  # in cycles, from the middle of the last one
+    path = last + slope * (1 - _DAMPING**ahead) / -math.log(_DAMPING)
+    return profile.shape(np.exp(path) if multiplicative else path)
+
+
+def _least_aicc(values: Values, forms: Sequence[dict[str, Any]], horizon: int) -> Values:
+    fits = []
+    with _quiet():
+        for form in forms:
+            try:
+                fit = ETSModel(values, initialization_method="heuristic", **form).fit(disp=False)
+            except (ValueError, np.linalg.LinAlgError, ZeroDivisionError):  # too few values for this form
+                continue
+            if math.isfinite(fit.aicc):
+                fits.append(fit)
+        if not fits:
+            raise ValueError("no form of exponential smoothing fits")
+        return np.asarray(min(fits, key=lambda fit: fit.aicc).forecast(horizon), dtype=np.float64)
+
+
+def _adjusted(values: Values, season: int) -> tuple[Values, Values, bool]:
+    """Give the values without their season, the season from the first value on, and whether it multiplies."""
+    if season == 1 or len(values) < 2 * season + 1 or not _is_seasonal(values, season):
+        return values, np.zeros(season), False
+    multiplicative = bool(values.min() > 0)
+    pattern = seasonal_decompose(values, model="mul" if multiplicative else "add", period=season).seasonal[:season]
+    whole = _repeated(pattern, len(values))
+    return (values / whole if multiplicative else values - whole), pattern, multiplicative
+
+
+def _is_seasonal(values: Values, season: int) -> bool:
+    """Test the autocorrelation at the season's lag at 90 %, as the M4 competition's benchmarks do."""
+    centred = values - values.mean()
+    if (total := float(centred @ centred)) == 0 or len(values) < 3 * season:
+        return False
+    lags = [float(centred[lag:] @ centred[:-lag]) / total for lag in range(1, season + 1)]
+    bound = 1.645 * math.sqrt((1 + 2 * sum(each * each for each in lags[:-1])) / len(values))
+    return abs(lags[-1]) > bound
+
+
+class _Profile:
+    """What each place of the season is, of the level or beside it."""
+
+    def __init__(self, values: Values, season: int) -> None:
+        cycles = min(len(values) // season, _PROFILE_CYCLES)
+        recent = values[-cycles * season :].reshape(cycles, season)
+        self.multiplicative = bool(recent.mean(axis=1).min() > 0 and values.min() >= 0)
+        means = recent.mean(axis=1, keepdims=True)
+        self.places = np.mean(recent / means if self.multiplicative else recent - means, axis=0)
+
+    def shape(self, levels: Values) -> Values:
+        places = _repeated(self.places, len(levels))
+        return levels * places if self.multiplicative else levels + places
+
+
+def _repeated(pattern: Values, length: int) -> Values:
+    return np.resize(pattern, length)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what statsmodels and numpy say of a fit that did not converge to ourselves: it is one of several."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,178 @@
+"""What a month's total will be: what is known of it, and a forecast of the rest, with a band for their sum.
+
+The ensemble is tried against the run rate on the line's own past, and the one that erred less is kept.
+"""
+
+import math
+from calendar import monthrange
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from reelkeeper.rules.forecast import bands
+from reelkeeper.rules.forecast.ensemble import fan
+from reelkeeper.rules.forecast.members import profile_level
+from reelkeeper.rules.forecast.quantiles import LEVELS
+from reelkeeper.rules.forecast.series import Regular, regular
+
+_WEEK: Final = 7
+_RATE_DAYS: Final = 30  # that a run rate is the mean of
+_ORIGIN_STEP_DAYS: Final = 14
+_ORIGINS: Final = 13  # half a year of them
+_LEAST_ORIGINS: Final = 4  # below these nothing can be said of which is better
+_LEAST_HISTORY_DAYS: Final = 14  # before an origin
+_BETTER_BY: Final = 0.9  # the run rate must err less than so much of the ensemble's error
+_DAYS_A_MONTH: Final = 365.25 / 12
+
+
+@dataclass(frozen=True, slots=True)
+class MonthTotal:
+    """One month: what is known of it and what is expected of its rest. `reach` is log half-widths at `LEVELS`."""
+
+    month: date  # its first day
+    so_far: float
+    rest: float
+    reach: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Give the total that is expected."""
+        return self.so_far + self.rest
+
+    def quantile(self, probability: float) -> float:
+        """Give the total that is not exceeded with this probability."""
+        return self.so_far + self.rest * math.exp(self.log_shift(probability))
+
+    def log_shift(self, probability: float) -> float:
+        """Give by how much, as a log ratio, the rest is off what is expected at this probability."""
+        width = float(np.interp(abs(2 * probability - 1) * 100, LEVELS, self.reach))
+        return math.copysign(width, probability - 0.5)
+
+    def bounds(self, level: float) -> tuple[float, float]:
+        """Give the bounds between which the total falls with `level` percent probability."""
+        return self.quantile(0.5 - level / 200), self.quantile(0.5 + level / 200)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """The current month and those that follow. `path` is what is expected of each day from the first unknown one on."""
+
+    months: tuple[MonthTotal, ...]
+    path: "pd.Series[float]"
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """How each did at earlier origins: mean relative error of the month's total, and the scores of the winner."""
+
+    ensemble: float
+    run_rate: float
+    origins: int
+    scores: tuple[float, ...]
+
+    @property
+    def rate_wins(self) -> bool:
+        return self.origins >= _LEAST_ORIGINS and self.run_rate < _BETTER_BY * self.ensemble
+
+
+def outlook(
+    history: "pd.Series[float]", as_of: date, count: int = 2, growth_percent_per_month: float | None = None
+) -> Outlook:
+    """Forecast the month of `as_of` and those after it, `count` in all, from daily values up to the day before `as_of`.
+
+    Days between the last value and `as_of` are forecast as well. What lies before the first value counts as nothing.
+    `growth_percent_per_month` asks what if: the level of the last four weeks, growing so fast from now on, in place of
+    the trend that was found. Raises ValueError where the history is not daily, or has no value before `as_of`.
+    """
+    known = _daily(history, as_of)
+    first = known.index[-1].date() + timedelta(days=1)
+    spans = list(_spans(as_of, first, count))
+    horizon = spans[-1][2]
+    made = fan(known.amounts, _WEEK, horizon)
+    tried = _try_out(known) if growth_percent_per_month is None else _Tried(0.0, 0.0, 0, ())
+    paths, path, method = made.paths, made.middle, made.method
+    if growth_percent_per_month is not None:
+        flat = profile_level(known.amounts, _WEEK, horizon) if len(known.amounts) >= _WEEK else path
+        path = flat * (1 + growth_percent_per_month / 100) ** (np.arange(1, horizon + 1) / _DAYS_A_MONTH)
+        method = f"last level with {growth_percent_per_month:g} % growth a month"
+    elif tried.rate_wins:
+        path, method = np.full(horizon, known.amounts[-_RATE_DAYS:].mean()), "run rate"
+    if tried.origins >= _LEAST_ORIGINS:
+        method += f"; at {tried.origins} earlier days months were off by {_percent(tried.ensemble)}"
+        method += f", the run rate's by {_percent(tried.run_rate)}"
+
+    totals = []
+    for month, start, stop in spans:
+        scale = bands.sum_scale(known.amounts, _WEEK, paths[:, start:stop].sum(axis=1), stop - start)
+        own = tried.scores if month == spans[0][0] else ()
+        reach = [scale * bands.sum_quantile(len(known.amounts), _WEEK, stop, level, own) for level in LEVELS[1:]]
+        so_far = _sum_from(known, month) if month == spans[0][0] else 0.0
+        totals.append(
+            MonthTotal(
+                month,
+                so_far,
+                float(path[start:stop].sum()),
+                (0.0, *(float(each) for each in np.maximum.accumulate(reach))),
+            )
+        )
+    ahead = known.ahead(horizon)
+    return Outlook(tuple(totals), pd.Series(path, ahead), method)
+
+
+def _daily(history: "pd.Series[float]", as_of: date) -> Regular:
+    if not isinstance(history.index, pd.DatetimeIndex):
+        raise ValueError(f"a month's total needs an index of days, not {type(history.index).__name__}")  # noqa: TRY004  as the other refusals
+    known = regular(history[[stamp.date() < as_of for stamp in history.index]])
+    if not len(known.amounts):
+        raise ValueError(f"no value before {as_of}")
+    if known.step != "D":
+        raise ValueError(f"a month's total needs daily values, not steps of {known.step or 'another length'}")
+    return known
+
+
+def _spans(as_of: date, first: date, count: int) -> Sequence[tuple[date, int, int]]:
+    """Give for each month its first day, and from which step ahead up to which it is forecast."""
+    month, found = as_of.replace(day=1), []
+    for _ in range(count):
+        end = month.replace(day=monthrange(month.year, month.month)[1]) + timedelta(days=1)
+        found.append((month, max(0, (month - first).days), max(0, (end - first).days)))
+        month = end
+    return found
+
+
+def _try_out(known: Regular) -> _Tried:
+    """Forecast the rest of the month at earlier days, as it would have been done then."""
+    values, days = known.amounts, [stamp.date() for stamp in known.index]
+    errors: list[tuple[float, float]] = []
+    scores: list[tuple[float, float]] = []
+    for origin in range(len(values) - _ORIGIN_STEP_DAYS, _LEAST_HISTORY_DAYS - 1, -_ORIGIN_STEP_DAYS)[:_ORIGINS]:
+        day = days[origin]
+        steps = min(monthrange(day.year, day.month)[1] - day.day + 1, len(values) - origin)
+        before, actual = values[:origin], float(values[origin : origin + steps].sum())
+        made = fan(before, _WEEK, steps)
+        said = (float(made.middle.sum()), float(before[-_RATE_DAYS:].mean()) * steps)
+        whole = actual + float(before[len(before) - min(day.day - 1, origin) :].sum())
+        if min(*said, actual, whole) <= 0:
+            continue
+        scale = bands.sum_scale(before, _WEEK, made.paths.sum(axis=1), steps)
+        errors.append((abs(said[0] - actual) / whole, abs(said[1] - actual) / whole))
+        scores.append((abs(math.log(actual / said[0])) / scale, abs(math.log(actual / said[1])) / scale))
+    if not errors:
+        return _Tried(0.0, 0.0, 0, ())
+    ensemble, rate = (float(each) for each in np.mean(errors, axis=0))
+    won = int(len(errors) >= _LEAST_ORIGINS and rate < _BETTER_BY * ensemble)
+    return _Tried(ensemble, rate, len(errors), tuple(pair[won] for pair in scores))
+
+
+def _sum_from(known: Regular, month: date) -> float:
+    first = next((at for at, stamp in enumerate(known.index) if stamp.date() >= month), len(known.amounts))
+    return float(known.amounts[first:].sum())
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
