@@ -25,6 +25,8 @@ def prepare(state_dir: Path) -> None:
     if not os.environ.get("PREFECT_API_URL"):
         wanted |= _IN_PROCESS
         if not os.environ.get("PREFECT_PROFILE"):  # a profile names a server of its own
-            wanted["PREFECT_HOME"] = str((state_dir / "prefect").absolute())
+            home = (state_dir / "prefect").absolute()
+            home.mkdir(parents=True, exist_ok=True)  # Prefect makes one folder, and not those above it
+            wanted["PREFECT_HOME"] = str(home)
     for name, value in wanted.items():
         os.environ.setdefault(name, value)

@@ -77,9 +77,18 @@ def start(
     else:
         _show(report, most)
         if apply:
-            say(f"Run {report.run_id}. What it did: reelkeeper audit --run {report.run_id}")
+            recorded = f" What it did: reelkeeper audit --run {report.run_id}" if _is_recorded(report.run_id) else ""
+            say(f"Run {report.run_id}.{recorded}")
         else:
             say(f"Nothing was changed. To do it: {_next_step(flow, params, report)}")
+
+
+def _is_recorded(run_id: str) -> bool:
+    from reelkeeper.store import audit
+    from reelkeeper.store.engine import reading
+
+    with store() as engine, reading(engine) as session:
+        return next(audit.events(session, run_id=run_id, limit=1), None) is not None
 
 
 def known_flows() -> list[str]:

@@ -29,6 +29,7 @@ from reelkeeper.operations.depot import (
     open_bucket,
 )
 from reelkeeper.operations.freeze import why_frozen
+from reelkeeper.operations.sinks import configured_sinks
 from reelkeeper.redaction import redacted
 from reelkeeper.settings import Settings
 from reelkeeper.store import schema
@@ -62,6 +63,7 @@ def examine(settings: Settings, *, claim: bool = False) -> Iterator[Finding]:
     yield from _tool_details()
     yield _guarded("scratch space", lambda: _space(settings))
     yield _guarded("cloudflare", lambda: _cloudflare(settings))
+    yield _guarded("alerts", lambda: _alerts(settings))
     with ExitStack() as stack:
         engine: Engine | None = None
         try:
@@ -154,6 +156,14 @@ def _cloudflare(settings: Settings) -> Finding:
         return Finding("cloudflare", OK, f"the token has {', '.join(found)}")
     state = FAIL if ANALYTICS in lacking else WARN  # without the others the bill is computed, and not compared
     return Finding("cloudflare", state, "; ".join(map(str, lacking.values())), f"allow the token {', '.join(lacking)}")
+
+
+def _alerts(settings: Settings) -> Finding:
+    first, second = configured_sinks(settings)
+    if first is second:
+        remedy = "set REELKEEPER_SLACK_BOT_TOKEN and _SLACK_CHANNEL, or REELKEEPER_SLACK_WEBHOOK_URL"
+        return Finding("alerts", WARN, "alerts go to the console, where nobody may look", remedy)
+    return Finding("alerts", OK, f"to {first.name}, else to {second.name}; reelkeeper alerts test tries both")
 
 
 def _frozen(engine: Engine) -> Finding:

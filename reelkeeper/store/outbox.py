@@ -96,8 +96,8 @@ def take_next(session: Session) -> tuple[int, Letter, int] | None:
 
 
 def mark_sent(session: Session, message_id: int, receipt: str) -> None:
-    """Note that a message is out, whatever else has become of it meanwhile."""
-    gone = {"state": MessageState.SENT, "sent_at": Clock(), "receipt": receipt, "last_error": None}
+    """Note that a message is out, whatever else has become of it meanwhile; its picture need not be kept."""
+    gone = {"state": MessageState.SENT, "sent_at": Clock(), "receipt": receipt, "last_error": None, "attachment": None}
     session.execute(sa.update(outbox).where(outbox.c.id == message_id).values(gone))
 
 

@@ -10,13 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from reelkeeper.adapters.retry_after import retry_after_seconds
 from reelkeeper.errors import Misconfigured, TokenRefused, UsageUnknown
 
 ANALYTICS, BILLING, R2 = "Account Analytics: Read", "Billing: Read", "Workers R2 Storage: Read"
@@ -130,7 +130,7 @@ class Api:
         if response.status_code in _NOT_OFFERED and response.request.method == "GET":
             return None, None
         if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-            return said, _retry_after(response, WINDOW_SECONDS)
+            return said, retry_after_seconds(response.headers, WINDOW_SECONDS)
         if any(word in said.lower() for word in _BUSY_WORDS):
             return said, WINDOW_SECONDS if "budget" in said.lower() else None
         if response.status_code in _PASSING:
@@ -179,18 +179,3 @@ def _said(errors: list[dict[str, Any]]) -> str:
         code = f" [{one['code']}]" if one.get("code") else ""
         words.append(f"{one.get('message', 'no message')}{code}")
     return "; ".join(words)[:_SHOWN]
-
-
-def _retry_after(response: httpx.Response, default: float) -> float:
-    """Read Retry-After, which is a number of seconds or a date, and may be missing."""
-    text = response.headers.get("retry-after", "")
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        there = response.headers.get("date")
-        now = parsedate_to_datetime(there).timestamp() if there else time.time()
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
-    except (TypeError, ValueError):
-        return default
