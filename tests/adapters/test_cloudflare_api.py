@@ -1,5 +1,6 @@
 """The line to Cloudflare: limits kept, waits as asked, what may pass tried again, and refusals that say what to do."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -8,6 +9,9 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
 from reelkeeper.adapters.cloudflare import BilledLine, Client, connect
 from reelkeeper.adapters.cloudflare.api import QUERIES_PER_WINDOW, WINDOW_SECONDS, Api
@@ -219,3 +223,41 @@ def test_the_token_is_in_no_log(cloudflare: CloudflareDouble, client: Client, ca
     ask(client)
     assert "graphql" in caplog.text
     assert TOKEN not in caplog.text
+
+
+NAMES = ["data", "viewer", "accounts", "rows", "sum", "max", "dimensions", "requests", "date", "errors", "result", "payloadSize", "metadataSize", "standard", "published", "ChargePeriodStart", "ServiceName", "code"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 10**20) | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(NAMES),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+def rows(inner: object) -> object:
+    return {"data": {"viewer": {"accounts": [{"rows": [inner]}]}}, "errors": None}
+
+
+@given(
+    status=st.sampled_from((200, 200, 400, 403, 404)), body=JSON | JSON.map(rows) | JSON.map(lambda x: {"result": x})
+)
+@examples(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_answered_is_understood_or_refused_and_never_a_crash(
+    cloudflare: CloudflareDouble, client: Client, status: int, body: object
+) -> None:
+    for question in (
+        ask,
+        lambda client: client.object_reads(YESTERDAY, bucket="b"),
+        lambda client: client.billed(YESTERDAY, YESTERDAY),
+        lambda client: client.stored_now(),
+    ):
+        cloudflare.queue = [(status, {}, body)]
+        with contextlib.suppress(TokenRefused, UsageUnknown):
+            question(client)
+        cloudflare.queue = []

@@ -8,7 +8,8 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from decimal import Decimal
 from http import HTTPStatus
 from typing import Any
@@ -70,25 +71,27 @@ class Api:
         """Answer a query of the account's data: its `viewer.accounts[0]`. Anything less than all of it is an error."""
         body = {"query": query, "variables": {"account": self.account_id, **variables}}
         answer = self._ask("POST", "/graphql", ANALYTICS, json=body)
-        accounts = ((answer.get("data") or {}).get("viewer") or {}).get("accounts")
+        with documented("answer"):
+            accounts = ((answer.get("data") or {}).get("viewer") or {}).get("accounts")
         if not accounts:
             raise TokenRefused(
                 f"Cloudflare shows this token nothing of account {self.account_id}: check REELKEEPER_R2_ACCOUNT_ID, "
                 f"and that the token has {ANALYTICS!r} on this account"
             )
-        found: dict[str, Any] = accounts[0]
-        return found
+        with documented("answer"):
+            return dict(accounts[0])
 
     def get(self, path: str, permission: str, **params: str) -> Any:  # noqa: ANN401  the `result` of any resource
         """Read a resource of the account: its `result`, with decimals as Decimal. None if the account has no such."""
         answer = self._ask("GET", f"/accounts/{self.account_id}{path}", permission, params=params)
-        info = answer.get("result_info") or {}
-        if isinstance(answer.get("result"), list) and info.get("total_count", 0) > len(answer["result"]):
+        found = answer.get("result")
+        with documented("count of rows"):
+            rows = int((answer.get("result_info") or {}).get("total_count") or 0)
+        if isinstance(found, list) and rows > len(found):
             raise UsageUnknown(
-                f"Cloudflare {path}: {len(answer['result']):,} of {info['total_count']:,} rows came, and a part is not "
-                "taken for the whole"
+                f"Cloudflare {path}: {len(found):,} of {rows:,} rows came, and a part is not taken for the whole"
             )
-        return answer.get("result")
+        return found
 
     def _ask(self, method: str, path: str, permission: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401  httpx's
         waited, attempt = 0.0, 1
@@ -123,7 +126,7 @@ class Api:
         self, response: httpx.Response, answer: Mapping[str, Any], permission: str
     ) -> tuple[str | None, float | None]:
         """Say what kept Cloudflare from answering, and how long to wait; None if it answered. Raises what is final."""
-        errors = answer.get("errors") or []
+        errors = _errors(answer)
         said = _said(errors) or f"HTTP {response.status_code}"
         if response.status_code == HTTPStatus.OK and not errors and answer.get("success", True):
             return None, None
@@ -135,7 +138,7 @@ class Api:
             return said, WINDOW_SECONDS if "budget" in said.lower() else None
         if response.status_code in _PASSING:
             return said, None
-        codes = {one.get("code") for one in errors}
+        codes = {one["code"] for one in errors if isinstance(one.get("code"), int)}
         if response.status_code == HTTPStatus.UNAUTHORIZED or codes & _BAD_TOKEN or said.lower() == "unauthorized":
             raise TokenRefused(
                 f"Cloudflare does not accept REELKEEPER_CLOUDFLARE_API_TOKEN ({said}): it is expired, revoked or "
@@ -161,6 +164,15 @@ class Api:
             self._sent.append(self._clock())
 
 
+@contextmanager
+def documented(what: str) -> Iterator[None]:
+    """Read an answer of the documented shape; any other is UsageUnknown, since it must not be read as zero."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UsageUnknown(f"Cloudflare's {what} is not as documented: {type(error).__name__}: {error}") from error
+
+
 def _parsed(response: httpx.Response) -> dict[str, Any]:
     try:
         answer = json.loads(response.text, parse_float=Decimal)
@@ -171,6 +183,12 @@ def _parsed(response: httpx.Response) -> dict[str, Any]:
     if response.status_code == HTTPStatus.OK:
         raise httpx.DecodingError("200, and the body is no JSON object", request=response.request)
     return {}
+
+
+def _errors(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = answer.get("errors") or []
+    listed = found if isinstance(found, list) else [found]
+    return [one if isinstance(one, dict) else {"message": str(one)} for one in listed]
 
 
 def _said(errors: list[dict[str, Any]]) -> str:

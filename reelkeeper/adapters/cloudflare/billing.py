@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from reelkeeper.adapters.cloudflare.api import BILLING, R2, Api
+from reelkeeper.adapters.cloudflare.api import BILLING, R2, Api, documented
 from reelkeeper.errors import UsageUnknown
 from reelkeeper.model.money import StorageClass
 
@@ -27,6 +27,7 @@ class BilledLine(NamedTuple):
     billed_usd: Decimal | None
 
 
+@documented("billable usage")
 def billed(api: Api, first: date, last: date) -> list[BilledLine]:
     """Read R2's lines of these days, in order; no line: nothing was counted yet. UsageUnknown if neither version is."""
     lines = []
@@ -41,19 +42,25 @@ def billed(api: Api, first: date, last: date) -> list[BilledLine]:
     return sorted((one for one in lines if first <= one.day <= last), key=lambda one: (one.day, one.service))
 
 
+@documented("metrics of R2")
 def stored_now(api: Api) -> dict[StorageClass, int]:
     """Read how many bytes the account stores in each class, all buckets together; what was written last may lack."""
     found = api.get("/r2/metrics", R2)
     if not isinstance(found, dict):
-        raise UsageUnknown("Cloudflare's metrics of R2 are not as documented")
-    return {
-        kind: sum(
-            int((found.get(name) or {}).get(state, {}).get(part, 0))
-            for state in ("published", "uploaded")
-            for part in ("payloadSize", "metadataSize")
-        )
-        for name, kind in _CLASSES.items()
-    }
+        raise TypeError("it is no object")
+    return {kind: sum(map(_whole, _parts(found.get(name) or {}))) for name, kind in _CLASSES.items()}
+
+
+def _parts(of_class: dict[str, dict[str, int]]) -> list[int]:
+    states = [of_class.get(state) or {} for state in ("published", "uploaded")]
+    return [state.get(part, 0) for state in states for part in ("payloadSize", "metadataSize")]
+
+
+def _whole(value: Decimal | int) -> int:
+    amount = _amount(value)
+    if amount < 0 or amount != int(amount):
+        raise ValueError(f"{value} is no number of bytes")
+    return int(amount)
 
 
 def _months(first: date, last: date) -> list[tuple[date, date]]:
@@ -75,10 +82,12 @@ def _service(row: dict[str, Any]) -> str:
 
 
 def _line(row: dict[str, Any]) -> BilledLine:
-    try:
-        day = datetime.fromisoformat(row["ChargePeriodStart"]).astimezone(UTC).date()
-        cost = row.get("BilledCost")
-        billed_usd = None if cost is None else Decimal(cost)
-        return BilledLine(day, _service(row), Decimal(row["ConsumedQuantity"]), str(row["ConsumedUnit"]), billed_usd)
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise UsageUnknown(f"a row of Cloudflare's billable usage is not as documented: {str(row)[:200]}") from error
+    day = datetime.fromisoformat(row["ChargePeriodStart"]).astimezone(UTC).date()
+    quantity, cost = _amount(row["ConsumedQuantity"]), row.get("BilledCost")
+    return BilledLine(day, _service(row), quantity, str(row["ConsumedUnit"]), None if cost is None else _amount(cost))
+
+
+def _amount(value: Decimal | int) -> Decimal:
+    if not isinstance(value, Decimal | int) or isinstance(value, bool) or not Decimal(value).is_finite():
+        raise TypeError(f"{value!r} is no amount")
+    return Decimal(value)
