@@ -2,24 +2,31 @@
 
 from prefect import flow
 
-from reelkeeper.rules.accounts import AccountsReport
-from tasks import accounts, depots, heartbeats, runs
+from reelkeeper.rules.accounts import RULE, AccountsReport, findings
+from reelkeeper.rules.alerting import AlertPolicy
+from tasks import accounts, alerts, depots, heartbeats, runs
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
-def settle_accounts(dry_run: bool = True) -> AccountsReport:
-    """Give back overdue holds and reservations, then count every balance and every user's bytes anew.
+def settle_accounts(alerting: AlertPolicy = AlertPolicy(), dry_run: bool = True) -> AccountsReport:
+    """Count every balance and every user's bytes anew, then give back overdue holds and reservations.
 
-    A figure that does not add up freezes all changes, and people are told. A dry run only looks.
+    A figure that does not add up freezes all changes, is told until it does, and nothing is given back meanwhile. A dry
+    run only looks.
     """
     run_id = runs.run_id()
 
     with depots.opened() as depot:
+        report = accounts.look(depot, run_id, dry_run=dry_run)
         if dry_run:
-            return accounts.publish(accounts.preview(depot, run_id))
+            return accounts.publish(report)
+
+        if report.mismatches:
+            accounts.stop(depot, report)
+        alerts.observe(depot.engine, findings(report.mismatches), rules=[RULE], run_id=run_id, policy=alerting)
+        alerts.deliver(depot.engine)
+        accounts.publish(report).require_sound()
 
         with depots.lease(depot, "settle_accounts") as lease:
-            report = accounts.give_back(depot, lease, run_id)
-            accounts.act(depot, report.mismatches, run_id)
-            accounts.publish(report)
-    return report.require_sound()
+            accounts.give_back(depot, lease, run_id)
+    return report

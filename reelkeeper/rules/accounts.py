@@ -16,15 +16,15 @@ _WAY_OUT: Final = "See `reelkeeper credits recount`, find what wrote past Reelke
 
 @dataclass(frozen=True, slots=True)
 class AccountsReport:
-    """What was overdue and given back, and which figures do not add up. A dry run only looks."""
+    """What is overdue, and which figures do not add up. A run gives back what is overdue if all adds up."""
 
     flow: str
     run_id: str
     dry_run: bool
-    expired_holds: int
-    expired_microusd: int  # given back to users
-    expired_reservations: int
-    expired_bytes: int
+    overdue_holds: int
+    overdue_microusd: int
+    overdue_reservations: int
+    overdue_bytes: int
     mismatches: tuple[Mismatch, ...] = ()
 
     def require_sound(self) -> Self:

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from flows.settle_accounts import settle_accounts
 from reelkeeper.errors import Frozen, IntegrityDoubt
 from reelkeeper.operations import ledger, quota
-from reelkeeper.operations.freeze import thaw, why_frozen
+from reelkeeper.operations.freeze import freeze, thaw, why_frozen
 from reelkeeper.store.engine import Clock, reading, transaction
 from reelkeeper.store.tables import alerts, credit_holds, outbox, reservations, storage_accounts
 from tests.flows.scenes import Scene
@@ -29,15 +29,15 @@ def overdue(scene: Scene) -> Scene:
 def test_a_dry_run_only_looks(overdue: Scene) -> None:
     before = overdue.everything()
     report = settle_accounts()
-    assert (report.expired_holds, report.expired_microusd) == (1, 300)
-    assert (report.expired_reservations, report.expired_bytes, report.mismatches) == (1, 70, ())
+    assert (report.overdue_holds, report.overdue_microusd) == (1, 300)
+    assert (report.overdue_reservations, report.overdue_bytes, report.mismatches) == (1, 70, ())
     assert overdue.everything() == before
     assert balances(overdue.engine, "ann") == (DOLLAR - 300, 300)
 
 
 def test_what_is_overdue_is_given_back_once(overdue: Scene) -> None:
-    assert settle_accounts(dry_run=False).expired_holds == 1
-    assert settle_accounts(dry_run=False).expired_holds == 0
+    assert settle_accounts(dry_run=False).overdue_holds == 1
+    assert settle_accounts(dry_run=False).overdue_holds == 0
     assert balances(overdue.engine, "ann") == (DOLLAR, 0)
     assert storage(overdue.engine, "ann") == (overdue.world.clip.stat().st_size, 0)
     assert why_frozen(overdue.engine) is None
@@ -48,15 +48,25 @@ def test_a_mismatch_fails_the_run_freezes_everything_and_is_told_until_it_is_ove
         session.execute(sa.update(storage_accounts).values(used_bytes=storage_accounts.c.used_bytes + 1))
     with pytest.raises(IntegrityDoubt, match="used_bytes of ann is"):
         settle_accounts(dry_run=False)
-    with pytest.raises(Frozen, match="the accounts do not add up in 1 figure"):
+    assert "the accounts do not add up in 1 figure" in (why_frozen(overdue.engine) or "")
+    with pytest.raises(IntegrityDoubt, match="used_bytes of ann is"):
         settle_accounts(dry_run=False)
+    assert balances(overdue.engine, "ann") == (DOLLAR - 300, 300)  # nothing moves while the books are in doubt
     thaw(overdue.engine, by="eve")
     with transaction(overdue.engine, "test") as session:
         session.execute(sa.update(storage_accounts).values(used_bytes=storage_accounts.c.used_bytes - 1))
     settle_accounts(dry_run=False)
+    assert balances(overdue.engine, "ann") == (DOLLAR, 0)
     with reading(overdue.engine) as session:
         assert session.execute(sa.select(alerts.c.rule, alerts.c.state)).all() == [("ledger_mismatch", "resolved")]
-        assert session.execute(sa.select(sa.func.count()).select_from(outbox)).scalar_one() >= 1
+        assert session.execute(sa.select(outbox.c.kind).order_by(outbox.c.id)).scalars().all() == ["alert", "resolve"]
+
+
+def test_frozen_for_another_reason_it_gives_nothing_back(overdue: Scene) -> None:
+    freeze(overdue.engine, by="eve", reason="something is odd")
+    with pytest.raises(Frozen, match="something is odd"):
+        settle_accounts(dry_run=False)
+    assert balances(overdue.engine, "ann") == (DOLLAR - 300, 300)
 
 
 def test_a_dry_run_tells_of_a_mismatch_and_freezes_nothing(overdue: Scene) -> None:
