@@ -3,6 +3,8 @@
 What a day is billed is the bill of the month up to it less the bill up to the day before, so allowances are used up
 and units rounded up on the days on which that happens. A user's row is what the user used at list price. The residual,
 the row of user "", takes what is left: the allowances, the rounding, and what no user is known to have used.
+
+Months are calendar months in UTC, and a GB-month is a GB for all days of one: Cloudflare speaks of periods of 30 days.
 """
 
 from calendar import monthrange

@@ -218,3 +218,15 @@ def test_a_user_who_deletes_is_charged_for_the_day_and_no_longer(store: sa.Engin
     note(store, stored(1, 5), stored(2, 0), stored(1, 5, "ann"))
     charge_month(store, BOOK, JUNE, date(2026, 6, 3))
     assert {one.day.day for one in charges(store, JUNE) if one.user_id == "ann"} == {1}
+
+
+def test_a_charge_that_was_killed_half_way_is_finished_by_the_next(store: sa.Engine) -> None:
+    note(store, *(stored(day, 15) for day in range(1, 21)), stored(4, 6, "ann"))
+    charge(store, BOOK, MID)
+    whole = charges(store, JUNE)
+    for left in (7, 1, 0):  # days that a first run had charged when it was killed
+        done = {date(2026, 6, day) for day in range(1, left + 1)}
+        with transaction(store, "test") as session:
+            replace(session, {one.day for one in whole}, [one for one in whole if one.day in done])
+        charge(store, BOOK, MID)
+        assert charges(store, JUNE) == whole
