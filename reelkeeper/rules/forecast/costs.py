@@ -1,0 +1,154 @@
+"""What months will cost: usage is forecast, then priced with the tariff itself, with its allowances and rounding.
+
+Near an allowance the price of the expected usage is not the expected price, so whole distributions are priced. The
+lines of one account grow together, though not in step: their bands are joined with a correlation of a half.
+"""
+
+import math
+from calendar import monthrange
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from reelkeeper.model.money import CostForecast
+from reelkeeper.rules.allocation import STORAGE
+from reelkeeper.rules.forecast.lines import Line, storage_usd
+from reelkeeper.rules.forecast.month import Outlook, outlook
+from reelkeeper.rules.forecast.series import Values
+from reelkeeper.rules.forecast.storage import Stock, daily_peaks
+from reelkeeper.rules.pricing import gb_months
+
+TOTAL: Final = ""
+_MIDDLE: Final = tuple(at / 20 for at in range(1, 20))  # equally likely: the mean of their prices is what is expected
+_PROBABILITIES: Final = (0.025, *_MIDDLE, 0.975)
+_TOGETHER: Final = 0.5  # correlation of the errors of two lines
+_MICRO: Final = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What is stored, and how that will change. `peaks` are bytes of Standard storage on this month's days so far.
+
+    What lies in Infrequent Access is taken to stay as it is. Without `uploads`, nothing new is expected.
+    """
+
+    stock: Stock
+    peaks: Mapping[date, int]
+    uploads: "pd.Series[float] | None" = None
+    infrequent_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one service, or with `service` "" all of them, costs in a month, in dollars. `bounds` are by level."""
+
+    month: date
+    service: str
+    mean_usd: float
+    bounds: Mapping[int, tuple[float, float]]
+    method: str
+
+
+def predict(
+    lines: Sequence[Line],
+    stored: Stored,
+    as_of: date,
+    months: int = 2,
+    growth_percent_per_month: float | None = None,
+) -> list[Cost]:
+    """Give the cost of the month of `as_of` and of those that follow, `months` in all: of each, the total first.
+
+    Histories are daily, up to the day before `as_of`; a line without any is left out. Growth is as in `month.outlook`.
+    """
+    firsts = [as_of.replace(day=1)]
+    while len(firsts) < months:
+        firsts.append((firsts[-1] + timedelta(days=31)).replace(day=1))
+
+    def look(history: "pd.Series[float] | None") -> Outlook | None:
+        if history is None or not any(stamp.date() < as_of for stamp in history.dropna().index):
+            return None
+        return outlook(history, as_of, months, growth_percent_per_month)
+
+    uploads, seen = look(stored.uploads), [(line, look(line.history)) for line in lines]
+    found = []
+    for number, first in enumerate(firsts):
+        parts: dict[str, list[Values]] = defaultdict(list)
+        sources = [_storage_prices(stored, uploads, as_of, first)]
+        parts[STORAGE].append(sources[0])
+        methods = {STORAGE: f"stock and flow; uploads: {uploads.method if uploads else 'none known'}"}
+        for line, ahead in seen:
+            if ahead is None:
+                continue
+            used = [ahead.months[number].quantile(probability) for probability in _PROBABILITIES]
+            priced = {service: np.array([price(each) for each in used]) for service, price in line.prices.items()}
+            sources.append(np.sum(list(priced.values()), axis=0))
+            for service, usd in priced.items():
+                parts[service].append(usd)
+                methods[service] = ahead.method
+        found.append(_joined(first, TOTAL, sources, "sum of services, each priced at R2's tariff"))
+        found += [_joined(first, service, usd, methods[service]) for service, usd in parts.items()]
+    return found
+
+
+def rows(costs: Sequence[Cost], as_of: datetime) -> list[CostForecast]:
+    """Give costs as rows of the store, in micro-dollars."""
+    found = []
+    for cost in costs:
+        mean, low80, high80, low95, high95 = (
+            round(usd * _MICRO) for usd in (cost.mean_usd, *cost.bounds[80], *cost.bounds[95])
+        )
+        found.append(CostForecast(cost.month, cost.service, as_of, mean, low80, high80, low95, high95, cost.method))
+    return found
+
+
+def expected_peaks(
+    stored: Stored, uploads: Outlook | None, as_of: date, last: date, probability: float
+) -> dict[date, int]:
+    """Give peaks of stored bytes up to `last`, known ones too: uploads stay below these with this probability."""
+    days = [as_of + timedelta(days=number) for number in range((last - as_of).days + 1)]
+    arriving = np.zeros(len(days))
+    if uploads is not None:
+        path = {stamp.date(): float(value) for stamp, value in zip(uploads.path.index, uploads.path, strict=True)}
+        shift = {each.month: math.exp(each.log_shift(probability)) for each in uploads.months}
+        arriving = np.array([path.get(day, 0.0) * shift[day.replace(day=1)] for day in days])
+    ahead = (round(peak) for peak in daily_peaks(stored.stock, as_of, arriving))
+    return {**stored.peaks, **dict(zip(days, ahead, strict=True))}
+
+
+def _storage_prices(stored: Stored, uploads: Outlook | None, as_of: date, first: date) -> Values:
+    """Price a month's storage at each probability."""
+    size = monthrange(first.year, first.month)[1]
+    cold, found = gb_months([stored.infrequent_bytes]), dict[Decimal, float]()
+    prices = []
+    for probability in _PROBABILITIES:
+        peaks = expected_peaks(stored, uploads, as_of, first.replace(day=size), probability)
+        months = gb_months([peak for day, peak in peaks.items() if day.replace(day=1) == first], size)
+        if months not in found:
+            found[months] = storage_usd(months, cold)
+        prices.append(found[months])
+    return np.array(prices)
+
+
+def _joined(month: date, service: str, parts: Sequence[Values], method: str) -> Cost:
+    """Join what each part costs at each probability into one distribution: expected value and bounds."""
+    means = [float(part[1:-1].mean()) for part in parts]
+    whole, bounds = sum(means), {}
+    for level in (80, 95):
+        at = [_PROBABILITIES.index(round(0.5 - level / 200, 3)), _PROBABILITIES.index(round(0.5 + level / 200, 3))]
+        below = _together([mean - float(part[at[0]]) for part, mean in zip(parts, means, strict=True)])
+        above = _together([float(part[at[1]]) - mean for part, mean in zip(parts, means, strict=True)])
+        bounds[level] = (max(0.0, whole - below), whole + above)
+    return Cost(month, service, whole, bounds, method)
+
+
+def _together(reaches: Sequence[float]) -> float:
+    """Give how far the sum reaches, of parts that reach so far and err with a common correlation."""
+    apart = sum(max(0.0, reach) ** 2 for reach in reaches)
+    alike = sum(max(0.0, reach) for reach in reaches) ** 2
+    return math.sqrt((1 - _TOGETHER) * apart + _TOGETHER * alike)

@@ -1,0 +1,69 @@
+"""The lines of usage that a bill is made of, each with the price of so much of it in a month."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal, TypeAlias
+
+import pandas as pd
+
+from reelkeeper.model.money import StorageClass
+from reelkeeper.rules.allocation import API, CLASS_A, CLASS_B, COMPUTE, RETRIEVAL
+from reelkeeper.rules.pricing import InfrequentAccessUsage, StandardUsage, Usage, bill
+from reelkeeper.rules.quote import PriceBook
+from reelkeeper.rules.tariff import GB
+
+Price: TypeAlias = Callable[[float], float]  # usage of a month to dollars, as billed
+
+_INFREQUENT = StorageClass.INFREQUENT_ACCESS
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of daily usage: `prices` gives what so much of it in a month costs, by service."""
+
+    name: str
+    history: "pd.Series[float]"
+    prices: Mapping[str, Price]
+
+
+def operations(kind: Literal["A", "B"], storage_class: StorageClass, history: "pd.Series[float]") -> Line:
+    """Give the line of R2's operations of one class in one storage class."""
+
+    def price(used: float) -> float:
+        count = max(0, round(used))
+        return _usd(storage_class, class_a=count) if kind == "A" else _usd(storage_class, class_b=count)
+
+    return Line(f"class {kind} {storage_class}", history, {CLASS_A if kind == "A" else CLASS_B: price})
+
+
+def retrieval(history: "pd.Series[float]") -> Line:
+    """Give the line of bytes read from Infrequent Access."""
+
+    def price(used: float) -> float:
+        return _usd(_INFREQUENT, retrieval_gb=Decimal(max(0, round(used))) / GB)
+
+    return Line("retrieved bytes", history, {RETRIEVAL: price})
+
+
+def jobs(model: str, history: "pd.Series[float]", book: PriceBook) -> Line:
+    """Give the line of generation jobs of one model: compute and API, both linear."""
+    costs = book.price_of(model)
+    compute_usd, api_usd = float(costs.compute_usd), float(costs.api_usd)
+    prices: dict[str, Price] = {COMPUTE: lambda used: used * compute_usd, API: lambda used: used * api_usd}
+    return Line(f"jobs {model}".strip(), history, prices)
+
+
+def storage_usd(standard_gb_months: Decimal, infrequent_gb_months: Decimal) -> float:
+    """Price what is stored in a month in both classes."""
+    usage = Usage(
+        standard=StandardUsage(gb_month=standard_gb_months),
+        infrequent_access=InfrequentAccessUsage(gb_month=infrequent_gb_months),
+    )
+    return float(bill(usage).billed_usd)
+
+
+def _usd(storage_class: StorageClass, **used: int | Decimal) -> float:
+    if storage_class is _INFREQUENT:
+        return float(bill(Usage(infrequent_access=InfrequentAccessUsage.model_validate(used))).billed_usd)
+    return float(bill(Usage(standard=StandardUsage.model_validate(used))).billed_usd)
