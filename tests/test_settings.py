@@ -1,0 +1,50 @@
+"""Which account and bucket Cloudflare is asked about."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from reelkeeper.settings import Settings
+
+ACCOUNT = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is set but the bucket and its keys."""
+    monkeypatch.chdir(tmp_path)  # no .env of the developer's
+    for name, value in {"S3_ACCESS_KEY_ID": "a", "S3_SECRET_ACCESS_KEY": "b", "BUCKET": "films"}.items():
+        monkeypatch.setenv(f"REELKEEPER_{name}", value)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name"),
+    [
+        (f"https://{ACCOUNT}.eu.r2.cloudflarestorage.com", "eu_films"),
+        (f"https://{ACCOUNT}.fedramp.r2.cloudflarestorage.com", "fedramp_films"),
+        (f"https://{ACCOUNT}.r2.cloudflarestorage.com", "films"),
+        ("http://127.0.0.1:9000", "films"),
+    ],
+)
+def test_analytics_name_a_bucket_with_its_jurisdiction(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, name: str
+) -> None:
+    monkeypatch.setenv("REELKEEPER_S3_ENDPOINT_URL", endpoint)
+    assert Settings().analytics_bucket == name
+
+
+def test_the_account_is_that_of_r2_unless_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REELKEEPER_R2_ACCOUNT_ID", ACCOUNT)
+    monkeypatch.setenv("REELKEEPER_CLOUDFLARE_API_TOKEN", "a-token")
+    assert Settings().account_id == ACCOUNT
+    monkeypatch.setenv("REELKEEPER_CLOUDFLARE_ACCOUNT_ID", "another")
+    assert Settings().account_id == "another"
+    assert Settings().analytics_bucket == "films"
+
+
+def test_a_token_without_an_account_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REELKEEPER_S3_ENDPOINT_URL", "http://127.0.0.1:9000")
+    monkeypatch.setenv("REELKEEPER_CLOUDFLARE_API_TOKEN", "a-token")
+    with pytest.raises(ValidationError, match="needs r2_account_id or cloudflare_account_id"):
+        Settings()
