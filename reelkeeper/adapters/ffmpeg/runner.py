@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import IO
 
 from reelkeeper.adapters.ffmpeg.process import launched
@@ -21,6 +22,18 @@ _OUTPUT_BYTES = 16 << 20
 _FROM_OUTSIDE = {"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"}  # also the kernel's, when memory runs out
 # What the machine could not give, as opposed to what is wrong with the file: trying again may help.
 _TRANSIENT = ("No space left on device", "Resource temporarily unavailable")
+
+# What is most often wrong, for a reader who does not know ffmpeg's words.
+_PLAINLY = (
+    (re.compile("moov atom not found"), "it holds no index: it is cut short, or no video at all"),
+    (re.compile("Invalid data|[Cc]orrupt|[Tt]runcat|partial file|decod"), "it is cut short or damaged"),
+)
+_PUZZLING = "ffmpeg cannot take it"
+_ORIGIN = re.compile(r"^(\[[^\]]*\]\s*)+|file:/\S+: ")  # [vist#0:0/h264 @ 0x55...] [dec:h264 @ 0x55...]
+_ECHO = re.compile(
+    r"Task finished|Terminating thread|Conversion failed|Error while filtering"
+)  # of what was said before
+_MOST_WORDS = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +61,24 @@ class Finished:
 
         Raises NotAVideo where the file is to blame, also for a crash of the tool; MediaError where the machine is.
         """
-        tail = _digest(self.complaints) or "nothing on stderr"
+        words = _digest(self.complaints) or "nothing on stderr"
         if self.returncode < 0:
             name = signal.Signals(-self.returncode).name
             blame = MediaError if name in _FROM_OUTSIDE else NotAVideo
-            raise blame(f"{what}: ended by {name}; {tail}")
-        if any(word in tail for word in _TRANSIENT):
-            raise MediaError(f"{what}: {tail}")
+            raise blame(f"{what}: ended by {name}; {words}")
+        if any(word in self.complaints for word in _TRANSIENT):
+            raise MediaError(f"{what}: {words}")
         if self.returncode or (self.complaints.strip() and not complaints):
-            raise NotAVideo(f"{what}: exit {self.returncode}; {tail}")
+            plainly = next((said for sign, said in _PLAINLY if sign.search(self.complaints)), _PUZZLING)
+            raise NotAVideo(f"{plainly} ({what}, exit {self.returncode}: {words})")
         return self
 
 
 def _digest(complaints: str) -> str:
-    """Keep the last three different lines, without the addresses that make each run's differ."""
-    lines = [re.sub(r" @ 0x[0-9a-f]+", "", line).strip() for line in complaints.splitlines()]
-    return "; ".join(list(dict.fromkeys(filter(None, reversed(lines))))[2::-1])[:600]
+    """Keep the first two different things that ffmpeg says, without where in its own works it says them."""
+    lines = [_ORIGIN.sub("", line).strip() for line in complaints.splitlines()]
+    said = [line for line in dict.fromkeys(lines) if line and not _ECHO.match(line)]
+    return shorten("; ".join(said[:2]), _MOST_WORDS, placeholder=" ...")
 
 
 Watch = Callable[[Progress], bool]
