@@ -15,6 +15,7 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from reelkeeper.adapters import ffmpeg
+from reelkeeper.adapters.ffmpeg.intake import sweep_desks
 from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout, StorageError
 from reelkeeper.model import Outcome, Tier
 from reelkeeper.operations import swap
@@ -64,6 +65,8 @@ def compress_planned(depot: Depot, lease: Lease, job: Job) -> None:
         items = [item for batch in planned(session, job.plan_id, "compress") for item in batch]
     if not items:
         return
+    if swept := sweep_desks(settings().scratch):
+        get_run_logger().info("%s folders that killed runs left at work are removed", f"{swept:,}")
     progress = _Progress(len(items))
     runner: ThreadPoolTaskRunner[list[Item]] = ThreadPoolTaskRunner(max_workers=settings().workers)
     with runner:

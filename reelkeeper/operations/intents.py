@@ -6,7 +6,6 @@
 stored as announced is published, anything else becomes a retired blob and waits for the purge like every other.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlmodel import Session
 
+from reelkeeper.adapters.ffmpeg.intake import desk
 from reelkeeper.errors import IntegrityDoubt, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.model import BlobState, Outcome, VideoState
@@ -58,12 +58,9 @@ class Intent:
 @contextmanager
 def workplace(scratch: Path) -> Iterator[Path]:
     """Give a private folder for one video at work, gone afterwards."""
-    place = scratch / uuid4().hex
-    place.mkdir(parents=True)
-    try:
+    scratch.mkdir(parents=True, exist_ok=True)
+    with desk(scratch) as place:
         yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def announce(session: Session, blob: dict[str, Any], operation: dict[str, Any]) -> Intent:

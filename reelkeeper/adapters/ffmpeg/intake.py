@@ -6,8 +6,12 @@ no other, and it sees the file under a fixed name in a private folder.
 """
 
 import contextlib
+import fcntl
+import os
+import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,7 @@ from reelkeeper.model import MediaLimits
 _ISO_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
 _C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")  # C2PA specification 2.1, A.5: BMFF boxes
 _MOST_BOXES = 10_000
+_DESK = "reelkeeper-desk-"
 _DEMUXERS = {
     "mov": ("mov", "mov,mp4,m4a,3gp,3g2,mj2"),
     "webm": ("matroska", "matroska,webm"),
@@ -59,9 +64,45 @@ class Clip:
 
 @contextlib.contextmanager
 def desk(folder: Path | None = None) -> Iterator[Path]:
-    """Make a private folder for one job, under `folder` or the system's, and remove it afterwards."""
-    with tempfile.TemporaryDirectory(prefix="reelkeeper-", dir=folder) as path:
+    """Make a private folder for one job, under `folder` or the system's, and remove it afterwards.
+
+    It is locked as long as its owner lives, so that `sweep_desks` can tell what a killed process has left.
+    """
+    with tempfile.TemporaryDirectory(prefix=_DESK, dir=folder, ignore_cleanup_errors=True) as path, _locked(Path(path)):
         yield Path(path).absolute()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder, unless somebody else does: then give False. The kernel frees it at the owner's end."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+def sweep_desks(scratch: Path, older_than_seconds: float = 3600) -> int:
+    """Remove the desks that killed processes have left in `scratch` and in the system's folder; returns how many.
+
+    One that is locked is in use; one that is young may be about to be locked. Another user's are left alone.
+    """
+    swept = 0
+    for folder in {scratch, Path(tempfile.gettempdir())}:
+        for left in folder.glob(f"{_DESK}*"):
+            with contextlib.suppress(OSError):  # removed meanwhile, or not ours to open
+                status = left.lstat()
+                old = time.time() - status.st_mtime > older_than_seconds
+                if not (old and stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()):
+                    continue
+                with _locked(left) as free:
+                    if free:
+                        shutil.rmtree(left)
+                        swept += 1
+    return swept
 
 
 def admit(source: Path, work: Path, limits: MediaLimits, name: str = "in") -> Clip:

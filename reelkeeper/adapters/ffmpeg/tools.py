@@ -3,13 +3,13 @@
 import re
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import ffmpeg
 
+from reelkeeper.adapters.ffmpeg.intake import desk
 from reelkeeper.adapters.ffmpeg.runner import run
 from reelkeeper.adapters.ffmpeg.sandbox import ENVIRONMENT, Bounds, Walls
 from reelkeeper.errors import MediaError, ToolMissing
@@ -138,9 +138,9 @@ def _ask(exe: str, *arguments: str) -> tuple[str, str]:
 
 def _holds(walls: Walls, *programs: str) -> bool:
     """Whether the kernel grants these walls and the tools work within them."""
-    with tempfile.TemporaryDirectory(prefix="reelkeeper-") as desk:
+    with desk() as work:
         try:
-            ends = [run([exe, "-version"], desk=Path(desk), bounds=Bounds(), walls=walls) for exe in programs]
+            ends = [run([exe, "-version"], desk=work, bounds=Bounds(), walls=walls) for exe in programs]
         except (OSError, MediaError):  # the kernel refused
             return False
     return all(end.returncode == 0 for end in ends)
