@@ -28,7 +28,7 @@ from reelkeeper.rules.lifecycle import LifecyclePolicy
 from reelkeeper.rules.transcode import Acceptance, Recipe
 from reelkeeper.settings import settings
 from reelkeeper.store.engine import reading, transaction
-from reelkeeper.store.plans import Item, planned, record_outcomes
+from reelkeeper.store.plans import Item, count_failures, planned, record_outcomes
 from reelkeeper.store.videos import list_videos
 
 # Of source in a batch: over a second of CPU, beside which a task run's 25 to 50 ms are little; and so much of it that
@@ -139,6 +139,7 @@ def _compress(depot: Depot, lease: Lease, job: Job, item: Item) -> Outcome:
                 acceptance=job.acceptance,
                 remaining_days=_remaining_days(depot, job, video_id),
                 progress=lease.check,
+                timed_out=partial(_timed_out, depot, item.blob_id),
             ),
             scratch=settings().scratch,
             grant=grants[0],
@@ -159,6 +160,11 @@ def _remaining_days(depot: Depot, job: Job, video_id: str) -> int | None:
         return None
     days = job.policy.retention_days()[Tier(found[0].tier)]
     return None if days is None else max(0, days - (job.as_of - found[0].created_at).days)
+
+
+def _timed_out(depot: Depot, blob_id: int) -> int:
+    with reading(depot.engine) as session:
+        return count_failures(session, blob_id, MediaTimeout.__name__)
 
 
 def _failed(item: Item, error: Exception) -> Outcome:

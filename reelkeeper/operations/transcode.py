@@ -8,7 +8,7 @@ from typing import Protocol
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import desk
-from reelkeeper.errors import IntegrityDoubt, NotAVideo
+from reelkeeper.errors import IntegrityDoubt, MediaTimeout, NotAVideo
 from reelkeeper.model import Media, MediaLimits, Quality, Refusal, Transcode
 from reelkeeper.rules import crf, transcode
 from reelkeeper.rules.payback import pays
@@ -16,6 +16,7 @@ from reelkeeper.rules.transcode import Acceptance, Recipe
 
 Shrinker = Callable[[Path, Path], Transcode | Refusal]
 _DECODED_TOLERANCE_SECONDS = 0.1
+_MOST_TIMEOUTS = 3  # runs in which a video took too long: a busy machine may be to blame once or twice
 
 
 def shrink(
@@ -27,13 +28,15 @@ def shrink(
     limits: MediaLimits | None = None,
     remaining_days: int | None = None,
     progress: Callable[[], None] | None = None,
+    timed_out: Callable[[], int] | None = None,
 ) -> Transcode | Refusal:
     """Search the smallest WebM of `source` that passes `acceptance`; leave it in the folder `scratch`.
 
     `remaining_days` is what is left of the video's life, for the payback gate. `progress` is called twice a second
-    while a tool runs; whatever it raises ends the tool and is passed on. The same source and tools give the same
-    bytes. Raises ToolMissing, and MediaTimeout or MediaError for what another try may mend; all else is a Refusal
-    with its reason.
+    while a tool runs; whatever it raises ends the tool and is passed on. `timed_out` tells in how many runs before
+    this one the video took too long: the third time is a Refusal. The same source and tools give the same bytes.
+    Raises ToolMissing, and MediaTimeout or MediaError for what another try may mend; all else is a Refusal with its
+    reason.
     """
     recipe, acceptance = recipe or Recipe(), acceptance or Acceptance()
     encoder = ffmpeg.tools().encoder(recipe.codec)
@@ -47,13 +50,10 @@ def shrink(
         return refusal
     with desk(scratch) as work:
         search = _Search(source, work, media, recipe, acceptance, limits=limits, progress=progress)
-        try:
-            search.run()
-        except NotAVideo as wrong:
-            return Refusal("not_verified", str(wrong), mark)
-        if search.chosen is None:
-            return Refusal("no_good_result", _why(search, acceptance), mark)
-        probe, draft, result, quality = search.chosen
+        found = _found(search, acceptance, mark, timed_out)
+        if isinstance(found, Refusal):
+            return found
+        probe, draft, result, quality = found
         if refusal := transcode.accept(media, result, quality, recipe, acceptance, mark=mark):
             return refusal
         final = scratch / f"{secrets.token_hex(8)}.webm"
@@ -73,6 +73,21 @@ def shrink(
         probes=tuple((p.crf, p.mean or 0.0, p.p5 or 0.0, p.size_bytes) for p in measured),
         cpu_seconds=search.cpu_seconds,
     )
+
+
+def _found(
+    search: "_Search", acceptance: Acceptance, mark: str, timed_out: Callable[[], int] | None
+) -> "tuple[crf.Probe, Path, Media, Quality] | Refusal":
+    try:
+        search.run()
+    except NotAVideo as wrong:
+        return Refusal("not_verified", str(wrong), mark)
+    except MediaTimeout as slow:
+        runs = 1 + (timed_out() if timed_out else 0)
+        if runs < _MOST_TIMEOUTS:
+            raise
+        return Refusal("too_slow", f"{slow}, as in {runs - 1} runs before", mark)
+    return search.chosen or Refusal("no_good_result", _why(search, acceptance), mark)
 
 
 class _Search:

@@ -110,6 +110,13 @@ def record_outcomes(session: Session, plan_id: str, outcomes: Sequence[Outcome])
             )
 
 
+def count_failures(session: Session, blob_id: int, error: str) -> int:
+    """Count the plans in which the blob failed with this error, by its class. Reads every verdict: ask seldom."""
+    failed = sa.and_(verdicts.c.outcome == "failed", verdicts.c.outcome_reason.startswith(f"{error}:", autoescape=True))
+    counted = sa.select(sa.func.count()).select_from(verdicts).where(verdicts.c.blob_id == blob_id, failed)
+    return session.execute(counted).scalar_one()
+
+
 def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any]) -> None:
     """Claim a plan for this run: `ready` becomes `applied`, once. Age is judged by the database's clock.
 

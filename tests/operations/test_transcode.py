@@ -115,6 +115,13 @@ def test_a_time_limit_is_no_lasting_refusal(
     monkeypatch.setattr("reelkeeper.adapters.ffmpeg.command.wall_seconds", lambda _: 0.5)
     with pytest.raises(MediaTimeout):
         shrink(natural_clips["bunny"], tmp_path)
+    with pytest.raises(MediaTimeout):
+        shrink(natural_clips["bunny"], tmp_path, timed_out=lambda: 1)
+    outcome = shrink(natural_clips["bunny"], tmp_path, timed_out=lambda: 2)
+    assert isinstance(outcome, Refusal)
+    assert (outcome.rule, outcome.permanent) == ("too_slow", True)
+    assert "ran longer than its limit" in outcome.reason
+    assert outcome.reason.endswith("as in 2 runs before")
 
 
 def test_what_is_stored_as_announced_passes(result: Transcode) -> None:

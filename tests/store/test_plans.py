@@ -15,6 +15,7 @@ from reelkeeper.store.engine import Clock, reading, transaction
 from reelkeeper.store.plans import (
     Item,
     begin_applying,
+    count_failures,
     load_summary,
     planned,
     record_outcomes,
@@ -188,3 +189,13 @@ def test_outcomes_stand_beside_their_items(engine: sa.Engine) -> None:
             ("v0", "retired", "0 views", 0),
             ("v1", "refused", "only 3 % smaller", 1_001),
         ]
+
+
+def test_the_plans_in_which_a_blob_failed_by_one_error_are_counted(engine: sa.Engine) -> None:
+    for why in ("MediaTimeout: ffmpeg ran too long", "MediaTimeout: once more", "StorageError: 503"):
+        plan_id = ready(engine).id
+        with transaction(engine, "test") as session:
+            record_outcomes(session, plan_id, [Outcome("v1", "failed", why, 1, 1, 1), Outcome("v2", "refused", why)])
+    with reading(engine) as session:
+        assert [count_failures(session, blob_id, "MediaTimeout") for blob_id in (1, 2)] == [2, 0]
+        assert count_failures(session, 1, "Media") == 0
