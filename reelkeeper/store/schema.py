@@ -17,6 +17,7 @@ from alembic.util import CommandError
 from sqlalchemy.orm import Session
 
 from reelkeeper.errors import SchemaError
+from reelkeeper.store.contents import Contents, changes, contents
 from reelkeeper.store.engine import Clock, reading
 from reelkeeper.store.snapshots import copy_sqlite
 from reelkeeper.store.tables.work import Deployment
@@ -31,7 +32,7 @@ def upgrade(engine: sa.Engine, versions: Sequence[Path] = (VERSIONS,)) -> list[s
 
     A SQLite file that holds a schema is first copied to `FILE.REVISION.TIME.backup` beside it, with writers shut out.
     Raises SchemaError, with the store as it was, when the schema is newer than this code, or when a revision loses
-    rows, breaks a reference or corrupts the file.
+    or changes rows that it does not declare, breaks a reference or corrupts the file.
     """
     config = _config(versions)
     scripts = ScriptDirectory.from_config(config)
@@ -42,10 +43,10 @@ def upgrade(engine: sa.Engine, versions: Sequence[Path] = (VERSIONS,)) -> list[s
             return []
         if current and engine.dialect.name == "sqlite":
             _copy_beside(connection, current)
-        before = _row_counts(connection)
+        before = contents(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, "heads")
-        _check_rows(before, _row_counts(connection), pending)
+        _check_rows(before, contents(connection, before), pending)
         _check_file(connection)
         if connection.scalar(sa.select(sa.func.count()).select_from(Deployment)) == 0:
             row = {"id": uuid4().hex, "created_at": Clock(), "audit_events": 0, "audit_head": ""}
@@ -132,17 +133,10 @@ def _copy_beside(connection: sa.Connection, current: tuple[str, ...]) -> None:
     copy_sqlite(source, source.with_name(f"{source.name}.{'+'.join(current)}.{taken:%Y%m%dT%H%M%S.%fZ}.backup"))
 
 
-def _row_counts(connection: sa.Connection) -> dict[str, int]:
-    quoted = connection.dialect.identifier_preparer.quote
-    names = set(sa.inspect(connection).get_table_names()) - {"alembic_version"}
-    return {name: connection.scalar(sa.text(f"SELECT count(*) FROM {quoted(name)}")) or 0 for name in sorted(names)}  # noqa: S608  a quoted name from the catalogue
-
-
-def _check_rows(before: dict[str, int], after: dict[str, int], applied: list[Script]) -> None:
+def _check_rows(before: dict[str, Contents], after: dict[str, Contents], applied: list[Script]) -> None:
     meant: set[str] = set().union(*(getattr(script.module, "changes_rows", ()) for script in applied))
-    changed = {name: (rows, after.get(name, 0)) for name, rows in before.items() if rows != after.get(name, 0)}
-    if unmeant := {name: rows for name, rows in changed.items() if name not in meant}:
-        listed = ", ".join(f"{name} had {old} rows and has {new}" for name, (old, new) in unmeant.items())
+    if unmeant := [what for name, what in changes(before, after).items() if name not in meant]:
+        listed = ", ".join(unmeant)
         raise SchemaError(f"migration rolled back: {listed}, which no revision declares in changes_rows")
 
 

@@ -181,9 +181,18 @@ def upgrade():
         (["DELETE FROM videos WHERE id = 'v7'"], "videos had 100 rows and has 99, which no revision declares"),
         (["INSERT INTO users (id) VALUES ('new')"], "users had 100 rows and has 101"),
         (["DROP TABLE daily_views", "DELETE FROM videos", "DROP TABLE scans"], "videos had 100 rows and has 0"),
+        (["UPDATE users SET tier = 'pro' WHERE id = 'u7'"], "users has other values than before, which no"),
+        (
+            [
+                "UPDATE videos SET user_id = CASE id WHEN 'v7' THEN 'u8' ELSE 'u7' END WHERE id IN ('v7', 'v8')",
+                "ALTER TABLE users ADD COLUMN country VARCHAR",
+            ],
+            "videos has other values than before, which no revision",
+        ),
+        (["ALTER TABLE videos DROP COLUMN refused_reason"], "videos has no refused_reason any more"),
     ],
 )
-def test_a_migration_that_loses_rows_is_rolled_back(
+def test_a_migration_that_loses_or_changes_rows_is_rolled_back(
     engine: sa.Engine, tmp_path: Path, statements: list[str], complaint: str
 ) -> None:
     fill(engine)
@@ -205,7 +214,7 @@ def test_a_migration_may_change_the_rows_that_it_declares(engine: sa.Engine, tmp
 def test_a_migration_that_leaves_a_dangling_reference_is_rolled_back(sqlite_engine: sa.Engine, tmp_path: Path) -> None:
     fill(sqlite_engine)
     statements = ["UPDATE videos SET user_id = 'nobody' WHERE id = 'v7'"]
-    (tmp_path / "bad.py").write_text(BAD_REVISION.format(declared="", statements=statements))
+    (tmp_path / "bad.py").write_text(BAD_REVISION.format(declared="changes_rows = {'videos'}", statements=statements))
     with pytest.raises(SchemaError, match="1 rows refer to none"):
         upgrade(sqlite_engine, (VERSIONS, tmp_path))
     require_current(sqlite_engine)
