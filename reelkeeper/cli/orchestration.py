@@ -19,10 +19,11 @@ _IN_PROCESS = {
 }
 
 
-def prepare(state_dir: Path) -> None:
-    """Set what is not set already. Call it before anything imports Prefect."""
+def prepare(state_dir: Path) -> bool:
+    """Set what is not set already. Call it before anything imports Prefect. True: it starts a server of its own."""
     wanted = dict(_ALWAYS)
-    if not os.environ.get("PREFECT_API_URL"):
+    alone = not os.environ.get("PREFECT_API_URL")
+    if alone:
         wanted |= _IN_PROCESS
         if not os.environ.get("PREFECT_PROFILE"):  # a profile names a server of its own
             home = (state_dir / "prefect").absolute()
@@ -30,3 +31,4 @@ def prepare(state_dir: Path) -> None:
             wanted["PREFECT_HOME"] = str(home)
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
+    return alone and not os.environ.get("PREFECT_PROFILE")

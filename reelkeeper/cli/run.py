@@ -61,7 +61,7 @@ def start(
     settings = configured()
     if flow not in (known := known_flows()):
         raise Misconfigured(f"no flow {flow!r}; there are {', '.join(known)}")
-    orchestration.prepare(settings.state_dir)
+    alone = orchestration.prepare(settings.state_dir)
     function = getattr(importlib.import_module(f"flows.{flow}"), flow)
     arguments: dict[str, Any] = parameters.read(flow, function.fn, params) | {"dry_run": not apply}
     takes = inspect.signature(function.fn).parameters
@@ -70,7 +70,8 @@ def start(
             if name not in takes:
                 raise Misconfigured(f"{flow} takes no {option}")
             arguments[name] = value
-    with out.status(f"{flow} is at work", spinner="dots"):
+    first = ", once Prefect has started a server for it: 5 to 20 s, none where PREFECT_API_URL names one"
+    with out.status(f"{flow} is at work{first if alone else ''}", spinner="dots"):
         report = function(**arguments)
     if as_json:
         emit(report)
