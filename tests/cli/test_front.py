@@ -46,6 +46,24 @@ def test_a_start_loads_neither_prefect_nor_the_database() -> None:
     assert said.stdout.strip() == "[]"
 
 
+def test_a_look_up_loads_neither_prefect_nor_alembic(tmp_path: Path) -> None:
+    script = (
+        "import sys; from reelkeeper.cli import app; app(['videos', '--json'], standalone_mode=False);"
+        "print([m for m in ('prefect', 'pandas', 'boto3', 'alembic') if m in sys.modules], file=sys.stderr)"
+    )
+    for loaded in ("['alembic']", "[]"):  # the first one makes the store
+        said = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        assert said.stderr.strip() == loaded
+
+
 def test_the_installed_command_says_its_version() -> None:
     command = Path(sys.executable).with_name("reelkeeper")
     said = subprocess.run([command, "--version"], capture_output=True, text=True, check=True, timeout=60)
