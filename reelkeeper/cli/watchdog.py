@@ -55,4 +55,4 @@ def watchdog(
     if settings.watchdog_ping_url:
         ping(settings.watchdog_ping_url.get_secret_value())
     if not as_json:
-        say(f"All {len(flows)} flows have succeeded in time, and no message is stuck.")
+        say(f"None of {len(flows)} flows is overdue, and no message is stuck.")

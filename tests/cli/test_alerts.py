@@ -89,7 +89,7 @@ def test_the_watchdog_calls_an_address_when_all_is_well(
 ) -> None:
     for flow in CADENCES:
         beat(store, flow, run_id="run", **CADENCES[flow]._asdict())
-    assert "have succeeded in time" in reelkeeper("watchdog").stdout
+    assert "flows is overdue, and no message is stuck" in reelkeeper("watchdog").stdout
     assert [path for _, path in at_slack.asked] == ["/second"]  # a GET, which the double answers as well
 
 

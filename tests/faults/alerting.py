@@ -1,6 +1,7 @@
 """What the kill tests of alerts do in a child process: two things are found, told, gone, and said to be over."""
 
 import os
+import time
 
 from reelkeeper import failpoints
 from reelkeeper.adapters import second_sink
@@ -11,6 +12,18 @@ from reelkeeper.operations.outbox import deliver
 from reelkeeper.operations.sinks import Sinks
 from reelkeeper.store.engine import open_engine
 from tests.doubles import slack
+
+
+def sender(store_url: str, api_url: str, second_url: str, seconds: float) -> None:
+    """Deliver at Slack's true pace until the outbox has been empty for a while."""
+    engine = open_engine(store_url)
+    sinks = Sinks(Bot(slack.TOKEN, slack.CHANNEL, api_url), second_sink.Webhook(second_url))
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        deliver(engine, sinks, seconds=5)
+        time.sleep(0.1)
+    os._exit(0)
+
 
 REFUSED = "too long"  # a title that the double refuses for good
 

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.model.alerts import MessageState
+from reelkeeper.operations.alerts import post
 from reelkeeper.store.engine import open_engine, reading, transaction
 from reelkeeper.store.tables import leases, outbox
 from tests.doubles.slack import SlackDouble
@@ -56,6 +57,26 @@ def test_killed_at_any_failpoint_the_next_run_tells_it_all(
         if ended:
             break
     assert point > 30  # before and after each commit, and each effect
+
+
+@pytest.mark.long
+def test_four_processes_keep_slacks_pace_together(double: SlackDouble, engine: sa.Engine) -> None:
+    double.reset()
+    titles = [f"message {number}" for number in range(30)]
+    for title in titles:
+        post(engine, title)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    url = engine.url.render_as_string(hide_password=False)
+    senders = [
+        context.Process(target=alerting.sender, args=(url, double.api_url, double.second_url, 45.0)) for _ in range(4)
+    ]
+    for process in senders:
+        process.start()
+    for process in senders:
+        assert wait_for_end(process, seconds=120) == 0
+    assert double.titles() == titles
+    assert min(double.gaps()) >= 1
 
 
 def check(store_url: str, double: SlackDouble, point: int) -> None:
