@@ -15,6 +15,7 @@ from prefect.settings import (
 )
 
 from flows.deliver_alerts import deliver_alerts
+from flows.monitor_costs import monitor_costs
 from flows.sync_catalog import sync_catalog
 from flows.tier_storage import tier_storage
 from reelkeeper.errors import PartialFailure, ReelkeeperError
@@ -61,6 +62,7 @@ def test_prefect_keeps_none_of_ten_secrets(
 
     sync_catalog(dry_run=False, reads_are_views=True)  # the token is refused: the reads stay unknown
     tier_storage()
+    monitor_costs(dry_run=False)
     post(scene.engine, "A title", "And a text.")
     with pytest.raises(PartialFailure):
         deliver_alerts(seconds=3, dry_run=False)
