@@ -93,7 +93,7 @@ def _stuck(session: Session) -> list[Finding]:
     if oldest <= STUCK_AFTER:
         return []
     minutes = oldest.total_seconds() / 60
-    (last,) = outbox.listed(session, everything=False, limit=1)
+    errors = [one.last_error for one in outbox.listed(session, everything=False, limit=1_000) if one.last_error]
     return [
         Finding(
             rule=_STUCK,
@@ -102,7 +102,7 @@ def _stuck(session: Session) -> list[Finding]:
             level="",
             severity=Severity.CRITICAL,
             title=f"{many(count, 'message')} in the outbox, the oldest for {minutes:,.0f} minutes",
-            text=f"Last error: {last.last_error or 'none: nobody has tried to send them'}.",
+            text=f"Last error: {errors[-1] if errors else 'none: nobody has tried to send them'}.",
             suggestion="See reelkeeper alerts messages. Here and now: reelkeeper run deliver_alerts --apply",
         )
     ]

@@ -102,8 +102,9 @@ def test_messages_that_do_not_get_out_are_told_to_the_second_sink(post_room: Pos
     post(post_room.engine, "a note")
     post_room.watch()
     post_room.clock.sleep(20 * 60)
+    post(post_room.engine, "another, which nobody has tried to send yet")
     (found,) = post_room.watch().findings
-    assert found.title == "1 message in the outbox, the oldest for 20 minutes"
+    assert found.title == "2 messages in the outbox, the oldest for 20 minutes"
     assert "Slack answered 503" in found.text
     assert found.title in post_room.second()
     post_room.double.always = None
