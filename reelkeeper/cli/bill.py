@@ -10,6 +10,7 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, say, table
+from reelkeeper.cli.words import month_of
 from reelkeeper.rules.focus import DETAIL, RESIDUAL, detail, next_month, period, usd
 
 if TYPE_CHECKING:
@@ -67,11 +68,7 @@ def bill(
 
 
 def _month(text: str | None) -> tuple[date, date]:
-    today = datetime.now(UTC).date()
-    try:
-        first = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date() if text else today.replace(day=1)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no month; write e.g. 2026-11") from None
+    first = month_of(text, datetime.now(UTC))
     return first, next_month(first) - timedelta(days=1)
 
 
