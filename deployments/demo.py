@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.rule import Rule
 
-from deployments import demo_check, demo_clips, demo_stage
+from deployments import demo_check, demo_clips, demo_money, demo_stage
 from reelkeeper.cli import plan_view
 from reelkeeper.cli.screen import dollars, out, say, size, table
 from reelkeeper.errors import GuardRefused
@@ -212,6 +212,9 @@ _STEPS = (
     ("A week later, purge_retired --apply: only now bytes go", _purge),
     ("Every video, read back and decoded", _check),
     ("What it saves", _sum_up),
+    ("monitor_costs --apply: what a month costs", lambda scene: demo_money.spend(scene.depot)),
+    ("What Slack would show", lambda scene: demo_money.alert(scene.depot)),
+    ("The report", lambda scene: demo_money.look(scene.depot)),
 )
 
 
@@ -226,6 +229,8 @@ def _close(folder: Path, seconds: float) -> None:
         ("videos show ana-bunny", "one video, and all that was done to it"),
         ("plan --list", "what was planned, and what became of it"),
         ("audit verify", "that the record of it is whole"),
+        ("bill --by user", "whose use it was"),
+        ("alerts list", "what people were told"),
     ):
         say(f"  {command} {words:<24}{why}")
     say(f"  {prefect} server start            the runs with their plans and reports, in a browser")

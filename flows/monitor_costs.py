@@ -9,7 +9,7 @@ from reelkeeper.rules.anomaly import AnomalyPolicy
 from reelkeeper.rules.budget import BudgetPolicy
 from reelkeeper.rules.quote import PriceBook
 from reelkeeper.rules.watch import CostsReport
-from tasks import alerts, depots, heartbeats, runs, spending, usage
+from tasks import alerts, depots, heartbeats, pictures, runs, spending, usage
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
@@ -42,4 +42,5 @@ def monitor_costs(
         if not dry_run:
             observed = alerts.observe(depot.engine, found, rules=watch.RULES, run_id=run_id, policy=alerting)
             alerts.deliver(depot.engine)
+        pictures.show(depot.engine, "spend", as_of, budget)
         return spending.publish(spent, found, run_id=run_id, as_of=as_of, charged=charged, observed=observed)

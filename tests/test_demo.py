@@ -50,6 +50,10 @@ def test_it_plays_the_whole_job_on_an_empty_home_and_again(tmp_path: Path) -> No
         "purged",
         "its bytes are deleted",
         "as uploaded, and broken before it came: left alone",
+        "This month's bill so far:",
+        "Critical: Daily budget at",
+        "The spend is odd:",
+        "the month as one page that loads nothing",
     ):
         assert fact in said, said
     assert re.search(r"The [34] that shrank had .* [67]\d% less", said)
@@ -57,7 +61,10 @@ def test_it_plays_the_whole_job_on_an_empty_home_and_again(tmp_path: Path) -> No
     assert "\x1b" not in said
     with sqlite3.connect(folder / "prefect" / "prefect.db") as records:
         runs = records.execute("SELECT state_name, count(*) FROM flow_run GROUP BY 1").fetchall()
-    assert dict(runs) == {"Completed": 5, "Failed": 1}
+    assert dict(runs) == {"Completed": 6, "Failed": 1}
+
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+    assert (folder / "spend.png").read_bytes()[:4] == b"\x89PNG"
 
     again = play(folder, home)
     assert "Done in" in again

@@ -7,7 +7,7 @@ import jinja2
 
 from reelkeeper.adapters import charts
 from reelkeeper.adapters.charts import DARK, LIGHT, NARROW, WIDE, Picture
-from reelkeeper.model.alerts import AlertState
+from reelkeeper.model.alerts import AlertState, Severity
 from reelkeeper.operations import describe, pictures, tables
 from reelkeeper.operations.report import MonthReport
 
@@ -35,7 +35,11 @@ def page(report: MonthReport) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    fires = [one for one in report.alerts if one.state != AlertState.RESOLVED]
+    worst = list(reversed(Severity))
+    fires = sorted(
+        (one for one in report.alerts if one.state != AlertState.RESOLVED),
+        key=lambda one: (worst.index(one.severity), -(one.impact_microusd or 0)),
+    )
     return environment.get_template("report.html").render(
         report=report,
         light=LIGHT,
@@ -46,7 +50,7 @@ def page(report: MonthReport) -> str:
         payers=tables.payers(report),
         fires=[one for one in fires if one.rule != "saving"],
         over=[one for one in report.alerts if one.state == AlertState.RESOLVED],
-        advice=sorted((one for one in fires if one.rule == "saving"), key=lambda one: -(one.impact_microusd or 0)),
+        advice=[one for one in fires if one.rule == "saving"],
         usd=describe.usd,
     )
 

@@ -1,0 +1,87 @@
+"""The demo's second half: what the service costs, what is odd about it, what it will cost, and who is told.
+
+Usage is staged (`demo_usage`); the bill, the alerts, the forecast and the report are made by what production runs.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from deployments import demo_chart, demo_slack, demo_usage
+from reelkeeper.cli import bill as bill_command
+from reelkeeper.cli.screen import out, say
+from reelkeeper.model.alerts import Message
+from reelkeeper.operations.depot import Depot
+from reelkeeper.operations.report import MonthReport, gather
+from reelkeeper.store.engine import reading
+from reelkeeper.store.tables import outbox
+
+_MOST_MESSAGES = 2
+_DAILY_BUDGET_USD = 10.0  # the default
+
+
+def spend(depot: Depot) -> None:
+    """Stage some months of usage with a spike yesterday, and show the bill of this one."""
+    from flows.monitor_costs import monitor_costs  # noqa: PLC0415  Prefect reads the demo's environment, set before
+
+    today = datetime.now(UTC).date()
+    jobs = demo_usage.stage(depot, today)
+    spiked = today - timedelta(days=demo_usage.SPIKE_DAYS_AGO)
+    say(f"The demo writes what {demo_usage.DAYS} days of a busier service would have counted: some 400 generations a")
+    say(f"day, and {jobs:,} of them on {spiked:%-d %B}: somebody's script ran wild.")
+    with _quiet():
+        report = monitor_costs(dry_run=False)
+    say(f"monitor_costs counted, charged {report.days_charged} days anew, and judged. The days, and the daily budget:")
+    for line in demo_chart.bars(_daily(_gathered(depot)), _DAILY_BUDGET_USD):
+        say(line)
+    say("This month's bill so far:")
+    bill_command.bill(usage=None, month=None, by="service", form="table", reconcile=False, limit=100, as_json=False)
+    say("By user, by day, or as CSV with FOCUS's names: `reelkeeper bill --by user`, `--format csv`.")
+
+
+def alert(depot: Depot) -> None:
+    """Show what people were told, as Slack would show it."""
+    with reading(depot.engine) as session:
+        rows = session.execute(sa.select(outbox.c.payload).order_by(outbox.c.id)).scalars().all()
+    for payload in rows[:_MOST_MESSAGES]:
+        out.print(demo_slack.drawn(Message.model_validate(payload)))
+    more = f" The first {_MOST_MESSAGES} of {len(rows)}." if len(rows) > _MOST_MESSAGES else ""
+    say(f"Each is told once, and its end once; it was written with what it tells of, in one transaction.{more}")
+    say("No Slack is configured here, so they went to the console. `reelkeeper alerts list` has them all.")
+
+
+def look(depot: Depot) -> None:
+    """Write the month's report and its pictures into the demo's folder."""
+    from reelkeeper.adapters import charts  # noqa: PLC0415  half a second that only this needs
+    from reelkeeper.operations import pictures  # noqa: PLC0415  the same
+    from reelkeeper.operations.page import page  # noqa: PLC0415  the same
+
+    report = _gathered(depot)
+    Path("report.html").write_text(page(report), encoding="utf-8")
+    Path("spend.png").write_bytes(charts.png(pictures.spend(report, title=f"{report.month:%B}, by service and day")))
+    say(f"{Path('report.html').absolute()}: the month as one page that loads nothing, for people.")
+    say(f"{Path('spend.png').absolute()}: its first picture, as Slack would get it.")
+    say("As a command: `reelkeeper report -o report.html`.")
+
+
+def _daily(report: MonthReport) -> dict[date, float]:
+    days: dict[date, float] = {}
+    for one in report.spent:
+        days[one.day] = days.get(one.day, 0.0) + one.billed_nanousd / 10**9
+    return days
+
+
+def _gathered(depot: Depot) -> MonthReport:
+    now = datetime.now(UTC)
+    return gather(depot.engine, now.date().replace(day=1), now)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the console, which is the sink of the alerts here, from showing them twice."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
