@@ -63,6 +63,8 @@ def month(report: MonthReport) -> str:
     said = f"So far the month has cost {usd(report.billed_nanousd)}."
     if report.is_over:
         said = f"The month cost {usd(report.billed_nanousd)}."
+    if not report.spent:
+        said = "Nothing is charged, so nobody knows what the month has cost."
     if (one := report.this_month) is not None:
         low, high = usd(one.lower95_microusd * 1000), usd(one.upper95_microusd * 1000)
         said += (
@@ -120,6 +122,8 @@ def size(size_bytes: int) -> str:
 
 def _spent(report: MonthReport) -> Tile:
     label = "Spent" if report.is_over else "Spent so far"
+    if not report.spent:
+        return Tile(label, "unknown", "nothing is charged for this month")
     budget = report.budgets.monthly_usd
     if budget is None:
         return Tile(label, usd(report.billed_nanousd), "no monthly budget is set")

@@ -1,6 +1,7 @@
 """A month's figures in tables: the bill, who it goes to, and what each picture shows."""
 
 from calendar import monthrange
+from collections import Counter
 from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
@@ -60,7 +61,10 @@ def payers(report: MonthReport) -> Table:
 
 def daily(report: MonthReport) -> Table:
     """List what each day was billed."""
-    services = sorted({one.service for one in report.spent})
+    sums: Counter[str] = Counter()
+    for one in report.spent:
+        sums[one.service] += one.billed_nanousd
+    services = [name for name, _ in sums.most_common()]
     days: dict[date, dict[str, int]] = {}
     for one in report.spent:
         days.setdefault(one.day, {})[one.service] = one.billed_nanousd

@@ -121,6 +121,7 @@ def test_an_empty_store_gives_a_page_that_says_so(sqlite_engine: sa.Engine) -> N
     written = page(gather(sqlite_engine, MONTH, NOW))
     assert "No charges are recorded for this month." in written
     assert "No live video is stored." in written
+    assert "<strong>unknown</strong>" in written  # which is not zero
     assert written.count("<picture>") == 4
 
 
