@@ -26,7 +26,7 @@ ReelkeeperError
 │   ├── ObjectChanged
 │   ├── KeyTaken
 │   └── TruncatedListing
-├── UsageUnknown                exit 1   Cloudflare did not say what was used, or not all of it
+├── UsageUnknown                exit 1   nobody has said what was used, or Cloudflare not all of it
 ├── SinkError                   exit 1   a message could not be handed over
 │   ├── SinkBusy                         the sink says for how long to wait
 │   ├── SinkDown                         no answer, or an error that may pass
@@ -164,7 +164,7 @@ class TruncatedListing(StorageError):
 
 
 class UsageUnknown(ReelkeeperError):
-    """Cloudflare did not say what was used, or not all of it."""
+    """Nobody has said what was used, or Cloudflare not all of it."""
 
 
 class SinkError(ReelkeeperError):

@@ -16,6 +16,7 @@ from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.lifecycle import FLOW_RULES, LifecyclePolicy
 from reelkeeper.rules.quota import QuotaPolicy
 from reelkeeper.rules.quote import PriceBook
+from reelkeeper.rules.savings import SavingsPolicy
 from reelkeeper.rules.transcode import Acceptance, Recipe
 from reelkeeper.rules.wording import SENTENCES
 from reelkeeper.settings import Settings
@@ -33,6 +34,7 @@ POLICIES: dict[str, type[BaseModel]] = {
     "anomaly": AnomalyPolicy,
     "budget": BudgetPolicy,
     "quota": QuotaPolicy,
+    "saving": SavingsPolicy,
 }
 
 

@@ -7,6 +7,7 @@ from reelkeeper.cli import (
     bill,
     database,
     doctor,
+    forecast,
     holds,
     plans,
     quota,
@@ -37,6 +38,7 @@ app.add_typer(accounts.group, name="credits", rich_help_panel=MONEY)
 app.add_typer(quota.group, name="quota", rich_help_panel=MONEY)
 app.add_typer(simulate.group, name="simulate", rich_help_panel=LOOK)
 app.command(rich_help_panel=MONEY)(report.report)
+app.command(rich_help_panel=MONEY)(forecast.forecast)
 app.add_typer(alerts.group, name="alerts", rich_help_panel=TELL)
 app.command(rich_help_panel=TELL)(watchdog.watchdog)
 app.command(rich_help_panel=SETUP)(demo)

@@ -1,5 +1,6 @@
 """What runs of `forecast_costs` said, as it was recorded."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -23,3 +24,10 @@ def latest(session: Session, until: datetime) -> list[CostForecast]:
         sa.select(*columns).where(forecasts.c.run_id == last).order_by(forecasts.c.month, forecasts.c.service)
     )
     return [CostForecast(*row) for row in rows]
+
+
+def record(session: Session, run_id: str, said: Iterable[CostForecast]) -> None:
+    """Keep what a run said. A run that says it again, as after a crash, says the same."""
+    session.execute(sa.delete(forecasts).where(forecasts.c.run_id == run_id))
+    if rows := [{"run_id": run_id, **one._asdict()} for one in said]:
+        session.execute(sa.insert(forecasts), rows)

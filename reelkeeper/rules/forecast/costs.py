@@ -69,13 +69,8 @@ def predict(
     firsts = [as_of.replace(day=1)]
     while len(firsts) < months:
         firsts.append((firsts[-1] + timedelta(days=31)).replace(day=1))
-
-    def look(history: "pd.Series[float] | None") -> Outlook | None:
-        if history is None or not any(stamp.date() < as_of for stamp in history.dropna().index):
-            return None
-        return outlook(history, as_of, months, growth_percent_per_month)
-
-    uploads, seen = look(stored.uploads), [(line, look(line.history)) for line in lines]
+    asked = (as_of, months, growth_percent_per_month)
+    uploads, seen = look(stored.uploads, *asked), [(line, look(line.history, *asked)) for line in lines]
     found = []
     for number, first in enumerate(firsts):
         parts: dict[str, list[Values]] = defaultdict(list)
@@ -94,6 +89,15 @@ def predict(
         found.append(_joined(first, TOTAL, sources, "sum of services, each priced at R2's tariff"))
         found += [_joined(first, service, usd, methods[service]) for service, usd in parts.items()]
     return found
+
+
+def look(
+    history: "pd.Series[float] | None", as_of: date, months: int, growth_percent_per_month: float | None
+) -> Outlook | None:
+    """Give the outlook of one line; None where nothing is known of it."""
+    if history is None or not any(stamp.date() < as_of for stamp in history.dropna().index):
+        return None
+    return outlook(history, as_of, months, growth_percent_per_month)
 
 
 def rows(costs: Sequence[Cost], as_of: datetime) -> list[CostForecast]:

@@ -3,10 +3,11 @@
 Retention makes most of the next month certain, so the level itself is not forecast; only uploads are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,3 +43,40 @@ def daily_peaks(stock: Stock, first: date, uploads: Sequence[float] | Values) ->
             leaving[after:] += share * arriving[: days - after]
     evenings = np.array(list(accumulate(arriving - leaving, initial=float(stock.alive_bytes))))
     return np.asarray(np.maximum(np.maximum(evenings[:-1], evenings[1:]), 0.0), dtype=np.float64)
+
+
+class Cohort(NamedTuple):
+    """Live bytes of one tier, of videos created on one day. None is unknown, and keeps them."""
+
+    created: date | None
+    tier: str | None
+    size_bytes: int
+
+
+def known_expiries(
+    cohorts: Iterable[Cohort], purging: Mapping[date, int], retention_days: Mapping[str, int | None], grace_days: int
+) -> dict[date, int]:
+    """Say how many of the bytes that are alive leave on which day: retired the day after their retention, then purged.
+
+    `purging` are those that are retired already. What merely is cold may go sooner; that is not known, nor counted.
+    """
+    leaving = dict(purging)
+    for created, tier, size_bytes in cohorts:
+        kept = retention_days.get(tier or "")
+        if created is not None and kept is not None:
+            day = created + timedelta(days=kept + 1 + grace_days)
+            leaving[day] = leaving.get(day, 0) + size_bytes
+    return leaving
+
+
+def shares_by_life(
+    uploaded: Mapping[str | None, int], retention_days: Mapping[str, int | None], grace_days: int
+) -> dict[int, float]:
+    """Say which share of uploads leaves after how many days, if tiers go on uploading as they did."""
+    whole, shares = sum(uploaded.values()), dict[int, float]()
+    for tier, size_bytes in uploaded.items():
+        kept = retention_days.get(tier or "")
+        if kept is not None and whole:
+            life = kept + 1 + grace_days
+            shares[life] = shares.get(life, 0.0) + size_bytes / whole
+    return shares

@@ -1,0 +1,90 @@
+"""Forecasts: costs predicted, kept and shown, and what would make them smaller."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from reelkeeper.adapters import charts
+from reelkeeper.errors import UsageUnknown
+from reelkeeper.model.alerts import Finding
+from reelkeeper.operations import alerts, forecast, pictures
+from reelkeeper.operations.depot import Depot
+from reelkeeper.operations.report import gather
+from reelkeeper.rules import savings
+from reelkeeper.rules.budget import BudgetPolicy
+from reelkeeper.rules.forecast.costs import Cost
+from reelkeeper.rules.forecast.report import ForecastReport, totals, usd
+from reelkeeper.rules.lifecycle import LifecyclePolicy
+from reelkeeper.rules.pricing import Usage
+from reelkeeper.rules.quote import PriceBook
+from reelkeeper.rules.savings import Idle
+from reelkeeper.store.engine import reading
+from reelkeeper.store.videos import live_videos
+
+FLOW = "forecast_costs"
+
+
+@task(task_run_name="forecast the bill", cache_policy=NO_CACHE)
+def predict(depot: Depot, as_of: datetime, months: int, policy: LifecyclePolicy, book: PriceBook) -> list[Cost]:
+    """Forecast the bill of this month and those after it; nothing of a store in which no day's usage is known yet."""
+    try:
+        return forecast.predict_costs(depot.engine, as_of, months=months, policy=policy, book=book)
+    except UsageUnknown as error:
+        get_run_logger().warning("%s", error)
+        return []
+
+
+@task(task_run_name="read what is stored", cache_policy=NO_CACHE)
+def stored_now(depot: Depot, as_of: datetime) -> Usage:
+    """Read what a month would use if it were stored throughout as it is now."""
+    return forecast.stored_now(depot.engine, as_of)
+
+
+@task(task_run_name="survey what is idle", cache_policy=NO_CACHE)
+def survey(depot: Depot, as_of: datetime, policy: LifecyclePolicy) -> Idle:
+    """Add up what lies in the catalogue unused."""
+    with reading(depot.engine) as session:
+        return savings.survey(live_videos(session, as_of), policy, as_of)
+
+
+@task(task_run_name="keep the forecast", cache_policy=NO_CACHE)
+def record(depot: Depot, costs: Sequence[Cost], *, run_id: str, as_of: datetime) -> None:
+    """Keep the forecast in the store, for budgets and reports."""
+    forecast.record(depot.engine, costs, run_id=run_id, as_of=as_of)
+
+
+@task(task_run_name="post the chart", cache_policy=NO_CACHE)
+def post(depot: Depot, costs: Sequence[Cost], found: Sequence[Finding], as_of: datetime, budget: BudgetPolicy) -> None:
+    """Put the chart of the month into the outbox, with the totals and the largest savings."""
+    report = gather(depot.engine, as_of.date().replace(day=1), as_of, budget)
+    lines = [*totals(costs), *(one.title for one in found[:3])]
+    title = f"Forecast of {as_of:%B %Y}: {usd(costs[0].mean_usd)}"
+    alerts.post_picture(depot.engine, title, "\n".join(lines), charts.png(pictures.month(report)), name="forecast.png")
+
+
+@task(task_run_name="report on the forecast", cache_policy=NO_CACHE)
+def publish(
+    costs: Sequence[Cost], found: Sequence[Finding], *, run_id: str, as_of: datetime, dry_run: bool
+) -> ForecastReport:
+    """Show the forecast by service with its bands, how each was found, and the savings."""
+    head = ["| month | service | expected | 80 % | 95 % | how |", "|---|---|--:|--:|--:|---|"]
+    rows = [
+        f"| {cost.month:%Y-%m} | {cost.service or 'total'} | {usd(cost.mean_usd)} | {_between(cost, 80)} "
+        f"| {_between(cost, 95)} | {cost.method} |"
+        for cost in costs
+    ]
+    suggested = [f"- {one.title}. {one.text} {one.suggestion}" for one in found] or ["- nothing worth a word"]
+    text = [f"# Costs forecast on {as_of:%Y-%m-%d}{' (dry run)' if dry_run else ''}", "", *head, *rows, ""]
+    create_markdown_artifact("\n".join([*text, "## What would save", "", *suggested]), key="forecast-costs-report")
+    report = ForecastReport(FLOW, run_id, dry_run, as_of, totals(costs), tuple(one.title for one in found))
+    get_run_logger().info("%s", "; ".join(report.months) or "no usage is known yet")
+    return report
+
+
+def _between(cost: Cost, level: int) -> str:
+    lower, upper = cost.bounds[level]
+    return f"{usd(lower)} to {usd(upper)}"
