@@ -40,6 +40,7 @@ def monitor_costs(
 
         observed = None
         if not dry_run:
+            pictures.show(depot.engine, "spend", as_of, budget)
             observed = alerts.observe(depot.engine, found, rules=watch.RULES, run_id=run_id, policy=alerting)
             alerts.deliver(depot.engine)
         pictures.show(depot.engine, "spend", as_of, budget)

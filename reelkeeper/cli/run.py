@@ -109,10 +109,14 @@ def _show(report: Any, most: int) -> None:  # noqa: ANN401  a Report or a SyncRe
 
 
 _TOLD = {"flow", "dry run", "refusal"}
+_WORD = 60  # characters; what is longer gets a line of its own
 
 
 def _listed(value: Any) -> object:  # noqa: ANN401  a field of a report
-    return ", ".join(map(str, value)) if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    words = [str(one) for one in value]
+    return "\n".join(words) if any(len(one) > _WORD for one in words) else ", ".join(words)  # sentences, or names
 
 
 def _next_step(flow: str, params: list[str], report: Any) -> str:  # noqa: ANN401  as above

@@ -37,7 +37,7 @@ class AnomalyPolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spreads: float = Field(
-        4.5, gt=0, le=1000, allow_inf_nan=False, description="Odd: further from what is usual than so many spreads"
+        4.2, gt=0, le=1000, allow_inf_nan=False, description="Odd: further from what is usual than so many spreads"
     )
     change_percent: float = Field(
         25, gt=0, lt=100, allow_inf_nan=False, description="and by more than this, of what is usual"
@@ -111,16 +111,24 @@ def findings(charges: Iterable[Charge], policy: AnomalyPolicy, as_of: datetime) 
 
 
 def judge_all(spending: Spending, policy: AnomalyPolicy) -> dict[str, Days]:
-    """Judge each day of each scope, the parts beside the whole."""
+    """Judge each day of each scope, a part beside the rest of the whole."""
     first, series = spending
     calendar = known_days.days(policy.calendar, first, spending.day(len(series.get(TOTAL, ()))))
-    whole = judge(series.get(TOTAL, ()), first, policy.bounds, calendar=calendar)
+    whole = series.get(TOTAL, ())
+
+    def judged(values: Sequence[int | None], rest: Days = ()) -> Days:
+        return judge(values, first, policy.bounds, calendar=calendar, rest=rest)
+
     parts = {
-        scope: judge(values, first, policy.bounds, calendar=calendar, whole=whole)
+        scope: judged(values, rest=judged(list(map(_less, whole, values))))
         for scope, values in series.items()
         if scope != TOTAL
     }
-    return {scope: _not_over(days) for scope, days in ({TOTAL: whole} | parts).items()}
+    return {scope: _not_over(days) for scope, days in ({TOTAL: judged(whole)} | parts).items()}
+
+
+def _less(whole: int | None, part: int | None) -> int | None:
+    return None if whole is None or part is None else max(whole - part, 0)
 
 
 def odd_days(days: Days, policy: AnomalyPolicy) -> list[int]:

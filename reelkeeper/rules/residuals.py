@@ -7,8 +7,8 @@ unsteadier. Every day is judged by the days before it alone.
 
 What is known to recur widens what a day may be. It may be at a level that the last days had, so that the end of what
 was odd is not odd in turn; it may do again what its date, its weekday and their neighbours did one and two years
-before; on a day of the calendar it may be as low as on the quietest weekday; and a part may do what the whole does. A
-day that is only as it is because of the last three says nothing of the level.
+before; on a day of the calendar it may be as low as on the quietest weekday; and a part may do what the rest of the
+whole does. A day that is only as it is because of its date, its weekday or the calendar says nothing of the level.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -71,7 +71,7 @@ def judge(
     bounds: Bounds,
     *,
     calendar: Collection[date] = frozenset(),
-    whole: Sequence[Judged | None] = (),
+    rest: Sequence[Judged | None] = (),
 ) -> list[Judged | None]:
     """Judge each day of a series; None where it has no value, or too few days before it.
 
@@ -80,13 +80,13 @@ def judge(
         first: the day of the first value.
         bounds: what is odd.
         calendar: days that are known to be unlike others.
-        whole: what the series is a part of, judged, of the same days.
+        rest: of what the series is a part of, the rest, judged, on the same days.
 
     """
     judging = _Judging(values, bounds)
     days = [first + timedelta(days=n) for n in range(len(values))]
-    wholes = [one and one.residual for one in whole] or [None] * len(values)
-    return [judging.judge(n, days[n], whole=wholes[n], in_calendar=days[n] in calendar) for n in range(len(values))]
+    others = [one and one.residual for one in rest] or [None] * len(values)
+    return [judging.judge(n, days[n], rest=others[n], in_calendar=days[n] in calendar) for n in range(len(values))]
 
 
 class _Judging:
@@ -100,7 +100,7 @@ class _Judging:
         self.levels: list[float] = []
         self.left_out = [False] * len(values)
 
-    def judge(self, n: int, day: date, *, whole: float | None, in_calendar: bool) -> Judged | None:
+    def judge(self, n: int, day: date, *, rest: float | None, in_calendar: bool) -> Judged | None:
         self._take_up(n - _HALF_WEEK - 1)
         value = self.logs[n]
         profile = self._profile(n) if value is not None else []
@@ -116,12 +116,11 @@ class _Judging:
         if n < LEAST_DAYS or spread is None:
             return None
         lately = [one - level for one in self.levels[-_LEVEL_DAYS:]]
-        recurring = [*lately, *self._years_ago(n, spread)]
-        recurring += [min(profile) - weekdays] if in_calendar else []
-        recurring += [whole] if whole is not None else []
-        direction = self.bounds.direction(_beyond(residual, recurring), spread)
-        self.left_out[n] = direction == 0 != self.bounds.direction(_beyond(residual, lately), spread)
-        return Judged(day, self.values[n] or 0.0, residual, spread, direction)
+        recurring = [*lately, *self._years_ago(n, spread), *([min(profile) - weekdays] if in_calendar else [])]
+        shared = recurring if rest is None else [*recurring, rest]
+        is_odd, recurs, is_shared = (_beyond(residual, usual) for usual in (lately, recurring, shared))
+        self.left_out[n] = bool(self.bounds.direction(is_odd, spread)) and not self.bounds.direction(recurs, spread)
+        return Judged(day, self.values[n] or 0.0, residual, spread, self.bounds.direction(is_shared, spread))
 
     def _take_up(self, n: int) -> None:
         """Take day `n` into the profile, now that the week around it is known."""

@@ -107,7 +107,7 @@ def test_allowances_and_rounding_are_not_odd_since_list_price_is_judged() -> Non
 def test_a_tier_is_judged_beside_the_services() -> None:
     free = [charge("3", ago(n), user="bob", tier="free", service="api") for n in range(2, 120)]
     bought = [*free, charge("9", ago(1), user="bob", tier="free", service="api")]
-    assert found([*spend(), *bought]) == [("tier:free", "2026-11-23")]
+    assert found([*spend(), *bought]) == [("service:api", "2026-11-23"), ("tier:free", "2026-11-23")]
 
 
 def test_a_service_that_has_no_charge_beside_others_cost_nothing_that_day() -> None:

@@ -106,12 +106,12 @@ def test_what_is_explained_does_not_lower_the_level() -> None:
     assert odd(quiet, calendar={FIRST + timedelta(days=n) for n in holidays}) == {}
 
 
-def test_a_part_may_do_what_the_whole_does() -> None:
+def test_a_part_may_do_what_the_rest_of_the_whole_does() -> None:
     spike = times(usual(120), 2, 100)
-    whole = judge(times(usual(120, seed=2), 2, 100), FIRST, BOUNDS)
-    assert odd(spike, whole=whole) == {}
-    assert odd(times(spike, 2, 100), whole=whole) == {100: 1}
-    assert odd(times(usual(120), 0.5, 100), whole=whole) == {100: -1}
+    rest = judge(times(usual(120, seed=2), 2, 100), FIRST, BOUNDS)
+    assert odd(spike, rest=rest) == {}
+    assert odd(times(spike, 2, 100), rest=rest) == {100: 1}
+    assert odd(times(usual(120), 0.5, 100), rest=rest) == {100: -1}
 
 
 def test_unknown_days_are_not_judged_and_not_taken_for_zero() -> None:

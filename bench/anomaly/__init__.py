@@ -1,0 +1,1 @@
+"""What the detectors of odd days are measured on, and beside."""

@@ -1,0 +1,113 @@
+"""Who finds the odd days: our rule, alone and as one of an account's, and two that everybody knows."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import date, timedelta
+from statistics import fmean, stdev
+
+from bench.anomaly.holidays import holidays
+from bench.anomaly.sets import HISTORY_DAYS, Series
+from reelkeeper.rules.anomaly import AnomalyPolicy, judge_all, odd_days
+from reelkeeper.rules.budget import TOTAL
+from reelkeeper.rules.residuals import Judged
+from reelkeeper.rules.spending import Spending
+
+POLICY = AnomalyPolicy()
+_NANO = 10**9
+_LEAST_IN_AN_ACCOUNT = 3
+_MONTH = 28
+
+Alerts = list[list[int]]  # of each series, the days from its first
+
+
+def ours(series: Sequence[Series], policy: AnomalyPolicy = POLICY, *, with_holidays: bool = False) -> Alerts:
+    """Judge each series by itself."""
+    found = []
+    for one in series:
+        known = _knowing(policy, one.place, one.start, len(one.values)) if with_holidays else policy
+        days = judge_all(Spending(one.start, {TOTAL: _nano(one.values)}), known)[TOTAL]
+        found.append(odd_days(days, policy))
+    return found
+
+
+def accounts(
+    series: Sequence[Series], policy: AnomalyPolicy = POLICY, *, with_holidays: bool = False
+) -> tuple[Alerts, list[tuple[str, date]]]:
+    """Judge each family of three or more as the services of an account; what is odd of the whole is told of it alone.
+
+    Returns the alerts of the series, and those of the wholes: (family, day).
+    """
+    families: defaultdict[str, list[int]] = defaultdict(list)
+    for n, one in enumerate(series):
+        families[one.family].append(n)
+    found: dict[int, list[int]] = {}
+    of_wholes: list[tuple[str, date]] = []
+    for family, places in families.items():
+        members = [series[n] for n in places]
+        if len(members) < _LEAST_IN_AN_ACCOUNT:
+            found |= dict(zip(places, ours(members, policy, with_holidays=with_holidays), strict=True))
+            continue
+        first = min(one.start for one in members)
+        length = max((one.start - first).days + len(one.values) for one in members)
+        laid = {n: _laid(series[n], first, length) for n in places}
+        whole = [_sum(day) for day in zip(*laid.values(), strict=True)]
+        knowing = _knowing(policy, members[0].place, first, length) if with_holidays else policy
+        judged = judge_all(Spending(first, {TOTAL: whole, **{f"service:{n}": laid[n] for n in places}}), knowing)
+        odd = {day: _direction(judged[TOTAL][day]) for day in odd_days(judged[TOTAL], policy)}
+        of_wholes += [(family, first + timedelta(days=day)) for day in odd]
+        for n in places:
+            days, offset = judged[f"service:{n}"], (series[n].start - first).days
+            own = [day for day in odd_days(days, policy) if odd.get(day) != _direction(days[day])]
+            found[n] = [day - offset for day in own]
+    return [found[n] for n in range(len(series))], of_wholes
+
+
+def three_sigma(series: Sequence[Series]) -> Alerts:
+    """Judge by the mean and the standard deviation of the last 28 days."""
+
+    def odd(values: Sequence[float | None], day: int) -> bool:
+        value, past = values[day], [one for one in values[max(0, day - _MONTH) : day] if one is not None]
+        return value is not None and len(past) > _MONTH // 2 and abs(value - fmean(past)) > 3 * stdev(past)
+
+    return [_quiet([day for day in range(len(one.values)) if odd(one.values, day)]) for one in series]
+
+
+def static(series: Sequence[Series]) -> Alerts:
+    """Judge by twice the mean of the first weeks, as a threshold that somebody once set does."""
+    found = []
+    for one in series:
+        known = [value for value in one.values[one.watched - HISTORY_DAYS : one.watched] if value is not None]
+        limit = 2 * fmean(known)
+        found.append(_quiet([day for day, value in enumerate(one.values) if value is not None and value > limit]))
+    return found
+
+
+def _quiet(days: Sequence[int]) -> list[int]:
+    found: list[int] = []
+    for day in days:
+        if not found or day - found[-1] > POLICY.quiet_days:
+            found.append(day)
+    return found
+
+
+def _knowing(policy: AnomalyPolicy, place: str, first: date, days: int) -> AnomalyPolicy:
+    known = sorted(str(day) for day in holidays(place, first, first + timedelta(days=days)))
+    return policy.model_copy(update={"calendar": tuple(known)})
+
+
+def _direction(one: Judged | None) -> int:
+    return one.direction if one else 0
+
+
+def _sum(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _nano(values: Sequence[float | None]) -> list[int | None]:
+    return [None if value is None else round(value * _NANO) for value in values]
+
+
+def _laid(one: Series, first: date, length: int) -> list[int | None]:
+    before = (one.start - first).days
+    return [*[None] * before, *_nano(one.values), *[None] * (length - before - len(one.values))]

@@ -1,0 +1,29 @@
+"""How well odd days are found on series made up as costs are; the benchmark does it on real ones too."""
+
+from dataclasses import replace
+from random import Random
+
+from bench.anomaly import detectors
+from bench.anomaly.score import score
+from bench.anomaly.sets import KINDS, synthetic
+
+
+def test_odd_days_are_found_and_few_others_taken_for_odd() -> None:
+    series = list(synthetic(Random(11)))
+    ours = score(series, detectors.ours(series))
+    assert ours.events == 181
+    assert {event.kind for one in series for event in one.events} == {*KINDS}
+    assert ours.precision >= 0.90
+    assert ours.recall >= 0.85
+    assert ours.false_a_month <= 0.05
+    assert ours.f1 > score(series, detectors.three_sigma(series)).f1
+    assert ours.f1 > score(series, detectors.static(series)).f1
+
+
+def test_what_all_of_an_account_do_is_told_of_the_whole_alone() -> None:
+    (alone,) = synthetic(Random(11), count=1)
+    account = [replace(alone, name=name, family="account") for name in "abc"]
+    alerts, wholes = detectors.accounts(account)
+    assert alerts == [[], [], []]
+    assert [(day - alone.start).days for _, day in wholes] == detectors.ours([alone])[0]
+    assert score(account, alerts, wholes).recall == score([alone], detectors.ours([alone])).recall
