@@ -69,7 +69,7 @@ def month(report: MonthReport) -> str:
         low, high = usd(one.lower95_microusd * 1000), usd(one.upper95_microusd * 1000)
         said += (
             f" By its end about {usd(one.mean_microusd * 1000)} is expected, and between {low} and {high} in 19 of 20"
-            f" cases. Said on {one.as_of:%-d %B} by {one.method}."
+            f" cases. Said on {one.as_of:%-d %B}; method: {one.method}."
         )
     if (budget := report.budgets.monthly_usd) is not None:
         said += f" The budget is {dollars(budget * 10**6)}."

@@ -64,12 +64,15 @@ def by_sku(session: Session, first: date, last: date) -> list[SkuLine]:
 
 
 def by_month(session: Session, first: date, last: date) -> dict[date, int]:
-    """Add up what was billed from day `first` to `last`, by the first day of the month: nano-dollars."""
+    """Add up what was billed from day `first` to `last`, by the first day of the month: nano-dollars.
+
+    A month that was not charged from its first day on, as when counting began, is no month to compare with: left out.
+    """
     year, month = (sa.extract(part, charges.c.day) for part in ("year", "month"))
     rows = session.execute(
-        sa.select(year, month, sa.func.sum(charges.c.billed_nanousd))
+        sa.select(sa.func.min(charges.c.day), sa.func.sum(charges.c.billed_nanousd))
         .where(charges.c.day.between(first, last))
         .group_by(year, month)
         .order_by(year, month)
     )
-    return {date(int(of_year), int(number), 1): int(billed) for of_year, number, billed in rows}
+    return {day: int(billed) for day, billed in rows if day.day == 1}

@@ -33,7 +33,7 @@ def fill(engine: sa.Engine) -> None:
         session.execute(sa.insert(users), owners)
         days = [MONTH + timedelta(days=n) for n in range(24) if MONTH + timedelta(days=n) != UNKNOWN_DAY]
         charges.replace(session, days, [one for day in days for one in _charges_of(day)])
-        earlier = [date(2026, number, 15) for number in range(6, 11)]
+        earlier = [date(2026, number, 1) for number in range(6, 11)]
         charges.replace(session, earlier, [_charge(day, 21 + 3 * n) for n, day in enumerate(earlier)])
         session.execute(sa.insert(forecasts), [_forecast(n) for n in range(3)])
         session.execute(sa.insert(alerts), _alerts())

@@ -50,6 +50,12 @@ def test_its_sums_are_those_of_the_charges(engine: sa.Engine, report: MonthRepor
     assert tables.bill(report).total[-1] == tables.payers(report).total[-1] == describe.usd(billed)
 
 
+def test_a_month_in_which_counting_began_is_not_compared(engine: sa.Engine, report: MonthReport) -> None:
+    with transaction(engine, "test") as session:
+        charges.replace(session, [date(2026, 5, 20)], [months._charge(date(2026, 5, 20), 9)])
+    assert gather(engine, MONTH, NOW).months == report.months
+
+
 def test_a_day_without_charges_is_unknown_and_the_day_that_goes_on_is_not(report: MonthReport) -> None:
     assert report.unknown_days == [months.UNKNOWN_DAY]
     assert "Nobody knows what 13 November cost." in describe.spend(report)
