@@ -214,6 +214,7 @@ _STEPS = (
     ("What it saves", _sum_up),
     ("monitor_costs --apply: what a month costs", lambda scene: demo_money.spend(scene.depot)),
     ("What Slack would show", lambda scene: demo_money.alert(scene.depot)),
+    ("forecast_costs --apply: where the month is going", lambda scene: demo_money.forecast(scene.depot)),
     ("The report", lambda scene: demo_money.look(scene.depot)),
 )
 

@@ -16,7 +16,7 @@ from reelkeeper.cli import bill as bill_command
 from reelkeeper.cli.screen import out, say
 from reelkeeper.model.alerts import Message
 from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.report import MonthReport, gather
+from reelkeeper.operations.report import MonthReport, end_of, gather
 from reelkeeper.store.engine import reading
 from reelkeeper.store.tables import outbox
 
@@ -54,6 +54,25 @@ def alert(depot: Depot) -> None:
     say("No Slack is configured here, so they went to the console. `reelkeeper alerts list` has them all.")
 
 
+def forecast(depot: Depot) -> None:
+    """Forecast this month and the next, and draw where this one is going."""
+    from flows.forecast_costs import forecast_costs  # noqa: PLC0415  as above
+    from reelkeeper.adapters import charts  # noqa: PLC0415  half a second that only this and the report need
+    from reelkeeper.operations import pictures  # noqa: PLC0415  the same
+
+    with _quiet():
+        months = forecast_costs(dry_run=False).months
+    for line in months:
+        say(line)
+    report = _gathered(depot)
+    for line in demo_chart.bars(_daily(report), _DAILY_BUDGET_USD, _to_come(report)):
+        say(line)
+    drawn = Path("forecast.png").absolute()
+    drawn.write_bytes(charts.png(pictures.month(report, title=f"{report.month:%B}: where it is going")))
+    say(f"{drawn}: the picture that Slack gets, with the bands.")
+    say("With more users, `reelkeeper forecast --growth 20`.")
+
+
 def look(depot: Depot) -> None:
     """Write the month's report and its pictures into the demo's folder."""
     from reelkeeper.adapters import charts  # noqa: PLC0415  half a second that only this needs
@@ -73,6 +92,15 @@ def _daily(report: MonthReport) -> dict[date, float]:
     for one in report.spent:
         days[one.day] = days.get(one.day, 0.0) + one.billed_nanousd / 10**9
     return days
+
+
+def _to_come(report: MonthReport) -> dict[date, float]:
+    """Spread what is expected of the rest of the month over its days."""
+    days = (end_of(report.month) - report.last_day).days
+    if report.this_month is None or not days:
+        return {}
+    rest = report.this_month.mean_microusd / 10**6 - report.billed_nanousd / 10**9
+    return {report.last_day + timedelta(days=n): rest / days for n in range(1, days + 1)}
 
 
 def _gathered(depot: Depot) -> MonthReport:

@@ -53,6 +53,7 @@ def test_it_plays_the_whole_job_on_an_empty_home_and_again(tmp_path: Path) -> No
         "This month's bill so far:",
         "Critical: Daily budget at",
         "The spend is odd:",
+        "in 4 of 5 cases",
         "the month as one page that loads nothing",
     ):
         assert fact in said, said
@@ -61,10 +62,11 @@ def test_it_plays_the_whole_job_on_an_empty_home_and_again(tmp_path: Path) -> No
     assert "\x1b" not in said
     with sqlite3.connect(folder / "prefect" / "prefect.db") as records:
         runs = records.execute("SELECT state_name, count(*) FROM flow_run GROUP BY 1").fetchall()
-    assert dict(runs) == {"Completed": 6, "Failed": 1}
+    assert dict(runs) == {"Completed": 7, "Failed": 1}
 
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
-    assert (folder / "spend.png").read_bytes()[:4] == b"\x89PNG"
+    for picture in ("spend.png", "forecast.png"):
+        assert (folder / picture).read_bytes()[:4] == b"\x89PNG"
 
     again = play(folder, home)
     assert "Done in" in again
