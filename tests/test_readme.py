@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from reelkeeper import errors
+from reelkeeper.rules.access import AccessPolicy
 from reelkeeper.rules.alerting import AlertPolicy
 from reelkeeper.rules.anomaly import AnomalyPolicy
 from reelkeeper.rules.budget import BudgetPolicy
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 FLOWS = sorted(path.stem for path in (ROOT / "flows").glob("[a-z]*.py"))
 POLICIES: dict[str, type[BaseModel]] = {
+    "access": AccessPolicy,
     "alerting": AlertPolicy,
     "policy": LifecyclePolicy,
     "limits": BlastRadius,

@@ -3,6 +3,7 @@
 from reelkeeper.cli import (
     accounts,
     alerts,
+    api,
     audit,
     bill,
     database,
@@ -16,6 +17,7 @@ from reelkeeper.cli import (
     run,
     s3,
     simulate,
+    tokens,
     videos,
     watchdog,
 )
@@ -23,6 +25,7 @@ from reelkeeper.cli.demo import demo
 from reelkeeper.cli.front import app
 
 FLOWS, PEOPLE, LOOK = "Flows", "Undo and stop", "Look and bring in"
+SERVE = "Serve"
 MONEY, TELL, SETUP = "Money", "Tell people", "Set up"
 
 app.command(rich_help_panel=FLOWS)(run.run)
@@ -41,6 +44,8 @@ app.command(rich_help_panel=MONEY)(report.report)
 app.command(rich_help_panel=MONEY)(forecast.forecast)
 app.add_typer(alerts.group, name="alerts", rich_help_panel=TELL)
 app.command(rich_help_panel=TELL)(watchdog.watchdog)
+app.command(rich_help_panel=SERVE)(api.api)
+app.add_typer(tokens.group, name="tokens", rich_help_panel=SERVE)
 app.command(rich_help_panel=SETUP)(demo)
 app.command(rich_help_panel=SETUP)(doctor.doctor)
 app.add_typer(database.group, name="db", rich_help_panel=SETUP)

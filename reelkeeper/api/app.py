@@ -1,0 +1,58 @@
+"""The app: routes, the gate before them, and the schema that says what each may answer."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any, Final
+
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from prometheus_client import CollectorRegistry
+
+from reelkeeper.api.backing import Backing
+from reelkeeper.api.figures import Requests, Service
+from reelkeeper.api.gate import Gate
+from reelkeeper.api.problems import Problem, answer_errors
+from reelkeeper.api.routes import health
+
+THREADS: Final = 15  # at work at once: as many connections as SQLAlchemy's pool gives out
+
+
+def create_app(stands: Backing) -> FastAPI:
+    """Make the app on an open depot, which the caller closes after it."""
+    app = FastAPI(
+        title="Reelkeeper",
+        version=version("reelkeeper"),
+        summary="What a video service asks while a user waits.",
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    app.state.backing = stands
+    app.state.registry = CollectorRegistry()
+    app.state.registry.register(Service(stands.depot.engine))
+    for room in (health,):
+        app.include_router(room.router)
+    answer_errors(app)
+    app.add_middleware(Gate, engine=stands.depot.engine, policy=stands.access)
+    app.add_middleware(Requests, registry=app.state.registry)
+    app.openapi = lambda: _schema(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    current_default_thread_limiter().total_tokens = THREADS
+    yield
+
+
+def _schema(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        made = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        schemas = made.setdefault("components", {}).setdefault("schemas", {})
+        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(problem.pop("$defs"))
+        schemas["Problem"] = problem
+        app.openapi_schema = made
+    return app.openapi_schema

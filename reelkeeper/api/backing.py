@@ -1,0 +1,52 @@
+"""What the routes stand on: one store, one bucket, the policies, and who is calling."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, HTTPException, Request, Security
+from fastapi.security import HTTPBearer
+from pydantic import StringConstraints
+
+from reelkeeper.model.access import Caller, Scope
+from reelkeeper.operations.depot import Depot
+from reelkeeper.rules.access import AccessPolicy
+from reelkeeper.rules.quota import QuotaPolicy
+
+Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]  # as keys are made of them
+_BEARER: Final = HTTPBearer(auto_error=False, description="A token of `reelkeeper tokens create`.")
+
+
+@dataclass(frozen=True)
+class Backing:
+    """A depot, where to work, and by which policies."""
+
+    depot: Depot
+    scratch: Path
+    grace_days: int
+    access: AccessPolicy = field(default_factory=AccessPolicy)
+    quota: QuotaPolicy = field(default_factory=QuotaPolicy)
+
+
+def backing(request: Request) -> Backing:
+    """Give what the app was made with."""
+    found: Backing = request.app.state.backing
+    return found
+
+
+Stands = Annotated[Backing, Depends(backing)]
+
+
+def needs(scope: Scope) -> Any:  # noqa: ANN401  what FastAPI's Security gives
+    """Let in only callers whose token has `scope`; the gate has asked for the token already."""
+
+    def check(request: Request, _shown: Annotated[object, Security(_BEARER)]) -> Caller:
+        caller: Caller = request.state.caller
+        if scope not in caller.scopes:
+            has = ", ".join(sorted(caller.scopes))
+            raise HTTPException(403, f"this needs the scope {scope}, and token {caller.token_id} has {has}")
+        return caller
+
+    checked: Callable[..., Caller] = check
+    return Depends(checked)

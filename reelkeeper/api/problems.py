@@ -1,0 +1,154 @@
+"""What an error looks like over HTTP: problem+json (RFC 9457), with the sentence that the command would print.
+
+What went wrong on our side is logged and not told: its words may name a host or a table.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError, TimeoutError  # noqa: A004  SQLAlchemy's name for a pool that is empty
+from starlette.exceptions import HTTPException
+
+from reelkeeper.errors import (
+    Frozen,
+    HoldClosed,
+    InsufficientCredits,
+    IntegrityDoubt,
+    KeyReused,
+    KeyTaken,
+    LeaseLost,
+    MediaError,
+    NotAVideo,
+    NotFound,
+    ObjectMissing,
+    QuotaExceeded,
+    ReelkeeperError,
+    Refused,
+    StorageError,
+)
+from reelkeeper.redaction import redacted
+
+MEDIA_TYPE: Final = "application/problem+json"
+_log = logging.getLogger(__name__)
+_STATUSES: Final[tuple[tuple[type[ReelkeeperError], int, str], ...]] = (  # the first that fits
+    (NotFound, 404, "not-found"),
+    (KeyReused, 422, "key-reused"),
+    (InsufficientCredits, 402, "credits"),
+    (QuotaExceeded, 403, "quota"),
+    (HoldClosed, 409, "closed"),
+    (KeyTaken, 409, "key-taken"),
+    (ObjectMissing, 409, "nothing-stored"),
+    (LeaseLost, 409, "busy"),
+    (Frozen, 503, "frozen"),
+    (NotAVideo, 422, "not-a-video"),
+    (Refused, 422, "refused"),
+    (StorageError, 502, "storage"),
+    (IntegrityDoubt, 500, "integrity"),
+    (MediaError, 500, "media"),
+)
+_TITLES: Final = {
+    400: "The body cannot be read",
+    401: "A token is needed",
+    402: "Not enough credits",
+    403: "Not allowed",
+    404: "Not found",
+    405: "No such method here",
+    409: "Not now",
+    410: "It is over",
+    413: "The body is too large",
+    422: "It cannot be done as it was asked",
+    429: "Too many requests",
+    500: "An error of ours",
+    502: "The storage did not answer as it should",
+    503: "Not available",
+}
+_OURS: Final = 500  # and above: told in general words only
+_RETRY: Final = {409: "5", 503: "30"}  # seconds; a 409 that repeats is for good
+
+
+class Fault(BaseModel):
+    """One thing that is wrong with a request."""
+
+    where: str = Field(description="The field, such as body.user_id")
+    what: str = Field(description="What is wrong with it")
+
+
+class Problem(BaseModel):
+    """What went wrong."""
+
+    type: str = Field(description="A name for programs, such as urn:reelkeeper:quota")
+    title: str = Field(description="The kind of problem, for people")
+    status: int = Field(description="The status of the answer")
+    detail: str = Field(description="This case, with its figures")
+    faults: list[Fault] | None = Field(None, description="What is wrong with the request, field by field")
+
+
+def problem(
+    status: int, kind: str, detail: str, *, faults: Sequence[Fault] = (), headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """Make the answer."""
+    told = Problem(
+        type=f"urn:reelkeeper:{kind}",
+        title=_TITLES.get(status, "It failed"),
+        status=status,
+        detail=detail,
+        faults=list(faults) or None,
+    )
+    return JSONResponse(told.model_dump(exclude_none=True), status, dict(headers or {}), MEDIA_TYPE)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Give FastAPI's `responses` for these statuses and those that every route of /v1 may give."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {"description": _TITLES[status], "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status in sorted({400, 401, 403, 413, 422, 429, 500, 503, *statuses})
+    }
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Let every error of the app become a problem."""
+    app.add_exception_handler(ReelkeeperError, _ours)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(OperationalError, _store_away)
+    app.add_exception_handler(TimeoutError, _store_away)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+def _ours(_request: Request, error: Exception) -> JSONResponse:
+    status, kind = next(((s, k) for cls, s, k in _STATUSES if isinstance(error, cls)), (500, "failed"))
+    if status >= _OURS and not isinstance(error, Frozen):
+        _log.error("%s", redacted(str(error)), exc_info=error)
+        return problem(status, kind, "It was logged.")
+    headers = {"Retry-After": _RETRY[status]} if status in _RETRY else None
+    return problem(status, kind, redacted(str(error)), headers=headers)
+
+
+def _http(_request: Request, error: Exception) -> JSONResponse:
+    status, detail = getattr(error, "status_code", 500), str(getattr(error, "detail", ""))
+    return problem(status, "http", detail, headers=getattr(error, "headers", None))
+
+
+def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    found = error.errors() if isinstance(error, RequestValidationError) else []
+    faults = [Fault(where=".".join(map(str, one["loc"])), what=_printable(str(one["msg"]))) for one in found]
+    return problem(422, "invalid", f"{len(faults)} of its fields are wrong; nothing was changed", faults=faults)
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # JSON can hold half of a character, UTF-8 cannot
+
+
+def _store_away(_request: Request, error: Exception) -> JSONResponse:
+    _log.error("the store did not answer", exc_info=error)
+    return problem(503, "store", "The store does not answer, or is busy; try again.", headers={"Retry-After": "1"})
+
+
+def _unforeseen(_request: Request, _error: Exception) -> JSONResponse:
+    return problem(500, "unforeseen", "It was logged.")  # by the server, which gets the error after this

@@ -1,0 +1,52 @@
+"""`api`: serve the HTTP API."""
+
+from typing import Annotated
+
+import typer
+
+from reelkeeper.cli import parameters
+from reelkeeper.cli.opening import configured, depot
+from reelkeeper.cli.screen import emit
+
+_CONCURRENT = 1_000  # connections that are answered; more get 503 at once
+_PATIENCE_SECONDS = 20  # for requests under way when it is told to stop
+
+
+def api(
+    host: Annotated[str, typer.Option(help="Address to listen on. Any other than loopback belongs behind TLS.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 for a free one.")] = 8787,
+    param: Annotated[
+        list[str] | None,
+        typer.Option("--param", metavar="NAME=VALUE", help="Change a policy, e.g. access.burst=50. May be repeated."),
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the OpenAPI schema and exit.")] = False,
+) -> None:
+    """Serve the HTTP API until Ctrl-C. Callers need a token of `reelkeeper tokens create`."""
+    import uvicorn
+
+    from reelkeeper.api.app import create_app
+    from reelkeeper.api.backing import Backing
+    from reelkeeper.rules.access import AccessPolicy
+    from reelkeeper.rules.lifecycle import LifecyclePolicy
+    from reelkeeper.rules.quota import QuotaPolicy
+
+    def taken(access: AccessPolicy, quota: QuotaPolicy) -> None: ...
+
+    policies = parameters.read("api", taken, param or [])
+    with depot() as opened:
+        app = create_app(
+            Backing(opened, scratch=configured().scratch, grace_days=LifecyclePolicy().grace_days, **policies)
+        )
+        if schema:
+            emit(app.openapi())
+            return
+        uvicorn.run(
+            app,
+            host=host,
+            port=port,
+            limit_concurrency=_CONCURRENT,
+            timeout_graceful_shutdown=_PATIENCE_SECONDS,
+            server_header=False,
+        )

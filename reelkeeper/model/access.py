@@ -1,0 +1,36 @@
+"""Who may use the HTTP API, and for what."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Scope(StrEnum):
+    """What a token may do."""
+
+    JOBS = "jobs"  # ask for videos, follow and cancel jobs
+    VIDEOS = "videos"  # be sent to a video's bytes, which counts a view
+    VIEWS = "views"  # report views
+    UPLOADS = "uploads"  # bring videos that were made elsewhere
+    USERS = "users"  # read what users store and may spend
+    METRICS = "metrics"  # read the figures for Prometheus
+
+
+class Caller(NamedTuple):
+    """Whom a token belongs to."""
+
+    token_id: str
+    name: str
+    scopes: frozenset[str]
+
+
+class TokenLine(NamedTuple):
+    """A token as a person sees it in a list. The token itself is not known any more."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None

@@ -1,0 +1,62 @@
+"""Fixtures of the API's tests: the app on a world, and clients with the tokens that they need."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.api.app import create_app
+from reelkeeper.api.backing import Backing
+from reelkeeper.model.access import Scope
+from reelkeeper.operations import tokens
+from tests.doubles.r2 import R2Double
+from tests.faults.world import World
+
+NewClient = Callable[..., TestClient]
+
+
+@pytest.fixture
+def world(engine: sa.Engine, endpoint: Endpoint, double: R2Double, tiny_clip: Path, tmp_path: Path) -> World:
+    """A small deployment, once on SQLite and once on PostgreSQL."""
+    folder = tmp_path / secrets.token_hex(6)
+    folder.mkdir()
+    return World.make(folder, engine.url.render_as_string(hide_password=False), endpoint, double, clip=tiny_clip)
+
+
+@pytest.fixture
+def stands(world: World) -> Backing:
+    return Backing(world.depot, scratch=Path(world.address.folder) / "scratch", grace_days=7)
+
+
+@pytest.fixture
+def app(stands: Backing) -> FastAPI:
+    return create_app(stands)
+
+
+@pytest.fixture
+def client_for(app: FastAPI, world: World) -> Iterator[NewClient]:
+    """Make a client whose token has these scopes; all of them if none is named."""
+    opened: list[TestClient] = []
+
+    def make(*scopes: Scope) -> TestClient:
+        _, text = tokens.create(world.depot.engine, "a test", scopes or tuple(Scope), author="test")
+        client = TestClient(
+            app, headers={"Authorization": f"Bearer {text}"}, follow_redirects=False, raise_server_exceptions=False
+        )
+        opened.append(client)
+        return client
+
+    yield make
+    for client in opened:
+        client.close()
+
+
+@pytest.fixture
+def client(client_for: NewClient) -> TestClient:
+    """A client that may do everything."""
+    return client_for()

@@ -1,0 +1,91 @@
+"""Before any route: tokens, scopes, how often and how much; and what an error looks like."""
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from httpx import Response
+
+from reelkeeper.api.app import create_app
+from reelkeeper.api.backing import Backing
+from reelkeeper.model.access import Scope
+from reelkeeper.operations import freeze, tokens
+from reelkeeper.rules.access import AccessPolicy
+from tests.api.conftest import NewClient
+from tests.faults.world import World
+
+
+def problem(answer: Response, status: int) -> dict[str, object]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    told: dict[str, object] = answer.json()
+    assert told["status"] == status
+    return told
+
+
+def test_without_a_token_every_path_says_401_whether_it_is_there_or_not(app: FastAPI) -> None:
+    routes = [(m.upper(), path) for path, methods in app.openapi()["paths"].items() for m in methods]
+    asked = [one for one in routes if one[1].startswith("/v1")]
+    asked += [("GET", "/v1/none"), ("PUT", "/v1/jobs"), ("GET", "/admin"), ("GET", "/healthz/"), ("GET", "//healthz")]
+    with TestClient(app) as client:
+        for method, path in asked:
+            for shown in ({}, {"Authorization": "Bearer rk_" + "A" * 43}, {"Authorization": "Basic YTpi"}):
+                answer = client.request(method, path, headers=shown, content=b"{")
+                problem(answer, 401)
+                assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_health_needs_no_token_and_says_whether_changes_are_stopped(app: FastAPI, world: World) -> None:
+    with TestClient(app) as client:
+        assert client.get("/healthz").json() == {"status": "ok"}
+        assert client.get("/readyz").json() == {"status": "ready", "frozen": False}
+        freeze.freeze(world.depot.engine, by="ann", reason="a test")
+        assert client.get("/readyz").json() == {"status": "ready", "frozen": True}
+
+
+def test_a_token_does_only_what_its_scopes_say(client_for: NewClient) -> None:
+    told = problem(client_for(Scope.JOBS).get("/v1/metrics"), 403)
+    assert "needs the scope metrics" in str(told["detail"])
+    assert client_for(Scope.METRICS).get("/v1/metrics").status_code == 200
+
+
+def test_a_revoked_token_is_refused_once_it_is_no_longer_trusted(
+    client_for: NewClient, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reelkeeper.api.gate.TRUSTED_SECONDS", 0.0)
+    client = client_for()
+    assert client.get("/v1/metrics").status_code == 200
+    tokens.revoke(world.depot.engine, tokens.listed(world.depot.engine)[0].id, author="test")
+    problem(client.get("/v1/metrics"), 401)
+
+
+def test_who_asks_too_often_is_told_how_long_to_wait(world: World, stands: Backing) -> None:
+    slow = Backing(
+        stands.depot, stands.scratch, stands.grace_days, AccessPolicy(requests_a_second=0.01, burst=2, body_bytes=2_000)
+    )
+    _, text = tokens.create(world.depot.engine, "often", tuple(Scope), author="test")
+    client = TestClient(create_app(slow), headers={"Authorization": f"Bearer {text}"})
+    assert [client.get("/v1/none").status_code for _ in range(3)] == [404, 404, 429]
+    answer = client.get("/v1/none")
+    problem(answer, 429)
+    assert 90 <= int(answer.headers["retry-after"]) <= 101
+
+
+def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(client: TestClient) -> None:
+    large = b"x" * 300_000
+    problem(client.post("/healthz", content=large), 413)
+    problem(client.get("/v1/none", headers={"Content-Length": "1x"}), 413)
+
+
+def test_what_is_not_there_is_a_problem_too(client: TestClient) -> None:
+    problem(client.get("/v1/none"), 404)
+    problem(client.put("/healthz"), 405)
+
+
+def test_the_figures_count_the_routes_and_the_store(client: TestClient, world: World) -> None:
+    world.video("v1")
+    client.get("/v1/somebody's/text")
+    text = client.get("/v1/metrics").text
+    assert 'reelkeeper_videos{state="live"} 1.0' in text
+    assert "reelkeeper_frozen 0.0" in text
+    assert 'route="other",status="404"' in text
+    assert "somebody" not in text
