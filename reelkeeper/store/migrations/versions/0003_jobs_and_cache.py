@@ -132,6 +132,8 @@ def upgrade() -> None:
         sa.UniqueConstraint("user_id", "client_key", name="one_job_per_client_key"),
     )
     op.create_index("ix_jobs_due", "jobs", ["state", "due_at"], unique=False)
+    op.create_index("ix_jobs_age", "jobs", ["state", "created_at"], unique=False)
+    op.create_index("ix_jobs_size", "jobs", ["state", "estimate_seconds"], unique=False)
     op.create_index("ix_jobs_finished", "jobs", ["finished_at"], unique=False)
     op.create_index("ix_jobs_leader_id", "jobs", ["leader_id"], unique=False)
     op.create_index(

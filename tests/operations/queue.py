@@ -1,0 +1,80 @@
+"""Jobs that wait, as an admission leaves them."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.model.jobs import JobState
+from reelkeeper.operations import ledger
+from reelkeeper.store.engine import Clock, reading, transaction
+from reelkeeper.store.tables import jobs
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def row(job_id: str, user_id: str = "ann", **values: object) -> dict[str, Any]:
+    """Give the row of a waiting job."""
+    request = {"prompt": "a cat walks over a bridge", "seconds": 1, "width": 64, "height": 48, "fps": 8}
+    return {
+        "id": job_id,
+        "user_id": user_id,
+        "client_key": job_id,
+        "request_sha256": job_id,
+        "cache_key": job_id,
+        "leader_id": None,
+        "state": JobState.QUEUED,
+        "tier": "free",
+        "model": "local",
+        "request": request,
+        "complexity": 1.0,
+        "estimate_seconds": 150.0,
+        "price_microusd": 0,
+        "price_book": "test",
+        "reserved_bytes": 0,
+        "attempts": 0,
+        "due_at": NOON,
+        "lease_token": 0,
+        "progress": 0.0,
+        "created_at": NOON,
+        **values,
+    }
+
+
+def enqueue(engine: sa.Engine, *rows: dict[str, Any]) -> None:
+    """Let jobs wait; one whose price is more than nothing has credits held for it."""
+    with transaction(engine, "test") as session:
+        for one in rows:
+            if one["price_microusd"]:
+                one["hold_id"] = _held(session, one)
+        session.execute(sa.insert(jobs), [{"hold_id": None, **one} for one in rows])
+
+
+def _held(session: Session, one: dict[str, Any]) -> str:
+    price, key = one["price_microusd"], f"job/{one['id']}/hold"
+    moved = ledger.hold(session, one["user_id"], price, key, run_id="test", lasting_seconds=86_400)
+    return str(moved.hold_id)
+
+
+def find(engine: sa.Engine, job_id: str) -> sa.Row[Any]:
+    """Give a job as it stands."""
+    with reading(engine) as session:
+        return session.execute(sa.select(jobs).where(jobs.c.id == job_id)).one()
+
+
+def expire_claims(engine: sa.Engine) -> None:
+    """Let a minute pass in which no worker gave a sign of life."""
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(jobs).where(jobs.c.state == JobState.RUNNING).values(lease_until=Clock(-1)))
+
+
+def make_due(engine: sa.Engine) -> None:
+    """Let every pause be over."""
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(jobs).values(due_at=Clock(-1)))
+
+
+def later(minutes: float) -> datetime:
+    """Give a time after noon."""
+    return NOON + timedelta(minutes=minutes)

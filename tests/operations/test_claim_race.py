@@ -1,0 +1,120 @@
+"""Many workers share one queue, and some are killed or sleep too long: each job is run to its end exactly once.
+
+Quick here, and in the long suite at full size: 4,000 jobs, 8 processes, on each database.
+"""
+
+import multiprocessing
+import os
+import random
+import secrets
+import signal
+import time
+from collections import Counter
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.model.jobs import JobState
+from reelkeeper.operations.claim import claim
+from reelkeeper.store import claims
+from reelkeeper.store.engine import open_engine, reading, transaction
+from reelkeeper.store.tables import jobs
+from tests.operations.books import make_user
+from tests.operations.queue import enqueue, expire_claims, row
+
+SLOTS = 16
+
+
+def work(url: str, name: str, effects: str, jobs_in_all: int, seconds: float) -> None:
+    """Run jobs until all are done: the effect of each is a line in a file, written after its claim is settled."""
+    engine, chance = open_engine(url), random.Random(name)
+    with Path(effects).open("a", buffering=1) as lines:
+        while True:
+            held = claim(engine, name, [None] * SLOTS, limit=10 * SLOTS)
+            for one in held:
+                time.sleep(chance.random() * seconds)
+                with transaction(engine, "test.settle") as session:
+                    if not claims.current(session, *one.fence):
+                        continue
+                    claims.note(session, one, state=JobState.SUCCEEDED)
+                lines.write(f"{one.id}\n")
+            if not held:
+                with reading(engine) as session:
+                    done = sa.select(sa.func.count()).where(jobs.c.state == JobState.SUCCEEDED)
+                    if session.execute(done).scalar_one() == jobs_in_all:
+                        break
+                time.sleep(0.05)
+    engine.dispose()
+
+
+def start(engine: sa.Engine, folder: Path, number: int, jobs_in_all: int, seconds: float) -> BaseProcess:
+    url, effects = engine.url.render_as_string(hide_password=False), str(folder / f"{number}.txt")
+    name = f"worker {number} {secrets.token_hex(2)}"
+    child = multiprocessing.get_context("spawn").Process(target=work, args=(url, name, effects, jobs_in_all, seconds))
+    child.start()
+    return child
+
+
+def race(engine: sa.Engine, folder: Path, *, jobs_in_all: int, processes: int, seconds: float, victims: int) -> None:
+    """Run them all; meanwhile kill a worker, or put one to sleep past its claims, `victims` times."""
+    make_user(engine, "ann")
+    for first in range(0, jobs_in_all, 500):
+        enqueue(engine, *(row(f"j{n}") for n in range(first, min(first + 500, jobs_in_all))))
+    children = [start(engine, folder, number, jobs_in_all, seconds) for number in range(processes)]
+    asleep: list[BaseProcess] = []
+    for number in range(victims):
+        wait_for_progress(folder, (number + 1) * jobs_in_all // (victims + 2))
+        victim = children[number % len(children)]
+        assert victim.pid
+        if number % 2:
+            os.kill(victim.pid, signal.SIGSTOP)
+            asleep.append(victim)
+        else:
+            victim.kill()
+            victim.join()
+            children.append(start(engine, folder, processes + number, jobs_in_all, seconds))
+        expire_claims(engine)  # also those of workers that are well: they find out as they settle
+    for sleeper in asleep:
+        assert sleeper.pid
+        os.kill(sleeper.pid, signal.SIGCONT)
+    while any(child.is_alive() for child in children):
+        time.sleep(0.5)
+        if victims:
+            expire_claims(engine)
+    assert {child.exitcode for child in children} <= {0, -signal.SIGKILL}
+    settled = Counter(line for path in folder.glob("*.txt") for line in path.read_text().split())
+    assert not {job: times for job, times in settled.items() if times > 1}, "run to its end more than once"
+    assert len(settled) >= jobs_in_all - victims  # a kill between a settlement and its line loses the line alone
+    with reading(engine) as session:
+        states = dict(session.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)).all())
+        attempts = session.execute(sa.select(sa.func.max(jobs.c.attempts))).scalar_one()
+    assert states == {JobState.SUCCEEDED: jobs_in_all}
+    assert victims or attempts == 1, "given out twice"
+
+
+def wait_for_progress(folder: Path, wanted: int) -> None:
+    deadline = time.monotonic() + 240
+    while sum(path.read_text().count("\n") for path in folder.glob("*.txt")) < wanted:
+        assert time.monotonic() < deadline, "the workers do not get on"
+        time.sleep(0.05)
+
+
+@pytest.mark.timeout(600)
+def test_some_workers_share_a_queue_and_each_job_is_given_out_once(engine: sa.Engine, tmp_path: Path) -> None:
+    race(engine, tmp_path, jobs_in_all=200, processes=2, seconds=0.0, victims=0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+def test_eight_workers_run_4000_jobs_once_each(engine: sa.Engine, tmp_path: Path) -> None:
+    race(engine, tmp_path, jobs_in_all=4_000, processes=8, seconds=0.0, victims=0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+def test_eight_workers_of_which_some_are_killed_or_asleep_run_4000_jobs_once_each(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    race(engine, tmp_path, jobs_in_all=4_000, processes=8, seconds=0.002, victims=12)
