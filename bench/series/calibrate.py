@@ -13,9 +13,10 @@ from typing import Final
 
 import numpy as np
 
+from bench.series.forecasters import ours
 from bench.series.load import HORIZON, ROOT, Task, exported, tasks
 from reelkeeper.rules.forecast import bands
-from reelkeeper.rules.forecast.ensemble import Fan, fan
+from reelkeeper.rules.forecast.ensemble import Fan
 from reelkeeper.rules.forecast.series import Values
 
 TARGET: Final = ROOT / "reelkeeper" / "rules" / "forecast" / "quantiles.py"
@@ -25,7 +26,7 @@ SUM_STEPS: Final = (6, 11, 16, 21, 26, 31, 46, 58)  # where a sum ends: what is 
 SUM_REACH: Final = 5  # days: a sum that ends so near counts for a step too
 SHORT: Final = 28
 HISTORIES: Final = (10, 20, 28, 60, 180, 730)
-DAYS: Final = (0, 7, 14, 21)
+DAYS: Final = (0, 10, 20)
 HEAD: Final = '''"""Quantiles of forecasts' errors on public series, in units of their scale: bench/series/calibrate.py.
 
 Season 12, 4 and 1: the M1 and Tourism competitions, official splits. Season 7: daily births, rides, flights, sales,
@@ -67,11 +68,14 @@ def row(scores: Iterable[float]) -> tuple[float, ...]:
 
 def competition_table(season: int, steps: Sequence[int]) -> str:
     """Give the table of one season, from all competitions but M3."""
-    scores = [
-        step_scores(fan(history, season, len(actual)), history, actual, season)
+    pairs = [
+        (np.array(each["train"]), np.array(each["test"]))
         for each in exported("competitions.json")
         if each["period"] == season and each["family"] != "M3"
-        for history, actual in [(np.array(each["train"]), np.array(each["test"]))]
+    ]
+    scores = [
+        step_scores(made, history, actual, season)
+        for (history, actual), (made, _) in zip(pairs, ours([(x, season, len(y)) for x, y in pairs]), strict=True)
     ]
     return shown(steps, [row(each[step - 1] for each in scores if len(each) >= step) for step in steps])
 
@@ -83,13 +87,13 @@ def shown(steps: Sequence[int], rows: Sequence[tuple[float, ...]]) -> str:
 
 def main() -> None:
     """Calibrate, and write the constants."""
-    drawn = tasks(HISTORIES, DAYS, 1, "calibration")
+    drawn = tasks(HISTORIES, DAYS, 1, "bench")
     daily_steps, daily_sums = {}, {}
     for key, chosen in (
         ("7", [task for task in drawn if len(task.history) >= SHORT]),
         ("7 short", [task for task in drawn if len(task.history) < SHORT]),
     ):
-        made = [fan(task.history, 7, HORIZON) for task in chosen]
+        made = [found for found, _ in ours([(task.history, 7, HORIZON) for task in chosen])]
         scores = [step_scores(each, task.history, task.actual, 7) for each, task in zip(made, chosen, strict=True)]
         daily_steps[key] = shown(DAY_STEPS, [row(each[step - 1] for each in scores) for step in DAY_STEPS])
         sums = [pair for each, task in zip(made, chosen, strict=True) for pair in month_scores(each, task)]

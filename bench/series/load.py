@@ -16,7 +16,8 @@ import pandas as pd
 
 ROOT: Final = Path(__file__).parents[2]
 PEERS: Final = ROOT / ".venv-peers" / "bin" / "python"
-KEPT: Final = Path(tempfile.gettempdir()) / "reelkeeper-bench-series"
+_EXPORT: Final = Path(__file__).with_name("export.py")
+KEPT: Final = Path(tempfile.gettempdir()) / f"reelkeeper-bench-{zlib.crc32(_EXPORT.read_bytes()):08x}"
 HORIZON: Final = 62  # days: what is left of this month and all of the next
 GROWTH_A_DAY: Final = (0.001, 0.012)
 SHIFT: Final = (0.15, 0.45)  # log of a level shift, up or down, that half of the growing series have in their history
@@ -51,7 +52,7 @@ def exported(name: str) -> Any:  # noqa: ANN401  what the JSON holds
     """Give the daily series or the competitions' ones as the export wrote them."""
     KEPT.mkdir(exist_ok=True)
     if not (KEPT / name).exists():
-        command = [PEERS, Path(__file__).with_name("export.py"), KEPT / "daily.json", KEPT / "competitions.json"]
+        command = [PEERS, _EXPORT, KEPT / "daily.json", KEPT / "competitions.json"]
         subprocess.run(command, check=True, timeout=600)
     return json.loads((KEPT / name).read_text())
 

@@ -1,0 +1,28 @@
+"""Forecast with statsforecast's AutoETS. It runs in the peers' environment, which alone has it.
+
+.venv-peers/bin/python bench/series/autoets.py asked.json answered.json
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from statsforecast.models import AutoETS
+
+
+def main() -> None:
+    """Read series, write for each the path and the CPU seconds that it took; what compiles or loads is warmed up."""
+    AutoETS(season_length=7).forecast(y=np.arange(30, dtype=float) % 7 + 1, h=7)
+    answers = []
+    for each in json.loads(Path(sys.argv[1]).read_text()):
+        started = time.process_time()
+        found = AutoETS(season_length=each["season"]).forecast(y=np.array(each["history"]), h=each["horizon"])
+        cpu_seconds = time.process_time() - started
+        answers.append({"path": np.asarray(found["mean"]).tolist(), "cpu_seconds": cpu_seconds})
+    Path(sys.argv[2]).write_text(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()
