@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 
 from reelkeeper import errors
 from reelkeeper.rules.access import AccessPolicy
+from reelkeeper.rules.admission import AdmissionPolicy
 from reelkeeper.rules.alerting import AlertPolicy
 from reelkeeper.rules.anomaly import AnomalyPolicy
 from reelkeeper.rules.budget import BudgetPolicy
@@ -27,6 +28,7 @@ README = (ROOT / "README.md").read_text()
 FLOWS = sorted(path.stem for path in (ROOT / "flows").glob("[a-z]*.py"))
 POLICIES: dict[str, type[BaseModel]] = {
     "access": AccessPolicy,
+    "admission": AdmissionPolicy,
     "alerting": AlertPolicy,
     "policy": LifecyclePolicy,
     "limits": BlastRadius,

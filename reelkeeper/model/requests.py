@@ -1,0 +1,114 @@
+"""What somebody asks to be generated, bounded and in one form, and what they are answered."""
+
+from enum import StrEnum
+from typing import Annotated, Any, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from reelkeeper.model.jobs import JobState
+
+_PARAMETERS = 32  # of a request
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=r"^[\w./:-]+$")]
+Value = str | int | float | bool | None
+
+
+class GenerationRequest(BaseModel):
+    """One video to be made. Two that are equal ask for the same video."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    model: Name = Field(description="Name of the model")
+    model_version: str = Field("", max_length=100, description="Its version")
+    prompt: str = Field(min_length=1, max_length=10_000, description="What to show")
+    negative_prompt: str = Field("", max_length=10_000, description="What not to show")
+    image_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the image to start from")
+    width: int = Field(1280, ge=64, le=4096, multiple_of=2, description="Pixels")
+    height: int = Field(720, ge=64, le=4096, multiple_of=2, description="Pixels")
+    duration_seconds: float = Field(5.0, ge=0.5, le=120, description="Length of the video")
+    fps: int = Field(24, ge=1, le=60, description="Frames per second")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="Of the model's chance")
+    parameters: dict[str, Value] = Field(default_factory=dict, max_length=_PARAMETERS, description="Whatever else")
+    shared: bool = Field(False, description="The video may be given to others who ask for the same")
+
+    @model_validator(mode="after")
+    def _says_it_in_little(self) -> Self:
+        for name, value in self.parameters.items():
+            if not 0 < len(name) <= 100 or (isinstance(value, str) and len(value) > 1_000):  # noqa: PLR2004  characters
+                raise ValueError(f"parameter {name[:100]!r}: its name has 1 to 100 characters, a text at most 1,000")
+        texts = [text for text in (*self.parameters, *self.parameters.values()) if isinstance(text, str)]
+        for text in (self.prompt, self.negative_prompt, self.model_version, *texts):
+            if "\0" in text or not _is_text(text):
+                raise ValueError("a text holds a NUL, or half of a character")
+        return self
+
+    def canonical(self) -> dict[str, Any]:
+        """Give all that shapes the video, in JSON's values: numbers that are equal look the same."""
+        return {name: _plain(value) for name, value in self.model_dump(exclude={"shared"}).items()}
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  whatever JSON can say
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class RefusedFor(StrEnum):
+    """Why a request is refused."""
+
+    QUOTA = "quota"
+    CREDITS = "credits"
+    FROZEN = "frozen"
+    INPUT = "input"
+
+
+class Cached(NamedTuple):
+    """The video is there, now. `job_id` is of the row that remembers this answer."""
+
+    job_id: str
+    video_id: str
+    charged_microusd: int
+
+
+class Joined(NamedTuple):
+    """The same video is being made already: this job succeeds with the one that leads it."""
+
+    job_id: str
+    leader_id: str
+    price_microusd: int  # held; what is captured when the leader succeeds is the charge of a cache hit
+
+
+class Queued(NamedTuple):
+    """It will be made. `place` counts from 1 among the jobs that wait; the seconds are estimates from now on."""
+
+    job_id: str
+    price_microusd: int
+    price_book: str
+    place: int
+    wait_seconds: float
+    finish_seconds: float
+
+
+class Unfulfilled(NamedTuple):
+    """What was asked for by this key has failed for good or was cancelled, and nothing was charged for it."""
+
+    job_id: str
+    state: JobState
+    error: str
+
+
+class Declined(NamedTuple):
+    """It will not be made, and nothing was changed. `reason` is for the user to read."""
+
+    code: RefusedFor
+    reason: str
+
+
+Admission = Cached | Joined | Queued | Unfulfilled | Declined

@@ -1,0 +1,51 @@
+"""On what terms a request is admitted. Pure."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_DAY_SECONDS = 86_400
+
+
+class AdmissionPolicy(BaseModel):
+    """What is promised to a request, and what a video that is there already costs its user."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hit_charge_percent: int = Field(
+        0, ge=0, le=100, description="Share of the price asked for a video from the cache, or from a job that is joined"
+    )
+    cache_ttl_days: int | None = Field(
+        7,
+        ge=1,
+        le=36_500,
+        description="Days that a video is given again, from the last time on; null: as long as it lives",
+    )
+    hold_days: int = Field(
+        7, ge=1, le=30, description="Days until credits and bytes of a job that nobody ended are given back"
+    )
+    bits_per_pixel: float = Field(
+        0.5, gt=0, le=24, description="Bytes reserved for a video, in bits for each pixel of each frame"
+    )
+    slots: int = Field(
+        8, ge=1, le=10_000, description="Jobs at once, for estimates of waits until the limit was steered first"
+    )
+
+    def hit_charge(self, price_microusd: int) -> int:
+        """Give what a user pays for a video that need not be made: a share of the price, rounded down."""
+        return price_microusd * self.hit_charge_percent // 100
+
+    @property
+    def hold_seconds(self) -> int:
+        """How long credits and bytes are held at most."""
+        return self.hold_days * _DAY_SECONDS
+
+    @property
+    def ttl_seconds(self) -> int | None:
+        """How long a video is given again, from the last time on."""
+        return None if self.cache_ttl_days is None else self.cache_ttl_days * _DAY_SECONDS
+
+
+def wait_seconds(ahead_seconds: float, running: int, mean_seconds: float, slots: int) -> float:
+    """Estimate the wait behind jobs that take so long together, while each running one is half done on average."""
+    if ahead_seconds == 0 and running < slots:
+        return 0.0
+    return round((ahead_seconds + min(running, slots) * mean_seconds / 2) / slots, 1)

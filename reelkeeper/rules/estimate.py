@@ -1,0 +1,99 @@
+r"""How large is a job, and how long will it take? From a prior, and from how long the same model took lately.
+
+The first sketch's 120 s, 30 s more for each unit of complexity and 60 s for a full system is what is said of a model
+that nobody has seen at work. Each job that ends tells by which factor that was wrong; the median of the last factors
+takes over from the prior as they become many.
+
+>>> request = GenerationRequest(model="slow", prompt="a fox " * 100)
+>>> complexity(request)
+Decimal('0.600000')
+>>> estimate_processing_time(complexity(request), load=0.5)
+Estimate(seconds=168.0, low_seconds=84.0, high_seconds=336.0, error_percent=None, jobs=0)
+>>> estimate_processing_time(complexity(request), load=0.5, factors=[2.0] * 64).seconds
+329.0
+"""
+
+import math
+from collections.abc import Sequence
+from decimal import Decimal
+from statistics import median, quantiles
+from typing import Final, NamedTuple
+
+from reelkeeper.model.requests import GenerationRequest
+
+BASE_SECONDS: Final = 120.0  # the first sketch's three figures
+COMPLEXITY_SECONDS: Final = 30.0
+LOAD_SECONDS: Final = 60.0
+KEPT_FACTORS: Final = 64  # of a model, the last ones: older ones say less of what it takes now
+_PRIOR_JOBS: Final = 2.0  # the prior weighs as much as so many jobs
+_LEAST_JOBS: Final = 8  # that an error is told of
+_PRIOR_SPREAD: Final = 2.0  # between half and twice the estimate, as long as nothing is known
+_FACTORS: Final = (0.001, 1000.0)  # what is beyond is a clock gone wrong
+_PLAIN_PIXELS: Final = 1280 * 720 * 24 * 5  # of all frames of a plain job: five seconds at 720p
+_PROMPT_CHARACTERS: Final = 1_000  # that weigh one unit
+_MOST: Final = Decimal(1000)  # units, what a price is asked for at most
+_BITS_PER_BYTE: Final = 8
+
+
+class Estimate(NamedTuple):
+    """How long a job will take. Of ten jobs eight take between `low_seconds` and `high_seconds`.
+
+    `error_percent` is by how much half of the last `jobs` were off, each by the other ones; None before there are some.
+    """
+
+    seconds: float
+    low_seconds: float
+    high_seconds: float
+    error_percent: float | None
+    jobs: int
+
+
+def complexity(request: GenerationRequest) -> Decimal:
+    """Give the units beyond a plain job: pixels of all frames beyond its own, and the length of both prompts."""
+    pixels = Decimal(request.width * request.height) * request.fps * Decimal(str(request.duration_seconds))
+    words = Decimal(len(request.prompt) + len(request.negative_prompt)) / _PROMPT_CHARACTERS
+    units = max(Decimal(0), pixels / _PLAIN_PIXELS - 1) + words
+    return min(units, _MOST).quantize(Decimal("0.000001"))
+
+
+def expected_bytes(request: GenerationRequest, bits_per_pixel: float) -> int:
+    """Say how many bytes to reserve for a video, at so many bits for each pixel of each frame."""
+    pixels = request.width * request.height * request.fps * request.duration_seconds
+    return max(1, math.ceil(pixels * bits_per_pixel / _BITS_PER_BYTE))
+
+
+def prior_seconds(units: Decimal | float, load: float) -> float:
+    """Give the first sketch's estimate. `load` is the share of the slots that are taken, from 0 to 1."""
+    return BASE_SECONDS + COMPLEXITY_SECONDS * float(units) + LOAD_SECONDS * min(max(load, 0.0), 1.0)
+
+
+def factor(units: Decimal | float, load: float, took_seconds: float) -> float | None:
+    """Tell by which factor the prior was wrong of a job that has ended; None for a time that cannot be."""
+    if not 0 < took_seconds < math.inf:
+        return None
+    return round(min(max(took_seconds / prior_seconds(units, load), _FACTORS[0]), _FACTORS[1]), 4)
+
+
+def learned(factors: Sequence[float], new: float | None) -> list[float]:
+    """Add what the last job told to what those before it told."""
+    return [*factors, *([] if new is None else [new])][-KEPT_FACTORS:]
+
+
+def estimate_processing_time(units: Decimal | float, load: float, factors: Sequence[float] = ()) -> Estimate:
+    """Estimate how long a job will take: the prior, times what was learned of its model, shrunk towards one."""
+    prior, jobs = prior_seconds(units, load), len(factors)
+    middle = _shrunk(factors)
+    if jobs < _LEAST_JOBS:
+        low, high, error = middle / _PRIOR_SPREAD, middle * _PRIOR_SPREAD, None
+    else:
+        tenths = quantiles(factors, n=10, method="inclusive")
+        low, high = min(tenths[0], middle), max(tenths[-1], middle)
+        others = [_shrunk([*factors[:place], *factors[place + 1 :]]) for place in range(jobs)]
+        error = round(median(100 * abs(one / other - 1) for one, other in zip(factors, others, strict=True)), 1)
+    return Estimate(round(prior * middle, 1), round(prior * low, 1), round(prior * high, 1), error, jobs)
+
+
+def _shrunk(factors: Sequence[float]) -> float:
+    if not factors:
+        return 1.0
+    return math.exp(len(factors) * math.log(median(factors)) / (len(factors) + _PRIOR_JOBS))

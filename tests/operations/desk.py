@@ -1,0 +1,50 @@
+"""A front desk for tests: requests, and workers who claim a job and make its video without a provider."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from reelkeeper.model.jobs import JobState
+from reelkeeper.model.requests import Admission, GenerationRequest
+from reelkeeper.operations.admit import Terms, admit
+from reelkeeper.store.engine import Clock, reading, transaction
+from reelkeeper.store.tables import jobs
+from tests.operations.books import store_video
+
+
+def fox(**options: Any) -> GenerationRequest:  # noqa: ANN401  fields of a request
+    return GenerationRequest.model_validate({"model": "m", "prompt": "a fox", **options})
+
+
+def ask(
+    engine: sa.Engine,
+    client_key: str,
+    request: GenerationRequest | None = None,
+    *,
+    user: str = "ann",
+    terms: Terms = Terms(),
+) -> Admission:
+    return admit(engine, request or fox(), user_id=user, client_key=client_key, terms=terms)
+
+
+def claim(engine: sa.Engine, job_id: str) -> int:
+    """Take a job as a worker does; returns the lease token."""
+    with transaction(engine, "test") as session:
+        token: int = session.execute(
+            sa.update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.state.in_([JobState.QUEUED, JobState.RUNNING]))
+            .values(state=JobState.RUNNING, lease_token=jobs.c.lease_token + 1, started_at=Clock(-240), attempts=1)
+            .returning(jobs.c.lease_token)
+        ).scalar_one()
+        return token
+
+
+def make(engine: sa.Engine, job_id: str, size_bytes: int = 1_000) -> None:
+    """Publish the job's video as an upload does at its end."""
+    with transaction(engine, "test") as session:
+        store_video(session, str(row(engine, job_id).user_id), job_id, size_bytes)
+
+
+def row(engine: sa.Engine, job_id: str) -> sa.Row[Any]:
+    with reading(engine) as session:
+        return session.execute(sa.select(jobs).where(jobs.c.id == job_id)).one()
