@@ -101,7 +101,10 @@ def storage(report: MonthReport) -> str:
 def savings(report: MonthReport) -> str:
     """Say what was saved."""
     if not report.saved:
-        return "No purge has freed bytes yet."
+        freed = sum(one.size_bytes for one in report.freed)
+        return (
+            f"Purges have freed {size(freed)}, which saves from the next day on." if freed else "Nothing is freed yet."
+        )
     kinds = {kind: sum(one.nanousd for one in report.saved if one.kind == kind) for kind in saved.KINDS}
     parts = ", ".join(f"{usd(amount)} by {kind}" for kind, amount in kinds.items() if amount)
     return f"{parts}: what storage would have cost beyond today's bill, at list price, had nothing been removed."

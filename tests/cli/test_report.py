@@ -23,4 +23,6 @@ def test_what_is_no_month_and_no_budget_ends_with_2(reelkeeper: Run, tmp_path: P
 
 def test_a_budget_can_be_left_out(reelkeeper: Run, tmp_path: Path) -> None:
     reelkeeper("report", "-o", tmp_path / "page.html", "--monthly-budget", "none", "--month", "2026-10")
-    assert "no monthly budget is set" in (tmp_path / "page.html").read_text()
+    assert "The budget is" not in (tmp_path / "page.html").read_text()
+    reelkeeper("report", "-o", tmp_path / "page.html", "--monthly-budget", "75", "--month", "2026-10")
+    assert "The budget is $75.00." in (tmp_path / "page.html").read_text()

@@ -123,6 +123,13 @@ def test_every_picture_has_its_words_and_its_table(written: str) -> None:
     assert written.count("<details>") == 6
 
 
+def test_what_was_freed_today_saves_from_tomorrow(sqlite_engine: sa.Engine) -> None:
+    months.fill(sqlite_engine)
+    first = gather(sqlite_engine, date(2026, 9, 1), datetime(2026, 9, 8, 23, tzinfo=UTC))
+    assert (len(first.freed), first.saved) == (1, [])
+    assert "saves from the next day on" in describe.savings(first)
+
+
 def test_an_empty_store_gives_a_page_that_says_so(sqlite_engine: sa.Engine) -> None:
     written = page(gather(sqlite_engine, MONTH, NOW))
     assert "No charges are recorded for this month." in written
