@@ -226,11 +226,14 @@ class Bucket:
         if self.identity_key in doomed:
             raise KeyRefused(f"{self.identity_key} says who owns the prefix and is never deleted")
         batches = [doomed[start : start + BATCH_KEYS] for start in range(0, len(doomed), BATCH_KEYS)]
-        failed: dict[str, str] = {}
         with ThreadPoolExecutor(PARALLEL_BATCHES) as pool:
-            for failures in pool.map(partial(delete_batch, self._client, self.name), batches):
-                failed.update(failures)
-        return failed
+            answers = pool.map(partial(delete_batch, self._client, self.name), batches)
+            return {key: why for failures in answers for key, why in failures.items()}
+
+    def presigned(self, operation: str, key: str, seconds: int, **signed: Any) -> str:  # noqa: ANN401  boto3's parameters
+        """Return a URL by which anybody may do `operation` at `key`, with what is `signed`, for so long."""
+        params = {"Bucket": self.name, "Key": self.check(key), **signed}
+        return str(self._client.generate_presigned_url(operation, params, ExpiresIn=seconds))
 
     def server_time(self) -> datetime:
         """Return the bucket's clock, to the second, from a HEAD of the identity object, which need not exist."""

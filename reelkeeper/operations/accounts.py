@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine
 from sqlmodel import Session
 
 from reelkeeper.model.money import HoldState, Mismatch, Moved, ReservationState
-from reelkeeper.operations import ledger, quota
+from reelkeeper.operations import ledger, quota, receive
 from reelkeeper.operations.freeze import freeze, require_permission
 from reelkeeper.operations.quota import Reserved
 from reelkeeper.rules import accounts as rule
@@ -49,6 +49,7 @@ def void_reservations(engine: Engine, *, grant: Grant) -> list[Reserved]:
         with transaction(engine, "accounts.void_reservations") as session:
             require_permission(session, grant)
             some = quota.expire(session)
+            receive.let_go(session, [one.id for one in some])
         voided += some
         if not some:
             return voided

@@ -69,12 +69,26 @@ def announce(session: Session, blob: dict[str, Any], operation: dict[str, Any]) 
     The blob's ETag is announced too: a single PUT has the MD5 of its bytes, so that an abandoned one can be purged.
     A second open operation on the same video breaks a unique index: IntegrityError, and nothing is written.
     """
-    at = now(session)
     blob_id: int = session.execute(
         sa.insert(blobs)
-        .values(state=BlobState.PENDING, stored_at=at, run_id=operation["run_id"], **blob)
+        .values(state=BlobState.PENDING, stored_at=now(session), run_id=operation["run_id"], **blob)
         .returning(blobs.c.id)
     ).scalar_one()
+    return _open(session, blob_id, operation)
+
+
+def adopt(session: Session, blob_id: int, known: dict[str, Any], operation: dict[str, Any]) -> Intent:
+    """Announce as `announce` does, for a pending blob that somebody else has put and of which all is `known` by now."""
+    session.execute(
+        sa.update(blobs)
+        .where(blobs.c.id == blob_id, blobs.c.state == BlobState.PENDING)
+        .values(video_id=operation["video_id"], run_id=operation["run_id"], **known)
+    )
+    return _open(session, blob_id, operation)
+
+
+def _open(session: Session, blob_id: int, operation: dict[str, Any]) -> Intent:
+    at = now(session)
     intent_id = uuid4().hex
     session.execute(
         sa.insert(operations).values(

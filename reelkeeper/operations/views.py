@@ -45,7 +45,7 @@ def record_views(engine: Engine, views: Mapping[str, int], *, at: datetime) -> i
         insert = insert_into(session, daily_views)
         session.execute(
             insert.on_conflict_do_update(
-                index_elements=["video_id", "day"], set_={"views": daily_views.c.views + insert.excluded.views}
+                index_elements=["video_id", "day"], set_={"views": _sum(daily_views.c.views, insert.excluded.views)}
             ),
             [{"video_id": video_id, "day": at.date(), "views": views[video_id]} for video_id in sorted(known)],
         )
@@ -92,6 +92,10 @@ def import_reads(engine: Engine, client: Client, bucket: str, day: date, *, comp
         if complete and not doubt:
             set_complete(session, [day])
     return ReadsOfDay(day, len(views), sum(views.values()), len(reads.by_key) - len(owners), doubt)
+
+
+def _sum(known: sa.ColumnElement[int], more: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+    return sa.case((known > _MOST_VIEWS - more, _MOST_VIEWS), else_=known + more)
 
 
 def _owners(session: Session, keys: list[str]) -> dict[str, str]:

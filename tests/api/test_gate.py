@@ -3,23 +3,15 @@
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from httpx import Response
 
 from reelkeeper.api.app import create_app
 from reelkeeper.api.backing import Backing
 from reelkeeper.model.access import Scope
 from reelkeeper.operations import freeze, tokens
 from reelkeeper.rules.access import AccessPolicy
+from tests.api.answers import problem
 from tests.api.conftest import NewClient
 from tests.faults.world import World
-
-
-def problem(answer: Response, status: int) -> dict[str, object]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    told: dict[str, object] = answer.json()
-    assert told["status"] == status
-    return told
 
 
 def test_without_a_token_every_path_says_401_whether_it_is_there_or_not(app: FastAPI) -> None:
@@ -73,6 +65,7 @@ def test_who_asks_too_often_is_told_how_long_to_wait(world: World, stands: Backi
 def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(client: TestClient) -> None:
     large = b"x" * 300_000
     problem(client.post("/healthz", content=large), 413)
+    problem(client.post("/v1/views", content=iter([b"{", large])), 413)
     problem(client.get("/v1/none", headers={"Content-Length": "1x"}), 413)
 
 

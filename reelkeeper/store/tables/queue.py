@@ -95,6 +95,20 @@ class CacheGhost(SQLModel, table=True):
     position: int = Field(sa_type=sa.BigInteger, index=True)
 
 
+class UploadRow(SQLModel, table=True):
+    """A video that somebody brings by a presigned PUT. Where it stands is what its reservation says."""
+
+    __tablename__ = "uploads"
+    id: str = Field(primary_key=True)  # a digest of the user and the caller's idempotency key
+    request_sha256: str
+    video_id: str  # no row of videos before its bytes have come
+    video_created_at: datetime = Field(sa_type=UtcDateTime)
+    reservation_id: str = Field(foreign_key="reservations.id", unique=True)
+    blob_id: int = Field(sa_type=sa.BigInteger)
+    url_until: datetime = Field(sa_type=UtcDateTime)
+    refusal: str | None = None
+
+
 class ApiToken(SQLModel, table=True):
     """Who may use the HTTP API, and for what. The token itself is not here."""
 

@@ -144,11 +144,29 @@ def upgrade() -> None:
         sqlite_where=sa.text("leader_id IS NULL AND state IN ('queued', 'running', 'parked')"),
         postgresql_where=sa.text("leader_id IS NULL AND state IN ('queued', 'running', 'parked')"),
     )
+    op.create_table(
+        "uploads",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("request_sha256", sa.String(), nullable=False),
+        sa.Column("video_id", sa.String(), nullable=False),
+        sa.Column("video_created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("reservation_id", sa.String(), nullable=False),
+        sa.Column("blob_id", sa.BigInteger(), nullable=False),
+        sa.Column("url_until", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("refusal", sa.String(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["reservation_id"],
+            ["reservations.id"],
+        ),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("reservation_id"),
+    )
 
 
 def downgrade() -> None:
     """Drop them."""
     for table in (
+        "uploads",
         "jobs",
         "cache_entries",
         "performance_windows",

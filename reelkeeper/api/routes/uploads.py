@@ -1,0 +1,141 @@
+"""Uploads: videos that were made elsewhere, put by the caller straight into the bucket."""
+
+from datetime import UTC, datetime
+from threading import BoundedSemaphore
+from typing import Annotated, Final, Literal
+from uuid import uuid4
+
+from fastapi import APIRouter, Header, Path
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from reelkeeper.api.backing import Id, Stands, needs
+from reelkeeper.api.problems import documented
+from reelkeeper.errors import LeaseLost
+from reelkeeper.model import MediaLimits
+from reelkeeper.model.access import Scope
+from reelkeeper.model.money import ReservationState
+from reelkeeper.operations import receive
+from reelkeeper.operations.complete import complete
+from reelkeeper.operations.metering import flush_operations
+
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+_AT_ONCE: Final = BoundedSemaphore(2)  # videos that are decoded; each takes a core
+_STATES: Final = {
+    ReservationState.OPEN: "open",
+    ReservationState.SETTLED: "stored",
+    ReservationState.EXPIRED: "expired",
+}
+Key = Annotated[
+    str,
+    Header(
+        alias="Idempotency-Key",
+        description="The same key again gives the same answer, and nothing is done twice",
+        pattern=r"^[\x21-\x7e]{1,128}$",
+        examples=["9b2f0c1e"],
+    ),
+]
+UploadId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", examples=["0123456789abcdef0123456789abcdef"])]
+
+
+class NewUpload(BaseModel):
+    """A video that is to be stored."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "user_id": "ann",
+                    "video_id": "v1",
+                    "size_bytes": 30_000_000,
+                    "md5": "9e107d9d372bb6826bd81d3542a419d6",
+                    "extension": "mp4",
+                }
+            ]
+        },
+    )
+
+    user_id: Id
+    video_id: Id = Field(description="A new one")
+    size_bytes: int = Field(ge=1, le=MediaLimits().max_size_bytes, strict=True, description="Its exact size")
+    md5: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")] = Field(description="MD5 of its bytes, in hex")
+    extension: Literal["mp4", "webm", "mov", "mkv", "m4v"] = "mp4"
+    created_at: AwareDatetime | None = Field(None, description="When it was made; now, if not given")
+
+
+class Upload(BaseModel):
+    """An upload as it stands."""
+
+    id: str
+    user_id: str
+    video_id: str
+    size_bytes: int
+    state: Literal["open", "stored", "refused", "expired"]
+    reason: str | None = Field(None, description="Why it was refused")
+    url: str | None = Field(None, description="PUT the bytes here, with exactly these headers")
+    headers: dict[str, str] | None = None
+    url_until: datetime
+
+
+@router.post(
+    "",
+    summary="Reserve room for a video and get a URL to put it",
+    status_code=201,
+    dependencies=[needs(Scope.UPLOADS)],
+    responses=documented(404, 409),
+)
+def begin(asked: NewUpload, key: Key, stands: Stands) -> Upload:
+    """Reserve its bytes, and sign a URL by which exactly these bytes can be put, once."""
+    wanted = receive.Announced(**asked.model_dump())
+    if wanted.created_at:
+        wanted = wanted._replace(created_at=min(wanted.created_at, datetime.now(UTC)).astimezone(UTC))
+    upload, ticket = receive.begin(
+        stands.depot, wanted, key, url_seconds=stands.access.url_seconds, policy=stands.quota
+    )
+    told = _told(upload)
+    return told.model_copy(update=ticket._asdict()) if ticket else told
+
+
+@router.get(
+    "/{upload_id}",
+    summary="How an upload stands",
+    dependencies=[needs(Scope.UPLOADS)],
+    responses=documented(404),
+)
+def upload(upload_id: UploadId, stands: Stands) -> Upload:
+    """Say whether it is open, stored, refused or expired."""
+    return _told(receive.find(stands.depot, upload_id))
+
+
+@router.post(
+    "/{upload_id}/complete",
+    summary="Verify what was put, and publish it",
+    dependencies=[needs(Scope.UPLOADS)],
+    responses=documented(404, 409),
+)
+def finish(upload_id: UploadId, stands: Stands) -> Upload:
+    """Read back what is stored, decode it to its end, and make it the video. Safe to repeat."""
+    if not _AT_ONCE.acquire(blocking=False):
+        raise LeaseLost("other uploads are being verified; try again in some seconds")
+    try:
+        done = complete(
+            stands.depot,
+            upload_id,
+            scratch=stands.scratch,
+            run_id=f"upload-{uuid4().hex[:12]}",
+            grace_days=stands.grace_days,
+        )
+    finally:
+        _AT_ONCE.release()
+    flush_operations(stands.depot.engine, stands.depot.bucket)
+    return _told(done)
+
+
+def _told(upload: receive.Upload) -> Upload:
+    return Upload.model_validate(
+        {
+            **{name: getattr(upload, name) for name in ("id", "user_id", "video_id", "size_bytes", "url_until")},
+            "state": _STATES.get(ReservationState(upload.state), "refused"),
+            "reason": upload.refusal,
+        }
+    )

@@ -1,0 +1,82 @@
+"""Videos: where their bytes are now, and how often they were viewed."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Path
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from reelkeeper.api.backing import Id, Stands, needs
+from reelkeeper.api.problems import documented
+from reelkeeper.model.access import Scope
+from reelkeeper.operations.show import show
+from reelkeeper.operations.views import KEPT_DAYS, record_views
+
+router = APIRouter(prefix="/v1", tags=["videos"])
+_AHEAD: Final = timedelta(minutes=5)  # that a caller's clock may be
+_SENT: Final[dict[int | str, dict[str, Any]]] = {
+    307: {
+        "description": "The bytes are at Location, for a while",
+        "headers": {"Location": {"description": "A presigned URL", "schema": {"type": "string", "format": "uri"}}},
+    }
+}
+
+
+class View(BaseModel):
+    """How often a video was viewed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    video_id: Id
+    views: int = Field(1, ge=1, le=1_000_000)
+
+
+class Views(BaseModel):
+    """Views of some videos, at about one moment."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"views": [{"video_id": "v1", "views": 12}]}]}
+    )
+
+    views: list[View] = Field(min_length=1, max_length=1_000)
+    at: AwareDatetime | None = Field(None, description="When; now, if not given. At most 30 days ago")
+
+
+class Counted(BaseModel):
+    """What was counted."""
+
+    counted: int = Field(description="So many of the ids are known; the others are left out")
+
+
+@router.get(
+    "/videos/{video_id}",
+    summary="Be sent to a video's bytes; counts a view",
+    status_code=307,
+    response_class=RedirectResponse,
+    dependencies=[needs(Scope.VIDEOS)],
+    responses={**_SENT, **documented(404)},
+)
+def video(video_id: Annotated[Id, Path(examples=["v1"])], stands: Stands) -> RedirectResponse:
+    """Redirect to a presigned URL of the blob that the video stands on now."""
+    shown = show(stands.depot, video_id, url_seconds=stands.access.url_seconds)
+    return RedirectResponse(shown.url, 307, {"Cache-Control": "no-store"})  # the next view is counted too
+
+
+@router.post(
+    "/views",
+    summary="Report views in bulk",
+    dependencies=[needs(Scope.VIEWS)],
+    responses=documented(),
+)
+def views(asked: Views, stands: Stands) -> Counted:
+    """Add views. A report that is sent twice is counted twice, which only ever keeps a video longer."""
+    now = datetime.now(UTC)
+    at = asked.at or now
+    if not now - timedelta(days=KEPT_DAYS) <= at <= now + _AHEAD:
+        raise RequestValidationError([{"loc": ("body", "at"), "msg": f"not within the last {KEPT_DAYS} days"}])
+    sums: dict[str, int] = {}
+    for one in asked.views:
+        sums[one.video_id] = sums.get(one.video_id, 0) + one.views
+    return Counted(counted=record_views(stands.depot.engine, sums, at=min(at, now).astimezone(UTC)))

@@ -1,0 +1,158 @@
+"""Uploads by presigned URL: exactly the bytes that were announced, once, and published only when verified."""
+
+import hashlib
+from typing import Any
+
+import httpx
+import sqlalchemy as sa
+from fastapi.testclient import TestClient
+
+from reelkeeper.model import BlobState
+from reelkeeper.operations import accounts, freeze
+from reelkeeper.operations.lease import Keeper
+from reelkeeper.store import audit
+from reelkeeper.store.engine import Clock, reading, transaction
+from reelkeeper.store.tables import blobs, reservations
+from tests.api.answers import problem
+from tests.faults.world import World
+from tests.operations.books import storage
+
+KEY = {"Idempotency-Key": "key-1"}
+
+
+def announced(data: bytes, **other: object) -> dict[str, Any]:
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    return {"user_id": "ann", "video_id": "new", "size_bytes": len(data), "md5": md5, "extension": "mp4", **other}
+
+
+def put(ticket: dict[str, Any], data: bytes, **other: str) -> httpx.Response:
+    return httpx.put(ticket["url"], content=data, headers={**ticket["headers"], **other}, trust_env=False)
+
+
+def begin(client: TestClient, data: bytes, **other: object) -> dict[str, Any]:
+    answer = client.post("/v1/uploads", json=announced(data, **other), headers=KEY)
+    assert answer.status_code == 201, answer.text
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+def complete(client: TestClient, upload: dict[str, Any]) -> httpx.Response:
+    answer: httpx.Response = client.post(f"/v1/uploads/{upload['id']}/complete")
+    return answer
+
+
+def test_an_upload_goes_from_promise_to_live_video(client: TestClient, world: World) -> None:
+    data = world.clip.read_bytes()
+    upload = begin(client, data)
+    assert storage(world.depot.engine, "ann") == (0, len(data))
+    problem(client.get("/v1/videos/new"), 404)
+    assert put(upload, data).status_code == 200
+    assert complete(client, upload).json()["state"] == "stored"
+    assert storage(world.depot.engine, "ann") == (len(data), 0)
+    location = client.get("/v1/videos/new").headers["location"]
+    assert httpx.get(location, trust_env=False).content == data
+    assert complete(client, upload).json()["state"] == "stored"
+    assert client.get(f"/v1/uploads/{upload['id']}").json()["state"] == "stored"
+    world.check()
+
+
+def test_the_same_key_gives_the_same_upload_and_other_parameters_are_refused(client: TestClient, world: World) -> None:
+    data = world.clip.read_bytes()
+    first, again = begin(client, data), begin(client, data)
+    assert first["id"] == again["id"]
+    assert storage(world.depot.engine, "ann") == (0, len(data))
+    problem(client.post("/v1/uploads", json=announced(data, video_id="other"), headers=KEY), 422)
+    problem(client.post("/v1/uploads", json=announced(data)), 422)
+
+
+def test_only_the_bytes_that_were_announced_can_be_put_and_only_once(client: TestClient, world: World) -> None:
+    data = world.clip.read_bytes()
+    upload = begin(client, data)
+    longer, other = data + b"x", bytes([data[0] ^ 1]) + data[1:]
+    md5 = hashlib.md5(other, usedforsecurity=False).hexdigest()
+    for wrong in (
+        put(upload, longer, **{"Content-Length": str(len(longer))}),
+        put(upload, other),
+        put(upload, other, **{"Content-MD5": md5}),
+        httpx.put(upload["url"], content=data, trust_env=False),
+    ):
+        assert 400 <= wrong.status_code < 500, wrong.text
+    assert put(upload, data).status_code == 200
+    assert put(upload, data).status_code == 412
+
+
+def test_nothing_is_published_before_it_was_put(client: TestClient, world: World) -> None:
+    upload = begin(client, world.clip.read_bytes())
+    assert "nothing was put yet" in str(problem(complete(client, upload), 409)["detail"])
+    assert client.get(f"/v1/uploads/{upload['id']}").json()["state"] == "open"
+
+
+def test_what_is_no_video_is_refused_and_its_room_given_back(client: TestClient, world: World) -> None:
+    data = b"this is no video" * 100
+    upload = begin(client, data)
+    put(upload, data)
+    problem(complete(client, upload), 422)
+    assert client.get(f"/v1/uploads/{upload['id']}").json()["state"] == "refused"
+    problem(complete(client, upload), 409)
+    assert storage(world.depot.engine, "ann") == (0, 0)
+    world.check()
+
+
+def test_a_cut_video_is_refused_when_it_is_decoded(client: TestClient, world: World) -> None:
+    whole = world.clip.read_bytes()
+    data = whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2)
+    upload = begin(client, data)
+    put(upload, data)
+    assert complete(client, upload).status_code in (409, 422)
+    assert client.get(f"/v1/uploads/{upload['id']}").json()["state"] == "refused"
+    problem(client.get("/v1/videos/new"), 404)
+    assert storage(world.depot.engine, "ann") == (0, 0)
+    world.check()
+
+
+def test_what_does_not_fit_or_is_there_already_is_refused(client: TestClient, world: World) -> None:
+    world.video("v1")
+    data = world.clip.read_bytes()
+    told = problem(client.post("/v1/uploads", json=announced(data, size_bytes=200_000_000), headers=KEY), 403)
+    assert told["type"] == "urn:reelkeeper:quota"
+    problem(client.post("/v1/uploads", json=announced(data, video_id="v1"), headers=KEY), 422)
+    problem(client.post("/v1/uploads", json=announced(data, user_id="bob"), headers=KEY), 404)
+    problem(client.post("/v1/uploads", json=announced(data, video_id="x.versions"), headers=KEY), 422)
+
+
+def test_an_upload_that_nobody_completes_is_let_go(client: TestClient, world: World) -> None:
+    data = world.clip.read_bytes()
+    upload = begin(client, data)
+    put(upload, data)
+    with transaction(world.depot.engine, "test") as session:
+        session.execute(sa.update(reservations).values(expires_at=Clock(-1)))
+    with Keeper(world.depot.engine) as keeper:
+        (grant,) = keeper.take(["settle_accounts"])
+        assert len(accounts.void_reservations(world.depot.engine, grant=grant)) == 1
+    assert client.get(f"/v1/uploads/{upload['id']}").json()["state"] == "expired"
+    problem(complete(client, upload), 409)
+    with reading(world.depot.engine) as session:
+        assert session.execute(sa.select(blobs.c.state)).scalar_one() == BlobState.RETIRED
+    world.check()
+
+
+def test_while_changes_are_stopped_nothing_begins_and_nothing_is_published(client: TestClient, world: World) -> None:
+    data = world.clip.read_bytes()
+    upload = begin(client, data)
+    put(upload, data)
+    freeze.freeze(world.depot.engine, by="ann", reason="a test")
+    assert problem(complete(client, upload), 503)["type"] == "urn:reelkeeper:frozen"
+    problem(client.post("/v1/uploads", json=announced(data), headers={"Idempotency-Key": "k2"}), 503)
+    freeze.thaw(world.depot.engine, by="ann")
+    assert complete(client, upload).json()["state"] == "stored"
+
+
+def test_the_answers_hold_no_secret_and_the_record_tells_the_upload(client: TestClient, world: World) -> None:
+    data = world.clip.read_bytes()
+    upload = begin(client, data)
+    put(upload, data)
+    told = complete(client, upload).text
+    assert world.address.secret_access_key not in told + str(upload)
+    with reading(world.depot.engine) as session:
+        events = [one.event.event for one in audit.events(session)]
+    assert events[0] == "upload"

@@ -1,0 +1,115 @@
+"""Videos, views, users: what a service asks for while somebody waits."""
+
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from fastapi.testclient import TestClient
+
+from reelkeeper.model import BlobState, VideoState
+from reelkeeper.operations import ledger, quota
+from reelkeeper.store.engine import transaction
+from reelkeeper.store.tables import daily_views, videos
+from tests.api.answers import problem
+from tests.faults.world import World
+
+
+def views_of(world: World, video_id: str) -> int:
+    total = sa.select(sa.func.sum(daily_views.c.views)).where(daily_views.c.video_id == video_id)
+    with transaction(world.depot.engine, "test") as session:
+        return int(session.execute(total).scalar() or 0)
+
+
+def test_a_video_is_a_redirect_to_its_present_bytes_and_one_more_view(client: TestClient, world: World) -> None:
+    world.swapped("v1", run_id="run")
+    answer = client.get("/v1/videos/v1")
+    assert answer.status_code == 307
+    assert answer.headers["cache-control"] == "no-store"
+    assert "/g2-" in answer.headers["location"]
+    assert httpx.get(answer.headers["location"], trust_env=False).content == world.clip.read_bytes()
+    assert views_of(world, "v1") == 1
+
+
+def test_a_url_is_for_one_object_and_cannot_be_turned_to_another(client: TestClient, world: World) -> None:
+    world.video("v1")
+    world.video("v2")
+    one, two = (client.get(f"/v1/videos/{name}").headers["location"] for name in ("v1", "v2"))
+    forged = two.split("?")[0] + "?" + one.split("?")[1]
+    assert httpx.get(forged, trust_env=False).status_code == 403
+    assert httpx.delete(one, trust_env=False).status_code == 403
+
+
+@pytest.mark.parametrize("state", [VideoState.RETIRED, VideoState.GONE, VideoState.LOST])
+def test_a_video_that_is_not_live_is_not_found(client: TestClient, world: World, state: VideoState) -> None:
+    world.video("v1", state=state, blob_state=BlobState(state))
+    assert f"is {state}" in str(problem(client.get("/v1/videos/v1"), 404)["detail"])
+    assert views_of(world, "v1") == 0
+
+
+def test_a_name_that_no_video_can_have_is_refused(client: TestClient) -> None:
+    for name in ("a%00b", "%C3%A9", "x" * 129, ".hidden", "a%0A"):
+        problem(client.get(f"/v1/videos/{name}"), 422)
+    problem(client.get("/v1/videos/none"), 404)
+
+
+def test_views_are_added_and_unknown_videos_left_out(client: TestClient, world: World) -> None:
+    world.video("v1")
+    told = {"views": [{"video_id": "v1", "views": 3}, {"video_id": "v1"}, {"video_id": "none", "views": 9}]}
+    assert client.post("/v1/views", json=told).json() == {"counted": 1}
+    assert client.post("/v1/views", json=told).json() == {"counted": 1}
+    assert views_of(world, "v1") == 8
+
+
+def test_views_have_a_time_that_can_be(client: TestClient, world: World) -> None:
+    world.video("v1")
+    now = datetime.now(UTC)
+    for at in (now - timedelta(31), now + timedelta(hours=1)):
+        told = problem(client.post("/v1/views", json={"views": [{"video_id": "v1"}], "at": at.isoformat()}), 422)
+        assert told["faults"] == [{"where": "body.at", "what": "not within the last 30 days"}]
+    asked = {"views": [{"video_id": "v1"}], "at": (now - timedelta(2)).isoformat()}
+    assert client.post("/v1/views", json=asked).status_code == 200
+    with transaction(world.depot.engine, "test") as session:
+        assert session.execute(sa.select(videos.c.last_viewed_at)).scalar_one() < now - timedelta(1)
+
+
+def test_views_never_exceed_what_the_store_can_count(client: TestClient, world: World) -> None:
+    world.video("v1")
+    with transaction(world.depot.engine, "test") as session:
+        session.execute(sa.insert(daily_views).values(video_id="v1", day=datetime.now(UTC).date(), views=2**31 - 10))
+    asked = {"views": [{"video_id": "v1", "views": 1_000_000}]}
+    assert client.post("/v1/views", json=asked).json() == {"counted": 1}
+    assert views_of(world, "v1") == 2**31 - 1
+
+
+def test_a_user_is_told_with_tier_bytes_and_credits(client: TestClient, world: World) -> None:
+    world.video("v1")
+    with transaction(world.depot.engine, "test") as session:
+        quota.reserve(session, "ann", 1000, "a", lasting_seconds=60)
+        ledger.grant(session, "ann", 5_000_000, "g", run_id="r")
+        ledger.hold(session, "ann", 1_000_000, "h", run_id="r", lasting_seconds=60)
+    assert client.get("/v1/users/ann").json() == {
+        "id": "ann",
+        "tier": "free",
+        "used_bytes": world.clip.stat().st_size,
+        "reserved_bytes": 1000,
+        "quota_bytes": 104_857_600,
+        "available_microusd": 4_000_000,
+        "held_microusd": 1_000_000,
+        "spent_microusd": 0,
+    }
+    problem(client.get("/v1/users/bob"), 404)
+
+
+def test_a_quota_is_asked_with_the_sentence_that_a_user_reads(client: TestClient) -> None:
+    def ask(size: object) -> httpx.Response:
+        answer: httpx.Response = client.post("/v1/quota/check", json={"user_id": "ann", "incoming_bytes": size})
+        return answer
+
+    assert ask(104_857_600).json()["can_upload"] is True
+    told = ask(104_857_601).json()
+    assert told["can_upload"] is False
+    assert "do not fit" in told["reason"]
+    for wrong in (-1, 1.5, "1", True, None, 10**16):
+        problem(ask(wrong), 422)
+    problem(client.post("/v1/quota/check", json={"user_id": "bob", "incoming_bytes": 1}), 404)
