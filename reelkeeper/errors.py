@@ -12,6 +12,8 @@ ReelkeeperError
 │   ├── InsufficientCredits              the user has fewer credits than that
 │   ├── HoldClosed                       held credits, or reserved bytes, that were settled or given back already
 │   ├── QuotaExceeded                    the user's quota has no room for so many bytes, or is unknown
+│   ├── AddressRefused                   an address that is not public, or not https
+│   ├── SignatureRefused                 a call that is not signed as it should be, or too old
 │   └── IdentityMismatch                 this store does not belong to this bucket
 ├── Frozen                      exit 3   somebody, or a failed check, stopped all changes
 ├── LeaseLost                   exit 4   another run has taken over
@@ -31,6 +33,11 @@ ReelkeeperError
 │   ├── SinkBusy                         the sink says for how long to wait
 │   ├── SinkDown                         no answer, or an error that may pass
 │   └── SinkRefused                      the sink will not take this message, however often it is tried
+├── GenerationError             exit 1   a generator made no video
+│   ├── GenerationRefused                it never will, however often it is asked
+│   ├── GenerationFailed                 not this time; it is known that nothing more will come of it
+│   ├── GenerationUnknown                nobody knows what its provider makes of it: to be looked up, never sent again
+│   └── GenerationCancelled              its user does not want it any more
 ├── Silence                     exit 10  a flow has not succeeded in time, or messages do not get out
 └── MediaError                  exit 1   a media file or tool failed
     ├── NotAVideo                        hostile, broken or not a video: permanent
@@ -91,6 +98,14 @@ class HoldClosed(Refused):
 
 class QuotaExceeded(Refused):
     """The user's quota has no room for so many bytes, or is unknown."""
+
+
+class AddressRefused(Refused):
+    """An address that is not public, or not https."""
+
+
+class SignatureRefused(Refused):
+    """A call that is not signed as it should be, or too old."""
 
 
 class IdentityMismatch(Refused):
@@ -185,6 +200,26 @@ class SinkDown(SinkError):
 
 class SinkRefused(SinkError):
     """The sink will not take this message, however often it is tried."""
+
+
+class GenerationError(ReelkeeperError):
+    """A generator made no video."""
+
+
+class GenerationRefused(GenerationError):
+    """It never will, however often it is asked."""
+
+
+class GenerationFailed(GenerationError):
+    """Not this time; it is known that nothing more will come of this attempt."""
+
+
+class GenerationUnknown(GenerationError):
+    """Nobody knows what the provider makes of it: it is looked up later, and never sent again."""
+
+
+class GenerationCancelled(GenerationError):
+    """Its user does not want it any more."""
 
 
 class Silence(ReelkeeperError):

@@ -64,6 +64,21 @@ class Settings(BaseSettings):
         None, description="Address that `reelkeeper watchdog` calls when all is well, such as a dead man's switch"
     )
 
+    generator_url: str | None = Field(
+        None, description="HTTP API of a provider of videos; ffmpeg on this machine if unset"
+    )
+    generator_token: SecretStr | None = Field(None, description="Bearer token of the provider")
+    generator_webhook_url: str | None = Field(None, description="Address that the provider calls when a job is over")
+    generator_webhook_secret: SecretStr | None = Field(
+        None, description="Secret that the provider signs its calls with"
+    )
+    allow_private_addresses: bool = Field(
+        False, description="Let the provider, and what it names, be on addresses that are not public, and on http"
+    )
+    images_dir: Path | None = Field(
+        None, description="Folder of input images, each named by its SHA-256; state_dir/images if unset"
+    )
+
     @field_validator("*", mode="after")
     @classmethod
     def _fit_for_a_header(cls, value: object) -> object:
@@ -75,7 +90,14 @@ class Settings(BaseSettings):
             raise ValueError("must be printable ASCII")
         return SecretStr(secret) if secret else None
 
-    @field_validator("s3_endpoint_url", "cloudflare_api_url", "slack_api_url", mode="after")
+    @field_validator(
+        "s3_endpoint_url",
+        "cloudflare_api_url",
+        "slack_api_url",
+        "generator_url",
+        "generator_webhook_url",
+        mode="after",
+    )
     @classmethod
     def _plain_address(cls, value: str | None) -> str | None:
         """Refuse a password in an address that is shown."""
@@ -126,6 +148,11 @@ class Settings(BaseSettings):
         if self.database_url:
             return self.database_url.get_secret_value()
         return f"sqlite:///{(self.state_dir / 'store.sqlite3').absolute()}"
+
+    @property
+    def images(self) -> Path:
+        """Where input images lie."""
+        return (self.images_dir or self.state_dir / "images").absolute()
 
     @property
     def scratch(self) -> Path:

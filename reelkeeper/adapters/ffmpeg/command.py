@@ -30,11 +30,22 @@ def call(spec: Any, work: Path, media: Media, watch: Watch | None = None, file_b
 
     Raises MediaTimeout at a limit. How it ended is for the caller to check.
     """
+    return confined(spec, work, wall_seconds(media), watch, file_bytes)
+
+
+def confined(
+    spec: Any,  # noqa: ANN401  ffmpeg-python has no types
+    work: Path,
+    wall_seconds: float,
+    watch: Watch | None = None,
+    file_bytes: int = 256 << 20,
+) -> Finished:
+    """Run the graph `spec` in the folder `work` for at most so long. Raises MediaTimeout."""
     argv = ffmpeg.compile(spec.global_args(*_ALWAYS), cmd=tools().ffmpeg, overwrite_output=True)
     return run(
         argv,
         desk=work,
-        bounds=Bounds(wall_seconds=wall_seconds(media), file_bytes=file_bytes),
+        bounds=Bounds(wall_seconds=wall_seconds, file_bytes=file_bytes),
         walls=tools().walls,
         watch=watch or (lambda _: False),
     )

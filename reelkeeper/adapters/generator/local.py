@@ -1,0 +1,50 @@
+"""Makes a video on this machine: a picture that the camera moves over, drawn by ffmpeg in its sandbox.
+
+It stands in for a provider where none is configured: the output is real, and as large and long as was asked for.
+"""
+
+from pathlib import Path
+
+from reelkeeper.adapters import ffmpeg
+from reelkeeper.adapters.generator.order import Log, Made, Order
+from reelkeeper.errors import GenerationFailed, GenerationRefused, MediaError, NotAVideo, ToolMissing
+
+
+class LocalGenerator:
+    """Moves over the input image, or over one drawn from the prompt and the seed where there is none."""
+
+    name = "local"
+    outlives_us = False  # what it does ends with its worker
+
+    def __init__(self, images: Path) -> None:
+        self._images = images
+
+    def make(self, order: Order, target: Path, log: Log) -> Made:
+        """Make the video `target`. Raises GenerationRefused, GenerationFailed, ToolMissing, or what `log` raises."""
+        asked = order.request
+        image = None
+        if digest := asked.get("image_sha256"):
+            image = self._images / str(digest)
+            if not (str(digest).isalnum() and image.is_file()):
+                raise GenerationRefused(f"there is no image {str(digest)[:64]!r} among the input images")
+        scene = ffmpeg.Scene(
+            width=int(asked["width"]),
+            height=int(asked["height"]),
+            seconds=float(asked["duration_seconds"]),
+            fps=int(asked["fps"]),
+            seed=f"{asked.get('seed') or 0} {asked.get('prompt')}",
+        )
+
+        def watch(progress: ffmpeg.Progress) -> bool:
+            log.progress(min(progress.frames / scene.frames, 1.0))
+            return False
+
+        try:
+            ffmpeg.animate(scene, target, image=image, watch=watch)
+        except ToolMissing:
+            raise
+        except NotAVideo as wrong:
+            raise GenerationRefused(f"the input image cannot be used: {wrong}") from wrong
+        except MediaError as error:
+            raise GenerationFailed(str(error)) from error
+        return Made(target, cost_microusd=0)

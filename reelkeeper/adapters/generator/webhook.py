@@ -1,0 +1,54 @@
+"""What a provider calls us with: a body, signed with a secret that both know, of a moment that is not long past.
+
+    Reelkeeper-Signature: t=1764072000,v1=<hex of HMAC-SHA256(secret, "1764072000." + body)>
+
+The call says only that a job is worth a look: what became of it is asked of the provider itself.
+"""
+
+import hashlib
+import hmac
+import json
+from typing import Final
+
+from reelkeeper.errors import SignatureRefused
+
+HEADER: Final = "Reelkeeper-Signature"
+TOLERANCE_SECONDS: Final = 300
+MOST_BYTES: Final = 64 * 1024
+
+
+def sign(secret: str, body: bytes, at: int) -> str:
+    """Give the header for a body that is sent at this Unix time."""
+    return f"t={at},v1={_digest(secret, body, at)}"
+
+
+def verify(secret: str, body: bytes, header: str, now: float) -> str:
+    """Give the provider's name of the job that a call is about. `now` is Unix time.
+
+    Raises SignatureRefused for a call that is not signed with the secret, older or younger than 5 minutes, over 64 kB,
+    or that names no job.
+    """
+    if len(body) > MOST_BYTES:
+        raise SignatureRefused(f"the body has {len(body):,} bytes, the limit is {MOST_BYTES:,}")
+    parts = [part.strip().partition("=") for part in header.split(",")]
+    times = [value for name, _, value in parts if name == "t"]
+    if len(times) != 1 or not (times[0].isascii() and times[0].isdigit() and len(times[0]) <= 12):  # noqa: PLR2004  digits
+        raise SignatureRefused(f"{HEADER} must say one time and a signature: t=1764072000,v1=0123abcd...")
+    at, given = int(times[0]), [value for name, _, value in parts if name == "v1"]
+    expected = _digest(secret, body, at).encode()
+    # All are compared, so that the time it takes says nothing; two are there while a secret is changed.
+    if not sum(hmac.compare_digest(expected, one.encode()) for one in given):
+        raise SignatureRefused("the call is not signed with the secret that REELKEEPER_GENERATOR_WEBHOOK_SECRET holds")
+    if abs(now - at) > TOLERANCE_SECONDS:
+        raise SignatureRefused(f"the call is of {now - at:+.0f} s ago, the limit is {TOLERANCE_SECONDS} s")
+    try:
+        job_id = json.loads(body)["id"]
+    except (ValueError, TypeError, KeyError):
+        job_id = None
+    if not isinstance(job_id, str) or not job_id:
+        raise SignatureRefused('the body must be JSON with the job\'s "id"')
+    return job_id
+
+
+def _digest(secret: str, body: bytes, at: int) -> str:
+    return hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()

@@ -1,0 +1,109 @@
+"""Go to public addresses only, whatever a URL says: one that others may choose must not reach our own network.
+
+A name is resolved once, every address that it has is judged, and the connection goes to the one that was judged, so a
+name that changes its address meanwhile gains nothing. Redirects are not followed and proxies not used.
+"""
+
+import ipaddress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from reelkeeper.errors import AddressRefused
+
+TIMEOUT_SECONDS = 10.0
+MOST_BYTES = 64 * 1024
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+# Routed to elsewhere than they say, or to an IPv4 address that they carry (RFC 6890, 7526, 8215).
+_CARRIERS = tuple(
+    map(ipaddress.ip_network, ("2001::/23", "2002::/16", "64:ff9b::/96", "64:ff9b:1::/48", "192.88.99.0/24"))
+)
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the public Internet's, and of one machine.
+
+    >>> [is_public(one) for one in ("1.1.1.1", "10.0.0.1", "100.64.0.1", "169.254.169.254", "::ffff:127.0.0.1")]
+    [True, False, False, False, False]
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address) and ip not in _GLOBAL_UNICAST:
+        return False
+    carried = any(ip.version == network.version and ip in network for network in _CARRIERS)
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or carried)
+
+
+def resolve(url: str, *, allow_private: bool = False) -> tuple[httpx.URL, dict[str, Any]]:
+    """Give the URL with a judged address in place of its host, and what a request to it needs besides.
+
+    Raises AddressRefused unless it is https without a user, and every address of its host is public.
+    """
+    try:
+        parts, whole = urlsplit(url), httpx.URL(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except (ValueError, httpx.InvalidURL):
+        raise AddressRefused("no address: it cannot be read") from None
+    host = whole.host
+    if parts.scheme not in (("https", "http") if allow_private else ("https",)):
+        raise AddressRefused(f"{parts.scheme or 'no scheme'}: an address must begin with https://")
+    if not host or parts.username is not None or parts.password is not None:
+        raise AddressRefused("an address must name a host, and no user")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise AddressRefused(f"{host[:100]!r} has no address") from None
+    addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
+    if not allow_private and (hidden := [one for one in addresses if not is_public(one)]):
+        raise AddressRefused(
+            f"{host[:100]!r} is {hidden[0]}, which is not public. To allow addresses of one's own network: "
+            "REELKEEPER_ALLOW_PRIVATE_ADDRESSES=true"
+        )
+    address = addresses[0].partition("%")[0]
+    return (
+        whole.copy_with(host=f"[{address}]" if ":" in address else address),
+        {"headers": {"Host": whole.netloc.decode()}, "extensions": {"sni_hostname": host}},
+    )
+
+
+@contextmanager
+def streamed(
+    method: str,
+    url: str,
+    *,
+    allow_private: bool = False,
+    headers: dict[str, str] | None = None,
+    content: bytes | None = None,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> Iterator[httpx.Response]:
+    """Send a request and give the answer before its body is read. Raises AddressRefused and httpx's errors."""
+    at, needed = resolve(url, allow_private=allow_private)
+    with (
+        httpx.Client(timeout=timeout_seconds, follow_redirects=False, trust_env=False) as client,
+        client.stream(
+            method,
+            at,
+            headers={"Accept-Encoding": "identity", **(headers or {}), **needed["headers"]},
+            content=content,
+            extensions=needed["extensions"],
+        ) as answer,
+    ):
+        yield answer
+
+
+def read(answer: httpx.Response, most_bytes: int = MOST_BYTES) -> bytes:
+    """Read the body of an answer as it was sent. Raises httpx.RemoteProtocolError for a larger one."""
+    return b"".join(chunks(answer, most_bytes))
+
+
+def chunks(answer: httpx.Response, most_bytes: int) -> Iterator[bytes]:
+    """Give the body of an answer piece by piece. Raises httpx.RemoteProtocolError where it is larger."""
+    size = 0
+    for chunk in answer.iter_raw():
+        size += len(chunk)
+        if size > most_bytes:
+            raise httpx.RemoteProtocolError(f"the answer is longer than {most_bytes:,} bytes")
+        yield chunk

@@ -1,0 +1,214 @@
+"""A provider is paid once for a video, whatever becomes of its answers."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reelkeeper.adapters.generator import HttpGenerator
+from reelkeeper.adapters.generator.order import Made, Order
+from reelkeeper.adapters.generator.provider import Provider
+from reelkeeper.errors import GenerationCancelled, GenerationFailed, GenerationRefused, GenerationUnknown
+from tests.doubles.provider import LOST, TOKEN, Next, ProviderDouble
+
+ORDER = Order("j1", "a model", {"prompt": "a cat", "seconds": 5})
+
+
+class Notes:
+    """What a worker writes down, and what it says when it is asked whether to go on."""
+
+    def __init__(self) -> None:
+        self.key: str | None = None
+        self.job_id: str | None = None
+        self.fractions: list[float] = []
+        self.stop: Exception | None = None
+
+    def announce(self) -> str:
+        self.key = self.key or "j1-1"
+        return self.key
+
+    def sent(self, provider_job_id: str) -> None:
+        assert self.key, "it was sent before its key was written down"
+        self.job_id = provider_job_id
+
+    def progress(self, fraction: float) -> None:
+        self.fractions.append(fraction)
+        if self.stop:
+            raise self.stop
+
+    def taken_up(self, *, was_parked: bool = False) -> Order:
+        """Give the order as another worker finds it."""
+        return ORDER._replace(provider_key=self.key, provider_job_id=self.job_id, was_parked=was_parked)
+
+
+@pytest.fixture
+def double() -> Iterator[ProviderDouble]:
+    with ProviderDouble().serving() as serving:
+        yield serving
+
+
+@pytest.fixture
+def make(double: ProviderDouble, tmp_path: Path) -> Callable[..., Made]:
+    def made(order: Order, notes: Notes, most_bytes: int = 10**6) -> Made:
+        provider = Provider(double.url, TOKEN, allow_private=True, timeout_seconds=2.0)
+        generator = HttpGenerator(provider, poll_seconds=0.01, most_silent_seconds=0.1, most_bytes=most_bytes)
+        return generator.make(order, tmp_path / "made.mp4", notes)
+
+    return made
+
+
+def test_a_video_is_made_fetched_and_its_cost_told(double: ProviderDouble, make: Callable[..., Made]) -> None:
+    double.looks = 3
+    notes = Notes()
+    made = make(ORDER, notes)
+    assert made.path.read_bytes() == b"a video"
+    assert made.cost_microusd == 12_346  # rounded up
+    assert notes.fractions
+    assert set(notes.fractions) == {0.5}
+    assert set(double.tokens) == {f"Bearer {TOKEN}"}
+    (sent,) = double.jobs.values()
+    assert (sent["key"], sent["model"], sent["request"]) == ("j1-1", "a model", dict(ORDER.request))
+
+
+@pytest.mark.parametrize("answer", [LOST, (500, None), (503, None), (504, None), (200, {"no": "name"}), (302, "/else")])
+def test_a_lost_answer_is_looked_up_and_nothing_is_sent_again(
+    double: ProviderDouble, make: Callable[..., Made], answer: Next
+) -> None:
+    double.queue = [answer]
+    notes = Notes()
+    if answer == LOST:
+        assert make(ORDER, notes).path.exists()
+        assert double.sent_twice() == []
+        assert len(double.submitted) == 1
+    else:  # this one was not taken, but nobody can know
+        with pytest.raises(GenerationUnknown):
+            make(ORDER, notes)
+        with pytest.raises(GenerationUnknown, match="may still be under way"):
+            make(notes.taken_up(), notes)
+        assert double.submitted == []
+        assert make(notes.taken_up(was_parked=True), notes).path.exists()
+        assert double.submitted == [notes.key]
+
+
+def test_a_hundred_lost_answers_cause_no_second_job(double: ProviderDouble, make: Callable[..., Made]) -> None:
+    for number in range(100):
+        double.queue = [LOST]
+        notes = Notes()
+        notes.key = f"j{number}-1"
+        double.hides_jobs = number % 2 == 0  # its look-up, right after, does not find it yet
+        if double.hides_jobs:
+            with pytest.raises(GenerationUnknown):
+                make(ORDER._replace(job_id=f"j{number}"), notes)
+            with pytest.raises(GenerationUnknown):
+                make(notes.taken_up(), notes)
+            double.hides_jobs = False
+            make(notes.taken_up(was_parked=True), notes)
+        else:
+            make(ORDER._replace(job_id=f"j{number}"), notes)
+    assert len(double.submitted) == 100
+    assert double.sent_twice() == []
+
+
+def test_whoever_takes_over_goes_on_with_the_job_that_was_sent(
+    double: ProviderDouble, make: Callable[..., Made]
+) -> None:
+    notes, double.looks = Notes(), 50
+    notes.stop = RuntimeError("the worker dies")
+    with pytest.raises(RuntimeError):
+        make(ORDER, notes)
+    notes.stop, double.looks = None, 1
+    assert make(notes.taken_up(), notes).path.exists()
+    assert len(double.submitted) == 1
+
+
+def test_a_job_that_is_cancelled_is_told_to_its_provider(double: ProviderDouble, make: Callable[..., Made]) -> None:
+    notes, double.looks = Notes(), 50
+    notes.stop = GenerationCancelled("not wanted")
+    with pytest.raises(GenerationCancelled):
+        make(ORDER, notes)
+    assert double.cancelled == ["p1"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ((400, {"error": "a prompt that is not allowed"}), GenerationRefused),
+        ((422, None), GenerationRefused),
+        ((429, None), GenerationFailed),
+    ],
+)
+def test_what_a_provider_does_not_take_is_not_in_doubt(
+    double: ProviderDouble, make: Callable[..., Made], answer: tuple[int, object], error: type[Exception]
+) -> None:
+    double.queue = [answer]
+    with pytest.raises(error, match="not allowed" if answer[1] else r"\d"):
+        make(ORDER, Notes())
+    assert double.submitted == []
+
+
+@pytest.mark.parametrize(
+    ("ends_as", "error"),
+    [
+        ({"status": "failed", "error": "out of memory"}, GenerationFailed),
+        ({"status": "refused", "error": "a face"}, GenerationRefused),
+        ({"status": "cancelled"}, GenerationFailed),
+        ({"status": "succeeded"}, GenerationFailed),  # and no video
+        ({"status": "a new word"}, GenerationUnknown),
+        ({"status": "succeeded", "video_url": "/gone.mp4"}, GenerationFailed),
+    ],
+)
+def test_how_a_job_ends_says_what_to_do_next(
+    double: ProviderDouble, make: Callable[..., Made], ends_as: dict[str, Any], error: type[Exception]
+) -> None:
+    double.ends_as = ends_as
+    with pytest.raises(error):
+        make(ORDER, Notes())
+
+
+@pytest.mark.parametrize("cost", [None, "free", "-1", "NaN", "Infinity", "1e9", True, [], "10001"])
+def test_a_cost_that_is_no_sum_of_money_is_not_known(
+    double: ProviderDouble, make: Callable[..., Made], cost: object
+) -> None:
+    double.ends_as |= {"cost_usd": cost}
+    assert make(ORDER, Notes()).cost_microusd is None
+
+
+def test_a_provider_that_is_down_leaves_its_jobs_in_doubt(double: ProviderDouble, make: Callable[..., Made]) -> None:
+    notes = Notes()
+    make(ORDER, notes)
+    double.is_down = True
+    with pytest.raises(GenerationUnknown, match="503"):
+        make(notes.taken_up(), notes)
+
+
+def test_a_job_that_its_provider_has_forgotten_fails_once_it_has_been_asked_after_twice(
+    double: ProviderDouble, make: Callable[..., Made]
+) -> None:
+    notes = Notes()
+    make(ORDER, notes)
+    double.jobs.clear()
+    with pytest.raises(GenerationUnknown):
+        make(notes.taken_up(), notes)
+    with pytest.raises(GenerationFailed):
+        make(notes.taken_up(was_parked=True), notes)
+
+
+def test_the_token_goes_to_nobody_else(double: ProviderDouble, make: Callable[..., Made]) -> None:
+    with ProviderDouble(b"elsewhere").serving() as store:
+        double.ends_as |= {"video_url": f"{store.url}/video.mp4"}
+        assert make(ORDER, Notes()).path.read_bytes() == b"elsewhere"
+        assert store.tokens == [None]
+
+
+def test_a_video_that_is_too_long_is_not_stored_whole(double: ProviderDouble, make: Callable[..., Made]) -> None:
+    double.video = b"x" * 1_000_000
+    with pytest.raises(GenerationUnknown):
+        make(ORDER, Notes(), most_bytes=100_000)
+
+
+def test_an_address_that_is_not_public_is_not_asked(double: ProviderDouble, tmp_path: Path) -> None:
+    provider = Provider(double.url, TOKEN)
+    with pytest.raises(GenerationUnknown, match="https"):
+        HttpGenerator(provider).make(ORDER, tmp_path / "made.mp4", Notes())
+    assert double.connections == 0
