@@ -16,6 +16,7 @@ from reelkeeper.rules.anomaly import AnomalyPolicy
 from reelkeeper.rules.budget import BudgetPolicy
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.lifecycle import FLOW_RULES, LifecyclePolicy
+from reelkeeper.rules.performance import PerformancePolicy
 from reelkeeper.rules.quota import QuotaPolicy
 from reelkeeper.rules.quote import PriceBook
 from reelkeeper.rules.savings import SavingsPolicy
@@ -38,6 +39,7 @@ POLICIES: dict[str, type[BaseModel]] = {
     "anomaly": AnomalyPolicy,
     "budget": BudgetPolicy,
     "quota": QuotaPolicy,
+    "goals": PerformancePolicy,
     "saving": SavingsPolicy,
 }
 

@@ -1,0 +1,163 @@
+"""How is the service doing? Figures of the jobs that ended in a window of time, and of those that wait. Pure.
+
+Averages hide tails, so there are percentiles beside each mean: the nearest rank, a value that occurred. A job counts
+where it ended. Waits and processing are those of jobs that were run; what the cache answered, and what got the video of
+another job, would flatter them, and counts only where it is asked how often that happens. Unknown is None, not zero.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from statistics import fmean
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reelkeeper.model.jobs import JobState
+from reelkeeper.model.performance import Ended, Filled, InFlight, Window
+
+WINDOW_SECONDS: Final = 900  # as often as `monitor_performance` runs
+LOOKED_BACK: Final = timedelta(days=1)  # windows that nobody recorded are made good for so long
+UNKNOWN: Final = "unknown"  # the tier of a user of whom none is known
+_PERCENTILES: Final = (50, 95, 99)
+_FULL: Final = 100  # percent
+Figures = dict[str, float | None]  # named with their units; None: not known
+
+
+class PerformancePolicy(BaseModel):
+    """What is too slow, too dear, too full, too often wrong; null: nothing is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_processing_seconds: float | None = Field(300, gt=0, description="Mean seconds that a job may take once begun")
+    max_cost_microusd: int | None = Field(20_000, gt=0, description="Mean micro-dollars that a job may cost")
+    max_storage_percent: float | None = Field(80, gt=0, description="Share of what may be stored that may be in use")
+    storage_budget_bytes: int | None = Field(
+        None, gt=0, description="Bytes that may be stored in all; unset: what the users' quotas sum to"
+    )
+    min_success_percent: float | None = Field(90, gt=0, le=100, description="Share of the jobs run that must succeed")
+    max_wait_seconds: float | None = Field(
+        3600, gt=0, description="Seconds that the oldest waiting job may have waited"
+    )
+    judged_minutes: int = Field(60, ge=15, le=1440, description="Minutes whose jobs are judged together")
+    fewest_jobs: int = Field(10, ge=1, description="Jobs without which nothing is said of a mean or a share")
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Give the smallest of `values` that so many percent of them do not exceed. There must be one.
+
+    >>> percentile([4, 1, 3, 2], 50), percentile([4, 1, 3, 2], 95)
+    (2, 4)
+    """
+    ranked = sorted(values)
+    return ranked[max(math.ceil(len(ranked) * percent / _FULL), 1) - 1]
+
+
+def figures(ended: Sequence[Ended]) -> Figures:
+    """Work out what the jobs that ended say, whichever they are."""
+    made = [one for one in ended if one.is_made]
+    run = [one for one in ended if one.started_at is not None and not one.is_follower]
+    dead = sum(one.state is JobState.DEAD for one in ended)
+    hits = sum(one.is_hit for one in ended)
+    joined = sum(one.is_follower and one.state is JobState.SUCCEEDED for one in ended)
+    costs = [one.cost_microusd for one in run if one.cost_microusd is not None]
+    waits = [max((one.started_at - one.created_at).total_seconds(), 0.0) for one in run if one.started_at]
+    took = [one.processing_seconds for one in made if one.processing_seconds is not None]
+    return {
+        "ended": len(ended),
+        "made": len(made),
+        "dead": dead,
+        "cancelled": sum(one.state is JobState.CANCELLED for one in ended),
+        "cache_hits": hits,
+        "joined": joined,
+        "success_percent": _share(len(made), len(made) + dead),
+        "cache_hit_percent": _share(hits, hits + joined + len(made)),
+        **_spread("wait", waits),
+        **_spread("processing", took),
+        "cost_mean_microusd": fmean(costs) if costs else None,
+        "cost_known_jobs": len(costs),
+    }
+
+
+def waiting(in_flight: Sequence[InFlight], as_of: datetime) -> Figures:
+    """Work out how long the queue is, and how old. A follower waits for another job's video, not in the queue."""
+    queued = [one for one in in_flight if one.state is JobState.QUEUED]
+    oldest = min((one.oldest_at for one in queued), default=as_of)
+    return {
+        "queued": sum(one.jobs for one in queued),
+        "queued_estimate_seconds": sum(one.estimate_seconds for one in queued),
+        "oldest_wait_seconds": max((as_of - oldest).total_seconds(), 0.0),
+        "running": sum(one.jobs for one in in_flight if one.state is JobState.RUNNING),
+        "parked": sum(one.jobs for one in in_flight if one.state is JobState.PARKED),
+    }
+
+
+def by_group(ended: Iterable[Ended]) -> dict[tuple[str, str], list[Ended]]:
+    """Sort jobs by tier and model: each is in the group of all, ("", ""), of its tier, and of its model."""
+    groups: dict[tuple[str, str], list[Ended]] = defaultdict(list, {("", ""): []})
+    for one in ended:
+        for group in (("", ""), (one.tier or UNKNOWN, ""), ("", one.model)):
+            groups[group].append(one)
+    return dict(groups)
+
+
+def windows(ended: Sequence[Ended], last: datetime | None, as_of: datetime) -> list[Window]:
+    """Work out every whole window after that which began at `last`, up to `as_of`; a day's at most."""
+    end = window_start(as_of)
+    first = first_window(last, as_of)
+    inside: dict[datetime, list[Ended]] = defaultdict(list)
+    for one in ended:
+        inside[window_start(one.finished_at)].append(one)
+    found = []
+    for number in range(int((end - first).total_seconds()) // WINDOW_SECONDS):
+        start = first + timedelta(seconds=number * WINDOW_SECONDS)
+        groups = by_group(inside.get(start, []))
+        found += [Window(start, WINDOW_SECONDS, *group, figures(jobs)) for group, jobs in groups.items()]
+    return found
+
+
+def with_present(
+    found: Sequence[Window], in_flight: Sequence[InFlight], filled: Filled | None, as_of: datetime
+) -> list[Window]:
+    """Add to the last of the windows what is known of this moment: the queue of each group, and what is stored."""
+    if not found:
+        return []
+    last = max(one.start_at for one in found)
+    present = {(one.tier, one.model): one.figures for one in found if one.start_at == last}
+    groups = {("", "")} | present.keys()
+    groups |= {(one.tier or UNKNOWN, "") for one in in_flight} | {("", one.model) for one in in_flight}
+    newest = []
+    for tier, model in sorted(groups):
+        ours = [one for one in in_flight if tier in ("", one.tier or UNKNOWN) and model in ("", one.model)]
+        more = waiting(ours, as_of)
+        if filled and not tier and not model:
+            more |= {
+                "stored_bytes": filled.used_bytes,
+                "storage_percent": _share(filled.used_bytes, filled.limit_bytes),
+            }
+        newest.append(Window(last, WINDOW_SECONDS, tier, model, present.get((tier, model), figures([])) | more))
+    return [*(one for one in found if one.start_at != last), *newest]
+
+
+def window_start(at: datetime) -> datetime:
+    """Give the start of the window that `at` is in: a quarter of an hour, of UTC."""
+    seconds = int(at.timestamp())
+    return datetime.fromtimestamp(seconds - seconds % WINDOW_SECONDS, UTC)
+
+
+def first_window(last: datetime | None, as_of: datetime) -> datetime:
+    """Give the start of the first window that is to be recorded, where `last` is that of the last one that was."""
+    oldest = window_start(as_of - LOOKED_BACK)
+    if last is None:
+        return window_start(as_of) - timedelta(seconds=WINDOW_SECONDS)
+    return max(last + timedelta(seconds=WINDOW_SECONDS), oldest)
+
+
+def _spread(name: str, values: Sequence[float]) -> Figures:
+    spread = {f"{name}_p{percent}_seconds": percentile(values, percent) if values else None for percent in _PERCENTILES}
+    return {f"{name}_mean_seconds": fmean(values) if values else None, **spread}
+
+
+def _share(part: float, whole: float) -> float | None:
+    return _FULL * part / whole if whole else None

@@ -1,0 +1,99 @@
+"""Performance: read for the rules that judge it, recorded, and shown with what they found."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from sqlalchemy.engine import Engine
+
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.performance import Window
+from reelkeeper.operations.alerts import Observed
+from reelkeeper.rules.findings import Seen
+from reelkeeper.rules.performance import PerformancePolicy, figures, first_window, waiting, windows, with_present
+from reelkeeper.rules.performance_report import PerformanceReport, line, lines, percent, seconds
+from reelkeeper.rules.quota import QuotaPolicy
+from reelkeeper.store import performance
+from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.limits import jobs_at_once
+
+FLOW = "monitor_performance"
+
+
+@task(task_run_name="read how it went", cache_policy=NO_CACHE)
+def read(engine: Engine, policy: PerformancePolicy, quota: QuotaPolicy, as_of: datetime) -> Seen:
+    """Read the jobs that ended lately, those in flight at this moment, and how much is stored."""
+    with reading(engine) as session:
+        return Seen(
+            performance.ended(session, as_of - timedelta(minutes=policy.judged_minutes), as_of),
+            performance.in_flight(session),
+            jobs_at_once(session),
+            performance.filled(session, quota.by_tier(), policy.storage_budget_bytes, policy.max_storage_percent),
+        )
+
+
+@task(task_run_name="work out the windows", cache_policy=NO_CACHE)
+def work_out(engine: Engine, seen: Seen, as_of: datetime) -> list[Window]:
+    """Work out each whole quarter of an hour that is not recorded yet, the last one with what waits now."""
+    with reading(engine) as session:
+        last = performance.last_window(session)
+        ended = performance.ended(session, first_window(last, as_of), as_of)
+    return with_present(windows(ended, last, as_of), seen.in_flight, seen.filled, as_of)
+
+
+@task(task_run_name="record the windows", cache_policy=NO_CACHE)
+def record(engine: Engine, found: Sequence[Window]) -> None:
+    """Keep what was worked out."""
+    with transaction(engine, "performance.record") as session:
+        performance.record(session, found)
+
+
+@task(task_run_name="report on performance", cache_policy=NO_CACHE)
+def publish(
+    seen: Seen,
+    found: Sequence[Finding],
+    *,
+    run_id: str,
+    as_of: datetime,
+    recorded: int,
+    observed: Observed | None,
+) -> PerformanceReport:
+    """Show how it went by tier and model, and what was found. `observed` is None in a dry run, which tells nobody."""
+    worst = list(reversed(Severity))
+    found = sorted(found, key=lambda one: (worst.index(one.severity), -(one.impact_microusd or 0)))
+    all_of_it, queue = figures(seen.ended), waiting(seen.in_flight, as_of)
+    shown, filled = line("all", all_of_it), seen.filled
+    report = PerformanceReport(
+        FLOW,
+        run_id,
+        observed is None,
+        as_of,
+        len(seen.ended),
+        seconds(all_of_it["wait_mean_seconds"]),
+        seconds(all_of_it["processing_mean_seconds"]),
+        shown.succeeded,
+        shown.cost,
+        int(queue["queued"] or 0),
+        seconds(queue["oldest_wait_seconds"]),
+        percent(100 * filled.used_bytes / filled.limit_bytes) if filled and filled.limit_bytes else "-",
+        tuple(f"{one.severity}: {one.title}. {one.text}" for one in found),
+        recorded,
+        observed.opened if observed else 0,
+        observed.resolved if observed else 0,
+    )
+    dry = " (dry run)" if report.dry_run else ""
+    waits = f"{report.queued} wait, the oldest for {report.oldest_wait}; storage is {report.storage} full{dry}"
+    headings = ("of", "ended", "succeeded", "wait, mean / p95", "processing, mean / p95", "cost", "cache hits")
+    table = [dict(zip(headings, one, strict=True)) for one in lines(seen.ended)]
+    create_table_artifact(
+        table, key="monitor-performance-jobs", description=f"As of {as_of:%Y-%m-%d %H:%M} UTC: {waits}"
+    )
+    if found:
+        kept = ("rule", "scope", "severity", "title", "text", "suggestion")
+        named = [{name: str(getattr(one, name)) for name in kept} for one in found]
+        create_table_artifact(named, key="monitor-performance-findings", description=f"What run {run_id} found")
+    get_run_logger().info("%d jobs ended; %s; %d found", report.ended, waits, len(found))
+    return report
