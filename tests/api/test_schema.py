@@ -1,0 +1,78 @@
+"""Whatever the OpenAPI schema allows, and what it forbids, is answered, never with a 5xx and as the schema says."""
+
+import secrets
+from pathlib import Path
+
+import pytest
+import schemathesis
+import sqlalchemy as sa
+from fastapi import FastAPI
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.schemas import BaseSchema
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.api.app import create_app
+from reelkeeper.api.backing import Backing
+from reelkeeper.model.access import Scope
+from reelkeeper.operations import tokens
+from reelkeeper.rules.access import AccessPolicy
+from tests.doubles.r2 import R2Double
+from tests.faults.world import World
+
+UNHURRIED = AccessPolicy(requests_a_second=100_000, burst=1_000_000)
+SEMANTIC = [positive_data_acceptance]  # what is well formed may be refused for what it says
+
+
+@pytest.fixture
+def served(
+    sqlite_engine: sa.Engine, endpoint: Endpoint, double: R2Double, tiny_clip: Path, tmp_path: Path
+) -> tuple[FastAPI, str]:
+    """An app with a user and a video that the schema's examples name, and a token for all of it."""
+    folder = tmp_path / secrets.token_hex(6)
+    folder.mkdir()
+    world = World.make(folder, str(sqlite_engine.url), endpoint, double, clip=tiny_clip)
+    world.video("v1")
+    _, text = tokens.create(world.depot.engine, "a test", tuple(Scope), author="test")
+    return create_app(Backing(world.depot, folder / "scratch", 7, UNHURRIED)), text
+
+
+@pytest.fixture
+def schema(served: tuple[FastAPI, str]) -> BaseSchema:
+    app, _ = served
+    return schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_every_answer_is_one_that_the_schema_knows(
+    schema: BaseSchema, served: tuple[FastAPI, str], mode: GenerationMode
+) -> None:
+    asked = 0
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        @given(case=operation.as_strategy(generation_mode=mode))
+        @settings(max_examples=20, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate])
+        def ask(case: schemathesis.Case) -> None:
+            nonlocal asked
+            case.call_and_validate(headers={"Authorization": f"Bearer {served[1]}"}, excluded_checks=SEMANTIC)
+            asked += 1
+
+        try:
+            ask()
+        except Unsatisfiable:  # a route that takes nothing cannot be asked wrongly
+            assert mode == GenerationMode.NEGATIVE
+    assert asked > 50
+
+
+def test_every_route_has_a_summary_and_every_body_an_example(served: tuple[FastAPI, str]) -> None:
+    made = served[0].openapi()
+    for path, methods in made["paths"].items():
+        for method, route in methods.items():
+            assert route["summary"], (method, path)
+            body = route.get("requestBody")
+            if body:
+                name = body["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+                assert made["components"]["schemas"][name].get("examples"), name
