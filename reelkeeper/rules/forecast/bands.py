@@ -53,7 +53,7 @@ def sum_quantile(length: int, season: int, last_step: int, level: float, own: Se
         return _looked_up(table, last_step, level)
     prior = [(_looked_up(table, last_step, percent), _PRIOR_WEIGHT / 100) for percent in np.arange(0.5, 100)]
     ranked = sorted([*prior, *((score, 1.0) for score in own)])
-    wanted = level / 100 * (_PRIOR_WEIGHT + len(own) + 1)  # one more: the error that is to come
+    wanted = level / 100 * (_PRIOR_WEIGHT + len(own))
     reached = 0.0
     for score, weight in ranked:
         reached += weight

@@ -1,0 +1,33 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reelkeeper.rules.forecast import bands
+
+
+def test_ones_own_errors_say_more_the_more_there_are() -> None:
+    prior = bands.sum_quantile(200, 7, 31, 80)
+    few, many = (bands.sum_quantile(200, 7, 31, 80, [prior * 5] * count) for count in (2, 200))
+    assert prior <= few < many == prior * 5
+    assert bands.sum_quantile(200, 7, 31, 80, [0.0] * 200) == 0
+
+
+@given(st.integers(1, 400), st.floats(1, 98), st.floats(0.1, 1.0))
+def test_a_higher_level_and_a_later_step_never_have_a_smaller_quantile(step: int, level: float, more: float) -> None:
+    for length, season in ((10, 7), (400, 7), (60, 12), (40, 4), (20, 1)):
+        at = bands.step_quantiles(length, season, step, level)
+        assert (bands.step_quantiles(length, season, step, level + more) >= at).all()
+        assert len(at) == step
+        assert np.isfinite(at).all()
+
+
+def test_a_short_daily_history_is_less_sure() -> None:
+    assert bands.sum_quantile(20, 7, 31, 80) > bands.sum_quantile(200, 7, 31, 80)
+
+
+def test_members_that_disagree_and_days_that_jump_widen_the_band_of_a_sum() -> None:
+    calm, wild = np.full(60, 100.0), np.array([50.0, 150.0] * 30)
+    agreed, apart = np.array([100.0, 100.0, 100.0]), np.array([70.0, 100.0, 140.0])
+    assert bands.sum_scale(calm, 7, apart, 10) > bands.sum_scale(calm, 7, agreed, 10)
+    assert bands.sum_scale(wild, 7, agreed, 10) > bands.sum_scale(calm, 7, agreed, 10)
+    assert bands.sum_scale(wild, 7, agreed, 30) < bands.sum_scale(wild, 7, agreed, 10)
