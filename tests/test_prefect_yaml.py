@@ -26,6 +26,7 @@ SCHEDULES: dict[str, str | tuple[str, ...]] = {
     "sync_catalog": "0 * * * *",
     "tier_storage": "0 2 * * *",
     "expire_videos": "0 3 * * *",
+    "prune_cache": "0 5 * * *",
     "purge_retired": "0 4 * * *",
     "settle_accounts": "30 * * * *",
 }

@@ -17,6 +17,7 @@ from reelkeeper.rules.budget import BudgetPolicy
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.lifecycle import FLOW_RULES, LifecyclePolicy
 from reelkeeper.rules.performance import PerformancePolicy
+from reelkeeper.rules.pruning import PrunePolicy
 from reelkeeper.rules.quota import QuotaPolicy
 from reelkeeper.rules.quote import PriceBook
 from reelkeeper.rules.savings import SavingsPolicy
@@ -33,6 +34,7 @@ POLICIES: dict[str, type[BaseModel]] = {
     "alerting": AlertPolicy,
     "policy": LifecyclePolicy,
     "limits": BlastRadius,
+    "pruning": PrunePolicy,
     "recipe": Recipe,
     "acceptance": Acceptance,
     "book": PriceBook,

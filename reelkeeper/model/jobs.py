@@ -39,3 +39,18 @@ class CacheQueue(StrEnum):
 
     SMALL = "small"
     MAIN = "main"
+
+
+class CacheItem(NamedTuple):
+    """An entry of the cache as the rule of what to leave out sees it."""
+
+    key: str
+    video_id: str
+    size_bytes: int
+    cost_microusd: int  # what making it again would cost
+    queue: CacheQueue
+    frequency: int
+    hits: int
+    used_at: datetime  # its last hit, or when it was made
+    expires_at: datetime | None
+    live: bool  # whether its video can be given

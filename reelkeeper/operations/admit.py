@@ -121,7 +121,7 @@ def _from_cache(session: Session, asked: Asked, tier: str | None, terms: Terms, 
     video_id = cache.take(session, asked.cache_key, terms.admission.ttl_seconds)
     if video_id is None:
         return None
-    job_id, hold_id, charge, book = uuid4().hex, None, 0, ""
+    job_id, units, hold_id, charge, book = uuid4().hex, complexity(asked.request), None, 0, ""
     if terms.admission.hit_charge_percent:
         price = _price(asked.request, tier, terms)
         charge, book = terms.admission.hit_charge(price.total_microusd), price.price_book
@@ -136,8 +136,8 @@ def _from_cache(session: Session, asked: Asked, tier: str | None, terms: Terms, 
         id=job_id,
         state=JobState.SUCCEEDED,
         tier=tier,
-        complexity=float(complexity(asked.request)),
-        estimate_seconds=0.0,
+        complexity=float(units),
+        estimate_seconds=estimate_processing_time(units, 0.0).seconds,
         price_microusd=charge,
         price_book=book,
         hold_id=hold_id,

@@ -14,7 +14,6 @@ from reelkeeper.model import VideoState
 from reelkeeper.model.money import ReservationState
 from reelkeeper.operations import intents, settle_job
 from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.followers import reservation_key
 from reelkeeper.operations.settle_job import Settled
 from reelkeeper.operations.upload import upload
 from reelkeeper.rules.admission import AdmissionPolicy
@@ -47,7 +46,7 @@ def deliver(
     for intent in intents.open_intents(depot, job_id):
         intents.settle(depot, intent, scratch=scratch, grant=grant, grace_days=grace_days)
     with reading(depot.engine) as session:
-        user_id, reserved = _require(session, job_id, lease_token)
+        user_id, reservation, reserved = _require(session, job_id, lease_token)
         delivered = is_live(session, job_id)
         created_at = now(session)
     if not delivered:
@@ -62,7 +61,7 @@ def deliver(
             grant=grant,
             run_id=run_id,
             grace_days=grace_days,
-            reservation=reservation_key(job_id) if fits else None,
+            reservation=reservation if fits else None,
         )
         if done.action != "uploaded":
             raise IntegrityDoubt(f"the video of job {job_id} was not published: {done.reason}")
@@ -84,11 +83,16 @@ def is_live(session: Session, job_id: str) -> bool:
     return session.execute(chosen).scalar() is not None
 
 
-def _require(session: Session, job_id: str, lease_token: int) -> tuple[str, int]:
-    """Give whose job it is and how many bytes are reserved for it now. Raises LeaseLost where it was taken over."""
+def _require(session: Session, job_id: str, lease_token: int) -> tuple[str, str | None, int]:
+    """Give whose job it is, its open reservation and the bytes of that. Raises LeaseLost where it was taken over."""
     held = sa.and_(reservations.c.id == jobs.c.reservation_id, reservations.c.state == ReservationState.OPEN)
     row = session.execute(
-        sa.select(jobs.c.user_id, jobs.c.lease_token, sa.func.coalesce(reservations.c.size_bytes, 0).label("reserved"))
+        sa.select(
+            jobs.c.user_id,
+            jobs.c.lease_token,
+            reservations.c.id.label("reservation"),
+            sa.func.coalesce(reservations.c.size_bytes, 0).label("reserved"),
+        )
         .select_from(jobs.outerjoin(reservations, held))
         .where(jobs.c.id == job_id)
     ).one_or_none()
@@ -98,4 +102,4 @@ def _require(session: Session, job_id: str, lease_token: int) -> tuple[str, int]
         raise LeaseLost(
             f"job {job_id} is under claim {row.lease_token}, and this is claim {lease_token}; nothing was stored"
         )
-    return row.user_id, row.reserved
+    return row.user_id, row.reservation, row.reserved

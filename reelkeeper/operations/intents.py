@@ -20,7 +20,7 @@ from reelkeeper.adapters.ffmpeg.intake import desk
 from reelkeeper.errors import IntegrityDoubt, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.model import BlobState, Outcome, VideoState
-from reelkeeper.operations import quota
+from reelkeeper.operations import cache, quota
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
 from reelkeeper.operations.transcode import verify_stored
@@ -159,6 +159,8 @@ def settle(depot: Depot, intent: Intent, *, scratch: Path, grant: Grant, grace_d
             return Outcome(intent.video_id, "skipped", "another run has settled it", intent.old_bytes, intent.old_bytes)
         if moved:
             _retire_old(session, intent, grace_days)
+            if intent.kind == "upload" and intent.old_blob_id is not None:
+                cache.drop(session, [intent.video_id])  # it shows something else now
         if intent.reservation:
             (quota.settle if moved else quota.release)(session, intent.reservation)
         detail = {"key": intent.key, "before_bytes": intent.old_bytes, "after_bytes": intent.size_bytes, "was": outcome}

@@ -7,6 +7,7 @@ from sqlmodel import Session
 
 from reelkeeper.errors import IntegrityDoubt
 from reelkeeper.model import Action, BlobState, Outcome, VideoState
+from reelkeeper.operations import cache
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
 from reelkeeper.store import conditions, quotas
@@ -31,6 +32,7 @@ def retire(
         at = now(session)
         with quotas.counted(session, videos.c.id.in_(video_ids)):
             gone = _retire_videos(session, plan_id, video_ids, run_id)
+        cache.drop(session, [row.id for row in gone])
         blobs_retired = changed(
             session,
             sa.update(blobs)

@@ -14,6 +14,7 @@ from sqlmodel import Session
 
 from reelkeeper.adapters.keys import parse_key
 from reelkeeper.model import BlobState, StoredObject, VideoState
+from reelkeeper.operations import cache
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
 from reelkeeper.operations.survey import Survey
@@ -53,6 +54,7 @@ def lose(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> int:
                     )
                     .values(state=VideoState.LOST, run_id=run_id),
                 )
+            cache.drop(session, [row.video_id for row in lost if row.video_id is not None])
             append(session, [Event("lose", run_id, row.video_id, row.id, None, {"key": row.key}) for row in lost])
     return lost_videos
 
@@ -79,6 +81,7 @@ def mend(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace_days:
                         events.append(Event("doubt", run_id, None, blob_id, None, detail))
                     else:
                         _overwrite(session, blob_id, stored)
+                        cache.drop(session, [parsed.video_id])  # it shows something else now
                         whose = (parsed.video_id, blob_id, parsed.user_id)
                         events.append(Event("overwritten", run_id, *whose, {"key": stored.key}))
         session.execute(

@@ -22,6 +22,7 @@ CADENCES: Final = {
     "forecast_costs": Cadence(7 * _DAY, 12 * _HOUR),
     "monitor_costs": Cadence(_HOUR, 30 * _MINUTE),
     "monitor_performance": Cadence(15 * _MINUTE, 30 * _MINUTE),
+    "prune_cache": Cadence(_DAY, 3 * _HOUR),
     "purge_retired": Cadence(_DAY, 3 * _HOUR),
     "settle_accounts": Cadence(_HOUR, 30 * _MINUTE),
     "sync_catalog": Cadence(_HOUR, _HOUR),

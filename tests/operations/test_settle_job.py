@@ -18,13 +18,14 @@ from reelkeeper.operations.admit import Terms
 from reelkeeper.operations.deliver import deliver
 from reelkeeper.operations.lease import Keeper
 from reelkeeper.operations.settle_job import Settled, cancel, fail, succeed
+from reelkeeper.operations.upload import upload
 from reelkeeper.rules.admission import AdmissionPolicy
 from reelkeeper.rules.quota import QuotaPolicy
 from reelkeeper.store.engine import Clock, reading, transaction
 from reelkeeper.store.leases import Grant
 from reelkeeper.store.steering import ESTIMATES
 from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, usage_days, videos
-from tests.faults.world import Address, World
+from tests.faults.world import LONG_AGO, Address, World
 from tests.operations.books import DOLLAR, assert_books_balance, assert_bytes_add_up, balances, make_user, storage
 from tests.operations.desk import ask, claim, fox, make, row
 
@@ -230,6 +231,24 @@ def test_a_file_is_stored_verified_charged_and_counted_once(world: World, grant:
     assert storage(engine, "ann") == (world.clip.stat().st_size, 0)
     assert balances(engine, "ann") == (DOLLAR - job.price_microusd, 0)
     assert accounts.recount(engine) == []
+
+
+def test_new_bytes_for_a_video_take_it_out_of_the_cache(world: World, grant: Grant) -> None:
+    engine, job = world.depot.engine, order(world)
+    give(world, grant, job.job_id, claim(engine, job.job_id))
+    assert isinstance(ask(engine, "k2"), Cached)
+    upload(
+        world.depot,
+        world.clip,
+        user_id="ann",
+        video_id=job.job_id,
+        created_at=LONG_AGO,
+        scratch=Path(world.address.folder) / "scratch",
+        grant=grant,
+        run_id="test",
+        grace_days=7,
+    )
+    assert isinstance(ask(engine, "k3"), Queued)
 
 
 def test_killed_between_its_video_and_its_charge_the_next_worker_finishes_it(world: World, grant: Grant) -> None:

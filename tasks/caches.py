@@ -1,0 +1,53 @@
+"""The cache: judged, shown, and pruned a batch at a time."""
+
+from datetime import datetime
+from itertools import islice
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from reelkeeper.operations import prune
+from reelkeeper.operations.depot import Depot
+from reelkeeper.operations.lease import Lease
+from reelkeeper.operations.prune import Done
+from reelkeeper.rules.pruning import PrunePlan, PrunePolicy, PruneReport, dollars
+
+
+@task(task_run_name="judge the cache", cache_policy=NO_CACHE)
+def judge(depot: Depot, policy: PrunePolicy, as_of: datetime, run_id: str, *, dry_run: bool) -> PrunePlan:
+    """Decide on each entry, and show by which rules how many go, what that saves and what it loses."""
+    plan = prune.draw(depot.engine, policy, as_of)
+    publish(PruneReport("prune_cache", run_id, dry_run, plan.entries, plan.size_bytes, plan.by_rule()))
+    return plan
+
+
+@task(task_run_name="prune the cache", cache_policy=NO_CACHE)
+def carry_out(depot: Depot, lease: Lease, plan: PrunePlan, policy: PrunePolicy, run_id: str) -> Done:
+    """Drop and move what the plan says, and forget what left long ago."""
+    moves, done = iter(plan.moves), Done(0, 0, 0)
+    while batch := list(islice(moves, prune.BATCH)):
+        lease.check()
+        done += prune.carry_out(depot.engine, batch, grant=lease.grant, run_id=run_id)
+    prune.forget(depot.engine, policy, grant=lease.grant)
+    get_run_logger().info("%d entries left the cache; %d were used meanwhile and stay", done.dropped, done.stayed)
+    return done
+
+
+def publish(report: PruneReport) -> None:
+    """Show what goes, by rule."""
+    lines = [
+        f"# {report.flow}, run {report.run_id}{' (dry run)' if report.dry_run else ''}",
+        "",
+        f"{report.entries:,} entries, whose videos have {report.size_bytes / 10**6:,.1f} MB.",
+        "",
+        "| goes by | entries | MB | USD a month of storage | USD to make them once more |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {one.rule} | {one.entries:,} | {one.size_bytes / 10**6:,.1f} | {dollars(one.saved_microusd_a_month)} | "
+        f"{dollars(one.remake_microusd)} |"
+        for one in report.rules
+    ]
+    create_markdown_artifact("\n".join(lines), key="prune-cache-plan")
