@@ -54,9 +54,10 @@ def _fenced(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
 
 
 def _left_behind() -> sa.ColumnElement[bool]:
-    """Jobs whose worker is gone, and those that are to be asked after once more."""
+    """Jobs whose worker is gone, those that go on at a provider, and those that are to be asked after once more."""
     dead = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until <= Clock())
-    return sa.or_(dead, sa.and_(jobs.c.state == JobState.PARKED, jobs.c.due_at <= Clock()))
+    sent = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_not(None), jobs.c.due_at <= Clock())
+    return sa.or_(dead, sent, sa.and_(jobs.c.state == JobState.PARKED, jobs.c.due_at <= Clock()))
 
 
 def _waits() -> sa.ColumnElement[bool]:
@@ -85,7 +86,7 @@ def count_running(session: Session) -> int:
 
 
 def left_behind(session: Session, limit: int) -> list[str]:
-    """Name jobs whose worker is gone, or that wait to be looked up, those first that have waited longest."""
+    """Name jobs that were begun and that nobody has at the moment, those first that have waited longest."""
     wanted = sa.select(jobs.c.id).where(_left_behind()).order_by(jobs.c.due_at, jobs.c.id).limit(limit)
     return list(session.execute(wanted).scalars())
 

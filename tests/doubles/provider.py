@@ -35,6 +35,8 @@ class ProviderDouble:
         self.honours_keys = False
         self.hides_jobs = False  # as if no request had come
         self.is_down = False
+        self.fails: str | None = None  # jobs of this prompt fail
+        self.most_at_once = 0
         self.ends_as: dict[str, Any] = {"status": "succeeded", "cost_usd": "0.0123456", "video_url": "/video.mp4"}
         self.jobs: dict[str, dict[str, Any]] = {}
         self.submitted: list[str] = []  # keys, one for each job that was begun
@@ -83,7 +85,8 @@ class ProviderDouble:
             return 204, None
         job["looks"] += 1
         if job["looks"] >= self.looks and job["status"] == "running":
-            job.update(self.ends_as)
+            failed = self.fails is not None and job["request"].get("prompt") == self.fails
+            job.update({"status": "failed", "error": self.fails} if failed else self.ends_as)
         return 200, job
 
     def _begin(self, body: dict[str, Any]) -> Next:
@@ -95,6 +98,8 @@ class ProviderDouble:
             self.submitted.append(body["key"])
             job = {**body, "id": f"p{len(self.jobs) + 1}", "status": "running", "progress": 0.5, "looks": 0}
             self.jobs[job["id"]] = job
+            at_once = sum(one["status"] == "running" for one in self.jobs.values())
+            self.most_at_once = max(self.most_at_once, at_once)
             again = [job]
         return planned or (201, again[0])
 
