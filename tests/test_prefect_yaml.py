@@ -22,6 +22,7 @@ SCHEDULES: dict[str, str | tuple[str, ...]] = {
     "deliver_alerts": "*/5 * * * *",
     "forecast_costs": ("0 6 1 * *", "0 6 * * 1"),
     "monitor_costs": "15 * * * *",
+    "tune_concurrency": "*/15 * * * *",
     "monitor_performance": "*/15 * * * *",
     "sync_catalog": "0 * * * *",
     "tier_storage": "0 2 * * *",

@@ -14,6 +14,7 @@ from reelkeeper.rules.admission import AdmissionPolicy
 from reelkeeper.rules.alerting import AlertPolicy
 from reelkeeper.rules.anomaly import AnomalyPolicy
 from reelkeeper.rules.budget import BudgetPolicy
+from reelkeeper.rules.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.lifecycle import FLOW_RULES, LifecyclePolicy
 from reelkeeper.rules.performance import PerformancePolicy
@@ -41,6 +42,7 @@ POLICIES: dict[str, type[BaseModel]] = {
     "anomaly": AnomalyPolicy,
     "budget": BudgetPolicy,
     "quota": QuotaPolicy,
+    "concurrency": ConcurrencyPolicy,
     "goals": PerformancePolicy,
     "saving": SavingsPolicy,
 }

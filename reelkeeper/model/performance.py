@@ -21,6 +21,7 @@ class Ended(NamedTuple):
     concurrency: float | None = None  # jobs that ran at once on average, itself included
     cost_microusd: int | None = None
     error: str | None = None
+    complexity: float = 0.0
 
     @property
     def is_made(self) -> bool:

@@ -26,6 +26,7 @@ CADENCES: Final = {
     "purge_retired": Cadence(_DAY, 3 * _HOUR),
     "settle_accounts": Cadence(_HOUR, 30 * _MINUTE),
     "sync_catalog": Cadence(_HOUR, _HOUR),
+    "tune_concurrency": Cadence(15 * _MINUTE, 30 * _MINUTE),
     "tier_storage": Cadence(_DAY, 12 * _HOUR),  # encodes for hours
 }
 

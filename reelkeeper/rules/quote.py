@@ -28,6 +28,11 @@ class JobPrice(BaseModel):
     compute_usd: Usd = Field(Decimal("0.01"), description="Dollars that a job costs in compute")
     api_usd: Usd = Field(Decimal("0.005"), description="Dollars that a job costs in calls of an API")
 
+    @property
+    def cost_usd(self) -> Decimal:
+        """What a job costs before its video is stored."""
+        return self.compute_usd + self.api_usd
+
 
 class ModelPrice(JobPrice):
     """The same of one model."""
@@ -58,7 +63,7 @@ class PriceBook(BaseModel):
         if len(set(names)) < len(names):
             raise ValueError(f"a model has one price, and one of these has two: {', '.join(names)}")
         for name, one in (("any model", self.prices), *((one.model, one) for one in self.models)):
-            sold, cost = one.base_usd * (1 + self.margin_percent / 100), one.compute_usd + one.api_usd
+            sold, cost = one.base_usd * (1 + self.margin_percent / 100), one.cost_usd
             if sold < cost:
                 raise ValueError(
                     f"a job of {name} would be sold for {sold.normalize():f} USD and costs "
@@ -112,7 +117,7 @@ def quote(job: Job, book: PriceBook = PriceBook()) -> Quote:
     total = _whole(sum(asked, Decimal(0)) * (1 + book.margin_percent / 100))
     base, complexity, stored = (int(part * _MICROUSD) for part in asked)
     margin = total - base - complexity - stored
-    cost = _whole(prices.compute_usd + prices.api_usd + storage)
+    cost = _whole(prices.cost_usd + storage)
     return Quote(book.mark, job.model, base, complexity, stored, margin, total, cost)
 
 

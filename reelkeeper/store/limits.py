@@ -1,15 +1,14 @@
 """How many jobs run at once, and what the rule that steers it remembers."""
 
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.store.engine import Clock, changed, insert_into
+from reelkeeper.store.steering import CONCURRENCY
 from reelkeeper.store.tables import controls
-
-NAME: Final = "concurrency"  # the row of `controls`: {"limit": jobs at once, ...}
 
 
 class Kept(NamedTuple):
@@ -22,7 +21,7 @@ class Kept(NamedTuple):
 def kept(session: Session) -> Kept:
     """Give what the rule remembers."""
     row = session.execute(
-        sa.select(controls.c.state, controls.c.updated_at).where(controls.c.name == NAME)
+        sa.select(controls.c.state, controls.c.updated_at).where(controls.c.name == CONCURRENCY)
     ).one_or_none()
     return Kept(row.state, row.updated_at) if row else Kept({}, None)
 
@@ -36,7 +35,7 @@ def jobs_at_once(session: Session) -> int | None:
 def keep(session: Session, state: dict[str, Any], before: Kept) -> bool:
     """Write what the rule remembers, unless somebody has written since `before` was read; says whether it did."""
     if before.updated_at is None:
-        insert = insert_into(session, controls).values(name=NAME, state=state, updated_at=Clock())
+        insert = insert_into(session, controls).values(name=CONCURRENCY, state=state, updated_at=Clock())
         return session.execute(insert.on_conflict_do_nothing().returning(controls.c.name)).scalar() is not None
-    unchanged = sa.and_(controls.c.name == NAME, controls.c.updated_at == before.updated_at)
+    unchanged = sa.and_(controls.c.name == CONCURRENCY, controls.c.updated_at == before.updated_at)
     return changed(session, sa.update(controls).where(unchanged).values(state=state, updated_at=Clock())) == 1

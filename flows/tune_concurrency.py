@@ -1,0 +1,34 @@
+"""How many jobs should run at once? One step of the controller."""
+
+from prefect import flow
+from pydantic import AwareDatetime
+
+from reelkeeper.rules import steering
+from reelkeeper.rules.concurrency import ConcurrencyPolicy
+from reelkeeper.rules.quote import PriceBook
+from reelkeeper.rules.steering import TuningReport
+from tasks import depots, heartbeats, limits, runs
+
+
+@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
+def tune_concurrency(
+    concurrency: ConcurrencyPolicy = ConcurrencyPolicy(),
+    book: PriceBook = PriceBook(),
+    dry_run: bool = True,
+    as_of: AwareDatetime | None = None,
+) -> TuningReport:
+    """Look at the jobs that ended since the last step, and set how many run at once.
+
+    A dry run says what the step would be. The limit is set in each run, so that one which was lost comes back.
+    """
+    as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
+
+    with depots.store() as engine:
+        before, steered, ended = limits.read(engine, concurrency, as_of)
+
+        tuned = steering.tune(steered, ended, book, concurrency, as_of)
+
+        if not dry_run:
+            limits.remember(engine, before, tuned.steered)
+            limits.set_limit(tuned.step.limit)
+        return limits.publish(tuned, concurrency, run_id=run_id, as_of=as_of, dry_run=dry_run)

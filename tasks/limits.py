@@ -1,0 +1,60 @@
+"""How many jobs run at once: read what it stands on, remembered, and set where Prefect keeps it."""
+
+from datetime import datetime
+
+from prefect import get_client, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from sqlalchemy.engine import Engine
+
+from reelkeeper.errors import LeaseLost
+from reelkeeper.model.jobs import GLOBAL_LIMIT
+from reelkeeper.model.performance import Ended
+from reelkeeper.rules.concurrency import ConcurrencyPolicy
+from reelkeeper.rules.steering import Steered, Tuned, TuningReport, explain, since
+from reelkeeper.store import limits, performance
+from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.limits import Kept
+
+FLOW = "tune_concurrency"
+
+
+@task(task_run_name="read what is remembered", cache_policy=NO_CACHE)
+def read(engine: Engine, policy: ConcurrencyPolicy, as_of: datetime) -> tuple[Kept, Steered, list[Ended]]:
+    """Read what the rule remembers, and the jobs that ended since its last step."""
+    with reading(engine) as session:
+        kept = limits.kept(session)
+        steered = Steered.model_validate({"limit": policy.first_limit, **kept.state})
+        return kept, steered, performance.ended(session, since(steered, as_of), as_of)
+
+
+@task(task_run_name="remember the limit", cache_policy=NO_CACHE)
+def remember(engine: Engine, before: Kept, steered: Steered) -> None:
+    """Keep what the next step stands on. Raises LeaseLost where another run has stepped meanwhile."""
+    with transaction(engine, "limits.remember") as session:
+        if not limits.keep(session, steered.model_dump(mode="json"), before):
+            raise LeaseLost("another run of tune_concurrency has stepped meanwhile; nothing was changed")
+
+
+@task(task_run_name="set the limit to {limit}", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
+def set_limit(limit: int) -> None:
+    """Set Prefect's global concurrency limit, and make it where there is none. One that is disabled stays so."""
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(GLOBAL_LIMIT, limit)
+
+
+@task(task_run_name="report on the limit", cache_policy=NO_CACHE)
+def publish(tuned: Tuned, policy: ConcurrencyPolicy, *, run_id: str, as_of: datetime, dry_run: bool) -> TuningReport:
+    """Show the step, and what it stands on."""
+    step, text = tuned.step, explain(tuned, policy)
+    report = TuningReport(
+        FLOW, run_id, dry_run, as_of, tuned.before, step.limit, step.reason, len(tuned.finished), text
+    )
+    seen = [f"| {2 ** (one.bucket / 5):.0f} | {one.rate:.2f} | {one.weight:.0f} |" for one in tuned.steered.memory.seen]
+    title = f"# {report.before} -> {report.limit} jobs at once, as of {as_of:%Y-%m-%d %H:%M} UTC"
+    rows = ["| jobs at once | work of idle servers, as seen | jobs |", "|--:|--:|--:|", *seen] if seen else []
+    markdown = "\n".join([f"{title}{' (dry run)' if dry_run else ''}", "", text, "", *rows])
+    create_markdown_artifact(markdown, key="tune-concurrency-step", description=f"Why: {step.reason}")
+    get_run_logger().info("%s", text)
+    return report

@@ -1,0 +1,76 @@
+"""`tune_concurrency`: one step, remembered, set where Prefect keeps it, and explained; a dry run changes nothing."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prefect import get_client
+
+from flows.tune_concurrency import tune_concurrency
+from reelkeeper.errors import LeaseLost
+from reelkeeper.model.jobs import GLOBAL_LIMIT
+from reelkeeper.rules.concurrency import ConcurrencyPolicy
+from reelkeeper.rules.steering import Steered
+from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.limits import Kept, jobs_at_once, keep, kept
+from tasks import limits
+from tests.flows.scenes import Scene
+from tests.jobs import made, put
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def finished(scene: Scene) -> Iterator[Scene]:
+    """Twelve jobs have ended since noon, each as quick as on an idle server."""
+    scene.video("v1", age_days=1)
+    put(scene.engine, [made(f"j{n}", NOW - timedelta(minutes=n + 1), concurrency=8.0) for n in range(12)])
+    yield scene
+    with get_client(sync_client=True) as client:
+        if any(one.name == GLOBAL_LIMIT for one in client.read_global_concurrency_limits()):
+            client.delete_global_concurrency_limit_by_name(GLOBAL_LIMIT)
+
+
+def limit_at_prefect() -> int | None:
+    with get_client(sync_client=True) as client:
+        found = [one.limit for one in client.read_global_concurrency_limits() if one.name == GLOBAL_LIMIT]
+    return found[0] if found else None
+
+
+def limit_kept(scene: Scene) -> int | None:
+    with reading(scene.engine) as session:
+        return jobs_at_once(session)
+
+
+def test_a_dry_run_says_what_the_step_would_be(finished: Scene) -> None:
+    report = tune_concurrency(as_of=NOW)
+    assert (report.before, report.limit, report.reason, report.jobs) == (8, 10, "room to grow", 12)
+    assert report.explained.startswith("The limit goes from 8 to 10. More at once still get more done.")
+    assert (limit_kept(finished), limit_at_prefect()) == (None, None)
+
+
+def test_a_run_sets_the_limit_and_counts_each_job_once(finished: Scene) -> None:
+    assert tune_concurrency(dry_run=False, as_of=NOW).limit == 10
+    assert (limit_kept(finished), limit_at_prefect()) == (10, 10)
+    again = tune_concurrency(dry_run=False, as_of=NOW + timedelta(minutes=15))
+    assert (again.before, again.limit, again.jobs, again.reason) == (10, 10, 0, "too few jobs finished")
+
+
+def test_a_limit_that_a_person_changed_or_lost_at_prefect_is_set_again_within_the_policy(finished: Scene) -> None:
+    tune_concurrency(dry_run=False, as_of=NOW)
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(GLOBAL_LIMIT, 99)
+    later = NOW + timedelta(minutes=15)
+    tune_concurrency(dry_run=False, as_of=later)
+    assert limit_at_prefect() == 10
+    tune_concurrency(ConcurrencyPolicy(max_limit=3), dry_run=False, as_of=later)
+    assert (limit_kept(finished), limit_at_prefect()) == (3, 3)
+
+
+def test_of_two_runs_at_once_the_second_changes_nothing(finished: Scene) -> None:
+    with transaction(finished.engine, "test") as session:
+        before = kept(session)
+        assert keep(session, {"limit": 5}, before)
+    with pytest.raises(LeaseLost, match="another run"):
+        limits.remember.fn(finished.engine, Kept({}, None), Steered(limit=9))
+    assert limit_kept(finished) == 5
