@@ -5,16 +5,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from fastapi import Depends, HTTPException, Request, Security
+from fastapi import Depends, Header, HTTPException, Request, Security
 from fastapi.security import HTTPBearer
 from pydantic import StringConstraints
 
 from reelkeeper.model.access import Caller, Scope
+from reelkeeper.operations.admit import Terms
 from reelkeeper.operations.depot import Depot
 from reelkeeper.rules.access import AccessPolicy
-from reelkeeper.rules.quota import QuotaPolicy
 
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]  # as keys are made of them
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        alias="Idempotency-Key",
+        description="The same key again gives the same answer, and nothing is done twice",
+        pattern=r"^[\x21-\x7e]{1,128}$",
+        examples=["9b2f0c1e"],
+    ),
+]
 _BEARER: Final = HTTPBearer(auto_error=False, description="A token of `reelkeeper tokens create`.")
 
 
@@ -24,9 +33,8 @@ class Backing:
 
     depot: Depot
     scratch: Path
-    grace_days: int
     access: AccessPolicy = field(default_factory=AccessPolicy)
-    quota: QuotaPolicy = field(default_factory=QuotaPolicy)
+    terms: Terms = field(default_factory=Terms)
 
 
 def backing(request: Request) -> Backing:

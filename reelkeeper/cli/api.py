@@ -28,17 +28,22 @@ def api(
 
     from reelkeeper.api.app import create_app
     from reelkeeper.api.backing import Backing
+    from reelkeeper.operations.admit import Terms
     from reelkeeper.rules.access import AccessPolicy
+    from reelkeeper.rules.admission import AdmissionPolicy
     from reelkeeper.rules.lifecycle import LifecyclePolicy
     from reelkeeper.rules.quota import QuotaPolicy
+    from reelkeeper.rules.quote import PriceBook
 
-    def taken(access: AccessPolicy, quota: QuotaPolicy) -> None: ...
+    def taken(
+        access: AccessPolicy, admission: AdmissionPolicy, quota: QuotaPolicy, book: PriceBook, policy: LifecyclePolicy
+    ) -> None: ...
 
-    policies = parameters.read("api", taken, param or [])
+    given = parameters.read("api", taken, param or [])
+    access = given.pop("access", AccessPolicy())
+    terms = Terms(**{"lifecycle" if name == "policy" else name: value for name, value in given.items()})
     with depot() as opened:
-        app = create_app(
-            Backing(opened, scratch=configured().scratch, grace_days=LifecyclePolicy().grace_days, **policies)
-        )
+        app = create_app(Backing(opened, configured().scratch, access, terms))
         if schema:
             emit(app.openapi())
             return

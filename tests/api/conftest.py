@@ -30,7 +30,7 @@ def world(engine: sa.Engine, endpoint: Endpoint, double: R2Double, tiny_clip: Pa
 
 @pytest.fixture
 def stands(world: World) -> Backing:
-    return Backing(world.depot, scratch=Path(world.address.folder) / "scratch", grace_days=7)
+    return Backing(world.depot, scratch=Path(world.address.folder) / "scratch")
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ def test_without_a_token_every_path_says_401_whether_it_is_there_or_not(app: Fas
     routes = [(m.upper(), path) for path, methods in app.openapi()["paths"].items() for m in methods]
     asked = [one for one in routes if one[1].startswith("/v1")]
     asked += [("GET", "/v1/none"), ("PUT", "/v1/jobs"), ("GET", "/admin"), ("GET", "/healthz/"), ("GET", "//healthz")]
+    asked += [("PATCH", "/v1/users/ann"), ("OPTIONS", "/v1/jobs"), ("GET", "/docs")]
+    assert len(asked) == 20
     with TestClient(app) as client:
         for method, path in asked:
             for shown in ({}, {"Authorization": "Bearer rk_" + "A" * 43}, {"Authorization": "Basic YTpi"}):
@@ -51,9 +53,7 @@ def test_a_revoked_token_is_refused_once_it_is_no_longer_trusted(
 
 
 def test_who_asks_too_often_is_told_how_long_to_wait(world: World, stands: Backing) -> None:
-    slow = Backing(
-        stands.depot, stands.scratch, stands.grace_days, AccessPolicy(requests_a_second=0.01, burst=2, body_bytes=2_000)
-    )
+    slow = Backing(stands.depot, stands.scratch, AccessPolicy(requests_a_second=0.01, burst=2, body_bytes=2_000))
     _, text = tokens.create(world.depot.engine, "often", tuple(Scope), author="test")
     client = TestClient(create_app(slow), headers={"Authorization": f"Bearer {text}"})
     assert [client.get("/v1/none").status_code for _ in range(3)] == [404, 404, 429]

@@ -22,8 +22,9 @@ from reelkeeper.adapters.seaweed import Endpoint
 from reelkeeper.api.app import create_app
 from reelkeeper.api.backing import Backing
 from reelkeeper.model.access import Scope
-from reelkeeper.operations import tokens
+from reelkeeper.operations import ledger, tokens
 from reelkeeper.rules.access import AccessPolicy
+from reelkeeper.store.engine import transaction
 from tests.doubles.r2 import R2Double
 from tests.faults.world import World
 
@@ -39,8 +40,10 @@ def served(
     folder.mkdir()
     world = World.make(folder, str(sqlite_engine.url), endpoint, double, clip=tiny_clip)
     world.video("v1")
+    with transaction(world.depot.engine, "test") as session:
+        ledger.grant(session, "ann", 10**9, "first", run_id="test")
     _, text = tokens.create(world.depot.engine, "a test", tuple(Scope), author="test")
-    return create_app(Backing(world.depot, folder / "scratch", 7, UNHURRIED)), text
+    return create_app(Backing(world.depot, folder / "scratch", UNHURRIED)), text
 
 
 @pytest.fixture

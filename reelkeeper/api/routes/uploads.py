@@ -5,10 +5,10 @@ from threading import BoundedSemaphore
 from typing import Annotated, Final, Literal
 from uuid import uuid4
 
-from fastapi import APIRouter, Header, Path
+from fastapi import APIRouter, Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from reelkeeper.api.backing import Id, Stands, needs
+from reelkeeper.api.backing import Id, IdempotencyKey, Stands, needs
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import LeaseLost
 from reelkeeper.model import MediaLimits
@@ -25,15 +25,6 @@ _STATES: Final = {
     ReservationState.SETTLED: "stored",
     ReservationState.EXPIRED: "expired",
 }
-Key = Annotated[
-    str,
-    Header(
-        alias="Idempotency-Key",
-        description="The same key again gives the same answer, and nothing is done twice",
-        pattern=r"^[\x21-\x7e]{1,128}$",
-        examples=["9b2f0c1e"],
-    ),
-]
 UploadId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", examples=["0123456789abcdef0123456789abcdef"])]
 
 
@@ -84,13 +75,13 @@ class Upload(BaseModel):
     dependencies=[needs(Scope.UPLOADS)],
     responses=documented(404, 409),
 )
-def begin(asked: NewUpload, key: Key, stands: Stands) -> Upload:
+def begin(asked: NewUpload, key: IdempotencyKey, stands: Stands) -> Upload:
     """Reserve its bytes, and sign a URL by which exactly these bytes can be put, once."""
     wanted = receive.Announced(**asked.model_dump())
     if wanted.created_at:
         wanted = wanted._replace(created_at=min(wanted.created_at, datetime.now(UTC)).astimezone(UTC))
     upload, ticket = receive.begin(
-        stands.depot, wanted, key, url_seconds=stands.access.url_seconds, policy=stands.quota
+        stands.depot, wanted, key, url_seconds=stands.access.url_seconds, policy=stands.terms.quota
     )
     told = _told(upload)
     return told.model_copy(update=ticket._asdict()) if ticket else told
@@ -123,7 +114,7 @@ def finish(upload_id: UploadId, stands: Stands) -> Upload:
             upload_id,
             scratch=stands.scratch,
             run_id=f"upload-{uuid4().hex[:12]}",
-            grace_days=stands.grace_days,
+            grace_days=stands.terms.lifecycle.grace_days,
         )
     finally:
         _AT_ONCE.release()

@@ -65,7 +65,7 @@ def user(user_id: Annotated[Id, Path(examples=["ann"])], stands: Stands) -> User
         if standing is None:
             raise NotFound(f"no user {user_id!r} in the catalogue")
         balance = ledger.balance(session, user_id)
-    told = judge(standing, 0, stands.quota)
+    told = judge(standing, 0, stands.terms.quota)
     return User(
         id=user_id,
         tier=standing.tier,
@@ -84,5 +84,7 @@ def user(user_id: Annotated[Id, Path(examples=["ann"])], stands: Stands) -> User
 )
 def check(asked: Question, stands: Stands) -> Answer:
     """Tell whether they would fit at this moment; nothing is reserved."""
-    answer = check_user_storage_quota(stands.depot.engine, asked.user_id, asked.incoming_bytes, policy=stands.quota)
+    answer = check_user_storage_quota(
+        stands.depot.engine, asked.user_id, asked.incoming_bytes, policy=stands.terms.quota
+    )
     return Answer(**asdict(answer))

@@ -1,0 +1,199 @@
+"""Jobs: a video asked for, followed, and given up."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+from time import monotonic
+from typing import Annotated, Any, Final, Literal
+from uuid import uuid4
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Path, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from reelkeeper.api.backing import Id, IdempotencyKey, Stands, needs
+from reelkeeper.api.problems import documented, problem
+from reelkeeper.model.access import Scope
+from reelkeeper.model.jobs import IN_FLIGHT
+from reelkeeper.model.requests import Cached, Declined, GenerationRequest, Joined, Queued, RefusedFor, Unfulfilled
+from reelkeeper.operations import settle_job
+from reelkeeper.operations.admit import admit
+from reelkeeper.operations.follow import Followed, follow
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+LOOK_SECONDS = 1.0  # between two looks at a job that is followed
+_SIGN_OF_LIFE_SECONDS: Final = 15.0  # without an event, so that no proxy cuts the line
+_LONGEST_SECONDS: Final = 3_600.0  # of one stream; an EventSource opens another by itself
+_REFUSED: Final = {RefusedFor.QUOTA: 403, RefusedFor.CREDITS: 402, RefusedFor.FROZEN: 503, RefusedFor.INPUT: 422}
+JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", examples=["0123456789abcdef0123456789abcdef"])]
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events."""
+
+    media_type = "text/event-stream"
+
+
+class NewJob(BaseModel):
+    """A video that a user wants."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"user_id": "ann", "request": {"model": "sketch-1", "prompt": "A fox in the snow, at dusk"}}]
+        },
+    )
+
+    user_id: Id
+    request: GenerationRequest
+
+
+class Admitted(BaseModel):
+    """What a request is answered. `status` says which of the fields there are."""
+
+    status: Literal["cached", "joined", "queued", "dead", "cancelled"] = Field(
+        description="cached: the video is there. joined: it is being made already. queued: it will be made. "
+        "dead, cancelled: what this key asked for has ended without a video, and nothing was charged"
+    )
+    job_id: str
+    video_id: str | None = None
+    leader_id: str | None = Field(None, description="The job that this one waits for")
+    charged_microusd: int | None = None
+    price_microusd: int | None = Field(None, description="Held until the job ends")
+    price_book: str | None = None
+    place: int | None = Field(None, description="From 1, among the jobs that wait")
+    wait_seconds: float | None = Field(None, description="Estimate until it begins")
+    finish_seconds: float | None = Field(None, description="Estimate until the video is there")
+    error: str | None = None
+
+
+class Job(BaseModel):
+    """A job at this moment."""
+
+    job_id: str
+    user_id: str
+    state: Literal["queued", "running", "parked", "succeeded", "dead", "cancelled"]
+    leader_id: str | None
+    model: str
+    progress: float = Field(description="From 0 to 1")
+    place: int | None
+    wait_seconds: float | None
+    finish_seconds: float | None
+    price_microusd: int
+    charged_microusd: int
+    video_id: str | None
+    error: str | None
+    cancelling: bool = Field(description="It was asked to stop")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class Cancelled(BaseModel):
+    """The state after a cancellation: a job at work is stopped by its worker, what has ended stays as it is."""
+
+    job_id: str
+    state: Literal["queued", "running", "parked", "succeeded", "dead", "cancelled"]
+
+
+_TAKEN: Final[dict[int | str, dict[str, Any]]] = {202: {"model": Admitted, "description": "Joined or queued"}}
+
+
+@router.post(
+    "",
+    summary="Ask for a video",
+    response_model=Admitted,
+    response_model_exclude_none=True,
+    dependencies=[needs(Scope.JOBS)],
+    responses={**_TAKEN, **documented(402, 404)},
+)
+def ask(asked: NewJob, key: IdempotencyKey, stands: Stands, response: Response) -> Admitted | JSONResponse:
+    """Answer at once: the video, a place in the queue, or why not. What is held stands or falls with the job."""
+    answer = admit(stands.depot.engine, asked.request, user_id=asked.user_id, client_key=key, terms=stands.terms)
+    match answer:
+        case Declined(code, reason):
+            headers = {"Retry-After": "30"} if code == RefusedFor.FROZEN else None
+            return problem(_REFUSED[code], code, reason, headers=headers)
+        case Cached():
+            return Admitted(status="cached", **answer._asdict())
+        case Unfulfilled(job_id, state, error):
+            return Admitted(status="dead" if state == "dead" else "cancelled", job_id=job_id, error=error)
+        case Joined() | Queued():
+            response.status_code = 202
+            return Admitted(status="joined" if isinstance(answer, Joined) else "queued", **answer._asdict())
+
+
+@router.get(
+    "/{job_id}",
+    summary="Where a job stands",
+    dependencies=[needs(Scope.JOBS)],
+    responses=documented(404),
+)
+def job(job_id: JobId, stands: Stands) -> Job:
+    """Tell its place and wait, how far it is, or how it ended."""
+    return _told(follow(stands.depot.engine, job_id, slots=stands.terms.admission.slots))
+
+
+@router.get(
+    "/{job_id}/events",
+    summary="Follow a job by server-sent events",
+    response_class=EventStream,
+    dependencies=[needs(Scope.JOBS)],
+    responses=documented(404),
+)
+async def events(job_id: JobId, stands: Stands) -> EventStream:
+    """Send the job, as `GET /v1/jobs/{id}` gives it, whenever it has changed; the last one is how it ended."""
+    first = await _look(stands, job_id)  # 404 before the stream begins
+    return EventStream(_stream(stands, first), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+
+@router.delete(
+    "/{job_id}",
+    summary="Give a job up",
+    dependencies=[needs(Scope.JOBS)],
+    responses=documented(404),
+)
+def cancel(job_id: JobId, stands: Stands) -> Cancelled:
+    """End a job that waits, at no charge; ask one at work to stop. Safe to repeat."""
+    terms = stands.terms
+    state = settle_job.cancel(
+        stands.depot.engine,
+        job_id,
+        run_id=f"api-{uuid4().hex[:12]}",
+        policy=terms.admission,
+        quota=terms.quota,
+    )
+    return Cancelled(job_id=job_id, state=state.value)
+
+
+async def _look(stands: Stands, job_id: str) -> Followed:
+    return await run_sync(lambda: follow(stands.depot.engine, job_id, slots=stands.terms.admission.slots))
+
+
+async def _stream(stands: Stands, first: Followed) -> AsyncIterator[str]:
+    began = sent = monotonic()
+    yield _event(first)
+    last = first
+    while last.state in IN_FLIGHT and monotonic() - began < _LONGEST_SECONDS:
+        await asyncio.sleep(LOOK_SECONDS)
+        seen = await _look(stands, first.job_id)
+        if _lasting(seen) != _lasting(last):
+            last, sent = seen, monotonic()
+            yield _event(seen)
+        elif monotonic() - sent >= _SIGN_OF_LIFE_SECONDS:
+            sent = monotonic()
+            yield ": still at it\n\n"
+
+
+def _lasting(one: Followed) -> Followed:
+    """Leave out what changes by itself from one second to the next."""
+    return one._replace(wait_seconds=None, finish_seconds=None)
+
+
+def _event(one: Followed) -> str:
+    return f"event: {'job' if one.state in IN_FLIGHT else 'end'}\ndata: {_told(one).model_dump_json()}\n\n"
+
+
+def _told(one: Followed) -> Job:
+    return Job.model_validate({**one._asdict(), "state": one.state.value})

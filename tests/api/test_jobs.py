@@ -1,0 +1,138 @@
+"""Jobs over HTTP: answered at once, followed to their end, given up, and asked for once per key."""
+
+import json
+import threading
+import time
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from fastapi.testclient import TestClient
+from httpx import Response
+
+from reelkeeper.model.jobs import JobState
+from reelkeeper.operations import freeze, ledger, settle_job
+from reelkeeper.store.engine import transaction
+from reelkeeper.store.tables import jobs
+from tests.api.answers import problem
+from tests.faults.world import World
+from tests.operations.books import DOLLAR, make_user
+from tests.operations.desk import claim, make
+
+
+@pytest.fixture(autouse=True)
+def ten_dollars(world: World) -> None:
+    with transaction(world.depot.engine, "test") as session:
+        ledger.grant(session, "ann", 10 * DOLLAR, "first", run_id="test")
+
+
+def ask(client: TestClient, key: str, prompt: str = "a fox", **other: object) -> Response:
+    asked = {"user_id": "ann", "request": {"model": "m", "prompt": prompt, **other}}
+    answer: Response = client.post("/v1/jobs", json=asked, headers={"Idempotency-Key": key})
+    return answer
+
+
+def queued(client: TestClient, key: str = "k1", prompt: str = "a fox") -> str:
+    answer = ask(client, key, prompt)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["job_id"])
+
+
+def finish(world: World, job_id: str) -> None:
+    token = claim(world.depot.engine, job_id)
+    make(world.depot.engine, job_id)
+    settle_job.succeed(world.depot.engine, job_id, token, run_id="run")
+
+
+def state(client: TestClient, job_id: str) -> dict[str, Any]:
+    told: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
+    return told
+
+
+def test_a_new_request_is_queued_with_its_place_price_and_estimates(client: TestClient) -> None:
+    answer = ask(client, "k1")
+    told = answer.json()
+    assert (answer.status_code, told["status"], told["place"], told["wait_seconds"]) == (202, "queued", 1, 0)
+    assert told["finish_seconds"] > 100
+    assert told["price_microusd"] > 0
+    assert client.get("/v1/users/ann").json()["held_microusd"] == told["price_microusd"]
+    assert ask(client, "k1").json()["job_id"] == told["job_id"]
+    problem(ask(client, "k1", "another"), 422)
+    assert state(client, told["job_id"])["place"] == 1
+
+
+def test_the_same_request_joins_and_then_comes_from_the_cache(client: TestClient, world: World) -> None:
+    first = queued(client)
+    joined = ask(client, "k2")
+    assert (joined.status_code, joined.json()["status"], joined.json()["leader_id"]) == (202, "joined", first)
+    finish(world, first)
+    for job_id in (first, joined.json()["job_id"]):
+        told = state(client, job_id)
+        assert (told["state"], told["video_id"], told["progress"]) == ("succeeded", first, 1.0)
+    cached = ask(client, "k3")
+    assert (cached.status_code, cached.json()["status"], cached.json()["video_id"]) == (200, "cached", first)
+    assert cached.json()["charged_microusd"] == 0
+
+
+def test_what_cannot_be_is_refused_with_a_reason_that_a_user_reads(client: TestClient, world: World) -> None:
+    long = ask(client, "k1", duration_seconds=120, width=4096, height=4096, fps=60)
+    assert problem(long, 403)["type"] == "urn:reelkeeper:quota"
+    make_user(world.depot.engine, "bob", 1)
+    poor = client.post(
+        "/v1/jobs",
+        json={"user_id": "bob", "request": {"model": "m", "prompt": "p"}},
+        headers={"Idempotency-Key": "k"},
+    )
+    assert problem(poor, 402)["type"] == "urn:reelkeeper:credits"
+    told = problem(ask(client, "k2", "x" * 10_001), 422)
+    assert told["faults"] == [{"where": "body.request.prompt", "what": "String should have at most 10000 characters"}]
+    problem(client.post("/v1/jobs", json={"user_id": "ann", "request": {"model": "m", "prompt": "p"}}), 422)
+    freeze.freeze(world.depot.engine, by="ann", reason="a test")
+    answer = ask(client, "k4", "new")
+    assert problem(answer, 503)["type"] == "urn:reelkeeper:frozen"
+    assert answer.headers["retry-after"] == "30"
+
+
+def test_a_job_that_waits_is_given_up_at_no_charge(client: TestClient) -> None:
+    job_id = queued(client)
+    for _ in range(2):
+        assert client.delete(f"/v1/jobs/{job_id}").json() == {"job_id": job_id, "state": "cancelled"}
+    assert client.get("/v1/users/ann").json()["held_microusd"] == 0
+    assert ask(client, "k1").json()["status"] == "cancelled"
+    problem(client.delete(f"/v1/jobs/{'0' * 32}"), 404)
+    problem(client.get(f"/v1/jobs/{'0' * 32}"), 404)
+    problem(client.get(f"/v1/jobs/{'0' * 32}/events"), 404)
+
+
+def test_a_job_at_work_is_asked_to_stop(client: TestClient, world: World) -> None:
+    job_id = queued(client)
+    claim(world.depot.engine, job_id)
+    assert client.delete(f"/v1/jobs/{job_id}").json()["state"] == "running"
+    told = state(client, job_id)
+    assert told["cancelling"]
+    assert (told["state"], told["place"], told["wait_seconds"]) == ("running", None, 0.0)
+
+
+def test_a_job_is_followed_until_it_ends(client: TestClient, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reelkeeper.api.routes.jobs.LOOK_SECONDS", 0.02)
+    job_id = queued(client)
+
+    def work() -> None:
+        time.sleep(0.2)
+        token = claim(world.depot.engine, job_id)
+        with transaction(world.depot.engine, "test") as session:
+            session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(progress=0.5))
+        time.sleep(0.5)
+        make(world.depot.engine, job_id)
+        settle_job.succeed(world.depot.engine, job_id, token, run_id="run")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    answer = client.get(f"/v1/jobs/{job_id}/events")
+    worker.join()
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    sent = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert [one["state"] for one in sent][:: len(sent) - 1] == [JobState.QUEUED, JobState.SUCCEEDED]
+    assert 0.5 in [one["progress"] for one in sent]
+    assert answer.text.count("event: end\n") == 1
+    assert sent[-1]["video_id"] == job_id
