@@ -1,0 +1,193 @@
+"""A thin client of the HTTP API for a video service in Python. It needs httpx and nothing else of Reelkeeper.
+
+    with Client("http://127.0.0.1:8787", token) as reelkeeper:
+        answer = reelkeeper.ask("ann", {"model": "sketch-1", "prompt": "A fox in the snow"}, key=request_id)
+        if answer["status"] in ("queued", "joined"):
+            for job in reelkeeper.follow(answer["job_id"]): ...
+        url = reelkeeper.video_url(answer["video_id"])
+
+Answers are the JSON of the API as dictionaries; `reelkeeper api --schema` says what is in them. What may pass (429,
+502, 503, a busy video, a line that is cut) is asked again, waiting as the server says: every request can be repeated.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+ATTEMPTS: Final = 5
+_LONGEST_WAIT_SECONDS: Final = 30.0
+_PASSING: Final = frozenset({429, 502, 503})
+_CHUNK_BYTES: Final = 1 << 20
+_QUIET_SECONDS: Final = 60.0  # without a sign of life from the server's event stream, which sends one each 15 s
+Json = dict[str, Any]
+
+
+class RequestRefused(Exception):  # noqa: N818  named for what happened, as all errors here are
+    """The API said no. `kind` is for programs, such as urn:reelkeeper:quota; the message is its sentence."""
+
+    def __init__(self, status: int, kind: str, detail: str) -> None:
+        super().__init__(f"{status} {kind}: {detail}")
+        self.status = status
+        self.kind = kind
+        self.detail = detail
+
+
+class Client:
+    """One server and one token. Safe to share between threads."""
+
+    def __init__(self, base_url: str, token: str, *, timeout_seconds: float = 30) -> None:
+        self._http = httpx.Client(
+            base_url=base_url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=timeout_seconds,
+            trust_env=_may_use_proxy(base_url),
+        )
+
+    def __enter__(self) -> Self:
+        """Use it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close its connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def ask(self, user_id: str, request: Mapping[str, Any], *, key: str) -> Json:
+        """Ask for a video. `status` of the answer is cached, joined or queued, or dead or cancelled for an old key.
+
+        Raises RequestRefused with kind urn:reelkeeper:quota, :credits, :frozen, :invalid or :input.
+        """
+        return self._json("POST", "/v1/jobs", {"user_id": user_id, "request": dict(request)}, key=key)
+
+    def job(self, job_id: str) -> Json:
+        """Tell where a job stands."""
+        return self._json("GET", f"/v1/jobs/{quote(job_id, safe='')}")
+
+    def follow(self, job_id: str) -> Iterator[Json]:
+        """Give the job whenever it has changed, the last time as it ended. A line that is cut is opened again."""
+        path, failed = f"/v1/jobs/{quote(job_id, safe='')}/events", 0
+        while True:
+            try:
+                with self._http.stream("GET", path, timeout=_QUIET_SECONDS) as answer:
+                    if answer.is_error:
+                        answer.read()
+                        raise _refused(answer)
+                    for name, job in _events(answer.iter_lines()):
+                        yield job
+                        failed = 0
+                        if name == "end":
+                            return
+            except (httpx.TransportError, RequestRefused) as error:
+                failed += 1
+                if failed >= ATTEMPTS or (isinstance(error, RequestRefused) and error.status not in _PASSING):
+                    raise
+                time.sleep(min(_LONGEST_WAIT_SECONDS, 2.0 ** (failed - 1)))
+
+    def cancel(self, job_id: str) -> Json:
+        """Give a job up; the answer's `state` is what it is in after that."""
+        return self._json("DELETE", f"/v1/jobs/{quote(job_id, safe='')}")
+
+    def video_url(self, video_id: str) -> str:
+        """Give a URL of the video's bytes, for a while; counts a view."""
+        return self._send("GET", f"/v1/videos/{quote(video_id, safe='')}").headers["location"]
+
+    def report_views(self, views: Mapping[str, int]) -> int:
+        """Add views; returns how many of the ids are known."""
+        told = [{"video_id": video_id, "views": count} for video_id, count in views.items()]
+        counted: int = self._json("POST", "/v1/views", {"views": told})["counted"]
+        return counted
+
+    def user(self, user_id: str) -> Json:
+        """Tell what a user stores and may spend."""
+        return self._json("GET", f"/v1/users/{quote(user_id, safe='')}")
+
+    def check_quota(self, user_id: str, incoming_bytes: int) -> Json:
+        """Tell whether so many more bytes would fit; `reason` is for the user to read."""
+        return self._json("POST", "/v1/quota/check", {"user_id": user_id, "incoming_bytes": incoming_bytes})
+
+    def upload(self, path: Path, *, user_id: str, video_id: str, key: str) -> Json:
+        """Store a video that was made elsewhere: reserve, put, verify. Safe to repeat with the same key."""
+        with path.open("rb") as file:
+            md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        wanted = {
+            "user_id": user_id,
+            "video_id": video_id,
+            "size_bytes": path.stat().st_size,
+            "md5": md5,
+            "extension": path.suffix.lstrip(".").lower(),
+        }
+        upload = self._json("POST", "/v1/uploads", wanted, key=key)
+        if upload["state"] == "open" and upload["url"]:
+            _put(upload["url"], upload["headers"], path)
+        return self._json("POST", f"/v1/uploads/{upload['id']}/complete")
+
+    def _json(self, method: str, path: str, body: object = None, *, key: str | None = None) -> Json:
+        answer: Json = self._send(method, path, body, key=key).json()
+        return answer
+
+    def _send(self, method: str, path: str, body: object = None, *, key: str | None = None) -> httpx.Response:
+        headers = {"Idempotency-Key": key} if key else {}
+        for attempt in range(1, ATTEMPTS + 1):
+            wait = min(_LONGEST_WAIT_SECONDS, 2.0 ** (attempt - 1))
+            try:
+                answer = self._http.request(method, path, json=body, headers=headers)
+            except httpx.TransportError:
+                if attempt == ATTEMPTS:
+                    raise
+            else:
+                if not answer.is_error:
+                    return answer
+                refused = _refused(answer)
+                passing = answer.status_code in _PASSING or refused.kind == "urn:reelkeeper:busy"
+                if not passing or attempt == ATTEMPTS:
+                    raise refused
+                asked = answer.headers.get("retry-after", "")
+                wait = min(_LONGEST_WAIT_SECONDS, float(asked)) if asked.isdigit() else wait
+            time.sleep(wait)
+        raise AssertionError  # the loop returns or raises
+
+
+def _refused(answer: httpx.Response) -> RequestRefused:
+    try:
+        told = answer.json()
+        return RequestRefused(answer.status_code, told["type"], told["detail"])
+    except (ValueError, KeyError, TypeError):  # not the API's own words: a proxy's
+        return RequestRefused(answer.status_code, "about:blank", answer.text[:500])
+
+
+def _put(url: str, headers: Mapping[str, str], path: Path) -> None:
+    with path.open("rb") as file:
+        answer = httpx.put(
+            url,
+            content=iter(lambda: file.read(_CHUNK_BYTES), b""),
+            headers=dict(headers),
+            timeout=_QUIET_SECONDS,
+            trust_env=_may_use_proxy(url),
+        )
+    if answer.is_error and answer.status_code != httpx.codes.PRECONDITION_FAILED:  # those bytes stand there already
+        raise RequestRefused(answer.status_code, "about:blank", answer.text[:500])
+
+
+def _may_use_proxy(url: str) -> bool:
+    return urlsplit(url).hostname not in {"127.0.0.1", "localhost", "::1"}
+
+
+def _events(lines: Iterator[str]) -> Iterator[tuple[str, Json]]:
+    name = ""
+    for line in lines:
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield name, json.loads(line.removeprefix("data: "))

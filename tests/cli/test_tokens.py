@@ -1,0 +1,28 @@
+"""`tokens`: made and shown once, listed without their text, revoked."""
+
+from collections.abc import Callable
+from typing import Any
+
+from typer.testing import Result
+
+
+def test_a_token_is_shown_once_and_then_only_listed(reelkeeper: Callable[..., Result], ask: Callable[..., Any]) -> None:
+    made = ask("tokens", "create", "front", "--scope", "jobs", "--scope", "videos")
+    listed = ask("tokens", "list")
+    assert [one["id"] for one in listed] == [made["id"]]
+    assert made["token"].startswith("rk_")
+    assert made["token"] not in reelkeeper("tokens", "list").output
+    reelkeeper("tokens", "revoke", made["id"])
+    assert ask("tokens", "list")[0]["revoked_at"]
+
+
+def test_a_scope_that_is_none_is_refused(reelkeeper: Callable[..., Result]) -> None:
+    assert "no scope money" in reelkeeper("tokens", "create", "front", "--scope", "money", exit_code=2).output
+    reelkeeper("tokens", "revoke", "none", exit_code=8)
+
+
+def test_the_schema_can_be_printed_without_serving(ask: Callable[..., Any], reelkeeper: Callable[..., Result]) -> None:
+    printed = reelkeeper("api", "--schema").stdout
+    assert '"/v1/jobs"' in printed
+    assert "no field 'bursts'" in reelkeeper("api", "--param", "access.bursts=1", exit_code=2).output
+    assert ask("tokens", "list") == []
