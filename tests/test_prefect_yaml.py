@@ -20,6 +20,7 @@ DEPLOYMENTS: dict[str, dict[str, Any]] = {one["entrypoint"]: one for one in WRIT
 FLOWS = {f"flows.{path.stem}.{path.stem}" for path in (ROOT / "flows").glob("*.py") if path.stem != "__init__"}
 SCHEDULES: dict[str, str | tuple[str, ...]] = {
     "deliver_alerts": "*/5 * * * *",
+    "dispatch_jobs": "*/5 * * * *",
     "forecast_costs": ("0 6 1 * *", "0 6 * * 1"),
     "monitor_costs": "15 * * * *",
     "tune_concurrency": "*/15 * * * *",

@@ -13,8 +13,10 @@ from reelkeeper.rules.access import AccessPolicy
 from reelkeeper.rules.admission import AdmissionPolicy
 from reelkeeper.rules.alerting import AlertPolicy
 from reelkeeper.rules.anomaly import AnomalyPolicy
+from reelkeeper.rules.attempts import AttemptPolicy
 from reelkeeper.rules.budget import BudgetPolicy
 from reelkeeper.rules.concurrency import ConcurrencyPolicy
+from reelkeeper.rules.dispatch import DispatchPolicy
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.lifecycle import FLOW_RULES, LifecyclePolicy
 from reelkeeper.rules.performance import PerformancePolicy
@@ -40,7 +42,9 @@ POLICIES: dict[str, type[BaseModel]] = {
     "acceptance": Acceptance,
     "book": PriceBook,
     "anomaly": AnomalyPolicy,
+    "attempts": AttemptPolicy,
     "budget": BudgetPolicy,
+    "order": DispatchPolicy,
     "quota": QuotaPolicy,
     "concurrency": ConcurrencyPolicy,
     "goals": PerformancePolicy,

@@ -10,6 +10,7 @@ from reelkeeper.cli import (
     doctor,
     forecast,
     holds,
+    jobs,
     plans,
     quota,
     report,
@@ -34,6 +35,7 @@ app.command(rich_help_panel=PEOPLE)(restore.restore)
 app.command(rich_help_panel=PEOPLE)(holds.hold)
 app.command(rich_help_panel=PEOPLE)(holds.freeze)
 app.command(rich_help_panel=PEOPLE)(holds.thaw)
+app.add_typer(jobs.group, name="jobs", rich_help_panel=PEOPLE)
 app.add_typer(videos.group, name="videos", rich_help_panel=LOOK)
 app.add_typer(audit.group, name="audit", rich_help_panel=LOOK)
 app.command(rich_help_panel=MONEY)(bill.bill)

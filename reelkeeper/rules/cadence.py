@@ -18,6 +18,7 @@ class Cadence(NamedTuple):
 
 CADENCES: Final = {
     "deliver_alerts": Cadence(5 * _MINUTE, 10 * _MINUTE),
+    "dispatch_jobs": Cadence(5 * _MINUTE, 10 * _MINUTE),
     "expire_videos": Cadence(_DAY, 3 * _HOUR),
     "forecast_costs": Cadence(7 * _DAY, 12 * _HOUR),
     "monitor_costs": Cadence(_HOUR, 30 * _MINUTE),

@@ -85,6 +85,13 @@ def count_running(session: Session) -> int:
     return int(session.execute(running).scalar_one())
 
 
+def count_states(session: Session) -> dict[str, int]:
+    """Count the jobs in each state, but for those that wait for another's video, and those that succeeded."""
+    chosen = sa.and_(_IS_LEADER, jobs.c.state != JobState.SUCCEEDED)
+    counts = sa.select(jobs.c.state, sa.func.count().label("jobs")).where(chosen).group_by(jobs.c.state)
+    return {row.state: row.jobs for row in session.execute(counts)}
+
+
 def left_behind(session: Session, limit: int) -> list[str]:
     """Name jobs that were begun and that nobody has at the moment, those first that have waited longest."""
     wanted = sa.select(jobs.c.id).where(_left_behind()).order_by(jobs.c.due_at, jobs.c.id).limit(limit)
@@ -118,6 +125,25 @@ def waiting_jobs(session: Session) -> list[Job]:
         if len(found) < _OLDEST:  # that was the whole queue
             break
     return list(found.values())
+
+
+class DeadJob(NamedTuple):
+    """A job that was given up, as a person looks at it."""
+
+    id: str
+    user_id: str
+    model: str
+    attempts: int
+    price_microusd: int
+    finished_at: datetime | None
+    error: str | None
+
+
+def dead_jobs(session: Session, limit: int) -> list[DeadJob]:
+    """Give the jobs that were given up, the last first."""
+    columns = (jobs.c[name] for name in DeadJob._fields)
+    chosen = sa.select(*columns).where(jobs.c.state == JobState.DEAD)
+    return [DeadJob(*row) for row in session.execute(chosen.order_by(jobs.c.finished_at.desc()).limit(limit))]
 
 
 def recent_estimates(session: Session) -> list[float]:

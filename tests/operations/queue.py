@@ -48,7 +48,7 @@ def enqueue(engine: sa.Engine, *rows: dict[str, Any]) -> None:
         for one in rows:
             if one["price_microusd"]:
                 one["hold_id"] = _held(session, one)
-        session.execute(sa.insert(jobs), [{"hold_id": None, **one} for one in rows])
+            session.execute(sa.insert(jobs).values(one))
 
 
 def _held(session: Session, one: dict[str, Any]) -> str:

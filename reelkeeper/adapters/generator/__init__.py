@@ -2,7 +2,24 @@
 
 from reelkeeper.adapters.generator.http import HttpGenerator
 from reelkeeper.adapters.generator.local import LocalGenerator
+from reelkeeper.adapters.generator.provider import Provider
+from reelkeeper.settings import Settings
 
 Generator = HttpGenerator | LocalGenerator
 
-__all__ = ["Generator", "HttpGenerator", "LocalGenerator"]
+__all__ = ["Generator", "HttpGenerator", "LocalGenerator", "connect"]
+
+
+def connect(settings: Settings) -> Generator:
+    """Give the configured provider, or the local generator where none is. Nothing is asked of it yet."""
+    if settings.generator_url is None:
+        return LocalGenerator(settings.images)
+    token = settings.generator_token.get_secret_value() if settings.generator_token else None
+    return HttpGenerator(
+        Provider(
+            settings.generator_url,
+            token,
+            webhook_url=settings.generator_webhook_url,
+            allow_private=settings.allow_private_addresses,
+        )
+    )

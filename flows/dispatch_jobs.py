@@ -1,0 +1,36 @@
+"""Which job next, which together: slots that are never idle while a job waits."""
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from reelkeeper.rules.attempts import AttemptPolicy
+from reelkeeper.rules.dispatch import DispatchPolicy
+from reelkeeper.rules.dispatch_report import DispatchReport
+from tasks import depots, heartbeats, jobs, runs
+
+
+@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
+def dispatch_jobs(
+    order: DispatchPolicy = DispatchPolicy(),
+    attempts: AttemptPolicy = AttemptPolicy(),
+    slots: Annotated[int, Field(ge=1, le=1000)] = 8,
+    seconds: Annotated[int, Field(ge=1, le=3600)] = 285,
+    until_idle: bool = False,
+    dry_run: bool = True,
+) -> DispatchReport:
+    """Keep at most `slots` jobs running for so many seconds, or until nothing is due; a dry run says which come first.
+
+    In all workers together no more run than Prefect's global concurrency limit "generation" says, or, without one, than
+    was steered last. The run fails, with the counts, when jobs used up their attempts; everything else is done then.
+    """
+    run_id = runs.run_id()
+
+    with depots.opened() as depot:
+        if dry_run:
+            return jobs.preview(depot, order, run_id)
+        report = jobs.keep_slots_full(
+            depot, order, attempts, slots=slots, seconds=seconds, until_idle=until_idle, run_id=run_id
+        )
+    return report.require_whole()

@@ -1,0 +1,122 @@
+"""Jobs: the slots kept full, and what a run of the queue did."""
+
+import time
+from collections.abc import Callable
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+
+from reelkeeper.adapters import generator
+from reelkeeper.adapters.ffmpeg.intake import sweep_desks
+from reelkeeper.operations import worker
+from reelkeeper.operations.depot import Depot
+from reelkeeper.operations.run_job import End
+from reelkeeper.rules import dispatch
+from reelkeeper.rules.attempts import AttemptPolicy
+from reelkeeper.rules.dispatch import DispatchPolicy
+from reelkeeper.rules.dispatch_report import DispatchReport
+from reelkeeper.settings import settings
+from reelkeeper.store import claims
+from reelkeeper.store.engine import now, reading
+from reelkeeper.store.limits import jobs_at_once
+
+LIMIT = "generation"  # Prefect's global concurrency limit, which steering sets
+_LIMIT_SECONDS = 15.0  # between two looks at it
+_NAMED = 10  # jobs that come next
+_FIELDS = {
+    End.SUCCEEDED: "succeeded",
+    End.REFUSED: "refused",
+    End.CANCELLED: "cancelled",
+    End.RETRIED: "to_be_tried_again",
+    End.PARKED: "in_doubt",
+    End.HANDED_OVER: "handed_over",
+    End.LOST: "handed_over",
+    End.DEAD: "given_up",
+    End.FAILED: "failed_here",
+}
+
+
+@task(task_run_name="look at the queue", cache_policy=NO_CACHE)
+def preview(depot: Depot, order: DispatchPolicy, run_id: str) -> DispatchReport:
+    """Say how many jobs wait, and why which come first; nothing is changed."""
+    with reading(depot.engine) as session:
+        states, waiting, as_of = claims.count_states(session), claims.waiting_jobs(session), now(session)
+    first = dispatch.order(waiting, order, as_of)[:_NAMED]
+    told = tuple(f"{job.id}: {'; '.join(map(str, dispatch.explain(job, waiting, order, as_of)))}" for job in first)
+    return DispatchReport.of(run_id, states, dry_run=True, next_jobs=told)
+
+
+@task(task_run_name="keep the slots full", cache_policy=NO_CACHE)
+def keep_slots_full(
+    depot: Depot,
+    order: DispatchPolicy,
+    attempts: AttemptPolicy,
+    *,
+    slots: int,
+    seconds: float,
+    until_idle: bool,
+    run_id: str,
+) -> DispatchReport:
+    """Run jobs until the window ends. To be told to end hands over what is at work."""
+    scratch = settings().scratch
+    scratch.mkdir(parents=True, exist_ok=True)
+    sweep_desks(scratch)
+    ends = worker.work(
+        depot,
+        generator.connect(settings()),
+        run_id=run_id,
+        scratch=scratch,
+        slots=slots,
+        seconds=seconds,
+        limit=_limit(depot, slots),
+        order=order,
+        attempts=attempts,
+        until_idle=until_idle,
+    )
+    counts = dict.fromkeys(_FIELDS.values(), 0)
+    for end, count in ends.items():
+        counts[_FIELDS[end]] += count
+    with reading(depot.engine) as session:
+        report = DispatchReport.of(run_id, claims.count_states(session), dry_run=False, **counts)
+    rows = [f"| {name.replace('_', ' ')} | {count:,} |" for name, count in counts.items()]
+    rows += [f"| now {name} | {getattr(report, name):,} |" for name in ("waiting", "running", "parked", "dead")]
+    title = f"# dispatch_jobs, run {run_id}"
+    create_markdown_artifact("\n".join([title, "", "| jobs | |", "|---|--:|", *rows]), key="dispatch-jobs-report")
+    get_run_logger().info("%s", ", ".join(f"{count:,} {end}" for end, count in ends.items()) or "no job was due")
+    return report
+
+
+def _limit(depot: Depot, slots: int) -> Callable[[], int]:
+    """Give how many jobs may run at once, everywhere: Prefect's limit, or what was steered last, or the slots."""
+    known, looked_at = slots, -_LIMIT_SECONDS
+
+    def limit() -> int:
+        nonlocal known, looked_at
+        if time.monotonic() - looked_at >= _LIMIT_SECONDS:
+            looked_at = time.monotonic()
+            known = _from_prefect() or _from_store(depot) or slots
+        return known
+
+    return limit
+
+
+def _from_prefect() -> int | None:
+    """Read Prefect's limit; None where there is none, or where it is switched off."""
+    try:
+        with get_client(sync_client=True) as client:
+            found = client.read_global_concurrency_limit_by_name(LIMIT)
+    except ObjectNotFound:
+        return None
+    except Exception as error:  # noqa: BLE001  a server that is away must not stop the jobs
+        get_run_logger().warning("Prefect's limit %r cannot be read: %s", LIMIT, type(error).__name__)
+        return None
+    return found.limit if found.active and found.limit > 0 else None
+
+
+def _from_store(depot: Depot) -> int | None:
+    with reading(depot.engine) as session:
+        return jobs_at_once(session)

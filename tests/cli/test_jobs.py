@@ -1,0 +1,41 @@
+"""`jobs`: a dead job says why, and is tried again when a person says so."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from reelkeeper.model.jobs import JobState
+from reelkeeper.operations.claim import claim
+from reelkeeper.settings import settings
+from reelkeeper.store.opening import open_store
+from tests.cli.conftest import Run
+from tests.operations.books import make_user
+from tests.operations.queue import enqueue, row
+
+
+@pytest.fixture
+def jobs(reelkeeper: Run) -> Run:
+    """A dead job, one that waits, and one at work."""
+    settings.cache_clear()
+    with open_store(settings()) as engine:
+        make_user(engine, "ann")
+        enqueue(engine, {**row("at work")})
+        claim(engine, "w", [None], limit=1)
+        enqueue(engine, {**row("dead"), "state": JobState.DEAD, "error": "it broke"}, row("waits"))
+        engine.dispose()
+    return reelkeeper
+
+
+def test_a_dead_job_says_why_and_is_tried_again(jobs: Run, ask: Callable[..., Any]) -> None:
+    assert "it broke" in jobs("jobs", "dead").stdout
+    assert [(one["id"], one["error"]) for one in ask("jobs", "dead")] == [("dead", "it broke")]
+    assert ask("jobs", "redrive", "dead") == {"redriven": ["dead"]}
+    assert ask("jobs", "dead") == []
+    assert "is queued" in jobs("jobs", "redrive", "dead", exit_code=9).stderr
+    jobs("jobs", "redrive", "none", exit_code=8)
+
+
+def test_a_job_that_waits_is_cancelled_and_one_at_work_is_asked_to_stop(jobs: Run, ask: Callable[..., Any]) -> None:
+    assert ask("jobs", "cancel", "waits", "at work") == {"waits": "cancelled", "at work": "running"}
+    assert "asked to stop" in jobs("jobs", "cancel", "at work").stdout

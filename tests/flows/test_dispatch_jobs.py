@@ -1,0 +1,83 @@
+"""`dispatch_jobs`: jobs are really made, no more at once than Prefect's limit says, and the run says what it did."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from prefect.client.orchestration import get_client
+
+from flows.dispatch_jobs import dispatch_jobs
+from reelkeeper.errors import PartialFailure
+from reelkeeper.model.jobs import JobState
+from reelkeeper.model.requests import GenerationRequest, Queued
+from reelkeeper.operations import ledger
+from reelkeeper.operations.admit import admit
+from reelkeeper.rules.attempts import AttemptPolicy
+from reelkeeper.settings import settings
+from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.tables import jobs
+from tasks.jobs import LIMIT
+from tests.doubles.provider import TOKEN, ProviderDouble
+from tests.flows.scenes import Scene
+
+
+@pytest.fixture
+def queue(scene: Scene) -> Scene:
+    """Three small videos that ann has asked for."""
+    with transaction(scene.engine, "test") as session:
+        ledger.grant(session, "ann", 10**6, "first", run_id="test")
+    for prompt in ("a cat", "a dog", "a bird"):
+        wanted = {"model": "a", "prompt": prompt, "width": 64, "height": 64, "duration_seconds": 0.5, "fps": 8}
+        request = GenerationRequest.model_validate(wanted)
+        assert isinstance(admit(scene.engine, request, user_id="ann", client_key=prompt), Queued)
+    return scene
+
+
+@pytest.fixture
+def provider(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProviderDouble]:
+    with ProviderDouble(tiny_clip.read_bytes()).serving() as double:
+        monkeypatch.setenv("REELKEEPER_GENERATOR_URL", double.url)
+        monkeypatch.setenv("REELKEEPER_GENERATOR_TOKEN", TOKEN)
+        monkeypatch.setenv("REELKEEPER_ALLOW_PRIVATE_ADDRESSES", "true")
+        settings.cache_clear()
+        yield double
+
+
+def states(scene: Scene) -> set[str]:
+    with reading(scene.engine) as session:
+        return set(session.execute(sa.select(jobs.c.state)).scalars())
+
+
+def test_a_dry_run_says_who_comes_next_and_why_and_starts_nothing(queue: Scene) -> None:
+    report = dispatch_jobs()
+    assert (report.waiting, report.succeeded, len(report.next_jobs)) == (3, 0, 3)
+    assert "pro: 4 levels up" in report.next_jobs[0]
+    assert states(queue) == {JobState.QUEUED}
+
+
+def test_a_run_makes_what_waits(queue: Scene) -> None:
+    report = dispatch_jobs(dry_run=False, until_idle=True)
+    assert (report.succeeded, report.waiting) == (3, 0)
+    assert states(queue) == {JobState.SUCCEEDED}
+    queue.world.check()
+
+
+def test_no_more_run_at_once_than_prefects_limit_says(queue: Scene, provider: ProviderDouble) -> None:
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(LIMIT, 1)
+        try:
+            dispatch_jobs(dry_run=False, until_idle=True)
+        finally:
+            client.delete_global_concurrency_limit_by_name(LIMIT)
+    assert states(queue) == {JobState.SUCCEEDED}
+    assert provider.most_at_once == 1
+
+
+def test_a_run_in_which_jobs_are_given_up_fails_with_the_counts_and_the_rest_is_done(
+    queue: Scene, provider: ProviderDouble
+) -> None:
+    provider.fails = "a cat"
+    with pytest.raises(PartialFailure, match="2 jobs succeeded; 1 used up their attempts"):
+        dispatch_jobs(dry_run=False, until_idle=True, attempts=AttemptPolicy(most_attempts=1))
+    assert states(queue) == {JobState.SUCCEEDED, JobState.DEAD}
