@@ -47,6 +47,9 @@ def waiting(job_id: str, created_at: datetime = NOON, **values: object) -> dict[
         "concurrency": None,
         "cost_microusd": None,
         "error": None,
+        "claimed_by": None,
+        "cancel_asked_at": None,
+        "video_id": None,
         **values,
     }
 

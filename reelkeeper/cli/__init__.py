@@ -11,7 +11,9 @@ from reelkeeper.cli import (
     forecast,
     holds,
     jobs,
+    performance,
     plans,
+    queue,
     quota,
     report,
     restore,
@@ -38,6 +40,8 @@ app.command(rich_help_panel=PEOPLE)(holds.thaw)
 app.add_typer(jobs.group, name="jobs", rich_help_panel=PEOPLE)
 app.add_typer(videos.group, name="videos", rich_help_panel=LOOK)
 app.add_typer(audit.group, name="audit", rich_help_panel=LOOK)
+app.command(rich_help_panel=LOOK)(queue.queue)
+app.command(rich_help_panel=LOOK)(performance.performance)
 app.command(rich_help_panel=MONEY)(bill.bill)
 app.add_typer(accounts.group, name="credits", rich_help_panel=MONEY)
 app.add_typer(quota.group, name="quota", rich_help_panel=MONEY)

@@ -1,0 +1,121 @@
+"""`queue` and `performance`: what waits and in which order, why, what died, and how the service does."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.model.jobs import JobState
+from reelkeeper.model.performance import Window
+from reelkeeper.settings import Settings
+from reelkeeper.store import performance
+from reelkeeper.store.engine import transaction
+from reelkeeper.store.opening import open_store
+from reelkeeper.store.tables import users
+from tests.cli.conftest import Run
+from tests.jobs import dead, hit, made, put, waiting
+
+NOW = datetime.now(UTC)
+
+
+def ago(minutes: float) -> datetime:
+    return NOW - timedelta(minutes=minutes)
+
+
+@pytest.fixture
+def engine_of_the_command(configured: Settings) -> Iterator[sa.Engine]:
+    with open_store(configured) as engine:
+        with transaction(engine, "test") as session:
+            session.execute(sa.insert(users).values(id="ann", tier="free"))
+        yield engine
+
+
+@pytest.fixture
+def busy(engine_of_the_command: sa.Engine) -> None:
+    """A long job waits, then a short one; one follows, one is put off; one runs, two are over, one died."""
+    put(
+        engine_of_the_command,
+        [
+            waiting("long", ago(9), estimate_seconds=400.0),
+            waiting("short", ago(5), estimate_seconds=130.0),
+            waiting("follower", ago(4), leader_id="long"),
+            waiting("put-off", ago(30), due_at=NOW + timedelta(minutes=30), attempts=2, error="busy"),
+            waiting("running", ago(8), state=JobState.RUNNING, started_at=ago(3), progress=0.5, claimed_by="w1"),
+            made("over", ago(20), took=100, wait=30),
+            hit("hit", ago(2)),
+            dead("died", ago(10), "[red]out of memory", cost_microusd=5_000, attempts=5),
+        ],
+    )
+
+
+@pytest.mark.usefixtures("busy")
+def test_what_waits_is_shown_in_the_order_in_which_it_will_start(reelkeeper: Run, ask: Callable[..., Any]) -> None:
+    found = ask("queue")
+    assert [one["id"] for one in found["queued"]] == ["short", "long", "put-off", "follower"]
+    assert [one["id"] for one in found["running"]] == ["running"]
+    assert [one["id"] for one in found["dead"]] == ["died"]
+    assert found["counts"] == {"dead": 1, "queued": 4, "running": 1, "succeeded": 2}
+    said = reelkeeper("queue").stdout
+    assert "waits for long" in said
+    assert "w1" in said
+    assert "[red]out of memory" in said
+    assert "queued: 4, 1 shown" in reelkeeper("queue", "--limit", 1).stdout
+
+
+@pytest.mark.usefixtures("busy")
+def test_those_that_died_are_shown_alone(reelkeeper: Run, ask: Callable[..., Any]) -> None:
+    assert ask("queue", "--dead").keys() == {"jobs_at_once", "counts", "dead"}
+    said = reelkeeper("queue", "--dead").stdout
+    assert "died" in said
+    assert "short" not in said
+
+
+@pytest.mark.usefixtures("busy")
+def test_a_place_is_explained_by_its_terms(reelkeeper: Run, ask: Callable[..., Any]) -> None:
+    found = ask("queue", "--explain", "long")
+    assert (found["place"], found["of"]) == (2, 2)
+    assert [term["name"] for term in found["terms"]] == ["size", "tier", "backlog", "wait"]
+    said = reelkeeper("queue", "--explain", "long").stdout
+    assert "Job long is 2 of the 2 that are considered next." in said
+    assert "400 s estimated" in said
+    assert "It is due in 30 min, after: busy." in reelkeeper("queue", "--explain", "put-off").stdout
+    assert "waits for the video of job long" in reelkeeper("queue", "--explain", "follower").stdout
+    assert "Job died is dead. [red]out of memory" in reelkeeper("queue", "--explain", "died").stdout
+    reelkeeper("queue", "--explain", "nobody", exit_code=8)
+
+
+@pytest.mark.usefixtures("engine_of_the_command")
+def test_an_empty_queue_says_so(reelkeeper: Run) -> None:
+    assert "Nothing waits, nothing runs, and nothing has died." in reelkeeper("queue").stdout
+    assert "No job has died." in reelkeeper("queue", "--dead").stdout
+    assert "0 wait; 0 run." in reelkeeper("performance").stdout
+    assert "Nothing is recorded" in reelkeeper("performance", "--windows").stdout
+
+
+@pytest.mark.usefixtures("busy")
+def test_how_it_went_is_shown_by_model_and_tier(reelkeeper: Run, ask: Callable[..., Any]) -> None:
+    found = ask("performance")
+    everything, *_ = (one for one in found["groups"] if not one["tier"] and not one["model"])
+    assert (everything["made"], everything["dead"], everything["cache_hits"]) == (1, 1, 1)
+    assert (everything["processing_p99_seconds"], found["queue"]["queued"]) == (100, 3)
+    said = reelkeeper("performance").stdout
+    assert "model svd" in said
+    assert "tier free" in said
+    assert "3 wait, the oldest for 30 min; 1 run." in said
+    assert ask("performance", "--hours", 0.25)["groups"][0]["made"] == 0
+    reelkeeper("performance", "--model", "svd", exit_code=2)
+
+
+def test_recorded_windows_are_shown_of_all_or_of_one_model(
+    engine_of_the_command: sa.Engine, reelkeeper: Run, ask: Callable[..., Any]
+) -> None:
+    windows = [
+        Window(ago(30), 900, "", model, {"ended": n, "wait_mean_seconds": None}) for model, n in (("", 7), ("svd", 3))
+    ]
+    with transaction(engine_of_the_command, "test") as session:
+        performance.record(session, windows)
+    assert [one["figures"]["ended"] for one in ask("performance", "--windows")] == [7]
+    assert [one["figures"]["ended"] for one in ask("performance", "--windows", "--model", "svd")] == [3]
+    assert f"{ago(30):%Y-%m-%d %H:%M}" in reelkeeper("performance", "--windows").stdout
