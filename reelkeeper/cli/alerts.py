@@ -45,7 +45,10 @@ def listing(everything: Everything = False, limit: Limit = 100, as_json: AsJson 
 
 
 @group.command()
-def ack(alert: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
+def ack(
+    alert: Annotated[str, typer.Argument(metavar="ID", help="Which, as `alerts list` names it.")],
+    as_json: AsJson = False,
+) -> None:
     """Say that you are on it: a critical alert is not repeated any more."""
     from reelkeeper.operations import alerts
 
@@ -73,7 +76,10 @@ def snooze(
 
 
 @group.command()
-def unsnooze(snooze: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
+def unsnooze(
+    snooze: Annotated[str, typer.Argument(metavar="ID", help="Which, as `alerts list` names it.")],
+    as_json: AsJson = False,
+) -> None:
     """End a snooze before its time."""
     from reelkeeper.operations import alerts
 
