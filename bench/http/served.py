@@ -1,0 +1,58 @@
+"""`python -m bench.http.served bare|ours STORE_URL`: serve on a free port of loopback, and say which on stdout."""
+
+import socket
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import Mock
+
+import sqlalchemy as sa
+import uvicorn
+from fastapi import FastAPI, HTTPException
+from sqlmodel import Session
+
+from reelkeeper.adapters import r2
+from reelkeeper.api.app import create_app
+from reelkeeper.api.backing import Backing
+from reelkeeper.operations.depot import Depot
+from reelkeeper.rules.access import AccessPolicy
+from reelkeeper.store.engine import open_engine
+from reelkeeper.store.tables import videos
+
+_UNHURRIED = AccessPolicy(requests_a_second=100_000, burst=1_000_000)
+
+
+def bare(engine: sa.Engine) -> FastAPI:
+    """Make the floor: FastAPI, one route, one indexed SELECT, nothing else."""
+    app = FastAPI()
+
+    @app.get("/videos/{video_id}")
+    def video(video_id: str) -> dict[str, str]:
+        with Session(engine) as session:
+            found = session.execute(sa.select(videos.c.id, videos.c.state).where(videos.c.id == video_id)).one_or_none()
+        if found is None:
+            raise HTTPException(404)
+        return {"id": found.id, "state": found.state}
+
+    return app
+
+
+def ours(engine: sa.Engine, folder: Path) -> FastAPI:
+    """Make Reelkeeper's app. No request of this benchmark reaches its bucket."""
+    return create_app(Backing(Depot(engine, Mock(spec=r2.Bucket), "bench"), folder, _UNHURRIED))
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    which, url = sys.argv[1:]
+    engine = open_engine(url)
+    with TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listening:
+        app = bare(engine) if which == "bare" else ours(engine, Path(folder))
+        sys.stdout.write(f"{listening.getsockname()[1]}\n")
+        sys.stdout.flush()
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
+        server.run(sockets=[listening])
+
+
+if __name__ == "__main__":
+    main()
