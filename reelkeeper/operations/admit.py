@@ -40,7 +40,7 @@ from reelkeeper.rules.estimate import complexity, estimate_processing_time, expe
 from reelkeeper.rules.lifecycle import LifecyclePolicy
 from reelkeeper.rules.quota import QuotaPolicy
 from reelkeeper.rules.quote import Job, PriceBook, Quote, quote
-from reelkeeper.store.engine import Clock, transaction
+from reelkeeper.store.engine import Clock, transaction, unhurried
 from reelkeeper.store.steering import CONCURRENCY, ESTIMATES, remembered, slots_of
 from reelkeeper.store.tables import jobs
 from reelkeeper.store.waiting import LEADS, waiting
@@ -130,6 +130,8 @@ def _from_cache(session: Session, asked: Asked, tier: str | None, terms: Terms, 
             session, asked.user_id, charge, f"job/{job_id}", run_id=run_id, lasting_seconds=1, price_book=book
         ).hold_id
         ledger.capture(session, str(hold_id), charge, f"job/{job_id}/capture", run_id=run_id)
+    else:
+        unhurried(session)  # a count and an answer: whoever asks again after a crash gets the same video
     _write(
         session,
         asked,

@@ -85,6 +85,15 @@ def transaction(engine: sa.Engine, name: str) -> Iterator[Session]:
         failpoint(f"{name}.after_commit")
 
 
+def unhurried(session: AnySession) -> None:
+    """Let this transaction's commit not wait for the disk on PostgreSQL: for what may be lost with the machine.
+
+    It is lost whole, with those after it that were not waited for either, and nothing else is ("Asynchronous Commit").
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(sa.text("SET LOCAL synchronous_commit = off"))
+
+
 @contextmanager
 def reading(engine: sa.Engine) -> Iterator[Session]:
     """One consistent snapshot to read from. Never blocks a writer, and what is written in it is dropped."""
