@@ -83,7 +83,7 @@ class CacheEntry(SQLModel, table=True):
     hits: int = 0
     created_at: datetime = Field(sa_type=UtcDateTime)
     last_hit_at: datetime | None = Field(None, sa_type=UtcDateTime)
-    expires_at: datetime | None = Field(None, sa_type=UtcDateTime, index=True)
+    expires_at: datetime | None = Field(None, sa_type=UtcDateTime)  # no index: every hit changes it
 
 
 class CacheGhost(SQLModel, table=True):

@@ -72,7 +72,6 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("key"),
     )
-    op.create_index("ix_cache_entries_expires_at", "cache_entries", ["expires_at"], unique=False)
     op.create_index("ix_cache_entries_order", "cache_entries", ["queue", "position"], unique=False)
     op.create_index("ix_cache_entries_video_id", "cache_entries", ["video_id"], unique=False)
     op.create_table(
