@@ -12,6 +12,7 @@ from prefect.logging import get_run_logger
 
 from reelkeeper.adapters import generator
 from reelkeeper.adapters.ffmpeg.intake import sweep_desks
+from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.operations import worker
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.run_job import End
@@ -24,7 +25,6 @@ from reelkeeper.store import claims
 from reelkeeper.store.engine import now, reading
 from reelkeeper.store.limits import jobs_at_once
 
-LIMIT = "generation"  # Prefect's global concurrency limit, which steering sets
 _LIMIT_SECONDS = 15.0  # between two looks at it
 _NAMED = 10  # jobs that come next
 _FIELDS = {
@@ -108,11 +108,11 @@ def _from_prefect() -> int | None:
     """Read Prefect's limit; None where there is none, or where it is switched off."""
     try:
         with get_client(sync_client=True) as client:
-            found = client.read_global_concurrency_limit_by_name(LIMIT)
+            found = client.read_global_concurrency_limit_by_name(GLOBAL_LIMIT)
     except ObjectNotFound:
         return None
     except Exception as error:  # noqa: BLE001  a server that is away must not stop the jobs
-        get_run_logger().warning("Prefect's limit %r cannot be read: %s", LIMIT, type(error).__name__)
+        get_run_logger().warning("Prefect's limit %r cannot be read: %s", GLOBAL_LIMIT, type(error).__name__)
         return None
     return found.limit if found.active and found.limit > 0 else None
 

@@ -4,7 +4,8 @@ Each finished job tells how many ran beside it and how long it took against its 
 the curve of slowdown over concurrency is fitted: Gunther's Universal Scalability Law, slowdown - 1 = a (n - 1) +
 b n (n - 1), by least squares with both terms kept from below zero, older jobs counting less. The limit steps towards
 the smallest concurrency that reaches nearly the peak of the modelled throughput at a mean cost within the ceiling.
-Where the model is wrong the guard holds: a limit at which less was finished than was seen at a lower one is left.
+Where the model is wrong the guard holds: a limit at which less was finished than was seen at a lower one is left, and
+none grows beyond twice what ran at once, or a quiet night would open the doors for the next burst.
 
 >>> calm = [Finished(concurrency=4, seconds=165, estimate_seconds=150, cost_microusd=8_300)] * 12
 >>> step = next_limit(4, calm, Memory(), ConcurrencyPolicy())
@@ -25,10 +26,12 @@ Reason = Literal[
     "less done than at a lower limit",
     "too few jobs finished",
     "at the bound",
+    "not used up",
 ]
 _PRIOR_JOBS: Final = 2.0  # what is assumed before anything is known weighs as much as so many jobs at n = 20
 _PRIOR_CONTENTION, _PRIOR_COHERENCE = 0.02, 0.0005  # of a server that profits from some 40 at a time
 _PRIOR_AT: Final = 20
+_UNSEEN: Final = 2  # times what ran at once, beyond which a limit would be a guess (Netflix concurrency-limits)
 _SINGULAR: Final = 1e-9
 _FADE: Final = 0.97  # what a throughput seen earlier weighs after a step
 _BUCKETS_PER_DOUBLING: Final = 5  # how finely throughput is remembered over the limit
@@ -109,6 +112,8 @@ def next_limit(limit: int, finished: Sequence[Finished], memory: Memory, policy:
     if target > limit:
         target = min(target, max(math.floor(limit * policy.growth), limit + 2))
         reason = "room to grow"
+        if target > (most := math.floor(_UNSEEN * max(job.concurrency for job in finished))):
+            target, reason = max(most, limit), "not used up"
     wanted = min(max(target, policy.min_limit), policy.max_limit)
     return Step(
         wanted,

@@ -32,6 +32,7 @@ _SENTENCES: Final[dict[Reason, str]] = {
     "over the cost ceiling": "More at once would cost more than a job may on average",
     "less done than at a lower limit": "Fewer at once were seen to get more done",
     TOO_FEW: "Too few jobs ended to go by",
+    "not used up": "Fewer ran at once than may: what more would do is not known",
     "at the bound": "The policy allows no other limit",
 }
 

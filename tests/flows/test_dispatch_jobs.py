@@ -9,7 +9,7 @@ from prefect.client.orchestration import get_client
 
 from flows.dispatch_jobs import dispatch_jobs
 from reelkeeper.errors import PartialFailure
-from reelkeeper.model.jobs import JobState
+from reelkeeper.model.jobs import GLOBAL_LIMIT, JobState
 from reelkeeper.model.requests import GenerationRequest, Queued
 from reelkeeper.operations import ledger
 from reelkeeper.operations.admit import admit
@@ -17,7 +17,6 @@ from reelkeeper.rules.attempts import AttemptPolicy
 from reelkeeper.settings import settings
 from reelkeeper.store.engine import reading, transaction
 from reelkeeper.store.tables import jobs
-from tasks.jobs import LIMIT
 from tests.doubles.provider import TOKEN, ProviderDouble
 from tests.flows.scenes import Scene
 
@@ -65,11 +64,11 @@ def test_a_run_makes_what_waits(queue: Scene) -> None:
 
 def test_no_more_run_at_once_than_prefects_limit_says(queue: Scene, provider: ProviderDouble) -> None:
     with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(LIMIT, 1)
+        client.upsert_global_concurrency_limit_by_name(GLOBAL_LIMIT, 1)
         try:
             dispatch_jobs(dry_run=False, until_idle=True)
         finally:
-            client.delete_global_concurrency_limit_by_name(LIMIT)
+            client.delete_global_concurrency_limit_by_name(GLOBAL_LIMIT)
     assert states(queue) == {JobState.SUCCEEDED}
     assert provider.most_at_once == 1
 

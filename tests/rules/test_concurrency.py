@@ -77,3 +77,11 @@ def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> No
 def test_bounds_that_cross_are_refused() -> None:
     with pytest.raises(ValidationError, match="min_limit 5 is above max_limit 4"):
         ConcurrencyPolicy(min_limit=5, max_limit=4)
+
+
+def test_a_limit_that_is_not_used_up_does_not_grow_on_a_guess() -> None:
+    step = next_limit(8, jobs(1.5), Memory(), POLICY)
+    assert (step.limit, step.reason) == (8, "not used up")
+    half_used = next_limit(8, jobs(4.5), Memory(), POLICY)
+    assert (half_used.limit, half_used.reason) == (9, "not used up")
+    assert next_limit(8, jobs(5), Memory(), POLICY).reason == "room to grow"
