@@ -1,21 +1,25 @@
 """What the fault suites do in child processes: each scenario is a run of one flow's work, and also its own recovery."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+import httpx
 import sqlalchemy as sa
 
 from reelkeeper import failpoints
 from reelkeeper.adapters import ffmpeg, r2
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Refusal, Transcode
-from reelkeeper.operations import accounts, intents, ledger, orphans, quota, sync
+from reelkeeper.operations import accounts, intents, ledger, orphans, quota, receive, sync
+from reelkeeper.operations.complete import complete
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.lease import Keeper
 from reelkeeper.operations.purge import purge, unfinished
+from reelkeeper.operations.receive import Announced
 from reelkeeper.operations.restore import find_restorable, restore
 from reelkeeper.operations.retire import retire
 from reelkeeper.operations.survey import confirm_missing, survey
@@ -136,6 +140,18 @@ def run_job(depot: Depot, address: Address, arguments: dict[str, object]) -> Non
             ledger.capture(session, str(held.hold_id), 300, "job done", run_id="run")
 
 
+def run_receive(depot: Depot, address: Address, arguments: dict[str, object]) -> None:
+    """Begin an upload, put it by its URL, complete it: what a service does, and does again after a crash."""
+    data = Path(str(arguments["clip"])).read_bytes()
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    upload, ticket = receive.begin(depot, Announced("ann", "new", len(data), md5, "mp4"), "key", url_seconds=600)
+    if ticket:
+        answer = httpx.put(ticket.url, content=data, headers=ticket.headers, trust_env=False)
+        assert answer.status_code in (200, 412), answer.text
+    scratch = Path(address.folder) / "scratch"
+    assert complete(depot, upload.id, scratch=scratch, run_id="run", grace_days=7).state == "settled"
+
+
 def run_settle_accounts(depot: Depot, _: Address, __: dict[str, object]) -> None:
     with Keeper(depot.engine) as keeper:
         (grant,) = keeper.take(["flow/settle_accounts"])
@@ -169,5 +185,6 @@ SCENARIOS: dict[str, Scenario] = {
     "restore": run_restore,
     "sync": run_sync,
     "job": run_job,
+    "receive": run_receive,
     "settle_accounts": run_settle_accounts,
 }

@@ -19,11 +19,22 @@ from reelkeeper.model import BlobState, Transcode, VideoState
 from reelkeeper.operations import ledger, quota
 from reelkeeper.store.engine import reading, transaction
 from reelkeeper.store.ledger import balance
-from reelkeeper.store.tables import credit_holds, orphans, reservations, transfers
+from reelkeeper.store.tables import credit_holds, orphans, reservations, transfers, videos
 from tests.faults.conftest import Child, MakeWorld, wait_for_end
 from tests.faults.world import LONG_AGO, World
 
-OPERATIONS = ["sync", "job", "swap", "upload", "purge", "settle_accounts", "retire", "restore"]  # the longest first
+# the longest first
+OPERATIONS = [
+    "sync",
+    "job",
+    "receive",
+    "swap",
+    "upload",
+    "purge",
+    "settle_accounts",
+    "retire",
+    "restore",
+]  # the longest first
 
 
 class Prepared(NamedTuple):
@@ -105,6 +116,11 @@ def _for_job(world: World, _: Transcode) -> dict[str, object]:
     return {"clip": str(world.clip)}
 
 
+def _for_receive(world: World, _: Transcode) -> dict[str, object]:
+    world.video("bystander")
+    return {"clip": str(world.clip)}
+
+
 def _for_settle_accounts(world: World, _: Transcode) -> dict[str, object]:
     with transaction(world.depot.engine, "test") as session:
         ledger.grant(session, "ann", 1_000, "gift", run_id="test")
@@ -123,6 +139,12 @@ def _check_job(session: Session) -> None:
     states = Counter(session.execute(sa.select(reservations.c.state)).scalars())
     assert states.pop("settled") == 1
     assert not states.keys() - {"released"}
+
+
+def _check_receive(session: Session) -> None:
+    """One upload, whose bytes have arrived."""
+    assert session.execute(sa.select(reservations.c.state)).scalars().all() == ["settled"]
+    assert session.execute(sa.select(videos.c.state).where(videos.c.id == "new")).scalar_one() == VideoState.LIVE
 
 
 def _check_settle_accounts(session: Session) -> None:
