@@ -96,9 +96,11 @@ class _Worker:
         if not self._warm:
             return 0
         claimed = claiming.claim(self._place.engine, self._name, self._warm, limit=self._limit(), policy=self._order)
+        running = _count_running(self._place) if claimed else 0
         for one in claimed:
             self._warm.remove(one.model if one.model in self._warm else self._warm[0])
             job = InHand(self._place, one)
+            job.ran_beside.append(running)  # a short job is over before the heartbeat looks
             self._busy[pool.submit(run_job, self._place, job)] = job
         return len(claimed)
 
@@ -139,8 +141,7 @@ def _renew(place: Place, held: list[InHand]) -> None:
         return
     asked = time.monotonic()
     ours = claiming.renew(place.engine, [(job.claim, job.fraction) for job in held])
-    with reading(place.engine) as session:
-        running = claims.count_running(session)
+    running = _count_running(place)
     for job in held:
         if job.claim.id in ours:
             job.renewed = asked
@@ -148,3 +149,8 @@ def _renew(place: Place, held: list[InHand]) -> None:
             job.is_cancelled |= ours[job.claim.id]
         else:
             job.is_lost = True
+
+
+def _count_running(place: Place) -> int:
+    with reading(place.engine) as session:
+        return claims.count_running(session)

@@ -102,6 +102,7 @@ def test_jobs_are_really_generated_stored_and_charged(shop: World, tmp_path: Pat
     jobs_made = [find(shop.depot.engine, one) for one in made]
     assert spent(shop) == sum(job.price_microusd for job in jobs_made) > 0
     assert all(job.state == JobState.SUCCEEDED and job.processing_seconds > 0 for job in jobs_made)
+    assert all(job.concurrency >= 1 for job in jobs_made)  # it counts itself, and is known of short jobs too
 
 
 def test_a_provider_makes_them_and_says_what_they_cost(shop: World, provider: ProviderDouble) -> None:
