@@ -21,7 +21,7 @@ from sqlmodel import Session
 from reelkeeper.errors import LeaseLost, NotFound, Refused
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
 from reelkeeper.operations import ledger, quota
-from reelkeeper.operations.freeze import require_permission, why_frozen
+from reelkeeper.operations.freeze import require_permission, why_stopped
 from reelkeeper.rules import dispatch
 from reelkeeper.rules.attempts import AttemptPolicy, pause_seconds
 from reelkeeper.rules.dispatch import DispatchPolicy
@@ -29,7 +29,7 @@ from reelkeeper.rules.quota import QuotaPolicy
 from reelkeeper.store import claims
 from reelkeeper.store.audit import Event, append
 from reelkeeper.store.claims import Claim
-from reelkeeper.store.engine import Clock, now, transaction
+from reelkeeper.store.engine import Clock, transaction
 from reelkeeper.store.tables import jobs
 
 _BOUNDS_LAST = timedelta(minutes=15)
@@ -49,15 +49,16 @@ def claim(
     Never more than `limit` jobs run at once, whoever runs them. Jobs of dead workers, and those to be looked up, go
     first; the rest as `rules/dispatch` has it. Gives nothing while changes are frozen. All claims take turns.
     """
-    if not warm_models or why_frozen(engine):
+    if not warm_models:
         return []
     with transaction(engine, "jobs.claim") as session:
-        memory = claims.remembered(session, claims.DISPATCH)
+        memory, as_of = claims.remembered(session, claims.DISPATCH)
+        if why_stopped(session):
+            return []
         slots = list(warm_models[: max(0, limit - claims.count_running(session))])
         if not slots:
             return []
         chosen = claims.left_behind(session, len(slots))
-        as_of = now(session)
         if slots := slots[len(chosen) :]:
             memory = _with_bounds(session, memory, policy, as_of)
             picked, credit = _pick(session, slots, memory, policy, as_of)

@@ -55,7 +55,12 @@ def thaw(engine: Engine, *, by: str) -> str | None:
 def why_frozen(engine: Engine) -> str | None:
     """Who stopped changes, when and why, with the way out; or None."""
     with reading(engine) as session:
-        return _why_stopped(session.execute(_STATE).one())
+        return why_stopped(session)
+
+
+def why_stopped(session: Session) -> str | None:
+    """Say the same in a transaction that begins work and changes nothing yet: it waits for nobody."""
+    return _why_stopped(session.execute(_STATE).one())
 
 
 def _why_stopped(row: sa.Row[tuple[object, ...]]) -> str | None:

@@ -17,7 +17,7 @@ from reelkeeper.store.tables import controls, jobs
 
 LEASE_SECONDS = 60.0
 DISPATCH = "dispatch"  # the row of `controls` with what ordering remembers
-_OLDEST, _SHORTEST, _PAID = 100, 200, 100  # waiting jobs that a choice is made from, of each kind
+_OLDEST, _SHORTEST = 100, 100  # waiting jobs that a choice is made from: of all, and of each tier
 _REMEMBERED = 2_000  # jobs of which the size classes are made
 
 
@@ -64,14 +64,15 @@ def _waits() -> sa.ColumnElement[bool]:
     return sa.and_(jobs.c.state == JobState.QUEUED, _IS_LEADER, jobs.c.due_at <= Clock())
 
 
-def remembered(session: Session, name: str) -> dict[str, Any]:
-    """Give what a steering rule remembers. Others that ask wait until the transaction ends."""
-    row = insert_into(session, controls).values(name=name, state={}, updated_at=Clock()).on_conflict_do_nothing()
-    session.execute(row)
-    state: dict[str, Any] = session.execute(
-        sa.select(controls.c.state).where(controls.c.name == name).with_for_update()
-    ).scalar_one()
-    return state
+def remembered(session: Session, name: str) -> tuple[dict[str, Any], datetime]:
+    """Give what a steering rule remembers, and the time. Others that ask wait until the transaction ends."""
+    asked = sa.select(controls.c.state, Clock()).where(controls.c.name == name).with_for_update()
+    row = session.execute(asked).one_or_none()
+    if row is None:
+        new = insert_into(session, controls).values(name=name, state={}, updated_at=Clock())
+        session.execute(new.on_conflict_do_nothing())
+        row = session.execute(asked).one()
+    return row[0], row[1]
 
 
 def remember(session: Session, name: str, state: dict[str, Any]) -> None:
@@ -99,7 +100,7 @@ def left_behind(session: Session, limit: int) -> list[str]:
 
 
 def waiting_jobs(session: Session) -> list[Job]:
-    """Give the waiting jobs that a choice is made from: the oldest, the shortest, and the shortest that are paid for.
+    """Give the waiting jobs that a choice is made from: the oldest, and the shortest of each tier.
 
     All of them where the queue is short; of a long one, a bounded window that holds whatever `dispatch.first` can pick.
     """
@@ -110,21 +111,16 @@ def waiting_jobs(session: Session) -> list[Job]:
         jobs.c.created_at,
         jobs.c.estimate_seconds,
         jobs.c.model,
-        sa.func.coalesce(sa.func.length(jobs.c.request["prompt"].as_string()), 0),
+        sa.func.coalesce(sa.func.length(jobs.c.request["prompt"].as_string()), 0).label("prompt_characters"),
     )
     waits = sa.select(*columns).where(_waits())
-    shortest = waits.order_by(jobs.c.estimate_seconds, jobs.c.created_at)
-    found: dict[str, Job] = {}
-    for window in (
-        waits.order_by(jobs.c.created_at).limit(_OLDEST),
-        shortest.limit(_SHORTEST),
-        shortest.where(jobs.c.tier.in_((Tier.PREMIUM, Tier.PRO))).limit(_PAID),
-    ):
-        rows = session.execute(window).all()
-        found |= {row.id: Job(*row) for row in rows}
-        if len(found) < _OLDEST:  # that was the whole queue
-            break
-    return list(found.values())
+    windows = [waits.order_by(jobs.c.created_at).limit(_OLDEST)]
+    windows += [
+        waits.where(jobs.c.tier == tier).order_by(jobs.c.estimate_seconds, jobs.c.created_at).limit(_SHORTEST)
+        for tier in (*Tier, None)
+    ]
+    parts = (sa.select(window.subquery()) for window in windows)  # SQLite sorts and limits no part of a union itself
+    return [Job(*row) for row in session.execute(sa.union(*parts))]
 
 
 class DeadJob(NamedTuple):

@@ -132,7 +132,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_due", "jobs", ["state", "due_at"], unique=False)
     op.create_index("ix_jobs_age", "jobs", ["state", "created_at"], unique=False)
-    op.create_index("ix_jobs_size", "jobs", ["state", "estimate_seconds"], unique=False)
+    op.create_index("ix_jobs_size", "jobs", ["state", "tier", "estimate_seconds"], unique=False)
     op.create_index("ix_jobs_finished", "jobs", ["finished_at"], unique=False)
     op.create_index("ix_jobs_leader_id", "jobs", ["leader_id"], unique=False)
     op.create_index(
