@@ -12,9 +12,11 @@ import sqlalchemy as sa
 
 from reelkeeper import failpoints
 from reelkeeper.adapters import ffmpeg, r2
+from reelkeeper.adapters.generator import HttpGenerator
+from reelkeeper.adapters.generator.provider import Provider
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Refusal, Transcode
-from reelkeeper.operations import accounts, intents, ledger, orphans, quota, receive, sync
+from reelkeeper.operations import accounts, intents, ledger, orphans, quota, receive, sync, worker
 from reelkeeper.operations.complete import complete
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.lease import Keeper
@@ -28,6 +30,7 @@ from reelkeeper.operations.upload import upload
 from reelkeeper.rules.guard import BlastRadius, listing_within
 from reelkeeper.store.engine import transaction
 from reelkeeper.store.tables import videos
+from tests.doubles.provider import TOKEN
 from tests.faults.world import LONG_AGO, Address
 
 # What each child would otherwise find out for itself, 0.3 s each time: S3's model, and what ffmpeg can do.
@@ -58,6 +61,21 @@ def run_swap(depot: Depot, address: Address, arguments: dict[str, object]) -> No
             run_id="run",
             grace_days=7,
         )
+
+
+def run_dispatch(depot: Depot, address: Address, arguments: dict[str, object]) -> None:
+    """Run what waits, by a provider, in one slot."""
+    provider = Provider(str(arguments["provider"]), TOKEN, allow_private=True, timeout_seconds=5.0)
+    worker.work(
+        depot,
+        HttpGenerator(provider, poll_seconds=0.05),
+        run_id="run",
+        scratch=Path(address.folder) / "scratch",
+        slots=1,
+        seconds=30,
+        limit=lambda: 99,
+        until_idle=True,
+    )
 
 
 def _ready(result: object, place: Path) -> Transcode | Refusal:
@@ -186,5 +204,6 @@ SCENARIOS: dict[str, Scenario] = {
     "sync": run_sync,
     "job": run_job,
     "receive": run_receive,
+    "dispatch": run_dispatch,
     "settle_accounts": run_settle_accounts,
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 from reelkeeper.adapters.generator.order import Log, Made, Order
 from reelkeeper.adapters.generator.provider import Provider, Standing
 from reelkeeper.errors import GenerationCancelled, GenerationFailed, GenerationRefused, GenerationUnknown
+from reelkeeper.failpoints import effect
 from reelkeeper.model import MediaLimits
 
 _TICK_SECONDS = 1.0  # between two signs of life to the log
@@ -66,8 +67,10 @@ class HttpGenerator:
 
     def _sent(self, order: Order, log: Log) -> str:
         key = log.announce()
+        log.progress(0.0)  # a worker that slept meanwhile must not send what another has looked up
         try:
-            job_id = self._provider.submit(key, order.model, dict(order.request))
+            with effect("provider.submit"):
+                job_id = self._provider.submit(key, order.model, dict(order.request))
         except GenerationUnknown:
             if (standing := self._provider.find(key)) is None:
                 raise
