@@ -14,7 +14,7 @@ from reelkeeper.api.backing import Backing
 from reelkeeper.api.figures import Requests, Service
 from reelkeeper.api.gate import Gate
 from reelkeeper.api.problems import Problem, answer_errors
-from reelkeeper.api.routes import health, jobs, uploads, users, videos
+from reelkeeper.api.routes import health, hooks, jobs, uploads, users, videos
 
 THREADS: Final = 15  # at work at once: as many connections as SQLAlchemy's pool gives out
 
@@ -32,7 +32,7 @@ def create_app(stands: Backing) -> FastAPI:
     app.state.backing = stands
     app.state.registry = CollectorRegistry()
     app.state.registry.register(Service(stands.depot.engine))
-    for room in (health, jobs, videos, users, uploads):
+    for room in (health, jobs, videos, users, uploads, hooks):
         app.include_router(room.router)
     answer_errors(app)
     app.add_middleware(Gate, engine=stands.depot.engine, policy=stands.access)

@@ -17,11 +17,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reelkeeper.api.problems import problem
+from reelkeeper.api.routes import hooks
 from reelkeeper.model.access import Caller
 from reelkeeper.operations.tokens import authenticate
 from reelkeeper.rules.access import AccessPolicy, Allowance, take
 
-OPEN: Final = frozenset({"/healthz", "/readyz", "/openapi.json"})
+OPEN: Final = frozenset({"/healthz", "/readyz", "/openapi.json", hooks.PATH})
 TRUSTED_SECONDS: Final = 5.0
 _MOST_TRUSTED: Final = 10_000  # tokens; all are forgotten beyond it
 

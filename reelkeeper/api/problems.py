@@ -29,6 +29,7 @@ from reelkeeper.errors import (
     QuotaExceeded,
     ReelkeeperError,
     Refused,
+    SignatureRefused,
     StorageError,
 )
 from reelkeeper.redaction import redacted
@@ -37,6 +38,7 @@ MEDIA_TYPE: Final = "application/problem+json"
 _log = logging.getLogger(__name__)
 _STATUSES: Final[tuple[tuple[type[ReelkeeperError], int, str], ...]] = (  # the first that fits
     (NotFound, 404, "not-found"),
+    (SignatureRefused, 401, "signature"),
     (KeyReused, 422, "key-reused"),
     (InsufficientCredits, 402, "credits"),
     (QuotaExceeded, 403, "quota"),

@@ -203,6 +203,13 @@ def note(session: Session, claim: Claim, **values: Any) -> bool:  # noqa: ANN401
     return changed(session, mine.values(**values)) == 1
 
 
+def look_soon(session: Session, provider_job_id: str) -> bool:
+    """Let a job's pause end; False if it has none, or is not known."""
+    rests = sa.and_(jobs.c.state.in_((JobState.QUEUED, JobState.PARKED)), jobs.c.due_at > Clock())
+    chosen = sa.update(jobs).where(jobs.c.provider_job_id == provider_job_id, rests)
+    return changed(session, chosen.values(due_at=Clock())) > 0
+
+
 def hand_back(session: Session, held: Collection[Claim]) -> None:
     """Let others have jobs that were claimed and not begun: no attempt was made."""
     for one in held:
