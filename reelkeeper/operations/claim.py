@@ -128,6 +128,12 @@ def retry(engine: Engine, one: Claim, error: str, policy: AttemptPolicy = Attemp
     return pause
 
 
+def forget_sent(engine: Engine, one: Claim) -> None:
+    """Forget what a provider made of a job that is given up because it failed there. Raises LeaseLost."""
+    with transaction(engine, "jobs.forget_sent") as session:
+        _require(claims.note(session, one, provider_key=None, provider_job_id=None), one)
+
+
 def wait(engine: Engine, one: Claim, error: str, policy: AttemptPolicy = AttemptPolicy()) -> float:
     """Let a job wait like `retry`, and keep what is known of it at its provider, who still has it."""
     pause = pause_seconds(one.attempts, random.random(), policy)  # noqa: S311  as above

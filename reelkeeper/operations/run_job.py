@@ -143,6 +143,7 @@ def _end(place: Place, job: InHand, error: Exception) -> End:
     if isinstance(error, GenerationCancelled):
         return _give_up(place, job, str(error), End.CANCELLED, JobState.CANCELLED)
     if isinstance(error, GenerationRefused):
+        claiming.forget_sent(place.engine, job.claim)
         return _give_up(place, job, str(error), End.REFUSED)
     if isinstance(error, GenerationUnknown):
         if is_given_up(job.claim.started_at, datetime.now(UTC), place.attempts):
@@ -155,7 +156,7 @@ def _end(place: Place, job: InHand, error: Exception) -> End:
 def _make_and_deliver(place: Place, job: InHand) -> End:
     one = job.claim
     if one.attempts > place.attempts.most_attempts:
-        raise GenerationFailed(one.error or "its worker gave no sign of life")
+        raise ReelkeeperError(one.error or "its worker gave no sign of life")  # what it sent may go on
     with reading(place.engine) as session:
         is_there = is_live(session, one.id)  # an earlier worker has delivered it, and died before it was settled
     with desk(place.scratch) as folder:
@@ -191,10 +192,12 @@ def _order(one: Claim) -> Order:
 def _again(place: Place, job: InHand, error: Exception) -> End:
     """Let it be tried again, if it may; what goes on or lies at a provider is kept, unless the attempt has failed."""
     told = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
-    most = place.attempts.most_attempts
+    most, is_over = place.attempts.most_attempts, isinstance(error, GenerationFailed | NotAVideo)
     if job.claim.attempts >= most:
+        if is_over:
+            claiming.forget_sent(place.engine, job.claim)
         return _give_up(place, job, f"given up after {most} attempts; the last: {told}")
-    if isinstance(error, GenerationFailed | NotAVideo):
+    if is_over:
         claiming.retry(place.engine, job.claim, told, place.attempts)
     else:  # storage, store or tools
         _log.warning("job %s: %s", job.claim.id, told, exc_info=not isinstance(error, ReelkeeperError))
@@ -203,5 +206,6 @@ def _again(place: Place, job: InHand, error: Exception) -> End:
 
 
 def _give_up(place: Place, job: InHand, error: str, end: End = End.DEAD, state: JobState = JobState.DEAD) -> End:
+    """End a job without a video. One that is in doubt keeps its key: if a person redrives it, it is looked up."""
     settle_job.fail(place.engine, *job.claim.fence, error, run_id=place.run_id, state=state)
     return end

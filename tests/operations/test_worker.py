@@ -17,6 +17,7 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import GenerationRequest, Queued
 from reelkeeper.operations import ledger
 from reelkeeper.operations.admit import admit
+from reelkeeper.operations.claim import redrive
 from reelkeeper.operations.freeze import freeze, thaw
 from reelkeeper.operations.run_job import End
 from reelkeeper.operations.settle_job import cancel
@@ -125,6 +126,17 @@ def test_a_job_that_fails_stops_no_other_and_is_dead_after_its_attempts_at_no_ch
     )
     assert spent(shop) == find(shop.depot.engine, good).price_microusd
     assert len(provider.submitted) == 3
+
+
+def test_a_dead_job_that_is_tried_again_is_made_and_charged_once(shop: World, provider: ProviderDouble) -> None:
+    (one,) = ask(shop, "a cat")
+    provider.fails = "a cat"
+    assert run(shop, http(provider), attempts=AttemptPolicy(most_attempts=1)) == {End.DEAD: 1}
+    assert spent(shop) == 0
+    provider.fails = None
+    redrive(shop.depot.engine, one, author="bea")
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert spent(shop) == find(shop.depot.engine, one).price_microusd > 0
 
 
 def test_what_a_provider_never_makes_is_dead_at_once(shop: World, provider: ProviderDouble) -> None:
