@@ -18,6 +18,7 @@ from reelkeeper.store.tables import controls, jobs
 LEASE_SECONDS = 60.0
 DISPATCH = "dispatch"  # the row of `controls` with what ordering remembers
 _OLDEST, _SHORTEST = 100, 100  # waiting jobs that a choice is made from: of all, and of each tier
+_WAKE = sa.text("SET LOCAL idle_in_transaction_session_timeout = '20s'")
 _REMEMBERED = 2_000  # jobs of which the size classes are made
 
 
@@ -65,7 +66,12 @@ def _waits() -> sa.ColumnElement[bool]:
 
 
 def remembered(session: Session, name: str) -> tuple[dict[str, Any], datetime]:
-    """Give what a steering rule remembers, and the time. Others that ask wait until the transaction ends."""
+    """Give what a steering rule remembers, and the time. Others that ask wait until the transaction ends.
+
+    PostgreSQL ends the transaction of a process that falls asleep in it. SQLite cannot: all writers wait till it wakes.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(_WAKE)
     asked = sa.select(controls.c.state, Clock()).where(controls.c.name == name).with_for_update()
     row = session.execute(asked).one_or_none()
     if row is None:

@@ -20,7 +20,7 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.claim import claim
 from reelkeeper.store import claims
 from reelkeeper.store.engine import open_engine, reading, transaction
-from reelkeeper.store.tables import jobs
+from reelkeeper.store.tables import controls, jobs
 from tests.operations.books import make_user
 from tests.operations.queue import enqueue, expire_claims, row
 
@@ -69,7 +69,7 @@ def race(engine: sa.Engine, folder: Path, *, jobs_in_all: int, processes: int, s
         victim = children[number % len(children)]
         assert victim.pid
         if number % 2:
-            os.kill(victim.pid, signal.SIGSTOP)
+            put_to_sleep(engine, victim.pid)
             asleep.append(victim)
         else:
             victim.kill()
@@ -92,6 +92,29 @@ def race(engine: sa.Engine, folder: Path, *, jobs_in_all: int, processes: int, s
         attempts = session.execute(sa.select(sa.func.max(jobs.c.attempts))).scalar_one()
     assert states == {JobState.SUCCEEDED: jobs_in_all}
     assert victims or attempts == 1, "given out twice"
+
+
+def put_to_sleep(engine: sa.Engine, pid: int) -> None:
+    """Stop a worker, but not within a transaction, where it has SQLite's only lock or that of all who claim."""
+    for _ in range(100):
+        os.kill(pid, signal.SIGSTOP)
+        with engine.connect().execution_options(sqlite_begin="DEFERRED") as connection:
+            if engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("PRAGMA busy_timeout = 200")
+            else:
+                connection.exec_driver_sql("SET LOCAL lock_timeout = '200ms'")
+            try:
+                connection.execute(sa.update(controls).values(updated_at=controls.c.updated_at))
+                connection.execute(sa.update(jobs).values(progress=jobs.c.progress))
+            except sa.exc.OperationalError:
+                os.kill(pid, signal.SIGCONT)
+            else:
+                return
+            finally:
+                connection.rollback()
+                if engine.dialect.name == "sqlite":
+                    connection.exec_driver_sql("PRAGMA busy_timeout = 30000")
+    raise AssertionError("it is never caught outside a transaction")
 
 
 def wait_for_progress(folder: Path, wanted: int) -> None:
