@@ -8,7 +8,7 @@ _MARKS = {Severity.CRITICAL: "🔴 Critical", Severity.WARNING: "🟠 Warning", 
 
 def headline(message: Message) -> str:
     """Give the title, with a mark that says how soon somebody should look."""
-    title = message.title or "Untitled"
+    title = message.title.strip() or "Untitled"
     if message.kind == MessageKind.RESOLVE:
         return f"🟢 {title}"
     return f"{_MARKS[message.severity]}: {title}" if message.severity else title
