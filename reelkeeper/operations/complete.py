@@ -12,17 +12,18 @@ from sqlmodel import Session
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import HoldClosed, KeyReused, LeaseLost, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
-from reelkeeper.model import VideoState
+from reelkeeper.model import BlobState, VideoState
 from reelkeeper.model.money import ReservationState
 from reelkeeper.operations import intents, quota
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
 from reelkeeper.operations.lease import Keeper
-from reelkeeper.operations.receive import Upload, find, let_go
+from reelkeeper.operations.receive import Upload, find
 from reelkeeper.store.audit import Event, append
-from reelkeeper.store.engine import transaction
+from reelkeeper.store.engine import now, transaction
 from reelkeeper.store.leases import Grant
-from reelkeeper.store.tables import uploads, videos
+from reelkeeper.store.retirement import retired
+from reelkeeper.store.tables import blobs, uploads, videos
 
 
 def complete(depot: Depot, upload_id: str, *, scratch: Path, run_id: str, grace_days: int) -> Upload:
@@ -106,7 +107,9 @@ def _refuse(depot: Depot, upload: Upload, why: str, *, grant: Grant, run_id: str
     with transaction(depot.engine, "receive.refuse") as session:
         require_permission(session, grant)
         quota.release(session, upload.reservation_id)
-        let_go(session, [upload.reservation_id], grace_days=grace_days)
+        gone = retired(now(session), grace_days, "an upload that was refused")
+        pending = sa.and_(blobs.c.id == upload.blob_id, blobs.c.state == BlobState.PENDING)
+        session.execute(sa.update(blobs).where(pending).values(**gone))
         session.execute(sa.update(uploads).where(uploads.c.id == upload.id).values(refusal=why))
         detail = {"key": upload.key, "bytes": upload.size_bytes, "video": upload.video_id, "why": why}
         append(session, [Event("upload_refused", run_id, None, upload.blob_id, upload.user_id, detail)])

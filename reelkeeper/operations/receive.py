@@ -2,7 +2,7 @@
 
     begin --> the caller's PUT --> complete --> live
       |                              '-------> refused: its bytes wait out a grace, its promise is given back
-      '---> expired: the same
+      '---> expired: so does whatever was put
 
 `begin` reserves the bytes and writes a pending blob with its size and MD5. Both are signed into the URL, and so is
 If-None-Match, so what can come to stand at that key is those bytes, once, or nothing. `operations/complete` goes on.
@@ -28,11 +28,9 @@ from reelkeeper.operations.upload import CONTENT_TYPES
 from reelkeeper.rules.credits import fingerprint, require_key
 from reelkeeper.rules.quota import QuotaPolicy
 from reelkeeper.store.engine import now, reading, transaction
-from reelkeeper.store.retirement import retired
 from reelkeeper.store.tables import blobs, reservations, uploads, users, videos
 
 PATIENCE_SECONDS: Final = 3_600  # for completing after the URL has ended
-_GRACE_DAYS: Final = 7  # of bytes that nobody completed
 
 
 class Announced(NamedTuple):
@@ -127,13 +125,17 @@ def find(depot: Depot, upload_id: str) -> Upload:
         return _require(session, upload_id)
 
 
-def let_go(session: Session, reservation_ids: Sequence[str], *, grace_days: int = _GRACE_DAYS) -> None:
-    """Retire what was put, if anything, for uploads whose reservations are over, so that a purge deletes it."""
+def let_go(session: Session, reservation_ids: Sequence[str]) -> None:
+    """End the blobs of uploads whose reservations have expired: their URLs have, so nothing can be put any more.
+
+    Whether something was put is not known here. A row that is gone expects nothing, so that uploads which were begun
+    and never put look like no loss; and `sync_catalog` retires what it finds stored of such a row.
+    """
     theirs = sa.select(uploads.c.blob_id).where(uploads.c.reservation_id.in_(reservation_ids))
     session.execute(
         sa.update(blobs)
         .where(blobs.c.id.in_(theirs), blobs.c.state == BlobState.PENDING)
-        .values(**retired(now(session), grace_days, "an upload that was not completed"))
+        .values(state=BlobState.GONE, retire_reason="an upload that was not completed")
     )
 
 

@@ -4,12 +4,15 @@ import hashlib
 from typing import Any
 
 import httpx
+import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from reelkeeper.model import BlobState
 from reelkeeper.operations import accounts, freeze
 from reelkeeper.operations.lease import Keeper
+from reelkeeper.operations.survey import survey
+from reelkeeper.operations.sync import mend
 from reelkeeper.store import audit
 from reelkeeper.store.engine import Clock, reading, transaction
 from reelkeeper.store.tables import blobs, reservations
@@ -120,19 +123,27 @@ def test_what_does_not_fit_or_is_there_already_is_refused(client: TestClient, wo
     problem(client.post("/v1/uploads", json=announced(data, video_id="x.versions"), headers=KEY), 422)
 
 
-def test_an_upload_that_nobody_completes_is_let_go(client: TestClient, world: World) -> None:
+@pytest.mark.parametrize("came", [True, False])
+def test_an_upload_that_nobody_completes_is_let_go(client: TestClient, world: World, came: bool) -> None:
     data = world.clip.read_bytes()
     upload = begin(client, data)
-    put(upload, data)
+    if came:
+        put(upload, data)
     with transaction(world.depot.engine, "test") as session:
         session.execute(sa.update(reservations).values(expires_at=Clock(-1)))
+        session.execute(sa.update(blobs).values(stored_at=Clock(-100_000)))
     with Keeper(world.depot.engine) as keeper:
         (grant,) = keeper.take(["settle_accounts"])
         assert len(accounts.void_reservations(world.depot.engine, grant=grant)) == 1
-    assert client.get(f"/v1/uploads/{upload['id']}").json()["state"] == "expired"
-    problem(complete(client, upload), 409)
+        assert client.get(f"/v1/uploads/{upload['id']}").json()["state"] == "expired"
+        problem(complete(client, upload), 409)
+        found = survey(world.depot, run_id="run", note=True)
+        assert (found.missing, len(found.reappeared)) == ([], int(came))
+        mend(world.depot, found, grant=grant, run_id="run", grace_days=7)
     with reading(world.depot.engine) as session:
-        assert session.execute(sa.select(blobs.c.state)).scalar_one() == BlobState.RETIRED
+        state = session.execute(sa.select(blobs.c.state)).scalar_one()
+    assert state == (BlobState.RETIRED if came else BlobState.GONE)
+    assert storage(world.depot.engine, "ann") == (0, 0)
     world.check()
 
 

@@ -24,17 +24,7 @@ from tests.faults.conftest import Child, MakeWorld, wait_for_end
 from tests.faults.world import LONG_AGO, World
 
 # the longest first
-OPERATIONS = [
-    "sync",
-    "job",
-    "receive",
-    "swap",
-    "upload",
-    "purge",
-    "settle_accounts",
-    "retire",
-    "restore",
-]  # the longest first
+OPERATIONS = ["sync", "job", "receive", "swap", "upload", "purge", "settle_accounts", "retire", "restore"]
 
 
 class Prepared(NamedTuple):
