@@ -22,7 +22,7 @@ test: $(STAMP)          ## everything a change must keep true, in under ten minu
 	$(BIN)/pytest -m "not long" $(TWO)
 
 test-long: $(STAMP)     ## the long kills, soaks and quality runs
-	$(BIN)/pytest -m long
+	$(BIN)/pytest -m long $(TWO)
 
 check: $(STAMP)         ## format, lint, types, imports
 	$(BIN)/ruff format --check .
