@@ -7,13 +7,13 @@ videos are put as the service would put them, and a week passes by moving the st
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from rich.rule import Rule
 
-from deployments import demo_check, demo_clips, demo_money, demo_stage
+from deployments import demo_check, demo_clips, demo_desk, demo_money, demo_stage
 from reelkeeper.cli import plan_view
 from reelkeeper.cli.screen import dollars, out, say, size, table
 from reelkeeper.errors import GuardRefused
@@ -39,6 +39,7 @@ class Scene:
     depot: Depot
     files: dict[str, Path]
     held_bytes: dict[str, tuple[int, int]]  # step -> objects, bytes
+    desk: demo_desk.Desk = field(default_factory=demo_desk.Desk)
 
     def count(self, step: str) -> None:
         """Note what the bucket holds now."""
@@ -216,6 +217,10 @@ _STEPS = (
     ("What Slack would show", lambda scene: demo_money.alert(scene.depot)),
     ("forecast_costs --apply: where the month is going", lambda scene: demo_money.forecast(scene.depot)),
     ("The report", lambda scene: demo_money.look(scene.depot)),
+    ("The HTTP API: everybody asks at once", lambda scene: demo_desk.burst(scene.depot, scene.desk)),
+    ("dispatch_jobs --apply: the videos are made", lambda scene: demo_desk.make(scene.depot, scene.desk)),
+    ("The same again: from the cache", lambda scene: demo_desk.again(scene.depot, scene.desk)),
+    ("tune_concurrency --apply: how many at once", lambda scene: demo_desk.tune(scene.depot)),
 )
 
 
@@ -232,6 +237,7 @@ def _close(folder: Path, seconds: float) -> None:
         ("audit verify", "that the record of it is whole"),
         ("bill --by user", "whose use it was"),
         ("alerts list", "what people were told"),
+        ("performance", "how long jobs waited and took"),
     ):
         say(f"  {command} {words:<24}{why}")
     say(f"  {prefect} server start            the runs with their plans and reports, in a browser")

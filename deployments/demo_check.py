@@ -1,18 +1,21 @@
 """The last word of the demo: what the bucket holds of each video, read back, compared and decoded."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
-from hashlib import file_digest
+from collections.abc import Collection, Iterator, Mapping
+from hashlib import file_digest, sha256
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.cli.screen import size
 from reelkeeper.errors import IntegrityDoubt, NotAVideo
+from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.depot import Depot
+from reelkeeper.store import ledger
 from reelkeeper.store.engine import reading
-from reelkeeper.store.tables import blobs, videos
+from reelkeeper.store.tables import blobs, jobs, videos
 
 
 def require_same(depot: Depot, video_id: str, original: Path) -> None:
@@ -40,6 +43,57 @@ def every_video(depot: Depot, originals: Mapping[str, Path]) -> Iterator[tuple[o
             continue
         codec, said = _read_back(depot, row, originals[row.id])
         yield row.id, row.state, size(row.size_bytes), codec, said
+
+
+def every_job(depot: Depot, job_ids: Collection[str]) -> int:
+    """Read the video of each of these jobs back; returns the frames that decoded.
+
+    Raises IntegrityDoubt where a job did not succeed, where its video is not what was recorded or not as large and long
+    as it was asked for, where credits are still held, or where others were spent than for what was made.
+    """
+    names = ("id", "user_id", "state", "leader_id", "video_id", "request", "price_microusd")
+    with reading(depot.engine) as session:
+        rows = session.execute(sa.select(*(jobs.c[name] for name in names)).where(jobs.c.id.in_(job_ids))).all()
+        balances = {user: ledger.balance(session, user) for user in {row.user_id for row in rows}}
+    require(len(rows) == len(job_ids), f"{len(rows)} of {len(job_ids)} jobs are in the store")
+    made = {row.id: row.video_id for row in rows if row.leader_id is None}
+    frames = 0
+    for row in rows:
+        require(row.state == JobState.SUCCEEDED, f"job {row.id} is {row.state}")
+        require(row.video_id == made[row.leader_id or row.id], f"job {row.id} has another video than its leader")
+        frames += 0 if row.leader_id else _as_asked(depot, row.video_id, row.request)
+    for user, balance in balances.items():
+        price = sum(row.price_microusd for row in rows if row.user_id == user and row.leader_id is None)
+        told = f"{user}: {balance.held_microusd} held, {balance.spent_microusd} spent for {price}"
+        require((balance.held_microusd, balance.spent_microusd) == (0, price), told)
+    return frames
+
+
+def require_bytes(depot: Depot, video_id: str, got: bytes) -> None:
+    """Raise IntegrityDoubt unless these bytes are what is recorded of the video."""
+    with reading(depot.engine) as session:
+        recorded = session.execute(_stored(videos.c.id == video_id)).one().sha256
+    require(sha256(got).hexdigest() == recorded, f"{video_id}: other bytes came than were recorded")
+
+
+def require(holds: bool, otherwise: str) -> None:
+    """Raise IntegrityDoubt, which says what is the case `otherwise`."""
+    if not holds:
+        raise IntegrityDoubt(otherwise)
+
+
+def _as_asked(depot: Depot, video_id: str, asked: Mapping[str, Any]) -> int:
+    with reading(depot.engine) as session:
+        row = session.execute(_stored(videos.c.id == video_id, videos.c.state == "live")).one()
+    with tempfile.TemporaryDirectory() as place:
+        back = Path(place) / "made.mp4"
+        digest = depot.bucket.download(row.key, back)
+        media = ffmpeg.inspect(back)
+        frames = ffmpeg.decode(back, media).frames
+    wanted = asked["width"], asked["height"], round(asked["duration_seconds"] * asked["fps"])
+    require(digest == row.sha256, f"{row.key}: sha256 {digest}, recorded {row.sha256}")
+    require((media.width, media.height, frames) == wanted, f"{row.key}: {media}, {frames} frames; asked for {wanted}")
+    return frames
 
 
 def _read_back(depot: Depot, row: sa.Row[tuple[str, ...]], original: Path) -> tuple[str, str]:

@@ -25,14 +25,14 @@ def play(folder: Path, home: Path) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=150,
+        timeout=200,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(500)
 def test_it_plays_the_whole_job_on_an_empty_home_and_again(tmp_path: Path) -> None:
     folder, home = tmp_path / "demo", tmp_path / "home"
     home.mkdir()
@@ -55,14 +55,26 @@ def test_it_plays_the_whole_job_on_an_empty_home_and_again(tmp_path: Path) -> No
         "The spend is odd:",
         "in 4 of 5 cases",
         "the month as one page that loads nothing",
+        "18 requests of 4 users at once",
+        "as large and as long as asked, and all 624 frames decode",
+        "13 came from the cache",
+        "The limit goes from 2 to 4.",
     ):
         assert fact in said, said
     assert re.search(r"The [34] that shrank had .* [67]\d% less", said)
+    assert re.search(r"^ana +free +6 +0 +2 ", said, re.MULTILINE), said  # queued, joined, refused
+    assert re.search(r"^all +13 +2 ", said, re.MULTILINE), said  # made, joined
+    for refusal in (
+        r"^ana +402 +user 'ana' has",
+        r"^ana +403 +nothing was reserved",
+        r"^dan +403 +nothing was reserved",
+    ):
+        assert re.search(refusal, said, re.MULTILINE), said
     assert max(len(line) for line in said.splitlines() if "/" not in line) <= 130
     assert "\x1b" not in said
     with sqlite3.connect(folder / "prefect" / "prefect.db") as records:
         runs = records.execute("SELECT state_name, count(*) FROM flow_run GROUP BY 1").fetchall()
-    assert dict(runs) == {"Completed": 7, "Failed": 1}
+    assert dict(runs) == {"Completed": 10, "Failed": 1}
 
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
     for picture in ("spend.png", "forecast.png"):

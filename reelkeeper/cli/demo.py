@@ -17,6 +17,7 @@ def demo(
 ) -> None:
     """See the main job on real videos: sync, plan, shrink, expire, restore, purge, and what is refused.
 
+    Then what a month costs, and a burst of requests over HTTP: queued, made, and asked for again.
     Takes a minute or two, and touches nothing outside its folder: no setting, bucket or Prefect server of yours.
     """
     importlib.import_module("deployments.demo").play(folder, fresh=fresh)
