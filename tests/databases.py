@@ -115,7 +115,7 @@ def _administer(url: sa.URL) -> sa.Connection:
 
 def _create(server: sa.URL, name: str, template: str) -> str:
     with _administer(server) as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY"))
     return server.set(database=name).render_as_string(hide_password=False)
 
 
