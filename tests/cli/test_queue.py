@@ -17,11 +17,9 @@ from reelkeeper.store.tables import users
 from tests.cli.conftest import Run
 from tests.jobs import dead, hit, made, put, waiting
 
-NOW = datetime.now(UTC)
-
 
 def ago(minutes: float) -> datetime:
-    return NOW - timedelta(minutes=minutes)
+    return datetime.now(UTC) - timedelta(minutes=minutes)
 
 
 @pytest.fixture
@@ -41,7 +39,7 @@ def busy(engine_of_the_command: sa.Engine) -> None:
             waiting("long", ago(9), estimate_seconds=400.0),
             waiting("short", ago(5), estimate_seconds=130.0),
             waiting("follower", ago(4), leader_id="long"),
-            waiting("put-off", ago(30), due_at=NOW + timedelta(minutes=30), attempts=2, error="busy"),
+            waiting("put-off", ago(30), due_at=ago(-30.3), attempts=2, error="busy"),
             waiting("running", ago(8), state=JobState.RUNNING, started_at=ago(3), progress=0.5, claimed_by="w1"),
             made("over", ago(20), took=100, wait=30),
             hit("hit", ago(2)),
@@ -111,11 +109,12 @@ def test_how_it_went_is_shown_by_model_and_tier(reelkeeper: Run, ask: Callable[.
 def test_recorded_windows_are_shown_of_all_or_of_one_model(
     engine_of_the_command: sa.Engine, reelkeeper: Run, ask: Callable[..., Any]
 ) -> None:
+    start_at = ago(30)
     windows = [
-        Window(ago(30), 900, "", model, {"ended": n, "wait_mean_seconds": None}) for model, n in (("", 7), ("svd", 3))
+        Window(start_at, 900, "", model, {"ended": n, "wait_mean_seconds": None}) for model, n in (("", 7), ("svd", 3))
     ]
     with transaction(engine_of_the_command, "test") as session:
         performance.record(session, windows)
     assert [one["figures"]["ended"] for one in ask("performance", "--windows")] == [7]
     assert [one["figures"]["ended"] for one in ask("performance", "--windows", "--model", "svd")] == [3]
-    assert f"{ago(30):%Y-%m-%d %H:%M}" in reelkeeper("performance", "--windows").stdout
+    assert f"{start_at:%Y-%m-%d %H:%M}" in reelkeeper("performance", "--windows").stdout
