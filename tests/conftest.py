@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 os.environ["COLUMNS"] = "100"  # as wide as where there is no terminal: pytest-xdist says 80
@@ -10,3 +11,10 @@ pytest_plugins = ["tests.databases", "tests.buckets", "tests.clips", "tests.clou
 
 settings.register_profile("shared", deadline=None)  # how long one example takes says nothing on a busy machine
 settings.load_profile("shared")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give what is marked long the time that it is marked for, where it does not say how much."""
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1200))
