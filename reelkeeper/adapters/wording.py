@@ -1,14 +1,14 @@
 """A message as plain text, for a terminal, a webhook, or a notification."""
 
 from reelkeeper.model.alerts import Message, MessageKind, Severity
-from reelkeeper.model.plaintext import tame
+from reelkeeper.model.plaintext import one_line, tame
 
 _MARKS = {Severity.CRITICAL: "🔴 Critical", Severity.WARNING: "🟠 Warning", Severity.NOTICE: "🔵 Notice"}
 
 
 def headline(message: Message) -> str:
     """Give the title, with a mark that says how soon somebody should look."""
-    title = message.title.strip() or "Untitled"
+    title = one_line(message.title) or "Untitled"
     if message.kind == MessageKind.RESOLVE:
         return f"🟢 {title}"
     return f"{_MARKS[message.severity]}: {title}" if message.severity else title
