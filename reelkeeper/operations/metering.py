@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from reelkeeper.adapters.cloudflare import Client
+from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
 from reelkeeper.adapters.r2 import Bucket
 from reelkeeper.errors import TokenRefused, UsageUnknown
 from reelkeeper.model.money import Metric, UsageSource, Used
@@ -23,7 +23,6 @@ from reelkeeper.store.engine import now, reading, transaction
 from reelkeeper.store.sampling import note_moved, note_stored
 from reelkeeper.store.tables import deployment, users
 
-KEPT_DAYS = 30  # Cloudflare keeps 31 days of analytics, of which 30 are whole
 CHANGES_FOR = timedelta(days=2)  # how long the usage of a day that is over may still become known better
 _LOOKED_BACK = timedelta(days=7)  # for the last known stored bytes before a month
 _ONE_DAY = timedelta(days=1)

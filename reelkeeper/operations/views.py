@@ -14,12 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from reelkeeper.adapters.cloudflare import Client
+from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
 from reelkeeper.store.engine import insert_into, now, reading, transaction
 from reelkeeper.store.imports import set_complete
 from reelkeeper.store.tables import blobs, daily_views, videos, view_days
 
-KEPT_DAYS = 30  # Cloudflare keeps 31 days of analytics, of which 30 are whole
 SETTLED_AFTER = timedelta(hours=1)  # analytics come 15 to 30 minutes late; a tiering at 02:00 still finds yesterday
 _MOST_VIEWS = 2**31 - 1  # what the column holds on PostgreSQL
 _KEYS_AT_ONCE = 1_000

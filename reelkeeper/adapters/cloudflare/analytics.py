@@ -16,6 +16,7 @@ from reelkeeper.model.money import Metric, StorageClass, UsageSource, Used
 
 PAGE_ROWS = 10_000  # settings node, maxPageSize
 RETAINED_DAYS = 31  # settings node, notOlderThan: 2,678,400 s; the 31st day back is cut, so 30 whole ones remain
+KEPT_DAYS = RETAINED_DAYS - 1  # of which nothing is cut
 _NARROWEST = timedelta(minutes=1)
 _ONE_DAY = timedelta(days=1)
 _CLASSES = {"Standard": StorageClass.STANDARD, "InfrequentAccess": StorageClass.INFREQUENT_ACCESS}

@@ -8,11 +8,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from reelkeeper.adapters.cloudflare import KEPT_DAYS
 from reelkeeper.api.backing import Id, Stands, needs
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.show import show
-from reelkeeper.operations.views import KEPT_DAYS, record_views
+from reelkeeper.operations.views import record_views
 
 router = APIRouter(prefix="/v1", tags=["videos"])
 _AHEAD: Final = timedelta(minutes=5)  # that a caller's clock may be
