@@ -10,7 +10,7 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import Admission, Cached, GenerationRequest, Joined, Queued, Unfulfilled
 from reelkeeper.operations.followers import captured
 from reelkeeper.rules.admission import wait_seconds
-from reelkeeper.store.steering import CONCURRENCY, remembered, slots_of
+from reelkeeper.store.steering import slots_now
 from reelkeeper.store.tables import jobs, users
 from reelkeeper.store.waiting import Waiting, waiting
 
@@ -59,7 +59,7 @@ def before(session: Session, asked: Asked, slots: int) -> tuple[str | None, Admi
     if row.leader_id is not None:
         return row.tier, Joined(row.id, row.leader_id, row.price_microusd)
     seen = waiting(session, row.estimate_seconds, apart_from=row.id)
-    slots = slots_of(remembered(session, [CONCURRENCY]), slots)
+    slots = slots_now(session, slots)
     return row.tier, queued(row.id, row.price_microusd, row.price_book, seen, row.estimate_seconds, slots)
 
 

@@ -12,7 +12,7 @@ from reelkeeper.model.jobs import IN_FLIGHT, JobState
 from reelkeeper.operations.answered import queued
 from reelkeeper.operations.followers import captured
 from reelkeeper.store.engine import now, reading
-from reelkeeper.store.steering import CONCURRENCY, remembered, slots_of
+from reelkeeper.store.steering import slots_now
 from reelkeeper.store.tables import jobs
 from reelkeeper.store.waiting import waiting
 
@@ -82,7 +82,7 @@ def _ahead(
 ) -> tuple[int | None, float | None, float | None]:
     if row.state == JobState.QUEUED:
         seen = waiting(session, row.estimate_seconds, apart_from=row.id)
-        slots = slots_of(remembered(session, [CONCURRENCY]), slots)
+        slots = slots_now(session, slots)
         told = queued(row.id, row.price_microusd, row.price_book, seen, row.estimate_seconds, slots)
         return told.place, told.wait_seconds, told.finish_seconds
     if row.state == JobState.RUNNING and row.started_at is not None:

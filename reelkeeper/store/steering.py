@@ -25,9 +25,14 @@ def slots_of(memory: dict[str, Any], otherwise: int) -> int:
     return limit if isinstance(limit, int) and limit > 0 else otherwise
 
 
+def slots_now(session: Session, otherwise: int) -> int:
+    """Give what `slots_of` does, from the store."""
+    return slots_of(remembered(session, [CONCURRENCY]), otherwise)
+
+
 def load_now(session: Session, slots: int) -> tuple[float, int]:
     """Give the share of the slots that are taken at this moment, and how many slots there are."""
-    slots = slots_of(remembered(session, [CONCURRENCY]), slots)
+    slots = slots_now(session, slots)
     running = session.execute(
         sa.select(sa.func.count()).where(jobs.c.state == JobState.RUNNING, jobs.c.leader_id.is_(None))
     ).scalar_one()
