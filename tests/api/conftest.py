@@ -1,31 +1,19 @@
 """Fixtures of the API's tests: the app on a world, and clients with the tokens that they need."""
 
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from reelkeeper.adapters.seaweed import Endpoint
 from reelkeeper.api.app import create_app
 from reelkeeper.api.backing import Backing
 from reelkeeper.model.access import Scope
 from reelkeeper.operations import tokens
-from tests.doubles.r2 import R2Double
 from tests.faults.world import World
 
 NewClient = Callable[..., TestClient]
-
-
-@pytest.fixture
-def world(engine: sa.Engine, endpoint: Endpoint, double: R2Double, tiny_clip: Path, tmp_path: Path) -> World:
-    """A small deployment, once on SQLite and once on PostgreSQL."""
-    folder = tmp_path / secrets.token_hex(6)
-    folder.mkdir()
-    return World.make(folder, engine.url.render_as_string(hide_password=False), endpoint, double, clip=tiny_clip)
 
 
 @pytest.fixture

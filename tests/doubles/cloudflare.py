@@ -5,7 +5,6 @@ away permissions, and line up answers that the next requests are to get instead 
 """
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.doubles.analytics import Operation, Refusal, Stored, answer
 from tests.doubles.graphql import Field, parse
+from tests.doubles.serving import answering
 
 ACCOUNT, TOKEN = "0123456789abcdef0123456789abcdef", "cfat-the-right-token"
 ALL = frozenset({"Account Analytics: Read", "Billing: Read", "Workers R2 Storage: Read"})
@@ -44,14 +44,8 @@ class CloudflareDouble:
     @contextmanager
     def serving(self) -> Iterator["CloudflareDouble"]:
         """Answer requests until left."""
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
+        with answering(self._server):
             yield self
-        finally:
-            self._server.shutdown()
-            thread.join()
-            self._server.server_close()
 
     def reply(self, method: str, path: str, headers: Mapping[str, str], body: Any) -> Reply:  # noqa: ANN401  JSON
         """Answer one request."""

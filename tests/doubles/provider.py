@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.doubles.serving import answering
+
 TOKEN = "the-provider's-token"  # noqa: S105  of a double
 LOST = "lost"  # the request is taken, and its answer never comes
 Next = tuple[int, Any] | str
@@ -49,14 +51,8 @@ class ProviderDouble:
     @contextmanager
     def serving(self) -> Iterator["ProviderDouble"]:
         """Answer requests until left."""
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
+        with answering(self._server):
             yield self
-        finally:
-            self._server.shutdown()
-            thread.join()
-            self._server.server_close()
 
     def sent_twice(self) -> list[str]:
         """Name the jobs that more than one request was made for; a key begins with the job's id."""

@@ -5,7 +5,6 @@ deletes are answered by itself, to whoever names the right access key. It record
 What it does not imitate: equal sizes of multipart parts, lifecycle rules, and the folding of keys to NFC (it refuses).
 """
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from tests.doubles.faults import Faults
 from tests.doubles.listing import PAGE_KEYS, Listings
 from tests.doubles.proxy import Server
 from tests.doubles.requests import Request
+from tests.doubles.serving import answering
 
 OVERWRITE_SECONDS = 1.0  # R2 takes one write a second to one key (error 10058)
 
@@ -52,14 +52,8 @@ class R2Double:
     @contextmanager
     def serving(self) -> Iterator["R2Double"]:
         """Answer requests until left."""
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="r2-double", daemon=True)
-        thread.start()
-        try:
+        with answering(self._server):
             yield self
-        finally:
-            self._server.shutdown()
-            thread.join()
-            self._server.server_close()
 
     def reset(self) -> None:
         """Forget faults, requests and limits of the last test."""

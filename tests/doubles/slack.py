@@ -15,6 +15,8 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import parse_qs
 
+from tests.doubles.serving import answering
+
 TOKEN, CHANNEL, HOOK = "xoxb-the-right-token", "C0123456789", "/services/T0/B0/the-right-hook"
 MOST_ALL = 13_200  # characters in all blocks (bolt-js issue 2509)
 
@@ -79,14 +81,8 @@ class SlackDouble:
     @contextmanager
     def serving(self) -> Iterator["SlackDouble"]:
         """Answer requests until left."""
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
+        with answering(self._server):
             yield self
-        finally:
-            self._server.shutdown()
-            thread.join()
-            self._server.server_close()
 
     def asked_at(self) -> list[float]:
         """Give when each request for a message came."""

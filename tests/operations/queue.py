@@ -1,6 +1,5 @@
 """Jobs that wait, as an admission leaves them."""
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,36 +9,13 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.operations import ledger
 from reelkeeper.store.engine import Clock, reading, transaction
 from reelkeeper.store.tables import jobs
-
-NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+from tests.jobs import waiting
 
 
 def row(job_id: str, user_id: str = "ann", **values: object) -> dict[str, Any]:
     """Give the row of a waiting job."""
     request = {"prompt": "a cat walks over a bridge", "seconds": 1, "width": 64, "height": 48, "fps": 8}
-    return {
-        "id": job_id,
-        "user_id": user_id,
-        "client_key": job_id,
-        "request_sha256": job_id,
-        "cache_key": job_id,
-        "leader_id": None,
-        "state": JobState.QUEUED,
-        "tier": "free",
-        "model": "local",
-        "request": request,
-        "complexity": 1.0,
-        "estimate_seconds": 150.0,
-        "price_microusd": 0,
-        "price_book": "test",
-        "reserved_bytes": 0,
-        "attempts": 0,
-        "due_at": NOON,
-        "lease_token": 0,
-        "progress": 0.0,
-        "created_at": NOON,
-        **values,
-    }
+    return waiting(job_id, user_id=user_id, model="local", request=request) | values
 
 
 def enqueue(engine: sa.Engine, *rows: dict[str, Any]) -> None:
@@ -73,8 +49,3 @@ def make_due(engine: sa.Engine) -> None:
     """Let every pause be over."""
     with transaction(engine, "test") as session:
         session.execute(sa.update(jobs).values(due_at=Clock(-1)))
-
-
-def later(minutes: float) -> datetime:
-    """Give a time after noon."""
-    return NOON + timedelta(minutes=minutes)

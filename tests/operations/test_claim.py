@@ -13,8 +13,9 @@ from reelkeeper.rules.dispatch import DispatchPolicy
 from reelkeeper.store import claims
 from reelkeeper.store.engine import Clock, reading, transaction
 from reelkeeper.store.tables import audit_events, jobs
+from tests.jobs import at
 from tests.operations.books import DOLLAR, balances, make_user
-from tests.operations.queue import enqueue, expire_claims, find, later, make_due, row
+from tests.operations.queue import enqueue, expire_claims, find, make_due, row
 
 
 @pytest.fixture
@@ -37,15 +38,15 @@ def test_jobs_go_in_the_order_of_the_rule(ann: sa.Engine) -> None:
     enqueue(
         ann,
         row("long", estimate_seconds=400.0),
-        row("short", estimate_seconds=130.0, created_at=later(1)),
-        row("paid", estimate_seconds=300.0, created_at=later(2), tier="pro"),
+        row("short", estimate_seconds=130.0, created_at=at(1)),
+        row("paid", estimate_seconds=300.0, created_at=at(2), tier="pro"),
     )
     policy = DispatchPolicy(class_bounds_seconds=(150, 200, 250, 300), oldest_share=0)
     assert [one.id for one in claim(ann, "w", [None] * 3, limit=9, policy=policy)] == ["paid", "short", "long"]
 
 
 def test_a_slot_stays_with_the_model_that_it_has_loaded(ann: sa.Engine) -> None:
-    enqueue(ann, row("a", model="other"), row("b", model="loaded", created_at=later(1)))
+    enqueue(ann, row("a", model="other"), row("b", model="loaded", created_at=at(1)))
     assert [one.id for one in claim(ann, "w", ["loaded"], limit=9)] == ["b"]
 
 
@@ -53,7 +54,7 @@ def test_the_oldest_earns_its_turn_over_claims_of_one_each(ann: sa.Engine) -> No
     enqueue(
         ann,
         row("old and long", estimate_seconds=300.0),
-        *(row(f"short {n}", estimate_seconds=150.0, created_at=later(n + 1)) for n in range(9)),
+        *(row(f"short {n}", estimate_seconds=150.0, created_at=at(n + 1)) for n in range(9)),
     )
     policy = DispatchPolicy(class_bounds_seconds=(200,), oldest_share=0.5)
     order = [claim(ann, "w", [None], limit=99, policy=policy)[0].id for _ in range(6)]
@@ -150,7 +151,7 @@ def test_nothing_is_given_out_while_changes_are_frozen(ann: sa.Engine) -> None:
 
 def test_followers_and_jobs_that_are_not_due_wait(ann: sa.Engine) -> None:
     enqueue(ann, row("leader"))
-    enqueue(ann, row("follower", leader_id="leader"), row("later", due_at=later(10**7)))
+    enqueue(ann, row("follower", leader_id="leader"), row("later", due_at=at(10**7)))
     assert [one.id for one in claim(ann, "w", [None] * 3, limit=9)] == ["leader"]
 
 
@@ -185,12 +186,12 @@ def test_a_dead_job_stays_dead_without_credits_or_while_the_same_is_being_made(a
 
 
 def test_a_long_queue_is_not_read_whole_and_its_best_job_is_found(ann: sa.Engine) -> None:
-    waiting = [row(f"j{n:04}", estimate_seconds=500.0, created_at=later(n)) for n in range(700)]
+    waiting = [row(f"j{n:04}", estimate_seconds=500.0, created_at=at(n)) for n in range(700)]
     enqueue(
         ann,
         *waiting,
-        row("short", estimate_seconds=120.0, created_at=later(900)),
-        row("paid", estimate_seconds=450.0, created_at=later(901), tier="pro"),
+        row("short", estimate_seconds=120.0, created_at=at(900)),
+        row("paid", estimate_seconds=450.0, created_at=at(901), tier="pro"),
     )
     with reading(ann) as session:
         seen = claims.waiting_jobs(session)
