@@ -45,7 +45,9 @@ $(PEERS): bench/forecast-peers.lock
 lock:                   ## compile the lock anew (uv is used for this alone)
 	$(PYTHON) -m venv .lockenv && .lockenv/bin/pip install --quiet uv
 	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header --group dev pyproject.toml -o requirements.lock
+	  --no-emit-index-url --no-header --all-extras --group dev pyproject.toml -o requirements.lock
+	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --all-extras -c requirements.lock pyproject.toml -o docker/requirements.lock
 	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header bench/forecast-peers.in -o bench/forecast-peers.lock
 	rm -rf .lockenv

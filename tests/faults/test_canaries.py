@@ -69,7 +69,7 @@ def evidence(
             S3_ACCESS_KEY_ID=found.at.access_key_id,
             S3_SECRET_ACCESS_KEY=found.at.secret_access_key,
             BUCKET=BUCKET,
-            PREFIX="canaries/videos/",
+            PREFIX=f"{empty_database}/videos/",  # the bucket may hold what another round of this fixture claimed
             CLOUDFLARE_ACCOUNT_ID=ACCOUNT,
             CLOUDFLARE_API_URL=cloudflare_of_session.url,
         ):
