@@ -7,8 +7,18 @@ limit is 20 s; a recorder that writes 100 task runs at once needs a third of the
 import os
 from pathlib import Path
 
-_ALWAYS = {
+RUN_DAYS, EVENT_DAYS = 30, 3
+
+# What every Prefect server of ours is told, wherever it is started, so that its database does not grow without end. By
+# itself Prefect keeps every flow run for ever, and every event, most of what it writes, for a week. What happened to a
+# customer's video stands in our own audit for good. The one period is read as seconds alone, the other as ISO 8601.
+SERVER = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # telemetry
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",  # runs with their logs and artifacts
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(RUN_DAYS * 86_400),
+    "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"P{EVENT_DAYS}D",
+}
+_ALWAYS = SERVER | {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the UI has the logs; an error is said once, by us
 }
 _IN_PROCESS = {
