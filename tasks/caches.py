@@ -12,7 +12,8 @@ from reelkeeper.operations import prune
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.lease import Lease
 from reelkeeper.operations.prune import Done
-from reelkeeper.rules.pruning import PrunePlan, PrunePolicy, PruneReport, dollars
+from reelkeeper.rules.pruning import PrunePlan, PrunePolicy, PruneReport
+from reelkeeper.rules.wording import dollars, size
 
 
 @task(task_run_name="judge the cache", cache_policy=NO_CACHE)
@@ -40,13 +41,13 @@ def publish(report: PruneReport) -> None:
     lines = [
         f"# {report.flow}, run {report.run_id}{' (dry run)' if report.dry_run else ''}",
         "",
-        f"{report.entries:,} entries, whose videos have {report.size_bytes / 10**6:,.1f} MB.",
+        f"{report.entries:,} entries, whose videos have {size(report.size_bytes)}.",
         "",
-        "| goes by | entries | MB | USD a month of storage | USD to make them once more |",
+        "| goes by | entries | bytes | storage, a month | making them once more |",
         "|---|--:|--:|--:|--:|",
     ]
     lines += [
-        f"| {one.rule} | {one.entries:,} | {one.size_bytes / 10**6:,.1f} | {dollars(one.saved_microusd_a_month)} | "
+        f"| {one.rule} | {one.entries:,} | {size(one.size_bytes)} | {dollars(one.saved_microusd_a_month)} | "
         f"{dollars(one.remake_microusd)} |"
         for one in report.rules
     ]

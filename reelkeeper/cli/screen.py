@@ -16,7 +16,6 @@ from rich.table import Table
 from reelkeeper.rules import wording
 
 _PIPED_WIDTH = 100  # columns, where there is no terminal to ask
-_UNITS = ("B", "kB", "MB", "GB", "TB")  # powers of 1000, as R2 bills them
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -84,13 +83,8 @@ def _cell(value: object) -> str:
 
 
 def size(size_bytes: int | None) -> str:
-    """Put bytes into a unit that people read, by powers of 1000."""
-    if size_bytes is None:
-        return "-"
-    amount, place = float(size_bytes), 0
-    while abs(amount) >= 1000 and place < len(_UNITS) - 1:  # noqa: PLR2004  the step between units
-        amount, place = amount / 1000, place + 1
-    return f"{amount:.{0 if place == 0 else 1}f} {_UNITS[place]}"
+    """Put bytes into a unit that people read, and what is not known into a dash."""
+    return "-" if size_bytes is None else wording.size(size_bytes)
 
 
 def dollars(microusd: Decimal | float | None) -> str:

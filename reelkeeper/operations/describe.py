@@ -5,10 +5,8 @@ from typing import NamedTuple
 
 from reelkeeper.operations.report import TOTAL, MonthReport
 from reelkeeper.rules import saved
-from reelkeeper.rules.wording import dollars, many
+from reelkeeper.rules.wording import dollars, many, size
 
-_UNITS = ("B", "kB", "MB", "GB", "TB")  # powers of 1000, as R2 bills them
-_STEP = 1000
 FULL = 100  # percent
 
 
@@ -113,14 +111,6 @@ def savings(report: MonthReport) -> str:
 def usd(nanousd: int) -> str:
     """Put nano-dollars into dollars."""
     return dollars(Decimal(nanousd) / 1000)
-
-
-def size(size_bytes: int) -> str:
-    """Put bytes into a unit that people read, by powers of 1000."""
-    amount, place = Decimal(size_bytes), 0
-    while abs(amount) >= _STEP and place < len(_UNITS) - 1:
-        amount, place = amount / _STEP, place + 1
-    return f"{amount:,.{0 if place == 0 else 1}f} {_UNITS[place]}"
 
 
 def _spent(report: MonthReport) -> Tile:

@@ -7,9 +7,10 @@ from datetime import date
 from decimal import Decimal
 from typing import NamedTuple
 
-from reelkeeper.operations.describe import size, usd
+from reelkeeper.operations.describe import usd
 from reelkeeper.operations.report import TOTAL, MonthReport
 from reelkeeper.rules import saved
+from reelkeeper.rules.wording import size
 from reelkeeper.store.spending import SkuLine
 
 _MOST_PAYERS = 10

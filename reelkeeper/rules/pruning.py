@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -111,11 +110,6 @@ class PruneReport:
     def after(self, dropped: int, stayed: int) -> "PruneReport":
         """Say what was done."""
         return replace(self, dropped=dropped, stayed=stayed)
-
-
-def dollars(microusd: int) -> str:
-    """Write micro-dollars as dollars, to the hundredth of a cent."""
-    return f"{Decimal(microusd) / 10**6:,.4f}"
 
 
 def by_age(item: CacheItem, policy: PrunePolicy, as_of: datetime) -> str | None:

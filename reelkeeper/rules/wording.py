@@ -8,6 +8,8 @@ from typing import Final, NamedTuple, Self
 from reelkeeper.model import Video
 
 _DOLLAR_DIGITS: Final = 6  # what is summed is micro-dollars
+_UNITS: Final = ("kB", "MB", "GB", "TB")  # powers of 1000, as R2 bills them
+_STEP: Final = 1000
 
 SENTENCES: Final = {
     "held": "held: a person said that it stays",
@@ -82,6 +84,18 @@ def dollars(microusd: Decimal | float) -> str:
     if amount == 0 or amount >= Decimal("0.01"):
         return f"{sign}${amount:,.2f}"
     return f"{sign}${amount:.{min(1 - amount.adjusted(), _DOLLAR_DIGITS)}f}"
+
+
+def size(size_bytes: int) -> str:
+    """Put bytes into a unit that people read, by powers of 1000 and with one decimal: 999,950 bytes are 1.0 MB."""
+    if abs(size_bytes) < _STEP:
+        return f"{size_bytes} B"
+    amount = Decimal(size_bytes) / _STEP
+    for unit in _UNITS[:-1]:
+        if abs(round(amount, 1)) < _STEP:
+            return f"{amount:.1f} {unit}"
+        amount /= _STEP
+    return f"{amount:,.1f} {_UNITS[-1]}"
 
 
 def _below_after(views: int | None, days: int) -> str:
