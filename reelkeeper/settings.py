@@ -1,4 +1,4 @@
-"""Addresses and secrets, read from `REELKEEPER_*` and `.env`, lazily: importing this reads nothing.
+"""Addresses and secrets, read from `REELKEEPER_*`, `.env` and files, lazily: importing this reads nothing.
 
 With nothing configured, everything lives under one folder: SQLite, and an S3 server that Reelkeeper starts itself.
 """
@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import DirectoryPath, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from reelkeeper.redaction import hide
 
@@ -27,6 +32,9 @@ class Settings(BaseSettings):
     )
 
     state_dir: Path = Field(Path(".reelkeeper"), description="Folder for everything that is not configured elsewhere")
+    secrets_dir: DirectoryPath | None = Field(
+        None, description="Folder with a file per secret, each named as its setting: /run/secrets in a container"
+    )
     database_url: SecretStr | None = Field(
         None,
         description="SQLAlchemy URL of the store, e.g. postgresql+psycopg://host/db; SQLite under state_dir if unset",
@@ -78,6 +86,20 @@ class Settings(BaseSettings):
     images_dir: Path | None = Field(
         None, description="Folder of input images, each named by its SHA-256; state_dir/images if unset"
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  pydantic-settings' own knows no folder yet
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read a secret from its file where neither the environment nor `.env` has it."""
+        folder = (dotenv_settings() | env_settings()).get("secrets_dir")
+        files = (SecretsSettingsSource(settings_cls, folder),) if folder and Path(folder).is_dir() else ()
+        return init_settings, env_settings, dotenv_settings, *files
 
     @field_validator("*", mode="after")
     @classmethod

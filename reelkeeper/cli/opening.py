@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def configured() -> "Settings":
     """Read the settings. Raises Misconfigured, naming each variable that is wrong, never its value."""
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
     from reelkeeper.settings import settings
 
@@ -27,6 +28,8 @@ def configured() -> "Settings":
             for one in error.errors()
         ]
         raise Misconfigured(f"settings (environment or .env): {'; '.join(wrong)}") from None
+    except SettingsError as error:
+        raise Misconfigured(f"settings: {error}: {error.__cause__}") from None
 
 
 @contextmanager
