@@ -11,10 +11,17 @@ from reelkeeper.settings import settings
 from reelkeeper.store.opening import open_store
 
 
-def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001  Prefect's signature
+def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Note the success of a run that may change things: a hook of every flow. A dry run proves nothing."""
     if flow_run.parameters.get("dry_run", True):
         return
     name = flow.fn.__name__
+    took = state.timestamp - flow_run.start_time if flow_run.start_time else None
     with open_store(settings()) as engine:
-        heartbeat.beat(engine, name, run_id=str(flow_run.id), **CADENCES[name]._asdict())
+        heartbeat.beat(
+            engine,
+            name,
+            run_id=str(flow_run.id),
+            run_seconds=took.total_seconds() if took else None,
+            **CADENCES[name]._asdict(),
+        )

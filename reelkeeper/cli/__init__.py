@@ -20,6 +20,7 @@ from reelkeeper.cli import (
     run,
     s3,
     simulate,
+    status,
     tokens,
     videos,
     watchdog,
@@ -38,6 +39,7 @@ app.command(rich_help_panel=PEOPLE)(holds.hold)
 app.command(rich_help_panel=PEOPLE)(holds.freeze)
 app.command(rich_help_panel=PEOPLE)(holds.thaw)
 app.add_typer(jobs.group, name="jobs", rich_help_panel=PEOPLE)
+app.command(rich_help_panel=LOOK)(status.status)
 app.add_typer(videos.group, name="videos", rich_help_panel=LOOK)
 app.add_typer(audit.group, name="audit", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(queue.queue)

@@ -1,16 +1,13 @@
 """`report`: a month as one page, to be looked at and passed on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import say
-from reelkeeper.cli.words import moment, month_of
-
-if TYPE_CHECKING:
-    from reelkeeper.rules.budget import BudgetPolicy
+from reelkeeper.cli.words import DailyBudget, MonthlyBudget, budgets, moment, month_of
 
 
 def report(
@@ -20,12 +17,8 @@ def report(
     month: Annotated[
         str | None, typer.Option(metavar="YYYY-MM", help="Which month; the one that has begun, if not given.")
     ] = None,
-    daily_budget: Annotated[
-        str | None, typer.Option(metavar="USD", help="Compare days with this budget; none: with no budget.")
-    ] = None,
-    monthly_budget: Annotated[
-        str | None, typer.Option(metavar="USD", help="Compare the month with this budget; none: with no budget.")
-    ] = None,
+    daily_budget: DailyBudget = None,
+    monthly_budget: MonthlyBudget = None,
     as_of: Annotated[
         str | None, typer.Option("--as-of", metavar="TIME", help="Look at it as of this moment; UTC if no zone.")
     ] = None,
@@ -41,21 +34,8 @@ def report(
 
     at = moment(as_of) or datetime.now(UTC)
     which = month_of(month, at)
-    budgets = _budgets(daily_usd=daily_budget, monthly_usd=monthly_budget)
+    budget = budgets(daily_usd=daily_budget, monthly_usd=monthly_budget)
     with store() as engine:
-        written = page(gather(engine, which, at, budgets))
+        written = page(gather(engine, which, at, budget))
     output.write_text(written, encoding="utf-8")
     say(f"{output}: {which:%B %Y}, {len(written.encode()) / 1000:,.0f} kB. It loads nothing: open it anywhere.")
-
-
-def _budgets(**given: str | None) -> "BudgetPolicy":
-    from pydantic import ValidationError
-
-    from reelkeeper.rules.budget import BudgetPolicy
-
-    amounts = {name: None if usd == "none" else usd for name, usd in given.items() if usd is not None}
-    try:
-        return BudgetPolicy.model_validate(amounts)
-    except ValidationError as error:
-        wrong = "; ".join(f"{one['input']!r}: {one['msg']}" for one in error.errors())
-        raise typer.BadParameter(f"a budget is dollars, such as 200, or none: {wrong}") from None

@@ -4,9 +4,20 @@ import getpass
 import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
 
 import typer
+
+if TYPE_CHECKING:
+    from reelkeeper.rules.budget import BudgetPolicy
+
+DailyBudget = Annotated[
+    str | None, typer.Option(metavar="USD", help="Compare days with this budget; none: with no budget.")
+]
+MonthlyBudget = Annotated[
+    str | None, typer.Option(metavar="USD", help="Compare the month with this budget; none: with no budget.")
+]
 
 _MOST_MICROUSD = 10**12  # what the ledger moves at once
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
@@ -32,6 +43,20 @@ def microusd(text: str) -> int:
     if not amount.is_finite() or amount != int(amount) or not 0 < amount <= _MOST_MICROUSD:
         raise typer.BadParameter(f"{text!r}: from 0.000001 to {_MOST_MICROUSD // 10**6:,} dollars, to six digits")
     return int(amount)
+
+
+def budgets(**given: str | None) -> "BudgetPolicy":
+    """Read budgets in dollars; "none" is no budget, and what is not given is the default."""
+    from pydantic import ValidationError
+
+    from reelkeeper.rules.budget import BudgetPolicy
+
+    amounts = {name: None if usd == "none" else usd for name, usd in given.items() if usd is not None}
+    try:
+        return BudgetPolicy.model_validate(amounts)
+    except ValidationError as error:
+        wrong = "; ".join(f"{one['input']!r}: {one['msg']}" for one in error.errors())
+        raise typer.BadParameter(f"a budget is dollars, such as 200, or none: {wrong}") from None
 
 
 def byte_count(text: str) -> int:

@@ -6,7 +6,15 @@ from reelkeeper.store import heartbeats
 from reelkeeper.store.engine import transaction
 
 
-def beat(engine: Engine, flow: str, *, run_id: str, period_seconds: int, grace_seconds: int) -> None:
-    """Note that `flow` has succeeded, and that it will again within its period and grace."""
+def beat(
+    engine: Engine,
+    flow: str,
+    *,
+    run_id: str,
+    period_seconds: int,
+    grace_seconds: int,
+    run_seconds: float | None = None,
+) -> None:
+    """Note that `flow` has succeeded, how long it took, and that it will again within its period and grace."""
     with transaction(engine, "heartbeat") as session:
-        heartbeats.record(session, flow, run_id, period_seconds, grace_seconds)
+        heartbeats.record(session, flow, run_id, period_seconds, grace_seconds, run_seconds)

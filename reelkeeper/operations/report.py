@@ -89,7 +89,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy =
             months=spending.by_month(session, earliest, last),
             expected=[one for one in forecasts.latest(session, as_of) if one.month >= month],
             stock=stock.by_age_and_tier(session, as_of),
-            grace_bytes=stock.in_grace(session),
+            grace_bytes=stock.in_grace(session).size_bytes,
             freed=gone,
             saved=list(saved.per_day(gone, min(last, as_of.date()))),
             alerts=[

@@ -20,8 +20,8 @@ from reelkeeper.model.alerts import Finding, Letter, Message, MessageKind, Sever
 from reelkeeper.operations.alerts import observe
 from reelkeeper.operations.outbox import Delivered, deliver
 from reelkeeper.operations.sinks import Sinks
+from reelkeeper.operations.status import flow_states
 from reelkeeper.rules import cadence
-from reelkeeper.rules.cadence import CADENCES, Cadence
 from reelkeeper.rules.wording import many
 from reelkeeper.store import heartbeats, outbox
 from reelkeeper.store.engine import now, reading, transaction
@@ -78,13 +78,13 @@ def tell_unreachable(sink: Sink, error: ReelkeeperError, marker: Path, *, at: fl
 
 
 def _silent(session: Session, flows: Collection[str]) -> list[Finding]:
-    at, made_at, beats = now(session), heartbeats.store_made_at(session), heartbeats.beats(session)
-    found = []
-    for flow in sorted(flows):
-        beat = beats.get(flow)
-        since = beat.last_ok_at if beat else made_at
-        promised = Cadence(beat.period_seconds, beat.grace_seconds) if beat else CADENCES[flow]
-        found.append(cadence.silent(flow, since, promised, has_succeeded=beat is not None, as_of=at))
+    at, made_at = now(session), heartbeats.store_made_at(session)
+    found = (
+        cadence.silent(
+            one.flow, one.last_ok_at or made_at, one.cadence, has_succeeded=one.last_ok_at is not None, as_of=at
+        )
+        for one in flow_states(session, flows)
+    )
     return [one for one in found if one]
 
 

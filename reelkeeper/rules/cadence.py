@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.rules.wording import span
 
 RULE: Final = "silent_flow"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
@@ -32,12 +33,16 @@ CADENCES: Final = {
 }
 
 
+def is_overdue(since: datetime, cadence: Cadence, as_of: datetime) -> bool:
+    """Say whether a flow should have succeeded again by now."""
+    return as_of - since > timedelta(seconds=cadence.period_seconds + cadence.grace_seconds)
+
+
 def silent(flow: str, since: datetime, cadence: Cadence, *, has_succeeded: bool, as_of: datetime) -> Finding | None:
     """Say that a flow is overdue, or None. `since` is its last success, or when the store was made if it had none."""
-    limit = timedelta(seconds=cadence.period_seconds + cadence.grace_seconds)
-    quiet_for = as_of - since
-    if quiet_for <= limit:
+    if not is_overdue(since, cadence, as_of):
         return None
+    quiet_for = as_of - since
     last = f"It last succeeded at {since:%Y-%m-%d %H:%M} UTC" if has_succeeded else "It has never succeeded"
     return Finding(
         rule=RULE,
@@ -45,17 +50,9 @@ def silent(flow: str, since: datetime, cadence: Cadence, *, has_succeeded: bool,
         period="",
         level="",
         severity=Severity.CRITICAL,
-        title=f"{flow} has not succeeded for {_long(quiet_for)}",
-        text=f"{last}; it should every {_long(timedelta(seconds=cadence.period_seconds))}, and at the latest "
-        f"{_long(timedelta(seconds=cadence.grace_seconds))} after that.",
+        title=f"{flow} has not succeeded for {span(quiet_for)}",
+        text=f"{last}; it should every {span(timedelta(seconds=cadence.period_seconds))}, and at the latest "
+        f"{span(timedelta(seconds=cadence.grace_seconds))} after that.",
         suggestion=f"See whether Prefect's server and a worker are up, and how the runs of {flow} ended. "
         f"Here and now: reelkeeper run {flow} --apply",
     )
-
-
-def _long(span: timedelta) -> str:
-    for name, seconds in (("day", _DAY), ("hour", _HOUR)):
-        if span.total_seconds() >= 2 * seconds or span.total_seconds() == seconds:
-            count = span.total_seconds() / seconds
-            return f"{count:.0f} {name}{'' if round(count) == 1 else 's'}"
-    return f"{span.total_seconds() / _MINUTE:.0f} minutes"

@@ -106,3 +106,11 @@ def _age(age: timedelta) -> str:
     """Say days and hours: a daily run meets most videos within hours of their limit."""
     hours = age.seconds // 3600
     return f"{many(age.days, 'day')}{' and ' + many(hours, 'hour') if hours else ''} old"
+
+
+def span(time: timedelta) -> str:
+    """Put a stretch of time into words, in days or hours where there are two of them: 2 hours, 90 minutes, 1 minute."""
+    for name, unit in (("day", timedelta(days=1)), ("hour", timedelta(hours=1))):
+        if time >= 2 * unit or time == unit:
+            return many(round(time / unit), name)
+    return many(max(0, round(time / timedelta(minutes=1))), "minute")

@@ -17,14 +17,23 @@ class Beat(NamedTuple):
     last_ok_at: datetime
     period_seconds: int
     grace_seconds: int
+    run_id: str
+    run_seconds: float | None
 
 
-def record(session: Session, flow: str, run_id: str, period_seconds: int, grace_seconds: int) -> None:
-    """Note that `flow` has just succeeded."""
+def record(
+    session: Session, flow: str, run_id: str, period_seconds: int, grace_seconds: int, run_seconds: float | None = None
+) -> None:
+    """Note that `flow` has just succeeded, and how long it took."""
     insert = insert_into(session, heartbeats).values(
-        flow=flow, last_ok_at=Clock(), period_seconds=period_seconds, grace_seconds=grace_seconds, run_id=run_id
+        flow=flow,
+        last_ok_at=Clock(),
+        period_seconds=period_seconds,
+        grace_seconds=grace_seconds,
+        run_id=run_id,
+        run_seconds=run_seconds,
     )
-    new = {name: insert.excluded[name] for name in ("last_ok_at", "period_seconds", "grace_seconds", "run_id")}
+    new = {name: insert.excluded[name] for name in Beat._fields if name != "flow"}
     session.execute(insert.on_conflict_do_update(index_elements=["flow"], set_=new))
 
 

@@ -56,6 +56,13 @@ def named(session: Session, job_ids: Collection[str]) -> dict[str, JobLine]:
     return {row.id: JobLine(*row) for row in rows}
 
 
+def oldest_waiting(session: Session) -> datetime | None:
+    """Say since when the job has waited that was asked for first; not those that wait for another's video."""
+    waits = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.leader_id.is_(None))
+    oldest: datetime | None = session.execute(sa.select(sa.func.min(jobs.c.created_at)).where(waits)).scalar()
+    return oldest
+
+
 def counted(session: Session) -> dict[str, int]:
     """Count the jobs in each state."""
     rows = session.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state))

@@ -40,6 +40,17 @@ def by_day_and_service(session: Session, first: date, last: date) -> list[Spent]
     return [Spent(day, service, int(billed)) for day, service, billed in rows]
 
 
+def billed(session: Session, day: date) -> tuple[int, int]:
+    """Add up what was billed on `day`, and in its month up to it: nano-dollars."""
+    on_day = sa.case((charges.c.day == day, charges.c.billed_nanousd), else_=0)
+    row = session.execute(
+        sa.select(
+            sa.func.coalesce(sa.func.sum(on_day), 0), sa.func.coalesce(sa.func.sum(charges.c.billed_nanousd), 0)
+        ).where(charges.c.day.between(day.replace(day=1), day))
+    ).one()
+    return int(row[0]), int(row[1])
+
+
 def by_sku(session: Session, first: date, last: date) -> list[SkuLine]:
     """Add up the charges from day `first` to `last` by what was charged for, the dearest first."""
     billed = sa.func.sum(charges.c.billed_nanousd)

@@ -28,6 +28,14 @@ class Stock(NamedTuple):
     size_bytes: int
 
 
+class Grace(NamedTuple):
+    """What waits to be purged: so many blobs and bytes, the first of them from `next_at` on."""
+
+    objects: int
+    size_bytes: int
+    next_at: datetime | None
+
+
 def by_age_and_tier(session: Session, as_of: datetime) -> list[Stock]:
     """Add up the live videos by age at `as_of` and by the tier of their owners, the youngest first."""
     age = sa.case(
@@ -48,9 +56,22 @@ def by_age_and_tier(session: Session, as_of: datetime) -> list[Stock]:
     return sorted(found, key=lambda one: (AGES.index(one.age), one.tier))
 
 
-def in_grace(session: Session) -> int:
-    """Add up the bytes that are retired and not purged yet: they are stored, and paid for."""
-    waiting = sa.select(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0)).where(
-        blobs.c.state.in_((BlobState.RETIRED, BlobState.DELETING))
+def in_grace(session: Session) -> Grace:
+    """Add up what is retired and not purged yet: it is stored, and paid for."""
+    row = session.execute(
+        sa.select(
+            sa.func.count(), sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0), sa.func.min(blobs.c.purge_after)
+        ).where(blobs.c.state.in_((BlobState.RETIRED, BlobState.DELETING)))
+    ).one()
+    return Grace(int(row[0]), int(row[1]), row[2])
+
+
+def by_state(session: Session) -> dict[str, tuple[int, int]]:
+    """Count the videos in each state, and add up their present bytes."""
+    rows = session.execute(
+        sa.select(videos.c.state, sa.func.count(), sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0))
+        .select_from(videos.outerjoin(blobs, blobs.c.id == videos.c.blob_id))
+        .group_by(videos.c.state)
+        .order_by(videos.c.state)
     )
-    return int(session.execute(waiting).scalar_one())
+    return {state: (int(count), int(size)) for state, count, size in rows}

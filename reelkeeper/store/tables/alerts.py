@@ -92,3 +92,4 @@ class Heartbeat(SQLModel, table=True):
     period_seconds: int
     grace_seconds: int
     run_id: str
+    run_seconds: float | None = None  # how long that run took; unknown of runs before this was noted

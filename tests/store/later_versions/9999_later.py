@@ -3,8 +3,10 @@
 import sqlalchemy as sa
 from alembic import op
 
+from reelkeeper.store.schema import VERSIONS
+
 revision = "later"
-down_revision = "0003"
+down_revision = max(path.name[:4] for path in VERSIONS.glob("[0-9]*.py"))
 branch_labels = None
 depends_on = None
 changes_rows: frozenset[str] = frozenset()

@@ -1,0 +1,180 @@
+"""The screen of `status`: a panel for each question, two beside each other where the terminal is wide."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from reelkeeper.cli.screen import dollars, out, size
+from reelkeeper.model import VideoState
+from reelkeeper.model.alerts import Severity
+from reelkeeper.operations.status import FlowState, Money, Status
+from reelkeeper.rules.performance_report import seconds
+from reelkeeper.rules.wording import many, span
+
+_WIDE = 108  # columns, from which on two panels stand beside each other
+_NANO_IN_MICRO = 1000
+_STYLES = {Severity.CRITICAL: "red", Severity.WARNING: "yellow", Severity.NOTICE: "blue"}
+_FULL, _NEARLY = 1.0, 0.8  # of a budget
+
+
+def document(found: Status) -> dict[str, Any]:
+    """Give the status as a script reads it: the snapshot, and what it comes down to."""
+    flows = [
+        {name: value for name, value in asdict(one).items() if name != "cadence"} | one.cadence._asdict()
+        for one in found.flows
+    ]
+    stored = {state: {"videos": count, "size_bytes": size_bytes} for state, (count, size_bytes) in found.videos.items()}
+    told = {name: getattr(found, name) for name in ("as_of", "overdue", "frozen", "backlog", "grace", "queue", "cache")}
+    return (
+        told
+        | {"flows": flows, "videos": stored, "outbox": found.outbox, "money": _money(found.money)}
+        | {"alerts": found.alerts}
+    )
+
+
+def show(found: Status) -> None:
+    """Print the screen."""
+    left: list[RenderableType] = [_flows(found), _alerts(found)]
+    right: list[RenderableType] = [_videos(found), _spend(found.money), _queue(found)]
+    out.print(_headline(found))
+    if out.width < _WIDE:
+        out.print(*left, *right, sep="\n")
+        return
+    grid = Table.grid(expand=True, padding=(0, 1, 0, 0))
+    grid.add_column(ratio=12)
+    grid.add_column(ratio=10)
+    grid.add_row(Group(*left), Group(*right))
+    out.print(grid)
+
+
+def _headline(found: Status) -> Text:
+    parts = [(f"Reelkeeper, {found.as_of:%Y-%m-%d %H:%M} UTC: ", "bold")]
+    if found.frozen:
+        since = f"{found.frozen.at:%Y-%m-%d %H:%M}"
+        parts.append((f"all changes frozen since {since} by {found.frozen.by}: {found.frozen.reason}", "bold red"))
+        return Text.assemble(*parts)
+    late = f"{many(len(found.overdue), 'flow')} overdue" if found.overdue else "every flow in time"
+    firing = f"{many(len(found.alerts), 'alert')} firing" if found.alerts else "no alert fires"
+    parts += [(late, "yellow" if found.overdue else "green"), (", ", "")]
+    parts += [(firing, "yellow" if found.alerts else "green")]
+    return Text.assemble(*parts)
+
+
+def _flows(found: Status) -> Panel:
+    table = _grid("left", "left", "right", "right")
+    for one in found.flows:
+        mark, style = ("●", "green") if not one.is_overdue else ("●", "red")
+        if one.last_ok_at is None and not one.is_overdue:
+            mark, style = "○", "dim"  # it may still come
+        table.add_row(Text(mark, style), one.flow, _last(one, found.as_of), _took(one))
+    return _panel("Flows: last success", table)
+
+
+def _last(one: FlowState, as_of: datetime) -> Text:
+    ago = "never" if one.last_ok_at is None else _ago(as_of - one.last_ok_at)
+    if one.is_overdue:
+        return Text(f"{ago}, due every {span(timedelta(seconds=one.cadence.period_seconds))}", "red")
+    return Text(ago, "" if one.last_ok_at else "dim")
+
+
+def _ago(time: timedelta) -> str:
+    return "just now" if time < timedelta(minutes=1) else f"{span(time)} ago"
+
+
+def _took(one: FlowState) -> Text:
+    known = one.run_seconds is not None and not one.is_overdue
+    return Text(f"in {seconds(one.run_seconds)}" if known else "", "dim")
+
+
+def _videos(found: Status) -> Panel:
+    rows = [(state, f"{count:,}", size(size_bytes)) for state, (count, size_bytes) in _stored(found)]
+    rows += [
+        (f"to {one.action}, {one.flow}", f"{one.objects + one.left_to_next_run:,}", size(one.size_bytes))
+        for one in found.backlog
+        if one.objects + one.left_to_next_run
+    ]
+    if found.grace.objects:
+        when = f"{found.grace.next_at:%m-%d %H:%M}" if found.grace.next_at else "now"
+        rows.append((f"waits to be purged, from {when}", f"{found.grace.objects:,}", size(found.grace.size_bytes)))
+    rows.append(("freed so far", "", size(found.money.freed_bytes)))
+    return _panel("Videos", _rows(rows, "left", "right", "right"))
+
+
+def _stored(found: Status) -> Iterable[tuple[str, tuple[int, int]]]:
+    shown = (VideoState.LIVE, VideoState.LOST)
+    return [(state, found.videos[state]) for state in shown if state in found.videos] or [("live", (0, 0))]
+
+
+def _spend(money: Money) -> Panel:
+    table = _grid("left", "right", "left", "left")
+    for name, nanousd, limit in (
+        ("today", money.today_nanousd, money.budget.daily_usd),
+        ("this month", money.month_nanousd, money.budget.monthly_usd),
+    ):
+        spent = dollars(nanousd / _NANO_IN_MICRO)
+        if limit is None:
+            table.add_row(name, spent, "", Text("no budget", "dim"))
+            continue
+        share = float(Decimal(nanousd) / 10**9 / limit)
+        style = "red" if share >= _FULL else "yellow" if share >= _NEARLY else "green"
+        bar = ProgressBar(total=1.0, completed=min(share, 1.0), width=12, complete_style=style, finished_style=style)
+        table.add_row(name, spent, bar, f"{share:.0%} of ${limit:,f}")
+    table.add_row("saved so far", dollars(money.saved_nanousd / _NANO_IN_MICRO), "", Text("at list price", "dim"))
+    return _panel("Spend", table)
+
+
+def _queue(found: Status) -> Panel:
+    queue, box, cache = found.queue, found.outbox, found.cache
+    oldest = f"the oldest for {span(timedelta(seconds=queue.oldest_wait_seconds))}" if queue.waiting else ""
+    at_most = "" if queue.jobs_at_once is None else f"at most {queue.jobs_at_once} at once"
+    held_up = f"the oldest for {span(timedelta(seconds=box.oldest_seconds))}" if box.waiting else ""
+    rows = [
+        ("jobs waiting", f"{queue.waiting:,}", oldest),
+        ("jobs running", f"{queue.running:,}", at_most),
+        *((f"jobs {state}", f"{queue.jobs[state]:,}", "") for state in ("parked", "dead") if state in queue.jobs),
+        ("messages waiting", f"{box.waiting:,}", held_up),
+        ("cached videos", f"{cache.entries:,}", f"{cache.hits:,} hits" if cache.entries else ""),
+    ]
+    return _panel("Queue and outbox", _rows(rows, "left", "right", "left"))
+
+
+def _alerts(found: Status) -> Panel:
+    if not found.alerts:
+        return _panel("Alerts", Text("none fires", "dim"))
+    table = _grid("left", "left")
+    for one in found.alerts:
+        seen = f" (seen by {one.acknowledged_by})" if one.acknowledged_by else ""
+        table.add_row(Text("●", _STYLES.get(one.severity, "blue")), Text(f"{one.title}{seen}"))
+    return _panel("Alerts: reelkeeper alerts", table)
+
+
+def _money(money: Money) -> dict[str, Any]:
+    kept = ("today_nanousd", "month_nanousd", "freed_bytes", "saved_nanousd")
+    budget = {"daily_budget_usd": money.budget.daily_usd, "monthly_budget_usd": money.budget.monthly_usd}
+    return {name: getattr(money, name) for name in kept} | budget
+
+
+def _rows(rows: Iterable[Sequence[str]], *justify: Any) -> Table:  # noqa: ANN401  rich's literals
+    table = _grid(*justify)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _grid(*justify: Any) -> Table:  # noqa: ANN401  rich's literals
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for one in justify:
+        table.add_column(justify=one)
+    return table
+
+
+def _panel(title: str, inside: RenderableType) -> Panel:
+    return Panel(inside, title=title, title_align="left", border_style="dim", padding=(0, 1))

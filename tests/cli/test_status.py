@@ -1,0 +1,104 @@
+"""`status`: everything on one screen, as JSON, and as an exit code for a script."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.model.jobs import JobState
+from reelkeeper.operations.freeze import freeze
+from reelkeeper.operations.heartbeat import beat
+from reelkeeper.rules.cadence import CADENCES
+from reelkeeper.settings import Settings
+from reelkeeper.store.engine import now, reading, transaction
+from reelkeeper.store.opening import open_store
+from reelkeeper.store.tables import deployment, heartbeats, users
+from tests.cli.conftest import Run
+from tests.jobs import put, waiting
+
+
+@pytest.fixture
+def opened(configured: Settings) -> Iterator[sa.Engine]:
+    """The store of the command, in which every flow has just succeeded."""
+    with open_store(configured) as engine:
+        for flow, cadence in CADENCES.items():
+            beat(engine, flow, run_id=f"run-of-{flow}", run_seconds=3.25, **cadence._asdict())
+        yield engine
+
+
+def let_pass(engine: sa.Engine, flow: str, hours: float) -> None:
+    with transaction(engine, "test") as session:
+        chosen = heartbeats.c.flow == flow
+        at = now(session) - timedelta(hours=hours)
+        session.execute(sa.update(heartbeats).where(chosen).values(last_ok_at=at))
+
+
+@pytest.mark.usefixtures("opened")
+def test_a_service_in_order_says_so_and_ends_with_0(reelkeeper: Run, ask: Callable[..., Any]) -> None:
+    assert "every flow in time, no alert fires" in reelkeeper("status", "--check").stdout
+    found = ask("status", "--check")
+    assert (found["overdue"], found["frozen"], found["alerts"]) == ([], None, [])
+    assert {one["flow"] for one in found["flows"]} == set(CADENCES)
+    assert {one["run_seconds"] for one in found["flows"]} == {3.25}
+    assert found["money"]["daily_budget_usd"] == "10"
+
+
+def test_a_flow_that_is_overdue_stands_out_and_ends_with_10_only_where_it_is_asked(
+    opened: sa.Engine, reelkeeper: Run, ask: Callable[..., Any]
+) -> None:
+    let_pass(opened, "sync_catalog", 5)
+    assert "5 hours ago, due every 1 hour" in reelkeeper("status").stdout
+    assert "overdue: sync_catalog" in reelkeeper("status", "--check", exit_code=10).stderr
+    assert ask("status", "--check", exit_code=10)["overdue"] == ["sync_catalog"]
+
+
+def test_a_freeze_is_the_first_that_is_said_and_ends_with_3(opened: sa.Engine, reelkeeper: Run) -> None:
+    let_pass(opened, "sync_catalog", 5)
+    freeze(opened, by="ben", reason="[bold]an audit")
+    said = reelkeeper("status", "--check", exit_code=3)
+    assert "by ben: [bold]an audit" in said.stdout
+    assert "[bold]an audit" in said.stderr
+
+
+def test_a_store_that_is_new_waits_for_its_flows(configured: Settings, reelkeeper: Run) -> None:
+    reelkeeper("db", "upgrade")
+    assert "every flow in time" in reelkeeper("status", "--check").stdout
+    with open_store(configured) as engine, transaction(engine, "test") as session:
+        session.execute(sa.update(deployment).values(created_at=now(session) - timedelta(days=30)))
+    said = reelkeeper("status", "--check", exit_code=10)
+    assert "never, due every 7 days" in said.stdout
+
+
+def test_the_queue_and_the_budgets_are_those_of_this_moment(
+    opened: sa.Engine, reelkeeper: Run, ask: Callable[..., Any]
+) -> None:
+    with reading(opened) as session:
+        at = now(session)
+    with transaction(opened, "test") as session:
+        session.execute(sa.insert(users).values(id="ann", tier="free"))
+    put(
+        opened,
+        [
+            waiting("first", at - timedelta(minutes=90)),
+            waiting("second", at),
+            waiting("runs", at, state=JobState.RUNNING),
+        ],
+    )
+    queue = ask("status")["queue"]
+    assert queue["jobs"] == {"queued": 2, "running": 1}
+    assert 5400 <= queue["oldest_wait_seconds"] < 5500
+    said = reelkeeper("status", "--daily-budget", "12.5", "--monthly-budget", "none").stdout
+    assert "the oldest for 90 minutes" in said
+    assert "0% of $12.5" in said
+    assert "no budget" in said
+    assert "dollars, such as 200" in reelkeeper("status", "--daily-budget", "much", exit_code=2).output
+
+
+@pytest.mark.usefixtures("opened")
+def test_it_fits_a_narrow_terminal(reelkeeper: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reelkeeper.cli import screen  # noqa: PLC0415  its console, which is one for all
+
+    monkeypatch.setattr(screen.out, "_width", 60)
+    assert max(map(len, reelkeeper("status").stdout.splitlines())) <= 60
