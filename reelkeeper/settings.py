@@ -72,6 +72,11 @@ class Settings(BaseSettings):
         None, description="Address that `reelkeeper watchdog` calls when all is well, such as a dead man's switch"
     )
 
+    api_url: str | None = Field(
+        None,
+        description="Where Prefect's server reaches `reelkeeper api`, to have failed, crashed and late runs told",
+    )
+
     generator_url: str | None = Field(
         None, description="HTTP API of a provider of videos; ffmpeg on this machine if unset"
     )
@@ -116,6 +121,7 @@ class Settings(BaseSettings):
         "s3_endpoint_url",
         "cloudflare_api_url",
         "slack_api_url",
+        "api_url",
         "generator_url",
         "generator_webhook_url",
         mode="after",

@@ -5,14 +5,18 @@ from typing import Any
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flows import Flow
 
-from reelkeeper.operations import heartbeat
+from reelkeeper.operations import alerts, heartbeat
+from reelkeeper.rules import runs
 from reelkeeper.rules.cadence import CADENCES
 from reelkeeper.settings import settings
 from reelkeeper.store.opening import open_store
 
 
 def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Note the success of a run that may change things: a hook of every flow. A dry run proves nothing."""
+    """Note the success of a run that may change things: a hook of every flow. A dry run proves nothing.
+
+    What was told of earlier runs that went wrong is over with it.
+    """
     if flow_run.parameters.get("dry_run", True):
         return
     name = flow.fn.__name__
@@ -25,3 +29,4 @@ def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
             run_seconds=took.total_seconds() if took else None,
             **CADENCES[name]._asdict(),
         )
+        alerts.observe(engine, [], rules=runs.RULES, scope=runs.scope(name), run_id=str(flow_run.id))

@@ -1,5 +1,8 @@
 """prefect.yaml is the only schedule: it names every flow, and says nothing that Prefect or a flow would not take."""
 
+import ast
+import copy
+import re
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -8,13 +11,18 @@ from typing import Any
 import pytest
 import yaml
 from cronsim import CronSim
-from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.cli.deploy._models import ConcurrencyLimitSpec, DeploymentConfig, PrefectYamlModel, WorkPoolConfig
 from prefect.flows import Flow, load_flow_from_entrypoint
+from pydantic import BaseModel, ValidationError
 
+from deployments import automations
+from deployments.bootstrap import POOLS
+from reelkeeper.cli.orchestration import HEARTBEAT_SECONDS
 from reelkeeper.rules.cadence import CADENCES
 from reelkeeper.rules.lifecycle import FLOW_RULES
 
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 WRITTEN: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS: dict[str, dict[str, Any]] = {one["entrypoint"]: one for one in WRITTEN["deployments"]}
 FLOWS = {f"flows.{path.stem}.{path.stem}" for path in (ROOT / "flows").glob("*.py") if path.stem != "__init__"}
@@ -32,6 +40,15 @@ SCHEDULES: dict[str, str | tuple[str, ...]] = {
     "purge_retired": "0 4 * * *",
     "settle_accounts": "30 * * * *",
 }
+IN_WORDS: dict[str | tuple[str, ...], str] = {
+    "*/5 * * * *": "every 5 minutes",
+    "*/15 * * * *": "every 15 minutes",
+    "0 * * * *": "hourly",
+    "15 * * * *": "hourly at :15",
+    "30 * * * *": "hourly at :30",
+    **{f"0 {hour} * * *": f"daily at {hour:02}:00" for hour in range(24)},
+    ("0 6 1 * *", "0 6 * * 1"): "Mondays and the 1st, at 06:00",
+}
 
 
 def test_every_flow_has_one_deployment() -> None:
@@ -40,10 +57,86 @@ def test_every_flow_has_one_deployment() -> None:
     assert {f"flows.{flow}.{flow}" for flow in FLOW_RULES} <= FLOWS
 
 
+def unknown_keys(written: dict[str, Any]) -> set[str]:
+    """Give the keys that Prefect would not read; its own models ignore them, but for those of schedules."""
+    PrefectYamlModel.model_validate(written)
+    found = keys(written, PrefectYamlModel) - {"definitions"}
+    for one in written["deployments"]:
+        found |= keys(one, DeploymentConfig)
+        found |= keys(one.get("concurrency_limit", {}), ConcurrencyLimitSpec)
+        found |= keys(one.get("work_pool", {}), WorkPoolConfig)
+        found |= set(one.get("work_pool", {}).get("job_variables", {})) - {"env"}
+    return found
+
+
+def keys(written: dict[str, Any], model: type[BaseModel]) -> set[str]:
+    return set(written) - {field.alias or name for name, field in model.model_fields.items()}
+
+
 def test_no_key_is_misspelt() -> None:
-    model = PrefectYamlModel.model_validate(WRITTEN)  # ignores what it does not know, but for schedules
-    known = set(type(model.deployments[0]).model_fields) if model.deployments else set()
-    assert {key for one in WRITTEN["deployments"] for key in one} <= known
+    assert not unknown_keys(WRITTEN)
+
+
+@pytest.mark.parametrize(
+    ("place", "key"),
+    [
+        ((), "deployment"),
+        (("deployments", 0), "concurency_limit"),
+        (("deployments", 0), "schedles"),
+        (("deployments", 0), "parametres"),
+        (("deployments", 1, "concurrency_limit"), "colision_strategy"),
+        (("deployments", 2, "work_pool"), "nmae"),
+        (("deployments", 2, "work_pool", "job_variables"), "environment"),
+    ],
+)
+def test_a_misspelt_key_would_be_found(place: tuple[str | int, ...], key: str) -> None:
+    written = copy.deepcopy(WRITTEN)
+    at: Any = written
+    for step in place:
+        at = at[step]
+    at[key] = 1
+    assert key in unknown_keys(written)
+
+
+def test_a_misspelt_key_of_a_schedule_is_refused_by_prefect() -> None:
+    written = copy.deepcopy(WRITTEN)
+    written["deployments"][0]["schedules"][0]["timezoen"] = "UTC"
+    with pytest.raises(ValidationError):
+        unknown_keys(written)
+
+
+@pytest.mark.parametrize("entrypoint", sorted(DEPLOYMENTS))
+def test_the_readme_and_the_docstring_of_the_flow_say_the_same(entrypoint: str) -> None:
+    name, deployment = entrypoint.rpartition(".")[2], DEPLOYMENTS[entrypoint]
+    asks, when = re.findall(rf"^\| `{name}` \| ([^|]+) \| ([^|]+) \|", README, re.MULTILINE)[0]
+    assert deployment["description"].startswith(asks)
+    assert IN_WORDS[SCHEDULES[name]] == when
+    says = ast.get_docstring(ast.parse((ROOT / "flows" / f"{name}.py").read_text()))
+    assert says
+    assert says.endswith(".")
+
+
+@pytest.mark.parametrize("entrypoint", sorted(DEPLOYMENTS))
+def test_it_runs_in_a_pool_that_bootstrap_makes_and_shows_that_it_is_alive(entrypoint: str) -> None:
+    pool = DEPLOYMENTS[entrypoint]["work_pool"]
+    assert pool["name"] == ("transcode" if entrypoint.endswith("tier_storage") else "default")
+    assert pool["name"] in POOLS
+    assert pool["job_variables"] == {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}}
+
+
+@pytest.mark.parametrize("entrypoint", sorted(DEPLOYMENTS))
+def test_what_would_wait_for_a_day_runs_again_after_a_crash(entrypoint: str) -> None:
+    name, deployment = entrypoint.rpartition(".")[2], DEPLOYMENTS[entrypoint]
+    assert (automations.AGAIN in deployment["tags"]) == (CADENCES[name].period_seconds >= 86_400)
+
+
+def test_only_the_queue_waits_for_the_run_before_it() -> None:
+    waits = [one for one, said in DEPLOYMENTS.items() if said["concurrency_limit"]["collision_strategy"] == "ENQUEUE"]
+    assert waits == ["flows.dispatch_jobs.dispatch_jobs"]  # or no job would begin for up to five minutes
+    assert {said["concurrency_limit"]["collision_strategy"] for said in DEPLOYMENTS.values()} == {
+        "ENQUEUE",
+        "CANCEL_NEW",
+    }
 
 
 @pytest.mark.parametrize("entrypoint", sorted(DEPLOYMENTS))

@@ -6,14 +6,11 @@ which the server inherits: no second one can start while the owner or the server
 """
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -26,6 +23,7 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError, ClientError
 
 from reelkeeper.adapters import seaweed_config
+from reelkeeper.adapters.parent import before_exec
 from reelkeeper.adapters.s3 import open_client
 from reelkeeper.errors import Misconfigured, StorageError
 
@@ -35,8 +33,6 @@ SHORT_LIFE_SECONDS = 5
 MAX_SHORT_LIVES = 5
 POLL_SECONDS = 0.1
 MAX_SOCKET_PATH = 100  # bytes that the kernel allows in the path of a Unix socket, less a margin
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before the fork: afterwards nothing may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +132,6 @@ def _take_an_object(endpoint: Endpoint, bucket: str) -> None:
 @contextmanager
 def _server(folder: Path, lock: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run the server process; end it on leaving."""
-    parent = os.getpid()
-
-    def die_with_parent() -> None:
-        if _LIBC:
-            _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)
-
     with _socket_folder(folder) as sockets, (folder / "console.log").open("wb") as console:
         process = subprocess.Popen(
             [_binary(), *seaweed_config.flags(folder, sockets)],
@@ -154,7 +142,7 @@ def _server(folder: Path, lock: int) -> Iterator[subprocess.Popen[bytes]]:
             env={"GOMEMLIMIT": "400MiB", "TMPDIR": str(sockets), "HOME": str(folder)},
             pass_fds=[lock],
             start_new_session=True,  # Ctrl-C is for us: we end it in order
-            preexec_fn=die_with_parent,  # noqa: PLW1509  it calls only what was loaded before the fork
+            preexec_fn=before_exec(),  # noqa: PLW1509  it calls only what was loaded before the fork
         )
         try:
             yield process

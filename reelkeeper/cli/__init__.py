@@ -6,6 +6,7 @@ from reelkeeper.cli import (
     api,
     audit,
     bill,
+    bootstrap,
     database,
     doctor,
     forecast,
@@ -24,6 +25,7 @@ from reelkeeper.cli import (
     tokens,
     videos,
     watchdog,
+    worker,
 )
 from reelkeeper.cli.demo import demo
 from reelkeeper.cli.front import app
@@ -53,7 +55,9 @@ app.command(rich_help_panel=MONEY)(forecast.forecast)
 app.add_typer(alerts.group, name="alerts", rich_help_panel=TELL)
 app.command(rich_help_panel=TELL)(watchdog.watchdog)
 app.command(rich_help_panel=SERVE)(api.api)
+app.command(rich_help_panel=SERVE)(worker.worker)
 app.add_typer(tokens.group, name="tokens", rich_help_panel=SERVE)
+app.command(rich_help_panel=SETUP)(bootstrap.bootstrap)
 app.command(rich_help_panel=SETUP)(demo)
 app.command(rich_help_panel=SETUP)(doctor.doctor)
 app.add_typer(database.group, name="db", rich_help_panel=SETUP)

@@ -7,6 +7,9 @@ limit is 20 s; a recorder that writes 100 task runs at once needs a third of the
 import os
 from pathlib import Path
 
+from reelkeeper.errors import Misconfigured
+
+HEARTBEAT_SECONDS = 30  # Prefect's shortest; a run that is silent for three of them is dead: deployments/automations.py
 RUN_DAYS, EVENT_DAYS = 30, 3
 
 # What every Prefect server of ours is told, wherever it is started, so that its database does not grow without end. By
@@ -19,6 +22,7 @@ SERVER = {
     "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"P{EVENT_DAYS}D",
 }
 _ALWAYS = SERVER | {
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the UI has the logs; an error is said once, by us
 }
 _IN_PROCESS = {
@@ -26,6 +30,10 @@ _IN_PROCESS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # seconds; cut to whole ones, and 0 never rests
+}
+_STAYING = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
+    "PREFECT_WORKER_QUERY_SECONDS": "3",  # between two looks for runs that are due; Prefect's default is 10
 }
 
 
@@ -42,3 +50,11 @@ def prepare(state_dir: Path) -> bool:
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
     return alone and not os.environ.get("PREFECT_PROFILE")
+
+
+def join_server(state_dir: Path) -> None:
+    """Prepare a process that works for a server, and says on its console what it does. Raises Misconfigured."""
+    for name, value in _STAYING.items():
+        os.environ.setdefault(name, value)
+    if prepare(state_dir):
+        raise Misconfigured("PREFECT_API_URL is not set: it says where Prefect's server is, e.g. http://HOST:4200/api")

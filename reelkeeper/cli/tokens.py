@@ -16,7 +16,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")
 def create(
     name: Annotated[str, typer.Argument(help="Who will use it.")],
     scope: Annotated[
-        list[str], typer.Option(help="What it may do: jobs, videos, views, uploads, users, metrics. May be repeated.")
+        list[str],
+        typer.Option(help="What it may do: jobs, videos, views, uploads, users, metrics, runs. May be repeated."),
     ],
     expires: Annotated[str | None, typer.Option(metavar="TIME", help="When it ends by itself; UTC if no zone.")] = None,
     as_json: AsJson = False,

@@ -14,6 +14,7 @@ class Scope(StrEnum):
     UPLOADS = "uploads"  # bring videos that were made elsewhere
     USERS = "users"  # read what users store and may spend
     METRICS = "metrics"  # read the figures for Prometheus
+    RUNS = "runs"  # report flow runs that went wrong: Prefect's automations
 
 
 class Caller(NamedTuple):

@@ -37,12 +37,13 @@ def observe(
     *,
     rules: Collection[str],
     run_id: str,
+    scope: str | None = None,
     policy: AlertPolicy = AlertPolicy(),
 ) -> Observed:
     """Note what was found, and put what is news into the outbox.
 
-    `rules` are those that were looked at: what they do not find any more is over. Leave out a rule that could not be
-    judged, as when its figures are missing, and its alerts stay as they are.
+    `rules` are those that were looked at: what they do not find any more is over, of `scope` alone if one is given.
+    Leave out a rule that could not be judged, as when its figures are missing, and its alerts stay as they are.
     """
     found = list(findings)
     judged = {*rules, *(one_line(finding.rule) for finding in found)}
@@ -55,6 +56,7 @@ def observe(
                 state=AlertState(row.state), severity=Severity(row.severity)
             )
             for row in rows
+            if scope in (None, row.scope)
         ]
         quiet = [Quiet(one.rule, one.scope) for one in alerts.snoozes_in_force(session)]
         decision = decide(found, known, quiet, rules=rules, policy=policy, as_of=at)

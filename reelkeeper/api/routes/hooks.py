@@ -1,18 +1,38 @@
-"""What a provider calls when a job is over. Its signature stands for a token, so the gate lets it through."""
+"""What other systems call: a provider when a job is over, Prefect when a flow run went wrong.
+
+The provider's signature stands for a token, so the gate lets it through. Prefect shows a token, as clients do.
+"""
 
 import time
-from typing import Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, Field, StringConstraints
 
 from reelkeeper.adapters.generator import webhook
-from reelkeeper.api.backing import Stands
+from reelkeeper.api.backing import Stands, needs
+from reelkeeper.model.access import Scope
+from reelkeeper.operations.alerts import observe
 from reelkeeper.operations.claim import look_soon
+from reelkeeper.rules import runs
+from reelkeeper.rules.runs import Trouble
 from reelkeeper.settings import settings
 
 PATH: Final = "/hooks/generator"
+RUNS_PATH: Final = "/hooks/runs"
 router = APIRouter()
+
+
+class TroubledRun(BaseModel):
+    """A flow run that went wrong, as an automation of Prefect's tells it."""
+
+    trouble: Trouble
+    flow: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,99}$")]
+    run_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F-]{32,36}$")]
+    run_name: str = Field("", max_length=1_000)
+    message: str | None = None
+    url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$", max_length=1_000)] | None = None
 
 
 @router.post(PATH, include_in_schema=False)  # a provider's, not a client's
@@ -24,4 +44,12 @@ async def generator_called(request: Request, stands: Stands) -> Response:
     shown = request.headers.get(webhook.HEADER, "")
     job_id = webhook.verify(secret.get_secret_value(), await request.body(), shown, time.time())
     await run_in_threadpool(look_soon, stands.depot.engine, job_id)
+    return Response(status_code=204)
+
+
+@router.post(RUNS_PATH, include_in_schema=False, dependencies=[needs(Scope.RUNS)])
+def run_in_trouble(run: TroubledRun, stands: Stands) -> Response:
+    """Tell people. The same call again tells nothing new, and neither does the next run that fails the same way."""
+    found = runs.finding(run.trouble, run.flow, run_name=run.run_name, message=run.message or "", url=run.url or "")
+    observe(stands.depot.engine, [found], rules=(), run_id=run.run_id)
     return Response(status_code=204)

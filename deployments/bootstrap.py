@@ -1,0 +1,124 @@
+"""Set up a Prefect server for Reelkeeper: work pools, the limit of jobs at once, automations. Again and again.
+
+What is there stays as people and `tune_concurrency` have set it. What prefect.yaml says comes after this, by
+`prefect --no-prompt deploy --all`.
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate, WorkPoolUpdate
+from prefect.exceptions import ObjectNotFound
+from prefect.types import SecretDict
+from prefect.workers.process import ProcessWorker
+from pydantic import SecretStr
+from sqlalchemy.engine import Engine
+
+from deployments import automations
+from reelkeeper.errors import Misconfigured
+from reelkeeper.model.access import Scope
+from reelkeeper.model.jobs import GLOBAL_LIMIT
+from reelkeeper.operations import tokens
+from reelkeeper.redaction import hide
+from reelkeeper.rules.concurrency import ConcurrencyPolicy
+
+POOLS: Final = {"default": 8, "transcode": 16}  # runs at once in all workers of the pool together
+BLOCK: Final = "reelkeeper-runs"
+HOOK: Final = "/hooks/runs"
+
+
+def bootstrap(*, engine: Engine | None = None, api_url: str | None = None, force: bool = False) -> Iterator[str]:
+    """Make what is missing, and say what was done, a line each. `force` sets limits back to their first values.
+
+    `api_url` says where Prefect's server reaches our API, which then hears of runs that fail, crash or are late; the
+    token for it is kept in `engine`'s store and in a block whose fields Prefect encrypts.
+    """
+    with get_client(sync_client=True) as client:
+        for name, limit in POOLS.items():
+            yield _pool(client, name, limit, force=force)
+        yield _limit(client, force=force)
+        wanted = list(automations.inner())
+        if api_url and engine:
+            webhook, said = _webhook(client, engine, _checked(api_url))
+            yield said
+            wanted += automations.telling(webhook)
+        else:
+            yield (
+                "Failed, crashed and late runs are told to nobody: say where the API is, by REELKEEPER_API_URL or "
+                "--api-url. The watchdog tells of flows that stay silent all the same."
+            )
+        changed = [one.name for one in wanted if automations.put(client, one)]
+        yield f"Automations: {len(wanted)}, {len(changed)} of them made or brought up to date."
+
+
+def _pool(client: SyncPrefectClient, name: str, limit: int, *, force: bool) -> str:
+    try:
+        found = client.read_work_pool(name)
+    except ObjectNotFound:
+        template = ProcessWorker.get_default_base_job_template()
+        client.create_work_pool(
+            WorkPoolCreate(name=name, type="process", base_job_template=template, concurrency_limit=limit)
+        )
+        return f"Work pool {name}: made, at most {limit} runs at once."
+    if force and found.concurrency_limit != limit:
+        client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=limit))
+        return f"Work pool {name}: set back to {limit} runs at once, from {found.concurrency_limit}."
+    return f"Work pool {name}: there, of type {found.type}, at most {found.concurrency_limit} runs at once."
+
+
+def _limit(client: SyncPrefectClient, *, force: bool) -> str:
+    first = ConcurrencyPolicy().first_limit
+    found = next((one for one in client.read_global_concurrency_limits(limit=200) if one.name == GLOBAL_LIMIT), None)
+    if found is None:
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GLOBAL_LIMIT, limit=first))
+        return f"Jobs at once: {first}, until tune_concurrency moves it."
+    if force and found.limit != first:
+        client.upsert_global_concurrency_limit_by_name(GLOBAL_LIMIT, first)
+        return f"Jobs at once: set back to {first}, from {found.limit}."
+    return f"Jobs at once: {found.limit}, as it was."
+
+
+def _checked(api_url: str) -> str:
+    parts = urlsplit(api_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise Misconfigured(f"{api_url!r} is no address of an API: http://HOST:PORT, without user and password")
+    return api_url.rstrip("/") + HOOK
+
+
+def _webhook(client: SyncPrefectClient, engine: Engine, url: str) -> tuple[UUID, str]:
+    """Keep a block that calls `url` with a token of ours; a token that still works is used on."""
+    text, before = _kept(client)
+    caller = tokens.authenticate(engine, text)
+    usable = caller is not None and caller.scopes == {Scope.RUNS}
+    if not usable:
+        _, text = tokens.create(engine, "Prefect's automations", [Scope.RUNS], author="bootstrap")
+        hide([text])
+    if not usable or before != url:
+        headers = {"Authorization": f"Bearer {text}", "Content-Type": "application/json"}
+        block = Webhook(method="POST", url=SecretStr(url), headers=SecretDict(headers), allow_private_urls=True)
+        block.save(BLOCK, overwrite=True)
+    kept = client.read_block_document_by_name(BLOCK, "webhook", include_secrets=False)
+    return kept.id, f"Runs that go wrong: told to {url}."
+
+
+def _kept(client: SyncPrefectClient) -> tuple[str, str]:
+    """Give the token and the address in the block; "" twice where there is none."""
+    try:
+        found = client.read_block_document_by_name(BLOCK, "webhook", include_secrets=True)
+    except ObjectNotFound:
+        return "", ""
+    shown = str(found.data.get("headers", {}).get("Authorization", ""))
+    text = shown.partition(" ")[2]
+    hide([text])
+    return text, str(found.data.get("url", ""))
+
+
+if __name__ == "__main__":
+    from reelkeeper.cli import app
+
+    app(["bootstrap", *sys.argv[1:]])

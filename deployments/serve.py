@@ -1,0 +1,20 @@
+"""All flows of prefect.yaml in one process, without pools and workers: `python -m deployments.serve`."""
+
+from pathlib import Path
+
+from reelkeeper.cli import orchestration
+from reelkeeper.cli.opening import configured
+
+
+def main() -> None:
+    """Serve the prefect.yaml of this folder until Ctrl-C."""
+    orchestration.join_server(configured().state_dir)
+    from prefect import serve  # noqa: PLC0415  reads the environment that was just set
+
+    from deployments.declared import deployments  # noqa: PLC0415  the same
+
+    serve(*deployments(Path("prefect.yaml")))
+
+
+if __name__ == "__main__":
+    main()

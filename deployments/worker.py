@@ -1,0 +1,192 @@
+"""A worker: Prefect's process worker, which drains when it is told to stop, and catches up once on what it missed.
+
+Prefect's own one leaves its run Running when it is told to stop, with the run's slot held; it leaves it to itself when
+it is killed; it gives up when the server is away; and after an hour without a worker it runs all that was due then.
+"""
+
+import asyncio
+import os
+import shlex
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any, Final
+from uuid import UUID
+
+import httpx
+from anyio.abc import TaskStatus
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import WorkerFlowRunResponse
+from prefect.settings import PREFECT_WORKER_QUERY_SECONDS
+from prefect.states import Cancelled
+from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
+from prefect.workers.server import _run_healthcheck_server
+
+from deployments.folder import HOME
+
+MERCY_SECONDS: Final = 15.0  # between SIGTERM and SIGKILL, for a run that was not waited for
+_MISSED: Final = "It was missed: no worker was there, and a later run of the same schedule does its work"
+_TICK_SECONDS: Final = 0.2
+
+
+class Configuration(ProcessJobConfiguration):
+    """Runs deployments/engine.py in place of Prefect's engine, by the Python that the worker runs in."""
+
+    def prepare_for_flow_run(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  as Prefect calls it
+        """Fill in the command."""
+        self.command = self.command or shlex.join([sys.executable, "-m", "deployments.engine"])
+        super().prepare_for_flow_run(*args, **kwargs)
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", UserWarning)  # in this process, it takes the place of Prefect's own for its type
+
+    class Worker(ProcessWorker):
+        """One pool's worker in this process. `at_work` are the names of its runs, by id."""
+
+        job_configuration = Configuration
+
+        def __init__(self, pool: str, limit: int) -> None:
+            super().__init__(
+                pool, name=f"{pool} {socket.gethostname()} {os.getpid()}", limit=limit, create_pool_if_not_found=False
+            )
+            self.at_work: dict[UUID, str] = {}
+            self.is_draining = False
+            self._pids: dict[UUID, int] = {}
+
+        @property
+        def is_idle(self) -> bool:
+            """Say whether it has neither a run at work nor one that it is about to start."""
+            return not self.at_work and not self._submitting_flow_run_ids
+
+        async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+            """Take what is due, unless it drains. A server that is away is asked again, for as long as it takes."""
+            if self.is_draining:
+                return []
+            try:
+                return await super().get_and_submit_flow_runs()
+            except httpx.HTTPError as error:
+                self._logger.warning("Prefect's server does not answer: %r", error)
+                return []
+
+        async def _sync_and_initialize(self) -> None:
+            try:
+                await super()._sync_and_initialize()
+            except httpx.HTTPError as error:
+                self._logger.warning("Prefect's server does not answer: %r", error)
+
+        async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
+            found = await super()._get_scheduled_flow_runs()
+            missed = superseded([one.flow_run for one in found])
+            for run_id in missed:
+                await self.client.set_flow_run_state(run_id, Cancelled(message=_MISSED))
+            return [one for one in found if one.flow_run.id not in missed]
+
+        async def run(
+            self,
+            flow_run: FlowRun,
+            configuration: ProcessJobConfiguration,
+            task_status: TaskStatus[int] | None = None,
+        ) -> ProcessWorkerResult:
+            """Run one, and know of it."""
+            self.at_work[flow_run.id] = flow_run.name
+            try:
+                return await super().run(flow_run, configuration, _Noting(self._pids, flow_run.id, task_status))  # type: ignore[arg-type]  # all that is asked of one
+            finally:
+                self.at_work.pop(flow_run.id, None)
+                self._pids.pop(flow_run.id, None)
+
+        def signal_runs(self, number: signal.Signals) -> None:
+            """Send a signal to each run at work, and to what it has started; the worker reports them as crashed."""
+            for pid in list(self._pids.values()):
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, number)
+
+
+class _Noting:
+    """Notes the process id that a started run reports."""
+
+    def __init__(self, pids: dict[UUID, int], run_id: UUID, status: TaskStatus[int] | None) -> None:
+        self._pids, self._run_id, self._status = pids, run_id, status
+
+    def started(self, pid: int) -> None:
+        self._pids[self._run_id] = pid
+        if self._status:
+            self._status.started(pid)
+
+
+def superseded(runs: Iterable[FlowRun]) -> set[UUID]:
+    """Give the runs whose work a later one does: scheduled by the same deployment, with the same parameters."""
+    newest: dict[tuple[UUID | None, str], FlowRun] = {}
+    over = set[UUID]()
+    for run in sorted(runs, key=lambda one: (one.expected_start_time is not None, one.expected_start_time)):
+        if not run.auto_scheduled:
+            continue  # somebody asked for this one
+        key = run.deployment_id, repr(sorted(run.parameters.items()))
+        if key in newest:
+            over.add(newest[key].id)
+        newest[key] = run
+    return over
+
+
+async def work(
+    pools: Sequence[str], *, limit: int, patience: float, healthcheck: bool, say: Callable[[str], None]
+) -> None:
+    """Work for these pools until SIGTERM or SIGINT, then drain; the second signal ends the runs at work at once."""
+    os.environ.setdefault(HOME, os.getcwd())  # noqa: PTH109  as it is written, links and all
+    workers = [Worker(pool, limit) for pool in pools]
+    asked, hurried = asyncio.Event(), asyncio.Event()
+
+    def told() -> None:
+        (hurried if asked.is_set() else asked).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told)
+    with ExitStack() as stack:
+        if healthcheck:
+            seconds = PREFECT_WORKER_QUERY_SECONDS.value()
+            stack.enter_context(
+                _run_healthcheck_server(lambda: all(one.is_worker_still_polling(seconds) for one in workers))
+            )
+        running = [asyncio.create_task(one.start(printer=say)) for one in workers]
+        waiting = asyncio.create_task(asked.wait())
+        await asyncio.wait([waiting, *running], return_when=asyncio.FIRST_COMPLETED)
+        await _drain(workers, patience, hurried, say)
+        for task in (waiting, *running):
+            task.cancel()
+        ended = await asyncio.gather(*running, return_exceptions=True)
+    for error in ended:
+        if isinstance(error, Exception):
+            raise error
+
+
+async def _drain(
+    workers: Sequence[Worker], patience: float, hurried: asyncio.Event, say: Callable[[str], None]
+) -> None:
+    for one in workers:
+        one.is_draining = True
+    names = [name for one in workers for name in one.at_work.values()]
+    if names:
+        say(f"Takes no more runs, and waits up to {patience:.0f} s for {', '.join(names)}; once more ends them.")
+    if await _idle(workers, patience, hurried):
+        return
+    for number, seconds in ((signal.SIGTERM, MERCY_SECONDS), (signal.SIGKILL, MERCY_SECONDS)):
+        names = [name for one in workers for name in one.at_work.values()]
+        say(f"Ends {', '.join(names) or 'what was about to begin'} ({number.name}): the next run goes on from there.")
+        for one in workers:
+            one.signal_runs(number)
+        if await _idle(workers, seconds):
+            return
+
+
+async def _idle(workers: Sequence[Worker], seconds: float, hurried: asyncio.Event | None = None) -> bool:
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + seconds
+    while not all(one.is_idle for one in workers):
+        if loop.time() > ends or (hurried and hurried.is_set()):
+            return False
+        await asyncio.sleep(_TICK_SECONDS)
+    return True

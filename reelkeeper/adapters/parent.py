@@ -1,0 +1,28 @@
+"""A child that ends with its parent, whatever ended that one: Linux's parent-death signal."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Final
+
+PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before a fork: afterwards nothing may be
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Have this process killed when the thread that started it ends; at once if that is not process `parent` any more.
+
+    Elsewhere than on Linux it does nothing.
+    """
+    if _LIBC:
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if parent is not None and os.getppid() != parent:
+            os._exit(1)
+
+
+def before_exec() -> Callable[[], None]:
+    """Give the `preexec_fn` of a child that is to end with this process; it calls only what is loaded already."""
+    parent = os.getpid()
+    return lambda: die_with_parent(parent)

@@ -1,0 +1,31 @@
+"""`worker`: take flow runs from Prefect's work pools, and drain when told to stop."""
+
+from typing import Annotated
+
+import typer
+
+from reelkeeper.cli import orchestration
+from reelkeeper.cli.opening import configured
+from reelkeeper.cli.screen import say
+
+
+def worker(
+    pools: Annotated[list[str], typer.Argument(metavar="POOL...", help="default, transcode, or both.")],
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Runs at once, for each pool.")] = 4,
+    patience: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long it waits for its runs when told to stop.")
+    ] = 60,
+    healthcheck: Annotated[
+        bool, typer.Option("--healthcheck", help="Answer GET /health at PREFECT_WORKER_WEBSERVER_PORT (8080).")
+    ] = False,
+) -> None:
+    """Run flows of these work pools until Ctrl-C or SIGTERM; then it waits for its runs, and takes no more.
+
+    What it cannot wait for is ended and marked as crashed, which frees its slot; the next run goes on from there.
+    """
+    orchestration.join_server(configured().state_dir)
+    import asyncio
+
+    from deployments.worker import work
+
+    asyncio.run(work(pools, limit=limit, patience=patience, healthcheck=healthcheck, say=say))

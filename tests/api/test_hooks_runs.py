@@ -1,0 +1,86 @@
+"""Prefect's automations tell of runs that went wrong: with a token for nothing else, once, and as plain text."""
+
+from typing import Any
+
+import pytest
+
+from reelkeeper.api.routes.hooks import RUNS_PATH
+from reelkeeper.model.access import Scope
+from reelkeeper.operations.alerts import observe
+from reelkeeper.rules import runs
+from reelkeeper.store import alerts, outbox
+from reelkeeper.store.engine import reading
+from tests.api.answers import problem
+from tests.api.conftest import NewClient
+from tests.faults.world import World
+
+RUN: dict[str, Any] = {
+    "trouble": "failed",
+    "flow": "tier-storage",
+    "run_id": "a949bf33-cecb-430f-a764-37291829dec9",
+    "run_name": "tier-storage 2026-11-24",
+    "message": "PartialFailure: <!channel> & 1 of 3",
+    "url": "http://127.0.0.1:4200/runs/flow-run/a949bf33",
+}
+
+
+def told(world: World) -> list[str]:
+    with reading(world.depot.engine) as session:
+        return [one.title for one in outbox.listed(session, everything=False, limit=10)]
+
+
+def test_a_failed_run_is_told_once_however_often_it_is_reported_or_fails_again(
+    client_for: NewClient, world: World
+) -> None:
+    client = client_for(Scope.RUNS)
+    for again in (RUN, RUN, RUN | {"run_id": "0" * 32}):
+        assert client.post(RUNS_PATH, json=again).status_code == 204
+    assert told(world) == ["A run of tier_storage failed"]
+    assert client.post(RUNS_PATH, json=RUN | {"trouble": "crashed"}).status_code == 204
+    assert len(told(world)) == 2
+    with reading(world.depot.engine) as session:
+        (found,) = [one for one in alerts.listed(session, everything=False, limit=9) if one.rule == "run_failed"]
+    assert found.text == RUN["message"]
+    assert [*found.figures[1]] == ["Look", RUN["url"]]
+
+
+def test_it_is_over_when_that_flow_has_succeeded_and_not_when_another_has(client_for: NewClient, world: World) -> None:
+    client = client_for(Scope.RUNS)
+    for flow in ("tier-storage", "sync-catalog"):
+        client.post(RUNS_PATH, json=RUN | {"flow": flow})
+    observe(world.depot.engine, [], rules=runs.RULES, scope=runs.scope("tier_storage"), run_id="a run")
+    with reading(world.depot.engine) as session:
+        assert [one.scope for one in alerts.listed(session, everything=False, limit=9)] == ["flow:sync_catalog"]
+
+
+def test_what_prefect_does_not_know_is_left_out(client_for: NewClient, world: World) -> None:
+    bare = {name: RUN[name] for name in ("trouble", "flow", "run_id")} | {"message": None, "url": None}
+    assert client_for(Scope.RUNS).post(RUNS_PATH, json=bare).status_code == 204
+    assert len(told(world)) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"trouble": "fine"},
+        {"flow": "a flow"},
+        {"flow": ""},
+        {"run_id": "x"},
+        {"run_name": "x" * 1_001},
+        {"url": "javascript:alert(1)"},
+        {"url": "http://a b"},
+    ],
+)
+def test_what_is_no_report_is_refused_and_told_to_nobody(
+    client_for: NewClient, world: World, wrong: dict[str, str]
+) -> None:
+    problem(client_for(Scope.RUNS).post(RUNS_PATH, json=RUN | wrong), 422)
+    assert told(world) == []
+
+
+def test_it_takes_a_token_of_this_scope(client_for: NewClient, world: World) -> None:
+    client = client_for(Scope.JOBS, Scope.METRICS)
+    problem(client.post(RUNS_PATH, json=RUN), 403)
+    del client.headers["authorization"]
+    problem(client.post(RUNS_PATH, json=RUN), 401)
+    assert told(world) == []

@@ -1,0 +1,36 @@
+"""Of several missed runs, the worker takes the newest."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+from prefect.client.schemas.objects import FlowRun
+
+from deployments.worker import superseded
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+DEPLOYMENT = uuid4()
+
+
+def due(minutes: int, *, deployment: UUID = DEPLOYMENT, asked: bool = False, **parameters: object) -> FlowRun:
+    return FlowRun(
+        flow_id=uuid4(),
+        deployment_id=deployment,
+        expected_start_time=NOON + timedelta(minutes=minutes),
+        auto_scheduled=not asked,
+        parameters=parameters,
+    )
+
+
+def test_what_a_later_run_of_the_same_schedule_does_is_left_out() -> None:
+    runs = [due(10), due(0), due(5)]
+    assert superseded(runs) == {runs[1].id, runs[2].id}
+    assert superseded([due(0)]) == set()
+
+
+def test_deployments_and_schedules_with_other_parameters_are_apart() -> None:
+    assert superseded([due(0), due(5, deployment=uuid4()), due(5, dry_run=True)]) == set()
+
+
+def test_what_a_person_asked_for_is_never_left_out() -> None:
+    runs = [due(0, asked=True), due(5), due(7, asked=True)]
+    assert superseded(runs) == set()

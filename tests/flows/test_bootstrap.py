@@ -1,0 +1,149 @@
+"""`bootstrap` on a real server: what is missing is made, what people have set is left, the token is shown to nobody."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from prefect import get_client
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolUpdate
+from prefect.events.schemas.automations import AutomationCore, EventTrigger
+
+from deployments import automations
+from deployments.bootstrap import BLOCK, POOLS, bootstrap
+from reelkeeper.cli.orchestration import HEARTBEAT_SECONDS
+from reelkeeper.errors import Misconfigured
+from reelkeeper.model.access import Scope
+from reelkeeper.model.jobs import GLOBAL_LIMIT
+from reelkeeper.operations import tokens
+
+API = "http://127.0.0.1:8787"
+
+
+@pytest.fixture
+def client(prefect_server: None) -> Iterator[SyncPrefectClient]:  # noqa: ARG001  it must be up
+    """A server that holds nothing of ours before, and nothing after."""
+    with get_client(sync_client=True) as client:
+        _clear(client)
+        yield client
+        _clear(client)
+
+
+def _clear(client: SyncPrefectClient) -> None:
+    for pool in client.read_work_pools():
+        client.delete_work_pool(pool.name)
+    for limit in client.read_global_concurrency_limits():
+        client.delete_global_concurrency_limit_by_name(limit.name)
+    for automation in ours(client):
+        client.request("DELETE", "/automations/{id}", path_params={"id": automation["id"]})
+    if block := kept(client):
+        client.delete_block_document(block[2])
+
+
+def ours(client: SyncPrefectClient) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = client.request("POST", "/automations/filter", json={}).json()
+    return found
+
+
+def kept(client: SyncPrefectClient) -> tuple[str, str, UUID] | None:
+    found = [one for one in client.read_block_documents(include_secrets=True) if one.name == BLOCK]
+    return (found[0].data["headers"]["Authorization"][7:], found[0].data["url"], found[0].id) if found else None
+
+
+def limit(client: SyncPrefectClient) -> int:
+    return client.read_global_concurrency_limit_by_name(GLOBAL_LIMIT).limit
+
+
+def test_what_is_missing_is_made_and_a_second_time_changes_nothing(
+    client: SyncPrefectClient, sqlite_engine: sa.Engine
+) -> None:
+    said = list(bootstrap(engine=sqlite_engine, api_url=API))
+    assert {pool.name: pool.concurrency_limit for pool in client.read_work_pools()} == POOLS
+    made, block = ours(client), kept(client)
+    assert block
+    assert limit(client) == 8
+    assert len(made) == 6
+    text, url, _ = block
+    caller = tokens.authenticate(sqlite_engine, text)
+    assert caller
+    assert caller.scopes == {Scope.RUNS}
+    assert url == f"{API}/hooks/runs"
+    assert text not in "".join(said)
+    assert "0 of them" in list(bootstrap(engine=sqlite_engine, api_url=API))[-1]
+    assert ours(client) == made
+    assert kept(client) == block
+    assert len(tokens.listed(sqlite_engine)) == 1
+
+
+def test_the_block_shows_its_token_to_nobody_who_does_not_ask_for_secrets(
+    client: SyncPrefectClient, sqlite_engine: sa.Engine
+) -> None:
+    list(bootstrap(engine=sqlite_engine, api_url=API))
+    block = kept(client)
+    assert block
+    assert block[0] not in repr([one.data for one in client.read_block_documents(include_secrets=False)])
+    assert block[0] not in repr(Webhook.load(BLOCK))
+
+
+def test_what_people_and_tune_concurrency_have_set_is_left_unless_forced(client: SyncPrefectClient) -> None:
+    list(bootstrap())
+    client.update_work_pool("default", WorkPoolUpdate(concurrency_limit=3))
+    client.upsert_global_concurrency_limit_by_name(GLOBAL_LIMIT, 13)
+    off = ours(client)[0]
+    client.request("PATCH", "/automations/{id}", path_params={"id": off["id"]}, json={"enabled": False})
+    list(bootstrap())
+    assert client.read_work_pool("default").concurrency_limit == 3
+    assert limit(client) == 13
+    assert [one["enabled"] for one in ours(client) if one["id"] == off["id"]] == [False]
+    list(bootstrap(force=True))
+    assert client.read_work_pool("default").concurrency_limit == POOLS["default"]
+    assert limit(client) == 8
+
+
+def test_an_automation_that_is_not_as_it_should_be_is_brought_up_to_date(client: SyncPrefectClient) -> None:
+    list(bootstrap())
+    wanted = next(automations.inner())
+    (found,) = client.read_automations_by_name(wanted.name)
+    other = AutomationCore.model_validate(
+        wanted.model_dump(exclude={"owner_resource"}) | {"trigger": EventTrigger().model_dump()}
+    )
+    client.update_automation(found.id, other)
+    assert "1 of them" in list(bootstrap())[-1]
+    (found,) = client.read_automations_by_name(wanted.name)
+    assert isinstance(found.trigger, EventTrigger)
+    assert found.trigger.within.total_seconds() == 3 * HEARTBEAT_SECONDS
+
+
+def test_without_an_address_of_the_api_it_says_who_is_told_of_what(client: SyncPrefectClient) -> None:
+    said = " ".join(bootstrap())
+    assert "REELKEEPER_API_URL" in said
+    assert "watchdog" in said
+    assert len(ours(client)) == 3
+    assert kept(client) is None
+
+
+def test_a_token_that_was_revoked_is_replaced_and_another_address_is_taken(
+    client: SyncPrefectClient, sqlite_engine: sa.Engine
+) -> None:
+    list(bootstrap(engine=sqlite_engine, api_url=API))
+    before = kept(client)
+    assert before
+    list(bootstrap(engine=sqlite_engine, api_url="https://api.example.org/"))
+    moved = kept(client)
+    assert moved
+    assert moved[:2] == (before[0], "https://api.example.org/hooks/runs")
+    tokens.revoke(sqlite_engine, tokens.listed(sqlite_engine)[0].id, author="test")
+    list(bootstrap(engine=sqlite_engine, api_url=API))
+    after = kept(client)
+    assert after
+    assert after[0] != before[0]
+    assert tokens.authenticate(sqlite_engine, after[0])
+
+
+@pytest.mark.parametrize("wrong", ["127.0.0.1:8787", "ftp://host", "http://", "http://user:secret@host"])
+def test_what_is_no_address_is_refused(client: SyncPrefectClient, sqlite_engine: sa.Engine, wrong: str) -> None:
+    with pytest.raises(Misconfigured, match="no address of an API"):
+        list(bootstrap(engine=sqlite_engine, api_url=wrong))
+    assert kept(client) is None
