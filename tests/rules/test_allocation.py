@@ -7,7 +7,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reelkeeper.model.money import Charge, Metric, StorageClass, UsageSource, Used
@@ -188,6 +188,7 @@ def test_whoever_used_what_the_rows_sum_to_the_bill_on_every_day(
     assert Decimal(sum(one.billed_nanousd for one in charges)) / 10**9 == bill(usage).billed_usd + jobs
 
 
+@settings(max_examples=10)  # each of which compares 29 pairs of days
 @given(st.lists(st.integers(0, 10**12), min_size=30, max_size=30))
 def test_what_was_charged_stays_when_a_day_goes_by(peaks: list[int]) -> None:
     """Days that are over are not charged anew as the month goes on, unless their usage is known better."""

@@ -8,9 +8,11 @@ the errors of very different series are alike, so that their quantiles serve for
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from reelkeeper.rules.forecast.quantiles import LEVELS, STEPS, SUMS, Table
 from reelkeeper.rules.forecast.series import Values
@@ -30,8 +32,7 @@ def step_scale(values: Values, season: int, paths: Values) -> Values:
 
 def step_quantiles(length: int, season: int, horizon: int, level: float) -> Values:
     """Give, for each step, the quantile of its error at `level` percent, in units of its scale."""
-    table = STEPS.get(_key(length, season), STEPS["1"])
-    return np.array([_looked_up(table, step, level) for step in range(1, horizon + 1)])
+    return _looked_up(STEPS.get(_key(length, season), STEPS["1"]), np.arange(1, horizon + 1), level)
 
 
 def sum_scale(values: Values, season: int, sums: Values, steps: int) -> float:
@@ -48,11 +49,10 @@ def sum_quantile(length: int, season: int, last_step: int, level: float, own: Se
     `own` are the scores that the very series had at earlier origins, about as far ahead. They weigh one each beside the
     errors on public series, which weigh 20 together: the more there are, the more they say.
     """
-    table = SUMS.get(_key(length, season), SUMS["7"])
+    key = _key(length, season)
     if not own:
-        return _looked_up(table, last_step, level)
-    prior = [(_looked_up(table, last_step, percent), _PRIOR_WEIGHT / 100) for percent in np.arange(0.5, 100)]
-    ranked = sorted([*prior, *((score, 1.0) for score in own)])
+        return float(_looked_up(SUMS.get(key, SUMS["7"]), np.array([last_step]), level)[0])
+    ranked = sorted([*_prior(key, last_step), *((score, 1.0) for score in own)])
     wanted = level / 100 * (_PRIOR_WEIGHT + len(own))
     reached = 0.0
     for score, weight in ranked:
@@ -74,9 +74,15 @@ def _key(length: int, season: int) -> str:
     return "7 short" if season == _WEEK and length < _SHORT_DAYS else str(season)
 
 
-def _looked_up(table: Table, step: int, level: float) -> float:
+@cache
+def _prior(key: str, last_step: int) -> tuple[tuple[float, float], ...]:
+    """Give the errors on public series, a hundred of them, with their weights."""
+    table, steps = SUMS.get(key, SUMS["7"]), np.array([last_step])
+    return tuple((float(_looked_up(table, steps, percent)[0]), _PRIOR_WEIGHT / 100) for percent in np.arange(0.5, 100))
+
+
+def _looked_up(table: Table, steps: npt.NDArray[np.int_], level: float) -> Values:
     """Interpolate in steps and levels; beyond the last step errors grow as those of a random walk do."""
-    steps, rows = table
+    known, rows = table
     at_level = [float(np.interp(level, LEVELS, row)) for row in rows]
-    beyond = math.sqrt(max(1.0, step / steps[-1]))
-    return float(np.interp(step, steps, at_level)) * beyond
+    return np.asarray(np.interp(steps, known, at_level) * np.sqrt(np.maximum(1.0, steps / known[-1])))

@@ -15,11 +15,10 @@ from reelkeeper.rules.quote import PriceBook
 AS_OF = date(2026, 11, 21)
 GB = 10**9
 BOOK = PriceBook()
-RNG = np.random.default_rng(11)
 
 
-def daily(each: float, days: int = 100, noise: float = 0.05) -> "pd.Series[float]":
-    values = each * (1 + RNG.normal(0, noise, days))
+def daily(each: float, days: int = 27, noise: float = 0.05, seed: int = 11) -> "pd.Series[float]":
+    values = each * (1 + np.random.default_rng(seed).normal(0, noise, days))
     return pd.Series(values, pd.date_range(end=AS_OF - timedelta(days=1), periods=days))
 
 
@@ -46,7 +45,7 @@ def test_compute_and_api_of_the_same_jobs_err_together() -> None:
 
 
 def test_lines_of_their_own_err_partly_together() -> None:
-    one, other = lines.jobs("a", daily(100), BOOK), lines.jobs("b", daily(100), BOOK)
+    one, other = lines.jobs("a", daily(100), BOOK), lines.jobs("b", daily(100, seed=12), BOOK)
     found = costs(one, other)
     alone = [costs(each)[TOTAL] for each in (one, other)]
     whole = found[TOTAL].bounds[80][1] - found[TOTAL].mean_usd

@@ -7,50 +7,52 @@ import pytest
 
 from reelkeeper.rules.forecast.month import outlook
 
-RNG = np.random.default_rng(7)
 WEEK = np.array([1.1, 1.15, 1.1, 1.05, 1.0, 0.8, 0.8])  # 2026-01-05 is a Monday
 
 
 def daily(days: int, growth: float = 0.0, noise: float = 0.04) -> "pd.Series[float]":
     at = np.arange(days)
-    values = 1000 * WEEK[at % 7] * np.exp(growth * at + RNG.normal(0, noise, days))
+    values = 1000 * WEEK[at % 7] * np.exp(growth * at + np.random.default_rng(7).normal(0, noise, days))
     return pd.Series(values, pd.date_range("2026-01-05", periods=days))
 
 
 def test_a_total_is_what_is_known_and_a_forecast_of_the_rest() -> None:
-    whole = daily(31 + 28 + 31 + 30 + 30)
-    as_of = date(2026, 5, 21)
+    whole = daily(27 + 28)
+    as_of = date(2026, 2, 21)
     found = outlook(whole, as_of, 1).months[0]
-    assert found.month == date(2026, 5, 1)
-    assert found.so_far == pytest.approx(whole["2026-05-01":"2026-05-20"].sum())
-    actual = whole["2026-05-01":"2026-05-31"].sum()
+    assert found.month == date(2026, 2, 1)
+    assert found.so_far == pytest.approx(whole["2026-02-01":"2026-02-20"].sum())
+    actual = whole["2026-02-01":"2026-02-28"].sum()
     assert abs(found.mean / actual - 1) < 0.03
     low, high = found.bounds(95)
     assert found.so_far < low < found.mean < high
 
 
 def test_what_lies_after_the_day_of_the_forecast_is_not_looked_at() -> None:
-    history = daily(140)
-    as_of = date(2026, 5, 10)
-    assert outlook(history, as_of).months == outlook(history[:"2026-05-09"], as_of).months
+    history = daily(80)
+    as_of = date(2026, 3, 16)  # with four earlier days at which both were tried
+    found, cut = outlook(history, as_of), outlook(history[:"2026-03-15"], as_of)
+    assert found.months == cut.months
+    assert found.method == cut.method
+    assert "at 4 earlier days" in found.method
 
 
 def test_days_that_nobody_counted_are_forecast_too() -> None:
-    history = daily(140)[:"2026-05-06"]
-    found = outlook(history, date(2026, 5, 10), 1)
-    assert found.path.index[0] == pd.Timestamp("2026-05-07")
-    assert found.months[0].mean == pytest.approx(1000 * 31, rel=0.05)
+    history = daily(50)[:"2026-02-16"]
+    found = outlook(history, date(2026, 2, 20), 1)
+    assert found.path.index[0] == pd.Timestamp("2026-02-17")
+    assert found.months[0].mean == pytest.approx(1000 * 28, rel=0.05)
 
 
 def test_months_ahead_follow_and_are_less_sure() -> None:
-    found = outlook(daily(200), date(2026, 7, 20), 4)
-    assert [month.month for month in found.months] == [date(2026, month, 1) for month in (7, 8, 9, 10)]
+    found = outlook(daily(45), date(2026, 2, 19), 4)
+    assert [month.month for month in found.months] == [date(2026, month, 1) for month in (2, 3, 4, 5)]
     widths = [math.log(high / low) for low, high in (month.bounds(80) for month in found.months)]
     assert widths == sorted(widths)
 
 
 def test_bounds_are_quantiles_and_wider_for_a_higher_level() -> None:
-    month = outlook(daily(100), date(2026, 4, 11), 1).months[0]
+    month = outlook(daily(30), date(2026, 2, 4), 1).months[0]
     probabilities = [0.025, 0.1, 0.3, 0.5, 0.7, 0.9, 0.975]
     quantiles = [month.quantile(each) for each in probabilities]
     assert quantiles == sorted(quantiles)
@@ -59,26 +61,26 @@ def test_bounds_are_quantiles_and_wider_for_a_higher_level() -> None:
 
 
 def test_growth_is_seen_where_a_run_rate_is_left_behind() -> None:
-    history = daily(150, growth=0.01, noise=0.02)
-    as_of = date(2026, 6, 1)
-    found = outlook(history[:"2026-05-31"], as_of, 1)
-    actual = 1000 * sum(WEEK[at % 7] * math.exp(0.01 * at) for at in range(147, 177))
-    rate = float(history[:"2026-05-31"].iloc[-30:].mean()) * 30
+    history = daily(70, growth=0.01, noise=0.02)
+    found = outlook(history, date(2026, 3, 16), 1)
+    rest = 1000 * sum(WEEK[at % 7] * math.exp(0.01 * at) for at in range(70, 86))
+    actual = float(history["2026-03-01":].sum()) + rest
+    rate = float(history["2026-03-01":].sum()) + float(history.iloc[-30:].mean()) * 16
     assert abs(found.months[0].mean - actual) < 0.5 * abs(rate - actual)
     assert "the run rate's by" in found.method
 
 
 def test_the_run_rate_is_kept_where_it_did_better() -> None:
-    bursts = np.where(np.arange(200) % 10 == 0, 5000.0, 1.0)  # a rhythm that is no week's
-    found = outlook(pd.Series(bursts, pd.date_range("2026-01-01", periods=200)), date(2026, 7, 20), 1)
-    assert found.method.startswith("run rate; at 13 earlier days months were off by ")
+    bursts = np.where(np.arange(80) % 10 == 0, 5000.0, 1.0)  # a rhythm that is no week's
+    found = outlook(pd.Series(bursts, pd.date_range("2026-01-01", periods=80)), date(2026, 3, 22), 1)
+    assert found.method.startswith("run rate; at 4 earlier days months were off by ")
     assert found.path.eq(bursts[-30:].mean()).all()
 
 
 def test_growth_can_be_asked_for() -> None:
-    history = daily(120, noise=0.0)
-    plain, asked = outlook(history, date(2026, 5, 5), 3), outlook(history, date(2026, 5, 5), 3, 10.0)
-    assert asked.months[2].mean / plain.months[2].mean == pytest.approx(1.1 ** ((27 + 30 + 15.5) / 30.44), rel=0.02)
+    history = daily(50, noise=0.0)
+    plain, asked = outlook(history, date(2026, 2, 24), 3), outlook(history, date(2026, 2, 24), 3, 10.0)
+    assert asked.months[2].mean / plain.months[2].mean == pytest.approx(1.1 ** ((5 + 31 + 15) / 30.44), rel=0.02)
     assert asked.method == "last level with 10 % growth a month"
 
 
