@@ -11,7 +11,8 @@ from fastapi.openapi.utils import get_openapi
 from prometheus_client import CollectorRegistry
 
 from reelkeeper.api.backing import Backing
-from reelkeeper.api.figures import Requests, Service
+from reelkeeper.api.collector import Service
+from reelkeeper.api.figures import Requests
 from reelkeeper.api.gate import Gate
 from reelkeeper.api.problems import Problem, answer_errors
 from reelkeeper.api.routes import health, hooks, jobs, uploads, users, videos
@@ -31,7 +32,7 @@ def create_app(stands: Backing) -> FastAPI:
     )
     app.state.backing = stands
     app.state.registry = CollectorRegistry()
-    app.state.registry.register(Service(stands.depot.engine))
+    app.state.registry.register(Service(stands.depot.engine, stands.budget))
     for room in (health, jobs, videos, users, uploads, hooks):
         app.include_router(room.router)
     answer_errors(app)

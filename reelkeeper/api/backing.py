@@ -13,6 +13,7 @@ from reelkeeper.model.access import Caller, Scope
 from reelkeeper.operations.admit import Terms
 from reelkeeper.operations.depot import Depot
 from reelkeeper.rules.access import AccessPolicy
+from reelkeeper.rules.budget import BudgetPolicy
 
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]  # as keys are made of them
 IdempotencyKey = Annotated[
@@ -35,6 +36,7 @@ class Backing:
     scratch: Path
     access: AccessPolicy = field(default_factory=AccessPolicy)
     terms: Terms = field(default_factory=Terms)
+    budget: BudgetPolicy = field(default_factory=BudgetPolicy)
 
 
 def backing(request: Request) -> Backing:

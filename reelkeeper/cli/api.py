@@ -31,19 +31,25 @@ def api(
     from reelkeeper.operations.admit import Terms
     from reelkeeper.rules.access import AccessPolicy
     from reelkeeper.rules.admission import AdmissionPolicy
+    from reelkeeper.rules.budget import BudgetPolicy
     from reelkeeper.rules.lifecycle import LifecyclePolicy
     from reelkeeper.rules.quota import QuotaPolicy
     from reelkeeper.rules.quote import PriceBook
 
     def taken(
-        access: AccessPolicy, admission: AdmissionPolicy, quota: QuotaPolicy, book: PriceBook, policy: LifecyclePolicy
+        access: AccessPolicy,
+        admission: AdmissionPolicy,
+        quota: QuotaPolicy,
+        book: PriceBook,
+        policy: LifecyclePolicy,
+        budget: BudgetPolicy,
     ) -> None: ...
 
     given = parameters.read("api", taken, param or [])
-    access = given.pop("access", AccessPolicy())
+    access, budget = given.pop("access", AccessPolicy()), given.pop("budget", BudgetPolicy())
     terms = Terms(**{"lifecycle" if name == "policy" else name: value for name, value in given.items()})
     with depot() as opened:
-        app = create_app(Backing(opened, configured().scratch, access, terms))
+        app = create_app(Backing(opened, configured().scratch, access, terms, budget))
         if schema:
             emit(app.openapi())
             return

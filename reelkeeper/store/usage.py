@@ -70,6 +70,23 @@ def days(
         yield Used(*row)._replace(metric=Metric(row.metric), source=UsageSource(row.source))
 
 
+def operations(session: Session, first: date, last: date) -> dict[str, int]:
+    """Add up the operations that we caused in the bucket from day `first` to `last`, by R2's name of each."""
+    column = usage_days.c
+    rows = session.execute(
+        sa.select(column.resource, sa.func.sum(column.quantity))
+        .where(
+            column.day.in_(list(_every(first, last))),  # with the metric, the front of the primary key
+            column.metric == Metric.OPERATIONS,
+            column.source == UsageSource.STORE,
+            column.user_id == "",
+        )
+        .group_by(column.resource)
+        .order_by(column.resource)
+    )
+    return {action: int(quantity) for action, quantity in rows}
+
+
 def missing_days(
     session: Session, metric: Metric, first: date, last: date, source: UsageSource | None = None
 ) -> list[date]:

@@ -1,0 +1,155 @@
+"""Where the whole service stands, as Prometheus collects it: the same questions that `reelkeeper status` asks.
+
+Names and units follow Prometheus's conventions: seconds, bytes, dollars; `_total` only grows. A test holds the README's
+table to what is given here.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy.engine import Engine
+
+from reelkeeper.operations.status import Money, Status, gather
+from reelkeeper.rules.budget import BudgetPolicy
+from reelkeeper.rules.tariff import class_of
+from reelkeeper.store import extent, usage
+from reelkeeper.store.engine import now, reading
+
+KEPT_SECONDS: Final = 300.0  # figures that add much up are asked so seldom; they change with the hourly flows
+_NANO: Final = Decimal(10**9)
+_Values = Iterable[tuple[Sequence[str], float]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is not asked anew at each scrape."""
+
+    until: float
+    money: Money
+    rows: dict[str, int]
+    operations: dict[str, int]
+
+
+class Service(Collector):
+    """Reads from one snapshot of the store, when Prometheus asks."""
+
+    def __init__(self, engine: Engine, budget: BudgetPolicy) -> None:
+        self._engine, self._budget = engine, budget
+        self._lock = threading.Lock()
+        self._kept: _Kept | None = None
+
+    def describe(self) -> list[Metric]:
+        """Name nothing beforehand: the store is not asked before Prometheus asks."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the figures."""
+        with self._lock:
+            kept = self._kept if self._kept and time.monotonic() < self._kept.until else None
+            found = gather(self._engine, self._budget, money=kept.money if kept else None)
+            with reading(self._engine) as session:
+                size_bytes = extent.size_bytes(session)
+                if kept is None:
+                    day = now(session).date()
+                    asked = extent.rows(session), usage.operations(session, day.replace(day=1), day)
+                    kept = self._kept = _Kept(time.monotonic() + KEPT_SECONDS, found.money, *asked)
+        yield from _flows(found)
+        yield from _videos(found)
+        yield from _work(found)
+        yield from _money(found.money)
+        yield _gauge("reelkeeper_store_rows", "Rows by table", ("table",), [((n,), c) for n, c in kept.rows.items()])
+        yield _one("reelkeeper_store_bytes", "Bytes of the store on disk", size_bytes)
+        operations = CounterMetricFamily(
+            "reelkeeper_r2_operations", "Operations that we caused in the bucket this month", labels=("action", "class")
+        )
+        for action, count in kept.operations.items():
+            operations.add_metric((action, class_of(action) or "free"), count)
+        yield operations
+
+
+def _flows(found: Status) -> Iterator[Metric]:
+    beaten = [one for one in found.flows if one.last_ok_at]
+    yield _gauge(
+        "reelkeeper_flow_last_success_timestamp_seconds",
+        "When a flow last succeeded",
+        ("flow",),
+        [((one.flow,), one.last_ok_at.timestamp()) for one in beaten if one.last_ok_at],
+    )
+    yield _gauge(
+        "reelkeeper_flow_last_duration_seconds",
+        "How long that run took",
+        ("flow",),
+        [((one.flow,), one.run_seconds) for one in beaten if one.run_seconds is not None],
+    )
+    late = [((one.flow,), float(one.is_overdue)) for one in found.flows]
+    yield _gauge("reelkeeper_flow_overdue", "1 while a flow should have succeeded again", ("flow",), late)
+
+
+def _videos(found: Status) -> Iterator[Metric]:
+    by_state = found.videos.items()
+    yield _gauge("reelkeeper_videos", "Videos by state", ("state",), [((name,), c) for name, (c, _) in by_state])
+    yield _gauge("reelkeeper_videos_bytes", "Their bytes", ("state",), [((name,), s) for name, (_, s) in by_state])
+    yield _gauge(
+        "reelkeeper_backlog_videos",
+        "What the last plan of a flow has left to do",
+        ("flow", "action"),
+        [((one.flow, one.action), one.objects + one.left_to_next_run) for one in found.backlog],
+    )
+    yield _one("reelkeeper_retired_blobs", "Blobs that wait to be purged", found.grace.objects)
+    yield _one("reelkeeper_retired_bytes", "Their bytes", found.grace.size_bytes)
+    if found.grace.next_at:
+        first = found.grace.next_at.timestamp()
+        yield _one("reelkeeper_next_purge_timestamp_seconds", "When the first of them may be purged", first)
+
+
+def _work(found: Status) -> Iterator[Metric]:
+    queue, box, cache = found.queue, found.outbox, found.cache
+    yield _gauge("reelkeeper_jobs", "Jobs by state", ("state",), [((name,), c) for name, c in queue.jobs.items()])
+    yield _one("reelkeeper_oldest_wait_seconds", "How long the oldest waiting job waits", queue.oldest_wait_seconds)
+    if queue.jobs_at_once is not None:
+        yield _one("reelkeeper_jobs_limit", "How many jobs may run at once", queue.jobs_at_once)
+    yield _one("reelkeeper_cache_entries", "Videos that can be given again", cache.entries)
+    yield _one("reelkeeper_cache_entries_hits", "Hits of the entries that are there", cache.hits)
+    yield _one("reelkeeper_messages_waiting", "Messages that were not handed over yet", box.waiting)
+    yield _one("reelkeeper_messages_oldest_seconds", "How long the oldest of them waits", box.oldest_seconds)
+    firing = Counter(str(one.severity) for one in found.alerts)
+    yield _gauge("reelkeeper_alerts", "Alerts that fire", ("severity",), [((name,), c) for name, c in firing.items()])
+    yield _one("reelkeeper_frozen", "1 while changes are stopped", float(found.frozen is not None))
+
+
+def _money(money: Money) -> Iterator[Metric]:
+    spent = (("day", money.today_nanousd), ("month", money.month_nanousd))
+    may = (("day", money.budget.daily_usd), ("month", money.budget.monthly_usd))
+    yield _gauge(
+        "reelkeeper_spend_dollars",
+        "Billed on this day, in this month",
+        ("period",),
+        [((period,), float(nanousd / _NANO)) for period, nanousd in spent],
+    )
+    yield _gauge(
+        "reelkeeper_budget_dollars",
+        "What it may be",
+        ("period",),
+        [((period,), float(usd)) for period, usd in may if usd is not None],
+    )
+    yield CounterMetricFamily("reelkeeper_freed_bytes", "Bytes that purges have freed", money.freed_bytes)
+    saved = float(money.saved_nanousd / _NANO)
+    yield CounterMetricFamily("reelkeeper_saved_dollars", "What they would have cost since, at list price", saved)
+
+
+def _one(name: str, what: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, what, value)
+
+
+def _gauge(name: str, what: str, labels: Sequence[str], values: _Values) -> Metric:
+    family = GaugeMetricFamily(name, what, labels=labels)
+    for each, value in values:
+        family.add_metric(each, value)
+    return family

@@ -1,0 +1,152 @@
+"""What Prometheus collects: parsed as it does, named by its conventions, listed in the README, true to the store."""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from fastapi.testclient import TestClient
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from reelkeeper.api.collector import KEPT_SECONDS
+from reelkeeper.model import BlobState
+from reelkeeper.model.alerts import Severity
+from reelkeeper.model.money import Charge
+from reelkeeper.operations import metering
+from reelkeeper.operations.freeze import freeze
+from reelkeeper.operations.heartbeat import beat
+from reelkeeper.rules.cadence import CADENCES
+from reelkeeper.store import charges
+from reelkeeper.store.engine import now, reading, transaction
+from reelkeeper.store.tables import alerts, controls, operations, plans, users, verdicts
+from tests.faults.world import World
+from tests.jobs import put, waiting
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+Figures = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def collected(client: TestClient) -> list[Metric]:
+    answer = client.get("/v1/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    return list(text_string_to_metric_families(answer.text))
+
+
+def figures(client: TestClient) -> Figures:
+    return {
+        (one.name, tuple(sorted(one.labels.items()))): one.value for each in collected(client) for one in each.samples
+    }
+
+
+@pytest.fixture
+def full(world: World) -> World:
+    """A store of which every figure is known."""
+    engine = world.depot.engine
+    world.video("v1")
+    world.video("v2", blob_state=BlobState.RETIRED)
+    beat(engine, "sync_catalog", run_id="r", run_seconds=2.5, **CADENCES["sync_catalog"]._asdict())
+    with reading(engine) as session:
+        at = now(session)
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(controls).values(name="concurrency", state={"limit": 4}, updated_at=at))
+        session.execute(
+            sa.insert(plans).values(
+                id="p", flow="tier_storage", state="ready", as_of=at, created_at=at, run_id="r", policy={},
+                policy_hash="", population=2, population_bytes=2, kept={"left_to_next_run": 3},
+            )
+        )  # fmt: skip
+        verdict = {"generation": 1, "rule": "cold_compress", "reason": "cold", "size_bytes": 10}
+        rows = [{"plan_id": "p", "blob_id": n, "action": "compress", "outcome": done, **verdict} for n, done in
+                enumerate((None, "failed", "compressed"))]  # fmt: skip
+        session.execute(sa.insert(verdicts), rows)
+        said = {"text": "", "suggestion": "", "figures": [], "run_id": "r", "state": "firing", "is_told": False}
+        session.execute(
+            sa.insert(alerts).values(
+                id="a", rule="budget", scope="total", period="", level="100", severity=Severity.WARNING,
+                title="spent", first_at=at, last_at=at, **said,
+            )
+        )  # fmt: skip
+        cost = 1_500_000_000
+        charges.replace(
+            session, [at.date()], [Charge(at.date(), "compute", "c", "", None, 1, "Jobs", cost, cost, "test")]
+        )
+    world.depot.bucket.head(world.depot.bucket.identity_key)
+    put(engine, [waiting("j")])
+    metering.flush_operations(engine, world.depot.bucket)
+    return world
+
+
+def test_every_figure_stands_in_the_readme_and_none_that_is_not_given(client: TestClient, full: World) -> None:
+    freeze(full.depot.engine, by="test", reason="test")
+    client.get("/healthz")
+    given = {
+        (one.name + ("_total" if one.type == "counter" else "")): one
+        for one in collected(client)
+        if not one.name.endswith("_created")
+    }
+    listed = {
+        name: (labels, what)
+        for name, labels, what in re.findall(r"^\| `(reelkeeper_\w+)` \| ?(.*?) ?\| (.+) \|$", README, re.MULTILINE)
+    }
+    assert given.keys() == listed.keys()
+    for name, family in given.items():
+        labels = {label for one in family.samples for label in one.labels} - {"le"}
+        assert (labels, family.documentation) == (set(re.findall(r"`(\w+)`", listed[name][0])), listed[name][1])
+
+
+def _names(families: list[Metric]) -> Iterator[tuple[str, str]]:
+    yield from ((one.name, one.type) for one in families)
+
+
+@pytest.mark.usefixtures("full")
+def test_names_and_units_follow_the_conventions(client: TestClient) -> None:
+    for name, kind in _names(collected(client)):
+        assert re.fullmatch(r"reelkeeper(_[a-z0-9]+)+", name), name
+        assert not re.search(r"_(ms|minutes|hours|days|kb|mb|gb|usd|percent|total)(_|$)", name), name  # base units
+        assert kind in {"gauge", "counter", "histogram"}, name
+        assert not (kind == "gauge" and name.endswith(("_count", "_sum", "_bucket", "_info"))), name
+
+
+def test_the_figures_are_those_of_the_store(client: TestClient, full: World) -> None:
+    found = figures(client)
+    assert found["reelkeeper_flow_last_duration_seconds", (("flow", "sync_catalog"),)] == 2.5
+    assert abs(
+        found["reelkeeper_flow_last_success_timestamp_seconds", (("flow", "sync_catalog"),)]
+        - datetime.now(UTC).timestamp()
+    ) < 600  # fmt: skip
+    assert found["reelkeeper_flow_overdue", (("flow", "tier_storage"),)] == 0
+    assert found["reelkeeper_backlog_videos", (("action", "compress"), ("flow", "tier_storage"))] == 2 + 3
+    assert found["reelkeeper_retired_blobs", ()] == 1
+    assert found["reelkeeper_retired_bytes", ()] > 0
+    assert found["reelkeeper_jobs_limit", ()] == 4
+    assert found["reelkeeper_alerts", (("severity", "warning"),)] == 1
+    assert found["reelkeeper_spend_dollars", (("period", "day"),)] == 1.5
+    assert found["reelkeeper_budget_dollars", (("period", "month"),)] == 200
+    assert found["reelkeeper_r2_operations_total", (("action", "HeadObject"), ("class", "B"))] >= 1
+    assert found["reelkeeper_store_bytes", ()] > 100_000
+    if full.depot.engine.dialect.name == "sqlite":  # PostgreSQL's statistics come later
+        assert found["reelkeeper_store_rows", (("table", "users"),)] == 1
+
+
+def test_what_is_dear_to_add_up_is_asked_seldom_and_all_else_at_each_scrape(
+    client: TestClient, full: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = figures(client)
+    with transaction(full.depot.engine, "test") as session:
+        session.execute(sa.insert(users).values(id="new"))
+        session.execute(sa.delete(alerts))
+        session.execute(sa.delete(operations))
+        charges.replace(session, [now(session).date()], [])
+    at_once = figures(client)
+    spent = "reelkeeper_spend_dollars", (("period", "day"),)
+    assert (at_once[spent], before[spent]) == (1.5, 1.5)
+    assert ("reelkeeper_alerts", (("severity", "warning"),)) not in at_once
+    with monkeypatch.context() as patched:
+        import time  # noqa: PLC0415  its clock is put on
+
+        real = time.monotonic
+        patched.setattr(time, "monotonic", lambda: real() + KEPT_SECONDS + 1)
+        assert figures(client)[spent] == 0
