@@ -49,6 +49,8 @@ lock:                   ## compile the lock anew (uv is used for this alone)
 	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --all-extras -c requirements.lock pyproject.toml -o docker/requirements.lock
 	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --group build -c requirements.lock -o docker/build.lock
+	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header bench/forecast-peers.in -o bench/forecast-peers.lock
 	rm -rf .lockenv
 

@@ -1,0 +1,37 @@
+#!/usr/bin/env python
+"""Are Prefect's services at work? They have no address to ask, but Redis knows when each last came for more.
+
+Exit code 0 if within the last minute the recorder of task runs asked its stream for messages, and the worker of the
+services that run by the clock (schedules, late runs, vacuum) gave a sign of life; else 1, and what is missing.
+"""
+
+import os
+import sys
+import time
+
+import redis
+
+MOST_SECONDS = 60.0
+NEVER = float("inf")
+
+
+def seconds_since(url: dict[str, str]) -> dict[str, float]:
+    """Say how long ago each was last heard of."""
+    with redis.from_url(url["messages"]) as messages, redis.from_url(url["docket"]) as docket:
+        try:
+            readers = messages.xinfo_consumers("events", "task-run-recorder")
+        except redis.ResponseError:  # there is no such stream or group yet
+            readers = []
+        beats = docket.zrevrange("prefect:workers", 0, 0, withscores=True)
+        return {
+            "recorder of task runs": min((reader["idle"] / 1000 for reader in readers), default=NEVER),
+            "worker of the services": time.time() - beats[0][1] if beats else NEVER,
+        }
+
+
+if __name__ == "__main__":
+    found = seconds_since(
+        {"messages": os.environ["PREFECT_REDIS_MESSAGING_URL"], "docket": os.environ["PREFECT_SERVER_DOCKET_URL"]}
+    )
+    late = [f"{what}: silent for {seconds:.0f} s" for what, seconds in found.items() if seconds > MOST_SECONDS]
+    sys.exit("; ".join(late) or 0)

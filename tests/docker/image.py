@@ -1,0 +1,38 @@
+"""What Dockerfile and compose.yaml say, read as Docker reads them."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+ROOT: Final = Path(__file__).parents[2]
+FOLDER: Final = ROOT / "docker"
+DOCKERFILE: Final = (FOLDER / "Dockerfile").read_text()
+COMPOSE: Final[dict[str, Any]] = yaml.safe_load((FOLDER / "compose.yaml").read_text())
+SERVICES: Final[dict[str, dict[str, Any]]] = COMPOSE["services"]
+ONCE: Final = {name for name, service in SERVICES.items() if service["restart"] == "no"}
+OURS: Final = {name for name, service in SERVICES.items() if service["image"].startswith("reelkeeper:")}
+
+
+def instructions(stage: int = -1) -> list[tuple[str, str]]:
+    """Give the instructions of a stage of the Dockerfile, each with its argument on one line."""
+    text = re.sub(r"^\s*#.*\n", "", DOCKERFILE, flags=re.MULTILINE).replace("\\\n", " ")
+    stages = re.split(r"^(?=FROM )", text, flags=re.MULTILINE)
+    lines = [line for line in stages[stage].splitlines() if line.strip()]
+    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines)]
+
+
+def image_environment() -> dict[str, str]:
+    """Give what ENV sets in the image that is shipped."""
+    pairs = [pair for word, rest in instructions() if word == "ENV" for pair in shlex.split(rest)]
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def secrets_of(service: str) -> dict[str, str]:
+    """Give the secrets of a service: file name under /run/secrets, and name in compose.yaml."""
+    granted = SERVICES[service].get("secrets", [])
+    return {
+        one["target"]: one["source"] if isinstance(one, dict) else one for one in granted if isinstance(one, dict)
+    } | {one: one for one in granted if isinstance(one, str)}
