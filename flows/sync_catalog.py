@@ -1,7 +1,9 @@
 """Whether the bucket and the catalogue agree, and what to do where they do not."""
 
+from typing import Annotated
+
 from prefect import flow
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from reelkeeper.rules import guard
 from reelkeeper.rules.guard import BlastRadius
@@ -14,6 +16,7 @@ def sync_catalog(
     limits: BlastRadius = BlastRadius(),
     grace_days: int = 7,
     reads_are_views: bool = False,
+    shards: Annotated[int, Field(ge=1, le=32)] = 1,
     dry_run: bool = True,
     as_of: AwareDatetime | None = None,
 ) -> SyncReport:
@@ -21,19 +24,19 @@ def sync_catalog(
 
     A dry run only looks. No byte is changed: what is left over from killed runs is retired, and purged after a grace.
     With `reads_are_views`, Cloudflare's count of each object's reads becomes the views of past days: only for a bucket
-    that no CDN stands before.
+    that no CDN stands before. With `shards`, so many parts of the bucket are listed at the same time.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
     with depots.opened() as depot:
         if dry_run:
-            found = catalogs.look(depot, run_id, note=False)
+            found = catalogs.look(depot, run_id, note=False, shards=shards)
             guard.listing_within(limits, found.seen, found.expected)
             return reports.publish_sync(catalogs.preview(depot, found, run_id, as_of))
 
         with depots.lease(depot, "sync_catalog") as lease:
             settled = catalogs.settle_left_open(depot, lease, grace_days=grace_days)
-            found = catalogs.look(depot, run_id, note=True)
+            found = catalogs.look(depot, run_id, note=True, shards=shards)
             guard.listing_within(limits, found.seen, found.expected)
             report = catalogs.bring_in_line(
                 depot, lease, found, settled, run_id=run_id, as_of=as_of, grace_days=grace_days

@@ -51,9 +51,9 @@ def settle_left_open(depot: Depot, lease: Lease, *, grace_days: int) -> list[Don
     cache_policy=NO_CACHE,
     **RETRIES,
 )
-def look(depot: Depot, run_id: str, *, note: bool) -> Survey:
+def look(depot: Depot, run_id: str, *, note: bool, shards: int) -> Survey:
     """List everything under the prefix and compare it with the catalogue; `note` what no row explains."""
-    return surveying.survey(depot, run_id=run_id, note=note)
+    return surveying.survey(depot, run_id=run_id, note=note, shards=shards)
 
 
 @task(task_run_name="preview the comparison", cache_policy=NO_CACHE)

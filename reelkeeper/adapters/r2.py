@@ -26,7 +26,7 @@ from botocore.exceptions import (
 
 from reelkeeper.adapters.deletes import BATCH_KEYS, delete_batch
 from reelkeeper.adapters.keys import IDENTITY, PROBE, confined, flaw
-from reelkeeper.adapters.listing import read_page, read_pages_fast
+from reelkeeper.adapters.listing import read_page, read_pages, read_pages_fast, read_ranges
 from reelkeeper.adapters.meter import Meter
 from reelkeeper.adapters.s3 import ATTEMPTS, date_of, open_client, told, wait_before
 from reelkeeper.errors import (
@@ -36,7 +36,6 @@ from reelkeeper.errors import (
     ObjectChanged,
     ObjectMissing,
     StorageError,
-    TruncatedListing,
 )
 from reelkeeper.model import StoredObject
 
@@ -172,25 +171,15 @@ class Bucket:
             wait_before(attempt + 1)
         raise AssertionError  # the loop returns or raises
 
-    def pages(self) -> Iterator[list[StoredObject]]:
-        """List everything under the prefix but the two objects of our own, 1,000 entries a page, in the server's order.
+    def pages(self, boundaries: Sequence[str] = ()) -> Iterator[list[StoredObject]]:
+        """List everything under the prefix but the two objects of our own, 1,000 entries a page: whole, or an error.
 
-        TruncatedListing if a page is not whole, says that more follows and not where, sends us back to a place where
-        we have been, or holds a key that is not under the prefix: a listing is complete, or it is an error.
+        In the server's order; with `boundaries`, which are keys, the ranges between them at the same time.
         """
-        ours, seen = {self.identity_key, self.probe_key}, set[str]()
-        following: dict[str, str] = {}
-        while True:
-            objects, token = read_page(self._client, self.name, self.prefix, **following)
-            yield [stored for stored in objects if stored.key not in ours]
-            if token is None:
-                return
-            if token in seen:
-                raise TruncatedListing(
-                    f"the listing of {self.prefix} came back to the token {token!r} after {len(seen)} pages"
-                )
-            seen.add(token)
-            following = {"ContinuationToken": token}
+        ours = {self.identity_key, self.probe_key}
+        place = (self._client, self.name, self.prefix)
+        for page in read_ranges(*place, boundaries) if boundaries else read_pages(*place):
+            yield [stored for stored in page if stored.key not in ours]
 
     def stored(self, keys: Sequence[str]) -> dict[str, StoredObject | None]:
         """Say what stands at each of `keys` now; None where nothing does, which only a HEAD can say.

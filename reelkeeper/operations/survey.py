@@ -11,6 +11,7 @@ from datetime import datetime
 from uuid import uuid4
 
 import sqlalchemy as sa
+from sqlmodel import Session
 
 from reelkeeper.model import BlobState, Counts, StoredObject
 from reelkeeper.operations.depot import Depot
@@ -19,6 +20,7 @@ from reelkeeper.store.tables import blobs, orphans, scans
 
 _EXPECTED = (BlobState.LIVE, BlobState.RETIRED)
 _BATCH = 1_000
+_SAMPLES_A_SHARD = 100  # keys: shards are then within some ten percent of the same size
 
 
 @dataclass(slots=True)
@@ -37,9 +39,10 @@ class Survey:
     missing: list[int] = field(default_factory=list)  # expected, not listed, and a HEAD found nothing either
 
 
-def survey(depot: Depot, *, run_id: str, note: bool) -> Survey:
+def survey(depot: Depot, *, run_id: str, note: bool, shards: int = 1) -> Survey:
     """List everything under the prefix and compare. Writes only a scan and, if `note`, what no row explains.
 
+    `shards` parts of it are listed at the same time, each with about as many of the keys that the catalogue knows.
     Raises TruncatedListing, and StorageError when the bucket does not answer: half a listing is no listing.
     """
     with transaction(depot.engine, "sync.begin") as session:
@@ -47,8 +50,9 @@ def survey(depot: Depot, *, run_id: str, note: bool) -> Survey:
         session.execute(sa.insert(scans).values(id=result.scan_id, run_id=run_id, started_at=result.started_at))
         highest = session.execute(sa.select(sa.func.max(blobs.c.id))).scalar() or 0
         result.expected = session.execute(sa.select(sa.func.count()).where(*_expected(result.started_at))).scalar_one()
+        boundaries = _boundaries(session, highest, shards)
     bits = bytearray(highest // 8 + 1)
-    for page in depot.bucket.pages():
+    for page in depot.bucket.pages(boundaries):
         unexplained = _compare(depot, page, result, bits)
         result.unexplained += len(unexplained)
         if note and unexplained:
@@ -72,6 +76,16 @@ def confirm_missing(depot: Depot, result: Survey) -> None:
         stored = depot.bucket.stored([row.key for row in rows])
         confirmed += [row.id for row in rows if stored[row.key] is None]
     result.missing = confirmed
+
+
+def _boundaries(session: Session, highest: int, shards: int) -> list[str]:
+    """Choose keys that cut what the catalogue knows into `shards` parts of about the same size, from a sample by id."""
+    if shards == 1:
+        return []
+    stride = max(1, highest // (_SAMPLES_A_SHARD * shards))
+    sample = blobs.c.id.in_(range(1, highest + 1, stride)), blobs.c.state.in_(_EXPECTED)
+    known = sorted(session.execute(sa.select(blobs.c.key).where(*sample)).scalars(), key=str.encode)
+    return [known[len(known) * part // shards] for part in range(1, shards)] if len(known) >= shards else []
 
 
 def _expected(started_at: datetime) -> tuple[sa.ColumnElement[bool], ...]:

@@ -162,3 +162,31 @@ def _elsewhere(world: World) -> r2.Bucket:
     """The same bucket, under a prefix that nobody has claimed."""
     at = world.address
     return r2.connect(at.endpoint_url, at.access_key_id, at.secret_access_key, "reelkeeper", at.prefix + "elsewhere/")
+
+
+def test_in_shards_it_sees_what_one_pass_sees(world: World, grant: Grant) -> None:
+    for number in range(12):
+        world.video(f"v{number}")
+    world.depot.bucket.put_once(f"{world.address.prefix}bob/new.mp4", world.clip, "video/mp4")
+    world.video("away", stored=False)
+    world.double.listings.page_keys = 2
+    one, several = (survey(world.depot, run_id="run", note=False, shards=shards) for shards in (1, 4))
+    asked = {request.query.get("start-after") for request in world.double.sent("ListObjectsV2")}
+    assert len(asked) >= 4
+    for found in (one, several):
+        assert (found.expected, found.seen, found.listed.objects, found.unexplained) == (13, 12, 13, 1)
+    assert (one.missing, one.listed) == (several.missing, several.listed)
+    assert run(world, grant)[1]["lost"] == 1
+
+
+def test_a_shard_that_is_cut_short_is_judged_with_the_others(world: World) -> None:
+    for number in range(12):
+        world.video(f"v{number}")
+    world.double.listings.page_keys = 4
+    world.double.faults.spoil_listing("half", times=3)
+    found = survey(world.depot, run_id="run", note=False, shards=3)
+    with pytest.raises(GuardRefused, match="where the catalogue expects 12"):
+        listing_within(BlastRadius(), found.seen, found.expected)
+    world.double.faults.spoil_listing("no_token")
+    with pytest.raises(TruncatedListing):
+        survey(world.depot, run_id="run", note=False, shards=3)
