@@ -24,7 +24,7 @@ def _deployment(one: dict[str, Any]) -> runner.RunnerDeployment:
         **{name: one[name] for name in _AS_WRITTEN},
         schedules=[
             DeploymentScheduleCreate(**_schedule_config_to_deployment_schedule(schedule))
-            for schedule in one["schedules"]
+            for schedule in one.get("schedules", [])
         ],
         concurrency_limit=ConcurrencyLimitConfig(**one["concurrency_limit"]),
         entrypoint_type=runner.EntrypointType.MODULE_PATH,  # type: ignore[attr-defined]  # Prefect's own place of it

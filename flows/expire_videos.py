@@ -40,7 +40,7 @@ def expire_videos(
             return plans.preview(depot, plan, run_id, judge)
 
         with depots.lease(depot, "expire_videos") as lease:
-            plans.claim(depot, plan, terms, judge)
+            plans.claim(depot, plan, terms, judge, run_id)
             try:
                 videos.retire_planned(depot, lease, plan.id, run_id=run_id, grace_days=policy.grace_days)
             finally:

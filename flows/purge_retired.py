@@ -39,7 +39,7 @@ def purge_retired(
             return plans.preview(depot, plan, run_id, judge)
 
         with depots.lease(depot, "purge_retired") as lease:
-            plans.claim(depot, plan, terms, judge)
+            plans.claim(depot, plan, terms, judge, run_id)
             try:
                 blobs.purge_planned(depot, lease, plan.id, run_id=run_id, grace_days=grace_days)
             finally:

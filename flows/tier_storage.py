@@ -1,9 +1,10 @@
 """Which cold videos should be smaller, and which should go."""
 
 from functools import partial
+from typing import Annotated
 
 from prefect import flow
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from reelkeeper.rules import guard, lifecycle
 from reelkeeper.rules.guard import BlastRadius
@@ -19,6 +20,7 @@ def tier_storage(
     limits: BlastRadius = BlastRadius(),
     recipe: Recipe = Recipe(),
     acceptance: Acceptance = Acceptance(),
+    helpers: Annotated[int, Field(ge=0, le=100)] = 0,
     dry_run: bool = True,
     as_of: AwareDatetime | None = None,
     plan_id: str | None = None,
@@ -26,7 +28,8 @@ def tier_storage(
     """Compress the videos that are seldom watched, and retire those that nobody watches.
 
     A dry run saves and shows the plan, and changes nothing. `plan_id` names a saved plan of at most 24 hours to carry
-    out as it stands. What is compressed or retired can be brought back for `policy.grace_days`.
+    out as it stands. What is compressed or retired can be brought back for `policy.grace_days`. So many `helpers`,
+    runs of `transcode_videos` on other workers, are asked to compress too.
     """
     policy.require_active("tier_storage")
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
@@ -45,11 +48,13 @@ def tier_storage(
             return plans.preview(depot, plan, run_id, judge)
 
         with depots.lease(depot, "tier_storage") as lease:
-            plans.claim(depot, plan, terms, judge)
+            plans.claim(depot, plan, terms, judge, run_id)
+            shared = plans.begin(depot, lease, plan)
+            if helpers:
+                plans.ask_for_help(plan, helpers)
             try:
                 videos.retire_planned(depot, lease, plan.id, run_id=run_id, grace_days=policy.grace_days)
-                job = transcodes.Job(plan.id, run_id, plan.as_of, policy, recipe, acceptance)
-                transcodes.compress_planned(depot, lease, job)
+                transcodes.compress_planned(depot, shared, plan.id)
             finally:
                 report = reports.publish(depot, plan, run_id)
     return report.require_whole()

@@ -53,6 +53,10 @@ class Settings(BaseSettings):
     )
     scratch_dir: Path | None = Field(None, description="Folder for videos at work; state_dir/scratch if unset")
     workers: int = Field(2, ge=1, le=64, description="Videos transcoded at the same time, one thread each")
+    dask_address: str | None = Field(
+        None,
+        description="Dask scheduler whose workers transcode, e.g. tcp://10.0.0.5:8786; threads of the run if unset",
+    )
 
     cloudflare_api_token: SecretStr | None = Field(
         None, description="Cloudflare API token for usage and reads; the store's own count if unset"

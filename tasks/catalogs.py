@@ -16,7 +16,7 @@ from reelkeeper.operations import survey as surveying
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.lease import Lease
 from reelkeeper.operations.survey import Survey
-from reelkeeper.rules.report import SyncReport
+from reelkeeper.rules.report import SyncReport, count
 from reelkeeper.settings import settings
 from reelkeeper.store.engine import reading
 from reelkeeper.store.tables import videos
@@ -26,7 +26,7 @@ _NAMED = 10  # lost videos, in a report
 
 
 @task(task_run_name="settle what killed runs left open", cache_policy=NO_CACHE)
-def settle_left_open(depot: Depot, lease: Lease, *, grace_days: int) -> list[Done]:
+def settle_left_open(depot: Depot, lease: Lease, *, grace_days: int) -> tuple[Done, ...]:
     """Publish or abandon every open intent whose video nobody is at work on; one that cannot be read stays open."""
     outcomes = []
     for intent in intents.open_intents(depot):
@@ -43,7 +43,7 @@ def settle_left_open(depot: Depot, lease: Lease, *, grace_days: int) -> list[Don
         finally:
             lease.keeper.release(grants)
         outcomes.append(outcome)
-    return _counted(outcomes)
+    return count(outcomes)
 
 
 @task(
@@ -112,12 +112,3 @@ def _lost(depot: Depot, run_id: str) -> tuple[str, ...]:
     lost = sa.select(videos.c.id).where(videos.c.state == VideoState.LOST, videos.c.run_id == run_id)
     with reading(depot.engine) as session:
         return tuple(session.execute(lost.order_by(videos.c.id).limit(_NAMED)).scalars())
-
-
-def _counted(outcomes: Sequence[Outcome]) -> list[Done]:
-    kinds = sorted({outcome.action for outcome in outcomes})
-    groups = [(kind, [one for one in outcomes if one.action == kind]) for kind in kinds]
-    return [
-        Done(kind, len(group), sum(one.before_bytes for one in group), sum(one.after_bytes for one in group))
-        for kind, group in groups
-    ]

@@ -5,25 +5,30 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from httpx import HTTPError
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from pydantic import BaseModel
 
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import PlannedRule, PlanSummary, Verdict
 from reelkeeper.operations.depot import Depot
+from reelkeeper.operations.lease import Lease
 from reelkeeper.rules import lifecycle, pricing, tariff
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.report import Report
-from reelkeeper.store import due, results
+from reelkeeper.store import due, results, undertakings
 from reelkeeper.store.drawing import add_verdicts, begin_plan
 from reelkeeper.store.engine import reading, transaction
 from reelkeeper.store.plans import Item, begin_applying, load_summary, refuse_plan
 from reelkeeper.store.shares import leave_beyond_share
 
 Judge = Callable[[int, int | None], None]  # retired in 24 h, last population: raises GuardRefused
+HELPERS = "transcode-videos/on-demand"  # the deployment whose runs help
 MOST_ROWS = 500  # of a table that a person reads
 _MICROUSD = 10**6
 
@@ -106,7 +111,7 @@ def preview(depot: Depot, plan: PlanSummary, run_id: str, judge: Judge) -> Repor
 
 
 @task(task_run_name="claim plan {plan.id}", cache_policy=NO_CACHE)
-def claim(depot: Depot, plan: PlanSummary, under: Mapping[str, Any], judge: Judge) -> None:
+def claim(depot: Depot, plan: PlanSummary, under: Mapping[str, Any], judge: Judge, run_id: str) -> None:
     """Take the right to carry `plan` out, once, if the guard agrees; it is asked under the flow's lease.
 
     Raises PlanRefused, and GuardRefused, which is noted beside the plan. Nothing has been changed then.
@@ -114,12 +119,49 @@ def claim(depot: Depot, plan: PlanSummary, under: Mapping[str, Any], judge: Judg
     try:
         with transaction(depot.engine, "plan.claim") as session:
             before = results.retired_in_24h(session), results.last_population(session)  # this plan not counted
-            begin_applying(session, plan.id, plan.flow, under)
+            begin_applying(session, plan.id, plan.flow, under, run_id)
             judge(*before)
     except GuardRefused as refused:
         with transaction(depot.engine, "plan.refuse") as session:
             refuse_plan(session, plan.id, str(refused))
         raise
+
+
+def begin(depot: Depot, lease: Lease, plan: PlanSummary) -> Lease:
+    """Take the plan's own lease: others may help now, and what dead runs of the flow left under way is over."""
+    with transaction(depot.engine, "plan.begin") as session:
+        undertakings.close_others(session, plan.flow, plan.id)
+    (grant,) = lease.keeper.take([undertakings.plan_lease(plan.id)])
+    return Lease(lease.keeper, grant)
+
+
+@task(task_run_name="ask {helpers} other workers for help", cache_policy=NO_CACHE)
+def ask_for_help(plan: PlanSummary, helpers: int) -> None:
+    """Start so many runs of `transcode_videos` through Prefect. Where that cannot be, the work is done without."""
+    try:
+        for number in range(min(helpers, plan.compress.objects - 1)):
+            key = f"help/{plan.id}/{number}"
+            run_deployment(HELPERS, timeout=0, idempotency_key=key, as_subflow=False)
+    except (ObjectNotFound, HTTPError) as error:
+        get_run_logger().warning("nobody helps with plan %s, as no run of %s was made: %s", plan.id, HELPERS, error)
+
+
+def under_way(depot: Depot) -> str | None:
+    """Name the plan of `tier_storage` whose work is not over, or None."""
+    with reading(depot.engine) as session:
+        return undertakings.under_way(session, "tier_storage")
+
+
+@task(task_run_name="see who ends plan {plan_id}", cache_policy=NO_CACHE)
+def inherit(depot: Depot, lease: Lease, plan_id: str) -> tuple[PlanSummary, str] | None:
+    """Take over a plan with nothing left to compress, and its run's id, if that run is dead; else None."""
+    with reading(depot.engine) as session:
+        if undertakings.left(session, plan_id)[0].objects or not undertakings.is_under_way(session, plan_id):
+            return None
+    if not lease.keeper.take([undertakings.plan_lease(plan_id)]):
+        return None
+    with reading(depot.engine) as session:
+        return load_summary(session, plan_id), undertakings.undertaking(session, plan_id).run_id
 
 
 def _counts(plan: PlanSummary) -> tuple[int, int]:

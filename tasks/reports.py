@@ -1,5 +1,6 @@
 """Reports: what a run did, from the store's own record, as artifacts that a person reads."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from prefect import task
@@ -7,10 +8,10 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from reelkeeper.model import PlanSummary
+from reelkeeper.model import Counts, Done, Outcome, PlanSummary
 from reelkeeper.operations.depot import Depot
-from reelkeeper.rules.report import Report, SyncReport
-from reelkeeper.store import results
+from reelkeeper.rules.report import HelpReport, Report, SyncReport, count
+from reelkeeper.store import results, undertakings
 from reelkeeper.store.engine import reading
 
 MOST_FAILURES = 100
@@ -53,13 +54,48 @@ def publish_sync(report: SyncReport) -> SyncReport:
     return report
 
 
+@task(task_run_name="report on the help", cache_policy=NO_CACHE)
+def publish_help(depot: Depot, run_id: str, plan_id: str | None, outcomes: Sequence[Outcome] | None) -> HelpReport:
+    """Say what this run has done for a plan, and what is left of it. Without `outcomes` it was a dry run."""
+    left = everything = Counts()
+    if plan_id is not None:
+        with reading(depot.engine) as session:
+            left, everything = undertakings.left(session, plan_id)
+    report = HelpReport(
+        "transcode_videos",
+        run_id,
+        dry_run=outcomes is None,
+        plan_id=plan_id,
+        videos=everything.objects,
+        left=left.objects,
+        done=count(outcomes or ()),
+        failures=tuple(one for one in outcomes or () if one.action == "failed")[:MOST_FAILURES],
+    )
+    if plan_id is None:
+        get_run_logger().info("no plan is under way: there is nothing to help with")
+        return report
+    lines = [f"# Help with plan {plan_id}, run {run_id}", "", "| outcome | items | MB before | MB after |"]
+    lines += [
+        "|---|--:|--:|--:|",
+        *_done(report.done),
+        "",
+        f"Of {everything.objects:,} videos {left.objects:,} are left.",
+    ]
+    create_markdown_artifact("\n".join(lines), key="transcode-videos-report")
+    return report
+
+
+def _done(done: Sequence[Done]) -> list[str]:
+    return [
+        f"| {one.outcome} | {one.objects:,} | {one.before_bytes / 10**6:,.1f} | {one.after_bytes / 10**6:,.1f} |"
+        for one in done
+    ]
+
+
 def _markdown(report: Report) -> str:
     lines = [f"# {report.flow}, run {report.run_id}, plan {report.plan.id}", ""]
     lines += ["| outcome | items | MB before | MB after |", "|---|--:|--:|--:|"]
-    lines += [
-        f"| {done.outcome} | {done.objects:,} | {done.before_bytes / 10**6:,.1f} | {done.after_bytes / 10**6:,.1f} |"
-        for done in report.done
-    ]
+    lines += _done(report.done)
     saved = f"{report.saved_bytes / 10**6:,.1f} MB, {report.saved_microusd_per_month / 10**6:.4f} USD a month"
     lines += ["", f"Less to store, once the grace is over: {saved}."]
     if report.plan.flow != "purge_retired":

@@ -1,53 +1,41 @@
-"""Transcodes: the videos of a plan made smaller, a few at a time, each apart from the others."""
+"""Transcodes: the videos of a plan made smaller, by as many workers as there are, each apart from the others."""
 
 import time
-from collections.abc import Iterator, Sequence
-from datetime import datetime
-from functools import partial
-from typing import NamedTuple, cast
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture, as_completed
 from prefect.logging import get_run_logger
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import sweep_desks
-from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout, StorageError
-from reelkeeper.model import Outcome, Tier
-from reelkeeper.operations import swap
-from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.freeze import why_frozen
-from reelkeeper.operations.lease import Lease
-from reelkeeper.operations.transcode import shrink
+from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout, Misconfigured, StorageError
+from reelkeeper.model import Counts, Outcome
+from reelkeeper.operations.compress import Batch, Job, claim, compress, load_job, may_go_on
+from reelkeeper.operations.depot import Depot, open_depot
+from reelkeeper.operations.lease import Keeper, Lease
 from reelkeeper.rules import transcode
-from reelkeeper.rules.lifecycle import LifecyclePolicy
 from reelkeeper.rules.transcode import Acceptance, Recipe
 from reelkeeper.settings import settings
+from reelkeeper.store import undertakings
 from reelkeeper.store.engine import reading, transaction
-from reelkeeper.store.plans import Item, count_failures, planned, record_outcomes
-from reelkeeper.store.videos import list_videos
+from reelkeeper.store.leases import Grant
+from reelkeeper.store.plans import Item, record_outcomes
 
-# Of source in a batch: over a second of CPU, beside which a task run's 25 to 50 ms are little; and so much of it that
-# they are next to nothing.
-_LEAST_BYTES, _ENOUGH_BYTES = 100_000, 1_000_000
-_SHARES = 16  # a batch takes at most this part of what is left
-_MOST_BATCHES = 400  # Prefect's server loses records past some hundreds of task runs at once
+_LOOK_AGAIN_SECONDS = 2.0  # where others are at work on all that is left: one of them may fail, or die
 _PROGRESS_PERCENT, _PROGRESS_SECONDS = 5, 3
 
 
-class Job(NamedTuple):
-    """What all transcodes of a run have in common."""
+class Order(NamedTuple):
+    """What a worker is told, also one in another process: which plan, and the lease of the run that it works for."""
 
     plan_id: str
-    run_id: str
-    as_of: datetime
-    policy: LifecyclePolicy
-    recipe: Recipe
-    acceptance: Acceptance
+    grant: Grant
 
 
 @task(task_run_name="identify the recipe", cache_policy=NO_CACHE)
@@ -56,154 +44,134 @@ def recipe_mark(recipe: Recipe, acceptance: Acceptance) -> str:
     return transcode.fingerprint(recipe, acceptance, ffmpeg.tools().encoder(recipe.codec))
 
 
-def compress_planned(depot: Depot, lease: Lease, job: Job) -> None:
-    """Compress what a plan says, the largest first, `workers` at a time; try again at the end what may pass.
+def compress_planned(depot: Depot, lease: Lease, plan_id: str) -> list[Outcome]:
+    """Compress what a plan says, the largest first, `workers` at a time, until all is settled, here or by others.
 
-    Raises LeaseLost and Frozen, and starts nothing more then. Any other failure is the video's own.
+    What failed and may pass is tried again at the end. Raises LeaseLost and Frozen; any other failure is the video's
+    own. Left in whatever way, nothing more is begun under `lease`.
     """
-    with reading(depot.engine) as session:
-        items = [item for batch in planned(session, job.plan_id, "compress") for item in batch]
-    if not items:
+    if not _left(depot, plan_id)[0].objects:
+        return []
+    progress = _Progress(depot, plan_id)
+    order, width = Order(plan_id, lease.grant), min(settings().workers, _left(depot, plan_id)[0].objects)
+    with _runner(width) as runner:
+        try:
+            here = depot if isinstance(runner, ThreadPoolTaskRunner) else None  # elsewhere it is opened anew
+            futures = [runner.submit(work, {"order": order, "number": n, "depot": here}) for n in range(1, width + 1)]
+            while running := [future for future in futures if not future.wrapped_future.done()]:
+                running[0].wait(timeout=_PROGRESS_SECONDS)
+                progress.show()
+            return [outcome for future in futures for outcome in future.result()]
+        except BaseException:
+            lease.keeper.release([lease.grant])  # the others stop before their next video
+            raise
+
+
+@contextmanager
+def _runner(width: int) -> Iterator[TaskRunner[Any]]:
+    """Choose who works: threads of this process, or the Dask cluster that is configured."""
+    address = settings().dask_address
+    if address is None:
+        with ThreadPoolTaskRunner[Any](max_workers=width) as threads:
+            yield threads
         return
+    try:
+        from prefect_dask.task_runners import DaskTaskRunner  # noqa: PLC0415  an extra, and a second of CPU
+    except ImportError as error:
+        raise Misconfigured(
+            f"REELKEEPER_DASK_ADDRESS is {address}, but prefect-dask is not installed: pip install 'reelkeeper[dask]'"
+        ) from error
+    with DaskTaskRunner(address=address) as cluster:
+        try:
+            waiting = cluster.client.scheduler_info()["workers"]
+        except OSError as error:
+            raise Misconfigured(f"no Dask scheduler answers at REELKEEPER_DASK_ADDRESS {address}: {error}") from error
+        if not waiting:
+            raise Misconfigured(
+                f"the Dask scheduler at {address} has no workers: start one with `dask worker {address}`"
+            )
+        yield cluster
+
+
+@task(task_run_name="worker {number}", cache_policy=NO_CACHE)
+def work(order: Order, number: int, depot: Depot | None) -> list[Outcome]:  # noqa: ARG001  the number is in its name
+    """Take one batch of a plan after the other until nothing is left; says what became of each video."""
     if swept := sweep_desks(settings().scratch):
         get_run_logger().info("%s folders that killed runs left at work are removed", f"{swept:,}")
-    progress = _Progress(len(items))
-    runner: ThreadPoolTaskRunner[list[Item]] = ThreadPoolTaskRunner(max_workers=settings().workers)
-    with runner:
-        again = _compress_all(runner, depot, lease, job, items, progress=progress)
-        _compress_all(runner, depot, lease, job, again, progress=progress, last_try=True)
+    outcomes: list[Outcome] = []
+    with nullcontext(depot) if depot else open_depot(settings()) as place, Keeper(place.engine) as keeper:
+        job = load_job(place.engine, order.plan_id)
+        while may_go_on(place.engine, *order):
+            if batch := claim(place.engine, keeper, order.plan_id):
+                outcomes += compress_batch(place, keeper, order, job, batch)
+            elif _left(place, order.plan_id)[0].objects:
+                time.sleep(_LOOK_AGAIN_SECONDS)
+            else:
+                break
+    return outcomes
 
 
-def _compress_all(
-    runner: ThreadPoolTaskRunner[list[Item]],
-    depot: Depot,
-    lease: Lease,
-    job: Job,
-    items: Sequence[Item],
-    *,
-    progress: "_Progress",
-    last_try: bool = False,
-) -> list[Item]:
-    sizes: dict[PrefectFuture[list[Item]], int] = {}
-    for batch in _batches(items):
-        parameters = {"depot": depot, "lease": lease, "job": job, "items": batch, "last_try": last_try}
-        sizes[runner.submit(compress_batch, parameters)] = len(batch)
-    again: list[Item] = []
-    for future in as_completed(list(sizes)):
-        left = future.result()
-        again += left
-        progress.advance(sizes[future] - len(left))
-    return again
-
-
-@task(task_run_name="compress {items[0].video_id} and what follows", cache_policy=NO_CACHE)
-def compress_batch(depot: Depot, lease: Lease, job: Job, items: list[Item], *, last_try: bool) -> list[Item]:
-    """Compress a few videos one after the other; returns those that another try may mend, unless it is the last."""
-    again = []
-    for item in items:
-        try:
-            outcome = _compress(depot, lease, job, item)
-        except (Frozen, LeaseLost):
-            raise
-        except (MediaTimeout, StorageError) as error:
-            if not last_try:
-                get_run_logger().warning("%s: %s; tried again at the end", item.video_id, error)
-                again.append(item)
-                continue
-            outcome = _failed(item, error)
-        except Exception as error:  # noqa: BLE001  one video that fails must not stop the others
-            get_run_logger().exception("%s failed; the others go on", item.video_id)
-            outcome = _failed(item, error)
-        with transaction(depot.engine, "swap.record") as session:
-            record_outcomes(session, job.plan_id, [outcome])
-    return again
-
-
-def _compress(depot: Depot, lease: Lease, job: Job, item: Item) -> Outcome:
-    lease.check()
-    if reason := why_frozen(depot.engine):
-        raise Frozen(reason)
-    video_id = item.video_id or ""
-    grants = lease.keeper.take([f"video/{video_id}"])
-    if not grants:
-        why = "another run is at work on it"
-        return Outcome(video_id, "skipped", why, item.size_bytes, item.size_bytes, item.blob_id)
+@task(task_run_name="compress {batch.items[0][0].video_id} and what follows", cache_policy=NO_CACHE)
+def compress_batch(depot: Depot, keeper: Keeper, order: Order, job: Job, batch: Batch) -> list[Outcome]:
+    """Compress a few videos one after the other; what another try may mend is left to the end, unless this is it."""
+    outcomes = []
     try:
-        return swap.swap(
-            depot,
-            video_id,
-            item.blob_id,
-            shrink=partial(
-                shrink,
-                recipe=job.recipe,
-                acceptance=job.acceptance,
-                remaining_days=_remaining_days(depot, job, video_id),
-                progress=lease.check,
-                timed_out=partial(_timed_out, depot, item.blob_id),
-            ),
-            scratch=settings().scratch,
-            grant=grants[0],
-            run_id=job.run_id,
-            grace_days=job.policy.grace_days,
-        )
+        for item, grant in batch.items:
+            if not may_go_on(depot.engine, *order):
+                break
+            outcome = _settle(depot, keeper, job, item, grant, last_try=batch.last_try)
+            with transaction(depot.engine, "swap.record") as session:
+                record_outcomes(session, job.plan_id, [outcome])
+            keeper.release([grant])
+            if outcome.action != undertakings.AGAIN:
+                outcomes.append(outcome)
     finally:
-        lease.keeper.release(grants)
+        keeper.release([grant for _, grant in batch.items])
+    return outcomes
 
 
-def _remaining_days(depot: Depot, job: Job, video_id: str) -> int | None:
-    """Tell what is left of the video's life by its user's tier, for the payback gate; None for ever, or unknown."""
-    if job.recipe.payback.cpu_usd_per_hour is None:
-        return None
-    with reading(depot.engine) as session:
-        found = list_videos(session, video_id=video_id)
-    if not found or found[0].created_at is None or found[0].tier not in set(Tier):
-        return None
-    days = job.policy.retention_days()[Tier(found[0].tier)]
-    return None if days is None else max(0, days - (job.as_of - found[0].created_at).days)
+def _settle(depot: Depot, keeper: Keeper, job: Job, item: Item, grant: Grant, *, last_try: bool) -> Outcome:
+    try:
+        return compress(depot, keeper, job, item, grant, scratch=settings().scratch)
+    except (Frozen, LeaseLost):
+        raise
+    except (MediaTimeout, StorageError) as error:
+        if not last_try:
+            get_run_logger().warning("%s: %s; tried again at the end", item.video_id, error)
+            return _unsettled(item, undertakings.AGAIN, error)
+        return _unsettled(item, "failed", error)
+    except Exception as error:  # noqa: BLE001  one video that fails must not stop the others
+        get_run_logger().exception("%s failed; the others go on", item.video_id)
+        return _unsettled(item, "failed", error)
 
 
-def _timed_out(depot: Depot, blob_id: int) -> int:
-    with reading(depot.engine) as session:
-        return count_failures(session, blob_id, MediaTimeout.__name__)
-
-
-def _failed(item: Item, error: Exception) -> Outcome:
+def _unsettled(item: Item, action: str, error: Exception) -> Outcome:
     why = f"{type(error).__name__}: {error}"
-    return Outcome(item.video_id or "", "failed", why, item.size_bytes, item.size_bytes, item.blob_id)
+    return Outcome(item.video_id or "", action, why, item.size_bytes, item.size_bytes, item.blob_id)
 
 
-def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:
-    """Group neighbours until a batch is worth a task run; ever fewer to the end, so that all workers end together."""
-    left = sum(item.size_bytes for item in items)
-    least = max(_LEAST_BYTES, left // _MOST_BATCHES)
-    most = max(_ENOUGH_BYTES, least)
-    batch: list[Item] = []
-    size_bytes = 0
-    for item in items:
-        batch.append(item)
-        size_bytes += item.size_bytes
-        if size_bytes >= min(max(left // _SHARES, least), most):
-            yield batch
-            left -= size_bytes
-            batch, size_bytes = [], 0
-    if batch:
-        yield batch
+def _left(depot: Depot, plan_id: str) -> tuple[Counts, Counts]:
+    with reading(depot.engine) as session:
+        return undertakings.left(session, plan_id)
 
 
 class _Progress:
-    """Tells Prefect how far the run is, seldom: each update is a request and an event."""
+    """Tells Prefect how far the plan is, whoever works on it, and seldom: each update is a request and an event."""
 
-    def __init__(self, items: int) -> None:
-        self._items, self._done, self._shown, self._at = items, 0, 0.0, time.monotonic()
-        made = create_progress_artifact(0.0, key="tier-storage-progress", description=f"{items:,} videos")
+    def __init__(self, depot: Depot, plan_id: str) -> None:
+        self._depot, self._plan_id, self._shown, self._at = depot, plan_id, 0.0, time.monotonic()
+        videos = _left(depot, plan_id)[1].objects
+        made = create_progress_artifact(0.0, key="tier-storage-progress", description=f"{videos:,} videos")
         self._artifact = cast("UUID", made)  # a coroutine only where an event loop runs
 
-    def advance(self, items: int) -> None:
-        """Note that so many more are settled."""
-        self._done += items
-        percent = 100 * self._done / self._items
+    def show(self) -> None:
+        """Look at the store, and say what is settled by now."""
+        left, everything = _left(self._depot, self._plan_id)
+        percent = 100 * (1 - left.objects / everything.objects)
         overdue = time.monotonic() - self._at >= _PROGRESS_SECONDS
-        if self._done == self._items or (overdue and percent - self._shown >= _PROGRESS_PERCENT):
+        if percent > self._shown and (not left.objects or (overdue and percent - self._shown >= _PROGRESS_PERCENT)):
             update_progress_artifact(self._artifact, percent)
-            get_run_logger().info("%s of %s videos", f"{self._done:,}", f"{self._items:,}")
+            get_run_logger().info(
+                "%s of %s videos", f"{everything.objects - left.objects:,}", f"{everything.objects:,}"
+            )
             self._shown, self._at = percent, time.monotonic()

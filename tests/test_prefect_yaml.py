@@ -20,11 +20,13 @@ from deployments.bootstrap import POOLS
 from reelkeeper.cli.orchestration import HEARTBEAT_SECONDS
 from reelkeeper.rules.cadence import CADENCES
 from reelkeeper.rules.lifecycle import FLOW_RULES
+from tasks.plans import HELPERS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 WRITTEN: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS: dict[str, dict[str, Any]] = {one["entrypoint"]: one for one in WRITTEN["deployments"]}
+SCHEDULED = sorted(entrypoint for entrypoint, one in DEPLOYMENTS.items() if "schedules" in one)
 FLOWS = {f"flows.{path.stem}.{path.stem}" for path in (ROOT / "flows").glob("*.py") if path.stem != "__init__"}
 SCHEDULES: dict[str, str | tuple[str, ...]] = {
     "deliver_alerts": "*/5 * * * *",
@@ -35,6 +37,7 @@ SCHEDULES: dict[str, str | tuple[str, ...]] = {
     "monitor_performance": "*/15 * * * *",
     "sync_catalog": "0 * * * *",
     "tier_storage": "0 2 * * *",
+    "transcode_videos": (),  # a run of tier_storage asks for it
     "expire_videos": "0 3 * * *",
     "prune_cache": "0 5 * * *",
     "purge_retired": "0 4 * * *",
@@ -143,11 +146,13 @@ def test_only_the_queue_waits_for_the_run_before_it() -> None:
 def test_a_deployment_changes_things_once_at_its_time(entrypoint: str) -> None:
     deployment = DEPLOYMENTS[entrypoint]
     assert deployment["parameters"]["dry_run"] is False
-    assert deployment["concurrency_limit"]["limit"] == 1
+    assert deployment["concurrency_limit"]["limit"] == 1 or entrypoint not in SCHEDULED
+    assert deployment["concurrency_limit"]["collision_strategy"] == "CANCEL_NEW"
     assert deployment["description"]
     due = SCHEDULES[entrypoint.rpartition(".")[2]]
-    assert [one["cron"] for one in deployment["schedules"]] == ([due] if isinstance(due, str) else [*due])
-    assert all(one["timezone"] == "UTC" for one in deployment["schedules"])
+    schedules = deployment.get("schedules", [])
+    assert [one["cron"] for one in schedules] == ([due] if isinstance(due, str) else [*due])
+    assert all(one["timezone"] == "UTC" for one in schedules)
 
 
 @pytest.mark.parametrize("entrypoint", sorted(DEPLOYMENTS))
@@ -155,14 +160,21 @@ def test_its_flow_loads_takes_its_parameters_and_is_a_dry_run_by_itself(entrypoi
     flow: Flow[..., Any] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
     deployment = DEPLOYMENTS[entrypoint]
     taken = flow.validate_parameters(deployment["parameters"])
-    for schedule in deployment["schedules"]:
+    for schedule in deployment.get("schedules", []):
         flow.validate_parameters(deployment["parameters"] | schedule.get("parameters", {}))
     assert taken["dry_run"] is False
     assert flow.parameters.properties["dry_run"]["default"] is True
     assert flow.description
 
 
-@pytest.mark.parametrize("entrypoint", sorted(DEPLOYMENTS))
+def test_the_deployment_that_is_asked_for_help_is_there() -> None:
+    names = {
+        f"{entrypoint.rpartition('.')[2].replace('_', '-')}/{one['name']}" for entrypoint, one in DEPLOYMENTS.items()
+    }
+    assert HELPERS in names
+
+
+@pytest.mark.parametrize("entrypoint", SCHEDULED)
 def test_the_watchdog_knows_how_often_a_flow_runs(entrypoint: str) -> None:
     name = entrypoint.rpartition(".")[2]
     begin, runs = datetime(2026, 1, 1, tzinfo=UTC), set[datetime]()
@@ -174,7 +186,7 @@ def test_the_watchdog_knows_how_often_a_flow_runs(entrypoint: str) -> None:
     assert 0 < CADENCES[name].grace_seconds <= CADENCES[name].period_seconds * 2
 
 
-@pytest.mark.parametrize("entrypoint", sorted(DEPLOYMENTS))
+@pytest.mark.parametrize("entrypoint", SCHEDULED)
 def test_a_flow_gives_a_sign_of_life_when_it_has_succeeded(entrypoint: str) -> None:
     flow: Flow[..., Any] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
     assert [hook.__name__ for hook in flow.on_completion_hooks] == ["beat"]

@@ -22,7 +22,7 @@ from reelkeeper.store import conditions
 from reelkeeper.store.audit import Event, append
 from reelkeeper.store.engine import changed, now, reading, transaction
 from reelkeeper.store.leases import Grant
-from reelkeeper.store.tables import blobs, videos
+from reelkeeper.store.tables import blobs, operations, videos
 
 
 class _Source(NamedTuple):
@@ -60,6 +60,8 @@ def swap(
         intents.settle(depot, left_open, scratch=scratch, grant=grant, grace_days=grace_days)
     source = _find_source(depot, video_id)
     if source is None or source.blob_id != planned_blob_id:
+        if before := _done_before(depot, planned_blob_id, run_id):
+            return before
         return Outcome(video_id, "skipped", "since the plan it was retired or replaced", blob_id=planned_blob_id)
     with intents.workplace(scratch) as place:
         original = place / f"source{Path(source.key).suffix}"
@@ -97,6 +99,24 @@ def _find_source(depot: Depot, video_id: str) -> _Source | None:
     return _Source(*row) if row else None
 
 
+def _done_before(depot: Depot, planned_blob_id: int, run_id: str) -> Outcome | None:
+    """Give the outcome of a swap that this very run has published, and was killed before it said so."""
+    new = blobs.alias("new")
+    with reading(depot.engine) as session:
+        row = session.execute(
+            sa.select(operations.c.video_id, operations.c.outcome, blobs.c.size_bytes, new.c.size_bytes)
+            .join(blobs, blobs.c.id == operations.c.old_blob_id)
+            .join(new, new.c.id == operations.c.new_blob_id)
+            .where(
+                operations.c.kind == "swap",
+                operations.c.state == "done",
+                operations.c.old_blob_id == planned_blob_id,
+                operations.c.run_id == run_id,
+            )
+        ).one_or_none()
+    return None if row is None else Outcome(row[0], "compressed", row[1], row[2], row[3], planned_blob_id)
+
+
 def _unchanged(session: Session, source: _Source) -> sa.ColumnElement[bool]:
     return sa.and_(
         videos.c.id == source.video_id,
@@ -114,7 +134,7 @@ def _remember(depot: Depot, source: _Source, refusal: Refusal, *, grant: Grant, 
             noted = changed(
                 session,
                 sa.update(videos)
-                .where(_unchanged(session, source))
+                .where(_unchanged(session, source), videos.c.refused_recipe.is_distinct_from(refusal.recipe))
                 .values(refused_recipe=refusal.recipe, refused_reason=refusal.reason, refused_at=now(session)),
             )
             if noted:

@@ -1,5 +1,6 @@
 """What a run says of itself: before, what it would do; afterwards, what it did, what failed, and the way back. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
@@ -43,10 +44,26 @@ class Report:
 
     def require_whole(self) -> Self:
         """Raise PartialFailure if anything failed; the rest is done."""
-        if self.failed:
-            counts = ", ".join(f"{done.objects:,} {done.outcome}" for done in self.done)
-            named = "; ".join(f"{one.video_id}: {one.reason}" for one in self.failures[:_NAMED])
-            raise PartialFailure(f"{self.flow}, run {self.run_id}: {counts}. Failed, for example: {named}")
+        _require_whole(self)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class HelpReport:
+    """What a run has done for another's plan. Without `plan_id` there was none to help with."""
+
+    flow: str
+    run_id: str
+    dry_run: bool
+    plan_id: str | None = None
+    videos: int = 0  # that the plan has to compress
+    left: int = 0  # of them, those that are not settled
+    done: tuple[Done, ...] = ()  # by this run
+    failures: tuple[Outcome, ...] = ()  # the first few, with their reasons
+
+    def require_whole(self) -> Self:
+        """Raise PartialFailure if anything failed here; the rest is done."""
+        _require_whole(self)
         return self
 
 
@@ -97,6 +114,23 @@ class SyncReport:
                 f"{many(failed, 'operation')} that killed runs left open could not be settled; the rest is done"
             )
         return self
+
+
+def _require_whole(report: Report | HelpReport) -> None:
+    if any(done.outcome == "failed" for done in report.done):
+        counts = ", ".join(f"{done.objects:,} {done.outcome}" for done in report.done)
+        named = "; ".join(f"{one.video_id}: {one.reason}" for one in report.failures[:_NAMED])
+        raise PartialFailure(f"{report.flow}, run {report.run_id}: {counts}. Failed, for example: {named}")
+
+
+def count(outcomes: Sequence[Outcome]) -> tuple[Done, ...]:
+    """Add up what became of each, by what it was."""
+    kinds = sorted({outcome.action for outcome in outcomes})
+    groups = [(kind, [one for one in outcomes if one.action == kind]) for kind in kinds]
+    return tuple(
+        Done(kind, len(group), sum(one.before_bytes for one in group), sum(one.after_bytes for one in group))
+        for kind, group in groups
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.store.shares import LEFT
 from reelkeeper.store.tables import plans, verdicts
+from reelkeeper.store.undertakings import AGAIN
 
-_WAIT = ("failed", "skipped")  # outcomes after which the next run tries again
+_WAIT = (AGAIN, "failed", "skipped")  # outcomes after which the next run tries again
 
 
 class Backlog(NamedTuple):

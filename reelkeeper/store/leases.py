@@ -76,6 +76,12 @@ def holder(engine: sa.Engine, name: str) -> str | None:
         return session.execute(held).scalar()
 
 
+def standing(session: Session, grant: Grant) -> bool:
+    """Whether `grant` is still its holder's, and has not run out: for those who work under another's lease."""
+    held = sa.select(leases.c.token).where(sa.tuple_(*grant) == _WHOLE, leases.c.expires_at > Clock())
+    return session.execute(held).scalar() is not None
+
+
 def current(session: Session, grant: Grant) -> bool:
     """Whether `grant` is still the last one of its name, which it then stays until the transaction ends."""
     ours = sa.select(leases.c.token).where(sa.tuple_(*grant) == _WHOLE)

@@ -1,6 +1,6 @@
 """Saved plans: what each says, who may apply it, and what became of it. `drawing` makes them.
 
-begin_applying(session, plan_id, "tier_storage", policy.model_dump(mode="json"))   # once, within a day
+begin_applying(session, plan_id, "tier_storage", policy.model_dump(mode="json"), run_id)   # once, within a day
 for batch in planned(session, plan_id, "retire"): ...
 record_outcomes(session, plan_id, outcomes)
 """
@@ -117,9 +117,10 @@ def count_failures(session: Session, blob_id: int, error: str) -> int:
     return session.execute(counted).scalar_one()
 
 
-def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any]) -> None:
-    """Claim a plan for this run: `ready` becomes `applied`, once. Age is judged by the database's clock.
+def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any], run_id: str) -> None:
+    """Claim a plan for this run, whose it is from now on: `ready` becomes `applied`, once.
 
+    Age is judged by the database's clock.
     A plan that the guard has refused may be claimed too: its override is to ask again, with a wider limit.
 
     Raises PlanRefused for a plan that is used, older than 24 h, another flow's, or made under another policy; NotFound.
@@ -134,7 +135,7 @@ def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[st
             plans.c.policy_hash == hashed,
             plans.c.created_at > Clock(-MAX_AGE_HOURS * 3600),
         )
-        .values(state="applied", applied_at=Clock())
+        .values(state="applied", applied_at=Clock(), run_id=run_id)
         .returning(plans.c.id)
     )
     if claimed.one_or_none() is None:

@@ -7,6 +7,7 @@ from reelkeeper.model import Done, Outcome, PlannedRule
 from reelkeeper.store.engine import Clock
 from reelkeeper.store.plans import Item
 from reelkeeper.store.tables import plans, verdicts, videos
+from reelkeeper.store.undertakings import AGAIN
 
 _DAY_SECONDS = 24 * 3600
 NOT_DONE = "not_done"
@@ -46,7 +47,7 @@ def largest(session: Session, plan_id: str, limit: int) -> list[Item]:
 
 def by_outcome(session: Session, plan_id: str) -> list[Done]:
     """Count a plan's items by what became of them; those that the run did not come to are `not_done`."""
-    became = sa.func.coalesce(verdicts.c.outcome, NOT_DONE).label("became")
+    became = sa.func.coalesce(sa.func.nullif(verdicts.c.outcome, AGAIN), NOT_DONE).label("became")
     rows = session.execute(
         sa.select(
             became,

@@ -55,6 +55,21 @@ def test_the_smaller_bytes_are_shown_and_the_old_ones_wait(
     world.check()
 
 
+def test_a_run_that_was_killed_before_it_wrote_the_outcome_down_gives_the_same_once_more(
+    world: World, grant: Grant, tiny_transcode: Transcode
+) -> None:
+    blob = world.video("v1")
+    first = run(world, blob, grant, shrinker(tiny_transcode))
+    assert run(world, blob, grant, shrinker(tiny_transcode)) == first
+    world.check()
+
+
+def test_a_refusal_is_recorded_once_however_often_it_is_found(world: World, grant: Grant) -> None:
+    blob, refusal = world.video("v1"), Refusal("low_quality", "VMAF 91, floor 93", "r1")
+    assert run(world, blob, grant, shrinker(refusal)) == run(world, blob, grant, shrinker(refusal))
+    world.check()
+
+
 def test_a_refusal_is_remembered_with_its_recipe(world: World, grant: Grant) -> None:
     outcome = run(world, world.video("v1"), grant, shrinker(Refusal("low_quality", "VMAF 91, floor 93", "r1")))
     assert (outcome.action, outcome.reason) == ("refused", "VMAF 91, floor 93")

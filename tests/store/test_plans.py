@@ -44,7 +44,7 @@ def ready(engine: sa.Engine, count: int = 20) -> PlanSummary:
 
 def apply(engine: sa.Engine, plan_id: str, flow: str = "tier_storage", policy: dict[str, Any] = POLICY) -> None:
     with transaction(engine, "test.apply") as session:
-        begin_applying(session, plan_id, flow, policy)
+        begin_applying(session, plan_id, flow, policy, "run")
 
 
 def test_a_plan_is_summed_up(engine: sa.Engine) -> None:

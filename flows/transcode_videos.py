@@ -1,0 +1,28 @@
+"""What is left of a plan for one more worker."""
+
+from prefect import flow
+
+from reelkeeper.rules.report import HelpReport
+from tasks import depots, plans, reports, runs, transcodes
+
+
+@flow(flow_run_name=runs.run_name)
+def transcode_videos(dry_run: bool = True) -> HelpReport:
+    """Help to compress what the plan says that a run of `tier_storage` is carrying out. Any number of runs may help.
+
+    Nothing is planned, judged or retired here. A run ends when nothing is left; if the run that it helps is dead by
+    then, it writes the report in its place. Without such a plan there is nothing to do. A dry run says what is left.
+    """
+    run_id = runs.run_id()
+
+    with depots.opened() as depot:
+        plan_id = plans.under_way(depot)
+        if dry_run or plan_id is None:
+            return reports.publish_help(depot, run_id, plan_id, None if dry_run else [])
+
+        with depots.lease(depot, f"transcode_videos/{run_id}") as lease:
+            outcomes = transcodes.compress_planned(depot, lease, plan_id)
+            if inherited := plans.inherit(depot, lease, plan_id):
+                reports.publish(depot, *inherited)
+        report = reports.publish_help(depot, run_id, plan_id, outcomes)
+    return report.require_whole()

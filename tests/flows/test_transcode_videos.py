@@ -1,0 +1,177 @@
+"""`transcode_videos`: helps with the plan of another run, never does a video twice, and ends what a dead run began."""
+
+from threading import Thread
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.deployments.runner import RunnerDeployment
+
+from flows.tier_storage import tier_storage
+from flows.transcode_videos import transcode_videos
+from reelkeeper.errors import Frozen, PartialFailure
+from reelkeeper.operations import freeze
+from reelkeeper.operations.lease import Keeper
+from reelkeeper.rules.lifecycle import LifecyclePolicy
+from reelkeeper.rules.report import HelpReport, Report
+from reelkeeper.rules.transcode import Acceptance, Recipe
+from reelkeeper.store import leases, undertakings
+from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.plans import begin_applying
+from reelkeeper.store.tables import audit_events
+from tasks import plans
+from tests.flows.scenes import Scene
+
+COLD = [f"cold{number}" for number in range(3)]
+
+
+@pytest.fixture
+def cold(scene: Scene) -> Scene:
+    """Three cold videos, and one that nobody has watched for a month."""
+    for video_id in COLD:
+        scene.video(video_id, age_days=10)
+    scene.video("forgotten", age_days=40)
+    return scene
+
+
+def begun(scene: Scene) -> str:
+    """Let a run claim a plan, and be killed before it has done anything; names the plan."""
+    plan_id = tier_storage().plan.id
+    terms = plans.terms(policy=LifecyclePolicy(), recipe=Recipe(), acceptance=Acceptance())
+    with transaction(scene.engine, "test") as session:
+        begin_applying(session, plan_id, "tier_storage", terms, "dead")
+    leases.acquire(scene.engine, [undertakings.plan_lease(plan_id)], "a run that is dead")
+    return plan_id
+
+
+def swapped_by(scene: Scene) -> dict[str, str]:
+    """Say in whose name each video was swapped."""
+    with reading(scene.engine) as session:
+        chosen = sa.select(audit_events.c.video_id, audit_events.c.run_id).where(audit_events.c.event == "swap")
+        return {row.video_id: row.run_id for row in session.execute(chosen)}
+
+
+def test_without_a_plan_under_way_there_is_nothing_to_do(cold: Scene) -> None:
+    tier_storage()
+    before = cold.everything()
+    report = transcode_videos(dry_run=False)
+    assert (report.plan_id, report.videos, report.left, report.done) == (None, 0, 0, ())
+    assert cold.everything() == before
+
+
+def test_a_dry_run_says_what_is_left(cold: Scene) -> None:
+    plan_id = begun(cold)
+    before = cold.everything()
+    report = transcode_videos()
+    assert (report.plan_id, report.videos, report.left, report.dry_run) == (plan_id, 3, 3, True)
+    assert cold.everything() == before
+
+
+def test_it_compresses_in_the_name_of_the_run_that_planned_and_leaves_the_end_to_it(cold: Scene) -> None:
+    plan_id = begun(cold)
+    report = transcode_videos(dry_run=False)
+    assert [(one.outcome, one.objects) for one in report.done] == [("compressed", 3)]
+    assert cold.outcomes(plan_id) == dict.fromkeys(COLD, "compressed") | {"forgotten": None}
+    assert swapped_by(cold) == dict.fromkeys(COLD, "dead")
+    assert plans.under_way(cold.world.depot) == plan_id
+    cold.world.check()
+
+
+def test_it_ends_the_plan_of_a_run_that_is_dead(cold: Scene) -> None:
+    begun(cold)
+    cold.world.expire_leases()
+    assert transcode_videos(dry_run=False).left == 0
+    assert plans.under_way(cold.world.depot) is None
+    assert transcode_videos(dry_run=False).plan_id is None
+
+
+def test_a_run_and_its_helper_share_the_videos(cold: Scene) -> None:
+    cold.video("cold3", age_days=10)
+    helped: list[HelpReport] = []
+    helper = Thread(target=lambda: helped.append(transcode_videos(dry_run=False)))
+    cold.when_a_video_is_fetched(helper.start)
+    report = tier_storage(dry_run=False)
+    helper.join(60)
+    assert {one.outcome: one.objects for one in report.done} == {"compressed": 4, "retired": 1}
+    assert helped[0].plan_id == report.plan.id
+    assert set(swapped_by(cold).values()) == {report.run_id}
+    cold.world.check()
+
+
+def test_the_run_waits_for_what_its_helpers_are_at_work_on_and_takes_over_from_the_dead(cold: Scene) -> None:
+    """Another worker holds one video's lease as the run begins, and gives no sign of life."""
+    leases.acquire(cold.engine, ["video/cold1"], "a helper that is dead", seconds=5)
+    report: Report = tier_storage(dry_run=False)
+    assert {one.outcome: one.objects for one in report.done} == {"compressed": 3, "retired": 1}
+
+
+def test_it_stops_before_the_next_video_when_the_run_that_it_helps_has_ended(cold: Scene) -> None:
+    plan_id = begun(cold)
+    with reading(cold.engine) as session:
+        (holder,) = session.execute(sa.text("SELECT holder FROM leases WHERE name LIKE 'plan/%'")).one()
+    grant = leases.Grant(undertakings.plan_lease(plan_id), holder, 1)
+    cold.when_a_video_is_fetched(lambda: leases.release(cold.engine, [grant]))
+    report = transcode_videos(dry_run=False)
+    assert 1 <= sum(one.objects for one in report.done) <= 2  # those that its two threads were at work on
+    assert report.left >= 1
+
+
+def test_a_new_run_ends_what_a_dead_one_left_under_way(cold: Scene) -> None:
+    begun(cold)
+    cold.world.expire_leases()
+    assert tier_storage(dry_run=False).plan.compress.objects == 3
+    assert plans.under_way(cold.world.depot) is None
+
+
+def test_a_freeze_stops_it_before_the_next_video(cold: Scene) -> None:
+    plan_id = begun(cold)
+    cold.when_a_video_is_fetched(lambda: freeze.freeze(cold.engine, by="ops", reason="stop"))
+    with pytest.raises(Frozen, match="stop"):
+        transcode_videos(dry_run=False)
+    assert set(cold.outcomes(plan_id).values()) == {None}
+    with pytest.raises(Frozen, match="stop"):
+        transcode_videos(dry_run=False)
+
+
+def test_what_fails_here_fails_this_run_with_the_rest_done(cold: Scene) -> None:
+    cold.video("missing", age_days=20, stored=False)
+    plan_id = begun(cold)
+    with pytest.raises(PartialFailure, match=r"transcode_videos, .*3 compressed, 1 failed.*missing: ObjectMissing"):
+        transcode_videos(dry_run=False)
+    assert cold.outcomes(plan_id)["missing"] == "failed"
+
+
+def test_helpers_are_asked_for_through_prefect_and_a_run_without_any_does_it_alone(cold: Scene) -> None:
+    assert tier_storage(dry_run=False, helpers=2).plan.compress.objects == 3  # nobody has deployed anything
+    for number in range(3):
+        cold.video(f"more{number}", age_days=10)
+    deployment = transcode_videos.to_deployment("on-demand", parameters={"dry_run": False})
+    assert isinstance(deployment, RunnerDeployment)  # a coroutine only where an event loop runs
+    deployment_id = deployment.apply()
+    assert isinstance(deployment_id, UUID)
+    with get_client(sync_client=True) as client:
+        tier_storage(dry_run=False, helpers=5)
+        wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment_id]))
+        asked = client.read_flow_runs(flow_run_filter=wanted)
+        client.delete_deployment(deployment_id)
+    assert [run.parameters for run in asked] == [{"dry_run": False}] * 2  # one video is the run's own
+
+
+def test_a_video_that_another_has_settled_meanwhile_is_not_done_again(cold: Scene) -> None:
+    plan_id = begun(cold)
+    with Keeper(cold.engine) as keeper:
+        (grant,) = keeper.take(["video/cold0"])
+        helper = Thread(target=transcode_videos, kwargs={"dry_run": False})
+        helper.start()
+        with transaction(cold.engine, "test") as session:
+            session.execute(sa.text("UPDATE verdicts SET outcome = 'skipped' WHERE video_id = 'cold0'"))
+        keeper.release([grant])
+        helper.join(60)
+    assert cold.outcomes(plan_id) == {
+        "cold0": "skipped",
+        "cold1": "compressed",
+        "cold2": "compressed",
+        "forgotten": None,
+    }
