@@ -1,6 +1,6 @@
 """What the routes stand on: one store, one bucket, the policies, and who is calling."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -39,8 +39,8 @@ class Backing:
     budget: BudgetPolicy = field(default_factory=BudgetPolicy)
 
 
-def backing(request: Request) -> Backing:
-    """Give what the app was made with."""
+async def backing(request: Request) -> Backing:
+    """Give what the app was made with. Not in a thread, as all that does not wait."""
     found: Backing = request.app.state.backing
     return found
 
@@ -51,12 +51,12 @@ Stands = Annotated[Backing, Depends(backing)]
 def needs(scope: Scope) -> Any:  # noqa: ANN401  what FastAPI's Security gives
     """Let in only callers whose token has `scope`; the gate has asked for the token already."""
 
-    def check(request: Request, _shown: Annotated[object, Security(_BEARER)]) -> Caller:
+    async def check(request: Request, _shown: Annotated[object, Security(_BEARER)]) -> Caller:
         caller: Caller = request.state.caller
         if scope not in caller.scopes:
             has = ", ".join(sorted(caller.scopes))
             raise HTTPException(403, f"this needs the scope {scope}, and token {caller.token_id} has {has}")
         return caller
 
-    checked: Callable[..., Caller] = check
+    checked: Callable[..., Awaitable[Caller]] = check
     return Depends(checked)

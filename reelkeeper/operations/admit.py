@@ -9,7 +9,6 @@ Idempotent by the client's key: the same request again gives the same job, whate
 """
 
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -19,7 +18,6 @@ from sqlalchemy.engine import Engine
 from sqlmodel import Session
 
 from reelkeeper.errors import AmountRefused, Frozen, InsufficientCredits, QuotaExceeded
-from reelkeeper.model import Tier
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import (
     Admission,
@@ -27,23 +25,23 @@ from reelkeeper.model.requests import (
     Declined,
     GenerationRequest,
     Joined,
+    Queued,
     RefusedFor,
 )
 from reelkeeper.operations import cache, ledger, quota
-from reelkeeper.operations.answered import Asked, before, queued
+from reelkeeper.operations.answered import Asked, look, queued
 from reelkeeper.operations.followers import reservation_key
 from reelkeeper.operations.freeze import require_permission
+from reelkeeper.operations.offer import Offer, offered, price_of
 from reelkeeper.rules.admission import AdmissionPolicy
 from reelkeeper.rules.cache import key as key_of
 from reelkeeper.rules.credits import require_key
-from reelkeeper.rules.estimate import complexity, estimate_processing_time, expected_bytes
+from reelkeeper.rules.estimate import complexity, expected_seconds
 from reelkeeper.rules.lifecycle import LifecyclePolicy
 from reelkeeper.rules.quota import QuotaPolicy
-from reelkeeper.rules.quote import Job, PriceBook, Quote, quote
+from reelkeeper.rules.quote import PriceBook
 from reelkeeper.store.engine import Clock, transaction, unhurried
-from reelkeeper.store.steering import CONCURRENCY, ESTIMATES, remembered, slots_of
 from reelkeeper.store.tables import jobs
-from reelkeeper.store.waiting import LEADS, waiting
 
 _CODES = {
     QuotaExceeded: RefusedFor.QUOTA,
@@ -51,6 +49,9 @@ _CODES = {
     Frozen: RefusedFor.FROZEN,
     AmountRefused: RefusedFor.INPUT,
 }
+_NEW = sa.insert(jobs).values(attempts=0, lease_token=0, created_at=Clock(), due_at=Clock())
+_QUEUED = _NEW.values(state=JobState.QUEUED, progress=0.0)
+_ANSWERED = _NEW.values(state=JobState.SUCCEEDED, progress=1.0, finished_at=Clock(), reserved_bytes=0)
 
 
 class Terms(NamedTuple):
@@ -106,15 +107,22 @@ def _answer(engine: Engine, asked: Asked, terms: Terms, run_id: str) -> Admissio
 
 
 def _decide(session: Session, asked: Asked, terms: Terms, run_id: str) -> Admission:
-    tier, known = before(session, asked, terms.admission.slots)
-    if known is not None:
-        return known
-    if not terms.admission.hit_charge_percent and (hit := _from_cache(session, asked, tier, terms, run_id)):
+    seen = look(session, asked, terms.admission.slots)
+    if seen.known is not None:
+        return seen.known
+    is_free = not terms.admission.hit_charge_percent
+    if seen.is_cached and is_free and (hit := _from_cache(session, asked, seen.tier, terms, run_id)):
         return hit
+    offer = offered(  # before the lock that all changes wait for
+        session, asked.request, seen.tier, policy=terms.admission, book=terms.book, lifecycle=terms.lifecycle
+    )
     require_permission(session)
-    tier, known = before(session, asked, terms.admission.slots)
-    found = known or _from_cache(session, asked, tier, terms, run_id)
-    return found or _enqueue(session, asked, tier, terms, run_id)
+    seen = look(session, asked, terms.admission.slots)
+    if seen.known is not None:
+        return seen.known
+    if seen.is_cached and (hit := _from_cache(session, asked, seen.tier, terms, run_id)):
+        return hit
+    return _enqueue(session, asked, offer, seen.leader_id, terms, run_id)
 
 
 def _from_cache(session: Session, asked: Asked, tier: str | None, terms: Terms, run_id: str) -> Cached | None:
@@ -123,7 +131,7 @@ def _from_cache(session: Session, asked: Asked, tier: str | None, terms: Terms, 
         return None
     job_id, units, hold_id, charge, book = uuid4().hex, complexity(asked.request), None, 0, ""
     if terms.admission.hit_charge_percent:
-        price = _price(asked.request, tier, terms)
+        price = price_of(asked.request, tier, policy=terms.admission, book=terms.book, lifecycle=terms.lifecycle)
         charge, book = terms.admission.hit_charge(price.total_microusd), price.price_book
     if charge:
         hold_id = ledger.hold(
@@ -135,37 +143,29 @@ def _from_cache(session: Session, asked: Asked, tier: str | None, terms: Terms, 
     _write(
         session,
         asked,
+        _ANSWERED,
         id=job_id,
-        state=JobState.SUCCEEDED,
         tier=tier,
         complexity=float(units),
-        estimate_seconds=estimate_processing_time(units, 0.0).seconds,
+        estimate_seconds=expected_seconds(units, 0.0),
         price_microusd=charge,
         price_book=book,
         hold_id=hold_id,
         video_id=video_id,
-        progress=1.0,
-        finished_at=Clock(),
     )
     return Cached(job_id, video_id, charge)
 
 
-def _enqueue(session: Session, asked: Asked, tier: str | None, terms: Terms, run_id: str) -> Admission:
-    job_id, units = uuid4().hex, complexity(asked.request)
-    price, size_bytes = _price(asked.request, tier, terms), _bytes(asked.request, terms)
-    leader_id = session.execute(
-        sa.select(jobs.c.id).where(jobs.c.cache_key == asked.cache_key, LEADS)
-    ).scalar_one_or_none()
-    memory = remembered(session, [CONCURRENCY, ESTIMATES])
-    slots, factors = slots_of(memory, terms.admission.slots), memory.get(ESTIMATES, {}).get(asked.request.model, ())
-    seen = waiting(session, estimate_processing_time(units, 1.0, factors).seconds)
-    estimate = estimate_processing_time(units, seen.running / slots, factors).seconds
+def _enqueue(
+    session: Session, asked: Asked, offer: Offer, leader_id: str | None, terms: Terms, run_id: str
+) -> Joined | Queued:
+    job_id, price = uuid4().hex, offer.price
     lasting, reservation_id, hold_id = terms.admission.hold_seconds, None, None
     if leader_id is None:
         reservation_id = quota.reserve(
             session,
             asked.user_id,
-            size_bytes,
+            offer.size_bytes,
             reservation_key(job_id),
             lasting_seconds=lasting,
             policy=terms.quota,
@@ -183,52 +183,33 @@ def _enqueue(session: Session, asked: Asked, tier: str | None, terms: Terms, run
     _write(
         session,
         asked,
+        _QUEUED,
         id=job_id,
-        state=JobState.QUEUED,
         leader_id=leader_id,
-        tier=tier,
-        complexity=float(units),
-        estimate_seconds=estimate,
+        tier=offer.tier,
+        complexity=float(offer.units),
+        estimate_seconds=offer.estimate_seconds,
         price_microusd=price.total_microusd,
         price_book=price.price_book,
         hold_id=hold_id,
         reservation_id=reservation_id,
-        reserved_bytes=size_bytes,
-        progress=0.0,
+        reserved_bytes=offer.size_bytes,
     )
     if leader_id is not None:
         return Joined(job_id, leader_id, price.total_microusd)
-    return queued(job_id, price.total_microusd, price.price_book, seen, estimate, slots)
+    return queued(job_id, price.total_microusd, price.price_book, offer.ahead, offer.estimate_seconds, offer.slots)
 
 
-def _write(session: Session, asked: Asked, **values: Any) -> None:  # noqa: ANN401  columns of jobs
-    session.execute(
-        sa.insert(jobs).values(
-            user_id=asked.user_id,
-            client_key=asked.client_key,
-            request_sha256=asked.sha256,
-            cache_key=asked.cache_key,
-            model=asked.request.model,
-            request=asked.request.model_dump(mode="json"),
-            attempts=0,
-            lease_token=0,
-            created_at=Clock(),
-            due_at=Clock(),
-            **{"reserved_bytes": 0, **values},
-        )
-    )
-
-
-def _price(request: GenerationRequest, tier: str | None, terms: Terms) -> Quote:
-    known = Tier(tier) if tier in set(Tier) else None
-    days = terms.lifecycle.retention_days()[known] if known else None
-    units: Decimal = complexity(request)
-    size_bytes = _bytes(request, terms)
-    return quote(Job(model=request.model, complexity=units, size_bytes=size_bytes, retention_days=days), terms.book)
-
-
-def _bytes(request: GenerationRequest, terms: Terms) -> int:
-    return expected_bytes(request, terms.admission.bits_per_pixel)
+def _write(session: Session, asked: Asked, how: sa.Insert, **values: Any) -> None:  # noqa: ANN401  columns of jobs
+    about = {
+        "user_id": asked.user_id,
+        "client_key": asked.client_key,
+        "request_sha256": asked.sha256,
+        "cache_key": asked.cache_key,
+        "model": asked.request.model,
+        "request": asked.request.model_dump(mode="json"),
+    }
+    session.execute(how, about | values)
 
 
 def _why(error: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails, of which the input is not repeated

@@ -15,28 +15,30 @@ from reelkeeper.store.engine import Clock, changed, insert_into
 from reelkeeper.store.tables import cache_entries, cache_ghosts, videos
 
 MOST_COUNTED = 3  # hits since an entry's last turn: two bits, as rules/cache counts them
-_LIVE = sa.exists().where(videos.c.id == cache_entries.c.video_id, videos.c.state == VideoState.LIVE)
+GIVEN = sa.and_(  # whether an entry answers, at this moment
+    sa.or_(cache_entries.c.expires_at.is_(None), cache_entries.c.expires_at > Clock()),
+    sa.exists().where(videos.c.id == cache_entries.c.video_id, videos.c.state == VideoState.LIVE),
+)
+_TAKE = (
+    sa.update(cache_entries)
+    .where(cache_entries.c.key == sa.bindparam("wanted"), GIVEN)
+    .values(
+        hits=cache_entries.c.hits + 1,
+        frequency=sa.case(
+            (cache_entries.c.frequency < MOST_COUNTED, cache_entries.c.frequency + 1), else_=MOST_COUNTED
+        ),
+        last_hit_at=Clock(),
+    )
+    .returning(cache_entries.c.video_id)
+)
+_TAKE_FOR = _TAKE.values(expires_at=Clock(sa.bindparam("ttl_seconds", type_=sa.Float)))
 
 
 def take(session: Session, key: str, ttl_seconds: int | None) -> str | None:
     """Give the id of the live video that answers `key`, count the hit and begin its time anew; None without one."""
-    return session.execute(
-        sa.update(cache_entries)
-        .where(
-            cache_entries.c.key == key,
-            sa.or_(cache_entries.c.expires_at.is_(None), cache_entries.c.expires_at > Clock()),
-            _LIVE,
-        )
-        .values(
-            hits=cache_entries.c.hits + 1,
-            frequency=sa.case(
-                (cache_entries.c.frequency < MOST_COUNTED, cache_entries.c.frequency + 1), else_=MOST_COUNTED
-            ),
-            last_hit_at=Clock(),
-            expires_at=_ends(ttl_seconds),
-        )
-        .returning(cache_entries.c.video_id)
-    ).scalar_one_or_none()
+    if ttl_seconds is None:
+        return session.execute(_TAKE.values(expires_at=None), {"wanted": key}).scalar_one_or_none()
+    return session.execute(_TAKE_FOR, {"wanted": key, "ttl_seconds": ttl_seconds}).scalar_one_or_none()
 
 
 def insert(

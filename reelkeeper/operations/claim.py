@@ -74,11 +74,11 @@ def _pick(
     if policy.class_bounds_seconds is None and memory.get("bounds"):
         policy = policy.model_copy(update={"class_bounds_seconds": tuple(memory["bounds"])})
     waiting, picked = claims.waiting_jobs(session), list[str]()
+    line = dispatch.Line(waiting, policy, as_of)
     for warm_model in slots[: len(waiting)]:
-        choice = dispatch.first(waiting, policy, as_of, credit, warm_model)
-        credit = choice.credit_seconds
-        waiting.remove(choice.job)
-        picked.append(choice.job.id)
+        job, credit = line.first(credit, warm_model)
+        line.start(job)
+        picked.append(job.id)
     return picked, credit
 
 

@@ -4,6 +4,8 @@ The question locks the deployment row until the transaction ends. So a freeze or
 by every change that commits after it, on PostgreSQL too; the audit chain needs the same order anyway.
 """
 
+from typing import Final
+
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlmodel import Session
@@ -16,13 +18,21 @@ from reelkeeper.store.leases import Grant
 from reelkeeper.store.tables import deployment
 
 _STATE = sa.select(deployment.c.frozen_at, deployment.c.frozen_by, deployment.c.frozen_reason)
+_LOCKED = _STATE.with_for_update()
+_PERMITTED: Final = "permitted"  # in a session's info: the transaction that holds the deployment row
 
 
 def require_permission(session: Session, grant: Grant | None = None) -> None:
-    """Begin a changing transaction: raise Frozen if changes are stopped, LeaseLost if `grant` is lost."""
-    stopped = _why_stopped(session.execute(_STATE.with_for_update()).one())
-    if stopped:
-        raise Frozen(stopped)
+    """Begin a changing transaction: raise Frozen if changes are stopped, LeaseLost if `grant` is lost.
+
+    A transaction asks once: the row that it has locked says the same until it ends.
+    """
+    if session.info.get(_PERMITTED) is not session.get_transaction() or not session.in_transaction():
+        stopped = _why_stopped(session.execute(_LOCKED).one())
+        if stopped:
+            raise Frozen(stopped)
+        if not session.in_nested_transaction():  # whose end would let go of the row
+            session.info[_PERMITTED] = session.get_transaction()
     if grant and not leases.current(session, grant):
         raise LeaseLost(f"lease {grant.name!r}, token {grant.token}, has passed to another run; nothing was changed")
 

@@ -36,6 +36,11 @@ class Reserved(NamedTuple):
 
 
 _RESERVED = tuple(reservations.c[name] for name in Reserved._fields)
+_RESERVE = sa.insert(reservations).values(
+    state=ReservationState.OPEN,
+    created_at=Clock(),
+    expires_at=Clock(sa.bindparam("lasting_seconds", type_=sa.Float)),
+)
 
 
 def check_user_storage_quota(
@@ -64,30 +69,20 @@ def reserve(
     require_lasting(lasting_seconds)
     require_key(key)
     require_permission(session)
+    if quotas.promise(session, user_id, size_bytes, key, policy.by_tier()):
+        asked = {"id": key, "user_id": user_id, "size_bytes": size_bytes, "lasting_seconds": lasting_seconds}
+        session.execute(_RESERVE, asked)
+        return Reserved(key, user_id, ReservationState.OPEN, size_bytes)
     before = _find(session, key)
-    if before:
-        if (before.user_id, before.size_bytes) != (user_id, size_bytes):
-            raise KeyReused(
-                f"reservation {key!r} is of {before.size_bytes:,} bytes for user {before.user_id!r}, not of "
-                f"{size_bytes:,} for {user_id!r}; nothing was reserved. Use a new key for a new request"
-            )
-        return before
-    if not quotas.promise(session, user_id, size_bytes, policy.by_tier()):
+    if before is None:
         answer = judge(_standing(session, user_id), size_bytes, policy)
         raise QuotaExceeded(f"nothing was reserved for user {user_id!r}: {answer.reason}")
-    row = session.execute(
-        sa.insert(reservations)
-        .values(
-            id=key,
-            user_id=user_id,
-            state=ReservationState.OPEN,
-            size_bytes=size_bytes,
-            created_at=Clock(),
-            expires_at=Clock(lasting_seconds),
+    if (before.user_id, before.size_bytes) != (user_id, size_bytes):
+        raise KeyReused(
+            f"reservation {key!r} is of {before.size_bytes:,} bytes for user {before.user_id!r}, not of "
+            f"{size_bytes:,} for {user_id!r}; nothing was reserved. Use a new key for a new request"
         )
-        .returning(*_RESERVED)
-    ).one()
-    return Reserved._make(row)
+    return before
 
 
 def release(session: Session, key: str) -> None:

@@ -20,19 +20,16 @@ wait: 120 s, the oldest job of all, which earns 0.42 s for each second given to 
 """
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.model import Tier
 from reelkeeper.model.jobs import Job
-
-_TIER_POINTS: Final = {str(Tier.PREMIUM): 100, str(Tier.PRO): 200}  # the seed's
-_SECONDS_PER_POINT: Final = 60  # of waiting, the seed's
-_CHARACTERS_PER_POINT: Final = 100  # of the prompt, the seed's
+from reelkeeper.rules.seed_order import points
 
 
 class DispatchPolicy(BaseModel):
@@ -86,12 +83,12 @@ def order(jobs: Sequence[Job], policy: DispatchPolicy, as_of: datetime, credit_s
     ranked = sorted(jobs, key=_Ranking(jobs, policy, as_of))
     if policy.rule != "levels":
         return ranked
-    taken, placed = set[str](), list[Job]()
-    oldest, best = _Remaining(sorted(jobs, key=_age), taken), _Remaining(ranked, taken)
-    for _ in jobs:
-        due = oldest.peek()
-        job, credit_seconds = _earned(due, credit_seconds) or _earning(best.peek(), credit_seconds, policy)
-        taken.add(job.id)
+    by_age, by_rank = (OrderedDict((job.id, job) for job in some) for some in (sorted(jobs, key=_age), ranked))
+    placed = list[Job]()
+    while by_age:
+        oldest, best = next(iter(by_age.values())), next(iter(by_rank.values()))
+        job, credit_seconds = _earned(oldest, credit_seconds) or _earning(best, credit_seconds, policy)
+        del by_age[job.id], by_rank[job.id]
         placed.append(job)
     return placed
 
@@ -109,17 +106,50 @@ def first(
     if it is at most `affinity_levels` behind and the oldest job of all is not older by more than `affinity_seconds`.
     The place that the oldest has earned likewise goes to one of that model that is nearly as old.
     """
-    ranking, oldest = _Ranking(jobs, policy, as_of), min(jobs, key=_age)
-    warm = [job for job in jobs if job.model == warm_model] if policy.affinity_seconds else []
-    latest = oldest.submitted_at + timedelta(seconds=policy.affinity_seconds)
-    if policy.rule == "levels" and _earned(oldest, credit_seconds):
-        old_and_warm = min((job for job in warm if job.submitted_at <= latest), key=_age, default=oldest)
-        return Choice(old_and_warm, credit_seconds - old_and_warm.estimate_seconds)
-    best = min(jobs, key=ranking)
-    best_warm = min(warm, key=ranking, default=best)
-    behind = ranking.level(best_warm) - ranking.level(best)
-    stays = best_warm.submitted_at <= latest and behind <= policy.affinity_levels
-    return _earning(best_warm if stays else best, credit_seconds, policy)
+    return Line(jobs, policy, as_of).first(credit_seconds, warm_model)
+
+
+class Line:
+    """Waiting jobs that free slots start one after the other, each chosen as by `first` among those that are left.
+
+    They are ranked once, and those of a user with a long backlog, who move up, once more when one of them has started.
+    """
+
+    def __init__(self, jobs: Sequence[Job], policy: DispatchPolicy, as_of: datetime) -> None:
+        self._policy, self._as_of = policy, as_of
+        self._jobs = OrderedDict((job.id, job) for job in sorted(jobs, key=_age))
+        self._rank()
+
+    def first(self, credit_seconds: float, warm_model: str | None = None) -> Choice:
+        """Choose among those that are left, of which there must be one."""
+        policy, jobs, ranks = self._policy, self._jobs.values(), self._ranks
+        warm = [job for job in jobs if job.model == warm_model] if policy.affinity_seconds else []
+        oldest = next(iter(jobs))
+        latest = oldest.submitted_at + timedelta(seconds=policy.affinity_seconds)
+        if policy.rule == "levels" and _earned(oldest, credit_seconds):
+            old_and_warm = warm[0] if warm and warm[0].submitted_at <= latest else oldest
+            return Choice(old_and_warm, credit_seconds - old_and_warm.estimate_seconds)
+        best = self._jobs[min(ranks, key=ranks.__getitem__)]
+        best_warm = min(warm, key=lambda job: ranks[job.id], default=best)
+        behind = ranks[best_warm.id][0] - ranks[best.id][0]
+        stays = best_warm.submitted_at <= latest and behind <= policy.affinity_levels
+        return _earning(best_warm if stays else best, credit_seconds, policy)
+
+    def start(self, job: Job) -> None:
+        """Leave out a job that has started."""
+        del self._jobs[job.id], self._ranks[job.id]
+        if self._policy.rule == "levels" and self._policy.class_bounds_seconds is None:
+            self._rank()  # the classes are made of the jobs that wait
+        elif job.id in self._ranking.behind:
+            theirs = [one for one in self._jobs.values() if one.user_id == job.user_id]
+            behind = _backlogs(theirs, self._policy.user_burst)
+            self._ranking.behind |= {one.id: behind.get(one.id, 0) for one in theirs}
+            self._ranks |= {one.id: self._ranking(one) for one in theirs}
+
+    def _rank(self) -> None:
+        jobs = list(self._jobs.values())
+        self._ranking = _Ranking(jobs, self._policy, self._as_of)
+        self._ranks = {job.id: self._ranking(job) for job in jobs}
 
 
 def _earned(oldest: Job, credit_seconds: float) -> Choice | None:
@@ -132,25 +162,13 @@ def _earning(job: Job, credit_seconds: float, policy: DispatchPolicy) -> Choice:
     return Choice(job, credit_seconds + policy.oldest_share * job.estimate_seconds)
 
 
-class _Remaining:
-    """Jobs in an order, of which those in `taken` are passed over."""
-
-    def __init__(self, jobs: Sequence[Job], taken: set[str]) -> None:
-        self.jobs, self.taken, self.place = jobs, taken, 0
-
-    def peek(self) -> Job:
-        while self.jobs[self.place].id in self.taken:
-            self.place += 1
-        return self.jobs[self.place]
-
-
 def explain(job: Job, jobs: Sequence[Job], policy: DispatchPolicy, as_of: datetime) -> list[Term]:
     """Name each term of a job's place among `jobs`, in the order in which they weigh."""
     waited = (as_of - job.submitted_at).total_seconds()
     if policy.rule == "fifo":
         return [Term("wait", waited, f"{waited:.0f} s, first come first served")]
     if policy.rule == "seed":
-        tier, wait, prompt = _points(job, policy, as_of)
+        tier, wait, prompt = points(job, policy.prompt_points, as_of)
         return [
             Term("tier", tier, f"{job.tier or 'unknown'}: {tier} points"),
             Term("wait", wait, f"{waited:.0f} s: {wait} points"),
@@ -201,18 +219,15 @@ class _Ranking:
         self.bounds = _bounds(jobs, policy) if policy.rule == "levels" else ()
         self.behind = _backlogs(jobs, policy.user_burst) if policy.rule == "levels" else {}
 
-    def level(self, job: Job) -> float:
-        """Give the first thing that counts; within a level, age does."""
-        match self.policy.rule:
-            case "levels":
-                size = bisect_left(self.bounds, job.estimate_seconds)
-                return size - _shift(job, self.policy) + self.behind.get(job.id, 0)
-            case "seed":
-                return -sum(_points(job, self.policy, self.as_of))
-        return 0
-
     def __call__(self, job: Job) -> tuple[float, datetime, str]:
-        return self.level(job), job.submitted_at, job.id
+        """Give a job's level; within one, age counts."""
+        level: float = 0
+        if self.policy.rule == "levels":
+            size = bisect_left(self.bounds, job.estimate_seconds)
+            level = size - _shift(job, self.policy) + self.behind.get(job.id, 0)
+        elif self.policy.rule == "seed":
+            level = -sum(points(job, self.policy.prompt_points, self.as_of))
+        return level, job.submitted_at, job.id
 
 
 def _backlogs(jobs: Sequence[Job], user_burst: int) -> dict[str, int]:
@@ -233,9 +248,3 @@ def _age(job: Job) -> tuple[datetime, str]:
 
 def _shift(job: Job, policy: DispatchPolicy) -> int:
     return {str(Tier.PREMIUM): policy.premium_levels, str(Tier.PRO): policy.pro_levels}.get(job.tier or "", 0)
-
-
-def _points(job: Job, policy: DispatchPolicy, as_of: datetime) -> tuple[int, int, float]:
-    tier = _TIER_POINTS.get(job.tier or "", 0)
-    wait = int((as_of - job.submitted_at).total_seconds() // _SECONDS_PER_POINT)
-    return tier, wait, min(job.prompt_characters / _CHARACTERS_PER_POINT, policy.prompt_points)

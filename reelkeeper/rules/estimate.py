@@ -79,6 +79,11 @@ def learned(factors: Sequence[float], new: float | None) -> list[float]:
     return [*factors, *([] if new is None else [new])][-KEPT_FACTORS:]
 
 
+def expected_seconds(units: Decimal | float, load: float, factors: Sequence[float] = ()) -> float:
+    """Give the seconds of `estimate_processing_time` alone, which asks for far less work than its error."""
+    return round(prior_seconds(units, load) * _shrunk(factors), 1)
+
+
 def estimate_processing_time(units: Decimal | float, load: float, factors: Sequence[float] = ()) -> Estimate:
     """Estimate how long a job will take: the prior, times what was learned of its model, shrunk towards one."""
     prior, jobs = prior_seconds(units, load), len(factors)
@@ -90,7 +95,7 @@ def estimate_processing_time(units: Decimal | float, load: float, factors: Seque
         low, high = min(tenths[0], middle), max(tenths[-1], middle)
         others = [_shrunk([*factors[:place], *factors[place + 1 :]]) for place in range(jobs)]
         error = round(median(100 * abs(one / other - 1) for one, other in zip(factors, others, strict=True)), 1)
-    return Estimate(round(prior * middle, 1), round(prior * low, 1), round(prior * high, 1), error, jobs)
+    return Estimate(expected_seconds(units, load, factors), round(prior * low, 1), round(prior * high, 1), error, jobs)
 
 
 def _shrunk(factors: Sequence[float]) -> float:

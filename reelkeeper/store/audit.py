@@ -14,10 +14,14 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.errors import IntegrityDoubt
-from reelkeeper.store.engine import now
+from reelkeeper.store.engine import Clock
 from reelkeeper.store.tables import audit_events, deployment
 
 _BATCH = 2_000
+_LOCKED = sa.select(deployment.c.audit_events, deployment.c.audit_head).with_for_update().subquery()
+_END = sa.select(_LOCKED, Clock())  # the clock is read once the row is locked, so that times only grow
+_APPEND = sa.insert(audit_events)
+_MOVE_END = sa.update(deployment).values(audit_events=sa.bindparam("length"), audit_head=sa.bindparam("head"))
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -44,15 +48,12 @@ def append(session: Session, events: Sequence[Event]) -> None:
     """Write `events` at the end of the record. The last statement of a transaction: others wait here until it ends."""
     if not events:
         return
-    length, head = session.execute(
-        sa.select(deployment.c.audit_events, deployment.c.audit_head).with_for_update()
-    ).one()
-    at, rows = now(session), []
+    (length, head, at), rows = session.execute(_END).one(), []
     for place, event in enumerate(events, start=length + 1):
         previous, head = head, _digest(head, place, at, event)
         rows.append({**event._asdict(), "id": place, "at": at, "previous": previous, "digest": head})
-    session.execute(sa.insert(audit_events), rows)
-    session.execute(sa.update(deployment).values(audit_events=length + len(events), audit_head=head))
+    session.execute(_APPEND, rows)
+    session.execute(_MOVE_END, {"length": length + len(events), "head": head})
 
 
 def verify(session: Session) -> int:

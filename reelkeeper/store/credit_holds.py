@@ -23,23 +23,27 @@ class Held(NamedTuple):
 
 
 _HELD = tuple(credit_holds.c[name] for name in Held._fields)
+_BEGIN = sa.insert(credit_holds).values(
+    state=HoldState.OPEN,
+    captured_microusd=0,
+    refunded_microusd=0,
+    created_at=Clock(),
+    expires_at=Clock(sa.bindparam("lasting_seconds", type_=sa.Float)),
+)
 
 
 def begin(session: Session, user_id: str, amount_microusd: int, *, lasting_seconds: int, price_book: str | None) -> str:
     """Write an open hold; returns its id."""
     hold_id = uuid4().hex
     session.execute(
-        sa.insert(credit_holds).values(
-            id=hold_id,
-            user_id=user_id,
-            state=HoldState.OPEN,
-            amount_microusd=amount_microusd,
-            captured_microusd=0,
-            refunded_microusd=0,
-            price_book=price_book,
-            created_at=Clock(),
-            expires_at=Clock(lasting_seconds),
-        )
+        _BEGIN,
+        {
+            "id": hold_id,
+            "user_id": user_id,
+            "amount_microusd": amount_microusd,
+            "price_book": price_book,
+            "lasting_seconds": lasting_seconds,
+        },
     )
     return hold_id
 

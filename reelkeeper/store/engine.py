@@ -101,9 +101,9 @@ def reading(engine: sa.Engine) -> Iterator[Session]:
         yield session
 
 
-def changed(session: AnySession, statement: sa.Update | sa.Delete) -> int:
+def changed(session: AnySession, statement: sa.Update | sa.Delete, **parameters: Any) -> int:  # noqa: ANN401  the statement's own
     """Execute an UPDATE or DELETE and return how many rows it changed: the answer of a compare-and-set."""
-    return cast("sa.CursorResult[Any]", session.execute(statement)).rowcount
+    return cast("sa.CursorResult[Any]", session.execute(statement, parameters)).rowcount
 
 
 def insert_into(session: AnySession, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
@@ -114,14 +114,16 @@ def insert_into(session: AnySession, table: sa.Table) -> postgresql.Insert | sql
 class Clock(FunctionElement[datetime]):
     """The database's clock as an SQL expression, plus some seconds: `Lease.expires_at < Clock()`, `Clock(60)`.
 
-    Written as the columns are (six decimals on SQLite, of which three are known), so that text compares as time.
+    The seconds may be a parameter of the statement. Written as the columns are (six decimals on SQLite, of which three
+    are known), so that text compares as time.
     """
 
     type = UtcDateTime()
     inherit_cache = True
 
-    def __init__(self, seconds: float = 0) -> None:
-        super().__init__(sa.literal(float(seconds), sa.Float))
+    def __init__(self, seconds: float | sa.BindParameter[float] = 0) -> None:
+        said = seconds if isinstance(seconds, sa.BindParameter) else sa.literal(float(seconds), sa.Float)
+        super().__init__(said)
 
 
 @compiles(Clock, "sqlite")

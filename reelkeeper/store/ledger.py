@@ -29,6 +29,21 @@ _MOVED = (
     transfers.c.amount_microusd,
     transfers.c.at,
 )
+# Built once: to build a statement costs more than to send it.
+_FIRST = sa.select(transfers.c.request_sha256, *_MOVED).where(transfers.c.idempotency_key == sa.bindparam("key"))
+_ADD = (
+    sa.update(accounts)
+    .where(accounts.c.id == sa.bindparam("account"))
+    .values(balance_microusd=accounts.c.balance_microusd + sa.bindparam("amount", type_=sa.BigInteger))
+)
+_TAKE = _ADD.where(
+    sa.or_(
+        accounts.c.kind == AccountKind.HOUSE,
+        accounts.c.balance_microusd >= -sa.bindparam("amount", type_=sa.BigInteger),
+    )
+)
+_TRANSFER = sa.insert(transfers).values(at=Clock()).returning(*_MOVED)
+_ENTRIES = sa.insert(entries)
 
 
 class Request(NamedTuple):
@@ -63,9 +78,7 @@ def open_accounts(session: Session, user_id: str) -> None:
 
 def first(session: Session, request: Request) -> Moved | None:
     """Find what came of the same request before. Raises KeyReused when its key came with other parameters."""
-    row = session.execute(
-        sa.select(transfers.c.request_sha256, *_MOVED).where(transfers.c.idempotency_key == request.key)
-    ).one_or_none()
+    row = session.execute(_FIRST, {"key": request.key}).one_or_none()
     if row is None:
         return None
     if row.request_sha256 != request.sha256:
@@ -85,23 +98,12 @@ def move(session: Session, amounts: Mapping[str, int]) -> bool:
     (payer,) = (account for account, amount in amounts.items() if amount < 0)
     if sum(amounts.values()):
         raise IntegrityDoubt(f"a transfer that does not sum to zero: {dict(amounts)}; nothing was moved")
-    enough = sa.or_(accounts.c.kind == AccountKind.HOUSE, accounts.c.balance_microusd >= -amounts[payer])
-    if not _add(session, {payer: amounts[payer]}, enough):
+    if not changed(session, _TAKE, account=payer, amount=amounts[payer]):
         return False
-    gains = {account: amount for account, amount in amounts.items() if amount > 0}
-    if _add(session, gains, sa.true()) != len(gains):
-        raise IntegrityDoubt(f"one of the accounts {', '.join(gains)} is missing; nothing was moved")
+    for account, amount in amounts.items():
+        if amount > 0 and not changed(session, _ADD, account=account, amount=amount):
+            raise IntegrityDoubt(f"the account {account!r} is missing; nothing was moved")
     return True
-
-
-def _add(session: Session, amounts: Mapping[str, int], condition: sa.ColumnElement[bool]) -> int:
-    change = sa.case(dict(amounts), value=accounts.c.id)
-    return changed(
-        session,
-        sa.update(accounts)
-        .where(accounts.c.id.in_(list(amounts)), condition)
-        .values(balance_microusd=accounts.c.balance_microusd + change),
-    )
 
 
 def record(
@@ -116,22 +118,20 @@ def record(
 ) -> Moved:
     """Write the transfer and its entries, which nobody changes again."""
     row = session.execute(
-        sa.insert(transfers)
-        .values(
-            id=uuid4().hex,
-            idempotency_key=request.key,
-            request_sha256=request.sha256,
-            kind=request.kind,
-            user_id=user_id,
-            hold_id=hold_id,
-            amount_microusd=amount_microusd,
-            at=Clock(),
-            detail=dict(detail),
-        )
-        .returning(*_MOVED)
+        _TRANSFER,
+        {
+            "id": uuid4().hex,
+            "idempotency_key": request.key,
+            "request_sha256": request.sha256,
+            "kind": request.kind,
+            "user_id": user_id,
+            "hold_id": hold_id,
+            "amount_microusd": amount_microusd,
+            "detail": dict(detail),
+        },
     ).one()
     session.execute(
-        sa.insert(entries),
+        _ENTRIES,
         [
             {"transfer_id": row.id, "account_id": account, "amount_microusd": amount}
             for account, amount in amounts.items()

@@ -13,10 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model import VideoState
+from reelkeeper.model import Tier, VideoState
 from reelkeeper.model.money import Standing
 from reelkeeper.store.engine import changed, insert_into
-from reelkeeper.store.tables import blobs, storage_accounts, users, videos
+from reelkeeper.store.tables import blobs, reservations, storage_accounts, users, videos
 
 _LIVE = videos.join(blobs, blobs.c.id == videos.c.blob_id)
 _SIZE = sa.cast(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0), sa.BigInteger)  # PostgreSQL sums to NUMERIC
@@ -59,18 +59,15 @@ def adjust(session: Session, deltas: Mapping[str, int]) -> None:
     ensure(session, moved)
 
 
-def ensure(session: Session, user_ids: Iterable[str]) -> None:
-    """Count those of `user_ids` who have no account yet."""
+def ensure(session: Session, user_ids: Iterable[str]) -> int:
+    """Count those of `user_ids` who have no account yet; returns how many there were."""
     wanted = list(user_ids)
     if not wanted:
-        return
+        return 0
     there = sa.exists().where(storage_accounts.c.user_id == users.c.id)
     chosen = sa.select(users.c.id, _count_of(users.c.id), sa.literal(0)).where(users.c.id.in_(wanted), ~there)
-    session.execute(
-        insert_into(session, storage_accounts)
-        .from_select(["user_id", "used_bytes", "reserved_bytes"], chosen)
-        .on_conflict_do_nothing()
-    )
+    insert = insert_into(session, storage_accounts).from_select(["user_id", "used_bytes", "reserved_bytes"], chosen)
+    return len(session.execute(insert.on_conflict_do_nothing().returning(storage_accounts.c.user_id)).all())
 
 
 def _count_of(user_id: sa.ColumnElement[Any]) -> sa.ScalarSelect[int]:
@@ -94,22 +91,34 @@ def standing(session: Session, user_id: str) -> Standing | None:
     return Standing._make(row) if row else None
 
 
-def promise(session: Session, user_id: str, size_bytes: int, by_tier: Mapping[str, int]) -> bool:
+def _promise() -> sa.Update:
+    by_tier = {str(tier): sa.bindparam(f"of_{tier}", type_=sa.BigInteger) for tier in Tier}
+    granted = sa.select(sa.case(by_tier, value=users.c.tier)).where(users.c.id == storage_accounts.c.user_id)
+    quota = sa.func.coalesce(storage_accounts.c.quota_bytes, granted.scalar_subquery())
+    size = sa.bindparam("size_bytes", type_=sa.BigInteger)
+    taken = storage_accounts.c.used_bytes + storage_accounts.c.reserved_bytes
+    is_new = ~sa.exists().where(reservations.c.id == sa.bindparam("key"))
+    return (
+        sa.update(storage_accounts)
+        .where(storage_accounts.c.user_id == sa.bindparam("owner"), taken + size <= quota, is_new)
+        .values(reserved_bytes=storage_accounts.c.reserved_bytes + size)
+    )
+
+
+_PROMISE = _promise()
+
+
+def promise(session: Session, user_id: str, size_bytes: int, key: str, by_tier: Mapping[str, int]) -> bool:
     """Reserve bytes if they fit into the user's quota; False, and nothing has changed, if not, or if it is unknown.
 
-    `by_tier` says what each tier grants. What the user used, was promised and may store is read in the UPDATE itself.
+    Nor is anything changed where there is a reservation `key`. `by_tier` says what each tier grants. What the user
+    used, was promised and may store is read in the UPDATE itself.
     """
-    ensure(session, [user_id])
-    granted = sa.select(sa.case(dict(by_tier), value=users.c.tier)).where(users.c.id == storage_accounts.c.user_id)
-    quota = sa.func.coalesce(storage_accounts.c.quota_bytes, granted.scalar_subquery())
-    taken = storage_accounts.c.used_bytes + storage_accounts.c.reserved_bytes
-    promised = changed(
-        session,
-        sa.update(storage_accounts)
-        .where(storage_accounts.c.user_id == user_id, taken + size_bytes <= quota)
-        .values(reserved_bytes=storage_accounts.c.reserved_bytes + size_bytes),
+    granted = {f"of_{tier}": by_tier.get(tier) for tier in Tier}
+    asked = {"owner": user_id, "size_bytes": size_bytes, "key": key, **granted}
+    return bool(
+        changed(session, _PROMISE, **asked) or (ensure(session, [user_id]) and changed(session, _PROMISE, **asked))
     )
-    return promised == 1
 
 
 def take_back(session: Session, user_id: str, size_bytes: int) -> bool:

@@ -12,11 +12,14 @@ from reelkeeper.store.tables import controls, jobs
 CONCURRENCY: Final = "concurrency"  # {"limit": jobs at once, ...}
 ESTIMATES: Final = "estimates"  # {model: by which factors the prior was wrong, the last ones}
 
+_REMEMBERED = sa.select(controls.c.name, controls.c.state).where(
+    controls.c.name.in_(sa.bindparam("names", expanding=True))
+)
+
 
 def remembered(session: Session, names: Sequence[str]) -> dict[str, Any]:
     """Give what is remembered under each of `names` that is known."""
-    chosen = sa.select(controls.c.name, controls.c.state).where(controls.c.name.in_(names))
-    return dict(session.execute(chosen).all())
+    return dict(session.execute(_REMEMBERED, {"names": names}).all())
 
 
 def slots_of(memory: dict[str, Any], otherwise: int) -> int:

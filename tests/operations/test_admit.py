@@ -24,7 +24,7 @@ from reelkeeper.rules.quote import PriceBook
 from reelkeeper.store.engine import Clock, open_engine, reading, transaction
 from reelkeeper.store.steering import ESTIMATES
 from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, reservations, users, videos
-from reelkeeper.store.waiting import LEADS
+from reelkeeper.store.waiting import leads
 from tests.operations.books import DOLLAR, assert_books_balance, assert_bytes_add_up, balances, make_user, storage
 from tests.operations.desk import ask, claim, fox, make, row
 
@@ -227,7 +227,7 @@ def test_place_and_wait_count_the_shorter_jobs_and_what_was_learned_of_the_model
 def test_a_leader_is_found_by_its_index(desk: sa.Engine) -> None:
     if desk.dialect.name != "sqlite":
         pytest.skip("PostgreSQL plans by statistics, of which an empty table has none")
-    chosen = sa.select(jobs.c.id).where(jobs.c.cache_key == sa.literal_column("'x'"), LEADS)
+    chosen = sa.select(jobs.c.id).where(jobs.c.cache_key == sa.literal_column("'x'"), leads(jobs))
     with reading(desk) as session:
         plan = session.execute(sa.text(f"EXPLAIN QUERY PLAN {chosen.compile(desk)}")).all()
     assert "one_leader_per_request" in str(plan)

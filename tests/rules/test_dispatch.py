@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from reelkeeper.model.jobs import Job
-from reelkeeper.rules.dispatch import DispatchPolicy, class_bounds, explain, first, order
+from reelkeeper.rules.dispatch import DispatchPolicy, Line, class_bounds, explain, first, order
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 TIERS = ("free", "premium", "pro", None, "gold")
@@ -65,6 +65,21 @@ def test_what_a_free_slot_takes_is_the_head_of_the_order(
 ) -> None:
     if jobs:
         assert first(jobs, policy, NOON, credit).job == order(jobs, policy, NOON, credit)[0]
+
+
+@given(queues, policies, st.floats(0, 10**4), st.sampled_from(["x", "y", None]), st.booleans())
+def test_slots_that_are_filled_together_take_what_they_would_take_one_by_one(
+    jobs: list[Job], policy: DispatchPolicy, credit: float, warm: str | None, bounded: bool
+) -> None:
+    if bounded:
+        policy = policy.model_copy(update={"class_bounds_seconds": (100.0, 1_000.0, 10_000.0)})
+    line, left = Line(jobs, policy, NOON), list(jobs)
+    while left:
+        choice = line.first(credit, warm)
+        assert choice == first(left, policy, NOON, credit, warm)
+        credit = choice.credit_seconds
+        left.remove(choice.job)
+        line.start(choice.job)
 
 
 @given(queues.filter(bool), policies)
