@@ -21,13 +21,15 @@ from anyio.abc import TaskStatus
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.settings import PREFECT_WORKER_QUERY_SECONDS
-from prefect.states import Cancelled
+from prefect.states import AwaitingRetry, Cancelled
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 from prefect.workers.server import _run_healthcheck_server
 
+from deployments.engine import HAND_OVER
 from deployments.folder import HOME
 
-MERCY_SECONDS: Final = 15.0  # between SIGTERM and SIGKILL, for a run that was not waited for
+MERCY_SECONDS: Final = 15.0  # for a run that is handed over to end in order; then it is killed
+_HANDED_OVER: Final = "Its worker was stopped, and handed it over"
 _MISSED: Final = "It was missed: no worker was there, and a later run of the same schedule does its work"
 _TICK_SECONDS: Final = 0.2
 
@@ -56,6 +58,7 @@ with warnings.catch_warnings():
             self.at_work: dict[UUID, str] = {}
             self.is_draining = False
             self._pids: dict[UUID, int] = {}
+            self._handed_over = set[UUID]()
 
         @property
         def is_idle(self) -> bool:
@@ -67,6 +70,8 @@ with warnings.catch_warnings():
             if self.is_draining:
                 return []
             try:
+                if not self._has_successfully_synced:  # its pool may have been made since
+                    await super()._sync_and_initialize()
                 return await super().get_and_submit_flow_runs()
             except httpx.HTTPError as error:
                 self._logger.warning("Prefect's server does not answer: %r", error)
@@ -91,19 +96,29 @@ with warnings.catch_warnings():
             configuration: ProcessJobConfiguration,
             task_status: TaskStatus[int] | None = None,
         ) -> ProcessWorkerResult:
-            """Run one, and know of it."""
-            self.at_work[flow_run.id] = flow_run.name
+            """Run one, and know of it; put it back where it was handed over."""
+            self.at_work[flow_run.id] = configuration.labels.get("prefect.io/flow-name", flow_run.name)
             try:
-                return await super().run(flow_run, configuration, _Noting(self._pids, flow_run.id, task_status))  # type: ignore[arg-type]  # all that is asked of one
+                noting = _Noting(self._pids, flow_run.id, task_status)
+                result = await super().run(flow_run, configuration, noting)  # type: ignore[arg-type]  # all that is asked of one
+                if flow_run.id in self._handed_over:
+                    await self._put_back(flow_run.id)
+                return result
             finally:
                 self.at_work.pop(flow_run.id, None)
                 self._pids.pop(flow_run.id, None)
 
-        def signal_runs(self, number: signal.Signals) -> None:
-            """Send a signal to each run at work, and to what it has started; the worker reports them as crashed."""
+        async def _put_back(self, run_id: UUID) -> None:
+            state = (await self.client.read_flow_run(run_id)).state
+            if state is None or state.is_crashed() or not state.is_final():
+                await self.client.set_flow_run_state(run_id, AwaitingRetry(message=_HANDED_OVER))
+
+        def hand_over(self, number: signal.Signals) -> None:
+            """Signal each run at work, so that it ends; the next worker begins it again."""
+            self._handed_over.update(self._pids)
             for pid in list(self._pids.values()):
                 with suppress(ProcessLookupError):
-                    os.killpg(pid, number)
+                    os.kill(pid, number)
 
 
 class _Noting:
@@ -135,7 +150,7 @@ def superseded(runs: Iterable[FlowRun]) -> set[UUID]:
 async def work(
     pools: Sequence[str], *, limit: int, patience: float, healthcheck: bool, say: Callable[[str], None]
 ) -> None:
-    """Work for these pools until SIGTERM or SIGINT, then drain; the second signal ends the runs at work at once."""
+    """Work for these pools until SIGTERM or SIGINT, then drain; the second signal hands over at once."""
     os.environ.setdefault(HOME, os.getcwd())  # noqa: PTH109  as it is written, links and all
     workers = [Worker(pool, limit) for pool in pools]
     asked, hurried = asyncio.Event(), asyncio.Event()
@@ -170,15 +185,15 @@ async def _drain(
         one.is_draining = True
     names = [name for one in workers for name in one.at_work.values()]
     if names:
-        say(f"Takes no more runs, and waits up to {patience:.0f} s for {', '.join(names)}; once more ends them.")
+        say(f"Takes no more runs, and waits up to {patience:.0f} s for {', '.join(names)}; once more hands them over.")
     if await _idle(workers, patience, hurried):
         return
-    for number, seconds in ((signal.SIGTERM, MERCY_SECONDS), (signal.SIGKILL, MERCY_SECONDS)):
+    for number in (HAND_OVER, signal.SIGKILL):
         names = [name for one in workers for name in one.at_work.values()]
-        say(f"Ends {', '.join(names) or 'what was about to begin'} ({number.name}): the next run goes on from there.")
+        say(f"Hands over {', '.join(names) or 'what was about to begin'}: the next worker begins it again.")
         for one in workers:
-            one.signal_runs(number)
-        if await _idle(workers, seconds):
+            one.hand_over(number)
+        if await _idle(workers, MERCY_SECONDS):
             return
 
 

@@ -23,6 +23,7 @@ from reelkeeper.cli import (
     simulate,
     status,
     tokens,
+    up,
     videos,
     watchdog,
     worker,
@@ -55,6 +56,7 @@ app.command(rich_help_panel=MONEY)(forecast.forecast)
 app.add_typer(alerts.group, name="alerts", rich_help_panel=TELL)
 app.command(rich_help_panel=TELL)(watchdog.watchdog)
 app.command(rich_help_panel=SERVE)(api.api)
+app.command(rich_help_panel=SERVE)(up.up)
 app.command(rich_help_panel=SERVE)(worker.worker)
 app.add_typer(tokens.group, name="tokens", rich_help_panel=SERVE)
 app.command(rich_help_panel=SETUP)(bootstrap.bootstrap)

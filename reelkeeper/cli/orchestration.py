@@ -52,9 +52,14 @@ def prepare(state_dir: Path) -> bool:
     return alone and not os.environ.get("PREFECT_PROFILE")
 
 
-def join_server(state_dir: Path) -> None:
-    """Prepare a process that works for a server, and says on its console what it does. Raises Misconfigured."""
+def stay(state_dir: Path) -> bool:
+    """Prepare a process that stays, and says on its console what it does."""
     for name, value in _STAYING.items():
         os.environ.setdefault(name, value)
-    if prepare(state_dir):
+    return prepare(state_dir)
+
+
+def join_server(state_dir: Path) -> None:
+    """Prepare a process that works for a server. Raises Misconfigured where none is named."""
+    if stay(state_dir):
         raise Misconfigured("PREFECT_API_URL is not set: it says where Prefect's server is, e.g. http://HOST:4200/api")

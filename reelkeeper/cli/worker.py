@@ -19,9 +19,9 @@ def worker(
         bool, typer.Option("--healthcheck", help="Answer GET /health at PREFECT_WORKER_WEBSERVER_PORT (8080).")
     ] = False,
 ) -> None:
-    """Run flows of these work pools until Ctrl-C or SIGTERM; then it waits for its runs, and takes no more.
+    """Run flows of these work pools until Ctrl-C or SIGTERM; then it takes no more runs, and waits for its own.
 
-    What it cannot wait for is ended and marked as crashed, which frees its slot; the next run goes on from there.
+    What it cannot wait for ends in order and is handed over: the next worker begins it again, with the same parameters.
     """
     orchestration.join_server(configured().state_dir)
     import asyncio

@@ -1,0 +1,77 @@
+"""Bring a server of `reelkeeper up` to work: set it up, end dead runs, deploy prefect.yaml, begin a first run.
+
+`python -m deployments.deploy PREFECT_YAML MOMENT`: what was at work before this moment died with the last `up`, since
+all its processes end with it. Their slots are free then, and the next runs go on.
+"""
+
+import runpy
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import StateType
+from prefect.states import Crashed
+
+from deployments.bootstrap import bootstrap
+from reelkeeper.settings import settings
+from reelkeeper.store.opening import open_store
+
+FIRST: Final = ("sync-catalog/scheduled", "deliver-alerts/scheduled")  # what a new server runs at once, to see it work
+_AT_WORK: Final = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+_DIED: Final = "It died with the `reelkeeper up` that ran it"
+_PAGE: Final = 200
+READY_SECONDS: Final = 240.0  # a first start makes Prefect's database: 10 s alone, a minute on a busy machine
+
+
+def wait_for_server(client: SyncPrefectClient) -> None:
+    """Wait until the server answers. Raises what it last said when it takes too long."""
+    ends = time.monotonic() + READY_SECONDS
+    while error := client.api_healthcheck():
+        if time.monotonic() > ends:
+            raise error
+        time.sleep(0.25)
+
+
+def end_dead_runs(client: SyncPrefectClient, before: datetime) -> int:
+    """Mark as crashed what was at work before that moment; returns how many there were."""
+    at_work = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_AT_WORK)))
+    found = client.read_flow_runs(flow_run_filter=at_work, limit=_PAGE)
+    dead = [run for run in found if run.state and run.state.timestamp < before]
+    for run in dead:
+        client.set_flow_run_state(run.id, Crashed(message=_DIED))
+    return len(dead)
+
+
+def begin_first(client: SyncPrefectClient) -> None:
+    """Start what shows that all is well, once in the life of a server: the same key again is the same run."""
+    for name in FIRST:
+        deployment = client.read_deployment_by_name(name)
+        client.create_flow_run_from_deployment(deployment.id, idempotency_key=f"first of {name}", tags=["first"])
+
+
+def deploy(written: Path) -> None:
+    """Do what `prefect deploy --all` does. Raises SystemExit where that fails."""
+    sys.argv = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(written)]
+    try:
+        runpy.run_module("prefect", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code:
+            raise
+
+
+def main(written: str, moment: str) -> None:
+    """Do it all."""
+    with get_client(sync_client=True) as client, open_store(settings()) as engine:
+        wait_for_server(client)
+        print(*bootstrap(engine=engine, api_url=settings().api_url), sep="\n", flush=True)
+        print(f"{end_dead_runs(client, datetime.fromisoformat(moment))} dead runs ended.", flush=True)
+        deploy(Path(written))
+        begin_first(client)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,194 @@
+"""`reelkeeper up`: everything on one machine, by one command. What each part is stands in `_live`."""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from deployments.folder import HOME
+from deployments.supervisor import Part, Supervisor
+from reelkeeper.errors import LeaseLost, Misconfigured, ReelkeeperError
+from reelkeeper.operations.depot import open_depot
+from reelkeeper.settings import Settings
+from reelkeeper.store import schema
+from reelkeeper.store.engine import open_engine
+
+UI_PORT, API_PORT = 4200, 8787
+WATCHDOG_SECONDS, FIRST_WATCHDOG_SECONDS = 300.0, 600.0  # the first late: what was missed is being caught up
+DRAIN_MARGIN_SECONDS: Final = 45.0  # beyond its patience: a worker hands over, and ends
+TICK_SECONDS: Final = 0.25
+_LOCAL: Final = "127.0.0.1"
+
+
+class Up:
+    """One `reelkeeper up`. `tell` hears what happens: a word for programs, a sentence for people."""
+
+    def __init__(
+        self, settings: Settings, tell: Callable[..., None], *, port: int | None, api_port: int | None, patience: float
+    ) -> None:
+        self.settings, self.tell, self.patience = settings, tell, patience
+        self.state = settings.state_dir.absolute()
+        self.logs = self.state / "logs"
+        self.written = _written()
+        self.asked = 0  # how often it was told to stop
+        self.began = time.monotonic()
+        self.moment = datetime.now(UTC)
+        self.port, self.api_port = _ports(self.state / "up.json", port, api_port)
+        self.ui_url, self.api_url = f"http://{_LOCAL}:{self.port}", f"http://{_LOCAL}:{self.api_port}"
+        self.supervisor = Supervisor(self._environment(), lambda text: tell("part", text))
+
+    def run(self) -> None:
+        """Start everything, keep it alive until told to stop, and stop it in order."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._told)
+        self.tell("starting", f"Starting in {self.state}; a first start takes a minute.")
+        start, patience = self.supervisor.start, str(self.patience)
+        try:
+            server = [sys.executable, "-m", "prefect", "server", "start", "--host", _LOCAL, "--port", str(self.port)]
+            start(self._part("server", "Prefect's server", server, 10))
+            if self.settings.database_url:
+                _upgrade(self.settings)
+            with open_depot(self.settings):  # makes the store, and starts the embedded objects, which the parts share
+                worker = [*_ours("worker"), "default", "transcode", "--patience", patience]
+                start(self._part("worker", "The worker", worker, self.patience + DRAIN_MARGIN_SECONDS))
+                start(self._part("api", "The API", [*_ours("api"), "--port", str(self.api_port)], 25))
+                self._deploy()
+                self._watch()
+                self._drain()
+        finally:
+            self.supervisor.stop(hurried=lambda: self.asked > 1)
+        self.tell("stopped", "Stopped. Everything is kept; reelkeeper up goes on from here.")
+
+    def _deploy(self) -> None:
+        words = [sys.executable, "-m", "deployments.deploy", str(self.written), self.moment.isoformat()]
+        part = self._part("deploy", "The deployment", words, 5)
+        if self.supervisor.run(part, until=lambda: bool(self.asked), tick=self._tick):
+            raise ReelkeeperError(f"prefect.yaml could not be deployed, see {part.log}; its end: {part.last_words()}")
+        if not self.asked:
+            self._say_ready()
+
+    def _watch(self) -> None:
+        due = time.monotonic() + FIRST_WATCHDOG_SECONDS
+        watchdog = self._part("watchdog", "The watchdog", _ours("watchdog"), 5)
+        while not self.asked:
+            self._tick()
+            if time.monotonic() >= due:
+                due = time.monotonic() + WATCHDOG_SECONDS
+                if self.supervisor.run(watchdog, until=lambda: bool(self.asked), tick=self._tick):
+                    self.tell("watchdog", f"The watchdog has found something: see {watchdog.log}")
+
+    def _tick(self) -> None:
+        self.supervisor.look()
+        time.sleep(TICK_SECONDS)
+
+    def _drain(self) -> None:
+        self.tell(
+            "stopping",
+            f"Stopping: waits up to {self.patience:.0f} s for runs at work, and hands over what is left. "
+            "Ctrl-C again stops at once.",
+        )
+        self.supervisor.stop(["worker"], hurried=lambda: self.asked > 1)
+
+    def _say_ready(self) -> None:
+        self.tell(
+            "ready",
+            f"Up after {time.monotonic() - self.began:.0f} s.\n"
+            f"  Prefect  {self.ui_url}   what runs, and when\n"
+            f"  API      {self.api_url}   tokens: reelkeeper tokens create NAME --scope jobs\n"
+            f"  State    {self.state}   store, objects, Prefect's database\n"
+            f"  Logs     {self.logs}\n"
+            "Ctrl-C stops it in order.",
+            ui_url=self.ui_url,
+            api_url=self.api_url,
+            state=str(self.state),
+            seconds=round(time.monotonic() - self.began, 1),
+        )
+
+    def _told(self, *_: object) -> None:
+        self.asked += 1
+
+    def _part(self, name: str, does: str, argv: list[str], stop_seconds: float) -> Part:
+        return Part(name, does, argv, self.logs / f"{name}.log", stop_seconds)
+
+    def _environment(self) -> dict[str, str]:
+        local = f"http://localhost:{self.port}"
+        secret = os.environ.get("PREFECT_SERVER_API_AUTH_STRING", "")
+        return {
+            **({"PREFECT_API_AUTH_STRING": secret} if secret else {}),
+            HOME: os.getcwd(),  # noqa: PTH109  as it is written, links and all
+            **os.environ,
+            "PREFECT_API_URL": f"{self.ui_url}/api",
+            "PREFECT_UI_URL": self.ui_url,
+            "PREFECT_SERVER_UI_API_URL": "/api",  # or the page asks at port 4200
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{self.ui_url},{local}",  # no other page of a browser here
+            "REELKEEPER_STATE_DIR": str(self.state),
+            "REELKEEPER_API_URL": self.api_url,
+        }
+
+
+@contextmanager
+def alone(state: Path) -> Iterator[None]:
+    """Hold the state folder. Raises LeaseLost while another `up` holds it."""
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / "up.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise LeaseLost(f"reelkeeper up is at work in {state} already, as process {lock.read().strip()}") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _ports(kept: Path, port: int | None, api_port: int | None) -> tuple[int, int]:
+    """Choose ports: those asked for, those of the last time, the usual ones, or free ones, in this order."""
+    last = json.loads(kept.read_text()) if kept.exists() else {}
+    chosen = (
+        _free("--port", port, last.get("port", UI_PORT)),
+        _free("--api-port", api_port, last.get("api_port", API_PORT)),
+    )
+    kept.write_text(json.dumps({"port": chosen[0], "api_port": chosen[1]}))
+    return chosen
+
+
+def _free(option: str, asked: int | None, usual: int) -> int:
+    for port in (asked,) if asked else (usual, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((_LOCAL, port))
+            except OSError:
+                continue
+            found: int = probe.getsockname()[1]
+            return found
+    raise Misconfigured(f"port {asked} is taken; give another {option}, or none for a free one")
+
+
+def _written() -> Path:
+    """Find prefect.yaml: of this folder, or of the checkout that this is part of."""
+    for folder in (Path.cwd(), Path(__file__).parent.parent):
+        if (folder / "prefect.yaml").exists():
+            return folder / "prefect.yaml"
+    raise Misconfigured("no prefect.yaml here: it says what runs when; take the one of Reelkeeper's repository")
+
+
+def _upgrade(settings: Settings) -> None:
+    engine = open_engine(settings.store_url)
+    try:
+        schema.upgrade(engine)
+    finally:
+        engine.dispose()
+
+
+def _ours(command: str) -> list[str]:
+    return [str(Path(sys.executable).with_name("reelkeeper")), command]
