@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 PEERS := .venv-peers/.installed
 TWO := --numprocesses 2 --dist worksteal   # two tests at a time; each worker has servers of its own
 
-.PHONY: demo test test-long check fmt bench lock clean
+.PHONY: demo test test-long check docs fmt bench lock clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): requirements.lock pyproject.toml
@@ -29,6 +29,9 @@ check: $(STAMP)         ## format, lint, types, imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(STAMP)          ## the documentation, in build/docs/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 fmt: $(STAMP)           ## write the format and the safe fixes
 	$(BIN)/ruff format .

@@ -46,7 +46,6 @@ def tier_storage(
         judge = partial(guard.within, limits, plan)
         if dry_run:
             return plans.preview(depot, plan, run_id, judge)
-        transcodes.require_workers()
 
         with depots.lease(depot, "tier_storage") as lease:
             plans.claim(depot, plan, terms, judge, run_id)

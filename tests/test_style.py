@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ("reelkeeper", "tasks", "flows", "deployments")
-ROOMS = (*SHIPPED, "bench", "tests")
+ROOMS = (*SHIPPED, "bench", "docs", "tests")
 MOST_LINES = 250
 
 

@@ -59,4 +59,4 @@ def needs(scope: Scope) -> Any:  # noqa: ANN401  what FastAPI's Security gives
         return caller
 
     checked: Callable[..., Awaitable[Caller]] = check
-    return Depends(checked)
+    return Security(checked, scopes=[scope])  # so that the schema says which

@@ -1,9 +1,7 @@
 """Fixtures of the flows' tests: a Prefect server of the session, and a small deployment that settings point at."""
 
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -23,6 +21,7 @@ os.environ.update(
 )
 
 import pytest
+import sqlalchemy as sa
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
@@ -32,8 +31,6 @@ from tests.buckets import BUCKET
 from tests.doubles.r2 import R2Double
 from tests.faults.world import World
 from tests.flows.scenes import Scene
-
-MakeScene = Callable[[], Scene]
 
 
 @pytest.fixture(scope="session")
@@ -47,45 +44,31 @@ def prefect_server() -> Iterator[None]:
 
 
 @pytest.fixture
-def make_scene(
+def scene(
     prefect_server: None,  # noqa: ARG001  it must be up
-    migrated_file: Path,
+    sqlite_engine: sa.Engine,
     endpoint: Endpoint,
     double: R2Double,
     tiny_clip: Path,
     tmp_path: Path,
+    prefix: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[MakeScene]:
-    """Make deployments of a few videos, and have the flows open the last one by their settings, as in production."""
-    made: list[Scene] = []
-
-    def make() -> Scene:
-        folder = tmp_path / secrets.token_hex(6)
-        folder.mkdir()
-        store = shutil.copyfile(migrated_file, folder / "store.sqlite3")
-        world = World.make(folder, f"sqlite:///{store}", endpoint, double, clip=tiny_clip)
-        at = world.address
-        for name, value in {
-            "DATABASE_URL": at.store_url,
-            "S3_ENDPOINT_URL": at.endpoint_url,
-            "S3_ACCESS_KEY_ID": at.access_key_id,
-            "S3_SECRET_ACCESS_KEY": at.secret_access_key,
-            "BUCKET": BUCKET,
-            "PREFIX": at.prefix,
-            "STATE_DIR": at.folder,
-        }.items():
-            monkeypatch.setenv(f"REELKEEPER_{name}", value)
-        settings.cache_clear()
-        made.append(Scene(world))
-        return made[-1]
-
-    yield make
-    for scene in made:
-        scene.engine.dispose()
+) -> Iterator[Scene]:
+    """A deployment of a few videos, which the flows open by their settings as they do in production."""
+    folder = tmp_path / prefix.partition("/")[0]
+    folder.mkdir()
+    world = World.make(folder, str(sqlite_engine.url), endpoint, double, clip=tiny_clip)
+    at = world.address
+    for name, value in {
+        "DATABASE_URL": at.store_url,
+        "S3_ENDPOINT_URL": at.endpoint_url,
+        "S3_ACCESS_KEY_ID": at.access_key_id,
+        "S3_SECRET_ACCESS_KEY": at.secret_access_key,
+        "BUCKET": BUCKET,
+        "PREFIX": at.prefix,
+        "STATE_DIR": at.folder,
+    }.items():
+        monkeypatch.setenv(f"REELKEEPER_{name}", value)
     settings.cache_clear()
-
-
-@pytest.fixture
-def scene(make_scene: MakeScene) -> Scene:
-    """A deployment of a few videos."""
-    return make_scene()
+    yield Scene(world)
+    settings.cache_clear()

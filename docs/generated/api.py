@@ -1,0 +1,106 @@
+"""The HTTP API, from the OpenAPI schema that the server itself gives."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from docs.generated.tables import kind, table
+from reelkeeper.api.app import create_app
+from reelkeeper.api.backing import Backing
+from reelkeeper.operations.depot import Depot
+
+_METHODS: Final = ("get", "post", "put", "delete")
+_BY_ALL: Final = {"400", "401", "403", "413", "422", "429", "500", "503"}  # said once for all routes
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """Give the schema. No store and no bucket is opened for it."""
+    nowhere = Depot(sa.create_engine("sqlite://"), bucket=None, deployment_id="docs")  # type: ignore[arg-type]  # nothing is asked of it
+    found: dict[str, Any] = create_app(Backing(nowhere, Path("scratch"))).openapi()
+    return found
+
+
+def routes() -> list[tuple[str, str, dict[str, Any]]]:
+    """Give method, path and what the schema says of every route."""
+    return [
+        (method.upper(), path, said)
+        for path, methods in schema()["paths"].items()
+        for method, said in methods.items()
+        if method in _METHODS
+    ]
+
+
+def sections(_argument: str = "") -> str:
+    """Give a section for each route."""
+    return "\n\n".join(_section(*one) for one in routes())
+
+
+def schemas(_argument: str = "") -> str:
+    """Give a section for each kind of body."""
+    found = schema()["components"]["schemas"]
+    return "\n\n".join(_body(name, found[name]) for name in sorted(found) if "properties" in found[name])
+
+
+def _section(method: str, path: str, said: dict[str, Any]) -> str:
+    scopes = [scope for one in said.get("security", []) for found in one.values() for scope in found]
+    needed = f"It needs the scope `{scopes[0]}`." if scopes else "It needs no token."
+    summary = str(said.get("summary", "")).rstrip("?.")
+    parts = [f"### {method} {path}", f"**{summary}.** {said.get('description', '')}", needed]
+    if asked := said.get("parameters"):
+        rows = [
+            (
+                f"`{one['name']}`",
+                one["in"],
+                kind(one["schema"], _definitions()) + ("" if one.get("required") else ", may be left out"),
+                one.get("description", ""),
+            )
+            for one in asked
+        ]
+        parts.append(table(("parameter", "in", "what it is", "what it says"), rows))
+    if content := said.get("requestBody", {}).get("content", {}).get("application/json"):
+        parts.append(f"The body is {_named(content['schema'])}.")
+        if example := _example(content["schema"]):
+            parts.append(f"```json\n{json.dumps(example, indent=2)}\n```")
+    answers = [
+        (status, answer["description"], _answered(answer))
+        for status, answer in said["responses"].items()
+        if status not in _BY_ALL or "application/problem+json" not in answer.get("content", {})
+    ]
+    parts.append(table(("answer", "when", "body"), answers))
+    return "\n\n".join(parts)
+
+
+def _body(name: str, said: dict[str, Any]) -> str:
+    needed = said.get("required", [])
+    rows = [
+        (
+            f"`{field}`",
+            kind(one, _definitions()) + ("" if field in needed else ", may be left out"),
+            one.get("description", ""),
+        )
+        for field, one in said["properties"].items()
+    ]
+    return f"### {name}\n\n{said.get('description', '')}\n\n{table(('field', 'what it is', 'what it says'), rows)}"
+
+
+def _answered(answer: dict[str, Any]) -> str:
+    content = answer.get("content", {})
+    return ", ".join(f"{_named(one.get('schema', {}))} as `{kind_}`" for kind_, one in content.items()) or "none"
+
+
+def _named(said: dict[str, Any]) -> str:
+    name = str(said.get("$ref", "")).rpartition("/")[2]
+    return f"[{name}](#{name.lower()})" if name else kind(said, _definitions()) if said else "anything"
+
+
+def _example(said: dict[str, Any]) -> Any:  # noqa: ANN401  whatever a body is
+    return next(iter(_definitions().get(str(said.get("$ref", "")).rpartition("/")[2], {}).get("examples", [])), None)
+
+
+def _definitions() -> dict[str, Any]:
+    found: dict[str, Any] = schema()["components"]["schemas"]
+    return found

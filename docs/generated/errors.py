@@ -1,0 +1,40 @@
+"""Exit codes, from the errors that carry them."""
+
+import inspect
+from collections.abc import Iterator
+
+from docs.generated import tables
+from reelkeeper import errors
+from reelkeeper.errors import ReelkeeperError
+
+
+def kinds() -> Iterator[type[ReelkeeperError]]:
+    """Give every kind of error, the root first."""
+    waiting = [ReelkeeperError]
+    while waiting:
+        one = waiting.pop(0)
+        yield one
+        waiting += one.__subclasses__()
+
+
+def codes() -> dict[int, list[type[ReelkeeperError]]]:
+    """Give the kinds of error by exit code."""
+    found: dict[int, list[type[ReelkeeperError]]] = {}
+    for one in kinds():
+        found.setdefault(one.exit_code, []).append(one)
+    return dict(sorted(found.items()))
+
+
+def table(_argument: str = "") -> str:
+    """Give each exit code with the errors that end a command with it."""
+    rows = [("0", "-", "Done.")]
+    for code, found in codes().items():
+        said = " ".join(inspect.cleandoc(one.__doc__ or "").splitlines()[0] for one in found[:1])
+        rows.append((str(code), ", ".join(f"`{one.__name__}`" for one in found), said))
+    return tables.table(("code", "errors", "in general"), rows)
+
+
+def tree(_argument: str = "") -> str:
+    """Give the tree that the errors form, as it is drawn in the code."""
+    drawn = inspect.cleandoc(errors.__doc__ or "").partition("\n\n")[2].strip()
+    return f"```text\n{drawn}\n```"

@@ -1,0 +1,109 @@
+"""The flows: what their docstrings, their parameters and prefect.yaml say."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, get_type_hints
+
+import yaml
+from prefect import Flow
+from pydantic import BaseModel, TypeAdapter
+
+from docs.generated.tables import code, kind, table
+
+ROOT: Final = Path(__file__).parents[2]
+_SAID: Final = {  # the same in every flow that has them
+    "dry_run": "Say what would be done, and do nothing",
+    "as_of": "The moment to judge by; unset: when the run was due",
+    "plan_id": "A saved plan to carry out as it stands; unset: a new one is drawn",
+}
+
+
+def names() -> list[str]:
+    """Give every flow, in the order of the schedule and then by name."""
+    found = sorted(path.stem for path in (ROOT / "flows").glob("[a-z]*.py"))
+    scheduled = [one["entrypoint"].rpartition(".")[2] for one in deployments()]
+    return sorted(found, key=lambda name: scheduled.index(name) if name in scheduled else len(scheduled))
+
+
+def deployments() -> list[dict[str, Any]]:
+    """Give what prefect.yaml deploys."""
+    found: list[dict[str, Any]] = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    return found
+
+
+def parameters(name: str) -> Iterator[tuple[str, Any, Any]]:
+    """Give each parameter of a flow: its name, its annotation and its default."""
+    found = flow(name)
+    hints = get_type_hints(found.fn, include_extras=True)
+    for one in inspect.signature(found.fn).parameters.values():
+        yield one.name, hints[one.name], one.default
+
+
+def schedule(_argument: str = "") -> str:
+    """Give a table of what runs when."""
+    rows = [
+        (
+            f"[`{_name(one)}`](#{_name(one)})",
+            one.get("description", ""),
+            _cron(one),
+            f"`{one['work_pool']['name']}`",
+            "changes things" if one["parameters"].get("dry_run") is False else "dry run",
+        )
+        for one in deployments()
+    ]
+    return table(("flow", "asks, and does", "cron (UTC)", "work pool", "as deployed"), rows)
+
+
+def facts(name: str) -> str:
+    """Give what the code says of one flow."""
+    found = flow(name)
+    first, _, rest = inspect.cleandoc(found.fn.__doc__ or "").partition("\n\n")
+    asks = inspect.cleandoc(inspect.getmodule(found.fn).__doc__ or "").splitlines()[0]
+    rows = [(f"`{each}`", *_told(each, hint, default)) for each, hint, default in parameters(name)]
+    planned = [_cron(one) for one in deployments() if _name(one) == name]
+    return "\n\n".join(
+        [
+            f"*{asks}*",
+            first.replace("\n", " "),
+            *([rest] if rest else []),
+            f"Runs at {' and '.join(planned)} (cron, UTC). It is `flows/{name}.py`."
+            if any(planned)
+            else f"It has no schedule: somebody or something starts it. It is `flows/{name}.py`.",
+            table(("parameter", "default", "what it is"), rows),
+        ]
+    )
+
+
+def _told(name: str, hint: Any, default: Any) -> tuple[str, str]:  # noqa: ANN401  an annotation and a value of it
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        anchor = f"{name}-{spelt(hint.__name__).replace(' ', '-')}"
+        return "its own", f"[{spelt(hint.__name__)}](policies.md#{anchor}): {_first_line(hint)}"
+    schema = TypeAdapter(hint).json_schema()
+    said = _SAID.get(name, "")
+    return code(default), f"{said}: {kind(schema, {})}" if said else kind(schema, {})
+
+
+def spelt(name: str) -> str:
+    """Give the name of a class in words: BlastRadius is blast radius."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", name).lower()
+
+
+def _first_line(policy: type[BaseModel]) -> str:
+    return inspect.cleandoc(policy.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def flow(name: str) -> Flow[..., Any]:
+    """Give a flow by its name."""
+    made: Flow[..., Any] = getattr(import_module(f"flows.{name}"), name)
+    return made
+
+
+def _name(deployment: dict[str, Any]) -> str:
+    return str(deployment["entrypoint"]).rpartition(".")[2]
+
+
+def _cron(deployment: dict[str, Any]) -> str:
+    return " and ".join(f"`{one['cron']}`" for one in deployment.get("schedules") or [])

@@ -1,0 +1,26 @@
+"""Every setting, from the class that reads them."""
+
+from os import PathLike
+
+from docs.generated import tables
+from docs.generated.tables import code, kind
+from reelkeeper.settings import Settings
+
+
+def table(_argument: str = "") -> str:
+    """Give a row for each."""
+    schema = Settings.model_json_schema()
+    rows = [
+        (
+            f"`REELKEEPER_{name.upper()}`",
+            kind(schema["properties"][name], schema.get("$defs", {})).replace(" or null", ""),
+            "unset" if field.default is None else _shown(field.default),
+            field.description or "",
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+    return tables.table(("variable", "what it is", "default", "what it says"), rows)
+
+
+def _shown(default: object) -> str:
+    return code(str(default)) if isinstance(default, PathLike) else code(default)
