@@ -46,6 +46,7 @@ def tier_storage(
         judge = partial(guard.within, limits, plan)
         if dry_run:
             return plans.preview(depot, plan, run_id, judge)
+        transcodes.require_workers()
 
         with depots.lease(depot, "tier_storage") as lease:
             plans.claim(depot, plan, terms, judge, run_id)

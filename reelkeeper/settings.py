@@ -6,7 +6,7 @@ With nothing configured, everything lives under one folder: SQLite, and an S3 se
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import DirectoryPath, Field, SecretStr, field_validator, model_validator
@@ -76,6 +76,13 @@ class Settings(BaseSettings):
         None, description="Address that `reelkeeper watchdog` calls when all is well, such as a dead man's switch"
     )
 
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="json: logs are lines of JSON on stderr, each with the ids of its run, job, video or request",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="The least that is logged by workers, the API, and, as json, by commands"
+    )
     api_url: str | None = Field(
         None,
         description="Where Prefect's server reaches `reelkeeper api`, to have failed, crashed and late runs told",

@@ -1,7 +1,11 @@
 """The hands: what flows do, as Prefect tasks by noun."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from prefect.context import FlowRunContext, TaskRunContext
+
+from reelkeeper import logs
 from reelkeeper.errors import StorageError
 
 
@@ -16,3 +20,18 @@ RETRIES: dict[str, Any] = {
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": _may_pass,
 }
+
+
+def _runs() -> Mapping[str, object]:
+    """Give the ids of the runs that this thread works for: the library's own loggers do not know them."""
+    flow, task = FlowRunContext.get(), TaskRunContext.get()
+    ids: dict[str, object] = {}
+    if flow and flow.flow_run:
+        ids |= {"flow_run_id": flow.flow_run.id, "flow_run_name": flow.flow_run.name}
+    if task:
+        ids |= {"flow_run_id": task.task_run.flow_run_id, "task_run_id": task.task_run.id}
+        ids["task_run_name"] = task.task_run.name
+    return ids
+
+
+logs.also(_runs)

@@ -28,6 +28,7 @@ from reelkeeper.store.leases import Grant
 from reelkeeper.store.plans import Item, record_outcomes
 
 _LOOK_AGAIN_SECONDS = 2.0  # where others are at work on all that is left: one of them may fail, or die
+_DASK_SECONDS = 10  # until a scheduler that does not answer is given up
 _PROGRESS_PERCENT, _PROGRESS_SECONDS = 5, 3
 
 
@@ -67,6 +68,12 @@ def compress_planned(depot: Depot, lease: Lease, plan_id: str) -> list[Outcome]:
             raise
 
 
+def require_workers() -> None:
+    """Raise Misconfigured unless those who are to transcode can be reached: a run asks before its first change."""
+    with _runner(1):
+        pass
+
+
 @contextmanager
 def _runner(width: int) -> Iterator[TaskRunner[Any]]:
     """Choose who works: threads of this process, or the Dask cluster that is configured."""
@@ -81,12 +88,12 @@ def _runner(width: int) -> Iterator[TaskRunner[Any]]:
         raise Misconfigured(
             f"REELKEEPER_DASK_ADDRESS is {address}, but prefect-dask is not installed: pip install 'reelkeeper[dask]'"
         ) from error
-    with DaskTaskRunner(address=address) as cluster:
+    with DaskTaskRunner(address=address, client_kwargs={"timeout": _DASK_SECONDS}) as cluster:
         try:
-            waiting = cluster.client.scheduler_info()["workers"]
-        except OSError as error:
+            workers = cluster.client.scheduler_info()["workers"]
+        except (OSError, ValueError) as error:
             raise Misconfigured(f"no Dask scheduler answers at REELKEEPER_DASK_ADDRESS {address}: {error}") from error
-        if not waiting:
+        if not workers:
             raise Misconfigured(
                 f"the Dask scheduler at {address} has no workers: start one with `dask worker {address}`"
             )

@@ -1,5 +1,6 @@
 """Where messages go when Slack does not take them, or when there is no Slack: a webhook of any kind, or the console."""
 
+import logging
 import sys
 
 import httpx
@@ -9,6 +10,7 @@ from reelkeeper.errors import SinkDown
 from reelkeeper.model.alerts import Letter
 
 TIMEOUT_SECONDS = 10.0
+_log = logging.getLogger(__name__)
 
 
 class Webhook:
@@ -39,8 +41,14 @@ class Console:
     name = "console"
     pace_seconds = 0.0
 
+    def __init__(self, *, logged: bool = False) -> None:
+        self._logged = logged  # as a line of the log, where this is what stderr is for
+
     def send(self, letter: Letter) -> str:
         """Print a message."""
+        if self._logged:
+            _log.warning("%s", as_text(letter.message))
+            return "log"
         sys.stderr.write(f"{as_text(letter.message)}\n\n")
         sys.stderr.flush()
         return "console"

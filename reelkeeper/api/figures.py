@@ -1,11 +1,17 @@
 """Figures for Prometheus: what was asked of this process. Where the whole service stands is in `collector`."""
 
+import re
 import time
 from typing import Final
+from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from reelkeeper.logs import bound
+
+REQUEST_ID: Final = "x-request-id"  # the header that an answer says it by
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -30,21 +36,29 @@ class Requests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status, began = 500, time.perf_counter()
+        status, began, request_id = 500, time.perf_counter(), _request_id(scope)
 
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            with bound(request_id=request_id):
+                await self._app(scope, receive, noting)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self._answers.labels(method, route, str(status)).inc()
             self._seconds.labels(method, route).observe(time.perf_counter() - began)
+
+
+def _request_id(scope: Scope) -> str:
+    """Give the caller's own name of a request, where it is one that a log can bear, or a new one."""
+    given = Headers(scope=scope).get(REQUEST_ID, "")
+    return given if re.fullmatch(r"[\w.:/+=-]{1,128}", given, re.ASCII) else uuid4().hex
 
 
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})

@@ -48,8 +48,9 @@ def api(
     given = parameters.read("api", taken, param or [])
     access, budget = given.pop("access", AccessPolicy()), given.pop("budget", BudgetPolicy())
     terms = Terms(**{"lifecycle" if name == "policy" else name: value for name, value in given.items()})
+    settings = configured()
     with depot() as opened:
-        app = create_app(Backing(opened, configured().scratch, access, terms, budget))
+        app = create_app(Backing(opened, settings.scratch, access, terms, budget))
         if schema:
             emit(app.openapi())
             return
@@ -60,4 +61,6 @@ def api(
             limit_concurrency=_CONCURRENT,
             timeout_graceful_shutdown=_PATIENCE_SECONDS,
             server_header=False,
+            log_level=settings.log_level.lower(),
+            log_config=uvicorn.config.LOGGING_CONFIG if settings.log_format == "text" else None,  # None: to the root
         )

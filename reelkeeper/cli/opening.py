@@ -21,7 +21,7 @@ def configured() -> "Settings":
     from reelkeeper.settings import settings
 
     try:
-        return settings()
+        told = settings()
     except ValidationError as error:
         wrong = [
             f"REELKEEPER_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}" if one["loc"] else one["msg"]
@@ -30,6 +30,11 @@ def configured() -> "Settings":
         raise Misconfigured(f"settings (environment or .env): {'; '.join(wrong)}") from None
     except SettingsError as error:
         raise Misconfigured(f"settings: {error}: {error.__cause__}") from None
+    if told.log_format == "json":
+        from reelkeeper import logs
+
+        logs.configure(told.log_level)
+    return told
 
 
 @contextmanager

@@ -20,6 +20,7 @@ SERVER = {
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",  # runs with their logs and artifacts
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(RUN_DAYS * 86_400),
     "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"P{EVENT_DAYS}D",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": '{"prefect.flow-run.heartbeat": 21600}',  # seconds
 }
 _ALWAYS = SERVER | {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
@@ -32,7 +33,6 @@ _IN_PROCESS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # seconds; cut to whole ones, and 0 never rests
 }
 _STAYING = {
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
     "PREFECT_WORKER_QUERY_SECONDS": "3",  # between two looks for runs that are due; Prefect's default is 10
 }
 
@@ -47,14 +47,31 @@ def prepare(state_dir: Path) -> bool:
             home = (state_dir / "prefect").absolute()
             home.mkdir(parents=True, exist_ok=True)  # Prefect makes one folder, and not those above it
             wanted["PREFECT_HOME"] = str(home)
-    for name, value in wanted.items():
+    for name, value in (wanted | _logging()).items():
         os.environ.setdefault(name, value)
     return alone and not os.environ.get("PREFECT_PROFILE")
 
 
+def _logging() -> dict[str, str]:
+    """Say how Prefect logs, here and in the processes that it starts: as this process is told to."""
+    from reelkeeper.settings import settings
+
+    told = settings()
+    if told.log_format == "text":
+        return {"PREFECT_LOGGING_LEVEL": told.log_level}
+    return {
+        "PREFECT_LOGGING_LEVEL": told.log_level,
+        "PREFECT_LOGGING_LOGGERS_REELKEEPER_LEVEL": told.log_level,
+        "PREFECT_LOGGING_SETTINGS_PATH": str(Path(__file__).with_name("logging.yml")),
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": told.log_level,
+    }
+
+
 def stay(state_dir: Path) -> bool:
     """Prepare a process that stays, and says on its console what it does."""
-    for name, value in _STAYING.items():
+    from reelkeeper.settings import settings
+
+    for name, value in (_STAYING | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": settings().log_level}).items():
         os.environ.setdefault(name, value)
     return prepare(state_dir)
 

@@ -9,6 +9,8 @@ from uuid import uuid4
 
 import typer
 
+from reelkeeper import logs
+
 if TYPE_CHECKING:
     from reelkeeper.rules.budget import BudgetPolicy
 
@@ -92,5 +94,7 @@ def who() -> str:
 
 
 def new_run_id(verb: str) -> str:
-    """Name one run of a command, for the audit."""
-    return f"{verb}-{uuid4().hex[:12]}"
+    """Name one run of a command, for the audit and in its logs."""
+    run_id = f"{verb}-{uuid4().hex[:12]}"
+    logs.bind(run_id=run_id)
+    return run_id

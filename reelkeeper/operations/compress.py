@@ -14,6 +14,7 @@ from typing import NamedTuple
 from sqlalchemy.engine import Engine
 
 from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout
+from reelkeeper.logs import bound
 from reelkeeper.model import Outcome, Tier
 from reelkeeper.operations import swap
 from reelkeeper.operations.depot import Depot
@@ -102,23 +103,24 @@ def claim(engine: Engine, keeper: Keeper, plan_id: str) -> Batch | None:
 def compress(depot: Depot, keeper: Keeper, job: Job, item: Item, grant: Grant, *, scratch: Path) -> Outcome:
     """Compress one video. Raises as `swap` does; LeaseLost, too, when its lease is lost while it is encoded."""
     video_id = item.video_id or ""
-    return swap.swap(
-        depot,
-        video_id,
-        item.blob_id,
-        shrink=partial(
-            shrink,
-            recipe=job.recipe,
-            acceptance=job.acceptance,
-            remaining_days=_remaining_days(depot, job, video_id),
-            progress=partial(keeper.check, grant),
-            timed_out=partial(_timed_out, depot, item.blob_id),
-        ),
-        scratch=scratch,
-        grant=grant,
-        run_id=job.run_id,
-        grace_days=job.policy.grace_days,
-    )
+    with bound(video_id=video_id):
+        return swap.swap(
+            depot,
+            video_id,
+            item.blob_id,
+            shrink=partial(
+                shrink,
+                recipe=job.recipe,
+                acceptance=job.acceptance,
+                remaining_days=_remaining_days(depot, job, video_id),
+                progress=partial(keeper.check, grant),
+                timed_out=partial(_timed_out, depot, item.blob_id),
+            ),
+            scratch=scratch,
+            grant=grant,
+            run_id=job.run_id,
+            grace_days=job.policy.grace_days,
+        )
 
 
 def _remaining_days(depot: Depot, job: Job, video_id: str) -> int | None:

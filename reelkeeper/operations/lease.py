@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from types import TracebackType
 from typing import NamedTuple, Self
 from uuid import uuid4
@@ -45,7 +46,8 @@ class Keeper:
         self._renewed: dict[Grant, float] = {}  # grant -> monotonic time just before its last renewal was asked for
         self._lock = threading.Lock()
         self._leaving = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
+        within = copy_context().run  # what the heart logs belongs to the same run
+        self._heart = threading.Thread(target=within, args=(self._beat,), name="lease-heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
         """Start the heartbeat."""

@@ -27,6 +27,7 @@ from reelkeeper.errors import (
     NotAVideo,
     ReelkeeperError,
 )
+from reelkeeper.logs import bound
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations import claim as claiming
 from reelkeeper.operations import settle_job
@@ -120,19 +121,24 @@ class InHand:
 
 def run_job(place: Place, job: InHand) -> End:
     """Run a job until this worker is done with it. Raises nothing."""
-    try:
+    with bound(job_id=job.claim.id, run_id=place.run_id):
         try:
-            return _make_and_deliver(place, job)
-        except LeaseLost:
-            raise
-        except Exception as error:  # noqa: BLE001  whatever it is ends this job, and no other
-            return _end(place, job, error)
-    except LeaseLost as lost:
-        _log.warning("%s", lost)
-        return End.LOST
-    except Exception:  # noqa: BLE001  the store itself, for one: the other jobs go on
-        _log.exception("job %s failed here; its claim runs out, and another worker has it", job.claim.id)
-        return End.FAILED
+            return _run(place, job)
+        except LeaseLost as lost:
+            _log.warning("%s", lost)
+            return End.LOST
+        except Exception:  # noqa: BLE001  the store itself, for one: the other jobs go on
+            _log.exception("job %s failed here; its claim runs out, and another worker has it", job.claim.id)
+            return End.FAILED
+
+
+def _run(place: Place, job: InHand) -> End:
+    try:
+        return _make_and_deliver(place, job)
+    except LeaseLost:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever it is ends this job, and no other
+        return _end(place, job, error)
 
 
 def _end(place: Place, job: InHand, error: Exception) -> End:

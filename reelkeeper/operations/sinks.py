@@ -16,7 +16,7 @@ class Sinks(NamedTuple):
 
 def configured_sinks(settings: Settings) -> Sinks:
     """Slack first, by its bot or its webhook, then the second sink; whatever is not configured is the console."""
-    console = second_sink.Console()
+    console = second_sink.Console(logged=settings.log_format == "json")
     found: list[Sink] = []
     if settings.slack_bot_token and settings.slack_channel:
         found.append(

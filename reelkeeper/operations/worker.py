@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from uuid import uuid4
 
@@ -127,7 +128,7 @@ def _beating(place: Place, at_work: Callable[[], list[InHand]], seconds: float) 
             except SQLAlchemyError:
                 _log.warning("claims were not renewed; trying again", exc_info=True)
 
-    heart = threading.Thread(target=beat, name="job-heartbeat", daemon=True)
+    heart = threading.Thread(target=copy_context().run, args=(beat,), name="job-heartbeat", daemon=True)
     heart.start()
     try:
         yield

@@ -1,5 +1,7 @@
 """Before any route: tokens, scopes, how often and how much; and what an error looks like."""
 
+import re
+
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -72,6 +74,14 @@ def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(client: T
 def test_what_is_not_there_is_a_problem_too(client: TestClient) -> None:
     problem(client.get("/v1/none"), 404)
     problem(client.put("/healthz"), 405)
+
+
+def test_an_answer_names_its_request_as_the_caller_did_or_anew(client: TestClient) -> None:
+    named = client.get("/healthz", headers={"X-Request-ID": "front-7"})
+    assert named.headers["x-request-id"] == "front-7"
+    for given in ({}, {"X-Request-ID": "two words"}, {"X-Request-ID": "x" * 129}):
+        anew = client.get("/healthz", headers=given).headers["x-request-id"]
+        assert re.fullmatch(r"[0-9a-f]{32}", anew)
 
 
 def test_the_figures_count_the_routes_and_the_store(client: TestClient, world: World) -> None:

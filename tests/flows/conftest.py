@@ -1,7 +1,9 @@
 """Fixtures of the flows' tests: a Prefect server of the session, and a small deployment that settings point at."""
 
 import os
-from collections.abc import Iterator
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -21,7 +23,6 @@ os.environ.update(
 )
 
 import pytest
-import sqlalchemy as sa
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
@@ -31,6 +32,8 @@ from tests.buckets import BUCKET
 from tests.doubles.r2 import R2Double
 from tests.faults.world import World
 from tests.flows.scenes import Scene
+
+MakeScene = Callable[[], Scene]
 
 
 @pytest.fixture(scope="session")
@@ -44,31 +47,45 @@ def prefect_server() -> Iterator[None]:
 
 
 @pytest.fixture
-def scene(
+def make_scene(
     prefect_server: None,  # noqa: ARG001  it must be up
-    sqlite_engine: sa.Engine,
+    migrated_file: Path,
     endpoint: Endpoint,
     double: R2Double,
     tiny_clip: Path,
     tmp_path: Path,
-    prefix: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Scene]:
-    """A deployment of a few videos, which the flows open by their settings as they do in production."""
-    folder = tmp_path / prefix.partition("/")[0]
-    folder.mkdir()
-    world = World.make(folder, str(sqlite_engine.url), endpoint, double, clip=tiny_clip)
-    at = world.address
-    for name, value in {
-        "DATABASE_URL": at.store_url,
-        "S3_ENDPOINT_URL": at.endpoint_url,
-        "S3_ACCESS_KEY_ID": at.access_key_id,
-        "S3_SECRET_ACCESS_KEY": at.secret_access_key,
-        "BUCKET": BUCKET,
-        "PREFIX": at.prefix,
-        "STATE_DIR": at.folder,
-    }.items():
-        monkeypatch.setenv(f"REELKEEPER_{name}", value)
+) -> Iterator[MakeScene]:
+    """Make deployments of a few videos, and have the flows open the last one by their settings, as in production."""
+    made: list[Scene] = []
+
+    def make() -> Scene:
+        folder = tmp_path / secrets.token_hex(6)
+        folder.mkdir()
+        store = shutil.copyfile(migrated_file, folder / "store.sqlite3")
+        world = World.make(folder, f"sqlite:///{store}", endpoint, double, clip=tiny_clip)
+        at = world.address
+        for name, value in {
+            "DATABASE_URL": at.store_url,
+            "S3_ENDPOINT_URL": at.endpoint_url,
+            "S3_ACCESS_KEY_ID": at.access_key_id,
+            "S3_SECRET_ACCESS_KEY": at.secret_access_key,
+            "BUCKET": BUCKET,
+            "PREFIX": at.prefix,
+            "STATE_DIR": at.folder,
+        }.items():
+            monkeypatch.setenv(f"REELKEEPER_{name}", value)
+        settings.cache_clear()
+        made.append(Scene(world))
+        return made[-1]
+
+    yield make
+    for scene in made:
+        scene.engine.dispose()
     settings.cache_clear()
-    yield Scene(world)
-    settings.cache_clear()
+
+
+@pytest.fixture
+def scene(make_scene: MakeScene) -> Scene:
+    """A deployment of a few videos."""
+    return make_scene()

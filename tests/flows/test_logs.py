@@ -1,0 +1,30 @@
+"""A real flow run's output as lines of JSON: every one of them, of whoever wrote it, names the run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from prefect.settings import PREFECT_API_URL
+
+from tests.flows.scenes import Scene
+
+
+def test_every_line_of_a_run_can_be_read_and_names_the_run(scene: Scene, tmp_path: Path) -> None:
+    scene.video("v1", age_days=40)
+    reelkeeper = str(Path(sys.executable).parent / "reelkeeper")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    told = {"REELKEEPER_LOG_FORMAT": "json", "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    words = [reelkeeper, "run", "tier_storage", "--apply", "--json"]
+    ended = subprocess.run(
+        words, env=clean | told, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240
+    )
+    assert ended.returncode == 0, ended.stderr
+    run_id = json.loads(ended.stdout)["run_id"]
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert {one.get("flow_run_id") for one in lines} == {run_id}
+    assert {one["flow_run_name"].split()[0] for one in lines} == {"tier-storage"}
+    of_tasks = [one for one in lines if one["logger"] == "prefect.task_runs"]
+    assert all(one["task_run_id"] and one["task_run_name"] for one in of_tasks)
+    assert of_tasks
