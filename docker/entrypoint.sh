@@ -3,7 +3,7 @@
 # is run here, under its name. So a secret stands neither in argv nor in what `docker inspect` shows. Reelkeeper reads
 # its own files itself.
 set -eu
-for file in "${REELKEEPER_SECRETS_DIR:-/run/secrets}"/prefect_*; do
+for file in "$REELKEEPER_SECRETS_DIR"/prefect_*; do
   [ -e "$file" ] || continue
   name=$(basename "$file" | tr '[:lower:]' '[:upper:]')
   value=$(cat "$file")

@@ -8,7 +8,7 @@ mkdir -p "$folder"
 chmod 700 "$folder"
 
 random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
-keep() { [ -e "$folder/$1" ] || printf '%s\n' "$2" >"$folder/$1"; }
+keep() { [ -e "$folder/$1" ] || printf %s "$2" >"$folder/$1"; }
 
 keep postgres_password "$(random)"
 keep prefect_database_password "$(random)"
