@@ -1,0 +1,10 @@
+"""Print transcode.yaml as the JSON that Prefect reads."""
+
+import json
+import sys
+from pathlib import Path
+
+import yaml
+
+if __name__ == "__main__":
+    json.dump(yaml.safe_load(Path(__file__).with_name("transcode.yaml").read_text()), sys.stdout)
