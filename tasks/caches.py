@@ -1,5 +1,6 @@
 """The cache: judged, shown, and pruned a batch at a time."""
 
+from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 
@@ -8,10 +9,12 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from reelkeeper.operations import forget as forget_
 from reelkeeper.operations import prune
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.lease import Lease
 from reelkeeper.operations.prune import Done
+from reelkeeper.rules.keeping import KeepingPolicy
 from reelkeeper.rules.pruning import PrunePlan, PrunePolicy, PruneReport
 from reelkeeper.rules.wording import dollars, size
 
@@ -34,6 +37,22 @@ def carry_out(depot: Depot, lease: Lease, plan: PrunePlan, policy: PrunePolicy, 
     prune.forget(depot.engine, policy, grant=lease.grant)
     get_run_logger().info("%d entries left the cache; %d were used meanwhile and stay", done.dropped, done.stayed)
     return done
+
+
+@task(task_run_name="count old records", cache_policy=NO_CACHE)
+def preview(depot: Depot, report: PruneReport, keeping: KeepingPolicy) -> PruneReport:
+    """Say how many old records would go; nothing is changed."""
+    return replace(report, forgotten=forget_.overdue(depot.engine, keeping))
+
+
+@task(task_run_name="forget old records", cache_policy=NO_CACHE)
+def forget(depot: Depot, lease: Lease, keeping: KeepingPolicy) -> dict[str, int]:
+    """Delete the records that are old and that nothing refers to."""
+    lease.check()
+    gone = forget_.forget(depot.engine, keeping, grant=lease.grant)
+    told = ", ".join(f"{count:,} of {name}" for name, count in gone.items()) or "none is old"
+    get_run_logger().info("old records forgotten: %s", told)
+    return gone
 
 
 def publish(report: PruneReport) -> None:

@@ -18,6 +18,7 @@ from reelkeeper.rules.budget import BudgetPolicy
 from reelkeeper.rules.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.dispatch import DispatchPolicy
 from reelkeeper.rules.guard import BlastRadius
+from reelkeeper.rules.keeping import KeepingPolicy
 from reelkeeper.rules.lifecycle import FLOW_RULES, LifecyclePolicy
 from reelkeeper.rules.performance import PerformancePolicy
 from reelkeeper.rules.pruning import PrunePolicy
@@ -38,6 +39,7 @@ POLICIES: dict[str, type[BaseModel]] = {
     "policy": LifecyclePolicy,
     "limits": BlastRadius,
     "pruning": PrunePolicy,
+    "keeping": KeepingPolicy,
     "recipe": Recipe,
     "acceptance": Acceptance,
     "book": PriceBook,

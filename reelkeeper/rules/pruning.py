@@ -106,10 +106,11 @@ class PruneReport:
     rules: tuple[Pruned, ...]
     dropped: int = 0
     stayed: int = 0
+    forgotten: Mapping[str, int] = field(default_factory=dict)  # old records by table; of a dry run, what would go
 
-    def after(self, dropped: int, stayed: int) -> "PruneReport":
+    def after(self, dropped: int, stayed: int, forgotten: Mapping[str, int]) -> "PruneReport":
         """Say what was done."""
-        return replace(self, dropped=dropped, stayed=stayed)
+        return replace(self, dropped=dropped, stayed=stayed, forgotten=forgotten)
 
 
 def by_age(item: CacheItem, policy: PrunePolicy, as_of: datetime) -> str | None:

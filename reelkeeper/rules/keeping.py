@@ -1,0 +1,28 @@
+"""How long the store keeps records that nothing refers to any more. What concerns a customer's bytes or money it keeps.
+
+For good: the audit, the ledger (transfers, entries, holds on credits), charges, the rows of videos and blobs, what
+purges freed, and leases, whose tokens never come twice. A least stands at each field: no rule looks back further.
+"""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class KeepingPolicy(BaseModel):
+    """After how many days a record goes; null: never."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    messages_days: int | None = Field(90, ge=7, description="Messages that were sent, diverted or withdrawn")
+    plans_days: int | None = Field(90, ge=7, description="Plans with their verdicts, but for those of purged bytes")
+    jobs_days: int | None = Field(
+        90,
+        ge=62,
+        description="Jobs that are over, uploads, reservations: so long the same key gives the same answer",
+    )
+    intents_days: int | None = Field(90, ge=7, description="Intents of swaps and restores that are done or given up")
+    scans_days: int | None = Field(30, ge=7, description="Comparisons of bucket and catalogue")
+    alerts_days: int | None = Field(400, ge=62, description="Alerts that are over, and snoozes")
+    windows_days: int | None = Field(400, ge=31, description="Quarters of an hour of the service's performance")
+    views_days: int | None = Field(400, ge=62, description="Views of a video on a day")
+    usage_days: int | None = Field(1_100, ge=800, description="Usage by day, which charges and forecasts were made of")
+    forecasts_days: int | None = Field(1_100, ge=62, description="Forecasts of the bill")
