@@ -67,7 +67,7 @@ class Client:
     def ask(self, user_id: str, request: Mapping[str, Any], *, key: str) -> Json:
         """Ask for a video. `status` of the answer is cached, joined or queued, or dead or cancelled for an old key.
 
-        Raises RequestRefused with kind urn:reelkeeper:quota, :credits, :frozen, :invalid or :input.
+        Raises RequestRefused with kind urn:reelkeeper:quota, :credits, :budget, :frozen, :invalid or :input.
         """
         return self._json("POST", "/v1/jobs", {"user_id": user_id, "request": dict(request)}, key=key)
 
@@ -151,6 +151,7 @@ class Client:
                     return answer
                 refused = _refused(answer)
                 passing = answer.status_code in _PASSING or refused.kind == "urn:reelkeeper:busy"
+                passing &= refused.kind != "urn:reelkeeper:budget"  # it lasts until tomorrow
                 if not passing or attempt == ATTEMPTS:
                     raise refused
                 asked = answer.headers.get("retry-after", "")

@@ -104,11 +104,11 @@ def problem(
     return JSONResponse(told.model_dump(exclude_none=True), status, dict(headers or {}), MEDIA_TYPE)
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Give FastAPI's `responses` for these statuses and those that every route of /v1 may give."""
-    schema = {"$ref": "#/components/schemas/Problem"}
+def documented(*statuses: int, words: Mapping[int, str] | None = None) -> dict[int | str, dict[str, Any]]:
+    """Give FastAPI's `responses` for these statuses and those that every route of /v1 may give, in other `words`."""
+    schema, words = {"$ref": "#/components/schemas/Problem"}, words or {}
     return {
-        status: {"description": _TITLES[status], "content": {MEDIA_TYPE: {"schema": schema}}}
+        status: {"description": words.get(status, _TITLES[status]), "content": {MEDIA_TYPE: {"schema": schema}}}
         for status in sorted({400, 401, 403, 413, 422, 429, 500, 503, *statuses})
     }
 

@@ -61,6 +61,14 @@ class Charge(NamedTuple):
     estimated: bool = False
 
 
+class SoFar(NamedTuple):
+    """What a day, and its month up to it, have cost so far, and what the jobs in flight will cost by their quotes."""
+
+    today_microusd: int
+    month_microusd: int
+    in_flight_microusd: int
+
+
 class CostForecast(NamedTuple):
     """What one service, or with `service` "" all of them, will cost in a month, as a run of `forecast_costs` said.
 

@@ -65,6 +65,7 @@ class RefusedFor(StrEnum):
 
     QUOTA = "quota"
     CREDITS = "credits"
+    BUDGET = "budget"
     FROZEN = "frozen"
     INPUT = "input"
 
@@ -109,6 +110,7 @@ class Declined(NamedTuple):
 
     code: RefusedFor
     reason: str
+    retry_seconds: int | None = None  # until it may be asked for again, where that is known
 
 
 Admission = Cached | Joined | Queued | Unfulfilled | Declined

@@ -32,7 +32,7 @@ from reelkeeper.operations import cache, ledger, quota
 from reelkeeper.operations.answered import Asked, look, queued
 from reelkeeper.operations.followers import reservation_key
 from reelkeeper.operations.freeze import require_permission
-from reelkeeper.operations.offer import Offer, offered, price_of
+from reelkeeper.operations.offer import Offer, beyond_budget, offered, price_of
 from reelkeeper.rules.admission import AdmissionPolicy
 from reelkeeper.rules.cache import key as key_of
 from reelkeeper.rules.credits import require_key
@@ -158,10 +158,12 @@ def _from_cache(session: Session, asked: Asked, tier: str | None, terms: Terms, 
 
 def _enqueue(
     session: Session, asked: Asked, offer: Offer, leader_id: str | None, terms: Terms, run_id: str
-) -> Joined | Queued:
+) -> Joined | Queued | Declined:
     job_id, price = uuid4().hex, offer.price
     lasting, reservation_id, hold_id = terms.admission.hold_seconds, None, None
     if leader_id is None:
+        if declined := beyond_budget(session, terms.admission, price.cost_microusd):
+            return declined
         reservation_id = quota.reserve(
             session,
             asked.user_id,
@@ -191,6 +193,7 @@ def _enqueue(
         estimate_seconds=offer.estimate_seconds,
         price_microusd=price.total_microusd,
         price_book=price.price_book,
+        quoted_cost_microusd=price.cost_microusd,
         hold_id=hold_id,
         reservation_id=reservation_id,
         reserved_bytes=offer.size_bytes,

@@ -26,10 +26,10 @@ from reelkeeper.rules import dispatch
 from reelkeeper.rules.attempts import AttemptPolicy, pause_seconds
 from reelkeeper.rules.dispatch import DispatchPolicy
 from reelkeeper.rules.quota import QuotaPolicy
-from reelkeeper.store import claims
+from reelkeeper.store import claims, spend
 from reelkeeper.store.audit import Event, append
 from reelkeeper.store.claims import Claim
-from reelkeeper.store.engine import Clock, transaction
+from reelkeeper.store.engine import Clock, now, transaction
 from reelkeeper.store.tables import jobs
 
 _BOUNDS_LAST = timedelta(minutes=15)
@@ -117,14 +117,21 @@ def note_sent(engine: Engine, one: Claim, provider_job_id: str) -> Claim:
     return one._replace(provider_job_id=provider_job_id)
 
 
-def retry(engine: Engine, one: Claim, error: str, policy: AttemptPolicy = AttemptPolicy()) -> float:
+def retry(
+    engine: Engine, one: Claim, error: str, policy: AttemptPolicy = AttemptPolicy(), *, cost_microusd: int | None = None
+) -> float:
     """Let a job whose attempt has failed wait, and return for how many seconds. Raises LeaseLost.
 
-    The provider is known to have failed it or never to have had it: the next attempt sends it under a new key.
+    The provider is known to have failed it or never to have had it: the next attempt sends it under a new key. What it
+    took for this one is ours, and counts as spent.
     """
     pause = pause_seconds(one.attempts, random.random(), policy)  # noqa: S311  it spreads attempts, and guards nothing
     gone = {"provider_key": None, "provider_job_id": None, "progress": 0.0}
-    _let_go(engine, one, "jobs.retry", state=JobState.QUEUED, due_at=Clock(pause), error=error, **gone)
+    with transaction(engine, "jobs.retry") as session:
+        values = {"state": JobState.QUEUED, "due_at": Clock(pause), "error": error, **gone}
+        _let_go(session, one, cost_microusd=spend.added(cost_microusd), **values)
+        if cost_microusd:
+            spend.add_generated(session, now(session).date(), cost_microusd)
     return pause
 
 
@@ -137,13 +144,15 @@ def forget_sent(engine: Engine, one: Claim) -> None:
 def wait(engine: Engine, one: Claim, error: str, policy: AttemptPolicy = AttemptPolicy()) -> float:
     """Let a job wait like `retry`, and keep what is known of it at its provider, who still has it."""
     pause = pause_seconds(one.attempts, random.random(), policy)  # noqa: S311  as above
-    _let_go(engine, one, "jobs.wait", state=JobState.QUEUED, due_at=Clock(pause), error=error)
+    with transaction(engine, "jobs.wait") as session:
+        _let_go(session, one, state=JobState.QUEUED, due_at=Clock(pause), error=error)
     return pause
 
 
 def park(engine: Engine, one: Claim, error: str, policy: AttemptPolicy = AttemptPolicy()) -> None:
     """Put a job aside of which nobody knows whether its provider has it; it is looked up later. Raises LeaseLost."""
-    _let_go(engine, one, "jobs.park", state=JobState.PARKED, due_at=Clock(policy.quiet_seconds), error=error)
+    with transaction(engine, "jobs.park") as session:
+        _let_go(session, one, state=JobState.PARKED, due_at=Clock(policy.quiet_seconds), error=error)
 
 
 def look_soon(engine: Engine, provider_job_id: str) -> bool:
@@ -220,9 +229,8 @@ def redrive(
         append(session, [Event("redrive", author, user_id=row.user_id, detail={"job": job_id, "was": row.error})])
 
 
-def _let_go(engine: Engine, one: Claim, name: str, **values: Any) -> None:  # noqa: ANN401  columns of jobs
-    with transaction(engine, name) as session:
-        _require(claims.note(session, one, claimed_by=None, lease_until=None, **values), one)
+def _let_go(session: Session, one: Claim, **values: Any) -> None:  # noqa: ANN401  columns of jobs
+    _require(claims.note(session, one, claimed_by=None, lease_until=None, **values), one)
 
 
 def _require(is_ours: bool, one: Claim) -> None:

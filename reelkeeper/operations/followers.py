@@ -31,6 +31,7 @@ class Ended(NamedTuple):
     request: dict[str, Any]
     complexity: float
     price_microusd: int
+    quoted_cost_microusd: int | None
     hold_id: str | None
     reservation_id: str | None
     reserved_bytes: int

@@ -16,9 +16,9 @@ from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
 from reelkeeper.adapters.r2 import Bucket
 from reelkeeper.errors import TokenRefused, UsageUnknown
 from reelkeeper.model.money import Metric, UsageSource, Used
-from reelkeeper.rules.allocation import CHARGED, Reckoned, reckon, share
+from reelkeeper.rules.allocation import CHARGED, MAKING, Reckoned, reckon, share
 from reelkeeper.rules.quote import PriceBook
-from reelkeeper.store import charges, usage
+from reelkeeper.store import charges, spend, usage
 from reelkeeper.store.engine import now, reading, transaction
 from reelkeeper.store.sampling import note_moved, note_stored
 from reelkeeper.store.tables import deployment, users
@@ -26,6 +26,7 @@ from reelkeeper.store.tables import deployment, users
 CHANGES_FOR = timedelta(days=2)  # how long the usage of a day that is over may still become known better
 _LOOKED_BACK = timedelta(days=7)  # for the last known stored bytes before a month
 _ONE_DAY = timedelta(days=1)
+_NANO_IN_MICRO = 1_000
 
 
 class Collected(NamedTuple):
@@ -104,7 +105,10 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date) -> i
     for day in stale:  # each for itself, since others wait for a transaction of SQLite's
         with transaction(engine, "charges.replace") as session:
             of_users = usage.days(session, day, day, metrics=CHARGED, of_users=True)
-            charges.replace(session, [day], share([one for one in reckoned if one.day == day], of_users, tiers, book))
+            of_day = [one for one in reckoned if one.day == day]
+            charges.replace(session, [day], share(of_day, of_users, tiers, book))
+            others = sum(one.billed_nanousd for one in of_day if one.thing.service not in MAKING)
+            spend.note_charged(session, day, -(-others // _NANO_IN_MICRO))
     return len(stale)
 
 

@@ -1,16 +1,19 @@
-"""What a new job would come to: its price, its bytes, its wait and the time it takes."""
+"""What a new job would come to: its price, its bytes, its wait and time; and whether there is money left for it."""
 
+import math
 from decimal import Decimal
 from typing import NamedTuple
 
 from sqlmodel import Session
 
 from reelkeeper.model import Tier
-from reelkeeper.model.requests import GenerationRequest
-from reelkeeper.rules.admission import AdmissionPolicy
+from reelkeeper.model.requests import Declined, GenerationRequest, RefusedFor
+from reelkeeper.rules.admission import AdmissionPolicy, over_budget
 from reelkeeper.rules.estimate import complexity, expected_bytes, expected_seconds
 from reelkeeper.rules.lifecycle import LifecyclePolicy
 from reelkeeper.rules.quote import Job, PriceBook, Quote, quote
+from reelkeeper.store.engine import now
+from reelkeeper.store.spend import so_far
 from reelkeeper.store.steering import CONCURRENCY, ESTIMATES, remembered, slots_of
 from reelkeeper.store.waiting import Waiting, waiting
 
@@ -59,3 +62,19 @@ def price_of(
     size_bytes = expected_bytes(request, policy.bits_per_pixel)
     job = Job(model=request.model, complexity=complexity(request), size_bytes=size_bytes, retention_days=days)
     return quote(job, book)
+
+
+def beyond_budget(session: Session, policy: AdmissionPolicy, cost_microusd: int) -> Declined | None:
+    """Decline a job of this cost if it would take the day or the month beyond its limit; None: there is room for it.
+
+    Whatever is admitted or ends holds the deployment row, as the caller does, so nothing is added meanwhile. What a
+    failed attempt has cost comes as its provider says so.
+    """
+    if policy.daily_limit_usd is None and policy.monthly_limit_usd is None:
+        return None
+    as_of = now(session)
+    over = over_budget(policy, so_far(session, as_of), cost_microusd, as_of)
+    if over is None:
+        return None
+    reason, until = over
+    return Declined(RefusedFor.BUDGET, reason, math.ceil((until - as_of).total_seconds()))

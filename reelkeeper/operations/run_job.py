@@ -85,6 +85,7 @@ class InHand:
         self.claim, self.fraction = claim, 0.0
         self.is_lost, self.is_cancelled = False, claim.cancel_asked_at is not None
         self.renewed = self.began = time.monotonic()
+        self.paid_microusd: int | None = None  # what the provider took for nothing
         self.ran_beside: list[int] = []  # how many ran, each time that somebody looked
         self._place = place
 
@@ -102,6 +103,10 @@ class InHand:
         """Note how far it is."""
         self.fraction = fraction
         self.check()
+
+    def paid(self, cost_microusd: int) -> None:
+        """Note what the provider took for an attempt that made nothing."""
+        self.paid_microusd = cost_microusd
 
     def check(self) -> None:
         """Raise what ends the work on it: LeaseLost, GenerationCancelled or HandedOver."""
@@ -204,7 +209,7 @@ def _again(place: Place, job: InHand, error: Exception) -> End:
             claiming.forget_sent(place.engine, job.claim)
         return _give_up(place, job, f"given up after {most} attempts; the last: {told}")
     if is_over:
-        claiming.retry(place.engine, job.claim, told, place.attempts)
+        claiming.retry(place.engine, job.claim, told, place.attempts, cost_microusd=job.paid_microusd)
     else:  # storage, store or tools
         _log.warning("job %s: %s", job.claim.id, told, exc_info=not isinstance(error, ReelkeeperError))
         claiming.wait(place.engine, job.claim, told, place.attempts)
@@ -213,5 +218,7 @@ def _again(place: Place, job: InHand, error: Exception) -> End:
 
 def _give_up(place: Place, job: InHand, error: str, end: End = End.DEAD, state: JobState = JobState.DEAD) -> End:
     """End a job without a video. One that is in doubt keeps its key: if a person redrives it, it is looked up."""
-    settle_job.fail(place.engine, *job.claim.fence, error, run_id=place.run_id, state=state)
+    settle_job.fail(
+        place.engine, *job.claim.fence, error, run_id=place.run_id, state=state, cost_microusd=job.paid_microusd
+    )
     return end

@@ -21,6 +21,7 @@ from reelkeeper.operations.followers import Ended
 from reelkeeper.operations.freeze import require_permission
 from reelkeeper.rules.admission import AdmissionPolicy
 from reelkeeper.rules.quota import QuotaPolicy
+from reelkeeper.store import spend
 from reelkeeper.store.engine import Clock, now, transaction
 from reelkeeper.store.steering import load_now
 from reelkeeper.store.tables import jobs, videos
@@ -70,7 +71,7 @@ def succeed(
             state=JobState.SUCCEEDED,
             finished_at=at,
             video_id=video,
-            cost_microusd=cost_microusd,
+            cost_microusd=spend.added(cost_microusd),
             processing_seconds=processing_seconds,
             concurrency=concurrency,
             progress=1.0,
@@ -83,6 +84,8 @@ def succeed(
             took = max((at - ended.started_at).total_seconds(), 0.001)
             session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(processing_seconds=took))
         finished.count(session, ended, at, took)
+        quoted = ended.price_microusd if ended.quoted_cost_microusd is None else ended.quoted_cost_microusd
+        spend.add_generated(session, at.date(), max(quoted, cost_microusd or 0))
         if took is not None:
             finished.learn(session, ended, load if concurrency is None else concurrency / slots, took)
         cache.insert(
@@ -107,19 +110,30 @@ def fail(
     *,
     run_id: str,
     state: JobState = JobState.DEAD,
+    cost_microusd: int | None = None,
     policy: AdmissionPolicy = AdmissionPolicy(),
     quota: QuotaPolicy = QuotaPolicy(),
 ) -> Settled:
     """End a job without a video, DEAD or CANCELLED: what it held goes back, and the first who joined takes over.
 
-    Not for an attempt that will be made again. Said again by the same claim, it changes nothing. Raises LeaseLost,
-    Frozen.
+    What its provider took all the same, `cost_microusd`, is ours and not the user's. Not for an attempt that will be
+    made again. Said again by the same claim, it changes nothing. Raises LeaseLost, Frozen.
     """
     with transaction(engine, "job.fail") as session:
         require_permission(session)
-        ended = _end(session, job_id, lease_token, state=state, finished_at=Clock(), error=error[:2_000])
+        ended = _end(
+            session,
+            job_id,
+            lease_token,
+            state=state,
+            finished_at=Clock(),
+            cost_microusd=spend.added(cost_microusd),
+            error=error[:2_000],
+        )
         if ended is None:
             return _as_it_ended(session, job_id, lease_token, state)
+        if cost_microusd:
+            spend.add_generated(session, now(session).date(), cost_microusd)
         return _give_up(session, ended, state, run_id, policy, quota)
 
 

@@ -1,8 +1,16 @@
 """On what terms a request is admitted. Pure."""
 
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Final
+
 from pydantic import BaseModel, ConfigDict, Field
 
-_DAY_SECONDS = 86_400
+from reelkeeper.model.money import SoFar
+
+_DAY_SECONDS: Final = 86_400
+_MICROUSD: Final = 10**6
+_Usd = Annotated[Decimal, Field(ge=0, le=10**9, decimal_places=6)]
 
 
 class AdmissionPolicy(BaseModel):
@@ -28,6 +36,11 @@ class AdmissionPolicy(BaseModel):
     slots: int = Field(
         8, ge=1, le=10_000, description="Jobs at once, for estimates of waits until the limit was steered first"
     )
+    daily_limit_usd: _Usd | None = Field(
+        None,
+        description="No new job that would take a UTC day beyond so many dollars, jobs in flight counted; null: any",
+    )
+    monthly_limit_usd: _Usd | None = Field(None, description="The same for a month")
 
     def hit_charge(self, price_microusd: int) -> int:
         """Give what a user pays for a video that need not be made: a share of the price, rounded down."""
@@ -49,3 +62,24 @@ def wait_seconds(ahead_seconds: float, running: int, mean_seconds: float, slots:
     if ahead_seconds == 0 and running < slots:
         return 0.0
     return round((ahead_seconds + min(running, slots) * mean_seconds / 2) / slots, 1)
+
+
+def over_budget(
+    policy: AdmissionPolicy, spent: SoFar, cost_microusd: int, as_of: datetime
+) -> tuple[str, datetime] | None:
+    """Say why a job of this cost is too much for a limit, and from when on it may be asked for again; None: it is not.
+
+    A limit is a limit: what is in flight counts as if it were spent, since nobody stops it. The month's comes first, as
+    it lasts longer. The sentence is for a user to read, and does not tell what the service spends.
+    """
+    tomorrow = as_of.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    next_month = (tomorrow.replace(day=1) + timedelta(days=31)).replace(day=1)
+    if as_of.month != tomorrow.month:
+        next_month = tomorrow
+    for limit_usd, so_far, name, ends in (
+        (policy.monthly_limit_usd, spent.month_microusd, "this month", next_month),
+        (policy.daily_limit_usd, spent.today_microusd, "today", tomorrow),
+    ):
+        if limit_usd is not None and so_far + spent.in_flight_microusd + cost_microusd > limit_usd * _MICROUSD:
+            return f"over budget for {name}; try again after {ends:%Y-%m-%d %H:%M} UTC", ends
+    return None

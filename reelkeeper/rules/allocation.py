@@ -24,6 +24,7 @@ from reelkeeper.rules.tariff import GB, MILLION, PRICE_BOOK, RATES, class_of
 
 STORAGE, CLASS_A, CLASS_B, RETRIEVAL = "r2-storage", "r2-class-a", "r2-class-b", "r2-retrieval"
 COMPUTE, API = "compute", "api"
+MAKING: Final = frozenset({COMPUTE, API})  # the services that make videos
 CHARGED: Final = (Metric.STORED_BYTES, Metric.OPERATIONS, Metric.RETRIEVED_BYTES, Metric.JOBS)
 _NANO: Final = 10**9
 _ONE_DAY: Final = timedelta(days=1)

@@ -38,6 +38,9 @@ class Notes:
         if self.stop and (self.job_id or self.stops_early):
             raise self.stop
 
+    def paid(self, cost_microusd: int) -> None:
+        self.paid_microusd = cost_microusd
+
     def taken_up(self, *, was_parked: bool = False) -> Order:
         """Give the order as another worker finds it."""
         return ORDER._replace(provider_key=self.key, provider_job_id=self.job_id, was_parked=was_parked)

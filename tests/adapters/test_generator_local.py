@@ -26,6 +26,9 @@ class Listener:
     def sent(self, provider_job_id: str) -> None:
         raise AssertionError(provider_job_id)
 
+    def paid(self, cost_microusd: int) -> None:
+        raise AssertionError(cost_microusd)
+
     def progress(self, fraction: float) -> None:
         self.fractions.append(fraction)
         if self.stop:

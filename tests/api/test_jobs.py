@@ -3,6 +3,8 @@
 import json
 import threading
 import time
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -10,8 +12,13 @@ import sqlalchemy as sa
 from fastapi.testclient import TestClient
 from httpx import Response
 
+from reelkeeper.api.app import create_app
+from reelkeeper.api.backing import Backing
+from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import JobState
-from reelkeeper.operations import freeze, ledger, settle_job
+from reelkeeper.operations import freeze, ledger, settle_job, tokens
+from reelkeeper.operations.admit import Terms
+from reelkeeper.rules.admission import AdmissionPolicy
 from reelkeeper.store.engine import transaction
 from reelkeeper.store.tables import jobs
 from tests.api.answers import problem
@@ -136,3 +143,17 @@ def test_a_job_is_followed_until_it_ends(client: TestClient, world: World, monke
     assert 0.5 in [one["progress"] for one in sent]
     assert answer.text.count("event: end\n") == 1
     assert sent[-1]["video_id"] == job_id
+
+
+def test_beyond_the_budget_a_new_job_is_refused_with_when_to_ask_again(world: World, stands: Backing) -> None:
+    terms = Terms(AdmissionPolicy(daily_limit_usd=Decimal(0)))
+    _, text = tokens.create(world.depot.engine, "a test", tuple(Scope), author="test")
+    app = create_app(replace(stands, terms=terms))
+    with TestClient(app, headers={"Authorization": f"Bearer {text}"}) as client:
+        answer = ask(client, "k1")
+        said = problem(answer, 503)
+        assert said["type"] == "urn:reelkeeper:budget"
+        assert str(said["detail"]).startswith("over budget for today; try again after ")
+        assert 0 < int(answer.headers["Retry-After"]) <= 86_400
+        described = client.get("/openapi.json").json()["paths"]["/v1/jobs"]["post"]["responses"]["503"]
+        assert "urn:reelkeeper:budget" in described["description"]

@@ -23,7 +23,8 @@ from reelkeeper.operations.run_job import End
 from reelkeeper.operations.settle_job import cancel
 from reelkeeper.operations.worker import work
 from reelkeeper.rules.attempts import AttemptPolicy
-from reelkeeper.store.engine import Clock, reading, transaction
+from reelkeeper.store import spend
+from reelkeeper.store.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import jobs, videos
 from tests.doubles.provider import LOST, TOKEN, ProviderDouble
 from tests.faults.world import World
@@ -249,3 +250,17 @@ def test_a_worker_that_is_told_to_end_lets_go_of_everything(shop: World, provide
     assert left == [("queued", 0, None)] * 2
     provider.looks = 1
     assert run(shop, http(provider)) == {End.SUCCEEDED: 2}
+
+
+def test_what_failed_attempts_have_cost_is_ours_and_not_the_users(shop: World, provider: ProviderDouble) -> None:
+    provider.ends_as = {"status": "failed", "cost_usd": "0.0100001", "error": "it broke"}
+    (job_id,) = ask(shop, "a cat")
+    deadline = time.monotonic() + 60
+    while find(shop.depot.engine, job_id).state != JobState.DEAD and time.monotonic() < deadline:
+        run(shop, http(provider))
+        make_due(shop.depot.engine)
+    job = find(shop.depot.engine, job_id)
+    assert (job.state, job.attempts, job.cost_microusd) == (JobState.DEAD, 2, 2 * 10_001)
+    assert spent(shop) == 0
+    with reading(shop.depot.engine) as session:
+        assert spend.so_far(session, now(session)).today_microusd == 2 * 10_001

@@ -49,6 +49,8 @@ class HttpGenerator:
         except GenerationCancelled:
             self._provider.cancel(job_id)
             raise
+        if standing.status != "succeeded" and standing.cost_microusd:
+            log.paid(standing.cost_microusd)
         if standing.status == "refused":
             raise GenerationRefused(f"the provider refuses it: {standing.error}")
         if standing.status != "succeeded" or not standing.video_url:

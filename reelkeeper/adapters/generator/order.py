@@ -34,3 +34,6 @@ class Log(Protocol):
 
     def progress(self, fraction: float) -> None:
         """Tell how far it is, from 0 to 1; to be called at least every few seconds."""
+
+    def paid(self, cost_microusd: int) -> None:
+        """Note what the provider took for an attempt that made nothing."""

@@ -25,7 +25,13 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 LOOK_SECONDS = 1.0  # between two looks at a job that is followed
 _SIGN_OF_LIFE_SECONDS: Final = 15.0  # without an event, so that no proxy cuts the line
 _LONGEST_SECONDS: Final = 3_600.0  # of one stream; an EventSource opens another by itself
-_REFUSED: Final = {RefusedFor.QUOTA: 403, RefusedFor.CREDITS: 402, RefusedFor.FROZEN: 503, RefusedFor.INPUT: 422}
+_REFUSED: Final = {
+    RefusedFor.QUOTA: 403,
+    RefusedFor.CREDITS: 402,
+    RefusedFor.BUDGET: 503,
+    RefusedFor.FROZEN: 503,
+    RefusedFor.INPUT: 422,
+}
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", examples=["0123456789abcdef0123456789abcdef"])]
 
 
@@ -98,6 +104,10 @@ class Cancelled(BaseModel):
 
 
 _TAKEN: Final[dict[int | str, dict[str, Any]]] = {202: {"model": Admitted, "description": "Joined or queued"}}
+_NOT_NOW: Final = (
+    "Not available: urn:reelkeeper:budget, the day or the month has cost what it may, or urn:reelkeeper:frozen; both "
+    "with Retry-After, in seconds. What is cached or in flight is given in spite of the budget"
+)
 
 
 @router.post(
@@ -106,14 +116,15 @@ _TAKEN: Final[dict[int | str, dict[str, Any]]] = {202: {"model": Admitted, "desc
     response_model=Admitted,
     response_model_exclude_none=True,
     dependencies=[needs(Scope.JOBS)],
-    responses={**_TAKEN, **documented(402, 404)},
+    responses={**_TAKEN, **documented(402, 404, words={503: _NOT_NOW})},
 )
 def ask(asked: NewJob, key: IdempotencyKey, stands: Stands, response: Response) -> Admitted | JSONResponse:
     """Answer at once: the video, a place in the queue, or why not. What is held stands or falls with the job."""
     answer = admit(stands.depot.engine, asked.request, user_id=asked.user_id, client_key=key, terms=stands.terms)
     match answer:
-        case Declined(code, reason):
-            headers = {"Retry-After": "30"} if code == RefusedFor.FROZEN else None
+        case Declined(code, reason, retry_seconds):
+            wait = 30 if code == RefusedFor.FROZEN else retry_seconds
+            headers = {"Retry-After": str(wait)} if wait else None
             return problem(_REFUSED[code], code, reason, headers=headers)
         case Cached():
             return Admitted(status="cached", **answer._asdict())

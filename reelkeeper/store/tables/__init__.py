@@ -42,6 +42,7 @@ storage_accounts = _TABLES["storage_accounts"]
 reservations = _TABLES["reservations"]
 usage_days = _TABLES["usage_days"]
 charges = _TABLES["charges"]
+spend_days = _TABLES["spend_days"]
 forecasts = _TABLES["forecasts"]
 
 alerts = _TABLES["alerts"]

@@ -136,6 +136,15 @@ class ChargeRow(SQLModel, table=True):
     estimated: bool = False  # of incomplete or sampled usage
 
 
+class SpendDay(SQLModel, table=True):
+    """What a UTC day has cost so far, in one row, for whoever may not add up its charges at each request."""
+
+    __tablename__ = "spend_days"
+    day: date = Field(primary_key=True)
+    charged_microusd: int = Field(0, sa_type=sa.BigInteger)  # all that was charged but for the making of videos
+    generated_microusd: int = Field(0, sa_type=sa.BigInteger)  # what the jobs that ended on it cost
+
+
 class ForecastRow(SQLModel, table=True):
     """What a run of `forecast_costs` said one service will cost in one month; service "" is the total."""
 

@@ -45,6 +45,7 @@ class JobRow(SQLModel, table=True):
     estimate_seconds: float
     price_microusd: int = Field(sa_type=sa.BigInteger)
     price_book: str
+    quoted_cost_microusd: int | None = Field(None, sa_type=sa.BigInteger)  # what it is expected to cost us
     hold_id: str | None = None
     reservation_id: str | None = None
     reserved_bytes: int = Field(0, sa_type=sa.BigInteger)

@@ -1,0 +1,28 @@
+"""What a job is expected to cost us, and what a day has cost so far."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+changes_rows: frozenset[str] = frozenset()
+
+
+def upgrade() -> None:
+    """Add both; of jobs before it nobody knows."""
+    op.add_column("jobs", sa.Column("quoted_cost_microusd", sa.BigInteger(), nullable=True))
+    op.create_table(
+        "spend_days",
+        sa.Column("day", sa.Date(), nullable=False),
+        sa.Column("charged_microusd", sa.BigInteger(), nullable=False),
+        sa.Column("generated_microusd", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("day"),
+    )
+
+
+def downgrade() -> None:
+    """Undo it."""
+    op.drop_table("spend_days")
+    op.drop_column("jobs", "quoted_cost_microusd")
