@@ -38,6 +38,7 @@ ReelkeeperError
 │   ├── GenerationFailed                 not this time; it is known that nothing more will come of it
 │   ├── GenerationUnknown                nobody knows what its provider makes of it: to be looked up, never sent again
 │   └── GenerationCancelled              its user does not want it any more
+├── OrchestratorError           exit 1   Prefect did not do what was asked
 ├── Silence                     exit 10  a flow has not succeeded in time, or messages do not get out
 └── MediaError                  exit 1   a media file or tool failed
     ├── NotAVideo                        hostile, broken or not a video: permanent
@@ -220,6 +221,10 @@ class GenerationUnknown(GenerationError):
 
 class GenerationCancelled(GenerationError):
     """Its user does not want it any more."""
+
+
+class OrchestratorError(ReelkeeperError):
+    """Prefect did not do what was asked."""
 
 
 class Silence(ReelkeeperError):

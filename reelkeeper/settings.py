@@ -88,6 +88,11 @@ class Settings(BaseSettings):
         description="Where Prefect's server reaches `reelkeeper api`, to have failed, crashed and late runs told",
     )
 
+    prefect_api_url: str | None = Field(
+        None,
+        description="Prefect's API, e.g. http://HOST:4200/api, for `reelkeeper api` to have a queued job begun at once",
+    )
+    prefect_api_auth: SecretStr | None = Field(None, description="USER:PASSWORD of Prefect's API, where it wants one")
     generator_url: str | None = Field(
         None, description="HTTP API of a provider of videos; ffmpeg on this machine if unset"
     )
@@ -133,6 +138,7 @@ class Settings(BaseSettings):
         "cloudflare_api_url",
         "slack_api_url",
         "api_url",
+        "prefect_api_url",
         "generator_url",
         "generator_webhook_url",
         mode="after",
@@ -157,6 +163,8 @@ class Settings(BaseSettings):
             raise ValueError("set slack_bot_token or slack_webhook_url, not both")
         if bool(self.slack_bot_token) != bool(self.slack_channel):
             raise ValueError("slack_bot_token and slack_channel are set together: a bot must know where to post")
+        if self.prefect_api_auth and ":" not in self.prefect_api_auth.get_secret_value():
+            raise ValueError("prefect_api_auth is USER:PASSWORD, with a colon between them")
         if self.cloudflare_api_token and not self.account_id:
             raise ValueError("cloudflare_api_token needs r2_account_id or cloudflare_account_id, whose usage it reads")
         if not self.prefix.endswith("/") or self.prefix.startswith("/"):

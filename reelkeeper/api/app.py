@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from reelkeeper.api.backing import Backing
 from reelkeeper.api.collector import Service
+from reelkeeper.api.dispatching import Dispatching
 from reelkeeper.api.figures import Requests
 from reelkeeper.api.gate import Gate
 from reelkeeper.api.problems import Problem, answer_errors
@@ -33,6 +34,7 @@ def create_app(stands: Backing) -> FastAPI:
     app.state.backing = stands
     app.state.registry = CollectorRegistry()
     app.state.registry.register(Service(stands.depot.engine, stands.budget))
+    app.state.dispatching = Dispatching(stands.depot.engine, stands.orchestrator, app.state.registry)
     for room in (health, jobs, videos, users, uploads, hooks):
         app.include_router(room.router)
     answer_errors(app)
@@ -43,9 +45,11 @@ def create_app(stands: Backing) -> FastAPI:
 
 
 @asynccontextmanager
-async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     current_default_thread_limiter().total_tokens = THREADS
+    app.state.dispatching.start()
     yield
+    app.state.dispatching.stop()
 
 
 def _schema(app: FastAPI) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from fastapi import Depends, Header, HTTPException, Request, Security
 from fastapi.security import HTTPBearer
 from pydantic import StringConstraints
 
+from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.model.access import Caller, Scope
 from reelkeeper.operations.admit import Terms
 from reelkeeper.operations.depot import Depot
@@ -37,6 +38,7 @@ class Backing:
     access: AccessPolicy = field(default_factory=AccessPolicy)
     terms: Terms = field(default_factory=Terms)
     budget: BudgetPolicy = field(default_factory=BudgetPolicy)
+    orchestrator: Orchestrator | None = None
 
 
 async def backing(request: Request) -> Backing:

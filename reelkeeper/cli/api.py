@@ -26,6 +26,7 @@ def api(
     """Serve the HTTP API until Ctrl-C. Callers need a token of `reelkeeper tokens create`."""
     import uvicorn
 
+    from reelkeeper.adapters import orchestrator
     from reelkeeper.api.app import create_app
     from reelkeeper.api.backing import Backing
     from reelkeeper.operations.admit import Terms
@@ -50,7 +51,7 @@ def api(
     terms = Terms(**{"lifecycle" if name == "policy" else name: value for name, value in given.items()})
     settings = configured()
     with depot() as opened:
-        app = create_app(Backing(opened, settings.scratch, access, terms, budget))
+        app = create_app(Backing(opened, settings.scratch, access, terms, budget, orchestrator.connect(settings)))
         if schema:
             emit(app.openapi())
             return

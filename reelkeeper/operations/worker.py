@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from pathlib import Path
 from uuid import uuid4
@@ -26,8 +26,8 @@ from reelkeeper.operations.lease import HEARTBEAT_SECONDS, Keeper
 from reelkeeper.operations.run_job import End, InHand, Place, run_job
 from reelkeeper.rules.attempts import AttemptPolicy
 from reelkeeper.rules.dispatch import DispatchPolicy
-from reelkeeper.store import claims
-from reelkeeper.store.engine import reading
+from reelkeeper.store import claims, signs
+from reelkeeper.store.engine import reading, transaction
 
 LOOK_SECONDS = 2.0  # between two looks for jobs, where a slot is free: far below the 15 that a dead worker's may wait
 _log = logging.getLogger(__name__)
@@ -122,11 +122,14 @@ def _beating(place: Place, at_work: Callable[[], list[InHand]], seconds: float) 
     leaving = threading.Event()
 
     def beat() -> None:
-        while not leaving.wait(seconds):
+        while True:
             try:
+                _give_sign(place)
                 _renew(place, at_work())
             except SQLAlchemyError:
                 _log.warning("claims were not renewed; trying again", exc_info=True)
+            if leaving.wait(seconds):
+                break
 
     heart = threading.Thread(target=copy_context().run, args=(beat,), name="job-heartbeat", daemon=True)
     heart.start()
@@ -135,6 +138,20 @@ def _beating(place: Place, at_work: Callable[[], list[InHand]], seconds: float) 
     finally:
         leaving.set()
         heart.join()
+        with suppress(SQLAlchemyError):  # the sign ends by itself
+            _end_sign(place)
+
+
+def _give_sign(place: Place) -> None:
+    """Say that somebody takes what waits, as long as that is so."""
+    if not (place.closing.is_set() or place.ending.is_set()):
+        with transaction(place.engine, "worker.sign") as session:
+            signs.give(session)
+
+
+def _end_sign(place: Place) -> None:
+    with transaction(place.engine, "worker.leave") as session:
+        signs.end(session)
 
 
 def _renew(place: Place, held: list[InHand]) -> None:

@@ -38,6 +38,16 @@ def is_overdue(since: datetime, cadence: Cadence, as_of: datetime) -> bool:
     return as_of - since > timedelta(seconds=cadence.period_seconds + cadence.grace_seconds)
 
 
+def seconds_until_next(at: datetime, cadence: Cadence) -> float:
+    """Give the seconds until a flow is due again whose runs begin with each of its periods since midnight UTC.
+
+    >>> from datetime import UTC
+    >>> seconds_until_next(datetime(2026, 11, 24, 12, 3, 30, tzinfo=UTC), CADENCES["dispatch_jobs"])
+    90.0
+    """
+    return cadence.period_seconds - at.timestamp() % cadence.period_seconds
+
+
 def silent(flow: str, since: datetime, cadence: Cadence, *, has_succeeded: bool, as_of: datetime) -> Finding | None:
     """Say that a flow is overdue, or None. `since` is its last success, or when the store was made if it had none."""
     if not is_overdue(since, cadence, as_of):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from uuid import uuid4
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -118,7 +118,9 @@ _NOT_NOW: Final = (
     dependencies=[needs(Scope.JOBS)],
     responses={**_TAKEN, **documented(402, 404, words={503: _NOT_NOW})},
 )
-def ask(asked: NewJob, key: IdempotencyKey, stands: Stands, response: Response) -> Admitted | JSONResponse:
+def ask(
+    asked: NewJob, key: IdempotencyKey, stands: Stands, request: Request, response: Response
+) -> Admitted | JSONResponse:
     """Answer at once: the video, a place in the queue, or why not. What is held stands or falls with the job."""
     answer = admit(stands.depot.engine, asked.request, user_id=asked.user_id, client_key=key, terms=stands.terms)
     match answer:
@@ -131,6 +133,7 @@ def ask(asked: NewJob, key: IdempotencyKey, stands: Stands, response: Response) 
         case Unfulfilled(job_id, state, error):
             return Admitted(status="dead" if state == "dead" else "cancelled", job_id=job_id, error=error)
         case Joined() | Queued():
+            request.app.state.dispatching.wake()
             response.status_code = 202
             return Admitted(status="joined" if isinstance(answer, Joined) else "queued", **answer._asdict())
 

@@ -1,0 +1,48 @@
+"""A run is started by Prefect's API, once for each key, past password and CSRF; what goes wrong names no secret."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from reelkeeper.adapters.orchestrator import Orchestrator
+from reelkeeper.errors import OrchestratorError
+from tests.doubles.prefect_api import PrefectDouble
+
+AUTH = "admin:a pass:word"
+
+
+@pytest.fixture
+def server() -> Iterator[PrefectDouble]:
+    with PrefectDouble().serving() as double:
+        yield double
+
+
+def start(server: PrefectDouble, key: str = "k", auth: str | None = None, flow: str = "dispatch-jobs") -> str:
+    return Orchestrator(server.url, auth).start(flow, "scheduled", {"seconds": 40}, key=key)
+
+
+def test_a_run_is_started_with_its_parameters_and_once_for_each_key(server: PrefectDouble) -> None:
+    assert start(server, "k1") == start(server, "k1") == "run-0"
+    assert start(server, "k2") == "run-1"
+    assert [run["parameters"] for run in server.runs.values()] == [{"seconds": 40}] * 2
+
+
+def test_a_hardened_server_is_given_the_password_and_the_token_that_it_wants() -> None:
+    with PrefectDouble(AUTH, has_csrf=True).serving() as server:
+        assert start(server, auth=AUTH) == "run-0"
+        for auth in (None, "admin:wrong"):
+            with pytest.raises(OrchestratorError, match="answered 401 to GET of deployment dispatch-jobs/scheduled"):
+                start(server, auth=auth)
+
+
+def test_what_goes_wrong_is_told_without_address_or_password(server: PrefectDouble) -> None:
+    with pytest.raises(OrchestratorError, match="answered 404 to GET of deployment nothing/scheduled"):
+        start(server, flow="nothing")
+    server.status = 503
+    with pytest.raises(OrchestratorError, match="answered 503 to POST of a new run"):
+        start(server)
+    with pytest.raises(OrchestratorError) as told:
+        Orchestrator("http://127.0.0.1:1/api", AUTH).start("dispatch-jobs", "scheduled", {}, key="k")
+    assert "ConnectError" in str(told.value)
+    assert "127.0.0.1" not in str(told.value)
+    assert "word" not in str(told.value)

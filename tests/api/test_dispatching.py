@@ -1,0 +1,78 @@
+"""A job that is queued is begun at once, and the request neither waits for that nor hears when it fails."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+from fastapi.testclient import TestClient
+
+from reelkeeper.adapters.orchestrator import Orchestrator
+from reelkeeper.api import dispatching
+from reelkeeper.api.app import create_app
+from reelkeeper.api.backing import Backing
+from reelkeeper.model.access import Scope
+from reelkeeper.operations import ledger, start_dispatch, tokens
+from reelkeeper.store.engine import transaction
+from tests.doubles.prefect_api import PrefectDouble
+from tests.faults.world import World
+from tests.operations.books import DOLLAR
+
+AUTH = "admin:secret-word"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[PrefectDouble]:
+    monkeypatch.setattr(start_dispatch, "seconds_until_next", lambda *_: 200.0)  # whatever the clock says
+    monkeypatch.setattr(dispatching, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(dispatching, "_START_SECONDS", 0.05)
+    with PrefectDouble(AUTH).serving() as double:
+        yield double
+
+
+@pytest.fixture
+def desk(world: World, stands: Backing, server: PrefectDouble) -> Iterator[TestClient]:
+    with transaction(world.depot.engine, "test") as session:
+        ledger.grant(session, "ann", 10 * DOLLAR, "first", run_id="test")
+    _, text = tokens.create(world.depot.engine, "a test", tuple(Scope), author="test")
+    app = create_app(replace(stands, orchestrator=Orchestrator(server.url, AUTH)))
+    with TestClient(app, headers={"Authorization": f"Bearer {text}"}) as client:
+        yield client
+
+
+def ask(client: TestClient, key: str) -> int:
+    asked = {"user_id": "ann", "request": {"model": "m", "prompt": key}}
+    status: int = client.post("/v1/jobs", json=asked, headers={"Idempotency-Key": key}).status_code
+    return status
+
+
+def eventually(condition: Callable[[], object]) -> bool:
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return bool(condition())
+
+
+def counted(client: TestClient, outcome: str) -> bool:
+    return f'reelkeeper_dispatch_starts_total{{outcome="{outcome}"}} 0.0' not in client.get("/v1/metrics").text
+
+
+def test_a_queued_job_has_a_run_started_off_the_requests_path(desk: TestClient, server: PrefectDouble) -> None:
+    assert ask(desk, "k1") == 202
+    assert eventually(lambda: server.runs)
+    (run,) = server.runs.values()
+    assert run["parameters"] == {"seconds": 170}
+    assert eventually(lambda: counted(desk, "started"))
+
+
+def test_a_server_that_is_away_is_logged_and_counted_and_no_matter_to_the_caller(
+    desk: TestClient, server: PrefectDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.status = 503
+    assert ask(desk, "k1") == 202
+    assert eventually(lambda: counted(desk, "failed"))
+    assert "the scheduled one will be: Prefect answered 503" in caplog.text
+    assert "secret-word" not in caplog.text
+    server.status = 201
+    assert ask(desk, "k2") == 202  # the thread has outlived it
+    assert eventually(lambda: counted(desk, "started"))

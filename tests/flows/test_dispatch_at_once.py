@@ -1,0 +1,38 @@
+"""A run of `dispatch_jobs` that is started through Prefect's API stands at a real server, with its window, once."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from prefect import get_client
+from prefect.settings import PREFECT_API_URL
+
+from deployments.declared import deployments
+from reelkeeper.adapters.orchestrator import Orchestrator
+from reelkeeper.operations import start_dispatch as module
+from reelkeeper.operations.start_dispatch import start_dispatch
+
+WRITTEN = Path(__file__).parent.parent.parent / "prefect.yaml"
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_the_deployment_of_prefect_yaml_is_found_and_run(
+    sqlite_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "now", lambda _session: datetime(2026, 11, 24, 12, 1, tzinfo=UTC))
+    (declared,) = (one for one in deployments(WRITTEN) if str(one.entrypoint).endswith("dispatch_jobs"))
+    orchestrator = Orchestrator(str(PREFECT_API_URL.value()))
+    with get_client(sync_client=True) as client:
+        deployment_id = declared.apply()
+        try:
+            run_id = start_dispatch(sqlite_engine, orchestrator)
+            assert run_id == start_dispatch(sqlite_engine, orchestrator)
+            run = client.read_flow_run(UUID(run_id))
+            assert run.deployment_id == deployment_id
+            assert run.parameters == {"dry_run": False, "seconds": 210}
+            assert run.state is not None
+            assert run.state.is_scheduled()
+        finally:
+            client.request("DELETE", "/deployments/{id}", path_params={"id": deployment_id})
