@@ -1,5 +1,7 @@
-"""`jobs`: dead letters looked at and tried again, and jobs cancelled."""
+"""`jobs`: dead letters looked at and tried again, jobs cancelled, and what was made written out."""
 
+import sys
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -8,8 +10,19 @@ from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import dollars, emit, say, table
 from reelkeeper.cli.words import who
 
-group = typer.Typer(help="Look at dead jobs, try them again, cancel those in flight.", no_args_is_help=True)
+group = typer.Typer(
+    help="Look at dead jobs, try them again, cancel those in flight, export what was made.", no_args_is_help=True
+)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+class Recorded(StrEnum):
+    """What can be exported."""
+
+    JOBS = "jobs"
+    REQUESTS = "requests"
+
+
 Named = Annotated[list[str], typer.Argument(metavar="JOB...", help="Their ids.")]
 
 
@@ -69,3 +82,22 @@ def cancel(jobs: Named, as_json: AsJson = False) -> None:
     else:
         for job_id, state in states.items():
             say(f"{job_id}: {'asked to stop' if state in ('running', 'parked') else state}.")
+
+
+@group.command()
+def export(
+    what: Annotated[
+        Recorded, typer.Argument(help="jobs that were made, or requests that got a video.")
+    ] = Recorded.JOBS,
+    last: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many, the last ones.")] = 100_000,
+) -> None:
+    """Write what was recorded as CSV, for `reelkeeper simulate --recorded`. Prompts, ids and names stay here."""
+    from reelkeeper.model.jobs import RecordedJob, RecordedRequest
+    from reelkeeper.store import recorded
+    from reelkeeper.store.engine import reading
+
+    with store() as engine, reading(engine) as session:
+        if what is Recorded.JOBS:
+            recorded.write(recorded.jobs_made(session, last), RecordedJob, sys.stdout)
+        else:
+            recorded.write(recorded.requests_answered(session, last), RecordedRequest, sys.stdout)

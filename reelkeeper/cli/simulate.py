@@ -1,14 +1,25 @@
-"""`simulate`: the rules on generated load, by a virtual clock, beside others: try a policy before using it."""
+"""`simulate`: the rules on drawn or recorded load, by a virtual clock, beside others: try a policy before using it."""
 
-from typing import Annotated
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from reelkeeper.cli import parameters
+from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, say, table
-from reelkeeper.errors import Misconfigured
+from reelkeeper.errors import InputRefused, Misconfigured
 
-group = typer.Typer(no_args_is_help=True, help="Try a policy on generated load before using it. Changes nothing.")
+if TYPE_CHECKING:
+    from sqlmodel import Session
+
+    from reelkeeper.model.jobs import RecordedJob, RecordedRequest
+
+group = typer.Typer(
+    no_args_is_help=True, help="Try a policy on drawn or recorded load before using it. Changes nothing."
+)
 
 Seed = Annotated[int, typer.Option(help="The same seed draws the same load.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
@@ -16,7 +27,15 @@ Param = Annotated[
     list[str] | None,
     typer.Option("--param", metavar="NAME=VALUE", help="Change ours, e.g. policy.oldest_share=0.2. May be repeated."),
 ]
+Recorded = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|store",
+        help="Play what was recorded: `store`, or a CSV file of `reelkeeper jobs export`. Nothing is drawn then.",
+    ),
+]
 _NOTE = "A model, the same for every row: it compares policies, and predicts nothing."
+_LEAST = 10  # jobs or requests that say anything
 
 
 @group.command()
@@ -24,27 +43,35 @@ def queue(
     distribution: Annotated[str, typer.Option(help="Of complexity: uniform, exponential, lognormal or bimodal.")] = (
         "lognormal"
     ),
-    jobs: Annotated[int, typer.Option(min=100, max=100_000, help="Jobs to draw.")] = 4000,
+    jobs: Annotated[int, typer.Option(min=100, max=100_000, help="Jobs to draw, or the last that were made.")] = 4000,
     slots: Annotated[int, typer.Option(min=1, max=1000, help="Jobs that run at once.")] = 8,
     load: Annotated[float, typer.Option(min=0.05, max=2, help="Share of the slots' time that the jobs take.")] = 0.85,
     error: Annotated[float, typer.Option(min=0, max=3, help="Deviation of ln(estimate / truth).")] = 0.3,
+    recorded: Recorded = None,
     seed: Seed = 1,
     param: Param = None,
     as_json: AsJson = False,
 ) -> None:
     """Play one stream of jobs through the queue: first come first served, by the source document, and by ours."""
     from reelkeeper.rules.dispatch import DispatchPolicy
-    from reelkeeper.simulation.queue import COMPLEXITY, arrivals, run
+    from reelkeeper.simulation import queue as simulation
 
-    if distribution not in COMPLEXITY:
-        raise Misconfigured(f"no distribution {distribution!r}; there are {', '.join(COMPLEXITY)}")
+    if distribution not in simulation.COMPLEXITY:
+        raise Misconfigured(f"no distribution {distribution!r}; there are {', '.join(simulation.COMPLEXITY)}")
 
     def taken(policy: DispatchPolicy) -> None: ...
 
     ours: DispatchPolicy = parameters.read("simulate queue", taken, param or []).get("policy", DispatchPolicy())
-    coming = arrivals(distribution, seed=seed, count=jobs, slots=slots, load=load, error_sigma=error)
+    if recorded is None:
+        coming = simulation.arrivals(distribution, seed=seed, count=jobs, slots=slots, load=load, error_sigma=error)
+        loaded, drawn = simulation.SECONDS_AT_FULL_LOAD, f"{distribution} complexity, {slots} slots, {load:.0%} busy"
+    else:
+        coming = simulation.recorded(_recorded_jobs(recorded, jobs))
+        loaded, drawn = 0.0, f"record, {slots} slots"
     policies = {"fifo": DispatchPolicy(rule="fifo"), "seed": DispatchPolicy(rule="seed"), "ours": ours}
-    waits = {name: run(coming, policy, slots=slots) for name, policy in policies.items()}
+    waits = {
+        name: simulation.run(coming, policy, slots=slots, loaded_seconds=loaded) for name, policy in policies.items()
+    }
     if as_json:
         emit(waits)
         return
@@ -69,7 +96,7 @@ def queue(
         )
         for name, one in waits.items()
     ]
-    title = f"{jobs:,} jobs of {distribution} complexity, {slots} slots, {load:.0%} busy: waits in minutes"
+    title = f"{len(coming):,} jobs of {drawn}: waits in minutes"
     table(headings, rows, title=title)
     say(_NOTE)
 
@@ -81,13 +108,20 @@ def cache(
     requests_a_day: Annotated[int, typer.Option(min=10, max=100_000, help="Requests on each.")] = 3000,
     once: Annotated[float, typer.Option(min=0, max=1, help="Share of requests that never come back.")] = 0.5,
     alpha: Annotated[float, typer.Option(min=0, max=3, help="Zipf's exponent of the rest.")] = 0.8,
+    recorded: Recorded = None,
     seed: Seed = 1,
     as_json: AsJson = False,
 ) -> None:
     """Send one stream of requests to three caches: ours (S3-FIFO), the least recently used, the source document's."""
-    from reelkeeper.simulation.cache import CACHES, GB, requests, serve
+    from reelkeeper.simulation import cache as simulation
+    from reelkeeper.simulation.cache import CACHES, GB, serve
 
-    coming = list(requests(seed=seed, days=days, a_day=requests_a_day, once_share=once, alpha=alpha))
+    if recorded is None:
+        drawn = simulation.requests(seed=seed, days=days, a_day=requests_a_day, once_share=once, alpha=alpha)
+        coming = list(drawn)
+    else:
+        coming = simulation.recorded(_recorded_requests(recorded))
+        days = math.ceil(coming[-1].day)
     served = [serve(name, make(round(budget_gb * GB)), coming) for name, make in CACHES.items()]
     if as_json:
         emit(served)
@@ -143,6 +177,44 @@ def concurrency(
         ("server", ">best", *(f">{name}" for name in makers)), rows, title="Work lost in 40 hours, and the last limit"
     )
     say(_NOTE)
+
+
+_MOST_REQUESTS = 1_000_000
+_Row = TypeVar("_Row")
+
+
+def _recorded_jobs(source: str, limit: int) -> "list[RecordedJob]":
+    from reelkeeper.store import recorded
+
+    return _recorded(source, lambda session: recorded.jobs_made(session, limit), recorded.read_jobs)[-limit:]
+
+
+def _recorded_requests(source: str) -> "list[RecordedRequest]":
+    from reelkeeper.store import recorded
+
+    return _recorded(
+        source, lambda session: recorded.requests_answered(session, _MOST_REQUESTS), recorded.read_requests
+    )
+
+
+def _recorded(
+    source: str, ask: "Callable[[Session], list[_Row]]", read: Callable[[Iterable[str]], list[_Row]]
+) -> list[_Row]:
+    """Give what was recorded, from the store or from a file."""
+    from reelkeeper.store.engine import reading
+
+    if source == "store":
+        with store() as engine, reading(engine) as session:
+            found = ask(session)
+    else:
+        try:
+            with Path(source).open(encoding="utf-8-sig", newline="") as file:
+                found = read(file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise Misconfigured(f"--recorded {source}: {error}") from None
+    if len(found) < _LEAST:
+        raise InputRefused(f"--recorded {source}: {len(found)} recorded, and fewer than {_LEAST} say nothing")
+    return found
 
 
 def _minutes(seconds: float) -> str:

@@ -56,3 +56,25 @@ class CacheItem(NamedTuple):
     used_at: datetime  # its last hit, or when it was made
     expires_at: datetime | None
     live: bool  # whether its video can be given
+
+
+class RecordedJob(NamedTuple):
+    """A job that made its video, as a simulation plays it again. Users are numbered, so that it can be handed on."""
+
+    submitted_at: datetime
+    user: str
+    tier: str | None
+    model: str
+    complexity: float
+    estimate_seconds: float
+    seconds: float  # that it took
+    prompt_characters: int
+
+
+class RecordedRequest(NamedTuple):
+    """A request for a video that was made, or was there. The key says which are the same, and nothing else."""
+
+    at: datetime
+    key: str
+    size_bytes: int
+    cost_microusd: int

@@ -9,10 +9,12 @@ import itertools
 import math
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, NamedTuple, Protocol
 
+from reelkeeper.model.jobs import RecordedRequest
 from reelkeeper.rules.cache import S3Fifo
 
 _TEMPLATES_A_DAY, _HALF_LIFE_DAYS, _FIRST_TEMPLATES = 40, 10.0, 400
@@ -69,6 +71,14 @@ def requests(
             else:
                 chosen = templates[bisect.bisect(weights, draw.random() * weights[-1])]
                 yield chosen._replace(day=at)
+
+
+def recorded(answered: Sequence[RecordedRequest]) -> list[Request]:
+    """Give requests that were answered once, in the order of time, as they can be sent again."""
+    first = answered[0].at
+    return [
+        Request((one.at - first) / timedelta(days=1), one.key, one.size_bytes, one.cost_microusd) for one in answered
+    ]
 
 
 def _made(draw: random.Random, key: str, day: float) -> Request:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from statistics import fmean
 from typing import Final, NamedTuple
 
-from reelkeeper.model.jobs import Job
+from reelkeeper.model.jobs import Job, RecordedJob
 from reelkeeper.rules.dispatch import DispatchPolicy, class_bounds, first
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -91,12 +91,30 @@ def _bursts(draw: random.Random, rate: float) -> Iterator[float]:
         yield now
 
 
-def run(coming: Sequence[Arrival], policy: DispatchPolicy, *, slots: int = 8, setup_seconds: float = 0.0) -> Waits:
+def recorded(jobs: Sequence[RecordedJob]) -> list[Arrival]:
+    """Give jobs that were made once, in the order of time, as they can be played again."""
+    made = []
+    for number, one in enumerate(jobs):
+        at = EPOCH + (one.submitted_at - jobs[0].submitted_at)
+        job = Job(f"{number:06}", one.user, one.tier, at, one.estimate_seconds, one.model, one.prompt_characters)
+        made.append(Arrival(job, one.seconds))
+    return made
+
+
+def run(
+    coming: Sequence[Arrival],
+    policy: DispatchPolicy,
+    *,
+    slots: int = 8,
+    setup_seconds: float = 0.0,
+    loaded_seconds: float = SECONDS_AT_FULL_LOAD,
+) -> Waits:
     """Play `coming`, in order of arrival, through `slots` that never idle while a job waits.
 
-    A slot that changes its model first takes `setup_seconds`.
+    A slot that changes its model first takes `setup_seconds`. A full system adds `loaded_seconds` to each job: 0 for
+    what was recorded, of which the load is a part already.
     """
-    queue = _Queue(coming, policy, slots, setup_seconds)
+    queue = _Queue(coming, policy, slots, setup_seconds, loaded_seconds)
     queue.play()
     waits = sorted(queue.waits.values())
     tiers: dict[str, list[float]] = {tier: [] for tier in _TIERS}
@@ -117,8 +135,16 @@ def run(coming: Sequence[Arrival], policy: DispatchPolicy, *, slots: int = 8, se
 class _Queue:
     """Slots, the jobs that wait for them, and the clock."""
 
-    def __init__(self, coming: Sequence[Arrival], policy: DispatchPolicy, slots: int, setup_seconds: float) -> None:
-        self.coming, self.policy, self.slots, self.setup_seconds = coming, policy, slots, setup_seconds
+    def __init__(
+        self,
+        coming: Sequence[Arrival],
+        policy: DispatchPolicy,
+        slots: int,
+        setup_seconds: float,
+        loaded_seconds: float,
+    ) -> None:
+        self.coming, self.policy, self.slots = coming, policy, slots
+        self.setup_seconds, self.loaded_seconds = setup_seconds, loaded_seconds
         self.waiting: dict[str, Arrival] = {}
         self.busy: list[tuple[float, str]] = []  # when a slot is free again, and with which model loaded
         self.cold = slots  # slots that never had a model
@@ -161,7 +187,7 @@ class _Queue:
 
     def _start(self, arrival: Arrival, at: float, warm: str | None) -> None:
         load = (len(self.busy) + 1) / self.slots
-        took = arrival.work_seconds + SECONDS_AT_FULL_LOAD * load
+        took = arrival.work_seconds + self.loaded_seconds * load
         if self.setup_seconds and warm != arrival.job.model:
             took += self.setup_seconds
         self.waits[arrival.job.id] = at - (arrival.job.submitted_at - EPOCH).total_seconds()
