@@ -10,12 +10,14 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from reelkeeper.model import BlobState
 from reelkeeper.model.alerts import AlertState, MessageState
 from reelkeeper.model.jobs import IN_FLIGHT
 from reelkeeper.model.money import ReservationState
 from reelkeeper.store.engine import changed
 from reelkeeper.store.tables import (
     alerts,
+    blobs,
     daily_views,
     forecasts,
     jobs,
@@ -94,7 +96,9 @@ def _alert(cutoff: datetime) -> sa.ColumnElement[bool]:
 
 
 def _intent(cutoff: datetime) -> sa.ColumnElement[bool]:
-    return sa.and_(operations.c.state != "open", operations.c.updated_at < cutoff)
+    """Say which intents are old: not those of a swap that can still be taken back, as a long grace lets it."""
+    still_there = sa.exists().where(blobs.c.id == operations.c.old_blob_id, blobs.c.state != BlobState.GONE)
+    return sa.and_(operations.c.state != "open", operations.c.updated_at < cutoff, ~still_there)
 
 
 def _scan(cutoff: datetime) -> sa.ColumnElement[bool]:
@@ -110,11 +114,7 @@ KINDS: Final = (  # in an order in which what refers goes before what it refers 
     Kind(jobs, "jobs_days", _job),
     Kind(uploads, "jobs_days", _upload),
     Kind(reservations, "jobs_days", _reservation),
-    Kind(
-        operations,
-        "intents_days",
-        lambda cutoff: sa.and_(operations.c.state != "open", operations.c.updated_at < cutoff),
-    ),
+    Kind(operations, "intents_days", _intent),
     Kind(scans, "scans_days", _scan),
     Kind(alerts, "alerts_days", _alert),
     Kind(snoozes, "alerts_days", lambda cutoff: snoozes.c.until < cutoff),

@@ -21,9 +21,11 @@ from reelkeeper.store.engine import now, reading, transaction
 from reelkeeper.store.forgetting import KINDS
 from reelkeeper.store.tables import (
     alerts,
+    blobs,
     daily_views,
     jobs,
     leases,
+    operations,
     outbox,
     performance_windows,
     plans,
@@ -236,6 +238,19 @@ def test_an_upload_and_its_reservation_go_together_once_they_are_settled(engine:
     assert run(engine) == {"uploads": 1, "reservations": 1}
     assert ids(engine, uploads) == {"u-young", "u-open"}
     assert ids(engine, reservations) == {"young", "open"}
+
+
+def test_a_swap_is_remembered_for_as_long_as_it_can_be_taken_back(engine: sa.Engine) -> None:
+    at = clean(engine)
+    long_ago = at - timedelta(days=500)
+    put(engine, videos, [{"id": "v", "user_id": "ann", "state": "live", "generation": 1}])
+    for number, state in enumerate(("gone", "deleting", "retired"), 1):
+        put(engine, blobs, [{"id": number, "key": f"k{number}", "state": state, "generation": 1, "size_bytes": 1}])
+        put(engine, operations, [{"id": f"swap of {state}", "kind": "swap", "state": "done", "run_id": "r", "detail": {},
+                                  "video_id": "v", "generation": 1, "lease_token": 1, "old_blob_id": number,
+                                  "created_at": long_ago, "updated_at": long_ago}])  # fmt: skip
+    assert run(engine) == {"operations": 1}
+    assert ids(engine, operations) == {"swap of deleting", "swap of retired"}
 
 
 def test_it_goes_in_batches_stops_in_time_and_obeys_a_freeze(
