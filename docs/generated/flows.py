@@ -48,13 +48,12 @@ def schedule(_argument: str = "") -> str:
         (
             f"[`{_name(one)}`](#{_name(one)})",
             one.get("description", ""),
-            _cron(one),
+            _cron(one) or "when asked",
             f"`{one['work_pool']['name']}`",
-            "changes things" if one["parameters"].get("dry_run") is False else "dry run",
         )
         for one in deployments()
     ]
-    return table(("flow", "asks, and does", "cron (UTC)", "work pool", "as deployed"), rows)
+    return table(("flow", "asks, and does", "cron (UTC)", "work pool"), rows)
 
 
 def facts(name: str) -> str:
@@ -79,7 +78,7 @@ def facts(name: str) -> str:
 
 def _told(name: str, hint: Any, default: Any) -> tuple[str, str]:  # noqa: ANN401  an annotation and a value of it
     if isinstance(hint, type) and issubclass(hint, BaseModel):
-        anchor = f"{name}-{spelt(hint.__name__).replace(' ', '-')}"
+        anchor = titled(name, hint).replace(": ", "-").replace(" ", "-")
         return "its own", f"[{spelt(hint.__name__)}](policies.md#{anchor}): {_first_line(hint)}"
     schema = TypeAdapter(hint).json_schema()
     said = _SAID.get(name, "")
@@ -89,6 +88,11 @@ def _told(name: str, hint: Any, default: Any) -> tuple[str, str]:  # noqa: ANN40
 def spelt(name: str) -> str:
     """Give the name of a class in words: BlastRadius is blast radius."""
     return re.sub(r"(?<!^)(?=[A-Z])", " ", name).lower()
+
+
+def titled(name: str, policy: type[BaseModel]) -> str:
+    """Give the heading of a policy: what `--param` calls it, and what it is."""
+    return name if name == spelt(policy.__name__) else f"{name}: {spelt(policy.__name__)}"
 
 
 def _first_line(policy: type[BaseModel]) -> str:

@@ -51,7 +51,7 @@ def _section(name: str, policy: type[BaseModel], takers: list[str]) -> str:
     said = inspect.cleandoc(policy.__doc__ or "")
     return "\n\n".join(
         [
-            f"## {name}: {flows.spelt(policy.__name__)}",
+            f"## {flows.titled(name, policy)}",
             said,
             f"Taken by {', '.join(takers)}. It is `{policy.__module__.replace('.', '/')}.py`.",
             table(("parameter", "what it is", "default", "what it says"), fields(name, policy)),

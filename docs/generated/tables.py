@@ -46,7 +46,7 @@ def code(value: object) -> str:
     """Give a value as it is written in JSON, or text as it is."""
     if isinstance(value, str):
         return f"`{value}`" if value else "empty"
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:,}"
     return f"`{json.dumps(value, default=str)}`"
 

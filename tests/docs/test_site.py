@@ -114,7 +114,7 @@ def test_every_flow_has_its_section_and_every_parameter_is_in_it(pages: dict[str
 def test_every_policy_of_a_flow_is_named_with_who_takes_it(pages: dict[str, Page]) -> None:
     text = pages["policies.html"].text
     for (name, policy), takers in policies.used().items():
-        assert f"{name}: {flows.spelt(policy.__name__)}" in text
+        assert flows.titled(name, policy) in text
         assert takers
 
 
