@@ -1,5 +1,6 @@
 """The built pages hold together, and load nothing from elsewhere."""
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
@@ -75,6 +76,12 @@ def test_every_link_inside_leads_somewhere_and_so_does_its_anchor(pages: dict[st
             elif anchor and (other := pages.get(str(place.resolve().relative_to(site.resolve())))):
                 broken += [f"{name}: {link}"] if unquote(anchor) not in other.anchors else []
     assert broken == []
+
+
+def test_what_the_readme_points_to_in_a_page_is_there(pages: dict[str, Page]) -> None:
+    pointed = re.findall(r"\]\(docs/([\w-]+)\.md#([^)]+)\)", (ROOT / "README.md").read_text())
+    assert pointed
+    assert not [f"{page}#{anchor}" for page, anchor in pointed if anchor not in pages[f"{page}.html"].anchors]
 
 
 def test_no_page_loads_anything_from_elsewhere(pages: dict[str, Page], site: Path) -> None:
