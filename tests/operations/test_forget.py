@@ -246,9 +246,9 @@ def test_a_swap_is_remembered_for_as_long_as_it_can_be_taken_back(engine: sa.Eng
     put(engine, videos, [{"id": "v", "user_id": "ann", "state": "live", "generation": 1}])
     for number, state in enumerate(("gone", "deleting", "retired"), 1):
         put(engine, blobs, [{"id": number, "key": f"k{number}", "state": state, "generation": 1, "size_bytes": 1}])
-        put(engine, operations, [{"id": f"swap of {state}", "kind": "swap", "state": "done", "run_id": "r", "detail": {},
-                                  "video_id": "v", "generation": 1, "lease_token": 1, "old_blob_id": number,
-                                  "created_at": long_ago, "updated_at": long_ago}])  # fmt: skip
+        swap = {"id": f"swap of {state}", "kind": "swap", "state": "done", "video_id": "v", "old_blob_id": number}
+        about = {"run_id": "r", "detail": {}, "generation": 1, "lease_token": 1}
+        put(engine, operations, [{**swap, **about, "created_at": long_ago, "updated_at": long_ago}])
     assert run(engine) == {"operations": 1}
     assert ids(engine, operations) == {"swap of deleting", "swap of retired"}
 
