@@ -1,6 +1,6 @@
 """How long the store keeps records that nothing refers to any more. What concerns a customer's bytes or money it keeps.
 
-For good: the audit, the ledger (transfers, entries, holds on credits), charges, the rows of videos and blobs, what
+For good: the audit, the ledger (transfers, entries, holds on credits), charges, each day's spend, videos, blobs, what
 purges freed, and leases, whose tokens never come twice. A least stands at each field: no rule looks back further.
 """
 

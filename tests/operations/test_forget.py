@@ -42,7 +42,7 @@ POLICY = KeepingPolicy()
 FOREVER = {
     *("accounts", "api_tokens", "audit_events", "blobs", "cache_entries", "cache_ghosts", "charges", "controls"),
     *("credit_holds", "deployment", "entries", "heartbeats", "holds", "leases", "orphans", "storage_accounts"),
-    *("transfers", "users", "videos", "view_days"),
+    *("spend_days", "transfers", "users", "videos", "view_days"),
 }
 
 
