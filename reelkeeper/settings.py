@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import DirectoryPath, Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, DirectoryPath, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -83,6 +83,11 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The least that is logged by workers, the API, and, as json, by commands"
     )
+    ui_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("REELKEEPER_UI_URL", "PREFECT_UI_URL"),
+        description="Prefect's UI, that messages link to; PREFECT_UI_URL if unset",
+    )
     api_url: str | None = Field(
         None,
         description="Where Prefect's server reaches `reelkeeper api`, to have failed, crashed and late runs told",
@@ -139,6 +144,7 @@ class Settings(BaseSettings):
         "slack_api_url",
         "api_url",
         "prefect_api_url",
+        "ui_url",
         "generator_url",
         "generator_webhook_url",
         mode="after",

@@ -23,5 +23,6 @@ def as_text(message: Message) -> str:
         f"What to do: {message.suggestion}" if message.suggestion else "",
         "\n".join(f"- {line}" for line in message.lines),
         message.footer,
+        f"The run: {message.link}" if message.link else "",
     ]
     return tame("\n".join(part for part in parts if part))

@@ -122,7 +122,8 @@ def send_test(as_json: AsJson = False) -> None:
         footer="reelkeeper alerts test",
     )
     answers, failed = {}, False
-    for sink in dict.fromkeys(configured_sinks(configured())):
+    sinks = configured_sinks(configured())
+    for sink in dict.fromkeys((sinks.first, sinks.second)):
         try:
             answers[sink.name] = f"taken: {sink.send(Letter('test', message))}"
         except ReelkeeperError as error:

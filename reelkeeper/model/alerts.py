@@ -74,6 +74,8 @@ class Message(BaseModel):
     figures: tuple[tuple[str, str], ...] = ()
     lines: tuple[str, ...] = ()  # one for each alert of a digest
     footer: str = ""
+    run_id: str = ""  # of the run that found it
+    link: str = ""  # where that run can be looked at, as who sends the message knows
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ outbox. Frozen or not makes no difference: people must hear of what froze.
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 from uuid import uuid4
 
 from sqlalchemy.engine import Engine
@@ -135,16 +137,21 @@ def _write(session: Session, decision: Decision, run_id: str, at: datetime, poli
     alerts.close(session, [one.id for one in decision.superseded], at)
     seen = {group: _note(session, getattr(decision, group), run_id, at) for group in _GROUPS}
     alerts.touch(session, [one.id for one in decision.outlasted], at)
+    put = partial(_put, session, run_id)
     news = [(alert_id, one, one.known.first_at if one.known else None) for alert_id, one in seen["repeated"]]
     news = [*((alert_id, one, None) for alert_id, one in seen["opened"]), *news]
     if len(news) > policy.digest_above:
         for ids, message in messages.digests([(alert_id, one.finding) for alert_id, one, _ in news]):
-            alerts.mark_told(session, ids, outbox.put(session, message, alert_ids=ids), at)
+            alerts.mark_told(session, ids, put(message, alert_ids=ids), at)
     else:
         for alert_id, one, since in news:
             message = messages.alert(alert_id, one.finding, since=since)
-            alerts.mark_told(session, [alert_id], outbox.put(session, message, alert_ids=[alert_id]), at)
-    _resolve(session, decision, at, policy)
+            alerts.mark_told(session, [alert_id], put(message, alert_ids=[alert_id]), at)
+    _resolve(session, decision, run_id, at, policy)
+
+
+def _put(session: Session, run_id: str, message: Message, **options: Any) -> int:  # noqa: ANN401  as outbox.put has them
+    return outbox.put(session, message.model_copy(update={"run_id": run_id}), **options)
 
 
 _GROUPS = ("opened", "repeated", "silent", "snoozed")
@@ -160,7 +167,7 @@ def _note(session: Session, seen: Sequence[Seen], run_id: str, at: datetime) -> 
     return noted
 
 
-def _resolve(session: Session, decision: Decision, at: datetime, policy: AlertPolicy) -> None:
+def _resolve(session: Session, decision: Decision, run_id: str, at: datetime, policy: AlertPolicy) -> None:
     alerts.close(session, [one.id for one in (*decision.resolved, *decision.faded)], at)
     unheard = [one.message_id for one in decision.resolved if one.message_id and one.severity != Severity.CRITICAL]
     untold = set(outbox.withdraw(session, unheard))  # what was critical is told even when it is over
@@ -170,4 +177,4 @@ def _resolve(session: Session, decision: Decision, at: datetime, policy: AlertPo
     for group in groups:
         for ids, message in messages.resolved(group, at):
             after_id = max((one.message_id or 0 for one in group), default=0) or None
-            outbox.put(session, message, alert_ids=ids, after_id=after_id)
+            _put(session, run_id, message, alert_ids=ids, after_id=after_id)

@@ -159,11 +159,13 @@ def _cloudflare(settings: Settings) -> Finding:
 
 
 def _alerts(settings: Settings) -> Finding:
-    first, second = configured_sinks(settings)
-    if first is second:
+    sinks = configured_sinks(settings)
+    if sinks.first is sinks.second:
         remedy = "set REELKEEPER_SLACK_BOT_TOKEN and _SLACK_CHANNEL, or REELKEEPER_SLACK_WEBHOOK_URL"
         return Finding("alerts", WARN, "alerts go to the console, where nobody may look", remedy)
-    return Finding("alerts", OK, f"to {first.name}, else to {second.name}; reelkeeper alerts test tries both")
+    return Finding(
+        "alerts", OK, f"to {sinks.first.name}, else to {sinks.second.name}; reelkeeper alerts test tries both"
+    )
 
 
 def _frozen(engine: Engine) -> Finding:

@@ -94,7 +94,10 @@ class _Delivery:
             asked = time.monotonic()
         with transaction(self._engine, "outbox.take") as session:
             taken = outbox.take_next(session)
-        pause = self._hand_over(*taken, asked=asked) if taken else 0.0
+        pause = 0.0
+        if taken:
+            message_id, letter, attempts = taken
+            pause = self._hand_over(message_id, self._sinks.linked(letter), attempts, asked=asked)
         leases.renew(self._engine, grants, pause)
         return taken is not None
 
@@ -108,7 +111,9 @@ class _Delivery:
                 return
             try:
                 with effect("outbox.copy"):
-                    self._sinks.second.send(_copies([letter for _, letter in late], self._sinks.first.name, self.error))
+                    self._sinks.second.send(
+                        _copies([self._sinks.linked(letter) for _, letter in late], self._sinks.first.name, self.error)
+                    )
             except Exception as error:  # noqa: BLE001  whatever it is: no copy was made, and they wait all the same
                 self._fail(error)
                 return

@@ -1,10 +1,14 @@
 """The places that messages go to, as configured."""
 
-from typing import NamedTuple
+import re
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 from reelkeeper.adapters import second_sink, slack
-from reelkeeper.model.alerts import Sink
+from reelkeeper.model.alerts import Letter, Sink
 from reelkeeper.settings import Settings
+
+_FLOW_RUN: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # Prefect's ids; a command's are others
 
 
 class Sinks(NamedTuple):
@@ -12,6 +16,15 @@ class Sinks(NamedTuple):
 
     first: Sink
     second: Sink
+    ui_url: str = ""
+
+    def linked(self, letter: Letter) -> Letter:
+        """Give the letter with a link to its run, where that is a flow run and Prefect's UI is known."""
+        run_id = letter.message.run_id
+        if not self.ui_url or not _FLOW_RUN.fullmatch(run_id):
+            return letter
+        link = f"{self.ui_url.rstrip('/')}/v2/runs/flow-run/{run_id}"  # the UI of before is at /runs
+        return replace(letter, message=letter.message.model_copy(update={"link": link}))
 
 
 def configured_sinks(settings: Settings) -> Sinks:
@@ -26,4 +39,5 @@ def configured_sinks(settings: Settings) -> Sinks:
         found.append(slack.Webhook(settings.slack_webhook_url.get_secret_value()))
     if settings.second_sink_url:
         found.append(second_sink.Webhook(settings.second_sink_url.get_secret_value()))
-    return Sinks(*[*found, console, console][:2])
+    first, second = [*found, console, console][:2]
+    return Sinks(first, second, settings.ui_url or "")

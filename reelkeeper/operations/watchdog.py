@@ -117,7 +117,7 @@ def _tell_second(engine: Engine, sinks: Sinks) -> str:
     for message_id, letter in untold:
         try:
             with effect("watchdog.tell"):
-                sinks.second.send(letter)
+                sinks.second.send(sinks.linked(letter))
         except Exception as error:  # noqa: BLE001  the next run tells it
             return str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
         with transaction(engine, "watchdog.told") as session:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from reelkeeper.adapters.retry_after import retry_after_seconds
 from reelkeeper.adapters.slack import Bot, Webhook, lay_out
 from reelkeeper.adapters.slack.blocks import MOST_ALL, length
+from reelkeeper.adapters.wording import as_text
 from reelkeeper.errors import SinkBusy, SinkDown, SinkRefused
 from reelkeeper.model.alerts import Letter, Message, MessageKind, Picture, Severity, Sink
 from tests.doubles import slack
@@ -128,6 +129,7 @@ TEXT = (
         figures=st.lists(st.tuples(TEXT, TEXT), max_size=12).map(tuple),
         lines=st.lists(TEXT, max_size=45).map(tuple),
         footer=TEXT,
+        link=st.sampled_from(["", "https://prefect/v2/runs/flow-run/1"]),
     )
 )
 def test_whatever_is_to_be_said_fits_slacks_limits(message: Message) -> None:
@@ -147,6 +149,7 @@ def test_a_message_is_laid_out_in_full() -> None:
         suggestion="Look at compute.",
         figures=(("Spent", "$10.20"), ("Budget", "$10.00")),
         footer="budget, total",
+        link="http://prefect:4200/v2/runs/flow-run/1",
     )
     layout = lay_out(said)
     assert layout.text == "🟠 Warning: Daily budget at 100 %"
@@ -157,7 +160,10 @@ def test_a_message_is_laid_out_in_full() -> None:
         "Budget\n$10.00",
         "What to do: Look at compute.",
         "budget, total",
+        "Look at the run",
     ]
+    assert layout.blocks[-1]["elements"][0]["url"] == said.link
+    assert as_text(said).splitlines()[-1] == f"The run: {said.link}"
 
 
 def test_what_is_cut_says_how_much_is_missing() -> None:

@@ -169,6 +169,8 @@ def _fits(block: dict[str, Any]) -> bool:
             and len(fields) <= 10
             and all(0 < _length(one["text"]) <= 2000 for one in fields)
         )
+    if kind == "actions":
+        return all(one["type"] == "button" and one["url"].startswith("http") for one in block["elements"])
     return kind == "context" and 0 < len(block["elements"]) <= 10 and all(one["text"] for one in block["elements"])
 
 
@@ -176,17 +178,19 @@ def texts(blocks: list[dict[str, Any]]) -> list[str]:
     """Give every text in these blocks."""
     found = []
     for block in blocks:
-        parts = [block.get("text"), *block.get("fields", []), *block.get("elements", [])]
+        parts = [block.get("text"), *block.get("fields", []), *_elements(block)]
         found += [part["text"] for part in parts if part]
     return found
+
+
+def _elements(block: dict[str, Any]) -> list[dict[str, Any]]:
+    return [one["text"] if one["type"] == "button" else one for one in block.get("elements", [])]
 
 
 def active_markup(body: dict[str, Any]) -> list[str]:
     """Give every text of a message in which Slack would see a mention, a link or formatting of others."""
     blocks = body.get("blocks", [])
-    parts = [
-        part for block in blocks for part in (block.get("text"), *block.get("fields", []), *block.get("elements", []))
-    ]
+    parts = [part for block in blocks for part in (block.get("text"), *block.get("fields", []), *_elements(block))]
     active = [part["text"] for part in parts if part and (part["type"] != "plain_text" or part.get("emoji", True))]
     parsed = [str(body[name]) for name in ("text", "initial_comment") if body.get(name)]
     return active + [text for text in parsed if any(mark in text for mark in "<>")]

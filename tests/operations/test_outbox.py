@@ -252,3 +252,16 @@ def test_without_slack_the_console_has_it(engine: sa.Engine, capsys: pytest.Capt
     assert deliver(engine, Sinks(console, console)).sent == 1
     said = capsys.readouterr().err
     assert said.startswith("🔴 Critical: Over[2J\n$12 of $10.\nWhat to do: Look.\n")
+
+
+@pytest.mark.parametrize(
+    ("run_id", "linked"), [("0f8fad5b-d9cb-469f-a165-70867728950e", True), ("watchdog-1f2e", False), ("../x", False)]
+)
+def test_a_message_links_to_the_flow_run_that_found_it(mail: Post, run_id: str, linked: bool) -> None:
+    mail.sinks = mail.sinks._replace(ui_url="https://prefect.example/")
+    found = Finding("budget", "total", "", "", Severity.WARNING, "over", "by $1")
+    observe(mail.engine, [found], rules=["budget"], run_id=run_id)
+    mail.deliver()
+    (posted,) = mail.double.posted
+    urls = [one.get("url") for block in posted.body["blocks"] for one in block.get("elements", [])]
+    assert [url for url in urls if url] == ([f"https://prefect.example/v2/runs/flow-run/{run_id}"] if linked else [])

@@ -46,7 +46,11 @@ def lay_out(message: Message) -> Layout:
     blocks += [*_sections(suggestion), *_sections(_lines(message.lines, room))]
     if footer.strip():
         blocks.append({"type": "context", "elements": [_plain(footer)]})
-    return Layout(notified, blocks[: MOST_BLOCKS - 1] + blocks[MOST_BLOCKS - 1 :][-1:])
+    if message.link:
+        button = {"type": "button", "text": _plain("Look at the run"), "url": message.link}
+        blocks.append({"type": "actions", "elements": [button]})
+    ending = sum(block["type"] in ("context", "actions") for block in blocks)  # what stays of too many
+    return Layout(notified, [*blocks[: MOST_BLOCKS - ending], *blocks[max(MOST_BLOCKS, len(blocks)) - ending :]])
 
 
 def escape(text: str, most: int) -> str:
