@@ -1,5 +1,6 @@
 """The HTTP API, from the OpenAPI schema that the server itself gives."""
 
+import inspect
 import json
 from functools import cache
 from pathlib import Path
@@ -10,9 +11,21 @@ import sqlalchemy as sa
 from docs.generated.tables import kind, table
 from reelkeeper.api.app import create_app
 from reelkeeper.api.backing import Backing
+from reelkeeper.api.problems import STATUSES
+from reelkeeper.api.routes.jobs import REFUSED
 from reelkeeper.operations.depot import Depot
 
 _METHODS: Final = ("get", "post", "put", "delete")
+_OTHERS: Final = (
+    (401, "token", "No token, or one that is wrong, revoked or expired: the answer is the same"),
+    (413, "too-large", "The body is larger than `access.body_bytes`"),
+    (422, "invalid", "The request is not as the schema says; `faults` names the fields"),
+    (422, "input", "The video that is asked for cannot be made as it is described"),
+    (429, "rate", "More than `access.requests_a_second`; `Retry-After` says for how long to wait"),
+    (500, "unforeseen", "An error of ours, logged and not told"),
+    (503, "budget", "Spend has reached its hard limit; `detail` says from when on to ask again"),
+    (503, "store", "The store does not answer, or is busy; `Retry-After` says for how long to wait"),
+)
 _BY_ALL: Final = {"400", "401", "403", "413", "422", "429", "500", "503"}  # said once for all routes
 
 
@@ -32,6 +45,15 @@ def routes() -> list[tuple[str, str, dict[str, Any]]]:
         for method, said in methods.items()
         if method in _METHODS
     ]
+
+
+def problems(_argument: str = "") -> str:
+    """Give every kind of problem by its status."""
+    raised = [(status, kind, inspect.cleandoc(error.__doc__ or "").splitlines()[0]) for error, status, kind in STATUSES]
+    known = {kind for _, kind, _ in (*raised, *_OTHERS)}
+    declined = [(status, str(why), "The request was declined") for why, status in REFUSED.items() if why not in known]
+    rows = [(str(status), f"`urn:reelkeeper:{kind}`", said) for status, kind, said in (*raised, *declined, *_OTHERS)]
+    return table(("status", "type", "when"), sorted(rows))
 
 
 def sections(_argument: str = "") -> str:

@@ -10,6 +10,7 @@ from docs.generated import flows
 from docs.generated.tables import code, kind, table
 from reelkeeper.operations.admit import Terms
 from reelkeeper.rules.access import AccessPolicy
+from reelkeeper.rules.budget import BudgetPolicy
 
 _API: Final = "[`reelkeeper api`](commands.md#reelkeeper-api)"
 
@@ -21,7 +22,7 @@ def used() -> dict[tuple[str, type[BaseModel]], list[str]]:
         for name, hint, _ in flows.parameters(flow):
             if isinstance(hint, type) and issubclass(hint, BaseModel):
                 found.setdefault((name, hint), []).append(f"[`{flow}`](flows.md#{flow})")
-    for field, policy in {"access": AccessPolicy(), **Terms()._asdict()}.items():
+    for field, policy in {"access": AccessPolicy(), "budget": BudgetPolicy(), **Terms()._asdict()}.items():
         name = "policy" if field == "lifecycle" else field
         found.setdefault((name, type(policy)), []).append(_API)
     return found

@@ -36,7 +36,7 @@ from reelkeeper.redaction import redacted
 
 MEDIA_TYPE: Final = "application/problem+json"
 _log = logging.getLogger(__name__)
-_STATUSES: Final[tuple[tuple[type[ReelkeeperError], int, str], ...]] = (  # the first that fits
+STATUSES: Final[tuple[tuple[type[ReelkeeperError], int, str], ...]] = (  # the first that fits
     (NotFound, 404, "not-found"),
     (SignatureRefused, 401, "signature"),
     (KeyReused, 422, "key-reused"),
@@ -124,7 +124,7 @@ def answer_errors(app: FastAPI) -> None:
 
 
 def _ours(_request: Request, error: Exception) -> JSONResponse:
-    status, kind = next(((s, k) for cls, s, k in _STATUSES if isinstance(error, cls)), (500, "failed"))
+    status, kind = next(((s, k) for cls, s, k in STATUSES if isinstance(error, cls)), (500, "failed"))
     if status >= _OURS and not isinstance(error, Frozen):
         _log.error("%s", redacted(str(error)), exc_info=error)
         return problem(status, kind, "It was logged.")

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,16 @@ def words(line: str) -> list[str]:
     return found
 
 
+@cache
+def whole() -> Any:  # noqa: ANN401  typer's own kind of command
+    """Give the whole command, made once."""
+    return typer.main.get_command(app)
+
+
 def parse(line: str) -> dict[str, Any]:
     """Let typer parse a line as far as it can without running it. Raises what typer raises."""
     _, *rest = words(line)
-    command: Any = typer.main.get_command(app)
+    command = whole()
     context = command.make_context("reelkeeper", rest or ["--help"], resilient_parsing=not rest)
     while rest and getattr(command, "commands", None) and context._protected_args + context.args:
         name, command, under = command.resolve_command(context, context._protected_args + context.args)

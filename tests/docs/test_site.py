@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from docs.generated import api, commands, errors, flows, policies
+from reelkeeper.model.requests import RefusedFor
 from reelkeeper.settings import Settings
 from tests.docs.conftest import ROOT
 
@@ -110,6 +111,13 @@ def test_every_setting_threshold_command_route_and_exit_code_is_there(pages: dic
         f"{method} {path}" for method, path, _ in api.routes() if f"{method} {path}" not in pages["api.html"].text
     ]
     assert not [one for one in errors.kinds() if one.__name__ not in pages["exit-codes.html"].text]
+
+
+def test_every_kind_of_problem_that_the_api_answers_is_there(pages: dict[str, Page]) -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "reelkeeper" / "api").rglob("*.py"))
+    kinds = {*re.findall(r"\bproblem\(\d+, \"([\w-]+)\"", sources), *map(str, RefusedFor)}
+    assert len(kinds) > 8
+    assert not [kind for kind in kinds if f"urn:reelkeeper:{kind}" not in pages["api.html"].text]
 
 
 def test_every_flow_has_its_section_and_every_parameter_is_in_it(pages: dict[str, Page]) -> None:

@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 LOOK_SECONDS = 1.0  # between two looks at a job that is followed
 _SIGN_OF_LIFE_SECONDS: Final = 15.0  # without an event, so that no proxy cuts the line
 _LONGEST_SECONDS: Final = 3_600.0  # of one stream; an EventSource opens another by itself
-_REFUSED: Final = {
+REFUSED: Final = {
     RefusedFor.QUOTA: 403,
     RefusedFor.CREDITS: 402,
     RefusedFor.BUDGET: 503,
@@ -127,7 +127,7 @@ def ask(
         case Declined(code, reason, retry_seconds):
             wait = 30 if code == RefusedFor.FROZEN else retry_seconds
             headers = {"Retry-After": str(wait)} if wait else None
-            return problem(_REFUSED[code], code, reason, headers=headers)
+            return problem(REFUSED[code], code, reason, headers=headers)
         case Cached():
             return Admitted(status="cached", **answer._asdict())
         case Unfulfilled(job_id, state, error):
