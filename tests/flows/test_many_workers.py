@@ -1,0 +1,147 @@
+"""Four workers, each a process of its own, on one plan: every video once, faster than one, and whoever is killed."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from prefect.settings import PREFECT_API_URL
+
+from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.tables import audit_events, leases, operations
+from tasks import plans
+from tests.clips import AAC, natural, tool
+from tests.faults.world import LONG_AGO
+from tests.flows.conftest import MakeScene
+from tests.flows.scenes import Scene
+
+VIDEOS = 12
+PATIENCE_SECONDS = 400
+ROOT = Path(__file__).parent.parent.parent
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="session")
+def small_clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Cut a second and a half of each natural clip, small, as x264 CRF 18."""
+    folder = tmp_path_factory.mktemp("small")
+    coded = ["-vf", "scale=320:180:flags=area,setsar=1", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", *AAC]
+    return [
+        tool("-ss", "1", "-t", "1.5", "-i", str(natural(name)), *coded, str(folder / f"{name}.mp4"))
+        for name in ("bunny", "bikes", "city")
+    ]
+
+
+@pytest.fixture
+def make_backlog(make_scene: MakeScene, small_clips: list[Path], monkeypatch: pytest.MonkeyPatch) -> MakeScene:
+    """Make deployments with twelve cold videos, of which a worker compresses one at a time."""
+    monkeypatch.setenv("REELKEEPER_WORKERS", "1")
+
+    def make() -> Scene:
+        scene = make_scene()
+        for number in range(VIDEOS):
+            scene.video(f"cold{number:02}", age_days=10, clip=small_clips[number % len(small_clips)])
+        return scene
+
+    return make
+
+
+@contextmanager
+def workers(*flows: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start a process for each, wait until all are ready, and let them begin together. None is left at the end."""
+    environment = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    with ExitStack() as stack:
+        started = []
+        for flow in flows:
+            command = [sys.executable, "-m", "tests.flows.worker_process", flow]
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            process = stack.enter_context(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
+            stack.callback(process.kill)
+            started.append(process)
+        for process in started:
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n"
+        for process in started:
+            assert process.stdin
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        yield started
+
+
+def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Wait until a worker ends well; gives what it says of itself."""
+    said, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, said
+    told: dict[str, Any] = json.loads(said)
+    return told
+
+
+def swapped(scene: Scene) -> list[str]:
+    with reading(scene.engine) as session:
+        return list(session.scalars(sa.select(audit_events.c.video_id).where(audit_events.c.event == "swap")))
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def kill(scene: Scene, process: subprocess.Popen[str]) -> None:
+    """Kill a worker with SIGKILL, and let the minute pass after which its leases are free."""
+    process.kill()
+    process.wait()
+    with transaction(scene.engine, "test") as session:
+        its_own = leases.c.holder.contains(f":{process.pid}:")
+        session.execute(sa.update(leases).where(its_own).values(expires_at=LONG_AGO))
+
+
+def seconds_of(scene: Scene, count: int) -> float:
+    """Let so many workers compress everything; gives the seconds from the claim of the plan to the last swap."""
+    with workers("tier_storage", *["transcode_videos"] * (count - 1)) as processes:
+        told, *helped = [ended(process) for process in processes]
+    assert sorted(swapped(scene)) == [f"cold{number:02}" for number in range(VIDEOS)]
+    assert told["done"] == {"compressed": VIDEOS}
+    assert {one["plan_id"] for one in helped} <= {told["plan_id"]}
+    assert all(1 <= one["done"]["compressed"] < VIDEOS for one in helped)
+    scene.world.check()
+    with reading(scene.engine) as session:
+        last = session.execute(sa.select(sa.func.max(operations.c.updated_at))).scalar_one()
+    return float((last - scene.last_plan().applied_at).total_seconds())
+
+
+def test_four_workers_compress_each_video_once_and_sooner_than_one(make_backlog: MakeScene) -> None:
+    for _ in range(2):  # others at work on this machine may slow one of the two down
+        one, four = (seconds_of(make_backlog(), count) for count in (1, 4))
+        sys.stdout.write(f"4 workers: {four:.1f} s, one: {one:.1f} s, {one / four:.2f} times as fast\n")
+        if four < one:
+            return
+    pytest.fail(f"four workers were slower than one, twice: {four:.1f} s and {one:.1f} s")
+
+
+def test_two_of_four_workers_are_killed_the_run_itself_among_them_and_the_others_end_its_plan(
+    make_backlog: MakeScene,
+) -> None:
+    scene = make_backlog()
+    with workers("tier_storage", *["transcode_videos"] * 3) as (leader, doomed, *others):
+        wait_until(lambda: len(swapped(scene)) >= 2)
+        kill(scene, doomed)
+        wait_until(lambda: len(swapped(scene)) >= 5)
+        kill(scene, leader)
+        helped = [ended(process) for process in others]
+    assert sorted(swapped(scene)) == [f"cold{number:02}" for number in range(VIDEOS)]
+    assert set(scene.outcomes(helped[0]["plan_id"]).values()) == {"compressed"}
+    assert plans.under_way(scene.world.depot) is None  # one of them has written the report
+    with reading(scene.engine) as session:
+        in_whose_name = set(session.scalars(sa.select(audit_events.c.run_id).where(audit_events.c.event == "swap")))
+    assert in_whose_name == {scene.last_plan().run_id}
+    scene.world.check()

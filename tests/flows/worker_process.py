@@ -1,0 +1,43 @@
+"""A worker as a process of its own: `python -m tests.flows.worker_process tier_storage|transcode_videos`.
+
+It says "ready" when everything is imported, begins at the first line on its input, and a helper waits for a plan.
+"""
+
+import json
+import sys
+import time
+
+from flows.tier_storage import tier_storage
+from flows.transcode_videos import transcode_videos
+from reelkeeper.settings import settings
+from reelkeeper.store.engine import reading
+from reelkeeper.store.opening import open_store
+from reelkeeper.store.undertakings import under_way
+
+
+def main(flow: str) -> None:
+    """Run the flow, and say how many videos this process has settled."""
+    say("ready")
+    sys.stdin.readline()
+    if flow == "tier_storage":
+        report = tier_storage(dry_run=False)
+        say(json.dumps({"plan_id": report.plan.id, "done": {one.outcome: one.objects for one in report.done}}))
+        return
+    with open_store(settings()) as engine:
+        while True:
+            with reading(engine) as session:
+                if under_way(session, "tier_storage"):
+                    break
+            time.sleep(0.05)
+    helped = transcode_videos(dry_run=False)
+    say(json.dumps({"plan_id": helped.plan_id, "done": {one.outcome: one.objects for one in helped.done}}))
+
+
+def say(line: str) -> None:
+    """Tell the test."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
