@@ -5,18 +5,26 @@ And the same as from far away, where a page takes 100 ms on its way: in one pass
 
 import tempfile
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import sqlalchemy as sa
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.compat import HTTPHeaders
 
 from bench.report import Row
 from bench.s3 import peers, shelf
 from bench.s3.stopwatch import Spent, spent
+from reelkeeper.adapters.listing import PAGE_KEYS
 from reelkeeper.adapters.seaweed import Endpoint
-from reelkeeper.model import BlobState, VideoState
+from reelkeeper.model import BlobState, StoredObject, VideoState
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.survey import survey
 from reelkeeper.store.engine import open_engine, transaction
@@ -67,15 +75,43 @@ def measure() -> list[Row]:
 
 @contextmanager
 def far_away(depot: Depot) -> Iterator[None]:
-    """Let every page be on its way for 100 ms."""
+    """Answer every page of the listing 100 ms later, from memory: what a distant server gives, and costs us no CPU."""
+    distant: Any = _Distant([stored for page in depot.bucket.pages() for stored in page])
     events = depot.bucket._client.meta.events  # noqa: SLF001  no setting makes a network slow
-    events.register_first("before-send.s3.ListObjectsV2", _travel)
+    events.register_first("before-send.s3.ListObjectsV2", distant)
     yield
-    events.unregister("before-send.s3.ListObjectsV2", _travel)
+    events.unregister("before-send.s3.ListObjectsV2", distant)
 
 
-def _travel(**_: object) -> None:
-    time.sleep(AWAY_SECONDS)
+class _Distant:
+    """A server's pages, in the order of the keys, where the token of a page is the last key of the one before it."""
+
+    def __init__(self, stored: list[StoredObject]) -> None:
+        self._stored = sorted(stored, key=attrgetter("key"))
+        self._keys = [one.key for one in self._stored]
+
+    def __call__(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
+        time.sleep(AWAY_SECONDS)
+        query = parse_qs(urlsplit(request.url).query)
+        (after,) = query.get("continuation-token") or query.get("start-after") or [""]
+        first = bisect_right(self._keys, after)
+        page = self._stored[first : first + PAGE_KEYS]
+        more = first + PAGE_KEYS < len(self._keys)
+        token = f"<NextContinuationToken>{page[-1].key}</NextContinuationToken>" if more else ""
+        entries = "".join(
+            f"<Contents><Key>{one.key}</Key><LastModified>{one.last_modified:%Y-%m-%dT%H:%M:%S.000Z}</LastModified>"
+            f"<ETag>{one.etag}</ETag><Size>{one.size_bytes}</Size></Contents>"
+            for one in page
+        )
+        head = f"<KeyCount>{len(page)}</KeyCount><IsTruncated>{str(more).lower()}</IsTruncated>{token}"
+        body = _Body(f"<ListBucketResult>{head}{entries}</ListBucketResult>".encode())
+        return AWSResponse(request.url, 200, HTTPHeaders(), body)
+
+
+class _Body(BytesIO):
+    def stream(self) -> Iterator[bytes]:
+        """Give the whole, as urllib3 does."""
+        yield self.read()
 
 
 def bare(at: Endpoint) -> int:
