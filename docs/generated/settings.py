@@ -9,7 +9,7 @@ from reelkeeper.settings import Settings
 
 def table(_argument: str = "") -> str:
     """Give a row for each."""
-    schema = Settings.model_json_schema()
+    schema = Settings.model_json_schema(by_alias=False)
     rows = [
         (
             f"`REELKEEPER_{name.upper()}`",
