@@ -1,5 +1,7 @@
 """What is left of a plan for one more worker."""
 
+from uuid import uuid4
+
 from prefect import flow
 
 from reelkeeper.rules.report import HelpReport
@@ -20,7 +22,7 @@ def transcode_videos(dry_run: bool = True) -> HelpReport:
         if dry_run or plan_id is None:
             return reports.publish_help(depot, run_id, plan_id, None if dry_run else [])
 
-        with depots.lease(depot, f"transcode_videos/{run_id}") as lease:
+        with depots.lease(depot, f"transcode_videos/{uuid4().hex}") as lease:
             outcomes = transcodes.compress_planned(depot, lease, plan_id)
             if inherited := plans.inherit(depot, lease, plan_id):
                 reports.publish(depot, *inherited)
