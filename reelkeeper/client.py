@@ -71,6 +71,11 @@ class Client:
         """
         return self._json("POST", "/v1/jobs", {"user_id": user_id, "request": dict(request)}, key=key)
 
+    def keep_image(self, path: Path) -> str:
+        """Keep a PNG or JPEG for jobs to start from; returns its SHA-256, which is `image_sha256` of a request."""
+        sha256: str = self._send("POST", "/v1/images", content=path.read_bytes()).json()["sha256"]
+        return sha256
+
     def job(self, job_id: str) -> Json:
         """Tell where a job stands."""
         return self._json("GET", f"/v1/jobs/{quote(job_id, safe='')}")
@@ -137,12 +142,14 @@ class Client:
         answer: Json = self._send(method, path, body, key=key).json()
         return answer
 
-    def _send(self, method: str, path: str, body: object = None, *, key: str | None = None) -> httpx.Response:
+    def _send(
+        self, method: str, path: str, body: object = None, *, key: str | None = None, content: bytes | None = None
+    ) -> httpx.Response:
         headers = {"Idempotency-Key": key} if key else {}
         for attempt in range(1, ATTEMPTS + 1):
             wait = min(_LONGEST_WAIT_SECONDS, 2.0 ** (attempt - 1))
             try:
-                answer = self._http.request(method, path, json=body, headers=headers)
+                answer = self._http.request(method, path, json=body, content=content, headers=headers)
             except httpx.TransportError:
                 if attempt == ATTEMPTS:
                     raise

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
@@ -13,7 +14,7 @@ from prefect.logging import get_run_logger
 from reelkeeper.adapters import generator
 from reelkeeper.adapters.ffmpeg.intake import sweep_desks
 from reelkeeper.model.jobs import GLOBAL_LIMIT
-from reelkeeper.operations import worker
+from reelkeeper.operations import images, worker
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.run_job import End
 from reelkeeper.rules import dispatch
@@ -26,6 +27,7 @@ from reelkeeper.store.engine import now, reading
 from reelkeeper.store.limits import jobs_at_once
 
 _LIMIT_SECONDS = 15.0  # between two looks at it
+_IMAGE_URL_SECONDS = 86_400  # for a provider to read an input image
 _NAMED = 10  # jobs that come next
 _FIELDS = {
     End.SUCCEEDED: "succeeded",
@@ -67,7 +69,11 @@ def keep_slots_full(
     sweep_desks(scratch)
     ends = worker.work(
         depot,
-        generator.connect(settings()),
+        generator.connect(
+            settings(),
+            fetch=partial(images.fetch, depot.bucket),
+            image_url=partial(images.url_of, depot.bucket, seconds=_IMAGE_URL_SECONDS),
+        ),
         run_id=run_id,
         scratch=scratch,
         slots=slots,

@@ -25,7 +25,7 @@ from botocore.exceptions import (
 )
 
 from reelkeeper.adapters.deletes import BATCH_KEYS, delete_batch
-from reelkeeper.adapters.keys import IDENTITY, PROBE, confined, flaw
+from reelkeeper.adapters.keys import IDENTITY, IMAGES, PROBE, confined, flaw
 from reelkeeper.adapters.listing import read_page, read_pages, read_pages_fast, read_ranges
 from reelkeeper.adapters.meter import Meter
 from reelkeeper.adapters.s3 import ATTEMPTS, date_of, open_client, told, wait_before
@@ -82,6 +82,10 @@ class Bucket:
     def probe_key(self) -> str:
         """Where `reelkeeper doctor` tries the conditional put: written once, and left there."""
         return self.prefix + PROBE
+
+    def image_key(self, sha256: str) -> str:
+        """Where the input image of this digest is kept."""
+        return f"{self.prefix}{IMAGES}{sha256}"
 
     def check(self, key: str) -> str:
         """Return `key` if it lies under the prefix and is well formed, else KeyRefused."""
@@ -172,14 +176,14 @@ class Bucket:
         raise AssertionError  # the loop returns or raises
 
     def pages(self, boundaries: Sequence[str] = ()) -> Iterator[list[StoredObject]]:
-        """List everything under the prefix but the two objects of our own, 1,000 entries a page: whole, or an error.
+        """List all under the prefix but the two objects of our own and input images, 1,000 entries a page, or an error.
 
         In the server's order; with `boundaries`, which are keys, the ranges between them at the same time.
         """
-        ours = {self.identity_key, self.probe_key}
+        ours, images = {self.identity_key, self.probe_key}, self.prefix + IMAGES
         place = (self._client, self.name, self.prefix)
         for page in read_ranges(*place, boundaries) if boundaries else read_pages(*place):
-            yield [stored for stored in page if stored.key not in ours]
+            yield [one for one in page if one.key not in ours and not one.key.startswith(images)]
 
     def stored(self, keys: Sequence[str]) -> dict[str, StoredObject | None]:
         """Say what stands at each of `keys` now; None where nothing does, which only a HEAD can say.

@@ -16,7 +16,7 @@ from reelkeeper.api.dispatching import Dispatching
 from reelkeeper.api.figures import Requests
 from reelkeeper.api.gate import Gate
 from reelkeeper.api.problems import Problem, answer_errors
-from reelkeeper.api.routes import health, hooks, jobs, uploads, users, videos
+from reelkeeper.api.routes import health, hooks, images, jobs, uploads, users, videos
 
 THREADS: Final = 15  # at work at once: as many connections as SQLAlchemy's pool gives out
 
@@ -35,7 +35,7 @@ def create_app(stands: Backing) -> FastAPI:
     app.state.registry = CollectorRegistry()
     app.state.registry.register(Service(stands.depot.engine, stands.budget))
     app.state.dispatching = Dispatching(stands.depot.engine, stands.orchestrator, app.state.registry)
-    for room in (health, jobs, videos, users, uploads, hooks):
+    for room in (health, jobs, videos, users, uploads, images, hooks):
         app.include_router(room.router)
     answer_errors(app)
     app.add_middleware(Gate, engine=stands.depot.engine, policy=stands.access)

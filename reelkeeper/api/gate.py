@@ -17,8 +17,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reelkeeper.api.problems import problem
-from reelkeeper.api.routes import hooks
+from reelkeeper.api.routes import hooks, images
 from reelkeeper.model.access import Caller
+from reelkeeper.operations.images import MOST_BYTES
 from reelkeeper.operations.tokens import authenticate
 from reelkeeper.rules.access import AccessPolicy, Allowance, take
 
@@ -66,10 +67,11 @@ class Gate:
                 return
             scope.setdefault("state", {})["caller"] = caller
         length = headers.get("content-length", "0")
-        if not length.isascii() or not length.isdigit() or int(length) > self._policy.body_bytes:
-            await problem(413, "too-large", self._limit())(scope, receive, send)
+        most_bytes = MOST_BYTES if scope["path"] == images.PATH else self._policy.body_bytes
+        if not length.isascii() or not length.isdigit() or int(length) > most_bytes:
+            await problem(413, "too-large", _limit(most_bytes))(scope, receive, send)
             return
-        await self._app(scope, self._limited(receive), send)
+        await self._app(scope, _limited(receive, most_bytes), send)
 
     async def _caller(self, headers: Headers) -> Caller | None:
         kind, _, text = headers.get("authorization", "").partition(" ")
@@ -94,18 +96,20 @@ class Gate:
         self._left[caller.token_id] = left
         return wait
 
-    def _limit(self) -> str:
-        return f"a body has at most {self._policy.body_bytes:,} bytes"
 
-    def _limited(self, receive: Receive) -> Receive:
-        taken = 0
+def _limit(most_bytes: int) -> str:
+    return f"a body has at most {most_bytes:,} bytes"
 
-        async def limited() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self._policy.body_bytes:
-                raise HTTPException(413, self._limit())
-            return message
 
-        return limited
+def _limited(receive: Receive, most_bytes: int) -> Receive:
+    taken = 0
+
+    async def limited() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > most_bytes:
+            raise HTTPException(413, _limit(most_bytes))
+        return message
+
+    return limited

@@ -223,3 +223,12 @@ def test_an_address_that_is_not_public_is_not_asked(double: ProviderDouble, tmp_
     with pytest.raises(GenerationUnknown, match="https"):
         HttpGenerator(provider).make(ORDER, tmp_path / "made.mp4", Notes())
     assert double.connections == 0
+
+
+def test_the_provider_is_told_where_the_image_can_be_read(double: ProviderDouble, tmp_path: Path) -> None:
+    provider = Provider(double.url, TOKEN, allow_private=True, timeout_seconds=2.0)
+    generator = HttpGenerator(provider, image_url=lambda digest: f"https://images.example/{digest}", poll_seconds=0.01)
+    order = ORDER._replace(request={**ORDER.request, "image_sha256": "e" * 64})
+    generator.make(order, tmp_path / "made.mp4", Notes())
+    (job,) = double.jobs.values()
+    assert job["image_url"] == f"https://images.example/{'e' * 64}"

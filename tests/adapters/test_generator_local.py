@@ -87,6 +87,21 @@ def test_the_camera_moves_over_the_input_image(tmp_path: Path, kind: str) -> Non
     assert made.read_bytes() != make(tmp_path, "other.mp4").read_bytes()
 
 
+def test_an_image_that_the_api_keeps_is_fetched(tmp_path: Path) -> None:
+    name, asked = picture(tmp_path, "png"), list[str]()
+    (tmp_path / "images" / name).rename(tmp_path / "kept")
+
+    def fetch(digest: str, target: Path) -> bool:
+        asked.append(digest)
+        shutil.copy(tmp_path / "kept", target)
+        return True
+
+    order = Order("j", "local", {**REQUEST, "image_sha256": name})
+    LocalGenerator(tmp_path / "images", fetch).make(order, tmp_path / "made.mp4", Listener())
+    assert asked == [name]
+    assert (tmp_path / "made.mp4").read_bytes() != make(tmp_path, "other.mp4").read_bytes()
+
+
 @pytest.mark.parametrize("content", [b"", b"#EXTM3U\nfile:///etc/passwd", b"\x89PNG\r\n\x1a\n broken", b"GIF89a"])
 def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
     name = picture(tmp_path, "png")

@@ -18,6 +18,8 @@ from reelkeeper.model import MediaLimits
 
 _TICK_SECONDS = 1.0  # between two signs of life to the log
 
+ImageUrl = Callable[[str], str | None]  # where the image of a digest can be read for a while; None where there is none
+
 
 class HttpGenerator:
     """A provider behind the HTTP API that `provider` describes."""
@@ -29,12 +31,13 @@ class HttpGenerator:
         self,
         provider: Provider,
         *,
+        image_url: ImageUrl | None = None,
         poll_seconds: float = 5.0,
         most_bytes: int = MediaLimits().max_size_bytes,
         most_silent_seconds: float = 300.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._provider, self._most_bytes = provider, most_bytes
+        self._provider, self._image_url, self._most_bytes = provider, image_url, most_bytes
         self._poll_seconds, self._most_silent_seconds, self._sleep = poll_seconds, most_silent_seconds, sleep
 
     def make(self, order: Order, target: Path, log: Log) -> Made:
@@ -68,11 +71,13 @@ class HttpGenerator:
         return standing.id if standing else None
 
     def _sent(self, order: Order, log: Log) -> str:
+        digest = order.request.get("image_sha256")
+        image_url = self._image_url(str(digest)) if digest and self._image_url else None
         key = log.announce()
         log.progress(0.0)  # a worker that slept meanwhile must not send what another has looked up
         try:
             with effect("provider.submit"):
-                job_id = self._provider.submit(key, order.model, dict(order.request))
+                job_id = self._provider.submit(key, order.model, dict(order.request), image_url)
         except GenerationUnknown:
             if (standing := self._provider.find(key)) is None:
                 raise

@@ -3,11 +3,14 @@
 It stands in for a provider where none is configured: the output is real, and as large and long as was asked for.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.generator.order import Log, Made, Order
 from reelkeeper.errors import GenerationFailed, GenerationRefused, MediaError, NotAVideo, ToolMissing
+
+Fetch = Callable[[str, Path], bool]  # writes the image of a digest to a path; False where there is none
 
 
 class LocalGenerator:
@@ -16,16 +19,16 @@ class LocalGenerator:
     name = "local"
     outlives_us = False  # what it does ends with its worker
 
-    def __init__(self, images: Path) -> None:
-        self._images = images
+    def __init__(self, images: Path, fetch: Fetch | None = None) -> None:
+        self._images, self._fetch = images, fetch
 
     def make(self, order: Order, target: Path, log: Log) -> Made:
         """Make the video `target`. Raises GenerationRefused, GenerationFailed, ToolMissing, or what `log` raises."""
         asked = order.request
         image = None
         if digest := asked.get("image_sha256"):
-            image = self._images / str(digest)
-            if not (str(digest).isalnum() and image.is_file()):
+            image = self._found(str(digest), target.parent)
+            if image is None:
                 raise GenerationRefused(f"there is no image {str(digest)[:64]!r} among the input images")
         scene = ffmpeg.Scene(
             width=int(asked["width"]),
@@ -48,3 +51,12 @@ class LocalGenerator:
         except MediaError as error:
             raise GenerationFailed(str(error)) from error
         return Made(target, cost_microusd=0)
+
+    def _found(self, digest: str, work: Path) -> Path | None:
+        """Find an input image in the folder of them, or have it fetched from where the API keeps it."""
+        if not digest.isalnum():
+            return None
+        image, fetched = self._images / digest, work / "image"
+        if image.is_file():
+            return image
+        return fetched if self._fetch and self._fetch(digest, fetched) else None

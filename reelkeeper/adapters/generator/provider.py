@@ -1,6 +1,6 @@
 """The HTTP API that a provider of videos offers, one call each. What is not known is not guessed.
 
-    POST   /jobs            Idempotency-Key: KEY    {"key", "model", "request", "webhook_url"?} -> {"id", ...}
+    POST   /jobs            Idempotency-Key: KEY    {"key", "model", "request", "webhook_url"?, "image_url"?} -> {"id"}
     GET    /jobs?key=KEY                            {"jobs": [{"id", ...}]}: none, if it never came
     GET    /jobs/ID                                 {"id", "status", "progress"?, "cost_usd"?, "video_url"?, "error"?}
     DELETE /jobs/ID                                 it is wanted no more
@@ -63,14 +63,16 @@ class Provider:
         self._allow_private, self._timeout_seconds = allow_private, timeout_seconds
         self._download_seconds = download_seconds
 
-    def submit(self, key: str, model: str, request: dict[str, Any]) -> str:
-        """Send a job, and give the provider's name of it.
+    def submit(self, key: str, model: str, request: dict[str, Any], image_url: str | None = None) -> str:
+        """Send a job, and where the image can be read that it starts from; give the provider's name of it.
 
         Raises GenerationRefused or GenerationFailed when it was certainly not taken, GenerationUnknown otherwise.
         """
         body = {"key": key, "model": model, "request": request}
         if self._webhook_url:
             body["webhook_url"] = self._webhook_url
+        if image_url:
+            body["image_url"] = image_url
         status, answer = self._call("POST", "/jobs", body, {"Idempotency-Key": key})
         if status in _NOT_TAKEN:
             raise GenerationFailed(f"the provider takes nothing at the moment: it answered {status}")

@@ -1,0 +1,34 @@
+"""An image is sent before the job that begins with it; the worker finds it wherever it runs."""
+
+import hashlib
+
+from fastapi.testclient import TestClient
+
+from reelkeeper.model.access import Scope
+from reelkeeper.operations.images import MOST_BYTES
+from tests.api.answers import problem
+from tests.api.conftest import NewClient
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"whatever comes then"
+
+
+def test_an_image_is_kept_and_named_by_its_digest_and_a_second_time_changes_nothing(client: TestClient) -> None:
+    for _ in range(2):
+        answer = client.post("/v1/images", content=PNG)
+        assert answer.status_code == 200
+        told = {"sha256": hashlib.sha256(PNG).hexdigest(), "size_bytes": len(PNG), "content_type": "image/png"}
+        assert answer.json() == told
+
+
+def test_it_may_be_larger_than_other_bodies_and_not_too_large(client: TestClient) -> None:
+    assert client.post("/v1/images", content=PNG + bytes(1_000_000)).status_code == 200
+    problem(client.post("/v1/images", content=PNG + bytes(MOST_BYTES)), 413)
+    problem(client.post("/v1/images", content=iter([PNG, bytes(MOST_BYTES)])), 413)  # of a length that is not said
+
+
+def test_what_is_no_image_is_refused_and_so_is_a_token_without_the_scope(
+    client: TestClient, client_for: NewClient
+) -> None:
+    problem(client.post("/v1/images", content=b"GIF89a"), 422)
+    problem(client.post("/v1/images"), 422)
+    problem(client_for(Scope.VIDEOS).post("/v1/images", content=PNG), 403)
