@@ -156,13 +156,19 @@ class Container:
         try:
             yield lambda: until(self.is_healthy, lambda: self._well(process))
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.Signals[self.service.get("stop_signal", "SIGTERM")])
-                try:
-                    process.wait(PATIENCE_SECONDS)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    raise
+            self._stop(process)
+
+    def _stop(self, process: subprocess.Popen[bytes]) -> None:
+        """Ask it to end as Docker does; it shall end of itself, or at once by that signal, and not by SIGKILL."""
+        asked = signal.Signals[self.service.get("stop_signal", "SIGTERM")]
+        process.send_signal(asked)
+        try:
+            ended = process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        if ended not in {0, -asked}:
+            raise ContainerError(f"ended with {ended}: {self.log.read_text()[-3000:]}")
 
     def _well(self, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,7 +18,7 @@ import pytest
 
 from reelkeeper.adapters import seaweed
 from tests.docker.containers import Container, Host, postgres, until
-from tests.docker.image import COMPOSE, SERVICES
+from tests.docker.image import COMPOSE, FOLDER, SERVICES
 
 FLOWS = {path.stem.replace("_", "-") for path in (Path(__file__).parents[2] / "flows").glob("[a-z]*.py")}
 
@@ -64,6 +66,8 @@ def test_every_container_does_its_part(host: Host) -> None:
 
             assert "Work pool transcode: made" in made["bootstrap"].run()
             assert {found["name"] for found in prefect.ask("flows/filter")} == FLOWS
+
+            a_pool_of_a_cluster_is_taken(made["bootstrap"])
 
             start("worker", "transcoder", "api", "watchdog")
             prefect.finish("deliver-alerts", "tier-storage")
@@ -124,6 +128,16 @@ def nobody_gets_in(host: Host, prefect: Prefect) -> None:
     refused = httpx.post(f"{url}/api/flows/filter", json={}, auth=prefect.client.auth)
     assert (refused.status_code, refused.json()["detail"]) == (403, "Missing CSRF token.")
     assert prefect.ask("flows/filter") == []
+
+
+def a_pool_of_a_cluster_is_taken(container: Container) -> None:
+    """Prefect's server takes the template of docker/kubernetes."""
+    file = container.places["/tmp"] / "transcode.json"  # noqa: S108  the container's own
+    template = FOLDER / "kubernetes" / "template.py"
+    file.write_bytes(subprocess.run([sys.executable, str(template)], check=True, capture_output=True).stdout)
+    create = ["prefect", "work-pool", "create", "cluster", "--type", "kubernetes", "--base-job-template", str(file)]
+    code, said = container.execute(*create)
+    assert (code, "Created work pool 'cluster'" in said) == (0, True), said
 
 
 def ffmpeg_is_behind_what_walls_docker_grants(container: Container) -> None:
