@@ -73,6 +73,7 @@ def test_every_container_does_its_part(host: Host) -> None:
             prefect.finish("deliver-alerts", "tier-storage")
             assert httpx.get(host.url("8787") + "/v1/metrics").status_code == httpx.codes.UNAUTHORIZED
 
+            the_api_has_a_run_begun(made["api"])
             ffmpeg_is_behind_what_walls_docker_grants(made["transcoder"])
             no_secret_can_be_seen(host)
             root_is_read_only(made["api"])
@@ -138,6 +139,14 @@ def a_pool_of_a_cluster_is_taken(container: Container) -> None:
     create = ["prefect", "work-pool", "create", "cluster", "--type", "kubernetes", "--base-job-template", str(file)]
     code, said = container.execute(*create)
     assert (code, "Created work pool 'cluster'" in said) == (0, True), said
+
+
+def the_api_has_a_run_begun(container: Container) -> None:
+    """What it does when a job is queued: through Prefect's API, with password and token."""
+    start = "connect(settings()).start('prune-cache', 'scheduled', {}, key='once')"
+    imports = "from reelkeeper.adapters.orchestrator import connect; from reelkeeper.settings import settings"
+    code, said = container.execute("python", "-c", f"{imports}; {start}")
+    assert code == 0, said
 
 
 def ffmpeg_is_behind_what_walls_docker_grants(container: Container) -> None:
