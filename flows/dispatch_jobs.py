@@ -9,16 +9,17 @@ from reelkeeper.rules.attempts import AttemptPolicy
 from reelkeeper.rules.dispatch import DispatchPolicy
 from reelkeeper.rules.dispatch_report import DispatchReport
 from tasks import depots, heartbeats, jobs, runs
+from tasks.parameters import DryRun, Says
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def dispatch_jobs(
     order: DispatchPolicy = DispatchPolicy(),
     attempts: AttemptPolicy = AttemptPolicy(),
-    slots: Annotated[int, Field(ge=1, le=1000)] = 8,
-    seconds: Annotated[int, Field(ge=1, le=3600)] = 285,
-    until_idle: bool = False,
-    dry_run: bool = True,
+    slots: Annotated[int, Field(ge=1, le=1000), Says("Jobs that this run keeps going at once, at most")] = 8,
+    seconds: Annotated[int, Field(ge=1, le=3600), Says("How long it takes on new jobs")] = 285,
+    until_idle: Annotated[bool, Says("End as soon as nothing is due")] = False,
+    dry_run: DryRun = True,
 ) -> DispatchReport:
     """Keep at most `slots` jobs running for so many seconds, or until nothing is due; a dry run says which come first.
 

@@ -3,22 +3,22 @@
 from functools import partial
 
 from prefect import flow
-from pydantic import AwareDatetime
 
 from reelkeeper.rules import guard, lifecycle
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.lifecycle import LifecyclePolicy
 from reelkeeper.rules.report import Report
 from tasks import depots, heartbeats, plans, reports, runs, videos
+from tasks.parameters import AsOf, DryRun, PlanId
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def expire_videos(
     policy: LifecyclePolicy = LifecyclePolicy(),
     limits: BlastRadius = BlastRadius(),
-    dry_run: bool = True,
-    as_of: AwareDatetime | None = None,
-    plan_id: str | None = None,
+    dry_run: DryRun = True,
+    as_of: AsOf = None,
+    plan_id: PlanId = None,
 ) -> Report:
     """Retire the videos that are older than their user's tier keeps them, viewed or not.
 

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from prefect import flow
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from reelkeeper.rules import savings
 from reelkeeper.rules.alerting import AlertPolicy
@@ -13,6 +13,7 @@ from reelkeeper.rules.lifecycle import LifecyclePolicy
 from reelkeeper.rules.quote import PriceBook
 from reelkeeper.rules.savings import SavingsPolicy
 from tasks import alerts, depots, forecasts, heartbeats, pictures, runs
+from tasks.parameters import AsOf, DryRun, Says
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
@@ -22,9 +23,9 @@ def forecast_costs(
     budget: BudgetPolicy = BudgetPolicy(),
     saving: SavingsPolicy = SavingsPolicy(),
     alerting: AlertPolicy = AlertPolicy(),
-    months: Annotated[int, Field(ge=1, le=12)] = 3,
-    dry_run: bool = True,
-    as_of: AwareDatetime | None = None,
+    months: Annotated[int, Field(ge=1, le=12), Says("This month and so many in all")] = 3,
+    dry_run: DryRun = True,
+    as_of: AsOf = None,
 ) -> ForecastReport:
     """Forecast the bill of this month and those after it, keep it, post its chart, and suggest what would save.
 

@@ -1,7 +1,6 @@
 """Whether spend is over its limits, or odd."""
 
 from prefect import flow
-from pydantic import AwareDatetime
 
 from reelkeeper.rules import watch
 from reelkeeper.rules.alerting import AlertPolicy
@@ -10,6 +9,7 @@ from reelkeeper.rules.budget import BudgetPolicy
 from reelkeeper.rules.quote import PriceBook
 from reelkeeper.rules.watch import CostsReport
 from tasks import alerts, depots, heartbeats, pictures, runs, spending, usage
+from tasks.parameters import AsOf, DryRun
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
@@ -18,8 +18,8 @@ def monitor_costs(
     anomaly: AnomalyPolicy = AnomalyPolicy(),
     book: PriceBook = PriceBook(),
     alerting: AlertPolicy = AlertPolicy(),
-    dry_run: bool = True,
-    as_of: AwareDatetime | None = None,
+    dry_run: DryRun = True,
+    as_of: AsOf = None,
 ) -> CostsReport:
     """Collect what was used, charge it, and tell of budgets that are crossed or will be, and of odd days.
 

@@ -1,7 +1,6 @@
 """How the service is doing: how long jobs wait and take, what they cost, how many fail, how full the storage is."""
 
 from prefect import flow
-from pydantic import AwareDatetime
 
 from reelkeeper.rules import findings
 from reelkeeper.rules.alerting import AlertPolicy
@@ -9,6 +8,7 @@ from reelkeeper.rules.performance import PerformancePolicy
 from reelkeeper.rules.performance_report import PerformanceReport
 from reelkeeper.rules.quota import QuotaPolicy
 from tasks import alerts, depots, heartbeats, performance, runs
+from tasks.parameters import AsOf, DryRun
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
@@ -16,8 +16,8 @@ def monitor_performance(
     goals: PerformancePolicy = PerformancePolicy(),
     quota: QuotaPolicy = QuotaPolicy(),
     alerting: AlertPolicy = AlertPolicy(),
-    dry_run: bool = True,
-    as_of: AwareDatetime | None = None,
+    dry_run: DryRun = True,
+    as_of: AsOf = None,
 ) -> PerformanceReport:
     """Judge the jobs that ended lately, record each quarter of an hour, and tell of what is over its limit.
 

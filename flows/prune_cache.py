@@ -1,19 +1,19 @@
 """Which cache entries earn their keep."""
 
 from prefect import flow
-from pydantic import AwareDatetime
 
 from reelkeeper.rules.keeping import KeepingPolicy
 from reelkeeper.rules.pruning import PrunePolicy, PruneReport
 from tasks import caches, depots, heartbeats, runs
+from tasks.parameters import AsOf, DryRun
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def prune_cache(
     pruning: PrunePolicy = PrunePolicy(),
     keeping: KeepingPolicy = KeepingPolicy(),
-    dry_run: bool = True,
-    as_of: AwareDatetime | None = None,
+    dry_run: DryRun = True,
+    as_of: AsOf = None,
 ) -> PruneReport:
     """Drop the entries that are gone, expired, dearer to keep than to make, or over the budget of bytes.
 

@@ -1,21 +1,21 @@
 """Which retired blobs have waited out their grace: the only flow that deletes bytes."""
 
 from prefect import flow
-from pydantic import AwareDatetime
 
 from reelkeeper.rules import guard
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.report import Report
 from tasks import blobs, depots, heartbeats, plans, reports, runs
+from tasks.parameters import AsOf, DryRun, GraceDays, PlanId
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def purge_retired(
     limits: BlastRadius = BlastRadius(),
-    grace_days: int = 7,
-    dry_run: bool = True,
-    as_of: AwareDatetime | None = None,
-    plan_id: str | None = None,
+    grace_days: GraceDays = 7,
+    dry_run: DryRun = True,
+    as_of: AsOf = None,
+    plan_id: PlanId = None,
 ) -> Report:
     """Delete the bytes whose grace is over. They cannot be brought back.
 

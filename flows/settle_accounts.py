@@ -5,10 +5,11 @@ from prefect import flow
 from reelkeeper.rules.accounts import RULE, AccountsReport, findings
 from reelkeeper.rules.alerting import AlertPolicy
 from tasks import accounts, alerts, depots, heartbeats, runs
+from tasks.parameters import DryRun
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
-def settle_accounts(alerting: AlertPolicy = AlertPolicy(), dry_run: bool = True) -> AccountsReport:
+def settle_accounts(alerting: AlertPolicy = AlertPolicy(), dry_run: DryRun = True) -> AccountsReport:
     """Count every balance and every user's bytes anew, then give back overdue holds and reservations.
 
     A figure that does not add up freezes all changes, is told until it does, and nothing is given back meanwhile. A dry

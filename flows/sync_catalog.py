@@ -3,22 +3,25 @@
 from typing import Annotated
 
 from prefect import flow
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from reelkeeper.rules import guard
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.report import SyncReport
 from tasks import catalogs, depots, heartbeats, reports, runs, views
+from tasks.parameters import AsOf, DryRun, GraceDays, Says
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def sync_catalog(
     limits: BlastRadius = BlastRadius(),
-    grace_days: int = 7,
-    reads_are_views: bool = False,
-    shards: Annotated[int, Field(ge=1, le=32)] = 1,
-    dry_run: bool = True,
-    as_of: AwareDatetime | None = None,
+    grace_days: GraceDays = 7,
+    reads_are_views: Annotated[
+        bool, Says("Cloudflare's count of reads becomes the views: without a CDN before the bucket")
+    ] = False,
+    shards: Annotated[int, Field(ge=1, le=32), Says("Parts of the bucket that are listed at once")] = 1,
+    dry_run: DryRun = True,
+    as_of: AsOf = None,
 ) -> SyncReport:
     """Adopt new objects, mark videos whose bytes are missing as lost, and note what no row explains.
 

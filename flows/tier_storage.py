@@ -4,7 +4,7 @@ from functools import partial
 from typing import Annotated
 
 from prefect import flow
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from reelkeeper.rules import guard, lifecycle
 from reelkeeper.rules.guard import BlastRadius
@@ -12,6 +12,7 @@ from reelkeeper.rules.lifecycle import LifecyclePolicy
 from reelkeeper.rules.report import Report
 from reelkeeper.rules.transcode import Acceptance, Recipe
 from tasks import depots, heartbeats, plans, reports, runs, transcodes, videos
+from tasks.parameters import AsOf, DryRun, PlanId, Says
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
@@ -20,10 +21,10 @@ def tier_storage(
     limits: BlastRadius = BlastRadius(),
     recipe: Recipe = Recipe(),
     acceptance: Acceptance = Acceptance(),
-    helpers: Annotated[int, Field(ge=0, le=100)] = 0,
-    dry_run: bool = True,
-    as_of: AwareDatetime | None = None,
-    plan_id: str | None = None,
+    helpers: Annotated[int, Field(ge=0, le=100), Says("Runs of transcode_videos that help, on other workers")] = 0,
+    dry_run: DryRun = True,
+    as_of: AsOf = None,
+    plan_id: PlanId = None,
 ) -> Report:
     """Compress the videos that are seldom watched, and retire those that nobody watches.
 

@@ -6,10 +6,11 @@ from prefect import flow
 
 from reelkeeper.rules.report import HelpReport
 from tasks import depots, plans, reports, runs, transcodes
+from tasks.parameters import DryRun
 
 
 @flow(flow_run_name=runs.run_name)
-def transcode_videos(dry_run: bool = True) -> HelpReport:
+def transcode_videos(dry_run: DryRun = True) -> HelpReport:
     """Help to compress what the plan says that a run of `tier_storage` is carrying out. Any number of runs may help.
 
     Nothing is planned, judged or retired here. A run ends when nothing is left; if the run that it helps is dead by

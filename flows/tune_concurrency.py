@@ -1,21 +1,21 @@
 """How many jobs should run at once? One step of the controller."""
 
 from prefect import flow
-from pydantic import AwareDatetime
 
 from reelkeeper.rules import steering
 from reelkeeper.rules.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.quote import PriceBook
 from reelkeeper.rules.steering import TuningReport
 from tasks import depots, heartbeats, limits, runs
+from tasks.parameters import AsOf, DryRun
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def tune_concurrency(
     concurrency: ConcurrencyPolicy = ConcurrencyPolicy(),
     book: PriceBook = PriceBook(),
-    dry_run: bool = True,
-    as_of: AwareDatetime | None = None,
+    dry_run: DryRun = True,
+    as_of: AsOf = None,
 ) -> TuningReport:
     """Look at the jobs that ended since the last step, and set how many run at once.
 

@@ -172,12 +172,12 @@ def _row(item: Item) -> dict[str, str | float]:
     """Lay an item out flat: the artifact's table shows no nested value."""
     return {
         "what": item.video_id or f"blob {item.blob_id}",
-        "user": item.user_id or "",
         "do": item.action,
-        "rule": item.rule,
-        "why": item.reason,
         "MB": round(item.size_bytes / 10**6, 3),
         "USD a month": _usd(item.saving_microusd),
+        "user": item.user_id or "",
+        "rule": item.rule,
+        "why": item.reason,  # the longest is last: what does not fit a window is scrolled to
     }
 
 
@@ -186,7 +186,7 @@ def _usd(microusd: int | None) -> str:
 
 
 def _markdown(title: str, plan: PlanSummary, planned: list[PlannedRule]) -> str:
-    lines = [f"# {title}", "", "| do | rule | items | MB | USD a month saved |", "|---|---|--:|--:|--:|"]
+    lines = [f"## {title}", "", "| do | rule | items | MB | USD a month saved |", "|---|---|--:|--:|--:|"]
     lines += [
         f"| {rule.action} | {rule.rule} | {rule.objects:,} | {rule.size_bytes / 10**6:,.1f} | "
         f"{_usd(rule.saving_microusd) or 'known afterwards'} |"
@@ -194,7 +194,8 @@ def _markdown(title: str, plan: PlanSummary, planned: list[PlannedRule]) -> str:
     ]
     if not planned:
         lines.append("| nothing | | 0 | 0.0 | |")
-    lines += ["", "| kept by | items |", "|---|--:|"]
+    if plan.kept:
+        lines += ["", "| kept by | items |", "|---|--:|"]
     lines += [f"| {rule} | {count:,} |" for rule, count in sorted(plan.kept.items(), key=lambda kept: -kept[1])]
     size = f"{plan.population.size_bytes / 10**6:,.1f} MB"
     lines += [

@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 from reelkeeper.model import Counts, Done, Outcome, PlanSummary
 from reelkeeper.operations.depot import Depot
 from reelkeeper.rules.report import HelpReport, Report, SyncReport, count
+from reelkeeper.rules.wording import dollars, size
 from reelkeeper.store import results, undertakings
 from reelkeeper.store.engine import reading
 
@@ -93,10 +94,13 @@ def _done(done: Sequence[Done]) -> list[str]:
 
 
 def _markdown(report: Report) -> str:
-    lines = [f"# {report.flow}, run {report.run_id}, plan {report.plan.id}", ""]
+    shown = (
+        f"[all that the run shows](/v2/runs/flow-run/{report.run_id}?tab=Artifacts)"  # a path of Prefect's UI itself
+    )
+    lines = [f"## What {report.flow} did", "", f"Plan {report.plan.id}, its table, and {shown}.", ""]
     lines += ["| outcome | items | MB before | MB after |", "|---|--:|--:|--:|"]
     lines += _done(report.done)
-    saved = f"{report.saved_bytes / 10**6:,.1f} MB, {report.saved_microusd_per_month / 10**6:.4f} USD a month"
+    saved = f"{size(report.saved_bytes)}, {dollars(report.saved_microusd_per_month)} a month"
     lines += ["", f"Less to store, once the grace is over: {saved}."]
     if report.plan.flow != "purge_retired":
         lines.append(f"Take it all back: `reelkeeper restore --run {report.run_id}`.")

@@ -200,3 +200,28 @@ def test_contradictory_parameters_are_refused_before_a_flow_begins(wrong: dict[s
     flow: Flow[..., Any] = load_flow_from_entrypoint("flows.tier_storage.tier_storage", use_placeholder_flow=False)
     with pytest.raises(Exception, match="invalid parameters"):
         flow.validate_parameters(wrong)
+
+
+@pytest.mark.parametrize("entrypoint", sorted(DEPLOYMENTS))
+def test_its_form_says_what_each_parameter_is(entrypoint: str) -> None:
+    flow: Flow[..., Any] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
+    schema = flow.parameters
+    silent = [
+        name
+        for name, one in schema.properties.items()
+        if not (one.get("description") or _described(one, schema.definitions))
+    ]
+    assert silent == []
+    fields = [
+        (model, name)
+        for model, definition in schema.definitions.items()
+        for name, one in definition.get("properties", {}).items()
+        if not (one.get("description") or _described(one, schema.definitions))
+    ]
+    assert fields == []
+
+
+def _described(one: dict[str, Any], definitions: dict[str, Any]) -> bool:
+    """Whether what a parameter refers to says what it is."""
+    refs = [part["$ref"] for part in (one, *one.get("allOf", []), *one.get("anyOf", [])) if "$ref" in part]
+    return bool(refs) and all(definitions[ref.rpartition("/")[2]].get("description") for ref in refs)

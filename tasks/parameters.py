@@ -1,0 +1,23 @@
+"""What flows take alike, each with what Prefect's form says of it. Policies say it of their fields themselves."""
+
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
+
+
+class Says:
+    """What a form says of a parameter. Prefect reads docstrings alone, and drops the description of a `Field`."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Add it to the schema that the form is made of."""
+        return {**handler(schema), "description": self._text}
+
+
+DryRun = Annotated[bool, Says("Only say what would be done; switched off, it is done")]
+AsOf = Annotated[AwareDatetime | None, Says("Judge ages, views and days as of this moment; else as of its due time")]
+PlanId = Annotated[str | None, Says("Carry out this saved plan, of at most 24 hours, as it stands")]
+GraceDays = Annotated[int, Says("What is retired can be restored for so many days before its bytes are purged")]
