@@ -1,0 +1,75 @@
+"""The documentation in a real Chromium: quiet, as wide as the window, readable in the dark. See build/screenshots."""
+
+import functools
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser import PALE, SCREENSHOTS, SIZES
+
+pytestmark = pytest.mark.long
+PAGES = ("index", "architecture", "flows", "policies", "settings", "commands", "api", "runbooks", "exit-codes")
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files, and says nothing of it."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(params=[(size, scheme) for size in sorted(SIZES) for scheme in ("light", "dark")], ids="-".join)
+def tab(request: pytest.FixtureRequest, chromium: Browser, address: str) -> Iterator[Page]:
+    """A window. Whatever it asks others for, or complains of, fails the test."""
+    size, colours = request.param[0], request.param[1]
+    width, height = SIZES[size]
+    context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=colours)
+    tab, asked, said = context.new_page(), list[str](), list[str]()
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    yield tab
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+    assert said == []
+    context.close()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_asks_nobody_else_fits_its_window_and_can_be_read(
+    tab: Page, address: str, page: str, request: pytest.FixtureRequest
+) -> None:
+    tab.goto(f"{address}/{page}.html")
+    tab.evaluate("document.fonts.ready")
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    size, scheme = request.node.callspec.params["tab"]
+    tab.screenshot(path=SCREENSHOTS / f"docs-{page}-{scheme}-{size}.png")
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    scrolled = ".md-typeset__scrollwrap, pre, .drawing"  # by themselves
+    inside = f"[...document.querySelectorAll('.md-content *')].filter((one) => !one.closest('{scrolled}'))"
+    assert tab.evaluate(f"{inside}.every((one) => one.getBoundingClientRect().right <= innerWidth + 1)")
+    ground: Any = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (int(ground.split("(")[1].split(",")[0]) < 64) == (scheme == "dark")
+    tab.evaluate("document.querySelectorAll('.md-header, .md-sidebar, .headerlink').forEach((one) => one.remove())")
+    assert tab.evaluate(PALE) == []  # what we wrote; around it the theme lays veils, which that eye takes for grounds
+
+
+def test_a_search_finds_what_is_asked_for(chromium: Browser, address: str) -> None:
+    tab = chromium.new_page()
+    tab.goto(f"{address}/index.html")
+    tab.locator("[data-md-component=search-query]").press_sequentially("bucket lock", delay=30)
+    expect(tab.locator(".md-search-result__link").first).to_contain_text("Connecting R2", timeout=60_000)
+    tab.close()
