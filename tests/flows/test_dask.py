@@ -1,5 +1,7 @@
 """A wide run over a Dask cluster gives what the threads of one process give."""
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +84,21 @@ def test_dask_gives_what_threads_give(make_cold: MakeScene, monkeypatch: pytest.
         COLD[5]: "refused",
         "forgotten": "retired",
     }
+    scene.world.check()
+
+
+@pytest.mark.long
+def test_what_a_killed_worker_of_the_cluster_held_is_done_by_the_others(
+    make_cold: MakeScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = make_cold()
+    with cluster() as dask:
+        monkeypatch.setenv("REELKEEPER_DASK_ADDRESS", dask.scheduler_address)
+        settings.cache_clear()
+        doomed = dask.workers[0].pid
+        scene.when_a_video_is_fetched(lambda: os.kill(doomed, signal.SIGKILL))
+        report = tier_storage(dry_run=False)
+    assert {one.outcome: one.objects for one in report.done} == {"compressed": 5, "refused": 1, "retired": 1}
     scene.world.check()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -144,4 +145,18 @@ def test_two_of_four_workers_are_killed_the_run_itself_among_them_and_the_others
     with reading(scene.engine) as session:
         in_whose_name = set(session.scalars(sa.select(audit_events.c.run_id).where(audit_events.c.event == "swap")))
     assert in_whose_name == {scene.last_plan().run_id}
+    scene.world.check()
+
+
+def test_who_interrupts_the_run_stops_its_helpers_before_their_next_video(make_backlog: MakeScene) -> None:
+    scene = make_backlog()
+    with workers("tier_storage", "transcode_videos") as (leader, helper):
+        wait_until(lambda: len(swapped(scene)) >= 2)
+        leader.send_signal(signal.SIGINT)
+        leader.communicate(timeout=PATIENCE_SECONDS)
+        helped = ended(helper)
+    assert leader.returncode != 0
+    assert len(swapped(scene)) >= 2
+    assert helped["left"] >= VIDEOS - len(swapped(scene)) > 0  # the run ends its own video, too
+    assert plans.under_way(scene.world.depot) is None
     scene.world.check()

@@ -30,7 +30,8 @@ def main(flow: str) -> None:
                     break
             time.sleep(0.05)
     helped = transcode_videos(dry_run=False)
-    say(json.dumps({"plan_id": helped.plan_id, "done": {one.outcome: one.objects for one in helped.done}}))
+    done = {one.outcome: one.objects for one in helped.done}
+    say(json.dumps({"plan_id": helped.plan_id, "left": helped.left, "done": done}))
 
 
 def say(line: str) -> None:
