@@ -40,7 +40,7 @@ from reelkeeper.rules.estimate import complexity, expected_seconds
 from reelkeeper.rules.lifecycle import LifecyclePolicy
 from reelkeeper.rules.quota import QuotaPolicy
 from reelkeeper.rules.quote import PriceBook
-from reelkeeper.store.engine import Clock, transaction, unhurried
+from reelkeeper.store.engine import Clock, flushed_after, transaction, unhurried
 from reelkeeper.store.tables import jobs
 
 _CODES = {
@@ -109,6 +109,8 @@ def _answer(engine: Engine, asked: Asked, terms: Terms, run_id: str) -> Admissio
 def _decide(session: Session, asked: Asked, terms: Terms, run_id: str) -> Admission:
     seen = look(session, asked, terms.admission.slots)
     if seen.known is not None:
+        if isinstance(seen.known, Queued | Joined):
+            flushed_after(session)  # who asked first may be waiting for the disk still
         return seen.known
     is_free = not terms.admission.hit_charge_percent
     if seen.is_cached and is_free and (hit := _from_cache(session, asked, seen.tier, terms, run_id)):
@@ -116,6 +118,7 @@ def _decide(session: Session, asked: Asked, terms: Terms, run_id: str) -> Admiss
     offer = offered(  # before the lock that all changes wait for
         session, asked.request, seen.tier, policy=terms.admission, book=terms.book, lifecycle=terms.lifecycle
     )
+    flushed_after(session)
     require_permission(session)
     seen = look(session, asked, terms.admission.slots)
     if seen.known is not None:

@@ -70,10 +70,11 @@ def hold(
     asked = _request(
         TransferKind.HOLD, key, user=user_id, amount=amount_microusd, lasting=lasting_seconds, price_book=price_book
     )
-    if before := _before(session, asked):
-        return before
+    require_permission(session)
     amounts = {spendable(user_id): -amount_microusd, held(user_id): amount_microusd}
-    if not ledger.move(session, amounts):
+    if not ledger.move(session, amounts, asked.key):
+        if before := ledger.first(session, asked):
+            return before
         _require_user(session, user_id)
         has = ledger.balance(session, user_id)
         raise InsufficientCredits(

@@ -25,6 +25,9 @@ from reelkeeper.failpoints import failpoint
 from reelkeeper.store.tables.columns import UtcDateTime
 
 BUSY_TIMEOUT_SECONDS = 30
+_UNHURRIED = sa.text("SET LOCAL synchronous_commit = off")
+_FLUSH = sa.text("SELECT pg_logical_emit_message(true, 'flush', '')")  # the least that a commit waits for
+_FLUSHED_AFTER = "flushed after"
 _READING = {"sqlite": {"sqlite_begin": "DEFERRED"}, "postgresql": {"isolation_level": "REPEATABLE READ"}}
 
 
@@ -82,7 +85,22 @@ def transaction(engine: sa.Engine, name: str) -> Iterator[Session]:
         session.flush()
         failpoint(f"{name}.before_commit")
         session.commit()
+        if session.info.pop(_FLUSHED_AFTER, False):
+            session.execute(_FLUSH)
+            session.commit()
         failpoint(f"{name}.after_commit")
+
+
+def flushed_after(session: AnySession) -> None:
+    """Let this transaction's commit give its locks to the next first, and wait for the disk then, on PostgreSQL.
+
+    Everybody would wait for the disk in turn, and so many do at once. `transaction` ends only when all of it is there,
+    and all before it: a commit that waits, as the empty one here does, waits for the log so far ("Asynchronous
+    Commit"). What others change who see it earlier comes after it in the log, and is never there without it.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(_UNHURRIED)
+        session.info[_FLUSHED_AFTER] = True
 
 
 def unhurried(session: AnySession) -> None:
@@ -91,7 +109,7 @@ def unhurried(session: AnySession) -> None:
     It is lost whole, with those after it that were not waited for either, and nothing else is ("Asynchronous Commit").
     """
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(sa.text("SET LOCAL synchronous_commit = off"))
+        session.execute(_UNHURRIED)
 
 
 @contextmanager

@@ -40,7 +40,8 @@ _TAKE = _ADD.where(
     sa.or_(
         accounts.c.kind == AccountKind.HOUSE,
         accounts.c.balance_microusd >= -sa.bindparam("amount", type_=sa.BigInteger),
-    )
+    ),
+    ~sa.exists().where(transfers.c.idempotency_key == sa.bindparam("key", type_=sa.String)),
 )
 _TRANSFER = sa.insert(transfers).values(at=Clock()).returning(*_MOVED)
 _ENTRIES = sa.insert(entries)
@@ -90,15 +91,15 @@ def first(session: Session, request: Request) -> Moved | None:
     return _moved(row[1:])
 
 
-def move(session: Session, amounts: Mapping[str, int]) -> bool:
+def move(session: Session, amounts: Mapping[str, int], key: str = "") -> bool:
     """Add `amounts` to the balances of their accounts; False, and nothing has changed, when the payer has too little.
 
-    They sum to zero, and one of them is negative.
+    They sum to zero, and one of them is negative. Nor is anything changed where there is a transfer of this `key`.
     """
     (payer,) = (account for account, amount in amounts.items() if amount < 0)
     if sum(amounts.values()):
         raise IntegrityDoubt(f"a transfer that does not sum to zero: {dict(amounts)}; nothing was moved")
-    if not changed(session, _TAKE, account=payer, amount=amounts[payer]):
+    if not changed(session, _TAKE, account=payer, amount=amounts[payer], key=key):
         return False
     for account, amount in amounts.items():
         if amount > 0 and not changed(session, _ADD, account=account, amount=amount):

@@ -3,13 +3,14 @@
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
 
 from reelkeeper import failpoints
 from reelkeeper.errors import Misconfigured
-from reelkeeper.store.engine import Clock, now, open_engine, reading, transaction
+from reelkeeper.store.engine import Clock, flushed_after, now, open_engine, reading, transaction
 from reelkeeper.store.tables import users
 
 
@@ -101,3 +102,30 @@ def test_other_stores_are_refused(url: str) -> None:
 def test_the_folder_of_a_sqlite_file_is_made(tmp_path: Path) -> None:
     open_engine(f"sqlite:///{tmp_path}/a/b/store.sqlite3").connect().close()
     assert (tmp_path / "a/b/store.sqlite3").exists()
+
+
+def test_what_is_flushed_after_its_commit_is_on_the_disk_at_the_transactions_end(postgresql_engine: sa.Engine) -> None:
+    for _ in range(20):  # the server flushes by itself too, some times a second
+        with transaction(postgresql_engine, "test") as session:
+            flushed_after(session)
+            session.execute(sa.insert(users).values(id=uuid4().hex))
+            written = session.execute(sa.text("SELECT pg_current_wal_insert_lsn()")).scalar_one()
+        with reading(postgresql_engine) as session:
+            flushed = session.execute(sa.text(f"SELECT pg_current_wal_flush_lsn() > '{written}'::pg_lsn")).scalar_one()
+        assert flushed
+
+
+def test_it_is_a_transaction_like_others_on_both_databases(engine: sa.Engine) -> None:
+    def fail() -> None:
+        with transaction(engine, "test") as session:
+            flushed_after(session)
+            session.execute(sa.insert(users).values(id="ben"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with transaction(engine, "test") as session:
+        flushed_after(session)
+        session.execute(sa.insert(users).values(id="ann"))
+    with reading(engine) as session:
+        assert session.execute(sa.select(users.c.id)).scalar_one() == "ann"
