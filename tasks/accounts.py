@@ -40,7 +40,8 @@ def give_back(depot: Depot, lease: Lease, run_id: str) -> None:
 def publish(report: AccountsReport) -> AccountsReport:
     """Show what is overdue, and what does not add up."""
     figures = {name: value for name, value in asdict(report).items() if name.startswith("overdue_")}
-    lines = [f"# {report.flow}, run {report.run_id}{' (dry run)' if report.dry_run else ''}", "", "| | |", "|---|--:|"]
+    dry = " (dry run)" if report.dry_run else ""
+    lines = [f"## {report.flow}, run {report.run_id[:8]}{dry}", "", "| | |", "|---|--:|"]
     lines += [f"| {name.replace('_', ' ')} | {value:,} |" for name, value in figures.items()]
     lines += [f"| figures that do not add up | {len(report.mismatches):,} |"]
     create_markdown_artifact("\n".join(lines), key="settle-accounts-report")

@@ -58,7 +58,7 @@ def forget(depot: Depot, lease: Lease, keeping: KeepingPolicy) -> dict[str, int]
 def publish(report: PruneReport) -> None:
     """Show what goes, by rule."""
     lines = [
-        f"# {report.flow}, run {report.run_id}{' (dry run)' if report.dry_run else ''}",
+        f"## {report.flow}, run {report.run_id[:8]}{' (dry run)' if report.dry_run else ''}",
         "",
         f"{report.entries:,} entries, whose videos have {size(report.size_bytes)}.",
         "",

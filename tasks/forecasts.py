@@ -78,8 +78,8 @@ def publish(
         for cost in costs
     ]
     suggested = [f"- {one.title}. {one.text} {one.suggestion}" for one in found] or ["- nothing worth a word"]
-    text = [f"# Costs forecast on {as_of:%Y-%m-%d}{' (dry run)' if dry_run else ''}", "", *head, *rows, ""]
-    create_markdown_artifact("\n".join([*text, "## What would save", "", *suggested]), key="forecast-costs-report")
+    text = [f"## Costs forecast on {as_of:%Y-%m-%d}{' (dry run)' if dry_run else ''}", "", *head, *rows, ""]
+    create_markdown_artifact("\n".join([*text, "### What would save", "", *suggested]), key="forecast-costs-report")
     report = ForecastReport(FLOW, run_id, dry_run, as_of, totals(costs), tuple(one.title for one in found))
     get_run_logger().info("%s", "; ".join(report.months) or "no usage is known yet")
     return report

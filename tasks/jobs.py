@@ -90,7 +90,7 @@ def keep_slots_full(
         report = DispatchReport.of(run_id, claims.count_states(session), dry_run=False, **counts)
     rows = [f"| {name.replace('_', ' ')} | {count:,} |" for name, count in counts.items()]
     rows += [f"| now {name} | {getattr(report, name):,} |" for name in ("waiting", "running", "parked", "dead")]
-    title = f"# dispatch_jobs, run {run_id}"
+    title = f"## dispatch_jobs, run {run_id[:8]}"
     create_markdown_artifact("\n".join([title, "", "| jobs | |", "|---|--:|", *rows]), key="dispatch-jobs-report")
     get_run_logger().info("%s", ", ".join(f"{count:,} {end}" for end, count in ends.items()) or "no job was due")
     return report

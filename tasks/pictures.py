@@ -26,7 +26,7 @@ def show(engine: Engine, name: str, as_of: datetime, budgets: BudgetPolicy) -> N
     heading, say, draw, listed = _PICTURES[name]
     report = gather(engine, as_of.date().replace(day=1), as_of, budgets)
     picture = f"![{heading}]({charts.data_uri(charts.svg(draw(report)))})"
-    text = "\n\n".join([f"# {heading}, {report.month:%B %Y}", say(report), picture, *_table(listed(report))])
+    text = "\n\n".join([f"## {heading}, {report.month:%B %Y}", say(report), picture, *_table(listed(report))])
     create_markdown_artifact(text, key=name, description=f"{heading}, as of {as_of:%Y-%m-%d %H:%M} UTC")
 
 

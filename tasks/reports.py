@@ -32,7 +32,7 @@ def publish(depot: Depot, plan: PlanSummary, run_id: str) -> Report:
             failures=tuple(results.failures(session, plan.id, MOST_FAILURES)),
         )
     name = plan.flow.replace("_", "-")
-    create_markdown_artifact(_markdown(report), key=f"{name}-report", description=f"What run {run_id} did")
+    create_markdown_artifact(_markdown(report), key=f"{name}-report", description=f"What came of plan {plan.id}")
     if report.failures:
         rows = [{"what": one.video_id, "why": one.reason, "bytes": one.before_bytes} for one in report.failures]
         create_table_artifact(rows, key=f"{name}-failures", description=f"{report.failed:,} items failed")
@@ -45,7 +45,8 @@ def publish(depot: Depot, plan: PlanSummary, run_id: str) -> Report:
 def publish_sync(report: SyncReport) -> SyncReport:
     """Show what a comparison of bucket and catalogue found, and what came of it."""
     found = {name: value for name, value in asdict(report).items() if isinstance(value, int) and name != "dry_run"}
-    lines = [f"# {report.flow}, run {report.run_id}{' (dry run)' if report.dry_run else ''}", "", "| | |", "|---|--:|"]
+    dry = " (dry run)" if report.dry_run else ""
+    lines = [f"## {report.flow}, run {report.run_id[:8]}{dry}", "", "| | |", "|---|--:|"]
     lines += [f"| {name.replace('_', ' ')} | {value:,} |" for name, value in found.items()]
     lines += [f"| left open by killed runs, now {done.outcome} | {done.objects:,} |" for done in report.settled]
     named = {"Lost": report.lost, "In doubt": report.doubtful, "Unexplained": report.orphan_keys}
@@ -75,7 +76,7 @@ def publish_help(depot: Depot, run_id: str, plan_id: str | None, outcomes: Seque
     if plan_id is None:
         get_run_logger().info("no plan is under way: there is nothing to help with")
         return report
-    lines = [f"# Help with plan {plan_id}, run {run_id}", "", "| outcome | items | MB before | MB after |"]
+    lines = [f"## Help with plan {plan_id}, run {run_id[:8]}", "", "| outcome | items | MB before | MB after |"]
     lines += [
         "|---|--:|--:|--:|",
         *_done(report.done),

@@ -58,7 +58,7 @@ def publish(
         observed.resolved if observed else 0,
         spent.trouble,
     )
-    title = f"# The bill of {as_of:%Y-%m}, as of {as_of:%Y-%m-%d %H:%M} UTC{' (dry run)' if report.dry_run else ''}"
+    title = f"## The bill of {as_of:%Y-%m}, as of {as_of:%Y-%m-%d %H:%M} UTC{' (dry run)' if report.dry_run else ''}"
     rows = ["| service | today | this month | at list price |", "|---|--:|--:|--:|"]
     rows += [f"| {line.service} | {line.today} | {line.month} | {line.month_at_list_price} |" for line in bill]
     rows += ["", "What users used is at list price; free allowances and rounding up make the difference."]

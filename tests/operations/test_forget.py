@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -147,6 +147,28 @@ ROWS = st.fixed_dictionaries(
 )
 
 
+EACH_REASON_TO_STAY: dict[str, Any] = {  # in the order of the rules, each beside one that goes
+    "messages": [(500, "sent"), (500, "sent"), (500, "waiting"), (10, "sent")],
+    "alerts": [(500, "firing", 1), (500, "resolved", 2)],
+    "plans": [
+        (1, "tier_storage", "applied", [], False),
+        (300, "tier_storage", "applied", ["purged", None], False),
+        (300, "tier_storage", "applied", ["failed"], True),
+        (300, "tier_storage", "refused", [None], False),
+        (400, "purge_retired", "ready", [], False),
+    ],
+    "jobs": [
+        (500, JobState.SUCCEEDED, False),
+        (10, JobState.SUCCEEDED, True),
+        (500, JobState.DEAD, False),
+        (500, JobState.QUEUED, False),
+    ],
+    "scans": [(5, None), (40, "good"), (50, None)],
+    "windows": [10, 500],
+}
+
+
+@example(rows=EACH_REASON_TO_STAY)
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=ROWS)
 def test_only_what_is_old_and_unreferenced_goes_and_all_of_it_in_the_end(
@@ -156,6 +178,7 @@ def test_only_what_is_old_and_unreferenced_goes_and_all_of_it_in_the_end(
 
 
 @pytest.mark.long
+@example(rows=EACH_REASON_TO_STAY)
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=ROWS)
 def test_the_same_on_postgresql(postgresql_engine: sa.Engine, rows: dict[str, Any]) -> None:
