@@ -122,15 +122,15 @@ def _beating(place: Place, at_work: Callable[[], list[InHand]], seconds: float) 
     leaving = threading.Event()
 
     def beat() -> None:
-        while True:
+        while not leaving.wait(seconds):
             try:
-                _give_sign(place)
                 _renew(place, at_work())
+                _give_sign(place)
             except SQLAlchemyError:
                 _log.warning("claims were not renewed; trying again", exc_info=True)
-            if leaving.wait(seconds):
-                break
 
+    with suppress(SQLAlchemyError):  # the next one comes with the first heartbeat
+        _give_sign(place)
     heart = threading.Thread(target=copy_context().run, args=(beat,), name="job-heartbeat", daemon=True)
     heart.start()
     try:
