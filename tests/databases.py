@@ -59,9 +59,9 @@ def migrated_database(postgresql: sa.URL) -> str:
 def empty_database(postgresql: sa.URL) -> Iterator[str]:
     """The name of a PostgreSQL database without any table, for the tests of one file together."""
     name = f"store_{uuid4().hex}"
-    _create(postgresql, name, "template1")
+    create_database(postgresql, name, "template1")
     yield name
-    _drop(postgresql, name)
+    drop_database(postgresql, name)
 
 
 @pytest.fixture
@@ -74,11 +74,11 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callab
         if backend == "sqlite":
             return f"sqlite:///{tmp_path / name}.sqlite3"
         made.append(name)
-        return _create(request.getfixturevalue("postgresql"), name, "template1")
+        return create_database(request.getfixturevalue("postgresql"), name, "template1")
 
     yield make
     for name in made:
-        _drop(request.getfixturevalue("postgresql"), name)
+        drop_database(request.getfixturevalue("postgresql"), name)
 
 
 @pytest.fixture
@@ -95,10 +95,10 @@ def sqlite_engine(migrated_file: Path, tmp_path: Path) -> Iterator[sa.Engine]:
 def postgresql_engine(postgresql: sa.URL, migrated_database: str) -> Iterator[sa.Engine]:
     """A fresh store on PostgreSQL."""
     name = f"store_{uuid4().hex}"
-    engine = open_engine(_create(postgresql, name, migrated_database))
+    engine = open_engine(create_database(postgresql, name, migrated_database))
     yield engine
     engine.dispose()
-    _drop(postgresql, name)
+    drop_database(postgresql, name)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -113,12 +113,14 @@ def _administer(url: sa.URL) -> sa.Connection:
     return engine.connect()
 
 
-def _create(server: sa.URL, name: str, template: str) -> str:
+def create_database(server: sa.URL, name: str, template: str) -> str:
+    """Make a database on this server, as a copy of another; returns its URL."""
     with _administer(server) as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY"))
     return server.set(database=name).render_as_string(hide_password=False)
 
 
-def _drop(server: sa.URL, name: str) -> None:
+def drop_database(server: sa.URL, name: str) -> None:
+    """Drop a database of this server, whoever is connected to it."""
     with _administer(server) as connection:
         connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))

@@ -1,0 +1,73 @@
+"""Fixtures of the end-to-end tests: PostgreSQL, SeaweedFS behind R2's rules, Slack's double, and processes on them."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.store.engine import open_engine
+from reelkeeper.store.schema import upgrade
+from tests.databases import create_database, drop_database
+from tests.doubles import slack
+from tests.doubles.r2 import R2Double
+from tests.doubles.slack import SlackDouble
+from tests.e2e.installation import Installation
+from tests.e2e.postgresql import running
+from tests.faults.world import World
+
+Install = Callable[[Path], tuple[Installation, World]]
+
+
+@pytest.fixture(scope="module")
+def at_slack() -> Iterator[SlackDouble]:
+    with SlackDouble().serving() as double:
+        yield double
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[sa.URL]:
+    """The PostgreSQL of these tests, as an operator installs it."""
+    with running() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def install(
+    database: sa.URL,
+    endpoint: Endpoint,
+    at_slack: SlackDouble,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Install]:
+    """Make an installation around a clip: store and Prefect's server each on a database of its own, nothing running."""
+    with ExitStack() as stack:
+
+        def make(clip: Path) -> tuple[Installation, World]:
+            names = f"store_{uuid4().hex}", f"prefect_{uuid4().hex}"
+            urls = [create_database(database, name, "template1") for name in names]
+            for name in names:
+                stack.callback(drop_database, database, name)
+            engine = open_engine(urls[0])
+            upgrade(engine)
+            engine.dispose()
+            double = stack.enter_context(R2Double(endpoint).serving())
+            folder = tmp_path_factory.mktemp("installation")
+            state = folder / secrets.token_hex(6)
+            state.mkdir()
+            world = World.make(state, urls[0], endpoint, double, clip=clip)
+            stack.callback(world.depot.engine.dispose)
+            told = {
+                "REELKEEPER_SLACK_BOT_TOKEN": slack.TOKEN,
+                "REELKEEPER_SLACK_CHANNEL": slack.CHANNEL,
+                "REELKEEPER_SLACK_API_URL": at_slack.api_url,
+            }
+            url = database.set(drivername="postgresql+asyncpg", database=names[1])
+            made = Installation(folder, url.render_as_string(hide_password=False), world.address, told)
+            stack.callback(made.close)
+            return made, world
+
+        yield make

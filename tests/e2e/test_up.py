@@ -1,0 +1,153 @@
+"""`reelkeeper up`: from nothing to a completed run within a minute; killed, it goes on; stopped, it is gone."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.e2e.installation import BIN, bare_environment, free_port, until
+
+pytestmark = pytest.mark.long
+MOST_SECONDS = 60.0  # on a machine that has nothing else to do
+
+
+class Running:
+    """One `up` at work in a folder, and what it says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.began = folder, time.monotonic()
+        words = ["up", "--json", "--port", str(free_port()), "--api-port", str(free_port()), "--patience", "5"]
+        self.process = subprocess.Popen(
+            [BIN / "reelkeeper", *words],
+            cwd=folder,
+            env=bare_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=(folder / "said").open("ab"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._from = (folder / "said").stat().st_size
+        self.family: list[psutil.Process] = []
+
+    def said(self, event: str) -> dict[str, Any] | None:
+        text = (self.folder / "said").read_bytes()[self._from :].decode()
+        lines = [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
+        return next((line for line in lines if line["event"] == event), None)
+
+    def ready(self) -> dict[str, Any]:
+        def said() -> dict[str, Any] | None:
+            assert self.process.poll() is None, (self.folder / "said").read_text()
+            return self.said("ready")
+
+        found = until(said, 400, "up is ready")
+        assert found
+        return found
+
+    def note_family(self) -> None:
+        self.family = psutil.Process(self.process.pid).children(recursive=True)
+        assert len(self.family) >= 3  # server, worker, API; and what they have started
+
+    def nobody_is_left(self) -> bool:
+        return not [one for one in self.family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a machine where Reelkeeper is installed, and has never run."""
+    running: list[Running] = []
+    tmp_path.joinpath("said").touch()
+    yield tmp_path
+    for one in running:
+        one.close()
+
+
+def completed(ui_url: str, **filters: Any) -> list[dict[str, Any]]:  # noqa: ANN401  Prefect's
+    body = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}, **filters}}
+    found: list[dict[str, Any]] = httpx.post(f"{ui_url}/api/flow_runs/filter", json=body, timeout=60).json()
+    return found
+
+
+@pytest.mark.timeout(1_200)
+def test_one_command_one_minute_and_no_process_afterwards(folder: Path) -> None:
+    load = max(1.0, 1.5 * os.getloadavg()[0] / (os.cpu_count() or 1))  # others are at work here, too
+    up = Running(folder)
+    try:
+        ready = up.ready()
+        until(lambda: completed(ready["ui_url"]), 300, "a first run completes")
+        took = time.monotonic() - up.began
+        print(f"up to the first run that completed: {took:.1f} s; ready after {ready['seconds']} s; load {load:.1f}")  # noqa: T201  the figure
+        assert took < MOST_SECONDS * load
+        assert httpx.get(f"{ready['api_url']}/healthz").json() == {"status": "ok"}
+        assert httpx.get(f"{ready['ui_url']}/").is_success
+        with_origin = httpx.get(f"{ready['ui_url']}/api/health", headers={"Origin": "http://elsewhere.example"})
+        assert "access-control-allow-origin" not in with_origin.headers  # no other page of a browser may ask
+        up.note_family()
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(120) == 0
+        assert up.said("stopped")
+        until(up.nobody_is_left, 10, f"no process is left of {up.family}")
+    finally:
+        up.close()
+
+
+@pytest.mark.timeout(1_200)
+def test_killed_and_started_again_it_goes_on(folder: Path) -> None:
+    up = Running(folder)
+    again = None
+    try:
+        ready = up.ready()
+        url = f"{ready['ui_url']}/api/deployments"
+        found = httpx.get(f"{url}/name/dispatch-jobs/scheduled", timeout=60).json()
+        asked = {"parameters": {"seconds": 3_000}}
+        httpx.post(f"{url}/{found['id']}/create_flow_run", json=asked, timeout=60).raise_for_status()
+        run = until(lambda: at_work(ready), 200, "a long run is at work")
+        up.note_family()
+        up.process.kill()
+        up.process.wait()
+        until(up.nobody_is_left, 30, f"nothing outlives it: {up.family}")
+        again = Running(folder)
+        ready = again.ready()
+        assert state(ready, run) == ("CRASHED", "It died with the `reelkeeper up` that ran it")
+        again.note_family()
+        victim = next(one for one in again.family if "server" in one.cmdline())
+        victim.kill()
+        until(lambda: again.said("part"), 60, "the death of a part is said")
+        until(lambda: answers(ready), 200, "the part is started again")
+        again.process.send_signal(signal.SIGTERM)
+        assert again.process.wait(200) == 0
+    finally:
+        for one in (up, again):
+            if one:
+                one.close()
+
+
+def at_work(ready: dict[str, Any]) -> str:
+    """Give a run of the queue that is at work: the one that was asked for, or the schedule's, which goes first."""
+    body = {"flows": {"name": {"any_": ["dispatch-jobs"]}}, "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+    found = httpx.post(f"{ready['ui_url']}/api/flow_runs/filter", json=body, timeout=60).json()
+    return found[0]["id"] if found else ""
+
+
+def answers(ready: dict[str, Any]) -> bool:
+    try:
+        return httpx.get(f"{ready['ui_url']}/api/health", timeout=10).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def state(ready: dict[str, Any], run_id: str) -> tuple[str, str]:
+    found = httpx.get(f"{ready['ui_url']}/api/flow_runs/{run_id}", timeout=60).json()["state"]
+    return found["type"], found["message"]

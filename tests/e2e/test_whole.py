@@ -1,0 +1,120 @@
+"""The whole of it, with real parts: PostgreSQL, Prefect's server with auth, SeaweedFS, a worker, the API, Slack."""
+
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from reelkeeper.model import BlobState, VideoState
+from tests.doubles.slack import SlackDouble
+from tests.e2e.conftest import Install
+from tests.e2e.installation import NAMES, Installation, until
+from tests.faults.world import World
+
+pytestmark = pytest.mark.long
+SHORT = {"dispatch-jobs": {"until_idle": True}}
+REFUSED = {"policy": {"compress_below_views": None, "retire_below_views": None}}
+ROUTES = [
+    ("GET", "/admin/version"),
+    ("GET", "/flows/0b0c1cd1-0000-4000-8000-000000000000"),
+    ("POST", "/flows/filter"),
+    ("POST", "/flow_runs/filter"),
+    ("POST", "/flow_runs/"),
+    ("POST", "/flow_runs/count"),
+    ("POST", "/task_runs/filter"),
+    ("GET", "/deployments/name/purge-retired/scheduled"),
+    ("POST", "/deployments/filter"),
+    ("POST", "/deployments/0b0c1cd1-0000-4000-8000-000000000000/create_flow_run"),
+    ("POST", "/block_documents/filter"),
+    ("POST", "/block_types/filter"),
+    ("POST", "/variables/filter"),
+    ("POST", "/work_pools/filter"),
+    ("GET", "/work_pools/default"),
+    ("POST", "/automations/filter"),
+    ("POST", "/automations/"),
+    ("POST", "/artifacts/filter"),
+    ("POST", "/logs/filter"),
+    ("POST", "/v2/concurrency_limits/filter"),
+    ("POST", "/events/filter"),
+]
+
+
+@pytest.fixture(scope="module")
+def whole(install: Install, tiny_clip: Path) -> tuple[Installation, World]:
+    """Everything runs: one live video, one whose bytes are due to go, and what people do first is done."""
+    installation, world = install(tiny_clip)
+    world.video("live")
+    world.video("gone", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
+    installation.start_server()
+    installation.set_up()
+    installation.hold_schedules()
+    installation.start("api", "reelkeeper", "api", "--port", str(installation.api_port))
+    installation.start_worker("--limit", "6")
+    return installation, world
+
+
+def test_a_run_of_each_deployment_created_by_name_through_the_rest_api_completes(
+    whole: tuple[Installation, World],
+) -> None:
+    installation, world = whole
+    begun = {flow: installation.begin(flow, f"first {flow}", **SHORT.get(flow, {})) for flow in NAMES}
+    assert len(begun) >= 12
+    again = {flow: installation.begin(flow, f"first {flow}", **SHORT.get(flow, {})) for flow in NAMES}
+    assert again == begun
+    ids = set(begun.values())
+    until(lambda: all(_is_over(installation, run_id) for run_id in ids), 400, "all of them end")
+    for flow, run_id in begun.items():
+        ended = installation.run(run_id)
+        assert ended["state"]["type"] == "COMPLETED", f"{flow}: {ended['state']} {installation.log('worker')}"
+        assert ended["deployment_id"] == installation.deployment(flow)
+    world.check()
+
+
+def _is_over(installation: Installation, run_id: str) -> bool:
+    return installation.run(run_id)["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+def test_a_schedule_fires_by_itself_and_an_alert_reaches_slack(
+    whole: tuple[Installation, World], at_slack: SlackDouble
+) -> None:
+    installation, _ = whole
+    installation.begin("tier-storage", "refused", **REFUSED)
+    until(lambda: installation.runs("tier-storage", "FAILED"), 120, "a run that is refused fails")
+    installation.repeat("deliver-alerts", 15)
+
+    def fired() -> bool:
+        return any(run["auto_scheduled"] for run in installation.runs("deliver-alerts", "COMPLETED"))
+
+    until(fired, 180, "a schedule fires")
+    until(lambda: "A run of tier_storage failed" in " ".join(at_slack.titles()), 120, "Slack hears of it")
+    installation.ask("POST", "/flow_runs/filter", {"limit": 1})
+
+
+def test_without_the_password_every_route_says_401(whole: tuple[Installation, World]) -> None:
+    installation, _ = whole
+    assert len(ROUTES) >= 20
+    with httpx.Client(base_url=f"{installation.ui_url}/api", trust_env=False) as nobody:
+        for method, path in ROUTES:
+            for auth in (None, ("ann", "a guess")):
+                answer = nobody.request(method, path, json={}, auth=auth)
+                assert answer.status_code == 401, f"{method} {path}: {answer.status_code}"
+        assert nobody.get("/health").status_code == 200
+
+
+def test_a_worker_that_is_told_to_stop_hands_over_and_the_next_one_goes_on(
+    whole: tuple[Installation, World],
+) -> None:
+    installation, _ = whole
+    run_id = installation.begin("dispatch-jobs", "waited for", seconds=10)
+    until(lambda: installation.run(run_id)["state"]["type"] == "RUNNING", 120, "it runs")
+    assert installation.stop("worker") == 0  # its patience is longer than the run
+    assert "waits up to 60 s for dispatch-jobs" in installation.log("worker")
+    assert installation.run(run_id)["state"]["type"] == "COMPLETED"
+    run_id = installation.begin("dispatch-jobs", "handed over", seconds=10)
+    installation.start_worker("--patience", "0")
+    until(lambda: installation.run(run_id)["state"]["type"] == "RUNNING", 120, "it runs")
+    assert installation.stop("worker", signal.SIGINT) == 0
+    assert installation.run(run_id)["state"]["name"] == "AwaitingRetry"
+    installation.start_worker()
+    until(lambda: installation.run(run_id)["state"]["type"] == "COMPLETED", 180, "another worker ends it")
