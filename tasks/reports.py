@@ -76,7 +76,7 @@ def publish_help(depot: Depot, run_id: str, plan_id: str | None, outcomes: Seque
     if plan_id is None:
         get_run_logger().info("no plan is under way: there is nothing to help with")
         return report
-    lines = [f"## Help with plan {plan_id}, run {run_id[:8]}", "", "| outcome | items | MB before | MB after |"]
+    lines = [f"## Help with plan {plan_id}, run {run_id[:8]}", "", "| outcome | items | before | after |"]
     lines += [
         "|---|--:|--:|--:|",
         *_done(report.done),
@@ -88,18 +88,15 @@ def publish_help(depot: Depot, run_id: str, plan_id: str | None, outcomes: Seque
 
 
 def _done(done: Sequence[Done]) -> list[str]:
-    return [
-        f"| {one.outcome} | {one.objects:,} | {one.before_bytes / 10**6:,.1f} | {one.after_bytes / 10**6:,.1f} |"
-        for one in done
-    ]
+    return [f"| {one.outcome} | {one.objects:,} | {size(one.before_bytes)} | {size(one.after_bytes)} |" for one in done]
 
 
 def _markdown(report: Report) -> str:
     shown = (
         f"[all that the run shows](/v2/runs/flow-run/{report.run_id}?tab=Artifacts)"  # a path of Prefect's UI itself
     )
-    lines = [f"## What {report.flow} did", "", f"Plan {report.plan.id}, its table, and {shown}.", ""]
-    lines += ["| outcome | items | MB before | MB after |", "|---|--:|--:|--:|"]
+    lines = [f"## What {report.flow} did", "", f"It carried out plan {report.plan.id}; see {shown}.", ""]
+    lines += ["| outcome | items | before | after |", "|---|--:|--:|--:|"]
     lines += _done(report.done)
     saved = f"{size(report.saved_bytes)}, {dollars(report.saved_microusd_per_month)} a month"
     lines += ["", f"Less to store, once the grace is over: {saved}."]

@@ -23,9 +23,12 @@ def worker(
 
     What it cannot wait for ends in order and is handed over: the next worker begins it again, with the same parameters.
     """
-    orchestration.join_server(configured().state_dir)
+    settings = configured()
+    orchestration.join_server(settings.state_dir)
     import asyncio
+    import logging
 
     from deployments.worker import work
 
-    asyncio.run(work(pools, limit=limit, patience=patience, healthcheck=healthcheck, say=say))
+    tell = logging.getLogger("reelkeeper.worker").info if settings.log_format == "json" else say
+    asyncio.run(work(pools, limit=limit, patience=patience, healthcheck=healthcheck, say=tell))

@@ -1,0 +1,227 @@
+"""Prefect's UI in a real Chromium, on `reelkeeper up`: a run started from its form, its plan and its report read.
+
+See build/screenshots, or the folder that SCREENSHOTS names.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import TimeoutError as NotYet
+
+from reelkeeper.settings import Settings
+from reelkeeper.store.engine import transaction
+from reelkeeper.store.opening import open_store
+from reelkeeper.store.tables import users, view_days
+
+pytestmark = pytest.mark.long
+SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or Path(__file__).parents[2] / "build" / "screenshots")
+COMMAND = str(Path(sys.executable).parent / "reelkeeper")
+PATIENCE_SECONDS = 240.0
+
+
+def environment(folder: Path) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "REELKEEPER_"))}
+    return clean | {"REELKEEPER_STATE_DIR": str(folder / "state"), "REELKEEPER_LOG_FORMAT": "json"}
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        port: int = opened.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Path:
+    """A folder with three cold videos of ann's, of whose views every day is known."""
+    folder = tmp_path_factory.mktemp("up")
+
+    def run(*words: object) -> None:
+        told = [COMMAND, *map(str, words)]
+        subprocess.run(told, env=environment(folder), cwd=folder, check=True, capture_output=True, timeout=180)
+
+    run("db", "upgrade")
+    long_ago = (datetime.now(UTC) - timedelta(days=20)).date()
+    for number in range(3):
+        run("videos", "add", tiny_clip, "--user", "ann", "--video", f"v{number}", "--created-at", long_ago)
+    with open_store(Settings(state_dir=folder / "state")) as engine, transaction(engine, "test") as session:
+        session.execute(sa.update(users).values(tier="pro"))
+        days = [{"day": (datetime.now(UTC) - timedelta(days=n)).date()} for n in range(1, 40)]
+        session.execute(sa.insert(view_days), days)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ui(state: Path) -> Iterator[str]:
+    """Where Prefect's UI of `reelkeeper up` is, once it is up. It is stopped as a person stops it."""
+    up = subprocess.Popen(
+        [COMMAND, "up", "--json", "--patience", "5", "--port", str(free_port()), "--api-port", str(free_port())],
+        env=environment(state),
+        cwd=state,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert up.stdout
+    try:
+        said = (json.loads(line) for line in up.stdout)
+        ready = next((one for one in said if one["event"] == "ready"), None)
+        assert ready, "it has ended"
+        threading.Thread(target=lambda: [None for _ in up.stdout or ()], daemon=True).start()  # it must not fill up
+        yield ready["ui_url"]
+    finally:
+        up.send_signal(signal.SIGINT)
+        try:
+            up.wait(90)
+        except subprocess.TimeoutExpired:
+            os.killpg(up.pid, signal.SIGKILL)
+            up.wait()
+
+
+@pytest.fixture(scope="module")
+def tab(ui: str) -> Iterator[Page]:
+    """A tab of Debian's Chromium. Where it is absent this fails in CI, and elsewhere skips."""
+    assert ui
+    place = shutil.which("chromium")
+    if place is None:
+        reason = "no chromium on PATH; apt-get install chromium, as .ci/run does"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=place, args=["--no-sandbox"])  # a page of our own, as root
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
+
+
+def asked(url: str) -> Any:  # noqa: ANN401  what Prefect answers
+    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310  a server of ours, on loopback
+        return json.load(answer)
+
+
+def keep(tab: Page, name: str, *, full_page: bool = False) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    tab.screenshot(path=SCREENSHOTS / f"ui-{name}.png", full_page=full_page)
+
+
+def until(holds: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
+    ends = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < ends
+        time.sleep(0.5)
+
+
+def visible(tab: Page, text: str | re.Pattern[str]) -> Locator:
+    found = tab.get_by_text(text).first
+    found.wait_for()
+    return found
+
+
+@pytest.fixture(scope="module")
+def run_id(ui: str, tab: Page) -> str:
+    """A run of tier_storage that was started from its form and has completed."""
+    deployment = asked(f"{ui}/api/deployments/name/tier-storage/scheduled")["id"]
+    tab.goto(f"{ui}/v2/deployments/deployment/{deployment}")
+    tab.get_by_role("button", name="Run", exact=True).click()
+    tab.get_by_role("menuitem", name=re.compile("Custom run")).click()
+    visible(tab, "Compress Below Views")
+    for said in (
+        "Compress videos with fewer views than this in 30 days",  # of a policy's field
+        "Only say what would be done; switched off, it is done",  # of a parameter
+    ):
+        visible(tab, re.compile(said))
+    keep(tab, "form", full_page=True)
+    tab.get_by_role("textbox", name="Run Name").fill("from the form")
+
+    def submitted() -> bool:
+        tab.get_by_role("button", name="Submit").click()
+        try:
+            tab.wait_for_url(re.compile(r"^(?!.*/run\?)"), timeout=5_000)
+        except NotYet:  # SQLite is busy, and the server says so (503): a person asks again
+            return False
+        return True
+
+    until(submitted)
+    query = json.dumps({"deployments": {"id": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_DESC"}).encode()
+    wanted = urllib.request.Request(  # noqa: S310  the same
+        f"{ui}/api/flow_runs/filter", query, {"Content-Type": "application/json"}
+    )
+
+    def found() -> list[dict[str, Any]]:
+        with urllib.request.urlopen(wanted, timeout=30) as answer:  # noqa: S310  the same
+            return [one for one in json.load(answer) if not one["auto_scheduled"]]
+
+    until(lambda: bool(found()) and found()[0]["state_type"] not in {"SCHEDULED", "PENDING", "RUNNING"})
+    assert found()[0]["state_type"] == "COMPLETED", found()[0]["state"]
+    started: str = found()[0]["id"]
+    return started
+
+
+def test_a_run_that_was_started_from_its_form_shows_its_steps_and_its_artifacts(
+    ui: str, tab: Page, run_id: str
+) -> None:
+    tab.goto(f"{ui}/v2/runs/flow-run/{run_id}")
+    visible(tab, "Completed")
+    visible(tab, re.compile("^tier-storage 20"))
+    tab.get_by_role("tab", name="Artifacts").click()
+    for key in ("tier-storage-plan", "tier-storage-plan-summary", "tier-storage-report"):
+        visible(tab, re.compile(f"^{key}$"))
+    keep(tab, "run")
+
+
+def _open(ui: str, tab: Page, run_id: str, key: str) -> None:
+    """Click on an artifact of the run, as a person would."""
+    tab.goto(f"{ui}/v2/runs/flow-run/{run_id}?tab=Artifacts")
+    visible(tab, re.compile(f"^{key}$")).click()
+    tab.wait_for_url(re.compile("/artifacts/artifact/"))
+
+
+def test_the_plan_can_be_read(ui: str, tab: Page, run_id: str) -> None:
+    _open(ui, tab, run_id, "tier-storage-plan")
+    visible(tab, re.compile("0 views in 30 days and 20 days"))
+    headings = [one.inner_text() for one in tab.get_by_role("columnheader").all()]
+    assert headings == ["what", "do", "MB", "USD a month", "user", "rule", "why"]
+    assert {f"v{n}" for n in range(3)} <= {one.inner_text() for one in tab.get_by_role("cell").all()}
+    keep(tab, "plan")
+    _open(ui, tab, run_id, "tier-storage-plan-summary")
+    visible(tab, re.compile("of tier_storage, as of 20"))
+    tab.get_by_role("cell", name="cold_compress").first.wait_for()
+    keep(tab, "plan-summary")
+
+
+def test_the_report_can_be_read_and_leads_back_to_its_run(ui: str, tab: Page, run_id: str) -> None:
+    _open(ui, tab, run_id, "tier-storage-report")
+    visible(tab, "What tier_storage did")
+    tab.get_by_role("cell", name=re.compile("^(compressed|refused)$")).first.wait_for()
+    visible(tab, re.compile("reelkeeper restore --run"))
+    keep(tab, "report")
+    tab.get_by_role("link", name="all that the run shows").click()
+    tab.wait_for_url(re.compile(run_id))
+    visible(tab, re.compile("^tier-storage-report$"))
+
+
+def test_every_line_of_the_runs_process_names_the_run(state: Path, run_id: str) -> None:
+    written = (state / "state" / "logs" / "worker.log").read_text().splitlines()
+    assert [line for line in written if not line.startswith("{")] == []
+    lines = [json.loads(line) for line in written]
+    ours = [one for one in lines if one["logger"].startswith("prefect.task_runs") and one["flow_run_id"] == run_id]
+    assert ours
+    of_runs = [one for one in lines if "flow_runs" in one["logger"] or "task_runs" in one["logger"]]
+    assert all(one.get("flow_run_id") for one in of_runs)
