@@ -1,7 +1,9 @@
 """The whole of it, with real parts: PostgreSQL, Prefect's server with auth, SeaweedFS, a worker, the API, Slack."""
 
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -89,6 +91,32 @@ def test_a_schedule_fires_by_itself_and_an_alert_reaches_slack(
     until(fired, 180, "a schedule fires")
     until(lambda: "A run of tier_storage failed" in " ".join(at_slack.titles()), 120, "Slack hears of it")
     installation.ask("POST", "/flow_runs/filter", {"limit": 1})
+
+
+def test_crashed_daily_work_runs_again_once_and_nothing_that_a_person_began(whole: tuple[Installation, World]) -> None:
+    installation, _ = whole
+    state = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00Z"}}
+    create = f"/deployments/{installation.deployment('expire-videos')}/create_flow_run"
+    asked = installation.ask("POST", create, {"state": state})
+    # The tag is the scheduler's. Of its own runs the first events are evaluated minutes later where they are this new.
+    due = installation.ask("POST", create, {"state": state, "tags": ["auto-scheduled"]})
+    known = {run["id"] for run in installation.runs("expire-videos")}
+    for run in (asked, due):
+        body = {"state": {"type": "CRASHED", "name": "Crashed"}, "force": True}
+        installation.ask("POST", f"/flow_runs/{run['id']}/set_state", body)
+
+    def again() -> list[dict[str, Any]]:
+        return [
+            run for run in installation.runs("expire-videos") if run["id"] not in known and not run["auto_scheduled"]
+        ]
+
+    (found,) = until(again, 120, "one run takes the place of the one that crashed")
+    assert found["parameters"] == {"dry_run": False}
+    assert (
+        found["expected_start_time"] > datetime.now(UTC).isoformat()
+    )  # in two minutes: the dead run's leases are over
+    over = {"state": {"type": "CANCELLED", "name": "Cancelled"}, "force": True}  # other tests run this flow
+    installation.ask("POST", f"/flow_runs/{found['id']}/set_state", over)
 
 
 def test_without_the_password_every_route_says_401(whole: tuple[Installation, World]) -> None:
