@@ -5,6 +5,7 @@ import os
 import pytest
 from hypothesis import settings
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads for small matrices only wait for each other: twice the CPU
 os.environ["COLUMNS"] = "100"  # as wide as where there is no terminal: pytest-xdist says 80
 
 pytest_plugins = [
