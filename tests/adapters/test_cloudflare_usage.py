@@ -75,12 +75,13 @@ def test_days_without_data_are_missing_and_not_zero(cloudflare: CloudflareDouble
 def test_days_that_cloudflare_no_longer_keeps_and_days_to_come_are_missing(
     cloudflare: CloudflareDouble, client: Client
 ) -> None:
-    cloudflare.operations = [Operation(at(TODAY - timedelta(days=n)), "PutObject") for n in range(60)]
-    found = client.usage(TODAY - timedelta(days=40), TODAY + timedelta(days=2))
+    today = datetime.now(UTC).date()
+    cloudflare.operations = [Operation(at(today - timedelta(days=n)), "PutObject") for n in range(60)]
+    found = client.usage(today - timedelta(days=40), today + timedelta(days=2))
     assert len(found.used) == 31
     missing = found.missing[Metric.OPERATIONS]
-    assert (missing[0], missing[-1], len(missing)) == (TODAY - timedelta(days=40), TODAY + timedelta(days=2), 12)
-    assert client.usage(TODAY + timedelta(days=3), TODAY + timedelta(days=4)).used == []
+    assert (missing[0], missing[-1], len(missing)) == (today - timedelta(days=40), today + timedelta(days=2), 12)
+    assert client.usage(today + timedelta(days=3), today + timedelta(days=4)).used == []
 
 
 @given(data=st.data(), page_rows=st.integers(2, 12))

@@ -5,7 +5,7 @@ missed is caught up once, and the master property holds: nothing is lost, stuck 
 """
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import psutil
@@ -23,7 +23,7 @@ from tests.clips import MakeClip
 from tests.e2e.conftest import Install
 from tests.e2e.installation import Installation, until
 from tests.faults.world import World
-from tests.flows.scenes import NOW
+from tests.flows.scenes import recorded_days
 from tests.operations.books import DOLLAR
 
 pytestmark = pytest.mark.long
@@ -51,8 +51,7 @@ def shaken(install: Install, make_clip: MakeClip) -> tuple[Installation, World]:
     installation, world = install(make_clip(size="320x240", seconds=3.0))
     with transaction(world.depot.engine, "test") as session:
         session.execute(sa.update(users).values(tier="pro"))
-        days = [(NOW - timedelta(days=n)).date() for n in range(1, 40)]
-        session.execute(sa.insert(view_days), [{"day": day} for day in days])
+        session.execute(sa.insert(view_days), recorded_days())
         ledger.grant(session, "ann", DOLLAR, "first", run_id="test")
     for name in ("cold0", "cold1"):
         world.video(name)

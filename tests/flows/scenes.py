@@ -1,7 +1,7 @@
 """A scene: a small deployment as a test of a flow arranges it, and all of it that a run must not change unasked."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,8 +21,13 @@ from reelkeeper.store.tables import (
 )
 from tests.faults.world import World
 
-NOW = datetime.now(UTC)
 KEPT_TABLES = (audit_events, blobs, deployment, operations, users, videos)
+
+
+def recorded_days() -> list[dict[str, date]]:
+    """Give the rows that say of the last days that all their views are known."""
+    today = datetime.now(UTC).date()
+    return [{"day": today - timedelta(days=n)} for n in range(1, 40)]
 
 
 class Scene:
@@ -32,14 +37,13 @@ class Scene:
         self.world, self.double, self.engine = world, world.double, world.depot.engine
         with transaction(self.engine, "test") as session:
             session.execute(sa.update(users).values(tier="pro"))
-            days = [{"day": (NOW - timedelta(days=n)).date()} for n in range(1, 40)]
-            session.execute(sa.insert(view_days), days)
+            session.execute(sa.insert(view_days), recorded_days())
 
     def video(self, video_id: str, *, age_days: float, **options: Any) -> int:  # noqa: ANN401  as World.video takes them
         """Add a live video of that age; returns its blob's id."""
         blob_id = self.world.video(video_id, **options)
         with transaction(self.engine, "test") as session:
-            created_at = NOW - timedelta(days=age_days)
+            created_at = datetime.now(UTC) - timedelta(days=age_days)
             session.execute(sa.update(videos).where(videos.c.id == video_id).values(created_at=created_at))
         return blob_id
 

@@ -19,13 +19,16 @@ from reelkeeper.store.usage import record
 from tests.doubles.cloudflare import ACCOUNT, CloudflareDouble
 from tests.flows.scenes import KEPT_TABLES, Scene
 
-TODAY = datetime.now(UTC).date()
 USUAL, MANY = 400, 900  # jobs a day, of $0.015: $6.00 and $13.50
 MONTHLY = BudgetPolicy(monthly_usd=None)  # which of its levels is crossed depends on the day of the month
 
 
+def today() -> date:
+    return datetime.now(UTC).date()
+
+
 def ago(days: int) -> date:
-    return TODAY - timedelta(days=days)
+    return today() - timedelta(days=days)
 
 
 def jobs(engine: sa.Engine, count: int, *days: date) -> None:
@@ -39,7 +42,7 @@ def spending(scene: Scene) -> Scene:
     """Ann has run 400 jobs a day for 40 days, and 900 today; the months before are charged."""
     scene.video("v1", age_days=50)
     jobs(scene.engine, USUAL, *map(ago, range(1, 41)))
-    jobs(scene.engine, MANY, TODAY)
+    jobs(scene.engine, MANY, today())
     with transaction(scene.engine, "test") as session:
         stored = [Used(ago(n), Metric.STORED_BYTES, 10**6, "bucket") for n in range(1, 41)]
         record(session, stored)
@@ -80,8 +83,8 @@ def test_a_run_counts_charges_and_tells_once(spending: Scene) -> None:
     assert report.spent_today == "$13.50"
     assert report.days_charged >= 1
     assert told(spending) == [
-        ("anomaly", "total", f"{TODAY}", "", "firing"),
-        ("budget", "total", f"{TODAY}", "100", "firing"),
+        ("anomaly", "total", f"{today()}", "", "firing"),
+        ("budget", "total", f"{today()}", "100", "firing"),
     ]
     assert (report.news, messages(spending)) == (2, 2)
     again = monitor_costs(MONTHLY, dry_run=False)
@@ -91,9 +94,9 @@ def test_a_run_counts_charges_and_tells_once(spending: Scene) -> None:
 
 def test_a_higher_level_is_news_and_what_is_put_right_is_over(spending: Scene) -> None:
     monitor_costs(MONTHLY, dry_run=False)
-    jobs(spending.engine, 1100, TODAY)  # $16.50
+    jobs(spending.engine, 1100, today())  # $16.50
     assert monitor_costs(MONTHLY, dry_run=False).news == 1
-    jobs(spending.engine, USUAL - 100, TODAY)
+    jobs(spending.engine, USUAL - 100, today())
     report = monitor_costs(MONTHLY, dry_run=False)
     assert (report.found, report.over) == ((), 2)
     assert {state for *_, state in told(spending)} == {"resolved"}
