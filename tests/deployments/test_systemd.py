@@ -50,8 +50,8 @@ def test_a_unit_runs_as_nobody_in_particular_and_takes_little(unit: Path) -> Non
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not on this machine")
 def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
     for unit in UNITS:
-        text = unit.read_text().replace("/opt/reelkeeper/bin/reelkeeper", "/bin/true")
-        (tmp_path / unit.name).write_text(text.replace("/opt/reelkeeper/bin/prefect", "/bin/true"))
+        text = unit.read_text().replace("/opt/reelkeeper/.venv/bin/reelkeeper", "/bin/true")
+        (tmp_path / unit.name).write_text(text.replace("/opt/reelkeeper/.venv/bin/prefect", "/bin/true"))
     found = shutil.which("systemd-analyze") or ""
     said = subprocess.run([found, "verify", *sorted(tmp_path.glob("*.*"))], capture_output=True, text=True, check=False)
     assert not [line for line in said.stderr.splitlines() if str(tmp_path) in line or "Unknown" in line], said.stderr
