@@ -118,4 +118,4 @@ def _payload(trouble: Trouble) -> str:
 
 
 def _essence(automation: AutomationCore) -> object:
-    return automation.model_dump(mode="json", include={"description", "trigger", "actions"})
+    return automation.model_dump(include={"description", "trigger", "actions"})  # not as JSON: sets have no order
