@@ -24,6 +24,7 @@ def test_each_secret_is_read_from_the_file_of_its_name(folder: Path) -> None:
     for name in (name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)):
         (folder / f"reelkeeper_{name}").write_text(f"file-{name}\n")
     (folder / "reelkeeper_slack_webhook_url").write_text("")  # a bot is set, too
+    (folder / "reelkeeper_prefect_api_auth").write_text("admin:secret\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REELKEEPER_S3_ENDPOINT_URL", "http://127.0.0.1:9000")
         patch.setenv("REELKEEPER_SLACK_CHANNEL", "C0123456789")
