@@ -6,7 +6,6 @@ See build/screenshots, or the folder that SCREENSHOTS names.
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page
 from playwright.sync_api import TimeoutError as NotYet
 
 from reelkeeper.settings import Settings
@@ -96,19 +95,12 @@ def ui(state: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def tab(ui: str) -> Iterator[Page]:
-    """A tab of Debian's Chromium. Where it is absent this fails in CI, and elsewhere skips."""
+def tab(ui: str, chromium: Browser) -> Iterator[Page]:
     assert ui
-    place = shutil.which("chromium")
-    if place is None:
-        reason = "no chromium on PATH; apt-get install chromium, as .ci/run does"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=place, args=["--no-sandbox"])  # a page of our own, as root
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.set_default_timeout(60_000)
-        yield page
-        browser.close()
+    page = chromium.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(60_000)
+    yield page
+    page.close()
 
 
 def asked(url: str) -> Any:  # noqa: ANN401  what Prefect answers
