@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 PEERS := .venv-peers/.installed
 TWO := --numprocesses 2 --dist worksteal   # two tests at a time; each worker has servers of its own
 
-.PHONY: demo test test-long check docs fmt bench lock clean
+.PHONY: demo test test-long test-soak check docs fmt bench lock clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): requirements.lock pyproject.toml
@@ -22,7 +22,10 @@ test: $(STAMP)          ## everything a change must keep true, in under ten minu
 	$(BIN)/pytest -m "not long" $(TWO)
 
 test-long: $(STAMP)     ## the long kills, soaks and quality runs
-	$(BIN)/pytest -m long $(TWO)
+	$(BIN)/pytest -m "long and not soak" $(TWO)
+
+test-soak: $(STAMP)     ## a quarter of an hour of dead workers and dead servers, real ones
+	$(BIN)/pytest -m soak
 
 check: $(STAMP)         ## format, lint, types, imports
 	$(BIN)/ruff format --check .

@@ -26,7 +26,7 @@ from tests.faults.world import World
 from tests.flows.scenes import recorded_days
 from tests.operations.books import DOLLAR
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.soak]
 KILLS: list[tuple[str, str]] = [  # the flow, and the moment: a request to the bucket, or a media tool at work
     ("tier-storage", "ffmpeg"),
     ("dispatch-jobs", "PutObject"),
