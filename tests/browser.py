@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
+SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or Path(__file__).parents[1] / "build" / "screenshots")
 SIZES = {"wide": (1280, 900), "phone": (360, 780)}
 
 # Gives what is read at less than WCAG's contrast: 4.5, or 3 for large type. All grounds are opaque.

@@ -10,7 +10,6 @@ import pwd
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from typing import Final
 
 from tests.docker import walls
 from tests.docker.image import FOLDER, ROOT, SERVICES, image_environment, secrets_of
+from tests.ports import free_port
 
 PATIENCE_SECONDS: Final = 240.0
 _NOBODY: Final = pwd.getpwnam("nobody").pw_uid
@@ -213,10 +213,3 @@ def until(holds: Callable[[], bool], check: Callable[[], None] = lambda: None) -
         if time.monotonic() > ends:
             raise ContainerError(f"not so within {PATIENCE_SECONDS:.0f} s")
         time.sleep(1)  # a look costs half a second of CPU itself
-
-
-def free_port() -> int:
-    """Give a port that nobody listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])

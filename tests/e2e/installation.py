@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import yaml
 
 from tests.buckets import BUCKET
 from tests.faults.world import Address
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
@@ -24,13 +24,6 @@ AUTH = "ann:a password of the tests"
 T = TypeVar("T")
 WRITTEN = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 NAMES = {one["entrypoint"].rpartition(".")[2].replace("_", "-"): one["name"] for one in WRITTEN}  # by flow
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def until(holds: Callable[[], T], seconds: float, what: str, pause: float = 0.25) -> T:

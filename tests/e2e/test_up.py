@@ -13,7 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.installation import BIN, bare_environment, free_port, until
+from tests.e2e.installation import BIN, bare_environment, until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.long
 MOST_SECONDS = 60.0  # on a machine that has nothing else to do

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,9 +26,10 @@ from reelkeeper.settings import Settings
 from reelkeeper.store.engine import transaction
 from reelkeeper.store.opening import open_store
 from reelkeeper.store.tables import users, view_days
+from tests.browser import SCREENSHOTS
+from tests.ports import free_port
 
 pytestmark = pytest.mark.long
-SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or Path(__file__).parents[2] / "build" / "screenshots")
 COMMAND = str(Path(sys.executable).parent / "reelkeeper")
 PATIENCE_SECONDS = 240.0
 
@@ -37,13 +37,6 @@ PATIENCE_SECONDS = 240.0
 def environment(folder: Path) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "REELKEEPER_"))}
     return clean | {"REELKEEPER_STATE_DIR": str(folder / "state"), "REELKEEPER_LOG_FORMAT": "json"}
-
-
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        port: int = opened.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

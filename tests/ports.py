@@ -1,0 +1,11 @@
+"""Ports for servers of the tests' own: many tests run at the same time on one machine."""
+
+import socket
+
+
+def free_port() -> int:
+    """Give a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
