@@ -139,7 +139,7 @@ def test_a_worker_that_is_told_to_stop_hands_over_and_the_next_one_goes_on(
     assert installation.stop("worker") == 0  # its patience is longer than the run
     assert "waits up to 60 s for dispatch-jobs" in installation.log("worker")
     assert installation.run(run_id)["state"]["type"] == "COMPLETED"
-    run_id = installation.begin("dispatch-jobs", "handed over", seconds=10)
+    run_id = installation.begin("dispatch-jobs", "handed over", seconds=45)  # more than a busy stop takes
     installation.start_worker("--patience", "0")
     until(lambda: installation.run(run_id)["state"]["type"] == "RUNNING", 120, "it runs")
     assert installation.stop("worker", signal.SIGINT) == 0

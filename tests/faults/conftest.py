@@ -3,8 +3,6 @@
 import multiprocessing
 import secrets
 import shutil
-import threading
-import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -15,9 +13,6 @@ from reelkeeper.adapters.seaweed import Endpoint
 from tests.doubles.r2 import R2Double
 from tests.faults import scenarios
 from tests.faults.world import Address, World
-
-# Starting a child also asks all others whether they have ended, and two threads that ask at once lose the answer.
-_ONE_AT_A_TIME = threading.Lock()
 
 PRELOAD = [
     "tests.faults.scenarios",
@@ -48,20 +43,15 @@ def start_child() -> Child:
 
     def start(scenario: str, address: Address, spec: str, arguments: dict[str, object]) -> BaseProcess:
         process = context.Process(target=scenarios.child, args=(scenario, address, spec, arguments))
-        with _ONE_AT_A_TIME:
-            process.start()
+        process.start()
         return process
 
     return start
 
 
 def wait_for_end(process: BaseProcess, seconds: float = 60) -> int:
-    """Wait, from any thread, until the child has ended; returns its exit code, which is -9 if it was killed."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with _ONE_AT_A_TIME:
-            code = process.exitcode
-        if code is not None:
-            return code
-        time.sleep(0.005)
-    raise TimeoutError(f"child {process.pid} has not ended after {seconds:.0f} s")
+    """Wait until the child has ended; returns its exit code, which is -9 if it was killed."""
+    process.join(seconds)
+    if process.exitcode is None:
+        raise TimeoutError(f"child {process.pid} has not ended after {seconds:.0f} s")
+    return process.exitcode

@@ -7,7 +7,6 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import NamedTuple
 
@@ -23,8 +22,18 @@ from reelkeeper.store.tables import credit_holds, orphans, reservations, transfe
 from tests.faults.conftest import Child, MakeWorld, wait_for_end
 from tests.faults.world import LONG_AGO, World
 
-# the longest first
-OPERATIONS = ["sync", "job", "receive", "swap", "upload", "purge", "settle_accounts", "retire", "restore"]
+# The longest first, and how many kills in pairs each is good for at the least: fewer, and a failpoint has gone.
+OPERATIONS = {
+    "sync": 500,
+    "job": 350,
+    "upload": 300,
+    "swap": 250,
+    "receive": 250,
+    "settle_accounts": 200,
+    "purge": 150,
+    "retire": 60,
+    "restore": 6,
+}
 
 
 class Prepared(NamedTuple):
@@ -188,25 +197,20 @@ def test_killed_at_any_failpoint_the_next_run_finishes(operation: str, runner: C
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("operation", "at_least"), OPERATIONS.items())
 def test_killed_anywhere_and_its_recovery_killed_anywhere(
-    runner: Callable[[str], Runner], capsys: pytest.CaptureFixture[str]
+    operation: str, at_least: int, runner: Callable[[str], Runner], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    began = time.monotonic()
-    with ThreadPoolExecutor(3) as pool:  # each mostly waits for its children
-        kills = sum(pool.map(lambda operation: _kill_in_pairs(operation, runner), OPERATIONS))
-    with capsys.disabled():
-        print(f"\n{kills} kills, {time.monotonic() - began:.0f} s: 0 lost, 0 stuck, 0 orphaned")  # noqa: T201  the figure that this suite is run for
-    assert kills >= 500
-
-
-def _kill_in_pairs(operation: str, runner: Callable[[str], Runner]) -> int:
-    kills = 0
+    began, kills = time.monotonic(), 0
     for one in _pairs(operation, runner):
         assert one.run(), f"{operation} is stuck"
         one.check()
         kills += one.kills
-    return kills
+    with capsys.disabled():
+        seconds = time.monotonic() - began
+        print(f"\n{operation}: {kills} kills, {seconds:.0f} s: 0 lost, 0 stuck, 0 orphaned")  # noqa: T201  the figure that this suite is run for
+    assert kills >= at_least
 
 
 def _pairs(operation: str, runner: Callable[[str], Runner]) -> Iterator[Runner]:
