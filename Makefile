@@ -21,7 +21,8 @@ demo: $(STAMP)          ## the main job on real videos, in a folder to look at
 test: $(STAMP)          ## everything a change must keep true, in under ten minutes
 	$(BIN)/pytest -m "not long" $(TWO)
 
-test-long: $(STAMP)     ## the long kills, soaks and quality runs
+test-long: $(STAMP)     ## the long kills, soaks and quality runs, and many more examples for every property
+	$(BIN)/pytest -m "hypothesis and not long" --hypothesis-profile thorough $(TWO)
 	$(BIN)/pytest -m "long and not soak" $(TWO)
 
 test-soak: $(STAMP)     ## a quarter of an hour of dead workers and dead servers, real ones

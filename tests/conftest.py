@@ -17,8 +17,10 @@ pytest_plugins = [
     "tests.worlds",
 ]
 
-settings.register_profile("shared", deadline=None)  # how long one example takes says nothing on a busy machine
-settings.load_profile("shared")
+# How long one example takes says nothing on a busy machine. Other examples come each time; test-long looks at many.
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, max_examples=500)
+settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
