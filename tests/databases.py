@@ -113,10 +113,10 @@ def _administer(url: sa.URL) -> sa.Connection:
     return engine.connect()
 
 
-def create_database(server: sa.URL, name: str, template: str) -> str:
-    """Make a database on this server, as a copy of another; returns its URL."""
+def create_database(server: sa.URL, name: str, template: str, more: str = "") -> str:
+    """Make a database on this server, as a copy of another, with `more` options; returns its URL."""
     with _administer(server) as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY"))
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY {more}"))
     return server.set(database=name).render_as_string(hide_password=False)
 
 

@@ -47,7 +47,9 @@ def open_engine(url: str) -> sa.Engine:
     backend = parsed.get_backend_name()
     if backend == "postgresql":
         return sa.create_engine(
-            parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args={"options": "-c timezone=UTC"}
+            parsed.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            connect_args={"options": "-c timezone=UTC", "client_encoding": "utf8"},
         )
     if backend != "sqlite":
         raise Misconfigured(f"database_url names {backend!r}; use sqlite:///FILE or postgresql+psycopg://HOST/DATABASE")

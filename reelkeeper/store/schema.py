@@ -31,8 +31,8 @@ def upgrade(engine: sa.Engine, versions: Sequence[Path] = (VERSIONS,)) -> list[s
     """Apply the missing revisions and name them, as "0001 The first tables."; make the Deployment row if there is none.
 
     A SQLite file that holds a schema is first copied to `FILE.REVISION.TIME.backup` beside it, with writers shut out.
-    Raises SchemaError, with the store as it was, when the schema is newer than this code, or when a revision loses
-    or changes rows that it does not declare, breaks a reference or corrupts the file.
+    Raises SchemaError, with the store as it was, when a new database is not in UTF-8, the schema is newer than this
+    code, or a revision loses or changes rows that it does not declare, breaks a reference or corrupts the file.
     """
     config = _config(versions)
     scripts = ScriptDirectory.from_config(config)
@@ -43,6 +43,8 @@ def upgrade(engine: sa.Engine, versions: Sequence[Path] = (VERSIONS,)) -> list[s
             return []
         if current and engine.dialect.name == "sqlite":
             _copy_beside(connection, current)
+        if not current:
+            _require_utf8(connection)
         before = contents(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, "heads")
@@ -125,6 +127,17 @@ def _pending(scripts: ScriptDirectory, current: tuple[str, ...]) -> list[Script]
             f"the store has schema {', '.join(current)}, which this version does not know "
             f"(it knows {', '.join(scripts.get_heads())}): run the newer version that made it"
         ) from error
+
+
+def _require_utf8(connection: sa.Connection) -> None:
+    """Names and prompts come in any script. A database keeps the encoding that it was made in."""
+    if connection.dialect.name != "postgresql":
+        return
+    if (encoding := connection.exec_driver_sql("SHOW server_encoding").scalar()) != "UTF8":
+        raise SchemaError(
+            f"the database {connection.engine.url.database!r} is in {encoding}, which cannot hold text in any script: "
+            "make it with CREATE DATABASE … TEMPLATE template0 ENCODING 'UTF8'"
+        )
 
 
 def _copy_beside(connection: sa.Connection, current: tuple[str, ...]) -> None:

@@ -18,6 +18,7 @@ from reelkeeper.store.engine import open_engine, reading, transaction
 from reelkeeper.store.schema import VERSIONS, deployment, require_current, upgrade
 from reelkeeper.store.snapshots import verify_checksum
 from reelkeeper.store.tables import users, videos
+from tests.databases import create_database, drop_database
 
 LATER = (VERSIONS, Path(__file__).parent / "later_versions")
 BACKENDS = pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
@@ -132,6 +133,19 @@ def test_a_newer_schema_is_refused_and_left_alone(engine: sa.Engine) -> None:
         with pytest.raises(SchemaError, match=r"has schema later, which this version does not know \(it knows 0005\)"):
             refused(engine)
     assert counts(engine) == (100, 100)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_hold_any_script_is_refused_with_the_way_out(postgresql: sa.URL, encoding: str) -> None:
+    url = create_database(postgresql, "another", "template0", f"ENCODING '{encoding}' LOCALE 'C'")
+    engine = open_engine(url)
+    with pytest.raises(
+        SchemaError, match=f"'another' is in {encoding}.*make it with CREATE DATABASE .* ENCODING 'UTF8'"
+    ):
+        upgrade(engine)
+    assert sa.inspect(engine).get_table_names() == []
+    engine.dispose()
+    drop_database(postgresql, "another")
 
 
 def test_remaking_a_table_that_others_refer_to_loses_no_row(engine: sa.Engine) -> None:
