@@ -25,7 +25,7 @@ test-long: $(STAMP)     ## the long kills, soaks and quality runs, and many more
 	$(BIN)/pytest -m "hypothesis and not long" --hypothesis-profile thorough $(TWO)
 	$(BIN)/pytest -m "long and not soak" $(TWO)
 
-test-soak: $(STAMP)     ## a quarter of an hour of dead workers and dead servers, real ones
+test-soak: $(STAMP)     ## half an hour: dead workers and dead servers, real ones, and many processes over the books
 	$(BIN)/pytest -m soak
 
 check: $(STAMP)         ## format, lint, types, imports

@@ -101,9 +101,10 @@ with warnings.catch_warnings():
             try:
                 noting = _Noting(self._pids, flow_run.id, task_status)
                 result = await super().run(flow_run, configuration, noting)  # type: ignore[arg-type]  # all that is asked of one
-                if flow_run.id in self._handed_over:
-                    await self._put_back(flow_run.id)
-                return result
+                if flow_run.id not in self._handed_over:
+                    return result
+                await self._put_back(flow_run.id)
+                return ProcessWorkerResult(identifier=result.identifier, status_code=0)  # any other: it has crashed
             finally:
                 self.at_work.pop(flow_run.id, None)
                 self._pids.pop(flow_run.id, None)

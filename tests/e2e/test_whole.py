@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from reelkeeper.model import BlobState, VideoState
@@ -130,19 +131,30 @@ def test_without_the_password_every_route_says_401(whole: tuple[Installation, Wo
         assert nobody.get("/health").status_code == 200
 
 
-def test_a_worker_that_is_told_to_stop_hands_over_and_the_next_one_goes_on(
-    whole: tuple[Installation, World],
-) -> None:
+def test_a_worker_that_is_told_to_stop_waits_for_its_run(whole: tuple[Installation, World]) -> None:
     installation, _ = whole
     run_id = installation.begin("dispatch-jobs", "waited for", seconds=10)
     until(lambda: installation.run(run_id)["state"]["type"] == "RUNNING", 120, "it runs")
     assert installation.stop("worker") == 0  # its patience is longer than the run
+    installation.start_worker("--limit", "6")
     assert "waits up to 60 s for dispatch-jobs" in installation.log("worker")
     assert installation.run(run_id)["state"]["type"] == "COMPLETED"
-    run_id = installation.begin("dispatch-jobs", "handed over", seconds=45)  # more than a busy stop takes
-    installation.start_worker("--patience", "0")
+
+
+@pytest.mark.parametrize("ends_in_order", [True, False])
+def test_a_worker_without_patience_hands_over_and_the_next_one_goes_on(
+    ends_in_order: bool, whole: tuple[Installation, World]
+) -> None:
+    installation, _ = whole
+    installation.kill("worker")
+    worker = installation.start_worker("--patience", "0")
+    run_id = installation.begin("dispatch-jobs", f"handed over {ends_in_order}", seconds=30)  # a busy stop takes ten
     until(lambda: installation.run(run_id)["state"]["type"] == "RUNNING", 120, "it runs")
+    if not ends_in_order:  # it hears nothing, and has to be killed
+        for process in psutil.Process(worker.pid).children(recursive=True):
+            process.suspend()
     assert installation.stop("worker", signal.SIGINT) == 0
-    assert installation.run(run_id)["state"]["name"] == "AwaitingRetry"
-    installation.start_worker()
+    handed_over = installation.run(run_id)["state"]["name"]
+    installation.start_worker("--limit", "6")
+    assert handed_over == "AwaitingRetry"
     until(lambda: installation.run(run_id)["state"]["type"] == "COMPLETED", 180, "another worker ends it")

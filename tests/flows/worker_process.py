@@ -4,6 +4,7 @@ It says "ready" when everything is imported, begins at the first line on its inp
 """
 
 import json
+import signal
 import sys
 import time
 
@@ -41,4 +42,5 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     main(sys.argv[1])

@@ -1,0 +1,44 @@
+"""The process of a flow run ends when it is told to, wherever its main thread is at that moment."""
+
+import subprocess
+import sys
+
+TOLD_WITHIN_A_CALLBACK = """
+import os, signal, time, weakref
+from prefect.exceptions import TerminationSignal
+from prefect.utilities.engine import capture_sigterm
+from deployments.engine import send_lost_signals_again
+
+class Session:
+    pass
+
+if {guarded}:
+    send_lost_signals_again()
+with capture_sigterm():
+    try:
+        session = Session()
+        watched = weakref.ref(session, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        del session
+        for _ in range(20):
+            time.sleep(0.1)
+        print("went on")
+    except TerminationSignal:
+        print("ended")
+"""
+
+
+def said(*, guarded: bool) -> tuple[str, str]:
+    script = TOLD_WITHIN_A_CALLBACK.format(guarded=guarded)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    return done.stdout.strip(), done.stderr
+
+
+def test_a_signal_that_python_drops_in_a_callback_is_sent_again() -> None:
+    out, errors = said(guarded=True)
+    assert "TerminationSignal" in errors  # it was dropped, and Python said so
+    assert out == "ended"
+
+
+def test_which_python_and_prefect_by_themselves_do_not_do() -> None:
+    out, _ = said(guarded=False)
+    assert out == "went on"
