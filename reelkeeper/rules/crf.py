@@ -1,5 +1,6 @@
 """Which CRF next? A search of one to three full encodes for the smallest file above the quality floor. Pure."""
 
+from math import isnan, nan
 from typing import NamedTuple
 
 from reelkeeper.rules.transcode import Acceptance, Recipe
@@ -20,9 +21,11 @@ class Probe(NamedTuple):
     p5: float | None = None
 
     def margin(self, acceptance: Acceptance) -> float | None:
-        """VMAF points above the floor, by the mean or the 5th percentile, whichever has less to give."""
+        """VMAF points above the floor, by the mean or the 5th percentile, whichever has less to give; NaN if one is."""
         if self.mean is None or self.p5 is None:
             return None
+        if isnan(self.mean) or isnan(self.p5):  # min() would give either, by their order
+            return nan
         return min(self.mean - acceptance.min_vmaf_mean, self.p5 - acceptance.min_vmaf_p5)
 
 
@@ -43,7 +46,8 @@ def next_crf(
     """Choose the CRF of the next encode, or None when another would not pay.
 
     `density` is the source's bits per pixel. It ends at a good probe inside the band of quality, after the last
-    probe allowed, and where a probe shows that no CRF can be both small enough and good enough.
+    probe allowed, at one whose quality is no number, and where a probe shows that no CRF can be both small enough and
+    good enough.
     """
     if not probes:
         return recipe.crf_start
@@ -65,6 +69,8 @@ def _hopeless(probe: Probe, source_bytes: int, acceptance: Acceptance, *, lean: 
     margin = probe.margin(acceptance)
     if margin is None:
         return lean
+    if isnan(margin):
+        return True
     large = probe.size_bytes * 100 >= _HOPELESS_PERCENT * source_bytes
     return (large and margin < _HOPELESS_MARGIN) or (lean and margin < 0)
 

@@ -1,6 +1,5 @@
 """Fixtures of the fault suites: worlds, and children that can be killed."""
 
-import multiprocessing
 import secrets
 import shutil
 from collections.abc import Callable
@@ -10,14 +9,11 @@ from pathlib import Path
 import pytest
 
 from reelkeeper.adapters.seaweed import Endpoint
+from tests.children import FORKED
 from tests.doubles.r2 import R2Double
 from tests.faults import scenarios
 from tests.faults.world import Address, World
 
-PRELOAD = [
-    "tests.faults.scenarios",
-    "tests.faults.alerting",
-]  # of the one clean process that all children are forked from
 MakeWorld = Callable[[], World]
 Child = Callable[[str, Address, str, dict[str, object]], BaseProcess]
 
@@ -38,11 +34,9 @@ def make_world(tmp_path: Path, migrated_file: Path, endpoint: Endpoint, double: 
 @pytest.fixture(scope="session")
 def start_child() -> Child:
     """Start a scenario in a process forked from a clean one that has imported everything."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
 
     def start(scenario: str, address: Address, spec: str, arguments: dict[str, object]) -> BaseProcess:
-        process = context.Process(target=scenarios.child, args=(scenario, address, spec, arguments))
+        process = FORKED.Process(target=scenarios.child, args=(scenario, address, spec, arguments))
         process.start()
         return process
 

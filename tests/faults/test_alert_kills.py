@@ -1,6 +1,5 @@
 """SIGKILL at every failpoint of observing and delivering: every alert is told, and at most one message twice."""
 
-import multiprocessing
 import shutil
 import signal
 from collections import Counter
@@ -15,9 +14,10 @@ from reelkeeper.model.alerts import MessageState
 from reelkeeper.operations.alerts import post
 from reelkeeper.store.engine import open_engine, reading, transaction
 from reelkeeper.store.tables import leases, outbox
+from tests.children import FORKED
 from tests.doubles.slack import SlackDouble
 from tests.faults import alerting
-from tests.faults.conftest import PRELOAD, wait_for_end
+from tests.faults.conftest import wait_for_end
 from tests.faults.world import LONG_AGO
 
 
@@ -29,9 +29,7 @@ def double() -> Iterator[SlackDouble]:
 
 def run(store_url: str, double: SlackDouble, spec: str) -> bool:
     """Run it in a child; True if it got to its end. Then the minutes pass after which a dead run's turn is free."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    process = context.Process(target=alerting.child, args=(store_url, double.api_url, double.second_url, spec))
+    process = FORKED.Process(target=alerting.child, args=(store_url, double.api_url, double.second_url, spec))
     process.start()
     code = wait_for_end(process)
     assert code in (0, -signal.SIGKILL)
@@ -65,11 +63,9 @@ def test_four_processes_keep_slacks_pace_together(double: SlackDouble, engine: s
     titles = [f"message {number}" for number in range(30)]
     for title in titles:
         post(engine, title)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
     url = engine.url.render_as_string(hide_password=False)
     senders = [
-        context.Process(target=alerting.sender, args=(url, double.api_url, double.second_url, 45.0)) for _ in range(4)
+        FORKED.Process(target=alerting.sender, args=(url, double.api_url, double.second_url, 45.0)) for _ in range(4)
     ]
     for process in senders:
         process.start()

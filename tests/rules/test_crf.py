@@ -1,5 +1,7 @@
 """Which CRF comes next: one to three encodes find the smallest result above the floor, or that there is none."""
 
+from math import nan
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,6 +60,14 @@ def test_a_lean_source_gets_no_second_probe_unless_there_is_quality_to_give_away
     assert after(Probe(32, 870_000, 97.4, 94.4), density=0.05) == 42
 
 
+def test_a_quality_that_is_no_number_ends_the_search_and_is_never_good() -> None:
+    for mean, p5 in ((nan, 90.0), (95.0, nan), (nan, nan)):
+        probe = Probe(32, 400_000, mean, p5)
+        assert after(probe) is None
+        assert not is_good(probe, 1_000_000, Acceptance())
+        assert best([probe], 1_000_000, Acceptance()) is None
+
+
 points = st.floats(0, 100, allow_nan=False)
 measured = st.builds(
     lambda crf, size, mean, drop: Probe(crf, size, mean, mean - drop),
@@ -66,7 +76,7 @@ measured = st.builds(
     points,
     st.floats(0, 10),
 )
-outgrown = st.builds(Probe, st.integers(20, 45), st.integers(900_001, 2_000_000))
+outgrown = st.builds(Probe, st.integers(20, 45), st.integers(900_001, 2_000_000), st.none(), st.none())
 
 
 @given(st.lists(measured | outgrown, max_size=4), st.floats(0, 1))

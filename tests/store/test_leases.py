@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from reelkeeper.store.engine import Clock, open_engine, reading, transaction
 from reelkeeper.store.leases import Grant, acquire, current, release, renew
 from reelkeeper.store.tables import leases
+from tests.children import FORKED
 
 NAMES = [f"video/{number}" for number in range(300)]
 
@@ -81,11 +82,9 @@ def compete(url: str, holder: str, barrier: threading.Barrier, granted: "multipr
 
 
 def test_of_eight_processes_one_gets_each_name(engine: sa.Engine) -> None:
-    fresh = multiprocessing.get_context("forkserver")
-    fresh.set_forkserver_preload(["reelkeeper.store.leases"])
-    barrier, granted = fresh.Barrier(8), fresh.Queue()
+    barrier, granted = FORKED.Barrier(8), FORKED.Queue()
     url = engine.url.render_as_string(hide_password=False)
-    rivals = [fresh.Process(target=compete, args=(url, str(number), barrier, granted)) for number in range(8)]
+    rivals = [FORKED.Process(target=compete, args=(url, str(number), barrier, granted)) for number in range(8)]
     for rival in rivals:
         rival.start()
     won = [grant for _ in rivals for grant in granted.get(timeout=60)]

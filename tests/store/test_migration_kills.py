@@ -1,6 +1,5 @@
 """A migrator killed at any statement leaves the store as it was, and the next one finishes."""
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -14,11 +13,10 @@ from reelkeeper.store.engine import open_engine, transaction
 from reelkeeper.store.schema import VERSIONS, upgrade
 from reelkeeper.store.snapshots import verify_checksum
 from reelkeeper.store.tables import users, videos
+from tests.children import FORKED
 
 LATER = (VERSIONS, Path(__file__).parent / "later_versions")
-CHILDREN = multiprocessing.get_context("forkserver")
 STRIDES = pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.long)])  # 1: at every statement
-CHILDREN.set_forkserver_preload(["reelkeeper.store.schema"])
 
 
 def migrate_until(nth: int, url: str, versions: Sequence[Path]) -> None:
@@ -40,7 +38,7 @@ def outlive_kills(url: str, versions: Sequence[Path], stride: int) -> int:
     """Kill a migrator at each `stride`-th statement until one comes through; return the number of its statements."""
     before, nth = everything(url), stride
     while True:
-        child = CHILDREN.Process(target=migrate_until, args=(nth, url, versions))
+        child = FORKED.Process(target=migrate_until, args=(nth, url, versions))
         child.start()
         child.join(60)
         if child.exitcode == 0:

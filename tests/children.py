@@ -1,0 +1,10 @@
+"""Children that are forked from one clean process, which has imported all that any of them needs.
+
+There is one such process for a session, and whoever asks first decides what it imports: so it is said here, for all.
+"""
+
+import multiprocessing
+from typing import Final
+
+FORKED: Final = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["reelkeeper.store.schema", "tests.faults.scenarios", "tests.faults.alerting"])
