@@ -17,12 +17,12 @@ from contextvars import copy_context
 from pathlib import Path
 from uuid import uuid4
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from reelkeeper.adapters.generator import Generator
 from reelkeeper.operations import claim as claiming
 from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.lease import HEARTBEAT_SECONDS, Keeper
+from reelkeeper.operations.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, Keeper
 from reelkeeper.operations.run_job import End, InHand, Place, run_job
 from reelkeeper.rules.attempts import AttemptPolicy
 from reelkeeper.rules.dispatch import DispatchPolicy
@@ -50,7 +50,8 @@ def work(
     """Run jobs in `slots` threads for so many seconds; returns how many ended how.
 
     `limit` says how many may run at once, in all workers together; it is asked before each claim. `until_idle` ends
-    earlier, once nothing is due. Whatever is raised in here, or in this thread, hands over every job at once.
+    earlier, once nothing is due. A store that answers again before its claims are given up costs nothing. Whatever is
+    raised in here, or in this thread, hands over every job at once.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     with Keeper(depot.engine) as keeper:
@@ -73,6 +74,7 @@ class _Worker:
         self._slots = slots
         self._warm: list[str | None] = [None] * slots  # the models of the free slots
         self._busy: dict[Future[End], InHand] = {}
+        self._silent_since: float | None = None  # when the store first did not answer
 
     def at_work(self) -> list[InHand]:
         """Give the jobs that this worker has now; for the heartbeat's thread."""
@@ -83,7 +85,7 @@ class _Worker:
             try:
                 while time.monotonic() < ends:
                     claimed = self._fill(pool)
-                    if self._until_idle and not (claimed or self._busy):
+                    if self._until_idle and claimed == 0 and not self._busy:
                         break
                     self._collect(LOOK_SECONDS)
                 self._place.closing.set()
@@ -93,11 +95,21 @@ class _Worker:
                 self._place.ending.set()
                 raise
 
-    def _fill(self, pool: ThreadPoolExecutor) -> int:
+    def _fill(self, pool: ThreadPoolExecutor) -> int | None:
+        """Claim a job for each free slot; gives how many there were, or None where the store did not answer."""
         if not self._warm:
             return 0
-        claimed = claiming.claim(self._place.engine, self._name, self._warm, limit=self._limit(), policy=self._order)
-        running = _count_running(self._place) if claimed else 0
+        limit = self._limit()
+        try:
+            claimed = claiming.claim(self._place.engine, self._name, self._warm, limit=limit, policy=self._order)
+            running = _count_running(self._place) if claimed else 0
+        except DBAPIError:  # what was claimed all the same, nobody renews: in a minute it is another's
+            self._silent_since = self._silent_since or time.monotonic()
+            if time.monotonic() - self._silent_since > GIVE_UP_SECONDS:
+                raise
+            _log.warning("no jobs were claimed, the store did not answer; trying again", exc_info=True)
+            return None
+        self._silent_since = None
         for one in claimed:
             self._warm.remove(one.model if one.model in self._warm else self._warm[0])
             job = InHand(self._place, one)

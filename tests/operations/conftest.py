@@ -1,12 +1,17 @@
 """Fixtures of the operations' tests: a world on each database, and the right to work on it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from reelkeeper.operations import ledger
 from reelkeeper.operations.lease import Keeper
+from reelkeeper.store.engine import transaction
 from reelkeeper.store.leases import Grant
+from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
+from tests.operations.books import DOLLAR
 
 
 @pytest.fixture
@@ -14,3 +19,18 @@ def grant(world: World) -> Iterator[Grant]:
     """A lease: the operations ask only that it is current."""
     with Keeper(world.depot.engine) as keeper:
         yield keeper.take(["test"])[0]
+
+
+@pytest.fixture
+def shop(world: World) -> Iterator[World]:
+    """Ann has credits; at the end, whatever was done, everything adds up."""
+    with transaction(world.depot.engine, "test") as session:
+        ledger.grant(session, "ann", DOLLAR, "first", run_id="test")
+    yield world
+    world.check()
+
+
+@pytest.fixture
+def provider(tiny_clip: Path) -> Iterator[ProviderDouble]:
+    with ProviderDouble(tiny_clip.read_bytes()).serving() as double:
+        yield double

@@ -20,7 +20,7 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.claim import claim
 from reelkeeper.store import claims
 from reelkeeper.store.engine import open_engine, reading, transaction
-from reelkeeper.store.tables import controls, jobs
+from reelkeeper.store.tables import jobs
 from tests.operations.books import make_user
 from tests.operations.queue import enqueue, expire_claims, row
 
@@ -29,6 +29,7 @@ SLOTS = 16
 
 def work(url: str, name: str, effects: str, jobs_in_all: int, seconds: float) -> None:
     """Run jobs until all are done: the effect of each is a line in a file, written after its claim is settled."""
+    os.environ["PGAPPNAME"] = str(os.getpid())  # what PostgreSQL knows it by
     engine, chance = open_engine(url), random.Random(name)
     with Path(effects).open("a", buffering=1) as lines:
         while True:
@@ -63,26 +64,15 @@ def race(engine: sa.Engine, folder: Path, *, jobs_in_all: int, processes: int, s
     for first in range(0, jobs_in_all, 500):
         enqueue(engine, *(row(f"j{n}") for n in range(first, min(first + 500, jobs_in_all))))
     children = [start(engine, folder, number, jobs_in_all, seconds) for number in range(processes)]
-    asleep: list[BaseProcess] = []
-    for number in range(victims):
-        wait_for_progress(folder, (number + 1) * jobs_in_all // (victims + 2))
-        victim = children[number % len(children)]
-        assert victim.pid
-        if number % 2:
-            put_to_sleep(engine, victim.pid)
-            asleep.append(victim)
-        else:
-            victim.kill()
-            victim.join()
-            children.append(start(engine, folder, processes + number, jobs_in_all, seconds))
-        expire_claims(engine)  # also those of workers that are well: they find out as they settle
-    for sleeper in asleep:
-        assert sleeper.pid
-        os.kill(sleeper.pid, signal.SIGCONT)
-    while any(child.is_alive() for child in children):
-        time.sleep(0.5)
-        if victims:
-            expire_claims(engine)
+    try:
+        _disturb(engine, folder, children, jobs_in_all, seconds, victims)
+        while any(child.is_alive() for child in children):
+            time.sleep(0.5)
+            if victims:
+                expire_claims(engine)
+    finally:
+        for child in children:  # one that sleeps would never end
+            child.kill()
     assert {child.exitcode for child in children} <= {0, -signal.SIGKILL}
     settled = Counter(line for path in folder.glob("*.txt") for line in path.read_text().split())
     assert not {job: times for job, times in settled.items() if times > 1}, "run to its end more than once"
@@ -94,27 +84,55 @@ def race(engine: sa.Engine, folder: Path, *, jobs_in_all: int, processes: int, s
     assert victims or attempts == 1, "given out twice"
 
 
+def _disturb(
+    engine: sa.Engine, folder: Path, children: list[BaseProcess], jobs_in_all: int, seconds: float, victims: int
+) -> None:
+    asleep: list[int] = []
+    for number in range(victims):
+        wait_for_progress(folder, (number + 1) * jobs_in_all // (victims + 2))
+        victim = children[number % len(children)]
+        assert victim.pid
+        if number % 2:
+            put_to_sleep(engine, victim.pid)
+            asleep.append(victim.pid)
+        else:
+            victim.kill()
+            victim.join()
+            children.append(start(engine, folder, len(children), jobs_in_all, seconds))
+        expire_claims(engine)  # also those of workers that are well: they find out as they settle
+    for pid in asleep:
+        os.kill(pid, signal.SIGCONT)
+
+
 def put_to_sleep(engine: sa.Engine, pid: int) -> None:
     """Stop a worker, but not within a transaction, where it has SQLite's only lock or that of all who claim."""
     for _ in range(100):
         os.kill(pid, signal.SIGSTOP)
-        with engine.connect().execution_options(sqlite_begin="DEFERRED") as connection:
-            if engine.dialect.name == "sqlite":
-                connection.exec_driver_sql("PRAGMA busy_timeout = 200")
-            else:
-                connection.exec_driver_sql("SET LOCAL lock_timeout = '200ms'")
-            try:
-                connection.execute(sa.update(controls).values(updated_at=controls.c.updated_at))
-                connection.execute(sa.update(jobs).values(progress=jobs.c.progress))
-            except sa.exc.OperationalError:
-                os.kill(pid, signal.SIGCONT)
-            else:
-                return
-            finally:
-                connection.rollback()
-                if engine.dialect.name == "sqlite":
-                    connection.exec_driver_sql("PRAGMA busy_timeout = 30000")
+        if not is_within_a_transaction(engine, pid):
+            return
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.01)
     raise AssertionError("it is never caught outside a transaction")
+
+
+def is_within_a_transaction(engine: sa.Engine, pid: int) -> bool:
+    """Whether this stopped worker is. On PostgreSQL what it has sent goes on without it, and may wait for a lock."""
+    if engine.dialect.name == "postgresql":
+        time.sleep(0.1)  # what it has sent has begun by then
+        busy = sa.text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name AND state <> 'idle'")
+        with engine.connect() as connection:
+            return bool(connection.execute(busy, {"name": str(pid)}).scalar_one())
+    with engine.connect().execution_options(sqlite_begin="DEFERRED") as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 200")
+        try:
+            connection.execute(sa.update(jobs).values(progress=jobs.c.progress))
+        except sa.exc.OperationalError:
+            return True
+        else:
+            return False
+        finally:
+            connection.rollback()
+            connection.exec_driver_sql("PRAGMA busy_timeout = 30000")
 
 
 def wait_for_progress(folder: Path, wanted: int) -> None:

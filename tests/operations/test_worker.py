@@ -1,98 +1,26 @@
 """A worker keeps its slots full, and what becomes of one job is no matter to the others."""
 
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.adapters.generator import Generator, HttpGenerator, LocalGenerator
-from reelkeeper.adapters.generator.provider import Provider
+from reelkeeper.adapters.generator import LocalGenerator
 from reelkeeper.model import VideoState
 from reelkeeper.model.jobs import JobState
-from reelkeeper.model.requests import GenerationRequest, Queued
-from reelkeeper.operations import ledger
-from reelkeeper.operations.admit import admit
 from reelkeeper.operations.claim import redrive
 from reelkeeper.operations.freeze import freeze, thaw
 from reelkeeper.operations.run_job import End
 from reelkeeper.operations.settle_job import cancel
-from reelkeeper.operations.worker import work
 from reelkeeper.rules.attempts import AttemptPolicy
 from reelkeeper.store import spend
 from reelkeeper.store.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import jobs, videos
-from tests.doubles.provider import LOST, TOKEN, ProviderDouble
+from tests.doubles.provider import LOST, ProviderDouble
 from tests.faults.world import World
-from tests.operations.books import DOLLAR, balances
 from tests.operations.queue import find, make_due
-
-PATIENCE = AttemptPolicy(most_attempts=2)
-
-
-@pytest.fixture
-def shop(world: World) -> Iterator[World]:
-    """Ann has credits; at the end, whatever was done, everything adds up."""
-    with transaction(world.depot.engine, "test") as session:
-        ledger.grant(session, "ann", DOLLAR, "first", run_id="test")
-    yield world
-    world.check()
-
-
-@pytest.fixture
-def provider(tiny_clip: Path) -> Iterator[ProviderDouble]:
-    with ProviderDouble(tiny_clip.read_bytes()).serving() as double:
-        yield double
-
-
-def ask(world: World, *prompts: str) -> list[str]:
-    """Let ann ask for small videos; returns the ids of the jobs."""
-    wanted = {"model": "a", "width": 64, "height": 64, "duration_seconds": 0.5, "fps": 8}
-    answers = [
-        admit(
-            world.depot.engine,
-            GenerationRequest.model_validate({**wanted, "prompt": prompt}),
-            user_id="ann",
-            client_key=prompt,
-        )
-        for prompt in prompts
-    ]
-    assert all(isinstance(answer, Queued) for answer in answers), answers
-    return [str(answer.job_id) for answer in answers if isinstance(answer, Queued)]
-
-
-def http(provider: ProviderDouble) -> HttpGenerator:
-    return HttpGenerator(Provider(provider.url, TOKEN, allow_private=True, timeout_seconds=5.0), poll_seconds=0.05)
-
-
-def run(world: World, generator: Generator, **how: Any) -> Counter[End]:  # noqa: ANN401  as work takes them
-    options: dict[str, Any] = {"seconds": 60, "slots": 4, "limit": lambda: 99, "until_idle": True, "attempts": PATIENCE}
-    scratch = Path(world.address.folder) / "scratch"
-    return work(world.depot, generator, run_id="run", scratch=scratch, **{**options, **how})
-
-
-def spent(world: World) -> int:
-    available, held = balances(world.depot.engine, "ann")
-    assert held == 0, "credits are held of a job that is over"
-    return DOLLAR - available
-
-
-def in_a_while(condition: Callable[[], object], action: Callable[[], object]) -> threading.Thread:
-    """Do something as soon as a condition holds, while a worker is at work."""
-
-    def watch() -> None:
-        deadline = time.monotonic() + 30
-        while not condition() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        action()
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    return thread
+from tests.operations.shop import ask, http, in_a_while, run, spent
 
 
 def test_jobs_are_really_generated_stored_and_charged(shop: World, tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""A service whose user asks for small videos, and a worker that makes them."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from reelkeeper.adapters.generator import Generator, HttpGenerator
+from reelkeeper.adapters.generator.provider import Provider
+from reelkeeper.model.requests import GenerationRequest, Queued
+from reelkeeper.operations.admit import admit
+from reelkeeper.operations.run_job import End
+from reelkeeper.operations.worker import work
+from reelkeeper.rules.attempts import AttemptPolicy
+from tests.doubles.provider import TOKEN, ProviderDouble
+from tests.faults.world import World
+from tests.operations.books import DOLLAR, balances
+
+PATIENCE = AttemptPolicy(most_attempts=2)
+
+
+def ask(world: World, *prompts: str) -> list[str]:
+    """Let ann ask for small videos; returns the ids of the jobs."""
+    wanted = {"model": "a", "width": 64, "height": 64, "duration_seconds": 0.5, "fps": 8}
+    answers = [
+        admit(
+            world.depot.engine,
+            GenerationRequest.model_validate({**wanted, "prompt": prompt}),
+            user_id="ann",
+            client_key=prompt,
+        )
+        for prompt in prompts
+    ]
+    assert all(isinstance(answer, Queued) for answer in answers), answers
+    return [str(answer.job_id) for answer in answers if isinstance(answer, Queued)]
+
+
+def http(provider: ProviderDouble) -> HttpGenerator:
+    return HttpGenerator(Provider(provider.url, TOKEN, allow_private=True, timeout_seconds=5.0), poll_seconds=0.05)
+
+
+def run(world: World, generator: Generator, **how: Any) -> Counter[End]:  # noqa: ANN401  as work takes them
+    options: dict[str, Any] = {"seconds": 60, "slots": 4, "limit": lambda: 99, "until_idle": True, "attempts": PATIENCE}
+    scratch = Path(world.address.folder) / "scratch"
+    return work(world.depot, generator, run_id="run", scratch=scratch, **{**options, **how})
+
+
+def spent(world: World) -> int:
+    available, held = balances(world.depot.engine, "ann")
+    assert held == 0, "credits are held of a job that is over"
+    return DOLLAR - available
+
+
+def in_a_while(condition: Callable[[], object], action: Callable[[], object]) -> threading.Thread:
+    """Do something as soon as a condition holds, while a worker is at work."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 30
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        action()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
