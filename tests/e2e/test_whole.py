@@ -120,6 +120,42 @@ def test_crashed_daily_work_runs_again_once_and_nothing_that_a_person_began(whol
     installation.ask("POST", f"/flow_runs/{found['id']}/set_state", over)
 
 
+def test_a_run_that_nobody_takes_is_told_of_and_one_that_never_begins_has_crashed(
+    whole: tuple[Installation, World], at_slack: SlackDouble
+) -> None:
+    installation, _ = whole
+    for automation in ("tell of late runs", "a run that never began has crashed"):
+        _make_impatient(installation, f"Reelkeeper: {automation}")
+    installation.repeat("deliver-alerts", 20)
+    installation.ask("PATCH", "/work_pools/transcode", {"is_paused": True})
+    late = installation.begin("transcode-videos", "taken by nobody")
+    taken = {"type": "PENDING", "name": "Pending"}
+    create = f"/deployments/{installation.deployment('prune-cache')}/create_flow_run"
+    state = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00Z"}}
+    dead = installation.ask("POST", create, {"state": state})["id"]
+    installation.ask("POST", f"/flow_runs/{dead}/set_state", {"state": taken, "force": True})
+
+    def told() -> bool:
+        titles = " ".join(at_slack.titles())
+        return "A run of transcode_videos has not begun" in titles and "A run of prune_cache crashed" in titles
+
+    until(told, 180, "Slack hears of both")
+    assert installation.run(late)["state"]["name"] == "Late"
+    assert installation.run(dead)["state"]["message"] == "A worker took it, and never started it"
+    installation.ask("PATCH", "/work_pools/transcode", {"is_paused": False})
+    until(lambda: _is_over(installation, late), 120, "with the pool at work again it runs")
+
+
+def _make_impatient(installation: Installation, name: str) -> None:
+    """Have an automation that waits for silence wait for Prefect's least time, which is ten seconds."""
+    (found,) = [one for one in installation.ask("POST", "/automations/filter", {}) if one["name"] == name]
+    fields = ("name", "description", "enabled", "actions", "actions_on_trigger", "actions_on_resolve")
+    trigger = found["trigger"] | {"within": 10}
+    installation.ask(
+        "PUT", f"/automations/{found['id']}", {field: found[field] for field in fields} | {"trigger": trigger}
+    )
+
+
 def test_without_the_password_every_route_says_401(whole: tuple[Installation, World]) -> None:
     installation, _ = whole
     assert len(ROUTES) >= 20
