@@ -123,8 +123,9 @@ def bare(at: Endpoint) -> int:
 def reconcile(depot: Depot, shards: int = 1) -> int:
     """Look as `sync_catalog` does; every object is in the catalogue, so none may stand out."""
     seen = survey(depot, run_id="bench", note=True, shards=shards)
-    if seen.unexplained or seen.missing or seen.changed:
-        raise RuntimeError(f"{seen.unexplained} unexplained, {len(seen.missing)} missing, {len(seen.changed)} changed")
+    if seen.unexplained or seen.missing or seen.overwritten or seen.doubtful:
+        others = len(seen.overwritten) + len(seen.doubtful)
+        raise RuntimeError(f"{seen.unexplained} unexplained, {len(seen.missing)} missing, {others} changed")
     return seen.listed.objects
 
 

@@ -13,7 +13,7 @@ from bench.report import Row
 from bench.s3 import peers, shelf
 from bench.s3.stopwatch import Spent, spent
 from reelkeeper.adapters.seaweed import Endpoint
-from reelkeeper.model import BlobState, VideoState
+from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.purge import purge
 from reelkeeper.store.drawing import begin_plan
@@ -27,7 +27,6 @@ from tasks.blobs import KEYS_PER_DELETE, PARALLEL_BATCHES
 from tests.buckets import bare_boto3
 
 SIZE = 10_000
-GRACE_DAYS = 7
 ROUNDS = 2
 FLOOR = "bare boto3, serial"
 PREFIX = "purging/videos/"
@@ -82,7 +81,7 @@ def ours(at: Endpoint, path: Path, *, replaced: bool) -> Work:
     """Make a store whose blobs are due, and a plan of their purge; return the work of carrying it out."""
     depot = catalogue(at, path, replaced=replaced)
     plan_id = begin_plan(depot.engine, "purge_retired", {}, datetime.now(UTC), "bench")
-    add_due(depot.engine, plan_id, datetime.now(UTC), grace_days=GRACE_DAYS, max_videos=SIZE, microusd_per_gb=15_000)
+    add_due(depot.engine, plan_id, datetime.now(UTC), grace=Grace(), max_videos=SIZE, microusd_per_gb=15_000)
     (grant,) = acquire(depot.engine, ["flow:purge_retired"], "bench", 3600)
     return partial(carry_out, depot, plan_id, grant)
 
@@ -92,7 +91,7 @@ def carry_out(depot: Depot, plan_id: str, grant: Grant) -> None:
     with reading(depot.engine) as session:
         batches = [[item.blob_id for item in batch] for batch in planned(session, plan_id, "purge", KEYS_PER_DELETE)]
     with ThreadPoolExecutor(PARALLEL_BATCHES) as pool:
-        work = partial(purge, depot, plan_id, grant=grant, run_id="bench", grace_days=GRACE_DAYS)
+        work = partial(purge, depot, plan_id, grant=grant, run_id="bench", grace=Grace())
         outcomes = [outcome for batch in pool.map(work, batches) for outcome in batch]
     if [outcome.action for outcome in outcomes] != ["purged"] * SIZE:
         raise RuntimeError(f"not purged: {[outcome for outcome in outcomes if outcome.action != 'purged'][:3]}")

@@ -27,7 +27,7 @@ from bench.report import Row
 from reelkeeper.adapters.ffmpeg import command, probe
 from reelkeeper.adapters.ffmpeg.runner import Finished, run
 from reelkeeper.cli import orchestration
-from reelkeeper.model import Outcome
+from reelkeeper.model import Grace, Outcome
 from reelkeeper.operations import swap
 from reelkeeper.operations.depot import open_depot
 from reelkeeper.operations.lease import Keeper
@@ -173,7 +173,7 @@ def deployed(folder: Path, sources: Sequence[Path]) -> Iterator[None]:
                     scratch=settings().scratch,
                     grant=grant,
                     run_id="bench",
-                    grace_days=7,
+                    grace=Grace(),
                 )
                 keeper.release([grant])
             yield

@@ -17,6 +17,7 @@ from deployments import demo_check, demo_clips, demo_desk, demo_money, demo_stag
 from reelkeeper.cli import plan_view
 from reelkeeper.cli.screen import dollars, out, say, size, table
 from reelkeeper.errors import GuardRefused
+from reelkeeper.model import Grace
 from reelkeeper.operations.depot import Depot, open_depot
 from reelkeeper.operations.hold import hold
 from reelkeeper.operations.restore import find_restorable, restore
@@ -144,7 +145,7 @@ def _expire(scene: Scene) -> None:
 
 def _restore(scene: Scene) -> None:
     found = find_restorable(scene.depot, video_id="ben-cold")
-    restore(scene.depot, found, run_id="demo-restore", author="demo", grace_days=_GRACE_DAYS, hold_days=30)
+    restore(scene.depot, found, run_id="demo-restore", author="demo", grace=Grace(), hold_days=30)
     demo_check.require_same(scene.depot, "ben-cold", scene.files["ben-cold"])
     say("ben-cold is back, byte for byte, and held for 30 days, or the next run would retire it again.")
     say("As a command: `reelkeeper restore --video ben-cold`.")

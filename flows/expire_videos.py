@@ -42,7 +42,7 @@ def expire_videos(
         with depots.lease(depot, "expire_videos") as lease:
             plans.claim(depot, plan, terms, judge, run_id)
             try:
-                videos.retire_planned(depot, lease, plan.id, run_id=run_id, grace_days=policy.grace_days)
+                videos.retire_planned(depot, lease, plan.id, run_id=run_id, grace=policy.grace)
             finally:
                 report = reports.publish(depot, plan, run_id)
     return report.require_whole()

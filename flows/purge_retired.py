@@ -2,17 +2,19 @@
 
 from prefect import flow
 
+from reelkeeper.model import Grace
 from reelkeeper.rules import guard
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.report import Report
 from tasks import blobs, depots, heartbeats, plans, reports, runs
-from tasks.parameters import AsOf, DryRun, GraceDays, PlanId
+from tasks.parameters import AsOf, DryRun, GraceDays, PlanId, ServiceGraceDays
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def purge_retired(
     limits: BlastRadius = BlastRadius(),
     grace_days: GraceDays = 7,
+    grace_days_service_keys: ServiceGraceDays = 14,
     dry_run: DryRun = True,
     as_of: AsOf = None,
     plan_id: PlanId = None,
@@ -23,12 +25,15 @@ def purge_retired(
     out as it stands. At most `limits.max_objects` videos go in one run, those that have waited longest.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
-    terms = plans.terms(grace_days=grace_days, max_objects=limits.max_objects)
+    grace = Grace(grace_days, grace_days_service_keys)
+    terms = plans.terms(
+        grace_days=grace.days, grace_days_service_keys=grace.service_days, max_objects=limits.max_objects
+    )
 
     with depots.opened() as depot:
         if plan_id is None:
             plan_id = plans.draw_purge(
-                depot, terms, as_of=as_of, run_id=run_id, grace_days=grace_days, max_videos=limits.max_objects
+                depot, terms, as_of=as_of, run_id=run_id, grace=grace, max_videos=limits.max_objects
             )
         plan = plans.show(depot, plan_id)
 
@@ -41,7 +46,8 @@ def purge_retired(
         with depots.lease(depot, "purge_retired") as lease:
             plans.claim(depot, plan, terms, judge, run_id)
             try:
-                blobs.purge_planned(depot, lease, plan.id, run_id=run_id, grace_days=grace_days)
+                blobs.settle_claims(depot, lease, run_id=run_id, grace=grace)
+                blobs.purge_planned(depot, lease, plan.id, run_id=run_id, grace=grace)
             finally:
                 report = reports.publish(depot, plan, run_id)
     return report.require_whole()

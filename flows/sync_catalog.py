@@ -5,17 +5,19 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
+from reelkeeper.model import Grace
 from reelkeeper.rules import guard
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.report import SyncReport
 from tasks import catalogs, depots, heartbeats, reports, runs, views
-from tasks.parameters import AsOf, DryRun, GraceDays, Says
+from tasks.parameters import AsOf, DryRun, GraceDays, Says, ServiceGraceDays
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def sync_catalog(
     limits: BlastRadius = BlastRadius(),
     grace_days: GraceDays = 7,
+    grace_days_service_keys: ServiceGraceDays = 14,
     reads_are_views: Annotated[
         bool, Says("Cloudflare's count of reads becomes the views: without a CDN before the bucket")
     ] = False,
@@ -30,6 +32,7 @@ def sync_catalog(
     that no CDN stands before. With `shards`, so many parts of the bucket are listed at the same time.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
+    grace = Grace(grace_days, grace_days_service_keys)
 
     with depots.opened() as depot:
         if dry_run:
@@ -38,12 +41,10 @@ def sync_catalog(
             return reports.publish_sync(catalogs.preview(depot, found, run_id, as_of))
 
         with depots.lease(depot, "sync_catalog") as lease:
-            settled = catalogs.settle_left_open(depot, lease, grace_days=grace_days)
+            settled = catalogs.settle_left_open(depot, lease, run_id=run_id, grace=grace)
             found = catalogs.look(depot, run_id, note=True, shards=shards)
             guard.listing_within(limits, found.seen, found.expected)
-            report = catalogs.bring_in_line(
-                depot, lease, found, settled, run_id=run_id, as_of=as_of, grace_days=grace_days
-            )
+            report = catalogs.bring_in_line(depot, lease, found, settled, run_id=run_id, as_of=as_of, grace=grace)
             reports.publish_sync(report)
             if reads_are_views:
                 views.bring_in_reads(depot)

@@ -55,7 +55,7 @@ def tier_storage(
             if helpers:
                 plans.ask_for_help(plan, helpers)
             try:
-                videos.retire_planned(depot, lease, plan.id, run_id=run_id, grace_days=policy.grace_days)
+                videos.retire_planned(depot, lease, plan.id, run_id=run_id, grace=policy.grace)
                 transcodes.compress_planned(depot, shared, plan.id)
             finally:
                 report = reports.publish(depot, plan, run_id)

@@ -9,11 +9,11 @@ after its commit.
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _ARMED: dict[str, tuple[int, int]] = {}  # name -> (signal, passages left)
-_PASSED: list[str] | None = None  # names in order, when a test records them
+_OBSERVER: Callable[[str], object] | None = None  # what a test has called at each
 
 
 def arm(spec: str | None = None) -> None:
@@ -28,17 +28,16 @@ def arm(spec: str | None = None) -> None:
         _ARMED[name] = (signals[verb], int(nth or 1))
 
 
-def record() -> list[str]:
-    """Start noting every failpoint passed in this process; the returned list grows as they are."""
-    global _PASSED  # noqa: PLW0603  one process-wide recorder is the point
-    _PASSED = []
-    return _PASSED
+def observe(observer: Callable[[str], object] | None) -> None:
+    """Call `observer` with the name of every failpoint passed in this process from now on; None ends it."""
+    global _OBSERVER  # noqa: PLW0603  one process-wide observer is the point
+    _OBSERVER = observer
 
 
 def failpoint(name: str) -> None:
     """Pass the failpoint `name`."""
-    if _PASSED is not None:
-        _PASSED.append(name)
+    if _OBSERVER is not None:
+        _OBSERVER(name)
     for armed in (name, "*") if _ARMED else ():
         number, left = _ARMED.get(armed, (0, 0))
         if left > 1:

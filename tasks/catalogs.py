@@ -10,8 +10,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.errors import Frozen, LeaseLost, ReelkeeperError
-from reelkeeper.model import Done, Outcome, VideoState
-from reelkeeper.operations import intents, orphans, sync
+from reelkeeper.model import Done, Grace, Outcome, VideoState
+from reelkeeper.operations import intents, orphans, purge, sync
 from reelkeeper.operations import survey as surveying
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.lease import Lease
@@ -26,15 +26,19 @@ _NAMED = 10  # lost videos, in a report
 
 
 @task(task_run_name="settle what killed runs left open", cache_policy=NO_CACHE)
-def settle_left_open(depot: Depot, lease: Lease, *, grace_days: int) -> tuple[Done, ...]:
-    """Publish or abandon every open intent whose video nobody is at work on; one that cannot be read stays open."""
+def settle_left_open(depot: Depot, lease: Lease, *, run_id: str, grace: Grace) -> tuple[Done, ...]:
+    """Publish or abandon every open intent whose video nobody is at work on; one that cannot be read stays open.
+
+    Blobs that a killed purge had claimed are settled first.
+    """
     outcomes = []
+    purge.settle_claims(depot, run_id=run_id, grace=grace, grant=lease.grant)
     for intent in intents.open_intents(depot):
         grants = lease.keeper.take([f"video/{intent.video_id}"])
         if not grants:
             continue
         try:
-            outcome = intents.settle(depot, intent, scratch=settings().scratch, grant=grants[0], grace_days=grace_days)
+            outcome = intents.settle(depot, intent, scratch=settings().scratch, grant=grants[0], grace=grace)
         except (Frozen, LeaseLost):
             raise
         except ReelkeeperError as error:
@@ -65,7 +69,7 @@ def preview(depot: Depot, found: Survey, run_id: str, as_of: datetime) -> SyncRe
 
 @task(task_run_name="bring the catalogue in line", cache_policy=NO_CACHE)
 def bring_in_line(
-    depot: Depot, lease: Lease, found: Survey, settled: Sequence[Done], *, run_id: str, as_of: datetime, grace_days: int
+    depot: Depot, lease: Lease, found: Survey, settled: Sequence[Done], *, run_id: str, as_of: datetime, grace: Grace
 ) -> SyncReport:
     """Adopt, mark as lost, mend and sweep, as the comparison found; no byte is changed."""
     surveying.confirm_missing(depot, found)
@@ -73,8 +77,8 @@ def bring_in_line(
     grant = lease.grant
     adopted, taken_back = orphans.adopt(depot, found, grant=grant, run_id=run_id)
     lost_videos = sync.lose(depot, found, grant=grant, run_id=run_id)
-    doubtful = sync.mend(depot, found, grant=grant, run_id=run_id, grace_days=grace_days)
-    swept = orphans.sweep(depot, found, grant=grant, run_id=run_id, grace_days=grace_days)
+    doubtful = sync.mend(depot, found, grant=grant, run_id=run_id, grace=grace)
+    swept = orphans.sweep(depot, found, grant=grant, run_id=run_id, grace=grace)
     doubts = f"{lost_videos} lost, {len(doubtful)} in doubt" if lost_videos or doubtful else "good"
     left, keys = sync.finish(depot, found, doubts)
     return SyncReport(
@@ -103,7 +107,7 @@ def _figures(found: Survey, run_id: str, as_of: datetime) -> dict[str, Any]:
         "seen": found.seen,
         "missing": len(found.missing),
         "unexplained": found.unexplained,
-        "changed": len(found.changed),
+        "changed": len(found.overwritten) + len(found.claimed) + len(found.doubtful),
         "reappeared": len(found.reappeared),
     }
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, GetJsonSchemaHandler
+from pydantic import AwareDatetime, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 
@@ -20,4 +20,9 @@ class Says:
 DryRun = Annotated[bool, Says("Only say what would be done; switched off, it is done")]
 AsOf = Annotated[AwareDatetime | None, Says("Judge ages, views and days as of this moment; else as of its due time")]
 PlanId = Annotated[str | None, Says("Carry out this saved plan, of at most 24 hours, as it stands")]
-GraceDays = Annotated[int, Says("What is retired can be restored for so many days before its bytes are purged")]
+GraceDays = Annotated[
+    int, Field(ge=1, le=365), Says("Days in which what is retired can be restored, before its bytes are purged")
+]
+ServiceGraceDays = Annotated[
+    int, Field(ge=1, le=365), Says("The same for keys of the service's, which it may overwrite meanwhile")
+]

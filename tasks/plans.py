@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel
 
 from reelkeeper.errors import GuardRefused
-from reelkeeper.model import PlannedRule, PlanSummary, Verdict
+from reelkeeper.model import Grace, PlannedRule, PlanSummary, Verdict
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.lease import Lease
 from reelkeeper.rules import lifecycle, pricing, tariff
@@ -59,7 +59,7 @@ def draw(
 
 @task(task_run_name="draw the plan of purge_retired", cache_policy=NO_CACHE)
 def draw_purge(
-    depot: Depot, under: Mapping[str, Any], *, as_of: datetime, run_id: str, grace_days: int, max_videos: int
+    depot: Depot, under: Mapping[str, Any], *, as_of: datetime, run_id: str, grace: Grace, max_videos: int
 ) -> str:
     """Save what has waited out its grace as a plan; returns its id."""
     plan_id = begin_plan(depot.engine, "purge_retired", under, as_of, run_id)
@@ -67,7 +67,7 @@ def draw_purge(
         depot.engine,
         plan_id,
         as_of,
-        grace_days=grace_days,
+        grace=grace,
         max_videos=max_videos,
         microusd_per_gb=int(tariff.STANDARD.storage_usd_per_gb_month * _MICROUSD),
     )

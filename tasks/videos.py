@@ -6,7 +6,7 @@ from datetime import datetime
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from reelkeeper.model import Video
+from reelkeeper.model import Grace, Video
 from reelkeeper.operations import retire
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.lease import Lease
@@ -23,18 +23,16 @@ def stream_live(depot: Depot, as_of: datetime) -> Iterator[Video]:
         yield from live_videos(session, as_of)
 
 
-def retire_planned(depot: Depot, lease: Lease, plan_id: str, *, run_id: str, grace_days: int) -> None:
+def retire_planned(depot: Depot, lease: Lease, plan_id: str, *, run_id: str, grace: Grace) -> None:
     """Retire what a plan says, batch by batch."""
     with reading(depot.engine) as session:
         for batch in planned(session, plan_id, "retire", RETIRED_AT_ONCE):
             video_ids = [item.video_id for item in batch if item.video_id is not None]
-            retire_batch(depot, lease, plan_id, video_ids, run_id=run_id, grace_days=grace_days)
+            retire_batch(depot, lease, plan_id, video_ids, run_id=run_id, grace=grace)
 
 
 @task(task_run_name="retire a batch from {video_ids[0]}", cache_policy=NO_CACHE)
-def retire_batch(
-    depot: Depot, lease: Lease, plan_id: str, video_ids: list[str], *, run_id: str, grace_days: int
-) -> None:
+def retire_batch(depot: Depot, lease: Lease, plan_id: str, video_ids: list[str], *, run_id: str, grace: Grace) -> None:
     """Retire one batch; its outcomes are recorded beside the plan."""
     lease.check()
-    retire.retire(depot, plan_id, video_ids, grant=lease.grant, run_id=run_id, grace_days=grace_days)
+    retire.retire(depot, plan_id, video_ids, grant=lease.grant, run_id=run_id, grace=grace)

@@ -1,10 +1,18 @@
-"""One DeleteObjects, read key by key: the answer to a batch is 200 even where some of its keys still stand."""
+"""Deletes: a batch read key by key, since its answer is 200 even where some of its keys still stand; and a signed one.
 
+R2 has no conditional delete, so the last look at what is deleted comes after the request is signed: a process that
+sleeps between its look and its request wakes up with a signature that the server refuses.
+"""
+
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 
 from reelkeeper.adapters.s3 import ATTEMPTS, cause, wait_before
+from reelkeeper.errors import StorageError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -12,13 +20,37 @@ if TYPE_CHECKING:
 
 BATCH_KEYS = 1000  # R2 takes no more in one DeleteObjects (error 10027)
 PASSING_ERRORS = frozenset({"InternalError", "SlowDown", "ServiceUnavailable", "TooManyRequests"})
+SIGNED_TIMEOUT_SECONDS = 20
+LastLook = Callable[[], None]  # raises where the request must not be sent
+_THIS_THREADS = threading.local()
 
 
-def delete_batch(client: "S3Client", bucket: str, keys: list[str]) -> dict[str, str]:
+def look_before_sending(client: "S3Client") -> None:
+    """Have `client` call the last look of each DeleteObjects after signing it, before each time that it is sent."""
+    client.meta.events.register("before-send.s3.DeleteObjects", _look)
+
+
+def _look(**_: object) -> None:
+    look: LastLook | None = getattr(_THIS_THREADS, "look", None)
+    if look is not None:
+        look()
+
+
+def delete_batch(
+    client: "S3Client", bucket: str, keys: list[str], *, last_look: LastLook | None = None
+) -> dict[str, str]:
     """Delete at most BATCH_KEYS keys, those with passing errors again; return `key -> "Code: message"` of the failed.
 
-    Checks nothing: `Bucket.delete` has.
+    Checks nothing: `Bucket.delete` has. Raises what `last_look` raises.
     """
+    _THIS_THREADS.look = last_look
+    try:
+        return _delete_batch(client, bucket, keys)
+    finally:
+        _THIS_THREADS.look = None
+
+
+def _delete_batch(client: "S3Client", bucket: str, keys: list[str]) -> dict[str, str]:
     failed: dict[str, str] = {}
     for attempt in range(1, ATTEMPTS + 1):
         request: DeleteTypeDef = {"Objects": [{"Key": key} for key in keys]}  # not Quiet: silence is no success
@@ -43,3 +75,19 @@ def delete_batch(client: "S3Client", bucket: str, keys: list[str]) -> dict[str, 
         keys = again
         wait_before(attempt + 1)
     return failed
+
+
+def send_signed_delete(client: httpx.Client, key: str, url: str) -> None:
+    """Send a DELETE that was signed before, once. StorageError where the server did not say that it is done."""
+    try:
+        answer = client.delete(url)
+    except httpx.HTTPError as error:
+        raise StorageError(f"DELETE {key}: {type(error).__name__}: {error}") from error
+    if not answer.is_success:
+        raise StorageError(f"DELETE {key}: {answer.status_code} {answer.text[:200]}")
+
+
+def open_sender(endpoint_url: str) -> httpx.Client:
+    """Return what sends signed deletes. It never sends a request again."""
+    loopback = httpx.URL(endpoint_url).host in {"127.0.0.1", "localhost", "::1"}
+    return httpx.Client(timeout=SIGNED_TIMEOUT_SECONDS, trust_env=not loopback)

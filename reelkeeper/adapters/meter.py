@@ -46,6 +46,11 @@ class Meter:
         with self._lock:
             self._counts.update(counts)
 
+    def count(self, action: str) -> None:
+        """Count one operation that no client of botocore's sends."""
+        with self._lock:
+            self._counts[datetime.now(UTC).date(), action] += 1
+
     def _sent(self, event_name: str, **_: object) -> None:
         action = event_name.rpartition(".")[2]
         key = (datetime.now(UTC).date(), _R2_NAMES.get(action, action))

@@ -24,7 +24,14 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
-from reelkeeper.adapters.deletes import BATCH_KEYS, delete_batch
+from reelkeeper.adapters.deletes import (
+    BATCH_KEYS,
+    LastLook,
+    delete_batch,
+    look_before_sending,
+    open_sender,
+    send_signed_delete,
+)
 from reelkeeper.adapters.keys import IDENTITY, IMAGES, PROBE, confined, flaw
 from reelkeeper.adapters.listing import read_page, read_pages, read_pages_fast, read_ranges
 from reelkeeper.adapters.meter import Meter
@@ -56,6 +63,7 @@ def connect(
     read_pages_fast(client)
     meter = Meter()
     meter.attach(client)
+    look_before_sending(client)
     return Bucket(client, bucket, prefix, meter)
 
 
@@ -69,6 +77,7 @@ class Bucket:
         if not prefix.endswith("/") or flaw(prefix[:-1]):
             raise Misconfigured(f"prefix {prefix!r} {flaw(prefix[:-1]) or 'does not end with /'}")
         self._client = client
+        self._sender = open_sender(client.meta.endpoint_url)
         self.name = name
         self.prefix = prefix
         self.meter = meter
@@ -209,19 +218,36 @@ class Bucket:
             found.update(zip(missing, pool.map(self.head, missing), strict=True))
         return found
 
-    def delete(self, keys: Sequence[str]) -> dict[str, str]:
+    def delete(self, keys: Sequence[str], *, last_look: LastLook | None = None) -> dict[str, str]:
         """Delete `keys`; return `key -> "Code: message"` for each that the bucket did not say it has deleted.
 
         One key that the jail refuses, or the identity object among them, refuses all before anything is sent. A key
-        that does not exist counts as deleted. Only `operations/purge.py` may call this: it has checked everything.
+        that does not exist counts as deleted. `last_look` is called after a request is signed and before it is sent,
+        each time, in the thread that sends it; what it raises is raised. Only `operations/purge.py` may call this: it
+        has checked everything.
         """
-        doomed = list(dict.fromkeys(self.check(key) for key in keys))
-        if self.identity_key in doomed:
-            raise KeyRefused(f"{self.identity_key} says who owns the prefix and is never deleted")
+        doomed = list(dict.fromkeys(self._deletable(key) for key in keys))
         batches = [doomed[start : start + BATCH_KEYS] for start in range(0, len(doomed), BATCH_KEYS)]
         with ThreadPoolExecutor(PARALLEL_BATCHES) as pool:
-            answers = pool.map(partial(delete_batch, self._client, self.name), batches)
+            answers = pool.map(partial(delete_batch, self._client, self.name, last_look=last_look), batches)
             return {key: why for failures in answers for key, why in failures.items()}
+
+    def sign_delete(self, key: str, seconds: int) -> str:
+        """Sign a DELETE that the server refuses after `seconds`. Sends nothing."""
+        return self.presigned("delete_object", self._deletable(key), seconds)
+
+    def delete_signed(self, key: str, url: str) -> None:
+        """Send a DELETE of `key` by the `url` that `sign_delete` gave, once: after a lost reply, look again.
+
+        StorageError where the bucket did not say that it is done. Only `operations/purge.py` may call this.
+        """
+        self.meter.count("DeleteObject")
+        send_signed_delete(self._sender, self._deletable(key), url)
+
+    def _deletable(self, key: str) -> str:
+        if self.check(key) == self.identity_key:
+            raise KeyRefused(f"{self.identity_key} says who owns the prefix and is never deleted")
+        return key
 
     def presigned(self, operation: str, key: str, seconds: int, **signed: Any) -> str:  # noqa: ANN401  boto3's parameters
         """Return a URL by which anybody may do `operation` at `key`, with what is `signed`, for so long."""

@@ -26,9 +26,13 @@ def restore(
     if sum(map(bool, (run, video, user))) != 1:
         raise typer.BadParameter("give one of --run, --video and --user")
     from reelkeeper.operations import restore as operation
+    from reelkeeper.operations.purge import settle_claims
     from reelkeeper.rules.lifecycle import LifecyclePolicy
 
+    run_id, grace = new_run_id("restore"), LifecyclePolicy().grace
     with depot() as opened:
+        if not dry_run:
+            settle_claims(opened, run_id=run_id, grace=grace)  # what a killed purge had claimed and not deleted
         found = operation.find_restorable(opened, run_id=run, video_id=video, user_id=user)
         if dry_run:
             if as_json:
@@ -40,7 +44,6 @@ def restore(
                 )
                 say(f"{len(found):,} would come back; nothing was changed.")
             return
-        run_id, grace_days = new_run_id("restore"), LifecyclePolicy().grace_days
         outcomes = [
             outcome
             for start in range(0, len(found), _BATCH)
@@ -49,7 +52,7 @@ def restore(
                 found[start : start + _BATCH],
                 run_id=run_id,
                 author=who(),
-                grace_days=grace_days,
+                grace=grace,
                 hold_days=hold_days,
             )
         ]

@@ -205,7 +205,7 @@ def add(
             scratch=configured().scratch,
             grant=grants[0],
             run_id=new_run_id("add"),
-            grace_days=LifecyclePolicy().grace_days,
+            grace=LifecyclePolicy().grace,
         )
     if as_json:
         emit(outcome)

@@ -5,11 +5,13 @@ frozen dataclass costs four times as much to build.
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
+
+_ONE_SECOND = timedelta(seconds=1)
 
 
 class Tier(StrEnum):
@@ -90,6 +92,34 @@ class StoredObject:
     size_bytes: int
     etag: str
     last_modified: datetime
+
+
+class Recorded(NamedTuple):
+    """An object as the catalogue records it, for comparison with the one that is stored."""
+
+    size_bytes: int
+    etag: str | None
+    is_ours: bool  # Reelkeeper made the key and wrote it once; else the service may overwrite it at any time
+    stored_at: datetime | None  # LastModified, at keys of the service's
+
+    def matches(self, found: StoredObject) -> bool:
+        """Compare with a stored object: size and ETag, and LastModified where the service may overwrite the key.
+
+        The same bytes uploaded again keep their ETag; only LastModified tells. A HEAD gives it in whole seconds.
+        """
+        if (found.size_bytes, found.etag) != (self.size_bytes, self.etag):
+            return False
+        return self.is_ours or (self.stored_at is not None and abs(found.last_modified - self.stored_at) < _ONE_SECOND)
+
+
+class Grace(NamedTuple):
+    """Days between a retirement and the purge: for bytes at keys of ours, and at keys of the service's."""
+
+    days: int = 7
+    service_days: int = 14
+
+
+DEFAULT_GRACE = Grace()
 
 
 @dataclass(frozen=True, slots=True)

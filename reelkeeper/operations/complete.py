@@ -12,7 +12,7 @@ from sqlmodel import Session
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import HoldClosed, KeyReused, LeaseLost, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
-from reelkeeper.model import BlobState, VideoState
+from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.model.money import ReservationState
 from reelkeeper.operations import intents, quota
 from reelkeeper.operations.depot import Depot
@@ -26,7 +26,7 @@ from reelkeeper.store.retirement import retired
 from reelkeeper.store.tables import blobs, uploads, videos
 
 
-def complete(depot: Depot, upload_id: str, *, scratch: Path, run_id: str, grace_days: int) -> Upload:
+def complete(depot: Depot, upload_id: str, *, scratch: Path, run_id: str, grace: Grace) -> Upload:
     """Publish what was put, once it is verified as stored. Safe to repeat: one that is settled is told as it is.
 
     Raises ObjectMissing when nothing was put yet, NotAVideo when it is none, HoldClosed when the upload is over,
@@ -40,10 +40,10 @@ def complete(depot: Depot, upload_id: str, *, scratch: Path, run_id: str, grace_
         if not grants:
             raise LeaseLost(f"another run is at work on video {upload.video_id!r}; try again in a minute")
         for intent in intents.open_intents(depot, upload.video_id):  # a completion that was killed
-            intents.settle(depot, intent, scratch=scratch, grant=grants[0], grace_days=grace_days)
+            intents.settle(depot, intent, scratch=scratch, grant=grants[0], grace=grace)
         upload = find(depot, upload_id)
         if upload.state == ReservationState.OPEN:
-            _publish(depot, upload, scratch=scratch, grant=grants[0], run_id=run_id, grace_days=grace_days)
+            _publish(depot, upload, scratch=scratch, grant=grants[0], run_id=run_id, grace=grace)
             upload = find(depot, upload_id)
     if upload.state != ReservationState.SETTLED:
         why = f": {upload.refusal}" if upload.refusal else ""
@@ -51,7 +51,7 @@ def complete(depot: Depot, upload_id: str, *, scratch: Path, run_id: str, grace_
     return upload
 
 
-def _publish(depot: Depot, upload: Upload, *, scratch: Path, grant: Grant, run_id: str, grace_days: int) -> None:
+def _publish(depot: Depot, upload: Upload, *, scratch: Path, grant: Grant, run_id: str, grace: Grace) -> None:
     with intents.workplace(scratch) as place:
         back = place / f"put{Path(upload.key).suffix}"
         try:
@@ -62,7 +62,7 @@ def _publish(depot: Depot, upload: Upload, *, scratch: Path, grant: Grant, run_i
         try:
             media = ffmpeg.inspect(back)
         except NotAVideo as wrong:
-            _refuse(depot, upload, str(wrong), grant=grant, run_id=run_id, grace_days=grace_days)
+            _refuse(depot, upload, str(wrong), grant=grant, run_id=run_id, grace=grace)
             raise
     with transaction(depot.engine, "receive.announce") as session:
         require_permission(session, grant)
@@ -84,7 +84,7 @@ def _publish(depot: Depot, upload: Upload, *, scratch: Path, grant: Grant, run_i
             "detail": {"reservation": upload.reservation_id},
         }
         intent = intents.adopt(session, upload.blob_id, known, operation)
-    intents.settle(depot, intent, scratch=scratch, grant=grant, grace_days=grace_days)
+    intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
 
 
 def _make_pending(session: Session, upload: Upload) -> None:
@@ -103,11 +103,11 @@ def _make_pending(session: Session, upload: Upload) -> None:
         raise KeyReused(f"video {upload.video_id!r} came to be since upload {upload.id} began; begin another")
 
 
-def _refuse(depot: Depot, upload: Upload, why: str, *, grant: Grant, run_id: str, grace_days: int) -> None:
+def _refuse(depot: Depot, upload: Upload, why: str, *, grant: Grant, run_id: str, grace: Grace) -> None:
     with transaction(depot.engine, "receive.refuse") as session:
         require_permission(session, grant)
         quota.release(session, upload.reservation_id)
-        gone = retired(now(session), grace_days, "an upload that was refused")
+        gone = retired(now(session), grace, "an upload that was refused")
         pending = sa.and_(blobs.c.id == upload.blob_id, blobs.c.state == BlobState.PENDING)
         session.execute(sa.update(blobs).where(pending).values(**gone))
         session.execute(sa.update(uploads).where(uploads.c.id == upload.id).values(refusal=why))

@@ -119,7 +119,7 @@ def compress(depot: Depot, keeper: Keeper, job: Job, item: Item, grant: Grant, *
             scratch=scratch,
             grant=grant,
             run_id=job.run_id,
-            grace_days=job.policy.grace_days,
+            grace=job.policy.grace,
         )
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.errors import IntegrityDoubt, LeaseLost, NotFound
-from reelkeeper.model import VideoState
+from reelkeeper.model import DEFAULT_GRACE, Grace, VideoState
 from reelkeeper.model.money import ReservationState
 from reelkeeper.operations import intents, settle_job
 from reelkeeper.operations.depot import Depot
@@ -34,7 +34,7 @@ def deliver(
     cost_microusd: int | None = None,
     processing_seconds: float | None = None,
     concurrency: float | None = None,
-    grace_days: int = 7,
+    grace: Grace = DEFAULT_GRACE,
     policy: AdmissionPolicy = AdmissionPolicy(),
 ) -> Settled:
     """Store `source` as the job's video and end the job; safe to repeat. The caller holds the lease `video/<job_id>`.
@@ -44,7 +44,7 @@ def deliver(
     held; the job is at work then as before.
     """
     for intent in intents.open_intents(depot, job_id):
-        intents.settle(depot, intent, scratch=scratch, grant=grant, grace_days=grace_days)
+        intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
     with reading(depot.engine) as session:
         user_id, reservation, reserved = _require(session, job_id, lease_token)
         delivered = is_live(session, job_id)
@@ -60,7 +60,7 @@ def deliver(
             scratch=scratch,
             grant=grant,
             run_id=run_id,
-            grace_days=grace_days,
+            grace=grace,
             reservation=reservation if fits else None,
         )
         if done.action != "uploaded":

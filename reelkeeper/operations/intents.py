@@ -19,7 +19,7 @@ from sqlmodel import Session
 from reelkeeper.adapters.ffmpeg.intake import desk
 from reelkeeper.errors import IntegrityDoubt, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
-from reelkeeper.model import BlobState, Outcome, VideoState
+from reelkeeper.model import BlobState, Grace, Outcome, Recorded, VideoState
 from reelkeeper.operations import cache, quota
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
@@ -144,21 +144,21 @@ def put(depot: Depot, intent: Intent, source: Path) -> None:
         depot.bucket.put_once(intent.key, source, intent.content_type)
 
 
-def settle(depot: Depot, intent: Intent, *, scratch: Path, grant: Grant, grace_days: int) -> Outcome:
+def settle(depot: Depot, intent: Intent, *, scratch: Path, grant: Grant, grace: Grace) -> Outcome:
     """Verify what is stored at the announced key, then publish it or abandon the intent.
 
     The caller holds the video's lease. Raises Frozen or LeaseLost, and leaves the intent open for a later run.
     """
-    wrong = _verify(depot, intent, scratch)
+    wrong = _verify(depot, intent, scratch) or _overwritten_source(depot, intent)
     with transaction(depot.engine, f"{intent.kind}.publish") as session:
         require_permission(session, grant)
         with quotas.counted(session, videos.c.id == intent.video_id):
             moved = wrong is None and _move_pointer(session, intent)
         outcome = wrong or ("published" if moved else "meanwhile the video was held, replaced or retired")
-        if not _close(session, intent, published=moved, outcome=outcome, grace_days=grace_days):
+        if not _close(session, intent, published=moved, outcome=outcome, grace=grace):
             return Outcome(intent.video_id, "skipped", "another run has settled it", intent.old_bytes, intent.old_bytes)
         if moved:
-            _retire_old(session, intent, grace_days)
+            _retire_old(session, intent, grace)
             if intent.kind == "upload" and intent.old_blob_id is not None:
                 cache.drop(session, [intent.video_id])  # it shows something else now
         if intent.reservation:
@@ -186,6 +186,21 @@ def _verify(depot: Depot, intent: Intent, scratch: Path) -> str | None:
     return None
 
 
+def _overwritten_source(depot: Depot, intent: Intent) -> str | None:
+    """Say that the service has overwritten the bytes that a swap was made of; None where it has not, or cannot."""
+    if intent.kind != "swap":
+        return None
+    columns = (blobs.c.key, *(blobs.c[name] for name in Recorded._fields))
+    with reading(depot.engine) as session:
+        row = session.execute(sa.select(*columns).where(blobs.c.id == intent.old_blob_id)).one()
+    if row.is_ours:
+        return None
+    found = depot.bucket.head(row.key)
+    if found is not None and Recorded(*row[1:]).matches(found):
+        return None
+    return f"meanwhile the service has overwritten or deleted {row.key}"
+
+
 def _move_pointer(session: Session, intent: Intent) -> bool:
     first = intent.old_blob_id is None
     return bool(
@@ -209,7 +224,7 @@ def _move_pointer(session: Session, intent: Intent) -> bool:
     )
 
 
-def _close(session: Session, intent: Intent, *, published: bool, outcome: str, grace_days: int) -> bool:
+def _close(session: Session, intent: Intent, *, published: bool, outcome: str, grace: Grace) -> bool:
     """End the intent; False when another run has already ended it. An abandoned blob is swept like a retired one."""
     at = now(session)
     ended = changed(
@@ -220,7 +235,7 @@ def _close(session: Session, intent: Intent, *, published: bool, outcome: str, g
     )
     if not ended:
         return False
-    fate: dict[str, Any] = {"state": BlobState.LIVE} if published else retired(at, grace_days, outcome)
+    fate: dict[str, Any] = {"state": BlobState.LIVE} if published else retired(at, grace, outcome)
     session.execute(
         sa.update(blobs).where(blobs.c.id == intent.new_blob_id, blobs.c.state == BlobState.PENDING).values(**fate)
     )
@@ -233,9 +248,9 @@ def _close(session: Session, intent: Intent, *, published: bool, outcome: str, g
     return True
 
 
-def _retire_old(session: Session, intent: Intent, grace_days: int) -> None:
+def _retire_old(session: Session, intent: Intent, grace: Grace) -> None:
     session.execute(
         sa.update(blobs)
         .where(blobs.c.id == intent.old_blob_id, blobs.c.state == BlobState.LIVE)
-        .values(run_id=intent.run_id, **retired(now(session), grace_days, f"replaced by {intent.key}"))
+        .values(run_id=intent.run_id, **retired(now(session), grace, f"replaced by {intent.key}"))
     )

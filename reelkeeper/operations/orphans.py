@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.adapters.keys import ParsedKey, parse_key
-from reelkeeper.model import BlobState, VideoState
+from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
 from reelkeeper.operations.survey import Survey
@@ -76,7 +76,7 @@ def adopt(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> tuple[i
     return adopted, taken_back
 
 
-def sweep(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace_days: int) -> int:
+def sweep(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace: Grace) -> int:
     """Retire orphans of our own making; returns how many.
 
     Only keys of our own shape, of no newer generation than their live video stands on, older than 48 h, and seen in
@@ -106,7 +106,7 @@ def sweep(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace_days
             session.execute(
                 sa.update(blobs)
                 .where(blobs.c.id.in_(blob_ids.values()))
-                .values(**retired(now(session), grace_days, "an orphan of its video"))
+                .values(**retired(now(session), grace, "an orphan of its video"))
             )
             _forget(session, doomed)
             append(session, [_event("orphan", noted, blob_ids, run_id) for noted in doomed])
@@ -183,6 +183,7 @@ def _insert_blobs(session: Session, chosen: Sequence[Noted], *, state: BlobState
                 "video_id": noted.parsed.video_id,
                 "generation": noted.parsed.generation or 1,
                 "key": noted.key,
+                "is_ours": noted.parsed.generation is not None,
                 "state": state,
                 "size_bytes": noted.size_bytes,
                 "etag": noted.etag,

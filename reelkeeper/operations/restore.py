@@ -5,14 +5,14 @@ changes are frozen: it only brings back what people lost.
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.errors import NotFound
-from reelkeeper.model import BlobState, Outcome, VideoState
+from reelkeeper.model import BlobState, Grace, Outcome, Recorded, VideoState
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.hold import place
 from reelkeeper.store import quotas
@@ -32,9 +32,16 @@ class Restorable(NamedTuple):
     blob_id: int | None
     wanted_blob_id: int
     key: str
+    recipe: str | None
     size_bytes: int
     etag: str | None
-    recipe: str | None
+    is_ours: bool
+    stored_at: datetime | None
+
+    @property
+    def recorded(self) -> Recorded:
+        """Return what the catalogue records of the blob's object."""
+        return Recorded(self.size_bytes, self.etag, self.is_ours, self.stored_at)
 
 
 def find_restorable(
@@ -78,9 +85,8 @@ def _candidates() -> sa.Select[tuple[object, ...]]:
             videos.c.blob_id,
             blobs.c.id,
             blobs.c.key,
-            blobs.c.size_bytes,
-            blobs.c.etag,
             sa.case((videos.c.state == VideoState.LIVE, present.c.recipe)),
+            *(blobs.c[name] for name in Recorded._fields),
         )
         .select_from(
             videos.join(blobs, blobs.c.video_id == videos.c.id)
@@ -97,7 +103,7 @@ def _candidates() -> sa.Select[tuple[object, ...]]:
 
 
 def restore(
-    depot: Depot, batch: Sequence[Restorable], *, run_id: str, author: str, grace_days: int, hold_days: int
+    depot: Depot, batch: Sequence[Restorable], *, run_id: str, author: str, grace: Grace, hold_days: int
 ) -> list[Outcome]:
     """Bring back those of `batch` whose bytes are stored as recorded, in one transaction."""
     stored = depot.bucket.stored([one.key for one in batch])
@@ -107,11 +113,11 @@ def restore(
         with quotas.counted(session, videos.c.id.in_([one.video_id for one in batch])):
             for one in batch:
                 found = stored[one.key]
-                if found is None or (found.size_bytes, found.etag) != (one.size_bytes, one.etag):
+                if found is None or not one.recorded.matches(found):
                     there = "nothing is" if found is None else f"{found.size_bytes} bytes, ETag {found.etag}, are"
                     why = f"{there} stored at {one.key}; recorded were {one.size_bytes} bytes, ETag {one.etag}"
                     outcomes.append(Outcome(one.video_id, "failed", why, blob_id=one.wanted_blob_id))
-                elif _bring_back(session, one, run_id, grace_days):
+                elif _bring_back(session, one, run_id, grace):
                     outcomes.append(
                         Outcome(one.video_id, "restored", f"by {author}", 0, one.size_bytes, one.wanted_blob_id)
                     )
@@ -136,7 +142,7 @@ def restore(
     return outcomes
 
 
-def _bring_back(session: Session, one: Restorable, run_id: str, grace_days: int) -> bool:
+def _bring_back(session: Session, one: Restorable, run_id: str, grace: Grace) -> bool:
     at = now(session)
     revived = changed(
         session,
@@ -172,13 +178,13 @@ def _bring_back(session: Session, one: Restorable, run_id: str, grace_days: int)
         session.execute(
             sa.update(blobs)
             .where(blobs.c.id == one.wanted_blob_id)
-            .values(**retired(at, grace_days, "its video was replaced or restored meanwhile"))
+            .values(**retired(at, grace, "its video was replaced or restored meanwhile"))
         )
         return False
     if not same_blob:
         session.execute(
             sa.update(blobs)
             .where(blobs.c.id == one.blob_id, blobs.c.state == BlobState.LIVE)
-            .values(run_id=run_id, **retired(at, grace_days, f"its swap was taken back in favour of {one.key}"))
+            .values(run_id=run_id, **retired(at, grace, f"its swap was taken back in favour of {one.key}"))
         )
     return True

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.errors import IntegrityDoubt
-from reelkeeper.model import Action, BlobState, Outcome, VideoState
+from reelkeeper.model import Action, BlobState, Grace, Outcome, VideoState
 from reelkeeper.operations import cache
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
@@ -20,7 +20,7 @@ from reelkeeper.store.tables import blobs, plans, verdicts, videos
 
 
 def retire(
-    depot: Depot, plan_id: str, video_ids: Sequence[str], *, grant: Grant, run_id: str, grace_days: int
+    depot: Depot, plan_id: str, video_ids: Sequence[str], *, grant: Grant, run_id: str, grace: Grace
 ) -> list[Outcome]:
     """Retire those of `video_ids` that are still as the plan saw them; the others are skipped, with the reason.
 
@@ -41,7 +41,7 @@ def retire(
                 run_id=run_id,
                 **retired(
                     at,
-                    grace_days,
+                    grace,
                     sa.select(videos.c.retire_reason).where(videos.c.blob_id == blobs.c.id).scalar_subquery(),
                 ),
             ),

@@ -16,7 +16,7 @@ from reelkeeper.store import alerts, backlog, freed, heartbeats, outbox, queue, 
 from reelkeeper.store.backlog import Backlog
 from reelkeeper.store.engine import now, reading
 from reelkeeper.store.limits import jobs_at_once
-from reelkeeper.store.stock import Grace
+from reelkeeper.store.stock import InGrace
 from reelkeeper.store.tables import cache_entries, deployment
 
 _MOST_ALERTS = 50
@@ -97,7 +97,7 @@ class Status:
     flows: tuple[FlowState, ...]
     videos: dict[str, tuple[int, int]]  # by state: how many, and their bytes
     backlog: tuple[Backlog, ...]
-    grace: Grace
+    grace: InGrace
     queue: Queue
     cache: Cache
     outbox: Outbox

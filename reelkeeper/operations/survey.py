@@ -13,7 +13,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.model import BlobState, Counts, StoredObject
+from reelkeeper.model import BlobState, Counts, Recorded, StoredObject
 from reelkeeper.operations.depot import Depot
 from reelkeeper.store.engine import insert_into, now, reading, transaction
 from reelkeeper.store.tables import blobs, orphans, scans
@@ -33,7 +33,9 @@ class Survey:
     seen: int = 0  # those of them that were listed
     listed: Counts = field(default_factory=Counts)
     unexplained: int = 0
-    changed: list[tuple[int, StoredObject]] = field(default_factory=list)  # blob id, what stands there now
+    overwritten: list[tuple[int, StoredObject]] = field(default_factory=list)  # keys of the service's: blob id, object
+    claimed: list[str] = field(default_factory=list)  # the same, of blobs that a purge has claimed
+    doubtful: list[tuple[int, StoredObject]] = field(default_factory=list)  # keys that we write once: blob id, object
     reappeared: list[int] = field(default_factory=list)  # rows in `gone` whose object is there
     found: list[int] = field(default_factory=list)  # rows in `lost` whose object is there
     missing: list[int] = field(default_factory=list)  # expected, not listed, and a HEAD found nothing either
@@ -93,32 +95,45 @@ def _expected(started_at: datetime) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def _compare(depot: Depot, page: Sequence[StoredObject], result: Survey, bits: bytearray) -> list[StoredObject]:
-    with reading(depot.engine) as session:
-        rows = session.execute(
-            sa.select(blobs.c.key, blobs.c.id, blobs.c.state, blobs.c.size_bytes, blobs.c.etag).where(
-                blobs.c.key.in_([stored.key for stored in page])
-            )
-        )
-        known = {key: (blob_id, state, size_bytes, etag) for key, blob_id, state, size_bytes, etag in rows}
+    known = _known(depot, [stored.key for stored in page])
     unexplained = []
     for stored in page:
         row = known.get(stored.key)
         if row is None:
             unexplained.append(stored)
             continue
-        blob_id, state, size_bytes, etag = row
+        blob_id, state, recorded = row
         if blob_id >> 3 < len(bits):
             bits[blob_id >> 3] |= 1 << (blob_id & 7)
-        if state == BlobState.GONE:
+        if state == BlobState.PENDING:
+            continue  # its intent says what becomes of it
+        if not recorded.matches(stored):
+            if recorded.is_ours:
+                result.doubtful.append((blob_id, stored))
+            elif state == BlobState.DELETING:
+                result.claimed.append(stored.key)
+            else:
+                result.overwritten.append((blob_id, stored))
+        elif state == BlobState.GONE:
             result.reappeared.append(blob_id)
         elif state == BlobState.LOST:
             result.found.append(blob_id)
-        elif state in _EXPECTED and (size_bytes != stored.size_bytes or etag != stored.etag):
-            result.changed.append((blob_id, stored))
     result.listed = Counts(
         result.listed.objects + len(page), result.listed.size_bytes + sum(stored.size_bytes for stored in page)
     )
     return unexplained
+
+
+def _known(depot: Depot, keys: Sequence[str]) -> dict[str, tuple[int, str, Recorded]]:
+    """Look up the open row of each key, or else the newest of those that are gone: its id, state and object."""
+    columns = (blobs.c.key, blobs.c.id, blobs.c.state, blobs.c.size_bytes, blobs.c.etag, blobs.c.is_ours)
+    with reading(depot.engine) as session:
+        rows = session.execute(
+            sa.select(*columns, blobs.c.stored_at)
+            .where(blobs.c.key.in_(keys))
+            .order_by(blobs.c.state != BlobState.GONE, blobs.c.id)  # the last one of a key counts
+        )
+        return {key: (blob_id, state, Recorded(*recorded)) for key, blob_id, state, *recorded in rows}
 
 
 def _note(depot: Depot, unexplained: Sequence[StoredObject]) -> None:

@@ -13,7 +13,7 @@ from sqlmodel import Session
 from reelkeeper.adapters.keys import blob_key
 from reelkeeper.errors import IntegrityDoubt
 from reelkeeper.failpoints import effect
-from reelkeeper.model import Outcome, Refusal, Transcode, VideoState
+from reelkeeper.model import Grace, Outcome, Refusal, Transcode, VideoState
 from reelkeeper.operations import intents
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
@@ -47,7 +47,7 @@ def swap(
     scratch: Path,
     grant: Grant,
     run_id: str,
-    grace_days: int,
+    grace: Grace,
 ) -> Outcome:
     """Replace the video's blob by a smaller one of the same quality, if there is one; an outcome either way.
 
@@ -57,7 +57,7 @@ def swap(
     StorageError and the like, with the video untouched, for what another try may mend.
     """
     for left_open in intents.open_intents(depot, video_id):
-        intents.settle(depot, left_open, scratch=scratch, grant=grant, grace_days=grace_days)
+        intents.settle(depot, left_open, scratch=scratch, grant=grant, grace=grace)
     source = _find_source(depot, video_id)
     if source is None or source.blob_id != planned_blob_id:
         if before := _done_before(depot, planned_blob_id, run_id):
@@ -77,7 +77,7 @@ def swap(
             why = "while it was encoded it was held, replaced or retired"
             return Outcome(video_id, "skipped", why, source.size_bytes, source.size_bytes, source.blob_id)
         intents.put(depot, intent, Path(result.path))
-    return intents.settle(depot, intent, scratch=scratch, grant=grant, grace_days=grace_days)
+    return intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
 
 
 def _find_source(depot: Depot, video_id: str) -> _Source | None:

@@ -1,7 +1,7 @@
 """Bring the catalogue in line with the bucket: the acting half, after `survey` has looked and the guard has judged.
 
     lose      rows whose objects are missing are marked, never deleted
-    mend      objects that the service wrote over, or that came back, are noted as they are now
+    mend      objects that the service has overwritten, or that came back, are recorded as they are now
     finish    close the scan
 
 `orphans` has the steps for objects that no row explains. No byte is changed in either; each step can be repeated.
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.adapters.keys import parse_key
-from reelkeeper.model import BlobState, StoredObject, VideoState
+from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.operations import cache
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
+from reelkeeper.operations.overwrites import take_uploads
 from reelkeeper.operations.survey import Survey
-from reelkeeper.store import quotas
+from reelkeeper.store import conditions, quotas
 from reelkeeper.store.audit import Event, append
 from reelkeeper.store.engine import changed, now, transaction
 from reelkeeper.store.leases import Grant
@@ -59,66 +59,40 @@ def lose(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> int:
     return lost_videos
 
 
-def mend(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace_days: int) -> list[str]:
-    """Note what stands there now; returns the keys that nobody should have been able to change.
+def mend(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace: Grace) -> list[str]:
+    """Record what stands there now; return the keys that are in doubt.
 
-    A key that the service chose may be written over: the catalogue takes the new size and ETag, and forgets what it
-    knew of the old bytes. A key that Reelkeeper chose is written once: another content there is a doubt, left as it is.
-    An object that came back after its purge is retired again; the object of a lost video makes it live again.
+    Other bytes at a key of the service's are an upload: they become their video's. Where a purge has claimed the blob
+    meanwhile they are in doubt until its claim ends. A key of ours is written once: other bytes there are a doubt, left
+    as they are. An object that is there after its purge is retired again; that of a lost video makes it live again.
     """
-    doubtful: list[str] = []
-    events: list[Event] = []
+    for start in range(0, len(survey.overwritten), _BATCH):
+        with transaction(depot.engine, "sync.take_uploads") as session:
+            require_permission(session, grant)
+            take_uploads(session, survey.overwritten[start : start + _BATCH], run_id=run_id, grace=grace)
+    events = [
+        Event("doubt", run_id, None, blob_id, None, {"key": stored.key, "bytes": stored.size_bytes})
+        for blob_id, stored in survey.doubtful
+    ]
     with transaction(depot.engine, "sync.mend") as session:
         require_permission(session, grant)
-        for start in range(0, len(survey.changed), _BATCH):
-            batch = survey.changed[start : start + _BATCH]
-            with quotas.counted(session, videos.c.blob_id.in_([blob_id for blob_id, _ in batch])):
-                for blob_id, stored in batch:
-                    parsed = parse_key(depot.bucket.prefix, stored.key)
-                    if parsed is None or parsed.generation is not None:
-                        doubtful.append(stored.key)
-                        detail = {"key": stored.key, "bytes": stored.size_bytes}
-                        events.append(Event("doubt", run_id, None, blob_id, None, detail))
-                    else:
-                        _overwrite(session, blob_id, stored)
-                        cache.drop(session, [parsed.video_id])  # it shows something else now
-                        whose = (parsed.video_id, blob_id, parsed.user_id)
-                        events.append(Event("overwritten", run_id, *whose, {"key": stored.key}))
         session.execute(
             sa.update(blobs)
-            .where(blobs.c.id.in_(survey.reappeared), blobs.c.state == BlobState.GONE)
-            .values(run_id=run_id, **retired(now(session), grace_days, "its object was there after its purge"))
+            .where(
+                blobs.c.id.in_(survey.reappeared),
+                blobs.c.state == BlobState.GONE,
+                ~conditions.has_open_row(blobs.c.key, blobs.c.id),  # the service may have stored another meanwhile
+            )
+            .values(run_id=run_id, **retired(now(session), grace, "its object was there after its purge"))
         )
         events += [Event("reappeared", run_id, None, blob_id) for blob_id in survey.reappeared]
         with quotas.counted(session, videos.c.blob_id.in_(survey.found)):
-            events += _revive(session, survey.found, run_id, grace_days)
+            events += _revive(session, survey.found, run_id, grace)
         append(session, events)
-    return doubtful
+    return [stored.key for _, stored in survey.doubtful] + survey.claimed
 
 
-def _overwrite(session: Session, blob_id: int, stored: StoredObject) -> None:
-    """Take the size and ETag that are stored now, and forget what was known of the bytes before."""
-    session.execute(
-        sa.update(blobs)
-        .where(blobs.c.id == blob_id)
-        .values(
-            size_bytes=stored.size_bytes,
-            etag=stored.etag,
-            sha256=None,
-            codec=None,
-            duration_seconds=None,
-            frames=None,
-            stored_at=stored.last_modified,
-        )
-    )
-    session.execute(
-        sa.update(videos)
-        .where(videos.c.blob_id == blob_id)
-        .values(generation=videos.c.generation + 1, refused_recipe=None, refused_reason=None, refused_at=None)
-    )
-
-
-def _revive(session: Session, blob_ids: Sequence[int], run_id: str, grace_days: int) -> list[Event]:
+def _revive(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace) -> list[Event]:
     """Take back rows in `lost` whose object is there: as their video's present bytes, or as an old generation."""
     lost = sa.and_(blobs.c.id.in_(blob_ids), blobs.c.state == BlobState.LOST)
     stands = sa.exists().where(videos.c.blob_id == blobs.c.id, videos.c.state == VideoState.LOST)
@@ -132,9 +106,7 @@ def _revive(session: Session, blob_ids: Sequence[int], run_id: str, grace_days: 
         .where(videos.c.blob_id.in_(alive), videos.c.state == VideoState.LOST)
         .values(state=VideoState.LIVE, run_id=run_id)
     )
-    session.execute(
-        sa.update(blobs).where(lost).values(run_id=run_id, **retired(now(session), grace_days, "found again"))
-    )
+    session.execute(sa.update(blobs).where(lost).values(run_id=run_id, **retired(now(session), grace, "found again")))
     return [Event("found", run_id, None, blob_id) for blob_id in blob_ids]
 
 

@@ -11,7 +11,7 @@ from sqlmodel import Session
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.keys import blob_key
 from reelkeeper.errors import NotFound
-from reelkeeper.model import Outcome, VideoState
+from reelkeeper.model import Grace, Outcome, VideoState
 from reelkeeper.operations import intents, quota
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
@@ -38,7 +38,7 @@ def upload(
     scratch: Path,
     grant: Grant,
     run_id: str,
-    grace_days: int,
+    grace: Grace,
     reservation: str | None = None,
 ) -> Outcome:
     """Store `source` as the video's bytes. An existing live video of the user gets them as its next generation.
@@ -50,7 +50,7 @@ def upload(
     LeaseLost before the first change.
     """
     for intent in intents.open_intents(depot, video_id):
-        intents.settle(depot, intent, scratch=scratch, grant=grant, grace_days=grace_days)
+        intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
     media = ffmpeg.inspect(source)
     with source.open("rb") as file:
         sha256 = file_digest(file, "sha256").hexdigest()
@@ -86,7 +86,7 @@ def upload(
         }
         intent = intents.announce(session, blob, operation)
     intents.put(depot, intent, source)
-    return intents.settle(depot, intent, scratch=scratch, grant=grant, grace_days=grace_days)
+    return intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
 
 
 class _Current(NamedTuple):

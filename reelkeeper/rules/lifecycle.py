@@ -29,7 +29,7 @@ from typing import Final, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reelkeeper.errors import PolicyRefused
-from reelkeeper.model import Action, Tier, Verdict, Video
+from reelkeeper.model import Action, Grace, Tier, Verdict, Video
 from reelkeeper.rules.transcode import EFFICIENT_CODECS
 from reelkeeper.rules.wording import Terms
 
@@ -75,6 +75,9 @@ class LifecyclePolicy(BaseModel):
     grace_days: int = Field(
         7, ge=1, le=365, description="A retired video can be restored for this long before its bytes are purged"
     )
+    grace_days_service_keys: int = Field(
+        14, ge=1, le=365, description="The same for bytes at keys of the service's, which it may overwrite meanwhile"
+    )
     compress_limit: int = Field(
         500, ge=1, le=10**6, description="Videos that one run compresses at most, the largest first; the rest next run"
     )
@@ -100,6 +103,11 @@ class LifecyclePolicy(BaseModel):
                     f"retention_{lesser}_days={'null' if shorter is None else shorter}. Are they swapped?"
                 )
         return self
+
+    @property
+    def grace(self) -> Grace:
+        """How long what is retired waits, by whose key it is at."""
+        return Grace(self.grace_days, self.grace_days_service_keys)
 
     def retention_days(self) -> dict[Tier, int | None]:
         """How long each tier keeps videos, from the least to the most paid; None is for ever."""

@@ -3,14 +3,19 @@
 A plan is an opinion of the past. The UPDATE that acts on it asks again, inside the database, in one statement.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 import sqlalchemy as sa
 
-from reelkeeper.model import BlobState, VideoState
+from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.store.retirement import by_owner
 from reelkeeper.store.tables import blobs, holds, operations, videos
 
 Condition = sa.ColumnElement[bool]
+# An S3 server refuses a request that was signed over 15 minutes ago (RequestTimeTooSkewed); our clock may be 5 minutes
+# ahead of its (MAX_SKEW_FROM_BUCKET); a purge signs within seconds of its claim. So nothing of it is taken after this.
+CLAIM_TIMEOUT: Final = timedelta(minutes=25)
 
 
 def held(video_id: sa.ColumnElement[str], user_id: sa.ColumnElement[str], at: datetime) -> Condition:
@@ -33,12 +38,27 @@ def not_viewed_since(moment: datetime | sa.ColumnElement[datetime]) -> Condition
     return sa.or_(videos.c.last_viewed_at.is_(None), videos.c.last_viewed_at <= moment)
 
 
-def purgeable(at: datetime, viewed_before: datetime) -> Condition:
+def has_open_row(key: sa.ColumnElement[str], but_for: sa.ColumnElement[int]) -> Condition:
+    """Say in SQL that another row than `but_for` stands for what is stored at `key`: at most one that is not `gone`."""
+    other = blobs.alias("open_row")
+    return sa.exists().where(other.c.key == key, other.c.id != but_for, other.c.state != BlobState.GONE)
+
+
+def claim_timed_out(at: datetime) -> Condition:
+    """Say in SQL that a purge had claimed the blob, and is over by the database clock `at`: it can delete no more."""
+    return sa.and_(
+        blobs.c.state == BlobState.DELETING,
+        sa.or_(blobs.c.claimed_at.is_(None), blobs.c.claimed_at <= at - CLAIM_TIMEOUT),
+    )
+
+
+def purgeable(at: datetime, grace: Grace) -> Condition:
     """Say in SQL that the blob has waited out its grace and nothing speaks for it, by the database clock `at`.
 
     A replaced blob goes while its video lives on by another blob; a retired video's own blob goes only when nobody
-    has viewed the video since `viewed_before` (one grace ago). A lost video keeps every blob that is left of it.
+    has viewed the video for one grace. A lost video keeps every blob that is left of it.
     """
+    viewed_before = by_owner(at - timedelta(days=grace.days), at - timedelta(days=grace.service_days))
     replaced = sa.and_(
         videos.c.blob_id != blobs.c.id, videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED, VideoState.GONE])
     )

@@ -1,11 +1,11 @@
 """Draw the plan of a purge: which retired blobs have waited out their grace. Set by set, inside the database."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model import BlobState, PlanSummary, VideoState
+from reelkeeper.model import BlobState, Grace, PlanSummary, VideoState
 from reelkeeper.store import conditions
 from reelkeeper.store.engine import now, transaction
 from reelkeeper.store.plans import load_summary
@@ -18,18 +18,18 @@ _JOINED = blobs.outerjoin(_owner, _owner.c.id == blobs.c.video_id)
 
 
 def add_due(
-    engine: sa.Engine, plan_id: str, as_of: datetime, *, grace_days: int, max_videos: int, microusd_per_gb: int
+    engine: sa.Engine, plan_id: str, as_of: datetime, *, grace: Grace, max_videos: int, microusd_per_gb: int
 ) -> PlanSummary:
     """Save what is due by `as_of`, or by the database's clock if that is earlier, and make the plan `ready`.
 
     The rules: `grace_over` takes a retired video's present bytes, at most `max_videos` of them, those that have waited
     longest; `replaced` takes older bytes of a video that lives on; `orphan` what is no video's; `unfinished` what a
-    killed run had begun to delete. What is kept is counted: `left_to_next_run`, `in_grace`, and `spoken_for` (held,
-    viewed, or at work since). The population is all live videos.
+    killed run had claimed, whose claim has timed out. What is kept is counted: `left_to_next_run`, `in_grace`, and
+    `spoken_for` (held, viewed, or at work since). The population is all live videos.
     """
     with transaction(engine, "plan.due") as session:
         at = min(as_of, now(session))
-        due = conditions.purgeable(at, at - timedelta(days=grace_days))
+        due = conditions.purgeable(at, grace)
         chosen = (
             sa.select(blobs.c.id)
             .select_from(_JOINED)
@@ -38,7 +38,7 @@ def add_due(
             .limit(max_videos)
         )
         going = sa.or_(
-            blobs.c.state == BlobState.DELETING,
+            conditions.claim_timed_out(at),
             sa.and_(due, sa.or_(sa.not_(sa.func.coalesce(_OWN, sa.false())), blobs.c.id.in_(chosen))),
         )
         columns = {
@@ -77,7 +77,7 @@ def _rule() -> sa.ColumnElement[str]:
 
 def _reason() -> sa.ColumnElement[str]:
     return sa.case(
-        (blobs.c.state == BlobState.DELETING, "a run that was killed had begun to delete it"),
+        (blobs.c.state == BlobState.DELETING, "a run that was killed had claimed it"),
         else_=sa.literal("its grace is over; retired because: ").concat(
             sa.func.coalesce(blobs.c.retire_reason, "not recorded")
         ),

@@ -28,7 +28,7 @@ class Stock(NamedTuple):
     size_bytes: int
 
 
-class Grace(NamedTuple):
+class InGrace(NamedTuple):
     """What waits to be purged: so many blobs and bytes, the first of them from `next_at` on."""
 
     objects: int
@@ -56,14 +56,14 @@ def by_age_and_tier(session: Session, as_of: datetime) -> list[Stock]:
     return sorted(found, key=lambda one: (AGES.index(one.age), one.tier))
 
 
-def in_grace(session: Session) -> Grace:
+def in_grace(session: Session) -> InGrace:
     """Add up what is retired and not purged yet: it is stored, and paid for."""
     row = session.execute(
         sa.select(
             sa.func.count(), sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0), sa.func.min(blobs.c.purge_after)
         ).where(blobs.c.state.in_((BlobState.RETIRED, BlobState.DELETING)))
     ).one()
-    return Grace(int(row[0]), int(row[1]), row[2])
+    return InGrace(int(row[0]), int(row[1]), row[2])
 
 
 def by_state(session: Session) -> dict[str, tuple[int, int]]:

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
-from reelkeeper.model import BlobState
+from reelkeeper.model import BlobState, Grace
 from reelkeeper.operations import accounts, freeze
 from reelkeeper.operations.lease import Keeper
 from reelkeeper.operations.survey import survey
@@ -139,7 +139,7 @@ def test_an_upload_that_nobody_completes_is_let_go(client: TestClient, world: Wo
         problem(complete(client, upload), 409)
         found = survey(world.depot, run_id="run", note=True)
         assert (found.missing, len(found.reappeared)) == ([], int(came))
-        mend(world.depot, found, grant=grant, run_id="run", grace_days=7)
+        mend(world.depot, found, grant=grant, run_id="run", grace=Grace())
     with reading(world.depot.engine) as session:
         state = session.execute(sa.select(blobs.c.state)).scalar_one()
     assert state == (BlobState.RETIRED if came else BlobState.GONE)

@@ -15,12 +15,12 @@ from reelkeeper.adapters import ffmpeg, r2
 from reelkeeper.adapters.generator import HttpGenerator
 from reelkeeper.adapters.generator.provider import Provider
 from reelkeeper.errors import NotFound
-from reelkeeper.model import Refusal, Transcode
+from reelkeeper.model import Grace, Refusal, Transcode
 from reelkeeper.operations import accounts, intents, ledger, orphans, quota, receive, sync, worker
 from reelkeeper.operations.complete import complete
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.lease import Keeper
-from reelkeeper.operations.purge import purge, unfinished
+from reelkeeper.operations.purge import purge, settle_claims
 from reelkeeper.operations.receive import Announced
 from reelkeeper.operations.restore import find_restorable, restore
 from reelkeeper.operations.retire import retire
@@ -55,11 +55,11 @@ def run_swap(depot: Depot, address: Address, arguments: dict[str, object]) -> No
             depot,
             "v1",
             int(str(arguments["blob"])),
-            shrink=lambda _, place: _ready(arguments["result"], place),
+            shrink=lambda _, place: ready(arguments["result"], place),
             scratch=Path(address.folder) / "scratch",
             grant=grant,
             run_id="run",
-            grace_days=7,
+            grace=Grace(),
         )
 
 
@@ -78,7 +78,7 @@ def run_dispatch(depot: Depot, address: Address, arguments: dict[str, object]) -
     )
 
 
-def _ready(result: object, place: Path) -> Transcode | Refusal:
+def ready(result: object, place: Path) -> Transcode | Refusal:
     """Give the transcode made beforehand, as if it had just been made here."""
     assert isinstance(result, Transcode)
     copy = place / "result.webm"
@@ -98,14 +98,14 @@ def run_upload(depot: Depot, address: Address, arguments: dict[str, object]) -> 
             scratch=Path(address.folder) / "scratch",
             grant=grant,
             run_id="run",
-            grace_days=7,
+            grace=Grace(),
         )
 
 
 def run_retire(depot: Depot, _: Address, arguments: dict[str, object]) -> None:
     with Keeper(depot.engine) as keeper:
         (grant,) = keeper.take(["flow/expire_videos"])
-        retire(depot, str(arguments["plan"]), ["v1", "v2"], grant=grant, run_id="run", grace_days=7)
+        retire(depot, str(arguments["plan"]), ["v1", "v2"], grant=grant, run_id="run", grace=Grace())
 
 
 def run_purge(depot: Depot, _: Address, arguments: dict[str, object]) -> None:
@@ -113,8 +113,8 @@ def run_purge(depot: Depot, _: Address, arguments: dict[str, object]) -> None:
         (grant,) = keeper.take(["flow/purge_retired"])
         due = arguments["blobs"]
         assert isinstance(due, list)
-        chosen = list(dict.fromkeys([*unfinished(depot), *due]))
-        purge(depot, str(arguments["plan"]), chosen, grant=grant, run_id="run", grace_days=7)
+        settle_claims(depot, run_id="run", grace=Grace(), grant=grant)
+        purge(depot, str(arguments["plan"]), due, grant=grant, run_id="run", grace=Grace())
 
 
 def run_restore(depot: Depot, _: Address, __: dict[str, object]) -> None:
@@ -122,7 +122,7 @@ def run_restore(depot: Depot, _: Address, __: dict[str, object]) -> None:
         batch = find_restorable(depot, run_id="before")
     except NotFound:
         return  # an earlier run has restored all
-    restore(depot, batch, run_id="run", author="test", grace_days=7, hold_days=30)
+    restore(depot, batch, run_id="run", author="test", grace=Grace(), hold_days=30)
 
 
 def run_job(depot: Depot, address: Address, arguments: dict[str, object]) -> None:
@@ -132,7 +132,7 @@ def run_job(depot: Depot, address: Address, arguments: dict[str, object]) -> Non
         (grant,) = keeper.take(["video/new"])
         scratch = Path(address.folder) / "scratch"
         for left_open in intents.open_intents(depot, "new"):
-            intents.settle(depot, left_open, scratch=scratch, grant=grant, grace_days=7)
+            intents.settle(depot, left_open, scratch=scratch, grant=grant, grace=Grace())
         with transaction(depot.engine, "job.admit") as session:
             held = ledger.hold(session, "ann", 500, "job", run_id="run", lasting_seconds=600)
             made = session.execute(
@@ -151,7 +151,7 @@ def run_job(depot: Depot, address: Address, arguments: dict[str, object]) -> Non
                 scratch=scratch,
                 grant=grant,
                 run_id="run",
-                grace_days=7,
+                grace=Grace(),
                 reservation=reservation,
             )
         with transaction(depot.engine, "job.settle") as session:
@@ -167,7 +167,7 @@ def run_receive(depot: Depot, address: Address, arguments: dict[str, object]) ->
         answer = httpx.put(ticket.url, content=data, headers=ticket.headers, trust_env=False)
         assert answer.status_code in (200, 412), answer.text
     scratch = Path(address.folder) / "scratch"
-    assert complete(depot, upload.id, scratch=scratch, run_id="run", grace_days=7).state == "settled"
+    assert complete(depot, upload.id, scratch=scratch, run_id="run", grace=Grace()).state == "settled"
 
 
 def run_settle_accounts(depot: Depot, _: Address, __: dict[str, object]) -> None:
@@ -182,16 +182,17 @@ def run_sync(depot: Depot, address: Address, _: dict[str, object]) -> None:
     orphans.ORPHAN_MIN_AGE *= 0  # LastModified cannot be dated back
     with Keeper(depot.engine) as keeper:
         (grant,) = keeper.take(["flow/sync_catalog"])
+        settle_claims(depot, run_id="run", grace=Grace(), grant=grant)
         for intent in intents.open_intents(depot):
             for lease in keeper.take([f"video/{intent.video_id}"]):
-                intents.settle(depot, intent, scratch=Path(address.folder) / "scratch", grant=lease, grace_days=7)
+                intents.settle(depot, intent, scratch=Path(address.folder) / "scratch", grant=lease, grace=Grace())
         found = survey(depot, run_id="run", note=True)
         listing_within(BlastRadius(min_population_percent=10), found.seen, found.expected)
         confirm_missing(depot, found)
         orphans.adopt(depot, found, grant=grant, run_id="run")
         sync.lose(depot, found, grant=grant, run_id="run")
-        sync.mend(depot, found, grant=grant, run_id="run", grace_days=7)
-        orphans.sweep(depot, found, grant=grant, run_id="run", grace_days=7)
+        sync.mend(depot, found, grant=grant, run_id="run", grace=Grace())
+        orphans.sweep(depot, found, grant=grant, run_id="run", grace=Grace())
         sync.finish(depot, found, "done")
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.model import BlobState, Transcode, VideoState
+from reelkeeper.model import BlobState, Grace, Transcode, VideoState
 from reelkeeper.operations.freeze import freeze, thaw
 from reelkeeper.operations.hold import hold
+from reelkeeper.operations.purge import settle_claims
 from reelkeeper.operations.restore import find_restorable, restore
 from reelkeeper.operations.views import record_views
 from reelkeeper.store.engine import reading, transaction
@@ -49,7 +50,14 @@ def replaced(world: World) -> None:
 
 def restored(world: World) -> None:
     batch = find_restorable(world.depot, video_id="v1")
-    restore(world.depot, batch, run_id="person", author="test", grace_days=7, hold_days=30)
+    restore(world.depot, batch, run_id="person", author="test", grace=Grace(), hold_days=30)
+
+
+def restored_after_its_claim(world: World) -> None:
+    """The sleeper's claim times out, a run settles it, and a person restores the video."""
+    world.expire_leases()
+    assert settle_claims(world.depot, run_id="another", grace=Grace()) == 1
+    restored(world)
 
 
 def frozen(world: World) -> None:
@@ -68,9 +76,11 @@ def _soon() -> datetime:
 
 
 SWAP_POINTS = ["swap.download.after", "swap.announce.after_commit", "swap.put.after", "swap.readback.after"]
+AFTER_CLAIM = "purge.claim.after_commit"
 AFTER_LEASE = "leases.acquire.after_commit"
 CASES: list[tuple[str, str, Meanwhile]] = [
     *(("purge", AFTER_LEASE, what) for what in (viewed, held, owner_held, restored, frozen, taken_over)),
+    *(("purge", AFTER_CLAIM, what) for what in (frozen, taken_over, restored_after_its_claim)),
     *(("retire", AFTER_LEASE, what) for what in (viewed, held, owner_held, replaced, frozen, taken_over)),
     *(("swap", point, what) for point in SWAP_POINTS for what in (viewed, held, replaced, frozen, taken_over)),
 ]
@@ -117,7 +127,7 @@ def _assert_nothing_wanted_is_gone(world: World, operation: str, meanwhile: Mean
     assert not world.double.deleted(), f"deleted {world.double.deleted()}"
     with reading(world.depot.engine) as session:
         state = session.execute(sa.select(videos.c.state).where(videos.c.id == "v1")).scalar_one()
-    if operation == "retire" or meanwhile is restored:
+    if operation == "retire" or meanwhile in (restored, restored_after_its_claim):
         assert state == VideoState.LIVE
     if meanwhile is frozen:
         thaw(world.depot.engine, by="test")

@@ -3,6 +3,7 @@ property that must hold after every kill.
 """
 
 import hashlib
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,7 @@ from tests.buckets import BUCKET
 from tests.doubles.r2 import R2Double
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+_OURS = re.compile(r"/g[0-9]+-[0-9a-f]{16}\.")
 _DURATIONS: dict[str, tuple[int, float]] = {}  # sha256 -> decoded frames and seconds: equal bytes decode alike
 
 
@@ -103,6 +105,8 @@ class World:
         key = key or blob_key(self.address.prefix, "ann", video_id, generation, clip.suffix[1:])
         if stored:
             self.depot.bucket.put_once(key, clip, "video/mp4")
+        is_ours = bool(_OURS.search(key))
+        standing = None if is_ours else self.depot.bucket.head(key)
         frames, seconds = decoded(clip)
         retired = blob_state == BlobState.RETIRED
         with transaction(self.depot.engine, "test") as session, quotas.counted(session, videos.c.id == video_id):
@@ -131,7 +135,8 @@ class World:
                     codec=ffmpeg.inspect(clip).codec,
                     frames=frames,
                     duration_seconds=seconds,
-                    stored_at=LONG_AGO,
+                    is_ours=is_ours,
+                    stored_at=standing.last_modified if standing else LONG_AGO,
                     retired_at=LONG_AGO if retired else None,
                     purge_after=(LONG_AGO if due else datetime.now(UTC) + timedelta(days=7)) if retired else None,
                     run_id=run_id,
@@ -203,9 +208,10 @@ class World:
         return plan_id
 
     def expire_leases(self) -> None:
-        """Let the minute pass after which a dead run's leases are free."""
+        """Let the time pass after which a dead run's leases are free, and its claims have timed out."""
         with transaction(self.depot.engine, "test") as session:
             session.execute(sa.update(leases).values(expires_at=LONG_AGO))
+            session.execute(sa.update(blobs).where(blobs.c.claimed_at.is_not(None)).values(claimed_at=LONG_AGO))
 
     def check(self, *, settled: bool = True) -> None:
         """The master property. `settled`: the recovery has ended, so nothing may be left half done."""
@@ -232,7 +238,7 @@ class World:
             assert video.state == BlobState.LIVE, f"{video.id} is live on a blob that is {video.state}"
             assert video.key in stored, f"LOST: {video.id} is live, and nothing is stored at {video.key}"
             self._assert_readable(video)
-        keys = {row.key: row.state for row in rows}
+        keys = {row.key: row.state for row in sorted(rows, key=lambda row: row.state != BlobState.GONE)}
         without_row = stored.keys() - keys.keys() - noted
         assert not without_row, f"ORPHANED: {without_row}"
         back = {key for key in stored if keys.get(key) == BlobState.GONE}

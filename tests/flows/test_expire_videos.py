@@ -4,6 +4,7 @@ import pytest
 
 from flows.expire_videos import expire_videos
 from reelkeeper.errors import GuardRefused, PolicyRefused
+from reelkeeper.model import Grace
 from reelkeeper.operations.restore import find_restorable, restore
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.lifecycle import LifecyclePolicy
@@ -32,7 +33,7 @@ def test_a_run_retires_and_can_be_taken_back_whole(old: Scene) -> None:
     assert [(one.outcome, one.objects) for one in report.done] == [("retired", 2)]
     depot = old.world.depot
     taken = find_restorable(depot, run_id=report.run_id)
-    restore(depot, taken, run_id="undo", author="ops", grace_days=7, hold_days=1)
+    restore(depot, taken, run_id="undo", author="ops", grace=Grace(), hold_days=1)
     assert set(old.states().values()) == {"live"}
     assert old.double.deleted() == []
 

@@ -4,10 +4,10 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.errors import Frozen, LeaseLost, NotFound
-from reelkeeper.model import BlobState, Outcome, VideoState
+from reelkeeper.model import BlobState, Grace, Outcome, VideoState
 from reelkeeper.operations.freeze import freeze, why_frozen
 from reelkeeper.operations.hold import hold, release
-from reelkeeper.operations.purge import purge, unfinished
+from reelkeeper.operations.purge import purge
 from reelkeeper.operations.restore import find_restorable, restore
 from reelkeeper.operations.retire import retire
 from reelkeeper.store.engine import reading, transaction
@@ -27,7 +27,7 @@ def states(outcomes: list[Outcome]) -> dict[str, str]:
 
 def purge_due(world: World, chosen: list[int], grant: Grant) -> list[Outcome]:
     plan = world.plan("purge_retired", "purge", chosen)
-    return purge(world.depot, plan, chosen, grant=grant, run_id="run", grace_days=7)
+    return purge(world.depot, plan, chosen, grant=grant, run_id="run", grace=Grace())
 
 
 def due(world: World, video_id: str = "v1") -> int:
@@ -36,12 +36,14 @@ def due(world: World, video_id: str = "v1") -> int:
 
 def test_retiring_changes_the_store_alone_and_can_be_taken_back(world: World, grant: Grant) -> None:
     plan = world.plan("expire_videos", "retire", [world.video("v1")])
-    outcomes = retire(world.depot, plan, ["v1", "unplanned"], grant=grant, run_id="night", grace_days=7)
+    outcomes = retire(world.depot, plan, ["v1", "unplanned"], grant=grant, run_id="night", grace=Grace())
     assert states(outcomes) == {"v1": "retired"}
     assert state_of(world) == VideoState.RETIRED
     assert not world.double.deleted()
     found = find_restorable(world.depot, run_id="night")
-    assert states(restore(world.depot, found, run_id="p", author="p", grace_days=7, hold_days=30)) == {"v1": "restored"}
+    assert states(restore(world.depot, found, run_id="p", author="p", grace=Grace(), hold_days=30)) == {
+        "v1": "restored"
+    }
     assert state_of(world) == VideoState.LIVE
     world.check()
 
@@ -49,20 +51,20 @@ def test_retiring_changes_the_store_alone_and_can_be_taken_back(world: World, gr
 def test_a_restored_video_is_held_so_that_the_next_night_leaves_it(world: World, grant: Grant) -> None:
     world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
     found = find_restorable(world.depot, user_id="ann")
-    restore(world.depot, found, run_id="p", author="p", grace_days=7, hold_days=30)
+    restore(world.depot, found, run_id="p", author="p", grace=Grace(), hold_days=30)
     with reading(world.depot.engine) as session:
         blob = session.execute(sa.select(videos.c.blob_id)).scalar_one()
         hold_id = session.execute(sa.select(holds.c.id)).scalar_one()
     plan = world.plan("expire_videos", "retire", [blob])
-    assert states(retire(world.depot, plan, ["v1"], grant=grant, run_id="r", grace_days=7)) == {"v1": "skipped"}
+    assert states(retire(world.depot, plan, ["v1"], grant=grant, run_id="r", grace=Grace())) == {"v1": "skipped"}
     release(world.depot.engine, hold_id, author="p")
-    assert states(retire(world.depot, plan, ["v1"], grant=grant, run_id="r", grace_days=7)) == {"v1": "retired"}
+    assert states(retire(world.depot, plan, ["v1"], grant=grant, run_id="r", grace=Grace())) == {"v1": "retired"}
 
 
 def test_a_swap_is_taken_back_by_its_run(world: World) -> None:
     world.swapped("v1", run_id="night")
     found = find_restorable(world.depot, run_id="night")
-    assert states(restore(world.depot, found, run_id="p", author="p", grace_days=7, hold_days=0)) == {"v1": "restored"}
+    assert states(restore(world.depot, found, run_id="p", author="p", grace=Grace(), hold_days=0)) == {"v1": "restored"}
     with reading(world.depot.engine) as session:
         row = session.execute(
             sa.select(blobs.c.generation, videos.c.generation, videos.c.refused_recipe).join(
@@ -89,7 +91,7 @@ def test_a_purge_deletes_what_is_due_and_nothing_else(world: World, grant: Grant
 def test_a_purge_without_a_plan_for_it_deletes_nothing(world: World, grant: Grant) -> None:
     blob = due(world)
     world.plan("purge_retired", "purge", [])
-    assert [one.action for one in purge(world.depot, "other", [blob], grant=grant, run_id="r", grace_days=7)] == [
+    assert [one.action for one in purge(world.depot, "other", [blob], grant=grant, run_id="r", grace=Grace())] == [
         "skipped"
     ]
     assert not world.double.deleted()
@@ -111,7 +113,7 @@ def test_an_object_that_is_not_the_recorded_one_stays_and_freezes_everything(wor
     assert [one.action for one in purge_due(world, [blob], grant)] == ["failed"]
     assert not world.double.deleted()
     with pytest.raises(Frozen, match="in doubt"):
-        purge(world.depot, "any", [blob], grant=grant, run_id="r", grace_days=7)
+        purge(world.depot, "any", [blob], grant=grant, run_id="r", grace=Grace())
 
 
 def test_a_key_that_the_bucket_will_not_delete_fails_alone_and_is_finished_next_time(
@@ -122,17 +124,18 @@ def test_a_key_that_the_bucket_will_not_delete_fails_alone_and_is_finished_next_
         key = session.execute(sa.select(blobs.c.key).where(blobs.c.id == first)).scalar_one()
     world.double.faults.refuse_deletes([key], code="AccessDenied")
     plan = world.plan("purge_retired", "purge", [first, second])
-    outcomes = purge(world.depot, plan, [first, second], grant=grant, run_id="r", grace_days=7)
+    outcomes = purge(world.depot, plan, [first, second], grant=grant, run_id="r", grace=Grace())
     assert states(outcomes) == {"v1": "failed", "v2": "purged"}
     world.double.faults.clear()
-    assert unfinished(world.depot) == [first]
-    assert states(purge(world.depot, plan, [first], grant=grant, run_id="r", grace_days=7)) == {"v1": "purged"}
+    with reading(world.depot.engine) as session:
+        assert session.execute(sa.select(blobs.c.state).where(blobs.c.id == first)).scalar_one() == BlobState.DELETING
+    assert states(purge(world.depot, plan, [first], grant=grant, run_id="r", grace=Grace())) == {"v1": "purged"}
 
 
 def test_a_restore_whose_bytes_are_not_there_says_so(world: World) -> None:
     world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, stored=False)
     found = find_restorable(world.depot, video_id="v1")
-    (outcome,) = restore(world.depot, found, run_id="p", author="p", grace_days=7, hold_days=0)
+    (outcome,) = restore(world.depot, found, run_id="p", author="p", grace=Grace(), hold_days=0)
     assert outcome.action == "failed"
     assert "nothing is stored" in outcome.reason
 
@@ -141,14 +144,14 @@ def test_frozen_or_fenced_off_nothing_is_retired_or_purged_but_restoring_works(w
     blob, plan = due(world, "v2"), world.plan("expire_videos", "retire", [world.video("v1")])
     fenced = grant._replace(token=grant.token - 1)
     with pytest.raises(LeaseLost):
-        retire(world.depot, plan, ["v1"], grant=fenced, run_id="r", grace_days=7)
+        retire(world.depot, plan, ["v1"], grant=fenced, run_id="r", grace=Grace())
     with pytest.raises(LeaseLost):
         purge_due(world, [blob], fenced)
     freeze(world.depot.engine, by="test", reason="an alarm")
     with pytest.raises(Frozen):
-        retire(world.depot, plan, ["v1"], grant=grant, run_id="r", grace_days=7)
+        retire(world.depot, plan, ["v1"], grant=grant, run_id="r", grace=Grace())
     found = find_restorable(world.depot, video_id="v2")
-    assert states(restore(world.depot, found, run_id="p", author="p", grace_days=7, hold_days=1)) == {"v2": "restored"}
+    assert states(restore(world.depot, found, run_id="p", author="p", grace=Grace(), hold_days=1)) == {"v2": "restored"}
     assert not world.double.deleted()
 
 

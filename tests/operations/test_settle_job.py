@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from reelkeeper import failpoints
 from reelkeeper.errors import HoldClosed, IntegrityDoubt, LeaseLost, NotFound
+from reelkeeper.model import Grace
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import Metric
 from reelkeeper.model.requests import Cached, Joined, Queued
@@ -246,7 +247,7 @@ def test_new_bytes_for_a_video_take_it_out_of_the_cache(world: World, grant: Gra
         scratch=Path(world.address.folder) / "scratch",
         grant=grant,
         run_id="test",
-        grace_days=7,
+        grace=Grace(),
     )
     assert isinstance(ask(engine, "k3"), Queued)
 

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.errors import Frozen, IntegrityDoubt, LeaseLost, NotAVideo, NotFound
-from reelkeeper.model import BlobState, Outcome, Refusal, Transcode
+from reelkeeper.model import BlobState, Grace, Outcome, Refusal, Transcode
 from reelkeeper.operations.freeze import freeze
 from reelkeeper.operations.hold import hold
 from reelkeeper.operations.swap import swap
@@ -38,7 +38,7 @@ def shrinker(result: Transcode | Refusal, *, tamper: bool = False) -> Shrinker:
 
 def run(world: World, blob: int, grant: Grant, shrink: Shrinker, video_id: str = "v1") -> Outcome:
     scratch = Path(world.address.folder) / "scratch"
-    return swap(world.depot, video_id, blob, shrink=shrink, scratch=scratch, grant=grant, run_id="run", grace_days=7)
+    return swap(world.depot, video_id, blob, shrink=shrink, scratch=scratch, grant=grant, run_id="run", grace=Grace())
 
 
 def blob_states(world: World) -> dict[int, str]:
@@ -142,7 +142,7 @@ def take_in(world: World, clip: Path, grant: Grant, *, user: str = "ann", video:
         scratch=scratch,
         grant=grant,
         run_id="run",
-        grace_days=7,
+        grace=Grace(),
     )
 
 

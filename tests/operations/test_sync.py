@@ -5,7 +5,7 @@ import sqlalchemy as sa
 
 from reelkeeper.adapters import r2
 from reelkeeper.errors import GuardRefused, IdentityMismatch, TruncatedListing
-from reelkeeper.model import BlobState, VideoState
+from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.operations import accounts, orphans, sync
 from reelkeeper.operations.depot import check_identity
 from reelkeeper.operations.survey import Survey, confirm_missing, survey
@@ -30,8 +30,8 @@ def run(world: World, grant: Grant) -> tuple[Survey, dict[str, object]]:
     confirm_missing(world.depot, found)
     done: dict[str, object] = {"adopted": orphans.adopt(world.depot, found, grant=grant, run_id="run")}
     done["lost"] = sync.lose(world.depot, found, grant=grant, run_id="run")
-    done["doubtful"] = sync.mend(world.depot, found, grant=grant, run_id="run", grace_days=7)
-    done["swept"] = orphans.sweep(world.depot, found, grant=grant, run_id="run", grace_days=7)
+    done["doubtful"] = sync.mend(world.depot, found, grant=grant, run_id="run", grace=Grace())
+    done["swept"] = orphans.sweep(world.depot, found, grant=grant, run_id="run", grace=Grace())
     done["left"] = sync.finish(world.depot, found, "done")
     return found, done
 
@@ -99,8 +99,10 @@ def test_a_key_of_the_services_may_be_written_over_ours_may_not(
     assert run(world, grant)[1]["doubtful"] == [ours]
     assert video(world, "v1").generation == 2
     with reading(world.depot.engine) as session:
-        sha = session.execute(sa.select(tables.blobs.c.sha256).where(tables.blobs.c.key == theirs)).scalar_one()
-    assert sha is None  # what is not known is not claimed
+        blobs = sa.select(tables.blobs.c.state, tables.blobs.c.sha256).where(tables.blobs.c.key == theirs)
+        before, new = session.execute(blobs.order_by(tables.blobs.c.id)).all()
+    assert before.state == BlobState.GONE
+    assert tuple(new) == (BlobState.LIVE, None)  # what is not known is not claimed
     assert accounts.recount(world.depot.engine) == []  # and ann's bytes are those of the new object
 
 

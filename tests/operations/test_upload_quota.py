@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.errors import HoldClosed, NotFound, QuotaExceeded, StorageError
-from reelkeeper.model import Outcome, VideoState
+from reelkeeper.model import Grace, Outcome, VideoState
 from reelkeeper.operations import intents, quota
 from reelkeeper.operations.upload import upload
 from reelkeeper.store.engine import Clock, transaction
@@ -36,7 +36,7 @@ def put(world: World, grant: Grant, key: str | None, *, video: str = "new") -> O
         scratch=Path(world.address.folder) / "scratch",
         grant=grant,
         run_id="run",
-        grace_days=7,
+        grace=Grace(),
         reservation=key,
     )
 
@@ -91,7 +91,7 @@ def test_an_upload_under_way_keeps_its_promise_and_gives_it_back_when_it_fails(w
         with pytest.raises(HoldClosed, match="another upload counts on"):
             quota.require_room(session, "upload 1", "ann", 1)
     (intent,) = intents.open_intents(world.depot)
-    intents.settle(world.depot, intent, scratch=Path(world.address.folder), grant=grant, grace_days=7)
+    intents.settle(world.depot, intent, scratch=Path(world.address.folder), grant=grant, grace=Grace())
     assert (state_of(world), storage(world.depot.engine, "ann")) == ("released", (0, 0))
     with transaction(world.depot.engine, "test") as session:
         assert session.execute(sa.select(videos.c.state)).scalar_one() == VideoState.GONE

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.model import Counts, Done, Outcome, PlannedRule, PlanSummary
+from reelkeeper.model import Counts, Done, Grace, Outcome, PlannedRule, PlanSummary
 from reelkeeper.store.drawing import begin_plan
 from reelkeeper.store.due import add_due
 from reelkeeper.store.engine import reading, transaction
@@ -57,7 +57,7 @@ def blob(engine: sa.Engine) -> Blob:
 
 def draw(engine: sa.Engine, max_videos: int = 500, as_of: datetime = NOW) -> PlanSummary:
     plan_id = begin_plan(engine, "purge_retired", {}, as_of, "run")
-    return add_due(engine, plan_id, as_of, grace_days=7, max_videos=max_videos, microusd_per_gb=15_000)
+    return add_due(engine, plan_id, as_of, grace=Grace(), max_videos=max_videos, microusd_per_gb=15_000)
 
 
 def rules(engine: sa.Engine, plan: PlanSummary) -> dict[str, int]:

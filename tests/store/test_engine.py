@@ -15,9 +15,11 @@ from reelkeeper.store.tables import users
 
 
 def test_a_transaction_commits_between_two_failpoints(engine: sa.Engine) -> None:
-    passed = failpoints.record()
+    passed = list[str]()
+    failpoints.observe(passed.append)
     with transaction(engine, "test.write") as session:
         session.execute(sa.insert(users).values(id="ada"))
+    failpoints.observe(None)
     assert passed == ["test.write.before_commit", "test.write.after_commit"]
     with reading(engine) as session:
         assert session.scalars(sa.select(users.c.id)).all() == ["ada"]

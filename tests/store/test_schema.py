@@ -84,7 +84,7 @@ def test_the_migrations_make_exactly_the_models(backend: str, empty_url: NewUrl)
 @BACKENDS
 def test_a_new_store_is_upgraded_once_and_gets_an_identity(backend: str, empty_url: NewUrl) -> None:
     engine = open_engine(empty_url(backend))
-    with pytest.raises(SchemaError, match="has schema none, this version needs 0005: run `reelkeeper db upgrade`"):
+    with pytest.raises(SchemaError, match="has schema none, this version needs 0006: run `reelkeeper db upgrade`"):
         require_current(engine)
     assert upgrade(engine) == [
         "0001 The first tables.",
@@ -92,6 +92,7 @@ def test_a_new_store_is_upgraded_once_and_gets_an_identity(backend: str, empty_u
         "0003 Jobs and their cache.",
         "0004 How long the last good run of each flow took.",
         "0005 What a job is expected to cost us, and what a day has cost so far.",
+        "0006 Keys that the service may overwrite: several rows a key, of which one is open, and claims of a purge.",
     ]
     require_current(engine)
     with reading(engine) as session:
@@ -123,6 +124,7 @@ def test_migrators_at_the_same_time_do_it_once(backend: str, empty_url: NewUrl) 
         "0003 Jobs and their cache.",
         "0004 How long the last good run of each flow took.",
         "0005 What a job is expected to cost us, and what a day has cost so far.",
+        "0006 Keys that the service may overwrite: several rows a key, of which one is open, and claims of a purge.",
     ]
 
 
@@ -130,7 +132,7 @@ def test_a_newer_schema_is_refused_and_left_alone(engine: sa.Engine) -> None:
     fill(engine)
     upgrade(engine, LATER)
     for refused in (require_current, upgrade):
-        with pytest.raises(SchemaError, match=r"has schema later, which this version does not know \(it knows 0005\)"):
+        with pytest.raises(SchemaError, match=r"has schema later, which this version does not know \(it knows 0006\)"):
             refused(engine)
     assert counts(engine) == (100, 100)
 
@@ -162,7 +164,7 @@ def test_up_down_and_up_again(engine: sa.Engine) -> None:
     fill(engine)
     before = shape(engine)
     upgrade(engine, LATER)
-    downgrade(engine, "0005")
+    downgrade(engine, "0006")
     assert (shape(engine), counts(engine)) == (before, (100, 100))
     downgrade(engine, "base")
     assert set(sa.inspect(engine).get_table_names()) == {"alembic_version"}
@@ -182,7 +184,7 @@ def test_a_sqlite_file_is_copied_beside_itself_before_it_changes(sqlite_engine: 
     path = Path(str(sqlite_engine.url.database))
     assert list(path.parent.glob("*.backup")) == []
     upgrade(sqlite_engine, LATER)
-    (copy,) = path.parent.glob("store.sqlite3.0005.20*Z.backup")
+    (copy,) = path.parent.glob("store.sqlite3.0006.20*Z.backup")
     assert copy.stat().st_mode & 0o777 == 0o600
     verify_checksum(copy)
     copied = open_engine(f"sqlite:///{copy}")
@@ -193,7 +195,7 @@ def test_a_sqlite_file_is_copied_beside_itself_before_it_changes(sqlite_engine: 
 
 BAD_REVISION = """
 from alembic import op
-revision, down_revision, branch_labels, depends_on = "bad", "0005", None, None
+revision, down_revision, branch_labels, depends_on = "bad", "0006", None, None
 {declared}
 def upgrade():
     for statement in {statements!r}:

@@ -114,7 +114,7 @@ def finish(upload_id: UploadId, stands: Stands) -> Upload:
             upload_id,
             scratch=stands.scratch,
             run_id=f"upload-{uuid4().hex[:12]}",
-            grace_days=stands.terms.lifecycle.grace_days,
+            grace=stands.terms.lifecycle.grace,
         )
     finally:
         _AT_ONCE.release()

@@ -45,14 +45,30 @@ class VideoRow(SQLModel, table=True):
 
 
 class Blob(SQLModel, table=True):
-    """One object, written once at a key of its own. Its row outlives it."""
+    """The bytes that are, or were, stored at a key. A key has one row that is not `gone`, and any number that are.
+
+    `is_ours`: Reelkeeper made the key and writes it once. Else it is the service's, which may overwrite it at any
+    time: `stored_at` is then the object's LastModified, and other bytes at the key are a new row.
+    """
 
     __tablename__ = "blobs"
-    __table_args__ = (known("state", BlobState), sa.Index("ix_blobs_purge", "state", "purge_after"))
+    __table_args__ = (
+        known("state", BlobState),
+        sa.Index("ix_blobs_purge", "state", "purge_after"),
+        sa.Index(
+            "one_open_row_a_key",
+            "key",
+            unique=True,
+            sqlite_where=sa.text("state <> 'gone'"),
+            postgresql_where=sa.text("state <> 'gone'"),
+        ),
+        sa.Index("ix_blobs_key", "key"),
+    )
     id: int | None = Field(None, sa_column=counted())
     video_id: str | None = Field(None, foreign_key="videos.id", index=True)  # NULL: an orphan
     generation: int = 1
-    key: str = Field(unique=True)
+    key: str
+    is_ours: bool = Field(True, sa_column_kwargs={"default": True})
     state: str
     size_bytes: int = Field(sa_type=sa.BigInteger)
     etag: str | None = None
@@ -70,6 +86,8 @@ class Blob(SQLModel, table=True):
     purge_after: datetime | None = Field(None, sa_type=UtcDateTime)
     retire_reason: str | None = None
     run_id: str | None = Field(None, index=True)  # the run that last changed its state
+    claimed_at: datetime | None = Field(None, sa_type=UtcDateTime)  # in `deleting`: when a purge claimed it
+    claim_token: int | None = None  # and the token of that purge's lease
 
 
 class DailyViews(SQLModel, table=True):
