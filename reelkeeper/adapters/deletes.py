@@ -5,8 +5,8 @@ sleeps between its look and its request wakes up with a signature that the serve
 """
 
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from botocore.exceptions import BotoCoreError, ClientError
@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 
 BATCH_KEYS = 1000  # R2 takes no more in one DeleteObjects (error 10027)
 PASSING_ERRORS = frozenset({"InternalError", "SlowDown", "ServiceUnavailable", "TooManyRequests"})
+# What a server says that has deleted nothing, and will not later (R2: "Error codes"; Amazon S3: "Error responses").
+REFUSALS = frozenset(
+    {
+        "AccessDenied",
+        "InvalidAccessKeyId",
+        "NoSuchBucket",
+        "ObjectLockedByBucketPolicy",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "Unauthorized",
+    }
+)
 SIGNED_TIMEOUT_SECONDS = 20
 LastLook = Callable[[], None]  # raises where the request must not be sent
 _THIS_THREADS = threading.local()
@@ -56,14 +68,17 @@ def _delete_batch(client: "S3Client", bucket: str, keys: list[str]) -> dict[str,
         request: DeleteTypeDef = {"Objects": [{"Key": key} for key in keys]}  # not Quiet: silence is no success
         try:
             answer = client.delete_objects(Bucket=bucket, Delete=request)
-        except (ClientError, BotoCoreError) as error:
+        except ClientError as error:
+            return failed | dict.fromkeys(keys, _after(cause(error), attempt, dict(error.response["ResponseMetadata"])))
+        except BotoCoreError as error:
             return failed | dict.fromkeys(keys, cause(error))
         errors = {entry["Key"]: entry for entry in answer.get("Errors", [])}
         deleted = {entry["Key"] for entry in answer.get("Deleted", [])}
         again = []
         for key in keys:
             if key in errors:
-                failed[key] = f"{errors[key].get('Code')}: {errors[key].get('Message')}"
+                why = f"{errors[key].get('Code')}: {errors[key].get('Message')}"
+                failed[key] = _after(why, attempt, dict(answer["ResponseMetadata"]))
                 if errors[key].get("Code") in PASSING_ERRORS:
                     again.append(key)
             elif key in deleted:
@@ -77,14 +92,31 @@ def _delete_batch(client: "S3Client", bucket: str, keys: list[str]) -> dict[str,
     return failed
 
 
-def send_signed_delete(client: httpx.Client, key: str, url: str) -> None:
-    """Send a DELETE that was signed before, once. StorageError where the server did not say that it is done."""
+def _after(why: str, attempt: int, metadata: Mapping[str, Any]) -> str:
+    """Mark the refusal of a request that was sent before, too: the first one, whose answer is lost, may be done yet."""
+    return why if attempt == 1 and not metadata.get("RetryAttempts") else f"Sent again, then {why}"
+
+
+def was_refused(why: str) -> bool:
+    """Tell from the "Code: message" of a failed delete whether the server has said no: else it may be done yet."""
+    return why.partition(":")[0] in REFUSALS
+
+
+def send_signed_delete(client: httpx.Client, key: str, url: str) -> str | None:
+    """Send a DELETE that was signed before, once; return why the server refused it, or None where it is done.
+
+    StorageError where nobody knows: no answer, or one of an error in the server.
+    """
     try:
         answer = client.delete(url)
     except httpx.HTTPError as error:
         raise StorageError(f"DELETE {key}: {type(error).__name__}: {error}") from error
+    said = f"DELETE {key}: {answer.status_code} {answer.text[:200]}"
+    if answer.is_client_error:
+        return said
     if not answer.is_success:
-        raise StorageError(f"DELETE {key}: {answer.status_code} {answer.text[:200]}")
+        raise StorageError(said)
+    return None
 
 
 def open_sender(endpoint_url: str) -> httpx.Client:

@@ -236,13 +236,13 @@ class Bucket:
         """Sign a DELETE that the server refuses after `seconds`. Sends nothing."""
         return self.presigned("delete_object", self._deletable(key), seconds)
 
-    def delete_signed(self, key: str, url: str) -> None:
-        """Send a DELETE of `key` by the `url` that `sign_delete` gave, once: after a lost reply, look again.
+    def delete_signed(self, key: str, url: str) -> str | None:
+        """Send a DELETE of `key` by the `url` that `sign_delete` gave, once; return why it was refused, or None.
 
-        StorageError where the bucket did not say that it is done. Only `operations/purge.py` may call this.
+        StorageError where nobody knows what became of it: look again. Only `operations/purge.py` may call this.
         """
         self.meter.count("DeleteObject")
-        send_signed_delete(self._sender, self._deletable(key), url)
+        return send_signed_delete(self._sender, self._deletable(key), url)
 
     def _deletable(self, key: str) -> str:
         if self.check(key) == self.identity_key:

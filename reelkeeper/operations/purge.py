@@ -23,6 +23,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session
 
+from reelkeeper.adapters.deletes import was_refused
 from reelkeeper.errors import LeaseLost, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model import BlobState, Grace, Outcome, Recorded, StoredObject, VideoState
@@ -62,7 +63,8 @@ class Fate(StrEnum):
     UNTOUCHED = "untouched"  # nothing was sent: back to retired
     KEPT = "kept"  # the same, with a reason
     SENT = "sent"  # a delete was sent, and its answer is not known
-    FAILED = "failed"  # the bucket did not delete it: the claim stays
+    REFUSED = "refused"  # the bucket said no: back to retired
+    FAILED = "failed"  # the bucket said nothing, and may delete it yet: the claim stays
     DELETED = "deleted"
     ALREADY_GONE = "already gone"
     OVERWRITTEN = "overwritten"  # the service has stored another video at its key
@@ -244,8 +246,8 @@ def _delete_ours(batch: _Batch, doomed: Sequence[Doomed]) -> None:
             (blob.key for blob in going), f"looked at over {LOOK_SECONDS} s ago: not deleted again"
         )
     for blob in going:
-        why = failures.get(blob.key)
-        batch.note(blob, Fate.DELETED if why is None else Fate.FAILED, why or "")
+        why = failures.get(blob.key, "")
+        batch.note(blob, Fate.DELETED if not why else Fate.REFUSED if was_refused(why) else Fate.FAILED, why)
     return None
 
 
@@ -275,14 +277,14 @@ def _delete_one(batch: _Batch, signed_at: float, blob: Doomed, url: str) -> None
     batch.note(blob, Fate.SENT)
     try:
         with effect("purge.delete_signed"):
-            bucket.delete_signed(blob.key, url)
+            refusal = bucket.delete_signed(blob.key, url)
     except StorageError as error:  # its answer may be lost: never sent again, since the service may have stored anew
         try:
             is_gone = bucket.head(blob.key) is None
         except StorageError:
             is_gone = False
         return batch.note(blob, *((Fate.DELETED, "") if is_gone else (Fate.FAILED, str(error))))
-    return batch.note(blob, Fate.DELETED)
+    return batch.note(blob, Fate.REFUSED if refusal else Fate.DELETED, refusal or "")
 
 
 def _judge(blob: Doomed, found: StoredObject | None, successor: StoredObject | None) -> tuple[Fate, str]:
@@ -317,11 +319,12 @@ def _settle(batch: _Batch, plan_id: str, skipped: list[Outcome], *, run_id: str,
     """Record what became of the batch, and give back what nothing was sent for."""
     gone = batch.having(Fate.DELETED, Fate.ALREADY_GONE)
     doubtful, overwritten = batch.having(Fate.DOUBTFUL), batch.having(Fate.OVERWRITTEN)
-    back = batch.having(Fate.UNTOUCHED, Fate.KEPT)
+    back = batch.having(Fate.UNTOUCHED, Fate.KEPT, Fate.REFUSED)
     said = {
         Fate.UNTOUCHED: ("skipped", "not reached in time: the next run takes it"),
         Fate.KEPT: ("skipped", ""),
         Fate.SENT: ("failed", "its delete was not answered"),
+        Fate.REFUSED: ("failed", ""),
         Fate.FAILED: ("failed", ""),
         Fate.DELETED: ("purged", "its grace is over"),
         Fate.ALREADY_GONE: ("purged", "its object was already gone"),

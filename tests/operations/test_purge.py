@@ -128,7 +128,7 @@ def test_a_key_that_the_bucket_will_not_delete_fails_alone_and_is_finished_next_
     assert states(outcomes) == {"v1": "failed", "v2": "purged"}
     world.double.faults.clear()
     with reading(world.depot.engine) as session:
-        assert session.execute(sa.select(blobs.c.state).where(blobs.c.id == first)).scalar_one() == BlobState.DELETING
+        assert session.execute(sa.select(blobs.c.state).where(blobs.c.id == first)).scalar_one() == BlobState.RETIRED
     assert states(purge(world.depot, plan, [first], grant=grant, run_id="r", grace=Grace())) == {"v1": "purged"}
 
 
