@@ -49,7 +49,10 @@ class Settings(BaseSettings):
     ffmpeg: Path | None = Field(None, description="ffmpeg to use; the wheel's if unset")
     ffprobe: Path | None = Field(None, description="ffprobe to use; the wheel's if unset")
     require_network_isolation: bool = Field(
-        False, description="Refuse to open media where the kernel grants no network namespace"
+        False, description="Refuse to open media where the kernel grants neither network namespace nor seccomp filter"
+    )
+    require_file_isolation: bool = Field(
+        False, description="Refuse to open media where the kernel grants no Landlock, so that decoders see other files"
     )
     scratch_dir: Path | None = Field(None, description="Folder for videos at work; state_dir/scratch if unset")
     workers: int = Field(2, ge=1, le=64, description="Videos transcoded at the same time, one thread each")

@@ -126,15 +126,12 @@ def _tool_details() -> Iterator[Finding]:
         yield Finding("quality filter", OK, "libvmaf is there")
     else:
         yield Finding("quality filter", FAIL, "no libvmaf, so no result could ever be accepted", wheel)
-    walls = {"network": found.walls.network, "files": found.walls.files}
-    missing = [name for name, held in walls.items() if not held]
-    if missing:
-        remedy = (
-            "allow user namespaces (network) and Landlock (files, Linux 5.13), or run in a container without network"
-        )
-        yield Finding("media sandbox", WARN, f"this kernel grants no wall around {' and '.join(missing)}", remedy)
+    if reached := found.walls.reached():
+        remedy = ", ".join(f"{way} for {what}" for what, way in reached.items())
+        left = f"allow {remedy}; or run transcodes in a container of their own, without a network"
+        yield Finding("media sandbox", WARN, f"decoders can reach {', '.join(reached)}", left)
     else:
-        yield Finding("media sandbox", OK, "decoders reach neither the network nor other files")
+        yield Finding("media sandbox", OK, "decoders reach no network, no other file, no socket and no other process")
 
 
 def _space(settings: Settings) -> Finding:

@@ -22,7 +22,7 @@ from reelkeeper.errors import MediaError, MediaTimeout, NotAVideo
 
 ENDLESS = ["-f", "lavfi", "-i", "testsrc2=s=640x360", "-c:v", "libx264", "-f", "null", "-"]
 REPORTING = ["-nostats", "-progress", "pipe:1", "-stats_period", "0.1"]
-OPEN = Walls(network=False, files=False)
+OPEN = Walls(network=False, files=False, calls=False)
 
 
 def shell(script: str, desk: Path, walls: Walls = OPEN, wall_seconds: float = 60) -> Finished:
@@ -121,7 +121,7 @@ def test_a_tool_dies_with_its_parent(tmp_path: Path) -> None:
         from reelkeeper.adapters.ffmpeg.runner import run
         from reelkeeper.adapters.ffmpeg.sandbox import Bounds, Walls
         run(["/bin/sh", "-c", "echo $$ > pid; exec sleep 60"], desk=Path({str(tmp_path)!r}), bounds=Bounds(),
-            walls=Walls(False, False))
+            walls=Walls(False, False, False))
     """
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)]) as parent:
         pid_file, deadline = tmp_path / "pid", time.monotonic() + 20

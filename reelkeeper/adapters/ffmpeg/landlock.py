@@ -1,8 +1,8 @@
 """Confine a process to the files it works on with Landlock, which Linux grants to everybody since 5.13.
 
-A decoder that a file has taken over can then read neither our settings nor another customer's video, and, since
-Linux 6.7, open no TCP connection. Ruleset and paths are prepared here; launcher.py makes the two system calls that
-put a tool under them.
+A decoder that a file has taken over can then read neither our settings nor another customer's video. It can open no TCP
+connection since Linux 6.7, and reach no process outside by a signal or an abstract socket since 6.12. Ruleset and paths
+are prepared here; launcher.py makes the two system calls that put a tool under them.
 Source of the numbers: linux/landlock.h; the system calls have the same numbers on every architecture.
 """
 
@@ -17,16 +17,17 @@ _CREATE_RULESET, _ADD_RULE = 444, 445
 _VERSION_FLAG, _PATH_BENEATH = 1, 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _BASIC_RIGHTS, _REFER, _TRUNCATE = (1 << 13) - 1, 1 << 13, 1 << 14
-_REFER_SINCE, _TRUNCATE_SINCE, _NETWORK_SINCE = 2, 3, 4  # versions of Landlock
+_REFER_SINCE, _TRUNCATE_SINCE, _NETWORK_SINCE, _SCOPES_SINCE = 2, 3, 4, 6  # versions of Landlock
 _BIND_AND_CONNECT_TCP = 3
+_ABSTRACT_SOCKETS_AND_SIGNALS = 3
 
-_PROGRAMS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
 # Never /proc as a whole: /proc/<parent>/environ holds secrets.
 _FACTS = ("/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/dev/urandom")
 
 
 class _Attributes(ctypes.Structure):
-    _fields_ = (("files", ctypes.c_uint64), ("network", ctypes.c_uint64))
+    _fields_ = (("files", ctypes.c_uint64), ("network", ctypes.c_uint64), ("scopes", ctypes.c_uint64))
 
 
 class _Beneath(ctypes.Structure):
@@ -45,14 +46,14 @@ def ruleset(program: Path, work: Path, readable: Iterable[Path]) -> Iterator[int
     """Make a ruleset: run `program`, do as it likes in the folder `work`, read `readable` and nothing else."""
     known = version()
     every = _BASIC_RIGHTS | _REFER * (known >= _REFER_SINCE) | _TRUNCATE * (known >= _TRUNCATE_SINCE)
-    attributes = _Attributes(every, _BIND_AND_CONNECT_TCP)
-    size = 16 if known >= _NETWORK_SINCE else 8
+    attributes = _Attributes(every, _BIND_AND_CONNECT_TCP, _ABSTRACT_SOCKETS_AND_SIGNALS)
+    size = 8 * (1 + (known >= _NETWORK_SINCE) + (known >= _SCOPES_SINCE))
     descriptor = _checked(_LIBC.syscall(_CREATE_RULESET, ctypes.byref(attributes), ctypes.c_size_t(size), 0))
     try:
         _allow(descriptor, program, _EXECUTE | _READ_FILE)
-        for library in _PROGRAMS:
-            _allow(descriptor, Path(library), _EXECUTE | _READ_FILE | _READ_DIR)
-        for path in (*map(Path, _FACTS), *readable):
+        for loader in Path("/").glob("lib*/ld-*.so.*"):  # of programs; mapping a library is no execution
+            _allow(descriptor, loader, _EXECUTE | _READ_FILE)
+        for path in (*map(Path, (*_LIBRARIES, *_FACTS)), *readable):
             _allow(descriptor, path, _READ_FILE | _READ_DIR)
         _allow(descriptor, Path("/dev/null"), _READ_FILE | _WRITE_FILE)
         _allow(descriptor, work, every & ~_EXECUTE)

@@ -15,12 +15,15 @@ import selectors
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 MOST_BYTES = 1 << 18  # of one order
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # linux/sched.h
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38  # linux/prctl.h
+_SECCOMP_MODE_FILTER = 2  # linux/seccomp.h
+_LOOK_SECONDS = 0.5  # between two counts of a tool's threads
 _LANDLOCK_RESTRICT_SELF = 446  # linux/landlock.h
 
 
@@ -30,6 +33,9 @@ class Launcher:
     def __init__(self, control: socket.socket) -> None:
         self.control = control
         self.lines: dict[int, socket.socket] = {}  # by the process id of the tool
+        self.most_threads: dict[int, int] = {}
+        self.faults: dict[int, str] = {}  # why a tool was killed
+        self.next_look = 0.0
         self.selector = selectors.DefaultSelector()
 
     def serve(self) -> None:
@@ -41,7 +47,7 @@ class Launcher:
         self.selector.register(self.control, selectors.EVENT_READ)
         self.selector.register(bell, selectors.EVENT_READ)
         while True:
-            for key, _ in self.selector.select():
+            for key, _ in self.selector.select(_LOOK_SECONDS if self.lines else None):
                 if key.fileobj is bell:
                     bell.recv(4096)
                     self._reap()
@@ -51,6 +57,7 @@ class Launcher:
                     for pid in self.lines:
                         _end(pid, signal.SIGKILL)
                     return
+            self._count_threads()
 
     def _start(self) -> bool:
         """Start a tool; False when there will be no more orders."""
@@ -59,16 +66,29 @@ class Launcher:
             return False
         line = socket.socket(fileno=descriptors[0])
         try:
-            pid = _fork(order, descriptors)
+            told = json.loads(order)
+            pid = _fork(told, descriptors)
         except OSError as error:
             _tell(line, {"refused": str(error)})
         else:
-            self.lines[pid] = line
+            self.lines[pid], self.most_threads[pid] = line, told["threads"]
             self.selector.register(line, selectors.EVENT_READ, pid)
         finally:
             for descriptor in descriptors[1:]:
                 os.close(descriptor)
         return True
+
+    def _count_threads(self) -> None:
+        """End a tool with too many threads: no limit of the kernel's holds for root."""
+        if time.monotonic() < self.next_look:
+            return
+        self.next_look = time.monotonic() + _LOOK_SECONDS
+        for pid, most in self.most_threads.items():
+            with contextlib.suppress(OSError):  # it has ended
+                count = os.stat(f"/proc/{pid}/task").st_nlink - 2  # noqa: PTH116  pathlib would double the memory
+                if count > most:
+                    self.faults[pid] = f"it ran {count} threads at the same time, its limit is {most}"
+                    _end(pid, signal.SIGKILL)
 
     def _signal(self, pid: int) -> None:
         """Pass on a signal that the caller sends; a caller that has left ends its tool."""
@@ -87,13 +107,14 @@ class Launcher:
             _end(ended.si_pid, signal.SIGKILL)  # whatever it has started; not reaped yet, its id is still its own
             pid, status, usage = os.wait4(ended.si_pid, 0)
             line = self.lines.pop(pid)
+            del self.most_threads[pid]
             with contextlib.suppress(KeyError):
                 self.selector.unregister(line)
             returncode, cpu_seconds = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
-            _tell(line, {"returncode": returncode, "cpu_seconds": cpu_seconds})
+            _tell(line, {"returncode": returncode, "cpu_seconds": cpu_seconds, "fault": self.faults.pop(pid, None)})
 
 
-def _fork(order: bytes, descriptors: list[int]) -> int:
+def _fork(order: dict[str, Any], descriptors: list[int]) -> int:
     """Start a tool and return its process id once it runs. Raises OSError where the kernel refuses."""
     told, tell = os.pipe()  # exec closes it
     with open(told, "rb") as said:  # noqa: PTH123  a descriptor has no path
@@ -101,7 +122,7 @@ def _fork(order: bytes, descriptors: list[int]) -> int:
             launcher, pid = os.getpid(), os.fork()
             if pid == 0:
                 try:
-                    _become(json.loads(order), descriptors, launcher)
+                    _become(order, descriptors, launcher)
                 except BaseException as error:  # noqa: BLE001  this process must not go on as a second launcher
                     os.write(tell, f"{type(error).__name__}: {error}".encode())
                 finally:
@@ -131,15 +152,29 @@ def _become(order: dict[str, Any], descriptors: list[int], launcher: int) -> Non
     os.nice(10)
     for what, ceiling in order["ceilings"]:
         resource.setrlimit(what, (ceiling, ceiling))
+    if rules or order["filter"]:
+        _checked(_LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     if rules:
-        _checked(_LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-        _checked(_LIBC.syscall(_LANDLOCK_RESTRICT_SELF, rules[0], 0))
+        _checked(_LIBC.syscall(_LANDLOCK_RESTRICT_SELF, rules[0], 0), "Landlock")
+    if order["filter"]:
+        _restrict_calls(bytes.fromhex(order["filter"]))
     os.execve(order["argv"][0], order["argv"], order["environment"])  # noqa: S606  a shell is the last thing wanted here
 
 
-def _checked(result: int) -> None:
+class _Program(ctypes.Structure):
+    """struct sock_fprog of linux/filter.h."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def _restrict_calls(instructions: bytes) -> None:
+    program = _Program(len(instructions) // 8, instructions)
+    _checked(_LIBC.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program)), "seccomp")
+
+
+def _checked(result: int, wall: str) -> None:
     if result < 0:
-        raise OSError(ctypes.get_errno(), "Landlock")
+        raise OSError(ctypes.get_errno(), wall)
 
 
 def _end(group: int, how: signal.Signals) -> None:

@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from reelkeeper.adapters.ffmpeg import landlock
+from reelkeeper.adapters.ffmpeg import landlock, seccomp
 from reelkeeper.adapters.ffmpeg.sandbox import ENVIRONMENT, Bounds, Walls, ceilings
-from reelkeeper.errors import MediaError
+from reelkeeper.errors import MediaError, NotAVideo
 
 _MERCY_SECONDS = 3.0  # between SIGTERM and SIGKILL
 
@@ -38,6 +38,8 @@ class Tool:
         how = json.loads(said)
         if "refused" in how:
             raise MediaError(f"{self.name}: {how['refused']}")
+        if how["fault"]:
+            raise NotAVideo(f"{self.name}: {how['fault']}")
         return how["returncode"], how["cpu_seconds"]
 
     def end(self) -> tuple[int, float]:
@@ -73,7 +75,9 @@ def launched(argv: Sequence[str], work: Path, bounds: Bounds, walls: Walls, erro
         "folder": str(work),
         "environment": ENVIRONMENT | {"HOME": str(work)},
         "ceilings": ceilings(bounds),
+        "threads": bounds.threads,
         "network_wall": walls.network,
+        "filter": seccomp.FILTER.hex() if walls.calls and seccomp.FILTER else None,
     }
     with ExitStack() as ours:
         read_end, write_end = os.pipe()

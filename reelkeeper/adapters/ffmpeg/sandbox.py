@@ -1,9 +1,10 @@
 """What a media tool may not do: reach the network or other files, outlive us, or take more than its share.
 
 Media is written by strangers and its decoders are old C, so each call runs in a session of its own with resource
-limits, an environment without secrets, and, where the kernel grants it, no network and no file but those it works
-on. launcher.py puts these around a tool between fork and exec: prlimit, setpriv or unshare are not on every machine,
-and a wrapper program in Python would cost 14 ms a call.
+limits, an environment without secrets, and, where the kernel grants it, no network, no file but those it works on,
+no socket, and no other process, neither one of ours nor one of its own. launcher.py puts these around a tool between
+fork and exec: prlimit, setpriv or unshare are not on every machine, and a wrapper program in Python would cost 14 ms a
+call.
 """
 
 import resource
@@ -13,13 +14,14 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "SVT_LOG": "1"}  # SVT_LO
 
 
 class Bounds(NamedTuple):
-    """What one call may take. Wall and stall are kept by the runner, the rest by the kernel."""
+    """What one call may take. The runner keeps wall and stall, the launcher threads, the kernel the rest."""
 
     wall_seconds: float = 60
     stall_seconds: float = 120
     memory_bytes: int = 4 << 30
     file_bytes: int = 64 << 20
     cores: int = 2
+    threads: int = 256  # five times what ffmpeg starts for eight streams
 
 
 class Walls(NamedTuple):
@@ -27,6 +29,17 @@ class Walls(NamedTuple):
 
     network: bool  # an empty network namespace
     files: bool  # Landlock
+    calls: bool  # a seccomp filter: no socket of any kind, no signal to others, no new process
+
+    def reached(self) -> dict[str, str]:
+        """Say what a tool can reach nevertheless, each with what the kernel would have to grant."""
+        ways = {
+            "the network": (self.network or self.calls, "user namespaces or seccomp"),
+            "other files": (self.files, "Landlock (Linux 5.13)"),
+            "Unix sockets": (self.calls, "seccomp"),
+            "other processes": (self.calls, "seccomp"),
+        }
+        return {what: way for what, (held, way) in ways.items() if not held}
 
 
 def ceilings(bounds: Bounds) -> list[tuple[int, int]]:

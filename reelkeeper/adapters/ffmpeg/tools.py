@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ffmpeg
 
+from reelkeeper.adapters.ffmpeg import seccomp
 from reelkeeper.adapters.ffmpeg.intake import desk
 from reelkeeper.adapters.ffmpeg.runner import run
 from reelkeeper.adapters.ffmpeg.sandbox import ENVIRONMENT, Bounds, Walls
@@ -65,6 +66,7 @@ def tools() -> Tools:
         str(chosen.ffmpeg or _wheel_ffmpeg() or ""),
         str(chosen.ffprobe or _wheel_ffprobe() or ""),
         chosen.require_network_isolation,
+        chosen.require_file_isolation,
     )
 
 
@@ -87,7 +89,7 @@ def _wheel_ffprobe() -> str | None:
 
 
 @lru_cache(maxsize=4)
-def _examine(ffmpeg_path: str, ffprobe_path: str, require_isolation: bool) -> Tools:
+def _examine(ffmpeg_path: str, ffprobe_path: str, require_network: bool, require_files: bool) -> Tools:
     for name, path in (("ffmpeg", ffmpeg_path), ("ffprobe", ffprobe_path)):
         if not Path(path).is_file():
             raise ToolMissing(
@@ -95,13 +97,21 @@ def _examine(ffmpeg_path: str, ffprobe_path: str, require_isolation: bool) -> To
                 f"or set REELKEEPER_{name.upper()}"
             )
     walls = Walls(
-        network=_holds(Walls(network=True, files=False), ffmpeg_path, ffprobe_path),
-        files=_holds(Walls(network=False, files=True), ffmpeg_path, ffprobe_path),
+        network=_holds(Walls(network=True, files=False, calls=False), ffmpeg_path, ffprobe_path),
+        files=_holds(Walls(network=False, files=True, calls=False), ffmpeg_path, ffprobe_path),
+        calls=seccomp.FILTER is not None
+        and _holds(Walls(network=False, files=False, calls=True), ffmpeg_path, ffprobe_path),
     )
-    if require_isolation and not walls.network:
+    if require_network and not (walls.network or walls.calls):
         raise ToolMissing(
-            "this kernel grants no network namespace, and REELKEEPER_REQUIRE_NETWORK_ISOLATION is set: allow user "
-            "namespaces, or run in a container without a network and unset it"
+            "this kernel grants neither a network namespace nor a seccomp filter, and "
+            "REELKEEPER_REQUIRE_NETWORK_ISOLATION is set: allow user namespaces or seccomp, or run in a container "
+            "without a network and unset it"
+        )
+    if require_files and not walls.files:
+        raise ToolMissing(
+            "this kernel grants no Landlock, and REELKEEPER_REQUIRE_FILE_ISOLATION is set: use Linux 5.13 or newer "
+            "with landlock among its security modules (lsm=), or run in a container without other files and unset it"
         )
     banner, encoders = _ask(ffmpeg_path, "-encoders")
     _, filters = _ask(ffmpeg_path, "-filters")
