@@ -163,6 +163,9 @@ class Media:
     frame_rate: float = 0.0  # on average
     streams: int = 1  # of every kind
     video_streams: int = 1  # cover pictures not counted
+    chroma: str = "4:2:0"  # 4:2:2, 4:4:4, rgb, gray and so on; unknown
+    field_order: str = "progressive"  # tt, bb, tb, bt where frames are interlaced; unknown
+    side_data: tuple[str, ...] = ()  # more that the picture needs, by ffprobe's names: Stereo 3D, Spherical Mapping
 
 
 class MediaLimits(BaseModel):

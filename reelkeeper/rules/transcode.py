@@ -15,7 +15,14 @@ _TEXT_SUBTITLES = {"mov_text", "webvtt", "subrip", "ass", "ssa", "text"}  # what
 _MOST_CHANNELS = 8  # of Opus in WebM: RFC 7845, 5.1.1.2
 _TOLERANCE_SECONDS = 0.05
 _ASPECT_TOLERANCE = 0.01
-_DEEP = 8  # bits; more needs a 10-bit result
+_DEPTHS = (8, 10)  # bits that AV1 and VP9 take here
+# What must be alike in a result, whatever its encoder: VMAF compares luma alone, frame by frame.
+_KEPT = ("bit_depth", "chroma", "field_order", "color_range", "color_space", "color_primaries", "color_transfer")
+_CHROMA = ("4:2:0", "gray")  # loses nothing in 4:2:0, all that SVT-AV1 makes and all that players take
+_SIDE_DATA = {"Mastering display metadata", "Content light level metadata", "Stereo 3D"}  # which an encode takes along
+# What Opus (RFC 7845, 5.1.1.2) knows, if by another name: any other layout of so many channels would be mixed into it.
+_LAYOUTS = {"mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1", "unknown"}
+_LAYOUTS |= {"1 channels", "2 channels", "quad(side)", "5.0(side)", "5.1(side)"}
 
 
 class Recipe(BaseModel):
@@ -89,6 +96,10 @@ def skip(media: Media, recipe: Recipe, mark: str = "") -> Refusal | None:
     pictures = [s.codec for s in media.subtitles if s.codec not in _TEXT_SUBTITLES]
     channels = max((s.channels or 0 for s in media.audio), default=0)
     silent = [s.codec for s in media.audio if not s.channels]
+    layouts = [
+        s.channel_layout for s in media.audio if s.codec != "opus" and (s.channel_layout or "unknown") not in _LAYOUTS
+    ]
+    extra = sorted(set(media.side_data) - _SIDE_DATA)
     rules = (
         ("efficient_codec", media.codec in recipe.skip_codecs, f"it is {media.codec} already"),
         (
@@ -97,10 +108,23 @@ def skip(media: Media, recipe: Recipe, mark: str = "") -> Refusal | None:
             f"{density:.3f} bits per pixel, under {recipe.skip_bits_per_pixel}: there is little left to save",
         ),
         ("alpha", media.has_alpha, f"{media.pixel_format} has transparency, which the result would lose"),
+        (
+            "chroma",
+            media.chroma not in _CHROMA,
+            f"{media.pixel_format or 'its colour'} is {media.chroma}, and a result in 4:2:0 would lose colour",
+        ),
+        ("bit_depth", media.bit_depth not in _DEPTHS, f"{media.bit_depth} bits, a result can have 8 or 10"),
+        (
+            "interlaced",
+            media.field_order != "progressive",
+            f"its frames are interlaced ({media.field_order}), and a result would lose their fields",
+        ),
+        ("side_data", bool(extra), f"{', '.join(extra)} would be lost"),
         ("content_credentials", media.content_credentials, "its Content Credentials (C2PA) would be lost"),
         ("several_videos", media.video_streams != 1, f"{media.video_streams} video streams, only one would be kept"),
         ("picture_subtitles", bool(pictures), f"subtitles in {', '.join(pictures)} do not fit into WebM"),
         ("channels", channels > _MOST_CHANNELS, f"{channels} audio channels, Opus takes {_MOST_CHANNELS}"),
+        ("audio_layout", bool(layouts), f"audio in {', '.join(map(str, layouts))} would be mixed into another layout"),
         ("unknown_audio", bool(silent), f"audio in {', '.join(silent)} of an unknown number of channels"),
     )
     return next((Refusal(rule, reason, mark) for rule, holds, reason in rules if holds), None)
@@ -128,12 +152,12 @@ def _shape(source: Media, result: Media, recipe: Recipe) -> Iterator[tuple[str, 
         yield "display_size", f"{result.width}x{result.height}, the source {source.width}x{source.height}"
     if not abs(result.display_aspect / source.display_aspect - 1) <= _ASPECT_TOLERANCE:
         yield "aspect", f"display aspect {result.display_aspect:.4f}, the source {source.display_aspect:.4f}"
-    if (result.bit_depth > _DEEP) != (source.bit_depth > _DEEP):
-        yield "bit_depth", f"{result.bit_depth} bits, the source {source.bit_depth}"
-    for name in ("color_range", "color_space", "color_primaries", "color_transfer"):
+    for name in _KEPT:
         before, after = getattr(source, name), getattr(result, name)
-        if before not in (None, after):
+        if before not in (None, "gray", after):  # gray loses nothing in any chroma
             yield name, f"{name} {after}, the source {before}"
+    if lost := sorted(set(source.side_data) - set(result.side_data)):
+        yield "side_data", f"without the source's {', '.join(lost)}"
 
 
 def _sound(source: Media, result: Media) -> Iterator[tuple[str, str]]:

@@ -1,5 +1,7 @@
 """Odd clips come through an encode with all their frames, streams, colours and tags, or with a reason why not."""
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,25 @@ from reelkeeper.rules.transcode import Acceptance, Recipe, accept, skip
 from tests.clips import MakeClip, tool
 
 HDR = ("-color_primaries", "bt2020", "-color_trc", "smpte2084", "-colorspace", "bt2020nc", "-color_range", "tv")
+DISPLAY = (
+    "log-level=none:hdr10=1:max-cll=1000,400:"
+    "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)"
+)
 ODD_CLIPS: dict[str, dict[str, Any]] = {
     "plain": {},
     "no sound": {"audio": ""},
     "two audio streams": {"audio": "stereo mono"},
     "surround that libopus has no name for": {"audio": "5.1(side)", "sound": "ac3"},
     "quad": {"audio": "quad", "sound": "aac"},
-    "odd size and 4:4:4": {"size": "321x181", "pixels": "yuv444p"},
+    "odd size": {"size": "321x181", "pixels": "yuv420p"},
     "narrow": {"size": "48x200"},
     "smallest": {"size": "16x16"},
     "wide pixels": {"options": ("-aspect", "2.0")},
     "full range": {"options": ("-color_range", "pc")},
     "HDR10": {"codec": "libx265 -x265-params log-level=none", "pixels": "yuv420p10le", "options": HDR},
+    "HDR10 with its display": {"codec": f"libx265 -x265-params {DISPLAY}", "pixels": "yuv420p10le", "options": HDR},
+    "gray": {"pixels": "gray"},
+    "two eyes": {"suffix": "mkv", "options": ("-metadata:s:v:0", "stereo_mode=left_right")},
     "29.97 fps": {"rate": "30000/1001", "seconds": 1},
     "variable frame rate": {"seconds": 2, "options": ("-vf", "select='not(mod(n,3))+gt(n,24)'", "-fps_mode", "vfr")},
     "fragmented": {"options": ("-movflags", "frag_keyframe+empty_moov")},
@@ -46,12 +55,14 @@ def encoded(source: Path, tmp_path: Path, codec: str = "av1") -> tuple[Media, Me
     return media, ffmpeg.inspect(target), target
 
 
+def perfect(source: Media) -> Quality:
+    return Quality("vmaf_v0.6.1", 97, 97, 97, source.frames, 1)
+
+
 def structural_faults(source: Media, result: Media, codec: str = "av1") -> str:
     """Every fault but size and quality, which do not matter in a drawn clip of half a second."""
-    perfect = Quality("vmaf_v0.6.1", 97, 97, 97, source.frames, 1)
-    lenient = Acceptance(max_size_percent=99.9)
-    large = Media(**{**{name: getattr(source, name) for name in Media.__slots__}, "size_bytes": 10**9})
-    refusal = accept(large, result, perfect, Recipe.model_validate({"codec": codec}), lenient)
+    lenient, large = Acceptance(max_size_percent=99.9), replace(source, size_bytes=10**9)
+    refusal = accept(large, result, perfect(source), Recipe.model_validate({"codec": codec}), lenient)
     return refusal.reason if refusal else ""
 
 
@@ -63,11 +74,79 @@ def test_an_odd_clip_comes_through_whole(make_clip: MakeClip, tmp_path: Path, na
     assert ffmpeg.decode(target, result).frames == source.frames
 
 
-@pytest.mark.parametrize("name", ["plain", "two audio streams", "odd size and 4:4:4", "HDR10"])
+@pytest.mark.parametrize("name", ["plain", "two audio streams", "odd size", "HDR10"])
 def test_vp9_serves_as_well(make_clip: MakeClip, tmp_path: Path, name: str) -> None:
     source, result, _ = encoded(made(make_clip, name), tmp_path, codec="vp9")
     assert structural_faults(source, result, codec="vp9") == ""
     assert result.profile in ("Profile 0", "Profile 2")  # 4:2:0, which players take
+
+
+INTERLACED = ("-vf", "interlace=scan={order}", "-flags", "+ilme+ildct")
+# What our encoder would flatten and VMAF, which compares luma frame by frame, would not see.
+LOST: dict[str, tuple[dict[str, Any], str, str]] = {
+    "4:4:4": ({"pixels": "yuv444p"}, "chroma", "chroma"),
+    "4:2:2": ({"pixels": "yuv422p"}, "chroma", "chroma"),
+    "4:2:2 in 10 bits": ({"codec": "prores_ks", "pixels": "yuv422p10le", "suffix": "mov"}, "chroma", "chroma"),
+    "RGB": ({"codec": "libx264rgb -crf 10", "pixels": "rgb24"}, "chroma", "chroma"),
+    "12 bits": (
+        {"codec": "libx265 -x265-params log-level=none", "pixels": "yuv420p12le"},
+        "bit_depth",
+        "bit_depth",
+    ),
+    "top field first": (
+        {"codec": "libx264 -crf 10 -x264-params tff=1", "options": INTERLACED, "order": "tff"},
+        "interlaced",
+        "field_order",
+    ),
+    "bottom field first": (
+        {"codec": "libx264 -crf 10 -x264-params bff=1", "options": INTERLACED, "order": "bff"},
+        "interlaced",
+        "field_order",
+    ),
+    "interlaced MPEG-4 part 2, which only its frames tell": (
+        {"codec": "mpeg4 -q:v 2", "options": INTERLACED, "order": "tff"},
+        "interlaced",
+        "field_order",
+    ),
+    "interlaced MPEG-2": (
+        {"codec": "mpeg2video -q:v 2", "sound": "mp2", "suffix": "mpg", "options": INTERLACED, "order": "tff"},
+        "interlaced",
+        "field_order",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_what_a_result_would_lose_is_refused_before_and_after_the_encode(
+    make_clip: MakeClip, tmp_path: Path, name: str
+) -> None:
+    kind, early, late = LOST[name]
+    odd = {"size": "128x96"} | kind
+    order = odd.pop("order", "")
+    source = make_clip(*(part.format(order=order) for part in odd.pop("options", ())), **odd)
+    media, result, _ = encoded(source, tmp_path)
+    refusal = skip(media, Recipe(skip_codecs=(), skip_bits_per_pixel=0))
+    assert refusal is not None
+    assert (refusal.rule, refusal.permanent) == (early, True)
+    faults = accept(replace(media, size_bytes=10**9), result, perfect(media), Recipe(), Acceptance())
+    assert faults is not None
+    assert faults.rule == late, faults.reason
+
+
+def test_a_clip_turned_by_an_odd_angle_is_left_as_it_is(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = str(make_clip(size="96x64"))
+    turned = tool("-display_rotation", "45", "-i", clip, "-c", "copy", str(tmp_path / "turned.mp4"))
+    refusal = skip(ffmpeg.inspect(turned), Recipe(skip_bits_per_pixel=0))
+    assert refusal is not None
+    assert refusal.rule == "side_data"
+
+
+@pytest.mark.parametrize("layout", ["2.1", "4.0", "3.1"])
+def test_sound_that_opus_would_mix_into_another_layout_is_left_as_it_is(make_clip: MakeClip, layout: str) -> None:
+    refusal = skip(ffmpeg.inspect(make_clip(audio=layout, sound="aac")), Recipe(skip_bits_per_pixel=0))
+    assert refusal is not None
+    assert refusal.rule == "audio_layout"
+    assert layout in refusal.reason
 
 
 def test_a_rotated_clip_is_turned_for_good(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -76,6 +155,23 @@ def test_a_rotated_clip_is_turned_for_good(make_clip: MakeClip, tmp_path: Path) 
     source, result, _ = encoded(turned, tmp_path)
     assert structural_faults(source, result) == ""
     assert (result.width, result.height) == (64, 96)
+
+
+def times(clip: Path, log: Path) -> list[float]:
+    """When each frame is shown, from the first on, in seconds."""
+    tool("-i", str(clip), "-map", "0:v", "-fps_mode", "passthrough", "-f", "framecrc", str(log))
+    lines = log.read_text().splitlines()
+    over, under = next(line for line in lines if line.startswith("#tb"))[7:].split("/")
+    ticks = [int(line.split(",")[2]) for line in lines if not line.startswith("#")]
+    return [(tick - ticks[0]) * int(over) / int(under) for tick in ticks]
+
+
+def test_every_frame_of_a_variable_rate_keeps_its_time(make_clip: MakeClip, tmp_path: Path) -> None:
+    source = made(make_clip, "variable frame rate")
+    before = times(source, tmp_path / "before.txt")
+    after = times(encoded(source, tmp_path)[2], tmp_path / "after.txt")
+    assert len({round(later - earlier, 3) for earlier, later in pairwise(before)}) > 1
+    assert after == pytest.approx(before, abs=0.001)  # WebM counts in milliseconds
 
 
 def test_subtitles_are_kept(make_clip: MakeClip, tmp_path: Path) -> None:

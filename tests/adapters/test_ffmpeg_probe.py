@@ -40,6 +40,21 @@ def test_bit_depth_is_known(make_clip: MakeClip, pixels: str, depth: int) -> Non
     assert ffmpeg.inspect(make_clip(pixels=pixels)).bit_depth == depth
 
 
+@pytest.mark.parametrize(
+    ("pixels", "codec", "chroma"),
+    [
+        ("yuv420p", "libx264", "4:2:0"),
+        ("yuv422p", "libx264", "4:2:2"),
+        ("yuv444p", "libx264", "4:4:4"),
+        ("yuvj420p", "mjpeg", "4:2:0"),
+        ("rgb24", "libx264rgb", "gbrp"),
+    ],
+)
+def test_how_colour_is_sampled_is_known(make_clip: MakeClip, pixels: str, codec: str, chroma: str) -> None:
+    made = ffmpeg.inspect(make_clip(codec=codec, pixels=pixels, suffix="mov"))
+    assert (made.chroma, made.field_order, made.side_data) == (chroma, "progressive", ())
+
+
 def test_transparency_is_seen(make_clip: MakeClip) -> None:
     in_mov = make_clip(codec="prores_ks -profile:v 4444", pixels="yuva444p10le", suffix="mov")
     in_webm = make_clip("-auto-alt-ref", "0", codec="libvpx-vp9", pixels="yuva420p", sound="libopus", suffix="webm")

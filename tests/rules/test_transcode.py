@@ -60,6 +60,15 @@ def test_an_ordinary_video_is_not_skipped() -> None:
         ({"codec": "av1"}, "efficient_codec", "av1"),
         ({"video_bits": 6_000_000}, "efficient_bitrate", "0.027"),
         ({"has_alpha": True, "pixel_format": "yuva444p10le"}, "alpha", "yuva444p10le"),
+        ({"chroma": "4:4:4", "pixel_format": "yuv444p"}, "chroma", "yuv444p"),
+        ({"chroma": "4:2:2", "pixel_format": "yuv422p10le"}, "chroma", "4:2:2"),
+        ({"chroma": "gbrp", "pixel_format": "gbrp"}, "chroma", "gbrp"),
+        ({"chroma": "unknown", "pixel_format": ""}, "chroma", "unknown"),
+        ({"bit_depth": 12}, "bit_depth", "12"),
+        ({"field_order": "tt"}, "interlaced", "tt"),
+        ({"field_order": "unknown"}, "interlaced", "unknown"),
+        ({"side_data": ("Content light level metadata", "Spherical Mapping")}, "side_data", "Spherical"),
+        ({"audio": (replace(AUDIO, channels=3, channel_layout="2.1"),)}, "audio_layout", "2.1"),
         ({"content_credentials": True}, "content_credentials", "C2PA"),
         ({"video_streams": 2}, "several_videos", "2"),
         ({"subtitles": (Stream("subtitle", "hdmv_pgs_subtitle", 9.0),)}, "picture_subtitles", "hdmv_pgs_subtitle"),
@@ -90,6 +99,8 @@ def test_a_whole_result_is_accepted() -> None:
         ({"width": 1278}, "display_size", "1278x720"),
         ({"display_aspect": 1.7}, "aspect", "1.7000"),
         ({"bit_depth": 10}, "bit_depth", "10"),
+        ({"chroma": "4:4:4"}, "chroma", "4:4:4"),
+        ({"field_order": "tt"}, "field_order", "tt"),
         ({"color_transfer": "smpte2084"}, "color_transfer", "smpte2084"),
         ({"color_range": "pc"}, "color_range", "pc"),
         ({"audio": ()}, "audio", "0 audio"),
@@ -134,6 +145,29 @@ def test_a_set_number_of_bytes_must_be_saved() -> None:
 def test_what_the_source_never_said_may_be_anything() -> None:
     silent = replace(SOURCE, color_range=None, color_space=None, color_primaries=None, color_transfer=None)
     assert accept(silent, RESULT, QUALITY, Recipe(), Acceptance()) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"chroma": "4:2:2"}, "chroma"),
+        ({"chroma": "4:4:4"}, "chroma"),
+        ({"field_order": "bb"}, "field_order"),
+        ({"bit_depth": 12}, "bit_depth"),
+        ({"side_data": ("Mastering display metadata",)}, "side_data"),
+    ],
+)
+def test_a_result_that_lacks_something_of_its_source_is_refused(change: dict[str, Any], rule: str) -> None:
+    """Whatever made it: what an encoder can hold is not asked, what it has stored is."""
+    refusal = accept(replace(SOURCE, **change), RESULT, QUALITY, Recipe(), Acceptance())
+    assert refusal is not None
+    assert refusal.rule == rule
+
+
+def test_a_gray_source_loses_nothing_in_colour() -> None:
+    gray = replace(SOURCE, chroma="gray", pixel_format="gray")
+    assert skip(gray, Recipe()) is None
+    assert accept(gray, RESULT, QUALITY, Recipe(), Acceptance()) is None
 
 
 def test_every_fault_is_named_at_once() -> None:

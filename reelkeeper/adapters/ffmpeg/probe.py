@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ from reelkeeper.model import Media, MediaLimits, Stream
 
 _ENTRIES = (
     "format=format_name,duration,start_time:format_tags=creation_time:stream=index,codec_type,codec_name,profile,width,"
-    "height,pix_fmt,sample_aspect_ratio,bits_per_raw_sample,duration,start_time,avg_frame_rate,color_range,color_space,"
-    "color_primaries,color_transfer,channels,channel_layout:stream_disposition=attached_pic:stream_tags=DURATION,"
-    "alpha_mode:stream_side_data=rotation:packet=stream_index,size,flags"
+    "height,pix_fmt,sample_aspect_ratio,bits_per_raw_sample,duration,start_time,avg_frame_rate,field_order,color_range,"
+    "color_space,color_primaries,color_transfer,channels,channel_layout:stream_disposition=attached_pic:stream_tags=DURATION,"
+    "alpha_mode:stream_side_data=rotation,side_data_type:packet=stream_index,size,flags"
 )
 _ALPHA = re.compile(r"^(yuva|rgba|bgra|argb|abgr|gbrap|ya\d)")
+_FRAME = "frame=interlaced_frame,top_field_first"
+_SAMPLED = re.compile(r"4[0-4][0-4]")
+_NO_MATTER = {"CPB properties"}  # how fast the source may be read: nothing of the picture
+_RIGHT_ANGLE = 90
 _DEPTH = re.compile(r"p?(9|10|12|14|16)(le|be)$")
 
 
@@ -29,13 +34,20 @@ def inspect(path: Path, limits: MediaLimits | None = None) -> Media:
     limits = limits or MediaLimits()
     with desk() as work:
         clip = admit(path, work, limits)
-        argv = [tools().ffprobe, "-v", "error"]
-        for name, value in clip.options(limits).items():
-            argv += [f"-{name}", str(value)]
-        argv += ["-show_packets", "-show_entries", _ENTRIES, "-of", "json=c=1", clip.url]
-        ended = run(argv, desk=work, bounds=Bounds(), walls=tools().walls)
-        said = json.loads(ended.check("ffprobe", complaints=True).output)
-        return _within(_media(said, clip), limits)
+        said = _ask(clip, work, limits, "-show_packets", "-show_entries", _ENTRIES)
+        media = _within(_media(said, clip), limits)
+        if media.field_order == "unknown":  # MPEG-4 part 2 says it only with its frames
+            first = ("-select_streams", "V:0", "-read_intervals", "%+#1", "-show_entries", _FRAME)
+            media = replace(media, field_order=_fields(_ask(clip, work, limits, *first)))
+        return media
+
+
+def _ask(clip: Clip, work: Path, limits: MediaLimits, *questions: str) -> Mapping[str, Any]:
+    options = [part for name, value in clip.options(limits).items() for part in (f"-{name}", str(value))]
+    argv = [tools().ffprobe, "-v", "error", *options, *questions, "-of", "json=c=1", clip.url]
+    ended = run(argv, desk=work, bounds=Bounds(), walls=tools().walls)
+    answer: Mapping[str, Any] = json.loads(ended.check("ffprobe", complaints=True).output)
+    return answer
 
 
 def _media(said: Mapping[str, Any], clip: Clip) -> Media:
@@ -79,7 +91,37 @@ def _media(said: Mapping[str, Any], clip: Clip) -> Media:
         frame_rate=frames / duration if duration else _ratio(video.get("avg_frame_rate", "0/0"), "/", otherwise=0.0),
         streams=len(streams),
         video_streams=len(videos),
+        chroma=_chroma(pixel_format),
+        field_order=_known(video.get("field_order")) or "unknown",
+        side_data=_side_data(video),
     )
+
+
+def _chroma(pixel_format: str) -> str:
+    """Name how colour is sampled, or the whole format where that is not 4:2:0 or the like."""
+    if pixel_format.startswith(("gray", "mono")):
+        return "gray"
+    if pixel_format.startswith(("nv12", "nv21", "p01")):
+        return "4:2:0"
+    sampled = _SAMPLED.search(pixel_format)
+    return ":".join(sampled[0]) if sampled else pixel_format or "unknown"
+
+
+def _fields(said: Mapping[str, Any]) -> str:
+    """Tell from a frame how it is interlaced."""
+    for frame in said.get("frames", []):
+        if frame.get("interlaced_frame") == 1:
+            return "tt" if frame.get("top_field_first") else "bb"
+        if frame.get("interlaced_frame") == 0:
+            return "progressive"
+    return "unknown"
+
+
+def _side_data(video: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name what goes with the picture. A turn by right angles is left out: it is applied to the result."""
+    applied = {"Display Matrix"} if _rotation(video) % _RIGHT_ANGLE == 0 else set[str]()
+    kinds = {str(part.get("side_data_type")) for part in video.get("side_data_list", [])}
+    return tuple(sorted(kinds - applied - _NO_MATTER))
 
 
 def _within(media: Media, limits: MediaLimits) -> Media:
