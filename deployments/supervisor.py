@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from reelkeeper.adapters.parent import before_exec
+from reelkeeper.private_files import make_folder
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 GOOD_LIFE_SECONDS: Final = 60.0  # after so long, a death is a new story
@@ -101,7 +102,7 @@ class Supervisor:
             _kill(part)
 
     def _spawn(self, part: Part) -> None:
-        part.log.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(part.log.parent)
         with part.log.open("ab") as log:
             part.process = subprocess.Popen(
                 part.argv,

@@ -17,6 +17,7 @@ from deployments.folder import HOME
 from deployments.supervisor import Part, Supervisor
 from reelkeeper.errors import LeaseLost, Misconfigured, ReelkeeperError
 from reelkeeper.operations.depot import open_depot
+from reelkeeper.private_files import make_folder, tighten
 from reelkeeper.settings import Settings
 from reelkeeper.store import schema
 from reelkeeper.store.engine import open_engine
@@ -137,7 +138,7 @@ class Up:
 @contextmanager
 def alone(state: Path) -> Iterator[None]:
     """Hold the state folder. Raises LeaseLost while another `up` holds it."""
-    state.mkdir(parents=True, exist_ok=True)
+    tighten(make_folder(state))
     with (state / "up.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

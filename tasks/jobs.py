@@ -17,6 +17,7 @@ from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.operations import images, worker
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.run_job import End
+from reelkeeper.private_files import make_folder
 from reelkeeper.rules import dispatch
 from reelkeeper.rules.attempts import AttemptPolicy
 from reelkeeper.rules.dispatch import DispatchPolicy
@@ -64,8 +65,7 @@ def keep_slots_full(
     run_id: str,
 ) -> DispatchReport:
     """Run jobs until the window ends. To be told to end hands over what is at work."""
-    scratch = settings().scratch
-    scratch.mkdir(parents=True, exist_ok=True)
+    scratch = make_folder(settings().scratch)
     sweep_desks(scratch)
     ends = worker.work(
         depot,

@@ -26,6 +26,7 @@ from reelkeeper.adapters import seaweed_config
 from reelkeeper.adapters.parent import before_exec
 from reelkeeper.adapters.s3 import open_client
 from reelkeeper.errors import Misconfigured, StorageError
+from reelkeeper.private_files import make_folder
 
 READY_SECONDS = 60  # it takes 1 s alone, and 3 s on a busy machine
 STOP_SECONDS = 6  # it takes 2 s
@@ -90,7 +91,7 @@ class _Guardian:
 
     def _run(self) -> None:
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.folder)
             with (self.folder / "lock").open("a") as lock:
                 while not self.leave.is_set():
                     with contextlib.suppress(BlockingIOError):
@@ -161,7 +162,7 @@ def _socket_folder(folder: Path) -> Iterator[Path]:
     own = folder / "run"
     shutil.rmtree(own, ignore_errors=True)
     if len(os.fsencode(own / "seaweedfs-master-grpc-65535.sock")) <= MAX_SOCKET_PATH:
-        own.mkdir()
+        make_folder(own)
         yield own
     else:
         with tempfile.TemporaryDirectory(prefix="reelkeeper-s3-") as short:

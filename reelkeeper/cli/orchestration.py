@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from reelkeeper.errors import Misconfigured
+from reelkeeper.private_files import make_folder, tighten
 
 HEARTBEAT_SECONDS = 30  # Prefect's shortest; a run that is silent for three of them is dead: deployments/automations.py
 RUN_DAYS, EVENT_DAYS = 30, 3
@@ -45,7 +46,7 @@ def prepare(state_dir: Path) -> bool:
         wanted |= _IN_PROCESS
         if not os.environ.get("PREFECT_PROFILE"):  # a profile names a server of its own
             home = (state_dir / "prefect").absolute()
-            home.mkdir(parents=True, exist_ok=True)  # Prefect makes one folder, and not those above it
+            tighten(make_folder(home), state_dir)  # Prefect makes one folder, and not those above it
             wanted["PREFECT_HOME"] = str(home)
     for name, value in (wanted | _logging()).items():
         os.environ.setdefault(name, value)

@@ -30,6 +30,7 @@ from reelkeeper.operations.depot import (
 )
 from reelkeeper.operations.freeze import why_frozen
 from reelkeeper.operations.sinks import configured_sinks
+from reelkeeper.private_files import exposed
 from reelkeeper.redaction import redacted
 from reelkeeper.settings import Settings
 from reelkeeper.store import schema
@@ -62,6 +63,7 @@ def examine(settings: Settings, *, claim: bool = False) -> Iterator[Finding]:
     yield _guarded("media tools", _tools)
     yield from _tool_details()
     yield _guarded("scratch space", lambda: _space(settings))
+    yield _guarded("privacy", lambda: _privacy(settings))
     yield _guarded("cloudflare", lambda: _cloudflare(settings))
     yield _guarded("alerts", lambda: _alerts(settings))
     with ExitStack() as stack:
@@ -140,6 +142,13 @@ def _space(settings: Settings) -> Finding:
     state = FAIL if free < NO_SPACE_BYTES else WARN if free < LITTLE_SPACE_BYTES else OK
     remedy = "" if state == OK else "free some, or set REELKEEPER_SCRATCH_DIR to a larger disk"
     return Finding("scratch space", state, f"{free / 10**9:.1f} GB free for {settings.scratch}", remedy)
+
+
+def _privacy(settings: Settings) -> Finding:
+    if found := exposed(settings.state_dir, *settings.state_dir.glob("store.sqlite3*")):
+        names = " ".join(map(str, found))
+        return Finding("privacy", WARN, f"other users of this machine can reach {names}", f"chmod go-rwx {names}")
+    return Finding("privacy", OK, f"no other user of this machine can read {settings.state_dir}")
 
 
 def _cloudflare(settings: Settings) -> Finding:

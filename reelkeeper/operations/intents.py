@@ -24,6 +24,7 @@ from reelkeeper.operations import cache, quota
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
 from reelkeeper.operations.transcode import verify_stored
+from reelkeeper.private_files import make_folder
 from reelkeeper.store import conditions, quotas
 from reelkeeper.store.audit import Event, append
 from reelkeeper.store.engine import changed, now, reading, transaction
@@ -58,8 +59,7 @@ class Intent:
 @contextmanager
 def workplace(scratch: Path) -> Iterator[Path]:
     """Give a private folder for one video at work, gone afterwards."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    with desk(scratch) as place:
+    with desk(make_folder(scratch)) as place:
         yield place
 
 

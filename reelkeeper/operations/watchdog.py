@@ -21,6 +21,7 @@ from reelkeeper.operations.alerts import observe
 from reelkeeper.operations.outbox import Delivered, deliver
 from reelkeeper.operations.sinks import Sinks
 from reelkeeper.operations.status import flow_states
+from reelkeeper.private_files import make_folder
 from reelkeeper.rules import cadence
 from reelkeeper.rules.wording import many
 from reelkeeper.store import heartbeats, outbox
@@ -73,7 +74,7 @@ def tell_unreachable(sink: Sink, error: ReelkeeperError, marker: Path, *, at: fl
         suggestion="reelkeeper doctor",
     )
     sink.send(Letter(f"unreachable-{at:.0f}", message))
-    marker.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(marker.parent)
     marker.touch()
 
 

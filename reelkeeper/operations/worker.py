@@ -24,6 +24,7 @@ from reelkeeper.operations import claim as claiming
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, Keeper
 from reelkeeper.operations.run_job import End, InHand, Place, run_job
+from reelkeeper.private_files import make_folder
 from reelkeeper.rules.attempts import AttemptPolicy
 from reelkeeper.rules.dispatch import DispatchPolicy
 from reelkeeper.store import claims, signs
@@ -53,7 +54,7 @@ def work(
     earlier, once nothing is due. A store that answers again before its claims are given up costs nothing. Whatever is
     raised in here, or in this thread, hands over every job at once.
     """
-    scratch.mkdir(parents=True, exist_ok=True)
+    make_folder(scratch)
     with Keeper(depot.engine) as keeper:
         place = Place(depot, generator, keeper, scratch, run_id, attempts)
         worker = _Worker(place, slots, order, limit, until_idle=until_idle)

@@ -22,6 +22,7 @@ from sqlmodel import Session
 
 from reelkeeper.errors import Misconfigured
 from reelkeeper.failpoints import failpoint
+from reelkeeper.private_files import make_file, make_folder, tighten
 from reelkeeper.store.tables.columns import UtcDateTime
 
 BUSY_TIMEOUT_SECONDS = 30
@@ -57,11 +58,19 @@ def open_engine(url: str) -> sa.Engine:
         raise Misconfigured(
             f"database_url {parsed.render_as_string()!r} names no file; a store in memory is lost with its process"
         )
-    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    file = Path(parsed.database)
+    make_folder(file.parent)
     engine = sa.create_engine(parsed, connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_SECONDS})
+    sa.event.listen(engine, "do_connect", lambda *_: _keep_private(file))
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _keep_private(file: Path) -> None:
+    """Make the database for its owner alone; SQLite gives the files beside it the same mode."""
+    make_file(file)
+    tighten(file, *(file.with_name(f"{file.name}{beside}") for beside in ("-wal", "-shm")))
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
+from reelkeeper.private_files import tighten
 from reelkeeper.settings import Settings
 from reelkeeper.store.engine import open_engine, reading
 
@@ -16,6 +17,7 @@ _VERSIONS = Path(__file__).parent / "migrations" / "versions"
 @contextmanager
 def open_store(settings: Settings) -> Iterator[Engine]:
     """Open the store alone; the embedded one is made and upgraded on the way. Raises SchemaError."""
+    tighten(settings.state_dir)
     engine = open_engine(settings.store_url)
     try:
         if not _is_current(engine):
