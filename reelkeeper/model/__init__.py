@@ -165,6 +165,7 @@ class Media:
     video_streams: int = 1  # cover pictures not counted
     chroma: str = "4:2:0"  # 4:2:2, 4:4:4, rgb, gray and so on; unknown
     field_order: str = "progressive"  # tt, bb, tb, bt where frames are interlaced; unknown
+    shown_at_ms: tuple[int, ...] = ()  # of each frame, after the first; empty where the file leaves some out
     side_data: tuple[str, ...] = ()  # more that the picture needs, by ffprobe's names: Stereo 3D, Spherical Mapping
 
 

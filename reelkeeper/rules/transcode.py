@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,6 +14,7 @@ EFFICIENT_CODECS: Final = ("av1", "vp9", "hevc")  # a second lossy pass would co
 _TEXT_SUBTITLES = {"mov_text", "webvtt", "subrip", "ass", "ssa", "text"}  # what WebVTT can hold
 _MOST_CHANNELS = 8  # of Opus in WebM: RFC 7845, 5.1.1.2
 _TOLERANCE_SECONDS = 0.05
+_TIMING_TOLERANCE_MS = 2  # WebM counts in milliseconds, and both ends are rounded
 _ASPECT_TOLERANCE = 0.01
 _DEPTHS = (8, 10)  # bits that AV1 and VP9 take here
 # What must be alike in a result, whatever its encoder: VMAF compares luma alone, frame by frame.
@@ -148,6 +149,8 @@ def _shape(source: Media, result: Media, recipe: Recipe) -> Iterator[tuple[str, 
     frame = source.duration_seconds / max(1, source.frames)
     if not abs(result.duration_seconds - source.duration_seconds) <= max(frame, _TOLERANCE_SECONDS):
         yield "duration", f"{result.duration_seconds:.3f} s, the source has {source.duration_seconds:.3f} s"
+    if (late := _latest(source.shown_at_ms, result.shown_at_ms)) > _TIMING_TOLERANCE_MS:
+        yield "timing", f"a frame is shown {late} ms from its time in the source"
     if (result.width, result.height) != (source.width, source.height):
         yield "display_size", f"{result.width}x{result.height}, the source {source.width}x{source.height}"
     if not abs(result.display_aspect / source.display_aspect - 1) <= _ASPECT_TOLERANCE:
@@ -158,6 +161,11 @@ def _shape(source: Media, result: Media, recipe: Recipe) -> Iterator[tuple[str, 
             yield name, f"{name} {after}, the source {before}"
     if lost := sorted(set(source.side_data) - set(result.side_data)):
         yield "side_data", f"without the source's {', '.join(lost)}"
+
+
+def _latest(before: Sequence[int], after: Sequence[int]) -> int:
+    """Find how far off a frame is at most. VMAF pairs frames by their number, whenever they are shown."""
+    return max((abs(new - old) for old, new in zip(before, after, strict=False)), default=0)
 
 
 def _sound(source: Media, result: Media) -> Iterator[tuple[str, str]]:

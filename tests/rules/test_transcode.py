@@ -37,6 +37,7 @@ SOURCE = Media(
     creation_time=None,
     audio=(AUDIO,),
     subtitles=(Stream("subtitle", "mov_text", 9.0),),
+    shown_at_ms=(0, 42, 83),
 )
 RESULT = replace(
     SOURCE,
@@ -45,6 +46,7 @@ RESULT = replace(
     size_bytes=1_500_000,
     audio=(replace(AUDIO, codec="opus", duration_seconds=10.008),),
     subtitles=(Stream("subtitle", "webvtt", 9.0),),
+    shown_at_ms=(0, 42, 85),
 )
 QUALITY = Quality("vmaf_v0.6.1", 94.0, 90.0, 85.0, 240, 1)
 
@@ -96,6 +98,7 @@ def test_a_whole_result_is_accepted() -> None:
         ({"frames": 239}, "frames", "239"),
         ({"duration_seconds": 9.9}, "duration", "9.900"),
         ({"duration_seconds": float("nan")}, "duration", "nan"),
+        ({"shown_at_ms": (0, 45, 83)}, "timing", "3 ms"),
         ({"width": 1278}, "display_size", "1278x720"),
         ({"display_aspect": 1.7}, "aspect", "1.7000"),
         ({"bit_depth": 10}, "bit_depth", "10"),

@@ -68,7 +68,8 @@ def encode(
         whole, draft = ffmpeg.input(clip.url, threads=1, **clip.options(limits)), work / "out.webm"
         picture = whole["V:0"]
         pixels = "yuv420p10le" if media.bit_depth > 8 else "yuv420p"  # noqa: PLR2004  bits
-        look: dict[str, Any] = {"fps_mode": "passthrough", "pix_fmt": pixels}
+        # Left alone, ffmpeg rounds the time of each frame to the average rate.
+        look: dict[str, Any] = {"fps_mode": "passthrough", "enc_time_base": "1:90000", "pix_fmt": pixels}
         look |= _SETTINGS[codec](preset, crf)
         spent, ceiling = 0.0, max(64 << 20, 2 * media.size_bytes)
         if codec == "vp9":

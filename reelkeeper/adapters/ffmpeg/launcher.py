@@ -85,7 +85,7 @@ class Launcher:
         self.next_look = time.monotonic() + _LOOK_SECONDS
         for pid, most in self.most_threads.items():
             with contextlib.suppress(OSError):  # it has ended
-                count = os.stat(f"/proc/{pid}/task").st_nlink - 2  # noqa: PTH116  pathlib would double the memory
+                count = os.stat(f"/proc/{pid}/task").st_nlink - 2  # noqa: PTH116  pathlib is not loaded here
                 if count > most:
                     self.faults[pid] = f"it ran {count} threads at the same time, its limit is {most}"
                     _end(pid, signal.SIGKILL)

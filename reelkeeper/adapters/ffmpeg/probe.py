@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ _ENTRIES = (
     "format=format_name,duration,start_time:format_tags=creation_time:stream=index,codec_type,codec_name,profile,width,"
     "height,pix_fmt,sample_aspect_ratio,bits_per_raw_sample,duration,start_time,avg_frame_rate,field_order,color_range,"
     "color_space,color_primaries,color_transfer,channels,channel_layout:stream_disposition=attached_pic:stream_tags=DURATION,"
-    "alpha_mode:stream_side_data=rotation,side_data_type:packet=stream_index,size,flags"
+    "alpha_mode:stream_side_data=rotation,side_data_type:packet=stream_index,pts_time,size,flags"
 )
 _ALPHA = re.compile(r"^(yuva|rgba|bgra|argb|abgr|gbrap|ya\d)")
 _FRAME = "frame=interlaced_frame,top_field_first"
@@ -57,7 +57,8 @@ def _media(said: Mapping[str, Any], clip: Clip) -> Media:
         raise NotAVideo("it has no video stream" + (", only sound" if streams else ""))
     video = videos[0]
     packets = [p for p in said.get("packets", []) if p["stream_index"] == video["index"]]
-    frames = sum("D" not in p["flags"] for p in packets)  # D: cut away by an edit list
+    shown = [p for p in packets if "D" not in p["flags"]]  # D: cut away by an edit list
+    frames = len(shown)
     duration = _seconds(video) or _number(said["format"].get("duration")) or 0.0
     width, height = video.get("width", 0), video.get("height", 0)
     aspect = width / max(height, 1) * _ratio(video.get("sample_aspect_ratio", "1:1"), ":", otherwise=1.0)
@@ -93,6 +94,7 @@ def _media(said: Mapping[str, Any], clip: Clip) -> Media:
         video_streams=len(videos),
         chroma=_chroma(pixel_format),
         field_order=_known(video.get("field_order")) or "unknown",
+        shown_at_ms=_times(shown),
         side_data=_side_data(video),
     )
 
@@ -105,6 +107,12 @@ def _chroma(pixel_format: str) -> str:
         return "4:2:0"
     sampled = _SAMPLED.search(pixel_format)
     return ":".join(sampled[0]) if sampled else pixel_format or "unknown"
+
+
+def _times(packets: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """List when each frame is shown, in milliseconds after the first: packets come in the order of decoding."""
+    seconds = sorted(at for packet in packets if (at := _number(packet.get("pts_time"))) is not None)
+    return tuple(round(1000 * (at - seconds[0])) for at in seconds) if len(seconds) == len(packets) else ()
 
 
 def _fields(said: Mapping[str, Any]) -> str:
