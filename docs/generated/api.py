@@ -18,15 +18,26 @@ from reelkeeper.operations.depot import Depot
 _METHODS: Final = ("get", "post", "put", "delete")
 _OTHERS: Final = (
     (401, "token", "No token, or one that is wrong, revoked or expired: the answer is the same"),
+    (408, "too-slow", "The body did not arrive within `access.body_seconds`, prolonged by what had come"),
     (413, "too-large", "The body is larger than `access.body_bytes`"),
     (422, "invalid", "The request is not as the schema says; `faults` names the fields"),
     (422, "input", "The video that is asked for cannot be made as it is described"),
     (429, "rate", "More than `access.requests_a_second`; `Retry-After` says for how long to wait"),
+    (
+        429,
+        "too-many",
+        "The token has `access.requests_of_token`, `streams_of_token` or `uploads_of_token` under way; `Retry-After`",
+    ),
     (500, "unforeseen", "An error of ours, logged and not told"),
     (503, "budget", "Spend has reached its hard limit; `detail` says from when on to ask again"),
+    (
+        503,
+        "overload",
+        "More is asked than this process can do: an `_at_once`, or no turn in `access.wait_seconds`; `Retry-After`",
+    ),
     (503, "store", "The store does not answer, or is busy; `Retry-After` says for how long to wait"),
 )
-_BY_ALL: Final = {"400", "401", "403", "413", "422", "429", "500", "503"}  # said once for all routes
+_BY_ALL: Final = {"400", "401", "403", "408", "413", "422", "429", "500", "503"}  # said once for all routes
 
 
 @cache

@@ -1,11 +1,11 @@
 """The app: routes, the gate before them, and the schema that says what each may answer."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any
 
-from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import CollectorRegistry
@@ -14,11 +14,11 @@ from reelkeeper.api.backing import Backing
 from reelkeeper.api.collector import Service
 from reelkeeper.api.dispatching import Dispatching
 from reelkeeper.api.figures import Requests
+from reelkeeper.api.following import Following
 from reelkeeper.api.gate import Gate
+from reelkeeper.api.load import Load
 from reelkeeper.api.problems import Problem, answer_errors
 from reelkeeper.api.routes import health, hooks, images, jobs, uploads, users, videos
-
-THREADS: Final = 15  # at work at once: as many connections as SQLAlchemy's pool gives out
 
 
 def create_app(stands: Backing) -> FastAPI:
@@ -35,10 +35,13 @@ def create_app(stands: Backing) -> FastAPI:
     app.state.registry = CollectorRegistry()
     app.state.registry.register(Service(stands.depot.engine, stands.budget))
     app.state.dispatching = Dispatching(stands.depot.engine, stands.orchestrator, app.state.registry)
+    app.state.load = Load(stands.access, stands.depot.engine)
+    app.state.readiness = health.Asking(stands.depot.engine)
+    app.state.following = Following(stands.depot.engine, stands.terms.admission.slots)
     for room in (health, jobs, videos, users, uploads, images, hooks):
         app.include_router(room.router)
     answer_errors(app)
-    app.add_middleware(Gate, engine=stands.depot.engine, policy=stands.access)
+    app.add_middleware(Gate, engine=stands.depot.engine, policy=stands.access, load=app.state.load)
     app.add_middleware(Requests, registry=app.state.registry)
     app.openapi = lambda: _schema(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     return app
@@ -46,9 +49,11 @@ def create_app(stands: Backing) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    current_default_thread_limiter().total_tokens = THREADS
     app.state.dispatching.start()
+    clock = asyncio.create_task(app.state.load.keep_time())
     yield
+    clock.cancel()
+    app.state.following.stop()
     app.state.dispatching.stop()
 
 

@@ -1,29 +1,32 @@
-"""Before any route: whose token is it, has the caller asked too often, is the body too large.
+"""Before any route: whose token is it, does the caller ask too much, is the body too large or too slow.
 
 It stands before routing, so a path that is not there looks the same to somebody without a token as one that is.
 A token that was found is trusted for a few seconds, so that a request does not cost a look-up; so long does one that
 was revoked still work. What a caller has left is known to this process alone.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Final
 
 from anyio.to_thread import run_sync
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from reelkeeper.api.load import Load, Shed, Turns
 from reelkeeper.api.problems import problem
-from reelkeeper.api.routes import hooks, images
+from reelkeeper.api.routes import hooks, images, jobs
 from reelkeeper.model.access import Caller
 from reelkeeper.operations.images import MOST_BYTES
 from reelkeeper.operations.tokens import authenticate
-from reelkeeper.rules.access import AccessPolicy, Allowance, take
+from reelkeeper.rules.access import AccessPolicy, Allowance, body_deadline, take
 
-OPEN: Final = frozenset({"/healthz", "/readyz", "/openapi.json", hooks.PATH})
+HEALTH: Final = frozenset({"/healthz", "/readyz"})
+OPEN: Final = HEALTH | {"/openapi.json", hooks.PATH}
 TRUSTED_SECONDS: Final = 5.0
 _MOST_TRUSTED: Final = 10_000  # tokens; all are forgotten beyond it
 
@@ -32,46 +35,58 @@ class Gate:
     """The middleware."""
 
     def __init__(
-        self, app: ASGIApp, engine: Engine, policy: AccessPolicy, clock: Callable[[], float] = time.monotonic
+        self,
+        app: ASGIApp,
+        engine: Engine,
+        policy: AccessPolicy,
+        load: Load,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
         self._engine = engine
         self._policy = policy
+        self._load = load
         self._clock = clock
         self._trusted: dict[str, tuple[Caller, float]] = {}  # token -> its caller, and until when
         self._left: dict[str, Allowance] = {}
+        self._known, self._unknown = (Turns(1, policy.wait_seconds) for _ in range(2))  # who guesses delays no others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or answer it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        if scope["path"] not in OPEN:
-            try:
-                caller = await self._caller(headers)
-            except SQLAlchemyError:
-                answer = problem(503, "store", "The store does not answer.", headers={"Retry-After": "1"})
-                await answer(scope, receive, send)
-                return
-            if caller is None:
-                detail = "Send Authorization: Bearer TOKEN, of a token that is known, not over and not revoked."
-                answer = problem(401, "token", detail, headers={"WWW-Authenticate": "Bearer"})
-                await answer(scope, receive, send)
-                return
-            wait = self._wait(caller)
-            if wait:
-                detail = f"token {caller.token_id} may ask {self._policy.requests_a_second:g} times a second"
-                answer = problem(429, "rate", detail, headers={"Retry-After": str(int(wait) + 1)})
-                await answer(scope, receive, send)
-                return
-            scope.setdefault("state", {})["caller"] = caller
-        length = headers.get("content-length", "0")
-        most_bytes = MOST_BYTES if scope["path"] == images.PATH else self._policy.body_bytes
-        if not length.isascii() or not length.isdigit() or int(length) > most_bytes:
-            await problem(413, "too-large", _limit(most_bytes))(scope, receive, send)
-            return
-        await self._app(scope, _limited(receive, most_bytes), send)
+        path, headers, token_id = scope["path"], Headers(scope=scope), "none"
+        try:
+            if path not in HEALTH:
+                self._load.check()
+            if path not in OPEN:
+                caller = await self._admitted(headers)
+                scope.setdefault("state", {})["caller"] = caller
+                token_id = caller.token_id
+            most_bytes = MOST_BYTES if path == images.PATH else self._policy.body_bytes
+            _check_length(headers.get("content-length", "0"), most_bytes)
+            counted = path not in HEALTH and not path.endswith(jobs.EVENTS)
+            with self._load.requests.taken(token_id) if counted else nullcontext():
+                await self._app(scope, self._limited(receive, most_bytes), send)
+        except Shed as refused:  # before the app: it answers its own
+            answer = problem(refused.status_code, refused.kind, refused.detail, headers=refused.headers)
+            await answer(scope, receive, send)
+
+    async def _admitted(self, headers: Headers) -> Caller:
+        """Give who asks. Raises Shed for nobody that is known, and for one who asks too often."""
+        try:
+            caller = await self._caller(headers)
+        except SQLAlchemyError:
+            raise Shed(503, "store", "The store does not answer.") from None
+        if caller is None:
+            detail = "Send Authorization: Bearer TOKEN, of a token that is known, not over and not revoked."
+            raise Shed(401, "token", detail, {"WWW-Authenticate": "Bearer"})
+        wait = self._wait(caller)
+        if wait:
+            detail = f"token {caller.token_id} may ask {self._policy.requests_a_second:g} times a second"
+            raise Shed(429, "rate", detail, {"Retry-After": str(int(wait) + 1)})
+        return caller
 
     async def _caller(self, headers: Headers) -> Caller | None:
         kind, _, text = headers.get("authorization", "").partition(" ")
@@ -82,7 +97,10 @@ class Gate:
         found = self._trusted.get(text)
         if found and found[1] > at:
             return found[0]
-        caller = await run_sync(authenticate, self._engine, text)
+        if found:  # one request looks it up again, and the others go on meanwhile
+            self._trusted[text] = found[0], at + self._policy.wait_seconds
+        async with (self._known if found else self._unknown).turn():
+            caller = await run_sync(authenticate, self._engine, text)
         if caller is None:
             self._trusted.pop(text, None)
             return None
@@ -96,20 +114,33 @@ class Gate:
         self._left[caller.token_id] = left
         return wait
 
+    def _limited(self, receive: Receive, most_bytes: int) -> Receive:
+        """Raise Shed, within the app, for a body that is too large or too slow. What comes after it is waited for."""
+        taken, began, is_whole = 0, self._clock(), False
+
+        async def limited() -> Message:
+            nonlocal taken, is_whole
+            if is_whole:
+                return await receive()
+            left = began + body_deadline(self._policy, taken) - self._clock()
+            try:
+                async with asyncio.timeout(left):
+                    message = await receive()
+            except TimeoutError:
+                raise Shed(408, "too-slow", f"{taken:,} bytes of the body came in time") from None
+            taken += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
+            if taken > most_bytes:
+                raise Shed(413, "too-large", _limit(most_bytes))
+            return message
+
+        return limited
+
+
+def _check_length(text: str, most_bytes: int) -> None:
+    if not text.isascii() or not text.isdigit() or int(text) > most_bytes:
+        raise Shed(413, "too-large", _limit(most_bytes))
+
 
 def _limit(most_bytes: int) -> str:
     return f"a body has at most {most_bytes:,} bytes"
-
-
-def _limited(receive: Receive, most_bytes: int) -> Receive:
-    taken = 0
-
-    async def limited() -> Message:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > most_bytes:
-            raise HTTPException(413, _limit(most_bytes))
-        return message
-
-    return limited

@@ -60,6 +60,7 @@ _TITLES: Final = {
     403: "Not allowed",
     404: "Not found",
     405: "No such method here",
+    408: "It took too long to arrive",
     409: "Not now",
     410: "It is over",
     413: "The body is too large",
@@ -109,7 +110,7 @@ def documented(*statuses: int, words: Mapping[int, str] | None = None) -> dict[i
     schema, words = {"$ref": "#/components/schemas/Problem"}, words or {}
     return {
         status: {"description": words.get(status, _TITLES[status]), "content": {MEDIA_TYPE: {"schema": schema}}}
-        for status in sorted({400, 401, 403, 413, 422, 429, 500, 503, *statuses})
+        for status in sorted({400, 401, 403, 408, 413, 422, 429, 500, 503, *statuses})
     }
 
 
@@ -134,7 +135,7 @@ def _ours(_request: Request, error: Exception) -> JSONResponse:
 
 def _http(_request: Request, error: Exception) -> JSONResponse:
     status, detail = getattr(error, "status_code", 500), str(getattr(error, "detail", ""))
-    return problem(status, "http", detail, headers=getattr(error, "headers", None))
+    return problem(status, getattr(error, "kind", "http"), detail, headers=getattr(error, "headers", None))
 
 
 def _invalid(_request: Request, error: Exception) -> JSONResponse:

@@ -8,7 +8,6 @@ from reelkeeper.cli import parameters
 from reelkeeper.cli.opening import configured, depot
 from reelkeeper.cli.screen import emit
 
-_CONCURRENT = 1_000  # connections that are answered; more get 503 at once
 _PATIENCE_SECONDS = 20  # for requests under way when it is told to stop
 
 
@@ -29,6 +28,7 @@ def api(
     from reelkeeper.adapters import orchestrator
     from reelkeeper.api.app import create_app
     from reelkeeper.api.backing import Backing
+    from reelkeeper.api.server import LET_IN, Connection, Server, with_files
     from reelkeeper.operations.admit import Terms
     from reelkeeper.rules.access import AccessPolicy
     from reelkeeper.rules.admission import AdmissionPolicy
@@ -36,6 +36,7 @@ def api(
     from reelkeeper.rules.lifecycle import LifecyclePolicy
     from reelkeeper.rules.quota import QuotaPolicy
     from reelkeeper.rules.quote import PriceBook
+    from reelkeeper.store.engine import limit_lock_waits
 
     def taken(
         access: AccessPolicy,
@@ -51,17 +52,20 @@ def api(
     terms = Terms(**{"lifecycle" if name == "policy" else name: value for name, value in given.items()})
     settings = configured()
     with depot() as opened:
+        limit_lock_waits(opened.engine, access.wait_seconds)
         app = create_app(Backing(opened, settings.scratch, access, terms, budget, orchestrator.connect(settings)))
         if schema:
             emit(app.openapi())
             return
-        uvicorn.run(
+        config = uvicorn.Config(
             app,
             host=host,
             port=port,
-            limit_concurrency=_CONCURRENT,
+            http=Connection,
+            backlog=LET_IN,
             timeout_graceful_shutdown=_PATIENCE_SECONDS,
             server_header=False,
             log_level=settings.log_level.lower(),
             log_config=uvicorn.config.LOGGING_CONFIG if settings.log_format == "text" else None,  # None: to the root
         )
+        Server(config, with_files(access), app.state.following.stop).run()

@@ -1,5 +1,6 @@
 """Where a job stands, as whoever waits for its video is told: its place and wait, how far it is, or how it ended."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -71,6 +72,22 @@ def follow(engine: Engine, job_id: str, *, slots: int) -> Followed:
             shown.started_at,
             row.finished_at,
         )
+
+
+def marks(engine: Engine, job_ids: Sequence[str]) -> dict[str, object]:
+    """Give, for each job that there is, a value that is another when the job has changed; its place is not in it.
+
+    One query for all: to follow each job anew costs a hundred times as much.
+    """
+    leader = jobs.alias("leader")
+    told = (jobs.c.state, jobs.c.progress, jobs.c.cancel_asked_at, jobs.c.started_at, leader.c.state, leader.c.progress)
+    asked = (
+        sa.select(jobs.c.id, *told)
+        .select_from(jobs.outerjoin(leader, leader.c.id == jobs.c.leader_id))
+        .where(jobs.c.id.in_(sa.bindparam("job_ids", expanding=True)))
+    )
+    with reading(engine) as session:
+        return {row[0]: tuple(row[1:]) for row in session.execute(asked, {"job_ids": job_ids})}
 
 
 def _row(session: Session, job_id: str) -> sa.Row[tuple[object, ...]] | None:

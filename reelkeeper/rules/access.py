@@ -1,4 +1,4 @@
-"""How much one caller of the HTTP API may ask: a token bucket, and the sizes of what is asked. Pure."""
+"""How much callers of the HTTP API may ask, and for how long they may keep it waiting. Pure."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class AccessPolicy(BaseModel):
-    """What each token may ask of the HTTP API."""
+    """Limits of the HTTP API, for each token and for one process as a whole."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -15,12 +15,69 @@ class AccessPolicy(BaseModel):
     body_bytes: int = Field(262_144, ge=1_024, le=10_000_000, description="Largest body of a request")
     url_seconds: int = Field(3_600, ge=60, le=604_800, description="Life of a presigned URL; R2's limit is 7 days")
 
+    requests_of_token: int = Field(
+        250, ge=1, le=100_000, description="Requests of one token under way, streams apart; more get 429"
+    )
+    requests_at_once: int = Field(
+        1_000,
+        ge=1,
+        le=100_000,
+        description="Requests under way in all, streams apart; more get 503. Bounds memory: each may hold a body",
+    )
+    streams_of_token: int = Field(200, ge=1, le=100_000, description="Event streams of one token; more get 429")
+    streams_at_once: int = Field(
+        1_000,
+        ge=1,
+        le=20_000,
+        description="Event streams in all; more get 503. 600 of them were measured in one process",
+    )
+    uploads_of_token: int = Field(
+        8, ge=1, le=1_000, description="Images of one token on their way in, and uploads being verified; more get 429"
+    )
+    uploads_at_once: int = Field(
+        64, ge=1, le=10_000, description="The same in all; more get 503. Images lie in the scratch folder, 10 MB each"
+    )
+    wait_seconds: float = Field(
+        2.0, gt=0, le=60, description="Longest wait for a thread that works with the store; then 503"
+    )
+
+    connections: int = Field(
+        4_000,
+        ge=10,
+        le=100_000,
+        description="Open connections; beyond, the one without a request for longest is closed. Each needs a file",
+    )
+    head_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=600,
+        description="From the connection, or the last answer, until a request's last header; nginx's default is 60",
+    )
+    body_seconds: float = Field(
+        20.0, gt=0, le=3_600, description="For a body to arrive, then 408; Apache's default is 20 too"
+    )
+    body_bytes_a_second: int = Field(
+        100_000, ge=1, le=10**9, description="Each so many bytes of a body that come give it a second more"
+    )
+    send_seconds: float = Field(
+        30.0, gt=0, le=3_600, description="Longest that a caller takes nothing of its answer; then the line is cut"
+    )
+
 
 class Allowance(NamedTuple):
     """How many requests a caller still had at a moment, by a clock that only grows."""
 
     requests: float
     at_seconds: float
+
+
+def body_deadline(policy: AccessPolicy, taken_bytes: int) -> float:
+    """Give the seconds, from its first on, by which the rest of a body must have come.
+
+    >>> body_deadline(AccessPolicy(body_seconds=20, body_bytes_a_second=100_000), 1_000_000)
+    30.0
+    """
+    return policy.body_seconds + taken_bytes / policy.body_bytes_a_second
 
 
 def take(before: Allowance | None, policy: AccessPolicy, at_seconds: float) -> tuple[Allowance, float]:

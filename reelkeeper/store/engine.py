@@ -85,6 +85,22 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql(f"BEGIN {mode}")  # a word of ours: DEFERRED or IMMEDIATE
 
 
+def limit_lock_waits(engine: sa.Engine, seconds: float) -> None:
+    """Let no statement of this engine wait for others' locks for longer: it fails as where the store is away."""
+
+    def limit(connection: DBAPIConnection, _record: object) -> None:
+        cursor, milliseconds = connection.cursor(), int(seconds * 1_000)
+        if engine.dialect.name == "sqlite":
+            cursor.execute(f"PRAGMA busy_timeout = {milliseconds}")
+        else:
+            cursor.execute(f"SET lock_timeout = {milliseconds}")
+            connection.commit()  # or it ends with the first rollback
+        cursor.close()
+
+    sa.event.listen(engine, "connect", limit)
+    engine.dispose()  # connections from before it
+
+
 @contextmanager
 def transaction(engine: sa.Engine, name: str) -> Iterator[Session]:
     """One write transaction, committed at the end and rolled back on any error.

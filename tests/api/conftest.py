@@ -4,13 +4,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from reelkeeper.adapters.seaweed import Endpoint
 from reelkeeper.api.app import create_app
 from reelkeeper.api.backing import Backing
 from reelkeeper.model.access import Scope
-from reelkeeper.operations import tokens
+from reelkeeper.operations import ledger, tokens
+from reelkeeper.store.engine import transaction
+from tests.doubles.r2 import R2Double
 from tests.faults.world import World
 
 NewClient = Callable[..., TestClient]
@@ -48,3 +52,16 @@ def client_for(app: FastAPI, world: World) -> Iterator[NewClient]:
 def client(client_for: NewClient) -> TestClient:
     """A client that may do everything."""
     return client_for()
+
+
+@pytest.fixture
+def sqlite_world(
+    sqlite_engine: sa.Engine, endpoint: Endpoint, double: R2Double, tiny_clip: Path, tmp_path: Path
+) -> World:
+    """A world that a server in another process opens too; ann has ten thousand dollars."""
+    folder = tmp_path / "world"
+    folder.mkdir()
+    made = World.make(folder, str(sqlite_engine.url), endpoint, double, clip=tiny_clip)
+    with transaction(made.depot.engine, "test") as session:
+        ledger.grant(session, "ann", 10**10, "first", run_id="test")
+    return made

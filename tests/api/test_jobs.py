@@ -121,7 +121,7 @@ def test_a_job_at_work_is_asked_to_stop(client: TestClient, world: World) -> Non
 
 
 def test_a_job_is_followed_until_it_ends(client: TestClient, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reelkeeper.api.routes.jobs.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("reelkeeper.api.following.LOOK_SECONDS", 0.02)
     job_id = queued(client)
 
     def work() -> None:

@@ -115,8 +115,8 @@ def test_every_setting_threshold_command_route_and_exit_code_is_there(pages: dic
 
 def test_every_kind_of_problem_that_the_api_answers_is_there(pages: dict[str, Page]) -> None:
     sources = "".join(path.read_text() for path in (ROOT / "reelkeeper" / "api").rglob("*.py"))
-    kinds = {*re.findall(r"\bproblem\(\d+, \"([\w-]+)\"", sources), *map(str, RefusedFor)}
-    assert len(kinds) > 8
+    kinds = {*re.findall(r"\b(?:problem|Shed)\(\d+, \"([\w-]+)\"", sources), *map(str, RefusedFor)}
+    assert len(kinds) > 12
     assert not [kind for kind in kinds if f"urn:reelkeeper:{kind}" not in pages["api.html"].text]
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from reelkeeper import failpoints
 from reelkeeper.errors import Misconfigured
-from reelkeeper.store.engine import Clock, flushed_after, now, open_engine, reading, transaction
+from reelkeeper.store.engine import Clock, flushed_after, limit_lock_waits, now, open_engine, reading, transaction
 from reelkeeper.store.tables import users
 
 
@@ -131,3 +131,21 @@ def test_it_is_a_transaction_like_others_on_both_databases(engine: sa.Engine) ->
         session.execute(sa.insert(users).values(id="ann"))
     with reading(engine) as session:
         assert session.execute(sa.select(users.c.id)).scalar_one() == "ann"
+
+
+def test_whoever_waits_for_a_lock_of_others_gives_up_after_so_long(engine: sa.Engine) -> None:
+    with transaction(engine, "test.write") as session:
+        session.execute(sa.insert(users).values(id="ada"))
+    hasty = open_engine(engine.url.render_as_string(hide_password=False))
+    with reading(hasty) as session:
+        session.execute(sa.select(users.c.id))  # on a connection from before
+    limit_lock_waits(hasty, 0.2)
+    change = sa.update(users).values(tier="pro")
+    with transaction(engine, "test.hold") as holder:
+        holder.execute(change)
+        for _ in range(2):  # on the same connection too
+            with pytest.raises(sa.exc.OperationalError), transaction(hasty, "test.wait") as session:
+                session.execute(change)
+    with transaction(hasty, "test.write") as session:
+        session.execute(change)
+    hasty.dispose()

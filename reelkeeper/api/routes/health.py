@@ -1,20 +1,24 @@
 """Is it alive, can it work, and how does it do."""
 
-from typing import Any, Literal
+import asyncio
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
-from reelkeeper.api.backing import Stands, needs
+from reelkeeper.api.backing import needs
+from reelkeeper.api.load import WORK
 from reelkeeper.api.problems import MEDIA_TYPE, documented, problem
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.freeze import why_frozen
 from reelkeeper.store.engine import reading
 
 router = APIRouter(tags=["health"])
+_READY_SECONDS: Final = 4.0  # for the store to answer; probes commonly wait 5
 _AWAY: dict[int | str, dict[str, Any]] = {
     503: {
         "description": "The store does not answer",
@@ -36,27 +40,47 @@ class Readiness(BaseModel):
     frozen: bool = Field(description="Changes are stopped: what is read works, what changes anything gives 503")
 
 
+class Asking:
+    """Asks the store in one thread, however many want to know: a store that hangs holds no more than that."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._asked: asyncio.Task[Readiness] | None = None
+
+    async def answer(self) -> Readiness:
+        """Give the store's answer. Raises SQLAlchemyError, or TimeoutError where it takes too long."""
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.create_task(run_sync(_look, self._engine))
+        async with asyncio.timeout(_READY_SECONDS):
+            return await asyncio.shield(self._asked)
+
+
+def _look(engine: sa.Engine) -> Readiness:
+    with reading(engine) as session:
+        session.execute(sa.select(1))
+    return Readiness(frozen=why_frozen(engine) is not None)
+
+
 @router.get("/healthz", summary="Is the process alive?")
-def healthz() -> Health:
-    """Answer; nothing else is asked."""
+async def healthz() -> Health:
+    """Answer; nothing else is asked, and no thread is waited for."""
     return Health()
 
 
 @router.get("/readyz", summary="Does the store answer?", responses=_AWAY, response_model=Readiness)
-def readyz(stands: Stands) -> Readiness | JSONResponse:
-    """Ask the store."""
+async def readyz(request: Request) -> Readiness | JSONResponse:
+    """Ask the store; no turn is waited for."""
     try:
-        with reading(stands.depot.engine) as session:
-            session.execute(sa.select(1))
-        return Readiness(frozen=why_frozen(stands.depot.engine) is not None)
-    except sa.exc.SQLAlchemyError:
+        asking: Asking = request.app.state.readiness
+        return await asking.answer()
+    except (sa.exc.SQLAlchemyError, TimeoutError):
         return problem(503, "store", "The store does not answer.", headers={"Retry-After": "5"})
 
 
 @router.get(
     "/v1/metrics",
     summary="Figures for Prometheus",
-    dependencies=[needs(Scope.METRICS)],
+    dependencies=[needs(Scope.METRICS), WORK],
     responses=documented(),
     response_class=PlainTextResponse,
 )

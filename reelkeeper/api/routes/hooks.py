@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from reelkeeper.adapters.generator import webhook
 from reelkeeper.api.backing import Stands, needs
+from reelkeeper.api.load import WRITE, Loaded
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.alerts import observe
 from reelkeeper.operations.claim import look_soon
@@ -36,18 +37,19 @@ class TroubledRun(BaseModel):
 
 
 @router.post(PATH, include_in_schema=False)  # a provider's, not a client's
-async def generator_called(request: Request, stands: Stands) -> Response:
+async def generator_called(request: Request, stands: Stands, load: Loaded) -> Response:
     """Have the job that the call is about looked at soon. Says the same of a job that is not known."""
     secret = settings().generator_webhook_secret
     if secret is None:
         raise HTTPException(404, "no provider is expected to call: REELKEEPER_GENERATOR_WEBHOOK_SECRET is not set")
     shown = request.headers.get(webhook.HEADER, "")
     job_id = webhook.verify(secret.get_secret_value(), await request.body(), shown, time.time())
-    await run_in_threadpool(look_soon, stands.depot.engine, job_id)
+    async with load.writing.turn(), load.work.turn():
+        await run_in_threadpool(look_soon, stands.depot.engine, job_id)
     return Response(status_code=204)
 
 
-@router.post(RUNS_PATH, include_in_schema=False, dependencies=[needs(Scope.RUNS)])
+@router.post(RUNS_PATH, include_in_schema=False, dependencies=[needs(Scope.RUNS), WRITE])
 def run_in_trouble(run: TroubledRun, stands: Stands) -> Response:
     """Tell people. The same call again tells nothing new, and neither does the next run that fails the same way."""
     found = runs.finding(run.trouble, run.flow, run_name=run.run_name, message=run.message or "", url=run.url or "")

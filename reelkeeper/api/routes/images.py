@@ -1,22 +1,25 @@
 """Images that videos begin with, sent before the job that names one."""
 
-from threading import BoundedSemaphore
-from typing import Any, Final
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any, Final
 
+from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from reelkeeper.api.backing import Stands, needs
+from reelkeeper.api.load import UPLOAD, Loaded
 from reelkeeper.api.problems import documented
-from reelkeeper.errors import LeaseLost
 from reelkeeper.model.access import Scope
 from reelkeeper.operations import images
 from reelkeeper.operations.metering import flush_operations
 
 PATH: Final = "/v1/images"
 router = APIRouter(prefix=PATH, tags=["jobs"])
-_AT_ONCE: Final = BoundedSemaphore(4)  # whose bytes are in memory
+_CHUNK_BYTES: Final = 1 << 18  # that come before they are written
+_DISK: Final = CapacityLimiter(2)  # threads that write what comes: routes need none for it
 _BINARY: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {"required": True, "content": {"image/png": _BINARY, "image/jpeg": _BINARY}}
@@ -34,18 +37,36 @@ class Image(BaseModel):
 @router.post(
     "",
     summary="Keep an image for jobs to start from",
-    dependencies=[needs(Scope.JOBS)],
-    responses=documented(409),
+    dependencies=[needs(Scope.JOBS), UPLOAD],
+    responses=documented(),
     openapi_extra=_BODY,
 )
-async def keep(request: Request, stands: Stands) -> Image:
+async def keep(request: Request, stands: Stands, load: Loaded) -> Image:
     """Take a PNG or JPEG of at most 10 MB, and give its SHA-256. The same again changes nothing."""
-    if not _AT_ONCE.acquire(blocking=False):
-        raise LeaseLost("other images are being taken in; try again in some seconds")
-    try:
-        data = await request.body()
-        kept = await run_sync(images.keep, stands.depot, data)
-    finally:
-        _AT_ONCE.release()
-    await run_sync(flush_operations, stands.depot.engine, stands.depot.bucket)
+    with await run_sync(_file, stands.scratch, limiter=_DISK) as file:  # one that dribbles costs disk, not memory
+        await _receive(request, file)
+        async with load.images.turn(), load.work.turn():
+            data = await run_sync(_whole, file)
+            kept = await run_sync(images.keep, stands.depot, data)
+            await run_sync(flush_operations, stands.depot.engine, stands.depot.bucket)
     return Image.model_validate(kept._asdict())
+
+
+def _file(folder: Path) -> IO[bytes]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return TemporaryFile(dir=folder)
+
+
+async def _receive(request: Request, file: IO[bytes]) -> None:
+    held = bytearray()
+    async for chunk in request.stream():
+        held += chunk
+        if len(held) >= _CHUNK_BYTES:
+            await run_sync(file.write, bytes(held), limiter=_DISK)
+            held.clear()
+    await run_sync(file.write, bytes(held), limiter=_DISK)
+
+
+def _whole(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()

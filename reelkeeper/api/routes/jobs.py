@@ -1,9 +1,7 @@
 """Jobs: a video asked for, followed, and given up."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
-from time import monotonic
 from typing import Annotated, Any, Final, Literal
 from uuid import uuid4
 
@@ -13,6 +11,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.api.backing import Id, IdempotencyKey, Stands, needs
+from reelkeeper.api.load import STREAM, WORK, WRITE
 from reelkeeper.api.problems import documented, problem
 from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import IN_FLIGHT
@@ -22,9 +21,7 @@ from reelkeeper.operations.admit import admit
 from reelkeeper.operations.follow import Followed, follow
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-LOOK_SECONDS = 1.0  # between two looks at a job that is followed
-_SIGN_OF_LIFE_SECONDS: Final = 15.0  # without an event, so that no proxy cuts the line
-_LONGEST_SECONDS: Final = 3_600.0  # of one stream; an EventSource opens another by itself
+EVENTS: Final = "/events"  # how the path of an event stream ends
 REFUSED: Final = {
     RefusedFor.QUOTA: 403,
     RefusedFor.CREDITS: 402,
@@ -115,7 +112,7 @@ _NOT_NOW: Final = (
     summary="Ask for a video",
     response_model=Admitted,
     response_model_exclude_none=True,
-    dependencies=[needs(Scope.JOBS)],
+    dependencies=[needs(Scope.JOBS), WRITE],
     responses={**_TAKEN, **documented(402, 404, words={503: _NOT_NOW})},
 )
 def ask(
@@ -141,7 +138,7 @@ def ask(
 @router.get(
     "/{job_id}",
     summary="Where a job stands",
-    dependencies=[needs(Scope.JOBS)],
+    dependencies=[needs(Scope.JOBS), WORK],
     responses=documented(404),
 )
 def job(job_id: JobId, stands: Stands) -> Job:
@@ -150,22 +147,23 @@ def job(job_id: JobId, stands: Stands) -> Job:
 
 
 @router.get(
-    "/{job_id}/events",
+    "/{job_id}" + EVENTS,
     summary="Follow a job by server-sent events",
     response_class=EventStream,
-    dependencies=[needs(Scope.JOBS)],
+    dependencies=[needs(Scope.JOBS), STREAM, WORK],
     responses=documented(404),
 )
-async def events(job_id: JobId, stands: Stands) -> EventStream:
+async def events(job_id: JobId, stands: Stands, request: Request) -> EventStream:
     """Send the job, as `GET /v1/jobs/{id}` gives it, whenever it has changed; the last one is how it ended."""
-    first = await _look(stands, job_id)  # 404 before the stream begins
-    return EventStream(_stream(stands, first), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    first = await run_sync(lambda: follow(stands.depot.engine, job_id, slots=stands.terms.admission.slots))  # or 404
+    changes: AsyncIterator[Followed | None] = request.app.state.following.changes(first)
+    return EventStream(_sent(changes), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
 @router.delete(
     "/{job_id}",
     summary="Give a job up",
-    dependencies=[needs(Scope.JOBS)],
+    dependencies=[needs(Scope.JOBS), WRITE],
     responses=documented(404),
 )
 def cancel(job_id: JobId, stands: Stands) -> Cancelled:
@@ -181,28 +179,9 @@ def cancel(job_id: JobId, stands: Stands) -> Cancelled:
     return Cancelled(job_id=job_id, state=state.value)
 
 
-async def _look(stands: Stands, job_id: str) -> Followed:
-    return await run_sync(lambda: follow(stands.depot.engine, job_id, slots=stands.terms.admission.slots))
-
-
-async def _stream(stands: Stands, first: Followed) -> AsyncIterator[str]:
-    began = sent = monotonic()
-    yield _event(first)
-    last = first
-    while last.state in IN_FLIGHT and monotonic() - began < _LONGEST_SECONDS:
-        await asyncio.sleep(LOOK_SECONDS)
-        seen = await _look(stands, first.job_id)
-        if _lasting(seen) != _lasting(last):
-            last, sent = seen, monotonic()
-            yield _event(seen)
-        elif monotonic() - sent >= _SIGN_OF_LIFE_SECONDS:
-            sent = monotonic()
-            yield ": still at it\n\n"
-
-
-def _lasting(one: Followed) -> Followed:
-    """Leave out what changes by itself from one second to the next."""
-    return one._replace(wait_seconds=None, finish_seconds=None)
+async def _sent(changes: AsyncIterator[Followed | None]) -> AsyncIterator[str]:
+    async for seen in changes:
+        yield _event(seen) if seen else ": still at it\n\n"
 
 
 def _event(one: Followed) -> str:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from reelkeeper.api.backing import Id, IdempotencyKey, Stands, needs
+from reelkeeper.api.load import UPLOAD, WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import LeaseLost
 from reelkeeper.model import MediaLimits
@@ -72,7 +73,7 @@ class Upload(BaseModel):
     "",
     summary="Reserve room for a video and get a URL to put it",
     status_code=201,
-    dependencies=[needs(Scope.UPLOADS)],
+    dependencies=[needs(Scope.UPLOADS), WRITE],
     responses=documented(404, 409),
 )
 def begin(asked: NewUpload, key: IdempotencyKey, stands: Stands) -> Upload:
@@ -90,7 +91,7 @@ def begin(asked: NewUpload, key: IdempotencyKey, stands: Stands) -> Upload:
 @router.get(
     "/{upload_id}",
     summary="How an upload stands",
-    dependencies=[needs(Scope.UPLOADS)],
+    dependencies=[needs(Scope.UPLOADS), WORK],
     responses=documented(404),
 )
 def upload(upload_id: UploadId, stands: Stands) -> Upload:
@@ -101,7 +102,7 @@ def upload(upload_id: UploadId, stands: Stands) -> Upload:
 @router.post(
     "/{upload_id}/complete",
     summary="Verify what was put, and publish it",
-    dependencies=[needs(Scope.UPLOADS)],
+    dependencies=[needs(Scope.UPLOADS), UPLOAD, WORK],
     responses=documented(404, 409),
 )
 def finish(upload_id: UploadId, stands: Stands) -> Upload:

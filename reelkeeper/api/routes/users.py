@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.api.backing import Id, Stands, needs
+from reelkeeper.api.load import WORK
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import NotFound
 from reelkeeper.model.access import Scope
@@ -55,7 +56,7 @@ class Answer(BaseModel):
 @router.get(
     "/users/{user_id}",
     summary="What a user stores and may spend",
-    dependencies=[needs(Scope.USERS)],
+    dependencies=[needs(Scope.USERS), WORK],
     responses=documented(404),
 )
 def user(user_id: Annotated[Id, Path(examples=["ann"])], stands: Stands) -> User:
@@ -79,7 +80,7 @@ def user(user_id: Annotated[Id, Path(examples=["ann"])], stands: Stands) -> User
 @router.post(
     "/quota/check",
     summary="Would so many more bytes fit?",
-    dependencies=[needs(Scope.USERS)],
+    dependencies=[needs(Scope.USERS), WORK],
     responses=documented(404),
 )
 def check(asked: Question, stands: Stands) -> Answer:

@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from reelkeeper.adapters.cloudflare import KEPT_DAYS
 from reelkeeper.api.backing import Id, Stands, needs
+from reelkeeper.api.load import WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.show import show
@@ -56,7 +57,7 @@ class Counted(BaseModel):
     summary="Be sent to a video's bytes; counts a view",
     status_code=307,
     response_class=RedirectResponse,
-    dependencies=[needs(Scope.VIDEOS)],
+    dependencies=[needs(Scope.VIDEOS), WRITE],
     responses={**_SENT, **documented(404)},
 )
 def video(video_id: Annotated[Id, Path(examples=["v1"])], stands: Stands) -> RedirectResponse:
@@ -68,7 +69,7 @@ def video(video_id: Annotated[Id, Path(examples=["v1"])], stands: Stands) -> Red
 @router.post(
     "/views",
     summary="Report views in bulk",
-    dependencies=[needs(Scope.VIEWS)],
+    dependencies=[needs(Scope.VIEWS), WRITE],
     responses=documented(),
 )
 def views(asked: Views, stands: Stands) -> Counted:

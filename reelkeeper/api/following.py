@@ -1,0 +1,121 @@
+"""Follows jobs for all event streams together: one query says which have changed, and those are looked at once."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
+from itertools import islice
+from time import monotonic
+from typing import Final
+
+from anyio.to_thread import run_sync
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from reelkeeper.errors import NotFound
+from reelkeeper.model.jobs import IN_FLIGHT, JobState
+from reelkeeper.operations.follow import Followed, follow, marks
+
+LOOK_SECONDS = 1.0  # between two looks at the jobs that are followed
+_PLACES: Final = 20  # jobs that wait, whose places in the queue are looked at each time, in turn
+_PAUSE: Final = 3.0  # times as long as a look took, at least: looking takes no more than a quarter of a core
+_SIGN_OF_LIFE_SECONDS: Final = 15.0  # without an event, so that no proxy cuts the line
+_LONGEST_SECONDS: Final = 3_600.0  # of one stream; an EventSource opens another by itself
+_log = logging.getLogger(__name__)
+
+
+class Following:
+    """The jobs that streams listen to, and a task that looks at them while there are any."""
+
+    def __init__(self, engine: Engine, slots: int) -> None:
+        self._engine, self._slots = engine, slots
+        self._listeners: dict[str, set[asyncio.Event]] = {}
+        self._seen: dict[str, Followed] = {}  # the one looked at longest ago is the first
+        self._marks: dict[str, object] = {}
+        self._due: set[str] = set()  # to be looked at whether they have changed or not
+        self._task: asyncio.Task[None] | None = None
+        self._is_over = False
+
+    def stop(self) -> None:
+        """End all streams; whoever listens comes back to the server that is there then."""
+        self._is_over = True
+        for listeners in self._listeners.values():
+            _wake(listeners)
+
+    async def changes(self, first: Followed) -> AsyncIterator[Followed | None]:
+        """Give the job and, until it has ended, each change; None is a sign of life."""
+        told, began, changed = first, monotonic(), asyncio.Event()
+        listeners = self._listeners.setdefault(first.job_id, set())
+        listeners.add(changed)
+        self._due.add(first.job_id)  # `first` was seen before this stream listened
+        try:
+            yield first
+            while told.state in IN_FLIGHT and not self._is_over and monotonic() - began < _LONGEST_SECONDS:
+                self._look_on()
+                try:
+                    async with asyncio.timeout(_SIGN_OF_LIFE_SECONDS):
+                        await changed.wait()
+                except TimeoutError:
+                    yield None
+                    continue
+                changed.clear()
+                seen = self._seen.get(first.job_id, told)
+                if _lasting(seen) != _lasting(told):
+                    told = seen
+                    yield seen
+        finally:
+            listeners.discard(changed)
+            if not listeners and self._listeners.get(first.job_id) is listeners:
+                del self._listeners[first.job_id]
+                self._seen.pop(first.job_id, None)
+                self._marks.pop(first.job_id, None)
+                self._due.discard(first.job_id)
+
+    def _look_on(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while self._listeners and not self._is_over:
+            began = monotonic()
+            queued = (job_id for job_id, one in self._seen.items() if one.state == JobState.QUEUED)
+            due, self._due = self._due, set()
+            before = {job_id: self._marks.get(job_id) for job_id in self._listeners}
+            try:
+                found, marked = await run_sync(self._look, due.union(islice(queued, _PLACES)), before)
+            except SQLAlchemyError as error:
+                self._due |= due & self._listeners.keys()
+                _log.warning("the jobs that are followed could not be looked at: %s", type(error).__name__)
+            else:
+                for one in found:
+                    self._note(one)
+                self._marks.update((job_id, mark) for job_id, mark in marked.items() if job_id in self._listeners)
+            await asyncio.sleep(max(LOOK_SECONDS, _PAUSE * (monotonic() - began)))
+
+    def _look(self, due: set[str], before: dict[str, object]) -> tuple[list[Followed], dict[str, object]]:
+        """Look at the jobs that are `due` and those that have changed since the marks `before`."""
+        marked = marks(self._engine, list(before))
+        changed = {job_id for job_id, mark in marked.items() if mark != before[job_id]}
+        found = []
+        for job_id in changed | due:
+            try:
+                found.append(follow(self._engine, job_id, slots=self._slots))
+            except NotFound:  # pruned meanwhile
+                continue
+        return found, marked
+
+    def _note(self, one: Followed) -> None:
+        """Keep how a job stands, and wake those who listen to it."""
+        if one.job_id in self._listeners:
+            self._seen.pop(one.job_id, None)
+            self._seen[one.job_id] = one
+            _wake(self._listeners[one.job_id])
+
+
+def _wake(listeners: Iterable[asyncio.Event]) -> None:
+    for changed in listeners:
+        changed.set()
+
+
+def _lasting(one: Followed) -> Followed:
+    """Leave out what changes by itself from one second to the next."""
+    return one._replace(wait_seconds=None, finish_seconds=None)

@@ -1,0 +1,153 @@
+"""How much is under way at once: counted for each token and in all, and what is too much is refused at once.
+
+Work with the store waits for its turn, for a bounded time. Health checks stand outside of all this.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from random import choice
+from time import monotonic
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, Request
+from sqlalchemy.engine import Engine
+from starlette.exceptions import HTTPException
+
+from reelkeeper.rules.access import AccessPolicy
+
+# With tokens, streams, health checks and dispatching, they need no more than the 15 connections of SQLAlchemy's pool.
+_PLACES: Final = 10
+_SQLITE_PLACES: Final = 4  # it answers within the process: more threads than cores only take the loop's time
+_TICK_SECONDS: Final = 0.1
+_RETRY_SECONDS: Final = range(2, 9)  # not the same for all, who would come back together
+
+
+class Shed(HTTPException):
+    """The request is refused before a route works on it. `kind` is the problem's; 429 and 503 say when to return."""
+
+    def __init__(self, status: int, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        if headers is None and status in (429, 503):
+            headers = {"Retry-After": str(choice(_RETRY_SECONDS))}  # noqa: S311  no secret
+        super().__init__(status, detail, headers)
+        self.kind = kind
+
+
+class Cap:
+    """At most so many of something at once, of one token and in all."""
+
+    def __init__(self, noun: str, of_token: int, at_once: int) -> None:
+        self._noun, self._of_token, self._at_once = noun, of_token, at_once
+        self._taken: Counter[str] = Counter()
+        self._total = 0
+
+    @contextmanager
+    def taken(self, token_id: str) -> Iterator[None]:
+        """Count one while it lasts. Raises Shed: 429 where the token has its share, 503 where all have too many."""
+        if self._taken[token_id] >= self._of_token:
+            detail = f"token {token_id} has {self._of_token} {self._noun}, as many as one token may have"
+            raise Shed(429, "too-many", detail)
+        if self._total >= self._at_once:
+            raise Shed(503, "overload", f"{self._total} {self._noun}, as many as this process takes")
+        self._taken[token_id] += 1
+        self._total += 1
+        try:
+            yield
+        finally:
+            self._total -= 1
+            self._taken[token_id] -= 1
+            if not self._taken[token_id]:
+                del self._taken[token_id]
+
+
+class Turns:
+    """A number of places, and a bounded wait for one."""
+
+    def __init__(self, places: int, wait_seconds: float) -> None:
+        self._places = asyncio.Semaphore(places)
+        self._wait_seconds = wait_seconds
+        self._waited_seconds = 0.0  # by the last who had a turn
+
+    def is_long(self) -> bool:
+        """Say whether somebody who comes now would wait for most of the time that there is."""
+        return self._places.locked() and self._waited_seconds > self._wait_seconds / 2
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Hold a place, the first come first. Raises Shed, 503, for one that has waited too long."""
+        came = monotonic()
+        try:
+            async with asyncio.timeout(self._wait_seconds if self._places.locked() else None):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Shed(503, "overload", f"this request had no turn within {self._wait_seconds:g} s") from None
+        self._waited_seconds = monotonic() - came
+        try:
+            yield
+        finally:
+            self._places.release()
+
+
+class Load:
+    """What one process has under way."""
+
+    def __init__(self, policy: AccessPolicy, engine: Engine) -> None:
+        self.requests = Cap("requests under way", policy.requests_of_token, policy.requests_at_once)
+        self.streams = Cap("event streams", policy.streams_of_token, policy.streams_at_once)
+        self.uploads = Cap("uploads on their way in", policy.uploads_of_token, policy.uploads_at_once)
+        is_sqlite = engine.dialect.name == "sqlite"
+        self.work = Turns(_SQLITE_PLACES if is_sqlite else _PLACES, policy.wait_seconds)
+        # SQLite takes one writer at a time, and who waits for it there looks again only now and then
+        self.writing = Turns(1 if is_sqlite else _PLACES, policy.wait_seconds)
+        self.images = Turns(4, policy.wait_seconds)  # whose bytes are in memory
+        self._late_seconds, self._most_late_seconds = 0.0, policy.wait_seconds / 2
+
+    async def keep_time(self) -> None:
+        """See for ever how late this process comes to what it has to do."""
+        while True:
+            due = monotonic() + _TICK_SECONDS
+            await asyncio.sleep(_TICK_SECONDS)
+            self._late_seconds = monotonic() - due
+
+    def check(self) -> None:
+        """Raise Shed, 503, where a request has waited long already, or would: to refuse it here costs least."""
+        if self._late_seconds > self._most_late_seconds:
+            raise Shed(503, "overload", f"this process is {self._late_seconds:.1f} s behind")
+        if self.work.is_long():
+            raise Shed(503, "overload", "too many requests wait for a turn")
+
+
+async def _work(request: Request) -> AsyncIterator[None]:
+    async with request.app.state.load.work.turn():
+        yield
+
+
+async def _write(request: Request) -> AsyncIterator[None]:
+    load: Load = request.app.state.load
+    async with load.writing.turn(), load.work.turn():
+        yield
+
+
+async def _upload(request: Request) -> AsyncIterator[None]:
+    with request.app.state.load.uploads.taken(request.state.caller.token_id):
+        yield
+
+
+async def _stream(request: Request) -> AsyncIterator[None]:
+    with request.app.state.load.streams.taken(request.state.caller.token_id):
+        yield
+
+
+async def of(request: Request) -> Load:
+    """Give the load of the app that is asked."""
+    load: Load = request.app.state.load
+    return load
+
+
+Loaded = Annotated[Load, Depends(of)]
+# FastAPI reads a body before it looks at these, so a body that dribbles holds no place.
+WORK: Final[Any] = Depends(_work, scope="function")  # ends before the answer is sent, which may take long
+WRITE: Final[Any] = Depends(_write, scope="function")  # for what writes and is quick
+UPLOAD: Final[Any] = Depends(_upload)
+STREAM: Final[Any] = Depends(_stream)

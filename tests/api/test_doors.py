@@ -1,0 +1,248 @@
+"""Each limit of the API on real sockets: who is slow is cut, who takes too much is told when to come back."""
+
+import asyncio
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reelkeeper.model.access import Scope
+from reelkeeper.model.requests import Queued
+from reelkeeper.operations import tokens
+from tests.api.crowd import CUT, PNG, Answer, Line, head
+from tests.api.served import Served, served
+from tests.faults.world import World
+from tests.operations.desk import ask, fox
+
+QUICK = {
+    "connections": 40,
+    "head_seconds": 1.5,
+    "body_seconds": 1.5,
+    "send_seconds": 1.5,
+    "streams_of_token": 3,
+    "streams_at_once": 5,
+    "uploads_of_token": 3,
+    "uploads_at_once": 5,
+    "requests_of_token": 6,
+    "requests_at_once": 8,
+    "wait_seconds": 0.5,
+}
+LATE = 15.0  # seconds that nothing here takes, on a busy machine either
+
+
+@pytest.fixture
+def server(sqlite_world: World, tmp_path: Path) -> Iterator[Served]:
+    options = [word for name, value in QUICK.items() for word in ("--param", f"access.{name}={value}")]
+    with served(sqlite_world, tmp_path, *options) as running:
+        yield running
+
+
+def token(sqlite_world: World) -> str:
+    return tokens.create(sqlite_world.depot.engine, "a test", tuple(Scope), author="test")[1]
+
+
+def queued(sqlite_world: World) -> str:
+    answer = ask(sqlite_world.depot.engine, "a job", fox())
+    assert isinstance(answer, Queued)
+    return answer.job_id
+
+
+def problem(answer: Answer, status: int, kind: str, *, retry: bool = True) -> None:
+    assert answer.status == status, answer
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert json.loads(answer.body)["type"] == f"urn:reelkeeper:{kind}"
+    assert ("retry-after" in answer.headers) == retry
+
+
+def lines(server: Served) -> list[Any]:
+    found: list[Any] = server.process.net_connections()
+    return found
+
+
+async def health(server: Served) -> None:
+    for path in ("/healthz", "/readyz"):
+        async with asyncio.timeout(LATE), Line(server.host, server.port) as line:
+            assert (await line.ask("GET", path, "")).status == 200
+
+
+async def ended(line: Line) -> None:
+    """Wait until the server closes the line."""
+    async with asyncio.timeout(LATE):
+        while await line.reader.read(1 << 16):
+            pass
+
+
+async def dribble(line: Line, data: bytes) -> None:
+    """Send byte by byte until the server closes the line."""
+    for byte in data:
+        await line.send(bytes([byte]))
+        await asyncio.sleep(0.1)
+    raise AssertionError("all of it was taken")
+
+
+def test_a_connection_without_a_whole_head_is_closed(sqlite_world: World, server: Served) -> None:
+    async def act() -> None:
+        key = token(sqlite_world)
+        async with AsyncExitStack() as stack:
+            silent, slow, used = [await stack.enter_async_context(Line(server.host, server.port)) for _ in range(3)]
+            await used.ask("GET", "/healthz", key)
+            with pytest.raises(OSError):  # noqa: PT011  reset or broken pipe
+                async with asyncio.timeout(LATE):
+                    await dribble(slow, head("GET", "/healthz", key, 0, X_Padding="x" * 1_000))
+            await ended(silent)
+            with pytest.raises(OSError):  # noqa: PT011  the same
+                async with asyncio.timeout(LATE):
+                    await dribble(used, head("GET", "/healthz", key, 0, X_Padding="x" * 1_000))
+
+    asyncio.run(act())
+
+
+def test_more_connections_than_there_may_be_push_out_the_idle_and_not_who_is_answered(
+    sqlite_world: World, server: Served
+) -> None:
+    async def act() -> None:
+        key = token(sqlite_world)
+        job_id = queued(sqlite_world)
+        async with AsyncExitStack() as stack:
+            listener = await stack.enter_async_context(Line(server.host, server.port))
+            await listener.send(head("GET", f"/v1/jobs/{job_id}/events", key, 0))
+            await listener.reader.readuntil(b"\n\n")
+            idle = [await stack.enter_async_context(Line(server.host, server.port)) for _ in range(100)]
+            await health(server)
+            await ended(idle[0])
+            assert not listener.reader.at_eof()
+
+    asyncio.run(act())
+
+
+def test_a_body_that_dribbles_is_given_up_and_holds_no_place_of_others(sqlite_world: World, server: Served) -> None:
+    async def act() -> None:
+        keys = [token(sqlite_world) for _ in range(3)]
+        async with AsyncExitStack() as stack:
+            slow = [await stack.enter_async_context(Line(server.host, server.port)) for _ in range(7)]
+            for number, line in enumerate(slow):
+                await line.send(head("POST", "/v1/images", keys[number // 4], 5_000_000) + PNG)
+                if number in (2, 5):  # until here a place each
+                    await asyncio.sleep(0.3)
+            problem(await slow[3].answer(), 429, "too-many")  # three of one token are enough
+            problem(await slow[6].answer(), 503, "overload")  # and five of all
+            async with Line(server.host, server.port) as line:
+                jobs = {"Content_Type": "application/json", "Idempotency_Key": "k"}
+                asked = json.dumps({"user_id": "ann", "request": {"model": "m", "prompt": "p"}}).encode()
+                assert (await line.ask("POST", "/v1/jobs", keys[2], asked, **jobs)).status == 202
+            for line in (slow[0], slow[4]):
+                async with asyncio.timeout(LATE):
+                    problem(await line.answer(), 408, "too-slow", retry=False)
+            async with Line(server.host, server.port) as line:
+                assert (await line.ask("POST", "/v1/images", keys[0], PNG)).status == 200
+
+    asyncio.run(act())
+
+
+def test_streams_of_a_token_and_of_all_are_counted_until_they_end(sqlite_world: World, server: Served) -> None:
+    async def act() -> None:
+        first, second = token(sqlite_world), token(sqlite_world)
+        job_id = queued(sqlite_world)
+        path = f"/v1/jobs/{job_id}/events"
+        async with AsyncExitStack() as stack:
+
+            async def listen(key: str) -> Line:
+                line = await stack.enter_async_context(Line(server.host, server.port))
+                await line.send(head("GET", path, key, 0))
+                return line
+
+            open_now = [await listen(key) for key in (first, first, first, second, second)]
+            for line in open_now:
+                assert (await line.answer_head()).status == 200
+            problem(await (await listen(first)).answer(), 429, "too-many")
+            problem(await (await listen(second)).answer(), 503, "overload")
+            open_now[0].writer.transport.abort()
+            async with asyncio.timeout(LATE):
+                while (await (await listen(first)).answer_head()).status != 200:  # noqa: ASYNC110  the server's, not ours
+                    await asyncio.sleep(0.2)
+
+    asyncio.run(act())
+
+
+def test_who_takes_no_answer_is_cut(server: Served) -> None:
+    async def act() -> None:
+        async with Line(server.host, server.port) as line:
+            line.writer.transport.pause_reading()  # type: ignore[attr-defined]  # of a socket
+            line.writer.write(head("GET", "/openapi.json", "", 0) * 400)  # 20 MB of answers
+            async with asyncio.timeout(LATE):
+                while any(one.status != "LISTEN" and one.laddr.port == server.port for one in lines(server)):  # noqa: ASYNC110  of the server
+                    await asyncio.sleep(0.2)
+
+    asyncio.run(act())
+
+
+def test_while_the_store_is_held_requests_are_shed_and_health_answers(sqlite_world: World, server: Served) -> None:
+    async def act() -> None:
+        keys = [token(sqlite_world) for _ in range(8)]
+        for key in keys:
+            async with Line(server.host, server.port) as line:
+                assert (await line.ask("GET", "/v1/users/ann", key)).status == 200
+        with closing(sqlite3.connect(str(sqlite_world.depot.engine.url.database), isolation_level=None)) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+
+            async def wanting(number: int) -> tuple[Answer, float]:
+                asked = json.dumps({"user_id": "ann", "request": {"model": "m", "prompt": f"{number}"}}).encode()
+                headers = {"Content_Type": "application/json", "Idempotency_Key": f"{number}"}
+                began = time.monotonic()
+                async with Line(server.host, server.port) as line:
+                    answer = await line.ask("POST", "/v1/jobs", keys[number % len(keys)], asked, **headers)
+                    return answer, time.monotonic() - began
+
+            waiting = [asyncio.create_task(wanting(number)) for number in range(30)]
+            await health(server)
+            answers = await asyncio.gather(*waiting)
+        assert max(seconds for _, seconds in answers) < LATE
+        kinds = [json.loads(answer.body)["type"] for answer, _ in answers]
+        assert {answer.status for answer, _ in answers} == {503}
+        assert {"urn:reelkeeper:store", "urn:reelkeeper:overload"} >= set(kinds)
+        assert all("retry-after" in answer.headers for answer, _ in answers)
+        again, _ = await wanting(1)
+        assert again.status == 202
+
+    asyncio.run(act())
+
+
+def test_it_stops_at_once_with_many_lines_open(sqlite_world: World, server: Served) -> None:
+    async def act() -> float:
+        key = token(sqlite_world)
+        job_id = queued(sqlite_world)
+        async with AsyncExitStack() as stack:
+            idle = [await stack.enter_async_context(Line(server.host, server.port)) for _ in range(30)]
+            listener, slow = [await stack.enter_async_context(Line(server.host, server.port)) for _ in range(2)]
+            await listener.send(head("GET", f"/v1/jobs/{job_id}/events", key, 0))
+            await listener.reader.readuntil(b"\n\n")
+            await slow.send(head("POST", "/v1/images", key, 5_000_000) + PNG)
+            server.process.terminate()
+            began = time.monotonic()
+            for line in (listener, *idle):
+                await ended(line)
+            assert (await slow.answer()).status in (CUT.status, 408)
+            server.process.wait(timeout=LATE)
+            return time.monotonic() - began
+
+    assert asyncio.run(act()) < LATE
+
+
+@pytest.mark.parametrize(("hard", "connections"), [(20_000, 4_000), (1_000, 800)])
+def test_as_many_connections_as_the_process_may_open_files_for(hard: int, connections: int) -> None:
+    act = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (500, {hard}))
+from reelkeeper.api.server import with_files
+from reelkeeper.rules.access import AccessPolicy
+print(with_files(AccessPolicy()).connections, *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+    said = subprocess.run([sys.executable, "-c", act], check=True, capture_output=True, text=True).stdout
+    assert said.split() == [str(connections), str(min(4_200, hard)), str(hard)]

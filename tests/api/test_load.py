@@ -1,0 +1,114 @@
+"""The door under load: who is silent, dribbles, listens or asks too much takes nothing from those who ask well."""
+
+import asyncio
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from reelkeeper.model.access import Scope
+from reelkeeper.model.requests import Queued
+from reelkeeper.operations import tokens
+from tests.api.crowd import Crowd, Size
+from tests.api.served import Served, served
+from tests.faults.world import World
+from tests.operations.books import DOLLAR, make_user
+from tests.operations.desk import ask, fox
+
+SMALL = Size(idle=80, streams=60, slow_bodies=10, clients=10, seconds=5)
+WHOLE = Size(idle=1_300, streams=600, slow_bodies=50, clients=200, seconds=60)
+
+
+def token(sqlite_world: World) -> str:
+    return tokens.create(sqlite_world.depot.engine, "a test", tuple(Scope), author="test")[1]
+
+
+def queued(world: World, number: int, user: str) -> str:
+    answer = ask(world.depot.engine, f"job-{number}", fox(prompt=f"job {number}"), user=user)
+    assert isinstance(answer, Queued)
+    return answer.job_id
+
+
+def crowd(sqlite_world: World, server: Served, size: Size) -> Crowd:
+    many = [token(sqlite_world) for _ in range(20)]
+    users = ["ann", *(f"user-{number}" for number in range(size.streams // 10))]
+    for user in users[1:]:
+        make_user(sqlite_world.depot.engine, user, 100 * DOLLAR)
+    job_ids = [queued(sqlite_world, number, users[number // 10]) for number in range(size.streams)]
+    return Crowd(server.host, server.port, many, job_ids, size)
+
+
+_TOO_BUSY = 0.5  # of the machine
+
+
+@pytest.mark.parametrize("size", [SMALL, pytest.param(WHOLE, marks=pytest.mark.long)], ids=["small", "whole"])
+def test_a_crowd_takes_nothing_from_who_asks_well(sqlite_world: World, tmp_path: Path, size: Size) -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with served(sqlite_world, tmp_path) as server:
+        people = crowd(sqlite_world, server, size)
+        memory, listening = [server.megabytes()], [0]
+
+        def sample() -> None:
+            memory.append(server.megabytes())
+            listening.append(people.listening)
+
+        machine, ours = psutil.cpu_times(), _cpu_seconds(server)
+        health = asyncio.run(people.stay(sample))
+        others = _others(machine, _cpu_seconds(server) - ours)
+        peak, cpu = max(memory), sum(server.process.cpu_times()[:2])
+        time.sleep(size.seconds)  # then it is as before
+        after = server.megabytes()
+        with httpx.Client(base_url=server.url, trust_env=False, timeout=5) as calm:
+            calm.headers["Authorization"] = f"Bearer {people.tokens[0]}"
+            paths = ("/healthz", "/readyz", "/v1/users/ann", f"/v1/jobs/{people.job_ids[0]}")
+            assert [calm.get(path).status_code for path in paths] == [200] * 4
+    figures = {
+        "statuses": people.seen.statuses,
+        "seconds": {kind: _spread(took) for kind, took in people.seen.seconds.items()},
+        "health": {path: _spread([seconds for seconds, _ in took]) for path, took in health.items()},
+        "share of the cores that others took": round(others, 2),
+        "cpu seconds of the server": round(cpu, 1),
+        "megabytes": {"start": memory[0], "after 5 s": memory[min(10, len(memory) - 1)], "peak": peak, "after": after},
+        "streams": {"most": max(listening), "last": listening[-1]},
+    }
+    sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+    assert {status for _, status in health["/healthz"]} == {200}
+    assert people.seen.faults() == {}
+    assert people.seen.some_went_well()
+    assert "0" not in people.seen.statuses["client"], "a line of one who asks well was cut"
+    assert peak < memory[0] + 150
+    assert after < peak + 10
+    if size == WHOLE:
+        if others > _TOO_BUSY:
+            pytest.skip(f"others took {others:.0%} of the machine: how long something took says nothing of the server")
+        assert {status for _, status in health["/readyz"]} == {200}
+        assert max(seconds for seconds, _ in health["/healthz"]) < 1
+        assert max(people.seen.seconds["client"]) < 5
+        assert listening[-1] >= size.streams * 0.95
+
+
+def _cpu_seconds(server: Served) -> float:
+    """Give what the test, its children and the server have used."""
+    return sum(os.times()[:4]) + float(sum(server.process.cpu_times()[:2]))
+
+
+def _others(before: Any, ours: float) -> float:  # noqa: ANN401  psutil's, which has no types
+    """Give the share of the machine's time since `before` that went to anybody else."""
+    after = psutil.cpu_times()
+    whole, idle = sum(after[:8]) - sum(before[:8]), after.idle + after.iowait - before.idle - before.iowait
+    return float(max(0.0, whole - idle - ours) / whole)
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    centiles = statistics.quantiles(seconds, n=100) if len(seconds) > 1 else seconds * 99
+    found = {"p50": centiles[49], "p99": centiles[98], "max": max(seconds)}
+    return {"n": len(seconds)} | {name: round(value, 4) for name, value in found.items()}
