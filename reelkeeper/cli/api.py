@@ -1,5 +1,6 @@
 """`api`: serve the HTTP API."""
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -62,10 +63,12 @@ def api(
             host=host,
             port=port,
             http=Connection,
+            ws="none",
             backlog=LET_IN,
             timeout_graceful_shutdown=_PATIENCE_SECONDS,
             server_header=False,
             log_level=settings.log_level.lower(),
             log_config=uvicorn.config.LOGGING_CONFIG if settings.log_format == "text" else None,  # None: to the root
         )
-        Server(config, with_files(access), app.state.following.stop).run()
+        with suppress(KeyboardInterrupt):  # Ctrl-C is the way to end it
+            Server(config, with_files(access), app.state.following.stop).run()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -214,7 +215,10 @@ def test_while_the_store_is_held_requests_are_shed_and_health_answers(sqlite_wor
     asyncio.run(act())
 
 
-def test_it_stops_at_once_with_many_lines_open(sqlite_world: World, server: Served) -> None:
+@pytest.mark.parametrize(("told", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)])
+def test_it_stops_at_once_with_many_lines_open(
+    sqlite_world: World, server: Served, told: signal.Signals, code: int
+) -> None:
     async def act() -> float:
         key = token(sqlite_world)
         job_id = queued(sqlite_world)
@@ -224,12 +228,12 @@ def test_it_stops_at_once_with_many_lines_open(sqlite_world: World, server: Serv
             await listener.send(head("GET", f"/v1/jobs/{job_id}/events", key, 0))
             await listener.reader.readuntil(b"\n\n")
             await slow.send(head("POST", "/v1/images", key, 5_000_000) + PNG)
-            server.process.terminate()
+            server.process.send_signal(told)
             began = time.monotonic()
             for line in (listener, *idle):
                 await ended(line)
             assert (await slow.answer()).status in (CUT.status, 408)
-            server.process.wait(timeout=LATE)
+            assert server.process.wait(timeout=LATE) == code
             return time.monotonic() - began
 
     assert asyncio.run(act()) < LATE
