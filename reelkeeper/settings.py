@@ -3,28 +3,44 @@
 With nothing configured, everything lives under one folder: SQLite, and an S3 server that Reelkeeper starts itself.
 """
 
+import os
 import re
+from collections.abc import Iterator
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, DirectoryPath, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    DotEnvSettingsSource,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
 )
 
+from reelkeeper.errors import Misconfigured
 from reelkeeper.redaction import hide
+
+_PREFIX: Final = "REELKEEPER_"
+# Variables that carry the prefix and are no settings: where a run works (deployments/folder.py), failpoints
+# (failpoints.py), the address and token of a caller of our API (docs/api.md), and the bucket of the contract tests.
+_ELSEWHERE: Final = re.compile(r"REELKEEPER_(HOME|FAILPOINTS|URL|TOKEN|TEST_R2_\w+)")
+# Kubernetes sets such variables in each pod for a Service named reelkeeper, or reelkeeper-api ("Service: Discovering
+# services: Environment variables"): nobody has written them.
+_SERVICE_LINK: Final = re.compile(r"REELKEEPER\w*_(SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_(TCP|UDP|SCTP)\w*)")
+_SERVICE_ADDRESS: Final = re.compile(
+    r"(tcp|udp|sctp)://"
+)  # the value of the one that is named like a setting: ..._PORT
 
 
 class Settings(BaseSettings):
     """Every address and secret. Policies are not here: they are parameters of the flows."""
 
     model_config = SettingsConfigDict(
-        env_prefix="REELKEEPER_",
+        env_prefix=_PREFIX,
         env_file=".env",
         extra="ignore",
         frozen=True,
@@ -218,8 +234,34 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """Read the settings of this process, once; its logs never show a secret of theirs."""
+    """Read the settings of this process, once; its logs never show a secret of theirs.
+
+    Raises Misconfigured for a variable, a line of `.env` or a secret's file that no setting is named as.
+    """
     read = Settings()
+    if unknown := list(_unknown(read)):
+        raise Misconfigured(f"settings that do not exist: {'; '.join(unknown)}. docs/settings.md lists them all")
     secrets = (getattr(read, name) for name in Settings.model_fields)
     hide(secret.get_secret_value() for secret in secrets if isinstance(secret, SecretStr))
     return read
+
+
+def _unknown(read: Settings) -> Iterator[str]:
+    """Say which names with our prefix nothing reads, each with where it stands and the name that was meant."""
+    known = [f"{_PREFIX}{name.upper()}" for name in Settings.model_fields]
+    written = DotEnvSettingsSource(Settings).env_vars
+    files = [path.name for path in read.secrets_dir.iterdir()] if read.secrets_dir else []
+    places: tuple[tuple[str, dict[str, str | None]], ...] = (
+        ("in the environment", dict(os.environ)),
+        ("in .env", dict(written)),
+        (f"a file in {read.secrets_dir}", dict.fromkeys(files)),
+    )
+    for where, found in places:
+        for name in sorted(found):
+            plain, value = name.upper(), found[name] or ""
+            if not plain.startswith(_PREFIX) or plain in known or _ELSEWHERE.fullmatch(plain):
+                continue
+            if _SERVICE_LINK.fullmatch(plain) or (plain.endswith("_PORT") and _SERVICE_ADDRESS.match(value)):
+                continue
+            meant = get_close_matches(plain, known, n=1, cutoff=0.75)  # below that, names share little but the prefix
+            yield f"{name} ({where})" + (f", did you mean {meant[0]}?" if meant else "")

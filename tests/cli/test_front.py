@@ -103,6 +103,16 @@ def test_a_contradictory_setting_ends_with_2_and_shows_no_secret(
     assert "hush" not in said
 
 
+def test_a_setting_that_does_not_exist_ends_with_2_and_doctor_says_the_same(
+    reelkeeper: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REELKEEPER_BUKET", "films")
+    said = reelkeeper("videos", exit_code=2).stderr
+    assert "REELKEEPER_BUKET" in said
+    assert "did you mean REELKEEPER_BUCKET?" in said
+    assert "REELKEEPER_BUKET" in reelkeeper("doctor", exit_code=1).stdout
+
+
 def test_an_error_that_nobody_foresaw_is_one_line_and_debug_shows_the_rest(
     reelkeeper: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,77 @@
+"""A setting that does not exist is refused, and the one that was meant is named."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reelkeeper.errors import Misconfigured
+from reelkeeper.settings import Settings, settings
+
+
+@pytest.fixture(autouse=True)
+def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Read settings anew, from a folder without a `.env` of the developer's."""
+    monkeypatch.chdir(tmp_path)
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+def refusal() -> str:
+    with pytest.raises(Misconfigured) as refused:
+        settings()
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_one_wrong_letter_of_any_setting_is_refused_and_the_setting_named(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = f"REELKEEPER_{name.upper()}"
+    monkeypatch.setenv(f"{right}X", "a-secret")
+    assert f"{right}X (in the environment), did you mean {right}?" in refusal()
+    assert "a-secret" not in refusal()
+
+
+def test_a_line_of_dotenv_and_a_file_of_secrets_are_looked_at_too(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "reelkeeper_slack_bot_tokn").write_text("hush")
+    Path(".env").write_text(f"REELKEEPER_SECRETS_DIR={tmp_path / 'secrets'}\nREELKEEPER_BUKET=films\nOTHER=1\n")
+    said = refusal()
+    assert "(in .env), did you mean REELKEEPER_BUCKET?" in said
+    assert (
+        f"reelkeeper_slack_bot_tokn (a file in {tmp_path / 'secrets'}), did you mean REELKEEPER_SLACK_BOT_TOK" in said
+    )
+    assert "hush" not in said
+    assert "films" not in said
+
+
+def test_a_name_like_no_other_is_refused_without_a_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REELKEEPER_QQ", "1")
+    assert "did you mean" not in refusal()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REELKEEPER_FAILPOINTS", ""),
+        ("REELKEEPER_HOME", "."),
+        ("REELKEEPER_URL", "https://films"),
+        ("REELKEEPER_TOKEN", "t"),
+        ("REELKEEPER_TEST_R2_BUCKET", "b"),
+        ("REELKEEPER_SERVICE_HOST", "10.0.0.1"),  # of Kubernetes, for a Service named reelkeeper
+        ("REELKEEPER_API_SERVICE_PORT_HTTP", "80"),
+        ("REELKEEPER_API_PORT", "tcp://10.0.0.1:80"),
+        ("REELKEEPER_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("reelkeeper_bucket", "films"),  # pydantic-settings takes any case
+    ],
+)
+def test_what_others_set_or_read_is_left_alone(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    settings()
+
+
+def test_a_port_that_a_person_wrote_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REELKEEPER_API_PORT", "8787")
+    assert "REELKEEPER_API_PORT (in the environment)" in refusal()
