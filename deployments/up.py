@@ -15,7 +15,9 @@ from typing import Final
 
 from deployments.folder import HOME
 from deployments.supervisor import Part, Supervisor
-from reelkeeper.errors import LeaseLost, Misconfigured, ReelkeeperError
+from reelkeeper import disk
+from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY
+from reelkeeper.errors import DiskFull, LeaseLost, Misconfigured, ReelkeeperError
 from reelkeeper.operations.depot import open_depot
 from reelkeeper.private_files import make_folder, tighten
 from reelkeeper.settings import Settings
@@ -26,6 +28,7 @@ UI_PORT, API_PORT = 4200, 8787
 WATCHDOG_SECONDS, FIRST_WATCHDOG_SECONDS = 300.0, 600.0  # the first late: what was missed is being caught up
 DRAIN_MARGIN_SECONDS: Final = 45.0  # beyond its patience: a worker hands over, and ends
 TICK_SECONDS: Final = 0.25
+ROOM_SECONDS: Final = 10.0  # between two looks at the disks
 _LOCAL: Final = "127.0.0.1"
 
 
@@ -40,7 +43,8 @@ class Up:
         self.logs = self.state / "logs"
         self.written = _written()
         self.asked = 0  # how often it was told to stop
-        self.began = time.monotonic()
+        self.began = self.room_due = time.monotonic()
+        self.without_room: set[str] = set()  # the disks that were told of as full
         self.moment = datetime.now(UTC)
         self.port, self.api_port = _ports(self.state / "up.json", port, api_port)
         self.ui_url, self.api_url = f"http://{_LOCAL}:{self.port}", f"http://{_LOCAL}:{self.api_port}"
@@ -88,7 +92,27 @@ class Up:
 
     def _tick(self) -> None:
         self.supervisor.look()
+        if time.monotonic() >= self.room_due:
+            self.room_due = time.monotonic() + ROOM_SECONDS
+            self._tell_of_full_disks()
         time.sleep(TICK_SECONDS)
+
+    def _tell_of_full_disks(self) -> None:
+        """Say once which disk is full, and once that it has room again; the parts go on as soon as it has."""
+        for path, role, remedy in (
+            (self.state, "the disk of the state folder", disk.STATE_REMEDY),
+            (self.settings.scratch, SCRATCH, SCRATCH_REMEDY),
+        ):
+            try:
+                disk.require(path, role, remedy)
+            except DiskFull as error:
+                if role not in self.without_room:
+                    self.without_room.add(role)
+                    self.tell("full", f"{str(error)[0].upper()}{str(error)[1:]}")
+            else:
+                if role in self.without_room:
+                    self.without_room.remove(role)
+                    self.tell("room", f"There is room again on {role}.")
 
     def _drain(self) -> None:
         self.tell(

@@ -21,6 +21,8 @@ ReelkeeperError
 ├── PartialFailure              exit 6   some items failed; the rest is done
 ├── Misconfigured               exit 2   a setting is missing or wrong
 │   └── TokenRefused                     a token is expired, mistyped or lacks a permission
+├── DiskFull                    exit 1   a disk has no room for the work: which one, and how much is free
+├── Unavailable                 exit 1   PostgreSQL, SQLite's file or Prefect's server does not answer: host and port
 ├── SchemaError                 exit 7   the store's schema is not the one this version knows
 ├── NotFound                    exit 8   no such user, video, run or plan
 ├── StorageError                exit 1   R2 did not do what was asked
@@ -145,6 +147,14 @@ class Misconfigured(ReelkeeperError):
 
 class TokenRefused(Misconfigured):
     """A token is expired, mistyped or lacks a permission."""
+
+
+class DiskFull(ReelkeeperError):
+    """A disk has no room for the work. It says nothing about a video: no outcome of one is recorded."""
+
+
+class Unavailable(ReelkeeperError):
+    """PostgreSQL, SQLite's file or Prefect's server does not answer."""
 
 
 class SchemaError(ReelkeeperError):

@@ -211,8 +211,13 @@ class Settings(BaseSettings):
     @property
     def analytics_bucket(self) -> str:
         """The bucket's name in Cloudflare's analytics, which puts a jurisdiction before it: eu_videos."""
-        jurisdiction = re.search(r"\.(\w+)\.r2\.cloudflarestorage\.com", self.s3_endpoint_url or "")
-        return f"{jurisdiction[1]}_{self.bucket}" if jurisdiction else self.bucket
+        return f"{self.jurisdiction}_{self.bucket}" if self.jurisdiction else self.bucket
+
+    @property
+    def jurisdiction(self) -> str | None:
+        """The jurisdiction of the bucket at Cloudflare, such as eu; None for the default one."""
+        found = re.search(r"\.(\w+)\.r2\.cloudflarestorage\.com", self.s3_endpoint_url or "")
+        return found[1] if found else None
 
     @property
     def store_url(self) -> str:

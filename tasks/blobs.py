@@ -1,13 +1,19 @@
 """Blobs: bytes that have waited out their grace, deleted a thousand keys at a time."""
 
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from reelkeeper.errors import StorageError
+from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model import Grace, Outcome
 from reelkeeper.operations import purge
 from reelkeeper.operations.depot import Depot
+from reelkeeper.operations.isolation import each_apart
 from reelkeeper.operations.lease import Lease
 from reelkeeper.store.engine import reading, transaction
 from reelkeeper.store.plans import Item, planned, record_outcomes
@@ -18,21 +24,23 @@ PARALLEL_BATCHES = 4  # while the bucket deletes one batch, the store claims and
 
 
 def purge_planned(depot: Depot, lease: Lease, plan_id: str, *, run_id: str, grace: Grace) -> None:
-    """Delete what a plan says, some batches at a time; a batch that fails is noted, and the others follow.
+    """Delete what a plan says, some batches at a time; a batch or blob that fails is noted, and the others follow.
 
-    Raises LeaseLost and Frozen, and begins nothing more then.
+    Raises LeaseLost, Frozen, DiskFull and Unavailable, and begins nothing more then.
     """
     with reading(depot.engine) as session:
         batches = list(planned(session, plan_id, "purge", KEYS_PER_DELETE))
-    whose = {"depot": depot, "lease": lease, "plan_id": plan_id, "run_id": run_id, "grace": grace}
+    whose: dict[str, Any] = {"depot": depot, "lease": lease, "plan_id": plan_id, "run_id": run_id, "grace": grace}
     runner: ThreadPoolTaskRunner[None] = ThreadPoolTaskRunner(max_workers=PARALLEL_BATCHES)
     with runner:
         futures = [runner.submit(purge_batch, {**whose, "items": batch}) for batch in batches]
         for future, batch in zip(futures, batches, strict=True):
-            try:
-                future.result()
-            except StorageError as error:
-                _note_failed(depot, plan_id, batch, error)
+            tried = iter([future.result])  # the batch as it was begun; after that, halves of it
+
+            def act(items: Sequence[Item], tried: Iterator[Callable[[], None]] = tried) -> None:
+                next(tried, partial(purge_batch, **whose, items=list(items)))()
+
+            each_apart(batch, act, partial(_note_failed, depot, plan_id))
 
 
 @task(task_run_name="settle what killed purges had claimed", cache_policy=NO_CACHE, **RETRIES)
@@ -42,10 +50,11 @@ def settle_claims(depot: Depot, lease: Lease, *, run_id: str, grace: Grace) -> i
     return purge.settle_claims(depot, run_id=run_id, grace=grace, grant=lease.grant)
 
 
-def _note_failed(depot: Depot, plan_id: str, items: list[Item], error: StorageError) -> None:
+def _note_failed(depot: Depot, plan_id: str, items: Sequence[Item], error: Exception) -> None:
+    get_run_logger().warning("%s blobs were not purged, the others are: %s", f"{len(items):,}", error)
+    why = str(error) if isinstance(error, ReelkeeperError) else f"{type(error).__name__}: {error}"
     outcomes = [
-        Outcome(item.video_id or "", "failed", str(error), item.size_bytes, item.size_bytes, item.blob_id)
-        for item in items
+        Outcome(item.video_id or "", "failed", why, item.size_bytes, item.size_bytes, item.blob_id) for item in items
     ]
     with transaction(depot.engine, "purge.failed") as session:
         record_outcomes(session, plan_id, outcomes)

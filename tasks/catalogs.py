@@ -9,11 +9,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from reelkeeper.errors import Frozen, LeaseLost, ReelkeeperError
+from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model import Done, Grace, Outcome, VideoState
 from reelkeeper.operations import intents, orphans, purge, sync
 from reelkeeper.operations import survey as surveying
 from reelkeeper.operations.depot import Depot
+from reelkeeper.operations.isolation import ENDS_ALL
 from reelkeeper.operations.lease import Lease
 from reelkeeper.operations.survey import Survey
 from reelkeeper.rules.report import SyncReport, count
@@ -39,11 +40,12 @@ def settle_left_open(depot: Depot, lease: Lease, *, run_id: str, grace: Grace) -
             continue
         try:
             outcome = intents.settle(depot, intent, scratch=settings().scratch, grant=grants[0], grace=grace)
-        except (Frozen, LeaseLost):
+        except ENDS_ALL:
             raise
-        except ReelkeeperError as error:
-            get_run_logger().warning("%s of %s stays open: %s", intent.kind, intent.video_id, error)
-            outcome = Outcome(intent.video_id, "failed", str(error), intent.old_bytes, intent.old_bytes)
+        except Exception as error:  # noqa: BLE001  one that cannot be settled must not stop the others
+            get_run_logger().warning("%s of %s stays open: %s", intent.kind, intent.video_id, error, exc_info=True)
+            why = str(error) if isinstance(error, ReelkeeperError) else f"{type(error).__name__}: {error}"
+            outcome = Outcome(intent.video_id, "failed", why, intent.old_bytes, intent.old_bytes)
         finally:
             lease.keeper.release(grants)
         outcomes.append(outcome)

@@ -14,10 +14,11 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import sweep_desks
-from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout, Misconfigured, StorageError
+from reelkeeper.errors import MediaTimeout, Misconfigured, StorageError
 from reelkeeper.model import Counts, Outcome
 from reelkeeper.operations.compress import Batch, Job, claim, compress, load_job, may_go_on
 from reelkeeper.operations.depot import Depot, open_depot
+from reelkeeper.operations.isolation import ENDS_ALL
 from reelkeeper.operations.lease import Keeper, Lease
 from reelkeeper.rules import transcode
 from reelkeeper.rules.transcode import Acceptance, Recipe
@@ -48,8 +49,8 @@ def recipe_mark(recipe: Recipe, acceptance: Acceptance) -> str:
 def compress_planned(depot: Depot, lease: Lease, plan_id: str) -> list[Outcome]:
     """Compress what a plan says, the largest first, `workers` at a time, until all is settled, here or by others.
 
-    What failed and may pass is tried again at the end. Raises LeaseLost and Frozen; any other failure is the video's
-    own. Left in whatever way, nothing more is begun under `lease`.
+    What failed and may pass is tried again at the end. Raises LeaseLost, Frozen, and DiskFull, which is recorded
+    against no video; any other failure is the video's own. Left in whatever way, nothing more is begun under `lease`.
     """
     if not _left(depot, plan_id)[0].objects:
         return []
@@ -140,7 +141,7 @@ def compress_batch(depot: Depot, keeper: Keeper, order: Order, job: Job, batch: 
 def _settle(depot: Depot, keeper: Keeper, job: Job, item: Item, grant: Grant, *, last_try: bool) -> Outcome:
     try:
         return compress(depot, keeper, job, item, grant, scratch=settings().scratch)
-    except (Frozen, LeaseLost):
+    except ENDS_ALL:  # a full disk, for one, is no fault of the video's
         raise
     except (MediaTimeout, StorageError) as error:
         if not last_try:

@@ -99,9 +99,23 @@ def test_only_purge_deletes_bytes() -> None:
         for _, name, owner in calls(path)
         if (name == "delete" and owner.strip("_").endswith("bucket"))
         or name in {"delete_object", "delete_objects", "delete_signed", "sign_delete"}
-        if not path.is_relative_to(ROOT / "reelkeeper" / "adapters")
     }
-    assert callers <= {"reelkeeper/operations/purge.py"}
+    assert callers == {
+        "reelkeeper/operations/purge.py",
+        "reelkeeper/adapters/deletes.py",  # what Bucket.delete does
+        "reelkeeper/adapters/contract/scratch.py",
+        "reelkeeper/adapters/contract/checks.py",  # in a scratch prefix of its own alone: contract/test_checks.py
+    }
+
+
+def test_the_contract_deletes_only_through_its_scratch() -> None:
+    owners = {
+        ast.unparse(call.func)
+        for path in sources("reelkeeper/adapters/contract")
+        for call, name, _ in calls(path)
+        if name.startswith("delete")
+    }
+    assert owners == {"self.bucket.delete", "place.bucket.delete"}  # of a Scratch, which takes no other prefix
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ MAX_KEY_BYTES = 1024  # Cloudflare R2 "Limits" page: object key length, in UTF-8
 IDENTITY = ".reelkeeper-identity.json"  # under the prefix, so that a token scoped to the prefix suffices
 PROBE = ".reelkeeper-probe"  # what `reelkeeper doctor` tries the conditional put on
 IMAGES = ".images/"  # under the prefix, input images by their digest: listed by nobody, so adopted and swept by none
+CONTRACT = ".contract-"  # under the prefix, with a nonce: where `doctor --contract` tries the bucket; listed by nobody
 VIDEO_EXTENSIONS = frozenset({"mp4", "webm", "mov", "mkv", "m4v"})
 
 _ID = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"

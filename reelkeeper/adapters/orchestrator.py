@@ -1,20 +1,26 @@
 """Prefect's API, as far as a run is started by it: over HTTP, so that the library knows nothing of Prefect.
 
+GET  /admin/version                          whether it answers, and lets us in
 GET  /deployments/name/FLOW/DEPLOYMENT       its id
 GET  /csrf-token?client=NAME                 where the server wants one; 422 where it does not
 POST /deployments/ID/create_flow_run         idempotency_key: the same one again gives the same run
 """
 
+import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
 
-from reelkeeper.errors import OrchestratorError
+from reelkeeper.errors import Misconfigured, OrchestratorError, Unavailable
 from reelkeeper.settings import Settings
 
 TIMEOUT_SECONDS: Final = 10.0
+OPENING_ATTEMPTS: Final = 3  # with a wait of 1 and 2 s between them: 33 s at most until a command gives up
+_SETTING: Final = "PREFECT_API_URL says where it is"
 
 
 class Orchestrator:
@@ -47,6 +53,54 @@ class Orchestrator:
         except (httpx.HTTPError, ValueError, AttributeError):
             token = None  # what comes next says what is wrong
         return {"Prefect-Csrf-Token": str(token), "Prefect-Csrf-Client": self._client_id} if token else {}
+
+
+def require_answer(url: str, auth: str | None = None, key: str | None = None) -> None:
+    """Ask Prefect's API whether it is there: Unavailable if not, Misconfigured where it does not let us in.
+
+    `auth` is USER:PASSWORD, `key` a bearer token; neither is ever shown.
+    """
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    basic = httpx.BasicAuth(*auth.partition(":")[::2]) if auth else None
+    for attempt in range(1, OPENING_ATTEMPTS + 1):
+        try:
+            answer = httpx.get(f"{url.rstrip('/')}/admin/version", auth=basic, headers=headers, timeout=TIMEOUT_SECONDS)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            problem = unanswered(url, error)
+        else:
+            if answer.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+                raise Misconfigured(
+                    f"Prefect's API at {_place(url)} does not let us in ({answer.status_code}): look at "
+                    "PREFECT_API_AUTH_STRING (USER:PASSWORD) or PREFECT_API_KEY"
+                )
+            if answer.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+                return  # also 404, of a server that knows no such route
+            said = f"Prefect's API at {_place(url)} answers {answer.status_code}"
+            problem = Unavailable(f"{said}: look at its log and its database. {_SETTING}")
+        if attempt < OPENING_ATTEMPTS:
+            time.sleep(attempt)
+    raise problem
+
+
+def unanswered(url: str, error: Exception) -> Unavailable:
+    """Say why Prefect's API gave no answer, where it was looked for, and which setting says so."""
+    said = str(error) or type(error).__name__
+    if isinstance(error, httpx.TimeoutException):
+        cause = "no answer within the time: a firewall, a wrong port, or a server that is overloaded"
+    elif "CERTIFICATE" in said.upper() or "SSL" in said.upper():
+        cause = "the two do not agree on TLS: look at http or https, and at PREFECT_API_SSL_CERT_FILE"
+    elif any(word in said for word in ("Name or service", "name resolution", "No address", "nodename")):
+        cause = "no address is known for that name"
+    elif "refused" in said:
+        cause = "nothing listens there, so look whether its server runs (prefect server start)"
+    else:
+        cause = "no answer"
+    return Unavailable(f"Prefect's API at {_place(url)}: {cause}. {_SETTING}. It said: {said[:200]}")
+
+
+def _place(url: str) -> str:
+    at = urlsplit(url)
+    return f"{at.hostname}, port {at.port or {'http': 80}.get(at.scheme, 443)}"
 
 
 def connect(settings: Settings) -> Orchestrator | None:

@@ -8,7 +8,7 @@ import hashlib
 import os
 from base64 import b64encode
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
@@ -32,10 +32,19 @@ from reelkeeper.adapters.deletes import (
     open_sender,
     send_signed_delete,
 )
-from reelkeeper.adapters.keys import IDENTITY, IMAGES, PROBE, confined, flaw
+from reelkeeper.adapters.keys import CONTRACT, IDENTITY, IMAGES, PROBE, confined, flaw
 from reelkeeper.adapters.listing import read_page, read_pages, read_pages_fast, read_ranges
 from reelkeeper.adapters.meter import Meter
-from reelkeeper.adapters.s3 import ATTEMPTS, date_of, open_client, told, wait_before
+from reelkeeper.adapters.s3 import (
+    ATTEMPTS,
+    SILENCE_SECONDS,
+    date_of,
+    is_refusal,
+    open_client,
+    place_of,
+    told,
+    wait_before,
+)
 from reelkeeper.errors import (
     KeyRefused,
     KeyTaken,
@@ -45,6 +54,7 @@ from reelkeeper.errors import (
     StorageError,
 )
 from reelkeeper.model import StoredObject
+from reelkeeper.model.bucket_rules import Expiry
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -56,10 +66,30 @@ CHUNK_BYTES = 1 << 20
 
 
 def connect(
-    endpoint_url: str, access_key_id: str, secret_access_key: str, bucket: str, prefix: str, region: str = "auto"
+    endpoint_url: str,
+    access_key_id: str,
+    secret_access_key: str,
+    bucket: str,
+    prefix: str,
+    region: str = "auto",
+    *,
+    attempts: int = ATTEMPTS,
+    silence_seconds: float = SILENCE_SECONDS,
+    before_retry: Callable[[], None] | None = None,
 ) -> "Bucket":
-    """Return the bucket behind an S3 endpoint. Sends nothing yet. Misconfigured if the prefix is malformed."""
-    client = open_client(endpoint_url, access_key_id, secret_access_key, region)
+    """Return the bucket behind an S3 endpoint. Sends nothing yet. Misconfigured if the prefix is malformed.
+
+    `attempts`, `silence_seconds` and `before_retry` are those of `open_client`.
+    """
+    client = open_client(
+        endpoint_url,
+        access_key_id,
+        secret_access_key,
+        region,
+        attempts=attempts,
+        silence_seconds=silence_seconds,
+        before_retry=before_retry,
+    )
     read_pages_fast(client)
     meter = Meter()
     meter.attach(client)
@@ -83,6 +113,24 @@ class Bucket:
         self.meter = meter
 
     @property
+    def endpoint_url(self) -> str:
+        """Where the server answers."""
+        return str(self._client.meta.endpoint_url)
+
+    @property
+    def credentials(self) -> tuple[str, str]:
+        """Access key id and secret, for a request that is signed elsewhere: the contract's."""
+        client: Any = self._client  # botocore gives a client's keys nowhere else
+        keys = client._request_signer._credentials.get_frozen_credentials()  # noqa: SLF001  the same
+        return keys.access_key, keys.secret_key
+
+    def under(self, prefix: str) -> "Bucket":
+        """Give a narrower view of the same bucket. KeyRefused if `prefix` does not lie under this one."""
+        if not prefix.startswith(self.prefix):
+            raise KeyRefused(f"{prefix!r} does not lie under {self.prefix!r}")
+        return Bucket(self._client, self.name, prefix, self.meter)
+
+    @property
     def identity_key(self) -> str:
         """Where the id of the deployment that owns the prefix is written."""
         return self.prefix + IDENTITY
@@ -95,6 +143,17 @@ class Bucket:
     def image_key(self, sha256: str) -> str:
         """Where the input image of this digest is kept."""
         return f"{self.prefix}{IMAGES}{sha256}"
+
+    def require_answer(self) -> None:
+        """Raise Misconfigured where bucket or keys are wrong, StorageError where nothing answers; name the endpoint."""
+        try:
+            self.read_bytes(self.identity_key)
+        except ObjectMissing:
+            return
+        except StorageError as error:
+            place = place_of(self._client.meta.endpoint_url)
+            kind = Misconfigured if is_refusal(error.__cause__) else StorageError
+            raise kind(f"bucket {self.name!r} at {place}: {error}") from error
 
     def check(self, key: str) -> str:
         """Return `key` if it lies under the prefix and is well formed, else KeyRefused."""
@@ -185,14 +244,15 @@ class Bucket:
         raise AssertionError  # the loop returns or raises
 
     def pages(self, boundaries: Sequence[str] = ()) -> Iterator[list[StoredObject]]:
-        """List all under the prefix but the two objects of our own and input images, 1,000 entries a page, or an error.
+        """List all under the prefix but the two objects of our own, input images, and what tries of the contract left.
 
+        1,000 entries a page, or an error.
         In the server's order; with `boundaries`, which are keys, the ranges between them at the same time.
         """
-        ours, images = {self.identity_key, self.probe_key}, self.prefix + IMAGES
+        ours, hidden = {self.identity_key, self.probe_key}, (self.prefix + IMAGES, self.prefix + CONTRACT)
         place = (self._client, self.name, self.prefix)
         for page in read_ranges(*place, boundaries) if boundaries else read_pages(*place):
-            yield [one for one in page if one.key not in ours and not one.key.startswith(images)]
+            yield [one for one in page if one.key not in ours and not one.key.startswith(hidden)]
 
     def stored(self, keys: Sequence[str]) -> dict[str, StoredObject | None]:
         """Say what stands at each of `keys` now; None where nothing does, which only a HEAD can say.
@@ -248,6 +308,24 @@ class Bucket:
         if self.check(key) == self.identity_key:
             raise KeyRefused(f"{self.identity_key} says who owns the prefix and is never deleted")
         return key
+
+    def expiries(self) -> list[Expiry]:
+        """Read the bucket's lifecycle rules that delete or move objects. StorageError where the token may not."""
+        try:
+            with told("the lifecycle rules"):
+                answer = self._client.get_bucket_lifecycle_configuration(Bucket=self.name)
+        except ObjectMissing:  # 404 NoSuchLifecycleConfiguration
+            return []
+        found = []
+        for rule in answer.get("Rules", []):
+            narrowed = rule.get("Filter", {})
+            prefix = narrowed.get("Prefix") or narrowed.get("And", {}).get("Prefix") or rule.get("Prefix") or ""
+            name = rule.get("ID", "without a name")
+            if rule["Status"] == "Enabled" and rule.get("Expiration"):
+                found.append(Expiry(name, prefix, "deletes objects"))
+            if rule["Status"] == "Enabled" and rule.get("Transitions"):
+                found.append(Expiry(name, prefix, "moves objects to another storage class"))
+        return found
 
     def presigned(self, operation: str, key: str, seconds: int, **signed: Any) -> str:  # noqa: ANN401  boto3's parameters
         """Return a URL by which anybody may do `operation` at `key`, with what is `signed`, for so long."""

@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -13,7 +13,15 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    ReadTimeoutError,
+    SSLError,
+)
 from botocore.exceptions import ConnectionError as HTTPConnectionError
 from botocore.handlers import add_expect_header
 
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 7  # of one request; the waits between them add up to 29 s on average: a server's restart is outlasted
 LONGEST_WAIT_SECONDS = 16
+SILENCE_SECONDS = 60  # between two bytes, not for a whole video
 PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})  # R2's "Error codes": the first, second and fourth may pass
 _SESSION = boto3.Session()  # one for all clients: it reads S3's model once, which takes 130 ms
 _OPENING = threading.Lock()  # clients may be shared between threads, the making of them may not
@@ -37,11 +46,13 @@ def open_client(
     region: str = "auto",
     *,
     attempts: int = ATTEMPTS,
-    silence_seconds: float = 60,
+    silence_seconds: float = SILENCE_SECONDS,
+    before_retry: Callable[[], None] | None = None,
 ) -> "S3Client":
     """Return a client for the S3 endpoint. Sends nothing.
 
     A request is sent `attempts` times at most, and gives up on a server that is silent for `silence_seconds`.
+    `before_retry` is called after a failure that may pass; whatever it raises is passed on, and nothing is sent again.
     """
     loopback = urlsplit(endpoint_url).hostname in {"127.0.0.1", "localhost", "::1"}
     config = Config(
@@ -51,7 +62,7 @@ def open_client(
         response_checksum_validation="when_required",  # we compare whole-object digests of our own
         retries={"total_max_attempts": 1},  # the attempts are ours: botocore's wait 50 ms after a 500
         connect_timeout=5,
-        read_timeout=silence_seconds,  # between two bytes, not for a whole video
+        read_timeout=silence_seconds,
         max_pool_connections=32,  # more than all our threads together
         tcp_keepalive=True,
         proxies={} if loopback else None,  # a proxy set in the environment cannot reach our own loopback
@@ -65,7 +76,9 @@ def open_client(
             region_name=region,
             config=config,
         )
-    again: Any = partial(_again, limit=attempts)  # botocore's stubs forget that this event is answered
+    again: Any = partial(
+        _again, limit=attempts, before=before_retry
+    )  # botocore's stubs forget that this event is answered
     client.meta.events.register_first("needs-retry.s3", again)
     # Cloudflare answers no `Expect: 100-continue`, so botocore would wait a second before each body.
     client.meta.events.unregister("before-call.s3", add_expect_header)
@@ -95,7 +108,34 @@ def cause(error: Exception) -> str:
         answer = error.response["Error"]
         code = answer.get("Code", "unknown")
         return f"{code}: {answer.get('Message')}{_WAY_OUT.get(code, '')}"
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error}{_whom_to_ask(error)}"
+
+
+def place_of(endpoint_url: str) -> str:
+    """Return `host, port 443` of an endpoint."""
+    at = urlsplit(endpoint_url)
+    return f"{at.hostname}, port {at.port or {'http': 80}.get(at.scheme, 443)}"
+
+
+def _whom_to_ask(error: Exception) -> str:
+    """Say where a request went that got no answer, and what to look at."""
+    facts = getattr(error, "kwargs", {})
+    address = facts.get("endpoint_url")
+    if not address:
+        return ""
+    sign = next((said for kind, said in _NO_ANSWER if isinstance(error, kind)), "it gave no whole answer")
+    if "resolve" in str(facts.get("error")):  # urllib3's NameResolutionError
+        sign = "no address is known for that name"
+    setting = "REELKEEPER_R2_ACCOUNT_ID or REELKEEPER_S3_ENDPOINT_URL"
+    return f" ({place_of(str(address))}: {sign}; {setting} says where the bucket is)"
+
+
+_NO_ANSWER: tuple[tuple[type[Exception], str], ...] = (
+    (SSLError, "no TLS as it should be, or none: look at http or https, and at the certificate"),
+    (ConnectTimeoutError, "nothing answers there: a firewall, or a wrong address"),
+    (ReadTimeoutError, "it takes requests and answers none: look at the server, or a proxy before it"),
+    (EndpointConnectionError, "nothing listens there: look whether the server runs"),
+)
 
 
 _WAY_OUT = {
@@ -107,6 +147,14 @@ _WAY_OUT = {
 }
 
 
+def is_refusal(error: BaseException | None) -> bool:
+    """Tell whether the server refused bucket or keys, as they are configured, and would again."""
+    return isinstance(error, ClientError) and error.response["Error"].get("Code") in _REFUSALS
+
+
+_REFUSALS = frozenset({"NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Unauthorized"})
+
+
 def date_of(metadata: "ResponseMetadataTypeDef") -> datetime | None:
     """Return the server's clock at its reply, from the `ResponseMetadata` of boto3's answer or error, if it says."""
     date = metadata["HTTPHeaders"].get("date")
@@ -114,7 +162,13 @@ def date_of(metadata: "ResponseMetadataTypeDef") -> datetime | None:
 
 
 def _again(
-    *, limit: int, attempts: int, response: tuple[Any, Any] | None, caught_exception: Exception | None, **_: object
+    *,
+    limit: int,
+    before: Callable[[], None] | None,
+    attempts: int,
+    response: tuple[Any, Any] | None,
+    caught_exception: Exception | None,
+    **_: object,
 ) -> float | None:
     """Answer botocore's question whether to send a request again: the seconds until then, or None for no."""
     passing = (
@@ -122,6 +176,8 @@ def _again(
         if response
         else isinstance(caught_exception, HTTPConnectionError | HTTPClientError)
     )
+    if passing and before:
+        before()
     return seconds_before(attempts + 1) if passing and attempts < limit else None
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from reelkeeper import disk
 from reelkeeper.adapters import seaweed_config
 from reelkeeper.adapters.parent import before_exec
 from reelkeeper.adapters.s3 import open_client
@@ -33,6 +34,8 @@ STOP_SECONDS = 6  # it takes 2 s
 SHORT_LIFE_SECONDS = 5
 MAX_SHORT_LIVES = 5
 POLL_SECONDS = 0.1
+ROLE = "the disk of the embedded S3 server"
+REMEDY = "Free some space, move the state folder to a larger disk (REELKEEPER_STATE_DIR), or use R2 (docs/r2.md)"
 MAX_SOCKET_PATH = 100  # bytes that the kernel allows in the path of a Unix socket, less a margin
 
 
@@ -50,8 +53,9 @@ def running(folder: Path, bucket: str = "reelkeeper") -> Iterator[Endpoint]:
     """Hold an S3 server over `folder` and `bucket` in it, ready to take objects; start it unless it runs already.
 
     Ports and credentials are kept in the folder, so the endpoint outlives restarts. A server that crashes is started
-    again. StorageError, with the end of its log, if it does not come up.
+    again. StorageError, with the end of its log, if it does not come up; DiskFull if that is why.
     """
+    require_room(folder)
     guardian = _Guardian(folder.absolute())
     guardian.thread.start()
     try:
@@ -59,6 +63,11 @@ def running(folder: Path, bucket: str = "reelkeeper") -> Iterator[Endpoint]:
     finally:
         guardian.leave.set()
         guardian.thread.join()
+
+
+def require_room(folder: Path) -> None:
+    """Raise DiskFull where the server's disk is full: below 1 % free it takes no more objects (`-minFreeSpace`)."""
+    disk.require(folder, ROLE, REMEDY, max(disk.FLOOR_BYTES, disk.look(folder).size_bytes // 100))
 
 
 class _Guardian:
@@ -78,11 +87,13 @@ class _Guardian:
         fault: Exception | None = None
         while time.monotonic() < deadline:
             if self.failure:
+                require_room(self.folder)
                 raise self.failure
             try:
                 endpoint = _endpoint(self.folder)
                 _take_an_object(endpoint, bucket)
             except (OSError, ValueError, BotoCoreError, ClientError) as error:
+                require_room(self.folder)
                 fault = error
                 time.sleep(POLL_SECONDS)
             else:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError, TimeoutError  # noqa: A004  SQLAlch
 from starlette.exceptions import HTTPException
 
 from reelkeeper.errors import (
+    DiskFull,
     Frozen,
     HoldClosed,
     InsufficientCredits,
@@ -47,6 +48,7 @@ STATUSES: Final[tuple[tuple[type[ReelkeeperError], int, str], ...]] = (  # the f
     (ObjectMissing, 409, "nothing-stored"),
     (LeaseLost, 409, "busy"),
     (Frozen, 503, "frozen"),
+    (DiskFull, 503, "full"),
     (NotAVideo, 422, "not-a-video"),
     (Refused, 422, "refused"),
     (StorageError, 502, "storage"),

@@ -25,6 +25,7 @@ def bootstrap(
     """
     settings = configured()
     orchestration.join_server(settings.state_dir)
+    orchestration.require_server()
     from deployments import bootstrap as setting_up
 
     at = api_url or settings.api_url

@@ -15,6 +15,12 @@ def doctor(
     claim: Annotated[
         bool, typer.Option("--claim", help="Write this store's identity into a bucket that has none.")
     ] = False,
+    contract: Annotated[
+        bool,
+        typer.Option(
+            "--contract", help="Try all that Reelkeeper relies on in the bucket, in a scratch prefix: 1 minute."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
     """Look at every part, and say what to do about each that is not well. Exit code 0 if nothing fails."""
@@ -26,7 +32,7 @@ def doctor(
     except Misconfigured as error:
         findings.append(Finding("settings", FAIL, str(error), "correct the environment, or .env in this folder"))
     else:
-        for finding in examine(settings, claim=claim):
+        for finding in examine(settings, claim=claim, contract=contract):
             findings.append(finding)
             if not as_json:
                 _show(finding)

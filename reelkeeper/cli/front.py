@@ -1,13 +1,17 @@
 """The front door: the app, its exit codes, and what becomes of an error."""
 
+import os
 import sys
+import tempfile
 import traceback
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from reelkeeper import disk
 from reelkeeper.cli.screen import complain
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.redaction import redacted
@@ -31,8 +35,48 @@ class Front(TyperGroup):
         except Exception as error:  # noqa: BLE001  the outermost: a person is told, and how to learn more
             if ctx.params.get("debug"):
                 sys.stderr.write(redacted(traceback.format_exc()))
+            error = _ours(error) or error
             complain(redacted(_in_words(error)))
             raise typer.Exit(getattr(error, "exit_code", 1)) from None
+
+
+def _ours(error: Exception) -> ReelkeeperError | None:
+    """Find what lies behind an error of a library: a full disk, the store, or Prefect's server; None if none does.
+
+    Only of a library that is loaded can an error be, so nothing is loaded for it.
+    """
+    if isinstance(error, ReelkeeperError):
+        return None
+    if disk.is_full(error):
+        return _full_disk(getattr(error, "filename", None))
+    if "sqlalchemy" in sys.modules:
+        import sqlalchemy as sa
+
+        if isinstance(error, sa.exc.DBAPIError):
+            from reelkeeper.settings import settings
+            from reelkeeper.store.failures import explained
+
+            return explained(error, sa.make_url(settings().store_url))
+    url = os.environ.get("PREFECT_API_URL")
+    if url and "httpx" in sys.modules:
+        import httpx
+
+        from reelkeeper.adapters.orchestrator import unanswered
+
+        if isinstance(error, httpx.HTTPError) and url in str(getattr(error, "_request", None) and error.request.url):
+            return unanswered(url, error)
+    return None
+
+
+def _full_disk(named: str | None) -> ReelkeeperError | None:
+    """Say which disk is full, where the kernel did not: the one of the file, else the first of ours that is."""
+    from reelkeeper.settings import settings
+
+    ours = (named, settings().state_dir, settings().scratch, tempfile.gettempdir())
+    for place in (Path(place) for place in ours if place):
+        if str(place) == named or disk.look(place).free_bytes < disk.FLOOR_BYTES:
+            return disk.full(place, "the disk of a file that was written", "Free some space")
+    return None
 
 
 def _in_words(error: Exception) -> str:

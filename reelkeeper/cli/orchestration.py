@@ -7,6 +7,8 @@ limit is 20 s; a recorder that writes 100 task runs at once needs a third of the
 import os
 from pathlib import Path
 
+from reelkeeper import disk
+from reelkeeper.disk import STATE_REMEDY
 from reelkeeper.errors import Misconfigured
 from reelkeeper.private_files import make_folder, tighten
 
@@ -40,6 +42,7 @@ _STAYING = {
 
 def prepare(state_dir: Path) -> bool:
     """Set what is not set already. Call it before anything imports Prefect. True: it starts a server of its own."""
+    disk.require(state_dir, "the disk of the state folder", STATE_REMEDY)
     wanted = dict(_ALWAYS)
     alone = not os.environ.get("PREFECT_API_URL")
     if alone:
@@ -51,6 +54,14 @@ def prepare(state_dir: Path) -> bool:
     for name, value in (wanted | _logging()).items():
         os.environ.setdefault(name, value)
     return alone and not os.environ.get("PREFECT_PROFILE")
+
+
+def require_server() -> None:
+    """Raise Unavailable or Misconfigured unless the server that PREFECT_API_URL names, if it does, is there."""
+    if url := os.environ.get("PREFECT_API_URL"):
+        from reelkeeper.adapters import orchestrator
+
+        orchestrator.require_answer(url, os.environ.get("PREFECT_API_AUTH_STRING"), os.environ.get("PREFECT_API_KEY"))
 
 
 def _logging() -> dict[str, str]:

@@ -61,6 +61,7 @@ def start(
     settings = configured()
     if flow not in (known := known_flows()):
         raise Misconfigured(f"no flow {flow!r}; there are {', '.join(known)}")
+    orchestration.require_server()
     alone = orchestration.prepare(settings.state_dir)
     function = getattr(importlib.import_module(f"flows.{flow}"), flow)
     arguments: dict[str, Any] = parameters.read(flow, function.fn, params) | {"dry_run": not apply}

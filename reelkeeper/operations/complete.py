@@ -52,7 +52,7 @@ def complete(depot: Depot, upload_id: str, *, scratch: Path, run_id: str, grace:
 
 
 def _publish(depot: Depot, upload: Upload, *, scratch: Path, grant: Grant, run_id: str, grace: Grace) -> None:
-    with intents.workplace(scratch) as place:
+    with intents.workplace(scratch, upload.size_bytes) as place:
         back = place / f"put{Path(upload.key).suffix}"
         try:
             with effect("receive.readback"):

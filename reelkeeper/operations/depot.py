@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
@@ -20,6 +21,7 @@ from reelkeeper.store.engine import now, reading
 from reelkeeper.store.opening import open_store
 from reelkeeper.store.tables import blobs, deployment
 
+_OPENING_ATTEMPTS, _OPENING_SILENCE_SECONDS = 4, 8.0  # the waits between them are 7 s at most: 39 s in all
 MAX_SKEW_FROM_STORE = timedelta(seconds=60)
 MAX_SKEW_FROM_BUCKET = timedelta(seconds=300)
 
@@ -50,9 +52,14 @@ def open_depot(settings: Settings) -> Iterator[Depot]:
 
 @contextmanager
 def open_bucket(settings: Settings) -> Iterator[Bucket]:
-    """Open the configured bucket, or the embedded one, which runs for as long as this lasts."""
+    """Open the configured bucket, or the embedded one, which runs for as long as this lasts.
+
+    Raises Misconfigured where it refuses bucket or keys, StorageError where nothing answers, within 40 s;
+    DiskFull, now or from any request later, where the disk of the embedded one is full.
+    """
     if settings.endpoint_url and settings.s3_access_key_id and settings.s3_secret_access_key:
-        yield r2.connect(
+        open_configured = partial(
+            r2.connect,
             settings.endpoint_url,
             settings.s3_access_key_id.get_secret_value(),
             settings.s3_secret_access_key.get_secret_value(),
@@ -60,14 +67,18 @@ def open_bucket(settings: Settings) -> Iterator[Bucket]:
             settings.prefix,
             region=settings.s3_region,
         )
+        open_configured(attempts=_OPENING_ATTEMPTS, silence_seconds=_OPENING_SILENCE_SECONDS).require_answer()
+        yield open_configured()
     else:
-        with seaweed.running(settings.state_dir / "s3", settings.bucket) as endpoint:
+        folder = settings.state_dir / "s3"
+        with seaweed.running(folder, settings.bucket) as endpoint:
             yield r2.connect(
                 endpoint.endpoint_url,
                 endpoint.access_key_id,
                 endpoint.secret_access_key,
                 settings.bucket,
                 settings.prefix,
+                before_retry=partial(seaweed.require_room, folder),  # it answers 500 to every put then
             )
 
 

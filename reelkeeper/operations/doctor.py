@@ -3,7 +3,7 @@
 Each check stands alone: a part that is missing is reported, and the next one is looked at. Nothing is changed, but for
 one object of a few bytes, `{prefix}.reelkeeper-probe`: it is written once and left there, since only a purge may
 delete, and at each visit another content is offered for it, which a bucket fit for Reelkeeper refuses (412). It is
-not a video: listings leave it out.
+not a video: listings leave it out. `--contract` puts and deletes more, in scratch prefixes of its own.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
+from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
@@ -22,6 +23,8 @@ from reelkeeper.adapters import cloudflare, ffmpeg
 from reelkeeper.adapters.cloudflare.api import ANALYTICS
 from reelkeeper.adapters.r2 import Bucket
 from reelkeeper.errors import IdentityMismatch, KeyTaken, ReelkeeperError, StorageError
+from reelkeeper.model.bucket_rules import touches
+from reelkeeper.operations.contract import describe_contract, try_contract
 from reelkeeper.operations.depot import (
     MAX_SKEW_FROM_BUCKET,
     MAX_SKEW_FROM_STORE,
@@ -41,6 +44,7 @@ from reelkeeper.store.tables import blobs
 OK, WARN, FAIL = "ok", "warn", "fail"
 LITTLE_SPACE_BYTES = 5 * 10**9  # ten videos of the largest size that is taken, at work at the same time
 NO_SPACE_BYTES = 10**9
+_MAY_READ = "allow REELKEEPER_CLOUDFLARE_API_TOKEN Workers R2 Storage: Read, or look in the dashboard"
 _PROBE, _OTHER = b"Written once by reelkeeper doctor.\n", b"If you read this, the bucket took a second write.\n"
 
 
@@ -54,10 +58,10 @@ class Finding:
     remedy: str = ""
 
 
-def examine(settings: Settings, *, claim: bool = False) -> Iterator[Finding]:
+def examine(settings: Settings, *, claim: bool = False, contract: bool = False) -> Iterator[Finding]:
     """Look at every part, in the order in which they lean on one another.
 
-    `claim` writes the identity object for this store where the bucket has none.
+    `claim` writes the identity object for this store where the bucket has none; `contract` tries the bucket's contract.
     """
     yield _guarded("programs", _programs)
     yield _guarded("media tools", _tools)
@@ -85,6 +89,8 @@ def examine(settings: Settings, *, claim: bool = False) -> Iterator[Finding]:
         where = settings.endpoint_url or f"the embedded server in {settings.state_dir / 's3'}"
         yield Finding("bucket", OK, f"{bucket.name!r} at {where} answers, prefix {bucket.prefix!r}")
         yield from _bucket_details(settings, engine, bucket, claim=claim)
+        if engine is not None:
+            yield from _contract(settings, engine, bucket, wanted=contract)
 
 
 def _guarded(part: str, look: Callable[[], Finding]) -> Finding:
@@ -190,10 +196,73 @@ def _bucket_details(settings: Settings, engine: Engine | None, bucket: Bucket, *
     yield _guarded("put once", lambda: _put_once(bucket))
     yield _guarded("ETag", lambda: _etag(bucket))
     yield _guarded("clocks", lambda: _clocks(engine, bucket))
+    yield _guarded("lifecycle rules", lambda: _lifecycle(settings, bucket))
+    if settings.endpoint_url:
+        yield _guarded("lock rules", lambda: _locks(settings, bucket))
     if settings.r2_account_id is None and settings.endpoint_url is None:
         yield Finding(
             "production", WARN, "videos are on this machine's disk", "set REELKEEPER_R2_ACCOUNT_ID and keys for R2"
         )
+
+
+def _lifecycle(settings: Settings, bucket: Bucket) -> Finding:
+    """Warn of rules that delete or move objects behind our back; of two ways to read them the first that may."""
+    part = "lifecycle rules"
+    try:
+        rules = bucket.expiries()
+    except StorageError as error:
+        client = cloudflare.connect(settings)
+        if client is None:
+            return Finding(part, OK, f"not known: these keys may not read them ({_in_short(error)})", _MAY_READ)
+        with closing(client):
+            try:
+                rules = client.expiries(settings.bucket, settings.jurisdiction)
+            except ReelkeeperError as refused:
+                return Finding(part, OK, f"not known: {_in_short(refused)}", _MAY_READ)
+    ours = [rule for rule in rules if touches(rule, bucket.prefix)]
+    if not ours:
+        return Finding(part, OK, f"none deletes or moves anything under {bucket.prefix!r}")
+    found = "; ".join(f"rule {rule.id!r} {rule.does} under {rule.prefix or 'every prefix'!r}" for rule in ours)
+    remedy = "remove it: it acts behind Reelkeeper's back, and what it deletes is lost without a grace"
+    return Finding(part, WARN, found, remedy)
+
+
+def _locks(settings: Settings, bucket: Bucket) -> Finding:
+    part, client = "lock rules", cloudflare.connect(settings)
+    if client is None:
+        return Finding(part, OK, "not known: only Cloudflare's API tells them, and it wants an API token", _MAY_READ)
+    with closing(client):
+        try:
+            rules = client.locks(settings.bucket, settings.jurisdiction)
+        except ReelkeeperError as refused:
+            return Finding(part, OK, f"not known: {_in_short(refused)}", _MAY_READ)
+    ours = [rule for rule in rules if touches(rule, bucket.prefix)]
+    if not ours:
+        return Finding(part, OK, f"none covers {bucket.prefix!r}: what may write there may also delete and overwrite")
+    which = "; ".join(f"rule {rule.id!r} locks {rule.prefix or 'every prefix'!r} {rule.lasts}" for rule in ours)
+    helps = "until then nobody can delete or overwrite an object there, by mistake or on purpose"
+    hinders = "a purge of it is refused until then, and so is every overwrite by your service"
+    ends = all(rule.ends for rule in ours)
+    remedy = "" if ends else "nothing there can ever be purged: lock by age, no longer than retention and grace"
+    return Finding(part, OK if ends else WARN, f"{which}: {helps}; {hinders}", remedy)
+
+
+def _in_short(error: Exception) -> str:
+    return redacted(str(error)).partition(";")[0][:200]
+
+
+def _contract(settings: Settings, engine: Engine, bucket: Bucket, *, wanted: bool) -> Iterator[Finding]:
+    if wanted:
+        try:
+            for result in try_contract(engine, bucket, settings, run_id=f"doctor/{uuid4().hex[:12]}"):
+                remedy = "" if result.passed else "what rests on it stays off; see docs/r2.md"
+                yield Finding(f"contract: {result.check}", OK if result.passed else FAIL, result.seen, remedy)
+        except Exception as error:  # noqa: BLE001  whatever is wrong is what was asked for
+            yield _failure("contract", error)
+            return
+    passed, said = describe_contract(engine, bucket)
+    remedy = "" if passed else "try it, in a scratch prefix of its own: reelkeeper doctor --contract"
+    yield Finding("contract", OK if passed else WARN, said, remedy)
 
 
 def _identity(engine: Engine, bucket: Bucket, *, claim: bool) -> Finding:

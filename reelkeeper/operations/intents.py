@@ -16,7 +16,8 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.adapters.ffmpeg.intake import desk
+from reelkeeper import disk
+from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY, desk
 from reelkeeper.errors import IntegrityDoubt, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.model import BlobState, Grace, Outcome, Recorded, VideoState
@@ -57,10 +58,18 @@ class Intent:
 
 
 @contextmanager
-def workplace(scratch: Path) -> Iterator[Path]:
-    """Give a private folder for one video at work, gone afterwards."""
-    with desk(make_folder(scratch)) as place:
+def workplace(scratch: Path, needed_bytes: int) -> Iterator[Path]:
+    """Give a private folder for one video at work, gone afterwards. Raises DiskFull without room for `needed_bytes`."""
+    require_room(scratch, needed_bytes)
+    with disk.watched(scratch, SCRATCH, SCRATCH_REMEDY):
+        make_folder(scratch)
+    with desk(scratch) as place:
         yield place
+
+
+def require_room(scratch: Path, needed_bytes: int) -> None:
+    """Raise DiskFull where scratch has no room for a video at work that takes `needed_bytes` there."""
+    disk.require(scratch, SCRATCH, SCRATCH_REMEDY, disk.FLOOR_BYTES + needed_bytes)
 
 
 def announce(session: Session, blob: dict[str, Any], operation: dict[str, Any]) -> Intent:
@@ -175,7 +184,7 @@ def settle(depot: Depot, intent: Intent, *, scratch: Path, grant: Grant, grace: 
 
 def _verify(depot: Depot, intent: Intent, scratch: Path) -> str | None:
     """Why what is stored may not be published, or None if it may."""
-    with workplace(scratch) as place:
+    with workplace(scratch, intent.size_bytes) as place:
         back = place / f"back{Path(intent.key).suffix}"
         try:
             with effect(f"{intent.kind}.readback"):

@@ -1,5 +1,6 @@
 """Retire videos: the first, reversible half of a deletion. Only the store changes; the bytes wait out a grace."""
 
+import logging
 from collections.abc import Sequence
 
 import sqlalchemy as sa
@@ -10,6 +11,7 @@ from reelkeeper.model import Action, BlobState, Grace, Outcome, VideoState
 from reelkeeper.operations import cache
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
+from reelkeeper.operations.isolation import each_apart
 from reelkeeper.store import conditions, quotas
 from reelkeeper.store.audit import Event, append
 from reelkeeper.store.engine import changed, now, transaction
@@ -18,15 +20,41 @@ from reelkeeper.store.plans import record_outcomes
 from reelkeeper.store.retirement import retired
 from reelkeeper.store.tables import blobs, plans, verdicts, videos
 
+_log = logging.getLogger(__name__)
+
 
 def retire(
     depot: Depot, plan_id: str, video_ids: Sequence[str], *, grant: Grant, run_id: str, grace: Grace
 ) -> list[Outcome]:
     """Retire those of `video_ids` that are still as the plan saw them; the others are skipped, with the reason.
 
-    One transaction for the batch (of at most some hundred videos). Safe to repeat: what is retired stays retired.
+    One transaction for the batch (of at most some hundred videos). Safe to repeat: what is retired stays retired. A
+    video whose row cannot be true has failed; where another breaks the batch, each half is tried, down to that one.
     Raises Frozen or LeaseLost before the first change.
     """
+    outcomes: list[Outcome] = []
+
+    def act(some: Sequence[str]) -> None:
+        outcomes.extend(_retire_batch(depot, plan_id, some, grant=grant, run_id=run_id, grace=grace))
+
+    def failed(some: Sequence[str], error: Exception) -> None:
+        _log.error("video %s was not retired, the others are: %s", ", ".join(some), error, exc_info=error)
+        with transaction(depot.engine, "retire.failed") as session:
+            planned = _planned(session, plan_id, some)
+            why = f"{type(error).__name__}: {error}"
+            broken = [
+                Outcome(row.video_id, "failed", why, row.size_bytes, row.size_bytes, row.blob_id) for row in planned
+            ]
+            record_outcomes(session, plan_id, broken)
+        outcomes.extend(broken)
+
+    each_apart(video_ids, act, failed)
+    return outcomes
+
+
+def _retire_batch(
+    depot: Depot, plan_id: str, video_ids: Sequence[str], *, grant: Grant, run_id: str, grace: Grace
+) -> list[Outcome]:
     with transaction(depot.engine, "retire") as session:
         require_permission(session, grant)
         at = now(session)
@@ -52,7 +80,8 @@ def retire(
             )
         planned = _planned(session, plan_id, video_ids)
         done = {row.id for row in gone}
-        outcomes = [_outcome(row, row.video_id in done) for row in planned]
+        broken = _broken(session, video_ids)
+        outcomes = [_outcome(row, row.video_id in done, broken.get(str(row.video_id))) for row in planned]
         record_outcomes(session, plan_id, outcomes)
         append(
             session,
@@ -84,6 +113,7 @@ def _retire_videos(
             conditions.not_viewed_since(planned_at),
             ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
             ~conditions.in_operation(videos.c.id),
+            sa.exists().where(blobs.c.id == videos.c.blob_id, blobs.c.state == BlobState.LIVE),
         )
         .values(
             state=VideoState.RETIRED,
@@ -103,7 +133,21 @@ def _planned(session: Session, plan_id: str, video_ids: Sequence[str]) -> Sequen
     ).all()
 
 
-def _outcome(row: sa.Row[tuple[object, ...]], done: bool) -> Outcome:
+def _broken(session: Session, video_ids: Sequence[str]) -> dict[str, str]:
+    """Say what is wrong with each live video whose bytes are not live: a row that no change of ours can have left."""
+    rows = session.execute(
+        sa.select(videos.c.id, blobs.c.key, blobs.c.state)
+        .join(blobs, blobs.c.id == videos.c.blob_id)
+        .where(videos.c.id.in_(video_ids), videos.c.state == VideoState.LIVE, blobs.c.state != BlobState.LIVE)
+    )
+    return {
+        row.id: f"it is live, and its bytes {row.key} are {row.state}: reelkeeper videos show {row.id}" for row in rows
+    }
+
+
+def _outcome(row: sa.Row[tuple[object, ...]], done: bool, broken: str | None) -> Outcome:
+    if broken:
+        return Outcome(row.video_id, "failed", broken, row.size_bytes, row.size_bytes, row.blob_id)
     if done:
         return Outcome(row.video_id, "retired", row.reason, row.size_bytes, 0, row.blob_id)
     why = "since the plan it was viewed, held, replaced or retired"

@@ -18,6 +18,7 @@ from reelkeeper.adapters.ffmpeg.intake import desk
 from reelkeeper.adapters.generator import Generator
 from reelkeeper.adapters.generator.order import Made, Order
 from reelkeeper.errors import (
+    DiskFull,
     Frozen,
     GenerationCancelled,
     GenerationFailed,
@@ -61,7 +62,10 @@ class HandedOver(Exception):  # noqa: N818  no error: the worker ends, and the j
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What all jobs of a worker have in common. `closing`: let go of what goes on without us; `ending`: of all."""
+    """What all jobs of a worker have in common. `closing`: let go of what goes on without us; `ending`: of all.
+
+    `no_room` holds what a full disk said, which ends the worker.
+    """
 
     depot: Depot
     generator: Generator
@@ -71,6 +75,7 @@ class Place:
     attempts: AttemptPolicy
     closing: threading.Event = field(default_factory=threading.Event)
     ending: threading.Event = field(default_factory=threading.Event)
+    no_room: list[DiskFull] = field(default_factory=list)
 
     @property
     def engine(self) -> Engine:
@@ -148,7 +153,9 @@ def _run(place: Place, job: InHand) -> End:
 
 def _end(place: Place, job: InHand, error: Exception) -> End:
     """Do what follows from an error."""
-    if isinstance(error, HandedOver | Frozen):
+    if isinstance(error, DiskFull):  # no fault of the job's: another worker may have room
+        place.no_room.append(error)
+    if isinstance(error, HandedOver | Frozen | DiskFull):
         claiming.hand_back(place.engine, [job.claim])
         return End.HANDED_OVER
     if isinstance(error, GenerationCancelled):

@@ -24,6 +24,8 @@ from reelkeeper.store.engine import changed, now, reading, transaction
 from reelkeeper.store.leases import Grant
 from reelkeeper.store.tables import blobs, operations, videos
 
+_COPIES_AT_WORK = 3  # the source, the best encode so far and the one being made, each no larger than the source
+
 
 class _Source(NamedTuple):
     """The blob that a video stands on now, as the catalogue knows it."""
@@ -53,8 +55,9 @@ def swap(
 
     What a killed run left open on the video is settled first. A video that does not shrink, or not well enough, is
     remembered with the reason and the recipe, and not tried again until the recipe changes. Raises Frozen or LeaseLost
-    before the first change, IntegrityDoubt when the stored source is not what the catalogue says, and MediaTimeout,
-    StorageError and the like, with the video untouched, for what another try may mend.
+    before the first change, DiskFull when scratch has no room for it, IntegrityDoubt when the stored source is not what
+    the catalogue says, and MediaTimeout, StorageError and the like, with the video untouched, for what another try may
+    mend.
     """
     for left_open in intents.open_intents(depot, video_id):
         intents.settle(depot, left_open, scratch=scratch, grant=grant, grace=grace)
@@ -63,7 +66,7 @@ def swap(
         if before := _done_before(depot, planned_blob_id, run_id):
             return before
         return Outcome(video_id, "skipped", "since the plan it was retired or replaced", blob_id=planned_blob_id)
-    with intents.workplace(scratch) as place:
+    with intents.workplace(scratch, _COPIES_AT_WORK * source.size_bytes) as place:
         original = place / f"source{Path(source.key).suffix}"
         with effect("swap.download"):
             digest = depot.bucket.download(source.key, original, etag=source.etag)

@@ -47,7 +47,7 @@ def upload(
     the key of a promise made by `quota.reserve`, settled as the video is published and released if it is not; without
     one the bytes are counted and no quota is asked. Raises NotAVideo for a file that is none, NotFound when the video
     is another user's or no longer live, QuotaExceeded or HoldClosed when the promise is too small or over, Frozen or
-    LeaseLost before the first change.
+    LeaseLost before the first change, and so DiskFull.
     """
     for intent in intents.open_intents(depot, video_id):
         intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
@@ -56,6 +56,7 @@ def upload(
         sha256 = file_digest(file, "sha256").hexdigest()
         file.seek(0)
         md5 = file_digest(file, "md5").hexdigest()
+    intents.require_room(scratch, media.size_bytes)  # where it is read back: before anything is announced
     extension = source.suffix.lstrip(".").lower()
     with transaction(depot.engine, "upload.announce") as session:
         require_permission(session, grant)

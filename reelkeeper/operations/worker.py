@@ -51,8 +51,9 @@ def work(
     """Run jobs in `slots` threads for so many seconds; returns how many ended how.
 
     `limit` says how many may run at once, in all workers together; it is asked before each claim. `until_idle` ends
-    earlier, once nothing is due. A store that answers again before its claims are given up costs nothing. Whatever is
-    raised in here, or in this thread, hands over every job at once.
+    earlier, once nothing is due. A full disk ends it with DiskFull, and no job is blamed for it. A store that answers
+    again before its claims are given up costs nothing. Whatever is raised in here, or in this thread, hands over every
+    job at once.
     """
     make_folder(scratch)
     with Keeper(depot.engine) as keeper:
@@ -98,6 +99,8 @@ class _Worker:
 
     def _fill(self, pool: ThreadPoolExecutor) -> int | None:
         """Claim a job for each free slot; gives how many there were, or None where the store did not answer."""
+        if self._place.no_room:
+            raise self._place.no_room[0]
         if not self._warm:
             return 0
         limit = self._limit()

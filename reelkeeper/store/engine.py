@@ -26,6 +26,9 @@ from reelkeeper.private_files import make_file, make_folder, tighten
 from reelkeeper.store.tables.columns import UtcDateTime
 
 BUSY_TIMEOUT_SECONDS = 30
+# PostgreSQL: how long a connection may take (psycopg's default is 130 s), and when one that went silent is given up:
+# after 30 s without a word, three questions 10 s apart (libpq, "Parameter Key Words"). The URL may say otherwise.
+_PATIENCE = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 _UNHURRIED = sa.text("SET LOCAL synchronous_commit = off")
 _FLUSH = sa.text("SELECT pg_logical_emit_message(true, 'flush', '')")  # the least that a commit waits for
 _FLUSHED_AFTER = "flushed after"
@@ -50,7 +53,8 @@ def open_engine(url: str) -> sa.Engine:
         return sa.create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,
-            connect_args={"options": "-c timezone=UTC", "client_encoding": "utf8"},
+            connect_args={name: value for name, value in _PATIENCE.items() if name not in parsed.query}
+            | {"options": "-c timezone=UTC", "client_encoding": "utf8"},
         )
     if backend != "sqlite":
         raise Misconfigured(f"database_url names {backend!r}; use sqlite:///FILE or postgresql+psycopg://HOST/DATABASE")

@@ -10,13 +10,17 @@ from sqlalchemy.engine import Engine
 from reelkeeper.private_files import tighten
 from reelkeeper.settings import Settings
 from reelkeeper.store.engine import open_engine, reading
+from reelkeeper.store.failures import explained
 
 _VERSIONS = Path(__file__).parent / "migrations" / "versions"
 
 
 @contextmanager
 def open_store(settings: Settings) -> Iterator[Engine]:
-    """Open the store alone; the embedded one is made and upgraded on the way. Raises SchemaError."""
+    """Open the store alone; the embedded one is made and upgraded on the way. Raises SchemaError.
+
+    A store that does not answer, now or in the work done with it, is Unavailable, Misconfigured or DiskFull.
+    """
     tighten(settings.state_dir)
     engine = open_engine(settings.store_url)
     try:
@@ -27,6 +31,10 @@ def open_store(settings: Settings) -> Iterator[Engine]:
                 schema.upgrade(engine)
             schema.require_current(engine)
         yield engine
+    except sa.exc.DBAPIError as error:
+        if (ours := explained(error, engine.url)) is None:
+            raise
+        raise ours from error
     finally:
         engine.dispose()
 

@@ -1,8 +1,8 @@
 """What the catalogue says of videos: a stream for the rules, and pages for people."""
 
+import logging
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, time, timedelta
-from operator import methodcaller
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.model import Counts, Video, VideoState
 from reelkeeper.store.tables import blobs, daily_views, holds, users, videos, view_days
 
+_log = logging.getLogger(__name__)
 _BATCH = 2_000
 _ONE_DAY = timedelta(days=1)
 
@@ -53,7 +54,7 @@ def live_videos(session: Session, as_of: datetime, window_days: int = 30) -> Ite
     )
     for batch in rows.partitions():
         for video_id, user_id, tier, created, views, size_bytes, codec, refused_recipe, blob_id, generation in batch:
-            created_at = to_datetime(created) if created is not None else None
+            created_at = to_datetime(video_id, created) if created is not None else None
             known = known_always or (created_at is not None and created_at >= complete_since)
             held = video_id in held_videos or user_id in held_users
             yield Video(
@@ -86,11 +87,23 @@ def _held(session: Session, scope: str, as_of: datetime) -> set[str]:
     return set(session.scalars(sa.select(holds.c.subject).where(holds.c.scope == scope, in_force)))
 
 
-def _datetime_reader(session: Session) -> Callable[[Any], datetime]:
-    """Give what turns the driver's own value into aware UTC, for columns read a hundred thousand times."""
-    if session.get_bind().dialect.name == "sqlite":
-        return lambda text: datetime.fromisoformat(text + "+00:00")
-    return methodcaller("astimezone", UTC)
+def _datetime_reader(session: Session) -> Callable[[str, Any], datetime | None]:
+    """Give what turns the driver's own value into aware UTC, for columns read a hundred thousand times.
+
+    SQLite takes any text for a time: of a video with one that is none the age is unknown, which keeps it, and it is
+    named in the log.
+    """
+    if session.get_bind().dialect.name != "sqlite":
+        return lambda _, moment: moment.astimezone(UTC)
+
+    def read(video_id: str, text: Any) -> datetime | None:  # noqa: ANN401  what SQLite holds
+        try:
+            return datetime.fromisoformat(text + "+00:00")
+        except (TypeError, ValueError):
+            _log.error("video %s: created_at %r is no time, so its age is unknown and it is kept", video_id, text)
+            return None
+
+    return read
 
 
 def population(session: Session) -> Counts:

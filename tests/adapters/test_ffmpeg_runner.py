@@ -18,7 +18,7 @@ import pytest
 from reelkeeper.adapters.ffmpeg import tools
 from reelkeeper.adapters.ffmpeg.runner import Finished, Progress, run
 from reelkeeper.adapters.ffmpeg.sandbox import Bounds, Walls
-from reelkeeper.errors import MediaError, MediaTimeout, NotAVideo
+from reelkeeper.errors import DiskFull, MediaError, MediaTimeout, NotAVideo
 
 ENDLESS = ["-f", "lavfi", "-i", "testsrc2=s=640x360", "-c:v", "libx264", "-f", "null", "-"]
 REPORTING = ["-nostats", "-progress", "pipe:1", "-stats_period", "0.1"]
@@ -251,24 +251,28 @@ def test_other_files_are_out_of_reach(tmp_path: Path) -> None:
 )
 def test_a_refusal_says_plainly_what_is_wrong_and_then_what_ffmpeg_said(complaints: str, said: str) -> None:
     with pytest.raises(NotAVideo) as raised:
-        Finished(183, b"", complaints, 0, 0).check("encode")
+        Finished(183, b"", complaints, 0, 0, Path()).check("encode")
     assert str(raised.value) == said
+
+
+def test_a_full_disk_is_blamed_where_the_tool_says_so() -> None:
+    with pytest.raises(DiskFull):
+        Finished(228, b"", "No space left on device", 0, 0, Path()).check("encode")
 
 
 def test_a_long_complaint_is_cut_between_words() -> None:
     with pytest.raises(NotAVideo, match=r"^ffmpeg cannot take it \(encode, exit 1: (word )+\.\.\.\)$") as raised:
-        Finished(1, b"", "word " * 200, 0, 0).check("encode")
+        Finished(1, b"", "word " * 200, 0, 0, Path()).check("encode")
     assert len(str(raised.value)) < 260
 
 
 @pytest.mark.parametrize(
     ("ended", "error"),
     [
-        (Finished(-signal.SIGSEGV, b"", "", 0, 0), NotAVideo),
-        (Finished(183, b"", "Invalid data found", 0, 0), NotAVideo),
-        (Finished(0, b"", "error while decoding MB 3 4", 0, 0), NotAVideo),
-        (Finished(-signal.SIGKILL, b"", "", 0, 0), MediaError),
-        (Finished(228, b"", "No space left on device", 0, 0), MediaError),
+        (Finished(-signal.SIGSEGV, b"", "", 0, 0, Path()), NotAVideo),
+        (Finished(183, b"", "Invalid data found", 0, 0, Path()), NotAVideo),
+        (Finished(0, b"", "error while decoding MB 3 4", 0, 0, Path()), NotAVideo),
+        (Finished(-signal.SIGKILL, b"", "", 0, 0, Path()), MediaError),
     ],
 )
 def test_a_file_is_blamed_for_good_and_the_machine_only_for_now(ended: Finished, error: type[Exception]) -> None:

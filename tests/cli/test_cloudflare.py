@@ -10,6 +10,7 @@ from reelkeeper.settings import Settings
 from tests.cli.conftest import Run
 from tests.doubles.analytics import Operation
 from tests.doubles.cloudflare import ACCOUNT, ALL, TOKEN, CloudflareDouble
+from tests.doubles.r2 import R2Double
 
 Ask = Callable[..., Any]
 DAY = datetime.now(UTC).date() - timedelta(days=2)
@@ -59,3 +60,92 @@ def test_doctor_tries_the_token(account: CloudflareDouble, ask: Ask, lacks: set[
     (found,) = (one for one in ask("doctor", exit_code=int(state == "fail")) if one["part"] == "cloudflare")
     assert found["state"] == state
     assert all(name in found["remedy"] for name in lacks)
+
+
+# --- what the bucket does by itself
+
+
+@pytest.fixture
+def findings(account: CloudflareDouble, ask: Ask) -> Callable[[], dict[str, dict[str, str]]]:
+    """What `doctor` says, by part."""
+    account.bucket_rules = {"/r2/buckets/reelkeeper/lock": [], "/r2/buckets/reelkeeper/lifecycle": []}
+    return lambda: {one["part"]: one for one in ask("doctor")}
+
+
+def lock(prefix: str, condition: dict[str, object], *, enabled: bool = True) -> dict[str, object]:
+    return {"id": f"lock of {prefix}", "enabled": enabled, "prefix": prefix, "condition": condition}
+
+
+AGE = {"type": "Age", "maxAgeSeconds": 30 * 86_400}
+
+
+def test_a_lock_that_covers_the_prefix_says_where_it_helps_and_where_it_is_in_the_way(
+    account: CloudflareDouble, findings: Callable[[], dict[str, dict[str, str]]], prefix: str
+) -> None:
+    assert findings()["lock rules"]["found"].startswith(f"none covers '{prefix}'")
+    rules = account.bucket_rules["/r2/buckets/reelkeeper/lock"]
+    rules += [lock("elsewhere/", AGE), lock(prefix, {"type": "Indefinite"}, enabled=False), lock("", AGE)]
+    found = findings()["lock rules"]
+    assert found["state"] == "ok"
+    assert (
+        "locks 'every prefix' for 30 days from their upload: until then nobody can delete or overwrite"
+        in found["found"]
+    )
+    assert "a purge of it is refused until then, and so is every overwrite by your service" in found["found"]
+    assert "elsewhere" not in found["found"]
+    rules.append(lock(f"{prefix}ann/", {"type": "Indefinite"}))
+    found = findings()["lock rules"]
+    assert (found["state"], "for ever" in found["found"]) == ("warn", True)
+    assert "can ever be purged" in found["remedy"]
+    assert account.asked[-1][0] == "GET"
+
+
+def test_a_lifecycle_rule_that_deletes_is_a_warning(
+    account: CloudflareDouble, double: R2Double, findings: Callable[[], dict[str, dict[str, str]]], prefix: str
+) -> None:
+    assert "none deletes or moves" in findings()["lifecycle rules"]["found"]
+    expire = {"Status": "Enabled", "Expiration": {"Days": 90}}
+    rules = [
+        {"ID": "ours", "Filter": {"Prefix": prefix}, **expire},
+        {"ID": "theirs", "Filter": {"Prefix": "x/"}, **expire},
+    ]
+    client: Any = double.client  # the stubs want literals
+    client.put_bucket_lifecycle_configuration(Bucket="reelkeeper", LifecycleConfiguration={"Rules": rules})
+    try:
+        found = findings()["lifecycle rules"]
+    finally:
+        client.delete_bucket_lifecycle(Bucket="reelkeeper")
+    assert (found["state"], found["found"]) == ("warn", f"rule 'ours' deletes objects under '{prefix}'")
+    assert account.bucket_rules
+
+
+def test_where_the_keys_may_not_read_them_cloudflares_api_is_asked_and_else_it_is_not_known(
+    account: CloudflareDouble, double: R2Double, findings: Callable[[], dict[str, dict[str, str]]], prefix: str
+) -> None:
+    double.faults.fail("GetBucketLifecycleConfiguration", 403, times=100)
+    account.bucket_rules["/r2/buckets/reelkeeper/lifecycle"] = [
+        {"id": "r1", "enabled": True, "conditions": {"prefix": prefix}, "deleteObjectsTransition": {"condition": AGE}},
+        {
+            "id": "r2",
+            "enabled": True,
+            "conditions": {},
+            "storageClassTransitions": [{"storageClass": "InfrequentAccess"}],
+        },
+        {"id": "r3", "enabled": True, "conditions": {}, "abortMultipartUploadsTransition": {"condition": AGE}},
+    ]
+    found = findings()["lifecycle rules"]
+    assert found["state"] == "warn"
+    assert f"rule 'r1' deletes objects under '{prefix}'; rule 'r2' moves objects" in found["found"]
+    assert "r3" not in found["found"]
+    account.permissions = ALL - {"Workers R2 Storage: Read"}
+    for part in ("lifecycle rules", "lock rules"):
+        found = findings()[part]
+        assert found["state"] == "ok"
+        assert found["found"].startswith("not known: ")
+        assert "Workers R2 Storage: Read" in found["remedy"]
+
+
+def test_without_a_token_locks_are_not_known(ask: Ask, configured: Settings) -> None:
+    assert configured.cloudflare_api_token is None
+    found = {one["part"]: one for one in ask("doctor")}["lock rules"]
+    assert (found["state"], found["found"][:9]) == ("ok", "not known")

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from reelkeeper.adapters import contract
+from reelkeeper.adapters.contract import CHECKS
 from reelkeeper.adapters.r2 import Bucket
 from tests.cli.conftest import Run
 from tests.doubles.r2 import R2Double
@@ -82,3 +84,41 @@ def test_a_part_that_is_missing_is_named_and_the_rest_is_still_looked_at(
 def test_frozen_is_a_warning(reelkeeper: Run, ask: Ask) -> None:
     reelkeeper("freeze", "--reason", "audit")
     assert by_part(ask("doctor"))["changes"]["state"] == "warn"
+
+
+def test_the_contract_is_off_until_it_was_tried_and_then_remembered(
+    ask: Ask, double: R2Double, bucket: Bucket, prefix: str
+) -> None:
+    key = f"{prefix}ann/one.mp4"
+    bucket.put_bytes_once(key, b"a video", "video/mp4")
+    before = by_part(ask("doctor"))["contract"]
+    assert before["state"] == "warn"
+    assert before["remedy"].endswith("reelkeeper doctor --contract")
+    assert "never tried" in before["found"]
+    found = by_part(ask("doctor", "--contract"))
+    tried = {part.removeprefix("contract: ") for part in found if part.startswith("contract: ")}
+    assert tried == set(CHECKS)
+    assert {one["state"] for part, one in found.items() if part.startswith("contract")} == {"ok"}
+    assert by_part(ask("doctor"))["contract"]["state"] == "ok"
+    touched = {key for request in double.sent("DeleteObject", "DeleteObjects", "PutObject") for key in request.touched}
+    ours = {key, bucket.probe_key, bucket.identity_key}
+    assert [one for one in touched - ours if not one.startswith(f"{prefix}.contract-")] == []
+    assert bucket.read_bytes(key) == b"a video"
+    assert [stored.key for page in bucket.under(f"{prefix}.contract-{'0' * 16}/").pages() for stored in page] == []
+
+
+def test_a_check_of_the_contract_that_fails_is_named_and_keeps_it_off(ask: Ask) -> None:
+    original = contract.CHECKS["clock"]
+
+    def late(place: contract.Scratch) -> str:
+        raise contract.Broken(f"an hour away, seen under {place.bucket.name}")
+
+    contract.CHECKS["clock"] = late
+    try:
+        found = by_part(ask("doctor", "--contract", exit_code=1))
+    finally:
+        contract.CHECKS["clock"] = original
+    assert (found["contract: clock"]["state"], found["contract: clock"]["found"][:12]) == ("fail", "an hour away")
+    assert found["contract"]["state"] == "warn"
+    assert "clock did not pass" in found["contract"]["found"]
+    assert "clock did not pass" in by_part(ask("doctor"))["contract"]["found"]

@@ -1,5 +1,6 @@
 """The front door: help for everything, exit codes, one clear line for an error, and a quick start."""
 
+import errno
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import typer
 from reelkeeper import errors
 from reelkeeper.cli import app
 from tests.cli.conftest import Run
+from tests.ports import free_port
 
 
 def commands(command: Any, path: str = "reelkeeper") -> Iterator[tuple[str, Any]]:  # noqa: ANN401  of a click that typer brings
@@ -131,3 +133,36 @@ def test_a_store_of_another_version_ends_with_7(reelkeeper: Run, tmp_path: Path)
     with sqlite3.connect(tmp_path / "state" / "store.sqlite3") as store:
         store.execute("UPDATE alembic_version SET version_num = '9999'")
     assert "9999" in reelkeeper("videos", exit_code=7).stderr
+
+
+def test_a_disk_that_the_kernel_calls_full_is_named(reelkeeper: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "somewhere/report.html")
+
+    monkeypatch.setattr("reelkeeper.cli.audit.store", full)
+    said = " ".join(reelkeeper("audit", exit_code=1).stderr.split())
+    assert "the disk of a file that was written is full: " in said
+    assert "report.html" in said
+    assert "unexpected" not in said
+
+
+def test_a_store_that_is_away_is_named_with_its_place_wherever_it_was_opened(
+    reelkeeper: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("REELKEEPER_DATABASE_URL", f"postgresql://reel:hush@127.0.0.1:{port}/films")
+    for words in (("videos",), ("db", "upgrade"), ("status",)):
+        said = " ".join(reelkeeper(*words, exit_code=1).stderr.split())
+        assert f"PostgreSQL at 127.0.0.1, port {port}, database 'films', user 'reel': nothing listens there" in said
+        assert "unexpected" not in said
+        assert "hush" not in said
+
+
+def test_a_prefect_server_that_is_away_is_named_before_anything_is_done(
+    reelkeeper: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
+    said = " ".join(reelkeeper("run", "tier_storage", exit_code=1).stderr.split())
+    assert f"Prefect's API at 127.0.0.1, port {port}: nothing listens there" in said
+    assert "unexpected" not in said

@@ -36,6 +36,7 @@ class CloudflareDouble:
         self.billable: list[dict[str, Any]] = []
         self.versions = {"/billable-usage", "/billable/usage"}
         self.metrics: dict[str, Any] = {}
+        self.bucket_rules: dict[str, list[dict[str, Any]]] = {}  # by path: /r2/buckets/NAME/lock
         self.permissions = ALL
         self.token, self.sampled, self.has_confidence = TOKEN, False, True
         self.asked: list[tuple[str, str, Any]] = []
@@ -92,6 +93,8 @@ class CloudflareDouble:
             return 403, {}, _failed(10000, "Authentication error")
         if path == "/r2/metrics":
             return 200, {}, _well(self.metrics)
+        if path in self.bucket_rules:
+            return 200, {}, _well({"rules": self.bucket_rules[path]})
         if path not in self.versions:
             return 404, {}, _failed(7003, "Could not route to the resource")
         first, last = query["from"][0], query["to"][0]

@@ -44,6 +44,8 @@ def _operation(method: str, has_key: bool, query: Mapping[str, str], copies: boo
     upload = "uploadId" in query
     match method:
         case "GET":
+            if "lifecycle" in query:
+                return "GetBucketLifecycleConfiguration"
             listing = "ListObjectsV2" if query.get("list-type") == "2" else "ListObjects"
             return ("ListParts" if upload else "GetObject") if has_key else listing
         case "HEAD":

@@ -19,6 +19,7 @@ from reelkeeper.store.tables import (
     videos,
     view_days,
 )
+from tests.doubles.requests import Request
 from tests.faults.world import World
 
 KEPT_TABLES = (audit_events, blobs, deployment, operations, users, videos)
@@ -53,9 +54,21 @@ class Scene:
             session.execute(sa.update(videos).where(videos.c.id.startswith(prefix)).values(state=VideoState.LOST))
 
     def when_a_video_is_fetched(self, action: Callable[[], object]) -> None:
-        """Call `action` as the first request for a video's bytes arrives; the one before it asks who the bucket is."""
+        """Call `action` as the first request for a video's bytes arrives; those before it ask who the bucket is."""
+        faults, identity = self.double.faults, self.world.depot.bucket.identity_key
+
+        def look(request: Request) -> None:
+            if request.key == identity:
+                faults.before("GetObject", look)
+            else:
+                action()
+
+        faults.before("GetObject", look)
+
+    def when_its_identity_was_read(self, action: Callable[[], object]) -> None:
+        """Call `action` once a run has opened the bucket, which asks twice who it is."""
         faults = self.double.faults
-        faults.after("GetObject", lambda _: faults.before("GetObject", lambda _: action()))
+        faults.after("GetObject", lambda _: faults.after("GetObject", lambda _: action()))
 
     def states(self) -> dict[str, str]:
         """Say which state each video is in."""

@@ -129,6 +129,6 @@ def test_one_video_that_fails_ends_the_run_failed_with_the_rest_done(cold: Scene
 
 
 def test_a_storage_that_hiccups_is_asked_again_at_the_end(cold: Scene) -> None:
-    cold.double.faults.after("GetObject", lambda _: cold.double.faults.fail("GetObject", 403))  # after the identity
+    cold.when_its_identity_was_read(lambda: cold.double.faults.fail("GetObject", 403))
     report = tier_storage(dry_run=False)
     assert {one.outcome: one.objects for one in report.done} == {"compressed": 2, "retired": 1}

@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.adapters.generator import LocalGenerator
+from reelkeeper.errors import DiskFull
 from reelkeeper.model import VideoState
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.claim import redrive
@@ -17,6 +18,7 @@ from reelkeeper.rules.attempts import AttemptPolicy
 from reelkeeper.store import spend
 from reelkeeper.store.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import jobs, videos
+from tests.disks import fill, small_disk
 from tests.doubles.provider import LOST, ProviderDouble
 from tests.faults.world import World
 from tests.operations.queue import find, make_due
@@ -192,3 +194,15 @@ def test_what_failed_attempts_have_cost_is_ours_and_not_the_users(shop: World, p
     assert spent(shop) == 0
     with reading(shop.depot.engine) as session:
         assert spend.so_far(session, now(session)).today_microusd == 2 * 10_001
+
+
+def test_a_full_disk_ends_the_worker_and_no_job_is_blamed_for_it(shop: World, tmp_path: Path) -> None:
+    made = ask(shop, "a cat", "a dog")
+    with small_disk(Path(shop.address.folder) / "scratch", 64) as scratch:
+        filler = fill(scratch, 1_000_000)
+        with pytest.raises(DiskFull, match=f"the scratch disk is full: {scratch}"):
+            run(shop, LocalGenerator(tmp_path))
+        jobs_left = [find(shop.depot.engine, one) for one in made]
+        assert [(job.state, job.attempts) for job in jobs_left] == [(JobState.QUEUED, 0)] * 2
+        filler.unlink()
+        assert run(shop, LocalGenerator(tmp_path)) == {End.SUCCEEDED: 2}

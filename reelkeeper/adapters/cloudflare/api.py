@@ -81,9 +81,10 @@ class Api:
         with documented("answer"):
             return dict(accounts[0])
 
-    def get(self, path: str, permission: str, **params: str) -> Any:  # noqa: ANN401  the `result` of any resource
+    def get(self, path: str, permission: str, *, jurisdiction: str | None = None, **params: str) -> Any:  # noqa: ANN401  the `result` of any resource
         """Read a resource of the account: its `result`, with decimals as Decimal. None if the account has no such."""
-        answer = self._ask("GET", f"/accounts/{self.account_id}{path}", permission, params=params)
+        headers = {"cf-r2-jurisdiction": jurisdiction} if jurisdiction else {}
+        answer = self._ask("GET", f"/accounts/{self.account_id}{path}", permission, params=params, headers=headers)
         found = answer.get("result")
         with documented("count of rows"):
             rows = int((answer.get("result_info") or {}).get("total_count") or 0)

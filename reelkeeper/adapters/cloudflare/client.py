@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 
-from reelkeeper.adapters.cloudflare import billing
+from reelkeeper.adapters.cloudflare import billing, bucket_rules
 from reelkeeper.adapters.cloudflare.analytics import PAGE_ROWS, RETAINED_DAYS, Analytics, Collected, Reads
 from reelkeeper.adapters.cloudflare.api import ANALYTICS, BILLING, R2, Api
 from reelkeeper.adapters.cloudflare.billing import BilledLine
 from reelkeeper.errors import ReelkeeperError
+from reelkeeper.model.bucket_rules import Expiry, Lock
 from reelkeeper.model.money import Metric, StorageClass
 from reelkeeper.settings import Settings
 
@@ -60,6 +61,14 @@ class Client:
     def stored_now(self) -> dict[StorageClass, int]:
         """Read how many bytes the account stores in each class, about now."""
         return billing.stored_now(self._api)
+
+    def locks(self, bucket: str, jurisdiction: str | None) -> list[Lock]:
+        """Read the lock rules of a bucket that are in effect."""
+        return bucket_rules.locks(self._api, bucket, jurisdiction)
+
+    def expiries(self, bucket: str, jurisdiction: str | None) -> list[Expiry]:
+        """Read the lifecycle rules of a bucket that delete or move objects."""
+        return bucket_rules.expiries(self._api, bucket, jurisdiction)
 
     def permissions(self) -> dict[str, ReelkeeperError | None]:
         """Try each permission that something here needs: None if the token has it, else what was said."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from reelkeeper import disk
 from reelkeeper.errors import NotAVideo
 from reelkeeper.model import MediaLimits
 
@@ -24,6 +25,9 @@ _ISO_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"s
 _C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")  # C2PA specification 2.1, A.5: BMFF boxes
 _MOST_BOXES = 10_000
 _DESK = "reelkeeper-desk-"
+SCRATCH = "the scratch disk"
+SCRATCH_REMEDY = "Free some space, set REELKEEPER_SCRATCH_DIR to a larger disk, or REELKEEPER_WORKERS to fewer"
+_TEMPORARY_REMEDY = "Free some space, or set TMPDIR to a larger disk"
 _DEMUXERS = {
     "mov": ("mov", "mov,mp4,m4a,3gp,3g2,mj2"),
     "webm": ("matroska", "matroska,webm"),
@@ -66,9 +70,17 @@ class Clip:
 def desk(folder: Path | None = None) -> Iterator[Path]:
     """Make a private folder for one job, under `folder` or the system's, and remove it afterwards.
 
-    It is locked as long as its owner lives, so that `sweep_desks` can tell what a killed process has left.
+    It is locked as long as its owner lives, so that `sweep_desks` can tell what a killed process has left. Raises
+    DiskFull before the work, and from within it, where the disk is full.
     """
-    with tempfile.TemporaryDirectory(prefix=_DESK, dir=folder, ignore_cleanup_errors=True) as path, _locked(Path(path)):
+    place = folder or Path(tempfile.gettempdir())
+    role, remedy = (SCRATCH, SCRATCH_REMEDY) if folder else ("the disk of temporary files", _TEMPORARY_REMEDY)
+    disk.require(place, role, remedy)
+    with (
+        disk.watched(place, role, remedy),
+        tempfile.TemporaryDirectory(prefix=_DESK, dir=folder, ignore_cleanup_errors=True) as path,
+        _locked(Path(path)),
+    ):
         yield Path(path).absolute()
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import IO
 
+from reelkeeper import disk
+from reelkeeper.adapters.ffmpeg.intake import SCRATCH_REMEDY
 from reelkeeper.adapters.ffmpeg.process import launched
 from reelkeeper.adapters.ffmpeg.sandbox import Bounds, Walls
 from reelkeeper.errors import MediaError, MediaTimeout, NotAVideo
@@ -21,7 +23,9 @@ _TAIL_BYTES = 4096
 _OUTPUT_BYTES = 16 << 20
 _FROM_OUTSIDE = {"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"}  # also the kernel's, when memory runs out
 # What the machine could not give, as opposed to what is wrong with the file: trying again may help.
-_TRANSIENT = ("No space left on device", "Resource temporarily unavailable")
+_TRANSIENT = ("Resource temporarily unavailable",)
+_FULL = ("No space left on device", "Disk quota exceeded")
+_RESERVED_BYTES = 1 << 14  # of stderr: on a full disk, the complaint that it is full would be the first to be lost
 
 # What is most often wrong, for a reader who does not know ffmpeg's words.
 _PLAINLY = (
@@ -54,14 +58,18 @@ class Finished:
     complaints: str  # the end of its stderr
     cpu_seconds: float
     frames: int
+    desk: Path
     stopped: bool = False
 
     def check(self, what: str, *, complaints: bool = False) -> "Finished":
         """Return this if the tool succeeded and, unless `complaints` are allowed, wrote nothing to stderr.
 
-        Raises NotAVideo where the file is to blame, also for a crash of the tool; MediaError where the machine is.
+        Raises NotAVideo where the file is to blame, also for a crash of the tool; MediaError where the machine is, and
+        DiskFull where its disk is.
         """
         words = _digest(self.complaints) or "nothing on stderr"
+        if self.returncode or self.complaints.strip():
+            self._blame_the_disk()
         if self.returncode < 0:
             name = signal.Signals(-self.returncode).name
             blame = MediaError if name in _FROM_OUTSIDE else NotAVideo
@@ -72,6 +80,13 @@ class Finished:
             plainly = next((said for sign, said in _PLAINLY if sign.search(self.complaints)), _PUZZLING)
             raise NotAVideo(f"{plainly} ({what}, exit {self.returncode}: {words})")
         return self
+
+    def _blame_the_disk(self) -> None:
+        """Raise DiskFull where the tool says that the disk is full, or it is: nothing can be said of the file then."""
+        role, remedy = "the disk that media tools write to", SCRATCH_REMEDY
+        if any(word in self.complaints for word in _FULL):
+            raise disk.full(self.desk, role, remedy)
+        disk.require(self.desk, role, remedy)
 
 
 def _digest(complaints: str) -> str:
@@ -89,7 +104,7 @@ def run(argv: Sequence[str], *, desk: Path, bounds: Bounds, walls: Walls, watch:
 
     Whatever `watch` raises ends the tool as well and is passed on. Raises MediaTimeout at the wall or stall limit.
     """
-    with tempfile.TemporaryFile(dir=desk) as errors, launched(argv, desk, bounds, walls, errors) as tool:
+    with _reserved(desk) as errors, launched(argv, desk, bounds, walls, errors) as tool:
         reading = _Reading(tool.output, bounds, tool.name, watch)
         try:
             stopped = reading.to_the_end()
@@ -99,10 +114,26 @@ def run(argv: Sequence[str], *, desk: Path, bounds: Bounds, walls: Walls, watch:
         tool.output.close()
         ended = None if stopped else tool.wait()  # its output is closed: it is about to end
         returncode, cpu_seconds = ended or tool.end()
-        size = errors.seek(0, os.SEEK_END)
-        errors.seek(max(0, size - _TAIL_BYTES))
-        complaints = errors.read().decode(errors="replace")
-    return Finished(returncode, bytes(reading.output), complaints, cpu_seconds, reading.progress.frames, stopped)
+        complaints = _tail(errors)
+    return Finished(returncode, bytes(reading.output), complaints, cpu_seconds, reading.progress.frames, desk, stopped)
+
+
+def _reserved(desk: Path) -> IO[bytes]:
+    """Open a file without a name whose first bytes have their place on the disk already."""
+    file = tempfile.TemporaryFile(dir=desk)  # noqa: SIM115  the caller closes it
+    try:
+        os.posix_fallocate(file.fileno(), 0, _RESERVED_BYTES)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _tail(errors: IO[bytes]) -> str:
+    """Read the end of what was written to a reserved file; the zeros that nobody has written over are left out."""
+    size = errors.seek(0, os.SEEK_END)
+    errors.seek(max(0, size - max(_TAIL_BYTES, _RESERVED_BYTES)))
+    return errors.read().rstrip(b"\0")[-_TAIL_BYTES:].decode(errors="replace")
 
 
 class _Reading:

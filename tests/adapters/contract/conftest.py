@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from reelkeeper.adapters import r2
+from reelkeeper.adapters.contract import Target
 from tests.adapters.contract import miniflare
 from tests.buckets import BUCKET
 
@@ -25,21 +26,27 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[miniflare.Ad
 
 
 @pytest.fixture(params=TARGETS)
-def bucket(request: pytest.FixtureRequest) -> Iterator[r2.Bucket]:
-    """An empty prefix of each of them."""
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """An empty prefix of each of them, and the keys to it."""
     prefix = f"reelkeeper-contract-{secrets.token_hex(6)}/videos/"
+    name = BUCKET
     if request.param == "real":
         url, access_key_id, secret_access_key, name = (os.environ[name] for name in REAL)
-        bucket = r2.connect(url, access_key_id, secret_access_key, name, prefix)
     elif request.param == "miniflare":
-        address: miniflare.Address = request.getfixturevalue("simulator")
-        bucket = r2.connect(*address, BUCKET, prefix)
+        url, access_key_id, secret_access_key = request.getfixturevalue("simulator")
     else:
         at = request.getfixturevalue("double").endpoint
-        bucket = r2.connect(at.endpoint_url, at.access_key_id, at.secret_access_key, BUCKET, prefix)
-    yield bucket
+        url, access_key_id, secret_access_key = at.endpoint_url, at.access_key_id, at.secret_access_key
+    bucket = r2.connect(url, access_key_id, secret_access_key, name, prefix)
+    yield Target(bucket, access_key_id, secret_access_key, "auto")
     left = [stored.key for page in bucket.pages() for stored in page]
     assert bucket.delete(left) == {}
+
+
+@pytest.fixture
+def bucket(target: Target) -> r2.Bucket:
+    """The same, for what the adapter makes of it."""
+    return target.bucket
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from reelkeeper.adapters.contract.checks import ODD_NAMES
 from reelkeeper.adapters.r2 import Bucket, connect
 from reelkeeper.errors import KeyTaken, ObjectChanged, ObjectMissing, StorageError
-
-ODD_NAMES = ("a b", "ä", "日本", "🎬", "a+b", "100%", "%20", "a&b<c>", "'quotes\"", "q?x=1#y", "~!*();:@$,=[]{}")
 
 
 def test_a_key_is_written_once(bucket: Bucket, clip: Path) -> None:

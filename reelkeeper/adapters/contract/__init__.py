@@ -1,0 +1,57 @@
+"""What Reelkeeper relies on in a bucket, as checks that run against any: the one definition of that contract.
+
+Each check works in a scratch prefix of its own, `{prefix}.contract-<16 hex digits>/`, through a `Bucket` that can reach
+nothing else, so it is safe on a bucket in production: nothing of anybody else's is read, written or deleted, and the
+catalogue's listings leave it out. `reelkeeper doctor --contract` runs them, and so do the tests.
+
+A check returns what was seen, or raises `Broken` with what was seen instead.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
+
+import httpx
+from botocore.exceptions import ClientError
+
+from reelkeeper.adapters.contract.checks import CHECKS
+from reelkeeper.adapters.contract.scratch import Broken, Scratch, Target, scratch
+from reelkeeper.adapters.keys import CONTRACT
+from reelkeeper.adapters.s3 import told
+from reelkeeper.errors import ReelkeeperError
+
+__all__ = ["CHECKS", "Broken", "Result", "Scratch", "Target", "one", "run", "scratch"]
+
+ABANDONED_AFTER: Final = timedelta(hours=1)  # a scratch prefix that old belongs to a run that was killed
+
+
+class Result(NamedTuple):
+    """What came of one check."""
+
+    check: str
+    passed: bool
+    seen: str
+
+
+def run(target: Target) -> Iterator[Result]:
+    """Run each check in a scratch prefix of its own, gone afterwards; first remove what killed runs have left."""
+    start = target.bucket.prefix + CONTRACT
+    with told(f"LIST {start}"):
+        answer = target.client().list_objects_v2(Bucket=target.bucket.name, Prefix=start, Delimiter="/")
+    for prefix in (one["Prefix"] for one in answer.get("CommonPrefixes", [])):
+        left = Scratch(target, prefix)
+        if all(datetime.now(UTC) - stored.last_modified > ABANDONED_AFTER for stored in left.listed().values()):
+            left.clear()
+    for name, check in CHECKS.items():
+        yield one(target, name, check)
+
+
+def one(target: Target, name: str, check: Callable[["Scratch"], str]) -> Result:
+    """Run one check, and say what came of it."""
+    try:
+        with scratch(target) as place:
+            return Result(name, True, check(place))
+    except Broken as broken:
+        return Result(name, False, str(broken))
+    except (ReelkeeperError, ClientError, httpx.HTTPError) as error:
+        return Result(name, False, f"{type(error).__name__}: {error}")

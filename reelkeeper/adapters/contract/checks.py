@@ -1,0 +1,262 @@
+"""The checks. Each returns what was seen, or raises `Broken` with what was seen instead."""
+
+import hashlib
+import re
+import secrets
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import httpx
+
+from reelkeeper.adapters.contract.scratch import Broken, Scratch
+from reelkeeper.errors import KeyTaken, ObjectChanged, ObjectMissing, ReelkeeperError
+
+ODD_NAMES: Final = ("a b", "ä", "日本", "🎬", "a+b", "100%", "%20", "a&b<c>", "'quotes\"", "q?x=1#y", "~!*();:@$,=[]{}")
+_TYPE: Final = "text/plain"
+_CLOCKS: Final = timedelta(minutes=5)  # S3 refuses requests whose date is 15 min off; operations/depot.py allows 5
+_BETWEEN_WRITES: Final = 2.1  # seconds: R2 takes one write a second to one key, and tells times to the second
+_EXPIRES: Final = 2  # seconds, of a URL that is used when it is over
+_AFTERWARDS: Final = 2  # seconds later
+_STALE: Final = timedelta(minutes=20)  # S3: a request that was signed more than 15 min ago is refused
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _same(what: str, seen: object, expected: object) -> None:
+    if seen != expected:
+        raise Broken(f"{what}: {seen!r}, expected {expected!r}")
+
+
+def _written_once(place: Scratch) -> str:
+    key = place.key("once.mp4")
+    place.bucket.put_bytes_once(key, b"first", _TYPE)
+    for _ in range(3):
+        try:
+            place.bucket.put_bytes_once(key, b"another", _TYPE)
+        except KeyTaken:
+            continue
+        raise Broken("If-None-Match: * is ignored: a second put replaced the object")
+    _same("after three refused puts", place.bucket.read_bytes(key), b"first")
+    return "a put with If-None-Match: * to a key that is taken is refused (412), three times of three"
+
+
+def _lost_reply(place: Scratch) -> str:
+    key = place.key("lost-reply.mp4")
+    first = place.bucket.put_bytes_once(key, b"first", _TYPE)
+    again = place.bucket.put_bytes_once(key, b"first", _TYPE)
+    _same("the same put again", (again.size_bytes, again.etag), (first.size_bytes, first.etag))
+    return "the same conditional put again is refused, and what stands there is known as our own"
+
+
+def _if_match(place: Scratch) -> str:
+    key = place.key("if-match.mp4")
+    etag = place.put(key, b"first")
+    time.sleep(_BETWEEN_WRITES)
+    try:
+        place.put(key, b"wrong", IfMatch=f'"{_md5(b"something else")}"')
+    except ObjectChanged:
+        _same("after a refused put", place.bucket.read_bytes(key), b"first")
+    else:
+        raise Broken("If-Match is ignored: a put that named another ETag replaced the object")
+    time.sleep(_BETWEEN_WRITES)
+    place.put(key, b"second", IfMatch=f'"{etag}"')
+    _same("after a put that named the right ETag", place.bucket.read_bytes(key), b"second")
+    try:
+        place.put(place.key("nothing.mp4"), b"x", IfMatch=f'"{etag}"')
+    except (ObjectChanged, ObjectMissing):
+        return "a put with If-Match replaces that object, no other (412), and makes none where nothing is"
+    raise Broken("If-Match is ignored where no object is: one was made")
+
+
+def _etag(place: Scratch) -> str:
+    key, data = place.key("etag.mp4"), secrets.token_bytes(100_000)
+    _same("the ETag of a put", place.put(key, data), _md5(data))
+    head = place.bucket.head(key)
+    _same("the ETag of a HEAD", head and head.etag, _md5(data))
+    _same("the ETag of a listing", place.listed()[key].etag, _md5(data))
+    return "the ETag of a single put is the MD5 of its bytes, in its answer, a HEAD and a listing"
+
+
+def _read_conditions(place: Scratch) -> str:
+    key = place.key("get.mp4")
+    etag = place.put(key, b"first")
+    try:
+        place.bucket.read_bytes(place.key("nothing.mp4"))
+    except ObjectMissing:
+        pass
+    else:
+        raise Broken("a GET of a key where nothing is does not answer 404")
+    _same("a HEAD where nothing is", place.bucket.head(place.key("nothing.mp4")), None)
+    _same("a GET with the right If-Match", place.read_if(key, etag), b"first")
+    try:
+        place.read_if(key, _md5(b"something else"))
+    except ObjectChanged:
+        return "a GET with If-Match gives that object and no other (412); where nothing is, it is 404"
+    raise Broken("If-Match is ignored by a GET")
+
+
+def _listing(place: Scratch) -> str:
+    names = ["a", "a-b", "a.b", "a/b", "a0", "b/z", "Ü", "ä", "日本"]  # `-`, `.`, `/` and `0` follow one another
+    keys = sorted((place.key(f"{name}/x.mp4") for name in names), key=str.encode)
+    for key in keys:
+        place.put(key, b"x")
+    _same("the order of a listing", list(place.listed()), keys)
+    for index in (0, 4, len(keys) - 1):
+        _same(f"a listing after key {index}", place.keys_after(keys[index]), keys[index + 1 :])
+    _same("pages of two keys", place.keys_after(keys[0], page_keys=2), keys[1:])
+    return "listings are whole, in the order of the keys' bytes, and go on right after the key that StartAfter names"
+
+
+def _times(place: Scratch) -> str:
+    key = place.key("times.mp4")
+    place.put(key, b"x")
+    head, listed = place.bucket.head(key), place.listed()[key]
+    if head is None:
+        raise Broken("an object that was put is not there")
+    heads, lists = (at.replace(microsecond=0) for at in (head.last_modified, listed.last_modified))
+    _same("LastModified of a listing, to the second, against a HEAD's", lists, heads)
+    if (away := abs(head.last_modified - datetime.now(UTC))) > _CLOCKS:
+        raise Broken(f"LastModified of what was just put is {away} from this machine's clock")
+    return f"LastModified of a listing and a HEAD agree to the second, {away.total_seconds():.0f} s from our clock"
+
+
+def _clock(place: Scratch) -> str:
+    if (away := abs(place.bucket.server_time() - datetime.now(UTC))) > _CLOCKS:
+        raise Broken(f"the bucket's clock, in the Date header of its answers, is {away} from this machine's")
+    return f"its answers tell its time, {away.total_seconds():.0f} s from ours"
+
+
+def _same_bytes_again(place: Scratch) -> str:
+    key = place.key("again.mp4")
+    etag, before = place.put(key, b"same"), place.bucket.head(key)
+    time.sleep(_BETWEEN_WRITES)
+    _same("the ETag of the same bytes put again", place.put(key, b"same"), etag)
+    after, listed = place.bucket.head(key), place.listed()[key]
+    if before is None or after is None or not after.last_modified > before.last_modified:
+        raise Broken(f"the same bytes put again do not move LastModified: {before}, then {after}")
+    if listed.last_modified <= before.last_modified:
+        raise Broken(
+            f"a listing still shows the old LastModified {listed.last_modified} after the same bytes came again"
+        )
+    moved = (after.last_modified - before.last_modified).total_seconds()
+    return f"the same bytes put again keep the ETag and move LastModified, by {moved:.0f} s here"
+
+
+def _expired_delete(place: Scratch) -> str:
+    key = place.key("expired.mp4")
+    place.put(key, b"x")
+    url = place.bucket.presigned("delete_object", key, _EXPIRES)
+    time.sleep(_EXPIRES + _AFTERWARDS)
+    status = place.send(httpx.Request("DELETE", url)).status_code
+    if status != httpx.codes.FORBIDDEN or place.bucket.head(key) is None:
+        left = "stands" if place.bucket.head(key) else "is gone"
+        raise Broken(f"a presigned DELETE that had expired was answered {status}, and the object {left}")
+    in_time = place.send(httpx.Request("DELETE", place.bucket.presigned("delete_object", key, 60))).status_code
+    if in_time != httpx.codes.NO_CONTENT or place.bucket.head(key):
+        raise Broken(f"a presigned DELETE within its time was answered {in_time}")
+    return f"a presigned DELETE is refused ({status}) {_AFTERWARDS} s after its {_EXPIRES} s are over, and done in time"
+
+
+def _stale_delete(place: Scratch) -> str:
+    key, now = place.key("stale.mp4"), datetime.now(UTC)
+    place.put(key, b"x")
+    answer = place.send(place.sign_delete(key, now - _STALE))
+    if answer.status_code != httpx.codes.FORBIDDEN or place.bucket.head(key) is None:
+        left = "stands" if place.bucket.head(key) else "is gone"
+        raise Broken(f"a DELETE signed 20 min ago was answered {answer.status_code}, and the object {left}")
+    code = re.search(r"<Code>(\w+)</Code>", answer.text)
+    fresh = place.send(place.sign_delete(key, now)).status_code
+    if fresh != httpx.codes.NO_CONTENT or place.bucket.head(key):
+        raise Broken(f"a DELETE signed now was answered {fresh}")
+    return f"a DELETE signed 20 min ago is refused ({code[1] if code else answer.status_code}), one signed now is done"
+
+
+def _batch_delete(place: Scratch) -> str:
+    keys = [place.key(f"{n}.mp4") for n in range(5)]
+    for key in keys:
+        place.put(key, b"x")
+    _same(
+        "failures of a batch, one of whose keys is not there", place.bucket.delete([*keys[:3], place.key("no.mp4")]), {}
+    )
+    _same("the same batch again", place.bucket.delete(keys[:3]), {})
+    _same("what is left", list(place.listed()), keys[3:])
+    return "a batch delete says of each key that it is gone, also of one that never was, and can be repeated"
+
+
+def _odd_names(place: Scratch) -> str:
+    keys = {place.key(f"{name}.mp4"): name.encode() for name in ODD_NAMES}
+    keys[place.key("x" * (1024 - len(place.bucket.prefix.encode())))] = b"1,024 bytes"
+    for key, data in keys.items():
+        place.put(key, data)
+        _same(f"what stands at {key!r}", place.bucket.read_bytes(key), data)
+    _same("a listing of odd keys", set(place.listed()), set(keys))
+    _same("failures to delete odd keys", place.bucket.delete(list(keys)), {})
+    _same("what is left of odd keys", place.listed(), {})
+    return f"{len(keys)} keys with spaces, signs, other scripts and 1,024 bytes go there and back"
+
+
+def _consistency(place: Scratch) -> str:
+    rounds = 20
+    for number in range(rounds):
+        key, data = place.key(f"{number}.mp4"), f"{number}".encode()
+        place.put(key, data)
+        head = place.bucket.head(key)
+        _same("a HEAD right after a put", head and head.etag, _md5(data))
+        _same("a GET right after a put", place.bucket.read_bytes(key), data)
+        if key not in place.listed():
+            raise Broken(f"{key} is not in a listing right after its put")
+        _same("failures of a delete", place.bucket.delete([key]), {})
+        if place.bucket.head(key) or key in place.listed():
+            raise Broken(f"{key} is still there right after its delete")
+    return f"what was put is read and listed at once, and what was deleted is not, {rounds} times of {rounds}"
+
+
+def _checksums(place: Scratch) -> str:
+    key, data = place.key("sum.mp4"), secrets.token_bytes(1_000_000)
+    wrong = b64encode(hashlib.md5(b"other", usedforsecurity=False).digest()).decode()
+    try:
+        place.put(key, data, ContentMD5=wrong)
+    except ReelkeeperError as error:
+        if "Digest" not in str(error):
+            raise
+    else:
+        raise Broken("a put whose Content-MD5 is not that of its bytes was taken")
+    _same("after a refused put", place.bucket.head(key), None)
+    place.put(key, data)
+    _same("1,000,000 bytes read back", place.bucket.read_bytes(key, len(data)), data)
+    return "a put whose bytes are not those of its Content-MD5 is refused, and bytes come back as they went"
+
+
+def _private(place: Scratch) -> str:
+    key = place.key("private.mp4")
+    place.put(key, b"x")
+    url = place.bucket.presigned("get_object", key, 60).partition("?")[0]
+    status = place.send(httpx.Request("GET", url)).status_code
+    if status == httpx.codes.OK:
+        raise Broken("anybody can read an object at the S3 endpoint without a signature")
+    return f"a request without a signature is refused ({status})"
+
+
+CHECKS: Final[dict[str, Callable[[Scratch], str]]] = {
+    "put once": _written_once,
+    "lost reply": _lost_reply,
+    "put if it matches": _if_match,
+    "ETag": _etag,
+    "read if it matches": _read_conditions,
+    "listing": _listing,
+    "times": _times,
+    "clock": _clock,
+    "same bytes again": _same_bytes_again,
+    "expired delete": _expired_delete,
+    "stale delete": _stale_delete,
+    "batch delete": _batch_delete,
+    "odd keys": _odd_names,
+    "consistency": _consistency,
+    "checksums": _checksums,
+    "private": _private,
+}

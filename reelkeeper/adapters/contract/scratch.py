@@ -1,0 +1,125 @@
+"""A place of the contract's own in a bucket, through which nothing else can be reached, and which is left empty."""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from reelkeeper.adapters.keys import CONTRACT
+from reelkeeper.adapters.r2 import Bucket
+from reelkeeper.adapters.s3 import open_client, told
+from reelkeeper.errors import KeyRefused
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_SCRATCH: Final = re.compile(rf".*/{re.escape(CONTRACT)}[0-9a-f]{{16}}/|{re.escape(CONTRACT)}[0-9a-f]{{16}}/")
+_TYPE: Final = "text/plain"
+
+
+class Broken(Exception):  # noqa: N818  it is the contract that is broken
+    """The bucket did something else than what Reelkeeper relies on; the message says what was seen."""
+
+
+class Target(NamedTuple):
+    """A bucket and the keys to it: some checks sign requests by themselves."""
+
+    bucket: Bucket
+    access_key_id: str
+    secret_access_key: str
+    region: str
+
+    def client(self) -> "S3Client":
+        """Open a client of the contract's own: it puts without conditions, which nothing else of ours may."""
+        return open_client(self.bucket.endpoint_url, self.access_key_id, self.secret_access_key, self.region)
+
+
+class Scratch:
+    """A place of the contract's own in a bucket. Nothing outside of it can be named through it."""
+
+    def __init__(self, target: Target, prefix: str) -> None:
+        if not _SCRATCH.fullmatch(prefix):
+            raise KeyRefused(f"{prefix!r} is no scratch prefix of the contract's: nothing was done")
+        self.bucket, self._target, self._client = target.bucket.under(prefix), target, target.client()
+
+    def key(self, name: str) -> str:
+        """Give a key here."""
+        return self.bucket.check(self.bucket.prefix + name)
+
+    def put(self, key: str, data: bytes, **conditions: Any) -> str:  # noqa: ANN401  boto3's parameters
+        """Put as a service does, over whatever is there; returns the ETag. ObjectChanged where a condition fails."""
+        with told(f"PUT {key}"):
+            answer = self._client.put_object(
+                Bucket=self.bucket.name, Key=self.bucket.check(key), Body=data, ContentType=_TYPE, **conditions
+            )
+        return answer["ETag"].strip('"')
+
+    def read_if(self, key: str, etag: str) -> bytes:
+        """Return an object if it has this ETag, else ObjectChanged."""
+        with told(f"GET {key}"):
+            answer = self._client.get_object(Bucket=self.bucket.name, Key=self.bucket.check(key), IfMatch=f'"{etag}"')
+            return answer["Body"].read()
+
+    def keys_after(self, key: str, page_keys: int = 1000) -> list[str]:
+        """List the keys here that come after `key`, in pages of `page_keys`."""
+        with told(f"LIST {self.bucket.prefix}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket.name,
+                Prefix=self.bucket.prefix,
+                StartAfter=key,
+                PaginationConfig={"PageSize": page_keys},
+            )
+            return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+    def sign_delete(self, key: str, at: datetime) -> httpx.Request:
+        """Make a DELETE that is signed in its headers as of `at` (AWS Signature Version 4)."""
+        endpoint = urlsplit(self.bucket.endpoint_url)
+        path = f"{endpoint.path.rstrip('/')}/{self.bucket.name}/{quote(self.bucket.check(key), safe='/-_.~')}"
+        stamp, nothing = at.strftime("%Y%m%dT%H%M%SZ"), hashlib.sha256(b"").hexdigest()
+        headers = {"host": endpoint.netloc, "x-amz-content-sha256": nothing, "x-amz-date": stamp}
+        signed = ";".join(headers)
+        lines = "".join(f"{name}:{value}\n" for name, value in headers.items())
+        canonical = f"DELETE\n{path}\n\n{lines}\n{signed}\n{nothing}"
+        scope = f"{stamp[:8]}/{self._target.region}/s3/aws4_request"
+        text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+        secret = f"AWS4{self._target.secret_access_key}".encode()
+        for part in scope.split("/"):
+            secret = hmac.digest(secret, part.encode(), "sha256")
+        headers["authorization"] = (
+            f"AWS4-HMAC-SHA256 Credential={self._target.access_key_id}/{scope}, SignedHeaders={signed}, "
+            f"Signature={hmac.digest(secret, text.encode(), 'sha256').hex()}"
+        )
+        return httpx.Request("DELETE", f"{endpoint.scheme}://{endpoint.netloc}{path}", headers=headers)
+
+    def send(self, request: httpx.Request) -> httpx.Response:
+        """Send a request that was signed elsewhere, once."""
+        loopback = urlsplit(self.bucket.endpoint_url).hostname in {"127.0.0.1", "localhost", "::1"}
+        with httpx.Client(timeout=30, trust_env=not loopback) as client:
+            return client.send(request)
+
+    def listed(self) -> dict[str, Any]:
+        """List everything here, by key."""
+        return {stored.key: stored for page in self.bucket.pages() for stored in page}
+
+    def clear(self) -> None:
+        """Delete everything here: the one place beside the purge that deletes, and only what the contract has made."""
+        if left := self.bucket.delete(list(self.listed())):
+            first = next(iter(left.items()))
+            raise Broken(f"{len(left)} objects under {self.bucket.prefix} could not be deleted: {first}")
+
+
+@contextmanager
+def scratch(target: Target) -> Iterator[Scratch]:
+    """Hold a scratch prefix that is new, and leave nothing in it."""
+    made = Scratch(target, f"{target.bucket.prefix}{CONTRACT}{secrets.token_hex(8)}/")
+    try:
+        yield made
+    finally:
+        made.clear()

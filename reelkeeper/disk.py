@@ -1,0 +1,91 @@
+"""Room on the disks that Reelkeeper writes to, and an error that says which one is full.
+
+Where a disk is full, libraries say so late or not at all: the embedded S3 server answers 500 to each put, ffmpeg leaves
+a file that looks like a broken video. So work asks for room before it begins, and a failure looks at the disk again.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from reelkeeper.errors import DiskFull
+
+# Below this a disk counts as full. A first run of a flow over two videos takes 8 MB in a new state folder (measured:
+# Prefect's database 5 MB, the store 1 MB, the S3 server 2 MB with the videos); four times that is room to end well.
+FLOOR_BYTES: Final = 32_000_000
+STATE_REMEDY: Final = "Free some space, or move the state folder to a larger disk (REELKEEPER_STATE_DIR)"
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Disk(NamedTuple):
+    """A file system, as it is now."""
+
+    kind: str  # such as ext4, tmpfs
+    mounted_at: Path
+    free_bytes: int
+    size_bytes: int
+    has_inodes: bool  # whether a new file could be made
+
+
+def look(path: Path) -> Disk:
+    """Describe the file system that holds `path`, or would hold it once it is made."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    room = os.statvfs(place)
+    mount = place.resolve()
+    while not os.path.ismount(mount):
+        mount = mount.parent
+    has_inodes = room.f_files == 0 or room.f_favail > 0  # some file systems, such as btrfs, count none
+    return Disk(_kind(mount), mount, room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize, has_inodes)
+
+
+def require(path: Path, role: str, remedy: str, needed_bytes: int = FLOOR_BYTES) -> None:
+    """Raise DiskFull unless the disk of `path` has `needed_bytes` free, and room for a new file."""
+    disk = look(path)
+    if disk.free_bytes < needed_bytes or not disk.has_inodes:
+        raise full(path, role, remedy, needed_bytes)
+
+
+def full(path: Path, role: str, remedy: str, needed_bytes: int = FLOOR_BYTES) -> DiskFull:
+    """Make the error: which folder is full, on which file system, how much is free, and what to do."""
+    disk = look(path)
+    lack = "" if disk.has_inodes else ", and no inode for a new file"
+    return DiskFull(
+        f"{role} is full: {path.absolute()}, on the {disk.kind} file system at {disk.mounted_at}, has "
+        f"{disk.free_bytes:,} of {disk.size_bytes:,} bytes free{lack}; {needed_bytes:,} are needed. {remedy}; "
+        "then run it again: nothing is lost, and what is done stays done"
+    )
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Tell whether an error, or one that it came from, is the kernel's word that a disk or a quota is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def watched(path: Path, role: str, remedy: str) -> Iterator[None]:
+    """Turn the kernel's word that a disk is full, raised inside, into DiskFull of `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise full(path, role, remedy) from error
+        raise
+
+
+def _kind(mount: Path) -> str:
+    """Name the type of the file system at a mount point (proc_pid_mountinfo(5)); the last one mounted there counts."""
+    kind = "unknown"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if before.split()[4].encode().decode("unicode_escape") == str(mount):
+            kind = after.split()[0]
+    return kind

@@ -1,0 +1,81 @@
+"""Why the store does not answer, in words: which host and port, which setting names it, and what to look at.
+
+Never the password: libpq's messages hold none, and the URL is shown without it.
+"""
+
+import re
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from reelkeeper import disk
+from reelkeeper.errors import Misconfigured, ReelkeeperError, Unavailable
+from reelkeeper.redaction import redacted
+
+_SETTING: Final = "REELKEEPER_DATABASE_URL"
+# What libpq and the server say, in English; another language gets the general words, with what was said.
+_CAUSES: Final[tuple[tuple[str, type[ReelkeeperError], str], ...]] = (
+    (r"authentication failed|no password supplied|no pg_hba\.conf entry", Misconfigured, "it refuses the user"),
+    (r"role .* does not exist", Misconfigured, "it knows no such user"),
+    (r"database .* does not exist", Misconfigured, "it has no such database: create it, then reelkeeper db upgrade"),
+    (r"failed to resolve host|could not translate host name", Unavailable, "no address is known for that name"),
+    (
+        r"SSL negotiation|support SSL|certificate|SSL error: (wrong|tlsv)",
+        Misconfigured,
+        "the two do not agree on TLS: look at sslmode and sslrootcert in the URL",
+    ),
+    (
+        r"connection timeout expired|timeout",
+        Unavailable,
+        "nothing answers within the time: a firewall, or a wrong port",
+    ),
+    (r"Connection refused", Unavailable, "nothing listens there, so look whether PostgreSQL runs"),
+    (r"too many clients|remaining connection slots", Unavailable, "all its connections are taken: max_connections"),
+    (r"starting up|shutting down|recovery", Unavailable, "it is starting or stopping: try again in a minute"),
+    (r"No space left on device|could not extend file", Unavailable, "the disk of PostgreSQL is full: free some there"),
+)
+_OUTAGES: Final = {"08", "28", "3D", "53", "57"}  # SQLSTATE: connection, login, no such database, resources, stopped
+_SAID: Final = 300  # characters of what the driver said
+
+
+def explained(error: sa.exc.DBAPIError, url: sa.URL) -> ReelkeeperError | None:
+    """Give an error of ours in place of the driver's; None where it is no failure of the store as a whole."""
+    if isinstance(error.orig, sqlite3.Error):
+        return _sqlite(error.orig, Path(url.database or ""))
+    state = getattr(error.orig, "sqlstate", None)  # none: the connection itself failed
+    lost = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError) or error.connection_invalidated
+    return _postgresql(error, url) if lost and (not state or state[:2] in _OUTAGES) else None
+
+
+def _postgresql(error: sa.exc.DBAPIError, url: sa.URL) -> ReelkeeperError:
+    said = " ".join(redacted(str(error.orig)).split())[:_SAID]
+    host, port = url.host or url.query.get("host") or "the local socket", url.port or url.query.get("port") or 5432
+    kind, cause = next(
+        ((kind, cause) for sign, kind, cause in _CAUSES if re.search(sign, said)), (Unavailable, "it gave no answer")
+    )
+    whose = f"database {url.database or url.username!r}, user {url.username!r}"
+    return kind(
+        f"PostgreSQL at {host}, port {port}, {whose}: {cause}. {_SETTING} says where it is. The driver said: {said}"
+    )
+
+
+def _sqlite(error: sqlite3.Error, file: Path) -> ReelkeeperError | None:
+    code, room = error.sqlite_errorname, disk.look(file)
+    short = room.free_bytes < disk.FLOOR_BYTES
+    if code == "SQLITE_FULL" or (short and code.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))):
+        return disk.full(file, "the disk of the store", disk.STATE_REMEDY)
+    causes: tuple[tuple[str, Callable[[str], ReelkeeperError], str], ...] = (
+        ("SQLITE_CANTOPEN", Misconfigured, "it cannot be opened: look at the rights of the file and its folder"),
+        ("SQLITE_READONLY", Misconfigured, "it is read-only: look at the rights of the file, its folder and its disk"),
+        ("SQLITE_NOTADB", Misconfigured, f"it is no SQLite database: look at {_SETTING} and REELKEEPER_STATE_DIR"),
+        ("SQLITE_CORRUPT", Unavailable, "it is damaged: restore a backup, reelkeeper db restore"),
+        ("SQLITE_BUSY", Unavailable, "another process is writing to it for too long: see who has it open"),
+        ("SQLITE_IOERR", Unavailable, "its disk failed: look at the kernel's log (dmesg)"),
+    )
+    for sign, kind, cause in causes:
+        if code.startswith(sign):
+            return kind(f"the store {file}: {cause}. SQLite said: {error} ({code})")
+    return None

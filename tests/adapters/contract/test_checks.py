@@ -1,0 +1,56 @@
+"""The contract's own checks, against whatever is here: they are what `reelkeeper doctor --contract` runs elsewhere."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from reelkeeper.adapters import contract
+from reelkeeper.adapters.contract import CHECKS, Target
+from reelkeeper.errors import KeyRefused
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_the_bucket_keeps_the_contract(target: Target, name: str, request: pytest.FixtureRequest) -> None:
+    if name == "clock" and "miniflare" in request.node.name:
+        pytest.skip("Cloudflare's simulator answers without a Date header; R2 itself has one")
+    result = contract.one(target, name, CHECKS[name])
+    assert result.passed, result.seen
+
+
+def test_a_scratch_prefix_is_left_empty_and_reaches_nothing_else(target: Target) -> None:
+    with contract.scratch(target) as place:
+        place.put(place.key("a.mp4"), b"x")
+        inside = place.bucket.prefix
+        with pytest.raises(KeyRefused):
+            place.put(f"{target.bucket.prefix}ann/one.mp4", b"x")
+        with pytest.raises(KeyRefused):
+            place.sign_delete(f"{target.bucket.prefix}ann/one.mp4", datetime.now(UTC))
+        with pytest.raises(KeyRefused):
+            place.bucket.delete([f"{target.bucket.prefix}ann/one.mp4"])
+    assert [stored for page in target.bucket.under(inside).pages() for stored in page] == []
+
+
+@pytest.mark.parametrize("prefix", ["", "ann/", ".contract-short/", f".contract-{'0' * 16}/ann/"])
+def test_no_other_prefix_is_taken_for_a_scratch_one(target: Target, prefix: str) -> None:
+    with pytest.raises(KeyRefused):
+        contract.Scratch(target, target.bucket.prefix + prefix)
+
+
+def test_videos_are_left_alone_and_listings_do_not_see_the_scratch(target: Target) -> None:
+    key = f"{target.bucket.prefix}ann/one.mp4"
+    target.bucket.put_bytes_once(key, b"a video", "video/mp4")
+    with contract.scratch(target) as place:
+        place.put(place.key("a.mp4"), b"x")
+        assert [stored.key for page in target.bucket.pages() for stored in page] == [key]
+    assert target.bucket.read_bytes(key) == b"a video"
+
+
+def test_what_a_killed_run_left_is_removed_when_it_is_old(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = contract.Scratch(target, f"{target.bucket.prefix}.contract-{'a' * 16}/")
+    left.put(left.key("a.mp4"), b"x")
+    monkeypatch.setattr(contract, "CHECKS", {})
+    assert list(contract.run(target)) == []
+    assert len(left.listed()) == 1  # young: its run may be at work
+    monkeypatch.setattr(contract, "ABANDONED_AFTER", timedelta(seconds=-60))
+    assert list(contract.run(target)) == []
+    assert left.listed() == {}

@@ -1,0 +1,45 @@
+"""Small file systems that tests can fill."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+BLOCK_BYTES = 1 << 16
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """Mount a tmpfs of this size at `folder`; the test is skipped where mounting is not permitted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mount: list[str | Path] = [_program("mount"), "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder]
+    mounted = subprocess.run(mount, check=False, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run([_program("umount"), "--lazy", folder], check=True)
+
+
+def _program(name: str) -> str:
+    return shutil.which(name) or pytest.skip(f"there is no {name} here")
+
+
+def fill(folder: Path, leave_bytes: int = 0) -> Path:
+    """Fill the disk but for `leave_bytes`; returns the file that takes the room."""
+    filler = folder / "filler"
+    with filler.open("ab", buffering=0) as file:
+        room = os.statvfs(folder)
+        try:
+            os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_frsize - leave_bytes))
+            while not leave_bytes:
+                file.seek(0, os.SEEK_END)
+                file.write(b"x" * BLOCK_BYTES)
+        except OSError:
+            pass
+    return filler

@@ -1,0 +1,114 @@
+"""A disk that is full, before or during the work, ends a command within half a minute, and says which one and where."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.disks import fill, small_disk
+
+WIDE = [word for name in ("", "user_") for word in ("--param", f"limits.max_{name}percent=100")]
+BOUND_SECONDS = 30  # from the disk being full to the end of the command
+_CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("REELKEEPER_", "PREFECT_"))}
+
+
+class Deployment:
+    """The command, with state and scratch each on a small disk of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state, self.scratch, self.home = folder / "state", folder / "scratch", folder / "home"
+        self.home.mkdir()
+        self.environment = _CLEAN | {
+            "REELKEEPER_STATE_DIR": str(self.state),
+            "REELKEEPER_SCRATCH_DIR": str(self.scratch),
+        }
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        command = [str(Path(sys.executable).with_name("reelkeeper")), *words]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, env=self.environment, cwd=self.home, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
+        )
+
+    def run(self, *words: str, exit_code: int = 0, within: float = 240) -> str:
+        process = self.start(*words)
+        try:
+            said = "".join(process.communicate(timeout=within))
+        finally:
+            process.kill()
+        assert process.returncode == exit_code, said
+        return said
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    with small_disk(tmp_path / "state", 200), small_disk(tmp_path / "scratch", 100):
+        yield Deployment(tmp_path)
+
+
+def test_a_disk_that_is_full_before_the_work_is_told_at_once(deployment: Deployment, tiny_clip: Path) -> None:
+    add = ("videos", "add", str(tiny_clip), "--user", "ann", "--video")
+    deployment.run(*add, "v1")
+    filler = fill(deployment.scratch, 1_000_000)
+    said = deployment.run(*add, "v2", exit_code=1, within=BOUND_SECONDS)
+    assert f"the scratch disk is full: {deployment.scratch}, on the tmpfs file system at {deployment.scratch}" in said
+    assert "REELKEEPER_SCRATCH_DIR" in said
+    filler.unlink()
+    filler = fill(deployment.state, 1_000_000)
+    for words in ((*add, "v3"), ("run", "tier_storage")):
+        said = deployment.run(*words, exit_code=1, within=BOUND_SECONDS)
+        assert "is full: " in said
+        assert f"on the tmpfs file system at {deployment.state}" in said
+        assert "REELKEEPER_STATE_DIR" in said
+    filler.unlink()
+    deployment.run(*add, "v3")
+    assert [video["id"] for video in json.loads(deployment.run("videos", "--json"))] == ["v1", "v3"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("place", ["state", "scratch"])
+def test_a_disk_that_fills_during_a_run_ends_it_and_is_no_fault_of_a_video(
+    deployment: Deployment, natural_clips: dict[str, Path], place: str
+) -> None:
+    add = ("videos", "add", str(natural_clips["bikes"]), "--user", "ann", "--video")
+    for name in ("v1", "v2", "v3"):
+        deployment.run(*add, name)
+    today = datetime.now(UTC).date()
+    with sqlite3.connect(
+        deployment.state / "store.sqlite3"
+    ) as store:  # ten days old, and known to be watched by nobody
+        store.execute("UPDATE users SET tier = 'pro'")
+        store.execute("UPDATE videos SET created_at = ?", (f"{today - timedelta(days=10)} 00:00:00.000000",))
+        store.executemany(
+            "INSERT INTO view_days (day) VALUES (?)", [(str(today - timedelta(n)),) for n in range(1, 40)]
+        )
+    apply = ("run", "tier_storage", "--apply", "--param", "recipe.preset=4", *WIDE)
+    process = deployment.start(*apply)
+    try:
+        while not list(deployment.scratch.rglob("out.webm")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        filler = fill(getattr(deployment, place), 0)
+        began = time.monotonic()
+        said = "".join(process.communicate(timeout=240))
+        took = time.monotonic() - began
+    finally:
+        process.kill()
+    assert process.returncode == 1, said
+    assert "is full: " in said
+    assert f"file system at {getattr(deployment, place)}" in said
+    assert took < BOUND_SECONDS
+    filler.unlink()
+    for video in ("v1", "v2", "v3"):
+        shown = json.loads(deployment.run("videos", "show", video, "--json"))
+        assert shown["state"] == "live"
+        assert not shown.get("refused_reason")
+    deployment.run(*apply)
+    assert {one["generation"] for one in json.loads(deployment.run("videos", "--json"))} == {2}
