@@ -65,9 +65,14 @@ def running(folder: Path, bucket: str = "reelkeeper") -> Iterator[Endpoint]:
         guardian.thread.join()
 
 
-def require_room(folder: Path) -> None:
-    """Raise DiskFull where the server's disk is full: below 1 % free it takes no more objects (`-minFreeSpace`)."""
-    disk.require(folder, ROLE, REMEDY, max(disk.FLOOR_BYTES, disk.look(folder).size_bytes // 100))
+def require_room(folder: Path, *, has_refused: bool = False) -> None:
+    """Raise DiskFull where the server's disk is full.
+
+    A volume server may keep 1 % of its disk free (`weed help volume`, -minFreeSpace): where it `has_refused` an object,
+    less than that is why.
+    """
+    kept_free = disk.look(folder).size_bytes // 100 if has_refused else 0
+    disk.require(folder, ROLE, REMEDY, max(disk.FLOOR_BYTES, kept_free))
 
 
 class _Guardian:
@@ -93,7 +98,7 @@ class _Guardian:
                 endpoint = _endpoint(self.folder)
                 _take_an_object(endpoint, bucket)
             except (OSError, ValueError, BotoCoreError, ClientError) as error:
-                require_room(self.folder)
+                require_room(self.folder, has_refused=isinstance(error, ClientError))
                 fault = error
                 time.sleep(POLL_SECONDS)
             else:

@@ -13,7 +13,7 @@ from typer.exceptions import TyperException
 
 from reelkeeper import disk
 from reelkeeper.cli.screen import complain
-from reelkeeper.errors import ReelkeeperError
+from reelkeeper.errors import DiskFull, LeaseLost, ReelkeeperError, StorageError
 from reelkeeper.redaction import redacted
 
 _EPILOG = (
@@ -45,10 +45,10 @@ def _ours(error: Exception) -> ReelkeeperError | None:
 
     Only of a library that is loaded can an error be, so nothing is loaded for it.
     """
-    if isinstance(error, ReelkeeperError):
-        return None
-    if disk.is_full(error):
-        return _full_disk(getattr(error, "filename", None))
+    if isinstance(error, ReelkeeperError) and not isinstance(error, StorageError | LeaseLost):
+        return None  # these two may follow from a full disk: under the embedded S3 server, or the store's heartbeat
+    if full := _full_disk(getattr(error, "filename", None) if disk.is_full(error) else None):
+        return full  # whatever went wrong then, such as Prefect's own server, did so for that
     if "sqlalchemy" in sys.modules:
         import sqlalchemy as sa
 
@@ -69,13 +69,23 @@ def _ours(error: Exception) -> ReelkeeperError | None:
 
 
 def _full_disk(named: str | None) -> ReelkeeperError | None:
-    """Say which disk is full, where the kernel did not: the one of the file, else the first of ours that is."""
+    """Say which disk is full, where the library did not: that of the file it names, else the first of ours that is."""
+    if named:
+        return disk.full(Path(str(named)), "the disk of a file that was written", "Free some space")
+    from pydantic import ValidationError
+
     from reelkeeper.settings import settings
 
-    ours = (named, settings().state_dir, settings().scratch, tempfile.gettempdir())
-    for place in (Path(place) for place in ours if place):
-        if str(place) == named or disk.look(place).free_bytes < disk.FLOOR_BYTES:
-            return disk.full(place, "the disk of a file that was written", "Free some space")
+    try:
+        ours = settings()
+    except (ValidationError, ReelkeeperError):
+        return None
+    remedy = "Free some space, or move the folder to a larger disk"
+    for place, role in ((ours.state_dir, "state folder"), (ours.scratch, "scratch"), (tempfile.gettempdir(), "temp")):
+        try:
+            disk.require(Path(place), f"the disk of the {role}", f"{remedy} (REELKEEPER_STATE_DIR, _SCRATCH_DIR)")
+        except DiskFull as full:
+            return full
     return None
 
 

@@ -78,7 +78,9 @@ def open_bucket(settings: Settings) -> Iterator[Bucket]:
                 endpoint.secret_access_key,
                 settings.bucket,
                 settings.prefix,
-                before_retry=partial(seaweed.require_room, folder),  # it answers 500 to every put then
+                before_retry=partial(
+                    seaweed.require_room, folder, has_refused=True
+                ),  # it answers 500 to every put then
             )
 
 
