@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -75,15 +75,16 @@ def test_a_disk_that_is_full_before_the_work_is_told_at_once(deployment: Deploym
 @pytest.mark.long
 @pytest.mark.parametrize("place", ["state", "scratch"])
 def test_a_disk_that_fills_during_a_run_ends_it_and_is_no_fault_of_a_video(
-    deployment: Deployment, natural_clips: dict[str, Path], place: str
+    deployment: Deployment,
+    natural_clips: dict[str, Path],
+    place: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
     add = ("videos", "add", str(natural_clips["bikes"]), "--user", "ann", "--video")
     for name in ("v1", "v2", "v3"):
         deployment.run(*add, name)
     today = datetime.now(UTC).date()
-    with sqlite3.connect(
-        deployment.state / "store.sqlite3"
-    ) as store:  # ten days old, and known to be watched by nobody
+    with sqlite3.connect(deployment.state / "store.sqlite3") as store:  # ten days old, and watched by nobody
         store.execute("UPDATE users SET tier = 'pro'")
         store.execute("UPDATE videos SET created_at = ?", (f"{today - timedelta(days=10)} 00:00:00.000000",))
         store.executemany(
@@ -104,11 +105,12 @@ def test_a_disk_that_fills_during_a_run_ends_it_and_is_no_fault_of_a_video(
     assert process.returncode == 1, said
     assert "is full: " in said
     assert f"file system at {getattr(deployment, place)}" in said
-    assert took < BOUND_SECONDS
+    record_property("seconds from the full disk to the end", round(took, 1))
+    assert took < BOUND_SECONDS, said
     filler.unlink()
-    for video in ("v1", "v2", "v3"):
-        shown = json.loads(deployment.run("videos", "show", video, "--json"))
-        assert shown["state"] == "live"
-        assert not shown.get("refused_reason")
+    shown = json.loads(deployment.run("videos", "--json"))
+    assert [(video["id"], video["state"], video["reason"]) for video in shown] == [
+        (name, "live", None) for name in ("v1", "v2", "v3")
+    ]
     deployment.run(*apply)
     assert {one["generation"] for one in json.loads(deployment.run("videos", "--json"))} == {2}
