@@ -7,6 +7,7 @@ from pydantic import Field
 
 from reelkeeper.model import Grace
 from reelkeeper.rules import guard
+from reelkeeper.rules.adoption import AdoptionLimits
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.report import SyncReport
 from tasks import catalogs, depots, heartbeats, reports, runs, views
@@ -16,6 +17,7 @@ from tasks.parameters import AsOf, DryRun, GraceDays, Says, ServiceGraceDays
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def sync_catalog(
     limits: BlastRadius = BlastRadius(),
+    adoption: AdoptionLimits = AdoptionLimits(),
     grace_days: GraceDays = 7,
     grace_days_service_keys: ServiceGraceDays = 14,
     reads_are_views: Annotated[
@@ -27,7 +29,9 @@ def sync_catalog(
 ) -> SyncReport:
     """Adopt new objects, mark videos whose bytes are missing as lost, and note what no row explains.
 
-    A dry run only looks. No byte is changed: what is left over from killed runs is retired, and purged after a grace.
+    A dry run says what would be adopted, and what stays out and why; it writes notes of that alone. No byte is changed:
+    what is left over from killed runs is retired, and purged after a grace. Patterns of keys that do not fit the bucket
+    by the limits of `adoption` adopt nothing; all else is done, and the run fails with the figures.
     With `reads_are_views`, Cloudflare's count of each object's reads becomes the views of past days: only for a bucket
     that no CDN stands before. With `shards`, so many parts of the bucket are listed at the same time.
     """
@@ -36,15 +40,17 @@ def sync_catalog(
 
     with depots.opened() as depot:
         if dry_run:
-            found = catalogs.look(depot, run_id, note=False, shards=shards)
+            found = catalogs.look(depot, run_id, shards=shards)
             guard.listing_within(limits, found.seen, found.expected)
-            return reports.publish_sync(catalogs.preview(depot, found, run_id, as_of))
+            return reports.publish_sync(catalogs.preview(depot, found, adoption, run_id, as_of))
 
         with depots.lease(depot, "sync_catalog") as lease:
             settled = catalogs.settle_left_open(depot, lease, run_id=run_id, grace=grace)
-            found = catalogs.look(depot, run_id, note=True, shards=shards)
+            found = catalogs.look(depot, run_id, shards=shards)
             guard.listing_within(limits, found.seen, found.expected)
-            report = catalogs.bring_in_line(depot, lease, found, settled, run_id=run_id, as_of=as_of, grace=grace)
+            report = catalogs.bring_in_line(
+                depot, lease, found, settled, adopting=adoption, run_id=run_id, as_of=as_of, grace=grace
+            )
             reports.publish_sync(report)
             if reads_are_views:
                 views.bring_in_reads(depot)

@@ -3,25 +3,28 @@
 With nothing configured, everything lives under one folder: SQLite, and an S3 server that Reelkeeper starts itself.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, DirectoryPath, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
 )
 
 from reelkeeper.errors import Misconfigured
+from reelkeeper.model.key_patterns import DEFAULT_PATTERNS, compiled
 from reelkeeper.redaction import hide
 
 _PREFIX: Final = "REELKEEPER_"
@@ -62,6 +65,11 @@ class Settings(BaseSettings):
     s3_region: str = Field("auto", description="Region; R2 knows only auto")
     bucket: str = Field("reelkeeper", description="Bucket that holds the videos")
     prefix: str = Field("videos/", description="Nothing outside this prefix is ever read, written or deleted")
+    key_pattern: Annotated[tuple[str, ...], NoDecode] = Field(
+        DEFAULT_PATTERNS,
+        description="Patterns of the service's keys, without the prefix, of {user}, {video}, {ext}, {year}, {month}, "
+        "{day} and {any}: between commas, a line each, or a JSON list; the first that matches a key says whose it is",
+    )
     ffmpeg: Path | None = Field(None, description="ffmpeg to use; the wheel's if unset")
     ffprobe: Path | None = Field(None, description="ffprobe to use; the wheel's if unset")
     require_network_isolation: bool = Field(
@@ -156,6 +164,23 @@ class Settings(BaseSettings):
         if not (secret.isascii() and secret.isprintable()):
             raise ValueError("must be printable ASCII")
         return SecretStr(secret) if secret else None
+
+    @field_validator("key_pattern", mode="before")
+    @classmethod
+    def _several(cls, value: object) -> object:
+        """Take a JSON list, or patterns between commas or line ends."""
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+        return [one.strip() for one in re.split(r"[,\n]", value) if one.strip()]
+
+    @field_validator("key_pattern", mode="after")
+    @classmethod
+    def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse a pattern that cannot be read before anything is looked at."""
+        compiled(value)
+        return value
 
     @field_validator(
         "s3_endpoint_url",

@@ -11,12 +11,13 @@ from prefect.logging import get_run_logger
 
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model import Done, Grace, Outcome, VideoState
-from reelkeeper.operations import intents, orphans, purge, sync
+from reelkeeper.operations import adoption, intents, orphans, purge, sync
 from reelkeeper.operations import survey as surveying
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.isolation import ENDS_ALL
 from reelkeeper.operations.lease import Lease
 from reelkeeper.operations.survey import Survey
+from reelkeeper.rules.adoption import AdoptionLimits
 from reelkeeper.rules.report import SyncReport, count
 from reelkeeper.settings import settings
 from reelkeeper.store.engine import reading
@@ -57,32 +58,50 @@ def settle_left_open(depot: Depot, lease: Lease, *, run_id: str, grace: Grace) -
     cache_policy=NO_CACHE,
     **RETRIES,
 )
-def look(depot: Depot, run_id: str, *, note: bool, shards: int) -> Survey:
-    """List everything under the prefix and compare it with the catalogue; `note` what no row explains."""
-    return surveying.survey(depot, run_id=run_id, note=note, shards=shards)
+def look(depot: Depot, run_id: str, *, shards: int) -> Survey:
+    """List everything under the prefix and compare it with the catalogue; note what no row explains."""
+    return surveying.survey(depot, run_id=run_id, note=True, shards=shards)
 
 
 @task(task_run_name="preview the comparison", cache_policy=NO_CACHE)
-def preview(depot: Depot, found: Survey, run_id: str, as_of: datetime) -> SyncReport:
-    """Ask once more for what is missing, and sum up what was found."""
+def preview(depot: Depot, found: Survey, adopting: AdoptionLimits, run_id: str, as_of: datetime) -> SyncReport:
+    """Ask once more for what is missing, and sum up what was found and what would be adopted."""
     surveying.confirm_missing(depot, found)
-    return SyncReport(dry_run=True, **_figures(found, run_id, as_of))
+    judged = adoption.judge(depot, found.scan_id, adopting)
+    return SyncReport(
+        dry_run=True,
+        **_figures(found, run_id, as_of),
+        adopted=judged.adopted,
+        taken_back=judged.taken_back,
+        orphans=judged.kept_out,
+        adoption=judged,
+    )
 
 
 @task(task_run_name="bring the catalogue in line", cache_policy=NO_CACHE)
 def bring_in_line(
-    depot: Depot, lease: Lease, found: Survey, settled: Sequence[Done], *, run_id: str, as_of: datetime, grace: Grace
+    depot: Depot,
+    lease: Lease,
+    found: Survey,
+    settled: Sequence[Done],
+    *,
+    adopting: AdoptionLimits,
+    run_id: str,
+    as_of: datetime,
+    grace: Grace,
 ) -> SyncReport:
     """Adopt, mark as lost, mend and sweep, as the comparison found; no byte is changed."""
     surveying.confirm_missing(depot, found)
     lease.check()
     grant = lease.grant
+    judged = adoption.judge(depot, found.scan_id, adopting)
     adopted, taken_back = orphans.adopt(depot, found, grant=grant, run_id=run_id)
     lost_videos = sync.lose(depot, found, grant=grant, run_id=run_id)
     doubtful = sync.mend(depot, found, grant=grant, run_id=run_id, grace=grace)
     swept = orphans.sweep(depot, found, grant=grant, run_id=run_id, grace=grace)
     doubts = f"{lost_videos} lost, {len(doubtful)} in doubt" if lost_videos or doubtful else "good"
     left, keys = sync.finish(depot, found, doubts)
+    in_doubt, in_doubt_keys = orphans.tell(depot, found)
     return SyncReport(
         dry_run=False,
         **_figures(found, run_id, as_of),
@@ -95,6 +114,9 @@ def bring_in_line(
         swept=swept,
         orphans=left,
         orphan_keys=tuple(keys),
+        adoption=judged,
+        in_doubt=in_doubt,
+        in_doubt_keys=in_doubt_keys,
     )
 
 

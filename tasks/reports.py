@@ -10,6 +10,7 @@ from prefect.logging import get_run_logger
 
 from reelkeeper.model import Counts, Done, Outcome, PlanSummary
 from reelkeeper.operations.depot import Depot
+from reelkeeper.rules import adoption as adopting
 from reelkeeper.rules.report import HelpReport, Report, SyncReport, count
 from reelkeeper.rules.wording import dollars, size
 from reelkeeper.store import results, undertakings
@@ -51,9 +52,23 @@ def publish_sync(report: SyncReport) -> SyncReport:
     lines += [f"| left open by killed runs, now {done.outcome} | {done.objects:,} |" for done in report.settled]
     named = {"Lost": report.lost, "In doubt": report.doubtful, "Unexplained": report.orphan_keys}
     lines += ["", *(f"{what}: {', '.join(f'`{name}`' for name in names)}." for what, names in named.items() if names)]
+    for sheet in adopting.sheets(report.adoption, dry_run=report.dry_run):
+        lines += ["", f"### {sheet.title}", "", *_sheet(sheet)]
+    lines += ["", *adopting.remarks(report.adoption, dry_run=report.dry_run)]
     create_markdown_artifact("\n".join(lines), key=f"{report.flow.replace('_', '-')}-report")
     get_run_logger().info("%s: %s", report.flow, ", ".join(f"{name} {value:,}" for name, value in found.items()))
     return report
+
+
+def _sheet(sheet: adopting.Sheet) -> list[str]:
+    """Give a table in Markdown, in which keys and names are somebody's text."""
+    rows = [
+        ["`" + cell.replace("`", "'").replace("|", "\\|").replace("\n", "` `") + "`" for cell in row]
+        for row in sheet.rows
+    ]
+    lines = [[heading.lstrip(">!") for heading in sheet.headings]]
+    lines += [["--:" if heading.startswith(">") else "---" for heading in sheet.headings], *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 @task(task_run_name="report on the help", cache_policy=NO_CACHE)

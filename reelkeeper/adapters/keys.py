@@ -1,15 +1,19 @@
-"""Keys: the jail that keeps every request under the prefix, and the one shape in which Reelkeeper writes.
+"""Keys: the jail that keeps every request under the prefix, the one shape in which Reelkeeper writes, and ids.
 
 R2 takes almost any key, but folds Unicode to NFC; other S3 servers fold empty segments, backslashes, `.` and `..`, or
 hide what lies under `.uploads`. A key that two servers read differently can name somebody else's object: refused.
 """
 
+import hashlib
 import re
 import secrets
 import unicodedata
+from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from reelkeeper.errors import KeyRefused
+from reelkeeper.model.key_patterns import DEFAULT_PATTERNS, KeyPattern, compiled
 
 MAX_KEY_BYTES = 1024  # Cloudflare R2 "Limits" page: object key length, in UTF-8
 IDENTITY = ".reelkeeper-identity.json"  # under the prefix, so that a token scoped to the prefix suffices
@@ -20,20 +24,31 @@ VIDEO_EXTENSIONS = frozenset({"mp4", "webm", "mov", "mkv", "m4v"})
 
 _ID = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 _OWN = re.compile(rf"({_ID})/({_ID})/g([1-9][0-9]{{0,8}})-([0-9a-f]{{16}})\.([a-z0-9]{{1,8}})", re.ASCII)
-_ADOPTABLE = re.compile(rf"({_ID})/({_ID}?)(?:/[^/]+)?\.([A-Za-z0-9]{{1,8}})", re.ASCII)
+DEFAULT_LAYOUT = compiled(DEFAULT_PATTERNS)
+
+_NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9_-]+")
+_MAX_ID = 128
+_SLUG = 40  # characters of a name that are kept where it is no id
+_HASH = 12  # hex digits: 48 bits tell apart those that share a name
 _DULL = re.compile(r"[A-Za-z0-9_-]+(?:[./][A-Za-z0-9_-]+)*")  # nothing in it that any server could read differently
 _CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control, lone surrogates, line and paragraph separators
 _NOT_XML = frozenset({"\ufffe", "\uffff"})  # XML 1.0 cannot carry them, so neither can a batch delete
 
 
 class ParsedKey(NamedTuple):
-    """What a key says. `generation` and `nonce` are None where Reelkeeper did not make the key."""
+    """What a key says. `generation` and `nonce` are None where Reelkeeper did not make the key.
 
-    user_id: str
+    Then `user_id` and `video_id` are names as the key has them, of which `safe_id` makes ids; `pattern` is the place in
+    the layout of the pattern that matched, and `made_before` what the date in the key says.
+    """
+
+    user_id: str | None
     video_id: str
     generation: int | None
     nonce: str | None
     extension: str
+    pattern: int | None = None
+    made_before: datetime | None = None
 
 
 def blob_key(prefix: str, user_id: str, video_id: str, generation: int, extension: str) -> str:
@@ -48,11 +63,8 @@ def blob_key(prefix: str, user_id: str, video_id: str, generation: int, extensio
     return key
 
 
-def parse_key(prefix: str, key: str) -> ParsedKey | None:
-    """Read a key of our own shape, or of one that can be adopted; None for any other.
-
-    Adoptable, with a video extension: `{prefix}{user}/{video}.{ext}` and `{prefix}{user}/{video}/{anything}.{ext}`.
-    """
+def parse_key(prefix: str, key: str, layout: Sequence[KeyPattern] = DEFAULT_LAYOUT) -> ParsedKey | None:
+    """Read a key of our own shape, or a video's that one of the patterns of `layout` matches; None for any other."""
     try:
         rest = confined(prefix, key)[len(prefix) :]
     except KeyRefused:
@@ -60,10 +72,35 @@ def parse_key(prefix: str, key: str) -> ParsedKey | None:
     if own := _OWN.fullmatch(rest):
         user_id, video_id, generation, nonce, extension = own.groups()
         return ParsedKey(user_id, video_id, int(generation), nonce, extension)
-    foreign = _ADOPTABLE.fullmatch(rest)
-    if foreign and foreign[3].lower() in VIDEO_EXTENSIONS:
-        return ParsedKey(foreign[1], foreign[2], None, None, foreign[3].lower())
+    if not has_video_extension(rest):
+        return None
+    for place, pattern in enumerate(layout):
+        if parts := pattern.read(rest):
+            extension = parts.extension.lower()
+            return ParsedKey(parts.user, parts.video, None, None, extension, place, parts.made_before)
     return None
+
+
+def has_video_extension(key: str) -> bool:
+    """Say whether a key ends as the keys of videos do."""
+    return key.rpartition(".")[2].lower() in VIDEO_EXTENSIONS
+
+
+def safe_id(name: str, *owners: str) -> str:
+    """Return `name` where it can be an id, else an id made of it: what remains of it, and a hash of it and `owners`."""
+    if re.fullmatch(_ID, name) and not name.endswith(".versions"):
+        return name
+    slug = _NOT_IN_AN_ID.sub("-", name).strip("-")[:_SLUG]
+    return f"{slug or 'x'}-{_digest(*owners, name)}"
+
+
+def unique_id(video_id: str, user_id: str, name: str) -> str:
+    """Return the id of a video where `video_id` is another user's too: made of user and name, never of an order."""
+    return f"{video_id[: _MAX_ID - _HASH - 1]}-{_digest(user_id, name)}"
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_HASH]
 
 
 def confined(prefix: str, key: str) -> str:

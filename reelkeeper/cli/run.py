@@ -105,11 +105,22 @@ def _show(report: Any, most: int) -> None:  # noqa: ANN401  a Report or a SyncRe
     else:
         found = ((name.replace("_", " "), value) for name, value in plain(report).items())
         table(("!found", "what"), [(name, _listed(value)) for name, value in found if name not in _TOLD and value])
+    if adoption := getattr(report, "adoption", None):
+        _show_adoption(adoption, dry_run=report.dry_run)
     if refusal := getattr(report, "refusal", None):
         say(f"With --apply the guard would refuse: {refusal}")
 
 
-_TOLD = {"flow", "dry run", "refusal"}
+def _show_adoption(adoption: Any, *, dry_run: bool) -> None:  # noqa: ANN401  an Adoption, which is not loaded yet
+    from reelkeeper.rules.adoption import remarks, sheets
+
+    for sheet in sheets(adoption, dry_run=dry_run):
+        table(sheet.headings, sheet.rows, title=sheet.title)
+    for remark in remarks(adoption, dry_run=dry_run):
+        say(remark)
+
+
+_TOLD = {"flow", "dry run", "refusal", "adoption"}
 _WORD = 60  # characters; what is longer gets a line of its own
 
 

@@ -12,9 +12,11 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from reelkeeper.adapters import r2, seaweed
+from reelkeeper.adapters.keys import DEFAULT_LAYOUT
 from reelkeeper.adapters.r2 import Bucket
 from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, KeyTaken, ObjectMissing
 from reelkeeper.failpoints import effect
+from reelkeeper.model.key_patterns import KeyPattern, compiled
 from reelkeeper.operations.metering import flush_operations
 from reelkeeper.settings import Settings
 from reelkeeper.store.engine import now, reading
@@ -28,11 +30,12 @@ MAX_SKEW_FROM_BUCKET = timedelta(seconds=300)
 
 @dataclass(frozen=True, slots=True)
 class Depot:
-    """A store and its bucket, whose identity object was read and agrees."""
+    """A store and its bucket, whose identity object was read and agrees. `layout` reads the keys of the service's."""
 
     engine: Engine
     bucket: Bucket
     deployment_id: str
+    layout: tuple[KeyPattern, ...] = DEFAULT_LAYOUT
 
 
 @contextmanager
@@ -44,7 +47,7 @@ def open_depot(settings: Settings) -> Iterator[Depot]:
     """
     with open_store(settings) as engine, open_bucket(settings) as bucket:
         try:
-            yield join(engine, bucket)
+            yield join(engine, bucket, compiled(settings.key_pattern))
         finally:
             with suppress(SQLAlchemyError):  # a count that is lost must not hide what came of the work
                 flush_operations(engine, bucket)
@@ -84,7 +87,7 @@ def open_bucket(settings: Settings) -> Iterator[Bucket]:
             )
 
 
-def join(engine: Engine, bucket: Bucket) -> Depot:
+def join(engine: Engine, bucket: Bucket, layout: tuple[KeyPattern, ...] = DEFAULT_LAYOUT) -> Depot:
     """Check that store and bucket belong together and that their clocks agree."""
     with reading(engine) as session:
         deployment_id: str = session.execute(sa.select(deployment.c.id)).scalar_one()
@@ -92,7 +95,7 @@ def join(engine: Engine, bucket: Bucket) -> Depot:
         store_time = now(session)
     check_identity(bucket, deployment_id, may_claim=not knows_objects)
     _check_clocks(store_time, bucket.server_time())
-    return Depot(engine, bucket, deployment_id)
+    return Depot(engine, bucket, deployment_id, layout)
 
 
 def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> None:

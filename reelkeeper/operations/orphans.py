@@ -1,43 +1,32 @@
-"""Objects that no row explains: adopt those whose keys say whose they are, sweep what is our own debris.
+"""Objects that no row explains: adopt what the scan has judged so, sweep what is our own debris.
 
 No byte is changed here. Each batch is a transaction of its own and can be repeated.
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
-from itertools import groupby, islice
+from datetime import timedelta
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.adapters.keys import ParsedKey, parse_key
 from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.model.adoption import AdoptionVerdict
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.freeze import require_permission
 from reelkeeper.operations.survey import Survey
-from reelkeeper.store import quotas
+from reelkeeper.rules.adoption import REASONS
+from reelkeeper.store import noted, quotas
 from reelkeeper.store.audit import Event, append
-from reelkeeper.store.engine import now, reading, transaction
+from reelkeeper.store.engine import insert_into, now, reading, transaction
 from reelkeeper.store.leases import Grant
+from reelkeeper.store.noted import Noted
 from reelkeeper.store.retirement import retired
 from reelkeeper.store.tables import blobs, orphans, users, videos
 
 ORPHAN_MIN_AGE = timedelta(hours=48)  # longer than any upload or presigned PUT that may still be under way
 ORPHAN_MIN_WATCH = timedelta(hours=24)  # between the first and the last scan that saw it
 _BATCH = 500
-
-
-class Noted(NamedTuple):
-    """An object that no row explains, and what its key says."""
-
-    key: str
-    size_bytes: int
-    etag: str
-    last_modified: datetime
-    first_seen_at: datetime
-    last_seen_at: datetime
-    parsed: ParsedKey
 
 
 class Standing(NamedTuple):
@@ -49,28 +38,27 @@ class Standing(NamedTuple):
 
 
 def adopt(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> tuple[int, int]:
-    """Make videos of the noted objects; returns how many were adopted, and how many lost videos were taken back.
+    """Make videos of what the scan has judged so; returns how many were adopted, and how many lost ones taken back.
 
-    An adopted video's age is its object's; its tier and views are unknown, and unknown keeps. A key that names a video
-    of another user, or one more file of a video that is well, is left alone.
+    Everything is asked once more in the transaction: what another has taken meanwhile stays noted. An adopted video's
+    tier and views are unknown, and unknown keeps.
     """
     adopted = taken_back = 0
-    newest = (max(group, key=_generation) for group in _noted_by_video(depot, survey))
-    while batch := list(islice(newest, _BATCH)):
+    for batch in _batches(depot, survey, AdoptionVerdict.ADOPT, AdoptionVerdict.TAKE_BACK):
         with transaction(depot.engine, "sync.adopt") as session:
             require_permission(session, grant)
-            standing = _standing(session, [noted.parsed.video_id for noted in batch])
-            new = [noted for noted in batch if noted.parsed.video_id not in standing]
-            back = [
-                noted for noted in batch if _supersedes(noted, standing.get(noted.parsed.video_id), VideoState.LOST)
-            ]
+            standing = _standing(session, [one.video_id for one in batch])
+            known = _known_keys(session, [one.key for one in batch])
+            unknown = [one for one in batch if one.key not in known]
+            new = _first_of_each([one for one in unknown if one.video_id not in standing])
+            back = [one for one in unknown if _supersedes(one, standing.get(one.video_id), VideoState.LOST)]
             _insert_videos(session, new)
             blob_ids = _insert_blobs(session, new + back, state=BlobState.LIVE, run_id=run_id)
-            with quotas.counted(session, videos.c.id.in_([noted.parsed.video_id for noted in new + back])):
+            with quotas.counted(session, videos.c.id.in_([one.video_id for one in new + back])):
                 _publish(session, new + back, blob_ids, run_id)
-            _forget(session, new + back)
-            append(session, [_event("adopt", noted, blob_ids, run_id) for noted in new])
-            append(session, [_event("take_back", noted, blob_ids, run_id) for noted in back])
+            noted.forget(session, [one.key for one in new + back] + sorted(known))
+            append(session, [_event("adopt", one, blob_ids, run_id) for one in new])
+            append(session, [_event("take_back", one, blob_ids, run_id) for one in back])
         adopted += len(new)
         taken_back += len(back)
     return adopted, taken_back
@@ -79,67 +67,77 @@ def adopt(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> tuple[i
 def sweep(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace: Grace) -> int:
     """Retire orphans of our own making; returns how many.
 
-    Only keys of our own shape, of no newer generation than their live video stands on, older than 48 h, and seen in
-    scans at least 24 h apart. A newer generation than the catalogue knows means that the catalogue is old: never swept.
+    Only keys of our own shape, of no newer generation than their user's live video stands on, older than 48 h, and seen
+    in scans at least 24 h apart. A newer generation than the catalogue knows means that it is old: never swept.
     """
     swept = 0
-    debris = (
-        noted
-        for group in _noted_by_video(depot, survey)
-        for noted in group
-        if noted.parsed.generation is not None
-        and noted.last_modified <= survey.started_at - ORPHAN_MIN_AGE
-        and noted.first_seen_at <= noted.last_seen_at - ORPHAN_MIN_WATCH
-    )
-    while batch := list(islice(debris, _BATCH)):
+    old = orphans.c.last_modified <= survey.started_at - ORPHAN_MIN_AGE
+    for batch in _batches(depot, survey, AdoptionVerdict.LEFTOVER, wanted=old):
+        watched = [one for one in batch if one.first_seen_at <= one.last_seen_at - ORPHAN_MIN_WATCH]
         with transaction(depot.engine, "sync.sweep") as session:
             require_permission(session, grant)
-            standing = _standing(session, [noted.parsed.video_id for noted in batch])
-            doomed = [
-                noted
-                for noted in batch
-                if (known := standing.get(noted.parsed.video_id)) is not None
-                and known.state == VideoState.LIVE
-                and _generation(noted) <= known.generation
-            ]
+            standing = _standing(session, [one.video_id for one in watched])
+            known = _known_keys(session, [one.key for one in watched])
+            doomed = [one for one in watched if one.key not in known and _is_behind(one, standing.get(one.video_id))]
             blob_ids = _insert_blobs(session, doomed, state=BlobState.RETIRED, run_id=run_id)
             session.execute(
                 sa.update(blobs)
                 .where(blobs.c.id.in_(blob_ids.values()))
                 .values(**retired(now(session), grace, "an orphan of its video"))
             )
-            _forget(session, doomed)
-            append(session, [_event("orphan", noted, blob_ids, run_id) for noted in doomed])
+            noted.forget(session, [one.key for one in doomed])
+            append(session, [_event("orphan", one, blob_ids, run_id) for one in doomed])
         swept += len(doomed)
     return swept
 
 
-def _noted_by_video(depot: Depot, survey: Survey) -> Iterator[list[Noted]]:
-    """Group by video what this survey noted and whose key says whose it is."""
-    noted_in_it = sa.select(*(orphans.c[name] for name in Noted._fields[:-1])).where(
-        orphans.c.last_seen_at >= survey.started_at
-    )
-    with reading(depot.engine) as session:
-        rows = session.execute(noted_in_it.order_by(orphans.c.key), execution_options={"yield_per": _BATCH})
-        noted = (
-            Noted._make((*row, parsed))
-            for row in rows
-            if (parsed := parse_key(depot.bucket.prefix, row.key)) is not None
-        )
-        for _, group in groupby(noted, key=lambda one: (one.parsed.user_id, one.parsed.video_id)):
-            yield list(group)
+def tell(depot: Depot, survey: Survey) -> tuple[int, tuple[str, ...]]:
+    """Count what is in doubt and was not told by a run before, and name the first few with the reason."""
+    with transaction(depot.engine, "sync.tell") as session:
+        count, first = noted.tell(session, survey.scan_id, now(session))
+    return count, tuple(f"{key}: {REASONS[verdict]}" for key, verdict in first)
 
 
-def _generation(noted: Noted) -> int:
-    return noted.parsed.generation or 0
+def _batches(
+    depot: Depot, survey: Survey, *verdicts: AdoptionVerdict, wanted: sa.ColumnElement[bool] | None = None
+) -> Iterator[list[Noted]]:
+    after = ""
+    while True:
+        with reading(depot.engine) as session:
+            conditions = () if wanted is None else (wanted,)
+            batch = noted.batch(session, survey.scan_id, verdicts, after, _BATCH, *conditions)
+        if not batch:
+            return
+        yield batch
+        after = batch[-1].key
 
 
-def _supersedes(noted: Noted, known: Standing | None, state: VideoState) -> bool:
+def _known_keys(session: Session, keys: Sequence[str]) -> set[str]:
+    """Find the keys that a row has explained since they were noted."""
+    open_rows = sa.select(blobs.c.key).where(blobs.c.key.in_(keys), blobs.c.state != BlobState.GONE)
+    return set(session.execute(open_rows).scalars())
+
+
+def _first_of_each(new: Sequence[Noted]) -> list[Noted]:
+    """Leave out a second note of one video, which another scan's judgement at the same time may have made."""
+    return list({one.video_id: one for one in reversed(new)}.values())
+
+
+def _supersedes(one: Noted, known: Standing | None, state: VideoState) -> bool:
     return (
         known is not None
         and known.state == state
-        and known.user_id == noted.parsed.user_id
-        and _generation(noted) > known.generation
+        and known.user_id == one.user_id
+        and (one.generation or 0) > known.generation
+    )
+
+
+def _is_behind(one: Noted, known: Standing | None) -> bool:
+    return (
+        known is not None
+        and known.state == VideoState.LIVE
+        and known.user_id == one.user_id
+        and (one.generation or 0) <= known.generation
     )
 
 
@@ -153,22 +151,20 @@ def _standing(session: Session, video_ids: Sequence[str]) -> dict[str, Standing]
 
 
 def _insert_videos(session: Session, new: Sequence[Noted]) -> None:
-    owners = {noted.parsed.user_id for noted in new}
-    known = set(session.execute(sa.select(users.c.id).where(users.c.id.in_(owners))).scalars())
-    if owners - known:
-        session.execute(sa.insert(users), [{"id": user_id} for user_id in sorted(owners - known)])
     if new:
+        owners = [{"id": user_id} for user_id in sorted({one.user_id for one in new})]
+        session.execute(insert_into(session, users).on_conflict_do_nothing(), owners)
         session.execute(
             sa.insert(videos),
             [
                 {
-                    "id": noted.parsed.video_id,
-                    "user_id": noted.parsed.user_id,
+                    "id": one.video_id,
+                    "user_id": one.user_id,
                     "generation": 1,
                     "state": VideoState.PENDING,
-                    "created_at": noted.last_modified,
+                    "created_at": one.created_at or one.last_modified,
                 }
-                for noted in new
+                for one in new
             ],
         )
 
@@ -180,40 +176,34 @@ def _insert_blobs(session: Session, chosen: Sequence[Noted], *, state: BlobState
         sa.insert(blobs).returning(blobs.c.key, blobs.c.id),
         [
             {
-                "video_id": noted.parsed.video_id,
-                "generation": noted.parsed.generation or 1,
-                "key": noted.key,
-                "is_ours": noted.parsed.generation is not None,
+                "video_id": one.video_id,
+                "generation": one.generation or 1,
+                "key": one.key,
+                "is_ours": one.generation is not None,
                 "state": state,
-                "size_bytes": noted.size_bytes,
-                "etag": noted.etag,
-                "stored_at": noted.last_modified,
+                "size_bytes": one.size_bytes,
+                "etag": one.etag,
+                "stored_at": one.last_modified,
                 "run_id": run_id,
             }
-            for noted in chosen
+            for one in chosen
         ],
     )
     return {row.key: row.id for row in rows}
 
 
 def _publish(session: Session, chosen: Sequence[Noted], blob_ids: dict[str, int], run_id: str) -> None:
-    for noted in chosen:
-        session.execute(
-            sa.update(videos)
-            .where(videos.c.id == noted.parsed.video_id)
-            .values(
-                blob_id=blob_ids[noted.key],
-                state=VideoState.LIVE,
-                generation=noted.parsed.generation or 1,
-                run_id=run_id,
-            )
-        )
+    if not chosen:
+        return
+    change = (
+        sa.update(videos)
+        .where(videos.c.id == sa.bindparam("video"))
+        .values(blob_id=sa.bindparam("blob"), generation=sa.bindparam("made"), state=VideoState.LIVE, run_id=run_id)
+    )
+    rows = [{"video": one.video_id, "blob": blob_ids[one.key], "made": one.generation or 1} for one in chosen]
+    session.connection().execute(change, rows)
 
 
-def _forget(session: Session, chosen: Sequence[Noted]) -> None:
-    session.execute(sa.delete(orphans).where(orphans.c.key.in_([noted.key for noted in chosen])))
-
-
-def _event(event: str, noted: Noted, blob_ids: dict[str, int], run_id: str) -> Event:
-    detail = {"key": noted.key, "bytes": noted.size_bytes}
-    return Event(event, run_id, noted.parsed.video_id, blob_ids[noted.key], noted.parsed.user_id, detail)
+def _event(event: str, one: Noted, blob_ids: dict[str, int], run_id: str) -> Event:
+    detail = {"key": one.key, "bytes": one.size_bytes}
+    return Event(event, run_id, one.video_id, blob_ids[one.key], one.user_id, detail)

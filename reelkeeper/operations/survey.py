@@ -14,9 +14,10 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model import BlobState, Counts, Recorded, StoredObject
+from reelkeeper.operations import adoption
 from reelkeeper.operations.depot import Depot
-from reelkeeper.store.engine import insert_into, now, reading, transaction
-from reelkeeper.store.tables import blobs, orphans, scans
+from reelkeeper.store.engine import now, reading, transaction
+from reelkeeper.store.tables import blobs, scans
 
 _EXPECTED = (BlobState.LIVE, BlobState.RETIRED)
 _BATCH = 1_000
@@ -58,7 +59,7 @@ def survey(depot: Depot, *, run_id: str, note: bool, shards: int = 1) -> Survey:
         unexplained = _compare(depot, page, result, bits)
         result.unexplained += len(unexplained)
         if note and unexplained:
-            _note(depot, unexplained)
+            adoption.note(depot, result.scan_id, unexplained)
     for blob_ids in _unseen(depot, result.started_at, bits):
         result.missing += blob_ids
     result.seen = result.expected - len(result.missing)
@@ -134,34 +135,6 @@ def _known(depot: Depot, keys: Sequence[str]) -> dict[str, tuple[int, str, Recor
             .order_by(blobs.c.state != BlobState.GONE, blobs.c.id)  # the last one of a key counts
         )
         return {key: (blob_id, state, Recorded(*recorded)) for key, blob_id, state, *recorded in rows}
-
-
-def _note(depot: Depot, unexplained: Sequence[StoredObject]) -> None:
-    with transaction(depot.engine, "sync.note") as session:
-        at = now(session)
-        insert = insert_into(session, orphans)
-        session.execute(
-            insert.on_conflict_do_update(
-                index_elements=["key"],
-                set_={
-                    "last_seen_at": insert.excluded.last_seen_at,
-                    "size_bytes": insert.excluded.size_bytes,
-                    "etag": insert.excluded.etag,
-                    "last_modified": insert.excluded.last_modified,
-                },
-            ),
-            [
-                {
-                    "key": stored.key,
-                    "size_bytes": stored.size_bytes,
-                    "etag": stored.etag,
-                    "last_modified": stored.last_modified,
-                    "first_seen_at": at,
-                    "last_seen_at": at,
-                }
-                for stored in unexplained
-            ],
-        )
 
 
 def _unseen(depot: Depot, started_at: datetime, bits: bytearray) -> Iterator[list[int]]:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
 
-from reelkeeper.errors import IntegrityDoubt, PartialFailure
+from reelkeeper.errors import GuardRefused, IntegrityDoubt, PartialFailure
 from reelkeeper.model import Done, Outcome, PlannedRule, PlanSummary
+from reelkeeper.model.adoption import Adoption
 from reelkeeper.rules.pricing import storage_microusd_per_month
 from reelkeeper.rules.wording import many
 
@@ -69,7 +70,10 @@ class HelpReport:
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """What a comparison of bucket and catalogue found, and what came of it. A dry run only looks."""
+    """What a comparison of bucket and catalogue found, and what came of it.
+
+    A dry run only looks, and says in `adopted`, `taken_back` and `adoption` what would be done.
+    """
 
     flow: str
     run_id: str
@@ -92,11 +96,15 @@ class SyncReport:
     swept: int = 0
     orphans: int = 0  # what still no row explains
     orphan_keys: tuple[str, ...] = field(default=())  # the first few
+    adoption: Adoption = field(default_factory=Adoption)
+    in_doubt: int = 0  # objects that should be looked at, and that no run has told of before
+    in_doubt_keys: tuple[str, ...] = ()  # the first few, with the reason
 
     def require_whole(self) -> Self:
         """Raise IntegrityDoubt for lost videos and for keys that hold what nobody could have put there.
 
-        Raises PartialFailure for operations that could not be settled.
+        Raises GuardRefused where the patterns do not fit the bucket, and PartialFailure for operations that could not
+        be settled and for objects that nobody was told of before. All else is done.
         """
         doubts = []
         if self.lost_videos:
@@ -108,11 +116,17 @@ class SyncReport:
             raise IntegrityDoubt(
                 f"{'; '.join(doubts)}. They are marked, nothing is deleted; run {self.run_id}: reelkeeper audit"
             )
+        if self.adoption.refusal:
+            raise GuardRefused(f"nothing was adopted by a pattern, and the rest is done: {self.adoption.refusal}")
         failed = sum(done.objects for done in self.settled if done.outcome == "failed")
+        troubles = []
         if failed:
-            raise PartialFailure(
-                f"{many(failed, 'operation')} that killed runs left open could not be settled; the rest is done"
-            )
+            troubles.append(f"{many(failed, 'operation')} that killed runs left open could not be settled")
+        if self.in_doubt:
+            objects, named = many(self.in_doubt, "object"), "; ".join(self.in_doubt_keys)
+            troubles.append(f"{objects} in doubt stayed out of the catalogue, told of once: {named}")
+        if troubles:
+            raise PartialFailure(f"{'; '.join(troubles)}. The rest is done")
         return self
 
 

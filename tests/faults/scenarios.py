@@ -16,7 +16,7 @@ from reelkeeper.adapters.generator import HttpGenerator
 from reelkeeper.adapters.generator.provider import Provider
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Grace, Refusal, Transcode
-from reelkeeper.operations import accounts, intents, ledger, orphans, quota, receive, sync, worker
+from reelkeeper.operations import accounts, adoption, intents, ledger, orphans, quota, receive, sync, worker
 from reelkeeper.operations.complete import complete
 from reelkeeper.operations.depot import Depot
 from reelkeeper.operations.lease import Keeper
@@ -27,6 +27,7 @@ from reelkeeper.operations.retire import retire
 from reelkeeper.operations.survey import confirm_missing, survey
 from reelkeeper.operations.swap import swap
 from reelkeeper.operations.upload import upload
+from reelkeeper.rules.adoption import AdoptionLimits
 from reelkeeper.rules.guard import BlastRadius, listing_within
 from reelkeeper.store.engine import transaction
 from reelkeeper.store.tables import videos
@@ -189,6 +190,7 @@ def run_sync(depot: Depot, address: Address, _: dict[str, object]) -> None:
         found = survey(depot, run_id="run", note=True)
         listing_within(BlastRadius(min_population_percent=10), found.seen, found.expected)
         confirm_missing(depot, found)
+        adoption.judge(depot, found.scan_id, AdoptionLimits())
         orphans.adopt(depot, found, grant=grant, run_id="run")
         sync.lose(depot, found, grant=grant, run_id="run")
         sync.mend(depot, found, grant=grant, run_id="run", grace=Grace())

@@ -6,9 +6,10 @@ import sqlalchemy as sa
 from reelkeeper.adapters import r2
 from reelkeeper.errors import GuardRefused, IdentityMismatch, TruncatedListing
 from reelkeeper.model import BlobState, Grace, VideoState
-from reelkeeper.operations import accounts, orphans, sync
+from reelkeeper.operations import accounts, adoption, orphans, sync
 from reelkeeper.operations.depot import check_identity
 from reelkeeper.operations.survey import Survey, confirm_missing, survey
+from reelkeeper.rules.adoption import AdoptionLimits
 from reelkeeper.rules.guard import BlastRadius, listing_within
 from reelkeeper.store import tables
 from reelkeeper.store.engine import reading
@@ -28,6 +29,7 @@ def run(world: World, grant: Grant) -> tuple[Survey, dict[str, object]]:
     found = survey(world.depot, run_id="run", note=True)
     listing_within(BlastRadius(), found.seen, found.expected)
     confirm_missing(world.depot, found)
+    adoption.judge(world.depot, found.scan_id, AdoptionLimits())
     done: dict[str, object] = {"adopted": orphans.adopt(world.depot, found, grant=grant, run_id="run")}
     done["lost"] = sync.lose(world.depot, found, grant=grant, run_id="run")
     done["doubtful"] = sync.mend(world.depot, found, grant=grant, run_id="run", grace=Grace())

@@ -84,7 +84,7 @@ def test_the_migrations_make_exactly_the_models(backend: str, empty_url: NewUrl)
 @BACKENDS
 def test_a_new_store_is_upgraded_once_and_gets_an_identity(backend: str, empty_url: NewUrl) -> None:
     engine = open_engine(empty_url(backend))
-    with pytest.raises(SchemaError, match="has schema none, this version needs 0006: run `reelkeeper db upgrade`"):
+    with pytest.raises(SchemaError, match="has schema none, this version needs 0007: run `reelkeeper db upgrade`"):
         require_current(engine)
     assert upgrade(engine) == [
         "0001 The first tables.",
@@ -93,6 +93,7 @@ def test_a_new_store_is_upgraded_once_and_gets_an_identity(backend: str, empty_u
         "0004 How long the last good run of each flow took.",
         "0005 What a job is expected to cost us, and what a day has cost so far.",
         "0006 Keys that the service may overwrite: several rows a key, of which one is open, and claims of a purge.",
+        "0007 Whose a key is, and what a scan would make of an object that no row explains.",
     ]
     require_current(engine)
     with reading(engine) as session:
@@ -125,6 +126,7 @@ def test_migrators_at_the_same_time_do_it_once(backend: str, empty_url: NewUrl) 
         "0004 How long the last good run of each flow took.",
         "0005 What a job is expected to cost us, and what a day has cost so far.",
         "0006 Keys that the service may overwrite: several rows a key, of which one is open, and claims of a purge.",
+        "0007 Whose a key is, and what a scan would make of an object that no row explains.",
     ]
 
 
@@ -132,7 +134,7 @@ def test_a_newer_schema_is_refused_and_left_alone(engine: sa.Engine) -> None:
     fill(engine)
     upgrade(engine, LATER)
     for refused in (require_current, upgrade):
-        with pytest.raises(SchemaError, match=r"has schema later, which this version does not know \(it knows 0006\)"):
+        with pytest.raises(SchemaError, match=r"has schema later, which this version does not know \(it knows 0007\)"):
             refused(engine)
     assert counts(engine) == (100, 100)
 
@@ -164,7 +166,7 @@ def test_up_down_and_up_again(engine: sa.Engine) -> None:
     fill(engine)
     before = shape(engine)
     upgrade(engine, LATER)
-    downgrade(engine, "0006")
+    downgrade(engine, "0007")
     assert (shape(engine), counts(engine)) == (before, (100, 100))
     downgrade(engine, "base")
     assert set(sa.inspect(engine).get_table_names()) == {"alembic_version"}
@@ -184,7 +186,7 @@ def test_a_sqlite_file_is_copied_beside_itself_before_it_changes(sqlite_engine: 
     path = Path(str(sqlite_engine.url.database))
     assert list(path.parent.glob("*.backup")) == []
     upgrade(sqlite_engine, LATER)
-    (copy,) = path.parent.glob("store.sqlite3.0006.20*Z.backup")
+    (copy,) = path.parent.glob("store.sqlite3.0007.20*Z.backup")
     assert copy.stat().st_mode & 0o777 == 0o600
     verify_checksum(copy)
     copied = open_engine(f"sqlite:///{copy}")
@@ -195,7 +197,7 @@ def test_a_sqlite_file_is_copied_beside_itself_before_it_changes(sqlite_engine: 
 
 BAD_REVISION = """
 from alembic import op
-revision, down_revision, branch_labels, depends_on = "bad", "0006", None, None
+revision, down_revision, branch_labels, depends_on = "bad", "0007", None, None
 {declared}
 def upgrade():
     for statement in {statements!r}:

@@ -24,6 +24,7 @@ blobs = _TABLES["blobs"]
 daily_views = _TABLES["daily_views"]
 view_days = _TABLES["view_days"]
 orphans = _TABLES["orphans"]
+key_owners = _TABLES["key_owners"]
 scans = _TABLES["scans"]
 
 deployment = _TABLES["deployment"]

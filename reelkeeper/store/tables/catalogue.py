@@ -107,15 +107,39 @@ class ViewDay(SQLModel, table=True):
 
 
 class Orphan(SQLModel, table=True):
-    """An object under the prefix that no row explains. Swept only when old and seen in scans a day apart."""
+    """An object under the prefix that no row explains, and what the last scan would make of it.
+
+    Ours are swept only when old and seen in scans a day apart; the service's are kept for good.
+    """
 
     __tablename__ = "orphans"
+    __table_args__ = (sa.Index("ix_orphans_scan", "scan_id", "key"),)
     key: str = Field(primary_key=True)
     size_bytes: int = Field(sa_type=sa.BigInteger)
     etag: str
     last_modified: datetime = Field(sa_type=UtcDateTime)
     first_seen_at: datetime = Field(sa_type=UtcDateTime)
     last_seen_at: datetime = Field(sa_type=UtcDateTime)
+    scan_id: str | None = None  # the scan that the rest is of
+    verdict: str | None = None
+    user_id: str | None = None
+    name_id: str | None = None  # the id that the video's name gives
+    unique_id: str | None = None  # the id that it gets where that is another's
+    video_id: str | None = None  # of both, the one that it would get, or the video that it is a file of
+    generation: int | None = None  # of keys of our own shape
+    pattern: int | None = None  # its place in the setting; -1: `videos import --keys` says whose it is
+    created_at: datetime | None = Field(None, sa_type=UtcDateTime)  # by CSV or key; NULL: as last_modified
+    told_at: datetime | None = Field(None, sa_type=UtcDateTime)  # when a run ended with exit code 6 for it
+
+
+class KeyOwner(SQLModel, table=True):
+    """What the service says of a key that does not say it itself, by `videos import --keys`."""
+
+    __tablename__ = "key_owners"
+    key: str = Field(primary_key=True)
+    user_id: str | None = None
+    video_id: str | None = None
+    created_at: datetime | None = Field(None, sa_type=UtcDateTime)
 
 
 class Scan(SQLModel, table=True):
