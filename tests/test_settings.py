@@ -48,3 +48,26 @@ def test_a_token_without_an_account_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("REELKEEPER_CLOUDFLARE_API_TOKEN", "a-token")
     with pytest.raises(ValidationError, match="needs r2_account_id or cloudflare_account_id"):
         Settings()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "users/{user}/{video}.{ext}, {video}.{ext}",
+        "users/{user}/{video}.{ext}\n  {video}.{ext}\n",
+        '["users/{user}/{video}.{ext}", "{video}.{ext}"]',
+    ],
+)
+def test_patterns_of_keys_come_between_commas_on_lines_or_as_json(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("REELKEEPER_S3_ENDPOINT_URL", "http://127.0.0.1:9000")
+    assert Settings().key_pattern == ("{user}/{video}.{ext}", "{user}/{video}/{any}.{ext}")
+    monkeypatch.setenv("REELKEEPER_KEY_PATTERN", text)
+    assert Settings().key_pattern == ("users/{user}/{video}.{ext}", "{video}.{ext}")
+
+
+@pytest.mark.parametrize("text", ["{user}/x.{ext}", "", "[1]", "[", "{video}.{ext},{video}.{ext}"])
+def test_malformed_patterns_of_keys_are_refused_at_start(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("REELKEEPER_S3_ENDPOINT_URL", "http://127.0.0.1:9000")
+    monkeypatch.setenv("REELKEEPER_KEY_PATTERN", text)
+    with pytest.raises(ValidationError, match="key_pattern"):
+        Settings()

@@ -1,5 +1,6 @@
 """`videos`: what the catalogue holds, and how it comes to hold it."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +9,7 @@ import typer
 from reelkeeper.cli.opening import configured, depot, store
 from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import moment, new_run_id
-from reelkeeper.errors import LeaseLost, Misconfigured, NotFound, PartialFailure
+from reelkeeper.errors import KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
 
 group = typer.Typer(
     help="List videos, follow one, import what the service knows, add one.", invoke_without_command=True
@@ -58,17 +59,26 @@ def _stored(one: Any) -> tuple[str, str | None]:  # noqa: ANN401  a Listed, whic
 
 
 @group.command()
-def show(video_id: Annotated[str, typer.Argument(metavar="ID", help="The video.")], as_json: AsJson = False) -> None:
+def show(
+    video_id: Annotated[str, typer.Argument(metavar="ID|KEY", help="The video, or the key of one of its objects.")],
+    as_json: AsJson = False,
+) -> None:
     """Show one video: where it stands, every object that it ever was, and all that was done to it."""
+    from reelkeeper.rules.adoption import REASONS
     from reelkeeper.store.audit import events
     from reelkeeper.store.engine import reading
+    from reelkeeper.store.key_owners import noted_at, video_at
     from reelkeeper.store.pages import blobs_of_video
     from reelkeeper.store.videos import list_videos
 
     with store() as engine, reading(engine) as session:
         found = list_videos(session, video_id=video_id)
+        if not found and (at_key := video_at(session, video_id)):
+            video_id, found = at_key, list_videos(session, video_id=at_key)
         if not found:
-            raise NotFound(f"no video {video_id!r} in the catalogue")
+            verdict = noted_at(session, video_id)
+            why = f"; the object at this key stays out of it: {REASONS[verdict]}" if verdict in REASONS else ""
+            raise NotFound(f"no video {video_id!r} in the catalogue{why}")
         objects, history = blobs_of_video(session, video_id), list(events(session, video_id=video_id))
     if as_json:
         emit({"video": found[0], "objects": objects, "history": history})
@@ -100,6 +110,9 @@ def bring_in(
     views: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: video_id,day,views,viewed_at")
     ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: key,video_id,user_id,created_at")
+    ] = None,
     complete_days: Annotated[
         bool, typer.Option("--complete-days", help="The views file holds every view of the days that it names.")
     ] = False,
@@ -108,10 +121,14 @@ def bring_in(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import users' tiers, videos' ages and daily views. One bad line, and nothing of its file is taken."""
-    if not (users or videos or views):
-        raise typer.BadParameter("give at least one of --users, --videos and --views")
-    from reelkeeper.store import imports
+    """Import tiers, ages, daily views, and whose keys are. One bad line, and nothing of its file is taken.
+
+    --keys says whose a key is where it does not say so itself, for the next sync_catalog. What is adopted stays whose
+    it is: of it the creation time is taken, and a line that names another user is skipped.
+    """
+    if not (users or videos or views or keys):
+        raise typer.BadParameter("give at least one of --users, --videos, --views and --keys")
+    from reelkeeper.store import imports, key_owners
 
     taken: dict[str, imports.Imported] = {}
     with store() as engine:
@@ -124,10 +141,22 @@ def bring_in(
         if views:
             with views.open(newline="") as lines:
                 taken["views"] = imports.import_views(engine, lines, complete=complete_days, skip_unknown=skip_unknown)
+        if keys:
+            with keys.open(newline="") as lines:
+                taken["keys"] = key_owners.import_keys(engine, lines, partial(_key, configured().prefix))
     if as_json:
         emit(taken)
     for name, count in taken.items() if not as_json else ():
         say(f"{name}: {count.lines:,} lines taken" + (f", {count.skipped:,} skipped" if count.skipped else ""))
+
+
+def _key(prefix: str, text: str) -> str:
+    from reelkeeper.adapters.keys import confined
+
+    try:
+        return confined(prefix, text)
+    except KeyRefused as error:
+        raise ValueError(f"is no key of a video: {error}") from None
 
 
 @group.command("import-reads")

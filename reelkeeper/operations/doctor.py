@@ -35,9 +35,11 @@ from reelkeeper.operations.freeze import why_frozen
 from reelkeeper.operations.sinks import configured_sinks
 from reelkeeper.private_files import exposed
 from reelkeeper.redaction import redacted
+from reelkeeper.rules.adoption import one_day_warning
 from reelkeeper.settings import Settings
 from reelkeeper.store import schema
 from reelkeeper.store.engine import now, reading
+from reelkeeper.store.noted_counts import one_day_of_catalogue
 from reelkeeper.store.opening import open_store
 from reelkeeper.store.tables import blobs
 
@@ -80,6 +82,7 @@ def examine(settings: Settings, *, claim: bool = False, contract: bool = False) 
         if engine is not None:
             opened = engine
             yield _guarded("changes", lambda: _frozen(opened))
+            yield _guarded("ages", lambda: _ages(opened))
         try:
             bucket = stack.enter_context(open_bucket(settings))
             next(bucket.pages(), None)
@@ -187,6 +190,12 @@ def _frozen(engine: Engine) -> Finding:
         if reason
         else Finding("changes", OK, "allowed")
     )
+
+
+def _ages(engine: Engine) -> Finding:
+    with reading(engine) as session:
+        found, _, remedy = (one_day_warning(one_day_of_catalogue(session)) or "").partition(". ")
+    return Finding("ages", WARN if found else OK, found or "no day has most of the videos", remedy)
 
 
 def _bucket_details(settings: Settings, engine: Engine | None, bucket: Bucket, *, claim: bool) -> Iterator[Finding]:

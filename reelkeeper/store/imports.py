@@ -61,7 +61,7 @@ def import_users(engine: sa.Engine, lines: Iterable[str]) -> Imported:
         )
         return 0
 
-    return _import(engine, "import.users", whole_lines(lines, _USERS), take)
+    return import_lines(engine, "import.users", whole_lines(lines, _USERS), take)
 
 
 def import_videos(engine: sa.Engine, lines: Iterable[str], *, skip_unknown: bool = False) -> Imported:
@@ -80,10 +80,12 @@ def import_videos(engine: sa.Engine, lines: Iterable[str], *, skip_unknown: bool
             for line in known
             if line.values["user_id"] != owners[line.values["id"]]
         ]
-        _set_created(session, known)
+        set_created(
+            session, {line.values["id"]: line.values["created_at"] for line in known if line.values["created_at"]}
+        )
         return len(batch) - len(known)
 
-    return _import(engine, "import.videos", whole_lines(lines, _VIDEOS), take)
+    return import_lines(engine, "import.videos", whole_lines(lines, _VIDEOS), take)
 
 
 def import_views(
@@ -125,7 +127,7 @@ def import_views(
             set_complete(session, days)
 
     parsed = whole_lines(lines, _VIEWS, optional={"viewed_at": moment})
-    return _import(engine, "import.views", parsed, take, finish)
+    return import_lines(engine, "import.views", parsed, take, finish)
 
 
 def mark_complete(engine: sa.Engine, days: Iterable[date]) -> None:
@@ -142,9 +144,10 @@ _Take = Callable[[Session, Sequence[Line], list[Problem]], int]
 _Finish = Callable[[Session, list[Problem]], None]
 
 
-def _import(
+def import_lines(
     engine: sa.Engine, name: str, parsed: Iterator[Line | Problem], take: _Take, finish: _Finish | None = None
 ) -> Imported:
+    """Hand good lines to `take`, a batch at a time in one transaction. Raises InputRefused if anything is wrong."""
     problems: list[Problem] = []
     taken = skipped = 0
     with transaction(engine, name) as session:
@@ -172,11 +175,11 @@ def _unknown(line: Line, column: str) -> Problem:
     return Problem(line.number, column, line.values[column], "is not in the catalogue; run sync_catalog, or skip these")
 
 
-def _set_created(session: Session, known: Sequence[Line]) -> None:
-    rows = [{"key": line.values["id"], "at": line.values["created_at"]} for line in known if line.values["created_at"]]
-    if rows:
+def set_created(session: Session, times: Mapping[str, datetime]) -> None:
+    """Set when videos were made."""
+    if times:
         change = sa.update(videos).where(videos.c.id == sa.bindparam("key")).values(created_at=sa.bindparam("at"))
-        session.connection().execute(change, rows)
+        session.connection().execute(change, [{"key": key, "at": at} for key, at in times.items()])
 
 
 def _move_last_viewed(session: Session, known: Sequence[Line]) -> None:
