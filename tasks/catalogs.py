@@ -101,7 +101,8 @@ def bring_in_line(
     swept = orphans.sweep(depot, found, grant=grant, run_id=run_id, grace=grace)
     doubts = f"{lost_videos} lost, {len(doubtful)} in doubt" if lost_videos or doubtful else "good"
     left, keys = sync.finish(depot, found, doubts)
-    in_doubt, in_doubt_keys = orphans.tell(depot, found)
+    worse = lost_videos or doubtful or judged.refusal  # is told first, and what is in doubt by a run without it
+    in_doubt, in_doubt_keys = (0, ()) if worse else orphans.tell(depot, found)
     return SyncReport(
         dry_run=False,
         **_figures(found, run_id, as_of),

@@ -59,40 +59,37 @@ class AdoptionLimits(BaseModel):
 
 
 def refusal(limits: AdoptionLimits, found: Crowding) -> str | None:
-    """Say why nothing may be adopted by a pattern, with the figures and the override; None where it may."""
+    """Say why nothing may be adopted by a pattern, with all figures and overrides; None where it may."""
+    broken = list(_broken(limits, found))
+    if not broken:
+        return None
+    figures = "; ".join(figures for figures, _ in broken)
+    overrides = " ".join(f"--param adoption.{override}" for _, override in broken)
+    return (
+        f"{figures}. The patterns do not fit this bucket: see REELKEEPER_KEY_PATTERN, or name owners with reelkeeper "
+        f"videos import --keys. If it is right: {overrides}"
+    )
+
+
+def _broken(limits: AdoptionLimits, found: Crowding) -> Iterator[tuple[str, str]]:
+    """Give each limit that does not hold, in figures, and how it is lifted."""
     if found.files > limits.max_files_of_a_video:
-        return _refused(
-            f"{many(found.files, 'file')} would be one video, {found.video!r}, where at most "
-            f"{limits.max_files_of_a_video:,} may",
-            f"max_files_of_a_video={found.files}",
-        )
+        figures = f"{many(found.files, 'file')} would be one video, {found.video!r}"
+        yield f"{figures}, where at most {limits.max_files_of_a_video:,} may", f"max_files_of_a_video={found.files}"
     percent = _percent(found.further_files, found.objects)
     if found.further_files >= MIN_FURTHER_FILES and percent > limits.max_further_files_percent:
-        return _refused(
-            f"{found.further_files:,} of {many(found.objects, 'object')} ({percent:.0f} %) would be further files of "
-            f"videos, such as {found.video!r} with {found.files:,}, where at most "
-            f"{limits.max_further_files_percent:g} % may",
-            "max_further_files_percent=100",
-        )
+        share = f"{found.further_files:,} of {many(found.objects, 'object')} ({percent:.0f} %)"
+        figures = f"{share} would be further files of videos, such as {found.video!r} with {found.files:,}"
+        yield f"{figures}, where at most {limits.max_further_files_percent:g} % may", "max_further_files_percent=100"
     percent = _percent(found.of_user, found.videos)
     if found.new_videos >= MIN_VIDEOS and percent > limits.max_user_percent:
-        return _refused(
-            f"{found.of_user:,} of {many(found.videos, 'video')} ({percent:.0f} %) would be of one user, "
-            f"{found.user!r}, where at most {limits.max_user_percent:g} % may",
-            "max_user_percent=100",
-        )
-    return None
+        share = f"{found.of_user:,} of {many(found.videos, 'video')} ({percent:.0f} %)"
+        figures = f"{share} would be of one user, {found.user!r}"
+        yield f"{figures}, where at most {limits.max_user_percent:g} % may", "max_user_percent=100"
 
 
 def _percent(part: int, whole: int) -> float:
     return 100 * part / whole if whole else 0
-
-
-def _refused(figures: str, override: str) -> str:
-    return (
-        f"{figures}. The patterns do not fit this bucket: see REELKEEPER_KEY_PATTERN, or name owners with reelkeeper "
-        f"videos import --keys. If it is right: --param adoption.{override}"
-    )
 
 
 def one_day_warning(found: OneDay | None) -> str | None:

@@ -103,9 +103,15 @@ def steps(scan_id: str, dialect: str) -> Iterator[sa.Update]:
 
 
 def refuse(scan_id: str) -> sa.Update:
-    """Leave out what patterns would adopt."""
-    patterned = sa.and_(judged(scan_id, AdoptionVerdict.ADOPT), orphans.c.pattern > BY_CSV)
-    return sa.update(orphans).where(patterned).values(verdict=AdoptionVerdict.REFUSED)
+    """Leave out what patterns would adopt, with the further files of the same videos."""
+    by_pattern = orphans.c.pattern > BY_CSV
+    adopted = sa.select(orphans.c.video_id).where(judged(scan_id, AdoptionVerdict.ADOPT), by_pattern)
+    files = judged(scan_id, AdoptionVerdict.ADOPT, AdoptionVerdict.ANOTHER_FILE)
+    return (
+        sa.update(orphans)
+        .where(files, by_pattern, orphans.c.video_id.in_(adopted))
+        .values(verdict=AdoptionVerdict.REFUSED)
+    )
 
 
 def batch(

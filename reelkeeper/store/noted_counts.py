@@ -73,10 +73,10 @@ def by_pattern(session: Session, scan_id: str, patterns: Sequence[str]) -> tuple
         sa.select(orphans.c.pattern, sa.func.count(), sa.func.sum(orphans.c.size_bytes))
         .where(judged(scan_id, AdoptionVerdict.ADOPT))
         .group_by(orphans.c.pattern)
-        .order_by(sa.func.coalesce(orphans.c.pattern, len(patterns)))
     )
-    names: dict[int | None, str] = {None: _OURS, BY_CSV: _NAMED, **dict(enumerate(patterns))}
-    return tuple(PatternCount(names[place], objects, int(size_bytes)) for place, objects, size_bytes in rows)
+    names: dict[int | None, str] = {**dict(enumerate(patterns)), BY_CSV: _NAMED, None: _OURS}
+    found = {place: (objects, int(size_bytes)) for place, objects, size_bytes in rows}
+    return tuple(PatternCount(name, *found[place]) for place, name in names.items() if place in found)
 
 
 def examples(session: Session, scan_id: str) -> tuple[AdoptedExample, ...]:

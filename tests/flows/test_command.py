@@ -1,6 +1,7 @@
 """`reelkeeper run` and `plan`: flows from the command line, with their plans, refusals and exit codes."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,3 +111,46 @@ def test_sync_says_what_it_found_and_takes_no_plan(scene: Scene) -> None:
     assert "listed objects" in run("run", "sync_catalog").stdout
     assert ask("run", "sync_catalog", "--apply")["lost_videos"] == 0
     assert "takes no --plan" in run("run", "sync_catalog", "--plan", "x", exit_code=2).stderr
+
+
+def test_a_layout_of_the_services_own_is_read_shown_and_taken_in(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    prefix = scene.world.address.prefix
+    keys = ("2024/01/a.mp4", "2024/01/b.mp4", "users/ann/outputs/c.mp4", "u1/c.mp4")
+    for key in keys:
+        scene.world.depot.bucket.put_bytes_once(prefix + key, b"xxx", "video/mp4")
+    monkeypatch.setenv("REELKEEPER_KEY_PATTERN", "{user}/x.{ext}")
+    assert "REELKEEPER_KEY_PATTERN: Value error, pattern" in run("run", "sync_catalog", exit_code=2).stderr
+    patterns = "users/{user}/outputs/{video}.{ext}, {year}/{month}/{video}.{ext}, {user}/{video}.{ext}"
+    monkeypatch.setenv("REELKEEPER_KEY_PATTERN", patterns)
+    (tmp_path / "keys.csv").write_text(f"key,user_id\n{prefix}2024/01/a.mp4,bob\n")
+    assert run("videos", "import", "--keys", str(tmp_path / "keys.csv")).stdout == "keys: 1 lines taken\n"
+    said = " ".join(run("run", "sync_catalog").stdout.split())
+    assert "Would be adopted by objects bytes users/{user}/outputs/{video}.{ext} 1 3 B" in said
+    assert "videos import --keys 1 3 B" in said
+    assert "1 nothing says whose it is" in said
+    run("run", "sync_catalog", "--apply")
+    colliding = ask("videos", "show", f"{prefix}u1/c.mp4")["video"]
+    assert (colliding["user_id"], colliding["id"][:2]) == ("u1", "c-")
+    assert ask("videos", "show", colliding["id"])["video"] == colliding
+    made = ask("videos", "show", f"{prefix}2024/01/a.mp4")["video"]
+    assert (made["user_id"], made["created_at"][:10]) == ("bob", "2024-02-01")
+    refused = run("videos", "show", f"{prefix}2024/01/b.mp4", exit_code=8).stderr
+    assert "stays out of it: nothing says whose it is" in refused
+
+
+def test_what_is_in_doubt_ends_with_6_and_patterns_that_do_not_fit_with_9(scene: Scene) -> None:
+    bucket, prefix = scene.world.depot.bucket, scene.world.address.prefix
+    for key in ("ann/v.mp4", "ann/v/x.mp4"):
+        bucket.put_bytes_once(prefix + key, b"xxx", "video/mp4")
+    assert "told of once" in run("run", "sync_catalog", "--apply", exit_code=6).stderr
+    run("run", "sync_catalog", "--apply")
+    for number in range(21):
+        bucket.put_bytes_once(f"{prefix}ann/all/{number}.mp4", b"xxx", "video/mp4")
+    assert "With --apply, nothing would be adopted" in run("run", "sync_catalog").stdout
+    said = run("run", "sync_catalog", "--apply", exit_code=9).stderr
+    overrides = said[said.index("--param") :].split()
+    assert overrides[1::2] == ["adoption.max_files_of_a_video=21", "adoption.max_further_files_percent=100"]
+    run("run", "sync_catalog", "--apply", *overrides, exit_code=6)
+    assert "all" in scene.states()

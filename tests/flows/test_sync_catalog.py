@@ -1,12 +1,14 @@
 """`sync_catalog`: the catalogue follows the bucket, and half a listing changes nothing."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from prefect.artifacts import Artifact
 
 from flows.sync_catalog import sync_catalog
-from reelkeeper.errors import GuardRefused, IntegrityDoubt, LeaseLost
+from reelkeeper.errors import GuardRefused, IntegrityDoubt, LeaseLost, PartialFailure
 from reelkeeper.operations.lease import alone
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.settings import settings
@@ -85,3 +87,58 @@ def test_reads_that_cloudflare_counts_become_the_views_of_past_days(
         assert list(session.scalars(sa.select(view_days.c.day))) == [midnight.date()]
     cloudflare.permissions = frozenset()
     assert sync_catalog(dry_run=False, reads_are_views=True).lost_videos == 0  # what it cannot ask stays unknown
+
+
+def put(scene: Scene, *keys: str, size: int = 3) -> None:
+    for key in keys:
+        scene.world.depot.bucket.put_bytes_once(f"{scene.world.address.prefix}{key}", b"x" * size, "video/mp4")
+
+
+def test_a_dry_run_foretells_the_run_and_what_is_in_doubt_is_told_once(uploaded: Scene) -> None:
+    put(uploaded, "u1/intro.mp4", "u2/intro.mp4", "cy/v.mp4", "cy/v/x.mp4", "notes.txt", "flat.mp4")
+    put(uploaded, "cy/empty.mp4", size=0)
+    foretold = sync_catalog()
+    with pytest.raises(
+        PartialFailure, match=r"2 objects in doubt .* told of once: .*cy/empty.mp4: holds 0 bytes"
+    ) as told:
+        sync_catalog(dry_run=False)
+    assert "cy/v/x.mp4: one more file of a video" in str(told.value)
+    assert foretold.adopted == 4
+    assert {one.verdict: one.objects for one in foretold.adoption.left_out} == {
+        "another_file": 1,
+        "empty": 1,
+        "not_a_video": 1,
+        "no_pattern": 1,
+    }
+    after = sync_catalog(dry_run=False)  # hourly runs do not fail for what people know
+    assert (after.adopted, after.orphans, after.adoption.left_out) == (0, 4, foretold.adoption.left_out)
+    assert sum(name.startswith("intro-") for name in uploaded.states()) == 2
+
+
+def test_the_report_of_both_has_the_same_table(uploaded: Scene) -> None:
+    put(uploaded, "u1/intro.mp4", "flat|`.mp4")
+    foretold = sync_catalog()
+    first: Any = Artifact.get("sync-catalog-report")
+    done = sync_catalog(dry_run=False)
+    second: Any = Artifact.get("sync-catalog-report")
+    assert done.adoption == foretold.adoption
+    assert (done.adopted, done.taken_back, done.orphans) == (foretold.adopted, foretold.taken_back, foretold.orphans)
+    table = second.data[second.data.index("### Adopted") :]
+    assert first.data[first.data.index("### Would be adopted") :] == table.replace(
+        "### Adopted", "### Would be adopted"
+    )
+    assert "| `{user}/{video}.{ext}` | `1` | `3 B` |" in table
+    assert "u1` | `intro` |" in table
+    assert "flat\\|'.mp4` |" in table
+
+
+def test_a_pattern_that_does_not_fit_is_refused_and_the_rest_is_done(uploaded: Scene) -> None:
+    uploaded.video("lost", age_days=1, stored=False)
+    put(uploaded, *(f"2026/{month}/{n}.mp4" for month in (9, 10) for n in range(3)))
+    refused = sync_catalog()
+    assert "such as '10' with 3" in str(refused.adoption.refusal)
+    with pytest.raises(IntegrityDoubt):  # what was lost is marked, and comes first
+        sync_catalog(dry_run=False)
+    with pytest.raises(GuardRefused, match=r"the rest is done: 4 of .* --param adoption.max_further_files_percent=100"):
+        sync_catalog(dry_run=False)
+    assert uploaded.states() == {"v0": "live", "v1": "live", "lost": "lost"}

@@ -283,7 +283,7 @@ def test_a_pattern_that_makes_one_video_of_months_is_refused(world: World, endpo
     assert "4 of 6 objects (67 %) would be further files of videos, such as '10' with 3" in foretold.refusal
     judged, adopted, left, _ = act(world.depot, grant)
     assert (judged, adopted, left) == (foretold, 1, 6)  # ours is none of the pattern's
-    assert set(out_of(world.depot).values()) == {"refused", "another_file"}
+    assert set(out_of(world.depot).values()) == {"refused"}
     allowed = AdoptionLimits(max_further_files_percent=100)
     assert dry(world.depot, allowed).refusal is None
     assert act(world.depot, grant, allowed)[1] == 2
