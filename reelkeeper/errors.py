@@ -2,7 +2,7 @@
 
 ReelkeeperError
 ├── Refused                     exit 9   nothing was changed, and on purpose
-│   ├── GuardRefused                     the blast radius is too large
+│   ├── GuardRefused                     the blast radius is too large, or patterns of keys do not fit the bucket
 │   ├── PlanRefused                      the plan is stale, used, or made under another policy
 │   ├── PolicyRefused                    the policy contradicts itself or has no rule switched on
 │   ├── InputRefused                     a file to import has bad lines
@@ -64,7 +64,7 @@ class Refused(ReelkeeperError):
 
 
 class GuardRefused(Refused):
-    """The blast radius is too large."""
+    """The blast radius is too large, or patterns of keys do not fit the bucket."""
 
 
 class PlanRefused(Refused):

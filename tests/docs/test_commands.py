@@ -65,7 +65,7 @@ def parse(line: str) -> dict[str, Any]:
 
 COMMANDS = sorted({(path.name, line) for path in PAGES for line in lines(path)})
 MENTIONED = sorted({(path.name, line) for path in PAGES for line in mentions(path)})
-FILES = ("clip.mp4", "users.csv", "videos.csv", "views.csv", "usage.json", "FILE")
+FILES = ("clip.mp4", "users.csv", "videos.csv", "views.csv", "keys.csv", "usage.json", "FILE")
 
 
 @pytest.fixture(autouse=True)
