@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from reelkeeper.adapters.keys import safe_id, unique_id
 from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.model import Grace
 from reelkeeper.model.adoption import Adoption
 from reelkeeper.model.key_patterns import DEFAULT_PATTERNS, compiled
 from reelkeeper.operations import adoption, orphans, sync
@@ -189,8 +190,8 @@ def act(depot: Depot, grant: Grant, limits: AdoptionLimits = AdoptionLimits()) -
     judged = adoption.judge(depot, found.scan_id, limits)
     adopted, _ = orphans.adopt(depot, found, grant=grant, run_id="run")
     sync.lose(depot, found, grant=grant, run_id="run")
-    sync.mend(depot, found, grant=grant, run_id="run", grace_days=7)
-    orphans.sweep(depot, found, grant=grant, run_id="run", grace_days=7)
+    sync.mend(depot, found, grant=grant, run_id="run", grace=Grace())
+    orphans.sweep(depot, found, grant=grant, run_id="run", grace=Grace())
     left, _ = sync.finish(depot, found, "good")
     return judged, adopted, left, orphans.tell(depot, found)[0]
 

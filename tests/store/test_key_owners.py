@@ -40,7 +40,14 @@ def test_what_is_adopted_gets_its_age_and_stays_whose_it_is(engine: sa.Engine) -
         session.execute(
             sa.insert(blobs),
             [
-                {"video_id": name, "key": f"videos/{name}.mp4", "state": "live", "size_bytes": 1, "generation": 1}
+                {
+                    "video_id": name,
+                    "key": f"videos/{name}.mp4",
+                    "state": "live",
+                    "size_bytes": 1,
+                    "generation": 1,
+                    "is_ours": False,
+                }
                 for name in ("v1", "v2")
             ],
         )
