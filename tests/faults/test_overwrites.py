@@ -24,13 +24,14 @@ from reelkeeper import failpoints
 from reelkeeper.adapters.seaweed import Endpoint
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model import BlobState, Grace, Outcome, Recorded, Transcode, VideoState
-from reelkeeper.operations import intents, orphans, purge, sync
+from reelkeeper.operations import adoption, intents, orphans, purge, sync
 from reelkeeper.operations.freeze import thaw
 from reelkeeper.operations.lease import Keeper
 from reelkeeper.operations.restore import find_restorable, restore
 from reelkeeper.operations.retire import retire
 from reelkeeper.operations.survey import confirm_missing, survey
 from reelkeeper.operations.swap import swap
+from reelkeeper.rules.adoption import AdoptionLimits
 from reelkeeper.store.engine import now, reading, transaction
 from reelkeeper.store.leases import Grant
 from reelkeeper.store.tables import blobs, videos
@@ -138,6 +139,7 @@ class Scene:
             intents.settle(depot, intent, scratch=self._scratch, grant=grant, grace=GRACE)
         found = survey(depot, run_id="sync", note=True)
         confirm_missing(depot, found)
+        adoption.judge(depot, found.scan_id, AdoptionLimits())
         orphans.adopt(depot, found, grant=grant, run_id="sync")
         sync.lose(depot, found, grant=grant, run_id="sync")
         doubtful = sync.mend(depot, found, grant=grant, run_id="sync", grace=GRACE)

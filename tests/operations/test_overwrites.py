@@ -16,11 +16,12 @@ from reelkeeper import failpoints
 from reelkeeper.adapters.r2 import Bucket
 from reelkeeper.errors import Frozen, LeaseLost
 from reelkeeper.model import BlobState, Grace, Outcome, Recorded, StoredObject, Transcode, VideoState
-from reelkeeper.operations import orphans, purge, sync
+from reelkeeper.operations import adoption, orphans, purge, sync
 from reelkeeper.operations.freeze import freeze, why_frozen
 from reelkeeper.operations.restore import find_restorable, restore
 from reelkeeper.operations.survey import confirm_missing, survey
 from reelkeeper.operations.swap import swap
+from reelkeeper.rules.adoption import AdoptionLimits
 from reelkeeper.rules.lifecycle import LifecyclePolicy
 from reelkeeper.store.engine import now, reading, transaction
 from reelkeeper.store.leases import Grant, acquire
@@ -77,6 +78,7 @@ def sync_once(world: World, grant: Grant) -> list[str]:
     purge.settle_claims(world.depot, run_id="sync", grace=GRACE, grant=grant)
     found = survey(world.depot, run_id="sync", note=True)
     confirm_missing(world.depot, found)
+    adoption.judge(world.depot, found.scan_id, AdoptionLimits())
     orphans.adopt(world.depot, found, grant=grant, run_id="sync")
     sync.lose(world.depot, found, grant=grant, run_id="sync")
     doubtful = sync.mend(world.depot, found, grant=grant, run_id="sync", grace=GRACE)
