@@ -81,7 +81,15 @@ def ours(at: Endpoint, path: Path, *, replaced: bool) -> Work:
     """Make a store whose blobs are due, and a plan of their purge; return the work of carrying it out."""
     depot = catalogue(at, path, replaced=replaced)
     plan_id = begin_plan(depot.engine, "purge_retired", {}, datetime.now(UTC), "bench")
-    add_due(depot.engine, plan_id, datetime.now(UTC), grace=Grace(), max_videos=SIZE, microusd_per_gb=15_000)
+    add_due(
+        depot.engine,
+        plan_id,
+        datetime.now(UTC),
+        grace=Grace(),
+        service_keys=True,
+        max_videos=SIZE,
+        microusd_per_gb=15_000,
+    )
     (grant,) = acquire(depot.engine, ["flow:purge_retired"], "bench", 3600)
     return partial(carry_out, depot, plan_id, grant)
 

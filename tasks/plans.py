@@ -19,6 +19,7 @@ from reelkeeper.operations.lease import Lease
 from reelkeeper.rules import lifecycle, pricing, tariff
 from reelkeeper.rules.guard import BlastRadius
 from reelkeeper.rules.report import Report
+from reelkeeper.rules.wording import CONTRACT_NOT_TRIED
 from reelkeeper.store import due, results, undertakings
 from reelkeeper.store.drawing import add_verdicts, begin_plan
 from reelkeeper.store.engine import reading, transaction
@@ -68,6 +69,7 @@ def draw_purge(
         plan_id,
         as_of,
         grace=grace,
+        service_keys=depot.may_purge_service_keys,
         max_videos=max_videos,
         microusd_per_gb=int(tariff.STANDARD.storage_usd_per_gb_month * _MICROUSD),
     )
@@ -195,6 +197,8 @@ def _markdown(title: str, plan: PlanSummary, planned: list[PlannedRule]) -> str:
     if plan.kept:
         lines += ["", "| kept by | items |", "|---|--:|"]
     lines += [f"| {rule} | {count:,} |" for rule, count in sorted(plan.kept.items(), key=lambda kept: -kept[1])]
+    if "contract_not_tried" in plan.kept:
+        lines += ["", CONTRACT_NOT_TRIED]
     size = f"{plan.population.size_bytes / 10**6:,.1f} MB"
     lines += [
         "",

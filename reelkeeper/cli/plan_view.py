@@ -42,6 +42,10 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
         say("Nothing is to be done.")
     if summary.kept:
         kept = sorted(summary.kept.items(), key=lambda one: (-one[1], one[0]))
+        from reelkeeper.rules.wording import CONTRACT_NOT_TRIED
+
+        if "contract_not_tried" in summary.kept:
+            say(CONTRACT_NOT_TRIED)
         say("Kept: " + ", ".join(f"{count:,} {rule.replace('_', ' ')}" for rule, count in kept) + ".")
     if items:
         say(_total(items))

@@ -17,6 +17,7 @@ from reelkeeper.adapters.r2 import Bucket
 from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, KeyTaken, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.model.key_patterns import KeyPattern, compiled
+from reelkeeper.operations.contract import contract_passed
 from reelkeeper.operations.metering import flush_operations
 from reelkeeper.settings import Settings
 from reelkeeper.store.engine import now, reading
@@ -30,12 +31,16 @@ MAX_SKEW_FROM_BUCKET = timedelta(seconds=300)
 
 @dataclass(frozen=True, slots=True)
 class Depot:
-    """A store and its bucket, whose identity object was read and agrees. `layout` reads the keys of the service's."""
+    """A store and its bucket, whose identity object was read and agrees. `layout` reads the keys of the service's.
+
+    `may_purge_service_keys`: the bucket has shown that it keeps the contract on which their purge rests.
+    """
 
     engine: Engine
     bucket: Bucket
     deployment_id: str
     layout: tuple[KeyPattern, ...] = DEFAULT_LAYOUT
+    may_purge_service_keys: bool = False
 
 
 @contextmanager
@@ -47,7 +52,8 @@ def open_depot(settings: Settings) -> Iterator[Depot]:
     """
     with open_store(settings) as engine, open_bucket(settings) as bucket:
         try:
-            yield join(engine, bucket, compiled(settings.key_pattern))
+            embedded = settings.endpoint_url is None  # our own tests hold it to the contract
+            yield join(engine, bucket, compiled(settings.key_pattern), keeps_contract=embedded)
         finally:
             with suppress(SQLAlchemyError):  # a count that is lost must not hide what came of the work
                 flush_operations(engine, bucket)
@@ -87,15 +93,20 @@ def open_bucket(settings: Settings) -> Iterator[Bucket]:
             )
 
 
-def join(engine: Engine, bucket: Bucket, layout: tuple[KeyPattern, ...] = DEFAULT_LAYOUT) -> Depot:
-    """Check that store and bucket belong together and that their clocks agree."""
+def join(
+    engine: Engine, bucket: Bucket, layout: tuple[KeyPattern, ...] = DEFAULT_LAYOUT, *, keeps_contract: bool = False
+) -> Depot:
+    """Check that store and bucket belong together and that their clocks agree.
+
+    `keeps_contract` says so of a bucket that `reelkeeper doctor --contract` need not try.
+    """
     with reading(engine) as session:
         deployment_id: str = session.execute(sa.select(deployment.c.id)).scalar_one()
         knows_objects = session.execute(sa.select(blobs.c.id).limit(1)).scalar() is not None
         store_time = now(session)
     check_identity(bucket, deployment_id, may_claim=not knows_objects)
     _check_clocks(store_time, bucket.server_time())
-    return Depot(engine, bucket, deployment_id, layout)
+    return Depot(engine, bucket, deployment_id, layout, keeps_contract or contract_passed(engine, bucket))
 
 
 def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> None:

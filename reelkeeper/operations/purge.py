@@ -180,7 +180,7 @@ def _claim(
             verdicts.c.plan_id == plan_id, verdicts.c.blob_id == blobs.c.id, verdicts.c.action == "purge"
         )
         may_go = sa.or_(
-            sa.and_(planned, conditions.purgeable(at, grace)),
+            sa.and_(planned, conditions.purgeable(at, grace, service_keys=depot.may_purge_service_keys)),
             _claimed_by(grant),  # by an earlier try of this run
         )
         session.execute(

@@ -10,6 +10,10 @@ from reelkeeper.model import Video
 _DOLLAR_DIGITS: Final = 6  # what is summed is micro-dollars
 _UNITS: Final = ("kB", "MB", "GB", "TB")  # powers of 1000, as R2 bills them
 _STEP: Final = 1000
+CONTRACT_NOT_TRIED: Final = (
+    "What is due at keys of the service's stays until this bucket has shown that it keeps what their purge rests on: "
+    "reelkeeper doctor --contract"
+)
 
 SENTENCES: Final = {
     "held": "held: a person said that it stays",

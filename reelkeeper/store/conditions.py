@@ -52,11 +52,12 @@ def claim_timed_out(at: datetime) -> Condition:
     )
 
 
-def purgeable(at: datetime, grace: Grace) -> Condition:
+def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
     """Say in SQL that the blob has waited out its grace and nothing speaks for it, by the database clock `at`.
 
     A replaced blob goes while its video lives on by another blob; a retired video's own blob goes only when nobody
-    has viewed the video for one grace. A lost video keeps every blob that is left of it.
+    has viewed the video for one grace. A lost video keeps every blob that is left of it. Without `service_keys`, what
+    stands at keys of the service's stays.
     """
     viewed_before = by_owner(at - timedelta(days=grace.days), at - timedelta(days=grace.service_days))
     replaced = sa.and_(
@@ -75,5 +76,6 @@ def purgeable(at: datetime, grace: Grace) -> Condition:
     return sa.and_(
         blobs.c.state == BlobState.RETIRED,
         blobs.c.purge_after <= at,
+        sa.true() if service_keys else blobs.c.is_ours,
         sa.or_(blobs.c.video_id.is_(None), allowed),
     )

@@ -18,18 +18,27 @@ _JOINED = blobs.outerjoin(_owner, _owner.c.id == blobs.c.video_id)
 
 
 def add_due(
-    engine: sa.Engine, plan_id: str, as_of: datetime, *, grace: Grace, max_videos: int, microusd_per_gb: int
+    engine: sa.Engine,
+    plan_id: str,
+    as_of: datetime,
+    *,
+    grace: Grace,
+    service_keys: bool,
+    max_videos: int,
+    microusd_per_gb: int,
 ) -> PlanSummary:
     """Save what is due by `as_of`, or by the database's clock if that is earlier, and make the plan `ready`.
 
     The rules: `grace_over` takes a retired video's present bytes, at most `max_videos` of them, those that have waited
     longest; `replaced` takes older bytes of a video that lives on; `orphan` what is no video's; `unfinished` what a
     killed run had claimed, whose claim has timed out. What is kept is counted: `left_to_next_run`, `in_grace`, and
-    `spoken_for` (held, viewed, or at work since). The population is all live videos.
+    `spoken_for` (held, viewed, or at work since). Without `service_keys`, what is due at keys of the service's is kept
+    as `contract_not_tried`: the bucket has not shown that it keeps what their purge rests on. The population is all
+    live videos.
     """
     with transaction(engine, "plan.due") as session:
         at = min(as_of, now(session))
-        due = conditions.purgeable(at, grace)
+        due = conditions.purgeable(at, grace, service_keys=service_keys)
         chosen = (
             sa.select(blobs.c.id)
             .select_from(_JOINED)
@@ -61,7 +70,7 @@ def add_due(
         session.execute(
             sa.update(plans)
             .where(plans.c.id == plan_id)
-            .values(state="ready", **_population(session, plan_id, at, due))
+            .values(state="ready", **_population(session, plan_id, at, due, service_keys=service_keys))
         )
         return load_summary(session, plan_id)
 
@@ -85,17 +94,19 @@ def _reason() -> sa.ColumnElement[str]:
 
 
 def _population(
-    session: Session, plan_id: str, at: datetime, due: conditions.Condition
+    session: Session, plan_id: str, at: datetime, due: conditions.Condition, *, service_keys: bool
 ) -> dict[str, int | dict[str, int]]:
     live, live_bytes = session.execute(
         sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0))
         .select_from(videos.join(blobs, blobs.c.id == videos.c.blob_id))
         .where(videos.c.state == VideoState.LIVE)
     ).one()
+    untried = sa.false() if service_keys else sa.not_(blobs.c.is_ours)
     reasons = {
         "in_grace": blobs.c.purge_after > at,
         "left_to_next_run": due,
-        "spoken_for": sa.and_(blobs.c.purge_after <= at, sa.not_(due)),
+        "contract_not_tried": sa.and_(blobs.c.purge_after <= at, untried),
+        "spoken_for": sa.and_(blobs.c.purge_after <= at, sa.not_(due), sa.not_(untried)),
     }
     counts = session.execute(
         sa.select(*(sa.func.count().filter(why) for why in reasons.values())).where(

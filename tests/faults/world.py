@@ -50,7 +50,7 @@ class Address:
 
     def depot(self) -> Depot:
         bucket = r2.connect(self.endpoint_url, self.access_key_id, self.secret_access_key, BUCKET, self.prefix)
-        return join(open_engine(self.store_url), bucket)
+        return join(open_engine(self.store_url), bucket, keeps_contract=True)
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """The service overwrites keys of its own, in any state of their rows: the new bytes are live, and never purged."""
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import sleep
 
@@ -23,6 +24,8 @@ from reelkeeper.operations.survey import confirm_missing, survey
 from reelkeeper.operations.swap import swap
 from reelkeeper.rules.adoption import AdoptionLimits
 from reelkeeper.rules.lifecycle import LifecyclePolicy
+from reelkeeper.store.drawing import begin_plan
+from reelkeeper.store.due import add_due
 from reelkeeper.store.engine import now, reading, transaction
 from reelkeeper.store.leases import Grant, acquire
 from reelkeeper.store.retirement import retired
@@ -172,6 +175,25 @@ def test_what_it_has_not_touched_is_purged(service: Service, grant: Grant) -> No
     assert [one.action for one in purge_all(service.world, grant)] == ["purged"]
     assert service.stored() is None
     service.world.check()
+
+
+def test_without_a_bucket_that_keeps_the_contract_bytes_of_the_services_stay(service: Service, grant: Grant) -> None:
+    theirs, ours = make(service, **RETIRED), service.world.video("v2", **RETIRED)  # type: ignore[arg-type]  # a table of arguments
+    depot = replace(service.world.depot, may_purge_service_keys=False)
+    plan_id = begin_plan(depot.engine, "purge_retired", {}, datetime.now(UTC), "test")
+    plan = add_due(
+        depot.engine,
+        plan_id,
+        datetime.now(UTC),
+        grace=GRACE,
+        service_keys=depot.may_purge_service_keys,
+        max_videos=100,
+        microusd_per_gb=15_000,
+    )
+    assert (plan.retire.objects, plan.kept) == (1, {"contract_not_tried": 1})
+    both = service.world.plan("purge_retired", "purge", [theirs, ours])
+    purge.purge(depot, both, [theirs, ours], grant=grant, run_id="purge", grace=GRACE)
+    assert (_state(service.world, theirs), _state(service.world, ours)) == (BlobState.RETIRED, BlobState.GONE)
 
 
 def test_an_object_that_is_as_recorded_after_its_purge_is_no_upload(service: Service, grant: Grant) -> None:

@@ -57,7 +57,9 @@ def blob(engine: sa.Engine) -> Blob:
 
 def draw(engine: sa.Engine, max_videos: int = 500, as_of: datetime = NOW) -> PlanSummary:
     plan_id = begin_plan(engine, "purge_retired", {}, as_of, "run")
-    return add_due(engine, plan_id, as_of, grace=Grace(), max_videos=max_videos, microusd_per_gb=15_000)
+    return add_due(
+        engine, plan_id, as_of, grace=Grace(), service_keys=True, max_videos=max_videos, microusd_per_gb=15_000
+    )
 
 
 def rules(engine: sa.Engine, plan: PlanSummary) -> dict[str, int]:
