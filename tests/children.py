@@ -7,4 +7,6 @@ import multiprocessing
 from typing import Final
 
 FORKED: Final = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["reelkeeper.store.schema", "tests.faults.scenarios", "tests.faults.alerting"])
+FORKED.set_forkserver_preload(
+    ["reelkeeper.store.schema", "tests.faults.scenarios", "tests.faults.alerting", "tests.operations.desk"]
+)

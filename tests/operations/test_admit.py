@@ -25,6 +25,7 @@ from reelkeeper.store.engine import Clock, open_engine, reading, transaction
 from reelkeeper.store.steering import ESTIMATES
 from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, reservations, users, videos
 from reelkeeper.store.waiting import leads
+from tests.children import FORKED
 from tests.operations.books import DOLLAR, assert_books_balance, assert_bytes_add_up, balances, make_user, storage
 from tests.operations.desk import ask, claim, fox, make, row
 
@@ -254,11 +255,10 @@ def test_two_hundred_at_once_get_exactly_the_last_credits_and_the_last_bytes(eng
     make_user(engine, "short", 8 * probe.price_microusd - 1, tier="pro")
     make_user(engine, "full", DOLLAR * 10)
     names = [f"{user} {number}" for number in range(100) for user in ("short", "full")]
-    context = multiprocessing.get_context("spawn")
-    results: multiprocessing.SimpleQueue[list[str]] = context.SimpleQueue()
+    results: multiprocessing.SimpleQueue[list[str]] = FORKED.SimpleQueue()
     url = engine.url.render_as_string(hide_password=False)
     children: list[BaseProcess] = [
-        context.Process(target=apply, args=(url, names[start::4], results)) for start in range(4)
+        FORKED.Process(target=apply, args=(url, names[start::4], results)) for start in range(4)
     ]
     for child in children:
         child.start()
@@ -285,10 +285,9 @@ def test_the_same_request_from_many_at_once_is_made_once(engine: sa.Engine) -> N
     make_user(engine, "full", DOLLAR * 10)
     label = secrets.token_hex(3)
     names = [f"full 1 {label}-{number}" for number in range(10)]
-    context = multiprocessing.get_context("spawn")
-    results: multiprocessing.SimpleQueue[list[str]] = context.SimpleQueue()
+    results: multiprocessing.SimpleQueue[list[str]] = FORKED.SimpleQueue()
     url = engine.url.render_as_string(hide_password=False)
-    children: list[BaseProcess] = [context.Process(target=apply, args=(url, names, results)) for _ in range(4)]
+    children: list[BaseProcess] = [FORKED.Process(target=apply, args=(url, names, results)) for _ in range(4)]
     for child in children:
         child.start()
     told = [results.get() for _ in children]

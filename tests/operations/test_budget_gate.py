@@ -19,6 +19,7 @@ from reelkeeper.rules.quote import PriceBook
 from reelkeeper.store import spend
 from reelkeeper.store.engine import now, open_engine, reading, transaction
 from reelkeeper.store.tables import jobs, spend_days, usage_days
+from tests.children import FORKED
 from tests.operations.books import DOLLAR, make_user
 from tests.operations.desk import ask, claim, fox, make, row
 
@@ -130,11 +131,10 @@ def apply(url: str, names: list[str], microusd: int, results: "multiprocessing.S
 @pytest.mark.timeout(600)
 def test_many_at_once_are_admitted_up_to_the_last_dollar(desk: sa.Engine, cost: int) -> None:
     """Of 60 requests in three processes the budget pays for 7."""
-    context = multiprocessing.get_context("spawn")
-    results: multiprocessing.SimpleQueue[list[str]] = context.SimpleQueue()
+    results: multiprocessing.SimpleQueue[list[str]] = FORKED.SimpleQueue()
     url, names = desk.url.render_as_string(hide_password=False), [str(number) for number in range(60)]
     children: list[BaseProcess] = [
-        context.Process(target=apply, args=(url, names[start::3], 8 * cost - 1, results)) for start in range(3)
+        FORKED.Process(target=apply, args=(url, names[start::3], 8 * cost - 1, results)) for start in range(3)
     ]
     for child in children:
         child.start()

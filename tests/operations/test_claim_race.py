@@ -3,7 +3,6 @@
 Quick here, and in the long suite at full size: 4,000 jobs, 8 processes, on each database.
 """
 
-import multiprocessing
 import os
 import random
 import secrets
@@ -21,6 +20,7 @@ from reelkeeper.operations.claim import claim
 from reelkeeper.store import claims
 from reelkeeper.store.engine import open_engine, reading, transaction
 from reelkeeper.store.tables import jobs
+from tests.children import FORKED
 from tests.operations.books import make_user
 from tests.operations.queue import enqueue, expire_claims, row
 
@@ -53,7 +53,7 @@ def work(url: str, name: str, effects: str, jobs_in_all: int, seconds: float) ->
 def start(engine: sa.Engine, folder: Path, number: int, jobs_in_all: int, seconds: float) -> BaseProcess:
     url, effects = engine.url.render_as_string(hide_password=False), str(folder / f"{number}.txt")
     name = f"worker {number} {secrets.token_hex(2)}"
-    child = multiprocessing.get_context("spawn").Process(target=work, args=(url, name, effects, jobs_in_all, seconds))
+    child = FORKED.Process(target=work, args=(url, name, effects, jobs_in_all, seconds))
     child.start()
     return child
 

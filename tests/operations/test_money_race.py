@@ -22,6 +22,7 @@ from reelkeeper.rules.quota import QuotaPolicy
 from reelkeeper.store.engine import open_engine, reading, transaction
 from reelkeeper.store.tables import accounts as balances
 from reelkeeper.store.tables import credit_holds, storage_accounts, transfers
+from tests.children import FORKED
 from tests.operations.books import make_user, store_video
 
 USERS = ["ann", "bob", "eve"]
@@ -93,12 +94,11 @@ def _store(engine: sa.Engine, job: Job, *, arrives: bool) -> bool:
 
 def race(engine: sa.Engine, label: str, processes: int, operations: int) -> tuple[int, int, float]:
     """Let processes loose on the same users; returns what was done and refused, and the seconds it took."""
-    context = multiprocessing.get_context("spawn")
-    results: multiprocessing.SimpleQueue[tuple[int, int]] = context.SimpleQueue()
+    results: multiprocessing.SimpleQueue[tuple[int, int]] = FORKED.SimpleQueue()
     url, seed = engine.url.render_as_string(hide_password=False), secrets.randbelow(10**6)
     print(f"seed {seed}")  # noqa: T201  shown where it fails
     children: list[BaseProcess] = [
-        context.Process(target=work, args=(url, label, seed + number, operations, results))
+        FORKED.Process(target=work, args=(url, label, seed + number, operations, results))
         for number in range(processes)
     ]
     for user in USERS:

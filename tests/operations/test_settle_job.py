@@ -1,6 +1,5 @@
 """How a job ends: once, by the last claim on it, charged only when there is a video."""
 
-import multiprocessing
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from reelkeeper.store.engine import Clock, reading, transaction
 from reelkeeper.store.leases import Grant
 from reelkeeper.store.steering import ESTIMATES
 from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, usage_days, videos
+from tests.children import FORKED
 from tests.faults.world import LONG_AGO, Address, World
 from tests.operations.books import DOLLAR, assert_books_balance, assert_bytes_add_up, balances, make_user, storage
 from tests.operations.desk import ask, claim, fox, make, row
@@ -256,9 +256,7 @@ def test_killed_between_its_video_and_its_charge_the_next_worker_finishes_it(wor
     engine, job = world.depot.engine, order(world)
     for point in ("upload.put.after", "upload.publish.after_commit", "job.succeed.before_commit"):
         token = claim(engine, job.job_id)
-        child = multiprocessing.get_context("spawn").Process(
-            target=give_and_die, args=(world.address, world.clip, job.job_id, token, point)
-        )
+        child = FORKED.Process(target=give_and_die, args=(world.address, world.clip, job.job_id, token, point))
         child.start()
         child.join(60)
         assert child.exitcode == -signal.SIGKILL, point
