@@ -9,6 +9,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads for small matrices
 os.environ["COLUMNS"] = "100"  # as wide as where there is no terminal: pytest-xdist says 80
 
 pytest_plugins = [
+    "tests.compiled",
     "tests.browser",
     "tests.databases",
     "tests.buckets",
