@@ -1,5 +1,6 @@
 """Fixtures of the fault suites: worlds, and children that can be killed."""
 
+import random
 import secrets
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from tests.doubles.r2 import R2Double
 from tests.faults import scenarios
 from tests.faults.world import Address, World
 
+EVERY = pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.long)])  # each 5th failpoint, or each
 MakeWorld = Callable[[], World]
 Child = Callable[[str, Address, str, dict[str, object]], BaseProcess]
 
@@ -43,7 +45,14 @@ def start_child() -> Child:
     return start
 
 
-def wait_for_end(process: BaseProcess, seconds: float = 60) -> int:
+def first_of(every: int) -> int:
+    """Say which of the first `every` failpoints to begin with: another one each time, shown where it fails."""
+    first = random.randint(1, every)
+    print(f"every {every} from {first} on")  # noqa: T201  shown where it fails
+    return first
+
+
+def wait_for_end(process: BaseProcess, seconds: float = 240) -> int:
     """Wait until the child has ended; returns its exit code, which is -9 if it was killed."""
     process.join(seconds)
     if process.exitcode is None:

@@ -17,7 +17,7 @@ from reelkeeper.store.tables import leases, outbox
 from tests.children import FORKED
 from tests.doubles.slack import SlackDouble
 from tests.faults import alerting
-from tests.faults.conftest import wait_for_end
+from tests.faults.conftest import EVERY, first_of, wait_for_end
 from tests.faults.world import LONG_AGO
 
 
@@ -41,10 +41,11 @@ def run(store_url: str, double: SlackDouble, spec: str) -> bool:
     return code == 0
 
 
+@EVERY
 def test_killed_at_any_failpoint_the_next_run_tells_it_all(
-    double: SlackDouble, migrated_file: Path, tmp_path: Path
+    double: SlackDouble, migrated_file: Path, tmp_path: Path, every: int
 ) -> None:
-    for point in count(1):
+    for point in count(first_of(every), every):
         double.reset()
         double.too_long = alerting.REFUSED
         store = tmp_path / f"{point}.sqlite3"

@@ -19,7 +19,7 @@ from reelkeeper.operations import ledger, quota
 from reelkeeper.store.engine import reading, transaction
 from reelkeeper.store.ledger import balance
 from reelkeeper.store.tables import credit_holds, orphans, reservations, transfers, videos
-from tests.faults.conftest import Child, MakeWorld, wait_for_end
+from tests.faults.conftest import EVERY, Child, MakeWorld, first_of, wait_for_end
 from tests.faults.world import LONG_AGO, World
 
 # The longest first, and how many kills in pairs each is good for at the least: fewer, and a failpoint has gone.
@@ -182,9 +182,12 @@ def runner(start_child: Child, prepare: Callable[[str], Prepared]) -> Callable[[
     return lambda operation: Runner(start_child, operation, prepare(operation))
 
 
+@EVERY
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_killed_at_any_failpoint_the_next_run_finishes(operation: str, runner: Callable[[str], Runner]) -> None:
-    for point in count(1):
+def test_killed_at_any_failpoint_the_next_run_finishes(
+    operation: str, every: int, runner: Callable[[str], Runner]
+) -> None:
+    for point in count(first_of(every), every):
         one = runner(operation)
         ended = one.run(kill_at=point)
         if operation != "sync":  # its world begins with the differences that it is there to settle
