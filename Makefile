@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv-peers/.installed
-TWO := --numprocesses 2 --dist worksteal   # two tests at a time; each worker has servers of its own
+TWO := --numprocesses 2   # two tests at a time; each worker has servers of its own
 
 .PHONY: demo test test-long test-soak check docs fmt bench lock clean
 .DEFAULT_GOAL := demo
@@ -19,11 +19,11 @@ demo: $(STAMP)          ## the main job on real videos, in a folder to look at
 	$(BIN)/reelkeeper demo
 
 test: $(STAMP)          ## everything a change must keep true, in under ten minutes
-	$(BIN)/pytest -m "not long" $(TWO)
+	$(BIN)/pytest -m "not long" $(TWO) --dist loadgroup
 
 test-long: $(STAMP)     ## the long kills, soaks and quality runs, and many more examples for every property
-	$(BIN)/pytest -m "hypothesis and not long" --hypothesis-profile thorough $(TWO)
-	$(BIN)/pytest -m "long and not soak" $(TWO)
+	$(BIN)/pytest -m "hypothesis and not long" --hypothesis-profile thorough $(TWO) --dist worksteal
+	$(BIN)/pytest -m "long and not soak" $(TWO) --dist worksteal
 
 test-soak: $(STAMP)     ## half an hour: dead workers and dead servers, real ones, and many processes over the books
 	$(BIN)/pytest -m soak

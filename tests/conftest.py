@@ -24,8 +24,14 @@ settings.register_profile("thorough", deadline=None, max_examples=500)
 settings.load_profile("quick")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give what is marked long the time that it is marked for, where it does not say how much."""
+    """Keep what shares fixtures in one process of `make test`; give long tests their time where they do not say it.
+
+    A file stays together, and so do all the flows: a Prefect server takes 12 s of CPU to start.
+    """
     for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("flows" if file.startswith("tests/flows/") else file))
         if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(1200))
