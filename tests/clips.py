@@ -39,7 +39,7 @@ AAC = ["-c:a", "aac", "-b:a", "128k", "-movflags", "+faststart"]
 def tool(*arguments: str) -> Path:
     """Run ffmpeg without a sandbox, on our own input; the last argument is the file it writes."""
     base = [ffmpeg.tools().ffmpeg, "-v", "error", "-nostdin", "-y"]
-    subprocess.run([*base, *arguments], check=True, timeout=120, stdin=subprocess.DEVNULL)
+    subprocess.run([*base, *arguments], check=True, timeout=280, stdin=subprocess.DEVNULL)
     return Path(arguments[-1])
 
 

@@ -72,7 +72,7 @@ def test_warnings_and_what_nobody_caught_are_lines_too() -> None:
         "import warnings, threading; from reelkeeper import logs; logs.configure('INFO'); warnings.warn('old');"
         "thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join(); raise ValueError('lost')"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=280)
     lines = [json.loads(line) for line in ended.stderr.splitlines()]
     assert [one["logger"] for one in lines] == ["py.warnings", "reelkeeper", "reelkeeper"]
     assert "ZeroDivisionError" in lines[1]["error"]
@@ -86,7 +86,7 @@ def test_a_command_logs_lines_with_its_run_id(tmp_path: Path) -> None:
     def run(*words: str) -> "subprocess.CompletedProcess[str]":
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "REELKEEPER_"))}
         return subprocess.run(
-            [command, *words], env=clean | told, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+            [command, *words], env=clean | told, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=280
         )
 
     assert run("db", "upgrade").returncode == 0

@@ -148,7 +148,7 @@ def test_days_are_utc_whatever_the_zone_of_the_machine() -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=280,
         ).stdout
         for zone in ("America/Los_Angeles", "Pacific/Auckland")
     ]

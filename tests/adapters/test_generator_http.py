@@ -55,7 +55,7 @@ def double() -> Iterator[ProviderDouble]:
 @pytest.fixture
 def make(double: ProviderDouble, tmp_path: Path) -> Callable[..., Made]:
     def made(order: Order, notes: Notes, most_bytes: int = 10**6) -> Made:
-        provider = Provider(double.url, TOKEN, allow_private=True, timeout_seconds=2.0)
+        provider = Provider(double.url, TOKEN, allow_private=True, timeout_seconds=60.0)
         generator = HttpGenerator(provider, poll_seconds=0.01, most_silent_seconds=0.1, most_bytes=most_bytes)
         return generator.make(order, tmp_path / "made.mp4", notes)
 
@@ -226,7 +226,7 @@ def test_an_address_that_is_not_public_is_not_asked(double: ProviderDouble, tmp_
 
 
 def test_the_provider_is_told_where_the_image_can_be_read(double: ProviderDouble, tmp_path: Path) -> None:
-    provider = Provider(double.url, TOKEN, allow_private=True, timeout_seconds=2.0)
+    provider = Provider(double.url, TOKEN, allow_private=True, timeout_seconds=60.0)
     generator = HttpGenerator(provider, image_url=lambda digest: f"https://images.example/{digest}", poll_seconds=0.01)
     order = ORDER._replace(request={**ORDER.request, "image_sha256": "e" * 64})
     generator.make(order, tmp_path / "made.mp4", Notes())

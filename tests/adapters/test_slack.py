@@ -83,12 +83,12 @@ def double(server: SlackDouble) -> SlackDouble:
 
 @pytest.fixture
 def bot(double: SlackDouble) -> Bot:
-    return Bot(slack.TOKEN, slack.CHANNEL, double.api_url, timeout_seconds=1)
+    return Bot(slack.TOKEN, slack.CHANNEL, double.api_url, timeout_seconds=5)
 
 
 @pytest.fixture
 def webhook(double: SlackDouble) -> Webhook:
-    return Webhook(double.hook_url, timeout_seconds=1)
+    return Webhook(double.hook_url, timeout_seconds=5)
 
 
 @pytest.mark.parametrize("text", INJECTIONS, ids=range(len(INJECTIONS)))

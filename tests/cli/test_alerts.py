@@ -121,6 +121,6 @@ def test_the_watchdog_needs_no_prefect(configured: Settings) -> None:
         "import sys\nfrom reelkeeper.cli import app\n"
         "try:\n    app(['watchdog', '--json'])\nfinally:\n    assert 'prefect' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     assert configured.state_dir.exists()

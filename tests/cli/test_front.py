@@ -44,7 +44,7 @@ def test_a_start_loads_neither_prefect_nor_the_database() -> None:
     script = (
         "import sys, reelkeeper.cli; print([m for m in ('prefect','pandas','boto3','sqlalchemy') if m in sys.modules])"
     )
-    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=280)
     assert said.stdout.strip() == "[]"
 
 
@@ -59,7 +59,7 @@ def test_a_look_up_loads_neither_prefect_nor_alembic(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=280,
             cwd=tmp_path,
             env={"PYTHONPATH": str(Path(__file__).parents[2])},
         )
@@ -68,7 +68,7 @@ def test_a_look_up_loads_neither_prefect_nor_alembic(tmp_path: Path) -> None:
 
 def test_the_installed_command_says_its_version() -> None:
     command = Path(sys.executable).with_name("reelkeeper")
-    said = subprocess.run([command, "--version"], capture_output=True, text=True, check=True, timeout=60)
+    said = subprocess.run([command, "--version"], capture_output=True, text=True, check=True, timeout=280)
     assert said.stdout.startswith("reelkeeper 0")
 
 

@@ -23,7 +23,7 @@ print(json.dumps({
 
 def test_prefect_takes_what_keeps_its_database_from_growing_without_end() -> None:
     told = subprocess.run(
-        [sys.executable, "-c", READ], env=os.environ | SERVER, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", READ], env=os.environ | SERVER, capture_output=True, text=True, check=True, timeout=280
     )
     assert json.loads(told.stdout) == {
         "kinds": ["events", "flow_runs", "orphans"],

@@ -29,7 +29,7 @@ with capture_sigterm():
 
 def said(*, guarded: bool) -> tuple[str, str]:
     script = TOLD_WITHIN_A_CALLBACK.format(guarded=guarded)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=280, check=False)
     return done.stdout.strip(), done.stderr
 
 

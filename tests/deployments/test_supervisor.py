@@ -41,7 +41,7 @@ def part(tmp_path: Path) -> Callable[..., Part]:
     return make
 
 
-def until(holds: Callable[[], object], seconds: float = 60) -> None:
+def until(holds: Callable[[], object], seconds: float = 240) -> None:
     ends = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < ends

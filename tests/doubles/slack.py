@@ -58,7 +58,6 @@ class SlackDouble:
 
     def __init__(self) -> None:
         self.clock: Callable[[], float] = time.monotonic
-        self.hang_seconds = 2.0
         self._server = Server(self)
         self.origin = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.api_url, self.hook_url = f"{self.origin}/api/", f"{self.origin}{HOOK}"
@@ -218,7 +217,7 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(answer, Answer):
             self._send(answer)
         elif answer == HANG:
-            time.sleep(self.server.double.hang_seconds)
+            self.connection.recv(1)  # which ends as the other side has lost its patience
         self.close_connection = True
 
     def _next(self, data: bytes) -> Next:

@@ -66,7 +66,7 @@ def run_swap(depot: Depot, address: Address, arguments: dict[str, object]) -> No
 
 def run_dispatch(depot: Depot, address: Address, arguments: dict[str, object]) -> None:
     """Run what waits, by a provider, in one slot."""
-    provider = Provider(str(arguments["provider"]), TOKEN, allow_private=True, timeout_seconds=5.0)
+    provider = Provider(str(arguments["provider"]), TOKEN, allow_private=True, timeout_seconds=60.0)
     worker.work(
         depot,
         HttpGenerator(provider, poll_seconds=0.05),

@@ -99,7 +99,7 @@ def sleeper(make_world: MakeWorld, start_child: Child, tiny_transcode: Transcode
             meanwhile(world)
         finally:
             os.kill(process.pid or 0, signal.SIGCONT)
-        process.join(60)
+        process.join(240)
         assert process.exitcode is not None
         return world
 
@@ -117,7 +117,7 @@ def _arguments(world: World, operation: str, transcode: Transcode) -> dict[str, 
 
 
 def _wait_until_stopped(process: BaseProcess) -> None:
-    stat, deadline = Path(f"/proc/{process.pid}/stat"), time.monotonic() + 30
+    stat, deadline = Path(f"/proc/{process.pid}/stat"), time.monotonic() + 240
     while stat.read_text().rpartition(") ")[2][0] != "T":
         assert time.monotonic() < deadline, "the child never reached its failpoint"
         time.sleep(0.01)

@@ -93,7 +93,7 @@ def test_a_run_and_its_helper_share_the_videos(cold: Scene) -> None:
     helper = Thread(target=lambda: helped.append(transcode_videos(dry_run=False)))
     cold.when_a_video_is_fetched(helper.start)
     report = tier_storage(dry_run=False)
-    helper.join(60)
+    helper.join(240)
     assert {one.outcome: one.objects for one in report.done} == {"compressed": 4, "retired": 1}
     assert helped[0].plan_id == report.plan.id
     assert set(swapped_by(cold).values()) == {report.run_id}
@@ -168,7 +168,7 @@ def test_a_video_that_another_has_settled_meanwhile_is_not_done_again(cold: Scen
         with transaction(cold.engine, "test") as session:
             session.execute(sa.text("UPDATE verdicts SET outcome = 'skipped' WHERE video_id = 'cold0'"))
         keeper.release([grant])
-        helper.join(60)
+        helper.join(240)
     assert cold.outcomes(plan_id) == {
         "cold0": "skipped",
         "cold1": "compressed",

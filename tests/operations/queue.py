@@ -45,7 +45,7 @@ def expire_claims(engine: sa.Engine) -> None:
         session.execute(sa.update(jobs).where(jobs.c.state == JobState.RUNNING).values(lease_until=Clock(-1)))
 
 
-def make_due(engine: sa.Engine) -> None:
-    """Let every pause be over."""
+def make_due(engine: sa.Engine, in_seconds: float = -1) -> None:
+    """Let every pause be over, or so many seconds away."""
     with transaction(engine, "test") as session:
-        session.execute(sa.update(jobs).values(due_at=Clock(-1)))
+        session.execute(sa.update(jobs).values(due_at=Clock(in_seconds)))

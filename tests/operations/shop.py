@@ -38,7 +38,7 @@ def ask(world: World, *prompts: str) -> list[str]:
 
 
 def http(provider: ProviderDouble) -> HttpGenerator:
-    return HttpGenerator(Provider(provider.url, TOKEN, allow_private=True, timeout_seconds=5.0), poll_seconds=0.05)
+    return HttpGenerator(Provider(provider.url, TOKEN, allow_private=True, timeout_seconds=60.0), poll_seconds=0.05)
 
 
 def run(world: World, generator: Generator, **how: Any) -> Counter[End]:  # noqa: ANN401  as work takes them
@@ -57,7 +57,7 @@ def in_a_while(condition: Callable[[], object], action: Callable[[], object]) ->
     """Do something as soon as a condition holds, while a worker is at work."""
 
     def watch() -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 240
         while not condition() and time.monotonic() < deadline:
             time.sleep(0.02)
         action()

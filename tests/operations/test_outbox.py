@@ -38,7 +38,7 @@ def double(server: SlackDouble) -> SlackDouble:
 @pytest.fixture
 def sinks(double: SlackDouble) -> Sinks:
     """Slack's bot as it is in production but for a shorter timeout, and a second sink."""
-    bot = Bot(slack.TOKEN, slack.CHANNEL, double.api_url, timeout_seconds=1)
+    bot = Bot(slack.TOKEN, slack.CHANNEL, double.api_url, timeout_seconds=5)
     return Sinks(bot, second_sink.Webhook(double.second_url))
 
 

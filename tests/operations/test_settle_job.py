@@ -258,7 +258,7 @@ def test_killed_between_its_video_and_its_charge_the_next_worker_finishes_it(wor
         token = claim(engine, job.job_id)
         child = FORKED.Process(target=give_and_die, args=(world.address, world.clip, job.job_id, token, point))
         child.start()
-        child.join(60)
+        child.join(240)
         assert child.exitcode == -signal.SIGKILL, point
         assert balances(engine, "ann")[1] == job.price_microusd
     done = give(world, grant, job.job_id, claim(engine, job.job_id))

@@ -37,7 +37,7 @@ class Post:
         self.engine, self.double, self.clock = engine, double, clock
         double.reset()
         double.clock = clock.monotonic
-        bot = Bot(slack.TOKEN, slack.CHANNEL, double.api_url, timeout_seconds=1)
+        bot = Bot(slack.TOKEN, slack.CHANNEL, double.api_url, timeout_seconds=5)
         self.sinks = Sinks(bot, second_sink.Webhook(double.second_url))
 
     def beat(self, flow: str) -> None:

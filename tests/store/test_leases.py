@@ -87,7 +87,7 @@ def test_of_eight_processes_one_gets_each_name(engine: sa.Engine) -> None:
     rivals = [FORKED.Process(target=compete, args=(url, str(number), barrier, granted)) for number in range(8)]
     for rival in rivals:
         rival.start()
-    won = [grant for _ in rivals for grant in granted.get(timeout=60)]
+    won = [grant for _ in rivals for grant in granted.get(timeout=240)]
     for rival in rivals:
         rival.join()
     assert sorted(grant.name for grant in won) == sorted(NAMES)
