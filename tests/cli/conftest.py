@@ -1,6 +1,7 @@
 """Fixtures of the command's tests: the command itself, on a store and a bucket prefix of each test's own."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def ask(reelkeeper: Run) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def one_video(reelkeeper: Run, tiny_clip: Path) -> str:
+def one_video(reelkeeper: Run, configured: Settings, migrated_file: Path, tiny_clip: Path) -> str:
     """A video of ann's, stored by the command itself; returns its id."""
+    configured.state_dir.mkdir(parents=True)
+    shutil.copyfile(migrated_file, configured.state_dir / "store.sqlite3")
     reelkeeper("videos", "add", tiny_clip, "--user", "ann", "--video", "v1", "--created-at", "2026-01-01")
     return "v1"
