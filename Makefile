@@ -19,7 +19,7 @@ demo: $(STAMP)          ## the main job on real videos, in a folder to look at
 	$(BIN)/reelkeeper demo
 
 test: $(STAMP)          ## everything a change must keep true, in under ten minutes
-	$(BIN)/pytest -m "not long" $(TWO) --dist loadgroup
+	$(BIN)/pytest -m "not long" $(TWO) --dist loadfile
 
 test-long: $(STAMP)     ## the long kills, soaks and quality runs, and many more examples for every property
 	$(BIN)/pytest -m "hypothesis and not long" --hypothesis-profile thorough $(TWO) --dist worksteal

@@ -4,6 +4,8 @@ import os
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads for small matrices only wait for each other: twice the CPU
 os.environ["COLUMNS"] = "100"  # as wide as where there is no terminal: pytest-xdist says 80
@@ -24,14 +26,21 @@ settings.register_profile("thorough", deadline=None, max_examples=500)
 settings.load_profile("quick")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what shares fixtures in one process of `make test`; give long tests their time where they do not say it.
+class _Together(LoadFileScheduling):  # type: ignore[misc]  # its package ships no types
+    """A file of tests stays in one process, and so do all the flows: a Prefect server takes 12 s of CPU to start."""
 
-    A file stays together, and so do all the flows: a Prefect server takes 12 s of CPU to start.
-    """
+    def _split_scope(self, nodeid: str) -> str:
+        return "flows" if nodeid.startswith("tests/flows/") else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    """Have `--dist loadfile`, as in `make test`, keep together what shares fixtures."""
+    return _Together(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give what is marked long the time that it is marked for, where it does not say how much."""
     for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("flows" if file.startswith("tests/flows/") else file))
         if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(1200))
