@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv-peers/.installed
+FOREIGN := .venv-foreign/.installed
 TWO := --numprocesses 2   # two tests at a time; each worker has servers of its own
 
 .PHONY: demo test test-long test-soak check docs fmt bench lock clean
@@ -21,7 +22,7 @@ demo: $(STAMP)          ## the main job on real videos, in a folder to look at
 test: $(STAMP)          ## everything a change must keep true, in under ten minutes
 	$(BIN)/pytest -m "not long" $(TWO) --dist loadfile
 
-test-long: $(STAMP)     ## the long kills, soaks and quality runs, and many more examples for every property
+test-long: $(STAMP) $(FOREIGN) ## the long kills, soaks and quality runs, and many more examples for every property
 	$(BIN)/pytest -m "hypothesis and not long" --hypothesis-profile thorough $(TWO) --dist worksteal
 	$(BIN)/pytest -m "long and not soak" $(TWO) --dist worksteal
 
@@ -49,6 +50,11 @@ $(PEERS): bench/forecast-peers.lock
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
 	touch $@
 
+$(FOREIGN): tests/foreign-s3.lock
+	$(PYTHON) -m venv .venv-foreign
+	.venv-foreign/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
+	touch $@
+
 lock:                   ## compile the lock anew (uv is used for this alone)
 	$(PYTHON) -m venv .lockenv && .lockenv/bin/pip install --quiet uv
 	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -59,7 +65,9 @@ lock:                   ## compile the lock anew (uv is used for this alone)
 	  --no-emit-index-url --no-header --group build -c requirements.lock -o docker/build.lock
 	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header bench/forecast-peers.in -o bench/forecast-peers.lock
+	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header tests/foreign-s3.in -o tests/foreign-s3.lock
 	rm -rf .lockenv
 
 clean:
-	rm -rf .venv .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-peers .venv-foreign build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
