@@ -25,7 +25,7 @@ from tests.operations.desk import ask, fox
 QUICK = {
     "connections": 40,
     "head_seconds": 1.5,
-    "body_seconds": 1.5,
+    "body_seconds": 6.0,  # seven clients begin within it, on a busy machine too
     "send_seconds": 1.5,
     "streams_of_token": 3,
     "streams_at_once": 5,
@@ -35,7 +35,7 @@ QUICK = {
     "requests_at_once": 8,
     "wait_seconds": 0.5,
 }
-LATE = 15.0  # seconds that nothing here takes, on a busy machine either
+LATE = 60.0  # seconds that nothing here takes, on a busy machine either
 
 
 @pytest.fixture

@@ -41,8 +41,8 @@ from tests.jobs import made, waiting
 POLICY = KeepingPolicy()
 FOREVER = {
     *("accounts", "api_tokens", "audit_events", "blobs", "cache_entries", "cache_ghosts", "charges", "controls"),
-    *("credit_holds", "deployment", "entries", "heartbeats", "holds", "leases", "orphans", "storage_accounts"),
-    *("spend_days", "transfers", "users", "videos", "view_days"),
+    *("credit_holds", "deployment", "entries", "heartbeats", "holds", "key_owners", "leases", "orphans"),
+    *("spend_days", "storage_accounts", "transfers", "users", "videos", "view_days"),
 }
 
 
