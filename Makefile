@@ -60,7 +60,12 @@ lock:                   ## compile the lock anew (uv is used for this alone)
 	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --all-extras --group dev pyproject.toml -o requirements.lock
 	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header --all-extras -c requirements.lock pyproject.toml -o docker/requirements.lock
+	  --no-emit-index-url --no-header --extra redis -c requirements.lock pyproject.toml -o docker/requirements.lock
+	for extra in dask kubernetes; do \
+	  .lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --extra $$extra -c requirements.lock \
+	    $$(sed -n 's/^\([a-z0-9-]*\).*==.*/--no-emit-package \1/p' docker/requirements.lock) pyproject.toml \
+	    -o docker/$$extra.lock || exit 1; done
 	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --group build -c requirements.lock -o docker/build.lock
 	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,10 +10,14 @@ import yaml
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "docker"
+VERSION: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 DOCKERFILE: Final = (FOLDER / "Dockerfile").read_text()
-COMPOSE: Final[dict[str, Any]] = yaml.safe_load((FOLDER / "compose.yaml").read_text())
+_WRITTEN: Final = (FOLDER / "compose.yaml").read_text()
+COMPOSE: Final[dict[str, Any]] = yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", _WRITTEN))  # no variable is set
+PYTHON_IMAGE: Final = re.findall(r"^ARG PYTHON_IMAGE=(\S+)", DOCKERFILE, re.MULTILINE)[0]
 SERVICES: Final[dict[str, dict[str, Any]]] = COMPOSE["services"]
 ONCE: Final = {name for name, service in SERVICES.items() if service["restart"] == "no"}
+FLOWS: Final = {path.stem.replace("_", "-") for path in (ROOT / "flows").glob("[a-z]*.py")}
 OURS: Final = {name for name, service in SERVICES.items() if service["image"].startswith("reelkeeper:")}
 
 

@@ -105,6 +105,12 @@ def test_each_container_gets_only_the_secrets_that_it_needs() -> None:
         assert granted[name] == {"prefect_database_password", "prefect_auth"}
 
 
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - ONCE))
+def test_podman_asks_a_healthcheck_as_docker_does(name: str) -> None:
+    kind, *words = SERVICES[name]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL" or not [word for word in words if " " in word], "podman splits words at spaces"
+
+
 def test_prefect_forgets_as_it_does_wherever_we_start_it() -> None:
     for name in ("prefect-api", "prefect-services"):
         assert SERVER.items() <= (image_environment() | SERVICES[name]["environment"]).items()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.docker.image import DOCKERFILE, FOLDER, ROOT, instructions
+from tests.docker.image import COMPOSE, DOCKERFILE, FOLDER, PYTHON_IMAGE, ROOT, VERSION, instructions
 
 LOCK = (FOLDER / "requirements.lock").read_text()
+EXTRAS = [(FOLDER / f"{extra}.lock").read_text() for extra in ("dask", "kubernetes")]
 
 
 def test_hadolint_finds_nothing() -> None:
@@ -25,9 +26,10 @@ def test_hadolint_finds_nothing() -> None:
 
 def test_the_base_is_one_exact_version_in_both_stages() -> None:
     bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
-    assert len(bases) == 2
-    assert len(set(bases)) == 1
-    assert re.fullmatch(r"python:3\.11\.\d+-slim-trixie(@sha256:[0-9a-f]{64})?", bases[0])
+    assert bases == ["${PYTHON_IMAGE}"] * 2
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-trixie(@sha256:[0-9a-f]{64})?", PYTHON_IMAGE)
+    assert COMPOSE["x-ours"]["build"]["args"]["PYTHON_IMAGE"] == PYTHON_IMAGE
+    assert f"\nARG VERSION={VERSION}\n" in DOCKERFILE
 
 
 def test_it_runs_as_nobody_on_this_host_and_gets_the_signals() -> None:
@@ -39,7 +41,7 @@ def test_it_runs_as_nobody_on_this_host_and_gets_the_signals() -> None:
 
 def test_what_pip_downloads_is_a_wheel_with_a_hash() -> None:
     installs = [
-        part for word, rest in instructions(1) if word == "RUN" for part in rest.split("&&") if "pip install" in part
+        part for word, rest in instructions(-2) if word == "RUN" for part in rest.split("&&") if "pip install" in part
     ]
     assert len(installs) == 3
     for install in installs:
@@ -51,6 +53,9 @@ def test_what_is_shipped_is_what_was_tested() -> None:
     locked, tested = pinned(LOCK), pinned((ROOT / "requirements.lock").read_text())
     assert len(locked) > 100
     assert locked <= tested
+    for extra in EXTRAS:
+        assert pinned(extra) <= tested
+        assert not pinned(extra) & locked, "what is in the image anyway stands in requirements.lock alone"
     assert {f"{name}=={version(name)}" for name in ("prefect", "prefect-redis", "sqlalchemy")} <= locked
 
 
@@ -68,17 +73,17 @@ def test_only_what_is_named_gets_near_a_layer() -> None:
     first, *named = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert first == "*"
     kept = [line.removeprefix("!") for line in named if line.startswith("!")]
-    assert not [path for path in kept if not (ROOT / path).exists()]
+    assert not [path for path in kept if not list(ROOT.glob(path))]
     sources = [
         source
-        for stage in (1, 2)
+        for stage in (-2, -1)
         for word, rest in instructions(stage)
         if word == "COPY"
         for source in sources_of(rest)
     ]
     assert sources
     for source in sources:
-        assert any(Path(source).is_relative_to(path) for path in kept), (
+        assert any(Path(source).is_relative_to(path) or Path(source).match(path) for path in kept), (
             f"{source} is copied, but .dockerignore hides it"
         )
 
