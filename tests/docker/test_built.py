@@ -1,0 +1,82 @@
+"""The image as it is built: small, labelled, under two versions of Python; what must fail to build or start does."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from reelkeeper.adapters.seaweed import Endpoint
+from tests.docker.engine import EngineError, inspect, run
+from tests.docker.image import PYTHON_IMAGE, ROOT, VERSION
+from tests.docker.images import DEBIANS_PYTHON, build, built, commit
+from tests.docker.stack import faults, stack
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
+MOST_BYTES = 700_000_000
+NOWHERE = Endpoint("http://127.0.0.1:1", "none", "none")
+AS_COMPOSE = ("podman", "run", "--rm", "--read-only", "--cap-drop=ALL", "--tmpfs=/tmp", "--network=none")
+
+
+def test_it_is_small_and_says_what_it_is() -> None:
+    image = inspect("image", built())
+    over_its_base = image["Size"] - inspect("image", f"docker.io/library/{PYTHON_IMAGE}")["Size"]
+    assert over_its_base <= MOST_BYTES
+    assert image["Config"]["Labels"]["org.opencontainers.image.version"] == VERSION
+    assert image["Config"]["Labels"]["org.opencontainers.image.revision"] == commit()
+    assert image["Config"]["User"] == "10001:10001"
+
+
+def test_it_is_built_and_runs_under_the_python_of_debian() -> None:
+    name = "localhost/reelkeeper:python3.13"
+    build(name, PYTHON_IMAGE=DEBIANS_PYTHON)
+    assert run(*AS_COMPOSE, name, "python", "--version").stdout.startswith("Python 3.13")
+    said = run(*AS_COMPOSE, "--tmpfs=/var/lib/reelkeeper:mode=1777", name, "sh", "-ec", SETTLED).stdout
+    assert "media tools" in said
+
+
+SETTLED = "reelkeeper db upgrade && reelkeeper doctor --json"
+
+
+def test_a_lock_that_lacks_a_wheel_builds_no_image(tmp_path: Path) -> None:
+    tree = planted(tmp_path)
+    lock = tree / "docker" / "requirements.lock"
+    lock.write_text(re.sub(r"^jmespath==(.*\n)(?:    .*\n)+", "", lock.read_text(), flags=re.MULTILINE))
+    with pytest.raises(EngineError, match=r"requires jmespath, which is not installed"):
+        build("localhost/reelkeeper:planted", tree)
+
+
+def planted(folder: Path) -> Path:
+    """Copy what a build sees, for a test to spoil."""
+    tree = folder / "tree"
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        for source in ROOT.glob(line.removeprefix("!")) if line.startswith("!") else ():
+            target = tree / source.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, target)
+    shutil.copy(ROOT / ".dockerignore", tree)
+    shutil.copy(ROOT / "docker" / "Dockerfile", tree / "docker")
+    return tree
+
+
+def test_a_wrong_healthcheck_and_a_root_that_can_be_written_are_found() -> None:
+    built()  # makes the base images, too
+    with stack(NOWHERE) as made:
+        file = made.folder / "compose.yaml"
+        right = file.read_text()
+        made.up("redis")
+        (redis,) = made.containers()["redis"]
+        assert faults(redis) == []
+
+        file.write_text(right.replace("read_only: true", "read_only: false"))
+        made.up("redis")
+        (redis,) = made.containers()["redis"]
+        assert faults(redis) == ["its root can be written"]
+
+        file.write_text(right.replace("grep -q PONG", "grep -q PANG"))
+        made.compose("up", "--detach", "--no-build", "redis")
+        with pytest.raises(AssertionError, match=r"starting|unhealthy"):
+            made.wait(seconds=20)

@@ -1,0 +1,110 @@
+"""An update as a user makes it: the containers of an earlier release, with their data, under the new image."""
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reelkeeper.adapters.seaweed import Endpoint
+from tests.clips import cut
+from tests.docker.engine import podman, run
+from tests.docker.image import ROOT
+from tests.docker.images import build, built
+from tests.docker.stack import BUCKET, Prefect, Stack, bucket, outside, stack
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
+EARLIER = "4ec30ad"  # the last release of the first edition
+OLD_IMAGE = f"docker.io/library/reelkeeper:{EARLIER}"
+ANOTHER_SCHEMA = 7  # the exit code
+MIGRATED = ("postgres", "bootstrap")
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> Iterator[Endpoint]:
+    with outside(tmp_path / "s3") as at:
+        yield at
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    """The tree of the earlier release. Its Dockerfile, which could not be built, is mended in the line that failed."""
+    tree = tmp_path / EARLIER
+    whole = tmp_path / "tree.tar"
+    said = run("git", "-C", str(ROOT), "archive", f"--output={whole}", EARLIER, check=False)
+    assert said.returncode == 0, f"this clone has no {EARLIER}: it needs its history (git fetch --unshallow)"
+    with tarfile.open(whole) as archive:
+        archive.extractall(tree, filter="data")
+    file = tree / "docker" / "Dockerfile"
+    mended, times = re.subn(r"compileall -q", r"compileall -q -x '/whenever/_typing_312[.]py$'", file.read_text())
+    assert times == 1
+    file.write_text(mended)
+    return tree
+
+
+def test_an_update_migrates_once_and_old_workers_refuse(earlier: Path, objects: Endpoint, tmp_path: Path) -> None:
+    new = built()
+    build(OLD_IMAGE, earlier)
+    with stack(objects) as made:
+        install_earlier(made, earlier)
+        made.up("worker")
+        before, old_schema = catalogue(made, tmp_path), schema(made)
+
+        made.install()
+        made.compose("up", "--detach", "--no-build", "--no-deps", "bootstrap")  # the old worker is still there
+        assert podman("wait", made.containers()["bootstrap"][0]["Id"]).strip() == "0"
+        new_schema = schema(made)
+        if old_schema == new_schema:
+            pytest.skip(f"no migration since {EARLIER}")
+        refused = run(*as_worker(made, OLD_IMAGE), "reelkeeper", "worker", "default", check=False)
+        assert refused.returncode == ANOTHER_SCHEMA, refused.stdout
+        assert schema(made) == new_schema
+
+        made.up("worker")
+        assert {one["ImageName"] for one in made.containers()["worker"]} == {new}
+        assert json.loads(made.execute("worker", "reelkeeper", "videos", "--json")) == before
+        made.execute("worker", "reelkeeper", "audit", "verify")
+        with Prefect(made) as prefect:
+            prefect.finish("sync-catalog", 900, dry_run=False)
+
+
+def install_earlier(made: Stack, tree: Path) -> None:
+    """Put the earlier release in place: with this test's ports, and mended where it could not run under podman."""
+    made.install(tree)
+    file = made.folder / "compose.yaml"
+    text = re.sub(r"image: reelkeeper:\S+", f"image: {OLD_IMAGE}", file.read_text())
+    text = re.sub(r'\[CMD, python, -c, "([^"]+)"\]', r'[CMD-SHELL, "python -c \\"\1\\""]', text)
+    text = text.replace("command: [redis-server,", 'command: [redis-server, --protected-mode, "no",')
+    for name, port in {"PREFECT_PORT": "4200", "API_PORT": "8787"}.items():
+        text = text.replace(f"127.0.0.1:{port}:", f"127.0.0.1:{made.ports[name]}:")
+    file.write_text(text)
+
+
+def catalogue(made: Stack, folder: Path) -> object:
+    """Let the old worker adopt a clip; give what the old program says of it."""
+    clip = cut("bikes", folder / "bikes.mp4", start=1, seconds=1, encoder="-preset veryfast -crf 20")
+    bucket(made.objects).upload_file(str(clip), BUCKET, "videos/ann/bikes.mp4")
+    with Prefect(made) as prefect:
+        prefect.finish("sync-catalog", 900, dry_run=False)
+    found = json.loads(made.execute("worker", "reelkeeper", "videos", "--json"))
+    assert len(found) == 1
+    return found
+
+
+def schema(made: Stack) -> str:
+    """Give the revision of the store's schema, which is one row."""
+    ask = ("psql", "--username=postgres", "--dbname=reelkeeper", "--tuples-only", "--no-align", "--no-psqlrc")
+    rows = made.execute("postgres", *ask, "--command=SELECT version_num FROM alembic_version").split()
+    assert len(rows) == 1
+    return rows[0]
+
+
+def as_worker(made: Stack, image: str) -> list[str]:
+    """Give what runs a command of an image where the worker is: its networks, its settings, its secrets."""
+    (worker, *_) = made.containers()["worker"]
+    networks = [f"--network={name}" for name in worker["NetworkSettings"]["Networks"]]
+    environment = [f"--env={one}" for one in worker["Config"]["Env"] if not one.startswith(("PATH=", "HOSTNAME="))]
+    mounts = [f"--volume={one['Source']}:{one['Destination']}:ro" for one in worker["Mounts"] if one["Type"] == "bind"]
+    return ["podman", "run", "--rm", "--read-only", "--tmpfs=/tmp", *networks, *environment, *mounts, image]
