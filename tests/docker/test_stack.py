@@ -176,7 +176,8 @@ def a_job_of_a_cluster_runs(made: Stack, prefect: Prefect, image: str) -> None:
     user = pod["securityContext"]
     folder = made.folder / "secrets"
     said = run(
-        *("podman", "run", "--rm", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
+        *("podman", "run", "--rm", "--timeout=280", "--read-only", "--cap-drop=ALL"),
+        "--security-opt=no-new-privileges",
         *(f"--user={user['runAsUser']}:{user['runAsGroup']}", "--tmpfs=/tmp", "--volume=/var/lib/reelkeeper"),
         *(f"--network={made.project}_{name}" for name in ("prefect", "stores", "outside")),
         f"--env-file={made.folder / 'reelkeeper.env'}",

@@ -10,16 +10,15 @@ import pytest
 
 from reelkeeper.adapters.seaweed import Endpoint
 from tests.clips import cut
-from tests.docker.engine import podman, run
+from tests.docker.engine import podman, run, until
 from tests.docker.image import ROOT
 from tests.docker.images import build, built
-from tests.docker.stack import BUCKET, Prefect, Stack, bucket, outside, stack
+from tests.docker.stack import BUCKET, OVER, Prefect, Stack, bucket, outside, stack
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 EARLIER = "4ec30ad"  # the last release of the first edition
 OLD_IMAGE = f"docker.io/library/reelkeeper:{EARLIER}"
 ANOTHER_SCHEMA = 7  # the exit code
-MIGRATED = ("postgres", "bootstrap")
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def earlier(tmp_path: Path) -> Path:
     return tree
 
 
-def test_an_update_migrates_once_and_old_workers_refuse(earlier: Path, objects: Endpoint, tmp_path: Path) -> None:
+def test_an_update_migrates_once_and_old_programs_refuse(earlier: Path, objects: Endpoint, tmp_path: Path) -> None:
     new = built()
     build(OLD_IMAGE, earlier)
     with stack(objects) as made:
@@ -58,8 +57,13 @@ def test_an_update_migrates_once_and_old_workers_refuse(earlier: Path, objects: 
         new_schema = schema(made)
         if old_schema == new_schema:
             pytest.skip(f"no migration since {EARLIER}")
-        refused = run(*as_worker(made, OLD_IMAGE), "reelkeeper", "worker", "default", check=False)
-        assert refused.returncode == ANOTHER_SCHEMA, refused.stdout
+        for command in (("status",), ("run", "sync_catalog"), ("db", "upgrade")):
+            refused = run(*as_worker(made, OLD_IMAGE), "reelkeeper", *command, check=False)
+            assert refused.returncode == ANOTHER_SCHEMA, refused.stdout + refused.stderr
+        with Prefect(made) as prefect:  # the old worker still takes runs: each fails before it changes anything
+            begun = prefect.begin("sync-catalog", {"dry_run": False})
+            until(lambda: prefect.state(begun) in OVER, 900, "a run of the old worker ends")
+            assert prefect.state(begun) == "FAILED", prefect.logs(begun)
         assert schema(made) == new_schema
 
         made.up("worker")
@@ -107,4 +111,15 @@ def as_worker(made: Stack, image: str) -> list[str]:
     networks = [f"--network={name}" for name in worker["NetworkSettings"]["Networks"]]
     environment = [f"--env={one}" for one in worker["Config"]["Env"] if not one.startswith(("PATH=", "HOSTNAME="))]
     mounts = [f"--volume={one['Source']}:{one['Destination']}:ro" for one in worker["Mounts"] if one["Type"] == "bind"]
-    return ["podman", "run", "--rm", "--read-only", "--tmpfs=/tmp", *networks, *environment, *mounts, image]
+    return [
+        "podman",
+        "run",
+        "--rm",
+        "--timeout=100",
+        "--read-only",
+        "--tmpfs=/tmp",
+        *networks,
+        *environment,
+        *mounts,
+        image,
+    ]
