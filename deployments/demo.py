@@ -28,8 +28,8 @@ from reelkeeper.store import imports
 from reelkeeper.store.engine import transaction
 from reelkeeper.store.tables import blobs, videos
 
-_GRACE_DAYS = 7
-_VIEWED_DAYS_AGO = 12
+_GRACE_DAYS = Grace().service_days  # the videos' keys are the service's
+_VIEWED_DAYS_AGO = 16  # longer than the grace: what was viewed since is kept
 _WINDOW_DAYS = 30
 
 

@@ -106,27 +106,29 @@ def kill(scene: Scene, process: subprocess.Popen[str]) -> None:
         session.execute(sa.update(leases).where(its_own).values(expires_at=LONG_AGO))
 
 
-def seconds_of(scene: Scene, count: int) -> float:
-    """Let so many workers compress everything; gives the seconds from the claim of the plan to the last swap."""
+def seconds_of(scene: Scene, count: int) -> tuple[float, bool]:
+    """Let `count` workers compress everything; return the seconds from the plan's claim to the last swap, and whether
+    each of them had a share: on a busy machine, one may begin when all is done.
+    """
     with workers("tier_storage", *["transcode_videos"] * (count - 1)) as processes:
         told, *helped = [ended(process) for process in processes]
     assert sorted(swapped(scene)) == [f"cold{number:02}" for number in range(VIDEOS)]
     assert told["done"] == {"compressed": VIDEOS}
     assert {one["plan_id"] for one in helped} <= {told["plan_id"]}
-    assert all(1 <= one["done"]["compressed"] < VIDEOS for one in helped)
+    shared = all(1 <= one["done"].get("compressed", 0) < VIDEOS for one in helped)
     scene.world.check()
     with reading(scene.engine) as session:
         last = session.execute(sa.select(sa.func.max(operations.c.updated_at))).scalar_one()
-    return float((last - scene.last_plan().applied_at).total_seconds())
+    return float((last - scene.last_plan().applied_at).total_seconds()), shared
 
 
 def test_four_workers_compress_each_video_once_and_sooner_than_one(make_backlog: MakeScene) -> None:
-    for _ in range(2):  # others at work on this machine may slow one of the two down
-        one, four = (seconds_of(make_backlog(), count) for count in (1, 4))
+    for _ in range(3):  # others at work on this machine may slow one of the two down
+        (one, _), (four, shared) = (seconds_of(make_backlog(), count) for count in (1, 4))
         sys.stdout.write(f"4 workers: {four:.1f} s, one: {one:.1f} s, {one / four:.2f} times as fast\n")
-        if four < one:
+        if four < one and shared:
             return
-    pytest.fail(f"four workers were slower than one, twice: {four:.1f} s and {one:.1f} s")
+    pytest.fail(f"three times, four workers were slower than one, or one had no share: {four:.1f} s and {one:.1f} s")
 
 
 def test_two_of_four_workers_are_killed_the_run_itself_among_them_and_the_others_end_its_plan(
