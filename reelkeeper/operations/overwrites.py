@@ -39,8 +39,8 @@ def take_uploads(
     run_id: str,
     grace: Grace,
     claim_token: int | None = None,
-) -> list[str]:
-    """Make the objects `found` at the keys of blobs their videos' present bytes; return the ids of the videos.
+) -> None:
+    """Make the objects `found` at the keys of blobs their videos' present bytes.
 
     `found` holds the id of each blob and what stands at its key. Rows that are as recorded by now, that Reelkeeper
     made, or that another purge than that of `claim_token` has claimed are left alone. A video begins its life anew:
@@ -49,16 +49,19 @@ def take_uploads(
     """
     overwritten = _overwritten(session, dict(found), claim_token)
     if not overwritten:
-        return []
+        return
     video_ids = [one.video_id for one in overwritten]
     session.execute(
         sa.update(blobs)
         .where(blobs.c.id.in_([one.blob_id for one in overwritten]))
         .values(
-            state=BlobState.GONE, retire_reason="overwritten by the service", claimed_at=None, claim_token=None,
+            state=BlobState.GONE,
+            retire_reason="overwritten by the service",
+            claimed_at=None,
+            claim_token=None,
             run_id=run_id,
         )
-    )  # fmt: skip
+    )
     with quotas.counted(session, videos.c.id.in_(video_ids)):
         at = now(session)
         new_ids = [_publish(session, one, at, run_id=run_id, grace=grace) for one in overwritten]
@@ -77,7 +80,6 @@ def take_uploads(
             for one, new_id in zip(overwritten, new_ids, strict=True)
         ],
     )
-    return video_ids
 
 
 def _overwritten(session: Session, found: dict[int, StoredObject], claim_token: int | None) -> list[Overwritten]:

@@ -1,4 +1,4 @@
-"""What Reelkeeper relies on in a bucket, as checks that run against any: the one definition of that contract.
+"""The contract between Reelkeeper and a bucket, as checks that run against any bucket: its one definition.
 
 Each check works in a scratch prefix of its own, `{prefix}.contract-<16 hex digits>/`, through a `Bucket` that can reach
 nothing else, so it is safe on a bucket in production: nothing of anybody else's is read, written or deleted, and the
@@ -26,7 +26,7 @@ ABANDONED_AFTER: Final = timedelta(hours=1)  # a scratch prefix that old belongs
 
 
 class Result(NamedTuple):
-    """What came of one check."""
+    """Hold the result of one check: whether it passed, and what was seen."""
 
     check: str
     passed: bool
