@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -14,6 +13,7 @@ from httpx import Response
 
 from reelkeeper.api.app import create_app
 from reelkeeper.api.backing import Backing
+from reelkeeper.api.following import Following
 from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations import freeze, ledger, settle_job, tokens
@@ -121,15 +121,30 @@ def test_a_job_at_work_is_asked_to_stop(client: TestClient, world: World) -> Non
 
 
 def test_a_job_is_followed_until_it_ends(client: TestClient, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, look = threading.Semaphore(0), Following._look
+
+    def counted(following: Following, due: set[str], before: dict[str, object]) -> object:
+        found = look(following, due, before)
+        looks.release()
+        return found
+
+    def await_a_look() -> None:
+        """Wait for a look that began after this call: the one after that which may be under way."""
+        while looks.acquire(blocking=False):
+            pass
+        assert looks.acquire(timeout=30)
+        assert looks.acquire(timeout=30)
+
+    monkeypatch.setattr(Following, "_look", counted)
     monkeypatch.setattr("reelkeeper.api.following.LOOK_SECONDS", 0.02)
     job_id = queued(client)
 
     def work() -> None:
-        time.sleep(0.2)
+        await_a_look()
         token = claim(world.depot.engine, job_id)
         with transaction(world.depot.engine, "test") as session:
             session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(progress=0.5))
-        time.sleep(0.5)
+        await_a_look()
         make(world.depot.engine, job_id)
         settle_job.succeed(world.depot.engine, job_id, token, run_id="run")
 
