@@ -25,10 +25,10 @@ from bench.s3.stopwatch import Spent, spent
 from reelkeeper.adapters.listing import PAGE_KEYS
 from reelkeeper.adapters.seaweed import Endpoint
 from reelkeeper.model import BlobState, StoredObject, VideoState
-from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.survey import survey
-from reelkeeper.store.engine import open_engine, transaction
-from reelkeeper.store.schema import upgrade
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.sync.survey import survey
+from reelkeeper.store.core.engine import open_engine, transaction
+from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.tables import blobs, users, videos
 from tests.buckets import bare_boto3
 

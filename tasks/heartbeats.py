@@ -5,11 +5,12 @@ from typing import Any
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flows import Flow
 
-from reelkeeper.operations import alerts, heartbeat
-from reelkeeper.rules import runs
-from reelkeeper.rules.cadence import CADENCES
+from reelkeeper.operations.alerts import alerts
+from reelkeeper.operations.health import heartbeat
+from reelkeeper.rules.alerts import runs
+from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.settings import settings
-from reelkeeper.store.opening import open_store
+from reelkeeper.store.core.opening import open_store
 
 
 def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:

@@ -11,11 +11,12 @@ from sqlalchemy.engine import Engine
 from reelkeeper.errors import LeaseLost
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.model.performance import Ended
-from reelkeeper.rules.concurrency import ConcurrencyPolicy
-from reelkeeper.rules.steering import Steered, Tuned, TuningReport, explain, since
-from reelkeeper.store import limits, performance
-from reelkeeper.store.engine import reading, transaction
-from reelkeeper.store.limits import Kept
+from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
+from reelkeeper.rules.jobs.steering import Steered, Tuned, TuningReport, explain, since
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.health import performance
+from reelkeeper.store.jobs import limits
+from reelkeeper.store.jobs.limits import Kept
 
 FLOW = "tune_concurrency"
 

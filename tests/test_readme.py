@@ -9,24 +9,24 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from reelkeeper import errors
-from reelkeeper.rules.access import AccessPolicy
-from reelkeeper.rules.admission import AdmissionPolicy
-from reelkeeper.rules.alerting import AlertPolicy
-from reelkeeper.rules.anomaly import AnomalyPolicy
-from reelkeeper.rules.attempts import AttemptPolicy
-from reelkeeper.rules.budget import BudgetPolicy
-from reelkeeper.rules.concurrency import ConcurrencyPolicy
-from reelkeeper.rules.dispatch import DispatchPolicy
-from reelkeeper.rules.guard import BlastRadius
-from reelkeeper.rules.keeping import KeepingPolicy
-from reelkeeper.rules.lifecycle import FLOW_RULES, LifecyclePolicy
-from reelkeeper.rules.performance import PerformancePolicy
-from reelkeeper.rules.pruning import PrunePolicy
-from reelkeeper.rules.quota import QuotaPolicy
-from reelkeeper.rules.quote import PriceBook
-from reelkeeper.rules.savings import SavingsPolicy
-from reelkeeper.rules.transcode import Acceptance, Recipe
-from reelkeeper.rules.wording import SENTENCES
+from reelkeeper.rules.alerts.alerting import AlertPolicy
+from reelkeeper.rules.billing.quota import QuotaPolicy
+from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.core.access import AccessPolicy
+from reelkeeper.rules.core.wording import SENTENCES
+from reelkeeper.rules.health.performance import PerformancePolicy
+from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.rules.jobs.attempts import AttemptPolicy
+from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy
+from reelkeeper.rules.jobs.pruning import PrunePolicy
+from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.rules.lifecycle.keeping import KeepingPolicy
+from reelkeeper.rules.lifecycle.lifecycle import FLOW_RULES, LifecyclePolicy
+from reelkeeper.rules.lifecycle.savings import SavingsPolicy
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
+from reelkeeper.rules.spend.anomaly import AnomalyPolicy
+from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.settings import Settings
 
 ROOT = Path(__file__).parent.parent

@@ -16,11 +16,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from sqlalchemy.engine import Engine
 
-from reelkeeper.operations.status import Money, Status, gather
-from reelkeeper.rules.budget import BudgetPolicy
-from reelkeeper.rules.tariff import class_of
-from reelkeeper.store import extent, usage
-from reelkeeper.store.engine import now, reading
+from reelkeeper.operations.health.status import Money, Status, gather
+from reelkeeper.rules.billing.tariff import class_of
+from reelkeeper.rules.spend.budget import BudgetPolicy
+from reelkeeper.store.billing import usage
+from reelkeeper.store.core import extent
+from reelkeeper.store.core.engine import now, reading
 
 KEPT_SECONDS: Final = 300.0  # figures that add much up are asked so seldom; they change with the hourly flows
 _NANO: Final = Decimal(10**9)

@@ -10,7 +10,7 @@ import pytest
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import NotAVideo
 from reelkeeper.model import Media, Quality
-from reelkeeper.rules.transcode import Acceptance, Recipe, accept, skip
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, accept, skip
 from tests.clips import MakeClip, tool
 
 HDR = ("-color_primaries", "bt2020", "-color_trc", "smpte2084", "-colorspace", "bt2020nc", "-color_range", "tv")

@@ -6,10 +6,10 @@ import pytest
 
 from reelkeeper.api.routes.hooks import RUNS_PATH
 from reelkeeper.model.access import Scope
-from reelkeeper.operations.alerts import observe
-from reelkeeper.rules import runs
-from reelkeeper.store import alerts, outbox
-from reelkeeper.store.engine import reading
+from reelkeeper.operations.alerts.alerts import observe
+from reelkeeper.rules.alerts import runs
+from reelkeeper.store.alerts import alerts, outbox
+from reelkeeper.store.core.engine import reading
 from tests.api.answers import problem
 from tests.api.conftest import NewClient
 from tests.faults.world import World

@@ -6,8 +6,8 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.adapters.r2 import Bucket
-from reelkeeper.operations.depot import Depot
-from reelkeeper.rules.quote import PriceBook
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.settings import Settings
 from tasks import usage
 

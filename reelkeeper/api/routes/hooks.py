@@ -14,10 +14,10 @@ from reelkeeper.adapters.generator import webhook
 from reelkeeper.api.backing import Stands, needs
 from reelkeeper.api.load import WRITE, Loaded
 from reelkeeper.model.access import Scope
-from reelkeeper.operations.alerts import observe
-from reelkeeper.operations.claim import look_soon
-from reelkeeper.rules import runs
-from reelkeeper.rules.runs import Trouble
+from reelkeeper.operations.alerts.alerts import observe
+from reelkeeper.operations.jobs.claim import look_soon
+from reelkeeper.rules.alerts import runs
+from reelkeeper.rules.alerts.runs import Trouble
 from reelkeeper.settings import settings
 
 PATH: Final = "/hooks/generator"
