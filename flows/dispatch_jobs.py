@@ -6,8 +6,7 @@ from prefect import flow
 from pydantic import Field
 
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
-from reelkeeper.rules.jobs.dispatch import DispatchPolicy
-from reelkeeper.rules.jobs.dispatch_report import DispatchReport
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
 from tasks import depots, heartbeats, jobs, runs
 from tasks.parameters import DryRun, Says
 

@@ -10,8 +10,7 @@ from sqlalchemy.engine import Engine
 from reelkeeper.model.alerts import Finding
 from reelkeeper.operations.alerts import alerts, outbox
 from reelkeeper.operations.alerts.alerts import Observed
-from reelkeeper.operations.alerts.outbox import Delivered
-from reelkeeper.operations.alerts.sinks import configured_sinks
+from reelkeeper.operations.alerts.outbox import Delivered, configured_sinks
 from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.lifecycle.report import DeliveryReport
 from reelkeeper.settings import settings

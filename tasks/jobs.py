@@ -21,12 +21,11 @@ from reelkeeper.operations.videos import images
 from reelkeeper.private_files import make_folder
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
-from reelkeeper.rules.jobs.dispatch import DispatchPolicy
-from reelkeeper.rules.jobs.dispatch_report import DispatchReport
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
 from reelkeeper.settings import settings
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.jobs import claims
-from reelkeeper.store.jobs.limits import jobs_at_once
+from reelkeeper.store.jobs.controls import jobs_at_once
 
 _LIMIT_SECONDS = 15.0  # between two looks at it
 _IMAGE_URL_SECONDS = 86_400  # for a provider to read an input image

@@ -18,7 +18,7 @@ from reelkeeper.rules.health.performance import PerformancePolicy, figures, firs
 from reelkeeper.rules.health.performance_report import PerformanceReport, line, lines, percent, seconds
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.health import performance
-from reelkeeper.store.jobs.limits import jobs_at_once
+from reelkeeper.store.jobs.controls import jobs_at_once
 
 FLOW = "monitor_performance"
 

@@ -12,8 +12,7 @@ from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Metric
 from reelkeeper.operations.alerts.alerts import Observed
 from reelkeeper.operations.core.workspace import Depot
-from reelkeeper.rules.spend.gaps import LOOKED_BACK_DAYS
-from reelkeeper.rules.spend.watch import CostsReport, Spent, lines
+from reelkeeper.rules.spend.watch import LOOKED_BACK_DAYS, CostsReport, Spent, lines
 from reelkeeper.store.billing import charges, usage
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.forecast import forecasts

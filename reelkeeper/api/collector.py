@@ -20,7 +20,7 @@ from reelkeeper.operations.health.status import Money, Status, gather
 from reelkeeper.rules.billing.tariff import class_of
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store.billing import usage
-from reelkeeper.store.core import extent
+from reelkeeper.store.core import schema
 from reelkeeper.store.core.engine import now, reading
 
 KEPT_SECONDS: Final = 300.0  # figures that add much up are asked so seldom; they change with the hourly flows
@@ -56,10 +56,10 @@ class Service(Collector):
             kept = self._kept if self._kept and time.monotonic() < self._kept.until else None
             found = gather(self._engine, self._budget, money=kept.money if kept else None)
             with reading(self._engine) as session:
-                size_bytes = extent.size_bytes(session)
+                size_bytes = schema.size_bytes(session)
                 if kept is None:
                     day = now(session).date()
-                    asked = extent.rows(session), usage.operations(session, day.replace(day=1), day)
+                    asked = schema.rows(session), usage.operations(session, day.replace(day=1), day)
                     kept = self._kept = _Kept(time.monotonic() + KEPT_SECONDS, found.money, *asked)
         yield from _flows(found)
         yield from _videos(found)

@@ -17,7 +17,7 @@ from reelkeeper.model.alerts import Severity
 from reelkeeper.model.money import Charge
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.core.workspace import flush_operations
-from reelkeeper.operations.health.heartbeat import beat
+from reelkeeper.operations.health.watchdog import beat
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.store.billing import charges
 from reelkeeper.store.core.engine import now, reading, transaction

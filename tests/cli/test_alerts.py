@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.operations.alerts.alerts import observe, post
-from reelkeeper.operations.health.heartbeat import beat
+from reelkeeper.operations.health.watchdog import beat
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.engine import transaction

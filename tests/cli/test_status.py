@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.core.freeze import freeze
-from reelkeeper.operations.health.heartbeat import beat
+from reelkeeper.operations.health.watchdog import beat
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.engine import now, reading, transaction

@@ -8,8 +8,7 @@ from reelkeeper.adapters import second_sink
 from reelkeeper.adapters.slack import Bot
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.operations.alerts.alerts import observe
-from reelkeeper.operations.alerts.outbox import deliver
-from reelkeeper.operations.alerts.sinks import Sinks
+from reelkeeper.operations.alerts.outbox import Sinks, deliver
 from reelkeeper.store.core.engine import open_engine
 from tests.doubles import slack
 

@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 
 from reelkeeper.cli import app
 from reelkeeper.operations.alerts.alerts import post
-from reelkeeper.operations.alerts.outbox import deliver
-from reelkeeper.operations.alerts.sinks import configured_sinks
+from reelkeeper.operations.alerts.outbox import configured_sinks, deliver
 from reelkeeper.settings import Settings, settings
 from reelkeeper.store.core.opening import open_store
 from tests.buckets import BUCKET

@@ -12,7 +12,7 @@ from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.steering import Steered
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.jobs.limits import Kept, jobs_at_once, keep, kept
+from reelkeeper.store.jobs.controls import Kept, jobs_at_once, keep, kept
 from tasks import limits
 from tests.flows.scenes import Scene
 from tests.jobs import made, put

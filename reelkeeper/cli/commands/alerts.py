@@ -113,7 +113,7 @@ def send_test(as_json: AsJson = False) -> None:
     """Send a message, to see whether Slack and the second sink take it. Exit code 6 if one does not."""
     from reelkeeper.errors import ReelkeeperError
     from reelkeeper.model.alerts import Letter, Message, MessageKind
-    from reelkeeper.operations.alerts.sinks import configured_sinks
+    from reelkeeper.operations.alerts.outbox import configured_sinks
 
     message = Message(
         kind=MessageKind.NOTE,

@@ -43,7 +43,7 @@ def queue(explain: Explain = None, dead: Dead = False, limit: Limit = 20, as_jso
 def _show(session: "Session", as_of: datetime, limit: int, *, only_dead: bool, as_json: bool) -> None:
     from reelkeeper.model.jobs import JobState
     from reelkeeper.store.jobs import queue as jobs
-    from reelkeeper.store.jobs.limits import jobs_at_once
+    from reelkeeper.store.jobs.controls import jobs_at_once
 
     counts, at_once = jobs.counted(session), jobs_at_once(session)
     found = {JobState.DEAD: jobs.listed(session, JobState.DEAD, limit)}

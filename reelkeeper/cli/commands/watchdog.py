@@ -24,7 +24,7 @@ def watchdog(
     """
     from reelkeeper.adapters.ping import ping
     from reelkeeper.cli.commands.run import known_flows
-    from reelkeeper.operations.alerts.sinks import configured_sinks
+    from reelkeeper.operations.alerts.outbox import configured_sinks
     from reelkeeper.operations.health.watchdog import tell_unreachable, watch
     from reelkeeper.rules.alerts.cadence import CADENCES
 

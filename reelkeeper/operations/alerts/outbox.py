@@ -8,23 +8,28 @@ recorded: a process that dies in between, or whose answer is lost, sends it once
 import logging
 import os
 import random
+import re
 import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Final, NamedTuple
 from uuid import uuid4
 
 from sqlalchemy.engine import Engine
 
+from reelkeeper.adapters import second_sink, slack
 from reelkeeper.adapters.wording import as_text
 from reelkeeper.errors import ReelkeeperError, SinkBusy, SinkDown, SinkRefused
 from reelkeeper.failpoints import effect
-from reelkeeper.model.alerts import Letter, Message, MessageKind, Severity
-from reelkeeper.operations.alerts.sinks import Sinks
+from reelkeeper.model.alerts import Letter, Message, MessageKind, Severity, Sink
+from reelkeeper.settings import Settings
 from reelkeeper.store.alerts import outbox
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.engine import reading, transaction
+
+_FLOW_RUN: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # Prefect's ids; a command's are others
 
 TURN_SECONDS = 120.0  # for one message: three requests of a picture, each with its timeout, and room to spare
 STALE_SECONDS = 30.0  # a turn this old is not used any more: the process was stopped, and another may have it
@@ -34,6 +39,38 @@ _MOST_FAILURES = 3  # in a row, until this run leaves it to the next
 _MOST_COPIED = 50  # messages in one to the second sink
 _SHORTEST_SLEEP_SECONDS = 0.01
 _log = logging.getLogger(__name__)
+
+
+class Sinks(NamedTuple):
+    """Where messages go, and where those go that the first does not take."""
+
+    first: Sink
+    second: Sink
+    ui_url: str = ""
+
+    def linked(self, letter: Letter) -> Letter:
+        """Give the letter with a link to its run, where that is a flow run and Prefect's UI is known."""
+        run_id = letter.message.run_id
+        if not self.ui_url or not _FLOW_RUN.fullmatch(run_id):
+            return letter
+        link = f"{self.ui_url.rstrip('/')}/v2/runs/flow-run/{run_id}"  # the UI of before is at /runs
+        return replace(letter, message=letter.message.model_copy(update={"link": link}))
+
+
+def configured_sinks(settings: Settings) -> Sinks:
+    """Slack first, by its bot or its webhook, then the second sink; whatever is not configured is the console."""
+    console = second_sink.Console(logged=settings.log_format == "json")
+    found: list[Sink] = []
+    if settings.slack_bot_token and settings.slack_channel:
+        found.append(
+            slack.Bot(settings.slack_bot_token.get_secret_value(), settings.slack_channel, settings.slack_api_url)
+        )
+    elif settings.slack_webhook_url:
+        found.append(slack.Webhook(settings.slack_webhook_url.get_secret_value()))
+    if settings.second_sink_url:
+        found.append(second_sink.Webhook(settings.second_sink_url.get_secret_value()))
+    first, second = [*found, console, console][:2]
+    return Sinks(first, second, settings.ui_url or "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from reelkeeper.adapters.cloudflare.api import ANALYTICS
 from reelkeeper.adapters.r2 import Bucket
 from reelkeeper.errors import IdentityMismatch, KeyTaken, ReelkeeperError, StorageError
 from reelkeeper.model.bucket_rules import touches
-from reelkeeper.operations.alerts.sinks import configured_sinks
+from reelkeeper.operations.alerts.outbox import configured_sinks
 from reelkeeper.operations.core.contract import describe_contract, try_contract
 from reelkeeper.operations.core.freeze import why_frozen
 from reelkeeper.operations.core.workspace import MAX_SKEW_FROM_BUCKET, MAX_SKEW_FROM_STORE, check_identity, open_bucket

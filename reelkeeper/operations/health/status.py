@@ -10,14 +10,14 @@ from sqlmodel import Session
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.rules.alerts.cadence import CADENCES, Cadence, is_overdue
-from reelkeeper.rules.lifecycle import saved
+from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.billing import charge_reports
 from reelkeeper.store.core import heartbeats
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.jobs import queue
-from reelkeeper.store.jobs.limits import jobs_at_once
+from reelkeeper.store.jobs.controls import jobs_at_once
 from reelkeeper.store.lifecycle import backlog, freed_bytes
 from reelkeeper.store.lifecycle.backlog import Backlog
 from reelkeeper.store.tables import cache_entries, deployment
@@ -175,5 +175,5 @@ def _money(session: Session, at: datetime, budget: BudgetPolicy) -> Money:
         *charge_reports.billed(session, at.date()),
         budget,
         sum(one.size_bytes for one in gone),
-        sum(one.nanousd for one in saved.per_day(gone, at.date())),
+        sum(one.nanousd for one in savings.per_day(gone, at.date())),
     )

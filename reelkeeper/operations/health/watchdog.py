@@ -18,8 +18,7 @@ from reelkeeper.errors import ReelkeeperError
 from reelkeeper.failpoints import effect
 from reelkeeper.model.alerts import Finding, Letter, Message, MessageKind, Severity, Sink
 from reelkeeper.operations.alerts.alerts import observe
-from reelkeeper.operations.alerts.outbox import Delivered, deliver
-from reelkeeper.operations.alerts.sinks import Sinks
+from reelkeeper.operations.alerts.outbox import Delivered, Sinks, deliver
 from reelkeeper.operations.health.status import flow_states
 from reelkeeper.private_files import make_folder
 from reelkeeper.rules.alerts import cadence
@@ -125,3 +124,17 @@ def _tell_second(engine: Engine, sinks: Sinks) -> str:
         with transaction(engine, "watchdog.told") as session:
             outbox.mark_copied(session, [message_id])
     return ""
+
+
+def beat(
+    engine: Engine,
+    flow: str,
+    *,
+    run_id: str,
+    period_seconds: int,
+    grace_seconds: int,
+    run_seconds: float | None = None,
+) -> None:
+    """Note that `flow` has succeeded, how long it took, and that it will again within its period and grace."""
+    with transaction(engine, "heartbeat") as session:
+        heartbeats.record(session, flow, run_id, period_seconds, grace_seconds, run_seconds)

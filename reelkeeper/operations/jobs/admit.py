@@ -8,7 +8,9 @@
 Idempotent by the client's key: the same request again gives the same job, whatever has become of it.
 """
 
+import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -18,6 +20,7 @@ from sqlalchemy.engine import Engine
 from sqlmodel import Session
 
 from reelkeeper.errors import AmountRefused, Frozen, InsufficientCredits, QuotaExceeded
+from reelkeeper.model import Tier
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import (
     Admission,
@@ -32,17 +35,82 @@ from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.jobs.followers import reservation_key
 from reelkeeper.operations.jobs.lookup import Asked, look, queued
-from reelkeeper.operations.jobs.offer import Offer, beyond_budget, offered, price_of
 from reelkeeper.operations.videos import cache
 from reelkeeper.rules.billing.credits import require_key
 from reelkeeper.rules.billing.quota import QuotaPolicy
-from reelkeeper.rules.billing.quote import PriceBook
-from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.rules.billing.quote import Job, PriceBook, Quote, quote
+from reelkeeper.rules.jobs.admission import AdmissionPolicy, over_budget
 from reelkeeper.rules.jobs.cache import key as key_of
-from reelkeeper.rules.jobs.estimate import complexity, expected_seconds
+from reelkeeper.rules.jobs.estimate import complexity, expected_bytes, expected_seconds
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
-from reelkeeper.store.core.engine import Clock, flushed_after, transaction, unhurried
+from reelkeeper.store.billing.spend_counters import so_far
+from reelkeeper.store.core.engine import Clock, flushed_after, now, transaction, unhurried
+from reelkeeper.store.jobs.controls import CONCURRENCY, ESTIMATES, remembered, slots_of
+from reelkeeper.store.jobs.queue import Waiting, waiting
 from reelkeeper.store.tables import jobs
+
+
+class Offer(NamedTuple):
+    """All that a new job is made of beside who asks for it."""
+
+    tier: str | None
+    units: Decimal
+    size_bytes: int
+    price: Quote
+    ahead: Waiting
+    slots: int
+    estimate_seconds: float
+
+
+def offered(
+    session: Session,
+    request: GenerationRequest,
+    tier: str | None,
+    *,
+    policy: AdmissionPolicy,
+    book: PriceBook,
+    lifecycle: LifecyclePolicy,
+) -> Offer:
+    """Make the offer, as the queue stands at this moment; nothing is promised, and nobody waits for it."""
+    units = complexity(request)
+    memory = remembered(session, [CONCURRENCY, ESTIMATES])
+    slots, factors = slots_of(memory, policy.slots), memory.get(ESTIMATES, {}).get(request.model, ())
+    ahead = waiting(session, expected_seconds(units, 1.0, factors))
+    estimate = expected_seconds(units, ahead.running / slots, factors)
+    price = price_of(request, tier, policy=policy, book=book, lifecycle=lifecycle)
+    return Offer(tier, units, expected_bytes(request, policy.bits_per_pixel), price, ahead, slots, estimate)
+
+
+def price_of(
+    request: GenerationRequest,
+    tier: str | None,
+    *,
+    policy: AdmissionPolicy,
+    book: PriceBook,
+    lifecycle: LifecyclePolicy,
+) -> Quote:
+    """Price a request of a user of this tier, whose videos are kept so long."""
+    days = lifecycle.retention_days()[Tier(tier)] if tier in set(Tier) else None
+    size_bytes = expected_bytes(request, policy.bits_per_pixel)
+    job = Job(model=request.model, complexity=complexity(request), size_bytes=size_bytes, retention_days=days)
+    return quote(job, book)
+
+
+def beyond_budget(session: Session, policy: AdmissionPolicy, cost_microusd: int) -> Declined | None:
+    """Decline a job of this cost if it would take the day or the month beyond its limit; None: there is room for it.
+
+    Whatever is admitted or ends holds the deployment row, as the caller does, so nothing is added meanwhile. What a
+    failed attempt has cost comes as its provider says so.
+    """
+    if policy.daily_limit_usd is None and policy.monthly_limit_usd is None:
+        return None
+    as_of = now(session)
+    over = over_budget(policy, so_far(session, as_of), cost_microusd, as_of)
+    if over is None:
+        return None
+    reason, until = over
+    return Declined(RefusedFor.BUDGET, reason, math.ceil((until - as_of).total_seconds()))
+
 
 _CODES = {
     QuotaExceeded: RefusedFor.QUOTA,

@@ -14,7 +14,7 @@ from reelkeeper.operations.jobs.followers import captured
 from reelkeeper.operations.jobs.lookup import queued
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.jobs.controls import slots_now
-from reelkeeper.store.jobs.waiting import waiting
+from reelkeeper.store.jobs.queue import waiting
 from reelkeeper.store.tables import jobs
 
 

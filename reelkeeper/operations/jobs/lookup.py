@@ -12,7 +12,7 @@ from reelkeeper.operations.jobs.followers import captured
 from reelkeeper.operations.videos import cache
 from reelkeeper.rules.jobs.admission import wait_seconds
 from reelkeeper.store.jobs.controls import slots_now
-from reelkeeper.store.jobs.waiting import Waiting, leads, waiting
+from reelkeeper.store.jobs.queue import Waiting, leads, waiting
 from reelkeeper.store.tables import cache_entries, jobs, users
 
 

@@ -15,7 +15,7 @@ from reelkeeper.rules.jobs.pruning import Move, PrunePlan, PrunePolicy
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import insert_into, reading, transaction
 from reelkeeper.store.core.leases import Grant
-from reelkeeper.store.jobs.cached import stream, trim_ghosts
+from reelkeeper.store.jobs.queue import stream, trim_ghosts
 from reelkeeper.store.tables import cache_entries, cache_ghosts
 
 BATCH = 500

@@ -7,6 +7,8 @@
 Nobody is charged for a failure. `lease_token` fences: of a claim that was lost, LeaseLost, and nothing is changed.
 """
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -16,17 +18,19 @@ from sqlmodel import Session
 from reelkeeper.errors import HoldClosed, InsufficientCredits, IntegrityDoubt, LeaseLost, NotFound
 from reelkeeper.model import VideoState
 from reelkeeper.model.jobs import JobState
+from reelkeeper.model.money import Metric, Used
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.freeze import require_permission
-from reelkeeper.operations.jobs import finished, followers
+from reelkeeper.operations.jobs import followers
 from reelkeeper.operations.jobs.followers import Ended
 from reelkeeper.operations.videos import cache
 from reelkeeper.rules.billing.quota import QuotaPolicy
+from reelkeeper.rules.jobs import estimate
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
-from reelkeeper.store.billing import spend_counters
-from reelkeeper.store.core.engine import Clock, now, transaction
-from reelkeeper.store.jobs.controls import load_now
-from reelkeeper.store.tables import jobs, videos
+from reelkeeper.store.billing import spend_counters, usage
+from reelkeeper.store.core.engine import Clock, insert_into, now, transaction
+from reelkeeper.store.jobs.controls import ESTIMATES, load_now, remembered
+from reelkeeper.store.tables import controls, jobs, videos
 
 AT_WORK: Final = (JobState.RUNNING, JobState.PARKED)
 
@@ -85,11 +89,11 @@ def succeed(
         if took is None and ended.started_at is not None:
             took = max((at - ended.started_at).total_seconds(), 0.001)
             session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(processing_seconds=took))
-        finished.count(session, ended, at, took)
+        count(session, ended, at, took)
         quoted = ended.price_microusd if ended.quoted_cost_microusd is None else ended.quoted_cost_microusd
         spend_counters.add_generated(session, at.date(), max(quoted, cost_microusd or 0))
         if took is not None:
-            finished.learn(session, ended, load if concurrency is None else concurrency / slots, took)
+            learn(session, ended, load if concurrency is None else concurrency / slots, took)
         cache.insert(
             session,
             ended.cache_key,
@@ -239,3 +243,27 @@ def _charge(session: Session, ended: Ended, run_id: str) -> int:
         ledger.capture(session, str(late.hold_id), ended.price_microusd, f"{key}/capture", run_id=run_id)
         session.execute(sa.update(jobs).where(jobs.c.id == ended.id).values(hold_id=late.hold_id))
     return ended.price_microusd
+
+
+def count(session: Session, ended: Ended, at: datetime, took_seconds: float | None) -> None:
+    """Count the job and its seconds, of the account and of its user."""
+    day, seconds = at.date(), round(took_seconds or 0)
+    used = [
+        Used(day, metric, quantity, ended.model, user_id=user)
+        for metric, quantity in ((Metric.JOBS, 1), (Metric.GENERATION_SECONDS, seconds))
+        for user in ("", ended.user_id)
+        if quantity
+    ]
+    usage.record(session, used, add=True)
+
+
+def learn(session: Session, ended: Ended, load: float, took_seconds: float) -> None:
+    """Remember by which factor the prior was wrong. The caller holds the deployment row: nobody else learns now."""
+    state: Mapping[str, list[float]] = remembered(session, [ESTIMATES]).get(ESTIMATES, {})
+    factors = estimate.learned(state.get(ended.model, ()), estimate.factor(ended.complexity, load, took_seconds))
+    new = {"state": {**state, ended.model: factors}, "updated_at": Clock()}
+    session.execute(
+        insert_into(session, controls)
+        .values(name=ESTIMATES, **new)
+        .on_conflict_do_update(index_elements=["name"], set_=new)
+    )

@@ -8,7 +8,7 @@ from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.failpoints import effect
 from reelkeeper.rules.alerts.cadence import CADENCES, seconds_until_next
 from reelkeeper.store.core.engine import now, reading
-from reelkeeper.store.jobs import worker_presence
+from reelkeeper.store.jobs import controls
 
 _FLOW: Final = "dispatch_jobs"
 _DEPLOYMENT: Final = "scheduled"
@@ -24,7 +24,7 @@ def start_dispatch(engine: Engine, orchestrator: Orchestrator) -> str | None:
     However many processes ask within some seconds, one run is started. Raises OrchestratorError.
     """
     with reading(engine) as session:
-        is_there, at = worker_presence.is_there(session), now(session)
+        is_there, at = controls.is_there(session), now(session)
     seconds = int(seconds_until_next(at, CADENCES[_FLOW])) - _START_SECONDS
     if is_there or seconds < _SHORTEST_SECONDS:
         return None

@@ -28,7 +28,7 @@ from reelkeeper.private_files import make_folder
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.jobs import claims, worker_presence
+from reelkeeper.store.jobs import claims, controls
 
 LOOK_SECONDS = 2.0  # between two looks for jobs, where a slot is free: far below the 15 that a dead worker's may wait
 _log = logging.getLogger(__name__)
@@ -162,12 +162,12 @@ def _give_sign(place: Place) -> None:
     """Say that somebody takes what waits, as long as that is so."""
     if not (place.closing.is_set() or place.ending.is_set()):
         with transaction(place.engine, "worker.sign") as session:
-            worker_presence.give(session)
+            controls.give(session)
 
 
 def _end_sign(place: Place) -> None:
     with transaction(place.engine, "worker.leave") as session:
-        worker_presence.end(session)
+        controls.end(session)
 
 
 def _renew(place: Place, held: list[InHand]) -> None:

@@ -21,9 +21,8 @@ from reelkeeper.operations.core.lease import Keeper
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.lifecycle import swap
 from reelkeeper.operations.lifecycle.transcode import shrink
-from reelkeeper.rules.lifecycle.batching import first_batch
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
-from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, first_batch
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.core.leases import Grant

@@ -36,7 +36,7 @@ from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.lifecycle.plans import record_outcomes
 from reelkeeper.store.tables import blobs, deployment, verdicts, videos
 from reelkeeper.store.videos import conditions
-from reelkeeper.store.videos.retirement import after_grace
+from reelkeeper.store.videos.conditions import after_grace
 
 LOOK_SECONDS = 30  # nothing is deleted on an older look
 _SIGNED_AT_ONCE = 100  # deletes at keys of the service's: with 8 threads and 100 ms a request, done in 3 s

@@ -19,7 +19,7 @@ from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import changed, now, reading, transaction
 from reelkeeper.store.tables import blobs, deployment, operations, videos
-from reelkeeper.store.videos.retirement import retired
+from reelkeeper.store.videos.conditions import retired
 
 
 class Restorable(NamedTuple):

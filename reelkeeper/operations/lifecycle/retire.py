@@ -19,7 +19,7 @@ from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.lifecycle.plans import record_outcomes
 from reelkeeper.store.tables import blobs, plans, verdicts, videos
 from reelkeeper.store.videos import conditions
-from reelkeeper.store.videos.retirement import retired
+from reelkeeper.store.videos.conditions import retired
 
 _log = logging.getLogger(__name__)
 

@@ -10,8 +10,7 @@ from reelkeeper.adapters.ffmpeg.intake import desk
 from reelkeeper.errors import MediaTimeout, NotAVideo
 from reelkeeper.model import Media, MediaLimits, Quality, Refusal, Transcode
 from reelkeeper.rules.lifecycle import crf, transcode
-from reelkeeper.rules.lifecycle.payback import pays
-from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, pays
 
 Shrinker = Callable[[Path, Path], Transcode | Refusal]
 _MOST_TIMEOUTS = 3  # runs in which a video took too long: a busy machine may be to blame once or twice

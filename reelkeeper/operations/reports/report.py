@@ -7,9 +7,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from sqlalchemy.engine import Engine
 
 from reelkeeper.model.alerts import AlertState
-from reelkeeper.model.money import CostForecast
-from reelkeeper.model.saving import Freed, Saved
-from reelkeeper.rules.lifecycle import saved
+from reelkeeper.model.money import CostForecast, Freed, Saved
+from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store.alerts import alerts
 from reelkeeper.store.billing import charge_reports, charges
@@ -95,7 +94,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy =
             stock=stock.by_age_and_tier(session, as_of),
             grace_bytes=stock.in_grace(session).size_bytes,
             freed=gone,
-            saved=list(saved.per_day(gone, min(last, as_of.date()))),
+            saved=list(savings.per_day(gone, min(last, as_of.date()))),
             alerts=[
                 one
                 for one in alerts.listed(session, everything=True, limit=_MOST_ALERTS)

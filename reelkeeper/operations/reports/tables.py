@@ -10,7 +10,7 @@ from typing import NamedTuple
 from reelkeeper.operations.reports.report import TOTAL, MonthReport
 from reelkeeper.operations.reports.text import usd
 from reelkeeper.rules.core.wording import size
-from reelkeeper.rules.lifecycle import saved
+from reelkeeper.rules.lifecycle.savings import KINDS, a_day, kind_of
 from reelkeeper.store.billing.charge_reports import SkuLine
 
 _MOST_PAYERS = 10
@@ -105,11 +105,11 @@ def stock(report: MonthReport) -> Table:
 def savings(report: MonthReport) -> Table:
     """List what was saved, by what saved it."""
     rows = []
-    for kind in saved.KINDS:
+    for kind in KINDS:
         amount = sum(one.nanousd for one in report.saved if one.kind == kind)
-        freed = sum(one.size_bytes for one in report.freed if saved.kind_of(one.rule) == kind)
+        freed = sum(one.size_bytes for one in report.freed if kind_of(one.rule) == kind)
         if freed:
-            rows.append([kind, size(freed), usd(amount), usd(saved.a_day(freed) * 30)])
+            rows.append([kind, size(freed), usd(amount), usd(a_day(freed) * 30)])
     return Table("What purges have freed", ["By", "Bytes", "Saved so far", "Each month from now"], rows)
 
 

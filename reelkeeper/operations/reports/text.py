@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from reelkeeper.operations.reports.report import TOTAL, MonthReport
 from reelkeeper.rules.core.wording import dollars, many, size
-from reelkeeper.rules.lifecycle import saved
+from reelkeeper.rules.lifecycle.savings import KINDS, a_day
 
 FULL = 100  # percent
 
@@ -27,11 +27,11 @@ def tiles(report: MonthReport) -> list[Tile]:
         between = f"{usd(expected.lower80_microusd * 1000)} to {usd(expected.upper80_microusd * 1000)}, in 4 of 5 cases"
         over = _over_budget(report, Decimal(expected.mean_microusd) / 10**6)
         found.append(Tile("Expected this month", usd(expected.mean_microusd * 1000), between, "bad" if over else ""))
-    a_month = usd(saved.a_day(report.stored_bytes + report.grace_bytes) * 30)
+    a_month = usd(a_day(report.stored_bytes + report.grace_bytes) * 30)
     grace = f", and {size(report.grace_bytes)} in their grace" if report.grace_bytes else ""
     found.append(Tile("Stored now", size(report.stored_bytes), f"{a_month} a month at list price{grace}"))
     freed = sum(one.size_bytes for one in report.freed)
-    from_now = f"{size(freed)} freed: {usd(saved.a_day(freed) * 30)} less each month"
+    from_now = f"{size(freed)} freed: {usd(a_day(freed) * 30)} less each month"
     total = sum(one.nanousd for one in report.saved)
     found.append(Tile("Saved so far", usd(total), from_now, "good" if total else ""))
     return found
@@ -103,7 +103,7 @@ def savings(report: MonthReport) -> str:
         return (
             f"Purges have freed {size(freed)}, which saves from the next day on." if freed else "Nothing is freed yet."
         )
-    kinds = {kind: sum(one.nanousd for one in report.saved if one.kind == kind) for kind in saved.KINDS}
+    kinds = {kind: sum(one.nanousd for one in report.saved if one.kind == kind) for kind in KINDS}
     parts = ", ".join(f"{usd(amount)} by {kind}" for kind, amount in kinds.items() if amount)
     return f"{parts}: what storage would have cost beyond today's bill, at list price, had nothing been removed."
 

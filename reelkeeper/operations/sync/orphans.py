@@ -23,7 +23,7 @@ from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.sync import noted
 from reelkeeper.store.sync.noted import Noted
 from reelkeeper.store.tables import blobs, orphans, users, videos
-from reelkeeper.store.videos.retirement import retired
+from reelkeeper.store.videos.conditions import retired
 
 ORPHAN_MIN_AGE = timedelta(hours=48)  # longer than any upload or presigned PUT that may still be under way
 ORPHAN_MIN_WATCH = timedelta(hours=24)  # between the first and the last scan that saw it

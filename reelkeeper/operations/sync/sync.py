@@ -24,7 +24,7 @@ from reelkeeper.store.core.engine import changed, now, transaction
 from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.tables import blobs, orphans, scans, videos
 from reelkeeper.store.videos import conditions
-from reelkeeper.store.videos.retirement import retired
+from reelkeeper.store.videos.conditions import retired
 
 _BATCH = 500
 

@@ -24,7 +24,7 @@ from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.tables import blobs, uploads, videos
-from reelkeeper.store.videos.retirement import retired
+from reelkeeper.store.videos.conditions import retired
 
 
 def complete(depot: Depot, upload_id: str, *, scratch: Path, run_id: str, grace: Grace) -> Upload:

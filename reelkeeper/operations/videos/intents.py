@@ -9,23 +9,24 @@ stored as announced is published, anything else becomes a retired blob and waits
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import file_digest
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Protocol
 from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper import disk
+from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY, desk
 from reelkeeper.errors import IntegrityDoubt, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
-from reelkeeper.model import BlobState, Grace, Outcome, Recorded, VideoState
+from reelkeeper.model import BlobState, Grace, MediaLimits, Outcome, Recorded, VideoState
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.videos import cache
-from reelkeeper.operations.videos.verify import verify_stored
 from reelkeeper.private_files import make_folder
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
@@ -33,7 +34,9 @@ from reelkeeper.store.core.engine import changed, now, reading, transaction
 from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.tables import blobs, operations, videos
 from reelkeeper.store.videos import conditions
-from reelkeeper.store.videos.retirement import retired
+from reelkeeper.store.videos.conditions import retired
+
+_DECODED_TOLERANCE_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,3 +268,40 @@ def _retire_old(session: Session, intent: Intent, grace: Grace) -> None:
         .where(blobs.c.id == intent.old_blob_id, blobs.c.state == BlobState.LIVE)
         .values(run_id=intent.run_id, **retired(now(session), grace, f"replaced by {intent.key}"))
     )
+
+
+class Expected(Protocol):
+    """What was announced of an object before it was put: an intent or a transcode says it alike."""
+
+    @property
+    def sha256(self) -> str: ...  # noqa: D102  the bytes
+    @property
+    def size_bytes(self) -> int: ...  # noqa: D102  its name says it
+    @property
+    def codec(self) -> str: ...  # noqa: D102  its name says it
+    @property
+    def frames(self) -> int: ...  # noqa: D102  its name says it
+    @property
+    def duration_seconds(self) -> float: ...  # noqa: D102  of the video stream
+
+
+def verify_stored(path: Path, expected: Expected, limits: MediaLimits | None = None) -> None:
+    """Check a file read back from the bucket against what was announced, down to its last frame.
+
+    Raises IntegrityDoubt where bytes, codec, frames or duration differ, NotAVideo where it does not decode to its end.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        sha256 = file_digest(file, "sha256").hexdigest()
+    if (size, sha256) != (expected.size_bytes, expected.sha256):
+        raise IntegrityDoubt(
+            f"stored: {size} bytes, sha256 {sha256}; announced: {expected.size_bytes} bytes, {expected.sha256}"
+        )
+    media = ffmpeg.inspect(path, limits)
+    decoded = ffmpeg.decode(path, media, limits)
+    if media.codec != expected.codec or decoded.frames != expected.frames:
+        raise IntegrityDoubt(
+            f"decoded: {decoded.frames} frames of {media.codec}; announced: {expected.frames} of {expected.codec}"
+        )
+    if not abs(decoded.duration_seconds - expected.duration_seconds) <= _DECODED_TOLERANCE_SECONDS:
+        raise IntegrityDoubt(f"decoded: {decoded.duration_seconds:.3f} s; announced: {expected.duration_seconds:.3f} s")

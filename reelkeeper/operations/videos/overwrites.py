@@ -18,7 +18,7 @@ from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now
 from reelkeeper.store.tables import blobs, videos
 from reelkeeper.store.videos import conditions
-from reelkeeper.store.videos.retirement import retired
+from reelkeeper.store.videos.conditions import retired
 
 _SETTLED = (BlobState.LIVE, BlobState.RETIRED, BlobState.LOST, BlobState.GONE)
 

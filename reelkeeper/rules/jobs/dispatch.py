@@ -21,15 +21,21 @@ wait: 120 s, the oldest job of all, which earns 0.42 s for each second given to 
 
 from bisect import bisect_left
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from reelkeeper.errors import PartialFailure
 from reelkeeper.model import Tier
 from reelkeeper.model.jobs import Job
-from reelkeeper.rules.jobs.seed_order import points
+from reelkeeper.rules.core.wording import many
+
+_TIER_POINTS: Final = {str(Tier.PREMIUM): 100, str(Tier.PRO): 200}
+_SECONDS_PER_POINT: Final = 60  # of waiting
+_CHARACTERS_PER_POINT: Final = 100  # of the prompt
 
 
 class DispatchPolicy(BaseModel):
@@ -248,3 +254,48 @@ def _age(job: Job) -> tuple[datetime, str]:
 
 def _shift(job: Job, policy: DispatchPolicy) -> int:
     return {str(Tier.PREMIUM): policy.premium_levels, str(Tier.PRO): policy.pro_levels}.get(job.tier or "", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchReport:
+    """The jobs that a run brought to an end, how many wait, run and are dead at its end, and who comes next."""
+
+    flow: str
+    run_id: str
+    dry_run: bool
+    waiting: int
+    running: int
+    parked: int
+    dead: int  # all there are, of whenever
+    succeeded: int = 0
+    refused: int = 0  # never to be made
+    cancelled: int = 0
+    to_be_tried_again: int = 0
+    in_doubt: int = 0  # parked by this run
+    handed_over: int = 0  # to the run that follows
+    given_up: int = 0  # dead: their attempts are used up
+    failed_here: int = 0  # another worker has them, a minute later
+    next_jobs: tuple[str, ...] = field(default=())  # a dry run: the first few, with the terms of their places
+
+    @classmethod
+    def of(cls, run_id: str, states: Mapping[str, int], **what: Any) -> Self:  # noqa: ANN401  fields of the report
+        """Make a report from the number of jobs in each state."""
+        what |= {name: states.get(name, 0) for name in ("running", "parked", "dead")}
+        return cls("dispatch_jobs", run_id, waiting=states.get("queued", 0), **what)
+
+    def require_whole(self) -> Self:
+        """Raise PartialFailure for jobs that used up their attempts, or failed in a way that nobody has foreseen."""
+        if self.given_up or self.failed_here:
+            raise PartialFailure(
+                f"{many(self.succeeded, 'job')} succeeded; {self.given_up} used up their attempts and are dead, "
+                f"{self.failed_here} failed here and go to another worker. To try a dead one again: "
+                "reelkeeper jobs redrive JOB"
+            )
+        return self
+
+
+def points(job: Job, prompt_points: int, as_of: datetime) -> tuple[int, int, float]:
+    """Give a job's points for its tier, its wait and its prompt, of which a long one gives at most `prompt_points`."""
+    tier = _TIER_POINTS.get(job.tier or "", 0)
+    wait = int((as_of - job.submitted_at).total_seconds() // _SECONDS_PER_POINT)
+    return tier, wait, min(job.prompt_characters / _CHARACTERS_PER_POINT, prompt_points)

@@ -4,9 +4,9 @@ Each is priced beyond the free allowance, before rounding: what a month costs as
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -14,11 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.model import Video
 from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.money import Freed, Saved
 from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, Usage, bill, saving_this_month
-from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB
+from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, STANDARD
 from reelkeeper.rules.core.wording import dollars, many
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
+
+SMALLER: Final = "smaller files"
+GONE: Final = "expired and cold videos"
+LEFTOVERS: Final = "leftovers"
+KINDS: Final = (SMALLER, GONE, LEFTOVERS)
+_KIND_OF: Final = {"replaced": SMALLER, "orphan": LEFTOVERS}  # any other rule lets a video go
+_NANO: Final = 10**9
 
 RULE: Final = "saving"
 _IDLE_DAYS: Final = 30  # old and not viewed for so long: idle
@@ -173,3 +181,30 @@ def _finding(scope: str, usd: Decimal, title: str, text: str, suggestion: str) -
 
 def _size(size_bytes: int) -> str:
     return f"{size_bytes / GB:,.1f} GB"
+
+
+def per_day(freed: Iterable[Freed], last: date) -> Iterator[Saved]:
+    """Give what each day up to `last` saved, by kind: from the day after, as a day is billed at its peak."""
+    by_day: dict[date, Counter[str]] = {}
+    for one in freed:
+        by_day.setdefault(one.day, Counter())[kind_of(one.rule)] += one.size_bytes
+    if not by_day:
+        return
+    so_far: Counter[str] = Counter()
+    day = min(by_day)
+    while day <= last:
+        for kind in KINDS:
+            if so_far[kind]:
+                yield Saved(day, kind, a_day(so_far[kind]))
+        so_far.update(by_day.get(day, {}))
+        day += timedelta(days=1)
+
+
+def kind_of(rule: str) -> str:
+    """Say in words what the rule of a purge saved by."""
+    return _KIND_OF.get(rule, GONE)
+
+
+def a_day(size_bytes: int) -> int:
+    """Give what one day of storing `size_bytes` costs at list price, in nano-dollars."""
+    return round(size_bytes * STANDARD.storage_usd_per_gb_month * _NANO / (GB * DAYS_A_MONTH))

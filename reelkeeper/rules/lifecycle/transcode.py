@@ -3,12 +3,26 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reelkeeper.model import Media, Quality, Refusal
-from reelkeeper.rules.lifecycle.payback import Payback
+from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, MILLION, STANDARD
+
+# CPU seconds for each million pixels encoded and compared. Measured on one core of an EPYC with AVX2, 270p to 720p:
+# SVT-AV1 4.2 preset 6 took 0.075-0.16, two-pass libvpx-vp9 at cpu-used 4 2.4 times that, VMAF 0.047-0.057.
+_ENCODE_CPU_SECONDS: Final = {"av1": Decimal("0.10"), "vp9": Decimal("0.24")}
+_COMPARE_CPU_SECONDS: Final = Decimal("0.05")
+_READS, _WRITES = 2, 1  # download, read back; put
+
+# Of source in a batch: over a second of CPU, beside which a task run's 25 to 50 ms are little; and so much of it that
+# they are next to nothing.
+LEAST_BYTES: Final = 100_000
+ENOUGH_BYTES: Final = 1_000_000
+SHARES: Final = 16  # a batch takes at most this part of what is left
+MOST_BATCHES: Final = 400  # Prefect's server loses records past some hundreds of task runs at once
 
 EFFICIENT_CODECS: Final = ("av1", "vp9", "hevc")  # a second lossy pass would cost more than it saves
 _TEXT_SUBTITLES = {"mov_text", "webvtt", "subrip", "ass", "ssa", "text"}  # what WebVTT can hold
@@ -24,6 +38,42 @@ _SIDE_DATA = {"Mastering display metadata", "Content light level metadata", "Ste
 # What Opus (RFC 7845, 5.1.1.2) knows, if by another name: any other layout of so many channels would be mixed into it.
 _LAYOUTS = {"mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1", "unknown"}
 _LAYOUTS |= {"1 channels", "2 channels", "quad(side)", "5.0(side)", "5.1(side)"}
+
+
+class Payback(BaseModel):
+    """What CPU costs, and what an encode may be expected to save before it is tried. Without a price it is off."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpu_usd_per_hour: Decimal | None = Field(None, ge=0, description="Price of a CPU core for an hour; unset: no gate")
+    expected_size_percent: int = Field(50, gt=0, lt=100, description="Size of a result, of its source")
+    expected_probes: Decimal = Field(Decimal(2), ge=1, le=8, description="Encodes until the CRF is found")
+    horizon_days: int = Field(365, ge=1, description="Life counted for a video without an end")
+
+
+def pays(media: Media, codec: str, payback: Payback, remaining_days: int | None, mark: str = "") -> Refusal | None:
+    """Refuse an encode that would cost more than it saves, with the arithmetic; None where it pays or no price is set.
+
+    `remaining_days` is what is left of the video's life, None for ever: then the horizon counts.
+    """
+    if payback.cpu_usd_per_hour is None:
+        return None
+    days = payback.horizon_days if remaining_days is None else max(0, min(remaining_days, payback.horizon_days))
+    megapixels = Decimal(media.width * media.height * media.frames) / 10**6
+    cpu_seconds = megapixels * (_ENCODE_CPU_SECONDS[codec] + _COMPARE_CPU_SECONDS) * payback.expected_probes
+    requests = (_WRITES * STANDARD.class_a_usd_per_million + _READS * STANDARD.class_b_usd_per_million) / MILLION
+    cost = cpu_seconds / 3600 * payback.cpu_usd_per_hour + requests
+    saved_bytes = media.size_bytes * (100 - payback.expected_size_percent) // 100
+    gain = saved_bytes * STANDARD.storage_usd_per_gb_month * days / DAYS_A_MONTH / GB
+    if gain >= cost:
+        return None
+    reason = (
+        f"it would cost {cost:.6f} USD and save {gain:.6f} USD: {megapixels:.0f} megapixels, encoded and compared "
+        f"{payback.expected_probes} times, take {cpu_seconds:.0f} CPU s at {payback.cpu_usd_per_hour} USD an hour, "
+        f"requests {requests:.6f} USD; {saved_bytes / 10**6:.2f} MB less for {days} days at "
+        f"{STANDARD.storage_usd_per_gb_month} USD a GB-month"
+    )
+    return Refusal("payback", reason, mark)
 
 
 class Recipe(BaseModel):
@@ -194,3 +244,18 @@ def _worth(source: Media, result: Media, quality: Quality, acceptance: Acceptanc
     if not quality.mean >= acceptance.min_vmaf_mean or not quality.p5 >= acceptance.min_vmaf_p5:
         floors = f"the floors are {acceptance.min_vmaf_mean:g} and {acceptance.min_vmaf_p5:g}"
         yield "quality", f"VMAF mean {quality.mean:.2f} and 5th percentile {quality.p5:.2f}, {floors}"
+
+
+def first_batch(sizes: Sequence[int], left_bytes: int, all_bytes: int) -> int:
+    """Say how many of the next videos, of these sizes, make a batch that is worth a task run.
+
+    Ever fewer to the end, so that all workers end together. `left_bytes` of the plan's `all_bytes` are not begun.
+    """
+    least = max(LEAST_BYTES, all_bytes // MOST_BATCHES)
+    enough = min(max(left_bytes // SHARES, least), max(ENOUGH_BYTES, least))
+    taken = 0
+    for count, size_bytes in enumerate(sizes, 1):
+        taken += size_bytes
+        if taken >= enough:
+            return count
+    return len(sizes)

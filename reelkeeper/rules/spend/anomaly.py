@@ -6,8 +6,9 @@ for some days. What is odd of the whole is told of the whole alone, with the par
 two weeks old, odd is what costs several times what the day before did.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from math import log
 from typing import Final, NamedTuple
@@ -16,10 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Charge
-from reelkeeper.rules.spend import known_days
 from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL, usd
 from reelkeeper.rules.spend.residuals import Bounds, Judged, judge
 from reelkeeper.rules.spend.spending import Spending, by_scope, scope_in_words
+
+_A_DAY: Final = timedelta(days=1)
+_EVERY_YEAR: Final = re.compile(r"\d\d-\d\d")
+_SOME: Final = re.compile(r"(\d{4}-\d\d-\d\d)(?:/(\d{4}-\d\d-\d\d))?")
+_LEAP_YEAR: Final = 2024  # any: every day of the year has a date in it
 
 RULE: Final = "anomaly"
 DAYS_A_MONTH: Final = 30
@@ -67,7 +72,7 @@ class AnomalyPolicy(BaseModel):
     @classmethod
     def _days(cls, calendar: tuple[str, ...]) -> tuple[str, ...]:
         for entry in calendar:
-            known_days.check(entry)
+            check(entry)
         return calendar
 
     @property
@@ -113,7 +118,7 @@ def findings(charges: Iterable[Charge], policy: AnomalyPolicy, as_of: datetime) 
 def judge_all(spending: Spending, policy: AnomalyPolicy) -> dict[str, Days]:
     """Judge each day of each scope, a part beside the rest of the whole."""
     first, series = spending
-    calendar = known_days.days(policy.calendar, first, spending.day(len(series.get(TOTAL, ()))))
+    calendar = days(policy.calendar, first, spending.day(len(series.get(TOTAL, ()))))
     whole = series.get(TOTAL, ())
 
     def judged(values: Sequence[int | None], rest: Days = ()) -> Days:
@@ -199,7 +204,7 @@ def _finding(scope: str, odd: Odd, judged: Mapping[str, Days], today: date) -> F
         Severity.WARNING if up else Severity.NOTICE,
         f"{scope_in_words(scope)} is odd: {actual} on {when}{percent}",
         " ".join(sentences),
-        "Where it comes from: reelkeeper bill --by user. A day that was meant goes into anomaly.calendar.",
+        "Where it comes from: reelkeeper bill --by user. A day that was meant goes into calendar.",
         month // NANO_IN_MICRO if up else None,
         (("Actual", actual), ("Usual", usual), ("Day", when), *parts),
     )
@@ -216,3 +221,33 @@ def _parts(judged: Mapping[str, Days], day: date, sign: int) -> Iterator[tuple[s
     )
     most = sorted(((more, name) for name, more in services if more >= _CENT), reverse=True)[:_NAMED]
     return ((name, usd(round(more))) for more, name in most)
+
+
+def check(entry: str) -> None:
+    """Raise ValueError for what is no `12-25`, `2027-03-28` or `2026-12-20/2026-12-31`."""
+    spans = _spans(entry, [_LEAP_YEAR])
+    if not spans or spans[0][1] < spans[0][0]:
+        raise ValueError(f"{entry!r} is no day: write 12-25, 2027-03-28 or 2026-12-20/2026-12-31")
+
+
+def days(entries: Iterable[str], first: date, last: date) -> frozenset[date]:
+    """Give the days of `entries` from `first` to `last`, both included."""
+    years = range(first.year, last.year + 1)
+    spans = [(max(start, first), min(end, last)) for entry in entries for start, end in _spans(entry, years)]
+    return frozenset(start + n * _A_DAY for start, end in spans for n in range((end - start).days + 1))
+
+
+def _spans(entry: str, years: Iterable[int]) -> list[tuple[date, date]]:
+    if _EVERY_YEAR.fullmatch(entry):
+        found = filter(None, (_date(f"{year}-{entry}") for year in years))  # 29 February is not in all of them
+        return [(day, day) for day in found]
+    some = _SOME.fullmatch(entry)
+    start, end = (_date(some[1]), _date(some[2] or some[1])) if some else (None, None)
+    return [(start, end)] if start and end else []
+
+
+def _date(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None

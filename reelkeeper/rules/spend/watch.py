@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Final, NamedTuple
 
-from reelkeeper.model.alerts import Finding
+from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Charge, CostForecast
-from reelkeeper.rules.spend import anomaly, breach, budget, drift, gaps
+from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.spend import anomaly, breach, budget, drift
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy, usd
 
-RULES: Final = (budget.RULE, breach.RULE, anomaly.RULE, drift.RULE, gaps.RULE)
+RULE: Final = "missing_usage"
+LOOKED_BACK_DAYS: Final = 30  # Cloudflare keeps 31 days of analytics: what is missing longer stays missing
+_NAMED: Final = 5
+
+RULES: Final = (budget.RULE, breach.RULE, anomaly.RULE, drift.RULE, RULE)
 LEAST_DAYS: Final = 62  # that budgets look back: yesterday's month, and the run rate
 
 
@@ -59,7 +64,7 @@ def judge(spent: Spent, budgets: BudgetPolicy, oddness: AnomalyPolicy, as_of: da
         *breach.findings(spent.charges, budgets, as_of, spent.forecasts),
         *anomaly.findings(spent.charges, oddness, as_of),
         *drift.findings(spent.charges, oddness, as_of),
-        *gaps.findings(spent.missing, spent.trouble),
+        *findings(spent.missing, spent.trouble),
     ]
 
 
@@ -83,3 +88,43 @@ def lines(charges: Sequence[Charge], as_of: datetime) -> list[Line]:
         Line(service or "total", usd(sums["today"][service]), usd(sums["month"][service]), usd(sums["list"][service]))
         for service in (*services, "")
     ]
+
+
+def findings(missing: Sequence[date], trouble: str = "") -> list[Finding]:
+    """Say which days are missing, and why a source that was asked did not answer.
+
+    Args:
+        missing: days of which nobody knows how much was stored, in order.
+        trouble: what Cloudflare answered instead of figures; "" where it did not fail, or was not asked.
+
+    """
+    found = []
+    if missing:
+        named = ", ".join(str(day) for day in missing[:_NAMED]) + (" ..." if len(missing) > _NAMED else "")
+        found.append(
+            Finding(
+                RULE,
+                "usage:stored_bytes",
+                "",
+                "",
+                Severity.WARNING,
+                f"Usage of {many(len(missing), 'day')} is missing",
+                f"Nobody knows how much was stored on {named}. The last known figure stands in, as an estimate.",
+                "monitor_costs counts when it runs: see that it does. Cloudflare still has the last 30 days: with "
+                "REELKEEPER_CLOUDFLARE_API_TOKEN the next run asks it.",
+            )
+        )
+    if trouble:
+        found.append(
+            Finding(
+                RULE,
+                "source:cloudflare",
+                "",
+                "",
+                Severity.WARNING,
+                "Cloudflare does not say what was used",
+                f"Our own count stands in, which cannot see what others ask of the bucket. {trouble}",
+                "Try it: reelkeeper doctor.",
+            )
+        )
+    return found

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.model.money import SoFar
 from reelkeeper.store.core.engine import insert_into
-from reelkeeper.store.jobs.waiting import leads
+from reelkeeper.store.jobs.queue import leads
 from reelkeeper.store.tables import jobs, spend_days
 
 _DAY: Final = spend_days.c.charged_microusd + spend_days.c.generated_microusd

@@ -15,11 +15,11 @@ from alembic.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy.orm import Session
+from sqlmodel import SQLModel
 
 from reelkeeper.errors import SchemaError
-from reelkeeper.store.core.contents import Contents, changes, contents
 from reelkeeper.store.core.engine import Clock, reading
-from reelkeeper.store.core.snapshots import copy_sqlite
+from reelkeeper.store.core.snapshots import Contents, changes, contents, copy_sqlite
 from reelkeeper.store.tables.work import Deployment
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -160,3 +160,25 @@ def _check_file(connection: sa.Connection) -> None:
         raise SchemaError(f"migration rolled back: {len(broken)} rows refer to none, first {tuple(broken[0])}")
     if (verdict := connection.exec_driver_sql("PRAGMA integrity_check").scalar()) != "ok":
         raise SchemaError(f"migration rolled back: the integrity check says {verdict!r}")
+
+
+def rows(session: Session) -> dict[str, int]:
+    """Count the rows of each table; on PostgreSQL as its statistics have them, since a count would read everything."""
+    tables = sorted(SQLModel.metadata.tables)
+    if session.get_bind().dialect.name == "postgresql":
+        counted = session.execute(sa.text("SELECT relname, n_live_tup FROM pg_stat_user_tables"))
+        known = {name: int(count) for name, count in counted}
+        return {name: known.get(name, 0) for name in tables}
+    counts = [
+        sa.select(sa.literal(name), sa.func.count()).select_from(SQLModel.metadata.tables[name]) for name in tables
+    ]
+    return {name: int(count) for name, count in session.execute(sa.union_all(*counts))}
+
+
+def size_bytes(session: Session) -> int:
+    """Say how many bytes the store takes on disk: SQLite's file without its log, PostgreSQL's database."""
+    if session.get_bind().dialect.name == "postgresql":
+        return int(session.execute(sa.text("SELECT pg_database_size(current_database())")).scalar_one())
+    asked = ("PRAGMA page_count", "PRAGMA page_size")
+    pages, page = (int(session.execute(sa.text(one)).scalar_one()) for one in asked)
+    return pages * page

@@ -6,7 +6,7 @@ from datetime import date, datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model.saving import Freed
+from reelkeeper.model.money import Freed
 from reelkeeper.store.tables import blobs, plans, verdicts
 
 

@@ -12,8 +12,7 @@ from reelkeeper.adapters import second_sink
 from reelkeeper.adapters.slack import Bot
 from reelkeeper.model.alerts import Finding, Letter, MessageState, Severity
 from reelkeeper.operations.alerts.alerts import observe, post, post_picture
-from reelkeeper.operations.alerts.outbox import COPY_AFTER_SECONDS, Delivered, deliver
-from reelkeeper.operations.alerts.sinks import Sinks
+from reelkeeper.operations.alerts.outbox import COPY_AFTER_SECONDS, Delivered, Sinks, deliver
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.tables import outbox
 from tests.doubles import slack

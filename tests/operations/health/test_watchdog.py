@@ -13,9 +13,8 @@ from reelkeeper.adapters.slack import Bot
 from reelkeeper.errors import SinkDown, StorageError
 from reelkeeper.model.alerts import Letter
 from reelkeeper.operations.alerts.alerts import post
-from reelkeeper.operations.alerts.sinks import Sinks
-from reelkeeper.operations.health.heartbeat import beat
-from reelkeeper.operations.health.watchdog import REPEAT_SECONDS, Watched, tell_unreachable, watch
+from reelkeeper.operations.alerts.outbox import Sinks
+from reelkeeper.operations.health.watchdog import REPEAT_SECONDS, Watched, beat, tell_unreachable, watch
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.store.core.engine import Clock, transaction
 from reelkeeper.store.tables import deployment

@@ -24,7 +24,7 @@ from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.jobs.estimate import expected_bytes
 from reelkeeper.store.core.engine import Clock, open_engine, reading, transaction
 from reelkeeper.store.jobs.controls import ESTIMATES
-from reelkeeper.store.jobs.waiting import leads
+from reelkeeper.store.jobs.queue import leads
 from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, reservations, users, videos
 from tests.children import FORKED
 from tests.operations.books import DOLLAR, assert_books_balance, assert_bytes_add_up, balances, make_user, storage

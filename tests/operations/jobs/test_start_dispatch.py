@@ -13,7 +13,8 @@ from reelkeeper.operations.jobs import start_dispatch as module
 from reelkeeper.operations.jobs.start_dispatch import start_dispatch
 from reelkeeper.operations.jobs.worker import work
 from reelkeeper.store.core.engine import Clock, reading, transaction
-from reelkeeper.store.jobs import worker_presence
+from reelkeeper.store.jobs.controls import give
+from reelkeeper.store.jobs.controls import is_there as is_worker_there
 from reelkeeper.store.tables import controls
 from tests.doubles.prefect_api import PrefectDouble
 from tests.faults.world import World
@@ -37,7 +38,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> list[datetime]:
 
 def is_there(engine: sa.Engine) -> bool:
     with reading(engine) as session:
-        return worker_presence.is_there(session)
+        return is_worker_there(session)
 
 
 def test_the_window_ends_before_the_next_scheduled_run_begins(
@@ -57,7 +58,7 @@ def test_the_window_ends_before_the_next_scheduled_run_begins(
 @pytest.mark.usefixtures("at")
 def test_where_a_worker_is_there_nothing_is_asked_of_prefect(engine: sa.Engine, server: PrefectDouble) -> None:
     with transaction(engine, "test") as session:
-        worker_presence.give(session)
+        give(session)
     assert start_dispatch(engine, Orchestrator(server.url)) is None
     assert server.asked == []
     with transaction(engine, "test") as session:  # it was killed a minute ago

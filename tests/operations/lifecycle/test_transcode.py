@@ -12,9 +12,8 @@ from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import IntegrityDoubt, LeaseLost, MediaTimeout, NotAVideo
 from reelkeeper.model import Media, Quality, Refusal, Transcode
 from reelkeeper.operations.lifecycle.transcode import shrink
-from reelkeeper.operations.videos.verify import verify_stored
-from reelkeeper.rules.lifecycle.payback import Payback
-from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, accept, fingerprint
+from reelkeeper.operations.videos.intents import verify_stored
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Payback, Recipe, accept, fingerprint
 from tests.clips import MakeClip, tool
 
 

@@ -30,7 +30,7 @@ from reelkeeper.store.core.leases import Grant, acquire
 from reelkeeper.store.lifecycle.plan_writer import begin_plan
 from reelkeeper.store.lifecycle.purge_plan import add_due
 from reelkeeper.store.tables import audit_events, blobs, videos
-from reelkeeper.store.videos.retirement import retired
+from reelkeeper.store.videos.conditions import retired
 from tests.buckets import BUCKET
 from tests.faults.scenarios import ready
 from tests.faults.world import LONG_AGO, World

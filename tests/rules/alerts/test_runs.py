@@ -2,7 +2,7 @@
 
 import pytest
 
-from reelkeeper.rules.alerts.runs import RULES, Trouble, finding
+from reelkeeper.rules.alerts.alerting import RULES, Trouble, finding
 
 
 @pytest.mark.parametrize("trouble", Trouble)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelkeeper.rules.lifecycle.batching import first_batch
+from reelkeeper.rules.lifecycle.transcode import first_batch
 
 
 def batches(sizes: list[int]) -> list[list[int]]:

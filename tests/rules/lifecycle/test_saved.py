@@ -5,8 +5,8 @@ from datetime import date, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelkeeper.model.saving import Freed
-from reelkeeper.rules.lifecycle.saved import GONE, LEFTOVERS, SMALLER, a_day, per_day
+from reelkeeper.model.money import Freed
+from reelkeeper.rules.lifecycle.savings import GONE, LEFTOVERS, SMALLER, a_day, per_day
 
 FIRST = date(2026, 11, 1)
 GB = 10**9

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from reelkeeper.model import Media, Quality, Stream
-from reelkeeper.rules.lifecycle.payback import Payback, pays
-from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, accept, fingerprint, skip
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Payback, Recipe, accept, fingerprint, pays, skip
 
 AUDIO = Stream("audio", "aac", 10.0, 2, "stereo")
 SOURCE = Media(

@@ -4,7 +4,7 @@ from datetime import date
 
 import pytest
 
-from reelkeeper.rules.spend.known_days import check, days
+from reelkeeper.rules.spend.anomaly import check, days
 
 
 @pytest.mark.parametrize("good", ["12-25", "02-29", "2027-03-28", "2026-12-20/2026-12-31", "2026-01-01/2026-01-01"])

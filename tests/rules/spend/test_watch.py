@@ -1,7 +1,7 @@
 """All that watches the spend, and what a person reads of it at a glance."""
 
 from reelkeeper.model.alerts import Severity
-from reelkeeper.rules.spend import gaps, watch
+from reelkeeper.rules.spend import watch
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.rules.spend.watch import Line, Spent
@@ -18,15 +18,15 @@ def test_every_rule_is_asked_and_no_finding_is_of_another() -> None:
 
 
 def test_missing_days_are_counted_and_the_first_are_named() -> None:
-    (few,) = gaps.findings([ago(2)])
+    (few,) = watch.findings([ago(2)])
     assert (few.title, few.severity) == ("Usage of 1 day is missing", Severity.WARNING)
     assert "2026-11-22." in few.text
-    (many,) = gaps.findings([ago(n) for n in range(9, 1, -1)])
+    (many,) = watch.findings([ago(n) for n in range(9, 1, -1)])
     assert "2026-11-15, 2026-11-16, 2026-11-17, 2026-11-18, 2026-11-19 ..." in many.text
-    (trouble,) = gaps.findings([], "the token lacks Account Analytics: Read")
+    (trouble,) = watch.findings([], "the token lacks Account Analytics: Read")
     assert trouble.scope == "source:cloudflare"
     assert "lacks Account Analytics: Read" in trouble.text
-    assert gaps.findings([]) == []
+    assert watch.findings([]) == []
 
 
 def test_the_bill_so_far_by_service_the_dearest_first_and_its_sum() -> None:

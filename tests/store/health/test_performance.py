@@ -7,7 +7,7 @@ from reelkeeper.model.performance import Filled, InFlight, Window
 from reelkeeper.rules.billing.quota import GIB, MIB, QuotaPolicy
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.health import performance
-from reelkeeper.store.jobs import limits
+from reelkeeper.store.jobs import controls
 from reelkeeper.store.tables import storage_accounts, users
 from tests.jobs import NOON, at, dead, hit, made, put, waiting
 
@@ -82,14 +82,14 @@ def test_windows_are_kept_once_and_read_in_order(engine: sa.Engine) -> None:
 
 def test_a_limit_is_not_written_over_one_that_another_run_has_written(engine: sa.Engine) -> None:
     with transaction(engine, "test") as session:
-        never = limits.kept(session)
-        assert limits.jobs_at_once(session) is None
-        assert limits.keep(session, {"limit": 4}, never)
-        assert not limits.keep(session, {"limit": 5}, never)
+        never = controls.kept(session)
+        assert controls.jobs_at_once(session) is None
+        assert controls.keep(session, {"limit": 4}, never)
+        assert not controls.keep(session, {"limit": 5}, never)
     with transaction(engine, "test") as session:
-        first = limits.kept(session)
+        first = controls.kept(session)
     with transaction(engine, "test") as session:
-        assert limits.keep(session, {"limit": 6}, first)
+        assert controls.keep(session, {"limit": 6}, first)
     with transaction(engine, "test") as session:
-        assert not limits.keep(session, {"limit": 7}, first)
-        assert limits.jobs_at_once(session) == 6
+        assert not controls.keep(session, {"limit": 7}, first)
+        assert controls.jobs_at_once(session) == 6
