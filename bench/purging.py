@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from bench.report import Row
 from bench.s3 import peers, shelf
 from bench.s3.stopwatch import Spent, spent
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.lifecycle.purge import purge

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.adapters import seaweed
+from reelkeeper.adapters.s3 import seaweed
 from reelkeeper.cli import orchestration
 from reelkeeper.operations.health import doctor
 from reelkeeper.private_files import exposed, make_folder, tighten

@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException
 from sqlmodel import Session
 
-from reelkeeper.adapters import r2
+from reelkeeper.adapters.s3 import r2
 from reelkeeper.api.app import create_app
 from reelkeeper.api.backing import Backing
 from reelkeeper.operations.core.workspace import Depot

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.api.app import create_app
 from reelkeeper.api.backing import Backing
 from reelkeeper.model.access import Scope

@@ -18,7 +18,7 @@ from schemathesis.core.result import Ok
 from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.api.app import create_app
 from reelkeeper.api.backing import Backing
 from reelkeeper.model.access import Scope

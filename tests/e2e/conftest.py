@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.store.core.engine import open_engine
 from reelkeeper.store.core.schema import upgrade
 from tests.databases import create_database, drop_database

@@ -11,9 +11,10 @@ import httpx
 import sqlalchemy as sa
 
 from reelkeeper import failpoints
-from reelkeeper.adapters import ffmpeg, r2
+from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.generator import HttpGenerator
 from reelkeeper.adapters.generator.provider import Provider
+from reelkeeper.adapters.s3 import r2
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Grace, Refusal, Transcode
 from reelkeeper.operations.billing import ledger, quota

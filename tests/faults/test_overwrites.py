@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper import failpoints
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model import BlobState, Grace, Outcome, Recorded, Transcode, VideoState
 from reelkeeper.operations.core.freeze import thaw

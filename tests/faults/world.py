@@ -11,9 +11,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from reelkeeper.adapters import ffmpeg, r2
-from reelkeeper.adapters.keys import blob_key
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters import ffmpeg
+from reelkeeper.adapters.s3 import r2
+from reelkeeper.adapters.s3.keys import blob_key
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.operations.core.workspace import Depot, join
 from reelkeeper.store.billing import quotas, recount

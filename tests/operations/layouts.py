@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from reelkeeper.adapters.keys import safe_id, unique_id
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.keys import safe_id, unique_id
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.model import Grace
 from reelkeeper.model.adoption import Adoption
 from reelkeeper.model.key_patterns import DEFAULT_PATTERNS, compiled

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.adapters.r2 import Bucket
+from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.settings import Settings

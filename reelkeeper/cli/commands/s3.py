@@ -26,7 +26,7 @@ def start(
     settings = configured()
     if settings.endpoint_url:
         raise Misconfigured(f"{settings.endpoint_url} is set, so the embedded server is not used; unset it first")
-    from reelkeeper.adapters import seaweed
+    from reelkeeper.adapters.s3 import seaweed
 
     done = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -151,7 +151,7 @@ def bring_in(
 
 
 def _key(prefix: str, text: str) -> str:
-    from reelkeeper.adapters.keys import confined
+    from reelkeeper.adapters.s3.keys import confined
 
     try:
         return confined(prefix, text)

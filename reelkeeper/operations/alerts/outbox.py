@@ -20,7 +20,7 @@ from uuid import uuid4
 from sqlalchemy.engine import Engine
 
 from reelkeeper.adapters import second_sink, slack
-from reelkeeper.adapters.wording import as_text
+from reelkeeper.adapters.second_sink import as_text
 from reelkeeper.errors import ReelkeeperError, SinkBusy, SinkDown, SinkRefused
 from reelkeeper.failpoints import effect
 from reelkeeper.model.alerts import Letter, Message, MessageKind, Severity, Sink

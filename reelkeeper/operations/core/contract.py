@@ -9,7 +9,7 @@ from sqlalchemy.engine import Engine
 
 from reelkeeper.adapters import contract
 from reelkeeper.adapters.contract import CHECKS, Result, Target
-from reelkeeper.adapters.r2 import Bucket
+from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import contracts
 from reelkeeper.store.core.engine import reading, transaction

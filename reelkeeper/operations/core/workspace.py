@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from reelkeeper.adapters import r2, seaweed
-from reelkeeper.adapters.keys import DEFAULT_LAYOUT
-from reelkeeper.adapters.r2 import Bucket
+from reelkeeper.adapters.s3 import r2, seaweed
+from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT
+from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, KeyTaken, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.model.key_patterns import KeyPattern, compiled

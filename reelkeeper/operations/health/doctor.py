@@ -21,7 +21,7 @@ from sqlalchemy.engine import Engine
 
 from reelkeeper.adapters import cloudflare, ffmpeg
 from reelkeeper.adapters.cloudflare.api import ANALYTICS
-from reelkeeper.adapters.r2 import Bucket
+from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import IdentityMismatch, KeyTaken, ReelkeeperError, StorageError
 from reelkeeper.model.bucket_rules import touches
 from reelkeeper.operations.alerts.outbox import configured_sinks

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.adapters.deletes import was_refused
+from reelkeeper.adapters.s3.deletes import was_refused
 from reelkeeper.errors import LeaseLost, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model import BlobState, Grace, Outcome, Recorded, StoredObject, VideoState

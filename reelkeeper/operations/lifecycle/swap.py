@@ -10,7 +10,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.adapters.keys import blob_key
+from reelkeeper.adapters.s3.keys import blob_key
 from reelkeeper.errors import IntegrityDoubt
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, Outcome, Refusal, Transcode, VideoState

@@ -6,7 +6,7 @@ Nothing but the notes is written, so a dry run does it as well, and a run that a
 from collections.abc import Sequence
 from typing import Any
 
-from reelkeeper.adapters.keys import flaw, has_video_extension, parse_key, safe_id, unique_id
+from reelkeeper.adapters.s3.keys import flaw, has_video_extension, parse_key, safe_id, unique_id
 from reelkeeper.model import StoredObject
 from reelkeeper.model.adoption import BY_CSV, Adoption, AdoptionVerdict
 from reelkeeper.operations.core.workspace import Depot

@@ -8,7 +8,7 @@ import hashlib
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from reelkeeper.adapters.r2 import Bucket
+from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import Frozen, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.operations.core.freeze import why_frozen

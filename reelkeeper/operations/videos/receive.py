@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.adapters.keys import blob_key
+from reelkeeper.adapters.s3.keys import blob_key
 from reelkeeper.errors import InputRefused, KeyReused, NotFound
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.model.money import ReservationState

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.adapters import ffmpeg
-from reelkeeper.adapters.keys import blob_key
+from reelkeeper.adapters.s3.keys import blob_key
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Grace, Outcome, VideoState
 from reelkeeper.operations.billing import quota

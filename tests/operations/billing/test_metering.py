@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.adapters.cloudflare import Client
-from reelkeeper.adapters.r2 import Bucket
+from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.model.money import Charge, Metric, UsageSource, Used
 from reelkeeper.operations.billing.metering import charge, charge_month, collect, sample_storage
 from reelkeeper.operations.core.workspace import flush_operations

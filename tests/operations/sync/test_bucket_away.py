@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from reelkeeper.adapters import seaweed
+from reelkeeper.adapters.s3 import seaweed
 from reelkeeper.errors import Misconfigured, ReelkeeperError, StorageError
 from reelkeeper.operations.core import workspace
 from reelkeeper.operations.core.workspace import open_bucket

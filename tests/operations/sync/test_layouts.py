@@ -3,8 +3,8 @@
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.adapters.keys import unique_id
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.keys import unique_id
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.operations.sync import orphans
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store.core.engine import reading

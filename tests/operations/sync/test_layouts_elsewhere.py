@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from botocore.config import Config
 
-from reelkeeper.adapters import r2, seaweed
+from reelkeeper.adapters.s3 import r2, seaweed
 from reelkeeper.operations.core.lease import Keeper
 from reelkeeper.operations.core.workspace import join
 from tests.buckets import BUCKET

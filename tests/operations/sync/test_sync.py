@@ -3,7 +3,7 @@
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.adapters import r2
+from reelkeeper.adapters.s3 import r2
 from reelkeeper.errors import GuardRefused, IdentityMismatch, TruncatedListing
 from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.operations.core.workspace import check_identity

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from flows.purge_retired import purge_retired
 from flows.sync_catalog import sync_catalog
 from reelkeeper import failpoints
-from reelkeeper.adapters.r2 import Bucket
+from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import Frozen, LeaseLost
 from reelkeeper.model import BlobState, Grace, Outcome, Recorded, StoredObject, Transcode, VideoState
 from reelkeeper.operations.core.freeze import freeze, why_frozen

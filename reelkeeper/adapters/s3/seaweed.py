@@ -23,9 +23,9 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError, ClientError
 
 from reelkeeper import disk
-from reelkeeper.adapters import seaweed_config
 from reelkeeper.adapters.parent import before_exec
-from reelkeeper.adapters.s3 import open_client
+from reelkeeper.adapters.s3 import seaweed_config
+from reelkeeper.adapters.s3.transport import open_client
 from reelkeeper.errors import Misconfigured, StorageError
 from reelkeeper.private_files import make_folder
 

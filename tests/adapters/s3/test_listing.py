@@ -2,8 +2,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from reelkeeper.adapters.listing import OBJECTS, parse_page
-from reelkeeper.adapters.r2 import Bucket
+from reelkeeper.adapters.s3.listing import OBJECTS, parse_page
+from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import TruncatedListing
 from reelkeeper.model import StoredObject
 from tests.buckets import bare_boto3

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from reelkeeper.adapters import r2
-from reelkeeper.adapters.r2 import Bucket
+from reelkeeper.adapters.s3 import r2
+from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import StorageError
 from tests.doubles.r2 import R2Double
 

@@ -25,7 +25,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
-from reelkeeper.adapters.deletes import (
+from reelkeeper.adapters.s3.deletes import (
     BATCH_KEYS,
     LastLook,
     delete_batch,
@@ -33,10 +33,10 @@ from reelkeeper.adapters.deletes import (
     open_sender,
     send_signed_delete,
 )
-from reelkeeper.adapters.keys import CONTRACT, IDENTITY, IMAGES, PROBE, confined, flaw
-from reelkeeper.adapters.listing import read_page, read_pages, read_pages_fast, read_ranges
-from reelkeeper.adapters.meter import Meter
-from reelkeeper.adapters.s3 import (
+from reelkeeper.adapters.s3.keys import CONTRACT, IDENTITY, IMAGES, PROBE, confined, flaw
+from reelkeeper.adapters.s3.listing import read_page, read_pages, read_pages_fast, read_ranges
+from reelkeeper.adapters.s3.meter import Meter
+from reelkeeper.adapters.s3.transport import (
     ATTEMPTS,
     SILENCE_SECONDS,
     date_of,

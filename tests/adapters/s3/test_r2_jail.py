@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from reelkeeper.adapters import r2
-from reelkeeper.adapters.r2 import Bucket
+from reelkeeper.adapters.s3 import r2
+from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import KeyRefused, Misconfigured, ReelkeeperError
 from tests.adapters.hostile_keys import hostile_keys
 from tests.doubles.r2 import R2Double

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from reelkeeper.adapters import r2, seaweed
-from reelkeeper.adapters.r2 import Bucket
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3 import r2, seaweed
+from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.errors import StorageError
 
 KEY = "videos/ann/one.mp4"

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from reelkeeper.adapters import r2
-from reelkeeper.adapters.r2 import Bucket
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3 import r2
+from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from tests.buckets import BUCKET
 from tests.doubles.r2 import R2Double
 

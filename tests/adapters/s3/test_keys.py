@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelkeeper.adapters.keys import MAX_KEY_BYTES, ParsedKey, blob_key, confined, parse_key
+from reelkeeper.adapters.s3.keys import MAX_KEY_BYTES, ParsedKey, blob_key, confined, parse_key
 from reelkeeper.errors import KeyRefused
 from tests.adapters.hostile_keys import hostile_keys
 

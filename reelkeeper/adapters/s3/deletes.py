@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 
-from reelkeeper.adapters.s3 import ATTEMPTS, cause, wait_before
+from reelkeeper.adapters.s3.transport import ATTEMPTS, cause, wait_before
 from reelkeeper.errors import StorageError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 from xml.parsers import expat
 
-from reelkeeper.adapters.s3 import told
+from reelkeeper.adapters.s3.transport import told
 from reelkeeper.errors import TruncatedListing
 from reelkeeper.model import StoredObject
 

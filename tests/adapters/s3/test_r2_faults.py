@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reelkeeper.adapters import deletes, r2, s3
-from reelkeeper.adapters.r2 import Bucket
+from reelkeeper.adapters.s3 import deletes, r2, transport
+from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import KeyTaken, ObjectChanged, StorageError, TruncatedListing
 from tests.doubles.r2 import R2Double
 
@@ -50,8 +50,8 @@ def test_a_failure_that_does_not_pass_is_told_after_the_last_attempt(
     double.faults.fail("HeadObject", status, times=100)
     with pytest.raises(StorageError, match=str(status)):
         bucket.head(key)
-    assert len(double.sent("HeadObject")) == s3.ATTEMPTS
-    assert len(waits) == s3.ATTEMPTS - 1
+    assert len(double.sent("HeadObject")) == transport.ATTEMPTS
+    assert len(waits) == transport.ATTEMPTS - 1
     assert all(limit / 4 <= wait <= limit for wait, limit in zip(waits, (1, 2, 4, 8, 16, 16), strict=True))
 
 
@@ -147,7 +147,7 @@ def test_a_download_that_is_always_cut_is_told_and_leaves_no_file(
     with pytest.raises(StorageError, match="GET"):
         bucket.download(key, tmp_path / "clip.mp4")
     assert list(tmp_path.iterdir()) == []
-    assert len(double.sent("GetObject")) == s3.ATTEMPTS
+    assert len(double.sent("GetObject")) == transport.ATTEMPTS
 
 
 def test_an_object_that_is_replaced_between_two_attempts_is_not_mixed_with_its_successor(

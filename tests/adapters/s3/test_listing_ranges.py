@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from reelkeeper.adapters import r2
-from reelkeeper.adapters.r2 import Bucket
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3 import r2
+from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.errors import StorageError, TruncatedListing
 from tests.buckets import BUCKET
 from tests.doubles.r2 import R2Double
