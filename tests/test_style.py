@@ -102,7 +102,7 @@ def test_only_purge_deletes_bytes() -> None:
     }
     assert callers == {
         "reelkeeper/operations/lifecycle/purge.py",
-        "reelkeeper/adapters/deletes.py",  # what Bucket.delete does
+        "reelkeeper/adapters/s3/deletes.py",  # what Bucket.delete does
         "reelkeeper/adapters/contract/scratch.py",
         "reelkeeper/adapters/contract/checks.py",  # in a scratch prefix of its own alone: contract/test_checks.py
     }
