@@ -12,7 +12,7 @@ from reelkeeper.settings import Settings
 from reelkeeper.store.core.engine import open_engine, reading
 from reelkeeper.store.core.failures import explained
 
-_VERSIONS = Path(__file__).parent / "migrations" / "versions"
+_VERSIONS = Path(__file__).parents[1] / "migrations" / "versions"
 
 
 @contextmanager

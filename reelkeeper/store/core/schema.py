@@ -22,7 +22,7 @@ from reelkeeper.store.core.engine import Clock, reading
 from reelkeeper.store.core.snapshots import Contents, changes, contents, copy_sqlite
 from reelkeeper.store.tables.work import Deployment
 
-MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATIONS = Path(__file__).parents[1] / "migrations"
 VERSIONS = MIGRATIONS / "versions"
 _ADVISORY_LOCK = 0x7265656C  # "reel": one migrator at a time on PostgreSQL
 
