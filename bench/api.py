@@ -15,9 +15,11 @@ from bench.http.clients import Asked, Rush, rush
 from bench.report import Row
 from reelkeeper.model.access import Scope
 from reelkeeper.model.requests import Queued
-from reelkeeper.operations import ledger, settle_job, tokens
-from reelkeeper.store.engine import open_engine, transaction
-from reelkeeper.store.schema import upgrade
+from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.core import tokens
+from reelkeeper.operations.jobs import settle
+from reelkeeper.store.core.engine import open_engine, transaction
+from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.tables import storage_accounts, users
 from tests.operations.books import store_video
 from tests.operations.desk import ask, claim, fox, make
@@ -71,7 +73,7 @@ def _prepare(engine: sa.Engine) -> str:
             raise TypeError(queued)
         lease_token = claim(engine, queued.job_id)
         make(engine, queued.job_id)
-        settle_job.succeed(engine, queued.job_id, lease_token, run_id="bench")
+        settle.succeed(engine, queued.job_id, lease_token, run_id="bench")
     with transaction(engine, "bench") as session:
         store_video(session, "ann", "floor", 1_000)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

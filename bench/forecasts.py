@@ -18,13 +18,13 @@ from bench.report import Row
 from bench.series import competition
 from bench.series.forecasters import Asked, auto_ets, ours
 from bench.series.load import HORIZON, Task, tasks
+from reelkeeper.rules.billing.pricing import gb_months
 from reelkeeper.rules.forecast import bands, forecast
 from reelkeeper.rules.forecast.ensemble import Fan
 from reelkeeper.rules.forecast.lines import storage_usd
 from reelkeeper.rules.forecast.members import profile_level
 from reelkeeper.rules.forecast.series import Values
 from reelkeeper.rules.forecast.storage import Stock, daily_peaks
-from reelkeeper.rules.pricing import gb_months
 
 HISTORIES: Final = (28, 60, 180, 730)
 DAYS: Final = (0, 10, 20)

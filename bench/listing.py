@@ -22,13 +22,13 @@ from botocore.compat import HTTPHeaders
 from bench.report import Row
 from bench.s3 import peers, shelf
 from bench.s3.stopwatch import Spent, spent
-from reelkeeper.adapters.listing import PAGE_KEYS
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.listing import PAGE_KEYS
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.model import BlobState, StoredObject, VideoState
-from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.survey import survey
-from reelkeeper.store.engine import open_engine, transaction
-from reelkeeper.store.schema import upgrade
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.sync.survey import survey
+from reelkeeper.store.core.engine import open_engine, transaction
+from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.tables import blobs, users, videos
 from tests.buckets import bare_boto3
 

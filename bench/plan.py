@@ -20,12 +20,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from bench.report import Row
-from reelkeeper.rules.lifecycle import LifecyclePolicy, for_tiering, reason, verdicts
-from reelkeeper.rules.pricing import storage_microusd_per_month
-from reelkeeper.store.drawing import add_verdicts, begin_plan
-from reelkeeper.store.engine import open_engine, reading
-from reelkeeper.store.schema import upgrade
-from reelkeeper.store.videos import live_videos
+from reelkeeper.rules.billing.pricing import storage_microusd_per_month
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, for_tiering, reason, verdicts
+from reelkeeper.store.core.engine import open_engine, reading
+from reelkeeper.store.core.schema import upgrade
+from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
+from reelkeeper.store.videos.videos import live_videos
 
 AS_OF = datetime(2026, 11, 24, 2, tzinfo=UTC)
 SIZES = (100_000, 300_000)

@@ -12,16 +12,16 @@ import sqlalchemy as sa
 from bench.report import Row
 from bench.s3 import peers, shelf
 from bench.s3.stopwatch import Spent, spent
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.model import BlobState, Grace, VideoState
-from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.purge import purge
-from reelkeeper.store.drawing import begin_plan
-from reelkeeper.store.due import add_due
-from reelkeeper.store.engine import open_engine, reading, transaction
-from reelkeeper.store.leases import Grant, acquire
-from reelkeeper.store.plans import planned
-from reelkeeper.store.schema import upgrade
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.lifecycle.purge import purge
+from reelkeeper.store.core.engine import open_engine, reading, transaction
+from reelkeeper.store.core.leases import Grant, acquire
+from reelkeeper.store.core.schema import upgrade
+from reelkeeper.store.lifecycle.plan_writer import begin_plan
+from reelkeeper.store.lifecycle.plans import planned
+from reelkeeper.store.lifecycle.purge_plan import add_due
 from reelkeeper.store.tables import blobs, users, videos
 from tasks.blobs import KEYS_PER_DELETE, PARALLEL_BATCHES
 from tests.buckets import bare_boto3

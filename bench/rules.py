@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from bench.report import Row
 from reelkeeper.model import Action, Verdict, Video
-from reelkeeper.rules.lifecycle import LifecyclePolicy, for_tiering, largest_first, reason, verdicts
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, for_tiering, largest_first, reason, verdicts
 
 VIDEOS = 100_000
 ROUNDS = 5

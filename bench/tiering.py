@@ -28,13 +28,13 @@ from reelkeeper.adapters.ffmpeg import command, probe
 from reelkeeper.adapters.ffmpeg.runner import Finished, run
 from reelkeeper.cli import orchestration
 from reelkeeper.model import Grace, Outcome
-from reelkeeper.operations import swap
-from reelkeeper.operations.depot import open_depot
-from reelkeeper.operations.lease import Keeper
-from reelkeeper.operations.upload import upload
-from reelkeeper.rules.report import Report
+from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.workspace import open_depot
+from reelkeeper.operations.lifecycle import swap
+from reelkeeper.operations.videos.upload import upload
+from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.settings import settings
-from reelkeeper.store.engine import transaction
+from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import users, view_days
 from tests.clips import AAC, natural, tool
 

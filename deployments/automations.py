@@ -12,7 +12,7 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeploymen
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
 from reelkeeper.cli.orchestration import HEARTBEAT_SECONDS
-from reelkeeper.rules.runs import Trouble
+from reelkeeper.rules.alerts.alerting import Trouble
 
 SILENT_FOR: Final = timedelta(seconds=3 * HEARTBEAT_SECONDS)
 NEVER_BEGAN_AFTER: Final = timedelta(minutes=5)  # from Pending; a cluster may have to fetch an image first

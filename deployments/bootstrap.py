@@ -23,9 +23,9 @@ from deployments import automations
 from reelkeeper.errors import Misconfigured
 from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import GLOBAL_LIMIT
-from reelkeeper.operations import tokens
+from reelkeeper.operations.core import tokens
 from reelkeeper.redaction import hide
-from reelkeeper.rules.concurrency import ConcurrencyPolicy
+from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 
 POOLS: Final = {"default": 8, "transcode": 16}  # runs at once in all workers of the pool together
 BLOCK: Final = "reelkeeper-runs"

@@ -18,7 +18,7 @@ from prefect.states import Crashed
 
 from deployments.bootstrap import bootstrap
 from reelkeeper.settings import settings
-from reelkeeper.store.opening import open_store
+from reelkeeper.store.core.opening import open_store
 
 FIRST: Final = ("sync-catalog/scheduled", "deliver-alerts/scheduled")  # what a new server runs at once, to see it work
 _AT_WORK: Final = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]

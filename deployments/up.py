@@ -18,11 +18,11 @@ from deployments.supervisor import Part, Supervisor
 from reelkeeper import disk
 from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY
 from reelkeeper.errors import DiskFull, LeaseLost, Misconfigured, ReelkeeperError
-from reelkeeper.operations.depot import open_depot
+from reelkeeper.operations.core.workspace import open_depot
 from reelkeeper.private_files import make_folder, tighten
 from reelkeeper.settings import Settings
-from reelkeeper.store import schema
-from reelkeeper.store.engine import open_engine
+from reelkeeper.store.core import schema
+from reelkeeper.store.core.engine import open_engine
 
 UI_PORT, API_PORT = 4200, 8787
 WATCHDOG_SECONDS, FIRST_WATCHDOG_SECONDS = 300.0, 600.0  # the first late: what was missed is being caught up

@@ -47,7 +47,7 @@ LEFT_OUT = (
 )
 SERVICES_OF_AMAZON = "**/botocore/data/*/"
 USED_OF_AMAZON = {"s3", "sts"}
-OURS = ("reelkeeper", "tasks", "flows", "deployments")
+OURS = ("reelkeeper", "tasks", "flows", "deployments", "demo")
 OF_PREFECT = (
     *(
         "prefect.cli.server",

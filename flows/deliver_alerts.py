@@ -5,7 +5,7 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from reelkeeper.rules.report import DeliveryReport
+from reelkeeper.rules.lifecycle.report import DeliveryReport
 from tasks import alerts, depots, heartbeats, runs
 from tasks.parameters import DryRun, Says
 

@@ -5,9 +5,8 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from reelkeeper.rules.attempts import AttemptPolicy
-from reelkeeper.rules.dispatch import DispatchPolicy
-from reelkeeper.rules.dispatch_report import DispatchReport
+from reelkeeper.rules.jobs.attempts import AttemptPolicy
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
 from tasks import depots, heartbeats, jobs, runs
 from tasks.parameters import DryRun, Says
 

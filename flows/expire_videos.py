@@ -4,10 +4,10 @@ from functools import partial
 
 from prefect import flow
 
-from reelkeeper.rules import guard, lifecycle
-from reelkeeper.rules.guard import BlastRadius
-from reelkeeper.rules.lifecycle import LifecyclePolicy
-from reelkeeper.rules.report import Report
+from reelkeeper.rules.lifecycle import guard, lifecycle
+from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.report import Report
 from tasks import depots, heartbeats, plans, reports, runs, videos
 from tasks.parameters import AsOf, DryRun, PlanId
 

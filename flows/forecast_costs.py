@@ -5,13 +5,13 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from reelkeeper.rules import savings
-from reelkeeper.rules.alerting import AlertPolicy
-from reelkeeper.rules.budget import BudgetPolicy
+from reelkeeper.rules.alerts.alerting import AlertPolicy
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.forecast.report import ForecastReport
-from reelkeeper.rules.lifecycle import LifecyclePolicy
-from reelkeeper.rules.quote import PriceBook
-from reelkeeper.rules.savings import SavingsPolicy
+from reelkeeper.rules.lifecycle import savings
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.savings import SavingsPolicy
+from reelkeeper.rules.spend.budget import BudgetPolicy
 from tasks import alerts, depots, forecasts, heartbeats, pictures, runs
 from tasks.parameters import AsOf, DryRun, Says
 

@@ -2,12 +2,12 @@
 
 from prefect import flow
 
-from reelkeeper.rules import watch
-from reelkeeper.rules.alerting import AlertPolicy
-from reelkeeper.rules.anomaly import AnomalyPolicy
-from reelkeeper.rules.budget import BudgetPolicy
-from reelkeeper.rules.quote import PriceBook
-from reelkeeper.rules.watch import CostsReport
+from reelkeeper.rules.alerts.alerting import AlertPolicy
+from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.spend import watch
+from reelkeeper.rules.spend.anomaly import AnomalyPolicy
+from reelkeeper.rules.spend.budget import BudgetPolicy
+from reelkeeper.rules.spend.watch import CostsReport
 from tasks import alerts, depots, heartbeats, pictures, runs, spending, usage
 from tasks.parameters import AsOf, DryRun
 

@@ -2,11 +2,11 @@
 
 from prefect import flow
 
-from reelkeeper.rules import findings
-from reelkeeper.rules.alerting import AlertPolicy
-from reelkeeper.rules.performance import PerformancePolicy
-from reelkeeper.rules.performance_report import PerformanceReport
-from reelkeeper.rules.quota import QuotaPolicy
+from reelkeeper.rules.alerts.alerting import AlertPolicy
+from reelkeeper.rules.billing.quota import QuotaPolicy
+from reelkeeper.rules.health import findings
+from reelkeeper.rules.health.performance import PerformancePolicy
+from reelkeeper.rules.health.performance_report import PerformanceReport
 from tasks import alerts, depots, heartbeats, performance, runs
 from tasks.parameters import AsOf, DryRun
 

@@ -2,8 +2,8 @@
 
 from prefect import flow
 
-from reelkeeper.rules.keeping import KeepingPolicy
-from reelkeeper.rules.pruning import PrunePolicy, PruneReport
+from reelkeeper.rules.jobs.pruning import PrunePolicy, PruneReport
+from reelkeeper.rules.lifecycle.keeping import KeepingPolicy
 from tasks import caches, depots, heartbeats, runs
 from tasks.parameters import AsOf, DryRun
 

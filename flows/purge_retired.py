@@ -3,9 +3,9 @@
 from prefect import flow
 
 from reelkeeper.model import Grace
-from reelkeeper.rules import guard
-from reelkeeper.rules.guard import BlastRadius
-from reelkeeper.rules.report import Report
+from reelkeeper.rules.lifecycle import guard
+from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.rules.lifecycle.report import Report
 from tasks import blobs, depots, heartbeats, plans, reports, runs
 from tasks.parameters import AsOf, DryRun, GraceDays, PlanId, ServiceGraceDays
 

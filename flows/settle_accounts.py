@@ -2,8 +2,8 @@
 
 from prefect import flow
 
-from reelkeeper.rules.accounts import RULE, AccountsReport, findings
-from reelkeeper.rules.alerting import AlertPolicy
+from reelkeeper.rules.alerts.alerting import AlertPolicy
+from reelkeeper.rules.billing.accounts import RULE, AccountsReport, findings
 from tasks import accounts, alerts, depots, heartbeats, runs
 from tasks.parameters import DryRun
 

@@ -6,10 +6,10 @@ from prefect import flow
 from pydantic import Field
 
 from reelkeeper.model import Grace
-from reelkeeper.rules import guard
-from reelkeeper.rules.adoption import AdoptionLimits
-from reelkeeper.rules.guard import BlastRadius
-from reelkeeper.rules.report import SyncReport
+from reelkeeper.rules.lifecycle import guard
+from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.rules.lifecycle.report import SyncReport
+from reelkeeper.rules.sync.adoption import AdoptionLimits
 from tasks import catalogs, depots, heartbeats, reports, runs, views
 from tasks.parameters import AsOf, DryRun, GraceDays, Says, ServiceGraceDays
 

@@ -6,11 +6,11 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from reelkeeper.rules import guard, lifecycle
-from reelkeeper.rules.guard import BlastRadius
-from reelkeeper.rules.lifecycle import LifecyclePolicy
-from reelkeeper.rules.report import Report
-from reelkeeper.rules.transcode import Acceptance, Recipe
+from reelkeeper.rules.lifecycle import guard, lifecycle
+from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.report import Report
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from tasks import depots, heartbeats, plans, reports, runs, transcodes, videos
 from tasks.parameters import AsOf, DryRun, PlanId, Says
 

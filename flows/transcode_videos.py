@@ -4,7 +4,7 @@ from uuid import uuid4
 
 from prefect import flow
 
-from reelkeeper.rules.report import HelpReport
+from reelkeeper.rules.lifecycle.report import HelpReport
 from tasks import depots, plans, reports, runs, transcodes
 from tasks.parameters import DryRun
 

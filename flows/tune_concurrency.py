@@ -2,10 +2,10 @@
 
 from prefect import flow
 
-from reelkeeper.rules import steering
-from reelkeeper.rules.concurrency import ConcurrencyPolicy
-from reelkeeper.rules.quote import PriceBook
-from reelkeeper.rules.steering import TuningReport
+from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.jobs import steering
+from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
+from reelkeeper.rules.jobs.steering import TuningReport
 from tasks import depots, heartbeats, limits, runs
 from tasks.parameters import AsOf, DryRun
 

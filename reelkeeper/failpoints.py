@@ -3,8 +3,8 @@
     REELKEEPER_FAILPOINTS="swap.put.after=kill;purge.claim.after_commit=stop@2"
 
 `kill` is SIGKILL to this process, `stop` is SIGSTOP; `@n` acts on the n-th passage, and `*` is every failpoint.
-`effect` puts one before and one after an outside effect; `reelkeeper.store.engine.transaction` puts one before and one
-after its commit.
+`effect` puts one before and one after an outside effect; `reelkeeper.store.core.engine.transaction` puts one before
+and one after its commit.
 """
 
 import os

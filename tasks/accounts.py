@@ -7,10 +7,10 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from reelkeeper.operations import accounts
-from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.lease import Lease
-from reelkeeper.rules.accounts import AccountsReport
+from reelkeeper.operations.core.lease import Lease
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.health import accounts
+from reelkeeper.rules.billing.accounts import AccountsReport
 
 
 @task(task_run_name="count everything anew", cache_policy=NO_CACHE)

@@ -8,15 +8,14 @@ from prefect.logging import get_run_logger
 from sqlalchemy.engine import Engine
 
 from reelkeeper.model.alerts import Finding
-from reelkeeper.operations import alerts, outbox
-from reelkeeper.operations.alerts import Observed
-from reelkeeper.operations.outbox import Delivered
-from reelkeeper.operations.sinks import configured_sinks
-from reelkeeper.rules.alerting import AlertPolicy
-from reelkeeper.rules.report import DeliveryReport
+from reelkeeper.operations.alerts import alerts, outbox
+from reelkeeper.operations.alerts.alerts import Observed
+from reelkeeper.operations.alerts.outbox import Delivered, configured_sinks
+from reelkeeper.rules.alerts.alerting import AlertPolicy
+from reelkeeper.rules.lifecycle.report import DeliveryReport
 from reelkeeper.settings import settings
-from reelkeeper.store.engine import reading
-from reelkeeper.store.outbox import count_waiting, listed
+from reelkeeper.store.alerts.outbox import count_waiting, listed
+from reelkeeper.store.core.engine import reading
 
 
 @task(task_run_name="note what was found", cache_policy=NO_CACHE)

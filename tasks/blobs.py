@@ -11,12 +11,12 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model import Grace, Outcome
-from reelkeeper.operations import purge
-from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.isolation import each_apart
-from reelkeeper.operations.lease import Lease
-from reelkeeper.store.engine import reading, transaction
-from reelkeeper.store.plans import Item, planned, record_outcomes
+from reelkeeper.operations.core.isolation import each_apart
+from reelkeeper.operations.core.lease import Lease
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.lifecycle import purge
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.lifecycle.plans import Item, planned, record_outcomes
 from tasks import RETRIES
 
 KEYS_PER_DELETE = 1_000  # S3 API: the most that one DeleteObjects takes

@@ -9,20 +9,20 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from reelkeeper.operations import forget as forget_
-from reelkeeper.operations import prune
-from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.lease import Lease
-from reelkeeper.operations.prune import Done
-from reelkeeper.rules.keeping import KeepingPolicy
-from reelkeeper.rules.pruning import PrunePlan, PrunePolicy, PruneReport
-from reelkeeper.rules.wording import dollars, size
+from reelkeeper.operations.core import prune_records as forget_
+from reelkeeper.operations.core.lease import Lease
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.jobs import prune_cache
+from reelkeeper.operations.jobs.prune_cache import Done
+from reelkeeper.rules.core.wording import dollars, size
+from reelkeeper.rules.jobs.pruning import PrunePlan, PrunePolicy, PruneReport
+from reelkeeper.rules.lifecycle.keeping import KeepingPolicy
 
 
 @task(task_run_name="judge the cache", cache_policy=NO_CACHE)
 def judge(depot: Depot, policy: PrunePolicy, as_of: datetime, run_id: str, *, dry_run: bool) -> PrunePlan:
     """Decide on each entry, and show by which rules how many go, what that saves and what it loses."""
-    plan = prune.draw(depot.engine, policy, as_of)
+    plan = prune_cache.draw(depot.engine, policy, as_of)
     publish(PruneReport("prune_cache", run_id, dry_run, plan.entries, plan.size_bytes, plan.by_rule()))
     return plan
 
@@ -31,10 +31,10 @@ def judge(depot: Depot, policy: PrunePolicy, as_of: datetime, run_id: str, *, dr
 def carry_out(depot: Depot, lease: Lease, plan: PrunePlan, policy: PrunePolicy, run_id: str) -> Done:
     """Drop and move what the plan says, and forget what left long ago."""
     moves, done = iter(plan.moves), Done(0, 0, 0)
-    while batch := list(islice(moves, prune.BATCH)):
+    while batch := list(islice(moves, prune_cache.BATCH)):
         lease.check()
-        done += prune.carry_out(depot.engine, batch, grant=lease.grant, run_id=run_id)
-    prune.forget(depot.engine, policy, grant=lease.grant)
+        done += prune_cache.carry_out(depot.engine, batch, grant=lease.grant, run_id=run_id)
+    prune_cache.forget(depot.engine, policy, grant=lease.grant)
     get_run_logger().info("%d entries left the cache; %d were used meanwhile and stay", done.dropped, done.stayed)
     return done
 

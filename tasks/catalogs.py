@@ -11,16 +11,18 @@ from prefect.logging import get_run_logger
 
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model import Done, Grace, Outcome, VideoState
-from reelkeeper.operations import adoption, intents, orphans, purge, sync
-from reelkeeper.operations import survey as surveying
-from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.isolation import ENDS_ALL
-from reelkeeper.operations.lease import Lease
-from reelkeeper.operations.survey import Survey
-from reelkeeper.rules.adoption import AdoptionLimits
-from reelkeeper.rules.report import SyncReport, count
+from reelkeeper.operations.core.isolation import ENDS_ALL
+from reelkeeper.operations.core.lease import Lease
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.lifecycle import purge
+from reelkeeper.operations.sync import adoption, orphans, sync
+from reelkeeper.operations.sync import survey as surveying
+from reelkeeper.operations.sync.survey import Survey
+from reelkeeper.operations.videos import intents
+from reelkeeper.rules.lifecycle.report import SyncReport, count
+from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.settings import settings
-from reelkeeper.store.engine import reading
+from reelkeeper.store.core.engine import reading
 from reelkeeper.store.tables import videos
 from tasks import RETRIES
 

@@ -6,11 +6,11 @@ from contextlib import AbstractContextManager, contextmanager
 from sqlalchemy.engine import Engine
 
 from reelkeeper.errors import Frozen
-from reelkeeper.operations.depot import Depot, open_depot
-from reelkeeper.operations.freeze import why_frozen
-from reelkeeper.operations.lease import Lease, alone
+from reelkeeper.operations.core.freeze import why_frozen
+from reelkeeper.operations.core.lease import Lease, alone
+from reelkeeper.operations.core.workspace import Depot, open_depot
 from reelkeeper.settings import settings
-from reelkeeper.store.opening import open_store
+from reelkeeper.store.core.opening import open_store
 
 
 def opened() -> AbstractContextManager[Depot]:

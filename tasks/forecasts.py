@@ -11,19 +11,21 @@ from prefect.logging import get_run_logger
 from reelkeeper.adapters import charts
 from reelkeeper.errors import UsageUnknown
 from reelkeeper.model.alerts import Finding
-from reelkeeper.operations import alerts, forecast, pictures
-from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.report import gather
-from reelkeeper.rules import savings
-from reelkeeper.rules.budget import BudgetPolicy
+from reelkeeper.operations.alerts import alerts
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.forecast import forecast
+from reelkeeper.operations.reports import figures
+from reelkeeper.operations.reports.report import gather
+from reelkeeper.rules.billing.pricing import Usage
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.forecast.costs import Cost
 from reelkeeper.rules.forecast.report import ForecastReport, totals, usd
-from reelkeeper.rules.lifecycle import LifecyclePolicy
-from reelkeeper.rules.pricing import Usage
-from reelkeeper.rules.quote import PriceBook
-from reelkeeper.rules.savings import Idle
-from reelkeeper.store.engine import reading
-from reelkeeper.store.videos import live_videos
+from reelkeeper.rules.lifecycle import savings
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.savings import Idle
+from reelkeeper.rules.spend.budget import BudgetPolicy
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.videos.videos import live_videos
 
 FLOW = "forecast_costs"
 
@@ -63,7 +65,7 @@ def post(depot: Depot, costs: Sequence[Cost], found: Sequence[Finding], as_of: d
     report = gather(depot.engine, as_of.date().replace(day=1), as_of, budget)
     lines = [*totals(costs), *(one.title for one in found[:3])]
     title = f"Forecast of {as_of:%B %Y}: {usd(costs[0].mean_usd)}"
-    alerts.post_picture(depot.engine, title, "\n".join(lines), charts.png(pictures.month(report)), name="forecast.png")
+    alerts.post_picture(depot.engine, title, "\n".join(lines), charts.png(figures.month(report)), name="forecast.png")
 
 
 @task(task_run_name="report on the forecast", cache_policy=NO_CACHE)

@@ -5,11 +5,12 @@ from typing import Any
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flows import Flow
 
-from reelkeeper.operations import alerts, heartbeat
-from reelkeeper.rules import runs
-from reelkeeper.rules.cadence import CADENCES
+from reelkeeper.operations.alerts import alerts
+from reelkeeper.operations.health import watchdog
+from reelkeeper.rules.alerts import alerting
+from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.settings import settings
-from reelkeeper.store.opening import open_store
+from reelkeeper.store.core.opening import open_store
 
 
 def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -22,11 +23,11 @@ def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     name = flow.fn.__name__
     took = state.timestamp - flow_run.start_time if flow_run.start_time else None
     with open_store(settings()) as engine:
-        heartbeat.beat(
+        watchdog.beat(
             engine,
             name,
             run_id=str(flow_run.id),
             run_seconds=took.total_seconds() if took else None,
             **CADENCES[name]._asdict(),
         )
-        alerts.observe(engine, [], rules=runs.RULES, scope=runs.scope(name), run_id=str(flow_run.id))
+        alerts.observe(engine, [], rules=alerting.RULES, scope=alerting.scope(name), run_id=str(flow_run.id))

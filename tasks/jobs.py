@@ -14,18 +14,18 @@ from prefect.logging import get_run_logger
 from reelkeeper.adapters import generator
 from reelkeeper.adapters.ffmpeg.intake import sweep_desks
 from reelkeeper.model.jobs import GLOBAL_LIMIT
-from reelkeeper.operations import images, worker
-from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.run_job import End
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.jobs import worker
+from reelkeeper.operations.jobs.run import End
+from reelkeeper.operations.videos import images
 from reelkeeper.private_files import make_folder
-from reelkeeper.rules import dispatch
-from reelkeeper.rules.attempts import AttemptPolicy
-from reelkeeper.rules.dispatch import DispatchPolicy
-from reelkeeper.rules.dispatch_report import DispatchReport
+from reelkeeper.rules.jobs import dispatch
+from reelkeeper.rules.jobs.attempts import AttemptPolicy
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
 from reelkeeper.settings import settings
-from reelkeeper.store import claims
-from reelkeeper.store.engine import now, reading
-from reelkeeper.store.limits import jobs_at_once
+from reelkeeper.store.core.engine import now, reading
+from reelkeeper.store.jobs import claims
+from reelkeeper.store.jobs.controls import jobs_at_once
 
 _LIMIT_SECONDS = 15.0  # between two looks at it
 _IMAGE_URL_SECONDS = 86_400  # for a provider to read an input image

@@ -11,11 +11,12 @@ from sqlalchemy.engine import Engine
 from reelkeeper.errors import LeaseLost
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.model.performance import Ended
-from reelkeeper.rules.concurrency import ConcurrencyPolicy
-from reelkeeper.rules.steering import Steered, Tuned, TuningReport, explain, since
-from reelkeeper.store import limits, performance
-from reelkeeper.store.engine import reading, transaction
-from reelkeeper.store.limits import Kept
+from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
+from reelkeeper.rules.jobs.steering import Steered, Tuned, TuningReport, explain, since
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.health import performance
+from reelkeeper.store.jobs import controls
+from reelkeeper.store.jobs.controls import Kept
 
 FLOW = "tune_concurrency"
 
@@ -24,7 +25,7 @@ FLOW = "tune_concurrency"
 def read(engine: Engine, policy: ConcurrencyPolicy, as_of: datetime) -> tuple[Kept, Steered, list[Ended]]:
     """Read what the rule remembers, and the jobs that ended since its last step."""
     with reading(engine) as session:
-        kept = limits.kept(session)
+        kept = controls.kept(session)
         steered = Steered.model_validate({"limit": policy.first_limit, **kept.state})
         return kept, steered, performance.ended(session, since(steered, as_of), as_of)
 
@@ -33,7 +34,7 @@ def read(engine: Engine, policy: ConcurrencyPolicy, as_of: datetime) -> tuple[Ke
 def remember(engine: Engine, before: Kept, steered: Steered) -> None:
     """Keep what the next step stands on. Raises LeaseLost where another run has stepped meanwhile."""
     with transaction(engine, "limits.remember") as session:
-        if not limits.keep(session, steered.model_dump(mode="json"), before):
+        if not controls.keep(session, steered.model_dump(mode="json"), before):
             raise LeaseLost("another run of tune_concurrency has stepped meanwhile; nothing was changed")
 
 

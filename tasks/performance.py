@@ -11,14 +11,14 @@ from sqlalchemy.engine import Engine
 
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.performance import Window
-from reelkeeper.operations.alerts import Observed
-from reelkeeper.rules.findings import Seen
-from reelkeeper.rules.performance import PerformancePolicy, figures, first_window, waiting, windows, with_present
-from reelkeeper.rules.performance_report import PerformanceReport, line, lines, percent, seconds
-from reelkeeper.rules.quota import QuotaPolicy
-from reelkeeper.store import performance
-from reelkeeper.store.engine import reading, transaction
-from reelkeeper.store.limits import jobs_at_once
+from reelkeeper.operations.alerts.alerts import Observed
+from reelkeeper.rules.billing.quota import QuotaPolicy
+from reelkeeper.rules.health.findings import Seen
+from reelkeeper.rules.health.performance import PerformancePolicy, figures, first_window, waiting, windows, with_present
+from reelkeeper.rules.health.performance_report import PerformanceReport, line, lines, percent, seconds
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.health import performance
+from reelkeeper.store.jobs.controls import jobs_at_once
 
 FLOW = "monitor_performance"
 

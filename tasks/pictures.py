@@ -9,14 +9,14 @@ from prefect.cache_policies import NO_CACHE
 from sqlalchemy.engine import Engine
 
 from reelkeeper.adapters import charts
-from reelkeeper.operations import describe, pictures, tables
-from reelkeeper.operations.report import gather
-from reelkeeper.rules.budget import BudgetPolicy
+from reelkeeper.operations.reports import figures, tables, text
+from reelkeeper.operations.reports.report import gather
+from reelkeeper.rules.spend.budget import BudgetPolicy
 
 # What each picture says, draws and lists.
 _PICTURES = {
-    "spend": ("Spend by service and day", describe.spend, pictures.spend, tables.bill),
-    "forecast": ("Where the month is going", describe.month, pictures.month, tables.months),
+    "spend": ("Spend by service and day", text.spend, figures.spend, tables.bill),
+    "forecast": ("Where the month is going", text.month, figures.month, tables.months),
 }
 
 

@@ -14,17 +14,18 @@ from pydantic import BaseModel
 
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import Grace, PlannedRule, PlanSummary, Verdict
-from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.lease import Lease
-from reelkeeper.rules import lifecycle, pricing, tariff
-from reelkeeper.rules.guard import BlastRadius
-from reelkeeper.rules.report import Report
-from reelkeeper.rules.wording import CONTRACT_NOT_TRIED
-from reelkeeper.store import due, results, undertakings
-from reelkeeper.store.drawing import add_verdicts, begin_plan
-from reelkeeper.store.engine import reading, transaction
-from reelkeeper.store.plans import Item, begin_applying, load_summary, refuse_plan
-from reelkeeper.store.shares import leave_beyond_share
+from reelkeeper.operations.core.lease import Lease
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.rules.billing import pricing, tariff
+from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED
+from reelkeeper.rules.lifecycle import lifecycle
+from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.rules.lifecycle.report import Report
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.lifecycle import plan_progress, plan_results, purge_plan
+from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
+from reelkeeper.store.lifecycle.plans import Item, begin_applying, load_summary, refuse_plan
+from reelkeeper.store.lifecycle.user_share import leave_beyond_share
 
 Judge = Callable[[int, int | None], None]  # retired in 24 h, last population: raises GuardRefused
 HELPERS = "transcode-videos/on-demand"  # the deployment whose runs help
@@ -64,7 +65,7 @@ def draw_purge(
 ) -> str:
     """Save what has waited out its grace as a plan; returns its id."""
     plan_id = begin_plan(depot.engine, "purge_retired", under, as_of, run_id)
-    due.add_due(
+    purge_plan.add_due(
         depot.engine,
         plan_id,
         as_of,
@@ -81,8 +82,8 @@ def show(depot: Depot, plan_id: str) -> PlanSummary:
     """Publish a saved plan as artifacts, a summary and a table of its largest items, and return it in figures."""
     with reading(depot.engine) as session:
         plan = load_summary(session, plan_id)
-        planned = results.by_rule(session, plan_id)
-        items = results.largest(session, plan_id, MOST_ROWS)
+        planned = plan_results.by_rule(session, plan_id)
+        items = plan_results.largest(session, plan_id, MOST_ROWS)
     name = plan.flow.replace("_", "-")
     total = sum(rule.objects for rule in planned)
     title = f"Plan {plan.id} of {plan.flow}, as of {plan.as_of:%Y-%m-%d %H:%M} UTC"
@@ -99,8 +100,8 @@ def show(depot: Depot, plan_id: str) -> PlanSummary:
 def preview(depot: Depot, plan: PlanSummary, run_id: str, judge: Judge) -> Report:
     """Say what a run would do, and what the guard would say of it."""
     with reading(depot.engine) as session:
-        planned = tuple(results.by_rule(session, plan.id))
-        figures = results.retired_in_24h(session), results.last_population(session)
+        planned = tuple(plan_results.by_rule(session, plan.id))
+        figures = plan_results.retired_in_24h(session), plan_results.last_population(session)
     refusal = None
     try:
         judge(*figures)
@@ -118,7 +119,8 @@ def claim(depot: Depot, plan: PlanSummary, under: Mapping[str, Any], judge: Judg
     """
     try:
         with transaction(depot.engine, "plan.claim") as session:
-            before = results.retired_in_24h(session), results.last_population(session)  # this plan not counted
+            # Asked before this plan counts.
+            before = plan_results.retired_in_24h(session), plan_results.last_population(session)
             begin_applying(session, plan.id, plan.flow, under, run_id)
             judge(*before)
     except GuardRefused as refused:
@@ -130,8 +132,8 @@ def claim(depot: Depot, plan: PlanSummary, under: Mapping[str, Any], judge: Judg
 def begin(depot: Depot, lease: Lease, plan: PlanSummary) -> Lease:
     """Take the plan's own lease: others may help now, and what dead runs of the flow left under way is over."""
     with transaction(depot.engine, "plan.begin") as session:
-        undertakings.close_others(session, plan.flow, plan.id)
-    (grant,) = lease.keeper.take([undertakings.plan_lease(plan.id)])
+        plan_progress.close_others(session, plan.flow, plan.id)
+    (grant,) = lease.keeper.take([plan_progress.plan_lease(plan.id)])
     return Lease(lease.keeper, grant)
 
 
@@ -149,19 +151,19 @@ def ask_for_help(plan: PlanSummary, helpers: int) -> None:
 def under_way(depot: Depot) -> str | None:
     """Name the plan of `tier_storage` whose work is not over, or None."""
     with reading(depot.engine) as session:
-        return undertakings.under_way(session, "tier_storage")
+        return plan_progress.under_way(session, "tier_storage")
 
 
 @task(task_run_name="see who ends plan {plan_id}", cache_policy=NO_CACHE)
 def inherit(depot: Depot, lease: Lease, plan_id: str) -> tuple[PlanSummary, str] | None:
     """Take over a plan with nothing left to compress, and its run's id, if that run is dead; else None."""
     with reading(depot.engine) as session:
-        if undertakings.left(session, plan_id)[0].objects or not undertakings.is_under_way(session, plan_id):
+        if plan_progress.left(session, plan_id)[0].objects or not plan_progress.is_under_way(session, plan_id):
             return None
-    if not lease.keeper.take([undertakings.plan_lease(plan_id)]):
+    if not lease.keeper.take([plan_progress.plan_lease(plan_id)]):
         return None
     with reading(depot.engine) as session:
-        return load_summary(session, plan_id), undertakings.undertaking(session, plan_id).run_id
+        return load_summary(session, plan_id), plan_progress.undertaking(session, plan_id).run_id
 
 
 def _counts(plan: PlanSummary) -> tuple[int, int]:

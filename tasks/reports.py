@@ -9,12 +9,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.model import Counts, Done, Outcome, PlanSummary
-from reelkeeper.operations.depot import Depot
-from reelkeeper.rules import adoption as adopting
-from reelkeeper.rules.report import HelpReport, Report, SyncReport, count
-from reelkeeper.rules.wording import dollars, size
-from reelkeeper.store import results, undertakings
-from reelkeeper.store.engine import reading
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.rules.core.wording import dollars, size
+from reelkeeper.rules.lifecycle.report import HelpReport, Report, SyncReport, count
+from reelkeeper.rules.sync import adoption as adopting
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.lifecycle import plan_progress, plan_results
 
 MOST_FAILURES = 100
 
@@ -28,9 +28,9 @@ def publish(depot: Depot, plan: PlanSummary, run_id: str) -> Report:
             run_id,
             dry_run=False,
             plan=plan,
-            planned=tuple(results.by_rule(session, plan.id)),
-            done=tuple(results.by_outcome(session, plan.id)),
-            failures=tuple(results.failures(session, plan.id, MOST_FAILURES)),
+            planned=tuple(plan_results.by_rule(session, plan.id)),
+            done=tuple(plan_results.by_outcome(session, plan.id)),
+            failures=tuple(plan_results.failures(session, plan.id, MOST_FAILURES)),
         )
     name = plan.flow.replace("_", "-")
     create_markdown_artifact(_markdown(report), key=f"{name}-report", description=f"What came of plan {plan.id}")
@@ -77,7 +77,7 @@ def publish_help(depot: Depot, run_id: str, plan_id: str | None, outcomes: Seque
     left = everything = Counts()
     if plan_id is not None:
         with reading(depot.engine) as session:
-            left, everything = undertakings.left(session, plan_id)
+            left, everything = plan_progress.left(session, plan_id)
     report = HelpReport(
         "transcode_videos",
         run_id,

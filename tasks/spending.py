@@ -10,12 +10,12 @@ from prefect.logging import get_run_logger
 
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Metric
-from reelkeeper.operations.alerts import Observed
-from reelkeeper.operations.depot import Depot
-from reelkeeper.rules.gaps import LOOKED_BACK_DAYS
-from reelkeeper.rules.watch import CostsReport, Spent, lines
-from reelkeeper.store import charges, forecasts, usage
-from reelkeeper.store.engine import reading
+from reelkeeper.operations.alerts.alerts import Observed
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.rules.spend.watch import LOOKED_BACK_DAYS, CostsReport, Spent, lines
+from reelkeeper.store.billing import charges, usage
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.forecast import forecasts
 
 FLOW = "monitor_costs"
 _ONE_DAY = timedelta(days=1)

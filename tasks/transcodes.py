@@ -16,17 +16,17 @@ from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import sweep_desks
 from reelkeeper.errors import MediaTimeout, Misconfigured, StorageError
 from reelkeeper.model import Counts, Outcome
-from reelkeeper.operations.compress import Batch, Job, claim, compress, load_job, may_go_on
-from reelkeeper.operations.depot import Depot, open_depot
-from reelkeeper.operations.isolation import ENDS_ALL
-from reelkeeper.operations.lease import Keeper, Lease
-from reelkeeper.rules import transcode
-from reelkeeper.rules.transcode import Acceptance, Recipe
+from reelkeeper.operations.core.isolation import ENDS_ALL
+from reelkeeper.operations.core.lease import Keeper, Lease
+from reelkeeper.operations.core.workspace import Depot, open_depot
+from reelkeeper.operations.lifecycle.compress import Batch, Job, claim, compress, load_job, may_go_on
+from reelkeeper.rules.lifecycle import transcode
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.settings import settings
-from reelkeeper.store import undertakings
-from reelkeeper.store.engine import reading, transaction
-from reelkeeper.store.leases import Grant
-from reelkeeper.store.plans import Item, record_outcomes
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.lifecycle import plan_progress
+from reelkeeper.store.lifecycle.plans import Item, record_outcomes
 
 _LOOK_AGAIN_SECONDS = 2.0  # where others are at work on all that is left: one of them may fail, or die
 _DASK_SECONDS = 10  # until a scheduler that does not answer is given up
@@ -131,7 +131,7 @@ def compress_batch(depot: Depot, keeper: Keeper, order: Order, job: Job, batch: 
             with transaction(depot.engine, "swap.record") as session:
                 record_outcomes(session, job.plan_id, [outcome])
             keeper.release([grant])
-            if outcome.action != undertakings.AGAIN:
+            if outcome.action != plan_progress.AGAIN:
                 outcomes.append(outcome)
     finally:
         keeper.release([grant for _, grant in batch.items])
@@ -146,7 +146,7 @@ def _settle(depot: Depot, keeper: Keeper, job: Job, item: Item, grant: Grant, *,
     except (MediaTimeout, StorageError) as error:
         if not last_try:
             get_run_logger().warning("%s: %s; tried again at the end", item.video_id, error)
-            return _unsettled(item, undertakings.AGAIN, error)
+            return _unsettled(item, plan_progress.AGAIN, error)
         return _unsettled(item, "failed", error)
     except Exception as error:  # noqa: BLE001  one video that fails must not stop the others
         get_run_logger().exception("%s failed; the others go on", item.video_id)
@@ -160,7 +160,7 @@ def _unsettled(item: Item, action: str, error: Exception) -> Outcome:
 
 def _left(depot: Depot, plan_id: str) -> tuple[Counts, Counts]:
     with reading(depot.engine) as session:
-        return undertakings.left(session, plan_id)
+        return plan_progress.left(session, plan_id)
 
 
 class _Progress:

@@ -9,19 +9,19 @@ from prefect.logging import get_run_logger
 
 from reelkeeper.adapters import cloudflare
 from reelkeeper.model.money import Charge
-from reelkeeper.operations import metering
-from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.metering import Collected
-from reelkeeper.rules.quote import PriceBook
+from reelkeeper.operations.billing import metering
+from reelkeeper.operations.billing.metering import Collected
+from reelkeeper.operations.core.workspace import Depot, flush_operations
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.settings import settings
-from reelkeeper.store import charges
-from reelkeeper.store.engine import reading
+from reelkeeper.store.billing import charges
+from reelkeeper.store.core.engine import reading
 
 
 @task(task_run_name="collect what was used", cache_policy=NO_CACHE)
 def collect(depot: Depot, as_of: datetime) -> Collected:
     """Sample the catalogue and ask Cloudflare, if there is a token; where it does not answer our count stands in."""
-    metering.flush_operations(depot.engine, depot.bucket)
+    flush_operations(depot.engine, depot.bucket)
     client = cloudflare.connect(settings())
     if client is None:
         return metering.collect(depot.engine, None, as_of)

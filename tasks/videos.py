@@ -7,12 +7,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from reelkeeper.model import Grace, Video
-from reelkeeper.operations import retire
-from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.lease import Lease
-from reelkeeper.store.engine import reading
-from reelkeeper.store.plans import planned
-from reelkeeper.store.videos import live_videos
+from reelkeeper.operations.core.lease import Lease
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.lifecycle import retire
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.lifecycle.plans import planned
+from reelkeeper.store.videos.videos import live_videos
 
 RETIRED_AT_ONCE = 500
 

@@ -8,8 +8,8 @@ from prefect.logging import get_run_logger
 
 from reelkeeper.adapters import cloudflare
 from reelkeeper.errors import Misconfigured, TokenRefused, UsageUnknown
-from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.views import ReadsOfDay, days_to_import, import_reads
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.videos.views import ReadsOfDay, days_to_import, import_reads
 from reelkeeper.settings import settings
 
 

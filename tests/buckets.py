@@ -8,7 +8,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from reelkeeper.adapters import r2, seaweed
+from reelkeeper.adapters.s3 import r2, seaweed
 from tests.doubles.r2 import R2Double
 
 BUCKET = "reelkeeper"

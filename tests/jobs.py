@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from reelkeeper.model.jobs import JobState
-from reelkeeper.store.engine import transaction
+from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import jobs
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)

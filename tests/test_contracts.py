@@ -55,3 +55,11 @@ def test_rules_import_only_what_cannot_act() -> None:
 def test_prefect_is_spoken_only_where_flows_and_tasks_are() -> None:
     rooms = ("reelkeeper", "bench")
     assert not [path for room in rooms for path in (ROOT / room).rglob("*.py") if "prefect" in set(imports(path))]
+
+
+def test_a_capability_has_the_same_name_in_every_layer() -> None:
+    capabilities = {"alerts", "billing", "core", "forecast", "health", "jobs", "lifecycle", "reports", "spend"}
+    capabilities |= {"sync", "videos"}
+    for layer in ("rules", "operations", "store"):
+        found = {path.name for path in (ROOT / "reelkeeper" / layer).iterdir() if path.name != "__pycache__"}
+        assert found - capabilities <= {"__init__.py", "tables", "migrations"}, f"{layer} has a room of another name"

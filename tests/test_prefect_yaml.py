@@ -18,8 +18,8 @@ from pydantic import BaseModel, ValidationError
 from deployments import automations
 from deployments.bootstrap import POOLS
 from reelkeeper.cli.orchestration import HEARTBEAT_SECONDS
-from reelkeeper.rules.cadence import CADENCES
-from reelkeeper.rules.lifecycle import FLOW_RULES
+from reelkeeper.rules.alerts.cadence import CADENCES
+from reelkeeper.rules.lifecycle.lifecycle import FLOW_RULES
 from tasks.plans import HELPERS
 
 ROOT = Path(__file__).parent.parent

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.adapters import seaweed
+from reelkeeper.adapters.s3 import seaweed
 from reelkeeper.cli import orchestration
-from reelkeeper.operations import doctor
+from reelkeeper.operations.health import doctor
 from reelkeeper.private_files import exposed, make_folder, tighten
 from reelkeeper.settings import Settings
-from reelkeeper.store.engine import reading
-from reelkeeper.store.opening import open_store
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.core.opening import open_store
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can try as another user")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ("reelkeeper", "tasks", "flows", "deployments")
+SHIPPED = ("reelkeeper", "tasks", "flows", "deployments", "demo")
 ROOMS = (*SHIPPED, "bench", "docs", "tests")
 MOST_LINES = 400
 
@@ -101,8 +101,8 @@ def test_only_purge_deletes_bytes() -> None:
         or name in {"delete_object", "delete_objects", "delete_signed", "sign_delete"}
     }
     assert callers == {
-        "reelkeeper/operations/purge.py",
-        "reelkeeper/adapters/deletes.py",  # what Bucket.delete does
+        "reelkeeper/operations/lifecycle/purge.py",
+        "reelkeeper/adapters/s3/deletes.py",  # what Bucket.delete does
         "reelkeeper/adapters/contract/scratch.py",
         "reelkeeper/adapters/contract/checks.py",  # in a scratch prefix of its own alone: contract/test_checks.py
     }

@@ -11,12 +11,12 @@ import uvicorn
 from fastapi import FastAPI, HTTPException
 from sqlmodel import Session
 
-from reelkeeper.adapters import r2
+from reelkeeper.adapters.s3 import r2
 from reelkeeper.api.app import create_app
 from reelkeeper.api.backing import Backing
-from reelkeeper.operations.depot import Depot
-from reelkeeper.rules.access import AccessPolicy
-from reelkeeper.store.engine import open_engine
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.rules.core.access import AccessPolicy
+from reelkeeper.store.core.engine import open_engine
 from reelkeeper.store.tables import videos
 
 _UNHURRIED = AccessPolicy(requests_a_second=100_000, burst=1_000_000)

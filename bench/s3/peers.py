@@ -4,7 +4,7 @@ import os
 import subprocess
 from importlib import metadata
 
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.seaweed import Endpoint
 
 
 def s5cmd(at: Endpoint, *arguments: str, stdin: str | None = None) -> str:

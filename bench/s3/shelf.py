@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.s3 import peers
-from reelkeeper.adapters import r2, seaweed
-from reelkeeper.adapters.r2 import Bucket
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3 import r2, seaweed
+from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.adapters.s3.seaweed import Endpoint
 
 BUCKET = "reelkeeper"
 VIDEOS_PER_USER = 1000

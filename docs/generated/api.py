@@ -13,7 +13,7 @@ from reelkeeper.api.app import create_app
 from reelkeeper.api.backing import Backing
 from reelkeeper.api.problems import STATUSES
 from reelkeeper.api.routes.jobs import REFUSED
-from reelkeeper.operations.depot import Depot
+from reelkeeper.operations.core.workspace import Depot
 
 _METHODS: Final = ("get", "post", "put", "delete")
 _OTHERS: Final = (

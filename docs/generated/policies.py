@@ -8,9 +8,9 @@ from pydantic import BaseModel
 
 from docs.generated import flows
 from docs.generated.tables import code, kind, table
-from reelkeeper.operations.admit import Terms
-from reelkeeper.rules.access import AccessPolicy
-from reelkeeper.rules.budget import BudgetPolicy
+from reelkeeper.operations.jobs.admit import Terms
+from reelkeeper.rules.core.access import AccessPolicy
+from reelkeeper.rules.spend.budget import BudgetPolicy
 
 _API: Final = "[`reelkeeper api`](commands.md#reelkeeper-api)"
 

@@ -11,10 +11,10 @@ from pydantic import StringConstraints
 
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.model.access import Caller, Scope
-from reelkeeper.operations.admit import Terms
-from reelkeeper.operations.depot import Depot
-from reelkeeper.rules.access import AccessPolicy
-from reelkeeper.rules.budget import BudgetPolicy
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.jobs.admit import Terms
+from reelkeeper.rules.core.access import AccessPolicy
+from reelkeeper.rules.spend.budget import BudgetPolicy
 
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]  # as keys are made of them
 IdempotencyKey = Annotated[

@@ -16,11 +16,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from sqlalchemy.engine import Engine
 
-from reelkeeper.operations.status import Money, Status, gather
-from reelkeeper.rules.budget import BudgetPolicy
-from reelkeeper.rules.tariff import class_of
-from reelkeeper.store import extent, usage
-from reelkeeper.store.engine import now, reading
+from reelkeeper.operations.health.status import Money, Status, gather
+from reelkeeper.rules.billing.tariff import class_of
+from reelkeeper.rules.spend.budget import BudgetPolicy
+from reelkeeper.store.billing import usage
+from reelkeeper.store.core import schema
+from reelkeeper.store.core.engine import now, reading
 
 KEPT_SECONDS: Final = 300.0  # figures that add much up are asked so seldom; they change with the hourly flows
 _NANO: Final = Decimal(10**9)
@@ -55,10 +56,10 @@ class Service(Collector):
             kept = self._kept if self._kept and time.monotonic() < self._kept.until else None
             found = gather(self._engine, self._budget, money=kept.money if kept else None)
             with reading(self._engine) as session:
-                size_bytes = extent.size_bytes(session)
+                size_bytes = schema.size_bytes(session)
                 if kept is None:
                     day = now(session).date()
-                    asked = extent.rows(session), usage.operations(session, day.replace(day=1), day)
+                    asked = schema.rows(session), usage.operations(session, day.replace(day=1), day)
                     kept = self._kept = _Kept(time.monotonic() + KEPT_SECONDS, found.money, *asked)
         yield from _flows(found)
         yield from _videos(found)

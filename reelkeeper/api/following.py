@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from reelkeeper.errors import NotFound
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
-from reelkeeper.operations.follow import Followed, follow, marks
+from reelkeeper.operations.jobs.follow import Followed, follow, marks
 
 LOOK_SECONDS = 1.0  # between two looks at the jobs that are followed
 _PLACES: Final = 20  # jobs that wait, whose places in the queue are looked at each time, in turn

@@ -21,9 +21,9 @@ from reelkeeper.api.load import Load, Shed, Turns
 from reelkeeper.api.problems import problem
 from reelkeeper.api.routes import hooks, images, jobs
 from reelkeeper.model.access import Caller
-from reelkeeper.operations.images import MOST_BYTES
-from reelkeeper.operations.tokens import authenticate
-from reelkeeper.rules.access import AccessPolicy, Allowance, body_deadline, take
+from reelkeeper.operations.core.tokens import authenticate
+from reelkeeper.operations.videos.images import MOST_BYTES
+from reelkeeper.rules.core.access import AccessPolicy, Allowance, body_deadline, take
 
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
 OPEN: Final = HEALTH | {"/openapi.json", hooks.PATH}

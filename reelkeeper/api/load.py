@@ -15,7 +15,7 @@ from fastapi import Depends, Request
 from sqlalchemy.engine import Engine
 from starlette.exceptions import HTTPException
 
-from reelkeeper.rules.access import AccessPolicy
+from reelkeeper.rules.core.access import AccessPolicy
 
 # With tokens, streams, health checks and dispatching, they need no more than the 15 connections of SQLAlchemy's pool.
 _PLACES: Final = 10

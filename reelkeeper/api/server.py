@@ -19,7 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from reelkeeper.rules.access import AccessPolicy
+from reelkeeper.rules.core.access import AccessPolicy
 
 _OTHER_FILES: Final = 200  # the store's, the bucket's and logs; the API itself opens about 60
 LET_IN: Final = 64  # connections in one turn of the loop; asyncio has one number for this and for the queue

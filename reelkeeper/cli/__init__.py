@@ -1,6 +1,6 @@
 """The `reelkeeper` command: thin over operations, and the starter of flows. Each file here is a group of commands."""
 
-from reelkeeper.cli import (
+from reelkeeper.cli.commands import (
     accounts,
     alerts,
     api,
@@ -28,7 +28,7 @@ from reelkeeper.cli import (
     watchdog,
     worker,
 )
-from reelkeeper.cli.demo import demo
+from reelkeeper.cli.commands.demo import demo
 from reelkeeper.cli.front import app
 
 FLOWS, PEOPLE, LOOK = "Flows", "Undo and stop", "Look and bring in"

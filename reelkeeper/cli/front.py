@@ -54,7 +54,7 @@ def _ours(error: Exception) -> ReelkeeperError | None:
 
         if isinstance(error, sa.exc.DBAPIError):
             from reelkeeper.settings import settings
-            from reelkeeper.store.failures import explained
+            from reelkeeper.store.core.failures import explained
 
             return explained(error, sa.make_url(settings().store_url))
     url = os.environ.get("PREFECT_API_URL")

@@ -9,7 +9,7 @@ from reelkeeper.errors import Misconfigured
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from reelkeeper.operations.depot import Depot
+    from reelkeeper.operations.core.workspace import Depot
     from reelkeeper.settings import Settings
 
 
@@ -40,7 +40,7 @@ def configured() -> "Settings":
 @contextmanager
 def store() -> Iterator["Engine"]:
     """Open the store alone: what only looks things up needs no bucket."""
-    from reelkeeper.store.opening import open_store
+    from reelkeeper.store.core.opening import open_store
 
     with open_store(configured()) as engine:
         yield engine
@@ -49,7 +49,7 @@ def store() -> Iterator["Engine"]:
 @contextmanager
 def depot() -> Iterator["Depot"]:
     """Open the store and its bucket, whose identity was checked."""
-    from reelkeeper.operations.depot import open_depot
+    from reelkeeper.operations.core.workspace import open_depot
 
     with open_depot(configured()) as opened:
         yield opened

@@ -8,7 +8,7 @@ from reelkeeper.cli.screen import dollars, say, size, table
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from reelkeeper.store.pages import PlanItem
+    from reelkeeper.store.videos.video_pages import PlanItem
 
 _SHOWN = 20
 _LONGEST = 200  # characters of a reason in a table; `--json` has it whole
@@ -17,9 +17,9 @@ _SAY_WHY = {"refused", "skipped", "failed"}  # otherwise the plan's own reason s
 
 def load(engine: "Engine", plan_id: str) -> dict[str, Any]:
     """Read a plan for `--json`: its summary, its items and their outcomes. Raises NotFound."""
-    from reelkeeper.store.engine import reading
-    from reelkeeper.store.pages import plan_items
-    from reelkeeper.store.plans import load_summary
+    from reelkeeper.store.core.engine import reading
+    from reelkeeper.store.lifecycle.plans import load_summary
+    from reelkeeper.store.videos.video_pages import plan_items
 
     with reading(engine) as session:
         return {"plan": load_summary(session, plan_id), "items": plan_items(session, plan_id)}
@@ -42,7 +42,7 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
         say("Nothing is to be done.")
     if summary.kept:
         kept = sorted(summary.kept.items(), key=lambda one: (-one[1], one[0]))
-        from reelkeeper.rules.wording import CONTRACT_NOT_TRIED
+        from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED
 
         if "contract_not_tried" in summary.kept:
             say(CONTRACT_NOT_TRIED)
@@ -52,7 +52,7 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
 
 
 def _row(item: "PlanItem", *, done: bool) -> list[object]:
-    from reelkeeper.rules.pricing import storage_microusd_per_month
+    from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 
     first: list[object] = [item.video_id, item.action, size(item.size_bytes)]
     if item.outcome == "compressed" and item.after_bytes is not None:
@@ -67,7 +67,7 @@ def _row(item: "PlanItem", *, done: bool) -> list[object]:
 
 
 def _total(items: "list[PlanItem]") -> str:
-    from reelkeeper.rules.pricing import storage_microusd_per_month
+    from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 
     if not any(item.outcome for item in items):
         counts = Counter(item.action for item in items)

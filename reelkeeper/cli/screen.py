@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reelkeeper.rules import wording
+from reelkeeper.rules.core import wording
 
 _PIPED_WIDTH = 100  # columns, where there is no terminal to ask
 

@@ -15,9 +15,9 @@ from rich.text import Text
 from reelkeeper.cli.screen import dollars, out, size
 from reelkeeper.model import VideoState
 from reelkeeper.model.alerts import Severity
-from reelkeeper.operations.status import FlowState, Money, Status
-from reelkeeper.rules.performance_report import seconds
-from reelkeeper.rules.wording import many, span
+from reelkeeper.operations.health.status import FlowState, Money, Status
+from reelkeeper.rules.core.wording import many, span
+from reelkeeper.rules.health.performance_report import seconds
 
 _WIDE = 108  # columns, from which on two panels stand beside each other
 _NANO_IN_MICRO = 1000

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from reelkeeper.cli.screen import emit, table
-from reelkeeper.rules.focus import written
+from reelkeeper.rules.billing.focus import written
 
 if TYPE_CHECKING:
-    from reelkeeper.rules.pricing import Bill, Line, Usage
+    from reelkeeper.rules.billing.pricing import Bill, Line, Usage
 
 _SHOWN_PLACES = 6  # of a figure on the screen; a script gets all
 
 
 def price_document(name: str, *, as_json: bool) -> None:
     """Price the document in the file `name`, or on standard input if that is -, and print its bill."""
-    from reelkeeper.rules.pricing import bill
+    from reelkeeper.rules.billing.pricing import bill
 
     priced = bill(_read(name))
     if not as_json:
@@ -38,7 +38,7 @@ def _read(name: str) -> "Usage":
     """Read a usage document. A typer.BadParameter names each field that is wrong, with its value and the limit."""
     from pydantic import ValidationError
 
-    from reelkeeper.rules.pricing import Usage
+    from reelkeeper.rules.billing.pricing import Usage
 
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8-sig")

@@ -12,7 +12,7 @@ import typer
 from reelkeeper import logs
 
 if TYPE_CHECKING:
-    from reelkeeper.rules.budget import BudgetPolicy
+    from reelkeeper.rules.spend.budget import BudgetPolicy
 
 DailyBudget = Annotated[
     str | None, typer.Option(metavar="USD", help="Compare days with this budget; none: with no budget.")
@@ -51,7 +51,7 @@ def budgets(**given: str | None) -> "BudgetPolicy":
     """Read budgets in dollars; "none" is no budget, and what is not given is the default."""
     from pydantic import ValidationError
 
-    from reelkeeper.rules.budget import BudgetPolicy
+    from reelkeeper.rules.spend.budget import BudgetPolicy
 
     amounts = {name: None if usd == "none" else usd for name, usd in given.items() if usd is not None}
     try:

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Final, NamedTuple, Protocol
 
 from reelkeeper.model.jobs import RecordedRequest
-from reelkeeper.rules.cache import S3Fifo
+from reelkeeper.rules.jobs.cache import S3Fifo
 
 _TEMPLATES_A_DAY, _HALF_LIFE_DAYS, _FIRST_TEMPLATES = 40, 10.0, 400
 _MEDIAN_BYTES, _SIZE_SIGMA = 15e6, 0.5  # of mean 17 MB

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from reelkeeper.rules.concurrency import Finished
+from reelkeeper.rules.jobs.concurrency import Finished
 
 Speedup = Callable[[int], float]
 Controller = Callable[[int, Sequence[Finished]], int]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from reelkeeper.rules.concurrency import ConcurrencyPolicy, Finished, Memory, next_limit
+from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy, Finished, Memory, next_limit
 from reelkeeper.simulation.concurrency import MAX_LIMIT, Controller, Scenario
 
 _SEED_COST_MICROUSD, _SEED_SECONDS = 20_000, 30.0  # the source document's two thresholds

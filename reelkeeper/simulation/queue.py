@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Final, NamedTuple
 
 from reelkeeper.model.jobs import Job, RecordedJob
-from reelkeeper.rules.dispatch import DispatchPolicy, class_bounds, first
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy, class_bounds, first
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 BASE_SECONDS, SECONDS_PER_COMPLEXITY, SECONDS_AT_FULL_LOAD = 120.0, 30.0, 60.0

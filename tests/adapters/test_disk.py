@@ -13,7 +13,7 @@ from reelkeeper import disk
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import desk
 from reelkeeper.errors import DiskFull, NotAVideo
-from reelkeeper.operations.transcode import shrink
+from reelkeeper.operations.lifecycle.transcode import shrink
 from tests.disks import fill, small_disk
 
 MB = 1_000_000

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelkeeper.adapters.retry_after import retry_after_seconds
+from reelkeeper.adapters.second_sink import as_text
 from reelkeeper.adapters.slack import Bot, Webhook, lay_out
 from reelkeeper.adapters.slack.blocks import MOST_ALL, length
-from reelkeeper.adapters.wording import as_text
 from reelkeeper.errors import SinkBusy, SinkDown, SinkRefused
 from reelkeeper.model.alerts import Letter, Message, MessageKind, Picture, Severity, Sink
 from tests.doubles import slack

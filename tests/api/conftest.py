@@ -8,12 +8,13 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.api.app import create_app
 from reelkeeper.api.backing import Backing
 from reelkeeper.model.access import Scope
-from reelkeeper.operations import ledger, tokens
-from reelkeeper.store.engine import transaction
+from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.core import tokens
+from reelkeeper.store.core.engine import transaction
 from tests.doubles.r2 import R2Double
 from tests.faults.world import World
 

@@ -8,7 +8,8 @@ import pytest
 
 from reelkeeper.client import Client, RequestRefused
 from reelkeeper.model.access import Scope
-from reelkeeper.operations import settle_job, tokens
+from reelkeeper.operations.core import tokens
+from reelkeeper.operations.jobs import settle
 from tests.api.served import served
 from tests.faults.world import World
 from tests.operations.desk import claim, make
@@ -30,7 +31,7 @@ def test_a_service_does_its_whole_work_through_it(sqlite_world: World, base_url:
         followed = reelkeeper.follow(queued["job_id"])
         assert next(followed)["state"] == "running"
         make(engine, queued["job_id"])
-        settle_job.succeed(engine, queued["job_id"], lease_token, run_id="run")
+        settle.succeed(engine, queued["job_id"], lease_token, run_id="run")
         assert [one["state"] for one in followed] == ["succeeded"]
         assert reelkeeper.ask("ann", {"model": "m", "prompt": "a fox"}, key="k2")["status"] == "cached"
 

@@ -15,12 +15,12 @@ from reelkeeper.api.collector import KEPT_SECONDS
 from reelkeeper.model import BlobState
 from reelkeeper.model.alerts import Severity
 from reelkeeper.model.money import Charge
-from reelkeeper.operations import metering
-from reelkeeper.operations.freeze import freeze
-from reelkeeper.operations.heartbeat import beat
-from reelkeeper.rules.cadence import CADENCES
-from reelkeeper.store import charges
-from reelkeeper.store.engine import now, reading, transaction
+from reelkeeper.operations.core.freeze import freeze
+from reelkeeper.operations.core.workspace import flush_operations
+from reelkeeper.operations.health.watchdog import beat
+from reelkeeper.rules.alerts.cadence import CADENCES
+from reelkeeper.store.billing import charges
+from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.tables import alerts, controls, operations, plans, users, verdicts
 from tests.faults.world import World
 from tests.jobs import put, waiting
@@ -75,7 +75,7 @@ def full(world: World) -> World:
         )
     world.depot.bucket.head(world.depot.bucket.identity_key)
     put(engine, [waiting("j")])
-    metering.flush_operations(engine, world.depot.bucket)
+    flush_operations(engine, world.depot.bucket)
     return world
 
 

@@ -12,8 +12,10 @@ from reelkeeper.api import dispatching
 from reelkeeper.api.app import create_app
 from reelkeeper.api.backing import Backing
 from reelkeeper.model.access import Scope
-from reelkeeper.operations import ledger, start_dispatch, tokens
-from reelkeeper.store.engine import transaction
+from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.core import tokens
+from reelkeeper.operations.jobs import start_dispatch
+from reelkeeper.store.core.engine import transaction
 from tests.doubles.prefect_api import PrefectDouble
 from tests.faults.world import World
 from tests.operations.books import DOLLAR

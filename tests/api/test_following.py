@@ -10,9 +10,9 @@ from reelkeeper.api import following
 from reelkeeper.api.following import Following
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import Joined, Queued
-from reelkeeper.operations import settle_job
-from reelkeeper.operations.follow import Followed, follow
-from reelkeeper.store.engine import transaction
+from reelkeeper.operations.jobs import settle
+from reelkeeper.operations.jobs.follow import Followed, follow
+from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import jobs
 from tests.operations.books import DOLLAR, make_user
 from tests.operations.desk import ask, claim, fox, make
@@ -32,7 +32,7 @@ def queued(engine: sa.Engine, key: str, prompt: str = "a fox") -> str:
 def finish(engine: sa.Engine, job_id: str) -> None:
     token = claim(engine, job_id)
     make(engine, job_id)
-    settle_job.succeed(engine, job_id, token, run_id="run")
+    settle.succeed(engine, job_id, token, run_id="run")
 
 
 async def states(changes: AsyncIterator[Followed | None]) -> list[JobState]:

@@ -9,8 +9,8 @@ from fastapi.testclient import TestClient
 from reelkeeper.api.app import create_app
 from reelkeeper.api.backing import Backing
 from reelkeeper.model.access import Scope
-from reelkeeper.operations import freeze, tokens
-from reelkeeper.rules.access import AccessPolicy
+from reelkeeper.operations.core import freeze, tokens
+from reelkeeper.rules.core.access import AccessPolicy
 from tests.api.answers import problem
 from tests.api.conftest import NewClient
 from tests.faults.world import World

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from reelkeeper.adapters.generator.webhook import HEADER, sign
 from reelkeeper.api.routes.hooks import PATH
-from reelkeeper.operations.claim import announce, claim, note_sent, park
+from reelkeeper.operations.jobs.claim import announce, claim, note_sent, park
 from reelkeeper.settings import settings
 from tests.api.answers import problem
 from tests.faults.world import World

@@ -6,10 +6,10 @@ import pytest
 
 from reelkeeper.api.routes.hooks import RUNS_PATH
 from reelkeeper.model.access import Scope
-from reelkeeper.operations.alerts import observe
-from reelkeeper.rules import runs
-from reelkeeper.store import alerts, outbox
-from reelkeeper.store.engine import reading
+from reelkeeper.operations.alerts.alerts import observe
+from reelkeeper.rules.alerts import alerting
+from reelkeeper.store.alerts import alerts, outbox
+from reelkeeper.store.core.engine import reading
 from tests.api.answers import problem
 from tests.api.conftest import NewClient
 from tests.faults.world import World
@@ -48,7 +48,7 @@ def test_it_is_over_when_that_flow_has_succeeded_and_not_when_another_has(client
     client = client_for(Scope.RUNS)
     for flow in ("tier-storage", "sync-catalog"):
         client.post(RUNS_PATH, json=RUN | {"flow": flow})
-    observe(world.depot.engine, [], rules=runs.RULES, scope=runs.scope("tier_storage"), run_id="a run")
+    observe(world.depot.engine, [], rules=alerting.RULES, scope=alerting.scope("tier_storage"), run_id="a run")
     with reading(world.depot.engine) as session:
         assert [one.scope for one in alerts.listed(session, everything=False, limit=9)] == ["flow:sync_catalog"]
 

@@ -5,7 +5,7 @@ import hashlib
 from fastapi.testclient import TestClient
 
 from reelkeeper.model.access import Scope
-from reelkeeper.operations.images import MOST_BYTES
+from reelkeeper.operations.videos.images import MOST_BYTES
 from tests.api.answers import problem
 from tests.api.conftest import NewClient
 

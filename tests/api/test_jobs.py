@@ -16,10 +16,12 @@ from reelkeeper.api.backing import Backing
 from reelkeeper.api.following import Following
 from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import JobState
-from reelkeeper.operations import freeze, ledger, settle_job, tokens
-from reelkeeper.operations.admit import Terms
-from reelkeeper.rules.admission import AdmissionPolicy
-from reelkeeper.store.engine import transaction
+from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.core import freeze, tokens
+from reelkeeper.operations.jobs import settle
+from reelkeeper.operations.jobs.admit import Terms
+from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import jobs
 from tests.api.answers import problem
 from tests.faults.world import World
@@ -48,7 +50,7 @@ def queued(client: TestClient, key: str = "k1", prompt: str = "a fox") -> str:
 def finish(world: World, job_id: str) -> None:
     token = claim(world.depot.engine, job_id)
     make(world.depot.engine, job_id)
-    settle_job.succeed(world.depot.engine, job_id, token, run_id="run")
+    settle.succeed(world.depot.engine, job_id, token, run_id="run")
 
 
 def state(client: TestClient, job_id: str) -> dict[str, Any]:
@@ -146,7 +148,7 @@ def test_a_job_is_followed_until_it_ends(client: TestClient, world: World, monke
             session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(progress=0.5))
         await_a_look()
         make(world.depot.engine, job_id)
-        settle_job.succeed(world.depot.engine, job_id, token, run_id="run")
+        settle.succeed(world.depot.engine, job_id, token, run_id="run")
 
     worker = threading.Thread(target=work)
     worker.start()

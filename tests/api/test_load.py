@@ -16,7 +16,7 @@ import pytest
 
 from reelkeeper.model.access import Scope
 from reelkeeper.model.requests import Queued
-from reelkeeper.operations import tokens
+from reelkeeper.operations.core import tokens
 from tests.api.crowd import Crowd, Size
 from tests.api.served import Served, served
 from tests.faults.world import World

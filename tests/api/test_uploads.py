@@ -9,12 +9,13 @@ import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from reelkeeper.model import BlobState, Grace
-from reelkeeper.operations import accounts, freeze
-from reelkeeper.operations.lease import Keeper
-from reelkeeper.operations.survey import survey
-from reelkeeper.operations.sync import mend
-from reelkeeper.store import audit
-from reelkeeper.store.engine import Clock, reading, transaction
+from reelkeeper.operations.core import freeze
+from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.health import accounts
+from reelkeeper.operations.sync.survey import survey
+from reelkeeper.operations.sync.sync import mend
+from reelkeeper.store.core import audit
+from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import blobs, reservations
 from tests.api.answers import problem
 from tests.faults.world import World

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from reelkeeper.model import BlobState, VideoState
-from reelkeeper.operations import ledger, quota
-from reelkeeper.store.engine import transaction
+from reelkeeper.operations.billing import ledger, quota
+from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import daily_views, videos
 from tests.api.answers import problem
 from tests.faults.world import World

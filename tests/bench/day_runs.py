@@ -22,11 +22,11 @@ from bench.day import ROOT, Day, due, sizes
 from bench.tiering import clips, deployed
 from reelkeeper.cli.orchestration import EVENT_DAYS, RUN_DAYS
 from reelkeeper.model.requests import GenerationRequest
-from reelkeeper.operations import ledger
-from reelkeeper.operations.admit import admit
+from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.settings import settings
-from reelkeeper.store.engine import transaction
-from reelkeeper.store.opening import open_store
+from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.core.opening import open_store
 
 _JOB_MINUTES = 15  # between two jobs
 _FORGOTTEN = ("flow_run", "flow_run_state", "task_run", "task_run_state", "log", "artifact")

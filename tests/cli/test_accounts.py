@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.operations.ledger import deduct_user_credits
-from reelkeeper.store.engine import open_engine, transaction
+from reelkeeper.operations.billing.ledger import deduct_user_credits
+from reelkeeper.store.core.engine import open_engine, transaction
 from reelkeeper.store.tables import accounts, credit_holds
 from tests.cli.conftest import Run
 

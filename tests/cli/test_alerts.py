@@ -9,12 +9,12 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.operations.alerts import observe, post
-from reelkeeper.operations.heartbeat import beat
-from reelkeeper.rules.cadence import CADENCES
+from reelkeeper.operations.alerts.alerts import observe, post
+from reelkeeper.operations.health.watchdog import beat
+from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.settings import Settings
-from reelkeeper.store.engine import transaction
-from reelkeeper.store.opening import open_store
+from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.core.opening import open_store
 from reelkeeper.store.tables import deployment
 from tests.cli.conftest import Run
 from tests.doubles import slack

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from reelkeeper.model.money import Metric, UsageSource, Used
-from reelkeeper.operations.metering import charge_month
-from reelkeeper.rules.focus import DETAIL
-from reelkeeper.rules.quote import PriceBook
+from reelkeeper.operations.billing.metering import charge_month
+from reelkeeper.rules.billing.focus import DETAIL
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.settings import Settings
-from reelkeeper.store.engine import reading, transaction
-from reelkeeper.store.opening import open_store
-from reelkeeper.store.usage import days, record
+from reelkeeper.store.billing.usage import days, record
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.opening import open_store
 from tests.cli.conftest import Run
 
 Ask = Callable[..., Any]

@@ -8,7 +8,7 @@ import pytest
 
 from reelkeeper.adapters import contract
 from reelkeeper.adapters.contract import CHECKS
-from reelkeeper.adapters.r2 import Bucket
+from reelkeeper.adapters.s3.r2 import Bucket
 from tests.cli.conftest import Run
 from tests.doubles.r2 import R2Double
 

@@ -121,7 +121,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_debug_shows_the_rest(
     def broken() -> None:
         raise ZeroDivisionError("by nought")
 
-    monkeypatch.setattr("reelkeeper.cli.audit.store", broken)
+    monkeypatch.setattr("reelkeeper.cli.commands.audit.store", broken)
     said = reelkeeper("audit", exit_code=1).stderr
     assert said.splitlines()[0] == "error: unexpected ZeroDivisionError: by nought"
     assert "Traceback" not in said
@@ -139,7 +139,7 @@ def test_a_disk_that_the_kernel_calls_full_is_named(reelkeeper: Run, monkeypatch
     def full() -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "somewhere/report.html")
 
-    monkeypatch.setattr("reelkeeper.cli.audit.store", full)
+    monkeypatch.setattr("reelkeeper.cli.commands.audit.store", full)
     said = " ".join(reelkeeper("audit", exit_code=1).stderr.split())
     assert "the disk of a file that was written is full: " in said
     assert "report.html" in said

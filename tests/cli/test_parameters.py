@@ -7,9 +7,9 @@ import pytest
 
 from reelkeeper.cli import parameters
 from reelkeeper.errors import Misconfigured, PolicyRefused
-from reelkeeper.rules.guard import BlastRadius
-from reelkeeper.rules.lifecycle import LifecyclePolicy
-from reelkeeper.rules.transcode import Recipe
+from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.transcode import Recipe
 
 
 def flow(

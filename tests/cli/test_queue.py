@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import Window
 from reelkeeper.settings import Settings
-from reelkeeper.store import performance
-from reelkeeper.store.engine import transaction
-from reelkeeper.store.opening import open_store
+from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.health import performance
 from reelkeeper.store.tables import users
 from tests.cli.conftest import Run
 from tests.jobs import dead, hit, made, put, waiting

@@ -8,12 +8,12 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.model.jobs import JobState
-from reelkeeper.operations.freeze import freeze
-from reelkeeper.operations.heartbeat import beat
-from reelkeeper.rules.cadence import CADENCES
+from reelkeeper.operations.core.freeze import freeze
+from reelkeeper.operations.health.watchdog import beat
+from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.settings import Settings
-from reelkeeper.store.engine import now, reading, transaction
-from reelkeeper.store.opening import open_store
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.core.opening import open_store
 from reelkeeper.store.tables import deployment, heartbeats, users
 from tests.cli.conftest import Run
 from tests.jobs import put, waiting

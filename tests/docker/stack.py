@@ -18,7 +18,7 @@ import boto3
 import httpx
 import pytest
 
-from reelkeeper.adapters import seaweed
+from reelkeeper.adapters.s3 import seaweed
 from tests.docker.engine import environment, inspect, missing, podman, run, serving, until
 from tests.docker.image import ONCE, ROOT
 from tests.ports import free_port

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from tests.docker.engine import EngineError, inspect, run
 from tests.docker.image import PYTHON_IMAGE, ROOT, VERSION
 from tests.docker.images import DEBIANS_PYTHON, build, built, commit

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from tests.clips import cut
 from tests.docker.cluster import job
 from tests.docker.engine import inspect, podman, run, until

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from tests.clips import cut
 from tests.docker.engine import podman, run, until
 from tests.docker.image import ROOT

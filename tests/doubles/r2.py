@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import boto3
 from botocore.config import Config
 
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from tests.doubles.faults import Faults
 from tests.doubles.listing import PAGE_KEYS, Listings
 from tests.doubles.proxy import Server

@@ -7,7 +7,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from tests.buckets import BUCKET, bare_boto3
 from tests.doubles import rules
 from tests.doubles.r2 import R2Double

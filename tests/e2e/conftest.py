@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.adapters.seaweed import Endpoint
-from reelkeeper.store.engine import open_engine
-from reelkeeper.store.schema import upgrade
+from reelkeeper.adapters.s3.seaweed import Endpoint
+from reelkeeper.store.core.engine import open_engine
+from reelkeeper.store.core.schema import upgrade
 from tests.databases import create_database, drop_database
 from tests.doubles import slack
 from tests.doubles.r2 import R2Double

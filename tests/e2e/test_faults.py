@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import GenerationRequest, Queued
-from reelkeeper.operations import ledger
-from reelkeeper.operations.admit import admit
-from reelkeeper.store.engine import reading, transaction
+from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import jobs, users, view_days
 from tests.clips import MakeClip
 from tests.e2e.conftest import Install

@@ -7,10 +7,9 @@ from reelkeeper import failpoints
 from reelkeeper.adapters import second_sink
 from reelkeeper.adapters.slack import Bot
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.operations.alerts import observe
-from reelkeeper.operations.outbox import deliver
-from reelkeeper.operations.sinks import Sinks
-from reelkeeper.store.engine import open_engine
+from reelkeeper.operations.alerts.alerts import observe
+from reelkeeper.operations.alerts.outbox import Sinks, deliver
+from reelkeeper.store.core.engine import open_engine
 from tests.doubles import slack
 
 

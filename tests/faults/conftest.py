@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from tests.children import FORKED
 from tests.doubles.r2 import R2Double
 from tests.faults import scenarios

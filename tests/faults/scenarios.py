@@ -11,25 +11,30 @@ import httpx
 import sqlalchemy as sa
 
 from reelkeeper import failpoints
-from reelkeeper.adapters import ffmpeg, r2
+from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.generator import HttpGenerator
 from reelkeeper.adapters.generator.provider import Provider
+from reelkeeper.adapters.s3 import r2
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Grace, Refusal, Transcode
-from reelkeeper.operations import accounts, adoption, intents, ledger, orphans, quota, receive, sync, worker
-from reelkeeper.operations.complete import complete
-from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.lease import Keeper
-from reelkeeper.operations.purge import purge, settle_claims
-from reelkeeper.operations.receive import Announced
-from reelkeeper.operations.restore import find_restorable, restore
-from reelkeeper.operations.retire import retire
-from reelkeeper.operations.survey import confirm_missing, survey
-from reelkeeper.operations.swap import swap
-from reelkeeper.operations.upload import upload
-from reelkeeper.rules.adoption import AdoptionLimits
-from reelkeeper.rules.guard import BlastRadius, listing_within
-from reelkeeper.store.engine import transaction
+from reelkeeper.operations.billing import ledger, quota
+from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.health import accounts
+from reelkeeper.operations.jobs import worker
+from reelkeeper.operations.lifecycle.purge import purge, settle_claims
+from reelkeeper.operations.lifecycle.restore import find_restorable, restore
+from reelkeeper.operations.lifecycle.retire import retire
+from reelkeeper.operations.lifecycle.swap import swap
+from reelkeeper.operations.sync import adoption, orphans, sync
+from reelkeeper.operations.sync.survey import confirm_missing, survey
+from reelkeeper.operations.videos import intents, receive
+from reelkeeper.operations.videos.complete import complete
+from reelkeeper.operations.videos.receive import Announced
+from reelkeeper.operations.videos.upload import upload
+from reelkeeper.rules.lifecycle.guard import BlastRadius, listing_within
+from reelkeeper.rules.sync.adoption import AdoptionLimits
+from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import videos
 from tests.doubles.provider import TOKEN
 from tests.faults.world import LONG_AGO, Address

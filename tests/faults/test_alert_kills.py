@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.model.alerts import MessageState
-from reelkeeper.operations.alerts import post
-from reelkeeper.store.engine import open_engine, reading, transaction
+from reelkeeper.operations.alerts.alerts import post
+from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.tables import leases, outbox
 from tests.children import FORKED
 from tests.doubles.slack import SlackDouble

@@ -17,11 +17,10 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from reelkeeper.cli import app
-from reelkeeper.operations.alerts import post
-from reelkeeper.operations.outbox import deliver
-from reelkeeper.operations.sinks import configured_sinks
+from reelkeeper.operations.alerts.alerts import post
+from reelkeeper.operations.alerts.outbox import configured_sinks, deliver
 from reelkeeper.settings import Settings, settings
-from reelkeeper.store.opening import open_store
+from reelkeeper.store.core.opening import open_store
 from tests.buckets import BUCKET
 from tests.canaries import CANARIES, QUOTED_PASSWORD, Evidence, environment
 from tests.doubles.cloudflare import ACCOUNT, CloudflareDouble

@@ -16,9 +16,9 @@ import sqlalchemy as sa
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import GenerationRequest, Queued
-from reelkeeper.operations import ledger
-from reelkeeper.operations.admit import admit
-from reelkeeper.store.engine import reading, transaction
+from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import jobs
 from tests.doubles.provider import ProviderDouble
 from tests.faults.conftest import Child, MakeWorld, wait_for_end

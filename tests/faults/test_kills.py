@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model import BlobState, Transcode, VideoState
-from reelkeeper.operations import ledger, quota
-from reelkeeper.store.engine import reading, transaction
-from reelkeeper.store.ledger import balance
+from reelkeeper.operations.billing import ledger, quota
+from reelkeeper.store.billing.ledger import balance
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import credit_holds, orphans, reservations, transfers, videos
 from tests.faults.conftest import EVERY, Child, MakeWorld, first_of, wait_for_end
 from tests.faults.world import LONG_AGO, World

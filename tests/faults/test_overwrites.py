@@ -21,19 +21,21 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper import failpoints
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model import BlobState, Grace, Outcome, Recorded, Transcode, VideoState
-from reelkeeper.operations import adoption, intents, orphans, purge, sync
-from reelkeeper.operations.freeze import thaw
-from reelkeeper.operations.lease import Keeper
-from reelkeeper.operations.restore import find_restorable, restore
-from reelkeeper.operations.retire import retire
-from reelkeeper.operations.survey import confirm_missing, survey
-from reelkeeper.operations.swap import swap
-from reelkeeper.rules.adoption import AdoptionLimits
-from reelkeeper.store.engine import now, reading, transaction
-from reelkeeper.store.leases import Grant
+from reelkeeper.operations.core.freeze import thaw
+from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.lifecycle import purge
+from reelkeeper.operations.lifecycle.restore import find_restorable, restore
+from reelkeeper.operations.lifecycle.retire import retire
+from reelkeeper.operations.lifecycle.swap import swap
+from reelkeeper.operations.sync import adoption, orphans, sync
+from reelkeeper.operations.sync.survey import confirm_missing, survey
+from reelkeeper.operations.videos import intents
+from reelkeeper.rules.sync.adoption import AdoptionLimits
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.tables import blobs, videos
 from tests.buckets import BUCKET
 from tests.databases import create_database, drop_database

@@ -15,12 +15,12 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.model import BlobState, Grace, Transcode, VideoState
-from reelkeeper.operations.freeze import freeze, thaw
-from reelkeeper.operations.hold import hold
-from reelkeeper.operations.purge import settle_claims
-from reelkeeper.operations.restore import find_restorable, restore
-from reelkeeper.operations.views import record_views
-from reelkeeper.store.engine import reading, transaction
+from reelkeeper.operations.core.freeze import freeze, thaw
+from reelkeeper.operations.lifecycle.purge import settle_claims
+from reelkeeper.operations.lifecycle.restore import find_restorable, restore
+from reelkeeper.operations.videos.hold import hold
+from reelkeeper.operations.videos.views import record_views
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import blobs, videos
 from tests.faults.conftest import Child, MakeWorld
 from tests.faults.world import World

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from reelkeeper.adapters import ffmpeg, r2
-from reelkeeper.adapters.keys import blob_key
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters import ffmpeg
+from reelkeeper.adapters.s3 import r2
+from reelkeeper.adapters.s3.keys import blob_key
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.model import BlobState, VideoState
-from reelkeeper.operations.depot import Depot, join
-from reelkeeper.store import audit, quotas, recount
-from reelkeeper.store.engine import open_engine, reading, transaction
+from reelkeeper.operations.core.workspace import Depot, join
+from reelkeeper.store.billing import quotas, recount
+from reelkeeper.store.core import audit
+from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.tables import (
     audit_events,
     blobs,

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from reelkeeper.model import VideoState
-from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import (
     audit_events,
     blobs,

@@ -17,7 +17,7 @@ from reelkeeper.cli.orchestration import HEARTBEAT_SECONDS
 from reelkeeper.errors import Misconfigured
 from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import GLOBAL_LIMIT
-from reelkeeper.operations import tokens
+from reelkeeper.operations.core import tokens
 
 API = "http://127.0.0.1:8787"
 

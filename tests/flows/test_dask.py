@@ -13,11 +13,11 @@ from distributed import LocalCluster
 
 from flows.tier_storage import tier_storage
 from reelkeeper.errors import Frozen, Misconfigured
-from reelkeeper.operations import freeze
-from reelkeeper.rules.lifecycle import LifecyclePolicy
-from reelkeeper.rules.report import Report
+from reelkeeper.operations.core import freeze
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.settings import settings
-from reelkeeper.store.engine import reading
+from reelkeeper.store.core.engine import reading
 from reelkeeper.store.tables import blobs, operations, videos
 from tests.clips import MakeClip
 from tests.flows.conftest import MakeScene

@@ -7,10 +7,10 @@ import sqlalchemy as sa
 
 from flows.deliver_alerts import deliver_alerts
 from reelkeeper.errors import PartialFailure
-from reelkeeper.operations.alerts import post
+from reelkeeper.operations.alerts.alerts import post
 from reelkeeper.settings import settings
-from reelkeeper.store.engine import reading
-from reelkeeper.store.heartbeats import beats
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.core.heartbeats import beats
 from reelkeeper.store.tables import heartbeats
 from tests.doubles import slack
 from tests.doubles.slack import Answer, SlackDouble

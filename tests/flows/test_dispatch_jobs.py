@@ -11,11 +11,11 @@ from flows.dispatch_jobs import dispatch_jobs
 from reelkeeper.errors import PartialFailure
 from reelkeeper.model.jobs import GLOBAL_LIMIT, JobState
 from reelkeeper.model.requests import GenerationRequest, Queued
-from reelkeeper.operations import ledger
-from reelkeeper.operations.admit import admit
-from reelkeeper.rules.attempts import AttemptPolicy
+from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.settings import settings
-from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import jobs
 from tests.doubles.provider import TOKEN, ProviderDouble
 from tests.flows.scenes import Scene

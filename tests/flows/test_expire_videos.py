@@ -5,9 +5,9 @@ import pytest
 from flows.expire_videos import expire_videos
 from reelkeeper.errors import GuardRefused, PolicyRefused
 from reelkeeper.model import Grace
-from reelkeeper.operations.restore import find_restorable, restore
-from reelkeeper.rules.guard import BlastRadius
-from reelkeeper.rules.lifecycle import LifecyclePolicy
+from reelkeeper.operations.lifecycle.restore import find_restorable, restore
+from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from tests.flows.scenes import Scene
 
 

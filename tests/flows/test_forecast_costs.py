@@ -7,10 +7,10 @@ import sqlalchemy as sa
 
 from flows.forecast_costs import forecast_costs
 from reelkeeper.model.money import Metric, StorageClass, Used
-from reelkeeper.store.engine import reading, transaction
-from reelkeeper.store.heartbeats import beats
+from reelkeeper.store.billing.usage import record
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.heartbeats import beats
 from reelkeeper.store.tables import alerts, blobs, forecasts, outbox, users, videos, view_days
-from reelkeeper.store.usage import record
 from tests.flows.scenes import Scene
 
 NOW = datetime.now(UTC)

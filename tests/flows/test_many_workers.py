@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from prefect.settings import PREFECT_API_URL
 
-from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import audit_events, leases, operations
 from tasks import plans
 from tests.clips import AAC, natural, tool

@@ -8,14 +8,14 @@ import sqlalchemy as sa
 
 from flows.monitor_costs import monitor_costs
 from reelkeeper.model.money import Metric, Used
-from reelkeeper.operations import freeze
-from reelkeeper.operations.metering import charge_month
-from reelkeeper.rules.budget import Budget, BudgetPolicy, Period
-from reelkeeper.rules.quote import PriceBook
+from reelkeeper.operations.billing.metering import charge_month
+from reelkeeper.operations.core import freeze
+from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.spend.budget import Budget, BudgetPolicy, Period
 from reelkeeper.settings import settings
-from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.billing.usage import record
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import alerts, charges, outbox, usage_days
-from reelkeeper.store.usage import record
 from tests.doubles.cloudflare import ACCOUNT, CloudflareDouble
 from tests.flows.scenes import KEPT_TABLES, Scene
 

@@ -6,9 +6,9 @@ import pytest
 import sqlalchemy as sa
 
 from flows.monitor_performance import monitor_performance
-from reelkeeper.rules.performance import window_start
-from reelkeeper.store import performance
-from reelkeeper.store.engine import reading, transaction
+from reelkeeper.rules.health.performance import window_start
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.health import performance
 from reelkeeper.store.tables import alerts, jobs, outbox, performance_windows
 from tests.flows.scenes import Scene
 from tests.jobs import hit, made, put, waiting

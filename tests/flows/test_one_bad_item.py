@@ -12,10 +12,10 @@ from flows.sync_catalog import sync_catalog
 from flows.tier_storage import tier_storage
 from reelkeeper.errors import PartialFailure, StorageError
 from reelkeeper.model import BlobState, Grace, VideoState
-from reelkeeper.operations.lease import Keeper
-from reelkeeper.operations.upload import upload
-from reelkeeper.rules.guard import BlastRadius
-from reelkeeper.store.engine import reading, transaction
+from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.videos.upload import upload
+from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import blobs, videos
 from tests.flows.scenes import Scene
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from prefect import flow
 from prefect.artifacts import Artifact
 
-from reelkeeper.rules.budget import BudgetPolicy
+from reelkeeper.rules.spend.budget import BudgetPolicy
 from tasks import pictures
 from tests.operations import months
 

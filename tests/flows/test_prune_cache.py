@@ -6,10 +6,10 @@ import sqlalchemy as sa
 from flows.expire_videos import expire_videos
 from flows.prune_cache import prune_cache
 from reelkeeper.errors import Frozen
-from reelkeeper.operations import cache
-from reelkeeper.operations.freeze import freeze
-from reelkeeper.rules.pruning import Pruned, PrunePolicy
-from reelkeeper.store.engine import Clock, reading, transaction
+from reelkeeper.operations.core.freeze import freeze
+from reelkeeper.operations.videos import cache
+from reelkeeper.rules.jobs.pruning import Pruned, PrunePolicy
+from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import cache_entries
 from tests.flows.scenes import Scene
 

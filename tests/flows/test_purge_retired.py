@@ -8,11 +8,11 @@ import sqlalchemy as sa
 from flows.purge_retired import purge_retired
 from reelkeeper.errors import Frozen, GuardRefused, LeaseLost, PartialFailure, PlanRefused
 from reelkeeper.model import BlobState, VideoState
-from reelkeeper.operations import freeze
-from reelkeeper.operations.hold import hold
-from reelkeeper.operations.lease import alone
-from reelkeeper.rules.guard import BlastRadius
-from reelkeeper.store.engine import reading, transaction
+from reelkeeper.operations.core import freeze
+from reelkeeper.operations.core.lease import alone
+from reelkeeper.operations.videos.hold import hold
+from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import blobs
 from tests.flows.scenes import Scene
 

@@ -5,9 +5,9 @@ import sqlalchemy as sa
 
 from flows.settle_accounts import settle_accounts
 from reelkeeper.errors import Frozen, IntegrityDoubt
-from reelkeeper.operations import ledger, quota
-from reelkeeper.operations.freeze import freeze, thaw, why_frozen
-from reelkeeper.store.engine import Clock, reading, transaction
+from reelkeeper.operations.billing import ledger, quota
+from reelkeeper.operations.core.freeze import freeze, thaw, why_frozen
+from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import alerts, credit_holds, outbox, reservations, storage_accounts
 from tests.flows.scenes import Scene
 from tests.operations.books import DOLLAR, balances, storage

@@ -9,10 +9,10 @@ from prefect.artifacts import Artifact
 
 from flows.sync_catalog import sync_catalog
 from reelkeeper.errors import GuardRefused, IntegrityDoubt, LeaseLost, PartialFailure
-from reelkeeper.operations.lease import alone
-from reelkeeper.rules.guard import BlastRadius
+from reelkeeper.operations.core.lease import alone
+from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.settings import settings
-from reelkeeper.store.engine import reading, transaction
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import audit_events, blobs, daily_views, orphans, view_days
 from tests.doubles.analytics import Operation
 from tests.doubles.cloudflare import ACCOUNT, TOKEN, CloudflareDouble

@@ -6,11 +6,11 @@ import sqlalchemy as sa
 from flows.tier_storage import tier_storage
 from reelkeeper.errors import Frozen, GuardRefused, LeaseLost, PartialFailure, PlanRefused, PolicyRefused
 from reelkeeper.model import Done
-from reelkeeper.operations import freeze
-from reelkeeper.operations.lease import alone
-from reelkeeper.rules.guard import BlastRadius
-from reelkeeper.rules.lifecycle import LifecyclePolicy
-from reelkeeper.store.engine import reading
+from reelkeeper.operations.core import freeze
+from reelkeeper.operations.core.lease import alone
+from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.store.core.engine import reading
 from reelkeeper.store.tables import blobs, videos
 from tests.flows.scenes import Scene
 

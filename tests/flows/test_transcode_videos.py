@@ -12,14 +12,15 @@ from prefect.deployments.runner import RunnerDeployment
 from flows.tier_storage import tier_storage
 from flows.transcode_videos import transcode_videos
 from reelkeeper.errors import Frozen, PartialFailure
-from reelkeeper.operations import freeze
-from reelkeeper.operations.lease import Keeper
-from reelkeeper.rules.lifecycle import LifecyclePolicy
-from reelkeeper.rules.report import HelpReport, Report
-from reelkeeper.rules.transcode import Acceptance, Recipe
-from reelkeeper.store import leases, undertakings
-from reelkeeper.store.engine import reading, transaction
-from reelkeeper.store.plans import begin_applying
+from reelkeeper.operations.core import freeze
+from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.report import HelpReport, Report
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
+from reelkeeper.store.core import leases
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.lifecycle import plan_progress
+from reelkeeper.store.lifecycle.plans import begin_applying
 from reelkeeper.store.tables import audit_events
 from tasks import plans
 from tests.flows.scenes import Scene
@@ -42,7 +43,7 @@ def begun(scene: Scene) -> str:
     terms = plans.terms(policy=LifecyclePolicy(), recipe=Recipe(), acceptance=Acceptance())
     with transaction(scene.engine, "test") as session:
         begin_applying(session, plan_id, "tier_storage", terms, "dead")
-    leases.acquire(scene.engine, [undertakings.plan_lease(plan_id)], "a run that is dead")
+    leases.acquire(scene.engine, [plan_progress.plan_lease(plan_id)], "a run that is dead")
     return plan_id
 
 
@@ -111,7 +112,7 @@ def test_it_stops_before_the_next_video_when_the_run_that_it_helps_has_ended(col
     plan_id = begun(cold)
     with reading(cold.engine) as session:
         (holder,) = session.execute(sa.text("SELECT holder FROM leases WHERE name LIKE 'plan/%'")).one()
-    grant = leases.Grant(undertakings.plan_lease(plan_id), holder, 1)
+    grant = leases.Grant(plan_progress.plan_lease(plan_id), holder, 1)
     cold.when_a_video_is_fetched(lambda: leases.release(cold.engine, [grant]))
     report = transcode_videos(dry_run=False)
     assert 1 <= sum(one.objects for one in report.done) <= 2  # those that its two threads were at work on

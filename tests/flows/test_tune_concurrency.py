@@ -9,10 +9,10 @@ from prefect import get_client
 from flows.tune_concurrency import tune_concurrency
 from reelkeeper.errors import LeaseLost
 from reelkeeper.model.jobs import GLOBAL_LIMIT
-from reelkeeper.rules.concurrency import ConcurrencyPolicy
-from reelkeeper.rules.steering import Steered
-from reelkeeper.store.engine import reading, transaction
-from reelkeeper.store.limits import Kept, jobs_at_once, keep, kept
+from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
+from reelkeeper.rules.jobs.steering import Steered
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.jobs.controls import Kept, jobs_at_once, keep, kept
 from tasks import limits
 from tests.flows.scenes import Scene
 from tests.jobs import made, put

@@ -11,9 +11,9 @@ import time
 from flows.tier_storage import tier_storage
 from flows.transcode_videos import transcode_videos
 from reelkeeper.settings import settings
-from reelkeeper.store.engine import reading
-from reelkeeper.store.opening import open_store
-from reelkeeper.store.undertakings import under_way
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.lifecycle.plan_progress import under_way
 
 
 def main(flow: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from reelkeeper.model.requests import GenerationRequest
-from reelkeeper.rules.cache import key
+from reelkeeper.rules.jobs.cache import key
 
 
 def test_a_request_that_came_as_json_is_the_one_built_in_python() -> None:

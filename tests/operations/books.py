@@ -5,9 +5,9 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.model.money import AccountKind, HoldState, ReservationState
-from reelkeeper.operations import ledger
-from reelkeeper.store import quotas
-from reelkeeper.store.engine import reading, transaction
+from reelkeeper.operations.billing import ledger
+from reelkeeper.store.billing import quotas
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import (
     accounts,
     blobs,

@@ -5,7 +5,7 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.store.engine import Clock
+from reelkeeper.store.core.engine import Clock
 
 
 class MovedClock:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from reelkeeper.operations import ledger
-from reelkeeper.operations.lease import Keeper
-from reelkeeper.store.engine import transaction
-from reelkeeper.store.leases import Grant
+from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.core.leases import Grant
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
 from tests.operations.books import DOLLAR

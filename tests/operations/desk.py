@@ -6,8 +6,8 @@ import sqlalchemy as sa
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import Admission, GenerationRequest
-from reelkeeper.operations.admit import Terms, admit
-from reelkeeper.store.engine import Clock, reading, transaction
+from reelkeeper.operations.jobs.admit import Terms, admit
+from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import jobs
 from tests.operations.books import store_video
 

@@ -8,20 +8,20 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from reelkeeper.adapters.keys import safe_id, unique_id
-from reelkeeper.adapters.seaweed import Endpoint
+from reelkeeper.adapters.s3.keys import safe_id, unique_id
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.model import Grace
 from reelkeeper.model.adoption import Adoption
 from reelkeeper.model.key_patterns import DEFAULT_PATTERNS, compiled
-from reelkeeper.operations import adoption, orphans, sync
-from reelkeeper.operations.depot import Depot
-from reelkeeper.operations.survey import survey
-from reelkeeper.rules.adoption import AdoptionLimits
-from reelkeeper.store.engine import reading
-from reelkeeper.store.key_owners import import_keys
-from reelkeeper.store.leases import Grant
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.sync import adoption, orphans, sync
+from reelkeeper.operations.sync.survey import survey
+from reelkeeper.rules.sync.adoption import AdoptionLimits
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.tables import blobs, videos
 from reelkeeper.store.tables import orphans as notes
+from reelkeeper.store.videos.key_owners import import_keys
 from tests.buckets import BUCKET, bare_boto3
 
 LONG_NAME = "n" * 200

@@ -6,8 +6,8 @@ import sqlalchemy as sa
 
 from reelkeeper.model.alerts import AlertState, Severity
 from reelkeeper.model.money import Charge
-from reelkeeper.store import charges
-from reelkeeper.store.engine import transaction
+from reelkeeper.store.billing import charges
+from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import alerts, blobs, forecasts, plans, users, verdicts, videos
 
 MONTH = date(2026, 11, 1)

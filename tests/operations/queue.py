@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model.jobs import JobState
-from reelkeeper.operations import ledger
-from reelkeeper.store.engine import Clock, reading, transaction
+from reelkeeper.operations.billing import ledger
+from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import jobs
 from tests.jobs import waiting
 

@@ -10,10 +10,10 @@ from typing import Any
 from reelkeeper.adapters.generator import Generator, HttpGenerator
 from reelkeeper.adapters.generator.provider import Provider
 from reelkeeper.model.requests import GenerationRequest, Queued
-from reelkeeper.operations.admit import admit
-from reelkeeper.operations.run_job import End
-from reelkeeper.operations.worker import work
-from reelkeeper.rules.attempts import AttemptPolicy
+from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.operations.jobs.run import End
+from reelkeeper.operations.jobs.worker import work
+from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from tests.doubles.provider import TOKEN, ProviderDouble
 from tests.faults.world import World
 from tests.operations.books import DOLLAR, balances

@@ -4,7 +4,7 @@ from statistics import fmean
 
 import pytest
 
-from reelkeeper.rules.dispatch import DispatchPolicy
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.simulation import cache, concurrency, queue
 from reelkeeper.simulation.controllers import ours
 

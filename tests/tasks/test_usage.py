@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.adapters.r2 import Bucket
-from reelkeeper.operations.depot import Depot
-from reelkeeper.rules.quote import PriceBook
+from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.settings import Settings
 from tasks import usage
 

@@ -16,8 +16,8 @@ from botocore.exceptions import ClientError
 
 from reelkeeper.adapters.contract.checks import CHECKS
 from reelkeeper.adapters.contract.scratch import Broken, Scratch, Target, scratch
-from reelkeeper.adapters.keys import CONTRACT
-from reelkeeper.adapters.s3 import told
+from reelkeeper.adapters.s3.keys import CONTRACT
+from reelkeeper.adapters.s3.transport import told
 from reelkeeper.errors import ReelkeeperError
 
 __all__ = ["CHECKS", "Broken", "Result", "Scratch", "Target", "one", "run", "scratch"]

@@ -12,9 +12,9 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from reelkeeper.adapters.keys import CONTRACT
-from reelkeeper.adapters.r2 import Bucket
-from reelkeeper.adapters.s3 import open_client, told
+from reelkeeper.adapters.s3.keys import CONTRACT
+from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.adapters.s3.transport import open_client, told
 from reelkeeper.errors import KeyRefused
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
-from reelkeeper.adapters.wording import headline
+from reelkeeper.adapters.second_sink import headline
 from reelkeeper.model.alerts import Message
 from reelkeeper.model.plaintext import one_line, tame
 

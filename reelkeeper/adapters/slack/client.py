@@ -20,9 +20,9 @@ from slack_sdk import WebClient, WebhookClient
 from slack_sdk.errors import SlackApiError, SlackClientError
 
 from reelkeeper.adapters.retry_after import retry_after_seconds
+from reelkeeper.adapters.second_sink import as_text
 from reelkeeper.adapters.slack.blocks import MOST_SECTION, escape, lay_out
 from reelkeeper.adapters.slack.refusals import FOR_GOOD
-from reelkeeper.adapters.wording import as_text
 from reelkeeper.errors import SinkBusy, SinkDown, SinkError, SinkRefused
 from reelkeeper.model.alerts import Letter
 from reelkeeper.model.plaintext import one_line

@@ -14,8 +14,8 @@ from reelkeeper.api.backing import needs
 from reelkeeper.api.load import WORK
 from reelkeeper.api.problems import MEDIA_TYPE, documented, problem
 from reelkeeper.model.access import Scope
-from reelkeeper.operations.freeze import why_frozen
-from reelkeeper.store.engine import reading
+from reelkeeper.operations.core.freeze import why_frozen
+from reelkeeper.store.core.engine import reading
 
 router = APIRouter(tags=["health"])
 _READY_SECONDS: Final = 4.0  # for the store to answer; probes commonly wait 5

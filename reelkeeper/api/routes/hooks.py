@@ -14,10 +14,10 @@ from reelkeeper.adapters.generator import webhook
 from reelkeeper.api.backing import Stands, needs
 from reelkeeper.api.load import WRITE, Loaded
 from reelkeeper.model.access import Scope
-from reelkeeper.operations.alerts import observe
-from reelkeeper.operations.claim import look_soon
-from reelkeeper.rules import runs
-from reelkeeper.rules.runs import Trouble
+from reelkeeper.operations.alerts.alerts import observe
+from reelkeeper.operations.jobs.claim import look_soon
+from reelkeeper.rules.alerts import alerting
+from reelkeeper.rules.alerts.alerting import Trouble
 from reelkeeper.settings import settings
 
 PATH: Final = "/hooks/generator"
@@ -52,6 +52,6 @@ async def generator_called(request: Request, stands: Stands, load: Loaded) -> Re
 @router.post(RUNS_PATH, include_in_schema=False, dependencies=[needs(Scope.RUNS), WRITE])
 def run_in_trouble(run: TroubledRun, stands: Stands) -> Response:
     """Tell people. The same call again tells nothing new, and neither does the next run that fails the same way."""
-    found = runs.finding(run.trouble, run.flow, run_name=run.run_name, message=run.message or "", url=run.url or "")
+    found = alerting.finding(run.trouble, run.flow, run_name=run.run_name, message=run.message or "", url=run.url or "")
     observe(stands.depot.engine, [found], rules=(), run_id=run.run_id)
     return Response(status_code=204)

@@ -13,8 +13,8 @@ from reelkeeper.api.backing import Stands, needs
 from reelkeeper.api.load import UPLOAD, Loaded
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Scope
-from reelkeeper.operations import images
-from reelkeeper.operations.metering import flush_operations
+from reelkeeper.operations.core.workspace import flush_operations
+from reelkeeper.operations.videos import images
 
 PATH: Final = "/v1/images"
 router = APIRouter(prefix=PATH, tags=["jobs"])

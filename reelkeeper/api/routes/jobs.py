@@ -16,9 +16,9 @@ from reelkeeper.api.problems import documented, problem
 from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import IN_FLIGHT
 from reelkeeper.model.requests import Cached, Declined, GenerationRequest, Joined, Queued, RefusedFor, Unfulfilled
-from reelkeeper.operations import settle_job
-from reelkeeper.operations.admit import admit
-from reelkeeper.operations.follow import Followed, follow
+from reelkeeper.operations.jobs import settle
+from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.operations.jobs.follow import Followed, follow
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 EVENTS: Final = "/events"  # how the path of an event stream ends
@@ -169,7 +169,7 @@ async def events(job_id: JobId, stands: Stands, request: Request) -> EventStream
 def cancel(job_id: JobId, stands: Stands) -> Cancelled:
     """End a job that waits, at no charge; ask one at work to stop. Safe to repeat."""
     terms = stands.terms
-    state = settle_job.cancel(
+    state = settle.cancel(
         stands.depot.engine,
         job_id,
         run_id=f"api-{uuid4().hex[:12]}",

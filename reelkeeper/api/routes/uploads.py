@@ -15,9 +15,9 @@ from reelkeeper.errors import LeaseLost
 from reelkeeper.model import MediaLimits
 from reelkeeper.model.access import Scope
 from reelkeeper.model.money import ReservationState
-from reelkeeper.operations import receive
-from reelkeeper.operations.complete import complete
-from reelkeeper.operations.metering import flush_operations
+from reelkeeper.operations.core.workspace import flush_operations
+from reelkeeper.operations.videos import receive
+from reelkeeper.operations.videos.complete import complete
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 _AT_ONCE: Final = BoundedSemaphore(2)  # videos that are decoded; each takes a core

@@ -11,10 +11,10 @@ from reelkeeper.api.load import WORK
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import NotFound
 from reelkeeper.model.access import Scope
-from reelkeeper.operations.quota import check_user_storage_quota
-from reelkeeper.rules.quota import MOST_BYTES, judge
-from reelkeeper.store import ledger, quotas
-from reelkeeper.store.engine import reading
+from reelkeeper.operations.billing.quota import check_user_storage_quota
+from reelkeeper.rules.billing.quota import MOST_BYTES, judge
+from reelkeeper.store.billing import ledger, quotas
+from reelkeeper.store.core.engine import reading
 
 router = APIRouter(prefix="/v1", tags=["users"])
 

@@ -13,8 +13,7 @@ from reelkeeper.api.backing import Id, Stands, needs
 from reelkeeper.api.load import WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Scope
-from reelkeeper.operations.show import show
-from reelkeeper.operations.views import record_views
+from reelkeeper.operations.videos.views import record_views, show
 
 router = APIRouter(prefix="/v1", tags=["videos"])
 _AHEAD: Final = timedelta(minutes=5)  # that a caller's clock may be

@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 
 from reelkeeper.model.money import CostForecast
-from reelkeeper.rules.allocation import STORAGE
+from reelkeeper.rules.billing.allocation import STORAGE
+from reelkeeper.rules.billing.pricing import gb_months
 from reelkeeper.rules.forecast.lines import Line, storage_usd
 from reelkeeper.rules.forecast.month import Outlook, outlook
 from reelkeeper.rules.forecast.series import Values
 from reelkeeper.rules.forecast.storage import Stock, daily_peaks
-from reelkeeper.rules.pricing import gb_months
 
 TOTAL: Final = ""
 _MIDDLE: Final = tuple(at / 20 for at in range(1, 20))  # equally likely: the mean of their prices is what is expected

@@ -8,10 +8,10 @@ from typing import Literal, TypeAlias
 import pandas as pd
 
 from reelkeeper.model.money import StorageClass
-from reelkeeper.rules.allocation import API, CLASS_A, CLASS_B, COMPUTE, RETRIEVAL
-from reelkeeper.rules.pricing import InfrequentAccessUsage, StandardUsage, Usage, bill
-from reelkeeper.rules.quote import PriceBook
-from reelkeeper.rules.tariff import GB
+from reelkeeper.rules.billing.allocation import API, CLASS_A, CLASS_B, COMPUTE, RETRIEVAL
+from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsage, Usage, bill
+from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.billing.tariff import GB
 
 Price: TypeAlias = Callable[[float], float]  # usage of a month to dollars, as billed
 

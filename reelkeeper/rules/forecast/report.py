@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from reelkeeper.rules.core.wording import dollars
 from reelkeeper.rules.forecast.costs import TOTAL, Cost
-from reelkeeper.rules.wording import dollars
 
 _MICRO = 10**6
 

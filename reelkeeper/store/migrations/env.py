@@ -1,4 +1,4 @@
-"""Run by Alembic for each command. The connection and its transaction belong to `reelkeeper.store.schema`."""
+"""Run by Alembic for each command. The connection and its transaction belong to `reelkeeper.store.core.schema`."""
 
 from alembic import context
 from sqlmodel import SQLModel

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reelkeeper.adapters import r2
 from reelkeeper.adapters.contract import Target
+from reelkeeper.adapters.s3 import r2
 from tests.adapters.contract import miniflare
 from tests.buckets import BUCKET
 

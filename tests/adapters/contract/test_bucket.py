@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reelkeeper.adapters.contract.checks import ODD_NAMES
-from reelkeeper.adapters.r2 import Bucket, connect
+from reelkeeper.adapters.s3.r2 import Bucket, connect
 from reelkeeper.errors import KeyTaken, ObjectChanged, ObjectMissing, StorageError
 
 

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 
 from reelkeeper.model.money import StorageClass
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.forecast import lines
 from reelkeeper.rules.forecast.costs import TOTAL, Cost, Stored, predict, rows
 from reelkeeper.rules.forecast.lines import Line
 from reelkeeper.rules.forecast.storage import Stock
-from reelkeeper.rules.quote import PriceBook
 
 AS_OF = date(2026, 11, 21)
 GB = 10**9
@@ -109,7 +109,7 @@ def test_costs_become_rows_in_micro_dollars() -> None:
 
 def test_the_first_sketchs_table_of_storage_is_reproduced() -> None:
     """100, 500, 1,000 and 5,000 users with 5 videos of 30 MB: $0.08, 0.98, 2.10 and 11.10, before rounding up."""
-    from reelkeeper.rules.pricing import storage_usd_per_month  # noqa: PLC0415  this test's alone
+    from reelkeeper.rules.billing.pricing import storage_usd_per_month  # noqa: PLC0415  this test's alone
 
     sizes = [users * 5 * 30 * 10**6 for users in (100, 500, 1000, 5000)]
     assert [storage_usd_per_month(size) for size in sizes] == [

@@ -1,0 +1,1 @@
+"""The demo that `reelkeeper demo` and `make demo` play."""

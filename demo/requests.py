@@ -1,0 +1,221 @@
+"""The demo's last part: users ask for videos over HTTP, and the queue makes them.
+
+The API listens on a free port of this machine for as long as a page needs it. Clients, jobs, videos, credits and the
+limit are real: only the credits that the users begin with are the demo's gift.
+"""
+
+import textwrap
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import httpx
+
+from demo import check
+from reelkeeper.cli.screen import dollars, say, size, table
+from reelkeeper.client import Client, RequestRefused
+from reelkeeper.model.access import Scope
+from reelkeeper.model.requests import RefusedFor
+from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.core import tokens
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.rules.health.performance import by_group, figures
+from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
+from reelkeeper.settings import settings
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.health import performance
+
+_SLOTS: Final = 2  # jobs at once, on a machine of two cores
+_EXPLAINED: Final = 2  # jobs of which their places are explained
+_AGAIN: Final = 100  # where the numbers of a user's later keys begin
+_PATIENCE_SECONDS: Final = 20.0
+_WIDTH: Final = 100  # of a line, in characters
+_SMALL: Final = {"model": "sketch", "width": 480, "height": 270, "duration_seconds": 2.0, "fps": 24}
+_CREDITS_MICROUSD: Final = {
+    "ana": 95_000,
+    "ben": 1_000_000,
+    "chloe": 1_000_000,
+    "dan": 1_000_000,
+}  # ana's are for six jobs
+_TIERS: Final = ("pro", "premium", "free", "")  # "" is all of them
+_CITY: Final = {"prompt": "City at night", "shared": True}  # two users may have one video of it
+_HUGE: Final = {"prompt": "A fox, huge", "width": 4096, "height": 4096, "duration_seconds": 120.0, "fps": 60}
+
+
+def _takes(what: str, count: int) -> list[dict[str, Any]]:
+    """Give requests for videos of one size, so that little but the tier tells the users' jobs apart."""
+    return [{"prompt": f"{what}, take {take}"} for take in range(1, count + 1)]
+
+
+_BURST: Final = {  # the users ask at the same time, each for one thing after another
+    "ana": [*_takes("A fox", 7), _HUGE],
+    "ben": [*_takes("A jet", 3), *_takes("A jet", 1), _CITY],
+    "chloe": [_CITY, *_takes("A bay", 3)],
+    "dan": _takes("A cat", 1),
+}
+
+
+class Answer(NamedTuple):
+    """What a user asked, and what the API said: a job, or why there is none."""
+
+    user_id: str
+    request: Mapping[str, Any]
+    said: Mapping[str, Any]
+    refusal: RequestRefused | None = None
+
+    @property
+    def kind(self) -> str:
+        """Queued, joined or cached; or refused, in one word for whatever the reason."""
+        return "refused" if self.refusal else str(self.said["status"])
+
+
+@dataclass(slots=True)
+class Desk:
+    """What the pages share: when the users began to ask, and what they were answered."""
+
+    began: datetime | None = None
+    answers: list[Answer] = field(default_factory=list)
+
+    def jobs(self) -> list[str]:
+        """Give the jobs that were taken, each once."""
+        return list(dict.fromkeys(str(one.said["job_id"]) for one in self.answers if one.kind != "refused"))
+
+
+def burst(depot: Depot, desk: Desk) -> None:
+    """Let all users ask at once, and show who got what."""
+    with transaction(depot.engine, "demo.credits") as session:
+        desk.began = now(session)
+        for user, amount in _CREDITS_MICROUSD.items():
+            ledger.grant(session, user, amount, f"demo/{user}", run_id="demo", reason="the demo's gift")
+    with _client(depot) as client, ThreadPoolExecutor(len(_BURST)) as pool:
+        began = time.monotonic()
+        asked = pool.map(lambda user: [_ask(client, user, n, one) for n, one in enumerate(_BURST[user])], _BURST)
+        desk.answers = [answer for answers in asked for answer in answers]
+        took = time.monotonic() - began
+        repeated = _ask(client, "ben", 0, _BURST["ben"][0])
+        users = {user: client.user(user) for user in _BURST}
+    say(f"{len(desk.answers)} requests of {len(_BURST)} users at once, all answered within {took:.2f} s:")
+    rows = []
+    for user, told in users.items():
+        kinds = Counter(one.kind for one in desk.answers if one.user_id == user)
+        counts = (kinds["queued"], kinds["joined"], kinds["refused"])
+        money = dollars(told["held_microusd"]), dollars(told["available_microusd"])
+        rows.append((user, told["tier"] or "unknown", *counts, size(told["reserved_bytes"]), *money))
+    table(("user", "tier", ">queued", ">joined", ">refused", ">bytes reserved", ">credits held", ">left"), rows)
+    say("Who asks for what is about to be made joins that job. What was refused, and what its user reads:")
+    refused = [(one.user_id, one.refusal) for one in desk.answers if one.refusal]
+    table(("user", ">HTTP", "why"), [(user, why.status, why.detail) for user, why in refused])
+    first = next(one for one in desk.answers if one.user_id == "ben")
+    check.require(repeated.said["job_id"] == first.said["job_id"], "the same key again gave another job")
+    say("ben's client asked once more under its first key, as after a lost answer: the same job, held for once.")
+
+
+def make(depot: Depot, desk: Desk) -> None:
+    """Make what waits, look at each result, and show who waited how long."""
+    from flows.dispatch_jobs import dispatch_jobs  # noqa: PLC0415  Prefect reads the demo's environment, set before
+
+    say("The dry run says what comes first, and why:")
+    told = (line.partition(": ") for line in dispatch_jobs().next_jobs[:_EXPLAINED])
+    table(("!job", "why it comes here"), [(job_id[:8], why) for job_id, _, why in told])
+    began = time.monotonic()
+    report = dispatch_jobs(dry_run=False, until_idle=True, slots=_SLOTS)
+    took = time.monotonic() - began
+    say(f"ffmpeg made {report.succeeded} videos in {took:.0f} s, {_SLOTS} at once, all of one size. Seconds by tier:")
+    with reading(depot.engine) as session:
+        groups = by_group(performance.ended(session, desk.began or now(session), now(session)))
+    rows = []
+    for tier in _TIERS:
+        seen = figures(groups.get((tier, ""), []))
+        names = ("wait_mean", "wait_p50", "wait_p95", "processing_mean")
+        rows.append((tier or "all", seen["made"], seen["joined"], *(_seconds(seen[f"{one}_seconds"]) for one in names)))
+    table(("tier", ">made", ">joined", ">mean wait", ">half wait at most", ">95 of 100", ">making it took"), rows)
+    frames = check.every_job(depot, desk.jobs())
+    say(f"Each was read back from the bucket: as large and as long as asked, and all {frames} frames decode.")
+    say("Whoever joined another's job has its video for nothing, and nobody's credits are held any more.")
+
+
+def again(depot: Depot, desk: Desk) -> None:
+    """Ask for the same videos anew: they are there; and fetch one as a browser would."""
+    wanted = {str(one.request): one for one in desk.answers if not one.refusal}.values()
+    with _client(depot) as client:
+        began = time.monotonic()
+        answers = [_ask(client, one.user_id, _AGAIN + n, one.request) for n, one in enumerate(wanted)]
+        took = time.monotonic() - began
+        charged = sum(one.said["charged_microusd"] for one in answers if one.kind == "cached")
+        hits = sum(one.kind == "cached" for one in answers)
+        check.require((hits, charged) == (len(answers), 0), f"{hits} of {len(answers)} cached, {charged} charged")
+        first = str(answers[0].said["video_id"])
+        got = httpx.get(client.video_url(first), timeout=_PATIENCE_SECONDS, trust_env=False)
+        check.require_bytes(depot, first, got.raise_for_status().content)
+        users = {user: client.user(user) for user in _BURST}
+    say(f"The same {len(answers)} videos were asked for under new keys: {hits} came from the cache, in {took:.2f} s")
+    say("together, at no charge. One was fetched as a browser does it: the API sends on to a presigned URL of the")
+    say(f"bucket, and the {size(len(got.content))} that came are those recorded. What it cost everybody:")
+    money = ("spent_microusd", "held_microusd", "available_microusd")
+    rows = [(user, *(dollars(told[name]) for name in money), size(told["used_bytes"])) for user, told in users.items()]
+    table(("user", ">spent", ">held", ">left", ">stored"), rows)
+
+
+def tune(depot: Depot) -> None:
+    """Take one step of the limit, and show that Prefect has it."""
+    from prefect.client.orchestration import get_client  # noqa: PLC0415  as above
+
+    from flows.tune_concurrency import tune_concurrency  # noqa: PLC0415  as above
+    from reelkeeper.model.jobs import GLOBAL_LIMIT  # noqa: PLC0415  used here alone
+    from reelkeeper.store.jobs.controls import jobs_at_once  # noqa: PLC0415  the same
+
+    say(f"It began at {_SLOTS} on this machine: `--param concurrency.first_limit={_SLOTS}`; the default is 8.")
+    report = tune_concurrency(ConcurrencyPolicy(first_limit=_SLOTS), dry_run=False)
+    for line in textwrap.wrap(report.explained, _WIDTH):
+        say(line)
+    say("(A job of a model that is not known yet is taken for 120 s of work, as at a provider; ffmpeg takes far less.)")
+    with get_client(sync_client=True) as client:
+        prefects = client.read_global_concurrency_limit_by_name(GLOBAL_LIMIT).limit
+    with reading(depot.engine) as session:
+        ours = jobs_at_once(session)
+    check.require(prefects == ours == report.limit, f"limit {report.limit}, Prefect's {prefects}, kept {ours}")
+    say(f"Prefect's global concurrency limit {GLOBAL_LIMIT!r} is {prefects}: dispatch_jobs obeys it in every worker.")
+
+
+def _seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.1f}"
+
+
+def _ask(client: Client, user: str, number: int, wanted: Mapping[str, Any]) -> Answer:
+    try:
+        return Answer(user, wanted, client.ask(user, {**_SMALL, **wanted}, key=f"{user}-{number}"))
+    except RequestRefused as refused:
+        if refused.kind.rpartition(":")[2] not in set(RefusedFor):
+            raise  # it is no answer to this user, but something gone wrong
+        return Answer(user, wanted, {}, refused)
+
+
+@contextmanager
+def _client(depot: Depot) -> Iterator[Client]:
+    """Serve the API on loopback, and give a client with a token for it."""
+    import uvicorn  # noqa: PLC0415  it and FastAPI take most of a second, which no other page needs
+
+    from reelkeeper.api.app import create_app  # noqa: PLC0415  the same
+    from reelkeeper.api.backing import Backing  # noqa: PLC0415  the same
+
+    app = create_app(Backing(depot, settings().scratch))
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False)
+    listening, server = config.bind_socket(), uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listening],), name="demo-api", daemon=True)
+    line, text = tokens.create(depot.engine, "demo", [Scope.JOBS, Scope.VIDEOS, Scope.USERS], author="demo")
+    thread.start()
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    try:
+        with Client(address, text, timeout_seconds=_PATIENCE_SECONDS) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(_PATIENCE_SECONDS)
+        listening.close()
+        tokens.revoke(depot.engine, line.id, author="demo")

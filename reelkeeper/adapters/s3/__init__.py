@@ -1,0 +1,1 @@
+"""Object storage over S3: R2, and the embedded SeaweedFS."""

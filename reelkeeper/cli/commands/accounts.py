@@ -1,0 +1,131 @@
+"""`credits`: what users may spend, given, looked at and given back by hand."""
+
+from typing import Annotated, Any
+from uuid import uuid4
+
+import typer
+
+from reelkeeper.cli.opening import store
+from reelkeeper.cli.screen import dollars, emit, say, table
+from reelkeeper.cli.words import microusd, who
+
+group = typer.Typer(help="Grant, show and refund users' credits, and count them anew.", no_args_is_help=True)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Key = Annotated[
+    str | None, typer.Option(help="Idempotency key: the same again moves nothing. A new one each time if left out.")
+]
+
+
+@group.command()
+def grant(
+    user: Annotated[str, typer.Argument(help="Who gets them.")],
+    amount: Annotated[str, typer.Argument(metavar="DOLLARS", help="How much, to six digits.")],
+    reason: Annotated[str, typer.Option(help="Why; it stands in the audit.")],
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a user credits."""
+    wanted = microusd(amount)
+    from reelkeeper.operations.billing import ledger
+    from reelkeeper.store.core.engine import transaction
+
+    with store() as engine, transaction(engine, "credits.grant") as session:
+        moved = ledger.grant(session, user, wanted, key or _new_key(), run_id=who(), reason=reason)
+        has = _has(session, user)
+    _tell(moved, f"{user} has {has}.", as_json=as_json)
+
+
+@group.command()
+def refund(
+    hold: Annotated[str, typer.Argument(help="The hold whose capture is given back, in part or whole.")],
+    amount: Annotated[str, typer.Argument(metavar="DOLLARS", help="How much of what was captured.")],
+    reason: Annotated[str, typer.Option(help="Why; it stands in the audit.")],
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give back what was captured of a hold, at most what was not refunded yet."""
+    wanted = microusd(amount)
+    from reelkeeper.operations.billing import ledger
+    from reelkeeper.store.core.engine import transaction
+
+    with store() as engine, transaction(engine, "credits.refund") as session:
+        moved = ledger.refund(session, hold, wanted, key or _new_key(), run_id=who(), reason=reason)
+        has = _has(session, moved.user_id)
+    _tell(moved, f"{moved.user_id} has {has}.", as_json=as_json)
+
+
+@group.command()
+def show(
+    user: Annotated[str, typer.Argument(help="Whose.")],
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Moves to show, the newest first.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a user may spend, what is held, and the last moves."""
+    from reelkeeper.errors import NotFound
+    from reelkeeper.store.billing import ledger, quotas
+    from reelkeeper.store.core.engine import reading
+
+    with store() as engine, reading(engine) as session:
+        if quotas.standing(session, user) is None:
+            raise NotFound(f"no user {user!r} in the catalogue")
+        balance, moves = ledger.balance(session, user), ledger.moves(session, user, limit)
+    if as_json:
+        emit({"user_id": user, **balance._asdict(), "moves": moves})
+        return
+    say(_in_words(balance))
+    if moves:
+        rows = [(one.at, one.kind, dollars(one.amount_microusd), one.hold_id or "", one.id) for one in moves]
+        table(("!at", "kind", ">dollars", "!hold", "!transfer"), rows)
+
+
+@group.command()
+def recount(
+    apply: Annotated[bool, typer.Option("--apply", help="Write balances and bytes anew from their record.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Count all balances and stored bytes anew, and say what does not add up (exit code 5).
+
+    With --apply, figures that are copies are written anew from their record, while changes are frozen too.
+    """
+    from reelkeeper.errors import IntegrityDoubt
+    from reelkeeper.operations.health import accounts
+    from reelkeeper.rules.billing.accounts import summary
+
+    with store() as engine:
+        corrected, left = accounts.correct(engine, author=who()) if apply else ([], accounts.recount(engine))
+    if as_json:
+        emit({"corrected": corrected, "mismatches": left})
+    else:
+        _list("corrected", corrected)
+        _list("does not add up", left)
+        if not left:
+            say("Everything adds up.")
+    if left:
+        raise IntegrityDoubt(summary(left))
+
+
+def _list(title: str, mismatches: list[Any]) -> None:
+    if mismatches:
+        table(("!figure", "!subject", ">kept", ">counted"), mismatches, title=title)
+
+
+def _tell(moved: Any, text: str, *, as_json: bool) -> None:  # noqa: ANN401  a Moved, which is not loaded yet
+    if as_json:
+        emit(moved)
+    else:
+        say(f"{moved.kind} of {dollars(moved.amount_microusd)}, transfer {moved.id}. {text}")
+
+
+def _has(session: Any, user: str) -> str:  # noqa: ANN401  a session, which is not loaded yet
+    from reelkeeper.store.billing.ledger import balance
+
+    return _in_words(balance(session, user))
+
+
+def _in_words(balance: Any) -> str:  # noqa: ANN401  a Balance, which is not loaded yet
+    available, held, spent = map(dollars, balance)
+    return f"{available} available, {held} held, {spent} spent"
+
+
+def _new_key() -> str:
+    return f"by hand {uuid4().hex}"

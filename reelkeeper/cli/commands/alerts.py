@@ -1,0 +1,150 @@
+"""`alerts`: what fires, who is on it, what is kept quiet, and what waits to be sent."""
+
+import re
+from typing import Annotated
+
+import typer
+
+from reelkeeper.cli.opening import configured, store
+from reelkeeper.cli.screen import dollars, emit, say, table
+from reelkeeper.cli.words import who
+from reelkeeper.errors import PartialFailure
+
+group = typer.Typer(no_args_is_help=True, help="What people are told, and what they say to it.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Everything = Annotated[bool, typer.Option("--all", help="Those that are over, too.")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, help="At most so many.")]
+_UNITS = {"m": 60, "h": 3600, "d": 86_400}
+
+
+@group.command("list")
+def listing(everything: Everything = False, limit: Limit = 100, as_json: AsJson = False) -> None:
+    """List what fires, and the snoozes in force."""
+    from reelkeeper.store.alerts import alerts
+    from reelkeeper.store.core.engine import reading
+
+    with store() as engine, reading(engine) as session:
+        lines = alerts.listed(session, everything=everything, limit=limit)
+        snoozed = alerts.snoozes_in_force(session)
+    if as_json:
+        emit({"alerts": lines, "snoozes": snoozed})
+        return
+    if lines:
+        headings = ("!alert", "!state", "!severity", "what", "of", "!since", ">impact a month")
+        rows = [
+            (one.id, one.state, one.severity, one.title, one.scope, one.first_at, dollars(one.impact_microusd))
+            for one in lines
+        ]
+        table(headings, rows)
+    else:
+        say("Nothing fires.")
+    if snoozed:
+        quiet = [(one.id, one.rule, one.scope or "all", one.reason, one.author, one.until) for one in snoozed]
+        table(("!snooze", "rule", "of", "reason", "by", "!until"), quiet, title="Kept quiet")
+
+
+@group.command()
+def ack(
+    alert: Annotated[str, typer.Argument(metavar="ID", help="Which, as `alerts list` names it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say that you are on it: a critical alert is not repeated any more."""
+    from reelkeeper.operations.alerts import alerts
+
+    with store() as engine:
+        alerts.acknowledge(engine, alert, author=who())
+    _answer(f"Alert {alert} is acknowledged.", {"acknowledged": alert}, as_json=as_json)
+
+
+@group.command()
+def snooze(
+    rule: Annotated[str, typer.Argument(help="The rule to keep quiet, e.g. budget or silent_flow.")],
+    duration: Annotated[str, typer.Option("--for", metavar="TIME", help="For how long: 30m, 8h or 7d.")],
+    reason: Annotated[str, typer.Option(help="Why.")],
+    scope: Annotated[str | None, typer.Option(help="Of this alone, e.g. flow:tier_storage.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Keep a rule quiet for a while. What still fires when it ends is told then."""
+    from reelkeeper.operations.alerts import alerts
+
+    seconds = _seconds(duration)
+    with store() as engine:
+        snooze_id = alerts.snooze(engine, rule, scope=scope, seconds=seconds, author=who(), reason=reason)
+    text = f"{rule} is quiet for {duration}. Sooner: reelkeeper alerts unsnooze {snooze_id}"
+    _answer(text, {"snooze": snooze_id}, as_json=as_json)
+
+
+@group.command()
+def unsnooze(
+    snooze: Annotated[str, typer.Argument(metavar="ID", help="Which, as `alerts list` names it.")],
+    as_json: AsJson = False,
+) -> None:
+    """End a snooze before its time."""
+    from reelkeeper.operations.alerts import alerts
+
+    with store() as engine:
+        alerts.end_snooze(engine, snooze)
+    _answer(f"Snooze {snooze} is over.", {"unsnoozed": snooze}, as_json=as_json)
+
+
+@group.command()
+def messages(everything: Everything = False, limit: Limit = 100, as_json: AsJson = False) -> None:
+    """List the messages that wait to be sent, with what went wrong; --all lists those that are out, too."""
+    from reelkeeper.store.alerts import outbox
+    from reelkeeper.store.core.engine import reading
+
+    with store() as engine, reading(engine) as session:
+        lines = outbox.listed(session, everything=everything, limit=limit)
+    if as_json:
+        emit(lines)
+    elif lines:
+        headings = (">message", "!state", "what", ">attempts", "!since", "!next try", "last error")
+        rows = [
+            (one.id, one.state, one.title, one.attempts, one.created_at, one.due_at, one.last_error) for one in lines
+        ]
+        table(headings, rows)
+    else:
+        say("No message waits.")
+
+
+@group.command("test")
+def send_test(as_json: AsJson = False) -> None:
+    """Send a message, to see whether Slack and the second sink take it. Exit code 6 if one does not."""
+    from reelkeeper.errors import ReelkeeperError
+    from reelkeeper.model.alerts import Letter, Message, MessageKind
+    from reelkeeper.operations.alerts.outbox import configured_sinks
+
+    message = Message(
+        kind=MessageKind.NOTE,
+        title="A test of Reelkeeper's alerts",
+        text=f"{who()} asked for it. Nothing is wrong.",
+        footer="reelkeeper alerts test",
+    )
+    answers, failed = {}, False
+    sinks = configured_sinks(configured())
+    for sink in dict.fromkeys((sinks.first, sinks.second)):
+        try:
+            answers[sink.name] = f"taken: {sink.send(Letter('test', message))}"
+        except ReelkeeperError as error:
+            answers[sink.name], failed = str(error), True
+    if as_json:
+        emit(answers)
+    else:
+        table(("!sink", "answer"), list(answers.items()))
+    if failed:
+        raise PartialFailure("; ".join(f"{name}: {answer}" for name, answer in answers.items()))
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d{1,4})([mhd])", text.strip())
+    if not found or int(found[1]) == 0:
+        raise typer.BadParameter(f"{text!r} is no time to be quiet; write e.g. 30m, 8h or 7d")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _answer(text: str, value: object, *, as_json: bool) -> None:
+    if as_json:
+        emit(value)
+    else:
+        say(text)

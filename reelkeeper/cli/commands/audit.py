@@ -1,0 +1,60 @@
+"""`audit`: what was done to whose data, by which run; and whether that record is whole."""
+
+from typing import Annotated
+
+import typer
+
+from reelkeeper.cli.opening import store
+from reelkeeper.cli.screen import emit, say, table
+
+group = typer.Typer(help="Read the record of everything that was done, or verify it.", invoke_without_command=True)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+@group.callback()
+def audit(
+    ctx: typer.Context,
+    video: Annotated[str | None, typer.Option(help="Only what was done to this video.")] = None,
+    run: Annotated[str | None, typer.Option(help="Only what this run did.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only what was done to this user's videos.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to show, newest first.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Read the record of everything that was done to customers' data, newest first."""
+    if ctx.invoked_subcommand:
+        return
+    from reelkeeper.store.core.audit import events
+    from reelkeeper.store.core.engine import reading
+
+    with store() as engine, reading(engine) as session:
+        found = list(events(session, video_id=video, run_id=run, user_id=user, limit=limit))
+    if as_json:
+        emit(found)
+        return
+    rows = [
+        (
+            one.id,
+            one.at,
+            one.event.event,
+            one.event.video_id,
+            one.event.run_id,
+            ", ".join(f"{name}={value}" for name, value in one.event.detail.items() if value is not None),
+        )
+        for one in found
+    ]
+    table((">no.", "!at", "!event", "!video", "run", "detail"), rows)
+
+
+@group.command()
+def verify(as_json: AsJson = False) -> None:
+    """Check that no event was changed, removed or added. Exit code 5, naming the first bad one, if one was."""
+    from reelkeeper.store.core.audit import verify as verify_chain
+    from reelkeeper.store.core.engine import reading
+    from reelkeeper.store.core.schema import deployment
+
+    with store() as engine, reading(engine) as session:
+        count, head = verify_chain(session), deployment(session).audit_head
+    if as_json:
+        emit({"events": count, "head": head})
+    else:
+        say(f"{count:,} events, all as they were written. Keep this elsewhere, to compare with: {head or 'nothing'}")

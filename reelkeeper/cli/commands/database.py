@@ -1,0 +1,95 @@
+"""`db`: the store's schema, its backups, and where it stands."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reelkeeper.cli.opening import configured, store
+from reelkeeper.cli.screen import emit, say
+
+group = typer.Typer(help="Upgrade, back up and restore the store.", no_args_is_help=True)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+@group.command()
+def upgrade(as_json: AsJson = False) -> None:
+    """Bring the store's schema up to this version. A SQLite file is copied beside itself first."""
+    from reelkeeper.store.core import schema
+    from reelkeeper.store.core.engine import open_engine
+
+    engine = open_engine(configured().store_url)
+    try:
+        applied = schema.upgrade(engine)
+    finally:
+        engine.dispose()
+    if as_json:
+        emit({"applied": applied, "schema": schema.head()})
+    else:
+        say("\n".join(f"Applied {one}" for one in applied) or f"The store is at {schema.head()} already.")
+
+
+@group.command()
+def backup(
+    target: Annotated[Path, typer.Argument(help="A new file, or a folder to make one in.")], as_json: AsJson = False
+) -> None:
+    """Copy the store as it is at this moment, while it is in use."""
+    from reelkeeper.store.core.backup import backup as copy
+
+    with store() as engine:
+        made = copy(engine, target)
+    if as_json:
+        emit({"backup": made, "size_bytes": made.stat().st_size})
+    else:
+        say(f"The store was copied to {made}, {made.stat().st_size:,} bytes, and its checksum beside it.")
+
+
+@group.command()
+def restore(
+    source: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A file that `db backup` made.")],
+    as_json: AsJson = False,
+) -> None:
+    """Fill an empty store from a backup, verified first. Changes are frozen until the bucket was compared with it."""
+    from reelkeeper.store.core.backup import restore as fill
+
+    settings = configured()
+    fill(settings.store_url, source)
+    if as_json:
+        emit({"restored": source, "frozen": True})
+    else:
+        say(
+            f"The store holds what {source} held. It does not know what was done since, so changes are frozen. Next:\n"
+            "  reelkeeper run sync_catalog    compares it with the bucket and changes nothing; then reelkeeper thaw"
+        )
+
+
+@group.command()
+def status(as_json: AsJson = False) -> None:
+    """Say which store this is, its schema, what it holds and whether changes are frozen."""
+    from reelkeeper.operations.core.freeze import why_frozen
+    from reelkeeper.store.core import schema
+    from reelkeeper.store.core.engine import reading
+    from reelkeeper.store.videos.video_pages import videos_by_state
+    from reelkeeper.store.videos.videos import population
+
+    with store() as engine:
+        with reading(engine) as session:
+            row, live, states = schema.deployment(session), population(session), videos_by_state(session)
+            facts = {
+                "store": engine.url.render_as_string(hide_password=True),
+                "schema": schema.head(),
+                "deployment": row.id,
+                "live_bytes": live.size_bytes,
+                "videos": states,
+                "audit_events": row.audit_events,
+                "audit_head": row.audit_head,
+            }
+        facts["frozen"] = why_frozen(engine)
+    if as_json:
+        emit(facts)
+        return
+    say(f"Store       {facts['store']}, schema {facts['schema']}, deployment {facts['deployment']}")
+    listed = ", ".join(f"{count:,} {state}" for state, count in sorted(states.items()))
+    say(f"Videos      {listed or 'none'}; {live.size_bytes:,} bytes live")
+    say(f"Audit       {row.audit_events:,} events")
+    say(f"Changes     {facts['frozen'] or 'allowed'}")

@@ -1,0 +1,94 @@
+"""`hold`, `freeze`, `thaw`: a person's word against every rule."""
+
+from typing import Annotated
+
+import typer
+
+from reelkeeper.cli.opening import store
+from reelkeeper.cli.screen import emit, say, table
+from reelkeeper.cli.words import moment, who
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+def hold(
+    user: Annotated[str | None, typer.Option(help="Keep all videos of this user.")] = None,
+    video: Annotated[str | None, typer.Option(help="Keep this video.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why; it stands in the audit.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="When it ends by itself; UTC if no zone.")] = None,
+    listing: Annotated[bool, typer.Option("--list", help="List the holds in force.")] = False,
+    release: Annotated[str | None, typer.Option(metavar="ID", help="End this hold.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Keep a user's videos, or one video, whatever the rules say."""
+    if sum(map(bool, (user, video, listing, release))) != 1:
+        raise typer.BadParameter("give one of --user, --video, --list and --release")
+    if listing:
+        _list(as_json=as_json)
+        return
+    from reelkeeper.operations.videos import hold as operation
+
+    if release:
+        with store() as engine:
+            operation.release(engine, release, author=who())
+        _answer(f"Hold {release} is over.", {"released": release}, as_json=as_json)
+        return
+    if not reason:
+        raise typer.BadParameter("a hold needs --reason")
+    scope, subject = ("user", user) if user else ("video", video)
+    with store() as engine:
+        placed = operation.hold(
+            engine, scope=scope, subject=str(subject), reason=reason, author=who(), expires_at=moment(until)
+        )
+    text = f"{scope} {subject} is held by {placed.id}" + (f" until {until}." if until else " until it is released.")
+    if placed.too_late:
+        text += f" Too late for {placed.too_late:,} of its objects, which are being purged."
+    _answer(text, placed, as_json=as_json)
+
+
+def freeze(
+    reason: Annotated[str, typer.Option(help="Why; everybody who is stopped reads it.")], as_json: AsJson = False
+) -> None:
+    """Stop every change, within one batch of whatever is running."""
+    from reelkeeper.operations.core import freeze as operation
+
+    with store() as engine:
+        operation.freeze(engine, by=who(), reason=reason)
+        why = operation.why_frozen(engine)
+    _answer(f"Changes are stopped: {why}", {"frozen": why}, as_json=as_json)
+
+
+def thaw(as_json: AsJson = False) -> None:
+    """Let changes go on."""
+    from reelkeeper.operations.core import freeze as operation
+
+    with store() as engine:
+        was = operation.thaw(engine, by=who())
+    text = "Nothing was frozen." if was is None else f"Changes may go on. They were stopped because: {was}"
+    _answer(text, {"was": was}, as_json=as_json)
+
+
+def _list(*, as_json: bool) -> None:
+    from reelkeeper.store.core.engine import reading
+    from reelkeeper.store.videos.video_pages import holds_in_force
+
+    with store() as engine, reading(engine) as session:
+        lines = holds_in_force(session)
+    if as_json:
+        emit(lines)
+    elif lines:
+        headings = ("!hold", "scope", "!subject", "reason", "by", "!since", "!until")
+        rows = [
+            (one.id, one.scope, one.subject, one.reason, one.author, one.created_at, one.expires_at or "released")
+            for one in lines
+        ]
+        table(headings, rows)
+    else:
+        say("No hold is in force.")
+
+
+def _answer(text: str, value: object, *, as_json: bool) -> None:
+    if as_json:
+        emit(value)
+    else:
+        say(text)

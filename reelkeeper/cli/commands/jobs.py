@@ -1,0 +1,103 @@
+"""`jobs`: dead letters looked at and tried again, jobs cancelled, and what was made written out."""
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from reelkeeper.cli.opening import store
+from reelkeeper.cli.screen import dollars, emit, say, table
+from reelkeeper.cli.words import who
+
+group = typer.Typer(
+    help="Look at dead jobs, try them again, cancel those in flight, export what was made.", no_args_is_help=True
+)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+class Recorded(StrEnum):
+    """What can be exported."""
+
+    JOBS = "jobs"
+    REQUESTS = "requests"
+
+
+Named = Annotated[list[str], typer.Argument(metavar="JOB...", help="Their ids.")]
+
+
+@group.command()
+def dead(
+    most: Annotated[int, typer.Option(min=1, help="How many, the last first.")] = 20, as_json: AsJson = False
+) -> None:
+    """List the jobs that were given up, and why. Nobody was charged for them."""
+    from reelkeeper.store.core.engine import reading
+    from reelkeeper.store.jobs import claims
+
+    with store() as engine, reading(engine) as session:
+        found = claims.dead_jobs(session, most)
+    if as_json:
+        emit([one._asdict() for one in found])
+        return
+    table(
+        ("job", "user", "model", "!attempts", "!price", "ended", "why"),
+        [
+            (
+                one.id,
+                one.user_id,
+                one.model,
+                one.attempts,
+                dollars(one.price_microusd),
+                f"{one.finished_at:%Y-%m-%d %H:%M}" if one.finished_at else "",
+                one.error or "",
+            )
+            for one in found
+        ],
+    )
+
+
+@group.command()
+def redrive(jobs: Named, as_json: AsJson = False) -> None:
+    """Try dead jobs once more; their prices are held and their bytes reserved anew."""
+    from reelkeeper.operations.jobs.claim import redrive as operation
+
+    with store() as engine:
+        for job_id in jobs:
+            operation(engine, job_id, author=who())
+    if as_json:
+        emit({"redriven": jobs})
+    else:
+        say(f"{', '.join(jobs)}: waiting again.")
+
+
+@group.command()
+def cancel(jobs: Named, as_json: AsJson = False) -> None:
+    """End jobs that wait, and ask those at work to stop; what they hold is given back."""
+    from reelkeeper.operations.jobs.settle import cancel as operation
+
+    with store() as engine:
+        states = {job_id: operation(engine, job_id, run_id=who()) for job_id in jobs}
+    if as_json:
+        emit(states)
+    else:
+        for job_id, state in states.items():
+            say(f"{job_id}: {'asked to stop' if state in ('running', 'parked') else state}.")
+
+
+@group.command()
+def export(
+    what: Annotated[
+        Recorded, typer.Argument(help="jobs that were made, or requests that got a video.")
+    ] = Recorded.JOBS,
+    last: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many, the last ones.")] = 100_000,
+) -> None:
+    """Write what was recorded as CSV, for `reelkeeper simulate --recorded`. Prompts, ids and names stay here."""
+    from reelkeeper.model.jobs import RecordedJob, RecordedRequest
+    from reelkeeper.store.core.engine import reading
+    from reelkeeper.store.jobs import replay
+
+    with store() as engine, reading(engine) as session:
+        if what is Recorded.JOBS:
+            replay.write(replay.jobs_made(session, last), RecordedJob, sys.stdout)
+        else:
+            replay.write(replay.requests_answered(session, last), RecordedRequest, sys.stdout)

@@ -1,0 +1,60 @@
+"""`plan`: what a flow would do, and what was planned before."""
+
+from typing import Annotated
+
+import typer
+
+from reelkeeper.cli import plan_view
+from reelkeeper.cli.commands import run
+from reelkeeper.cli.opening import store
+from reelkeeper.cli.screen import emit, say, size, table
+
+
+def plan(
+    flow: Annotated[str | None, typer.Argument(help="Plan this flow's work, and change nothing.")] = None,
+    param: run.Param = None,
+    as_of: run.AsOf = None,
+    show: Annotated[str | None, typer.Option("--show", help="Show a saved plan, and what became of it.")] = None,
+    listing: Annotated[bool, typer.Option("--list", help="List saved plans, newest first (the default).")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 20,
+    as_json: run.AsJson = False,
+) -> None:
+    """Say what a flow would do, and why; or look at earlier plans.
+
+    A plan is saved, and can be applied once within 24 hours: [bold]reelkeeper run FLOW --apply --plan ID[/].
+    """
+    if sum(map(bool, (flow, show, listing))) > 1:
+        raise typer.BadParameter("give one of FLOW, --show ID and --list")
+    if flow:
+        run.start(flow, param or [], apply=False, as_of=as_of, plan_id=None, as_json=as_json, most=limit)
+    elif show:
+        with store() as engine:
+            if as_json:
+                emit(plan_view.load(engine, show))
+            else:
+                plan_view.show(engine, show, most=limit)
+    else:
+        _list(limit, as_json=as_json)
+
+
+def _list(limit: int, *, as_json: bool) -> None:
+    from reelkeeper.store.core.engine import reading
+    from reelkeeper.store.videos.video_pages import recent_plans
+
+    with store() as engine, reading(engine) as session:
+        lines = recent_plans(session, limit=limit)
+    if as_json:
+        emit(lines)
+    elif not lines:
+        say("No plan was made yet: reelkeeper plan tier_storage")
+    else:
+        headings = ("!plan", "!flow", "state", "!made", ">items", ">bytes", "refused because")
+        rows = [
+            (one.id, one.flow, one.state, one.created_at, one.items, size(one.size_bytes), _first(one.refusal))
+            for one in lines
+        ]
+        table(headings, rows)
+
+
+def _first(text: str | None) -> str:
+    return text.splitlines()[0] if text else ""

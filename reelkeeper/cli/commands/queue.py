@@ -1,0 +1,154 @@
+"""`queue`: what waits, in the order in which it will start, what runs, what died, and why a job is where it is."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reelkeeper.cli.opening import store
+from reelkeeper.cli.screen import dollars, emit, say, table
+from reelkeeper.errors import NotFound
+
+if TYPE_CHECKING:
+    from sqlmodel import Session
+
+    from reelkeeper.model.jobs import Job
+    from reelkeeper.rules.jobs.dispatch import DispatchPolicy
+    from reelkeeper.store.jobs.queue import JobLine
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many of each.")]
+Explain = Annotated[str | None, typer.Option("--explain", metavar="JOB", help="Say why this job stands where it does.")]
+Dead = Annotated[
+    bool, typer.Option("--dead", help="Only those that failed for good, the last first, with their errors.")
+]
+
+
+def queue(explain: Explain = None, dead: Dead = False, limit: Limit = 20, as_json: AsJson = False) -> None:
+    """Look at the queue: what waits, in the order in which it will start, what runs, and what died.
+
+    The order is that of the default policy; jobs that are not due yet, after a failed attempt, stand at its end.
+    """
+    from reelkeeper.store.core.engine import now, reading
+
+    with store() as engine, reading(engine) as session:
+        as_of = now(session)
+        if explain is not None:
+            _explain(session, explain, as_of, as_json=as_json)
+        else:
+            _show(session, as_of, limit, only_dead=dead, as_json=as_json)
+
+
+def _show(session: "Session", as_of: datetime, limit: int, *, only_dead: bool, as_json: bool) -> None:
+    from reelkeeper.model.jobs import JobState
+    from reelkeeper.store.jobs import queue as jobs
+    from reelkeeper.store.jobs.controls import jobs_at_once
+
+    counts, at_once = jobs.counted(session), jobs_at_once(session)
+    found = {JobState.DEAD: jobs.listed(session, JobState.DEAD, limit)}
+    if not only_dead:
+        found = {state: jobs.listed(session, state, limit) for state in (JobState.RUNNING, JobState.PARKED)} | found
+        found = {JobState.QUEUED: _in_order(session, as_of, limit)} | found
+    if as_json:
+        emit({"jobs_at_once": at_once, "counts": counts, **{state.value: lines for state, lines in found.items()}})
+        return
+    if not any(found.values()):
+        say("No job has died." if only_dead else "Nothing waits, nothing runs, and nothing has died.")
+        return
+    for state, lines in found.items():
+        if lines:
+            title = f"{state}: {counts.get(state, 0):,}" + (
+                f", {len(lines)} shown" if len(lines) < counts[state] else ""
+            )
+            _table(state, lines, title, as_of)
+    if at_once is not None and not only_dead:
+        say(f"At most {at_once} at once, as tune_concurrency has it.")
+
+
+def _table(state: str, lines: "Sequence[JobLine]", title: str, as_of: datetime) -> None:
+    headings = ["!job", "user", "tier", "model", ">asked"]
+    rows: list[list[object]] = [
+        [one.id, one.user_id, one.tier, one.model, _ago(as_of, one.created_at)] for one in lines
+    ]
+    for row, one in zip(rows, lines, strict=True):
+        if state == "queued":
+            due = f"in {_ago(one.due_at, as_of)}" if one.due_at > as_of else "now"
+            row += [
+                f"{one.estimate_seconds:.0f} s",
+                one.attempts,
+                f"waits for {one.leader_id}" if one.leader_id else due,
+            ]
+        elif state == "dead":
+            row += [_ago(as_of, one.finished_at or as_of), one.attempts, dollars(one.cost_microusd), one.error]
+        else:
+            row += [f"{one.estimate_seconds:.0f} s", f"{one.progress:.0%}", one.claimed_by, one.error]
+    headings += {
+        "queued": [">estimate", ">tries", "may start"],
+        "dead": [">died", ">tries", ">cost us", "error"],
+    }.get(state, [">estimate", ">done", "worker", "last error"])
+    table(headings, rows, title=title)
+
+
+def _in_order(session: "Session", as_of: datetime, limit: int) -> "list[JobLine]":
+    """Give those that wait: the due ones as they will start, then those that are not due, and those that follow."""
+    from reelkeeper.model.jobs import JobState
+    from reelkeeper.rules.jobs.dispatch import order
+    from reelkeeper.store.jobs import queue as jobs
+
+    waiting, policy, credit = _considered(session)
+    due = [one.id for one in order(waiting, policy, as_of, credit)][:limit]
+    lines = jobs.named(session, due)
+    rest = [one for one in jobs.listed(session, JobState.QUEUED, limit) if one.id not in lines]
+    return [*(lines[job_id] for job_id in due), *rest][:limit]
+
+
+def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool) -> None:
+    from reelkeeper.model.jobs import JobState
+    from reelkeeper.rules.jobs import dispatch
+    from reelkeeper.store.jobs import queue as jobs
+
+    line = jobs.named(session, [job_id]).get(job_id)
+    if line is None:
+        raise NotFound(f"no job {job_id!r}")
+    if line.state != JobState.QUEUED or line.leader_id:
+        text = (
+            f"It waits for the video of job {line.leader_id}, which is the same."
+            if line.leader_id
+            else line.error or ""
+        )
+        if as_json:
+            emit({"job": line, "place": None, "terms": [], "why": text})
+        else:
+            say(f"Job {job_id} is {line.state}. {text}".strip())
+        return
+    waiting, policy, credit = _considered(session)
+    job = next((one for one in waiting if one.id == job_id), None)
+    waiting += [] if job else [line.as_job()]
+    place = [one.id for one in dispatch.order(waiting, policy, as_of, credit)].index(job_id) + 1
+    terms = dispatch.explain(job or line.as_job(), waiting, policy, as_of)
+    if as_json:
+        emit({"job": line, "place": place, "of": len(waiting), "credit_seconds": credit, "terms": terms})
+        return
+    due = "" if line.due_at <= as_of else f" It is due in {_ago(line.due_at, as_of)}, after: {line.error or 'a pause'}."
+    say(f"Job {job_id} is {place} of the {len(waiting)} that are considered next.{due}")
+    table(("!term", ">counts", "why"), [(term.name, f"{round(term.value, 1):g}", term.sentence) for term in terms])
+    say("Levels are added up, and the lowest goes first; of one level, the oldest. The oldest of all goes when it has")
+    say(f"earned its own estimate: {credit:.0f} s so far.")
+
+
+def _considered(session: "Session") -> "tuple[list[Job], DispatchPolicy, float]":
+    """Give the jobs that the next choice is made from, the policy with the size classes in force, and the credit."""
+    from reelkeeper.rules.jobs.dispatch import DispatchPolicy
+    from reelkeeper.store.jobs.claims import DISPATCH, waiting_jobs
+    from reelkeeper.store.jobs.controls import remembered
+
+    memory = remembered(session, [DISPATCH]).get(DISPATCH, {})
+    bounds = tuple(memory.get("bounds") or ()) or None
+    return waiting_jobs(session), DispatchPolicy(class_bounds_seconds=bounds), float(memory.get("credit_seconds", 0.0))
+
+
+def _ago(later: datetime, earlier: datetime) -> str:
+    from reelkeeper.rules.health.performance_report import seconds
+
+    return seconds(max((later - earlier).total_seconds(), 0.0))

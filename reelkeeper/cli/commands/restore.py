@@ -1,0 +1,68 @@
+"""`restore`: bring back what was retired, and take back swaps."""
+
+from typing import Annotated
+
+import typer
+
+from reelkeeper.cli.opening import depot
+from reelkeeper.cli.screen import emit, say, size, table
+from reelkeeper.cli.words import new_run_id, who
+from reelkeeper.errors import PartialFailure
+
+_BATCH = 500
+
+
+def restore(
+    run: Annotated[str | None, typer.Option(help="Everything that this run retired or swapped.")] = None,
+    video: Annotated[str | None, typer.Option(help="One video: its retirement, or its last swap.")] = None,
+    user: Annotated[str | None, typer.Option(help="All retired or lost videos of a user.")] = None,
+    hold_days: Annotated[
+        int, typer.Option(min=0, help="Hold what comes back for so long, or the next run would retire it again.")
+    ] = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would come back.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
+) -> None:
+    """Bring videos back, at once, until their bytes are purged. Works while changes are frozen."""
+    if sum(map(bool, (run, video, user))) != 1:
+        raise typer.BadParameter("give one of --run, --video and --user")
+    from reelkeeper.operations.lifecycle import restore as operation
+    from reelkeeper.operations.lifecycle.purge import settle_claims
+    from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+
+    run_id, grace = new_run_id("restore"), LifecyclePolicy().grace
+    with depot() as opened:
+        if not dry_run:
+            settle_claims(opened, run_id=run_id, grace=grace)  # what a killed purge had claimed and not deleted
+        found = operation.find_restorable(opened, run_id=run, video_id=video, user_id=user)
+        if dry_run:
+            if as_json:
+                emit(found)
+            else:
+                table(
+                    ("!video", "!user", "state", ">bytes", "!key"),
+                    [(one.video_id, one.user_id, one.state, size(one.size_bytes), one.key) for one in found],
+                )
+                say(f"{len(found):,} would come back; nothing was changed.")
+            return
+        outcomes = [
+            outcome
+            for start in range(0, len(found), _BATCH)
+            for outcome in operation.restore(
+                opened,
+                found[start : start + _BATCH],
+                run_id=run_id,
+                author=who(),
+                grace=grace,
+                hold_days=hold_days,
+            )
+        ]
+    restored = [outcome for outcome in outcomes if outcome.action == "restored"]
+    if as_json:
+        emit({"run_id": run_id, "outcomes": outcomes})
+    else:
+        rows = [(one.video_id, one.action, size(one.after_bytes or None), one.reason) for one in outcomes]
+        table(("!video", "became", ">bytes", "why"), rows)
+        held = f", held for {hold_days} days" if hold_days else ""
+        say(f"{len(restored):,} of {len(outcomes):,} are back{held}.")
+    if len(restored) < len(outcomes):
+        raise PartialFailure(f"{len(outcomes) - len(restored):,} of {len(outcomes):,} videos were not restored")

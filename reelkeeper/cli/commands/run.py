@@ -1,0 +1,141 @@
+"""`run`: start a flow in this process, as a schedule would."""
+
+import importlib
+import inspect
+import pkgutil
+import shlex
+from typing import Annotated, Any
+
+import typer
+
+from reelkeeper.cli import orchestration, parameters, plan_view
+from reelkeeper.cli.opening import configured, store
+from reelkeeper.cli.screen import emit, out, plain, say, table
+from reelkeeper.cli.words import moment
+from reelkeeper.errors import Misconfigured
+
+Param = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        metavar="NAME=VALUE",
+        help="Set one parameter, e.g. limits.max_objects=10 or policy.retention_pro_days=null. May be repeated.",
+    ),
+]
+AsOf = Annotated[
+    str | None, typer.Option("--as-of", metavar="TIME", help="Judge ages and views as of this moment; UTC if no zone.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+def run(
+    flow: Annotated[str, typer.Argument(help="Its name, e.g. tier_storage; the README says what each asks.")],
+    param: Param = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Do it. Without this, only the plan is made.")] = False,
+    as_of: AsOf = None,
+    plan_id: Annotated[
+        str | None, typer.Option("--plan", metavar="ID", help="Apply this saved plan: once, within 24 hours.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a flow here and now. A dry run, unless you say --apply.
+
+    The plan is saved and shown before anything is done. The blast radius is checked before the first change, and a
+    refusal (exit code 9) names the limit, the figures and the override.
+    """
+    start(flow, param or [], apply=apply, as_of=as_of, plan_id=plan_id, as_json=as_json)
+
+
+def start(
+    flow: str,
+    params: list[str],
+    *,
+    apply: bool,
+    as_of: str | None,
+    plan_id: str | None,
+    as_json: bool,
+    most: int = 20,
+) -> None:
+    """Validate everything, then start the flow and show what it reports."""
+    at = moment(as_of)
+    settings = configured()
+    if flow not in (known := known_flows()):
+        raise Misconfigured(f"no flow {flow!r}; there are {', '.join(known)}")
+    orchestration.require_server()
+    alone = orchestration.prepare(settings.state_dir)
+    function = getattr(importlib.import_module(f"flows.{flow}"), flow)
+    arguments: dict[str, Any] = parameters.read(flow, function.fn, params) | {"dry_run": not apply}
+    takes = inspect.signature(function.fn).parameters
+    for name, option, value in (("as_of", "--as-of", at), ("plan_id", "--plan", plan_id)):
+        if value is not None:
+            if name not in takes:
+                raise Misconfigured(f"{flow} takes no {option}")
+            arguments[name] = value
+    first = ", once Prefect has started a server for it: 5 to 20 s, none where PREFECT_API_URL names one"
+    with out.status(f"{flow} is at work{first if alone else ''}", spinner="dots"):
+        report = function(**arguments)
+    if as_json:
+        emit(report)
+    else:
+        _show(report, most)
+        if apply:
+            recorded = f" What it did: reelkeeper audit --run {report.run_id}" if _is_recorded(report.run_id) else ""
+            say(f"Run {report.run_id}.{recorded}")
+        else:
+            say(f"Nothing was changed. To do it: {_next_step(flow, params, report)}")
+
+
+def _is_recorded(run_id: str) -> bool:
+    from reelkeeper.store.core import audit
+    from reelkeeper.store.core.engine import reading
+
+    with store() as engine, reading(engine) as session:
+        return next(audit.events(session, run_id=run_id, limit=1), None) is not None
+
+
+def known_flows() -> list[str]:
+    """List the flows, in alphabetical order, without importing one."""
+    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module("flows").__path__))
+
+
+def _show(report: Any, most: int) -> None:  # noqa: ANN401  a Report or a SyncReport, which are not loaded yet
+    if _plan_id(report):
+        with store() as engine:
+            plan_view.show(engine, report.plan.id, most=most)
+    else:
+        found = ((name.replace("_", " "), value) for name, value in plain(report).items())
+        table(("!found", "what"), [(name, _listed(value)) for name, value in found if name not in _TOLD and value])
+    if adoption := getattr(report, "adoption", None):
+        _show_adoption(adoption, dry_run=report.dry_run)
+    if refusal := getattr(report, "refusal", None):
+        say(f"With --apply the guard would refuse: {refusal}")
+
+
+def _show_adoption(adoption: Any, *, dry_run: bool) -> None:  # noqa: ANN401  an Adoption, which is not loaded yet
+    from reelkeeper.rules.sync.adoption import remarks, sheets
+
+    for sheet in sheets(adoption, dry_run=dry_run):
+        table(sheet.headings, sheet.rows, title=sheet.title)
+    for remark in remarks(adoption, dry_run=dry_run):
+        say(remark)
+
+
+_TOLD = {"flow", "dry run", "refusal", "adoption"}
+_WORD = 60  # characters; what is longer gets a line of its own
+
+
+def _listed(value: Any) -> object:  # noqa: ANN401  a field of a report
+    if not isinstance(value, list):
+        return value
+    words = [str(one) for one in value]
+    return "\n".join(words) if any(len(one) > _WORD for one in words) else ", ".join(words)  # sentences, or names
+
+
+def _next_step(flow: str, params: list[str], report: Any) -> str:  # noqa: ANN401  as above
+    words = [f"--param {shlex.quote(param)}" for param in params]
+    words += [f"--plan {_plan_id(report)}"] if _plan_id(report) else []
+    return " ".join(["reelkeeper run", flow, "--apply", *words])
+
+
+def _plan_id(report: object) -> str | None:
+    return getattr(getattr(report, "plan", None), "id", None)

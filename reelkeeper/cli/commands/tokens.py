@@ -1,0 +1,68 @@
+"""`tokens`: who may use the HTTP API, and for what."""
+
+from typing import Annotated
+
+import typer
+
+from reelkeeper.cli.opening import store
+from reelkeeper.cli.screen import emit, say, table
+from reelkeeper.cli.words import moment, who
+
+group = typer.Typer(no_args_is_help=True, help="Make, list and revoke tokens of the HTTP API.")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+@group.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Who will use it.")],
+    scope: Annotated[
+        list[str],
+        typer.Option(help="What it may do: jobs, videos, views, uploads, users, metrics, runs. May be repeated."),
+    ],
+    expires: Annotated[str | None, typer.Option(metavar="TIME", help="When it ends by itself; UTC if no zone.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a token. It is shown once; the store keeps its hash."""
+    from reelkeeper.model.access import Scope
+    from reelkeeper.operations.core import tokens
+
+    if unknown := sorted(set(scope) - set(Scope)):
+        raise typer.BadParameter(f"no scope {', '.join(unknown)}; there are {', '.join(Scope)}")
+    scopes = {Scope(one) for one in scope}
+    with store() as engine:
+        line, text = tokens.create(engine, name, scopes, author=who(), expires_at=moment(expires))
+    if as_json:
+        emit({**line._asdict(), "token": text})
+    else:
+        say(f"Token {line.id} of {name}, for {', '.join(line.scopes)}. It is not shown again:\n{text}")
+
+
+@group.command("list")
+def listing(as_json: AsJson = False) -> None:
+    """List the tokens, the newest first."""
+    from reelkeeper.operations.core import tokens
+
+    with store() as engine:
+        lines = tokens.listed(engine)
+    if as_json:
+        emit(lines)
+        return
+    headings = ("!token", "name", "scopes", "!created", "!expires", "!revoked", "!last used")
+    rows = [(*one[:2], ", ".join(one.scopes), *one[3:]) for one in lines]
+    table(headings, rows)
+
+
+@group.command()
+def revoke(
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="The token, as `list` shows it.")],
+    as_json: AsJson = False,
+) -> None:
+    """End a token. Servers that run notice within seconds."""
+    from reelkeeper.operations.core import tokens
+
+    with store() as engine:
+        tokens.revoke(engine, token_id, author=who())
+    if as_json:
+        emit({"revoked": token_id})
+    else:
+        say(f"Token {token_id} is over; a server that runs refuses it within seconds.")

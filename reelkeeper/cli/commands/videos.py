@@ -1,0 +1,244 @@
+"""`videos`: what the catalogue holds, and how it comes to hold it."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reelkeeper.cli.opening import configured, depot, store
+from reelkeeper.cli.screen import emit, say, size, table
+from reelkeeper.cli.words import moment, new_run_id
+from reelkeeper.errors import KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
+
+group = typer.Typer(
+    help="List videos, follow one, import what the service knows, add one.", invoke_without_command=True
+)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+@group.callback()
+def videos(
+    ctx: typer.Context,
+    user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
+    state: Annotated[str | None, typer.Option(help="Only those pending, live, retired, gone or lost.")] = None,
+    run: Annotated[str | None, typer.Option(help="Only those whose state this run changed last.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List videos by user and id."""
+    if ctx.invoked_subcommand:
+        return
+    from reelkeeper.model import VideoState
+    from reelkeeper.store.core.engine import reading
+    from reelkeeper.store.videos.videos import list_videos
+
+    if state is not None and state not in set(VideoState):
+        raise typer.BadParameter(f"no state {state!r}; there are {', '.join(VideoState)}")
+    with store() as engine, reading(engine) as session:
+        found = list_videos(session, user_id=user, state=state, run_id=run, limit=limit)
+    if as_json:
+        emit(found)
+        return
+    headings = ("!user", "!video", "tier", "state", "!created", ">views", ">bytes", "codec", "why")
+    rows = [
+        (one.user_id, one.id, one.tier, one.state, _day(one.created_at), one.views, *_stored(one), one.reason or "")
+        for one in found
+    ]
+    table(headings, rows)
+    if len(found) == limit:
+        say(f"The first {limit:,}; --limit shows more.")
+
+
+def _day(at: Any) -> str:  # noqa: ANN401  a time or none
+    return f"{at:%Y-%m-%d}" if at else "unknown"
+
+
+def _stored(one: Any) -> tuple[str, str | None]:  # noqa: ANN401  a Listed, which is not loaded yet
+    return size(one.size_bytes), one.codec
+
+
+@group.command()
+def show(
+    video_id: Annotated[str, typer.Argument(metavar="ID|KEY", help="The video, or the key of one of its objects.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one video: where it stands, every object that it ever was, and all that was done to it."""
+    from reelkeeper.rules.sync.adoption import REASONS
+    from reelkeeper.store.core.audit import events
+    from reelkeeper.store.core.engine import reading
+    from reelkeeper.store.videos.key_owners import noted_at, video_at
+    from reelkeeper.store.videos.video_pages import blobs_of_video
+    from reelkeeper.store.videos.videos import list_videos
+
+    with store() as engine, reading(engine) as session:
+        found = list_videos(session, video_id=video_id)
+        if not found and (at_key := video_at(session, video_id)):
+            video_id, found = at_key, list_videos(session, video_id=at_key)
+        if not found:
+            verdict = noted_at(session, video_id)
+            why = f"; the object at this key stays out of it: {REASONS[verdict]}" if verdict in REASONS else ""
+            raise NotFound(f"no video {video_id!r} in the catalogue{why}")
+        objects, history = blobs_of_video(session, video_id), list(events(session, video_id=video_id))
+    if as_json:
+        emit({"video": found[0], "objects": objects, "history": history})
+        return
+    video = found[0]
+    say(f"{video.id} of {video.user_id} ({video.tier or 'tier unknown'}), {video.state}, {video.views:,} views.")
+    say(f"Created {_day(video.created_at)}." + (f" {video.reason}" if video.reason else ""))
+    headings = (">gen.", "state", ">bytes", "codec", ">VMAF", "!purge after", "key, and why it went")
+    rows = [
+        (
+            one.generation,
+            one.state,
+            size(one.size_bytes),
+            one.codec,
+            f"{one.quality_mean:.1f}" if one.quality_mean else None,
+            one.purge_after,
+            f"{one.key}\n{one.retire_reason or ''}".strip(),
+        )
+        for one in objects
+    ]
+    table(headings, rows)
+    table(("!at", "!event", "run"), [(one.at, one.event.event, one.event.run_id) for one in reversed(history)])
+
+
+@group.command("import")
+def bring_in(
+    users: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: id,tier,created_at")] = None,
+    videos: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: id,user_id,created_at")] = None,
+    views: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: video_id,day,views,viewed_at")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: key,video_id,user_id,created_at")
+    ] = None,
+    complete_days: Annotated[
+        bool, typer.Option("--complete-days", help="The views file holds every view of the days that it names.")
+    ] = False,
+    skip_unknown: Annotated[
+        bool, typer.Option("--skip-unknown", help="Leave out videos that the catalogue does not have.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import tiers, ages, daily views, and whose keys are. One bad line, and nothing of its file is taken.
+
+    --keys says whose a key is where it does not say so itself, for the next sync_catalog. What is adopted stays whose
+    it is: of it the creation time is taken, and a line that names another user is skipped.
+    """
+    if not (users or videos or views or keys):
+        raise typer.BadParameter("give at least one of --users, --videos, --views and --keys")
+    from reelkeeper.store.videos import imports, key_owners
+
+    taken: dict[str, imports.Imported] = {}
+    with store() as engine:
+        if users:
+            with users.open(newline="") as lines:
+                taken["users"] = imports.import_users(engine, lines)
+        if videos:
+            with videos.open(newline="") as lines:
+                taken["videos"] = imports.import_videos(engine, lines, skip_unknown=skip_unknown)
+        if views:
+            with views.open(newline="") as lines:
+                taken["views"] = imports.import_views(engine, lines, complete=complete_days, skip_unknown=skip_unknown)
+        if keys:
+            with keys.open(newline="") as lines:
+                taken["keys"] = key_owners.import_keys(engine, lines, partial(_key, configured().prefix))
+    if as_json:
+        emit(taken)
+    for name, count in taken.items() if not as_json else ():
+        say(f"{name}: {count.lines:,} lines taken" + (f", {count.skipped:,} skipped" if count.skipped else ""))
+
+
+def _key(prefix: str, text: str) -> str:
+    from reelkeeper.adapters.s3.keys import confined
+
+    try:
+        return confined(prefix, text)
+    except KeyRefused as error:
+        raise ValueError(f"is no key of a video: {error}") from None
+
+
+@group.command("import-reads")
+def bring_in_reads(
+    day: Annotated[
+        str | None, typer.Option(metavar="DAY", help="Only this UTC day; each past day not yet complete, if not given.")
+    ] = None,
+    complete_days: Annotated[
+        bool,
+        typer.Option("--complete-days", help="No CDN stands before the bucket: what was not read then was not viewed."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take Cloudflare's count of each object's reads as views. A day may be imported again."""
+    from contextlib import closing
+
+    from reelkeeper.adapters import cloudflare
+    from reelkeeper.operations.videos.views import days_to_import, import_reads
+
+    settings = configured()
+    client = cloudflare.connect(settings)
+    if client is None:
+        raise Misconfigured(
+            "set REELKEEPER_R2_ACCOUNT_ID and REELKEEPER_CLOUDFLARE_API_TOKEN, to read Cloudflare's count"
+        )
+    at = moment(day)
+    with closing(client), store() as engine:
+        days = [at.date()] if at else days_to_import(engine)
+        taken = [import_reads(engine, client, settings.analytics_bucket, one, complete=complete_days) for one in days]
+    if as_json:
+        emit(taken)
+        return
+    headings = ("!day", ">videos", ">reads", ">unknown objects", "complete")
+    rows = [
+        (one.day, one.videos, one.reads, one.unknown_keys, f"no: {one.doubt}" if one.doubt else _whole(complete_days))
+        for one in taken
+    ]
+    table(headings, rows)
+    if not taken:
+        say("Every past day that Cloudflare keeps is complete already.")
+
+
+def _whole(marked: bool) -> str:
+    return "yes" if marked else "could be, with --complete-days"
+
+
+@group.command()
+def add(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The video file.")],
+    user: Annotated[str, typer.Option(help="Whose it is.")],
+    video: Annotated[str, typer.Option(help="Its id; a live video of the user gets new bytes.")],
+    created_at: Annotated[str | None, typer.Option(metavar="TIME", help="When it was made; now, if not given.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Store a video: put once, read back, decoded to its end, and only then published."""
+    from datetime import UTC, datetime
+
+    from reelkeeper.operations.core.lease import Keeper
+    from reelkeeper.operations.videos.upload import CONTENT_TYPES, upload
+    from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+
+    at = moment(created_at) or datetime.now(UTC)
+    if file.suffix.lstrip(".").lower() not in CONTENT_TYPES:
+        raise typer.BadParameter(f"{file.name} does not end in one of {', '.join(CONTENT_TYPES)}")
+    with depot() as opened, Keeper(opened.engine) as keeper:
+        grants = keeper.take([f"video/{video}"])
+        if not grants:
+            raise LeaseLost(f"another run is at work on video {video!r}; try again in a minute")
+        outcome = upload(
+            opened,
+            file,
+            user_id=user,
+            video_id=video,
+            created_at=at,
+            scratch=configured().scratch,
+            grant=grants[0],
+            run_id=new_run_id("add"),
+            grace=LifecyclePolicy().grace,
+        )
+    if as_json:
+        emit(outcome)
+    if outcome.action != "uploaded":
+        raise PartialFailure(f"{video} was not stored ({outcome.action}): {outcome.reason}")
+    if not as_json:
+        say(f"{video} of {user} is stored, {outcome.after_bytes:,} bytes.")

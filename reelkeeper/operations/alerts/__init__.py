@@ -1,0 +1,1 @@
+"""Raise alerts, and deliver what the outbox holds."""

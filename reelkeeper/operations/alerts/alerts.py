@@ -1,0 +1,180 @@
+"""Alerts: what was found, compared with what people know, and the messages that follow from it. One transaction.
+
+Whatever kills a process, an alert is either not noted yet, and the next run finds it again, or its message waits in the
+outbox. Frozen or not makes no difference: people must hear of what froze.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy.engine import Engine
+from sqlmodel import Session
+
+from reelkeeper.errors import NotFound
+from reelkeeper.model.alerts import AlertState, Finding, Message, MessageKind, Picture, Severity
+from reelkeeper.model.plaintext import one_line, tame
+from reelkeeper.rules.alerts import messages
+from reelkeeper.rules.alerts.alerting import AlertPolicy, Decision, Known, Quiet, Seen, decide
+from reelkeeper.store.alerts import alerts, outbox
+from reelkeeper.store.core.engine import now, transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """How many alerts were told, told again, said to be over, and kept quiet by a snooze."""
+
+    opened: int
+    repeated: int
+    resolved: int
+    snoozed: int
+
+
+def observe(
+    engine: Engine,
+    findings: Iterable[Finding],
+    *,
+    rules: Collection[str],
+    run_id: str,
+    scope: str | None = None,
+    policy: AlertPolicy = AlertPolicy(),
+) -> Observed:
+    """Note what was found, and put what is news into the outbox.
+
+    `rules` are those that were looked at: what they do not find any more is over, of `scope` alone if one is given.
+    Leave out a rule that could not be judged, as when its figures are missing, and its alerts stay as they are.
+    """
+    found = list(findings)
+    judged = {*rules, *(one_line(finding.rule) for finding in found)}
+    with transaction(engine, "alerts.observe") as session:
+        alerts.one_at_a_time(session)
+        at = now(session)
+        rows = alerts.related(session, judged, {one_line(finding.period) for finding in found})
+        known = [
+            Known(**{name: getattr(row, name) for name in Known._fields})._replace(
+                state=AlertState(row.state), severity=Severity(row.severity)
+            )
+            for row in rows
+            if scope in (None, row.scope)
+        ]
+        quiet = [Quiet(one.rule, one.scope) for one in alerts.snoozes_in_force(session)]
+        decision = decide(found, known, quiet, rules=rules, policy=policy, as_of=at)
+        _write(session, decision, run_id, at, policy)
+    return Observed(
+        len(decision.opened),
+        len(decision.repeated),
+        len(decision.resolved) + len(decision.faded),
+        len(decision.snoozed),
+    )
+
+
+def acknowledge(engine: Engine, alert_id: str, *, author: str) -> None:
+    """Say that somebody is on it: a critical alert is not repeated. Raises NotFound if none of this id fires."""
+    with transaction(engine, "alerts.acknowledge") as session:
+        if not alerts.acknowledge(session, alert_id, author, now(session)):
+            raise NotFound(
+                f"no alert {alert_id!r} fires unacknowledged; reelkeeper alerts list shows those that are open"
+            )
+
+
+def snooze(engine: Engine, rule: str, *, scope: str | None, seconds: float, author: str, reason: str) -> str:
+    """Keep a rule quiet, of one scope or of all, for so long; returns the id of the snooze.
+
+    What still fires when it ends is told then.
+    """
+    with transaction(engine, "alerts.snooze") as session:
+        at = now(session)
+        values = {"rule": rule, "scope": scope, "author": author, "reason": reason, "created_at": at}
+        return alerts.add_snooze(session, values | {"until": at + timedelta(seconds=seconds)})
+
+
+def end_snooze(engine: Engine, snooze_id: str) -> None:
+    """End a snooze before its time. Raises NotFound if none of this id is in force."""
+    with transaction(engine, "alerts.unsnooze") as session:
+        if not alerts.end_snooze(session, snooze_id, now(session)):
+            raise NotFound(f"no snooze {snooze_id!r} in force; reelkeeper alerts list shows those that are")
+
+
+def post(engine: Engine, title: str, text: str = "", *, figures: Sequence[tuple[str, str]] = ()) -> int:
+    """Put a message that is no alert into the outbox; returns its id."""
+    return _post(engine, MessageKind.NOTE, title, text, figures, None)
+
+
+def post_picture(
+    engine: Engine,
+    title: str,
+    text: str,
+    png: bytes,
+    *,
+    name: str = "chart.png",
+    figures: Sequence[tuple[str, str]] = (),
+) -> int:
+    """Put a picture into the outbox, with the words that go with it; returns the message's id.
+
+    A sink that takes no pictures gets the words and the figures.
+    """
+    return _post(engine, MessageKind.CHART, title, text, figures, Picture(name, png))
+
+
+def _post(
+    engine: Engine,
+    kind: MessageKind,
+    title: str,
+    text: str,
+    figures: Sequence[tuple[str, str]],
+    picture: Picture | None,
+) -> int:
+    shown = tuple((one_line(label), one_line(value)) for label, value in figures)
+    message = Message(kind=kind, title=one_line(title), text=tame(text), figures=shown)
+    with transaction(engine, "alerts.post") as session:
+        return outbox.put(session, message, picture=picture)
+
+
+def _write(session: Session, decision: Decision, run_id: str, at: datetime, policy: AlertPolicy) -> None:
+    alerts.close(session, [one.id for one in decision.superseded], at)
+    seen = {group: _note(session, getattr(decision, group), run_id, at) for group in _GROUPS}
+    alerts.touch(session, [one.id for one in decision.outlasted], at)
+    put = partial(_put, session, run_id)
+    news = [(alert_id, one, one.known.first_at if one.known else None) for alert_id, one in seen["repeated"]]
+    news = [*((alert_id, one, None) for alert_id, one in seen["opened"]), *news]
+    if len(news) > policy.digest_above:
+        for ids, message in messages.digests([(alert_id, one.finding) for alert_id, one, _ in news]):
+            alerts.mark_told(session, ids, put(message, alert_ids=ids), at)
+    else:
+        for alert_id, one, since in news:
+            message = messages.alert(alert_id, one.finding, since=since)
+            alerts.mark_told(session, [alert_id], put(message, alert_ids=[alert_id]), at)
+    _resolve(session, decision, run_id, at, policy)
+
+
+def _put(session: Session, run_id: str, message: Message, **options: Any) -> int:  # noqa: ANN401  as outbox.put has them
+    return outbox.put(session, message.model_copy(update={"run_id": run_id}), **options)
+
+
+_GROUPS = ("opened", "repeated", "silent", "snoozed")
+
+
+def _note(session: Session, seen: Sequence[Seen], run_id: str, at: datetime) -> list[tuple[str, Seen]]:
+    noted = [(one.known.id if one.known else uuid4().hex[:12], one) for one in seen]
+    alerts.open_new(session, [(alert_id, one.finding) for alert_id, one in noted if not one.known], run_id, at)
+    for alert_id, one in noted:
+        if one.known:
+            alerts.see_again(session, alert_id, one.finding, run_id, at, reopened=not one.known.is_open)
+    alerts.mark_believed(session, [alert_id for alert_id, one in noted if one.is_told])
+    return noted
+
+
+def _resolve(session: Session, decision: Decision, run_id: str, at: datetime, policy: AlertPolicy) -> None:
+    alerts.close(session, [one.id for one in (*decision.resolved, *decision.faded)], at)
+    unheard = [one.message_id for one in decision.resolved if one.message_id and one.severity != Severity.CRITICAL]
+    untold = set(outbox.withdraw(session, unheard))  # what was critical is told even when it is over
+    alerts.mark_untold(session, untold)
+    told = [one for one in decision.resolved if one.id not in untold]
+    groups = [told] if len(told) > policy.digest_above else [[one] for one in told]
+    for group in groups:
+        for ids, message in messages.resolved(group, at):
+            after_id = max((one.message_id or 0 for one in group), default=0) or None
+            _put(session, run_id, message, alert_ids=ids, after_id=after_id)

@@ -1,0 +1,230 @@
+"""Empty the outbox: hand each message to the first sink, at its pace, until it is sent; what it refuses, to the second.
+
+A turn at a sink is a lease of its name, so all processes together keep its pace: it is taken for one message, and ends
+a pace after the answer, or when the sink said to come back. A message counts as sent once the sink's answer is
+recorded: a process that dies in between, or whose answer is lost, sends it once more, and never not at all.
+"""
+
+import logging
+import os
+import random
+import re
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Final, NamedTuple
+from uuid import uuid4
+
+from sqlalchemy.engine import Engine
+
+from reelkeeper.adapters import second_sink, slack
+from reelkeeper.adapters.second_sink import as_text
+from reelkeeper.errors import ReelkeeperError, SinkBusy, SinkDown, SinkRefused
+from reelkeeper.failpoints import effect
+from reelkeeper.model.alerts import Letter, Message, MessageKind, Severity, Sink
+from reelkeeper.settings import Settings
+from reelkeeper.store.alerts import outbox
+from reelkeeper.store.core import leases
+from reelkeeper.store.core.engine import reading, transaction
+
+_FLOW_RUN: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # Prefect's ids; a command's are others
+
+TURN_SECONDS = 120.0  # for one message: three requests of a picture, each with its timeout, and room to spare
+STALE_SECONDS = 30.0  # a turn this old is not used any more: the process was stopped, and another may have it
+COPY_AFTER_SECONDS = 15 * 60.0
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 300.0
+_MOST_FAILURES = 3  # in a row, until this run leaves it to the next
+_MOST_COPIED = 50  # messages in one to the second sink
+_SHORTEST_SLEEP_SECONDS = 0.01
+_log = logging.getLogger(__name__)
+
+
+class Sinks(NamedTuple):
+    """Where messages go, and where those go that the first does not take."""
+
+    first: Sink
+    second: Sink
+    ui_url: str = ""
+
+    def linked(self, letter: Letter) -> Letter:
+        """Give the letter with a link to its run, where that is a flow run and Prefect's UI is known."""
+        run_id = letter.message.run_id
+        if not self.ui_url or not _FLOW_RUN.fullmatch(run_id):
+            return letter
+        link = f"{self.ui_url.rstrip('/')}/v2/runs/flow-run/{run_id}"  # the UI of before is at /runs
+        return replace(letter, message=letter.message.model_copy(update={"link": link}))
+
+
+def configured_sinks(settings: Settings) -> Sinks:
+    """Slack first, by its bot or its webhook, then the second sink; whatever is not configured is the console."""
+    console = second_sink.Console(logged=settings.log_format == "json")
+    found: list[Sink] = []
+    if settings.slack_bot_token and settings.slack_channel:
+        found.append(
+            slack.Bot(settings.slack_bot_token.get_secret_value(), settings.slack_channel, settings.slack_api_url)
+        )
+    elif settings.slack_webhook_url:
+        found.append(slack.Webhook(settings.slack_webhook_url.get_secret_value()))
+    if settings.second_sink_url:
+        found.append(second_sink.Webhook(settings.second_sink_url.get_secret_value()))
+    first, second = [*found, console, console][:2]
+    return Sinks(first, second, settings.ui_url or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What became of the outbox. `waiting` is what is left in it, `error` the last one met."""
+
+    sent: int
+    diverted: int
+    copied: int
+    failed: int
+    waiting: int
+    oldest: timedelta
+    error: str
+
+
+def deliver(
+    engine: Engine, sinks: Sinks, *, seconds: float = 60.0, sleep: Callable[[float], None] = time.sleep
+) -> Delivered:
+    """Send what is due, oldest first, for at most so many seconds; never sleeps longer than the first sink's pace.
+
+    Stops when the sink does not answer three times in a row, or asks to wait. What has waited for 15 minutes by then is
+    copied to the second sink, once, and goes on waiting for the first.
+    """
+    delivery = _Delivery(engine, sinks, sleep)
+    ends = time.monotonic() + seconds
+    while delivery.in_a_row < _MOST_FAILURES and time.monotonic() < ends and delivery.step():
+        pass
+    delivery.copy_overdue()
+    with reading(engine) as session:
+        waiting, oldest = outbox.count_waiting(session)
+    return Delivered(
+        delivery.sent, delivery.diverted, delivery.copied, delivery.failed, waiting, oldest, delivery.error
+    )
+
+
+class _Delivery:
+    """One run of `deliver`: its counts, and its turns at the first sink."""
+
+    def __init__(self, engine: Engine, sinks: Sinks, sleep: Callable[[float], None]) -> None:
+        self.sent = self.diverted = self.copied = self.failed = self.in_a_row = 0
+        self.error = ""
+        self._engine, self._sinks, self._sleep = engine, sinks, sleep
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self._is_shut = False  # the sink takes nothing at the moment, from anybody
+
+    def step(self) -> bool:
+        """Hand over one message; False if there is none, or no turn to be had."""
+        with reading(self._engine) as session:
+            if not outbox.has_due(session):
+                return False
+        asked = time.monotonic()
+        while not (grants := leases.acquire(self._engine, [self._sinks.first.name], self._holder, TURN_SECONDS)):
+            with reading(self._engine) as session:
+                opens_in = outbox.opens_in(session, self._sinks.first.name).total_seconds()
+            if opens_in > self._sinks.first.pace_seconds:
+                self._is_shut = True  # or another process is sending: then that one goes on
+                return False
+            self._sleep(max(opens_in, _SHORTEST_SLEEP_SECONDS))
+            asked = time.monotonic()
+        with transaction(self._engine, "outbox.take") as session:
+            taken = outbox.take_next(session)
+        pause = 0.0
+        if taken:
+            message_id, letter, attempts = taken
+            pause = self._hand_over(message_id, self._sinks.linked(letter), attempts, asked=asked)
+        leases.renew(self._engine, grants, pause)
+        return taken is not None
+
+    def copy_overdue(self) -> None:
+        """Tell the second sink what the first has not taken for too long."""
+        while True:
+            with reading(self._engine) as session:
+                tried = not (self._is_shut or self.in_a_row)
+                late = outbox.overdue(session, COPY_AFTER_SECONDS, tried=tried, limit=_MOST_COPIED)
+            if not late:
+                return
+            try:
+                with effect("outbox.copy"):
+                    self._sinks.second.send(
+                        _copies([self._sinks.linked(letter) for _, letter in late], self._sinks.first.name, self.error)
+                    )
+            except Exception as error:  # noqa: BLE001  whatever it is: no copy was made, and they wait all the same
+                self._fail(error)
+                return
+            with transaction(self._engine, "outbox.copied") as session:
+                outbox.mark_copied(session, [message_id for message_id, _ in late])
+            self.copied += len(late)
+
+    def _hand_over(self, message_id: int, letter: Letter, attempts: int, *, asked: float) -> float:
+        """Offer a message to the first sink and record its answer; returns how long the sink is to be left alone."""
+        pace = self._sinks.first.pace_seconds
+        try:
+            if time.monotonic() - asked > STALE_SECONDS:
+                raise SinkDown("this process was stopped for too long to know whose turn it is")  # noqa: TRY301  recorded below
+            with effect("outbox.send"):
+                receipt = self._sinks.first.send(letter)
+        except SinkBusy as busy:
+            self._is_shut = True
+            self._fail(busy)
+            self._put_off(message_id, busy.seconds)
+            return max(busy.seconds, pace)
+        except SinkRefused as refusal:
+            self._divert(message_id, letter, attempts, refusal)
+            return pace
+        except Exception as error:  # noqa: BLE001  whatever it is, the message must wait and not be lost
+            self.in_a_row += 1
+            self._fail(error)
+            self._put_off(message_id, _backoff_seconds(attempts))
+            return pace
+        with transaction(self._engine, "outbox.sent") as session:
+            outbox.mark_sent(session, message_id, receipt)
+        self.sent += 1
+        self.in_a_row = 0
+        return pace
+
+    def _divert(self, message_id: int, letter: Letter, attempts: int, refusal: SinkRefused) -> None:
+        self.error = str(refusal)
+        why = f"{letter.message.footer}\nNot sent to {self._sinks.first.name}: {refusal}".strip()
+        try:
+            with effect("outbox.divert"):
+                receipt = self._sinks.second.send(
+                    replace(letter, message=letter.message.model_copy(update={"footer": why}))
+                )
+        except Exception as error:  # noqa: BLE001  as above
+            self._fail(error)
+            self._put_off(message_id, _backoff_seconds(attempts))
+            return
+        with transaction(self._engine, "outbox.diverted") as session:
+            outbox.mark_diverted(session, message_id, receipt, str(refusal))
+        self.diverted += 1
+
+    def _put_off(self, message_id: int, seconds: float) -> None:
+        with transaction(self._engine, "outbox.put_off") as session:
+            outbox.put_off(session, message_id, seconds, self.error)
+
+    def _fail(self, error: Exception) -> None:
+        self.failed += 1  # only our own errors are known to hold no secret
+        self.error = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
+        _log.warning("a message was not taken: %s", self.error)
+
+
+def _backoff_seconds(attempts: int) -> float:
+    longest = min(FIRST_RETRY_SECONDS * 2.0 ** min(attempts - 1, 10), LAST_RETRY_SECONDS)
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311  it spreads attempts, and guards nothing
+
+
+def _copies(letters: Sequence[Letter], sink: str, error: str) -> Letter:
+    """Put what the first sink has not taken into one message for the second."""
+    message = Message(
+        kind=MessageKind.DIGEST,
+        severity=Severity.WARNING,
+        title=f"{len(letters)} messages have waited for {sink} for over {COPY_AFTER_SECONDS / 60:.0f} minutes",
+        text=error,
+        lines=tuple(as_text(letter.message) for letter in letters),
+        footer="They go on waiting for it: reelkeeper alerts messages",
+    )
+    return Letter(f"copy-{letters[0].id}", message)

@@ -1,0 +1,1 @@
+"""Move credits, reserve quotas, count usage and reconcile the bill."""

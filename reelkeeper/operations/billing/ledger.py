@@ -1,0 +1,213 @@
+"""Credits: granted, held for a piece of work, captured when it is done, given back when it is not.
+
+    grant --> [available] --hold--> [held] --capture--> spent, the rest of the hold available again
+                  ^                   |                   |
+                  '---release, expire-'                   |
+                  '----------------------------refund-----'
+
+Each function works in the caller's transaction, so that a job and its hold, or a result and its capture, stand or fall
+together. Each takes an idempotency key: the same request again gives the first one's answer and moves nothing, so a
+caller keeps the key before it asks and asks again after a crash. Amounts are integer micro-dollars. No balance goes
+below zero, by a condition in the UPDATE itself. A refusal leaves nothing changed; all raise Frozen when changes are
+stopped. An open hold can be captured until `expire` ends it, even when it is overdue: whichever comes first.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+from sqlmodel import Session
+
+from reelkeeper.errors import (
+    AmountRefused,
+    HoldClosed,
+    InsufficientCredits,
+    IntegrityDoubt,
+    NotFound,
+    ReelkeeperError,
+)
+from reelkeeper.model.money import HoldState, Moved, TransferKind
+from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.rules.billing.credits import OURS, fingerprint, require_amount, require_key, require_lasting
+from reelkeeper.store.billing import credit_holds, ledger
+from reelkeeper.store.billing.credit_holds import Held
+from reelkeeper.store.billing.ledger import GRANTS, REVENUE, Request, held, spendable
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.tables import users
+
+
+def grant(session: Session, user_id: str, amount_microusd: int, key: str, *, run_id: str, reason: str = "") -> Moved:
+    """Give a user credits. Raises NotFound for a user whom the catalogue does not know."""
+    require_amount(amount_microusd, least=1)
+    asked = _request(TransferKind.GRANT, key, user=user_id, amount=amount_microusd, reason=reason)
+    if before := _before(session, asked):
+        return before
+    _require_user(session, user_id)
+    ledger.open_accounts(session, user_id)
+    amounts = {GRANTS: -amount_microusd, spendable(user_id): amount_microusd}
+    ledger.move(session, amounts)
+    return _record(session, asked, amounts, user_id, None, amount_microusd, run_id, reason=reason)
+
+
+def hold(
+    session: Session,
+    user_id: str,
+    amount_microusd: int,
+    key: str,
+    *,
+    run_id: str,
+    lasting_seconds: int,
+    price_book: str | None = None,
+) -> Moved:
+    """Set credits aside; the answer's `hold_id` is what capture and release take.
+
+    After `lasting_seconds` the hold is overdue and `expire` gives it back. Raises InsufficientCredits with the figures.
+    """
+    require_amount(amount_microusd, least=1)
+    require_lasting(lasting_seconds)
+    asked = _request(
+        TransferKind.HOLD, key, user=user_id, amount=amount_microusd, lasting=lasting_seconds, price_book=price_book
+    )
+    require_permission(session)
+    amounts = {spendable(user_id): -amount_microusd, held(user_id): amount_microusd}
+    if not ledger.move(session, amounts, asked.key):
+        if before := ledger.first(session, asked):
+            return before
+        _require_user(session, user_id)
+        has = ledger.balance(session, user_id)
+        raise InsufficientCredits(
+            f"user {user_id!r} has {has.available_microusd:,} micro-dollars to spend and {has.held_microusd:,} held, "
+            f"and this takes {amount_microusd:,}; nothing was moved. To add some: reelkeeper credits grant"
+        )
+    hold_id = credit_holds.begin(
+        session, user_id, amount_microusd, lasting_seconds=lasting_seconds, price_book=price_book
+    )
+    return _record(session, asked, amounts, user_id, hold_id, amount_microusd, run_id, price_book=price_book)
+
+
+def capture(session: Session, hold_id: str, amount_microusd: int, key: str, *, run_id: str) -> Moved:
+    """Spend at most what is held; the rest of the hold is the user's again in the same transfer.
+
+    Raises AmountRefused for more than the hold, HoldClosed for one that is no longer open, NotFound for none.
+    """
+    require_amount(amount_microusd, least=0)
+    asked = _request(TransferKind.CAPTURE, key, hold=hold_id, amount=amount_microusd)
+    if before := _before(session, asked):
+        return before
+    closed = credit_holds.close(session, hold_id, HoldState.CAPTURED, amount_microusd)
+    if closed is None:
+        raise _why_not(session, hold_id, f"capture {amount_microusd:,} micro-dollars of")
+    return _settle(session, asked, closed, amount_microusd, run_id)
+
+
+def release(session: Session, hold_id: str, key: str, *, run_id: str) -> Moved:
+    """Give back a whole hold: its work will not be done. Raises HoldClosed when it is no longer open, NotFound."""
+    asked = _request(TransferKind.RELEASE, key, hold=hold_id)
+    if before := _before(session, asked):
+        return before
+    closed = credit_holds.close(session, hold_id, HoldState.RELEASED)
+    if closed is None:
+        raise _why_not(session, hold_id, "release")
+    return _settle(session, asked, closed, 0, run_id)
+
+
+def refund(session: Session, hold_id: str, amount_microusd: int, key: str, *, run_id: str, reason: str = "") -> Moved:
+    """Give back of what was captured, at most what was not refunded yet.
+
+    Raises AmountRefused for more than that, also when nothing was captured, and NotFound.
+    """
+    require_amount(amount_microusd, least=1)
+    asked = _request(TransferKind.REFUND, key, hold=hold_id, amount=amount_microusd, reason=reason)
+    if before := _before(session, asked):
+        return before
+    noted = credit_holds.note_refund(session, hold_id, amount_microusd)
+    if noted is None:
+        raise _why_not(session, hold_id, f"refund {amount_microusd:,} micro-dollars of", AmountRefused)
+    amounts = {REVENUE: -amount_microusd, spendable(noted.user_id): amount_microusd}
+    ledger.move(session, amounts)
+    return _record(session, asked, amounts, noted.user_id, hold_id, amount_microusd, run_id, reason=reason)
+
+
+def expire(session: Session, *, run_id: str, limit: int = 200) -> list[Moved]:
+    """Give back at most `limit` open holds whose time is over by the database's clock, the oldest first."""
+    require_permission(session)
+    moved = []
+    for one in credit_holds.close_overdue(session, limit):
+        asked = Request(TransferKind.EXPIRE, f"{OURS}{one.id}", fingerprint(kind=TransferKind.EXPIRE, hold=one.id))
+        moved.append(_settle(session, asked, one, 0, run_id))
+    return moved
+
+
+def deduct_user_credits(
+    engine: Engine, user_id: str, cost_microusd: int, key: str, *, run_id: str = "deduct_user_credits"
+) -> bool:
+    """Take `cost_microusd` from a user: hold and capture in one transaction. False, and nothing taken, if short.
+
+    The same key again takes nothing more and is True; after a False it may be tried again.
+    """
+    with transaction(engine, "ledger.deduct") as session:
+        try:
+            held_now = hold(session, user_id, cost_microusd, f"{key}/hold", run_id=run_id, lasting_seconds=1)
+        except InsufficientCredits:
+            return False
+        capture(session, str(held_now.hold_id), cost_microusd, f"{key}/capture", run_id=run_id)
+    return True
+
+
+def _request(kind: TransferKind, key: str, **parameters: str | int | None) -> Request:
+    require_key(key)
+    return Request(kind, key, fingerprint(kind=kind, **parameters))
+
+
+def _before(session: Session, asked: Request) -> Moved | None:
+    require_permission(session)
+    return ledger.first(session, asked)
+
+
+def _require_user(session: Session, user_id: str) -> None:
+    if not session.execute(sa.select(users.c.id).where(users.c.id == user_id)).scalar():
+        raise NotFound(f"no user {user_id!r} in the catalogue; nothing was moved")
+
+
+def _why_not(session: Session, hold_id: str, what: str, closed: type[ReelkeeperError] = HoldClosed) -> ReelkeeperError:
+    one = credit_holds.find(session, hold_id)
+    if one is None:
+        return NotFound(f"no hold {hold_id!r}; nothing was moved")
+    figures = f"{one.amount_microusd:,} held, {one.captured_microusd:,} captured, {one.refunded_microusd:,} refunded"
+    why = f"cannot {what} hold {hold_id}, which is {one.state}: {figures}; nothing was moved"
+    return closed(why) if one.state != HoldState.OPEN else AmountRefused(why)
+
+
+def _settle(session: Session, asked: Request, closed: Held, captured_microusd: int, run_id: str) -> Moved:
+    """Empty a hold: what is captured goes to the house, the rest to the user."""
+    rest = closed.amount_microusd - captured_microusd
+    parts = {held(closed.user_id): -closed.amount_microusd, REVENUE: captured_microusd, spendable(closed.user_id): rest}
+    amounts = {account: amount for account, amount in parts.items() if amount}
+    if not ledger.move(session, amounts):
+        raise IntegrityDoubt(
+            f"hold {closed.id} is of {closed.amount_microusd:,} micro-dollars, and fewer are held of user "
+            f"{closed.user_id!r}; nothing was moved. To see what does not add up: reelkeeper run settle_accounts"
+        )
+    amount = captured_microusd if asked.kind == TransferKind.CAPTURE else rest
+    return _record(session, asked, amounts, closed.user_id, closed.id, amount, run_id, held=closed.amount_microusd)
+
+
+def _record(
+    session: Session,
+    asked: Request,
+    amounts: Mapping[str, int],
+    user_id: str,
+    hold_id: str | None,
+    amount_microusd: int,
+    run_id: str,
+    **detail: Any,  # noqa: ANN401  whatever JSON can say
+) -> Moved:
+    moved = ledger.record(
+        session, asked, amounts, user_id=user_id, hold_id=hold_id, amount_microusd=amount_microusd, detail=detail
+    )
+    told = {"transfer": moved.id, "hold": hold_id, "microusd": amount_microusd, **detail}
+    told = {name: value for name, value in told.items() if value not in (None, "")}
+    append(session, [Event(f"credits_{asked.kind}", run_id, user_id=user_id, detail=told)])
+    return moved

@@ -1,0 +1,118 @@
+"""Find out what is used, and charge it: our own count always, Cloudflare's beside it where there is a token.
+
+`collect` may run as often as it likes: a peak only grows, a day is read again until it can no longer change.
+`charge` puts right whatever the charges are not, so what was killed between the two mends itself.
+"""
+
+from collections.abc import Iterable
+from datetime import date, datetime, timedelta
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
+
+from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
+from reelkeeper.errors import TokenRefused, UsageUnknown
+from reelkeeper.model.money import Metric, UsageSource
+from reelkeeper.rules.billing.allocation import CHARGED, MAKING, Reckoned, reckon, share
+from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.store.billing import charges, spend_counters, usage
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.forecast.sampling import note_moved, note_stored
+from reelkeeper.store.tables import deployment, users
+
+CHANGES_FOR = timedelta(days=2)  # how long the usage of a day that is over may still become known better
+_LOOKED_BACK = timedelta(days=7)  # for the last known stored bytes before a month
+_ONE_DAY = timedelta(days=1)
+_NANO_IN_MICRO = 1_000
+
+
+class Collected(NamedTuple):
+    """What is known after a collection. `missing` are days of this month of which nobody knows how much was stored.
+
+    `trouble` is why Cloudflare, which was asked, did not answer; then our own count stands in.
+    """
+
+    day: date
+    missing: tuple[date, ...]
+    trouble: str = ""
+
+
+def sample_storage(engine: Engine) -> None:
+    """Note what is stored now, by the database's clock, and what came and went on this day and those before it."""
+    with transaction(engine, "usage.sample") as session:
+        day = now(session).date()
+        note_stored(session, day)
+        began = session.execute(sa.select(deployment.c.created_at)).scalar_one().date()
+        missing = usage.missing_days(session, Metric.UPLOADED_BYTES, max(began, day - KEPT_DAYS * _ONE_DAY), day)
+        note_moved(session, min([day - CHANGES_FOR, *missing]), day)
+
+
+def collect(engine: Engine, client: Client | None, as_of: datetime) -> Collected:
+    """Bring usage up to date, from the catalogue, and from Cloudflare if there is a client."""
+    day, trouble = as_of.date(), ""
+    sample_storage(engine)
+    if client is not None:
+        with reading(engine) as session:
+            first = _first_to_ask(session, day)
+        try:
+            answer = client.usage(first, day)
+        except (TokenRefused, UsageUnknown) as error:
+            trouble = str(error)
+        else:
+            with transaction(engine, "usage.import") as session:
+                usage.record(session, answer.used)
+    with reading(engine) as session:
+        missing = usage.missing_days(session, Metric.STORED_BYTES, day.replace(day=1), day)
+    return Collected(day, tuple(missing), trouble)
+
+
+def charge(engine: Engine, book: PriceBook, as_of: datetime) -> int:
+    """Charge the month of `as_of`, and the one before it while its last days may change; returns the days charged."""
+    day = as_of.date()
+    months = dict.fromkeys([(day - CHANGES_FOR).replace(day=1), day.replace(day=1)])
+    return sum(charge_month(engine, book, month, day) for month in months)
+
+
+def charge_month(engine: Engine, book: PriceBook, month: date, today: date) -> int:
+    """Charge each day of a month, up to `today`, that is not charged as it should be; returns how many these were.
+
+    The last two days are always charged anew: how users share them may change where their sums do not.
+    """
+    end = (month + 31 * _ONE_DAY).replace(day=1) - _ONE_DAY
+    with reading(engine) as session:
+        account = usage.days(session, month - _LOOKED_BACK, end, metrics=CHARGED, of_users=False)
+        reckoned = reckon(account, book, month, today)
+        stale = _stale(reckoned, charges.settled(session, month, end), today)
+        tiers = {row.id: row.tier for row in session.execute(sa.select(users.c.id, users.c.tier))}
+    for day in stale:  # each for itself, since others wait for a transaction of SQLite's
+        with transaction(engine, "charges.replace") as session:
+            of_users = usage.days(session, day, day, metrics=CHARGED, of_users=True)
+            of_day = [one for one in reckoned if one.day == day]
+            charges.replace(session, [day], share(of_day, of_users, tiers, book))
+            others = sum(one.billed_nanousd for one in of_day if one.thing.service not in MAKING)
+            spend_counters.note_charged(session, day, -(-others // _NANO_IN_MICRO))
+    return len(stale)
+
+
+def _stale(reckoned: Iterable[Reckoned], settled: Iterable[charges.Settled], today: date) -> list[date]:
+    should = {
+        (one.day, one.thing.sku): (one.quantity, one.list_nanousd, one.billed_nanousd, one.estimated)
+        for one in reckoned
+    }
+    are = {one[:2]: one[2:] for one in settled}
+    wrong = {day for day, sku in should.keys() | are.keys() if should.get((day, sku)) != are.get((day, sku))}
+    return sorted(wrong | {day for day, _ in should if day >= today - CHANGES_FOR})
+
+
+def _first_to_ask(session: Session, day: date) -> date:
+    """Find the first day to ask Cloudflare of: one it never answered for, or one that was not over when it did."""
+    oldest = day - (KEPT_DAYS - 1) * _ONE_DAY
+    theirs = UsageSource.CLOUDFLARE
+    known = {
+        one.day
+        for one in usage.days(session, oldest, day, metrics=[Metric.STORED_BYTES], source=theirs, of_users=False)
+    }
+    missing = usage.missing_days(session, Metric.STORED_BYTES, oldest, day, theirs)
+    return max(oldest, min([*missing, max(known, default=oldest) - CHANGES_FOR]))

@@ -1,0 +1,200 @@
+"""Quotas: whether more bytes fit, and bytes promised to an upload or a job before they arrive.
+
+    reserve --> settle    the bytes have arrived, and the change that published them counted them as used
+        |---> release   they will not come
+        '---> expire    nobody said anything in time
+
+A check alone is an opinion of a moment: two uploads that were both told "yes" can exceed a quota together. A
+reservation is a promise, made by one conditional UPDATE. Its key is the caller's idempotency key. Stored bytes are
+counted elsewhere: every change to a video adds its net difference (`store/quotas.counted`).
+"""
+
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+from sqlmodel import Session
+
+from reelkeeper.errors import HoldClosed, IntegrityDoubt, KeyReused, NotFound, QuotaExceeded
+from reelkeeper.model.money import ReservationState, Standing
+from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.rules.billing.credits import require_key, require_lasting
+from reelkeeper.rules.billing.quota import QuotaAnswer, QuotaPolicy, judge, require_bytes
+from reelkeeper.store.billing import quotas
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import Clock, reading
+from reelkeeper.store.tables import operations, reservations, storage_accounts
+
+
+class Reserved(NamedTuple):
+    """A reservation as it stands."""
+
+    id: str
+    user_id: str
+    state: str
+    size_bytes: int
+
+
+_RESERVED = tuple(reservations.c[name] for name in Reserved._fields)
+_RESERVE = sa.insert(reservations).values(
+    state=ReservationState.OPEN,
+    created_at=Clock(),
+    expires_at=Clock(sa.bindparam("lasting_seconds", type_=sa.Float)),
+)
+
+
+def check_user_storage_quota(
+    engine: Engine, user_id: str, incoming_bytes: int, *, policy: QuotaPolicy = QuotaPolicy()
+) -> QuotaAnswer:
+    """Tell whether `incoming_bytes` more would fit at this moment. Raises NotFound for a user who is unknown."""
+    require_bytes(incoming_bytes)
+    with reading(engine) as session:
+        return judge(_standing(session, user_id), incoming_bytes, policy)
+
+
+def reserve(
+    session: Session,
+    user_id: str,
+    size_bytes: int,
+    key: str,
+    *,
+    lasting_seconds: int,
+    policy: QuotaPolicy = QuotaPolicy(),
+) -> Reserved:
+    """Promise bytes until they are settled or released, or the time is over. Asked again, it says how it stands now.
+
+    Raises QuotaExceeded with the figures, also where the tier is unknown; KeyReused; NotFound; Frozen.
+    """
+    require_bytes(size_bytes, least=1)
+    require_lasting(lasting_seconds)
+    require_key(key)
+    require_permission(session)
+    if quotas.promise(session, user_id, size_bytes, key, policy.by_tier()):
+        asked = {"id": key, "user_id": user_id, "size_bytes": size_bytes, "lasting_seconds": lasting_seconds}
+        session.execute(_RESERVE, asked)
+        return Reserved(key, user_id, ReservationState.OPEN, size_bytes)
+    before = _find(session, key)
+    if before is None:
+        answer = judge(_standing(session, user_id), size_bytes, policy)
+        raise QuotaExceeded(f"nothing was reserved for user {user_id!r}: {answer.reason}")
+    if (before.user_id, before.size_bytes) != (user_id, size_bytes):
+        raise KeyReused(
+            f"reservation {key!r} is of {before.size_bytes:,} bytes for user {before.user_id!r}, not of "
+            f"{size_bytes:,} for {user_id!r}; nothing was reserved. Use a new key for a new request"
+        )
+    return before
+
+
+def release(session: Session, key: str) -> None:
+    """Give a promise back: the bytes will not come. Safe to repeat.
+
+    Raises HoldClosed when they have come, or an upload under way counts on them; NotFound; Frozen.
+    """
+    require_permission(session)
+    if not _end(session, key, ReservationState.RELEASED, ~_in_use()):
+        one = _require(session, key)
+        if one.state in (ReservationState.OPEN, ReservationState.SETTLED):
+            under_way = "an upload under way counts on it" if one.state == ReservationState.OPEN else "its bytes came"
+            raise HoldClosed(f"reservation {key!r} of {one.size_bytes:,} bytes stays: {under_way}")
+
+
+def settle(session: Session, key: str) -> None:
+    """End a promise whose bytes have arrived, in the transaction that counts them as used. Safe to repeat.
+
+    Raises HoldClosed when it was released or has expired; NotFound; Frozen.
+    """
+    require_permission(session)
+    if not _end(session, key, ReservationState.SETTLED):
+        one = _require(session, key)
+        if one.state != ReservationState.SETTLED:
+            raise HoldClosed(f"reservation {key!r} of {one.size_bytes:,} bytes is {one.state}: reserve anew")
+
+
+def require_room(session: Session, key: str, user_id: str, size_bytes: int) -> None:
+    """Let an upload count on an open reservation of its user's that is large enough, and that no other counts on.
+
+    From then on, until the upload's intent is settled, it neither expires nor can be released. Raises QuotaExceeded,
+    HoldClosed, NotFound.
+    """
+    one = _require(session, key)
+    if one.user_id != user_id:
+        raise NotFound(f"no reservation {key!r} of user {user_id!r}")
+    if one.state != ReservationState.OPEN:
+        raise HoldClosed(f"reservation {key!r} is {one.state}; nothing was stored. Reserve anew")
+    if one.size_bytes < size_bytes:
+        raise QuotaExceeded(
+            f"{size_bytes:,} bytes are more than the {one.size_bytes:,} of reservation {key!r}; nothing was stored"
+        )
+    if session.execute(sa.select(reservations.c.id).where(reservations.c.id == key, _in_use())).scalar():
+        raise HoldClosed(f"another upload counts on reservation {key!r}; nothing was stored")
+
+
+def expire(session: Session, *, limit: int = 200) -> list[Reserved]:
+    """End at most `limit` open reservations whose time is over by the database's clock and that no upload counts on."""
+    require_permission(session)
+    overdue = (
+        sa.select(*_RESERVED)
+        .where(reservations.c.state == ReservationState.OPEN, reservations.c.expires_at <= Clock(), ~_in_use())
+        .order_by(reservations.c.expires_at, reservations.c.id)
+        .limit(limit)
+    )
+    found = [Reserved._make(row) for row in session.execute(overdue)]
+    return [
+        one._replace(state=ReservationState.EXPIRED) for one in found if _end(session, one.id, ReservationState.EXPIRED)
+    ]
+
+
+def set_quota(session: Session, user_id: str, quota_bytes: int | None, *, author: str) -> None:
+    """Let a user store so many bytes, whatever the tier grants; None: what the tier grants. Raises NotFound, Frozen."""
+    if quota_bytes is not None:
+        require_bytes(quota_bytes)
+    require_permission(session)
+    before = _standing(session, user_id)
+    quotas.ensure(session, [user_id])
+    session.execute(
+        sa.update(storage_accounts).where(storage_accounts.c.user_id == user_id).values(quota_bytes=quota_bytes)
+    )
+    detail = {"quota_bytes": quota_bytes, "was": before.override_bytes}
+    append(session, [Event("quota", author, user_id=user_id, detail=detail)])
+
+
+def _end(session: Session, key: str, state: ReservationState, condition: sa.ColumnElement[bool] = sa.true()) -> bool:  # noqa: B008  an immutable clause
+    row = session.execute(
+        sa.update(reservations)
+        .where(reservations.c.id == key, reservations.c.state == ReservationState.OPEN, condition)
+        .values(state=state, settled_at=Clock())
+        .returning(*_RESERVED)
+    ).one_or_none()
+    if row is None:
+        return False
+    if not quotas.take_back(session, row.user_id, row.size_bytes):
+        raise IntegrityDoubt(
+            f"reservation {key!r} is of {row.size_bytes:,} bytes, and fewer are reserved for user {row.user_id!r}; "
+            "nothing was changed. To see what does not add up: reelkeeper run settle_accounts"
+        )
+    return True
+
+
+def _in_use() -> sa.ColumnElement[bool]:
+    return sa.exists().where(
+        operations.c.state == "open", operations.c.detail["reservation"].as_string() == reservations.c.id
+    )
+
+
+def _find(session: Session, key: str) -> Reserved | None:
+    row = session.execute(sa.select(*_RESERVED).where(reservations.c.id == key)).one_or_none()
+    return Reserved._make(row) if row else None
+
+
+def _require(session: Session, key: str) -> Reserved:
+    one = _find(session, key)
+    if one is None:
+        raise NotFound(f"no reservation {key!r}; nothing was changed")
+    return one
+
+
+def _standing(session: Session, user_id: str) -> Standing:
+    found = quotas.standing(session, user_id)
+    if found is None:
+        raise NotFound(f"no user {user_id!r} in the catalogue")
+    return found

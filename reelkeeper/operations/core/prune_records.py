@@ -1,0 +1,48 @@
+"""Forget records that are old and that nothing refers to, so that the store does not grow without end.
+
+The audit, the ledger, charges and whatever says what became of a customer's bytes stay for good.
+"""
+
+import time
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy.engine import Engine
+
+from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.rules.lifecycle.keeping import KeepingPolicy
+from reelkeeper.store.core import prune_records
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.core.leases import Grant
+
+BATCH: Final = 1_000  # rows in one transaction: others wait for it on SQLite
+SECONDS: Final = 120.0  # for all of it; the rest goes on the next day
+
+
+def overdue(engine: Engine, policy: KeepingPolicy) -> dict[str, int]:
+    """Count what would go, by table; nothing is changed. What goes only after something else is counted a day later."""
+    with reading(engine) as session:
+        at = now(session)
+        counts = {
+            kind.table.name: prune_records.count(session, kind, at - timedelta(days=days))
+            for kind in prune_records.KINDS
+            if (days := getattr(policy, kind.field)) is not None
+        }
+    return {name: count for name, count in counts.items() if count}
+
+
+def forget(engine: Engine, policy: KeepingPolicy, *, grant: Grant, seconds: float = SECONDS) -> dict[str, int]:
+    """Delete what is old, in small batches; returns how many rows, by table. Raises Frozen, LeaseLost."""
+    until, gone = time.monotonic() + seconds, dict[str, int]()
+    with reading(engine) as session:
+        at = now(session)
+    for kind in prune_records.KINDS:
+        days = getattr(policy, kind.field)
+        while days is not None and time.monotonic() < until:
+            with transaction(engine, "forget") as session:
+                require_permission(session, grant)
+                count = prune_records.delete(session, kind, at - timedelta(days=days), BATCH)
+            gone[kind.table.name] = gone.get(kind.table.name, 0) + count
+            if count < BATCH:
+                break
+    return {name: count for name, count in gone.items() if count}

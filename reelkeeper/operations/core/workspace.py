@@ -1,0 +1,166 @@
+"""The depot: a store and the bucket that belongs to it. Nothing changes a bucket that is not this store's."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from reelkeeper.adapters.s3 import r2, seaweed
+from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT
+from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, KeyTaken, ObjectMissing
+from reelkeeper.failpoints import effect
+from reelkeeper.model.key_patterns import KeyPattern, compiled
+from reelkeeper.model.money import Metric, Used
+from reelkeeper.operations.core.contract import contract_passed
+from reelkeeper.settings import Settings
+from reelkeeper.store.billing import usage
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.tables import blobs, deployment
+
+_OPENING_ATTEMPTS, _OPENING_SILENCE_SECONDS = 4, 8.0  # the waits between them are 7 s at most: 39 s in all
+MAX_SKEW_FROM_STORE = timedelta(seconds=60)
+MAX_SKEW_FROM_BUCKET = timedelta(seconds=300)
+
+
+@dataclass(frozen=True, slots=True)
+class Depot:
+    """A store and its bucket, whose identity object was read and agrees. `layout` reads the keys of the service's.
+
+    `may_purge_service_keys`: the bucket has shown that it keeps the contract on which their purge rests.
+    """
+
+    engine: Engine
+    bucket: Bucket
+    deployment_id: str
+    layout: tuple[KeyPattern, ...] = DEFAULT_LAYOUT
+    may_purge_service_keys: bool = False
+
+
+@contextmanager
+def open_depot(settings: Settings) -> Iterator[Depot]:
+    """Open store and bucket as configured; the embedded store is made and upgraded on the way.
+
+    Raises IdentityMismatch when the bucket is not this store's, SchemaError when the store is of another version,
+    IntegrityDoubt when the clocks are too far apart to judge ages by.
+    """
+    with open_store(settings) as engine, open_bucket(settings) as bucket:
+        try:
+            embedded = settings.endpoint_url is None  # our own tests hold it to the contract
+            yield join(engine, bucket, compiled(settings.key_pattern), keeps_contract=embedded)
+        finally:
+            with suppress(SQLAlchemyError):  # a count that is lost must not hide what came of the work
+                flush_operations(engine, bucket)
+
+
+def flush_operations(engine: Engine, bucket: Bucket) -> int:
+    """Record the operations that `bucket` has counted; returns how many. What cannot be recorded stays counted."""
+    counts = bucket.meter.take()
+    if not counts:
+        return 0
+    try:
+        with transaction(engine, "usage.flush") as session:
+            sent = [Used(day, Metric.OPERATIONS, count, action) for (day, action), count in counts.items()]
+            usage.record(session, sent, add=True)
+    except BaseException:
+        bucket.meter.give_back(counts)
+        raise
+    return sum(counts.values())
+
+
+@contextmanager
+def open_bucket(settings: Settings) -> Iterator[Bucket]:
+    """Open the configured bucket, or the embedded one, which runs for as long as this lasts.
+
+    Raises Misconfigured where it refuses bucket or keys, StorageError where nothing answers, within 40 s;
+    DiskFull, now or from any request later, where the disk of the embedded one is full.
+    """
+    if settings.endpoint_url and settings.s3_access_key_id and settings.s3_secret_access_key:
+        open_configured = partial(
+            r2.connect,
+            settings.endpoint_url,
+            settings.s3_access_key_id.get_secret_value(),
+            settings.s3_secret_access_key.get_secret_value(),
+            settings.bucket,
+            settings.prefix,
+            region=settings.s3_region,
+        )
+        open_configured(attempts=_OPENING_ATTEMPTS, silence_seconds=_OPENING_SILENCE_SECONDS).require_answer()
+        yield open_configured()
+    else:
+        folder = settings.state_dir / "s3"
+        with seaweed.running(folder, settings.bucket) as endpoint:
+            yield r2.connect(
+                endpoint.endpoint_url,
+                endpoint.access_key_id,
+                endpoint.secret_access_key,
+                settings.bucket,
+                settings.prefix,
+                before_retry=partial(
+                    seaweed.require_room, folder, has_refused=True
+                ),  # it answers 500 to every put then
+            )
+
+
+def join(
+    engine: Engine, bucket: Bucket, layout: tuple[KeyPattern, ...] = DEFAULT_LAYOUT, *, keeps_contract: bool = False
+) -> Depot:
+    """Check that store and bucket belong together and that their clocks agree.
+
+    `keeps_contract` says so of a bucket that `reelkeeper doctor --contract` need not try.
+    """
+    with reading(engine) as session:
+        deployment_id: str = session.execute(sa.select(deployment.c.id)).scalar_one()
+        knows_objects = session.execute(sa.select(blobs.c.id).limit(1)).scalar() is not None
+        store_time = now(session)
+    check_identity(bucket, deployment_id, may_claim=not knows_objects)
+    _check_clocks(store_time, bucket.server_time())
+    return Depot(engine, bucket, deployment_id, layout, keeps_contract or contract_passed(engine, bucket))
+
+
+def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> None:
+    """Compare the bucket's identity object with the store's deployment id.
+
+    A bucket without one is claimed if `may_claim`; two stores claiming at once: the first wins.
+    """
+    key = bucket.identity_key
+    try:
+        found = json.loads(bucket.read_bytes(key)).get("deployment")
+    except ObjectMissing:
+        if not may_claim:
+            raise IdentityMismatch(
+                f"bucket {bucket.name!r} holds no identity object {key!r}, but this store already knows objects: it is "
+                f"probably another bucket. If it is the right one: reelkeeper doctor --claim writes it anew"
+            ) from None
+        try:
+            with effect("identity.put"):
+                bucket.put_bytes_once(key, json.dumps({"deployment": deployment_id}).encode(), "application/json")
+        except KeyTaken:
+            return check_identity(bucket, deployment_id, may_claim=False)
+        return None
+    if found != deployment_id:
+        raise IdentityMismatch(
+            f"bucket {bucket.name!r} under {bucket.prefix!r} belongs to deployment {found}, this store is "
+            f"{deployment_id}. Nothing was changed. Check REELKEEPER_BUCKET, _PREFIX and _DATABASE_URL"
+        )
+    return None
+
+
+def _check_clocks(store_time: datetime, bucket_time: datetime) -> None:
+    here = datetime.now(UTC)
+    for whose, there, limit in (
+        ("the store's", store_time, MAX_SKEW_FROM_STORE),
+        ("the bucket's", bucket_time, MAX_SKEW_FROM_BUCKET),
+    ):
+        if abs(here - there) > limit:
+            raise IntegrityDoubt(
+                f"this machine's clock says {here:%Y-%m-%d %H:%M:%S}, {whose} {there:%Y-%m-%d %H:%M:%S}: more than "
+                f"{limit.total_seconds():.0f} s apart, so no age can be trusted. Set the clock (NTP) and run again"
+            )

@@ -1,0 +1,1 @@
+"""Forecast usage and costs from what the store has counted."""

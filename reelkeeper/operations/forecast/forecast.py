@@ -1,0 +1,243 @@
+"""What this month and the next will cost: usage read from the store, forecast, priced and recorded."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Final, Literal
+
+import pandas as pd
+from sqlalchemy.engine import Engine
+
+from reelkeeper.errors import UsageUnknown
+from reelkeeper.model.money import CostForecast, Metric, StorageClass, UsageSource, Used
+from reelkeeper.rules.billing.allocation import API, COMPUTE, STORAGE
+from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsage, Usage, gb_months
+from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.billing.tariff import class_of
+from reelkeeper.rules.forecast import lines
+from reelkeeper.rules.forecast.costs import TOTAL, Cost, Stored, expected_peaks, look, predict, rows
+from reelkeeper.rules.forecast.lines import Line
+from reelkeeper.rules.forecast.month import outlook
+from reelkeeper.rules.forecast.storage import Cohort, Stock, known_expiries, shares_by_life
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.store.billing import usage
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.forecast import forecasts
+from reelkeeper.store.lifecycle import expiring
+
+_HISTORY_DAYS: Final = 730
+_TIERS_OVER_DAYS: Final = 60  # whose uploads say which tiers go on uploading
+_ONE_DAY: Final = timedelta(days=1)
+_COLD: Final = StorageClass.INFREQUENT_ACCESS
+
+Days = Mapping[date, float]
+
+
+@dataclass(frozen=True, slots=True)
+class MonthlyCost:
+    """What a month will cost, in dollars. `total_usd` is the sum, operations and retrieval included."""
+
+    month: date
+    storage_usd: float
+    compute_usd: float
+    api_usd: float
+    total_usd: float
+    lower80_usd: float
+    upper80_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceNeeds:
+    """What a month will need. None is unknown: nobody has counted it yet."""
+
+    month: date
+    stored_bytes: int | None  # at its end
+    jobs: int | None
+    generation_seconds: int | None
+    users: int | None  # at its end
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the store knows of usage, as the forecast takes it."""
+
+    lines: tuple[Line, ...]
+    stored: Stored
+    others: Mapping[Metric, "pd.Series[float]"]
+    first: date | None  # of which something is known
+
+
+def gather(engine: Engine, as_of: datetime, policy: LifecyclePolicy, book: PriceBook) -> Known:
+    """Read two years of usage up to yesterday, what is stored, and what of it is known to leave."""
+    today = as_of.date()
+    with reading(engine) as session:
+        used = list(usage.days(session, today - _HISTORY_DAYS * _ONE_DAY, today - _ONE_DAY, of_users=False))
+        cohorts = [Cohort(*row) for row in expiring.live_by_day_and_tier(session, as_of)]
+        purging = expiring.purging_by_day(session)
+        uploaded = expiring.uploaded_by_tier(session, today - _TIERS_OVER_DAYS * _ONE_DAY)
+    series = _by_line(used)
+    retention = {tier.value: days for tier, days in policy.retention_days().items()}
+    peaks = series.get((Metric.STORED_BYTES, ""), {})
+    stock = Stock(
+        round(peaks[max(peaks)]) if peaks else sum(one.size_bytes for one in cohorts) + sum(purging.values()),
+        known_expiries(cohorts, purging, retention, policy.grace_days),
+        shares_by_life(uploaded, retention, policy.grace_days),
+    )
+    cold = series.get((Metric.STORED_BYTES, _COLD), {})
+    moved = series.get((Metric.UPLOADED_BYTES, ""))
+    stored = Stored(
+        stock, _this_month(peaks, today), _series(moved) if moved else None, round(cold[max(cold)]) if cold else 0
+    )
+    others = {metric: _series(series[metric, ""]) for metric in _OTHERS if (metric, "") in series}
+    return Known(tuple(_lines(series, book)), stored, others, min((one.day for one in used), default=None))
+
+
+_OTHERS: Final = (Metric.JOBS, Metric.GENERATION_SECONDS, Metric.USERS)
+
+
+def predict_costs(
+    engine: Engine,
+    as_of: datetime,
+    *,
+    months: int = 2,
+    growth_percent_per_month: float | None = None,
+    policy: LifecyclePolicy = LifecyclePolicy(),
+    book: PriceBook = PriceBook(),
+) -> list[Cost]:
+    """Forecast the bill of this month and those after it, by service, the total of each month first.
+
+    Raises UsageUnknown where nothing was counted before today: unknown is not zero.
+    """
+    known = _required(gather(engine, as_of, policy, book), as_of)
+    return predict(known.lines, known.stored, as_of.date(), months, growth_percent_per_month)
+
+
+def record(engine: Engine, costs: Sequence[Cost], *, run_id: str, as_of: datetime) -> list[CostForecast]:
+    """Keep what was forecast, for budgets, reports and later comparison."""
+    said = rows(costs, as_of)
+    with transaction(engine, "forecast.record") as session:
+        forecasts.record(session, run_id, said)
+    return said
+
+
+def stored_now(engine: Engine, as_of: datetime) -> Usage:
+    """Give what a month uses in which as much is stored throughout as is now. What would save is measured by it."""
+    stored = gather(engine, as_of, LifecyclePolicy(), PriceBook()).stored
+    return Usage(
+        standard=StandardUsage(gb_month=gb_months([stored.stock.alive_bytes])),
+        infrequent_access=InfrequentAccessUsage(gb_month=gb_months([stored.infrequent_bytes])),
+    )
+
+
+def predict_monthly_cost(
+    engine: Engine, as_of: datetime, *, growth_percent_per_month: float | None = None
+) -> MonthlyCost:
+    """Say what next month will cost, in parts and in all; with growth, if users grew so many percent a month.
+
+    Raises UsageUnknown where nothing was counted before today.
+    """
+    costs = predict_costs(engine, as_of, growth_percent_per_month=growth_percent_per_month)
+    month = max(cost.month for cost in costs)
+    by_service = {cost.service: cost for cost in costs if cost.month == month}
+    storage, compute, api = (
+        by_service[name].mean_usd if name in by_service else 0.0 for name in (STORAGE, COMPUTE, API)
+    )
+    total = by_service[TOTAL]
+    lower, upper = total.bounds[80]
+    return MonthlyCost(month, storage, compute, api, total.mean_usd, lower, upper)
+
+
+def predict_resource_needs(
+    engine: Engine,
+    as_of: datetime,
+    *,
+    growth_percent_per_month: float | None = None,
+    policy: LifecyclePolicy = LifecyclePolicy(),
+    book: PriceBook = PriceBook(),
+) -> ResourceNeeds:
+    """Say what next month will need: bytes, jobs, seconds of generation, users, and dollars. Raises as above."""
+    known, today = _required(gather(engine, as_of, policy, book), as_of), as_of.date()
+    costs = predict(known.lines, known.stored, today, 2, growth_percent_per_month)
+    month = max(cost.month for cost in costs)
+    seen = {metric: outlook(series, today, 2, growth_percent_per_month) for metric, series in known.others.items()}
+    last = (month + 31 * _ONE_DAY).replace(day=1) - _ONE_DAY
+    uploads = look(known.stored.uploads, today, 2, growth_percent_per_month)
+    peaks = expected_peaks(known.stored, uploads, today, last, 0.5)
+    sums = {
+        metric: round(seen[metric].months[-1].mean) if metric in seen else None
+        for metric in (Metric.JOBS, Metric.GENERATION_SECONDS)
+    }
+    return ResourceNeeds(
+        month,
+        peaks.get(last),
+        sums[Metric.JOBS],
+        sums[Metric.GENERATION_SECONDS],
+        round(float(seen[Metric.USERS].path.iloc[-1])) if Metric.USERS in seen else None,
+        next(cost.mean_usd for cost in costs if (cost.month, cost.service) == (month, TOTAL)),
+    )
+
+
+def _required(known: Known, as_of: datetime) -> Known:
+    if known.first is None:
+        raise UsageUnknown(
+            f"no usage is known of any day before {as_of:%Y-%m-%d}: monitor_costs counts it each hour, and a forecast "
+            "needs a day of it"
+        )
+    return known
+
+
+def _by_line(used: Iterable[Used]) -> dict[tuple[str, str], dict[date, float]]:
+    """Sum usage by line and day. Of two who counted the same day Cloudflare is believed, as it is where it charges."""
+    sources: dict[tuple[date, Metric], dict[UsageSource, list[Used]]] = defaultdict(dict)
+    for one in used:
+        sources[one.day, one.metric].setdefault(one.source, []).append(one)
+    found: dict[tuple[str, str], dict[date, float]] = defaultdict(dict)
+    for (day, metric), by in sources.items():
+        for one in by.get(UsageSource.CLOUDFLARE) or by[UsageSource.STORE]:
+            for key in _keys(metric, one):
+                found[key][day] = found[key].get(day, 0.0) + one.quantity
+    for key in [key for key in found if key[0] in "AB"]:  # a day that was counted and names none of this class had none
+        for day in (day for day, metric in sources if metric is Metric.OPERATIONS):
+            found[key].setdefault(day, 0.0)
+    return found
+
+
+def _keys(metric: Metric, one: Used) -> list[tuple[str, str]]:
+    if metric is Metric.OPERATIONS:
+        kind = class_of(one.resource)
+        return [(kind, one.storage_class or StorageClass.STANDARD)] if kind else []
+    if metric is Metric.JOBS:
+        return [(metric, ""), ("job", one.resource)]
+    if metric is Metric.STORED_BYTES:
+        return [(metric, _COLD if one.storage_class == _COLD else "")]
+    return [(metric, "")]
+
+
+def _lines(series: Mapping[tuple[str, str], Days], book: PriceBook) -> Iterable[Line]:
+    kinds: tuple[Literal["A", "B"], ...] = ("A", "B")
+    for (name, rest), days in sorted(series.items()):
+        for kind in kinds:
+            if name == kind:
+                yield lines.operations(kind, StorageClass(rest), _series(days))
+        if name == "job":
+            yield lines.jobs(rest, _series(days), book)
+        if name == Metric.RETRIEVED_BYTES:
+            yield lines.retrieval(_series(days))
+
+
+def _this_month(peaks: Days, today: date) -> dict[date, int]:
+    """Give the peaks of this month's days so far; the last known one stands in for a day on which nobody looked."""
+    found, day = dict[date, int](), today.replace(day=1)
+    last = max((one for one in peaks if one < day), default=None)
+    while day < today:
+        last = day if day in peaks else last
+        if last is not None:
+            found[day] = round(peaks[last])
+        day += _ONE_DAY
+    return found
+
+
+def _series(days: Days) -> "pd.Series[float]":
+    return pd.Series(list(days.values()), pd.DatetimeIndex(pd.to_datetime(list(days))), dtype=float)

@@ -1,0 +1,1 @@
+"""Diagnose the installation, and notice what has fallen silent."""

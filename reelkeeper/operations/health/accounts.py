@@ -1,0 +1,105 @@
+"""Accounts: what nobody settled in time is given back, everything is counted anew, and a mismatch stops all changes.
+
+A mismatch means that something wrote to the store past Reelkeeper, or that Reelkeeper is wrong. The same transactions
+keep the credits, the bytes and the catalogue that a purge trusts, so it freezes all of them, not spending alone.
+Waiting loses nothing.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+from sqlmodel import Session
+
+from reelkeeper.model.money import HoldState, Mismatch, Moved, ReservationState
+from reelkeeper.operations.billing import ledger, quota
+from reelkeeper.operations.billing.quota import Reserved
+from reelkeeper.operations.core.freeze import freeze, require_permission
+from reelkeeper.operations.videos import receive
+from reelkeeper.rules.billing import accounts as rule
+from reelkeeper.store.billing import recount as counting
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.tables import accounts, credit_holds, deployment, reservations, storage_accounts
+
+_KEPT: Final = {  # figures that are only a copy of their record: they may be written anew
+    "balance": (accounts.c.id, accounts.c.balance_microusd),
+    "used_bytes": (storage_accounts.c.user_id, storage_accounts.c.used_bytes),
+    "reserved_bytes": (storage_accounts.c.user_id, storage_accounts.c.reserved_bytes),
+}
+
+
+def void_holds(engine: Engine, *, grant: Grant, run_id: str) -> list[Moved]:
+    """Give back every hold on credits whose time is over, some at a time. Raises Frozen or LeaseLost."""
+    voided: list[Moved] = []
+    while True:
+        with transaction(engine, "accounts.void_holds") as session:
+            require_permission(session, grant)
+            some = ledger.expire(session, run_id=run_id)
+        voided += some
+        if not some:
+            return voided
+
+
+def void_reservations(engine: Engine, *, grant: Grant) -> list[Reserved]:
+    """End every reservation whose time is over and that no upload counts on. Raises Frozen or LeaseLost."""
+    voided: list[Reserved] = []
+    while True:
+        with transaction(engine, "accounts.void_reservations") as session:
+            require_permission(session, grant)
+            some = quota.expire(session)
+            receive.let_go(session, [one.id for one in some])
+        voided += some
+        if not some:
+            return voided
+
+
+def overdue(engine: Engine) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Count what is overdue: holds and their micro-dollars, reservations and their bytes."""
+    with reading(engine) as session:
+        return (
+            _overdue(session, credit_holds, HoldState.OPEN, credit_holds.c.amount_microusd),
+            _overdue(session, reservations, ReservationState.OPEN, reservations.c.size_bytes),
+        )
+
+
+def _overdue(session: Session, table: sa.Table, state: str, amount: sa.ColumnElement[int]) -> tuple[int, int]:
+    row = session.execute(
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(amount), 0)).where(
+            table.c.state == state, table.c.expires_at <= Clock()
+        )
+    ).one()
+    return int(row[0]), int(row[1])
+
+
+def recount(engine: Engine) -> list[Mismatch]:
+    """Count everything anew from one snapshot; returns what does not add up."""
+    with reading(engine) as session:
+        return counting.mismatches(session)
+
+
+def stop(engine: Engine, mismatches: Sequence[Mismatch], *, run_id: str) -> None:
+    """Freeze all changes because of `mismatches`."""
+    freeze(engine, by=run_id, reason=rule.summary(mismatches))
+
+
+def correct(engine: Engine, *, author: str) -> tuple[list[Mismatch], list[Mismatch]]:
+    """Write the figures that are copies anew from their record; returns what was corrected, and what is left.
+
+    Balances come from the entries, used and reserved bytes from videos and reservations. Works while changes are
+    frozen, and does not thaw. A record that contradicts itself is left for a person.
+    """
+    with transaction(engine, "accounts.correct") as session:
+        session.execute(sa.select(deployment.c.id).with_for_update())
+        wrong = [one for one in counting.mismatches(session) if one.what in _KEPT and _possible(one)]
+        for one in wrong:
+            subject, kept = _KEPT[one.what]
+            session.execute(sa.update(kept.table).where(subject == one.subject).values({kept: one.counted}))
+        append(session, [Event("recount", author, detail=one._asdict()) for one in wrong])
+        return wrong, counting.mismatches(session)
+
+
+def _possible(one: Mismatch) -> bool:
+    return one.counted >= 0 or one.subject.startswith("house/")

@@ -1,0 +1,323 @@
+"""Look at every part that Reelkeeper stands on, and say what to do about each that is not well.
+
+Each check stands alone: a part that is missing is reported, and the next one is looked at. Nothing is changed, but for
+one object of a few bytes, `{prefix}.reelkeeper-probe`: it is written once and left there, since only a purge may
+delete, and at each visit another content is offered for it, which a bucket fit for Reelkeeper refuses (412). It is
+not a video: listings leave it out. `--contract` puts and deletes more, in scratch prefixes of its own.
+"""
+
+import hashlib
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from reelkeeper.adapters import cloudflare, ffmpeg
+from reelkeeper.adapters.cloudflare.api import ANALYTICS
+from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.errors import IdentityMismatch, KeyTaken, ReelkeeperError, StorageError
+from reelkeeper.model.bucket_rules import touches
+from reelkeeper.operations.alerts.outbox import configured_sinks
+from reelkeeper.operations.core.contract import describe_contract, try_contract
+from reelkeeper.operations.core.freeze import why_frozen
+from reelkeeper.operations.core.workspace import MAX_SKEW_FROM_BUCKET, MAX_SKEW_FROM_STORE, check_identity, open_bucket
+from reelkeeper.private_files import exposed
+from reelkeeper.redaction import redacted
+from reelkeeper.rules.sync.adoption import one_day_warning
+from reelkeeper.settings import Settings
+from reelkeeper.store.core import schema
+from reelkeeper.store.core.engine import now, reading
+from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.sync.noted_counts import one_day_of_catalogue
+from reelkeeper.store.tables import blobs
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+LITTLE_SPACE_BYTES = 5 * 10**9  # ten videos of the largest size that is taken, at work at the same time
+NO_SPACE_BYTES = 10**9
+_MAY_READ = "allow REELKEEPER_CLOUDFLARE_API_TOKEN Workers R2 Storage: Read, or look in the dashboard"
+_PROBE, _OTHER = b"Written once by reelkeeper doctor.\n", b"If you read this, the bucket took a second write.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found of one part. `remedy` says what to do, and is empty where nothing is."""
+
+    part: str
+    state: str  # ok, warn, fail
+    found: str
+    remedy: str = ""
+
+
+def examine(settings: Settings, *, claim: bool = False, contract: bool = False) -> Iterator[Finding]:
+    """Look at every part, in the order in which they lean on one another.
+
+    `claim` writes the identity object for this store where the bucket has none; `contract` tries the bucket's contract.
+    """
+    yield _guarded("programs", _programs)
+    yield _guarded("media tools", _tools)
+    yield from _tool_details()
+    yield _guarded("scratch space", lambda: _space(settings))
+    yield _guarded("privacy", lambda: _privacy(settings))
+    yield _guarded("cloudflare", lambda: _cloudflare(settings))
+    yield _guarded("alerts", lambda: _alerts(settings))
+    with ExitStack() as stack:
+        engine: Engine | None = None
+        try:
+            engine = stack.enter_context(open_store(settings))
+            yield Finding("store", OK, f"{engine.url.render_as_string()}, schema {schema.head()}")
+        except Exception as error:  # noqa: BLE001  whatever is wrong is what was asked for
+            yield _failure("store", error, "check REELKEEPER_DATABASE_URL and that the server answers")
+        if engine is not None:
+            opened = engine
+            yield _guarded("changes", lambda: _frozen(opened))
+            yield _guarded("ages", lambda: _ages(opened))
+        try:
+            bucket = stack.enter_context(open_bucket(settings))
+            next(bucket.pages(), None)
+        except Exception as error:  # noqa: BLE001  as above
+            yield _failure("bucket", error, "check REELKEEPER_R2_ACCOUNT_ID or _S3_ENDPOINT_URL, the keys and _BUCKET")
+            return
+        where = settings.endpoint_url or f"the embedded server in {settings.state_dir / 's3'}"
+        yield Finding("bucket", OK, f"{bucket.name!r} at {where} answers, prefix {bucket.prefix!r}")
+        yield from _bucket_details(settings, engine, bucket, claim=claim)
+        if engine is not None:
+            yield from _contract(settings, engine, bucket, wanted=contract)
+
+
+def _guarded(part: str, look: Callable[[], Finding]) -> Finding:
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001  whatever is wrong is what was asked for
+        return _failure(part, error)
+
+
+def _failure(part: str, error: Exception, remedy: str = "") -> Finding:
+    text = str(error) if isinstance(error, ReelkeeperError) else f"{type(error).__name__}: {error}"
+    first, *_ = redacted(text).splitlines() or [""]
+    return Finding(part, FAIL, first, remedy)
+
+
+def _programs() -> Finding:
+    found = f"Python {platform.python_version()}, " + ", ".join(
+        f"{name} {metadata.version(name)}" for name in ("reelkeeper", "prefect", "sqlalchemy", "boto3")
+    )
+    return Finding("programs", OK, found)
+
+
+def _tools() -> Finding:
+    found = ffmpeg.tools()
+    return Finding("media tools", OK, f"ffmpeg {found.ffmpeg_version}, ffprobe {found.ffprobe_version}")
+
+
+def _tool_details() -> Iterator[Finding]:
+    try:
+        found = ffmpeg.tools()
+    except Exception:  # noqa: BLE001  said above
+        return
+    wheel = "unset REELKEEPER_FFMPEG to use the wheel's"
+    for codec in ("av1", "vp9"):
+        try:
+            yield Finding(f"{codec} encoder", OK, found.encoder(codec))
+        except ReelkeeperError as error:
+            state = FAIL if codec == "av1" else WARN  # av1 is the default
+            yield Finding(f"{codec} encoder", state, str(error), wheel)
+    if found.measures_quality:
+        yield Finding("quality filter", OK, "libvmaf is there")
+    else:
+        yield Finding("quality filter", FAIL, "no libvmaf, so no result could ever be accepted", wheel)
+    if reached := found.walls.reached():
+        remedy = ", ".join(f"{way} for {what}" for what, way in reached.items())
+        left = f"allow {remedy}; or run transcodes in a container of their own, without a network"
+        yield Finding("media sandbox", WARN, f"decoders can reach {', '.join(reached)}", left)
+    else:
+        yield Finding("media sandbox", OK, "decoders reach no network, no other file, no socket and no other process")
+
+
+def _space(settings: Settings) -> Finding:
+    place = next(folder for folder in (settings.scratch, *settings.scratch.parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    state = FAIL if free < NO_SPACE_BYTES else WARN if free < LITTLE_SPACE_BYTES else OK
+    remedy = "" if state == OK else "free some, or set REELKEEPER_SCRATCH_DIR to a larger disk"
+    return Finding("scratch space", state, f"{free / 10**9:.1f} GB free for {settings.scratch}", remedy)
+
+
+def _privacy(settings: Settings) -> Finding:
+    if found := exposed(settings.state_dir, *settings.state_dir.glob("store.sqlite3*")):
+        names = " ".join(map(str, found))
+        return Finding("privacy", WARN, f"other users of this machine can reach {names}", f"chmod go-rwx {names}")
+    return Finding("privacy", OK, f"no other user of this machine can read {settings.state_dir}")
+
+
+def _cloudflare(settings: Settings) -> Finding:
+    client = cloudflare.connect(settings)
+    if client is None:
+        return Finding("cloudflare", OK, "no API token: usage is counted by the store alone")
+    with closing(client):
+        found = client.permissions()
+    lacking = {name: error for name, error in found.items() if error}
+    if not lacking:
+        return Finding("cloudflare", OK, f"the token has {', '.join(found)}")
+    state = FAIL if ANALYTICS in lacking else WARN  # without the others the bill is computed, and not compared
+    return Finding("cloudflare", state, "; ".join(map(str, lacking.values())), f"allow the token {', '.join(lacking)}")
+
+
+def _alerts(settings: Settings) -> Finding:
+    sinks = configured_sinks(settings)
+    if sinks.first is sinks.second:
+        remedy = "set REELKEEPER_SLACK_BOT_TOKEN and _SLACK_CHANNEL, or REELKEEPER_SLACK_WEBHOOK_URL"
+        return Finding("alerts", WARN, "alerts go to the console, where nobody may look", remedy)
+    return Finding(
+        "alerts", OK, f"to {sinks.first.name}, else to {sinks.second.name}; reelkeeper alerts test tries both"
+    )
+
+
+def _frozen(engine: Engine) -> Finding:
+    reason = why_frozen(engine)
+    return (
+        Finding("changes", WARN, reason, "settle it, then: reelkeeper thaw")
+        if reason
+        else Finding("changes", OK, "allowed")
+    )
+
+
+def _ages(engine: Engine) -> Finding:
+    with reading(engine) as session:
+        found, _, remedy = (one_day_warning(one_day_of_catalogue(session)) or "").partition(". ")
+    return Finding("ages", WARN if found else OK, found or "no day has most of the videos", remedy)
+
+
+def _bucket_details(settings: Settings, engine: Engine | None, bucket: Bucket, *, claim: bool) -> Iterator[Finding]:
+    if engine is not None:
+        opened = engine
+        yield _guarded("identity", lambda: _identity(opened, bucket, claim=claim))
+    yield _guarded("put once", lambda: _put_once(bucket))
+    yield _guarded("ETag", lambda: _etag(bucket))
+    yield _guarded("clocks", lambda: _clocks(engine, bucket))
+    yield _guarded("lifecycle rules", lambda: _lifecycle(settings, bucket))
+    if settings.endpoint_url:
+        yield _guarded("lock rules", lambda: _locks(settings, bucket))
+    if settings.r2_account_id is None and settings.endpoint_url is None:
+        yield Finding(
+            "production", WARN, "videos are on this machine's disk", "set REELKEEPER_R2_ACCOUNT_ID and keys for R2"
+        )
+
+
+def _lifecycle(settings: Settings, bucket: Bucket) -> Finding:
+    """Warn of rules that delete or move objects behind our back; of two ways to read them the first that may."""
+    part = "lifecycle rules"
+    try:
+        rules = bucket.expiries()
+    except StorageError as error:
+        client = cloudflare.connect(settings)
+        if client is None:
+            return Finding(part, OK, f"not known: these keys may not read them ({_in_short(error)})", _MAY_READ)
+        with closing(client):
+            try:
+                rules = client.expiries(settings.bucket, settings.jurisdiction)
+            except ReelkeeperError as refused:
+                return Finding(part, OK, f"not known: {_in_short(refused)}", _MAY_READ)
+    ours = [rule for rule in rules if touches(rule, bucket.prefix)]
+    if not ours:
+        return Finding(part, OK, f"none deletes or moves anything under {bucket.prefix!r}")
+    found = "; ".join(f"rule {rule.id!r} {rule.does} under {rule.prefix or 'every prefix'!r}" for rule in ours)
+    remedy = "remove it: it acts behind Reelkeeper's back, and what it deletes is lost without a grace"
+    return Finding(part, WARN, found, remedy)
+
+
+def _locks(settings: Settings, bucket: Bucket) -> Finding:
+    part, client = "lock rules", cloudflare.connect(settings)
+    if client is None:
+        return Finding(part, OK, "not known: only Cloudflare's API tells them, and it wants an API token", _MAY_READ)
+    with closing(client):
+        try:
+            rules = client.locks(settings.bucket, settings.jurisdiction)
+        except ReelkeeperError as refused:
+            return Finding(part, OK, f"not known: {_in_short(refused)}", _MAY_READ)
+    ours = [rule for rule in rules if touches(rule, bucket.prefix)]
+    if not ours:
+        return Finding(part, OK, f"none covers {bucket.prefix!r}: what may write there may also delete and overwrite")
+    which = "; ".join(f"rule {rule.id!r} locks {rule.prefix or 'every prefix'!r} {rule.lasts}" for rule in ours)
+    helps = "until then nobody can delete or overwrite an object there, by mistake or on purpose"
+    hinders = "a purge of it is refused until then, and so is every overwrite by your service"
+    ends = all(rule.ends for rule in ours)
+    remedy = "" if ends else "nothing there can ever be purged: lock by age, no longer than retention and grace"
+    return Finding(part, OK if ends else WARN, f"{which}: {helps}; {hinders}", remedy)
+
+
+def _in_short(error: Exception) -> str:
+    return redacted(str(error)).partition(";")[0][:200]
+
+
+def _contract(settings: Settings, engine: Engine, bucket: Bucket, *, wanted: bool) -> Iterator[Finding]:
+    if wanted:
+        try:
+            for result in try_contract(engine, bucket, settings, run_id=f"doctor/{uuid4().hex[:12]}"):
+                remedy = "" if result.passed else "what rests on it stays off; see docs/r2.md"
+                yield Finding(f"contract: {result.check}", OK if result.passed else FAIL, result.seen, remedy)
+        except Exception as error:  # noqa: BLE001  whatever is wrong is what was asked for
+            yield _failure("contract", error)
+            return
+    passed, said = describe_contract(engine, bucket)
+    remedy = "" if passed else "try it, in a scratch prefix of its own: reelkeeper doctor --contract"
+    yield Finding("contract", OK if passed else WARN, said, remedy)
+
+
+def _identity(engine: Engine, bucket: Bucket, *, claim: bool) -> Finding:
+    with reading(engine) as session:
+        deployment_id = schema.deployment(session).id
+        knows_objects = session.execute(sa.select(blobs.c.id).limit(1)).scalar() is not None
+    if bucket.head(bucket.identity_key) is None and not claim:
+        if knows_objects:
+            remedy = "probably another bucket; if it is the right one: reelkeeper doctor --claim"
+            return Finding("identity", FAIL, "the store knows objects, and this bucket has no identity object", remedy)
+        return Finding("identity", OK, "the bucket belongs to nobody yet: the first run that opens it claims it")
+    try:
+        check_identity(bucket, deployment_id, may_claim=claim)
+    except IdentityMismatch as error:
+        return Finding(
+            "identity", FAIL, str(error), "point bucket and store at each other; --claim never takes one over"
+        )
+    return Finding("identity", OK, f"the bucket belongs to this store, {deployment_id}")
+
+
+def _put_once(bucket: Bucket) -> Finding:
+    try:
+        bucket.put_bytes_once(bucket.probe_key, _PROBE, "text/plain")
+        bucket.put_bytes_once(bucket.probe_key, _OTHER, "text/plain")
+    except KeyTaken:
+        return Finding("put once", OK, "a second write to a key is refused (412)")
+    remedy = "do not use this server: a write that comes late could replace a customer's video"
+    return Finding("put once", FAIL, f"If-None-Match is ignored: {bucket.probe_key} was overwritten", remedy)
+
+
+def _etag(bucket: Bucket) -> Finding:
+    stored = bucket.head(bucket.probe_key)
+    if stored is None:
+        raise StorageError(f"{bucket.probe_key} was written, and is not there")
+    digests = {hashlib.md5(data, usedforsecurity=False).hexdigest() for data in (_PROBE, _OTHER)}
+    if stored.etag in digests:
+        return Finding("ETag", OK, "of a single put it is the MD5 of the bytes")
+    remedy = "use a bucket without server-side keys: purge compares ETags with what was announced"
+    return Finding("ETag", FAIL, f"{stored.etag} is not the MD5 of what was put", remedy)
+
+
+def _clocks(engine: Engine | None, bucket: Bucket) -> Finding:
+    here, there = datetime.now(UTC), bucket.server_time()
+    skews = {"bucket": (abs(here - there), MAX_SKEW_FROM_BUCKET)}
+    if engine is not None:
+        with reading(engine) as session:
+            skews["store"] = (abs(datetime.now(UTC) - now(session)), MAX_SKEW_FROM_STORE)
+    found = ", ".join(
+        f"{name} {skew.total_seconds():.0f} s away (limit {limit.total_seconds():.0f} s)"
+        for name, (skew, limit) in skews.items()
+    )
+    if any(skew > limit for skew, limit in skews.values()):
+        return Finding("clocks", FAIL, found, "set the clocks (NTP): no age can be trusted")
+    return Finding("clocks", OK, found)

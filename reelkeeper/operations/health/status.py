@@ -1,0 +1,179 @@
+"""Where the whole service stands, in one snapshot: what a person looks at first, and what Prometheus collects."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+from sqlmodel import Session
+
+from reelkeeper.model.jobs import JobState
+from reelkeeper.rules.alerts.cadence import CADENCES, Cadence, is_overdue
+from reelkeeper.rules.lifecycle import savings
+from reelkeeper.rules.spend.budget import BudgetPolicy
+from reelkeeper.store.alerts import alerts, outbox
+from reelkeeper.store.billing import charge_reports
+from reelkeeper.store.core import heartbeats
+from reelkeeper.store.core.engine import now, reading
+from reelkeeper.store.jobs import queue
+from reelkeeper.store.jobs.controls import jobs_at_once
+from reelkeeper.store.lifecycle import backlog, freed_bytes
+from reelkeeper.store.lifecycle.backlog import Backlog
+from reelkeeper.store.tables import cache_entries, deployment
+from reelkeeper.store.videos import stock
+from reelkeeper.store.videos.stock import InGrace
+
+_MOST_ALERTS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class FlowState:
+    """When a flow last succeeded, and whether it should have since."""
+
+    flow: str
+    last_ok_at: datetime | None
+    run_id: str | None
+    run_seconds: float | None
+    cadence: Cadence
+    is_overdue: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The jobs in each state, how long the first has waited, and how many may run at once; None: nobody has said."""
+
+    jobs: dict[str, int]
+    oldest_wait_seconds: float
+    jobs_at_once: int | None
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return self.jobs.get(JobState.QUEUED, 0)
+
+    @property
+    def running(self) -> int:
+        """How many run."""
+        return self.jobs.get(JobState.RUNNING, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """The messages that nobody has got yet."""
+
+    waiting: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """What can be given again, and how often that was done with what is there."""
+
+    entries: int
+    hits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Since when, by whom and why all changes are stopped."""
+
+    at: datetime
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """What was spent against what may be, and what freed bytes have saved since the first purge, at list price."""
+
+    today_nanousd: int
+    month_nanousd: int
+    budget: BudgetPolicy
+    freed_bytes: int
+    saved_nanousd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything, as of one moment by the store's clock."""
+
+    as_of: datetime
+    flows: tuple[FlowState, ...]
+    videos: dict[str, tuple[int, int]]  # by state: how many, and their bytes
+    backlog: tuple[Backlog, ...]
+    grace: InGrace
+    queue: Queue
+    cache: Cache
+    outbox: Outbox
+    alerts: tuple[alerts.Line, ...]
+    frozen: Frozen | None
+    money: Money
+
+    @property
+    def overdue(self) -> tuple[str, ...]:
+        """The flows that have been silent for too long."""
+        return tuple(one.flow for one in self.flows if one.is_overdue)
+
+
+def gather(
+    engine: Engine,
+    budget: BudgetPolicy = BudgetPolicy(),
+    flows: Collection[str] = tuple(CADENCES),
+    money: Money | None = None,
+) -> Status:
+    """Ask everything in one snapshot. `money`, where it was asked a moment ago, is not asked again: it adds up much."""
+    with reading(engine) as session:
+        at = now(session)
+        stopped = session.execute(
+            sa.select(deployment.c.frozen_at, deployment.c.frozen_by, deployment.c.frozen_reason)
+        ).one()
+        oldest, (waiting, waited) = queue.oldest_waiting(session), outbox.count_waiting(session)
+        left = (("tier_storage", "compress"), ("tier_storage", "retire"), ("expire_videos", "retire"))
+        return Status(
+            as_of=at,
+            flows=tuple(flow_states(session, flows)),
+            videos=stock.by_state(session),
+            backlog=tuple(one for flow, act in left if (one := backlog.left_of_last_plan(session, flow, act))),
+            grace=stock.in_grace(session),
+            queue=Queue(
+                queue.counted(session),
+                max(0.0, (at - oldest).total_seconds()) if oldest else 0.0,
+                jobs_at_once(session),
+            ),
+            cache=_cache(session),
+            outbox=Outbox(waiting, max(0.0, waited.total_seconds())),
+            alerts=tuple(alerts.listed(session, everything=False, limit=_MOST_ALERTS)),
+            frozen=Frozen(stopped.frozen_at, stopped.frozen_by, stopped.frozen_reason) if stopped.frozen_at else None,
+            money=money or _money(session, at, budget),
+        )
+
+
+def flow_states(session: Session, flows: Collection[str]) -> list[FlowState]:
+    """Say of each flow when it last succeeded, and whether it should have again: since the store was made, if never."""
+    at, made_at, beats = now(session), heartbeats.store_made_at(session), heartbeats.beats(session)
+    found = []
+    for flow in sorted(flows):
+        beat = beats.get(flow)
+        promised = Cadence(beat.period_seconds, beat.grace_seconds) if beat else CADENCES[flow]
+        late = is_overdue(beat.last_ok_at if beat else made_at, promised, at)
+        if beat:
+            found.append(FlowState(flow, beat.last_ok_at, beat.run_id, beat.run_seconds, promised, late))
+        else:
+            found.append(FlowState(flow, None, None, None, promised, late))
+    return found
+
+
+def _cache(session: Session) -> Cache:
+    hits = sa.func.coalesce(sa.func.sum(cache_entries.c.hits), 0)
+    return Cache(*map(int, session.execute(sa.select(sa.func.count(), hits).select_from(cache_entries)).one()))
+
+
+def _money(session: Session, at: datetime, budget: BudgetPolicy) -> Money:
+    gone = freed_bytes.by_day(session, at)
+    return Money(
+        *charge_reports.billed(session, at.date()),
+        budget,
+        sum(one.size_bytes for one in gone),
+        sum(one.nanousd for one in savings.per_day(gone, at.date())),
+    )

@@ -1,0 +1,140 @@
+"""The watchdog: from outside of Prefect, it hears which flow has gone silent, and whether messages get out.
+
+It is run by cron or a systemd timer, and needs nothing that it watches: it reads the store, tells people itself,
+through the outbox and at once through the second sink, and calls an address outside when all is well. Whoever watches
+over that address hears when this machine, or the watchdog itself, is dead.
+"""
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy.engine import Engine
+from sqlmodel import Session
+
+from reelkeeper.errors import ReelkeeperError
+from reelkeeper.failpoints import effect
+from reelkeeper.model.alerts import Finding, Letter, Message, MessageKind, Severity, Sink
+from reelkeeper.operations.alerts.alerts import observe
+from reelkeeper.operations.alerts.outbox import Delivered, Sinks, deliver
+from reelkeeper.operations.health.status import flow_states
+from reelkeeper.private_files import make_folder
+from reelkeeper.rules.alerts import cadence
+from reelkeeper.rules.core.wording import many
+from reelkeeper.store.alerts import outbox
+from reelkeeper.store.core import heartbeats
+from reelkeeper.store.core.engine import now, reading, transaction
+
+STUCK_AFTER = timedelta(minutes=15)
+REPEAT_SECONDS = 4 * 3600.0  # of the news that the store is out of reach, which no store can keep count of
+_STUCK = "stuck_outbox"
+RULES = (cadence.RULE, _STUCK)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What was found, what became of the messages, and what the second sink could not be told."""
+
+    findings: tuple[Finding, ...]
+    delivered: Delivered
+    error: str
+
+
+def watch(
+    engine: Engine,
+    sinks: Sinks,
+    *,
+    flows: Collection[str],
+    run_id: str,
+    seconds: float = 30.0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Watched:
+    """Look at `flows` and at the outbox, and tell people what is news."""
+    with reading(engine) as session:
+        findings = [*_silent(session, flows), *_stuck(session)]
+    observe(engine, findings, rules=RULES, run_id=run_id)
+    delivered = deliver(engine, sinks, seconds=seconds, sleep=sleep)
+    return Watched(tuple(findings), delivered, _tell_second(engine, sinks))
+
+
+def tell_unreachable(sink: Sink, error: ReelkeeperError, marker: Path, *, at: float) -> None:
+    """Tell the second sink that the store cannot be opened; `marker` keeps it from being told at each run.
+
+    `at` is in seconds since 1970. Raises SinkError.
+    """
+    if marker.exists() and at - marker.stat().st_mtime < REPEAT_SECONDS:
+        return
+    message = Message(
+        kind=MessageKind.NOTE,
+        severity=Severity.CRITICAL,
+        title="Reelkeeper's store cannot be opened",
+        text=str(error),
+        suggestion="reelkeeper doctor",
+    )
+    sink.send(Letter(f"unreachable-{at:.0f}", message))
+    make_folder(marker.parent)
+    marker.touch()
+
+
+def _silent(session: Session, flows: Collection[str]) -> list[Finding]:
+    at, made_at = now(session), heartbeats.store_made_at(session)
+    found = (
+        cadence.silent(
+            one.flow, one.last_ok_at or made_at, one.cadence, has_succeeded=one.last_ok_at is not None, as_of=at
+        )
+        for one in flow_states(session, flows)
+    )
+    return [one for one in found if one]
+
+
+def _stuck(session: Session) -> list[Finding]:
+    count, oldest = outbox.count_waiting(session)
+    if oldest <= STUCK_AFTER:
+        return []
+    minutes = oldest.total_seconds() / 60
+    errors = [one.last_error for one in outbox.listed(session, everything=False, limit=1_000) if one.last_error]
+    return [
+        Finding(
+            rule=_STUCK,
+            scope="outbox",
+            period="",
+            level="",
+            severity=Severity.CRITICAL,
+            title=f"{many(count, 'message')} in the outbox, the oldest for {minutes:,.0f} minutes",
+            text=f"Last error: {errors[-1] if errors else 'none: nobody has tried to send them'}.",
+            suggestion="See reelkeeper alerts messages. Here and now: reelkeeper run deliver_alerts --apply",
+        )
+    ]
+
+
+def _tell_second(engine: Engine, sinks: Sinks) -> str:
+    """Give the second sink what was found, once, even where the first has it: Slack may be what nobody reads."""
+    if sinks.second is sinks.first:
+        return ""
+    with reading(engine) as session:
+        untold = outbox.uncopied(session, RULES)
+    for message_id, letter in untold:
+        try:
+            with effect("watchdog.tell"):
+                sinks.second.send(sinks.linked(letter))
+        except Exception as error:  # noqa: BLE001  the next run tells it
+            return str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
+        with transaction(engine, "watchdog.told") as session:
+            outbox.mark_copied(session, [message_id])
+    return ""
+
+
+def beat(
+    engine: Engine,
+    flow: str,
+    *,
+    run_id: str,
+    period_seconds: int,
+    grace_seconds: int,
+    run_seconds: float | None = None,
+) -> None:
+    """Note that `flow` has succeeded, how long it took, and that it will again within its period and grace."""
+    with transaction(engine, "heartbeat") as session:
+        heartbeats.record(session, flow, run_id, period_seconds, grace_seconds, run_seconds)

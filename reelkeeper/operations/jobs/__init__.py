@@ -1,0 +1,1 @@
+"""Admit, dispatch, run and settle generation jobs."""

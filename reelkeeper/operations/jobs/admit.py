@@ -1,0 +1,292 @@
+"""Answer a request for a video in one transaction: it is there, it is being made, it will be made, or why it will not.
+
+    cache hit --> Cached          the entry's video, now
+    in flight --> Joined          waits for the job that is at it
+    new -------> Queued           bytes reserved, credits held, a job in the queue
+    otherwise -> Declined         nothing is changed
+
+Idempotent by the client's key: the same request again gives the same job, whatever has become of it.
+"""
+
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+from sqlalchemy.engine import Engine
+from sqlmodel import Session
+
+from reelkeeper.errors import AmountRefused, Frozen, InsufficientCredits, QuotaExceeded
+from reelkeeper.model import Tier
+from reelkeeper.model.jobs import JobState
+from reelkeeper.model.requests import (
+    Admission,
+    Cached,
+    Declined,
+    GenerationRequest,
+    Joined,
+    Queued,
+    RefusedFor,
+)
+from reelkeeper.operations.billing import ledger, quota
+from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.jobs.followers import reservation_key
+from reelkeeper.operations.jobs.lookup import Asked, look, queued
+from reelkeeper.operations.videos import cache
+from reelkeeper.rules.billing.credits import require_key
+from reelkeeper.rules.billing.quota import QuotaPolicy
+from reelkeeper.rules.billing.quote import Job, PriceBook, Quote, quote
+from reelkeeper.rules.jobs.admission import AdmissionPolicy, over_budget
+from reelkeeper.rules.jobs.cache import key as key_of
+from reelkeeper.rules.jobs.estimate import complexity, expected_bytes, expected_seconds
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.store.billing.spend_counters import so_far
+from reelkeeper.store.core.engine import Clock, flushed_after, now, transaction, unhurried
+from reelkeeper.store.jobs.controls import CONCURRENCY, ESTIMATES, remembered, slots_of
+from reelkeeper.store.jobs.queue import Waiting, waiting
+from reelkeeper.store.tables import jobs
+
+
+class Offer(NamedTuple):
+    """All that a new job is made of beside who asks for it."""
+
+    tier: str | None
+    units: Decimal
+    size_bytes: int
+    price: Quote
+    ahead: Waiting
+    slots: int
+    estimate_seconds: float
+
+
+def offered(
+    session: Session,
+    request: GenerationRequest,
+    tier: str | None,
+    *,
+    policy: AdmissionPolicy,
+    book: PriceBook,
+    lifecycle: LifecyclePolicy,
+) -> Offer:
+    """Make the offer, as the queue stands at this moment; nothing is promised, and nobody waits for it."""
+    units = complexity(request)
+    memory = remembered(session, [CONCURRENCY, ESTIMATES])
+    slots, factors = slots_of(memory, policy.slots), memory.get(ESTIMATES, {}).get(request.model, ())
+    ahead = waiting(session, expected_seconds(units, 1.0, factors))
+    estimate = expected_seconds(units, ahead.running / slots, factors)
+    price = price_of(request, tier, policy=policy, book=book, lifecycle=lifecycle)
+    return Offer(tier, units, expected_bytes(request, policy.bits_per_pixel), price, ahead, slots, estimate)
+
+
+def price_of(
+    request: GenerationRequest,
+    tier: str | None,
+    *,
+    policy: AdmissionPolicy,
+    book: PriceBook,
+    lifecycle: LifecyclePolicy,
+) -> Quote:
+    """Price a request of a user of this tier, whose videos are kept so long."""
+    days = lifecycle.retention_days()[Tier(tier)] if tier in set(Tier) else None
+    size_bytes = expected_bytes(request, policy.bits_per_pixel)
+    job = Job(model=request.model, complexity=complexity(request), size_bytes=size_bytes, retention_days=days)
+    return quote(job, book)
+
+
+def beyond_budget(session: Session, policy: AdmissionPolicy, cost_microusd: int) -> Declined | None:
+    """Decline a job of this cost if it would take the day or the month beyond its limit; None: there is room for it.
+
+    Whatever is admitted or ends holds the deployment row, as the caller does, so nothing is added meanwhile. What a
+    failed attempt has cost comes as its provider says so.
+    """
+    if policy.daily_limit_usd is None and policy.monthly_limit_usd is None:
+        return None
+    as_of = now(session)
+    over = over_budget(policy, so_far(session, as_of), cost_microusd, as_of)
+    if over is None:
+        return None
+    reason, until = over
+    return Declined(RefusedFor.BUDGET, reason, math.ceil((until - as_of).total_seconds()))
+
+
+_CODES = {
+    QuotaExceeded: RefusedFor.QUOTA,
+    InsufficientCredits: RefusedFor.CREDITS,
+    Frozen: RefusedFor.FROZEN,
+    AmountRefused: RefusedFor.INPUT,
+}
+_NEW = sa.insert(jobs).values(attempts=0, lease_token=0, created_at=Clock(), due_at=Clock())
+_QUEUED = _NEW.values(state=JobState.QUEUED, progress=0.0)
+_ANSWERED = _NEW.values(state=JobState.SUCCEEDED, progress=1.0, finished_at=Clock(), reserved_bytes=0)
+
+
+class Terms(NamedTuple):
+    """All that an answer depends on beside the store."""
+
+    admission: AdmissionPolicy = AdmissionPolicy()
+    quota: QuotaPolicy = QuotaPolicy()
+    book: PriceBook = PriceBook()
+    lifecycle: LifecyclePolicy = LifecyclePolicy()
+
+
+def admit(
+    engine: Engine,
+    request: GenerationRequest | Mapping[str, Any],
+    *,
+    user_id: str,
+    client_key: str,
+    terms: Terms = Terms(),
+    run_id: str = "admit",
+) -> Admission:
+    """Answer a request of a user's.
+
+    A video that is there is given while changes are frozen too, unless it is charged for. Raises NotFound for a user
+    whom the catalogue does not know, and KeyReused when the client's key came with another request.
+    """
+    try:
+        require_key(client_key)
+        wanted = request if isinstance(request, GenerationRequest) else GenerationRequest.model_validate(dict(request))
+    except ValidationError as wrong:
+        return Declined(RefusedFor.INPUT, "; ".join(_why(one) for one in wrong.errors(include_url=False)[:5]))
+    except AmountRefused as wrong:
+        return Declined(RefusedFor.INPUT, str(wrong))
+    canonical = wanted.canonical()
+    asked = Asked(
+        user_id,
+        client_key,
+        wanted,
+        key_of({**canonical, "shared": wanted.shared}, None),
+        key_of(canonical, None if wanted.shared else user_id),
+    )
+    try:
+        return _answer(engine, asked, terms, run_id)
+    except sa.exc.IntegrityError:  # the same key was answered from the cache at this moment, which takes no lock
+        return _answer(engine, asked, terms, run_id)
+
+
+def _answer(engine: Engine, asked: Asked, terms: Terms, run_id: str) -> Admission:
+    try:
+        with transaction(engine, "admit") as session:
+            return _decide(session, asked, terms, run_id)
+    except (QuotaExceeded, InsufficientCredits, Frozen, AmountRefused) as refused:
+        return Declined(_CODES[type(refused)], str(refused))
+
+
+def _decide(session: Session, asked: Asked, terms: Terms, run_id: str) -> Admission:
+    seen = look(session, asked, terms.admission.slots)
+    if seen.known is not None:
+        if isinstance(seen.known, Queued | Joined):
+            flushed_after(session)  # who asked first may be waiting for the disk still
+        return seen.known
+    is_free = not terms.admission.hit_charge_percent
+    if seen.is_cached and is_free and (hit := _from_cache(session, asked, seen.tier, terms, run_id)):
+        return hit
+    offer = offered(  # before the lock that all changes wait for
+        session, asked.request, seen.tier, policy=terms.admission, book=terms.book, lifecycle=terms.lifecycle
+    )
+    flushed_after(session)
+    require_permission(session)
+    seen = look(session, asked, terms.admission.slots)
+    if seen.known is not None:
+        return seen.known
+    if seen.is_cached and (hit := _from_cache(session, asked, seen.tier, terms, run_id)):
+        return hit
+    return _enqueue(session, asked, offer, seen.leader_id, terms, run_id)
+
+
+def _from_cache(session: Session, asked: Asked, tier: str | None, terms: Terms, run_id: str) -> Cached | None:
+    video_id = cache.take(session, asked.cache_key, terms.admission.ttl_seconds)
+    if video_id is None:
+        return None
+    job_id, units, hold_id, charge, book = uuid4().hex, complexity(asked.request), None, 0, ""
+    if terms.admission.hit_charge_percent:
+        price = price_of(asked.request, tier, policy=terms.admission, book=terms.book, lifecycle=terms.lifecycle)
+        charge, book = terms.admission.hit_charge(price.total_microusd), price.price_book
+    if charge:
+        hold_id = ledger.hold(
+            session, asked.user_id, charge, f"job/{job_id}", run_id=run_id, lasting_seconds=1, price_book=book
+        ).hold_id
+        ledger.capture(session, str(hold_id), charge, f"job/{job_id}/capture", run_id=run_id)
+    else:
+        unhurried(session)  # a count and an answer: whoever asks again after a crash gets the same video
+    _write(
+        session,
+        asked,
+        _ANSWERED,
+        id=job_id,
+        tier=tier,
+        complexity=float(units),
+        estimate_seconds=expected_seconds(units, 0.0),
+        price_microusd=charge,
+        price_book=book,
+        hold_id=hold_id,
+        video_id=video_id,
+    )
+    return Cached(job_id, video_id, charge)
+
+
+def _enqueue(
+    session: Session, asked: Asked, offer: Offer, leader_id: str | None, terms: Terms, run_id: str
+) -> Joined | Queued | Declined:
+    job_id, price = uuid4().hex, offer.price
+    lasting, reservation_id, hold_id = terms.admission.hold_seconds, None, None
+    if leader_id is None:
+        if declined := beyond_budget(session, terms.admission, price.cost_microusd):
+            return declined
+        reservation_id = quota.reserve(
+            session,
+            asked.user_id,
+            offer.size_bytes,
+            reservation_key(job_id),
+            lasting_seconds=lasting,
+            policy=terms.quota,
+        ).id
+    if price.total_microusd:
+        hold_id = ledger.hold(
+            session,
+            asked.user_id,
+            price.total_microusd,
+            f"job/{job_id}",
+            run_id=run_id,
+            lasting_seconds=lasting,
+            price_book=price.price_book,
+        ).hold_id
+    _write(
+        session,
+        asked,
+        _QUEUED,
+        id=job_id,
+        leader_id=leader_id,
+        tier=offer.tier,
+        complexity=float(offer.units),
+        estimate_seconds=offer.estimate_seconds,
+        price_microusd=price.total_microusd,
+        price_book=price.price_book,
+        quoted_cost_microusd=price.cost_microusd,
+        hold_id=hold_id,
+        reservation_id=reservation_id,
+        reserved_bytes=offer.size_bytes,
+    )
+    if leader_id is not None:
+        return Joined(job_id, leader_id, price.total_microusd)
+    return queued(job_id, price.total_microusd, price.price_book, offer.ahead, offer.estimate_seconds, offer.slots)
+
+
+def _write(session: Session, asked: Asked, how: sa.Insert, **values: Any) -> None:  # noqa: ANN401  columns of jobs
+    about = {
+        "user_id": asked.user_id,
+        "client_key": asked.client_key,
+        "request_sha256": asked.sha256,
+        "cache_key": asked.cache_key,
+        "model": asked.request.model,
+        "request": asked.request.model_dump(mode="json"),
+    }
+    session.execute(how, about | values)
+
+
+def _why(error: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails, of which the input is not repeated
+    place = ".".join(str(part)[:50] for part in error["loc"])
+    return f"{place}: {error['msg']}" if place else str(error["msg"])

@@ -1,0 +1,241 @@
+"""Claim jobs, keep them while they are worked on, and let go of them: once run each, also when a worker dies.
+
+    queued --claim--> running --retry--> queued, after a pause
+                        |  ^--park------ parked, while its provider is not known to have it or not
+                        '--settle_job--> succeeded, dead, cancelled
+
+A claim is a lease of 60 seconds, renewed every 15. Its token fences off whoever held the job before: what they still
+say changes nothing, and they are told so with LeaseLost. The work itself is done at least once, its effect on money and
+videos exactly once. What is sent to a provider is announced first and named after, so it is looked up and not repeated.
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+from sqlmodel import Session
+
+from reelkeeper.errors import LeaseLost, NotFound, Refused
+from reelkeeper.model.jobs import IN_FLIGHT, JobState
+from reelkeeper.operations.billing import ledger, quota
+from reelkeeper.operations.core.freeze import require_permission, why_stopped
+from reelkeeper.rules.billing.quota import QuotaPolicy
+from reelkeeper.rules.jobs import dispatch
+from reelkeeper.rules.jobs.attempts import AttemptPolicy, pause_seconds
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy
+from reelkeeper.store.billing import spend_counters
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import Clock, now, transaction
+from reelkeeper.store.jobs import claims
+from reelkeeper.store.jobs.claims import Claim
+from reelkeeper.store.tables import jobs
+
+_BOUNDS_LAST = timedelta(minutes=15)
+_FEWEST_FOR_BOUNDS = 100  # jobs; below, the classes are made of those that wait
+
+
+def claim(
+    engine: Engine,
+    worker: str,
+    warm_models: Sequence[str | None],
+    *,
+    limit: int,
+    policy: DispatchPolicy = DispatchPolicy(),
+) -> list[Claim]:
+    """Give a worker a job for each of its free slots, of which `warm_models` says what they have loaded.
+
+    Never more than `limit` jobs run at once, whoever runs them. Jobs of dead workers, and those to be looked up, go
+    first; the rest as `rules/dispatch` has it. Gives nothing while changes are frozen. All claims take turns.
+    """
+    if not warm_models:
+        return []
+    with transaction(engine, "jobs.claim") as session:
+        memory, as_of = claims.remembered(session, claims.DISPATCH)
+        if why_stopped(session):
+            return []
+        slots = list(warm_models[: max(0, limit - claims.count_running(session))])
+        if not slots:
+            return []
+        chosen = claims.left_behind(session, len(slots))
+        if slots := slots[len(chosen) :]:
+            memory = _with_bounds(session, memory, policy, as_of)
+            picked, credit = _pick(session, slots, memory, policy, as_of)
+            claims.remember(session, claims.DISPATCH, memory | {"credit_seconds": credit})
+            chosen += picked
+        return claims.take(session, chosen, worker) if chosen else []
+
+
+def _pick(
+    session: Session, slots: Sequence[str | None], memory: dict[str, Any], policy: DispatchPolicy, as_of: datetime
+) -> tuple[list[str], float]:
+    credit = float(memory.get("credit_seconds", 0.0))
+    if policy.class_bounds_seconds is None and memory.get("bounds"):
+        policy = policy.model_copy(update={"class_bounds_seconds": tuple(memory["bounds"])})
+    waiting, picked = claims.waiting_jobs(session), list[str]()
+    line = dispatch.Line(waiting, policy, as_of)
+    for warm_model in slots[: len(waiting)]:
+        job, credit = line.first(credit, warm_model)
+        line.start(job)
+        picked.append(job.id)
+    return picked, credit
+
+
+def _with_bounds(session: Session, memory: dict[str, Any], policy: DispatchPolicy, as_of: datetime) -> dict[str, Any]:
+    """Make the size classes anew from the jobs asked for lately, from time to time."""
+    made_at = memory.get("bounds_at")
+    if made_at and as_of - datetime.fromisoformat(made_at) < _BOUNDS_LAST:
+        return memory
+    estimates = claims.recent_estimates(session)
+    bounds = dispatch.class_bounds(estimates, policy.size_classes) if len(estimates) >= _FEWEST_FOR_BOUNDS else ()
+    return memory | {"bounds": list(bounds), "bounds_at": as_of.isoformat()}
+
+
+def renew(engine: Engine, held: Iterable[tuple[Claim, float]]) -> dict[str, bool]:
+    """Extend claims, each with the job's progress from 0 to 1; those not named in the answer are another's by now.
+
+    The answer says of each job whether its user has asked to cancel it.
+    """
+    with transaction(engine, "jobs.renew") as session:
+        return claims.renew(session, [(*one.fence, progress) for one, progress in held])
+
+
+def announce(engine: Engine, one: Claim, provider: str) -> Claim:
+    """Write down under which key a job is about to be sent to a provider. Raises LeaseLost, Frozen."""
+    key = one.provider_key or f"{one.id}-{one.lease_token}"
+    with transaction(engine, "jobs.announce") as session:
+        require_permission(session)
+        _require(claims.note(session, one, provider=provider, provider_key=key), one)
+    return one._replace(provider=provider, provider_key=key)
+
+
+def note_sent(engine: Engine, one: Claim, provider_job_id: str) -> Claim:
+    """Write down the provider's own name of a job. Raises LeaseLost."""
+    with transaction(engine, "jobs.sent") as session:
+        _require(claims.note(session, one, provider_job_id=provider_job_id), one)
+    return one._replace(provider_job_id=provider_job_id)
+
+
+def retry(
+    engine: Engine, one: Claim, error: str, policy: AttemptPolicy = AttemptPolicy(), *, cost_microusd: int | None = None
+) -> float:
+    """Let a job whose attempt has failed wait, and return for how many seconds. Raises LeaseLost.
+
+    The provider is known to have failed it or never to have had it: the next attempt sends it under a new key. What it
+    took for this one is ours, and counts as spent.
+    """
+    pause = pause_seconds(one.attempts, random.random(), policy)  # noqa: S311  it spreads attempts, and guards nothing
+    gone = {"provider_key": None, "provider_job_id": None, "progress": 0.0}
+    with transaction(engine, "jobs.retry") as session:
+        values = {"state": JobState.QUEUED, "due_at": Clock(pause), "error": error, **gone}
+        _let_go(session, one, cost_microusd=spend_counters.added(cost_microusd), **values)
+        if cost_microusd:
+            spend_counters.add_generated(session, now(session).date(), cost_microusd)
+    return pause
+
+
+def forget_sent(engine: Engine, one: Claim) -> None:
+    """Forget what a provider made of a job that is given up because it failed there. Raises LeaseLost."""
+    with transaction(engine, "jobs.forget_sent") as session:
+        _require(claims.note(session, one, provider_key=None, provider_job_id=None), one)
+
+
+def wait(engine: Engine, one: Claim, error: str, policy: AttemptPolicy = AttemptPolicy()) -> float:
+    """Let a job wait like `retry`, and keep what is known of it at its provider, who still has it."""
+    pause = pause_seconds(one.attempts, random.random(), policy)  # noqa: S311  as above
+    with transaction(engine, "jobs.wait") as session:
+        _let_go(session, one, state=JobState.QUEUED, due_at=Clock(pause), error=error)
+    return pause
+
+
+def park(engine: Engine, one: Claim, error: str, policy: AttemptPolicy = AttemptPolicy()) -> None:
+    """Put a job aside of which nobody knows whether its provider has it; it is looked up later. Raises LeaseLost."""
+    with transaction(engine, "jobs.park") as session:
+        _let_go(session, one, state=JobState.PARKED, due_at=Clock(policy.quiet_seconds), error=error)
+
+
+def look_soon(engine: Engine, provider_job_id: str) -> bool:
+    """Have a job that waits or is parked looked at now, as its provider says that something came of it."""
+    with transaction(engine, "jobs.look_soon") as session:
+        return claims.look_soon(session, provider_job_id)
+
+
+def hand_back(engine: Engine, held: Sequence[Claim]) -> None:
+    """Let others have jobs that were claimed and not begun, as a worker does that is told to end."""
+    if held:
+        with transaction(engine, "jobs.hand_back") as session:
+            claims.hand_back(session, held)
+
+
+def redrive(
+    engine: Engine,
+    job_id: str,
+    *,
+    author: str,
+    lasting_seconds: int = 48 * 3600,
+    policy: QuotaPolicy = QuotaPolicy(),
+) -> None:
+    """Try a dead job once more, from its first attempt; its price is held and its bytes are promised anew.
+
+    Raises NotFound; Refused when it is not dead or the same is being made already; InsufficientCredits, QuotaExceeded.
+    """
+    with transaction(engine, "jobs.redrive") as session:
+        require_permission(session)
+        row = session.execute(sa.select(jobs).where(jobs.c.id == job_id).with_for_update()).one_or_none()
+        if row is None:
+            raise NotFound(f"no job {job_id!r}")
+        if row.state != JobState.DEAD:
+            raise Refused(f"job {job_id!r} is {row.state}; only a dead one is tried again. Nothing was changed")
+        same = sa.select(jobs.c.id).where(
+            jobs.c.cache_key == row.cache_key, jobs.c.leader_id.is_(None), jobs.c.state.in_(IN_FLIGHT)
+        )
+        if other := session.execute(same.limit(1)).scalar():
+            raise Refused(f"job {other!r} is making what job {job_id!r} asked for; nothing was changed")
+        values: dict[str, Any] = {}
+        key = f"job/{job_id}/redrive/{row.lease_token}"
+        if row.price_microusd:
+            held = ledger.hold(
+                session,
+                row.user_id,
+                row.price_microusd,
+                f"{key}/hold",
+                run_id=author,
+                lasting_seconds=lasting_seconds,
+                price_book=row.price_book,
+            )
+            values["hold_id"] = held.hold_id
+        if row.reserved_bytes:
+            reserved = quota.reserve(
+                session, row.user_id, row.reserved_bytes, key, lasting_seconds=lasting_seconds, policy=policy
+            )
+            values["reservation_id"] = reserved.id
+        session.execute(
+            sa.update(jobs)
+            .where(jobs.c.id == job_id)
+            .values(
+                state=JobState.QUEUED,
+                leader_id=None,
+                attempts=0,
+                lease_token=jobs.c.lease_token + 1,  # another redrive takes another key
+                due_at=Clock(),
+                started_at=None,
+                finished_at=None,
+                cancel_asked_at=None,
+                progress=0.0,
+                **values,
+            )
+        )
+        append(session, [Event("redrive", author, user_id=row.user_id, detail={"job": job_id, "was": row.error})])
+
+
+def _let_go(session: Session, one: Claim, **values: Any) -> None:  # noqa: ANN401  columns of jobs
+    _require(claims.note(session, one, claimed_by=None, lease_until=None, **values), one)
+
+
+def _require(is_ours: bool, one: Claim) -> None:
+    if not is_ours:
+        raise LeaseLost(
+            f"job {one.id!r} (token {one.lease_token}) is over, or another worker has it; nothing was changed"
+        )

@@ -1,0 +1,106 @@
+"""Deliver the file that a job made: stored as its video, verified there, and the job succeeds.
+
+The video has the job's id, so whoever takes over a job that was killed half way finds what is there and goes on: a
+video that is live already is not stored again.
+"""
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.errors import IntegrityDoubt, LeaseLost, NotFound
+from reelkeeper.model import DEFAULT_GRACE, Grace, VideoState
+from reelkeeper.model.money import ReservationState
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.jobs import settle
+from reelkeeper.operations.jobs.settle import Settled
+from reelkeeper.operations.videos import intents
+from reelkeeper.operations.videos.upload import upload
+from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.store.core.engine import now, reading
+from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.tables import jobs, reservations, videos
+
+
+def deliver(
+    depot: Depot,
+    job_id: str,
+    lease_token: int,
+    source: Path,
+    *,
+    scratch: Path,
+    grant: Grant,
+    run_id: str,
+    cost_microusd: int | None = None,
+    processing_seconds: float | None = None,
+    concurrency: float | None = None,
+    grace: Grace = DEFAULT_GRACE,
+    policy: AdmissionPolicy = AdmissionPolicy(),
+) -> Settled:
+    """Store `source` as the job's video and end the job; safe to repeat. The caller holds the lease `video/<job_id>`.
+
+    A file larger than what was reserved is stored all the same: its user was promised the video. Raises NotAVideo for a
+    file that is none, LeaseLost, Frozen, and IntegrityDoubt when what is stored is not what was sent, or its user is
+    held; the job is at work then as before.
+    """
+    for intent in intents.open_intents(depot, job_id):
+        intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
+    with reading(depot.engine) as session:
+        user_id, reservation, reserved = _require(session, job_id, lease_token)
+        delivered = is_live(session, job_id)
+        created_at = now(session)
+    if not delivered:
+        fits = source.stat().st_size <= reserved
+        done = upload(
+            depot,
+            source,
+            user_id=user_id,
+            video_id=job_id,
+            created_at=created_at,
+            scratch=scratch,
+            grant=grant,
+            run_id=run_id,
+            grace=grace,
+            reservation=reservation if fits else None,
+        )
+        if done.action != "uploaded":
+            raise IntegrityDoubt(f"the video of job {job_id} was not published: {done.reason}")
+    return settle.succeed(
+        depot.engine,
+        job_id,
+        lease_token,
+        run_id=run_id,
+        cost_microusd=cost_microusd,
+        processing_seconds=processing_seconds,
+        concurrency=concurrency,
+        policy=policy,
+    )
+
+
+def is_live(session: Session, job_id: str) -> bool:
+    """Say whether the job's video is there already."""
+    chosen = sa.select(videos.c.id).where(videos.c.id == job_id, videos.c.state == VideoState.LIVE)
+    return session.execute(chosen).scalar() is not None
+
+
+def _require(session: Session, job_id: str, lease_token: int) -> tuple[str, str | None, int]:
+    """Give whose job it is, its open reservation and the bytes of that. Raises LeaseLost where it was taken over."""
+    held = sa.and_(reservations.c.id == jobs.c.reservation_id, reservations.c.state == ReservationState.OPEN)
+    row = session.execute(
+        sa.select(
+            jobs.c.user_id,
+            jobs.c.lease_token,
+            reservations.c.id.label("reservation"),
+            sa.func.coalesce(reservations.c.size_bytes, 0).label("reserved"),
+        )
+        .select_from(jobs.outerjoin(reservations, held))
+        .where(jobs.c.id == job_id)
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"no job {job_id!r}")
+    if row.lease_token != lease_token:
+        raise LeaseLost(
+            f"job {job_id} is under claim {row.lease_token}, and this is claim {lease_token}; nothing was stored"
+        )
+    return row.user_id, row.reservation, row.reserved

@@ -1,0 +1,108 @@
+"""Where a job stands, as whoever waits for its video is told: its place and wait, how far it is, or how it ended."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+from sqlmodel import Session
+
+from reelkeeper.errors import NotFound
+from reelkeeper.model.jobs import IN_FLIGHT, JobState
+from reelkeeper.operations.jobs.followers import captured
+from reelkeeper.operations.jobs.lookup import queued
+from reelkeeper.store.core.engine import now, reading
+from reelkeeper.store.jobs.controls import slots_now
+from reelkeeper.store.jobs.queue import waiting
+from reelkeeper.store.tables import jobs
+
+
+class Followed(NamedTuple):
+    """A job at this moment. A job that joined another is told as that one stands.
+
+    `place` counts from 1 among the jobs that wait, None for one that does not. The seconds are estimates from now on,
+    None once it has ended; a job that takes longer than estimated has 0 left.
+    """
+
+    job_id: str
+    user_id: str
+    state: JobState
+    leader_id: str | None
+    model: str
+    progress: float
+    place: int | None
+    wait_seconds: float | None
+    finish_seconds: float | None
+    price_microusd: int
+    charged_microusd: int
+    video_id: str | None
+    error: str | None
+    cancelling: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+def follow(engine: Engine, job_id: str, *, slots: int) -> Followed:
+    """Read where the job stands, from one snapshot. Raises NotFound. `slots` is as AdmissionPolicy says."""
+    with reading(engine) as session:
+        row = _row(session, job_id)
+        if row is None:
+            raise NotFound(f"no job {job_id!r}")
+        shown = _row(session, row.leader_id) if row.leader_id and row.state in IN_FLIGHT else row
+        shown = row if shown is None else shown
+        place, wait, finish = _ahead(session, shown, slots)
+        return Followed(
+            row.id,
+            row.user_id,
+            JobState(shown.state if row.state in IN_FLIGHT else row.state),
+            row.leader_id,
+            row.model,
+            shown.progress,
+            place,
+            wait,
+            finish,
+            row.price_microusd,
+            captured(session, row.hold_id),
+            row.video_id,
+            row.error,
+            row.cancel_asked_at is not None,
+            row.created_at,
+            shown.started_at,
+            row.finished_at,
+        )
+
+
+def marks(engine: Engine, job_ids: Sequence[str]) -> dict[str, object]:
+    """Give, for each job that there is, a value that is another when the job has changed; its place is not in it.
+
+    One query for all: to follow each job anew costs a hundred times as much.
+    """
+    leader = jobs.alias("leader")
+    told = (jobs.c.state, jobs.c.progress, jobs.c.cancel_asked_at, jobs.c.started_at, leader.c.state, leader.c.progress)
+    asked = (
+        sa.select(jobs.c.id, *told)
+        .select_from(jobs.outerjoin(leader, leader.c.id == jobs.c.leader_id))
+        .where(jobs.c.id.in_(sa.bindparam("job_ids", expanding=True)))
+    )
+    with reading(engine) as session:
+        return {row[0]: tuple(row[1:]) for row in session.execute(asked, {"job_ids": job_ids})}
+
+
+def _row(session: Session, job_id: str) -> sa.Row[tuple[object, ...]] | None:
+    return session.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
+
+
+def _ahead(
+    session: Session, row: sa.Row[tuple[object, ...]], slots: int
+) -> tuple[int | None, float | None, float | None]:
+    if row.state == JobState.QUEUED:
+        seen = waiting(session, row.estimate_seconds, apart_from=row.id)
+        slots = slots_now(session, slots)
+        told = queued(row.id, row.price_microusd, row.price_book, seen, row.estimate_seconds, slots)
+        return told.place, told.wait_seconds, told.finish_seconds
+    if row.state == JobState.RUNNING and row.started_at is not None:
+        gone = (now(session) - row.started_at).total_seconds()
+        return None, 0.0, round(max(0.0, row.estimate_seconds - gone), 1)
+    return None, None, None

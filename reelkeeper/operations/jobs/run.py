@@ -1,0 +1,231 @@
+"""Run one claimed job: made, delivered and settled; or tried again later, put aside, given up or handed to another.
+
+A job that fails is its own affair: whatever is raised here becomes an outcome of that job and stops no other. What has
+been lost to another worker is left alone.
+"""
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from sqlalchemy.engine import Engine
+
+from reelkeeper.adapters.ffmpeg.intake import desk
+from reelkeeper.adapters.generator import Generator
+from reelkeeper.adapters.generator.order import Made, Order
+from reelkeeper.errors import (
+    DiskFull,
+    Frozen,
+    GenerationCancelled,
+    GenerationFailed,
+    GenerationRefused,
+    GenerationUnknown,
+    LeaseLost,
+    NotAVideo,
+    ReelkeeperError,
+)
+from reelkeeper.logs import bound
+from reelkeeper.model.jobs import JobState
+from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, Keeper
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.jobs import claim as claiming
+from reelkeeper.operations.jobs import settle
+from reelkeeper.operations.jobs.deliver import deliver, is_live
+from reelkeeper.rules.jobs.attempts import AttemptPolicy, is_given_up
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.jobs.claims import Claim
+
+_log = logging.getLogger(__name__)
+
+
+class End(StrEnum):
+    """What became of a job in the hands of one worker."""
+
+    SUCCEEDED = "succeeded"
+    RETRIED = "to be tried again"
+    PARKED = "parked"
+    REFUSED = "refused"  # it never will be made, and is dead
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+    HANDED_OVER = "handed over"
+    LOST = "lost to another worker"
+    FAILED = "failed here"  # its claim runs out, and another worker has it
+
+
+class HandedOver(Exception):  # noqa: N818  no error: the worker ends, and the job goes on
+    """The worker is told to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What all jobs of a worker have in common. `closing`: let go of what goes on without us; `ending`: of all.
+
+    `no_room` holds what a full disk said, which ends the worker.
+    """
+
+    depot: Depot
+    generator: Generator
+    keeper: Keeper
+    scratch: Path
+    run_id: str
+    attempts: AttemptPolicy
+    closing: threading.Event = field(default_factory=threading.Event)
+    ending: threading.Event = field(default_factory=threading.Event)
+    no_room: list[DiskFull] = field(default_factory=list)
+
+    @property
+    def engine(self) -> Engine:
+        """The store."""
+        return self.depot.engine
+
+
+class InHand:
+    """A job that this worker has: what a generator writes down of it, and whether it may go on."""
+
+    def __init__(self, place: Place, claim: Claim) -> None:
+        self.claim, self.fraction = claim, 0.0
+        self.is_lost, self.is_cancelled = False, claim.cancel_asked_at is not None
+        self.renewed = self.began = time.monotonic()
+        self.paid_microusd: int | None = None  # what the provider took for nothing
+        self.ran_beside: list[int] = []  # how many ran, each time that somebody looked
+        self._place = place
+
+    def announce(self) -> str:
+        """Note that the job is about to be sent; gives its key."""
+        self.check()
+        self.claim = claiming.announce(self._place.engine, self.claim, self._place.generator.name)
+        return str(self.claim.provider_key)
+
+    def sent(self, provider_job_id: str) -> None:
+        """Note the provider's name of the job."""
+        self.claim = claiming.note_sent(self._place.engine, self.claim, provider_job_id)
+
+    def progress(self, fraction: float) -> None:
+        """Note how far it is."""
+        self.fraction = fraction
+        self.check()
+
+    def paid(self, cost_microusd: int) -> None:
+        """Note what the provider took for an attempt that made nothing."""
+        self.paid_microusd = cost_microusd
+
+    def check(self) -> None:
+        """Raise what ends the work on it: LeaseLost, GenerationCancelled or HandedOver."""
+        age = time.monotonic() - self.renewed
+        if self.is_lost or age > GIVE_UP_SECONDS:
+            raise LeaseLost(f"job {self.claim.id!r}: its claim is lost, or was last renewed {age:.0f} s ago")
+        if self.is_cancelled:
+            raise GenerationCancelled("cancelled by its user")
+        if self._place.ending.is_set() or (self._place.closing.is_set() and self._place.generator.outlives_us):
+            raise HandedOver
+
+    @property
+    def concurrency(self) -> float | None:
+        """How many jobs ran while it did, on average."""
+        return sum(self.ran_beside) / len(self.ran_beside) if self.ran_beside else None
+
+
+def run_job(place: Place, job: InHand) -> End:
+    """Run a job until this worker is done with it. Raises nothing."""
+    with bound(job_id=job.claim.id, run_id=place.run_id):
+        try:
+            return _run(place, job)
+        except LeaseLost as lost:
+            _log.warning("%s", lost)
+            return End.LOST
+        except Exception:  # noqa: BLE001  the store itself, for one: the other jobs go on
+            _log.exception("job %s failed here; its claim runs out, and another worker has it", job.claim.id)
+            return End.FAILED
+
+
+def _run(place: Place, job: InHand) -> End:
+    try:
+        return _make_and_deliver(place, job)
+    except LeaseLost:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever it is ends this job, and no other
+        return _end(place, job, error)
+
+
+def _end(place: Place, job: InHand, error: Exception) -> End:
+    """Do what follows from an error."""
+    if isinstance(error, DiskFull):  # no fault of the job's: another worker may have room
+        place.no_room.append(error)
+    if isinstance(error, HandedOver | Frozen | DiskFull):
+        claiming.hand_back(place.engine, [job.claim])
+        return End.HANDED_OVER
+    if isinstance(error, GenerationCancelled):
+        return _give_up(place, job, str(error), End.CANCELLED, JobState.CANCELLED)
+    if isinstance(error, GenerationRefused):
+        claiming.forget_sent(place.engine, job.claim)
+        return _give_up(place, job, str(error), End.REFUSED)
+    if isinstance(error, GenerationUnknown):
+        if is_given_up(job.claim.started_at, datetime.now(UTC), place.attempts):
+            return _give_up(place, job, f"in doubt for {place.attempts.give_up_hours} hours: {error}")
+        claiming.park(place.engine, job.claim, str(error), place.attempts)
+        return End.PARKED
+    return _again(place, job, error)
+
+
+def _make_and_deliver(place: Place, job: InHand) -> End:
+    one = job.claim
+    if one.attempts > place.attempts.most_attempts:
+        raise ReelkeeperError(one.error or "its worker gave no sign of life")  # what it sent may go on
+    with reading(place.engine) as session:
+        is_there = is_live(session, one.id)  # an earlier worker has delivered it, and died before it was settled
+    with desk(place.scratch) as folder:
+        made = Made(folder) if is_there else place.generator.make(_order(one), folder / "made.mp4", job)
+        # Of a job that another worker began, only the store knows how long it took.
+        took = None if one.provider_key else time.monotonic() - job.began
+        job.check()
+        grants = place.keeper.take([f"video/{one.id}"])
+        if not grants:
+            raise LeaseLost(f"job {one.id!r}: another worker delivers it")
+        try:
+            deliver(
+                place.depot,
+                one.id,
+                one.lease_token,
+                made.path,
+                scratch=place.scratch,
+                grant=grants[0],
+                run_id=place.run_id,
+                cost_microusd=made.cost_microusd,
+                processing_seconds=took,
+                concurrency=job.concurrency,
+            )
+        finally:
+            place.keeper.release(grants)
+    return End.SUCCEEDED
+
+
+def _order(one: Claim) -> Order:
+    return Order(one.id, one.model, one.request, one.provider_key, one.provider_job_id, one.was_parked)
+
+
+def _again(place: Place, job: InHand, error: Exception) -> End:
+    """Let it be tried again, if it may; what goes on or lies at a provider is kept, unless the attempt has failed."""
+    told = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
+    most, is_over = place.attempts.most_attempts, isinstance(error, GenerationFailed | NotAVideo)
+    if job.claim.attempts >= most:
+        if is_over:
+            claiming.forget_sent(place.engine, job.claim)
+        return _give_up(place, job, f"given up after {most} attempts; the last: {told}")
+    if is_over:
+        claiming.retry(place.engine, job.claim, told, place.attempts, cost_microusd=job.paid_microusd)
+    else:  # storage, store or tools
+        _log.warning("job %s: %s", job.claim.id, told, exc_info=not isinstance(error, ReelkeeperError))
+        claiming.wait(place.engine, job.claim, told, place.attempts)
+    return End.RETRIED
+
+
+def _give_up(place: Place, job: InHand, error: str, end: End = End.DEAD, state: JobState = JobState.DEAD) -> End:
+    """End a job without a video. One that is in doubt keeps its key: if a person redrives it, it is looked up."""
+    settle.fail(
+        place.engine, *job.claim.fence, error, run_id=place.run_id, state=state, cost_microusd=job.paid_microusd
+    )
+    return end

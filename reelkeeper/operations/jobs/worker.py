@@ -1,0 +1,190 @@
+"""Keep the slots full: a worker claims a job for each slot that is free, runs it, and takes the next at once.
+
+No slot waits for another. A heartbeat renews all claims every 15 seconds. At the end of its window a worker takes
+nothing more: what goes on at a provider is handed over, to the worker that looks next, and the rest is finished.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from pathlib import Path
+from uuid import uuid4
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from reelkeeper.adapters.generator import Generator
+from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, Keeper
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.jobs import claim as claiming
+from reelkeeper.operations.jobs.run import End, InHand, Place, run_job
+from reelkeeper.private_files import make_folder
+from reelkeeper.rules.jobs.attempts import AttemptPolicy
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.jobs import claims, controls
+
+LOOK_SECONDS = 2.0  # between two looks for jobs, where a slot is free: far below the 15 that a dead worker's may wait
+_log = logging.getLogger(__name__)
+
+
+def work(
+    depot: Depot,
+    generator: Generator,
+    *,
+    run_id: str,
+    scratch: Path,
+    slots: int,
+    seconds: float,
+    limit: Callable[[], int],
+    order: DispatchPolicy = DispatchPolicy(),
+    attempts: AttemptPolicy = AttemptPolicy(),
+    until_idle: bool = False,
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
+) -> Counter[End]:
+    """Run jobs in `slots` threads for so many seconds; returns how many ended how.
+
+    `limit` says how many may run at once, in all workers together; it is asked before each claim. `until_idle` ends
+    earlier, once nothing is due. A full disk ends it with DiskFull, and no job is blamed for it. A store that answers
+    again before its claims are given up costs nothing. Whatever is raised in here, or in this thread, hands over every
+    job at once.
+    """
+    make_folder(scratch)
+    with Keeper(depot.engine) as keeper:
+        place = Place(depot, generator, keeper, scratch, run_id, attempts)
+        worker = _Worker(place, slots, order, limit, until_idle=until_idle)
+        with _beating(place, worker.at_work, heartbeat_seconds):
+            worker.run(time.monotonic() + seconds)
+    return worker.ends
+
+
+class _Worker:
+    """The slots of one run: which job is in which, and what the free ones have loaded."""
+
+    def __init__(
+        self, place: Place, slots: int, order: DispatchPolicy, limit: Callable[[], int], *, until_idle: bool
+    ) -> None:
+        self.ends: Counter[End] = Counter()
+        self._place, self._order, self._limit, self._until_idle = place, order, limit, until_idle
+        self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self._slots = slots
+        self._warm: list[str | None] = [None] * slots  # the models of the free slots
+        self._busy: dict[Future[End], InHand] = {}
+        self._silent_since: float | None = None  # when the store first did not answer
+
+    def at_work(self) -> list[InHand]:
+        """Give the jobs that this worker has now; for the heartbeat's thread."""
+        return list(self._busy.values())
+
+    def run(self, ends: float) -> None:
+        with ThreadPoolExecutor(self._slots, "job") as pool:
+            try:
+                while time.monotonic() < ends:
+                    claimed = self._fill(pool)
+                    if self._until_idle and claimed == 0 and not self._busy:
+                        break
+                    self._collect(LOOK_SECONDS)
+                self._place.closing.set()
+                while self._busy:
+                    self._collect(LOOK_SECONDS)
+            except BaseException:
+                self._place.ending.set()
+                raise
+
+    def _fill(self, pool: ThreadPoolExecutor) -> int | None:
+        """Claim a job for each free slot; gives how many there were, or None where the store did not answer."""
+        if self._place.no_room:
+            raise self._place.no_room[0]
+        if not self._warm:
+            return 0
+        limit = self._limit()
+        try:
+            claimed = claiming.claim(self._place.engine, self._name, self._warm, limit=limit, policy=self._order)
+            running = _count_running(self._place) if claimed else 0
+        except DBAPIError:  # what was claimed all the same, nobody renews: in a minute it is another's
+            self._silent_since = self._silent_since or time.monotonic()
+            if time.monotonic() - self._silent_since > GIVE_UP_SECONDS:
+                raise
+            _log.warning("no jobs were claimed, the store did not answer; trying again", exc_info=True)
+            return None
+        self._silent_since = None
+        for one in claimed:
+            self._warm.remove(one.model if one.model in self._warm else self._warm[0])
+            job = InHand(self._place, one)
+            job.ran_beside.append(running)  # a short job is over before the heartbeat looks
+            self._busy[pool.submit(run_job, self._place, job)] = job
+        return len(claimed)
+
+    def _collect(self, seconds: float) -> None:
+        if not self._busy:
+            time.sleep(seconds)
+            return
+        done, _ = wait(self._busy, seconds, FIRST_COMPLETED)
+        for future in done:
+            job = self._busy.pop(future)
+            self._warm.append(job.claim.model)
+            self.ends[future.result()] += 1
+
+
+@contextmanager
+def _beating(place: Place, at_work: Callable[[], list[InHand]], seconds: float) -> Iterator[None]:
+    """Renew the claims of all jobs at work, from a thread of its own, and tell them what came of it."""
+    leaving = threading.Event()
+
+    def beat() -> None:
+        while not leaving.wait(seconds):
+            try:
+                _renew(place, at_work())
+                _give_sign(place)
+            except SQLAlchemyError:
+                _log.warning("claims were not renewed; trying again", exc_info=True)
+
+    with suppress(SQLAlchemyError):  # the next one comes with the first heartbeat
+        _give_sign(place)
+    heart = threading.Thread(target=copy_context().run, args=(beat,), name="job-heartbeat", daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        leaving.set()
+        heart.join()
+        with suppress(SQLAlchemyError):  # the sign ends by itself
+            _end_sign(place)
+
+
+def _give_sign(place: Place) -> None:
+    """Say that somebody takes what waits, as long as that is so."""
+    if not (place.closing.is_set() or place.ending.is_set()):
+        with transaction(place.engine, "worker.sign") as session:
+            controls.give(session)
+
+
+def _end_sign(place: Place) -> None:
+    with transaction(place.engine, "worker.leave") as session:
+        controls.end(session)
+
+
+def _renew(place: Place, held: list[InHand]) -> None:
+    if not held:
+        return
+    asked = time.monotonic()
+    ours = claiming.renew(place.engine, [(job.claim, job.fraction) for job in held])
+    running = _count_running(place)
+    for job in held:
+        if job.claim.id in ours:
+            job.renewed = asked
+            job.ran_beside.append(running)
+            job.is_cancelled |= ours[job.claim.id]
+        else:
+            job.is_lost = True
+
+
+def _count_running(place: Place) -> int:
+    with reading(place.engine) as session:
+        return claims.count_running(session)

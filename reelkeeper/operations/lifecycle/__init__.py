@@ -1,0 +1,1 @@
+"""Compress, retire, restore and purge videos."""

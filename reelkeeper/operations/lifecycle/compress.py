@@ -1,0 +1,140 @@
+"""Compress what a plan says, a batch at a time, beside any number of others who work on the same plan.
+
+    while batch := claim(engine, keeper, plan_id):      # the leases of a few videos: they are ours alone
+        for item, grant in batch.items: ...             # each settled, recorded, and its lease given back
+
+A worker that is killed settles nothing more; its leases run out within a minute, and then the others take its videos.
+"""
+
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy.engine import Engine
+
+from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout
+from reelkeeper.logs import bound
+from reelkeeper.model import Outcome, Tier
+from reelkeeper.operations.core.freeze import why_stopped
+from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.lifecycle import swap
+from reelkeeper.operations.lifecycle.transcode import shrink
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, first_batch
+from reelkeeper.store.core import leases
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.lifecycle import plan_progress
+from reelkeeper.store.lifecycle.plans import Item, count_failures
+from reelkeeper.store.videos.videos import list_videos
+
+_LOOKED_AT = 200  # videos, for one batch
+
+
+class Job(NamedTuple):
+    """What all transcodes of a plan have in common, whoever does them."""
+
+    plan_id: str
+    run_id: str  # of the run that carries the plan out: one command takes all of it back
+    as_of: datetime
+    policy: LifecyclePolicy
+    recipe: Recipe
+    acceptance: Acceptance
+
+
+class Batch(NamedTuple):
+    """A few videos of a plan whose leases are ours. `last_try`: each has failed once."""
+
+    items: list[tuple[Item, Grant]]
+    last_try: bool
+
+
+def load_job(engine: Engine, plan_id: str) -> Job:
+    """Read what a plan was made under."""
+    with reading(engine) as session:
+        run_id, as_of, terms = plan_progress.undertaking(session, plan_id)
+    return Job(
+        plan_id,
+        run_id,
+        as_of,
+        LifecyclePolicy.model_validate(terms["policy"]),
+        Recipe.model_validate(terms["recipe"]),
+        Acceptance.model_validate(terms["acceptance"]),
+    )
+
+
+def may_go_on(engine: Engine, plan_id: str, grant: Grant) -> bool:
+    """Whether the plan is still under way. Raises Frozen, and LeaseLost when the run that we work for is gone."""
+    with reading(engine) as session:
+        if reason := why_stopped(session):
+            raise Frozen(reason)
+        if not leases.standing(session, grant):
+            raise LeaseLost(
+                f"lease {grant.name!r} (token {grant.token}) is no longer held: its run has ended, or sleeps"
+            )
+        return plan_progress.is_under_way(session, plan_id)
+
+
+def claim(engine: Engine, keeper: Keeper, plan_id: str) -> Batch | None:
+    """Take the leases of the next videos of a plan, the largest first; None when all are settled or at work."""
+    while True:
+        with reading(engine) as session:
+            items, last_try = plan_progress.waiting(session, plan_id, _LOOKED_AT)
+            open_ones, everything = plan_progress.left(session, plan_id)
+        if not items:
+            return None
+        wanted = items[: first_batch([item.size_bytes for item in items], open_ones.size_bytes, everything.size_bytes)]
+        granted = {
+            grant.name: grant for grant in keeper.take([plan_progress.video_lease(item.video_id) for item in wanted])
+        }
+        ours = [
+            (item, granted[name]) for item in wanted if (name := plan_progress.video_lease(item.video_id)) in granted
+        ]
+        with reading(engine) as session:  # what another had settled before it gave the lease back is not done twice
+            blob_ids = [item.blob_id for item, _ in ours]
+            unsettled = plan_progress.unsettled(session, plan_id, blob_ids, last_try=last_try)
+        keeper.release([grant for item, grant in ours if item.blob_id not in unsettled])
+        if unsettled:
+            return Batch([(item, grant) for item, grant in ours if item.blob_id in unsettled], last_try)
+
+
+def compress(depot: Depot, keeper: Keeper, job: Job, item: Item, grant: Grant, *, scratch: Path) -> Outcome:
+    """Compress one video. Raises as `swap` does; LeaseLost, too, when its lease is lost while it is encoded."""
+    video_id = item.video_id or ""
+    with bound(video_id=video_id):
+        return swap.swap(
+            depot,
+            video_id,
+            item.blob_id,
+            shrink=partial(
+                shrink,
+                recipe=job.recipe,
+                acceptance=job.acceptance,
+                remaining_days=_remaining_days(depot, job, video_id),
+                progress=partial(keeper.check, grant),
+                timed_out=partial(_timed_out, depot, item.blob_id),
+            ),
+            scratch=scratch,
+            grant=grant,
+            run_id=job.run_id,
+            grace=job.policy.grace,
+        )
+
+
+def _remaining_days(depot: Depot, job: Job, video_id: str) -> int | None:
+    """Tell what is left of the video's life by its user's tier, for the payback gate; None for ever, or unknown."""
+    if job.recipe.payback.cpu_usd_per_hour is None:
+        return None
+    with reading(depot.engine) as session:
+        found = list_videos(session, video_id=video_id)
+    if not found or found[0].created_at is None or found[0].tier not in set(Tier):
+        return None
+    days = job.policy.retention_days()[Tier(found[0].tier)]
+    return None if days is None else max(0, days - (job.as_of - found[0].created_at).days)
+
+
+def _timed_out(depot: Depot, blob_id: int) -> int:
+    with reading(depot.engine) as session:
+        return count_failures(session, blob_id, MediaTimeout.__name__)

@@ -1,0 +1,399 @@
+"""Purge: the second half of a deletion, and the only code that deletes bytes.
+
+    retired --claim, in one UPDATE that asks everything again--> deleting --look, ask once more, delete--> gone
+
+A claim belongs to the lease that it was made under. It is committed before the first byte goes, and no other run
+touches the blob until it has timed out: by then, no request of the claimer's is taken any more. `settle_claims` looks
+at what killed runs have left claimed.
+
+Keys of ours are written once, so a late delete of one only hits bytes that are doomed. Keys of the service's may be
+overwritten between the look and the delete: each is looked at by itself right before its delete, which is sent once,
+and which the server refuses 30 s after it was signed. docs/safety.md says what window is left.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.adapters.s3.deletes import was_refused
+from reelkeeper.errors import LeaseLost, StorageError
+from reelkeeper.failpoints import effect
+from reelkeeper.model import BlobState, Grace, Outcome, Recorded, StoredObject, VideoState
+from reelkeeper.operations.core.freeze import freeze, require_permission
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.videos.overwrites import take_uploads
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import changed, now, reading, transaction
+from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.lifecycle.plans import record_outcomes
+from reelkeeper.store.tables import blobs, deployment, verdicts, videos
+from reelkeeper.store.videos import conditions
+from reelkeeper.store.videos.conditions import after_grace
+
+LOOK_SECONDS = 30  # nothing is deleted on an older look
+_SIGNED_AT_ONCE = 100  # deletes at keys of the service's: with 8 threads and 100 ms a request, done in 3 s
+_PARALLEL = 8
+_BATCH = 1_000
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps, on Linux
+
+
+class Doomed(NamedTuple):
+    """A blob that this run has claimed, and what must still be stored before its bytes may go."""
+
+    blob_id: int
+    video_id: str | None
+    user_id: str | None
+    key: str
+    recorded: Recorded
+    successor_key: str | None  # of the blob that the live video stands on now, if that is another
+    successor: Recorded
+
+
+class Fate(StrEnum):
+    """What became of a claimed blob."""
+
+    UNTOUCHED = "untouched"  # nothing was sent: back to retired
+    KEPT = "kept"  # the same, with a reason
+    SENT = "sent"  # a delete was sent, and its answer is not known
+    REFUSED = "refused"  # the bucket said no: back to retired
+    FAILED = "failed"  # the bucket said nothing, and may delete it yet: the claim stays
+    DELETED = "deleted"
+    ALREADY_GONE = "already gone"
+    OVERWRITTEN = "overwritten"  # the service has stored another video at its key
+    DOUBTFUL = "doubtful"
+
+
+@dataclass(slots=True)
+class _Batch:
+    """The blobs that a call of `purge` has claimed, and what has become of each so far. Shared by its threads."""
+
+    depot: Depot
+    grant: Grant
+    doomed: list[Doomed]
+    fates: dict[int, tuple[Fate, str]] = field(default_factory=dict)
+    found: dict[int, StoredObject] = field(default_factory=dict)  # of those overwritten
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, blob: Doomed, fate: Fate, why: str = "") -> None:
+        with self.lock:
+            self.fates[blob.blob_id] = fate, why
+
+    def having(self, *fates: Fate) -> list[tuple[Doomed, str]]:
+        untouched = Fate.UNTOUCHED, ""
+        noted = [(blob, *self.fates.get(blob.blob_id, untouched)) for blob in self.doomed]
+        return [(blob, why) for blob, fate, why in noted if fate in fates]
+
+
+class _LookedTooLongAgo(Exception):  # noqa: N818  a signal between two functions below, no error
+    pass
+
+
+def purge(
+    depot: Depot, plan_id: str, blob_ids: Sequence[int], *, grant: Grant, run_id: str, grace: Grace
+) -> list[Outcome]:
+    """Delete the bytes of those of `blob_ids` that may still go; the others are skipped, with the reason.
+
+    A batch is what one DeleteObjects takes, 1,000 keys. A blob at a key of ours whose object is not what the catalogue
+    says, or whose video's present bytes are not stored, goes back to `retired`, and the deployment is frozen. What the
+    service has overwritten becomes its video's present bytes. Raises Frozen or LeaseLost before the first change, or
+    later with all that was done recorded and the rest as it was.
+    """
+    doomed = _claim(depot, plan_id, blob_ids, grant=grant, run_id=run_id, grace=grace)
+    batch = _Batch(depot, grant, doomed)
+    try:
+        _delete_ours(batch, [blob for blob in doomed if blob.recorded.is_ours])
+        _delete_the_services(batch, [blob for blob in doomed if not blob.recorded.is_ours])
+    finally:
+        claimed = {blob.blob_id for blob in doomed}
+        why = "since the plan it was viewed, held or restored, or another run has claimed it"
+        skipped = [Outcome("", "skipped", why, blob_id=blob_id) for blob_id in blob_ids if blob_id not in claimed]
+        outcomes = _settle(batch, plan_id, skipped, run_id=run_id, grace=grace)
+    if doubtful := batch.having(Fate.DOUBTFUL):
+        blob, why = doubtful[0]
+        freeze(depot.engine, by=run_id, reason=f"{len(doubtful)} blobs in doubt, first {blob.key}: {why}")
+    return outcomes
+
+
+def settle_claims(
+    depot: Depot, *, run_id: str, grace: Grace, grant: Grant | None = None, video_ids: Sequence[str] | None = None
+) -> int:
+    """Look at the blobs whose claims have timed out, of all videos or of some, and settle each; return how many.
+
+    One whose object is gone is purged; one whose object is as recorded is retired again, and the next plan decides; one
+    that the service has overwritten is an upload; another object at a key of ours is a doubt, and freezes the
+    deployment. With `grant`, raises Frozen or LeaseLost; a restore, which works while changes are frozen, has none.
+    """
+    settled, doubts = 0, list[str]()
+    wanted = sa.true() if video_ids is None else blobs.c.video_id.in_(video_ids)
+    columns = (blobs.c.id, blobs.c.key, *(blobs.c[name] for name in Recorded._fields))
+    while True:
+        with reading(depot.engine) as session:
+            timed_out = sa.and_(conditions.claim_timed_out(now(session)), wanted)
+            rows = session.execute(sa.select(*columns).where(timed_out).limit(_BATCH)).all()
+        if not rows:
+            break
+        stored = depot.bucket.stored([row.key for row in rows])
+        recorded = {row.id: Recorded(*row[2:]) for row in rows}
+        missing = [row.id for row in rows if stored[row.key] is None]
+        other = {row.id: found for row in rows if (found := stored[row.key]) and not recorded[row.id].matches(found)}
+        with transaction(depot.engine, "purge.settle_claims") as session:
+            if grant:
+                require_permission(session, grant)
+            else:
+                session.execute(sa.select(deployment.c.id).with_for_update())
+            still = conditions.claim_timed_out(now(session))
+            gone = _mark_gone(session, missing, still, run_id)
+            back = _take_back(session, [row.id for row in rows if row.id not in missing], still)
+            taken = [(blob_id, found) for blob_id, found in other.items() if not recorded[blob_id].is_ours]
+            take_uploads(session, taken, run_id=run_id, grace=grace)
+            in_doubt = [row for row in rows if row.id in other and recorded[row.id].is_ours]
+            keys = {row.id: row.key for row in rows}
+            append(
+                session,
+                [Event("purge", run_id, video_id, blob_id, None, {"key": keys[blob_id]}) for blob_id, video_id in gone]
+                + [Event("doubt", run_id, None, row.id, None, {"key": row.key}) for row in in_doubt],
+            )
+        doubts += [row.key for row in in_doubt]
+        settled += len(gone) + back
+        if not gone and not back:
+            break  # another run has settled them at the same time
+    if doubts:
+        freeze(depot.engine, by=run_id, reason=f"{len(doubts)} blobs in doubt, first {doubts[0]}: not as recorded")
+    return settled
+
+
+def _claim(
+    depot: Depot, plan_id: str, blob_ids: Sequence[int], *, grant: Grant, run_id: str, grace: Grace
+) -> list[Doomed]:
+    with transaction(depot.engine, "purge.claim") as session:
+        require_permission(session, grant)
+        at = now(session)
+        planned = sa.exists().where(
+            verdicts.c.plan_id == plan_id, verdicts.c.blob_id == blobs.c.id, verdicts.c.action == "purge"
+        )
+        may_go = sa.or_(
+            sa.and_(planned, conditions.purgeable(at, grace, service_keys=depot.may_purge_service_keys)),
+            _claimed_by(grant),  # by an earlier try of this run
+        )
+        session.execute(
+            sa.update(blobs)
+            .where(blobs.c.id.in_(blob_ids), may_go)
+            .values(state=BlobState.DELETING, run_id=run_id, claimed_at=at, claim_token=grant.token)
+        )
+        return _doomed(session, blob_ids, grant)
+
+
+def _claimed_by(grant: Grant) -> sa.ColumnElement[bool]:
+    return sa.and_(blobs.c.state == BlobState.DELETING, blobs.c.claim_token == grant.token)
+
+
+def _doomed(session: Session, blob_ids: Sequence[int], grant: Grant) -> list[Doomed]:
+    successor = blobs.alias("successor")
+    recorded = Recorded._fields
+    is_another = sa.and_(
+        successor.c.id == videos.c.blob_id, successor.c.id != blobs.c.id, videos.c.state == VideoState.LIVE
+    )
+    rows = session.execute(
+        sa.select(
+            *(blobs.c.id, blobs.c.video_id, videos.c.user_id, blobs.c.key, successor.c.key),
+            *(blobs.c[name] for name in recorded),
+            *(successor.c[name] for name in recorded),
+        )
+        .select_from(blobs.outerjoin(videos, videos.c.id == blobs.c.video_id).outerjoin(successor, is_another))
+        .where(blobs.c.id.in_(blob_ids), _claimed_by(grant))
+        .order_by(blobs.c.key)
+    )
+    return [Doomed(row[0], row[1], row[2], row[3], Recorded(*row[5:9]), row[4], Recorded(*row[9:13])) for row in rows]
+
+
+def _delete_ours(batch: _Batch, doomed: Sequence[Doomed]) -> None:
+    """Delete at keys that are written once: all are looked at, then all are deleted by one request."""
+    if not doomed:
+        return None
+    looked_at = time.clock_gettime(_CLOCK)
+    keys = [blob.key for blob in doomed] + [blob.successor_key for blob in doomed if blob.successor_key]
+    stored = batch.depot.bucket.stored(keys)
+    for blob in doomed:
+        batch.note(blob, *_judge(blob, stored[blob.key], stored.get(blob.successor_key or "")))
+    going = [blob for blob in doomed if batch.fates[blob.blob_id][0] == Fate.UNTOUCHED]
+    sent = threading.Event()
+
+    def last_look() -> None:
+        _require_claim(batch, going)
+        if time.clock_gettime(_CLOCK) - looked_at > LOOK_SECONDS:
+            raise _LookedTooLongAgo
+        sent.set()
+        for blob in going:
+            batch.note(blob, Fate.SENT)
+
+    try:
+        with effect("purge.delete"):
+            failures = batch.depot.bucket.delete([blob.key for blob in going], last_look=last_look) if going else {}
+    except _LookedTooLongAgo:
+        if not sent.is_set() and len(going) > 1:  # so many take too long to look at: the halves take half as long
+            middle = len(going) // 2
+            _delete_ours(batch, going[:middle])
+            return _delete_ours(batch, going[middle:])
+        failures = dict.fromkeys(
+            (blob.key for blob in going), f"looked at over {LOOK_SECONDS} s ago: not deleted again"
+        )
+    for blob in going:
+        why = failures.get(blob.key, "")
+        batch.note(blob, Fate.DELETED if not why else Fate.REFUSED if was_refused(why) else Fate.FAILED, why)
+    return None
+
+
+def _delete_the_services(batch: _Batch, doomed: Sequence[Doomed]) -> None:
+    """Delete at keys that the service may overwrite: sign, ask, then look at each and delete it at once."""
+    for start in range(0, len(doomed), _SIGNED_AT_ONCE):
+        some = doomed[start : start + _SIGNED_AT_ONCE]
+        signed_at = time.clock_gettime(_CLOCK)
+        signed = [(blob, batch.depot.bucket.sign_delete(blob.key, LOOK_SECONDS)) for blob in some]
+        _require_claim(batch, some)
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            list(pool.map(partial(_delete_one, batch, signed_at), *zip(*signed, strict=True)))
+
+
+def _delete_one(batch: _Batch, signed_at: float, blob: Doomed, url: str) -> None:
+    bucket = batch.depot.bucket
+    try:
+        successor = bucket.head(blob.successor_key) if blob.successor_key else None
+        found = bucket.head(blob.key)
+    except StorageError as error:
+        return batch.note(blob, Fate.KEPT, str(error))
+    fate, why = _judge(blob, found, successor)
+    if fate == Fate.OVERWRITTEN and found:
+        batch.found[blob.blob_id] = found
+    if fate != Fate.UNTOUCHED or time.clock_gettime(_CLOCK) - signed_at > LOOK_SECONDS:
+        return batch.note(blob, fate, why)
+    batch.note(blob, Fate.SENT)
+    try:
+        with effect("purge.delete_signed"):
+            refusal = bucket.delete_signed(blob.key, url)
+    except StorageError as error:  # its answer may be lost: never sent again, since the service may have stored anew
+        try:
+            is_gone = bucket.head(blob.key) is None
+        except StorageError:
+            is_gone = False
+        return batch.note(blob, *((Fate.DELETED, "") if is_gone else (Fate.FAILED, str(error))))
+    return batch.note(blob, Fate.REFUSED if refusal else Fate.DELETED, refusal or "")
+
+
+def _judge(blob: Doomed, found: StoredObject | None, successor: StoredObject | None) -> tuple[Fate, str]:
+    """Compare what is stored with what is recorded: UNTOUCHED means that the bytes may go."""
+    if blob.successor_key and not (successor and blob.successor.matches(successor)):
+        why = f"the video's present bytes, {blob.successor_key}, are not stored as recorded"
+        return (Fate.DOUBTFUL, why) if blob.successor.is_ours else (Fate.KEPT, f"{why}: run sync_catalog")
+    if found is None:
+        return Fate.ALREADY_GONE, ""
+    if blob.recorded.matches(found):
+        return Fate.UNTOUCHED, ""
+    if not blob.recorded.is_ours:
+        return Fate.OVERWRITTEN, ""
+    why = (
+        f"stored {found.size_bytes} bytes, ETag {found.etag}; recorded {blob.recorded.size_bytes}, {blob.recorded.etag}"
+    )
+    return Fate.DOUBTFUL, why
+
+
+def _require_claim(batch: _Batch, doomed: Sequence[Doomed]) -> None:
+    """Raise Frozen or LeaseLost unless all of `doomed` may still be deleted by this run."""
+    with transaction(batch.depot.engine, "purge.last_look") as session:
+        require_permission(session, batch.grant)
+        mine = sa.select(sa.func.count()).where(
+            blobs.c.id.in_([blob.blob_id for blob in doomed]), _claimed_by(batch.grant)
+        )
+        if session.execute(mine).scalar_one() != len(doomed):
+            raise LeaseLost("another run has settled what this one had claimed: nothing more is deleted")
+
+
+def _settle(batch: _Batch, plan_id: str, skipped: list[Outcome], *, run_id: str, grace: Grace) -> list[Outcome]:
+    """Record what became of the batch, and give back what nothing was sent for."""
+    gone = batch.having(Fate.DELETED, Fate.ALREADY_GONE)
+    doubtful, overwritten = batch.having(Fate.DOUBTFUL), batch.having(Fate.OVERWRITTEN)
+    back = batch.having(Fate.UNTOUCHED, Fate.KEPT, Fate.REFUSED)
+    said = {
+        Fate.UNTOUCHED: ("skipped", "not reached in time: the next run takes it"),
+        Fate.KEPT: ("skipped", ""),
+        Fate.SENT: ("failed", "its delete was not answered"),
+        Fate.REFUSED: ("failed", ""),
+        Fate.FAILED: ("failed", ""),
+        Fate.DELETED: ("purged", "its grace is over"),
+        Fate.ALREADY_GONE: ("purged", "its object was already gone"),
+        Fate.OVERWRITTEN: ("skipped", "the service has stored another video at its key, which is live now"),
+        Fate.DOUBTFUL: ("failed", ""),
+    }
+    outcomes = [
+        _outcome(blob, action, why or reason)
+        for fate, (action, reason) in said.items()
+        for blob, why in batch.having(fate)
+    ]
+    mine = _claimed_by(batch.grant)
+    with transaction(batch.depot.engine, "purge.settle") as session:
+        settled = {blob_id for blob_id, _ in _mark_gone(session, [blob.blob_id for blob, _ in gone], mine, run_id)}
+        _take_back(session, [blob.blob_id for blob, _ in back], mine)
+        _take_back(session, [blob.blob_id for blob, _ in doubtful], mine, grace)
+        if overwritten:
+            session.execute(sa.select(deployment.c.id).with_for_update())  # quotas are counted under it
+            found = [(blob.blob_id, batch.found[blob.blob_id]) for blob, _ in overwritten]
+            take_uploads(session, found, run_id=run_id, grace=grace, claim_token=batch.grant.token)
+        record_outcomes(session, plan_id, skipped + outcomes)
+        append(
+            session,
+            [
+                _event("purge", blob, run_id, bytes=blob.recorded.size_bytes)
+                for blob, _ in gone
+                if blob.blob_id in settled
+            ]
+            + [_event("doubt", blob, run_id, why=why) for blob, why in doubtful],
+        )
+    return skipped + outcomes
+
+
+def _mark_gone(
+    session: Session, blob_ids: Sequence[int], still: sa.ColumnElement[bool], run_id: str
+) -> list[tuple[int, str | None]]:
+    """Record that the bytes of those blobs that are `still` claimed are gone; return them, with their videos."""
+    settled = session.execute(
+        sa.update(blobs)
+        .where(blobs.c.id.in_(blob_ids), still)
+        .values(state=BlobState.GONE, claimed_at=None, claim_token=None)
+        .returning(blobs.c.id, blobs.c.video_id)
+    ).all()
+    session.execute(
+        sa.update(videos)
+        .where(videos.c.blob_id.in_([row.id for row in settled]), videos.c.state == VideoState.RETIRED)
+        .values(state=VideoState.GONE, run_id=run_id)
+    )
+    return [(row.id, row.video_id) for row in settled]
+
+
+def _take_back(
+    session: Session, blob_ids: Sequence[int], still: sa.ColumnElement[bool], grace: Grace | None = None
+) -> int:
+    """Retire again those blobs that are `still` claimed, with a new grace if one is given; return how many."""
+    anew = {} if grace is None else {"purge_after": after_grace(now(session), grace)}
+    return changed(
+        session,
+        sa.update(blobs)
+        .where(blobs.c.id.in_(blob_ids), still)
+        .values(state=BlobState.RETIRED, claimed_at=None, claim_token=None, **anew),
+    )
+
+
+def _event(event: str, blob: Doomed, run_id: str, **detail: object) -> Event:
+    return Event(event, run_id, blob.video_id, blob.blob_id, blob.user_id, {"key": blob.key, **detail})
+
+
+def _outcome(blob: Doomed, action: str, reason: str) -> Outcome:
+    size_bytes = blob.recorded.size_bytes
+    after = 0 if action == "purged" else size_bytes
+    return Outcome(blob.video_id or blob.key, action, reason, size_bytes, after, blob.blob_id)

@@ -1,0 +1,185 @@
+"""Swap a video's bytes for smaller ones. The old bytes are never deleted here: they wait out their grace.
+
+download --> shrink --> announce (commit) --put--> --read back and verify--> publish (commit)
+"""
+
+from hashlib import file_digest
+from pathlib import Path
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.adapters.s3.keys import blob_key
+from reelkeeper.errors import IntegrityDoubt
+from reelkeeper.failpoints import effect
+from reelkeeper.model import Grace, Outcome, Refusal, Transcode, VideoState
+from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.lifecycle.transcode import Shrinker
+from reelkeeper.operations.videos import intents
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import changed, now, reading, transaction
+from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.tables import blobs, operations, videos
+from reelkeeper.store.videos import conditions
+
+_COPIES_AT_WORK = 3  # the source, the best encode so far and the one being made, each no larger than the source
+
+
+class _Source(NamedTuple):
+    """The blob that a video stands on now, as the catalogue knows it."""
+
+    video_id: str
+    user_id: str
+    generation: int
+    blob_id: int
+    key: str
+    size_bytes: int
+    etag: str | None
+    sha256: str | None
+
+
+def swap(
+    depot: Depot,
+    video_id: str,
+    planned_blob_id: int,
+    *,
+    shrink: Shrinker,
+    scratch: Path,
+    grant: Grant,
+    run_id: str,
+    grace: Grace,
+) -> Outcome:
+    """Replace the video's blob by a smaller one of the same quality, if there is one; an outcome either way.
+
+    What a killed run left open on the video is settled first. A video that does not shrink, or not well enough, is
+    remembered with the reason and the recipe, and not tried again until the recipe changes. Raises Frozen or LeaseLost
+    before the first change, DiskFull when scratch has no room for it, IntegrityDoubt when the stored source is not what
+    the catalogue says, and MediaTimeout, StorageError and the like, with the video untouched, for what another try may
+    mend.
+    """
+    for left_open in intents.open_intents(depot, video_id):
+        intents.settle(depot, left_open, scratch=scratch, grant=grant, grace=grace)
+    source = _find_source(depot, video_id)
+    if source is None or source.blob_id != planned_blob_id:
+        if before := _done_before(depot, planned_blob_id, run_id):
+            return before
+        return Outcome(video_id, "skipped", "since the plan it was retired or replaced", blob_id=planned_blob_id)
+    with intents.workplace(scratch, _COPIES_AT_WORK * source.size_bytes) as place:
+        original = place / f"source{Path(source.key).suffix}"
+        with effect("swap.download"):
+            digest = depot.bucket.download(source.key, original, etag=source.etag)
+        if source.sha256 not in (None, digest):
+            raise IntegrityDoubt(f"{source.key}: stored sha256 {digest}, recorded {source.sha256}; left as it is")
+        result = shrink(original, place)
+        if isinstance(result, Refusal):
+            return _remember(depot, source, result, grant=grant, run_id=run_id)
+        intent = _announce(depot, source, digest, result, grant=grant, run_id=run_id)
+        if intent is None:
+            why = "while it was encoded it was held, replaced or retired"
+            return Outcome(video_id, "skipped", why, source.size_bytes, source.size_bytes, source.blob_id)
+        intents.put(depot, intent, Path(result.path))
+    return intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
+
+
+def _find_source(depot: Depot, video_id: str) -> _Source | None:
+    with reading(depot.engine) as session:
+        row = session.execute(
+            sa.select(
+                videos.c.id,
+                videos.c.user_id,
+                videos.c.generation,
+                blobs.c.id,
+                blobs.c.key,
+                blobs.c.size_bytes,
+                blobs.c.etag,
+                blobs.c.sha256,
+            )
+            .join(blobs, blobs.c.id == videos.c.blob_id)
+            .where(videos.c.id == video_id, videos.c.state == VideoState.LIVE)
+        ).one_or_none()
+    return _Source(*row) if row else None
+
+
+def _done_before(depot: Depot, planned_blob_id: int, run_id: str) -> Outcome | None:
+    """Give the outcome of a swap that this very run has published, and was killed before it said so."""
+    new = blobs.alias("new")
+    with reading(depot.engine) as session:
+        row = session.execute(
+            sa.select(operations.c.video_id, operations.c.outcome, blobs.c.size_bytes, new.c.size_bytes)
+            .join(blobs, blobs.c.id == operations.c.old_blob_id)
+            .join(new, new.c.id == operations.c.new_blob_id)
+            .where(
+                operations.c.kind == "swap",
+                operations.c.state == "done",
+                operations.c.old_blob_id == planned_blob_id,
+                operations.c.run_id == run_id,
+            )
+        ).one_or_none()
+    return None if row is None else Outcome(row[0], "compressed", row[1], row[2], row[3], planned_blob_id)
+
+
+def _unchanged(session: Session, source: _Source) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        videos.c.id == source.video_id,
+        videos.c.state == VideoState.LIVE,
+        videos.c.blob_id == source.blob_id,
+        videos.c.generation == source.generation,
+        ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
+    )
+
+
+def _remember(depot: Depot, source: _Source, refusal: Refusal, *, grant: Grant, run_id: str) -> Outcome:
+    if refusal.permanent:
+        with transaction(depot.engine, "swap.refuse") as session:
+            require_permission(session, grant)
+            noted = changed(
+                session,
+                sa.update(videos)
+                .where(_unchanged(session, source), videos.c.refused_recipe.is_distinct_from(refusal.recipe))
+                .values(refused_recipe=refusal.recipe, refused_reason=refusal.reason, refused_at=now(session)),
+            )
+            if noted:
+                detail = {"rule": refusal.rule, "why": refusal.reason, "recipe": refusal.recipe}
+                append(session, [Event("refuse", run_id, source.video_id, source.blob_id, source.user_id, detail)])
+    return Outcome(source.video_id, "refused", refusal.reason, source.size_bytes, source.size_bytes, source.blob_id)
+
+
+def _announce(
+    depot: Depot, source: _Source, digest: str, result: Transcode, *, grant: Grant, run_id: str
+) -> intents.Intent | None:
+    with Path(result.path).open("rb") as file:
+        md5 = file_digest(file, "md5").hexdigest()
+    generation = source.generation + 1
+    blob = {
+        "video_id": source.video_id,
+        "generation": generation,
+        "key": blob_key(depot.bucket.prefix, source.user_id, source.video_id, generation, "webm"),
+        "size_bytes": result.size_bytes,
+        "etag": md5,
+        "sha256": result.sha256,
+        "content_type": "video/webm",
+        "codec": result.media.codec,
+        "duration_seconds": result.media.duration_seconds,
+        "frames": result.media.frames,
+        "encoder": result.encoder,
+        "recipe": result.recipe,
+        "quality_mean": result.quality.mean,
+        "quality_p5": result.quality.p5,
+    }
+    operation = {
+        "kind": "swap",
+        "video_id": source.video_id,
+        "old_blob_id": source.blob_id,
+        "generation": source.generation,
+        "run_id": run_id,
+        "lease_token": grant.token,
+        "detail": {"crf": result.crf, "probes": result.probes, "cpu_seconds": round(result.cpu_seconds, 3)},
+    }
+    with transaction(depot.engine, "swap.announce") as session:
+        require_permission(session, grant)
+        if not session.execute(sa.select(videos.c.id).where(_unchanged(session, source)).with_for_update()).scalar():
+            return None
+        session.execute(sa.update(blobs).where(blobs.c.id == source.blob_id).values(sha256=digest))
+        return intents.announce(session, blob, operation)

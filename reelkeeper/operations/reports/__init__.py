@@ -1,0 +1,1 @@
+"""Draw and describe a month."""

@@ -1,0 +1,76 @@
+"""A month as one page that loads nothing: pictures for each width and theme, and beside each its words and a table."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jinja2
+
+from reelkeeper.adapters import charts
+from reelkeeper.adapters.charts import DARK, LIGHT, NARROW, WIDE, Picture
+from reelkeeper.model.alerts import AlertState, Severity
+from reelkeeper.operations.reports import figures, tables, text
+from reelkeeper.operations.reports.report import MonthReport
+
+_PHONE = "(max-width: 640px)"
+_DARK = "(prefers-color-scheme: dark)"  # on a screen: paper is white
+
+
+class Figure(NamedTuple):
+    """A picture, and what it says in words and figures. `sources` are (media query, data URI): the first that fits."""
+
+    id: str
+    heading: str
+    text: str
+    table: tables.Table
+    sources: Sequence[tuple[str, str]] = ()
+    image: str = ""
+
+
+def page(report: MonthReport) -> str:
+    """Give the page as HTML, which names no address and runs no script."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("reelkeeper"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    worst = list(reversed(Severity))
+    fires = sorted(
+        (one for one in report.alerts if one.state != AlertState.RESOLVED),
+        key=lambda one: (worst.index(one.severity), -(one.impact_microusd or 0)),
+    )
+    return environment.get_template("report.html").render(
+        report=report,
+        light=LIGHT,
+        dark=DARK,
+        tiles=text.tiles(report),
+        figures=list(_figures(report)),
+        bill=tables.bill(report),
+        payers=tables.payers(report),
+        fires=[one for one in fires if one.rule != "saving"],
+        over=[one for one in report.alerts if one.state == AlertState.RESOLVED],
+        advice=[one for one in fires if one.rule == "saving"],
+        usd=text.usd,
+    )
+
+
+def _figures(report: MonthReport) -> Iterator[Figure]:
+    daily = tables.daily(report)
+    yield _drawn(Figure("days", "Day by day", text.spend(report), daily), figures.spend(report))
+    later = tables.months(report)
+    yield _drawn(Figure("month", "Where the month is going", text.month(report), later), figures.month(report))
+    if (picture := figures.months(report)) is not None:
+        yield _drawn(Figure("months", "Month by month", text.months(report), later), picture)
+    stock, savings = tables.stock(report), tables.savings(report)
+    yield _drawn(Figure("stored", "What is stored", text.storage(report), stock), figures.storage(report))
+    yield _drawn(Figure("saved", "What was saved", text.savings(report), savings), figures.savings(report))
+
+
+def _drawn(figure: Figure, picture: Picture) -> Figure:
+    sources = (
+        (f"screen and {_PHONE} and {_DARK}", charts.data_uri(charts.svg(picture, DARK, NARROW))),
+        (_PHONE, charts.data_uri(charts.svg(picture, LIGHT, NARROW))),
+        (f"screen and {_DARK}", charts.data_uri(charts.svg(picture, DARK, WIDE))),
+    )
+    return figure._replace(sources=sources, image=charts.data_uri(charts.svg(picture, LIGHT, WIDE)))

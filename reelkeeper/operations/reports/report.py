@@ -1,0 +1,113 @@
+"""A month in figures, gathered from the store in one snapshot: what it cost, will cost, stores, saved, and alarmed."""
+
+from calendar import monthrange
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+from sqlalchemy.engine import Engine
+
+from reelkeeper.model.alerts import AlertState
+from reelkeeper.model.money import CostForecast, Freed, Saved
+from reelkeeper.rules.lifecycle import savings
+from reelkeeper.rules.spend.budget import BudgetPolicy
+from reelkeeper.store.alerts import alerts
+from reelkeeper.store.billing import charge_reports, charges
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.forecast import forecasts
+from reelkeeper.store.lifecycle import freed_bytes
+from reelkeeper.store.videos import stock
+
+_MONTHS_BACK = 12
+_MOST_ALERTS = 50
+_ONE_DAY = timedelta(days=1)
+TOTAL = ""  # the service of a forecast that is of all
+
+
+@dataclass(frozen=True, slots=True)
+class MonthReport:
+    """What the pages and pictures of a month show. Amounts are integers, in the unit of their name."""
+
+    month: date  # its first day
+    as_of: datetime
+    budgets: BudgetPolicy
+    spent: list[charge_reports.Spent]
+    lines: list[charge_reports.SkuLine]
+    payers: list[charges.Sum]  # at list price, the dearest first
+    months: dict[date, int]  # nano-dollars billed in each of the last months, this one too
+    expected: list[CostForecast]  # of this month and later ones
+    stock: list[stock.Stock]
+    grace_bytes: int
+    freed: list[Freed]
+    saved: list[Saved]
+    alerts: list[alerts.Line]
+
+    @property
+    def last_day(self) -> date:
+        """The last day of the month that has begun."""
+        return min(end_of(self.month), self.as_of.date())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the whole month is past."""
+        return self.as_of.date() > end_of(self.month)
+
+    @property
+    def billed_nanousd(self) -> int:
+        """What the month has cost so far."""
+        return sum(one.billed_nanousd for one in self.spent)
+
+    @property
+    def unknown_days(self) -> list[date]:
+        """The days that are over and have no charge at all: nobody knows what they cost."""
+        known = {one.day for one in self.spent}
+        ended = self.last_day if self.is_over else self.last_day - _ONE_DAY
+        days = [self.month + n * _ONE_DAY for n in range((ended - self.month).days + 1)]
+        return [day for day in days if day not in known]
+
+    @property
+    def this_month(self) -> CostForecast | None:
+        """What this month is expected to cost in all, unless it is over or nobody has said."""
+        totals = (one for one in self.expected if one.service == TOTAL and one.month == self.month)
+        return None if self.is_over else next(totals, None)
+
+    @property
+    def stored_bytes(self) -> int:
+        """What is stored at this moment and live."""
+        return sum(one.size_bytes for one in self.stock)
+
+
+def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy = BudgetPolicy()) -> MonthReport:
+    """Read everything that there is to show of the month that begins on day `month`, as of a moment in or after it."""
+    last, earliest = end_of(month), _months_before(month, _MONTHS_BACK)
+    until = min(as_of, datetime.combine(last + _ONE_DAY, time(), UTC))
+    with reading(engine) as session:
+        gone = freed_bytes.by_day(session, until)
+        return MonthReport(
+            month=month,
+            as_of=as_of,
+            budgets=budgets,
+            spent=charge_reports.by_day_and_service(session, month, last),
+            lines=charge_reports.by_sku(session, month, last),
+            payers=charges.sums(session, "user", month, last),
+            months=charge_reports.by_month(session, earliest, last),
+            expected=[one for one in forecasts.latest(session, as_of) if one.month >= month],
+            stock=stock.by_age_and_tier(session, as_of),
+            grace_bytes=stock.in_grace(session).size_bytes,
+            freed=gone,
+            saved=list(savings.per_day(gone, min(last, as_of.date()))),
+            alerts=[
+                one
+                for one in alerts.listed(session, everything=True, limit=_MOST_ALERTS)
+                if one.first_at < until and (one.state != AlertState.RESOLVED or one.last_at.date() >= month)
+            ],
+        )
+
+
+def end_of(month: date) -> date:
+    """Give the last day of the month that begins on day `month`."""
+    return month.replace(day=monthrange(month.year, month.month)[1])
+
+
+def _months_before(month: date, count: int) -> date:
+    years, index = divmod(month.year * 12 + month.month - 1 - count, 12)
+    return date(years, index + 1, 1)

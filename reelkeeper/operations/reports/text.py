@@ -1,0 +1,132 @@
+"""A month's figures in sentences: what a page says beside its pictures, and to who does not see them."""
+
+from decimal import Decimal
+from typing import NamedTuple
+
+from reelkeeper.operations.reports.report import TOTAL, MonthReport
+from reelkeeper.rules.core.wording import dollars, many, size
+from reelkeeper.rules.lifecycle.savings import KINDS, a_day
+
+FULL = 100  # percent
+
+
+class Tile(NamedTuple):
+    """One figure that is read first. `share_percent` is drawn as a bar; `tone` is "", "good" or "bad"."""
+
+    label: str
+    value: str
+    note: str
+    tone: str = ""
+    share_percent: int | None = None
+
+
+def tiles(report: MonthReport) -> list[Tile]:
+    """Give the figures that are read first."""
+    found = [_spent(report)]
+    if (expected := report.this_month) is not None:
+        between = f"{usd(expected.lower80_microusd * 1000)} to {usd(expected.upper80_microusd * 1000)}, in 4 of 5 cases"
+        over = _over_budget(report, Decimal(expected.mean_microusd) / 10**6)
+        found.append(Tile("Expected this month", usd(expected.mean_microusd * 1000), between, "bad" if over else ""))
+    a_month = usd(a_day(report.stored_bytes + report.grace_bytes) * 30)
+    grace = f", and {size(report.grace_bytes)} in their grace" if report.grace_bytes else ""
+    found.append(Tile("Stored now", size(report.stored_bytes), f"{a_month} a month at list price{grace}"))
+    freed = sum(one.size_bytes for one in report.freed)
+    from_now = f"{size(freed)} freed: {usd(a_day(freed) * 30)} less each month"
+    total = sum(one.nanousd for one in report.saved)
+    found.append(Tile("Saved so far", usd(total), from_now, "good" if total else ""))
+    return found
+
+
+def spend(report: MonthReport) -> str:
+    """Say what the days cost."""
+    days: dict[str, int] = {}
+    for one in report.spent:
+        days[f"{one.day:%-d %B}"] = days.get(f"{one.day:%-d %B}", 0) + one.billed_nanousd
+    if not days:
+        return "No charges are recorded for this month."
+    dearest = max(days, key=lambda day: days[day])
+    said = f"{many(len(days), 'day')} cost {usd(report.billed_nanousd)}"
+    said += f"; the dearest was {dearest} with {usd(days[dearest])}."
+    if (budget := report.budgets.daily_usd) is not None:
+        over = sum(amount > budget * 10**9 for amount in days.values())
+        said += f" {many(over, 'day') if over else 'No day'} went over the daily budget of {dollars(budget * 10**6)}."
+    if report.unknown_days:
+        named = ", ".join(f"{day:%-d %B}" for day in report.unknown_days[:10])
+        said += f" Nobody knows what {named}{' and others' if len(report.unknown_days) > 10 else ''} cost."  # noqa: PLR2004  as many as named
+    return said
+
+
+def month(report: MonthReport) -> str:
+    """Say where the month's bill stands and where it is going."""
+    said = f"So far the month has cost {usd(report.billed_nanousd)}."
+    if report.is_over:
+        said = f"The month cost {usd(report.billed_nanousd)}."
+    if not report.spent:
+        said = "Nothing is charged, so nobody knows what the month has cost."
+    if (one := report.this_month) is not None:
+        low, high = usd(one.lower95_microusd * 1000), usd(one.upper95_microusd * 1000)
+        said += (
+            f" By its end about {usd(one.mean_microusd * 1000)} is expected, and between {low} and {high} in 19 of 20"
+            f" cases. Said on {one.as_of:%-d %B}; method: {one.method}."
+        )
+    if (budget := report.budgets.monthly_usd) is not None:
+        said += f" The budget is {dollars(budget * 10**6)}."
+    return said
+
+
+def months(report: MonthReport) -> str:
+    """Say what the months before cost and the next are expected to."""
+    later = [one for one in report.expected if one.service == TOTAL and one.month > report.month]
+    said = "What each month cost."
+    if later:
+        last = later[-1]
+        said += f" {last.month:%B %Y} is expected to cost about {usd(last.mean_microusd * 1000)} if nothing is changed."
+    return said
+
+
+def storage(report: MonthReport) -> str:
+    """Say what is stored."""
+    if not report.stock:
+        return "No live video is stored."
+    objects = sum(one.objects for one in report.stock)
+    ages: dict[str, int] = {}
+    for one in report.stock:
+        ages[one.age] = ages.get(one.age, 0) + one.size_bytes
+    most = max(ages, key=lambda age: ages[age])
+    return f"{many(objects, 'live video')}, {size(report.stored_bytes)}; the largest part, {size(ages[most])}: {most}."
+
+
+def savings(report: MonthReport) -> str:
+    """Say what was saved."""
+    if not report.saved:
+        freed = sum(one.size_bytes for one in report.freed)
+        return (
+            f"Purges have freed {size(freed)}, which saves from the next day on." if freed else "Nothing is freed yet."
+        )
+    kinds = {kind: sum(one.nanousd for one in report.saved if one.kind == kind) for kind in KINDS}
+    parts = ", ".join(f"{usd(amount)} by {kind}" for kind, amount in kinds.items() if amount)
+    return f"{parts}: what storage would have cost beyond today's bill, at list price, had nothing been removed."
+
+
+def usd(nanousd: int) -> str:
+    """Put nano-dollars into dollars."""
+    return dollars(Decimal(nanousd) / 1000)
+
+
+def _spent(report: MonthReport) -> Tile:
+    label = "Spent" if report.is_over else "Spent so far"
+    if not report.spent:
+        return Tile(label, "unknown", "nothing is charged for this month")
+    budget = report.budgets.monthly_usd
+    if budget is None:
+        return Tile(label, usd(report.billed_nanousd), "no monthly budget is set")
+    percent = int(report.billed_nanousd * FULL / (budget * 10**9))
+    tone = "bad" if percent >= FULL else ""
+    return Tile(
+        label, usd(report.billed_nanousd), f"{percent} % of the budget of {dollars(budget * 10**6)}", tone, percent
+    )
+
+
+def _over_budget(report: MonthReport, usd_expected: Decimal) -> bool:
+    budget = report.budgets.monthly_usd
+    return budget is not None and usd_expected > budget

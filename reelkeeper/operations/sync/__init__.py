@@ -1,0 +1,1 @@
+"""Bring the catalogue and the bucket into agreement."""

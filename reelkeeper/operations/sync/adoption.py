@@ -1,0 +1,117 @@
+"""Objects that no row explains: note what each key says, and judge what a scan would make of them.
+
+Nothing but the notes is written, so a dry run does it as well, and a run that acts does what the dry run has said.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from reelkeeper.adapters.s3.keys import flaw, has_video_extension, parse_key, safe_id, unique_id
+from reelkeeper.model import StoredObject
+from reelkeeper.model.adoption import BY_CSV, Adoption, AdoptionVerdict
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.rules.sync.adoption import AdoptionLimits, refusal
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.sync import noted, noted_counts
+from reelkeeper.store.sync.noted import Owner
+
+_UNSAID = Owner(None, None, None)
+
+
+def note(depot: Depot, scan_id: str, unexplained: Sequence[StoredObject]) -> None:
+    """Note a page of objects that no row explains."""
+    with transaction(depot.engine, "sync.note") as session:
+        at = now(session)
+        said = noted.owners(session, [stored.key for stored in unexplained])
+        noted.note(
+            session,
+            [
+                {
+                    "key": stored.key,
+                    "size_bytes": stored.size_bytes,
+                    "etag": stored.etag,
+                    "last_modified": stored.last_modified,
+                    "first_seen_at": at,
+                    "last_seen_at": at,
+                    "scan_id": scan_id,
+                    **_read(depot, stored, said.get(stored.key, _UNSAID)),
+                }
+                for stored in unexplained
+            ],
+        )
+
+
+def judge(depot: Depot, scan_id: str, limits: AdoptionLimits) -> Adoption:
+    """Say what the scan adopts, by which pattern, and what stays out and why; `orphans.adopt` does it."""
+    for step in noted.steps(scan_id, depot.engine.dialect.name):
+        with transaction(depot.engine, "sync.judge") as session:
+            session.execute(step)
+    with reading(depot.engine) as session:
+        refused = refusal(limits, noted_counts.crowding(session, scan_id))
+    if refused:
+        with transaction(depot.engine, "sync.judge") as session:
+            session.execute(noted.refuse(scan_id))
+    with reading(depot.engine) as session:
+        return Adoption(
+            noted_counts.by_pattern(session, scan_id, [pattern.text for pattern in depot.layout]),
+            noted_counts.taken_back(session, scan_id),
+            noted_counts.examples(session, scan_id),
+            noted_counts.left_out(session, scan_id),
+            noted_counts.one_day(session, scan_id),
+            refused,
+        )
+
+
+def _read(depot: Depot, stored: StoredObject, said: Owner) -> dict[str, Any]:
+    """Read a key: ours, then by CSV, then by the first pattern that matches. Every row has the same fields."""
+    prefix, key = depot.bucket.prefix, stored.key
+    parsed = parse_key(prefix, key, depot.layout)
+    if parsed and parsed.generation is not None:
+        ids = _ids(parsed.user_id, parsed.video_id)
+        return _judged(stored, AdoptionVerdict.ADOPT) | ids | {"generation": parsed.generation}
+    named = bool(said.user_id or said.video_id)
+    if (verdict := _why_not(stored, named=named)) is not None:
+        return _judged(stored, verdict)
+    user = said.user_id or (parsed and parsed.user_id)
+    if not user:
+        unread = AdoptionVerdict.NO_OWNER if parsed or named else AdoptionVerdict.NO_PATTERN
+        return _judged(stored, unread)
+    name = said.video_id or (parsed.video_id if parsed else key[len(prefix) :].rpartition(".")[0] or key[len(prefix) :])
+    made_before = min(parsed.made_before, stored.last_modified) if parsed and parsed.made_before else None
+    return (
+        _judged(stored, AdoptionVerdict.ADOPT)
+        | _ids(user, name)
+        | {
+            "pattern": BY_CSV if named or parsed is None else parsed.pattern,
+            "created_at": said.created_at or made_before,
+        }
+    )
+
+
+def _judged(stored: StoredObject, verdict: AdoptionVerdict) -> dict[str, Any]:
+    """Give the fields of a note that says nothing of whose it is. An object of 0 bytes is no video's."""
+    names = ("user_id", "name_id", "unique_id", "video_id", "generation", "pattern", "created_at")
+    empty = verdict == AdoptionVerdict.ADOPT and not stored.size_bytes
+    return {"verdict": AdoptionVerdict.EMPTY if empty else verdict, **dict.fromkeys(names)}
+
+
+def _ids(user: str | None, name: str) -> dict[str, str]:
+    user_id = safe_id(user or "")
+    video_id = safe_id(name, user_id)
+    return {
+        "user_id": user_id,
+        "name_id": video_id,
+        "video_id": video_id,
+        "unique_id": unique_id(video_id, user_id, name),
+    }
+
+
+def _why_not(stored: StoredObject, *, named: bool) -> AdoptionVerdict | None:
+    """Say why an object is none that a pattern or a CSV could make a video of; None if it may be one."""
+    if stored.key.endswith("/") and not stored.size_bytes:
+        return AdoptionVerdict.FOLDER
+    if flaw(stored.key):
+        return AdoptionVerdict.ODD_KEY
+    if not named and not has_video_extension(stored.key):
+        return AdoptionVerdict.NOT_A_VIDEO
+    return None

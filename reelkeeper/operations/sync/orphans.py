@@ -1,0 +1,210 @@
+"""Objects that no row explains: adopt what the scan has judged so, sweep what is our own debris.
+
+No byte is changed here. Each batch is a transaction of its own and can be repeated.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.model.adoption import AdoptionVerdict
+from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.sync.survey import Survey
+from reelkeeper.rules.sync.adoption import REASONS
+from reelkeeper.store.billing import quotas
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import insert_into, now, reading, transaction
+from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.sync import noted
+from reelkeeper.store.sync.noted import Noted
+from reelkeeper.store.tables import blobs, orphans, users, videos
+from reelkeeper.store.videos.conditions import retired
+
+ORPHAN_MIN_AGE = timedelta(hours=48)  # longer than any upload or presigned PUT that may still be under way
+ORPHAN_MIN_WATCH = timedelta(hours=24)  # between the first and the last scan that saw it
+_BATCH = 500
+
+
+class Standing(NamedTuple):
+    """What the catalogue knows of a video that a noted key names."""
+
+    user_id: str
+    state: str
+    generation: int
+
+
+def adopt(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> tuple[int, int]:
+    """Make videos of what the scan has judged so; returns how many were adopted, and how many lost ones taken back.
+
+    Everything is asked once more in the transaction: what another has taken meanwhile stays noted. An adopted video's
+    tier and views are unknown, and unknown keeps.
+    """
+    adopted = taken_back = 0
+    for batch in _batches(depot, survey, AdoptionVerdict.ADOPT, AdoptionVerdict.TAKE_BACK):
+        with transaction(depot.engine, "sync.adopt") as session:
+            require_permission(session, grant)
+            standing = _standing(session, [one.video_id for one in batch])
+            known = _known_keys(session, [one.key for one in batch])
+            unknown = [one for one in batch if one.key not in known]
+            new = _first_of_each([one for one in unknown if one.video_id not in standing])
+            back = [one for one in unknown if _supersedes(one, standing.get(one.video_id), VideoState.LOST)]
+            _insert_videos(session, new)
+            blob_ids = _insert_blobs(session, new + back, state=BlobState.LIVE, run_id=run_id)
+            with quotas.counted(session, videos.c.id.in_([one.video_id for one in new + back])):
+                _publish(session, new + back, blob_ids, run_id)
+            noted.forget(session, [one.key for one in new + back] + sorted(known))
+            append(session, [_event("adopt", one, blob_ids, run_id) for one in new])
+            append(session, [_event("take_back", one, blob_ids, run_id) for one in back])
+        adopted += len(new)
+        taken_back += len(back)
+    return adopted, taken_back
+
+
+def sweep(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace: Grace) -> int:
+    """Retire orphans of our own making; returns how many.
+
+    Only keys of our own shape, of no newer generation than their user's live video stands on, older than 48 h, and seen
+    in scans at least 24 h apart. A newer generation than the catalogue knows means that it is old: never swept.
+    """
+    swept = 0
+    old = orphans.c.last_modified <= survey.started_at - ORPHAN_MIN_AGE
+    for batch in _batches(depot, survey, AdoptionVerdict.LEFTOVER, wanted=old):
+        watched = [one for one in batch if one.first_seen_at <= one.last_seen_at - ORPHAN_MIN_WATCH]
+        with transaction(depot.engine, "sync.sweep") as session:
+            require_permission(session, grant)
+            standing = _standing(session, [one.video_id for one in watched])
+            known = _known_keys(session, [one.key for one in watched])
+            doomed = [one for one in watched if one.key not in known and _is_behind(one, standing.get(one.video_id))]
+            blob_ids = _insert_blobs(session, doomed, state=BlobState.RETIRED, run_id=run_id)
+            session.execute(
+                sa.update(blobs)
+                .where(blobs.c.id.in_(blob_ids.values()))
+                .values(**retired(now(session), grace, "an orphan of its video"))
+            )
+            noted.forget(session, [one.key for one in doomed])
+            append(session, [_event("orphan", one, blob_ids, run_id) for one in doomed])
+        swept += len(doomed)
+    return swept
+
+
+def tell(depot: Depot, survey: Survey) -> tuple[int, tuple[str, ...]]:
+    """Count what is in doubt and was not told by a run before, and name the first few with the reason."""
+    with transaction(depot.engine, "sync.tell") as session:
+        count, first = noted.tell(session, survey.scan_id, now(session))
+    return count, tuple(f"{key}: {REASONS[verdict]}" for key, verdict in first)
+
+
+def _batches(
+    depot: Depot, survey: Survey, *verdicts: AdoptionVerdict, wanted: sa.ColumnElement[bool] | None = None
+) -> Iterator[list[Noted]]:
+    after = ""
+    while True:
+        with reading(depot.engine) as session:
+            conditions = () if wanted is None else (wanted,)
+            batch = noted.batch(session, survey.scan_id, verdicts, after, _BATCH, *conditions)
+        if not batch:
+            return
+        yield batch
+        after = batch[-1].key
+
+
+def _known_keys(session: Session, keys: Sequence[str]) -> set[str]:
+    """Find the keys that a row has explained since they were noted."""
+    open_rows = sa.select(blobs.c.key).where(blobs.c.key.in_(keys), blobs.c.state != BlobState.GONE)
+    return set(session.execute(open_rows).scalars())
+
+
+def _first_of_each(new: Sequence[Noted]) -> list[Noted]:
+    """Leave out a second note of one video, which another scan's judgement at the same time may have made."""
+    return list({one.video_id: one for one in reversed(new)}.values())
+
+
+def _supersedes(one: Noted, known: Standing | None, state: VideoState) -> bool:
+    return (
+        known is not None
+        and known.state == state
+        and known.user_id == one.user_id
+        and (one.generation or 0) > known.generation
+    )
+
+
+def _is_behind(one: Noted, known: Standing | None) -> bool:
+    return (
+        known is not None
+        and known.state == VideoState.LIVE
+        and known.user_id == one.user_id
+        and (one.generation or 0) <= known.generation
+    )
+
+
+def _standing(session: Session, video_ids: Sequence[str]) -> dict[str, Standing]:
+    rows = session.execute(
+        sa.select(videos.c.id, videos.c.user_id, videos.c.state, videos.c.generation)
+        .where(videos.c.id.in_(video_ids))
+        .with_for_update()
+    )
+    return {row.id: Standing(row.user_id, row.state, row.generation) for row in rows}
+
+
+def _insert_videos(session: Session, new: Sequence[Noted]) -> None:
+    if new:
+        owners = [{"id": user_id} for user_id in sorted({one.user_id for one in new})]
+        session.execute(insert_into(session, users).on_conflict_do_nothing(), owners)
+        session.execute(
+            sa.insert(videos),
+            [
+                {
+                    "id": one.video_id,
+                    "user_id": one.user_id,
+                    "generation": 1,
+                    "state": VideoState.PENDING,
+                    "created_at": one.created_at or one.last_modified,
+                }
+                for one in new
+            ],
+        )
+
+
+def _insert_blobs(session: Session, chosen: Sequence[Noted], *, state: BlobState, run_id: str) -> dict[str, int]:
+    if not chosen:
+        return {}
+    rows = session.execute(
+        sa.insert(blobs).returning(blobs.c.key, blobs.c.id),
+        [
+            {
+                "video_id": one.video_id,
+                "generation": one.generation or 1,
+                "key": one.key,
+                "is_ours": one.generation is not None,
+                "state": state,
+                "size_bytes": one.size_bytes,
+                "etag": one.etag,
+                "stored_at": one.last_modified,
+                "run_id": run_id,
+            }
+            for one in chosen
+        ],
+    )
+    return {row.key: row.id for row in rows}
+
+
+def _publish(session: Session, chosen: Sequence[Noted], blob_ids: dict[str, int], run_id: str) -> None:
+    if not chosen:
+        return
+    change = (
+        sa.update(videos)
+        .where(videos.c.id == sa.bindparam("video"))
+        .values(blob_id=sa.bindparam("blob"), generation=sa.bindparam("made"), state=VideoState.LIVE, run_id=run_id)
+    )
+    rows = [{"video": one.video_id, "blob": blob_ids[one.key], "made": one.generation or 1} for one in chosen]
+    session.connection().execute(change, rows)
+
+
+def _event(event: str, one: Noted, blob_ids: dict[str, int], run_id: str) -> Event:
+    detail = {"key": one.key, "bytes": one.size_bytes}
+    return Event(event, run_id, one.video_id, blob_ids[one.key], one.user_id, detail)

@@ -1,0 +1,151 @@
+"""Compare the bucket with the catalogue, a page at a time: the looking half of `sync`.
+
+Memory stays flat: one page, one bit for each blob seen, and the differences, of which a healthy deployment has few.
+What no row explains is noted in the table `orphans`, since on the first day that is everything. The listing may come in
+any order, and what is written or deleted while it runs is not mistaken for a difference.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.model import BlobState, Counts, Recorded, StoredObject
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.sync import adoption
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.tables import blobs, scans
+
+_EXPECTED = (BlobState.LIVE, BlobState.RETIRED)
+_BATCH = 1_000
+_SAMPLES_A_SHARD = 100  # keys: shards are then within some ten percent of the same size
+
+
+@dataclass(slots=True)
+class Survey:
+    """What one complete listing showed, against the catalogue."""
+
+    scan_id: str
+    started_at: datetime
+    expected: int = 0  # live and retired blobs that were stored before it began
+    seen: int = 0  # those of them that were listed
+    listed: Counts = field(default_factory=Counts)
+    unexplained: int = 0
+    overwritten: list[tuple[int, StoredObject]] = field(default_factory=list)  # keys of the service's: blob id, object
+    claimed: list[str] = field(default_factory=list)  # the same, of blobs that a purge has claimed
+    doubtful: list[tuple[int, StoredObject]] = field(default_factory=list)  # keys that we write once: blob id, object
+    reappeared: list[int] = field(default_factory=list)  # rows in `gone` whose object is there
+    found: list[int] = field(default_factory=list)  # rows in `lost` whose object is there
+    missing: list[int] = field(default_factory=list)  # expected, not listed, and a HEAD found nothing either
+
+
+def survey(depot: Depot, *, run_id: str, note: bool, shards: int = 1) -> Survey:
+    """List everything under the prefix and compare. Writes only a scan and, if `note`, what no row explains.
+
+    `shards` parts of it are listed at the same time, each with about as many of the keys that the catalogue knows.
+    Raises TruncatedListing, and StorageError when the bucket does not answer: half a listing is no listing.
+    """
+    with transaction(depot.engine, "sync.begin") as session:
+        result = Survey(uuid4().hex, now(session))
+        session.execute(sa.insert(scans).values(id=result.scan_id, run_id=run_id, started_at=result.started_at))
+        highest = session.execute(sa.select(sa.func.max(blobs.c.id))).scalar() or 0
+        result.expected = session.execute(sa.select(sa.func.count()).where(*_expected(result.started_at))).scalar_one()
+        boundaries = _boundaries(session, highest, shards)
+    bits = bytearray(highest // 8 + 1)
+    for page in depot.bucket.pages(boundaries):
+        unexplained = _compare(depot, page, result, bits)
+        result.unexplained += len(unexplained)
+        if note and unexplained:
+            adoption.note(depot, result.scan_id, unexplained)
+    for blob_ids in _unseen(depot, result.started_at, bits):
+        result.missing += blob_ids
+    result.seen = result.expected - len(result.missing)
+    return result
+
+
+def confirm_missing(depot: Depot, result: Survey) -> None:
+    """Ask for each missing object by itself: some will have been deleted or replaced while the listing ran."""
+    confirmed = []
+    for start in range(0, len(result.missing), _BATCH):
+        with reading(depot.engine) as session:
+            rows = session.execute(
+                sa.select(blobs.c.id, blobs.c.key).where(
+                    blobs.c.id.in_(result.missing[start : start + _BATCH]), blobs.c.state.in_(_EXPECTED)
+                )
+            ).all()
+        stored = depot.bucket.stored([row.key for row in rows])
+        confirmed += [row.id for row in rows if stored[row.key] is None]
+    result.missing = confirmed
+
+
+def _boundaries(session: Session, highest: int, shards: int) -> list[str]:
+    """Choose keys that cut what the catalogue knows into `shards` parts of about the same size, from a sample by id."""
+    if shards == 1:
+        return []
+    stride = max(1, highest // (_SAMPLES_A_SHARD * shards))
+    sample = blobs.c.id.in_(range(1, highest + 1, stride)), blobs.c.state.in_(_EXPECTED)
+    known = sorted(session.execute(sa.select(blobs.c.key).where(*sample)).scalars(), key=str.encode)
+    return [known[len(known) * part // shards] for part in range(1, shards)] if len(known) >= shards else []
+
+
+def _expected(started_at: datetime) -> tuple[sa.ColumnElement[bool], ...]:
+    return blobs.c.state.in_(_EXPECTED), sa.or_(blobs.c.stored_at.is_(None), blobs.c.stored_at < started_at)
+
+
+def _compare(depot: Depot, page: Sequence[StoredObject], result: Survey, bits: bytearray) -> list[StoredObject]:
+    known = _known(depot, [stored.key for stored in page])
+    unexplained = []
+    for stored in page:
+        row = known.get(stored.key)
+        if row is None:
+            unexplained.append(stored)
+            continue
+        blob_id, state, recorded = row
+        if blob_id >> 3 < len(bits):
+            bits[blob_id >> 3] |= 1 << (blob_id & 7)
+        if state == BlobState.PENDING:
+            continue  # its intent says what becomes of it
+        if not recorded.matches(stored):
+            if recorded.is_ours:
+                result.doubtful.append((blob_id, stored))
+            elif state == BlobState.DELETING:
+                result.claimed.append(stored.key)
+            else:
+                result.overwritten.append((blob_id, stored))
+        elif state == BlobState.GONE:
+            result.reappeared.append(blob_id)
+        elif state == BlobState.LOST:
+            result.found.append(blob_id)
+    result.listed = Counts(
+        result.listed.objects + len(page), result.listed.size_bytes + sum(stored.size_bytes for stored in page)
+    )
+    return unexplained
+
+
+def _known(depot: Depot, keys: Sequence[str]) -> dict[str, tuple[int, str, Recorded]]:
+    """Look up the open row of each key, or else the newest of those that are gone: its id, state and object."""
+    columns = (blobs.c.key, blobs.c.id, blobs.c.state, blobs.c.size_bytes, blobs.c.etag, blobs.c.is_ours)
+    with reading(depot.engine) as session:
+        rows = session.execute(
+            sa.select(*columns, blobs.c.stored_at)
+            .where(blobs.c.key.in_(keys))
+            .order_by(blobs.c.state != BlobState.GONE, blobs.c.id)  # the last one of a key counts
+        )
+        return {key: (blob_id, state, Recorded(*recorded)) for key, blob_id, state, *recorded in rows}
+
+
+def _unseen(depot: Depot, started_at: datetime, bits: bytearray) -> Iterator[list[int]]:
+    with reading(depot.engine) as session:
+        rows = session.execute(
+            sa.select(blobs.c.id).where(*_expected(started_at)).order_by(blobs.c.id),
+            execution_options={"yield_per": 10_000},
+        ).scalars()
+        for batch in rows.partitions():
+            yield [
+                blob_id
+                for blob_id in batch
+                if not (blob_id >> 3 < len(bits) and bits[blob_id >> 3] >> (blob_id & 7) & 1)
+            ]

@@ -1,0 +1,1 @@
+"""Store, verify, publish and hold single videos."""

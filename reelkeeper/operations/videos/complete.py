@@ -1,0 +1,116 @@
+"""Publish a video that somebody put by a presigned URL (`operations/receive`), once it is verified as stored.
+
+What is stored is read back and inspected, and goes the way of every upload from there (`operations/intents`): an
+intent, read back and decoded to its end, one transaction. Killed anywhere, completing it again finishes.
+"""
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.adapters import ffmpeg
+from reelkeeper.errors import HoldClosed, KeyReused, LeaseLost, NotAVideo, ObjectMissing
+from reelkeeper.failpoints import effect
+from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.model.money import ReservationState
+from reelkeeper.operations.billing import quota
+from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.videos import intents
+from reelkeeper.operations.videos.receive import Upload, find
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import now, transaction
+from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.tables import blobs, uploads, videos
+from reelkeeper.store.videos.conditions import retired
+
+
+def complete(depot: Depot, upload_id: str, *, scratch: Path, run_id: str, grace: Grace) -> Upload:
+    """Publish what was put, once it is verified as stored. Safe to repeat: one that is settled is told as it is.
+
+    Raises ObjectMissing when nothing was put yet, NotAVideo when it is none, HoldClosed when the upload is over,
+    LeaseLost when another run is at work on the video, Frozen.
+    """
+    upload = find(depot, upload_id)
+    if upload.state == ReservationState.SETTLED:
+        return upload
+    with Keeper(depot.engine) as keeper:
+        grants = keeper.take([f"video/{upload.video_id}"])
+        if not grants:
+            raise LeaseLost(f"another run is at work on video {upload.video_id!r}; try again in a minute")
+        for intent in intents.open_intents(depot, upload.video_id):  # a completion that was killed
+            intents.settle(depot, intent, scratch=scratch, grant=grants[0], grace=grace)
+        upload = find(depot, upload_id)
+        if upload.state == ReservationState.OPEN:
+            _publish(depot, upload, scratch=scratch, grant=grants[0], run_id=run_id, grace=grace)
+            upload = find(depot, upload_id)
+    if upload.state != ReservationState.SETTLED:
+        why = f": {upload.refusal}" if upload.refusal else ""
+        raise HoldClosed(f"upload {upload_id} of video {upload.video_id!r} is {upload.state}{why}; begin another")
+    return upload
+
+
+def _publish(depot: Depot, upload: Upload, *, scratch: Path, grant: Grant, run_id: str, grace: Grace) -> None:
+    with intents.workplace(scratch, upload.size_bytes) as place:
+        back = place / f"put{Path(upload.key).suffix}"
+        try:
+            with effect("receive.readback"):
+                sha256 = depot.bucket.download(upload.key, back, etag=upload.md5)
+        except ObjectMissing:
+            raise ObjectMissing(f"nothing was put yet for upload {upload.id}; put it, then complete") from None
+        try:
+            media = ffmpeg.inspect(back)
+        except NotAVideo as wrong:
+            _refuse(depot, upload, str(wrong), grant=grant, run_id=run_id, grace=grace)
+            raise
+    with transaction(depot.engine, "receive.announce") as session:
+        require_permission(session, grant)
+        quota.require_room(session, upload.reservation_id, upload.user_id, upload.size_bytes)
+        _make_pending(session, upload)
+        known = {
+            "sha256": sha256,
+            "codec": media.codec,
+            "duration_seconds": media.duration_seconds,
+            "frames": media.frames,
+        }
+        operation = {
+            "kind": "upload",
+            "video_id": upload.video_id,
+            "old_blob_id": None,
+            "generation": 1,
+            "run_id": run_id,
+            "lease_token": grant.token,
+            "detail": {"reservation": upload.reservation_id},
+        }
+        intent = intents.adopt(session, upload.blob_id, known, operation)
+    intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
+
+
+def _make_pending(session: Session, upload: Upload) -> None:
+    """Make the video's row. Raises KeyReused when its id was taken since the upload began."""
+    new = {"user_id": upload.user_id, "state": VideoState.PENDING, "created_at": upload.video_created_at}
+    row = session.execute(
+        sa.select(videos.c.state, videos.c.blob_id, videos.c.user_id)
+        .where(videos.c.id == upload.video_id)
+        .with_for_update()
+    ).one_or_none()
+    if row is None:
+        session.execute(sa.insert(videos).values(id=upload.video_id, generation=1, **new))
+    elif row.state == VideoState.GONE and row.blob_id is None and row.user_id == upload.user_id:
+        session.execute(sa.update(videos).where(videos.c.id == upload.video_id).values(**new))
+    else:
+        raise KeyReused(f"video {upload.video_id!r} came to be since upload {upload.id} began; begin another")
+
+
+def _refuse(depot: Depot, upload: Upload, why: str, *, grant: Grant, run_id: str, grace: Grace) -> None:
+    with transaction(depot.engine, "receive.refuse") as session:
+        require_permission(session, grant)
+        quota.release(session, upload.reservation_id)
+        gone = retired(now(session), grace, "an upload that was refused")
+        pending = sa.and_(blobs.c.id == upload.blob_id, blobs.c.state == BlobState.PENDING)
+        session.execute(sa.update(blobs).where(pending).values(**gone))
+        session.execute(sa.update(uploads).where(uploads.c.id == upload.id).values(refusal=why))
+        detail = {"key": upload.key, "bytes": upload.size_bytes, "video": upload.video_id, "why": why}
+        append(session, [Event("upload_refused", run_id, None, upload.blob_id, upload.user_id, detail)])

@@ -1,0 +1,62 @@
+"""Input images: kept by their digest where the API and every worker find them, in the bucket beside the videos.
+
+An image is written once, under the SHA-256 of its bytes, so that the same one again changes nothing. It is no video: it
+is not listed, adopted, counted against a quota or purged.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.errors import Frozen, NotAVideo, ObjectMissing
+from reelkeeper.failpoints import effect
+from reelkeeper.operations.core.freeze import why_frozen
+from reelkeeper.operations.core.workspace import Depot
+
+MOST_BYTES: Final = 10_000_000
+_KINDS: Final = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+
+class Image(NamedTuple):
+    """An image that is kept."""
+
+    sha256: str
+    size_bytes: int
+    content_type: str
+
+
+def keep(depot: Depot, data: bytes) -> Image:
+    """Keep an image. Raises NotAVideo for what is no PNG or JPEG by its first bytes, or too large; Frozen.
+
+    Whoever uses it decodes it in the sandbox: what is behind those bytes is believed nowhere.
+    """
+    if not 0 < len(data) <= MOST_BYTES:
+        raise NotAVideo(f"the image has {len(data):,} bytes, the limits are 1 and {MOST_BYTES:,}")
+    kind = next((kind for start, kind in _KINDS.items() if data.startswith(start)), None)
+    if kind is None:
+        raise NotAVideo(f"the first bytes {data[:8].hex(' ')} of the image are not those of PNG or JPEG")
+    if reason := why_frozen(depot.engine):
+        raise Frozen(reason)
+    image = Image(hashlib.sha256(data).hexdigest(), len(data), kind)
+    with effect("image.put"):
+        depot.bucket.put_bytes_once(depot.bucket.image_key(image.sha256), data, kind)
+    return image
+
+
+def fetch(bucket: Bucket, sha256: str, target: Path) -> bool:
+    """Write a kept image to `target`; False where there is none, or where what is stored is another."""
+    try:
+        with effect("image.get"):
+            found = bucket.download(bucket.image_key(sha256), target)
+    except ObjectMissing:
+        return False
+    if found != sha256:
+        target.unlink()
+    return found == sha256
+
+
+def url_of(bucket: Bucket, sha256: str, seconds: int) -> str | None:
+    """Give an address by which a provider can read a kept image for so long; None where there is none."""
+    key = bucket.image_key(sha256)
+    return bucket.presigned("get_object", key, seconds) if bucket.head(key) else None

@@ -1,0 +1,237 @@
+"""Which finding is news, which only repeats what people know, and which alert is over.
+
+Rule, scope and period name an incident; its level says how far it has gone. Each level is told once a period: a higher
+one is news, a lower one is not. What has no period is told again when it comes back after it was said to be over.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reelkeeper.model.alerts import AlertState, Finding, Severity
+from reelkeeper.model.plaintext import one_line, tame
+
+_DAY_OR_MONTH = re.compile(r"\d{4}-\d\d(-\d\d)?")
+
+
+class AlertPolicy(BaseModel):
+    """How often people are told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    repeat_critical_after_hours: float = Field(
+        4, gt=0, le=168, description="A critical alert that nobody acknowledges is told again after so many hours"
+    )
+    digest_above: int = Field(5, ge=1, le=100, description="More news than this at once is told in one message")
+
+
+class Known(NamedTuple):
+    """An alert as it stands in the store."""
+
+    id: str
+    rule: str
+    scope: str
+    period: str
+    level: str
+    state: AlertState
+    severity: Severity
+    title: str
+    first_at: datetime
+    told_at: datetime | None
+    is_told: bool
+    message_id: int | None
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether it still fires, acknowledged or not."""
+        return self.state != AlertState.RESOLVED
+
+
+class Quiet(NamedTuple):
+    """A snooze in force: of one scope, or of all."""
+
+    rule: str
+    scope: str | None
+
+
+class Seen(NamedTuple):
+    """A finding, and the alert of the same level that is known already."""
+
+    finding: Finding
+    known: Known | None
+    is_told: bool  # people believe already that this incident goes on, at whatever level
+
+
+@dataclass(slots=True)
+class Decision:
+    """What is to be written and told."""
+
+    opened: list[Seen] = field(default_factory=list)  # news
+    repeated: list[Seen] = field(default_factory=list)  # critical, and nobody has acknowledged it
+    silent: list[Seen] = field(default_factory=list)  # known already
+    snoozed: list[Seen] = field(default_factory=list)  # news, were it not for a snooze
+    outlasted: list[Known] = field(default_factory=list)  # fires on, at a lower level
+    superseded: list[Known] = field(default_factory=list)  # a higher level has taken its place
+    resolved: list[Known] = field(default_factory=list)  # over, and people are told so
+    faded: list[Known] = field(default_factory=list)  # over, which is no news
+
+
+def decide(
+    findings: Iterable[Finding],
+    known: Sequence[Known],
+    quiet: Collection[Quiet],
+    *,
+    rules: Collection[str],
+    policy: AlertPolicy,
+    as_of: datetime,
+) -> Decision:
+    """Compare what was found with what is known. An alert of `rules` that was not found again is over.
+
+    `known` holds every open alert of `rules`, and every alert of the incidents found, whatever its state.
+    """
+    decision = Decision()
+    incidents: dict[tuple[str, str, str], list[Known]] = defaultdict(list)
+    for alert in known:
+        incidents[alert.rule, alert.scope, alert.period].append(alert)
+    found = _highest(findings)
+    for incident, finding in found.items():
+        _judge(decision, finding, incidents.pop(incident, []), quiet, policy, as_of)
+    for (rule, scope, period), alerts in incidents.items():
+        for alert in alerts:
+            if alert.is_open and rule in rules:
+                told = alert.is_told and not _is_past(period, as_of) and not _is_quiet(quiet, rule, scope)
+                (decision.resolved if told else decision.faded).append(alert)
+    return decision
+
+
+def rank(level: str) -> float:
+    """Order levels by their figure; one without a figure is the lowest."""
+    try:
+        figure = float(level)
+    except ValueError:
+        return 0
+    return figure if figure == figure else 0  # noqa: PLR0124  NaN alone differs from itself
+
+
+def _judge(
+    decision: Decision,
+    finding: Finding,
+    alerts: list[Known],
+    quiet: Collection[Quiet],
+    policy: AlertPolicy,
+    as_of: datetime,
+) -> None:
+    going_on = any(alert.is_told for alert in alerts if alert.is_open)
+    higher = [alert for alert in alerts if alert.is_open and rank(alert.level) > rank(finding.level)]
+    same = next((alert for alert in alerts if alert.level == finding.level), None)
+    if higher:  # it has come down, and may go up again: no news either way
+        top = max(higher, key=lambda alert: rank(alert.level))
+        decision.outlasted.append(top)
+        decision.superseded += [alert for alert in alerts if alert.is_open and alert is not top]
+        return
+    decision.superseded += [alert for alert in alerts if alert.is_open and alert is not same]
+    told = [
+        alert.told_at
+        for alert in alerts
+        if alert.told_at and rank(alert.level) >= rank(finding.level) and (finding.period or alert.is_told)
+    ]
+    seen = Seen(finding, same, going_on)
+    if not told:
+        news = decision.opened
+    elif (
+        finding.severity == Severity.CRITICAL
+        and not (same and same.state == AlertState.ACKNOWLEDGED)
+        and as_of - max(told) >= timedelta(hours=policy.repeat_critical_after_hours)
+    ):
+        news = decision.repeated
+    else:
+        decision.silent.append(seen)
+        return
+    (decision.snoozed if _is_quiet(quiet, finding.rule, finding.scope) else news).append(seen)
+
+
+def _highest(findings: Iterable[Finding]) -> dict[tuple[str, str, str], Finding]:
+    found: dict[tuple[str, str, str], Finding] = {}
+    for each in findings:
+        finding = _tamed(each)
+        incident = (finding.rule, finding.scope, finding.period)
+        if incident not in found or rank(finding.level) > rank(found[incident].level):
+            found[incident] = finding
+    order = list(Severity)
+    worst_first = sorted(
+        found.items(), key=lambda item: (-order.index(item[1].severity), -(item[1].impact_microusd or 0))
+    )
+    return dict(worst_first)
+
+
+def _tamed(finding: Finding) -> Finding:
+    """Take out what neither a database nor a screen should meet. A scope may hold a user's own name for themselves."""
+    return replace(
+        finding,
+        rule=one_line(finding.rule),
+        scope=one_line(finding.scope),
+        period=one_line(finding.period),
+        level=one_line(finding.level),
+        title=one_line(finding.title),
+        text=tame(finding.text),
+        suggestion=tame(finding.suggestion),
+        figures=tuple((one_line(label), one_line(value)) for label, value in finding.figures),
+    )
+
+
+def _is_quiet(quiet: Collection[Quiet], rule: str, scope: str) -> bool:
+    return any(one.rule == rule and one.scope in (None, scope) for one in quiet)
+
+
+def _is_past(period: str, as_of: datetime) -> bool:
+    """Say whether a day or month is over; that its alerts end with it is no news."""
+    return bool(_DAY_OR_MONTH.fullmatch(period)) and period < f"{as_of:%Y-%m-%d}"[: len(period)]
+
+
+class Trouble(StrEnum):
+    """What went wrong with a run."""
+
+    FAILED = "failed"
+    CRASHED = "crashed"
+    LATE = "late"
+
+
+RULES: Final = tuple(f"run_{trouble}" for trouble in Trouble)
+_HAPPENED: Final = {
+    Trouble.FAILED: "failed",
+    Trouble.CRASHED: "crashed: the process that ran it is gone",
+    Trouble.LATE: "has not begun in time",
+}
+_ADVICE: Final = {
+    Trouble.FAILED: "Its logs say why. What is done stays done; the next run does the rest.",
+    Trouble.CRASHED: "The next run finishes what it has begun. If it goes on: memory, disk and log of the worker.",
+    Trouble.LATE: "See whether a worker of its work pool is up, and not paused.",
+}
+
+
+def finding(trouble: Trouble, flow: str, *, run_name: str, message: str = "", url: str = "") -> Finding:
+    """Say what went wrong with a run of `flow`. It is told once, until the flow has succeeded again."""
+    name = flow.replace("-", "_")  # Prefect writes it with dashes
+    figures = (("Run", run_name), *((("Look", url),) if url else ()))
+    return Finding(
+        rule=f"run_{trouble}",
+        scope=scope(name),
+        period="",
+        level="",
+        severity=Severity.WARNING,
+        title=f"A run of {name} {_HAPPENED[trouble]}",
+        text=message,
+        suggestion=f"{_ADVICE[trouble]} Here and now: reelkeeper run {name} --apply",
+        figures=figures,
+    )
+
+
+def scope(flow: str) -> str:
+    """Name what such an alert is about."""
+    return f"flow:{flow}"

@@ -1,0 +1,68 @@
+"""How often each flow must succeed. The schedule is prefect.yaml; a test compares the periods here with it."""
+
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.rules.core.wording import span
+
+RULE: Final = "silent_flow"
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+
+
+class Cadence(NamedTuple):
+    """The longest time between two runs, and how much later than that a run may end."""
+
+    period_seconds: int
+    grace_seconds: int
+
+
+CADENCES: Final = {
+    "deliver_alerts": Cadence(5 * _MINUTE, 10 * _MINUTE),
+    "dispatch_jobs": Cadence(5 * _MINUTE, 10 * _MINUTE),
+    "expire_videos": Cadence(_DAY, 3 * _HOUR),
+    "forecast_costs": Cadence(7 * _DAY, 12 * _HOUR),
+    "monitor_costs": Cadence(_HOUR, 30 * _MINUTE),
+    "monitor_performance": Cadence(15 * _MINUTE, 30 * _MINUTE),
+    "prune_cache": Cadence(_DAY, 3 * _HOUR),
+    "purge_retired": Cadence(_DAY, 3 * _HOUR),
+    "settle_accounts": Cadence(_HOUR, 30 * _MINUTE),
+    "sync_catalog": Cadence(_HOUR, _HOUR),
+    "tune_concurrency": Cadence(15 * _MINUTE, 30 * _MINUTE),
+    "tier_storage": Cadence(_DAY, 12 * _HOUR),  # encodes for hours
+}
+
+
+def is_overdue(since: datetime, cadence: Cadence, as_of: datetime) -> bool:
+    """Say whether a flow should have succeeded again by now."""
+    return as_of - since > timedelta(seconds=cadence.period_seconds + cadence.grace_seconds)
+
+
+def seconds_until_next(at: datetime, cadence: Cadence) -> float:
+    """Give the seconds until a flow is due again whose runs begin with each of its periods since midnight UTC.
+
+    >>> from datetime import UTC
+    >>> seconds_until_next(datetime(2026, 11, 24, 12, 3, 30, tzinfo=UTC), CADENCES["dispatch_jobs"])
+    90.0
+    """
+    return cadence.period_seconds - at.timestamp() % cadence.period_seconds
+
+
+def silent(flow: str, since: datetime, cadence: Cadence, *, has_succeeded: bool, as_of: datetime) -> Finding | None:
+    """Say that a flow is overdue, or None. `since` is its last success, or when the store was made if it had none."""
+    if not is_overdue(since, cadence, as_of):
+        return None
+    quiet_for = as_of - since
+    last = f"It last succeeded at {since:%Y-%m-%d %H:%M} UTC" if has_succeeded else "It has never succeeded"
+    return Finding(
+        rule=RULE,
+        scope=f"flow:{flow}",
+        period="",
+        level="",
+        severity=Severity.CRITICAL,
+        title=f"{flow} has not succeeded for {span(quiet_for)}",
+        text=f"{last}; it should every {span(timedelta(seconds=cadence.period_seconds))}, and at the latest "
+        f"{span(timedelta(seconds=cadence.grace_seconds))} after that.",
+        suggestion=f"See whether Prefect's server and a worker are up, and how the runs of {flow} ended. "
+        f"Here and now: reelkeeper run {flow} --apply",
+    )

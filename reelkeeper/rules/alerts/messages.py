@@ -1,0 +1,77 @@
+"""What people are told, in words: of one alert, of many at once, and of what is over."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from decimal import Decimal
+
+from reelkeeper.model.alerts import Finding, Message, MessageKind, Severity
+from reelkeeper.rules.alerts.alerting import Known
+
+_MOST_LINES = 40  # alerts in one digest: with titles as long as Slack's headers it stays within 12,000 characters
+_MOST_TITLE = 150
+
+
+def alert(alert_id: str, finding: Finding, *, since: datetime | None = None) -> Message:
+    """Tell of one finding; with `since`, tell again of what has gone on unacknowledged."""
+    text = finding.text
+    if since is not None:
+        text = f"Nobody has acknowledged this since {since:%Y-%m-%d %H:%M} UTC.\n{text}"
+    return Message(
+        kind=MessageKind.ALERT,
+        severity=finding.severity,
+        title=finding.title,
+        text=text,
+        suggestion=finding.suggestion,
+        figures=(*finding.figures, *_impact(finding)),
+        footer=f"{_where(finding)}. Somebody is on it: reelkeeper alerts ack {alert_id}",
+    )
+
+
+def digests(news: Sequence[tuple[str, Finding]]) -> Iterator[tuple[list[str], Message]]:
+    """Tell of many findings (alert id, finding) in as few messages as hold them all; gives the ids in each."""
+    for start in range(0, len(news), _MOST_LINES):
+        part = news[start : start + _MOST_LINES]
+        order = list(Severity)
+        worst = max((finding.severity for _, finding in part), key=order.index)
+        which = f", {start + 1} to {start + len(part)}" if len(news) > len(part) else ""
+        yield (
+            [alert_id for alert_id, _ in part],
+            Message(
+                kind=MessageKind.DIGEST,
+                severity=worst,
+                title=f"{len(news)} alerts at once{which}",
+                lines=tuple(_line(alert_id, finding) for alert_id, finding in part),
+                footer="All of each: reelkeeper alerts list. Somebody is on it: reelkeeper alerts ack ID",
+            ),
+        )
+
+
+def resolved(alerts: Sequence[Known], as_of: datetime) -> Iterator[tuple[list[str], Message]]:
+    """Tell that alerts are over, in as few messages as hold them all; gives the ids in each."""
+    for start in range(0, len(alerts), _MOST_LINES):
+        part = alerts[start : start + _MOST_LINES]
+        ids = [one.id for one in part]
+        if len(part) == 1:
+            lasted = f"It began on {part[0].first_at:%Y-%m-%d %H:%M} UTC, and was over by {as_of:%Y-%m-%d %H:%M} UTC."
+            yield ids, Message(kind=MessageKind.RESOLVE, title=f"Over: {part[0].title}", text=lasted)
+        else:
+            lines = tuple(_shortened(one.title) for one in part)
+            yield ids, Message(kind=MessageKind.RESOLVE, title=f"{len(part)} alerts are over", lines=lines)
+
+
+def _line(alert_id: str, finding: Finding) -> str:
+    impact = "".join(f" ({value})" for _, value in _impact(finding))
+    return f"{finding.severity}: {_shortened(finding.title)}{impact} [{alert_id}]"
+
+
+def _shortened(title: str) -> str:
+    return title if len(title) <= _MOST_TITLE else f"{title[: _MOST_TITLE - 1]}…"
+
+
+def _impact(finding: Finding) -> Iterator[tuple[str, str]]:
+    if finding.impact_microusd is not None:
+        yield "Impact", f"${Decimal(finding.impact_microusd) / 10**6:,.2f} a month"
+
+
+def _where(finding: Finding) -> str:
+    return ", ".join(filter(None, (finding.rule, finding.scope, finding.period)))

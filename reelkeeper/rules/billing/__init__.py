@@ -1,0 +1,1 @@
+"""Prices, charges, credits and quotas."""

@@ -1,0 +1,63 @@
+"""What a recount of all accounts says, to people and to the run that made it. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+from reelkeeper.errors import IntegrityDoubt
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.money import Mismatch
+from reelkeeper.rules.core.wording import many
+
+RULE: Final = "ledger_mismatch"
+_NAMED: Final = 5
+_WAY_OUT: Final = "See `reelkeeper credits recount`, find what wrote past Reelkeeper, then `reelkeeper thaw`."
+
+
+@dataclass(frozen=True, slots=True)
+class AccountsReport:
+    """What is overdue, and which figures do not add up. A run gives back what is overdue if all adds up."""
+
+    flow: str
+    run_id: str
+    dry_run: bool
+    overdue_holds: int
+    overdue_microusd: int
+    overdue_reservations: int
+    overdue_bytes: int
+    mismatches: tuple[Mismatch, ...] = ()
+
+    def require_sound(self) -> Self:
+        """Raise IntegrityDoubt, naming the first figures that do not add up; everything is frozen then."""
+        if self.mismatches:
+            raise IntegrityDoubt(f"{summary(self.mismatches)}. Changes are frozen; run {self.run_id}. {_WAY_OUT}")
+        return self
+
+
+def summary(mismatches: Sequence[Mismatch]) -> str:
+    """Say how many figures do not add up, and the first of them."""
+    named = "; ".join(
+        f"{one.what} of {one.subject} is {one.recorded:,}, counted {one.counted:,}" for one in mismatches[:_NAMED]
+    )
+    more = f"; and {len(mismatches) - _NAMED:,} more" if len(mismatches) > _NAMED else ""
+    return f"the accounts do not add up in {many(len(mismatches), 'figure')}: {named}{more}"
+
+
+def findings(mismatches: Sequence[Mismatch]) -> list[Finding]:
+    """Tell people of a mismatch, once until it is gone."""
+    if not mismatches:
+        return []
+    by_kind = {what: sum(one.what == what for one in mismatches) for what in sorted({one.what for one in mismatches})}
+    return [
+        Finding(
+            rule=RULE,
+            scope="total",
+            period="",
+            level="",
+            severity=Severity.CRITICAL,
+            title="The accounts do not add up: changes are frozen",
+            text=f"{summary(mismatches)}. No credits are spent and nothing is deleted until a person has looked.",
+            suggestion=_WAY_OUT,
+            figures=tuple((what.replace("_", " "), f"{count:,}") for what, count in by_kind.items()),
+        )
+    ]

@@ -1,0 +1,195 @@
+"""Who a month's bill goes to: charges by day, service and user, with a residual that makes them sum to the bill.
+
+What a day is billed is the bill of the month up to it less the bill up to the day before, so allowances are used up
+and units rounded up on the days on which that happens. A user's row is what the user used at list price. The residual,
+the row of user "", takes what is left: the allowances, the rounding, and what no user is known to have used.
+
+Months are calendar months in UTC, and a GB-month is a GB for all days of one: Cloudflare speaks of periods of 30 days.
+"""
+
+from calendar import monthrange
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from functools import cache, partial
+from typing import Final, NamedTuple
+
+from reelkeeper.model.money import Charge, Metric, StorageClass, UsageSource, Used
+from reelkeeper.rules.billing import pricing
+from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsage, Usage, gb_months
+from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.billing.tariff import GB, MILLION, PRICE_BOOK, RATES, class_of
+
+STORAGE, CLASS_A, CLASS_B, RETRIEVAL = "r2-storage", "r2-class-a", "r2-class-b", "r2-retrieval"
+COMPUTE, API = "compute", "api"
+MAKING: Final = frozenset({COMPUTE, API})  # the services that make videos
+CHARGED: Final = (Metric.STORED_BYTES, Metric.OPERATIONS, Metric.RETRIEVED_BYTES, Metric.JOBS)
+_NANO: Final = 10**9
+_ONE_DAY: Final = timedelta(days=1)
+
+
+class Thing(NamedTuple):
+    """Something that is charged for. `nanousd` is the list price of one `unit`."""
+
+    sku: str
+    service: str
+    unit: str
+    nanousd: Fraction
+    price_book: str
+
+
+class Reckoned(NamedTuple):
+    """What the account used of one thing on one day, at list price, and what that added to the month's bill."""
+
+    day: date
+    thing: Thing
+    quantity: int
+    list_nanousd: int
+    billed_nanousd: int
+    estimated: bool
+
+
+def reckon(account: Iterable[Used], book: PriceBook, month: date, today: date) -> list[Reckoned]:
+    """Price what the account used on each day of `month` up to `today`, the last of which are still estimates.
+
+    `account` may hold earlier days: the last known amount of stored bytes stands in for a day on which nobody looked,
+    as an estimate. Where Cloudflare has counted, its figures count, else the store's own, whose operations are an
+    estimate too: it cannot see what others ask of the bucket.
+    """
+    days_in_month = monthrange(month.year, month.month)[1]
+    last = min(today, month.replace(day=days_in_month))
+    things = things_of(days_in_month, book)
+    found: list[Reckoned] = []
+    used, listed, billed = defaultdict[Thing, int](int), defaultdict[Thing, int](int), defaultdict[Thing, int](int)
+    for day, rows in _by_day(account, month, last):
+        amounts, estimates = defaultdict[Thing, int](int), set[Thing]()
+        for one in rows:
+            for thing in things(one):
+                amounts[thing] += one.quantity
+                guessed = one.day < day or (one.metric, one.source) == (Metric.OPERATIONS, UsageSource.STORE)
+                if one.sampled or guessed or day >= today:
+                    estimates.add(thing)
+        for thing, quantity in amounts.items():
+            used[thing] += quantity
+        bills = _bills(used, days_in_month)
+        for thing in amounts:
+            at_list = round(used[thing] * thing.nanousd)
+            parts = (at_list - listed[thing], bills.get(thing.sku, at_list) - billed[thing])
+            found.append(Reckoned(day, thing, amounts[thing], *parts, thing in estimates))
+            listed[thing] += parts[0]
+            billed[thing] += parts[1]
+    return found
+
+
+def share(
+    reckoned: Iterable[Reckoned], users: Iterable[Used], tiers: Mapping[str, str | None], book: PriceBook
+) -> Iterator[Charge]:
+    """Give each user of those days a charge at list price, and what is left of each day's bill to nobody.
+
+    `users` is what users used on the days of `reckoned`, any other days left out. The charges of a day and thing sum to
+    what was reckoned for it: in quantity, list price and bill.
+    """
+    pricing_of = cache(partial(things_of, book=book))
+    parts: defaultdict[tuple[date, str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for one in users:
+        for thing in pricing_of(monthrange(one.day.year, one.day.month)[1])(one):
+            parts[one.day, thing.sku][one.user_id] += one.quantity
+    for day, thing, quantity, listed, billed, estimated in reckoned:
+        used = parts[day, thing.sku]
+        rows = [(user_id, part, round(part * thing.nanousd)) for user_id, part in sorted(used.items())]
+        shared = sum(cost for _, _, cost in rows)
+        left = quantity - sum(part for _, part, _ in rows)
+        for user_id, part, cost, bill in [
+            *((user_id, part, cost, cost) for user_id, part, cost in rows),
+            ("", left, listed - shared, billed - shared),
+        ]:
+            yield Charge(
+                day,
+                thing.service,
+                thing.sku,
+                user_id,
+                tiers.get(user_id),
+                part,
+                thing.unit,
+                cost,
+                bill,
+                thing.price_book,
+                estimated,
+            )
+
+
+def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[date, list[Used]]]:
+    """Give the rows that count for each day: of one source, and the last known stored bytes where the day has none."""
+    sources: defaultdict[tuple[date, Metric], dict[UsageSource, list[Used]]] = defaultdict(dict)
+    for one in account:
+        sources[one.day, one.metric].setdefault(one.source, []).append(one)
+    counted = {key: by.get(UsageSource.CLOUDFLARE) or by[UsageSource.STORE] for key, by in sources.items()}
+    earlier = [day for day, metric in counted if metric == Metric.STORED_BYTES and day < month]
+    stored = counted[max(earlier), Metric.STORED_BYTES] if earlier else []
+    day = month
+    while day <= last:
+        stored = counted.get((day, Metric.STORED_BYTES), stored)
+        others = [counted.get((day, metric), []) for metric in CHARGED if metric != Metric.STORED_BYTES]
+        yield day, [*stored, *(one for rows in others for one in rows)]
+        day += _ONE_DAY
+
+
+def things_of(days_in_month: int, book: PriceBook) -> Callable[[Used], tuple[Thing, ...]]:
+    """Give what says which things are charged for a use, in months of this length, with their prices."""
+    known: dict[tuple[str, str, str], tuple[Thing, ...]] = {}
+
+    def things(one: Used) -> tuple[Thing, ...]:
+        kind = (one.metric, one.resource, one.storage_class)
+        if kind not in known:
+            known[kind] = _things(one, days_in_month, book)
+        return known[kind]
+
+    return things
+
+
+def _things(one: Used, days_in_month: int, book: PriceBook) -> tuple[Thing, ...]:
+    """Name what is charged for this use: nothing, one thing, or of a job its compute and its API."""
+    kind = StorageClass(one.storage_class or StorageClass.STANDARD)
+    rates = RATES[kind]
+    if one.metric == Metric.STORED_BYTES:
+        return (_r2(STORAGE, kind, "Byte-Days", rates.storage_usd_per_gb_month, GB * days_in_month),)
+    if one.metric == Metric.RETRIEVED_BYTES:
+        return (_r2(RETRIEVAL, kind, "Bytes", rates.retrieval_usd_per_gb, GB),)
+    if one.metric == Metric.OPERATIONS:
+        classes = {"A": (CLASS_A, rates.class_a_usd_per_million), "B": (CLASS_B, rates.class_b_usd_per_million)}
+        billed_in = class_of(one.resource)
+        return (_r2(classes[billed_in][0], kind, "Operations", classes[billed_in][1], MILLION),) if billed_in else ()
+    if one.metric == Metric.JOBS:
+        price, suffix = book.price_of(one.resource), f"-{one.resource}" if one.resource else ""
+        costs = ((COMPUTE, price.compute_usd), (API, price.api_usd))
+        return tuple(Thing(f"{name}{suffix}", name, "Jobs", Fraction(usd) * _NANO, book.mark) for name, usd in costs)
+    return ()
+
+
+def _r2(service: str, kind: StorageClass, unit: str, usd: Decimal, units: int) -> Thing:
+    return Thing(pricing.sku(service, kind), service, unit, Fraction(usd) * _NANO / units, PRICE_BOOK)
+
+
+def _bills(used: Mapping[Thing, int], days_in_month: int) -> dict[str, int]:
+    """Price what R2 was used for since the month began, as Cloudflare would: nano-dollars of each SKU."""
+    by_sku = {thing.sku: quantity for thing, quantity in used.items()}
+
+    def so_far(service: str, kind: StorageClass) -> int:
+        return by_sku.get(pricing.sku(service, kind), 0)
+
+    def months(kind: StorageClass) -> Decimal:
+        return gb_months([so_far(STORAGE, kind)], days_in_month)
+
+    kept, cold = StorageClass.STANDARD, StorageClass.INFREQUENT_ACCESS
+    usage = Usage(
+        standard=StandardUsage(gb_month=months(kept), class_a=so_far(CLASS_A, kept), class_b=so_far(CLASS_B, kept)),
+        infrequent_access=InfrequentAccessUsage(
+            gb_month=months(cold),
+            class_a=so_far(CLASS_A, cold),
+            class_b=so_far(CLASS_B, cold),
+            retrieval_gb=gb_months([so_far(RETRIEVAL, cold)]),
+        ),
+    )
+    return {line.sku: int(line.billed_usd * _NANO) for line in pricing.bill(usage).lines}

@@ -1,0 +1,171 @@
+"""What a month's usage costs at R2, as billed and to the last digit; what one object costs, and what its removal saves.
+
+Money is Decimal dollars in prices, integer micro-dollars in rows. The prices themselves stand in `tariff`.
+"""
+
+from collections.abc import Iterable, Iterator
+from decimal import ROUND_CEILING, Decimal, localcontext
+from fractions import Fraction
+from typing import Annotated, Final, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from reelkeeper.model.money import StorageClass
+from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, MILLION, RATES, STANDARD
+
+_MICROUSD: Final = 10**6
+_MOST_GB: Final = 10**9  # an exabyte, of which no account of R2's comes near
+_MOST_OPERATIONS: Final = 10**14  # 38 million a second for a month
+_MOST_DIGITS: Final = 28
+_PLACES: Final = 18  # decimals of a GB-month: a byte for a day is 3.3e-11 of it
+_EXACT: Final = 80  # digits that no product of ours needs: nothing is rounded but where it says so
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool | str | bytes):
+        raise ValueError("must be a number")  # noqa: TRY004  pydantic makes a refusal of the field of a ValueError
+    return value
+
+
+Gigabytes = Annotated[Decimal, BeforeValidator(_number), Field(ge=0, le=_MOST_GB, max_digits=_MOST_DIGITS)]
+Operations = Annotated[int, BeforeValidator(_number), Field(ge=0, le=_MOST_OPERATIONS)]
+
+
+class StandardUsage(BaseModel):
+    """What was used of Standard storage in a month."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gb_month: Gigabytes = Field(Decimal(0), description="Mean of the daily peaks of stored bytes, in GB of 10^9")
+    class_a: Operations = Field(0, description="Operations that write or list")
+    class_b: Operations = Field(0, description="Operations that read")
+
+
+class InfrequentAccessUsage(StandardUsage):
+    """What was used of Infrequent Access storage in a month."""
+
+    retrieval_gb: Gigabytes = Field(Decimal(0), description="What was read or copied, in GB of 10^9")
+
+
+class Usage(BaseModel):
+    """What an account used in a month. What is left out was not used; a field that is not known is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    standard: StandardUsage = StandardUsage()
+    infrequent_access: InfrequentAccessUsage = InfrequentAccessUsage()
+
+
+class Line(NamedTuple):
+    """One line of a bill: `quantity` in GB-months, operations or GB; `billable_units` in GB-months, millions or GB."""
+
+    sku: str
+    quantity: Decimal
+    free: int
+    billable_units: int
+    unit_price_usd: Decimal
+    billed_usd: Decimal
+    exact_usd: Decimal
+
+
+class Bill(NamedTuple):
+    """`billed_usd` is rounded up to whole units, as Cloudflare bills; `exact_usd` is the same without."""
+
+    billed_usd: Decimal
+    exact_usd: Decimal
+    lines: tuple[Line, ...]
+
+
+class Saving(NamedTuple):
+    """What less usage takes off a month's bill: off what Cloudflare bills, and off the same without rounding."""
+
+    billed_usd: Decimal
+    exact_usd: Decimal
+
+
+def sku(service: str, storage_class: StorageClass) -> str:
+    """Name what is charged for: a service of R2's in one storage class, such as `r2-class-a-standard`."""
+    return f"{service}-{storage_class.replace('_', '-')}"
+
+
+def bill(usage: Usage) -> Bill:
+    """Price a month. There is a line for everything that R2 charges for, used or not."""
+    with localcontext(prec=_EXACT):
+        lines = tuple(_lines(usage))
+        billed = sum((one.billed_usd for one in lines), Decimal(0))
+        exact = sum((one.exact_usd for one in lines), Decimal(0))
+    return Bill(billed, exact, lines)
+
+
+def _lines(usage: Usage) -> Iterator[Line]:
+    infrequent = usage.infrequent_access
+    for kind, used in ((StorageClass.STANDARD, usage.standard), (StorageClass.INFREQUENT_ACCESS, infrequent)):
+        rates = RATES[kind]
+        for service, quantity, free, unit, price in (
+            ("r2-storage", used.gb_month, rates.free_gb_months, 1, rates.storage_usd_per_gb_month),
+            ("r2-class-a", Decimal(used.class_a), rates.free_class_a, MILLION, rates.class_a_usd_per_million),
+            ("r2-class-b", Decimal(used.class_b), rates.free_class_b, MILLION, rates.class_b_usd_per_million),
+        ):
+            yield _line(sku(service, kind), quantity, free, unit, price)
+    kind = StorageClass.INFREQUENT_ACCESS
+    yield _line(sku("r2-retrieval", kind), infrequent.retrieval_gb, 0, 1, RATES[kind].retrieval_usd_per_gb)
+
+
+def _line(name: str, quantity: Decimal, free: int, unit: int, price: Decimal) -> Line:
+    beyond = max(quantity - free, Decimal(0)) / unit
+    units = int(beyond.to_integral_value(ROUND_CEILING))
+    return Line(name, quantity, free, units, price, units * price, beyond * price)
+
+
+def gb_months(daily_peaks: Iterable[int], period_days: int | None = None) -> Decimal:
+    """Turn peaks of stored bytes, one a day, into GB-months: their mean, in GB.
+
+    `period_days` is the length of the period where not all of its days are given, which then count as nothing stored.
+    """
+    peaks = list(daily_peaks)
+    days = period_days or len(peaks)
+    if len(peaks) > days:
+        raise ValueError(f"{len(peaks)} daily peaks in a period of {days} days")
+    return Decimal(round(Fraction(sum(peaks) * 10**_PLACES, days * GB))).scaleb(-_PLACES) if peaks else Decimal(0)
+
+
+def cost_until(
+    size_bytes: int,
+    days: Decimal | int,
+    storage_class: StorageClass = StorageClass.STANDARD,
+    *,
+    reads: int = 0,
+) -> Decimal:
+    """Give the dollars that an object costs from now until `days` are over, its writing left out: what is avoidable.
+
+    Marginal, so beyond the free allowances and before the rounding of the bill: `days` of storage, at least the class's
+    minimum, and `reads` of the whole object.
+    """
+    rates = RATES[storage_class]
+    gigabytes = Decimal(size_bytes) / GB
+    months = Decimal(max(days, rates.minimum_days)) / DAYS_A_MONTH
+    storing = gigabytes * months * rates.storage_usd_per_gb_month
+    return storing + reads * (rates.class_b_usd_per_million / MILLION + gigabytes * rates.retrieval_usd_per_gb)
+
+
+def saving_this_month(usage: Usage, size_bytes: int, days_left: int, days_in_month: int = DAYS_A_MONTH) -> Saving:
+    """Say what removing `size_bytes` of Standard storage now takes off this month's bill, `days_left` before its end.
+
+    `usage` is what the whole month will be if nothing is removed. Where all of it is free, or the rounding up to a
+    whole GB-month stays the same, nothing is saved.
+    """
+    standard = usage.standard
+    removed = gb_months([size_bytes] * days_left, days_in_month)
+    less = standard.model_copy(update={"gb_month": max(standard.gb_month - removed, Decimal(0))})
+    before, after = bill(usage), bill(usage.model_copy(update={"standard": less}))
+    return Saving(before.billed_usd - after.billed_usd, before.exact_usd - after.exact_usd)
+
+
+def storage_microusd_per_month(size_bytes: int) -> int:
+    """Give what `size_bytes` more, or fewer, cost in a month beyond the free allowance, rounded half to even."""
+    return round(size_bytes * STANDARD.storage_usd_per_gb_month * _MICROUSD / GB)
+
+
+def storage_usd_per_month(size_bytes: int) -> Decimal:
+    """Give the storage line of a month in which `size_bytes` are stored throughout, free allowance taken off."""
+    return max(size_bytes - STANDARD.free_gb_months * GB, 0) * STANDARD.storage_usd_per_gb_month / GB

@@ -1,0 +1,68 @@
+"""Two counts of the same days side by side: the store's own and Cloudflare's. They are compared, never added."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import date
+from typing import Final, NamedTuple
+
+from reelkeeper.model.money import Metric, Used
+from reelkeeper.rules.billing.allocation import Thing, things_of
+from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.billing.tariff import DAYS_A_MONTH
+
+COMPARED: Final = (Metric.STORED_BYTES, Metric.OPERATIONS, Metric.RETRIEVED_BYTES)
+
+
+class Difference(NamedTuple):
+    """What both say of one thing on the days that both know. `difference` is theirs less ours, at list price too."""
+
+    sku: str
+    unit: str
+    ours: int
+    theirs: int
+    difference: int
+    list_nanousd: int
+
+
+class Comparison(NamedTuple):
+    """The differences, and which days they are of: known to both, to us alone, to Cloudflare alone."""
+
+    differences: tuple[Difference, ...]
+    both: tuple[date, ...]
+    only_ours: tuple[date, ...]
+    only_theirs: tuple[date, ...]
+
+
+def compare(ours: Sequence[Used], theirs: Sequence[Used]) -> Comparison:
+    """Compare what the account used by each count, on the days of which each has said how much was stored.
+
+    Ours is lower where others use the account too: other buckets, uploads by the service, reads by its users.
+    """
+    our_days, their_days = ({one.day for one in rows if one.metric == Metric.STORED_BYTES} for rows in (ours, theirs))
+    both = our_days & their_days
+    mine, others = (_count(one for one in rows if one.day in both) for rows in (ours, theirs))
+    return Comparison(
+        tuple(
+            Difference(
+                thing.sku,
+                thing.unit,
+                mine[thing],
+                others[thing],
+                others[thing] - mine[thing],
+                round((others[thing] - mine[thing]) * thing.nanousd),
+            )
+            for thing in sorted({*mine, *others})
+        ),
+        tuple(sorted(both)),
+        tuple(sorted(our_days - their_days)),
+        tuple(sorted(their_days - our_days)),
+    )
+
+
+def _count(rows: Iterable[Used]) -> Counter[Thing]:
+    """Add up what is charged for, by a month of 30 days; what is free is not compared."""
+    things, counts = things_of(DAYS_A_MONTH, PriceBook()), Counter[Thing]()
+    for one in rows:
+        for thing in things(one):
+            counts[thing] += one.quantity
+    return counts

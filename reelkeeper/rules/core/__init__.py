@@ -1,0 +1,1 @@
+"""Limits of access, and wording that other rules share."""

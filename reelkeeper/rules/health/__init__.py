@@ -1,0 +1,1 @@
+"""What performance figures say."""

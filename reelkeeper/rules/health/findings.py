@@ -1,0 +1,237 @@
+"""What the figures of performance say that a person should know: the limit, by how much, and what would help. Pure.
+
+A mean over few jobs says nothing: its rule is then not judged, and what is known of it stays as it is. The source
+document answered slow jobs with more of them at once; where they are slow because of each other, that makes it worse.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from statistics import fmean
+from typing import Final, NamedTuple
+
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.jobs import JobState
+from reelkeeper.model.performance import Ended, Filled, InFlight
+from reelkeeper.rules.core.wording import dollars, many
+from reelkeeper.rules.health.performance import PerformancePolicy, percentile, waiting
+from reelkeeper.rules.health.performance_report import money
+
+SLOW, DEAR, FAILING, WAITING, FULL = "slow_jobs", "dear_jobs", "failing_jobs", "long_wait", "full_storage"
+_CROWDED: Final = 1.3  # times its estimate from which on a job is slowed down by those beside it
+_MONTH_MINUTES: Final = 30 * 24 * 60
+_PERCENT: Final = 100
+_GB: Final = 10**9
+_SHOWN: Final = 100  # characters of an error
+_MOSTLY: Final = 50  # percent of successes below which somebody should look at once
+_Rule = Callable[[str, Sequence[Ended], PerformancePolicy, Mapping[str, Sequence[Ended]]], Finding | None]
+
+
+class Seen(NamedTuple):
+    """What is judged: the jobs that ended lately, those in flight, and what is stored; None: not known."""
+
+    ended: Sequence[Ended]
+    in_flight: Sequence[InFlight]
+    limit: int | None  # jobs at once
+    filled: Filled | None
+
+
+class Judged(NamedTuple):
+    """What was found, and the rules that could be judged."""
+
+    findings: list[Finding]
+    rules: list[str]
+
+
+def judge(seen: Seen, policy: PerformancePolicy, as_of: datetime) -> Judged:
+    """Ask every rule that has enough to go by."""
+    run = [one for one in seen.ended if one.started_at is not None and not one.is_follower]
+    timed = [one for one in run if one.is_made and one.processing_seconds]
+    priced = [one for one in run if one.cost_microusd is not None]
+    decided = [one for one in seen.ended if one.is_made or one.state is JobState.DEAD]
+    answers = {
+        SLOW: _by_model(timed, policy, _slow),
+        DEAR: _by_model(priced, policy, _dear),
+        FAILING: _by_model(decided, policy, _failing),
+        WAITING: _long_wait(seen, policy, as_of),
+        FULL: _full(seen.filled, policy),
+    }
+    known = {rule: found for rule, found in answers.items() if found is not None}
+    return Judged([one for found in known.values() for one in found], list(known))
+
+
+def _by_model(jobs: Sequence[Ended], policy: PerformancePolicy, rule: _Rule) -> list[Finding] | None:
+    """Ask of each model that has jobs enough, and of all together where that finds nothing."""
+    if len(jobs) < policy.fewest_jobs:
+        return None
+    models: dict[str, list[Ended]] = defaultdict(list)
+    for one in jobs:
+        models[one.model].append(one)
+    enough = {model: models[model] for model in sorted(models) if len(models[model]) >= policy.fewest_jobs}
+    found = [rule(model, theirs, policy, enough) for model, theirs in enough.items()]
+    return _known(found) or _known([rule("", jobs, policy, enough)])
+
+
+def _slow(
+    model: str, jobs: Sequence[Ended], policy: PerformancePolicy, models: Mapping[str, Sequence[Ended]]
+) -> Finding | None:
+    limit, mean = policy.max_processing_seconds, _seconds(jobs)
+    if limit is None or mean <= limit:
+        return None
+    estimate, beside = fmean(one.estimate_seconds for one in jobs), _mean(one.concurrency for one in jobs)
+    slowdown = mean / estimate if estimate else 1.0
+    p95 = percentile([one.processing_seconds or 0.0 for one in jobs], 95)
+    text = (
+        f"{many(len(jobs), 'job')} of {_span(policy)} took {mean:.0f} s on average once begun, and one in twenty over "
+        f"{p95:.0f} s; the limit is {limit:.0f} s. That is {slowdown:.1f} times what was estimated"
+    )
+    text += f", with {beside:.1f} at once." if beside else "."
+    if slowdown >= _CROWDED and beside and beside > 1:
+        fewer = int(1 + max(limit / estimate - 1, 0) * (beside - 1) / (slowdown - 1))
+        advice = (
+            f"They slow each other down, and more at once would make it worse. By these figures {fewer} at once keep "
+            "the limit: concurrency.max_limit of tune_concurrency in prefect.yaml."
+        )
+    else:
+        advice = (
+            f"They take what their size asks for, and more at once makes none of them quicker. Requests with "
+            f"{_PERCENT * (1 - limit / mean):.0f} % less to do (size, seconds, frames) would keep the limit."
+        )
+    advice += _better(model, models, _seconds, lambda value: f"takes {value:.0f} s")
+    return _finding(SLOW, model, "take", f"{mean:.0f} s on average", text, advice)
+
+
+def _dear(
+    model: str, jobs: Sequence[Ended], policy: PerformancePolicy, models: Mapping[str, Sequence[Ended]]
+) -> Finding | None:
+    limit, mean = policy.max_cost_microusd, _cost(jobs)
+    if limit is None or mean <= limit:
+        return None
+    lost = sum(one.cost_microusd or 0 for one in jobs if one.state is not JobState.SUCCEEDED)
+    a_month = (mean - limit) * len(jobs) * _MONTH_MINUTES / policy.judged_minutes
+    text = (
+        f"{many(len(jobs), 'job')} of {_span(policy)} cost {money(mean)} each; the limit is {money(limit)}. At "
+        f"this pace that is {dollars(a_month)} a month above it."
+    )
+    advice = f"{dollars(lost)} of {dollars(mean * len(jobs))} went into jobs that failed. " if lost else ""
+    timed = [one for one in jobs if one.processing_seconds]
+    if timed and (seconds := _seconds(timed)):
+        advice += (
+            f"At {dollars(_cost(timed) / seconds)} a second, one keeps the limit within "
+            f"{limit * seconds / max(_cost(timed), 1):.0f} s; these took {seconds:.0f} s."
+        )
+    advice += _better(model, models, _cost, lambda value: f"costs {money(value)}")
+    return _finding(DEAR, model, "cost", f"{money(mean)} each", text, advice.strip(), impact=round(a_month))
+
+
+def _failing(
+    model: str, jobs: Sequence[Ended], policy: PerformancePolicy, models: Mapping[str, Sequence[Ended]]
+) -> Finding | None:
+    limit, dead = policy.min_success_percent, [one for one in jobs if one.state is JobState.DEAD]
+    share = _PERCENT * (1 - len(dead) / len(jobs))
+    if limit is None or share >= limit:
+        return None
+    errors = Counter((one.error or "no reason given").partition("\n")[0][:_SHOWN] for one in dead)
+    named = "; ".join(f"{error} ({count} times)" for error, count in errors.most_common(3))
+    text = (
+        f"{len(dead)} of {many(len(jobs), 'job')} of {_span(policy)} failed for good: {share:.0f} % succeeded, and "
+        f"{limit:.0f} % should. {named}. Nobody was charged for them."
+    )
+    lost = sum(one.cost_microusd or 0 for one in dead)
+    advice = (f"They cost us {dollars(lost)} all the same. " if lost else "") + "See: reelkeeper queue --dead."
+    advice += _better(model, models, lambda theirs: -_success(theirs), lambda value: f"succeeds in {-value:.0f} %")
+    severity = Severity.CRITICAL if share < _MOSTLY else Severity.WARNING
+    return _finding(FAILING, model, "fail", f"{len(dead)} of {len(jobs)}", text, advice, severity=severity)
+
+
+def _long_wait(seen: Seen, policy: PerformancePolicy, as_of: datetime) -> list[Finding]:
+    queue, limit = waiting(seen.in_flight, as_of), policy.max_wait_seconds
+    oldest, queued = queue["oldest_wait_seconds"] or 0.0, int(queue["queued"] or 0)
+    if limit is None or oldest <= limit:
+        return []
+    running, work = int(queue["running"] or 0), queue["queued_estimate_seconds"] or 0.0
+    text = (
+        f"The oldest of {many(queued, 'waiting job')} was asked for {oldest / 60:.0f} minutes ago; the limit is "
+        f"{limit / 60:.0f}. {running} run now, of {'any number' if seen.limit is None else seen.limit} at once."
+    )
+    if not running:
+        advice = "Nothing runs: see whether dispatch_jobs does, and how its last runs ended. reelkeeper watchdog knows."
+    else:
+        advice = (
+            f"What waits is {work / 60:.0f} minutes of work for one slot, {work / 60 / running:.0f} for {running}. "
+            "Why a job waits: reelkeeper queue --explain JOB."
+        )
+    severity = Severity.WARNING if running else Severity.CRITICAL
+    return [Finding(WAITING, "total", "", "", severity, f"A job has waited {oldest / 60:.0f} minutes", text, advice)]
+
+
+def _full(filled: Filled | None, policy: PerformancePolicy) -> list[Finding] | None:
+    if filled is None or not filled.limit_bytes:
+        return None
+    share, limit = _PERCENT * filled.used_bytes / filled.limit_bytes, policy.max_storage_percent
+    if limit is None or share <= limit:
+        return []
+    over = filled.used_bytes - filled.limit_bytes * limit / _PERCENT
+    what = "the storage budget" if policy.storage_budget_bytes else "what all users' quotas sum to"
+    text = (
+        f"{filled.used_bytes / _GB:,.2f} GB are stored of {filled.limit_bytes / _GB:,.2f}, {what}: {share:.0f} %, and "
+        f"{limit:.0f} % is the limit. {many(filled.full_users, 'user')} are above it with their own quota."
+    )
+    advice = (
+        f"{over / _GB:,.2f} GB less keep the limit. reelkeeper plan tier_storage says what shrinks or goes now; with "
+        "--param policy.compress_after_days=3, say, what more would."
+    )
+    return [Finding(FULL, "total", "", "", Severity.WARNING, f"Storage is {share:.0f} % full", text, advice)]
+
+
+def _finding(
+    rule: str,
+    model: str,
+    verb: str,
+    figure: str,
+    text: str,
+    advice: str,
+    *,
+    severity: Severity = Severity.WARNING,
+    impact: int | None = None,
+) -> Finding:
+    scope, whose = (f"model:{model}", f"Jobs of {model}") if model else ("total", "Jobs")
+    return Finding(rule, scope, "", "", severity, f"{whose} {verb} {figure}", text, advice, impact)
+
+
+def _better(
+    model: str,
+    models: Mapping[str, Sequence[Ended]],
+    measure: Callable[[Sequence[Ended]], float],
+    in_words: Callable[[float], str],
+) -> str:
+    """Name the model that does best, if it is another one and does better."""
+    if model not in models or len(models) == 1:
+        return ""
+    best = min(models, key=lambda name: measure(models[name]))
+    return "" if best == model else f" {best} {in_words(measure(models[best]))}."
+
+
+def _seconds(jobs: Sequence[Ended]) -> float:
+    return _mean(one.processing_seconds for one in jobs) or 0.0
+
+
+def _cost(jobs: Sequence[Ended]) -> float:
+    return _mean(one.cost_microusd for one in jobs) or 0.0
+
+
+def _success(jobs: Sequence[Ended]) -> float:
+    return _PERCENT * sum(one.is_made for one in jobs) / len(jobs)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _span(policy: PerformancePolicy) -> str:
+    return f"the last {policy.judged_minutes} minutes"
+
+
+def _known(found: Iterable[Finding | None]) -> list[Finding]:
+    return [one for one in found if one is not None]

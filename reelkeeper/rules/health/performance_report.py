@@ -1,0 +1,94 @@
+"""Figures of performance, as people read them. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from reelkeeper.model.performance import Ended
+from reelkeeper.rules.health.performance import by_group, figures
+
+_TENTHS_BELOW: Final = 10  # seconds
+_MINUTES_FROM: Final = 600  # seconds
+
+
+class Line(NamedTuple):
+    """Figures as people read them, of all jobs, of a tier or of a model."""
+
+    of: str
+    ended: str
+    succeeded: str
+    wait: str  # mean, and the 95th percentile
+    processing: str  # the same
+    cost: str
+    cache_hits: str
+
+
+@dataclass(frozen=True, slots=True)
+class PerformanceReport:
+    """What a run of `monitor_performance` found. `found` are the findings in a line each, the worst first."""
+
+    flow: str
+    run_id: str
+    dry_run: bool
+    as_of: datetime
+    ended: int  # of the time that was judged
+    mean_wait: str
+    mean_processing: str
+    succeeded: str
+    mean_cost: str
+    queued: int
+    oldest_wait: str
+    storage: str
+    found: tuple[str, ...]
+    windows: int = 0  # quarters of an hour recorded
+    news: int = 0  # of what was found
+    over: int = 0  # alerts that are
+
+
+def lines(ended: Sequence[Ended]) -> list[Line]:
+    """Lay out how it went: all in all, then by model and by tier."""
+    return [
+        line(f"tier {tier}" if tier else f"model {model}" if model else "all", figures(jobs))
+        for (tier, model), jobs in sorted(by_group(ended).items())
+    ]
+
+
+def line(of: str, found: Mapping[str, float | None]) -> Line:
+    """Put the figures of a group into words."""
+    wait, processing = (
+        " / ".join(seconds(found.get(f"{name}_{kind}_seconds")) for kind in ("mean", "p95"))
+        for name in ("wait", "processing")
+    )
+    return Line(
+        of,
+        f"{found.get('ended') or 0:,.0f}",
+        percent(found.get("success_percent")),
+        wait,
+        processing,
+        money(found.get("cost_mean_microusd")),
+        percent(found.get("cache_hit_percent")),
+    )
+
+
+def seconds(value: float | None) -> str:
+    """Put a time into words: seconds, or minutes where these are many."""
+    if value is None:
+        return "-"
+    return (
+        f"{value:.1f} s"
+        if value < _TENTHS_BELOW
+        else f"{value:.0f} s"
+        if value < _MINUTES_FROM
+        else f"{value / 60:.0f} min"
+    )
+
+
+def percent(value: float | None) -> str:
+    """Put a share into words."""
+    return "-" if value is None else f"{value:.0f} %"
+
+
+def money(microusd: float | None) -> str:
+    """Put what a job costs into dollars, to a hundredth of a cent."""
+    return "-" if microusd is None else f"${microusd / 10**6:,.4f}"

@@ -1,0 +1,1 @@
+"""Admission, order, retries, cache and concurrency of generation jobs."""

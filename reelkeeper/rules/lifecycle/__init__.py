@@ -1,0 +1,1 @@
+"""Which videos are compressed, retired and purged, and within which limits."""

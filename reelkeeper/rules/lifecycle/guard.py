@@ -1,0 +1,208 @@
+"""How much one run may retire. Asked before the first change; every limit must hold, and 0 allows nothing.
+
+Retiring is what is judged: a compressed video stays, and `compress_limit` of the policy bounds that work.
+`always_allowed` spares a few objects from the percentages, which say little about a small catalogue, and never
+from `max_objects` or `max_bytes`. In the 24 hours it counts everything retired in them, so that hourly runs of a
+few objects each cannot drain the bucket.
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from math import ceil, floor
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reelkeeper.errors import GuardRefused
+from reelkeeper.model import PlanSummary
+from reelkeeper.rules.core.wording import many
+
+_USERS_NAMED = 3  # of the users hit hardest, in a refusal
+_SAMPLES = 5
+
+
+def _percent(default: float, what: str, least: float = 0) -> float:
+    field: float = Field(default, ge=least, le=100, allow_inf_nan=False, description=what)
+    return field
+
+
+class BlastRadius(BaseModel):
+    """The most that one run may retire. 0 allows nothing; there is no value that means "no limit"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    max_objects: int = Field(500, ge=0, le=10**9, description="Videos that one run may retire")
+    max_percent: float = _percent(5, "Share of all live videos that one run may retire")
+    max_bytes: int = Field(50 * 10**9, ge=0, le=10**18, description="Bytes that one run may retire")
+    max_user_percent: float = _percent(
+        20, "Share of one user's live videos that one run retires; more wait for the next"
+    )
+    max_percent_in_24h: float = _percent(10, "Share of all live videos that may be retired in 24 hours, by all runs")
+    always_allowed: int = Field(3, ge=0, le=100, description="So many videos may go whatever the percentages say")
+    min_population_percent: float = _percent(
+        80,
+        "Of the live videos that the last good run left, or of the objects that a listing should show, so many must be",
+        1,
+    )
+
+
+class _Breach(NamedTuple):
+    """One limit that is broken. `enough` is the least value that would allow it; None where no value would."""
+
+    field: str
+    text: str
+    enough: float | None
+
+
+def within(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int, last_population: int | None) -> None:
+    """Raise GuardRefused, naming every limit that `plan` breaks, the figures and the override.
+
+    Args:
+        limits: what is allowed.
+        plan: the saved plan.
+        retired_in_24h: videos that all runs retired in the 24 hours before.
+        last_population: live videos that the last good run left behind; None before the first.
+
+    """
+    breaches = [*_doubts(limits, plan, last_population), *_excesses(limits, plan, retired_in_24h)]
+    if breaches:
+        raise GuardRefused(_refusal(plan, breaches, apply=f"--apply --plan {plan.id}"))
+
+
+def purge_within(limits: BlastRadius, plan: PlanSummary, last_population: int | None) -> None:
+    """Raise GuardRefused when `plan`, of blobs whose grace is over, may not be carried out.
+
+    What goes was judged when it was retired, and how many videos go in one run is bounded as the plan is drawn; so what
+    is asked here is whether anything may go at all, and whether the catalogue is whole.
+    """
+    breaches = list(_shrunken(limits, plan, last_population))
+    if plan.retire.objects:
+        zeros = (name for name, limit in limits if name.startswith("max_") and limit == 0)
+        breaches += [
+            _Breach(name, f"{many(plan.retire.objects, 'blob')}, limit 0", BlastRadius.model_fields[name].default)
+            for name in zeros
+        ]
+    if breaches:
+        raise GuardRefused(_refusal(plan, breaches, apply="--apply"))  # another max_objects draws another plan
+
+
+def listing_within(limits: BlastRadius, listed: int, expected: int) -> None:
+    """Raise GuardRefused when a listing shows too few of the objects that the catalogue expects.
+
+    Half a listing, or the wrong bucket, would mark the other half lost.
+    """
+    if expected - listed > limits.always_allowed and _below(listed, limits.min_population_percent, expected):
+        enough = _round_down(listed, expected)
+        raise GuardRefused(
+            f"refused, and nothing was changed: the listing shows {listed:,} objects where the catalogue expects "
+            f"{expected:,}; limits.min_population_percent={limits.min_population_percent:g} allows no fewer.\n"
+            "  Look first at REELKEEPER_BUCKET, REELKEEPER_PREFIX and `reelkeeper doctor`.\n"
+            + (
+                f"  override: reelkeeper run sync_catalog --apply --param limits.min_population_percent={enough}"
+                if enough >= 1
+                else "  override: none, since nearly nothing is there"
+            )
+        )
+
+
+def _doubts(limits: BlastRadius, plan: PlanSummary, last_population: int | None) -> Iterator[_Breach]:
+    """Find figures that cannot be right: a percentage of them would mean nothing."""
+    population, by_user = plan.population.objects, sum(counts.objects for counts in plan.retire_by_user.values())
+    if plan.retire.objects + plan.compress.objects > population:
+        text = f"{plan.retire.objects + plan.compress.objects:,} selected of a population of {population:,}"
+        yield _Breach("population", f"{text}: one of the two is wrong", None)
+    if by_user != plan.retire.objects:
+        text = f"{plan.retire.objects:,} selected, but {by_user:,} counted by user"
+        yield _Breach("retire_by_user", f"{text}: one of the two is wrong", None)
+    yield from _shrunken(limits, plan, last_population)
+
+
+def _shrunken(limits: BlastRadius, plan: PlanSummary, last_population: int | None) -> Iterator[_Breach]:
+    population = plan.population.objects
+    if (
+        last_population is not None
+        and last_population - population > limits.always_allowed
+        and _below(population, limits.min_population_percent, last_population)
+    ):
+        enough = _round_down(population, last_population)
+        text = f"{population:,} live videos, where the last good run left {last_population:,}"
+        yield _Breach(
+            "min_population_percent",
+            f"{text}; at least {limits.min_population_percent:g} % must be there",
+            enough if enough >= 1 else None,
+        )
+
+
+def _excesses(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int) -> Iterator[_Breach]:
+    selected, population = plan.retire.objects, plan.population.objects
+    if selected == 0:
+        return
+    if selected > limits.max_objects:
+        yield _Breach("max_objects", f"{many(selected, 'video')}, limit {limits.max_objects:,}", selected)
+    if plan.retire.size_bytes > limits.max_bytes or limits.max_bytes == 0:
+        text = f"{plan.retire.size_bytes:,} bytes, limit {limits.max_bytes:,}"
+        yield _Breach("max_bytes", text, max(plan.retire.size_bytes, 1))
+    if _exceeds(limits, limits.max_percent, selected, population):
+        yield _Breach("max_percent", *_share(selected, population, "live videos", limits.max_percent))
+
+    users = {user: (counts.objects, plan.live_by_user.get(user, 0)) for user, counts in plan.retire_by_user.items()}
+    hit = {user: _percentage(*n) for user, n in users.items() if _exceeds(limits, limits.max_user_percent, *n)}
+    if hit:
+        worst = sorted(hit, key=lambda user: (-hit[user], user))
+        named = ", ".join("{} {:,} of {:,}".format(user, *users[user]) for user in worst[:_USERS_NAMED])
+        text = f"{many(len(hit), 'user')} above {limits.max_user_percent:g} % of their videos, the worst {named}"
+        yield _Breach("max_user_percent", text, _possible(hit[worst[0]]))
+
+    in_24h, before = selected + max(retired_in_24h, 0), population + max(retired_in_24h, 0)
+    if _exceeds(limits, limits.max_percent_in_24h, in_24h, before):
+        text, enough = _share(in_24h, before, "videos in 24 hours", limits.max_percent_in_24h)
+        yield _Breach("max_percent_in_24h", text, enough)
+
+
+def _exceeds(limits: BlastRadius, percent: float, part: int, whole: int) -> bool:
+    """Tell whether `part` is a larger share of `whole` than `percent`, unless so few are always allowed."""
+    if part == 0 or (percent > 0 and part <= limits.always_allowed):
+        return False
+    return part * 100 > _exact(percent) * whole or percent == 0
+
+
+def _below(part: int, percent: float, whole: int) -> bool:
+    return part * 100 < _exact(percent) * whole
+
+
+def _exact(percent: float) -> Fraction:
+    return Fraction(str(percent))  # 0.3 means 3/10, not the float beside it
+
+
+def _percentage(part: int, whole: int) -> Fraction:
+    return Fraction(part * 100, whole) if whole else Fraction(10**9)
+
+
+def _share(part: int, whole: int, of_what: str, limit: float) -> tuple[str, float | None]:
+    share = _percentage(part, whole)
+    return f"{part:,} of {whole:,} {of_what} ({float(share):.2f} %), limit {limit:g} %", _possible(share)
+
+
+def _possible(share: Fraction) -> float | None:
+    """Round a share up to what a percentage field takes, or None where it is no share at all."""
+    return ceil(share * 100) / 100 if share <= 100 else None  # noqa: PLR2004  percent
+
+
+def _round_down(part: int, whole: int) -> float:
+    return floor(Fraction(part * 100, whole) * 100) / 100
+
+
+def _refusal(plan: PlanSummary, breaches: list[_Breach], apply: str) -> str:
+    selected = f"{plan.retire.objects:,} of {plan.population.objects:,} live videos, {plan.retire.size_bytes:,} bytes"
+    lines = [f"refused, and nothing was changed: {plan.flow} selected {selected}"]
+    lines += [f"  {breach.field}: {breach.text}" for breach in breaches]
+    lines.append(f"  for example: {', '.join(plan.samples[:_SAMPLES]) or 'no samples'}")
+    lines.append(f"  plan: {plan.id}")
+    if any(breach.enough is None for breach in breaches):
+        lines.append(
+            "  override: none, since these figures cannot be right: run `reelkeeper run sync_catalog`, then plan anew"
+        )
+    else:
+        params = " ".join(f"--param limits.{breach.field}={breach.enough}" for breach in breaches)
+        lines.append(f"  override: reelkeeper run {plan.flow} {apply} {params}")
+    return "\n".join(lines)

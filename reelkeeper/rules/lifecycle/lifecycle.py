@@ -1,0 +1,257 @@
+"""Which cold videos become smaller, which go, and which stay: a total function from a video to a verdict.
+
+The first rule that matches decides, and they stand in this order:
+
+    held                a person said that it stays
+    unknown_age         no creation time: nothing can be said about its age
+    future_created      created after `as_of`: a clock is wrong
+    unknown_tier        nothing can be said about what its user was promised
+    past_retention      RETIRE    older than the user's tier keeps videos; views do not count
+    cold_rules_off      neither rule for cold videos is switched on
+    too_young           for every rule that is switched on
+    unknown_views       unknown is not zero
+    cold_retire         RETIRE    hardly viewed, and old
+    still_watched       viewed often enough
+    already_efficient   cold, but its codec leaves little to gain
+    refused_before      cold, but this recipe has already failed on it
+    cold_compress       COMPRESS  seldom viewed, and no longer new
+
+"Above 7 days" is an age of more than 7 x 24 hours; "below 5 views" is 4 or fewer in the trailing 30 days.
+`tier_storage` acts on the cold rules and `expire_videos` on `past_retention`: see `for_tiering` and `for_expiry`.
+"""
+
+import heapq
+from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from reelkeeper.errors import PolicyRefused
+from reelkeeper.model import Action, Grace, Tier, Verdict, Video
+from reelkeeper.rules.core.wording import Terms
+from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
+
+VIEW_WINDOW_DAYS: Final = 30  # `Video.views` counts this many days up to as_of
+FLOW_RULES: Final = {  # the fields that switch on what each flow acts on
+    "tier_storage": ("compress_below_views", "retire_below_views"),
+    "expire_videos": ("retention_free_days", "retention_premium_days", "retention_pro_days"),
+}
+_LONGEST_DAYS: Final = 36_500
+_EARLIEST: Final = datetime.min.replace(tzinfo=UTC)  # nothing was created before this
+
+
+def _days(default: int, what: str) -> int:
+    field: int = Field(default, ge=1, le=_LONGEST_DAYS, description=what)
+    return field
+
+
+class LifecyclePolicy(BaseModel):
+    """When a video is compressed, retired or past its retention. `null` switches a rule off; 0 is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    compress_below_views: int | None = Field(
+        5, ge=1, le=10**9, description="Compress videos with fewer views than this in 30 days; null: compress none"
+    )
+    compress_after_days: int = _days(7, "Compress only videos older than this")
+    retire_below_views: int | None = Field(
+        1, ge=1, le=10**9, description="Retire videos with fewer views than this in 30 days; null: retire none as cold"
+    )
+    retire_after_days: int = _days(30, "Retire as cold only videos older than this")
+    retention_free_days: int | None = Field(
+        30,
+        ge=1,
+        le=_LONGEST_DAYS,
+        description="Retire videos of free users older than this, viewed or not; null: never",
+    )
+    retention_premium_days: int | None = Field(
+        90, ge=1, le=_LONGEST_DAYS, description="The same for premium users; null: never"
+    )
+    retention_pro_days: int | None = Field(
+        365, ge=1, le=_LONGEST_DAYS, description="The same for pro users; null: never"
+    )
+    grace_days: int = Field(
+        7, ge=1, le=365, description="A retired video can be restored for this long before its bytes are purged"
+    )
+    grace_days_service_keys: int = Field(
+        14, ge=1, le=365, description="The same for bytes at keys of the service's, which it may overwrite meanwhile"
+    )
+    compress_limit: int = Field(
+        500, ge=1, le=10**6, description="Videos that one run compresses at most, the largest first; the rest next run"
+    )
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> Self:
+        if (
+            self.compress_below_views is not None
+            and self.retire_below_views is not None
+            and self.retire_below_views >= self.compress_below_views
+            and self.retire_after_days <= self.compress_after_days
+        ):
+            raise ValueError(
+                f"nothing could ever be compressed: retire_below_views={self.retire_below_views} with "
+                f"retire_after_days={self.retire_after_days} retires every video that compress_below_views="
+                f"{self.compress_below_views} with compress_after_days={self.compress_after_days} names. "
+                "Set compress_below_views to null if that is meant"
+            )
+        for (lesser, shorter), (better, longer) in pairwise(self.retention_days().items()):
+            if longer is not None and (shorter is None or longer < shorter):
+                raise ValueError(
+                    f"{better} users would lose videos sooner than {lesser} users: retention_{better}_days={longer}, "
+                    f"retention_{lesser}_days={'null' if shorter is None else shorter}. Are they swapped?"
+                )
+        return self
+
+    @property
+    def grace(self) -> Grace:
+        """How long what is retired waits, by whose key it is at."""
+        return Grace(self.grace_days, self.grace_days_service_keys)
+
+    def retention_days(self) -> dict[Tier, int | None]:
+        """How long each tier keeps videos, from the least to the most paid; None is for ever."""
+        return {
+            Tier.FREE: self.retention_free_days,
+            Tier.PREMIUM: self.retention_premium_days,
+            Tier.PRO: self.retention_pro_days,
+        }
+
+    def require_active(self, flow: str) -> None:
+        """Raise PolicyRefused unless a rule that `flow` acts on is switched on: an empty policy is a mistake."""
+        switches = FLOW_RULES[flow]
+        if all(getattr(self, switch) is None for switch in switches):
+            raise PolicyRefused(
+                f"empty policy: {' and '.join(switches)} are all null, so {flow} could do nothing. "
+                f"Switch one on, or pause the schedule of {flow}"
+            )
+
+
+def judge(video: Video, policy: LifecyclePolicy, as_of: datetime, recipe_fingerprint: str) -> Verdict:
+    """Judge one video. `as_of` is aware; `recipe_fingerprint` is that of the recipe in use now."""
+    return next(verdicts([video], policy, as_of, recipe_fingerprint))
+
+
+def verdicts(
+    videos: Iterable[Video],
+    policy: LifecyclePolicy,
+    as_of: datetime,
+    recipe_fingerprint: str,
+    efficient_codecs: Collection[str] = EFFICIENT_CODECS,
+) -> Iterator[Verdict]:
+    """Judge a stream of videos: as `judge` for each, with what the policy says worked out once.
+
+    `efficient_codecs` are those that the recipe leaves alone.
+    """
+    return map(_judging(policy, as_of, recipe_fingerprint, frozenset(efficient_codecs)), videos)
+
+
+def _judging(  # noqa: C901  a flat list of cases, counted as deep
+    policy: LifecyclePolicy, as_of: datetime, recipe: str, efficient: frozenset[str]
+) -> Callable[[Video], Verdict]:
+    """Make the function that judges, with every limit turned into a moment that `created_at` is compared with."""
+    if as_of.tzinfo is None:
+        raise ValueError(f"as_of={as_of} has no time zone")
+
+    compress_views, retire_views = policy.compress_below_views or 0, policy.retire_below_views or 0
+    compress_cutoff = _before(as_of, policy.compress_after_days) if compress_views else _EARLIEST
+    retire_cutoff = _before(as_of, policy.retire_after_days) if retire_views else _EARLIEST
+    youngest_cutoff = max(compress_cutoff, retire_cutoff)
+    retention_cutoffs = {tier.value: _before(as_of, days) for tier, days in policy.retention_days().items()}
+
+    keep, compress, retire = Action.KEEP, Action.COMPRESS, Action.RETIRE
+    figures = (_terms(policy, as_of),)  # a sentence is made of it only when somebody reads one
+
+    def judge_one(video: Video) -> Verdict:  # noqa: C901, PLR0911  one return for each line of the table above
+        created_at = video.created_at
+        if video.held:
+            return Verdict(video, keep, "held", figures)
+        if created_at is None or created_at.tzinfo is None:
+            return Verdict(video, keep, "unknown_age", figures)
+        if created_at > as_of:
+            return Verdict(video, keep, "future_created", figures)
+        retention_cutoff = retention_cutoffs.get(video.tier)  # type: ignore[arg-type]  # None is no tier's name
+        if retention_cutoff is None:
+            return Verdict(video, keep, "unknown_tier", figures)
+        if created_at < retention_cutoff:
+            return Verdict(video, retire, "past_retention", figures)
+
+        if created_at >= youngest_cutoff:
+            return Verdict(video, keep, "too_young" if compress_views or retire_views else "cold_rules_off", figures)
+        views = video.views
+        if views is None or views < 0:
+            return Verdict(video, keep, "unknown_views", figures)
+        if views < retire_views and created_at < retire_cutoff:
+            return Verdict(video, retire, "cold_retire", figures)
+        if views >= compress_views or created_at >= compress_cutoff:
+            return Verdict(video, keep, "still_watched", figures)
+        if video.codec in efficient:
+            return Verdict(video, keep, "already_efficient", figures)
+        if video.refused_recipe == recipe:
+            return Verdict(video, keep, "refused_before", figures)
+        return Verdict(video, compress, "cold_compress", figures)
+
+    return judge_one
+
+
+def _terms(policy: LifecyclePolicy, as_of: datetime) -> Terms:
+    return Terms.of(
+        as_of,
+        VIEW_WINDOW_DAYS,
+        (policy.compress_below_views, policy.compress_after_days),
+        (policy.retire_below_views, policy.retire_after_days),
+        {tier.value: days for tier, days in policy.retention_days().items()},
+    )
+
+
+def _before(as_of: datetime, days: int | None) -> datetime:
+    """Give the moment that what is older than `days` was created before."""
+    if days is None:
+        return _EARLIEST
+    try:
+        return as_of - timedelta(days=days)
+    except OverflowError:
+        return _EARLIEST
+
+
+def for_tiering(judged: Iterable[Verdict]) -> Iterator[Verdict]:
+    """Leave to `expire_videos` what is past its retention, so that nothing is compressed that is about to go."""
+    return _leaving(judged, frozenset({"past_retention"}), "left_to_expire_videos")
+
+
+def for_expiry(judged: Iterable[Verdict]) -> Iterator[Verdict]:
+    """Leave to `tier_storage` what is merely cold."""
+    return _leaving(judged, frozenset({"cold_retire", "cold_compress"}), "left_to_tier_storage")
+
+
+def _leaving(judged: Iterable[Verdict], rules: frozenset[str], left: str) -> Iterator[Verdict]:
+    for verdict in judged:
+        yield Verdict(verdict.video, Action.KEEP, left, (verdict,)) if verdict.rule in rules else verdict
+
+
+def largest_first(judged: Iterable[Verdict], limit: int) -> Iterator[Verdict]:
+    """Leave to the next run all but the `limit` largest videos that are to be compressed; keeps `limit` in memory."""
+    heap: list[tuple[int, int, Verdict]] = []
+    for order, verdict in enumerate(judged):
+        if verdict.action is not Action.COMPRESS:
+            yield verdict
+            continue
+        entry = (verdict.video.size_bytes, -order, verdict)  # of equals, the first to come stays
+        if len(heap) < limit:
+            heapq.heappush(heap, entry)
+        else:
+            *_, smallest = heapq.heappushpop(heap, entry)
+            yield Verdict(smallest.video, Action.KEEP, "left_to_next_run", (smallest, limit))
+    yield from (verdict for _, _, verdict in sorted(heap, reverse=True))
+
+
+def reason(verdict: Verdict) -> str:
+    """Say why, in one sentence with the figures, for the person who reads a plan or an audit row."""
+    match verdict.figures:
+        case (Terms() as terms,):
+            return terms.sentence(verdict.rule, verdict.video)
+        case (Verdict() as left,):
+            return f"{verdict.rule.replace('_to_', ' to ')}: {reason(left)}"
+        case (Verdict() as left, int(limit)):
+            return f"left to the next run, not among the {limit} largest: {reason(left)}"
+    return verdict.rule.replace("_", " ")

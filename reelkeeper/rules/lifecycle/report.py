@@ -1,0 +1,173 @@
+"""What a run says of itself: before, what it would do; afterwards, what it did, what failed, and the way back. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Self
+
+from reelkeeper.errors import GuardRefused, IntegrityDoubt, PartialFailure
+from reelkeeper.model import Done, Outcome, PlannedRule, PlanSummary
+from reelkeeper.model.adoption import Adoption
+from reelkeeper.rules.billing.pricing import storage_microusd_per_month
+from reelkeeper.rules.core.wording import many
+
+SMALLER = ("compressed", "retired", "purged")  # what lowers the bill, at the latest once the grace is over
+_NAMED = 3  # failures, in an error
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A run on a saved plan. A dry run has no `done`; `refusal` is what the guard would say, or said."""
+
+    flow: str
+    run_id: str
+    dry_run: bool
+    plan: PlanSummary
+    planned: tuple[PlannedRule, ...]
+    done: tuple[Done, ...] = ()
+    failures: tuple[Outcome, ...] = ()  # the first few of them, with their reasons
+    refusal: str | None = None
+
+    @property
+    def failed(self) -> int:
+        """Items that failed."""
+        return sum(done.objects for done in self.done if done.outcome == "failed")
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes that are no longer stored, or will not be once the grace is over."""
+        return sum(done.before_bytes - done.after_bytes for done in self.done if done.outcome in SMALLER)
+
+    @property
+    def saved_microusd_per_month(self) -> int:
+        """What those bytes cost in a month."""
+        return storage_microusd_per_month(self.saved_bytes)
+
+    def require_whole(self) -> Self:
+        """Raise PartialFailure if anything failed; the rest is done."""
+        _require_whole(self)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class HelpReport:
+    """What a run has done for another's plan. Without `plan_id` there was none to help with."""
+
+    flow: str
+    run_id: str
+    dry_run: bool
+    plan_id: str | None = None
+    videos: int = 0  # that the plan has to compress
+    left: int = 0  # of them, those that are not settled
+    done: tuple[Done, ...] = ()  # by this run
+    failures: tuple[Outcome, ...] = ()  # the first few, with their reasons
+
+    def require_whole(self) -> Self:
+        """Raise PartialFailure if anything failed here; the rest is done."""
+        _require_whole(self)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What a comparison of bucket and catalogue found, and what came of it.
+
+    A dry run only looks, and says in `adopted`, `taken_back` and `adoption` what would be done.
+    """
+
+    flow: str
+    run_id: str
+    dry_run: bool
+    as_of: datetime
+    listed_objects: int
+    listed_bytes: int
+    expected: int  # objects that the catalogue knows to be stored
+    seen: int  # of them
+    missing: int  # the others, each asked for by itself
+    unexplained: int  # objects that no row explains
+    changed: int  # objects that are not as recorded
+    reappeared: int  # objects that were purged, and are there
+    settled: tuple[Done, ...] = ()  # what killed runs left open, by what became of it
+    adopted: int = 0
+    taken_back: int = 0
+    lost: tuple[str, ...] = ()  # videos whose bytes are missing, the first few
+    lost_videos: int = 0
+    doubtful: tuple[str, ...] = ()  # keys that are written once, and hold something else
+    swept: int = 0
+    orphans: int = 0  # what still no row explains
+    orphan_keys: tuple[str, ...] = field(default=())  # the first few
+    adoption: Adoption = field(default_factory=Adoption)
+    in_doubt: int = 0  # objects that should be looked at, and that no run has told of before
+    in_doubt_keys: tuple[str, ...] = ()  # the first few, with the reason
+
+    def require_whole(self) -> Self:
+        """Raise IntegrityDoubt for lost videos and for keys that hold what nobody could have put there.
+
+        Raises GuardRefused where the patterns do not fit the bucket, and PartialFailure for operations that could not
+        be settled and for objects that nobody was told of before. All else is done.
+        """
+        doubts = []
+        if self.lost_videos:
+            doubts.append(f"{many(self.lost_videos, 'video')} lost the stored bytes: {', '.join(self.lost)}")
+        if self.doubtful:
+            keys = ", ".join(self.doubtful[:_NAMED])
+            doubts.append(f"other bytes than were written once at {many(len(self.doubtful), 'key')}: {keys}")
+        if doubts:
+            raise IntegrityDoubt(
+                f"{'; '.join(doubts)}. They are marked, nothing is deleted; run {self.run_id}: reelkeeper audit"
+            )
+        if self.adoption.refusal:
+            raise GuardRefused(f"nothing was adopted by a pattern, and the rest is done: {self.adoption.refusal}")
+        failed = sum(done.objects for done in self.settled if done.outcome == "failed")
+        troubles = []
+        if failed:
+            troubles.append(f"{many(failed, 'operation')} that killed runs left open could not be settled")
+        if self.in_doubt:
+            objects, named = many(self.in_doubt, "object"), "; ".join(self.in_doubt_keys)
+            troubles.append(f"{objects} in doubt stayed out of the catalogue, told of once: {named}")
+        if troubles:
+            raise PartialFailure(f"{'; '.join(troubles)}. The rest is done")
+        return self
+
+
+def _require_whole(report: Report | HelpReport) -> None:
+    if any(done.outcome == "failed" for done in report.done):
+        counts = ", ".join(f"{done.objects:,} {done.outcome}" for done in report.done)
+        named = "; ".join(f"{one.video_id}: {one.reason}" for one in report.failures[:_NAMED])
+        raise PartialFailure(f"{report.flow}, run {report.run_id}: {counts}. Failed, for example: {named}")
+
+
+def count(outcomes: Sequence[Outcome]) -> tuple[Done, ...]:
+    """Add up what became of each, by what it was."""
+    kinds = sorted({outcome.action for outcome in outcomes})
+    groups = [(kind, [one for one in outcomes if one.action == kind]) for kind in kinds]
+    return tuple(
+        Done(kind, len(group), sum(one.before_bytes for one in group), sum(one.after_bytes for one in group))
+        for kind, group in groups
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryReport:
+    """What became of the messages in the outbox. `titles` are of some that wait, the newest first."""
+
+    flow: str
+    run_id: str
+    dry_run: bool
+    sent: int = 0
+    diverted: int = 0  # to the second sink, for good
+    copied: int = 0  # to the second sink, and waiting for the first
+    failed: int = 0  # attempts in vain
+    waiting: int = 0
+    error: str = ""  # the last one met
+    titles: tuple[str, ...] = ()
+
+    def require_whole(self) -> Self:
+        """Raise PartialFailure if the first sink did not take everything that it was offered."""
+        if self.failed or self.diverted:
+            raise PartialFailure(
+                f"{many(self.sent, 'message')} sent, {self.diverted} refused and diverted to the second sink, "
+                f"{many(self.failed, 'attempt')} in vain, {self.waiting} waiting: {self.error}. "
+                "What waits is tried again by the next run"
+            )
+        return self

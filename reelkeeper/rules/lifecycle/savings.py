@@ -1,0 +1,210 @@
+"""What would make the bill smaller, with the dollars a month, the largest first. Suggestions: nothing acts on them.
+
+Each is priced beyond the free allowance, before rounding: what a month costs as things are, less what it would cost.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reelkeeper.model import Video
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.money import Freed, Saved
+from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, Usage, bill, saving_this_month
+from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, STANDARD
+from reelkeeper.rules.core.wording import dollars, many
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
+
+SMALLER: Final = "smaller files"
+GONE: Final = "expired and cold videos"
+LEFTOVERS: Final = "leftovers"
+KINDS: Final = (SMALLER, GONE, LEFTOVERS)
+_KIND_OF: Final = {"replaced": SMALLER, "orphan": LEFTOVERS}  # any other rule lets a video go
+_NANO: Final = 10**9
+
+RULE: Final = "saving"
+_IDLE_DAYS: Final = 30  # old and not viewed for so long: idle
+_HALF: Final = 2
+_MICRO: Final = 10**6
+
+
+class SavingsPolicy(BaseModel):
+    """Which savings are worth a word, and what they may be expected to bring."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_usd: Decimal = Field(Decimal(1), ge=0, description="Dollars a month below which a saving is not told")
+    expected_size_percent: int = Field(50, gt=0, lt=100, description="Size of a compressed video, of its source")
+    cold_months: int = Field(3, ge=1, le=120, description="Months that videos moved to the cheaper class stay there")
+    max_users: int = Field(3, ge=0, le=100, description="Users with idle videos that are named")
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """What lies there unused, in bytes. A video of unknown age or views, or one that is held, counts nowhere."""
+
+    backlog_bytes: int = 0  # cold, and not compressed yet
+    cold_bytes: int = 0  # idle, and with more than a month to live: what a cheaper class could hold
+    cold_objects: int = 0
+    late_bytes: Mapping[str, int] = field(default_factory=dict)  # by tier: past half of its retention
+    by_user: Mapping[str, int] = field(default_factory=dict)  # idle
+
+
+def survey(videos: Iterable[Video], policy: LifecyclePolicy, as_of: datetime) -> Idle:
+    """Add up what is idle among the live videos."""
+    backlog = cold = objects = 0
+    late, by_user = Counter[str](), Counter[str]()
+    kept_days = {tier.value: days for tier, days in policy.retention_days().items()}
+    for video in videos:
+        if video.held or video.created_at is None or video.tier not in kept_days:
+            continue
+        age, kept = as_of - video.created_at, kept_days[video.tier]
+        if kept is not None and age > timedelta(days=kept) / _HALF:
+            late[video.tier] += video.size_bytes
+        if video.views is None:
+            continue
+        few = policy.compress_below_views is not None and video.views < policy.compress_below_views
+        if few and age > timedelta(days=policy.compress_after_days) and not video.refused_recipe:
+            backlog += 0 if video.codec in EFFICIENT_CODECS else video.size_bytes
+        if video.views == 0 and age > timedelta(days=_IDLE_DAYS):
+            by_user[video.user_id] += video.size_bytes
+            if kept is None or timedelta(days=kept) - age > timedelta(days=DAYS_A_MONTH):
+                cold, objects = cold + video.size_bytes, objects + 1
+    return Idle(backlog, cold, objects, dict(late), dict(by_user))
+
+
+def findings(
+    idle: Idle,
+    usage: Usage,
+    policy: SavingsPolicy = SavingsPolicy(),
+    *,
+    repeated_jobs: int = 0,
+    job_usd: Decimal = Decimal(0),
+) -> list[Finding]:
+    """Suggest what saves at least `policy.min_usd` a month, the largest first.
+
+    `usage` is what the month uses as things are; `repeated_jobs` how many jobs of a month asked for what had been made
+    before, and `job_usd` what one costs.
+    """
+
+    def off(size_bytes: int) -> Decimal:
+        return saving_this_month(usage, size_bytes, DAYS_A_MONTH).exact_usd
+
+    shrunk = idle.backlog_bytes * (100 - policy.expected_size_percent) // 100
+    found = [
+        _finding(
+            "backlog",
+            off(shrunk),
+            f"Compress {_size(idle.backlog_bytes)} of seldom viewed videos",
+            f"They are no AV1, VP9 or HEVC yet, and would be about {policy.expected_size_percent} % of their size.",
+            "reelkeeper run tier_storage --apply, or a higher policy.compress_limit.",
+        ),
+        _finding(
+            "repeats",
+            repeated_jobs * job_usd,
+            f"Answer {many(repeated_jobs, 'repeated job')} a month from the cache",
+            f"Each costs {dollars(job_usd * _MICRO)} and makes what was made before.",
+            "Let the cache keep what is asked for again for longer.",
+        ),
+        _finding(
+            "class",
+            _class_saving(idle, usage, policy.cold_months),
+            f"Move {_size(idle.cold_bytes)} of unwatched videos to Infrequent Access",
+            f"{many(idle.cold_objects, 'video')} without a view in {_IDLE_DAYS} days, if they stay there for "
+            f"{policy.cold_months} months unread; moving them, and rounding up, is counted in.",
+            "A lifecycle rule of R2's, once and for all of them: each month with a move costs a whole million of them.",
+        ),
+    ]
+    found += [
+        _finding(
+            f"retention:{tier}",
+            off(size_bytes),
+            f"Keep videos of {tier} users half as long",
+            f"{_size(size_bytes)} are past half of their retention.",
+            f"policy.retention_{tier}_days of expire_videos. Users would have to be told before.",
+        )
+        for tier, size_bytes in idle.late_bytes.items()
+    ]
+    users = sorted(idle.by_user.items(), key=lambda one: (-one[1], one[0]))[: policy.max_users]
+    found += [
+        _finding(
+            f"user:{user_id}",
+            off(size_bytes),
+            f"Ask user {user_id} about {_size(size_bytes)} that nobody watches",
+            f"No view in {_IDLE_DAYS} days, and older than that.",
+            "reelkeeper videos list --user shows them.",
+        )
+        for user_id, size_bytes in users
+    ]
+    least = max(1, int(policy.min_usd * _MICRO))
+    worth = [one for one in found if (one.impact_microusd or 0) >= least]
+    return sorted(worth, key=lambda one: (-(one.impact_microusd or 0), one.scope))
+
+
+def _class_saving(idle: Idle, usage: Usage, months: int) -> Decimal:
+    """Give what a month of the cheaper class saves, its move spread over the months that it stays, as billed."""
+    moved = min(Decimal(idle.cold_bytes) / GB, usage.standard.gb_month)
+    before, infrequent = bill(usage).billed_usd, usage.infrequent_access
+    less = usage.standard.model_copy(update={"gb_month": usage.standard.gb_month - moved})
+
+    def after(moves: int) -> Decimal:
+        more = {"gb_month": infrequent.gb_month + moved, "class_a": infrequent.class_a + moves}
+        changed: InfrequentAccessUsage = infrequent.model_copy(update=more)
+        return bill(Usage(standard=less, infrequent_access=changed)).billed_usd
+
+    moving = after(idle.cold_objects) - after(0)
+    return before - after(0) - moving / months
+
+
+def _finding(scope: str, usd: Decimal, title: str, text: str, suggestion: str) -> Finding:
+    microusd = int(usd * _MICRO)
+    shown = dollars(microusd)
+    return Finding(
+        RULE,
+        scope,
+        "",
+        "",
+        Severity.NOTICE,
+        f"{title}: {shown} less a month",
+        text,
+        suggestion,
+        microusd,
+        (("Saves a month", shown),),
+    )
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / GB:,.1f} GB"
+
+
+def per_day(freed: Iterable[Freed], last: date) -> Iterator[Saved]:
+    """Give what each day up to `last` saved, by kind: from the day after, as a day is billed at its peak."""
+    by_day: dict[date, Counter[str]] = {}
+    for one in freed:
+        by_day.setdefault(one.day, Counter())[kind_of(one.rule)] += one.size_bytes
+    if not by_day:
+        return
+    so_far: Counter[str] = Counter()
+    day = min(by_day)
+    while day <= last:
+        for kind in KINDS:
+            if so_far[kind]:
+                yield Saved(day, kind, a_day(so_far[kind]))
+        so_far.update(by_day.get(day, {}))
+        day += timedelta(days=1)
+
+
+def kind_of(rule: str) -> str:
+    """Say in words what the rule of a purge saved by."""
+    return _KIND_OF.get(rule, GONE)
+
+
+def a_day(size_bytes: int) -> int:
+    """Give what one day of storing `size_bytes` costs at list price, in nano-dollars."""
+    return round(size_bytes * STANDARD.storage_usd_per_gb_month * _NANO / (GB * DAYS_A_MONTH))

@@ -1,0 +1,261 @@
+"""Is this video worth a transcode, and is its result good enough to take its place? Pure: facts in, reasons out."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from reelkeeper.model import Media, Quality, Refusal
+from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, MILLION, STANDARD
+
+# CPU seconds for each million pixels encoded and compared. Measured on one core of an EPYC with AVX2, 270p to 720p:
+# SVT-AV1 4.2 preset 6 took 0.075-0.16, two-pass libvpx-vp9 at cpu-used 4 2.4 times that, VMAF 0.047-0.057.
+_ENCODE_CPU_SECONDS: Final = {"av1": Decimal("0.10"), "vp9": Decimal("0.24")}
+_COMPARE_CPU_SECONDS: Final = Decimal("0.05")
+_READS, _WRITES = 2, 1  # download, read back; put
+
+# Of source in a batch: over a second of CPU, beside which a task run's 25 to 50 ms are little; and so much of it that
+# they are next to nothing.
+LEAST_BYTES: Final = 100_000
+ENOUGH_BYTES: Final = 1_000_000
+SHARES: Final = 16  # a batch takes at most this part of what is left
+MOST_BATCHES: Final = 400  # Prefect's server loses records past some hundreds of task runs at once
+
+EFFICIENT_CODECS: Final = ("av1", "vp9", "hevc")  # a second lossy pass would cost more than it saves
+_TEXT_SUBTITLES = {"mov_text", "webvtt", "subrip", "ass", "ssa", "text"}  # what WebVTT can hold
+_MOST_CHANNELS = 8  # of Opus in WebM: RFC 7845, 5.1.1.2
+_TOLERANCE_SECONDS = 0.05
+_TIMING_TOLERANCE_MS = 2  # WebM counts in milliseconds, and both ends are rounded
+_ASPECT_TOLERANCE = 0.01
+_DEPTHS = (8, 10)  # bits that AV1 and VP9 take here
+# What must be alike in a result, whatever its encoder: VMAF compares luma alone, frame by frame.
+_KEPT = ("bit_depth", "chroma", "field_order", "color_range", "color_space", "color_primaries", "color_transfer")
+_CHROMA = ("4:2:0", "gray")  # loses nothing in 4:2:0, all that SVT-AV1 makes and all that players take
+_SIDE_DATA = {"Mastering display metadata", "Content light level metadata", "Stereo 3D"}  # which an encode takes along
+# What Opus (RFC 7845, 5.1.1.2) knows, if by another name: any other layout of so many channels would be mixed into it.
+_LAYOUTS = {"mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1", "unknown"}
+_LAYOUTS |= {"1 channels", "2 channels", "quad(side)", "5.0(side)", "5.1(side)"}
+
+
+class Payback(BaseModel):
+    """What CPU costs, and what an encode may be expected to save before it is tried. Without a price it is off."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpu_usd_per_hour: Decimal | None = Field(None, ge=0, description="Price of a CPU core for an hour; unset: no gate")
+    expected_size_percent: int = Field(50, gt=0, lt=100, description="Size of a result, of its source")
+    expected_probes: Decimal = Field(Decimal(2), ge=1, le=8, description="Encodes until the CRF is found")
+    horizon_days: int = Field(365, ge=1, description="Life counted for a video without an end")
+
+
+def pays(media: Media, codec: str, payback: Payback, remaining_days: int | None, mark: str = "") -> Refusal | None:
+    """Refuse an encode that would cost more than it saves, with the arithmetic; None where it pays or no price is set.
+
+    `remaining_days` is what is left of the video's life, None for ever: then the horizon counts.
+    """
+    if payback.cpu_usd_per_hour is None:
+        return None
+    days = payback.horizon_days if remaining_days is None else max(0, min(remaining_days, payback.horizon_days))
+    megapixels = Decimal(media.width * media.height * media.frames) / 10**6
+    cpu_seconds = megapixels * (_ENCODE_CPU_SECONDS[codec] + _COMPARE_CPU_SECONDS) * payback.expected_probes
+    requests = (_WRITES * STANDARD.class_a_usd_per_million + _READS * STANDARD.class_b_usd_per_million) / MILLION
+    cost = cpu_seconds / 3600 * payback.cpu_usd_per_hour + requests
+    saved_bytes = media.size_bytes * (100 - payback.expected_size_percent) // 100
+    gain = saved_bytes * STANDARD.storage_usd_per_gb_month * days / DAYS_A_MONTH / GB
+    if gain >= cost:
+        return None
+    reason = (
+        f"it would cost {cost:.6f} USD and save {gain:.6f} USD: {megapixels:.0f} megapixels, encoded and compared "
+        f"{payback.expected_probes} times, take {cpu_seconds:.0f} CPU s at {payback.cpu_usd_per_hour} USD an hour, "
+        f"requests {requests:.6f} USD; {saved_bytes / 10**6:.2f} MB less for {days} days at "
+        f"{STANDARD.storage_usd_per_gb_month} USD a GB-month"
+    )
+    return Refusal("payback", reason, mark)
+
+
+class Recipe(BaseModel):
+    """How a video is transcoded. A change of it lets refused videos be tried again.
+
+    SVT-AV1 preset 6 gives files 19-24 % smaller than two-pass libvpx-vp9 at the same VMAF for a third of the CPU. No
+    single CRF gives a known quality (the same VMAF took CRF 25 to 51 on nine clips), so it is searched.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    codec: Literal["av1", "vp9"] = Field("av1", description="av1 is smaller; vp9 plays on older devices")
+    preset: int | None = Field(None, ge=0, le=13, description="Effort; unset: 6 for av1, cpu-used 4 for vp9")
+    crf_start: int = Field(32, ge=1, le=63, description="First CRF tried")
+    crf_min: int = Field(20, ge=1, le=63, description="Lowest CRF, the best quality tried")
+    crf_max: int = Field(45, ge=1, le=63, description="Highest CRF; VMAF flatters smooth pans beyond it")
+    max_probes: int = Field(3, ge=1, le=8, description="Encodes per video at most; the last good one is the result")
+    skip_codecs: tuple[str, ...] = Field(EFFICIENT_CODECS, description="Already efficient: left alone")
+    skip_bits_per_pixel: float = Field(0.03, ge=0, description="Below this a source is efficient already")
+    lean_bits_per_pixel: float = Field(0.08, ge=0, description="Below this the first probe too large or poor decides")
+    payback: Payback = Field(Payback(), description="Whether an encode must pay for itself")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.crf_min <= self.crf_start <= self.crf_max:
+            raise ValueError(f"not crf_min {self.crf_min} <= crf_start {self.crf_start} <= crf_max {self.crf_max}")
+        return self
+
+    @property
+    def effort(self) -> int:
+        """The preset, or the default of the codec."""
+        return self.preset if self.preset is not None else {"av1": 6, "vp9": 4}[self.codec]
+
+
+class Acceptance(BaseModel):
+    """What a result must be to take the place of its source. Quality is VMAF v0.6.1 at native size, every frame."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_vmaf_mean: float = Field(93, ge=0, le=97, description="Mean over all frames; 97.4 is what a still can reach")
+    min_vmaf_p5: float = Field(88, ge=0, le=97, description="5th percentile over all frames")
+    max_vmaf_mean: float = Field(96.5, ge=0, le=100, description="Above this a smaller result is looked for")
+    max_size_percent: float = Field(90, gt=0, lt=100, description="Size of the result, of its source")
+    min_saved_bytes: int = Field(0, ge=0, description="Bytes that must be saved")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_vmaf_mean <= self.min_vmaf_mean:
+            raise ValueError(f"max_vmaf_mean {self.max_vmaf_mean} must exceed min_vmaf_mean {self.min_vmaf_mean}")
+        return self
+
+    def most_bytes(self, source_bytes: int) -> int:
+        """Size of the largest result that is small enough for a source of `source_bytes`."""
+        return min(int(source_bytes * self.max_size_percent / 100), source_bytes - self.min_saved_bytes)
+
+
+def fingerprint(recipe: Recipe, acceptance: Acceptance, encoder: str) -> str:
+    """Identify everything a refusal depends on; `encoder` carries its version. 16 hex digits."""
+    whole = [recipe.model_dump(mode="json"), acceptance.model_dump(mode="json"), encoder]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def bits_per_pixel(media: Media) -> float:
+    """Bits that the video stream spends on each pixel of each frame."""
+    return media.video_bits / max(1, media.width * media.height * media.frames)
+
+
+def skip(media: Media, recipe: Recipe, mark: str = "") -> Refusal | None:
+    """Why a source is left alone without an encode, or None. `mark` is the fingerprint to remember it by."""
+    density = bits_per_pixel(media)
+    pictures = [s.codec for s in media.subtitles if s.codec not in _TEXT_SUBTITLES]
+    channels = max((s.channels or 0 for s in media.audio), default=0)
+    silent = [s.codec for s in media.audio if not s.channels]
+    layouts = [
+        s.channel_layout for s in media.audio if s.codec != "opus" and (s.channel_layout or "unknown") not in _LAYOUTS
+    ]
+    extra = sorted(set(media.side_data) - _SIDE_DATA)
+    rules = (
+        ("efficient_codec", media.codec in recipe.skip_codecs, f"it is {media.codec} already"),
+        (
+            "efficient_bitrate",
+            density < recipe.skip_bits_per_pixel,
+            f"{density:.3f} bits per pixel, under {recipe.skip_bits_per_pixel}: there is little left to save",
+        ),
+        ("alpha", media.has_alpha, f"{media.pixel_format} has transparency, which the result would lose"),
+        (
+            "chroma",
+            media.chroma not in _CHROMA,
+            f"{media.pixel_format or 'its colour'} is {media.chroma}, and a result in 4:2:0 would lose colour",
+        ),
+        ("bit_depth", media.bit_depth not in _DEPTHS, f"{media.bit_depth} bits, a result can have 8 or 10"),
+        (
+            "interlaced",
+            media.field_order != "progressive",
+            f"its frames are interlaced ({media.field_order}), and a result would lose their fields",
+        ),
+        ("side_data", bool(extra), f"{', '.join(extra)} would be lost"),
+        ("content_credentials", media.content_credentials, "its Content Credentials (C2PA) would be lost"),
+        ("several_videos", media.video_streams != 1, f"{media.video_streams} video streams, only one would be kept"),
+        ("picture_subtitles", bool(pictures), f"subtitles in {', '.join(pictures)} do not fit into WebM"),
+        ("channels", channels > _MOST_CHANNELS, f"{channels} audio channels, Opus takes {_MOST_CHANNELS}"),
+        ("audio_layout", bool(layouts), f"audio in {', '.join(map(str, layouts))} would be mixed into another layout"),
+        ("unknown_audio", bool(silent), f"audio in {', '.join(silent)} of an unknown number of channels"),
+    )
+    return next((Refusal(rule, reason, mark) for rule, holds, reason in rules if holds), None)
+
+
+def accept(
+    source: Media, result: Media, quality: Quality, recipe: Recipe, acceptance: Acceptance, *, mark: str = ""
+) -> Refusal | None:
+    """Why `result` may not take the place of `source`, every fault of it with its figures; None if it may."""
+    faults = [*_shape(source, result, recipe), *_sound(source, result), *_worth(source, result, quality, acceptance)]
+    if not faults:
+        return None
+    return Refusal(faults[0][0], "; ".join(reason for _, reason in faults), mark)
+
+
+def _shape(source: Media, result: Media, recipe: Recipe) -> Iterator[tuple[str, str]]:
+    if (result.container, result.codec, result.video_streams) != ("webm", recipe.codec, 1):
+        yield "codec", f"{result.video_streams} x {result.codec} in {result.container}, not 1 x {recipe.codec} in webm"
+    if result.frames != source.frames:
+        yield "frames", f"{result.frames} frames, the source has {source.frames}"
+    frame = source.duration_seconds / max(1, source.frames)
+    if not abs(result.duration_seconds - source.duration_seconds) <= max(frame, _TOLERANCE_SECONDS):
+        yield "duration", f"{result.duration_seconds:.3f} s, the source has {source.duration_seconds:.3f} s"
+    if (late := _latest(source.shown_at_ms, result.shown_at_ms)) > _TIMING_TOLERANCE_MS:
+        yield "timing", f"a frame is shown {late} ms from its time in the source"
+    if (result.width, result.height) != (source.width, source.height):
+        yield "display_size", f"{result.width}x{result.height}, the source {source.width}x{source.height}"
+    if not abs(result.display_aspect / source.display_aspect - 1) <= _ASPECT_TOLERANCE:
+        yield "aspect", f"display aspect {result.display_aspect:.4f}, the source {source.display_aspect:.4f}"
+    for name in _KEPT:
+        before, after = getattr(source, name), getattr(result, name)
+        if before not in (None, "gray", after):  # gray loses nothing in any chroma
+            yield name, f"{name} {after}, the source {before}"
+    if lost := sorted(set(source.side_data) - set(result.side_data)):
+        yield "side_data", f"without the source's {', '.join(lost)}"
+
+
+def _latest(before: Sequence[int], after: Sequence[int]) -> int:
+    """Find how far off a frame is at most. VMAF pairs frames by their number, whenever they are shown."""
+    return max((abs(new - old) for old, new in zip(before, after, strict=False)), default=0)
+
+
+def _sound(source: Media, result: Media) -> Iterator[tuple[str, str]]:
+    for kind in ("audio", "subtitles"):
+        before, after = getattr(source, kind), getattr(result, kind)
+        if len(before) != len(after):
+            yield kind, f"{len(after)} {kind} streams, the source has {len(before)}"
+    for number, (old, new) in enumerate(zip(source.audio, result.audio, strict=False), 1):
+        if new.codec != "opus" or new.channels != old.channels:
+            yield "audio", f"audio {number}: {new.codec} of {new.channels} channels, the source {old.channels}"
+        if old.duration_seconds is None or new.duration_seconds is None:
+            yield "audio_duration", f"audio {number}: {new.duration_seconds} s, the source {old.duration_seconds} s"
+        elif not abs(new.duration_seconds - old.duration_seconds) <= _TOLERANCE_SECONDS:
+            yield "audio_duration", f"audio {number}: {new.duration_seconds:.3f} s, not {old.duration_seconds:.3f} s"
+        shift = (new.start_seconds - result.start_seconds) - (old.start_seconds - source.start_seconds)
+        if not abs(shift) <= _TOLERANCE_SECONDS:
+            yield "audio_sync", f"audio {number}: moved by {shift:+.3f} s against the picture"
+
+
+def _worth(source: Media, result: Media, quality: Quality, acceptance: Acceptance) -> Iterator[tuple[str, str]]:
+    most = acceptance.most_bytes(source.size_bytes)
+    if not 0 < result.size_bytes <= most:
+        yield "size", f"{result.size_bytes} bytes of {source.size_bytes}, at most {most} would do"
+    if quality.frames != source.frames or quality.subsample != 1:
+        yield "not_verified", f"{quality.frames} of {source.frames} frames compared"
+    if not quality.mean >= acceptance.min_vmaf_mean or not quality.p5 >= acceptance.min_vmaf_p5:
+        floors = f"the floors are {acceptance.min_vmaf_mean:g} and {acceptance.min_vmaf_p5:g}"
+        yield "quality", f"VMAF mean {quality.mean:.2f} and 5th percentile {quality.p5:.2f}, {floors}"
+
+
+def first_batch(sizes: Sequence[int], left_bytes: int, all_bytes: int) -> int:
+    """Say how many of the next videos, of these sizes, make a batch that is worth a task run.
+
+    Ever fewer to the end, so that all workers end together. `left_bytes` of the plan's `all_bytes` are not begun.
+    """
+    least = max(LEAST_BYTES, all_bytes // MOST_BATCHES)
+    enough = min(max(left_bytes // SHARES, least), max(ENOUGH_BYTES, least))
+    taken = 0
+    for count, size_bytes in enumerate(sizes, 1):
+        taken += size_bytes
+        if taken >= enough:
+            return count
+    return len(sizes)

@@ -1,0 +1,1 @@
+"""Budgets, anomalies and drift of spend."""

@@ -1,0 +1,253 @@
+"""Which days cost oddly much or little: in all, of a service, or of a tier.
+
+A day is odd when it is beyond what is usual (see `residuals`) by so many spreads, and by so many percent, and by so
+many dollars. Today is judged too, though it is not over: it can only be too much. After an odd day its series is quiet
+for some days. What is odd of the whole is told of the whole alone, with the parts that made it so. Before a series is
+two weeks old, odd is what costs several times what the day before did.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from math import log
+from typing import Final, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.money import Charge
+from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL, usd
+from reelkeeper.rules.spend.residuals import Bounds, Judged, judge
+from reelkeeper.rules.spend.spending import Spending, by_scope, scope_in_words
+
+_A_DAY: Final = timedelta(days=1)
+_EVERY_YEAR: Final = re.compile(r"\d\d-\d\d")
+_SOME: Final = re.compile(r"(\d{4}-\d\d-\d\d)(?:/(\d{4}-\d\d-\d\d))?")
+_LEAP_YEAR: Final = 2024  # any: every day of the year has a date in it
+
+RULE: Final = "anomaly"
+DAYS_A_MONTH: Final = 30
+_NANO: Final = 10**9
+_CENT: Final = 10**7  # nano-dollars; less than that is next to nothing
+_FULL: Final = 100  # percent
+_NAMED: Final = 3  # services, in a finding
+
+Days = Sequence[Judged | None]
+
+
+class AnomalyPolicy(BaseModel):
+    """What is odd enough to tell people of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spreads: float = Field(
+        4.2, gt=0, le=1000, allow_inf_nan=False, description="Odd: further from what is usual than so many spreads"
+    )
+    change_percent: float = Field(
+        25, gt=0, lt=100, allow_inf_nan=False, description="and by more than this, of what is usual"
+    )
+    floor_usd: Decimal = Field(
+        Decimal(1), ge=0, le=10**9, allow_inf_nan=False, description="and by at least so many dollars a day"
+    )
+    quiet_days: int = Field(3, ge=0, le=60, description="Days after an odd day on which its series is not news again")
+    early_factor: float = Field(
+        3, gt=1, le=1000, allow_inf_nan=False, description="In the first two weeks: odd is so many times the day before"
+    )
+    drift_percent: float = Field(
+        35,
+        gt=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="Growth in four weeks, beyond the trend, that is news weekly",
+    )
+    history_days: int = Field(
+        800, ge=60, le=4000, description="Days looked back on: what recurs yearly is learnt from two years"
+    )
+    calendar: tuple[str, ...] = Field(
+        (), max_length=1000, description="Days unlike others: `12-25`, `2027-03-28`, `2026-12-20/2026-12-31`"
+    )
+
+    @field_validator("calendar")
+    @classmethod
+    def _days(cls, calendar: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in calendar:
+            check(entry)
+        return calendar
+
+    @property
+    def bounds(self) -> Bounds:
+        """Give the limits as logarithms."""
+        share = self.change_percent / _FULL
+        return Bounds(self.spreads, log(1 + share), log(1 - share))
+
+
+class Odd(NamedTuple):
+    """An odd day, and the nano-dollars beyond what was expected on it and on the odd days after it."""
+
+    day: Judged
+    excess: int
+    goes_on: bool
+
+    @property
+    def began(self) -> tuple[date, bool]:
+        """Give the day, and whether it was too much."""
+        return self.day.day, self.excess > 0
+
+
+def findings(charges: Iterable[Charge], policy: AnomalyPolicy, as_of: datetime) -> list[Finding]:
+    """Say what is odd about today, about yesterday, or about a day before from which on it has been so.
+
+    Args:
+        charges: of the last `policy.history_days` days, in any order; sums of several will do.
+        policy: what is odd.
+        as_of: now; its UTC day is not over yet.
+
+    """
+    spending = by_scope(charges, as_of.date())
+    judged = judge_all(spending, policy)
+    odd = {scope: news(days, policy) or _early(spending, scope, days, policy) for scope, days in judged.items()}
+    whole = odd.get(TOTAL)
+    return [
+        _finding(scope, one, judged, as_of.date())
+        for scope, one in odd.items()
+        if one and (scope == TOTAL or not whole or one.began != whole.began)
+    ]
+
+
+def judge_all(spending: Spending, policy: AnomalyPolicy) -> dict[str, Days]:
+    """Judge each day of each scope, a part beside the rest of the whole."""
+    first, series = spending
+    calendar = days(policy.calendar, first, spending.day(len(series.get(TOTAL, ()))))
+    whole = series.get(TOTAL, ())
+
+    def judged(values: Sequence[int | None], rest: Days = ()) -> Days:
+        return judge(values, first, policy.bounds, calendar=calendar, rest=rest)
+
+    parts = {
+        scope: judged(values, rest=judged(list(map(_less, whole, values))))
+        for scope, values in series.items()
+        if scope != TOTAL
+    }
+    return {scope: _not_over(days) for scope, days in ({TOTAL: judged(whole)} | parts).items()}
+
+
+def _less(whole: int | None, part: int | None) -> int | None:
+    return None if whole is None or part is None else max(whole - part, 0)
+
+
+def odd_days(days: Days, policy: AnomalyPolicy) -> list[int]:
+    """Give the places of the odd days that are news: each more than `policy.quiet_days` after the one before."""
+    found: list[int] = []
+    for n, one in enumerate(days):
+        if _direction(one, policy) and (not found or n - found[-1] > policy.quiet_days):
+            found.append(n)
+    return found
+
+
+def news(days: Days, policy: AnomalyPolicy) -> Odd | None:
+    """Give the last odd day if it is still news: today's, yesterday's, or one that has gone on until yesterday."""
+    places, yesterday = odd_days(days, policy), len(days) - 2
+    if not places or (day := days[places[-1]]) is None:
+        return None
+    since = [n for n in range(places[-1], len(days)) if _direction(days[n], policy) == day.direction]
+    if since[-1] < yesterday:
+        return None
+    excess = sum(one.actual - one.expected for n in since if (one := days[n]))
+    return Odd(day, round(excess), goes_on=len(since) > 1)
+
+
+def _direction(one: Judged | None, policy: AnomalyPolicy) -> int:
+    if one is None or not one.direction or abs(one.actual - one.expected) < policy.floor_usd * _NANO:
+        return 0
+    return one.direction
+
+
+def _not_over(days: Days) -> Days:
+    """Take it back where today is oddly low: it is not over."""
+    if days and days[-1] and days[-1].direction < 0:
+        return [*days[:-1], days[-1]._replace(direction=0)]
+    return days
+
+
+def _early(spending: Spending, scope: str, days: Days, policy: AnomalyPolicy) -> Odd | None:
+    """Compare today, and yesterday, with the day before it, where there is too little to judge by."""
+    values = spending.series.get(scope, ())
+    for n in range(len(values) - 1, max(len(values) - 3, 0), -1):
+        actual, before = values[n], values[n - 1]
+        if days[n] is not None or actual is None or not before:
+            continue
+        if actual > before * policy.early_factor and actual - before >= policy.floor_usd * _NANO:
+            return Odd(Judged(spending.day(n), actual, log(actual / before), 0.0, 1), actual - before, goes_on=False)
+    return None
+
+
+def _finding(scope: str, odd: Odd, judged: Mapping[str, Days], today: date) -> Finding:
+    day, up = odd.day, odd.excess > 0
+    word, more = ("more", odd.excess) if up else ("less", -odd.excess)
+    when = f"{day.day}{' so far' if day.day == today else ''}"
+    actual, usual, percent = usd(round(day.actual)), "next to nothing", ""
+    if day.expected >= _CENT:
+        usual = usd(round(day.expected))
+        percent = f", {abs(day.actual / day.expected - 1) * _FULL:,.0f} % {word} than usual"
+    parts = list(_parts(judged, day.day, 1 if up else -1)) if scope == TOTAL else []
+    sentences = [f"{actual} at list price on {when}, where {usual} is usual."]
+    sentences += [f"It has gone on since: {usd(more)} {word} in all."] if odd.goes_on else []
+    sentences += [f"Most of the difference: {', '.join(f'{name} {cost}' for name, cost in parts)}."] if parts else []
+    month = round((day.actual - day.expected) * DAYS_A_MONTH)
+    sentences += [f"A month of such days costs {usd(month)} more."] if up else []
+    return Finding(
+        RULE,
+        scope,
+        f"{day.day}",
+        "",
+        Severity.WARNING if up else Severity.NOTICE,
+        f"{scope_in_words(scope)} is odd: {actual} on {when}{percent}",
+        " ".join(sentences),
+        "Where it comes from: reelkeeper bill --by user. A day that was meant goes into calendar.",
+        month // NANO_IN_MICRO if up else None,
+        (("Actual", actual), ("Usual", usual), ("Day", when), *parts),
+    )
+
+
+def _parts(judged: Mapping[str, Days], day: date, sign: int) -> Iterator[tuple[str, str]]:
+    """Give the services that differ most as the whole does on that day, and by how much."""
+    services = (
+        (scope.partition(":")[2], sign * (one.actual - one.expected))
+        for scope, days in judged.items()
+        if scope.startswith("service:")
+        for one in days
+        if one is not None and one.day == day
+    )
+    most = sorted(((more, name) for name, more in services if more >= _CENT), reverse=True)[:_NAMED]
+    return ((name, usd(round(more))) for more, name in most)
+
+
+def check(entry: str) -> None:
+    """Raise ValueError for what is no `12-25`, `2027-03-28` or `2026-12-20/2026-12-31`."""
+    spans = _spans(entry, [_LEAP_YEAR])
+    if not spans or spans[0][1] < spans[0][0]:
+        raise ValueError(f"{entry!r} is no day: write 12-25, 2027-03-28 or 2026-12-20/2026-12-31")
+
+
+def days(entries: Iterable[str], first: date, last: date) -> frozenset[date]:
+    """Give the days of `entries` from `first` to `last`, both included."""
+    years = range(first.year, last.year + 1)
+    spans = [(max(start, first), min(end, last)) for entry in entries for start, end in _spans(entry, years)]
+    return frozenset(start + n * _A_DAY for start, end in spans for n in range((end - start).days + 1))
+
+
+def _spans(entry: str, years: Iterable[int]) -> list[tuple[date, date]]:
+    if _EVERY_YEAR.fullmatch(entry):
+        found = filter(None, (_date(f"{year}-{entry}") for year in years))  # 29 February is not in all of them
+        return [(day, day) for day in found]
+    some = _SOME.fullmatch(entry)
+    start, end = (_date(some[1]), _date(some[2] or some[1])) if some else (None, None)
+    return [(start, end)] if start and end else []
+
+
+def _date(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None

@@ -1,0 +1,98 @@
+"""Whether a month will end over its budget, asked before it does.
+
+The forecast answers where there is a fresh one; else the run rate, which needs three whole days (as OCI's budgets do).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, datetime, timedelta
+from typing import Final
+
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.money import Charge, CostForecast
+from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL, BudgetPolicy, Period, Span, nanousd, spans, usd
+
+RULE: Final = "forecast_breach"
+RATE_DAYS: Final = 30  # that the run rate looks back on
+_LEAST_RATE_DAYS: Final = 3
+_FORECAST_DAYS: Final = 8  # a forecast is made each Monday
+_WORDS: Final = {10: "may", 50: "is expected to", 90: "will almost surely"}
+
+
+def findings(
+    charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime, forecasts: Iterable[CostForecast] = ()
+) -> list[Finding]:
+    """Say which budgets of this month will be exceeded; the level is how probable that is, in percent: 10, 50 or 90.
+
+    Args:
+        charges: of this month and of the last `RATE_DAYS` days, in any order.
+        policy: the budgets.
+        as_of: now; its UTC day is not over yet.
+        forecasts: of this month, in any order; those older than a week are not believed.
+
+    """
+    forecasts, today = list(forecasts), as_of.date()
+    return [
+        finding
+        for span in spans(charges, policy, as_of)
+        if span.budget.period is Period.MONTH and span.spent < span.limit and today <= span.last
+        for finding in _breach(span, as_of, forecasts)
+    ]
+
+
+def _breach(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) -> Iterator[Finding]:
+    if forecast := _believed(span, as_of, forecasts):
+        bounds = (forecast.lower80_microusd, forecast.mean_microusd, forecast.upper80_microusd)
+        low, mean, high = (bound * NANO_IN_MICRO for bound in bounds)
+        how = f"The forecast of {forecast.as_of:%Y-%m-%d}, by {forecast.method}, says {usd(mean)}, and with 80 % "
+        how += f"probability between {usd(low)} and {usd(high)}."
+    elif rate := _run_rate(span, as_of.date()):
+        mean, days = rate
+        low, high = 0, mean  # a run rate knows no band
+        how = f"The mean of the last {many(days, 'whole day')}, carried on, gives {usd(mean)}."
+    else:
+        return
+    crossed = [level for level, end in ((10, high), (50, mean), (90, low)) if end > span.limit]
+    if not crossed:
+        return
+    level, limit = crossed[-1], usd(span.limit)
+    yield Finding(
+        RULE,
+        span.budget.scope,
+        span.name,
+        str(level),
+        Severity.NOTICE if level == min(_WORDS) else Severity.WARNING,
+        f"{span.what} of {limit} {_WORDS[level]} be exceeded: {usd(mean)} expected",
+        f"{usd(span.spent)} of {limit} spent in {span.name} so far. {how}",
+        "What it goes to: reelkeeper bill --by service, and --by user.",
+        max(mean - span.limit, 0) // NANO_IN_MICRO or None,
+        (("Expected", usd(mean)), ("Budget", limit), ("Spent so far", usd(span.spent)), ("Period", span.name)),
+    )
+
+
+def _believed(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) -> CostForecast | None:
+    """Give the latest forecast of the span, unless it is old, or what is spent already proves it wrong."""
+    kind, _, name = span.budget.scope.partition(":")
+    fits = [
+        one
+        for one in forecasts
+        if kind in {TOTAL, "service"}
+        and (one.service, one.month) == (name, span.first)
+        and timedelta() <= as_of - one.as_of <= timedelta(days=_FORECAST_DAYS)
+        and span.spent <= one.upper95_microusd * NANO_IN_MICRO
+    ]
+    return max(fits, key=lambda one: one.as_of, default=None)
+
+
+def _run_rate(span: Span, today: date) -> tuple[int, int] | None:
+    """Give what the month costs if the last days go on, and how many whole days those are; None of too few."""
+    by_day = Counter[date]()
+    for charge in span.charges:
+        by_day[charge.day] += nanousd(charge, span.budget.scope)
+    whole = [spent for day, spent in by_day.items() if today - timedelta(days=RATE_DAYS) <= day < today]
+    if len(whole) < _LEAST_RATE_DAYS:
+        return None
+    mean = sum(whole) // len(whole)
+    rest_of_today = max(mean - by_day[today], 0)
+    return span.spent + rest_of_today + mean * (span.last - today).days, len(whole)

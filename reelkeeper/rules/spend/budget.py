@@ -1,0 +1,195 @@
+"""What is spent against what may be: budgets of a day or a month, for all, a service, a tier or one user.
+
+Of the levels that a budget has crossed only the highest is news. Yesterday is judged too, as the last usage of a day is
+known only after its end; of what is over only an excess is news. Whether a month will end over its budget is asked in
+`breach`.
+
+A user's and a tier's share is list cost: what their use would cost beyond every free allowance. The rest is as billed.
+"""
+
+from calendar import monthrange
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from itertools import pairwise
+from typing import Annotated, Final, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.money import Charge
+from reelkeeper.rules.core.wording import dollars
+
+RULE: Final = "budget"
+TOTAL: Final = "total"
+_NANO: Final = 10**9
+NANO_IN_MICRO: Final = 1000
+FULL: Final = 100  # percent
+_A_DAY: Final = timedelta(days=1)
+_NAMED: Final = 3  # services, in a finding
+
+
+class Period(StrEnum):
+    """How long a budget lasts, in UTC: a calendar day or a calendar month."""
+
+    DAY = "day"
+    MONTH = "month"
+
+
+_Usd = Annotated[Decimal, Field(gt=0, le=10**9, decimal_places=6)]
+
+
+class Budget(BaseModel):
+    """So many dollars for one scope and period."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scope: str = Field(
+        TOTAL, pattern=r"^(total|service:\S+|tier:\S+|user:\S+)$", description="total, service:X, tier:X or user:X"
+    )
+    period: Period = Field(Period.MONTH, description="day or month")
+    usd: _Usd = Field(description="Dollars that the period may cost")
+
+
+class BudgetPolicy(BaseModel):
+    """What may be spent, and at which shares of it people are told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    daily_usd: _Usd | None = Field(Decimal(10), description="Dollars that a day may cost, all in all; null: any")
+    monthly_usd: _Usd | None = Field(Decimal(200), description="Dollars that a month may cost, all in all; null: any")
+    budgets: tuple[Budget, ...] = Field(
+        (), max_length=1000, description='More of them: `[{"scope": "service:compute", "period": "day", "usd": 5}]`'
+    )
+    levels_percent: tuple[int, ...] = Field(
+        (50, 80, 100, 150), min_length=1, description="Shares of a budget that are news, in percent"
+    )
+
+    @field_validator("levels_percent")
+    @classmethod
+    def _ascending(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+        if levels[0] < 1 or any(later <= earlier for earlier, later in pairwise(levels)):
+            raise ValueError(f"levels_percent={list(levels)}: give them in ascending order, from 1 up")
+        return levels
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        counts = Counter((budget.scope, budget.period) for budget in self.all_budgets())
+        if twice := [f"{scope} by {period}" for (scope, period), count in counts.items() if count > 1]:
+            raise ValueError(
+                f"more than one budget for {', '.join(twice)}; daily_usd and monthly_usd are for the total"
+            )
+        return self
+
+    def users(self) -> list[str]:
+        """Name the users that have a budget."""
+        scopes = [budget.scope.partition(":") for budget in self.budgets]
+        return sorted({name for kind, _, name in scopes if kind == "user"})
+
+    def all_budgets(self) -> tuple[Budget, ...]:
+        """Give every budget, the two for all first."""
+        whole = ((Period.DAY, self.daily_usd), (Period.MONTH, self.monthly_usd))
+        return (*(Budget(period=period, usd=usd) for period, usd in whole if usd is not None), *self.budgets)
+
+
+class Span(NamedTuple):
+    """One budget in one of its periods. `limit` and `spent` are nano-dollars."""
+
+    budget: Budget
+    name: str  # 2026-11-24, or 2026-11
+    first: date
+    last: date
+    limit: int
+    spent: int
+    charges: Sequence[Charge]  # of the budget's scope, of every day
+
+    @property
+    def what(self) -> str:
+        """Say which budget it is."""
+        whose = "" if self.budget.scope == TOTAL else f" for {self.budget.scope.replace(':', ' ')}"
+        return f"{'Daily' if self.budget.period is Period.DAY else 'Monthly'} budget{whose}"
+
+
+def findings(charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime) -> list[Finding]:
+    """Say which budgets are crossed, each at its highest level.
+
+    Args:
+        charges: of today, of this month, and of yesterday and its month, in any order.
+        policy: the budgets.
+        as_of: now; its UTC day is not over yet.
+
+    """
+    found = []
+    for span in spans(charges, policy, as_of):
+        least = 1 if as_of.date() <= span.last else FULL  # that half of it was spent is no news once it is over
+        levels = [level for level in policy.levels_percent if level >= least]
+        crossed = [level for level in levels if span.spent * FULL >= span.limit * level]
+        found += [_crossing(span, crossed[-1], as_of)] if crossed else []
+    return found
+
+
+def spans(charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime) -> Iterator[Span]:
+    """Give each budget with what is spent of it: in the period of yesterday, if that is another, and in today's."""
+    charges, today = list(charges), as_of.date()
+    for budget in policy.all_budgets():
+        own = [charge for charge in charges if _belongs(charge, budget.scope)]
+        yield from {span.name: span for day in (today - _A_DAY, today) if (span := _span(budget, day, own))}.values()
+
+
+def _belongs(charge: Charge, scope: str) -> bool:
+    kind, _, name = scope.partition(":")
+    return kind == TOTAL or {"service": charge.service, "tier": charge.tier, "user": charge.user_id}[kind] == name
+
+
+def nanousd(charge: Charge, scope: str) -> int:
+    """Give what a charge counts for in a scope: list cost in a user's and a tier's, the bill's in the others."""
+    return charge.list_nanousd if scope.startswith(("user:", "tier:")) else charge.billed_nanousd
+
+
+def _span(budget: Budget, day: date, charges: Sequence[Charge]) -> Span:
+    if budget.period is Period.DAY:
+        name, first, last = f"{day}", day, day
+    else:
+        name = f"{day:%Y-%m}"
+        first, last = day.replace(day=1), day.replace(day=monthrange(day.year, day.month)[1])
+    spent = sum(nanousd(charge, budget.scope) for charge in charges if first <= charge.day <= last)
+    return Span(budget, name, first, last, int(budget.usd * _NANO), spent, charges)
+
+
+def _crossing(span: Span, level: int, as_of: datetime) -> Finding:
+    spent, limit, over = usd(span.spent), usd(span.limit), span.spent - span.limit
+    inside = [charge for charge in span.charges if span.first <= charge.day <= span.last]
+    by_service = Counter[str]()
+    for charge in inside:
+        by_service[charge.service] += nanousd(charge, span.budget.scope)
+    most = [(service, usd(part)) for service, part in by_service.most_common(_NAMED) if part > 0]
+    sentences = [f"{spent} of {limit} spent in {span.name}, as of {as_of:%Y-%m-%d %H:%M} UTC."]
+    sentences += [f"That is {usd(over)} over."] if over > 0 else []
+    sentences += [f"Most of it: {', '.join(f'{service} {part}' for service, part in most)}."] if most else []
+    sentences += ["Some of the usage is an estimate."] if any(charge.estimated for charge in inside) else []
+    return Finding(
+        RULE,
+        span.budget.scope,
+        span.name,
+        str(level),
+        _severity(level),
+        f"{span.what} at {span.spent * FULL // span.limit} %: {spent} of {limit}",
+        " ".join(sentences),
+        "What it went to: reelkeeper bill --by service, and --by user.",
+        over // NANO_IN_MICRO if over > 0 and span.budget.period is Period.MONTH else None,
+        (("Spent", spent), ("Budget", limit), ("Period", span.name), *most),
+    )
+
+
+def _severity(level: int) -> Severity:
+    near = 80
+    if level >= FULL:
+        return Severity.CRITICAL
+    return Severity.WARNING if level >= near else Severity.NOTICE
+
+
+def usd(amount_nanousd: int) -> str:
+    """Put nano-dollars into words."""
+    return dollars(Decimal(amount_nanousd) / NANO_IN_MICRO)

@@ -1,0 +1,130 @@
+"""Is spend over its limits, or odd? Every rule that watches it, over one reading of what was charged."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Final, NamedTuple
+
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.money import Charge, CostForecast
+from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.spend import anomaly, breach, budget, drift
+from reelkeeper.rules.spend.anomaly import AnomalyPolicy
+from reelkeeper.rules.spend.budget import BudgetPolicy, usd
+
+RULE: Final = "missing_usage"
+LOOKED_BACK_DAYS: Final = 30  # Cloudflare keeps 31 days of analytics: what is missing longer stays missing
+_NAMED: Final = 5
+
+RULES: Final = (budget.RULE, breach.RULE, anomaly.RULE, drift.RULE, RULE)
+LEAST_DAYS: Final = 62  # that budgets look back: yesterday's month, and the run rate
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What is known of the spend: charges, or sums of them, the last forecasts, and the days that are missing."""
+
+    charges: Sequence[Charge]
+    forecasts: Sequence[CostForecast] = ()
+    missing: Sequence[date] = ()
+    trouble: str = ""  # why Cloudflare, which was asked, did not answer
+
+
+class Line(NamedTuple):
+    """What one service, or all of them, cost; in dollars."""
+
+    service: str
+    today: str
+    month: str
+    month_at_list_price: str
+
+
+@dataclass(frozen=True, slots=True)
+class CostsReport:
+    """What a run of `monitor_costs` found. `found` are the findings in a line each, the worst first."""
+
+    flow: str
+    run_id: str
+    dry_run: bool
+    as_of: datetime
+    spent_today: str
+    spent_this_month: str
+    found: tuple[str, ...]
+    days_charged: int = 0
+    news: int = 0  # of what was found
+    over: int = 0  # alerts that are
+    trouble: str = ""
+
+
+def judge(spent: Spent, budgets: BudgetPolicy, oddness: AnomalyPolicy, as_of: datetime) -> list[Finding]:
+    """Give what every rule finds."""
+    return [
+        *budget.findings(spent.charges, budgets, as_of),
+        *breach.findings(spent.charges, budgets, as_of, spent.forecasts),
+        *anomaly.findings(spent.charges, oddness, as_of),
+        *drift.findings(spent.charges, oddness, as_of),
+        *findings(spent.missing, spent.trouble),
+    ]
+
+
+def first_day(oddness: AnomalyPolicy, as_of: datetime) -> date:
+    """Give the first day whose charges the rules ask for."""
+    return as_of.date() - timedelta(days=max(oddness.history_days, LEAST_DAYS))
+
+
+def lines(charges: Sequence[Charge], as_of: datetime) -> list[Line]:
+    """Lay out what this month's services cost, the dearest first, and at the end all of them."""
+    day, month = as_of.date(), as_of.date().replace(day=1)
+    sums = {name: Counter[str]() for name in ("today", "month", "list")}
+    for charge in charges:
+        if month <= charge.day <= day:
+            for service in (charge.service, ""):
+                sums["today"][service] += charge.billed_nanousd if charge.day == day else 0
+                sums["month"][service] += charge.billed_nanousd
+                sums["list"][service] += charge.list_nanousd
+    services = sorted(sums["list"].keys() - {""}, key=lambda name: (-sums["list"][name], name))
+    return [
+        Line(service or "total", usd(sums["today"][service]), usd(sums["month"][service]), usd(sums["list"][service]))
+        for service in (*services, "")
+    ]
+
+
+def findings(missing: Sequence[date], trouble: str = "") -> list[Finding]:
+    """Say which days are missing, and why a source that was asked did not answer.
+
+    Args:
+        missing: days of which nobody knows how much was stored, in order.
+        trouble: what Cloudflare answered instead of figures; "" where it did not fail, or was not asked.
+
+    """
+    found = []
+    if missing:
+        named = ", ".join(str(day) for day in missing[:_NAMED]) + (" ..." if len(missing) > _NAMED else "")
+        found.append(
+            Finding(
+                RULE,
+                "usage:stored_bytes",
+                "",
+                "",
+                Severity.WARNING,
+                f"Usage of {many(len(missing), 'day')} is missing",
+                f"Nobody knows how much was stored on {named}. The last known figure stands in, as an estimate.",
+                "monitor_costs counts when it runs: see that it does. Cloudflare still has the last 30 days: with "
+                "REELKEEPER_CLOUDFLARE_API_TOKEN the next run asks it.",
+            )
+        )
+    if trouble:
+        found.append(
+            Finding(
+                RULE,
+                "source:cloudflare",
+                "",
+                "",
+                Severity.WARNING,
+                "Cloudflare does not say what was used",
+                f"Our own count stands in, which cannot see what others ask of the bucket. {trouble}",
+                "Try it: reelkeeper doctor.",
+            )
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Whether key patterns fit a bucket."""

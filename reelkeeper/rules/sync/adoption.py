@@ -1,0 +1,132 @@
+"""Whether the patterns of keys fit the bucket, and how what they make of it is told. Pure.
+
+A pattern that does not fit makes few videos of many objects, or gives nearly all of them to one user.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reelkeeper.model.adoption import Adoption, AdoptionVerdict, Crowding, OneDay
+from reelkeeper.rules.core.wording import many, size
+
+MIN_FURTHER_FILES: Final = 4  # fewer are named one by one, and say nothing about a pattern
+MIN_VIDEOS: Final = 1_000  # new ones at once: a service with fewer may well have one large user
+MIN_ONE_DAY: Final = 20  # objects: fewer may have been stored on one day for any reason
+
+REASONS: Final = {
+    AdoptionVerdict.LEFTOVER: "made by Reelkeeper, and not the present bytes of its video: retired when it is 48 hours "
+    "old, was seen a day apart, and its video lives on newer bytes; kept else",
+    AdoptionVerdict.FOLDER: "a folder's marker, which holds nothing",
+    AdoptionVerdict.NOT_A_VIDEO: "does not end in mp4, webm, mov, mkv or m4v: if it is a video, name its user with "
+    "reelkeeper videos import --keys",
+    AdoptionVerdict.NO_PATTERN: "no pattern matches: add one to REELKEEPER_KEY_PATTERN, without the prefix, or name "
+    "its user with reelkeeper videos import --keys",
+    AdoptionVerdict.NO_OWNER: "nothing says whose it is: name its user with reelkeeper videos import --keys",
+    AdoptionVerdict.EMPTY: "holds 0 bytes: upload it again, or delete it",
+    AdoptionVerdict.ODD_KEY: "servers read this key in different ways: rename the object",
+    AdoptionVerdict.ANOTHER_FILE: "one more file of a video whose bytes are at another key: if it is a video of its "
+    "own, give it a video_id with reelkeeper videos import --keys",
+    AdoptionVerdict.ID_TAKEN: "both ids that it could have are other users': give it a video_id with reelkeeper videos "
+    "import --keys",
+    AdoptionVerdict.REFUSED: "its pattern does not fit the bucket, and nothing was adopted by any",
+}
+
+
+class AdoptionLimits(BaseModel):
+    """How far the objects that patterns make videos of may crowd together. What a CSV names is not counted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    max_files_of_a_video: int = Field(
+        20, ge=1, le=10**9, description="Files that one new video may have; more, and {video} is no video's name"
+    )
+    max_further_files_percent: float = Field(
+        50,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Share of the objects that may be further files of new videos",
+    )
+    max_user_percent: float = Field(
+        90,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description=f"Share of all videos that one user may have, once {MIN_VIDEOS:,} or more are adopted at once",
+    )
+
+
+def refusal(limits: AdoptionLimits, found: Crowding) -> str | None:
+    """Say why nothing may be adopted by a pattern, with all figures and overrides; None where it may."""
+    broken = list(_broken(limits, found))
+    if not broken:
+        return None
+    figures = "; ".join(figures for figures, _ in broken)
+    overrides = " ".join(f"--param adoption.{override}" for _, override in broken)
+    return (
+        f"{figures}. The patterns do not fit this bucket: see REELKEEPER_KEY_PATTERN, or name owners with reelkeeper "
+        f"videos import --keys. If it is right: {overrides}"
+    )
+
+
+def _broken(limits: AdoptionLimits, found: Crowding) -> Iterator[tuple[str, str]]:
+    """Give each limit that does not hold, in figures, and how it is lifted."""
+    if found.files > limits.max_files_of_a_video:
+        figures = f"{many(found.files, 'file')} would be one video, {found.video!r}"
+        yield f"{figures}, where at most {limits.max_files_of_a_video:,} may", f"max_files_of_a_video={found.files}"
+    percent = _percent(found.further_files, found.objects)
+    if found.further_files >= MIN_FURTHER_FILES and percent > limits.max_further_files_percent:
+        share = f"{found.further_files:,} of {many(found.objects, 'object')} ({percent:.0f} %)"
+        figures = f"{share} would be further files of videos, such as {found.video!r} with {found.files:,}"
+        yield f"{figures}, where at most {limits.max_further_files_percent:g} % may", "max_further_files_percent=100"
+    percent = _percent(found.of_user, found.videos)
+    if found.new_videos >= MIN_VIDEOS and percent > limits.max_user_percent:
+        share = f"{found.of_user:,} of {many(found.videos, 'video')} ({percent:.0f} %)"
+        figures = f"{share} would be of one user, {found.user!r}"
+        yield f"{figures}, where at most {limits.max_user_percent:g} % may", "max_user_percent=100"
+
+
+def _percent(part: int, whole: int) -> float:
+    return 100 * part / whole if whole else 0
+
+
+def one_day_warning(found: OneDay | None) -> str | None:
+    """Say that most objects are of one day, as after a copy of the bucket, and where true ages come from."""
+    if found is None or found.objects < MIN_ONE_DAY or 2 * found.objects <= found.of:
+        return None
+    return (
+        f"{found.objects:,} of {many(found.of, 'object')} were stored on {found.day}, as when a bucket was copied: "
+        "their videos count as made on that day. True ages come from created_at, by reelkeeper videos import --keys or "
+        "--videos, or from {year}, {month} and {day} in REELKEEPER_KEY_PATTERN"
+    )
+
+
+class Sheet(NamedTuple):
+    """A table to be shown. A heading that begins with > is of figures, one with ! is not folded."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def sheets(adoption: Adoption, *, dry_run: bool) -> Iterator[Sheet]:
+    """Lay out what is adopted, examples of it, and what stays out, alike for terminal and artifact."""
+    if adoption.patterns:
+        rows = [(one.pattern, f"{one.objects:,}", size(one.size_bytes)) for one in adoption.patterns]
+        yield Sheet("Would be adopted" if dry_run else "Adopted", ("!by", ">objects", ">bytes"), rows)
+        examples = [(one.user_id, one.video_id, one.key) for one in adoption.examples]
+        yield Sheet("For example", ("user", "video", "key"), examples)
+    if adoption.left_out:
+        out = [(f"{one.objects:,}", REASONS[one.verdict], "\n".join(one.keys)) for one in adoption.left_out]
+        yield Sheet("Stays out, and is kept", (">objects", "why, and the way out", "for example"), out)
+
+
+def remarks(adoption: Adoption, *, dry_run: bool) -> Iterator[str]:
+    """Say what is to be known beside the tables."""
+    if adoption.refusal:
+        told = "With --apply, nothing would be" if dry_run else "Nothing was"
+        yield f"{told} adopted by a pattern: {adoption.refusal}."
+    if warning := one_day_warning(adoption.one_day):
+        yield f"{warning}."

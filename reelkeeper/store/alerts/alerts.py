@@ -1,0 +1,174 @@
+"""What is known of alerts, which are snoozed, and how they change: questions and statements inside a transaction."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.model.alerts import AlertState, Finding, Severity
+from reelkeeper.store.core.engine import Clock, changed
+from reelkeeper.store.tables import alerts, deployment, snoozes
+
+
+class Line(NamedTuple):
+    """An alert as a person looks at it."""
+
+    id: str
+    state: AlertState
+    severity: Severity
+    rule: str
+    scope: str
+    period: str
+    level: str
+    title: str
+    text: str
+    suggestion: str
+    figures: list[list[str]]
+    impact_microusd: int | None
+    first_at: datetime
+    last_at: datetime
+    told_at: datetime | None
+    resolved_at: datetime | None
+    acknowledged_by: str | None
+
+
+class Snoozed(NamedTuple):
+    """A snooze in force."""
+
+    id: str
+    rule: str
+    scope: str | None
+    author: str
+    reason: str
+    until: datetime
+
+
+def one_at_a_time(session: Session) -> None:
+    """Make other observations wait until this transaction ends: two runs must not both tell the same news."""
+    session.execute(sa.select(deployment.c.id).with_for_update())
+
+
+def related(session: Session, rules: Collection[str], periods: Collection[str]) -> Sequence[sa.Row[Any]]:
+    """Return the alerts of `rules` that are open, or that are of one of these periods whatever their state."""
+    wanted = sa.select(alerts).where(
+        alerts.c.rule.in_(rules),
+        sa.or_(alerts.c.state != AlertState.RESOLVED, alerts.c.period.in_(periods)),
+    )
+    return session.execute(wanted.order_by(alerts.c.first_at, alerts.c.id)).all()
+
+
+def snoozes_in_force(session: Session) -> list[Snoozed]:
+    """Return the snoozes that have neither run out nor been ended."""
+    columns = (snoozes.c[name] for name in Snoozed._fields)
+    wanted = sa.select(*columns).where(snoozes.c.ended_at.is_(None), snoozes.c.until > Clock())
+    return [Snoozed(*row) for row in session.execute(wanted.order_by(snoozes.c.until))]
+
+
+def open_new(session: Session, findings: Sequence[tuple[str, Finding]], run_id: str, at: datetime) -> None:
+    """Insert alerts (id, finding) that were not known."""
+    if findings:
+        rows = [
+            {
+                "id": alert_id,
+                "rule": finding.rule,
+                "scope": finding.scope,
+                "period": finding.period,
+                "level": finding.level,
+                "is_told": False,
+                "first_at": at,
+                **_said(finding, run_id, at),
+            }
+            for alert_id, finding in findings
+        ]
+        session.execute(sa.insert(alerts), rows)
+
+
+def see_again(session: Session, alert_id: str, finding: Finding, run_id: str, at: datetime, *, reopened: bool) -> None:
+    """Bring a known alert up to date with what was found; `reopened`: it was over."""
+    values: dict[str, Any] = _said(finding, run_id, at)
+    if reopened:
+        values |= {"first_at": at, "resolved_at": None, "acknowledged_at": None, "acknowledged_by": None}
+    else:
+        del values["state"]  # acknowledged stays acknowledged
+    session.execute(sa.update(alerts).where(alerts.c.id == alert_id).values(values))
+
+
+def touch(session: Session, ids: Collection[str], at: datetime) -> None:
+    """Note that alerts go on, at a lower level than the one that they stand for."""
+    session.execute(sa.update(alerts).where(alerts.c.id.in_(ids)).values(last_at=at))
+
+
+def mark_told(session: Session, ids: Collection[str], message_id: int, at: datetime) -> None:
+    """Note the message that says these alerts fire."""
+    session.execute(
+        sa.update(alerts).where(alerts.c.id.in_(ids)).values(told_at=at, is_told=True, message_id=message_id)
+    )
+
+
+def mark_believed(session: Session, ids: Collection[str]) -> None:
+    """Note that people know of the incident from an alert of a lower level."""
+    session.execute(sa.update(alerts).where(alerts.c.id.in_(ids)).values(is_told=True))
+
+
+def mark_untold(session: Session, ids: Collection[str]) -> None:
+    """Note that what was to be told was taken back before anybody heard it."""
+    session.execute(sa.update(alerts).where(alerts.c.id.in_(ids)).values(told_at=None, is_told=False, message_id=None))
+
+
+def close(session: Session, ids: Collection[str], at: datetime) -> None:
+    """Make alerts resolved."""
+    session.execute(
+        sa.update(alerts).where(alerts.c.id.in_(ids)).values(state=AlertState.RESOLVED, resolved_at=at, is_told=False)
+    )
+
+
+def acknowledge(session: Session, alert_id: str, author: str, at: datetime) -> bool:
+    """Note that somebody is on it; False if no alert of this id fires unacknowledged."""
+    return bool(
+        changed(
+            session,
+            sa.update(alerts)
+            .where(alerts.c.id == alert_id, alerts.c.state == AlertState.FIRING)
+            .values(state=AlertState.ACKNOWLEDGED, acknowledged_at=at, acknowledged_by=author),
+        )
+    )
+
+
+def add_snooze(session: Session, values: Mapping[str, Any]) -> str:
+    """Insert a snooze and return its id, 12 hex digits."""
+    snooze_id = uuid4().hex[:12]
+    session.execute(sa.insert(snoozes).values(id=snooze_id, **values))
+    return snooze_id
+
+
+def end_snooze(session: Session, snooze_id: str, at: datetime) -> bool:
+    """End a snooze before its time; False if none of this id is in force."""
+    ending = sa.update(snoozes).where(snoozes.c.id == snooze_id, snoozes.c.ended_at.is_(None)).values(ended_at=at)
+    return bool(changed(session, ending))
+
+
+def listed(session: Session, *, everything: bool, limit: int) -> list[Line]:
+    """Return alerts for people, those that fire first, then the latest; without `everything`, only the open ones."""
+    wanted = sa.select(*(alerts.c[name] for name in Line._fields))
+    if not everything:
+        wanted = wanted.where(alerts.c.state != AlertState.RESOLVED)
+    is_over = sa.case((alerts.c.state == AlertState.RESOLVED, 1), else_=0)
+    rows = session.execute(wanted.order_by(is_over, alerts.c.last_at.desc(), alerts.c.id).limit(limit))
+    return [Line(*row) for row in rows]
+
+
+def _said(finding: Finding, run_id: str, at: datetime) -> dict[str, Any]:
+    return {
+        "state": AlertState.FIRING,
+        "severity": finding.severity,
+        "title": finding.title,
+        "text": finding.text,
+        "suggestion": finding.suggestion,
+        "figures": [list(pair) for pair in finding.figures],
+        "impact_microusd": finding.impact_microusd,
+        "run_id": run_id,
+        "last_at": at,
+    }

@@ -1,0 +1,187 @@
+"""The outbox: messages that wait to be sent, oldest first. A message leaves it by being sent, diverted or withdrawn.
+
+Of an outbox row the store knows only its state; who may send, and when, is a lease of the sink's name.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID, uuid5
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.model.alerts import Letter, Message, MessageKind, MessageState, Picture
+from reelkeeper.store.core.engine import Clock, now
+from reelkeeper.store.tables import alerts, deployment, leases, outbox
+
+_NAMES = UUID("6f0e3c1a-5d0b-4a53-9f5e-0c1f4a3b7d21")  # of the space that a message's public id is drawn from
+
+
+class Waiting(NamedTuple):
+    """A message as a person looks at it."""
+
+    id: int
+    kind: str
+    state: str
+    title: str
+    attempts: int
+    created_at: datetime
+    due_at: datetime
+    sent_at: datetime | None
+    copied_at: datetime | None
+    last_error: str | None
+
+
+def put(
+    session: Session,
+    message: Message,
+    *,
+    alert_ids: Sequence[str] = (),
+    picture: Picture | None = None,
+    after_id: int | None = None,
+) -> int:
+    """Write a message that is due now, and return its id; it waits for `after_id` to be off first."""
+    at = now(session)
+    row: int = session.execute(
+        sa.insert(outbox)
+        .values(
+            kind=message.kind,
+            state=MessageState.WAITING,
+            alert_ids=list(alert_ids),
+            payload=message.model_dump(mode="json"),
+            attachment=picture.png if picture else None,
+            attachment_name=picture.name if picture else None,
+            attempts=0,
+            created_at=at,
+            due_at=at,
+            after_id=after_id,
+        )
+        .returning(outbox.c.id)
+    ).scalar_one()
+    return row
+
+
+def withdraw(session: Session, message_ids: Collection[int]) -> list[str]:
+    """Take back messages of one alert each that nobody has tried to send yet; returns the ids of their alerts."""
+    withdrawn = session.execute(
+        sa.update(outbox)
+        .where(
+            outbox.c.id.in_(message_ids),
+            outbox.c.kind == MessageKind.ALERT,
+            outbox.c.state == MessageState.WAITING,
+            outbox.c.attempts == 0,
+            outbox.c.copied_at.is_(None),
+        )
+        .values(state=MessageState.WITHDRAWN)
+        .returning(outbox.c.alert_ids)
+    )
+    return [alert_id for row in withdrawn for alert_id in row.alert_ids]
+
+
+def has_due(session: Session) -> bool:
+    """Say whether anything is to be sent now."""
+    return session.execute(_due().limit(1)).scalar() is not None
+
+
+def take_next(session: Session) -> tuple[int, Letter, int] | None:
+    """Count one more attempt of the oldest message that is due, and return its row id, itself, and its attempts."""
+    row = session.execute(
+        sa.update(outbox)
+        .where(outbox.c.id == _due().limit(1).scalar_subquery(), outbox.c.state == MessageState.WAITING)
+        .values(attempts=outbox.c.attempts + 1)
+        .returning(*outbox.c)
+    ).one_or_none()
+    return None if row is None else (row.id, _letter(row, _deployment(session)), row.attempts)
+
+
+def mark_sent(session: Session, message_id: int, receipt: str) -> None:
+    """Note that a message is out, whatever else has become of it meanwhile; its picture need not be kept."""
+    gone = {"state": MessageState.SENT, "sent_at": Clock(), "receipt": receipt, "last_error": None, "attachment": None}
+    session.execute(sa.update(outbox).where(outbox.c.id == message_id).values(gone))
+
+
+def mark_diverted(session: Session, message_id: int, receipt: str, error: str) -> None:
+    """Note that a message went to the second sink instead, and why."""
+    gone = {"state": MessageState.DIVERTED, "copied_at": Clock(), "receipt": receipt, "last_error": error}
+    chosen = (outbox.c.id == message_id, outbox.c.state == MessageState.WAITING)
+    session.execute(sa.update(outbox).where(*chosen).values(gone))
+
+
+def put_off(session: Session, message_id: int, seconds: float, error: str) -> None:
+    """Let a message wait for so long before it is tried again."""
+    chosen = (outbox.c.id == message_id, outbox.c.state == MessageState.WAITING)
+    session.execute(sa.update(outbox).where(*chosen).values(due_at=Clock(seconds), last_error=error))
+
+
+def overdue(session: Session, seconds: float, *, tried: bool, limit: int) -> list[tuple[int, Letter]]:
+    """Return messages that have waited for longer than this and that the second sink has not; `tried`: in vain."""
+    chosen = [
+        outbox.c.state == MessageState.WAITING,
+        outbox.c.copied_at.is_(None),
+        outbox.c.created_at <= Clock(-seconds),
+        *([outbox.c.attempts > 0] if tried else []),
+    ]
+    rows = session.execute(sa.select(outbox).where(*chosen).order_by(outbox.c.id).limit(limit)).all()
+    deployment_id = _deployment(session)
+    return [(row.id, _letter(row, deployment_id)) for row in rows]
+
+
+def uncopied(session: Session, rules: Collection[str]) -> list[tuple[int, Letter]]:
+    """Return the messages that say that alerts of `rules` fire, and that the second sink has not."""
+    of_rules = sa.select(alerts.c.message_id).where(alerts.c.rule.in_(rules), alerts.c.is_told)
+    chosen = sa.select(outbox).where(outbox.c.id.in_(of_rules), outbox.c.copied_at.is_(None))
+    deployment_id = _deployment(session)
+    return [(row.id, _letter(row, deployment_id)) for row in session.execute(chosen.order_by(outbox.c.id))]
+
+
+def mark_copied(session: Session, message_ids: Collection[int]) -> None:
+    """Note that the second sink has these, too."""
+    session.execute(sa.update(outbox).where(outbox.c.id.in_(message_ids)).values(copied_at=Clock()))
+
+
+def count_waiting(session: Session) -> tuple[int, timedelta]:
+    """Count what waits, and say for how long the oldest has."""
+    row = session.execute(
+        sa.select(sa.func.count(), sa.func.min(outbox.c.created_at), Clock()).where(
+            outbox.c.state == MessageState.WAITING
+        )
+    ).one()
+    count, oldest, at = row
+    return count, at - oldest if oldest else timedelta()
+
+
+def opens_in(session: Session, sink: str) -> timedelta:
+    """Say how long the sink stays closed: somebody is sending, or its pace or its own word forbids it."""
+    row = session.execute(sa.select(leases.c.expires_at, Clock()).where(leases.c.name == sink)).one_or_none()
+    return max(row[0] - row[1], timedelta()) if row else timedelta()
+
+
+def listed(session: Session, *, everything: bool, limit: int) -> list[Waiting]:
+    """Return messages for people, the newest first; without `everything`, only those that wait."""
+    names = [name for name in Waiting._fields if name != "title"]
+    wanted = sa.select(*(outbox.c[name] for name in names), outbox.c.payload).order_by(outbox.c.id.desc()).limit(limit)
+    if not everything:
+        wanted = wanted.where(outbox.c.state == MessageState.WAITING)
+    return [
+        Waiting(**{name: getattr(row, name) for name in names}, title=row.payload["title"])
+        for row in session.execute(wanted)
+    ]
+
+
+def _due() -> sa.Select[tuple[int]]:
+    before = outbox.alias()
+    follows = sa.exists().where(before.c.id == outbox.c.after_id, before.c.state == MessageState.WAITING)
+    due = sa.select(outbox.c.id).where(outbox.c.state == MessageState.WAITING, outbox.c.due_at <= Clock(), ~follows)
+    return due.order_by(outbox.c.id)
+
+
+def _deployment(session: Session) -> str:
+    identity: str = session.execute(sa.select(deployment.c.id)).scalar_one()
+    return identity
+
+
+def _letter(row: sa.Row[Any], deployment_id: str) -> Letter:
+    public = uuid5(_NAMES, f"{deployment_id}/{row.id}/{row.created_at.isoformat()}")
+    picture = Picture(row.attachment_name, row.attachment) if row.attachment else None
+    return Letter(str(public), Message.model_validate(row.payload), picture)

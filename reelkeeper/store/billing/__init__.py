@@ -1,0 +1,1 @@
+"""Charges, the ledger, quotas and usage."""

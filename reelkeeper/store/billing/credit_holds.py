@@ -1,0 +1,101 @@
+"""Holds on credits: opened, and ended once: each change asks in its own WHERE whether it may still be made."""
+
+from typing import NamedTuple
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model.money import HoldState
+from reelkeeper.store.core.engine import Clock
+from reelkeeper.store.tables import credit_holds
+
+
+class Held(NamedTuple):
+    """A hold on credits as it stands."""
+
+    id: str
+    user_id: str
+    state: str
+    amount_microusd: int
+    captured_microusd: int
+    refunded_microusd: int
+
+
+_HELD = tuple(credit_holds.c[name] for name in Held._fields)
+_BEGIN = sa.insert(credit_holds).values(
+    state=HoldState.OPEN,
+    captured_microusd=0,
+    refunded_microusd=0,
+    created_at=Clock(),
+    expires_at=Clock(sa.bindparam("lasting_seconds", type_=sa.Float)),
+)
+
+
+def begin(session: Session, user_id: str, amount_microusd: int, *, lasting_seconds: int, price_book: str | None) -> str:
+    """Write an open hold; returns its id."""
+    hold_id = uuid4().hex
+    session.execute(
+        _BEGIN,
+        {
+            "id": hold_id,
+            "user_id": user_id,
+            "amount_microusd": amount_microusd,
+            "price_book": price_book,
+            "lasting_seconds": lasting_seconds,
+        },
+    )
+    return hold_id
+
+
+def close(session: Session, hold_id: str, state: HoldState, captured_microusd: int = 0) -> Held | None:
+    """End an open hold that is at least as large as what is captured of it; None when there is none such."""
+    return _held_after(
+        session,
+        sa.update(credit_holds)
+        .where(
+            credit_holds.c.id == hold_id,
+            credit_holds.c.state == HoldState.OPEN,
+            credit_holds.c.amount_microusd >= captured_microusd,
+        )
+        .values(state=state, captured_microusd=captured_microusd, settled_at=Clock()),
+    )
+
+
+def close_overdue(session: Session, limit: int) -> list[Held]:
+    """End as expired at most `limit` open holds whose time is over by the database's clock, the oldest first."""
+    overdue = (
+        sa.select(credit_holds.c.id)
+        .where(credit_holds.c.state == HoldState.OPEN, credit_holds.c.expires_at <= Clock())
+        .order_by(credit_holds.c.expires_at, credit_holds.c.id)
+        .limit(limit)
+    )
+    rows = session.execute(
+        sa.update(credit_holds)
+        .where(credit_holds.c.id.in_(overdue), credit_holds.c.state == HoldState.OPEN)
+        .values(state=HoldState.EXPIRED, settled_at=Clock())
+        .returning(*_HELD)
+    )
+    return sorted(Held._make(row) for row in rows)
+
+
+def note_refund(session: Session, hold_id: str, amount_microusd: int) -> Held | None:
+    """Note a refund on a hold of which so much was captured and not refunded yet; None when there is none such."""
+    left = credit_holds.c.captured_microusd - credit_holds.c.refunded_microusd
+    return _held_after(
+        session,
+        sa.update(credit_holds)
+        .where(credit_holds.c.id == hold_id, credit_holds.c.state == HoldState.CAPTURED, left >= amount_microusd)
+        .values(refunded_microusd=credit_holds.c.refunded_microusd + amount_microusd),
+    )
+
+
+def find(session: Session, hold_id: str) -> Held | None:
+    """Find a hold, whatever its state."""
+    row = session.execute(sa.select(*_HELD).where(credit_holds.c.id == hold_id)).one_or_none()
+    return Held._make(row) if row else None
+
+
+def _held_after(session: Session, statement: sa.Update) -> Held | None:
+    row = session.execute(statement.returning(*_HELD)).one_or_none()
+    return Held._make(row) if row else None

@@ -1,0 +1,172 @@
+"""Double entry in the store: accounts, and the transfers between them. What is allowed, operations say.
+
+    user/ID        what the user may spend           never below zero
+    held/ID        what is set aside of it           never below zero
+    house/grants   where granted credits come from   goes below zero: credits outstanding
+    house/revenue  what was captured
+
+Each statement that takes anything asks in its own WHERE whether it is there.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.errors import IntegrityDoubt, KeyReused
+from reelkeeper.model.money import AccountKind, Balance, Moved, TransferKind
+from reelkeeper.store.core.engine import Clock, changed, insert_into
+from reelkeeper.store.tables import accounts, credit_holds, entries, transfers
+
+GRANTS, REVENUE = "house/grants", "house/revenue"
+_MOVED = (
+    transfers.c.id,
+    transfers.c.kind,
+    transfers.c.user_id,
+    transfers.c.hold_id,
+    transfers.c.amount_microusd,
+    transfers.c.at,
+)
+# Built once: to build a statement costs more than to send it.
+_FIRST = sa.select(transfers.c.request_sha256, *_MOVED).where(transfers.c.idempotency_key == sa.bindparam("key"))
+_ADD = (
+    sa.update(accounts)
+    .where(accounts.c.id == sa.bindparam("account"))
+    .values(balance_microusd=accounts.c.balance_microusd + sa.bindparam("amount", type_=sa.BigInteger))
+)
+_TAKE = _ADD.where(
+    sa.or_(
+        accounts.c.kind == AccountKind.HOUSE,
+        accounts.c.balance_microusd >= -sa.bindparam("amount", type_=sa.BigInteger),
+    ),
+    ~sa.exists().where(transfers.c.idempotency_key == sa.bindparam("key", type_=sa.String)),
+)
+_TRANSFER = sa.insert(transfers).values(at=Clock()).returning(*_MOVED)
+_ENTRIES = sa.insert(entries)
+
+
+class Request(NamedTuple):
+    """What somebody asks for, once: `sha256` is of all its parameters."""
+
+    kind: TransferKind
+    key: str
+    sha256: str
+
+
+def spendable(user_id: str) -> str:
+    """Name the account of what a user may spend."""
+    return f"user/{user_id}"
+
+
+def held(user_id: str) -> str:
+    """Name the account of what is set aside of a user's credits."""
+    return f"held/{user_id}"
+
+
+def open_accounts(session: Session, user_id: str) -> None:
+    """Make the user's two accounts and the house's, where they are missing."""
+    rows: list[Mapping[str, Any]] = [
+        {"id": spendable(user_id), "kind": AccountKind.USER, "user_id": user_id},
+        {"id": held(user_id), "kind": AccountKind.HELD, "user_id": user_id},
+        {"id": GRANTS, "kind": AccountKind.HOUSE, "user_id": None},
+        {"id": REVENUE, "kind": AccountKind.HOUSE, "user_id": None},
+    ]
+    insert = insert_into(session, accounts).values(balance_microusd=0).on_conflict_do_nothing()
+    session.execute(insert, rows)
+
+
+def first(session: Session, request: Request) -> Moved | None:
+    """Find what came of the same request before. Raises KeyReused when its key came with other parameters."""
+    row = session.execute(_FIRST, {"key": request.key}).one_or_none()
+    if row is None:
+        return None
+    if row.request_sha256 != request.sha256:
+        raise KeyReused(
+            f"idempotency key {request.key!r} was used at {row.at:%Y-%m-%d %H:%M:%S} for a {row.kind} of "
+            f"{row.amount_microusd:,} micro-dollars with other parameters than this {request.kind}; "
+            "nothing was moved. Use a new key for a new request"
+        )
+    return _moved(row[1:])
+
+
+def move(session: Session, amounts: Mapping[str, int], key: str = "") -> bool:
+    """Add `amounts` to the balances of their accounts; False, and nothing has changed, when the payer has too little.
+
+    They sum to zero, and one of them is negative. Nor is anything changed where there is a transfer of this `key`.
+    """
+    (payer,) = (account for account, amount in amounts.items() if amount < 0)
+    if sum(amounts.values()):
+        raise IntegrityDoubt(f"a transfer that does not sum to zero: {dict(amounts)}; nothing was moved")
+    if not changed(session, _TAKE, account=payer, amount=amounts[payer], key=key):
+        return False
+    for account, amount in amounts.items():
+        if amount > 0 and not changed(session, _ADD, account=account, amount=amount):
+            raise IntegrityDoubt(f"the account {account!r} is missing; nothing was moved")
+    return True
+
+
+def record(
+    session: Session,
+    request: Request,
+    amounts: Mapping[str, int],
+    *,
+    user_id: str,
+    hold_id: str | None,
+    amount_microusd: int,
+    detail: Mapping[str, Any],
+) -> Moved:
+    """Write the transfer and its entries, which nobody changes again."""
+    row = session.execute(
+        _TRANSFER,
+        {
+            "id": uuid4().hex,
+            "idempotency_key": request.key,
+            "request_sha256": request.sha256,
+            "kind": request.kind,
+            "user_id": user_id,
+            "hold_id": hold_id,
+            "amount_microusd": amount_microusd,
+            "detail": dict(detail),
+        },
+    ).one()
+    session.execute(
+        _ENTRIES,
+        [
+            {"transfer_id": row.id, "account_id": account, "amount_microusd": amount}
+            for account, amount in amounts.items()
+        ],
+    )
+    return _moved(row)
+
+
+def _moved(row: Any) -> Moved:  # noqa: ANN401  a row of _MOVED
+    moved = Moved._make(row)
+    return moved._replace(kind=TransferKind(moved.kind))
+
+
+def moves(session: Session, user_id: str, limit: int) -> list[Moved]:
+    """List a user's last `limit` moves of credits, the newest first."""
+    rows = session.execute(
+        sa.select(*_MOVED)
+        .where(transfers.c.user_id == user_id)
+        .order_by(transfers.c.at.desc(), transfers.c.id)
+        .limit(limit)
+    )
+    return [_moved(row) for row in rows]
+
+
+def balance(session: Session, user_id: str) -> Balance:
+    """Say what a user's credits come to; zeros for somebody who never had any."""
+    found = dict(
+        session.execute(
+            sa.select(accounts.c.kind, accounts.c.balance_microusd).where(accounts.c.user_id == user_id)
+        ).all()
+    )
+    spent = session.execute(
+        sa.select(
+            sa.func.coalesce(sa.func.sum(credit_holds.c.captured_microusd - credit_holds.c.refunded_microusd), 0)
+        ).where(credit_holds.c.user_id == user_id)
+    ).scalar_one()
+    return Balance(found.get(AccountKind.USER, 0), found.get(AccountKind.HELD, 0), int(spent))

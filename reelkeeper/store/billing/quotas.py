@@ -1,0 +1,134 @@
+"""Each user's stored and reserved bytes, kept by every change in its own transaction, and never counted twice.
+
+    with counted(session, videos.c.id == video_id):
+        ...                                           # whatever the change does to these videos
+
+`used_bytes` is the live videos' present bytes. A user without a row here has not been counted yet.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import Tier, VideoState
+from reelkeeper.model.money import Standing
+from reelkeeper.store.core.engine import changed, insert_into
+from reelkeeper.store.tables import blobs, reservations, storage_accounts, users, videos
+
+_LIVE = videos.join(blobs, blobs.c.id == videos.c.blob_id)
+_SIZE = sa.cast(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0), sa.BigInteger)  # PostgreSQL sums to NUMERIC
+
+
+def live_bytes(session: Session, wanted: sa.ColumnElement[bool] | None = None) -> dict[str, int]:
+    """Count the present bytes of the live videos that are `wanted`, by user; of all videos if it is None."""
+    query = sa.select(videos.c.user_id, _SIZE).select_from(_LIVE).where(videos.c.state == VideoState.LIVE)
+    rows = session.execute((query if wanted is None else query.where(wanted)).group_by(videos.c.user_id))
+    return {user_id: int(size_bytes) for user_id, size_bytes in rows}
+
+
+@contextmanager
+def counted(session: Session, wanted: sa.ColumnElement[bool]) -> Iterator[None]:
+    """Hold a change to the videos that are `wanted`, and put its net difference onto their users' accounts.
+
+    The caller's transaction has locked the deployment row, as every change does: nothing else moves meanwhile.
+    """
+    before = live_bytes(session, wanted)
+    yield
+    after = live_bytes(session, wanted)
+    adjust(session, {user: after.get(user, 0) - before.get(user, 0) for user in before.keys() | after.keys()})
+
+
+def adjust(session: Session, deltas: Mapping[str, int]) -> None:
+    """Add `deltas`, of bytes already changed in this transaction, to what the users store.
+
+    A user who was not counted yet is counted whole. So is one of whom less than nothing would be left: a wrong count
+    must not stand in the way of a change that is right.
+    """
+    moved = {user: delta for user, delta in sorted(deltas.items()) if delta}
+    for user, delta in moved.items():
+        used = storage_accounts.c.used_bytes + delta
+        counted_anew = _count_of(storage_accounts.c.user_id)
+        session.execute(
+            sa.update(storage_accounts)
+            .where(storage_accounts.c.user_id == user)
+            .values(used_bytes=sa.case((used >= 0, used), else_=counted_anew))
+        )
+    ensure(session, moved)
+
+
+def ensure(session: Session, user_ids: Iterable[str]) -> int:
+    """Count those of `user_ids` who have no account yet; returns how many there were."""
+    wanted = list(user_ids)
+    if not wanted:
+        return 0
+    there = sa.exists().where(storage_accounts.c.user_id == users.c.id)
+    chosen = sa.select(users.c.id, _count_of(users.c.id), sa.literal(0)).where(users.c.id.in_(wanted), ~there)
+    insert = insert_into(session, storage_accounts).from_select(["user_id", "used_bytes", "reserved_bytes"], chosen)
+    return len(session.execute(insert.on_conflict_do_nothing().returning(storage_accounts.c.user_id)).all())
+
+
+def _count_of(user_id: sa.ColumnElement[Any]) -> sa.ScalarSelect[int]:
+    counted_now = sa.select(_SIZE).select_from(_LIVE).where(videos.c.state == VideoState.LIVE)
+    return counted_now.where(videos.c.user_id == user_id).scalar_subquery()
+
+
+def standing(session: Session, user_id: str) -> Standing | None:
+    """Find what a user stores and was promised; None where there is no such user."""
+    row = session.execute(
+        sa.select(
+            users.c.id,
+            users.c.tier,
+            sa.func.coalesce(storage_accounts.c.used_bytes, _count_of(users.c.id)),
+            sa.func.coalesce(storage_accounts.c.reserved_bytes, 0),
+            storage_accounts.c.quota_bytes,
+        )
+        .select_from(users.outerjoin(storage_accounts, storage_accounts.c.user_id == users.c.id))
+        .where(users.c.id == user_id)
+    ).one_or_none()
+    return Standing._make(row) if row else None
+
+
+def _promise() -> sa.Update:
+    by_tier = {str(tier): sa.bindparam(f"of_{tier}", type_=sa.BigInteger) for tier in Tier}
+    granted = sa.select(sa.case(by_tier, value=users.c.tier)).where(users.c.id == storage_accounts.c.user_id)
+    quota = sa.func.coalesce(storage_accounts.c.quota_bytes, granted.scalar_subquery())
+    size = sa.bindparam("size_bytes", type_=sa.BigInteger)
+    taken = storage_accounts.c.used_bytes + storage_accounts.c.reserved_bytes
+    is_new = ~sa.exists().where(reservations.c.id == sa.bindparam("key"))
+    return (
+        sa.update(storage_accounts)
+        .where(storage_accounts.c.user_id == sa.bindparam("owner"), taken + size <= quota, is_new)
+        .values(reserved_bytes=storage_accounts.c.reserved_bytes + size)
+    )
+
+
+_PROMISE = _promise()
+
+
+def promise(session: Session, user_id: str, size_bytes: int, key: str, by_tier: Mapping[str, int]) -> bool:
+    """Reserve bytes if they fit into the user's quota; False, and nothing has changed, if not, or if it is unknown.
+
+    Nor is anything changed where there is a reservation `key`. `by_tier` says what each tier grants. What the user
+    used, was promised and may store is read in the UPDATE itself.
+    """
+    granted = {f"of_{tier}": by_tier.get(tier) for tier in Tier}
+    asked = {"owner": user_id, "size_bytes": size_bytes, "key": key, **granted}
+    return bool(
+        changed(session, _PROMISE, **asked) or (ensure(session, [user_id]) and changed(session, _PROMISE, **asked))
+    )
+
+
+def take_back(session: Session, user_id: str, size_bytes: int) -> bool:
+    """End a promise of so many bytes; False when fewer are reserved, which then stay."""
+    return (
+        changed(
+            session,
+            sa.update(storage_accounts)
+            .where(storage_accounts.c.user_id == user_id, storage_accounts.c.reserved_bytes >= size_bytes)
+            .values(reserved_bytes=storage_accounts.c.reserved_bytes - size_bytes),
+        )
+        == 1
+    )

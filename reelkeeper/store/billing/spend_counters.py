@@ -1,0 +1,50 @@
+"""What has been spent, as a figure that is kept: each day's, and what the jobs in flight will cost."""
+
+from datetime import date, datetime
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model.money import SoFar
+from reelkeeper.store.core.engine import insert_into
+from reelkeeper.store.jobs.queue import leads
+from reelkeeper.store.tables import jobs, spend_days
+
+_DAY: Final = spend_days.c.charged_microusd + spend_days.c.generated_microusd
+# A job that was admitted before its cost was noted counts with its price, which is no less.
+_COST: Final = sa.func.coalesce(jobs.c.quoted_cost_microusd, jobs.c.price_microusd)
+
+
+def so_far(session: Session, as_of: datetime) -> SoFar:
+    """Give what the day and the month of `as_of` have cost, and what is in flight; at most 31 rows, and the queue."""
+    today = as_of.date()
+    of_today = sa.case((spend_days.c.day == today, _DAY), else_=0)
+    month, day = session.execute(
+        sa.select(sa.func.coalesce(sa.func.sum(_DAY), 0), sa.func.coalesce(sa.func.sum(of_today), 0)).where(
+            spend_days.c.day.between(today.replace(day=1), today)
+        )
+    ).one()
+    in_flight = session.execute(sa.select(sa.func.coalesce(sa.func.sum(_COST), 0)).where(leads(jobs))).scalar_one()
+    return SoFar(int(day), int(month), int(in_flight))
+
+
+def added(cost_microusd: int | None) -> sa.ColumnElement[int | None]:
+    """Give what a job has cost with this added, in SQL; earlier attempts may have cost something too."""
+    if cost_microusd is None:
+        return jobs.c.cost_microusd
+    return sa.func.coalesce(jobs.c.cost_microusd, 0) + cost_microusd
+
+
+def add_generated(session: Session, day: date, cost_microusd: int) -> None:
+    """Add what a job, or an attempt at it, has cost."""
+    insert = insert_into(session, spend_days).values(day=day, charged_microusd=0, generated_microusd=cost_microusd)
+    more = {"generated_microusd": spend_days.c.generated_microusd + cost_microusd}
+    session.execute(insert.on_conflict_do_update(index_elements=["day"], set_=more))
+
+
+def note_charged(session: Session, day: date, cost_microusd: int) -> None:
+    """Note what was charged for a day but for the making of videos, in place of what was noted before."""
+    insert = insert_into(session, spend_days).values(day=day, charged_microusd=cost_microusd, generated_microusd=0)
+    new = {"charged_microusd": cost_microusd}
+    session.execute(insert.on_conflict_do_update(index_elements=["day"], set_=new))

@@ -1,0 +1,109 @@
+"""How much was used on each UTC day, by whom, and who counted. A day without a row is unknown, which is not zero.
+
+`record` is the only way in. What was counted twice, by the store and by Cloudflare, stands beside each other.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model.money import Metric, UsageSource, Used
+from reelkeeper.store.core.engine import insert_into
+from reelkeeper.store.tables import usage_days
+
+PEAKS = (Metric.STORED_BYTES, Metric.USERS)  # of a day the largest is kept; of all others the sum
+KEY = ("day", "metric", "source", "resource", "storage_class", "user_id")
+_BATCH = 2_000
+_ONE_DAY = timedelta(days=1)
+_COLUMNS = [usage_days.c[name] for name in Used._fields]
+
+
+def record(session: Session, used: Iterable[Used], *, add: bool = False) -> None:
+    """Note what was used: of a peak the larger is kept; a sum replaces the one before, or with `add` joins it.
+
+    What Cloudflare counted always takes the place of what it said before. Rows go in by their key, so that two who
+    record the same ones wait for each other and do not lock each other out.
+    """
+    rows = [one._asdict() for one in sorted(used, key=lambda one: tuple(str(getattr(one, name)) for name in KEY))]
+    statement = insert_into(session, usage_days)
+    new, old = statement.excluded, usage_days.c
+    larger = sa.case((new.quantity > old.quantity, new.quantity), else_=old.quantity)
+    own_peak = sa.and_(sa.or_(*(old.metric == one for one in PEAKS)), old.source == UsageSource.STORE)
+    summed = old.quantity + new.quantity if add else new.quantity
+    statement = statement.on_conflict_do_update(
+        index_elements=KEY,
+        set_={
+            "quantity": sa.case((own_peak, larger), else_=summed),
+            "sampled": sa.or_(new.sampled, old.sampled) if add else new.sampled,
+        },
+    )
+    for start in range(0, len(rows), _BATCH):
+        session.execute(statement, rows[start : start + _BATCH])
+
+
+def days(
+    session: Session,
+    first: date,
+    last: date,
+    *,
+    metrics: Sequence[Metric] = tuple(Metric),
+    source: UsageSource | None = None,
+    of_users: bool | None = None,
+) -> Iterator[Used]:
+    """Stream what was used from day `first` to `last`, by day; of all sources and of users and the account, or not.
+
+    `of_users`: True gives what users used, False the account as a whole.
+    """
+    column = usage_days.c
+    query = (
+        sa.select(*_COLUMNS)
+        .where(column.day.between(first, last), column.metric.in_(metrics))
+        .order_by(*(column[name] for name in KEY))
+    )
+    if source is not None:
+        query = query.where(column.source == source)
+    if of_users is not None:
+        query = query.where(column.user_id != "" if of_users else column.user_id == "")
+    for row in session.execute(query, execution_options={"yield_per": _BATCH}):
+        yield Used(*row)._replace(metric=Metric(row.metric), source=UsageSource(row.source))
+
+
+def operations(session: Session, first: date, last: date) -> dict[str, int]:
+    """Add up the operations that we caused in the bucket from day `first` to `last`, by R2's name of each."""
+    column = usage_days.c
+    rows = session.execute(
+        sa.select(column.resource, sa.func.sum(column.quantity))
+        .where(
+            column.day.in_(list(_every(first, last))),  # with the metric, the front of the primary key
+            column.metric == Metric.OPERATIONS,
+            column.source == UsageSource.STORE,
+            column.user_id == "",
+        )
+        .group_by(column.resource)
+        .order_by(column.resource)
+    )
+    return {action: int(quantity) for action, quantity in rows}
+
+
+def missing_days(
+    session: Session, metric: Metric, first: date, last: date, source: UsageSource | None = None
+) -> list[date]:
+    """List the days from `first` to `last` of which nobody, or not `source`, has said how much of `metric` was used."""
+    known = {one.day for one in days(session, first, last, metrics=[metric], source=source, of_users=False)}
+    return [day for day in _every(first, last) if day not in known]
+
+
+def gaps(session: Session, metric: Metric, first: date, last: date) -> list[date]:
+    """List the days between two of which somebody has said how much of `metric` was used, or after them, up to `last`.
+
+    Only days since `first` count: what was before anybody counted is no gap.
+    """
+    missing = missing_days(session, metric, first, last)
+    known = {*_every(first, last)} - {*missing}
+    return [day for day in missing if known and day > min(known)]
+
+
+def _every(first: date, last: date) -> Iterator[date]:
+    return (first + n * _ONE_DAY for n in range((last - first).days + 1))

@@ -1,0 +1,1 @@
+"""The engine, the schema, and records that every capability keeps: audit, leases, heartbeats."""

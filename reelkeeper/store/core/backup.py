@@ -1,0 +1,117 @@
+"""Back a store up while it is in use, and restore it: verified first, into an empty place, and frozen.
+
+A store of yesterday does not know today's objects. Until `sync_catalog` has compared the two, nothing may change.
+"""
+
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from sqlmodel import SQLModel
+
+from reelkeeper.errors import IntegrityDoubt, Refused
+from reelkeeper.store.core.audit import Event, append, verify
+from reelkeeper.store.core.dumps import read_dump, write_dump
+from reelkeeper.store.core.engine import Clock, now, open_engine, reading, transaction
+from reelkeeper.store.core.schema import head, require_current, upgrade
+from reelkeeper.store.core.snapshots import copy_sqlite, new_file, verify_checksum
+from reelkeeper.store.tables import deployment
+
+_SUFFIX = {"sqlite": "sqlite3", "postgresql": "zip"}
+
+
+def backup(engine: sa.Engine, target: Path) -> Path:
+    """Copy the store as it is at one moment, with `NAME.sha256` beside it; readers and writers go on.
+
+    `target` is a new file, or a folder in which the file is named after the time. SQLite: a database file; PostgreSQL:
+    a ZIP of CSV files. Raises SchemaError, FileExistsError.
+    """
+    require_current(engine)
+    with reading(engine) as session:
+        at = now(session)
+        if target.is_dir():
+            target = target / f"reelkeeper-{at:%Y%m%dT%H%M%S.%fZ}.{_SUFFIX[engine.dialect.name]}"
+        if engine.dialect.name == "sqlite":
+            copy_sqlite(Path(str(engine.url.database)), target)
+        else:
+            with new_file(target) as path:
+                write_dump(session, path, head(), at)
+    return target
+
+
+def restore(url: str, source: Path) -> None:
+    """Fill the empty store at `url` from a backup of the same kind of database, and freeze it.
+
+    Checks the checksum, the schema, references and the audit chain before the store is touched (SQLite) or before the
+    transaction commits (PostgreSQL). Raises IntegrityDoubt, SchemaError, or Refused when the store holds anything.
+    """
+    verify_checksum(source)
+    engine = open_engine(url)
+    try:
+        with reading(engine) as session:
+            _require_empty(session, url)
+        upgrade(engine)
+        if engine.dialect.name == "sqlite":
+            with _checked_copy(source) as path:
+                _replace_sqlite(path, Path(str(engine.url.database)))
+        else:
+            with transaction(engine, "restore") as session:
+                _require_empty(session, url)
+                session.execute(sa.delete(deployment))
+                read_dump(session, source, head())
+                _check_and_freeze(session, source)
+    finally:
+        engine.dispose()
+
+
+def _require_empty(session: Session, url: str) -> None:
+    there = set(sa.inspect(session.connection()).get_table_names())
+    for table in SQLModel.metadata.sorted_tables:
+        if table is deployment or table.name not in there:
+            continue
+        if session.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first():
+            raise Refused(
+                f"the store at {sa.make_url(url)!r} holds {table.name}; a restore never overwrites. Nothing was "
+                "changed: move that store away, or name an empty one in REELKEEPER_DATABASE_URL"
+            )
+
+
+@contextmanager
+def _checked_copy(source: Path) -> Iterator[Path]:
+    """Give a copy of `source` in today's schema, found sound, and frozen already."""
+    with tempfile.TemporaryDirectory(prefix="reelkeeper-restore-") as folder:
+        path = Path(folder) / "store.sqlite3"
+        copy_sqlite(source, path)
+        engine = open_engine(f"sqlite:///{path}")
+        try:
+            upgrade(engine)
+            with transaction(engine, "restore") as session:
+                broken = session.execute(sa.text("PRAGMA foreign_key_check")).first()
+                sound = session.execute(sa.text("PRAGMA integrity_check")).scalar()
+                if broken or sound != "ok":
+                    raise IntegrityDoubt(
+                        f"{source} is damaged: {sound}, dangling reference {broken}; nothing was changed"
+                    )
+                _check_and_freeze(session, source)
+        finally:
+            engine.dispose()
+        yield path
+
+
+def _check_and_freeze(session: Session, source: Path) -> None:
+    verify(session)
+    reason = f"restored from backup {source.name}; run sync_catalog, then thaw"
+    frozen = {"frozen_at": Clock(), "frozen_by": "db restore", "frozen_reason": reason}
+    session.execute(sa.update(deployment).values(frozen))
+    append(session, [Event("freeze", "db restore", detail={"reason": reason})])
+
+
+def _replace_sqlite(path: Path, target: Path) -> None:
+    """Write the pages of `path` over `target` in one transaction of the backup API: killed within, nothing happened."""
+    with closing(sqlite3.connect(path)) as whole, closing(sqlite3.connect(target)) as store:
+        store.execute("PRAGMA synchronous=FULL")
+        whole.backup(store)

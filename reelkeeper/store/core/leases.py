@@ -1,0 +1,93 @@
+"""Leases: the right to work on something, for a while, with a token that fences off whoever held it before.
+
+A row stays for ever, so a token never comes twice. Time is the database's; a holder's own clock decides nothing here.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple, TypeVar
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.store.core.engine import Clock, insert_into, reading, transaction
+from reelkeeper.store.tables import leases
+
+LEASE_SECONDS = 60.0
+T = TypeVar("T")
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+_COLUMNS = (leases.c.name, leases.c.holder, leases.c.token)
+_WHOLE = sa.tuple_(*_COLUMNS)
+_BATCH = 1_000  # three parameters each; SQLite takes 32,766 in one statement
+
+
+class Grant(NamedTuple):
+    """A lease as granted to one holder."""
+
+    name: str
+    holder: str
+    token: int
+
+
+def acquire(engine: sa.Engine, names: Sequence[str], holder: str, seconds: float = LEASE_SECONDS) -> list[Grant]:
+    """Grant `holder` those of `names` that are free or expired, in their order; the others are left out.
+
+    Never waits for another holder: a lease that somebody is renewing or taking at this moment is theirs.
+    """
+    granted: dict[str, Grant] = {}
+    for batch in _batches(sorted(set(names))):  # one order for all, so that two runs never wait crosswise
+        free = sa.select(leases.c.name).where(leases.c.name.in_(batch), leases.c.expires_at <= Clock())
+        with transaction(engine, "leases.acquire") as session:
+            session.execute(
+                insert_into(session, leases).values(holder="", token=0, expires_at=_LONG_AGO).on_conflict_do_nothing(),
+                [{"name": name} for name in batch],
+            )
+            rows = session.execute(
+                sa.update(leases)
+                .where(leases.c.name.in_(free.with_for_update(skip_locked=True)))
+                .values(holder=holder, token=leases.c.token + 1, expires_at=Clock(seconds))
+                .returning(*_COLUMNS)
+            )
+            granted |= {row.name: Grant(*row) for row in rows}
+    return [granted[name] for name in dict.fromkeys(names) if name in granted]
+
+
+def renew(engine: sa.Engine, grants: Sequence[Grant], seconds: float = LEASE_SECONDS) -> list[Grant]:
+    """Extend `grants` and return those that are still ours: nobody has been granted the same name since."""
+    ours: set[Grant] = set()
+    for batch in _batches(grants):
+        with transaction(engine, "leases.renew") as session:
+            extend = sa.update(leases).where(_WHOLE.in_(batch)).values(expires_at=Clock(seconds)).returning(*_COLUMNS)
+            ours |= {Grant(*row) for row in session.execute(extend)}
+    return [grant for grant in grants if grant in ours]
+
+
+def release(engine: sa.Engine, grants: Sequence[Grant]) -> None:
+    """Give `grants` back; those lost already are left alone. A released grant is no longer `current`."""
+    for batch in _batches(grants):
+        with transaction(engine, "leases.release") as session:
+            session.execute(sa.update(leases).where(_WHOLE.in_(batch)).values(expires_at=Clock(), holder=""))
+
+
+def holder(engine: sa.Engine, name: str) -> str | None:
+    """Name who holds `name` at this moment, as host:process:run; None if it is free."""
+    with reading(engine) as session:
+        held = sa.select(leases.c.holder).where(leases.c.name == name, leases.c.expires_at > Clock())
+        return session.execute(held).scalar()
+
+
+def standing(session: Session, grant: Grant) -> bool:
+    """Whether `grant` is still its holder's, and has not run out: for those who work under another's lease."""
+    held = sa.select(leases.c.token).where(sa.tuple_(*grant) == _WHOLE, leases.c.expires_at > Clock())
+    return session.execute(held).scalar() is not None
+
+
+def current(session: Session, grant: Grant) -> bool:
+    """Whether `grant` is still the last one of its name, which it then stays until the transaction ends."""
+    ours = sa.select(leases.c.token).where(sa.tuple_(*grant) == _WHOLE)
+    return session.execute(ours.with_for_update()).scalar() is not None
+
+
+def _batches(wanted: Sequence[T]) -> Iterator[list[T]]:
+    for start in range(0, len(wanted), _BATCH):
+        yield list(wanted[start : start + _BATCH])

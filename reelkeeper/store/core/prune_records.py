@@ -1,0 +1,138 @@
+"""Which rows are old, and that nothing refers to: one condition for each kind of record, and DELETEs of a bounded size.
+
+Who refers to a row keeps it: a job that follows another, an alert that fires, a plan whose purges count as saved.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import BlobState
+from reelkeeper.model.alerts import AlertState, MessageState
+from reelkeeper.model.jobs import IN_FLIGHT
+from reelkeeper.model.money import ReservationState
+from reelkeeper.store.core.engine import changed
+from reelkeeper.store.tables import (
+    alerts,
+    blobs,
+    daily_views,
+    forecasts,
+    jobs,
+    leases,
+    operations,
+    outbox,
+    performance_windows,
+    plans,
+    reservations,
+    scans,
+    snoozes,
+    uploads,
+    usage_days,
+    verdicts,
+)
+
+Condition = Callable[[datetime], sa.ColumnElement[bool]]
+
+
+class Kind(NamedTuple):
+    """A kind of record: its table, the policy's field that says for how long, and which rows older than that may go."""
+
+    table: sa.Table
+    field: str
+    may_go: Condition
+
+
+def _message(cutoff: datetime) -> sa.ColumnElement[bool]:
+    """Say of which messages nobody is to hear any more: not those that an open alert was told by."""
+    open_ = sa.select(alerts.c.message_id).where(
+        alerts.c.state != AlertState.RESOLVED, alerts.c.message_id.is_not(None)
+    )
+    over = outbox.c.state != MessageState.WAITING
+    return sa.and_(over, outbox.c.created_at < cutoff, outbox.c.id.not_in(open_))
+
+
+def _verdict(cutoff: datetime) -> sa.ColumnElement[bool]:
+    old = sa.select(plans.c.id).where(_old_plan(cutoff))
+    return sa.and_(verdicts.c.plan_id.in_(old), verdicts.c.outcome.is_distinct_from("purged"))
+
+
+def _plan(cutoff: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(_old_plan(cutoff), plans.c.id.not_in(sa.select(verdicts.c.plan_id)))
+
+
+def _old_plan(cutoff: datetime) -> sa.ColumnElement[bool]:
+    """Say which plans are old: not the last of its flow, nor the last applied of all, nor one that is carried out."""
+    later = plans.alias()
+    newer = later.c.created_at > plans.c.created_at
+    of_its_flow = sa.exists().where(later.c.flow == plans.c.flow, newer)
+    applied = sa.exists().where(later.c.state == "applied", newer)
+    held = sa.exists().where(leases.c.name == sa.literal("plan/").concat(plans.c.id), leases.c.holder != "")
+    return sa.and_(plans.c.created_at < cutoff, of_its_flow, applied, ~held)
+
+
+def _job(cutoff: datetime) -> sa.ColumnElement[bool]:
+    follower = jobs.alias()
+    followed = sa.exists().where(follower.c.leader_id == jobs.c.id)
+    return sa.and_(jobs.c.finished_at < cutoff, jobs.c.state.not_in(IN_FLIGHT), ~followed)
+
+
+def _upload(cutoff: datetime) -> sa.ColumnElement[bool]:
+    return uploads.c.reservation_id.in_(sa.select(reservations.c.id).where(_settled(cutoff)))
+
+
+def _reservation(cutoff: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(_settled(cutoff), reservations.c.id.not_in(sa.select(uploads.c.reservation_id)))
+
+
+def _settled(cutoff: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(reservations.c.state != ReservationState.OPEN, reservations.c.settled_at < cutoff)
+
+
+def _alert(cutoff: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(alerts.c.state == AlertState.RESOLVED, alerts.c.last_at < cutoff, alerts.c.resolved_at < cutoff)
+
+
+def _intent(cutoff: datetime) -> sa.ColumnElement[bool]:
+    """Say which intents are old: not those of a swap that can still be taken back, as a long grace lets it."""
+    still_there = sa.exists().where(blobs.c.id == operations.c.old_blob_id, blobs.c.state != BlobState.GONE)
+    return sa.and_(operations.c.state != "open", operations.c.updated_at < cutoff, ~still_there)
+
+
+def _scan(cutoff: datetime) -> sa.ColumnElement[bool]:
+    later = scans.alias()
+    good = sa.exists().where(later.c.outcome == "good", later.c.started_at > scans.c.started_at)
+    return sa.and_(scans.c.started_at < cutoff, good)
+
+
+KINDS: Final = (  # in an order in which what refers goes before what it refers to
+    Kind(outbox, "messages_days", _message),
+    Kind(verdicts, "plans_days", _verdict),
+    Kind(plans, "plans_days", _plan),
+    Kind(jobs, "jobs_days", _job),
+    Kind(uploads, "jobs_days", _upload),
+    Kind(reservations, "jobs_days", _reservation),
+    Kind(operations, "intents_days", _intent),
+    Kind(scans, "scans_days", _scan),
+    Kind(alerts, "alerts_days", _alert),
+    Kind(snoozes, "alerts_days", lambda cutoff: snoozes.c.until < cutoff),
+    Kind(performance_windows, "windows_days", lambda cutoff: performance_windows.c.start_at < cutoff),
+    Kind(daily_views, "views_days", lambda cutoff: daily_views.c.day < cutoff.date()),
+    Kind(usage_days, "usage_days", lambda cutoff: usage_days.c.day < cutoff.date()),
+    Kind(forecasts, "forecasts_days", lambda cutoff: forecasts.c.as_of < cutoff),
+)
+
+
+def count(session: Session, kind: Kind, cutoff: datetime) -> int:
+    """Count the rows of a kind that may go."""
+    may_go = sa.select(sa.func.count()).select_from(kind.table).where(kind.may_go(cutoff))
+    return int(session.execute(may_go).scalar_one())
+
+
+def delete(session: Session, kind: Kind, cutoff: datetime, limit: int) -> int:
+    """Delete at most so many rows of a kind that may go; returns how many."""
+    key = sa.tuple_(*kind.table.primary_key.columns)
+    some = sa.select(*kind.table.primary_key.columns).where(kind.may_go(cutoff)).limit(limit)
+    return changed(session, sa.delete(kind.table).where(key.in_(some)))

@@ -1,0 +1,184 @@
+"""Bring a store's schema up to date, and refuse to work with one that this version does not know.
+
+One transaction from the first statement to the checks: killed anywhere, nothing has changed.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import Script, ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy.orm import Session
+from sqlmodel import SQLModel
+
+from reelkeeper.errors import SchemaError
+from reelkeeper.store.core.engine import Clock, reading
+from reelkeeper.store.core.snapshots import Contents, changes, contents, copy_sqlite
+from reelkeeper.store.tables.work import Deployment
+
+MIGRATIONS = Path(__file__).parents[1] / "migrations"
+VERSIONS = MIGRATIONS / "versions"
+_ADVISORY_LOCK = 0x7265656C  # "reel": one migrator at a time on PostgreSQL
+
+
+def upgrade(engine: sa.Engine, versions: Sequence[Path] = (VERSIONS,)) -> list[str]:
+    """Apply the missing revisions and name them, as "0001 The first tables."; make the Deployment row if there is none.
+
+    A SQLite file that holds a schema is first copied to `FILE.REVISION.TIME.backup` beside it, with writers shut out.
+    Raises SchemaError, with the store as it was, when a new database is not in UTF-8, the schema is newer than this
+    code, or a revision loses or changes rows that it does not declare, breaks a reference or corrupts the file.
+    """
+    config = _config(versions)
+    scripts = ScriptDirectory.from_config(config)
+    with _alone(engine) as connection:
+        current = _revisions(connection)
+        pending = _pending(scripts, current)
+        if not pending:
+            return []
+        if current and engine.dialect.name == "sqlite":
+            _copy_beside(connection, current)
+        if not current:
+            _require_utf8(connection)
+        before = contents(connection)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "heads")
+        _check_rows(before, contents(connection, before), pending)
+        _check_file(connection)
+        if connection.scalar(sa.select(sa.func.count()).select_from(Deployment)) == 0:
+            row = {"id": uuid4().hex, "created_at": Clock(), "audit_events": 0, "audit_head": ""}
+            connection.execute(sa.insert(Deployment).values(row))
+    return [f"{script.revision} {script.doc}" for script in pending]
+
+
+def require_current(engine: sa.Engine) -> None:
+    """Raise SchemaError unless the store has exactly the schema of this version."""
+    with reading(engine) as session:
+        current = _revisions(session.connection())
+    pending = _pending(ScriptDirectory.from_config(_config((VERSIONS,))), current)
+    if pending:
+        raise SchemaError(
+            f"the store at {engine.url!r} has schema {', '.join(current) or 'none'}, this version needs "
+            f"{pending[-1].revision}: run `reelkeeper db upgrade`"
+        )
+
+
+def head() -> str:
+    """Name the newest revision that this version knows."""
+    return ScriptDirectory.from_config(_config((VERSIONS,))).get_current_head() or ""
+
+
+def deployment(session: Session) -> Deployment:
+    """Read the one row that says which deployment this is. Raises SchemaError when it is missing."""
+    row = session.scalars(sa.select(Deployment).execution_options(populate_existing=True)).one_or_none()
+    if row is None:
+        raise SchemaError("the store has no deployment row: run `reelkeeper db upgrade`")
+    return row
+
+
+def _config(versions: Iterable[Path]) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", "\n".join(str(folder).replace("%", "%%") for folder in versions))
+    return config
+
+
+@contextmanager
+def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Hold a transaction that no other migrator shares, and on SQLite no other writer.
+
+    While SQLite enforces foreign keys, Alembic's batch mode (make anew, copy, drop, rename) would cascade into child
+    rows; the switch works only outside a transaction.
+    """
+    with engine.connect() as connection:
+        if engine.dialect.name != "sqlite":
+            with connection.begin():
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+                connection.execute(sa.text("SET LOCAL lock_timeout = '5s'"))
+                yield connection
+            return
+        driver = connection.connection.cursor()
+        driver.execute("PRAGMA foreign_keys=OFF")
+        try:
+            with connection.begin():
+                yield connection
+        finally:
+            driver.execute("PRAGMA foreign_keys=ON")
+            driver.close()
+
+
+def _revisions(connection: sa.Connection) -> tuple[str, ...]:
+    return MigrationContext.configure(connection).get_current_heads()
+
+
+def _pending(scripts: ScriptDirectory, current: tuple[str, ...]) -> list[Script]:
+    """List the revisions above `current`, oldest first."""
+    try:
+        scripts.get_revisions(current)
+        return list(scripts.iterate_revisions("heads", current or "base"))[::-1]
+    except CommandError as error:
+        raise SchemaError(
+            f"the store has schema {', '.join(current)}, which this version does not know "
+            f"(it knows {', '.join(scripts.get_heads())}): run the newer version that made it"
+        ) from error
+
+
+def _require_utf8(connection: sa.Connection) -> None:
+    """Names and prompts come in any script. A database keeps the encoding that it was made in."""
+    if connection.dialect.name != "postgresql":
+        return
+    if (encoding := connection.exec_driver_sql("SHOW server_encoding").scalar()) != "UTF8":
+        raise SchemaError(
+            f"the database {connection.engine.url.database!r} is in {encoding}, which cannot hold text in any script: "
+            "make it with CREATE DATABASE … TEMPLATE template0 ENCODING 'UTF8'"
+        )
+
+
+def _copy_beside(connection: sa.Connection, current: tuple[str, ...]) -> None:
+    taken = connection.execute(sa.select(Clock())).scalar_one()
+    source = Path(str(connection.engine.url.database))
+    copy_sqlite(source, source.with_name(f"{source.name}.{'+'.join(current)}.{taken:%Y%m%dT%H%M%S.%fZ}.backup"))
+
+
+def _check_rows(before: dict[str, Contents], after: dict[str, Contents], applied: list[Script]) -> None:
+    meant: set[str] = set().union(*(getattr(script.module, "changes_rows", ()) for script in applied))
+    if unmeant := [what for name, what in changes(before, after).items() if name not in meant]:
+        listed = ", ".join(unmeant)
+        raise SchemaError(f"migration rolled back: {listed}, which no revision declares in changes_rows")
+
+
+def _check_file(connection: sa.Connection) -> None:
+    if connection.dialect.name != "sqlite":
+        return
+    if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall():
+        raise SchemaError(f"migration rolled back: {len(broken)} rows refer to none, first {tuple(broken[0])}")
+    if (verdict := connection.exec_driver_sql("PRAGMA integrity_check").scalar()) != "ok":
+        raise SchemaError(f"migration rolled back: the integrity check says {verdict!r}")
+
+
+def rows(session: Session) -> dict[str, int]:
+    """Count the rows of each table; on PostgreSQL as its statistics have them, since a count would read everything."""
+    tables = sorted(SQLModel.metadata.tables)
+    if session.get_bind().dialect.name == "postgresql":
+        counted = session.execute(sa.text("SELECT relname, n_live_tup FROM pg_stat_user_tables"))
+        known = {name: int(count) for name, count in counted}
+        return {name: known.get(name, 0) for name in tables}
+    counts = [
+        sa.select(sa.literal(name), sa.func.count()).select_from(SQLModel.metadata.tables[name]) for name in tables
+    ]
+    return {name: int(count) for name, count in session.execute(sa.union_all(*counts))}
+
+
+def size_bytes(session: Session) -> int:
+    """Say how many bytes the store takes on disk: SQLite's file without its log, PostgreSQL's database."""
+    if session.get_bind().dialect.name == "postgresql":
+        return int(session.execute(sa.text("SELECT pg_database_size(current_database())")).scalar_one())
+    asked = ("PRAGMA page_count", "PRAGMA page_size")
+    pages, page = (int(session.execute(sa.text(one)).scalar_one()) for one in asked)
+    return pages * page

@@ -1,0 +1,128 @@
+"""Files that hold a copy of a store: written whole or not at all, readable by their owner only, with a checksum beside.
+
+`NAME.sha256` is in the format of sha256sum, so `sha256sum -c NAME.sha256` checks it without us.
+"""
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from reelkeeper.errors import IntegrityDoubt
+
+_MASK = (1 << 64) - 1
+_AT_ONCE = 10_000
+
+
+@contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """Give the path of an empty file (mode 0600) that becomes `target`, with its checksum, when all went well.
+
+    What a killed process leaves behind ends in .partial. Raises FileExistsError: a backup never replaces a file.
+    """
+    if target.exists():
+        raise FileExistsError(f"{target} exists; a backup never replaces a file")
+    partial = target.with_name(f"{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        yield partial
+        _sync(partial)
+        checksum = _checksum_file(target)
+        checksum.write_text(f"{_sha256(partial)}  {target.name}\n")
+        _sync(checksum)
+        partial.rename(target)
+        _sync(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def copy_sqlite(source: Path, target: Path) -> None:
+    """Copy the database at `source` to the new file `target` with SQLite's online backup API.
+
+    A plain file copy under write load is corrupt now and then, in WAL mode too.
+    """
+    with (
+        new_file(target) as path,
+        closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as reader,
+        closing(sqlite3.connect(path)) as copy,
+    ):
+        reader.backup(copy)
+        copy.execute("PRAGMA journal_mode=DELETE")  # one file, without a -wal beside it
+
+
+def verify_checksum(path: Path) -> None:
+    """Raise IntegrityDoubt unless `path` is what its checksum file says."""
+    checksum = _checksum_file(path)
+    if not path.exists() or not checksum.exists():
+        raise IntegrityDoubt(f"{path if not path.exists() else checksum} is missing; nothing was changed")
+    expected, found = checksum.read_text().split()[:1], _sha256(path)
+    if expected != [found]:
+        raise IntegrityDoubt(f"{path} has sha256 {found}, {checksum.name} says {expected}; nothing was changed")
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Contents(NamedTuple):
+    """A table: how many rows it has, and the sum over what stands in `columns`."""
+
+    rows: int
+    columns: tuple[str, ...]
+    total: int
+
+
+def contents(connection: sa.Connection, before: Mapping[str, Contents] | None = None) -> dict[str, Contents]:
+    """Read every table but Alembic's own, in the columns that it had `before`: a million rows take some seconds."""
+    names = sorted(set(sa.inspect(connection).get_table_names()) - {"alembic_version"})
+    return {name: _contents(connection, name, (before or {}).get(name)) for name in names}
+
+
+def _contents(connection: sa.Connection, name: str, before: Contents | None) -> Contents:
+    # What the driver gives is compared: no type of ours need fit an old schema.
+    found = connection.execute(sa.select(sa.text("*")).select_from(sa.table(name)), execution_options=_STREAMED)
+    there = tuple(found.keys())
+    columns = tuple(column for column in before.columns if column in there) if before else there
+    places = [there.index(column) for column in columns]
+    rows = total = 0
+    for row in found:
+        rows += 1
+        total += hash(repr([row[place] for place in places]))
+    return Contents(rows, columns, total & _MASK)
+
+
+_STREAMED = {"yield_per": _AT_ONCE}
+
+
+def changes(before: Mapping[str, Contents], after: Mapping[str, Contents]) -> dict[str, str]:
+    """Say of each table that is not as before how it differs. A dropped column is a difference, a new one is none."""
+    told = {}
+    for name, old in before.items():
+        new = after.get(name, Contents(0, old.columns, 0))
+        if old.rows != new.rows:
+            told[name] = f"{name} had {old.rows} rows and has {new.rows}"
+        elif dropped := [column for column in old.columns if column not in new.columns]:
+            told[name] = f"{name} has no {', '.join(dropped)} any more"
+        elif old.total != new.total:
+            told[name] = f"{name} has other values than before"
+    return told

@@ -1,0 +1,1 @@
+"""Forecasts and the samples that they learn from."""

@@ -1,0 +1,99 @@
+"""How the service does: the jobs that ended, those in flight, what is stored, and the windows that were recorded."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model.jobs import IN_FLIGHT, JobState
+from reelkeeper.model.performance import Ended, Filled, InFlight, Window
+from reelkeeper.store.core.engine import insert_into
+from reelkeeper.store.tables import jobs, performance_windows, storage_accounts, users
+
+_FULL = 100  # percent
+
+
+def ended(session: Session, since: datetime, until: datetime) -> list[Ended]:
+    """Give the jobs that ended from `since` on and before `until`, in that order."""
+    names = [name for name in Ended._fields if name not in ("state", "is_follower")]
+    rows = session.execute(
+        sa.select(jobs.c.state, jobs.c.leader_id, *(jobs.c[name] for name in names))
+        .where(jobs.c.finished_at >= since, jobs.c.finished_at < until)
+        .order_by(jobs.c.finished_at, jobs.c.id)
+    )
+    return [
+        Ended(
+            state=JobState(row.state),
+            is_follower=row.leader_id is not None,
+            **{name: getattr(row, name) for name in names},
+        )
+        for row in rows
+    ]
+
+
+def in_flight(session: Session) -> list[InFlight]:
+    """Count the jobs in flight by tier, model and state; not those that wait for another's video."""
+    group = (jobs.c.tier, jobs.c.model, jobs.c.state)
+    rows = session.execute(
+        sa.select(
+            *group,
+            sa.func.count(),
+            sa.func.min(jobs.c.created_at),
+            sa.func.coalesce(sa.func.sum(jobs.c.estimate_seconds), 0),
+        )
+        .where(jobs.c.state.in_(IN_FLIGHT), jobs.c.leader_id.is_(None))
+        .group_by(*group)
+        .order_by(*group)
+    )
+    return [
+        InFlight(tier, model, JobState(state), int(count), oldest, float(seconds))
+        for tier, model, state, count, oldest, seconds in rows
+    ]
+
+
+def filled(
+    session: Session, by_tier: Mapping[str, int], budget_bytes: int | None, full_percent: float | None
+) -> Filled:
+    """Add up what users store and may store, by their tier or by a person's word. An unknown tier may store nothing."""
+    quota = sa.func.coalesce(
+        storage_accounts.c.quota_bytes,
+        sa.case(*((users.c.tier == tier, size) for tier, size in by_tier.items()), else_=0),
+    )
+    used = storage_accounts.c.used_bytes
+    is_full = sa.false() if full_percent is None else used * _FULL > quota * full_percent
+    row = session.execute(
+        sa.select(
+            sa.func.coalesce(sa.func.sum(used), 0),
+            sa.func.coalesce(sa.func.sum(quota), 0),
+            sa.func.coalesce(sa.func.sum(sa.case((is_full, 1), else_=0)), 0),
+        ).select_from(users.outerjoin(storage_accounts, storage_accounts.c.user_id == users.c.id))
+    ).one()
+    return Filled(int(row[0]), int(row[1]) if budget_bytes is None else budget_bytes, int(row[2]))
+
+
+def last_window(session: Session) -> datetime | None:
+    """Give the start of the last window that is recorded."""
+    last: datetime | None = session.execute(sa.select(sa.func.max(performance_windows.c.start_at))).scalar()
+    return last
+
+
+def record(session: Session, found: Sequence[Window]) -> None:
+    """Keep windows; one that is known already is written anew."""
+    if not found:
+        return
+    insert = insert_into(session, performance_windows)
+    new = {name: insert.excluded[name] for name in ("seconds", "figures")}
+    keys = ["start_at", "tier", "model"]
+    session.execute(insert.on_conflict_do_update(index_elements=keys, set_=new), [one._asdict() for one in found])
+
+
+def recorded(session: Session, since: datetime, *, tier: str = "", model: str = "") -> list[Window]:
+    """Give the windows of one tier or model, or of all together, that began at `since` or later, in their order."""
+    table = performance_windows
+    rows = session.execute(
+        sa.select(*(table.c[name] for name in Window._fields))
+        .where(table.c.start_at >= since, table.c.tier == tier, table.c.model == model)
+        .order_by(table.c.start_at)
+    )
+    return [Window(*row) for row in rows]

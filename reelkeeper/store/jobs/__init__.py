@@ -1,0 +1,1 @@
+"""The queue, its claims and its limits."""

@@ -1,0 +1,224 @@
+"""Claims: which worker runs a job, until when, with a token that fences off whoever ran it before.
+
+Time is the database's. A claim is `current` as long as nobody has been given a later one and the job is not over.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.model import Tier
+from reelkeeper.model.jobs import Job, JobState
+from reelkeeper.store.core.engine import Clock, changed, insert_into
+from reelkeeper.store.tables import controls, jobs
+
+LEASE_SECONDS = 60.0
+DISPATCH = "dispatch"  # the row of `controls` with what ordering remembers
+_OLDEST, _SHORTEST = 100, 100  # waiting jobs that a choice is made from: of all, and of each tier
+_WAKE = sa.text("SET LOCAL idle_in_transaction_session_timeout = '20s'")
+_REMEMBERED = 2_000  # jobs of which the size classes are made
+
+
+class Claim(NamedTuple):
+    """A job in the hands of one worker, as it stood when it was claimed."""
+
+    id: str
+    lease_token: int
+    user_id: str
+    model: str
+    request: dict[str, Any]
+    attempts: int  # this one included
+    estimate_seconds: float
+    provider: str | None
+    provider_key: str | None
+    provider_job_id: str | None
+    cancel_asked_at: datetime | None
+    started_at: datetime
+    error: str | None
+    was_parked: bool = False
+
+    @property
+    def fence(self) -> tuple[str, int]:
+        """What tells this claim from every other."""
+        return self.id, self.lease_token
+
+
+_COLUMNS = tuple(jobs.c[name] for name in Claim._fields[:-1])
+_IS_LEADER = jobs.c.leader_id.is_(None)
+
+
+def _fenced(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
+    return sa.and_(jobs.c.id == job_id, jobs.c.lease_token == lease_token)
+
+
+def _left_behind() -> sa.ColumnElement[bool]:
+    """Jobs whose worker is gone, those that go on at a provider, and those that are to be asked after once more."""
+    dead = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until <= Clock())
+    sent = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_not(None), jobs.c.due_at <= Clock())
+    return sa.or_(dead, sent, sa.and_(jobs.c.state == JobState.PARKED, jobs.c.due_at <= Clock()))
+
+
+def _waits() -> sa.ColumnElement[bool]:
+    return sa.and_(jobs.c.state == JobState.QUEUED, _IS_LEADER, jobs.c.due_at <= Clock())
+
+
+def remembered(session: Session, name: str) -> tuple[dict[str, Any], datetime]:
+    """Give what a steering rule remembers, and the time. Others that ask wait until the transaction ends.
+
+    PostgreSQL ends the transaction of a process that falls asleep in it. SQLite cannot: all writers wait till it wakes.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(_WAKE)
+    asked = sa.select(controls.c.state, Clock()).where(controls.c.name == name).with_for_update()
+    row = session.execute(asked).one_or_none()
+    if row is None:
+        new = insert_into(session, controls).values(name=name, state={}, updated_at=Clock())
+        session.execute(new.on_conflict_do_nothing())
+        row = session.execute(asked).one()
+    return row[0], row[1]
+
+
+def remember(session: Session, name: str, state: dict[str, Any]) -> None:
+    """Keep what a steering rule remembers."""
+    session.execute(sa.update(controls).where(controls.c.name == name).values(state=state, updated_at=Clock()))
+
+
+def count_running(session: Session) -> int:
+    """Count the jobs that a living worker has."""
+    running = sa.select(sa.func.count()).where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until > Clock())
+    return int(session.execute(running).scalar_one())
+
+
+def count_states(session: Session) -> dict[str, int]:
+    """Count the jobs in each state, but for those that wait for another's video, and those that succeeded."""
+    chosen = sa.and_(_IS_LEADER, jobs.c.state != JobState.SUCCEEDED)
+    counts = sa.select(jobs.c.state, sa.func.count().label("jobs")).where(chosen).group_by(jobs.c.state)
+    return {row.state: row.jobs for row in session.execute(counts)}
+
+
+def left_behind(session: Session, limit: int) -> list[str]:
+    """Name jobs that were begun and that nobody has at the moment, those first that have waited longest."""
+    wanted = sa.select(jobs.c.id).where(_left_behind()).order_by(jobs.c.due_at, jobs.c.id).limit(limit)
+    return list(session.execute(wanted).scalars())
+
+
+def waiting_jobs(session: Session) -> list[Job]:
+    """Give the waiting jobs that a choice is made from: the oldest, and the shortest of each tier.
+
+    All of them where the queue is short; of a long one, a bounded window that holds whatever `dispatch.first` can pick.
+    """
+    columns = (
+        jobs.c.id,
+        jobs.c.user_id,
+        jobs.c.tier,
+        jobs.c.created_at,
+        jobs.c.estimate_seconds,
+        jobs.c.model,
+        sa.func.coalesce(sa.func.length(jobs.c.request["prompt"].as_string()), 0).label("prompt_characters"),
+    )
+    waits = sa.select(*columns).where(_waits())
+    windows = [waits.order_by(jobs.c.created_at).limit(_OLDEST)]
+    windows += [
+        waits.where(jobs.c.tier == tier).order_by(jobs.c.estimate_seconds, jobs.c.created_at).limit(_SHORTEST)
+        for tier in (*Tier, None)
+    ]
+    parts = (sa.select(window.subquery()) for window in windows)  # SQLite sorts and limits no part of a union itself
+    return [Job(*row) for row in session.execute(sa.union(*parts))]
+
+
+class DeadJob(NamedTuple):
+    """A job that was given up, as a person looks at it."""
+
+    id: str
+    user_id: str
+    model: str
+    attempts: int
+    price_microusd: int
+    finished_at: datetime | None
+    error: str | None
+
+
+def dead_jobs(session: Session, limit: int) -> list[DeadJob]:
+    """Give the jobs that were given up, the last first."""
+    columns = (jobs.c[name] for name in DeadJob._fields)
+    chosen = sa.select(*columns).where(jobs.c.state == JobState.DEAD)
+    return [DeadJob(*row) for row in session.execute(chosen.order_by(jobs.c.finished_at.desc()).limit(limit))]
+
+
+def recent_estimates(session: Session) -> list[float]:
+    """Give the estimates of the jobs asked for last, in seconds."""
+    latest = sa.select(jobs.c.estimate_seconds).order_by(jobs.c.created_at.desc()).limit(_REMEMBERED)
+    return list(session.execute(latest).scalars())
+
+
+def take(session: Session, job_ids: Sequence[str], worker: str) -> list[Claim]:
+    """Give `worker` those of the jobs that are still to be had, in their order."""
+    free = sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), sa.or_(_waits(), _left_behind()))
+    with_state = free.add_columns(jobs.c.state).with_for_update(skip_locked=True)
+    locked = {row.id: row.state for row in session.execute(with_state)}
+    rows = session.execute(
+        sa.update(jobs)
+        .where(jobs.c.id.in_(locked))
+        .values(
+            state=JobState.RUNNING,
+            claimed_by=worker,
+            lease_token=jobs.c.lease_token + 1,
+            lease_until=Clock(LEASE_SECONDS),
+            # To look a job up is not an attempt.
+            attempts=jobs.c.attempts + sa.case((jobs.c.state == JobState.PARKED, 0), else_=1),
+            started_at=sa.func.coalesce(jobs.c.started_at, Clock()),
+        )
+        .returning(*_COLUMNS)
+    )
+    taken = {row.id: Claim(*row)._replace(was_parked=locked[row.id] == JobState.PARKED) for row in rows}
+    return [taken[job_id] for job_id in dict.fromkeys(job_ids) if job_id in taken]
+
+
+def current(session: Session, job_id: str, lease_token: int) -> bool:
+    """Whether this claim is still the job's last and the job not over, which it then stays until the transaction ends.
+
+    Also true of a parked job: its last worker may still settle it.
+    """
+    ours = sa.select(jobs.c.id).where(
+        _fenced(job_id, lease_token), jobs.c.state.in_((JobState.RUNNING, JobState.PARKED))
+    )
+    return session.execute(ours.with_for_update()).scalar() is not None
+
+
+def renew(session: Session, claims: Iterable[tuple[str, int, float]]) -> dict[str, bool]:
+    """Extend claims, given as id, token and progress; of those that are ours still, say whether to cancel them."""
+    ours = {}
+    for job_id, lease_token, progress in sorted(claims):  # in one order for all, so that nobody waits crosswise
+        row = session.execute(
+            sa.update(jobs)
+            .where(_fenced(job_id, lease_token), jobs.c.state == JobState.RUNNING)
+            .values(lease_until=Clock(LEASE_SECONDS), progress=progress)
+            .returning(jobs.c.id, jobs.c.cancel_asked_at)
+        ).one_or_none()
+        if row:
+            ours[row.id] = row.cancel_asked_at is not None
+    return ours
+
+
+def note(session: Session, claim: Claim, **values: Any) -> bool:  # noqa: ANN401  columns of jobs
+    """Write something about a running job; False, and nothing written, if the claim is not current any more."""
+    mine = sa.update(jobs).where(_fenced(*claim.fence), jobs.c.state == JobState.RUNNING)
+    return changed(session, mine.values(**values)) == 1
+
+
+def look_soon(session: Session, provider_job_id: str) -> bool:
+    """Let a job's pause end; False if it has none, or is not known."""
+    rests = sa.and_(jobs.c.state.in_((JobState.QUEUED, JobState.PARKED)), jobs.c.due_at > Clock())
+    chosen = sa.update(jobs).where(jobs.c.provider_job_id == provider_job_id, rests)
+    return changed(session, chosen.values(due_at=Clock())) > 0
+
+
+def hand_back(session: Session, held: Collection[Claim]) -> None:
+    """Let others have jobs that were claimed and not begun: no attempt was made."""
+    for one in held:
+        state = JobState.PARKED if one.was_parked else JobState.QUEUED
+        attempts = one.attempts - (not one.was_parked)
+        note(session, one, state=state, attempts=attempts, claimed_by=None, lease_until=None)

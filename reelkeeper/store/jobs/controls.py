@@ -1,0 +1,99 @@
+"""What steering rules remember, and how busy the slots are: what an estimate of a wait asks."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model.jobs import JobState
+from reelkeeper.store.core.engine import Clock, changed, insert_into
+from reelkeeper.store.tables import controls, jobs
+
+LASTS_SECONDS: Final = 45.0  # three heartbeats
+_NAME: Final = "workers"
+
+
+CONCURRENCY: Final = "concurrency"  # {"limit": jobs at once, ...}
+ESTIMATES: Final = "estimates"  # {model: by which factors the prior was wrong, the last ones}
+
+_REMEMBERED = sa.select(controls.c.name, controls.c.state).where(
+    controls.c.name.in_(sa.bindparam("names", expanding=True))
+)
+
+
+def remembered(session: Session, names: Sequence[str]) -> dict[str, Any]:
+    """Give what is remembered under each of `names` that is known."""
+    return dict(session.execute(_REMEMBERED, {"names": names}).all())
+
+
+def slots_of(memory: dict[str, Any], otherwise: int) -> int:
+    """Give how many jobs run at once, as steering left it, or `otherwise` where nothing was steered yet."""
+    limit = memory.get(CONCURRENCY, {}).get("limit")
+    return limit if isinstance(limit, int) and limit > 0 else otherwise
+
+
+def slots_now(session: Session, otherwise: int) -> int:
+    """Give what `slots_of` does, from the store."""
+    return slots_of(remembered(session, [CONCURRENCY]), otherwise)
+
+
+def load_now(session: Session, slots: int) -> tuple[float, int]:
+    """Give the share of the slots that are taken at this moment, and how many slots there are."""
+    slots = slots_now(session, slots)
+    running = session.execute(
+        sa.select(sa.func.count()).where(jobs.c.state == JobState.RUNNING, jobs.c.leader_id.is_(None))
+    ).scalar_one()
+    return min(running / slots, 1.0), slots
+
+
+class Kept(NamedTuple):
+    """What was last written, and when; nothing and None before the first time."""
+
+    state: dict[str, Any]
+    updated_at: datetime | None
+
+
+def kept(session: Session) -> Kept:
+    """Give what the rule remembers."""
+    row = session.execute(
+        sa.select(controls.c.state, controls.c.updated_at).where(controls.c.name == CONCURRENCY)
+    ).one_or_none()
+    return Kept(row.state, row.updated_at) if row else Kept({}, None)
+
+
+def jobs_at_once(session: Session) -> int | None:
+    """Give the limit as it was steered last; None before the first time."""
+    limit = kept(session).state.get("limit")
+    return limit if isinstance(limit, int) else None
+
+
+def keep(session: Session, state: dict[str, Any], before: Kept) -> bool:
+    """Write what the rule remembers, unless somebody has written since `before` was read; says whether it did."""
+    if before.updated_at is None:
+        insert = insert_into(session, controls).values(name=CONCURRENCY, state=state, updated_at=Clock())
+        return session.execute(insert.on_conflict_do_nothing().returning(controls.c.name)).scalar() is not None
+    unchanged = sa.and_(controls.c.name == CONCURRENCY, controls.c.updated_at == before.updated_at)
+    return changed(session, sa.update(controls).where(unchanged).values(state=state, updated_at=Clock())) == 1
+
+
+def give(session: Session) -> None:
+    """Say that a worker is there, who takes what waits."""
+    _note(session, Clock())
+
+
+def end(session: Session) -> None:
+    """Say that a worker has left. Another that is there says so itself, at its next heartbeat."""
+    _note(session, Clock(-LASTS_SECONDS))
+
+
+def is_there(session: Session) -> bool:
+    """Whether a worker is there, as far as one can tell."""
+    fresh = sa.and_(controls.c.name == _NAME, controls.c.updated_at > Clock(-LASTS_SECONDS))
+    return bool(session.execute(sa.select(sa.exists().where(fresh))).scalar_one())
+
+
+def _note(session: Session, at: Clock) -> None:
+    insert = insert_into(session, controls).values(name=_NAME, state={}, updated_at=at)
+    session.execute(insert.on_conflict_do_update(index_elements=["name"], set_={"updated_at": at}))

@@ -1,0 +1,149 @@
+"""What was asked for and made, for simulations to play again, and to hand on as CSV: without prompts, names or ids."""
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from itertools import count
+from typing import Any, Final, TextIO, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.errors import InputRefused
+from reelkeeper.model.jobs import JobState, RecordedJob, RecordedRequest
+from reelkeeper.store.tables import blobs, jobs, videos
+from reelkeeper.store.videos.csv_columns import Columns, Problem, moment, whole_lines
+
+_SHOWN: Final = 10
+_MOST: Final = 10**15  # of anything: what is beyond is a mistake
+_Row = TypeVar("_Row", RecordedJob, RecordedRequest)
+
+
+def jobs_made(session: Session, limit: int) -> list[RecordedJob]:
+    """Give the last jobs that a worker made, at most so many, in the order in which they were asked for."""
+    columns = (
+        jobs.c.created_at,
+        jobs.c.user_id,
+        jobs.c.tier,
+        jobs.c.model,
+        jobs.c.complexity,
+        jobs.c.estimate_seconds,
+        jobs.c.processing_seconds,
+        sa.func.coalesce(sa.func.length(jobs.c.request["prompt"].as_string()), 0),
+    )
+    made = sa.and_(jobs.c.state == JobState.SUCCEEDED, jobs.c.processing_seconds > 0, jobs.c.leader_id.is_(None))
+    rows = session.execute(sa.select(*columns).where(made).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit))
+    names = _Numbers("u")
+    return [RecordedJob(*row)._replace(user=names[row.user_id]) for row in reversed(rows.all())]
+
+
+def requests_answered(session: Session, limit: int) -> list[RecordedRequest]:
+    """Give the last requests that got a video, made for them or there already, in the order in which they came.
+
+    A size is that of the video's present bytes, or what was reserved for it; a cost is what its making cost, or was
+    expected to. A request of which neither is known, nor of another with its key, is left out.
+    """
+    columns = (
+        jobs.c.created_at,
+        jobs.c.cache_key,
+        sa.func.coalesce(blobs.c.size_bytes, jobs.c.reserved_bytes),
+        sa.func.coalesce(sa.func.nullif(jobs.c.cost_microusd, 0), jobs.c.quoted_cost_microusd, jobs.c.price_microusd),
+    )
+    answered = sa.select(*columns).select_from(
+        jobs.outerjoin(videos, videos.c.id == jobs.c.video_id).outerjoin(blobs, blobs.c.id == videos.c.blob_id)
+    )
+    chosen = answered.where(jobs.c.state == JobState.SUCCEEDED)
+    rows = session.execute(chosen.order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit)).all()
+    sizes, costs, names = Counter[str](), Counter[str](), _Numbers("k")
+    for _, key, size_bytes, cost_microusd in rows:
+        sizes[key], costs[key] = max(sizes[key], size_bytes), max(costs[key], cost_microusd)
+    known = [(at, key) for at, key, *_ in reversed(rows) if sizes[key] and costs[key]]
+    return [RecordedRequest(at, names[key], sizes[key], costs[key]) for at, key in known]
+
+
+def write(rows: Iterable[_Row], kind: type[_Row], file: TextIO) -> None:
+    """Write them as CSV, as `read` takes them."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(kind._fields)
+    for row in rows:
+        writer.writerow([value.isoformat() if isinstance(value, datetime) else value for value in row])
+
+
+def read_jobs(lines: Iterable[str]) -> list[RecordedJob]:
+    """Read jobs from CSV, in the order of time. Raises InputRefused, naming line, column and value of what is wrong."""
+    return sorted((RecordedJob(**values) for values in _read(lines, _JOBS)), key=lambda one: one.submitted_at)
+
+
+def read_requests(lines: Iterable[str]) -> list[RecordedRequest]:
+    """Read requests in the same way."""
+    return sorted((RecordedRequest(**values) for values in _read(lines, _REQUESTS)), key=lambda one: one.at)
+
+
+def _number(least: float) -> Callable[[str], float]:
+    def take(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= _MOST:  # a NaN is neither
+            raise ValueError(f"is no number from {least:g} to {_MOST:g}")
+        return value
+
+    return take
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def take(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and least <= int(text) <= _MOST):
+            raise ValueError(f"is no whole number from {least} to {_MOST:g}")
+        return int(text)
+
+    return take
+
+
+def _at(text: str) -> datetime:
+    at = moment(text)
+    if at is None:
+        raise ValueError("is no ISO 8601 time")
+    return at
+
+
+def _word(text: str) -> str:
+    if not text:
+        raise ValueError("is empty")
+    return text
+
+
+_JOBS: Final[Columns] = {
+    "submitted_at": _at,
+    "user": _word,
+    "tier": lambda text: text or None,
+    "model": _word,
+    "complexity": _number(0),
+    "estimate_seconds": _number(0),
+    "seconds": _number(0.001),
+    "prompt_characters": _whole(0),
+}
+_REQUESTS: Final[Columns] = {"at": _at, "key": _word, "size_bytes": _whole(1), "cost_microusd": _whole(1)}
+
+
+class _Numbers(dict[str, str]):
+    """Names in place of ids, by the order in which these come."""
+
+    def __init__(self, letter: str) -> None:
+        super().__init__()
+        self._letter, self._next = letter, count(1)
+
+    def __missing__(self, key: str) -> str:
+        return self.setdefault(key, f"{self._letter}{next(self._next)}")
+
+
+def _read(lines: Iterable[str], columns: Columns) -> Iterator[dict[str, Any]]:
+    read = list(whole_lines(lines, columns))
+    problems = [one for one in read if isinstance(one, Problem)]
+    if problems:
+        more = f"; and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
+        raise InputRefused(f"{'; '.join(map(str, problems[:_SHOWN]))}{more}. Nothing was played")
+    return (one.values for one in read if not isinstance(one, Problem))

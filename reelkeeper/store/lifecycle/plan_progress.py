@@ -1,0 +1,103 @@
+"""What a plan still has to compress, for any number of workers: whoever takes a video's lease first works on it.
+
+A plan is under way while its own lease, `plan/ID`, belongs to somebody. It is given back when the work is over. One
+that has run out and was never given back says that the run which carried the plan out is dead: others may end it.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import Action, Counts
+from reelkeeper.store.core.engine import Clock
+from reelkeeper.store.lifecycle.plans import MAX_AGE_HOURS, Item
+from reelkeeper.store.tables import leases, plans, verdicts
+
+AGAIN = "again"  # an outcome for a while: failed once, and another try may mend it
+_LEFT = sa.or_(verdicts.c.outcome.is_(None), verdicts.c.outcome == AGAIN)
+_COMPRESS = verdicts.c.action == Action.COMPRESS
+
+
+class Undertaking(NamedTuple):
+    """A plan that is carried out: by which run, as of when, and under which policies."""
+
+    run_id: str
+    as_of: datetime
+    terms: dict[str, Any]
+
+
+def plan_lease(plan_id: str) -> str:
+    """Name the lease of the run that carries a plan out."""
+    return f"plan/{plan_id}"
+
+
+def video_lease(video_id: str | None) -> str:
+    """Name the lease of whoever is at work on a video."""
+    return f"video/{video_id or ''}"
+
+
+def under_way(session: Session, flow: str) -> str | None:
+    """Name the plan of `flow` that was begun last, in the last 24 hours, if its work is not over."""
+    chosen = sa.select(plans.c.id).where(plans.c.flow == flow, _open()).order_by(plans.c.applied_at.desc()).limit(1)
+    return session.execute(chosen).scalar()
+
+
+def is_under_way(session: Session, plan_id: str) -> bool:
+    """Whether the work on a plan is not over."""
+    return session.execute(sa.select(plans.c.id).where(plans.c.id == plan_id, _open())).scalar() is not None
+
+
+def close_others(session: Session, flow: str, plan_id: str) -> None:
+    """End the work on what dead runs of `flow` left under way: `plan_id` has been made since."""
+    others = sa.select(sa.literal("plan/") + plans.c.id).where(plans.c.flow == flow, plans.c.id != plan_id, _open())
+    session.execute(sa.update(leases).where(leases.c.name.in_(others)).values(holder="", expires_at=Clock()))
+
+
+def undertaking(session: Session, plan_id: str) -> Undertaking:
+    """Read what all who work on a plan need to know."""
+    columns = plans.c.run_id, plans.c.as_of, plans.c.policy
+    return Undertaking(*session.execute(sa.select(*columns).where(plans.c.id == plan_id)).one())
+
+
+def left(session: Session, plan_id: str) -> tuple[Counts, Counts]:
+    """Count what is not settled yet, also what somebody is at work on, and all that the plan has to compress."""
+    size = sa.func.coalesce(sa.func.sum(verdicts.c.size_bytes), 0)
+    of_plan = verdicts.c.plan_id == plan_id, _COMPRESS
+    everything = session.execute(sa.select(sa.func.count(), size).where(*of_plan)).one()
+    open_ones = session.execute(sa.select(sa.func.count(), size).where(*of_plan, _LEFT)).one()
+    return Counts(*map(int, open_ones)), Counts(*map(int, everything))
+
+
+def waiting(session: Session, plan_id: str, limit: int) -> tuple[list[Item], bool]:
+    """List what nobody is at work on, the largest first; and whether this is its second and last try.
+
+    Second tries come when every other video has been begun.
+    """
+    at_work = sa.exists().where(
+        leases.c.name == sa.literal("video/") + verdicts.c.video_id, leases.c.expires_at > Clock()
+    )
+    rows = session.execute(
+        sa.select(verdicts.c.outcome, *(verdicts.c[name] for name in Item._fields))
+        .where(verdicts.c.plan_id == plan_id, _COMPRESS, _LEFT, ~at_work)
+        .order_by(verdicts.c.outcome.is_not(None), verdicts.c.size_bytes.desc(), verdicts.c.blob_id)
+        .limit(limit)
+    ).all()
+    last_try = bool(rows) and rows[0].outcome == AGAIN
+    return [Item(*row[1:]) for row in rows if (row.outcome == AGAIN) == last_try], last_try
+
+
+def unsettled(session: Session, plan_id: str, blob_ids: Sequence[int], *, last_try: bool) -> set[int]:
+    """Say which of these have not been worked on since they were listed."""
+    as_listed = verdicts.c.outcome == AGAIN if last_try else verdicts.c.outcome.is_(None)
+    chosen = sa.select(verdicts.c.blob_id).where(
+        verdicts.c.plan_id == plan_id, verdicts.c.blob_id.in_(blob_ids), as_listed
+    )
+    return set(session.execute(chosen).scalars())
+
+
+def _open() -> sa.ColumnElement[bool]:
+    held = sa.exists().where(leases.c.name == sa.literal("plan/") + plans.c.id, leases.c.holder != "")
+    return sa.and_(plans.c.state == "applied", plans.c.applied_at > Clock(-MAX_AGE_HOURS * 3600), held)

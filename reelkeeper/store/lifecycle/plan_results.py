@@ -1,0 +1,96 @@
+"""What plans came to, in figures: by rule before, by outcome afterwards, and what the guard compares with."""
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import Done, Outcome, PlannedRule
+from reelkeeper.store.core.engine import Clock
+from reelkeeper.store.lifecycle.plan_progress import AGAIN
+from reelkeeper.store.lifecycle.plans import Item
+from reelkeeper.store.tables import plans, verdicts, videos
+
+_DAY_SECONDS = 24 * 3600
+NOT_DONE = "not_done"
+
+
+def by_rule(session: Session, plan_id: str) -> list[PlannedRule]:
+    """Count a plan's items by action and rule, the most bytes first. A saving unknown for one is unknown for all."""
+    size, known = sa.func.sum(verdicts.c.size_bytes), sa.func.count(verdicts.c.saving_microusd)
+    rows = session.execute(
+        sa.select(
+            verdicts.c.action,
+            verdicts.c.rule,
+            sa.func.count(),
+            size,
+            sa.case((known == sa.func.count(), sa.func.sum(verdicts.c.saving_microusd))),
+        )
+        .where(verdicts.c.plan_id == plan_id)
+        .group_by(verdicts.c.action, verdicts.c.rule)
+        .order_by(size.desc())
+    )
+    return [
+        PlannedRule(action, rule, int(count), int(size_bytes), None if saving is None else int(saving))
+        for action, rule, count, size_bytes, saving in rows
+    ]
+
+
+def largest(session: Session, plan_id: str, limit: int) -> list[Item]:
+    """List the `limit` largest items of a plan."""
+    rows = session.execute(
+        sa.select(*(verdicts.c[name] for name in Item._fields))
+        .where(verdicts.c.plan_id == plan_id)
+        .order_by(verdicts.c.size_bytes.desc(), verdicts.c.blob_id)
+        .limit(limit)
+    )
+    return [Item(*row) for row in rows]
+
+
+def by_outcome(session: Session, plan_id: str) -> list[Done]:
+    """Count a plan's items by what became of them; those that the run did not come to are `not_done`."""
+    became = sa.func.coalesce(sa.func.nullif(verdicts.c.outcome, AGAIN), NOT_DONE).label("became")
+    rows = session.execute(
+        sa.select(
+            became,
+            sa.func.count(),
+            sa.func.sum(verdicts.c.size_bytes),
+            sa.func.sum(sa.func.coalesce(verdicts.c.after_bytes, verdicts.c.size_bytes)),
+        )
+        .where(verdicts.c.plan_id == plan_id)
+        .group_by("became")
+        .order_by("became")
+    )
+    return [Done(str(what), int(count), int(before), int(after)) for what, count, before, after in rows]
+
+
+def failures(session: Session, plan_id: str, limit: int) -> list[Outcome]:
+    """List the `limit` largest items of a plan that failed, with their reasons."""
+    rows = session.execute(
+        sa.select(verdicts.c.video_id, verdicts.c.outcome_reason, verdicts.c.size_bytes, verdicts.c.blob_id)
+        .where(verdicts.c.plan_id == plan_id, verdicts.c.outcome == "failed")
+        .order_by(verdicts.c.size_bytes.desc(), verdicts.c.blob_id)
+        .limit(limit)
+    )
+    return [
+        Outcome(video_id or f"blob {blob_id}", "failed", reason or "", size, size, blob_id)
+        for video_id, reason, size, blob_id in rows
+    ]
+
+
+def retired_in_24h(session: Session) -> int:
+    """Count the videos that were retired in the last 24 hours, by the database's clock, and not restored since."""
+    retired = sa.select(sa.func.count()).where(videos.c.retired_at > Clock(-_DAY_SECONDS))
+    return int(session.execute(retired).scalar_one())
+
+
+def last_population(session: Session) -> int | None:
+    """Count the live videos that the last applied plan, of whatever flow, left behind; None before the first."""
+    last = session.execute(
+        sa.select(plans.c.id, plans.c.population)
+        .where(plans.c.state == "applied")
+        .order_by(plans.c.created_at.desc(), plans.c.id)
+        .limit(1)
+    ).one_or_none()
+    if last is None:
+        return None
+    gone = sa.select(sa.func.count()).where(verdicts.c.plan_id == last.id, verdicts.c.outcome == "retired")
+    return int(last.population) - int(session.execute(gone).scalar_one())

@@ -1,0 +1,124 @@
+"""Draw up a plan: what a run means to do, saved before anything is done.
+
+    plan_id = begin_plan(engine, "tier_storage", policy.model_dump(mode="json"), as_of, run_id)
+    summary = add_verdicts(engine, plan_id, judged, lifecycle.reason, pricing.storage_microusd_per_month)
+
+Only what is not "keep" becomes a row; kept videos are counted by the rule that keeps them.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from itertools import islice
+from typing import Any
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.errors import PlanRefused
+from reelkeeper.model import Action, Counts, PlanSummary, Verdict
+from reelkeeper.store.core.engine import Clock, transaction
+from reelkeeper.store.lifecycle.plans import Item, load_summary, policy_hash
+from reelkeeper.store.tables import plans, verdicts
+
+_BATCH = 5_000
+
+
+def begin_plan(engine: sa.Engine, flow: str, policy: Mapping[str, Any], as_of: datetime, run_id: str) -> str:
+    """Open a plan in state `drawing` and return its id, 12 hex digits. `policy` is what JSON can say."""
+    plan_id = uuid4().hex[:12]
+    with transaction(engine, "plan.begin") as session:
+        session.execute(
+            sa.insert(plans).values(
+                id=plan_id,
+                flow=flow,
+                state="drawing",
+                as_of=as_of,
+                created_at=Clock(),
+                run_id=run_id,
+                policy=dict(policy),
+                policy_hash=policy_hash(policy),
+                population=0,
+                population_bytes=0,
+                kept={},
+            )
+        )
+    return plan_id
+
+
+def add_verdicts(
+    engine: sa.Engine,
+    plan_id: str,
+    judged: Iterable[Verdict],
+    reason: Callable[[Verdict], str],
+    saving: Callable[[int], int],
+) -> PlanSummary:
+    """Save a stream of verdicts, in flat memory, and make the plan `ready`; every video counts as its population.
+
+    `reason` puts a verdict into words, `saving` turns bytes into micro-dollars a month; both are asked only for what
+    is not kept. Raises PlanRefused when the plan is not being drawn.
+    """
+    tally = _Tally()
+    items = tally.items(judged, reason, saving)
+    return add_items(engine, plan_id, items, lambda: (Counts(tally.videos, tally.size_bytes), dict(tally.kept)))
+
+
+def add_items(
+    engine: sa.Engine, plan_id: str, items: Iterable[Item], finish: Callable[[], tuple[Counts, dict[str, int]]]
+) -> PlanSummary:
+    """Save `items` in batches, make the plan `ready`, and sum it up.
+
+    `finish` is asked at the end for the plan's population and the kept by rule. Raises PlanRefused.
+    """
+    stream = iter(items)
+    while batch := list(islice(stream, _BATCH)):
+        with transaction(engine, "plan.add") as session:
+            _require_drawing(session, plan_id)
+            session.execute(sa.insert(verdicts), [{"plan_id": plan_id, **item._asdict()} for item in batch])
+    population, kept = finish()
+    with transaction(engine, "plan.ready") as session:
+        _require_drawing(session, plan_id)
+        session.execute(
+            sa.update(plans)
+            .where(plans.c.id == plan_id)
+            .values(state="ready", population=population.objects, population_bytes=population.size_bytes, kept=kept)
+        )
+        return load_summary(session, plan_id)
+
+
+def _require_drawing(session: Session, plan_id: str) -> None:
+    state = session.execute(sa.select(plans.c.state).where(plans.c.id == plan_id).with_for_update()).scalar()
+    if state != "drawing":
+        raise PlanRefused(f"plan {plan_id} is {state or 'not there'}, not being drawn; begin another")
+
+
+class _Tally:
+    """Counts a stream of verdicts while what is not kept passes through as items."""
+
+    def __init__(self) -> None:
+        self.videos = 0
+        self.size_bytes = 0
+        self.kept: Counter[str] = Counter()
+
+    def items(
+        self, judged: Iterable[Verdict], reason: Callable[[Verdict], str], saving: Callable[[int], int]
+    ) -> Iterator[Item]:
+        for verdict in judged:
+            video, action, rule, _ = verdict
+            self.videos += 1
+            self.size_bytes += video.size_bytes
+            if action is Action.KEEP:
+                self.kept[rule] += 1
+                continue
+            yield Item(
+                video.blob_id,
+                video.id,
+                video.user_id,
+                video.generation,
+                action.value,
+                rule,
+                reason(verdict),
+                video.size_bytes,
+                saving(video.size_bytes) if action is Action.RETIRE else None,
+            )

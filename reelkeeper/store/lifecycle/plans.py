@@ -1,0 +1,185 @@
+"""Saved plans: what each says, who may apply it, and what became of it. `drawing` makes them.
+
+begin_applying(session, plan_id, "tier_storage", policy.model_dump(mode="json"), run_id)   # once, within a day
+for batch in planned(session, plan_id, "retire"): ...
+record_outcomes(session, plan_id, outcomes)
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.errors import NotFound, PlanRefused
+from reelkeeper.model import Action, Counts, Outcome, PlanSummary, VideoState
+from reelkeeper.store.core.engine import Clock, now
+from reelkeeper.store.tables import plans, verdicts, videos
+
+MAX_AGE_HOURS = 24  # views, holds and uploads of a day may have made an older plan wrong
+_BATCH = 5_000
+_SAMPLES = 10
+_OPEN = ("ready", "refused")
+_GOING = (Action.RETIRE.value, "purge")
+
+
+class Item(NamedTuple):
+    """One line of a plan: a blob, and what is to happen to it. `action` is compress, retire or purge."""
+
+    blob_id: int
+    video_id: str | None
+    user_id: str | None
+    generation: int
+    action: str
+    rule: str
+    reason: str
+    size_bytes: int
+    saving_microusd: int | None  # per month, at the marginal price; None where it is not known before
+
+
+def load_summary(session: Session, plan_id: str) -> PlanSummary:
+    """Sum up a saved plan. `retire` counts whatever goes, purges too. Raises NotFound."""
+    plan = _plan(session, plan_id)
+    mine = verdicts.c.plan_id == plan_id
+    counted = (sa.func.count(), sa.func.coalesce(sa.func.sum(verdicts.c.size_bytes), 0))
+    by_action = session.execute(sa.select(verdicts.c.action, *counted).where(mine).group_by(verdicts.c.action)).all()
+    going = [mine, verdicts.c.action.in_(_GOING)]
+    by_user = session.execute(
+        sa.select(verdicts.c.user_id, *counted)
+        .where(*going, verdicts.c.user_id.is_not(None))
+        .group_by(verdicts.c.user_id)
+    )
+    live = session.execute(
+        sa.select(videos.c.user_id, sa.func.count())
+        .where(videos.c.state == VideoState.LIVE, videos.c.user_id.in_(sa.select(verdicts.c.user_id).where(*going)))
+        .group_by(videos.c.user_id)
+    )
+    samples = session.scalars(
+        sa.select(verdicts.c.video_id).where(*going).order_by(verdicts.c.size_bytes.desc()).limit(_SAMPLES)
+    )
+    return PlanSummary(
+        id=plan_id,
+        flow=plan.flow,
+        as_of=plan.as_of,
+        population=Counts(plan.population, plan.population_bytes),
+        retire=_sum(by_action, _GOING),
+        compress=_sum(by_action, (Action.COMPRESS.value,)),
+        retire_by_user={user_id: Counts(int(count), int(size)) for user_id, count, size in by_user},
+        live_by_user={user_id: int(count) for user_id, count in live},
+        kept=dict(plan.kept),
+        samples=tuple(video_id for video_id in samples if video_id is not None),
+    )
+
+
+def planned(session: Session, plan_id: str, action: str, batch_size: int = 500) -> Iterator[list[Item]]:
+    """Stream what a plan says to do by `action`, largest first, in lists of at most `batch_size`."""
+    columns = [verdicts.c[name] for name in Item._fields]
+    rows = session.execute(
+        sa.select(*columns)
+        .where(verdicts.c.plan_id == plan_id, verdicts.c.action == action)
+        .order_by(verdicts.c.size_bytes.desc(), verdicts.c.blob_id),
+        execution_options={"yield_per": batch_size},
+    )
+    for batch in rows.partitions():
+        yield [Item(*row) for row in batch]
+
+
+def record_outcomes(session: Session, plan_id: str, outcomes: Sequence[Outcome]) -> None:
+    """Write what became of a plan's items beside them; found by blob, or by video where the blob is not given."""
+    by_blob = [outcome for outcome in outcomes if outcome.blob_id is not None]
+    by_video = [outcome for outcome in outcomes if outcome.blob_id is None]
+    for column, chosen in ((verdicts.c.blob_id, by_blob), (verdicts.c.video_id, by_video)):
+        if chosen:
+            session.connection().execute(
+                sa.update(verdicts)
+                .where(verdicts.c.plan_id == plan_id, column == sa.bindparam("subject"))
+                .values(
+                    outcome=sa.bindparam("done"), outcome_reason=sa.bindparam("why"), after_bytes=sa.bindparam("left")
+                ),
+                [
+                    {
+                        "subject": outcome.video_id if outcome.blob_id is None else outcome.blob_id,
+                        "done": outcome.action,
+                        "why": outcome.reason,
+                        "left": outcome.after_bytes,
+                    }
+                    for outcome in chosen
+                ],
+            )
+
+
+def count_failures(session: Session, blob_id: int, error: str) -> int:
+    """Count the plans in which the blob failed with this error, by its class. Reads every verdict: ask seldom."""
+    failed = sa.and_(verdicts.c.outcome == "failed", verdicts.c.outcome_reason.startswith(f"{error}:", autoescape=True))
+    counted = sa.select(sa.func.count()).select_from(verdicts).where(verdicts.c.blob_id == blob_id, failed)
+    return session.execute(counted).scalar_one()
+
+
+def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any], run_id: str) -> None:
+    """Claim a plan for this run, whose it is from now on: `ready` becomes `applied`, once.
+
+    Age is judged by the database's clock.
+    A plan that the guard has refused may be claimed too: its override is to ask again, with a wider limit.
+
+    Raises PlanRefused for a plan that is used, older than 24 h, another flow's, or made under another policy; NotFound.
+    """
+    hashed = policy_hash(policy)
+    claimed = session.execute(
+        sa.update(plans)
+        .where(
+            plans.c.id == plan_id,
+            plans.c.state.in_(_OPEN),
+            plans.c.flow == flow,
+            plans.c.policy_hash == hashed,
+            plans.c.created_at > Clock(-MAX_AGE_HOURS * 3600),
+        )
+        .values(state="applied", applied_at=Clock(), run_id=run_id)
+        .returning(plans.c.id)
+    )
+    if claimed.one_or_none() is None:
+        raise PlanRefused(f"plan {plan_id} {_why_not(session, plan_id, flow, policy)}. Nothing was changed; plan again")
+
+
+def refuse_plan(session: Session, plan_id: str, refusal: str) -> None:
+    """Note why the guard refused a plan, unless it was applied."""
+    session.execute(
+        sa.update(plans)
+        .where(plans.c.id == plan_id, plans.c.state != "applied")
+        .values(state="refused", refusal=refusal)
+    )
+
+
+def policy_hash(policy: Mapping[str, Any]) -> str:
+    """Hash what a policy says, whatever the order of its fields: sha256 hex of its canonical JSON."""
+    return hashlib.sha256(json.dumps(policy, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _why_not(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any]) -> str:
+    plan = _plan(session, plan_id)
+    if plan.flow != flow:
+        return f"was made by {plan.flow}, not by {flow}"
+    if plan.state == "applied":
+        return f"was applied on {plan.applied_at:%Y-%m-%d %H:%M:%S} UTC already"
+    if plan.state not in _OPEN:
+        return f"is {plan.state}, not ready"
+    if plan.policy_hash != policy_hash(policy):
+        fields = sorted(plan.policy.keys() | policy.keys())
+        differing = [name for name in fields if plan.policy.get(name) != policy.get(name)]
+        shown = ", ".join(f"{name}={plan.policy.get(name)!r} then, {policy.get(name)!r} now" for name in differing)
+        return f"was made under another policy: {shown}"
+    hours = (now(session) - plan.created_at).total_seconds() / 3600
+    return f"is {hours:.1f} h old, limit {MAX_AGE_HOURS} h"
+
+
+def _plan(session: Session, plan_id: str) -> sa.Row[Any]:
+    plan = session.execute(sa.select(plans).where(plans.c.id == plan_id)).one_or_none()
+    if plan is None:
+        raise NotFound(f"no plan {plan_id!r}: `reelkeeper plan` lists them")
+    return plan
+
+
+def _sum(by_action: Sequence[sa.Row[str, int, int]], actions: Sequence[str]) -> Counts:
+    chosen = [(int(count), int(size)) for action, count, size in by_action if action in actions]
+    return Counts(sum(count for count, _ in chosen), sum(size for _, size in chosen))

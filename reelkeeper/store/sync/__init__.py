@@ -1,0 +1,1 @@
+"""Notes of objects that no row explains."""

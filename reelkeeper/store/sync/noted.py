@@ -1,0 +1,171 @@
+"""The notes of objects that no row explains, and what a scan would make of each: set-based, so that memory stays flat.
+
+Noting changes no video, so a dry run notes and judges just as a run that acts does, and foretells it to the object.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import VideoState
+from reelkeeper.model.adoption import BY_CSV, IN_DOUBT, AdoptionVerdict
+from reelkeeper.store.core.engine import changed, insert_into
+from reelkeeper.store.tables import key_owners, orphans, videos
+
+_NAMED = 3  # keys, in an error
+_KEPT: Final = ("key", "first_seen_at", "told_at")  # of an object that was noted before
+
+
+class Owner(NamedTuple):
+    """What the service said of a key."""
+
+    user_id: str | None
+    video_id: str | None
+    created_at: datetime | None
+
+
+class Noted(NamedTuple):
+    """An object that no row explains, and what the scan would make of it."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    last_modified: datetime
+    first_seen_at: datetime
+    last_seen_at: datetime
+    user_id: str
+    video_id: str
+    generation: int | None
+    created_at: datetime | None
+
+
+def owners(session: Session, keys: Sequence[str]) -> dict[str, Owner]:
+    """Look up what the service said of `keys`."""
+    rows = session.execute(sa.select(key_owners).where(key_owners.c.key.in_(keys)))
+    return {row.key: Owner(row.user_id, row.video_id, row.created_at) for row in rows}
+
+
+def note(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Note objects, or note anew what is stored and what its key says; when each was first seen stays."""
+    insert = insert_into(session, orphans)
+    renewed = {column.name: insert.excluded[column.name] for column in orphans.c if column.name not in _KEPT}
+    session.execute(insert.on_conflict_do_update(index_elements=["key"], set_=renewed), rows)
+
+
+def steps(scan_id: str, dialect: str) -> Iterator[sa.Update]:
+    """Give the statements that judge a scan's notes, in their order; each can be repeated.
+
+    A video keeps its name as its id. Where that id is another user's, in the catalogue or in the same scan, it gets the
+    id made of user and name, whichever was found first. Of several files of one video the newest of our own generations
+    is taken, else that of the pattern listed first, else the first by its key in bytes.
+    """
+    mine = judged(scan_id, AdoptionVerdict.ADOPT)
+    contested = sa.select(orphans.c.name_id).where(mine).group_by(orphans.c.name_id).having(_of_two_users())
+    taken = sa.or_(_has_video(orphans.c.unique_id), _stands(orphans.c.name_id), orphans.c.name_id.in_(contested))
+    yield (sa.update(orphans).where(mine, ~_has_video(orphans.c.name_id), taken).values(video_id=orphans.c.unique_id))
+    crowded = sa.select(orphans.c.video_id).where(mine).group_by(orphans.c.video_id).having(_of_two_users())
+    foreign = sa.and_(_stands(orphans.c.video_id), ~_has_video(orphans.c.video_id))
+    yield (
+        sa.update(orphans)
+        .where(mine, sa.or_(foreign, orphans.c.video_id.in_(crowded)))
+        .values(verdict=AdoptionVerdict.ID_TAKEN)
+    )
+    lost = sa.exists().where(
+        videos.c.id == orphans.c.video_id,
+        videos.c.state == VideoState.LOST,
+        videos.c.generation < orphans.c.generation,
+    )
+    yield (
+        sa.update(orphans)
+        .where(mine, _has_video(orphans.c.video_id))
+        .values(verdict=sa.case((lost, AdoptionVerdict.TAKE_BACK), else_=_further()))
+    )
+    place = sa.func.row_number().over(
+        partition_by=orphans.c.video_id,
+        order_by=(
+            sa.func.coalesce(orphans.c.generation, 0).desc(),
+            sa.func.coalesce(orphans.c.pattern, BY_CSV),
+            orphans.c.key.collate("C") if dialect == "postgresql" else orphans.c.key,
+        ),
+    )
+    ranked = sa.select(orphans.c.key, place.label("place")).where(
+        judged(scan_id, AdoptionVerdict.ADOPT, AdoptionVerdict.TAKE_BACK)
+    )
+    further = ranked.subquery()
+    yield (
+        sa.update(orphans)
+        .where(orphans.c.scan_id == scan_id, orphans.c.key.in_(sa.select(further.c.key).where(further.c.place > 1)))
+        .values(verdict=_further())
+    )
+
+
+def refuse(scan_id: str) -> sa.Update:
+    """Leave out what patterns would adopt, with the further files of the same videos."""
+    by_pattern = orphans.c.pattern > BY_CSV
+    adopted = sa.select(orphans.c.video_id).where(judged(scan_id, AdoptionVerdict.ADOPT), by_pattern)
+    files = judged(scan_id, AdoptionVerdict.ADOPT, AdoptionVerdict.ANOTHER_FILE)
+    return (
+        sa.update(orphans)
+        .where(files, by_pattern, orphans.c.video_id.in_(adopted))
+        .values(verdict=AdoptionVerdict.REFUSED)
+    )
+
+
+def batch(
+    session: Session,
+    scan_id: str,
+    verdicts: Sequence[AdoptionVerdict],
+    after: str,
+    limit: int,
+    *wanted: sa.ColumnElement[bool],
+) -> list[Noted]:
+    """Read the next notes of these verdicts behind the key `after`, in the database's order."""
+    rows = session.execute(
+        sa.select(*(orphans.c[name] for name in Noted._fields))
+        .where(judged(scan_id, *verdicts), orphans.c.key > after, *wanted)
+        .order_by(orphans.c.key)
+        .limit(limit)
+    )
+    return [Noted._make(row) for row in rows]
+
+
+def tell(session: Session, scan_id: str, at: datetime) -> tuple[int, list[tuple[str, AdoptionVerdict]]]:
+    """Mark what is in doubt, and was not told yet, as told; returns how many, and the first three."""
+    new = sa.and_(judged(scan_id, *IN_DOUBT), orphans.c.told_at.is_(None))
+    named = session.execute(
+        sa.select(orphans.c.key, orphans.c.verdict).where(new).order_by(orphans.c.key).limit(_NAMED)
+    )
+    first = [(row.key, AdoptionVerdict(row.verdict)) for row in named]
+    return changed(session, sa.update(orphans).where(new).values(told_at=at)), first
+
+
+def forget(session: Session, keys: Sequence[str]) -> None:
+    """Drop the notes of objects that a row explains now."""
+    session.execute(sa.delete(orphans).where(orphans.c.key.in_(keys)))
+
+
+def judged(scan_id: str, *verdicts: AdoptionVerdict) -> sa.ColumnElement[bool]:
+    """Say of which notes this scan has found one of `verdicts`."""
+    return sa.and_(orphans.c.scan_id == scan_id, orphans.c.verdict.in_(verdicts))
+
+
+def _of_two_users() -> sa.ColumnElement[bool]:
+    return sa.func.min(orphans.c.user_id) != sa.func.max(orphans.c.user_id)
+
+
+def _stands(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    return sa.exists().where(videos.c.id == column)
+
+
+def _has_video(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """Say that the note's user has a video of this id."""
+    return sa.exists().where(videos.c.id == column, videos.c.user_id == orphans.c.user_id)
+
+
+def _further() -> sa.ColumnElement[str]:
+    """Give what one more object of a video is, by who made its key."""
+    ours = orphans.c.generation.is_not(None)
+    return sa.case((ours, AdoptionVerdict.LEFTOVER), else_=sa.literal(AdoptionVerdict.ANOTHER_FILE))

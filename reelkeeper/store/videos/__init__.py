@@ -1,0 +1,1 @@
+"""Videos, blobs and imports."""

@@ -1,0 +1,101 @@
+"""What must hold at the moment of a change, as SQL: each compare-and-set repeats these in its own WHERE.
+
+A plan is an opinion of the past. The UPDATE that acts on it asks again, inside the database, in one statement.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.store.tables import blobs, holds, operations, videos
+
+Condition = sa.ColumnElement[bool]
+# An S3 server refuses a request that was signed over 15 minutes ago (RequestTimeTooSkewed); our clock may be 5 minutes
+# ahead of its (MAX_SKEW_FROM_BUCKET); a purge signs within seconds of its claim. So nothing of it is taken after this.
+CLAIM_TIMEOUT: Final = timedelta(minutes=25)
+
+
+def held(video_id: sa.ColumnElement[str], user_id: sa.ColumnElement[str], at: datetime) -> Condition:
+    """Say in SQL that a hold on the video, or on its user, is in force at `at`."""
+    active = sa.and_(holds.c.released_at.is_(None), sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > at))
+    on_it = sa.or_(
+        sa.and_(holds.c.scope == "video", holds.c.subject == video_id),
+        sa.and_(holds.c.scope == "user", holds.c.subject == user_id),
+    )
+    return sa.exists().where(active, on_it)
+
+
+def in_operation(video_id: sa.ColumnElement[str]) -> Condition:
+    """Say in SQL that an operation on the video is open: its blobs are being read or replaced."""
+    return sa.exists().where(operations.c.video_id == video_id, operations.c.state == "open")
+
+
+def not_viewed_since(moment: datetime | sa.ColumnElement[datetime]) -> Condition:
+    """No view of the video is known after `moment`."""
+    return sa.or_(videos.c.last_viewed_at.is_(None), videos.c.last_viewed_at <= moment)
+
+
+def has_open_row(key: sa.ColumnElement[str], but_for: sa.ColumnElement[int]) -> Condition:
+    """Say in SQL that another row than `but_for` stands for what is stored at `key`: at most one that is not `gone`."""
+    other = blobs.alias("open_row")
+    return sa.exists().where(other.c.key == key, other.c.id != but_for, other.c.state != BlobState.GONE)
+
+
+def claim_timed_out(at: datetime) -> Condition:
+    """Say in SQL that a purge had claimed the blob, and is over by the database clock `at`: it can delete no more."""
+    return sa.and_(
+        blobs.c.state == BlobState.DELETING,
+        sa.or_(blobs.c.claimed_at.is_(None), blobs.c.claimed_at <= at - CLAIM_TIMEOUT),
+    )
+
+
+def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
+    """Say in SQL that the blob has waited out its grace and nothing speaks for it, by the database clock `at`.
+
+    A replaced blob goes while its video lives on by another blob; a retired video's own blob goes only when nobody
+    has viewed the video for one grace. A lost video keeps every blob that is left of it. Without `service_keys`, what
+    stands at keys of the service's stays.
+    """
+    viewed_before = by_owner(at - timedelta(days=grace.days), at - timedelta(days=grace.service_days))
+    replaced = sa.and_(
+        videos.c.blob_id != blobs.c.id, videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED, VideoState.GONE])
+    )
+    unwanted = sa.and_(
+        videos.c.blob_id == blobs.c.id, videos.c.state == VideoState.RETIRED, not_viewed_since(viewed_before)
+    )
+    abandoned = videos.c.blob_id.is_(None)  # the first upload of a video that never came to be
+    allowed = sa.exists().where(
+        videos.c.id == blobs.c.video_id,
+        sa.or_(replaced, unwanted, abandoned),
+        ~held(videos.c.id, videos.c.user_id, at),
+        ~in_operation(videos.c.id),
+    )
+    return sa.and_(
+        blobs.c.state == BlobState.RETIRED,
+        blobs.c.purge_after <= at,
+        sa.true() if service_keys else blobs.c.is_ours,
+        sa.or_(blobs.c.video_id.is_(None), allowed),
+    )
+
+
+def retired(at: datetime, grace: Grace, reason: str | sa.ScalarSelect[str | None]) -> dict[str, Any]:
+    """Return the values for an UPDATE of blobs that are retired at `at`, by the database's clock."""
+    return {
+        "state": BlobState.RETIRED,
+        "retired_at": at,
+        "purge_after": after_grace(at, grace),
+        "retire_reason": reason,
+    }
+
+
+def after_grace(at: datetime, grace: Grace) -> sa.ColumnElement[datetime]:
+    """Return in SQL when a blob's grace is over that begins at `at`: it depends on whose key it is."""
+    return by_owner(at + timedelta(days=grace.days), at + timedelta(days=grace.service_days))
+
+
+def by_owner(ours: datetime, the_services: datetime) -> sa.ColumnElement[datetime]:
+    """Return in SQL one of two moments, by whose key a blob stands at."""
+    typed = blobs.c.purge_after.type
+    return sa.case((blobs.c.is_ours, sa.literal(ours, typed)), else_=sa.literal(the_services, typed))

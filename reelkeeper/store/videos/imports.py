@@ -1,0 +1,202 @@
+"""Bring in what only the service knows, from CSV: users' tiers, videos' ages, and daily views.
+
+    id,tier,created_at             users   (tier: free, premium, pro, or empty for unknown)
+    id,user_id,created_at          videos  (those that `sync_catalog` has found)
+    video_id,day,views,viewed_at   views   (viewed_at may be missing)
+
+Times are ISO 8601 with a zone. Every line is checked before the transaction ends: a bad one, and nothing has changed.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import islice
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.errors import InputRefused
+from reelkeeper.model import Tier
+from reelkeeper.store.core.engine import insert_into, now, transaction
+from reelkeeper.store.tables import daily_views, users, videos, view_days
+from reelkeeper.store.videos.csv_columns import Columns, Line, Problem, day, identifier, moment, views, whole_lines
+
+_BATCH = 2_000
+_SHOWN = 10
+_ONE_DAY = timedelta(days=1)
+
+
+def _tier(text: str) -> str | None:
+    if text and text not in set(Tier):
+        raise ValueError(f"is none of {', '.join(Tier)}, nor empty")
+    return text or None
+
+
+_USERS: Columns = {"id": identifier, "tier": _tier, "created_at": moment}
+_VIDEOS: Columns = {"id": identifier, "user_id": identifier, "created_at": moment}
+_VIEWS: Columns = {"video_id": identifier, "day": day, "views": views}
+
+
+class Imported(NamedTuple):
+    """How many lines were taken in, and how many named a video that the catalogue does not have."""
+
+    lines: int
+    skipped: int = 0
+
+
+def import_users(engine: sa.Engine, lines: Iterable[str]) -> Imported:
+    """Add users, or set the tier and creation time of those that are there; an empty time leaves the old one.
+
+    Raises InputRefused, with nothing changed, naming line, column and value of each bad field.
+    """
+
+    def take(session: Session, batch: Sequence[Line], _problems: list[Problem]) -> int:
+        insert = insert_into(session, users)
+        created_at = sa.func.coalesce(insert.excluded.created_at, users.c.created_at)
+        session.execute(
+            insert.on_conflict_do_update(
+                index_elements=["id"], set_={"tier": insert.excluded.tier, "created_at": created_at}
+            ),
+            [line.values for line in batch],
+        )
+        return 0
+
+    return import_lines(engine, "import.users", whole_lines(lines, _USERS), take)
+
+
+def import_videos(engine: sa.Engine, lines: Iterable[str], *, skip_unknown: bool = False) -> Imported:
+    """Set the creation time of videos, which must belong to the user named.
+
+    Raises InputRefused for a video of another user, and for an unknown one unless `skip_unknown`.
+    """
+
+    def take(session: Session, batch: Sequence[Line], problems: list[Problem]) -> int:
+        owners = _owners(session, [line.values["id"] for line in batch])
+        known = [line for line in batch if line.values["id"] in owners]
+        if not skip_unknown:
+            problems += [_unknown(line, "id") for line in batch if line.values["id"] not in owners]
+        problems += [
+            Problem(line.number, "user_id", line.values["user_id"], f"is not its owner {owners[line.values['id']]!r}")
+            for line in known
+            if line.values["user_id"] != owners[line.values["id"]]
+        ]
+        set_created(
+            session, {line.values["id"]: line.values["created_at"] for line in known if line.values["created_at"]}
+        )
+        return len(batch) - len(known)
+
+    return import_lines(engine, "import.videos", whole_lines(lines, _VIDEOS), take)
+
+
+def import_views(
+    engine: sa.Engine, lines: Iterable[str], *, complete: bool = False, skip_unknown: bool = False
+) -> Imported:
+    """Set how often videos were viewed on a day, in place of what was known of it.
+
+    A video counts as last viewed at its `viewed_at`, or else at the end of the day. With `complete`, the days in the
+    file are marked as wholly recorded. Raises InputRefused, also for a video named twice on a day (a split count would
+    be lost), and for a day marked complete that is not over.
+    """
+    days: set[date] = set()
+    seen: set[int] = set()
+
+    def take(session: Session, batch: Sequence[Line], problems: list[Problem]) -> int:
+        owners = _owners(session, [line.values["video_id"] for line in batch])
+        known = [line for line in batch if line.values["video_id"] in owners]
+        if not skip_unknown:
+            problems += [_unknown(line, "video_id") for line in batch if line.values["video_id"] not in owners]
+        for line in batch:
+            fingerprint = hash((line.values["video_id"], line.values["day"]))
+            if fingerprint in seen:
+                problems.append(Problem(line.number, "video_id", line.values["video_id"], "is named twice on this day"))
+            seen.add(fingerprint)
+        days.update(line.values["day"] for line in batch)
+        if known and not problems:
+            insert = insert_into(session, daily_views)
+            session.execute(
+                insert.on_conflict_do_update(index_elements=["video_id", "day"], set_={"views": insert.excluded.views}),
+                [{name: line.values[name] for name in _VIEWS} for line in known],
+            )
+            _move_last_viewed(session, known)
+        return len(batch) - len(known)
+
+    def finish(session: Session, problems: list[Problem]) -> None:
+        if complete:
+            today = now(session).date()
+            problems += [Problem(0, "day", str(one), "is not over, so not complete") for one in days if one >= today]
+            set_complete(session, days)
+
+    parsed = whole_lines(lines, _VIEWS, optional={"viewed_at": moment})
+    return import_lines(engine, "import.views", parsed, take, finish)
+
+
+def mark_complete(engine: sa.Engine, days: Iterable[date]) -> None:
+    """Say that all views of these UTC days are recorded: what has none then had none. Raises InputRefused."""
+    wanted = set(days)
+    with transaction(engine, "import.days") as session:
+        today = now(session).date()
+        if early := sorted(one for one in wanted if one >= today):
+            raise InputRefused(f"{early[0]} is not over, so its views cannot be complete; nothing was changed")
+        set_complete(session, wanted)
+
+
+_Take = Callable[[Session, Sequence[Line], list[Problem]], int]
+_Finish = Callable[[Session, list[Problem]], None]
+
+
+def import_lines(
+    engine: sa.Engine, name: str, parsed: Iterator[Line | Problem], take: _Take, finish: _Finish | None = None
+) -> Imported:
+    """Hand good lines to `take`, a batch at a time in one transaction. Raises InputRefused if anything is wrong."""
+    problems: list[Problem] = []
+    taken = skipped = 0
+    with transaction(engine, name) as session:
+        while batch := list(islice(parsed, _BATCH)):
+            problems += [line for line in batch if isinstance(line, Problem)]
+            good = [line for line in batch if isinstance(line, Line)]
+            if good:
+                skipped += take(session, good, problems)
+            taken += len(good)
+        if finish:
+            finish(session, problems)
+        if problems:
+            shown = "; ".join(str(problem) for problem in problems[:_SHOWN])
+            more = f"; and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
+            raise InputRefused(f"nothing was changed, as {len(problems):,} fields are wrong: {shown}{more}")
+    return Imported(taken - skipped, skipped)
+
+
+def _owners(session: Session, video_ids: Sequence[str]) -> dict[str, str]:
+    query = sa.select(videos.c.id, videos.c.user_id).where(videos.c.id.in_(set(video_ids)))
+    return {row.id: row.user_id for row in session.execute(query)}
+
+
+def _unknown(line: Line, column: str) -> Problem:
+    return Problem(line.number, column, line.values[column], "is not in the catalogue; run sync_catalog, or skip these")
+
+
+def set_created(session: Session, times: Mapping[str, datetime]) -> None:
+    """Set when videos were made."""
+    if times:
+        change = sa.update(videos).where(videos.c.id == sa.bindparam("key")).values(created_at=sa.bindparam("at"))
+        session.connection().execute(change, [{"key": key, "at": at} for key, at in times.items()])
+
+
+def _move_last_viewed(session: Session, known: Sequence[Line]) -> None:
+    last: dict[str, datetime] = {}
+    for line in known:
+        if line.values["views"]:
+            at = line.values.get("viewed_at") or datetime.combine(line.values["day"] + _ONE_DAY, time(), UTC)
+            last[line.values["video_id"]] = max(at, last.get(line.values["video_id"], at))
+    if last:
+        seen_at = sa.bindparam("at", type_=videos.c.last_viewed_at.type)
+        later = sa.or_(videos.c.last_viewed_at.is_(None), videos.c.last_viewed_at < seen_at)
+        change = sa.update(videos).where(videos.c.id == sa.bindparam("key"), later).values(last_viewed_at=seen_at)
+        session.connection().execute(change, [{"key": key, "at": at} for key, at in sorted(last.items())])
+
+
+def set_complete(session: Session, days: Iterable[date]) -> None:
+    """Mark days as wholly recorded in a transaction of the caller's, who knows that they are over."""
+    rows: list[Mapping[str, date]] = [{"day": one} for one in sorted(days)]
+    if rows:
+        session.execute(insert_into(session, view_days).on_conflict_do_nothing(), rows)

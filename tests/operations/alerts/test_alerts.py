@@ -1,0 +1,175 @@
+"""`observe`: state and message in one transaction, on both databases."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.errors import NotFound
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.operations.alerts import alerts as operation
+from reelkeeper.operations.alerts.alerts import Observed, observe
+from reelkeeper.operations.core.freeze import freeze
+from reelkeeper.store.alerts import alerts as stored
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.tables import alerts, outbox, snoozes
+
+
+def finding(scope: str = "total", **other: Any) -> Finding:  # noqa: ANN401  any field of a finding
+    fields = {"rule": "budget", "period": "2999-11", "level": "80", "severity": Severity.WARNING}
+    return Finding(**{**fields, "scope": scope, "title": f"{scope} at 80 %", "text": "Spend is high.", **other})
+
+
+def seen(engine: sa.Engine, *findings: Finding) -> Observed:
+    return observe(engine, findings, rules={"budget"}, run_id="run")
+
+
+def messages(engine: sa.Engine) -> list[tuple[str, str, str]]:
+    with reading(engine) as session:
+        rows = session.execute(sa.select(outbox).order_by(outbox.c.id)).all()
+    return [(row.kind, row.state, row.payload["title"]) for row in rows]
+
+
+def pretend_tried(engine: sa.Engine) -> None:
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(outbox).values(attempts=1))
+
+
+def test_an_alert_is_told_once_and_its_end_once(engine: sa.Engine) -> None:
+    assert seen(engine, finding()) == Observed(opened=1, repeated=0, resolved=0, snoozed=0)
+    pretend_tried(engine)
+    assert seen(engine, finding()) == Observed(0, 0, 0, 0)
+    assert seen(engine) == Observed(0, 0, resolved=1, snoozed=0)
+    assert seen(engine) == Observed(0, 0, 0, 0)
+    assert messages(engine) == [
+        ("alert", "waiting", "total at 80 %"),
+        ("resolve", "waiting", "Over: total at 80 %"),
+    ]
+
+
+def test_what_is_over_before_anybody_tried_to_tell_it_is_not_told(engine: sa.Engine) -> None:
+    seen(engine, finding())
+    assert seen(engine).resolved == 1
+    assert messages(engine) == [("alert", "withdrawn", "total at 80 %")]
+    seen(engine, finding())  # nobody has heard of it yet
+    assert messages(engine)[1:] == [("alert", "waiting", "total at 80 %")]
+
+
+def test_what_was_critical_is_told_even_when_it_is_over(engine: sa.Engine) -> None:
+    seen(engine, finding(severity=Severity.CRITICAL))
+    seen(engine)
+    assert [kind for kind, state, _ in messages(engine) if state == "waiting"] == ["alert", "resolve"]
+
+
+def test_that_it_is_over_waits_for_what_it_follows(engine: sa.Engine) -> None:
+    seen(engine, finding())
+    pretend_tried(engine)
+    seen(engine)
+    with reading(engine) as session:
+        first, second = session.execute(sa.select(outbox).order_by(outbox.c.id)).all()
+    assert (second.after_id, second.alert_ids) == (first.id, first.alert_ids)
+
+
+def test_many_at_once_are_told_in_one_message_that_lists_all(engine: sa.Engine) -> None:
+    found = [finding(f"user:{number}") for number in range(6)]
+    assert seen(engine, *found).opened == 6
+    assert messages(engine) == [("digest", "waiting", "6 alerts at once")]
+    with reading(engine) as session:
+        row = session.execute(sa.select(outbox)).one()
+    assert len(row.alert_ids) == 6
+    assert all(any(one.title in line for line in row.payload["lines"]) for one in found)
+    pretend_tried(engine)
+    assert seen(engine).resolved == 6
+    assert messages(engine)[1:] == [("resolve", "waiting", "6 alerts are over")]
+
+
+def test_a_hundred_at_once_are_all_listed(engine: sa.Engine) -> None:
+    seen(engine, *(finding(f"user:{number}") for number in range(100)))
+    assert [title for _, _, title in messages(engine)] == [
+        "100 alerts at once, 1 to 40",
+        "100 alerts at once, 41 to 80",
+        "100 alerts at once, 81 to 100",
+    ]
+    with reading(engine) as session:
+        rows = session.execute(sa.select(outbox.c.alert_ids)).scalars().all()
+        known = session.execute(sa.select(alerts.c.id)).scalars().all()
+    assert sorted(alert_id for row in rows for alert_id in row) == sorted(known)
+
+
+def test_critical_repeats_until_somebody_acknowledges_it(engine: sa.Engine) -> None:
+    critical = finding(severity=Severity.CRITICAL)
+    seen(engine, critical)
+    _pass(engine, hours=4)
+    assert seen(engine, critical).repeated == 1
+    (alert,) = _listed(engine)
+    operation.acknowledge(engine, alert.id, author="ann")
+    _pass(engine, hours=4)
+    assert seen(engine, critical) == Observed(0, 0, 0, 0)
+    assert [(one.state, one.acknowledged_by) for one in _listed(engine)] == [("acknowledged", "ann")]
+    with pytest.raises(NotFound, match="fires unacknowledged"):
+        operation.acknowledge(engine, alert.id, author="ann")
+
+
+def test_a_snooze_keeps_quiet_until_it_ends(engine: sa.Engine) -> None:
+    snooze_id = operation.snooze(engine, "budget", scope="total", seconds=60, author="ann", reason="known")
+    assert seen(engine, finding()).snoozed == 1
+    assert seen(engine, finding("tier:free"), finding()) == Observed(opened=1, repeated=0, resolved=0, snoozed=1)
+    operation.end_snooze(engine, snooze_id)
+    assert seen(engine, finding("tier:free"), finding()).opened == 1
+    with pytest.raises(NotFound):
+        operation.end_snooze(engine, snooze_id)
+
+
+def test_a_snooze_runs_out_by_itself(engine: sa.Engine) -> None:
+    operation.snooze(engine, "budget", scope=None, seconds=60, author="ann", reason="known")
+    seen(engine, finding())
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(snoozes).values(until=now(session)))
+    assert seen(engine, finding()).opened == 1
+
+
+def test_two_runs_at_once_tell_the_same_news_once(engine: sa.Engine) -> None:
+    found = [finding(f"user:{number}") for number in range(3)]
+    with ThreadPoolExecutor(4) as pool:
+        observed = list(pool.map(lambda _: seen(engine, *found), range(8)))
+    assert sum(one.opened for one in observed) == 3
+    assert len(messages(engine)) == 3
+
+
+def test_alerts_are_told_while_changes_are_frozen(engine: sa.Engine) -> None:
+    freeze(engine, by="test", reason="a mismatch")
+    assert seen(engine, finding()).opened == 1
+
+
+def test_text_of_others_is_stored_without_harm(engine: sa.Engine) -> None:
+    seen(
+        engine,
+        finding("user:\x00\ud800x", title="a\x00b", text="\x1b[31m" + "x" * 10_000, figures=(("who\x00", "\ud83d"),)),
+    )
+    (alert,) = _listed(engine)
+    assert (alert.scope, alert.title, alert.figures) == ("user:x", "ab", [["who", ""]])
+    assert len(alert.text) == 10_004
+
+
+def test_a_picture_waits_with_its_words(engine: sa.Engine) -> None:
+    operation.post_picture(engine, "Forecast", "November", b"\x89PNG", figures=[("This month", "$12.34")])
+    operation.post(engine, "A note")
+    with reading(engine) as session:
+        row = session.execute(sa.select(outbox).order_by(outbox.c.id).limit(1)).one()
+    assert (row.kind, row.attachment, row.attachment_name) == ("chart", b"\x89PNG", "chart.png")
+    assert messages(engine)[1] == ("note", "waiting", "A note")
+
+
+def _listed(engine: sa.Engine) -> list[stored.Line]:
+    with reading(engine) as session:
+        return stored.listed(session, everything=True, limit=100)
+
+
+def _pass(engine: sa.Engine, *, hours: float) -> None:
+    """Let time pass, by moving what was told into the past."""
+    with transaction(engine, "test") as session:
+        for row in session.execute(sa.select(alerts)).all():
+            at = row.told_at - timedelta(hours=hours)
+            session.execute(sa.update(alerts).where(alerts.c.id == row.id).values(told_at=at))

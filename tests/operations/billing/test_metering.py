@@ -1,0 +1,233 @@
+"""From what is stored and asked to what it costs: counted by the store, corrected by Cloudflare, charged day by day."""
+
+from datetime import UTC, date, datetime, time, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.adapters.cloudflare import Client
+from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.model.money import Charge, Metric, UsageSource, Used
+from reelkeeper.operations.billing.metering import charge, charge_month, collect, sample_storage
+from reelkeeper.operations.core.workspace import flush_operations
+from reelkeeper.rules.billing.quote import JobPrice, PriceBook
+from reelkeeper.store.billing.charges import between, replace
+from reelkeeper.store.billing.usage import days, missing_days, record
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.tables import blobs, deployment, orphans, usage_days, users, videos
+from tests.doubles.analytics import Operation, Stored
+from tests.doubles.cloudflare import CloudflareDouble
+
+NOW = datetime.now(UTC)
+TODAY = NOW.date()
+ONE_DAY = timedelta(days=1)
+BOOK = PriceBook()
+GB = 10**9
+MID = datetime(2026, 6, 20, 12, tzinfo=UTC)  # of a month of 30 days
+JUNE = date(2026, 6, 1)
+STATES = {"live": 5, "retired": 3, "deleting": 2, "gone": 100, "lost": 100, "pending": 100}
+
+
+@pytest.fixture
+def store(engine: sa.Engine) -> sa.Engine:
+    """Ann has 10 bytes that R2 bills, in three states; bob has 7; 4 are of objects that no row explains."""
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(users), [{"id": "ann", "tier": "pro"}, {"id": "bob", "tier": None}])
+        session.execute(
+            sa.insert(videos), [{"id": f"v-{one}", "user_id": one, "state": "live"} for one in ("ann", "bob")]
+        )
+        rows: list[tuple[str | None, str, int]] = [("v-ann", state, size_bytes) for state, size_bytes in STATES.items()]
+        rows += [("v-bob", "live", 7), (None, "retired", 1)]
+        session.execute(
+            sa.insert(blobs),
+            [
+                {"video_id": video, "state": state, "size_bytes": size, "key": f"k{number}", "stored_at": NOW}
+                for number, (video, state, size) in enumerate(rows)
+            ],
+        )
+        seen = {"last_modified": NOW, "first_seen_at": NOW, "last_seen_at": NOW}
+        session.execute(sa.insert(orphans).values(key="o", size_bytes=3, etag="e", **seen))
+    return engine
+
+
+def used(engine: sa.Engine, metric: Metric, first: date = TODAY, last: date = TODAY) -> dict[str, int]:
+    with reading(engine) as session:
+        return {one.user_id or one.resource: one.quantity for one in days(session, first, last, metrics=[metric])}
+
+
+def grow(engine: sa.Engine, size_bytes: int) -> None:
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(blobs).where(blobs.c.video_id == "v-bob").values(size_bytes=size_bytes))
+
+
+def charges(engine: sa.Engine, month: date) -> list[Charge]:
+    with reading(engine) as session:
+        return list(between(session, month, month + 30 * ONE_DAY))
+
+
+def test_what_each_user_and_the_account_store_is_the_peak_of_the_day(store: sa.Engine) -> None:
+    sample_storage(store)
+    assert used(store, Metric.STORED_BYTES) == {"ann": 10, "bob": 7, "": 21}
+    grow(store, 9)
+    sample_storage(store)
+    grow(store, 1)
+    sample_storage(store)
+    assert used(store, Metric.STORED_BYTES) == {"ann": 10, "bob": 9, "": 23}
+    assert used(store, Metric.USERS) == {"": 2}
+
+
+def test_what_came_and_what_was_purged_is_noted_by_day_and_none_is_a_figure_too(store: sa.Engine) -> None:
+    with transaction(store, "test") as session:
+        session.execute(sa.update(deployment).values(created_at=NOW - 4 * ONE_DAY))
+        blob_id = session.execute(sa.select(blobs.c.id).where(blobs.c.state == "gone")).scalar_one()
+        append(session, [Event("purge", "run", blob_id=blob_id), Event("retire", "run", blob_id=blob_id)])
+    sample_storage(store)
+    assert used(store, Metric.UPLOADED_BYTES) == {"": sum(STATES.values()) - STATES["pending"] + 7 + 1}
+    assert used(store, Metric.DELETED_BYTES) == {"": 100}
+    yesterday = TODAY - ONE_DAY
+    assert used(store, Metric.UPLOADED_BYTES, yesterday, yesterday) == {"": 0}
+    with reading(store) as session:
+        first = TODAY - 5 * ONE_DAY
+        assert missing_days(session, Metric.UPLOADED_BYTES, first, TODAY) == [first]  # before the store was made
+
+
+def test_the_buckets_own_operations_are_added_up_and_lost_by_no_failure(engine: sa.Engine, bucket: Bucket) -> None:
+    list(bucket.pages())
+    bucket.head(bucket.identity_key)
+    assert flush_operations(engine, bucket) == 2
+    bucket.head(bucket.identity_key)
+    with transaction(engine, "test") as session:
+        session.execute(sa.text("ALTER TABLE usage_days RENAME TO away"))
+    with pytest.raises(sa.exc.SQLAlchemyError):
+        flush_operations(engine, bucket)
+    with transaction(engine, "test") as session:
+        session.execute(sa.text("ALTER TABLE away RENAME TO usage_days"))
+    assert flush_operations(engine, bucket) == 1
+    assert flush_operations(engine, bucket) == 0
+    assert used(engine, Metric.OPERATIONS) == {"ListObjects": 1, "HeadObject": 2}
+
+
+def test_cloudflares_figures_come_in_beside_our_own(
+    store: sa.Engine, client: Client, cloudflare: CloudflareDouble
+) -> None:
+    yesterday = datetime.combine(TODAY - ONE_DAY, time(8), UTC)
+    cloudflare.stored = [Stored(yesterday, 500, 1), Stored(NOW, 600)]
+    cloudflare.operations = [Operation(yesterday, "PutObject", requests=7)]
+    found = collect(store, client, NOW)
+    assert found.trouble == ""
+    with reading(store) as session:
+        theirs = list(days(session, TODAY - ONE_DAY, TODAY, source=UsageSource.CLOUDFLARE))
+    assert [(one.day, one.metric, one.quantity) for one in theirs] == [
+        (TODAY - ONE_DAY, Metric.OPERATIONS, 7),
+        (TODAY - ONE_DAY, Metric.STORED_BYTES, 501),
+        (TODAY, Metric.STORED_BYTES, 600),
+    ]
+    assert used(store, Metric.STORED_BYTES)["ann"] == 10
+
+
+def test_a_day_that_was_not_over_when_cloudflare_answered_is_asked_for_again(
+    store: sa.Engine, client: Client, cloudflare: CloudflareDouble
+) -> None:
+    every = [datetime.combine(TODAY - n * ONE_DAY, time(0, 1), UTC) for n in range(31)]
+    cloudflare.stored = [Stored(at, 500) for at in every]
+    collect(store, client, NOW)
+    cloudflare.asked.clear()
+    cloudflare.operations = [Operation(every[1], "PutObject", requests=9)]
+    collect(store, client, NOW)
+    assert used(store, Metric.OPERATIONS, TODAY - ONE_DAY, TODAY) == {"PutObject": 9}
+    asked = [str(body["variables"]["filter"]) for _, _, body in cloudflare.asked]
+    assert asked
+    assert not [span for span in asked if str(TODAY - 5 * ONE_DAY) in span]
+
+
+def test_where_cloudflare_refuses_our_own_count_stands_and_the_reason_is_told(
+    store: sa.Engine, client: Client, cloudflare: CloudflareDouble
+) -> None:
+    cloudflare.permissions = frozenset()
+    found = collect(store, client, NOW)
+    assert "Account Analytics: Read" in found.trouble
+    assert used(store, Metric.STORED_BYTES)["ann"] == 10
+
+
+def test_days_on_which_nobody_looked_are_missing(store: sa.Engine) -> None:
+    found = collect(store, None, MID)
+    assert [day.day for day in found.missing] == list(range(1, 21))
+
+
+def note(engine: sa.Engine, *rows: Used) -> None:
+    with transaction(engine, "test") as session:
+        record(session, rows)
+
+
+def stored(day: int, gigabytes: int, user_id: str = "") -> Used:
+    return Used(date(2026, 6, day), Metric.STORED_BYTES, gigabytes * GB, "", "standard", user_id)
+
+
+def test_a_month_is_charged_to_users_and_sums_to_the_bill(store: sa.Engine) -> None:
+    note(store, *(stored(day, 15) for day in range(1, 31)), *(stored(day, 6, "ann") for day in range(1, 31)))
+    note(store, Used(JUNE, Metric.JOBS, 2, "veo"), Used(JUNE, Metric.JOBS, 2, "veo", user_id="bob"))
+    assert charge_month(store, BOOK, JUNE, date(2026, 7, 9)) == 30
+    rows = charges(store, JUNE)
+    assert sum(one.billed_nanousd for one in rows) == 75_000_000 + 30_000_000  # 15 - 10 GB-months, and two jobs
+    assert sum(one.list_nanousd for one in rows if one.user_id == "ann") == 90_000_000
+    assert {one.tier for one in rows if one.user_id == "ann"} == {"pro"}
+    assert not any(one.estimated for one in rows)
+
+
+def test_charging_again_touches_only_the_days_that_may_have_changed(store: sa.Engine) -> None:
+    note(store, *(stored(day, 15) for day in range(1, 21)))
+    assert charge(store, BOOK, MID) == 20
+    before = charges(store, JUNE)
+    assert charge(store, BOOK, MID) == 3
+    assert charges(store, JUNE) == before
+    assert charge(store, BOOK, MID + 10 * ONE_DAY) == 11  # ten new ones, and the one that was not over
+
+
+def test_a_day_that_is_known_better_later_is_charged_anew_with_all_that_follow(store: sa.Engine) -> None:
+    note(store, *(stored(day, 9) for day in range(1, 21)))
+    charge(store, BOOK, MID)
+    note(store, stored(3, 5000)._replace(source=UsageSource.CLOUDFLARE))
+    charge(store, BOOK, MID)
+    with transaction(store, "test") as session:
+        session.execute(sa.delete(usage_days))
+        record(session, [stored(day, 5000 if day == 3 else 9) for day in range(1, 21)])
+    mended = charges(store, JUNE)
+    with transaction(store, "test") as session:
+        replace(session, {one.day for one in mended}, [])
+    charge(store, BOOK, MID)
+    assert charges(store, JUNE) == mended
+    assert sum(one.billed_nanousd for one in mended) == 15_000_000 * (173 - 10)  # (5000 + 19 · 9) / 30 is 172.4
+
+
+def test_a_change_of_prices_is_charged_from_the_first_of_the_month(store: sa.Engine) -> None:
+    note(store, *(Used(date(2026, 6, day), Metric.JOBS, 1) for day in range(1, 21)))
+    charge(store, BOOK, MID)
+    dearer = PriceBook(prices=JobPrice(base_usd=1, compute_usd=1))
+    assert charge(store, dearer, MID) == 20
+    assert sum(one.billed_nanousd for one in charges(store, JUNE)) == 20 * 1_005_000_000
+
+
+def test_the_month_before_is_charged_too_while_its_last_days_may_change(store: sa.Engine) -> None:
+    note(store, stored(29, 5), stored(30, 5))
+    charge(store, BOOK, datetime(2026, 7, 2, 1, tzinfo=UTC))
+    assert {one.day for one in charges(store, JUNE) if not one.estimated} == {date(2026, 6, 29), date(2026, 6, 30)}
+    assert [one.day.day for one in charges(store, date(2026, 7, 1)) if one.estimated] == [1, 2]
+
+
+def test_a_user_who_deletes_is_charged_for_the_day_and_no_longer(store: sa.Engine) -> None:
+    note(store, stored(1, 5), stored(2, 0), stored(1, 5, "ann"))
+    charge_month(store, BOOK, JUNE, date(2026, 6, 3))
+    assert {one.day.day for one in charges(store, JUNE) if one.user_id == "ann"} == {1}
+
+
+def test_a_charge_that_was_killed_half_way_is_finished_by_the_next(store: sa.Engine) -> None:
+    note(store, *(stored(day, 15) for day in range(1, 21)), stored(4, 6, "ann"))
+    charge(store, BOOK, MID)
+    whole = charges(store, JUNE)
+    for left in (7, 1, 0):  # days that a first run had charged when it was killed
+        done = {date(2026, 6, day) for day in range(1, left + 1)}
+        with transaction(store, "test") as session:
+            replace(session, {one.day for one in whole}, [one for one in whole if one.day in done])
+        charge(store, BOOK, MID)
+        assert charges(store, JUNE) == whole

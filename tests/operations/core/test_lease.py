@@ -1,0 +1,87 @@
+"""A keeper renews what it holds, gives it back, and knows when it no longer holds it."""
+
+import time
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.errors import LeaseLost
+from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.core.leases import acquire
+from reelkeeper.store.tables import leases
+
+
+def expiry(engine: sa.Engine) -> object:
+    with reading(engine) as session:
+        return session.execute(sa.select(leases.c.expires_at)).scalar_one()
+
+
+def expire(engine: sa.Engine) -> None:
+    with transaction(engine, "test.expire") as session:
+        session.execute(sa.update(leases).values(expires_at=Clock(-1)))
+
+
+def wait_for(condition: object) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_leases_are_kept_while_working_and_given_back_at_the_end(sqlite_engine: sa.Engine) -> None:
+    with Keeper(sqlite_engine, heartbeat_seconds=0.05) as keeper:
+        (grant,) = keeper.take(["a"])
+        first = expiry(sqlite_engine)
+        wait_for(lambda: expiry(sqlite_engine) != first)
+        keeper.check(grant)
+        with Keeper(sqlite_engine) as other:
+            assert other.take(["a"]) == []
+    with Keeper(sqlite_engine) as other:
+        assert len(other.take(["a"])) == 1
+
+
+def test_a_lease_taken_over_is_noticed_at_the_next_heartbeat(sqlite_engine: sa.Engine) -> None:
+    with Keeper(sqlite_engine, heartbeat_seconds=0.05) as keeper:
+        (grant,) = keeper.take(["a"])
+        with transaction(sqlite_engine, "test.steal") as session:
+            session.execute(sa.update(leases).values(holder="bob", token=leases.c.token + 1))
+
+        def lost() -> bool:
+            try:
+                keeper.check(grant)
+            except LeaseLost:
+                return True
+            return False
+
+        wait_for(lost)
+        with pytest.raises(LeaseLost, match=r"'a' \(token 1\)"):
+            keeper.check(grant)
+
+
+def test_without_a_renewal_the_holder_stops_itself(sqlite_engine: sa.Engine) -> None:
+    with Keeper(sqlite_engine, heartbeat_seconds=60, give_up_seconds=0.1) as keeper:
+        (grant,) = keeper.take(["a"])
+        keeper.check(grant)
+        time.sleep(0.15)
+        with pytest.raises(LeaseLost, match="last renewed"):
+            keeper.check(grant)
+
+
+def test_a_grant_given_back_early_is_free_for_others(sqlite_engine: sa.Engine) -> None:
+    with Keeper(sqlite_engine) as keeper:
+        grants = keeper.take(["a", "b"])
+        keeper.release(grants[:1])
+        assert [grant.name for grant in acquire(sqlite_engine, ["a", "b"], "bob")] == ["a"]
+        with pytest.raises(LeaseLost):
+            keeper.check(grants[0])
+
+
+def test_leaving_does_not_give_away_what_another_has_taken(sqlite_engine: sa.Engine) -> None:
+    with Keeper(sqlite_engine) as keeper:
+        keeper.take(["a"])
+        expire(sqlite_engine)
+        (theirs,) = acquire(sqlite_engine, ["a"], "bob")
+    assert acquire(sqlite_engine, ["a"], "cyd") == []
+    assert theirs.token == 2

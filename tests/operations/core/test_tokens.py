@@ -1,0 +1,43 @@
+"""Tokens: shown once, kept as a hash, over when they are revoked or their time is up."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.errors import InputRefused, NotFound
+from reelkeeper.model.access import Scope
+from reelkeeper.operations.core import tokens
+from reelkeeper.store.core import audit
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.tables import api_tokens
+
+
+def test_one_is_known_by_its_text_and_the_store_has_only_its_hash(engine: sa.Engine) -> None:
+    line, text = tokens.create(engine, "front", [Scope.JOBS, Scope.VIDEOS], author="ann")
+    caller = tokens.authenticate(engine, text)
+    assert caller
+    assert (caller.token_id, caller.name, caller.scopes) == (line.id, "front", frozenset({"jobs", "videos"}))
+    with reading(engine) as session:
+        stored = session.execute(sa.select(api_tokens)).one()
+        told = list(audit.events(session))
+    assert text not in repr((stored, told))
+    assert [one.event.event for one in told] == ["token_create"]
+    assert tokens.listed(engine)[0].last_used_at
+
+
+def test_one_that_is_revoked_or_over_or_mistyped_is_nobodys(engine: sa.Engine) -> None:
+    line, text = tokens.create(engine, "front", [Scope.JOBS], author="ann")
+    _, over = tokens.create(engine, "old", [Scope.JOBS], author="ann", expires_at=datetime.now(UTC) - timedelta(1))
+    for _ in range(2):
+        tokens.revoke(engine, line.id, author="ann")
+    wrong = (text, over, text[:-1], text + "x", "", "rk_" + "é" * 43, "rk_" + "A" * 43)
+    assert [one for one in wrong if tokens.authenticate(engine, one)] == []
+
+
+def test_one_without_a_name_or_a_scope_is_refused(engine: sa.Engine) -> None:
+    for name, scopes in (("", [Scope.JOBS]), ("a\nb", [Scope.JOBS]), ("front", [])):
+        with pytest.raises(InputRefused):
+            tokens.create(engine, name, scopes, author="ann")
+    with pytest.raises(NotFound):
+        tokens.revoke(engine, "none", author="ann")

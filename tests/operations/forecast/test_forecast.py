@@ -1,0 +1,155 @@
+"""From usage in the store to what months will cost: on both databases, with gaps, two counters and retention."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.errors import UsageUnknown
+from reelkeeper.model.money import Metric, StorageClass, UsageSource, Used
+from reelkeeper.operations.forecast.forecast import (
+    gather,
+    predict_costs,
+    predict_monthly_cost,
+    predict_resource_needs,
+    record,
+)
+from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.forecast.costs import TOTAL
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.store.billing.usage import record as record_usage
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.forecast.forecasts import latest
+from reelkeeper.store.tables import blobs, holds, users, videos
+
+NOW = datetime(2026, 11, 21, 6, tzinfo=UTC)
+TODAY = NOW.date()
+GB = 10**9
+DAYS = 60
+POLICY, BOOK = LifecyclePolicy(), PriceBook()
+
+
+def ago(days: int) -> date:
+    return TODAY - timedelta(days=days)
+
+
+def a_day(day: date) -> list[Used]:
+    return [
+        Used(day, Metric.STORED_BYTES, 400 * GB, storage_class=StorageClass.STANDARD),
+        Used(day, Metric.OPERATIONS, 70_000, "PutObject"),
+        Used(day, Metric.OPERATIONS, 10_000, "ListObjects"),
+        Used(day, Metric.OPERATIONS, 5_000, "DeleteObject"),
+        Used(day, Metric.JOBS, 200, "kling"),
+        Used(day, Metric.JOBS, 100, "sora"),
+        Used(day, Metric.GENERATION_SECONDS, 36_000),
+        Used(day, Metric.USERS, 40),
+        Used(day, Metric.UPLOADED_BYTES, 2 * GB),
+    ]
+
+
+@pytest.fixture
+def store(engine: sa.Engine) -> sa.Engine:
+    """Sixty days of usage that stays as it is, and a few videos that will leave."""
+    with transaction(engine, "test") as session:
+        record_usage(session, [used for days in range(1, DAYS + 1) for used in a_day(ago(days))])
+        session.execute(sa.insert(users), [{"id": "ann", "tier": "free"}, {"id": "bob", "tier": None}])
+        made = NOW - timedelta(days=20)
+        rows = [
+            {"id": f"v{n}", "user_id": user, "state": "live", "created_at": made}
+            for n, user in enumerate(["ann", "ann", "bob"])
+        ]
+        session.execute(sa.insert(videos), rows)
+        session.execute(
+            sa.insert(blobs),
+            [
+                {
+                    "id": n + 1,
+                    "video_id": f"v{n}",
+                    "state": "live",
+                    "size_bytes": (n + 1) * GB,
+                    "key": f"k{n}",
+                    "stored_at": made,
+                }
+                for n in range(3)
+            ],
+        )
+        session.execute(
+            sa.update(videos).values(
+                blob_id=sa.select(blobs.c.id).where(blobs.c.video_id == videos.c.id).scalar_subquery()
+            )
+        )
+        session.execute(
+            sa.insert(blobs).values(
+                id=9, video_id=None, state="retired", size_bytes=7 * GB, key="k9", purge_after=NOW + timedelta(days=3)
+            )
+        )
+    return engine
+
+
+def test_this_month_is_what_was_used_and_what_goes_on(store: sa.Engine) -> None:
+    costs = {cost.service: cost for cost in predict_costs(store, NOW, months=1)}
+    assert costs["compute"].mean_usd == pytest.approx(300 * 30 * 0.01, rel=0.02)
+    assert costs["api"].mean_usd == pytest.approx(300 * 30 * 0.005, rel=0.02)
+    assert costs["r2-class-a"].mean_usd == pytest.approx(2 * 4.5)  # 2.4 million, of which one is free
+    assert costs["r2-storage"].mean_usd == pytest.approx((400 - 10) * 0.015, rel=0.03)
+    assert costs[TOTAL].mean_usd == pytest.approx(sum(cost.mean_usd for name, cost in costs.items() if name))
+
+
+def test_what_is_known_to_leave_does_and_what_is_held_or_unknown_stays(store: sa.Engine) -> None:
+    leaves = ago(20) + timedelta(days=30 + 1 + 7)
+    assert gather(store, NOW, POLICY, BOOK).stored.stock.expiries == {leaves: 3 * GB, date(2026, 11, 24): 7 * GB}
+    with transaction(store, "test") as session:
+        session.execute(
+            sa.insert(holds).values(id="h", scope="video", subject="v0", reason="r", author="eve", created_at=NOW)
+        )
+    assert gather(store, NOW, POLICY, BOOK).stored.stock.expiries[leaves] == 2 * GB
+    for_ever = LifecyclePolicy(retention_free_days=None, retention_premium_days=None, retention_pro_days=None)
+    assert leaves not in gather(store, NOW, for_ever, BOOK).stored.stock.expiries
+
+
+def test_cloudflares_count_takes_the_place_of_our_own_and_a_day_without_reads_had_none(store: sa.Engine) -> None:
+    theirs = {"source": UsageSource.CLOUDFLARE, "storage_class": StorageClass.STANDARD}
+    with transaction(store, "test") as session:
+        record_usage(session, [Used(ago(1), Metric.OPERATIONS, 5, "GetObject", **theirs)])  # type: ignore[arg-type]  # two fields
+    known = {line.name: line.history for line in gather(store, NOW, POLICY, BOOK).lines}
+    assert known["class A standard"].loc[str(ago(1))] == 0
+    assert known["class A standard"].loc[str(ago(2))] == 80_000
+    assert known["class B standard"].loc[str(ago(1))] == 5
+    assert known["class B standard"].loc[str(ago(2))] == 0
+
+
+def test_what_was_said_is_kept_once_and_read_again(store: sa.Engine) -> None:
+    costs = predict_costs(store, NOW, months=2)
+    said = record(store, costs, run_id="run", as_of=NOW)
+    record(store, costs, run_id="run", as_of=NOW)
+    with reading(store) as session:
+        kept = latest(session, NOW)
+    assert sorted(kept) == sorted(said)
+    assert {one.month for one in kept} == {date(2026, 11, 1), date(2026, 12, 1)}
+
+
+def test_the_two_questions_of_the_first_sketch_are_answered(store: sa.Engine) -> None:
+    cost = predict_monthly_cost(store, NOW)
+    assert cost.month == date(2026, 12, 1)
+    assert cost.total_usd == pytest.approx(cost.storage_usd + cost.compute_usd + cost.api_usd + 9.0, rel=0.03)
+    assert cost.lower80_usd < cost.total_usd < cost.upper80_usd
+    needs = predict_resource_needs(store, NOW)
+    assert (needs.jobs or 0) == pytest.approx(300 * 31, rel=0.02)
+    assert (needs.generation_seconds or 0) == pytest.approx(36_000 * 31, rel=0.02)
+    assert needs.users == 40
+    assert (needs.stored_bytes or 0) > 400 * GB
+    grown = predict_monthly_cost(store, NOW, growth_percent_per_month=50)
+    assert grown.compute_usd > 1.3 * cost.compute_usd
+
+
+def test_of_an_empty_store_nothing_is_known_which_is_not_zero(engine: sa.Engine) -> None:
+    for ask in (predict_costs, predict_monthly_cost, predict_resource_needs):
+        with pytest.raises(UsageUnknown, match="no usage is known of any day before 2026-11-21"):
+            ask(engine, NOW)
+
+
+def test_a_metric_that_nobody_counts_is_unknown(engine: sa.Engine) -> None:
+    with transaction(engine, "test") as session:
+        record_usage(session, [Used(ago(1), Metric.STORED_BYTES, GB, storage_class=StorageClass.STANDARD)])
+    needs = predict_resource_needs(engine, NOW)
+    assert (needs.stored_bytes, needs.jobs, needs.users) == (GB, None, None)

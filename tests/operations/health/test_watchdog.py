@@ -1,0 +1,145 @@
+"""The watchdog: a flow that goes silent is told within its period and grace, once, to both sinks."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.adapters import second_sink
+from reelkeeper.adapters.slack import Bot
+from reelkeeper.errors import SinkDown, StorageError
+from reelkeeper.model.alerts import Letter
+from reelkeeper.operations.alerts.alerts import post
+from reelkeeper.operations.alerts.outbox import Sinks
+from reelkeeper.operations.health.watchdog import REPEAT_SECONDS, Watched, beat, tell_unreachable, watch
+from reelkeeper.rules.alerts.cadence import CADENCES
+from reelkeeper.store.core.engine import Clock, transaction
+from reelkeeper.store.tables import deployment
+from tests.doubles import slack
+from tests.doubles.slack import Answer, SlackDouble
+from tests.operations.clocks import MovedClock
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SlackDouble]:
+    with SlackDouble().serving() as double:
+        yield double
+
+
+class Post:
+    """The watchdog, and what it stands on."""
+
+    def __init__(self, engine: sa.Engine, double: SlackDouble, clock: MovedClock) -> None:
+        self.engine, self.double, self.clock = engine, double, clock
+        double.reset()
+        double.clock = clock.monotonic
+        bot = Bot(slack.TOKEN, slack.CHANNEL, double.api_url, timeout_seconds=5)
+        self.sinks = Sinks(bot, second_sink.Webhook(double.second_url))
+
+    def beat(self, flow: str) -> None:
+        beat(self.engine, flow, run_id="run", **CADENCES[flow]._asdict())
+
+    def watch(self, *flows: str) -> Watched:
+        return watch(self.engine, self.sinks, flows=flows, run_id="watchdog", sleep=self.clock.sleep)
+
+    def second(self) -> list[str]:
+        return [one["title"] for one in self.double.second]
+
+
+@pytest.fixture
+def post_room(engine: sa.Engine, server: SlackDouble, monkeypatch: pytest.MonkeyPatch) -> Post:
+    """The watchdog, on a store that was made just now: the migrated one that each test copies may be an hour old."""
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(deployment).values(created_at=Clock()))
+    return Post(engine, server, MovedClock(monkeypatch))
+
+
+@pytest.mark.parametrize("flow", sorted(CADENCES))
+def test_silence_is_noticed_as_soon_as_period_and_grace_are_over(
+    sqlite_engine: sa.Engine, server: SlackDouble, monkeypatch: pytest.MonkeyPatch, flow: str
+) -> None:
+    room = Post(sqlite_engine, server, MovedClock(monkeypatch))
+    room.beat(flow)
+    room.clock.sleep(sum(CADENCES[flow]) - 5)
+    assert room.watch(flow).findings == ()
+    room.clock.sleep(6)
+    (found,) = room.watch(flow).findings
+    assert (found.scope, found.severity) == (f"flow:{flow}", "critical")
+
+
+def test_silence_is_told_once_to_both_sinks_and_its_end_once(post_room: Post) -> None:
+    post_room.beat("sync_catalog")
+    post_room.clock.sleep(3 * 3600)
+    for _ in range(3):
+        assert len(post_room.watch("sync_catalog").findings) == 1
+    title = "sync_catalog has not succeeded for 3 hours"
+    assert post_room.double.titles() == [f"🔴 Critical: {title}"]
+    assert post_room.second() == [title]
+    post_room.beat("sync_catalog")
+    assert post_room.watch("sync_catalog").findings == ()
+    assert post_room.double.titles()[1:] == [f"🟢 Over: {title}"]
+    assert post_room.second() == [title]
+
+
+def test_a_flow_that_never_ran_is_silent_since_the_store_was_made(post_room: Post) -> None:
+    assert post_room.watch("deliver_alerts", "tier_storage").findings == ()
+    post_room.clock.sleep(3600)
+    (found,) = post_room.watch("deliver_alerts", "tier_storage").findings
+    assert re.fullmatch(r"deliver_alerts has not succeeded for 6\d minutes", found.title)
+    assert found.text.startswith("It has never succeeded; it should every 5 minutes")
+
+
+def test_what_the_second_sink_did_not_take_is_told_it_by_the_next_run(post_room: Post) -> None:
+    post_room.clock.sleep(10 * 3600)
+    post_room.double.second_status = 500
+    assert post_room.watch("sync_catalog").error == "the second sink answered 500"
+    post_room.double.second_status = 200
+    assert post_room.watch("sync_catalog").error == ""
+    assert len(post_room.second()) == 1
+    assert len(post_room.double.titles()) == 1
+
+
+def test_messages_that_do_not_get_out_are_told_to_the_second_sink(post_room: Post) -> None:
+    post_room.double.always = Answer(503, "")
+    post(post_room.engine, "a note")
+    post_room.watch()
+    post_room.clock.sleep(20 * 60)
+    post(post_room.engine, "another, which nobody has tried to send yet")
+    (found,) = post_room.watch().findings
+    assert found.title == "2 messages in the outbox, the oldest for 20 minutes"
+    assert "Slack answered 503" in found.text
+    assert found.title in post_room.second()
+    post_room.double.always = None
+    post_room.clock.sleep(600)
+    post_room.watch()
+    post_room.clock.sleep(600)
+    assert post_room.watch().findings == ()
+    assert "a note" in post_room.double.titles()
+
+
+def test_a_store_out_of_reach_is_told_once_in_four_hours(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Second:
+        name, pace_seconds = "second", 0.0
+
+        def send(self, letter: Letter) -> str:
+            told.append(letter.message.text)
+            return ""
+
+    marker = tmp_path / "state" / "told"
+    tell_unreachable(Second(), StorageError("no answer"), marker, at=1_000_000)
+    os.utime(marker, (1_000_000, 1_000_000))
+    tell_unreachable(Second(), StorageError("no answer"), marker, at=1_000_000 + REPEAT_SECONDS - 1)
+    assert told == ["no answer"]
+    tell_unreachable(Second(), StorageError("no answer"), marker, at=1_000_000 + REPEAT_SECONDS)
+    assert told == ["no answer", "no answer"]
+
+
+def test_what_nobody_heard_is_not_marked_as_told(tmp_path: Path) -> None:
+    with pytest.raises(SinkDown):
+        tell_unreachable(second_sink.Webhook("http://127.0.0.1:1/"), StorageError("x"), tmp_path / "told", at=1)
+    assert not (tmp_path / "told").exists()

@@ -1,0 +1,300 @@
+"""What a request is answered: the video, a job that is at it, a new job, or why not; once per client's key."""
+
+import multiprocessing
+import secrets
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.errors import KeyReused, NotFound
+from reelkeeper.model import VideoState
+from reelkeeper.model.jobs import JobState
+from reelkeeper.model.money import HoldState, ReservationState
+from reelkeeper.model.requests import Cached, Declined, Joined, Queued, RefusedFor, Unfulfilled
+from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.core.freeze import freeze
+from reelkeeper.operations.health import accounts
+from reelkeeper.operations.jobs.admit import Terms, admit
+from reelkeeper.operations.jobs.settle import cancel, succeed
+from reelkeeper.rules.billing.quota import QuotaPolicy
+from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.rules.jobs.estimate import expected_bytes
+from reelkeeper.store.core.engine import Clock, open_engine, reading, transaction
+from reelkeeper.store.jobs.controls import ESTIMATES
+from reelkeeper.store.jobs.queue import leads
+from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, reservations, users, videos
+from tests.children import FORKED
+from tests.operations.books import DOLLAR, assert_books_balance, assert_bytes_add_up, balances, make_user, storage
+from tests.operations.desk import ask, claim, fox, make, row
+
+SIZE = expected_bytes(fox(), AdmissionPolicy().bits_per_pixel)
+
+
+@pytest.fixture
+def desk(engine: sa.Engine) -> Iterator[sa.Engine]:
+    """Ann and Ben have a dollar each; at the end everything adds up."""
+    make_user(engine, "ann", DOLLAR, tier="pro")
+    make_user(engine, "ben", DOLLAR)
+    yield engine
+    assert accounts.recount(engine) == []
+    with reading(engine) as session:
+        assert_books_balance(session)
+        assert_bytes_add_up(session)
+
+
+def made(engine: sa.Engine, client_key: str, **options: object) -> str:
+    """Ask for a video and let it be made; returns the job's id, which is the video's."""
+    job = ask(engine, client_key, fox(**options))
+    assert isinstance(job, Queued)
+    make(engine, job.job_id)
+    succeed(engine, job.job_id, claim(engine, job.job_id), run_id="test")
+    return job.job_id
+
+
+def test_a_new_request_holds_its_price_reserves_its_bytes_and_waits(desk: sa.Engine) -> None:
+    answer = ask(desk, "k1")
+    assert isinstance(answer, Queued)
+    assert (answer.place, answer.wait_seconds) == (1, 0)
+    assert answer.finish_seconds == pytest.approx(120, abs=1)
+    assert answer.price_book == PriceBook().mark
+    assert answer.price_microusd > 15_000  # what it costs
+    assert balances(desk, "ann") == (DOLLAR - answer.price_microusd, answer.price_microusd)
+    assert storage(desk, "ann") == (0, SIZE)
+    job = row(desk, answer.job_id)
+    assert (job.state, job.tier, job.model, job.reserved_bytes) == (JobState.QUEUED, "pro", "m", SIZE)
+    assert job.request["prompt"] == "a fox"
+
+
+def test_the_same_key_gives_the_same_job_and_moves_nothing(desk: sa.Engine) -> None:
+    first = ask(desk, "k1")
+    before = balances(desk, "ann"), storage(desk, "ann")
+    assert ask(desk, "k1") == first
+    assert (balances(desk, "ann"), storage(desk, "ann")) == before
+    with pytest.raises(KeyReused, match="Use a new key"):
+        ask(desk, "k1", fox(seed=8))
+    assert isinstance(ask(desk, "k1", user="ben"), Queued)  # a key is its user's own
+
+
+def test_a_request_that_is_being_made_is_joined_and_its_bytes_are_not_reserved_twice(desk: sa.Engine) -> None:
+    leader = ask(desk, "k1")
+    follower = ask(desk, "k2")
+    assert isinstance(leader, Queued)
+    assert isinstance(follower, Joined)
+    assert follower.leader_id == leader.job_id
+    assert ask(desk, "k2") == follower
+    assert balances(desk, "ann")[1] == leader.price_microusd + follower.price_microusd
+    assert storage(desk, "ann") == (0, SIZE)
+
+
+def test_videos_are_private_unless_both_share_them(desk: sa.Engine) -> None:
+    leader = ask(desk, "k1", fox(shared=True))
+    assert isinstance(ask(desk, "k1", fox(), user="ben"), Queued)
+    assert isinstance(ask(desk, "k2", fox(shared=True), user="ben"), Joined)
+    assert isinstance(leader, Queued)
+
+
+def test_what_was_made_is_given_again_for_nothing_and_counted(desk: sa.Engine) -> None:
+    video = made(desk, "k1")
+    before = balances(desk, "ann")
+    hit = ask(desk, "k2")
+    assert isinstance(hit, Cached)
+    assert (hit.video_id, hit.charged_microusd) == (video, 0)
+    assert ask(desk, "k2") == hit
+    assert ask(desk, "k1") == Cached(video, video, DOLLAR - before[0])
+    assert balances(desk, "ann") == before
+    with reading(desk) as session:
+        entry = session.execute(sa.select(cache_entries)).one()
+    assert (entry.hits, entry.frequency, entry.user_id) == (1, 1, "ann")
+    assert row(desk, hit.job_id).state == JobState.SUCCEEDED
+
+
+def test_a_hit_can_be_charged_a_share_of_the_price(desk: sa.Engine) -> None:
+    made(desk, "k1")
+    terms = Terms(AdmissionPolicy(hit_charge_percent=50))
+    before = balances(desk, "ann")[0]
+    hit = ask(desk, "k2", terms=terms)
+    assert isinstance(hit, Cached)
+    assert hit.charged_microusd == (DOLLAR - before) // 2
+    assert ask(desk, "k2", terms=terms) == hit
+    assert balances(desk, "ann") == (before - hit.charged_microusd, 0)
+
+
+@pytest.mark.parametrize("way", ["retired", "expired"])
+def test_a_video_that_is_gone_or_an_entry_that_is_over_is_not_given(desk: sa.Engine, way: str) -> None:
+    video = made(desk, "k1")
+    with transaction(desk, "test") as session:
+        if way == "expired":
+            session.execute(sa.update(cache_entries).values(expires_at=Clock(-1)))
+        else:
+            session.execute(sa.update(videos).where(videos.c.id == video).values(state=VideoState.RETIRED))
+            session.execute(sa.text("DELETE FROM storage_accounts"))
+    answer = ask(desk, "k2")
+    assert isinstance(answer, Queued)
+    make(desk, answer.job_id)
+    succeed(desk, answer.job_id, claim(desk, answer.job_id), run_id="test")
+    hit = ask(desk, "k3")
+    assert isinstance(hit, Cached)
+    assert hit.video_id == answer.job_id  # the entry names the new one now
+
+
+def test_a_hit_begins_the_time_of_its_entry_anew(desk: sa.Engine) -> None:
+    made(desk, "k1")
+    with transaction(desk, "test") as session:
+        session.execute(sa.update(cache_entries).values(expires_at=Clock(5), frequency=3))
+    ask(desk, "k2")
+    with reading(desk) as session:
+        left = session.execute(sa.select(cache_entries.c.expires_at > Clock(6 * 86_400))).scalar_one()
+        assert left
+        assert session.execute(sa.select(cache_entries.c.frequency)).scalar_one() == 3
+
+
+def test_too_few_credits_no_room_and_an_unknown_tier_are_refused_and_leave_nothing(desk: sa.Engine) -> None:
+    make_user(desk, "poor", 100)
+    make_user(desk, "odd", DOLLAR, tier="gold")
+    poor = ask(desk, "k", user="poor")
+    assert isinstance(poor, Declined)
+    assert poor.code == RefusedFor.CREDITS
+    assert "100 micro-dollars to spend" in poor.reason
+    assert balances(desk, "poor") == (100, 0)
+    full = ask(desk, "k", user="ben", terms=Terms(quota=QuotaPolicy(free_bytes=SIZE - 1)))
+    assert isinstance(full, Declined)
+    assert full.code == RefusedFor.QUOTA
+    assert "do not fit" in full.reason
+    odd = ask(desk, "k", user="odd")
+    assert isinstance(odd, Declined)
+    assert odd.code == RefusedFor.QUOTA
+    with reading(desk) as session:
+        assert session.execute(sa.select(sa.func.count()).select_from(jobs)).scalar_one() == 0
+        assert session.execute(sa.select(sa.func.count()).select_from(reservations)).scalar_one() == 0
+    assert balances(desk, "ben") == (DOLLAR, 0)
+    with transaction(desk, "test") as session:
+        ledger.grant(session, "poor", DOLLAR, "more", run_id="test")
+    assert isinstance(ask(desk, "k", user="poor"), Queued)  # a refusal does not use up the key
+
+
+def test_while_changes_are_frozen_only_what_is_there_is_given(desk: sa.Engine) -> None:
+    made(desk, "k1")
+    freeze(desk, by="eve", reason="a doubt")
+    assert isinstance(ask(desk, "k2"), Cached)
+    frozen = ask(desk, "k3", fox(seed=1))
+    assert isinstance(frozen, Declined)
+    assert frozen.code == RefusedFor.FROZEN
+    assert "a doubt" in frozen.reason
+
+
+def test_bad_input_is_refused_with_the_place_and_without_what_was_sent(desk: sa.Engine) -> None:
+    answer = admit(desk, {"model": "m", "prompt": "secret " * 2000, "fps": 0}, user_id="ann", client_key="k")
+    assert isinstance(answer, Declined)
+    assert answer.code == RefusedFor.INPUT
+    assert "prompt: " in answer.reason
+    assert "fps: " in answer.reason
+    assert "secret" not in answer.reason
+    empty = ask(desk, "")
+    assert isinstance(empty, Declined)
+    assert empty.code == RefusedFor.INPUT
+    with pytest.raises(NotFound, match="no user 'nobody'"):
+        ask(desk, "k", user="nobody")
+
+
+def test_a_key_whose_job_ended_without_a_video_says_so(desk: sa.Engine) -> None:
+    job = ask(desk, "k1")
+    assert isinstance(job, Queued)
+    cancel(desk, job.job_id, run_id="test", user_id="ann")
+    assert ask(desk, "k1") == Unfulfilled(job.job_id, JobState.CANCELLED, "cancelled")
+    assert isinstance(ask(desk, "k2"), Queued)
+
+
+def test_place_and_wait_count_the_shorter_jobs_and_what_was_learned_of_the_model(desk: sa.Engine) -> None:
+    terms = Terms(AdmissionPolicy(slots=1))
+    with transaction(desk, "test") as session:
+        session.execute(sa.insert(controls).values(name=ESTIMATES, state={"slow": [2.0] * 64}, updated_at=Clock()))
+    first = ask(desk, "k1", terms=terms)
+    assert isinstance(first, Queued)
+    claim(desk, first.job_id)
+    second = ask(desk, "k2", fox(seed=1), terms=terms)
+    slow = ask(desk, "k3", fox(model="slow"), terms=terms)
+    third = ask(desk, "k4", fox(seed=2), terms=terms)
+    assert isinstance(second, Queued)
+    assert isinstance(slow, Queued)
+    assert isinstance(third, Queued)
+    assert (second.place, slow.place, third.place) == (1, 2, 2)
+    assert second.wait_seconds == pytest.approx(60, abs=1)  # half of what runs
+    assert slow.finish_seconds - slow.wait_seconds == pytest.approx(350, rel=0.02)
+    assert third.wait_seconds == pytest.approx(60 + 180, abs=1)
+
+
+def test_a_leader_is_found_by_its_index(desk: sa.Engine) -> None:
+    if desk.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL plans by statistics, of which an empty table has none")
+    chosen = sa.select(jobs.c.id).where(jobs.c.cache_key == sa.literal_column("'x'"), leads(jobs))
+    with reading(desk) as session:
+        plan = session.execute(sa.text(f"EXPLAIN QUERY PLAN {chosen.compile(desk)}")).all()
+    assert "one_leader_per_request" in str(plan)
+
+
+def apply(url: str, names: list[str], results: "multiprocessing.SimpleQueue[list[str]]") -> None:
+    """Ask for one video each as fast as it goes."""
+    engine = open_engine(url)
+    terms = Terms(quota=QuotaPolicy(free_bytes=7 * SIZE + SIZE - 1))
+    answers = [
+        admit(engine, fox(seed=int(name.split()[1])), user_id=name.split()[0], client_key=name, terms=terms)
+        for name in names
+    ]
+    results.put([one.code if isinstance(one, Declined) else type(one).__name__ for one in answers])
+    engine.dispose()
+
+
+@pytest.mark.timeout(600)
+def test_two_hundred_at_once_get_exactly_the_last_credits_and_the_last_bytes(engine: sa.Engine) -> None:
+    """Of 100 requests the credits pay for 7, of 100 others 7 fit into the quota."""
+    make_user(engine, "probe", DOLLAR)
+    probe = ask(engine, "probe", user="probe")
+    assert isinstance(probe, Queued)
+    make_user(engine, "short", 8 * probe.price_microusd - 1, tier="pro")
+    make_user(engine, "full", DOLLAR * 10)
+    names = [f"{user} {number}" for number in range(100) for user in ("short", "full")]
+    results: multiprocessing.SimpleQueue[list[str]] = FORKED.SimpleQueue()
+    url = engine.url.render_as_string(hide_password=False)
+    children: list[BaseProcess] = [
+        FORKED.Process(target=apply, args=(url, names[start::4], results)) for start in range(4)
+    ]
+    for child in children:
+        child.start()
+    told = [code for _ in children for code in results.get()]
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0] * 4
+    assert sorted(told) == sorted(["Queued"] * 14 + [RefusedFor.CREDITS] * 93 + [RefusedFor.QUOTA] * 93)
+    with reading(engine) as session:
+        of_user = dict(session.execute(sa.select(jobs.c.user_id, sa.func.count()).group_by(jobs.c.user_id)).all())
+        assert (of_user["short"], of_user["full"]) == (7, 7)
+        for table, state in ((credit_holds, HoldState.OPEN), (reservations, ReservationState.OPEN)):
+            chosen = sa.select(sa.func.count()).select_from(table).where(table.c.state == state)
+            assert session.execute(chosen).scalar_one() == 15
+        assert_books_balance(session)
+        assert_bytes_add_up(session)
+        assert session.execute(sa.select(sa.func.count()).select_from(users)).scalar_one() == 3
+    assert accounts.recount(engine) == []
+
+
+@pytest.mark.timeout(600)
+def test_the_same_request_from_many_at_once_is_made_once(engine: sa.Engine) -> None:
+    """Each of 4 processes asks 10 times, with the same keys: one leader, nine followers, nobody twice."""
+    make_user(engine, "full", DOLLAR * 10)
+    label = secrets.token_hex(3)
+    names = [f"full 1 {label}-{number}" for number in range(10)]
+    results: multiprocessing.SimpleQueue[list[str]] = FORKED.SimpleQueue()
+    url = engine.url.render_as_string(hide_password=False)
+    children: list[BaseProcess] = [FORKED.Process(target=apply, args=(url, names, results)) for _ in range(4)]
+    for child in children:
+        child.start()
+    told = [results.get() for _ in children]
+    for child in children:
+        child.join()
+    assert sorted(set(told[0])) == ["Joined", "Queued"]
+    with reading(engine) as session:
+        states = session.execute(sa.select(jobs.c.leader_id.is_(None), sa.func.count()).group_by(sa.text("1"))).all()
+    assert sorted((bool(leads), count) for leads, count in states) == [(False, 9), (True, 1)]

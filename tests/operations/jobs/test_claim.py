@@ -1,0 +1,200 @@
+"""A job is one worker's at a time, and none is forgotten."""
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.errors import InsufficientCredits, LeaseLost, NotFound, Refused
+from reelkeeper.model.jobs import JobState
+from reelkeeper.operations.core.freeze import freeze
+from reelkeeper.operations.jobs import claim as claiming
+from reelkeeper.operations.jobs.claim import claim
+from reelkeeper.rules.jobs.attempts import AttemptPolicy
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy
+from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.jobs import claims
+from reelkeeper.store.tables import audit_events, jobs
+from tests.jobs import at
+from tests.operations.books import DOLLAR, balances, make_user
+from tests.operations.queue import enqueue, expire_claims, find, make_due, row
+
+
+@pytest.fixture
+def ann(engine: sa.Engine) -> sa.Engine:
+    make_user(engine, "ann", DOLLAR)
+    return engine
+
+
+def test_each_job_is_given_out_once(ann: sa.Engine) -> None:
+    enqueue(ann, *(row(f"j{n}") for n in range(10)))
+    first = claim(ann, "one", [None] * 6, limit=100)
+    second = claim(ann, "two", [None] * 6, limit=100)
+    assert [len(first), len(second)] == [6, 4]
+    assert len({one.id for one in first + second}) == 10
+    assert all(one.attempts == 1 and one.lease_token == 1 for one in first + second)
+    assert claim(ann, "three", [None], limit=100) == []
+
+
+def test_jobs_go_in_the_order_of_the_rule(ann: sa.Engine) -> None:
+    enqueue(
+        ann,
+        row("long", estimate_seconds=400.0),
+        row("short", estimate_seconds=130.0, created_at=at(1)),
+        row("paid", estimate_seconds=300.0, created_at=at(2), tier="pro"),
+    )
+    policy = DispatchPolicy(class_bounds_seconds=(150, 200, 250, 300), oldest_share=0)
+    assert [one.id for one in claim(ann, "w", [None] * 3, limit=9, policy=policy)] == ["paid", "short", "long"]
+
+
+def test_a_slot_stays_with_the_model_that_it_has_loaded(ann: sa.Engine) -> None:
+    enqueue(ann, row("a", model="other"), row("b", model="loaded", created_at=at(1)))
+    assert [one.id for one in claim(ann, "w", ["loaded"], limit=9)] == ["b"]
+
+
+def test_the_oldest_earns_its_turn_over_claims_of_one_each(ann: sa.Engine) -> None:
+    enqueue(
+        ann,
+        row("old and long", estimate_seconds=300.0),
+        *(row(f"short {n}", estimate_seconds=150.0, created_at=at(n + 1)) for n in range(9)),
+    )
+    policy = DispatchPolicy(class_bounds_seconds=(200,), oldest_share=0.5)
+    order = [claim(ann, "w", [None], limit=99, policy=policy)[0].id for _ in range(6)]
+    assert order.index("old and long") == 4  # four shorter ones have earned half of 600 s for it
+
+
+def test_no_more_run_at_once_than_the_limit_says(ann: sa.Engine) -> None:
+    enqueue(ann, *(row(f"j{n}") for n in range(5)))
+    assert len(claim(ann, "one", [None] * 5, limit=3)) == 3
+    assert claim(ann, "two", [None], limit=3) == []
+    expire_claims(ann)  # a dead worker's jobs take no slot, and are begun anew
+    assert len(claim(ann, "two", [None] * 5, limit=3)) == 3
+
+
+def test_a_dead_workers_job_is_another_s_and_nothing_that_it_still_says_counts(ann: sa.Engine) -> None:
+    enqueue(ann, row("j"))
+    (dead,) = claim(ann, "dead", [None], limit=1)
+    assert claim(ann, "alive", [None], limit=1) == []
+    expire_claims(ann)
+    (alive,) = claim(ann, "alive", [None], limit=1)
+    assert (alive.id, alive.lease_token, alive.attempts) == ("j", 2, 2)
+    assert claiming.renew(ann, [(dead, 0.5)]) == {}
+    for late in (
+        lambda: claiming.announce(ann, dead, "http"),
+        lambda: claiming.note_sent(ann, dead, "p1"),
+        lambda: claiming.retry(ann, dead, "late"),
+        lambda: claiming.park(ann, dead, "late"),
+    ):
+        with pytest.raises(LeaseLost, match=r"'j' \(token 1\)"):
+            late()
+    claiming.hand_back(ann, [dead])
+    with reading(ann) as session:
+        assert not claims.current(session, *dead.fence)
+        assert claims.current(session, *alive.fence)
+    assert find(ann, "j").claimed_by == "alive"
+    assert claiming.renew(ann, [(alive, 0.5)]) == {"j": False}
+
+
+def test_a_renewed_claim_lasts_a_minute_and_tells_that_the_user_wants_it_no_more(ann: sa.Engine) -> None:
+    enqueue(ann, row("j"))
+    (mine,) = claim(ann, "w", [None], limit=1)
+    expire_claims(ann)
+    assert claiming.renew(ann, [(mine, 0.25)]) == {"j": False}  # late, and nobody has taken it
+    assert claim(ann, "other", [None], limit=9) == []
+    with transaction(ann, "test") as session:
+        session.execute(sa.update(jobs).values(cancel_asked_at=Clock()))
+    assert claiming.renew(ann, [(mine, 0.5)]) == {"j": True}
+    assert find(ann, "j").progress == 0.5
+
+
+def test_a_failed_attempt_waits_longer_each_time_and_is_sent_under_a_new_key(ann: sa.Engine) -> None:
+    enqueue(ann, row("j"))
+    keys = set()
+    for attempt in range(1, 5):
+        (mine,) = claim(ann, "w", [None], limit=1)
+        mine = claiming.announce(ann, mine, "http")
+        keys.add(mine.provider_key)
+        assert claiming.announce(ann, mine, "http").provider_key == mine.provider_key
+        pause = claiming.retry(ann, mine, "it failed")
+        assert 2**attempt <= pause <= 2**attempt * 1.5
+        make_due(ann, in_seconds=600)  # a slow machine takes longer than 2 s to ask again
+        assert claim(ann, "w", [None], limit=1) == []
+        job = find(ann, "j")
+        assert (job.state, job.error, job.attempts, job.provider_key) == ("queued", "it failed", attempt, None)
+        make_due(ann)
+    assert len(keys) == 4
+
+
+def test_a_job_in_doubt_is_put_aside_and_looked_up_without_a_new_attempt(ann: sa.Engine) -> None:
+    enqueue(ann, row("j"))
+    (mine,) = claim(ann, "w", [None], limit=1)
+    sent = claiming.announce(ann, mine, "http")
+    claiming.park(ann, sent, "no answer", AttemptPolicy(quiet_seconds=60))
+    assert claim(ann, "w", [None], limit=1) == []
+    make_due(ann)
+    (again,) = claim(ann, "w", [None], limit=1)
+    assert again.was_parked
+    assert (again.attempts, again.provider_key) == (1, sent.provider_key)
+    claiming.hand_back(ann, [again])
+    assert find(ann, "j").state == JobState.PARKED
+
+
+def test_jobs_that_were_not_begun_are_handed_back_without_an_attempt(ann: sa.Engine) -> None:
+    enqueue(ann, row("j"))
+    claiming.hand_back(ann, claim(ann, "w", [None], limit=1))
+    (again,) = claim(ann, "other", [None], limit=1)
+    assert again.attempts == 1
+
+
+def test_nothing_is_given_out_while_changes_are_frozen(ann: sa.Engine) -> None:
+    enqueue(ann, row("j"))
+    freeze(ann, by="test", reason="an alarm")
+    assert claim(ann, "w", [None], limit=1) == []
+
+
+def test_followers_and_jobs_that_are_not_due_wait(ann: sa.Engine) -> None:
+    enqueue(ann, row("leader"))
+    enqueue(ann, row("follower", leader_id="leader"), row("later", due_at=at(10**7)))
+    assert [one.id for one in claim(ann, "w", [None] * 3, limit=9)] == ["leader"]
+
+
+def test_a_dead_job_is_tried_again_when_a_person_says_so_and_its_price_is_held_anew(ann: sa.Engine) -> None:
+    price = DOLLAR // 2
+    enqueue(ann, {**row("j", price_microusd=0), "state": JobState.DEAD, "attempts": 5, "error": "it broke"})
+    with transaction(ann, "test") as session:
+        session.execute(sa.update(jobs).values(price_microusd=price))
+    claiming.redrive(ann, "j", author="bea")
+    assert balances(ann, "ann") == (DOLLAR - price, price)
+    (mine,) = claim(ann, "w", [None], limit=1)
+    assert mine.attempts == 1
+    with pytest.raises(Refused, match="is running"):
+        claiming.redrive(ann, "j", author="bea")
+    with reading(ann) as session:
+        told = session.execute(sa.select(audit_events.c.run_id).where(audit_events.c.event == "redrive"))
+        assert told.scalars().all() == ["bea"]
+
+
+def test_a_dead_job_stays_dead_without_credits_or_while_the_same_is_being_made(ann: sa.Engine) -> None:
+    dead = {**row("j"), "state": JobState.DEAD}
+    enqueue(ann, dead, row("same", cache_key="j"))
+    with pytest.raises(Refused, match="'same' is making"):
+        claiming.redrive(ann, "j", author="bea")
+    with transaction(ann, "test") as session:
+        session.execute(sa.update(jobs).values(price_microusd=2 * DOLLAR, cache_key=jobs.c.id))
+    with pytest.raises(InsufficientCredits):
+        claiming.redrive(ann, "j", author="bea")
+    assert find(ann, "j").state == JobState.DEAD
+    with pytest.raises(NotFound):
+        claiming.redrive(ann, "none", author="bea")
+
+
+def test_a_long_queue_is_not_read_whole_and_its_best_job_is_found(ann: sa.Engine) -> None:
+    waiting = [row(f"j{n:04}", estimate_seconds=500.0, created_at=at(n)) for n in range(700)]
+    enqueue(
+        ann,
+        *waiting,
+        row("short", estimate_seconds=120.0, created_at=at(900)),
+        row("paid", estimate_seconds=450.0, created_at=at(901), tier="pro"),
+    )
+    with reading(ann) as session:
+        seen = claims.waiting_jobs(session)
+    assert len(seen) <= 400
+    assert {"j0000", "short", "paid"} <= {job.id for job in seen}

@@ -1,0 +1,116 @@
+"""Whatever users and workers do, in whatever order: what is held belongs to work under way, and everything adds up."""
+
+import random
+import secrets
+
+import pytest
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.errors import LeaseLost
+from reelkeeper.model import VideoState
+from reelkeeper.model.jobs import IN_FLIGHT, JobState
+from reelkeeper.model.money import HoldState, ReservationState
+from reelkeeper.model.requests import Cached, Declined, Joined, Queued
+from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.health import accounts
+from reelkeeper.operations.jobs.admit import Terms
+from reelkeeper.operations.jobs.settle import cancel, fail, succeed
+from reelkeeper.operations.videos import cache
+from reelkeeper.rules.billing.quota import QuotaPolicy
+from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.store.billing import quotas
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.tables import cache_entries, credit_holds, jobs, reservations, videos
+from tests.operations.books import assert_books_balance, assert_bytes_add_up, make_user
+from tests.operations.desk import ask, claim, fox, make
+
+USERS = ("ann", "ben", "cat")
+STEPS = 100
+QUOTA = QuotaPolicy(free_bytes=40_000_000)  # five or six jobs at once
+
+
+def ids(session: Session, *states: JobState) -> list[str]:
+    chosen = sa.select(jobs.c.id).where(jobs.c.state.in_(states), jobs.c.leader_id.is_(None)).order_by(jobs.c.id)
+    return list(session.execute(chosen).scalars())
+
+
+def check(session: Session) -> None:
+    """At any moment between two steps."""
+    assert_books_balance(session)
+    assert_bytes_add_up(session)
+    waiting = sa.select(jobs.c.hold_id).where(jobs.c.state.in_(IN_FLIGHT), jobs.c.hold_id.is_not(None))
+    held = sa.select(credit_holds.c.id).where(credit_holds.c.state == HoldState.OPEN)
+    assert set(session.execute(held).scalars()) == set(session.execute(waiting).scalars())
+    leading = sa.select(jobs.c.reservation_id).where(jobs.c.state.in_(IN_FLIGHT), jobs.c.leader_id.is_(None))
+    promised = sa.select(reservations.c.id).where(reservations.c.state == ReservationState.OPEN)
+    assert set(session.execute(promised).scalars()) == set(session.execute(leading).scalars())
+    leader = jobs.alias()
+    lost = (
+        sa.select(jobs.c.id)
+        .join(leader, leader.c.id == jobs.c.leader_id)
+        .where(jobs.c.state.in_(IN_FLIGHT), sa.or_(leader.c.state.not_in(IN_FLIGHT), leader.c.leader_id.is_not(None)))
+    )
+    assert not session.execute(lost).all()  # who follows, follows somebody who leads
+    dead = (sa.select(cache_entries.c.key).join(videos, videos.c.id == cache_entries.c.video_id)).where(
+        videos.c.state != VideoState.LIVE
+    )
+    assert not session.execute(dead).all()
+
+
+def test_a_walk_through_everything_that_can_happen_keeps_every_promise(engine: sa.Engine) -> None:
+    seed = secrets.randbelow(10**6)
+    print(f"seed {seed}")  # noqa: T201  shown where it fails
+    chance, seen = random.Random(seed), set[str]()
+    for user in USERS:
+        make_user(engine, user, 250_000)
+    for number in range(STEPS):
+        terms = Terms(AdmissionPolicy(hit_charge_percent=chance.choice([0, 0, 30])), QUOTA)
+        with reading(engine) as session:
+            queued, running = ids(session, JobState.QUEUED), ids(session, JobState.RUNNING)
+        match chance.choice(["ask"] * 5 + ["claim"] * 3 + ["work"] * 4 + ["cancel", "retire"]):
+            case "ask":
+                request = fox(seed=chance.randrange(6), shared=chance.random() < 0.7)
+                answer = ask(engine, f"k{number}", request, user=chance.choice(USERS), terms=terms)
+                seen.add(answer.code if isinstance(answer, Declined) else type(answer).__name__)
+            case "claim" if queued:
+                claim(engine, chance.choice(queued))
+            case "work" if running:
+                seen.add(work(engine, chance, chance.choice(running), terms))
+            case "cancel" if queued or running:
+                cancel(engine, chance.choice(queued + running), run_id="w", quota=QUOTA)
+            case "retire":
+                retire_one(engine, chance)
+        with reading(engine) as session:
+            check(session)
+    assert seen >= {Queued.__name__, Joined.__name__, Cached.__name__, "made"}, seen
+    assert accounts.recount(engine) == []
+
+
+def work(engine: sa.Engine, chance: random.Random, job: str, terms: Terms) -> str:
+    """End a job as some worker does, or as one that lost it would like to."""
+    token = claim(engine, job)
+    match chance.choice(["made", "made", "made", "broken", "late"]):
+        case "made":
+            make(engine, job, 1_000)
+            succeed(engine, job, token, run_id="w", policy=terms.admission)
+            return "made"
+        case "broken":
+            fail(engine, job, token, "broken", run_id="w", quota=QUOTA)
+            return "broken"
+    claim(engine, job)
+    with pytest.raises(LeaseLost):
+        fail(engine, job, token, "late", run_id="w")
+    return "late"
+
+
+def retire_one(engine: sa.Engine, chance: random.Random) -> None:
+    """Let a video go as `retire` does: state, bytes and entry in one transaction."""
+    with transaction(engine, "test") as session:
+        require_permission(session)
+        live = sa.select(videos.c.id).where(videos.c.state == VideoState.LIVE).order_by(videos.c.id)
+        if found := list(session.execute(live).scalars()):
+            one = chance.choice(found)
+            with quotas.counted(session, videos.c.id == one):
+                session.execute(sa.update(videos).where(videos.c.id == one).values(state=VideoState.RETIRED))
+            cache.drop(session, [one])

@@ -1,0 +1,277 @@
+"""How a job ends: once, by the last claim on it, charged only when there is a video."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper import failpoints
+from reelkeeper.errors import HoldClosed, IntegrityDoubt, LeaseLost, NotFound
+from reelkeeper.model import Grace
+from reelkeeper.model.jobs import JobState
+from reelkeeper.model.money import Metric
+from reelkeeper.model.requests import Cached, Joined, Queued
+from reelkeeper.operations.billing import ledger, quota
+from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.health import accounts
+from reelkeeper.operations.jobs.admit import Terms
+from reelkeeper.operations.jobs.deliver import deliver
+from reelkeeper.operations.jobs.settle import Settled, cancel, fail, succeed
+from reelkeeper.operations.videos.upload import upload
+from reelkeeper.rules.billing.quota import QuotaPolicy
+from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.jobs.controls import ESTIMATES
+from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, usage_days, videos
+from tests.children import FORKED
+from tests.faults.world import LONG_AGO, Address, World
+from tests.operations.books import DOLLAR, assert_books_balance, assert_bytes_add_up, balances, make_user, storage
+from tests.operations.desk import ask, claim, fox, make, row
+
+
+@pytest.fixture
+def desk(engine: sa.Engine) -> Iterator[sa.Engine]:
+    """Ann, Ben and Cat have a dollar each; at the end everything adds up."""
+    for user in ("ann", "ben", "cat"):
+        make_user(engine, user, DOLLAR, tier="pro")
+    yield engine
+    assert accounts.recount(engine) == []
+    with reading(engine) as session:
+        assert_books_balance(session)
+        assert_bytes_add_up(session)
+
+
+def queue(engine: sa.Engine, client_key: str = "k1", **options: object) -> Queued:
+    answer = ask(engine, client_key, fox(**options))
+    assert isinstance(answer, Queued)
+    return answer
+
+
+def join(engine: sa.Engine, user: str, client_key: str = "k1") -> Joined:
+    answer = ask(engine, client_key, fox(shared=True), user=user)
+    assert isinstance(answer, Joined)
+    return answer
+
+
+def test_success_charges_once_gives_bytes_and_enters_the_cache_and_the_usage(desk: sa.Engine) -> None:
+    job = queue(desk)
+    token = claim(desk, job.job_id)
+    make(desk, job.job_id, 700)
+    done = succeed(desk, job.job_id, token, run_id="test", cost_microusd=9_000)
+    assert done == Settled(job.job_id, JobState.SUCCEEDED, job.job_id, job.price_microusd, 0)
+    assert succeed(desk, job.job_id, token, run_id="test", cost_microusd=9_000) == done
+    assert balances(desk, "ann") == (DOLLAR - job.price_microusd, 0)
+    assert storage(desk, "ann") == (700, 0)
+    ended = row(desk, job.job_id)
+    assert (ended.cost_microusd, ended.progress, ended.lease_until) == (9_000, 1.0, None)
+    assert ended.processing_seconds == pytest.approx(240, abs=5)
+    with reading(desk) as session:
+        assert session.execute(sa.select(cache_entries.c.video_id, cache_entries.c.cost_microusd)).all() == [
+            (job.job_id, 9_000)
+        ]
+        chosen = sa.select(usage_days.c.user_id, usage_days.c.quantity).where(usage_days.c.metric == Metric.JOBS)
+        assert sorted(session.execute(chosen).all()) == [("", 1), ("ann", 1)]
+        (factors,) = (
+            session.execute(sa.select(controls.c.state).where(controls.c.name == ESTIMATES)).scalar_one().values()
+        )
+    assert factors == [pytest.approx(240 / 127.5, rel=0.05)]  # one of eight slots was taken
+
+
+def test_a_job_does_not_succeed_without_its_video(desk: sa.Engine) -> None:
+    job = queue(desk)
+    with pytest.raises(IntegrityDoubt, match="no live video"):
+        succeed(desk, job.job_id, claim(desk, job.job_id), run_id="test")
+    assert row(desk, job.job_id).state == JobState.RUNNING
+    assert balances(desk, "ann")[1] == job.price_microusd
+
+
+def test_a_claim_that_was_lost_changes_nothing(desk: sa.Engine) -> None:
+    job = queue(desk)
+    lost, token = claim(desk, job.job_id), claim(desk, job.job_id)
+    make(desk, job.job_id)
+    with pytest.raises(LeaseLost, match="nothing was changed"):
+        succeed(desk, job.job_id, lost, run_id="test")
+    with pytest.raises(LeaseLost, match="nothing was changed"):
+        fail(desk, job.job_id, lost, "late", run_id="test")
+    assert row(desk, job.job_id).state == JobState.RUNNING
+    succeed(desk, job.job_id, token, run_id="test")
+    with pytest.raises(LeaseLost):
+        fail(desk, job.job_id, token, "after all", run_id="test")
+    with pytest.raises(NotFound):
+        fail(desk, "nothing", 1, "", run_id="test")
+
+
+def test_a_failure_gives_everything_back(desk: sa.Engine) -> None:
+    job = queue(desk)
+    token = claim(desk, job.job_id)
+    done = fail(desk, job.job_id, token, "the provider is broken", run_id="test")
+    assert done == Settled(job.job_id, JobState.DEAD, None, 0, 0)
+    assert fail(desk, job.job_id, token, "again", run_id="test") == done
+    assert balances(desk, "ann") == (DOLLAR, 0)
+    assert storage(desk, "ann") == (0, 0)
+    assert row(desk, job.job_id).error == "the provider is broken"
+
+
+def test_who_joined_gets_the_leaders_video_for_the_charge_of_a_hit(desk: sa.Engine) -> None:
+    leader = queue(desk, shared=True)
+    followers = [join(desk, "ben"), join(desk, "cat")]
+    make(desk, leader.job_id)
+    terms = AdmissionPolicy(hit_charge_percent=10)
+    done = succeed(desk, leader.job_id, claim(desk, leader.job_id), run_id="test", policy=terms)
+    assert done.followers == 2
+    for one in followers:
+        assert (row(desk, one.job_id).state, row(desk, one.job_id).video_id) == (JobState.SUCCEEDED, leader.job_id)
+    assert balances(desk, "ben") == (DOLLAR - leader.price_microusd // 10, 0)
+    assert storage(desk, "ann")[1] == 0
+    later = ask(desk, "k2", fox(shared=True), user="cat")
+    assert isinstance(later, Cached)
+    assert later.video_id == leader.job_id
+
+
+@pytest.mark.parametrize("way", ["fails", "is cancelled"])
+def test_when_the_leader_ends_without_a_video_the_oldest_follower_takes_over(desk: sa.Engine, way: str) -> None:
+    leader = queue(desk, shared=True)
+    first, second = join(desk, "ben"), join(desk, "cat")
+    if way == "fails":
+        done = fail(desk, leader.job_id, claim(desk, leader.job_id), "broken", run_id="test")
+        assert done.promoted == first.job_id
+    else:
+        assert cancel(desk, leader.job_id, run_id="test") == JobState.CANCELLED
+    assert balances(desk, "ann") == (DOLLAR, 0)
+    assert storage(desk, "ben")[1] > 0  # its bytes are its own now
+    assert row(desk, first.job_id).leader_id is None
+    assert row(desk, second.job_id).leader_id == first.job_id
+    make(desk, first.job_id)
+    assert succeed(desk, first.job_id, claim(desk, first.job_id), run_id="test").followers == 1
+    assert balances(desk, "ben") == (DOLLAR - leader.price_microusd, 0)
+    assert balances(desk, "cat") == (DOLLAR, 0)
+
+
+def test_a_follower_without_room_for_the_bytes_ends_and_the_next_takes_over(desk: sa.Engine) -> None:
+    leader = queue(desk, shared=True)
+    first, second = join(desk, "ben"), join(desk, "cat")
+    with transaction(desk, "test") as session:
+        quota.set_quota(session, "ben", 10, author="test")
+    done = fail(desk, leader.job_id, claim(desk, leader.job_id), "broken", run_id="test", quota=QuotaPolicy())
+    assert done.promoted == second.job_id
+    assert (row(desk, first.job_id).state, balances(desk, "ben")) == (JobState.DEAD, (DOLLAR, 0))
+    assert "do not fit" in row(desk, first.job_id).error
+
+
+def test_a_follower_that_is_cancelled_leaves_its_leader_alone(desk: sa.Engine) -> None:
+    leader = queue(desk, shared=True)
+    follower = join(desk, "ben")
+    assert cancel(desk, follower.job_id, run_id="test", user_id="ben") == JobState.CANCELLED
+    assert balances(desk, "ben") == (DOLLAR, 0)
+    make(desk, leader.job_id)
+    assert succeed(desk, leader.job_id, claim(desk, leader.job_id), run_id="test").followers == 0
+
+
+def test_a_job_at_work_is_asked_to_stop_and_one_that_ended_stays(desk: sa.Engine) -> None:
+    job = queue(desk)
+    token = claim(desk, job.job_id)
+    assert cancel(desk, job.job_id, run_id="test") == JobState.RUNNING
+    assert row(desk, job.job_id).cancel_asked_at is not None
+    assert balances(desk, "ann")[1] > 0
+    fail(desk, job.job_id, token, "cancelled", run_id="test", state=JobState.CANCELLED)
+    assert cancel(desk, job.job_id, run_id="test") == JobState.CANCELLED
+    with pytest.raises(NotFound, match="of user 'ben'"):
+        cancel(desk, job.job_id, run_id="test", user_id="ben")
+
+
+@pytest.mark.parametrize("spent", [False, True])
+def test_a_hold_that_ran_out_is_taken_anew_and_who_spent_it_since_gets_the_video_free(
+    desk: sa.Engine, spent: bool
+) -> None:
+    job = queue(desk)
+    with transaction(desk, "test") as session:
+        session.execute(sa.update(credit_holds).values(expires_at=Clock(-1)))
+        assert len(ledger.expire(session, run_id="test")) == 1
+    if spent:
+        assert ledger.deduct_user_credits(desk, "ann", DOLLAR, "elsewhere")
+    make(desk, job.job_id)
+    done = succeed(desk, job.job_id, claim(desk, job.job_id), run_id="test")
+    assert done.charged_microusd == (0 if spent else job.price_microusd)
+    assert balances(desk, "ann") == ((0, 0) if spent else (DOLLAR - job.price_microusd, 0))
+    with pytest.raises(HoldClosed), transaction(desk, "test") as session:
+        ledger.release(session, row(desk, job.job_id).hold_id, "twice", run_id="test")
+
+
+def give(world: World, grant: Grant, job_id: str, token: int) -> Settled:
+    scratch = Path(world.address.folder) / "scratch"
+    return deliver(world.depot, job_id, token, world.clip, scratch=scratch, grant=grant, run_id="test")
+
+
+def give_and_die(address: Address, clip: Path, job_id: str, token: int, point: str) -> None:
+    """Deliver in a process of its own that is killed at a failpoint."""
+    depot = address.depot()
+    with Keeper(depot.engine) as keeper:
+        (grant,) = keeper.take([f"test {point}"])
+        failpoints.arm(f"{point}=kill")
+        deliver(depot, job_id, token, clip, scratch=Path(address.folder) / "killed", grant=grant, run_id="test")
+
+
+def order(world: World, **terms: object) -> Queued:
+    """Ann, whom the world knows, asks for a video."""
+    engine = world.depot.engine
+    with transaction(engine, "test") as session:
+        ledger.grant(session, "ann", DOLLAR, "gift", run_id="test")
+    answer = ask(engine, "k1", terms=Terms(AdmissionPolicy.model_validate(terms)))
+    assert isinstance(answer, Queued)
+    return answer
+
+
+def test_a_file_is_stored_verified_charged_and_counted_once(world: World, grant: Grant) -> None:
+    engine, job = world.depot.engine, order(world)
+    token = claim(engine, job.job_id)
+    done = give(world, grant, job.job_id, token)
+    assert (done.state, done.video_id) == (JobState.SUCCEEDED, job.job_id)
+    assert give(world, grant, job.job_id, token) == done
+    assert storage(engine, "ann") == (world.clip.stat().st_size, 0)
+    assert balances(engine, "ann") == (DOLLAR - job.price_microusd, 0)
+    assert accounts.recount(engine) == []
+
+
+def test_new_bytes_for_a_video_take_it_out_of_the_cache(world: World, grant: Grant) -> None:
+    engine, job = world.depot.engine, order(world)
+    give(world, grant, job.job_id, claim(engine, job.job_id))
+    assert isinstance(ask(engine, "k2"), Cached)
+    upload(
+        world.depot,
+        world.clip,
+        user_id="ann",
+        video_id=job.job_id,
+        created_at=LONG_AGO,
+        scratch=Path(world.address.folder) / "scratch",
+        grant=grant,
+        run_id="test",
+        grace=Grace(),
+    )
+    assert isinstance(ask(engine, "k3"), Queued)
+
+
+def test_killed_between_its_video_and_its_charge_the_next_worker_finishes_it(world: World, grant: Grant) -> None:
+    engine, job = world.depot.engine, order(world)
+    for point in ("upload.put.after", "upload.publish.after_commit", "job.succeed.before_commit"):
+        token = claim(engine, job.job_id)
+        child = FORKED.Process(target=give_and_die, args=(world.address, world.clip, job.job_id, token, point))
+        child.start()
+        child.join(240)
+        assert child.exitcode == -signal.SIGKILL, point
+        assert balances(engine, "ann")[1] == job.price_microusd
+    done = give(world, grant, job.job_id, claim(engine, job.job_id))
+    assert done.charged_microusd == job.price_microusd
+    with reading(engine) as session:
+        assert session.execute(sa.select(videos.c.generation).where(videos.c.id == job.job_id)).scalar_one() == 1
+        assert session.execute(sa.select(sa.func.count()).select_from(jobs)).scalar_one() == 1
+    assert accounts.recount(engine) == []
+
+
+def test_a_file_larger_than_was_reserved_is_stored_all_the_same(world: World, grant: Grant) -> None:
+    engine, job = world.depot.engine, order(world, bits_per_pixel=0.00001)
+    give(world, grant, job.job_id, claim(engine, job.job_id))
+    assert storage(engine, "ann") == (world.clip.stat().st_size, 0)
+    assert accounts.recount(engine) == []

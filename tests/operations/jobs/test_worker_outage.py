@@ -1,0 +1,53 @@
+"""A worker whose store goes away for a while: it tries again, and neither it nor a job is lost."""
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.operations.jobs import worker
+from reelkeeper.operations.jobs.run import End
+from tests.doubles.provider import ProviderDouble
+from tests.faults.world import World
+from tests.operations.shop import ask, http, run, spent
+
+
+@pytest.fixture
+def engine(postgresql_engine: sa.Engine) -> sa.Engine:
+    """PostgreSQL: it ends the sessions of others, which SQLite does not have."""
+    return postgresql_engine
+
+
+def cut_while_claiming(engine: sa.Engine, times: int) -> list[int]:
+    """Have PostgreSQL end the session of whoever claims, as it does where a worker falls asleep; gives how often."""
+    cut: list[int] = []
+    outside = sa.create_engine(engine.url, poolclass=sa.NullPool)
+
+    @sa.event.listens_for(engine, "after_cursor_execute")
+    def end_it(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
+        if len(cut) < times and "FROM controls" in statement and "FOR UPDATE" in statement:
+            session = connection.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]  # psycopg's
+            cut.append(session)
+            with outside.connect() as other:
+                other.execute(sa.select(sa.func.pg_terminate_backend(session, 5_000)))
+
+    return cut
+
+
+def test_a_session_that_ends_within_a_claim_ends_that_claim_alone(shop: World, provider: ProviderDouble) -> None:
+    ask(shop, "a cat", "a dog")
+    cut = cut_while_claiming(shop.depot.engine, times=2)
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 2}
+    assert len(cut) == 2
+    assert len(provider.submitted) == 2
+    assert spent(shop) > 0
+
+
+def test_a_store_that_stays_away_ends_the_worker_with_what_it_said(
+    shop: World, provider: ProviderDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "GIVE_UP_SECONDS", 1.0)
+    ask(shop, "a cat")
+    cut = cut_while_claiming(shop.depot.engine, times=2)
+    with pytest.raises(sa.exc.OperationalError, match="terminating connection"):
+        run(shop, http(provider))
+    assert len(cut) == 2
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}

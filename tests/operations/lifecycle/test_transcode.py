@@ -1,0 +1,240 @@
+"""A video shrinks only into what is provably the same video, and what was stored is checked to its last frame."""
+
+import random
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from reelkeeper.adapters import ffmpeg
+from reelkeeper.errors import IntegrityDoubt, LeaseLost, MediaTimeout, NotAVideo
+from reelkeeper.model import Media, Quality, Refusal, Transcode
+from reelkeeper.operations.lifecycle.transcode import shrink
+from reelkeeper.operations.videos.intents import verify_stored
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Payback, Recipe, accept, fingerprint
+from tests.clips import MakeClip, tool
+
+
+@dataclass(frozen=True)
+class Announced:
+    sha256: str
+    size_bytes: int
+    codec: str
+    frames: int
+    duration_seconds: float
+
+
+def announced(result: Transcode) -> Announced:
+    media = result.media
+    return Announced(result.sha256, result.size_bytes, media.codec, media.frames, media.duration_seconds)
+
+
+def claimed(path: Path, truth: Announced) -> Announced:
+    """As if these very bytes had been announced, so that only their content can give them away."""
+    data = path.read_bytes()
+    return replace(truth, sha256=sha256(data).hexdigest(), size_bytes=len(data))
+
+
+@pytest.fixture(scope="module")
+def source(make_clip: MakeClip) -> Path:
+    return make_clip(size="160x96", seconds=2)
+
+
+@pytest.fixture(scope="module")
+def result(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Transcode:
+    outcome = shrink(source, tmp_path_factory.mktemp("result"))
+    assert isinstance(outcome, Transcode), outcome
+    return outcome
+
+
+def test_a_natural_clip_shrinks_and_keeps_its_quality(natural_clips: dict[str, Path], tmp_path: Path) -> None:
+    outcome = shrink(natural_clips["bikes"], tmp_path)
+    assert isinstance(outcome, Transcode)
+    again, _ = ffmpeg.measure(Path(outcome.path), natural_clips["bikes"], ffmpeg.inspect(natural_clips["bikes"]))
+    assert again == outcome.quality
+    assert again.mean >= 93
+    assert again.p5 >= 88
+    assert outcome.size_bytes <= 0.9 * natural_clips["bikes"].stat().st_size
+    assert 1 <= len(outcome.probes) <= 3
+    assert outcome.cpu_seconds > 0
+    verify_stored(Path(outcome.path), announced(outcome))
+
+
+def test_vp9_shrinks_too(source: Path, tmp_path: Path) -> None:
+    outcome = shrink(source, tmp_path, Recipe(codec="vp9", crf_start=40))
+    assert isinstance(outcome, Transcode), outcome
+    assert outcome.media.codec == "vp9"
+
+
+def test_only_the_result_is_left_in_the_scratch_folder(source: Path, tmp_path: Path) -> None:
+    outcome = shrink(source, tmp_path)
+    assert isinstance(outcome, Transcode)
+    assert [str(path) for path in tmp_path.iterdir()] == [outcome.path]
+    assert outcome.sha256 == sha256(Path(outcome.path).read_bytes()).hexdigest()
+
+
+def test_a_refusal_names_the_recipe_and_every_probe(make_clip: MakeClip, tmp_path: Path) -> None:
+    dense = make_clip(size="160x96", seconds=1, codec="libx264 -preset veryslow -crf 36", audio="")
+    recipe = Recipe(skip_bits_per_pixel=0)
+    outcome = shrink(dense, tmp_path, recipe)
+    assert isinstance(outcome, Refusal), outcome
+    assert outcome.rule == "no_good_result"
+    assert "CRF 32: " in outcome.reason
+    assert outcome.recipe == fingerprint(recipe, Acceptance(), ffmpeg.tools().encoder("av1"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_efficient_already_is_left_alone(result: Transcode, tmp_path: Path) -> None:
+    outcome = shrink(Path(result.path), tmp_path)
+    assert isinstance(outcome, Refusal)
+    assert outcome.rule == "efficient_codec"
+
+
+def test_an_encode_that_does_not_pay_is_not_begun(source: Path, tmp_path: Path) -> None:
+    recipe = Recipe(payback=Payback(cpu_usd_per_hour=Decimal("0.05")))
+    outcome = shrink(source, tmp_path, recipe, remaining_days=3)
+    assert isinstance(outcome, Refusal)
+    assert outcome.rule == "payback"
+    assert "3 days" in outcome.reason
+
+
+def test_losing_the_lease_ends_the_encode(natural_clips: dict[str, Path], tmp_path: Path) -> None:
+    def lost() -> None:
+        raise LeaseLost("another run has it")
+
+    with pytest.raises(LeaseLost):
+        shrink(natural_clips["bunny"], tmp_path, progress=lost)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_time_limit_is_no_lasting_refusal(
+    natural_clips: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reelkeeper.adapters.ffmpeg.command.wall_seconds", lambda _: 0.5)
+    with pytest.raises(MediaTimeout):
+        shrink(natural_clips["bunny"], tmp_path)
+    with pytest.raises(MediaTimeout):
+        shrink(natural_clips["bunny"], tmp_path, timed_out=lambda: 1)
+    outcome = shrink(natural_clips["bunny"], tmp_path, timed_out=lambda: 2)
+    assert isinstance(outcome, Refusal)
+    assert (outcome.rule, outcome.permanent) == ("too_slow", True)
+    assert "ran longer than its limit" in outcome.reason
+    assert outcome.reason.endswith("as in 2 runs before")
+
+
+def test_what_is_stored_as_announced_passes(result: Transcode) -> None:
+    verify_stored(Path(result.path), announced(result))
+
+
+@pytest.mark.parametrize("percent", range(1, 100, 5))
+def test_a_truncated_object_is_refused(result: Transcode, tmp_path: Path, percent: int) -> None:
+    data, broken = Path(result.path).read_bytes(), tmp_path / "broken.webm"
+    broken.write_bytes(data[: len(data) * percent // 100])
+    with pytest.raises(IntegrityDoubt):
+        verify_stored(broken, announced(result))
+    with pytest.raises((IntegrityDoubt, NotAVideo)):  # and even if its checksum had been taken of the broken file
+        verify_stored(broken, claimed(broken, announced(result)))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_flipped_bit_is_refused(result: Transcode, tmp_path: Path, seed: int) -> None:
+    data, broken = bytearray(Path(result.path).read_bytes()), tmp_path / "broken.webm"
+    data[random.Random(seed).randrange(len(data))] ^= 1 << seed % 8
+    broken.write_bytes(data)
+    with pytest.raises(IntegrityDoubt):
+        verify_stored(broken, announced(result))
+
+
+def test_another_video_in_its_place_is_refused(result: Transcode, make_clip: MakeClip, tmp_path: Path) -> None:
+    for seconds in (0.5, 1, 1.5, 2.5, 3):
+        other = shrink(make_clip(size="160x96", seconds=seconds), tmp_path)
+        assert isinstance(other, Transcode)
+        with pytest.raises(IntegrityDoubt):
+            verify_stored(Path(other.path), announced(result))
+        with pytest.raises(IntegrityDoubt):
+            verify_stored(Path(other.path), claimed(Path(other.path), announced(result)))
+
+
+DOCTORED = {
+    "lost audio": (["-c", "copy", "-an"], "audio"),
+    "lost audio channel": (["-c:v", "copy", "-c:a", "libopus", "-ac", "1"], "audio"),
+    "half of the audio": (["-c:v", "copy", "-c:a", "libopus", "-af", "atrim=0:1"], "audio_duration"),
+    "late audio": (["-c:v", "copy", "-c:a", "libopus", "-af", "adelay=400:all=1"], "audio_duration"),
+    "a frame missing": (["-vf", "select='not(eq(n,20))'", "-fps_mode", "passthrough", "-c:a", "copy"], "frames"),
+    "a frame twice": (["-vf", "tpad=start=1", "-c:a", "copy"], "frames"),
+    "slower": (["-vf", "setpts=1.2*PTS", "-fps_mode", "passthrough", "-c:a", "copy"], "duration"),
+    "one frame late": (
+        [
+            "-vf",
+            "setpts=PTS+eq(N\\,20)*0.02/TB",
+            "-fps_mode",
+            "passthrough",
+            "-enc_time_base",
+            "1:1000",
+            "-c:a",
+            "copy",
+        ],
+        "timing",
+    ),
+    "smaller": (["-vf", "scale=80:48", "-c:a", "copy"], "display_size"),
+    "stretched": (["-aspect", "2.5", "-c:a", "copy"], "aspect"),
+    "more bits": (["-pix_fmt", "yuv420p10le", "-c:a", "copy"], "bit_depth"),
+    "wrong codec": (["-c:v", "libvpx", "-c:a", "copy"], "codec"),
+    "wrong container": (["-c", "copy", "-f", "mp4"], "codec"),
+    "other colours": (["-colorspace", "smpte240m", "-c:a", "copy"], "color_space"),
+}
+
+
+LENIENT = Acceptance(min_vmaf_mean=0, min_vmaf_p5=0, max_size_percent=99)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A source in set colours and a good result of it, which passes."""
+
+    source: Media
+    good: Path
+    quality: Quality
+
+
+@pytest.fixture(scope="module")
+def pair(make_clip: MakeClip, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    coloured = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+    source, good = make_clip(*coloured, size="160x96", seconds=2), tmp_path_factory.mktemp("pair") / "good.webm"
+    media = ffmpeg.inspect(source)
+    ffmpeg.encode(source, good, media, codec="av1", preset=10, crf=45)
+    quality, _ = ffmpeg.measure(good, source, media)
+    assert accept(media, ffmpeg.inspect(good), quality, Recipe(), LENIENT) is None
+    return Pair(media, good, quality)
+
+
+@pytest.mark.parametrize("fault", DOCTORED)
+def test_a_result_that_is_not_the_same_video_is_not_accepted(pair: Pair, tmp_path: Path, fault: str) -> None:
+    """Really encoded so, not only claimed."""
+    options, rule = DOCTORED[fault]
+    encoder = [] if {"-c", "-c:v"} & set(options) else ["-c:v", "libsvtav1", "-preset", "10", "-crf", "50"]
+    doctored = tool("-i", str(pair.good), *encoder, *options, str(tmp_path / "doctored.webm"))
+    refusal = accept(pair.source, ffmpeg.inspect(doctored), pair.quality, Recipe(), LENIENT)
+    assert refusal is not None
+    assert refusal.rule == rule
+
+
+def test_a_second_video_stream_is_not_accepted(source: Path, result: Transcode, tmp_path: Path) -> None:
+    two = tool("-i", result.path, "-map", "0:v", "-map", "0", "-c", "copy", str(tmp_path / "two.webm"))
+    refusal = accept(ffmpeg.inspect(source), ffmpeg.inspect(two), result.quality, Recipe(), Acceptance())
+    assert refusal is not None
+    assert refusal.rule == "codec"
+
+
+def test_a_doubtful_measurement_is_a_refusal_and_never_a_pass(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crashed(*_: object, **__: object) -> None:
+        raise NotAVideo("quality: ended by SIGSEGV")
+
+    monkeypatch.setattr(ffmpeg, "measure", crashed)
+    outcome = shrink(source, tmp_path)
+    assert isinstance(outcome, Refusal)
+    assert (outcome.rule, outcome.permanent) == ("not_verified", True)

@@ -1,0 +1,86 @@
+"""The promise, on whole natural clips: dense ones lose at least 60 % of their bytes, lean ones never grow."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from reelkeeper.adapters import ffmpeg
+from reelkeeper.model import Refusal, Transcode
+from reelkeeper.operations.lifecycle.transcode import shrink
+from tests.clips import NATURAL, cut, tool
+
+
+def outcomes(folder: Path, encoder: str) -> dict[str, tuple[Path, Transcode | Refusal]]:
+    clips = {name: cut(name, folder / f"{name}.mp4", encoder=encoder) for name in NATURAL}
+    results = {name: (clip, shrink(clip, folder)) for name, clip in clips.items()}
+    for name, (clip, outcome) in results.items():
+        size = clip.stat().st_size
+        if isinstance(outcome, Transcode):
+            quality = outcome.quality
+            said = f"{outcome.size_bytes / size:.3f} of it, VMAF {quality.mean:.2f} / {quality.p5:.2f}, "
+            said += f"CRF {outcome.crf}, {len(outcome.probes)} probes, {outcome.cpu_seconds:.0f} CPU s"
+        else:
+            said = f"{outcome.rule}: {outcome.reason}"
+        print(f"{encoder:24} {name:6} {size:9} bytes -> {said}")  # noqa: T201  the table is part of the result
+    return results
+
+
+def assert_quality(clip: Path, outcome: Transcode) -> None:
+    media = ffmpeg.inspect(clip)
+    quality, _ = ffmpeg.measure(Path(outcome.path), clip, media)
+    assert (quality.frames, quality.subsample) == (media.frames, 1)
+    assert quality.mean >= 93
+    assert quality.p5 >= 88
+    assert outcome.size_bytes <= 0.9 * clip.stat().st_size
+
+
+@pytest.mark.long
+def test_dense_clips_lose_most_of_their_bytes_at_a_quality_measured_anew(tmp_path: Path) -> None:
+    results = outcomes(tmp_path, "-preset medium -crf 18")
+    accepted = [(clip, outcome) for clip, outcome in results.values() if isinstance(outcome, Transcode)]
+    assert len(accepted) == len(NATURAL)
+    for clip, outcome in accepted:
+        assert_quality(clip, outcome)
+    before = sum(clip.stat().st_size for clip, _ in accepted)
+    after = sum(outcome.size_bytes for _, outcome in accepted)
+    print(f"saved {1 - after / before:.1%} of {before} bytes")  # noqa: T201  the promise, in figures
+    assert after <= 0.4 * before
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("encoder", "refused"),
+    [
+        ("-preset veryfast -crf 23", set()),  # none need be: half a size is left to save
+        ("-preset veryfast -crf 26", {"bunny", "bikes"}),
+        ("-preset veryfast -crf 28", {"bunny", "bikes", "city"}),
+    ],
+)
+def test_lean_clips_shrink_or_are_refused_with_a_reason(encoder: str, refused: set[str], tmp_path: Path) -> None:
+    results = outcomes(tmp_path, encoder)
+    for clip, outcome in results.values():
+        if isinstance(outcome, Transcode):
+            assert_quality(clip, outcome)
+        elif outcome.rule == "efficient_bitrate":
+            assert "bits per pixel, under 0.03" in outcome.reason
+        else:
+            size = clip.stat().st_size
+            assert outcome.rule == "no_good_result"
+            assert f"at most 90 % of {size} bytes with VMAF of at least 93 (mean) and 88" in outcome.reason
+            assert f"CRF 32: more than {size * 9 // 10} bytes" in outcome.reason or "VMAF mean" in outcome.reason
+    assert {name for name, (_, outcome) in results.items() if isinstance(outcome, Refusal)} >= refused
+
+
+@pytest.mark.long
+def test_a_clip_that_only_grows_worse_is_refused_with_what_was_measured(tmp_path: Path) -> None:
+    """Grain: its picture is lost before its bytes are."""
+    grain = tool(
+        *("-f", "lavfi", "-i", "color=gray:s=640x360:r=24:d=2,noise=alls=60:allf=t"),
+        *("-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", str(tmp_path / "grain.mp4")),
+    )
+    outcome = shrink(grain, tmp_path)
+    assert isinstance(outcome, Refusal)
+    print(outcome.reason)  # noqa: T201  the reason is the result
+    assert outcome.rule == "no_good_result"
+    assert re.search(r"CRF \d+: \d+ bytes, VMAF mean [\d.]+, 5th percentile [\d.]+", outcome.reason)

@@ -1,0 +1,152 @@
+"""The report of a month: every figure from the store, what is unknown said to be so, and text from outside inert."""
+
+import re
+import shutil
+from datetime import UTC, date, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.operations.reports import figures, tables, text
+from reelkeeper.operations.reports.page import page
+from reelkeeper.operations.reports.report import MonthReport, gather
+from reelkeeper.rules.spend.budget import BudgetPolicy
+from reelkeeper.store.billing import charges
+from reelkeeper.store.core.engine import open_engine, reading, transaction
+from reelkeeper.store.tables import forecasts
+from tests.operations import months
+from tests.operations.months import GB, MONTH, NOW
+
+
+@pytest.fixture
+def report(engine: sa.Engine) -> MonthReport:
+    """The month of `months`, as of its 24th."""
+    months.fill(engine)
+    return gather(engine, MONTH, NOW)
+
+
+@pytest.fixture(scope="module")
+def written(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of that month."""
+    place = tmp_path_factory.mktemp("page") / "store.sqlite3"
+    shutil.copyfile(migrated_file, place)
+    engine = open_engine(f"sqlite:///{place}")
+    months.fill(engine)
+    found = page(gather(engine, MONTH, NOW))
+    engine.dispose()
+    return found
+
+
+def test_its_sums_are_those_of_the_charges(engine: sa.Engine, report: MonthReport) -> None:
+    with reading(engine) as session:
+        billed = sum(one.billed_nanousd for one in charges.between(session, MONTH, NOW.date()))
+    assert report.billed_nanousd == billed
+    assert sum(one.billed_nanousd for one in report.lines) == billed
+    assert sum(one.billed_nanousd for one in report.payers) == billed
+    assert report.months[MONTH] == billed
+    assert list(report.months) == [date(2026, number, 1) for number in range(6, 12)]
+    assert tables.bill(report).total[-1] == tables.payers(report).total[-1] == text.usd(billed)
+
+
+def test_a_month_in_which_counting_began_is_not_compared(engine: sa.Engine, report: MonthReport) -> None:
+    with transaction(engine, "test") as session:
+        charges.replace(session, [date(2026, 5, 20)], [months._charge(date(2026, 5, 20), 9)])
+    assert gather(engine, MONTH, NOW).months == report.months
+
+
+def test_a_day_without_charges_is_unknown_and_the_day_that_goes_on_is_not(report: MonthReport) -> None:
+    assert report.unknown_days == [months.UNKNOWN_DAY]
+    assert "Nobody knows what 13 November cost." in text.spend(report)
+
+
+def test_stored_bytes_are_those_of_live_videos_by_age_and_tier(report: MonthReport) -> None:
+    assert report.stored_bytes == 218 * GB
+    assert {one.age for one in report.stock if one.tier == "pro"} == {
+        *("up to 7 days", "8 to 30 days", "31 to 90 days", "91 to 365 days", "over a year", "age unknown")
+    }
+    assert {one.tier for one in report.stock} == {"free", "premium", "pro", "unknown"}
+
+
+def test_what_smaller_bytes_replaced_counts_by_the_difference(report: MonthReport) -> None:
+    freed = {(one.day, one.rule): one.size_bytes for one in report.freed}
+    yesterday, before = (NOW - timedelta(days=days) for days in (1, 5))
+    assert freed[yesterday.date(), "grace_over"] == 12 * GB
+    assert freed[before.date(), "replaced"] == (15 - 5) * GB
+
+
+def test_the_last_forecast_before_the_moment_counts(engine: sa.Engine, report: MonthReport) -> None:
+    later = months._forecast(0) | {"run_id": "run-2", "as_of": NOW + timedelta(days=1), "mean_microusd": 1}
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(forecasts).values(later))
+    assert report.this_month is not None
+    assert gather(engine, MONTH, NOW).this_month == report.this_month
+    assert gather(engine, MONTH, NOW + timedelta(days=2)).expected[0].mean_microusd == 1
+
+
+def test_a_month_that_is_over_has_no_forecast_and_no_later_alerts(engine: sa.Engine, report: MonthReport) -> None:
+    october = gather(engine, date(2026, 10, 1), NOW)
+    assert october.is_over
+    assert (october.this_month, october.alerts) == (None, [])
+    assert text.month(october) == "The month cost $165.00. The budget is $200.00."
+    assert len(october.unknown_days) == 30
+    assert not report.is_over
+
+
+def test_the_page_says_every_figure_and_loads_nothing(report: MonthReport, written: str) -> None:
+    for figure in text.tiles(report):
+        assert figure.value in written
+    for said in ("Daily budget: 198 % is spent", "What would save more", "Over by now", "$0.47 a month"):
+        assert said in written
+    assert written.index("Daily budget: 198 %") < written.index("Day by day")
+    assert not re.search(r"https?:", written)
+    assert "<script" not in written
+
+
+def test_text_from_outside_stays_text(written: str) -> None:
+    seen: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            seen.extend(name for name, _ in attrs if name.startswith("on"))
+            seen.extend(tag for _ in [0] if tag in {"script", "iframe", "object"})
+
+    Reader().feed(written)
+    assert not seen
+    assert months.HOSTILE.replace("<", "&lt;").replace(">", "&gt;") in written
+
+
+def test_every_picture_has_its_words_and_its_table(written: str) -> None:
+    alts = re.findall(r'<img src="data:image/svg\+xml;base64,[^"]+" alt="([^"]{20,})"', written)
+    assert len(alts) == written.count("<picture>") == 5
+    assert written.count("<details>") == 6
+
+
+def test_what_was_freed_today_saves_from_tomorrow(sqlite_engine: sa.Engine) -> None:
+    months.fill(sqlite_engine)
+    first = gather(sqlite_engine, date(2026, 9, 1), datetime(2026, 9, 8, 23, tzinfo=UTC))
+    assert (len(first.freed), first.saved) == (1, [])
+    assert "saves from the next day on" in text.savings(first)
+
+
+def test_an_empty_store_gives_a_page_that_says_so(sqlite_engine: sa.Engine) -> None:
+    written = page(gather(sqlite_engine, MONTH, NOW))
+    assert "No charges are recorded for this month." in written
+    assert "No live video is stored." in written
+    assert "<strong>unknown</strong>" in written  # which is not zero
+    assert written.count("<picture>") == 4
+
+
+def test_without_budgets_nothing_is_compared(sqlite_engine: sa.Engine) -> None:
+    months.fill(sqlite_engine)
+    report = gather(sqlite_engine, MONTH, NOW, BudgetPolicy(daily_usd=None, monthly_usd=None))
+    assert "budget" not in text.spend(report) + text.month(report)
+    assert text.tiles(report)[0].note == "no monthly budget is set"
+
+
+def test_one_month_alone_is_no_picture_of_months(sqlite_engine: sa.Engine) -> None:
+    with transaction(sqlite_engine, "test") as session:
+        charges.replace(session, [NOW.date()], [months._charge(NOW.date(), 1)])
+    assert figures.months(gather(sqlite_engine, MONTH, NOW)) is None
+    assert gather(sqlite_engine, MONTH, datetime(2026, 12, 9, tzinfo=UTC)).is_over

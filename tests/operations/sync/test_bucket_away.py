@@ -1,0 +1,115 @@
+"""A bucket that does not answer, or refuses: named with host, port and setting, in a bounded time, without a secret."""
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from reelkeeper.adapters.s3 import seaweed
+from reelkeeper.errors import Misconfigured, ReelkeeperError, StorageError
+from reelkeeper.operations.core import workspace
+from reelkeeper.operations.core.workspace import open_bucket
+from reelkeeper.settings import Settings
+from tests.doubles.r2 import R2Double
+from tests.ports import free_port
+
+SECRET = "a-secret-of-the-buckets"  # noqa: S105  of no bucket that there is
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(double: R2Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """Open the bucket as a command does, with other settings than the right ones; give what it says."""
+    monkeypatch.chdir(tmp_path)
+    at = double.endpoint
+
+    def refused(kind: type[ReelkeeperError], within: float, **wrong: Any) -> str:  # noqa: ANN401  settings
+        right = {
+            "s3_endpoint_url": at.endpoint_url,
+            "s3_access_key_id": at.access_key_id,
+            "s3_secret_access_key": at.secret_access_key,
+            "bucket": "reelkeeper",
+        }
+        began = time.monotonic()
+        with pytest.raises(kind) as told, open_bucket(Settings(**{**right, **wrong})):
+            pass
+        assert time.monotonic() - began < within
+        said = str(told.value)
+        assert SECRET not in said
+        assert at.secret_access_key not in said
+        return said
+
+    return refused
+
+
+def test_a_bucket_that_is_not_there_and_keys_that_are_wrong(refused: Refused, double: R2Double) -> None:
+    port = double.endpoint.endpoint_url.rpartition(":")[2]
+    said = refused(Misconfigured, 10, bucket="nowhere")
+    assert f"bucket 'nowhere' at 127.0.0.1, port {port}" in said
+    assert "REELKEEPER_BUCKET" in said
+    assert "REELKEEPER_S3_ACCESS_KEY_ID" in refused(Misconfigured, 10, s3_access_key_id="0" * 32)
+    assert "REELKEEPER_S3_SECRET_ACCESS_KEY" in refused(Misconfigured, 10, s3_secret_access_key=SECRET)
+
+
+def test_a_token_that_may_not_is_a_setting_that_is_wrong(refused: Refused, double: R2Double) -> None:
+    double.faults.fail("GetObject", 403, times=100)
+    assert "Object Read & Write" in refused(Misconfigured, 10)
+
+
+def test_nothing_listens(refused: Refused) -> None:
+    port = free_port()
+    said = refused(StorageError, 20, s3_endpoint_url=f"http://127.0.0.1:{port}")
+    assert f"127.0.0.1, port {port}: nothing listens there" in said
+    assert "REELKEEPER_S3_ENDPOINT_URL" in said
+
+
+def test_a_name_that_is_not_known(refused: Refused) -> None:
+    said = refused(StorageError, 30, s3_endpoint_url="https://bucket.invalid")
+    assert "bucket.invalid, port 443: no address is known" in said
+
+
+def test_a_server_that_never_answers_is_given_up(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert workspace._OPENING_ATTEMPTS * workspace._OPENING_SILENCE_SECONDS + 7 < 45
+    monkeypatch.setattr(workspace, "_OPENING_SILENCE_SECONDS", 1.0)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(16)
+        port = silent.getsockname()[1]
+        said = refused(StorageError, 20, s3_endpoint_url=f"http://127.0.0.1:{port}")
+        assert f"127.0.0.1, port {port}: it takes requests and answers none" in said
+
+
+def test_tls_where_none_is_spoken(refused: Refused, double: R2Double) -> None:
+    said = refused(StorageError, 20, s3_endpoint_url=double.endpoint.endpoint_url.replace("http:", "https:"))
+    assert "look at http or https" in said
+
+
+def test_a_server_that_fails_for_long_and_one_that_fails_for_a_moment(refused: Refused, double: R2Double) -> None:
+    double.faults.fail("GetObject", 503, times=2)
+    at = double.endpoint
+    right = Settings(
+        s3_endpoint_url=at.endpoint_url,
+        s3_access_key_id=SecretStr(at.access_key_id),
+        s3_secret_access_key=SecretStr(at.secret_access_key),
+    )
+    with open_bucket(right):
+        pass
+    double.faults.fail("GetObject", 503, times=100)
+    assert "SlowDown" in refused(StorageError, 30)
+
+
+def test_a_real_server_that_is_stopped(refused: Refused, tmp_path: Path) -> None:
+    with seaweed.running(tmp_path / "s3") as at:
+        port = at.endpoint_url.rpartition(":")[2]
+    said = refused(
+        StorageError,
+        30,
+        s3_endpoint_url=at.endpoint_url,
+        s3_access_key_id=at.access_key_id,
+        s3_secret_access_key=at.secret_access_key,
+    )
+    assert f"port {port}: nothing listens there" in said

@@ -1,0 +1,98 @@
+"""An upload that counts on a reservation: its bytes are settled with the video, or given back with the intent."""
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.errors import HoldClosed, NotFound, QuotaExceeded, StorageError
+from reelkeeper.model import Grace, Outcome, VideoState
+from reelkeeper.operations.billing import quota
+from reelkeeper.operations.videos import intents
+from reelkeeper.operations.videos.upload import upload
+from reelkeeper.store.core.engine import Clock, transaction
+from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.tables import reservations, videos
+from tests.faults.world import LONG_AGO, World
+from tests.operations.books import make_user, storage
+
+
+def reserve(world: World, size: int, key: str = "upload 1", user: str = "ann") -> None:
+    with transaction(world.depot.engine, "test") as session:
+        quota.reserve(session, user, size, key, lasting_seconds=600)
+
+
+def state_of(world: World, key: str = "upload 1") -> str:
+    with transaction(world.depot.engine, "test") as session:
+        return str(session.execute(sa.select(reservations.c.state).where(reservations.c.id == key)).scalar_one())
+
+
+def put(world: World, grant: Grant, key: str | None, *, video: str = "new") -> Outcome:
+    return upload(
+        world.depot,
+        world.clip,
+        user_id="ann",
+        video_id=video,
+        created_at=LONG_AGO,
+        scratch=Path(world.address.folder) / "scratch",
+        grant=grant,
+        run_id="run",
+        grace=Grace(),
+        reservation=key,
+    )
+
+
+def test_its_bytes_turn_from_reserved_to_used(world: World, grant: Grant) -> None:
+    size = world.clip.stat().st_size
+    reserve(world, size + 100)
+    assert put(world, grant, "upload 1").action == "uploaded"
+    assert storage(world.depot.engine, "ann") == (size, 0)
+    assert state_of(world) == "settled"
+
+
+def test_new_bytes_of_a_video_count_by_their_difference(world: World, grant: Grant) -> None:
+    size = world.clip.stat().st_size
+    put(world, grant, None)
+    reserve(world, size)
+    put(world, grant, "upload 1")
+    assert storage(world.depot.engine, "ann") == (size, 0)
+
+
+def test_more_than_was_promised_is_refused_before_anything_is_stored(world: World, grant: Grant) -> None:
+    reserve(world, world.clip.stat().st_size - 1)
+    with pytest.raises(QuotaExceeded, match="nothing was stored"):
+        put(world, grant, "upload 1")
+    assert not [one for one in world.double.sent("PutObject") if one.key.startswith(f"{world.address.prefix}ann/")]
+    assert state_of(world) == "open"
+
+
+def test_a_promise_that_is_over_or_somebody_elses_is_refused(world: World, grant: Grant) -> None:
+    make_user(world.depot.engine, "bob")
+    size = world.clip.stat().st_size
+    reserve(world, size, "of bob", "bob")
+    reserve(world, size, "over")
+    with transaction(world.depot.engine, "test") as session:
+        quota.release(session, "over")
+    for key, error in (("of bob", NotFound), ("over", HoldClosed), ("no such", NotFound)):
+        with pytest.raises(error):
+            put(world, grant, key)
+
+
+def test_an_upload_under_way_keeps_its_promise_and_gives_it_back_when_it_fails(world: World, grant: Grant) -> None:
+    size = world.clip.stat().st_size
+    reserve(world, size)
+    world.double.faults.fail("PutObject", 403)
+    with pytest.raises(StorageError):
+        put(world, grant, "upload 1")
+    with transaction(world.depot.engine, "test") as session:
+        session.execute(sa.update(reservations).values(expires_at=Clock(-1)))
+        assert not quota.expire(session)
+        with pytest.raises(HoldClosed, match="an upload under way counts on it"):
+            quota.release(session, "upload 1")
+        with pytest.raises(HoldClosed, match="another upload counts on"):
+            quota.require_room(session, "upload 1", "ann", 1)
+    (intent,) = intents.open_intents(world.depot)
+    intents.settle(world.depot, intent, scratch=Path(world.address.folder), grant=grant, grace=Grace())
+    assert (state_of(world), storage(world.depot.engine, "ann")) == ("released", (0, 0))
+    with transaction(world.depot.engine, "test") as session:
+        assert session.execute(sa.select(videos.c.state)).scalar_one() == VideoState.GONE

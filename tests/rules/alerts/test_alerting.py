@@ -1,0 +1,220 @@
+"""What is news, what repeats, what is over: `rules/alerting`."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reelkeeper.model.alerts import AlertState, Finding, Severity
+from reelkeeper.rules.alerts.alerting import AlertPolicy, Decision, Known, Quiet, decide
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+POLICY = AlertPolicy()
+
+
+def finding(level: str = "80", **other: Any) -> Finding:  # noqa: ANN401  any field of a finding
+    fields = {"rule": "budget", "scope": "total", "period": "2026-11", "severity": Severity.WARNING}
+    return Finding(**{**fields, "level": level, "title": f"{level} %", "text": "", **other})
+
+
+class Desk:
+    """Keeps what the store would keep from one observation to the next, and counts what people are told."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str, str, str], Known] = {}
+        self.told: list[str] = []
+        self.now = NOW
+        self.ids = count()
+
+    def observe(
+        self, *findings: Finding, quiet: tuple[Quiet, ...] = (), rules: tuple[str, ...] = ("budget",)
+    ) -> Decision:
+        made = decide(findings, list(self.rows.values()), quiet, rules=rules, policy=POLICY, as_of=self.now)
+        for known in made.superseded:
+            self._change(known, state=AlertState.RESOLVED, is_told=False)
+        for group in ("opened", "repeated", "silent", "snoozed"):
+            for seen in getattr(made, group):
+                one = seen.finding
+                key = (one.rule, one.scope, one.period, one.level)
+                new = Known(
+                    str(next(self.ids)), *key, AlertState.FIRING, one.severity, one.title, NOW, None, False, None
+                )
+                row = self.rows.get(key, new)
+                state = row.state if row.is_open else AlertState.FIRING
+                self.rows[key] = row._replace(state=state, severity=one.severity, is_told=row.is_told or seen.is_told)
+                if group in ("opened", "repeated"):
+                    self.told.append(f"{group} {one.level}")
+                    self.rows[key] = self.rows[key]._replace(told_at=self.now, is_told=True)
+        for known in made.resolved:
+            self.told.append(f"resolved {known.level}")
+        for known in (*made.resolved, *made.faded):
+            self._change(known, state=AlertState.RESOLVED, is_told=False)
+        return made
+
+    def acknowledge(self, level: str) -> None:
+        (row,) = (row for row in self.rows.values() if row.level == level)
+        self._change(row, state=AlertState.ACKNOWLEDGED)
+
+    def _change(self, known: Known, **values: Any) -> None:  # noqa: ANN401  as above
+        key = (known.rule, known.scope, known.period, known.level)
+        self.rows[key] = self.rows[key]._replace(**values)
+
+
+def test_the_same_finding_is_told_once_and_its_end_once() -> None:
+    desk = Desk()
+    for _ in range(3):
+        desk.observe(finding())
+    for _ in range(3):
+        desk.observe()
+    assert desk.told == ["opened 80", "resolved 80"]
+
+
+def test_a_higher_level_is_news_and_a_lower_one_is_not() -> None:
+    desk = Desk()
+    for level in ("50", "80", "100", "80", "100", "150", "50"):
+        desk.observe(finding(level))
+    desk.observe()
+    assert desk.told == ["opened 50", "opened 80", "opened 100", "opened 150", "resolved 150"]
+
+
+def test_of_several_levels_found_at_once_the_highest_counts() -> None:
+    desk = Desk()
+    desk.observe(finding("50"), finding("150"), finding("100"))
+    assert desk.told == ["opened 150"]
+
+
+def test_levels_are_compared_as_figures() -> None:
+    desk = Desk()
+    desk.observe(finding("100"))
+    desk.observe(finding("80"))
+    assert desk.told == ["opened 100"]
+
+
+def test_other_scopes_periods_and_rules_stand_alone() -> None:
+    desk = Desk()
+    desk.observe(finding(), finding(scope="tier:free"), finding(period="2026-11-24"), finding(rule="anomaly"))
+    assert desk.told == ["opened 80"] * 4
+
+
+def test_what_comes_back_within_its_period_is_not_told_again() -> None:
+    desk = Desk()
+    for found in ((finding(),), (), (finding(),), ()):
+        desk.observe(*found)
+    assert desk.told == ["opened 80", "resolved 80"]
+
+
+def test_what_has_no_period_is_told_each_time_it_comes_back() -> None:
+    desk = Desk()
+    silent = finding("", period="")
+    for found in ((silent,), (silent,), (), (silent,), ()):
+        desk.observe(*found)
+    assert desk.told == ["opened ", "resolved ", "opened ", "resolved "]
+
+
+def test_that_a_period_is_over_is_no_news() -> None:
+    desk = Desk()
+    desk.observe(finding(period="2026-11-24"), finding(period="2026-11", scope="month"))
+    desk.now += timedelta(days=1)
+    desk.observe()
+    assert desk.told == ["opened 80", "opened 80", "resolved 80"]  # the month goes on
+
+
+def test_critical_and_unacknowledged_is_told_again_after_four_hours() -> None:
+    desk = Desk()
+    critical = finding(severity=Severity.CRITICAL)
+    for _ in range(9):
+        desk.observe(critical)
+        desk.now += timedelta(hours=1)
+    assert desk.told == ["opened 80", "repeated 80", "repeated 80"]
+    desk.acknowledge("80")
+    desk.now += timedelta(hours=9)
+    desk.observe(critical)
+    desk.observe()
+    assert desk.told[3:] == ["resolved 80"]
+
+
+def test_a_warning_is_not_repeated() -> None:
+    desk = Desk()
+    for _ in range(9):
+        desk.observe(finding())
+        desk.now += timedelta(hours=5)
+    assert desk.told == ["opened 80"]
+
+
+def test_a_snooze_keeps_quiet_and_what_still_fires_at_its_end_is_told() -> None:
+    desk = Desk()
+    snoozed = desk.observe(finding(), quiet=(Quiet("budget", None),))
+    assert (len(snoozed.snoozed), desk.told) == (1, [])
+    desk.observe(finding(), quiet=(Quiet("budget", "tier:free"),))
+    assert desk.told == ["opened 80"]
+
+
+def test_a_level_reached_in_a_snooze_is_told_at_its_end_and_so_is_that_it_is_over() -> None:
+    desk = Desk()
+    desk.observe(finding("80"))
+    desk.observe(finding("100"), quiet=(Quiet("budget", "total"),))
+    desk.observe(finding("100"))
+    desk.observe()
+    assert desk.told == ["opened 80", "opened 100", "resolved 100"]
+
+
+def test_people_who_heard_of_a_lower_level_hear_of_the_end_of_a_snoozed_higher_one() -> None:
+    desk = Desk()
+    desk.observe(finding("80"))
+    desk.observe(finding("100"), quiet=(Quiet("budget", "total"),))
+    desk.observe()
+    assert desk.told == ["opened 80", "resolved 100"]
+
+
+def test_a_rule_that_was_not_looked_at_keeps_its_alerts() -> None:
+    desk = Desk()
+    desk.observe(finding())
+    desk.observe(rules=("anomaly",))
+    assert desk.told == ["opened 80"]
+    assert all(row.is_open for row in desk.rows.values())
+
+
+def test_the_worst_and_dearest_come_first() -> None:
+    made = Desk().observe(
+        finding(scope="a", impact_microusd=5),
+        finding(scope="b", severity=Severity.CRITICAL),
+        finding(scope="c", impact_microusd=9),
+        finding(scope="d", severity=Severity.NOTICE),
+    )
+    assert [seen.finding.scope for seen in made.opened] == ["b", "c", "a", "d"]
+
+
+def test_what_a_database_or_a_screen_would_stumble_over_is_taken_out() -> None:
+    made = Desk().observe(finding(scope="user:\x00a\u202eb\ud800", title="two\nlines\x1b[2J", text="kept\r\nline"))
+    (seen,) = made.opened
+    assert (seen.finding.scope, seen.finding.title, seen.finding.text) == ("user:ab", "two lines[2J", "kept\nline")
+
+
+LEVELS = st.sampled_from(["", "50", "80", "100", "150"])
+STEPS = st.lists(st.tuples(LEVELS | st.none(), st.booleans(), st.integers(0, 8)), max_size=30)
+
+
+@given(STEPS)
+def test_in_a_period_each_level_is_opened_once_and_only_upwards(steps: list[tuple[str | None, bool, int]]) -> None:
+    desk = Desk()
+    for level, snoozed, hours in steps:
+        quiet = (Quiet("budget", None),) if snoozed else ()
+        found = [] if level is None else [finding(level, severity=Severity.CRITICAL)]
+        desk.observe(*found, quiet=quiet)
+        assert sum(row.is_open for row in desk.rows.values()) == len(found)
+        desk.now += timedelta(minutes=hours)
+    opened = [line.removeprefix("opened ") for line in desk.told if line.startswith("opened")]
+    assert len(opened) == len(set(opened))
+    assert opened == sorted(opened, key=lambda level: float(level or 0))
+
+
+@given(STEPS)
+def test_without_snoozes_people_always_know_whether_it_fires(steps: list[tuple[str | None, bool, int]]) -> None:
+    desk = Desk()
+    for level, _, hours in steps:
+        desk.observe(*([] if level is None else [finding(level, period="", severity=Severity.CRITICAL)]))
+        desk.now += timedelta(minutes=hours)
+        known = bool(desk.told) and not desk.told[-1].startswith("resolved")
+        assert known == (level is not None)

@@ -1,0 +1,36 @@
+"""What a recount says: nothing when all adds up, one critical finding and an error with the figures when not."""
+
+import pytest
+
+from reelkeeper.errors import IntegrityDoubt
+from reelkeeper.model.alerts import Severity
+from reelkeeper.model.money import Mismatch
+from reelkeeper.rules.billing.accounts import AccountsReport, findings, summary
+
+WRONG = tuple(Mismatch("balance", f"user/{number}", number, number + 1) for number in range(7))
+
+
+def report(*mismatches: Mismatch) -> AccountsReport:
+    return AccountsReport("settle_accounts", "run", False, 0, 0, 0, 0, mismatches)
+
+
+def test_all_is_well_where_all_adds_up() -> None:
+    assert findings([]) == []
+    assert report().require_sound()
+
+
+def test_a_mismatch_is_one_finding_that_names_the_first_few() -> None:
+    (finding,) = findings(WRONG)
+    assert (finding.rule, finding.scope, finding.severity) == ("ledger_mismatch", "total", Severity.CRITICAL)
+    assert "in 7 figures: balance of user/0 is 0, counted 1; " in finding.text
+    assert "; and 2 more" in finding.text
+    assert finding.figures == (("balance", "7"),)
+
+
+def test_a_run_that_finds_one_fails_with_the_way_out() -> None:
+    with pytest.raises(IntegrityDoubt, match=r"in 1 figure: .*`reelkeeper credits recount`.*`reelkeeper thaw`"):
+        report(WRONG[0]).require_sound()
+
+
+def test_a_figure_of_many_digits_can_be_read() -> None:
+    assert "is 1,000,000, counted 0" in summary([Mismatch("held", "ann", 10**6, 0)])

@@ -1,0 +1,198 @@
+"""Who the bill goes to: users at list price, the rest to nobody, and together what Cloudflare bills."""
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import date, timedelta
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reelkeeper.model.money import Charge, Metric, StorageClass, UsageSource, Used
+from reelkeeper.rules.billing.allocation import reckon, share
+from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsage, Usage, bill, gb_months
+from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.billing.tariff import GB
+
+BOOK = PriceBook()
+MONTH = date(2026, 11, 1)  # of 30 days
+AFTER = date(2026, 12, 5)
+COLD = StorageClass.INFREQUENT_ACCESS
+
+
+def on(day: int, metric: Metric, quantity: int, resource: str = "", **more: Any) -> Used:  # noqa: ANN401  whatever a row has
+    return Used(date(2026, 11, day), metric, quantity, resource)._replace(**more)
+
+
+def stored(day: int, gigabytes: int, **more: Any) -> Used:  # noqa: ANN401  whatever a row has
+    return on(day, Metric.STORED_BYTES, gigabytes * GB, **more)
+
+
+def charged(account: Iterable[Used], users: Iterable[Used] = (), today: date = AFTER) -> list[Charge]:
+    return list(share(reckon(account, BOOK, MONTH, today), users, {"ann": "pro"}, BOOK))
+
+
+def billed_nanousd(charges: Iterable[Charge]) -> dict[str, int]:
+    sums = Counter[str]()
+    for one in charges:
+        sums[one.sku] += one.billed_nanousd
+    return dict(sums)
+
+
+def test_a_whole_months_charges_sum_to_cloudflares_bill() -> None:
+    """12.5 GB all month, 1.2 million writes: 13 - 10 GB-months and one million, 4.545 dollars."""
+    account = [on(day, Metric.STORED_BYTES, 12_500_000_000) for day in range(1, 31)]
+    account += [on(day, Metric.OPERATIONS, 40_000, "PutObject") for day in range(1, 31)]
+    found = billed_nanousd(charged(account))
+    assert found == {"r2-storage-standard": 45_000_000, "r2-class-a-standard": 4_500_000_000}
+
+
+def test_a_day_is_billed_what_it_adds_to_the_months_bill() -> None:
+    """11 GB: the allowance of 10 GB-months lasts for 27 days of 30; the 28th begins the eleventh GB-month."""
+    days = [(one.day.day, one.billed_nanousd) for one in charged([stored(day, 11) for day in range(1, 31)])]
+    assert [day for day, nanousd in days if nanousd] == [28]
+    assert sum(nanousd for _, nanousd in days) == 15_000_000
+
+
+def test_a_user_is_charged_at_list_price_and_the_allowance_is_nobodys() -> None:
+    (ann, nobody) = charged([stored(1, 3)], [stored(1, 2, user_id="ann")], today=MONTH)
+    assert (ann.user_id, ann.tier, ann.consumed_quantity, ann.consumed_unit) == ("ann", "pro", 2 * GB, "Byte-Days")
+    assert ann.list_nanousd == ann.billed_nanousd == 1_000_000  # 2 GB for a day of 30, at $0.015
+    assert (nobody.user_id, nobody.consumed_quantity) == ("", GB)
+    assert (nobody.list_nanousd, nobody.billed_nanousd) == (500_000, -1_000_000)  # all of it was free
+
+
+def test_a_job_costs_compute_and_api_by_its_model() -> None:
+    jobs = on(3, Metric.JOBS, 4, "veo")
+    found = charged([jobs], [jobs._replace(user_id="ann")])
+    assert [(one.service, one.sku, one.user_id, one.billed_nanousd) for one in found] == [
+        ("compute", "compute-veo", "ann", 40_000_000),
+        ("compute", "compute-veo", "", 0),
+        ("api", "api-veo", "ann", 20_000_000),
+        ("api", "api-veo", "", 0),
+    ]
+    assert {one.price_book for one in found} == {BOOK.mark}
+
+
+def test_cloudflares_count_stands_in_for_our_own_and_is_not_added_to_it() -> None:
+    theirs: dict[str, Any] = {"source": UsageSource.CLOUDFLARE}
+    account = [
+        on(1, Metric.OPERATIONS, 5, "PutObject"),
+        on(1, Metric.OPERATIONS, 7, "PutObject", **theirs),
+        on(1, Metric.OPERATIONS, 2, "GetObject", **theirs),
+        on(2, Metric.OPERATIONS, 5, "PutObject"),
+        on(1, Metric.STORED_BYTES, 1, "one", **theirs),
+        on(1, Metric.STORED_BYTES, 2, "two", **theirs),
+    ]
+    found = {(one.day.day, one.service): one for one in charged(account)}
+    assert found[1, "r2-class-a"].consumed_quantity == 7
+    assert found[1, "r2-class-b"].consumed_quantity == 2
+    assert found[1, "r2-storage"].consumed_quantity == 3  # all buckets of the account
+    assert not found[1, "r2-class-a"].estimated
+    assert found[2, "r2-class-a"].estimated  # our own count does not see what others ask
+
+
+def test_deletes_are_free() -> None:
+    assert charged([on(1, Metric.OPERATIONS, 5, "DeleteObject")]) == []
+
+
+def test_a_day_on_which_nobody_looked_is_charged_as_the_day_before_and_says_so() -> None:
+    earlier = Used(MONTH - timedelta(days=2), Metric.STORED_BYTES, GB)
+    found = charged([earlier, stored(3, 2)], today=date(2026, 11, 4))
+    assert [(one.day.day, one.consumed_quantity // GB, one.estimated) for one in found] == [
+        (1, 1, True),
+        (2, 1, True),
+        (3, 2, False),
+        (4, 2, True),
+    ]
+
+
+def test_before_the_first_known_day_nothing_is_made_up() -> None:
+    assert [one.day.day for one in charged([stored(3, 2)], today=date(2026, 11, 4))] == [3, 4]
+
+
+def test_sampled_figures_and_a_day_that_is_not_over_are_estimates() -> None:
+    account = [stored(1, 1, sampled=True), stored(2, 1), stored(3, 1)]
+    assert [one.estimated for one in charged(account, today=date(2026, 11, 3))] == [True, False, True]
+
+
+QUANTITY = st.integers(0, 10**12)  # of 40, so that a sum stays within what a bill takes: 10**14
+USES = st.lists(
+    st.tuples(
+        st.integers(1, 30),
+        st.sampled_from(
+            [
+                (Metric.STORED_BYTES, "", ""),
+                (Metric.STORED_BYTES, "", COLD),
+                (Metric.OPERATIONS, "PutObject", ""),
+                (Metric.OPERATIONS, "Unheard", COLD),
+                (Metric.OPERATIONS, "GetObject", ""),
+                (Metric.RETRIEVED_BYTES, "", COLD),
+                (Metric.JOBS, "veo", ""),
+            ]
+        ),
+        QUANTITY,
+        st.sampled_from(["", "ann", "bob"]),
+    ),
+    max_size=40,
+)
+
+
+@given(USES, st.integers(1, 30))
+def test_whoever_used_what_the_rows_sum_to_the_bill_on_every_day(
+    uses: list[tuple[int, tuple[Metric, str, str], int, str]], until: int
+) -> None:
+    rows = [on(day, what[0], much, what[1], storage_class=what[2], user_id=user) for day, what, much, user in uses]
+    account, users = [one for one in rows if not one.user_id], [one for one in rows if one.user_id]
+    today = date(2026, 11, until)
+    reckoned = reckon(account, BOOK, MONTH, today)
+    charges = list(share(reckoned, users, {}, BOOK))
+    for one in reckoned:
+        same = [each for each in charges if (each.day, each.sku) == (one.day, one.thing.sku)]
+        assert sum(each.consumed_quantity for each in same) == one.quantity
+        assert sum(each.list_nanousd for each in same) == one.list_nanousd
+        assert sum(each.billed_nanousd for each in same) == one.billed_nanousd
+    assert len({(one.day, one.sku, one.user_id) for one in charges}) == len(charges)
+
+    def total(metric: Metric, resource: str, kind: str = "") -> int:
+        wanted = (metric, resource, kind)
+        return sum(each.quantity for each in account if each[1:2] + each[3:5] == wanted and each.day <= today)
+
+    def peaks(kind: str) -> list[int]:
+        by_day, last, found = Counter[int](), 0, []
+        known = set[int]()
+        for each in account:
+            if each.metric == Metric.STORED_BYTES:
+                known.add(each.day.day)
+                by_day[each.day.day] += each.quantity if each.storage_class == kind else 0
+        for day in range(1, until + 1):
+            last = by_day[day] if day in known else last
+            found.append(last)
+        return found
+
+    usage = Usage(
+        standard=StandardUsage(
+            gb_month=gb_months(peaks(""), 30),
+            class_a=total(Metric.OPERATIONS, "PutObject"),
+            class_b=total(Metric.OPERATIONS, "GetObject"),
+        ),
+        infrequent_access=InfrequentAccessUsage(
+            gb_month=gb_months(peaks(COLD), 30),
+            class_a=total(Metric.OPERATIONS, "Unheard", COLD),
+            retrieval_gb=gb_months([total(Metric.RETRIEVED_BYTES, "", COLD)]),
+        ),
+    )
+    jobs = total(Metric.JOBS, "veo") * Decimal("0.015")
+    assert Decimal(sum(one.billed_nanousd for one in charges)) / 10**9 == bill(usage).billed_usd + jobs
+
+
+@settings(max_examples=10)  # each of which compares 29 pairs of days
+@given(st.lists(st.integers(0, 10**12), min_size=30, max_size=30))
+def test_what_was_charged_stays_when_a_day_goes_by(peaks: list[int]) -> None:
+    """Days that are over are not charged anew as the month goes on, unless their usage is known better."""
+    account = [on(day, Metric.STORED_BYTES, peak) for day, peak in enumerate(peaks, 1)]
+    months = [reckon(account, BOOK, MONTH, date(2026, 11, day)) for day in range(1, 31)]
+    for before, after in pairwise(months):
+        assert [one[:5] for one in after[: len(before)]] == [one[:5] for one in before]

@@ -1,0 +1,56 @@
+"""What may be asked of the ledger, and when two requests are the same one."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reelkeeper.errors import AmountRefused
+from reelkeeper.rules.billing.credits import (
+    MOST_MICROUSD,
+    MOST_SECONDS,
+    OURS,
+    fingerprint,
+    require_amount,
+    require_key,
+    require_lasting,
+)
+
+PARAMETERS = st.dictionaries(
+    st.sampled_from(["user", "amount", "hold"]), st.one_of(st.text(), st.integers(), st.none())
+)
+
+
+@given(st.integers(1, MOST_MICROUSD))
+def test_an_integer_up_to_a_million_dollars_is_an_amount(amount: int) -> None:
+    require_amount(amount, least=1)
+
+
+@pytest.mark.parametrize("amount", [0, -1, MOST_MICROUSD + 1, True, 1.0, float("nan"), float("inf"), "5", None])
+def test_anything_else_is_refused_with_the_value_and_the_limit(amount: int) -> None:
+    with pytest.raises(AmountRefused, match=r"from 1 to 1,000,000,000,000; nothing was moved"):
+        require_amount(amount, least=1)
+
+
+def test_a_capture_may_be_of_nothing() -> None:
+    require_amount(0, least=0)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, MOST_SECONDS + 1, 1.5, True])
+def test_a_hold_has_an_end(seconds: int) -> None:
+    with pytest.raises(AmountRefused, match="1 to 2,592,000 s"):
+        require_lasting(seconds)
+    require_lasting(1)
+
+
+@pytest.mark.parametrize("key", ["", "k" * 201, "a\nb", "a\x00b", "a\u202eb", f"{OURS}x"])
+def test_a_key_is_short_and_printable_and_not_one_of_ours(key: str) -> None:
+    with pytest.raises(AmountRefused, match="1 to 200 printable"):
+        require_key(key)
+    require_key("k" * 200)
+
+
+@given(PARAMETERS, PARAMETERS)
+def test_requests_are_the_same_exactly_when_their_parameters_are(
+    one: dict[str, str | int | None], other: dict[str, str | int | None]
+) -> None:
+    assert (fingerprint(**one) == fingerprint(**other)) == (one == other)

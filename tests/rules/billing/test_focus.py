@@ -1,0 +1,50 @@
+"""Charges under FOCUS's names: exact text for money, periods that end where the next begins."""
+
+from datetime import date
+from decimal import Decimal
+
+import pytest
+
+from reelkeeper.model.money import Charge
+from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, next_month, usd, written
+
+CHARGE = Charge(
+    date(2026, 12, 31), "r2-storage", "r2-storage-standard", "ann", "pro", 2 * 10**9, "Byte-Days", 967_742, 967_742, "b"
+)
+
+
+def test_a_users_charge() -> None:
+    found = detail(CHARGE)
+    assert tuple(found) == DETAIL
+    assert (found["BillingPeriodStart"], found["BillingPeriodEnd"]) == ("2026-12-01T00:00:00Z", "2027-01-01T00:00:00Z")
+    assert (found["ChargePeriodStart"], found["ChargePeriodEnd"]) == ("2026-12-31T00:00:00Z", "2027-01-01T00:00:00Z")
+    assert (found["ConsumedQuantity"], found["ConsumedUnit"]) == (2 * 10**9, "Byte-Days")
+    assert (found["ListCost"], found["BilledCost"]) == ("0.000967742", "0.000967742")
+    assert (found["ChargeCategory"], found["x_UserId"], found["x_UserTier"]) == ("Usage", "ann", "pro")
+
+
+def test_the_residual_is_an_adjustment_that_says_what_it_is() -> None:
+    found = detail(CHARGE._replace(user_id="", tier=None, billed_nanousd=-5))
+    assert (found["ChargeCategory"], found["BilledCost"], found["x_UserId"]) == ("Adjustment", "-0.000000005", "")
+    assert RESIDUAL in str(found["ChargeDescription"])
+
+
+def test_every_own_column_is_marked() -> None:
+    assert [name for name in DETAIL if not name[0].isupper()] == [name for name in DETAIL if name.startswith("x_")]
+
+
+@pytest.mark.parametrize(
+    ("nanousd", "text"),
+    [(0, "0.00"), (10**9, "1.00"), (1, "0.000000001"), (-1_500_000_000, "-1.50"), (123_456_789_012, "123.456789012")],
+)
+def test_money_is_written_to_its_last_digit(nanousd: int, text: str) -> None:
+    assert usd(nanousd) == text
+
+
+def test_dollars_have_no_exponent() -> None:
+    assert [written(Decimal(one)) for one in ("1E+3", "0E-9", "11.100")] == ["1000.00", "0.00", "11.10"]
+
+
+def test_the_month_after() -> None:
+    assert next_month(date(2026, 12, 31)) == date(2027, 1, 1)
+    assert next_month(date(2026, 2, 1)) == date(2026, 3, 1)

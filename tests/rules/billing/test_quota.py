@@ -1,0 +1,84 @@
+"""Whether more bytes fit: used + reserved + incoming against the quota, and never where something is unknown."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from reelkeeper.errors import AmountRefused
+from reelkeeper.model import Tier
+from reelkeeper.model.money import Standing
+from reelkeeper.rules.billing.quota import MOST_BYTES, QuotaPolicy, judge, require_bytes
+
+MIB, GIB = 2**20, 2**30
+BYTES = st.integers(0, 20 * GIB)
+STANDINGS = st.builds(
+    Standing,
+    st.just("ann"),
+    st.one_of(st.none(), st.sampled_from([*Tier, "gold", ""])),
+    BYTES,
+    BYTES,
+    st.one_of(st.none(), BYTES),
+)
+
+
+@pytest.mark.parametrize(("tier", "quota"), [("free", 100 * MIB), ("premium", GIB), ("pro", 10 * GIB)])
+def test_each_tier_may_fill_its_quota_to_the_last_byte(tier: str, quota: int) -> None:
+    almost_full = Standing("ann", tier, quota - 30, 20)
+    assert judge(almost_full, 10, QuotaPolicy()).can_upload
+    refused = judge(almost_full, 11, QuotaPolicy())
+    assert (refused.can_upload, refused.usage_bytes, refused.reserved_bytes, refused.quota_bytes) == (
+        False,
+        quota - 30,
+        20,
+        quota,
+    )
+    assert f"{quota - 30:,} bytes used and 20 reserved of {quota:,}; 11 more do not fit" in refused.reason
+
+
+@pytest.mark.parametrize("tier", [None, "", "gold", "FREE"])
+def test_an_unknown_tier_may_store_nothing_new_unless_a_person_says_how_much(tier: str | None) -> None:
+    answer = judge(Standing("ann", tier, 0, 0), 0, QuotaPolicy())
+    assert (answer.can_upload, answer.quota_bytes) == (False, None)
+    assert "is none of free, premium, pro, so nothing new can be stored" in answer.reason
+    assert judge(Standing("ann", tier, 0, 0, 5), 5, QuotaPolicy()).can_upload
+
+
+def test_an_override_stands_in_place_of_the_tier_in_both_directions() -> None:
+    assert judge(Standing("ann", "free", 0, 0, 5 * GIB), 4 * GIB, QuotaPolicy()).can_upload
+    assert not judge(Standing("ann", "pro", 0, 0, 0), 1, QuotaPolicy()).can_upload
+
+
+def test_after_a_downgrade_nothing_fits_and_nothing_is_deleted() -> None:
+    answer = judge(Standing("ann", "free", 2 * GIB, 0), 0, QuotaPolicy())
+    assert not answer.can_upload
+    assert "Nothing is deleted" in answer.reason
+
+
+@given(STANDINGS, BYTES)
+def test_what_is_allowed_never_exceeds_the_quota(user: Standing, incoming: int) -> None:
+    answer = judge(user, incoming, QuotaPolicy())
+    assert answer.reason
+    if answer.can_upload:
+        assert answer.quota_bytes is not None
+        assert user.used_bytes + user.reserved_bytes + incoming <= answer.quota_bytes
+    elif answer.quota_bytes is not None:
+        assert user.used_bytes + user.reserved_bytes + incoming > answer.quota_bytes
+
+
+@given(STANDINGS, BYTES, BYTES)
+def test_where_much_fits_less_fits_too(user: Standing, one: int, other: int) -> None:
+    less, more = sorted((one, other))
+    assert judge(user, less, QuotaPolicy()).can_upload or not judge(user, more, QuotaPolicy()).can_upload
+
+
+@pytest.mark.parametrize("size", [-1, 1.0, float("nan"), True, "5", MOST_BYTES + 1])
+def test_what_is_no_number_of_bytes_is_refused(size: int) -> None:
+    with pytest.raises(AmountRefused, match="nothing was changed"):
+        require_bytes(size)
+
+
+@pytest.mark.parametrize("wrong", [{"free_bytes": -1}, {"free_bytes": 1.5}, {"gold_bytes": 1}, {"pro_bytes": None}])
+def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValidationError):
+        QuotaPolicy(**wrong)

@@ -1,0 +1,179 @@
+"""Which cold videos become smaller, which go, and which stay."""
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from reelkeeper.errors import PolicyRefused
+from reelkeeper.model import Action, Tier, Verdict, Video
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, for_tiering, judge, largest_first, reason, verdicts
+from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
+from tests.rules.videos import AS_OF, RECIPE, RETENTION, SECOND, video
+
+DEFAULT = LifecyclePolicy()
+
+
+def rule(judged: Video, policy: LifecyclePolicy = DEFAULT) -> str:
+    return judge(judged, policy, AS_OF, RECIPE).rule
+
+
+@pytest.mark.parametrize(
+    ("judged", "expected"),
+    [
+        (video(0, 0), "too_young"),
+        (video(7, 0), "too_young"),  # "above 7 days" is more than 7 days
+        (video(7 + 1e-6, 4), "cold_compress"),
+        (video(7 + 1e-6, 5), "still_watched"),  # "below 5 views" is 4 or fewer
+        (video(30, 0), "cold_compress"),
+        (video(30 + 1e-6, 0), "cold_retire"),
+        (video(30 + 1e-6, 1), "cold_compress"),
+        (video(364, 5), "still_watched"),
+        (video(365, 10**6), "still_watched"),
+        (video(365 + 1e-6, 10**6), "past_retention"),  # however often it is viewed
+        (video(90, 9, "premium"), "still_watched"),
+        (video(90 + 1e-6, 9, "premium"), "past_retention"),
+        (video(30, 9, "free"), "still_watched"),
+        (video(30 + 1e-6, 9, "free"), "past_retention"),
+        (video(10, 2, codec="av1"), "already_efficient"),
+        (video(10, 2, codec=None), "cold_compress"),  # it is looked at before it is encoded
+        (video(31, 0, codec="av1"), "cold_retire"),
+        (video(10, 2, refused_recipe=RECIPE), "refused_before"),
+        (video(10, 2, refused_recipe="recipe-before"), "cold_compress"),
+        (video(31, 0, refused_recipe=RECIPE), "cold_retire"),
+    ],
+)
+def test_every_boundary(judged: Video, expected: str) -> None:
+    assert rule(judged) == expected
+
+
+@pytest.mark.parametrize(
+    ("judged", "expected"),
+    [
+        (video(None, 0), "unknown_age"),
+        (video(9, 0)._replace(created_at=datetime(2020, 1, 1)), "unknown_age"),  # noqa: DTZ001  a time without a zone
+        (video(100, None), "unknown_views"),
+        (video(100, -1), "unknown_views"),
+        (video(400, None), "past_retention"),  # retention does not look at views
+        (video(400, 0, None), "unknown_tier"),
+        (video(400, 0, "enterprise"), "unknown_tier"),
+        (video(400, 0, "FREE"), "unknown_tier"),
+        (video(-1, 0), "future_created"),
+        (video(0)._replace(created_at=AS_OF + SECOND), "future_created"),
+    ],
+)
+def test_unknown_is_not_zero(judged: Video, expected: str) -> None:
+    assert rule(judged) == expected
+
+
+def test_a_hold_beats_everything() -> None:
+    assert {rule(video(age, 0, tier, held=True)) for age in (None, -1, 1, 31, 4000) for tier in (*Tier, None)} == {
+        "held"
+    }
+
+
+def test_precedence_is_retention_then_retire_then_compress() -> None:
+    cold_and_expired = video(31, 0, "free")
+    no_retention = LifecyclePolicy(retention_free_days=None, retention_premium_days=None, retention_pro_days=None)
+    no_retire = no_retention.model_copy(update={"retire_below_views": None})
+    nothing = no_retire.model_copy(update={"compress_below_views": None})
+    policies = (DEFAULT, no_retention, no_retire, nothing)
+    ordered = ["past_retention", "cold_retire", "cold_compress", "cold_rules_off"]
+    assert [rule(cold_and_expired, policy) for policy in policies] == ordered
+
+
+def test_time_zones_are_understood() -> None:
+    there = (AS_OF - timedelta(days=30)).astimezone(timezone(timedelta(hours=9)))
+    assert rule(video(tier="free", created_at=there)) != "past_retention"
+    assert rule(video(tier="free", created_at=there - SECOND)) == "past_retention"
+    with pytest.raises(ValueError, match="no time zone"):
+        judge(video(), DEFAULT, datetime(2026, 11, 24), RECIPE)  # noqa: DTZ001  that is what is refused
+
+
+class TestTheMistakesOfTheFirstSketch:
+    """Of the TypeScript services that Reelkeeper replaces."""
+
+    def test_its_branch_that_retires_could_not_be_reached(self) -> None:
+        assert rule(video(31, 0)) == "cold_retire"
+
+    def test_it_deleted_everything_at_thirty_days_which_made_tiers_moot(self) -> None:
+        assert [rule(video(31, 100, tier)) for tier in Tier] == ["past_retention", "still_watched", "still_watched"]
+
+    def test_a_result_was_compressed_again_on_each_run(self) -> None:
+        assert {rule(video(10, 0, codec=codec)) for codec in EFFICIENT_CODECS} == {"already_efficient"}
+
+    def test_the_recipe_says_which_codecs_are_left_alone(self) -> None:
+        cold = [video(10, 0, codec=codec) for codec in ("hevc", "av1", "h264")]
+        judged = verdicts(cold, DEFAULT, AS_OF, RECIPE, efficient_codecs=["av1"])
+        assert [one.rule for one in judged] == ["cold_compress", "already_efficient", "cold_compress"]
+
+    def test_an_unknown_age_was_not_a_number_and_an_unknown_count_was_zero(self) -> None:
+        assert judge(video(None, None), DEFAULT, AS_OF, RECIPE).action is Action.KEEP
+        assert judge(video(100, None), DEFAULT, AS_OF, RECIPE).action is Action.KEEP
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 5.0, 5.5, float("nan"), float("inf"), "5", 10**10])
+@pytest.mark.parametrize("field", sorted(set(LifecyclePolicy.model_fields)))
+def test_a_threshold_is_a_whole_number_within_bounds(field: str, value: object) -> None:
+    with pytest.raises(ValidationError):
+        LifecyclePolicy.model_validate({field: value})
+
+
+def test_a_misspelt_threshold_is_refused_and_each_one_is_described() -> None:
+    with pytest.raises(ValidationError, match="retire_after_day"):
+        LifecyclePolicy.model_validate({"retire_after_day": 9})
+    assert all(field.description for field in LifecyclePolicy.model_fields.values())
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(DEFAULT, "grace_days", 1)  # noqa: B010  the type checker forbids the plain way, too
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"retire_below_views": 5, "retire_after_days": 7}, ["compress_below_views=5", "retire_after_days=7"]),
+        ({"retention_premium_days": 20}, ["retention_premium_days=20", "retention_free_days=30", "swapped"]),
+        ({"retention_free_days": None}, ["retention_premium_days=90", "retention_free_days=null"]),
+    ],
+)
+def test_a_policy_that_contradicts_itself_is_refused_by_name(fields: dict[str, Any], named: list[str]) -> None:
+    with pytest.raises(ValidationError) as refused:
+        LifecyclePolicy(**fields)
+    assert all(name in str(refused.value) for name in named)
+
+
+def test_an_empty_policy_is_refused_for_acting() -> None:
+    no_cold = LifecyclePolicy(compress_below_views=None, retire_below_views=None)
+    no_retention = LifecyclePolicy.model_validate(dict.fromkeys(RETENTION))
+    for empty, flow, other in (
+        (no_cold, "tier_storage", "expire_videos"),
+        (no_retention, "expire_videos", "tier_storage"),
+    ):
+        empty.require_active(other)
+        with pytest.raises(PolicyRefused, match=f"empty policy.*{flow}"):
+            empty.require_active(flow)
+
+
+@pytest.mark.parametrize(
+    ("judged", "sentence"),
+    [
+        (video(45, 0), "0 views in 30 days and 45 days old: retired below 1 view after 30 days"),
+        (video(10.5, 1), "1 view in 30 days and 10 days and 12 hours old: compressed below 5 views after 7 days"),
+        (video(31, 9, "free"), "31 days old: free users' videos are kept for 30 days"),
+        (video(1, 9), "1 day old: nothing happens up to 7 days"),
+        (video(9, 1, codec="av1"), "1 view in 30 days and 9 days old, but av1 already"),
+        (video(9, 1, "{x}"), "tier '{x}' is none of free, premium and pro: kept until it is known"),
+    ],
+)
+def test_the_sentence_a_person_reads(judged: Video, sentence: str) -> None:
+    assert reason(judge(judged, DEFAULT, AS_OF, RECIPE)) == sentence
+
+
+def test_the_sentence_of_what_is_left() -> None:
+    expired, small, large = video(40, 9, "free"), video(size_bytes=1), video(size_bytes=2)
+    (left,) = for_tiering(verdicts([expired], DEFAULT, AS_OF, RECIPE))
+    assert reason(left) == "left to expire_videos: 40 days old: free users' videos are kept for 30 days"
+    first, last = largest_first(verdicts([small, large], DEFAULT, AS_OF, RECIPE), 1)
+    assert (first.video, last.video) == (small, large)
+    assert reason(first).startswith("left to the next run, not among the 1 largest: 2 views")
+    assert reason(Verdict(small, Action.KEEP, "made_by_hand")) == "made by hand"

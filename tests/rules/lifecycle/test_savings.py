@@ -1,0 +1,94 @@
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reelkeeper.model import Video
+from reelkeeper.model.alerts import Severity
+from reelkeeper.rules.billing.pricing import StandardUsage, Usage
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.savings import Idle, SavingsPolicy, findings, survey
+
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+GB = 10**9
+POLICY = LifecyclePolicy()
+
+
+def video(age_days: float, views: int | None = 0, **changes: object) -> Video:
+    made = Video("v", "ann", "pro", NOW - timedelta(days=age_days), views, False, GB, "h264", None, 1, 1)
+    return made._replace(**changes)  # type: ignore[arg-type]  # any field
+
+
+def usage(gb: int) -> Usage:
+    return Usage(standard=StandardUsage(gb_month=Decimal(gb)))
+
+
+def scopes(idle: Idle, gb: int = 10_000, **more: int) -> list[str]:
+    return [one.scope for one in findings(idle, usage(gb), **more)]  # type: ignore[arg-type]  # repeated_jobs alone
+
+
+def test_seldom_viewed_videos_that_are_not_efficient_are_the_backlog() -> None:
+    seen: Iterable[Video] = [
+        video(10, views=2),
+        video(10, views=9),
+        video(3, views=0),
+        video(10, codec="av1"),
+        video(10, refused_recipe="recipe"),
+        video(10, views=None),
+        video(10, held=True),
+    ]
+    assert survey(seen, POLICY, NOW).backlog_bytes == GB
+
+
+def test_a_video_with_more_than_a_month_to_live_may_go_to_the_cheaper_class() -> None:
+    idle = survey([video(40), video(340), video(40, tier="free"), video(29), video(40, views=1)], POLICY, NOW)
+    assert (idle.cold_bytes, idle.cold_objects) == (GB, 1)
+    assert idle.by_user == {"ann": 3 * GB}
+
+
+def test_what_is_unknown_or_held_counts_nowhere() -> None:
+    unknown = [video(400, created_at=None), video(400, tier="gold"), video(400, held=True)]
+    assert survey(unknown, POLICY, NOW) == Idle()
+
+
+def test_the_largest_saving_comes_first_with_its_dollars() -> None:
+    idle = Idle(1000 * GB, 0, 0, {"pro": 4000 * GB}, {"ann": 100 * GB})
+    found = findings(idle, usage(10_000))
+    assert [one.scope for one in found] == ["retention:pro", "backlog", "user:ann"]
+    assert [one.impact_microusd for one in found] == [60_000_000, 7_500_000, 1_500_000]
+    assert found[0].title == "Keep videos of pro users half as long: $60.00 less a month"
+    assert {one.severity for one in found} == {Severity.NOTICE}
+
+
+def test_what_the_free_allowance_covers_saves_nothing() -> None:
+    assert scopes(Idle(8 * GB, 0, 0, {"pro": 8 * GB}, {"ann": 8 * GB}), gb=9) == []
+
+
+def test_the_cheaper_class_is_suggested_only_where_it_pays_with_its_moves() -> None:
+    """A move costs $9 for up to a million, and a GB saves $0.005: over three months 600 GB are too few, 700 enough."""
+    assert scopes(Idle(cold_bytes=600 * GB, cold_objects=20_000)) == []
+    policy = SavingsPolicy(min_usd=Decimal("0.10"))
+    assert [one.scope for one in findings(Idle(cold_bytes=700 * GB, cold_objects=20_000), usage(10_000), policy)] == [
+        "class"
+    ]
+    large = findings(Idle(cold_bytes=7000 * GB, cold_objects=20_000), usage(10_000))[0]
+    assert large.impact_microusd == 35_000_000 - 3_000_000
+
+
+def test_repeated_jobs_are_worth_what_they_cost() -> None:
+    found = findings(Idle(), Usage(), repeated_jobs=1000, job_usd=Decimal("0.015"))
+    assert [(one.scope, one.impact_microusd) for one in found] == [("repeats", 15_000_000)]
+
+
+def test_small_change_is_not_told_and_only_some_users_are_named() -> None:
+    idle = Idle(by_user={f"u{n}": (100 + n) * GB for n in range(10)} | {"small": GB})
+    assert scopes(idle) == ["user:u9", "user:u8", "user:u7"]
+
+
+@given(st.integers(0, 10**15), st.integers(0, 10**15), st.integers(0, 10**6), st.integers(0, 10**5))
+def test_no_saving_is_more_than_the_bill(backlog: int, cold: int, objects: int, gb: int) -> None:
+    bill_microusd = max(0, gb - 10) * 15_000 + 15_000
+    for one in findings(Idle(backlog, cold, objects), usage(gb), SavingsPolicy(min_usd=Decimal(0))):
+        assert 0 < (one.impact_microusd or 0) <= bill_microusd

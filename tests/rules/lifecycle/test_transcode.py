@@ -1,0 +1,235 @@
+"""What is skipped, what is accepted, and when an encode pays: each answer with its figures."""
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from reelkeeper.model import Media, Quality, Stream
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Payback, Recipe, accept, fingerprint, pays, skip
+
+AUDIO = Stream("audio", "aac", 10.0, 2, "stereo")
+SOURCE = Media(
+    container="mov",
+    codec="h264",
+    profile="High",
+    width=1280,
+    height=720,
+    display_aspect=16 / 9,
+    pixel_format="yuv420p",
+    bit_depth=8,
+    has_alpha=False,
+    frames=240,
+    duration_seconds=10.0,
+    start_seconds=0.0,
+    video_bits=30_000_000,
+    size_bytes=4_000_000,
+    color_range="tv",
+    color_space="bt709",
+    color_primaries="bt709",
+    color_transfer="bt709",
+    content_credentials=False,
+    creation_time=None,
+    audio=(AUDIO,),
+    subtitles=(Stream("subtitle", "mov_text", 9.0),),
+    shown_at_ms=(0, 42, 83),
+)
+RESULT = replace(
+    SOURCE,
+    container="webm",
+    codec="av1",
+    size_bytes=1_500_000,
+    audio=(replace(AUDIO, codec="opus", duration_seconds=10.008),),
+    subtitles=(Stream("subtitle", "webvtt", 9.0),),
+    shown_at_ms=(0, 42, 85),
+)
+QUALITY = Quality("vmaf_v0.6.1", 94.0, 90.0, 85.0, 240, 1)
+
+
+def test_an_ordinary_video_is_not_skipped() -> None:
+    assert skip(SOURCE, Recipe()) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "rule", "figure"),
+    [
+        ({"codec": "hevc"}, "efficient_codec", "hevc"),
+        ({"codec": "av1"}, "efficient_codec", "av1"),
+        ({"video_bits": 6_000_000}, "efficient_bitrate", "0.027"),
+        ({"has_alpha": True, "pixel_format": "yuva444p10le"}, "alpha", "yuva444p10le"),
+        ({"chroma": "4:4:4", "pixel_format": "yuv444p"}, "chroma", "yuv444p"),
+        ({"chroma": "4:2:2", "pixel_format": "yuv422p10le"}, "chroma", "4:2:2"),
+        ({"chroma": "gbrp", "pixel_format": "gbrp"}, "chroma", "gbrp"),
+        ({"chroma": "unknown", "pixel_format": ""}, "chroma", "unknown"),
+        ({"bit_depth": 12}, "bit_depth", "12"),
+        ({"field_order": "tt"}, "interlaced", "tt"),
+        ({"field_order": "unknown"}, "interlaced", "unknown"),
+        ({"side_data": ("Content light level metadata", "Spherical Mapping")}, "side_data", "Spherical"),
+        ({"audio": (replace(AUDIO, channels=3, channel_layout="2.1"),)}, "audio_layout", "2.1"),
+        ({"content_credentials": True}, "content_credentials", "C2PA"),
+        ({"video_streams": 2}, "several_videos", "2"),
+        ({"subtitles": (Stream("subtitle", "hdmv_pgs_subtitle", 9.0),)}, "picture_subtitles", "hdmv_pgs_subtitle"),
+        ({"audio": (replace(AUDIO, channels=16),)}, "channels", "16"),
+        ({"audio": (replace(AUDIO, channels=None),)}, "unknown_audio", "aac"),
+    ],
+)
+def test_what_would_lose_something_or_gain_nothing_is_skipped(change: dict[str, Any], rule: str, figure: str) -> None:
+    refusal = skip(replace(SOURCE, **change), Recipe(), "mark")
+    assert refusal is not None
+    assert (refusal.rule, refusal.recipe, refusal.permanent) == (rule, "mark", True)
+    assert figure in refusal.reason
+
+
+def test_a_whole_result_is_accepted() -> None:
+    assert accept(SOURCE, RESULT, QUALITY, Recipe(), Acceptance()) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "rule", "figure"),
+    [
+        ({"codec": "vp9"}, "codec", "vp9"),
+        ({"container": "mov"}, "codec", "mov"),
+        ({"video_streams": 2}, "codec", "2 x av1"),
+        ({"frames": 239}, "frames", "239"),
+        ({"duration_seconds": 9.9}, "duration", "9.900"),
+        ({"duration_seconds": float("nan")}, "duration", "nan"),
+        ({"shown_at_ms": (0, 45, 83)}, "timing", "3 ms"),
+        ({"width": 1278}, "display_size", "1278x720"),
+        ({"display_aspect": 1.7}, "aspect", "1.7000"),
+        ({"bit_depth": 10}, "bit_depth", "10"),
+        ({"chroma": "4:4:4"}, "chroma", "4:4:4"),
+        ({"field_order": "tt"}, "field_order", "tt"),
+        ({"color_transfer": "smpte2084"}, "color_transfer", "smpte2084"),
+        ({"color_range": "pc"}, "color_range", "pc"),
+        ({"audio": ()}, "audio", "0 audio"),
+        ({"subtitles": ()}, "subtitles", "0 subtitles"),
+        ({"audio": (replace(AUDIO, codec="opus", channels=1),)}, "audio", "1 channels"),
+        ({"audio": (replace(AUDIO, codec="opus", duration_seconds=9.9),)}, "audio_duration", "9.900"),
+        ({"audio": (replace(AUDIO, codec="opus", duration_seconds=None),)}, "audio_duration", "None"),
+        ({"audio": (replace(AUDIO, codec="opus", start_seconds=0.2),)}, "audio_sync", "+0.200"),
+        ({"size_bytes": 3_600_001}, "size", "3600000"),
+        ({"size_bytes": 0}, "size", "0 bytes"),
+    ],
+)
+def test_a_result_with_any_fault_is_refused(change: dict[str, Any], rule: str, figure: str) -> None:
+    refusal = accept(SOURCE, replace(RESULT, **change), QUALITY, Recipe(), Acceptance(), mark="mark")
+    assert refusal is not None
+    assert (refusal.rule, refusal.recipe) == (rule, "mark")
+    assert figure in refusal.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"mean": 92.99}, "quality"),
+        ({"p5": 87.99}, "quality"),
+        ({"mean": float("nan")}, "quality"),
+        ({"frames": 239}, "not_verified"),
+        ({"frames": 80, "subsample": 3}, "not_verified"),
+    ],
+)
+def test_quality_below_the_floor_or_not_of_every_frame_is_refused(change: dict[str, Any], rule: str) -> None:
+    refusal = accept(SOURCE, RESULT, replace(QUALITY, **change), Recipe(), Acceptance())
+    assert refusal is not None
+    assert refusal.rule == rule
+
+
+def test_a_set_number_of_bytes_must_be_saved() -> None:
+    refusal = accept(SOURCE, RESULT, QUALITY, Recipe(), Acceptance(min_saved_bytes=2_500_001))
+    assert refusal is not None
+    assert refusal.rule == "size"
+
+
+def test_what_the_source_never_said_may_be_anything() -> None:
+    silent = replace(SOURCE, color_range=None, color_space=None, color_primaries=None, color_transfer=None)
+    assert accept(silent, RESULT, QUALITY, Recipe(), Acceptance()) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"chroma": "4:2:2"}, "chroma"),
+        ({"chroma": "4:4:4"}, "chroma"),
+        ({"field_order": "bb"}, "field_order"),
+        ({"bit_depth": 12}, "bit_depth"),
+        ({"side_data": ("Mastering display metadata",)}, "side_data"),
+    ],
+)
+def test_a_result_that_lacks_something_of_its_source_is_refused(change: dict[str, Any], rule: str) -> None:
+    """Whatever made it: what an encoder can hold is not asked, what it has stored is."""
+    refusal = accept(replace(SOURCE, **change), RESULT, QUALITY, Recipe(), Acceptance())
+    assert refusal is not None
+    assert refusal.rule == rule
+
+
+def test_a_gray_source_loses_nothing_in_colour() -> None:
+    gray = replace(SOURCE, chroma="gray", pixel_format="gray")
+    assert skip(gray, Recipe()) is None
+    assert accept(gray, RESULT, QUALITY, Recipe(), Acceptance()) is None
+
+
+def test_every_fault_is_named_at_once() -> None:
+    refusal = accept(SOURCE, replace(RESULT, frames=1, audio=()), QUALITY, Recipe(), Acceptance())
+    assert refusal is not None
+    assert "1 frames" in refusal.reason
+    assert "0 audio" in refusal.reason
+
+
+def test_a_change_of_recipe_acceptance_or_encoder_changes_the_fingerprint() -> None:
+    marks = {
+        fingerprint(Recipe(), Acceptance(), "libsvtav1 4.2.0"),
+        fingerprint(Recipe(), Acceptance(), "libsvtav1 4.2.1"),
+        fingerprint(Recipe(preset=5), Acceptance(), "libsvtav1 4.2.0"),
+        fingerprint(Recipe(), Acceptance(min_vmaf_mean=94), "libsvtav1 4.2.0"),
+        fingerprint(Recipe(payback=Payback(cpu_usd_per_hour=Decimal("0.02"))), Acceptance(), "libsvtav1 4.2.0"),
+    }
+    assert len(marks) == 5
+    assert fingerprint(Recipe(), Acceptance(), "x") == fingerprint(Recipe(), Acceptance(), "x")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"crf_start": 50}, {"crf_min": 40}, {"codec": "hevc"}, {"max_probes": 0}, {"fast": 1}]
+)
+def test_a_recipe_that_contradicts_itself_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Recipe.model_validate(wrong)
+
+
+PRICED = Payback(cpu_usd_per_hour=Decimal("0.04"))
+
+
+def test_without_a_price_every_encode_pays() -> None:
+    assert pays(SOURCE, "av1", Payback(), 0) is None
+
+
+def test_a_short_life_does_not_pay_and_the_arithmetic_is_shown() -> None:
+    refusal = pays(SOURCE, "av1", PRICED, 10, "mark")
+    assert refusal is not None
+    # 221 megapixels x (0.10 + 0.05) CPU s x 2 probes = 66 CPU s = 0.000737 USD, requests 0.000005 USD;
+    # 2 MB x 10/30 months x 0.015 USD = 0.000010 USD
+    for figure in ("0.000742 USD", "0.000010 USD", "66 CPU s", "0.04 USD an hour", "2.00 MB", "10 days"):
+        assert figure in refusal.reason
+    assert (refusal.rule, refusal.recipe) == ("payback", "mark")
+
+
+def test_a_large_file_with_a_long_life_pays() -> None:
+    large = replace(SOURCE, size_bytes=30_000_000)
+    assert pays(large, "av1", PRICED, None) is None
+    assert pays(large, "av1", PRICED, 365) is None
+
+
+def test_vp9_must_save_more_to_pay() -> None:
+    large = replace(SOURCE, size_bytes=10_000_000)
+    assert pays(large, "av1", PRICED, None) is None
+    assert pays(large, "vp9", PRICED, None) is not None
+
+
+@given(st.integers(1, 10**9), st.integers(0, 400), st.integers(0, 400))
+def test_a_longer_life_never_makes_an_encode_pay_less(size: int, days: int, more: int) -> None:
+    media = replace(SOURCE, size_bytes=size)
+    if pays(media, "av1", PRICED, days) is None:
+        assert pays(media, "av1", PRICED, days + more) is None

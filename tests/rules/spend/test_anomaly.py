@@ -1,0 +1,173 @@
+"""Odd days in the spend, and what people read of them."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal
+from math import exp
+from random import Random
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.money import Charge
+from reelkeeper.rules.spend.anomaly import AnomalyPolicy, findings
+from tests.rules.charges import NOW, ago, charge
+
+POLICY = AnomalyPolicy()
+USUAL = {"compute": 20.0, "api": 10.0, "r2-class-a": 2.0}
+
+
+def spend(days: int = 120, odd: Mapping[tuple[str, int], float] | None = None, **columns: Any) -> list[Charge]:  # noqa: ANN401  any column
+    """So many days of three services, today included; `odd` gives (service, days ago) a factor."""
+    rng, charges = Random(3), []
+    for n in range(days):
+        for service, usual in USUAL.items():
+            usd = usual * exp(rng.gauss(0, 0.03)) * (odd or {}).get((service, n), 1)
+            charges.append(charge(f"{usd:.9f}", ago(n), service=service, **columns))
+    return charges
+
+
+def found(charges: list[Charge], policy: AnomalyPolicy = POLICY, as_of: datetime = NOW) -> list[tuple[str, str]]:
+    return [(one.scope, one.period) for one in findings(charges, policy, as_of)]
+
+
+def only(charges: list[Charge], policy: AnomalyPolicy = POLICY) -> Finding:
+    (one,) = findings(charges, policy, NOW)
+    return one
+
+
+def test_nothing_is_odd_about_usual_days() -> None:
+    assert found(spend()) == []
+    assert found([]) == []
+
+
+def test_a_service_that_does_not_move_the_whole_is_told_by_itself() -> None:
+    one = only(spend(odd={("r2-class-a", 1): 3}))
+    assert (one.rule, one.scope, one.period, one.level) == ("anomaly", "service:r2-class-a", "2026-11-23", "")
+    assert one.severity is Severity.WARNING
+    assert one.title.startswith("The spend of service r2-class-a is odd: $5.95")
+    assert "% more than usual" in one.title
+    assert one.impact_microusd == pytest.approx(30 * 3_920_000, rel=0.01)
+    assert "A month of such days costs $1" in one.text
+
+
+def test_what_moves_the_whole_is_told_once_with_the_services_that_did() -> None:
+    one = only(spend(odd={("compute", 1): 3}))
+    assert (one.scope, one.period) == ("total", "2026-11-23")
+    assert "Most of the difference: compute $4" in one.text
+    assert one.figures[-1][0] == "compute"
+
+
+def test_all_services_at_once_are_one_finding() -> None:
+    assert found(spend(odd={(service, 1): 2 for service in USUAL})) == [("total", "2026-11-23")]
+
+
+def test_too_little_is_a_notice_without_a_price() -> None:
+    one = only(spend(odd={("api", 1): 0.2, ("compute", 1): 0.2}))
+    assert (one.severity, one.impact_microusd) == (Severity.NOTICE, None)
+    assert "% less than usual" in one.title
+
+
+def test_today_is_not_over_so_it_can_only_be_too_much() -> None:
+    assert found(spend(odd={(service, 0): 0.1 for service in USUAL})) == []
+    one = only(spend(odd={(service, 0): 2 for service in USUAL}))
+    assert (one.scope, one.period) == ("total", "2026-11-24")
+    assert "so far" in one.title
+
+
+def test_a_low_morning_does_not_hide_what_yesterday_was() -> None:
+    odd = {(service, 0): 0.1 for service in USUAL} | {(service, 1): 2 for service in USUAL}
+    assert found(spend(odd=odd)) == [("total", "2026-11-23")]
+
+
+def test_it_is_over_when_yesterday_was_usual_again_and_goes_on_while_it_was_not() -> None:
+    assert found(spend(odd={("compute", 2): 3})) == []
+    one = only(spend(odd={("compute", 1): 3, ("compute", 2): 3}))
+    assert one.period == "2026-11-22"
+    assert "It has gone on since: $8" in one.text
+
+
+def test_after_some_quiet_days_what_still_is_odd_is_news_again() -> None:
+    assert found(spend(odd={("compute", n): 3 for n in range(1, 6)})) == [("total", "2026-11-23")]
+
+
+def test_a_few_cents_are_no_news() -> None:
+    cheap = [one._replace(list_nanousd=one.list_nanousd // 100) for one in spend(odd={("compute", 1): 5})]
+    assert found(cheap) == []
+    assert found(cheap, AnomalyPolicy(floor_usd=Decimal("0.10"))) == [("total", "2026-11-23")]
+
+
+def test_allowances_and_rounding_are_not_odd_since_list_price_is_judged() -> None:
+    charges = [*spend(), charge("0", ago(1), list_nanousd=0, billed_nanousd=-30 * 10**9)]
+    assert found(charges) == []
+
+
+def test_a_tier_is_judged_beside_the_services() -> None:
+    free = [charge("3", ago(n), user="bob", tier="free", service="api") for n in range(2, 120)]
+    bought = [*free, charge("9", ago(1), user="bob", tier="free", service="api")]
+    assert found([*spend(), *bought]) == [("service:api", "2026-11-23"), ("tier:free", "2026-11-23")]
+
+
+def test_a_service_that_has_no_charge_beside_others_cost_nothing_that_day() -> None:
+    charges = [one for one in spend() if (one.service, one.day) != ("api", ago(1))]
+    assert found(charges) == [("total", "2026-11-23")]
+
+
+def test_a_day_of_which_nothing_is_known_is_not_odd() -> None:
+    assert found([one for one in spend() if one.day != ago(1)]) == []
+
+
+def test_a_new_account_compares_with_the_day_before() -> None:
+    assert found(spend(days=8, odd={("compute", 1): 8})) == [("total", "2026-11-23")]
+    assert found(spend(days=8, odd={("compute", 1): 2.5})) == []
+    assert found(spend(days=1)) == []
+
+
+def test_a_service_that_begins_is_odd_when_it_costs_something() -> None:
+    one = only([*spend(), charge("5", ago(1), service="r2-class-b")])
+    assert one.scope == "service:r2-class-b"
+    assert one.text.startswith("$5.00 at list price on 2026-11-23, where next to nothing is usual.")
+    assert "%" not in one.title
+
+
+def test_a_day_that_was_meant_goes_into_the_calendar() -> None:
+    quiet = spend(odd={(service, 1): 0.6 for service in USUAL})
+    weekends = [one._replace(list_nanousd=one.list_nanousd // 2) if one.day.weekday() > 4 else one for one in quiet]
+    assert found(weekends) == [("total", "2026-11-23")]
+    for entry in ("11-23", "2026-11-23", "2026-11-20/2026-11-30"):
+        assert found(weekends, AnomalyPolicy(calendar=(entry,))) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"calendar": ["13-01"]},
+        {"calendar": ["2026-02-30"]},
+        {"calendar": ["12-25/12-31"]},
+        {"calendar": ["2026-12-31/2026-12-20"]},
+        {"calendar": ["Christmas"]},
+        {"spreads": float("nan")},
+        {"change_percent": 100},
+        {"floor_usd": -1},
+        {"floor_usd": "NaN"},
+        {"early_factor": 1},
+        {"history_days": 59},
+        {"holidays": []},
+    ],
+)
+def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        AnomalyPolicy.model_validate(wrong)
+
+
+def test_the_policy_survives_json_as_a_flow_run_sends_it() -> None:
+    policy = AnomalyPolicy(calendar=("02-29", "2026-12-20/2026-12-31"))
+    assert AnomalyPolicy.model_validate(policy.model_dump(mode="json")) == policy
+
+
+def test_two_years_are_judged_in_a_moment() -> None:
+    charges = spend(days=800)
+    assert found(charges) == []
+    assert found(charges, as_of=NOW - timedelta(days=400)) == []

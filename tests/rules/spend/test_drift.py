@@ -1,0 +1,69 @@
+"""What leaks: growth beyond the trend, without one odd day."""
+
+from datetime import timedelta
+from decimal import Decimal
+from math import exp
+from random import Random
+
+import pytest
+
+from reelkeeper.model.alerts import Severity
+from reelkeeper.model.money import Charge
+from reelkeeper.rules.spend.anomaly import AnomalyPolicy
+from reelkeeper.rules.spend.drift import drift, findings
+from tests.rules.charges import NOW, ago, charge
+
+POLICY = AnomalyPolicy()
+
+
+def growing(days: int, *, trend: float = 0.0, leak: float = 0.0) -> list[Charge]:
+    """$10 a day, that grow by `trend` each day, and since 30 days by `leak` more."""
+    rng = Random(4)
+    amounts = [10 * exp(trend * -n + leak * max(30 - n, 0) + rng.gauss(0, 0.05)) for n in range(days)]
+    return [charge(f"{usd:.9f}", ago(n)) for n, usd in enumerate(amounts)]
+
+
+def test_a_leak_is_told_once_a_week_with_what_it_costs_a_month() -> None:
+    charges = growing(150, leak=0.02)
+    (one,) = findings(charges, POLICY, NOW)
+    assert (one.rule, one.scope, one.period) == ("drift", "service:compute", "2026-W47")
+    assert one.severity is Severity.NOTICE
+    assert one.title == "The spend of service compute has grown by 57 % in four weeks"
+    assert one.text.startswith("$15.63 a day at list price in the two weeks to 2026-11-22, $9.92 four weeks before")
+    assert one.impact_microusd == pytest.approx(172_600_000, rel=0.01)
+    later = NOW + timedelta(days=5)
+    assert [one.period for one in findings(charges, POLICY, later)] == ["2026-W47"]  # the same Sunday
+
+
+def test_the_whole_is_told_where_no_service_shows_it() -> None:
+    rng, charges = Random(4), []
+    for n in range(150):
+        for service in range(8):  # each begins to leak when it is large enough to matter and too small to be told
+            usd = 2.2 * exp(0.02 * max(30 - n, 0) + rng.gauss(0, 0.02))
+            charges.append(charge(f"{usd:.9f}", ago(n), service=f"s{service}"))
+    assert [one.scope for one in findings(charges, AnomalyPolicy(floor_usd=Decimal(3)), NOW)] == ["total"]
+
+
+def test_what_grows_as_it_always_did_is_its_trend() -> None:
+    assert findings(growing(200, trend=0.012), POLICY, NOW) == []
+    assert len(findings(growing(200, trend=0.012, leak=0.02), POLICY, NOW)) == 1
+
+
+def test_what_shrinks_or_stays_is_no_news() -> None:
+    assert findings(growing(150), POLICY, NOW) == []
+    assert findings(growing(150, leak=-0.03), POLICY, NOW) == []
+
+
+def test_three_months_are_needed() -> None:
+    assert findings(growing(85, leak=0.02), POLICY, NOW) == []
+    assert findings([], POLICY, NOW) == []
+
+
+def test_a_week_of_which_little_is_known_says_nothing() -> None:
+    weeks = [10.0] * 77 + [None] * 3 + [20.0] * 4 + [20.0] * 7
+    assert drift(weeks) is None
+    assert drift([10.0] * 77 + [20.0] * 14) == (10.0, 20.0, 0.0)
+
+
+def test_nothing_at_all_four_weeks_ago_makes_no_percentage() -> None:
+    assert drift([0.0] * 77 + [20.0] * 14) is None

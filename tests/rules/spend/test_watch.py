@@ -1,0 +1,49 @@
+"""All that watches the spend, and what a person reads of it at a glance."""
+
+from reelkeeper.model.alerts import Severity
+from reelkeeper.rules.spend import watch
+from reelkeeper.rules.spend.anomaly import AnomalyPolicy
+from reelkeeper.rules.spend.budget import BudgetPolicy
+from reelkeeper.rules.spend.watch import Line, Spent
+from tests.rules.charges import NOW, TODAY, ago, charge
+
+
+def test_every_rule_is_asked_and_no_finding_is_of_another() -> None:
+    steady = [charge("6", ago(n)) for n in range(1, 120)]
+    spent = Spent([*steady, charge("60")], missing=[ago(4)], trouble="the token has expired")
+    found = watch.judge(spent, BudgetPolicy(), AnomalyPolicy(), NOW)
+    assert {one.rule for one in found} == {"budget", "anomaly", "missing_usage", "forecast_breach"}
+    assert {one.rule for one in found} < {*watch.RULES}
+    assert watch.judge(Spent(steady), BudgetPolicy(monthly_usd=None, daily_usd=None), AnomalyPolicy(), NOW) == []
+
+
+def test_missing_days_are_counted_and_the_first_are_named() -> None:
+    (few,) = watch.findings([ago(2)])
+    assert (few.title, few.severity) == ("Usage of 1 day is missing", Severity.WARNING)
+    assert "2026-11-22." in few.text
+    (many,) = watch.findings([ago(n) for n in range(9, 1, -1)])
+    assert "2026-11-15, 2026-11-16, 2026-11-17, 2026-11-18, 2026-11-19 ..." in many.text
+    (trouble,) = watch.findings([], "the token lacks Account Analytics: Read")
+    assert trouble.scope == "source:cloudflare"
+    assert "lacks Account Analytics: Read" in trouble.text
+    assert watch.findings([]) == []
+
+
+def test_the_bill_so_far_by_service_the_dearest_first_and_its_sum() -> None:
+    charges = [
+        charge("2", TODAY),
+        charge("3", ago(1)),
+        charge("9", TODAY, service="r2-storage", billed_nanousd=0),
+        charge("7", TODAY.replace(month=10)),
+    ]
+    assert watch.lines(charges, NOW) == [
+        Line("r2-storage", "$0.00", "$0.00", "$9.00"),
+        Line("compute", "$2.00", "$5.00", "$5.00"),
+        Line("total", "$2.00", "$5.00", "$14.00"),
+    ]
+    assert watch.lines([], NOW) == [Line("total", "$0.00", "$0.00", "$0.00")]
+
+
+def test_the_rules_look_back_far_enough_for_budgets_whatever_is_odd() -> None:
+    assert (TODAY - watch.first_day(AnomalyPolicy(history_days=60), NOW)).days == 62
+    assert (TODAY - watch.first_day(AnomalyPolicy(), NOW)).days == 800

@@ -1,0 +1,101 @@
+"""Charges: replaced by day as a whole, and added up in the database."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+
+import sqlalchemy as sa
+
+from reelkeeper.model.money import Charge
+from reelkeeper.store.billing.charges import Settled, Sum, between, by_scope, replace, settled, sums
+from reelkeeper.store.core.engine import reading, transaction
+
+FIRST, SECOND = date(2026, 11, 1), date(2026, 11, 2)
+MONTH = (FIRST, date(2026, 11, 30))
+
+
+def charge(day: date, service: str, user_id: str, list_nanousd: int, billed_nanousd: int | None = None) -> Charge:
+    billed = list_nanousd if billed_nanousd is None else billed_nanousd
+    tier = {"ann": "pro"}.get(user_id)
+    return Charge(day, service, f"{service}-standard", user_id, tier, 10, "Byte-Days", list_nanousd, billed, "book")
+
+
+ROWS = [
+    charge(FIRST, "r2-storage", "", 100, -400),
+    charge(FIRST, "r2-storage", "ann", 300),
+    charge(FIRST, "r2-storage", "bob", 200),
+    charge(SECOND, "compute", "bob", 900)._replace(estimated=True),
+    charge(SECOND, "compute", "", 0),
+]
+
+
+def put(engine: sa.Engine, *rows: Charge) -> None:
+    with transaction(engine, "test") as session:
+        replace(session, {one.day for one in rows}, rows)
+
+
+def test_a_day_is_replaced_as_a_whole_and_twice_is_as_good_as_once(engine: sa.Engine) -> None:
+    put(engine, *ROWS)
+    put(engine, *ROWS)
+    put(engine, charge(SECOND, "api", "cid", 5))
+    with reading(engine) as session:
+        assert list(between(session, *MONTH)) == [*sorted(ROWS[:3]), charge(SECOND, "api", "cid", 5)]
+
+
+def test_they_add_up_by_user_service_and_day(engine: sa.Engine) -> None:
+    put(engine, *ROWS)
+    with reading(engine) as session:
+        assert sums(session, "user", *MONTH) == [
+            Sum("bob", None, 1_100, 1_100, True),
+            Sum("ann", "pro", 300, 300, False),
+            Sum("", None, 100, -400, False),
+        ]
+        assert [one[:1] + one[2:] for one in sums(session, "service", *MONTH)] == [
+            ("compute", 900, 900, True),
+            ("r2-storage", 600, 100, False),
+        ]
+        assert [(one.key, one.billed_nanousd) for one in sums(session, "day", *MONTH)] == [
+            ("2026-11-01", 100),
+            ("2026-11-02", 900),
+        ]
+        assert sums(session, "day", SECOND, SECOND)[0].list_nanousd == 900
+
+
+def test_a_day_can_be_compared_with_what_it_should_be(engine: sa.Engine) -> None:
+    put(engine, *ROWS)
+    with reading(engine) as session:
+        assert set(settled(session, *MONTH)) == {
+            Settled(FIRST, "r2-storage-standard", 30, 600, 100, False),
+            Settled(SECOND, "compute-standard", 20, 900, 900, True),
+        }
+
+
+def test_two_that_charge_the_same_days_wait_for_each_other(engine: sa.Engine) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: put(engine, *ROWS), range(20)))
+    with reading(engine) as session:
+        assert len(list(between(session, *MONTH))) == len(ROWS)
+
+
+def test_they_add_up_by_day_service_and_tier_with_some_users_apart(engine: sa.Engine) -> None:
+    put(engine, *ROWS)
+
+    def rows(*apart: str) -> list[tuple[object, ...]]:
+        with reading(engine) as session:
+            found = by_scope(session, *MONTH, apart)
+        return sorted(
+            (one.day.day, one.service, one.tier or "", one.user_id, one.list_nanousd, one.billed_nanousd, one.estimated)
+            for one in found
+        )
+
+    assert rows() == [
+        (1, "r2-storage", "", "", 300, -200, False),
+        (1, "r2-storage", "pro", "", 300, 300, False),
+        (2, "compute", "", "", 900, 900, True),
+    ]
+    assert rows("bob", "eve") == [
+        (1, "r2-storage", "", "", 100, -400, False),
+        (1, "r2-storage", "", "bob", 200, 200, False),
+        (1, "r2-storage", "pro", "", 300, 300, False),
+        (2, "compute", "", "", 0, 0, False),
+        (2, "compute", "", "bob", 900, 900, True),
+    ]

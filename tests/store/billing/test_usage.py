@@ -1,0 +1,103 @@
+"""Usage by UTC day: peaks keep the larger, sums are replaced or joined, and a day without a row stays unknown."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.model.money import Metric, StorageClass, UsageSource, Used
+from reelkeeper.store.billing.usage import days, gaps, missing_days, record
+from reelkeeper.store.core.engine import reading, transaction
+
+DAY = date(2026, 11, 24)
+CLOUDFLARE = UsageSource.CLOUDFLARE
+
+
+def note(engine: sa.Engine, *used: Used, add: bool = False) -> None:
+    with transaction(engine, "test") as session:
+        record(session, used, add=add)
+
+
+def found(engine: sa.Engine, first: date = DAY, last: date = DAY, **chosen: object) -> list[Used]:
+    with reading(engine) as session:
+        return list(days(session, first, last, **chosen))  # type: ignore[arg-type]  # whatever the test asks
+
+
+def test_of_a_peak_the_larger_is_kept(engine: sa.Engine) -> None:
+    for size_bytes in (5, 7, 6):
+        note(engine, Used(DAY, Metric.STORED_BYTES, size_bytes))
+        note(engine, Used(DAY, Metric.STORED_BYTES, size_bytes), add=True)
+    assert found(engine) == [Used(DAY, Metric.STORED_BYTES, 7)]
+
+
+def test_a_sum_is_replaced_or_joined_as_asked(engine: sa.Engine) -> None:
+    puts = Used(DAY, Metric.OPERATIONS, 5, "PutObject")
+    note(engine, puts, puts._replace(resource="GetObject"))
+    note(engine, puts, add=True)
+    assert [one.quantity for one in found(engine)] == [5, 10]
+    note(engine, puts._replace(quantity=3))
+    assert [one.quantity for one in found(engine)] == [5, 3]
+
+
+def test_what_cloudflare_says_last_counts_and_stands_beside_our_own(engine: sa.Engine) -> None:
+    ours = Used(DAY, Metric.STORED_BYTES, 9)
+    theirs = ours._replace(source=CLOUDFLARE, resource="bucket", sampled=True)
+    note(engine, ours, theirs)
+    note(engine, theirs._replace(quantity=8, sampled=False))
+    assert found(engine) == [theirs._replace(quantity=8, sampled=False), ours]
+    assert found(engine, source=UsageSource.STORE) == [ours]
+
+
+def test_joining_a_sampled_figure_leaves_it_sampled(engine: sa.Engine) -> None:
+    jobs = Used(DAY, Metric.JOBS, 1, "veo")
+    note(engine, jobs._replace(sampled=True), add=True)
+    note(engine, jobs, add=True)
+    assert found(engine) == [jobs._replace(quantity=2, sampled=True)]
+
+
+def test_users_and_the_account_are_told_apart(engine: sa.Engine) -> None:
+    whole = Used(DAY, Metric.STORED_BYTES, 9, storage_class=StorageClass.STANDARD)
+    anns = whole._replace(quantity=4, user_id="ann")
+    note(engine, anns, whole)
+    assert found(engine, of_users=True) == [anns]
+    assert found(engine, of_users=False) == [whole]
+    assert found(engine, metrics=[Metric.USERS]) == []
+
+
+def test_a_day_of_which_only_a_user_is_known_is_missing(engine: sa.Engine) -> None:
+    for day, user_id in ((1, ""), (3, "ann"), (4, "")):
+        note(engine, Used(date(2026, 11, day), Metric.STORED_BYTES, 0, user_id=user_id))
+    first, last = date(2026, 11, 1), date(2026, 11, 5)
+    with reading(engine) as session:
+        missing = missing_days(session, Metric.STORED_BYTES, first, last)
+        assert [day.day for day in missing] == [2, 3, 5]
+        assert len(missing_days(session, Metric.STORED_BYTES, first, last, CLOUDFLARE)) == 5
+
+
+def test_many_who_count_at_once_lose_nothing_and_do_not_lock_each_other_out(engine: sa.Engine) -> None:
+    actions = ["PutObject", "GetObject", "HeadObject", "ListObjects"]
+
+    def count(turn: int) -> None:
+        order = actions if turn % 2 else actions[::-1]
+        note(engine, *(Used(DAY, Metric.OPERATIONS, 1, action) for action in order), add=True)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(count, range(40)))
+    assert {one.resource: one.quantity for one in found(engine)} == dict.fromkeys(actions, 40)
+
+
+@pytest.mark.parametrize("count", [0, 5_000])
+def test_any_number_goes_in_at_once(engine: sa.Engine, count: int) -> None:
+    note(engine, *(Used(DAY, Metric.STORED_BYTES, n, user_id=f"u{n}") for n in range(count)))
+    assert len(found(engine)) == count
+
+
+def test_a_gap_is_what_is_missing_since_somebody_began_to_count(engine: sa.Engine) -> None:
+    first, last = date(2026, 11, 1), date(2026, 11, 6)
+    with reading(engine) as session:
+        assert gaps(session, Metric.STORED_BYTES, first, last) == []
+    for day in (3, 5):
+        note(engine, Used(date(2026, 11, day), Metric.STORED_BYTES, 0))
+    with reading(engine) as session:
+        assert [day.day for day in gaps(session, Metric.STORED_BYTES, first, last)] == [4, 6]

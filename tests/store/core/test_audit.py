@@ -1,0 +1,158 @@
+"""The record: append-only, and every change to it shows."""
+
+import random
+import threading
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.errors import IntegrityDoubt
+from reelkeeper.store.core.audit import Event, append, events, verify
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.tables import audit_events, deployment
+
+
+def some(count: int, run_id: str = "run") -> list[Event]:
+    return [
+        Event(
+            ("retire", "purge")[n % 2], run_id, f"video{n}", n, f"user{n % 3}", {"why": "0 views", "bytes": n, "p": 0.1}
+        )
+        for n in range(count)
+    ]
+
+
+def record(engine: sa.Engine, batch: list[Event]) -> None:
+    with transaction(engine, "test.audit") as session:
+        append(session, batch)
+
+
+def test_what_is_appended_is_read_back_newest_first(engine: sa.Engine) -> None:
+    record(engine, some(2))
+    record(engine, [Event("freeze", "ada", detail={"reason": "naïve \u2028 text"})])
+    record(engine, [])
+    with reading(engine) as session:
+        found = list(events(session))
+        assert [entry.id for entry in found] == [3, 2, 1]
+        assert [entry.event for entry in found[1:]] == some(2)[::-1]
+        assert found[0].event.detail == {"reason": "naïve \u2028 text"}
+        assert abs(found[0].at - now(session)) < timedelta(seconds=10)
+        assert verify(session) == 3
+
+
+def test_events_are_found_by_run_video_user_time_and_number(engine: sa.Engine) -> None:
+    record(engine, some(6, "first"))
+    record(engine, some(4, "second"))
+    with reading(engine) as session:
+        assert len(list(events(session, run_id="first"))) == 6
+        assert [entry.id for entry in events(session, video_id="video3")] == [10, 4]
+        assert len(list(events(session, user_id="user0", event="retire"))) == 2
+        assert len(list(events(session, since=now(session) - timedelta(minutes=1), limit=7))) == 7
+        assert list(events(session, since=now(session) + timedelta(minutes=1))) == []
+
+
+@pytest.mark.parametrize("verb", ["UPDATE audit_events SET event = 'x'", "DELETE FROM audit_events"])
+def test_the_database_refuses_to_change_the_record(engine: sa.Engine, verb: str) -> None:
+    record(engine, some(1))
+
+    def change() -> None:
+        with transaction(engine, "test.change") as session:
+            session.execute(sa.text(verb))
+
+    with pytest.raises(sa.exc.DatabaseError, match="append-only"):
+        change()
+
+
+def test_ten_thousand_events_are_written_at_once(engine: sa.Engine) -> None:
+    record(engine, some(10_000))
+    with reading(engine) as session:
+        assert verify(session) == 10_000
+
+
+def test_writers_at_the_same_time_make_one_chain(engine: sa.Engine) -> None:
+    def write(name: str) -> None:
+        for _ in range(10):
+            record(engine, some(3, name))
+
+    writers = [threading.Thread(target=write, args=(f"run{n}",)) for n in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    with reading(engine) as session:
+        assert verify(session) == 120
+
+
+def drop_triggers(session: sa.orm.Session) -> None:
+    if session.get_bind().dialect.name == "sqlite":
+        for verb in ("update", "delete"):
+            session.execute(sa.text(f"DROP TRIGGER audit_events_no_{verb}"))
+    else:
+        session.execute(sa.text("DROP TRIGGER audit_events_append_only ON audit_events"))
+
+
+def tamper(session: sa.orm.Session, rng: random.Random, length: int) -> str:
+    table, victim = audit_events, rng.randrange(1, length + 1)
+    chosen = rng.choice(["column", "column", "column", "delete", "swap", "tail", "extra"])
+    if chosen == "column":
+        column = rng.choice([column.name for column in table.c])
+        session.execute(sa.update(table).where(table.c.id == victim).values({column: changed(session, column, victim)}))
+        return f"{column} of {victim}"
+    if chosen == "delete":
+        session.execute(sa.delete(table).where(table.c.id == victim))
+    if chosen == "swap":
+        other = 1 + victim % length
+        for old, new in ((victim, 0), (other, victim), (0, other)):
+            session.execute(sa.update(table).where(table.c.id == old).values(id=new))
+    if chosen == "tail":
+        session.execute(sa.delete(table).where(table.c.id >= victim))
+    if chosen == "extra":
+        row = session.execute(sa.select(table).where(table.c.id == victim)).one()
+        session.execute(sa.insert(table).values({**row._mapping, "id": length + 1}))
+    return f"{chosen} {victim}"
+
+
+def changed(session: sa.orm.Session, column: str, victim: int) -> object:
+    value = session.execute(sa.select(audit_events.c[column]).where(audit_events.c.id == victim)).scalar_one()
+    if column == "detail":
+        return {**value, "bytes": value["bytes"] + 1}
+    if column == "at":
+        return value + timedelta(milliseconds=1)
+    if column == "id":
+        return value + 1_000
+    return value + 1 if isinstance(value, int) else f"{value}x"
+
+
+def doubted(session: sa.orm.Session) -> bool:
+    try:
+        verify(session)
+    except IntegrityDoubt:
+        return True
+    return False
+
+
+def test_a_hundred_ways_to_tamper_all_show(engine: sa.Engine) -> None:
+    record(engine, some(20))
+    rng = random.Random(2026)
+    with transaction(engine, "test.tamper") as session:
+        drop_triggers(session)
+        unnoticed = []
+        for _ in range(100):
+            with session.begin_nested() as savepoint:
+                what = tamper(session, rng, 20)
+                if not doubted(session):
+                    unnoticed.append(what)
+                savepoint.rollback()
+        assert unnoticed == []
+        assert verify(session) == 20
+
+
+def test_a_tail_cut_together_with_the_count_shows_by_the_head(engine: sa.Engine) -> None:
+    record(engine, some(5))
+    with transaction(engine, "test.tamper") as session:
+        drop_triggers(session)
+        session.execute(sa.delete(audit_events).where(audit_events.c.id == 5))
+        session.execute(sa.update(deployment).values(audit_events=4))
+        with pytest.raises(IntegrityDoubt, match="4 events"):
+            verify(session)
+        session.rollback()

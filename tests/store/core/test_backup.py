@@ -1,0 +1,141 @@
+"""A backup is whole and private; a restore is checked first and ends frozen."""
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlmodel import SQLModel
+
+from reelkeeper.errors import IntegrityDoubt, Refused
+from reelkeeper.store.core.audit import Event, append, verify
+from reelkeeper.store.core.backup import backup, restore
+from reelkeeper.store.core.engine import open_engine, reading, transaction
+from reelkeeper.store.core.schema import deployment
+from reelkeeper.store.tables import audit_events, blobs, daily_views, users, videos
+
+AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+def fill(engine: sa.Engine) -> None:
+    with transaction(engine, "test.fill") as session:
+        session.execute(sa.insert(users), [{"id": "ada", "tier": ""}, {"id": "bob", "tier": None}])
+        row = {"id": "v", "user_id": "ada", "state": "live", "generation": 1, "created_at": AT}
+        session.execute(sa.insert(videos).values(row | {"retire_reason": 'a "quoted",\n naïve line'}))
+        session.execute(
+            sa.insert(blobs).values(id=41, video_id="v", generation=1, key="k", state="live", size_bytes=2**40)
+        )
+        session.execute(sa.update(videos).values(blob_id=41))
+        session.execute(sa.insert(daily_views).values(video_id="v", day=date(2026, 1, 1), views=3))
+        append(session, [Event("adopt", "run", "v", 41, "ada", {"key": "k", "share": 0.1})])
+
+
+def contents(engine: sa.Engine) -> dict[str, list[tuple[Any, ...]]]:
+    with reading(engine) as session:
+        return {
+            table.name: sorted(map(tuple, session.execute(sa.select(table))), key=repr)
+            for table in SQLModel.metadata.sorted_tables
+            if table.name not in {"deployment", "audit_events"}
+        }
+
+
+@pytest.fixture
+def empty(engine: sa.Engine, empty_url: Callable[[str], str]) -> str:
+    return empty_url(engine.dialect.name)
+
+
+def test_a_store_comes_back_as_it_was_and_frozen(engine: sa.Engine, empty: str, tmp_path: Path) -> None:
+    fill(engine)
+    saved = backup(engine, tmp_path / "saved")
+    assert saved.stat().st_mode & 0o777 == 0o600
+    restore(empty, saved)
+    restored = open_engine(empty)
+    assert contents(restored) == contents(engine)
+    with reading(engine) as session:
+        original = deployment(session).id
+    with transaction(restored, "test.check") as session:
+        here = deployment(session)
+        assert here.id == original
+        assert here.frozen_at is not None
+        assert here.frozen_reason == "restored from backup saved; run sync_catalog, then thaw"
+        assert verify(session) == 2
+        session.execute(sa.insert(blobs).values(generation=1, key="next", state="pending", size_bytes=1))
+        assert session.scalar(sa.select(blobs.c.id).where(blobs.c.key == "next")) == 42
+    with pytest.raises(sa.exc.DatabaseError, match="append-only"), restored.begin() as connection:
+        connection.execute(sa.delete(audit_events))
+    restored.dispose()
+
+
+def test_a_folder_gets_a_file_named_after_the_time(engine: sa.Engine, tmp_path: Path) -> None:
+    saved = backup(engine, tmp_path)
+    assert saved.name.startswith("reelkeeper-20")
+    assert saved.with_name(f"{saved.name}.sha256").exists()
+    with pytest.raises(FileExistsError):
+        backup(engine, saved)
+
+
+def test_a_changed_backup_is_refused_before_anything_is_made(engine: sa.Engine, empty: str, tmp_path: Path) -> None:
+    saved = backup(engine, tmp_path / "saved")
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(IntegrityDoubt, match="sha256"):
+        restore(empty, saved)
+    saved.with_name("saved.sha256").unlink()
+    with pytest.raises(IntegrityDoubt, match="missing"):
+        restore(empty, saved)
+    untouched = sa.create_engine(empty)
+    assert sa.inspect(untouched).get_table_names() == []
+    untouched.dispose()
+
+
+def test_a_store_that_holds_anything_is_not_overwritten(engine: sa.Engine, tmp_path: Path) -> None:
+    fill(engine)
+    before = contents(engine)
+    saved = backup(engine, tmp_path / "saved")
+    with pytest.raises(Refused, match="a restore never overwrites"):
+        restore(engine.url.render_as_string(hide_password=False), saved)
+    assert contents(engine) == before
+
+
+def test_a_backup_with_a_tampered_record_is_refused(engine: sa.Engine, empty: str, tmp_path: Path) -> None:
+    fill(engine)
+    with transaction(engine, "test.tamper") as session:
+        session.execute(sa.text("UPDATE deployment SET audit_events = 7"))
+    with pytest.raises(IntegrityDoubt, match="audit record"):
+        restore(empty, backup(engine, tmp_path / "saved"))
+    emptied = open_engine(empty)
+    assert contents(emptied)["users"] == []
+    emptied.dispose()
+
+
+def test_backups_under_write_load_are_whole(engine: sa.Engine, empty_url: Callable[[str], str], tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        count = 0
+        while not stop.is_set():
+            count += 1
+            with transaction(engine, "test.load") as session:
+                session.execute(sa.insert(users), [{"id": f"a{count}"}, {"id": f"b{count}"}])
+                append(session, [Event("retire", "run", detail={"count": count})])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        saved = [
+            backup(engine, tmp_path / f"saved{n}") for n in range({"sqlite": 20, "postgresql": 5}[engine.dialect.name])
+        ]
+    finally:
+        stop.set()
+        writer.join()
+    for one in saved:
+        url = empty_url(engine.dialect.name)
+        restore(url, one)
+        restored = open_engine(url)
+        with reading(restored) as session:
+            pairs = session.scalar(sa.select(sa.func.count()).select_from(users))
+            assert pairs == 2 * (verify(session) - 1)
+        restored.dispose()

@@ -1,0 +1,252 @@
+"""Migrations give exactly the models, lose nothing, and refuse what they do not know."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlmodel import SQLModel
+
+from reelkeeper.errors import SchemaError
+from reelkeeper.store.core import schema
+from reelkeeper.store.core.engine import open_engine, reading, transaction
+from reelkeeper.store.core.schema import VERSIONS, deployment, require_current, upgrade
+from reelkeeper.store.core.snapshots import verify_checksum
+from reelkeeper.store.tables import users, videos
+from tests.databases import create_database, drop_database
+
+LATER = (VERSIONS, Path(__file__).parent / "later_versions")
+BACKENDS = pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
+NewUrl = Callable[[str], str]
+
+
+def fill(engine: sa.Engine, count: int = 100) -> None:
+    with transaction(engine, "test.fill") as session:
+        session.execute(sa.insert(users), [{"id": f"u{n}", "tier": "free"} for n in range(count)])
+        session.execute(
+            sa.insert(videos),
+            [{"id": f"v{n}", "user_id": f"u{n}", "state": "live", "generation": 1} for n in range(count)],
+        )
+
+
+def counts(engine: sa.Engine) -> tuple[int, int]:
+    with reading(engine) as session:
+        return tuple(session.scalar(sa.select(sa.func.count()).select_from(table)) for table in (users, videos))  # type: ignore[return-value]  # two tables, two counts
+
+
+def shape(engine: sa.Engine) -> dict[str, Any]:
+    """Everything that the database says of its tables, in an order of our own."""
+    inspector = sa.inspect(engine)
+    asked = ("columns", "pk_constraint", "foreign_keys", "indexes", "unique_constraints", "check_constraints")
+    return {
+        f"{table}.{what}": sorted(repr(sorted(part.items(), key=repr)) for part in _parts(inspector, what, table))
+        for table in inspector.get_table_names()
+        if table != "alembic_version"
+        for what in asked
+    }
+
+
+def _parts(inspector: sa.Inspector, what: str, table: str) -> list[dict[str, Any]]:
+    found = getattr(inspector, f"get_{what}")(table)
+    parts = [found] if isinstance(found, dict) else found
+    return [{key: _plain(value) for key, value in part.items() if key != "comment"} for part in parts]
+
+
+def _plain(value: object) -> str:
+    return str({key: str(part) for key, part in value.items()} if isinstance(value, dict) else value)
+
+
+def models() -> sa.MetaData:
+    """A copy of the models, since PostgreSQL's `create_all` leaves a mark on them that SQLite's obeys."""
+    copy = sa.MetaData()
+    for table in SQLModel.metadata.tables.values():
+        table.to_metadata(copy)
+    return copy
+
+
+@BACKENDS
+def test_the_migrations_make_exactly_the_models(backend: str, empty_url: NewUrl) -> None:
+    migrated, made = open_engine(empty_url(backend)), open_engine(empty_url(backend))
+    upgrade(migrated)
+    models().create_all(made)
+    assert shape(migrated) == shape(made)
+    with migrated.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), SQLModel.metadata) == []
+    migrated.dispose()
+    made.dispose()
+
+
+@BACKENDS
+def test_a_new_store_is_upgraded_once_and_gets_an_identity(backend: str, empty_url: NewUrl) -> None:
+    engine = open_engine(empty_url(backend))
+    with pytest.raises(SchemaError, match="has schema none, this version needs 0007: run `reelkeeper db upgrade`"):
+        require_current(engine)
+    assert upgrade(engine) == [
+        "0001 The first tables.",
+        "0002 Money and alerts.",
+        "0003 Jobs and their cache.",
+        "0004 How long the last good run of each flow took.",
+        "0005 What a job is expected to cost us, and what a day has cost so far.",
+        "0006 Keys that the service may overwrite: several rows a key, of which one is open, and claims of a purge.",
+        "0007 Whose a key is, and what a scan would make of an object that no row explains.",
+    ]
+    require_current(engine)
+    with reading(engine) as session:
+        identity = deployment(session).id
+    assert len(identity) == 32
+    assert upgrade(engine) == []
+    with reading(engine) as session:
+        assert deployment(session).id == identity
+    engine.dispose()
+
+
+@BACKENDS
+def test_migrators_at_the_same_time_do_it_once(backend: str, empty_url: NewUrl) -> None:
+    url, applied = empty_url(backend), list[str]()
+
+    def migrate() -> None:
+        engine = open_engine(url)
+        applied.extend(upgrade(engine))
+        engine.dispose()
+
+    migrators = [threading.Thread(target=migrate) for _ in range(4)]
+    for migrator in migrators:
+        migrator.start()
+    for migrator in migrators:
+        migrator.join()
+    assert applied == [
+        "0001 The first tables.",
+        "0002 Money and alerts.",
+        "0003 Jobs and their cache.",
+        "0004 How long the last good run of each flow took.",
+        "0005 What a job is expected to cost us, and what a day has cost so far.",
+        "0006 Keys that the service may overwrite: several rows a key, of which one is open, and claims of a purge.",
+        "0007 Whose a key is, and what a scan would make of an object that no row explains.",
+    ]
+
+
+def test_a_newer_schema_is_refused_and_left_alone(engine: sa.Engine) -> None:
+    fill(engine)
+    upgrade(engine, LATER)
+    for refused in (require_current, upgrade):
+        with pytest.raises(SchemaError, match=r"has schema later, which this version does not know \(it knows 0007\)"):
+            refused(engine)
+    assert counts(engine) == (100, 100)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_hold_any_script_is_refused_with_the_way_out(postgresql: sa.URL, encoding: str) -> None:
+    url = create_database(postgresql, "another", "template0", f"ENCODING '{encoding}' LOCALE 'C'")
+    engine = open_engine(url)
+    with pytest.raises(
+        SchemaError, match=f"'another' is in {encoding}.*make it with CREATE DATABASE .* ENCODING 'UTF8'"
+    ):
+        upgrade(engine)
+    assert sa.inspect(engine).get_table_names() == []
+    engine.dispose()
+    drop_database(postgresql, "another")
+
+
+def test_remaking_a_table_that_others_refer_to_loses_no_row(engine: sa.Engine) -> None:
+    fill(engine)
+    assert len(upgrade(engine, LATER)) == 1
+    assert counts(engine) == (100, 100)
+    with reading(engine) as session:
+        assert session.scalar(sa.text("SELECT count(*) FROM users WHERE country = 'unknown'")) == 100
+    with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
+        connection.execute(sa.insert(videos).values(id="x", user_id="nobody", state="live", generation=1))
+
+
+def test_up_down_and_up_again(engine: sa.Engine) -> None:
+    fill(engine)
+    before = shape(engine)
+    upgrade(engine, LATER)
+    downgrade(engine, "0007")
+    assert (shape(engine), counts(engine)) == (before, (100, 100))
+    downgrade(engine, "base")
+    assert set(sa.inspect(engine).get_table_names()) == {"alembic_version"}
+    upgrade(engine)
+    assert shape(engine) == before
+
+
+def downgrade(engine: sa.Engine, revision: str) -> None:
+    config = schema._config(LATER)
+    with schema._alone(engine) as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, revision)
+
+
+def test_a_sqlite_file_is_copied_beside_itself_before_it_changes(sqlite_engine: sa.Engine) -> None:
+    fill(sqlite_engine)
+    path = Path(str(sqlite_engine.url.database))
+    assert list(path.parent.glob("*.backup")) == []
+    upgrade(sqlite_engine, LATER)
+    (copy,) = path.parent.glob("store.sqlite3.0007.20*Z.backup")
+    assert copy.stat().st_mode & 0o777 == 0o600
+    verify_checksum(copy)
+    copied = open_engine(f"sqlite:///{copy}")
+    require_current(copied)
+    assert counts(copied) == (100, 100)
+    copied.dispose()
+
+
+BAD_REVISION = """
+from alembic import op
+revision, down_revision, branch_labels, depends_on = "bad", "0007", None, None
+{declared}
+def upgrade():
+    for statement in {statements!r}:
+        op.execute(statement)
+"""
+
+
+@pytest.mark.parametrize(
+    ("statements", "complaint"),
+    [
+        (["DELETE FROM videos WHERE id = 'v7'"], "videos had 100 rows and has 99, which no revision declares"),
+        (["INSERT INTO users (id) VALUES ('new')"], "users had 100 rows and has 101"),
+        (["DROP TABLE daily_views", "DELETE FROM videos", "DROP TABLE scans"], "videos had 100 rows and has 0"),
+        (["UPDATE users SET tier = 'pro' WHERE id = 'u7'"], "users has other values than before, which no"),
+        (
+            [
+                "UPDATE videos SET user_id = CASE id WHEN 'v7' THEN 'u8' ELSE 'u7' END WHERE id IN ('v7', 'v8')",
+                "ALTER TABLE users ADD COLUMN country VARCHAR",
+            ],
+            "videos has other values than before, which no revision",
+        ),
+        (["ALTER TABLE videos DROP COLUMN refused_reason"], "videos has no refused_reason any more"),
+    ],
+)
+def test_a_migration_that_loses_or_changes_rows_is_rolled_back(
+    engine: sa.Engine, tmp_path: Path, statements: list[str], complaint: str
+) -> None:
+    fill(engine)
+    (tmp_path / "bad.py").write_text(BAD_REVISION.format(declared="", statements=statements))
+    with pytest.raises(SchemaError, match=complaint):
+        upgrade(engine, (VERSIONS, tmp_path))
+    assert counts(engine) == (100, 100)
+    require_current(engine)
+
+
+def test_a_migration_may_change_the_rows_that_it_declares(engine: sa.Engine, tmp_path: Path) -> None:
+    fill(engine)
+    statements = ["DELETE FROM videos WHERE id = 'v7'"]
+    (tmp_path / "bad.py").write_text(BAD_REVISION.format(declared="changes_rows = {'videos'}", statements=statements))
+    upgrade(engine, (VERSIONS, tmp_path))
+    assert counts(engine) == (100, 99)
+
+
+def test_a_migration_that_leaves_a_dangling_reference_is_rolled_back(sqlite_engine: sa.Engine, tmp_path: Path) -> None:
+    fill(sqlite_engine)
+    statements = ["UPDATE videos SET user_id = 'nobody' WHERE id = 'v7'"]
+    (tmp_path / "bad.py").write_text(BAD_REVISION.format(declared="changes_rows = {'videos'}", statements=statements))
+    with pytest.raises(SchemaError, match="1 rows refer to none"):
+        upgrade(sqlite_engine, (VERSIONS, tmp_path))
+    require_current(sqlite_engine)
+    with reading(sqlite_engine) as session:
+        assert session.execute(sa.text("PRAGMA foreign_keys")).scalar() == 1

@@ -1,0 +1,122 @@
+"""Imports take a whole file or nothing, and say which field was wrong."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.errors import InputRefused
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.tables import daily_views, users, videos, view_days
+from reelkeeper.store.videos.imports import Imported, import_users, import_videos, import_views, mark_complete
+
+
+@pytest.fixture(autouse=True)
+def catalogue(engine: sa.Engine) -> None:
+    with transaction(engine, "test.put") as session:
+        session.execute(sa.insert(users), [{"id": "ada"}, {"id": "bob"}])
+        session.execute(
+            sa.insert(videos),
+            [{"id": name, "user_id": "ada", "state": "live", "generation": 1} for name in ("v1", "v2")],
+        )
+
+
+def rows(engine: sa.Engine, *columns: sa.Column[Any]) -> list[tuple[Any, ...]]:
+    with reading(engine) as session:
+        return [tuple(row) for row in session.execute(sa.select(*columns).order_by(*columns))]
+
+
+def test_users_are_added_and_their_tiers_set(engine: sa.Engine) -> None:
+    taken = import_users(engine, ["id,tier,created_at", "ada,pro,2026-01-02T03:04:05+01:00", "cyd,,"])
+    assert taken == Imported(2)
+    import_users(engine, ["created_at,id,tier,ignored", ",ada,premium,x"])
+    at = datetime(2026, 1, 2, 2, 4, 5, tzinfo=UTC)
+    assert rows(engine, users.c.id, users.c.tier, users.c.created_at) == [
+        ("ada", "premium", at),
+        ("bob", None, None),
+        ("cyd", None, None),
+    ]
+
+
+def test_videos_are_given_their_age(engine: sa.Engine) -> None:
+    import_videos(engine, ["id,user_id,created_at", "v1,ada,2026-01-02T00:00:00Z", "v2,ada,"])
+    assert rows(engine, videos.c.id, videos.c.created_at) == [("v1", datetime(2026, 1, 2, tzinfo=UTC)), ("v2", None)]
+
+
+def test_views_replace_what_was_known_of_a_day_and_move_the_last_view(engine: sa.Engine) -> None:
+    import_views(engine, ["video_id,day,views", "v1,2026-01-01,5", "v2,2026-01-01,0"])
+    import_views(engine, ["video_id,day,views,viewed_at", "v1,2026-01-01,3,", "v1,2025-12-31,1,2025-12-31T10:00:00Z"])
+    assert rows(engine, daily_views.c.video_id, daily_views.c.day, daily_views.c.views) == [
+        ("v1", date(2025, 12, 31), 1),
+        ("v1", date(2026, 1, 1), 3),
+        ("v2", date(2026, 1, 1), 0),
+    ]
+    assert rows(engine, videos.c.id, videos.c.last_viewed_at) == [
+        ("v1", datetime(2026, 1, 2, tzinfo=UTC)),
+        ("v2", None),
+    ]
+    assert rows(engine, view_days.c.day) == []
+
+
+def test_days_are_complete_only_when_said_so_and_over(engine: sa.Engine) -> None:
+    import_views(engine, ["video_id,day,views", "v1,2026-01-01,5", "v2,2026-01-02,0"], complete=True)
+    mark_complete(engine, [date(2026, 1, 2), date(2026, 1, 3)])
+    assert rows(engine, view_days.c.day) == [(date(2026, 1, day),) for day in (1, 2, 3)]
+    with reading(engine) as session:
+        today = now(session).date()
+    for late in (today, today + timedelta(days=1)):
+        with pytest.raises(InputRefused, match="is not over"):
+            import_views(engine, ["video_id,day,views", f"v1,{late},5"], complete=True)
+        with pytest.raises(InputRefused, match="is not over"):
+            mark_complete(engine, [late])
+    assert len(rows(engine, view_days.c.day)) == 3
+
+
+@pytest.mark.parametrize(
+    ("load", "lines", "complaint"),
+    [
+        (import_users, ["id,tier,created_at", "cyd,free,", "dan,gold,"], "line 3, column tier: 'gold' is none of free"),
+        (import_users, ["id,tier,created_at", "../x,free,"], "line 2, column id: '../x' is no id"),
+        (import_users, ["id,tier,created_at", "cyd,free,2026-01-01T00:00:00"], "has no time zone"),
+        (import_users, ["id,tier,created_at", "cyd,free,soon"], "'soon' is no ISO 8601 time"),
+        (import_users, ["id,tier", "cyd,free"], "column created_at: 'id,tier' lacks this column"),
+        (import_users, ["id,tier,created_at", 'cyd,"free,'], "is not CSV"),
+        (import_users, [], "lacks this column"),
+        (import_videos, ["id,user_id,created_at", "v1,bob,"], "column user_id: 'bob' is not its owner 'ada'"),
+        (import_videos, ["id,user_id,created_at", "v9,ada,"], "column id: 'v9' is not in the catalogue"),
+        (import_views, ["video_id,day,views", "v1,2026-13-01,1"], "column day: '2026-13-01' is no date"),
+        (import_views, ["video_id,day,views", "v1,2026-01-01,-1"], "column views: '-1' is no number of views"),
+        (import_views, ["video_id,day,views", "v1,2026-01-01,1e3"], "is no number of views"),
+        (import_views, ["video_id,day,views", "v1,2026-01-01,9999999999"], "is no number of views"),
+        (import_views, ["video_id,day,views", "v1,2026-01-01,1", "v1,2026-01-01,2"], "line 3.*named twice"),
+        (import_views, ["video_id,day,views", "v1,2026-01-01,1", "v9,2026-01-01,2"], "'v9' is not in the catalogue"),
+    ],
+)
+def test_a_bad_field_is_named_and_nothing_changes(
+    engine: sa.Engine, load: Callable[..., Imported], lines: list[str], complaint: str
+) -> None:
+    before = rows(engine, *users.c), rows(engine, *videos.c)
+    with pytest.raises(InputRefused, match=complaint) as refused:
+        load(engine, lines)
+    assert "nothing was changed" in str(refused.value)
+    assert (rows(engine, *users.c), rows(engine, *videos.c), rows(engine, *daily_views.c)) == (*before, [])
+
+
+def test_every_bad_field_is_counted_and_the_first_ten_are_shown(engine: sa.Engine) -> None:
+    with pytest.raises(InputRefused, match=r"5,000 fields are wrong.*line 11,.*; and 4,990 more"):
+        import_views(engine, ["video_id,day,views", *(["v1,2026-01-01,x"] * 5_000)])
+
+
+def test_videos_that_the_catalogue_lacks_can_be_skipped(engine: sa.Engine) -> None:
+    lines = ["video_id,day,views", "v1,2026-01-01,1", "gone,2026-01-01,2"]
+    assert import_views(engine, lines, skip_unknown=True) == Imported(1, skipped=1)
+    lines = ["id,user_id,created_at", "v1,ada,2026-01-01T00:00:00Z", "gone,ada,2026-01-01T00:00:00Z"]
+    assert import_videos(engine, lines, skip_unknown=True) == Imported(1, skipped=1)
+
+
+def test_a_long_file_is_taken_whole(engine: sa.Engine) -> None:
+    days = (date(2000, 1, 1) + timedelta(days=n) for n in range(5_000))
+    assert import_views(engine, ["video_id,day,views", *(f"v1,{day},1" for day in days)], complete=True).lines == 5_000
+    assert len(rows(engine, daily_views.c.day)) == len(rows(engine, view_days.c.day)) == 5_000
