@@ -20,6 +20,7 @@ WRITERS: Final[dict[str, Callable[[str], str]]] = {
     "schedule": flows.schedule,
     "commands": commands.sections,
     "api": api.sections,
+    "routes": api.overview,
     "problems": api.problems,
     "schemas": api.schemas,
     "errors": errors.table,

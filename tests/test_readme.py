@@ -54,6 +54,15 @@ def test_every_room_is_in_the_map() -> None:
     assert not [room for room in rooms - {"model", "simulation"} if f"{room}/" not in tree]
 
 
+def test_every_capability_is_in_the_map_and_in_the_page_of_architecture() -> None:
+    layers = [ROOT / "reelkeeper" / name for name in ("rules", "operations", "store")]
+    words = {path.parent.name for layer in layers for path in layer.glob("*/__init__.py")} - {"tables", "migrations"}
+    told = re.findall(r"^ +((?:[a-z]+ ?){8,})$", README, re.MULTILINE)
+    assert {word for line in told for word in line.split()} == words
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert words == set(re.findall(r"^\| `([a-z]+)` \|", page, re.MULTILINE))
+
+
 def test_its_pictures_are_there_and_can_be_drawn_where_no_page_lends_them_a_style() -> None:
     places = [ROOT / (plain or tag) for plain, tag in PICTURES]
     assert [place.suffix for place in places] == [".png", ".svg"]

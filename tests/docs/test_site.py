@@ -133,6 +133,7 @@ def test_every_setting_threshold_command_route_and_exit_code_is_there(pages: dic
     assert not [
         f"{method} {path}" for method, path, _ in api.routes() if f"{method} {path}" not in pages["api.html"].text
     ]
+    assert {f"{method} {path}" for method, path, _ in api.routes()} <= {row[0] for row in pages["api.html"].rows if row}
     assert not [one for one in errors.kinds() if one.__name__ not in pages["exit-codes.html"].text]
     codes = {"0", *(str(one.exit_code) for one in errors.kinds())}
     assert codes <= {cells[0] for cells in pages["exit-codes.html"].rows if cells}

@@ -13,7 +13,10 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser import PALE, SCREENSHOTS, SIZES
 
 pytestmark = pytest.mark.long
-PAGES = ("index", "architecture", "flows", "policies", "settings", "commands", "api", "runbooks", "exit-codes")
+PAGES = (
+    *("index", "lifecycle", "jobs", "costs", "triggering", "monitoring", "runbooks", "architecture", "from-the-sketch"),
+    *("flows", "policies", "settings", "commands", "api", "exit-codes"),
+)
 
 
 class Quiet(SimpleHTTPRequestHandler):
