@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import Install
-from tests.e2e.installation import BIN, ROOT, Installation
+from tests.e2e.installation import BIN, NAMES, ROOT, Installation
 
 pytestmark = pytest.mark.long
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "docs" / "triggering.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -48,27 +48,35 @@ def shell(installation: Installation, text: str, **more: str) -> subprocess.Comp
     return run(installation, "bash", "-euo", "pipefail", "-c", SETTINGS + text, **more)
 
 
-def states(installation: Installation, flow: str) -> list[str]:
-    return [each["state"]["type"] for each in installation.runs(flow)]
+def runs(installation: Installation) -> dict[str, str]:
+    """Give the state of each run of the flows that the page starts, by its id."""
+    found = [*installation.runs("sync-catalog"), *installation.runs("expire-videos")]
+    return {each["id"]: each["state"]["type"] for each in found}
+
+
+def begun(installation: Installation, before: dict[str, str]) -> list[str]:
+    """Give the states of the runs that were not there before."""
+    return [state for run_id, state in runs(installation).items() if run_id not in before]
 
 
 def test_the_rest_api_starts_one_run_a_key_and_tells_when_it_is_over(installed: Installation) -> None:
+    before = runs(installed)
     for _ in range(2):
         done = shell(installed, REST)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.split() == ["COMPLETED"], installed.log("worker")
-    assert states(installed, "sync-catalog") == ["COMPLETED"]
+    assert begun(installed, before) == ["COMPLETED"]
 
 
 def test_the_command_waits_for_each_run_and_fails_where_the_run_does(installed: Installation) -> None:
-    before = len(states(installed, "sync-catalog") + states(installed, "expire-videos"))
+    before = runs(installed)
     done = shell(installed, COMMANDS)
     assert done.returncode == 0, done.stdout + done.stderr
-    after = states(installed, "sync-catalog") + states(installed, "expire-videos")
-    assert len(after) == before + 2
-    assert set(after) == {"COMPLETED"}
+    assert begun(installed, before) == ["COMPLETED", "COMPLETED"]
     off = '{"policy": {"retention_free_days": null, "retention_premium_days": null, "retention_pro_days": null}}'
-    assert shell(installed, f"prefect deployment run expire-videos/scheduled --params '{off}' --watch").returncode != 0
+    name = f"expire-videos/{NAMES['expire-videos']}"
+    assert shell(installed, f"prefect deployment run {name} --params '{off}' --watch").returncode != 0
+    assert begun(installed, before).count("FAILED") == 1
 
 
 def test_python_starts_one_run_a_key_and_waits_for_it(installed: Installation) -> None:
@@ -84,7 +92,8 @@ def test_a_wrong_parameter_and_a_wrong_password_are_refused(installed: Installat
     wrong = installed.http.post(at, json={"parameters": {"dry_run": "perhaps"}})
     assert wrong.status_code == 409
     assert "dry_run" in wrong.text
-    misspelt = shell(installed, "prefect deployment run sync-catalog/scheduled --param dry_rnu=true --watch")
+    name = f"sync-catalog/{NAMES['sync-catalog']}"
+    misspelt = shell(installed, f"prefect deployment run {name} --param dry_rnu=true --watch")
     assert misspelt.returncode != 0
     with httpx.Client(base_url=str(installed.http.base_url), trust_env=False) as stranger:
         assert stranger.post(at.lstrip("/"), json={}).status_code == 401
