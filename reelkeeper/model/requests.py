@@ -1,5 +1,6 @@
 """What somebody asks to be generated, bounded and in one form, and what they are answered."""
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -114,3 +115,22 @@ class Declined(NamedTuple):
 
 
 Admission = Cached | Joined | Queued | Unfulfilled | Declined
+
+
+class Upload(NamedTuple):
+    """An upload as it stands. `state` is its reservation's: open, settled (the video is live), released, expired."""
+
+    id: str
+    request_sha256: str
+    user_id: str
+    video_id: str
+    video_created_at: datetime
+    state: str
+    refusal: str | None
+    reservation_id: str
+    blob_id: int
+    key: str
+    size_bytes: int
+    md5: str
+    content_type: str
+    url_until: datetime

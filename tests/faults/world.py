@@ -111,7 +111,7 @@ class World:
         standing = None if is_ours else self.depot.bucket.head(key)
         frames, seconds = decoded(clip)
         retired = blob_state == BlobState.RETIRED
-        with transaction(self.depot.engine, "test") as session, quotas.counted(session, videos.c.id == video_id):
+        with transaction(self.depot.engine, "test") as session, quotas.counted(session, [video_id]):
             if not session.execute(sa.select(videos.c.id).where(videos.c.id == video_id)).scalar():
                 session.execute(
                     sa.insert(videos).values(

@@ -7,10 +7,10 @@ from flows.expire_videos import expire_videos
 from flows.prune_cache import prune_cache
 from reelkeeper.errors import Frozen
 from reelkeeper.operations.core.freeze import freeze
-from reelkeeper.operations.videos import cache
 from reelkeeper.rules.jobs.pruning import Pruned, PrunePolicy
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import cache_entries
+from reelkeeper.store.videos import cache
 from tests.flows.scenes import Scene
 
 

@@ -72,7 +72,7 @@ def assert_books_balance(session: Session) -> None:
 
 def store_video(session: Session, user_id: str, video_id: str, size_bytes: int) -> None:
     """Publish a video of so many bytes, as an upload does at its end; no object is behind it."""
-    with quotas.counted(session, videos.c.id == video_id):
+    with quotas.counted(session, [video_id]):
         session.execute(sa.insert(videos).values(id=video_id, user_id=user_id, generation=1, state=VideoState.LIVE))
         blob = sa.insert(blobs).values(video_id=video_id, key=video_id, state=BlobState.LIVE, size_bytes=size_bytes)
         blob_id = session.execute(blob.returning(blobs.c.id)).scalar_one()

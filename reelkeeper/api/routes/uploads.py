@@ -12,7 +12,7 @@ from reelkeeper.api.backing import Id, IdempotencyKey, Stands, needs
 from reelkeeper.api.load import UPLOAD, WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import LeaseLost
-from reelkeeper.model import MediaLimits
+from reelkeeper.model import MediaLimits, requests
 from reelkeeper.model.access import Scope
 from reelkeeper.model.money import ReservationState
 from reelkeeper.operations.core.workspace import flush_operations
@@ -123,7 +123,7 @@ def finish(upload_id: UploadId, stands: Stands) -> Upload:
     return _told(done)
 
 
-def _told(upload: receive.Upload) -> Upload:
+def _told(upload: requests.Upload) -> Upload:
     return Upload.model_validate(
         {
             **{name: getattr(upload, name) for name in ("id", "user_id", "video_id", "size_bytes", "url_until")},

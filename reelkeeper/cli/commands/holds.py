@@ -70,10 +70,10 @@ def thaw(as_json: AsJson = False) -> None:
 
 def _list(*, as_json: bool) -> None:
     from reelkeeper.store.core.engine import reading
-    from reelkeeper.store.videos.video_pages import holds_in_force
+    from reelkeeper.store.videos import holds
 
     with store() as engine, reading(engine) as session:
-        lines = holds_in_force(session)
+        lines = holds.in_force(session)
     if as_json:
         emit(lines)
     elif lines:

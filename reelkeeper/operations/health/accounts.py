@@ -16,13 +16,13 @@ from reelkeeper.model.money import HoldState, Mismatch, Moved, ReservationState
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.billing.quota import Reserved
 from reelkeeper.operations.core.freeze import freeze, require_permission
-from reelkeeper.operations.videos import receive
 from reelkeeper.rules.billing import accounts as rule
 from reelkeeper.store.billing import recount as counting
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.tables import accounts, credit_holds, deployment, reservations, storage_accounts
+from reelkeeper.store.videos import uploads
 
 _KEPT: Final = {  # figures that are only a copy of their record: they may be written anew
     "balance": (accounts.c.id, accounts.c.balance_microusd),
@@ -50,7 +50,7 @@ def void_reservations(engine: Engine, *, grant: Grant) -> list[Reserved]:
         with transaction(engine, "accounts.void_reservations") as session:
             require_permission(session, grant)
             some = quota.expire(session)
-            receive.let_go(session, [one.id for one in some])
+            uploads.release(session, [one.id for one in some])
         voided += some
         if not some:
             return voided

@@ -110,7 +110,7 @@ def restore(
     outcomes: list[Outcome] = []
     with transaction(depot.engine, "restore") as session:
         session.execute(sa.select(deployment.c.id).with_for_update())
-        with quotas.counted(session, videos.c.id.in_([one.video_id for one in batch])):
+        with quotas.counted(session, [one.video_id for one in batch]):
             for one in batch:
                 found = stored[one.key]
                 if found is None or not one.recorded.matches(found):

@@ -11,14 +11,13 @@ from reelkeeper.model import Action, BlobState, Grace, Outcome, VideoState
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.isolation import each_apart
 from reelkeeper.operations.core.workspace import Depot
-from reelkeeper.operations.videos import cache
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import changed, now, transaction
 from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.lifecycle.plans import record_outcomes
 from reelkeeper.store.tables import blobs, plans, verdicts, videos
-from reelkeeper.store.videos import conditions
+from reelkeeper.store.videos import cache, conditions
 from reelkeeper.store.videos.conditions import retired
 
 _log = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ def _retire_batch(
     with transaction(depot.engine, "retire") as session:
         require_permission(session, grant)
         at = now(session)
-        with quotas.counted(session, videos.c.id.in_(video_ids)):
+        with quotas.counted(session, video_ids):
             gone = _retire_videos(session, plan_id, video_ids, run_id)
         cache.drop(session, [row.id for row in gone])
         blobs_retired = changed(

@@ -23,6 +23,7 @@ from reelkeeper.store.core.engine import changed, now, reading, transaction
 from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.tables import blobs, operations, videos
 from reelkeeper.store.videos import conditions
+from reelkeeper.store.videos.intents import Intent, announce
 
 _COPIES_AT_WORK = 3  # the source, the best encode so far and the one being made, each no larger than the source
 
@@ -148,7 +149,7 @@ def _remember(depot: Depot, source: _Source, refusal: Refusal, *, grant: Grant, 
 
 def _announce(
     depot: Depot, source: _Source, digest: str, result: Transcode, *, grant: Grant, run_id: str
-) -> intents.Intent | None:
+) -> Intent | None:
     with Path(result.path).open("rb") as file:
         md5 = file_digest(file, "md5").hexdigest()
     generation = source.generation + 1
@@ -182,4 +183,4 @@ def _announce(
         if not session.execute(sa.select(videos.c.id).where(_unchanged(session, source)).with_for_update()).scalar():
             return None
         session.execute(sa.update(blobs).where(blobs.c.id == source.blob_id).values(sha256=digest))
-        return intents.announce(session, blob, operation)
+        return announce(session, blob, operation)

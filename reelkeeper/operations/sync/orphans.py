@@ -55,7 +55,7 @@ def adopt(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> tuple[i
             back = [one for one in unknown if _supersedes(one, standing.get(one.video_id), VideoState.LOST)]
             _insert_videos(session, new)
             blob_ids = _insert_blobs(session, new + back, state=BlobState.LIVE, run_id=run_id)
-            with quotas.counted(session, videos.c.id.in_([one.video_id for one in new + back])):
+            with quotas.counted(session, [one.video_id for one in new + back]):
                 _publish(session, new + back, blob_ids, run_id)
             noted.forget(session, [one.key for one in new + back] + sorted(known))
             append(session, [_event("adopt", one, blob_ids, run_id) for one in new])

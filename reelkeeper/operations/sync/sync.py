@@ -16,14 +16,13 @@ from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.sync.survey import Survey
-from reelkeeper.operations.videos import cache
 from reelkeeper.operations.videos.overwrites import take_uploads
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import changed, now, transaction
 from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.tables import blobs, orphans, scans, videos
-from reelkeeper.store.videos import conditions
+from reelkeeper.store.videos import cache, conditions
 from reelkeeper.store.videos.conditions import retired
 
 _BATCH = 500
@@ -45,7 +44,7 @@ def lose(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> int:
                 .values(state=BlobState.LOST, run_id=run_id)
                 .returning(blobs.c.id, blobs.c.video_id, blobs.c.key)
             ).all()
-            with quotas.counted(session, videos.c.blob_id.in_(missing)):
+            with quotas.counted(session, standing_on=missing):
                 lost_videos += changed(
                     session,
                     sa.update(videos)
@@ -87,7 +86,7 @@ def mend(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace: Grac
             .values(run_id=run_id, **retired(now(session), grace, "its object was there after its purge"))
         )
         events += [Event("reappeared", run_id, None, blob_id) for blob_id in survey.reappeared]
-        with quotas.counted(session, videos.c.blob_id.in_(survey.found)):
+        with quotas.counted(session, standing_on=survey.found):
             events += _revive(session, survey.found, run_id, grace)
         append(session, events)
     return [stored.key for _, stored in survey.doubtful] + survey.claimed

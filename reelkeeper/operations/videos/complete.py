@@ -6,25 +6,24 @@ intent, read back and decoded to its end, one transaction. Killed anywhere, comp
 
 from pathlib import Path
 
-import sqlalchemy as sa
-from sqlmodel import Session
-
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import HoldClosed, KeyReused, LeaseLost, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
-from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.model import Grace
 from reelkeeper.model.money import ReservationState
+from reelkeeper.model.requests import Upload
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.lease import Keeper
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.videos import intents
-from reelkeeper.operations.videos.receive import Upload, find
+from reelkeeper.operations.videos.receive import find
+from reelkeeper.store import Session
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import now, transaction
+from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.core.leases import Grant
-from reelkeeper.store.tables import blobs, uploads, videos
-from reelkeeper.store.videos.conditions import retired
+from reelkeeper.store.videos import uploads
+from reelkeeper.store.videos.intents import adopt
 
 
 def complete(depot: Depot, upload_id: str, *, scratch: Path, run_id: str, grace: Grace) -> Upload:
@@ -84,22 +83,17 @@ def _publish(depot: Depot, upload: Upload, *, scratch: Path, grant: Grant, run_i
             "lease_token": grant.token,
             "detail": {"reservation": upload.reservation_id},
         }
-        intent = intents.adopt(session, upload.blob_id, known, operation)
+        intent = adopt(session, upload.blob_id, known, operation)
     intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
 
 
 def _make_pending(session: Session, upload: Upload) -> None:
     """Make the video's row. Raises KeyReused when its id was taken since the upload began."""
-    new = {"user_id": upload.user_id, "state": VideoState.PENDING, "created_at": upload.video_created_at}
-    row = session.execute(
-        sa.select(videos.c.state, videos.c.blob_id, videos.c.user_id)
-        .where(videos.c.id == upload.video_id)
-        .with_for_update()
-    ).one_or_none()
-    if row is None:
-        session.execute(sa.insert(videos).values(id=upload.video_id, generation=1, **new))
-    elif row.state == VideoState.GONE and row.blob_id is None and row.user_id == upload.user_id:
-        session.execute(sa.update(videos).where(videos.c.id == upload.video_id).values(**new))
+    known = uploads.current(session, upload.video_id, locked=True)
+    if known is None:
+        uploads.add_pending(session, upload.video_id, upload.user_id, upload.video_created_at)
+    elif known.never_came and known.user_id == upload.user_id:
+        uploads.make_pending(session, upload.video_id, created_at=upload.video_created_at)
     else:
         raise KeyReused(f"video {upload.video_id!r} came to be since upload {upload.id} began; begin another")
 
@@ -108,9 +102,6 @@ def _refuse(depot: Depot, upload: Upload, why: str, *, grant: Grant, run_id: str
     with transaction(depot.engine, "receive.refuse") as session:
         require_permission(session, grant)
         quota.release(session, upload.reservation_id)
-        gone = retired(now(session), grace, "an upload that was refused")
-        pending = sa.and_(blobs.c.id == upload.blob_id, blobs.c.state == BlobState.PENDING)
-        session.execute(sa.update(blobs).where(pending).values(**gone))
-        session.execute(sa.update(uploads).where(uploads.c.id == upload.id).values(refusal=why))
+        uploads.refuse(session, upload, why, grace)
         detail = {"key": upload.key, "bytes": upload.size_bytes, "video": upload.video_id, "why": why}
         append(session, [Event("upload_refused", run_id, None, upload.blob_id, upload.user_id, detail)])

@@ -3,10 +3,7 @@
 from datetime import datetime
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import sqlalchemy as sa
-from sqlmodel import Session
+from typing import Any
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.s3.keys import blob_key
@@ -16,9 +13,11 @@ from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.videos import intents
+from reelkeeper.store import Session
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.core.leases import Grant
-from reelkeeper.store.tables import users, videos
+from reelkeeper.store.videos import uploads
+from reelkeeper.store.videos.intents import announce
 
 CONTENT_TYPES = {
     "mp4": "video/mp4",
@@ -63,8 +62,8 @@ def upload(
         require_permission(session, grant)
         if reservation:
             quota.require_room(session, reservation, user_id, media.size_bytes)
-        current = _current(session, user_id, video_id, created_at)
-        generation = current.generation + (current.blob_id is not None)
+        known, old_blob_id = _current(session, user_id, video_id, created_at)
+        generation = known + (old_blob_id is not None)
         blob = {
             "video_id": video_id,
             "generation": generation,
@@ -80,41 +79,27 @@ def upload(
         operation: dict[str, Any] = {
             "kind": "upload",
             "video_id": video_id,
-            "old_blob_id": current.blob_id,
-            "generation": current.generation,
+            "old_blob_id": old_blob_id,
+            "generation": known,
             "run_id": run_id,
             "lease_token": grant.token,
             "detail": {"reservation": reservation} if reservation else {},
         }
-        intent = intents.announce(session, blob, operation)
+        intent = announce(session, blob, operation)
     intents.put(depot, intent, source)
     return intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
 
 
-class _Current(NamedTuple):
-    generation: int
-    blob_id: int | None  # None: the first bytes are still to come
-
-
-def _current(session: Session, user_id: str, video_id: str, created_at: datetime) -> _Current:
-    """Find what the video stands on; make it `pending` if it is new, or if its first upload never came to be."""
-    row = session.execute(
-        sa.select(videos.c.user_id, videos.c.state, videos.c.blob_id, videos.c.generation)
-        .where(videos.c.id == video_id)
-        .with_for_update()
-    ).one_or_none()
-    if row is None:
-        if not session.execute(sa.select(users.c.id).where(users.c.id == user_id)).scalar():
-            session.execute(sa.insert(users).values(id=user_id))
-        session.execute(
-            sa.insert(videos).values(
-                id=video_id, user_id=user_id, generation=1, state=VideoState.PENDING, created_at=created_at
-            )
-        )
-        return _Current(1, None)
-    never_came = row.state == VideoState.GONE and row.blob_id is None
-    if row.user_id != user_id or not (row.state == VideoState.LIVE or never_came):
-        raise NotFound(f"video {video_id!r} is {row.state} and of user {row.user_id!r}; nothing was stored")
-    if never_came:
-        session.execute(sa.update(videos).where(videos.c.id == video_id).values(state=VideoState.PENDING))
-    return _Current(row.generation, row.blob_id)
+def _current(session: Session, user_id: str, video_id: str, created_at: datetime) -> tuple[int, int | None]:
+    """Find the video's generation and blob; make it `pending` if it is new, or if its first upload never came to be."""
+    known = uploads.current(session, video_id, locked=True)
+    if known is None:
+        if not uploads.is_user(session, user_id):
+            uploads.add_user(session, user_id)
+        uploads.add_pending(session, video_id, user_id, created_at)
+        return 1, None
+    if known.user_id != user_id or not (known.state == VideoState.LIVE or known.never_came):
+        raise NotFound(f"video {video_id!r} is {known.state} and of user {known.user_id!r}; nothing was stored")
+    if known.never_came:
+        uploads.make_pending(session, video_id)
+    return known.generation, known.blob_id

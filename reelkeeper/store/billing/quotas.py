@@ -1,12 +1,12 @@
 """Each user's stored and reserved bytes, kept by every change in its own transaction, and never counted twice.
 
-    with counted(session, videos.c.id == video_id):
+    with counted(session, [video_id]):
         ...                                           # whatever the change does to these videos
 
 `used_bytes` is the live videos' present bytes. A user without a row here has not been counted yet.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,11 +30,14 @@ def live_bytes(session: Session, wanted: sa.ColumnElement[bool] | None = None) -
 
 
 @contextmanager
-def counted(session: Session, wanted: sa.ColumnElement[bool]) -> Iterator[None]:
-    """Hold a change to the videos that are `wanted`, and put its net difference onto their users' accounts.
+def counted(
+    session: Session, video_ids: Sequence[str] = (), *, standing_on: Sequence[int] | None = None
+) -> Iterator[None]:
+    """Hold a change to videos, or to those that stand on some blobs, and put the difference onto their users' accounts.
 
     The caller's transaction has locked the deployment row, as every change does: nothing else moves meanwhile.
     """
+    wanted = videos.c.id.in_(video_ids) if standing_on is None else videos.c.blob_id.in_(standing_on)
     before = live_bytes(session, wanted)
     yield
     after = live_bytes(session, wanted)

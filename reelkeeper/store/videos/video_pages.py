@@ -1,4 +1,4 @@
-"""What people look up: saved plans and what became of them, holds in force, and every object of a video."""
+"""What people look up: saved plans and what became of them, and every object of a video."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -6,8 +6,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.store.core.engine import Clock
-from reelkeeper.store.tables import blobs, holds, plans, verdicts, videos
+from reelkeeper.store.tables import blobs, plans, verdicts, videos
 
 
 class PlanLine(NamedTuple):
@@ -36,18 +35,6 @@ class PlanItem(NamedTuple):
     outcome: str | None
     outcome_reason: str | None
     after_bytes: int | None
-
-
-class HoldLine(NamedTuple):
-    """A hold that is in force."""
-
-    id: str
-    scope: str
-    subject: str
-    reason: str
-    author: str
-    created_at: datetime
-    expires_at: datetime | None
 
 
 class BlobLine(NamedTuple):
@@ -93,17 +80,6 @@ def plan_items(session: Session, plan_id: str, limit: int = 1_000) -> list[PlanI
         .limit(limit)
     )
     return [PlanItem._make(row) for row in rows]
-
-
-def holds_in_force(session: Session) -> list[HoldLine]:
-    """List the holds that are neither released nor expired, oldest first."""
-    in_force = sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > Clock())
-    rows = session.execute(
-        sa.select(*(holds.c[name] for name in HoldLine._fields))
-        .where(holds.c.released_at.is_(None), in_force)
-        .order_by(holds.c.created_at)
-    )
-    return [HoldLine._make(row) for row in rows]
 
 
 def blobs_of_video(session: Session, video_id: str) -> list[BlobLine]:

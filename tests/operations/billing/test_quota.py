@@ -179,7 +179,7 @@ def test_a_wrong_count_does_not_stand_in_the_way_of_a_deletion(store: sa.Engine)
     with transaction(store, "test") as session:
         store_video(session, "ann", "v2", 5)
         session.execute(sa.update(storage_accounts).values(used_bytes=4))
-    with transaction(store, "test") as session, quotas.counted(session, videos.c.id == "v2"):
+    with transaction(store, "test") as session, quotas.counted(session, ["v2"]):
         session.execute(sa.update(videos).where(videos.c.id == "v2").values(state=VideoState.RETIRED))
     assert storage(store, "ann") == (60 * MIB, 0)
 

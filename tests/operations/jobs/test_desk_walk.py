@@ -16,12 +16,12 @@ from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs.admit import Terms
 from reelkeeper.operations.jobs.settle import cancel, fail, succeed
-from reelkeeper.operations.videos import cache
 from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import cache_entries, credit_holds, jobs, reservations, videos
+from reelkeeper.store.videos import cache
 from tests.operations.books import assert_books_balance, assert_bytes_add_up, make_user
 from tests.operations.desk import ask, claim, fox, make
 
@@ -111,6 +111,6 @@ def retire_one(engine: sa.Engine, chance: random.Random) -> None:
         live = sa.select(videos.c.id).where(videos.c.state == VideoState.LIVE).order_by(videos.c.id)
         if found := list(session.execute(live).scalars()):
             one = chance.choice(found)
-            with quotas.counted(session, videos.c.id == one):
+            with quotas.counted(session, [one]):
                 session.execute(sa.update(videos).where(videos.c.id == one).values(state=VideoState.RETIRED))
             cache.drop(session, [one])

@@ -10,12 +10,12 @@ from reelkeeper.model.jobs import CacheQueue
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.jobs import prune_cache
 from reelkeeper.operations.jobs.prune_cache import Done
-from reelkeeper.operations.videos import cache
 from reelkeeper.rules.jobs.pruning import PrunePolicy
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.tables import audit_events, cache_entries, cache_ghosts
+from reelkeeper.store.videos import cache
 from tests.operations.books import make_user, store_video
 
 SMALL, MAIN = CacheQueue.SMALL, CacheQueue.MAIN

@@ -1,0 +1,75 @@
+"""Holds as rows: placed, released, and listed while they are in force."""
+
+from datetime import datetime
+from typing import NamedTuple
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import BlobState
+from reelkeeper.store.core.engine import Clock, changed, now
+from reelkeeper.store.tables import blobs, holds, users, videos
+
+
+class HoldLine(NamedTuple):
+    """A hold that is in force."""
+
+    id: str
+    scope: str
+    subject: str
+    reason: str
+    author: str
+    created_at: datetime
+    expires_at: datetime | None
+
+
+def is_known(session: Session, scope: str, subject: str) -> bool:
+    """Whether the catalogue knows the user or video that is to be held."""
+    table = {"user": users, "video": videos}[scope]
+    return bool(session.execute(sa.select(table.c.id).where(table.c.id == subject)).scalar())
+
+
+def place(
+    session: Session, *, scope: str, subject: str, reason: str, author: str, expires_at: datetime | None
+) -> tuple[str, int]:
+    """Write a hold; returns its id, and how many blobs were already past the point of no return."""
+    hold_id = uuid4().hex[:12]
+    session.execute(
+        sa.insert(holds).values(
+            id=hold_id,
+            scope=scope,
+            subject=subject,
+            reason=reason,
+            author=author,
+            created_at=now(session),
+            expires_at=expires_at,
+        )
+    )
+    owner = videos.c.user_id if scope == "user" else videos.c.id
+    too_late = session.execute(
+        sa.select(sa.func.count())
+        .select_from(blobs.join(videos, videos.c.id == blobs.c.video_id))
+        .where(owner == subject, blobs.c.id == videos.c.blob_id, blobs.c.state == BlobState.DELETING)
+    ).scalar_one()
+    return hold_id, too_late
+
+
+def release(session: Session, hold_id: str) -> bool:
+    """End a hold; False when there is none in force with this id."""
+    ended = changed(
+        session,
+        sa.update(holds).where(holds.c.id == hold_id, holds.c.released_at.is_(None)).values(released_at=now(session)),
+    )
+    return bool(ended)
+
+
+def in_force(session: Session) -> list[HoldLine]:
+    """List the holds that are neither released nor expired, oldest first."""
+    lasting = sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > Clock())
+    rows = session.execute(
+        sa.select(*(holds.c[name] for name in HoldLine._fields))
+        .where(holds.c.released_at.is_(None), lasting)
+        .order_by(holds.c.created_at)
+    )
+    return [HoldLine._make(row) for row in rows]

@@ -1,0 +1,118 @@
+"""Rows whose bytes the service has overwritten at keys of its own, and the videos that stand on the new ones."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import BlobState, Grace, Recorded, StoredObject, VideoState
+from reelkeeper.store.tables import blobs, videos
+from reelkeeper.store.videos import conditions
+from reelkeeper.store.videos.conditions import retired
+
+_SETTLED = (BlobState.LIVE, BlobState.RETIRED, BlobState.LOST, BlobState.GONE)
+
+
+class Overwritten(NamedTuple):
+    """A row whose bytes are no longer the ones that are stored at its key, and the video that stands on it."""
+
+    blob_id: int
+    video_id: str
+    user_id: str
+    state: str
+    found: StoredObject
+
+
+def find_overwritten(session: Session, found: Mapping[int, StoredObject], claim_token: int | None) -> list[Overwritten]:
+    """List those rows of `found` that must give way, in the order in which the service stored the new objects."""
+    rows = session.execute(
+        sa.select(
+            blobs.c.id,
+            blobs.c.video_id,
+            videos.c.user_id,
+            blobs.c.state,
+            blobs.c.size_bytes,
+            blobs.c.etag,
+            blobs.c.is_ours,
+            blobs.c.stored_at,
+        )
+        .join(videos, videos.c.id == blobs.c.video_id)
+        .where(
+            blobs.c.id.in_(list(found)),
+            ~blobs.c.is_ours,
+            ~conditions.has_open_row(blobs.c.key, blobs.c.id),
+            sa.or_(
+                blobs.c.state.in_(_SETTLED),
+                sa.and_(blobs.c.state == BlobState.DELETING, blobs.c.claim_token == claim_token),
+            ),
+        )
+    )
+    latest: dict[str, Overwritten] = {}
+    for row in rows:
+        stored = found[row.id]
+        if not Recorded(row.size_bytes, row.etag, row.is_ours, row.stored_at).matches(stored):
+            one = Overwritten(row.id, row.video_id, row.user_id, row.state, stored)
+            before = latest.get(stored.key)
+            if before is None or before.blob_id < one.blob_id:  # of several rows that are gone, the newest
+                latest[stored.key] = one
+    return sorted(latest.values(), key=lambda one: (one.found.last_modified, one.blob_id))
+
+
+def mark_gone(session: Session, blob_ids: Sequence[int], run_id: str) -> None:
+    """Record that these rows' bytes are overwritten."""
+    session.execute(
+        sa.update(blobs)
+        .where(blobs.c.id.in_(blob_ids))
+        .values(
+            state=BlobState.GONE,
+            retire_reason="overwritten by the service",
+            claimed_at=None,
+            claim_token=None,
+            run_id=run_id,
+        )
+    )
+
+
+def publish(session: Session, one: Overwritten, at: datetime, *, run_id: str, grace: Grace) -> int:
+    """Insert the new object's row and point the video at it; return the row's id."""
+    generation = sa.select(videos.c.generation + 1).where(videos.c.id == one.video_id).scalar_subquery()
+    blob_id: int = session.execute(
+        sa.insert(blobs)
+        .values(
+            video_id=one.video_id,
+            generation=generation,
+            key=one.found.key,
+            is_ours=False,
+            state=BlobState.LIVE,
+            size_bytes=one.found.size_bytes,
+            etag=one.found.etag,
+            stored_at=one.found.last_modified,
+            run_id=run_id,
+        )
+        .returning(blobs.c.id)
+    ).scalar_one()
+    displaced = sa.select(videos.c.blob_id).where(videos.c.id == one.video_id).scalar_subquery()
+    session.execute(
+        sa.update(blobs)
+        .where(blobs.c.id == displaced, blobs.c.state == BlobState.LIVE, blobs.c.is_ours)
+        .values(run_id=run_id, **retired(at, grace, f"the service stored another video at {one.found.key}"))
+    )
+    session.execute(
+        sa.update(videos)
+        .where(videos.c.id == one.video_id)
+        .values(
+            state=VideoState.LIVE,
+            blob_id=blob_id,
+            generation=videos.c.generation + 1,
+            created_at=one.found.last_modified,
+            retired_at=None,
+            retire_reason=None,
+            refused_recipe=None,
+            refused_reason=None,
+            refused_at=None,
+            run_id=run_id,
+        )
+    )
+    return blob_id

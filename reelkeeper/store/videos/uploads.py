@@ -1,0 +1,150 @@
+"""Uploads: what a video that is put anew stands on, and those that somebody puts by a presigned URL."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.model.requests import Upload
+from reelkeeper.store.core.engine import now
+from reelkeeper.store.tables import blobs, reservations, uploads, users, videos
+from reelkeeper.store.videos.conditions import retired
+
+_WHOLE = sa.select(
+    uploads.c.id,
+    uploads.c.request_sha256,
+    reservations.c.user_id,
+    uploads.c.video_id,
+    uploads.c.video_created_at,
+    reservations.c.state,
+    uploads.c.refusal,
+    uploads.c.reservation_id,
+    uploads.c.blob_id,
+    blobs.c.key,
+    blobs.c.size_bytes,
+    blobs.c.etag,
+    blobs.c.content_type,
+    uploads.c.url_until,
+).select_from(
+    uploads.join(reservations, reservations.c.id == uploads.c.reservation_id).join(
+        blobs, blobs.c.id == uploads.c.blob_id
+    )
+)
+
+
+class Current(NamedTuple):
+    """What the catalogue knows of a video that somebody uploads."""
+
+    user_id: str
+    state: str
+    blob_id: int | None  # None: the first bytes are still to come
+    generation: int
+
+    @property
+    def never_came(self) -> bool:
+        """Whether its first upload never came to be, so that its id is free for another of the same user."""
+        return self.state == VideoState.GONE and self.blob_id is None
+
+
+def current(session: Session, video_id: str, *, locked: bool) -> Current | None:
+    """Find what a video stands on; `locked`, it stays so until the transaction ends."""
+    query = sa.select(*(videos.c[name] for name in Current._fields)).where(videos.c.id == video_id)
+    row = session.execute(query.with_for_update() if locked else query).one_or_none()
+    return Current._make(row) if row else None
+
+
+def add_pending(session: Session, video_id: str, user_id: str, created_at: datetime) -> None:
+    """Make the row of a new video, whose first bytes are still to come."""
+    session.execute(
+        sa.insert(videos).values(
+            id=video_id, user_id=user_id, generation=1, state=VideoState.PENDING, created_at=created_at
+        )
+    )
+
+
+def make_pending(session: Session, video_id: str, **values: datetime) -> None:
+    """Let a video whose first upload never came to be wait for another one."""
+    session.execute(sa.update(videos).where(videos.c.id == video_id).values(state=VideoState.PENDING, **values))
+
+
+def is_user(session: Session, user_id: str) -> bool:
+    """Whether the catalogue knows this user."""
+    return bool(session.execute(sa.select(users.c.id).where(users.c.id == user_id)).scalar())
+
+
+def add_user(session: Session, user_id: str) -> None:
+    """Make the row of a user, of whom nothing else is known."""
+    session.execute(sa.insert(users).values(id=user_id))
+
+
+def find(session: Session, upload_id: str) -> Upload | None:
+    """Find an upload as it stands."""
+    row = session.execute(_WHOLE.where(uploads.c.id == upload_id)).one_or_none()
+    return Upload._make(row) if row else None
+
+
+def begin(
+    session: Session,
+    upload_id: str,
+    request_sha256: str,
+    *,
+    video_id: str,
+    video_created_at: datetime,
+    reservation_id: str,
+    key: str,
+    size_bytes: int,
+    md5: str,
+    content_type: str,
+    stored_at: datetime,
+    url_until: datetime,
+) -> None:
+    """Write the pending blob of what is to be put, and the upload."""
+    blob_id = session.execute(
+        sa.insert(blobs)
+        .values(
+            generation=1,
+            key=key,
+            state=BlobState.PENDING,
+            size_bytes=size_bytes,
+            etag=md5,
+            content_type=content_type,
+            stored_at=stored_at,
+        )
+        .returning(blobs.c.id)
+    ).scalar_one()
+    session.execute(
+        sa.insert(uploads).values(
+            id=upload_id,
+            request_sha256=request_sha256,
+            video_id=video_id,
+            video_created_at=video_created_at,
+            reservation_id=reservation_id,
+            blob_id=blob_id,
+            url_until=url_until,
+        )
+    )
+
+
+def refuse(session: Session, upload: Upload, why: str, grace: Grace) -> None:
+    """Retire what was put, and note why it is no video."""
+    gone = retired(now(session), grace, "an upload that was refused")
+    pending = sa.and_(blobs.c.id == upload.blob_id, blobs.c.state == BlobState.PENDING)
+    session.execute(sa.update(blobs).where(pending).values(**gone))
+    session.execute(sa.update(uploads).where(uploads.c.id == upload.id).values(refusal=why))
+
+
+def release(session: Session, reservation_ids: Sequence[str]) -> None:
+    """End the blobs of uploads whose reservations have expired: their URLs have, so nothing can be put any more.
+
+    Whether something was put is not known here. A row that is gone expects nothing, so that uploads which were begun
+    and never put look like no loss; and `sync_catalog` retires what it finds stored of such a row.
+    """
+    theirs = sa.select(uploads.c.blob_id).where(uploads.c.reservation_id.in_(reservation_ids))
+    session.execute(
+        sa.update(blobs)
+        .where(blobs.c.id.in_(theirs), blobs.c.state == BlobState.PENDING)
+        .values(state=BlobState.GONE, retire_reason="an upload that was not completed")
+    )

@@ -1,0 +1,73 @@
+"""Views as rows: how often a video was viewed on a day, and when last."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.store.core.engine import insert_into
+from reelkeeper.store.tables import blobs, daily_views, videos, view_days
+
+_MOST_VIEWS = 2**31 - 1  # what the column holds on PostgreSQL
+_AT_ONCE = 1_000  # keys or ids in one statement
+
+
+def known_videos(session: Session, video_ids: Iterable[str]) -> set[str]:
+    """Find those of `video_ids` that the catalogue knows."""
+    return set(session.execute(sa.select(videos.c.id).where(videos.c.id.in_(video_ids))).scalars())
+
+
+def recorded_days(session: Session) -> set[date]:
+    """List the days whose views are completely recorded."""
+    return set(session.scalars(sa.select(view_days.c.day)))
+
+
+def videos_at(session: Session, keys: Sequence[str]) -> dict[str, str]:
+    """Find the video of each key, whichever generation of it that is."""
+    found: dict[str, str] = {}
+    for start in range(0, len(keys), _AT_ONCE):
+        asked = blobs.c.key.in_(keys[start : start + _AT_ONCE])
+        rows = session.execute(sa.select(blobs.c.key, blobs.c.video_id).where(asked, blobs.c.video_id.is_not(None)))
+        found.update((row.key, row.video_id) for row in rows)
+    return found
+
+
+def state_and_key(session: Session, video_id: str) -> tuple[str, str | None] | None:
+    """Find a video's state and the key of its present bytes; None where there is no such video."""
+    row = session.execute(
+        sa.select(videos.c.state, blobs.c.key)
+        .select_from(videos.outerjoin(blobs, blobs.c.id == videos.c.blob_id))
+        .where(videos.c.id == video_id)
+    ).one_or_none()
+    return (row.state, row.key) if row else None
+
+
+def add(session: Session, day: date, views: Mapping[str, int]) -> None:
+    """Add views of a day to what is known, up to what the column holds."""
+    insert = insert_into(session, daily_views)
+    known, more = daily_views.c.views, insert.excluded.views
+    summed = sa.case((known > _MOST_VIEWS - more, _MOST_VIEWS), else_=known + more)
+    session.execute(
+        insert.on_conflict_do_update(index_elements=["video_id", "day"], set_={"views": summed}),
+        [{"video_id": video_id, "day": day, "views": count} for video_id, count in views.items()],
+    )
+
+
+def keep_higher(session: Session, day: date, views: Mapping[str, int]) -> None:
+    """Record views of a day where they are more than is known."""
+    insert = insert_into(session, daily_views)
+    known = daily_views.c.views
+    higher = sa.case((insert.excluded.views > known, insert.excluded.views), else_=known)
+    session.execute(
+        insert.on_conflict_do_update(index_elements=["video_id", "day"], set_={"views": higher}),
+        [{"video_id": one, "day": day, "views": min(count, _MOST_VIEWS)} for one, count in views.items()],
+    )
+
+
+def move_last_viewed(session: Session, video_ids: Sequence[str], at: datetime) -> None:
+    """Say that videos were viewed at `at`, where that is later than is known."""
+    earlier = sa.or_(videos.c.last_viewed_at.is_(None), videos.c.last_viewed_at < at)
+    for start in range(0, len(video_ids), _AT_ONCE):
+        some = videos.c.id.in_(video_ids[start : start + _AT_ONCE])
+        session.execute(sa.update(videos).where(some, earlier).values(last_viewed_at=at))
