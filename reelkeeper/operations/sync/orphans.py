@@ -4,11 +4,7 @@ No byte is changed here. Each batch is a transaction of its own and can be repea
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
-from typing import NamedTuple
-
-import sqlalchemy as sa
-from sqlmodel import Session
+from datetime import datetime, timedelta
 
 from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.model.adoption import AdoptionVerdict
@@ -18,24 +14,16 @@ from reelkeeper.operations.sync.survey import Survey
 from reelkeeper.rules.sync.adoption import REASONS
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import insert_into, now, reading, transaction
+from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.sync import noted
+from reelkeeper.store.sync import orphans as rows
 from reelkeeper.store.sync.noted import Noted
-from reelkeeper.store.tables import blobs, orphans, users, videos
-from reelkeeper.store.videos.conditions import retired
+from reelkeeper.store.sync.orphans import Standing
 
 ORPHAN_MIN_AGE = timedelta(hours=48)  # longer than any upload or presigned PUT that may still be under way
 ORPHAN_MIN_WATCH = timedelta(hours=24)  # between the first and the last scan that saw it
 _BATCH = 500
-
-
-class Standing(NamedTuple):
-    """What the catalogue knows of a video that a noted key names."""
-
-    user_id: str
-    state: str
-    generation: int
 
 
 def adopt(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> tuple[int, int]:
@@ -48,15 +36,15 @@ def adopt(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> tuple[i
     for batch in _batches(depot, survey, AdoptionVerdict.ADOPT, AdoptionVerdict.TAKE_BACK):
         with transaction(depot.engine, "sync.adopt") as session:
             require_permission(session, grant)
-            standing = _standing(session, [one.video_id for one in batch])
-            known = _known_keys(session, [one.key for one in batch])
+            standing = rows.standing(session, [one.video_id for one in batch])
+            known = rows.known_keys(session, [one.key for one in batch])
             unknown = [one for one in batch if one.key not in known]
             new = _first_of_each([one for one in unknown if one.video_id not in standing])
             back = [one for one in unknown if _supersedes(one, standing.get(one.video_id), VideoState.LOST)]
-            _insert_videos(session, new)
-            blob_ids = _insert_blobs(session, new + back, state=BlobState.LIVE, run_id=run_id)
+            rows.insert_videos(session, new)
+            blob_ids = rows.insert_blobs(session, new + back, state=BlobState.LIVE, run_id=run_id)
             with quotas.counted(session, [one.video_id for one in new + back]):
-                _publish(session, new + back, blob_ids, run_id)
+                rows.publish(session, new + back, blob_ids, run_id)
             noted.forget(session, [one.key for one in new + back] + sorted(known))
             append(session, [_event("adopt", one, blob_ids, run_id) for one in new])
             append(session, [_event("take_back", one, blob_ids, run_id) for one in back])
@@ -72,20 +60,16 @@ def sweep(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace: Gra
     in scans at least 24 h apart. A newer generation than the catalogue knows means that it is old: never swept.
     """
     swept = 0
-    old = orphans.c.last_modified <= survey.started_at - ORPHAN_MIN_AGE
-    for batch in _batches(depot, survey, AdoptionVerdict.LEFTOVER, wanted=old):
+    old = survey.started_at - ORPHAN_MIN_AGE
+    for batch in _batches(depot, survey, AdoptionVerdict.LEFTOVER, modified_by=old):
         watched = [one for one in batch if one.first_seen_at <= one.last_seen_at - ORPHAN_MIN_WATCH]
         with transaction(depot.engine, "sync.sweep") as session:
             require_permission(session, grant)
-            standing = _standing(session, [one.video_id for one in watched])
-            known = _known_keys(session, [one.key for one in watched])
+            standing = rows.standing(session, [one.video_id for one in watched])
+            known = rows.known_keys(session, [one.key for one in watched])
             doomed = [one for one in watched if one.key not in known and _is_behind(one, standing.get(one.video_id))]
-            blob_ids = _insert_blobs(session, doomed, state=BlobState.RETIRED, run_id=run_id)
-            session.execute(
-                sa.update(blobs)
-                .where(blobs.c.id.in_(blob_ids.values()))
-                .values(**retired(now(session), grace, "an orphan of its video"))
-            )
+            blob_ids = rows.insert_blobs(session, doomed, state=BlobState.RETIRED, run_id=run_id)
+            rows.begin_grace(session, list(blob_ids.values()), grace)
             noted.forget(session, [one.key for one in doomed])
             append(session, [_event("orphan", one, blob_ids, run_id) for one in doomed])
         swept += len(doomed)
@@ -100,23 +84,16 @@ def tell(depot: Depot, survey: Survey) -> tuple[int, tuple[str, ...]]:
 
 
 def _batches(
-    depot: Depot, survey: Survey, *verdicts: AdoptionVerdict, wanted: sa.ColumnElement[bool] | None = None
+    depot: Depot, survey: Survey, *verdicts: AdoptionVerdict, modified_by: datetime | None = None
 ) -> Iterator[list[Noted]]:
     after = ""
     while True:
         with reading(depot.engine) as session:
-            conditions = () if wanted is None else (wanted,)
-            batch = noted.batch(session, survey.scan_id, verdicts, after, _BATCH, *conditions)
+            batch = noted.batch(session, survey.scan_id, verdicts, after, _BATCH, modified_by=modified_by)
         if not batch:
             return
         yield batch
         after = batch[-1].key
-
-
-def _known_keys(session: Session, keys: Sequence[str]) -> set[str]:
-    """Find the keys that a row has explained since they were noted."""
-    open_rows = sa.select(blobs.c.key).where(blobs.c.key.in_(keys), blobs.c.state != BlobState.GONE)
-    return set(session.execute(open_rows).scalars())
 
 
 def _first_of_each(new: Sequence[Noted]) -> list[Noted]:
@@ -140,69 +117,6 @@ def _is_behind(one: Noted, known: Standing | None) -> bool:
         and known.user_id == one.user_id
         and (one.generation or 0) <= known.generation
     )
-
-
-def _standing(session: Session, video_ids: Sequence[str]) -> dict[str, Standing]:
-    rows = session.execute(
-        sa.select(videos.c.id, videos.c.user_id, videos.c.state, videos.c.generation)
-        .where(videos.c.id.in_(video_ids))
-        .with_for_update()
-    )
-    return {row.id: Standing(row.user_id, row.state, row.generation) for row in rows}
-
-
-def _insert_videos(session: Session, new: Sequence[Noted]) -> None:
-    if new:
-        owners = [{"id": user_id} for user_id in sorted({one.user_id for one in new})]
-        session.execute(insert_into(session, users).on_conflict_do_nothing(), owners)
-        session.execute(
-            sa.insert(videos),
-            [
-                {
-                    "id": one.video_id,
-                    "user_id": one.user_id,
-                    "generation": 1,
-                    "state": VideoState.PENDING,
-                    "created_at": one.created_at or one.last_modified,
-                }
-                for one in new
-            ],
-        )
-
-
-def _insert_blobs(session: Session, chosen: Sequence[Noted], *, state: BlobState, run_id: str) -> dict[str, int]:
-    if not chosen:
-        return {}
-    rows = session.execute(
-        sa.insert(blobs).returning(blobs.c.key, blobs.c.id),
-        [
-            {
-                "video_id": one.video_id,
-                "generation": one.generation or 1,
-                "key": one.key,
-                "is_ours": one.generation is not None,
-                "state": state,
-                "size_bytes": one.size_bytes,
-                "etag": one.etag,
-                "stored_at": one.last_modified,
-                "run_id": run_id,
-            }
-            for one in chosen
-        ],
-    )
-    return {row.key: row.id for row in rows}
-
-
-def _publish(session: Session, chosen: Sequence[Noted], blob_ids: dict[str, int], run_id: str) -> None:
-    if not chosen:
-        return
-    change = (
-        sa.update(videos)
-        .where(videos.c.id == sa.bindparam("video"))
-        .values(blob_id=sa.bindparam("blob"), generation=sa.bindparam("made"), state=VideoState.LIVE, run_id=run_id)
-    )
-    rows = [{"video": one.video_id, "blob": blob_ids[one.key], "made": one.generation or 1} for one in chosen]
-    session.connection().execute(change, rows)
 
 
 def _event(event: str, one: Noted, blob_ids: dict[str, int], run_id: str) -> Event:

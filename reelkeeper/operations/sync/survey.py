@@ -10,18 +10,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import uuid4
 
-import sqlalchemy as sa
-from sqlmodel import Session
-
-from reelkeeper.model import BlobState, Counts, Recorded, StoredObject
+from reelkeeper.model import BlobState, Counts, StoredObject
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.sync import adoption
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.tables import blobs, scans
+from reelkeeper.store.sync import scans
 
-_EXPECTED = (BlobState.LIVE, BlobState.RETIRED)
 _BATCH = 1_000
-_SAMPLES_A_SHARD = 100  # keys: shards are then within some ten percent of the same size
 
 
 @dataclass(slots=True)
@@ -50,10 +45,10 @@ def survey(depot: Depot, *, run_id: str, note: bool, shards: int = 1) -> Survey:
     """
     with transaction(depot.engine, "sync.begin") as session:
         result = Survey(uuid4().hex, now(session))
-        session.execute(sa.insert(scans).values(id=result.scan_id, run_id=run_id, started_at=result.started_at))
-        highest = session.execute(sa.select(sa.func.max(blobs.c.id))).scalar() or 0
-        result.expected = session.execute(sa.select(sa.func.count()).where(*_expected(result.started_at))).scalar_one()
-        boundaries = _boundaries(session, highest, shards)
+        scans.begin(session, result.scan_id, run_id, result.started_at)
+        highest = scans.highest_blob_id(session)
+        result.expected = scans.count_expected(session, result.started_at)
+        boundaries = scans.boundaries(session, highest, shards)
     bits = bytearray(highest // 8 + 1)
     for page in depot.bucket.pages(boundaries):
         unexplained = _compare(depot, page, result, bits)
@@ -71,32 +66,15 @@ def confirm_missing(depot: Depot, result: Survey) -> None:
     confirmed = []
     for start in range(0, len(result.missing), _BATCH):
         with reading(depot.engine) as session:
-            rows = session.execute(
-                sa.select(blobs.c.id, blobs.c.key).where(
-                    blobs.c.id.in_(result.missing[start : start + _BATCH]), blobs.c.state.in_(_EXPECTED)
-                )
-            ).all()
-        stored = depot.bucket.stored([row.key for row in rows])
-        confirmed += [row.id for row in rows if stored[row.key] is None]
+            keys = scans.expected_keys(session, result.missing[start : start + _BATCH])
+        stored = depot.bucket.stored(list(keys.values()))
+        confirmed += [blob_id for blob_id, key in keys.items() if stored[key] is None]
     result.missing = confirmed
 
 
-def _boundaries(session: Session, highest: int, shards: int) -> list[str]:
-    """Choose keys that cut what the catalogue knows into `shards` parts of about the same size, from a sample by id."""
-    if shards == 1:
-        return []
-    stride = max(1, highest // (_SAMPLES_A_SHARD * shards))
-    sample = blobs.c.id.in_(range(1, highest + 1, stride)), blobs.c.state.in_(_EXPECTED)
-    known = sorted(session.execute(sa.select(blobs.c.key).where(*sample)).scalars(), key=str.encode)
-    return [known[len(known) * part // shards] for part in range(1, shards)] if len(known) >= shards else []
-
-
-def _expected(started_at: datetime) -> tuple[sa.ColumnElement[bool], ...]:
-    return blobs.c.state.in_(_EXPECTED), sa.or_(blobs.c.stored_at.is_(None), blobs.c.stored_at < started_at)
-
-
 def _compare(depot: Depot, page: Sequence[StoredObject], result: Survey, bits: bytearray) -> list[StoredObject]:
-    known = _known(depot, [stored.key for stored in page])
+    with reading(depot.engine) as session:
+        known = scans.known_objects(session, [stored.key for stored in page])
     unexplained = []
     for stored in page:
         row = known.get(stored.key)
@@ -125,25 +103,9 @@ def _compare(depot: Depot, page: Sequence[StoredObject], result: Survey, bits: b
     return unexplained
 
 
-def _known(depot: Depot, keys: Sequence[str]) -> dict[str, tuple[int, str, Recorded]]:
-    """Look up the open row of each key, or else the newest of those that are gone: its id, state and object."""
-    columns = (blobs.c.key, blobs.c.id, blobs.c.state, blobs.c.size_bytes, blobs.c.etag, blobs.c.is_ours)
-    with reading(depot.engine) as session:
-        rows = session.execute(
-            sa.select(*columns, blobs.c.stored_at)
-            .where(blobs.c.key.in_(keys))
-            .order_by(blobs.c.state != BlobState.GONE, blobs.c.id)  # the last one of a key counts
-        )
-        return {key: (blob_id, state, Recorded(*recorded)) for key, blob_id, state, *recorded in rows}
-
-
 def _unseen(depot: Depot, started_at: datetime, bits: bytearray) -> Iterator[list[int]]:
     with reading(depot.engine) as session:
-        rows = session.execute(
-            sa.select(blobs.c.id).where(*_expected(started_at)).order_by(blobs.c.id),
-            execution_options={"yield_per": 10_000},
-        ).scalars()
-        for batch in rows.partitions():
+        for batch in scans.expected_ids(session, started_at):
             yield [
                 blob_id
                 for blob_id in batch

@@ -26,6 +26,7 @@ from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.store import Session
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.videos import uploads
+from reelkeeper.store.videos.videos import is_user
 
 PATIENCE_SECONDS: Final = 3_600  # for completing after the URL has ended
 
@@ -126,7 +127,7 @@ def _announce(
 
 
 def _require_new(session: Session, wanted: Announced) -> None:
-    if not uploads.is_user(session, wanted.user_id):
+    if not is_user(session, wanted.user_id):
         raise NotFound(f"no user {wanted.user_id!r} in the catalogue; nothing was reserved")
     known = uploads.current(session, wanted.video_id, locked=False)
     if known and not (known.never_came and known.user_id == wanted.user_id):

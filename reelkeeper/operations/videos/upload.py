@@ -18,6 +18,7 @@ from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.videos import uploads
 from reelkeeper.store.videos.intents import announce
+from reelkeeper.store.videos.videos import is_user
 
 CONTENT_TYPES = {
     "mp4": "video/mp4",
@@ -94,7 +95,7 @@ def _current(session: Session, user_id: str, video_id: str, created_at: datetime
     """Find the video's generation and blob; make it `pending` if it is new, or if its first upload never came to be."""
     known = uploads.current(session, video_id, locked=True)
     if known is None:
-        if not uploads.is_user(session, user_id):
+        if not is_user(session, user_id):
             uploads.add_user(session, user_id)
         uploads.add_pending(session, video_id, user_id, created_at)
         return 1, None

@@ -120,9 +120,11 @@ def batch(
     verdicts: Sequence[AdoptionVerdict],
     after: str,
     limit: int,
-    *wanted: sa.ColumnElement[bool],
+    *,
+    modified_by: datetime | None = None,
 ) -> list[Noted]:
     """Read the next notes of these verdicts behind the key `after`, in the database's order."""
+    wanted = () if modified_by is None else (orphans.c.last_modified <= modified_by,)
     rows = session.execute(
         sa.select(*(orphans.c[name] for name in Noted._fields))
         .where(judged(scan_id, *verdicts), orphans.c.key > after, *wanted)

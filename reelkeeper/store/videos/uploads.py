@@ -70,11 +70,6 @@ def make_pending(session: Session, video_id: str, **values: datetime) -> None:
     session.execute(sa.update(videos).where(videos.c.id == video_id).values(state=VideoState.PENDING, **values))
 
 
-def is_user(session: Session, user_id: str) -> bool:
-    """Whether the catalogue knows this user."""
-    return bool(session.execute(sa.select(users.c.id).where(users.c.id == user_id)).scalar())
-
-
 def add_user(session: Session, user_id: str) -> None:
     """Make the row of a user, of whom nothing else is known."""
     session.execute(sa.insert(users).values(id=user_id))

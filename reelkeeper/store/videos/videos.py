@@ -116,6 +116,11 @@ def population(session: Session) -> Counts:
     return Counts(int(counted[0]), int(counted[1]))
 
 
+def is_user(session: Session, user_id: str) -> bool:
+    """Whether the catalogue knows this user."""
+    return bool(session.execute(sa.select(users.c.id).where(users.c.id == user_id)).scalar())
+
+
 class Listed(NamedTuple):
     """A video as a person asks for it. `views` are all that were ever recorded."""
 

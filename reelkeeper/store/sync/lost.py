@@ -1,0 +1,72 @@
+"""Rows whose objects are missing, and rows whose objects are there again: marked, never deleted."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.store.core.engine import changed, now
+from reelkeeper.store.tables import blobs, videos
+from reelkeeper.store.videos import conditions
+from reelkeeper.store.videos.conditions import retired
+
+
+class LostBlob(NamedTuple):
+    """A blob that was marked as lost."""
+
+    blob_id: int
+    video_id: str | None
+    key: str
+
+
+def mark_blobs(session: Session, blob_ids: Sequence[int], run_id: str) -> list[LostBlob]:
+    """Mark those blobs as lost that are still expected; return them."""
+    rows = session.execute(
+        sa.update(blobs)
+        .where(blobs.c.id.in_(blob_ids), blobs.c.state.in_([BlobState.LIVE, BlobState.RETIRED]))
+        .values(state=BlobState.LOST, run_id=run_id)
+        .returning(blobs.c.id, blobs.c.video_id, blobs.c.key)
+    )
+    return [LostBlob(*row) for row in rows]
+
+
+def mark_videos(session: Session, blob_ids: Sequence[int], run_id: str) -> int:
+    """Mark the videos that stand on lost blobs as lost; return how many."""
+    return changed(
+        session,
+        sa.update(videos)
+        .where(videos.c.blob_id.in_(blob_ids), videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED]))
+        .values(state=VideoState.LOST, run_id=run_id),
+    )
+
+
+def retire_reappeared(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace) -> None:
+    """Retire again what is there after its purge."""
+    session.execute(
+        sa.update(blobs)
+        .where(
+            blobs.c.id.in_(blob_ids),
+            blobs.c.state == BlobState.GONE,
+            ~conditions.has_open_row(blobs.c.key, blobs.c.id),  # the service may have stored another meanwhile
+        )
+        .values(run_id=run_id, **retired(now(session), grace, "its object was there after its purge"))
+    )
+
+
+def revive(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace) -> None:
+    """Take back rows in `lost` whose object is there: as their video's present bytes, or as an old generation."""
+    lost = sa.and_(blobs.c.id.in_(blob_ids), blobs.c.state == BlobState.LOST)
+    stands = sa.exists().where(videos.c.blob_id == blobs.c.id, videos.c.state == VideoState.LOST)
+    alive = list(
+        session.execute(
+            sa.update(blobs).where(lost, stands).values(state=BlobState.LIVE, run_id=run_id).returning(blobs.c.id)
+        ).scalars()
+    )
+    session.execute(
+        sa.update(videos)
+        .where(videos.c.blob_id.in_(alive), videos.c.state == VideoState.LOST)
+        .values(state=VideoState.LIVE, run_id=run_id)
+    )
+    session.execute(sa.update(blobs).where(lost).values(run_id=run_id, **retired(now(session), grace, "found again")))

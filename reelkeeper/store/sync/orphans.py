@@ -1,0 +1,103 @@
+"""What becomes of objects that no row explained: the videos and blobs that are made of their notes."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.store.core.engine import insert_into, now
+from reelkeeper.store.sync.noted import Noted
+from reelkeeper.store.tables import blobs, users, videos
+from reelkeeper.store.videos.conditions import retired
+
+
+class Standing(NamedTuple):
+    """What the catalogue knows of a video that a noted key names."""
+
+    user_id: str
+    state: str
+    generation: int
+
+
+def known_keys(session: Session, keys: Sequence[str]) -> set[str]:
+    """Find the keys that a row has explained since they were noted."""
+    open_rows = sa.select(blobs.c.key).where(blobs.c.key.in_(keys), blobs.c.state != BlobState.GONE)
+    return set(session.execute(open_rows).scalars())
+
+
+def standing(session: Session, video_ids: Sequence[str]) -> dict[str, Standing]:
+    """Look up the videos of these ids, which stay as they are until the transaction ends."""
+    rows = session.execute(
+        sa.select(videos.c.id, videos.c.user_id, videos.c.state, videos.c.generation)
+        .where(videos.c.id.in_(video_ids))
+        .with_for_update()
+    )
+    return {row.id: Standing(row.user_id, row.state, row.generation) for row in rows}
+
+
+def insert_videos(session: Session, new: Sequence[Noted]) -> None:
+    """Make pending videos of notes, and their users where there are none."""
+    if new:
+        owners = [{"id": user_id} for user_id in sorted({one.user_id for one in new})]
+        session.execute(insert_into(session, users).on_conflict_do_nothing(), owners)
+        session.execute(
+            sa.insert(videos),
+            [
+                {
+                    "id": one.video_id,
+                    "user_id": one.user_id,
+                    "generation": 1,
+                    "state": VideoState.PENDING,
+                    "created_at": one.created_at or one.last_modified,
+                }
+                for one in new
+            ],
+        )
+
+
+def insert_blobs(session: Session, chosen: Sequence[Noted], *, state: BlobState, run_id: str) -> dict[str, int]:
+    """Make blobs of notes; return their ids by key."""
+    if not chosen:
+        return {}
+    rows = session.execute(
+        sa.insert(blobs).returning(blobs.c.key, blobs.c.id),
+        [
+            {
+                "video_id": one.video_id,
+                "generation": one.generation or 1,
+                "key": one.key,
+                "is_ours": one.generation is not None,
+                "state": state,
+                "size_bytes": one.size_bytes,
+                "etag": one.etag,
+                "stored_at": one.last_modified,
+                "run_id": run_id,
+            }
+            for one in chosen
+        ],
+    )
+    return {row.key: row.id for row in rows}
+
+
+def begin_grace(session: Session, blob_ids: Sequence[int], grace: Grace) -> None:
+    """Let these blobs wait out a grace from now on."""
+    session.execute(
+        sa.update(blobs)
+        .where(blobs.c.id.in_(blob_ids))
+        .values(**retired(now(session), grace, "an orphan of its video"))
+    )
+
+
+def publish(session: Session, chosen: Sequence[Noted], blob_ids: Mapping[str, int], run_id: str) -> None:
+    """Let the videos stand on their blobs, live."""
+    if not chosen:
+        return
+    change = (
+        sa.update(videos)
+        .where(videos.c.id == sa.bindparam("video"))
+        .values(blob_id=sa.bindparam("blob"), generation=sa.bindparam("made"), state=VideoState.LIVE, run_id=run_id)
+    )
+    rows = [{"video": one.video_id, "blob": blob_ids[one.key], "made": one.generation or 1} for one in chosen]
+    session.connection().execute(change, rows)

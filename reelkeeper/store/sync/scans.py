@@ -1,0 +1,83 @@
+"""Scans, and what each expects: the rows whose objects a complete listing must show."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import BlobState, Counts, Recorded
+from reelkeeper.store.core.engine import now
+from reelkeeper.store.tables import blobs, orphans, scans
+
+_EXPECTED = (BlobState.LIVE, BlobState.RETIRED)
+_SAMPLES_A_SHARD = 100  # keys: shards are then within some ten percent of the same size
+
+
+def begin(session: Session, scan_id: str, run_id: str, started_at: datetime) -> None:
+    """Write down that a scan has begun."""
+    session.execute(sa.insert(scans).values(id=scan_id, run_id=run_id, started_at=started_at))
+
+
+def finish(session: Session, scan_id: str, started_at: datetime, listed: Counts, outcome: str) -> tuple[int, list[str]]:
+    """Close the scan, and drop notes of objects that are no longer there; returns what stays noted, and five keys."""
+    session.execute(sa.delete(orphans).where(orphans.c.last_seen_at < started_at))
+    session.execute(
+        sa.update(scans)
+        .where(scans.c.id == scan_id)
+        .values(finished_at=now(session), objects=listed.objects, size_bytes=listed.size_bytes, outcome=outcome)
+    )
+    count: int = session.execute(sa.select(sa.func.count()).select_from(orphans)).scalar_one()
+    return count, list(session.execute(sa.select(orphans.c.key).order_by(orphans.c.key).limit(5)).scalars())
+
+
+def highest_blob_id(session: Session) -> int:
+    """Find the highest id of a blob; 0 where there is none."""
+    return session.execute(sa.select(sa.func.max(blobs.c.id))).scalar() or 0
+
+
+def count_expected(session: Session, started_at: datetime) -> int:
+    """Count the live and retired blobs that were stored before a scan began."""
+    return int(session.execute(sa.select(sa.func.count()).where(*_expected(started_at))).scalar_one())
+
+
+def expected_ids(session: Session, started_at: datetime) -> Iterator[Sequence[int]]:
+    """Stream the ids of those blobs, in flat memory."""
+    rows = session.execute(
+        sa.select(blobs.c.id).where(*_expected(started_at)).order_by(blobs.c.id),
+        execution_options={"yield_per": 10_000},
+    )
+    return rows.scalars().partitions()
+
+
+def expected_keys(session: Session, blob_ids: Sequence[int]) -> dict[int, str]:
+    """Find the keys of those of `blob_ids` that are still live or retired."""
+    rows = session.execute(
+        sa.select(blobs.c.id, blobs.c.key).where(blobs.c.id.in_(blob_ids), blobs.c.state.in_(_EXPECTED))
+    )
+    return {row.id: row.key for row in rows}
+
+
+def boundaries(session: Session, highest: int, shards: int) -> list[str]:
+    """Choose keys that cut what the catalogue knows into `shards` parts of about the same size, from a sample by id."""
+    if shards == 1:
+        return []
+    stride = max(1, highest // (_SAMPLES_A_SHARD * shards))
+    sample = blobs.c.id.in_(range(1, highest + 1, stride)), blobs.c.state.in_(_EXPECTED)
+    known = sorted(session.execute(sa.select(blobs.c.key).where(*sample)).scalars(), key=str.encode)
+    return [known[len(known) * part // shards] for part in range(1, shards)] if len(known) >= shards else []
+
+
+def known_objects(session: Session, keys: Sequence[str]) -> dict[str, tuple[int, str, Recorded]]:
+    """Look up the open row of each key, or else the newest of those that are gone: its id, state and object."""
+    columns = (blobs.c.key, blobs.c.id, blobs.c.state, blobs.c.size_bytes, blobs.c.etag, blobs.c.is_ours)
+    rows = session.execute(
+        sa.select(*columns, blobs.c.stored_at)
+        .where(blobs.c.key.in_(keys))
+        .order_by(blobs.c.state != BlobState.GONE, blobs.c.id)  # the last one of a key counts
+    )
+    return {key: (blob_id, state, Recorded(*recorded)) for key, blob_id, state, *recorded in rows}
+
+
+def _expected(started_at: datetime) -> tuple[sa.ColumnElement[bool], ...]:
+    return blobs.c.state.in_(_EXPECTED), sa.or_(blobs.c.stored_at.is_(None), blobs.c.stored_at < started_at)
