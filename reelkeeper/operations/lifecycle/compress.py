@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy.engine import Engine
-
 from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout
 from reelkeeper.logs import bound
 from reelkeeper.model import Outcome, Tier
@@ -23,6 +21,7 @@ from reelkeeper.operations.lifecycle import swap
 from reelkeeper.operations.lifecycle.transcode import shrink
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, first_batch
+from reelkeeper.store import Engine
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.core.leases import Grant

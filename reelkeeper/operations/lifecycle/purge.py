@@ -18,43 +18,27 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from typing import NamedTuple
-
-import sqlalchemy as sa
-from sqlmodel import Session
 
 from reelkeeper.adapters.s3.deletes import was_refused
 from reelkeeper.errors import LeaseLost, StorageError
 from reelkeeper.failpoints import effect
-from reelkeeper.model import BlobState, Grace, Outcome, Recorded, StoredObject, VideoState
+from reelkeeper.model import Grace, Outcome, StoredObject
 from reelkeeper.operations.core.freeze import freeze, require_permission
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.videos.overwrites import take_uploads
-from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import changed, now, reading, transaction
+from reelkeeper.store.core.audit import Event, append, lock_deployment
+from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.lifecycle import purges
 from reelkeeper.store.lifecycle.plans import record_outcomes
-from reelkeeper.store.tables import blobs, deployment, verdicts, videos
+from reelkeeper.store.lifecycle.purges import Doomed, claimed_by
 from reelkeeper.store.videos import conditions
-from reelkeeper.store.videos.conditions import after_grace
 
 LOOK_SECONDS = 30  # nothing is deleted on an older look
 _SIGNED_AT_ONCE = 100  # deletes at keys of the service's: with 8 threads and 100 ms a request, done in 3 s
 _PARALLEL = 8
 _BATCH = 1_000
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps, on Linux
-
-
-class Doomed(NamedTuple):
-    """A blob that this run has claimed, and what must still be stored before its bytes may go."""
-
-    blob_id: int
-    video_id: str | None
-    user_id: str | None
-    key: str
-    recorded: Recorded
-    successor_key: str | None  # of the blob that the live video stands on now, if that is another
-    successor: Recorded
 
 
 class Fate(StrEnum):
@@ -132,34 +116,31 @@ def settle_claims(
     deployment. With `grant`, raises Frozen or LeaseLost; a restore, which works while changes are frozen, has none.
     """
     settled, doubts = 0, list[str]()
-    wanted = sa.true() if video_ids is None else blobs.c.video_id.in_(video_ids)
-    columns = (blobs.c.id, blobs.c.key, *(blobs.c[name] for name in Recorded._fields))
     while True:
         with reading(depot.engine) as session:
-            timed_out = sa.and_(conditions.claim_timed_out(now(session)), wanted)
-            rows = session.execute(sa.select(*columns).where(timed_out).limit(_BATCH)).all()
+            rows = purges.timed_out(session, video_ids, _BATCH)
         if not rows:
             break
         stored = depot.bucket.stored([row.key for row in rows])
-        recorded = {row.id: Recorded(*row[2:]) for row in rows}
-        missing = [row.id for row in rows if stored[row.key] is None]
-        other = {row.id: found for row in rows if (found := stored[row.key]) and not recorded[row.id].matches(found)}
+        missing = [row.blob_id for row in rows if stored[row.key] is None]
+        other = {row.blob_id: found for row in rows if (found := stored[row.key]) and not row.recorded.matches(found)}
         with transaction(depot.engine, "purge.settle_claims") as session:
             if grant:
                 require_permission(session, grant)
             else:
-                session.execute(sa.select(deployment.c.id).with_for_update())
+                lock_deployment(session)
             still = conditions.claim_timed_out(now(session))
-            gone = _mark_gone(session, missing, still, run_id)
-            back = _take_back(session, [row.id for row in rows if row.id not in missing], still)
-            taken = [(blob_id, found) for blob_id, found in other.items() if not recorded[blob_id].is_ours]
+            gone = purges.mark_gone(session, missing, still, run_id)
+            back = purges.take_back(session, [row.blob_id for row in rows if row.blob_id not in missing], still)
+            ours = {row.blob_id for row in rows if row.recorded.is_ours}
+            taken = [(blob_id, found) for blob_id, found in other.items() if blob_id not in ours]
             take_uploads(session, taken, run_id=run_id, grace=grace)
-            in_doubt = [row for row in rows if row.id in other and recorded[row.id].is_ours]
-            keys = {row.id: row.key for row in rows}
+            in_doubt = [row for row in rows if row.blob_id in other and row.recorded.is_ours]
+            keys = {row.blob_id: row.key for row in rows}
             append(
                 session,
                 [Event("purge", run_id, video_id, blob_id, None, {"key": keys[blob_id]}) for blob_id, video_id in gone]
-                + [Event("doubt", run_id, None, row.id, None, {"key": row.key}) for row in in_doubt],
+                + [Event("doubt", run_id, None, row.blob_id, None, {"key": row.key}) for row in in_doubt],
             )
         doubts += [row.key for row in in_doubt]
         settled += len(gone) + back
@@ -175,43 +156,10 @@ def _claim(
 ) -> list[Doomed]:
     with transaction(depot.engine, "purge.claim") as session:
         require_permission(session, grant)
-        at = now(session)
-        planned = sa.exists().where(
-            verdicts.c.plan_id == plan_id, verdicts.c.blob_id == blobs.c.id, verdicts.c.action == "purge"
+        purges.claim(
+            session, plan_id, blob_ids, grant, run_id=run_id, grace=grace, service_keys=depot.may_purge_service_keys
         )
-        may_go = sa.or_(
-            sa.and_(planned, conditions.purgeable(at, grace, service_keys=depot.may_purge_service_keys)),
-            _claimed_by(grant),  # by an earlier try of this run
-        )
-        session.execute(
-            sa.update(blobs)
-            .where(blobs.c.id.in_(blob_ids), may_go)
-            .values(state=BlobState.DELETING, run_id=run_id, claimed_at=at, claim_token=grant.token)
-        )
-        return _doomed(session, blob_ids, grant)
-
-
-def _claimed_by(grant: Grant) -> sa.ColumnElement[bool]:
-    return sa.and_(blobs.c.state == BlobState.DELETING, blobs.c.claim_token == grant.token)
-
-
-def _doomed(session: Session, blob_ids: Sequence[int], grant: Grant) -> list[Doomed]:
-    successor = blobs.alias("successor")
-    recorded = Recorded._fields
-    is_another = sa.and_(
-        successor.c.id == videos.c.blob_id, successor.c.id != blobs.c.id, videos.c.state == VideoState.LIVE
-    )
-    rows = session.execute(
-        sa.select(
-            *(blobs.c.id, blobs.c.video_id, videos.c.user_id, blobs.c.key, successor.c.key),
-            *(blobs.c[name] for name in recorded),
-            *(successor.c[name] for name in recorded),
-        )
-        .select_from(blobs.outerjoin(videos, videos.c.id == blobs.c.video_id).outerjoin(successor, is_another))
-        .where(blobs.c.id.in_(blob_ids), _claimed_by(grant))
-        .order_by(blobs.c.key)
-    )
-    return [Doomed(row[0], row[1], row[2], row[3], Recorded(*row[5:9]), row[4], Recorded(*row[9:13])) for row in rows]
+        return purges.claimed(session, blob_ids, grant)
 
 
 def _delete_ours(batch: _Batch, doomed: Sequence[Doomed]) -> None:
@@ -308,10 +256,7 @@ def _require_claim(batch: _Batch, doomed: Sequence[Doomed]) -> None:
     """Raise Frozen or LeaseLost unless all of `doomed` may still be deleted by this run."""
     with transaction(batch.depot.engine, "purge.last_look") as session:
         require_permission(session, batch.grant)
-        mine = sa.select(sa.func.count()).where(
-            blobs.c.id.in_([blob.blob_id for blob in doomed]), _claimed_by(batch.grant)
-        )
-        if session.execute(mine).scalar_one() != len(doomed):
+        if purges.count_claimed(session, [blob.blob_id for blob in doomed], batch.grant) != len(doomed):
             raise LeaseLost("another run has settled what this one had claimed: nothing more is deleted")
 
 
@@ -336,13 +281,14 @@ def _settle(batch: _Batch, plan_id: str, skipped: list[Outcome], *, run_id: str,
         for fate, (action, reason) in said.items()
         for blob, why in batch.having(fate)
     ]
-    mine = _claimed_by(batch.grant)
+    mine = claimed_by(batch.grant)
     with transaction(batch.depot.engine, "purge.settle") as session:
-        settled = {blob_id for blob_id, _ in _mark_gone(session, [blob.blob_id for blob, _ in gone], mine, run_id)}
-        _take_back(session, [blob.blob_id for blob, _ in back], mine)
-        _take_back(session, [blob.blob_id for blob, _ in doubtful], mine, grace)
+        marked = purges.mark_gone(session, [blob.blob_id for blob, _ in gone], mine, run_id)
+        settled = {blob_id for blob_id, _ in marked}
+        purges.take_back(session, [blob.blob_id for blob, _ in back], mine)
+        purges.take_back(session, [blob.blob_id for blob, _ in doubtful], mine, grace)
         if overwritten:
-            session.execute(sa.select(deployment.c.id).with_for_update())  # quotas are counted under it
+            lock_deployment(session)  # quotas are counted under it
             found = [(blob.blob_id, batch.found[blob.blob_id]) for blob, _ in overwritten]
             take_uploads(session, found, run_id=run_id, grace=grace, claim_token=batch.grant.token)
         record_outcomes(session, plan_id, skipped + outcomes)
@@ -356,37 +302,6 @@ def _settle(batch: _Batch, plan_id: str, skipped: list[Outcome], *, run_id: str,
             + [_event("doubt", blob, run_id, why=why) for blob, why in doubtful],
         )
     return skipped + outcomes
-
-
-def _mark_gone(
-    session: Session, blob_ids: Sequence[int], still: sa.ColumnElement[bool], run_id: str
-) -> list[tuple[int, str | None]]:
-    """Record that the bytes of those blobs that are `still` claimed are gone; return them, with their videos."""
-    settled = session.execute(
-        sa.update(blobs)
-        .where(blobs.c.id.in_(blob_ids), still)
-        .values(state=BlobState.GONE, claimed_at=None, claim_token=None)
-        .returning(blobs.c.id, blobs.c.video_id)
-    ).all()
-    session.execute(
-        sa.update(videos)
-        .where(videos.c.blob_id.in_([row.id for row in settled]), videos.c.state == VideoState.RETIRED)
-        .values(state=VideoState.GONE, run_id=run_id)
-    )
-    return [(row.id, row.video_id) for row in settled]
-
-
-def _take_back(
-    session: Session, blob_ids: Sequence[int], still: sa.ColumnElement[bool], grace: Grace | None = None
-) -> int:
-    """Retire again those blobs that are `still` claimed, with a new grace if one is given; return how many."""
-    anew = {} if grace is None else {"purge_after": after_grace(now(session), grace)}
-    return changed(
-        session,
-        sa.update(blobs)
-        .where(blobs.c.id.in_(blob_ids), still)
-        .values(state=BlobState.RETIRED, claimed_at=None, claim_token=None, **anew),
-    )
 
 
 def _event(event: str, blob: Doomed, run_id: str, **detail: object) -> Event:

@@ -3,22 +3,19 @@
 import logging
 from collections.abc import Sequence
 
-import sqlalchemy as sa
-from sqlmodel import Session
-
 from reelkeeper.errors import IntegrityDoubt
-from reelkeeper.model import Action, BlobState, Grace, Outcome, VideoState
+from reelkeeper.model import Grace, Outcome
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.isolation import each_apart
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import changed, now, transaction
+from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.lifecycle import retirements
 from reelkeeper.store.lifecycle.plans import record_outcomes
-from reelkeeper.store.tables import blobs, plans, verdicts, videos
-from reelkeeper.store.videos import cache, conditions
-from reelkeeper.store.videos.conditions import retired
+from reelkeeper.store.lifecycle.retirements import Planned
+from reelkeeper.store.videos import cache
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +37,7 @@ def retire(
     def failed(some: Sequence[str], error: Exception) -> None:
         _log.error("video %s was not retired, the others are: %s", ", ".join(some), error, exc_info=error)
         with transaction(depot.engine, "retire.failed") as session:
-            planned = _planned(session, plan_id, some)
+            planned = retirements.planned(session, plan_id, some)
             why = f"{type(error).__name__}: {error}"
             broken = [
                 Outcome(row.video_id, "failed", why, row.size_bytes, row.size_bytes, row.blob_id) for row in planned
@@ -59,93 +56,29 @@ def _retire_batch(
         require_permission(session, grant)
         at = now(session)
         with quotas.counted(session, video_ids):
-            gone = _retire_videos(session, plan_id, video_ids, run_id)
-        cache.drop(session, [row.id for row in gone])
-        blobs_retired = changed(
-            session,
-            sa.update(blobs)
-            .where(blobs.c.id.in_([row.blob_id for row in gone]), blobs.c.state == BlobState.LIVE)
-            .values(
-                run_id=run_id,
-                **retired(
-                    at,
-                    grace,
-                    sa.select(videos.c.retire_reason).where(videos.c.blob_id == blobs.c.id).scalar_subquery(),
-                ),
-            ),
-        )
+            gone = retirements.retire_videos(session, plan_id, video_ids, run_id)
+        cache.drop(session, list(gone))
+        blobs_retired = retirements.retire_blobs(session, list(gone.values()), at, run_id=run_id, grace=grace)
         if blobs_retired != len(gone):
             raise IntegrityDoubt(
                 f"{len(gone)} live videos point to {blobs_retired} live blobs; nothing of this batch changed"
             )
-        planned = _planned(session, plan_id, video_ids)
-        done = {row.id for row in gone}
-        broken = _broken(session, video_ids)
-        outcomes = [_outcome(row, row.video_id in done, broken.get(str(row.video_id))) for row in planned]
+        planned = retirements.planned(session, plan_id, video_ids)
+        broken = retirements.broken(session, video_ids)
+        outcomes = [_outcome(row, row.video_id in gone, broken.get(row.video_id)) for row in planned]
         record_outcomes(session, plan_id, outcomes)
         append(
             session,
             [
                 Event("retire", run_id, row.video_id, row.blob_id, row.user_id, {"plan": plan_id, "why": row.reason})
                 for row in planned
-                if row.video_id in done
+                if row.video_id in gone
             ],
         )
         return outcomes
 
 
-def _retire_videos(
-    session: Session, plan_id: str, video_ids: Sequence[str], run_id: str
-) -> Sequence[sa.Row[tuple[str, int]]]:
-    verdict = sa.and_(
-        verdicts.c.plan_id == plan_id,
-        verdicts.c.blob_id == videos.c.blob_id,
-        verdicts.c.generation == videos.c.generation,
-        verdicts.c.action == Action.RETIRE,
-    )
-    planned_at = sa.select(plans.c.created_at).where(plans.c.id == plan_id).scalar_subquery()
-    return session.execute(
-        sa.update(videos)
-        .where(
-            videos.c.id.in_(video_ids),
-            videos.c.state == VideoState.LIVE,
-            sa.exists().where(verdict),
-            conditions.not_viewed_since(planned_at),
-            ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
-            ~conditions.in_operation(videos.c.id),
-            sa.exists().where(blobs.c.id == videos.c.blob_id, blobs.c.state == BlobState.LIVE),
-        )
-        .values(
-            state=VideoState.RETIRED,
-            retired_at=now(session),
-            retire_reason=sa.select(verdicts.c.reason).where(verdict).scalar_subquery(),
-            run_id=run_id,
-        )
-        .returning(videos.c.id, videos.c.blob_id)
-    ).all()
-
-
-def _planned(session: Session, plan_id: str, video_ids: Sequence[str]) -> Sequence[sa.Row[tuple[object, ...]]]:
-    return session.execute(
-        sa.select(
-            verdicts.c.video_id, verdicts.c.blob_id, verdicts.c.user_id, verdicts.c.reason, verdicts.c.size_bytes
-        ).where(verdicts.c.plan_id == plan_id, verdicts.c.video_id.in_(video_ids), verdicts.c.action == Action.RETIRE)
-    ).all()
-
-
-def _broken(session: Session, video_ids: Sequence[str]) -> dict[str, str]:
-    """Say what is wrong with each live video whose bytes are not live: a row that no change of ours can have left."""
-    rows = session.execute(
-        sa.select(videos.c.id, blobs.c.key, blobs.c.state)
-        .join(blobs, blobs.c.id == videos.c.blob_id)
-        .where(videos.c.id.in_(video_ids), videos.c.state == VideoState.LIVE, blobs.c.state != BlobState.LIVE)
-    )
-    return {
-        row.id: f"it is live, and its bytes {row.key} are {row.state}: reelkeeper videos show {row.id}" for row in rows
-    }
-
-
-def _outcome(row: sa.Row[tuple[object, ...]], done: bool, broken: str | None) -> Outcome:
+def _outcome(row: Planned, done: bool, broken: str | None) -> Outcome:
     if broken:
         return Outcome(row.video_id, "failed", broken, row.size_bytes, row.size_bytes, row.blob_id)
     if done:

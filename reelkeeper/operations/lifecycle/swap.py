@@ -5,40 +5,23 @@ download --> shrink --> announce (commit) --put--> --read back and verify--> pub
 
 from hashlib import file_digest
 from pathlib import Path
-from typing import NamedTuple
-
-import sqlalchemy as sa
-from sqlmodel import Session
 
 from reelkeeper.adapters.s3.keys import blob_key
 from reelkeeper.errors import IntegrityDoubt
 from reelkeeper.failpoints import effect
-from reelkeeper.model import Grace, Outcome, Refusal, Transcode, VideoState
+from reelkeeper.model import Grace, Outcome, Refusal, Transcode
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.lifecycle.transcode import Shrinker
 from reelkeeper.operations.videos import intents
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import changed, now, reading, transaction
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Grant
-from reelkeeper.store.tables import blobs, operations, videos
-from reelkeeper.store.videos import conditions
+from reelkeeper.store.lifecycle import swaps
+from reelkeeper.store.lifecycle.swaps import Source
 from reelkeeper.store.videos.intents import Intent, announce
 
 _COPIES_AT_WORK = 3  # the source, the best encode so far and the one being made, each no larger than the source
-
-
-class _Source(NamedTuple):
-    """The blob that a video stands on now, as the catalogue knows it."""
-
-    video_id: str
-    user_id: str
-    generation: int
-    blob_id: int
-    key: str
-    size_bytes: int
-    etag: str | None
-    sha256: str | None
 
 
 def swap(
@@ -62,9 +45,12 @@ def swap(
     """
     for left_open in intents.open_intents(depot, video_id):
         intents.settle(depot, left_open, scratch=scratch, grant=grant, grace=grace)
-    source = _find_source(depot, video_id)
+    with reading(depot.engine) as session:
+        source = swaps.find_source(session, video_id)
     if source is None or source.blob_id != planned_blob_id:
-        if before := _done_before(depot, planned_blob_id, run_id):
+        with reading(depot.engine) as session:
+            before = swaps.done_before(session, planned_blob_id, run_id)
+        if before:
             return before
         return Outcome(video_id, "skipped", "since the plan it was retired or replaced", blob_id=planned_blob_id)
     with intents.workplace(scratch, _COPIES_AT_WORK * source.size_bytes) as place:
@@ -84,71 +70,18 @@ def swap(
     return intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
 
 
-def _find_source(depot: Depot, video_id: str) -> _Source | None:
-    with reading(depot.engine) as session:
-        row = session.execute(
-            sa.select(
-                videos.c.id,
-                videos.c.user_id,
-                videos.c.generation,
-                blobs.c.id,
-                blobs.c.key,
-                blobs.c.size_bytes,
-                blobs.c.etag,
-                blobs.c.sha256,
-            )
-            .join(blobs, blobs.c.id == videos.c.blob_id)
-            .where(videos.c.id == video_id, videos.c.state == VideoState.LIVE)
-        ).one_or_none()
-    return _Source(*row) if row else None
-
-
-def _done_before(depot: Depot, planned_blob_id: int, run_id: str) -> Outcome | None:
-    """Give the outcome of a swap that this very run has published, and was killed before it said so."""
-    new = blobs.alias("new")
-    with reading(depot.engine) as session:
-        row = session.execute(
-            sa.select(operations.c.video_id, operations.c.outcome, blobs.c.size_bytes, new.c.size_bytes)
-            .join(blobs, blobs.c.id == operations.c.old_blob_id)
-            .join(new, new.c.id == operations.c.new_blob_id)
-            .where(
-                operations.c.kind == "swap",
-                operations.c.state == "done",
-                operations.c.old_blob_id == planned_blob_id,
-                operations.c.run_id == run_id,
-            )
-        ).one_or_none()
-    return None if row is None else Outcome(row[0], "compressed", row[1], row[2], row[3], planned_blob_id)
-
-
-def _unchanged(session: Session, source: _Source) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        videos.c.id == source.video_id,
-        videos.c.state == VideoState.LIVE,
-        videos.c.blob_id == source.blob_id,
-        videos.c.generation == source.generation,
-        ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
-    )
-
-
-def _remember(depot: Depot, source: _Source, refusal: Refusal, *, grant: Grant, run_id: str) -> Outcome:
+def _remember(depot: Depot, source: Source, refusal: Refusal, *, grant: Grant, run_id: str) -> Outcome:
     if refusal.permanent:
         with transaction(depot.engine, "swap.refuse") as session:
             require_permission(session, grant)
-            noted = changed(
-                session,
-                sa.update(videos)
-                .where(_unchanged(session, source), videos.c.refused_recipe.is_distinct_from(refusal.recipe))
-                .values(refused_recipe=refusal.recipe, refused_reason=refusal.reason, refused_at=now(session)),
-            )
-            if noted:
+            if swaps.note_refusal(session, source, refusal):
                 detail = {"rule": refusal.rule, "why": refusal.reason, "recipe": refusal.recipe}
                 append(session, [Event("refuse", run_id, source.video_id, source.blob_id, source.user_id, detail)])
     return Outcome(source.video_id, "refused", refusal.reason, source.size_bytes, source.size_bytes, source.blob_id)
 
 
 def _announce(
-    depot: Depot, source: _Source, digest: str, result: Transcode, *, grant: Grant, run_id: str
+    depot: Depot, source: Source, digest: str, result: Transcode, *, grant: Grant, run_id: str
 ) -> Intent | None:
     with Path(result.path).open("rb") as file:
         md5 = file_digest(file, "md5").hexdigest()
@@ -180,7 +113,7 @@ def _announce(
     }
     with transaction(depot.engine, "swap.announce") as session:
         require_permission(session, grant)
-        if not session.execute(sa.select(videos.c.id).where(_unchanged(session, source)).with_for_update()).scalar():
+        if not swaps.lock_unchanged(session, source):
             return None
-        session.execute(sa.update(blobs).where(blobs.c.id == source.blob_id).values(sha256=digest))
+        swaps.note_digest(session, source, digest)
         return announce(session, blob, operation)

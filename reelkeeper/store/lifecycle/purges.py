@@ -1,0 +1,127 @@
+"""Claims of a purge: made by one UPDATE that asks everything again, counted, and settled once."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.model import BlobState, Grace, Recorded, VideoState
+from reelkeeper.store.core.engine import changed, now
+from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.tables import blobs, verdicts, videos
+from reelkeeper.store.videos import conditions
+from reelkeeper.store.videos.conditions import Condition, after_grace
+
+
+class Doomed(NamedTuple):
+    """A blob that this run has claimed, and what must still be stored before its bytes may go."""
+
+    blob_id: int
+    video_id: str | None
+    user_id: str | None
+    key: str
+    recorded: Recorded
+    successor_key: str | None  # of the blob that the live video stands on now, if that is another
+    successor: Recorded
+
+
+class TimedOut(NamedTuple):
+    """A blob whose claim has timed out, and what is recorded of its object."""
+
+    blob_id: int
+    key: str
+    recorded: Recorded
+
+
+def claim(
+    session: Session,
+    plan_id: str,
+    blob_ids: Sequence[int],
+    grant: Grant,
+    *,
+    run_id: str,
+    grace: Grace,
+    service_keys: bool,
+) -> None:
+    """Claim those of `blob_ids` that the plan wants purged and that may still go, for the lease `grant`."""
+    at = now(session)
+    planned = sa.exists().where(
+        verdicts.c.plan_id == plan_id, verdicts.c.blob_id == blobs.c.id, verdicts.c.action == "purge"
+    )
+    may_go = sa.or_(
+        sa.and_(planned, conditions.purgeable(at, grace, service_keys=service_keys)),
+        claimed_by(grant),  # by an earlier try of this run
+    )
+    session.execute(
+        sa.update(blobs)
+        .where(blobs.c.id.in_(blob_ids), may_go)
+        .values(state=BlobState.DELETING, run_id=run_id, claimed_at=at, claim_token=grant.token)
+    )
+
+
+def claimed_by(grant: Grant) -> Condition:
+    """Say in SQL that the blob is claimed under this lease."""
+    return sa.and_(blobs.c.state == BlobState.DELETING, blobs.c.claim_token == grant.token)
+
+
+def claimed(session: Session, blob_ids: Sequence[int], grant: Grant) -> list[Doomed]:
+    """List those of `blob_ids` that are claimed under this lease, by key."""
+    successor = blobs.alias("successor")
+    recorded = Recorded._fields
+    is_another = sa.and_(
+        successor.c.id == videos.c.blob_id, successor.c.id != blobs.c.id, videos.c.state == VideoState.LIVE
+    )
+    rows = session.execute(
+        sa.select(
+            *(blobs.c.id, blobs.c.video_id, videos.c.user_id, blobs.c.key, successor.c.key),
+            *(blobs.c[name] for name in recorded),
+            *(successor.c[name] for name in recorded),
+        )
+        .select_from(blobs.outerjoin(videos, videos.c.id == blobs.c.video_id).outerjoin(successor, is_another))
+        .where(blobs.c.id.in_(blob_ids), claimed_by(grant))
+        .order_by(blobs.c.key)
+    )
+    return [Doomed(row[0], row[1], row[2], row[3], Recorded(*row[5:9]), row[4], Recorded(*row[9:13])) for row in rows]
+
+
+def count_claimed(session: Session, blob_ids: Sequence[int], grant: Grant) -> int:
+    """Count those of `blob_ids` that are still claimed under this lease."""
+    mine = sa.select(sa.func.count()).where(blobs.c.id.in_(blob_ids), claimed_by(grant))
+    return int(session.execute(mine).scalar_one())
+
+
+def timed_out(session: Session, video_ids: Sequence[str] | None, limit: int) -> list[TimedOut]:
+    """List blobs whose claims have timed out, of all videos or of some."""
+    wanted = sa.true() if video_ids is None else blobs.c.video_id.in_(video_ids)
+    columns = (blobs.c.id, blobs.c.key, *(blobs.c[name] for name in Recorded._fields))
+    over = sa.and_(conditions.claim_timed_out(now(session)), wanted)
+    rows = session.execute(sa.select(*columns).where(over).limit(limit)).all()
+    return [TimedOut(row.id, row.key, Recorded(*row[2:])) for row in rows]
+
+
+def mark_gone(session: Session, blob_ids: Sequence[int], still: Condition, run_id: str) -> list[tuple[int, str | None]]:
+    """Record that the bytes of those blobs that are `still` claimed are gone; return them, with their videos."""
+    settled = session.execute(
+        sa.update(blobs)
+        .where(blobs.c.id.in_(blob_ids), still)
+        .values(state=BlobState.GONE, claimed_at=None, claim_token=None)
+        .returning(blobs.c.id, blobs.c.video_id)
+    ).all()
+    session.execute(
+        sa.update(videos)
+        .where(videos.c.blob_id.in_([row.id for row in settled]), videos.c.state == VideoState.RETIRED)
+        .values(state=VideoState.GONE, run_id=run_id)
+    )
+    return [(row.id, row.video_id) for row in settled]
+
+
+def take_back(session: Session, blob_ids: Sequence[int], still: Condition, grace: Grace | None = None) -> int:
+    """Retire again those blobs that are `still` claimed, with a new grace if one is given; return how many."""
+    anew = {} if grace is None else {"purge_after": after_grace(now(session), grace)}
+    return changed(
+        session,
+        sa.update(blobs)
+        .where(blobs.c.id.in_(blob_ids), still)
+        .values(state=BlobState.RETIRED, claimed_at=None, claim_token=None, **anew),
+    )

@@ -1,0 +1,129 @@
+"""What can be brought back: retired videos, and swaps whose old bytes still wait out their grace."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.model import BlobState, Grace, Recorded, VideoState
+from reelkeeper.store.core.engine import changed, now
+from reelkeeper.store.tables import blobs, operations, videos
+from reelkeeper.store.videos.conditions import retired
+
+
+class Restorable(NamedTuple):
+    """A video and the retired blob that it can go back to. `recipe` is set where that takes back a swap."""
+
+    video_id: str
+    user_id: str
+    state: str
+    generation: int
+    blob_id: int | None
+    wanted_blob_id: int
+    key: str
+    recipe: str | None
+    size_bytes: int
+    etag: str | None
+    is_ours: bool
+    stored_at: datetime | None
+
+    @property
+    def recorded(self) -> Recorded:
+        """Return what the catalogue records of the blob's object."""
+        return Recorded(self.size_bytes, self.etag, self.is_ours, self.stored_at)
+
+
+def find(session: Session, *, run_id: str | None, video_id: str | None, user_id: str | None) -> list[Restorable]:
+    """List what one run, one video or one user can go back to, by video and generation."""
+    is_retired = videos.c.state.in_([VideoState.RETIRED, VideoState.LOST])
+    swapped = sa.and_(videos.c.state == VideoState.LIVE, operations.c.id.is_not(None))
+    wanted = {
+        "run": sa.or_(sa.and_(is_retired, videos.c.run_id == run_id), sa.and_(swapped, operations.c.run_id == run_id)),
+        "video": sa.and_(videos.c.id == video_id, sa.or_(is_retired, swapped)),
+        "user": sa.and_(videos.c.user_id == user_id, is_retired),
+    }["run" if run_id else "video" if video_id else "user"]
+    return [Restorable(*row) for row in session.execute(_candidates().where(wanted))]
+
+
+def _candidates() -> sa.Select[tuple[object, ...]]:
+    swap_to_take_back = sa.and_(
+        operations.c.kind == "swap",
+        operations.c.state == "done",
+        operations.c.new_blob_id == videos.c.blob_id,
+        operations.c.old_blob_id == blobs.c.id,
+    )
+    present = blobs.alias("present")
+    return (
+        sa.select(
+            videos.c.id,
+            videos.c.user_id,
+            videos.c.state,
+            videos.c.generation,
+            videos.c.blob_id,
+            blobs.c.id,
+            blobs.c.key,
+            sa.case((videos.c.state == VideoState.LIVE, present.c.recipe)),
+            *(blobs.c[name] for name in Recorded._fields),
+        )
+        .select_from(
+            videos.join(blobs, blobs.c.video_id == videos.c.id)
+            .outerjoin(operations, swap_to_take_back)
+            .outerjoin(present, present.c.id == videos.c.blob_id)
+        )
+        .where(
+            blobs.c.state == BlobState.RETIRED,
+            # An abandoned upload or swap was never shown to anybody.
+            sa.or_(blobs.c.id == videos.c.blob_id, blobs.c.generation < present.c.generation),
+        )
+        .order_by(videos.c.id, blobs.c.generation)
+    )
+
+
+def bring_back(session: Session, one: Restorable, run_id: str, grace: Grace) -> bool:
+    """Let the video stand on its retired blob again; False where it was purged, replaced or restored meanwhile."""
+    at = now(session)
+    revived = changed(
+        session,
+        sa.update(blobs)
+        .where(blobs.c.id == one.wanted_blob_id, blobs.c.state == BlobState.RETIRED)
+        .values(state=BlobState.LIVE, retired_at=None, purge_after=None, retire_reason=None, run_id=run_id),
+    )
+    if not revived:
+        return False
+    same_blob = one.blob_id == one.wanted_blob_id
+    values: dict[str, object] = {
+        "state": VideoState.LIVE,
+        "blob_id": one.wanted_blob_id,
+        "generation": one.generation + (0 if same_blob else 1),
+        "retired_at": None,
+        "retire_reason": None,
+        "run_id": run_id,
+    }
+    if one.recipe:
+        values |= {"refused_recipe": one.recipe, "refused_reason": "its swap was taken back", "refused_at": at}
+    moved = changed(
+        session,
+        sa.update(videos)
+        .where(
+            videos.c.id == one.video_id,
+            videos.c.state == one.state,
+            videos.c.generation == one.generation,
+            videos.c.blob_id == one.blob_id,
+        )
+        .values(**values),
+    )
+    if not moved:
+        session.execute(
+            sa.update(blobs)
+            .where(blobs.c.id == one.wanted_blob_id)
+            .values(**retired(at, grace, "its video was replaced or restored meanwhile"))
+        )
+        return False
+    if not same_blob:
+        session.execute(
+            sa.update(blobs)
+            .where(blobs.c.id == one.blob_id, blobs.c.state == BlobState.LIVE)
+            .values(run_id=run_id, **retired(at, grace, f"its swap was taken back in favour of {one.key}"))
+        )
+    return True

@@ -1,0 +1,88 @@
+"""Retirements: videos that a plan lets go, asked everything once more in the UPDATE itself."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import Action, BlobState, Grace, VideoState
+from reelkeeper.store.core.engine import changed, now
+from reelkeeper.store.tables import blobs, plans, verdicts, videos
+from reelkeeper.store.videos import conditions
+from reelkeeper.store.videos.conditions import retired
+
+
+class Planned(NamedTuple):
+    """A video that a plan retires, and why."""
+
+    video_id: str
+    blob_id: int
+    user_id: str
+    reason: str
+    size_bytes: int
+
+
+def planned(session: Session, plan_id: str, video_ids: Sequence[str]) -> list[Planned]:
+    """Read what a plan says of those of `video_ids` that it retires."""
+    rows = session.execute(
+        sa.select(*(verdicts.c[name] for name in Planned._fields)).where(
+            verdicts.c.plan_id == plan_id, verdicts.c.video_id.in_(video_ids), verdicts.c.action == Action.RETIRE
+        )
+    )
+    return [Planned._make(row) for row in rows]
+
+
+def retire_videos(session: Session, plan_id: str, video_ids: Sequence[str], run_id: str) -> dict[str, int]:
+    """Retire those of `video_ids` that are still as the plan saw them; return the blob that each stood on."""
+    verdict = sa.and_(
+        verdicts.c.plan_id == plan_id,
+        verdicts.c.blob_id == videos.c.blob_id,
+        verdicts.c.generation == videos.c.generation,
+        verdicts.c.action == Action.RETIRE,
+    )
+    planned_at = sa.select(plans.c.created_at).where(plans.c.id == plan_id).scalar_subquery()
+    rows = session.execute(
+        sa.update(videos)
+        .where(
+            videos.c.id.in_(video_ids),
+            videos.c.state == VideoState.LIVE,
+            sa.exists().where(verdict),
+            conditions.not_viewed_since(planned_at),
+            ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
+            ~conditions.in_operation(videos.c.id),
+            sa.exists().where(blobs.c.id == videos.c.blob_id, blobs.c.state == BlobState.LIVE),
+        )
+        .values(
+            state=VideoState.RETIRED,
+            retired_at=now(session),
+            retire_reason=sa.select(verdicts.c.reason).where(verdict).scalar_subquery(),
+            run_id=run_id,
+        )
+        .returning(videos.c.id, videos.c.blob_id)
+    )
+    return {row.id: row.blob_id for row in rows}
+
+
+def retire_blobs(session: Session, blob_ids: Sequence[int], at: datetime, *, run_id: str, grace: Grace) -> int:
+    """Let the bytes of videos that were just retired wait out their grace; return how many were live."""
+    reason = sa.select(videos.c.retire_reason).where(videos.c.blob_id == blobs.c.id).scalar_subquery()
+    return changed(
+        session,
+        sa.update(blobs)
+        .where(blobs.c.id.in_(blob_ids), blobs.c.state == BlobState.LIVE)
+        .values(run_id=run_id, **retired(at, grace, reason)),
+    )
+
+
+def broken(session: Session, video_ids: Sequence[str]) -> dict[str, str]:
+    """Say what is wrong with each live video whose bytes are not live: a row that no change of ours can have left."""
+    rows = session.execute(
+        sa.select(videos.c.id, blobs.c.key, blobs.c.state)
+        .join(blobs, blobs.c.id == videos.c.blob_id)
+        .where(videos.c.id.in_(video_ids), videos.c.state == VideoState.LIVE, blobs.c.state != BlobState.LIVE)
+    )
+    return {
+        row.id: f"it is live, and its bytes {row.key} are {row.state}: reelkeeper videos show {row.id}" for row in rows
+    }

@@ -1,0 +1,92 @@
+"""Swaps: the bytes that a video stands on, and whether they still are the ones that were encoded."""
+
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.model import Outcome, Refusal, VideoState
+from reelkeeper.store.core.engine import changed, now
+from reelkeeper.store.tables import blobs, operations, videos
+from reelkeeper.store.videos import conditions
+
+
+class Source(NamedTuple):
+    """The blob that a video stands on now, as the catalogue knows it."""
+
+    video_id: str
+    user_id: str
+    generation: int
+    blob_id: int
+    key: str
+    size_bytes: int
+    etag: str | None
+    sha256: str | None
+
+
+def find_source(session: Session, video_id: str) -> Source | None:
+    """Find the blob that a live video stands on."""
+    row = session.execute(
+        sa.select(
+            videos.c.id,
+            videos.c.user_id,
+            videos.c.generation,
+            blobs.c.id,
+            blobs.c.key,
+            blobs.c.size_bytes,
+            blobs.c.etag,
+            blobs.c.sha256,
+        )
+        .join(blobs, blobs.c.id == videos.c.blob_id)
+        .where(videos.c.id == video_id, videos.c.state == VideoState.LIVE)
+    ).one_or_none()
+    return Source(*row) if row else None
+
+
+def done_before(session: Session, planned_blob_id: int, run_id: str) -> Outcome | None:
+    """Give the outcome of a swap that this very run has published, and was killed before it said so."""
+    new = blobs.alias("new")
+    row = session.execute(
+        sa.select(operations.c.video_id, operations.c.outcome, blobs.c.size_bytes, new.c.size_bytes)
+        .join(blobs, blobs.c.id == operations.c.old_blob_id)
+        .join(new, new.c.id == operations.c.new_blob_id)
+        .where(
+            operations.c.kind == "swap",
+            operations.c.state == "done",
+            operations.c.old_blob_id == planned_blob_id,
+            operations.c.run_id == run_id,
+        )
+    ).one_or_none()
+    return None if row is None else Outcome(row[0], "compressed", row[1], row[2], row[3], planned_blob_id)
+
+
+def lock_unchanged(session: Session, source: Source) -> bool:
+    """Whether the video still stands on `source` and is not held, which then stays so until the transaction ends."""
+    query = sa.select(videos.c.id).where(_unchanged(session, source)).with_for_update()
+    return bool(session.execute(query).scalar())
+
+
+def note_digest(session: Session, source: Source, sha256: str) -> None:
+    """Record the SHA-256 of the bytes that were read."""
+    session.execute(sa.update(blobs).where(blobs.c.id == source.blob_id).values(sha256=sha256))
+
+
+def note_refusal(session: Session, source: Source, refusal: Refusal) -> bool:
+    """Remember why a video is not swapped under a recipe; False where that is known, or the video has changed."""
+    noted = changed(
+        session,
+        sa.update(videos)
+        .where(_unchanged(session, source), videos.c.refused_recipe.is_distinct_from(refusal.recipe))
+        .values(refused_recipe=refusal.recipe, refused_reason=refusal.reason, refused_at=now(session)),
+    )
+    return bool(noted)
+
+
+def _unchanged(session: Session, source: Source) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        videos.c.id == source.video_id,
+        videos.c.state == VideoState.LIVE,
+        videos.c.blob_id == source.blob_id,
+        videos.c.generation == source.generation,
+        ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
+    )
