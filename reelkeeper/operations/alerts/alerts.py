@@ -11,14 +11,12 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy.engine import Engine
-from sqlmodel import Session
-
 from reelkeeper.errors import NotFound
 from reelkeeper.model.alerts import AlertState, Finding, Message, MessageKind, Picture, Severity
 from reelkeeper.model.plaintext import one_line, tame
 from reelkeeper.rules.alerts import messages
 from reelkeeper.rules.alerts.alerting import AlertPolicy, Decision, Known, Quiet, Seen, decide
+from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.core.engine import now, transaction
 

@@ -17,14 +17,13 @@ from datetime import timedelta
 from typing import Final, NamedTuple
 from uuid import uuid4
 
-from sqlalchemy.engine import Engine
-
 from reelkeeper.adapters import second_sink, slack
 from reelkeeper.adapters.second_sink import as_text
 from reelkeeper.errors import ReelkeeperError, SinkBusy, SinkDown, SinkRefused
 from reelkeeper.failpoints import effect
 from reelkeeper.model.alerts import Letter, Message, MessageKind, Severity, Sink
 from reelkeeper.settings import Settings
+from reelkeeper.store import Engine
 from reelkeeper.store.alerts import outbox
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.engine import reading, transaction

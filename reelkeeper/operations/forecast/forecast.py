@@ -7,7 +7,6 @@ from datetime import date, datetime, timedelta
 from typing import Final, Literal
 
 import pandas as pd
-from sqlalchemy.engine import Engine
 
 from reelkeeper.errors import UsageUnknown
 from reelkeeper.model.money import CostForecast, Metric, StorageClass, UsageSource, Used
@@ -21,6 +20,7 @@ from reelkeeper.rules.forecast.lines import Line
 from reelkeeper.rules.forecast.month import outlook
 from reelkeeper.rules.forecast.storage import Cohort, Stock, known_expiries, shares_by_life
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.store import Engine
 from reelkeeper.store.billing import usage
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.forecast import forecasts

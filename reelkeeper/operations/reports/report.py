@@ -4,12 +4,11 @@ from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
-from sqlalchemy.engine import Engine
-
 from reelkeeper.model.alerts import AlertState
 from reelkeeper.model.money import CostForecast, Freed, Saved
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.spend.budget import BudgetPolicy
+from reelkeeper.store import Engine
 from reelkeeper.store.alerts import alerts
 from reelkeeper.store.billing import charge_reports, charges
 from reelkeeper.store.core.engine import reading
