@@ -15,10 +15,6 @@ stopped. An open hold can be captured until `expire` ends it, even when it is ov
 from collections.abc import Mapping
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.engine import Engine
-from sqlmodel import Session
-
 from reelkeeper.errors import (
     AmountRefused,
     HoldClosed,
@@ -30,12 +26,13 @@ from reelkeeper.errors import (
 from reelkeeper.model.money import HoldState, Moved, TransferKind
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.rules.billing.credits import OURS, fingerprint, require_amount, require_key, require_lasting
+from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import credit_holds, ledger
 from reelkeeper.store.billing.credit_holds import Held
 from reelkeeper.store.billing.ledger import GRANTS, REVENUE, Request, held, spendable
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import transaction
-from reelkeeper.store.tables import users
+from reelkeeper.store.videos.videos import is_user
 
 
 def grant(session: Session, user_id: str, amount_microusd: int, key: str, *, run_id: str, reason: str = "") -> Moved:
@@ -167,7 +164,7 @@ def _before(session: Session, asked: Request) -> Moved | None:
 
 
 def _require_user(session: Session, user_id: str) -> None:
-    if not session.execute(sa.select(users.c.id).where(users.c.id == user_id)).scalar():
+    if not is_user(session, user_id):
         raise NotFound(f"no user {user_id!r} in the catalogue; nothing was moved")
 
 

@@ -8,19 +8,16 @@ from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
-import sqlalchemy as sa
-from sqlalchemy.engine import Engine
-from sqlalchemy.orm import Session
-
 from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
 from reelkeeper.errors import TokenRefused, UsageUnknown
 from reelkeeper.model.money import Metric, UsageSource
 from reelkeeper.rules.billing.allocation import CHARGED, MAKING, Reckoned, reckon, share
 from reelkeeper.rules.billing.quote import PriceBook
-from reelkeeper.store.billing import charges, spend_counters, usage
+from reelkeeper.store import Engine, Session
+from reelkeeper.store.billing import charges, quotas, spend_counters, usage
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.forecast.sampling import note_moved, note_stored
-from reelkeeper.store.tables import deployment, users
 
 CHANGES_FOR = timedelta(days=2)  # how long the usage of a day that is over may still become known better
 _LOOKED_BACK = timedelta(days=7)  # for the last known stored bytes before a month
@@ -44,7 +41,7 @@ def sample_storage(engine: Engine) -> None:
     with transaction(engine, "usage.sample") as session:
         day = now(session).date()
         note_stored(session, day)
-        began = session.execute(sa.select(deployment.c.created_at)).scalar_one().date()
+        began = deployment.made_at(session).date()
         missing = usage.missing_days(session, Metric.UPLOADED_BYTES, max(began, day - KEPT_DAYS * _ONE_DAY), day)
         note_moved(session, min([day - CHANGES_FOR, *missing]), day)
 
@@ -85,7 +82,7 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date) -> i
         account = usage.days(session, month - _LOOKED_BACK, end, metrics=CHARGED, of_users=False)
         reckoned = reckon(account, book, month, today)
         stale = _stale(reckoned, charges.settled(session, month, end), today)
-        tiers = {row.id: row.tier for row in session.execute(sa.select(users.c.id, users.c.tier))}
+        tiers = quotas.tiers(session)
     for day in stale:  # each for itself, since others wait for a transaction of SQLite's
         with transaction(engine, "charges.replace") as session:
             of_users = usage.days(session, day, day, metrics=CHARGED, of_users=True)

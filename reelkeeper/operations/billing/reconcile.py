@@ -4,12 +4,11 @@ from datetime import date
 from decimal import Decimal
 from typing import NamedTuple
 
-from sqlalchemy.engine import Engine
-
 from reelkeeper.adapters.cloudflare import Client
 from reelkeeper.errors import TokenRefused, UsageUnknown
 from reelkeeper.model.money import UsageSource
 from reelkeeper.rules.billing.reconcile import COMPARED, Comparison, compare
+from reelkeeper.store import Engine
 from reelkeeper.store.billing import charges, usage
 from reelkeeper.store.core.engine import reading
 

@@ -5,12 +5,11 @@ What rests on behaviour of R2 that nobody here has seen is off until `contract_p
 
 from collections.abc import Iterator
 
-from sqlalchemy.engine import Engine
-
 from reelkeeper.adapters import contract
 from reelkeeper.adapters.contract import CHECKS, Result, Target
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.settings import Settings
+from reelkeeper.store import Engine
 from reelkeeper.store.core import contracts
 from reelkeeper.store.core.engine import reading, transaction
 

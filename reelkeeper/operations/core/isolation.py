@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from sqlalchemy.exc import OperationalError
-
 from reelkeeper.errors import DiskFull, Frozen, LeaseLost, StorageError, Unavailable
+from reelkeeper.store import OperationalError
 
 Item = TypeVar("Item")
 # What is no fault of an item's: nothing more is tried.

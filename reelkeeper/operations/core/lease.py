@@ -17,10 +17,8 @@ from types import TracebackType
 from typing import NamedTuple, Self
 from uuid import uuid4
 
-import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
-
 from reelkeeper.errors import LeaseLost
+from reelkeeper.store import Engine, SQLAlchemyError
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.leases import Grant
 
@@ -34,7 +32,7 @@ class Keeper:
 
     def __init__(
         self,
-        engine: sa.Engine,
+        engine: Engine,
         *,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         give_up_seconds: float = GIVE_UP_SECONDS,
@@ -122,7 +120,7 @@ class Lease(NamedTuple):
 
 
 @contextmanager
-def alone(engine: sa.Engine, name: str) -> Iterator[Lease]:
+def alone(engine: Engine, name: str) -> Iterator[Lease]:
     """Hold the lease `name`. Raises LeaseLost, naming the holder, when another has it."""
     with Keeper(engine) as keeper:
         grants = keeper.take([name])

@@ -7,10 +7,9 @@ import time
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy.engine import Engine
-
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.rules.lifecycle.keeping import KeepingPolicy
+from reelkeeper.store import Engine
 from reelkeeper.store.core import prune_records
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Grant

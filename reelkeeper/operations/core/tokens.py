@@ -10,22 +10,17 @@ import secrets
 from collections.abc import Collection
 from datetime import datetime
 from typing import Final
-from uuid import uuid4
-
-import sqlalchemy as sa
-from sqlalchemy.engine import Engine
 
 from reelkeeper.errors import InputRefused, NotFound
 from reelkeeper.model.access import Caller, Scope, TokenLine
+from reelkeeper.store import Engine
+from reelkeeper.store.core import tokens
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import Clock, changed, reading, transaction
-from reelkeeper.store.tables import api_tokens
+from reelkeeper.store.core.engine import reading, transaction
 
 PREFIX: Final = "rk_"  # so that a scanner for leaked secrets knows one
 _CHARACTERS: Final = len(PREFIX) + 43  # 32 bytes in base64url
 _MOST_NAME: Final = 100
-_NOTED_SECONDS: Final = 300  # a use is written down at most so often
-_LISTED = tuple(api_tokens.c[name] for name in TokenLine._fields)
 
 
 def create(
@@ -38,19 +33,7 @@ def create(
         raise InputRefused(f"a token needs a scope: {', '.join(Scope)}; nothing was made")
     text = PREFIX + secrets.token_urlsafe(32)
     with transaction(engine, "tokens.create") as session:
-        row = session.execute(
-            sa.insert(api_tokens)
-            .values(
-                id=uuid4().hex[:12],
-                name=name,
-                sha256=_sha256(text),
-                scopes=sorted(scopes),
-                created_at=Clock(),
-                expires_at=expires_at,
-            )
-            .returning(*_LISTED)
-        ).one()
-        line = _line(row)
+        line = tokens.insert(session, name, _sha256(text), sorted(scopes), expires_at)
         append(session, [Event("token_create", author, detail={"token": line.id, "scopes": list(line.scopes)})])
     return line, text
 
@@ -58,23 +41,16 @@ def create(
 def revoke(engine: Engine, token_id: str, *, author: str) -> None:
     """End a token. One that has ended already stays so. Raises NotFound."""
     with transaction(engine, "tokens.revoke") as session:
-        ended = changed(
-            session,
-            sa.update(api_tokens)
-            .where(api_tokens.c.id == token_id, api_tokens.c.revoked_at.is_(None))
-            .values(revoked_at=Clock()),
-        )
-        if ended:
+        if tokens.revoke(session, token_id):
             append(session, [Event("token_revoke", author, detail={"token": token_id})])
-        elif not session.execute(sa.select(api_tokens.c.id).where(api_tokens.c.id == token_id)).scalar():
+        elif not tokens.is_known(session, token_id):
             raise NotFound(f"no token {token_id!r}. To see them: reelkeeper tokens list")
 
 
 def listed(engine: Engine) -> list[TokenLine]:
     """List all tokens, the newest first."""
     with reading(engine) as session:
-        rows = session.execute(sa.select(*_LISTED).order_by(api_tokens.c.created_at.desc(), api_tokens.c.id))
-        return [_line(row) for row in rows]
+        return tokens.listed(session)
 
 
 def authenticate(engine: Engine, text: str) -> Caller | None:
@@ -83,25 +59,14 @@ def authenticate(engine: Engine, text: str) -> Caller | None:
         return None
     sha256 = _sha256(text)
     with reading(engine) as session:
-        stale = sa.or_(api_tokens.c.last_used_at.is_(None), api_tokens.c.last_used_at < Clock(-_NOTED_SECONDS))
-        valid = sa.or_(api_tokens.c.expires_at.is_(None), api_tokens.c.expires_at > Clock())
-        row = session.execute(
-            sa.select(
-                api_tokens.c.id, api_tokens.c.name, api_tokens.c.scopes, api_tokens.c.sha256, stale.label("stale")
-            ).where(api_tokens.c.sha256 == sha256, api_tokens.c.revoked_at.is_(None), valid)
-        ).one_or_none()
-    if row is None or not hmac.compare_digest(row.sha256, sha256):
+        found = tokens.find_valid(session, sha256)
+    if found is None or not hmac.compare_digest(found.sha256, sha256):
         return None
-    if row.stale:
+    if found.is_stale:
         with transaction(engine, "tokens.use") as session:
-            session.execute(sa.update(api_tokens).where(api_tokens.c.id == row.id).values(last_used_at=Clock()))
-    return Caller(row.id, row.name, frozenset(row.scopes))
+            tokens.note_use(session, found.id)
+    return Caller(found.id, found.name, frozenset(found.scopes))
 
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _line(row: sa.Row[tuple[object, ...]]) -> TokenLine:
-    line = TokenLine._make(row)
-    return line._replace(scopes=tuple(line.scopes))

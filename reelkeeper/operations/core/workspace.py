@@ -7,10 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-import sqlalchemy as sa
-from sqlalchemy.engine import Engine
-from sqlalchemy.exc import SQLAlchemyError
-
 from reelkeeper.adapters.s3 import r2, seaweed
 from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT
 from reelkeeper.adapters.s3.r2 import Bucket
@@ -20,10 +16,11 @@ from reelkeeper.model.key_patterns import KeyPattern, compiled
 from reelkeeper.model.money import Metric, Used
 from reelkeeper.operations.core.contract import contract_passed
 from reelkeeper.settings import Settings
+from reelkeeper.store import Engine, SQLAlchemyError
 from reelkeeper.store.billing import usage
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.opening import open_store
-from reelkeeper.store.tables import blobs, deployment
 
 _OPENING_ATTEMPTS, _OPENING_SILENCE_SECONDS = 4, 8.0  # the waits between them are 7 s at most: 39 s in all
 MAX_SKEW_FROM_STORE = timedelta(seconds=60)
@@ -117,8 +114,7 @@ def join(
     `keeps_contract` says so of a bucket that `reelkeeper doctor --contract` need not try.
     """
     with reading(engine) as session:
-        deployment_id: str = session.execute(sa.select(deployment.c.id)).scalar_one()
-        knows_objects = session.execute(sa.select(blobs.c.id).limit(1)).scalar() is not None
+        deployment_id, knows_objects = deployment.identity(session), deployment.knows_objects(session)
         store_time = now(session)
     check_identity(bucket, deployment_id, may_claim=not knows_objects)
     _check_clocks(store_time, bucket.server_time())

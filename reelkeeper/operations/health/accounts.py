@@ -6,29 +6,20 @@ Waiting loses nothing.
 """
 
 from collections.abc import Sequence
-from typing import Final
 
-import sqlalchemy as sa
-from sqlalchemy.engine import Engine
-from sqlmodel import Session
-
-from reelkeeper.model.money import HoldState, Mismatch, Moved, ReservationState
+from reelkeeper.model.money import Mismatch, Moved
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.billing.quota import Reserved
 from reelkeeper.operations.core.freeze import freeze, require_permission
 from reelkeeper.rules.billing import accounts as rule
+from reelkeeper.store import Engine
+from reelkeeper.store.billing import credit_holds, quotas
 from reelkeeper.store.billing import recount as counting
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Grant
-from reelkeeper.store.tables import accounts, credit_holds, deployment, reservations, storage_accounts
 from reelkeeper.store.videos import uploads
-
-_KEPT: Final = {  # figures that are only a copy of their record: they may be written anew
-    "balance": (accounts.c.id, accounts.c.balance_microusd),
-    "used_bytes": (storage_accounts.c.user_id, storage_accounts.c.used_bytes),
-    "reserved_bytes": (storage_accounts.c.user_id, storage_accounts.c.reserved_bytes),
-}
 
 
 def void_holds(engine: Engine, *, grant: Grant, run_id: str) -> list[Moved]:
@@ -59,19 +50,7 @@ def void_reservations(engine: Engine, *, grant: Grant) -> list[Reserved]:
 def overdue(engine: Engine) -> tuple[tuple[int, int], tuple[int, int]]:
     """Count what is overdue: holds and their micro-dollars, reservations and their bytes."""
     with reading(engine) as session:
-        return (
-            _overdue(session, credit_holds, HoldState.OPEN, credit_holds.c.amount_microusd),
-            _overdue(session, reservations, ReservationState.OPEN, reservations.c.size_bytes),
-        )
-
-
-def _overdue(session: Session, table: sa.Table, state: str, amount: sa.ColumnElement[int]) -> tuple[int, int]:
-    row = session.execute(
-        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(amount), 0)).where(
-            table.c.state == state, table.c.expires_at <= Clock()
-        )
-    ).one()
-    return int(row[0]), int(row[1])
+        return credit_holds.overdue(session), quotas.overdue(session)
 
 
 def recount(engine: Engine) -> list[Mismatch]:
@@ -92,14 +71,7 @@ def correct(engine: Engine, *, author: str) -> tuple[list[Mismatch], list[Mismat
     frozen, and does not thaw. A record that contradicts itself is left for a person.
     """
     with transaction(engine, "accounts.correct") as session:
-        session.execute(sa.select(deployment.c.id).with_for_update())
-        wrong = [one for one in counting.mismatches(session) if one.what in _KEPT and _possible(one)]
-        for one in wrong:
-            subject, kept = _KEPT[one.what]
-            session.execute(sa.update(kept.table).where(subject == one.subject).values({kept: one.counted}))
+        deployment.lock(session)
+        wrong = [one for one in counting.mismatches(session) if counting.write_anew(session, one)]
         append(session, [Event("recount", author, detail=one._asdict()) for one in wrong])
         return wrong, counting.mismatches(session)
-
-
-def _possible(one: Mismatch) -> bool:
-    return one.counted >= 0 or one.subject.startswith("house/")

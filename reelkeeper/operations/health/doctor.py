@@ -16,9 +16,6 @@ from datetime import UTC, datetime
 from importlib import metadata
 from uuid import uuid4
 
-import sqlalchemy as sa
-from sqlalchemy.engine import Engine
-
 from reelkeeper.adapters import cloudflare, ffmpeg
 from reelkeeper.adapters.cloudflare.api import ANALYTICS
 from reelkeeper.adapters.s3.r2 import Bucket
@@ -32,11 +29,11 @@ from reelkeeper.private_files import exposed
 from reelkeeper.redaction import redacted
 from reelkeeper.rules.sync.adoption import one_day_warning
 from reelkeeper.settings import Settings
-from reelkeeper.store.core import schema
+from reelkeeper.store import Engine
+from reelkeeper.store.core import deployment, schema
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.core.opening import open_store
 from reelkeeper.store.sync.noted_counts import one_day_of_catalogue
-from reelkeeper.store.tables import blobs
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 LITTLE_SPACE_BYTES = 5 * 10**9  # ten videos of the largest size that is taken, at work at the same time
@@ -272,7 +269,7 @@ def _contract(settings: Settings, engine: Engine, bucket: Bucket, *, wanted: boo
 def _identity(engine: Engine, bucket: Bucket, *, claim: bool) -> Finding:
     with reading(engine) as session:
         deployment_id = schema.deployment(session).id
-        knows_objects = session.execute(sa.select(blobs.c.id).limit(1)).scalar() is not None
+        knows_objects = deployment.knows_objects(session)
     if bucket.head(bucket.identity_key) is None and not claim:
         if knows_objects:
             remedy = "probably another bucket; if it is the right one: reelkeeper doctor --claim"

@@ -4,24 +4,21 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-import sqlalchemy as sa
-from sqlalchemy.engine import Engine
-from sqlmodel import Session
-
 from reelkeeper.model.jobs import JobState
 from reelkeeper.rules.alerts.cadence import CADENCES, Cadence, is_overdue
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.spend.budget import BudgetPolicy
+from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.billing import charge_reports
-from reelkeeper.store.core import heartbeats
+from reelkeeper.store.core import deployment, heartbeats
+from reelkeeper.store.core.deployment import Stopped
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.jobs import queue
 from reelkeeper.store.jobs.controls import jobs_at_once
 from reelkeeper.store.lifecycle import backlog, freed_bytes
 from reelkeeper.store.lifecycle.backlog import Backlog
-from reelkeeper.store.tables import cache_entries, deployment
-from reelkeeper.store.videos import stock
+from reelkeeper.store.videos import cache, stock
 from reelkeeper.store.videos.stock import InGrace
 
 _MOST_ALERTS = 50
@@ -75,15 +72,6 @@ class Cache:
 
 
 @dataclass(frozen=True, slots=True)
-class Frozen:
-    """Since when, by whom and why all changes are stopped."""
-
-    at: datetime
-    by: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Money:
     """What was spent against what may be, and what freed bytes have saved since the first purge, at list price."""
 
@@ -107,7 +95,7 @@ class Status:
     cache: Cache
     outbox: Outbox
     alerts: tuple[alerts.Line, ...]
-    frozen: Frozen | None
+    frozen: Stopped | None
     money: Money
 
     @property
@@ -125,9 +113,7 @@ def gather(
     """Ask everything in one snapshot. `money`, where it was asked a moment ago, is not asked again: it adds up much."""
     with reading(engine) as session:
         at = now(session)
-        stopped = session.execute(
-            sa.select(deployment.c.frozen_at, deployment.c.frozen_by, deployment.c.frozen_reason)
-        ).one()
+        stopped = deployment.stopped(session)
         oldest, (waiting, waited) = queue.oldest_waiting(session), outbox.count_waiting(session)
         left = (("tier_storage", "compress"), ("tier_storage", "retire"), ("expire_videos", "retire"))
         return Status(
@@ -141,17 +127,17 @@ def gather(
                 max(0.0, (at - oldest).total_seconds()) if oldest else 0.0,
                 jobs_at_once(session),
             ),
-            cache=_cache(session),
+            cache=Cache(*cache.count(session)),
             outbox=Outbox(waiting, max(0.0, waited.total_seconds())),
             alerts=tuple(alerts.listed(session, everything=False, limit=_MOST_ALERTS)),
-            frozen=Frozen(stopped.frozen_at, stopped.frozen_by, stopped.frozen_reason) if stopped.frozen_at else None,
+            frozen=stopped,
             money=money or _money(session, at, budget),
         )
 
 
 def flow_states(session: Session, flows: Collection[str]) -> list[FlowState]:
     """Say of each flow when it last succeeded, and whether it should have again: since the store was made, if never."""
-    at, made_at, beats = now(session), heartbeats.store_made_at(session), heartbeats.beats(session)
+    at, made_at, beats = now(session), deployment.made_at(session), heartbeats.beats(session)
     found = []
     for flow in sorted(flows):
         beat = beats.get(flow)
@@ -162,11 +148,6 @@ def flow_states(session: Session, flows: Collection[str]) -> list[FlowState]:
         else:
             found.append(FlowState(flow, None, None, None, promised, late))
     return found
-
-
-def _cache(session: Session) -> Cache:
-    hits = sa.func.coalesce(sa.func.sum(cache_entries.c.hits), 0)
-    return Cache(*map(int, session.execute(sa.select(sa.func.count(), hits).select_from(cache_entries)).one()))
 
 
 def _money(session: Session, at: datetime, budget: BudgetPolicy) -> Money:

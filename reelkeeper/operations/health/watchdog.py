@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy.engine import Engine
-from sqlmodel import Session
-
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.failpoints import effect
 from reelkeeper.model.alerts import Finding, Letter, Message, MessageKind, Severity, Sink
@@ -23,8 +20,9 @@ from reelkeeper.operations.health.status import flow_states
 from reelkeeper.private_files import make_folder
 from reelkeeper.rules.alerts import cadence
 from reelkeeper.rules.core.wording import many
+from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import outbox
-from reelkeeper.store.core import heartbeats
+from reelkeeper.store.core import deployment, heartbeats
 from reelkeeper.store.core.engine import now, reading, transaction
 
 STUCK_AFTER = timedelta(minutes=15)
@@ -79,7 +77,7 @@ def tell_unreachable(sink: Sink, error: ReelkeeperError, marker: Path, *, at: fl
 
 
 def _silent(session: Session, flows: Collection[str]) -> list[Finding]:
-    at, made_at = now(session), heartbeats.store_made_at(session)
+    at, made_at = now(session), deployment.made_at(session)
     found = (
         cadence.silent(
             one.flow, one.last_ok_at or made_at, one.cadence, has_succeeded=one.last_ok_at is not None, as_of=at

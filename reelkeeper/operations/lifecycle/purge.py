@@ -26,7 +26,8 @@ from reelkeeper.model import Grace, Outcome, StoredObject
 from reelkeeper.operations.core.freeze import freeze, require_permission
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.videos.overwrites import take_uploads
-from reelkeeper.store.core.audit import Event, append, lock_deployment
+from reelkeeper.store.core import deployment
+from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.lifecycle import purges
@@ -128,7 +129,7 @@ def settle_claims(
             if grant:
                 require_permission(session, grant)
             else:
-                lock_deployment(session)
+                deployment.lock(session)
             still = conditions.claim_timed_out(now(session))
             gone = purges.mark_gone(session, missing, still, run_id)
             back = purges.take_back(session, [row.blob_id for row in rows if row.blob_id not in missing], still)
@@ -288,7 +289,7 @@ def _settle(batch: _Batch, plan_id: str, skipped: list[Outcome], *, run_id: str,
         purges.take_back(session, [blob.blob_id for blob, _ in back], mine)
         purges.take_back(session, [blob.blob_id for blob, _ in doubtful], mine, grace)
         if overwritten:
-            lock_deployment(session)  # quotas are counted under it
+            deployment.lock(session)  # quotas are counted under it
             found = [(blob.blob_id, batch.found[blob.blob_id]) for blob, _ in overwritten]
             take_uploads(session, found, run_id=run_id, grace=grace, claim_token=batch.grant.token)
         record_outcomes(session, plan_id, skipped + outcomes)

@@ -12,7 +12,8 @@ from reelkeeper.model import Grace, Outcome
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.videos.hold import place
 from reelkeeper.store.billing import quotas
-from reelkeeper.store.core.audit import Event, append, lock_deployment
+from reelkeeper.store.core import deployment
+from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.lifecycle import restorable
 from reelkeeper.store.lifecycle.restorable import Restorable
@@ -42,7 +43,7 @@ def restore(
     stored = depot.bucket.stored([one.key for one in batch])
     outcomes: list[Outcome] = []
     with transaction(depot.engine, "restore") as session:
-        lock_deployment(session)
+        deployment.lock(session)
         with quotas.counted(session, [one.video_id for one in batch]):
             for one in batch:
                 found = stored[one.key]

@@ -5,7 +5,8 @@ from datetime import datetime
 
 from reelkeeper.errors import NotFound
 from reelkeeper.store import Engine, Session
-from reelkeeper.store.core.audit import Event, append, lock_deployment
+from reelkeeper.store.core import deployment
+from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.videos import holds
 
@@ -37,7 +38,7 @@ def place(
     Locks the deployment row first, as every change does: a purge claimed before this is seen and counted, one that
     comes after sees the hold.
     """
-    lock_deployment(session)
+    deployment.lock(session)
     if not holds.is_known(session, scope, subject):
         raise NotFound(f"no {scope} {subject!r} in the catalogue")
     hold_id, too_late = holds.place(

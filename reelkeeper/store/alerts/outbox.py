@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model.alerts import Letter, Message, MessageKind, MessageState, Picture
+from reelkeeper.store.core.deployment import identity
 from reelkeeper.store.core.engine import Clock, now
-from reelkeeper.store.tables import alerts, deployment, leases, outbox
+from reelkeeper.store.tables import alerts, leases, outbox
 
 _NAMES = UUID("6f0e3c1a-5d0b-4a53-9f5e-0c1f4a3b7d21")  # of the space that a message's public id is drawn from
 
@@ -92,7 +93,7 @@ def take_next(session: Session) -> tuple[int, Letter, int] | None:
         .values(attempts=outbox.c.attempts + 1)
         .returning(*outbox.c)
     ).one_or_none()
-    return None if row is None else (row.id, _letter(row, _deployment(session)), row.attempts)
+    return None if row is None else (row.id, _letter(row, identity(session)), row.attempts)
 
 
 def mark_sent(session: Session, message_id: int, receipt: str) -> None:
@@ -123,7 +124,7 @@ def overdue(session: Session, seconds: float, *, tried: bool, limit: int) -> lis
         *([outbox.c.attempts > 0] if tried else []),
     ]
     rows = session.execute(sa.select(outbox).where(*chosen).order_by(outbox.c.id).limit(limit)).all()
-    deployment_id = _deployment(session)
+    deployment_id = identity(session)
     return [(row.id, _letter(row, deployment_id)) for row in rows]
 
 
@@ -131,7 +132,7 @@ def uncopied(session: Session, rules: Collection[str]) -> list[tuple[int, Letter
     """Return the messages that say that alerts of `rules` fire, and that the second sink has not."""
     of_rules = sa.select(alerts.c.message_id).where(alerts.c.rule.in_(rules), alerts.c.is_told)
     chosen = sa.select(outbox).where(outbox.c.id.in_(of_rules), outbox.c.copied_at.is_(None))
-    deployment_id = _deployment(session)
+    deployment_id = identity(session)
     return [(row.id, _letter(row, deployment_id)) for row in session.execute(chosen.order_by(outbox.c.id))]
 
 
@@ -174,11 +175,6 @@ def _due() -> sa.Select[tuple[int]]:
     follows = sa.exists().where(before.c.id == outbox.c.after_id, before.c.state == MessageState.WAITING)
     due = sa.select(outbox.c.id).where(outbox.c.state == MessageState.WAITING, outbox.c.due_at <= Clock(), ~follows)
     return due.order_by(outbox.c.id)
-
-
-def _deployment(session: Session) -> str:
-    identity: str = session.execute(sa.select(deployment.c.id)).scalar_one()
-    return identity
 
 
 def _letter(row: sa.Row[Any], deployment_id: str) -> Letter:

@@ -79,6 +79,16 @@ def close_overdue(session: Session, limit: int) -> list[Held]:
     return sorted(Held._make(row) for row in rows)
 
 
+def overdue(session: Session) -> tuple[int, int]:
+    """Count the open holds whose time is over, and their micro-dollars."""
+    row = session.execute(
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(credit_holds.c.amount_microusd), 0)).where(
+            credit_holds.c.state == HoldState.OPEN, credit_holds.c.expires_at <= Clock()
+        )
+    ).one()
+    return int(row[0]), int(row[1])
+
+
 def note_refund(session: Session, hold_id: str, amount_microusd: int) -> Held | None:
     """Note a refund on a hold of which so much was captured and not refunded yet; None when there is none such."""
     left = credit_holds.c.captured_microusd - credit_holds.c.refunded_microusd

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import Tier, VideoState
-from reelkeeper.model.money import Standing
-from reelkeeper.store.core.engine import changed, insert_into
+from reelkeeper.model.money import ReservationState, Standing
+from reelkeeper.store.core.engine import Clock, changed, insert_into
 from reelkeeper.store.tables import blobs, reservations, storage_accounts, users, videos
 
 _LIVE = videos.join(blobs, blobs.c.id == videos.c.blob_id)
@@ -135,3 +135,18 @@ def take_back(session: Session, user_id: str, size_bytes: int) -> bool:
         )
         == 1
     )
+
+
+def overdue(session: Session) -> tuple[int, int]:
+    """Count the open reservations whose time is over, and their bytes."""
+    row = session.execute(
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(reservations.c.size_bytes), 0)).where(
+            reservations.c.state == ReservationState.OPEN, reservations.c.expires_at <= Clock()
+        )
+    ).one()
+    return int(row[0]), int(row[1])
+
+
+def tiers(session: Session) -> dict[str, str | None]:
+    """Read the tier of every user; None where it is unknown."""
+    return {row.id: row.tier for row in session.execute(sa.select(users.c.id, users.c.tier))}

@@ -30,6 +30,11 @@ from reelkeeper.store.tables import (
 
 MOST_OF_A_KIND: Final = 200  # mismatches that one recount lists of each kind: a person reads a few
 _Select = sa.Select[Any]
+_KEPT: Final = {  # figures that are only a copy of their record: they may be written anew
+    "balance": (accounts.c.id, accounts.c.balance_microusd),
+    "used_bytes": (storage_accounts.c.user_id, storage_accounts.c.used_bytes),
+    "reserved_bytes": (storage_accounts.c.user_id, storage_accounts.c.reserved_bytes),
+}
 
 
 def mismatches(session: Session) -> list[Mismatch]:
@@ -39,6 +44,15 @@ def mismatches(session: Session) -> list[Mismatch]:
         for what, (kept, record) in _figures().items()
         for row in session.execute(_differing(kept, record))
     ]
+
+
+def write_anew(session: Session, one: Mismatch) -> bool:
+    """Write a figure that is only a copy anew from its record; False for others, and for what cannot be."""
+    if one.what not in _KEPT or not (one.counted >= 0 or one.subject.startswith("house/")):
+        return False
+    subject, kept = _KEPT[one.what]
+    session.execute(sa.update(kept.table).where(subject == one.subject).values({kept: one.counted}))
+    return True
 
 
 def _figures() -> dict[str, tuple[_Select, _Select]]:

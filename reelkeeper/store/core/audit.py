@@ -56,11 +56,6 @@ def append(session: Session, events: Sequence[Event]) -> None:
     session.execute(_MOVE_END, {"length": length + len(events), "head": head})
 
 
-def lock_deployment(session: Session) -> None:
-    """Lock the deployment row, as every change does first: those that follow wait here until the transaction ends."""
-    session.execute(sa.select(deployment.c.id).with_for_update())
-
-
 def verify(session: Session) -> int:
     """Read the whole record and return how many events it holds, in flat memory.
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.store.core.engine import Clock, insert_into
-from reelkeeper.store.tables import deployment, heartbeats
+from reelkeeper.store.tables import heartbeats
 
 
 class Beat(NamedTuple):
@@ -41,9 +41,3 @@ def beats(session: Session) -> dict[str, Beat]:
     """Return each flow's last success, by flow."""
     rows = session.execute(sa.select(*(heartbeats.c[name] for name in Beat._fields)))
     return {row.flow: Beat(*row) for row in rows}
-
-
-def store_made_at(session: Session) -> datetime:
-    """Say since when there is anything to wait for."""
-    made: datetime = session.execute(sa.select(deployment.c.created_at)).scalar_one()
-    return made

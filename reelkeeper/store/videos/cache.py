@@ -70,6 +70,13 @@ def drop(session: Session, video_ids: Sequence[str]) -> int:
     return changed(session, sa.delete(cache_entries).where(cache_entries.c.video_id.in_(video_ids)))
 
 
+def count(session: Session) -> tuple[int, int]:
+    """Count the entries, and the hits of what is there."""
+    hits = sa.func.coalesce(sa.func.sum(cache_entries.c.hits), 0)
+    entries, total = session.execute(sa.select(sa.func.count(), hits).select_from(cache_entries)).one()
+    return int(entries), int(total)
+
+
 def next_position(queue: CacheQueue) -> sa.ColumnElement[int]:
     """Give the place behind the last entry of a queue, in SQL."""
     last = sa.select(sa.func.max(cache_entries.c.position)).where(cache_entries.c.queue == queue).scalar_subquery()
