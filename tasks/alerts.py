@@ -5,17 +5,15 @@ from collections.abc import Collection, Sequence
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
-from sqlalchemy.engine import Engine
 
 from reelkeeper.model.alerts import Finding
+from reelkeeper.operations import Engine
 from reelkeeper.operations.alerts import alerts, outbox
 from reelkeeper.operations.alerts.alerts import Observed
 from reelkeeper.operations.alerts.outbox import Delivered, configured_sinks
 from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.lifecycle.report import DeliveryReport
 from reelkeeper.settings import settings
-from reelkeeper.store.alerts.outbox import count_waiting, listed
-from reelkeeper.store.core.engine import reading
 
 
 @task(task_run_name="note what was found", cache_policy=NO_CACHE)
@@ -45,10 +43,7 @@ def deliver(engine: Engine, *, seconds: float = 60) -> Delivered:
 @task(task_run_name="look into the outbox", cache_policy=NO_CACHE)
 def preview(engine: Engine, run_id: str) -> DeliveryReport:
     """Say what waits, and send nothing."""
-    with reading(engine) as session:
-        waiting = listed(session, everything=False, limit=20)
-        count, _ = count_waiting(session)
-    titles = tuple(one.title for one in waiting)
+    count, titles = outbox.preview(engine, limit=20)
     return DeliveryReport("deliver_alerts", run_id, dry_run=True, waiting=count, titles=titles)
 
 

@@ -11,12 +11,11 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model import Grace, Outcome
+from reelkeeper.operations import Item
 from reelkeeper.operations.core.isolation import each_apart
 from reelkeeper.operations.core.lease import Lease
 from reelkeeper.operations.core.workspace import Depot
-from reelkeeper.operations.lifecycle import purge
-from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.lifecycle.plans import Item, planned, record_outcomes
+from reelkeeper.operations.lifecycle import outcomes, purge
 from tasks import RETRIES
 
 KEYS_PER_DELETE = 1_000  # S3 API: the most that one DeleteObjects takes
@@ -28,8 +27,7 @@ def purge_planned(depot: Depot, lease: Lease, plan_id: str, *, run_id: str, grac
 
     Raises LeaseLost, Frozen, DiskFull and Unavailable, and begins nothing more then.
     """
-    with reading(depot.engine) as session:
-        batches = list(planned(session, plan_id, "purge", KEYS_PER_DELETE))
+    batches = list(outcomes.planned(depot.engine, plan_id, "purge", KEYS_PER_DELETE))
     whose: dict[str, Any] = {"depot": depot, "lease": lease, "plan_id": plan_id, "run_id": run_id, "grace": grace}
     runner: ThreadPoolTaskRunner[None] = ThreadPoolTaskRunner(max_workers=PARALLEL_BATCHES)
     with runner:
@@ -53,11 +51,10 @@ def settle_claims(depot: Depot, lease: Lease, *, run_id: str, grace: Grace) -> i
 def _note_failed(depot: Depot, plan_id: str, items: Sequence[Item], error: Exception) -> None:
     get_run_logger().warning("%s blobs were not purged, the others are: %s", f"{len(items):,}", error)
     why = str(error) if isinstance(error, ReelkeeperError) else f"{type(error).__name__}: {error}"
-    outcomes = [
+    failed = [
         Outcome(item.video_id or "", "failed", why, item.size_bytes, item.size_bytes, item.blob_id) for item in items
     ]
-    with transaction(depot.engine, "purge.failed") as session:
-        record_outcomes(session, plan_id, outcomes)
+    outcomes.record(depot.engine, "purge.failed", plan_id, failed)
 
 
 @task(

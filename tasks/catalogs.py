@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.errors import ReelkeeperError
-from reelkeeper.model import Done, Grace, Outcome, VideoState
+from reelkeeper.model import Done, Grace, Outcome
 from reelkeeper.operations.core.isolation import ENDS_ALL
 from reelkeeper.operations.core.lease import Lease
 from reelkeeper.operations.core.workspace import Depot
@@ -22,8 +21,6 @@ from reelkeeper.operations.videos import intents
 from reelkeeper.rules.lifecycle.report import SyncReport, count
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.settings import settings
-from reelkeeper.store.core.engine import reading
-from reelkeeper.store.tables import videos
 from tasks import RETRIES
 
 _NAMED = 10  # lost videos, in a report
@@ -111,7 +108,7 @@ def bring_in_line(
         settled=tuple(settled),
         adopted=adopted,
         taken_back=taken_back,
-        lost=_lost(depot, run_id),
+        lost=sync.name_lost(depot, run_id, _NAMED),
         lost_videos=lost_videos,
         doubtful=tuple(doubtful),
         swept=swept,
@@ -137,9 +134,3 @@ def _figures(found: Survey, run_id: str, as_of: datetime) -> dict[str, Any]:
         "changed": len(found.overwritten) + len(found.claimed) + len(found.doubtful),
         "reappeared": len(found.reappeared),
     }
-
-
-def _lost(depot: Depot, run_id: str) -> tuple[str, ...]:
-    lost = sa.select(videos.c.id).where(videos.c.state == VideoState.LOST, videos.c.run_id == run_id)
-    with reading(depot.engine) as session:
-        return tuple(session.execute(lost.order_by(videos.c.id).limit(_NAMED)).scalars())

@@ -5,12 +5,12 @@ from typing import Any
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flows import Flow
 
+from reelkeeper.operations import open_store
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.health import watchdog
 from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.settings import settings
-from reelkeeper.store.core.opening import open_store
 
 
 def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:

@@ -1,24 +1,22 @@
 """Performance: read for the rules that judge it, recorded, and shown with what they found."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
-from sqlalchemy.engine import Engine
 
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.performance import Window
+from reelkeeper.operations import Engine
 from reelkeeper.operations.alerts.alerts import Observed
+from reelkeeper.operations.health import status
 from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.rules.health.findings import Seen
-from reelkeeper.rules.health.performance import PerformancePolicy, figures, first_window, waiting, windows, with_present
+from reelkeeper.rules.health.performance import PerformancePolicy, figures, waiting
 from reelkeeper.rules.health.performance_report import PerformanceReport, line, lines, percent, seconds
-from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.health import performance
-from reelkeeper.store.jobs.controls import jobs_at_once
 
 FLOW = "monitor_performance"
 
@@ -26,29 +24,19 @@ FLOW = "monitor_performance"
 @task(task_run_name="read how it went", cache_policy=NO_CACHE)
 def read(engine: Engine, policy: PerformancePolicy, quota: QuotaPolicy, as_of: datetime) -> Seen:
     """Read the jobs that ended lately, those in flight at this moment, and how much is stored."""
-    with reading(engine) as session:
-        return Seen(
-            performance.ended(session, as_of - timedelta(minutes=policy.judged_minutes), as_of),
-            performance.in_flight(session),
-            jobs_at_once(session),
-            performance.filled(session, quota.by_tier(), policy.storage_budget_bytes, policy.max_storage_percent),
-        )
+    return status.read_performance(engine, policy, quota, as_of)
 
 
 @task(task_run_name="work out the windows", cache_policy=NO_CACHE)
 def work_out(engine: Engine, seen: Seen, as_of: datetime) -> list[Window]:
     """Work out each whole quarter of an hour that is not recorded yet, the last one with what waits now."""
-    with reading(engine) as session:
-        last = performance.last_window(session)
-        ended = performance.ended(session, first_window(last, as_of), as_of)
-    return with_present(windows(ended, last, as_of), seen.in_flight, seen.filled, as_of)
+    return status.work_out_windows(engine, seen, as_of)
 
 
 @task(task_run_name="record the windows", cache_policy=NO_CACHE)
 def record(engine: Engine, found: Sequence[Window]) -> None:
     """Keep what was worked out."""
-    with transaction(engine, "performance.record") as session:
-        performance.record(session, found)
+    status.record_windows(engine, found)
 
 
 @task(task_run_name="report on performance", cache_policy=NO_CACHE)

@@ -6,9 +6,9 @@ from datetime import datetime
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from sqlalchemy.engine import Engine
 
 from reelkeeper.adapters import charts
+from reelkeeper.operations import Engine
 from reelkeeper.operations.reports import figures, tables, text
 from reelkeeper.operations.reports.report import gather
 from reelkeeper.rules.spend.budget import BudgetPolicy

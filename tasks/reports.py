@@ -10,28 +10,17 @@ from prefect.logging import get_run_logger
 
 from reelkeeper.model import Counts, Done, Outcome, PlanSummary
 from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.lifecycle import outcomes as carried_out
+from reelkeeper.operations.lifecycle.outcomes import MOST_FAILURES
 from reelkeeper.rules.core.wording import dollars, size
 from reelkeeper.rules.lifecycle.report import HelpReport, Report, SyncReport, count
 from reelkeeper.rules.sync import adoption as adopting
-from reelkeeper.store.core.engine import reading
-from reelkeeper.store.lifecycle import plan_progress, plan_results
-
-MOST_FAILURES = 100
 
 
 @task(task_run_name="report on plan {plan.id}", cache_policy=NO_CACHE)
 def publish(depot: Depot, plan: PlanSummary, run_id: str) -> Report:
     """Sum up what became of a plan, whether or not the run came to its end."""
-    with reading(depot.engine) as session:
-        report = Report(
-            plan.flow,
-            run_id,
-            dry_run=False,
-            plan=plan,
-            planned=tuple(plan_results.by_rule(session, plan.id)),
-            done=tuple(plan_results.by_outcome(session, plan.id)),
-            failures=tuple(plan_results.failures(session, plan.id, MOST_FAILURES)),
-        )
+    report = carried_out.report(depot.engine, plan, run_id)
     name = plan.flow.replace("_", "-")
     create_markdown_artifact(_markdown(report), key=f"{name}-report", description=f"What came of plan {plan.id}")
     if report.failures:
@@ -76,8 +65,7 @@ def publish_help(depot: Depot, run_id: str, plan_id: str | None, outcomes: Seque
     """Say what this run has done for a plan, and what is left of it. Without `outcomes` it was a dry run."""
     left = everything = Counts()
     if plan_id is not None:
-        with reading(depot.engine) as session:
-            left, everything = plan_progress.left(session, plan_id)
+        left, everything = carried_out.left(depot.engine, plan_id)
     report = HelpReport(
         "transcode_videos",
         run_id,

@@ -1,7 +1,7 @@
 """Spending: read for the rules that watch it, and shown with what they found."""
 
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -9,16 +9,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.model.money import Metric
 from reelkeeper.operations.alerts.alerts import Observed
+from reelkeeper.operations.billing import metering
 from reelkeeper.operations.core.workspace import Depot
-from reelkeeper.rules.spend.watch import LOOKED_BACK_DAYS, CostsReport, Spent, lines
-from reelkeeper.store.billing import charges, usage
-from reelkeeper.store.core.engine import reading
-from reelkeeper.store.forecast import forecasts
+from reelkeeper.rules.spend.watch import CostsReport, Spent, lines
 
 FLOW = "monitor_costs"
-_ONE_DAY = timedelta(days=1)
 
 
 @task(task_run_name="read what was spent", cache_policy=NO_CACHE)
@@ -27,14 +23,7 @@ def read(depot: Depot, as_of: datetime, *, first: date, users: Sequence[str], tr
 
     Today is missing only once it is over.
     """
-    today = as_of.date()
-    with reading(depot.engine) as session:
-        return Spent(
-            charges.by_scope(session, first, today, users),
-            forecasts.latest(session, as_of),
-            usage.gaps(session, Metric.STORED_BYTES, today - LOOKED_BACK_DAYS * _ONE_DAY, today - _ONE_DAY),
-            trouble,
-        )
+    return metering.spent(depot.engine, as_of, first=first, users=users, trouble=trouble)
 
 
 @task(task_run_name="report on the spend", cache_policy=NO_CACHE)

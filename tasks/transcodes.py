@@ -15,18 +15,16 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import sweep_desks
 from reelkeeper.errors import MediaTimeout, Misconfigured, StorageError
-from reelkeeper.model import Counts, Outcome
+from reelkeeper.model import Outcome
+from reelkeeper.operations import Grant, Item
 from reelkeeper.operations.core.isolation import ENDS_ALL
 from reelkeeper.operations.core.lease import Keeper, Lease
 from reelkeeper.operations.core.workspace import Depot, open_depot
+from reelkeeper.operations.lifecycle import outcomes as carried_out
 from reelkeeper.operations.lifecycle.compress import Batch, Job, claim, compress, load_job, may_go_on
 from reelkeeper.rules.lifecycle import transcode
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.settings import settings
-from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.core.leases import Grant
-from reelkeeper.store.lifecycle import plan_progress
-from reelkeeper.store.lifecycle.plans import Item, record_outcomes
 
 _LOOK_AGAIN_SECONDS = 2.0  # where others are at work on all that is left: one of them may fail, or die
 _DASK_SECONDS = 10  # until a scheduler that does not answer is given up
@@ -52,10 +50,11 @@ def compress_planned(depot: Depot, lease: Lease, plan_id: str) -> list[Outcome]:
     What failed and may pass is tried again at the end. Raises LeaseLost, Frozen, and DiskFull, which is recorded
     against no video; any other failure is the video's own. Left in whatever way, nothing more is begun under `lease`.
     """
-    if not _left(depot, plan_id)[0].objects:
+    if not carried_out.left(depot.engine, plan_id)[0].objects:
         return []
     progress = _Progress(depot, plan_id)
-    order, width = Order(plan_id, lease.grant), min(settings().workers, _left(depot, plan_id)[0].objects)
+    width = min(settings().workers, carried_out.left(depot.engine, plan_id)[0].objects)
+    order = Order(plan_id, lease.grant)
     with _runner(width) as runner:
         try:
             here = depot if isinstance(runner, ThreadPoolTaskRunner) else None  # elsewhere it is opened anew
@@ -112,7 +111,7 @@ def work(order: Order, number: int, depot: Depot | None) -> list[Outcome]:  # no
         while may_go_on(place.engine, *order):
             if batch := claim(place.engine, keeper, order.plan_id):
                 outcomes += compress_batch(place, keeper, order, job, batch)
-            elif _left(place, order.plan_id)[0].objects:
+            elif carried_out.left(place.engine, order.plan_id)[0].objects:
                 time.sleep(_LOOK_AGAIN_SECONDS)
             else:
                 break
@@ -128,10 +127,9 @@ def compress_batch(depot: Depot, keeper: Keeper, order: Order, job: Job, batch: 
             if not may_go_on(depot.engine, *order):
                 break
             outcome = _settle(depot, keeper, job, item, grant, last_try=batch.last_try)
-            with transaction(depot.engine, "swap.record") as session:
-                record_outcomes(session, job.plan_id, [outcome])
+            carried_out.record(depot.engine, "swap.record", job.plan_id, [outcome])
             keeper.release([grant])
-            if outcome.action != plan_progress.AGAIN:
+            if carried_out.is_settled(outcome):
                 outcomes.append(outcome)
     finally:
         keeper.release([grant for _, grant in batch.items])
@@ -146,21 +144,10 @@ def _settle(depot: Depot, keeper: Keeper, job: Job, item: Item, grant: Grant, *,
     except (MediaTimeout, StorageError) as error:
         if not last_try:
             get_run_logger().warning("%s: %s; tried again at the end", item.video_id, error)
-            return _unsettled(item, plan_progress.AGAIN, error)
-        return _unsettled(item, "failed", error)
+        return carried_out.failed(item, error, again=not last_try)
     except Exception as error:  # noqa: BLE001  one video that fails must not stop the others
         get_run_logger().exception("%s failed; the others go on", item.video_id)
-        return _unsettled(item, "failed", error)
-
-
-def _unsettled(item: Item, action: str, error: Exception) -> Outcome:
-    why = f"{type(error).__name__}: {error}"
-    return Outcome(item.video_id or "", action, why, item.size_bytes, item.size_bytes, item.blob_id)
-
-
-def _left(depot: Depot, plan_id: str) -> tuple[Counts, Counts]:
-    with reading(depot.engine) as session:
-        return plan_progress.left(session, plan_id)
+        return carried_out.failed(item, error)
 
 
 class _Progress:
@@ -168,13 +155,13 @@ class _Progress:
 
     def __init__(self, depot: Depot, plan_id: str) -> None:
         self._depot, self._plan_id, self._shown, self._at = depot, plan_id, 0.0, time.monotonic()
-        videos = _left(depot, plan_id)[1].objects
+        videos = carried_out.left(depot.engine, plan_id)[1].objects
         made = create_progress_artifact(0.0, key="tier-storage-progress", description=f"{videos:,} videos")
         self._artifact = cast("UUID", made)  # a coroutine only where an event loop runs
 
     def show(self) -> None:
         """Look at the store, and say what is settled by now."""
-        left, everything = _left(self._depot, self._plan_id)
+        left, everything = carried_out.left(self._depot.engine, self._plan_id)
         percent = 100 * (1 - left.objects / everything.objects)
         overdue = time.monotonic() - self._at >= _PROGRESS_SECONDS
         if percent > self._shown and (not left.objects or (overdue and percent - self._shown >= _PROGRESS_PERCENT)):

@@ -14,8 +14,6 @@ from reelkeeper.operations.billing.metering import Collected
 from reelkeeper.operations.core.workspace import Depot, flush_operations
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.settings import settings
-from reelkeeper.store.billing import charges
-from reelkeeper.store.core.engine import reading
 
 
 @task(task_run_name="collect what was used", cache_policy=NO_CACHE)
@@ -41,5 +39,4 @@ def charge(depot: Depot, book: PriceBook, as_of: datetime) -> int:
 @task(task_run_name="read the charges", cache_policy=NO_CACHE)
 def charges_between(depot: Depot, first: date, last: date) -> list[Charge]:
     """Read the charges of the days from `first` to `last`."""
-    with reading(depot.engine) as session:
-        return list(charges.between(session, first, last))
+    return metering.charges_between(depot.engine, first, last)

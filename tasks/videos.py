@@ -9,9 +9,8 @@ from prefect.cache_policies import NO_CACHE
 from reelkeeper.model import Grace, Video
 from reelkeeper.operations.core.lease import Lease
 from reelkeeper.operations.core.workspace import Depot
-from reelkeeper.operations.lifecycle import retire
+from reelkeeper.operations.lifecycle import outcomes, retire
 from reelkeeper.store.core.engine import reading
-from reelkeeper.store.lifecycle.plans import planned
 from reelkeeper.store.videos.videos import live_videos
 
 RETIRED_AT_ONCE = 500
@@ -25,10 +24,9 @@ def stream_live(depot: Depot, as_of: datetime) -> Iterator[Video]:
 
 def retire_planned(depot: Depot, lease: Lease, plan_id: str, *, run_id: str, grace: Grace) -> None:
     """Retire what a plan says, batch by batch."""
-    with reading(depot.engine) as session:
-        for batch in planned(session, plan_id, "retire", RETIRED_AT_ONCE):
-            video_ids = [item.video_id for item in batch if item.video_id is not None]
-            retire_batch(depot, lease, plan_id, video_ids, run_id=run_id, grace=grace)
+    for batch in outcomes.planned(depot.engine, plan_id, "retire", RETIRED_AT_ONCE):
+        video_ids = [item.video_id for item in batch if item.video_id is not None]
+        retire_batch(depot, lease, plan_id, video_ids, run_id=run_id, grace=grace)
 
 
 @task(task_run_name="retire a batch from {video_ids[0]}", cache_policy=NO_CACHE)

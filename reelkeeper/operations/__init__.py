@@ -1,1 +1,11 @@
-"""Safe units of work: the only code that changes a customer's data, each killable anywhere and safe to repeat."""
+"""Safe units of work: the only code that changes a customer's data, each killable anywhere and safe to repeat.
+
+Here stands what those who compose them name of the store, which they do not import themselves.
+"""
+
+from reelkeeper.store import Engine
+from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.lifecycle.plans import Item
+
+__all__ = ["Engine", "Grant", "Item", "open_store"]

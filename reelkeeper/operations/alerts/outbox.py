@@ -85,6 +85,13 @@ class Delivered:
     error: str
 
 
+def preview(engine: Engine, *, limit: int) -> tuple[int, tuple[str, ...]]:
+    """Count what waits, and give the titles of the first; nothing is sent."""
+    with reading(engine) as session:
+        titles = tuple(one.title for one in outbox.listed(session, everything=False, limit=limit))
+        return outbox.count_waiting(session)[0], titles
+
+
 def deliver(
     engine: Engine, sinks: Sinks, *, seconds: float = 60.0, sleep: Callable[[float], None] = time.sleep
 ) -> Delivered:

@@ -4,19 +4,21 @@
 `charge` puts right whatever the charges are not, so what was killed between the two mends itself.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
 from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
 from reelkeeper.errors import TokenRefused, UsageUnknown
-from reelkeeper.model.money import Metric, UsageSource
+from reelkeeper.model.money import Charge, Metric, UsageSource
 from reelkeeper.rules.billing.allocation import CHARGED, MAKING, Reckoned, reckon, share
 from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.spend.watch import LOOKED_BACK_DAYS, Spent
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import charges, quotas, spend_counters, usage
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.forecast import forecasts
 from reelkeeper.store.forecast.sampling import note_moved, note_stored
 
 CHANGES_FOR = timedelta(days=2)  # how long the usage of a day that is over may still become known better
@@ -91,6 +93,27 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date) -> i
             others = sum(one.billed_nanousd for one in of_day if one.thing.service not in MAKING)
             spend_counters.note_charged(session, day, -(-others // _NANO_IN_MICRO))
     return len(stale)
+
+
+def charges_between(engine: Engine, first: date, last: date) -> list[Charge]:
+    """Read the charges of the days from `first` to `last`."""
+    with reading(engine) as session:
+        return list(charges.between(session, first, last))
+
+
+def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str], trouble: str = "") -> Spent:
+    """Read the charges since `first`, those of `users` apart, the last forecast, and the days that are missing.
+
+    Today is missing only once it is over.
+    """
+    today = as_of.date()
+    with reading(engine) as session:
+        return Spent(
+            charges.by_scope(session, first, today, users),
+            forecasts.latest(session, as_of),
+            usage.gaps(session, Metric.STORED_BYTES, today - LOOKED_BACK_DAYS * _ONE_DAY, today - _ONE_DAY),
+            trouble,
+        )
 
 
 def _stale(reckoned: Iterable[Reckoned], settled: Iterable[charges.Settled], today: date) -> list[date]:

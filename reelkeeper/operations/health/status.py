@@ -1,11 +1,18 @@
-"""Where the whole service stands, in one snapshot: what a person looks at first, and what Prometheus collects."""
+"""Where the whole service stands, in one snapshot: what a person looks at first, and what Prometheus collects.
 
-from collections.abc import Collection
+How it did over time is worked out by quarters of an hour, and kept.
+"""
+
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from reelkeeper.model.jobs import JobState
+from reelkeeper.model.performance import Window
 from reelkeeper.rules.alerts.cadence import CADENCES, Cadence, is_overdue
+from reelkeeper.rules.billing.quota import QuotaPolicy
+from reelkeeper.rules.health.findings import Seen
+from reelkeeper.rules.health.performance import PerformancePolicy, first_window, windows, with_present
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store import Engine, Session
@@ -13,7 +20,8 @@ from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.billing import charge_reports
 from reelkeeper.store.core import deployment, heartbeats
 from reelkeeper.store.core.deployment import Stopped
-from reelkeeper.store.core.engine import now, reading
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.health import performance
 from reelkeeper.store.jobs import queue
 from reelkeeper.store.jobs.controls import jobs_at_once
 from reelkeeper.store.lifecycle import backlog, freed_bytes
@@ -158,3 +166,28 @@ def _money(session: Session, at: datetime, budget: BudgetPolicy) -> Money:
         sum(one.size_bytes for one in gone),
         sum(one.nanousd for one in savings.per_day(gone, at.date())),
     )
+
+
+def read_performance(engine: Engine, policy: PerformancePolicy, quota: QuotaPolicy, as_of: datetime) -> Seen:
+    """Read the jobs that ended lately, those in flight at this moment, and how much is stored, in one snapshot."""
+    with reading(engine) as session:
+        return Seen(
+            performance.ended(session, as_of - timedelta(minutes=policy.judged_minutes), as_of),
+            performance.in_flight(session),
+            jobs_at_once(session),
+            performance.filled(session, quota.by_tier(), policy.storage_budget_bytes, policy.max_storage_percent),
+        )
+
+
+def work_out_windows(engine: Engine, seen: Seen, as_of: datetime) -> list[Window]:
+    """Work out each whole quarter of an hour that is not recorded yet, the last one with what waits now."""
+    with reading(engine) as session:
+        last = performance.last_window(session)
+        ended = performance.ended(session, first_window(last, as_of), as_of)
+    return with_present(windows(ended, last, as_of), seen.in_flight, seen.filled, as_of)
+
+
+def record_windows(engine: Engine, found: Sequence[Window]) -> None:
+    """Keep what was worked out."""
+    with transaction(engine, "performance.record") as session:
+        performance.record(session, found)

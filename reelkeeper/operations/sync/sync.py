@@ -14,7 +14,7 @@ from reelkeeper.operations.sync.survey import Survey
 from reelkeeper.operations.videos.overwrites import take_uploads
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.sync import lost, scans
 from reelkeeper.store.videos import cache
@@ -35,6 +35,12 @@ def lose(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> int:
             cache.drop(session, [row.video_id for row in gone if row.video_id is not None])
             append(session, [Event("lose", run_id, row.video_id, row.blob_id, None, {"key": row.key}) for row in gone])
     return lost_videos
+
+
+def name_lost(depot: Depot, run_id: str, limit: int) -> tuple[str, ...]:
+    """Name the first videos that a run has marked as lost."""
+    with reading(depot.engine) as session:
+        return tuple(lost.videos_of_run(session, run_id, limit))
 
 
 def mend(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace: Grace) -> list[str]:

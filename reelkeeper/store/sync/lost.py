@@ -42,6 +42,12 @@ def mark_videos(session: Session, blob_ids: Sequence[int], run_id: str) -> int:
     )
 
 
+def videos_of_run(session: Session, run_id: str, limit: int) -> list[str]:
+    """List the first lost videos by id that a run has marked so."""
+    marked = sa.select(videos.c.id).where(videos.c.state == VideoState.LOST, videos.c.run_id == run_id)
+    return list(session.execute(marked.order_by(videos.c.id).limit(limit)).scalars())
+
+
 def retire_reappeared(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace) -> None:
     """Retire again what is there after its purge."""
     session.execute(
