@@ -1,6 +1,7 @@
 """Videos: streamed to the rules, and retired in batches."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime
 
 from prefect import task
@@ -24,9 +25,10 @@ def stream_live(depot: Depot, as_of: datetime) -> Iterator[Video]:
 
 def retire_planned(depot: Depot, lease: Lease, plan_id: str, *, run_id: str, grace: Grace) -> None:
     """Retire what a plan says, batch by batch."""
-    for batch in outcomes.planned(depot.engine, plan_id, "retire", RETIRED_AT_ONCE):
-        video_ids = [item.video_id for item in batch if item.video_id is not None]
-        retire_batch(depot, lease, plan_id, video_ids, run_id=run_id, grace=grace)
+    with closing(outcomes.planned(depot.engine, plan_id, "retire", RETIRED_AT_ONCE)) as batches:
+        for batch in batches:
+            video_ids = [item.video_id for item in batch if item.video_id is not None]
+            retire_batch(depot, lease, plan_id, video_ids, run_id=run_id, grace=grace)
 
 
 @task(task_run_name="retire a batch from {video_ids[0]}", cache_policy=NO_CACHE)

@@ -5,7 +5,7 @@ record(engine, "swap.record", plan_id, [outcome])             # beside the plan,
 report(engine, plan, run_id)                                  # from that record alone, whoever did the work
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from reelkeeper.model import Counts, Outcome, PlanSummary
 from reelkeeper.rules.lifecycle.report import Report
@@ -17,8 +17,8 @@ from reelkeeper.store.lifecycle.plans import Item
 MOST_FAILURES = 100  # in a report
 
 
-def planned(engine: Engine, plan_id: str, action: str, batch_size: int) -> Iterator[list[Item]]:
-    """Stream what a plan says to do by `action`, largest first, from one snapshot."""
+def planned(engine: Engine, plan_id: str, action: str, batch_size: int) -> Generator[list[Item], None, None]:
+    """Stream what a plan says to do by `action`, largest first, from one snapshot, which ends as it is closed."""
     with reading(engine) as session:
         yield from plans.planned(session, plan_id, action, batch_size)
 

@@ -43,14 +43,14 @@ def note(depot: Depot, scan_id: str, unexplained: Sequence[StoredObject]) -> Non
 
 def judge(depot: Depot, scan_id: str, limits: AdoptionLimits) -> Adoption:
     """Say what the scan adopts, by which pattern, and what stays out and why; `orphans.adopt` does it."""
-    for step in noted.steps(scan_id, depot.engine.dialect.name):
+    for step in noted.STEPS:
         with transaction(depot.engine, "sync.judge") as session:
-            session.execute(step)
+            step(session, scan_id)
     with reading(depot.engine) as session:
         refused = refusal(limits, noted_counts.crowding(session, scan_id))
     if refused:
         with transaction(depot.engine, "sync.judge") as session:
-            session.execute(noted.refuse(scan_id))
+            noted.refuse(session, scan_id)
     with reading(depot.engine) as session:
         return Adoption(
             noted_counts.by_pattern(session, scan_id, [pattern.text for pattern in depot.layout]),

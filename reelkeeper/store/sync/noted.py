@@ -3,7 +3,7 @@
 Noting changes no video, so a dry run notes and judges just as a run that acts does, and foretells it to the object.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -55,59 +55,75 @@ def note(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
     session.execute(insert.on_conflict_do_update(index_elements=["key"], set_=renewed), rows)
 
 
-def steps(scan_id: str, dialect: str) -> Iterator[sa.Update]:
-    """Give the statements that judge a scan's notes, in their order; each can be repeated.
+def use_own_ids(session: Session, scan_id: str) -> None:
+    """Give a video the id made of user and name where its name is another user's, in the catalogue or in the scan.
 
-    A video keeps its name as its id. Where that id is another user's, in the catalogue or in the same scan, it gets the
-    id made of user and name, whichever was found first. Of several files of one video the newest of our own generations
-    is taken, else that of the pattern listed first, else the first by its key in bytes.
+    Whichever was found first: else a video keeps its name as its id.
     """
     mine = judged(scan_id, AdoptionVerdict.ADOPT)
     contested = sa.select(orphans.c.name_id).where(mine).group_by(orphans.c.name_id).having(_of_two_users())
     taken = sa.or_(_has_video(orphans.c.unique_id), _stands(orphans.c.name_id), orphans.c.name_id.in_(contested))
-    yield (sa.update(orphans).where(mine, ~_has_video(orphans.c.name_id), taken).values(video_id=orphans.c.unique_id))
+    session.execute(
+        sa.update(orphans).where(mine, ~_has_video(orphans.c.name_id), taken).values(video_id=orphans.c.unique_id)
+    )
+
+
+def leave_taken_ids(session: Session, scan_id: str) -> None:
+    """Leave out what has an id that another user's video has all the same."""
+    mine = judged(scan_id, AdoptionVerdict.ADOPT)
     crowded = sa.select(orphans.c.video_id).where(mine).group_by(orphans.c.video_id).having(_of_two_users())
     foreign = sa.and_(_stands(orphans.c.video_id), ~_has_video(orphans.c.video_id))
-    yield (
+    session.execute(
         sa.update(orphans)
         .where(mine, sa.or_(foreign, orphans.c.video_id.in_(crowded)))
         .values(verdict=AdoptionVerdict.ID_TAKEN)
     )
+
+
+def take_back_lost(session: Session, scan_id: str) -> None:
+    """Take a lost video's newer generation back; any other object of a known video is one more of its files."""
     lost = sa.exists().where(
         videos.c.id == orphans.c.video_id,
         videos.c.state == VideoState.LOST,
         videos.c.generation < orphans.c.generation,
     )
-    yield (
+    session.execute(
         sa.update(orphans)
-        .where(mine, _has_video(orphans.c.video_id))
+        .where(judged(scan_id, AdoptionVerdict.ADOPT), _has_video(orphans.c.video_id))
         .values(verdict=sa.case((lost, AdoptionVerdict.TAKE_BACK), else_=_further()))
     )
+
+
+def keep_one_of_each(session: Session, scan_id: str) -> None:
+    """Choose one of a video's files: the newest of our own generations, else by pattern, else by its bytes."""
     place = sa.func.row_number().over(
         partition_by=orphans.c.video_id,
         order_by=(
             sa.func.coalesce(orphans.c.generation, 0).desc(),
             sa.func.coalesce(orphans.c.pattern, BY_CSV),
-            orphans.c.key.collate("C") if dialect == "postgresql" else orphans.c.key,
+            orphans.c.key.collate("C") if session.get_bind().dialect.name == "postgresql" else orphans.c.key,
         ),
     )
     ranked = sa.select(orphans.c.key, place.label("place")).where(
         judged(scan_id, AdoptionVerdict.ADOPT, AdoptionVerdict.TAKE_BACK)
     )
     further = ranked.subquery()
-    yield (
+    session.execute(
         sa.update(orphans)
         .where(orphans.c.scan_id == scan_id, orphans.c.key.in_(sa.select(further.c.key).where(further.c.place > 1)))
         .values(verdict=_further())
     )
 
 
-def refuse(scan_id: str) -> sa.Update:
+STEPS: Final = (use_own_ids, leave_taken_ids, take_back_lost, keep_one_of_each)  # in their order; each can be repeated
+
+
+def refuse(session: Session, scan_id: str) -> None:
     """Leave out what patterns would adopt, with the further files of the same videos."""
     by_pattern = orphans.c.pattern > BY_CSV
     adopted = sa.select(orphans.c.video_id).where(judged(scan_id, AdoptionVerdict.ADOPT), by_pattern)
     files = judged(scan_id, AdoptionVerdict.ADOPT, AdoptionVerdict.ANOTHER_FILE)
-    return (
+    session.execute(
         sa.update(orphans)
         .where(files, by_pattern, orphans.c.video_id.in_(adopted))
         .values(verdict=AdoptionVerdict.REFUSED)
