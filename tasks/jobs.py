@@ -15,42 +15,21 @@ from reelkeeper.adapters import generator
 from reelkeeper.adapters.ffmpeg.intake import sweep_desks
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.operations.core.workspace import Depot
-from reelkeeper.operations.jobs import worker
-from reelkeeper.operations.jobs.run import End
+from reelkeeper.operations.jobs import queue, worker
 from reelkeeper.operations.videos import images
 from reelkeeper.private_files import make_folder
-from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
 from reelkeeper.settings import settings
-from reelkeeper.store.core.engine import now, reading
-from reelkeeper.store.jobs import claims
-from reelkeeper.store.jobs.controls import jobs_at_once
 
 _LIMIT_SECONDS = 15.0  # between two looks at it
 _IMAGE_URL_SECONDS = 86_400  # for a provider to read an input image
-_NAMED = 10  # jobs that come next
-_FIELDS = {
-    End.SUCCEEDED: "succeeded",
-    End.REFUSED: "refused",
-    End.CANCELLED: "cancelled",
-    End.RETRIED: "to_be_tried_again",
-    End.PARKED: "in_doubt",
-    End.HANDED_OVER: "handed_over",
-    End.LOST: "handed_over",
-    End.DEAD: "given_up",
-    End.FAILED: "failed_here",
-}
 
 
 @task(task_run_name="look at the queue", cache_policy=NO_CACHE)
 def preview(depot: Depot, order: DispatchPolicy, run_id: str) -> DispatchReport:
     """Say how many jobs wait, and why which come first; nothing is changed."""
-    with reading(depot.engine) as session:
-        states, waiting, as_of = claims.count_states(session), claims.waiting_jobs(session), now(session)
-    first = dispatch.order(waiting, order, as_of)[:_NAMED]
-    told = tuple(f"{job.id}: {'; '.join(map(str, dispatch.explain(job, waiting, order, as_of)))}" for job in first)
-    return DispatchReport.of(run_id, states, dry_run=True, next_jobs=told)
+    return queue.preview(depot.engine, order, run_id)
 
 
 @task(task_run_name="keep the slots full", cache_policy=NO_CACHE)
@@ -83,12 +62,10 @@ def keep_slots_full(
         attempts=attempts,
         until_idle=until_idle,
     )
-    counts = dict.fromkeys(_FIELDS.values(), 0)
-    for end, count in ends.items():
-        counts[_FIELDS[end]] += count
-    with reading(depot.engine) as session:
-        report = DispatchReport.of(run_id, claims.count_states(session), dry_run=False, **counts)
-    rows = [f"| {name.replace('_', ' ')} | {count:,} |" for name, count in counts.items()]
+    report = queue.report(depot.engine, run_id, ends)
+    rows = [
+        f"| {name.replace('_', ' ')} | {getattr(report, name):,} |" for name in dict.fromkeys(queue.FIELDS.values())
+    ]
     rows += [f"| now {name} | {getattr(report, name):,} |" for name in ("waiting", "running", "parked", "dead")]
     title = f"## dispatch_jobs, run {run_id[:8]}"
     create_markdown_artifact("\n".join([title, "", "| jobs | |", "|---|--:|", *rows]), key="dispatch-jobs-report")
@@ -104,7 +81,7 @@ def _limit(depot: Depot, slots: int) -> Callable[[], int]:
         nonlocal known, looked_at
         if time.monotonic() - looked_at >= _LIMIT_SECONDS:
             looked_at = time.monotonic()
-            known = _from_prefect() or _from_store(depot) or slots
+            known = _from_prefect() or queue.jobs_at_once(depot.engine) or slots
         return known
 
     return limit
@@ -121,8 +98,3 @@ def _from_prefect() -> int | None:
         get_run_logger().warning("Prefect's limit %r cannot be read: %s", GLOBAL_LIMIT, type(error).__name__)
         return None
     return found.limit if found.active and found.limit > 0 else None
-
-
-def _from_store(depot: Depot) -> int | None:
-    with reading(depot.engine) as session:
-        return jobs_at_once(session)

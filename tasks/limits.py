@@ -6,17 +6,13 @@ from prefect import get_client, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
-from sqlalchemy.engine import Engine
 
-from reelkeeper.errors import LeaseLost
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.model.performance import Ended
+from reelkeeper.operations import Engine, Kept
+from reelkeeper.operations.jobs import queue
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
-from reelkeeper.rules.jobs.steering import Steered, Tuned, TuningReport, explain, since
-from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.health import performance
-from reelkeeper.store.jobs import controls
-from reelkeeper.store.jobs.controls import Kept
+from reelkeeper.rules.jobs.steering import Steered, Tuned, TuningReport, explain
 
 FLOW = "tune_concurrency"
 
@@ -24,18 +20,13 @@ FLOW = "tune_concurrency"
 @task(task_run_name="read what is remembered", cache_policy=NO_CACHE)
 def read(engine: Engine, policy: ConcurrencyPolicy, as_of: datetime) -> tuple[Kept, Steered, list[Ended]]:
     """Read what the rule remembers, and the jobs that ended since its last step."""
-    with reading(engine) as session:
-        kept = controls.kept(session)
-        steered = Steered.model_validate({"limit": policy.first_limit, **kept.state})
-        return kept, steered, performance.ended(session, since(steered, as_of), as_of)
+    return queue.steered(engine, policy, as_of)
 
 
 @task(task_run_name="remember the limit", cache_policy=NO_CACHE)
 def remember(engine: Engine, before: Kept, steered: Steered) -> None:
     """Keep what the next step stands on. Raises LeaseLost where another run has stepped meanwhile."""
-    with transaction(engine, "limits.remember") as session:
-        if not controls.keep(session, steered.model_dump(mode="json"), before):
-            raise LeaseLost("another run of tune_concurrency has stepped meanwhile; nothing was changed")
+    queue.remember(engine, before, steered)
 
 
 @task(task_run_name="set the limit to {limit}", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)

@@ -1,0 +1,70 @@
+"""The queue as a whole: what waits and in which order, how many jobs run at once, and each step of that limit."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from reelkeeper.errors import LeaseLost
+from reelkeeper.model.performance import Ended
+from reelkeeper.operations.jobs.run import End
+from reelkeeper.rules.jobs import dispatch
+from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
+from reelkeeper.rules.jobs.steering import Steered, since
+from reelkeeper.store import Engine
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.health import performance
+from reelkeeper.store.jobs import claims, controls
+from reelkeeper.store.jobs.controls import Kept
+
+_NAMED = 10  # jobs that come next
+FIELDS: Final = {  # of the report, by how a job ended
+    End.SUCCEEDED: "succeeded",
+    End.REFUSED: "refused",
+    End.CANCELLED: "cancelled",
+    End.RETRIED: "to_be_tried_again",
+    End.PARKED: "in_doubt",
+    End.HANDED_OVER: "handed_over",
+    End.LOST: "handed_over",
+    End.DEAD: "given_up",
+    End.FAILED: "failed_here",
+}
+
+
+def preview(engine: Engine, order: DispatchPolicy, run_id: str) -> DispatchReport:
+    """Say how many jobs wait, and why which come first; nothing is changed."""
+    with reading(engine) as session:
+        states, waiting, as_of = claims.count_states(session), claims.waiting_jobs(session), now(session)
+    first = dispatch.order(waiting, order, as_of)[:_NAMED]
+    told = tuple(f"{job.id}: {'; '.join(map(str, dispatch.explain(job, waiting, order, as_of)))}" for job in first)
+    return DispatchReport.of(run_id, states, dry_run=True, next_jobs=told)
+
+
+def report(engine: Engine, run_id: str, ends: Mapping[End, int]) -> DispatchReport:
+    """Report how jobs ended in a run, beside the jobs in each state that it leaves."""
+    counts = dict.fromkeys(FIELDS.values(), 0)
+    for end, count in ends.items():
+        counts[FIELDS[end]] += count
+    with reading(engine) as session:
+        return DispatchReport.of(run_id, claims.count_states(session), dry_run=False, **counts)
+
+
+def jobs_at_once(engine: Engine) -> int | None:
+    """Give the limit as it was steered last; None before the first time."""
+    with reading(engine) as session:
+        return controls.jobs_at_once(session)
+
+
+def steered(engine: Engine, policy: ConcurrencyPolicy, as_of: datetime) -> tuple[Kept, Steered, list[Ended]]:
+    """Read what the rule of the limit remembers, and the jobs that ended since its last step."""
+    with reading(engine) as session:
+        kept = controls.kept(session)
+        remembered = Steered.model_validate({"limit": policy.first_limit, **kept.state})
+        return kept, remembered, performance.ended(session, since(remembered, as_of), as_of)
+
+
+def remember(engine: Engine, before: Kept, after: Steered) -> None:
+    """Keep what the next step stands on. Raises LeaseLost where another run has stepped meanwhile."""
+    with transaction(engine, "limits.remember") as session:
+        if not controls.keep(session, after.model_dump(mode="json"), before):
+            raise LeaseLost("another run of tune_concurrency has stepped meanwhile; nothing was changed")
