@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 from reelkeeper.errors import Misconfigured, PolicyRefused
 
 _OURS = {"dry_run": "--apply", "as_of": "--as-of", "plan_id": "--plan"}  # each has an option of its own
+_CONTEXT = "work"  # what a preview is given beside its parameters
 
 
 def read(flow: str, function: Callable[..., Any], params: Sequence[str]) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def read(flow: str, function: Callable[..., Any], params: Sequence[str]) -> dict
     a value that its policy does not take.
     """
     hints = get_type_hints(function, include_extras=True)
-    known = [name for name in inspect.signature(function).parameters if name not in _OURS]
+    known = [name for name in inspect.signature(function).parameters if name not in _OURS and name != _CONTEXT]
     given: dict[str, Any] = {}
     for param in params:
         name, equals, text = param.partition("=")

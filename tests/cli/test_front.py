@@ -1,6 +1,8 @@
 """The front door: help for everything, exit codes, one clear line for an error, and a quick start."""
 
 import errno
+import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -64,6 +66,29 @@ def test_a_look_up_loads_neither_prefect_nor_alembic(tmp_path: Path) -> None:
             env={"PYTHONPATH": str(Path(__file__).parents[2])},
         )
         assert said.stderr.strip() == loaded
+
+
+@pytest.mark.parametrize("words", [["plan", "tier_storage"], ["plan", "purge_retired"], ["status"]])
+def test_a_plan_and_the_status_load_neither_prefect_nor_a_client_of_the_bucket(
+    words: list[str], tmp_path: Path, migrated_file: Path
+) -> None:
+    (tmp_path / "state").mkdir()
+    shutil.copyfile(migrated_file, tmp_path / "state" / "store.sqlite3")
+    script = (
+        f"import sys; from reelkeeper.cli import app; app({[*words, '--json']!r}, standalone_mode=False);"
+        "print([m for m in ('prefect', 'pandas', 'boto3', 'alembic') if m in sys.modules], file=sys.stderr)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=280,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "REELKEEPER_STATE_DIR": str(tmp_path / "state")},
+    )
+    assert said.stderr.splitlines()[-1] == "[]"  # before it, that others could read the copy of the store
+    assert json.loads(said.stdout)
 
 
 def test_the_installed_command_says_its_version() -> None:

@@ -74,15 +74,28 @@ def start(
     first = ", once Prefect has started a server for it: 5 to 20 s, none where PREFECT_API_URL names one"
     with out.status(f"{flow} is at work{first if alone else ''}", spinner="dots"):
         report = function(**arguments)
+    show(report, params, most=most, as_json=as_json)
+
+
+def show(report: Any, params: list[str], *, most: int, as_json: bool) -> None:  # noqa: ANN401  of whatever flow
+    """Print what a run reports, and what can be done next."""
     if as_json:
         emit(report)
+        return
+    _show(report, most)
+    if not report.dry_run:
+        recorded = f" What it did: reelkeeper audit --run {report.run_id}" if _is_recorded(report.run_id) else ""
+        say(f"Run {report.run_id}.{recorded}")
+    elif getattr(report, "refusal", None):
+        say("Nothing was changed.")
+    elif _plan_id(report) and not _has_items(report):
+        say("Nothing was changed, and nothing is to be done.")
     else:
-        _show(report, most)
-        if apply:
-            recorded = f" What it did: reelkeeper audit --run {report.run_id}" if _is_recorded(report.run_id) else ""
-            say(f"Run {report.run_id}.{recorded}")
-        else:
-            say(f"Nothing was changed. To do it: {_next_step(flow, params, report)}")
+        say(f"Nothing was changed. To do it: {_next_step(report.flow, params, report)}")
+
+
+def _has_items(report: Any) -> bool:  # noqa: ANN401  a Report, which is not loaded yet
+    return bool(sum(rule.objects for rule in report.planned))
 
 
 def _is_recorded(run_id: str) -> bool:
