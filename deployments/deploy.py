@@ -11,16 +11,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
-from deployments.bootstrap import bootstrap
+from deployments.bootstrap import OLD_NAME, bootstrap, delete_deployment, find_deployment
 from reelkeeper.settings import settings
 from reelkeeper.store.core.opening import open_store
 
-FIRST: Final = ("sync-catalog/scheduled", "deliver-alerts/scheduled")  # what a new server runs at once, to see it work
+FIRST: Final = (
+    "sync-catalog/hourly",
+    "deliver-alerts/every-5-minutes",
+)  # what a new server runs at once, to see it work
 _AT_WORK: Final = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 _DIED: Final = "It died with the `reelkeeper up` that ran it"
 _PAGE: Final = 200
@@ -50,17 +54,33 @@ def begin_first(client: SyncPrefectClient) -> None:
     """Start what shows that all is well, once in the life of a server: the same key again is the same run."""
     for name in FIRST:
         deployment = client.read_deployment_by_name(name)
-        client.create_flow_run_from_deployment(deployment.id, idempotency_key=f"first of {name}", tags=["first"])
+        client.create_flow_run_from_deployment(deployment.id, idempotency_key=f"first of {name}", tags=["first-run"])
 
 
-def deploy(written: Path) -> None:
-    """Do what `prefect deploy --all` does. Raises SystemExit where that fails."""
-    sys.argv = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(written)]
+def deploy(client: SyncPrefectClient, written: Path, folder: Path) -> None:
+    """Do what `prefect deploy --all` does, except that what a person has paused stays paused: that would begin it.
+
+    Raises SystemExit where that fails.
+    """
+    said = yaml.safe_load(written.read_text())
+    old = []
+    for one in said["deployments"]:
+        flow = one["entrypoint"].rpartition(".")[2].replace("_", "-")
+        renamed, present = (find_deployment(client, f"{flow}/{name}") for name in (OLD_NAME, one["name"]))
+        old += [renamed] if renamed else []
+        standing = present or renamed
+        if standing and standing.paused:
+            one["paused"] = True
+    kept = folder / "prefect.yaml"
+    kept.write_text(yaml.safe_dump(said, sort_keys=False))
+    sys.argv = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(kept)]
     try:
         runpy.run_module("prefect", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         if end.code:
             raise
+    for renamed in old:
+        delete_deployment(client, renamed)
 
 
 def main(written: str, moment: str) -> None:
@@ -69,7 +89,7 @@ def main(written: str, moment: str) -> None:
         wait_for_server(client)
         print(*bootstrap(engine=engine, api_url=settings().api_url), sep="\n", flush=True)
         print(f"{end_dead_runs(client, datetime.fromisoformat(moment))} dead runs ended.", flush=True)
-        deploy(Path(written))
+        deploy(client, Path(written), settings().state_dir)
         begin_first(client)
 
 
