@@ -126,7 +126,7 @@ class Up:
         self.tell(
             "ready",
             f"Up after {time.monotonic() - self.began:.0f} s.\n"
-            f"  Prefect  {self.ui_url}   what runs, and when\n"
+            f"  Prefect  {self.ui_url}/v2   what runs, and when\n"
             f"  API      {self.api_url}   tokens: reelkeeper tokens create NAME --scope jobs\n"
             f"  State    {self.state}   store, objects, Prefect's database\n"
             f"  Logs     {self.logs}\n"

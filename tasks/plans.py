@@ -15,7 +15,7 @@ from reelkeeper.model import Grace, PlannedRule, PlanSummary, Verdict
 from reelkeeper.operations.core.lease import Lease
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.lifecycle import plans
-from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED
+from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import Report
 
@@ -125,11 +125,11 @@ def _rows(figures: plans.Figures) -> list[dict[str, str | float]]:
         {
             "what": item.video_id or f"blob {item.blob_id}",
             "do": item.action,
-            "MB": round(item.size_bytes / 10**6, 3),
             "USD a month": _usd(item.saving_microusd),
+            "why": item.reason,  # a window of 1,400 px ends after this: the rest is scrolled to
+            "MB": round(item.size_bytes / 10**6, 3),
             "user": item.user_id or "",
             "rule": item.rule,
-            "why": item.reason,  # the longest is last: what does not fit a window is scrolled to
         }
         for item in figures.items
     ]
@@ -143,7 +143,7 @@ def _markdown(title: str, plan: PlanSummary, planned: list[PlannedRule]) -> str:
     lines = [f"## {title}", "", "| do | rule | items | MB | USD a month saved |", "|---|---|--:|--:|--:|"]
     lines += [
         f"| {rule.action} | {rule.rule} | {rule.objects:,} | {rule.size_bytes / 10**6:,.1f} | "
-        f"{_usd(rule.saving_microusd) or 'known afterwards'} |"
+        f"{_usd(rule.saving_microusd)} |"
         for rule in planned
     ]
     if not planned:
@@ -153,10 +153,13 @@ def _markdown(title: str, plan: PlanSummary, planned: list[PlannedRule]) -> str:
     lines += [f"| {rule} | {count:,} |" for rule, count in sorted(plan.kept.items(), key=lambda kept: -kept[1])]
     if "contract_not_tried" in plan.kept:
         lines += ["", CONTRACT_NOT_TRIED]
+    if plan.compress.objects:
+        lines += ["", EXPECTED_SAVING]
     size = f"{plan.population.size_bytes / 10**6:,.1f} MB"
     lines += [
         "",
         f"Live videos: {plan.population.objects:,}, {size}.",
-        f"Apply it: `reelkeeper run {plan.flow} --apply --plan {plan.id}`.",
     ]
+    if planned:
+        lines.append(f"Apply it: `reelkeeper run {plan.flow} --apply --plan {plan.id}`.")
     return "\n".join(lines)

@@ -27,6 +27,8 @@ def load(engine: "Engine", plan_id: str) -> dict[str, Any]:
 
 def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
     """Print a plan, at most `most` items of it. Raises NotFound."""
+    from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING
+
     loaded = load(engine, plan_id)
     summary, items = loaded["plan"], loaded["items"]
     population = summary.population
@@ -42,13 +44,13 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
         say("Nothing is to be done.")
     if summary.kept:
         kept = sorted(summary.kept.items(), key=lambda one: (-one[1], one[0]))
-        from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED
-
         if "contract_not_tried" in summary.kept:
             say(CONTRACT_NOT_TRIED)
         say("Kept: " + ", ".join(f"{count:,} {rule.replace('_', ' ')}" for rule, count in kept) + ".")
     if items:
         say(_total(items))
+    if any(item.action == "compress" and not item.outcome for item in items):
+        say(EXPECTED_SAVING)
 
 
 def _row(item: "PlanItem", *, done: bool) -> list[object]:
@@ -72,7 +74,8 @@ def _total(items: "list[PlanItem]") -> str:
     if not any(item.outcome for item in items):
         counts = Counter(item.action for item in items)
         doing = ", ".join(f"{count:,} to {action}" for action, count in sorted(counts.items()))
-        return f"In all: {doing}; {size(sum(item.size_bytes for item in items))}."
+        saved = dollars(sum(item.saving_microusd or 0 for item in items))
+        return f"In all: {doing}; {size(sum(item.size_bytes for item in items))}, {saved} a month."
     counts = Counter(item.outcome or "not done" for item in items)
     freed = sum(
         item.size_bytes - (item.after_bytes or 0)

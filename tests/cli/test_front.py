@@ -91,6 +91,24 @@ def test_a_plan_and_the_status_load_neither_prefect_nor_a_client_of_the_bucket(
     assert json.loads(said.stdout)
 
 
+def test_the_help_of_run_lists_every_flow_and_says_what_each_takes(reelkeeper: Run) -> None:
+    said = reelkeeper("run", "--help").output
+    flows = {path.stem for path in (Path(__file__).parents[2] / "flows").glob("[a-z]*.py")}
+    assert [flow for flow in flows if f"{flow}  " not in said] == []
+    said = " ".join(reelkeeper("run", "purge_retired", "--help").output.split())
+    for told in ("limits.max_objects 500 Videos that one run may retire", "grace_days 7 Days in which"):
+        assert told in said
+    assert "--as-of" in reelkeeper("run", "--help").output
+
+
+def test_undoing_and_stopping_is_all_that_stands_under_that_heading(reelkeeper: Run) -> None:
+    said = reelkeeper("--help").output
+    panel = said[said.index("Undo and stop") :].split("╰")[0]
+    assert [line.split()[1] for line in panel.splitlines() if line.startswith("│ ") and line[2] != " "] == [
+        *("restore", "hold", "freeze", "thaw"),
+    ]
+
+
 def test_the_installed_command_says_its_version() -> None:
     command = Path(sys.executable).with_name("reelkeeper")
     said = subprocess.run([command, "--version"], capture_output=True, text=True, check=True, timeout=280)

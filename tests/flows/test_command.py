@@ -93,7 +93,8 @@ def test_a_plan_is_applied_once_and_can_be_looked_at_and_taken_back(old: Scene) 
     said = run("run", "expire_videos", "--apply", "--plan", plan_id, exit_code=9).stderr
     assert "already" in said
 
-    assert "2 would come back" in run("restore", "--run", run_id, "--dry-run").stdout
+    assert "2 would come back" in run("restore", "--run", run_id[:8], "--dry-run").stdout
+    assert "no such run: 'zzz'" in run("restore", "--run", "zzz", exit_code=8).stderr
     assert "2 of 2 are back" in run("restore", "--run", run_id).stdout
     assert set(old.states().values()) == {"live"}
     assert {hold["subject"] for hold in ask("hold", "--list")} == {"v0", "v1"}

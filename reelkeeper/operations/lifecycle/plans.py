@@ -7,6 +7,7 @@ claim(engine, figures.plan, under, judge, run_id)  # once, under the flow's leas
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -15,10 +16,11 @@ from sqlalchemy.engine import Engine
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import Grace, PlannedRule, PlanSummary, Verdict
 from reelkeeper.operations.core.lease import Lease
-from reelkeeper.rules.billing import pricing, tariff
-from reelkeeper.rules.lifecycle import lifecycle
+from reelkeeper.rules.billing import tariff
+from reelkeeper.rules.lifecycle import lifecycle, savings
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import Report
+from reelkeeper.rules.lifecycle.savings import SavingsPolicy
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.lifecycle import plan_progress, plan_results, purge_plan
 from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
@@ -57,7 +59,7 @@ def make(
 ) -> str:
     """Save a stream of verdicts as a plan, in flat memory, spread over the nights where one user would lose much."""
     plan_id = begin_plan(engine, flow, under, as_of, run_id)
-    add_verdicts(engine, plan_id, judged, lifecycle.reason, pricing.storage_microusd_per_month)
+    add_verdicts(engine, plan_id, judged, lifecycle.reason, partial(savings.of_verdict, policy=SavingsPolicy()))
     leave_beyond_share(engine, plan_id, max_percent=limits.max_user_percent, always_allowed=limits.always_allowed)
     return plan_id
 
