@@ -178,13 +178,20 @@ def test_no_deployment_of_an_old_name_runs_beside_the_new_one_and_what_is_paused
         assert {name for name in names(client) if client.read_deployment_by_name(name).paused} == paused
         client.pause_deployment(client.read_deployment_by_name("prune-cache/daily").id)
     assert not [line for line in bootstrap() if line.startswith("Deployment")]
+    deploy_all(client, tmp_path, looks_only=True)
+    found = {name: client.read_deployment_by_name(name) for name in names(client) - {"not-ours/scheduled"}}
+    assert {name for name, one in found.items() if one.parameters["dry_run"]} == {
+        *("sync-catalog/hourly", "tier-storage/daily", "transcode-videos/on-demand"),
+        *("expire-videos/daily", "purge-retired/daily"),
+    }
 
 
-def deploy_all(client: SyncPrefectClient, folder: Path) -> None:
+def deploy_all(client: SyncPrefectClient, folder: Path, *, looks_only: bool = False) -> None:
     """Deploy prefect.yaml in a process of its own, as `up` does."""
     script = (
         "from pathlib import Path; from prefect import get_client; from deployments.deploy import deploy;"
-        f"deploy(get_client(sync_client=True).__enter__(), Path('prefect.yaml'), Path({str(folder)!r}))"
+        "client = get_client(sync_client=True).__enter__();"
+        f"deploy(client, Path('prefect.yaml'), Path({str(folder)!r}), looks_only={looks_only})"
     )
     words = [sys.executable, "-c", script]
     subprocess.run(words, cwd=ROOT, env=os.environ | {"PREFECT_API_URL": str(client.api_url)}, check=True, timeout=280)
