@@ -77,7 +77,7 @@ class Up:
         self.tell("starting", f"Starting in {self.state}; a first start takes a minute.")
         start, patience = self.supervisor.start, str(self.patience)
         try:
-            server = [sys.executable, "-m", "prefect", "server", "start", "--host", _LOCAL, "--port", str(self.port)]
+            server = [sys.executable, "-m", "deployments.server", "--host", _LOCAL, "--port", str(self.port)]
             start(self._part("server", "Prefect's server", server, 10))
             if self.settings.database_url:
                 _upgrade(self.settings)
