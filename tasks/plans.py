@@ -1,8 +1,8 @@
 """Plans as Prefect shows them: tasks and artifacts around `reelkeeper.operations.lifecycle.plans`."""
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 from prefect import task
@@ -11,17 +11,17 @@ from prefect.cache_policies import NO_CACHE
 from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 
-from reelkeeper.model import Grace, PlannedRule, PlanSummary, Verdict
+from reelkeeper.model import Grace, PlanSummary, Verdict
 from reelkeeper.operations.core.lease import Lease
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.lifecycle import plans
-from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING
+from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING, dollars
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import Report
 
 HELPERS = "transcode-videos/on-demand"  # the deployment whose runs help
 MOST_ROWS = 500  # of a table that a person reads
-_MICROUSD = 10**6
+MOST_READ = 50  # in the summary, whose lines wrap
 terms = plans.terms
 
 
@@ -64,7 +64,7 @@ def show(depot: Depot, plan_id: str) -> PlanSummary:
     name = plan.flow.replace("_", "-")
     total = sum(rule.objects for rule in planned)
     title = f"Plan {plan.id} of {plan.flow}, as of {plan.as_of:%Y-%m-%d %H:%M} UTC"
-    create_markdown_artifact(_markdown(title, plan, planned), key=f"{name}-plan-summary", description=title)
+    create_markdown_artifact(_markdown(title, figures), key=f"{name}-plan-summary", description=title)
     shown = f"{title}: {total:,} items" + (f", the {len(items)} largest" if total > len(items) else "")
     create_table_artifact(_rows(figures), key=f"{name}-plan", description=shown)
     get_run_logger().info(
@@ -123,10 +123,10 @@ def _rows(figures: plans.Figures) -> list[dict[str, str | float]]:
     """Lay the items out flat: the artifact's table shows no nested value."""
     return [
         {
-            "what": item.video_id or f"blob {item.blob_id}",
-            "do": item.action,
-            "USD a month": _usd(item.saving_microusd),
+            "what": _what(item.video_id, item.blob_id),
             "why": item.reason,  # a window of 1,400 px ends after this: the rest is scrolled to
+            "USD a month": _usd(item.saving_microusd),
+            "do": item.action,
             "MB": round(item.size_bytes / 10**6, 3),
             "user": item.user_id or "",
             "rule": item.rule,
@@ -136,10 +136,20 @@ def _rows(figures: plans.Figures) -> list[dict[str, str | float]]:
 
 
 def _usd(microusd: int | None) -> str:
-    return "" if microusd is None else f"{Decimal(microusd) / _MICROUSD:.4f}"
+    return "" if microusd is None else dollars(microusd)
 
 
-def _markdown(title: str, plan: PlanSummary, planned: list[PlannedRule]) -> str:
+def _what(video_id: str | None, blob_id: int) -> str:
+    return video_id or f"blob {blob_id}"
+
+
+def _plain(text: str) -> str:
+    """Keep somebody's text from being Markdown or HTML."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text).replace("\n", " ")
+
+
+def _markdown(title: str, figures: plans.Figures) -> str:
+    plan, planned, items = figures
     lines = [f"## {title}", "", "| do | rule | items | MB | USD a month saved |", "|---|---|--:|--:|--:|"]
     lines += [
         f"| {rule.action} | {rule.rule} | {rule.objects:,} | {rule.size_bytes / 10**6:,.1f} | "
@@ -148,6 +158,13 @@ def _markdown(title: str, plan: PlanSummary, planned: list[PlannedRule]) -> str:
     ]
     if not planned:
         lines.append("| nothing | | 0 | 0.0 | |")
+    if items:
+        lines += ["", "| the largest | do | USD a month | why |", "|---|---|--:|---|"]
+    lines += [
+        f"| {_plain(_what(item.video_id, item.blob_id))} | {item.action} | {_usd(item.saving_microusd)} "
+        f"| {_plain(item.reason)} |"
+        for item in items[:MOST_READ]
+    ]
     if plan.kept:
         lines += ["", "| kept by | items |", "|---|--:|"]
     lines += [f"| {rule} | {count:,} |" for rule, count in sorted(plan.kept.items(), key=lambda kept: -kept[1])]
