@@ -6,8 +6,10 @@ STAMP := .venv/.installed
 PEERS := .venv-peers/.installed
 FOREIGN := .venv-foreign/.installed
 TWO := --numprocesses 2   # two tests at a time; each worker has servers of its own
+RULES_FLOOR := 90         # percent; 90.0 of rules by tests/rules alone
+OPERATIONS_FLOOR := 80
 
-.PHONY: demo test test-long test-soak check docs fmt bench lock clean
+.PHONY: demo test test-long test-soak coverage check docs pictures fmt bench lock clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): requirements.lock pyproject.toml
@@ -29,6 +31,11 @@ test-long: $(STAMP) $(FOREIGN) ## the long kills, soaks and quality runs, and ma
 test-soak: $(STAMP)     ## half an hour: dead workers and dead servers, real ones, and many processes over the books
 	$(BIN)/pytest -m soak
 
+coverage: $(STAMP)      ## lines and branches of rules and operations that their tests reach, against a floor
+	$(BIN)/pytest tests/rules tests/operations -m "not long" $(TWO) --dist loadfile --cov --cov-report=
+	$(BIN)/coverage report --include "reelkeeper/rules/*" --fail-under $(RULES_FLOOR)
+	$(BIN)/coverage report --include "reelkeeper/operations/*" --fail-under $(OPERATIONS_FLOOR)
+
 check: $(STAMP)         ## format, lint, types, imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -37,6 +44,11 @@ check: $(STAMP)         ## format, lint, types, imports
 
 docs: $(STAMP)          ## the documentation, in build/docs/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+pictures: $(STAMP)      ## the README's picture of the report, anew, from the demo; needs chromium
+	$(BIN)/reelkeeper demo
+	chromium --headless --no-sandbox --hide-scrollbars --window-size=960,1480 \
+	  --screenshot=docs/assets/report.png file://$(CURDIR)/.reelkeeper/demo/report.html
 
 fmt: $(STAMP)           ## write the format and the safe fixes
 	$(BIN)/ruff format .

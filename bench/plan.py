@@ -79,7 +79,8 @@ def fill(path: Path, size: int) -> None:
         ),
     )
     connection.executemany(
-        "INSERT INTO blobs (id, video_id, generation, key, state, size_bytes, codec) VALUES (?, ?, 1, ?, 'live', ?, ?)",
+        "INSERT INTO blobs (id, video_id, generation, key, is_ours, state, size_bytes, codec)"
+        " VALUES (?, ?, 1, ?, 0, 'live', ?, ?)",
         (
             (n + 1, f"v{n:07}", f"videos/v{n:07}", rng.randrange(10**6, 10**8), rng.choice(["h264", "h264", "vp9"]))
             for n in range(size)

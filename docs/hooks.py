@@ -20,12 +20,14 @@ WRITERS: Final[dict[str, Callable[[str], str]]] = {
     "schedule": flows.schedule,
     "commands": commands.sections,
     "api": api.sections,
+    "routes": api.overview,
     "problems": api.problems,
     "schemas": api.schemas,
     "errors": errors.table,
     "error-tree": errors.tree,
 }
 _MARKER: Final = re.compile(r"^<!-- (generated|drawing): ([\w-]+) ?([\w-]*) -->$", re.MULTILINE)
+_OWN_STYLE: Final = re.compile(r"<style>.*?</style>\n", re.DOTALL)
 _DRAWINGS: Final = Path(__file__).parent / "drawings"
 
 
@@ -38,6 +40,7 @@ def _written(marker: re.Match[str]) -> str:
     kind, name, argument = marker.groups()
     if kind == "drawing":
         drawn = (_DRAWINGS / f"{name}.svg").read_text()
+        drawn = _OWN_STYLE.sub("", drawn)  # which the README needs, where the page's own sheet is not
         return f'<figure class="drawing">\n{drawn.strip()}\n</figure>'
     if name not in WRITERS:
         raise PluginError(f"nothing generates {name!r}: docs/hooks.py has {', '.join(WRITERS)}")

@@ -1,147 +1,109 @@
-"""The README cannot fall behind: whatever a user can set, start or meet must stand in it, with its true default."""
+"""The README fits two screens, and what it says is so: files, pictures, flows, commands and links are there."""
 
 import re
-from collections.abc import Iterator
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-
-from reelkeeper import errors
-from reelkeeper.rules.alerts.alerting import AlertPolicy
-from reelkeeper.rules.billing.quota import QuotaPolicy
-from reelkeeper.rules.billing.quote import PriceBook
-from reelkeeper.rules.core.access import AccessPolicy
-from reelkeeper.rules.core.wording import SENTENCES
-from reelkeeper.rules.health.performance import PerformancePolicy
-from reelkeeper.rules.jobs.admission import AdmissionPolicy
-from reelkeeper.rules.jobs.attempts import AttemptPolicy
-from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
-from reelkeeper.rules.jobs.dispatch import DispatchPolicy
-from reelkeeper.rules.jobs.pruning import PrunePolicy
-from reelkeeper.rules.lifecycle.guard import BlastRadius
-from reelkeeper.rules.lifecycle.keeping import KeepingPolicy
-from reelkeeper.rules.lifecycle.lifecycle import FLOW_RULES, LifecyclePolicy
-from reelkeeper.rules.lifecycle.savings import SavingsPolicy
-from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
-from reelkeeper.rules.spend.anomaly import AnomalyPolicy
-from reelkeeper.rules.spend.budget import BudgetPolicy
-from reelkeeper.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 FLOWS = sorted(path.stem for path in (ROOT / "flows").glob("[a-z]*.py"))
-POLICIES: dict[str, type[BaseModel]] = {
-    "access": AccessPolicy,
-    "admission": AdmissionPolicy,
-    "alerting": AlertPolicy,
-    "policy": LifecyclePolicy,
-    "limits": BlastRadius,
-    "pruning": PrunePolicy,
-    "keeping": KeepingPolicy,
-    "recipe": Recipe,
-    "acceptance": Acceptance,
-    "book": PriceBook,
-    "anomaly": AnomalyPolicy,
-    "attempts": AttemptPolicy,
-    "budget": BudgetPolicy,
-    "order": DispatchPolicy,
-    "quota": QuotaPolicy,
-    "concurrency": ConcurrencyPolicy,
-    "goals": PerformancePolicy,
-    "saving": SavingsPolicy,
+MAP = re.findall(r"^\| ([^|]+) \| ((?:`[\w/.]+`[,;]? ?)+) \|$", README, re.MULTILINE)
+MAPPED = [(what, path) for what, paths in MAP for path in re.findall(r"`([\w/.]+)`", paths)]
+PICTURES = re.findall(r'!\[[^\]]+\]\(([^)]+)\)|<img src="([^"]+)"', README)
+NEWCOMERS = {  # what a newcomer wants to change, as the map says it, and what the file must then have
+    "when a video is compressed": "compress_below_views",
+    "the price of a job": "base_usd",
+    "how Slack shows it": "blocks",
+    "what a purge checks": "freeze",
+    "which job is next": "def order",
+    "how the forecast is made": "median",
+    "the sandbox": "Landlock",
+    "a quota": "free_bytes",
+    "what runs when": "cron",
+    "an API error": "problem+json",
 }
 
 
-def rows(prefix: str, model: type[BaseModel]) -> Iterator[str]:
-    """Give the line of the README for each field of a policy, with what `--param` calls it and its default."""
-    for name, field in model.model_fields.items():
-        if isinstance(field.default, BaseModel):
-            yield from rows(f"{prefix}.{name}", type(field.default))
+def test_it_has_two_screens() -> None:
+    assert len(README.splitlines()) <= 200
+
+
+@pytest.mark.parametrize(("what", "path"), MAPPED)
+def test_what_the_map_points_to_is_there(what: str, path: str) -> None:  # noqa: ARG001  what says where to mend it
+    place = ROOT / path
+    assert place.is_dir() if path.endswith("/") else place.is_file()
+
+
+@pytest.mark.parametrize(("wanted", "held"), NEWCOMERS.items())
+def test_a_newcomer_finds_the_file_in_which_to_change_it(wanted: str, held: str) -> None:
+    rows = [paths for what, paths in MAP if wanted in what]
+    assert len(rows) == 1
+    files = [ROOT / path for path in re.findall(r"`([\w/.]+)`", rows[0])]
+    assert held in "".join(path.read_text() for path in files if path.is_file())
+
+
+def test_every_room_is_in_the_map() -> None:
+    assert len(MAPPED) > 25
+    tree = README.partition("## Map")[2].partition("| To change")[0]
+    rooms = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} - {"bench"}
+    rooms |= {path.name for path in (ROOT / "reelkeeper").iterdir() if (path / "__init__.py").exists()}
+    assert rooms
+    assert not [room for room in rooms if f"{room}/" not in tree]
+
+
+def test_every_capability_is_in_the_map_and_in_the_page_of_architecture() -> None:
+    layers = [ROOT / "reelkeeper" / name for name in ("rules", "operations", "store")]
+    words = {path.parent.name for layer in layers for path in layer.glob("*/__init__.py")} - {"tables", "migrations"}
+    told = re.findall(r"^ +((?:[a-z]+ ?){8,})$", README, re.MULTILINE)
+    assert {word for line in told for word in line.split()} == words
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert words == set(re.findall(r"^\| `([a-z]+)` \|", page, re.MULTILINE))
+
+
+def test_its_pictures_are_there_and_can_be_drawn_where_no_page_lends_them_a_style() -> None:
+    places = [ROOT / (plain or tag) for plain, tag in PICTURES]
+    assert [place.suffix for place in places] == [".png", ".svg"]
+    for place in places:
+        if place.suffix == ".png":
+            assert place.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+            assert place.stat().st_size < 400_000
         else:
-            yield f"| `{prefix}.{name}` | {default(field)} | {field.description} |"
-
-
-def default(field: FieldInfo) -> str:
-    value = field.default
-    if value is None:
-        return "`null`"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "none"
-    return f"{value:,}" if isinstance(value, int) else f"`{value}`" if isinstance(value, str | Path) else f"{value:g}"
-
-
-def setting_rows() -> Iterator[str]:
-    for name, field in Settings.model_fields.items():
-        shown = "unset" if field.default is None else default(field)
-        yield f"| `REELKEEPER_{name.upper()}` | {shown} | {field.description} |"
-
-
-def missing(lines: Iterator[str]) -> str:
-    """Give the lines that the README lacks, to be pasted into it."""
-    return "\n".join(line for line in lines if line not in README.splitlines())
-
-
-@pytest.mark.parametrize("prefix", sorted(POLICIES))
-def test_every_threshold_stands_there_with_its_default(prefix: str) -> None:
-    assert not missing(rows(prefix, POLICIES[prefix]))
-
-
-def test_every_setting_stands_there_with_its_default() -> None:
-    assert not missing(setting_rows())
-
-
-def test_no_threshold_or_setting_stands_there_that_is_gone() -> None:
-    known = {row.split("|")[1] for prefix, model in POLICIES.items() for row in rows(prefix, model)}
-    known |= {row.split("|")[1] for row in setting_rows()}
-    there = re.findall(rf"^\|( `(?:(?:{'|'.join(POLICIES)})\.\S+|REELKEEPER_\S+)` )\|", README, re.MULTILINE)
-    assert set(there) <= known
+            drawn = ET.fromstring(place.read_text())  # noqa: S314  our own file
+            style = drawn.findtext("{http://www.w3.org/2000/svg}style") or ""
+            assert "prefers-color-scheme: dark" in style
+            used = {name for each in drawn.iter() for name in each.get("class", "").split()}
+            assert not [name for name in used if f".{name} " not in style]
 
 
 def test_every_flow_stands_there() -> None:
-    assert set(FLOW_RULES) <= set(FLOWS)
+    assert FLOWS
     assert not [flow for flow in FLOWS if not re.search(rf"^\| `{flow}` \|", README, re.MULTILINE)]
 
 
-def test_every_exit_code_stands_there() -> None:
-    codes = {0, *(kind.exit_code for kind in _descendants(errors.ReelkeeperError))}
-    assert not [code for code in sorted(codes) if not re.search(rf"^\| {code} \| \S", README, re.MULTILINE)]
-
-
-def test_every_rule_of_the_lifecycle_stands_there() -> None:
-    assert not [rule for rule in SENTENCES if f"`{rule}`" not in README]
-
-
-def test_every_command_stands_there() -> None:
-    cli = pytest.importorskip("reelkeeper.cli")
-    names = [each.name or each.callback.__name__ for each in cli.app.registered_commands]
-    names += [group.name for group in cli.app.registered_groups]
-    assert len(names) > 5
-    assert not [name for name in names if f"reelkeeper {name}" not in README]
-
-
-def test_every_make_target_stands_there() -> None:
-    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert not [target for target in targets if f"make {target}" not in README]
-
-
-def test_every_file_it_points_to_is_there() -> None:
-    pointed = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
-    pointed += re.findall(r"`((?:reelkeeper|flows|tasks|tests|bench|deployments)/[\w/]+\.(?:py|csv))`", README)
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_every_file_that_a_page_points_to_is_there(name: str) -> None:
+    text = (ROOT / name).read_text()
+    pointed = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    pointed += re.findall(
+        r"`((?:reelkeeper|flows|tasks|tests|bench|deployments|docs|docker)/[\w/-]+\.(?:py|csv|md|sh))`", text
+    )
     assert pointed
     assert not [path for path in pointed if not (ROOT / path).exists()]
 
 
-def _descendants(kind: type[errors.ReelkeeperError]) -> Iterator[type[errors.ReelkeeperError]]:
-    yield kind
-    for child in kind.__subclasses__():
-        yield from _descendants(child)
+def test_every_page_of_docs_is_linked() -> None:
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} - {"docs/index.md", "docs/glossary.md"}
+    assert not [page for page in sorted(pages) if f"]({page}" not in README]
 
 
-if __name__ == "__main__":  # the tables, to be pasted into the README
-    for prefix, model in POLICIES.items():
-        print(*rows(prefix, model), "", sep="\n")  # noqa: T201  that is what it is for
-    print(*setting_rows(), sep="\n")  # noqa: T201  the same
+def test_every_make_target_stands_in_contributing() -> None:
+    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert not [target for target in targets if f"make {target}" not in CONTRIBUTING]
+    assert not [target for target in ("demo", "test", "docs") if f"make {target}" not in README]
+
+
+def test_contributing_is_one_page() -> None:
+    assert len(CONTRIBUTING.splitlines()) <= 80

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -67,6 +68,19 @@ def problems(_argument: str = "") -> str:
     return table(("status", "type", "when"), sorted(rows))
 
 
+def overview(_argument: str = "") -> str:
+    """Give a row for each route: where its section is, the scope that it needs, and what it does."""
+    rows = [
+        (
+            f"[`{method} {path}`](#{_anchor(method, path)})",
+            ", ".join(f"`{scope}`" for scope in _scopes(said)) or "none",
+            str(said.get("summary", "")),
+        )
+        for method, path, said in routes()
+    ]
+    return table(("route", "scope", "what it does"), rows)
+
+
 def sections(_argument: str = "") -> str:
     """Give a section for each route."""
     return "\n\n".join(_section(*one) for one in routes())
@@ -79,10 +93,14 @@ def schemas(_argument: str = "") -> str:
 
 
 def _section(method: str, path: str, said: dict[str, Any]) -> str:
-    scopes = [scope for one in said.get("security", []) for found in one.values() for scope in found]
+    scopes = _scopes(said)
     needed = f"It needs the scope `{scopes[0]}`." if scopes else "It needs no token."
     summary = str(said.get("summary", "")).rstrip("?.")
-    parts = [f"### {method} {path}", f"**{summary}.** {said.get('description', '')}", needed]
+    parts = [
+        f"### {method} {path} {{#{_anchor(method, path)}}}",
+        f"**{summary}.** {said.get('description', '')}",
+        needed,
+    ]
     if asked := said.get("parameters"):
         rows = [
             (
@@ -105,6 +123,14 @@ def _section(method: str, path: str, said: dict[str, Any]) -> str:
     ]
     parts.append(table(("answer", "when", "body"), answers))
     return "\n\n".join(parts)
+
+
+def _scopes(said: dict[str, Any]) -> list[str]:
+    return [scope for one in said.get("security", []) for found in one.values() for scope in found]
+
+
+def _anchor(method: str, path: str) -> str:
+    return "-".join(re.findall(r"\w+", f"{method} {path}".lower()))
 
 
 def _body(name: str, said: dict[str, Any]) -> str:

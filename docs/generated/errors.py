@@ -2,10 +2,20 @@
 
 import inspect
 from collections.abc import Iterator
+from typing import Final
 
 from docs.generated import tables
 from reelkeeper import errors
 from reelkeeper.errors import ReelkeeperError
+
+_MEANS: Final = {  # where the first error of a code says too little
+    1: "Failed: storage, media, or something unforeseen.",
+    2: "A setting or an argument is missing or wrong.",
+    4: "Another run is at work.",
+    7: "The store has another schema: `reelkeeper db upgrade`, or a newer Reelkeeper.",
+    9: "Refused, and nothing was changed.",
+    10: "A flow has not succeeded in time, or messages do not get out: `reelkeeper watchdog`, `status --check`.",
+}
 
 
 def kinds() -> Iterator[type[ReelkeeperError]]:
@@ -29,7 +39,7 @@ def table(_argument: str = "") -> str:
     """Give each exit code with the errors that end a command with it."""
     rows = [("0", "-", "Done.")]
     for code, found in codes().items():
-        said = " ".join(inspect.cleandoc(one.__doc__ or "").splitlines()[0] for one in found[:1])
+        said = _MEANS.get(code) or inspect.cleandoc(found[0].__doc__ or "").splitlines()[0]
         rows.append((str(code), ", ".join(f"`{one.__name__}`" for one in found), said))
     return tables.table(("code", "errors", "in general"), rows)
 

@@ -1,7 +1,7 @@
 """Where the whole service stands, as Prometheus collects it: the same questions that `reelkeeper status` asks.
 
-Names and units follow Prometheus's conventions: seconds, bytes, dollars; `_total` only grows. A test holds the README's
-table to what is given here.
+Names and units follow Prometheus's conventions: seconds, bytes, dollars; `_total` only grows. A test holds the table
+of docs/monitoring.md to what is given here.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""What Prometheus collects: parsed as it does, named by its conventions, listed in the README, true to the store."""
+"""What Prometheus collects: parsed as it does, named by its conventions, listed in docs/, true to the store."""
 
 import re
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from reelkeeper.store.tables import alerts, controls, operations, plans, users, 
 from tests.faults.world import World
 from tests.jobs import put, waiting
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
 Figures = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -89,7 +89,7 @@ def test_every_figure_stands_in_the_readme_and_none_that_is_not_given(client: Te
     }
     listed = {
         name: (labels, what)
-        for name, labels, what in re.findall(r"^\| `(reelkeeper_\w+)` \| ?(.*?) ?\| (.+) \|$", README, re.MULTILINE)
+        for name, labels, what in re.findall(r"^\| `(reelkeeper_\w+)` \| ?(.*?) ?\| (.+) \|$", PAGE, re.MULTILINE)
     }
     assert given.keys() == listed.keys()
     for name, family in given.items():

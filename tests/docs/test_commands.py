@@ -14,7 +14,10 @@ from docs.generated import flows
 from reelkeeper.cli import app, parameters
 from tests.docs.conftest import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 FENCE = re.compile(r"^( *)```[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(reelkeeper [^`\n]+)`")
 ENDS = re.compile(r"[;|&>]")
@@ -95,6 +98,8 @@ def test_what_a_sentence_speaks_of_exists(page: str, line: str) -> None:  # noqa
         return  # of all of them
     try:
         parse(line)
+    except typer.Exit as over:
+        assert over.exit_code == 0  # noqa: PT017  of --version, which says it and ends
     except Exception as error:
         said = str(error) or type(error).__name__
         if not re.search(r"Missing (argument|option|command|parameter)|requires an argument", said):
@@ -122,3 +127,11 @@ def checked(line: str) -> int:
 def test_every_parameter_that_is_set_exists_and_takes_its_value() -> None:
     run = [line for _, line in COMMANDS + MENTIONED if re.match(r"reelkeeper (run|plan) [a-z_]+ ", line)]
     assert sum(checked(line) for line in run) > 10
+
+
+def test_every_deployment_that_a_page_starts_is_in_prefect_yaml() -> None:
+    known = {f"{flows._name(one).replace('_', '-')}/{one['name']}" for one in flows.deployments()}
+    started = r"(?:deployments/name/|prefect deployment run |run_deployment\(\s*\")([a-z-]+/[a-z0-9-]+)"
+    named = {found for path in PAGES for found in re.findall(started, path.read_text())}
+    assert len(named) > 1
+    assert named <= known

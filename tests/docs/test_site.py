@@ -1,14 +1,19 @@
 """The built pages hold together, and load nothing from elsewhere."""
 
+import json
+import pkgutil
 import re
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from docs.generated import api, commands, errors, flows, policies
+from reelkeeper import rules
 from reelkeeper.model.requests import RefusedFor
 from reelkeeper.settings import Settings
 from tests.docs.conftest import ROOT
@@ -22,10 +27,11 @@ LOADED = {
     "video": "src",
     "use": "href",
 }
+RULES = [import_module(each.name) for each in pkgutil.walk_packages(rules.__path__, "reelkeeper.rules.")]
 
 
 class Page(HTMLParser):
-    """One page: where its links lead, what it loads, which anchors it has, and what it says."""
+    """One page: where its links lead, what it loads, which anchors it has, its tables' rows, and what it says."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -33,7 +39,10 @@ class Page(HTMLParser):
         self.loads: list[str] = []
         self.anchors: set[str] = set()
         self.said: list[str] = []
+        self.rows: list[list[str]] = []
+        self.in_a_cell = False
         self.feed(text)
+        self.rows = [[" ".join(cell.split()) for cell in row] for row in self.rows]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         known = dict(attrs)
@@ -42,9 +51,19 @@ class Page(HTMLParser):
             self.links.append(known["href"] or "")
         elif tag in LOADED and known.get("rel") != "canonical" and known.get(LOADED[tag]):
             self.loads.append(known[LOADED[tag]] or "")
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.in_a_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_a_cell = self.in_a_cell and tag not in ("td", "th")
 
     def handle_data(self, data: str) -> None:
         self.said.append(data)
+        if self.in_a_cell:
+            self.rows[-1][-1] += data
 
     @property
     def text(self) -> str:
@@ -58,7 +77,7 @@ def pages(site: Path) -> dict[str, Page]:
 
 
 def test_every_page_is_in_the_navigation_and_was_built(pages: dict[str, Page]) -> None:
-    written = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    written = {str(path.relative_to(ROOT / "docs").with_suffix("")) for path in (ROOT / "docs").rglob("*.md")}
     assert written
     assert {name.removesuffix(".html") for name in pages} == written | {"404"}
     assert {link.removesuffix(".html") for link in pages["index.html"].links if link.endswith(".html")} >= written
@@ -80,7 +99,11 @@ def test_every_link_inside_leads_somewhere_and_so_does_its_anchor(pages: dict[st
 
 
 def test_what_the_readme_points_to_in_a_page_is_there(pages: dict[str, Page]) -> None:
-    pointed = re.findall(r"\]\(docs/([\w-]+)\.md#([^)]+)\)", (ROOT / "README.md").read_text())
+    pointed = [
+        found
+        for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+        for found in re.findall(r"\]\(docs/([\w-]+)\.md#([^)]+)\)", (ROOT / name).read_text())
+    ]
     assert pointed
     assert not [f"{page}#{anchor}" for page, anchor in pointed if anchor not in pages[f"{page}.html"].anchors]
 
@@ -110,7 +133,53 @@ def test_every_setting_threshold_command_route_and_exit_code_is_there(pages: dic
     assert not [
         f"{method} {path}" for method, path, _ in api.routes() if f"{method} {path}" not in pages["api.html"].text
     ]
+    assert {f"{method} {path}" for method, path, _ in api.routes()} <= {row[0] for row in pages["api.html"].rows if row}
     assert not [one for one in errors.kinds() if one.__name__ not in pages["exit-codes.html"].text]
+    codes = {"0", *(str(one.exit_code) for one in errors.kinds())}
+    assert codes <= {cells[0] for cells in pages["exit-codes.html"].rows if cells}
+
+
+def test_no_threshold_is_spoken_of_that_is_gone() -> None:
+    known = {row[0].strip("`") for prefix, policy in policies.used() for row in policies.fields(prefix, policy)}
+    prefixes = "|".join(sorted({name.partition(".")[0] for name in known}))
+    texts = {path: path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
+    spoken = [(path.name, name) for path in texts for name in re.findall(rf"`((?:{prefixes})\.\w[\w.]*)", texts[path])]
+    assert len(spoken) > 20
+    assert not [(page, name) for page, name in spoken if name not in known]
+
+
+def test_every_threshold_of_every_policy_of_the_rules_is_there_with_its_default(pages: dict[str, Page]) -> None:
+    kinds = {kind for module in RULES for kind in vars(module).values() if isinstance(kind, type)}
+    found = {kind for kind in kinds if issubclass(kind, BaseModel) and kind.__name__.endswith("Policy")}
+    assert len(found) > 12
+    rows = {
+        (cells[0].rpartition(".")[2], cells[2], cells[3])
+        for cells in pages["policies.html"].rows
+        if len(cells) == len(("parameter", "what it is", "default", "what it says"))
+    }
+    wanted = {
+        (name, " ".join(shown(field.default)), " ".join((field.description or "").replace("`", "").split()))
+        for kind in found
+        for name, field in kind.model_fields.items()
+        if not isinstance(field.default, BaseModel)
+    }
+    assert len(wanted) > 80
+    assert wanted - rows == set()
+
+
+def shown(default: object) -> list[str]:
+    """Give a default as a reader sees it, in words."""
+    value = list(default) if isinstance(default, tuple) else default
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (f"{value:,}" if number else value if isinstance(value, str) else json.dumps(value, default=str)).split()
+
+
+def test_every_rule_of_the_lifecycle_is_there_with_what_it_does(pages: dict[str, Page]) -> None:
+    sentences = next(module.SENTENCES for module in RULES if hasattr(module, "SENTENCES"))
+    told = {rule: cells[1] for cells in pages["lifecycle.html"].rows for rule in cells[0].split(", ") if len(cells) > 1}
+    assert told.keys() >= sentences.keys()
+    acts = {"past_retention": "retire", "cold_retire": "retire", "cold_compress": "compress"}
+    assert {rule: told[rule] for rule in sentences} == {rule: acts.get(rule, "keep") for rule in sentences}
 
 
 def test_every_kind_of_problem_that_the_api_answers_is_there(pages: dict[str, Page]) -> None:
@@ -141,4 +210,4 @@ def test_the_order_of_the_navigation_names_each_page_once() -> None:
         return [page for child in children for page in listed(child)]
 
     found = listed(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
-    assert sorted(found) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    assert sorted(found) == sorted(str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md"))

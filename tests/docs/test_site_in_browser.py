@@ -13,7 +13,10 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser import PALE, SCREENSHOTS, SIZES
 
 pytestmark = pytest.mark.long
-PAGES = ("index", "architecture", "flows", "policies", "settings", "commands", "api", "runbooks", "exit-codes")
+PAGES = (
+    *("index", "lifecycle", "jobs", "costs", "triggering", "monitoring", "runbooks", "architecture", "from-the-sketch"),
+    *("flows", "policies", "settings", "commands", "api", "exit-codes"),
+)
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -67,9 +70,13 @@ def test_a_page_asks_nobody_else_fits_its_window_and_can_be_read(
     assert tab.evaluate(PALE) == []  # what we wrote; around it the theme lays veils, which that eye takes for grounds
 
 
-def test_a_search_finds_what_is_asked_for(chromium: Browser, address: str) -> None:
-    tab = chromium.new_page()
-    tab.goto(f"{address}/index.html")
+@pytest.mark.parametrize("opened", ["from a server", "from the disk"])
+def test_a_search_finds_what_is_asked_for(chromium: Browser, address: str, site: Path, opened: str) -> None:
+    tab, asked = chromium.new_page(), list[str]()
+    tab.on("request", lambda request: asked.append(request.url))
+    start = address if opened == "from a server" else site.as_uri()
+    tab.goto(f"{start}/index.html")
     tab.locator("[data-md-component=search-query]").press_sequentially("bucket lock", delay=30)
     expect(tab.locator(".md-search-result__link").first).to_contain_text("Connecting R2", timeout=60_000)
+    assert [url for url in asked if not url.startswith((start, "data:", "blob:"))] == []
     tab.close()
