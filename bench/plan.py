@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,8 +21,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from bench.report import Row
-from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, for_tiering, reason, verdicts
+from reelkeeper.rules.lifecycle.savings import SavingsPolicy, of_verdict
 from reelkeeper.store.core.engine import open_engine, reading
 from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
@@ -138,7 +139,7 @@ def _ours(path: Path) -> int:
     plan_id = begin_plan(engine, "tier_storage", POLICY.model_dump(mode="json"), AS_OF, "bench")
     with reading(engine) as session:
         judged = for_tiering(verdicts(live_videos(session, AS_OF), POLICY, AS_OF, "recipe"))
-        summary = add_verdicts(engine, plan_id, judged, reason, storage_microusd_per_month)
+        summary = add_verdicts(engine, plan_id, judged, reason, partial(of_verdict, policy=SavingsPolicy()))
     _say(time.perf_counter() - started, acted_on=summary.retire.objects + summary.compress.objects)
     return summary.population.objects
 

@@ -18,7 +18,7 @@ SILENT_FOR: Final = timedelta(seconds=3 * HEARTBEAT_SECONDS)
 NEVER_BEGAN_AFTER: Final = timedelta(minutes=5)  # from Pending; a cluster may have to fetch an image first
 LATE_AFTER: Final = timedelta(minutes=10)
 AGAIN_AFTER: Final = timedelta(minutes=2)  # the dead run's leases in the store have ended by then
-AGAIN: Final = "again"  # the tag, in prefect.yaml, of what would else wait for a day or more
+AGAIN: Final = "restart-after-crash"  # the tag, in prefect.yaml, of what would else wait for a day or more
 _ANY: Final = {"prefect.flow-run.*"}
 _RUNS: Final = {"prefect.resource.id": ["prefect.flow-run.*"]}
 _EVENTS: Final = {

@@ -13,6 +13,7 @@ from uuid import UUID
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.types import SecretDict
 from prefect.workers.process import ProcessWorker
@@ -25,11 +26,13 @@ from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.operations.core import tokens
 from reelkeeper.redaction import hide
+from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 
 POOLS: Final = {"default": 8, "transcode": 16}  # runs at once in all workers of the pool together
 BLOCK: Final = "reelkeeper-runs"
 HOOK: Final = "/hooks/runs"
+OLD_NAME: Final = "scheduled"  # of every deployment, in 0.1.0
 
 
 def bootstrap(*, engine: Engine | None = None, api_url: str | None = None, force: bool = False) -> Iterator[str]:
@@ -42,6 +45,8 @@ def bootstrap(*, engine: Engine | None = None, api_url: str | None = None, force
         for name, limit in POOLS.items():
             yield _pool(client, name, limit, force=force)
         yield _limit(client, force=force)
+        for flow, cadence in CADENCES.items():
+            yield from _renamed(client, flow.replace("_", "-"), cadence.name)
         wanted = list(automations.inner())
         if api_url and engine:
             webhook, said = _webhook(client, engine, _checked(api_url))
@@ -81,6 +86,37 @@ def _limit(client: SyncPrefectClient, *, force: bool) -> str:
         client.upsert_global_concurrency_limit_by_name(GLOBAL_LIMIT, first)
         return f"Jobs at once: set back to {first}, from {found.limit}."
     return f"Jobs at once: {found.limit}, as it was."
+
+
+def _renamed(client: SyncPrefectClient, flow: str, name: str) -> Iterator[str]:
+    """Remove the deployment that was named `scheduled` before: its schedule would run beside that of the new one.
+
+    One that a person has paused runs nothing, and says that its work was stopped: it is left until that was seen.
+    """
+    old = find_deployment(client, f"{flow}/{OLD_NAME}")
+    if old is None:
+        return
+    if old.paused:
+        yield (
+            f"Deployment {flow}/{OLD_NAME}: paused, and left. If {flow}/{name} is not to run either, write "
+            "`paused: true` beside it in prefect.yaml before you deploy that."
+        )
+        return
+    delete_deployment(client, old)
+    yield f"Deployment {flow}/{OLD_NAME}: removed; in prefect.yaml it is {flow}/{name}."
+
+
+def find_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
+    """Find a deployment by FLOW/NAME; None where there is none."""
+    try:
+        return client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        return None
+
+
+def delete_deployment(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
+    """Delete a deployment, with what it has scheduled; its past runs stay."""
+    client.request("DELETE", "/deployments/{id}", path_params={"id": deployment.id})
 
 
 def _checked(api_url: str) -> str:

@@ -1,7 +1,7 @@
 """Bring a server of `reelkeeper up` to work: set it up, end dead runs, deploy prefect.yaml, begin a first run.
 
-`python -m deployments.deploy PREFECT_YAML MOMENT`: what was at work before this moment died with the last `up`, since
-all its processes end with it. Their slots are free then, and the next runs go on.
+`python -m deployments.deploy PREFECT_YAML MOMENT [--looks-only]`: what was at work before this moment died with the
+last `up`, since all its processes end with it. Their slots are free then, and the next runs go on.
 """
 
 import runpy
@@ -9,18 +9,24 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
-from deployments.bootstrap import bootstrap
+from deployments.bootstrap import OLD_NAME, bootstrap, delete_deployment, find_deployment
+from deployments.up import LOOKS_ONLY
 from reelkeeper.settings import settings
 from reelkeeper.store.core.opening import open_store
 
-FIRST: Final = ("sync-catalog/scheduled", "deliver-alerts/scheduled")  # what a new server runs at once, to see it work
+FIRST: Final = (
+    "sync-catalog/hourly",
+    "deliver-alerts/every-5-minutes",
+)  # what a new server runs at once, to see it work
+STORAGE: Final = "storage"  # the tag, in prefect.yaml, of what works on stored videos
 _AT_WORK: Final = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 _DIED: Final = "It died with the `reelkeeper up` that ran it"
 _PAGE: Final = 200
@@ -50,26 +56,51 @@ def begin_first(client: SyncPrefectClient) -> None:
     """Start what shows that all is well, once in the life of a server: the same key again is the same run."""
     for name in FIRST:
         deployment = client.read_deployment_by_name(name)
-        client.create_flow_run_from_deployment(deployment.id, idempotency_key=f"first of {name}", tags=["first"])
+        client.create_flow_run_from_deployment(deployment.id, idempotency_key=f"first of {name}", tags=["first-run"])
 
 
-def deploy(written: Path) -> None:
-    """Do what `prefect deploy --all` does. Raises SystemExit where that fails."""
-    sys.argv = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(written)]
+def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only: bool = False) -> None:
+    """Do what `prefect deploy --all` does, except that what a person has paused stays paused: that would begin it.
+
+    With `looks_only`, whatever is done to stored videos is a dry run. Raises SystemExit where deploying fails.
+    """
+    said = yaml.safe_load(written.read_text())
+    if looks_only:
+        only_look(said)
+    old = []
+    for one in said["deployments"]:
+        flow = one["entrypoint"].rpartition(".")[2].replace("_", "-")
+        renamed, present = (find_deployment(client, f"{flow}/{name}") for name in (OLD_NAME, one["name"]))
+        old += [renamed] if renamed else []
+        standing = present or renamed
+        if standing and standing.paused:
+            one["paused"] = True
+    kept = folder / "prefect.yaml"
+    kept.write_text(yaml.safe_dump(said, sort_keys=False))
+    sys.argv = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(kept)]
     try:
         runpy.run_module("prefect", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         if end.code:
             raise
+    for renamed in old:
+        delete_deployment(client, renamed)
 
 
-def main(written: str, moment: str) -> None:
+def only_look(said: dict[str, Any]) -> None:
+    """Make dry runs of all that changes stored videos, or takes them into the catalogue."""
+    for one in said["deployments"]:
+        if STORAGE in one["tags"]:
+            one["parameters"] = one.get("parameters", {}) | {"dry_run": True}
+
+
+def main(written: str, moment: str, *options: str) -> None:
     """Do it all."""
     with get_client(sync_client=True) as client, open_store(settings()) as engine:
         wait_for_server(client)
         print(*bootstrap(engine=engine, api_url=settings().api_url), sep="\n", flush=True)
         print(f"{end_dead_runs(client, datetime.fromisoformat(moment))} dead runs ended.", flush=True)
-        deploy(Path(written))
+        deploy(client, Path(written), settings().state_dir, looks_only=LOOKS_ONLY in options)
         begin_first(client)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from deployments.folder import HOME
 from deployments.supervisor import Part, Supervisor
@@ -30,13 +30,27 @@ DRAIN_MARGIN_SECONDS: Final = 45.0  # beyond its patience: a worker hands over, 
 TICK_SECONDS: Final = 0.25
 ROOM_SECONDS: Final = 10.0  # between two looks at the disks
 _LOCAL: Final = "127.0.0.1"
+LOOKS_ONLY: Final = "--looks-only"  # to `deployments.deploy`
+_ONLY_LOOKS: Final = (
+    "Looks only: it did not make this bucket, so every run that would change a stored video is a dry run.\n"
+    "  To see what it would do, take the videos into the catalogue, which changes no byte:\n"
+    "    reelkeeper run sync_catalog --apply, then reelkeeper plan tier_storage\n"
+    "  To go live, stop this and start it once as: reelkeeper up --live\n"
+)
 
 
 class Up:
     """One `reelkeeper up`. `tell` hears what happens: a word for programs, a sentence for people."""
 
     def __init__(
-        self, settings: Settings, tell: Callable[..., None], *, port: int | None, api_port: int | None, patience: float
+        self,
+        settings: Settings,
+        tell: Callable[..., None],
+        *,
+        port: int | None,
+        api_port: int | None,
+        patience: float,
+        live: bool = False,
     ) -> None:
         self.settings, self.tell, self.patience = settings, tell, patience
         self.state = settings.state_dir.absolute()
@@ -46,7 +60,13 @@ class Up:
         self.began = self.room_due = time.monotonic()
         self.without_room: set[str] = set()  # the disks that were told of as full
         self.moment = datetime.now(UTC)
-        self.port, self.api_port = _ports(self.state / "up.json", port, api_port)
+        kept = self.state / "up.json"
+        last = json.loads(kept.read_text()) if kept.exists() else {}
+        self.port, self.api_port = _ports(last, port, api_port)
+        here = f"{settings.endpoint_url}/{settings.bucket}/{settings.prefix}"
+        live_at = here if live else last.get("live_at")
+        self.looks_only = settings.endpoint_url is not None and live_at != here  # a bucket that it did not make
+        kept.write_text(json.dumps({"port": self.port, "api_port": self.api_port, "live_at": live_at}))
         self.ui_url, self.api_url = f"http://{_LOCAL}:{self.port}", f"http://{_LOCAL}:{self.api_port}"
         self.supervisor = Supervisor(self._environment(), lambda text: tell("part", text))
 
@@ -57,7 +77,7 @@ class Up:
         self.tell("starting", f"Starting in {self.state}; a first start takes a minute.")
         start, patience = self.supervisor.start, str(self.patience)
         try:
-            server = [sys.executable, "-m", "prefect", "server", "start", "--host", _LOCAL, "--port", str(self.port)]
+            server = [sys.executable, "-m", "deployments.server", "--host", _LOCAL, "--port", str(self.port)]
             start(self._part("server", "Prefect's server", server, 10))
             if self.settings.database_url:
                 _upgrade(self.settings)
@@ -74,6 +94,7 @@ class Up:
 
     def _deploy(self) -> None:
         words = [sys.executable, "-m", "deployments.deploy", str(self.written), self.moment.isoformat()]
+        words += [LOOKS_ONLY] if self.looks_only else []
         part = self._part("deploy", "The deployment", words, 5)
         if self.supervisor.run(part, until=lambda: bool(self.asked), tick=self._tick):
             raise ReelkeeperError(f"prefect.yaml could not be deployed, see {part.log}; its end: {part.last_words()}")
@@ -126,11 +147,11 @@ class Up:
         self.tell(
             "ready",
             f"Up after {time.monotonic() - self.began:.0f} s.\n"
-            f"  Prefect  {self.ui_url}   what runs, and when\n"
+            f"  Prefect  {self.ui_url}/v2   what runs, and when\n"
             f"  API      {self.api_url}   tokens: reelkeeper tokens create NAME --scope jobs\n"
             f"  State    {self.state}   store, objects, Prefect's database\n"
-            f"  Logs     {self.logs}\n"
-            "Ctrl-C stops it in order.",
+            f"  Logs     {self.logs}\n" + (_ONLY_LOOKS if self.looks_only else "") + "Ctrl-C stops it in order.",
+            looks_only=self.looks_only,
             ui_url=self.ui_url,
             api_url=self.api_url,
             state=str(self.state),
@@ -175,15 +196,12 @@ def alone(state: Path) -> Iterator[None]:
         yield
 
 
-def _ports(kept: Path, port: int | None, api_port: int | None) -> tuple[int, int]:
+def _ports(last: dict[str, Any], port: int | None, api_port: int | None) -> tuple[int, int]:
     """Choose ports: those asked for, those of the last time, the usual ones, or free ones, in this order."""
-    last = json.loads(kept.read_text()) if kept.exists() else {}
-    chosen = (
+    return (
         _free("--port", port, last.get("port", UI_PORT)),
         _free("--api-port", api_port, last.get("api_port", API_PORT)),
     )
-    kept.write_text(json.dumps({"port": chosen[0], "api_port": chosen[1]}))
-    return chosen
 
 
 def _free(option: str, asked: int | None, usual: int) -> int:

@@ -58,9 +58,10 @@ class ReelkeeperError(Exception):
 
 
 class Refused(ReelkeeperError):
-    """Nothing was changed, and on purpose."""
+    """Nothing was changed, and on purpose. `operator_remedy`: beside a message that users read, the operator's part."""
 
     exit_code = 9
+    operator_remedy: ClassVar[str] = ""
 
 
 class GuardRefused(Refused):
@@ -94,6 +95,8 @@ class AmountRefused(Refused):
 class InsufficientCredits(Refused):
     """The user has fewer credits than that."""
 
+    operator_remedy = "To add credits: reelkeeper credits grant USER DOLLARS --reason WHY"
+
 
 class HoldClosed(Refused):
     """Held credits, or reserved bytes, that were settled or given back already."""
@@ -101,6 +104,10 @@ class HoldClosed(Refused):
 
 class QuotaExceeded(Refused):
     """The user's quota has no room for so many bytes, or is unknown."""
+
+    operator_remedy = (
+        "To allow more: reelkeeper quota set USER SIZE; to set a tier: reelkeeper videos import --users FILE"
+    )
 
 
 class AddressRefused(Refused):

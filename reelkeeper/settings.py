@@ -97,7 +97,8 @@ class Settings(BaseSettings):
     slack_webhook_url: SecretStr | None = Field(None, description="Incoming webhook, in place of a bot: no pictures")
     slack_api_url: str = Field("https://slack.com/api/", description="Slack's API")
     second_sink_url: SecretStr | None = Field(
-        None, description="Webhook for what Slack refuses for good, or has not taken for a day; the console if unset"
+        None,
+        description="Webhook for what Slack refuses for good, or has not taken for 15 minutes; the console if unset",
     )
     watchdog_ping_url: SecretStr | None = Field(
         None, description="Address that `reelkeeper watchdog` calls when all is well, such as a dead man's switch"

@@ -4,6 +4,9 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from prefect import runtime
+from pydantic import AwareDatetime, TypeAdapter
+
+_MOMENT = TypeAdapter[datetime](AwareDatetime)  # a parameter may still be text
 
 
 def run_id() -> str:
@@ -17,8 +20,8 @@ def scheduled_time() -> datetime:
 
 
 def run_name() -> str:
-    """Say what a run is: "tier-storage dry run 2026-11-24"."""
+    """Say what a run is, and as of when, in UTC: "tier-storage dry run 2026-11-24 02:00"."""
     asked = runtime.flow_run.parameters
-    day = str(asked.get("as_of") or scheduled_time())[:10]
+    at = _MOMENT.validate_python(asked.get("as_of") or scheduled_time()).astimezone(UTC)
     kind = " dry run" if asked.get("dry_run", True) else ""
-    return f"{runtime.flow_run.flow_name}{kind} {day}"
+    return f"{runtime.flow_run.flow_name}{kind} {at:%Y-%m-%d %H:%M}"

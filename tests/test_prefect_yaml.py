@@ -176,6 +176,18 @@ def test_the_deployment_that_is_asked_for_help_is_there() -> None:
 
 
 @pytest.mark.parametrize("entrypoint", SCHEDULED)
+def test_a_deployment_is_named_for_how_often_it_runs(entrypoint: str) -> None:
+    assert DEPLOYMENTS[entrypoint]["name"] == CADENCES[entrypoint.rpartition(".")[2]].name
+
+
+def test_tags_are_words() -> None:
+    assert {tag for one in DEPLOYMENTS.values() for tag in one["tags"]} == {
+        *("alerts", "cache", "money", "queue", "storage"),
+        automations.AGAIN,
+    }
+
+
+@pytest.mark.parametrize("entrypoint", SCHEDULED)
 def test_the_watchdog_knows_how_often_a_flow_runs(entrypoint: str) -> None:
     name = entrypoint.rpartition(".")[2]
     begin, runs = datetime(2026, 1, 1, tzinfo=UTC), set[datetime]()

@@ -55,6 +55,7 @@ STATUSES: Final[tuple[tuple[type[ReelkeeperError], int, str], ...]] = (  # the f
     (IntegrityDoubt, 500, "integrity"),
     (MediaError, 500, "media"),
 )
+_REMEDIES: Final = {kind: error.operator_remedy for error, _, kind in STATUSES if issubclass(error, Refused)}
 _TITLES: Final = {
     400: "The body cannot be read",
     401: "A token is needed",
@@ -90,6 +91,7 @@ class Problem(BaseModel):
     title: str = Field(description="The kind of problem, for people")
     status: int = Field(description="The status of the answer")
     detail: str = Field(description="This case, with its figures")
+    operator: str | None = Field(None, description="What the operator of the service can do; not for its users")
     faults: list[Fault] | None = Field(None, description="What is wrong with the request, field by field")
 
 
@@ -102,6 +104,7 @@ def problem(
         title=_TITLES.get(status, "It failed"),
         status=status,
         detail=detail,
+        operator=_REMEDIES.get(kind) or None,
         faults=list(faults) or None,
     )
     return JSONResponse(told.model_dump(exclude_none=True), status, dict(headers or {}), MEDIA_TYPE)
@@ -143,7 +146,8 @@ def _http(_request: Request, error: Exception) -> JSONResponse:
 def _invalid(_request: Request, error: Exception) -> JSONResponse:
     found = error.errors() if isinstance(error, RequestValidationError) else []
     faults = [Fault(where=".".join(map(str, one["loc"])), what=_printable(str(one["msg"]))) for one in found]
-    return problem(422, "invalid", f"{len(faults)} of its fields are wrong; nothing was changed", faults=faults)
+    wrong = "a field is" if len(faults) == 1 else f"{len(faults)} fields are"
+    return problem(422, "invalid", f"{wrong} wrong; nothing was changed", faults=faults)
 
 
 def _printable(text: str) -> str:

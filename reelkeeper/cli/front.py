@@ -91,7 +91,7 @@ def _full_disk(named: str | None) -> ReelkeeperError | None:
 
 def _in_words(error: Exception) -> str:
     if isinstance(error, ReelkeeperError | OSError):
-        return str(error)
+        return "\n  ".join(filter(None, (str(error), getattr(error, "operator_remedy", ""))))
     first = next(iter(str(error).splitlines()), "")
     return f"unexpected {type(error).__name__}: {first}\n  reelkeeper --debug COMMAND shows where it came from"
 

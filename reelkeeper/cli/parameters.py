@@ -7,7 +7,8 @@ from typing import Any, get_type_hints
 
 from reelkeeper.errors import Misconfigured, PolicyRefused
 
-_OURS = {"dry_run": "--apply", "as_of": "--as-of", "plan_id": "--plan"}  # each has an option of its own
+OURS = {"dry_run": "--apply", "as_of": "--as-of", "plan_id": "--plan"}  # each has an option of its own
+_CONTEXT = "work"  # what a preview is given beside its parameters
 
 
 def read(flow: str, function: Callable[..., Any], params: Sequence[str]) -> dict[str, Any]:
@@ -17,15 +18,15 @@ def read(flow: str, function: Callable[..., Any], params: Sequence[str]) -> dict
     a value that its policy does not take.
     """
     hints = get_type_hints(function, include_extras=True)
-    known = [name for name in inspect.signature(function).parameters if name not in _OURS]
+    known = [name for name in inspect.signature(function).parameters if name not in OURS and name != _CONTEXT]
     given: dict[str, Any] = {}
     for param in params:
         name, equals, text = param.partition("=")
         if not equals:
             raise Misconfigured(f"--param {param!r} wants NAME=VALUE, e.g. --param limits.max_objects=10")
         first, *rest = name.split(".")
-        if first in _OURS:
-            raise Misconfigured(f"--param {name}: say {_OURS[first]}")
+        if first in OURS:
+            raise Misconfigured(f"--param {name}: say {OURS[first]}")
         if first not in known:
             raise Misconfigured(f"{flow} has no parameter {first!r}; it has {', '.join(known) or 'none'}")
         _check_path(hints.get(first), name, rest)

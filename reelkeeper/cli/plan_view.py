@@ -8,47 +8,57 @@ from reelkeeper.cli.screen import dollars, say, size, table
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from reelkeeper.model import Done, PlannedRule
     from reelkeeper.store.videos.video_pages import PlanItem
 
 _SHOWN = 20
+_ALL = 10**9
 _LONGEST = 200  # characters of a reason in a table; `--json` has it whole
 _SAY_WHY = {"refused", "skipped", "failed"}  # otherwise the plan's own reason says it
 
 
-def load(engine: "Engine", plan_id: str) -> dict[str, Any]:
-    """Read a plan for `--json`: its summary, its items and their outcomes. Raises NotFound."""
+def load(engine: "Engine", plan_id: str, *, most: int = _ALL) -> dict[str, Any]:
+    """Read a plan for `--json`: its summary, what it comes to, its items and their outcomes. Raises NotFound."""
     from reelkeeper.store.core.engine import reading
+    from reelkeeper.store.lifecycle import plan_results
     from reelkeeper.store.lifecycle.plans import load_summary
     from reelkeeper.store.videos.video_pages import plan_items
 
     with reading(engine) as session:
-        return {"plan": load_summary(session, plan_id), "items": plan_items(session, plan_id)}
+        return {
+            "plan": load_summary(session, plan_id),
+            "planned": plan_results.by_rule(session, plan_id),
+            "done": plan_results.by_outcome(session, plan_id),
+            "items": plan_items(session, plan_id, most),
+        }
 
 
 def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
     """Print a plan, at most `most` items of it. Raises NotFound."""
-    loaded = load(engine, plan_id)
-    summary, items = loaded["plan"], loaded["items"]
+    from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING
+    from reelkeeper.store.lifecycle.plan_results import NOT_DONE
+
+    summary, planned, became, items = load(engine, plan_id, most=most).values()
+    count, is_done = sum(rule.objects for rule in planned), any(one.outcome != NOT_DONE for one in became)
     population = summary.population
     live = f"{population.objects:,} live videos, {size(population.size_bytes)}"
     say(f"Plan {summary.id} of {summary.flow}, as of {summary.as_of:%Y-%m-%d %H:%M} UTC: {live}.")
     if items:
-        done = any(item.outcome for item in items)
-        headings = ("!video", "action", ">bytes", ">$ a month", *(("became", "why") if done else ("why",)))
-        table(headings, [_row(item, done=done) for item in items[:most]])
-        if len(items) > most:
-            say(f"... and {len(items) - most:,} more: reelkeeper plan --show {plan_id} --limit {len(items)}")
+        headings = ("!video", "action", ">bytes", ">$ a month", *(("became", "why") if is_done else ("why",)))
+        table(headings, [_row(item, done=is_done) for item in items])
+        if count > len(items):
+            say(f"... and {count - len(items):,} more: reelkeeper plan --show {plan_id} --limit {count}")
     else:
         say("Nothing is to be done.")
     if summary.kept:
         kept = sorted(summary.kept.items(), key=lambda one: (-one[1], one[0]))
-        from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED
-
         if "contract_not_tried" in summary.kept:
             say(CONTRACT_NOT_TRIED)
         say("Kept: " + ", ".join(f"{count:,} {rule.replace('_', ' ')}" for rule, count in kept) + ".")
     if items:
-        say(_total(items))
+        say(_done(became) if is_done else _to_do(planned))
+    if summary.compress.objects and not is_done:
+        say(EXPECTED_SAVING)
 
 
 def _row(item: "PlanItem", *, done: bool) -> list[object]:
@@ -66,19 +76,21 @@ def _row(item: "PlanItem", *, done: bool) -> list[object]:
     return [*first, item.outcome or "not done", why if len(why) <= _LONGEST else f"{why[:_LONGEST]} ..."]
 
 
-def _total(items: "list[PlanItem]") -> str:
-    from reelkeeper.rules.billing.pricing import storage_microusd_per_month
+def _to_do(planned: "list[PlannedRule]") -> str:
+    counts, size_bytes = Counter[str](), sum(rule.size_bytes for rule in planned)
+    for rule in planned:
+        counts[rule.action] += rule.objects
+    doing = ", ".join(f"{count:,} to {action}" for action, count in sorted(counts.items()))
+    savings = [rule.saving_microusd for rule in planned]
+    saved = None if None in savings else sum(filter(None, savings))
+    return f"In all: {doing}; {size(size_bytes)}, {dollars(saved)} a month."
 
-    if not any(item.outcome for item in items):
-        counts = Counter(item.action for item in items)
-        doing = ", ".join(f"{count:,} to {action}" for action, count in sorted(counts.items()))
-        return f"In all: {doing}; {size(sum(item.size_bytes for item in items))}."
-    counts = Counter(item.outcome or "not done" for item in items)
-    freed = sum(
-        item.size_bytes - (item.after_bytes or 0)
-        for item in items
-        if item.outcome in {"compressed", "retired", "purged"}
-    )
-    done = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(counts.items()))
+
+def _done(became: "list[Done]") -> str:
+    from reelkeeper.rules.billing.pricing import storage_microusd_per_month
+    from reelkeeper.rules.lifecycle.report import SMALLER
+
+    freed = sum(one.before_bytes - one.after_bytes for one in became if one.outcome in SMALLER)
+    done = ", ".join(f"{one.objects:,} {one.outcome.replace('_', ' ')}" for one in became)
     a_month = dollars(storage_microusd_per_month(freed))
     return f"In all: {done}; {size(freed)} less, {a_month} a month at R2's price for stored bytes."

@@ -141,7 +141,7 @@ def _queue(found: Status) -> Panel:
         ("jobs running", f"{queue.running:,}", at_most),
         *((f"jobs {state}", f"{queue.jobs[state]:,}", "") for state in ("parked", "dead") if state in queue.jobs),
         ("messages waiting", f"{box.waiting:,}", held_up),
-        ("cached videos", f"{cache.entries:,}", f"{cache.hits:,} hits" if cache.entries else ""),
+        ("cached videos", f"{cache.entries:,}", f"given again {many(cache.hits, 'time')}" if cache.entries else ""),
     ]
     return _panel("Queue and outbox", _rows(rows, "left", "right", "left"))
 

@@ -114,7 +114,9 @@ def test_nothing_to_draw_is_said_in_words() -> None:
     assert words(charts.spend(none, 10, title="Spend")) == ["No spend is recorded yet", "Spend"]
     assert "No forecast yet" in words(charts.forecast_fan(path(), path(), {}))[0]
     assert words(charts.storage(pd.DataFrame({"age": [], "tier": [], "size_bytes": []}))) == ["Nothing is stored yet"]
-    assert words(charts.savings(pd.DataFrame({"day": [], "kind": [], "usd": []}))) == ["Nothing has been saved yet"]
+    none = pd.DataFrame({"day": [], "kind": [], "usd": []})
+    assert words(charts.savings(none)) == ["Nothing has been saved yet"]
+    assert words(charts.savings(none, has_freed=True)) == ["What was freed saves from the next day on"]
 
 
 def test_a_name_from_outside_is_text_and_never_markup() -> None:

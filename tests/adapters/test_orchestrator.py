@@ -18,7 +18,7 @@ def server() -> Iterator[PrefectDouble]:
 
 
 def start(server: PrefectDouble, key: str = "k", auth: str | None = None, flow: str = "dispatch-jobs") -> str:
-    return Orchestrator(server.url, auth).start(flow, "scheduled", {"seconds": 40}, key=key)
+    return Orchestrator(server.url, auth).start(flow, "every-5-minutes", {"seconds": 40}, key=key)
 
 
 def test_a_run_is_started_with_its_parameters_and_once_for_each_key(server: PrefectDouble) -> None:
@@ -31,18 +31,20 @@ def test_a_hardened_server_is_given_the_password_and_the_token_that_it_wants() -
     with PrefectDouble(AUTH, has_csrf=True).serving() as server:
         assert start(server, auth=AUTH) == "run-0"
         for auth in (None, "admin:wrong"):
-            with pytest.raises(OrchestratorError, match="answered 401 to GET of deployment dispatch-jobs/scheduled"):
+            with pytest.raises(
+                OrchestratorError, match="answered 401 to GET of deployment dispatch-jobs/every-5-minutes"
+            ):
                 start(server, auth=auth)
 
 
 def test_what_goes_wrong_is_told_without_address_or_password(server: PrefectDouble) -> None:
-    with pytest.raises(OrchestratorError, match="answered 404 to GET of deployment nothing/scheduled"):
+    with pytest.raises(OrchestratorError, match="answered 404 to GET of deployment nothing/every-5-minutes"):
         start(server, flow="nothing")
     server.status = 503
     with pytest.raises(OrchestratorError, match="answered 503 to POST of a new run"):
         start(server)
     with pytest.raises(OrchestratorError) as told:
-        Orchestrator("http://127.0.0.1:1/api", AUTH).start("dispatch-jobs", "scheduled", {}, key="k")
+        Orchestrator("http://127.0.0.1:1/api", AUTH).start("dispatch-jobs", "every-5-minutes", {}, key="k")
     assert "ConnectError" in str(told.value)
     assert "127.0.0.1" not in str(told.value)
     assert "word" not in str(told.value)

@@ -86,6 +86,8 @@ def test_the_same_request_joins_and_then_comes_from_the_cache(client: TestClient
 def test_what_cannot_be_is_refused_with_a_reason_that_a_user_reads(client: TestClient, world: World) -> None:
     long = ask(client, "k1", duration_seconds=120, width=4096, height=4096, fps=60)
     assert problem(long, 403)["type"] == "urn:reelkeeper:quota"
+    assert "reelkeeper" not in str(problem(long, 403)["detail"])
+    assert "reelkeeper quota set" in str(problem(long, 403)["operator"])
     make_user(world.depot.engine, "bob", 1)
     poor = client.post(
         "/v1/jobs",
@@ -93,6 +95,9 @@ def test_what_cannot_be_is_refused_with_a_reason_that_a_user_reads(client: TestC
         headers={"Idempotency-Key": "k"},
     )
     assert problem(poor, 402)["type"] == "urn:reelkeeper:credits"
+    assert "has $0.000001 to spend" in str(problem(poor, 402)["detail"])
+    assert "Add credits, or wait" in str(problem(poor, 402)["detail"])
+    assert "reelkeeper credits grant" in str(problem(poor, 402)["operator"])
     told = problem(ask(client, "k2", "x" * 10_001), 422)
     assert told["faults"] == [{"where": "body.request.prompt", "what": "String should have at most 10000 characters"}]
     problem(client.post("/v1/jobs", json={"user_id": "ann", "request": {"model": "m", "prompt": "p"}}), 422)

@@ -203,3 +203,8 @@ def test_what_a_command_asks_of_the_bucket_is_counted(one_video: str, configured
         sent = {one.resource: one.quantity for one in days(session, date.min, date.max, metrics=[Metric.OPERATIONS])}
     assert sent["PutObject"] == 2  # the bucket's identity, and the video
     assert sent["GetObject"] >= 1
+
+
+def test_one_form_is_asked_for_at_a_time(reelkeeper: Run) -> None:
+    assert "--json" in reelkeeper("bill", "--format", "csv", "--json", exit_code=2).output
+    assert reelkeeper("bill", "--format", "json").stdout == reelkeeper("bill", "--json").stdout

@@ -1,6 +1,8 @@
 """The front door: help for everything, exit codes, one clear line for an error, and a quick start."""
 
 import errno
+import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -64,6 +66,47 @@ def test_a_look_up_loads_neither_prefect_nor_alembic(tmp_path: Path) -> None:
             env={"PYTHONPATH": str(Path(__file__).parents[2])},
         )
         assert said.stderr.strip() == loaded
+
+
+@pytest.mark.parametrize("words", [["plan", "tier_storage"], ["plan", "purge_retired"], ["status"]])
+def test_a_plan_and_the_status_load_neither_prefect_nor_a_client_of_the_bucket(
+    words: list[str], tmp_path: Path, migrated_file: Path
+) -> None:
+    (tmp_path / "state").mkdir()
+    shutil.copyfile(migrated_file, tmp_path / "state" / "store.sqlite3")
+    script = (
+        f"import sys; from reelkeeper.cli import app; app({[*words, '--json']!r}, standalone_mode=False);"
+        "print([m for m in ('prefect', 'pandas', 'boto3', 'alembic') if m in sys.modules], file=sys.stderr)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=280,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "REELKEEPER_STATE_DIR": str(tmp_path / "state")},
+    )
+    assert said.stderr.splitlines()[-1] == "[]"  # before it, that others could read the copy of the store
+    assert json.loads(said.stdout)
+
+
+def test_the_help_of_run_lists_every_flow_and_says_what_each_takes(reelkeeper: Run) -> None:
+    said = reelkeeper("run", "--help").output
+    flows = {path.stem for path in (Path(__file__).parents[2] / "flows").glob("[a-z]*.py")}
+    assert [flow for flow in flows if f"{flow}  " not in said] == []
+    said = " ".join(reelkeeper("run", "purge_retired", "--help").output.split())
+    for told in ("limits.max_objects 500 Videos that one run may retire", "grace_days 7 Days in which"):
+        assert told in said
+    assert "--as-of" in reelkeeper("run", "--help").output
+
+
+def test_undoing_and_stopping_is_all_that_stands_under_that_heading(reelkeeper: Run) -> None:
+    said = reelkeeper("--help").output
+    panel = said[said.index("Undo and stop") :].split("╰")[0]
+    assert [line.split()[1] for line in panel.splitlines() if line.startswith("│ ") and line[2] != " "] == [
+        *("restore", "hold", "freeze", "thaw"),
+    ]
 
 
 def test_the_installed_command_says_its_version() -> None:

@@ -49,3 +49,8 @@ def test_what_makes_no_sense_is_refused_with_the_way_out(asked: list[str], code:
     done = CliRunner().invoke(app, ["simulate", *asked])
     assert done.exit_code == code
     assert said in done.output
+
+
+@pytest.mark.parametrize("what", [[], ["queue"], ["cache"], ["concurrency"]])
+def test_its_help_names_nothing_that_only_we_have_read(what: list[str]) -> None:
+    assert "source document" not in CliRunner().invoke(app, ["simulate", *what, "--help"]).output

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -132,17 +133,17 @@ def test_a_log_does_not_grow_without_end(
     assert server.log.with_name("server.log.1").stat().st_size == 2_001
 
 
-def test_ports_are_those_asked_for_those_of_the_last_time_or_free_ones(tmp_path: Path) -> None:
-    kept = tmp_path / "up.json"
+def test_ports_are_those_asked_for_those_of_the_last_time_or_free_ones() -> None:
+    last: dict[str, Any] = {}
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(Misconfigured, match=f"port {port} is taken; give another --port"):
-            _ports(kept, port, None)
-        kept.write_text(f'{{"port": {port}, "api_port": {port}}}')
-        other, another = _ports(kept, None, None)
+            _ports(last, port, None)
+        other, another = _ports({"port": port, "api_port": port}, None, None)
         assert port not in (other, another)
-    assert _ports(kept, None, None) == (other, another)
-    assert _ports(kept, port, None) == (port, another)
+    last = {"port": other, "api_port": another}
+    assert _ports(last, None, None) == (other, another)
+    assert _ports(last, port, None) == (port, another)
 
 
 def test_one_state_folder_has_one_up(tmp_path: Path) -> None:

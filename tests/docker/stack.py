@@ -228,7 +228,7 @@ class Prefect:
 
     def begin(self, flow: str, parameters: dict[str, object] | None = None, state: str = "SCHEDULED") -> str:
         """Have a run of a deployment made; give its id."""
-        found = self.ask("deployments/filter", deployments={"name": {"any_": ["scheduled"]}}, limit=200)
+        found = self.ask("deployments/filter", limit=200)
         (deployment,) = (one["id"] for one in found if one["entrypoint"].endswith(f".{flow.replace('-', '_')}"))
         ask = f"deployments/{deployment}/create_flow_run"
         made: str = self.ask(ask, parameters=parameters or {}, state={"type": state})["id"]

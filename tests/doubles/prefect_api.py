@@ -16,7 +16,7 @@ class PrefectDouble:
 
     def __init__(self, auth: str | None = None, *, has_csrf: bool = False) -> None:
         self.auth, self.has_csrf, self.status = auth, has_csrf, 201
-        self.deployments = {"dispatch-jobs/scheduled": "d-1"}
+        self.deployments = {"dispatch-jobs/every-5-minutes": "d-1"}
         self.runs: dict[str, dict[str, Any]] = {}
         self.asked: list[str] = []
         double = self

@@ -111,7 +111,7 @@ def test_killed_and_started_again_it_goes_on(folder: Path) -> None:
     try:
         ready = up.ready()
         url = f"{ready['ui_url']}/api/deployments"
-        found = httpx.get(f"{url}/name/dispatch-jobs/scheduled", timeout=60).json()
+        found = httpx.get(f"{url}/name/dispatch-jobs/every-5-minutes", timeout=60).json()
         asked = {"parameters": {"seconds": 3_000}, "idempotency_key": "long"}
 
         def begun() -> bool:

@@ -26,7 +26,7 @@ ROUTES = [
     ("POST", "/flow_runs/"),
     ("POST", "/flow_runs/count"),
     ("POST", "/task_runs/filter"),
-    ("GET", "/deployments/name/purge-retired/scheduled"),
+    ("GET", "/deployments/name/purge-retired/daily"),
     ("POST", "/deployments/filter"),
     ("POST", "/deployments/0b0c1cd1-0000-4000-8000-000000000000/create_flow_run"),
     ("POST", "/block_documents/filter"),

@@ -1,6 +1,10 @@
 """`bootstrap` on a real server: what is missing is made, what people have set is left, the token is shown to nobody."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -8,7 +12,8 @@ import sqlalchemy as sa
 from prefect import get_client
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import WorkPoolUpdate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolUpdate
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
 
 from deployments import automations
@@ -19,6 +24,7 @@ from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.operations.core import tokens
 
+ROOT = Path(__file__).parents[2]
 API = "http://127.0.0.1:8787"
 
 
@@ -38,6 +44,8 @@ def _clear(client: SyncPrefectClient) -> None:
         client.delete_global_concurrency_limit_by_name(limit.name)
     for automation in ours(client):
         client.request("DELETE", "/automations/{id}", path_params={"id": automation["id"]})
+    for deployment in client.read_deployments(limit=200):
+        client.request("DELETE", "/deployments/{id}", path_params={"id": deployment.id})
     if block := kept(client):
         client.delete_block_document(block[2])
 
@@ -50,6 +58,12 @@ def ours(client: SyncPrefectClient) -> list[dict[str, object]]:
 def kept(client: SyncPrefectClient) -> tuple[str, str, UUID] | None:
     found = [one for one in client.read_block_documents(include_secrets=True) if one.name == BLOCK]
     return (found[0].data["headers"]["Authorization"][7:], found[0].data["url"], found[0].id) if found else None
+
+
+def names(client: SyncPrefectClient) -> set[str]:
+    """Give every deployment as FLOW/NAME."""
+    flows = {flow.id: flow.name for flow in client.read_flows(limit=200)}
+    return {f"{flows[one.flow_id]}/{one.name}" for one in client.read_deployments(limit=200)}
 
 
 def limit(client: SyncPrefectClient) -> int:
@@ -140,6 +154,47 @@ def test_a_token_that_was_revoked_is_replaced_and_another_address_is_taken(
     assert after
     assert after[0] != before[0]
     assert tokens.authenticate(sqlite_engine, after[0])
+
+
+def test_no_deployment_of_an_old_name_runs_beside_the_new_one_and_what_is_paused_stays_so(
+    client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    for name in ("sync-catalog", "purge-retired", "not-ours"):
+        every_hour = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 * * * *", timezone="UTC"), active=True)
+        client.create_deployment(
+            flow_id=client.create_flow_from_name(name),
+            name="scheduled",
+            schedules=[every_hour],
+            paused=name == "purge-retired",
+        )
+    said = [line for line in bootstrap() if line.startswith("Deployment")]
+    assert [line.split(":")[0].split()[1] for line in said] == ["purge-retired/scheduled", "sync-catalog/scheduled"]
+    assert "paused: true" in said[0]
+    assert names(client) == {"not-ours/scheduled", "purge-retired/scheduled"}  # paused, it runs nothing
+    for paused in ({"purge-retired/daily"}, {"purge-retired/daily", "prune-cache/daily"}):
+        deploy_all(client, tmp_path)
+        assert names(client) & {"purge-retired/scheduled", "sync-catalog/scheduled"} == set()
+        assert len(names(client)) == 14
+        assert {name for name in names(client) if client.read_deployment_by_name(name).paused} == paused
+        client.pause_deployment(client.read_deployment_by_name("prune-cache/daily").id)
+    assert not [line for line in bootstrap() if line.startswith("Deployment")]
+    deploy_all(client, tmp_path, looks_only=True)
+    found = {name: client.read_deployment_by_name(name) for name in names(client) - {"not-ours/scheduled"}}
+    assert {name for name, one in found.items() if one.parameters["dry_run"]} == {
+        *("sync-catalog/hourly", "tier-storage/daily", "transcode-videos/on-demand"),
+        *("expire-videos/daily", "purge-retired/daily"),
+    }
+
+
+def deploy_all(client: SyncPrefectClient, folder: Path, *, looks_only: bool = False) -> None:
+    """Deploy prefect.yaml in a process of its own, as `up` does."""
+    script = (
+        "from pathlib import Path; from prefect import get_client; from deployments.deploy import deploy;"
+        "client = get_client(sync_client=True).__enter__();"
+        f"deploy(client, Path('prefect.yaml'), Path({str(folder)!r}), looks_only={looks_only})"
+    )
+    words = [sys.executable, "-c", script]
+    subprocess.run(words, cwd=ROOT, env=os.environ | {"PREFECT_API_URL": str(client.api_url)}, check=True, timeout=280)
 
 
 @pytest.mark.parametrize("wrong", ["127.0.0.1:8787", "ftp://host", "http://", "http://user:secret@host"])

@@ -1,14 +1,19 @@
 """`reelkeeper run` and `plan`: flows from the command line, with their plans, refusals and exit codes."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
 from reelkeeper.cli import app
+from reelkeeper.model import BlobState, VideoState
 from reelkeeper.settings import settings
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.tables import plans, verdicts
 from tests.flows.scenes import Scene
 
 
@@ -41,6 +46,42 @@ def test_without_apply_the_plan_is_shown_and_nothing_is_changed(old: Scene) -> N
     assert "reelkeeper run expire_videos --apply --plan" in said
 
 
+@pytest.mark.parametrize(
+    ("flow", "params"),
+    [
+        ("tier_storage", ("--param", "helpers=2", "--param", "policy.compress_limit=1")),
+        ("expire_videos", ("--param", "policy.retention_pro_days=399")),
+        ("purge_retired", ("--param", "limits.max_objects=7")),
+    ],
+)
+def test_a_plan_is_the_one_that_the_flows_dry_run_makes(scene: Scene, flow: str, params: tuple[str, ...]) -> None:
+    for number, age_days in enumerate((366, 400, 300, 20, 21, 3)):
+        scene.video(f"v{number}", age_days=age_days)
+    scene.world.video("gone", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
+    as_of = ("--as-of", datetime.now(UTC).isoformat())
+    made: list[tuple[object, ...]] = []
+    for command in ("run", "plan"):
+        report = ask(command, flow, *params, *as_of)
+        plan_id = report["plan"].pop("id")
+        with reading(scene.engine) as session:
+            columns = [column for column in verdicts.c if column.name not in {"id", "plan_id"}]
+            rows = session.execute(sa.select(*columns).where(verdicts.c.plan_id == plan_id).order_by("blob_id")).all()
+            under = session.execute(sa.select(plans.c.policy_hash).where(plans.c.id == plan_id)).scalar_one()
+        del report["run_id"]
+        made.append((report, [tuple(row) for row in rows], under))
+    assert made[0] == made[1]
+    assert made[1][1]  # there was something to compare
+    assert ask("run", flow, *params, "--apply", "--plan", plan_id)["plan"]["id"] == plan_id
+
+
+def test_a_plan_of_nothing_and_a_refused_one_do_not_say_how_to_do_it(old: Scene) -> None:
+    assert "nothing is to be done" in run("plan", "purge_retired").stdout
+    refused = run("plan", "expire_videos", "--param", "limits.max_objects=0").stdout
+    assert "the guard would refuse" in refused
+    assert "To do it" not in refused
+    assert set(old.states().values()) == {"live"}
+
+
 def test_a_plan_is_applied_once_and_can_be_looked_at_and_taken_back(old: Scene) -> None:
     plan_id = ask("plan", "expire_videos")["plan"]["id"]
     listed = ask("plan", "--list")[0]
@@ -52,7 +93,8 @@ def test_a_plan_is_applied_once_and_can_be_looked_at_and_taken_back(old: Scene) 
     said = run("run", "expire_videos", "--apply", "--plan", plan_id, exit_code=9).stderr
     assert "already" in said
 
-    assert "2 would come back" in run("restore", "--run", run_id, "--dry-run").stdout
+    assert "2 would come back" in run("restore", "--run", run_id[:8], "--dry-run").stdout
+    assert "no such run: 'zzz'" in run("restore", "--run", "zzz", exit_code=8).stderr
     assert "2 of 2 are back" in run("restore", "--run", run_id).stdout
     assert set(old.states().values()) == {"live"}
     assert {hold["subject"] for hold in ask("hold", "--list")} == {"v0", "v1"}

@@ -6,13 +6,16 @@ import pandas as pd
 from reelkeeper.adapters.charts.parts import ROOM, Picture, as_days, money, nothing, time_axis, usd_axis, written
 
 
-def savings(daily: pd.DataFrame, *, title: str = "") -> Picture:
+def savings(daily: pd.DataFrame, *, title: str = "", has_freed: bool = False) -> Picture:
     """Stack the dollars saved up to each day: `daily` has columns day, kind and usd, what was saved on that day alone.
 
-    `kind` is a label such as "smaller files". The sum of all is written at the end.
+    `kind` is a label such as "smaller files". The sum of all is written at the end. `has_freed`: bytes are gone, of
+    which no whole day has passed yet.
     """
     if daily.empty:
-        return nothing("Nothing has been saved yet", title)
+        return nothing(
+            "What was freed saves from the next day on" if has_freed else "Nothing has been saved yet", title
+        )
     kinds = list(dict.fromkeys(daily["kind"]))
     saved = (
         daily.assign(day=as_days(daily["day"]), usd=daily["usd"].astype(float))

@@ -42,6 +42,8 @@ def bill(
 ) -> None:
     """Show what a month costs so far, as R2 bills it: rounded up to whole units, free allowances taken off."""
     if as_json:
+        if form == "csv":
+            raise typer.BadParameter("give one of --format csv and --json")
         form = "json"
     if usage is not None:
         if month or by or reconcile or form == "csv":

@@ -1,13 +1,22 @@
 """`plan`: what a flow would do, and what was planned before."""
 
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
 
 import typer
 
-from reelkeeper.cli import plan_view
+from reelkeeper.cli import parameters, plan_view
 from reelkeeper.cli.commands import run
-from reelkeeper.cli.opening import store
+from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, say, size, table
+from reelkeeper.cli.words import moment
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from reelkeeper.rules.lifecycle.report import Report
+    from reelkeeper.settings import Settings
 
 
 def plan(
@@ -25,7 +34,9 @@ def plan(
     """
     if sum(map(bool, (flow, show, listing))) > 1:
         raise typer.BadParameter("give one of FLOW, --show ID and --list")
-    if flow:
+    if flow in _WITHOUT_PREFECT:
+        run.show(_preview(flow, param or [], as_of), param or [], most=limit, as_json=as_json)
+    elif flow:
         run.start(flow, param or [], apply=False, as_of=as_of, plan_id=None, as_json=as_json, most=limit)
     elif show:
         with store() as engine:
@@ -35,6 +46,52 @@ def plan(
                 plan_view.show(engine, show, most=limit)
     else:
         _list(limit, as_json=as_json)
+
+
+_WITHOUT_PREFECT = ("tier_storage", "expire_videos", "purge_retired")  # what saves a plan needs the store alone
+
+
+def _preview(flow: str, params: list[str], as_of: str | None) -> "Report":
+    """Make the plan that the flow's dry run would make, without starting Prefect, which takes seconds."""
+    from reelkeeper.operations.lifecycle import previews
+
+    at, settings = moment(as_of), configured()
+    make = getattr(previews, flow)
+    arguments = _defaults(flow) | parameters.read(flow, make, params)
+    with store() as engine:
+        purges = flow == "purge_retired" and _may_purge_service_keys(engine, settings)
+        work = previews.Planning(engine, at or datetime.now(UTC), uuid4().hex, purges)
+        report: Report = make(work, **arguments)
+        return report
+
+
+def _defaults(flow: str) -> dict[str, Any]:
+    from reelkeeper.model import DEFAULT_GRACE
+    from reelkeeper.rules.lifecycle.guard import BlastRadius
+    from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+    from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
+
+    limits = BlastRadius()
+    if flow == "purge_retired":
+        days, service_days = DEFAULT_GRACE
+        return {"limits": limits, "grace_days": days, "grace_days_service_keys": service_days}
+    retiring = {"policy": LifecyclePolicy(), "limits": limits}
+    if flow == "expire_videos":
+        return retiring
+    return retiring | {"recipe": Recipe(), "acceptance": Acceptance(), "helpers": 0}
+
+
+def _may_purge_service_keys(engine: "Engine", settings: "Settings") -> bool:
+    """Whether the bucket keeps the contract on which that rests: the embedded one does, any other has to show it."""
+    if settings.endpoint_url is None:
+        return True
+    from reelkeeper.adapters.contract import CHECKS
+    from reelkeeper.store.core import contracts
+    from reelkeeper.store.core.engine import reading
+
+    with reading(engine) as session:
+        tried = contracts.last(session)
+    return tried is not None and tried.holds(settings.endpoint_url, settings.bucket, CHECKS)
 
 
 def _list(limit: int, *, as_json: bool) -> None:

@@ -1,19 +1,25 @@
 """`restore`: bring back what was retired, and take back swaps."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reelkeeper.cli.opening import depot
 from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import new_run_id, who
-from reelkeeper.errors import PartialFailure
+from reelkeeper.errors import NotFound, PartialFailure
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 _BATCH = 500
+_NAMED = 5  # runs, where several begin alike
 
 
 def restore(
-    run: Annotated[str | None, typer.Option(help="Everything that this run retired or swapped.")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Everything that this run retired or swapped; the first characters will do.")
+    ] = None,
     video: Annotated[str | None, typer.Option(help="One video: its retirement, or its last swap.")] = None,
     user: Annotated[str | None, typer.Option(help="All retired or lost videos of a user.")] = None,
     hold_days: Annotated[
@@ -31,6 +37,7 @@ def restore(
 
     run_id, grace = new_run_id("restore"), LifecyclePolicy().grace
     with depot() as opened:
+        run = _whole(opened.engine, run) if run else None
         if not dry_run:
             settle_claims(opened, run_id=run_id, grace=grace)  # what a killed purge had claimed and not deleted
         found = operation.find_restorable(opened, run_id=run, video_id=video, user_id=user)
@@ -66,3 +73,17 @@ def restore(
         say(f"{len(restored):,} of {len(outcomes):,} are back{held}.")
     if len(restored) < len(outcomes):
         raise PartialFailure(f"{len(outcomes) - len(restored):,} of {len(outcomes):,} videos were not restored")
+
+
+def _whole(engine: "Engine", run: str) -> str:
+    """Give the id of the one run that begins like this. Raises NotFound where there is none."""
+    from reelkeeper.store.core.audit import runs_beginning_with
+    from reelkeeper.store.core.engine import reading
+
+    with reading(engine) as session:
+        found = runs_beginning_with(session, run, limit=_NAMED)
+    if not found:
+        raise NotFound(f"no such run: {run!r} has changed nothing, ever. What runs did: reelkeeper audit")
+    if len(found) > 1:
+        raise typer.BadParameter(f"{run!r} begins several runs: {', '.join(found)}", param_hint="--run")
+    return found[0]

@@ -2,13 +2,14 @@
 
 import importlib
 import inspect
-import pkgutil
 import shlex
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
 from reelkeeper.cli import orchestration, parameters, plan_view
+from reelkeeper.cli.flow_help import known_flows
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, out, plain, say, table
 from reelkeeper.cli.words import moment
@@ -29,7 +30,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")
 
 
 def run(
-    flow: Annotated[str, typer.Argument(help="Its name, e.g. tier_storage; the README says what each asks.")],
+    flow: Annotated[str, typer.Argument(help="Its name, e.g. tier_storage; --help lists them.")],
     param: Param = None,
     apply: Annotated[bool, typer.Option("--apply", help="Do it. Without this, only the plan is made.")] = False,
     as_of: AsOf = None,
@@ -74,15 +75,28 @@ def start(
     first = ", once Prefect has started a server for it: 5 to 20 s, none where PREFECT_API_URL names one"
     with out.status(f"{flow} is at work{first if alone else ''}", spinner="dots"):
         report = function(**arguments)
+    show(report, params, most=most, as_json=as_json)
+
+
+def show(report: Any, params: list[str], *, most: int, as_json: bool) -> None:  # noqa: ANN401  of whatever flow
+    """Print what a run reports, and what can be done next."""
     if as_json:
         emit(report)
+        return
+    _show(report, most)
+    if not report.dry_run:
+        recorded = f" What it did: reelkeeper audit --run {report.run_id}" if _is_recorded(report.run_id) else ""
+        say(f"Run {report.run_id}.{recorded}")
+    elif getattr(report, "refusal", None):
+        say("Nothing was changed.")
+    elif _plan_id(report) and not _has_items(report):
+        say("Nothing was changed, and nothing is to be done.")
     else:
-        _show(report, most)
-        if apply:
-            recorded = f" What it did: reelkeeper audit --run {report.run_id}" if _is_recorded(report.run_id) else ""
-            say(f"Run {report.run_id}.{recorded}")
-        else:
-            say(f"Nothing was changed. To do it: {_next_step(flow, params, report)}")
+        say(f"Nothing was changed. To do it: {_next_step(report.flow, params, report)}")
+
+
+def _has_items(report: Any) -> bool:  # noqa: ANN401  a Report, which is not loaded yet
+    return bool(sum(rule.objects for rule in report.planned))
 
 
 def _is_recorded(run_id: str) -> bool:
@@ -93,18 +107,14 @@ def _is_recorded(run_id: str) -> bool:
         return next(audit.events(session, run_id=run_id, limit=1), None) is not None
 
 
-def known_flows() -> list[str]:
-    """List the flows, in alphabetical order, without importing one."""
-    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module("flows").__path__))
-
-
 def _show(report: Any, most: int) -> None:  # noqa: ANN401  a Report or a SyncReport, which are not loaded yet
     if _plan_id(report):
         with store() as engine:
             plan_view.show(engine, report.plan.id, most=most)
     else:
         found = ((name.replace("_", " "), value) for name, value in plain(report).items())
-        table(("!found", "what"), [(name, _listed(value)) for name, value in found if name not in _TOLD and value])
+        rows = [row for name, value in found if name not in _TOLD and value for row in _rows(name, value)]
+        table(("!found", "what"), rows)
     if adoption := getattr(report, "adoption", None):
         _show_adoption(adoption, dry_run=report.dry_run)
     if refusal := getattr(report, "refusal", None):
@@ -121,14 +131,16 @@ def _show_adoption(adoption: Any, *, dry_run: bool) -> None:  # noqa: ANN401  an
 
 
 _TOLD = {"flow", "dry run", "refusal", "adoption"}
-_WORD = 60  # characters; what is longer gets a line of its own
+_WORD = 40  # characters; what is longer is a sentence
 
 
-def _listed(value: Any) -> object:  # noqa: ANN401  a field of a report
-    if not isinstance(value, list):
-        return value
-    words = [str(one) for one in value]
-    return "\n".join(words) if any(len(one) > _WORD for one in words) else ", ".join(words)  # sentences, or names
+def _rows(name: str, value: Any) -> Iterator[tuple[str, object]]:  # noqa: ANN401  a field of a report
+    """Give the rows of a field: sentences get one each, names share one."""
+    words = [str(one) for one in value] if isinstance(value, list) else []
+    if any(len(one) > _WORD for one in words):
+        yield from ((name if number == 0 else "", one) for number, one in enumerate(words))
+    else:
+        yield name, ", ".join(words) or value
 
 
 def _next_step(flow: str, params: list[str], report: Any) -> str:  # noqa: ANN401  as above

@@ -52,7 +52,7 @@ def queue(
     param: Param = None,
     as_json: AsJson = False,
 ) -> None:
-    """Play one stream of jobs through the queue: first come first served, by the source document, and by ours."""
+    """Play one stream of jobs through the queue: first come first served, by points for size and age, and by ours."""
     from reelkeeper.rules.jobs.dispatch import DispatchPolicy
     from reelkeeper.simulation import queue as simulation
 
@@ -112,7 +112,7 @@ def cache(
     seed: Seed = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Send one stream of requests to three caches: ours (S3-FIFO), the least recently used, the source document's."""
+    """Send one stream of requests to three caches: ours (S3-FIFO), the least recently used, a fixed time to live."""
     from reelkeeper.simulation import cache as simulation
     from reelkeeper.simulation.cache import CACHES, GB, serve
 

@@ -21,6 +21,10 @@ def up(
     patience: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="How long it waits for runs at work when told to stop.")
     ] = 30,
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Let schedules act on a bucket that it did not make, from now on; else dry runs."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each thing that happens.")] = False,
 ) -> None:
     """Run everything on this machine: objects, store, Prefect with its schedules, a worker, the API, the watchdog.
@@ -41,4 +45,4 @@ def up(
             say(text)
 
     with alone(settings.state_dir.absolute()):
-        Up(settings, tell, port=port, api_port=api_port, patience=patience).run()
+        Up(settings, tell, port=port, api_port=api_port, patience=patience, live=live).run()

@@ -42,7 +42,7 @@ def videos(
         return
     headings = ("!user", "!video", "tier", "state", "!created", ">views", ">bytes", "codec", "why")
     rows = [
-        (one.user_id, one.id, one.tier, one.state, _day(one.created_at), one.views, *_stored(one), one.reason or "")
+        (one.user_id, one.id, one.tier, one.state, _day(one.created_at), _views(one), *_stored(one), one.reason or "")
         for one in found
     ]
     table(headings, rows)
@@ -52,6 +52,10 @@ def videos(
 
 def _day(at: Any) -> str:  # noqa: ANN401  a time or none
     return f"{at:%Y-%m-%d}" if at else "unknown"
+
+
+def _views(one: Any) -> str:  # noqa: ANN401  a Listed, which is not loaded yet
+    return "unknown" if one.views is None else f"{one.views:,}"
 
 
 def _stored(one: Any) -> tuple[str, str | None]:  # noqa: ANN401  a Listed, which is not loaded yet
@@ -84,7 +88,7 @@ def show(
         emit({"video": found[0], "objects": objects, "history": history})
         return
     video = found[0]
-    say(f"{video.id} of {video.user_id} ({video.tier or 'tier unknown'}), {video.state}, {video.views:,} views.")
+    say(f"{video.id} of {video.user_id} ({video.tier or 'tier unknown'}), {video.state}, {_views(video)} views.")
     say(f"Created {_day(video.created_at)}." + (f" {video.reason}" if video.reason else ""))
     headings = (">gen.", "state", ">bytes", "codec", ">VMAF", "!purge after", "key, and why it went")
     rows = [

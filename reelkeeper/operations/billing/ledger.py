@@ -13,6 +13,7 @@ stopped. An open hold can be captured until `expire` ends it, even when it is ov
 """
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from reelkeeper.errors import (
@@ -75,8 +76,9 @@ def hold(
         _require_user(session, user_id)
         has = ledger.balance(session, user_id)
         raise InsufficientCredits(
-            f"user {user_id!r} has {has.available_microusd:,} micro-dollars to spend and {has.held_microusd:,} held, "
-            f"and this takes {amount_microusd:,}; nothing was moved. To add some: reelkeeper credits grant"
+            f"this takes {_exact(amount_microusd)}, and user {user_id!r} has {_exact(has.available_microusd)} to "
+            f"spend; {_exact(has.held_microusd)} more are held for what is under way. Nothing was charged. "
+            "Add credits, or wait until that has ended: what it does not need is given back"
         )
     hold_id = credit_holds.begin(
         session, user_id, amount_microusd, lasting_seconds=lasting_seconds, price_book=price_book
@@ -208,3 +210,8 @@ def _record(
     told = {name: value for name, value in told.items() if value not in (None, "")}
     append(session, [Event(f"credits_{asked.kind}", run_id, user_id=user_id, detail=told)])
     return moved
+
+
+def _exact(microusd: int) -> str:
+    """Put micro-dollars into dollars without rounding: a refusal compares amounts that may differ by one."""
+    return f"${Decimal(microusd) / 10**6:,.2f}" if microusd % 10_000 == 0 else f"${Decimal(microusd) / 10**6:,f}"

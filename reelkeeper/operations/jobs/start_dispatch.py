@@ -11,7 +11,6 @@ from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.jobs import controls
 
 _FLOW: Final = "dispatch_jobs"
-_DEPLOYMENT: Final = "scheduled"
 _START_SECONDS: Final = 30  # that a run may take until it begins, and be over before the scheduled one begins
 _SHORTEST_SECONDS: Final = 10  # of a window that is worth a run
 _TOGETHER_SECONDS: Final = 30  # in which whoever asks gets the same run
@@ -30,4 +29,4 @@ def start_dispatch(engine: Engine, orchestrator: Orchestrator) -> str | None:
         return None
     key = f"{_FLOW}-{int(at.timestamp()) // _TOGETHER_SECONDS}"
     with effect("dispatch.start"):
-        return orchestrator.start(_FLOW.replace("_", "-"), _DEPLOYMENT, {"seconds": seconds}, key=key)
+        return orchestrator.start(_FLOW.replace("_", "-"), CADENCES[_FLOW].name, {"seconds": seconds}, key=key)

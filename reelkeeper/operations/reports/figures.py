@@ -55,7 +55,7 @@ def storage(report: MonthReport, *, title: str = "") -> Picture:
 def savings(report: MonthReport, *, title: str = "") -> Picture:
     """Draw the dollars that were saved so far, by what saved them."""
     rows = [(one.day, one.kind, one.nanousd / _NANO) for one in report.saved]
-    return charts.savings(pd.DataFrame(rows, columns=["day", "kind", "usd"]), title=title)
+    return charts.savings(pd.DataFrame(rows, columns=["day", "kind", "usd"]), title=title, has_freed=bool(report.freed))
 
 
 def _forecast(expected: Mapping[date, CostForecast]) -> tuple["pd.Series[float]", dict[int, pd.DataFrame]]:

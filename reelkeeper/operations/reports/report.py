@@ -18,6 +18,7 @@ from reelkeeper.store.videos import stock
 
 _MONTHS_BACK = 12
 _MOST_ALERTS = 50
+_NEVER = date.max
 _ONE_DAY = timedelta(days=1)
 TOTAL = ""  # the service of a forecast that is of all
 
@@ -57,11 +58,15 @@ class MonthReport:
 
     @property
     def unknown_days(self) -> list[date]:
-        """The days that are over and have no charge at all: nobody knows what they cost."""
+        """The days that are over and have no charge at all: nobody knows what they cost.
+
+        Those before the very first charge are none of them: nothing was installed then.
+        """
         known = {one.day for one in self.spent}
         ended = self.last_day if self.is_over else self.last_day - _ONE_DAY
         days = [self.month + n * _ONE_DAY for n in range((ended - self.month).days + 1)]
-        return [day for day in days if day not in known]
+        is_first = not any(month < self.month for month in self.months)
+        return [day for day in days if day not in known and not (is_first and day < min(known, default=_NEVER))]
 
     @property
     def this_month(self) -> CostForecast | None:

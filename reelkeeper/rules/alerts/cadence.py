@@ -8,6 +8,13 @@ from reelkeeper.rules.core.wording import span
 
 RULE: Final = "silent_flow"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_NAMES: Final = {
+    5 * _MINUTE: "every-5-minutes",
+    15 * _MINUTE: "every-15-minutes",
+    _HOUR: "hourly",
+    _DAY: "daily",
+    7 * _DAY: "weekly",
+}
 
 
 class Cadence(NamedTuple):
@@ -15,6 +22,11 @@ class Cadence(NamedTuple):
 
     period_seconds: int
     grace_seconds: int
+
+    @property
+    def name(self) -> str:
+        """Name the deployment that runs this often: sync-catalog/hourly."""
+        return _NAMES[self.period_seconds]
 
 
 CADENCES: Final = {

@@ -55,7 +55,7 @@ def _reason(user: Standing, incoming_bytes: int, quota: int | None) -> str:
     if quota is None:
         return (
             f"tier {user.tier!r} of user {user.user_id!r} is none of {', '.join(Tier)}, so nothing new can be stored. "
-            "To set it: reelkeeper videos import --users, or reelkeeper quota set"
+            "Nothing is wrong with what was asked: ask the service's support to set the tier"
         )
     taken = user.used_bytes + user.reserved_bytes
     figures = f"{user.used_bytes:,} bytes used and {user.reserved_bytes:,} reserved of {quota:,}"

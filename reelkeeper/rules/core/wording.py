@@ -14,6 +14,7 @@ CONTRACT_NOT_TRIED: Final = (
     "What is due at keys of the service's stays until this bucket has shown that it keeps what their purge rests on: "
     "reelkeeper doctor --contract"
 )
+EXPECTED_SAVING: Final = "What compressing saves is expected until it is done: about half of each video."
 
 SENTENCES: Final = {
     "held": "held: a person said that it stays",
@@ -24,11 +25,11 @@ SENTENCES: Final = {
     "cold_rules_off": "{age}: {retention}, and no rule for cold videos is switched on",
     "too_young": "{age}: nothing happens up to {terms.first_step}",
     "unknown_views": "views of the last {terms.window} are not all recorded: kept until they are",
-    "cold_retire": "{views} in {terms.window} and {age}: {terms.retiring}",
-    "still_watched": "{views} in {terms.window} and {age}: {terms.compressing}, {terms.retiring}",
-    "already_efficient": "{views} in {terms.window} and {age}, but {video.codec} already",
-    "refused_before": "{views} in {terms.window} and {age}, but this recipe was refused on it before",
-    "cold_compress": "{views} in {terms.window} and {age}: {terms.compressing}",
+    "cold_retire": "{views} in {terms.window}, {age}: {terms.retiring}",
+    "still_watched": "{views} in {terms.window}, {age}: {terms.compressing}, {terms.retiring}",
+    "already_efficient": "{views} in {terms.window}, {age}, but {video.codec} already",
+    "refused_before": "{views} in {terms.window}, {age}, but this recipe was refused on it before",
+    "cold_compress": "{views} in {terms.window}, {age}: {terms.compressing}",
 }
 
 
@@ -71,7 +72,7 @@ class Terms(NamedTuple):
             terms=self,
             video=video,
             age=_age(self.as_of - (video.created_at or self.as_of)),
-            views=many(video.views or 0, "view"),
+            views="unknown views" if video.views is None else many(video.views, "view"),
             retention=self.retention.get(video.tier or ""),
         )
 

@@ -12,10 +12,16 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.model import Video
+from reelkeeper.model import Action, Verdict, Video
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Freed, Saved
-from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, Usage, bill, saving_this_month
+from reelkeeper.rules.billing.pricing import (
+    InfrequentAccessUsage,
+    Usage,
+    bill,
+    saving_this_month,
+    storage_microusd_per_month,
+)
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, STANDARD
 from reelkeeper.rules.core.wording import dollars, many
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
@@ -54,6 +60,12 @@ class Idle:
     cold_objects: int = 0
     late_bytes: Mapping[str, int] = field(default_factory=dict)  # by tier: past half of its retention
     by_user: Mapping[str, int] = field(default_factory=dict)  # idle
+
+
+def of_verdict(verdict: Verdict, policy: SavingsPolicy) -> int:
+    """Give the micro-dollars a month that a verdict is expected to save: all of a video, or what compressing takes."""
+    kept_percent = policy.expected_size_percent if verdict.action is Action.COMPRESS else 0
+    return storage_microusd_per_month(verdict.video.size_bytes * (100 - kept_percent) // 100)
 
 
 def survey(videos: Iterable[Video], policy: LifecyclePolicy, as_of: datetime) -> Idle:
@@ -138,7 +150,7 @@ def findings(
             off(size_bytes),
             f"Ask user {user_id} about {_size(size_bytes)} that nobody watches",
             f"No view in {_IDLE_DAYS} days, and older than that.",
-            "reelkeeper videos list --user shows them.",
+            f"To see them: reelkeeper videos --user {user_id}",
         )
         for user_id, size_bytes in users
     ]

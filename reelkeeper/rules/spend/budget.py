@@ -177,7 +177,7 @@ def _crossing(span: Span, level: int, as_of: datetime) -> Finding:
         _severity(level),
         f"{span.what} at {span.spent * FULL // span.limit} %: {spent} of {limit}",
         " ".join(sentences),
-        "What it went to: reelkeeper bill --by service, and --by user.",
+        "See what it went to: reelkeeper bill --by service, and --by user.",
         over // NANO_IN_MICRO if over > 0 and span.budget.period is Period.MONTH else None,
         (("Spent", spent), ("Budget", limit), ("Period", span.name), *most),
     )

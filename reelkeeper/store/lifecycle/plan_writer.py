@@ -1,7 +1,7 @@
 """Draw up a plan: what a run means to do, saved before anything is done.
 
     plan_id = begin_plan(engine, "tier_storage", policy.model_dump(mode="json"), as_of, run_id)
-    summary = add_verdicts(engine, plan_id, judged, lifecycle.reason, pricing.storage_microusd_per_month)
+    summary = add_verdicts(engine, plan_id, judged, lifecycle.reason, savings.of_verdict)
 
 Only what is not "keep" becomes a row; kept videos are counted by the rule that keeps them.
 """
@@ -52,12 +52,12 @@ def add_verdicts(
     plan_id: str,
     judged: Iterable[Verdict],
     reason: Callable[[Verdict], str],
-    saving: Callable[[int], int],
+    saving: Callable[[Verdict], int],
 ) -> PlanSummary:
     """Save a stream of verdicts, in flat memory, and make the plan `ready`; every video counts as its population.
 
-    `reason` puts a verdict into words, `saving` turns bytes into micro-dollars a month; both are asked only for what
-    is not kept. Raises PlanRefused when the plan is not being drawn.
+    `reason` puts a verdict into words, `saving` gives the micro-dollars a month that it is expected to
+    save; both are asked only for what is not kept. Raises PlanRefused when the plan is not being drawn.
     """
     tally = _Tally()
     items = tally.items(judged, reason, saving)
@@ -102,7 +102,7 @@ class _Tally:
         self.kept: Counter[str] = Counter()
 
     def items(
-        self, judged: Iterable[Verdict], reason: Callable[[Verdict], str], saving: Callable[[int], int]
+        self, judged: Iterable[Verdict], reason: Callable[[Verdict], str], saving: Callable[[Verdict], int]
     ) -> Iterator[Item]:
         for verdict in judged:
             video, action, rule, _ = verdict
@@ -120,5 +120,5 @@ class _Tally:
                 rule,
                 reason(verdict),
                 video.size_bytes,
-                saving(video.size_bytes) if action is Action.RETIRE else None,
+                saving(verdict),
             )

@@ -122,7 +122,7 @@ def is_user(session: Session, user_id: str) -> bool:
 
 
 class Listed(NamedTuple):
-    """A video as a person asks for it. `views` are all that were ever recorded."""
+    """A video as a person asks for it. `views` are all that were ever recorded; None if no day of its life was."""
 
     id: str
     user_id: str
@@ -134,7 +134,7 @@ class Listed(NamedTuple):
     size_bytes: int | None
     codec: str | None
     key: str | None
-    views: int
+    views: int | None
     retired_at: datetime | None
     purge_after: datetime | None
     reason: str | None  # why it was retired, or why its last transcode was refused
@@ -151,9 +151,8 @@ def list_videos(
 ) -> list[Listed]:
     """List at most `limit` videos that match every filter given, by user and id."""
     asked = {videos.c.id: video_id, videos.c.user_id: user_id, videos.c.state: state, videos.c.run_id: run_id}
-    views = sa.select(sa.func.coalesce(sa.func.sum(daily_views.c.views), 0)).where(
-        daily_views.c.video_id == videos.c.id
-    )
+    views = sa.select(sa.func.sum(daily_views.c.views)).where(daily_views.c.video_id == videos.c.id).scalar_subquery()
+    is_recorded = sa.exists().where(sa.or_(videos.c.created_at.is_(None), view_days.c.day >= videos.c.created_at))
     rows = session.execute(
         sa.select(
             videos.c.id,
@@ -166,7 +165,7 @@ def list_videos(
             blobs.c.size_bytes,
             blobs.c.codec,
             blobs.c.key,
-            views.scalar_subquery(),
+            sa.func.coalesce(views, sa.case((is_recorded, 0))),
             videos.c.retired_at,
             blobs.c.purge_after,
             sa.func.coalesce(videos.c.retire_reason, videos.c.refused_reason),

@@ -157,7 +157,7 @@ def test_too_few_credits_no_room_and_an_unknown_tier_are_refused_and_leave_nothi
     poor = ask(desk, "k", user="poor")
     assert isinstance(poor, Declined)
     assert poor.code == RefusedFor.CREDITS
-    assert "100 micro-dollars to spend" in poor.reason
+    assert "$0.0001 to spend" in poor.reason
     assert balances(desk, "poor") == (100, 0)
     full = ask(desk, "k", user="ben", terms=Terms(quota=QuotaPolicy(free_bytes=SIZE - 1)))
     assert isinstance(full, Declined)

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -92,6 +93,13 @@ def test_a_month_that_is_over_has_no_forecast_and_no_later_alerts(engine: sa.Eng
     assert text.month(october) == "The month cost $165.00. The budget is $200.00."
     assert len(october.unknown_days) == 30
     assert not report.is_over
+
+
+def test_of_a_new_installation_no_day_before_its_first_charge_is_missed(report: MonthReport) -> None:
+    since = date(2026, 11, 12)
+    new = replace(report, months={MONTH: 1}, spent=[one for one in report.spent if one.day >= since])
+    assert new.unknown_days == [months.UNKNOWN_DAY]
+    assert replace(new, spent=[]).unknown_days == []
 
 
 def test_the_page_says_every_figure_and_loads_nothing(report: MonthReport, written: str) -> None:

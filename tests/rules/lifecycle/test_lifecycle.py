@@ -157,11 +157,11 @@ def test_an_empty_policy_is_refused_for_acting() -> None:
 @pytest.mark.parametrize(
     ("judged", "sentence"),
     [
-        (video(45, 0), "0 views in 30 days and 45 days old: retired below 1 view after 30 days"),
-        (video(10.5, 1), "1 view in 30 days and 10 days and 12 hours old: compressed below 5 views after 7 days"),
+        (video(45, 0), "0 views in 30 days, 45 days old: retired below 1 view after 30 days"),
+        (video(10.5, 1), "1 view in 30 days, 10 days and 12 hours old: compressed below 5 views after 7 days"),
         (video(31, 9, "free"), "31 days old: free users' videos are kept for 30 days"),
         (video(1, 9), "1 day old: nothing happens up to 7 days"),
-        (video(9, 1, codec="av1"), "1 view in 30 days and 9 days old, but av1 already"),
+        (video(9, 1, codec="av1"), "1 view in 30 days, 9 days old, but av1 already"),
         (video(9, 1, "{x}"), "tier '{x}' is none of free, premium and pro: kept until it is known"),
     ],
 )

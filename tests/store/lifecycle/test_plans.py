@@ -38,7 +38,11 @@ def judged(count: int) -> Iterator[Verdict]:
 def ready(engine: sa.Engine, count: int = 20) -> PlanSummary:
     plan_id = begin_plan(engine, "tier_storage", POLICY, AS_OF, "run")
     return add_verdicts(
-        engine, plan_id, judged(count), lambda verdict: f"{verdict.video.id} is cold", lambda size: size * 3
+        engine,
+        plan_id,
+        judged(count),
+        lambda verdict: f"{verdict.video.id} is cold",
+        lambda verdict: verdict.video.size_bytes * 3,
     )
 
 
@@ -84,7 +88,7 @@ def test_its_items_come_largest_first_in_batches_with_reason_and_saving(engine: 
         compressed = [item for batch in planned(session, plan_id, "compress") for item in batch]
     assert [len(batch) for batch in batches] == [4, 4, 2]
     assert batches[0][0] == Item(91, "v90", "u9", 1, "retire", "cold", "v90 is cold", 1_090, 3_270)
-    assert [item.saving_microusd for item in compressed] == [None] * 20
+    assert [item.saving_microusd for item in compressed] == [3 * item.size_bytes for item in compressed]
 
 
 def test_thousands_of_verdicts_are_streamed_into_it(engine: sa.Engine) -> None:

@@ -132,3 +132,17 @@ def test_people_find_videos_by_user_state_and_id(engine: sa.Engine) -> None:
         assert list_videos(session, user_id="nobody") == []
         (found,) = list_videos(session, video_id="v")
     assert (found.views, found.key, found.created_at) == (9, "videos/ada/v/g3", OLD)
+
+
+def test_views_of_which_nothing_was_ever_recorded_are_unknown_and_not_none(engine: sa.Engine) -> None:
+    catalogue(engine)
+
+    def views() -> int | None:
+        with reading(engine) as session:
+            return list_videos(session, video_id="v")[0].views
+
+    assert views() is None
+    put(engine, view_days, {"day": (OLD - timedelta(days=1)).date()})
+    assert views() is None  # of the day before it was made
+    put(engine, view_days, {"day": (OLD + timedelta(days=1)).date()})
+    assert views() == 0

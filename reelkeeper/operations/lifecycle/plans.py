@@ -1,0 +1,153 @@
+"""Plans: made and saved before anything is done, judged by the guard, and claimed by the run that carries them out.
+
+plan_id = make(engine, "tier_storage", terms(policy=policy), judged, limits=limits, as_of=as_of, run_id=run_id)
+figures = load(engine, plan_id, items=500)
+claim(engine, figures.plan, under, judge, run_id)  # once, under the flow's lease: refused before any change
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from reelkeeper.errors import GuardRefused
+from reelkeeper.model import Grace, PlannedRule, PlanSummary, Verdict
+from reelkeeper.operations.core.lease import Lease
+from reelkeeper.rules.billing import tariff
+from reelkeeper.rules.lifecycle import lifecycle, savings
+from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.rules.lifecycle.report import Report
+from reelkeeper.rules.lifecycle.savings import SavingsPolicy
+from reelkeeper.store import Engine
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.lifecycle import plan_progress, plan_results, purge_plan
+from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
+from reelkeeper.store.lifecycle.plans import Item, begin_applying, load_summary, refuse_plan
+from reelkeeper.store.lifecycle.user_share import leave_beyond_share
+
+Judge = Callable[[int, int | None], None]  # retired in 24 h, last population: raises GuardRefused
+_MICROUSD = 10**6
+
+
+class Figures(NamedTuple):
+    """A saved plan in figures: as a whole, by rule, and its largest items."""
+
+    plan: PlanSummary
+    planned: list[PlannedRule]
+    items: list[Item]
+
+
+def terms(**policies: BaseModel | int) -> dict[str, Any]:
+    """Say in JSON what a plan is made under; one made under other terms is not applied."""
+    return {
+        name: policy.model_dump(mode="json") if isinstance(policy, BaseModel) else policy
+        for name, policy in policies.items()
+    }
+
+
+def make(
+    engine: Engine,
+    flow: str,
+    under: Mapping[str, Any],
+    judged: Iterable[Verdict],
+    *,
+    limits: BlastRadius,
+    as_of: datetime,
+    run_id: str,
+) -> str:
+    """Save a stream of verdicts as a plan, in flat memory, spread over the nights where one user would lose much."""
+    plan_id = begin_plan(engine, flow, under, as_of, run_id)
+    add_verdicts(engine, plan_id, judged, lifecycle.reason, partial(savings.of_verdict, policy=SavingsPolicy()))
+    leave_beyond_share(engine, plan_id, max_percent=limits.max_user_percent, always_allowed=limits.always_allowed)
+    return plan_id
+
+
+def make_purge(
+    engine: Engine,
+    under: Mapping[str, Any],
+    *,
+    as_of: datetime,
+    run_id: str,
+    grace: Grace,
+    max_videos: int,
+    service_keys: bool,
+) -> str:
+    """Save the blobs that have waited out their grace as a plan; returns its id."""
+    plan_id = begin_plan(engine, "purge_retired", under, as_of, run_id)
+    purge_plan.add_due(
+        engine,
+        plan_id,
+        as_of,
+        grace=grace,
+        service_keys=service_keys,
+        max_videos=max_videos,
+        microusd_per_gb=int(tariff.STANDARD.storage_usd_per_gb_month * _MICROUSD),
+    )
+    return plan_id
+
+
+def load(engine: Engine, plan_id: str, *, items: int) -> Figures:
+    """Read a saved plan, with at most `items` of its largest items. Raises NotFound."""
+    with reading(engine) as session:
+        return Figures(
+            load_summary(session, plan_id),
+            plan_results.by_rule(session, plan_id),
+            plan_results.largest(session, plan_id, items),
+        )
+
+
+def preview(engine: Engine, plan: PlanSummary, run_id: str, judge: Judge) -> Report:
+    """Report what a run would do, and what the guard would say of it."""
+    with reading(engine) as session:
+        planned = tuple(plan_results.by_rule(session, plan.id))
+        before = plan_results.retired_in_24h(session), plan_results.last_population(session)
+    refusal = None
+    try:
+        judge(*before)
+    except GuardRefused as refused:
+        refusal = str(refused)
+    return Report(plan.flow, run_id, dry_run=True, plan=plan, planned=planned, refusal=refusal)
+
+
+def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Judge, run_id: str) -> None:
+    """Take the right to carry `plan` out, once, if the guard agrees; it is asked under the flow's lease.
+
+    Raises PlanRefused, and GuardRefused, which is noted beside the plan. Nothing has been changed then.
+    """
+    try:
+        with transaction(engine, "plan.claim") as session:
+            # Asked before this plan counts.
+            before = plan_results.retired_in_24h(session), plan_results.last_population(session)
+            begin_applying(session, plan.id, plan.flow, under, run_id)
+            judge(*before)
+    except GuardRefused as refused:
+        with transaction(engine, "plan.refuse") as session:
+            refuse_plan(session, plan.id, str(refused))
+        raise
+
+
+def begin(engine: Engine, lease: Lease, plan: PlanSummary) -> Lease:
+    """Take the plan's own lease: others may help now, and what dead runs of the flow left under way is over."""
+    with transaction(engine, "plan.begin") as session:
+        plan_progress.close_others(session, plan.flow, plan.id)
+    (grant,) = lease.keeper.take([plan_progress.plan_lease(plan.id)])
+    return Lease(lease.keeper, grant)
+
+
+def under_way(engine: Engine) -> str | None:
+    """Name the plan of `tier_storage` whose work is not over, or None."""
+    with reading(engine) as session:
+        return plan_progress.under_way(session, "tier_storage")
+
+
+def inherit(engine: Engine, lease: Lease, plan_id: str) -> tuple[PlanSummary, str] | None:
+    """Take over a plan with nothing left to compress, and its run's id, if that run is dead; else None."""
+    with reading(engine) as session:
+        if plan_progress.left(session, plan_id)[0].objects or not plan_progress.is_under_way(session, plan_id):
+            return None
+    if not lease.keeper.take([plan_progress.plan_lease(plan_id)]):
+        return None
+    with reading(engine) as session:
+        return load_summary(session, plan_id), plan_progress.undertaking(session, plan_id).run_id
