@@ -11,7 +11,6 @@ from typing import Final
 from reelkeeper.model.money import Metric, StorageClass, UsageSource, Used
 from reelkeeper.operations.billing import metering
 from reelkeeper.operations.core.workspace import Depot
-from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.store.billing import usage
 from reelkeeper.store.core.engine import transaction
 
@@ -30,7 +29,7 @@ def stage(depot: Depot, today: date) -> int:
     with transaction(depot.engine, "demo.usage") as session:
         usage.record(session, [one for day in days for one in _used(day, today)])
     for month in dict.fromkeys(day.replace(day=1) for day in days):
-        metering.charge_month(depot.engine, PriceBook(), month, today)
+        metering.charge_month(depot.engine, depot.in_force.policies.book, month, today)
     return jobs_on(today - SPIKE_DAYS_AGO * _ONE_DAY, today)
 
 

@@ -25,9 +25,11 @@ from reelkeeper.errors import Misconfigured
 from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.operations.core import tokens
+from reelkeeper.operations.core.policies import current
 from reelkeeper.redaction import hide
 from reelkeeper.rules.alerts.cadence import CADENCES
-from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
+from reelkeeper.settings import settings
+from reelkeeper.store.core.opening import open_store
 
 POOLS: Final = {"default": 8, "transcode": 16}  # runs at once in all workers of the pool together
 BLOCK: Final = "reelkeeper-runs"
@@ -77,7 +79,8 @@ def _pool(client: SyncPrefectClient, name: str, limit: int, *, force: bool) -> s
 
 
 def _limit(client: SyncPrefectClient, *, force: bool) -> str:
-    first = ConcurrencyPolicy().first_limit
+    with open_store(settings()) as engine:
+        first = current(engine).policies.concurrency.first_limit
     found = next((one for one in client.read_global_concurrency_limits(limit=200) if one.name == GLOBAL_LIMIT), None)
     if found is None:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GLOBAL_LIMIT, limit=first))

@@ -5,6 +5,7 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
+from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
 from tasks import depots, heartbeats, jobs, runs
@@ -13,8 +14,8 @@ from tasks.parameters import DryRun, Says
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def dispatch_jobs(
-    order: DispatchPolicy = DispatchPolicy(),
-    attempts: AttemptPolicy = AttemptPolicy(),
+    order: Annotated[DispatchPolicy | None, Override()] = None,
+    attempts: Annotated[AttemptPolicy | None, Override()] = None,
     slots: Annotated[int, Field(ge=1, le=1000), Says("Jobs that this run keeps going at once, at most")] = 8,
     seconds: Annotated[int, Field(ge=1, le=3600), Says("How long it takes on new jobs")] = 285,
     until_idle: Annotated[bool, Says("End as soon as nothing is due")] = False,
@@ -28,8 +29,9 @@ def dispatch_jobs(
     run_id = runs.run_id()
 
     with depots.opened() as depot:
+        rules = followed(depot.engine, order=order, attempts=attempts)  # asked anew at each claim
         if dry_run:
-            return jobs.preview(depot, order, run_id)
+            return jobs.preview(depot, rules.order, run_id)
         report = jobs.keep_slots_full(
             depot, order, attempts, slots=slots, seconds=seconds, until_idle=until_idle, run_id=run_id
         )

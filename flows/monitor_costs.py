@@ -1,7 +1,10 @@
 """Whether spend is over its limits, or odd."""
 
+from typing import Annotated
+
 from prefect import flow
 
+from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.spend import watch
@@ -14,10 +17,10 @@ from tasks.parameters import AsOf, DryRun
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def monitor_costs(
-    budget: BudgetPolicy = BudgetPolicy(),
-    anomaly: AnomalyPolicy = AnomalyPolicy(),
-    book: PriceBook = PriceBook(),
-    alerting: AlertPolicy = AlertPolicy(),
+    budget: Annotated[BudgetPolicy | None, Override()] = None,
+    anomaly: Annotated[AnomalyPolicy | None, Override()] = None,
+    book: Annotated[PriceBook | None, Override()] = None,
+    alerting: Annotated[AlertPolicy | None, Override()] = None,
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> CostsReport:
@@ -30,18 +33,19 @@ def monitor_costs(
     as_of, charged, trouble = as_of or now, 0, ""
 
     with depots.opened() as depot:
+        rules = followed(depot.engine, budget=budget, anomaly=anomaly, book=book, alerting=alerting)
         if not dry_run:
             trouble = usage.collect(depot, now).trouble
-            charged = usage.charge(depot, book, now)
-        first = watch.first_day(anomaly, as_of)
-        spent = spending.read(depot, as_of, first=first, users=budget.users(), trouble=trouble)
+            charged = usage.charge(depot, rules.book, now)
+        first = watch.first_day(rules.anomaly, as_of)
+        spent = spending.read(depot, as_of, first=first, users=rules.budget.users(), trouble=trouble)
 
-        found = watch.judge(spent, budget, anomaly, as_of)
+        found = watch.judge(spent, rules.budget, rules.anomaly, as_of)
 
         observed = None
         if not dry_run:
-            pictures.show(depot.engine, "spend", as_of, budget)
-            observed = alerts.observe(depot.engine, found, rules=watch.RULES, run_id=run_id, policy=alerting)
+            pictures.show(depot.engine, "spend", as_of, rules.budget)
+            observed = alerts.observe(depot.engine, found, rules=watch.RULES, run_id=run_id, policy=rules.alerting)
             alerts.deliver(depot.engine)
-        pictures.show(depot.engine, "spend", as_of, budget)
+        pictures.show(depot.engine, "spend", as_of, rules.budget)
         return spending.publish(spent, found, run_id=run_id, as_of=as_of, charged=charged, observed=observed)

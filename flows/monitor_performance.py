@@ -1,7 +1,10 @@
 """How the service is doing: how long jobs wait and take, what they cost, how many fail, how full the storage is."""
 
+from typing import Annotated
+
 from prefect import flow
 
+from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.rules.health import findings
@@ -13,9 +16,9 @@ from tasks.parameters import AsOf, DryRun
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def monitor_performance(
-    goals: PerformancePolicy = PerformancePolicy(),
-    quota: QuotaPolicy = QuotaPolicy(),
-    alerting: AlertPolicy = AlertPolicy(),
+    goals: Annotated[PerformancePolicy | None, Override()] = None,
+    quota: Annotated[QuotaPolicy | None, Override()] = None,
+    alerting: Annotated[AlertPolicy | None, Override()] = None,
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> PerformanceReport:
@@ -26,15 +29,16 @@ def monitor_performance(
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
     with depots.store() as engine:
-        seen = performance.read(engine, goals, quota, as_of)
+        rules = followed(engine, goals=goals, quota=quota, alerting=alerting)
+        seen = performance.read(engine, rules.goals, rules.quota, as_of)
         windows = performance.work_out(engine, seen, as_of)
 
-        judged = findings.judge(seen, goals, as_of)
+        judged = findings.judge(seen, rules.goals, as_of)
 
         observed = None
         if not dry_run:
             performance.record(engine, windows)
-            observed = alerts.observe(engine, judged.findings, rules=judged.rules, run_id=run_id, policy=alerting)
+            observed = alerts.observe(engine, judged.findings, rules=judged.rules, run_id=run_id, policy=rules.alerting)
             alerts.deliver(engine)
         recorded = 0 if dry_run else len({one.start_at for one in windows})
         return performance.publish(

@@ -1,7 +1,10 @@
 """Which cache entries earn their keep."""
 
+from typing import Annotated
+
 from prefect import flow
 
+from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.jobs.pruning import PrunePolicy, PruneReport
 from reelkeeper.rules.lifecycle.keeping import KeepingPolicy
 from tasks import caches, depots, heartbeats, runs
@@ -10,8 +13,8 @@ from tasks.parameters import AsOf, DryRun
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def prune_cache(
-    pruning: PrunePolicy = PrunePolicy(),
-    keeping: KeepingPolicy = KeepingPolicy(),
+    pruning: Annotated[PrunePolicy | None, Override()] = None,
+    keeping: Annotated[KeepingPolicy | None, Override()] = None,
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> PruneReport:
@@ -24,12 +27,13 @@ def prune_cache(
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
     with depots.opened() as depot:
-        plan = caches.judge(depot, pruning, as_of, run_id, dry_run=dry_run)
+        rules = followed(depot.engine, pruning=pruning, keeping=keeping)
+        plan = caches.judge(depot, rules.pruning, as_of, run_id, dry_run=dry_run)
         report = PruneReport("prune_cache", run_id, dry_run, plan.entries, plan.size_bytes, plan.by_rule())
         if dry_run:
-            return caches.preview(depot, report, keeping)
+            return caches.preview(depot, report, rules.keeping)
 
         with depots.lease(depot, "prune_cache") as lease:
-            done = caches.carry_out(depot, lease, plan, pruning, run_id)
-            forgotten = caches.forget(depot, lease, keeping)
+            done = caches.carry_out(depot, lease, plan, rules.pruning, run_id)
+            forgotten = caches.forget(depot, lease, rules.keeping)
     return report.after(done.dropped, done.stayed, forgotten)

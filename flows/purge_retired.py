@@ -1,8 +1,10 @@
 """Which retired blobs have waited out their grace: the only flow that deletes bytes."""
 
+from typing import Annotated
+
 from prefect import flow
 
-from reelkeeper.model import Grace
+from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.lifecycle import guard
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import Report
@@ -12,9 +14,9 @@ from tasks.parameters import AsOf, DryRun, GraceDays, PlanId, ServiceGraceDays
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def purge_retired(
-    limits: BlastRadius = BlastRadius(),
-    grace_days: GraceDays = 7,
-    grace_days_service_keys: ServiceGraceDays = 14,
+    limits: Annotated[BlastRadius | None, Override()] = None,
+    grace_days: GraceDays = None,
+    grace_days_service_keys: ServiceGraceDays = None,
     dry_run: DryRun = True,
     as_of: AsOf = None,
     plan_id: PlanId = None,
@@ -25,20 +27,21 @@ def purge_retired(
     out as it stands. At most `limits.max_objects` videos go in one run, those that have waited longest.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
-    grace = Grace(grace_days, grace_days_service_keys)
-    terms = plans.terms(
-        grace_days=grace.days, grace_days_service_keys=grace.service_days, max_objects=limits.max_objects
-    )
 
     with depots.opened() as depot:
+        rules = followed(depot.engine, limits=limits)
+        grace = rules.lifecycle.grace.overridden(grace_days, grace_days_service_keys)
+        terms = plans.terms(
+            grace_days=grace.days, grace_days_service_keys=grace.service_days, max_objects=rules.limits.max_objects
+        )
         if plan_id is None:
             plan_id = plans.draw_purge(
-                depot, terms, as_of=as_of, run_id=run_id, grace=grace, max_videos=limits.max_objects
+                depot, terms, as_of=as_of, run_id=run_id, grace=grace, max_videos=rules.limits.max_objects
             )
         plan = plans.show(depot, plan_id)
 
         def judge(_retired_in_24h: int, last_population: int | None) -> None:
-            guard.purge_within(limits, plan, last_population)
+            guard.purge_within(rules.limits, plan, last_population)
 
         if dry_run:
             return plans.preview(depot, plan, run_id, judge)

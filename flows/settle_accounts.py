@@ -1,7 +1,10 @@
 """Whether holds, balances and bytes add up, and what nobody settled in time."""
 
+from typing import Annotated
+
 from prefect import flow
 
+from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.billing.accounts import RULE, AccountsReport, findings
 from tasks import accounts, alerts, depots, heartbeats, runs
@@ -9,7 +12,9 @@ from tasks.parameters import DryRun
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
-def settle_accounts(alerting: AlertPolicy = AlertPolicy(), dry_run: DryRun = True) -> AccountsReport:
+def settle_accounts(
+    alerting: Annotated[AlertPolicy | None, Override()] = None, dry_run: DryRun = True
+) -> AccountsReport:
     """Count every balance and every user's bytes anew, then give back overdue holds and reservations.
 
     A figure that does not add up freezes all changes, is told until it does, and nothing is given back meanwhile. A dry
@@ -18,13 +23,14 @@ def settle_accounts(alerting: AlertPolicy = AlertPolicy(), dry_run: DryRun = Tru
     run_id = runs.run_id()
 
     with depots.opened() as depot:
+        rules = followed(depot.engine, alerting=alerting)
         report = accounts.look(depot, run_id, dry_run=dry_run)
         if dry_run:
             return accounts.publish(report)
 
         if report.mismatches:
             accounts.stop(depot, report)
-        alerts.observe(depot.engine, findings(report.mismatches), rules=[RULE], run_id=run_id, policy=alerting)
+        alerts.observe(depot.engine, findings(report.mismatches), rules=[RULE], run_id=run_id, policy=rules.alerting)
         alerts.deliver(depot.engine)
         accounts.publish(report).require_sound()
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from reelkeeper.model import Grace
+from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.lifecycle import guard
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import SyncReport
@@ -16,10 +16,10 @@ from tasks.parameters import AsOf, DryRun, GraceDays, Says, ServiceGraceDays
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def sync_catalog(
-    limits: BlastRadius = BlastRadius(),
-    adoption: AdoptionLimits = AdoptionLimits(),
-    grace_days: GraceDays = 7,
-    grace_days_service_keys: ServiceGraceDays = 14,
+    limits: Annotated[BlastRadius | None, Override()] = None,
+    adoption: Annotated[AdoptionLimits | None, Override()] = None,
+    grace_days: GraceDays = None,
+    grace_days_service_keys: ServiceGraceDays = None,
     reads_are_views: Annotated[
         bool, Says("Cloudflare's count of reads becomes the views: without a CDN before the bucket")
     ] = False,
@@ -36,20 +36,21 @@ def sync_catalog(
     that no CDN stands before. With `shards`, so many parts of the bucket are listed at the same time.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
-    grace = Grace(grace_days, grace_days_service_keys)
 
     with depots.opened() as depot:
+        rules = followed(depot.engine, limits=limits, adoption=adoption)
+        grace = rules.lifecycle.grace.overridden(grace_days, grace_days_service_keys)
         if dry_run:
             found = catalogs.look(depot, run_id, shards=shards)
-            guard.listing_within(limits, found.seen, found.expected)
-            return reports.publish_sync(catalogs.preview(depot, found, adoption, run_id, as_of))
+            guard.listing_within(rules.limits, found.seen, found.expected)
+            return reports.publish_sync(catalogs.preview(depot, found, rules.adoption, run_id, as_of))
 
         with depots.lease(depot, "sync_catalog") as lease:
             settled = catalogs.settle_left_open(depot, lease, run_id=run_id, grace=grace)
             found = catalogs.look(depot, run_id, shards=shards)
-            guard.listing_within(limits, found.seen, found.expected)
+            guard.listing_within(rules.limits, found.seen, found.expected)
             report = catalogs.bring_in_line(
-                depot, lease, found, settled, adopting=adoption, run_id=run_id, as_of=as_of, grace=grace
+                depot, lease, found, settled, adopting=rules.adoption, run_id=run_id, as_of=as_of, grace=grace
             )
             reports.publish_sync(report)
             if reads_are_views:

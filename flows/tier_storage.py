@@ -6,6 +6,7 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
+from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.lifecycle import guard, lifecycle
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
@@ -17,10 +18,10 @@ from tasks.parameters import AsOf, DryRun, PlanId, Says
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def tier_storage(
-    policy: LifecyclePolicy = LifecyclePolicy(),
-    limits: BlastRadius = BlastRadius(),
-    recipe: Recipe = Recipe(),
-    acceptance: Acceptance = Acceptance(),
+    policy: Annotated[LifecyclePolicy | None, Override()] = None,
+    limits: Annotated[BlastRadius | None, Override()] = None,
+    recipe: Annotated[Recipe | None, Override()] = None,
+    acceptance: Annotated[Acceptance | None, Override()] = None,
     helpers: Annotated[int, Field(ge=0, le=100), Says("Runs of transcode_videos that help, on other workers")] = 0,
     dry_run: DryRun = True,
     as_of: AsOf = None,
@@ -29,22 +30,23 @@ def tier_storage(
     """Compress the videos that are seldom watched, and retire those that nobody watches.
 
     A dry run saves and shows the plan, and changes nothing. `plan_id` names a saved plan of at most 24 hours to carry
-    out as it stands. What is compressed or retired can be brought back for `policy.grace_days`. So many `helpers`,
+    out as it stands. What is compressed or retired can be brought back for `lifecycle.grace_days`. So many `helpers`,
     runs of `transcode_videos` on other workers, are asked to compress too.
     """
-    policy.require_active("tier_storage")
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
-    terms = plans.terms(policy=policy, recipe=recipe, acceptance=acceptance)
 
     with depots.opened() as depot:
+        rules = followed(depot.engine, lifecycle=policy, limits=limits, recipe=recipe, acceptance=acceptance)
+        rules.lifecycle.require_active("tier_storage")
+        terms = plans.terms(policy=rules.lifecycle, recipe=rules.recipe, acceptance=rules.acceptance)
         if plan_id is None:
-            mark = transcodes.recipe_mark(recipe, acceptance)
+            mark = transcodes.recipe_mark(rules.recipe, rules.acceptance)
             live = videos.stream_live(depot, as_of)
-            judged = lifecycle.verdicts(live, policy, as_of, mark, recipe.skip_codecs)
-            chosen = lifecycle.largest_first(lifecycle.for_tiering(judged), policy.compress_limit)
-            plan_id = plans.draw(depot, "tier_storage", terms, chosen, limits=limits, as_of=as_of, run_id=run_id)
+            judged = lifecycle.verdicts(live, rules.lifecycle, as_of, mark, rules.recipe.skip_codecs)
+            chosen = lifecycle.largest_first(lifecycle.for_tiering(judged), rules.lifecycle.compress_limit)
+            plan_id = plans.draw(depot, "tier_storage", terms, chosen, limits=rules.limits, as_of=as_of, run_id=run_id)
         plan = plans.show(depot, plan_id)
-        judge = partial(guard.within, limits, plan)
+        judge = partial(guard.within, rules.limits, plan)
         if dry_run:
             return plans.preview(depot, plan, run_id, judge)
         transcodes.require_workers()
@@ -55,7 +57,7 @@ def tier_storage(
             if helpers:
                 plans.ask_for_help(plan, helpers)
             try:
-                videos.retire_planned(depot, lease, plan.id, run_id=run_id, grace=policy.grace)
+                videos.retire_planned(depot, lease, plan.id, run_id=run_id, grace=rules.lifecycle.grace)
                 transcodes.compress_planned(depot, shared, plan.id)
             finally:
                 report = reports.publish(depot, plan, run_id)

@@ -1,7 +1,10 @@
 """How many jobs should run at once? One step of the controller."""
 
+from typing import Annotated
+
 from prefect import flow
 
+from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs import steering
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
@@ -12,8 +15,8 @@ from tasks.parameters import AsOf, DryRun
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def tune_concurrency(
-    concurrency: ConcurrencyPolicy = ConcurrencyPolicy(),
-    book: PriceBook = PriceBook(),
+    concurrency: Annotated[ConcurrencyPolicy | None, Override()] = None,
+    book: Annotated[PriceBook | None, Override()] = None,
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> TuningReport:
@@ -24,11 +27,12 @@ def tune_concurrency(
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
     with depots.store() as engine:
-        before, steered, ended = limits.read(engine, concurrency, as_of)
+        rules = followed(engine, concurrency=concurrency, book=book)
+        before, steered, ended = limits.read(engine, rules.concurrency, as_of)
 
-        tuned = steering.tune(steered, ended, book, concurrency, as_of)
+        tuned = steering.tune(steered, ended, rules.book, rules.concurrency, as_of)
 
         if not dry_run:
             limits.remember(engine, before, tuned.steered)
             limits.set_limit(tuned.step.limit)
-        return limits.publish(tuned, concurrency, run_id=run_id, as_of=as_of, dry_run=dry_run)
+        return limits.publish(tuned, rules.concurrency, run_id=run_id, as_of=as_of, dry_run=dry_run)

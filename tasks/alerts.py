@@ -23,7 +23,7 @@ def observe(
     *,
     rules: Collection[str],
     run_id: str,
-    policy: AlertPolicy = AlertPolicy(),
+    policy: AlertPolicy,
 ) -> Observed:
     """Note what the rules that were looked at have found; what is news goes into the outbox."""
     observed = alerts.observe(engine, findings, rules=rules, run_id=run_id, policy=policy)

@@ -17,12 +17,12 @@ from reelkeeper.operations.forecast import forecast
 from reelkeeper.operations.reports import figures
 from reelkeeper.operations.reports.report import gather
 from reelkeeper.rules.billing.pricing import Usage
-from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.forecast.costs import Cost
 from reelkeeper.rules.forecast.report import ForecastReport, totals, usd
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.savings import Idle
+from reelkeeper.rules.policies import Policies
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.videos.videos import live_videos
@@ -31,19 +31,19 @@ FLOW = "forecast_costs"
 
 
 @task(task_run_name="forecast the bill", cache_policy=NO_CACHE)
-def predict(depot: Depot, as_of: datetime, months: int, policy: LifecyclePolicy, book: PriceBook) -> list[Cost]:
+def predict(depot: Depot, as_of: datetime, months: int, policies: Policies) -> list[Cost]:
     """Forecast the bill of this month and those after it; nothing of a store in which no day's usage is known yet."""
     try:
-        return forecast.predict_costs(depot.engine, as_of, months=months, policy=policy, book=book)
+        return forecast.predict_costs(depot.engine, as_of, months=months, policies=policies)
     except UsageUnknown as error:
         get_run_logger().warning("%s", error)
         return []
 
 
 @task(task_run_name="read what is stored", cache_policy=NO_CACHE)
-def stored_now(depot: Depot, as_of: datetime) -> Usage:
+def stored_now(depot: Depot, as_of: datetime, policies: Policies) -> Usage:
     """Read what a month would use if it were stored throughout as it is now."""
-    return forecast.stored_now(depot.engine, as_of)
+    return forecast.stored_now(depot.engine, as_of, policies)
 
 
 @task(task_run_name="survey what is idle", cache_policy=NO_CACHE)

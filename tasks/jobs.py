@@ -35,8 +35,8 @@ def preview(depot: Depot, order: DispatchPolicy, run_id: str) -> DispatchReport:
 @task(task_run_name="keep the slots full", cache_policy=NO_CACHE)
 def keep_slots_full(
     depot: Depot,
-    order: DispatchPolicy,
-    attempts: AttemptPolicy,
+    order: DispatchPolicy | None,
+    attempts: AttemptPolicy | None,
     *,
     slots: int,
     seconds: float,

@@ -21,8 +21,10 @@ DryRun = Annotated[bool, Says("Only say what would be done; switched off, it is 
 AsOf = Annotated[AwareDatetime | None, Says("Judge ages, views and days as of this moment; else as of its due time")]
 PlanId = Annotated[str | None, Says("Carry out this saved plan, of at most 24 hours, as it stands")]
 GraceDays = Annotated[
-    int, Field(ge=1, le=365), Says("Days in which what is retired can be restored, before its bytes are purged")
+    Annotated[int, Field(ge=1, le=365)] | None,
+    Says("Days in which what is retired can be restored, before its bytes are purged; else as the policy says"),
 ]
 ServiceGraceDays = Annotated[
-    int, Field(ge=1, le=365), Says("The same for keys of the service's, which it may overwrite meanwhile")
+    Annotated[int, Field(ge=1, le=365)] | None,
+    Says("The same for keys of the service's, which it may overwrite meanwhile"),
 ]

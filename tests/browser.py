@@ -43,7 +43,7 @@ PALE = """
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # as long as it lasts, its event loop runs in this thread, and no other can
 def chromium() -> Iterator[Browser]:
     """Debian's Chromium. Where it is absent this fails in CI, and elsewhere skips."""
     place = shutil.which("chromium")

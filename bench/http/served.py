@@ -39,7 +39,9 @@ def bare(engine: sa.Engine) -> FastAPI:
 
 def ours(engine: sa.Engine, folder: Path) -> FastAPI:
     """Make Reelkeeper's app. No request of this benchmark reaches its bucket."""
-    return create_app(Backing(Depot(engine, Mock(spec=r2.Bucket), "bench"), folder, _UNHURRIED))
+    stands = Backing(Depot(engine, Mock(spec=r2.Bucket), "bench"), folder)
+    stands.load.limit(_UNHURRIED)
+    return create_app(stands)
 
 
 def main() -> None:

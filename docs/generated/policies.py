@@ -8,23 +8,24 @@ from pydantic import BaseModel
 
 from docs.generated import flows
 from docs.generated.tables import code, kind, table
-from reelkeeper.operations.jobs.admit import Terms
-from reelkeeper.rules.core.access import AccessPolicy
-from reelkeeper.rules.spend.budget import BudgetPolicy
+from reelkeeper.operations.core.policy_document import shown
+from reelkeeper.rules.policies import DEFAULTS, Policies, section_of
 
+_API_FOLLOWS: Final = ("access", "admission", "book", "budget", "lifecycle", "quota")
 _API: Final = "[`reelkeeper api`](commands.md#reelkeeper-api)"
 
 
 def used() -> dict[tuple[str, type[BaseModel]], list[str]]:
-    """Give each policy by the name that `--param` calls it, with links to what takes it."""
-    found: dict[tuple[str, type[BaseModel]], list[str]] = {}
+    """Give each section with links to the flows that take an exception to it, and to what else follows it."""
+    found: dict[tuple[str, type[BaseModel]], list[str]] = {
+        (name, type(getattr(DEFAULTS, name))): [] for name in Policies.model_fields
+    }
     for flow in flows.names():
-        for name, hint, _ in flows.parameters(flow):
-            if isinstance(hint, type) and issubclass(hint, BaseModel):
-                found.setdefault((name, hint), []).append(f"[`{flow}`](flows.md#{flow})")
-    for field, policy in {"access": AccessPolicy(), "budget": BudgetPolicy(), **Terms()._asdict()}.items():
-        name = "policy" if field == "lifecycle" else field
-        found.setdefault((name, type(policy)), []).append(_API)
+        for _, hint, _ in flows.parameters(flow):
+            if (policy := flows.policy_of(hint)) is not None:
+                found[section_of(policy), policy].append(f"[`{flow}`](flows.md#{flow})")
+    for name in _API_FOLLOWS:
+        found[name, type(getattr(DEFAULTS, name))].append(_API)
     return found
 
 
@@ -41,11 +42,11 @@ def fields(prefix: str, policy: type[BaseModel]) -> Iterator[tuple[str, str, str
             yield from fields(f"{prefix}.{name}", type(field.default))
         else:
             said = kind(schema["properties"][name], schema.get("$defs", {}))
-            yield f"`{prefix}.{name}`", said, _default(field.default), field.description or ""
+            yield f"`{prefix}.{name}`", said, _default(name, field.default), field.description or ""
 
 
-def _default(value: object) -> str:
-    return code(list(value)) if isinstance(value, tuple) else code(value)
+def _default(name: str, value: object) -> str:
+    return f"`{shown(name, value)}`" if value is None else code(list(value) if isinstance(value, tuple) else value)
 
 
 def _section(name: str, policy: type[BaseModel], takers: list[str]) -> str:
@@ -54,7 +55,7 @@ def _section(name: str, policy: type[BaseModel], takers: list[str]) -> str:
         [
             f"## {flows.titled(name, policy)}",
             said,
-            f"Taken by {', '.join(takers)}. It is `{policy.__module__.replace('.', '/')}.py`.",
+            f"Followed by {', '.join(takers)}. It is `{policy.__module__.replace('.', '/')}.py`.",
             table(("parameter", "what it is", "default", "what it says"), fields(name, policy)),
         ]
     )

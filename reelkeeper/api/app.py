@@ -16,7 +16,6 @@ from reelkeeper.api.dispatching import Dispatching
 from reelkeeper.api.figures import Requests
 from reelkeeper.api.following import Following
 from reelkeeper.api.gate import Gate
-from reelkeeper.api.load import Load
 from reelkeeper.api.problems import Problem, answer_errors
 from reelkeeper.api.routes import health, hooks, images, jobs, uploads, users, videos
 
@@ -33,15 +32,15 @@ def create_app(stands: Backing) -> FastAPI:
     )
     app.state.backing = stands
     app.state.registry = CollectorRegistry()
-    app.state.registry.register(Service(stands.depot.engine, stands.budget))
+    app.state.registry.register(Service(stands.depot.engine))
     app.state.dispatching = Dispatching(stands.depot.engine, stands.orchestrator, app.state.registry)
-    app.state.load = Load(stands.access, stands.depot.engine)
+    app.state.load = stands.load
     app.state.readiness = health.Asking(stands.depot.engine)
-    app.state.following = Following(stands.depot.engine, stands.terms.admission.slots)
+    app.state.following = Following(stands.depot.engine)
     for room in (health, jobs, videos, users, uploads, images, hooks):
         app.include_router(room.router)
     answer_errors(app)
-    app.add_middleware(Gate, engine=stands.depot.engine, policy=stands.access, load=app.state.load)
+    app.add_middleware(Gate, engine=stands.depot.engine, load=stands.load)
     app.add_middleware(Requests, registry=app.state.registry)
     app.openapi = lambda: _schema(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     return app
@@ -50,9 +49,10 @@ def create_app(stands: Backing) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.dispatching.start()
-    clock = asyncio.create_task(app.state.load.keep_time())
+    tasks = [asyncio.create_task(one) for one in (app.state.load.keep_time(), app.state.load.keep_limits())]
     yield
-    clock.cancel()
+    for task in tasks:
+        task.cancel()
     app.state.following.stop()
     app.state.dispatching.stop()
 

@@ -10,11 +10,9 @@ from fastapi.security import HTTPBearer
 from pydantic import StringConstraints
 
 from reelkeeper.adapters.orchestrator import Orchestrator
+from reelkeeper.api.load import Load
 from reelkeeper.model.access import Caller, Scope
 from reelkeeper.operations.core.workspace import Depot
-from reelkeeper.operations.jobs.admit import Terms
-from reelkeeper.rules.core.access import AccessPolicy
-from reelkeeper.rules.spend.budget import BudgetPolicy
 
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]  # as keys are made of them
 IdempotencyKey = Annotated[
@@ -31,14 +29,16 @@ _BEARER: Final = HTTPBearer(auto_error=False, description="A token of `reelkeepe
 
 @dataclass(frozen=True)
 class Backing:
-    """A depot, where to work, and by which policies."""
+    """A depot, where to work, and what this process has under way, within the limits in force."""
 
     depot: Depot
     scratch: Path
-    access: AccessPolicy = field(default_factory=AccessPolicy)
-    terms: Terms = field(default_factory=Terms)
-    budget: BudgetPolicy = field(default_factory=BudgetPolicy)
     orchestrator: Orchestrator | None = None
+    load: Load = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with the limits that were in force when the depot was opened."""
+        object.__setattr__(self, "load", Load(self.depot.engine, self.depot.in_force.policies.access))
 
 
 async def backing(request: Request) -> Backing:

@@ -18,7 +18,6 @@ from sqlalchemy.engine import Engine
 
 from reelkeeper.operations.health.status import Money, Status, gather
 from reelkeeper.rules.billing.tariff import class_of
-from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store.billing import usage
 from reelkeeper.store.core import schema
 from reelkeeper.store.core.engine import now, reading
@@ -41,8 +40,8 @@ class _Kept:
 class Service(Collector):
     """Reads from one snapshot of the store, when Prometheus asks."""
 
-    def __init__(self, engine: Engine, budget: BudgetPolicy) -> None:
-        self._engine, self._budget = engine, budget
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._lock = threading.Lock()
         self._kept: _Kept | None = None
 
@@ -54,7 +53,7 @@ class Service(Collector):
         """Give the figures."""
         with self._lock:
             kept = self._kept if self._kept and time.monotonic() < self._kept.until else None
-            found = gather(self._engine, self._budget, money=kept.money if kept else None)
+            found = gather(self._engine, money=kept.money if kept else None)
             with reading(self._engine) as session:
                 size_bytes = schema.size_bytes(session)
                 if kept is None:

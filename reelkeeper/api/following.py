@@ -26,8 +26,8 @@ _log = logging.getLogger(__name__)
 class Following:
     """The jobs that streams listen to, and a task that looks at them while there are any."""
 
-    def __init__(self, engine: Engine, slots: int) -> None:
-        self._engine, self._slots = engine, slots
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._listeners: dict[str, set[asyncio.Event]] = {}
         self._seen: dict[str, Followed] = {}  # the one looked at longest ago is the first
         self._marks: dict[str, object] = {}
@@ -98,7 +98,7 @@ class Following:
         found = []
         for job_id in changed | due:
             try:
-                found.append(follow(self._engine, job_id, slots=self._slots))
+                found.append(follow(self._engine, job_id))
             except NotFound:  # pruned meanwhile
                 continue
         return found, marked

@@ -17,13 +17,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reelkeeper.api.load import Load, Shed, Turns
+from reelkeeper.api.load import Load, Shed
 from reelkeeper.api.problems import problem
 from reelkeeper.api.routes import hooks, images, jobs
 from reelkeeper.model.access import Caller
 from reelkeeper.operations.core.tokens import authenticate
 from reelkeeper.operations.videos.images import MOST_BYTES
-from reelkeeper.rules.core.access import AccessPolicy, Allowance, body_deadline, take
+from reelkeeper.rules.core.access import Allowance, body_deadline, take
 
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
 OPEN: Final = HEALTH | {"/openapi.json", hooks.PATH}
@@ -38,18 +38,15 @@ class Gate:
         self,
         app: ASGIApp,
         engine: Engine,
-        policy: AccessPolicy,
         load: Load,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
         self._engine = engine
-        self._policy = policy
         self._load = load
         self._clock = clock
         self._trusted: dict[str, tuple[Caller, float]] = {}  # token -> its caller, and until when
         self._left: dict[str, Allowance] = {}
-        self._known, self._unknown = (Turns(1, policy.wait_seconds) for _ in range(2))  # who guesses delays no others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or answer it."""
@@ -64,7 +61,7 @@ class Gate:
                 caller = await self._admitted(headers)
                 scope.setdefault("state", {})["caller"] = caller
                 token_id = caller.token_id
-            most_bytes = MOST_BYTES if path == images.PATH else self._policy.body_bytes
+            most_bytes = MOST_BYTES if path == images.PATH else self._load.policy.body_bytes
             _check_length(headers.get("content-length", "0"), most_bytes)
             counted = path not in HEALTH and not path.endswith(jobs.EVENTS)
             with self._load.requests.taken(token_id) if counted else nullcontext():
@@ -84,7 +81,7 @@ class Gate:
             raise Shed(401, "token", detail, {"WWW-Authenticate": "Bearer"})
         wait = self._wait(caller)
         if wait:
-            detail = f"token {caller.token_id} may ask {self._policy.requests_a_second:g} times a second"
+            detail = f"token {caller.token_id} may ask {self._load.policy.requests_a_second:g} times a second"
             raise Shed(429, "rate", detail, {"Retry-After": str(int(wait) + 1)})
         return caller
 
@@ -98,8 +95,8 @@ class Gate:
         if found and found[1] > at:
             return found[0]
         if found:  # one request looks it up again, and the others go on meanwhile
-            self._trusted[text] = found[0], at + self._policy.wait_seconds
-        async with (self._known if found else self._unknown).turn():
+            self._trusted[text] = found[0], at + self._load.policy.wait_seconds
+        async with (self._load.known if found else self._load.unknown).turn():
             caller = await run_sync(authenticate, self._engine, text)
         if caller is None:
             self._trusted.pop(text, None)
@@ -110,7 +107,7 @@ class Gate:
         return caller
 
     def _wait(self, caller: Caller) -> float:
-        left, wait = take(self._left.get(caller.token_id), self._policy, self._clock())
+        left, wait = take(self._left.get(caller.token_id), self._load.policy, self._clock())
         self._left[caller.token_id] = left
         return wait
 
@@ -122,7 +119,7 @@ class Gate:
             nonlocal taken, is_whole
             if is_whole:
                 return await receive()
-            left = began + body_deadline(self._policy, taken) - self._clock()
+            left = began + body_deadline(self._load.policy, taken) - self._clock()
             try:
                 async with asyncio.timeout(left):
                     message = await receive()

@@ -4,6 +4,7 @@ Work with the store waits for its turn, for a bounded time. Health checks stand 
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -11,16 +12,22 @@ from random import choice
 from time import monotonic
 from typing import Annotated, Any, Final
 
+from anyio.to_thread import run_sync
 from fastapi import Depends, Request
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from reelkeeper.errors import SchemaError
+from reelkeeper.operations.core.policies import current
 from reelkeeper.rules.core.access import AccessPolicy
 
 # With tokens, streams, health checks and dispatching, they need no more than the 15 connections of SQLAlchemy's pool.
 _PLACES: Final = 10
 _SQLITE_PLACES: Final = 4  # it answers within the process: more threads than cores only take the loop's time
 _TICK_SECONDS: Final = 0.1
+_LIMITS_SECONDS: Final = 1.0
+_log = logging.getLogger(__name__)
 _RETRY_SECONDS: Final = range(2, 9)  # not the same for all, who would come back together
 
 
@@ -38,9 +45,14 @@ class Cap:
     """At most so many of something at once, of one token and in all."""
 
     def __init__(self, noun: str, of_token: int, at_once: int) -> None:
-        self._noun, self._of_token, self._at_once = noun, of_token, at_once
+        self._noun = noun
+        self.limit(of_token, at_once)
         self._taken: Counter[str] = Counter()
         self._total = 0
+
+    def limit(self, of_token: int, at_once: int) -> None:
+        """Take so many from now on."""
+        self._of_token, self._at_once = of_token, at_once
 
     @contextmanager
     def taken(self, token_id: str) -> Iterator[None]:
@@ -66,22 +78,22 @@ class Turns:
 
     def __init__(self, places: int, wait_seconds: float) -> None:
         self._places = asyncio.Semaphore(places)
-        self._wait_seconds = wait_seconds
+        self.wait_seconds = wait_seconds
         self._waited_seconds = 0.0  # by the last who had a turn
 
     def is_long(self) -> bool:
         """Say whether somebody who comes now would wait for most of the time that there is."""
-        return self._places.locked() and self._waited_seconds > self._wait_seconds / 2
+        return self._places.locked() and self._waited_seconds > self.wait_seconds / 2
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Hold a place, the first come first. Raises Shed, 503, for one that has waited too long."""
         came = monotonic()
         try:
-            async with asyncio.timeout(self._wait_seconds if self._places.locked() else None):
+            async with asyncio.timeout(self.wait_seconds if self._places.locked() else None):
                 await self._places.acquire()
         except TimeoutError:
-            raise Shed(503, "overload", f"this request had no turn within {self._wait_seconds:g} s") from None
+            raise Shed(503, "overload", f"this request had no turn within {self.wait_seconds:g} s") from None
         self._waited_seconds = monotonic() - came
         try:
             yield
@@ -92,7 +104,9 @@ class Turns:
 class Load:
     """What one process has under way."""
 
-    def __init__(self, policy: AccessPolicy, engine: Engine) -> None:
+    def __init__(self, engine: Engine, policy: AccessPolicy) -> None:
+        self._engine, self._late_seconds = engine, 0.0
+        self.policy = policy
         self.requests = Cap("requests under way", policy.requests_of_token, policy.requests_at_once)
         self.streams = Cap("event streams", policy.streams_of_token, policy.streams_at_once)
         self.uploads = Cap("uploads on their way in", policy.uploads_of_token, policy.uploads_at_once)
@@ -101,7 +115,28 @@ class Load:
         # SQLite takes one writer at a time, and who waits for it there looks again only now and then
         self.writing = Turns(1 if is_sqlite else _PLACES, policy.wait_seconds)
         self.images = Turns(4, policy.wait_seconds)  # whose bytes are in memory
-        self._late_seconds, self._most_late_seconds = 0.0, policy.wait_seconds / 2
+        self.known, self.unknown = (Turns(1, policy.wait_seconds) for _ in range(2))  # who guesses delays no others
+
+    async def keep_limits(self) -> None:
+        """Take over for ever what is applied, within a second. What cannot be read now is read at the next look."""
+        while True:
+            await asyncio.sleep(_LIMITS_SECONDS)
+            try:
+                policy = (await run_sync(current, self._engine)).policies.access
+            except (SQLAlchemyError, SchemaError) as error:
+                _log.warning("the limits in force were not read: %s", type(error).__name__)
+                continue
+            if policy is not self.policy:
+                self.limit(policy)
+
+    def limit(self, policy: AccessPolicy) -> None:
+        """Hold what comes from now on to these limits; what is under way stays."""
+        self.policy = policy
+        self.requests.limit(policy.requests_of_token, policy.requests_at_once)
+        self.streams.limit(policy.streams_of_token, policy.streams_at_once)
+        self.uploads.limit(policy.uploads_of_token, policy.uploads_at_once)
+        for turns in (self.work, self.writing, self.images, self.known, self.unknown):
+            turns.wait_seconds = policy.wait_seconds
 
     async def keep_time(self) -> None:
         """See for ever how late this process comes to what it has to do."""
@@ -112,7 +147,7 @@ class Load:
 
     def check(self) -> None:
         """Raise Shed, 503, where a request has waited long already, or would: to refuse it here costs least."""
-        if self._late_seconds > self._most_late_seconds:
+        if self._late_seconds > self.policy.wait_seconds / 2:
             raise Shed(503, "overload", f"this process is {self._late_seconds:.1f} s behind")
         if self.work.is_long():
             raise Shed(503, "overload", "too many requests wait for a turn")

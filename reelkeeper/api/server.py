@@ -19,6 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from reelkeeper.api.load import Load
 from reelkeeper.rules.core.access import AccessPolicy
 
 _OTHER_FILES: Final = 200  # the store's, the bucket's and logs; the API itself opens about 60
@@ -31,10 +32,20 @@ _log = logging.getLogger(__name__)
 class Connections(ServerState):
     """All connections of a server, and those without a request under way, the longest first."""
 
-    def __init__(self, policy: AccessPolicy) -> None:
+    def __init__(self, load: Load) -> None:
         super().__init__()
-        self.policy = policy
+        self._load = load
+        self._asked = load.policy
+        self._policy = with_files(self._asked)
         self.idle: dict[Connection, None] = {}
+
+    @property
+    def policy(self) -> AccessPolicy:
+        """The limits in force, as far as this process may open files."""
+        if self._load.policy is not self._asked:
+            self._asked = self._load.policy
+            self._policy = with_files(self._asked)
+        return self._policy
 
 
 class Connection(H11Protocol):
@@ -125,9 +136,9 @@ class Connection(H11Protocol):
 class Server(uvicorn.Server):
     """uvicorn's server with connections of ours; `on_stop` is called when it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, policy: AccessPolicy, on_stop: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, load: Load, on_stop: Callable[[], None]) -> None:
         super().__init__(config)
-        self.server_state = Connections(policy)
+        self.server_state = Connections(load)
         self._on_stop = on_stop
 
     async def startup(self, sockets: list[socket] | None = None) -> None:

@@ -14,6 +14,7 @@ from reelkeeper.cli.commands import (
     jobs,
     performance,
     plans,
+    policy,
     queue,
     quota,
     report,
@@ -50,6 +51,7 @@ app.command(rich_help_panel=LOOK)(queue.queue)
 app.command(rich_help_panel=LOOK)(performance.performance)
 app.command(rich_help_panel=MONEY)(bill.bill)
 app.add_typer(accounts.group, name="credits", rich_help_panel=MONEY)
+app.add_typer(policy.group, name="policy", rich_help_panel=MONEY)
 app.add_typer(quota.group, name="quota", rich_help_panel=MONEY)
 app.add_typer(simulate.group, name="simulate", rich_help_panel=LOOK)
 app.command(rich_help_panel=MONEY)(report.report)

@@ -6,16 +6,17 @@ import inspect
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
 from reelkeeper.cli import orchestration
-from reelkeeper.cli.opening import configured
+from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import say, table
 
-_NO_DEFAULT = "-"
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 class FlowCommand(TyperCommand):
@@ -52,36 +53,39 @@ def _show(flow: str) -> None:
     orchestration.prepare(configured().state_dir)  # or Prefect makes a folder in the user's home
     function = getattr(importlib.import_module(f"flows.{flow}"), flow).fn
     say(inspect.getdoc(function) or "")
-    table(("!--param", "default", "what it is"), list(_rows(function)))
+    table(("!--param", "in force", "what it is"), list(_rows(function)))
     say("A dry run, unless you say --apply; --as-of and --plan are options of their own.")
 
 
 def _rows(function: Any) -> Iterator[tuple[str, object, str]]:  # noqa: ANN401  a flow's function
     from pydantic import TypeAdapter
 
-    from reelkeeper.cli.parameters import OURS
+    from reelkeeper.cli.parameters import OURS, policy_of
+    from reelkeeper.operations.core.policies import current
+    from reelkeeper.rules.policies import section_of
 
     hints = get_type_hints(function, include_extras=True)
+    with store() as engine:
+        policies = current(engine).policies
     for name, one in inspect.signature(function).parameters.items():
         if name in OURS:
             continue
-        fields = _fields(name, hints[name], one.default)
-        if fields:
-            yield from fields
+        if policy := policy_of(hints[name]):
+            yield from _fields(name, getattr(policies, section_of(policy)))
         else:
-            yield name, _shown(one.default), str(TypeAdapter(hints[name]).json_schema().get("description", ""))
+            said = str(TypeAdapter(hints[name]).json_schema().get("description", ""))
+            yield name, "as the policy says" if one.default is None else str(one.default), said
 
 
-def _fields(name: str, hint: Any, default: object) -> list[tuple[str, object, str]]:  # noqa: ANN401  an annotation
-    """Give a row for each field of a policy, also of one within it; none of anything else."""
-    rows: list[tuple[str, object, str]] = []
-    for field, info in getattr(hint, "model_fields", {}).items():
-        path, value = f"{name}.{field}", getattr(default, field, info.default)
-        rows += _fields(path, info.annotation, value) or [(path, _shown(value), info.description or "")]
-    return rows
+def _fields(name: str, policy: "BaseModel") -> Iterator[tuple[str, object, str]]:
+    """Give a row for each field of a policy, also of one within it."""
+    from pydantic import BaseModel
 
+    from reelkeeper.operations.core.policy_document import shown
+    from reelkeeper.rules.policies import described
 
-def _shown(value: object) -> object:
-    if value is inspect.Parameter.empty:
-        return _NO_DEFAULT
-    return "null" if value is None else str(value)
+    for field, value, said in described(policy):
+        if isinstance(value, BaseModel):
+            yield from _fields(f"{name}.{field}", value)
+        else:
+            yield f"{name}.{field}", shown(field, value), said

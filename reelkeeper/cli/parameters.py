@@ -3,7 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from reelkeeper.errors import Misconfigured, PolicyRefused
 
@@ -53,11 +53,17 @@ def _put(into: dict[str, Any], path: list[str], value: Any) -> None:  # noqa: AN
 
 def _check_path(hint: Any, name: str, rest: list[str]) -> None:  # noqa: ANN401  an annotation
     for part in rest:
-        fields: Mapping[str, Any] = getattr(hint, "model_fields", {})
+        fields: Mapping[str, Any] = getattr(policy_of(hint), "model_fields", {})
         if part not in fields:
             listed = f"; it has {', '.join(fields)}" if fields else "; it takes one value"
             raise Misconfigured(f"--param {name}: no field {part!r}{listed}")
         hint = fields[part].annotation
+
+
+def policy_of(hint: Any) -> Any:  # noqa: ANN401  an annotation
+    """Give the policy of a parameter, also of one that may be left out; None for any other parameter."""
+    parts = (hint, *(inner for part in get_args(hint) for inner in (part, *get_args(part))))
+    return next((part for part in parts if hasattr(part, "model_fields")), None)
 
 
 def _validated(name: str, hint: Any, value: Any) -> Any:  # noqa: ANN401  an annotation and what it validates

@@ -47,15 +47,15 @@ def microusd(text: str) -> int:
     return int(amount)
 
 
-def budgets(**given: str | None) -> "BudgetPolicy":
-    """Read budgets in dollars; "none" is no budget, and what is not given is the default."""
+def budgets(**given: str | None) -> "BudgetPolicy | None":
+    """Read budgets in dollars, as an exception to those in force; "none" is no budget."""
     from pydantic import ValidationError
 
     from reelkeeper.rules.spend.budget import BudgetPolicy
 
     amounts = {name: None if usd == "none" else usd for name, usd in given.items() if usd is not None}
     try:
-        return BudgetPolicy.model_validate(amounts)
+        return BudgetPolicy.model_validate(amounts) if amounts else None
     except ValidationError as error:
         wrong = "; ".join(f"{one['input']!r}: {one['msg']}" for one in error.errors())
         raise typer.BadParameter(f"a budget is dollars, such as 200, or none: {wrong}") from None

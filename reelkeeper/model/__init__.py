@@ -118,8 +118,9 @@ class Grace(NamedTuple):
     days: int = 7
     service_days: int = 14
 
-
-DEFAULT_GRACE = Grace()
+    def overridden(self, days: int | None, service_days: int | None) -> "Grace":
+        """Put in what is given; None leaves it as it is."""
+        return Grace(self.days if days is None else days, self.service_days if service_days is None else service_days)
 
 
 @dataclass(frozen=True, slots=True)

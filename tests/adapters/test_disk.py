@@ -13,8 +13,8 @@ from reelkeeper import disk
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import desk
 from reelkeeper.errors import DiskFull, NotAVideo
-from reelkeeper.operations.lifecycle.transcode import shrink
 from tests.disks import fill, small_disk
+from tests.shrinking import shrink
 
 MB = 1_000_000
 

@@ -17,10 +17,12 @@ import pytest
 from reelkeeper.model.access import Scope
 from reelkeeper.model.requests import Queued
 from reelkeeper.operations.core import tokens
+from reelkeeper.rules.core.access import AccessPolicy
 from tests.api.crowd import CUT, PNG, Answer, Line, head
 from tests.api.served import Served, served
 from tests.faults.world import World
 from tests.operations.desk import ask, fox
+from tests.policies import put_in_force
 
 QUICK = {
     "connections": 40,
@@ -40,8 +42,8 @@ LATE = 60.0  # seconds that nothing here takes, on a busy machine either
 
 @pytest.fixture
 def server(sqlite_world: World, tmp_path: Path) -> Iterator[Served]:
-    options = [word for name, value in QUICK.items() for word in ("--param", f"access.{name}={value}")]
-    with served(sqlite_world, tmp_path, *options) as running:
+    put_in_force(sqlite_world.depot.engine, access=AccessPolicy.model_validate(QUICK))
+    with served(sqlite_world, tmp_path) as running:
         yield running
 
 
@@ -245,7 +247,7 @@ def test_as_many_connections_as_the_process_may_open_files_for(hard: int, connec
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (500, {hard}))
 from reelkeeper.api.server import with_files
-from reelkeeper.rules.access import AccessPolicy
+from reelkeeper.rules.core.access import AccessPolicy
 print(with_files(AccessPolicy()).connections, *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
     said = subprocess.run([sys.executable, "-c", act], check=True, capture_output=True, text=True).stdout

@@ -44,8 +44,8 @@ def test_all_who_listen_to_a_job_and_to_one_that_joined_it_are_told_how_it_ends(
     leader, joined = queued(sqlite_engine, "k1"), queued(sqlite_engine, "k2")
 
     async def act() -> list[list[JobState]]:
-        shared = Following(sqlite_engine, 8)
-        firsts = [follow(sqlite_engine, job_id, slots=8) for job_id in (leader, leader, joined)]
+        shared = Following(sqlite_engine)
+        firsts = [follow(sqlite_engine, job_id) for job_id in (leader, leader, joined)]
         listening = [asyncio.create_task(states(shared.changes(first))) for first in firsts]
         await asyncio.sleep(0.2)
         await asyncio.to_thread(finish, sqlite_engine, leader)
@@ -61,9 +61,9 @@ def test_what_was_seen_before_somebody_else_was_told_the_end_is_corrected(sqlite
     job_id, other = queued(sqlite_engine, "k1"), queued(sqlite_engine, "k2", "another")
 
     async def act() -> list[JobState]:
-        shared = Following(sqlite_engine, 8)
-        stale = follow(sqlite_engine, job_id, slots=8)
-        staying = asyncio.create_task(states(shared.changes(follow(sqlite_engine, other, slots=8))))
+        shared = Following(sqlite_engine)
+        stale = follow(sqlite_engine, job_id)
+        staying = asyncio.create_task(states(shared.changes(follow(sqlite_engine, other))))
         first = shared.changes(stale)
         await anext(first)
         await asyncio.to_thread(finish, sqlite_engine, job_id)
@@ -83,8 +83,8 @@ def test_nothing_is_kept_when_the_last_has_gone(sqlite_engine: sa.Engine) -> Non
     job_id = queued(sqlite_engine, "k1")
 
     async def act() -> Following:
-        shared = Following(sqlite_engine, 8)
-        listening = asyncio.create_task(states(shared.changes(follow(sqlite_engine, job_id, slots=8))))
+        shared = Following(sqlite_engine)
+        listening = asyncio.create_task(states(shared.changes(follow(sqlite_engine, job_id))))
         await asyncio.sleep(0.2)
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
@@ -104,7 +104,7 @@ def test_a_change_of_progress_is_told(sqlite_engine: sa.Engine) -> None:
             session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(progress=0.5))
 
     async def act() -> float:
-        changes = Following(sqlite_engine, 8).changes(follow(sqlite_engine, job_id, slots=8))
+        changes = Following(sqlite_engine).changes(follow(sqlite_engine, job_id))
         await anext(changes)
         await asyncio.to_thread(half)
         async with asyncio.timeout(30):

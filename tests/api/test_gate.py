@@ -55,9 +55,9 @@ def test_a_revoked_token_is_refused_once_it_is_no_longer_trusted(
 
 
 def test_who_asks_too_often_is_told_how_long_to_wait(world: World, stands: Backing) -> None:
-    slow = Backing(stands.depot, stands.scratch, AccessPolicy(requests_a_second=0.01, burst=2, body_bytes=2_000))
+    stands.load.limit(AccessPolicy(requests_a_second=0.01, burst=2, body_bytes=2_000))
     _, text = tokens.create(world.depot.engine, "often", tuple(Scope), author="test")
-    client = TestClient(create_app(slow), headers={"Authorization": f"Bearer {text}"})
+    client = TestClient(create_app(stands), headers={"Authorization": f"Bearer {text}"})
     assert [client.get("/v1/none").status_code for _ in range(3)] == [404, 404, 429]
     answer = client.get("/v1/none")
     problem(answer, 429)

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from reelkeeper.adapters.generator.webhook import HEADER, sign
 from reelkeeper.api.routes.hooks import PATH
 from reelkeeper.operations.jobs.claim import announce, claim, note_sent, park
+from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.settings import settings
 from tests.api.answers import problem
 from tests.faults.world import World
@@ -35,7 +36,7 @@ def test_a_parked_job_is_looked_at_at_once_when_its_provider_calls(caller: TestC
     engine = world.depot.engine
     enqueue(engine, row("j"))
     (mine,) = claim(engine, "w", [None], limit=1)
-    park(engine, note_sent(engine, announce(engine, mine, "http"), "p1"), "no answer")
+    park(engine, note_sent(engine, announce(engine, mine, "http"), "p1"), "no answer", AttemptPolicy())
     assert claim(engine, "w", [None], limit=1) == []
     assert caller.post(PATH, content=BODY, headers=signed()).status_code == 204
     (again,) = claim(engine, "w", [None], limit=1)

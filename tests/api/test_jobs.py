@@ -2,7 +2,6 @@
 
 import json
 import threading
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -19,7 +18,6 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import freeze, tokens
 from reelkeeper.operations.jobs import settle
-from reelkeeper.operations.jobs.admit import Terms
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import jobs
@@ -27,6 +25,7 @@ from tests.api.answers import problem
 from tests.faults.world import World
 from tests.operations.books import DOLLAR, make_user
 from tests.operations.desk import claim, make
+from tests.policies import put_in_force
 
 
 @pytest.fixture(autouse=True)
@@ -168,9 +167,9 @@ def test_a_job_is_followed_until_it_ends(client: TestClient, world: World, monke
 
 
 def test_beyond_the_budget_a_new_job_is_refused_with_when_to_ask_again(world: World, stands: Backing) -> None:
-    terms = Terms(AdmissionPolicy(daily_limit_usd=Decimal(0)))
+    put_in_force(world.depot.engine, admission=AdmissionPolicy(daily_limit_usd=Decimal(0)))
     _, text = tokens.create(world.depot.engine, "a test", tuple(Scope), author="test")
-    app = create_app(replace(stands, terms=terms))
+    app = create_app(stands)
     with TestClient(app, headers={"Authorization": f"Bearer {text}"}) as client:
         answer = ask(client, "k1")
         said = problem(answer, 503)

@@ -44,7 +44,9 @@ def served(
     with transaction(world.depot.engine, "test") as session:
         ledger.grant(session, "ann", 10**9, "first", run_id="test")
     _, text = tokens.create(world.depot.engine, "a test", tuple(Scope), author="test")
-    return create_app(Backing(world.depot, folder / "scratch", UNHURRIED)), text
+    stands = Backing(world.depot, folder / "scratch")
+    stands.load.limit(UNHURRIED)
+    return create_app(stands), text
 
 
 @pytest.fixture

@@ -1,21 +1,23 @@
 """`--param`: what the command line says becomes a flow's parameters, or is refused with field, value and limit."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
 from reelkeeper.cli import parameters
 from reelkeeper.errors import Misconfigured, PolicyRefused
+from reelkeeper.operations.core.overrides import Override
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Recipe
+from reelkeeper.rules.policies import DEFAULTS
 
 
 def flow(
-    policy: LifecyclePolicy,
-    limits: BlastRadius,
-    recipe: Recipe,
+    policy: Annotated[LifecyclePolicy | None, Override()] = None,
+    limits: Annotated[BlastRadius | None, Override()] = None,
+    recipe: Annotated[Recipe | None, Override()] = None,
     grace_days: int = 7,
     dry_run: bool = True,
     as_of: str | None = None,
@@ -32,19 +34,33 @@ def test_dotted_names_build_typed_policies() -> None:
     given = read(
         "limits.max_objects=10",
         "limits.max_percent=2.5",
-        "policy.retention_pro_days=null",
+        "policy.retention_pro_days=never",
         "recipe.codec=vp9",
         "recipe.payback.cpu_usd_per_hour=0.04",
         "grace_days=9",
     )
     assert given["limits"] == BlastRadius(max_objects=10, max_percent=2.5)
     assert given["policy"] == LifecyclePolicy(retention_pro_days=None)
+    assert given["policy"].model_fields_set == {"retention_pro_days"}
     assert (given["recipe"].codec, str(given["recipe"].payback.cpu_usd_per_hour)) == ("vp9", "0.04")
     assert given["grace_days"] == 9
 
 
 def test_a_whole_policy_can_be_given_as_json() -> None:
     assert read('limits={"max_objects": 1}') == {"limits": BlastRadius(max_objects=1)}
+
+
+def test_null_leaves_a_field_as_the_policy_in_force_says() -> None:
+    """Prefect's forms write null for a field that nobody touched."""
+    assert read("policy.retention_pro_days=null")["policy"].model_fields_set == set()
+
+
+def test_fields_that_contradict_what_is_shipped_may_suit_what_is_in_force() -> None:
+    given = read("policy.retention_free_days=100")["policy"]
+    with pytest.raises(ValueError, match="free users"):
+        DEFAULTS.overridden(lifecycle=given)
+    longer = DEFAULTS.overridden(lifecycle=LifecyclePolicy(retention_premium_days=200))
+    assert longer.overridden(lifecycle=given).lifecycle.retention_free_days == 100
 
 
 def test_nothing_given_leaves_the_flows_own_defaults() -> None:
@@ -59,10 +75,9 @@ def test_nothing_given_leaves_the_flows_own_defaults() -> None:
         ("limits.max_percent=Infinity", "limits.max_percent=inf"),
         ("limits.max_percent=101", "less than or equal to 100"),
         ("limits.max_objects=ten", "limits.max_objects='ten'"),
-        ("limits.max_objects=null", "limits.max_objects=None"),
+        ("limits.max_objects=never", "limits.max_objects=None"),
         ("policy.compress_below_views=0", "policy.compress_below_views=0: input should be greater than or equal to 1"),
         ("policy.retire_after_days=-5", "policy.retire_after_days=-5"),
-        ("policy.retention_free_days=100", "free users"),
         ("limits=5", "limits=5"),
     ],
 )

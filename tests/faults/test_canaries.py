@@ -223,7 +223,7 @@ def test_what_a_secret_signed_is_nowhere(evidence: Evidence) -> None:
 
 def test_the_search_looks_where_secrets_would_be(evidence: Evidence) -> None:
     log = next(what for where, what in evidence.left.items() if where.endswith("debug.log"))
-    for library in (b"botocore.auth", b"botocore.endpoint", b"httpx", b"httpcore", b"operations.outbox"):
+    for library in (b"botocore.auth", b"botocore.endpoint", b"httpx", b"httpcore", b"alerts.outbox"):
         assert library in log
     assert b"Signature=***" in log
     assert b"ffmpeg" in evidence.left["arguments of a child"]

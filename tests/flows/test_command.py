@@ -109,7 +109,11 @@ def test_a_plan_is_applied_once_and_can_be_looked_at_and_taken_back(old: Scene) 
         (("--param", "policy.retention_free_days=0"), "policy.retention_free_days=0"),
         (("--param", "policy.retention_pro_days=1"), "Are they swapped?"),
         (
-            ("--param", 'policy={"retention_free_days":null,"retention_premium_days":null,"retention_pro_days":null}'),
+            [
+                word
+                for tier in ("free", "premium", "pro")
+                for word in ("--param", f"policy.retention_{tier}_days=never")
+            ],
             "empty policy",
         ),
     ],

@@ -3,13 +3,15 @@
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic import BaseModel
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import Admission, GenerationRequest
-from reelkeeper.operations.jobs.admit import Terms, admit
+from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import jobs
 from tests.operations.books import store_video
+from tests.policies import put_in_force
 
 
 def fox(**options: Any) -> GenerationRequest:  # noqa: ANN401  fields of a request
@@ -22,9 +24,12 @@ def ask(
     request: GenerationRequest | None = None,
     *,
     user: str = "ann",
-    terms: Terms = Terms(),
+    **policies: BaseModel,
 ) -> Admission:
-    return admit(engine, request or fox(), user_id=user, client_key=client_key, terms=terms)
+    """Ask for a video, under what is shipped but for `policies`, if any: they stay in force."""
+    if policies:
+        put_in_force(engine, **policies)
+    return admit(engine, request or fox(), user_id=user, client_key=client_key)
 
 
 def claim(engine: sa.Engine, job_id: str) -> int:

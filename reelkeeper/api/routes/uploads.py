@@ -15,6 +15,7 @@ from reelkeeper.errors import LeaseLost
 from reelkeeper.model import MediaLimits, requests
 from reelkeeper.model.access import Scope
 from reelkeeper.model.money import ReservationState
+from reelkeeper.operations.core.policies import current
 from reelkeeper.operations.core.workspace import flush_operations
 from reelkeeper.operations.videos import receive
 from reelkeeper.operations.videos.complete import complete
@@ -81,9 +82,7 @@ def begin(asked: NewUpload, key: IdempotencyKey, stands: Stands) -> Upload:
     wanted = receive.Announced(**asked.model_dump())
     if wanted.created_at:
         wanted = wanted._replace(created_at=min(wanted.created_at, datetime.now(UTC)).astimezone(UTC))
-    upload, ticket = receive.begin(
-        stands.depot, wanted, key, url_seconds=stands.access.url_seconds, policy=stands.terms.quota
-    )
+    upload, ticket = receive.begin(stands.depot, wanted, key, url_seconds=stands.load.policy.url_seconds)
     told = _told(upload)
     return told.model_copy(update=ticket._asdict()) if ticket else told
 
@@ -115,7 +114,7 @@ def finish(upload_id: UploadId, stands: Stands) -> Upload:
             upload_id,
             scratch=stands.scratch,
             run_id=f"upload-{uuid4().hex[:12]}",
-            grace=stands.terms.lifecycle.grace,
+            grace=current(stands.depot.engine).policies.lifecycle.grace,
         )
     finally:
         _AT_ONCE.release()

@@ -12,6 +12,7 @@ from reelkeeper.api.problems import documented
 from reelkeeper.errors import NotFound
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.billing.quota import check_user_storage_quota
+from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.billing.quota import MOST_BYTES, judge
 from reelkeeper.store.billing import ledger, quotas
 from reelkeeper.store.core.engine import reading
@@ -66,7 +67,7 @@ def user(user_id: Annotated[Id, Path(examples=["ann"])], stands: Stands) -> User
         if standing is None:
             raise NotFound(f"no user {user_id!r} in the catalogue")
         balance = ledger.balance(session, user_id)
-    told = judge(standing, 0, stands.terms.quota)
+        told = judge(standing, 0, in_force(session).policies.quota)
     return User(
         id=user_id,
         tier=standing.tier,
@@ -85,7 +86,5 @@ def user(user_id: Annotated[Id, Path(examples=["ann"])], stands: Stands) -> User
 )
 def check(asked: Question, stands: Stands) -> Answer:
     """Tell whether they would fit at this moment; nothing is reserved."""
-    answer = check_user_storage_quota(
-        stands.depot.engine, asked.user_id, asked.incoming_bytes, policy=stands.terms.quota
-    )
+    answer = check_user_storage_quota(stands.depot.engine, asked.user_id, asked.incoming_bytes)
     return Answer(**asdict(answer))

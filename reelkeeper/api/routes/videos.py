@@ -61,7 +61,7 @@ class Counted(BaseModel):
 )
 def video(video_id: Annotated[Id, Path(examples=["v1"])], stands: Stands) -> RedirectResponse:
     """Redirect to a presigned URL of the blob that the video stands on now."""
-    shown = show(stands.depot, video_id, url_seconds=stands.access.url_seconds)
+    shown = show(stands.depot, video_id, url_seconds=stands.load.policy.url_seconds)
     return RedirectResponse(shown.url, 307, {"Cache-Control": "no-store"})  # the next view is counted too
 
 

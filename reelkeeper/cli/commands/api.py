@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from reelkeeper.cli import parameters
 from reelkeeper.cli.opening import configured, depot
 from reelkeeper.cli.screen import emit
 
@@ -17,44 +16,24 @@ def api(
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 for a free one.")] = 8787,
-    param: Annotated[
-        list[str] | None,
-        typer.Option("--param", metavar="NAME=VALUE", help="Change a policy, e.g. access.burst=50. May be repeated."),
-    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the OpenAPI schema and exit.")] = False,
 ) -> None:
-    """Serve the HTTP API until Ctrl-C. Callers need a token of `reelkeeper tokens create`."""
+    """Serve the HTTP API until Ctrl-C. Callers need a token of `reelkeeper tokens create`.
+
+    Its limits and prices are the policies in force (`reelkeeper policy show`); it follows those that are applied.
+    """
     import uvicorn
 
     from reelkeeper.adapters import orchestrator
     from reelkeeper.api.app import create_app
     from reelkeeper.api.backing import Backing
-    from reelkeeper.api.server import LET_IN, Connection, Server, with_files
-    from reelkeeper.operations.jobs.admit import Terms
-    from reelkeeper.rules.billing.quota import QuotaPolicy
-    from reelkeeper.rules.billing.quote import PriceBook
-    from reelkeeper.rules.core.access import AccessPolicy
-    from reelkeeper.rules.jobs.admission import AdmissionPolicy
-    from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
-    from reelkeeper.rules.spend.budget import BudgetPolicy
+    from reelkeeper.api.server import LET_IN, Connection, Server
     from reelkeeper.store.core.engine import limit_lock_waits
 
-    def taken(
-        access: AccessPolicy,
-        admission: AdmissionPolicy,
-        quota: QuotaPolicy,
-        book: PriceBook,
-        policy: LifecyclePolicy,
-        budget: BudgetPolicy,
-    ) -> None: ...
-
-    given = parameters.read("api", taken, param or [])
-    access, budget = given.pop("access", AccessPolicy()), given.pop("budget", BudgetPolicy())
-    terms = Terms(**{"lifecycle" if name == "policy" else name: value for name, value in given.items()})
     settings = configured()
     with depot() as opened:
-        limit_lock_waits(opened.engine, access.wait_seconds)
-        app = create_app(Backing(opened, settings.scratch, access, terms, budget, orchestrator.connect(settings)))
+        limit_lock_waits(opened.engine, opened.in_force.policies.access.wait_seconds)
+        app = create_app(Backing(opened, settings.scratch, orchestrator.connect(settings)))
         if schema:
             emit(app.openapi())
             return
@@ -71,4 +50,4 @@ def api(
             log_config=uvicorn.config.LOGGING_CONFIG if settings.log_format == "text" else None,  # None: to the root
         )
         with suppress(KeyboardInterrupt):  # Ctrl-C is the way to end it
-            Server(config, with_files(access), app.state.following.stop).run()
+            Server(config, app.state.load, app.state.following.stop).run()

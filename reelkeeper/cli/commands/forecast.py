@@ -21,15 +21,17 @@ def forecast(
 ) -> None:
     """Forecast the bill by service, with the amounts between which 80 and 95 of 100 such months end. Keeps nothing.
 
-    Retention is taken to be what a flow has by default; what users used is what was counted up to yesterday.
+    Retention and prices are those of the policies in force; what users used is what was counted up to yesterday.
     """
+    from reelkeeper.operations.core.policies import current
     from reelkeeper.operations.forecast.forecast import predict_costs, predict_resource_needs
     from reelkeeper.rules.forecast.costs import TOTAL
     from reelkeeper.rules.forecast.report import usd
 
     as_of = datetime.now(UTC)
     with store() as engine, out.status("forecasting", spinner="dots"):
-        costs = predict_costs(engine, as_of, months=months, growth_percent_per_month=growth)
+        policies = current(engine).policies
+        costs = predict_costs(engine, as_of, policies=policies, months=months, growth_percent_per_month=growth)
         needs = predict_resource_needs(engine, as_of, growth_percent_per_month=growth)
     if as_json:
         emit({"as_of": as_of, "growth_percent_per_month": growth, "costs": costs, "next_month": needs})

@@ -1,7 +1,7 @@
 """`plan`: what a flow would do, and what was planned before."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
 
 import typer
@@ -57,28 +57,12 @@ def _preview(flow: str, params: list[str], as_of: str | None) -> "Report":
 
     at, settings = moment(as_of), configured()
     make = getattr(previews, flow)
-    arguments = _defaults(flow) | parameters.read(flow, make, params)
+    arguments = parameters.read(flow, make, params)
     with store() as engine:
         purges = flow == "purge_retired" and _may_purge_service_keys(engine, settings)
         work = previews.Planning(engine, at or datetime.now(UTC), uuid4().hex, purges)
         report: Report = make(work, **arguments)
         return report
-
-
-def _defaults(flow: str) -> dict[str, Any]:
-    from reelkeeper.model import DEFAULT_GRACE
-    from reelkeeper.rules.lifecycle.guard import BlastRadius
-    from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
-    from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
-
-    limits = BlastRadius()
-    if flow == "purge_retired":
-        days, service_days = DEFAULT_GRACE
-        return {"limits": limits, "grace_days": days, "grace_days_service_keys": service_days}
-    retiring = {"policy": LifecyclePolicy(), "limits": limits}
-    if flow == "expire_videos":
-        return retiring
-    return retiring | {"recipe": Recipe(), "acceptance": Acceptance(), "helpers": 0}
 
 
 def _may_purge_service_keys(engine: "Engine", settings: "Settings") -> bool:

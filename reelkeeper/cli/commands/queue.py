@@ -28,7 +28,7 @@ Dead = Annotated[
 def queue(explain: Explain = None, dead: Dead = False, limit: Limit = 20, as_json: AsJson = False) -> None:
     """Look at the queue: what waits, in the order in which it will start, what runs, and what died.
 
-    The order is that of the default policy; jobs that are not due yet, after a failed attempt, stand at its end.
+    The order is that of the policy in force; jobs that are not due yet, after a failed attempt, stand at its end.
     """
     from reelkeeper.store.core.engine import now, reading
 
@@ -139,13 +139,14 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
 
 def _considered(session: "Session") -> "tuple[list[Job], DispatchPolicy, float]":
     """Give the jobs that the next choice is made from, the policy with the size classes in force, and the credit."""
-    from reelkeeper.rules.jobs.dispatch import DispatchPolicy
+    from reelkeeper.operations.core.policies import in_force
     from reelkeeper.store.jobs.claims import DISPATCH, waiting_jobs
     from reelkeeper.store.jobs.controls import remembered
 
-    memory = remembered(session, [DISPATCH]).get(DISPATCH, {})
-    bounds = tuple(memory.get("bounds") or ()) or None
-    return waiting_jobs(session), DispatchPolicy(class_bounds_seconds=bounds), float(memory.get("credit_seconds", 0.0))
+    memory, policy = remembered(session, [DISPATCH]).get(DISPATCH, {}), in_force(session).policies.order
+    if policy.class_bounds_seconds is None:
+        policy = policy.model_copy(update={"class_bounds_seconds": tuple(memory.get("bounds") or ()) or None})
+    return waiting_jobs(session), policy, float(memory.get("credit_seconds", 0.0))
 
 
 def _ago(later: datetime, earlier: datetime) -> str:

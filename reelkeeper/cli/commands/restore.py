@@ -33,10 +33,10 @@ def restore(
         raise typer.BadParameter("give one of --run, --video and --user")
     from reelkeeper.operations.lifecycle import restore as operation
     from reelkeeper.operations.lifecycle.purge import settle_claims
-    from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 
-    run_id, grace = new_run_id("restore"), LifecyclePolicy().grace
+    run_id = new_run_id("restore")
     with depot() as opened:
+        grace = opened.in_force.policies.lifecycle.grace
         run = _whole(opened.engine, run) if run else None
         if not dry_run:
             settle_claims(opened, run_id=run_id, grace=grace)  # what a killed purge had claimed and not deleted

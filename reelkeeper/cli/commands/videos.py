@@ -220,7 +220,6 @@ def add(
 
     from reelkeeper.operations.core.lease import Keeper
     from reelkeeper.operations.videos.upload import CONTENT_TYPES, upload
-    from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 
     at = moment(created_at) or datetime.now(UTC)
     if file.suffix.lstrip(".").lower() not in CONTENT_TYPES:
@@ -238,7 +237,7 @@ def add(
             scratch=configured().scratch,
             grant=grants[0],
             run_id=new_run_id("add"),
-            grace=LifecyclePolicy().grace,
+            grace=opened.in_force.policies.lifecycle.grace,
         )
     if as_json:
         emit(outcome)

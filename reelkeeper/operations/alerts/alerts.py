@@ -14,6 +14,7 @@ from uuid import uuid4
 from reelkeeper.errors import NotFound
 from reelkeeper.model.alerts import AlertState, Finding, Message, MessageKind, Picture, Severity
 from reelkeeper.model.plaintext import one_line, tame
+from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts import messages
 from reelkeeper.rules.alerts.alerting import AlertPolicy, Decision, Known, Quiet, Seen, decide
 from reelkeeper.store import Engine, Session
@@ -38,12 +39,13 @@ def observe(
     rules: Collection[str],
     run_id: str,
     scope: str | None = None,
-    policy: AlertPolicy = AlertPolicy(),
+    policy: AlertPolicy | None = None,
 ) -> Observed:
     """Note what was found, and put what is news into the outbox.
 
     `rules` are those that were looked at: what they do not find any more is over, of `scope` alone if one is given.
     Leave out a rule that could not be judged, as when its figures are missing, and its alerts stay as they are.
+    `policy` is an exception of this run to the policy in force.
     """
     found = list(findings)
     judged = {*rules, *(one_line(finding.rule) for finding in found)}
@@ -59,8 +61,9 @@ def observe(
             if scope in (None, row.scope)
         ]
         quiet = [Quiet(one.rule, one.scope) for one in alerts.snoozes_in_force(session)]
-        decision = decide(found, known, quiet, rules=rules, policy=policy, as_of=at)
-        _write(session, decision, run_id, at, policy)
+        alerting = in_force(session).policies.overridden(alerting=policy).alerting
+        decision = decide(found, known, quiet, rules=rules, policy=alerting, as_of=at)
+        _write(session, decision, run_id, at, alerting)
     return Observed(
         len(decision.opened),
         len(decision.repeated),

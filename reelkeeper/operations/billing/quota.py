@@ -18,8 +18,9 @@ from sqlmodel import Session
 from reelkeeper.errors import HoldClosed, IntegrityDoubt, KeyReused, NotFound, QuotaExceeded
 from reelkeeper.model.money import ReservationState, Standing
 from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.billing.credits import require_key, require_lasting
-from reelkeeper.rules.billing.quota import QuotaAnswer, QuotaPolicy, judge, require_bytes
+from reelkeeper.rules.billing.quota import QuotaAnswer, judge, require_bytes
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import Clock, reading
@@ -43,24 +44,14 @@ _RESERVE = sa.insert(reservations).values(
 )
 
 
-def check_user_storage_quota(
-    engine: Engine, user_id: str, incoming_bytes: int, *, policy: QuotaPolicy = QuotaPolicy()
-) -> QuotaAnswer:
+def check_user_storage_quota(engine: Engine, user_id: str, incoming_bytes: int) -> QuotaAnswer:
     """Tell whether `incoming_bytes` more would fit at this moment. Raises NotFound for a user who is unknown."""
     require_bytes(incoming_bytes)
     with reading(engine) as session:
-        return judge(_standing(session, user_id), incoming_bytes, policy)
+        return judge(_standing(session, user_id), incoming_bytes, in_force(session).policies.quota)
 
 
-def reserve(
-    session: Session,
-    user_id: str,
-    size_bytes: int,
-    key: str,
-    *,
-    lasting_seconds: int,
-    policy: QuotaPolicy = QuotaPolicy(),
-) -> Reserved:
+def reserve(session: Session, user_id: str, size_bytes: int, key: str, *, lasting_seconds: int) -> Reserved:
     """Promise bytes until they are settled or released, or the time is over. Asked again, it says how it stands now.
 
     Raises QuotaExceeded with the figures, also where the tier is unknown; KeyReused; NotFound; Frozen.
@@ -69,6 +60,7 @@ def reserve(
     require_lasting(lasting_seconds)
     require_key(key)
     require_permission(session)
+    policy = in_force(session).policies.quota
     if quotas.promise(session, user_id, size_bytes, key, policy.by_tier()):
         asked = {"id": key, "user_id": user_id, "size_bytes": size_bytes, "lasting_seconds": lasting_seconds}
         session.execute(_RESERVE, asked)

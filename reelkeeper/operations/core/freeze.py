@@ -11,13 +11,14 @@ from sqlalchemy.engine import Engine
 from sqlmodel import Session
 
 from reelkeeper.errors import Frozen, LeaseLost
-from reelkeeper.store.core import leases
+from reelkeeper.operations.core.policies import in_force
+from reelkeeper.store.core import leases, policies
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import changed, now, reading, transaction
 from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.tables import deployment
 
-_STATE = sa.select(deployment.c.frozen_at, deployment.c.frozen_by, deployment.c.frozen_reason)
+_STATE = sa.select(deployment.c.frozen_at, deployment.c.frozen_by, deployment.c.frozen_reason, *policies.VERSION)
 _LOCKED = _STATE.with_for_update()
 _PERMITTED: Final = "permitted"  # in a session's info: the transaction that holds the deployment row
 
@@ -25,11 +26,15 @@ _PERMITTED: Final = "permitted"  # in a session's info: the transaction that hol
 def require_permission(session: Session, grant: Grant | None = None) -> None:
     """Begin a changing transaction: raise Frozen if changes are stopped, LeaseLost if `grant` is lost.
 
-    A transaction asks once: the row that it has locked says the same until it ends.
+    Raises SchemaError where the policies in force cannot be read: no work is done then.
+
+    A transaction asks once: the row that it has locked says the same until it ends, and which policies are in force.
     """
     if session.info.get(_PERMITTED) is not session.get_transaction() or not session.in_transaction():
-        stopped = _why_stopped(session.execute(_LOCKED).one())
-        if stopped:
+        row = session.execute(_LOCKED).one()
+        policies.note(session, row.policy_version, row.policy_digest)
+        in_force(session)
+        if stopped := _why_stopped(row):
             raise Frozen(stopped)
         if not session.in_nested_transaction():  # whose end would let go of the row
             session.info[_PERMITTED] = session.get_transaction()
@@ -65,12 +70,18 @@ def thaw(engine: Engine, *, by: str) -> str | None:
 def why_frozen(engine: Engine) -> str | None:
     """Who stopped changes, when and why, with the way out; or None."""
     with reading(engine) as session:
-        return why_stopped(session)
+        return _why_stopped(session.execute(_STATE).one())
 
 
 def why_stopped(session: Session) -> str | None:
-    """Say the same in a transaction that begins work and changes nothing yet: it waits for nobody."""
-    return _why_stopped(session.execute(_STATE).one())
+    """Say the same in a transaction that begins work and changes nothing yet: it waits for nobody.
+
+    It has read then which policies are in force. Raises SchemaError where they cannot be read.
+    """
+    row = session.execute(_STATE).one()
+    policies.note(session, row.policy_version, row.policy_digest)
+    in_force(session)
+    return _why_stopped(row)
 
 
 def _why_stopped(row: sa.Row[tuple[object, ...]]) -> str | None:

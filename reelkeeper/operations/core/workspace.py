@@ -15,6 +15,8 @@ from reelkeeper.failpoints import effect
 from reelkeeper.model.key_patterns import KeyPattern, compiled
 from reelkeeper.model.money import Metric, Used
 from reelkeeper.operations.core.contract import contract_passed
+from reelkeeper.operations.core.policies import in_force
+from reelkeeper.rules.policies import SHIPPED, InForce
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine, SQLAlchemyError
 from reelkeeper.store.billing import usage
@@ -31,12 +33,15 @@ MAX_SKEW_FROM_BUCKET = timedelta(seconds=300)
 class Depot:
     """A store and its bucket, whose identity object was read and agrees. `layout` reads the keys of the service's.
 
+    `in_force` is of the moment when it was opened: for a run or a command. Who serves for longer asks the store.
+
     `may_purge_service_keys`: the bucket has shown that it keeps the contract on which their purge rests.
     """
 
     engine: Engine
     bucket: Bucket
     deployment_id: str
+    in_force: InForce = SHIPPED
     layout: tuple[KeyPattern, ...] = DEFAULT_LAYOUT
     may_purge_service_keys: bool = False
 
@@ -115,10 +120,10 @@ def join(
     """
     with reading(engine) as session:
         deployment_id, knows_objects = deployment.identity(session), deployment.knows_objects(session)
-        store_time = now(session)
+        store_time, found = now(session), in_force(session)
     check_identity(bucket, deployment_id, may_claim=not knows_objects)
     _check_clocks(store_time, bucket.server_time())
-    return Depot(engine, bucket, deployment_id, layout, keeps_contract or contract_passed(engine, bucket))
+    return Depot(engine, bucket, deployment_id, found, layout, keeps_contract or contract_passed(engine, bucket))
 
 
 def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> None:

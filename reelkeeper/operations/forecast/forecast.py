@@ -10,6 +10,7 @@ import pandas as pd
 
 from reelkeeper.errors import UsageUnknown
 from reelkeeper.model.money import CostForecast, Metric, StorageClass, UsageSource, Used
+from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.billing.allocation import API, COMPUTE, STORAGE
 from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsage, Usage, gb_months
 from reelkeeper.rules.billing.quote import PriceBook
@@ -19,7 +20,7 @@ from reelkeeper.rules.forecast.costs import TOTAL, Cost, Stored, expected_peaks,
 from reelkeeper.rules.forecast.lines import Line
 from reelkeeper.rules.forecast.month import outlook
 from reelkeeper.rules.forecast.storage import Cohort, Stock, known_expiries, shares_by_life
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine
 from reelkeeper.store.billing import usage
 from reelkeeper.store.core.engine import reading, transaction
@@ -69,7 +70,7 @@ class Known:
     first: date | None  # of which something is known
 
 
-def gather(engine: Engine, as_of: datetime, policy: LifecyclePolicy, book: PriceBook) -> Known:
+def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
     """Read two years of usage up to yesterday, what is stored, and what of it is known to leave."""
     today = as_of.date()
     with reading(engine) as session:
@@ -77,7 +78,7 @@ def gather(engine: Engine, as_of: datetime, policy: LifecyclePolicy, book: Price
         cohorts = [Cohort(*row) for row in expiring.live_by_day_and_tier(session, as_of)]
         purging = expiring.purging_by_day(session)
         uploaded = expiring.uploaded_by_tier(session, today - _TIERS_OVER_DAYS * _ONE_DAY)
-    series = _by_line(used)
+    series, policy = _by_line(used), policies.lifecycle
     retention = {tier.value: days for tier, days in policy.retention_days().items()}
     peaks = series.get((Metric.STORED_BYTES, ""), {})
     stock = Stock(
@@ -91,7 +92,7 @@ def gather(engine: Engine, as_of: datetime, policy: LifecyclePolicy, book: Price
         stock, _this_month(peaks, today), _series(moved) if moved else None, round(cold[max(cold)]) if cold else 0
     )
     others = {metric: _series(series[metric, ""]) for metric in _OTHERS if (metric, "") in series}
-    return Known(tuple(_lines(series, book)), stored, others, min((one.day for one in used), default=None))
+    return Known(tuple(_lines(series, policies.book)), stored, others, min((one.day for one in used), default=None))
 
 
 _OTHERS: Final = (Metric.JOBS, Metric.GENERATION_SECONDS, Metric.USERS)
@@ -101,16 +102,15 @@ def predict_costs(
     engine: Engine,
     as_of: datetime,
     *,
+    policies: Policies,
     months: int = 2,
     growth_percent_per_month: float | None = None,
-    policy: LifecyclePolicy = LifecyclePolicy(),
-    book: PriceBook = PriceBook(),
 ) -> list[Cost]:
     """Forecast the bill of this month and those after it, by service, the total of each month first.
 
     Raises UsageUnknown where nothing was counted before today: unknown is not zero.
     """
-    known = _required(gather(engine, as_of, policy, book), as_of)
+    known = _required(gather(engine, as_of, policies), as_of)
     return predict(known.lines, known.stored, as_of.date(), months, growth_percent_per_month)
 
 
@@ -122,9 +122,9 @@ def record(engine: Engine, costs: Sequence[Cost], *, run_id: str, as_of: datetim
     return said
 
 
-def stored_now(engine: Engine, as_of: datetime) -> Usage:
+def stored_now(engine: Engine, as_of: datetime, policies: Policies) -> Usage:
     """Give what a month uses in which as much is stored throughout as is now. What would save is measured by it."""
-    stored = gather(engine, as_of, LifecyclePolicy(), PriceBook()).stored
+    stored = gather(engine, as_of, policies).stored
     return Usage(
         standard=StandardUsage(gb_month=gb_months([stored.stock.alive_bytes])),
         infrequent_access=InfrequentAccessUsage(gb_month=gb_months([stored.infrequent_bytes])),
@@ -138,7 +138,8 @@ def predict_monthly_cost(
 
     Raises UsageUnknown where nothing was counted before today.
     """
-    costs = predict_costs(engine, as_of, growth_percent_per_month=growth_percent_per_month)
+    policies = _in_force(engine)
+    costs = predict_costs(engine, as_of, policies=policies, growth_percent_per_month=growth_percent_per_month)
     month = max(cost.month for cost in costs)
     by_service = {cost.service: cost for cost in costs if cost.month == month}
     storage, compute, api = (
@@ -154,11 +155,9 @@ def predict_resource_needs(
     as_of: datetime,
     *,
     growth_percent_per_month: float | None = None,
-    policy: LifecyclePolicy = LifecyclePolicy(),
-    book: PriceBook = PriceBook(),
 ) -> ResourceNeeds:
     """Say what next month will need: bytes, jobs, seconds of generation, users, and dollars. Raises as above."""
-    known, today = _required(gather(engine, as_of, policy, book), as_of), as_of.date()
+    known, today = _required(gather(engine, as_of, _in_force(engine)), as_of), as_of.date()
     costs = predict(known.lines, known.stored, today, 2, growth_percent_per_month)
     month = max(cost.month for cost in costs)
     seen = {metric: outlook(series, today, 2, growth_percent_per_month) for metric, series in known.others.items()}
@@ -177,6 +176,11 @@ def predict_resource_needs(
         round(float(seen[Metric.USERS].path.iloc[-1])) if Metric.USERS in seen else None,
         next(cost.mean_usd for cost in costs if (cost.month, cost.service) == (month, TOTAL)),
     )
+
+
+def _in_force(engine: Engine) -> Policies:
+    with reading(engine) as session:
+        return in_force(session).policies
 
 
 def _required(known: Known, as_of: datetime) -> Known:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import Window
+from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts.cadence import CADENCES, Cadence, is_overdue
 from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.rules.health.findings import Seen
@@ -114,11 +115,14 @@ class Status:
 
 def gather(
     engine: Engine,
-    budget: BudgetPolicy = BudgetPolicy(),
+    budget: BudgetPolicy | None = None,
     flows: Collection[str] = tuple(CADENCES),
     money: Money | None = None,
 ) -> Status:
-    """Ask everything in one snapshot. `money`, where it was asked a moment ago, is not asked again: it adds up much."""
+    """Ask everything in one snapshot. `budget` is an exception to the policy in force.
+
+    `money`, where it was asked a moment ago, is not asked again: it adds up much.
+    """
     with reading(engine) as session:
         at = now(session)
         stopped = deployment.stopped(session)
@@ -139,7 +143,7 @@ def gather(
             outbox=Outbox(waiting, max(0.0, waited.total_seconds())),
             alerts=tuple(alerts.listed(session, everything=False, limit=_MOST_ALERTS)),
             frozen=stopped,
-            money=money or _money(session, at, budget),
+            money=money or _money(session, at, in_force(session).policies.overridden(budget=budget).budget),
         )
 
 

@@ -34,20 +34,19 @@ from reelkeeper.model.requests import (
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.jobs.followers import reservation_key
-from reelkeeper.operations.jobs.lookup import Asked, look, queued
-from reelkeeper.operations.videos import cache
+from reelkeeper.operations.jobs.lookup import Asked, Seen, look, queued
 from reelkeeper.rules.billing.credits import require_key
-from reelkeeper.rules.billing.quota import QuotaPolicy
-from reelkeeper.rules.billing.quote import Job, PriceBook, Quote, quote
+from reelkeeper.rules.billing.quote import Job, Quote, quote
 from reelkeeper.rules.jobs.admission import AdmissionPolicy, over_budget
 from reelkeeper.rules.jobs.cache import key as key_of
 from reelkeeper.rules.jobs.estimate import complexity, expected_bytes, expected_seconds
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.policies import Policies
 from reelkeeper.store.billing.spend_counters import so_far
 from reelkeeper.store.core.engine import Clock, flushed_after, now, transaction, unhurried
 from reelkeeper.store.jobs.controls import CONCURRENCY, ESTIMATES, remembered, slots_of
 from reelkeeper.store.jobs.queue import Waiting, waiting
 from reelkeeper.store.tables import jobs
+from reelkeeper.store.videos import cache
 
 
 class Offer(NamedTuple):
@@ -66,34 +65,25 @@ def offered(
     session: Session,
     request: GenerationRequest,
     tier: str | None,
-    *,
-    policy: AdmissionPolicy,
-    book: PriceBook,
-    lifecycle: LifecyclePolicy,
+    policies: Policies,
 ) -> Offer:
     """Make the offer, as the queue stands at this moment; nothing is promised, and nobody waits for it."""
     units = complexity(request)
     memory = remembered(session, [CONCURRENCY, ESTIMATES])
+    policy = policies.admission
     slots, factors = slots_of(memory, policy.slots), memory.get(ESTIMATES, {}).get(request.model, ())
     ahead = waiting(session, expected_seconds(units, 1.0, factors))
     estimate = expected_seconds(units, ahead.running / slots, factors)
-    price = price_of(request, tier, policy=policy, book=book, lifecycle=lifecycle)
+    price = price_of(request, tier, policies)
     return Offer(tier, units, expected_bytes(request, policy.bits_per_pixel), price, ahead, slots, estimate)
 
 
-def price_of(
-    request: GenerationRequest,
-    tier: str | None,
-    *,
-    policy: AdmissionPolicy,
-    book: PriceBook,
-    lifecycle: LifecyclePolicy,
-) -> Quote:
+def price_of(request: GenerationRequest, tier: str | None, policies: Policies) -> Quote:
     """Price a request of a user of this tier, whose videos are kept so long."""
-    days = lifecycle.retention_days()[Tier(tier)] if tier in set(Tier) else None
-    size_bytes = expected_bytes(request, policy.bits_per_pixel)
+    days = policies.lifecycle.retention_days()[Tier(tier)] if tier in set(Tier) else None
+    size_bytes = expected_bytes(request, policies.admission.bits_per_pixel)
     job = Job(model=request.model, complexity=complexity(request), size_bytes=size_bytes, retention_days=days)
-    return quote(job, book)
+    return quote(job, policies.book)
 
 
 def beyond_budget(session: Session, policy: AdmissionPolicy, cost_microusd: int) -> Declined | None:
@@ -123,28 +113,19 @@ _QUEUED = _NEW.values(state=JobState.QUEUED, progress=0.0)
 _ANSWERED = _NEW.values(state=JobState.SUCCEEDED, progress=1.0, finished_at=Clock(), reserved_bytes=0)
 
 
-class Terms(NamedTuple):
-    """All that an answer depends on beside the store."""
-
-    admission: AdmissionPolicy = AdmissionPolicy()
-    quota: QuotaPolicy = QuotaPolicy()
-    book: PriceBook = PriceBook()
-    lifecycle: LifecyclePolicy = LifecyclePolicy()
-
-
 def admit(
     engine: Engine,
     request: GenerationRequest | Mapping[str, Any],
     *,
     user_id: str,
     client_key: str,
-    terms: Terms = Terms(),
     run_id: str = "admit",
 ) -> Admission:
     """Answer a request of a user's.
 
     A video that is there is given while changes are frozen too, unless it is charged for. Raises NotFound for a user
-    whom the catalogue does not know, and KeyReused when the client's key came with another request.
+    whom the catalogue does not know, KeyReused when the client's key came with another request, and SchemaError where
+    the policies in force cannot be read. What is promised follows the policies in force now, whatever comes later.
     """
     try:
         require_key(client_key)
@@ -162,49 +143,51 @@ def admit(
         key_of(canonical, None if wanted.shared else user_id),
     )
     try:
-        return _answer(engine, asked, terms, run_id)
+        return _answer(engine, asked, run_id)
     except sa.exc.IntegrityError:  # the same key was answered from the cache at this moment, which takes no lock
-        return _answer(engine, asked, terms, run_id)
+        return _answer(engine, asked, run_id)
 
 
-def _answer(engine: Engine, asked: Asked, terms: Terms, run_id: str) -> Admission:
+def _answer(engine: Engine, asked: Asked, run_id: str) -> Admission:
     try:
         with transaction(engine, "admit") as session:
-            return _decide(session, asked, terms, run_id)
+            return _decide(session, asked, run_id)
     except (QuotaExceeded, InsufficientCredits, Frozen, AmountRefused) as refused:
         return Declined(_CODES[type(refused)], str(refused))
 
 
-def _decide(session: Session, asked: Asked, terms: Terms, run_id: str) -> Admission:
-    seen = look(session, asked, terms.admission.slots)
+def _decide(session: Session, asked: Asked, run_id: str) -> Admission:
+    seen = look(session, asked)
     if seen.known is not None:
         if isinstance(seen.known, Queued | Joined):
             flushed_after(session)  # who asked first may be waiting for the disk still
         return seen.known
-    is_free = not terms.admission.hit_charge_percent
-    if seen.is_cached and is_free and (hit := _from_cache(session, asked, seen.tier, terms, run_id)):
+    is_free = not seen.in_force.policies.admission.hit_charge_percent
+    if seen.is_cached and is_free and (hit := _from_cache(session, asked, seen, run_id)):
         return hit
-    offer = offered(  # before the lock that all changes wait for
-        session, asked.request, seen.tier, policy=terms.admission, book=terms.book, lifecycle=terms.lifecycle
-    )
+    offer = offered(session, asked.request, seen.tier, seen.in_force.policies)  # before the lock that all wait for
     flushed_after(session)
     require_permission(session)
-    seen = look(session, asked, terms.admission.slots)
+    before, seen = seen, look(session, asked)
     if seen.known is not None:
         return seen.known
-    if seen.is_cached and (hit := _from_cache(session, asked, seen.tier, terms, run_id)):
+    if seen.is_cached and (hit := _from_cache(session, asked, seen, run_id)):
         return hit
-    return _enqueue(session, asked, offer, seen.leader_id, terms, run_id)
+    if seen.in_force.version != before.in_force.version:  # applied at this moment
+        offer = offered(session, asked.request, seen.tier, seen.in_force.policies)
+    return _enqueue(session, asked, offer, seen, run_id)
 
 
-def _from_cache(session: Session, asked: Asked, tier: str | None, terms: Terms, run_id: str) -> Cached | None:
-    video_id = cache.take(session, asked.cache_key, terms.admission.ttl_seconds)
+def _from_cache(session: Session, asked: Asked, seen: Seen, run_id: str) -> Cached | None:
+    version, policies = seen.in_force
+    admission = policies.admission
+    video_id = cache.take(session, asked.cache_key, admission.ttl_seconds)
     if video_id is None:
         return None
     job_id, units, hold_id, charge, book = uuid4().hex, complexity(asked.request), None, 0, ""
-    if terms.admission.hit_charge_percent:
-        price = price_of(asked.request, tier, policy=terms.admission, book=terms.book, lifecycle=terms.lifecycle)
-        charge, book = terms.admission.hit_charge(price.total_microusd), price.price_book
+    if admission.hit_charge_percent:
+        price = price_of(asked.request, seen.tier, policies)
+        charge, book = admission.hit_charge(price.total_microusd), price.price_book
     if charge:
         hold_id = ledger.hold(
             session, asked.user_id, charge, f"job/{job_id}", run_id=run_id, lasting_seconds=1, price_book=book
@@ -217,7 +200,8 @@ def _from_cache(session: Session, asked: Asked, tier: str | None, terms: Terms, 
         asked,
         _ANSWERED,
         id=job_id,
-        tier=tier,
+        policy_version=version,
+        tier=seen.tier,
         complexity=float(units),
         estimate_seconds=expected_seconds(units, 0.0),
         price_microusd=charge,
@@ -228,13 +212,12 @@ def _from_cache(session: Session, asked: Asked, tier: str | None, terms: Terms, 
     return Cached(job_id, video_id, charge)
 
 
-def _enqueue(
-    session: Session, asked: Asked, offer: Offer, leader_id: str | None, terms: Terms, run_id: str
-) -> Joined | Queued | Declined:
-    job_id, price = uuid4().hex, offer.price
-    lasting, reservation_id, hold_id = terms.admission.hold_seconds, None, None
+def _enqueue(session: Session, asked: Asked, offer: Offer, seen: Seen, run_id: str) -> Joined | Queued | Declined:
+    job_id, price, leader_id = uuid4().hex, offer.price, seen.leader_id
+    admission = seen.in_force.policies.admission
+    lasting, reservation_id, hold_id = admission.hold_seconds, None, None
     if leader_id is None:
-        if declined := beyond_budget(session, terms.admission, price.cost_microusd):
+        if declined := beyond_budget(session, admission, price.cost_microusd):
             return declined
         reservation_id = quota.reserve(
             session,
@@ -242,7 +225,6 @@ def _enqueue(
             offer.size_bytes,
             reservation_key(job_id),
             lasting_seconds=lasting,
-            policy=terms.quota,
         ).id
     if price.total_microusd:
         hold_id = ledger.hold(
@@ -259,6 +241,7 @@ def _enqueue(
         asked,
         _QUEUED,
         id=job_id,
+        policy_version=seen.in_force.version,
         leader_id=leader_id,
         tier=offer.tier,
         complexity=float(offer.units),

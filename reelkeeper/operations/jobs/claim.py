@@ -22,13 +22,13 @@ from reelkeeper.errors import LeaseLost, NotFound, Refused
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.freeze import require_permission, why_stopped
-from reelkeeper.rules.billing.quota import QuotaPolicy
+from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, pause_seconds
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import Clock, now, transaction
+from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.jobs import claims
 from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.tables import jobs
@@ -43,12 +43,13 @@ def claim(
     warm_models: Sequence[str | None],
     *,
     limit: int,
-    policy: DispatchPolicy = DispatchPolicy(),
+    order: DispatchPolicy | None = None,
 ) -> list[Claim]:
     """Give a worker a job for each of its free slots, of which `warm_models` says what they have loaded.
 
-    Never more than `limit` jobs run at once, whoever runs them. Jobs of dead workers, and those to be looked up, go
-    first; the rest as `rules/dispatch` has it. Gives nothing while changes are frozen. All claims take turns.
+    `order` is an exception of this run to the policy in force. Never more than `limit` jobs run at once, whoever runs
+    them. Jobs of dead workers, and those to be looked up, go first; the rest as `rules/jobs/dispatch` has it. Gives
+    nothing while changes are frozen. All claims take turns.
     """
     if not warm_models:
         return []
@@ -56,6 +57,7 @@ def claim(
         memory, as_of = claims.remembered(session, claims.DISPATCH)
         if why_stopped(session):
             return []
+        policy = in_force(session).policies.overridden(order=order).order
         slots = list(warm_models[: max(0, limit - claims.count_running(session))])
         if not slots:
             return []
@@ -118,9 +120,13 @@ def note_sent(engine: Engine, one: Claim, provider_job_id: str) -> Claim:
     return one._replace(provider_job_id=provider_job_id)
 
 
-def retry(
-    engine: Engine, one: Claim, error: str, policy: AttemptPolicy = AttemptPolicy(), *, cost_microusd: int | None = None
-) -> float:
+def patience(engine: Engine, exception: AttemptPolicy | None) -> AttemptPolicy:
+    """Give how patient the queue is with a job that ends an attempt now. Raises SchemaError."""
+    with reading(engine) as session:
+        return in_force(session).policies.overridden(attempts=exception).attempts
+
+
+def retry(engine: Engine, one: Claim, error: str, policy: AttemptPolicy, *, cost_microusd: int | None = None) -> float:
     """Let a job whose attempt has failed wait, and return for how many seconds. Raises LeaseLost.
 
     The provider is known to have failed it or never to have had it: the next attempt sends it under a new key. What it
@@ -142,7 +148,7 @@ def forget_sent(engine: Engine, one: Claim) -> None:
         _require(claims.note(session, one, provider_key=None, provider_job_id=None), one)
 
 
-def wait(engine: Engine, one: Claim, error: str, policy: AttemptPolicy = AttemptPolicy()) -> float:
+def wait(engine: Engine, one: Claim, error: str, policy: AttemptPolicy) -> float:
     """Let a job wait like `retry`, and keep what is known of it at its provider, who still has it."""
     pause = pause_seconds(one.attempts, random.random(), policy)  # noqa: S311  as above
     with transaction(engine, "jobs.wait") as session:
@@ -150,7 +156,7 @@ def wait(engine: Engine, one: Claim, error: str, policy: AttemptPolicy = Attempt
     return pause
 
 
-def park(engine: Engine, one: Claim, error: str, policy: AttemptPolicy = AttemptPolicy()) -> None:
+def park(engine: Engine, one: Claim, error: str, policy: AttemptPolicy) -> None:
     """Put a job aside of which nobody knows whether its provider has it; it is looked up later. Raises LeaseLost."""
     with transaction(engine, "jobs.park") as session:
         _let_go(session, one, state=JobState.PARKED, due_at=Clock(policy.quiet_seconds), error=error)
@@ -169,15 +175,11 @@ def hand_back(engine: Engine, held: Sequence[Claim]) -> None:
             claims.hand_back(session, held)
 
 
-def redrive(
-    engine: Engine,
-    job_id: str,
-    *,
-    author: str,
-    lasting_seconds: int = 48 * 3600,
-    policy: QuotaPolicy = QuotaPolicy(),
-) -> None:
+def redrive(engine: Engine, job_id: str, *, author: str) -> None:
     """Try a dead job once more, from its first attempt; its price is held and its bytes are promised anew.
+
+    The price is the one that it was admitted with; how long it is held, and whether the bytes fit, follows the
+    policies in force, as for a new job.
 
     Raises NotFound; Refused when it is not dead or the same is being made already; InsufficientCredits, QuotaExceeded.
     """
@@ -194,6 +196,7 @@ def redrive(
         if other := session.execute(same.limit(1)).scalar():
             raise Refused(f"job {other!r} is making what job {job_id!r} asked for; nothing was changed")
         values: dict[str, Any] = {}
+        lasting_seconds = in_force(session).policies.admission.hold_seconds
         key = f"job/{job_id}/redrive/{row.lease_token}"
         if row.price_microusd:
             held = ledger.hold(
@@ -207,9 +210,7 @@ def redrive(
             )
             values["hold_id"] = held.hold_id
         if row.reserved_bytes:
-            reserved = quota.reserve(
-                session, row.user_id, row.reserved_bytes, key, lasting_seconds=lasting_seconds, policy=policy
-            )
+            reserved = quota.reserve(session, row.user_id, row.reserved_bytes, key, lasting_seconds=lasting_seconds)
             values["reservation_id"] = reserved.id
         session.execute(
             sa.update(jobs)

@@ -10,14 +10,14 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.errors import IntegrityDoubt, LeaseLost, NotFound
-from reelkeeper.model import DEFAULT_GRACE, Grace, VideoState
+from reelkeeper.model import VideoState
 from reelkeeper.model.money import ReservationState
+from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.settle import Settled
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.upload import upload
-from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.core.leases import Grant
 from reelkeeper.store.tables import jobs, reservations, videos
@@ -35,8 +35,6 @@ def deliver(
     cost_microusd: int | None = None,
     processing_seconds: float | None = None,
     concurrency: float | None = None,
-    grace: Grace = DEFAULT_GRACE,
-    policy: AdmissionPolicy = AdmissionPolicy(),
 ) -> Settled:
     """Store `source` as the job's video and end the job; safe to repeat. The caller holds the lease `video/<job_id>`.
 
@@ -44,6 +42,8 @@ def deliver(
     file that is none, LeaseLost, Frozen, and IntegrityDoubt when what is stored is not what was sent, or its user is
     held; the job is at work then as before.
     """
+    with reading(depot.engine) as session:
+        grace = in_force(session).policies.lifecycle.grace
     for intent in intents.open_intents(depot, job_id):
         intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
     with reading(depot.engine) as session:
@@ -74,7 +74,6 @@ def deliver(
         cost_microusd=cost_microusd,
         processing_seconds=processing_seconds,
         concurrency=concurrency,
-        policy=policy,
     )
 
 

@@ -10,6 +10,7 @@ from sqlmodel import Session
 
 from reelkeeper.errors import NotFound
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
+from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs.followers import captured
 from reelkeeper.operations.jobs.lookup import queued
 from reelkeeper.store.core.engine import now, reading
@@ -44,15 +45,15 @@ class Followed(NamedTuple):
     finished_at: datetime | None
 
 
-def follow(engine: Engine, job_id: str, *, slots: int) -> Followed:
-    """Read where the job stands, from one snapshot. Raises NotFound. `slots` is as AdmissionPolicy says."""
+def follow(engine: Engine, job_id: str) -> Followed:
+    """Read where the job stands, from one snapshot. Raises NotFound, SchemaError."""
     with reading(engine) as session:
         row = _row(session, job_id)
         if row is None:
             raise NotFound(f"no job {job_id!r}")
         shown = _row(session, row.leader_id) if row.leader_id and row.state in IN_FLIGHT else row
         shown = row if shown is None else shown
-        place, wait, finish = _ahead(session, shown, slots)
+        place, wait, finish = _ahead(session, shown)
         return Followed(
             row.id,
             row.user_id,
@@ -94,12 +95,10 @@ def _row(session: Session, job_id: str) -> sa.Row[tuple[object, ...]] | None:
     return session.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
 
 
-def _ahead(
-    session: Session, row: sa.Row[tuple[object, ...]], slots: int
-) -> tuple[int | None, float | None, float | None]:
+def _ahead(session: Session, row: sa.Row[tuple[object, ...]]) -> tuple[int | None, float | None, float | None]:
     if row.state == JobState.QUEUED:
         seen = waiting(session, row.estimate_seconds, apart_from=row.id)
-        slots = slots_now(session, slots)
+        slots = slots_now(session, in_force(session).policies.admission.slots)
         told = queued(row.id, row.price_microusd, row.price_book, seen, row.estimate_seconds, slots)
         return told.place, told.wait_seconds, told.finish_seconds
     if row.state == JobState.RUNNING and row.started_at is not None:

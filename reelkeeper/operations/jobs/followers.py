@@ -14,8 +14,7 @@ from reelkeeper.errors import HoldClosed, QuotaExceeded
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
 from reelkeeper.model.money import HoldState, ReservationState
 from reelkeeper.operations.billing import ledger, quota
-from reelkeeper.rules.billing.quota import QuotaPolicy
-from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.operations.core.policies import at
 from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.tables import credit_holds, jobs, reservations
 
@@ -36,13 +35,14 @@ class Ended(NamedTuple):
     reservation_id: str | None
     reserved_bytes: int
     started_at: datetime | None
+    policy_version: int  # what was promised
 
 
 ENDED = tuple(jobs.c[name] for name in Ended._fields)
 
 
-def give(session: Session, leader_id: str, video_id: str, policy: AdmissionPolicy, *, run_id: str) -> int:
-    """End everybody who follows `leader_id` with its video, at the charge of a cache hit; returns how many."""
+def give(session: Session, leader_id: str, video_id: str, *, run_id: str) -> int:
+    """End everybody who follows `leader_id` with its video, at the charge promised for a hit; returns how many."""
     rows = session.execute(
         sa.update(jobs)
         .where(jobs.c.leader_id == leader_id, jobs.c.state.in_(IN_FLIGHT))
@@ -51,7 +51,7 @@ def give(session: Session, leader_id: str, video_id: str, policy: AdmissionPolic
     )
     followers = [Ended._make(row) for row in rows]
     for one in followers:
-        charge = policy.hit_charge(one.price_microusd)
+        charge = at(session, one.policy_version).admission.hit_charge(one.price_microusd)
         if charge and one.hold_id is not None:
             try:
                 ledger.capture(session, one.hold_id, charge, f"job/{one.id}/capture", run_id=run_id)
@@ -62,9 +62,7 @@ def give(session: Session, leader_id: str, video_id: str, policy: AdmissionPolic
     return len(followers)
 
 
-def promote(
-    session: Session, leader_id: str, policy: AdmissionPolicy, limits: QuotaPolicy, *, run_id: str
-) -> str | None:
+def promote(session: Session, leader_id: str, *, run_id: str) -> str | None:
     """Let the oldest follower of a job that ended without a video be run in its place; returns its id, if there is one.
 
     One whose user has no room left for the bytes ends, with the reason.
@@ -79,8 +77,7 @@ def promote(
                 one.user_id,
                 one.reserved_bytes,
                 key,
-                lasting_seconds=policy.hold_seconds,
-                policy=limits,
+                lasting_seconds=at(session, one.policy_version).admission.hold_seconds,
             )
         except QuotaExceeded as full:
             session.execute(

@@ -8,12 +8,15 @@ from sqlmodel import Session
 from reelkeeper.errors import KeyReused, NotFound
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import Admission, Cached, GenerationRequest, Joined, Queued, Unfulfilled
+from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs.followers import captured
-from reelkeeper.operations.videos import cache
 from reelkeeper.rules.jobs.admission import wait_seconds
+from reelkeeper.rules.policies import InForce
+from reelkeeper.store.core.policies import VERSION, note
 from reelkeeper.store.jobs.controls import slots_now
 from reelkeeper.store.jobs.queue import Waiting, leads, waiting
 from reelkeeper.store.tables import cache_entries, jobs, users
+from reelkeeper.store.videos import cache
 
 
 class Asked(NamedTuple):
@@ -29,6 +32,7 @@ class Asked(NamedTuple):
 class Seen(NamedTuple):
     """What is there already for a request, at one moment."""
 
+    in_force: InForce
     tier: str | None  # of the user
     known: Admission | None  # what this key was answered before
     is_cached: bool
@@ -51,6 +55,7 @@ def _look() -> sa.Select[Any]:
         sa.select(
             users.c.tier,
             *_REMEMBERED,
+            *(sa.select(column).scalar_subquery().label(f"in_force_{place}") for place, column in enumerate(VERSION)),
             sa.exists().where(cache_entries.c.key == wanted, cache.GIVEN).label("is_cached"),
             sa.select(leader.c.id).where(leader.c.cache_key == wanted, leads(leader)).scalar_subquery().label("leader"),
         )
@@ -62,13 +67,16 @@ def _look() -> sa.Select[Any]:
 _LOOK = _look()  # built once: to build a statement costs more than to send it
 
 
-def look(session: Session, asked: Asked, slots: int) -> Seen:
-    """See what is there already, and what this key was answered before. Raises NotFound, KeyReused."""
+def look(session: Session, asked: Asked) -> Seen:
+    """See what is there already, and what this key was answered before. Raises NotFound, KeyReused, SchemaError."""
     named = {"user_id": asked.user_id, "client_key": asked.client_key, "cache_key": asked.cache_key}
     row = session.execute(_LOOK, named).one_or_none()
     if row is None:
         raise NotFound(f"no user {asked.user_id!r} in the catalogue; nothing was admitted")
-    return Seen(row.tier, None if row.id is None else _before(session, asked, row, slots), row.is_cached, row.leader)
+    note(session, row.in_force_0, row.in_force_1)
+    found = in_force(session)
+    known = None if row.id is None else _before(session, asked, row, found.policies.admission.slots)
+    return Seen(found, row.tier, known, row.is_cached, row.leader)
 
 
 def _before(session: Session, asked: Asked, row: sa.Row[Any], slots: int) -> Admission:

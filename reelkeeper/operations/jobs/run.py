@@ -72,7 +72,6 @@ class Place:
     keeper: Keeper
     scratch: Path
     run_id: str
-    attempts: AttemptPolicy
     closing: threading.Event = field(default_factory=threading.Event)
     ending: threading.Event = field(default_factory=threading.Event)
     no_room: list[DiskFull] = field(default_factory=list)
@@ -86,11 +85,12 @@ class Place:
 class InHand:
     """A job that this worker has: what a generator writes down of it, and whether it may go on."""
 
-    def __init__(self, place: Place, claim: Claim) -> None:
+    def __init__(self, place: Place, claim: Claim, attempts: AttemptPolicy) -> None:
         self.claim, self.fraction = claim, 0.0
         self.is_lost, self.is_cancelled = False, claim.cancel_asked_at is not None
         self.renewed = self.began = time.monotonic()
         self.paid_microusd: int | None = None  # what the provider took for nothing
+        self.attempts = attempts
         self.ran_beside: list[int] = []  # how many ran, each time that somebody looked
         self._place = place
 
@@ -164,16 +164,16 @@ def _end(place: Place, job: InHand, error: Exception) -> End:
         claiming.forget_sent(place.engine, job.claim)
         return _give_up(place, job, str(error), End.REFUSED)
     if isinstance(error, GenerationUnknown):
-        if is_given_up(job.claim.started_at, datetime.now(UTC), place.attempts):
-            return _give_up(place, job, f"in doubt for {place.attempts.give_up_hours} hours: {error}")
-        claiming.park(place.engine, job.claim, str(error), place.attempts)
+        if is_given_up(job.claim.started_at, datetime.now(UTC), job.attempts):
+            return _give_up(place, job, f"in doubt for {job.attempts.give_up_hours} hours: {error}")
+        claiming.park(place.engine, job.claim, str(error), job.attempts)
         return End.PARKED
     return _again(place, job, error)
 
 
 def _make_and_deliver(place: Place, job: InHand) -> End:
     one = job.claim
-    if one.attempts > place.attempts.most_attempts:
+    if one.attempts > job.attempts.most_attempts:
         raise ReelkeeperError(one.error or "its worker gave no sign of life")  # what it sent may go on
     with reading(place.engine) as session:
         is_there = is_live(session, one.id)  # an earlier worker has delivered it, and died before it was settled
@@ -210,16 +210,16 @@ def _order(one: Claim) -> Order:
 def _again(place: Place, job: InHand, error: Exception) -> End:
     """Let it be tried again, if it may; what goes on or lies at a provider is kept, unless the attempt has failed."""
     told = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
-    most, is_over = place.attempts.most_attempts, isinstance(error, GenerationFailed | NotAVideo)
+    most, is_over = job.attempts.most_attempts, isinstance(error, GenerationFailed | NotAVideo)
     if job.claim.attempts >= most:
         if is_over:
             claiming.forget_sent(place.engine, job.claim)
         return _give_up(place, job, f"given up after {most} attempts; the last: {told}")
     if is_over:
-        claiming.retry(place.engine, job.claim, told, place.attempts, cost_microusd=job.paid_microusd)
+        claiming.retry(place.engine, job.claim, told, job.attempts, cost_microusd=job.paid_microusd)
     else:  # storage, store or tools
         _log.warning("job %s: %s", job.claim.id, told, exc_info=not isinstance(error, ReelkeeperError))
-        claiming.wait(place.engine, job.claim, told, place.attempts)
+        claiming.wait(place.engine, job.claim, told, job.attempts)
     return End.RETRIED
 
 

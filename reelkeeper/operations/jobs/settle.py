@@ -4,7 +4,8 @@
     fail      gives credits and bytes back; who joined takes over
     cancel    the same for a job that nobody works at; one at work is asked to stop
 
-Nobody is charged for a failure. `lease_token` fences: of a claim that was lost, LeaseLost, and nothing is changed.
+What was promised at admission holds, whatever policies are in force by now. Nobody is charged for a failure.
+`lease_token` fences: of a claim that was lost, LeaseLost, and nothing is changed.
 """
 
 from collections.abc import Mapping
@@ -21,16 +22,16 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import Metric, Used
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.core.policies import at as at_version
+from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs import followers
 from reelkeeper.operations.jobs.followers import Ended
-from reelkeeper.operations.videos import cache
-from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.rules.jobs import estimate
-from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.billing import spend_counters, usage
 from reelkeeper.store.core.engine import Clock, insert_into, now, transaction
 from reelkeeper.store.jobs.controls import ESTIMATES, load_now, remembered
 from reelkeeper.store.tables import controls, jobs, videos
+from reelkeeper.store.videos import cache
 
 AT_WORK: Final = (JobState.RUNNING, JobState.PARKED)
 
@@ -56,7 +57,6 @@ def succeed(
     cost_microusd: int | None = None,
     processing_seconds: float | None = None,
     concurrency: float | None = None,
-    policy: AdmissionPolicy = AdmissionPolicy(),
 ) -> Settled:
     """End a job whose video is live: charge it, and give the video to those who joined and to the cache.
 
@@ -69,7 +69,7 @@ def succeed(
         require_permission(session)
         _require_video(session, video, job_id, lease_token)
         at = now(session)
-        load, slots = load_now(session, policy.slots)
+        load, slots = load_now(session, in_force(session).policies.admission.slots)
         ended = _end(
             session,
             job_id,
@@ -100,11 +100,11 @@ def succeed(
             video,
             user_id=None if ended.request.get("shared") else ended.user_id,
             cost_microusd=ended.price_microusd if cost_microusd is None else cost_microusd,
-            ttl_seconds=policy.ttl_seconds,
+            ttl_seconds=at_version(session, ended.policy_version).admission.ttl_seconds,
         )
         followers.give_bytes_back(session, ended.reservation_id)
         charged = _charge(session, ended, run_id)
-        joined = followers.give(session, job_id, video, policy, run_id=run_id)
+        joined = followers.give(session, job_id, video, run_id=run_id)
         return Settled(job_id, JobState.SUCCEEDED, video, charged, joined)
 
 
@@ -117,8 +117,6 @@ def fail(
     run_id: str,
     state: JobState = JobState.DEAD,
     cost_microusd: int | None = None,
-    policy: AdmissionPolicy = AdmissionPolicy(),
-    quota: QuotaPolicy = QuotaPolicy(),
 ) -> Settled:
     """End a job without a video, DEAD or CANCELLED: what it held goes back, and the first who joined takes over.
 
@@ -140,7 +138,7 @@ def fail(
             return _as_it_ended(session, job_id, lease_token, state)
         if cost_microusd:
             spend_counters.add_generated(session, now(session).date(), cost_microusd)
-        return _give_up(session, ended, state, run_id, policy, quota)
+        return _give_up(session, ended, state, run_id)
 
 
 def cancel(
@@ -149,8 +147,6 @@ def cancel(
     *,
     run_id: str,
     user_id: str | None = None,
-    policy: AdmissionPolicy = AdmissionPolicy(),
-    quota: QuotaPolicy = QuotaPolicy(),
 ) -> JobState:
     """End a job that waits; ask one at work to stop. Returns its state after that: what has ended stays as it is.
 
@@ -166,7 +162,7 @@ def cancel(
             .returning(*followers.ENDED)
         ).one_or_none()
         if row is not None:
-            _give_up(session, Ended._make(row), JobState.CANCELLED, run_id, policy, quota)
+            _give_up(session, Ended._make(row), JobState.CANCELLED, run_id)
             return JobState.CANCELLED
         session.execute(
             sa.update(jobs)
@@ -217,12 +213,10 @@ def _as_it_ended(session: Session, job_id: str, lease_token: int, wanted: JobSta
     return Settled(job_id, wanted, row.video_id, charged, session.execute(joined).scalar_one())
 
 
-def _give_up(
-    session: Session, ended: Ended, state: JobState, run_id: str, policy: AdmissionPolicy, quota: QuotaPolicy
-) -> Settled:
+def _give_up(session: Session, ended: Ended, state: JobState, run_id: str) -> Settled:
     followers.give_bytes_back(session, ended.reservation_id)
     followers.give_credits_back(session, ended, run_id)
-    promoted = followers.promote(session, ended.id, policy, quota, run_id=run_id) if ended.leader_id is None else None
+    promoted = followers.promote(session, ended.id, run_id=run_id) if ended.leader_id is None else None
     return Settled(ended.id, state, None, 0, 0, promoted)
 
 

@@ -43,13 +43,14 @@ def work(
     slots: int,
     seconds: float,
     limit: Callable[[], int],
-    order: DispatchPolicy = DispatchPolicy(),
-    attempts: AttemptPolicy = AttemptPolicy(),
+    order: DispatchPolicy | None = None,
+    attempts: AttemptPolicy | None = None,
     until_idle: bool = False,
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
 ) -> Counter[End]:
     """Run jobs in `slots` threads for so many seconds; returns how many ended how.
 
+    Each claim and each job follows the policies in force by then; `order` and `attempts` are this run's exceptions.
     `limit` says how many may run at once, in all workers together; it is asked before each claim. `until_idle` ends
     earlier, once nothing is due. A full disk ends it with DiskFull, and no job is blamed for it. A store that answers
     again before its claims are given up costs nothing. Whatever is raised in here, or in this thread, hands over every
@@ -57,8 +58,8 @@ def work(
     """
     make_folder(scratch)
     with Keeper(depot.engine) as keeper:
-        place = Place(depot, generator, keeper, scratch, run_id, attempts)
-        worker = _Worker(place, slots, order, limit, until_idle=until_idle)
+        place = Place(depot, generator, keeper, scratch, run_id)
+        worker = _Worker(place, slots, limit, order=order, attempts=attempts, until_idle=until_idle)
         with _beating(place, worker.at_work, heartbeat_seconds):
             worker.run(time.monotonic() + seconds)
     return worker.ends
@@ -68,10 +69,18 @@ class _Worker:
     """The slots of one run: which job is in which, and what the free ones have loaded."""
 
     def __init__(
-        self, place: Place, slots: int, order: DispatchPolicy, limit: Callable[[], int], *, until_idle: bool
+        self,
+        place: Place,
+        slots: int,
+        limit: Callable[[], int],
+        *,
+        order: DispatchPolicy | None,
+        attempts: AttemptPolicy | None,
+        until_idle: bool,
     ) -> None:
         self.ends: Counter[End] = Counter()
-        self._place, self._order, self._limit, self._until_idle = place, order, limit, until_idle
+        self._place, self._limit, self._until_idle = place, limit, until_idle
+        self._order, self._attempts = order, attempts
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._slots = slots
         self._warm: list[str | None] = [None] * slots  # the models of the free slots
@@ -105,8 +114,8 @@ class _Worker:
             return 0
         limit = self._limit()
         try:
-            claimed = claiming.claim(self._place.engine, self._name, self._warm, limit=limit, policy=self._order)
-            running = _count_running(self._place) if claimed else 0
+            claimed = claiming.claim(self._place.engine, self._name, self._warm, limit=limit, order=self._order)
+            seen = self._look() if claimed else None
         except DBAPIError:  # what was claimed all the same, nobody renews: in a minute it is another's
             self._silent_since = self._silent_since or time.monotonic()
             if time.monotonic() - self._silent_since > GIVE_UP_SECONDS:
@@ -114,12 +123,18 @@ class _Worker:
             _log.warning("no jobs were claimed, the store did not answer; trying again", exc_info=True)
             return None
         self._silent_since = None
+        if seen is None:
+            return 0
+        running, attempts = seen
         for one in claimed:
             self._warm.remove(one.model if one.model in self._warm else self._warm[0])
-            job = InHand(self._place, one)
+            job = InHand(self._place, one, attempts)
             job.ran_beside.append(running)  # a short job is over before the heartbeat looks
             self._busy[pool.submit(run_job, self._place, job)] = job
         return len(claimed)
+
+    def _look(self) -> tuple[int, AttemptPolicy]:
+        return _count_running(self._place), claiming.patience(self._place.engine, self._attempts)
 
     def _collect(self, seconds: float) -> None:
         if not self._busy:

@@ -15,11 +15,11 @@ from pydantic import BaseModel
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import Grace, PlannedRule, PlanSummary, Verdict
 from reelkeeper.operations.core.lease import Lease
+from reelkeeper.operations.core.policies import current
 from reelkeeper.rules.billing import tariff
 from reelkeeper.rules.lifecycle import lifecycle, savings
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import Report
-from reelkeeper.rules.lifecycle.savings import SavingsPolicy
 from reelkeeper.store import Engine
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.lifecycle import plan_progress, plan_results, purge_plan
@@ -59,7 +59,9 @@ def make(
 ) -> str:
     """Save a stream of verdicts as a plan, in flat memory, spread over the nights where one user would lose much."""
     plan_id = begin_plan(engine, flow, under, as_of, run_id)
-    add_verdicts(engine, plan_id, judged, lifecycle.reason, partial(savings.of_verdict, policy=SavingsPolicy()))
+    add_verdicts(
+        engine, plan_id, judged, lifecycle.reason, partial(savings.of_verdict, policy=current(engine).policies.saving)
+    )
     leave_beyond_share(engine, plan_id, max_percent=limits.max_user_percent, always_allowed=limits.always_allowed)
     return plan_id
 

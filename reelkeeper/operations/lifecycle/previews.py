@@ -1,6 +1,6 @@
 """Plan the work of a flow as its dry run does: gather, decide, save, and ask the guard. The store alone is needed.
 
-report = tier_storage(Planning(engine, as_of, run_id), policy=policy, limits=limits, recipe=recipe, ...)
+report = tier_storage(Planning(engine, as_of, run_id), policy=exception)
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +11,8 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from reelkeeper.adapters import ffmpeg
-from reelkeeper.model import Grace, Verdict, Video
+from reelkeeper.model import Verdict, Video
+from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.operations.lifecycle import plans
 from reelkeeper.rules.lifecycle import guard, lifecycle, transcode
 from reelkeeper.rules.lifecycle.guard import BlastRadius
@@ -37,44 +38,60 @@ class Planning(NamedTuple):
 def tier_storage(
     work: Planning,
     *,
-    policy: LifecyclePolicy,
-    limits: BlastRadius,
-    recipe: Recipe,
-    acceptance: Acceptance,
-    helpers: Annotated[int, Field(ge=0, le=100)],  # noqa: ARG001  the flow takes it; who helps is no part of a plan
+    policy: Annotated[LifecyclePolicy | None, Override()] = None,
+    limits: Annotated[BlastRadius | None, Override()] = None,
+    recipe: Annotated[Recipe | None, Override()] = None,
+    acceptance: Annotated[Acceptance | None, Override()] = None,
+    helpers: Annotated[int, Field(ge=0, le=100)] = 0,  # noqa: ARG001  the flow takes it; who helps is no part of a plan
 ) -> Report:
     """Plan which cold videos are compressed, and which are retired."""
-    policy.require_active("tier_storage")
-    mark = transcode.fingerprint(recipe, acceptance, ffmpeg.tools().encoder(recipe.codec))
-    judged = lifecycle.verdicts(_stream(work), policy, work.as_of, mark, recipe.skip_codecs)
-    chosen = lifecycle.largest_first(lifecycle.for_tiering(judged), policy.compress_limit)
-    under = plans.terms(policy=policy, recipe=recipe, acceptance=acceptance)
-    return _made(work, "tier_storage", under, chosen, limits)
+    rules = followed(work.engine, lifecycle=policy, limits=limits, recipe=recipe, acceptance=acceptance)
+    rules.lifecycle.require_active("tier_storage")
+    mark = transcode.fingerprint(rules.recipe, rules.acceptance, ffmpeg.tools().encoder(rules.recipe.codec))
+    judged = lifecycle.verdicts(_stream(work), rules.lifecycle, work.as_of, mark, rules.recipe.skip_codecs)
+    chosen = lifecycle.largest_first(lifecycle.for_tiering(judged), rules.lifecycle.compress_limit)
+    under = plans.terms(policy=rules.lifecycle, recipe=rules.recipe, acceptance=rules.acceptance)
+    return _made(work, "tier_storage", under, chosen, rules.limits)
 
 
-def expire_videos(work: Planning, *, policy: LifecyclePolicy, limits: BlastRadius) -> Report:
+def expire_videos(
+    work: Planning,
+    *,
+    policy: Annotated[LifecyclePolicy | None, Override()] = None,
+    limits: Annotated[BlastRadius | None, Override()] = None,
+) -> Report:
     """Plan which videos are retired for their age."""
-    policy.require_active("expire_videos")
-    expired = lifecycle.for_expiry(lifecycle.verdicts(_stream(work), policy, work.as_of, recipe_fingerprint=""))
-    return _made(work, "expire_videos", plans.terms(policy=policy), expired, limits)
+    rules = followed(work.engine, lifecycle=policy, limits=limits)
+    rules.lifecycle.require_active("expire_videos")
+    judged = lifecycle.verdicts(_stream(work), rules.lifecycle, work.as_of, recipe_fingerprint="")
+    expired = lifecycle.for_expiry(judged)
+    return _made(work, "expire_videos", plans.terms(policy=rules.lifecycle), expired, rules.limits)
 
 
-def purge_retired(work: Planning, *, limits: BlastRadius, grace_days: Days, grace_days_service_keys: Days) -> Report:
+def purge_retired(
+    work: Planning,
+    *,
+    limits: Annotated[BlastRadius | None, Override()] = None,
+    grace_days: Days | None = None,
+    grace_days_service_keys: Days | None = None,
+) -> Report:
     """Plan which bytes are deleted, their grace being over."""
+    rules = followed(work.engine, limits=limits)
+    grace = rules.lifecycle.grace.overridden(grace_days, grace_days_service_keys)
     plan_id = plans.make_purge(
         work.engine,
         plans.terms(
-            grace_days=grace_days, grace_days_service_keys=grace_days_service_keys, max_objects=limits.max_objects
+            grace_days=grace.days, grace_days_service_keys=grace.service_days, max_objects=rules.limits.max_objects
         ),
         as_of=work.as_of,
         run_id=work.run_id,
-        grace=Grace(grace_days, grace_days_service_keys),
-        max_videos=limits.max_objects,
+        grace=grace,
+        max_videos=rules.limits.max_objects,
         service_keys=work.may_purge_service_keys,
     )
     plan = plans.load(work.engine, plan_id, items=0).plan
     return plans.preview(
-        work.engine, plan, work.run_id, lambda _retired_in_24h, last: guard.purge_within(limits, plan, last)
+        work.engine, plan, work.run_id, lambda _retired_in_24h, last: guard.purge_within(rules.limits, plan, last)
     )
 
 

@@ -19,8 +19,8 @@ _MOST_TIMEOUTS = 3  # runs in which a video took too long: a busy machine may be
 def shrink(
     source: Path,
     scratch: Path,
-    recipe: Recipe | None = None,
-    acceptance: Acceptance | None = None,
+    recipe: Recipe,
+    acceptance: Acceptance,
     *,
     limits: MediaLimits | None = None,
     remaining_days: int | None = None,
@@ -35,7 +35,6 @@ def shrink(
     Raises ToolMissing, and MediaTimeout or MediaError for what another try may mend; all else is a Refusal with its
     reason.
     """
-    recipe, acceptance = recipe or Recipe(), acceptance or Acceptance()
     encoder = ffmpeg.tools().encoder(recipe.codec)
     mark = transcode.fingerprint(recipe, acceptance, encoder)
     try:

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, time, timedelta
 
 from reelkeeper.model.alerts import AlertState
 from reelkeeper.model.money import CostForecast, Freed, Saved
+from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store import Engine
@@ -80,8 +81,11 @@ class MonthReport:
         return sum(one.size_bytes for one in self.stock)
 
 
-def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy = BudgetPolicy()) -> MonthReport:
-    """Read everything that there is to show of the month that begins on day `month`, as of a moment in or after it."""
+def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy | None = None) -> MonthReport:
+    """Read everything that there is to show of the month that begins on day `month`, as of a moment in or after it.
+
+    `budgets` is an exception to the policy in force.
+    """
     last, earliest = end_of(month), _months_before(month, _MONTHS_BACK)
     until = min(as_of, datetime.combine(last + _ONE_DAY, time(), UTC))
     with reading(engine) as session:
@@ -89,7 +93,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy =
         return MonthReport(
             month=month,
             as_of=as_of,
-            budgets=budgets,
+            budgets=in_force(session).policies.overridden(budget=budgets).budget,
             spent=charge_reports.by_day_and_service(session, month, last),
             lines=charge_reports.by_sku(session, month, last),
             payers=charges.sums(session, "user", month, last),

@@ -22,7 +22,6 @@ from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.videos.upload import CONTENT_TYPES
 from reelkeeper.rules.billing.credits import fingerprint, require_key
-from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.store import Session
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.videos import uploads
@@ -49,9 +48,7 @@ class Ticket(NamedTuple):
     headers: dict[str, str]
 
 
-def begin(
-    depot: Depot, wanted: Announced, key: str, *, url_seconds: int, policy: QuotaPolicy = QuotaPolicy()
-) -> tuple[Upload, Ticket | None]:
+def begin(depot: Depot, wanted: Announced, key: str, *, url_seconds: int) -> tuple[Upload, Ticket | None]:
     """Reserve the bytes and sign a URL to put them. The same `key` again gives the same upload, with a URL while open.
 
     Raises QuotaExceeded, KeyReused, InputRefused for a video that is there already, NotFound for a user who is not,
@@ -65,7 +62,7 @@ def begin(
         require_permission(session)
         before = uploads.find(session, upload_id)
         if before is None:
-            before = _announce(session, depot, wanted, upload_id, sha256, url_seconds, policy)
+            before = _announce(session, depot, wanted, upload_id, sha256, url_seconds)
         at = now(session)
     if before.request_sha256 != sha256:
         raise KeyReused(
@@ -96,7 +93,6 @@ def _announce(
     upload_id: str,
     sha256: str,
     url_seconds: int,
-    policy: QuotaPolicy,
 ) -> Upload:
     _require_new(session, wanted)
     key = blob_key(depot.bucket.prefix, wanted.user_id, wanted.video_id, 1, wanted.extension)
@@ -107,7 +103,6 @@ def _announce(
         wanted.size_bytes,
         f"upload/{upload_id}",
         lasting_seconds=url_seconds + PATIENCE_SECONDS,
-        policy=policy,
     )
     uploads.begin(
         session,

@@ -89,7 +89,7 @@ class Job(BaseModel):
     model: str = Field("", max_length=200, description="Name of the model")
     complexity: Decimal = Field(Decimal(0), ge=0, le=1000, decimal_places=6, description="Units beyond a plain job")
     size_bytes: int = Field(0, ge=0, le=_LARGEST_OBJECT, description="Size that the video is expected to have")
-    retention_days: int | None = Field(None, ge=0, le=36_500, description="Days that it will be kept; null: for ever")
+    retention_days: int | None = Field(None, ge=0, le=36_500, description="Days that it will be kept; never: for ever")
 
 
 class Quote(NamedTuple):

@@ -26,7 +26,7 @@ Figures = dict[str, float | None]  # named with their units; None: not known
 
 
 class PerformancePolicy(BaseModel):
-    """What is too slow, too dear, too full, too often wrong; null: nothing is."""
+    """What is too slow, too dear, too full, too often wrong; never: nothing is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -25,7 +25,7 @@ class AdmissionPolicy(BaseModel):
         7,
         ge=1,
         le=36_500,
-        description="Days that a video is given again, from the last time on; null: as long as it lives",
+        description="Days that a video is given again, from the last time on; never: as long as it lives",
     )
     hold_days: int = Field(
         7, ge=1, le=30, description="Days until credits and bytes of a job that nobody ended are given back"
@@ -38,7 +38,7 @@ class AdmissionPolicy(BaseModel):
     )
     daily_limit_usd: _Usd | None = Field(
         None,
-        description="No new job that would take a UTC day beyond so many dollars, jobs in flight counted; null: any",
+        description="No new job that would take a UTC day beyond so many dollars, jobs in flight counted; never: any",
     )
     monthly_limit_usd: _Usd | None = Field(None, description="The same for a month")
 

@@ -35,7 +35,7 @@ class PrunePolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     budget_bytes: int | None = Field(
-        100_000_000_000, ge=1, description="Bytes of all videos that the cache may give again; null: any"
+        100_000_000_000, ge=1, description="Bytes of all videos that the cache may give again; never: any"
     )
     small_percent: int = Field(10, ge=1, le=99, description="Share of the budget for entries that are on trial")
     rule: Literal["rent", "seed"] = Field(

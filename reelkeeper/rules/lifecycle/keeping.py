@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class KeepingPolicy(BaseModel):
-    """After how many days a record goes; null: never."""
+    """After how many days a record goes, if ever."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -48,29 +48,29 @@ def _days(default: int, what: str) -> int:
 
 
 class LifecyclePolicy(BaseModel):
-    """When a video is compressed, retired or past its retention. `null` switches a rule off; 0 is refused."""
+    """When a video is compressed, retired or past its retention. `never` switches a rule off; 0 is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     compress_below_views: int | None = Field(
-        5, ge=1, le=10**9, description="Compress videos with fewer views than this in 30 days; null: compress none"
+        5, ge=1, le=10**9, description="Compress videos with fewer views than this in 30 days; never: compress none"
     )
     compress_after_days: int = _days(7, "Compress only videos older than this")
     retire_below_views: int | None = Field(
-        1, ge=1, le=10**9, description="Retire videos with fewer views than this in 30 days; null: retire none as cold"
+        1, ge=1, le=10**9, description="Retire videos with fewer views than this in 30 days; never: retire none as cold"
     )
     retire_after_days: int = _days(30, "Retire as cold only videos older than this")
     retention_free_days: int | None = Field(
         30,
         ge=1,
         le=_LONGEST_DAYS,
-        description="Retire videos of free users older than this, viewed or not; null: never",
+        description="Retire videos of free users older than this, viewed or not; never: never",
     )
     retention_premium_days: int | None = Field(
-        90, ge=1, le=_LONGEST_DAYS, description="The same for premium users; null: never"
+        90, ge=1, le=_LONGEST_DAYS, description="The same for premium users; never: never"
     )
     retention_pro_days: int | None = Field(
-        365, ge=1, le=_LONGEST_DAYS, description="The same for pro users; null: never"
+        365, ge=1, le=_LONGEST_DAYS, description="The same for pro users; never: never"
     )
     grace_days: int = Field(
         7, ge=1, le=365, description="A retired video can be restored for this long before its bytes are purged"
@@ -94,13 +94,13 @@ class LifecyclePolicy(BaseModel):
                 f"nothing could ever be compressed: retire_below_views={self.retire_below_views} with "
                 f"retire_after_days={self.retire_after_days} retires every video that compress_below_views="
                 f"{self.compress_below_views} with compress_after_days={self.compress_after_days} names. "
-                "Set compress_below_views to null if that is meant"
+                "Set compress_below_views to never if that is meant"
             )
         for (lesser, shorter), (better, longer) in pairwise(self.retention_days().items()):
             if longer is not None and (shorter is None or longer < shorter):
                 raise ValueError(
                     f"{better} users would lose videos sooner than {lesser} users: retention_{better}_days={longer}, "
-                    f"retention_{lesser}_days={'null' if shorter is None else shorter}. Are they swapped?"
+                    f"retention_{lesser}_days={'never' if shorter is None else shorter}. Are they swapped?"
                 )
         return self
 
@@ -122,7 +122,7 @@ class LifecyclePolicy(BaseModel):
         switches = FLOW_RULES[flow]
         if all(getattr(self, switch) is None for switch in switches):
             raise PolicyRefused(
-                f"empty policy: {' and '.join(switches)} are all null, so {flow} could do nothing. "
+                f"empty policy: {' and '.join(switches)} are all never, so {flow} could do nothing. "
                 f"Switch one on, or pause the schedule of {flow}"
             )
 
@@ -143,13 +143,16 @@ def verdicts(
 
     `efficient_codecs` are those that the recipe leaves alone.
     """
-    return map(_judging(policy, as_of, recipe_fingerprint, frozenset(efficient_codecs)), videos)
+    return map(judging(policy, as_of, recipe_fingerprint, frozenset(efficient_codecs)), videos)
 
 
-def _judging(  # noqa: C901  a flat list of cases, counted as deep
+def judging(  # noqa: C901  a flat list of cases, counted as deep
     policy: LifecyclePolicy, as_of: datetime, recipe: str, efficient: frozenset[str]
 ) -> Callable[[Video], Verdict]:
-    """Make the function that judges, with every limit turned into a moment that `created_at` is compared with."""
+    """Make the function that judges one video, with every limit turned into a moment to compare `created_at` with.
+
+    `recipe` is the mark of the recipe in use, `efficient` the codecs that it leaves alone.
+    """
     if as_of.tzinfo is None:
         raise ValueError(f"as_of={as_of} has no time zone")
 

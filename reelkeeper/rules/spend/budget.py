@@ -58,8 +58,8 @@ class BudgetPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    daily_usd: _Usd | None = Field(Decimal(10), description="Dollars that a day may cost, all in all; null: any")
-    monthly_usd: _Usd | None = Field(Decimal(200), description="Dollars that a month may cost, all in all; null: any")
+    daily_usd: _Usd | None = Field(Decimal(10), description="Dollars that a day may cost, all in all; never: any")
+    monthly_usd: _Usd | None = Field(Decimal(200), description="Dollars that a month may cost, all in all; never: any")
     budgets: tuple[Budget, ...] = Field(
         (), max_length=1000, description='More of them: `[{"scope": "service:compute", "period": "day", "usd": 5}]`'
     )

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model.money import Charge
+from reelkeeper.store.core.policies import in_force
 from reelkeeper.store.tables import charges
 
 By = Literal["user", "service", "day"]
@@ -50,7 +51,8 @@ def replace(session: Session, days: Iterable[date], new: Iterable[Charge]) -> in
     if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer at a time anyway
         session.execute(sa.text("LOCK TABLE charges IN SHARE ROW EXCLUSIVE MODE"))
     session.execute(sa.delete(charges).where(charges.c.day.in_(list(days))))
-    rows, count = (one._asdict() for one in new), 0
+    version = in_force(session).version
+    rows, count = ({**one._asdict(), "policy_version": version} for one in new), 0
     while batch := list(islice(rows, _BATCH)):
         session.execute(sa.insert(charges), batch)
         count += len(batch)

@@ -18,7 +18,11 @@ from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.tables import audit_events, deployment
 
 _BATCH = 2_000
-_LOCKED = sa.select(deployment.c.audit_events, deployment.c.audit_head).with_for_update().subquery()
+_LOCKED = (
+    sa.select(deployment.c.audit_events, deployment.c.audit_head, deployment.c.policy_version)
+    .with_for_update()
+    .subquery()
+)
 _END = sa.select(_LOCKED, Clock())  # the clock is read once the row is locked, so that times only grow
 _APPEND = sa.insert(audit_events)
 _MOVE_END = sa.update(deployment).values(audit_events=sa.bindparam("length"), audit_head=sa.bindparam("head"))
@@ -45,11 +49,15 @@ class Recorded(NamedTuple):
 
 
 def append(session: Session, events: Sequence[Event]) -> None:
-    """Write `events` at the end of the record. The last statement of a transaction: others wait here until it ends."""
+    """Write `events` at the end of the record, each with the policy version in force once one was applied.
+
+    The last statement of a transaction: others wait here until it ends.
+    """
     if not events:
         return
-    (length, head, at), rows = session.execute(_END).one(), []
-    for place, event in enumerate(events, start=length + 1):
+    (length, head, version, at), rows = session.execute(_END).one(), []
+    for place, plain in enumerate(events, start=length + 1):
+        event = plain._replace(detail={**plain.detail, "policy": version}) if version else plain
         previous, head = head, _digest(head, place, at, event)
         rows.append({**event._asdict(), "id": place, "at": at, "previous": previous, "digest": head})
     session.execute(_APPEND, rows)

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.errors import PlanRefused
 from reelkeeper.model import Action, Counts, PlanSummary, Verdict
 from reelkeeper.store.core.engine import Clock, transaction
+from reelkeeper.store.core.policies import in_force
 from reelkeeper.store.lifecycle.plans import Item, load_summary, policy_hash
 from reelkeeper.store.tables import plans, verdicts
 
@@ -39,6 +40,7 @@ def begin_plan(engine: sa.Engine, flow: str, policy: Mapping[str, Any], as_of: d
                 run_id=run_id,
                 policy=dict(policy),
                 policy_hash=policy_hash(policy),
+                policy_version=in_force(session).version,
                 population=0,
                 population_bytes=0,
                 kept={},

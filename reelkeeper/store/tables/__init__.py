@@ -28,6 +28,7 @@ key_owners = _TABLES["key_owners"]
 scans = _TABLES["scans"]
 
 deployment = _TABLES["deployment"]
+policy_versions = _TABLES["policy_versions"]
 operations = _TABLES["operations"]
 plans = _TABLES["plans"]
 verdicts = _TABLES["verdicts"]

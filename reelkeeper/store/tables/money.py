@@ -134,6 +134,7 @@ class ChargeRow(SQLModel, table=True):
     billed_nanousd: int = Field(sa_type=sa.BigInteger)
     price_book: str
     estimated: bool = False  # of incomplete or sampled usage
+    policy_version: int = Field(0, sa_column_kwargs={"server_default": "0"})
 
 
 class SpendDay(SQLModel, table=True):

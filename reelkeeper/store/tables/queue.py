@@ -45,6 +45,9 @@ class JobRow(SQLModel, table=True):
     estimate_seconds: float
     price_microusd: int = Field(sa_type=sa.BigInteger)
     price_book: str
+    policy_version: int = Field(
+        0, sa_column_kwargs={"server_default": "0"}
+    )  # what was promised: the price of a hit, how long it is held
     quoted_cost_microusd: int | None = Field(None, sa_type=sa.BigInteger)  # what it is expected to cost us
     hold_id: str | None = None
     reservation_id: str | None = None

@@ -20,6 +20,22 @@ class Deployment(SQLModel, table=True):
     frozen_reason: str | None = None
     audit_events: int = 0  # length and head of the audit chain: a cut-off tail is noticed
     audit_head: str = ""
+    policy_version: int = Field(0, sa_column_kwargs={"server_default": "0"})  # in force; 0 is what Reelkeeper ships
+    policy_digest: str = Field(
+        "", sa_column_kwargs={"server_default": ""}
+    )  # of its document: what a process has read once need not be read again
+
+
+class PolicyVersion(SQLModel, table=True):
+    """All policies as somebody applied them. Rows are never changed: money and promises refer to them."""
+
+    __tablename__ = "policy_versions"
+    version: int = Field(primary_key=True)
+    digest: str
+    document: dict[str, Any] = Field(sa_type=sa.JSON)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    author: str
+    reason: str
 
 
 class Operation(SQLModel, table=True):
@@ -67,6 +83,7 @@ class PlanRow(SQLModel, table=True):
     run_id: str
     policy: dict[str, Any] = Field(sa_type=sa.JSON)
     policy_hash: str
+    policy_version: int = Field(0, sa_column_kwargs={"server_default": "0"})
     population: int = 0
     population_bytes: int = Field(0, sa_type=sa.BigInteger)
     kept: dict[str, int] = Field(default_factory=dict, sa_type=sa.JSON)

@@ -72,6 +72,12 @@ def live_videos(session: Session, as_of: datetime, window_days: int = 30) -> Ite
             )
 
 
+def users_by_tier(session: Session) -> dict[str, int]:
+    """Count the users of each tier that is known."""
+    counted = sa.select(users.c.tier, sa.func.count()).where(users.c.tier.is_not(None)).group_by(users.c.tier)
+    return {str(tier): int(count) for tier, count in session.execute(counted)}
+
+
 def _complete_since(session: Session, as_of: datetime, window_days: int) -> datetime:
     """Find the first moment from which each whole day before `as_of`'s day has all its views recorded."""
     today = as_of.astimezone(UTC).date()

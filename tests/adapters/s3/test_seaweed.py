@@ -23,7 +23,7 @@ KEY = "videos/ann/one.mp4"
 HOLDER = """
 import sys, time
 from pathlib import Path
-from reelkeeper.adapters import seaweed
+from reelkeeper.adapters.s3 import seaweed
 with seaweed.running(Path(sys.argv[1])) as endpoint:
     print(endpoint.endpoint_url, flush=True)
     sys.stdin.read()

@@ -17,6 +17,7 @@ from reelkeeper.store.core.audit import events
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import reservations, storage_accounts, users, videos
 from tests.operations.books import assert_bytes_add_up, make_user, storage, store_video
+from tests.policies import put_in_force
 
 MIB = 2**20
 
@@ -32,9 +33,9 @@ def store(engine: sa.Engine) -> Iterator[sa.Engine]:
         assert_bytes_add_up(session)
 
 
-def reserve(engine: sa.Engine, size: int, key: str = "upload 1", user: str = "ann", **options: QuotaPolicy) -> Reserved:
+def reserve(engine: sa.Engine, size: int, key: str = "upload 1", user: str = "ann") -> Reserved:
     with transaction(engine, "test") as session:
-        return quota.reserve(session, user, size, key, lasting_seconds=600, **options)
+        return quota.reserve(session, user, size, key, lasting_seconds=600)
 
 
 def settle(engine: sa.Engine, key: str, *, video: str, size: int) -> None:
@@ -162,9 +163,9 @@ def test_a_persons_word_stands_in_place_of_the_tier_and_is_on_record(store: sa.E
 
 
 def test_a_deployment_may_grant_its_tiers_more(store: sa.Engine) -> None:
-    policy = QuotaPolicy(free_bytes=200 * MIB)
-    assert check_user_storage_quota(store, "ann", 140 * MIB, policy=policy).can_upload
-    assert reserve(store, 140 * MIB, policy=policy)
+    put_in_force(store, quota=QuotaPolicy(free_bytes=200 * MIB))
+    assert check_user_storage_quota(store, "ann", 140 * MIB).can_upload
+    assert reserve(store, 140 * MIB)
 
 
 def test_a_user_who_was_never_counted_is_counted_at_the_first_question(store: sa.Engine) -> None:

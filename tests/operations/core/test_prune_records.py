@@ -40,6 +40,7 @@ from tests.jobs import made, waiting
 
 POLICY = KeepingPolicy()
 FOREVER = {
+    "policy_versions",
     *("accounts", "api_tokens", "audit_events", "blobs", "cache_entries", "cache_ghosts", "charges", "controls"),
     *("credit_holds", "deployment", "entries", "heartbeats", "holds", "key_owners", "leases", "orphans"),
     *("spend_days", "storage_accounts", "transfers", "users", "videos", "view_days"),

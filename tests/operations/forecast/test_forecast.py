@@ -1,6 +1,7 @@
 """From usage in the store to what months will cost: on both databases, with gaps, two counters and retention."""
 
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -14,9 +15,9 @@ from reelkeeper.operations.forecast.forecast import (
     predict_resource_needs,
     record,
 )
-from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.forecast.costs import TOTAL
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store.billing.usage import record as record_usage
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.forecast.forecasts import latest
@@ -26,7 +27,6 @@ NOW = datetime(2026, 11, 21, 6, tzinfo=UTC)
 TODAY = NOW.date()
 GB = 10**9
 DAYS = 60
-POLICY, BOOK = LifecyclePolicy(), PriceBook()
 
 
 def ago(days: int) -> date:
@@ -87,7 +87,7 @@ def store(engine: sa.Engine) -> sa.Engine:
 
 
 def test_this_month_is_what_was_used_and_what_goes_on(store: sa.Engine) -> None:
-    costs = {cost.service: cost for cost in predict_costs(store, NOW, months=1)}
+    costs = {cost.service: cost for cost in predict_costs(store, NOW, policies=DEFAULTS, months=1)}
     assert costs["compute"].mean_usd == pytest.approx(300 * 30 * 0.01, rel=0.02)
     assert costs["api"].mean_usd == pytest.approx(300 * 30 * 0.005, rel=0.02)
     assert costs["r2-class-a"].mean_usd == pytest.approx(2 * 4.5)  # 2.4 million, of which one is free
@@ -97,21 +97,23 @@ def test_this_month_is_what_was_used_and_what_goes_on(store: sa.Engine) -> None:
 
 def test_what_is_known_to_leave_does_and_what_is_held_or_unknown_stays(store: sa.Engine) -> None:
     leaves = ago(20) + timedelta(days=30 + 1 + 7)
-    assert gather(store, NOW, POLICY, BOOK).stored.stock.expiries == {leaves: 3 * GB, date(2026, 11, 24): 7 * GB}
+    assert gather(store, NOW, DEFAULTS).stored.stock.expiries == {leaves: 3 * GB, date(2026, 11, 24): 7 * GB}
     with transaction(store, "test") as session:
         session.execute(
             sa.insert(holds).values(id="h", scope="video", subject="v0", reason="r", author="eve", created_at=NOW)
         )
-    assert gather(store, NOW, POLICY, BOOK).stored.stock.expiries[leaves] == 2 * GB
-    for_ever = LifecyclePolicy(retention_free_days=None, retention_premium_days=None, retention_pro_days=None)
-    assert leaves not in gather(store, NOW, for_ever, BOOK).stored.stock.expiries
+    assert gather(store, NOW, DEFAULTS).stored.stock.expiries[leaves] == 2 * GB
+    for_ever = DEFAULTS.overridden(
+        lifecycle=LifecyclePolicy(retention_free_days=None, retention_premium_days=None, retention_pro_days=None)
+    )
+    assert leaves not in gather(store, NOW, for_ever).stored.stock.expiries
 
 
 def test_cloudflares_count_takes_the_place_of_our_own_and_a_day_without_reads_had_none(store: sa.Engine) -> None:
     theirs = {"source": UsageSource.CLOUDFLARE, "storage_class": StorageClass.STANDARD}
     with transaction(store, "test") as session:
         record_usage(session, [Used(ago(1), Metric.OPERATIONS, 5, "GetObject", **theirs)])  # type: ignore[arg-type]  # two fields
-    known = {line.name: line.history for line in gather(store, NOW, POLICY, BOOK).lines}
+    known = {line.name: line.history for line in gather(store, NOW, DEFAULTS).lines}
     assert known["class A standard"].loc[str(ago(1))] == 0
     assert known["class A standard"].loc[str(ago(2))] == 80_000
     assert known["class B standard"].loc[str(ago(1))] == 5
@@ -119,7 +121,7 @@ def test_cloudflares_count_takes_the_place_of_our_own_and_a_day_without_reads_ha
 
 
 def test_what_was_said_is_kept_once_and_read_again(store: sa.Engine) -> None:
-    costs = predict_costs(store, NOW, months=2)
+    costs = predict_costs(store, NOW, policies=DEFAULTS, months=2)
     said = record(store, costs, run_id="run", as_of=NOW)
     record(store, costs, run_id="run", as_of=NOW)
     with reading(store) as session:
@@ -143,7 +145,7 @@ def test_the_two_questions_of_the_first_sketch_are_answered(store: sa.Engine) ->
 
 
 def test_of_an_empty_store_nothing_is_known_which_is_not_zero(engine: sa.Engine) -> None:
-    for ask in (predict_costs, predict_monthly_cost, predict_resource_needs):
+    for ask in (partial(predict_costs, policies=DEFAULTS), predict_monthly_cost, predict_resource_needs):
         with pytest.raises(UsageUnknown, match="no usage is known of any day before 2026-11-21"):
             ask(engine, NOW)
 

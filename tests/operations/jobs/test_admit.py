@@ -16,7 +16,7 @@ from reelkeeper.model.requests import Cached, Declined, Joined, Queued, RefusedF
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.health import accounts
-from reelkeeper.operations.jobs.admit import Terms, admit
+from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.settle import cancel, succeed
 from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.rules.billing.quote import PriceBook
@@ -29,6 +29,7 @@ from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs,
 from tests.children import FORKED
 from tests.operations.books import DOLLAR, assert_books_balance, assert_bytes_add_up, balances, make_user, storage
 from tests.operations.desk import ask, claim, fox, make, row
+from tests.policies import put_in_force
 
 SIZE = expected_bytes(fox(), AdmissionPolicy().bits_per_pixel)
 
@@ -113,12 +114,12 @@ def test_what_was_made_is_given_again_for_nothing_and_counted(desk: sa.Engine) -
 
 def test_a_hit_can_be_charged_a_share_of_the_price(desk: sa.Engine) -> None:
     made(desk, "k1")
-    terms = Terms(AdmissionPolicy(hit_charge_percent=50))
+    half = AdmissionPolicy(hit_charge_percent=50)
     before = balances(desk, "ann")[0]
-    hit = ask(desk, "k2", terms=terms)
+    hit = ask(desk, "k2", admission=half)
     assert isinstance(hit, Cached)
     assert hit.charged_microusd == (DOLLAR - before) // 2
-    assert ask(desk, "k2", terms=terms) == hit
+    assert ask(desk, "k2") == hit
     assert balances(desk, "ann") == (before - hit.charged_microusd, 0)
 
 
@@ -159,7 +160,7 @@ def test_too_few_credits_no_room_and_an_unknown_tier_are_refused_and_leave_nothi
     assert poor.code == RefusedFor.CREDITS
     assert "$0.0001 to spend" in poor.reason
     assert balances(desk, "poor") == (100, 0)
-    full = ask(desk, "k", user="ben", terms=Terms(quota=QuotaPolicy(free_bytes=SIZE - 1)))
+    full = ask(desk, "k", user="ben", quota=QuotaPolicy(free_bytes=SIZE - 1))
     assert isinstance(full, Declined)
     assert full.code == RefusedFor.QUOTA
     assert "do not fit" in full.reason
@@ -172,7 +173,7 @@ def test_too_few_credits_no_room_and_an_unknown_tier_are_refused_and_leave_nothi
     assert balances(desk, "ben") == (DOLLAR, 0)
     with transaction(desk, "test") as session:
         ledger.grant(session, "poor", DOLLAR, "more", run_id="test")
-    assert isinstance(ask(desk, "k", user="poor"), Queued)  # a refusal does not use up the key
+    assert isinstance(ask(desk, "k", user="poor", quota=QuotaPolicy()), Queued)  # a refusal does not use up the key
 
 
 def test_while_changes_are_frozen_only_what_is_there_is_given(desk: sa.Engine) -> None:
@@ -208,15 +209,15 @@ def test_a_key_whose_job_ended_without_a_video_says_so(desk: sa.Engine) -> None:
 
 
 def test_place_and_wait_count_the_shorter_jobs_and_what_was_learned_of_the_model(desk: sa.Engine) -> None:
-    terms = Terms(AdmissionPolicy(slots=1))
+    put_in_force(desk, admission=AdmissionPolicy(slots=1))
     with transaction(desk, "test") as session:
         session.execute(sa.insert(controls).values(name=ESTIMATES, state={"slow": [2.0] * 64}, updated_at=Clock()))
-    first = ask(desk, "k1", terms=terms)
+    first = ask(desk, "k1")
     assert isinstance(first, Queued)
     claim(desk, first.job_id)
-    second = ask(desk, "k2", fox(seed=1), terms=terms)
-    slow = ask(desk, "k3", fox(model="slow"), terms=terms)
-    third = ask(desk, "k4", fox(seed=2), terms=terms)
+    second = ask(desk, "k2", fox(seed=1))
+    slow = ask(desk, "k3", fox(model="slow"))
+    third = ask(desk, "k4", fox(seed=2))
     assert isinstance(second, Queued)
     assert isinstance(slow, Queued)
     assert isinstance(third, Queued)
@@ -238,10 +239,8 @@ def test_a_leader_is_found_by_its_index(desk: sa.Engine) -> None:
 def apply(url: str, names: list[str], results: "multiprocessing.SimpleQueue[list[str]]") -> None:
     """Ask for one video each as fast as it goes."""
     engine = open_engine(url)
-    terms = Terms(quota=QuotaPolicy(free_bytes=7 * SIZE + SIZE - 1))
     answers = [
-        admit(engine, fox(seed=int(name.split()[1])), user_id=name.split()[0], client_key=name, terms=terms)
-        for name in names
+        admit(engine, fox(seed=int(name.split()[1])), user_id=name.split()[0], client_key=name) for name in names
     ]
     results.put([one.code if isinstance(one, Declined) else type(one).__name__ for one in answers])
     engine.dispose()
@@ -255,6 +254,7 @@ def test_two_hundred_at_once_get_exactly_the_last_credits_and_the_last_bytes(eng
     assert isinstance(probe, Queued)
     make_user(engine, "short", 8 * probe.price_microusd - 1, tier="pro")
     make_user(engine, "full", DOLLAR * 10)
+    put_in_force(engine, quota=QuotaPolicy(free_bytes=7 * SIZE + SIZE - 1))
     names = [f"{user} {number}" for number in range(100) for user in ("short", "full")]
     results: multiprocessing.SimpleQueue[list[str]] = FORKED.SimpleQueue()
     url = engine.url.render_as_string(hide_password=False)

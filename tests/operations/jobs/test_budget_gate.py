@@ -13,7 +13,7 @@ from reelkeeper.model.money import SoFar
 from reelkeeper.model.requests import Cached, Declined, Joined, Queued, RefusedFor
 from reelkeeper.operations.billing import metering
 from reelkeeper.operations.health import accounts
-from reelkeeper.operations.jobs.admit import Terms, admit
+from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.settle import cancel, fail, succeed
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
@@ -23,6 +23,7 @@ from reelkeeper.store.tables import jobs, spend_days, usage_days
 from tests.children import FORKED
 from tests.operations.books import DOLLAR, make_user
 from tests.operations.desk import ask, claim, fox, make, row
+from tests.policies import put_in_force
 
 
 @pytest.fixture
@@ -41,9 +42,9 @@ def cost(desk: sa.Engine) -> int:
     return int(row(desk, probe.job_id).quoted_cost_microusd)
 
 
-def limit(microusd: int, *, monthly: bool = False) -> Terms:
+def limit(microusd: int, *, monthly: bool = False) -> AdmissionPolicy:
     usd = Decimal(microusd) / DOLLAR
-    return Terms(AdmissionPolicy(monthly_limit_usd=usd) if monthly else AdmissionPolicy(daily_limit_usd=usd))
+    return AdmissionPolicy(monthly_limit_usd=usd) if monthly else AdmissionPolicy(daily_limit_usd=usd)
 
 
 def so_far(engine: sa.Engine) -> SoFar:
@@ -55,10 +56,10 @@ def so_far(engine: sa.Engine) -> SoFar:
 def test_a_job_that_would_pass_the_limit_is_declined_with_when_to_ask_again(
     desk: sa.Engine, cost: int, monthly: bool
 ) -> None:
-    terms = limit(2 * cost, monthly=monthly)
+    put_in_force(desk, admission=limit(2 * cost, monthly=monthly))
     for number in (1, 2):
-        assert isinstance(ask(desk, f"k{number}", fox(seed=number), terms=terms), Queued)
-    over = ask(desk, "k3", fox(seed=3), terms=terms)
+        assert isinstance(ask(desk, f"k{number}", fox(seed=number)), Queued)
+    over = ask(desk, "k3", fox(seed=3))
     assert isinstance(over, Declined)
     assert over.code == RefusedFor.BUDGET
     assert over.reason.startswith(f"over budget for {'this month' if monthly else 'today'}; try again after 20")
@@ -67,19 +68,21 @@ def test_a_job_that_would_pass_the_limit_is_declined_with_when_to_ask_again(
     with reading(desk) as session:
         waiting = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.state == "queued")
         assert session.execute(waiting).scalar_one() == 2
-    assert isinstance(ask(desk, "k3", fox(seed=3)), Queued)  # a refusal does not use up the key
+    assert isinstance(
+        ask(desk, "k3", fox(seed=3), admission=AdmissionPolicy()), Queued
+    )  # a refusal does not use up the key
 
 
 def test_what_is_there_or_on_its_way_is_given_beyond_the_limit(desk: sa.Engine, cost: int) -> None:
-    terms = limit(cost)
-    leader = ask(desk, "k1", terms=terms)
+    put_in_force(desk, admission=limit(cost))
+    leader = ask(desk, "k1")
     assert isinstance(leader, Queued)
-    assert isinstance(ask(desk, "k2", terms=terms), Joined)
-    assert ask(desk, "k1", terms=terms) == leader
+    assert isinstance(ask(desk, "k2"), Joined)
+    assert ask(desk, "k1") == leader
     make(desk, leader.job_id)
     succeed(desk, leader.job_id, claim(desk, leader.job_id), run_id="test")
-    assert isinstance(ask(desk, "k3", terms=terms), Cached)
-    assert isinstance(ask(desk, "k4", fox(seed=4), terms=terms), Declined)  # that it is done gives no money back
+    assert isinstance(ask(desk, "k3"), Cached)
+    assert isinstance(ask(desk, "k4", fox(seed=4)), Declined)  # that it is done gives no money back
 
 
 def test_a_job_counts_with_its_quote_then_with_what_it_cost_and_a_failed_one_with_what_was_paid(
@@ -116,15 +119,15 @@ def test_what_else_was_charged_counts_and_a_day_that_is_charged_anew_counts_once
     with reading(desk) as session:
         kept = session.execute(sa.select(spend_days).where(spend_days.c.day == at.date())).one()
     assert charged == kept.charged_microusd > 10 * DOLLAR  # 100 TB for a day of the month
-    assert isinstance(ask(desk, "k1", terms=limit(charged + cost)), Queued)
-    assert isinstance(ask(desk, "k2", fox(seed=2), terms=limit(charged + cost)), Declined)
+    assert isinstance(ask(desk, "k1", admission=limit(charged + cost)), Queued)
+    assert isinstance(ask(desk, "k2", fox(seed=2), admission=limit(charged + cost)), Declined)
 
 
-def apply(url: str, names: list[str], microusd: int, results: "multiprocessing.SimpleQueue[list[str]]") -> None:
+def apply(url: str, names: list[str], results: "multiprocessing.SimpleQueue[list[str]]") -> None:
     """Ask for one video each as fast as it goes."""
     engine = open_engine(url)
     asked = [(name, fox(seed=int(name))) for name in names]
-    answers = [admit(engine, request, user_id="ann", client_key=name, terms=limit(microusd)) for name, request in asked]
+    answers = [admit(engine, request, user_id="ann", client_key=name) for name, request in asked]
     results.put([one.code if isinstance(one, Declined) else type(one).__name__ for one in answers])
     engine.dispose()
 
@@ -132,10 +135,11 @@ def apply(url: str, names: list[str], microusd: int, results: "multiprocessing.S
 @pytest.mark.timeout(600)
 def test_many_at_once_are_admitted_up_to_the_last_dollar(desk: sa.Engine, cost: int) -> None:
     """Of 60 requests in three processes the budget pays for 7."""
+    put_in_force(desk, admission=limit(8 * cost - 1))
     results: multiprocessing.SimpleQueue[list[str]] = FORKED.SimpleQueue()
     url, names = desk.url.render_as_string(hide_password=False), [str(number) for number in range(60)]
     children: list[BaseProcess] = [
-        FORKED.Process(target=apply, args=(url, names[start::3], 8 * cost - 1, results)) for start in range(3)
+        FORKED.Process(target=apply, args=(url, names[start::3], results)) for start in range(3)
     ]
     for child in children:
         child.start()

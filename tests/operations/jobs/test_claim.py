@@ -42,7 +42,7 @@ def test_jobs_go_in_the_order_of_the_rule(ann: sa.Engine) -> None:
         row("paid", estimate_seconds=300.0, created_at=at(2), tier="pro"),
     )
     policy = DispatchPolicy(class_bounds_seconds=(150, 200, 250, 300), oldest_share=0)
-    assert [one.id for one in claim(ann, "w", [None] * 3, limit=9, policy=policy)] == ["paid", "short", "long"]
+    assert [one.id for one in claim(ann, "w", [None] * 3, limit=9, order=policy)] == ["paid", "short", "long"]
 
 
 def test_a_slot_stays_with_the_model_that_it_has_loaded(ann: sa.Engine) -> None:
@@ -57,7 +57,7 @@ def test_the_oldest_earns_its_turn_over_claims_of_one_each(ann: sa.Engine) -> No
         *(row(f"short {n}", estimate_seconds=150.0, created_at=at(n + 1)) for n in range(9)),
     )
     policy = DispatchPolicy(class_bounds_seconds=(200,), oldest_share=0.5)
-    order = [claim(ann, "w", [None], limit=99, policy=policy)[0].id for _ in range(6)]
+    order = [claim(ann, "w", [None], limit=99, order=policy)[0].id for _ in range(6)]
     assert order.index("old and long") == 4  # four shorter ones have earned half of 600 s for it
 
 
@@ -80,8 +80,8 @@ def test_a_dead_workers_job_is_another_s_and_nothing_that_it_still_says_counts(a
     for late in (
         lambda: claiming.announce(ann, dead, "http"),
         lambda: claiming.note_sent(ann, dead, "p1"),
-        lambda: claiming.retry(ann, dead, "late"),
-        lambda: claiming.park(ann, dead, "late"),
+        lambda: claiming.retry(ann, dead, "late", AttemptPolicy()),
+        lambda: claiming.park(ann, dead, "late", AttemptPolicy()),
     ):
         with pytest.raises(LeaseLost, match=r"'j' \(token 1\)"):
             late()
@@ -113,7 +113,7 @@ def test_a_failed_attempt_waits_longer_each_time_and_is_sent_under_a_new_key(ann
         mine = claiming.announce(ann, mine, "http")
         keys.add(mine.provider_key)
         assert claiming.announce(ann, mine, "http").provider_key == mine.provider_key
-        pause = claiming.retry(ann, mine, "it failed")
+        pause = claiming.retry(ann, mine, "it failed", AttemptPolicy())
         assert 2**attempt <= pause <= 2**attempt * 1.5
         make_due(ann, in_seconds=600)  # a slow machine takes longer than 2 s to ask again
         assert claim(ann, "w", [None], limit=1) == []

@@ -14,7 +14,6 @@ from reelkeeper.model.money import HoldState, ReservationState
 from reelkeeper.model.requests import Cached, Declined, Joined, Queued
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.health import accounts
-from reelkeeper.operations.jobs.admit import Terms
 from reelkeeper.operations.jobs.settle import cancel, fail, succeed
 from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
@@ -24,6 +23,7 @@ from reelkeeper.store.tables import cache_entries, credit_holds, jobs, reservati
 from reelkeeper.store.videos import cache
 from tests.operations.books import assert_books_balance, assert_bytes_add_up, make_user
 from tests.operations.desk import ask, claim, fox, make
+from tests.policies import put_in_force
 
 USERS = ("ann", "ben", "cat")
 STEPS = 100
@@ -65,20 +65,20 @@ def test_a_walk_through_everything_that_can_happen_keeps_every_promise(engine: s
     for user in USERS:
         make_user(engine, user, 250_000)
     for number in range(STEPS):
-        terms = Terms(AdmissionPolicy(hit_charge_percent=chance.choice([0, 0, 30])), QUOTA)
+        put_in_force(engine, admission=AdmissionPolicy(hit_charge_percent=chance.choice([0, 0, 30])), quota=QUOTA)
         with reading(engine) as session:
             queued, running = ids(session, JobState.QUEUED), ids(session, JobState.RUNNING)
         match chance.choice(["ask"] * 5 + ["claim"] * 3 + ["work"] * 4 + ["cancel", "retire"]):
             case "ask":
                 request = fox(seed=chance.randrange(6), shared=chance.random() < 0.7)
-                answer = ask(engine, f"k{number}", request, user=chance.choice(USERS), terms=terms)
+                answer = ask(engine, f"k{number}", request, user=chance.choice(USERS))
                 seen.add(answer.code if isinstance(answer, Declined) else type(answer).__name__)
             case "claim" if queued:
                 claim(engine, chance.choice(queued))
             case "work" if running:
-                seen.add(work(engine, chance, chance.choice(running), terms))
+                seen.add(work(engine, chance, chance.choice(running)))
             case "cancel" if queued or running:
-                cancel(engine, chance.choice(queued + running), run_id="w", quota=QUOTA)
+                cancel(engine, chance.choice(queued + running), run_id="w")
             case "retire":
                 retire_one(engine, chance)
         with reading(engine) as session:
@@ -87,16 +87,16 @@ def test_a_walk_through_everything_that_can_happen_keeps_every_promise(engine: s
     assert accounts.recount(engine) == []
 
 
-def work(engine: sa.Engine, chance: random.Random, job: str, terms: Terms) -> str:
+def work(engine: sa.Engine, chance: random.Random, job: str) -> str:
     """End a job as some worker does, or as one that lost it would like to."""
     token = claim(engine, job)
     match chance.choice(["made", "made", "made", "broken", "late"]):
         case "made":
             make(engine, job, 1_000)
-            succeed(engine, job, token, run_id="w", policy=terms.admission)
+            succeed(engine, job, token, run_id="w")
             return "made"
         case "broken":
-            fail(engine, job, token, "broken", run_id="w", quota=QUOTA)
+            fail(engine, job, token, "broken", run_id="w")
             return "broken"
     claim(engine, job)
     with pytest.raises(LeaseLost):

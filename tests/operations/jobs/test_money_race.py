@@ -25,6 +25,7 @@ from reelkeeper.store.tables import accounts as balances
 from reelkeeper.store.tables import credit_holds, storage_accounts, transfers
 from tests.children import FORKED
 from tests.operations.books import make_user, store_video
+from tests.policies import put_in_force
 
 USERS = ["ann", "bob", "eve"]
 START = 1_500  # micro-dollars of each: less than is asked for
@@ -82,9 +83,9 @@ def _spend(engine: sa.Engine, job: Job, *, capture: bool) -> bool:
 
 def _store(engine: sa.Engine, job: Job, *, arrives: bool) -> bool:
     with transaction(engine, "test") as session:
-        quota.reserve(session, job.user, job.amount, job.id, lasting_seconds=600, policy=POLICY)
+        quota.reserve(session, job.user, job.amount, job.id, lasting_seconds=600)
     with transaction(engine, "test") as session:
-        one = quota.reserve(session, job.user, job.amount, job.id, lasting_seconds=600, policy=POLICY)
+        one = quota.reserve(session, job.user, job.amount, job.id, lasting_seconds=600)
         if not arrives:
             quota.release(session, job.id)
         elif one.state == ReservationState.OPEN:
@@ -102,6 +103,7 @@ def race(engine: sa.Engine, label: str, processes: int, operations: int) -> tupl
         FORKED.Process(target=work, args=(url, label, seed + number, operations, results))
         for number in range(processes)
     ]
+    put_in_force(engine, quota=POLICY)
     for user in USERS:
         make_user(engine, f"{user} {label}", START)
     began = time.monotonic()

@@ -16,11 +16,9 @@ from reelkeeper.model.requests import Cached, Joined, Queued
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.lease import Keeper
 from reelkeeper.operations.health import accounts
-from reelkeeper.operations.jobs.admit import Terms
 from reelkeeper.operations.jobs.deliver import deliver
 from reelkeeper.operations.jobs.settle import Settled, cancel, fail, succeed
 from reelkeeper.operations.videos.upload import upload
-from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.core.leases import Grant
@@ -30,6 +28,7 @@ from tests.children import FORKED
 from tests.faults.world import LONG_AGO, Address, World
 from tests.operations.books import DOLLAR, assert_books_balance, assert_bytes_add_up, balances, make_user, storage
 from tests.operations.desk import ask, claim, fox, make, row
+from tests.policies import put_in_force
 
 
 @pytest.fixture
@@ -116,11 +115,12 @@ def test_a_failure_gives_everything_back(desk: sa.Engine) -> None:
 
 
 def test_who_joined_gets_the_leaders_video_for_the_charge_of_a_hit(desk: sa.Engine) -> None:
+    put_in_force(desk, admission=AdmissionPolicy(hit_charge_percent=10))
     leader = queue(desk, shared=True)
     followers = [join(desk, "ben"), join(desk, "cat")]
     make(desk, leader.job_id)
-    terms = AdmissionPolicy(hit_charge_percent=10)
-    done = succeed(desk, leader.job_id, claim(desk, leader.job_id), run_id="test", policy=terms)
+    put_in_force(desk, admission=AdmissionPolicy(hit_charge_percent=90))  # what was promised holds
+    done = succeed(desk, leader.job_id, claim(desk, leader.job_id), run_id="test")
     assert done.followers == 2
     for one in followers:
         assert (row(desk, one.job_id).state, row(desk, one.job_id).video_id) == (JobState.SUCCEEDED, leader.job_id)
@@ -155,7 +155,7 @@ def test_a_follower_without_room_for_the_bytes_ends_and_the_next_takes_over(desk
     first, second = join(desk, "ben"), join(desk, "cat")
     with transaction(desk, "test") as session:
         quota.set_quota(session, "ben", 10, author="test")
-    done = fail(desk, leader.job_id, claim(desk, leader.job_id), "broken", run_id="test", quota=QuotaPolicy())
+    done = fail(desk, leader.job_id, claim(desk, leader.job_id), "broken", run_id="test")
     assert done.promoted == second.job_id
     assert (row(desk, first.job_id).state, balances(desk, "ben")) == (JobState.DEAD, (DOLLAR, 0))
     assert "do not fit" in row(desk, first.job_id).error
@@ -214,12 +214,12 @@ def give_and_die(address: Address, clip: Path, job_id: str, token: int, point: s
         deliver(depot, job_id, token, clip, scratch=Path(address.folder) / "killed", grant=grant, run_id="test")
 
 
-def order(world: World, **terms: object) -> Queued:
+def order(world: World, **admission: object) -> Queued:
     """Ann, whom the world knows, asks for a video."""
     engine = world.depot.engine
     with transaction(engine, "test") as session:
         ledger.grant(session, "ann", DOLLAR, "gift", run_id="test")
-    answer = ask(engine, "k1", terms=Terms(AdmissionPolicy.model_validate(terms)))
+    answer = ask(engine, "k1", admission=AdmissionPolicy.model_validate(admission))
     assert isinstance(answer, Queued)
     return answer
 

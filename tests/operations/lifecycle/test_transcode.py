@@ -11,10 +11,10 @@ import pytest
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import IntegrityDoubt, LeaseLost, MediaTimeout, NotAVideo
 from reelkeeper.model import Media, Quality, Refusal, Transcode
-from reelkeeper.operations.lifecycle.transcode import shrink
 from reelkeeper.operations.videos.intents import verify_stored
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Payback, Recipe, accept, fingerprint
 from tests.clips import MakeClip, tool
+from tests.shrinking import shrink
 
 
 @dataclass(frozen=True)

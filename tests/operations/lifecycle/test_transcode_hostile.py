@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from reelkeeper.model import MediaLimits, Refusal, Transcode
-from reelkeeper.operations.lifecycle.transcode import shrink
 from reelkeeper.rules.lifecycle.transcode import Acceptance
 from tests.clips import MakeClip, tool
 from tests.effort import cpu_seconds
+from tests.shrinking import shrink
 
 LENIENT = Acceptance(min_vmaf_mean=1, min_vmaf_p5=1, max_size_percent=99)
 
@@ -164,7 +164,7 @@ def test_a_picture_bomb_takes_neither_time_nor_memory(make_clip: MakeClip, tmp_p
     script = f"""
         import resource
         from pathlib import Path
-        from reelkeeper.operations.transcode import shrink
+        from tests.shrinking import shrink
         from reelkeeper.adapters.ffmpeg import tools
         tools()
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -7,8 +7,8 @@ import pytest
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.model import Refusal, Transcode
-from reelkeeper.operations.lifecycle.transcode import shrink
 from tests.clips import NATURAL, cut, tool
+from tests.shrinking import shrink
 
 
 def outcomes(folder: Path, encoder: str) -> dict[str, tuple[Path, Transcode | Refusal]]:

@@ -133,7 +133,7 @@ def test_a_misspelt_threshold_is_refused_and_each_one_is_described() -> None:
     [
         ({"retire_below_views": 5, "retire_after_days": 7}, ["compress_below_views=5", "retire_after_days=7"]),
         ({"retention_premium_days": 20}, ["retention_premium_days=20", "retention_free_days=30", "swapped"]),
-        ({"retention_free_days": None}, ["retention_premium_days=90", "retention_free_days=null"]),
+        ({"retention_free_days": None}, ["retention_premium_days=90", "retention_free_days=never"]),
     ],
 )
 def test_a_policy_that_contradicts_itself_is_refused_by_name(fields: dict[str, Any], named: list[str]) -> None:

@@ -84,7 +84,7 @@ def test_the_migrations_make_exactly_the_models(backend: str, empty_url: NewUrl)
 @BACKENDS
 def test_a_new_store_is_upgraded_once_and_gets_an_identity(backend: str, empty_url: NewUrl) -> None:
     engine = open_engine(empty_url(backend))
-    with pytest.raises(SchemaError, match="has schema none, this version needs 0007: run `reelkeeper db upgrade`"):
+    with pytest.raises(SchemaError, match="has schema none, this version needs 0008: run `reelkeeper db upgrade`"):
         require_current(engine)
     assert upgrade(engine) == [
         "0001 The first tables.",
@@ -94,6 +94,7 @@ def test_a_new_store_is_upgraded_once_and_gets_an_identity(backend: str, empty_u
         "0005 What a job is expected to cost us, and what a day has cost so far.",
         "0006 Keys that the service may overwrite: several rows a key, of which one is open, and claims of a purge.",
         "0007 Whose a key is, and what a scan would make of an object that no row explains.",
+        "0008 Policies in the store, and under which version each plan, job and charge was made.",
     ]
     require_current(engine)
     with reading(engine) as session:
@@ -127,6 +128,7 @@ def test_migrators_at_the_same_time_do_it_once(backend: str, empty_url: NewUrl) 
         "0005 What a job is expected to cost us, and what a day has cost so far.",
         "0006 Keys that the service may overwrite: several rows a key, of which one is open, and claims of a purge.",
         "0007 Whose a key is, and what a scan would make of an object that no row explains.",
+        "0008 Policies in the store, and under which version each plan, job and charge was made.",
     ]
 
 
@@ -134,7 +136,7 @@ def test_a_newer_schema_is_refused_and_left_alone(engine: sa.Engine) -> None:
     fill(engine)
     upgrade(engine, LATER)
     for refused in (require_current, upgrade):
-        with pytest.raises(SchemaError, match=r"has schema later, which this version does not know \(it knows 0007\)"):
+        with pytest.raises(SchemaError, match=r"has schema later, which this version does not know \(it knows 0008\)"):
             refused(engine)
     assert counts(engine) == (100, 100)
 
@@ -166,7 +168,7 @@ def test_up_down_and_up_again(engine: sa.Engine) -> None:
     fill(engine)
     before = shape(engine)
     upgrade(engine, LATER)
-    downgrade(engine, "0007")
+    downgrade(engine, "0008")
     assert (shape(engine), counts(engine)) == (before, (100, 100))
     downgrade(engine, "base")
     assert set(sa.inspect(engine).get_table_names()) == {"alembic_version"}
@@ -186,7 +188,7 @@ def test_a_sqlite_file_is_copied_beside_itself_before_it_changes(sqlite_engine: 
     path = Path(str(sqlite_engine.url.database))
     assert list(path.parent.glob("*.backup")) == []
     upgrade(sqlite_engine, LATER)
-    (copy,) = path.parent.glob("store.sqlite3.0007.20*Z.backup")
+    (copy,) = path.parent.glob("store.sqlite3.0008.20*Z.backup")
     assert copy.stat().st_mode & 0o777 == 0o600
     verify_checksum(copy)
     copied = open_engine(f"sqlite:///{copy}")
@@ -197,7 +199,7 @@ def test_a_sqlite_file_is_copied_beside_itself_before_it_changes(sqlite_engine: 
 
 BAD_REVISION = """
 from alembic import op
-revision, down_revision, branch_labels, depends_on = "bad", "0007", None, None
+revision, down_revision, branch_labels, depends_on = "bad", "0008", None, None
 {declared}
 def upgrade():
     for statement in {statements!r}:

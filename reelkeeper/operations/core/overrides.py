@@ -1,0 +1,65 @@
+"""Exceptions of one run to the policies in force: `policy: Annotated[LifecyclePolicy | None, Override()] = None`.
+
+Only the fields that are set count; all others are as the policies in force say. Prefect's forms write null for a field
+that was left alone, so null means the same, and `never` switches a rule off.
+"""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
+
+from reelkeeper.errors import PolicyRefused
+from reelkeeper.operations.core.policies import current
+from reelkeeper.rules.policies import NOTHING, Policies, exception
+from reelkeeper.store import Engine
+
+
+def followed(engine: Engine, **exceptions: BaseModel | None) -> Policies:
+    """Give the policies that a run which begins now follows, with its exceptions by section.
+
+    Raises PolicyRefused where an exception contradicts the rest, SchemaError where the policies cannot be read.
+    """
+    try:
+        return current(engine).policies.overridden(**exceptions)
+    except ValidationError as error:
+        wrong = "; ".join(str(one["msg"]).removeprefix("Value error, ") for one in error.errors())
+        raise PolicyRefused(f"refused, and nothing was changed: with the policies in force, {wrong}") from None
+
+
+class Override:
+    """An exception of one run to a policy: each field may be left out, null, or `never` where its rule can be off."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401  a type
+        """Read what is given in a document's words; a policy made in Python is taken as it is."""
+        (policy,) = (one for one in get_args(source) if one is not type(None))
+
+        def read(given: Any, whole: core_schema.ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401  whatever comes
+            if isinstance(given, policy):
+                return given
+            return exception(policy, given) if isinstance(given, Mapping) else whole(given)
+
+        return core_schema.no_info_wrap_validator_function(read, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Show no default: a form would send it back, and it may be another by then."""
+        shown = handler(schema)
+        for option in shown.get("anyOf", ()):
+            if "$ref" in option:
+                _open(handler.resolve_ref_schema(option), handler)
+        return shown
+
+
+def _open(section: dict[str, Any], handler: GetJsonSchemaHandler) -> None:
+    for name, field in section["properties"].items():
+        kept = {key: field[key] for key in ("title", "description") if key in field}
+        options = field.get("anyOf") or [{key: field[key] for key in field if key not in {*kept, "default"}}]
+        for option in options:
+            if "$ref" in option and "properties" in (inner := handler.resolve_ref_schema(option)):
+                _open(inner, handler)
+        if {"type": "null"} not in options:
+            options = [*options, {"type": "null"}]
+        elif {"enum": [NOTHING[0]]} not in options:
+            options = [*options, {"enum": [NOTHING[0]]}]
+        section["properties"][name] = {**kept, "anyOf": options}

@@ -1,0 +1,75 @@
+"""The policies in force. A process parses each document once, and asks at each piece of work which one it is."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from reelkeeper.errors import NotFound, SchemaError
+from reelkeeper.rules.policies import DEFAULTS, InForce, Policies
+from reelkeeper.store import Engine, Session
+from reelkeeper.store.core import policies as versions
+from reelkeeper.store.core.engine import reading
+
+_PARSED: dict[str, Policies] = {"": DEFAULTS}  # by the digest of the document
+_MOST_PARSED: Final = 64
+
+
+def in_force(session: Session) -> InForce:
+    """Give the policies in force; without a query where this transaction has read the deployment row already.
+
+    Raises SchemaError where this version of Reelkeeper cannot read them.
+    """
+    version, digest = versions.in_force(session)
+    policies = _PARSED.get(digest)
+    if policies is None:
+        policies = _read(session, version)
+        if len(_PARSED) >= _MOST_PARSED:
+            _PARSED.clear()
+            _PARSED[""] = DEFAULTS
+        _PARSED[digest] = policies
+    return InForce(version, policies)
+
+
+def current(engine: Engine) -> InForce:
+    """Give the policies in force at this moment, for work that has no transaction. Raises SchemaError."""
+    with reading(engine) as session:
+        return in_force(session)
+
+
+def at(session: Session, version: int) -> Policies:
+    """Give the policies of a version, such as that which a job was admitted under. Raises NotFound, SchemaError."""
+    present = in_force(session)
+    if version == present.version:
+        return present.policies
+    return DEFAULTS if version == 0 else _read(session, version)
+
+
+def put_in_force(session: Session, policies: Policies, *, after: int, author: str, reason: str) -> int | None:
+    """Write a version and put it in force, unless another has come since version `after`: then give None.
+
+    It is written whole, so that what Reelkeeper ships later changes nothing that is in force.
+    """
+    digest = hashlib.sha256(policies.model_dump_json().encode()).hexdigest()
+    written = policies.model_dump(mode="json")
+    return versions.put_in_force(session, written, digest, after=after, author=author, reason=reason)
+
+
+def _read(session: Session, version: int) -> Policies:
+    document = versions.document(session, version)
+    if document is None:
+        raise NotFound(f"no policy version {version}; reelkeeper policy history lists them")
+    return _parsed(version, document)
+
+
+def _parsed(version: int, document: Mapping[str, Any]) -> Policies:
+    try:
+        return Policies.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
+        raise SchemaError(
+            f"policy version {version} holds what this version of Reelkeeper does not take ({fields}); no work is done "
+            "under policies that cannot be read. Run the version of Reelkeeper that applied them"
+        ) from None

@@ -1,0 +1,102 @@
+"""policies.yaml: read from text with every fault named, and written with what each field says of itself."""
+
+import inspect
+import json
+import textwrap
+from collections.abc import Hashable, Iterator
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from reelkeeper.errors import PolicyRefused
+from reelkeeper.rules.policies import DEFAULTS, NOTHING, Policies, described, parse
+
+_WIDTH: Final = 116
+_HEAD: Final = """\
+# Every threshold, tier, price, budget and limit. To use it: reelkeeper policy apply FILE --reason "..."
+# A field that is left out keeps the value that Reelkeeper ships. `never` or `none` switches a rule or a limit off.
+"""
+
+
+def read(text: str, name: str) -> Policies:
+    """Read a document. Raises PolicyRefused with every fault: `name` says where it comes from."""
+    try:
+        found = yaml.load(text, _Strict)  # noqa: S506  a SafeLoader that refuses a name given twice
+    except yaml.YAMLError as error:
+        raise PolicyRefused(f"{name} is no YAML: {' '.join(str(error).split())}") from None
+    if found is None:
+        found = {}
+    if not isinstance(found, dict):
+        raise PolicyRefused(f"{name} must hold sections, such as `quota:`, and holds a {type(found).__name__}")
+    for section, fields in found.items():
+        if fields is not None and not isinstance(fields, dict):
+            raise PolicyRefused(f"{name}: {section} must hold fields, such as `grace_days: 7`, and holds {fields!r}")
+    try:
+        return parse(found)
+    except ValidationError as error:
+        faults = "\n".join(f"  {_fault(dict(one))}" for one in error.errors())
+        raise PolicyRefused(f"{name} was refused, and nothing was changed:\n{faults}") from None
+
+
+def write(policies: Policies, *, only_changed: bool = False) -> str:
+    """Write a document that `read` gives back as it was, each field with its description."""
+    lines = [_HEAD]
+    for section in type(policies).model_fields:
+        model, shipped = getattr(policies, section), getattr(DEFAULTS, section)
+        body = list(_fields(model, shipped, "  ", only_changed=only_changed))
+        if body:
+            first = inspect.cleandoc(type(model).__doc__ or "").partition("\n\n")[0]
+            lines += [*textwrap.wrap(first, _WIDTH, initial_indent="# ", subsequent_indent="# "), f"{section}:", *body]
+            lines.append("")
+    return "\n".join(lines)
+
+
+def shown(name: str, value: object) -> str:
+    """Put the value of the field `name` as the document has it."""
+    if value is None:
+        return NOTHING[not name.endswith(("_days", "_views"))]  # never, where it says when; else none
+    if isinstance(value, BaseModel | tuple):
+        plain = [one.model_dump(mode="json") if isinstance(one, BaseModel) else one for one in _items(value)]
+        return json.dumps(plain, default=str)
+    return json.dumps(value) if isinstance(value, bool | str) else str(value)
+
+
+def _fields(model: BaseModel, shipped: BaseModel, indent: str, *, only_changed: bool) -> Iterator[str]:
+    for name, value, said in described(model):
+        usual = getattr(shipped, name)
+        if only_changed and value == usual:
+            continue
+        if said:
+            yield from textwrap.wrap(said, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+        if isinstance(value, BaseModel):
+            yield f"{indent}{name}:"
+            yield from _fields(value, usual, f"{indent}  ", only_changed=only_changed)
+        else:
+            yield f"{indent}{name}: {shown(name, value)}"
+
+
+def _items(value: object) -> Iterator[Any]:
+    yield from value if isinstance(value, tuple) else (value,)
+
+
+def _fault(fault: dict[str, Any]) -> str:
+    where = ".".join(map(str, fault["loc"])) or "the document"
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: there is no such field; reelkeeper policy show lists them"
+    said = str(fault["msg"]).removeprefix("Value error, ")
+    value = "" if isinstance(fault["input"], dict) else f"={fault['input']!r}"
+    return f"{where}{value}: {said[:1].lower()}{said[1:]}"
+
+
+class _Strict(yaml.SafeLoader):
+    """YAML as it is written: a name that stands twice is a mistake, and not the last of the two."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Refuse a name that stands twice."""
+        names = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        if twice := {str(name) for name in names if names.count(name) > 1}:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{', '.join(sorted(twice))} is named twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep=deep)

@@ -1,0 +1,62 @@
+"""Policies of 0.1.0, which stood as parameters in prefect.yaml and on the API's command line, as one document."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import yaml
+from pydantic import ValidationError
+
+from reelkeeper.errors import PolicyRefused
+from reelkeeper.rules.policies import Policies, parse
+
+_SECTIONS: Final = {"policy": "lifecycle"}  # what 0.1.0 called otherwise
+_GRACE: Final = ("grace_days", "grace_days_service_keys")  # parameters of purge_retired and sync_catalog
+_NULL: Final = "never"  # in 0.1.0 null switched a rule off
+
+
+def collect(prefect_yaml: str, params: Sequence[str]) -> Policies:
+    """Gather every policy that parameters set. Raises PolicyRefused where two of them contradict each other.
+
+    `params` are those of `reelkeeper api --param`, as `admission.slots=4`.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    origin: dict[tuple[str, str], str] = {}
+    for deployment in (yaml.safe_load(prefect_yaml) or {}).get("deployments") or ():
+        name = str(deployment.get("entrypoint") or deployment.get("name")).rpartition(".")[2]
+        for parameter, value in (deployment.get("parameters") or {}).items():
+            if parameter in _GRACE:
+                _add(found, origin, "lifecycle", {parameter: value}, name)
+            elif isinstance(value, Mapping):
+                _add(found, origin, _SECTIONS.get(parameter, parameter), value, name)
+    for param in params:
+        path, _, text = param.partition("=")
+        section, _, field = path.partition(".")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        _add(found, origin, _SECTIONS.get(section, section), {field: value} if field else value, "api --param")
+    try:
+        return parse(found)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise PolicyRefused(f"these parameters make no document: {wrong}") from None
+
+
+def _add(
+    found: dict[str, dict[str, Any]],
+    origin: dict[tuple[str, str], str],
+    section: str,
+    fields: Mapping[str, Any],
+    where: str,
+) -> None:
+    into = found.setdefault(section, {})
+    for name, value in fields.items():
+        plain = _NULL if value is None else value
+        if into.setdefault(name, plain) != plain:
+            raise PolicyRefused(
+                f"{section}.{name} is {into[name]!r} for {origin[section, name]} and {plain!r} for {where}; a document "
+                "holds one value. Decide which, and leave the other as an exception of that deployment"
+            )
+        origin[section, name] = where

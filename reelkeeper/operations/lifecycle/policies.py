@@ -1,0 +1,162 @@
+"""Put policies in force: what they would do is worked out first, held to the blast radius, written once, audited."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from reelkeeper.errors import GuardRefused, PlanRefused
+from reelkeeper.model import Action, Counts, PlanSummary, Tier, Verdict
+from reelkeeper.operations.core import policies
+from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.rules.billing.pricing import storage_microusd_per_month
+from reelkeeper.rules.lifecycle import guard, lifecycle
+from reelkeeper.rules.policies import InForce, Policies
+from reelkeeper.store import Engine, Session
+from reelkeeper.store.core import policies as versions
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.lifecycle import plan_results
+from reelkeeper.store.videos.videos import live_videos, users_by_tier
+
+_SAMPLES = 3
+
+
+@dataclass(slots=True)
+class Effect:
+    """What other policies would change, as of one moment. Money is micro-dollars a month of storage, at list price."""
+
+    as_of: datetime
+    before: InForce
+    after: Policies
+    live: Counts = field(default_factory=Counts)
+    newly_retired: Counts = field(default_factory=Counts)  # that the policies in force keep
+    newly_kept: Counts = field(default_factory=Counts)  # that the policies in force retire
+    newly_compressed: int = 0
+    retired_by_user: dict[str, Counts] = field(default_factory=dict)
+    live_by_user: dict[str, int] = field(default_factory=dict)
+    users_by_tier: dict[str, int] = field(default_factory=dict)
+    samples: tuple[str, ...] = ()
+    retired_in_24h: int = 0
+
+    @property
+    def changes(self) -> dict[str, tuple[object, object]]:
+        """Each field that changes: its dotted name, its value now and then."""
+        return self.before.policies.changes(self.after)
+
+    @property
+    def saved_microusd_a_month(self) -> int:
+        """What storage would cost less, negative where it would cost more, once every grace is over."""
+        return storage_microusd_per_month(self.newly_retired.size_bytes) - storage_microusd_per_month(
+            self.newly_kept.size_bytes
+        )
+
+    def broken_promises(self) -> Iterator[str]:
+        """Say what users of each tier would have less of than they have now."""
+        old, new = self.before.policies, self.after
+        for tier, days in old.lifecycle.retention_days().items():
+            then = new.lifecycle.retention_days()[tier]
+            if then is not None and (days is None or then < days):
+                was = "for ever" if days is None else f"{days} days"
+                yield f"{self._users(tier)} would keep videos {then} days, not {was}"
+        for name, size_bytes in old.quota.by_tier().items():
+            if new.quota.by_tier()[name] < size_bytes:
+                yield f"{self._users(name)} could store {new.quota.by_tier()[name]:,} bytes, not {size_bytes:,}"
+        if new.lifecycle.grace.days < old.lifecycle.grace.days:
+            yield (
+                f"what is retired from now on could be restored for {new.lifecycle.grace.days} days, "
+                f"not {old.lifecycle.grace.days}"
+            )
+
+    def _users(self, tier: str) -> str:
+        return f"{self.users_by_tier.get(tier, 0):,} {Tier(tier)} users"
+
+    def require_within_limits(self) -> None:
+        """Raise GuardRefused where more would be newly retired than the limits in force let one run retire.
+
+        The limits are those of before: a document cannot raise the limit that it is judged by. Apply that first.
+        """
+        plan = PlanSummary(
+            id="of this document",
+            flow="policy apply",
+            as_of=self.as_of,
+            population=self.live,
+            retire=self.newly_retired,
+            compress=Counts(),
+            retire_by_user=self.retired_by_user,
+            live_by_user=self.live_by_user,
+            samples=self.samples,
+        )
+        try:
+            guard.within(self.before.policies.limits, plan, self.retired_in_24h, None)
+        except GuardRefused as refused:
+            lines = [line for line in str(refused).splitlines() if not line.lstrip().startswith(("plan:", "override:"))]
+            lines.append(
+                "  override: apply a document that raises these limits alone first, or lower retention in steps"
+            )
+            raise GuardRefused("\n".join(lines)) from None
+
+
+def effect_of(engine: Engine, after: Policies) -> Effect:
+    """Judge every live video by the policies in force and by `after`, in flat memory. Changes nothing.
+
+    Raises SchemaError where the policies in force cannot be read.
+    """
+    with reading(engine) as session:
+        before, as_of = policies.in_force(session), now(session)
+        found = Effect(as_of, before, after, retired_in_24h=plan_results.retired_in_24h(session))
+        found.users_by_tier = users_by_tier(session)
+        _compare(session, found, as_of)
+        return found
+
+
+def apply(engine: Engine, effect: Effect, *, author: str, reason: str) -> int:
+    """Put the policies of `effect` in force; returns their version. Not possible while changes are frozen.
+
+    Raises GuardRefused, and PlanRefused where somebody has applied others since the effect was worked out.
+    """
+    effect.require_within_limits()
+    before = effect.before.version
+    with transaction(engine, "policy.apply") as session:
+        require_permission(session)
+        version = policies.put_in_force(session, effect.after, after=before, author=author, reason=reason)
+        if version is None:
+            other = versions.history(session)[0]
+            raise PlanRefused(
+                f"nothing was applied: {other.author} applied version {other.version} at {other.created_at:%H:%M:%S} "
+                f"UTC ({other.reason}), and this was made on version {before}. See reelkeeper policy diff; apply again"
+            )
+        changes = {name: [str(was), str(now_)] for name, (was, now_) in effect.changes.items()}
+        append(session, [Event("policy", author, detail={"version": version, "reason": reason, "changes": changes})])
+    return version
+
+
+def _compare(session: Session, found: Effect, as_of: datetime) -> None:
+    by_user, lives, samples = defaultdict[str, list[int]](lambda: [0, 0]), Counter[str](), list[str]()
+    totals = {"live": [0, 0], "retired": [0, 0], "kept": [0, 0]}
+
+    def count(name: str, verdict: Verdict) -> None:
+        totals[name][0] += 1
+        totals[name][1] += verdict.video.size_bytes
+
+    judge = [
+        lifecycle.judging(one.lifecycle, as_of, "", frozenset(one.recipe.skip_codecs))
+        for one in (found.before.policies, found.after)
+    ]
+    for video in live_videos(session, as_of):
+        was, then = judge[0](video), judge[1](video)
+        count("live", then)
+        lives[video.user_id] += 1
+        found.newly_compressed += then.action is Action.COMPRESS and was.action is not Action.COMPRESS
+        if then.action is Action.RETIRE and was.action is not Action.RETIRE:
+            count("retired", then)
+            mine = by_user[video.user_id]
+            mine[0], mine[1] = mine[0] + 1, mine[1] + video.size_bytes
+            if len(samples) < _SAMPLES:
+                samples.append(video.id)
+        elif was.action is Action.RETIRE and then.action is not Action.RETIRE:
+            count("kept", was)
+    found.live, found.newly_retired, found.newly_kept = (Counts(*totals[name]) for name in ("live", "retired", "kept"))
+    found.retired_by_user = {user: Counts(*both) for user, both in by_user.items()}
+    found.live_by_user = {user: lives[user] for user in by_user}
+    found.samples = tuple(samples)

@@ -1,0 +1,75 @@
+"""Which version of the policies is in force, and the document of every version that ever was.
+
+The deployment row names the version and the digest of its document, so a transaction that has read that row knows both.
+"""
+
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.store.core.engine import Clock, changed
+from reelkeeper.store.tables import deployment, policy_versions
+
+VERSION: Final = (deployment.c.policy_version, deployment.c.policy_digest)
+_IN_FORCE: Final = sa.select(*VERSION)
+_TOLD: Final = "policies in force"  # in a session's info: the transaction that read the row, and what it said
+
+
+class Mark(NamedTuple):
+    """A version and the digest of its document. Version 0, without a digest, is what Reelkeeper ships."""
+
+    version: int
+    digest: str
+
+
+class Version(NamedTuple):
+    """A version in the list of all."""
+
+    version: int
+    created_at: datetime
+    author: str
+    reason: str
+
+
+def in_force(session: Session) -> Mark:
+    """Name the version in force; without a query where this transaction has read the deployment row already."""
+    transaction, told = session.info.get(_TOLD, (None, None))
+    if told is not None and transaction is session.get_transaction():
+        return Mark(*told)
+    return note(session, *session.execute(_IN_FORCE).one())
+
+
+def note(session: Session, version: int, digest: str) -> Mark:
+    """Keep for this transaction what its look at the deployment row said."""
+    found = Mark(version, digest)
+    session.info[_TOLD] = session.get_transaction(), found
+    return found
+
+
+def document(session: Session, version: int) -> dict[str, Any] | None:
+    """Read the document of a version; None where there is no such version."""
+    chosen = sa.select(policy_versions.c.document).where(policy_versions.c.version == version)
+    found: dict[str, Any] | None = session.execute(chosen).scalar()
+    return found
+
+
+def history(session: Session) -> list[Version]:
+    """List every version that was applied, the newest first."""
+    columns = [policy_versions.c[name] for name in Version._fields]
+    return [Version._make(row) for row in session.execute(sa.select(*columns).order_by(columns[0].desc()))]
+
+
+def put_in_force(
+    session: Session, written: dict[str, Any], digest: str, *, after: int, author: str, reason: str
+) -> int | None:
+    """Write a version and put it in force, unless another has come since version `after`: then give None."""
+    version = after + 1
+    swap = sa.update(deployment).where(deployment.c.policy_version == after)
+    if not changed(session, swap.values(policy_version=version, policy_digest=digest)):
+        return None
+    row = {"version": version, "digest": digest, "document": written, "author": author, "reason": reason}
+    session.execute(sa.insert(policy_versions).values(row | {"created_at": Clock()}))
+    session.info.pop(_TOLD, None)
+    return version

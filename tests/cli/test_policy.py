@@ -1,0 +1,38 @@
+"""`reelkeeper policy`: shown, checked, applied after a question, listed, compared and taken back."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def document(tmp_path: Path, reelkeeper: Run) -> Path:
+    """What is in force, with a shorter retention."""
+    file = tmp_path / "policies.yaml"
+    shown = reelkeeper("policy", "show").stdout
+    file.write_text(shown.replace("retention_free_days: 30", "retention_free_days: 20"))
+    return file
+
+
+def test_a_document_is_applied_listed_compared_and_taken_back(document: Path, reelkeeper: Run) -> None:
+    assert "lifecycle.retention_free_days" in reelkeeper("policy", "check", document).stdout
+    assert "Version 1 is in force" in reelkeeper("policy", "apply", document, "--reason", "trial", "--yes").stdout
+    assert "Nothing is applied" in reelkeeper("policy", "apply", document, "--reason", "again", "--yes").stdout
+    assert "trial" in reelkeeper("policy", "history").stdout
+    assert "retention_free_days: 20" in reelkeeper("policy", "show", "--changed").stdout
+    assert "lifecycle.retention_free_days" in reelkeeper("policy", "diff", "--version", "0").stdout
+    assert "Version 2 is in force" in reelkeeper("policy", "rollback", "0", "--reason", "no", "--yes").stdout
+    assert "No field differs" in reelkeeper("policy", "diff", "--version", "0").stdout
+
+
+def test_without_a_yes_nothing_is_applied(document: Path, reelkeeper: Run) -> None:
+    reelkeeper("policy", "apply", document, "--reason", "trial", exit_code=1)
+    assert "Nothing was applied yet" in reelkeeper("policy", "history").stdout
+
+
+def test_a_version_that_is_not_there_is_told(reelkeeper: Run) -> None:
+    assert "no policy version 7" in reelkeeper("policy", "rollback", "7", "--reason", "x", exit_code=8).output

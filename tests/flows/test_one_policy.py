@@ -1,0 +1,217 @@
+"""One policy document: whatever is in force reaches every process that it concerns, and nothing else does.
+
+Each process works under policies of which no field is as shipped. What it reads of them is written down: a field with
+the shipped value was taken from somewhere else. A section is one object: where one of its fields is the one in force,
+all are, so the table names sections, and what a rule reads of one depends on the videos and jobs that it meets.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
+from threading import Thread
+from typing import Any, Final
+
+import httpx
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+from pydantic import BaseModel
+from typer.testing import CliRunner
+
+from reelkeeper.api.app import create_app
+from reelkeeper.api.backing import Backing
+from reelkeeper.api.server import Connection, Server
+from reelkeeper.cli import app as command
+from reelkeeper.model.access import Scope
+from reelkeeper.model.money import Metric, Used
+from reelkeeper.model.requests import Queued
+from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.core import tokens
+from reelkeeper.operations.core.policies import current
+from reelkeeper.operations.jobs import settle
+from reelkeeper.rules.policies import DEFAULTS, Policies
+from reelkeeper.settings import settings
+from reelkeeper.store.billing.usage import record
+from reelkeeper.store.core.engine import now, transaction
+from tests.flows.scenes import Scene
+from tests.operations.desk import ask, claim, fox, make
+from tests.policies import different, put_in_force
+
+Reads = dict[str, set[object]]  # "LifecyclePolicy.grace_days" -> the values that were read
+SECTIONS: Final = {type(getattr(DEFAULTS, name)): name for name in Policies.model_fields}
+# Which process follows which section. `api` is the HTTP API, `worker` a run that makes jobs; flows and commands.
+CONCERNS: Final[dict[str, set[str]]] = {
+    "api": {"access", "admission", "quota", "book", "lifecycle"},
+    "worker": {"order", "attempts", "admission", "lifecycle"},
+    "tier_storage": {"lifecycle", "limits", "recipe", "acceptance"},
+    "expire_videos": {"lifecycle", "limits"},
+    "purge_retired": {"lifecycle", "limits"},
+    "sync_catalog": {"lifecycle", "limits", "adoption"},
+    "prune_cache": {"pruning", "keeping"},
+    "monitor_costs": {"budget", "anomaly", "book", "alerting"},
+    "monitor_performance": {"goals", "quota", "alerting"},
+    "forecast_costs": {"lifecycle", "book", "budget", "saving", "alerting"},
+    "tune_concurrency": {"concurrency", "book"},
+    "settle_accounts": {"alerting"},
+    "status": {"budget"},
+    "report": {"budget"},
+    "queue": {"order"},
+    "quota": {"quota"},
+}
+
+
+def tree(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """Give a policy and those inside it."""
+    yield model
+    for field in model.model_fields.values():
+        if isinstance(field.default, BaseModel):
+            yield from tree(type(field.default))
+
+
+CLASSES: Final = [one for section in SECTIONS for one in tree(section)]
+
+
+@contextmanager
+def written_down(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
+    """Write down each field of a policy that is read, but by what reads and merges whole documents."""
+    reads: Reads = defaultdict(set)
+    merging = {"reelkeeper.rules.policies", "reelkeeper.operations.core.policy_document", "tests.policies"}
+
+    def spy(model: type[BaseModel]) -> Callable[[Any, str], Any]:
+        def read(self: Any, name: str) -> Any:  # noqa: ANN401  whatever a field holds
+            value = object.__getattribute__(self, name)
+            if name in model.model_fields and sys._getframe(1).f_globals.get("__name__") not in merging:
+                reads[f"{model.__name__}.{name}"].add(repr(value))
+            return value
+
+        return read
+
+    with monkeypatch.context() as patch:
+        for model in CLASSES:
+            patch.setattr(model, "__getattribute__", spy(model), raising=False)
+        yield reads
+
+
+def values(policies: Policies) -> dict[str, str]:
+    """Give each field's value by class and name."""
+    found: dict[str, str] = {}
+    for section in Policies.model_fields:
+        for model, instance in _instances(getattr(policies, section)):
+            found |= {f"{model.__name__}.{name}": repr(getattr(instance, name)) for name in model.model_fields}
+    return found
+
+
+def _instances(model: BaseModel) -> Iterator[tuple[type[BaseModel], BaseModel]]:
+    yield type(model), model
+    for name in type(model).model_fields:
+        if isinstance(inner := getattr(model, name), BaseModel):
+            yield from _instances(inner)
+
+
+def serve(scene: Scene) -> None:
+    """Ask the API for what its policies decide, on a real socket."""
+    _, token = tokens.create(scene.engine, "a test", tuple(Scope), author="test")
+    depot = replace(scene.world.depot, in_force=current(scene.engine))  # as if opened now
+    stands = Backing(depot, Path(scene.world.address.folder) / "scratch")
+    app = create_app(stands)
+    server = Server(
+        uvicorn.Config(app, port=0, http=Connection, ws="none", log_level="error"), stands.load, lambda: None
+    )
+    thread = Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            thread.join(0.05)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {token}"}) as client:
+            wanted = {"user_id": "ann", "request": {"model": "m", "prompt": "a dog"}}
+            assert client.post("/v1/jobs", json=wanted, headers={"Idempotency-Key": "k"}).status_code == 202
+            assert client.get("/v1/users/ann").status_code == 200
+            assert client.get("/v1/videos/v0/url").status_code in (200, 404)
+    finally:
+        server.should_exit = True
+        thread.join()
+    with TestClient(app, headers={"Authorization": f"Bearer {token}"}) as client:
+        assert client.get("/v1/metrics").status_code == 200
+
+
+def tune(scene: Scene) -> None:
+    """Steer by a job whose provider named no price."""
+    made = ask(scene.engine, "made", fox(prompt="a cat"))
+    assert isinstance(made, Queued)
+    make(scene.engine, made.job_id)
+    settle.succeed(scene.engine, made.job_id, claim(scene.engine, made.job_id), run_id="test")
+    flow("tune_concurrency")
+
+
+def work(scene: Scene) -> None:
+    flow("dispatch_jobs", until_idle=True)
+    del scene
+
+
+def flow(name: str, **options: Any) -> None:  # noqa: ANN401  parameters
+    run = getattr(import_module(f"flows.{name}"), name)
+    for dry_run in (True, False):
+        run(dry_run=dry_run, **options)
+
+
+def run(*words: str) -> None:
+    settings.cache_clear()
+    done = CliRunner().invoke(command, list(words))
+    assert done.exit_code == 0, done.output
+
+
+PROCESSES: Final[dict[str, Callable[[Scene], None]]] = {
+    "api": serve,
+    "worker": work,
+    **{
+        name: (lambda _, name=name: flow(name))  # type: ignore[misc]  # bound at once
+        for name in CONCERNS
+        if name.count("_") == 1
+    },
+    "tune_concurrency": tune,
+    "status": lambda _: run("status", "--json"),
+    "report": lambda scene: run("report", "--output", str(Path(scene.world.address.folder) / "report.html")),
+    "queue": lambda _: run("queue"),
+    "quota": lambda _: run("quota", "show", "ann"),
+}
+
+
+def arrange(scene: Scene, wanted: Policies) -> None:
+    """Put `wanted` in force in a deployment with videos, usage, and a job that waits."""
+    for number, age_days in enumerate((10, 40, 400)):
+        scene.video(f"v{number}", age_days=age_days)
+    with transaction(scene.engine, "test") as session:
+        ledger.grant(session, "ann", 10**9, "first", run_id="test")
+        days = [now(session).date() - timedelta(days=n) for n in range(3)]
+        record(session, [Used(day, Metric.JOBS, 40, "m", user_id=user) for day in days for user in ("", "ann")])
+        record(session, [Used(day, Metric.STORED_BYTES, 10**6, "bucket") for day in days])
+    put_in_force(scene.engine, **{name: getattr(wanted, name) for name in Policies.model_fields})
+    ask(scene.engine, "waits", fox(width=64, height=64, duration_seconds=0.5, fps=8))
+
+
+@pytest.mark.long
+def test_every_process_follows_the_policies_in_force_and_no_others(
+    make_scene: Callable[[], Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = different()
+    shipped, everything = values(DEFAULTS), set[str]()
+    misses, silent = dict[str, dict[str, set[object]]](), dict[str, set[str]]()
+    for process, concerns in CONCERNS.items():
+        scene = make_scene()
+        arrange(scene, wanted)
+        with written_down(monkeypatch) as reads:
+            PROCESSES[process](scene)
+        misses[process] = {name: found for name, found in reads.items() if shipped[name] in found}
+        read = {SECTIONS[model] for model in SECTIONS if any(name.startswith(f"{model.__name__}.") for name in reads)}
+        silent[process] = concerns - read
+        everything |= reads.keys()
+    assert not {process: found for process, found in misses.items() if found}, "followed what is shipped"
+    assert not {process: found for process, found in silent.items() if found}, "did not ask for what concerns them"
+    unread = {model.__name__ for model in CLASSES} - {name.partition(".")[0] for name in everything}
+    assert not unread, f"{sorted(unread)}: policies that no process reads"

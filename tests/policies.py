@@ -1,0 +1,85 @@
+"""Policies put in force by tests, without the checks that an operator's document passes."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Final
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ValidationError
+
+from reelkeeper.operations.core import policies
+from reelkeeper.rules.policies import DEFAULTS, Policies
+from reelkeeper.store.core.engine import reading, transaction
+
+
+def put_in_force(engine: sa.Engine, **sections: BaseModel) -> int:
+    """Put what is shipped in force but for the fields that `sections` set; returns the version."""
+    with reading(engine) as session:
+        before = policies.in_force(session).version
+    with transaction(engine, "test.policies") as session:
+        wanted = DEFAULTS.overridden(**sections)
+        version = policies.put_in_force(session, wanted, after=before, author="test", reason="a test")
+    assert version is not None
+    return version
+
+
+def different() -> Policies:
+    """Make policies in which no field has the value that is shipped, new fields too."""
+    return DEFAULTS.overridden(**{name: _different(getattr(DEFAULTS, name)) for name in Policies.model_fields})
+
+
+def _different(model: BaseModel) -> BaseModel:
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            model = type(model).model_validate(_plain(model) | {name: _plain(_different(value))})
+            continue
+        candidates = iter(_OTHERS[name]) if name in _OTHERS else _candidates(value)
+        found = next((made for one in candidates if (made := _tried(model, name, one)) is not None), None)
+        assert found is not None, f"say in _OTHERS what is another value of {name} than {value!r}"
+        model = found
+    return model
+
+
+_OTHERS: Final[dict[str, list[object]]] = {  # where a number more or less is no value
+    "rule": ["fifo", "seed", "levels"],
+    "codec": ["vp9"],
+    "skip_codecs": [("av1",)],
+    "budgets": [({"scope": "service:compute", "period": "day", "usd": 5},)],
+    "models": [({"model": "another", "base_usd": 1},)],
+    "levels_percent": [(40, 90, 120)],
+    "calendar": [("12-24",), ("2026-12-24",)],
+    "version": ["another"],
+    "base_usd": [Decimal("0.02")],
+    "compute_usd": [Decimal("0.009")],
+    "api_usd": [Decimal("0.004")],
+}
+
+
+def _candidates(value: object) -> Iterator[object]:
+    match value:
+        case bool():
+            yield not value
+        case int() | float():
+            yield from (value + 1, value - 1, value + 10, value - 10, value + 100)
+            yield from (value * 2, value / 2, value * 0.9, value * 1.1)
+        case Decimal():
+            yield from (value + 1, value - 1, value * 2, value / 2)
+        case None:
+            yield from (9, 0.5, (1.0, 2.0), 100)
+        case tuple():
+            yield value[:-1]
+        case _:
+            raise AssertionError(f"say in _OTHERS what is another value than {value!r}")
+
+
+def _tried(model: BaseModel, name: str, value: object) -> BaseModel | None:
+    try:
+        made = type(model).model_validate(_plain(model) | {name: value})
+    except ValidationError:
+        return None
+    return made if getattr(made, name) != getattr(model, name) else None
+
+
+def _plain(model: BaseModel) -> dict[str, object]:
+    return {name: getattr(model, name) for name in type(model).model_fields}
