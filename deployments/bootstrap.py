@@ -28,8 +28,7 @@ from reelkeeper.operations.core import tokens
 from reelkeeper.operations.core.policies import current
 from reelkeeper.redaction import hide
 from reelkeeper.rules.alerts.cadence import CADENCES
-from reelkeeper.settings import settings
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.rules.policies import DEFAULTS
 
 POOLS: Final = {"default": 8, "transcode": 16}  # runs at once in all workers of the pool together
 BLOCK: Final = "reelkeeper-runs"
@@ -46,7 +45,8 @@ def bootstrap(*, engine: Engine | None = None, api_url: str | None = None, force
     with get_client(sync_client=True) as client:
         for name, limit in POOLS.items():
             yield _pool(client, name, limit, force=force)
-        yield _limit(client, force=force)
+        policies = current(engine).policies if engine else DEFAULTS  # no store is made for one figure
+        yield _limit(client, policies.concurrency.first_limit, force=force)
         for flow, cadence in CADENCES.items():
             yield from _renamed(client, flow.replace("_", "-"), cadence.name)
         wanted = list(automations.inner())
@@ -78,9 +78,7 @@ def _pool(client: SyncPrefectClient, name: str, limit: int, *, force: bool) -> s
     return f"Work pool {name}: there, of type {found.type}, at most {found.concurrency_limit} runs at once."
 
 
-def _limit(client: SyncPrefectClient, *, force: bool) -> str:
-    with open_store(settings()) as engine:
-        first = current(engine).policies.concurrency.first_limit
+def _limit(client: SyncPrefectClient, first: int, *, force: bool) -> str:
     found = next((one for one in client.read_global_concurrency_limits(limit=200) if one.name == GLOBAL_LIMIT), None)
     if found is None:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GLOBAL_LIMIT, limit=first))

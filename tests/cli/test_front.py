@@ -15,6 +15,8 @@ import typer
 
 from reelkeeper import errors
 from reelkeeper.cli import app
+from reelkeeper.store.core import policies
+from reelkeeper.store.core.engine import open_engine, transaction
 from tests.cli.conftest import Run
 from tests.ports import free_port
 
@@ -209,3 +211,19 @@ def test_a_prefect_server_that_is_away_is_named_before_anything_is_done(
     said = " ".join(reelkeeper("run", "tier_storage", exit_code=1).stderr.split())
     assert f"Prefect's API at 127.0.0.1, port {port}: nothing listens there" in said
     assert "unexpected" not in said
+
+
+@pytest.mark.parametrize("sees", ["no schema", "policies of a later version"])
+def test_a_worker_takes_nothing_from_a_store_that_it_does_not_know(
+    sees: str, reelkeeper: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'another.sqlite3'}"
+    monkeypatch.setenv("REELKEEPER_DATABASE_URL", url)
+    if sees != "no schema":
+        reelkeeper("db", "upgrade")
+        engine = open_engine(url)
+        with transaction(engine, "test") as session:
+            policies.put_in_force(session, {"later": 1}, "later", after=0, author="test", reason="a test")
+        engine.dispose()
+    said = reelkeeper("worker", "default", exit_code=7).output
+    assert ("db upgrade" if sees == "no schema" else "policy version 1 holds") in said

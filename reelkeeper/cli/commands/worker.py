@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reelkeeper.cli import orchestration
-from reelkeeper.cli.opening import configured
+from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import say
 
 
@@ -22,8 +22,13 @@ def worker(
     """Run flows of these work pools until Ctrl-C or SIGTERM; then it takes no more runs, and waits for its own.
 
     What it cannot wait for ends in order and is handed over: the next worker begins it again, with the same parameters.
+    It takes nothing, and ends with exit code 7, where it does not know the store's schema or policies.
     """
     settings = configured()
+    from reelkeeper.operations.core.policies import current
+
+    with store() as engine:
+        current(engine)
     orchestration.join_server(settings.state_dir)
     import asyncio
     import logging
