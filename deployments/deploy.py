@@ -19,6 +19,8 @@ from prefect.states import Crashed
 
 from deployments.bootstrap import OLD_NAME, bootstrap, delete_deployment, find_deployment
 from deployments.up import LOOKS_ONLY
+from reelkeeper.operations.core.overrides import show_in_force
+from reelkeeper.operations.core.policies import current
 from reelkeeper.settings import settings
 from reelkeeper.store.core.opening import open_store
 
@@ -100,6 +102,7 @@ def main(written: str, moment: str, *options: str) -> None:
         wait_for_server(client)
         print(*bootstrap(engine=engine, api_url=settings().api_url), sep="\n", flush=True)
         print(f"{end_dead_runs(client, datetime.fromisoformat(moment))} dead runs ended.", flush=True)
+        show_in_force(current(engine).policies)
         deploy(client, Path(written), settings().state_dir, looks_only=LOOKS_ONLY in options)
         begin_first(client)
 

@@ -4,9 +4,12 @@ import math
 from typing import Annotated, Any
 
 import pytest
+from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter
 
 from reelkeeper.cli import parameters
 from reelkeeper.errors import Misconfigured, PolicyRefused
+from reelkeeper.operations.core import overrides
 from reelkeeper.operations.core.overrides import Override
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
@@ -108,3 +111,19 @@ def test_a_name_that_the_flow_does_not_have_lists_those_it_has(params: list[str]
 
 def test_not_a_number_is_what_json_calls_nan() -> None:
     assert math.isnan(parameters._value("NaN"))
+
+
+def test_a_form_says_what_is_in_force_sends_no_default_back_and_takes_null_and_never() -> None:
+    longer = DEFAULTS.overridden(lifecycle=LifecyclePolicy(retention_pro_days=400))
+    overrides.show_in_force(longer)
+    try:
+        schema = TypeAdapter(Annotated[LifecyclePolicy | None, Override()]).json_schema()
+    finally:
+        overrides.show_in_force(DEFAULTS)
+    field = schema["$defs"]["LifecyclePolicy"]["properties"]["retention_pro_days"]
+    assert field["description"].endswith("As deployed: 400")
+    assert "default" not in field
+    for value, is_taken in ((400, True), (None, True), ("never", True), (0, False), ("ever", False)):
+        assert Draft202012Validator(field).is_valid(value) == is_taken
+    strict = schema["$defs"]["LifecyclePolicy"]["properties"]["grace_days"]
+    assert not Draft202012Validator(strict).is_valid("never")  # no rule that can be off

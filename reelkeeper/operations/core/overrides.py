@@ -5,14 +5,15 @@ that was left alone, so null means the same, and `never` switches a rule off.
 """
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from reelkeeper.errors import PolicyRefused
 from reelkeeper.operations.core.policies import current
-from reelkeeper.rules.policies import NOTHING, Policies, exception
+from reelkeeper.operations.core.policy_document import shown
+from reelkeeper.rules.policies import DEFAULTS, NOTHING, Policies, exception, section_of
 from reelkeeper.store import Engine
 
 
@@ -34,6 +35,7 @@ class Override:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401  a type
         """Read what is given in a document's words; a policy made in Python is taken as it is."""
         (policy,) = (one for one in get_args(source) if one is not type(None))
+        self._policy: type[BaseModel] = policy
 
         def read(given: Any, whole: core_schema.ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401  whatever comes
             if isinstance(given, policy):
@@ -43,23 +45,33 @@ class Override:
         return core_schema.no_info_wrap_validator_function(read, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Show no default: a form would send it back, and it may be another by then."""
-        shown = handler(schema)
-        for option in shown.get("anyOf", ()):
+        """Say what is in force, and show no default: a form would send it back, when it may be another by then."""
+        made = handler(schema)
+        for option in made.get("anyOf", ()):
             if "$ref" in option:
-                _open(handler.resolve_ref_schema(option), handler)
-        return shown
+                _open(handler.resolve_ref_schema(option), getattr(_SHOWN[-1], section_of(self._policy)), handler)
+        return made
 
 
-def _open(section: dict[str, Any], handler: GetJsonSchemaHandler) -> None:
+def show_in_force(policies: Policies) -> None:
+    """Have the forms that are made from now on say what these policies say, and not what is shipped."""
+    _SHOWN.append(policies)
+
+
+_SHOWN: Final = [DEFAULTS]
+
+
+def _open(section: dict[str, Any], policy: BaseModel, handler: GetJsonSchemaHandler) -> None:
     for name, field in section["properties"].items():
-        kept = {key: field[key] for key in ("title", "description") if key in field}
-        options = field.get("anyOf") or [{key: field[key] for key in field if key not in {*kept, "default"}}]
+        value, said = getattr(policy, name), {key: field[key] for key in ("title", "description") if key in field}
+        options = field.get("anyOf") or [{key: field[key] for key in field if key not in {*said, "default"}}]
         for option in options:
-            if "$ref" in option and "properties" in (inner := handler.resolve_ref_schema(option)):
-                _open(inner, handler)
+            if "$ref" in option and isinstance(value, BaseModel):
+                _open(handler.resolve_ref_schema(option), value, handler)
+        if not isinstance(value, BaseModel):
+            said["description"] = f"{said.get('description', name)}. As deployed: {shown(name, value)}"
         if {"type": "null"} not in options:
             options = [*options, {"type": "null"}]
         elif {"enum": [NOTHING[0]]} not in options:
             options = [*options, {"enum": [NOTHING[0]]}]
-        section["properties"][name] = {**kept, "anyOf": options}
+        section["properties"][name] = {**said, "anyOf": options}

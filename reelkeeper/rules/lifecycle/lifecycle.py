@@ -64,13 +64,13 @@ class LifecyclePolicy(BaseModel):
         30,
         ge=1,
         le=_LONGEST_DAYS,
-        description="Retire videos of free users older than this, viewed or not; never: never",
+        description="Retire videos of free users older than this, viewed or not; never: for ever",
     )
     retention_premium_days: int | None = Field(
-        90, ge=1, le=_LONGEST_DAYS, description="The same for premium users; never: never"
+        90, ge=1, le=_LONGEST_DAYS, description="The same for premium users; never: for ever"
     )
     retention_pro_days: int | None = Field(
-        365, ge=1, le=_LONGEST_DAYS, description="The same for pro users; never: never"
+        365, ge=1, le=_LONGEST_DAYS, description="The same for pro users; never: for ever"
     )
     grace_days: int = Field(
         7, ge=1, le=365, description="A retired video can be restored for this long before its bytes are purged"
