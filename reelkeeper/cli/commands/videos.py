@@ -107,6 +107,23 @@ def show(
     table(("!at", "!event", "run"), [(one.at, one.event.event, one.event.run_id) for one in reversed(history)])
 
 
+@group.command()
+def why(video_id: Annotated[str, typer.Argument(metavar="ID", help="The video.")], as_json: AsJson = False) -> None:
+    """Say what decides about a video: its key, policy, views and holds, and when it will be touched next."""
+    from reelkeeper.model.key_patterns import compiled
+    from reelkeeper.operations.lifecycle.why import explain
+
+    settings = configured()
+    with store() as engine:
+        found = explain(engine, video_id, settings.prefix, compiled(settings.key_pattern))
+    if as_json:
+        emit(found)
+        return
+    table(("!what", "!says"), found.reasons)
+    when = f"not before {found.next_at:%Y-%m-%d %H:%M} UTC, by " if found.next_at else ""
+    say(f"Next: {when}{found.next_step}.")
+
+
 @group.command("import")
 def bring_in(
     users: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: id,tier,created_at")] = None,

@@ -16,12 +16,14 @@ _BATCH = 2_000
 _ONE_DAY = timedelta(days=1)
 
 
-def live_videos(session: Session, as_of: datetime, window_days: int = 30) -> Iterator[Video]:
+def live_videos(
+    session: Session, as_of: datetime, window_days: int = 30, *, only: str | None = None
+) -> Iterator[Video]:
     """Stream every live video as the rules see it, in flat memory. Read it inside `engine.reading`.
 
     `views` sums the `window_days` whole UTC days before `as_of`'s day, and whatever is recorded since. It is None
     (unknown) unless each of those days, or those since the video was created, is in `view_days`. A hold counts when it
-    is not released and does not expire by `as_of`.
+    is not released and does not expire by `as_of`. `only` is the id of the one video that is wanted.
     """
     first_day = (as_of - window_days * _ONE_DAY).astimezone(UTC).date()
     complete_since = _complete_since(session, as_of, window_days)
@@ -49,7 +51,7 @@ def live_videos(session: Session, as_of: datetime, window_days: int = 30) -> Ite
         .select_from(videos)
         .join(blobs, blobs.c.id == videos.c.blob_id)
         .join(users, users.c.id == videos.c.user_id)
-        .where(videos.c.state == VideoState.LIVE),
+        .where(videos.c.state == VideoState.LIVE, sa.true() if only is None else videos.c.id == only),
         execution_options={"yield_per": _BATCH},
     )
     for batch in rows.partitions():

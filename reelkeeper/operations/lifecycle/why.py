@@ -1,0 +1,118 @@
+"""Why a video is as it is, in one place: its key, the rules, holds and views, and when it will be touched next."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT, parse_key
+from reelkeeper.errors import NotFound
+from reelkeeper.model import Action, Tier, Video, VideoState
+from reelkeeper.model.key_patterns import KeyPattern
+from reelkeeper.operations.core.policies import in_force
+from reelkeeper.rules.lifecycle import lifecycle
+from reelkeeper.rules.lifecycle.lifecycle import VIEW_WINDOW_DAYS, LifecyclePolicy
+from reelkeeper.rules.policies import InForce
+from reelkeeper.store import Engine, Session
+from reelkeeper.store.core.engine import now, reading
+from reelkeeper.store.videos import holds
+from reelkeeper.store.videos.videos import Listed, list_videos, live_videos
+
+
+class Reason(NamedTuple):
+    """One thing that decides about a video, and what it says of this one."""
+
+    what: str
+    said: str
+
+
+class Explained(NamedTuple):
+    """All that decides about a video. `next_at` is the earliest moment at which a run may touch it; None: none will."""
+
+    video_id: str
+    state: str
+    reasons: tuple[Reason, ...]
+    next_at: datetime | None
+    next_step: str
+
+
+def explain(engine: Engine, video_id: str, prefix: str, layout: Sequence[KeyPattern] = DEFAULT_LAYOUT) -> Explained:
+    """Say what decides about a video under the policies in force, as of the store's clock. Raises NotFound."""
+    with reading(engine) as session:
+        found, as_of, rules = list_videos(session, video_id=video_id), now(session), in_force(session)
+        if not found:
+            raise NotFound(f"no video {video_id!r} in the catalogue")
+        (listed,) = found
+        live = next(live_videos(session, as_of, only=video_id), None)
+        reasons = [Reason("key", _key(listed, prefix, layout)), Reason("state", _state(listed))]
+        reasons += [Reason("hold", said) for said in _holds(session, listed)]
+        if live is None:
+            return Explained(video_id, listed.state, tuple(reasons), *_after_retirement(listed))
+        reasons += [Reason("views", _views(live))]
+        reasons += [Reason(f"policy, version {rules.version}", _verdict(live, rules, as_of))]
+        return Explained(video_id, listed.state, tuple(reasons), *_next(live, rules.policies.lifecycle, as_of))
+
+
+def _key(listed: Listed, prefix: str, layout: Sequence[KeyPattern]) -> str:
+    if listed.key is None:
+        return "no bytes are known"
+    found = parse_key(prefix, listed.key, layout)
+    if found is not None and found.generation is not None:
+        return f"{listed.key}: made by Reelkeeper, and written once"
+    pattern = f"read by the pattern {layout[found.pattern].text}" if found and found.pattern is not None else "from CSV"
+    return f"{listed.key}: the service's, which may overwrite it at any time; {pattern}"
+
+
+def _state(listed: Listed) -> str:
+    if listed.state == VideoState.LIVE:
+        return f"live, generation {listed.generation}" + (f"; {listed.reason}" if listed.reason else "")
+    since = f" since {listed.retired_at:%Y-%m-%d %H:%M}" if listed.retired_at else ""
+    return f"{listed.state}{since}" + (f": {listed.reason}" if listed.reason else "")
+
+
+def _holds(session: Session, listed: Listed) -> Iterator[str]:
+    for one in holds.in_force(session):
+        if (one.scope, one.subject) in (("video", listed.id), ("user", listed.user_id)):
+            until = f"until {one.expires_at:%Y-%m-%d %H:%M}" if one.expires_at else "until it is released"
+            yield f"{one.id} of the {one.scope}, by {one.author}: {one.reason}; {until}"
+
+
+def _views(live: Video) -> str:
+    if live.views is None:
+        return f"unknown: not every one of the last {VIEW_WINDOW_DAYS} days is complete, so no rule on views acts"
+    return f"{live.views:,} in {VIEW_WINDOW_DAYS} days"
+
+
+def _verdict(live: Video, rules: InForce, as_of: datetime) -> str:
+    verdict = lifecycle.judge(live, rules.policies.lifecycle, as_of, recipe_fingerprint="")
+    return f"{verdict.action.value} ({verdict.rule}): {lifecycle.reason(verdict)}"
+
+
+def _after_retirement(listed: Listed) -> tuple[datetime | None, str]:
+    if listed.state == VideoState.RETIRED and listed.purge_after:
+        back = f"reelkeeper restore --video {listed.id}"
+        return listed.purge_after, f"purge_retired, which deletes its bytes; until then: {back}"
+    return None, "no run touches it"
+
+
+def _next(live: Video, policy: LifecyclePolicy, as_of: datetime) -> tuple[datetime | None, str]:
+    """Find the first moment at which a rule may act, if views and holds stay as they are."""
+    if live.held:
+        return None, "no run touches it while it is held"
+    if live.created_at is None or live.tier not in set(Tier):
+        return None, "no run touches it while its age or its tier is unknown"
+    moments = []
+    for days in sorted({policy.compress_after_days, policy.retire_after_days, *_days(policy, live.tier)}):
+        try:
+            due = max(as_of, live.created_at + timedelta(days=days, microseconds=1))
+        except OverflowError:
+            continue
+        verdict = lifecycle.judge(live, policy, due, recipe_fingerprint="")
+        if verdict.action is not Action.KEEP:
+            flow = "expire_videos" if verdict.rule == "past_retention" else "tier_storage"
+            moments.append((due, f"{flow}: {verdict.action.value}, {lifecycle.reason(verdict)}"))
+    return min(moments, default=(None, "no run touches it, as its views are"))
+
+
+def _days(policy: LifecyclePolicy, tier: str) -> Iterator[int]:
+    if (days := policy.retention_days()[Tier(tier)]) is not None:
+        yield days
