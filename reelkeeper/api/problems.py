@@ -30,6 +30,7 @@ from reelkeeper.errors import (
     QuotaExceeded,
     ReelkeeperError,
     Refused,
+    SchemaError,
     SignatureRefused,
     StorageError,
 )
@@ -49,6 +50,7 @@ STATUSES: Final[tuple[tuple[type[ReelkeeperError], int, str], ...]] = (  # the f
     (LeaseLost, 409, "busy"),
     (Frozen, 503, "frozen"),
     (DiskFull, 503, "full"),
+    (SchemaError, 503, "schema"),
     (NotAVideo, 422, "not-a-video"),
     (Refused, 422, "refused"),
     (StorageError, 502, "storage"),

@@ -19,6 +19,7 @@ from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import freeze, tokens
 from reelkeeper.operations.jobs import settle
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.store.core import policies
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import jobs
 from tests.api.answers import problem
@@ -178,3 +179,11 @@ def test_beyond_the_budget_a_new_job_is_refused_with_when_to_ask_again(world: Wo
         assert 0 < int(answer.headers["Retry-After"]) <= 86_400
         described = client.get("/openapi.json").json()["paths"]["/v1/jobs"]["post"]["responses"]["503"]
         assert "urn:reelkeeper:budget" in described["description"]
+
+
+def test_under_policies_of_a_later_version_nothing_is_admitted(world: World, client: TestClient) -> None:
+    with transaction(world.depot.engine, "test") as session:
+        policies.put_in_force(session, {"later": 1}, "later", after=0, author="test", reason="a test")
+    assert problem(ask(client, "k1"), 503)["type"] == "urn:reelkeeper:schema"
+    with transaction(world.depot.engine, "test") as session:
+        assert session.execute(sa.select(sa.func.count()).select_from(jobs)).scalar_one() == 0
