@@ -126,6 +126,7 @@ def run_id(ui: str, tab: Page) -> str:
     tab.goto(f"{ui}/v2/deployments/deployment/{deployment}")
     tab.get_by_role("button", name="Run", exact=True).click()
     tab.get_by_role("menuitem", name=re.compile("Custom run")).click()
+    visible(tab, re.compile("^LifecyclePolicy$")).click()  # exceptions to the policies in force: none, unless opened
     visible(tab, "Compress Below Views")
     for said in (
         "Compress videos with fewer views than this in 30 days",  # of a policy's field
