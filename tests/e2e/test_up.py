@@ -127,7 +127,7 @@ def test_killed_and_started_again_it_goes_on(folder: Path) -> None:
         ready = again.ready()
         assert state(ready, run) == ("CRASHED", "It died with the `reelkeeper up` that ran it")
         again.note_family()
-        victim = next(one for one in again.family if "server" in one.cmdline())
+        victim = next(one for one in again.family if "deployments.server" in one.cmdline())
         victim.kill()
         until(lambda: again.said("part"), 60, "the death of a part is said")
         until(lambda: answers(ready), 200, "the part is started again")

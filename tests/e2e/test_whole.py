@@ -17,7 +17,7 @@ from tests.faults.world import World
 
 pytestmark = pytest.mark.long
 SHORT = {"dispatch-jobs": {"until_idle": True}}
-REFUSED = {"policy": {"compress_below_views": None, "retire_below_views": None}}
+REFUSED = {"policy": {"compress_below_views": "never", "retire_below_views": "never"}}
 ROUTES = [
     ("GET", "/admin/version"),
     ("GET", "/flows/0b0c1cd1-0000-4000-8000-000000000000"),
