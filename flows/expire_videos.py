@@ -34,7 +34,8 @@ def expire_videos(
         rules.lifecycle.require_active("expire_videos")
         terms = plans.terms(policy=rules.lifecycle)
         if plan_id is None:
-            judged = lifecycle.verdicts(videos.stream_live(depot, as_of), rules.lifecycle, as_of, recipe_fingerprint="")
+            live = videos.stream_live(depot.engine, as_of)
+            judged = lifecycle.verdicts(live, rules.lifecycle, as_of, recipe_fingerprint="")
             expired = lifecycle.for_expiry(judged)
             plan_id = plans.draw(
                 depot, "expire_videos", terms, expired, limits=rules.limits, as_of=as_of, run_id=run_id

@@ -41,7 +41,7 @@ def tier_storage(
         terms = plans.terms(policy=rules.lifecycle, recipe=rules.recipe, acceptance=rules.acceptance)
         if plan_id is None:
             mark = transcodes.recipe_mark(rules.recipe, rules.acceptance)
-            live = videos.stream_live(depot, as_of)
+            live = videos.stream_live(depot.engine, as_of)
             judged = lifecycle.verdicts(live, rules.lifecycle, as_of, mark, rules.recipe.skip_codecs)
             chosen = lifecycle.largest_first(lifecycle.for_tiering(judged), rules.lifecycle.compress_limit)
             plan_id = plans.draw(depot, "tier_storage", terms, chosen, limits=rules.limits, as_of=as_of, run_id=run_id)

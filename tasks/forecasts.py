@@ -14,6 +14,7 @@ from reelkeeper.model.alerts import Finding
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.forecast import forecast
+from reelkeeper.operations.lifecycle.plans import stream_live
 from reelkeeper.operations.reports import figures
 from reelkeeper.operations.reports.report import gather
 from reelkeeper.rules.billing.pricing import Usage
@@ -24,8 +25,6 @@ from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.savings import Idle
 from reelkeeper.rules.policies import Policies
 from reelkeeper.rules.spend.budget import BudgetPolicy
-from reelkeeper.store.core.engine import reading
-from reelkeeper.store.videos.videos import live_videos
 
 FLOW = "forecast_costs"
 
@@ -49,8 +48,7 @@ def stored_now(depot: Depot, as_of: datetime, policies: Policies) -> Usage:
 @task(task_run_name="survey what is idle", cache_policy=NO_CACHE)
 def survey(depot: Depot, as_of: datetime, policy: LifecyclePolicy) -> Idle:
     """Add up what lies in the catalogue unused."""
-    with reading(depot.engine) as session:
-        return savings.survey(live_videos(session, as_of), policy, as_of)
+    return savings.survey(stream_live(depot.engine, as_of), policy, as_of)
 
 
 @task(task_run_name="keep the forecast", cache_policy=NO_CACHE)

@@ -1,26 +1,17 @@
 """Videos: streamed to the rules, and retired in batches."""
 
-from collections.abc import Iterator
 from contextlib import closing
-from datetime import datetime
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from reelkeeper.model import Grace, Video
+from reelkeeper.model import Grace
 from reelkeeper.operations.core.lease import Lease
 from reelkeeper.operations.core.workspace import Depot
-from reelkeeper.operations.lifecycle import outcomes, retire
-from reelkeeper.store.core.engine import reading
-from reelkeeper.store.videos.videos import live_videos
+from reelkeeper.operations.lifecycle import outcomes, plans, retire
 
 RETIRED_AT_ONCE = 500
-
-
-def stream_live(depot: Depot, as_of: datetime) -> Iterator[Video]:
-    """Stream every live video from one snapshot, in flat memory. Not a task: Prefect would gather it whole."""
-    with reading(depot.engine) as session:
-        yield from live_videos(session, as_of)
+stream_live = plans.stream_live  # not a task: Prefect would gather it whole
 
 
 def retire_planned(depot: Depot, lease: Lease, plan_id: str, *, run_id: str, grace: Grace) -> None:

@@ -5,13 +5,14 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, get_args, get_type_hints
+from typing import Any, Final, get_type_hints
 
 import yaml
 from prefect import Flow
 from pydantic import BaseModel, TypeAdapter
 
 from docs.generated.tables import code, kind, table
+from reelkeeper.cli.parameters import policy_of
 from reelkeeper.rules.policies import section_of
 
 ROOT: Final = Path(__file__).parents[2]
@@ -84,18 +85,6 @@ def _told(name: str, hint: Any, default: Any) -> tuple[str, str]:  # noqa: ANN40
     schema = TypeAdapter(hint).json_schema()
     said = _SAID.get(name, "")
     return code(default), f"{said}: {kind(schema, {})}" if said else kind(schema, {})
-
-
-def policy_of(hint: Any) -> type[BaseModel] | None:  # noqa: ANN401  an annotation
-    """Give the policy that a parameter is an exception to; None for any other parameter."""
-    return next(
-        (one for part in get_args(hint) for one in (part, *get_args(part)) if _is_policy(one)),
-        None,
-    )
-
-
-def _is_policy(one: object) -> bool:
-    return isinstance(one, type) and issubclass(one, BaseModel)
 
 
 def spelt(name: str) -> str:

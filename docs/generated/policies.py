@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from docs.generated import flows
 from docs.generated.tables import code, kind, table
+from reelkeeper.cli.parameters import policy_of
 from reelkeeper.operations.core.policy_document import shown
 from reelkeeper.rules.policies import DEFAULTS, Policies, section_of
 
@@ -22,7 +23,7 @@ def used() -> dict[tuple[str, type[BaseModel]], list[str]]:
     }
     for flow in flows.names():
         for _, hint, _ in flows.parameters(flow):
-            if (policy := flows.policy_of(hint)) is not None:
+            if (policy := policy_of(hint)) is not None:
                 found[section_of(policy), policy].append(f"[`{flow}`](flows.md#{flow})")
     for name in _API_FOLLOWS:
         found[name, type(getattr(DEFAULTS, name))].append(_API)

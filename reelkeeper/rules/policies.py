@@ -118,9 +118,9 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  the same
     return as_written(value)
 
 
-def parse(document: Mapping[str, Any], base: Policies = DEFAULTS) -> Policies:
-    """Read a document; what it does not name is as in `base`. Raises ValidationError with every fault."""
-    whole = json.loads(base.model_dump_json())
+def parse(document: Mapping[str, Any]) -> Policies:
+    """Read a document; what it does not name is as shipped. Raises ValidationError with every fault."""
+    whole = DEFAULTS.model_dump(mode="json")
     return Policies.model_validate_json(json.dumps(_merged(whole, as_written(document)), default=str))
 
 

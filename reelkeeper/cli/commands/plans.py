@@ -74,8 +74,7 @@ def _may_purge_service_keys(engine: "Engine", settings: "Settings") -> bool:
     from reelkeeper.store.core.engine import reading
 
     with reading(engine) as session:
-        tried = contracts.last(session)
-    return tried is not None and tried.holds(settings.endpoint_url, settings.bucket, CHECKS)
+        return contracts.has_passed(session, settings.endpoint_url, settings.bucket, CHECKS)
 
 
 def _list(limit: int, *, as_json: bool) -> None:

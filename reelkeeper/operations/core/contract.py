@@ -29,8 +29,7 @@ def try_contract(engine: Engine, bucket: Bucket, settings: Settings, *, run_id: 
 def contract_passed(engine: Engine, bucket: Bucket) -> bool:
     """Whether this bucket has passed every check that there is, at the last try."""
     with reading(engine) as session:
-        tried = contracts.last(session)
-    return tried is not None and tried.holds(bucket.endpoint_url, bucket.name, CHECKS)
+        return contracts.has_passed(session, bucket.endpoint_url, bucket.name, CHECKS)
 
 
 def describe_contract(engine: Engine, bucket: Bucket) -> tuple[bool, str]:

@@ -56,8 +56,8 @@ def shown(name: str, value: object) -> str:
     """Put the value of the field `name` as the document has it."""
     if value is None:
         return NOTHING[not name.endswith(("_days", "_views"))]  # never, where it says when; else none
-    if isinstance(value, BaseModel | tuple):
-        plain = [one.model_dump(mode="json") if isinstance(one, BaseModel) else one for one in _items(value)]
+    if isinstance(value, tuple):
+        plain = [one.model_dump(mode="json") if isinstance(one, BaseModel) else one for one in value]
         return json.dumps(plain, default=str)
     return json.dumps(value) if isinstance(value, bool | str) else str(value)
 
@@ -74,10 +74,6 @@ def _fields(model: BaseModel, shipped: BaseModel, indent: str, *, only_changed: 
             yield from _fields(value, usual, f"{indent}  ", only_changed=only_changed)
         else:
             yield f"{indent}{name}: {shown(name, value)}"
-
-
-def _items(value: object) -> Iterator[Any]:
-    yield from value if isinstance(value, tuple) else (value,)
 
 
 def _fault(fault: dict[str, Any]) -> str:

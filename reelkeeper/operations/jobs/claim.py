@@ -28,7 +28,7 @@ from reelkeeper.rules.jobs.attempts import AttemptPolicy, pause_seconds
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import Clock, now, reading, transaction
+from reelkeeper.store.core.engine import Clock, now, transaction
 from reelkeeper.store.jobs import claims
 from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.tables import jobs
@@ -118,12 +118,6 @@ def note_sent(engine: Engine, one: Claim, provider_job_id: str) -> Claim:
     with transaction(engine, "jobs.sent") as session:
         _require(claims.note(session, one, provider_job_id=provider_job_id), one)
     return one._replace(provider_job_id=provider_job_id)
-
-
-def patience(engine: Engine, exception: AttemptPolicy | None) -> AttemptPolicy:
-    """Give how patient the queue is with a job that ends an attempt now. Raises SchemaError."""
-    with reading(engine) as session:
-        return in_force(session).policies.overridden(attempts=exception).attempts
 
 
 def retry(engine: Engine, one: Claim, error: str, policy: AttemptPolicy, *, cost_microusd: int | None = None) -> float:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from reelkeeper.adapters.generator import Generator
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, Keeper
+from reelkeeper.operations.core.overrides import followed
 from reelkeeper.operations.core.workspace import Depot
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.run import End, InHand, Place, run_job
@@ -134,7 +135,7 @@ class _Worker:
         return len(claimed)
 
     def _look(self) -> tuple[int, AttemptPolicy]:
-        return _count_running(self._place), claiming.patience(self._place.engine, self._attempts)
+        return _count_running(self._place), followed(self._place.engine, attempts=self._attempts).attempts
 
     def _collect(self, seconds: float) -> None:
         if not self._busy:

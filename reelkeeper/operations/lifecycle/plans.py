@@ -5,7 +5,7 @@ figures = load(engine, plan_id, items=500)
 claim(engine, figures.plan, under, judge, run_id)  # once, under the flow's lease: refused before any change
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from reelkeeper.errors import GuardRefused
-from reelkeeper.model import Grace, PlannedRule, PlanSummary, Verdict
+from reelkeeper.model import Grace, PlannedRule, PlanSummary, Verdict, Video
 from reelkeeper.operations.core.lease import Lease
 from reelkeeper.operations.core.policies import current
 from reelkeeper.rules.billing import tariff
@@ -26,6 +26,7 @@ from reelkeeper.store.lifecycle import plan_progress, plan_results, purge_plan
 from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
 from reelkeeper.store.lifecycle.plans import Item, begin_applying, load_summary, refuse_plan
 from reelkeeper.store.lifecycle.user_share import leave_beyond_share
+from reelkeeper.store.videos.videos import live_videos
 
 Judge = Callable[[int, int | None], None]  # retired in 24 h, last population: raises GuardRefused
 _MICROUSD = 10**6
@@ -45,6 +46,12 @@ def terms(**policies: BaseModel | int) -> dict[str, Any]:
         name: policy.model_dump(mode="json") if isinstance(policy, BaseModel) else policy
         for name, policy in policies.items()
     }
+
+
+def stream_live(engine: Engine, as_of: datetime) -> Iterator[Video]:
+    """Stream every live video from one snapshot, in flat memory."""
+    with reading(engine) as session:
+        yield from live_videos(session, as_of)
 
 
 def make(

@@ -3,7 +3,7 @@
 report = tier_storage(Planning(engine, as_of, run_id), policy=exception)
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, NamedTuple
@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from reelkeeper.adapters import ffmpeg
-from reelkeeper.model import Verdict, Video
+from reelkeeper.model import Verdict
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.operations.lifecycle import plans
 from reelkeeper.rules.lifecycle import guard, lifecycle, transcode
@@ -20,8 +20,6 @@ from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.store import Engine
-from reelkeeper.store.core.engine import reading
-from reelkeeper.store.videos.videos import live_videos
 
 Days = Annotated[int, Field(ge=1, le=365)]
 
@@ -48,7 +46,8 @@ def tier_storage(
     rules = followed(work.engine, lifecycle=policy, limits=limits, recipe=recipe, acceptance=acceptance)
     rules.lifecycle.require_active("tier_storage")
     mark = transcode.fingerprint(rules.recipe, rules.acceptance, ffmpeg.tools().encoder(rules.recipe.codec))
-    judged = lifecycle.verdicts(_stream(work), rules.lifecycle, work.as_of, mark, rules.recipe.skip_codecs)
+    live = plans.stream_live(work.engine, work.as_of)
+    judged = lifecycle.verdicts(live, rules.lifecycle, work.as_of, mark, rules.recipe.skip_codecs)
     chosen = lifecycle.largest_first(lifecycle.for_tiering(judged), rules.lifecycle.compress_limit)
     under = plans.terms(policy=rules.lifecycle, recipe=rules.recipe, acceptance=rules.acceptance)
     return _made(work, "tier_storage", under, chosen, rules.limits)
@@ -63,7 +62,8 @@ def expire_videos(
     """Plan which videos are retired for their age."""
     rules = followed(work.engine, lifecycle=policy, limits=limits)
     rules.lifecycle.require_active("expire_videos")
-    judged = lifecycle.verdicts(_stream(work), rules.lifecycle, work.as_of, recipe_fingerprint="")
+    live = plans.stream_live(work.engine, work.as_of)
+    judged = lifecycle.verdicts(live, rules.lifecycle, work.as_of, recipe_fingerprint="")
     expired = lifecycle.for_expiry(judged)
     return _made(work, "expire_videos", plans.terms(policy=rules.lifecycle), expired, rules.limits)
 
@@ -101,8 +101,3 @@ def _made(
     plan_id = plans.make(work.engine, flow, under, judged, limits=limits, as_of=work.as_of, run_id=work.run_id)
     plan = plans.load(work.engine, plan_id, items=0).plan
     return plans.preview(work.engine, plan, work.run_id, partial(guard.within, limits, plan))
-
-
-def _stream(work: Planning) -> Iterator[Video]:
-    with reading(work.engine) as session:
-        yield from live_videos(session, work.as_of)

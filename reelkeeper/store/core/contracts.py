@@ -23,10 +23,6 @@ class Tried(NamedTuple):
     passed: frozenset[str]  # names of checks
     failed: frozenset[str]
 
-    def holds(self, endpoint_url: str, bucket: str, checks: Collection[str]) -> bool:
-        """Whether all of `checks` passed at this very bucket."""
-        return (self.endpoint_url, self.bucket) == (endpoint_url, bucket) and self.passed >= set(checks)
-
 
 def record(
     session: Session, endpoint_url: str, bucket: str, passed: Collection[str], failed: Collection[str], *, run_id: str
@@ -40,6 +36,14 @@ def record(
         .on_conflict_do_update(index_elements=["name"], set_=new)
     )
     append(session, [Event("contract", run_id, detail=state)])
+
+
+def has_passed(session: Session, endpoint_url: str, bucket: str, checks: Collection[str]) -> bool:
+    """Whether all of `checks` passed at this very bucket, at the last try."""
+    tried = last(session)
+    if tried is None or (tried.endpoint_url, tried.bucket) != (endpoint_url, bucket):
+        return False
+    return tried.passed >= set(checks)
 
 
 def last(session: Session) -> Tried | None:
