@@ -74,7 +74,7 @@ def nobody_gets_in(made: Stack) -> None:
     for path in ("health", "ready"):
         assert httpx.get(f"{url}/api/{path}").status_code == httpx.codes.OK
     for page in ("", "v2/", "runs/flow-run/0b0c1cd1-0000-4000-8000-000000000000"):  # the UI, unpacked under /tmp
-        assert httpx.get(f"{url}/{page}", headers={"Accept": "text/html"}).is_success, page
+        assert httpx.get(f"{url}/{page}", headers={"Accept": "text/html"}, follow_redirects=True).is_success, page
     for path in ("admin/version", "csrf-token?client=test", "deployments/name/tier-storage/daily"):
         for credentials in (None, ("admin", "guessed")):
             assert httpx.get(f"{url}/api/{path}", auth=credentials).status_code == httpx.codes.UNAUTHORIZED
