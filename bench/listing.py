@@ -25,7 +25,7 @@ from bench.s3.stopwatch import Spent, spent
 from reelkeeper.adapters.s3.listing import PAGE_KEYS
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.model import BlobState, StoredObject, VideoState
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.sync.survey import survey
 from reelkeeper.store.core.engine import open_engine, transaction
 from reelkeeper.store.core.schema import upgrade
@@ -42,11 +42,11 @@ def measure() -> list[Row]:
     """CPU and wall time of each, the better of two rounds taken in turn; the floor is a bare default boto3."""
     with shelf.server() as at, tempfile.TemporaryDirectory() as folder:
         shelf.fill(at, PREFIX, SIZE)
-        depot = catalogue(at, Path(folder) / "store.sqlite3")
+        workspace = catalogue(at, Path(folder) / "store.sqlite3")
         ways: dict[str, Callable[[], int]] = {
             "bare boto3": lambda: bare(at),
-            "list and reconcile with the catalogue": lambda: reconcile(depot),
-            "list alone": lambda: sum(len(page) for page in depot.bucket.pages()),
+            "list and reconcile with the catalogue": lambda: reconcile(workspace),
+            "list alone": lambda: sum(len(page) for page in workspace.bucket.pages()),
             "peer: s5cmd ls": lambda: peers.s5cmd(at, "ls", f"s3://{shelf.BUCKET}/{PREFIX}*").count("\n"),
             "peer: rclone lsf": lambda: peers.rclone(
                 at, "lsf", "-R", "--files-only", "--format", "ps", "--fast-list", f"r2:{shelf.BUCKET}/{PREFIX}"
@@ -60,9 +60,9 @@ def measure() -> list[Row]:
                     raise RuntimeError(f"{name}: {found:,} objects, not {SIZE:,}")
                 before = best.get(name, took)
                 best[name] = Spent(min(before.cpu, took.cpu), min(before.wall, took.wall))
-        with far_away(depot):
-            one, several = (spent(partial(reconcile, depot, shards))[1] for shards in (1, SHARDS))
-        depot.engine.dispose()
+        with far_away(workspace):
+            one, several = (spent(partial(reconcile, workspace, shards))[1] for shards in (1, SHARDS))
+        workspace.engine.dispose()
     floor = best.pop("bare boto3")
     rows = []
     for name, took in best.items():
@@ -74,10 +74,10 @@ def measure() -> list[Row]:
 
 
 @contextmanager
-def far_away(depot: Depot) -> Iterator[None]:
+def far_away(workspace: Workspace) -> Iterator[None]:
     """Answer every page of the listing 100 ms later, from memory: what a distant server gives, and costs us no CPU."""
-    distant: Any = _Distant([stored for page in depot.bucket.pages() for stored in page])
-    events = depot.bucket._client.meta.events  # noqa: SLF001  no setting makes a network slow
+    distant: Any = _Distant([stored for page in workspace.bucket.pages() for stored in page])
+    events = workspace.bucket._client.meta.events  # noqa: SLF001  no setting makes a network slow
     events.register_first("before-send.s3.ListObjectsV2", distant)
     yield
     events.unregister("before-send.s3.ListObjectsV2", distant)
@@ -120,16 +120,16 @@ def bare(at: Endpoint) -> int:
     return sum(len(page.get("Contents", ())) for page in pages)
 
 
-def reconcile(depot: Depot, shards: int = 1) -> int:
+def reconcile(workspace: Workspace, shards: int = 1) -> int:
     """Look as `sync_catalog` does; every object is in the catalogue, so none may stand out."""
-    seen = survey(depot, run_id="bench", note=True, shards=shards)
+    seen = survey(workspace, run_id="bench", note=True, shards=shards)
     if seen.unexplained or seen.missing or seen.overwritten or seen.doubtful:
         others = len(seen.overwritten) + len(seen.doubtful)
         raise RuntimeError(f"{seen.unexplained} unexplained, {len(seen.missing)} missing, {others} changed")
     return seen.listed.objects
 
 
-def catalogue(at: Endpoint, path: Path) -> Depot:
+def catalogue(at: Endpoint, path: Path) -> Workspace:
     """Make a store that knows every object on the shelf."""
     engine = open_engine(f"sqlite:///{path}")
     upgrade(engine)
@@ -158,4 +158,4 @@ def catalogue(at: Endpoint, path: Path) -> Depot:
                 for number, (one, parts) in enumerate(zip(stored, split, strict=True), start=1)
             ],
         )
-    return Depot(engine, bucket, "bench")
+    return Workspace(engine, bucket, "bench")

@@ -14,7 +14,7 @@ from bench.s3 import peers, shelf
 from bench.s3.stopwatch import Spent, spent
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.model import BlobState, Grace, VideoState
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle.purge import purge
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.core.leases import Grant, acquire
@@ -79,10 +79,10 @@ def bare(at: Endpoint) -> None:
 
 def ours(at: Endpoint, path: Path, *, replaced: bool) -> Work:
     """Make a store whose blobs are due, and a plan of their purge; return the work of carrying it out."""
-    depot = catalogue(at, path, replaced=replaced)
-    plan_id = begin_plan(depot.engine, "purge_retired", {}, datetime.now(UTC), "bench")
+    workspace = catalogue(at, path, replaced=replaced)
+    plan_id = begin_plan(workspace.engine, "purge_retired", {}, datetime.now(UTC), "bench")
     add_due(
-        depot.engine,
+        workspace.engine,
         plan_id,
         datetime.now(UTC),
         grace=Grace(),
@@ -90,23 +90,23 @@ def ours(at: Endpoint, path: Path, *, replaced: bool) -> Work:
         max_videos=SIZE,
         microusd_per_gb=15_000,
     )
-    (grant,) = acquire(depot.engine, ["flow:purge_retired"], "bench", 3600)
-    return partial(carry_out, depot, plan_id, grant)
+    (grant,) = acquire(workspace.engine, ["flow:purge_retired"], "bench", 3600)
+    return partial(carry_out, workspace, plan_id, grant)
 
 
-def carry_out(depot: Depot, plan_id: str, grant: Grant) -> None:
+def carry_out(workspace: Workspace, plan_id: str, grant: Grant) -> None:
     """Purge as the flow does, without Prefect."""
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         batches = [[item.blob_id for item in batch] for batch in planned(session, plan_id, "purge", KEYS_PER_DELETE)]
     with ThreadPoolExecutor(PARALLEL_BATCHES) as pool:
-        work = partial(purge, depot, plan_id, grant=grant, run_id="bench", grace=Grace())
+        work = partial(purge, workspace, plan_id, grant=grant, run_id="bench", grace=Grace())
         outcomes = [outcome for batch in pool.map(work, batches) for outcome in batch]
     if [outcome.action for outcome in outcomes] != ["purged"] * SIZE:
         raise RuntimeError(f"not purged: {[outcome for outcome in outcomes if outcome.action != 'purged'][:3]}")
-    depot.engine.dispose()
+    workspace.engine.dispose()
 
 
-def catalogue(at: Endpoint, path: Path, *, replaced: bool) -> Depot:
+def catalogue(at: Endpoint, path: Path, *, replaced: bool) -> Workspace:
     """Make a store of SIZE videos: retired, with their bytes due, or live by other bytes than those that are due."""
     engine = open_engine(f"sqlite:///{path}")
     upgrade(engine)
@@ -138,4 +138,4 @@ def catalogue(at: Endpoint, path: Path, *, replaced: bool) -> Depot:
             )
         own = sa.select(blobs.c.id).where(blobs.c.video_id == videos.c.id, blobs.c.id > current).scalar_subquery()
         session.execute(sa.update(videos).values(blob_id=own))
-    return Depot(engine, bucket, "bench")
+    return Workspace(engine, bucket, "bench")

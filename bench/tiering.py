@@ -29,7 +29,7 @@ from reelkeeper.adapters.ffmpeg.runner import Finished, run
 from reelkeeper.cli import orchestration
 from reelkeeper.model import Grace, Outcome
 from reelkeeper.operations.core.lease import Keeper
-from reelkeeper.operations.core.workspace import open_depot
+from reelkeeper.operations.core.workspace import open_workspace
 from reelkeeper.operations.lifecycle import swap
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.rules.lifecycle.report import Report
@@ -156,16 +156,16 @@ def deployed(folder: Path, sources: Sequence[Path]) -> Iterator[None]:
     with mock.patch.dict(os.environ, told):
         settings.cache_clear()
         orchestration.prepare(folder)
-        with open_depot(settings()) as depot, Keeper(depot.engine) as keeper:
+        with open_workspace(settings()) as workspace, Keeper(workspace.engine) as keeper:
             now = datetime.now(UTC)
-            with transaction(depot.engine, "bench") as session:
+            with transaction(workspace.engine, "bench") as session:
                 session.execute(sa.insert(users).values(id="u", tier="pro"))
                 days = [{"day": (now - timedelta(days=age)).date()} for age in range(1, 40)]
                 session.execute(sa.insert(view_days), days)
             for number, source in enumerate(sources):
                 (grant,) = keeper.take([f"video/v{number}"])
                 upload(
-                    depot,
+                    workspace,
                     source,
                     user_id="u",
                     video_id=f"v{number}",

@@ -12,47 +12,49 @@ from reelkeeper.adapters import ffmpeg
 from reelkeeper.cli.screen import size
 from reelkeeper.errors import IntegrityDoubt, NotAVideo
 from reelkeeper.model.jobs import JobState
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.store.billing import ledger
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.tables import blobs, jobs, videos
 
 
-def require_same(depot: Depot, video_id: str, original: Path) -> None:
+def require_same(workspace: Workspace, video_id: str, original: Path) -> None:
     """Raise IntegrityDoubt unless the video is live and what is stored of it is `original`, byte for byte."""
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         key = session.execute(_stored(videos.c.id == video_id, videos.c.state == "live")).one().key
     with tempfile.TemporaryDirectory() as place:
-        digest = depot.bucket.download(key, Path(place) / "back.mp4")
+        digest = workspace.bucket.download(key, Path(place) / "back.mp4")
     if digest != _sha256(original):
         raise IntegrityDoubt(f"{key} is not what was uploaded as {original.name}")
 
 
-def every_video(depot: Depot, originals: Mapping[str, Path]) -> Iterator[tuple[object, ...]]:
+def every_video(workspace: Workspace, originals: Mapping[str, Path]) -> Iterator[tuple[object, ...]]:
     """Give a row for each video: id, state, bytes, codec, and what reading it back showed.
 
     Raises IntegrityDoubt where a live video's bytes are not those recorded, or uploaded, or do not decode although the
     upload did.
     """
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         rows = session.execute(_stored().order_by(videos.c.user_id, videos.c.id)).all()
     for row in rows:
         if row.state != "live":
-            gone = "its bytes are deleted" if depot.bucket.head(row.key) is None else "its bytes wait out their grace"
+            gone = (
+                "its bytes are deleted" if workspace.bucket.head(row.key) is None else "its bytes wait out their grace"
+            )
             yield row.id, row.state, size(row.size_bytes), row.codec, gone
             continue
-        codec, said = _read_back(depot, row, originals[row.id])
+        codec, said = _read_back(workspace, row, originals[row.id])
         yield row.id, row.state, size(row.size_bytes), codec, said
 
 
-def every_job(depot: Depot, job_ids: Collection[str]) -> int:
+def every_job(workspace: Workspace, job_ids: Collection[str]) -> int:
     """Read the video of each of these jobs back; returns the frames that decoded.
 
     Raises IntegrityDoubt where a job did not succeed, where its video is not what was recorded or not as large and long
     as it was asked for, where credits are still held, or where others were spent than for what was made.
     """
     names = ("id", "user_id", "state", "leader_id", "video_id", "request", "price_microusd")
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         rows = session.execute(sa.select(*(jobs.c[name] for name in names)).where(jobs.c.id.in_(job_ids))).all()
         balances = {user: ledger.balance(session, user) for user in {row.user_id for row in rows}}
     require(len(rows) == len(job_ids), f"{len(rows)} of {len(job_ids)} jobs are in the store")
@@ -61,7 +63,7 @@ def every_job(depot: Depot, job_ids: Collection[str]) -> int:
     for row in rows:
         require(row.state == JobState.SUCCEEDED, f"job {row.id} is {row.state}")
         require(row.video_id == made[row.leader_id or row.id], f"job {row.id} has another video than its leader")
-        frames += 0 if row.leader_id else _as_asked(depot, row.video_id, row.request)
+        frames += 0 if row.leader_id else _as_asked(workspace, row.video_id, row.request)
     for user, balance in balances.items():
         price = sum(row.price_microusd for row in rows if row.user_id == user and row.leader_id is None)
         told = f"{user}: {balance.held_microusd} held, {balance.spent_microusd} spent for {price}"
@@ -69,9 +71,9 @@ def every_job(depot: Depot, job_ids: Collection[str]) -> int:
     return frames
 
 
-def require_bytes(depot: Depot, video_id: str, got: bytes) -> None:
+def require_bytes(workspace: Workspace, video_id: str, got: bytes) -> None:
     """Raise IntegrityDoubt unless these bytes are what is recorded of the video."""
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         recorded = session.execute(_stored(videos.c.id == video_id)).one().sha256
     require(sha256(got).hexdigest() == recorded, f"{video_id}: other bytes came than were recorded")
 
@@ -82,12 +84,12 @@ def require(holds: bool, otherwise: str) -> None:
         raise IntegrityDoubt(otherwise)
 
 
-def _as_asked(depot: Depot, video_id: str, asked: Mapping[str, Any]) -> int:
-    with reading(depot.engine) as session:
+def _as_asked(workspace: Workspace, video_id: str, asked: Mapping[str, Any]) -> int:
+    with reading(workspace.engine) as session:
         row = session.execute(_stored(videos.c.id == video_id, videos.c.state == "live")).one()
     with tempfile.TemporaryDirectory() as place:
         back = Path(place) / "made.mp4"
-        digest = depot.bucket.download(row.key, back)
+        digest = workspace.bucket.download(row.key, back)
         media = ffmpeg.inspect(back)
         frames = ffmpeg.decode(back, media).frames
     wanted = asked["width"], asked["height"], round(asked["duration_seconds"] * asked["fps"])
@@ -96,10 +98,10 @@ def _as_asked(depot: Depot, video_id: str, asked: Mapping[str, Any]) -> int:
     return frames
 
 
-def _read_back(depot: Depot, row: sa.Row[tuple[str, ...]], original: Path) -> tuple[str, str]:
+def _read_back(workspace: Workspace, row: sa.Row[tuple[str, ...]], original: Path) -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as place:
         back = Path(place) / f"back{Path(row.key).suffix}"
-        digest, uploaded = depot.bucket.download(row.key, back), _sha256(original)
+        digest, uploaded = workspace.bucket.download(row.key, back), _sha256(original)
         if digest != (row.sha256 or uploaded):
             raise IntegrityDoubt(f"{row.key}: sha256 {digest}, recorded {row.sha256 or uploaded}")
         same = digest == uploaded

@@ -18,7 +18,7 @@ from reelkeeper.cli import plan_view
 from reelkeeper.cli.screen import dollars, out, say, size, table
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import Grace
-from reelkeeper.operations.core.workspace import Depot, open_depot
+from reelkeeper.operations.core.workspace import Workspace, open_workspace
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.lifecycle.guard import BlastRadius
@@ -37,14 +37,14 @@ _WINDOW_DAYS = 30
 class Scene:
     """What the steps share: store and bucket, the files as uploaded, and what the bucket held at each step."""
 
-    depot: Depot
+    workspace: Workspace
     files: dict[str, Path]
     held_bytes: dict[str, tuple[int, int]]  # step -> objects, bytes
     desk: requests.Desk = field(default_factory=requests.Desk)
 
     def count(self, step: str) -> None:
         """Note what the bucket holds now."""
-        sizes = [stored.size_bytes for page in self.depot.bucket.pages() for stored in page]
+        sizes = [stored.size_bytes for page in self.workspace.bucket.pages() for stored in page]
         self.held_bytes[step] = len(sizes), sum(sizes)
 
 
@@ -55,8 +55,8 @@ def play(folder: Path, *, fresh: bool = False) -> None:
     out.print(Rule("[bold]Reelkeeper: cold videos shrink, expired videos go, nothing is lost[/]"))
     say(f"{len(clips.CAST)} short videos of four users, on this machine alone. State: {folder}")
     say("Starting an S3 server and Prefect, and encoding the videos meanwhile ...")
-    with stage.orchestrated() as prefect, open_depot(settings()) as depot:
-        scene = Scene(depot, clips.encode(clips.CAST, folder / "clips"), {})
+    with stage.orchestrated() as prefect, open_workspace(settings()) as workspace:
+        scene = Scene(workspace, clips.encode(clips.CAST, folder / "clips"), {})
         prefect.join()
         say(f"Ready after {time.monotonic() - began:.0f} s.")
         for number, (title, step) in enumerate(_STEPS, 1):
@@ -66,7 +66,7 @@ def play(folder: Path, *, fresh: bool = False) -> None:
 
 
 def _upload(scene: Scene) -> None:
-    bucket = scene.depot.bucket
+    bucket = scene.workspace.bucket
     for clip in clips.CAST:
         bucket.put_once(f"{bucket.prefix}{clip.user_id}/{clip.video_id}.mp4", scene.files[clip.video_id], "video/mp4")
     scene.count("as uploaded")
@@ -83,7 +83,7 @@ def _adopt(scene: Scene) -> None:
     say(f"sync_catalog listed {report.listed_objects} objects, and adopted {report.adopted}.")
     now = datetime.now(UTC)
     days = [(now - timedelta(days=ago)).date() for ago in range(1, _WINDOW_DAYS + 1)]
-    cast, engine = clips.CAST, scene.depot.engine
+    cast, engine = clips.CAST, scene.workspace.engine
     created = {clip.video_id: now - timedelta(days=clip.age_days) for clip in cast}
     imports.import_users(engine, ["id,tier,created_at", *(f"{user},{tier}," for user, tier in clips.TIERS.items())])
     imports.import_videos(
@@ -142,9 +142,9 @@ def _expire(scene: Scene) -> None:
 
 
 def _restore(scene: Scene) -> None:
-    found = find_restorable(scene.depot, video_id="ben-cold")
-    restore(scene.depot, found, run_id="demo-restore", author="demo", grace=Grace(), hold_days=30)
-    check.require_same(scene.depot, "ben-cold", scene.files["ben-cold"])
+    found = find_restorable(scene.workspace, video_id="ben-cold")
+    restore(scene.workspace, found, run_id="demo-restore", author="demo", grace=Grace(), hold_days=30)
+    check.require_same(scene.workspace, "ben-cold", scene.files["ben-cold"])
     say("ben-cold is back, byte for byte, and held for 30 days, or the next run would retire it again.")
     say("As a command: `reelkeeper restore --video ben-cold`.")
 
@@ -152,16 +152,16 @@ def _restore(scene: Scene) -> None:
 def _purge(scene: Scene) -> None:
     from flows.purge_retired import purge_retired  # noqa: PLC0415  as above
 
-    moved = _let_time_pass(scene.depot, timedelta(days=_GRACE_DAYS + 1))
+    moved = _let_time_pass(scene.workspace, timedelta(days=_GRACE_DAYS + 1))
     say(f"The demo moves the stamps of {moved} retired objects {_GRACE_DAYS + 1} days back. No other code does that.")
     _shown(scene, purge_retired(dry_run=False))
     scene.count("after the purge")
 
 
-def _let_time_pass(depot: Depot, time_passed: timedelta) -> int:
+def _let_time_pass(workspace: Workspace, time_passed: timedelta) -> int:
     import sqlalchemy as sa  # noqa: PLC0415  used here alone
 
-    with transaction(depot.engine, "demo.time") as session:
+    with transaction(workspace.engine, "demo.time") as session:
         waiting = session.execute(
             sa.select(blobs.c.id, blobs.c.retired_at, blobs.c.purge_after).where(blobs.c.state == "retired")
         ).all()
@@ -177,7 +177,7 @@ def _let_time_pass(depot: Depot, time_passed: timedelta) -> int:
 
 
 def _check(scene: Scene) -> None:
-    table(("!video", "state", ">bytes", "codec", "what was read back"), check.every_video(scene.depot, scene.files))
+    table(("!video", "state", ">bytes", "codec", "what was read back"), check.every_video(scene.workspace, scene.files))
 
 
 def _sum_up(scene: Scene) -> None:
@@ -196,7 +196,7 @@ def _sum_up(scene: Scene) -> None:
 
 
 def _shown(scene: Scene, report: Report) -> None:
-    plan_view.show(scene.depot.engine, report.plan.id)
+    plan_view.show(scene.workspace.engine, report.plan.id)
 
 
 _STEPS = (
@@ -210,14 +210,14 @@ _STEPS = (
     ("A week later, purge_retired --apply: only now bytes go", _purge),
     ("Every video, read back and decoded", _check),
     ("What it saves", _sum_up),
-    ("monitor_costs --apply: what a month costs", lambda scene: money.spend(scene.depot)),
-    ("What Slack would show", lambda scene: money.alert(scene.depot)),
-    ("forecast_costs --apply: where the month is going", lambda scene: money.forecast(scene.depot)),
-    ("The report", lambda scene: money.look(scene.depot)),
-    ("The HTTP API: everybody asks at once", lambda scene: requests.burst(scene.depot, scene.desk)),
-    ("dispatch_jobs --apply: the videos are made", lambda scene: requests.make(scene.depot, scene.desk)),
-    ("The same again: from the cache", lambda scene: requests.again(scene.depot, scene.desk)),
-    ("tune_concurrency --apply: how many at once", lambda scene: requests.tune(scene.depot)),
+    ("monitor_costs --apply: what a month costs", lambda scene: money.spend(scene.workspace)),
+    ("What Slack would show", lambda scene: money.alert(scene.workspace)),
+    ("forecast_costs --apply: where the month is going", lambda scene: money.forecast(scene.workspace)),
+    ("The report", lambda scene: money.look(scene.workspace)),
+    ("The HTTP API: everybody asks at once", lambda scene: requests.burst(scene.workspace, scene.desk)),
+    ("dispatch_jobs --apply: the videos are made", lambda scene: requests.make(scene.workspace, scene.desk)),
+    ("The same again: from the cache", lambda scene: requests.again(scene.workspace, scene.desk)),
+    ("tune_concurrency --apply: how many at once", lambda scene: requests.tune(scene.workspace)),
 )
 
 

@@ -24,7 +24,7 @@ from reelkeeper.model.access import Scope
 from reelkeeper.model.requests import RefusedFor
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.rules.health.performance import by_group, figures
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.settings import settings
@@ -87,13 +87,13 @@ class Desk:
         return list(dict.fromkeys(str(one.said["job_id"]) for one in self.answers if one.kind != "refused"))
 
 
-def burst(depot: Depot, desk: Desk) -> None:
+def burst(workspace: Workspace, desk: Desk) -> None:
     """Let all users ask at once, and show who got what."""
-    with transaction(depot.engine, "demo.credits") as session:
+    with transaction(workspace.engine, "demo.credits") as session:
         desk.began = now(session)
         for user, amount in _CREDITS_MICROUSD.items():
             ledger.grant(session, user, amount, f"demo/{user}", run_id="demo", reason="the demo's gift")
-    with _client(depot) as client, ThreadPoolExecutor(len(_BURST)) as pool:
+    with _client(workspace) as client, ThreadPoolExecutor(len(_BURST)) as pool:
         began = time.monotonic()
         asked = pool.map(lambda user: [_ask(client, user, n, one) for n, one in enumerate(_BURST[user])], _BURST)
         desk.answers = [answer for answers in asked for answer in answers]
@@ -116,7 +116,7 @@ def burst(depot: Depot, desk: Desk) -> None:
     say("ben's client asked once more under its first key, as after a lost answer: the same job, held for once.")
 
 
-def make(depot: Depot, desk: Desk) -> None:
+def make(workspace: Workspace, desk: Desk) -> None:
     """Make what waits, look at each result, and show who waited how long."""
     from flows.dispatch_jobs import dispatch_jobs  # noqa: PLC0415  Prefect reads the demo's environment, set before
 
@@ -127,7 +127,7 @@ def make(depot: Depot, desk: Desk) -> None:
     report = dispatch_jobs(dry_run=False, until_idle=True, slots=_SLOTS)
     took = time.monotonic() - began
     say(f"ffmpeg made {report.succeeded} videos in {took:.0f} s, {_SLOTS} at once, all of one size. Seconds by tier:")
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         groups = by_group(performance.ended(session, desk.began or now(session), now(session)))
     rows = []
     for tier in _TIERS:
@@ -135,15 +135,15 @@ def make(depot: Depot, desk: Desk) -> None:
         names = ("wait_mean", "wait_p50", "wait_p95", "processing_mean")
         rows.append((tier or "all", seen["made"], seen["joined"], *(_seconds(seen[f"{one}_seconds"]) for one in names)))
     table(("tier", ">made", ">joined", ">mean wait", ">half wait at most", ">95 of 100", ">making it took"), rows)
-    frames = check.every_job(depot, desk.jobs())
+    frames = check.every_job(workspace, desk.jobs())
     say(f"Each was read back from the bucket: as large and as long as asked, and all {frames} frames decode.")
     say("Whoever joined another's job has its video for nothing, and nobody's credits are held any more.")
 
 
-def again(depot: Depot, desk: Desk) -> None:
+def again(workspace: Workspace, desk: Desk) -> None:
     """Ask for the same videos anew: they are there; and fetch one as a browser would."""
     wanted = {str(one.request): one for one in desk.answers if not one.refusal}.values()
-    with _client(depot) as client:
+    with _client(workspace) as client:
         began = time.monotonic()
         answers = [_ask(client, one.user_id, _AGAIN + n, one.request) for n, one in enumerate(wanted)]
         took = time.monotonic() - began
@@ -152,7 +152,7 @@ def again(depot: Depot, desk: Desk) -> None:
         check.require((hits, charged) == (len(answers), 0), f"{hits} of {len(answers)} cached, {charged} charged")
         first = str(answers[0].said["video_id"])
         got = httpx.get(client.video_url(first), timeout=_PATIENCE_SECONDS, trust_env=False)
-        check.require_bytes(depot, first, got.raise_for_status().content)
+        check.require_bytes(workspace, first, got.raise_for_status().content)
         users = {user: client.user(user) for user in _BURST}
     say(f"The same {len(answers)} videos were asked for under new keys: {hits} came from the cache, in {took:.2f} s")
     say("together, at no charge. One was fetched as a browser does it: the API sends on to a presigned URL of the")
@@ -162,7 +162,7 @@ def again(depot: Depot, desk: Desk) -> None:
     table(("user", ">spent", ">held", ">left", ">stored"), rows)
 
 
-def tune(depot: Depot) -> None:
+def tune(workspace: Workspace) -> None:
     """Take one step of the limit, and show that Prefect has it."""
     from prefect.client.orchestration import get_client  # noqa: PLC0415  as above
 
@@ -177,7 +177,7 @@ def tune(depot: Depot) -> None:
     say("(A job of a model that is not known yet is taken for 120 s of work, as at a provider; ffmpeg takes far less.)")
     with get_client(sync_client=True) as client:
         prefects = client.read_global_concurrency_limit_by_name(GLOBAL_LIMIT).limit
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         ours = jobs_at_once(session)
     check.require(prefects == ours == report.limit, f"limit {report.limit}, Prefect's {prefects}, kept {ours}")
     say(f"Prefect's global concurrency limit {GLOBAL_LIMIT!r} is {prefects}: dispatch_jobs obeys it in every worker.")
@@ -197,18 +197,18 @@ def _ask(client: Client, user: str, number: int, wanted: Mapping[str, Any]) -> A
 
 
 @contextmanager
-def _client(depot: Depot) -> Iterator[Client]:
+def _client(workspace: Workspace) -> Iterator[Client]:
     """Serve the API on loopback, and give a client with a token for it."""
     import uvicorn  # noqa: PLC0415  it and FastAPI take most of a second, which no other page needs
 
     from reelkeeper.api.app import create_app  # noqa: PLC0415  the same
     from reelkeeper.api.backing import Backing  # noqa: PLC0415  the same
 
-    app = create_app(Backing(depot, settings().scratch))
+    app = create_app(Backing(workspace, settings().scratch))
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False)
     listening, server = config.bind_socket(), uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), name="demo-api", daemon=True)
-    line, text = tokens.create(depot.engine, "demo", [Scope.JOBS, Scope.VIDEOS, Scope.USERS], author="demo")
+    line, text = tokens.create(workspace.engine, "demo", [Scope.JOBS, Scope.VIDEOS, Scope.USERS], author="demo")
     thread.start()
     address = f"http://127.0.0.1:{listening.getsockname()[1]}"
     try:
@@ -218,4 +218,4 @@ def _client(depot: Depot) -> Iterator[Client]:
         server.should_exit = True
         thread.join(_PATIENCE_SECONDS)
         listening.close()
-        tokens.revoke(depot.engine, line.id, author="demo")
+        tokens.revoke(workspace.engine, line.id, author="demo")

@@ -10,7 +10,7 @@ from typing import Final
 
 from reelkeeper.model.money import Metric, StorageClass, UsageSource, Used
 from reelkeeper.operations.billing import metering
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.store.billing import usage
 from reelkeeper.store.core.engine import transaction
 
@@ -23,13 +23,13 @@ _SHARES: Final = {"ana": 0.18, "ben": 0.31, "chloe": 0.43}  # of the jobs; the r
 _ONE_DAY: Final = timedelta(days=1)
 
 
-def stage(depot: Depot, today: date) -> int:
+def stage(workspace: Workspace, today: date) -> int:
     """Record what was used on each of the last `DAYS` days and today, and charge it; returns the jobs of the spike."""
     days = [today - n * _ONE_DAY for n in range(DAYS, -1, -1)]
-    with transaction(depot.engine, "demo.usage") as session:
+    with transaction(workspace.engine, "demo.usage") as session:
         usage.record(session, [one for day in days for one in _used(day, today)])
     for month in dict.fromkeys(day.replace(day=1) for day in days):
-        metering.charge_month(depot.engine, depot.in_force.policies.book, month, today)
+        metering.charge_month(workspace.engine, workspace.in_force.policies.book, month, today)
     return jobs_on(today - SPIKE_DAYS_AGO * _ONE_DAY, today)
 
 

@@ -18,7 +18,7 @@ from deployments.supervisor import Part, Supervisor
 from reelkeeper import disk
 from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY
 from reelkeeper.errors import DiskFull, LeaseLost, Misconfigured, ReelkeeperError
-from reelkeeper.operations.core.workspace import open_depot
+from reelkeeper.operations.core.workspace import open_workspace
 from reelkeeper.private_files import make_folder, tighten
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import schema
@@ -81,7 +81,9 @@ class Up:
             start(self._part("server", "Prefect's server", server, 10))
             if self.settings.database_url:
                 _upgrade(self.settings)
-            with open_depot(self.settings):  # makes the store, and starts the embedded objects, which the parts share
+            with open_workspace(
+                self.settings
+            ):  # makes the store, and starts the embedded objects, which the parts share
                 worker = [*_ours("worker"), "default", "transcode", "--patience", patience]
                 start(self._part("worker", "The worker", worker, self.patience + DRAIN_MARGIN_SECONDS))
                 start(self._part("api", "The API", [*_ours("api"), "--port", str(self.api_port)], 25))

@@ -6,7 +6,7 @@ from prefect import flow
 from pydantic import Field
 
 from reelkeeper.rules.lifecycle.report import DeliveryReport
-from tasks import alerts, depots, heartbeats, runs
+from tasks import alerts, heartbeats, runs, workspaces
 from tasks.parameters import DryRun, Says
 
 
@@ -22,7 +22,7 @@ def deliver_alerts(
     """
     run_id = runs.run_id()
 
-    with depots.store() as engine:
+    with workspaces.store() as engine:
         if dry_run:
             return alerts.preview(engine, run_id)
         delivered = alerts.deliver(engine, seconds=seconds)

@@ -8,7 +8,7 @@ from pydantic import Field
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
-from tasks import depots, heartbeats, jobs, runs
+from tasks import heartbeats, jobs, runs, workspaces
 from tasks.parameters import DryRun, Says
 
 
@@ -28,11 +28,11 @@ def dispatch_jobs(
     """
     run_id = runs.run_id()
 
-    with depots.opened() as depot:
-        rules = followed(depot.engine, order=order, attempts=attempts)  # asked anew at each claim
+    with workspaces.opened() as workspace:
+        rules = followed(workspace.engine, order=order, attempts=attempts)  # asked anew at each claim
         if dry_run:
-            return jobs.preview(depot, rules.order, run_id)
+            return jobs.preview(workspace, rules.order, run_id)
         report = jobs.keep_slots_full(
-            depot, order, attempts, slots=slots, seconds=seconds, until_idle=until_idle, run_id=run_id
+            workspace, order, attempts, slots=slots, seconds=seconds, until_idle=until_idle, run_id=run_id
         )
     return report.require_whole()

@@ -10,7 +10,7 @@ from reelkeeper.rules.lifecycle import guard, lifecycle
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
-from tasks import depots, heartbeats, plans, reports, runs, videos
+from tasks import heartbeats, plans, reports, runs, videos, workspaces
 from tasks.parameters import AsOf, DryRun, PlanId
 
 
@@ -29,26 +29,26 @@ def expire_videos(
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
-    with depots.opened() as depot:
-        rules = followed(depot.engine, lifecycle=policy, limits=limits)
+    with workspaces.opened() as workspace:
+        rules = followed(workspace.engine, lifecycle=policy, limits=limits)
         rules.lifecycle.require_active("expire_videos")
         terms = plans.terms(policy=rules.lifecycle)
         if plan_id is None:
-            live = videos.stream_live(depot.engine, as_of)
+            live = videos.stream_live(workspace.engine, as_of)
             judged = lifecycle.verdicts(live, rules.lifecycle, as_of, recipe_fingerprint="")
             expired = lifecycle.for_expiry(judged)
             plan_id = plans.draw(
-                depot, "expire_videos", terms, expired, limits=rules.limits, as_of=as_of, run_id=run_id
+                workspace, "expire_videos", terms, expired, limits=rules.limits, as_of=as_of, run_id=run_id
             )
-        plan = plans.show(depot, plan_id)
+        plan = plans.show(workspace, plan_id)
         judge = partial(guard.within, rules.limits, plan)
         if dry_run:
-            return plans.preview(depot, plan, run_id, judge)
+            return plans.preview(workspace, plan, run_id, judge)
 
-        with depots.lease(depot, "expire_videos") as lease:
-            plans.claim(depot, plan, terms, judge, run_id)
+        with workspaces.lease(workspace, "expire_videos") as lease:
+            plans.claim(workspace, plan, terms, judge, run_id)
             try:
-                videos.retire_planned(depot, lease, plan.id, run_id=run_id, grace=rules.lifecycle.grace)
+                videos.retire_planned(workspace, lease, plan.id, run_id=run_id, grace=rules.lifecycle.grace)
             finally:
-                report = reports.publish(depot, plan, run_id)
+                report = reports.publish(workspace, plan, run_id)
     return report.require_whole()

@@ -13,7 +13,7 @@ from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.savings import SavingsPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy
-from tasks import alerts, depots, forecasts, heartbeats, pictures, runs
+from tasks import alerts, forecasts, heartbeats, pictures, runs, workspaces
 from tasks.parameters import AsOf, DryRun, Says
 
 
@@ -34,17 +34,20 @@ def forecast_costs(
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
-    with depots.opened() as depot:
-        rules = followed(depot.engine, lifecycle=policy, book=book, budget=budget, saving=saving, alerting=alerting)
-        costs = forecasts.predict(depot, as_of, months, rules)
-        stored, idle = forecasts.stored_now(depot, as_of, rules), forecasts.survey(depot, as_of, rules.lifecycle)
+    with workspaces.opened() as workspace:
+        rules = followed(workspace.engine, lifecycle=policy, book=book, budget=budget, saving=saving, alerting=alerting)
+        costs = forecasts.predict(workspace, as_of, months, rules)
+        stored, idle = (
+            forecasts.stored_now(workspace, as_of, rules),
+            forecasts.survey(workspace, as_of, rules.lifecycle),
+        )
 
         found = savings.findings(idle, stored, rules.saving)
 
         if costs and not dry_run:
-            forecasts.record(depot, costs, run_id=run_id, as_of=as_of)
-            pictures.show(depot.engine, "forecast", as_of, rules.budget)
-            forecasts.post(depot, costs, found, as_of, rules.budget)
-            alerts.observe(depot.engine, found, rules=[savings.RULE], run_id=run_id, policy=rules.alerting)
-            alerts.deliver(depot.engine)
+            forecasts.record(workspace, costs, run_id=run_id, as_of=as_of)
+            pictures.show(workspace.engine, "forecast", as_of, rules.budget)
+            forecasts.post(workspace, costs, found, as_of, rules.budget)
+            alerts.observe(workspace.engine, found, rules=[savings.RULE], run_id=run_id, policy=rules.alerting)
+            alerts.deliver(workspace.engine)
         return forecasts.publish(costs, found, run_id=run_id, as_of=as_of, dry_run=dry_run)

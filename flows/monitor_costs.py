@@ -11,7 +11,7 @@ from reelkeeper.rules.spend import watch
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.rules.spend.watch import CostsReport
-from tasks import alerts, depots, heartbeats, pictures, runs, spending, usage
+from tasks import alerts, heartbeats, pictures, runs, spending, usage, workspaces
 from tasks.parameters import AsOf, DryRun
 
 
@@ -32,20 +32,20 @@ def monitor_costs(
     now, run_id = runs.scheduled_time(), runs.run_id()
     as_of, charged, trouble = as_of or now, 0, ""
 
-    with depots.opened() as depot:
-        rules = followed(depot.engine, budget=budget, anomaly=anomaly, book=book, alerting=alerting)
+    with workspaces.opened() as workspace:
+        rules = followed(workspace.engine, budget=budget, anomaly=anomaly, book=book, alerting=alerting)
         if not dry_run:
-            trouble = usage.collect(depot, now).trouble
-            charged = usage.charge(depot, rules.book, now)
+            trouble = usage.collect(workspace, now).trouble
+            charged = usage.charge(workspace, rules.book, now)
         first = watch.first_day(rules.anomaly, as_of)
-        spent = spending.read(depot, as_of, first=first, users=rules.budget.users(), trouble=trouble)
+        spent = spending.read(workspace, as_of, first=first, users=rules.budget.users(), trouble=trouble)
 
         found = watch.judge(spent, rules.budget, rules.anomaly, as_of)
 
         observed = None
         if not dry_run:
-            pictures.show(depot.engine, "spend", as_of, rules.budget)
-            observed = alerts.observe(depot.engine, found, rules=watch.RULES, run_id=run_id, policy=rules.alerting)
-            alerts.deliver(depot.engine)
-        pictures.show(depot.engine, "spend", as_of, rules.budget)
+            pictures.show(workspace.engine, "spend", as_of, rules.budget)
+            observed = alerts.observe(workspace.engine, found, rules=watch.RULES, run_id=run_id, policy=rules.alerting)
+            alerts.deliver(workspace.engine)
+        pictures.show(workspace.engine, "spend", as_of, rules.budget)
         return spending.publish(spent, found, run_id=run_id, as_of=as_of, charged=charged, observed=observed)

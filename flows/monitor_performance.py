@@ -10,7 +10,7 @@ from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.rules.health import findings
 from reelkeeper.rules.health.performance import PerformancePolicy
 from reelkeeper.rules.health.performance_report import PerformanceReport
-from tasks import alerts, depots, heartbeats, performance, runs
+from tasks import alerts, heartbeats, performance, runs, workspaces
 from tasks.parameters import AsOf, DryRun
 
 
@@ -28,7 +28,7 @@ def monitor_performance(
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
-    with depots.store() as engine:
+    with workspaces.store() as engine:
         rules = followed(engine, goals=goals, quota=quota, alerting=alerting)
         seen = performance.read(engine, rules.goals, rules.quota, as_of)
         windows = performance.work_out(engine, seen, as_of)

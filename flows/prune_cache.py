@@ -7,7 +7,7 @@ from prefect import flow
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.jobs.pruning import PrunePolicy, PruneReport
 from reelkeeper.rules.lifecycle.keeping import KeepingPolicy
-from tasks import caches, depots, heartbeats, runs
+from tasks import caches, heartbeats, runs, workspaces
 from tasks.parameters import AsOf, DryRun
 
 
@@ -26,14 +26,14 @@ def prune_cache(
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
-    with depots.opened() as depot:
-        rules = followed(depot.engine, pruning=pruning, keeping=keeping)
-        plan = caches.judge(depot, rules.pruning, as_of, run_id, dry_run=dry_run)
+    with workspaces.opened() as workspace:
+        rules = followed(workspace.engine, pruning=pruning, keeping=keeping)
+        plan = caches.judge(workspace, rules.pruning, as_of, run_id, dry_run=dry_run)
         report = PruneReport("prune_cache", run_id, dry_run, plan.entries, plan.size_bytes, plan.by_rule())
         if dry_run:
-            return caches.preview(depot, report, rules.keeping)
+            return caches.preview(workspace, report, rules.keeping)
 
-        with depots.lease(depot, "prune_cache") as lease:
-            done = caches.carry_out(depot, lease, plan, rules.pruning, run_id)
-            forgotten = caches.forget(depot, lease, rules.keeping)
+        with workspaces.lease(workspace, "prune_cache") as lease:
+            done = caches.carry_out(workspace, lease, plan, rules.pruning, run_id)
+            forgotten = caches.forget(workspace, lease, rules.keeping)
     return report.after(done.dropped, done.stayed, forgotten)

@@ -8,7 +8,7 @@ from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.lifecycle import guard
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import Report
-from tasks import blobs, depots, heartbeats, plans, reports, runs
+from tasks import blobs, heartbeats, plans, reports, runs, workspaces
 from tasks.parameters import AsOf, DryRun, GraceDays, PlanId, ServiceGraceDays
 
 
@@ -28,29 +28,29 @@ def purge_retired(
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
-    with depots.opened() as depot:
-        rules = followed(depot.engine, limits=limits)
+    with workspaces.opened() as workspace:
+        rules = followed(workspace.engine, limits=limits)
         grace = rules.lifecycle.grace.overridden(grace_days, grace_days_service_keys)
         terms = plans.terms(
             grace_days=grace.days, grace_days_service_keys=grace.service_days, max_objects=rules.limits.max_objects
         )
         if plan_id is None:
             plan_id = plans.draw_purge(
-                depot, terms, as_of=as_of, run_id=run_id, grace=grace, max_videos=rules.limits.max_objects
+                workspace, terms, as_of=as_of, run_id=run_id, grace=grace, max_videos=rules.limits.max_objects
             )
-        plan = plans.show(depot, plan_id)
+        plan = plans.show(workspace, plan_id)
 
         def judge(_retired_in_24h: int, last_population: int | None) -> None:
             guard.purge_within(rules.limits, plan, last_population)
 
         if dry_run:
-            return plans.preview(depot, plan, run_id, judge)
+            return plans.preview(workspace, plan, run_id, judge)
 
-        with depots.lease(depot, "purge_retired") as lease:
-            plans.claim(depot, plan, terms, judge, run_id)
+        with workspaces.lease(workspace, "purge_retired") as lease:
+            plans.claim(workspace, plan, terms, judge, run_id)
             try:
-                blobs.settle_claims(depot, lease, run_id=run_id, grace=grace)
-                blobs.purge_planned(depot, lease, plan.id, run_id=run_id, grace=grace)
+                blobs.settle_claims(workspace, lease, run_id=run_id, grace=grace)
+                blobs.purge_planned(workspace, lease, plan.id, run_id=run_id, grace=grace)
             finally:
-                report = reports.publish(depot, plan, run_id)
+                report = reports.publish(workspace, plan, run_id)
     return report.require_whole()

@@ -7,7 +7,7 @@ from prefect import flow
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.billing.accounts import RULE, AccountsReport, findings
-from tasks import accounts, alerts, depots, heartbeats, runs
+from tasks import accounts, alerts, heartbeats, runs, workspaces
 from tasks.parameters import DryRun
 
 
@@ -22,18 +22,20 @@ def settle_accounts(
     """
     run_id = runs.run_id()
 
-    with depots.opened() as depot:
-        rules = followed(depot.engine, alerting=alerting)
-        report = accounts.look(depot, run_id, dry_run=dry_run)
+    with workspaces.opened() as workspace:
+        rules = followed(workspace.engine, alerting=alerting)
+        report = accounts.look(workspace, run_id, dry_run=dry_run)
         if dry_run:
             return accounts.publish(report)
 
         if report.mismatches:
-            accounts.stop(depot, report)
-        alerts.observe(depot.engine, findings(report.mismatches), rules=[RULE], run_id=run_id, policy=rules.alerting)
-        alerts.deliver(depot.engine)
+            accounts.stop(workspace, report)
+        alerts.observe(
+            workspace.engine, findings(report.mismatches), rules=[RULE], run_id=run_id, policy=rules.alerting
+        )
+        alerts.deliver(workspace.engine)
         accounts.publish(report).require_sound()
 
-        with depots.lease(depot, "settle_accounts") as lease:
-            accounts.give_back(depot, lease, run_id)
+        with workspaces.lease(workspace, "settle_accounts") as lease:
+            accounts.give_back(workspace, lease, run_id)
     return report

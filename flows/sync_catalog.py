@@ -10,7 +10,7 @@ from reelkeeper.rules.lifecycle import guard
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import SyncReport
 from reelkeeper.rules.sync.adoption import AdoptionLimits
-from tasks import catalogs, depots, heartbeats, reports, runs, views
+from tasks import catalogs, heartbeats, reports, runs, views, workspaces
 from tasks.parameters import AsOf, DryRun, GraceDays, Says, ServiceGraceDays
 
 
@@ -37,22 +37,22 @@ def sync_catalog(
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
-    with depots.opened() as depot:
-        rules = followed(depot.engine, limits=limits, adoption=adoption)
+    with workspaces.opened() as workspace:
+        rules = followed(workspace.engine, limits=limits, adoption=adoption)
         grace = rules.lifecycle.grace.overridden(grace_days, grace_days_service_keys)
         if dry_run:
-            found = catalogs.look(depot, run_id, shards=shards)
+            found = catalogs.look(workspace, run_id, shards=shards)
             guard.listing_within(rules.limits, found.seen, found.expected)
-            return reports.publish_sync(catalogs.preview(depot, found, rules.adoption, run_id, as_of))
+            return reports.publish_sync(catalogs.preview(workspace, found, rules.adoption, run_id, as_of))
 
-        with depots.lease(depot, "sync_catalog") as lease:
-            settled = catalogs.settle_left_open(depot, lease, run_id=run_id, grace=grace)
-            found = catalogs.look(depot, run_id, shards=shards)
+        with workspaces.lease(workspace, "sync_catalog") as lease:
+            settled = catalogs.settle_left_open(workspace, lease, run_id=run_id, grace=grace)
+            found = catalogs.look(workspace, run_id, shards=shards)
             guard.listing_within(rules.limits, found.seen, found.expected)
             report = catalogs.bring_in_line(
-                depot, lease, found, settled, adopting=rules.adoption, run_id=run_id, as_of=as_of, grace=grace
+                workspace, lease, found, settled, adopting=rules.adoption, run_id=run_id, as_of=as_of, grace=grace
             )
             reports.publish_sync(report)
             if reads_are_views:
-                views.bring_in_reads(depot)
+                views.bring_in_reads(workspace)
     return report.require_whole()

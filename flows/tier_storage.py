@@ -12,7 +12,7 @@ from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
-from tasks import depots, heartbeats, plans, reports, runs, transcodes, videos
+from tasks import heartbeats, plans, reports, runs, transcodes, videos, workspaces
 from tasks.parameters import AsOf, DryRun, PlanId, Says
 
 
@@ -35,30 +35,32 @@ def tier_storage(
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
-    with depots.opened() as depot:
-        rules = followed(depot.engine, lifecycle=policy, limits=limits, recipe=recipe, acceptance=acceptance)
+    with workspaces.opened() as workspace:
+        rules = followed(workspace.engine, lifecycle=policy, limits=limits, recipe=recipe, acceptance=acceptance)
         rules.lifecycle.require_active("tier_storage")
         terms = plans.terms(policy=rules.lifecycle, recipe=rules.recipe, acceptance=rules.acceptance)
         if plan_id is None:
             mark = transcodes.recipe_mark(rules.recipe, rules.acceptance)
-            live = videos.stream_live(depot.engine, as_of)
+            live = videos.stream_live(workspace.engine, as_of)
             judged = lifecycle.verdicts(live, rules.lifecycle, as_of, mark, rules.recipe.skip_codecs)
             chosen = lifecycle.largest_first(lifecycle.for_tiering(judged), rules.lifecycle.compress_limit)
-            plan_id = plans.draw(depot, "tier_storage", terms, chosen, limits=rules.limits, as_of=as_of, run_id=run_id)
-        plan = plans.show(depot, plan_id)
+            plan_id = plans.draw(
+                workspace, "tier_storage", terms, chosen, limits=rules.limits, as_of=as_of, run_id=run_id
+            )
+        plan = plans.show(workspace, plan_id)
         judge = partial(guard.within, rules.limits, plan)
         if dry_run:
-            return plans.preview(depot, plan, run_id, judge)
+            return plans.preview(workspace, plan, run_id, judge)
         transcodes.require_workers()
 
-        with depots.lease(depot, "tier_storage") as lease:
-            plans.claim(depot, plan, terms, judge, run_id)
-            shared = plans.begin(depot, lease, plan)
+        with workspaces.lease(workspace, "tier_storage") as lease:
+            plans.claim(workspace, plan, terms, judge, run_id)
+            shared = plans.begin(workspace, lease, plan)
             if helpers:
                 plans.ask_for_help(plan, helpers)
             try:
-                videos.retire_planned(depot, lease, plan.id, run_id=run_id, grace=rules.lifecycle.grace)
-                transcodes.compress_planned(depot, shared, plan.id)
+                videos.retire_planned(workspace, lease, plan.id, run_id=run_id, grace=rules.lifecycle.grace)
+                transcodes.compress_planned(workspace, shared, plan.id)
             finally:
-                report = reports.publish(depot, plan, run_id)
+                report = reports.publish(workspace, plan, run_id)
     return report.require_whole()

@@ -5,7 +5,7 @@ from uuid import uuid4
 from prefect import flow
 
 from reelkeeper.rules.lifecycle.report import HelpReport
-from tasks import depots, plans, reports, runs, transcodes
+from tasks import plans, reports, runs, transcodes, workspaces
 from tasks.parameters import DryRun
 
 
@@ -18,14 +18,14 @@ def transcode_videos(dry_run: DryRun = True) -> HelpReport:
     """
     run_id = runs.run_id()
 
-    with depots.opened() as depot:
-        plan_id = plans.under_way(depot)
+    with workspaces.opened() as workspace:
+        plan_id = plans.under_way(workspace)
         if dry_run or plan_id is None:
-            return reports.publish_help(depot, run_id, plan_id, None if dry_run else [])
+            return reports.publish_help(workspace, run_id, plan_id, None if dry_run else [])
 
-        with depots.lease(depot, f"transcode_videos/{uuid4().hex}") as lease:
-            outcomes = transcodes.compress_planned(depot, lease, plan_id)
-            if inherited := plans.inherit(depot, lease, plan_id):
-                reports.publish(depot, *inherited)
-        report = reports.publish_help(depot, run_id, plan_id, outcomes)
+        with workspaces.lease(workspace, f"transcode_videos/{uuid4().hex}") as lease:
+            outcomes = transcodes.compress_planned(workspace, lease, plan_id)
+            if inherited := plans.inherit(workspace, lease, plan_id):
+                reports.publish(workspace, *inherited)
+        report = reports.publish_help(workspace, run_id, plan_id, outcomes)
     return report.require_whole()

@@ -9,7 +9,7 @@ from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs import steering
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.steering import TuningReport
-from tasks import depots, heartbeats, limits, runs
+from tasks import heartbeats, limits, runs, workspaces
 from tasks.parameters import AsOf, DryRun
 
 
@@ -26,7 +26,7 @@ def tune_concurrency(
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
-    with depots.store() as engine:
+    with workspaces.store() as engine:
         rules = followed(engine, concurrency=concurrency, book=book)
         before, steered, ended = limits.read(engine, rules.concurrency, as_of)
 

@@ -8,31 +8,31 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.operations.core.lease import Lease
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.health import accounts
 from reelkeeper.rules.billing.accounts import AccountsReport
 
 
 @task(task_run_name="count everything anew", cache_policy=NO_CACHE)
-def look(depot: Depot, run_id: str, *, dry_run: bool) -> AccountsReport:
+def look(workspace: Workspace, run_id: str, *, dry_run: bool) -> AccountsReport:
     """Count what is overdue and what does not add up; nothing is changed."""
-    (holds, microusd), (reserved, size_bytes) = accounts.overdue(depot.engine)
-    wrong = tuple(accounts.recount(depot.engine))
+    (holds, microusd), (reserved, size_bytes) = accounts.overdue(workspace.engine)
+    wrong = tuple(accounts.recount(workspace.engine))
     return AccountsReport("settle_accounts", run_id, dry_run, holds, microusd, reserved, size_bytes, wrong)
 
 
 @task(task_run_name="freeze all changes", cache_policy=NO_CACHE)
-def stop(depot: Depot, report: AccountsReport) -> None:
+def stop(workspace: Workspace, report: AccountsReport) -> None:
     """Stop every change because of a mismatch; a reason that stands there already stays."""
-    accounts.stop(depot.engine, report.mismatches, run_id=report.run_id)
+    accounts.stop(workspace.engine, report.mismatches, run_id=report.run_id)
 
 
 @task(task_run_name="give back what is overdue", cache_policy=NO_CACHE)
-def give_back(depot: Depot, lease: Lease, run_id: str) -> None:
+def give_back(workspace: Workspace, lease: Lease, run_id: str) -> None:
     """Void the holds and reservations whose time is over."""
     lease.check()
-    holds = accounts.void_holds(depot.engine, grant=lease.grant, run_id=run_id)
-    reserved = accounts.void_reservations(depot.engine, grant=lease.grant)
+    holds = accounts.void_holds(workspace.engine, grant=lease.grant, run_id=run_id)
+    reserved = accounts.void_reservations(workspace.engine, grant=lease.grant)
     get_run_logger().info("%d holds and %d reservations were overdue and are given back", len(holds), len(reserved))
 
 

@@ -14,7 +14,7 @@ from reelkeeper.model import Grace, Outcome
 from reelkeeper.operations import Item
 from reelkeeper.operations.core.isolation import each_apart
 from reelkeeper.operations.core.lease import Lease
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import outcomes, purge
 from tasks import RETRIES
 
@@ -22,13 +22,19 @@ KEYS_PER_DELETE = 1_000  # S3 API: the most that one DeleteObjects takes
 PARALLEL_BATCHES = 4  # while the bucket deletes one batch, the store claims and settles others
 
 
-def purge_planned(depot: Depot, lease: Lease, plan_id: str, *, run_id: str, grace: Grace) -> None:
+def purge_planned(workspace: Workspace, lease: Lease, plan_id: str, *, run_id: str, grace: Grace) -> None:
     """Delete what a plan says, some batches at a time; a batch or blob that fails is noted, and the others follow.
 
     Raises LeaseLost, Frozen, DiskFull and Unavailable, and begins nothing more then.
     """
-    batches = list(outcomes.planned(depot.engine, plan_id, "purge", KEYS_PER_DELETE))
-    whose: dict[str, Any] = {"depot": depot, "lease": lease, "plan_id": plan_id, "run_id": run_id, "grace": grace}
+    batches = list(outcomes.planned(workspace.engine, plan_id, "purge", KEYS_PER_DELETE))
+    whose: dict[str, Any] = {
+        "workspace": workspace,
+        "lease": lease,
+        "plan_id": plan_id,
+        "run_id": run_id,
+        "grace": grace,
+    }
     runner: ThreadPoolTaskRunner[None] = ThreadPoolTaskRunner(max_workers=PARALLEL_BATCHES)
     with runner:
         futures = [runner.submit(purge_batch, {**whose, "items": batch}) for batch in batches]
@@ -38,23 +44,23 @@ def purge_planned(depot: Depot, lease: Lease, plan_id: str, *, run_id: str, grac
             def act(items: Sequence[Item], tried: Iterator[Callable[[], None]] = tried) -> None:
                 next(tried, partial(purge_batch, **whose, items=list(items)))()
 
-            each_apart(batch, act, partial(_note_failed, depot, plan_id))
+            each_apart(batch, act, partial(_note_failed, workspace, plan_id))
 
 
 @task(task_run_name="settle what killed purges had claimed", cache_policy=NO_CACHE, **RETRIES)
-def settle_claims(depot: Depot, lease: Lease, *, run_id: str, grace: Grace) -> int:
+def settle_claims(workspace: Workspace, lease: Lease, *, run_id: str, grace: Grace) -> int:
     """Look at the blobs whose claims have timed out, and settle each; return how many."""
     lease.check()
-    return purge.settle_claims(depot, run_id=run_id, grace=grace, grant=lease.grant)
+    return purge.settle_claims(workspace, run_id=run_id, grace=grace, grant=lease.grant)
 
 
-def _note_failed(depot: Depot, plan_id: str, items: Sequence[Item], error: Exception) -> None:
+def _note_failed(workspace: Workspace, plan_id: str, items: Sequence[Item], error: Exception) -> None:
     get_run_logger().warning("%s blobs were not purged, the others are: %s", f"{len(items):,}", error)
     why = str(error) if isinstance(error, ReelkeeperError) else f"{type(error).__name__}: {error}"
     failed = [
         Outcome(item.video_id or "", "failed", why, item.size_bytes, item.size_bytes, item.blob_id) for item in items
     ]
-    outcomes.record(depot.engine, "purge.failed", plan_id, failed)
+    outcomes.record(workspace.engine, "purge.failed", plan_id, failed)
 
 
 @task(
@@ -62,8 +68,10 @@ def _note_failed(depot: Depot, plan_id: str, items: Sequence[Item], error: Excep
     cache_policy=NO_CACHE,
     **RETRIES,
 )
-def purge_batch(depot: Depot, lease: Lease, plan_id: str, items: list[Item], *, run_id: str, grace: Grace) -> None:
+def purge_batch(
+    workspace: Workspace, lease: Lease, plan_id: str, items: list[Item], *, run_id: str, grace: Grace
+) -> None:
     """Delete one batch. Safe to repeat: what an earlier try had begun is finished."""
     lease.check()
     blob_ids = [item.blob_id for item in items]
-    purge.purge(depot, plan_id, blob_ids, grant=lease.grant, run_id=run_id, grace=grace)
+    purge.purge(workspace, plan_id, blob_ids, grant=lease.grant, run_id=run_id, grace=grace)

@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 
 from reelkeeper.operations.core import prune_records as forget_
 from reelkeeper.operations.core.lease import Lease
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import prune_cache
 from reelkeeper.operations.jobs.prune_cache import Done
 from reelkeeper.rules.core.wording import dollars, size
@@ -20,36 +20,36 @@ from reelkeeper.rules.lifecycle.keeping import KeepingPolicy
 
 
 @task(task_run_name="judge the cache", cache_policy=NO_CACHE)
-def judge(depot: Depot, policy: PrunePolicy, as_of: datetime, run_id: str, *, dry_run: bool) -> PrunePlan:
+def judge(workspace: Workspace, policy: PrunePolicy, as_of: datetime, run_id: str, *, dry_run: bool) -> PrunePlan:
     """Decide on each entry, and show by which rules how many go, what that saves and what it loses."""
-    plan = prune_cache.draw(depot.engine, policy, as_of)
+    plan = prune_cache.draw(workspace.engine, policy, as_of)
     publish(PruneReport("prune_cache", run_id, dry_run, plan.entries, plan.size_bytes, plan.by_rule()))
     return plan
 
 
 @task(task_run_name="prune the cache", cache_policy=NO_CACHE)
-def carry_out(depot: Depot, lease: Lease, plan: PrunePlan, policy: PrunePolicy, run_id: str) -> Done:
+def carry_out(workspace: Workspace, lease: Lease, plan: PrunePlan, policy: PrunePolicy, run_id: str) -> Done:
     """Drop and move what the plan says, and forget what left long ago."""
     moves, done = iter(plan.moves), Done(0, 0, 0)
     while batch := list(islice(moves, prune_cache.BATCH)):
         lease.check()
-        done += prune_cache.carry_out(depot.engine, batch, grant=lease.grant, run_id=run_id)
-    prune_cache.forget(depot.engine, policy, grant=lease.grant)
+        done += prune_cache.carry_out(workspace.engine, batch, grant=lease.grant, run_id=run_id)
+    prune_cache.forget(workspace.engine, policy, grant=lease.grant)
     get_run_logger().info("%d entries left the cache; %d were used meanwhile and stay", done.dropped, done.stayed)
     return done
 
 
 @task(task_run_name="count old records", cache_policy=NO_CACHE)
-def preview(depot: Depot, report: PruneReport, keeping: KeepingPolicy) -> PruneReport:
+def preview(workspace: Workspace, report: PruneReport, keeping: KeepingPolicy) -> PruneReport:
     """Say how many old records would go; nothing is changed."""
-    return replace(report, forgotten=forget_.overdue(depot.engine, keeping))
+    return replace(report, forgotten=forget_.overdue(workspace.engine, keeping))
 
 
 @task(task_run_name="forget old records", cache_policy=NO_CACHE)
-def forget(depot: Depot, lease: Lease, keeping: KeepingPolicy) -> dict[str, int]:
+def forget(workspace: Workspace, lease: Lease, keeping: KeepingPolicy) -> dict[str, int]:
     """Delete the records that are old and that nothing refers to."""
     lease.check()
-    gone = forget_.forget(depot.engine, keeping, grant=lease.grant)
+    gone = forget_.forget(workspace.engine, keeping, grant=lease.grant)
     told = ", ".join(f"{count:,} of {name}" for name, count in gone.items()) or "none is old"
     get_run_logger().info("old records forgotten: %s", told)
     return gone

@@ -12,7 +12,7 @@ from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model import Done, Grace, Outcome
 from reelkeeper.operations.core.isolation import ENDS_ALL
 from reelkeeper.operations.core.lease import Lease
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import purge
 from reelkeeper.operations.sync import adoption, orphans, sync
 from reelkeeper.operations.sync import survey as surveying
@@ -27,19 +27,19 @@ _NAMED = 10  # lost videos, in a report
 
 
 @task(task_run_name="settle what killed runs left open", cache_policy=NO_CACHE)
-def settle_left_open(depot: Depot, lease: Lease, *, run_id: str, grace: Grace) -> tuple[Done, ...]:
+def settle_left_open(workspace: Workspace, lease: Lease, *, run_id: str, grace: Grace) -> tuple[Done, ...]:
     """Publish or abandon every open intent whose video nobody is at work on; one that cannot be read stays open.
 
     Blobs that a killed purge had claimed are settled first.
     """
     outcomes = []
-    purge.settle_claims(depot, run_id=run_id, grace=grace, grant=lease.grant)
-    for intent in intents.open_intents(depot):
+    purge.settle_claims(workspace, run_id=run_id, grace=grace, grant=lease.grant)
+    for intent in intents.open_intents(workspace):
         grants = lease.keeper.take([f"video/{intent.video_id}"])
         if not grants:
             continue
         try:
-            outcome = intents.settle(depot, intent, scratch=settings().scratch, grant=grants[0], grace=grace)
+            outcome = intents.settle(workspace, intent, scratch=settings().scratch, grant=grants[0], grace=grace)
         except ENDS_ALL:
             raise
         except Exception as error:  # noqa: BLE001  one that cannot be settled must not stop the others
@@ -57,16 +57,16 @@ def settle_left_open(depot: Depot, lease: Lease, *, run_id: str, grace: Grace) -
     cache_policy=NO_CACHE,
     **RETRIES,
 )
-def look(depot: Depot, run_id: str, *, shards: int) -> Survey:
+def look(workspace: Workspace, run_id: str, *, shards: int) -> Survey:
     """List everything under the prefix and compare it with the catalogue; note what no row explains."""
-    return surveying.survey(depot, run_id=run_id, note=True, shards=shards)
+    return surveying.survey(workspace, run_id=run_id, note=True, shards=shards)
 
 
 @task(task_run_name="preview the comparison", cache_policy=NO_CACHE)
-def preview(depot: Depot, found: Survey, adopting: AdoptionLimits, run_id: str, as_of: datetime) -> SyncReport:
+def preview(workspace: Workspace, found: Survey, adopting: AdoptionLimits, run_id: str, as_of: datetime) -> SyncReport:
     """Ask once more for what is missing, and sum up what was found and what would be adopted."""
-    surveying.confirm_missing(depot, found)
-    judged = adoption.judge(depot, found.scan_id, adopting)
+    surveying.confirm_missing(workspace, found)
+    judged = adoption.judge(workspace, found.scan_id, adopting)
     return SyncReport(
         dry_run=True,
         **_figures(found, run_id, as_of),
@@ -79,7 +79,7 @@ def preview(depot: Depot, found: Survey, adopting: AdoptionLimits, run_id: str, 
 
 @task(task_run_name="bring the catalogue in line", cache_policy=NO_CACHE)
 def bring_in_line(
-    depot: Depot,
+    workspace: Workspace,
     lease: Lease,
     found: Survey,
     settled: Sequence[Done],
@@ -90,25 +90,25 @@ def bring_in_line(
     grace: Grace,
 ) -> SyncReport:
     """Adopt, mark as lost, mend and sweep, as the comparison found; no byte is changed."""
-    surveying.confirm_missing(depot, found)
+    surveying.confirm_missing(workspace, found)
     lease.check()
     grant = lease.grant
-    judged = adoption.judge(depot, found.scan_id, adopting)
-    adopted, taken_back = orphans.adopt(depot, found, grant=grant, run_id=run_id)
-    lost_videos = sync.lose(depot, found, grant=grant, run_id=run_id)
-    doubtful = sync.mend(depot, found, grant=grant, run_id=run_id, grace=grace)
-    swept = orphans.sweep(depot, found, grant=grant, run_id=run_id, grace=grace)
+    judged = adoption.judge(workspace, found.scan_id, adopting)
+    adopted, taken_back = orphans.adopt(workspace, found, grant=grant, run_id=run_id)
+    lost_videos = sync.lose(workspace, found, grant=grant, run_id=run_id)
+    doubtful = sync.mend(workspace, found, grant=grant, run_id=run_id, grace=grace)
+    swept = orphans.sweep(workspace, found, grant=grant, run_id=run_id, grace=grace)
     doubts = f"{lost_videos} lost, {len(doubtful)} in doubt" if lost_videos or doubtful else "good"
-    left, keys = sync.finish(depot, found, doubts)
+    left, keys = sync.finish(workspace, found, doubts)
     worse = lost_videos or doubtful or judged.refusal  # is told first, and what is in doubt by a run without it
-    in_doubt, in_doubt_keys = (0, ()) if worse else orphans.tell(depot, found)
+    in_doubt, in_doubt_keys = (0, ()) if worse else orphans.tell(workspace, found)
     return SyncReport(
         dry_run=False,
         **_figures(found, run_id, as_of),
         settled=tuple(settled),
         adopted=adopted,
         taken_back=taken_back,
-        lost=sync.name_lost(depot, run_id, _NAMED),
+        lost=sync.name_lost(workspace, run_id, _NAMED),
         lost_videos=lost_videos,
         doubtful=tuple(doubtful),
         swept=swept,

@@ -12,7 +12,7 @@ from reelkeeper.adapters import charts
 from reelkeeper.errors import UsageUnknown
 from reelkeeper.model.alerts import Finding
 from reelkeeper.operations.alerts import alerts
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.forecast import forecast
 from reelkeeper.operations.lifecycle.plans import stream_live
 from reelkeeper.operations.reports import figures
@@ -30,40 +30,44 @@ FLOW = "forecast_costs"
 
 
 @task(task_run_name="forecast the bill", cache_policy=NO_CACHE)
-def predict(depot: Depot, as_of: datetime, months: int, policies: Policies) -> list[Cost]:
+def predict(workspace: Workspace, as_of: datetime, months: int, policies: Policies) -> list[Cost]:
     """Forecast the bill of this month and those after it; nothing of a store in which no day's usage is known yet."""
     try:
-        return forecast.predict_costs(depot.engine, as_of, months=months, policies=policies)
+        return forecast.predict_costs(workspace.engine, as_of, months=months, policies=policies)
     except UsageUnknown as error:
         get_run_logger().warning("%s", error)
         return []
 
 
 @task(task_run_name="read what is stored", cache_policy=NO_CACHE)
-def stored_now(depot: Depot, as_of: datetime, policies: Policies) -> Usage:
+def stored_now(workspace: Workspace, as_of: datetime, policies: Policies) -> Usage:
     """Read what a month would use if it were stored throughout as it is now."""
-    return forecast.stored_now(depot.engine, as_of, policies)
+    return forecast.stored_now(workspace.engine, as_of, policies)
 
 
 @task(task_run_name="survey what is idle", cache_policy=NO_CACHE)
-def survey(depot: Depot, as_of: datetime, policy: LifecyclePolicy) -> Idle:
+def survey(workspace: Workspace, as_of: datetime, policy: LifecyclePolicy) -> Idle:
     """Add up what lies in the catalogue unused."""
-    return savings.survey(stream_live(depot.engine, as_of), policy, as_of)
+    return savings.survey(stream_live(workspace.engine, as_of), policy, as_of)
 
 
 @task(task_run_name="keep the forecast", cache_policy=NO_CACHE)
-def record(depot: Depot, costs: Sequence[Cost], *, run_id: str, as_of: datetime) -> None:
+def record(workspace: Workspace, costs: Sequence[Cost], *, run_id: str, as_of: datetime) -> None:
     """Keep the forecast in the store, for budgets and reports."""
-    forecast.record(depot.engine, costs, run_id=run_id, as_of=as_of)
+    forecast.record(workspace.engine, costs, run_id=run_id, as_of=as_of)
 
 
 @task(task_run_name="post the chart", cache_policy=NO_CACHE)
-def post(depot: Depot, costs: Sequence[Cost], found: Sequence[Finding], as_of: datetime, budget: BudgetPolicy) -> None:
+def post(
+    workspace: Workspace, costs: Sequence[Cost], found: Sequence[Finding], as_of: datetime, budget: BudgetPolicy
+) -> None:
     """Put the chart of the month into the outbox, with the totals and the largest savings."""
-    report = gather(depot.engine, as_of.date().replace(day=1), as_of, budget)
+    report = gather(workspace.engine, as_of.date().replace(day=1), as_of, budget)
     lines = [*totals(costs), *(one.title for one in found[:3])]
     title = f"Forecast of {as_of:%B %Y}: {usd(costs[0].mean_usd)}"
-    alerts.post_picture(depot.engine, title, "\n".join(lines), charts.png(figures.month(report)), name="forecast.png")
+    alerts.post_picture(
+        workspace.engine, title, "\n".join(lines), charts.png(figures.month(report)), name="forecast.png"
+    )
 
 
 @task(task_run_name="report on the forecast", cache_policy=NO_CACHE)

@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 from reelkeeper.adapters import generator
 from reelkeeper.adapters.ffmpeg.intake import sweep_desks
 from reelkeeper.model.jobs import GLOBAL_LIMIT
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import queue, worker
 from reelkeeper.operations.videos import images
 from reelkeeper.private_files import make_folder
@@ -27,14 +27,14 @@ _IMAGE_URL_SECONDS = 86_400  # for a provider to read an input image
 
 
 @task(task_run_name="look at the queue", cache_policy=NO_CACHE)
-def preview(depot: Depot, order: DispatchPolicy, run_id: str) -> DispatchReport:
+def preview(workspace: Workspace, order: DispatchPolicy, run_id: str) -> DispatchReport:
     """Say how many jobs wait, and why which come first; nothing is changed."""
-    return queue.preview(depot.engine, order, run_id)
+    return queue.preview(workspace.engine, order, run_id)
 
 
 @task(task_run_name="keep the slots full", cache_policy=NO_CACHE)
 def keep_slots_full(
-    depot: Depot,
+    workspace: Workspace,
     order: DispatchPolicy | None,
     attempts: AttemptPolicy | None,
     *,
@@ -47,22 +47,22 @@ def keep_slots_full(
     scratch = make_folder(settings().scratch)
     sweep_desks(scratch)
     ends = worker.work(
-        depot,
+        workspace,
         generator.connect(
             settings(),
-            fetch=partial(images.fetch, depot.bucket),
-            image_url=partial(images.url_of, depot.bucket, seconds=_IMAGE_URL_SECONDS),
+            fetch=partial(images.fetch, workspace.bucket),
+            image_url=partial(images.url_of, workspace.bucket, seconds=_IMAGE_URL_SECONDS),
         ),
         run_id=run_id,
         scratch=scratch,
         slots=slots,
         seconds=seconds,
-        limit=_limit(depot, slots),
+        limit=_limit(workspace, slots),
         order=order,
         attempts=attempts,
         until_idle=until_idle,
     )
-    report = queue.report(depot.engine, run_id, ends)
+    report = queue.report(workspace.engine, run_id, ends)
     rows = [
         f"| {name.replace('_', ' ')} | {getattr(report, name):,} |" for name in dict.fromkeys(queue.FIELDS.values())
     ]
@@ -73,7 +73,7 @@ def keep_slots_full(
     return report
 
 
-def _limit(depot: Depot, slots: int) -> Callable[[], int]:
+def _limit(workspace: Workspace, slots: int) -> Callable[[], int]:
     """Give how many jobs may run at once, everywhere: Prefect's limit, or what was steered last, or the slots."""
     known, looked_at = slots, -_LIMIT_SECONDS
 
@@ -81,7 +81,7 @@ def _limit(depot: Depot, slots: int) -> Callable[[], int]:
         nonlocal known, looked_at
         if time.monotonic() - looked_at >= _LIMIT_SECONDS:
             looked_at = time.monotonic()
-            known = _from_prefect() or queue.jobs_at_once(depot.engine) or slots
+            known = _from_prefect() or queue.jobs_at_once(workspace.engine) or slots
         return known
 
     return limit

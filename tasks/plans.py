@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 
 from reelkeeper.model import Grace, PlanSummary, Verdict
 from reelkeeper.operations.core.lease import Lease
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import plans
 from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING, dollars
 from reelkeeper.rules.lifecycle.guard import BlastRadius
@@ -27,7 +27,7 @@ terms = plans.terms
 
 @task(task_run_name="draw the plan of {flow}", cache_policy=NO_CACHE)
 def draw(
-    depot: Depot,
+    workspace: Workspace,
     flow: str,
     under: Mapping[str, Any],
     judged: Iterable[Verdict],
@@ -37,29 +37,29 @@ def draw(
     run_id: str,
 ) -> str:
     """Save a stream of verdicts as a plan; returns its id."""
-    return plans.make(depot.engine, flow, under, judged, limits=limits, as_of=as_of, run_id=run_id)
+    return plans.make(workspace.engine, flow, under, judged, limits=limits, as_of=as_of, run_id=run_id)
 
 
 @task(task_run_name="draw the plan of purge_retired", cache_policy=NO_CACHE)
 def draw_purge(
-    depot: Depot, under: Mapping[str, Any], *, as_of: datetime, run_id: str, grace: Grace, max_videos: int
+    workspace: Workspace, under: Mapping[str, Any], *, as_of: datetime, run_id: str, grace: Grace, max_videos: int
 ) -> str:
     """Save the blobs that have waited out their grace as a plan; returns its id."""
     return plans.make_purge(
-        depot.engine,
+        workspace.engine,
         under,
         as_of=as_of,
         run_id=run_id,
         grace=grace,
         max_videos=max_videos,
-        service_keys=depot.may_purge_service_keys,
+        service_keys=workspace.may_purge_service_keys,
     )
 
 
 @task(task_run_name="show plan {plan_id}", cache_policy=NO_CACHE)
-def show(depot: Depot, plan_id: str) -> PlanSummary:
+def show(workspace: Workspace, plan_id: str) -> PlanSummary:
     """Publish a saved plan as artifacts, a summary and a table of its largest items, and return it in figures."""
-    figures = plans.load(depot.engine, plan_id, items=MOST_ROWS)
+    figures = plans.load(workspace.engine, plan_id, items=MOST_ROWS)
     plan, planned, items = figures
     name = plan.flow.replace("_", "-")
     total = sum(rule.objects for rule in planned)
@@ -74,23 +74,23 @@ def show(depot: Depot, plan_id: str) -> PlanSummary:
 
 
 @task(task_run_name="preview plan {plan.id}", cache_policy=NO_CACHE)
-def preview(depot: Depot, plan: PlanSummary, run_id: str, judge: plans.Judge) -> Report:
+def preview(workspace: Workspace, plan: PlanSummary, run_id: str, judge: plans.Judge) -> Report:
     """Report what a run would do, and what the guard would say of it."""
-    report = plans.preview(depot.engine, plan, run_id, judge)
+    report = plans.preview(workspace.engine, plan, run_id, judge)
     if report.refusal:
         get_run_logger().warning("the guard would refuse: %s", report.refusal)
     return report
 
 
 @task(task_run_name="claim plan {plan.id}", cache_policy=NO_CACHE)
-def claim(depot: Depot, plan: PlanSummary, under: Mapping[str, Any], judge: plans.Judge, run_id: str) -> None:
+def claim(workspace: Workspace, plan: PlanSummary, under: Mapping[str, Any], judge: plans.Judge, run_id: str) -> None:
     """Take the right to carry `plan` out, once, if the guard agrees. Raises PlanRefused and GuardRefused."""
-    plans.claim(depot.engine, plan, under, judge, run_id)
+    plans.claim(workspace.engine, plan, under, judge, run_id)
 
 
-def begin(depot: Depot, lease: Lease, plan: PlanSummary) -> Lease:
+def begin(workspace: Workspace, lease: Lease, plan: PlanSummary) -> Lease:
     """Take the plan's own lease: others may help now."""
-    return plans.begin(depot.engine, lease, plan)
+    return plans.begin(workspace.engine, lease, plan)
 
 
 @task(task_run_name="ask {helpers} other workers for help", cache_policy=NO_CACHE)
@@ -104,15 +104,15 @@ def ask_for_help(plan: PlanSummary, helpers: int) -> None:
         get_run_logger().warning("nobody helps with plan %s, as no run of %s was made: %s", plan.id, HELPERS, error)
 
 
-def under_way(depot: Depot) -> str | None:
+def under_way(workspace: Workspace) -> str | None:
     """Name the plan of `tier_storage` whose work is not over, or None."""
-    return plans.under_way(depot.engine)
+    return plans.under_way(workspace.engine)
 
 
 @task(task_run_name="see who ends plan {plan_id}", cache_policy=NO_CACHE)
-def inherit(depot: Depot, lease: Lease, plan_id: str) -> tuple[PlanSummary, str] | None:
+def inherit(workspace: Workspace, lease: Lease, plan_id: str) -> tuple[PlanSummary, str] | None:
     """Take over a plan with nothing left to compress, and its run's id, if that run is dead; else None."""
-    return plans.inherit(depot.engine, lease, plan_id)
+    return plans.inherit(workspace.engine, lease, plan_id)
 
 
 def _counts(plan: PlanSummary) -> tuple[int, int]:

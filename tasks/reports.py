@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.model import Counts, Done, Outcome, PlanSummary
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import outcomes as carried_out
 from reelkeeper.operations.lifecycle.outcomes import MOST_FAILURES
 from reelkeeper.rules.core.wording import dollars, size
@@ -18,9 +18,9 @@ from reelkeeper.rules.sync import adoption as adopting
 
 
 @task(task_run_name="report on plan {plan.id}", cache_policy=NO_CACHE)
-def publish(depot: Depot, plan: PlanSummary, run_id: str) -> Report:
+def publish(workspace: Workspace, plan: PlanSummary, run_id: str) -> Report:
     """Sum up what became of a plan, whether or not the run came to its end."""
-    report = carried_out.report(depot.engine, plan, run_id)
+    report = carried_out.report(workspace.engine, plan, run_id)
     name = plan.flow.replace("_", "-")
     create_markdown_artifact(_markdown(report), key=f"{name}-report", description=f"What came of plan {plan.id}")
     if report.failures:
@@ -61,11 +61,13 @@ def _sheet(sheet: adopting.Sheet) -> list[str]:
 
 
 @task(task_run_name="report on the help", cache_policy=NO_CACHE)
-def publish_help(depot: Depot, run_id: str, plan_id: str | None, outcomes: Sequence[Outcome] | None) -> HelpReport:
+def publish_help(
+    workspace: Workspace, run_id: str, plan_id: str | None, outcomes: Sequence[Outcome] | None
+) -> HelpReport:
     """Say what this run has done for a plan, and what is left of it. Without `outcomes` it was a dry run."""
     left = everything = Counts()
     if plan_id is not None:
-        left, everything = carried_out.left(depot.engine, plan_id)
+        left, everything = carried_out.left(workspace.engine, plan_id)
     report = HelpReport(
         "transcode_videos",
         run_id,

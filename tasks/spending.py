@@ -11,19 +11,19 @@ from prefect.logging import get_run_logger
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.operations.alerts.alerts import Observed
 from reelkeeper.operations.billing import metering
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.rules.spend.watch import CostsReport, Spent, lines
 
 FLOW = "monitor_costs"
 
 
 @task(task_run_name="read what was spent", cache_policy=NO_CACHE)
-def read(depot: Depot, as_of: datetime, *, first: date, users: Sequence[str], trouble: str = "") -> Spent:
+def read(workspace: Workspace, as_of: datetime, *, first: date, users: Sequence[str], trouble: str = "") -> Spent:
     """Read the charges since `first`, those of `users` apart, the last forecast, and the days that are missing.
 
     Today is missing only once it is over.
     """
-    return metering.spent(depot.engine, as_of, first=first, users=users, trouble=trouble)
+    return metering.spent(workspace.engine, as_of, first=first, users=users, trouble=trouble)
 
 
 @task(task_run_name="report on the spend", cache_policy=NO_CACHE)

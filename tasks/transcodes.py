@@ -19,7 +19,7 @@ from reelkeeper.model import Outcome
 from reelkeeper.operations import Grant, Item
 from reelkeeper.operations.core.isolation import ENDS_ALL
 from reelkeeper.operations.core.lease import Keeper, Lease
-from reelkeeper.operations.core.workspace import Depot, open_depot
+from reelkeeper.operations.core.workspace import Workspace, open_workspace
 from reelkeeper.operations.lifecycle import outcomes as carried_out
 from reelkeeper.operations.lifecycle.compress import Batch, Job, claim, compress, load_job, may_go_on
 from reelkeeper.rules.lifecycle import transcode
@@ -44,21 +44,23 @@ def recipe_mark(recipe: Recipe, acceptance: Acceptance) -> str:
     return transcode.fingerprint(recipe, acceptance, ffmpeg.tools().encoder(recipe.codec))
 
 
-def compress_planned(depot: Depot, lease: Lease, plan_id: str) -> list[Outcome]:
+def compress_planned(workspace: Workspace, lease: Lease, plan_id: str) -> list[Outcome]:
     """Compress what a plan says, the largest first, `workers` at a time, until all is settled, here or by others.
 
     What failed and may pass is tried again at the end. Raises LeaseLost, Frozen, and DiskFull, which is recorded
     against no video; any other failure is the video's own. Left in whatever way, nothing more is begun under `lease`.
     """
-    if not carried_out.left(depot.engine, plan_id)[0].objects:
+    if not carried_out.left(workspace.engine, plan_id)[0].objects:
         return []
-    progress = _Progress(depot, plan_id)
-    width = min(settings().workers, carried_out.left(depot.engine, plan_id)[0].objects)
+    progress = _Progress(workspace, plan_id)
+    width = min(settings().workers, carried_out.left(workspace.engine, plan_id)[0].objects)
     order = Order(plan_id, lease.grant)
     with _runner(width) as runner:
         try:
-            here = depot if isinstance(runner, ThreadPoolTaskRunner) else None  # elsewhere it is opened anew
-            futures = [runner.submit(work, {"order": order, "number": n, "depot": here}) for n in range(1, width + 1)]
+            here = workspace if isinstance(runner, ThreadPoolTaskRunner) else None  # elsewhere it is opened anew
+            futures = [
+                runner.submit(work, {"order": order, "number": n, "workspace": here}) for n in range(1, width + 1)
+            ]
             while running := [future for future in futures if not future.wrapped_future.done()]:
                 running[0].wait(timeout=_PROGRESS_SECONDS)
                 progress.show()
@@ -101,12 +103,12 @@ def _runner(width: int) -> Iterator[TaskRunner[Any]]:
 
 
 @task(task_run_name="worker {number}", cache_policy=NO_CACHE)
-def work(order: Order, number: int, depot: Depot | None) -> list[Outcome]:  # noqa: ARG001  the number is in its name
+def work(order: Order, number: int, workspace: Workspace | None) -> list[Outcome]:  # noqa: ARG001  the number is in its name
     """Take one batch of a plan after the other until nothing is left; says what became of each video."""
     if swept := sweep_desks(settings().scratch):
         get_run_logger().info("%s folders that killed runs left at work are removed", f"{swept:,}")
     outcomes: list[Outcome] = []
-    with nullcontext(depot) if depot else open_depot(settings()) as place, Keeper(place.engine) as keeper:
+    with nullcontext(workspace) if workspace else open_workspace(settings()) as place, Keeper(place.engine) as keeper:
         job = load_job(place.engine, order.plan_id)
         while may_go_on(place.engine, *order):
             if batch := claim(place.engine, keeper, order.plan_id):
@@ -119,15 +121,15 @@ def work(order: Order, number: int, depot: Depot | None) -> list[Outcome]:  # no
 
 
 @task(task_run_name="compress {batch.items[0][0].video_id} and what follows", cache_policy=NO_CACHE)
-def compress_batch(depot: Depot, keeper: Keeper, order: Order, job: Job, batch: Batch) -> list[Outcome]:
+def compress_batch(workspace: Workspace, keeper: Keeper, order: Order, job: Job, batch: Batch) -> list[Outcome]:
     """Compress a few videos one after the other; what another try may mend is left to the end, unless this is it."""
     outcomes = []
     try:
         for item, grant in batch.items:
-            if not may_go_on(depot.engine, *order):
+            if not may_go_on(workspace.engine, *order):
                 break
-            outcome = _settle(depot, keeper, job, item, grant, last_try=batch.last_try)
-            carried_out.record(depot.engine, "swap.record", job.plan_id, [outcome])
+            outcome = _settle(workspace, keeper, job, item, grant, last_try=batch.last_try)
+            carried_out.record(workspace.engine, "swap.record", job.plan_id, [outcome])
             keeper.release([grant])
             if carried_out.is_settled(outcome):
                 outcomes.append(outcome)
@@ -136,9 +138,9 @@ def compress_batch(depot: Depot, keeper: Keeper, order: Order, job: Job, batch: 
     return outcomes
 
 
-def _settle(depot: Depot, keeper: Keeper, job: Job, item: Item, grant: Grant, *, last_try: bool) -> Outcome:
+def _settle(workspace: Workspace, keeper: Keeper, job: Job, item: Item, grant: Grant, *, last_try: bool) -> Outcome:
     try:
-        return compress(depot, keeper, job, item, grant, scratch=settings().scratch)
+        return compress(workspace, keeper, job, item, grant, scratch=settings().scratch)
     except ENDS_ALL:  # a full disk, for one, is no fault of the video's
         raise
     except (MediaTimeout, StorageError) as error:
@@ -153,15 +155,15 @@ def _settle(depot: Depot, keeper: Keeper, job: Job, item: Item, grant: Grant, *,
 class _Progress:
     """Tells Prefect how far the plan is, whoever works on it, and seldom: each update is a request and an event."""
 
-    def __init__(self, depot: Depot, plan_id: str) -> None:
-        self._depot, self._plan_id, self._shown, self._at = depot, plan_id, 0.0, time.monotonic()
-        videos = carried_out.left(depot.engine, plan_id)[1].objects
+    def __init__(self, workspace: Workspace, plan_id: str) -> None:
+        self._workspace, self._plan_id, self._shown, self._at = workspace, plan_id, 0.0, time.monotonic()
+        videos = carried_out.left(workspace.engine, plan_id)[1].objects
         made = create_progress_artifact(0.0, key="tier-storage-progress", description=f"{videos:,} videos")
         self._artifact = cast("UUID", made)  # a coroutine only where an event loop runs
 
     def show(self) -> None:
         """Look at the store, and say what is settled by now."""
-        left, everything = carried_out.left(self._depot.engine, self._plan_id)
+        left, everything = carried_out.left(self._workspace.engine, self._plan_id)
         percent = 100 * (1 - left.objects / everything.objects)
         overdue = time.monotonic() - self._at >= _PROGRESS_SECONDS
         if percent > self._shown and (not left.objects or (overdue and percent - self._shown >= _PROGRESS_PERCENT)):

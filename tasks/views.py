@@ -8,22 +8,22 @@ from prefect.logging import get_run_logger
 
 from reelkeeper.adapters import cloudflare
 from reelkeeper.errors import Misconfigured, TokenRefused, UsageUnknown
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos.views import ReadsOfDay, days_to_import, import_reads
 from reelkeeper.settings import settings
 
 
 @task(task_run_name="bring in the reads of past days", cache_policy=NO_CACHE)
-def bring_in_reads(depot: Depot) -> list[ReadsOfDay]:
+def bring_in_reads(workspace: Workspace) -> list[ReadsOfDay]:
     """Import each past day that is not complete. What Cloudflare does not say stays unknown, and keeps videos."""
     client = cloudflare.connect(settings())
     if client is None:
         raise Misconfigured("reads_are_views needs REELKEEPER_CLOUDFLARE_API_TOKEN, whose account counts the reads")
     log, found = get_run_logger(), []
     with closing(client):
-        for day in days_to_import(depot.engine):
+        for day in days_to_import(workspace.engine):
             try:
-                found.append(import_reads(depot.engine, client, settings().analytics_bucket, day, complete=True))
+                found.append(import_reads(workspace.engine, client, settings().analytics_bucket, day, complete=True))
             except (TokenRefused, UsageUnknown) as error:
                 log.warning("the reads of %s and later stay unknown: %s", day, error)
                 break

@@ -14,7 +14,7 @@ from sqlmodel import Session
 from reelkeeper.adapters.s3 import r2
 from reelkeeper.api.app import create_app
 from reelkeeper.api.backing import Backing
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.rules.core.access import AccessPolicy
 from reelkeeper.store.core.engine import open_engine
 from reelkeeper.store.tables import videos
@@ -39,7 +39,7 @@ def bare(engine: sa.Engine) -> FastAPI:
 
 def ours(engine: sa.Engine, folder: Path) -> FastAPI:
     """Make Reelkeeper's app. No request of this benchmark reaches its bucket."""
-    stands = Backing(Depot(engine, Mock(spec=r2.Bucket), "bench"), folder)
+    stands = Backing(Workspace(engine, Mock(spec=r2.Bucket), "bench"), folder)
     stands.load.limit(_UNHURRIED)
     return create_app(stands)
 

@@ -21,7 +21,7 @@ from reelkeeper.api.routes import health, hooks, images, jobs, uploads, users, v
 
 
 def create_app(stands: Backing) -> FastAPI:
-    """Make the app on an open depot, which the caller closes after it."""
+    """Make the app on an open workspace, which the caller closes after it."""
     app = FastAPI(
         title="Reelkeeper",
         version=version("reelkeeper"),
@@ -32,15 +32,15 @@ def create_app(stands: Backing) -> FastAPI:
     )
     app.state.backing = stands
     app.state.registry = CollectorRegistry()
-    app.state.registry.register(Service(stands.depot.engine))
-    app.state.dispatching = Dispatching(stands.depot.engine, stands.orchestrator, app.state.registry)
+    app.state.registry.register(Service(stands.workspace.engine))
+    app.state.dispatching = Dispatching(stands.workspace.engine, stands.orchestrator, app.state.registry)
     app.state.load = stands.load
-    app.state.readiness = health.Asking(stands.depot.engine)
-    app.state.following = Following(stands.depot.engine)
+    app.state.readiness = health.Asking(stands.workspace.engine)
+    app.state.following = Following(stands.workspace.engine)
     for room in (health, jobs, videos, users, uploads, images, hooks):
         app.include_router(room.router)
     answer_errors(app)
-    app.add_middleware(Gate, engine=stands.depot.engine, load=stands.load)
+    app.add_middleware(Gate, engine=stands.workspace.engine, load=stands.load)
     app.add_middleware(Requests, registry=app.state.registry)
     app.openapi = lambda: _schema(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     return app

@@ -12,7 +12,7 @@ from pydantic import StringConstraints
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.api.load import Load
 from reelkeeper.model.access import Caller, Scope
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]  # as keys are made of them
 IdempotencyKey = Annotated[
@@ -29,16 +29,16 @@ _BEARER: Final = HTTPBearer(auto_error=False, description="A token of `reelkeepe
 
 @dataclass(frozen=True)
 class Backing:
-    """A depot, where to work, and what this process has under way, within the limits in force."""
+    """A workspace, where to work, and what this process has under way, within the limits in force."""
 
-    depot: Depot
+    workspace: Workspace
     scratch: Path
     orchestrator: Orchestrator | None = None
     load: Load = field(init=False)
 
     def __post_init__(self) -> None:
-        """Begin with the limits that were in force when the depot was opened."""
-        object.__setattr__(self, "load", Load(self.depot.engine, self.depot.in_force.policies.access))
+        """Begin with the limits that were in force when the workspace was opened."""
+        object.__setattr__(self, "load", Load(self.workspace.engine, self.workspace.in_force.policies.access))
 
 
 async def backing(request: Request) -> Backing:

@@ -9,7 +9,7 @@ from reelkeeper.errors import Misconfigured
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from reelkeeper.operations.core.workspace import Depot
+    from reelkeeper.operations.core.workspace import Workspace
     from reelkeeper.settings import Settings
 
 
@@ -47,9 +47,9 @@ def store() -> Iterator["Engine"]:
 
 
 @contextmanager
-def depot() -> Iterator["Depot"]:
+def workspace() -> Iterator["Workspace"]:
     """Open the store and its bucket, whose identity was checked."""
-    from reelkeeper.operations.core.workspace import open_depot
+    from reelkeeper.operations.core.workspace import open_workspace
 
-    with open_depot(configured()) as opened:
+    with open_workspace(configured()) as opened:
         yield opened

@@ -23,7 +23,7 @@ NewClient = Callable[..., TestClient]
 
 @pytest.fixture
 def stands(world: World) -> Backing:
-    return Backing(world.depot, scratch=Path(world.address.folder) / "scratch")
+    return Backing(world.workspace, scratch=Path(world.address.folder) / "scratch")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def client_for(app: FastAPI, world: World) -> Iterator[NewClient]:
     opened: list[TestClient] = []
 
     def make(*scopes: Scope) -> TestClient:
-        _, text = tokens.create(world.depot.engine, "a test", scopes or tuple(Scope), author="test")
+        _, text = tokens.create(world.workspace.engine, "a test", scopes or tuple(Scope), author="test")
         client = TestClient(
             app, headers={"Authorization": f"Bearer {text}"}, follow_redirects=False, raise_server_exceptions=False
         )
@@ -63,6 +63,6 @@ def sqlite_world(
     folder = tmp_path / "world"
     folder.mkdir()
     made = World.make(folder, str(sqlite_engine.url), endpoint, double, clip=tiny_clip)
-    with transaction(made.depot.engine, "test") as session:
+    with transaction(made.workspace.engine, "test") as session:
         ledger.grant(session, "ann", 10**10, "first", run_id="test")
     return made

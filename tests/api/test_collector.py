@@ -44,7 +44,7 @@ def figures(client: TestClient) -> Figures:
 @pytest.fixture
 def full(world: World) -> World:
     """A store of which every figure is known."""
-    engine = world.depot.engine
+    engine = world.workspace.engine
     world.video("v1")
     world.video("v2", blob_state=BlobState.RETIRED)
     beat(engine, "sync_catalog", run_id="r", run_seconds=2.5, **CADENCES["sync_catalog"]._asdict())
@@ -73,14 +73,14 @@ def full(world: World) -> World:
         charges.replace(
             session, [at.date()], [Charge(at.date(), "compute", "c", "", None, 1, "Jobs", cost, cost, "test")]
         )
-    world.depot.bucket.head(world.depot.bucket.identity_key)
+    world.workspace.bucket.head(world.workspace.bucket.identity_key)
     put(engine, [waiting("j")])
-    flush_operations(engine, world.depot.bucket)
+    flush_operations(engine, world.workspace.bucket)
     return world
 
 
 def test_every_figure_stands_in_the_readme_and_none_that_is_not_given(client: TestClient, full: World) -> None:
-    freeze(full.depot.engine, by="test", reason="test")
+    freeze(full.workspace.engine, by="test", reason="test")
     client.get("/healthz")
     given = {
         (one.name + ("_total" if one.type == "counter" else "")): one
@@ -127,7 +127,7 @@ def test_the_figures_are_those_of_the_store(client: TestClient, full: World) -> 
     assert found["reelkeeper_budget_dollars", (("period", "month"),)] == 200
     assert found["reelkeeper_r2_operations_total", (("action", "HeadObject"), ("class", "B"))] >= 1
     assert found["reelkeeper_store_bytes", ()] > 100_000
-    if full.depot.engine.dialect.name == "sqlite":  # PostgreSQL's statistics come later
+    if full.workspace.engine.dialect.name == "sqlite":  # PostgreSQL's statistics come later
         assert found["reelkeeper_store_rows", (("table", "users"),)] == 1
 
 
@@ -135,7 +135,7 @@ def test_what_is_dear_to_add_up_is_asked_seldom_and_all_else_at_each_scrape(
     client: TestClient, full: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = figures(client)
-    with transaction(full.depot.engine, "test") as session:
+    with transaction(full.workspace.engine, "test") as session:
         session.execute(sa.insert(users).values(id="new"))
         session.execute(sa.delete(alerts))
         session.execute(sa.delete(operations))

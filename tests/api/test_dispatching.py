@@ -34,9 +34,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[PrefectDouble]:
 
 @pytest.fixture
 def desk(world: World, stands: Backing, server: PrefectDouble) -> Iterator[TestClient]:
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         ledger.grant(session, "ann", 10 * DOLLAR, "first", run_id="test")
-    _, text = tokens.create(world.depot.engine, "a test", tuple(Scope), author="test")
+    _, text = tokens.create(world.workspace.engine, "a test", tuple(Scope), author="test")
     app = create_app(replace(stands, orchestrator=Orchestrator(server.url, AUTH)))
     with TestClient(app, headers={"Authorization": f"Bearer {text}"}) as client:
         yield client

@@ -42,17 +42,17 @@ LATE = 60.0  # seconds that nothing here takes, on a busy machine either
 
 @pytest.fixture
 def server(sqlite_world: World, tmp_path: Path) -> Iterator[Served]:
-    put_in_force(sqlite_world.depot.engine, access=AccessPolicy.model_validate(QUICK))
+    put_in_force(sqlite_world.workspace.engine, access=AccessPolicy.model_validate(QUICK))
     with served(sqlite_world, tmp_path) as running:
         yield running
 
 
 def token(sqlite_world: World) -> str:
-    return tokens.create(sqlite_world.depot.engine, "a test", tuple(Scope), author="test")[1]
+    return tokens.create(sqlite_world.workspace.engine, "a test", tuple(Scope), author="test")[1]
 
 
 def queued(sqlite_world: World) -> str:
-    answer = ask(sqlite_world.depot.engine, "a job", fox())
+    answer = ask(sqlite_world.workspace.engine, "a job", fox())
     assert isinstance(answer, Queued)
     return answer.job_id
 
@@ -192,7 +192,7 @@ def test_while_the_store_is_held_requests_are_shed_and_health_answers(sqlite_wor
         for key in keys:
             async with Line(server.host, server.port) as line:
                 assert (await line.ask("GET", "/v1/users/ann", key)).status == 200
-        with closing(sqlite3.connect(str(sqlite_world.depot.engine.url.database), isolation_level=None)) as holder:
+        with closing(sqlite3.connect(str(sqlite_world.workspace.engine.url.database), isolation_level=None)) as holder:
             holder.execute("BEGIN IMMEDIATE")
 
             async def wanting(number: int) -> tuple[Answer, float]:

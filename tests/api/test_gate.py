@@ -34,7 +34,7 @@ def test_health_needs_no_token_and_says_whether_changes_are_stopped(app: FastAPI
     with TestClient(app) as client:
         assert client.get("/healthz").json() == {"status": "ok"}
         assert client.get("/readyz").json() == {"status": "ready", "frozen": False}
-        freeze.freeze(world.depot.engine, by="ann", reason="a test")
+        freeze.freeze(world.workspace.engine, by="ann", reason="a test")
         assert client.get("/readyz").json() == {"status": "ready", "frozen": True}
 
 
@@ -50,13 +50,13 @@ def test_a_revoked_token_is_refused_once_it_is_no_longer_trusted(
     monkeypatch.setattr("reelkeeper.api.gate.TRUSTED_SECONDS", 0.0)
     client = client_for()
     assert client.get("/v1/metrics").status_code == 200
-    tokens.revoke(world.depot.engine, tokens.listed(world.depot.engine)[0].id, author="test")
+    tokens.revoke(world.workspace.engine, tokens.listed(world.workspace.engine)[0].id, author="test")
     problem(client.get("/v1/metrics"), 401)
 
 
 def test_who_asks_too_often_is_told_how_long_to_wait(world: World, stands: Backing) -> None:
     stands.load.limit(AccessPolicy(requests_a_second=0.01, burst=2, body_bytes=2_000))
-    _, text = tokens.create(world.depot.engine, "often", tuple(Scope), author="test")
+    _, text = tokens.create(world.workspace.engine, "often", tuple(Scope), author="test")
     client = TestClient(create_app(stands), headers={"Authorization": f"Bearer {text}"})
     assert [client.get("/v1/none").status_code for _ in range(3)] == [404, 404, 429]
     answer = client.get("/v1/none")

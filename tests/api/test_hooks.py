@@ -33,7 +33,7 @@ def signed(secret: str = SECRET, body: bytes = BODY) -> dict[str, str]:
 
 
 def test_a_parked_job_is_looked_at_at_once_when_its_provider_calls(caller: TestClient, world: World) -> None:
-    engine = world.depot.engine
+    engine = world.workspace.engine
     enqueue(engine, row("j"))
     (mine,) = claim(engine, "w", [None], limit=1)
     park(engine, note_sent(engine, announce(engine, mine, "http"), "p1"), "no answer", AttemptPolicy())

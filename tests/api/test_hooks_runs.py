@@ -25,7 +25,7 @@ RUN: dict[str, Any] = {
 
 
 def told(world: World) -> list[str]:
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         return [one.title for one in outbox.listed(session, everything=False, limit=10)]
 
 
@@ -38,7 +38,7 @@ def test_a_failed_run_is_told_once_however_often_it_is_reported_or_fails_again(
     assert told(world) == ["A run of tier_storage failed"]
     assert client.post(RUNS_PATH, json=RUN | {"trouble": "crashed"}).status_code == 204
     assert len(told(world)) == 2
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         (found,) = [one for one in alerts.listed(session, everything=False, limit=9) if one.rule == "run_failed"]
     assert found.text == RUN["message"]
     assert [*found.figures[1]] == ["Look", RUN["url"]]
@@ -48,8 +48,8 @@ def test_it_is_over_when_that_flow_has_succeeded_and_not_when_another_has(client
     client = client_for(Scope.RUNS)
     for flow in ("tier-storage", "sync-catalog"):
         client.post(RUNS_PATH, json=RUN | {"flow": flow})
-    observe(world.depot.engine, [], rules=alerting.RULES, scope=alerting.scope("tier_storage"), run_id="a run")
-    with reading(world.depot.engine) as session:
+    observe(world.workspace.engine, [], rules=alerting.RULES, scope=alerting.scope("tier_storage"), run_id="a run")
+    with reading(world.workspace.engine) as session:
         assert [one.scope for one in alerts.listed(session, everything=False, limit=9)] == ["flow:sync_catalog"]
 
 

@@ -31,7 +31,7 @@ from tests.policies import put_in_force
 
 @pytest.fixture(autouse=True)
 def ten_dollars(world: World) -> None:
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         ledger.grant(session, "ann", 10 * DOLLAR, "first", run_id="test")
 
 
@@ -48,9 +48,9 @@ def queued(client: TestClient, key: str = "k1", prompt: str = "a fox") -> str:
 
 
 def finish(world: World, job_id: str) -> None:
-    token = claim(world.depot.engine, job_id)
-    make(world.depot.engine, job_id)
-    settle.succeed(world.depot.engine, job_id, token, run_id="run")
+    token = claim(world.workspace.engine, job_id)
+    make(world.workspace.engine, job_id)
+    settle.succeed(world.workspace.engine, job_id, token, run_id="run")
 
 
 def state(client: TestClient, job_id: str) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def test_what_cannot_be_is_refused_with_a_reason_that_a_user_reads(client: TestC
     assert problem(long, 403)["type"] == "urn:reelkeeper:quota"
     assert "reelkeeper" not in str(problem(long, 403)["detail"])
     assert "reelkeeper quota set" in str(problem(long, 403)["operator"])
-    make_user(world.depot.engine, "bob", 1)
+    make_user(world.workspace.engine, "bob", 1)
     poor = client.post(
         "/v1/jobs",
         json={"user_id": "bob", "request": {"model": "m", "prompt": "p"}},
@@ -101,7 +101,7 @@ def test_what_cannot_be_is_refused_with_a_reason_that_a_user_reads(client: TestC
     told = problem(ask(client, "k2", "x" * 10_001), 422)
     assert told["faults"] == [{"where": "body.request.prompt", "what": "String should have at most 10000 characters"}]
     problem(client.post("/v1/jobs", json={"user_id": "ann", "request": {"model": "m", "prompt": "p"}}), 422)
-    freeze.freeze(world.depot.engine, by="ann", reason="a test")
+    freeze.freeze(world.workspace.engine, by="ann", reason="a test")
     answer = ask(client, "k4", "new")
     assert problem(answer, 503)["type"] == "urn:reelkeeper:frozen"
     assert answer.headers["retry-after"] == "30"
@@ -120,7 +120,7 @@ def test_a_job_that_waits_is_given_up_at_no_charge(client: TestClient) -> None:
 
 def test_a_job_at_work_is_asked_to_stop(client: TestClient, world: World) -> None:
     job_id = queued(client)
-    claim(world.depot.engine, job_id)
+    claim(world.workspace.engine, job_id)
     assert client.delete(f"/v1/jobs/{job_id}").json()["state"] == "running"
     told = state(client, job_id)
     assert told["cancelling"]
@@ -148,12 +148,12 @@ def test_a_job_is_followed_until_it_ends(client: TestClient, world: World, monke
 
     def work() -> None:
         await_a_look()
-        token = claim(world.depot.engine, job_id)
-        with transaction(world.depot.engine, "test") as session:
+        token = claim(world.workspace.engine, job_id)
+        with transaction(world.workspace.engine, "test") as session:
             session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(progress=0.5))
         await_a_look()
-        make(world.depot.engine, job_id)
-        settle.succeed(world.depot.engine, job_id, token, run_id="run")
+        make(world.workspace.engine, job_id)
+        settle.succeed(world.workspace.engine, job_id, token, run_id="run")
 
     worker = threading.Thread(target=work)
     worker.start()
@@ -168,8 +168,8 @@ def test_a_job_is_followed_until_it_ends(client: TestClient, world: World, monke
 
 
 def test_beyond_the_budget_a_new_job_is_refused_with_when_to_ask_again(world: World, stands: Backing) -> None:
-    put_in_force(world.depot.engine, admission=AdmissionPolicy(daily_limit_usd=Decimal(0)))
-    _, text = tokens.create(world.depot.engine, "a test", tuple(Scope), author="test")
+    put_in_force(world.workspace.engine, admission=AdmissionPolicy(daily_limit_usd=Decimal(0)))
+    _, text = tokens.create(world.workspace.engine, "a test", tuple(Scope), author="test")
     app = create_app(stands)
     with TestClient(app, headers={"Authorization": f"Bearer {text}"}) as client:
         answer = ask(client, "k1")
@@ -182,8 +182,8 @@ def test_beyond_the_budget_a_new_job_is_refused_with_when_to_ask_again(world: Wo
 
 
 def test_under_policies_of_a_later_version_nothing_is_admitted(world: World, client: TestClient) -> None:
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         policies.put_in_force(session, {"later": 1}, "later", after=0, author="test", reason="a test")
     assert problem(ask(client, "k1"), 503)["type"] == "urn:reelkeeper:schema"
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         assert session.execute(sa.select(sa.func.count()).select_from(jobs)).scalar_one() == 0

@@ -28,11 +28,11 @@ WHOLE = Size(idle=1_300, streams=600, slow_bodies=50, clients=200, seconds=60)
 
 
 def token(sqlite_world: World) -> str:
-    return tokens.create(sqlite_world.depot.engine, "a test", tuple(Scope), author="test")[1]
+    return tokens.create(sqlite_world.workspace.engine, "a test", tuple(Scope), author="test")[1]
 
 
 def queued(world: World, number: int, user: str) -> str:
-    answer = ask(world.depot.engine, f"job-{number}", fox(prompt=f"job {number}"), user=user)
+    answer = ask(world.workspace.engine, f"job-{number}", fox(prompt=f"job {number}"), user=user)
     assert isinstance(answer, Queued)
     return answer.job_id
 
@@ -41,7 +41,7 @@ def crowd(sqlite_world: World, server: Served, size: Size) -> Crowd:
     many = [token(sqlite_world) for _ in range(20)]
     users = ["ann", *(f"user-{number}" for number in range(size.streams // 10))]
     for user in users[1:]:
-        make_user(sqlite_world.depot.engine, user, 100 * DOLLAR)
+        make_user(sqlite_world.workspace.engine, user, 100 * DOLLAR)
     job_ids = [queued(sqlite_world, number, users[number // 10]) for number in range(size.streams)]
     return Crowd(server.host, server.port, many, job_ids, size)
 

@@ -41,10 +41,10 @@ def served(
     folder.mkdir()
     world = World.make(folder, str(sqlite_engine.url), endpoint, double, clip=tiny_clip)
     world.video("v1")
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         ledger.grant(session, "ann", 10**9, "first", run_id="test")
-    _, text = tokens.create(world.depot.engine, "a test", tuple(Scope), author="test")
-    stands = Backing(world.depot, folder / "scratch")
+    _, text = tokens.create(world.workspace.engine, "a test", tuple(Scope), author="test")
+    stands = Backing(world.workspace, folder / "scratch")
     stands.load.limit(UNHURRIED)
     return create_app(stands), text
 

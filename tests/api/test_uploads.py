@@ -48,11 +48,11 @@ def complete(client: TestClient, upload: dict[str, Any]) -> httpx.Response:
 def test_an_upload_goes_from_promise_to_live_video(client: TestClient, world: World) -> None:
     data = world.clip.read_bytes()
     upload = begin(client, data)
-    assert storage(world.depot.engine, "ann") == (0, len(data))
+    assert storage(world.workspace.engine, "ann") == (0, len(data))
     problem(client.get("/v1/videos/new"), 404)
     assert put(upload, data).status_code == 200
     assert complete(client, upload).json()["state"] == "stored"
-    assert storage(world.depot.engine, "ann") == (len(data), 0)
+    assert storage(world.workspace.engine, "ann") == (len(data), 0)
     location = client.get("/v1/videos/new").headers["location"]
     assert httpx.get(location, trust_env=False).content == data
     assert complete(client, upload).json()["state"] == "stored"
@@ -64,7 +64,7 @@ def test_the_same_key_gives_the_same_upload_and_other_parameters_are_refused(cli
     data = world.clip.read_bytes()
     first, again = begin(client, data), begin(client, data)
     assert first["id"] == again["id"]
-    assert storage(world.depot.engine, "ann") == (0, len(data))
+    assert storage(world.workspace.engine, "ann") == (0, len(data))
     problem(client.post("/v1/uploads", json=announced(data, video_id="other"), headers=KEY), 422)
     problem(client.post("/v1/uploads", json=announced(data)), 422)
 
@@ -98,7 +98,7 @@ def test_what_is_no_video_is_refused_and_its_room_given_back(client: TestClient,
     problem(complete(client, upload), 422)
     assert client.get(f"/v1/uploads/{upload['id']}").json()["state"] == "refused"
     problem(complete(client, upload), 409)
-    assert storage(world.depot.engine, "ann") == (0, 0)
+    assert storage(world.workspace.engine, "ann") == (0, 0)
     world.check()
 
 
@@ -110,7 +110,7 @@ def test_a_cut_video_is_refused_when_it_is_decoded(client: TestClient, world: Wo
     assert complete(client, upload).status_code in (409, 422)
     assert client.get(f"/v1/uploads/{upload['id']}").json()["state"] == "refused"
     problem(client.get("/v1/videos/new"), 404)
-    assert storage(world.depot.engine, "ann") == (0, 0)
+    assert storage(world.workspace.engine, "ann") == (0, 0)
     world.check()
 
 
@@ -130,21 +130,21 @@ def test_an_upload_that_nobody_completes_is_let_go(client: TestClient, world: Wo
     upload = begin(client, data)
     if came:
         put(upload, data)
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(reservations).values(expires_at=Clock(-1)))
         session.execute(sa.update(blobs).values(stored_at=Clock(-100_000)))
-    with Keeper(world.depot.engine) as keeper:
+    with Keeper(world.workspace.engine) as keeper:
         (grant,) = keeper.take(["settle_accounts"])
-        assert len(accounts.void_reservations(world.depot.engine, grant=grant)) == 1
+        assert len(accounts.void_reservations(world.workspace.engine, grant=grant)) == 1
         assert client.get(f"/v1/uploads/{upload['id']}").json()["state"] == "expired"
         problem(complete(client, upload), 409)
-        found = survey(world.depot, run_id="run", note=True)
+        found = survey(world.workspace, run_id="run", note=True)
         assert (found.missing, len(found.reappeared)) == ([], int(came))
-        mend(world.depot, found, grant=grant, run_id="run", grace=Grace())
-    with reading(world.depot.engine) as session:
+        mend(world.workspace, found, grant=grant, run_id="run", grace=Grace())
+    with reading(world.workspace.engine) as session:
         state = session.execute(sa.select(blobs.c.state)).scalar_one()
     assert state == (BlobState.RETIRED if came else BlobState.GONE)
-    assert storage(world.depot.engine, "ann") == (0, 0)
+    assert storage(world.workspace.engine, "ann") == (0, 0)
     world.check()
 
 
@@ -152,10 +152,10 @@ def test_while_changes_are_stopped_nothing_begins_and_nothing_is_published(clien
     data = world.clip.read_bytes()
     upload = begin(client, data)
     put(upload, data)
-    freeze.freeze(world.depot.engine, by="ann", reason="a test")
+    freeze.freeze(world.workspace.engine, by="ann", reason="a test")
     assert problem(complete(client, upload), 503)["type"] == "urn:reelkeeper:frozen"
     problem(client.post("/v1/uploads", json=announced(data), headers={"Idempotency-Key": "k2"}), 503)
-    freeze.thaw(world.depot.engine, by="ann")
+    freeze.thaw(world.workspace.engine, by="ann")
     assert complete(client, upload).json()["state"] == "stored"
 
 
@@ -165,6 +165,6 @@ def test_the_answers_hold_no_secret_and_the_record_tells_the_upload(client: Test
     put(upload, data)
     told = complete(client, upload).text
     assert world.address.secret_access_key not in told + str(upload)
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         events = [one.event.event for one in audit.events(session)]
     assert events[0] == "upload"

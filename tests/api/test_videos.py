@@ -17,7 +17,7 @@ from tests.faults.world import World
 
 def views_of(world: World, video_id: str) -> int:
     total = sa.select(sa.func.sum(daily_views.c.views)).where(daily_views.c.video_id == video_id)
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         return int(session.execute(total).scalar() or 0)
 
 
@@ -69,13 +69,13 @@ def test_views_have_a_time_that_can_be(client: TestClient, world: World) -> None
         assert told["faults"] == [{"where": "body.at", "what": "not within the last 30 days"}]
     asked = {"views": [{"video_id": "v1"}], "at": (now - timedelta(2)).isoformat()}
     assert client.post("/v1/views", json=asked).status_code == 200
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         assert session.execute(sa.select(videos.c.last_viewed_at)).scalar_one() < now - timedelta(1)
 
 
 def test_views_never_exceed_what_the_store_can_count(client: TestClient, world: World) -> None:
     world.video("v1")
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.insert(daily_views).values(video_id="v1", day=datetime.now(UTC).date(), views=2**31 - 10))
     asked = {"views": [{"video_id": "v1", "views": 1_000_000}]}
     assert client.post("/v1/views", json=asked).json() == {"counted": 1}
@@ -84,7 +84,7 @@ def test_views_never_exceed_what_the_store_can_count(client: TestClient, world: 
 
 def test_a_user_is_told_with_tier_bytes_and_credits(client: TestClient, world: World) -> None:
     world.video("v1")
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         quota.reserve(session, "ann", 1000, "a", lasting_seconds=60)
         ledger.grant(session, "ann", 5_000_000, "g", run_id="r")
         ledger.hold(session, "ann", 1_000_000, "h", run_id="r", lasting_seconds=60)

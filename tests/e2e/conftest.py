@@ -59,7 +59,7 @@ def install(
             state = folder / secrets.token_hex(6)
             state.mkdir()
             world = World.make(state, urls[0], endpoint, double, clip=clip)
-            stack.callback(world.depot.engine.dispose)
+            stack.callback(world.workspace.engine.dispose)
             told = {
                 "REELKEEPER_SLACK_BOT_TOKEN": slack.TOKEN,
                 "REELKEEPER_SLACK_CHANNEL": slack.CHANNEL,

@@ -49,14 +49,14 @@ SHORT = {"dispatch-jobs": {"until_idle": True}}
 def shaken(install: Install, make_clip: MakeClip) -> tuple[Installation, World]:
     """Cold videos to make smaller, one to retire, one whose bytes are due to go, and a job that waits."""
     installation, world = install(make_clip(size="320x240", seconds=3.0))
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(users).values(tier="pro"))
         session.execute(sa.insert(view_days), recorded_days())
         ledger.grant(session, "ann", DOLLAR, "first", run_id="test")
     for name in ("cold0", "cold1"):
         world.video(name)
     world.video("gone", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
-    answer = admit(world.depot.engine, WANTED, user_id="ann", client_key="once")
+    answer = admit(world.workspace.engine, WANTED, user_id="ann", client_key="once")
     assert isinstance(answer, Queued)
     installation.start_server()
     installation.set_up()
@@ -140,7 +140,7 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def _states(world: World) -> list[str]:
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         return list(session.execute(sa.select(jobs.c.state)).scalars())
 
 

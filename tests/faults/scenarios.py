@@ -19,7 +19,7 @@ from reelkeeper.errors import NotFound
 from reelkeeper.model import Grace, Refusal, Transcode
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.lease import Keeper
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs import worker
 from reelkeeper.operations.lifecycle.purge import purge, settle_claims
@@ -43,22 +43,22 @@ from tests.faults.world import LONG_AGO, Address
 r2.connect("http://127.0.0.1:1", "none", "none", "none", "none/")
 ffmpeg.tools()
 
-Scenario = Callable[[Depot, Address, dict[str, object]], None]
+Scenario = Callable[[Workspace, Address, dict[str, object]], None]
 
 
 def child(scenario: str, address: Address, spec: str, arguments: dict[str, object]) -> None:
     """Run a scenario in this process with `spec` armed. The joining of store and bucket is not part of it."""
-    depot = address.depot()
+    workspace = address.workspace()
     failpoints.arm(spec)
-    SCENARIOS[scenario](depot, address, arguments)
+    SCENARIOS[scenario](workspace, address, arguments)
     os._exit(0)  # what a forked child inherits is not its own to clean up
 
 
-def run_swap(depot: Depot, address: Address, arguments: dict[str, object]) -> None:
-    with Keeper(depot.engine) as keeper:
+def run_swap(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
+    with Keeper(workspace.engine) as keeper:
         (grant,) = keeper.take(["video/v1"])
         swap(
-            depot,
+            workspace,
             "v1",
             int(str(arguments["blob"])),
             shrink=lambda _, place: ready(arguments["result"], place),
@@ -69,11 +69,11 @@ def run_swap(depot: Depot, address: Address, arguments: dict[str, object]) -> No
         )
 
 
-def run_dispatch(depot: Depot, address: Address, arguments: dict[str, object]) -> None:
+def run_dispatch(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
     """Run what waits, by a provider, in one slot."""
     provider = Provider(str(arguments["provider"]), TOKEN, allow_private=True, timeout_seconds=60.0)
     worker.work(
-        depot,
+        workspace,
         HttpGenerator(provider, poll_seconds=0.05),
         run_id="run",
         scratch=Path(address.folder) / "scratch",
@@ -92,11 +92,11 @@ def ready(result: object, place: Path) -> Transcode | Refusal:
     return Transcode(**{name: getattr(result, name) for name in Transcode.__slots__} | {"path": str(copy)})
 
 
-def run_upload(depot: Depot, address: Address, arguments: dict[str, object]) -> None:
-    with Keeper(depot.engine) as keeper:
+def run_upload(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
+    with Keeper(workspace.engine) as keeper:
         (grant,) = keeper.take(["video/new"])
         upload(
-            depot,
+            workspace,
             Path(str(arguments["clip"])),
             user_id="eve",
             video_id="new",
@@ -108,38 +108,38 @@ def run_upload(depot: Depot, address: Address, arguments: dict[str, object]) -> 
         )
 
 
-def run_retire(depot: Depot, _: Address, arguments: dict[str, object]) -> None:
-    with Keeper(depot.engine) as keeper:
+def run_retire(workspace: Workspace, _: Address, arguments: dict[str, object]) -> None:
+    with Keeper(workspace.engine) as keeper:
         (grant,) = keeper.take(["flow/expire_videos"])
-        retire(depot, str(arguments["plan"]), ["v1", "v2"], grant=grant, run_id="run", grace=Grace())
+        retire(workspace, str(arguments["plan"]), ["v1", "v2"], grant=grant, run_id="run", grace=Grace())
 
 
-def run_purge(depot: Depot, _: Address, arguments: dict[str, object]) -> None:
-    with Keeper(depot.engine) as keeper:
+def run_purge(workspace: Workspace, _: Address, arguments: dict[str, object]) -> None:
+    with Keeper(workspace.engine) as keeper:
         (grant,) = keeper.take(["flow/purge_retired"])
         due = arguments["blobs"]
         assert isinstance(due, list)
-        settle_claims(depot, run_id="run", grace=Grace(), grant=grant)
-        purge(depot, str(arguments["plan"]), due, grant=grant, run_id="run", grace=Grace())
+        settle_claims(workspace, run_id="run", grace=Grace(), grant=grant)
+        purge(workspace, str(arguments["plan"]), due, grant=grant, run_id="run", grace=Grace())
 
 
-def run_restore(depot: Depot, _: Address, __: dict[str, object]) -> None:
+def run_restore(workspace: Workspace, _: Address, __: dict[str, object]) -> None:
     try:
-        batch = find_restorable(depot, run_id="before")
+        batch = find_restorable(workspace, run_id="before")
     except NotFound:
         return  # an earlier run has restored all
-    restore(depot, batch, run_id="run", author="test", grace=Grace(), hold_days=30)
+    restore(workspace, batch, run_id="run", author="test", grace=Grace(), hold_days=30)
 
 
-def run_job(depot: Depot, address: Address, arguments: dict[str, object]) -> None:
+def run_job(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
     """Hold credits and bytes, make the video, capture: what a job does, and does again after a crash."""
     clip = Path(str(arguments["clip"]))
-    with Keeper(depot.engine) as keeper:
+    with Keeper(workspace.engine) as keeper:
         (grant,) = keeper.take(["video/new"])
         scratch = Path(address.folder) / "scratch"
-        for left_open in intents.open_intents(depot, "new"):
-            intents.settle(depot, left_open, scratch=scratch, grant=grant, grace=Grace())
-        with transaction(depot.engine, "job.admit") as session:
+        for left_open in intents.open_intents(workspace, "new"):
+            intents.settle(workspace, left_open, scratch=scratch, grant=grant, grace=Grace())
+        with transaction(workspace.engine, "job.admit") as session:
             held = ledger.hold(session, "ann", 500, "job", run_id="run", lasting_seconds=600)
             made = session.execute(
                 sa.select(videos.c.id).where(videos.c.id == "new", videos.c.state == "live")
@@ -149,7 +149,7 @@ def run_job(depot: Depot, address: Address, arguments: dict[str, object]) -> Non
             reservation = None if made else next(one.id for one in promised if one.state == "open")
         if not made:
             upload(
-                depot,
+                workspace,
                 clip,
                 user_id="ann",
                 video_id="new",
@@ -160,47 +160,47 @@ def run_job(depot: Depot, address: Address, arguments: dict[str, object]) -> Non
                 grace=Grace(),
                 reservation=reservation,
             )
-        with transaction(depot.engine, "job.settle") as session:
+        with transaction(workspace.engine, "job.settle") as session:
             ledger.capture(session, str(held.hold_id), 300, "job done", run_id="run")
 
 
-def run_receive(depot: Depot, address: Address, arguments: dict[str, object]) -> None:
+def run_receive(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
     """Begin an upload, put it by its URL, complete it: what a service does, and does again after a crash."""
     data = Path(str(arguments["clip"])).read_bytes()
     md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    upload, ticket = receive.begin(depot, Announced("ann", "new", len(data), md5, "mp4"), "key", url_seconds=600)
+    upload, ticket = receive.begin(workspace, Announced("ann", "new", len(data), md5, "mp4"), "key", url_seconds=600)
     if ticket:
         answer = httpx.put(ticket.url, content=data, headers=ticket.headers, trust_env=False)
         assert answer.status_code in (200, 412), answer.text
     scratch = Path(address.folder) / "scratch"
-    assert complete(depot, upload.id, scratch=scratch, run_id="run", grace=Grace()).state == "settled"
+    assert complete(workspace, upload.id, scratch=scratch, run_id="run", grace=Grace()).state == "settled"
 
 
-def run_settle_accounts(depot: Depot, _: Address, __: dict[str, object]) -> None:
-    with Keeper(depot.engine) as keeper:
+def run_settle_accounts(workspace: Workspace, _: Address, __: dict[str, object]) -> None:
+    with Keeper(workspace.engine) as keeper:
         (grant,) = keeper.take(["flow/settle_accounts"])
-        accounts.void_holds(depot.engine, grant=grant, run_id="run")
-        accounts.void_reservations(depot.engine, grant=grant)
-        assert not accounts.recount(depot.engine)
+        accounts.void_holds(workspace.engine, grant=grant, run_id="run")
+        accounts.void_reservations(workspace.engine, grant=grant)
+        assert not accounts.recount(workspace.engine)
 
 
-def run_sync(depot: Depot, address: Address, _: dict[str, object]) -> None:
+def run_sync(workspace: Workspace, address: Address, _: dict[str, object]) -> None:
     orphans.ORPHAN_MIN_AGE *= 0  # LastModified cannot be dated back
-    with Keeper(depot.engine) as keeper:
+    with Keeper(workspace.engine) as keeper:
         (grant,) = keeper.take(["flow/sync_catalog"])
-        settle_claims(depot, run_id="run", grace=Grace(), grant=grant)
-        for intent in intents.open_intents(depot):
+        settle_claims(workspace, run_id="run", grace=Grace(), grant=grant)
+        for intent in intents.open_intents(workspace):
             for lease in keeper.take([f"video/{intent.video_id}"]):
-                intents.settle(depot, intent, scratch=Path(address.folder) / "scratch", grant=lease, grace=Grace())
-        found = survey(depot, run_id="run", note=True)
+                intents.settle(workspace, intent, scratch=Path(address.folder) / "scratch", grant=lease, grace=Grace())
+        found = survey(workspace, run_id="run", note=True)
         listing_within(BlastRadius(min_population_percent=10), found.seen, found.expected)
-        confirm_missing(depot, found)
-        adoption.judge(depot, found.scan_id, AdoptionLimits())
-        orphans.adopt(depot, found, grant=grant, run_id="run")
-        sync.lose(depot, found, grant=grant, run_id="run")
-        sync.mend(depot, found, grant=grant, run_id="run", grace=Grace())
-        orphans.sweep(depot, found, grant=grant, run_id="run", grace=Grace())
-        sync.finish(depot, found, "done")
+        confirm_missing(workspace, found)
+        adoption.judge(workspace, found.scan_id, AdoptionLimits())
+        orphans.adopt(workspace, found, grant=grant, run_id="run")
+        sync.lose(workspace, found, grant=grant, run_id="run")
+        sync.mend(workspace, found, grant=grant, run_id="run", grace=Grace())
+        orphans.sweep(workspace, found, grant=grant, run_id="run", grace=Grace())
+        sync.finish(workspace, found, "done")
 
 
 SCENARIOS: dict[str, Scenario] = {

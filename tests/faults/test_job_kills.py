@@ -56,10 +56,12 @@ class Shop:
     def __init__(self, world: World, provider: ProviderDouble, start_child: Child) -> None:
         self.world, self.provider, self.start_child = world, provider, start_child
         self.before = len(provider.submitted)
-        with transaction(world.depot.engine, "test") as session:
+        with transaction(world.workspace.engine, "test") as session:
             ledger.grant(session, "ann", DOLLAR, "first", run_id="test")
         wanted = {"model": "a", "prompt": "a cat", "width": 64, "height": 64, "duration_seconds": 0.5, "fps": 8}
-        answer = admit(world.depot.engine, GenerationRequest.model_validate(wanted), user_id="ann", client_key="once")
+        answer = admit(
+            world.workspace.engine, GenerationRequest.model_validate(wanted), user_id="ann", client_key="once"
+        )
         assert isinstance(answer, Queued)
 
     def start(self, spec: str = "") -> BaseProcess:
@@ -67,9 +69,9 @@ class Shop:
 
     def let_time_pass(self) -> None:
         """A minute without a sign of life, and then as much as any pause takes."""
-        expire_claims(self.world.depot.engine)
+        expire_claims(self.world.workspace.engine)
         self.world.expire_leases()
-        make_due(self.world.depot.engine)
+        make_due(self.world.workspace.engine)
 
     def recover(self) -> None:
         """Let workers run, with time in between, until the job is over: at most the five times that it is tried."""
@@ -81,7 +83,7 @@ class Shop:
 
     def is_locked(self) -> bool:
         """Whether somebody is within a transaction that others wait for."""
-        file = sqlite3.connect(str(self.world.depot.engine.url.database), timeout=0.5, isolation_level=None)
+        file = sqlite3.connect(str(self.world.workspace.engine.url.database), timeout=0.5, isolation_level=None)
         with contextlib.closing(file):
             try:
                 file.execute("BEGIN IMMEDIATE")
@@ -91,14 +93,14 @@ class Shop:
             return False
 
     def job(self) -> sa.Row[tuple[object, ...]]:
-        with reading(self.world.depot.engine) as session:
+        with reading(self.world.workspace.engine) as session:
             return session.execute(sa.select(jobs)).one()
 
     def check(self) -> None:
         job = self.job()
         assert job.state == JobState.SUCCEEDED, job.error
         assert len(self.provider.submitted) - self.before == 1, "the provider is paid for each of these"
-        assert balances(self.world.depot.engine, "ann") == (DOLLAR - job.price_microusd, 0)
+        assert balances(self.world.workspace.engine, "ann") == (DOLLAR - job.price_microusd, 0)
         self.world.check()
 
 

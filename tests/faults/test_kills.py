@@ -86,7 +86,7 @@ def _for_restore(world: World, _: Transcode) -> dict[str, object]:
 
 
 def _for_sync(world: World, _: Transcode) -> dict[str, object]:
-    at, prefix = world.depot.bucket, world.address.prefix
+    at, prefix = world.workspace.bucket, world.address.prefix
     for name in ("new1", "new2"):
         at.put_once(f"{prefix}bob/{name}.mp4", world.clip, "video/mp4")
     debris = at.put_once(f"{prefix}ann/v1/g1-00000000deadbeef.mp4", world.clip, "video/mp4")
@@ -95,7 +95,7 @@ def _for_sync(world: World, _: Transcode) -> dict[str, object]:
     world.video("v3", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
     world.video("v4", state=VideoState.GONE, blob_state=BlobState.GONE)  # an object that came after its purge
     world.video("v5", state=VideoState.LOST, blob_state=BlobState.LOST)  # and one that is found again
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         session.execute(
             sa.insert(orphans).values(
                 key=debris.key,
@@ -110,7 +110,7 @@ def _for_sync(world: World, _: Transcode) -> dict[str, object]:
 
 
 def _for_job(world: World, _: Transcode) -> dict[str, object]:
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         ledger.grant(session, "ann", 1_000, "gift", run_id="test")
     return {"clip": str(world.clip)}
 
@@ -121,7 +121,7 @@ def _for_receive(world: World, _: Transcode) -> dict[str, object]:
 
 
 def _for_settle_accounts(world: World, _: Transcode) -> dict[str, object]:
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         ledger.grant(session, "ann", 1_000, "gift", run_id="test")
         ledger.hold(session, "ann", 400, "job", run_id="test", lasting_seconds=1)
         quota.reserve(session, "ann", 70, "upload", lasting_seconds=1)
@@ -163,7 +163,7 @@ class Runner:
         """Ask for the master property, and for what this operation promises besides."""
         self.prepared.world.check()
         if and_more := globals().get(f"_check_{self.operation}"):
-            with reading(self.prepared.world.depot.engine) as session:
+            with reading(self.prepared.world.workspace.engine) as session:
                 and_more(session)
 
     def run(self, kill_at: int | None = None) -> bool:

@@ -91,7 +91,7 @@ class Scene:
             world.video("v1", generation=2)
         if state.startswith("claim"):
             claim = {"state": BlobState.DELETING, "claim_token": 10**6}
-            with transaction(world.depot.engine, "test") as session:
+            with transaction(world.workspace.engine, "test") as session:
                 claimed_at = now(session) if state == "claimed" else LONG_AGO
                 session.execute(sa.update(blobs).where(blobs.c.id == self.blob).values(claimed_at=claimed_at, **claim))
         if state == "swap in flight":
@@ -109,7 +109,7 @@ class Scene:
                 raise KeyboardInterrupt
 
         failpoints.observe(die)
-        with Keeper(self.world.depot.engine) as keeper, suppress(KeyboardInterrupt):
+        with Keeper(self.world.workspace.engine) as keeper, suppress(KeyboardInterrupt):
             self.swap(keeper.take(["video/v1"])[0])
 
     def do(self, deed: str) -> None:
@@ -127,30 +127,30 @@ class Scene:
             self._put(self.last)
 
     def stored(self) -> bytes | None:
-        if self.world.depot.bucket.head(self.key) is None:
+        if self.world.workspace.bucket.head(self.key) is None:
             return None
-        return self.world.depot.bucket.read_bytes(self.key, 10**7)
+        return self.world.workspace.bucket.read_bytes(self.key, 10**7)
 
     def step(self, name: str, grant: Grant) -> None:
         getattr(self, name)(grant)
 
     def sync(self, grant: Grant) -> list[str]:
-        depot = self.world.depot
-        purge.settle_claims(depot, run_id="sync", grace=GRACE, grant=grant)
-        for intent in intents.open_intents(depot):
-            intents.settle(depot, intent, scratch=self._scratch, grant=grant, grace=GRACE)
-        found = survey(depot, run_id="sync", note=True)
-        confirm_missing(depot, found)
-        adoption.judge(depot, found.scan_id, AdoptionLimits())
-        orphans.adopt(depot, found, grant=grant, run_id="sync")
-        sync.lose(depot, found, grant=grant, run_id="sync")
-        doubtful = sync.mend(depot, found, grant=grant, run_id="sync", grace=GRACE)
-        sync.finish(depot, found, "done")
+        workspace = self.world.workspace
+        purge.settle_claims(workspace, run_id="sync", grace=GRACE, grant=grant)
+        for intent in intents.open_intents(workspace):
+            intents.settle(workspace, intent, scratch=self._scratch, grant=grant, grace=GRACE)
+        found = survey(workspace, run_id="sync", note=True)
+        confirm_missing(workspace, found)
+        adoption.judge(workspace, found.scan_id, AdoptionLimits())
+        orphans.adopt(workspace, found, grant=grant, run_id="sync")
+        sync.lose(workspace, found, grant=grant, run_id="sync")
+        doubtful = sync.mend(workspace, found, grant=grant, run_id="sync", grace=GRACE)
+        sync.finish(workspace, found, "done")
         return doubtful
 
     def swap(self, grant: Grant) -> None:
         swap(
-            self.world.depot,
+            self.world.workspace,
             "v1",
             self.blob,
             shrink=lambda _, place: ready(self.transcode, place),
@@ -162,21 +162,21 @@ class Scene:
 
     def retire(self, grant: Grant) -> None:
         plan = self.world.plan("expire_videos", "retire", [self.blob])
-        retire(self.world.depot, plan, ["v1"], grant=grant, run_id="retire", grace=GRACE)
+        retire(self.world.workspace, plan, ["v1"], grant=grant, run_id="retire", grace=GRACE)
 
     def purge(self, grant: Grant) -> list[Outcome]:
         """Purge all that is due."""
-        with reading(self.world.depot.engine) as session:
+        with reading(self.world.workspace.engine) as session:
             due = sa.select(blobs.c.id).where(blobs.c.state == BlobState.RETIRED, blobs.c.purge_after < now(session))
             chosen = list(session.execute(due).scalars())
         plan = self.world.plan(f"{secrets.token_hex(2)}.purge", "purge", chosen)
-        return purge.purge(self.world.depot, plan, chosen, grant=grant, run_id="purge", grace=GRACE)
+        return purge.purge(self.world.workspace, plan, chosen, grant=grant, run_id="purge", grace=GRACE)
 
     def restore(self, _: Grant) -> None:
-        depot = self.world.depot
-        purge.settle_claims(depot, run_id="restore", grace=GRACE)
-        found = find_restorable(depot, video_id="v1")
-        restore(depot, found, run_id="restore", author="p", grace=GRACE, hold_days=0)
+        workspace = self.world.workspace
+        purge.settle_claims(workspace, run_id="restore", grace=GRACE)
+        found = find_restorable(workspace, video_id="v1")
+        restore(workspace, found, run_id="restore", author="p", grace=GRACE, hold_days=0)
 
     @property
     def _scratch(self) -> Path:
@@ -184,18 +184,18 @@ class Scene:
 
     def is_live(self) -> bool:
         """Whether the video is live on what is stored at the key, as recorded."""
-        with reading(self.world.depot.engine) as session:
+        with reading(self.world.workspace.engine) as session:
             row = session.execute(
                 sa.select(blobs.c.key, *(blobs.c[name] for name in Recorded._fields))
                 .join(videos, videos.c.blob_id == blobs.c.id)
                 .where(videos.c.id == "v1", videos.c.state == VideoState.LIVE, blobs.c.state == BlobState.LIVE)
             ).one_or_none()
-        found = self.world.depot.bucket.head(self.key)
+        found = self.world.workspace.bucket.head(self.key)
         return bool(row and found and row.key == self.key and Recorded(*row[1:]).matches(found))
 
     def let_time_pass(self) -> None:
         self.world.expire_leases()
-        with transaction(self.world.depot.engine, "test") as session:
+        with transaction(self.world.workspace.engine, "test") as session:
             session.execute(sa.update(blobs).where(blobs.c.state == BlobState.RETIRED).values(purge_after=LONG_AGO))
 
 
@@ -218,7 +218,7 @@ def _play(scene: Scene, case: Case) -> str:
 
     if case.at == 0:
         scene.do(case.deed)
-    with Keeper(scene.world.depot.engine) as keeper:
+    with Keeper(scene.world.workspace.engine) as keeper:
         (grant,) = keeper.take(["test"])
         failpoints.observe(observer)
         try:
@@ -233,7 +233,7 @@ def _play(scene: Scene, case: Case) -> str:
 
 
 def _assert_nothing_lost(scene: Scene, grant: Grant, case: Case, acted_at: str) -> None:
-    thaw(scene.world.depot.engine, by="test")
+    thaw(scene.world.workspace.engine, by="test")
     if acted_at == WINDOW and scene.stored() is None:
         return  # what docs/safety.md says can happen
     untouched = scene.uploads == 0 and case.deed != "put the same"
@@ -243,7 +243,7 @@ def _assert_nothing_lost(scene: Scene, grant: Grant, case: Case, acted_at: str) 
         assert scene.is_live() or scene.key in doubtful, f"not live, not reported: {case} at {acted_at}"
     for _ in range(2):  # what is in doubt is settled by the second
         scene.let_time_pass()
-        thaw(scene.world.depot.engine, by="test")
+        thaw(scene.world.workspace.engine, by="test")
         with suppress(ReelkeeperError):
             scene.sync(grant)
         scene.let_time_pass()
@@ -252,7 +252,7 @@ def _assert_nothing_lost(scene: Scene, grant: Grant, case: Case, acted_at: str) 
     if not untouched:
         assert scene.stored() == scene.last, f"PURGED after {case} at {acted_at}"
         assert scene.is_live(), f"not live in the end: {case} at {acted_at}"
-    with reading(scene.world.depot.engine) as session:
+    with reading(scene.world.workspace.engine) as session:
         states = Counter(session.execute(sa.select(blobs.c.state)).scalars())
     assert not states[BlobState.DELETING], f"STUCK: {case} at {acted_at}"
     assert not states[BlobState.PENDING], f"STUCK: {case} at {acted_at}"
@@ -277,7 +277,7 @@ def make_any(
             url = create_database(server, name, request.getfixturevalue("migrated_database"))
         world = World.make(folder, url, endpoint, double, clip=tiny_clip)
         yield world
-        world.depot.engine.dispose()
+        world.workspace.engine.dispose()
         if request.param == "postgresql":
             drop_database(server, name)
         shutil.rmtree(folder)

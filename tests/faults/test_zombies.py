@@ -29,45 +29,45 @@ Meanwhile = Callable[[World], None]
 
 
 def viewed(world: World) -> None:
-    assert record_views(world.depot.engine, {"v1": 1}, at=datetime.now(UTC)) == 1
+    assert record_views(world.workspace.engine, {"v1": 1}, at=datetime.now(UTC)) == 1
 
 
 def held(world: World) -> None:
-    hold(world.depot.engine, scope="video", subject="v1", reason="a court asks for it", author="test")
+    hold(world.workspace.engine, scope="video", subject="v1", reason="a court asks for it", author="test")
 
 
 def owner_held(world: World) -> None:
-    hold(world.depot.engine, scope="user", subject="ann", reason="a dispute", author="test")
+    hold(world.workspace.engine, scope="user", subject="ann", reason="a dispute", author="test")
 
 
 def replaced(world: World) -> None:
     """The service stores new bytes for the video, as `upload` publishes them."""
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         old = session.execute(sa.select(videos.c.blob_id).where(videos.c.id == "v1")).scalar_one()
         session.execute(sa.update(blobs).where(blobs.c.id == old).values(state=BlobState.RETIRED, purge_after=_soon()))
     world.video("v1", generation=7)
 
 
 def restored(world: World) -> None:
-    batch = find_restorable(world.depot, video_id="v1")
-    restore(world.depot, batch, run_id="person", author="test", grace=Grace(), hold_days=30)
+    batch = find_restorable(world.workspace, video_id="v1")
+    restore(world.workspace, batch, run_id="person", author="test", grace=Grace(), hold_days=30)
 
 
 def restored_after_its_claim(world: World) -> None:
     """The sleeper's claim times out, a run settles it, and a person restores the video."""
     world.expire_leases()
-    assert settle_claims(world.depot, run_id="another", grace=Grace()) == 1
+    assert settle_claims(world.workspace, run_id="another", grace=Grace()) == 1
     restored(world)
 
 
 def frozen(world: World) -> None:
-    freeze(world.depot.engine, by="test", reason="an alarm")
+    freeze(world.workspace.engine, by="test", reason="an alarm")
 
 
 def taken_over(world: World) -> None:
     """A minute passes, and another run is granted the sleeper's leases."""
     world.expire_leases()
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.text("UPDATE leases SET token = token + 1, holder = 'another'"))
 
 
@@ -125,12 +125,12 @@ def _wait_until_stopped(process: BaseProcess) -> None:
 
 def _assert_nothing_wanted_is_gone(world: World, operation: str, meanwhile: Meanwhile) -> None:
     assert not world.double.deleted(), f"deleted {world.double.deleted()}"
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         state = session.execute(sa.select(videos.c.state).where(videos.c.id == "v1")).scalar_one()
     if operation == "retire" or meanwhile in (restored, restored_after_its_claim):
         assert state == VideoState.LIVE
     if meanwhile is frozen:
-        thaw(world.depot.engine, by="test")
+        thaw(world.workspace.engine, by="test")
     world.check(settled=False)
 
 

@@ -16,7 +16,7 @@ from reelkeeper.adapters.s3 import r2
 from reelkeeper.adapters.s3.keys import blob_key
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.model import BlobState, VideoState
-from reelkeeper.operations.core.workspace import Depot, join
+from reelkeeper.operations.core.workspace import Workspace, join
 from reelkeeper.store.billing import quotas, recount
 from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import open_engine, reading, transaction
@@ -50,7 +50,7 @@ class Address:
     prefix: str
     folder: str
 
-    def depot(self) -> Depot:
+    def workspace(self) -> Workspace:
         bucket = r2.connect(self.endpoint_url, self.access_key_id, self.secret_access_key, BUCKET, self.prefix)
         return join(open_engine(self.store_url), bucket, keeps_contract=True)
 
@@ -62,7 +62,7 @@ class World:
     address: Address
     double: R2Double
     clip: Path
-    depot: Depot
+    workspace: Workspace
     outside: r2.Bucket
     sentinels: dict[str, str] = field(default_factory=dict)
 
@@ -78,11 +78,11 @@ class World:
             str(folder),
         )
         outside = r2.connect(at.endpoint_url, at.access_key_id, at.secret_access_key, BUCKET, f"{name}/")
-        world = cls(address, double, clip, address.depot(), outside)
+        world = cls(address, double, clip, address.workspace(), outside)
         for key in ("video", "videos.mp4", "videos2/u/v.mp4", "other/g1.mp4"):
             put = outside.put_bytes_once(f"{name}/{key}", key.encode(), "text/plain")
             world.sentinels[put.key] = put.etag
-        with transaction(world.depot.engine, "test") as session:
+        with transaction(world.workspace.engine, "test") as session:
             session.execute(sa.insert(users).values(id="ann", tier="free", created_at=LONG_AGO))
         return world
 
@@ -106,12 +106,12 @@ class World:
         data = clip.read_bytes()
         key = key or blob_key(self.address.prefix, "ann", video_id, generation, clip.suffix[1:])
         if stored:
-            self.depot.bucket.put_once(key, clip, "video/mp4")
+            self.workspace.bucket.put_once(key, clip, "video/mp4")
         is_ours = bool(_OURS.search(key))
-        standing = None if is_ours else self.depot.bucket.head(key)
+        standing = None if is_ours else self.workspace.bucket.head(key)
         frames, seconds = decoded(clip)
         retired = blob_state == BlobState.RETIRED
-        with transaction(self.depot.engine, "test") as session, quotas.counted(session, [video_id]):
+        with transaction(self.workspace.engine, "test") as session, quotas.counted(session, [video_id]):
             if not session.execute(sa.select(videos.c.id).where(videos.c.id == video_id)).scalar():
                 session.execute(
                     sa.insert(videos).values(
@@ -156,7 +156,7 @@ class World:
         """Add a video that `run_id` has swapped: its first blob is retired and can be taken back."""
         old = self.video(video_id, blob_state=BlobState.RETIRED, current=False)
         new = self.video(video_id, generation=2, recipe="a recipe")
-        with transaction(self.depot.engine, "test") as session:
+        with transaction(self.workspace.engine, "test") as session:
             session.execute(
                 sa.insert(operations).values(
                     id=video_id,
@@ -177,7 +177,7 @@ class World:
     def plan(self, flow: str, action: str, blob_ids: list[int]) -> str:
         """Save a plan that says `action` for `blob_ids`."""
         plan_id = f"{flow[:5]}{len(blob_ids)}"
-        with transaction(self.depot.engine, "test") as session:
+        with transaction(self.workspace.engine, "test") as session:
             session.execute(
                 sa.insert(plans).values(
                     id=plan_id,
@@ -211,14 +211,14 @@ class World:
 
     def expire_leases(self) -> None:
         """Let the time pass after which a dead run's leases are free, and its claims have timed out."""
-        with transaction(self.depot.engine, "test") as session:
+        with transaction(self.workspace.engine, "test") as session:
             session.execute(sa.update(leases).values(expires_at=LONG_AGO))
             session.execute(sa.update(blobs).where(blobs.c.claimed_at.is_not(None)).values(claimed_at=LONG_AGO))
 
     def check(self, *, settled: bool = True) -> None:
         """The master property. `settled`: the recovery has ended, so nothing may be left half done."""
-        stored = {one.key: one for page in self.depot.bucket.pages() for one in page}
-        with reading(self.depot.engine) as session:
+        stored = {one.key: one for page in self.workspace.bucket.pages() for one in page}
+        with reading(self.workspace.engine) as session:
             rows = session.execute(sa.select(blobs)).all()
             live = session.execute(
                 sa.select(
@@ -265,7 +265,7 @@ class World:
 
     def _assert_readable(self, video: sa.Row[tuple[object, ...]]) -> None:
         path = Path(self.address.folder) / "check.bin"
-        digest = self.depot.bucket.download(video.key, path)
+        digest = self.workspace.bucket.download(video.key, path)
         assert video.sha256 in (None, digest), f"CORRUPT: {video.id}"
         if video.frames is not None:
             if digest not in _DURATIONS:

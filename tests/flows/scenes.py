@@ -35,7 +35,7 @@ class Scene:
     """Videos of the pro user "ann", none of them viewed, on days that are all recorded."""
 
     def __init__(self, world: World) -> None:
-        self.world, self.double, self.engine = world, world.double, world.depot.engine
+        self.world, self.double, self.engine = world, world.double, world.workspace.engine
         with transaction(self.engine, "test") as session:
             session.execute(sa.update(users).values(tier="pro"))
             session.execute(sa.insert(view_days), recorded_days())
@@ -55,7 +55,7 @@ class Scene:
 
     def when_a_video_is_fetched(self, action: Callable[[], object]) -> None:
         """Call `action` as the first request for a video's bytes arrives; those before it ask who the bucket is."""
-        faults, identity = self.double.faults, self.world.depot.bucket.identity_key
+        faults, identity = self.double.faults, self.world.workspace.bucket.identity_key
 
         def look(request: Request) -> None:
             if request.key == identity:
@@ -79,7 +79,7 @@ class Scene:
         """Dump what a run must not change unasked: rows, and what is stored."""
         with reading(self.engine) as session:
             rows = tuple(tuple(session.execute(sa.select(table)).all()) for table in KEPT_TABLES)
-        stored = sorted((one.key, one.etag) for page in self.world.depot.bucket.pages() for one in page)
+        stored = sorted((one.key, one.etag) for page in self.world.workspace.bucket.pages() for one in page)
         return *rows, tuple(stored)
 
     def outcomes(self, plan_id: str) -> dict[str | None, str | None]:

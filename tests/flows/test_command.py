@@ -129,7 +129,7 @@ def test_what_must_be_refused_ends_with_9_and_changes_nothing(old: Scene, words:
 
 
 def test_a_bucket_of_another_deployment_ends_with_9(old: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    prefix = old.world.depot.bucket.prefix
+    prefix = old.world.workspace.bucket.prefix
     bucket = old.world.outside
     bucket.put_bytes_once(f"{prefix}other/.reelkeeper-identity.json", b'{"deployment": "somebody"}', "application/json")
     monkeypatch.setenv("REELKEEPER_PREFIX", f"{prefix}other/")
@@ -165,7 +165,7 @@ def test_a_layout_of_the_services_own_is_read_shown_and_taken_in(
     prefix = scene.world.address.prefix
     keys = ("2024/01/a.mp4", "2024/01/b.mp4", "users/ann/outputs/c.mp4", "u1/c.mp4")
     for key in keys:
-        scene.world.depot.bucket.put_bytes_once(prefix + key, b"xxx", "video/mp4")
+        scene.world.workspace.bucket.put_bytes_once(prefix + key, b"xxx", "video/mp4")
     monkeypatch.setenv("REELKEEPER_KEY_PATTERN", "{user}/x.{ext}")
     assert "REELKEEPER_KEY_PATTERN: Value error, pattern" in run("run", "sync_catalog", exit_code=2).stderr
     patterns = "users/{user}/outputs/{video}.{ext}, {year}/{month}/{video}.{ext}, {user}/{video}.{ext}"
@@ -187,7 +187,7 @@ def test_a_layout_of_the_services_own_is_read_shown_and_taken_in(
 
 
 def test_what_is_in_doubt_ends_with_6_and_patterns_that_do_not_fit_with_9(scene: Scene) -> None:
-    bucket, prefix = scene.world.depot.bucket, scene.world.address.prefix
+    bucket, prefix = scene.world.workspace.bucket, scene.world.address.prefix
     for key in ("ann/v.mp4", "ann/v/x.mp4"):
         bucket.put_bytes_once(prefix + key, b"xxx", "video/mp4")
     assert "told of once" in run("run", "sync_catalog", "--apply", exit_code=6).stderr

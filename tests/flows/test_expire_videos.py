@@ -31,9 +31,9 @@ def test_a_run_retires_and_can_be_taken_back_whole(old: Scene) -> None:
     report = expire_videos(dry_run=False)
     assert old.states() == {"v0": "retired", "v1": "retired", "v2": "live"}
     assert [(one.outcome, one.objects) for one in report.done] == [("retired", 2)]
-    depot = old.world.depot
-    taken = find_restorable(depot, run_id=report.run_id)
-    restore(depot, taken, run_id="undo", author="ops", grace=Grace(), hold_days=1)
+    workspace = old.world.workspace
+    taken = find_restorable(workspace, run_id=report.run_id)
+    restore(workspace, taken, run_id="undo", author="ops", grace=Grace(), hold_days=1)
     assert set(old.states().values()) == {"live"}
     assert old.double.deleted() == []
 

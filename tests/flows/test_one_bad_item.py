@@ -47,7 +47,7 @@ def leave_open(scene: Scene, video_id: str, keeper: Keeper) -> None:
     grant = keeper.take([f"video/{video_id}"])[0]
     with pytest.raises(StorageError):
         upload(
-            scene.world.depot,
+            scene.world.workspace,
             scene.world.clip,
             user_id="ann",
             video_id=video_id,
@@ -103,7 +103,7 @@ def test_videos_that_vanish_or_are_corrupt_are_named_and_the_others_are_compress
     for number in range(4):
         scene.video(f"v{number}", age_days=10)
     scene.video("new", age_days=1)
-    client, bucket = scene.double.client, scene.world.depot.bucket
+    client, bucket = scene.double.client, scene.world.workspace.bucket
     client.delete_object(Bucket=bucket.name, Key=key_of(scene, "v0"))
     client.put_object(Bucket=bucket.name, Key=key_of(scene, "v1"), Body=b"these are other bytes")
     of_v2 = sa.select(videos.c.blob_id).where(videos.c.id == "v2").scalar_subquery()

@@ -116,8 +116,8 @@ def _instances(model: BaseModel) -> Iterator[tuple[type[BaseModel], BaseModel]]:
 def serve(scene: Scene) -> None:
     """Ask the API for what its policies decide, on a real socket."""
     _, token = tokens.create(scene.engine, "a test", tuple(Scope), author="test")
-    depot = replace(scene.world.depot, in_force=current(scene.engine))  # as if opened now
-    stands = Backing(depot, Path(scene.world.address.folder) / "scratch")
+    workspace = replace(scene.world.workspace, in_force=current(scene.engine))  # as if opened now
+    stands = Backing(workspace, Path(scene.world.address.folder) / "scratch")
     app = create_app(stands)
     server = Server(
         uvicorn.Config(app, port=0, http=Connection, ws="none", log_level="error"), stands.load, lambda: None

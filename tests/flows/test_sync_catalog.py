@@ -24,7 +24,9 @@ def uploaded(scene: Scene) -> Scene:
     """Two videos that the catalogue knows, and one object that it does not."""
     scene.video("v0", age_days=1)
     scene.video("v1", age_days=1)
-    scene.world.depot.bucket.put_once(f"{scene.world.address.prefix}bob/new/clip.mp4", scene.world.clip, "video/mp4")
+    scene.world.workspace.bucket.put_once(
+        f"{scene.world.address.prefix}bob/new/clip.mp4", scene.world.clip, "video/mp4"
+    )
     return scene
 
 
@@ -91,7 +93,7 @@ def test_reads_that_cloudflare_counts_become_the_views_of_past_days(
 
 def put(scene: Scene, *keys: str, size: int = 3) -> None:
     for key in keys:
-        scene.world.depot.bucket.put_bytes_once(f"{scene.world.address.prefix}{key}", b"x" * size, "video/mp4")
+        scene.world.workspace.bucket.put_bytes_once(f"{scene.world.address.prefix}{key}", b"x" * size, "video/mp4")
 
 
 def test_a_dry_run_foretells_the_run_and_what_is_in_doubt_is_told_once(uploaded: Scene) -> None:

@@ -76,7 +76,7 @@ def test_it_compresses_in_the_name_of_the_run_that_planned_and_leaves_the_end_to
     assert [(one.outcome, one.objects) for one in report.done] == [("compressed", 3)]
     assert cold.outcomes(plan_id) == dict.fromkeys(COLD, "compressed") | {"forgotten": None}
     assert swapped_by(cold) == dict.fromkeys(COLD, "dead")
-    assert plans.under_way(cold.world.depot) == plan_id
+    assert plans.under_way(cold.world.workspace) == plan_id
     cold.world.check()
 
 
@@ -84,7 +84,7 @@ def test_it_ends_the_plan_of_a_run_that_is_dead(cold: Scene) -> None:
     begun(cold)
     cold.world.expire_leases()
     assert transcode_videos(dry_run=False).left == 0
-    assert plans.under_way(cold.world.depot) is None
+    assert plans.under_way(cold.world.workspace) is None
     assert transcode_videos(dry_run=False).plan_id is None
 
 
@@ -123,7 +123,7 @@ def test_a_new_run_ends_what_a_dead_one_left_under_way(cold: Scene) -> None:
     begun(cold)
     cold.world.expire_leases()
     assert tier_storage(dry_run=False).plan.compress.objects == 3
-    assert plans.under_way(cold.world.depot) is None
+    assert plans.under_way(cold.world.workspace) is None
 
 
 def test_a_freeze_stops_it_before_the_next_video(cold: Scene) -> None:

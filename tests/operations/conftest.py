@@ -17,14 +17,14 @@ from tests.operations.books import DOLLAR
 @pytest.fixture
 def grant(world: World) -> Iterator[Grant]:
     """A lease: the operations ask only that it is current."""
-    with Keeper(world.depot.engine) as keeper:
+    with Keeper(world.workspace.engine) as keeper:
         yield keeper.take(["test"])[0]
 
 
 @pytest.fixture
 def shop(world: World) -> Iterator[World]:
     """Ann has credits; at the end, whatever was done, everything adds up."""
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         ledger.grant(session, "ann", DOLLAR, "first", run_id="test")
     yield world
     world.check()

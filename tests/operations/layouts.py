@@ -13,7 +13,7 @@ from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.model import Grace
 from reelkeeper.model.adoption import Adoption
 from reelkeeper.model.key_patterns import DEFAULT_PATTERNS, compiled
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.sync import adoption, orphans, sync
 from reelkeeper.operations.sync.survey import survey
 from reelkeeper.rules.sync.adoption import AdoptionLimits
@@ -180,60 +180,65 @@ def longest(prefix: str) -> str:
     return f"ann/long/{middle}/{'z' * room}.mp4"
 
 
-def dry(depot: Depot, limits: AdoptionLimits = AdoptionLimits()) -> Adoption:
-    return adoption.judge(depot, survey(depot, run_id="dry", note=True).scan_id, limits)
+def dry(workspace: Workspace, limits: AdoptionLimits = AdoptionLimits()) -> Adoption:
+    return adoption.judge(workspace, survey(workspace, run_id="dry", note=True).scan_id, limits)
 
 
-def act(depot: Depot, grant: Grant, limits: AdoptionLimits = AdoptionLimits()) -> tuple[Adoption, int, int, int]:
+def act(
+    workspace: Workspace, grant: Grant, limits: AdoptionLimits = AdoptionLimits()
+) -> tuple[Adoption, int, int, int]:
     """Do as `sync_catalog` does; returns what was judged, adopted, left, and told of as in doubt."""
-    found = survey(depot, run_id="run", note=True)
-    judged = adoption.judge(depot, found.scan_id, limits)
-    adopted, _ = orphans.adopt(depot, found, grant=grant, run_id="run")
-    sync.lose(depot, found, grant=grant, run_id="run")
-    sync.mend(depot, found, grant=grant, run_id="run", grace=Grace())
-    orphans.sweep(depot, found, grant=grant, run_id="run", grace=Grace())
-    left, _ = sync.finish(depot, found, "good")
-    return judged, adopted, left, orphans.tell(depot, found)[0]
+    found = survey(workspace, run_id="run", note=True)
+    judged = adoption.judge(workspace, found.scan_id, limits)
+    adopted, _ = orphans.adopt(workspace, found, grant=grant, run_id="run")
+    sync.lose(workspace, found, grant=grant, run_id="run")
+    sync.mend(workspace, found, grant=grant, run_id="run", grace=Grace())
+    orphans.sweep(workspace, found, grant=grant, run_id="run", grace=Grace())
+    left, _ = sync.finish(workspace, found, "good")
+    return judged, adopted, left, orphans.tell(workspace, found)[0]
 
 
-def catalogue(depot: Depot) -> dict[str, tuple[str, str]]:
-    with reading(depot.engine) as session:
+def catalogue(workspace: Workspace) -> dict[str, tuple[str, str]]:
+    with reading(workspace.engine) as session:
         rows = session.execute(
             sa.select(blobs.c.key, videos.c.user_id, videos.c.id).join(videos, videos.c.blob_id == blobs.c.id)
         )
-        return {row.key.removeprefix(depot.bucket.prefix): (row.user_id, row.id) for row in rows}
+        return {row.key.removeprefix(workspace.bucket.prefix): (row.user_id, row.id) for row in rows}
 
 
-def out_of(depot: Depot) -> dict[str, str]:
-    with reading(depot.engine) as session:
+def out_of(workspace: Workspace) -> dict[str, str]:
+    with reading(workspace.engine) as session:
         rows = session.execute(sa.select(notes.c.key, notes.c.verdict))
-        return {row.key.removeprefix(depot.bucket.prefix): row.verdict for row in rows}
+        return {row.key.removeprefix(workspace.bucket.prefix): row.verdict for row in rows}
 
 
-def hold(depot: Depot, at: Endpoint, grant: Grant, layout: Layout) -> None:
+def hold(workspace: Workspace, at: Endpoint, grant: Grant, layout: Layout) -> None:
     """Fill the bucket, look, act, and act again under other patterns: all as the layout says, and as was foretold."""
-    prefix = depot.bucket.prefix
+    prefix = workspace.bucket.prefix
     last = longest(prefix)
-    depot = replace(depot, layout=compiled(layout.patterns))
+    workspace = replace(workspace, layout=compiled(layout.patterns))
     put(at, prefix, {last if key == "LONGEST" else key: size for key, size in layout.keys.items()})
     if layout.csv:
         lines = ["key,video_id,user_id,created_at", *(f"{prefix}{line}" for line in layout.csv)]
-        import_keys(depot.engine, lines, str)
-    foretold = dry(depot)
-    assert catalogue(depot) == {}
-    assert dry(depot) == foretold
-    judged, adopted, left, in_doubt = act(depot, grant)
+        import_keys(workspace.engine, lines, str)
+    foretold = dry(workspace)
+    assert catalogue(workspace) == {}
+    assert dry(workspace) == foretold
+    judged, adopted, left, in_doubt = act(workspace, grant)
     assert judged == foretold
     wanted = {last if key == "LONGEST" else key: ids for key, ids in layout.adopted.items()}
-    assert catalogue(depot) == wanted
-    assert out_of(depot) == layout.out
+    assert catalogue(workspace) == wanted
+    assert out_of(workspace) == layout.out
     assert (adopted, left) == (judged.adopted, judged.kept_out) == (len(layout.adopted), len(layout.out))
     assert in_doubt == sum(why in {"another_file", "id_taken", "empty", "odd_key"} for why in layout.out.values())
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         for key, created_at in layout.created.items():
             made = sa.select(videos.c.created_at).where(videos.c.id == wanted[key][1])
             assert session.execute(made).scalar_one() == created_at
-    other = replace(depot, layout=compiled(("{any}/{user}/{video}.{ext}", "{user}/{video}/{any}.{ext}")))
+    other = replace(workspace, layout=compiled(("{any}/{user}/{video}.{ext}", "{user}/{video}/{any}.{ext}")))
     again, adopted, *_, in_doubt = act(other, grant)
-    assert (catalogue(depot) | wanted, in_doubt) == (catalogue(depot), 0)  # nothing is mapped anew, or told twice
+    assert (catalogue(workspace) | wanted, in_doubt) == (
+        catalogue(workspace),
+        0,
+    )  # nothing is mapped anew, or told twice
     assert adopted == again.adopted

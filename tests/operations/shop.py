@@ -26,7 +26,7 @@ def ask(world: World, *prompts: str) -> list[str]:
     wanted = {"model": "a", "width": 64, "height": 64, "duration_seconds": 0.5, "fps": 8}
     answers = [
         admit(
-            world.depot.engine,
+            world.workspace.engine,
             GenerationRequest.model_validate({**wanted, "prompt": prompt}),
             user_id="ann",
             client_key=prompt,
@@ -44,11 +44,11 @@ def http(provider: ProviderDouble) -> HttpGenerator:
 def run(world: World, generator: Generator, **how: Any) -> Counter[End]:  # noqa: ANN401  as work takes them
     options: dict[str, Any] = {"seconds": 60, "slots": 4, "limit": lambda: 99, "until_idle": True, "attempts": PATIENCE}
     scratch = Path(world.address.folder) / "scratch"
-    return work(world.depot, generator, run_id="run", scratch=scratch, **{**options, **how})
+    return work(world.workspace, generator, run_id="run", scratch=scratch, **{**options, **how})
 
 
 def spent(world: World) -> int:
-    available, held = balances(world.depot.engine, "ann")
+    available, held = balances(world.workspace.engine, "ann")
     assert held == 0, "credits are held of a job that is over"
     return DOLLAR - available
 

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.adapters.s3.r2 import Bucket
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.settings import Settings
 from tasks import usage
@@ -16,11 +16,13 @@ def test_what_a_run_collects_is_charged_and_read_back(
     sqlite_engine: sa.Engine, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(usage, "settings", Settings)
-    depot = Depot(sqlite_engine, bucket, "deployment")
+    workspace = Workspace(sqlite_engine, bucket, "deployment")
     as_of = datetime.now(UTC)
     list(bucket.pages())
-    assert usage.collect.fn(depot, as_of).trouble == ""
-    assert usage.charge.fn(depot, PriceBook(), as_of) == 1
+    assert usage.collect.fn(workspace, as_of).trouble == ""
+    assert usage.charge.fn(workspace, PriceBook(), as_of) == 1
     first = as_of.date().replace(day=1)
-    (listing,) = [one for one in usage.charges_between.fn(depot, first, as_of.date()) if one.service == "r2-class-a"]
+    (listing,) = [
+        one for one in usage.charges_between.fn(workspace, first, as_of.date()) if one.service == "r2-class-a"
+    ]
     assert (listing.consumed_quantity, listing.list_nanousd, listing.billed_nanousd) == (1, 4_500, 0)

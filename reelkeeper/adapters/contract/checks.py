@@ -16,7 +16,7 @@ from reelkeeper.errors import KeyTaken, ObjectChanged, ObjectMissing, Reelkeeper
 
 ODD_NAMES: Final = ("a b", "ä", "日本", "🎬", "a+b", "100%", "%20", "a&b<c>", "'quotes\"", "q?x=1#y", "~!*();:@$,=[]{}")
 _TYPE: Final = "text/plain"
-_CLOCKS: Final = timedelta(minutes=5)  # S3 refuses requests whose date is 15 min off; operations/depot.py allows 5
+_CLOCKS: Final = timedelta(minutes=5)  # S3 refuses requests whose date is 15 min off; operations/workspace.py allows 5
 _BETWEEN_WRITES: Final = 2.1  # seconds: R2 takes one write a second to one key, and tells times to the second
 _EXPIRES: Final = 2  # seconds, of a URL that is used when it is over
 _AFTERWARDS: Final = 2  # seconds later

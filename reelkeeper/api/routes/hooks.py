@@ -45,7 +45,7 @@ async def generator_called(request: Request, stands: Stands, load: Loaded) -> Re
     shown = request.headers.get(webhook.HEADER, "")
     job_id = webhook.verify(secret.get_secret_value(), await request.body(), shown, time.time())
     async with load.writing.turn(), load.work.turn():
-        await run_in_threadpool(look_soon, stands.depot.engine, job_id)
+        await run_in_threadpool(look_soon, stands.workspace.engine, job_id)
     return Response(status_code=204)
 
 
@@ -53,5 +53,5 @@ async def generator_called(request: Request, stands: Stands, load: Loaded) -> Re
 def run_in_trouble(run: TroubledRun, stands: Stands) -> Response:
     """Tell people. The same call again tells nothing new, and neither does the next run that fails the same way."""
     found = alerting.finding(run.trouble, run.flow, run_name=run.run_name, message=run.message or "", url=run.url or "")
-    observe(stands.depot.engine, [found], rules=(), run_id=run.run_id)
+    observe(stands.workspace.engine, [found], rules=(), run_id=run.run_id)
     return Response(status_code=204)

@@ -47,8 +47,8 @@ async def keep(request: Request, stands: Stands, load: Loaded) -> Image:
         await _receive(request, file)
         async with load.images.turn(), load.work.turn():
             data = await run_sync(_whole, file)
-            kept = await run_sync(images.keep, stands.depot, data)
-            await run_sync(flush_operations, stands.depot.engine, stands.depot.bucket)
+            kept = await run_sync(images.keep, stands.workspace, data)
+            await run_sync(flush_operations, stands.workspace.engine, stands.workspace.bucket)
     return Image.model_validate(kept._asdict())
 
 

@@ -119,7 +119,7 @@ def ask(
     asked: NewJob, key: IdempotencyKey, stands: Stands, request: Request, response: Response
 ) -> Admitted | JSONResponse:
     """Answer at once: the video, a place in the queue, or why not. What is held stands or falls with the job."""
-    answer = admit(stands.depot.engine, asked.request, user_id=asked.user_id, client_key=key)
+    answer = admit(stands.workspace.engine, asked.request, user_id=asked.user_id, client_key=key)
     match answer:
         case Declined(code, reason, retry_seconds):
             wait = 30 if code == RefusedFor.FROZEN else retry_seconds
@@ -143,7 +143,7 @@ def ask(
 )
 def job(job_id: JobId, stands: Stands) -> Job:
     """Tell its place and wait, how far it is, or how it ended."""
-    return _told(follow(stands.depot.engine, job_id))
+    return _told(follow(stands.workspace.engine, job_id))
 
 
 @router.get(
@@ -155,7 +155,7 @@ def job(job_id: JobId, stands: Stands) -> Job:
 )
 async def events(job_id: JobId, stands: Stands, request: Request) -> EventStream:
     """Send the job, as `GET /v1/jobs/{id}` gives it, whenever it has changed; the last one is how it ended."""
-    first = await run_sync(lambda: follow(stands.depot.engine, job_id))  # or 404
+    first = await run_sync(lambda: follow(stands.workspace.engine, job_id))  # or 404
     changes: AsyncIterator[Followed | None] = request.app.state.following.changes(first)
     return EventStream(_sent(changes), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
@@ -168,7 +168,7 @@ async def events(job_id: JobId, stands: Stands, request: Request) -> EventStream
 )
 def cancel(job_id: JobId, stands: Stands) -> Cancelled:
     """End a job that waits, at no charge; ask one at work to stop. Safe to repeat."""
-    state = settle.cancel(stands.depot.engine, job_id, run_id=f"api-{uuid4().hex[:12]}")
+    state = settle.cancel(stands.workspace.engine, job_id, run_id=f"api-{uuid4().hex[:12]}")
     return Cancelled(job_id=job_id, state=state.value)
 
 

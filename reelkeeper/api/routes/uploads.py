@@ -82,7 +82,7 @@ def begin(asked: NewUpload, key: IdempotencyKey, stands: Stands) -> Upload:
     wanted = receive.Announced(**asked.model_dump())
     if wanted.created_at:
         wanted = wanted._replace(created_at=min(wanted.created_at, datetime.now(UTC)).astimezone(UTC))
-    upload, ticket = receive.begin(stands.depot, wanted, key, url_seconds=stands.load.policy.url_seconds)
+    upload, ticket = receive.begin(stands.workspace, wanted, key, url_seconds=stands.load.policy.url_seconds)
     told = _told(upload)
     return told.model_copy(update=ticket._asdict()) if ticket else told
 
@@ -95,7 +95,7 @@ def begin(asked: NewUpload, key: IdempotencyKey, stands: Stands) -> Upload:
 )
 def upload(upload_id: UploadId, stands: Stands) -> Upload:
     """Say whether it is open, stored, refused or expired."""
-    return _told(receive.find(stands.depot, upload_id))
+    return _told(receive.find(stands.workspace, upload_id))
 
 
 @router.post(
@@ -110,15 +110,15 @@ def finish(upload_id: UploadId, stands: Stands) -> Upload:
         raise LeaseLost("other uploads are being verified; try again in some seconds")
     try:
         done = complete(
-            stands.depot,
+            stands.workspace,
             upload_id,
             scratch=stands.scratch,
             run_id=f"upload-{uuid4().hex[:12]}",
-            grace=current(stands.depot.engine).policies.lifecycle.grace,
+            grace=current(stands.workspace.engine).policies.lifecycle.grace,
         )
     finally:
         _AT_ONCE.release()
-    flush_operations(stands.depot.engine, stands.depot.bucket)
+    flush_operations(stands.workspace.engine, stands.workspace.bucket)
     return _told(done)
 
 

@@ -62,7 +62,7 @@ class Answer(BaseModel):
 )
 def user(user_id: Annotated[Id, Path(examples=["ann"])], stands: Stands) -> User:
     """Read tier, bytes and credits from one snapshot."""
-    with reading(stands.depot.engine) as session:
+    with reading(stands.workspace.engine) as session:
         standing = quotas.standing(session, user_id)
         if standing is None:
             raise NotFound(f"no user {user_id!r} in the catalogue")
@@ -86,5 +86,5 @@ def user(user_id: Annotated[Id, Path(examples=["ann"])], stands: Stands) -> User
 )
 def check(asked: Question, stands: Stands) -> Answer:
     """Tell whether they would fit at this moment; nothing is reserved."""
-    answer = check_user_storage_quota(stands.depot.engine, asked.user_id, asked.incoming_bytes)
+    answer = check_user_storage_quota(stands.workspace.engine, asked.user_id, asked.incoming_bytes)
     return Answer(**asdict(answer))

@@ -61,7 +61,7 @@ class Counted(BaseModel):
 )
 def video(video_id: Annotated[Id, Path(examples=["v1"])], stands: Stands) -> RedirectResponse:
     """Redirect to a presigned URL of the blob that the video stands on now."""
-    shown = show(stands.depot, video_id, url_seconds=stands.load.policy.url_seconds)
+    shown = show(stands.workspace, video_id, url_seconds=stands.load.policy.url_seconds)
     return RedirectResponse(shown.url, 307, {"Cache-Control": "no-store"})  # the next view is counted too
 
 
@@ -80,4 +80,4 @@ def views(asked: Views, stands: Stands) -> Counted:
     sums: dict[str, int] = {}
     for one in asked.views:
         sums[one.video_id] = sums.get(one.video_id, 0) + one.views
-    return Counted(counted=record_views(stands.depot.engine, sums, at=min(at, now).astimezone(UTC)))
+    return Counted(counted=record_views(stands.workspace.engine, sums, at=min(at, now).astimezone(UTC)))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reelkeeper.cli.opening import configured, depot
+from reelkeeper.cli.opening import configured, workspace
 from reelkeeper.cli.screen import emit
 
 _PATIENCE_SECONDS = 20  # for requests under way when it is told to stop
@@ -31,7 +31,7 @@ def api(
     from reelkeeper.store.core.engine import limit_lock_waits
 
     settings = configured()
-    with depot() as opened:
+    with workspace() as opened:
         limit_lock_waits(opened.engine, opened.in_force.policies.access.wait_seconds)
         app = create_app(Backing(opened, settings.scratch, orchestrator.connect(settings)))
         if schema:

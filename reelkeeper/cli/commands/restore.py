@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reelkeeper.cli.opening import depot
+from reelkeeper.cli.opening import workspace
 from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import new_run_id, who
 from reelkeeper.errors import NotFound, PartialFailure
@@ -35,7 +35,7 @@ def restore(
     from reelkeeper.operations.lifecycle.purge import settle_claims
 
     run_id = new_run_id("restore")
-    with depot() as opened:
+    with workspace() as opened:
         grace = opened.in_force.policies.lifecycle.grace
         run = _whole(opened.engine, run) if run else None
         if not dry_run:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from reelkeeper.cli.opening import configured, depot, store
+from reelkeeper.cli.opening import configured, store, workspace
 from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import moment, new_run_id
 from reelkeeper.errors import KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
@@ -241,7 +241,7 @@ def add(
     at = moment(created_at) or datetime.now(UTC)
     if file.suffix.lstrip(".").lower() not in CONTENT_TYPES:
         raise typer.BadParameter(f"{file.name} does not end in one of {', '.join(CONTENT_TYPES)}")
-    with depot() as opened, Keeper(opened.engine) as keeper:
+    with workspace() as opened, Keeper(opened.engine) as keeper:
         grants = keeper.take([f"video/{video}"])
         if not grants:
             raise LeaseLost(f"another run is at work on video {video!r}; try again in a minute")

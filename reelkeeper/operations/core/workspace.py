@@ -1,4 +1,4 @@
-"""The depot: a store and the bucket that belongs to it. Nothing changes a bucket that is not this store's."""
+"""The workspace: a store and the bucket that belongs to it. Nothing changes a bucket that is not this store's."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ MAX_SKEW_FROM_BUCKET = timedelta(seconds=300)
 
 
 @dataclass(frozen=True, slots=True)
-class Depot:
+class Workspace:
     """A store and its bucket, whose identity object was read and agrees. `layout` reads the keys of the service's.
 
     `in_force` is of the moment when it was opened: for a run or a command. Who serves for longer asks the store.
@@ -47,7 +47,7 @@ class Depot:
 
 
 @contextmanager
-def open_depot(settings: Settings) -> Iterator[Depot]:
+def open_workspace(settings: Settings) -> Iterator[Workspace]:
     """Open store and bucket as configured; the embedded store is made and upgraded on the way.
 
     Raises IdentityMismatch when the bucket is not this store's, SchemaError when the store is of another version,
@@ -113,7 +113,7 @@ def open_bucket(settings: Settings) -> Iterator[Bucket]:
 
 def join(
     engine: Engine, bucket: Bucket, layout: tuple[KeyPattern, ...] = DEFAULT_LAYOUT, *, keeps_contract: bool = False
-) -> Depot:
+) -> Workspace:
     """Check that store and bucket belong together and that their clocks agree.
 
     `keeps_contract` says so of a bucket that `reelkeeper doctor --contract` need not try.
@@ -123,7 +123,7 @@ def join(
         store_time, found = now(session), in_force(session)
     check_identity(bucket, deployment_id, may_claim=not knows_objects)
     _check_clocks(store_time, bucket.server_time())
-    return Depot(engine, bucket, deployment_id, found, layout, keeps_contract or contract_passed(engine, bucket))
+    return Workspace(engine, bucket, deployment_id, found, layout, keeps_contract or contract_passed(engine, bucket))
 
 
 def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> None:

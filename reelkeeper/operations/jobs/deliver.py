@@ -13,7 +13,7 @@ from reelkeeper.errors import IntegrityDoubt, LeaseLost, NotFound
 from reelkeeper.model import VideoState
 from reelkeeper.model.money import ReservationState
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.settle import Settled
 from reelkeeper.operations.videos import intents
@@ -24,7 +24,7 @@ from reelkeeper.store.tables import jobs, reservations, videos
 
 
 def deliver(
-    depot: Depot,
+    workspace: Workspace,
     job_id: str,
     lease_token: int,
     source: Path,
@@ -42,18 +42,18 @@ def deliver(
     file that is none, LeaseLost, Frozen, and IntegrityDoubt when what is stored is not what was sent, or its user is
     held; the job is at work then as before.
     """
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         grace = in_force(session).policies.lifecycle.grace
-    for intent in intents.open_intents(depot, job_id):
-        intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
-    with reading(depot.engine) as session:
+    for intent in intents.open_intents(workspace, job_id):
+        intents.settle(workspace, intent, scratch=scratch, grant=grant, grace=grace)
+    with reading(workspace.engine) as session:
         user_id, reservation, reserved = _require(session, job_id, lease_token)
         delivered = is_live(session, job_id)
         created_at = now(session)
     if not delivered:
         fits = source.stat().st_size <= reserved
         done = upload(
-            depot,
+            workspace,
             source,
             user_id=user_id,
             video_id=job_id,
@@ -67,7 +67,7 @@ def deliver(
         if done.action != "uploaded":
             raise IntegrityDoubt(f"the video of job {job_id} was not published: {done.reason}")
     return settle.succeed(
-        depot.engine,
+        workspace.engine,
         job_id,
         lease_token,
         run_id=run_id,

@@ -31,7 +31,7 @@ from reelkeeper.errors import (
 from reelkeeper.logs import bound
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, Keeper
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.deliver import deliver, is_live
@@ -67,7 +67,7 @@ class Place:
     `no_room` holds what a full disk said, which ends the worker.
     """
 
-    depot: Depot
+    workspace: Workspace
     generator: Generator
     keeper: Keeper
     scratch: Path
@@ -79,7 +79,7 @@ class Place:
     @property
     def engine(self) -> Engine:
         """The store."""
-        return self.depot.engine
+        return self.workspace.engine
 
 
 class InHand:
@@ -187,7 +187,7 @@ def _make_and_deliver(place: Place, job: InHand) -> End:
             raise LeaseLost(f"job {one.id!r}: another worker delivers it")
         try:
             deliver(
-                place.depot,
+                place.workspace,
                 one.id,
                 one.lease_token,
                 made.path,

@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from reelkeeper.adapters.generator import Generator
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, Keeper
 from reelkeeper.operations.core.overrides import followed
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.run import End, InHand, Place, run_job
 from reelkeeper.private_files import make_folder
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 def work(
-    depot: Depot,
+    workspace: Workspace,
     generator: Generator,
     *,
     run_id: str,
@@ -58,8 +58,8 @@ def work(
     job at once.
     """
     make_folder(scratch)
-    with Keeper(depot.engine) as keeper:
-        place = Place(depot, generator, keeper, scratch, run_id)
+    with Keeper(workspace.engine) as keeper:
+        place = Place(workspace, generator, keeper, scratch, run_id)
         worker = _Worker(place, slots, limit, order=order, attempts=attempts, until_idle=until_idle)
         with _beating(place, worker.at_work, heartbeat_seconds):
             worker.run(time.monotonic() + seconds)

@@ -16,7 +16,7 @@ from reelkeeper.logs import bound
 from reelkeeper.model import Outcome, Tier
 from reelkeeper.operations.core.freeze import why_stopped
 from reelkeeper.operations.core.lease import Keeper
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import swap
 from reelkeeper.operations.lifecycle.transcode import shrink
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
@@ -99,21 +99,21 @@ def claim(engine: Engine, keeper: Keeper, plan_id: str) -> Batch | None:
             return Batch([(item, grant) for item, grant in ours if item.blob_id in unsettled], last_try)
 
 
-def compress(depot: Depot, keeper: Keeper, job: Job, item: Item, grant: Grant, *, scratch: Path) -> Outcome:
+def compress(workspace: Workspace, keeper: Keeper, job: Job, item: Item, grant: Grant, *, scratch: Path) -> Outcome:
     """Compress one video. Raises as `swap` does; LeaseLost, too, when its lease is lost while it is encoded."""
     video_id = item.video_id or ""
     with bound(video_id=video_id):
         return swap.swap(
-            depot,
+            workspace,
             video_id,
             item.blob_id,
             shrink=partial(
                 shrink,
                 recipe=job.recipe,
                 acceptance=job.acceptance,
-                remaining_days=_remaining_days(depot, job, video_id),
+                remaining_days=_remaining_days(workspace, job, video_id),
                 progress=partial(keeper.check, grant),
-                timed_out=partial(_timed_out, depot, item.blob_id),
+                timed_out=partial(_timed_out, workspace, item.blob_id),
             ),
             scratch=scratch,
             grant=grant,
@@ -122,11 +122,11 @@ def compress(depot: Depot, keeper: Keeper, job: Job, item: Item, grant: Grant, *
         )
 
 
-def _remaining_days(depot: Depot, job: Job, video_id: str) -> int | None:
+def _remaining_days(workspace: Workspace, job: Job, video_id: str) -> int | None:
     """Tell what is left of the video's life by its user's tier, for the payback gate; None for ever, or unknown."""
     if job.recipe.payback.cpu_usd_per_hour is None:
         return None
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         found = list_videos(session, video_id=video_id)
     if not found or found[0].created_at is None or found[0].tier not in set(Tier):
         return None
@@ -134,6 +134,6 @@ def _remaining_days(depot: Depot, job: Job, video_id: str) -> int | None:
     return None if days is None else max(0, days - (job.as_of - found[0].created_at).days)
 
 
-def _timed_out(depot: Depot, blob_id: int) -> int:
-    with reading(depot.engine) as session:
+def _timed_out(workspace: Workspace, blob_id: int) -> int:
+    with reading(workspace.engine) as session:
         return count_failures(session, blob_id, MediaTimeout.__name__)

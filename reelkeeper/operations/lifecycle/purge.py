@@ -24,7 +24,7 @@ from reelkeeper.errors import LeaseLost, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, Outcome, StoredObject
 from reelkeeper.operations.core.freeze import freeze, require_permission
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos.overwrites import take_uploads
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
@@ -60,7 +60,7 @@ class Fate(StrEnum):
 class _Batch:
     """The blobs that a call of `purge` has claimed, and what has become of each so far. Shared by its threads."""
 
-    depot: Depot
+    workspace: Workspace
     grant: Grant
     doomed: list[Doomed]
     fates: dict[int, tuple[Fate, str]] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class _LookedTooLongAgo(Exception):  # noqa: N818  a signal between two function
 
 
 def purge(
-    depot: Depot, plan_id: str, blob_ids: Sequence[int], *, grant: Grant, run_id: str, grace: Grace
+    workspace: Workspace, plan_id: str, blob_ids: Sequence[int], *, grant: Grant, run_id: str, grace: Grace
 ) -> list[Outcome]:
     """Delete the bytes of those of `blob_ids` that may still go; the others are skipped, with the reason.
 
@@ -91,8 +91,8 @@ def purge(
     service has overwritten becomes its video's present bytes. Raises Frozen or LeaseLost before the first change, or
     later with all that was done recorded and the rest as it was.
     """
-    doomed = _claim(depot, plan_id, blob_ids, grant=grant, run_id=run_id, grace=grace)
-    batch = _Batch(depot, grant, doomed)
+    doomed = _claim(workspace, plan_id, blob_ids, grant=grant, run_id=run_id, grace=grace)
+    batch = _Batch(workspace, grant, doomed)
     try:
         _delete_ours(batch, [blob for blob in doomed if blob.recorded.is_ours])
         _delete_the_services(batch, [blob for blob in doomed if not blob.recorded.is_ours])
@@ -103,12 +103,17 @@ def purge(
         outcomes = _settle(batch, plan_id, skipped, run_id=run_id, grace=grace)
     if doubtful := batch.having(Fate.DOUBTFUL):
         blob, why = doubtful[0]
-        freeze(depot.engine, by=run_id, reason=f"{len(doubtful)} blobs in doubt, first {blob.key}: {why}")
+        freeze(workspace.engine, by=run_id, reason=f"{len(doubtful)} blobs in doubt, first {blob.key}: {why}")
     return outcomes
 
 
 def settle_claims(
-    depot: Depot, *, run_id: str, grace: Grace, grant: Grant | None = None, video_ids: Sequence[str] | None = None
+    workspace: Workspace,
+    *,
+    run_id: str,
+    grace: Grace,
+    grant: Grant | None = None,
+    video_ids: Sequence[str] | None = None,
 ) -> int:
     """Look at the blobs whose claims have timed out, of all videos or of some, and settle each; return how many.
 
@@ -118,14 +123,14 @@ def settle_claims(
     """
     settled, doubts = 0, list[str]()
     while True:
-        with reading(depot.engine) as session:
+        with reading(workspace.engine) as session:
             rows = purges.timed_out(session, video_ids, _BATCH)
         if not rows:
             break
-        stored = depot.bucket.stored([row.key for row in rows])
+        stored = workspace.bucket.stored([row.key for row in rows])
         missing = [row.blob_id for row in rows if stored[row.key] is None]
         other = {row.blob_id: found for row in rows if (found := stored[row.key]) and not row.recorded.matches(found)}
-        with transaction(depot.engine, "purge.settle_claims") as session:
+        with transaction(workspace.engine, "purge.settle_claims") as session:
             if grant:
                 require_permission(session, grant)
             else:
@@ -148,17 +153,17 @@ def settle_claims(
         if not gone and not back:
             break  # another run has settled them at the same time
     if doubts:
-        freeze(depot.engine, by=run_id, reason=f"{len(doubts)} blobs in doubt, first {doubts[0]}: not as recorded")
+        freeze(workspace.engine, by=run_id, reason=f"{len(doubts)} blobs in doubt, first {doubts[0]}: not as recorded")
     return settled
 
 
 def _claim(
-    depot: Depot, plan_id: str, blob_ids: Sequence[int], *, grant: Grant, run_id: str, grace: Grace
+    workspace: Workspace, plan_id: str, blob_ids: Sequence[int], *, grant: Grant, run_id: str, grace: Grace
 ) -> list[Doomed]:
-    with transaction(depot.engine, "purge.claim") as session:
+    with transaction(workspace.engine, "purge.claim") as session:
         require_permission(session, grant)
         purges.claim(
-            session, plan_id, blob_ids, grant, run_id=run_id, grace=grace, service_keys=depot.may_purge_service_keys
+            session, plan_id, blob_ids, grant, run_id=run_id, grace=grace, service_keys=workspace.may_purge_service_keys
         )
         return purges.claimed(session, blob_ids, grant)
 
@@ -169,7 +174,7 @@ def _delete_ours(batch: _Batch, doomed: Sequence[Doomed]) -> None:
         return None
     looked_at = time.clock_gettime(_CLOCK)
     keys = [blob.key for blob in doomed] + [blob.successor_key for blob in doomed if blob.successor_key]
-    stored = batch.depot.bucket.stored(keys)
+    stored = batch.workspace.bucket.stored(keys)
     for blob in doomed:
         batch.note(blob, *_judge(blob, stored[blob.key], stored.get(blob.successor_key or "")))
     going = [blob for blob in doomed if batch.fates[blob.blob_id][0] == Fate.UNTOUCHED]
@@ -185,7 +190,7 @@ def _delete_ours(batch: _Batch, doomed: Sequence[Doomed]) -> None:
 
     try:
         with effect("purge.delete"):
-            failures = batch.depot.bucket.delete([blob.key for blob in going], last_look=last_look) if going else {}
+            failures = batch.workspace.bucket.delete([blob.key for blob in going], last_look=last_look) if going else {}
     except _LookedTooLongAgo:
         if not sent.is_set() and len(going) > 1:  # so many take too long to look at: the halves take half as long
             middle = len(going) // 2
@@ -205,14 +210,14 @@ def _delete_the_services(batch: _Batch, doomed: Sequence[Doomed]) -> None:
     for start in range(0, len(doomed), _SIGNED_AT_ONCE):
         some = doomed[start : start + _SIGNED_AT_ONCE]
         signed_at = time.clock_gettime(_CLOCK)
-        signed = [(blob, batch.depot.bucket.sign_delete(blob.key, LOOK_SECONDS)) for blob in some]
+        signed = [(blob, batch.workspace.bucket.sign_delete(blob.key, LOOK_SECONDS)) for blob in some]
         _require_claim(batch, some)
         with ThreadPoolExecutor(_PARALLEL) as pool:
             list(pool.map(partial(_delete_one, batch, signed_at), *zip(*signed, strict=True)))
 
 
 def _delete_one(batch: _Batch, signed_at: float, blob: Doomed, url: str) -> None:
-    bucket = batch.depot.bucket
+    bucket = batch.workspace.bucket
     try:
         successor = bucket.head(blob.successor_key) if blob.successor_key else None
         found = bucket.head(blob.key)
@@ -255,7 +260,7 @@ def _judge(blob: Doomed, found: StoredObject | None, successor: StoredObject | N
 
 def _require_claim(batch: _Batch, doomed: Sequence[Doomed]) -> None:
     """Raise Frozen or LeaseLost unless all of `doomed` may still be deleted by this run."""
-    with transaction(batch.depot.engine, "purge.last_look") as session:
+    with transaction(batch.workspace.engine, "purge.last_look") as session:
         require_permission(session, batch.grant)
         if purges.count_claimed(session, [blob.blob_id for blob in doomed], batch.grant) != len(doomed):
             raise LeaseLost("another run has settled what this one had claimed: nothing more is deleted")
@@ -283,7 +288,7 @@ def _settle(batch: _Batch, plan_id: str, skipped: list[Outcome], *, run_id: str,
         for blob, why in batch.having(fate)
     ]
     mine = claimed_by(batch.grant)
-    with transaction(batch.depot.engine, "purge.settle") as session:
+    with transaction(batch.workspace.engine, "purge.settle") as session:
         marked = purges.mark_gone(session, [blob.blob_id for blob, _ in gone], mine, run_id)
         settled = {blob_id for blob_id, _ in marked}
         purges.take_back(session, [blob.blob_id for blob, _ in back], mine)

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Grace, Outcome
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos.hold import place
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core import deployment
@@ -20,14 +20,14 @@ from reelkeeper.store.lifecycle.restorable import Restorable
 
 
 def find_restorable(
-    depot: Depot, *, run_id: str | None = None, video_id: str | None = None, user_id: str | None = None
+    workspace: Workspace, *, run_id: str | None = None, video_id: str | None = None, user_id: str | None = None
 ) -> list[Restorable]:
     """Find what can be brought back of one run, one video or one user.
 
     A run brings back what it retired and takes back its swaps; so does a single video. A user gets back what was
     retired or lost; their swaps stay. Raises NotFound when there is nothing.
     """
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         found = restorable.find(session, run_id=run_id, video_id=video_id, user_id=user_id)
     latest = {one.video_id: one for one in found}  # ordered by generation: the last one of a video is its latest
     if not latest:
@@ -37,12 +37,12 @@ def find_restorable(
 
 
 def restore(
-    depot: Depot, batch: Sequence[Restorable], *, run_id: str, author: str, grace: Grace, hold_days: int
+    workspace: Workspace, batch: Sequence[Restorable], *, run_id: str, author: str, grace: Grace, hold_days: int
 ) -> list[Outcome]:
     """Bring back those of `batch` whose bytes are stored as recorded, in one transaction."""
-    stored = depot.bucket.stored([one.key for one in batch])
+    stored = workspace.bucket.stored([one.key for one in batch])
     outcomes: list[Outcome] = []
-    with transaction(depot.engine, "restore") as session:
+    with transaction(workspace.engine, "restore") as session:
         deployment.lock(session)
         with quotas.counted(session, [one.video_id for one in batch]):
             for one in batch:

@@ -7,7 +7,7 @@ from reelkeeper.errors import IntegrityDoubt
 from reelkeeper.model import Grace, Outcome
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.isolation import each_apart
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 def retire(
-    depot: Depot, plan_id: str, video_ids: Sequence[str], *, grant: Grant, run_id: str, grace: Grace
+    workspace: Workspace, plan_id: str, video_ids: Sequence[str], *, grant: Grant, run_id: str, grace: Grace
 ) -> list[Outcome]:
     """Retire those of `video_ids` that are still as the plan saw them; the others are skipped, with the reason.
 
@@ -32,11 +32,11 @@ def retire(
     outcomes: list[Outcome] = []
 
     def act(some: Sequence[str]) -> None:
-        outcomes.extend(_retire_batch(depot, plan_id, some, grant=grant, run_id=run_id, grace=grace))
+        outcomes.extend(_retire_batch(workspace, plan_id, some, grant=grant, run_id=run_id, grace=grace))
 
     def failed(some: Sequence[str], error: Exception) -> None:
         _log.error("video %s was not retired, the others are: %s", ", ".join(some), error, exc_info=error)
-        with transaction(depot.engine, "retire.failed") as session:
+        with transaction(workspace.engine, "retire.failed") as session:
             planned = retirements.planned(session, plan_id, some)
             why = f"{type(error).__name__}: {error}"
             broken = [
@@ -50,9 +50,9 @@ def retire(
 
 
 def _retire_batch(
-    depot: Depot, plan_id: str, video_ids: Sequence[str], *, grant: Grant, run_id: str, grace: Grace
+    workspace: Workspace, plan_id: str, video_ids: Sequence[str], *, grant: Grant, run_id: str, grace: Grace
 ) -> list[Outcome]:
-    with transaction(depot.engine, "retire") as session:
+    with transaction(workspace.engine, "retire") as session:
         require_permission(session, grant)
         at = now(session)
         with quotas.counted(session, video_ids):

@@ -11,7 +11,7 @@ from reelkeeper.errors import IntegrityDoubt
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, Outcome, Refusal, Transcode
 from reelkeeper.operations.core.freeze import require_permission
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle.transcode import Shrinker
 from reelkeeper.operations.videos import intents
 from reelkeeper.store.core.audit import Event, append
@@ -25,7 +25,7 @@ _COPIES_AT_WORK = 3  # the source, the best encode so far and the one being made
 
 
 def swap(
-    depot: Depot,
+    workspace: Workspace,
     video_id: str,
     planned_blob_id: int,
     *,
@@ -43,12 +43,12 @@ def swap(
     the catalogue says, and MediaTimeout, StorageError and the like, with the video untouched, for what another try may
     mend.
     """
-    for left_open in intents.open_intents(depot, video_id):
-        intents.settle(depot, left_open, scratch=scratch, grant=grant, grace=grace)
-    with reading(depot.engine) as session:
+    for left_open in intents.open_intents(workspace, video_id):
+        intents.settle(workspace, left_open, scratch=scratch, grant=grant, grace=grace)
+    with reading(workspace.engine) as session:
         source = swaps.find_source(session, video_id)
     if source is None or source.blob_id != planned_blob_id:
-        with reading(depot.engine) as session:
+        with reading(workspace.engine) as session:
             before = swaps.done_before(session, planned_blob_id, run_id)
         if before:
             return before
@@ -56,23 +56,23 @@ def swap(
     with intents.workplace(scratch, _COPIES_AT_WORK * source.size_bytes) as place:
         original = place / f"source{Path(source.key).suffix}"
         with effect("swap.download"):
-            digest = depot.bucket.download(source.key, original, etag=source.etag)
+            digest = workspace.bucket.download(source.key, original, etag=source.etag)
         if source.sha256 not in (None, digest):
             raise IntegrityDoubt(f"{source.key}: stored sha256 {digest}, recorded {source.sha256}; left as it is")
         result = shrink(original, place)
         if isinstance(result, Refusal):
-            return _remember(depot, source, result, grant=grant, run_id=run_id)
-        intent = _announce(depot, source, digest, result, grant=grant, run_id=run_id)
+            return _remember(workspace, source, result, grant=grant, run_id=run_id)
+        intent = _announce(workspace, source, digest, result, grant=grant, run_id=run_id)
         if intent is None:
             why = "while it was encoded it was held, replaced or retired"
             return Outcome(video_id, "skipped", why, source.size_bytes, source.size_bytes, source.blob_id)
-        intents.put(depot, intent, Path(result.path))
-    return intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
+        intents.put(workspace, intent, Path(result.path))
+    return intents.settle(workspace, intent, scratch=scratch, grant=grant, grace=grace)
 
 
-def _remember(depot: Depot, source: Source, refusal: Refusal, *, grant: Grant, run_id: str) -> Outcome:
+def _remember(workspace: Workspace, source: Source, refusal: Refusal, *, grant: Grant, run_id: str) -> Outcome:
     if refusal.permanent:
-        with transaction(depot.engine, "swap.refuse") as session:
+        with transaction(workspace.engine, "swap.refuse") as session:
             require_permission(session, grant)
             if swaps.note_refusal(session, source, refusal):
                 detail = {"rule": refusal.rule, "why": refusal.reason, "recipe": refusal.recipe}
@@ -81,7 +81,7 @@ def _remember(depot: Depot, source: Source, refusal: Refusal, *, grant: Grant, r
 
 
 def _announce(
-    depot: Depot, source: Source, digest: str, result: Transcode, *, grant: Grant, run_id: str
+    workspace: Workspace, source: Source, digest: str, result: Transcode, *, grant: Grant, run_id: str
 ) -> Intent | None:
     with Path(result.path).open("rb") as file:
         md5 = file_digest(file, "md5").hexdigest()
@@ -89,7 +89,7 @@ def _announce(
     blob = {
         "video_id": source.video_id,
         "generation": generation,
-        "key": blob_key(depot.bucket.prefix, source.user_id, source.video_id, generation, "webm"),
+        "key": blob_key(workspace.bucket.prefix, source.user_id, source.video_id, generation, "webm"),
         "size_bytes": result.size_bytes,
         "etag": md5,
         "sha256": result.sha256,
@@ -111,7 +111,7 @@ def _announce(
         "lease_token": grant.token,
         "detail": {"crf": result.crf, "probes": result.probes, "cpu_seconds": round(result.cpu_seconds, 3)},
     }
-    with transaction(depot.engine, "swap.announce") as session:
+    with transaction(workspace.engine, "swap.announce") as session:
         require_permission(session, grant)
         if not swaps.lock_unchanged(session, source):
             return None

@@ -9,7 +9,7 @@ from typing import Any
 from reelkeeper.adapters.s3.keys import flaw, has_video_extension, parse_key, safe_id, unique_id
 from reelkeeper.model import StoredObject
 from reelkeeper.model.adoption import BY_CSV, Adoption, AdoptionVerdict
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.rules.sync.adoption import AdoptionLimits, refusal
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.sync import noted, noted_counts
@@ -18,9 +18,9 @@ from reelkeeper.store.sync.noted import Owner
 _UNSAID = Owner(None, None, None)
 
 
-def note(depot: Depot, scan_id: str, unexplained: Sequence[StoredObject]) -> None:
+def note(workspace: Workspace, scan_id: str, unexplained: Sequence[StoredObject]) -> None:
     """Note a page of objects that no row explains."""
-    with transaction(depot.engine, "sync.note") as session:
+    with transaction(workspace.engine, "sync.note") as session:
         at = now(session)
         said = noted.owners(session, [stored.key for stored in unexplained])
         noted.note(
@@ -34,26 +34,26 @@ def note(depot: Depot, scan_id: str, unexplained: Sequence[StoredObject]) -> Non
                     "first_seen_at": at,
                     "last_seen_at": at,
                     "scan_id": scan_id,
-                    **_read(depot, stored, said.get(stored.key, _UNSAID)),
+                    **_read(workspace, stored, said.get(stored.key, _UNSAID)),
                 }
                 for stored in unexplained
             ],
         )
 
 
-def judge(depot: Depot, scan_id: str, limits: AdoptionLimits) -> Adoption:
+def judge(workspace: Workspace, scan_id: str, limits: AdoptionLimits) -> Adoption:
     """Say what the scan adopts, by which pattern, and what stays out and why; `orphans.adopt` does it."""
     for step in noted.STEPS:
-        with transaction(depot.engine, "sync.judge") as session:
+        with transaction(workspace.engine, "sync.judge") as session:
             step(session, scan_id)
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         refused = refusal(limits, noted_counts.crowding(session, scan_id))
     if refused:
-        with transaction(depot.engine, "sync.judge") as session:
+        with transaction(workspace.engine, "sync.judge") as session:
             noted.refuse(session, scan_id)
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         return Adoption(
-            noted_counts.by_pattern(session, scan_id, [pattern.text for pattern in depot.layout]),
+            noted_counts.by_pattern(session, scan_id, [pattern.text for pattern in workspace.layout]),
             noted_counts.taken_back(session, scan_id),
             noted_counts.examples(session, scan_id),
             noted_counts.left_out(session, scan_id),
@@ -62,10 +62,10 @@ def judge(depot: Depot, scan_id: str, limits: AdoptionLimits) -> Adoption:
         )
 
 
-def _read(depot: Depot, stored: StoredObject, said: Owner) -> dict[str, Any]:
+def _read(workspace: Workspace, stored: StoredObject, said: Owner) -> dict[str, Any]:
     """Read a key: ours, then by CSV, then by the first pattern that matches. Every row has the same fields."""
-    prefix, key = depot.bucket.prefix, stored.key
-    parsed = parse_key(prefix, key, depot.layout)
+    prefix, key = workspace.bucket.prefix, stored.key
+    parsed = parse_key(prefix, key, workspace.layout)
     if parsed and parsed.generation is not None:
         ids = _ids(parsed.user_id, parsed.video_id)
         return _judged(stored, AdoptionVerdict.ADOPT) | ids | {"generation": parsed.generation}

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.model.adoption import AdoptionVerdict
 from reelkeeper.operations.core.freeze import require_permission
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.sync.survey import Survey
 from reelkeeper.rules.sync.adoption import REASONS
 from reelkeeper.store.billing import quotas
@@ -26,15 +26,15 @@ ORPHAN_MIN_WATCH = timedelta(hours=24)  # between the first and the last scan th
 _BATCH = 500
 
 
-def adopt(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> tuple[int, int]:
+def adopt(workspace: Workspace, survey: Survey, *, grant: Grant, run_id: str) -> tuple[int, int]:
     """Make videos of what the scan has judged so; returns how many were adopted, and how many lost ones taken back.
 
     Everything is asked once more in the transaction: what another has taken meanwhile stays noted. An adopted video's
     tier and views are unknown, and unknown keeps.
     """
     adopted = taken_back = 0
-    for batch in _batches(depot, survey, AdoptionVerdict.ADOPT, AdoptionVerdict.TAKE_BACK):
-        with transaction(depot.engine, "sync.adopt") as session:
+    for batch in _batches(workspace, survey, AdoptionVerdict.ADOPT, AdoptionVerdict.TAKE_BACK):
+        with transaction(workspace.engine, "sync.adopt") as session:
             require_permission(session, grant)
             standing = rows.standing(session, [one.video_id for one in batch])
             known = rows.known_keys(session, [one.key for one in batch])
@@ -53,7 +53,7 @@ def adopt(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> tuple[i
     return adopted, taken_back
 
 
-def sweep(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace: Grace) -> int:
+def sweep(workspace: Workspace, survey: Survey, *, grant: Grant, run_id: str, grace: Grace) -> int:
     """Retire orphans of our own making; returns how many.
 
     Only keys of our own shape, of no newer generation than their user's live video stands on, older than 48 h, and seen
@@ -61,9 +61,9 @@ def sweep(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace: Gra
     """
     swept = 0
     old = survey.started_at - ORPHAN_MIN_AGE
-    for batch in _batches(depot, survey, AdoptionVerdict.LEFTOVER, modified_by=old):
+    for batch in _batches(workspace, survey, AdoptionVerdict.LEFTOVER, modified_by=old):
         watched = [one for one in batch if one.first_seen_at <= one.last_seen_at - ORPHAN_MIN_WATCH]
-        with transaction(depot.engine, "sync.sweep") as session:
+        with transaction(workspace.engine, "sync.sweep") as session:
             require_permission(session, grant)
             standing = rows.standing(session, [one.video_id for one in watched])
             known = rows.known_keys(session, [one.key for one in watched])
@@ -76,19 +76,19 @@ def sweep(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace: Gra
     return swept
 
 
-def tell(depot: Depot, survey: Survey) -> tuple[int, tuple[str, ...]]:
+def tell(workspace: Workspace, survey: Survey) -> tuple[int, tuple[str, ...]]:
     """Count what is in doubt and was not told by a run before, and name the first few with the reason."""
-    with transaction(depot.engine, "sync.tell") as session:
+    with transaction(workspace.engine, "sync.tell") as session:
         count, first = noted.tell(session, survey.scan_id, now(session))
     return count, tuple(f"{key}: {REASONS[verdict]}" for key, verdict in first)
 
 
 def _batches(
-    depot: Depot, survey: Survey, *verdicts: AdoptionVerdict, modified_by: datetime | None = None
+    workspace: Workspace, survey: Survey, *verdicts: AdoptionVerdict, modified_by: datetime | None = None
 ) -> Iterator[list[Noted]]:
     after = ""
     while True:
-        with reading(depot.engine) as session:
+        with reading(workspace.engine) as session:
             batch = noted.batch(session, survey.scan_id, verdicts, after, _BATCH, modified_by=modified_by)
         if not batch:
             return

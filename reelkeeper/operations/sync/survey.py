@@ -11,7 +11,7 @@ from datetime import datetime
 from uuid import uuid4
 
 from reelkeeper.model import BlobState, Counts, StoredObject
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.sync import adoption
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.sync import scans
@@ -37,43 +37,43 @@ class Survey:
     missing: list[int] = field(default_factory=list)  # expected, not listed, and a HEAD found nothing either
 
 
-def survey(depot: Depot, *, run_id: str, note: bool, shards: int = 1) -> Survey:
+def survey(workspace: Workspace, *, run_id: str, note: bool, shards: int = 1) -> Survey:
     """List everything under the prefix and compare. Writes only a scan and, if `note`, what no row explains.
 
     `shards` parts of it are listed at the same time, each with about as many of the keys that the catalogue knows.
     Raises TruncatedListing, and StorageError when the bucket does not answer: half a listing is no listing.
     """
-    with transaction(depot.engine, "sync.begin") as session:
+    with transaction(workspace.engine, "sync.begin") as session:
         result = Survey(uuid4().hex, now(session))
         scans.begin(session, result.scan_id, run_id, result.started_at)
         highest = scans.highest_blob_id(session)
         result.expected = scans.count_expected(session, result.started_at)
         boundaries = scans.boundaries(session, highest, shards)
     bits = bytearray(highest // 8 + 1)
-    for page in depot.bucket.pages(boundaries):
-        unexplained = _compare(depot, page, result, bits)
+    for page in workspace.bucket.pages(boundaries):
+        unexplained = _compare(workspace, page, result, bits)
         result.unexplained += len(unexplained)
         if note and unexplained:
-            adoption.note(depot, result.scan_id, unexplained)
-    for blob_ids in _unseen(depot, result.started_at, bits):
+            adoption.note(workspace, result.scan_id, unexplained)
+    for blob_ids in _unseen(workspace, result.started_at, bits):
         result.missing += blob_ids
     result.seen = result.expected - len(result.missing)
     return result
 
 
-def confirm_missing(depot: Depot, result: Survey) -> None:
+def confirm_missing(workspace: Workspace, result: Survey) -> None:
     """Ask for each missing object by itself: some will have been deleted or replaced while the listing ran."""
     confirmed = []
     for start in range(0, len(result.missing), _BATCH):
-        with reading(depot.engine) as session:
+        with reading(workspace.engine) as session:
             keys = scans.expected_keys(session, result.missing[start : start + _BATCH])
-        stored = depot.bucket.stored(list(keys.values()))
+        stored = workspace.bucket.stored(list(keys.values()))
         confirmed += [blob_id for blob_id, key in keys.items() if stored[key] is None]
     result.missing = confirmed
 
 
-def _compare(depot: Depot, page: Sequence[StoredObject], result: Survey, bits: bytearray) -> list[StoredObject]:
-    with reading(depot.engine) as session:
+def _compare(workspace: Workspace, page: Sequence[StoredObject], result: Survey, bits: bytearray) -> list[StoredObject]:
+    with reading(workspace.engine) as session:
         known = scans.known_objects(session, [stored.key for stored in page])
     unexplained = []
     for stored in page:
@@ -103,8 +103,8 @@ def _compare(depot: Depot, page: Sequence[StoredObject], result: Survey, bits: b
     return unexplained
 
 
-def _unseen(depot: Depot, started_at: datetime, bits: bytearray) -> Iterator[list[int]]:
-    with reading(depot.engine) as session:
+def _unseen(workspace: Workspace, started_at: datetime, bits: bytearray) -> Iterator[list[int]]:
+    with reading(workspace.engine) as session:
         for batch in scans.expected_ids(session, started_at):
             yield [
                 blob_id

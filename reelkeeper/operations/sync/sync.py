@@ -9,7 +9,7 @@
 
 from reelkeeper.model import Grace
 from reelkeeper.operations.core.freeze import require_permission
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.sync.survey import Survey
 from reelkeeper.operations.videos.overwrites import take_uploads
 from reelkeeper.store.billing import quotas
@@ -22,11 +22,11 @@ from reelkeeper.store.videos import cache
 _BATCH = 500
 
 
-def lose(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> int:
+def lose(workspace: Workspace, survey: Survey, *, grant: Grant, run_id: str) -> int:
     """Mark the missing blobs, and the videos that stand on them, as lost; returns how many videos."""
     lost_videos = 0
     for start in range(0, len(survey.missing), _BATCH):
-        with transaction(depot.engine, "sync.lose") as session:
+        with transaction(workspace.engine, "sync.lose") as session:
             require_permission(session, grant)
             missing = survey.missing[start : start + _BATCH]
             gone = lost.mark_blobs(session, missing, run_id)
@@ -37,13 +37,13 @@ def lose(depot: Depot, survey: Survey, *, grant: Grant, run_id: str) -> int:
     return lost_videos
 
 
-def name_lost(depot: Depot, run_id: str, limit: int) -> tuple[str, ...]:
+def name_lost(workspace: Workspace, run_id: str, limit: int) -> tuple[str, ...]:
     """Name the first videos that a run has marked as lost."""
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         return tuple(lost.videos_of_run(session, run_id, limit))
 
 
-def mend(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace: Grace) -> list[str]:
+def mend(workspace: Workspace, survey: Survey, *, grant: Grant, run_id: str, grace: Grace) -> list[str]:
     """Record what stands there now; return the keys that are in doubt.
 
     Other bytes at a key of the service's are an upload: they become their video's. Where a purge has claimed the blob
@@ -51,14 +51,14 @@ def mend(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace: Grac
     as they are. An object that is there after its purge is retired again; that of a lost video makes it live again.
     """
     for start in range(0, len(survey.overwritten), _BATCH):
-        with transaction(depot.engine, "sync.take_uploads") as session:
+        with transaction(workspace.engine, "sync.take_uploads") as session:
             require_permission(session, grant)
             take_uploads(session, survey.overwritten[start : start + _BATCH], run_id=run_id, grace=grace)
     events = [
         Event("doubt", run_id, None, blob_id, None, {"key": stored.key, "bytes": stored.size_bytes})
         for blob_id, stored in survey.doubtful
     ]
-    with transaction(depot.engine, "sync.mend") as session:
+    with transaction(workspace.engine, "sync.mend") as session:
         require_permission(session, grant)
         lost.retire_reappeared(session, survey.reappeared, run_id, grace)
         events += [Event("reappeared", run_id, None, blob_id) for blob_id in survey.reappeared]
@@ -69,7 +69,7 @@ def mend(depot: Depot, survey: Survey, *, grant: Grant, run_id: str, grace: Grac
     return [stored.key for _, stored in survey.doubtful] + survey.claimed
 
 
-def finish(depot: Depot, survey: Survey, outcome: str) -> tuple[int, list[str]]:
+def finish(workspace: Workspace, survey: Survey, outcome: str) -> tuple[int, list[str]]:
     """Close the scan, and drop notes of objects that are no longer there; returns what stays noted, and five keys."""
-    with transaction(depot.engine, "sync.finish") as session:
+    with transaction(workspace.engine, "sync.finish") as session:
         return scans.finish(session, survey.scan_id, survey.started_at, survey.listed, outcome)

@@ -15,7 +15,7 @@ from reelkeeper.model.requests import Upload
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.lease import Keeper
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.receive import find
 from reelkeeper.store import Session
@@ -26,45 +26,45 @@ from reelkeeper.store.videos import uploads
 from reelkeeper.store.videos.intents import adopt
 
 
-def complete(depot: Depot, upload_id: str, *, scratch: Path, run_id: str, grace: Grace) -> Upload:
+def complete(workspace: Workspace, upload_id: str, *, scratch: Path, run_id: str, grace: Grace) -> Upload:
     """Publish what was put, once it is verified as stored. Safe to repeat: one that is settled is told as it is.
 
     Raises ObjectMissing when nothing was put yet, NotAVideo when it is none, HoldClosed when the upload is over,
     LeaseLost when another run is at work on the video, Frozen.
     """
-    upload = find(depot, upload_id)
+    upload = find(workspace, upload_id)
     if upload.state == ReservationState.SETTLED:
         return upload
-    with Keeper(depot.engine) as keeper:
+    with Keeper(workspace.engine) as keeper:
         grants = keeper.take([f"video/{upload.video_id}"])
         if not grants:
             raise LeaseLost(f"another run is at work on video {upload.video_id!r}; try again in a minute")
-        for intent in intents.open_intents(depot, upload.video_id):  # a completion that was killed
-            intents.settle(depot, intent, scratch=scratch, grant=grants[0], grace=grace)
-        upload = find(depot, upload_id)
+        for intent in intents.open_intents(workspace, upload.video_id):  # a completion that was killed
+            intents.settle(workspace, intent, scratch=scratch, grant=grants[0], grace=grace)
+        upload = find(workspace, upload_id)
         if upload.state == ReservationState.OPEN:
-            _publish(depot, upload, scratch=scratch, grant=grants[0], run_id=run_id, grace=grace)
-            upload = find(depot, upload_id)
+            _publish(workspace, upload, scratch=scratch, grant=grants[0], run_id=run_id, grace=grace)
+            upload = find(workspace, upload_id)
     if upload.state != ReservationState.SETTLED:
         why = f": {upload.refusal}" if upload.refusal else ""
         raise HoldClosed(f"upload {upload_id} of video {upload.video_id!r} is {upload.state}{why}; begin another")
     return upload
 
 
-def _publish(depot: Depot, upload: Upload, *, scratch: Path, grant: Grant, run_id: str, grace: Grace) -> None:
+def _publish(workspace: Workspace, upload: Upload, *, scratch: Path, grant: Grant, run_id: str, grace: Grace) -> None:
     with intents.workplace(scratch, upload.size_bytes) as place:
         back = place / f"put{Path(upload.key).suffix}"
         try:
             with effect("receive.readback"):
-                sha256 = depot.bucket.download(upload.key, back, etag=upload.md5)
+                sha256 = workspace.bucket.download(upload.key, back, etag=upload.md5)
         except ObjectMissing:
             raise ObjectMissing(f"nothing was put yet for upload {upload.id}; put it, then complete") from None
         try:
             media = ffmpeg.inspect(back)
         except NotAVideo as wrong:
-            _refuse(depot, upload, str(wrong), grant=grant, run_id=run_id, grace=grace)
+            _refuse(workspace, upload, str(wrong), grant=grant, run_id=run_id, grace=grace)
             raise
-    with transaction(depot.engine, "receive.announce") as session:
+    with transaction(workspace.engine, "receive.announce") as session:
         require_permission(session, grant)
         quota.require_room(session, upload.reservation_id, upload.user_id, upload.size_bytes)
         _make_pending(session, upload)
@@ -84,7 +84,7 @@ def _publish(depot: Depot, upload: Upload, *, scratch: Path, grant: Grant, run_i
             "detail": {"reservation": upload.reservation_id},
         }
         intent = adopt(session, upload.blob_id, known, operation)
-    intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
+    intents.settle(workspace, intent, scratch=scratch, grant=grant, grace=grace)
 
 
 def _make_pending(session: Session, upload: Upload) -> None:
@@ -98,8 +98,8 @@ def _make_pending(session: Session, upload: Upload) -> None:
         raise KeyReused(f"video {upload.video_id!r} came to be since upload {upload.id} began; begin another")
 
 
-def _refuse(depot: Depot, upload: Upload, why: str, *, grant: Grant, run_id: str, grace: Grace) -> None:
-    with transaction(depot.engine, "receive.refuse") as session:
+def _refuse(workspace: Workspace, upload: Upload, why: str, *, grant: Grant, run_id: str, grace: Grace) -> None:
+    with transaction(workspace.engine, "receive.refuse") as session:
         require_permission(session, grant)
         quota.release(session, upload.reservation_id)
         uploads.refuse(session, upload, why, grace)

@@ -12,7 +12,7 @@ from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import Frozen, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.operations.core.freeze import why_frozen
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 
 MOST_BYTES: Final = 10_000_000
 _KINDS: Final = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
@@ -26,7 +26,7 @@ class Image(NamedTuple):
     content_type: str
 
 
-def keep(depot: Depot, data: bytes) -> Image:
+def keep(workspace: Workspace, data: bytes) -> Image:
     """Keep an image. Raises NotAVideo for what is no PNG or JPEG by its first bytes, or too large; Frozen.
 
     Whoever uses it decodes it in the sandbox: what is behind those bytes is believed nowhere.
@@ -36,11 +36,11 @@ def keep(depot: Depot, data: bytes) -> Image:
     kind = next((kind for start, kind in _KINDS.items() if data.startswith(start)), None)
     if kind is None:
         raise NotAVideo(f"the first bytes {data[:8].hex(' ')} of the image are not those of PNG or JPEG")
-    if reason := why_frozen(depot.engine):
+    if reason := why_frozen(workspace.engine):
         raise Frozen(reason)
     image = Image(hashlib.sha256(data).hexdigest(), len(data), kind)
     with effect("image.put"):
-        depot.bucket.put_bytes_once(depot.bucket.image_key(image.sha256), data, kind)
+        workspace.bucket.put_bytes_once(workspace.bucket.image_key(image.sha256), data, kind)
     return image
 
 

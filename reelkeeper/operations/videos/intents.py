@@ -20,7 +20,7 @@ from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, MediaLimits, Outcome
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.private_files import make_folder
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
@@ -48,25 +48,25 @@ def require_room(scratch: Path, needed_bytes: int) -> None:
     disk.require(scratch, SCRATCH, SCRATCH_REMEDY, disk.FLOOR_BYTES + needed_bytes)
 
 
-def open_intents(depot: Depot, video_id: str | None = None) -> list[Intent]:
+def open_intents(workspace: Workspace, video_id: str | None = None) -> list[Intent]:
     """List what killed runs left open, of one video or of all; also what is being done at this moment."""
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         return rows.open_intents(session, video_id)
 
 
-def put(depot: Depot, intent: Intent, source: Path) -> None:
+def put(workspace: Workspace, intent: Intent, source: Path) -> None:
     """Put the announced object. Raises KeyTaken if something else already stands at its key."""
     with effect(f"{intent.kind}.put"):
-        depot.bucket.put_once(intent.key, source, intent.content_type)
+        workspace.bucket.put_once(intent.key, source, intent.content_type)
 
 
-def settle(depot: Depot, intent: Intent, *, scratch: Path, grant: Grant, grace: Grace) -> Outcome:
+def settle(workspace: Workspace, intent: Intent, *, scratch: Path, grant: Grant, grace: Grace) -> Outcome:
     """Verify what is stored at the announced key, then publish it or abandon the intent.
 
     The caller holds the video's lease. Raises Frozen or LeaseLost, and leaves the intent open for a later run.
     """
-    wrong = _verify(depot, intent, scratch) or _overwritten_source(depot, intent)
-    with transaction(depot.engine, f"{intent.kind}.publish") as session:
+    wrong = _verify(workspace, intent, scratch) or _overwritten_source(workspace, intent)
+    with transaction(workspace.engine, f"{intent.kind}.publish") as session:
         require_permission(session, grant)
         with quotas.counted(session, [intent.video_id]):
             moved = wrong is None and rows.move_pointer(session, intent)
@@ -89,28 +89,28 @@ def settle(depot: Depot, intent: Intent, *, scratch: Path, grant: Grant, grace: 
     return Outcome(intent.video_id, action, outcome, intent.old_bytes, intent.old_bytes, intent.old_blob_id)
 
 
-def _verify(depot: Depot, intent: Intent, scratch: Path) -> str | None:
+def _verify(workspace: Workspace, intent: Intent, scratch: Path) -> str | None:
     """Why what is stored may not be published, or None if it may."""
     with workplace(scratch, intent.size_bytes) as place:
         back = place / f"back{Path(intent.key).suffix}"
         try:
             with effect(f"{intent.kind}.readback"):
-                depot.bucket.download(intent.key, back)
+                workspace.bucket.download(intent.key, back)
             verify_stored(back, intent)
         except (ObjectMissing, IntegrityDoubt, NotAVideo) as wrong:
             return str(wrong)
     return None
 
 
-def _overwritten_source(depot: Depot, intent: Intent) -> str | None:
+def _overwritten_source(workspace: Workspace, intent: Intent) -> str | None:
     """Say that the service has overwritten the bytes that a swap was made of; None where it has not, or cannot."""
     if intent.kind != "swap":
         return None
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         key, recorded = rows.source_object(session, intent)
     if recorded.is_ours:
         return None
-    found = depot.bucket.head(key)
+    found = workspace.bucket.head(key)
     if found is not None and recorded.matches(found):
         return None
     return f"meanwhile the service has overwritten or deleted {key}"

@@ -19,7 +19,7 @@ from reelkeeper.model.money import ReservationState
 from reelkeeper.model.requests import Upload
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos.upload import CONTENT_TYPES
 from reelkeeper.rules.billing.credits import fingerprint, require_key
 from reelkeeper.store import Session
@@ -48,7 +48,7 @@ class Ticket(NamedTuple):
     headers: dict[str, str]
 
 
-def begin(depot: Depot, wanted: Announced, key: str, *, url_seconds: int) -> tuple[Upload, Ticket | None]:
+def begin(workspace: Workspace, wanted: Announced, key: str, *, url_seconds: int) -> tuple[Upload, Ticket | None]:
     """Reserve the bytes and sign a URL to put them. The same `key` again gives the same upload, with a URL while open.
 
     Raises QuotaExceeded, KeyReused, InputRefused for a video that is there already, NotFound for a user who is not,
@@ -58,11 +58,11 @@ def begin(depot: Depot, wanted: Announced, key: str, *, url_seconds: int) -> tup
     upload_id = hashlib.sha256(f"{wanted.user_id}\n{key}".encode()).hexdigest()[:32]
     made_at = wanted.created_at.isoformat() if wanted.created_at else None
     sha256 = fingerprint(**{**wanted._asdict(), "created_at": made_at})
-    with transaction(depot.engine, "receive.begin") as session:
+    with transaction(workspace.engine, "receive.begin") as session:
         require_permission(session)
         before = uploads.find(session, upload_id)
         if before is None:
-            before = _announce(session, depot, wanted, upload_id, sha256, url_seconds)
+            before = _announce(session, workspace, wanted, upload_id, sha256, url_seconds)
         at = now(session)
     if before.request_sha256 != sha256:
         raise KeyReused(
@@ -70,12 +70,12 @@ def begin(depot: Depot, wanted: Announced, key: str, *, url_seconds: int) -> tup
             "with other parameters; nothing was reserved. Use a new key for a new upload"
         )
     left = int((before.url_until - at).total_seconds())
-    return before, _ticket(depot, before, left) if before.state == ReservationState.OPEN and left > 0 else None
+    return before, _ticket(workspace, before, left) if before.state == ReservationState.OPEN and left > 0 else None
 
 
-def find(depot: Depot, upload_id: str) -> Upload:
+def find(workspace: Workspace, upload_id: str) -> Upload:
     """Say how an upload stands. Raises NotFound."""
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         return _require(session, upload_id)
 
 
@@ -88,14 +88,14 @@ def _require(session: Session, upload_id: str) -> Upload:
 
 def _announce(
     session: Session,
-    depot: Depot,
+    workspace: Workspace,
     wanted: Announced,
     upload_id: str,
     sha256: str,
     url_seconds: int,
 ) -> Upload:
     _require_new(session, wanted)
-    key = blob_key(depot.bucket.prefix, wanted.user_id, wanted.video_id, 1, wanted.extension)
+    key = blob_key(workspace.bucket.prefix, wanted.user_id, wanted.video_id, 1, wanted.extension)
     at = now(session)
     promise = quota.reserve(
         session,
@@ -131,9 +131,9 @@ def _require_new(session: Session, wanted: Announced) -> None:
         )
 
 
-def _ticket(depot: Depot, upload: Upload, seconds: int) -> Ticket:
+def _ticket(workspace: Workspace, upload: Upload, seconds: int) -> Ticket:
     md5 = b64encode(bytes.fromhex(upload.md5)).decode()
-    url = depot.bucket.presigned(
+    url = workspace.bucket.presigned(
         "put_object",
         upload.key,
         seconds,

@@ -11,7 +11,7 @@ from reelkeeper.errors import NotFound
 from reelkeeper.model import Grace, Outcome, VideoState
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos import intents
 from reelkeeper.store import Session
 from reelkeeper.store.core.engine import transaction
@@ -30,7 +30,7 @@ CONTENT_TYPES = {
 
 
 def upload(
-    depot: Depot,
+    workspace: Workspace,
     source: Path,
     *,
     user_id: str,
@@ -50,8 +50,8 @@ def upload(
     is another user's or no longer live, QuotaExceeded or HoldClosed when the promise is too small or over, Frozen or
     LeaseLost before the first change, and so DiskFull.
     """
-    for intent in intents.open_intents(depot, video_id):
-        intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
+    for intent in intents.open_intents(workspace, video_id):
+        intents.settle(workspace, intent, scratch=scratch, grant=grant, grace=grace)
     media = ffmpeg.inspect(source)
     with source.open("rb") as file:
         sha256 = file_digest(file, "sha256").hexdigest()
@@ -59,7 +59,7 @@ def upload(
         md5 = file_digest(file, "md5").hexdigest()
     intents.require_room(scratch, media.size_bytes)  # where it is read back: before anything is announced
     extension = source.suffix.lstrip(".").lower()
-    with transaction(depot.engine, "upload.announce") as session:
+    with transaction(workspace.engine, "upload.announce") as session:
         require_permission(session, grant)
         if reservation:
             quota.require_room(session, reservation, user_id, media.size_bytes)
@@ -68,7 +68,7 @@ def upload(
         blob = {
             "video_id": video_id,
             "generation": generation,
-            "key": blob_key(depot.bucket.prefix, user_id, video_id, generation, extension),
+            "key": blob_key(workspace.bucket.prefix, user_id, video_id, generation, extension),
             "size_bytes": media.size_bytes,
             "etag": md5,
             "sha256": sha256,
@@ -87,8 +87,8 @@ def upload(
             "detail": {"reservation": reservation} if reservation else {},
         }
         intent = announce(session, blob, operation)
-    intents.put(depot, intent, source)
-    return intents.settle(depot, intent, scratch=scratch, grant=grant, grace=grace)
+    intents.put(workspace, intent, source)
+    return intents.settle(workspace, intent, scratch=scratch, grant=grant, grace=grace)
 
 
 def _current(session: Session, user_id: str, video_id: str, created_at: datetime) -> tuple[int, int | None]:

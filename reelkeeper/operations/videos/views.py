@@ -13,7 +13,7 @@ from typing import NamedTuple
 from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
 from reelkeeper.errors import NotFound
 from reelkeeper.model import VideoState
-from reelkeeper.operations.core.workspace import Depot
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.store import Engine
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.videos import views as rows
@@ -95,13 +95,13 @@ class Shown(NamedTuple):
     until: datetime
 
 
-def show(depot: Depot, video_id: str, *, url_seconds: int) -> Shown:
+def show(workspace: Workspace, video_id: str, *, url_seconds: int) -> Shown:
     """Sign a URL to read the live video's present bytes, and count a view.
 
     A swap while the URL lives leaves the old bytes for a grace of days, so it keeps working. Raises NotFound for a
     video that is not there, or not live.
     """
-    with reading(depot.engine) as session:
+    with reading(workspace.engine) as session:
         found = rows.state_and_key(session, video_id)
     if found is None:
         raise NotFound(f"no video {video_id!r}")
@@ -109,6 +109,6 @@ def show(depot: Depot, video_id: str, *, url_seconds: int) -> Shown:
     if state != VideoState.LIVE or key is None:
         raise NotFound(f"video {video_id!r} is {state}")
     at = datetime.now(UTC)
-    record_views(depot.engine, {video_id: 1}, at=at)
-    url = depot.bucket.presigned("get_object", key, url_seconds)
+    record_views(workspace.engine, {video_id: 1}, at=at)
+    url = workspace.bucket.presigned("get_object", key, url_seconds)
     return Shown(url, at + timedelta(seconds=url_seconds))

@@ -202,21 +202,21 @@ def test_a_hold_that_ran_out_is_taken_anew_and_who_spent_it_since_gets_the_video
 
 def give(world: World, grant: Grant, job_id: str, token: int) -> Settled:
     scratch = Path(world.address.folder) / "scratch"
-    return deliver(world.depot, job_id, token, world.clip, scratch=scratch, grant=grant, run_id="test")
+    return deliver(world.workspace, job_id, token, world.clip, scratch=scratch, grant=grant, run_id="test")
 
 
 def give_and_die(address: Address, clip: Path, job_id: str, token: int, point: str) -> None:
     """Deliver in a process of its own that is killed at a failpoint."""
-    depot = address.depot()
-    with Keeper(depot.engine) as keeper:
+    workspace = address.workspace()
+    with Keeper(workspace.engine) as keeper:
         (grant,) = keeper.take([f"test {point}"])
         failpoints.arm(f"{point}=kill")
-        deliver(depot, job_id, token, clip, scratch=Path(address.folder) / "killed", grant=grant, run_id="test")
+        deliver(workspace, job_id, token, clip, scratch=Path(address.folder) / "killed", grant=grant, run_id="test")
 
 
 def order(world: World, **admission: object) -> Queued:
     """Ann, whom the world knows, asks for a video."""
-    engine = world.depot.engine
+    engine = world.workspace.engine
     with transaction(engine, "test") as session:
         ledger.grant(session, "ann", DOLLAR, "gift", run_id="test")
     answer = ask(engine, "k1", admission=AdmissionPolicy.model_validate(admission))
@@ -225,7 +225,7 @@ def order(world: World, **admission: object) -> Queued:
 
 
 def test_a_file_is_stored_verified_charged_and_counted_once(world: World, grant: Grant) -> None:
-    engine, job = world.depot.engine, order(world)
+    engine, job = world.workspace.engine, order(world)
     token = claim(engine, job.job_id)
     done = give(world, grant, job.job_id, token)
     assert (done.state, done.video_id) == (JobState.SUCCEEDED, job.job_id)
@@ -236,11 +236,11 @@ def test_a_file_is_stored_verified_charged_and_counted_once(world: World, grant:
 
 
 def test_new_bytes_for_a_video_take_it_out_of_the_cache(world: World, grant: Grant) -> None:
-    engine, job = world.depot.engine, order(world)
+    engine, job = world.workspace.engine, order(world)
     give(world, grant, job.job_id, claim(engine, job.job_id))
     assert isinstance(ask(engine, "k2"), Cached)
     upload(
-        world.depot,
+        world.workspace,
         world.clip,
         user_id="ann",
         video_id=job.job_id,
@@ -254,7 +254,7 @@ def test_new_bytes_for_a_video_take_it_out_of_the_cache(world: World, grant: Gra
 
 
 def test_killed_between_its_video_and_its_charge_the_next_worker_finishes_it(world: World, grant: Grant) -> None:
-    engine, job = world.depot.engine, order(world)
+    engine, job = world.workspace.engine, order(world)
     for point in ("upload.put.after", "upload.publish.after_commit", "job.succeed.before_commit"):
         token = claim(engine, job.job_id)
         child = FORKED.Process(target=give_and_die, args=(world.address, world.clip, job.job_id, token, point))
@@ -271,7 +271,7 @@ def test_killed_between_its_video_and_its_charge_the_next_worker_finishes_it(wor
 
 
 def test_a_file_larger_than_was_reserved_is_stored_all_the_same(world: World, grant: Grant) -> None:
-    engine, job = world.depot.engine, order(world, bits_per_pixel=0.00001)
+    engine, job = world.workspace.engine, order(world, bits_per_pixel=0.00001)
     give(world, grant, job.job_id, claim(engine, job.job_id))
     assert storage(engine, "ann") == (world.clip.stat().st_size, 0)
     assert accounts.recount(engine) == []

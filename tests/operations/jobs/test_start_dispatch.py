@@ -67,7 +67,7 @@ def test_where_a_worker_is_there_nothing_is_asked_of_prefect(engine: sa.Engine, 
 
 
 def test_a_worker_gives_a_sign_while_it_takes_what_waits(world: World, tmp_path: Path) -> None:
-    engine, seen = world.depot.engine, list[bool]()
+    engine, seen = world.workspace.engine, list[bool]()
     assert not is_there(engine)
 
     def limit() -> int:
@@ -75,6 +75,6 @@ def test_a_worker_gives_a_sign_while_it_takes_what_waits(world: World, tmp_path:
         return 1
 
     options = {"seconds": 60, "slots": 1, "until_idle": True, "limit": limit}
-    work(world.depot, LocalGenerator(tmp_path), run_id="run", scratch=tmp_path / "scratch", **options)  # type: ignore[arg-type]  # of several types
+    work(world.workspace, LocalGenerator(tmp_path), run_id="run", scratch=tmp_path / "scratch", **options)  # type: ignore[arg-type]  # of several types
     assert seen
     assert not is_there(engine)

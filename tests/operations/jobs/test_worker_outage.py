@@ -34,7 +34,7 @@ def cut_while_claiming(engine: sa.Engine, times: int) -> list[int]:
 
 def test_a_session_that_ends_within_a_claim_ends_that_claim_alone(shop: World, provider: ProviderDouble) -> None:
     ask(shop, "a cat", "a dog")
-    cut = cut_while_claiming(shop.depot.engine, times=2)
+    cut = cut_while_claiming(shop.workspace.engine, times=2)
     assert run(shop, http(provider)) == {End.SUCCEEDED: 2}
     assert len(cut) == 2
     assert len(provider.submitted) == 2
@@ -46,7 +46,7 @@ def test_a_store_that_stays_away_ends_the_worker_with_what_it_said(
 ) -> None:
     monkeypatch.setattr(worker, "GIVE_UP_SECONDS", 1.0)
     ask(shop, "a cat")
-    cut = cut_while_claiming(shop.depot.engine, times=2)
+    cut = cut_while_claiming(shop.workspace.engine, times=2)
     with pytest.raises(sa.exc.OperationalError, match="terminating connection"):
         run(shop, http(provider))
     assert len(cut) == 2

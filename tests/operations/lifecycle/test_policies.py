@@ -38,7 +38,7 @@ def aged(world: World) -> World:
     """Ten videos of a free user, 1 to 10 days old, and nobody knows their views."""
     for number in range(10):
         world.video(f"v{number}")
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(users).values(tier="free"))
         for number in range(10):
             created_at = datetime.now(UTC) - timedelta(days=number + 1, hours=-1)
@@ -47,7 +47,7 @@ def aged(world: World) -> World:
 
 
 def test_the_effect_names_what_is_newly_retired_and_whose_promise_gets_smaller(aged: World) -> None:
-    effect = effect_of(aged.depot.engine, SHORTER)
+    effect = effect_of(aged.workspace.engine, SHORTER)
     assert effect.changes == {"lifecycle.retention_free_days": (30, 7)}
     assert (effect.live.objects, effect.newly_retired.objects, effect.newly_kept.objects) == (10, 3, 0)
     assert effect.saved_microusd_a_month >= 0
@@ -57,16 +57,21 @@ def test_the_effect_names_what_is_newly_retired_and_whose_promise_gets_smaller(a
 def test_it_is_held_to_the_limits_in_force_and_not_to_its_own(aged: World) -> None:
     wide = BlastRadius(max_user_percent=100, max_percent=100, max_percent_in_24h=100, always_allowed=10)
     most = DEFAULTS.overridden(lifecycle=LifecyclePolicy(retention_free_days=3), limits=wide)
-    effect = effect_of(aged.depot.engine, most)
+    effect = effect_of(aged.workspace.engine, most)
     with pytest.raises(GuardRefused, match=r"max_percent: 7 of 10[\s\S]*raises these limits alone first"):
-        apply(aged.depot.engine, effect, author="ann", reason="greedy")
-    assert current(aged.depot.engine).version == 0
-    apply(aged.depot.engine, effect_of(aged.depot.engine, DEFAULTS.overridden(limits=wide)), author="ann", reason="1")
-    assert apply(aged.depot.engine, effect_of(aged.depot.engine, most), author="ann", reason="2") == 2
+        apply(aged.workspace.engine, effect, author="ann", reason="greedy")
+    assert current(aged.workspace.engine).version == 0
+    apply(
+        aged.workspace.engine,
+        effect_of(aged.workspace.engine, DEFAULTS.overridden(limits=wide)),
+        author="ann",
+        reason="1",
+    )
+    assert apply(aged.workspace.engine, effect_of(aged.workspace.engine, most), author="ann", reason="2") == 2
 
 
 def test_of_two_who_apply_at_once_one_is_told(aged: World) -> None:
-    engine = aged.depot.engine
+    engine = aged.workspace.engine
     mine, theirs = (
         effect_of(engine, SHORTER),
         effect_of(engine, DEFAULTS.overridden(lifecycle=LifecyclePolicy(grace_days=9))),
@@ -78,7 +83,7 @@ def test_of_two_who_apply_at_once_one_is_told(aged: World) -> None:
 
 
 def test_who_applied_what_and_why_is_on_record_and_what_is_frozen_stays(aged: World) -> None:
-    engine = aged.depot.engine
+    engine = aged.workspace.engine
     apply(engine, effect_of(engine, SHORTER), author="ann", reason="trial")
     freeze.freeze(engine, by="ben", reason="stop")
     with pytest.raises(Frozen):
@@ -91,7 +96,7 @@ def test_who_applied_what_and_why_is_on_record_and_what_is_frozen_stays(aged: Wo
 
 
 def test_later_events_jobs_and_plans_name_the_version_that_they_were_made_under(world: World) -> None:
-    engine = world.depot.engine
+    engine = world.workspace.engine
     version = put_in_force(engine, admission=AdmissionPolicy(slots=3))
     freeze.freeze(engine, by="ben", reason="stop")
     freeze.thaw(engine, by="ben")

@@ -17,7 +17,7 @@ from tests.faults.world import World
 
 
 def state_of(world: World, video_id: str = "v1") -> str:
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         return str(session.execute(sa.select(videos.c.state).where(videos.c.id == video_id)).scalar_one())
 
 
@@ -27,7 +27,7 @@ def states(outcomes: list[Outcome]) -> dict[str, str]:
 
 def purge_due(world: World, chosen: list[int], grant: Grant) -> list[Outcome]:
     plan = world.plan("purge_retired", "purge", chosen)
-    return purge(world.depot, plan, chosen, grant=grant, run_id="run", grace=Grace())
+    return purge(world.workspace, plan, chosen, grant=grant, run_id="run", grace=Grace())
 
 
 def due(world: World, video_id: str = "v1") -> int:
@@ -36,12 +36,12 @@ def due(world: World, video_id: str = "v1") -> int:
 
 def test_retiring_changes_the_store_alone_and_can_be_taken_back(world: World, grant: Grant) -> None:
     plan = world.plan("expire_videos", "retire", [world.video("v1")])
-    outcomes = retire(world.depot, plan, ["v1", "unplanned"], grant=grant, run_id="night", grace=Grace())
+    outcomes = retire(world.workspace, plan, ["v1", "unplanned"], grant=grant, run_id="night", grace=Grace())
     assert states(outcomes) == {"v1": "retired"}
     assert state_of(world) == VideoState.RETIRED
     assert not world.double.deleted()
-    found = find_restorable(world.depot, run_id="night")
-    assert states(restore(world.depot, found, run_id="p", author="p", grace=Grace(), hold_days=30)) == {
+    found = find_restorable(world.workspace, run_id="night")
+    assert states(restore(world.workspace, found, run_id="p", author="p", grace=Grace(), hold_days=30)) == {
         "v1": "restored"
     }
     assert state_of(world) == VideoState.LIVE
@@ -50,22 +50,24 @@ def test_retiring_changes_the_store_alone_and_can_be_taken_back(world: World, gr
 
 def test_a_restored_video_is_held_so_that_the_next_night_leaves_it(world: World, grant: Grant) -> None:
     world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
-    found = find_restorable(world.depot, user_id="ann")
-    restore(world.depot, found, run_id="p", author="p", grace=Grace(), hold_days=30)
-    with reading(world.depot.engine) as session:
+    found = find_restorable(world.workspace, user_id="ann")
+    restore(world.workspace, found, run_id="p", author="p", grace=Grace(), hold_days=30)
+    with reading(world.workspace.engine) as session:
         blob = session.execute(sa.select(videos.c.blob_id)).scalar_one()
         hold_id = session.execute(sa.select(holds.c.id)).scalar_one()
     plan = world.plan("expire_videos", "retire", [blob])
-    assert states(retire(world.depot, plan, ["v1"], grant=grant, run_id="r", grace=Grace())) == {"v1": "skipped"}
-    release(world.depot.engine, hold_id, author="p")
-    assert states(retire(world.depot, plan, ["v1"], grant=grant, run_id="r", grace=Grace())) == {"v1": "retired"}
+    assert states(retire(world.workspace, plan, ["v1"], grant=grant, run_id="r", grace=Grace())) == {"v1": "skipped"}
+    release(world.workspace.engine, hold_id, author="p")
+    assert states(retire(world.workspace, plan, ["v1"], grant=grant, run_id="r", grace=Grace())) == {"v1": "retired"}
 
 
 def test_a_swap_is_taken_back_by_its_run(world: World) -> None:
     world.swapped("v1", run_id="night")
-    found = find_restorable(world.depot, run_id="night")
-    assert states(restore(world.depot, found, run_id="p", author="p", grace=Grace(), hold_days=0)) == {"v1": "restored"}
-    with reading(world.depot.engine) as session:
+    found = find_restorable(world.workspace, run_id="night")
+    assert states(restore(world.workspace, found, run_id="p", author="p", grace=Grace(), hold_days=0)) == {
+        "v1": "restored"
+    }
+    with reading(world.workspace.engine) as session:
         row = session.execute(
             sa.select(blobs.c.generation, videos.c.generation, videos.c.refused_recipe).join(
                 blobs, blobs.c.id == videos.c.blob_id
@@ -84,14 +86,14 @@ def test_a_purge_deletes_what_is_due_and_nothing_else(world: World, grant: Grant
     assert (state_of(world, "v1"), state_of(world, "v2"), state_of(world, "v3")) == ("live", "retired", "gone")
     assert len(world.double.deleted()) == 2
     with pytest.raises(NotFound, match="already purged"):
-        find_restorable(world.depot, video_id="v3")
+        find_restorable(world.workspace, video_id="v3")
     world.check()
 
 
 def test_a_purge_without_a_plan_for_it_deletes_nothing(world: World, grant: Grant) -> None:
     blob = due(world)
     world.plan("purge_retired", "purge", [])
-    assert [one.action for one in purge(world.depot, "other", [blob], grant=grant, run_id="r", grace=Grace())] == [
+    assert [one.action for one in purge(world.workspace, "other", [blob], grant=grant, run_id="r", grace=Grace())] == [
         "skipped"
     ]
     assert not world.double.deleted()
@@ -103,39 +105,39 @@ def test_old_bytes_stay_while_the_new_ones_are_not_stored(world: World, grant: G
     (outcome,) = purge_due(world, [replaced], grant)
     assert outcome.action == "failed"
     assert not world.double.deleted()
-    assert "not stored as recorded" in (why_frozen(world.depot.engine) or "")
+    assert "not stored as recorded" in (why_frozen(world.workspace.engine) or "")
 
 
 def test_an_object_that_is_not_the_recorded_one_stays_and_freezes_everything(world: World, grant: Grant) -> None:
     blob = due(world)
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(blobs).values(etag="0" * 32))
     assert [one.action for one in purge_due(world, [blob], grant)] == ["failed"]
     assert not world.double.deleted()
     with pytest.raises(Frozen, match="in doubt"):
-        purge(world.depot, "any", [blob], grant=grant, run_id="r", grace=Grace())
+        purge(world.workspace, "any", [blob], grant=grant, run_id="r", grace=Grace())
 
 
 def test_a_key_that_the_bucket_will_not_delete_fails_alone_and_is_finished_next_time(
     world: World, grant: Grant
 ) -> None:
     first, second = due(world, "v1"), due(world, "v2")
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         key = session.execute(sa.select(blobs.c.key).where(blobs.c.id == first)).scalar_one()
     world.double.faults.refuse_deletes([key], code="AccessDenied")
     plan = world.plan("purge_retired", "purge", [first, second])
-    outcomes = purge(world.depot, plan, [first, second], grant=grant, run_id="r", grace=Grace())
+    outcomes = purge(world.workspace, plan, [first, second], grant=grant, run_id="r", grace=Grace())
     assert states(outcomes) == {"v1": "failed", "v2": "purged"}
     world.double.faults.clear()
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         assert session.execute(sa.select(blobs.c.state).where(blobs.c.id == first)).scalar_one() == BlobState.RETIRED
-    assert states(purge(world.depot, plan, [first], grant=grant, run_id="r", grace=Grace())) == {"v1": "purged"}
+    assert states(purge(world.workspace, plan, [first], grant=grant, run_id="r", grace=Grace())) == {"v1": "purged"}
 
 
 def test_a_restore_whose_bytes_are_not_there_says_so(world: World) -> None:
     world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, stored=False)
-    found = find_restorable(world.depot, video_id="v1")
-    (outcome,) = restore(world.depot, found, run_id="p", author="p", grace=Grace(), hold_days=0)
+    found = find_restorable(world.workspace, video_id="v1")
+    (outcome,) = restore(world.workspace, found, run_id="p", author="p", grace=Grace(), hold_days=0)
     assert outcome.action == "failed"
     assert "nothing is stored" in outcome.reason
 
@@ -144,21 +146,23 @@ def test_frozen_or_fenced_off_nothing_is_retired_or_purged_but_restoring_works(w
     blob, plan = due(world, "v2"), world.plan("expire_videos", "retire", [world.video("v1")])
     fenced = grant._replace(token=grant.token - 1)
     with pytest.raises(LeaseLost):
-        retire(world.depot, plan, ["v1"], grant=fenced, run_id="r", grace=Grace())
+        retire(world.workspace, plan, ["v1"], grant=fenced, run_id="r", grace=Grace())
     with pytest.raises(LeaseLost):
         purge_due(world, [blob], fenced)
-    freeze(world.depot.engine, by="test", reason="an alarm")
+    freeze(world.workspace.engine, by="test", reason="an alarm")
     with pytest.raises(Frozen):
-        retire(world.depot, plan, ["v1"], grant=grant, run_id="r", grace=Grace())
-    found = find_restorable(world.depot, video_id="v2")
-    assert states(restore(world.depot, found, run_id="p", author="p", grace=Grace(), hold_days=1)) == {"v2": "restored"}
+        retire(world.workspace, plan, ["v1"], grant=grant, run_id="r", grace=Grace())
+    found = find_restorable(world.workspace, video_id="v2")
+    assert states(restore(world.workspace, found, run_id="p", author="p", grace=Grace(), hold_days=1)) == {
+        "v2": "restored"
+    }
     assert not world.double.deleted()
 
 
 def test_a_hold_says_when_it_comes_too_late(world: World) -> None:
     blob = due(world)
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(blobs).where(blobs.c.id == blob).values(state=BlobState.DELETING))
-    assert hold(world.depot.engine, scope="video", subject="v1", reason="r", author="a").too_late == 1
+    assert hold(world.workspace.engine, scope="video", subject="v1", reason="r", author="a").too_late == 1
     with pytest.raises(NotFound, match="nobody"):
-        hold(world.depot.engine, scope="user", subject="nobody", reason="r", author="a")
+        hold(world.workspace.engine, scope="user", subject="nobody", reason="r", author="a")

@@ -38,11 +38,13 @@ def shrinker(result: Transcode | Refusal, *, tamper: bool = False) -> Shrinker:
 
 def run(world: World, blob: int, grant: Grant, shrink: Shrinker, video_id: str = "v1") -> Outcome:
     scratch = Path(world.address.folder) / "scratch"
-    return swap(world.depot, video_id, blob, shrink=shrink, scratch=scratch, grant=grant, run_id="run", grace=Grace())
+    return swap(
+        world.workspace, video_id, blob, shrink=shrink, scratch=scratch, grant=grant, run_id="run", grace=Grace()
+    )
 
 
 def blob_states(world: World) -> dict[int, str]:
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         return {row.generation: row.state for row in session.execute(sa.select(blobs.c.generation, blobs.c.state))}
 
 
@@ -73,7 +75,7 @@ def test_a_refusal_is_recorded_once_however_often_it_is_found(world: World, gran
 def test_a_refusal_is_remembered_with_its_recipe(world: World, grant: Grant) -> None:
     outcome = run(world, world.video("v1"), grant, shrinker(Refusal("low_quality", "VMAF 91, floor 93", "r1")))
     assert (outcome.action, outcome.reason) == ("refused", "VMAF 91, floor 93")
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         row = session.execute(sa.select(videos.c.refused_recipe, videos.c.refused_reason)).one()
     assert tuple(row) == ("r1", "VMAF 91, floor 93")
     world.check()
@@ -81,7 +83,7 @@ def test_a_refusal_is_remembered_with_its_recipe(world: World, grant: Grant) -> 
 
 def test_a_passing_refusal_is_not_remembered(world: World, grant: Grant) -> None:
     run(world, world.video("v1"), grant, shrinker(Refusal("busy", "no room", "r1", permanent=False)))
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         assert session.execute(sa.select(videos.c.refused_recipe)).scalar_one() is None
 
 
@@ -97,7 +99,7 @@ def test_a_source_that_is_not_what_the_catalogue_says_is_left_alone(
     world: World, grant: Grant, tiny_transcode: Transcode
 ) -> None:
     blob = world.video("v1")
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(blobs).values(sha256="0" * 64))
     with pytest.raises(IntegrityDoubt, match="recorded 0000"):
         run(world, blob, grant, shrinker(tiny_transcode))
@@ -112,7 +114,7 @@ def test_a_plan_for_other_bytes_is_skipped(world: World, grant: Grant, tiny_tran
 
 def test_a_held_video_is_not_swapped(world: World, grant: Grant, tiny_transcode: Transcode) -> None:
     blob = world.video("v1")
-    hold(world.depot.engine, scope="user", subject="ann", reason="a dispute", author="test")
+    hold(world.workspace.engine, scope="user", subject="ann", reason="a dispute", author="test")
     assert run(world, blob, grant, shrinker(tiny_transcode)).action == "skipped"
     assert blob_states(world) == {1: BlobState.LIVE}
 
@@ -123,10 +125,10 @@ def test_nothing_is_announced_while_frozen_or_without_the_lease(
     blob = world.video("v1")
     with pytest.raises(LeaseLost, match="another run"):
         run(world, blob, grant._replace(token=grant.token - 1), shrinker(tiny_transcode))
-    freeze(world.depot.engine, by="test", reason="an alarm")
+    freeze(world.workspace.engine, by="test", reason="an alarm")
     with pytest.raises(Frozen, match="an alarm"):
         run(world, blob, grant, shrinker(tiny_transcode))
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         assert not session.execute(sa.select(operations)).all()
     assert blob_states(world) == {1: BlobState.LIVE}
 
@@ -134,7 +136,7 @@ def test_nothing_is_announced_while_frozen_or_without_the_lease(
 def take_in(world: World, clip: Path, grant: Grant, *, user: str = "ann", video: str = "v1") -> Outcome:
     scratch = Path(world.address.folder) / "scratch"
     return upload(
-        world.depot,
+        world.workspace,
         clip,
         user_id=user,
         video_id=video,

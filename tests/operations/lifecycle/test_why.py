@@ -24,14 +24,14 @@ MADE_AT = datetime.now(UTC) - timedelta(days=10)
 def kept(world: World) -> World:
     """A free user's video of ten days, of which no day of views is known."""
     world.video("v1")
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(users).values(tier="free"))
         session.execute(sa.update(videos).values(created_at=MADE_AT))
     return world
 
 
 def why(world: World) -> Explained:
-    return explain(world.depot.engine, "v1", world.depot.bucket.prefix)
+    return explain(world.workspace.engine, "v1", world.workspace.bucket.prefix)
 
 
 def said(found: Explained, what: str) -> str:
@@ -49,13 +49,13 @@ def test_what_is_unknown_is_said_and_only_its_age_moves_it(kept: World) -> None:
 
 
 def test_it_follows_the_policy_in_force_and_the_views(kept: World) -> None:
-    with transaction(kept.depot.engine, "test") as session:
+    with transaction(kept.workspace.engine, "test") as session:
         days = [{"day": (datetime.now(UTC) - timedelta(days=n)).date()} for n in range(1, 40)]
         session.execute(sa.insert(view_days), days)
         session.execute(sa.text("UPDATE blobs SET codec = 'h264'"))
     assert why(kept).next_step.startswith("tier_storage: compress")
     later = LifecyclePolicy(compress_below_views=None, retire_after_days=12)
-    version = put_in_force(kept.depot.engine, lifecycle=later)
+    version = put_in_force(kept.workspace.engine, lifecycle=later)
     found = why(kept)
     assert said(found, f"policy, version {version}").startswith("keep (too_young)")
     assert found.next_at is not None
@@ -63,7 +63,7 @@ def test_it_follows_the_policy_in_force_and_the_views(kept: World) -> None:
 
 
 def test_a_hold_is_named_and_nothing_comes_next(kept: World) -> None:
-    hold(kept.depot.engine, scope="user", subject="ann", reason="a court asked", author="eve")
+    hold(kept.workspace.engine, scope="user", subject="ann", reason="a court asked", author="eve")
     found = why(kept)
     assert "by eve: a court asked; until it is released" in said(found, "hold")
     assert (found.next_at, found.next_step) == (None, "no run touches it while it is held")
@@ -71,7 +71,7 @@ def test_a_hold_is_named_and_nothing_comes_next(kept: World) -> None:
 
 def test_of_a_retired_video_it_says_until_when_it_can_be_restored(kept: World, grant: Grant) -> None:
     plan = kept.plan("expire_videos", "retire", [1])
-    retire(kept.depot, plan, ["v1"], grant=grant, run_id="night", grace=Grace())
+    retire(kept.workspace, plan, ["v1"], grant=grant, run_id="night", grace=Grace())
     found = why(kept)
     assert found.state == "retired"
     assert found.next_at is not None
@@ -81,4 +81,4 @@ def test_of_a_retired_video_it_says_until_when_it_can_be_restored(kept: World, g
 
 def test_what_is_not_there_is_told(kept: World) -> None:
     with pytest.raises(NotFound, match="no video 'v9'"):
-        explain(kept.depot.engine, "v9", kept.depot.bucket.prefix)
+        explain(kept.workspace.engine, "v9", kept.workspace.bucket.prefix)

@@ -47,6 +47,6 @@ def foreign() -> Iterator[seaweed.Endpoint]:
 def test_another_server_changes_nothing(foreign: seaweed.Endpoint, engine: sa.Engine, name: str) -> None:
     prefix = f"{secrets.token_hex(6)}/videos/"
     bucket = r2.connect(foreign.endpoint_url, foreign.access_key_id, foreign.secret_access_key, BUCKET, prefix)
-    depot = join(engine, bucket)
+    workspace = join(engine, bucket)
     with Keeper(engine) as keeper:
-        hold(depot, foreign, keeper.take(["test"])[0], LAYOUTS[name])
+        hold(workspace, foreign, keeper.take(["test"])[0], LAYOUTS[name])

@@ -27,25 +27,25 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(world: World, grant: Grant) -> tuple[Survey, dict[str, object]]:
-    found = survey(world.depot, run_id="run", note=True)
+    found = survey(world.workspace, run_id="run", note=True)
     listing_within(BlastRadius(), found.seen, found.expected)
-    confirm_missing(world.depot, found)
-    adoption.judge(world.depot, found.scan_id, AdoptionLimits())
-    done: dict[str, object] = {"adopted": orphans.adopt(world.depot, found, grant=grant, run_id="run")}
-    done["lost"] = sync.lose(world.depot, found, grant=grant, run_id="run")
-    done["doubtful"] = sync.mend(world.depot, found, grant=grant, run_id="run", grace=Grace())
-    done["swept"] = orphans.sweep(world.depot, found, grant=grant, run_id="run", grace=Grace())
-    done["left"] = sync.finish(world.depot, found, "done")
+    confirm_missing(world.workspace, found)
+    adoption.judge(world.workspace, found.scan_id, AdoptionLimits())
+    done: dict[str, object] = {"adopted": orphans.adopt(world.workspace, found, grant=grant, run_id="run")}
+    done["lost"] = sync.lose(world.workspace, found, grant=grant, run_id="run")
+    done["doubtful"] = sync.mend(world.workspace, found, grant=grant, run_id="run", grace=Grace())
+    done["swept"] = orphans.sweep(world.workspace, found, grant=grant, run_id="run", grace=Grace())
+    done["left"] = sync.finish(world.workspace, found, "done")
     return found, done
 
 
 def video(world: World, video_id: str) -> sa.Row[tuple[object, ...]]:
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         return session.execute(sa.select(tables.videos).where(tables.videos.c.id == video_id)).one()
 
 
 def test_an_object_whose_key_says_whose_it_is_becomes_a_video(world: World, grant: Grant) -> None:
-    prefix, bucket = world.address.prefix, world.depot.bucket
+    prefix, bucket = world.address.prefix, world.workspace.bucket
     for key in ("bob/clip.mp4", "bob/film/final.mp4", "notes.txt", "ann/v1/second.mp4"):
         bucket.put_once(prefix + key, world.clip, "video/mp4")
     world.video("v1")
@@ -64,7 +64,7 @@ def test_a_row_without_its_object_is_lost_and_its_object_found_again_brings_it_b
     world.video("v1", key=key, stored=False)
     assert run(world, grant)[1]["lost"] == 1
     assert video(world, "v1").state == VideoState.LOST
-    world.depot.bucket.put_once(key, world.clip, "video/mp4")
+    world.workspace.bucket.put_once(key, world.clip, "video/mp4")
     run(world, grant)
     assert video(world, "v1").state == VideoState.LIVE
     world.check()
@@ -84,9 +84,9 @@ def test_half_a_listing_changes_nothing(world: World, grant: Grant) -> None:
 
 
 def test_a_dry_run_writes_down_the_scan_alone(world: World) -> None:
-    world.depot.bucket.put_once(world.address.prefix + "bob/clip.mp4", world.clip, "video/mp4")
-    assert survey(world.depot, run_id="run", note=False).unexplained == 1
-    with reading(world.depot.engine) as session:
+    world.workspace.bucket.put_once(world.address.prefix + "bob/clip.mp4", world.clip, "video/mp4")
+    assert survey(world.workspace, run_id="run", note=False).unexplained == 1
+    with reading(world.workspace.engine) as session:
         assert not session.execute(sa.select(tables.orphans)).all()
 
 
@@ -94,28 +94,28 @@ def test_a_key_of_the_services_may_be_written_over_ours_may_not(
     world: World, grant: Grant, make_clip: MakeClip
 ) -> None:
     theirs = f"{world.address.prefix}ann/v1.mp4"
-    world.depot.bucket.put_once(theirs, make_clip(seconds=0.4), "video/mp4")
+    world.workspace.bucket.put_once(theirs, make_clip(seconds=0.4), "video/mp4")
     world.video("v1", key=theirs, stored=False)
     ours = f"{world.address.prefix}ann/v2/g1-0123456789abcdef.mp4"
-    world.depot.bucket.put_once(ours, make_clip(seconds=0.4), "video/mp4")
+    world.workspace.bucket.put_once(ours, make_clip(seconds=0.4), "video/mp4")
     world.video("v2", key=ours, stored=False)
     assert run(world, grant)[1]["doubtful"] == [ours]
     assert video(world, "v1").generation == 2
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         blobs = sa.select(tables.blobs.c.state, tables.blobs.c.sha256).where(tables.blobs.c.key == theirs)
         before, new = session.execute(blobs.order_by(tables.blobs.c.id)).all()
     assert before.state == BlobState.GONE
     assert tuple(new) == (BlobState.LIVE, None)  # what is not known is not claimed
-    assert accounts.recount(world.depot.engine) == []  # and ann's bytes are those of the new object
+    assert accounts.recount(world.workspace.engine) == []  # and ann's bytes are those of the new object
 
 
 @pytest.mark.usefixtures("no_waiting")
 def test_debris_beside_a_healthy_newer_generation_is_retired_not_deleted(world: World, grant: Grant) -> None:
     key = f"{world.address.prefix}ann/v1/g1-00000000deadbeef.mp4"
-    world.depot.bucket.put_once(key, world.clip, "video/mp4")
+    world.workspace.bucket.put_once(key, world.clip, "video/mp4")
     world.video("v1", generation=2)
     assert run(world, grant)[1]["swept"] == 1
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         assert (
             session.execute(sa.select(tables.blobs.c.state).where(tables.blobs.c.key == key)).scalar_one() == "retired"
         )
@@ -128,7 +128,7 @@ def test_an_old_catalogue_takes_a_newer_generation_back_and_never_sweeps_it(worl
         world.video(f"other{number}")
     world.video("v1", stored=False)
     newer = f"{world.address.prefix}ann/v1/g2-00000000deadbeef.mp4"
-    world.depot.bucket.put_once(newer, world.clip, "video/mp4")
+    world.workspace.bucket.put_once(newer, world.clip, "video/mp4")
     run(world, grant)  # finds the old bytes missing
     _, done = run(world, grant)
     assert (done["adopted"], done["swept"]) == ((0, 1), 0)
@@ -137,7 +137,7 @@ def test_an_old_catalogue_takes_a_newer_generation_back_and_never_sweeps_it(worl
 
 
 def test_debris_that_has_not_been_watched_for_a_day_stays_noted(world: World, grant: Grant) -> None:
-    world.depot.bucket.put_once(f"{world.address.prefix}ann/v1/g1-00000000deadbeef.mp4", world.clip, "video/mp4")
+    world.workspace.bucket.put_once(f"{world.address.prefix}ann/v1/g1-00000000deadbeef.mp4", world.clip, "video/mp4")
     world.video("v1", generation=2)
     assert run(world, grant)[1]["swept"] == 0
 
@@ -145,7 +145,7 @@ def test_debris_that_has_not_been_watched_for_a_day_stays_noted(world: World, gr
 def test_an_object_that_came_after_its_purge_is_retired_again(world: World, grant: Grant) -> None:
     blob = world.video("v1", state=VideoState.GONE, blob_state=BlobState.GONE)
     run(world, grant)
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         assert (
             session.execute(sa.select(tables.blobs.c.state).where(tables.blobs.c.id == blob)).scalar_one() == "retired"
         )
@@ -153,14 +153,14 @@ def test_an_object_that_came_after_its_purge_is_retired_again(world: World, gran
 
 def test_another_deployments_bucket_is_refused(world: World) -> None:
     with pytest.raises(IdentityMismatch, match="belongs to deployment"):
-        check_identity(world.depot.bucket, "another", may_claim=True)
+        check_identity(world.workspace.bucket, "another", may_claim=True)
 
 
 def test_a_bucket_without_identity_is_claimed_only_by_a_store_that_knows_no_objects(world: World) -> None:
     world.video("v1")
     with pytest.raises(IdentityMismatch, match="doctor --claim"):
-        check_identity(_elsewhere(world), world.depot.deployment_id, may_claim=False)
-    check_identity(_elsewhere(world), world.depot.deployment_id, may_claim=True)
+        check_identity(_elsewhere(world), world.workspace.deployment_id, may_claim=False)
+    check_identity(_elsewhere(world), world.workspace.deployment_id, may_claim=True)
 
 
 def _elsewhere(world: World) -> r2.Bucket:
@@ -172,10 +172,10 @@ def _elsewhere(world: World) -> r2.Bucket:
 def test_in_shards_it_sees_what_one_pass_sees(world: World, grant: Grant) -> None:
     for number in range(12):
         world.video(f"v{number}")
-    world.depot.bucket.put_once(f"{world.address.prefix}bob/new.mp4", world.clip, "video/mp4")
+    world.workspace.bucket.put_once(f"{world.address.prefix}bob/new.mp4", world.clip, "video/mp4")
     world.video("away", stored=False)
     world.double.listings.page_keys = 2
-    one, several = (survey(world.depot, run_id="run", note=False, shards=shards) for shards in (1, 4))
+    one, several = (survey(world.workspace, run_id="run", note=False, shards=shards) for shards in (1, 4))
     asked = {request.query.get("start-after") for request in world.double.sent("ListObjectsV2")}
     assert len(asked) >= 4
     for found in (one, several):
@@ -189,9 +189,9 @@ def test_a_shard_that_is_cut_short_is_judged_with_the_others(world: World) -> No
         world.video(f"v{number}")
     world.double.listings.page_keys = 4
     world.double.faults.spoil_listing("half", times=3)
-    found = survey(world.depot, run_id="run", note=False, shards=3)
+    found = survey(world.workspace, run_id="run", note=False, shards=3)
     with pytest.raises(GuardRefused, match="where the catalogue expects 12"):
         listing_within(BlastRadius(), found.seen, found.expected)
     world.double.faults.spoil_listing("no_token")
     with pytest.raises(TruncatedListing):
-        survey(world.depot, run_id="run", note=False, shards=3)
+        survey(world.workspace, run_id="run", note=False, shards=3)

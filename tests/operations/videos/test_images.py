@@ -15,39 +15,39 @@ DIGEST = hashlib.sha256(PNG).hexdigest()
 
 
 def test_an_image_is_kept_once_and_fetched_by_its_digest(world: World, tmp_path: Path) -> None:
-    assert images.keep(world.depot, PNG) == images.keep(world.depot, PNG) == (DIGEST, len(PNG), "image/png")
-    assert images.fetch(world.depot.bucket, DIGEST, tmp_path / "image")
+    assert images.keep(world.workspace, PNG) == images.keep(world.workspace, PNG) == (DIGEST, len(PNG), "image/png")
+    assert images.fetch(world.workspace.bucket, DIGEST, tmp_path / "image")
     assert (tmp_path / "image").read_bytes() == PNG
-    assert not images.fetch(world.depot.bucket, "0" * 64, tmp_path / "none")
+    assert not images.fetch(world.workspace.bucket, "0" * 64, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
 def test_what_is_stored_under_a_digest_and_is_not_of_it_is_not_given(world: World, tmp_path: Path) -> None:
-    bucket = world.depot.bucket
+    bucket = world.workspace.bucket
     bucket.put_bytes_once(bucket.image_key("1" * 64), PNG, "image/png")
     assert not images.fetch(bucket, "1" * 64, tmp_path / "image")
     assert not (tmp_path / "image").exists()
 
 
 def test_no_listing_shows_it_so_nobody_adopts_or_sweeps_it(world: World) -> None:
-    before = [one for page in world.depot.bucket.pages() for one in page]
-    images.keep(world.depot, PNG)
-    assert [one for page in world.depot.bucket.pages() for one in page] == before
+    before = [one for page in world.workspace.bucket.pages() for one in page]
+    images.keep(world.workspace, PNG)
+    assert [one for page in world.workspace.bucket.pages() for one in page] == before
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a and so on", PNG + bytes(images.MOST_BYTES)])
 def test_what_is_no_image_or_too_large_is_refused(world: World, data: bytes) -> None:
     with pytest.raises(NotAVideo):
-        images.keep(world.depot, data)
+        images.keep(world.workspace, data)
 
 
 def test_while_changes_are_frozen_none_is_taken_in(world: World) -> None:
-    freeze(world.depot.engine, by="eve", reason="a doubt")
+    freeze(world.workspace.engine, by="eve", reason="a doubt")
     with pytest.raises(Frozen, match="a doubt"):
-        images.keep(world.depot, PNG)
+        images.keep(world.workspace, PNG)
 
 
 def test_a_provider_is_given_an_address_of_a_kept_image_alone(world: World) -> None:
-    images.keep(world.depot, PNG)
-    assert DIGEST in (images.url_of(world.depot.bucket, DIGEST, 60) or "")
-    assert images.url_of(world.depot.bucket, "0" * 64, 60) is None
+    images.keep(world.workspace, PNG)
+    assert DIGEST in (images.url_of(world.workspace.bucket, DIGEST, 60) or "")
+    assert images.url_of(world.workspace.bucket, "0" * 64, 60) is None

@@ -52,9 +52,9 @@ class Service:
         self.world.double.client.delete_object(Bucket=BUCKET, Key=self.key)
 
     def stored(self) -> bytes | None:
-        if self.world.depot.bucket.head(self.key) is None:
+        if self.world.workspace.bucket.head(self.key) is None:
             return None
-        return self.world.depot.bucket.read_bytes(self.key)
+        return self.world.workspace.bucket.read_bytes(self.key)
 
 
 @pytest.fixture
@@ -79,36 +79,36 @@ def make(
 
 def sync_once(world: World, grant: Grant) -> list[str]:
     """Compare bucket and catalogue as `sync_catalog` does; returns the keys in doubt."""
-    purge.settle_claims(world.depot, run_id="sync", grace=GRACE, grant=grant)
-    found = survey(world.depot, run_id="sync", note=True)
-    confirm_missing(world.depot, found)
-    adoption.judge(world.depot, found.scan_id, AdoptionLimits())
-    orphans.adopt(world.depot, found, grant=grant, run_id="sync")
-    sync.lose(world.depot, found, grant=grant, run_id="sync")
-    doubtful = sync.mend(world.depot, found, grant=grant, run_id="sync", grace=GRACE)
-    sync.finish(world.depot, found, "done")
+    purge.settle_claims(world.workspace, run_id="sync", grace=GRACE, grant=grant)
+    found = survey(world.workspace, run_id="sync", note=True)
+    confirm_missing(world.workspace, found)
+    adoption.judge(world.workspace, found.scan_id, AdoptionLimits())
+    orphans.adopt(world.workspace, found, grant=grant, run_id="sync")
+    sync.lose(world.workspace, found, grant=grant, run_id="sync")
+    doubtful = sync.mend(world.workspace, found, grant=grant, run_id="sync", grace=GRACE)
+    sync.finish(world.workspace, found, "done")
     return doubtful
 
 
 def purge_all(world: World, grant: Grant) -> list[Outcome]:
     """Let every grace pass, and purge whatever is retired."""
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(blobs).where(blobs.c.state == BlobState.RETIRED).values(purge_after=LONG_AGO))
         chosen = list(session.execute(sa.select(blobs.c.id).where(blobs.c.state == BlobState.RETIRED)).scalars())
     plan = world.plan("purge_retired", "purge", chosen)
-    return purge.purge(world.depot, plan, chosen, grant=grant, run_id="purge", grace=GRACE)
+    return purge.purge(world.workspace, plan, chosen, grant=grant, run_id="purge", grace=GRACE)
 
 
 def assert_live(service: Service) -> None:
     """The video v1 is live on what the service has stored, whose row says so."""
-    with reading(service.world.depot.engine) as session:
+    with reading(service.world.workspace.engine) as session:
         row = session.execute(
             sa.select(videos.c.state, videos.c.created_at, blobs.c.key, blobs.c.state.label("blob_state"), *_RECORDED)
             .join(blobs, blobs.c.id == videos.c.blob_id)
             .where(videos.c.id == "v1")
         ).one()
     assert (row.state, row.blob_state, row.key) == ("live", "live", service.key)
-    found = service.world.depot.bucket.head(service.key)
+    found = service.world.workspace.bucket.head(service.key)
     assert found is not None
     assert Recorded(*row[4:]).matches(found)
     assert abs(row.created_at - found.last_modified) < timedelta(seconds=1)  # a new video's life begins anew
@@ -148,7 +148,9 @@ def test_the_same_bytes_stored_again_are_an_upload(state: str, service: Service,
     blob = make(service, **STATES[state])  # type: ignore[arg-type]  # a table of arguments
     if state == "swapped away":
         service.world.video("v1", generation=2)
-    with transaction(service.world.depot.engine, "test") as session:  # as if it were stored long after what is known
+    with transaction(
+        service.world.workspace.engine, "test"
+    ) as session:  # as if it were stored long after what is known
         session.execute(sa.update(blobs).where(blobs.c.id == blob).values(stored_at=LONG_AGO))
     sync_once(service.world, grant)
     assert_live(service)
@@ -166,7 +168,7 @@ def test_a_purge_without_a_sync_before_it_finds_the_upload_itself(state: str, se
     assert (outcome.action, "stored another video" in outcome.reason) == ("skipped", True)
     assert service.stored() == NEW
     assert_live(service)
-    assert why_frozen(service.world.depot.engine) is None  # what the service may do is no alarm
+    assert why_frozen(service.world.workspace.engine) is None  # what the service may do is no alarm
     service.world.check()
 
 
@@ -180,20 +182,20 @@ def test_what_it_has_not_touched_is_purged(service: Service, grant: Grant) -> No
 
 def test_without_a_bucket_that_keeps_the_contract_bytes_of_the_services_stay(service: Service, grant: Grant) -> None:
     theirs, ours = make(service, **RETIRED), service.world.video("v2", **RETIRED)  # type: ignore[arg-type]  # a table of arguments
-    depot = replace(service.world.depot, may_purge_service_keys=False)
-    plan_id = begin_plan(depot.engine, "purge_retired", {}, datetime.now(UTC), "test")
+    workspace = replace(service.world.workspace, may_purge_service_keys=False)
+    plan_id = begin_plan(workspace.engine, "purge_retired", {}, datetime.now(UTC), "test")
     plan = add_due(
-        depot.engine,
+        workspace.engine,
         plan_id,
         datetime.now(UTC),
         grace=GRACE,
-        service_keys=depot.may_purge_service_keys,
+        service_keys=workspace.may_purge_service_keys,
         max_videos=100,
         microusd_per_gb=15_000,
     )
     assert (plan.retire.objects, plan.kept) == (1, {"contract_not_tried": 1})
     both = service.world.plan("purge_retired", "purge", [theirs, ours])
-    purge.purge(depot, both, [theirs, ours], grant=grant, run_id="purge", grace=GRACE)
+    purge.purge(workspace, both, [theirs, ours], grant=grant, run_id="purge", grace=GRACE)
     assert (_state(service.world, theirs), _state(service.world, ours)) == (BlobState.RETIRED, BlobState.GONE)
 
 
@@ -205,7 +207,7 @@ def test_an_object_that_is_as_recorded_after_its_purge_is_no_upload(service: Ser
 
 def test_bytes_of_the_services_wait_longer(service: Service) -> None:
     theirs, ours = make(service), service.world.video("v2")
-    with transaction(service.world.depot.engine, "test") as session:
+    with transaction(service.world.workspace.engine, "test") as session:
         at = now(session)
         session.execute(sa.update(blobs).values(**retired(at, GRACE, "a test")))
         waits = dict(session.execute(sa.select(blobs.c.id, blobs.c.purge_after)).all())
@@ -221,13 +223,13 @@ def claimed(service: Service, grant: Grant) -> int:
 
 
 def _claim(world: World, blob: int, token: int) -> None:
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         claim = {"state": BlobState.DELETING, "claimed_at": now(session), "claim_token": token}
         session.execute(sa.update(blobs).where(blobs.c.id == blob).values(**claim))
 
 
 def _state(world: World, blob: int) -> str:
-    with reading(world.depot.engine) as session:
+    with reading(world.workspace.engine) as session:
         return str(session.execute(sa.select(blobs.c.state).where(blobs.c.id == blob)).scalar_one())
 
 
@@ -247,20 +249,20 @@ def test_a_claimed_blob_is_neither_purged_taken_back_nor_restored_by_others(
     service: Service, claimed: int, grant: Grant
 ) -> None:
     plan = service.world.plan("purge_retired", "purge", [claimed])
-    (outcome,) = purge.purge(service.world.depot, plan, [claimed], grant=grant, run_id="other", grace=GRACE)
+    (outcome,) = purge.purge(service.world.workspace, plan, [claimed], grant=grant, run_id="other", grace=GRACE)
     assert outcome.action == "skipped"
-    assert purge.settle_claims(service.world.depot, run_id="other", grace=GRACE) == 0
+    assert purge.settle_claims(service.world.workspace, run_id="other", grace=GRACE) == 0
     assert _state(service.world, claimed) == BlobState.DELETING
     service.world.expire_leases()
-    assert purge.settle_claims(service.world.depot, run_id="other", grace=GRACE) == 1
-    found = find_restorable(service.world.depot, video_id="v1")
-    (restored,) = restore(service.world.depot, found, run_id="p", author="p", grace=GRACE, hold_days=0)
+    assert purge.settle_claims(service.world.workspace, run_id="other", grace=GRACE) == 1
+    found = find_restorable(service.world.workspace, video_id="v1")
+    (restored,) = restore(service.world.workspace, found, run_id="p", author="p", grace=GRACE, hold_days=0)
     assert restored.action == "restored"
     assert_recorded_live(service)
 
 
 def assert_recorded_live(service: Service) -> None:
-    with reading(service.world.depot.engine) as session:
+    with reading(service.world.workspace.engine) as session:
         assert session.execute(sa.select(videos.c.state).where(videos.c.id == "v1")).scalar_one() == VideoState.LIVE
     service.world.check()
 
@@ -270,17 +272,17 @@ def test_a_claim_that_timed_out_is_purged_only_where_its_object_is_gone(
 ) -> None:
     service.delete()
     service.world.expire_leases()
-    assert purge.settle_claims(service.world.depot, run_id="next", grace=GRACE, grant=grant) == 1
+    assert purge.settle_claims(service.world.workspace, run_id="next", grace=GRACE, grant=grant) == 1
     assert _state(service.world, claimed) == BlobState.GONE
-    with reading(service.world.depot.engine) as session:
+    with reading(service.world.workspace.engine) as session:
         assert session.execute(sa.select(audit_events.c.event)).scalars().all()[-1] == "purge"
 
 
 def test_a_restore_does_not_bring_back_bytes_that_the_service_has_overwritten(service: Service) -> None:
     make(service, **RETIRED)  # type: ignore[arg-type]  # a table of arguments
-    found = find_restorable(service.world.depot, video_id="v1")
+    found = find_restorable(service.world.workspace, video_id="v1")
     service.put()
-    (outcome,) = restore(service.world.depot, found, run_id="p", author="p", grace=GRACE, hold_days=0)
+    (outcome,) = restore(service.world.workspace, found, run_id="p", author="p", grace=GRACE, hold_days=0)
     assert outcome.action == "failed"
 
 
@@ -314,7 +316,7 @@ def test_a_freeze_between_claim_and_delete_stops_the_delete(
     service: Service, grant: Grant, at_failpoint: AtFailpoint, ours: bool
 ) -> None:
     world, blob = service.world, make_due(service, ours=ours)
-    at_failpoint("purge.claim.after_commit", lambda: freeze(world.depot.engine, by="person", reason="stop"))
+    at_failpoint("purge.claim.after_commit", lambda: freeze(world.workspace.engine, by="person", reason="stop"))
     with pytest.raises(Frozen):
         purge_all(world, grant)
     assert not world.double.deleted()
@@ -330,7 +332,7 @@ def test_a_lease_that_passed_to_another_between_claim_and_delete_stops_the_delet
 
     def pass_on() -> None:
         world.expire_leases()
-        assert acquire(world.depot.engine, [grant.name], "another")
+        assert acquire(world.workspace.engine, [grant.name], "another")
 
     at_failpoint("purge.claim.after_commit", pass_on)
     with pytest.raises(LeaseLost):
@@ -348,9 +350,9 @@ def test_a_claim_that_another_run_has_settled_stops_the_delete(
 
     def restore_meanwhile() -> None:
         world.expire_leases()
-        assert purge.settle_claims(world.depot, run_id="person", grace=GRACE) == 1
-        found = find_restorable(world.depot, video_id="v1")
-        restore(world.depot, found, run_id="person", author="p", grace=GRACE, hold_days=0)
+        assert purge.settle_claims(world.workspace, run_id="person", grace=GRACE) == 1
+        found = find_restorable(world.workspace, video_id="v1")
+        restore(world.workspace, found, run_id="person", author="p", grace=GRACE, hold_days=0)
 
     at_failpoint("purge.claim.after_commit", restore_meanwhile)
     with pytest.raises(LeaseLost, match="has settled"):
@@ -366,7 +368,7 @@ def test_nothing_is_deleted_on_an_old_look(
     world, blob = service.world, make_due(service, ours=ours)
     monkeypatch.setattr(purge, "LOOK_SECONDS", 0 if ours else 1)
     if not ours:
-        head = world.depot.bucket.head
+        head = world.workspace.bucket.head
 
         def slow(_: Bucket, key: str) -> StoredObject | None:
             sleep(1.1)
@@ -417,7 +419,7 @@ def test_a_swap_whose_source_the_service_overwrites_is_abandoned(
     world, blob = service.world, make(service)
     at_failpoint("swap.readback.after", service.put)
     outcome = swap(
-        world.depot,
+        world.workspace,
         "v1",
         blob,
         shrink=lambda _, place: ready(tiny_transcode, place),

@@ -18,18 +18,18 @@ from tests.operations.books import make_user, storage
 
 
 def reserve(world: World, size: int, key: str = "upload 1", user: str = "ann") -> None:
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         quota.reserve(session, user, size, key, lasting_seconds=600)
 
 
 def state_of(world: World, key: str = "upload 1") -> str:
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         return str(session.execute(sa.select(reservations.c.state).where(reservations.c.id == key)).scalar_one())
 
 
 def put(world: World, grant: Grant, key: str | None, *, video: str = "new") -> Outcome:
     return upload(
-        world.depot,
+        world.workspace,
         world.clip,
         user_id="ann",
         video_id=video,
@@ -46,7 +46,7 @@ def test_its_bytes_turn_from_reserved_to_used(world: World, grant: Grant) -> Non
     size = world.clip.stat().st_size
     reserve(world, size + 100)
     assert put(world, grant, "upload 1").action == "uploaded"
-    assert storage(world.depot.engine, "ann") == (size, 0)
+    assert storage(world.workspace.engine, "ann") == (size, 0)
     assert state_of(world) == "settled"
 
 
@@ -55,7 +55,7 @@ def test_new_bytes_of_a_video_count_by_their_difference(world: World, grant: Gra
     put(world, grant, None)
     reserve(world, size)
     put(world, grant, "upload 1")
-    assert storage(world.depot.engine, "ann") == (size, 0)
+    assert storage(world.workspace.engine, "ann") == (size, 0)
 
 
 def test_more_than_was_promised_is_refused_before_anything_is_stored(world: World, grant: Grant) -> None:
@@ -67,11 +67,11 @@ def test_more_than_was_promised_is_refused_before_anything_is_stored(world: Worl
 
 
 def test_a_promise_that_is_over_or_somebody_elses_is_refused(world: World, grant: Grant) -> None:
-    make_user(world.depot.engine, "bob")
+    make_user(world.workspace.engine, "bob")
     size = world.clip.stat().st_size
     reserve(world, size, "of bob", "bob")
     reserve(world, size, "over")
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         quota.release(session, "over")
     for key, error in (("of bob", NotFound), ("over", HoldClosed), ("no such", NotFound)):
         with pytest.raises(error):
@@ -84,15 +84,15 @@ def test_an_upload_under_way_keeps_its_promise_and_gives_it_back_when_it_fails(w
     world.double.faults.fail("PutObject", 403)
     with pytest.raises(StorageError):
         put(world, grant, "upload 1")
-    with transaction(world.depot.engine, "test") as session:
+    with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(reservations).values(expires_at=Clock(-1)))
         assert not quota.expire(session)
         with pytest.raises(HoldClosed, match="an upload under way counts on it"):
             quota.release(session, "upload 1")
         with pytest.raises(HoldClosed, match="another upload counts on"):
             quota.require_room(session, "upload 1", "ann", 1)
-    (intent,) = intents.open_intents(world.depot)
-    intents.settle(world.depot, intent, scratch=Path(world.address.folder), grant=grant, grace=Grace())
-    assert (state_of(world), storage(world.depot.engine, "ann")) == ("released", (0, 0))
-    with transaction(world.depot.engine, "test") as session:
+    (intent,) = intents.open_intents(world.workspace)
+    intents.settle(world.workspace, intent, scratch=Path(world.address.folder), grant=grant, grace=Grace())
+    assert (state_of(world), storage(world.workspace.engine, "ann")) == ("released", (0, 0))
+    with transaction(world.workspace.engine, "test") as session:
         assert session.execute(sa.select(videos.c.state)).scalar_one() == VideoState.GONE

@@ -1,4 +1,4 @@
-"""The depot that a run works on, and the right to change it."""
+"""The workspace that a run works on, and the right to change it."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -8,14 +8,14 @@ from sqlalchemy.engine import Engine
 from reelkeeper.errors import Frozen
 from reelkeeper.operations.core.freeze import why_frozen
 from reelkeeper.operations.core.lease import Lease, alone
-from reelkeeper.operations.core.workspace import Depot, open_depot
+from reelkeeper.operations.core.workspace import Workspace, open_workspace
 from reelkeeper.settings import settings
 from reelkeeper.store.core.opening import open_store
 
 
-def opened() -> AbstractContextManager[Depot]:
+def opened() -> AbstractContextManager[Workspace]:
     """Open store and bucket as this process is configured, and check that they belong together."""
-    return open_depot(settings())
+    return open_workspace(settings())
 
 
 def store() -> AbstractContextManager[Engine]:
@@ -24,9 +24,9 @@ def store() -> AbstractContextManager[Engine]:
 
 
 @contextmanager
-def lease(depot: Depot, flow: str) -> Iterator[Lease]:
+def lease(workspace: Workspace, flow: str) -> Iterator[Lease]:
     """Be the only run of `flow` that changes anything. Raises LeaseLost naming the other, Frozen with the reason."""
-    if reason := why_frozen(depot.engine):
+    if reason := why_frozen(workspace.engine):
         raise Frozen(reason)
-    with alone(depot.engine, f"flow/{flow}") as held:
+    with alone(workspace.engine, f"flow/{flow}") as held:
         yield held
