@@ -202,9 +202,9 @@ def _client(workspace: Workspace) -> Iterator[Client]:
     import uvicorn  # noqa: PLC0415  it and FastAPI take most of a second, which no other page needs
 
     from reelkeeper.api.app import create_app  # noqa: PLC0415  the same
-    from reelkeeper.api.backing import Backing  # noqa: PLC0415  the same
+    from reelkeeper.api.app_state import AppState  # noqa: PLC0415  the same
 
-    app = create_app(Backing(workspace, settings().scratch))
+    app = create_app(AppState(workspace, settings().scratch))
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False)
     listening, server = config.bind_socket(), uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), name="demo-api", daemon=True)

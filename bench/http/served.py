@@ -13,7 +13,7 @@ from sqlmodel import Session
 
 from reelkeeper.adapters.s3 import r2
 from reelkeeper.api.app import create_app
-from reelkeeper.api.backing import Backing
+from reelkeeper.api.app_state import AppState
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.rules.core.access import AccessPolicy
 from reelkeeper.store.core.engine import open_engine
@@ -39,9 +39,9 @@ def bare(engine: sa.Engine) -> FastAPI:
 
 def ours(engine: sa.Engine, folder: Path) -> FastAPI:
     """Make Reelkeeper's app. No request of this benchmark reaches its bucket."""
-    stands = Backing(Workspace(engine, Mock(spec=r2.Bucket), "bench"), folder)
-    stands.load.limit(_UNHURRIED)
-    return create_app(stands)
+    app_state = AppState(Workspace(engine, Mock(spec=r2.Bucket), "bench"), folder)
+    app_state.load.limit(_UNHURRIED)
+    return create_app(app_state)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from docs.generated.tables import kind, table
 from reelkeeper.api.app import create_app
-from reelkeeper.api.backing import Backing
+from reelkeeper.api.app_state import AppState
 from reelkeeper.api.problems import STATUSES
 from reelkeeper.api.routes.jobs import REFUSED
 from reelkeeper.operations.core.workspace import Workspace
@@ -45,7 +45,7 @@ _BY_ALL: Final = {"400", "401", "403", "408", "413", "422", "429", "500", "503"}
 def schema() -> dict[str, Any]:
     """Give the schema. No store and no bucket is opened for it."""
     nowhere = Workspace(sa.create_engine("sqlite://"), bucket=None, deployment_id="docs")  # type: ignore[arg-type]  # nothing is asked of it
-    found: dict[str, Any] = create_app(Backing(nowhere, Path("scratch"))).openapi()
+    found: dict[str, Any] = create_app(AppState(nowhere, Path("scratch"))).openapi()
     return found
 
 

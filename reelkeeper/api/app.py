@@ -10,17 +10,17 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import CollectorRegistry
 
-from reelkeeper.api.backing import Backing
+from reelkeeper.api.app_state import AppState
+from reelkeeper.api.auth import AuthMiddleware
 from reelkeeper.api.collector import Service
 from reelkeeper.api.dispatching import Dispatching
 from reelkeeper.api.figures import Requests
 from reelkeeper.api.following import Following
-from reelkeeper.api.gate import Gate
 from reelkeeper.api.problems import Problem, answer_errors
 from reelkeeper.api.routes import health, hooks, images, jobs, uploads, users, videos
 
 
-def create_app(stands: Backing) -> FastAPI:
+def create_app(app_state: AppState) -> FastAPI:
     """Make the app on an open workspace, which the caller closes after it."""
     app = FastAPI(
         title="Reelkeeper",
@@ -30,17 +30,17 @@ def create_app(stands: Backing) -> FastAPI:
         redoc_url=None,
         lifespan=_lifespan,
     )
-    app.state.backing = stands
+    app.state.app_state = app_state
     app.state.registry = CollectorRegistry()
-    app.state.registry.register(Service(stands.workspace.engine))
-    app.state.dispatching = Dispatching(stands.workspace.engine, stands.orchestrator, app.state.registry)
-    app.state.load = stands.load
-    app.state.readiness = health.Asking(stands.workspace.engine)
-    app.state.following = Following(stands.workspace.engine)
+    app.state.registry.register(Service(app_state.workspace.engine))
+    app.state.dispatching = Dispatching(app_state.workspace.engine, app_state.orchestrator, app.state.registry)
+    app.state.load = app_state.load
+    app.state.readiness = health.Asking(app_state.workspace.engine)
+    app.state.following = Following(app_state.workspace.engine)
     for room in (health, jobs, videos, users, uploads, images, hooks):
         app.include_router(room.router)
     answer_errors(app)
-    app.add_middleware(Gate, engine=stands.workspace.engine, load=stands.load)
+    app.add_middleware(AuthMiddleware, engine=app_state.workspace.engine, load=app_state.load)
     app.add_middleware(Requests, registry=app.state.registry)
     app.openapi = lambda: _schema(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     return app

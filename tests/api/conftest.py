@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.api.app import create_app
-from reelkeeper.api.backing import Backing
+from reelkeeper.api.app_state import AppState
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
@@ -22,13 +22,13 @@ NewClient = Callable[..., TestClient]
 
 
 @pytest.fixture
-def stands(world: World) -> Backing:
-    return Backing(world.workspace, scratch=Path(world.address.folder) / "scratch")
+def app_state(world: World) -> AppState:
+    return AppState(world.workspace, scratch=Path(world.address.folder) / "scratch")
 
 
 @pytest.fixture
-def app(stands: Backing) -> FastAPI:
-    return create_app(stands)
+def app(app_state: AppState) -> FastAPI:
+    return create_app(app_state)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.api import dispatching
 from reelkeeper.api.app import create_app
-from reelkeeper.api.backing import Backing
+from reelkeeper.api.app_state import AppState
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
@@ -33,11 +33,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[PrefectDouble]:
 
 
 @pytest.fixture
-def desk(world: World, stands: Backing, server: PrefectDouble) -> Iterator[TestClient]:
+def desk(world: World, app_state: AppState, server: PrefectDouble) -> Iterator[TestClient]:
     with transaction(world.workspace.engine, "test") as session:
         ledger.grant(session, "ann", 10 * DOLLAR, "first", run_id="test")
     _, text = tokens.create(world.workspace.engine, "a test", tuple(Scope), author="test")
-    app = create_app(replace(stands, orchestrator=Orchestrator(server.url, AUTH)))
+    app = create_app(replace(app_state, orchestrator=Orchestrator(server.url, AUTH)))
     with TestClient(app, headers={"Authorization": f"Bearer {text}"}) as client:
         yield client
 

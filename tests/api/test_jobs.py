@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from httpx import Response
 
 from reelkeeper.api.app import create_app
-from reelkeeper.api.backing import Backing
+from reelkeeper.api.app_state import AppState
 from reelkeeper.api.following import Following
 from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import JobState
@@ -167,10 +167,10 @@ def test_a_job_is_followed_until_it_ends(client: TestClient, world: World, monke
     assert sent[-1]["video_id"] == job_id
 
 
-def test_beyond_the_budget_a_new_job_is_refused_with_when_to_ask_again(world: World, stands: Backing) -> None:
+def test_beyond_the_budget_a_new_job_is_refused_with_when_to_ask_again(world: World, app_state: AppState) -> None:
     put_in_force(world.workspace.engine, admission=AdmissionPolicy(daily_limit_usd=Decimal(0)))
     _, text = tokens.create(world.workspace.engine, "a test", tuple(Scope), author="test")
-    app = create_app(stands)
+    app = create_app(app_state)
     with TestClient(app, headers={"Authorization": f"Bearer {text}"}) as client:
         answer = ask(client, "k1")
         said = problem(answer, 503)

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.api.app import create_app
-from reelkeeper.api.backing import Backing
+from reelkeeper.api.app_state import AppState
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
@@ -44,9 +44,9 @@ def served(
     with transaction(world.workspace.engine, "test") as session:
         ledger.grant(session, "ann", 10**9, "first", run_id="test")
     _, text = tokens.create(world.workspace.engine, "a test", tuple(Scope), author="test")
-    stands = Backing(world.workspace, folder / "scratch")
-    stands.load.limit(UNHURRIED)
-    return create_app(stands), text
+    app_state = AppState(world.workspace, folder / "scratch")
+    app_state.load.limit(UNHURRIED)
+    return create_app(app_state), text
 
 
 @pytest.fixture

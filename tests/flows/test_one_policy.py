@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from reelkeeper.api.app import create_app
-from reelkeeper.api.backing import Backing
+from reelkeeper.api.app_state import AppState
 from reelkeeper.api.server import Connection, Server
 from reelkeeper.cli import app as command
 from reelkeeper.model.access import Scope
@@ -117,10 +117,10 @@ def serve(scene: Scene) -> None:
     """Ask the API for what its policies decide, on a real socket."""
     _, token = tokens.create(scene.engine, "a test", tuple(Scope), author="test")
     workspace = replace(scene.world.workspace, in_force=current(scene.engine))  # as if opened now
-    stands = Backing(workspace, Path(scene.world.address.folder) / "scratch")
-    app = create_app(stands)
+    app_state = AppState(workspace, Path(scene.world.address.folder) / "scratch")
+    app = create_app(app_state)
     server = Server(
-        uvicorn.Config(app, port=0, http=Connection, ws="none", log_level="error"), stands.load, lambda: None
+        uvicorn.Config(app, port=0, http=Connection, ws="none", log_level="error"), app_state.load, lambda: None
     )
     thread = Thread(target=server.run)
     thread.start()

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
-from reelkeeper.api.backing import needs
+from reelkeeper.api.app_state import needs
 from reelkeeper.api.load import WORK
 from reelkeeper.api.problems import MEDIA_TYPE, documented, problem
 from reelkeeper.model.access import Scope

@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field, StringConstraints
 
 from reelkeeper.adapters.generator import webhook
-from reelkeeper.api.backing import Stands, needs
+from reelkeeper.api.app_state import CurrentState, needs
 from reelkeeper.api.load import WRITE, Loaded
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.alerts.alerts import observe
@@ -37,7 +37,7 @@ class TroubledRun(BaseModel):
 
 
 @router.post(PATH, include_in_schema=False)  # a provider's, not a client's
-async def generator_called(request: Request, stands: Stands, load: Loaded) -> Response:
+async def generator_called(request: Request, app_state: CurrentState, load: Loaded) -> Response:
     """Have the job that the call is about looked at soon. Says the same of a job that is not known."""
     secret = settings().generator_webhook_secret
     if secret is None:
@@ -45,13 +45,13 @@ async def generator_called(request: Request, stands: Stands, load: Loaded) -> Re
     shown = request.headers.get(webhook.HEADER, "")
     job_id = webhook.verify(secret.get_secret_value(), await request.body(), shown, time.time())
     async with load.writing.turn(), load.work.turn():
-        await run_in_threadpool(look_soon, stands.workspace.engine, job_id)
+        await run_in_threadpool(look_soon, app_state.workspace.engine, job_id)
     return Response(status_code=204)
 
 
 @router.post(RUNS_PATH, include_in_schema=False, dependencies=[needs(Scope.RUNS), WRITE])
-def run_in_trouble(run: TroubledRun, stands: Stands) -> Response:
+def run_in_trouble(run: TroubledRun, app_state: CurrentState) -> Response:
     """Tell people. The same call again tells nothing new, and neither does the next run that fails the same way."""
     found = alerting.finding(run.trouble, run.flow, run_name=run.run_name, message=run.message or "", url=run.url or "")
-    observe(stands.workspace.engine, [found], rules=(), run_id=run.run_id)
+    observe(app_state.workspace.engine, [found], rules=(), run_id=run.run_id)
     return Response(status_code=204)

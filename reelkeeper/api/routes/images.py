@@ -9,7 +9,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from reelkeeper.api.backing import Stands, needs
+from reelkeeper.api.app_state import CurrentState, needs
 from reelkeeper.api.load import UPLOAD, Loaded
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Scope
@@ -41,14 +41,14 @@ class Image(BaseModel):
     responses=documented(),
     openapi_extra=_BODY,
 )
-async def keep(request: Request, stands: Stands, load: Loaded) -> Image:
+async def keep(request: Request, app_state: CurrentState, load: Loaded) -> Image:
     """Take a PNG or JPEG of at most 10 MB, and give its SHA-256. The same again changes nothing."""
-    with await run_sync(_file, stands.scratch, limiter=_DISK) as file:  # one that dribbles costs disk, not memory
+    with await run_sync(_file, app_state.scratch, limiter=_DISK) as file:  # one that dribbles costs disk, not memory
         await _receive(request, file)
         async with load.images.turn(), load.work.turn():
             data = await run_sync(_whole, file)
-            kept = await run_sync(images.keep, stands.workspace, data)
-            await run_sync(flush_operations, stands.workspace.engine, stands.workspace.bucket)
+            kept = await run_sync(images.keep, app_state.workspace, data)
+            await run_sync(flush_operations, app_state.workspace.engine, app_state.workspace.bucket)
     return Image.model_validate(kept._asdict())
 
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.api.backing import Id, IdempotencyKey, Stands, needs
+from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, needs
 from reelkeeper.api.load import STREAM, WORK, WRITE
 from reelkeeper.api.problems import documented, problem
 from reelkeeper.model.access import Scope
@@ -116,10 +116,10 @@ _NOT_NOW: Final = (
     responses={**_TAKEN, **documented(402, 404, words={503: _NOT_NOW})},
 )
 def ask(
-    asked: NewJob, key: IdempotencyKey, stands: Stands, request: Request, response: Response
+    asked: NewJob, key: IdempotencyKey, app_state: CurrentState, request: Request, response: Response
 ) -> Admitted | JSONResponse:
     """Answer at once: the video, a place in the queue, or why not. What is held stands or falls with the job."""
-    answer = admit(stands.workspace.engine, asked.request, user_id=asked.user_id, client_key=key)
+    answer = admit(app_state.workspace.engine, asked.request, user_id=asked.user_id, client_key=key)
     match answer:
         case Declined(code, reason, retry_seconds):
             wait = 30 if code == RefusedFor.FROZEN else retry_seconds
@@ -141,9 +141,9 @@ def ask(
     dependencies=[needs(Scope.JOBS), WORK],
     responses=documented(404),
 )
-def job(job_id: JobId, stands: Stands) -> Job:
+def job(job_id: JobId, app_state: CurrentState) -> Job:
     """Tell its place and wait, how far it is, or how it ended."""
-    return _told(follow(stands.workspace.engine, job_id))
+    return _told(follow(app_state.workspace.engine, job_id))
 
 
 @router.get(
@@ -153,9 +153,9 @@ def job(job_id: JobId, stands: Stands) -> Job:
     dependencies=[needs(Scope.JOBS), STREAM, WORK],
     responses=documented(404),
 )
-async def events(job_id: JobId, stands: Stands, request: Request) -> EventStream:
+async def events(job_id: JobId, app_state: CurrentState, request: Request) -> EventStream:
     """Send the job, as `GET /v1/jobs/{id}` gives it, whenever it has changed; the last one is how it ended."""
-    first = await run_sync(lambda: follow(stands.workspace.engine, job_id))  # or 404
+    first = await run_sync(lambda: follow(app_state.workspace.engine, job_id))  # or 404
     changes: AsyncIterator[Followed | None] = request.app.state.following.changes(first)
     return EventStream(_sent(changes), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
@@ -166,9 +166,9 @@ async def events(job_id: JobId, stands: Stands, request: Request) -> EventStream
     dependencies=[needs(Scope.JOBS), WRITE],
     responses=documented(404),
 )
-def cancel(job_id: JobId, stands: Stands) -> Cancelled:
+def cancel(job_id: JobId, app_state: CurrentState) -> Cancelled:
     """End a job that waits, at no charge; ask one at work to stop. Safe to repeat."""
-    state = settle.cancel(stands.workspace.engine, job_id, run_id=f"api-{uuid4().hex[:12]}")
+    state = settle.cancel(app_state.workspace.engine, job_id, run_id=f"api-{uuid4().hex[:12]}")
     return Cancelled(job_id=job_id, state=state.value)
 
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from reelkeeper.api.backing import Id, IdempotencyKey, Stands, needs
+from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, needs
 from reelkeeper.api.load import UPLOAD, WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import LeaseLost
@@ -77,12 +77,12 @@ class Upload(BaseModel):
     dependencies=[needs(Scope.UPLOADS), WRITE],
     responses=documented(404, 409),
 )
-def begin(asked: NewUpload, key: IdempotencyKey, stands: Stands) -> Upload:
+def begin(asked: NewUpload, key: IdempotencyKey, app_state: CurrentState) -> Upload:
     """Reserve its bytes, and sign a URL by which exactly these bytes can be put, once."""
     wanted = receive.Announced(**asked.model_dump())
     if wanted.created_at:
         wanted = wanted._replace(created_at=min(wanted.created_at, datetime.now(UTC)).astimezone(UTC))
-    upload, ticket = receive.begin(stands.workspace, wanted, key, url_seconds=stands.load.policy.url_seconds)
+    upload, ticket = receive.begin(app_state.workspace, wanted, key, url_seconds=app_state.load.policy.url_seconds)
     told = _told(upload)
     return told.model_copy(update=ticket._asdict()) if ticket else told
 
@@ -93,9 +93,9 @@ def begin(asked: NewUpload, key: IdempotencyKey, stands: Stands) -> Upload:
     dependencies=[needs(Scope.UPLOADS), WORK],
     responses=documented(404),
 )
-def upload(upload_id: UploadId, stands: Stands) -> Upload:
+def upload(upload_id: UploadId, app_state: CurrentState) -> Upload:
     """Say whether it is open, stored, refused or expired."""
-    return _told(receive.find(stands.workspace, upload_id))
+    return _told(receive.find(app_state.workspace, upload_id))
 
 
 @router.post(
@@ -104,21 +104,21 @@ def upload(upload_id: UploadId, stands: Stands) -> Upload:
     dependencies=[needs(Scope.UPLOADS), UPLOAD, WORK],
     responses=documented(404, 409),
 )
-def finish(upload_id: UploadId, stands: Stands) -> Upload:
+def finish(upload_id: UploadId, app_state: CurrentState) -> Upload:
     """Read back what is stored, decode it to its end, and make it the video. Safe to repeat."""
     if not _AT_ONCE.acquire(blocking=False):
         raise LeaseLost("other uploads are being verified; try again in some seconds")
     try:
         done = complete(
-            stands.workspace,
+            app_state.workspace,
             upload_id,
-            scratch=stands.scratch,
+            scratch=app_state.scratch,
             run_id=f"upload-{uuid4().hex[:12]}",
-            grace=current(stands.workspace.engine).policies.lifecycle.grace,
+            grace=current(app_state.workspace.engine).policies.lifecycle.grace,
         )
     finally:
         _AT_ONCE.release()
-    flush_operations(stands.workspace.engine, stands.workspace.bucket)
+    flush_operations(app_state.workspace.engine, app_state.workspace.bucket)
     return _told(done)
 
 

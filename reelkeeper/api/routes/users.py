@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.api.backing import Id, Stands, needs
+from reelkeeper.api.app_state import CurrentState, Id, needs
 from reelkeeper.api.load import WORK
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import NotFound
@@ -60,9 +60,9 @@ class Answer(BaseModel):
     dependencies=[needs(Scope.USERS), WORK],
     responses=documented(404),
 )
-def user(user_id: Annotated[Id, Path(examples=["ann"])], stands: Stands) -> User:
+def user(user_id: Annotated[Id, Path(examples=["ann"])], app_state: CurrentState) -> User:
     """Read tier, bytes and credits from one snapshot."""
-    with reading(stands.workspace.engine) as session:
+    with reading(app_state.workspace.engine) as session:
         standing = quotas.standing(session, user_id)
         if standing is None:
             raise NotFound(f"no user {user_id!r} in the catalogue")
@@ -84,7 +84,7 @@ def user(user_id: Annotated[Id, Path(examples=["ann"])], stands: Stands) -> User
     dependencies=[needs(Scope.USERS), WORK],
     responses=documented(404),
 )
-def check(asked: Question, stands: Stands) -> Answer:
+def check(asked: Question, app_state: CurrentState) -> Answer:
     """Tell whether they would fit at this moment; nothing is reserved."""
-    answer = check_user_storage_quota(stands.workspace.engine, asked.user_id, asked.incoming_bytes)
+    answer = check_user_storage_quota(app_state.workspace.engine, asked.user_id, asked.incoming_bytes)
     return Answer(**asdict(answer))

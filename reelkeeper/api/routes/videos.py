@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from reelkeeper.adapters.cloudflare import KEPT_DAYS
-from reelkeeper.api.backing import Id, Stands, needs
+from reelkeeper.api.app_state import CurrentState, Id, needs
 from reelkeeper.api.load import WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Scope
@@ -59,9 +59,9 @@ class Counted(BaseModel):
     dependencies=[needs(Scope.VIDEOS), WRITE],
     responses={**_SENT, **documented(404)},
 )
-def video(video_id: Annotated[Id, Path(examples=["v1"])], stands: Stands) -> RedirectResponse:
+def video(video_id: Annotated[Id, Path(examples=["v1"])], app_state: CurrentState) -> RedirectResponse:
     """Redirect to a presigned URL of the blob that the video stands on now."""
-    shown = show(stands.workspace, video_id, url_seconds=stands.load.policy.url_seconds)
+    shown = show(app_state.workspace, video_id, url_seconds=app_state.load.policy.url_seconds)
     return RedirectResponse(shown.url, 307, {"Cache-Control": "no-store"})  # the next view is counted too
 
 
@@ -71,7 +71,7 @@ def video(video_id: Annotated[Id, Path(examples=["v1"])], stands: Stands) -> Red
     dependencies=[needs(Scope.VIEWS), WRITE],
     responses=documented(),
 )
-def views(asked: Views, stands: Stands) -> Counted:
+def views(asked: Views, app_state: CurrentState) -> Counted:
     """Add views. A report that is sent twice is counted twice, which only ever keeps a video longer."""
     now = datetime.now(UTC)
     at = asked.at or now
@@ -80,4 +80,4 @@ def views(asked: Views, stands: Stands) -> Counted:
     sums: dict[str, int] = {}
     for one in asked.views:
         sums[one.video_id] = sums.get(one.video_id, 0) + one.views
-    return Counted(counted=record_views(stands.workspace.engine, sums, at=min(at, now).astimezone(UTC)))
+    return Counted(counted=record_views(app_state.workspace.engine, sums, at=min(at, now).astimezone(UTC)))

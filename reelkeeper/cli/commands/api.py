@@ -26,14 +26,14 @@ def api(
 
     from reelkeeper.adapters import orchestrator
     from reelkeeper.api.app import create_app
-    from reelkeeper.api.backing import Backing
+    from reelkeeper.api.app_state import AppState
     from reelkeeper.api.server import LET_IN, Connection, Server
     from reelkeeper.store.core.engine import limit_lock_waits
 
     settings = configured()
     with workspace() as opened:
         limit_lock_waits(opened.engine, opened.in_force.policies.access.wait_seconds)
-        app = create_app(Backing(opened, settings.scratch, orchestrator.connect(settings)))
+        app = create_app(AppState(opened, settings.scratch, orchestrator.connect(settings)))
         if schema:
             emit(app.openapi())
             return

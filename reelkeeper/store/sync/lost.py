@@ -64,10 +64,10 @@ def retire_reappeared(session: Session, blob_ids: Sequence[int], run_id: str, gr
 def revive(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace) -> None:
     """Take back rows in `lost` whose object is there: as their video's present bytes, or as an old generation."""
     lost = sa.and_(blobs.c.id.in_(blob_ids), blobs.c.state == BlobState.LOST)
-    stands = sa.exists().where(videos.c.blob_id == blobs.c.id, videos.c.state == VideoState.LOST)
+    app_state = sa.exists().where(videos.c.blob_id == blobs.c.id, videos.c.state == VideoState.LOST)
     alive = list(
         session.execute(
-            sa.update(blobs).where(lost, stands).values(state=BlobState.LIVE, run_id=run_id).returning(blobs.c.id)
+            sa.update(blobs).where(lost, app_state).values(state=BlobState.LIVE, run_id=run_id).returning(blobs.c.id)
         ).scalars()
     )
     session.execute(

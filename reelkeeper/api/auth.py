@@ -31,7 +31,7 @@ TRUSTED_SECONDS: Final = 5.0
 _MOST_TRUSTED: Final = 10_000  # tokens; all are forgotten beyond it
 
 
-class Gate:
+class AuthMiddleware:
     """The middleware."""
 
     def __init__(

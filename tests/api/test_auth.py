@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from reelkeeper.api.app import create_app
-from reelkeeper.api.backing import Backing
+from reelkeeper.api.app_state import AppState
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.core import freeze, tokens
 from reelkeeper.rules.core.access import AccessPolicy
@@ -47,17 +47,17 @@ def test_a_token_does_only_what_its_scopes_say(client_for: NewClient) -> None:
 def test_a_revoked_token_is_refused_once_it_is_no_longer_trusted(
     client_for: NewClient, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reelkeeper.api.gate.TRUSTED_SECONDS", 0.0)
+    monkeypatch.setattr("reelkeeper.api.auth.TRUSTED_SECONDS", 0.0)
     client = client_for()
     assert client.get("/v1/metrics").status_code == 200
     tokens.revoke(world.workspace.engine, tokens.listed(world.workspace.engine)[0].id, author="test")
     problem(client.get("/v1/metrics"), 401)
 
 
-def test_who_asks_too_often_is_told_how_long_to_wait(world: World, stands: Backing) -> None:
-    stands.load.limit(AccessPolicy(requests_a_second=0.01, burst=2, body_bytes=2_000))
+def test_who_asks_too_often_is_told_how_long_to_wait(world: World, app_state: AppState) -> None:
+    app_state.load.limit(AccessPolicy(requests_a_second=0.01, burst=2, body_bytes=2_000))
     _, text = tokens.create(world.workspace.engine, "often", tuple(Scope), author="test")
-    client = TestClient(create_app(stands), headers={"Authorization": f"Bearer {text}"})
+    client = TestClient(create_app(app_state), headers={"Authorization": f"Bearer {text}"})
     assert [client.get("/v1/none").status_code for _ in range(3)] == [404, 404, 429]
     answer = client.get("/v1/none")
     problem(answer, 429)

@@ -28,7 +28,7 @@ _BEARER: Final = HTTPBearer(auto_error=False, description="A token of `reelkeepe
 
 
 @dataclass(frozen=True)
-class Backing:
+class AppState:
     """A workspace, where to work, and what this process has under way, within the limits in force."""
 
     workspace: Workspace
@@ -41,13 +41,13 @@ class Backing:
         object.__setattr__(self, "load", Load(self.workspace.engine, self.workspace.in_force.policies.access))
 
 
-async def backing(request: Request) -> Backing:
+async def app_state(request: Request) -> AppState:
     """Give what the app was made with. Not in a thread, as all that does not wait."""
-    found: Backing = request.app.state.backing
+    found: AppState = request.app.state.app_state
     return found
 
 
-Stands = Annotated[Backing, Depends(backing)]
+CurrentState = Annotated[AppState, Depends(app_state)]
 
 
 def needs(scope: Scope) -> Any:  # noqa: ANN401  what FastAPI's Security gives
