@@ -6,7 +6,7 @@ import sys
 import httpx
 
 from reelkeeper.errors import SinkDown
-from reelkeeper.model.alerts import Letter, Message, MessageKind, Severity
+from reelkeeper.model.alerts import Message, MessageKind, OutboxMessage, Severity
 from reelkeeper.model.plaintext import one_line, tame
 
 _MARKS = {Severity.CRITICAL: "🔴 Critical", Severity.WARNING: "🟠 Warning", Severity.NOTICE: "🔵 Notice"}
@@ -24,10 +24,10 @@ class Webhook:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def send(self, letter: Letter) -> str:
+    def send(self, outgoing: OutboxMessage) -> str:
         """Post a message; any answer but 2xx is SinkDown. Redirects are not followed."""
-        body = {"id": letter.id, **letter.message.model_dump(mode="json")}
-        body["text"] = as_text(letter.message)
+        body = {"id": outgoing.id, **outgoing.message.model_dump(mode="json")}
+        body["text"] = as_text(outgoing.message)
         try:
             answer = httpx.post(self._url, json=body, timeout=TIMEOUT_SECONDS, follow_redirects=False)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -46,12 +46,12 @@ class Console:
     def __init__(self, *, logged: bool = False) -> None:
         self._logged = logged  # as a line of the log, where this is what stderr is for
 
-    def send(self, letter: Letter) -> str:
+    def send(self, outgoing: OutboxMessage) -> str:
         """Print a message."""
         if self._logged:
-            _log.warning("%s", as_text(letter.message))
+            _log.warning("%s", as_text(outgoing.message))
             return "log"
-        sys.stderr.write(f"{as_text(letter.message)}\n\n")
+        sys.stderr.write(f"{as_text(outgoing.message)}\n\n")
         sys.stderr.flush()
         return "console"
 

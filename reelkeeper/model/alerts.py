@@ -87,7 +87,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class OutboxMessage:
     """A message as it is handed to a sink. `id` is the same at every attempt, so that a repetition can be known."""
 
     id: str
@@ -101,6 +101,6 @@ class Sink(Protocol):
     name: str
     pace_seconds: float  # from the end of one message to the start of the next, by all processes together
 
-    def send(self, letter: Letter) -> str:
+    def send(self, outgoing: OutboxMessage) -> str:
         """Hand one message over; returns a receipt. Raises SinkBusy, SinkDown or SinkRefused."""
         ...

@@ -12,7 +12,7 @@ from reelkeeper.adapters.second_sink import as_text
 from reelkeeper.adapters.slack import Bot, Webhook, lay_out
 from reelkeeper.adapters.slack.blocks import MOST_ALL, length
 from reelkeeper.errors import SinkBusy, SinkDown, SinkRefused
-from reelkeeper.model.alerts import Letter, Message, MessageKind, Picture, Severity, Sink
+from reelkeeper.model.alerts import Message, MessageKind, OutboxMessage, Picture, Severity, Sink
 from tests.doubles import slack
 from tests.doubles.slack import Answer, SlackDouble
 
@@ -51,8 +51,8 @@ INJECTIONS = (
 )
 
 
-def letter(**fields: Any) -> Letter:  # noqa: ANN401  any field of a message
-    return Letter("an-id", Message(**{"kind": MessageKind.ALERT, "title": "A title", **fields}))
+def outgoing(**fields: Any) -> OutboxMessage:  # noqa: ANN401  any field of a message
+    return OutboxMessage("an-id", Message(**{"kind": MessageKind.ALERT, "title": "A title", **fields}))
 
 
 def everywhere(text: str) -> Message:
@@ -94,8 +94,8 @@ def webhook(double: SlackDouble) -> Webhook:
 @pytest.mark.parametrize("text", INJECTIONS, ids=range(len(INJECTIONS)))
 def test_text_of_others_is_inert_and_fits(double: SlackDouble, bot: Bot, webhook: Webhook, text: str) -> None:
     for sink in (bot, webhook):
-        sink.send(Letter("an-id", everywhere(text)))
-    bot.send(Letter("an-id", everywhere(text), Picture("chart.png", b"PNG")))
+        sink.send(OutboxMessage("an-id", everywhere(text)))
+    bot.send(OutboxMessage("an-id", everywhere(text), Picture("chart.png", b"PNG")))
     assert len(double.posted) == 3
     for one in double.posted:
         assert slack.active_markup(one.body) == []
@@ -176,14 +176,14 @@ def test_what_is_cut_says_how_much_is_missing() -> None:
 
 
 def test_a_message_carries_the_same_id_at_each_attempt(double: SlackDouble, bot: Bot) -> None:
-    assert bot.send(letter()) == "1700000000.000001"
+    assert bot.send(outgoing()) == "1700000000.000001"
     (posted,) = double.posted
     assert posted.body["client_msg_id"] == "an-id"
     assert posted.body["metadata"]["event_payload"] == {"id": "an-id"}
 
 
 def test_a_picture_is_uploaded_with_its_words(double: SlackDouble, bot: Bot) -> None:
-    with_picture = Letter("an-id", letter(text="Up < down").message, Picture("chart.png", b"PNG"))
+    with_picture = OutboxMessage("an-id", outgoing(text="Up < down").message, Picture("chart.png", b"PNG"))
     assert bot.send(with_picture) == "F000"
     (posted,) = double.posted
     assert posted.picture == b"PNG"
@@ -192,7 +192,7 @@ def test_a_picture_is_uploaded_with_its_words(double: SlackDouble, bot: Bot) -> 
 
 def test_a_bot_that_may_not_upload_says_the_words(double: SlackDouble, bot: Bot) -> None:
     double.queue = [Answer(200, {"ok": False, "error": "missing_scope"})]
-    bot.send(Letter("an-id", letter().message, Picture("chart.png", b"PNG")))
+    bot.send(OutboxMessage("an-id", outgoing().message, Picture("chart.png", b"PNG")))
     assert "No picture: Slack answered 200, missing_scope" in "".join(slack.texts(double.posted[0].body["blocks"]))
 
 
@@ -219,7 +219,7 @@ def test_a_429_says_how_long_to_wait(
     for sink in sinks:
         double.queue = [Answer(429, {"ok": False, "error": "ratelimited"}, headers)]
         with pytest.raises(SinkBusy) as busy:
-            sink.send(letter())
+            sink.send(outgoing())
         assert busy.value.seconds == seconds
     assert double.posted == []
 
@@ -235,7 +235,7 @@ def test_an_error_that_may_pass_is_no_refusal(double: SlackDouble, bot: Bot, web
     for sink in sinks:
         double.queue = [Answer(status, "<html>busy</html>")]
         with pytest.raises(SinkDown, match=f"Slack answered {status}"):
-            sink.send(letter())
+            sink.send(outgoing())
     assert len(double.asked) == 2  # slack-sdk tries nothing again
 
 
@@ -245,7 +245,7 @@ def test_no_answer_is_no_refusal_and_tried_once(double: SlackDouble, bot: Bot, w
     for sink in sinks:
         double.queue = [how]
         with pytest.raises(SinkDown, match="Slack gave no answer"):
-            sink.send(letter())
+            sink.send(outgoing())
     assert len(double.asked) == 2
 
 
@@ -253,7 +253,7 @@ def test_no_answer_is_no_refusal_and_tried_once(double: SlackDouble, bot: Bot, w
 def test_an_error_in_a_200_that_may_pass(double: SlackDouble, bot: Bot, error: str) -> None:
     double.queue = [Answer(200, {"ok": False, "error": error})]
     with pytest.raises(SinkDown, match=error):
-        bot.send(letter())
+        bot.send(outgoing())
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_an_error_in_a_200_that_may_pass(double: SlackDouble, bot: Bot, error: s
 def test_an_error_for_good_is_a_refusal(double: SlackDouble, bot: Bot, error: str) -> None:
     double.queue = [Answer(200, {"ok": False, "error": error})]
     with pytest.raises(SinkRefused, match=error):
-        bot.send(letter())
+        bot.send(outgoing())
 
 
 def test_a_webhook_that_is_gone_is_a_refusal(double: SlackDouble, webhook: Webhook) -> None:
@@ -274,13 +274,13 @@ def test_a_webhook_that_is_gone_is_a_refusal(double: SlackDouble, webhook: Webho
     ):
         double.queue = [Answer(status, said)]
         with pytest.raises(SinkRefused, match=said):
-            webhook.send(letter())
+            webhook.send(outgoing())
 
 
 def test_somebody_else_at_the_address_is_not_slack(double: SlackDouble, webhook: Webhook) -> None:
     double.queue = [Answer(200, "<html>Sign in to the guest network</html>")]
     with pytest.raises(SinkDown, match="something else than Slack"):
-        webhook.send(letter())
+        webhook.send(outgoing())
 
 
 def test_no_error_tells_an_address_or_a_token(double: SlackDouble) -> None:
@@ -294,6 +294,6 @@ def test_no_error_tells_an_address_or_a_token(double: SlackDouble) -> None:
     )
     for sink in sinks:
         with pytest.raises((SinkDown, SinkRefused)) as error:
-            sink.send(letter())
+            sink.send(outgoing())
         assert "secret" not in str(error.value)
         assert error.value.__suppress_context__ or error.value.__context__ is None

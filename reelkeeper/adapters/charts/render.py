@@ -9,7 +9,7 @@ from reelkeeper.adapters.charts.parts import Picture
 from reelkeeper.adapters.charts.theme import LIGHT, Theme
 
 WIDE: Final = 760  # pixels, of a page or a message
-NARROW: Final = 360  # of a phone held upright: the letters stay as large
+NARROW: Final = 360  # of a phone held upright: the text stays as large
 _HEIGHTS: Final = {WIDE: 360, NARROW: 360}
 _PIXELS_PER_POINT: Final = 2.0  # sharp on the screens that people have
 

@@ -24,7 +24,7 @@ from reelkeeper.adapters.second_sink import as_text
 from reelkeeper.adapters.slack.blocks import MOST_SECTION, escape, lay_out
 from reelkeeper.adapters.slack.refusals import FOR_GOOD
 from reelkeeper.errors import SinkBusy, SinkDown, SinkError, SinkRefused
-from reelkeeper.model.alerts import Letter
+from reelkeeper.model.alerts import OutboxMessage
 from reelkeeper.model.plaintext import one_line
 
 TIMEOUT_SECONDS = 10
@@ -48,18 +48,18 @@ class Bot:
         self._channel = channel
         self._client = WebClient(token=token, base_url=api_url, timeout=timeout_seconds, retry_handlers=[], logger=_log)
 
-    def send(self, letter: Letter) -> str:
+    def send(self, outgoing: OutboxMessage) -> str:
         """Post a message, with its picture if it has one; returns Slack's timestamp or the file's id."""
-        if letter.picture is None:
-            return self._post(letter)
+        if outgoing.picture is None:
+            return self._post(outgoing)
         try:
-            return self._upload(letter)
+            return self._upload(outgoing)
         except SinkRefused as error:  # the words are still worth saying
-            told = f"{letter.message.text}\n(No picture: {error})".strip()
-            return self._post(Letter(letter.id, letter.message.model_copy(update={"text": told})))
+            told = f"{outgoing.message.text}\n(No picture: {error})".strip()
+            return self._post(OutboxMessage(outgoing.id, outgoing.message.model_copy(update={"text": told})))
 
-    def _post(self, letter: Letter) -> str:
-        layout = lay_out(letter.message)
+    def _post(self, outgoing: OutboxMessage) -> str:
+        layout = lay_out(outgoing.message)
         with _understood():
             answer = self._client.chat_postMessage(
                 channel=self._channel,
@@ -70,22 +70,22 @@ class Bot:
                 mrkdwn=False,
                 unfurl_links=False,
                 unfurl_media=False,
-                metadata={"event_type": "reelkeeper_message", "event_payload": {"id": letter.id}},
-                client_msg_id=letter.id,
+                metadata={"event_type": "reelkeeper_message", "event_payload": {"id": outgoing.id}},
+                client_msg_id=outgoing.id,
             )
         return str(answer.get("ts", ""))
 
-    def _upload(self, letter: Letter) -> str:
-        assert letter.picture is not None  # noqa: S101  the caller has looked
-        title = one_line(letter.message.title)
+    def _upload(self, outgoing: OutboxMessage) -> str:
+        assert outgoing.picture is not None  # noqa: S101  the caller has looked
+        title = one_line(outgoing.message.title)
         with _understood():
             answer = self._client.files_upload_v2(
                 channel=self._channel,
-                filename=letter.picture.name,
-                content=letter.picture.png,
+                filename=outgoing.picture.name,
+                content=outgoing.picture.png,
                 title=title,
                 alt_txt=title,
-                initial_comment=escape(as_text(letter.message), MOST_SECTION),
+                initial_comment=escape(as_text(outgoing.message), MOST_SECTION),
             )
         return str((answer.get("files") or [{}])[0].get("id", ""))
 
@@ -99,9 +99,9 @@ class Webhook:
     def __init__(self, url: str, *, timeout_seconds: int = TIMEOUT_SECONDS) -> None:
         self._client = WebhookClient(url, timeout=timeout_seconds, retry_handlers=[], logger=_log)
 
-    def send(self, letter: Letter) -> str:
+    def send(self, outgoing: OutboxMessage) -> str:
         """Post a message; the receipt says only that it went through."""
-        layout = lay_out(letter.message)
+        layout = lay_out(outgoing.message)
         with _understood():
             answer = self._client.send(text=layout.text, blocks=layout.blocks, unfurl_links=False, unfurl_media=False)
         if answer.status_code != HTTPStatus.OK:

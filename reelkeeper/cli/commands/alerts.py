@@ -112,7 +112,7 @@ def messages(everything: Everything = False, limit: Limit = 100, as_json: AsJson
 def send_test(as_json: AsJson = False) -> None:
     """Send a message, to see whether Slack and the second sink take it. Exit code 6 if one does not."""
     from reelkeeper.errors import ReelkeeperError
-    from reelkeeper.model.alerts import Letter, Message, MessageKind
+    from reelkeeper.model.alerts import Message, MessageKind, OutboxMessage
     from reelkeeper.operations.alerts.outbox import configured_sinks
 
     message = Message(
@@ -125,7 +125,7 @@ def send_test(as_json: AsJson = False) -> None:
     sinks = configured_sinks(configured())
     for sink in dict.fromkeys((sinks.first, sinks.second)):
         try:
-            answers[sink.name] = f"taken: {sink.send(Letter('test', message))}"
+            answers[sink.name] = f"taken: {sink.send(OutboxMessage('test', message))}"
         except ReelkeeperError as error:
             answers[sink.name], failed = str(error), True
     if as_json:

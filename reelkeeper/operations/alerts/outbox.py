@@ -21,7 +21,7 @@ from reelkeeper.adapters import second_sink, slack
 from reelkeeper.adapters.second_sink import as_text
 from reelkeeper.errors import ReelkeeperError, SinkBusy, SinkDown, SinkRefused
 from reelkeeper.failpoints import effect
-from reelkeeper.model.alerts import Letter, Message, MessageKind, Severity, Sink
+from reelkeeper.model.alerts import Message, MessageKind, OutboxMessage, Severity, Sink
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
 from reelkeeper.store.alerts import outbox
@@ -47,13 +47,13 @@ class Sinks(NamedTuple):
     second: Sink
     ui_url: str = ""
 
-    def linked(self, letter: Letter) -> Letter:
-        """Give the letter with a link to its run, where that is a flow run and Prefect's UI is known."""
-        run_id = letter.message.run_id
+    def linked(self, outgoing: OutboxMessage) -> OutboxMessage:
+        """Give the message with a link to its run, where that is a flow run and Prefect's UI is known."""
+        run_id = outgoing.message.run_id
         if not self.ui_url or not _FLOW_RUN.fullmatch(run_id):
-            return letter
+            return outgoing
         link = f"{self.ui_url.rstrip('/')}/v2/runs/flow-run/{run_id}"  # the UI of before is at /runs
-        return replace(letter, message=letter.message.model_copy(update={"link": link}))
+        return replace(outgoing, message=outgoing.message.model_copy(update={"link": link}))
 
 
 def configured_sinks(settings: Settings) -> Sinks:
@@ -140,8 +140,8 @@ class _Delivery:
             taken = outbox.take_next(session)
         pause = 0.0
         if taken:
-            message_id, letter, attempts = taken
-            pause = self._hand_over(message_id, self._sinks.linked(letter), attempts, asked=asked)
+            message_id, outgoing, attempts = taken
+            pause = self._hand_over(message_id, self._sinks.linked(outgoing), attempts, asked=asked)
         leases.renew(self._engine, grants, pause)
         return taken is not None
 
@@ -156,7 +156,9 @@ class _Delivery:
             try:
                 with effect("outbox.copy"):
                     self._sinks.second.send(
-                        _copies([self._sinks.linked(letter) for _, letter in late], self._sinks.first.name, self.error)
+                        _copies(
+                            [self._sinks.linked(outgoing) for _, outgoing in late], self._sinks.first.name, self.error
+                        )
                     )
             except Exception as error:  # noqa: BLE001  whatever it is: no copy was made, and they wait all the same
                 self._fail(error)
@@ -165,21 +167,21 @@ class _Delivery:
                 outbox.mark_copied(session, [message_id for message_id, _ in late])
             self.copied += len(late)
 
-    def _hand_over(self, message_id: int, letter: Letter, attempts: int, *, asked: float) -> float:
+    def _hand_over(self, message_id: int, outgoing: OutboxMessage, attempts: int, *, asked: float) -> float:
         """Offer a message to the first sink and record its answer; returns how long the sink is to be left alone."""
         pace = self._sinks.first.pace_seconds
         try:
             if time.monotonic() - asked > STALE_SECONDS:
                 raise SinkDown("this process was stopped for too long to know whose turn it is")  # noqa: TRY301  recorded below
             with effect("outbox.send"):
-                receipt = self._sinks.first.send(letter)
+                receipt = self._sinks.first.send(outgoing)
         except SinkBusy as busy:
             self._is_shut = True
             self._fail(busy)
             self._put_off(message_id, busy.seconds)
             return max(busy.seconds, pace)
         except SinkRefused as refusal:
-            self._divert(message_id, letter, attempts, refusal)
+            self._divert(message_id, outgoing, attempts, refusal)
             return pace
         except Exception as error:  # noqa: BLE001  whatever it is, the message must wait and not be lost
             self.in_a_row += 1
@@ -192,13 +194,13 @@ class _Delivery:
         self.in_a_row = 0
         return pace
 
-    def _divert(self, message_id: int, letter: Letter, attempts: int, refusal: SinkRefused) -> None:
+    def _divert(self, message_id: int, outgoing: OutboxMessage, attempts: int, refusal: SinkRefused) -> None:
         self.error = str(refusal)
-        why = f"{letter.message.footer}\nNot sent to {self._sinks.first.name}: {refusal}".strip()
+        why = f"{outgoing.message.footer}\nNot sent to {self._sinks.first.name}: {refusal}".strip()
         try:
             with effect("outbox.divert"):
                 receipt = self._sinks.second.send(
-                    replace(letter, message=letter.message.model_copy(update={"footer": why}))
+                    replace(outgoing, message=outgoing.message.model_copy(update={"footer": why}))
                 )
         except Exception as error:  # noqa: BLE001  as above
             self._fail(error)
@@ -223,14 +225,14 @@ def _backoff_seconds(attempts: int) -> float:
     return longest * random.uniform(0.5, 1.0)  # noqa: S311  it spreads attempts, and guards nothing
 
 
-def _copies(letters: Sequence[Letter], sink: str, error: str) -> Letter:
+def _copies(waiting: Sequence[OutboxMessage], sink: str, error: str) -> OutboxMessage:
     """Put what the first sink has not taken into one message for the second."""
     message = Message(
         kind=MessageKind.DIGEST,
         severity=Severity.WARNING,
-        title=f"{len(letters)} messages have waited for {sink} for over {COPY_AFTER_SECONDS / 60:.0f} minutes",
+        title=f"{len(waiting)} messages have waited for {sink} for over {COPY_AFTER_SECONDS / 60:.0f} minutes",
         text=error,
-        lines=tuple(as_text(letter.message) for letter in letters),
+        lines=tuple(as_text(outgoing.message) for outgoing in waiting),
         footer="They go on waiting for it: reelkeeper alerts messages",
     )
-    return Letter(f"copy-{letters[0].id}", message)
+    return OutboxMessage(f"copy-{waiting[0].id}", message)

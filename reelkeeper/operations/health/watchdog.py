@@ -13,7 +13,7 @@ from pathlib import Path
 
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.failpoints import effect
-from reelkeeper.model.alerts import Finding, Letter, Message, MessageKind, Severity, Sink
+from reelkeeper.model.alerts import Finding, Message, MessageKind, OutboxMessage, Severity, Sink
 from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.operations.alerts.outbox import Delivered, Sinks, deliver
 from reelkeeper.operations.health.status import flow_states
@@ -71,7 +71,7 @@ def tell_unreachable(sink: Sink, error: ReelkeeperError, marker: Path, *, at: fl
         text=str(error),
         suggestion="reelkeeper doctor",
     )
-    sink.send(Letter(f"unreachable-{at:.0f}", message))
+    sink.send(OutboxMessage(f"unreachable-{at:.0f}", message))
     make_folder(marker.parent)
     marker.touch()
 
@@ -113,10 +113,10 @@ def _tell_second(engine: Engine, sinks: Sinks) -> str:
         return ""
     with reading(engine) as session:
         untold = outbox.uncopied(session, RULES)
-    for message_id, letter in untold:
+    for message_id, outgoing in untold:
         try:
             with effect("watchdog.tell"):
-                sinks.second.send(sinks.linked(letter))
+                sinks.second.send(sinks.linked(outgoing))
         except Exception as error:  # noqa: BLE001  the next run tells it
             return str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
         with transaction(engine, "watchdog.told") as session:

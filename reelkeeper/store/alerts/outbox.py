@@ -11,7 +11,7 @@ from uuid import UUID, uuid5
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.model.alerts import Letter, Message, MessageKind, MessageState, Picture
+from reelkeeper.model.alerts import Message, MessageKind, MessageState, OutboxMessage, Picture
 from reelkeeper.store.core.deployment import identity
 from reelkeeper.store.core.engine import Clock, now
 from reelkeeper.store.tables import alerts, leases, outbox
@@ -85,7 +85,7 @@ def has_due(session: Session) -> bool:
     return session.execute(_due().limit(1)).scalar() is not None
 
 
-def take_next(session: Session) -> tuple[int, Letter, int] | None:
+def take_next(session: Session) -> tuple[int, OutboxMessage, int] | None:
     """Count one more attempt of the oldest message that is due, and return its row id, itself, and its attempts."""
     row = session.execute(
         sa.update(outbox)
@@ -93,7 +93,7 @@ def take_next(session: Session) -> tuple[int, Letter, int] | None:
         .values(attempts=outbox.c.attempts + 1)
         .returning(*outbox.c)
     ).one_or_none()
-    return None if row is None else (row.id, _letter(row, identity(session)), row.attempts)
+    return None if row is None else (row.id, _outgoing(row, identity(session)), row.attempts)
 
 
 def mark_sent(session: Session, message_id: int, receipt: str) -> None:
@@ -115,7 +115,7 @@ def put_off(session: Session, message_id: int, seconds: float, error: str) -> No
     session.execute(sa.update(outbox).where(*chosen).values(due_at=Clock(seconds), last_error=error))
 
 
-def overdue(session: Session, seconds: float, *, tried: bool, limit: int) -> list[tuple[int, Letter]]:
+def overdue(session: Session, seconds: float, *, tried: bool, limit: int) -> list[tuple[int, OutboxMessage]]:
     """Return messages that have waited for longer than this and that the second sink has not; `tried`: in vain."""
     chosen = [
         outbox.c.state == MessageState.WAITING,
@@ -125,15 +125,15 @@ def overdue(session: Session, seconds: float, *, tried: bool, limit: int) -> lis
     ]
     rows = session.execute(sa.select(outbox).where(*chosen).order_by(outbox.c.id).limit(limit)).all()
     deployment_id = identity(session)
-    return [(row.id, _letter(row, deployment_id)) for row in rows]
+    return [(row.id, _outgoing(row, deployment_id)) for row in rows]
 
 
-def uncopied(session: Session, rules: Collection[str]) -> list[tuple[int, Letter]]:
+def uncopied(session: Session, rules: Collection[str]) -> list[tuple[int, OutboxMessage]]:
     """Return the messages that say that alerts of `rules` fire, and that the second sink has not."""
     of_rules = sa.select(alerts.c.message_id).where(alerts.c.rule.in_(rules), alerts.c.is_told)
     chosen = sa.select(outbox).where(outbox.c.id.in_(of_rules), outbox.c.copied_at.is_(None))
     deployment_id = identity(session)
-    return [(row.id, _letter(row, deployment_id)) for row in session.execute(chosen.order_by(outbox.c.id))]
+    return [(row.id, _outgoing(row, deployment_id)) for row in session.execute(chosen.order_by(outbox.c.id))]
 
 
 def mark_copied(session: Session, message_ids: Collection[int]) -> None:
@@ -177,7 +177,7 @@ def _due() -> sa.Select[tuple[int]]:
     return due.order_by(outbox.c.id)
 
 
-def _letter(row: sa.Row[Any], deployment_id: str) -> Letter:
+def _outgoing(row: sa.Row[Any], deployment_id: str) -> OutboxMessage:
     public = uuid5(_NAMES, f"{deployment_id}/{row.id}/{row.created_at.isoformat()}")
     picture = Picture(row.attachment_name, row.attachment) if row.attachment else None
-    return Letter(str(public), Message.model_validate(row.payload), picture)
+    return OutboxMessage(str(public), Message.model_validate(row.payload), picture)

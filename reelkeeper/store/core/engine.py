@@ -161,7 +161,7 @@ def insert_into(session: AnySession, table: sa.Table) -> postgresql.Insert | sql
 
 
 class Clock(FunctionElement[datetime]):
-    """The database's clock as an SQL expression, plus some seconds: `Lease.expires_at < Clock()`, `Clock(60)`.
+    """The database's clock as an SQL expression, plus some seconds: `LeaseRow.expires_at < Clock()`, `Clock(60)`.
 
     The seconds may be a parameter of the statement. Written as the columns are (six decimals on SQLite, of which three
     are known), so that text compares as time.

@@ -132,12 +132,12 @@ _REQUESTS: Final[Columns] = {"at": _at, "key": _word, "size_bytes": _whole(1), "
 class _Numbers(dict[str, str]):
     """Names in place of ids, by the order in which these come."""
 
-    def __init__(self, letter: str) -> None:
+    def __init__(self, outgoing: str) -> None:
         super().__init__()
-        self._letter, self._next = letter, count(1)
+        self._outgoing, self._next = outgoing, count(1)
 
     def __missing__(self, key: str) -> str:
-        return self.setdefault(key, f"{self._letter}{next(self._next)}")
+        return self.setdefault(key, f"{self._outgoing}{next(self._next)}")
 
 
 def _read(lines: Iterable[str], columns: Columns) -> Iterator[dict[str, Any]]:

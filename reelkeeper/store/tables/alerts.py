@@ -57,7 +57,7 @@ class Snooze(SQLModel, table=True):
     ended_at: datetime | None = Field(None, sa_type=UtcDateTime)
 
 
-class OutboxMessage(SQLModel, table=True):
+class OutboxRow(SQLModel, table=True):
     """A message that is to be sent, written in the transaction of what it tells of."""
 
     __tablename__ = "outbox"

@@ -109,7 +109,7 @@ class VerdictRow(SQLModel, table=True):
     after_bytes: int | None = Field(None, sa_type=sa.BigInteger)
 
 
-class Lease(SQLModel, table=True):
+class LeaseRow(SQLModel, table=True):
     """The right to work on something until `expires_at`. `token` grows at each grant and fences off earlier holders."""
 
     __tablename__ = "leases"

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from reelkeeper.adapters import second_sink
 from reelkeeper.adapters.slack import Bot
-from reelkeeper.model.alerts import Finding, Letter, MessageState, Severity
+from reelkeeper.model.alerts import Finding, MessageState, OutboxMessage, Severity
 from reelkeeper.operations.alerts.alerts import observe, post, post_picture
 from reelkeeper.operations.alerts.outbox import COPY_AFTER_SECONDS, Delivered, Sinks, deliver
 from reelkeeper.store.core.engine import reading
@@ -212,10 +212,10 @@ def test_a_message_that_slack_stumbles_over_holds_up_no_other(mail: Post) -> Non
     class Stumbling:
         name, pace_seconds = mail.sinks.first.name, 0.0
 
-        def send(self, letter: Letter) -> str:
-            if letter.message.title == "odd":
+        def send(self, outgoing: OutboxMessage) -> str:
+            if outgoing.message.title == "odd":
                 raise RuntimeError("of a kind that nobody foresaw, with a secret")
-            return mail.sinks.first.send(letter)
+            return mail.sinks.first.send(outgoing)
 
     mail.write("odd", *"abcd")
     run = deliver(mail.engine, Sinks(Stumbling(), mail.sinks.second), sleep=mail.clock.sleep)

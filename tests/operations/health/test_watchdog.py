@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from reelkeeper.adapters import second_sink
 from reelkeeper.adapters.slack import Bot
 from reelkeeper.errors import SinkDown, StorageError
-from reelkeeper.model.alerts import Letter
+from reelkeeper.model.alerts import OutboxMessage
 from reelkeeper.operations.alerts.alerts import post
 from reelkeeper.operations.alerts.outbox import Sinks
 from reelkeeper.operations.health.watchdog import REPEAT_SECONDS, Watched, beat, tell_unreachable, watch
@@ -128,8 +128,8 @@ def test_a_store_out_of_reach_is_told_once_in_four_hours(tmp_path: Path) -> None
     class Second:
         name, pace_seconds = "second", 0.0
 
-        def send(self, letter: Letter) -> str:
-            told.append(letter.message.text)
+        def send(self, outgoing: OutboxMessage) -> str:
+            told.append(outgoing.message.text)
             return ""
 
     marker = tmp_path / "state" / "told"
