@@ -17,7 +17,7 @@ from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle.purge import purge
 from reelkeeper.store.core.engine import open_engine, reading, transaction
-from reelkeeper.store.core.leases import Grant, acquire
+from reelkeeper.store.core.leases import Lease, acquire
 from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.lifecycle.plan_writer import begin_plan
 from reelkeeper.store.lifecycle.plans import planned
@@ -90,16 +90,16 @@ def ours(at: Endpoint, path: Path, *, replaced: bool) -> Work:
         max_videos=SIZE,
         microusd_per_gb=15_000,
     )
-    (grant,) = acquire(workspace.engine, ["flow:purge_retired"], "bench", 3600)
-    return partial(carry_out, workspace, plan_id, grant)
+    (lease,) = acquire(workspace.engine, ["flow:purge_retired"], "bench", 3600)
+    return partial(carry_out, workspace, plan_id, lease)
 
 
-def carry_out(workspace: Workspace, plan_id: str, grant: Grant) -> None:
+def carry_out(workspace: Workspace, plan_id: str, lease: Lease) -> None:
     """Purge as the flow does, without Prefect."""
     with reading(workspace.engine) as session:
         batches = [[item.blob_id for item in batch] for batch in planned(session, plan_id, "purge", KEYS_PER_DELETE)]
     with ThreadPoolExecutor(PARALLEL_BATCHES) as pool:
-        work = partial(purge, workspace, plan_id, grant=grant, run_id="bench", grace=Grace())
+        work = partial(purge, workspace, plan_id, lease=lease, run_id="bench", grace=Grace())
         outcomes = [outcome for batch in pool.map(work, batches) for outcome in batch]
     if [outcome.action for outcome in outcomes] != ["purged"] * SIZE:
         raise RuntimeError(f"not purged: {[outcome for outcome in outcomes if outcome.action != 'purged'][:3]}")

@@ -28,7 +28,7 @@ from reelkeeper.adapters.ffmpeg import command, probe
 from reelkeeper.adapters.ffmpeg.runner import Finished, run
 from reelkeeper.cli import orchestration
 from reelkeeper.model import Grace, Outcome
-from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import open_workspace
 from reelkeeper.operations.lifecycle import swap
 from reelkeeper.operations.videos.upload import upload
@@ -156,14 +156,14 @@ def deployed(folder: Path, sources: Sequence[Path]) -> Iterator[None]:
     with mock.patch.dict(os.environ, told):
         settings.cache_clear()
         orchestration.prepare(folder)
-        with open_workspace(settings()) as workspace, Keeper(workspace.engine) as keeper:
+        with open_workspace(settings()) as workspace, LeaseManager(workspace.engine) as manager:
             now = datetime.now(UTC)
             with transaction(workspace.engine, "bench") as session:
                 session.execute(sa.insert(users).values(id="u", tier="pro"))
                 days = [{"day": (now - timedelta(days=age)).date()} for age in range(1, 40)]
                 session.execute(sa.insert(view_days), days)
             for number, source in enumerate(sources):
-                (grant,) = keeper.take([f"video/v{number}"])
+                (lease,) = manager.take([f"video/v{number}"])
                 upload(
                     workspace,
                     source,
@@ -171,11 +171,11 @@ def deployed(folder: Path, sources: Sequence[Path]) -> Iterator[None]:
                     video_id=f"v{number}",
                     created_at=now - timedelta(days=10),
                     scratch=settings().scratch,
-                    grant=grant,
+                    lease=lease,
                     run_id="bench",
                     grace=Grace(),
                 )
-                keeper.release([grant])
+                manager.release([lease])
             yield
     settings.cache_clear()
 

@@ -45,10 +45,10 @@ def expire_videos(
         if dry_run:
             return plans.preview(workspace, plan, run_id, judge)
 
-        with workspaces.lease(workspace, "expire_videos") as lease:
+        with workspaces.lease(workspace, "expire_videos") as held:
             plans.claim(workspace, plan, terms, judge, run_id)
             try:
-                videos.retire_planned(workspace, lease, plan.id, run_id=run_id, grace=rules.lifecycle.grace)
+                videos.retire_planned(workspace, held, plan.id, run_id=run_id, grace=rules.lifecycle.grace)
             finally:
                 report = reports.publish(workspace, plan, run_id)
     return report.require_whole()

@@ -33,7 +33,7 @@ def prune_cache(
         if dry_run:
             return caches.preview(workspace, report, rules.keeping)
 
-        with workspaces.lease(workspace, "prune_cache") as lease:
-            done = caches.carry_out(workspace, lease, plan, rules.pruning, run_id)
-            forgotten = caches.forget(workspace, lease, rules.keeping)
+        with workspaces.lease(workspace, "prune_cache") as held:
+            done = caches.carry_out(workspace, held, plan, rules.pruning, run_id)
+            forgotten = caches.forget(workspace, held, rules.keeping)
     return report.after(done.dropped, done.stayed, forgotten)

@@ -46,11 +46,11 @@ def purge_retired(
         if dry_run:
             return plans.preview(workspace, plan, run_id, judge)
 
-        with workspaces.lease(workspace, "purge_retired") as lease:
+        with workspaces.lease(workspace, "purge_retired") as held:
             plans.claim(workspace, plan, terms, judge, run_id)
             try:
-                blobs.settle_claims(workspace, lease, run_id=run_id, grace=grace)
-                blobs.purge_planned(workspace, lease, plan.id, run_id=run_id, grace=grace)
+                blobs.settle_claims(workspace, held, run_id=run_id, grace=grace)
+                blobs.purge_planned(workspace, held, plan.id, run_id=run_id, grace=grace)
             finally:
                 report = reports.publish(workspace, plan, run_id)
     return report.require_whole()

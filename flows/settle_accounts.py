@@ -36,6 +36,6 @@ def settle_accounts(
         alerts.deliver(workspace.engine)
         accounts.publish(report).require_sound()
 
-        with workspaces.lease(workspace, "settle_accounts") as lease:
-            accounts.give_back(workspace, lease, run_id)
+        with workspaces.lease(workspace, "settle_accounts") as held:
+            accounts.give_back(workspace, held, run_id)
     return report

@@ -45,12 +45,12 @@ def sync_catalog(
             guard.listing_within(rules.limits, found.seen, found.expected)
             return reports.publish_sync(catalogs.preview(workspace, found, rules.adoption, run_id, as_of))
 
-        with workspaces.lease(workspace, "sync_catalog") as lease:
-            settled = catalogs.settle_left_open(workspace, lease, run_id=run_id, grace=grace)
+        with workspaces.lease(workspace, "sync_catalog") as held:
+            settled = catalogs.settle_left_open(workspace, held, run_id=run_id, grace=grace)
             found = catalogs.look(workspace, run_id, shards=shards)
             guard.listing_within(rules.limits, found.seen, found.expected)
             report = catalogs.bring_in_line(
-                workspace, lease, found, settled, adopting=rules.adoption, run_id=run_id, as_of=as_of, grace=grace
+                workspace, held, found, settled, adopting=rules.adoption, run_id=run_id, as_of=as_of, grace=grace
             )
             reports.publish_sync(report)
             if reads_are_views:

@@ -53,13 +53,13 @@ def tier_storage(
             return plans.preview(workspace, plan, run_id, judge)
         transcodes.require_workers()
 
-        with workspaces.lease(workspace, "tier_storage") as lease:
+        with workspaces.lease(workspace, "tier_storage") as held:
             plans.claim(workspace, plan, terms, judge, run_id)
-            shared = plans.begin(workspace, lease, plan)
+            shared = plans.begin(workspace, held, plan)
             if helpers:
                 plans.ask_for_help(plan, helpers)
             try:
-                videos.retire_planned(workspace, lease, plan.id, run_id=run_id, grace=rules.lifecycle.grace)
+                videos.retire_planned(workspace, held, plan.id, run_id=run_id, grace=rules.lifecycle.grace)
                 transcodes.compress_planned(workspace, shared, plan.id)
             finally:
                 report = reports.publish(workspace, plan, run_id)

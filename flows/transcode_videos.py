@@ -23,9 +23,9 @@ def transcode_videos(dry_run: DryRun = True) -> HelpReport:
         if dry_run or plan_id is None:
             return reports.publish_help(workspace, run_id, plan_id, None if dry_run else [])
 
-        with workspaces.lease(workspace, f"transcode_videos/{uuid4().hex}") as lease:
-            outcomes = transcodes.compress_planned(workspace, lease, plan_id)
-            if inherited := plans.inherit(workspace, lease, plan_id):
+        with workspaces.lease(workspace, f"transcode_videos/{uuid4().hex}") as held:
+            outcomes = transcodes.compress_planned(workspace, held, plan_id)
+            if inherited := plans.inherit(workspace, held, plan_id):
                 reports.publish(workspace, *inherited)
         report = reports.publish_help(workspace, run_id, plan_id, outcomes)
     return report.require_whole()

@@ -7,7 +7,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from reelkeeper.operations.core.lease import Lease
+from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.health import accounts
 from reelkeeper.rules.billing.accounts import AccountsReport
@@ -28,11 +28,11 @@ def stop(workspace: Workspace, report: AccountsReport) -> None:
 
 
 @task(task_run_name="give back what is overdue", cache_policy=NO_CACHE)
-def give_back(workspace: Workspace, lease: Lease, run_id: str) -> None:
+def give_back(workspace: Workspace, held: HeldLease, run_id: str) -> None:
     """Void the holds and reservations whose time is over."""
-    lease.check()
-    holds = accounts.void_holds(workspace.engine, grant=lease.grant, run_id=run_id)
-    reserved = accounts.void_reservations(workspace.engine, grant=lease.grant)
+    held.check()
+    holds = accounts.void_holds(workspace.engine, lease=held.lease, run_id=run_id)
+    reserved = accounts.void_reservations(workspace.engine, lease=held.lease)
     get_run_logger().info("%d holds and %d reservations were overdue and are given back", len(holds), len(reserved))
 
 

@@ -13,7 +13,7 @@ from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model import Grace, Outcome
 from reelkeeper.operations import Item
 from reelkeeper.operations.core.isolation import each_apart
-from reelkeeper.operations.core.lease import Lease
+from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import outcomes, purge
 from tasks import RETRIES
@@ -22,7 +22,7 @@ KEYS_PER_DELETE = 1_000  # S3 API: the most that one DeleteObjects takes
 PARALLEL_BATCHES = 4  # while the bucket deletes one batch, the store claims and settles others
 
 
-def purge_planned(workspace: Workspace, lease: Lease, plan_id: str, *, run_id: str, grace: Grace) -> None:
+def purge_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, run_id: str, grace: Grace) -> None:
     """Delete what a plan says, some batches at a time; a batch or blob that fails is noted, and the others follow.
 
     Raises LeaseLost, Frozen, DiskFull and Unavailable, and begins nothing more then.
@@ -30,7 +30,7 @@ def purge_planned(workspace: Workspace, lease: Lease, plan_id: str, *, run_id: s
     batches = list(outcomes.planned(workspace.engine, plan_id, "purge", KEYS_PER_DELETE))
     whose: dict[str, Any] = {
         "workspace": workspace,
-        "lease": lease,
+        "held": held,
         "plan_id": plan_id,
         "run_id": run_id,
         "grace": grace,
@@ -48,10 +48,10 @@ def purge_planned(workspace: Workspace, lease: Lease, plan_id: str, *, run_id: s
 
 
 @task(task_run_name="settle what killed purges had claimed", cache_policy=NO_CACHE, **RETRIES)
-def settle_claims(workspace: Workspace, lease: Lease, *, run_id: str, grace: Grace) -> int:
+def settle_claims(workspace: Workspace, held: HeldLease, *, run_id: str, grace: Grace) -> int:
     """Look at the blobs whose claims have timed out, and settle each; return how many."""
-    lease.check()
-    return purge.settle_claims(workspace, run_id=run_id, grace=grace, grant=lease.grant)
+    held.check()
+    return purge.settle_claims(workspace, run_id=run_id, grace=grace, lease=held.lease)
 
 
 def _note_failed(workspace: Workspace, plan_id: str, items: Sequence[Item], error: Exception) -> None:
@@ -69,9 +69,9 @@ def _note_failed(workspace: Workspace, plan_id: str, items: Sequence[Item], erro
     **RETRIES,
 )
 def purge_batch(
-    workspace: Workspace, lease: Lease, plan_id: str, items: list[Item], *, run_id: str, grace: Grace
+    workspace: Workspace, held: HeldLease, plan_id: str, items: list[Item], *, run_id: str, grace: Grace
 ) -> None:
     """Delete one batch. Safe to repeat: what an earlier try had begun is finished."""
-    lease.check()
+    held.check()
     blob_ids = [item.blob_id for item in items]
-    purge.purge(workspace, plan_id, blob_ids, grant=lease.grant, run_id=run_id, grace=grace)
+    purge.purge(workspace, plan_id, blob_ids, lease=held.lease, run_id=run_id, grace=grace)

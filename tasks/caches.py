@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.operations.core import prune_records as forget_
-from reelkeeper.operations.core.lease import Lease
+from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import prune_cache
 from reelkeeper.operations.jobs.prune_cache import Done
@@ -28,13 +28,13 @@ def judge(workspace: Workspace, policy: PrunePolicy, as_of: datetime, run_id: st
 
 
 @task(task_run_name="prune the cache", cache_policy=NO_CACHE)
-def carry_out(workspace: Workspace, lease: Lease, plan: PrunePlan, policy: PrunePolicy, run_id: str) -> Done:
+def carry_out(workspace: Workspace, held: HeldLease, plan: PrunePlan, policy: PrunePolicy, run_id: str) -> Done:
     """Drop and move what the plan says, and forget what left long ago."""
     moves, done = iter(plan.moves), Done(0, 0, 0)
     while batch := list(islice(moves, prune_cache.BATCH)):
-        lease.check()
-        done += prune_cache.carry_out(workspace.engine, batch, grant=lease.grant, run_id=run_id)
-    prune_cache.forget(workspace.engine, policy, grant=lease.grant)
+        held.check()
+        done += prune_cache.carry_out(workspace.engine, batch, lease=held.lease, run_id=run_id)
+    prune_cache.forget(workspace.engine, policy, lease=held.lease)
     get_run_logger().info("%d entries left the cache; %d were used meanwhile and stay", done.dropped, done.stayed)
     return done
 
@@ -46,10 +46,10 @@ def preview(workspace: Workspace, report: PruneReport, keeping: KeepingPolicy) -
 
 
 @task(task_run_name="forget old records", cache_policy=NO_CACHE)
-def forget(workspace: Workspace, lease: Lease, keeping: KeepingPolicy) -> dict[str, int]:
+def forget(workspace: Workspace, held: HeldLease, keeping: KeepingPolicy) -> dict[str, int]:
     """Delete the records that are old and that nothing refers to."""
-    lease.check()
-    gone = forget_.forget(workspace.engine, keeping, grant=lease.grant)
+    held.check()
+    gone = forget_.forget(workspace.engine, keeping, lease=held.lease)
     told = ", ".join(f"{count:,} of {name}" for name, count in gone.items()) or "none is old"
     get_run_logger().info("old records forgotten: %s", told)
     return gone

@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model import Done, Grace, Outcome
 from reelkeeper.operations.core.isolation import ENDS_ALL
-from reelkeeper.operations.core.lease import Lease
+from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import purge
 from reelkeeper.operations.sync import adoption, orphans, sync
@@ -27,19 +27,19 @@ _NAMED = 10  # lost videos, in a report
 
 
 @task(task_run_name="settle what killed runs left open", cache_policy=NO_CACHE)
-def settle_left_open(workspace: Workspace, lease: Lease, *, run_id: str, grace: Grace) -> tuple[Done, ...]:
+def settle_left_open(workspace: Workspace, held: HeldLease, *, run_id: str, grace: Grace) -> tuple[Done, ...]:
     """Publish or abandon every open intent whose video nobody is at work on; one that cannot be read stays open.
 
     Blobs that a killed purge had claimed are settled first.
     """
     outcomes = []
-    purge.settle_claims(workspace, run_id=run_id, grace=grace, grant=lease.grant)
+    purge.settle_claims(workspace, run_id=run_id, grace=grace, lease=held.lease)
     for intent in intents.open_intents(workspace):
-        grants = lease.keeper.take([f"video/{intent.video_id}"])
-        if not grants:
+        taken = held.manager.take([f"video/{intent.video_id}"])
+        if not taken:
             continue
         try:
-            outcome = intents.settle(workspace, intent, scratch=settings().scratch, grant=grants[0], grace=grace)
+            outcome = intents.settle(workspace, intent, scratch=settings().scratch, lease=taken[0], grace=grace)
         except ENDS_ALL:
             raise
         except Exception as error:  # noqa: BLE001  one that cannot be settled must not stop the others
@@ -47,7 +47,7 @@ def settle_left_open(workspace: Workspace, lease: Lease, *, run_id: str, grace: 
             why = str(error) if isinstance(error, ReelkeeperError) else f"{type(error).__name__}: {error}"
             outcome = Outcome(intent.video_id, "failed", why, intent.old_bytes, intent.old_bytes)
         finally:
-            lease.keeper.release(grants)
+            held.manager.release(taken)
         outcomes.append(outcome)
     return count(outcomes)
 
@@ -80,7 +80,7 @@ def preview(workspace: Workspace, found: Survey, adopting: AdoptionLimits, run_i
 @task(task_run_name="bring the catalogue in line", cache_policy=NO_CACHE)
 def bring_in_line(
     workspace: Workspace,
-    lease: Lease,
+    held: HeldLease,
     found: Survey,
     settled: Sequence[Done],
     *,
@@ -91,13 +91,13 @@ def bring_in_line(
 ) -> SyncReport:
     """Adopt, mark as lost, mend and sweep, as the comparison found; no byte is changed."""
     surveying.confirm_missing(workspace, found)
-    lease.check()
-    grant = lease.grant
+    held.check()
+    lease = held.lease
     judged = adoption.judge(workspace, found.scan_id, adopting)
-    adopted, taken_back = orphans.adopt(workspace, found, grant=grant, run_id=run_id)
-    lost_videos = sync.lose(workspace, found, grant=grant, run_id=run_id)
-    doubtful = sync.mend(workspace, found, grant=grant, run_id=run_id, grace=grace)
-    swept = orphans.sweep(workspace, found, grant=grant, run_id=run_id, grace=grace)
+    adopted, taken_back = orphans.adopt(workspace, found, lease=lease, run_id=run_id)
+    lost_videos = sync.lose(workspace, found, lease=lease, run_id=run_id)
+    doubtful = sync.mend(workspace, found, lease=lease, run_id=run_id, grace=grace)
+    swept = orphans.sweep(workspace, found, lease=lease, run_id=run_id, grace=grace)
     doubts = f"{lost_videos} lost, {len(doubtful)} in doubt" if lost_videos or doubtful else "good"
     left, keys = sync.finish(workspace, found, doubts)
     worse = lost_videos or doubtful or judged.refusal  # is told first, and what is in doubt by a run without it

@@ -12,7 +12,7 @@ from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 
 from reelkeeper.model import Grace, PlanSummary, Verdict
-from reelkeeper.operations.core.lease import Lease
+from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import plans
 from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING, dollars
@@ -88,9 +88,9 @@ def claim(workspace: Workspace, plan: PlanSummary, under: Mapping[str, Any], jud
     plans.claim(workspace.engine, plan, under, judge, run_id)
 
 
-def begin(workspace: Workspace, lease: Lease, plan: PlanSummary) -> Lease:
+def begin(workspace: Workspace, held: HeldLease, plan: PlanSummary) -> HeldLease:
     """Take the plan's own lease: others may help now."""
-    return plans.begin(workspace.engine, lease, plan)
+    return plans.begin(workspace.engine, held, plan)
 
 
 @task(task_run_name="ask {helpers} other workers for help", cache_policy=NO_CACHE)
@@ -110,9 +110,9 @@ def under_way(workspace: Workspace) -> str | None:
 
 
 @task(task_run_name="see who ends plan {plan_id}", cache_policy=NO_CACHE)
-def inherit(workspace: Workspace, lease: Lease, plan_id: str) -> tuple[PlanSummary, str] | None:
+def inherit(workspace: Workspace, held: HeldLease, plan_id: str) -> tuple[PlanSummary, str] | None:
     """Take over a plan with nothing left to compress, and its run's id, if that run is dead; else None."""
-    return plans.inherit(workspace.engine, lease, plan_id)
+    return plans.inherit(workspace.engine, held, plan_id)
 
 
 def _counts(plan: PlanSummary) -> tuple[int, int]:

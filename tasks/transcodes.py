@@ -16,9 +16,9 @@ from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import sweep_desks
 from reelkeeper.errors import MediaTimeout, Misconfigured, StorageError
 from reelkeeper.model import Outcome
-from reelkeeper.operations import Grant, Item
+from reelkeeper.operations import Item, Lease
 from reelkeeper.operations.core.isolation import ENDS_ALL
-from reelkeeper.operations.core.lease import Keeper, Lease
+from reelkeeper.operations.core.lease import HeldLease, LeaseManager
 from reelkeeper.operations.core.workspace import Workspace, open_workspace
 from reelkeeper.operations.lifecycle import outcomes as carried_out
 from reelkeeper.operations.lifecycle.compress import Batch, Job, claim, compress, load_job, may_go_on
@@ -35,7 +35,7 @@ class Order(NamedTuple):
     """What a worker is told, also one in another process: which plan, and the lease of the run that it works for."""
 
     plan_id: str
-    grant: Grant
+    lease: Lease
 
 
 @task(task_run_name="identify the recipe", cache_policy=NO_CACHE)
@@ -44,7 +44,7 @@ def recipe_mark(recipe: Recipe, acceptance: Acceptance) -> str:
     return transcode.fingerprint(recipe, acceptance, ffmpeg.tools().encoder(recipe.codec))
 
 
-def compress_planned(workspace: Workspace, lease: Lease, plan_id: str) -> list[Outcome]:
+def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str) -> list[Outcome]:
     """Compress what a plan says, the largest first, `workers` at a time, until all is settled, here or by others.
 
     What failed and may pass is tried again at the end. Raises LeaseLost, Frozen, and DiskFull, which is recorded
@@ -54,7 +54,7 @@ def compress_planned(workspace: Workspace, lease: Lease, plan_id: str) -> list[O
         return []
     progress = _Progress(workspace, plan_id)
     width = min(settings().workers, carried_out.left(workspace.engine, plan_id)[0].objects)
-    order = Order(plan_id, lease.grant)
+    order = Order(plan_id, held.lease)
     with _runner(width) as runner:
         try:
             here = workspace if isinstance(runner, ThreadPoolTaskRunner) else None  # elsewhere it is opened anew
@@ -66,7 +66,7 @@ def compress_planned(workspace: Workspace, lease: Lease, plan_id: str) -> list[O
                 progress.show()
             return [outcome for future in futures for outcome in future.result()]
         except BaseException:
-            lease.keeper.release([lease.grant])  # the others stop before their next video
+            held.manager.release([held.lease])  # the others stop before their next video
             raise
 
 
@@ -108,11 +108,14 @@ def work(order: Order, number: int, workspace: Workspace | None) -> list[Outcome
     if swept := sweep_desks(settings().scratch):
         get_run_logger().info("%s folders that killed runs left at work are removed", f"{swept:,}")
     outcomes: list[Outcome] = []
-    with nullcontext(workspace) if workspace else open_workspace(settings()) as place, Keeper(place.engine) as keeper:
+    with (
+        nullcontext(workspace) if workspace else open_workspace(settings()) as place,
+        LeaseManager(place.engine) as manager,
+    ):
         job = load_job(place.engine, order.plan_id)
         while may_go_on(place.engine, *order):
-            if batch := claim(place.engine, keeper, order.plan_id):
-                outcomes += compress_batch(place, keeper, order, job, batch)
+            if batch := claim(place.engine, manager, order.plan_id):
+                outcomes += compress_batch(place, manager, order, job, batch)
             elif carried_out.left(place.engine, order.plan_id)[0].objects:
                 time.sleep(_LOOK_AGAIN_SECONDS)
             else:
@@ -121,26 +124,28 @@ def work(order: Order, number: int, workspace: Workspace | None) -> list[Outcome
 
 
 @task(task_run_name="compress {batch.items[0][0].video_id} and what follows", cache_policy=NO_CACHE)
-def compress_batch(workspace: Workspace, keeper: Keeper, order: Order, job: Job, batch: Batch) -> list[Outcome]:
+def compress_batch(workspace: Workspace, manager: LeaseManager, order: Order, job: Job, batch: Batch) -> list[Outcome]:
     """Compress a few videos one after the other; what another try may mend is left to the end, unless this is it."""
     outcomes = []
     try:
-        for item, grant in batch.items:
+        for item, lease in batch.items:
             if not may_go_on(workspace.engine, *order):
                 break
-            outcome = _settle(workspace, keeper, job, item, grant, last_try=batch.last_try)
+            outcome = _settle(workspace, manager, job, item, lease, last_try=batch.last_try)
             carried_out.record(workspace.engine, "swap.record", job.plan_id, [outcome])
-            keeper.release([grant])
+            manager.release([lease])
             if carried_out.is_settled(outcome):
                 outcomes.append(outcome)
     finally:
-        keeper.release([grant for _, grant in batch.items])
+        manager.release([lease for _, lease in batch.items])
     return outcomes
 
 
-def _settle(workspace: Workspace, keeper: Keeper, job: Job, item: Item, grant: Grant, *, last_try: bool) -> Outcome:
+def _settle(
+    workspace: Workspace, manager: LeaseManager, job: Job, item: Item, lease: Lease, *, last_try: bool
+) -> Outcome:
     try:
-        return compress(workspace, keeper, job, item, grant, scratch=settings().scratch)
+        return compress(workspace, manager, job, item, lease, scratch=settings().scratch)
     except ENDS_ALL:  # a full disk, for one, is no fault of the video's
         raise
     except (MediaTimeout, StorageError) as error:

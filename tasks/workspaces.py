@@ -7,7 +7,7 @@ from sqlalchemy.engine import Engine
 
 from reelkeeper.errors import Frozen
 from reelkeeper.operations.core.freeze import why_frozen
-from reelkeeper.operations.core.lease import Lease, alone
+from reelkeeper.operations.core.lease import HeldLease, alone
 from reelkeeper.operations.core.workspace import Workspace, open_workspace
 from reelkeeper.settings import settings
 from reelkeeper.store.core.opening import open_store
@@ -24,7 +24,7 @@ def store() -> AbstractContextManager[Engine]:
 
 
 @contextmanager
-def lease(workspace: Workspace, flow: str) -> Iterator[Lease]:
+def lease(workspace: Workspace, flow: str) -> Iterator[HeldLease]:
     """Be the only run of `flow` that changes anything. Raises LeaseLost naming the other, Frozen with the reason."""
     if reason := why_frozen(workspace.engine):
         raise Frozen(reason)

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from reelkeeper.model import BlobState, Grace
 from reelkeeper.operations.core import freeze
-from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.sync.survey import survey
 from reelkeeper.operations.sync.sync import mend
@@ -133,14 +133,14 @@ def test_an_upload_that_nobody_completes_is_let_go(client: TestClient, world: Wo
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(reservations).values(expires_at=Clock(-1)))
         session.execute(sa.update(blobs).values(stored_at=Clock(-100_000)))
-    with Keeper(world.workspace.engine) as keeper:
-        (grant,) = keeper.take(["settle_accounts"])
-        assert len(accounts.void_reservations(world.workspace.engine, grant=grant)) == 1
+    with LeaseManager(world.workspace.engine) as manager:
+        (lease,) = manager.take(["settle_accounts"])
+        assert len(accounts.void_reservations(world.workspace.engine, lease=lease)) == 1
         assert client.get(f"/v1/uploads/{upload['id']}").json()["state"] == "expired"
         problem(complete(client, upload), 409)
         found = survey(world.workspace, run_id="run", note=True)
         assert (found.missing, len(found.reappeared)) == ([], int(came))
-        mend(world.workspace, found, grant=grant, run_id="run", grace=Grace())
+        mend(world.workspace, found, lease=lease, run_id="run", grace=Grace())
     with reading(world.workspace.engine) as session:
         state = session.execute(sa.select(blobs.c.state)).scalar_one()
     assert state == (BlobState.RETIRED if came else BlobState.GONE)

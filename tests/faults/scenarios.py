@@ -18,7 +18,7 @@ from reelkeeper.adapters.s3 import r2
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Grace, Refusal, Transcode
 from reelkeeper.operations.billing import ledger, quota
-from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs import worker
@@ -55,15 +55,15 @@ def child(scenario: str, address: Address, spec: str, arguments: dict[str, objec
 
 
 def run_swap(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
-    with Keeper(workspace.engine) as keeper:
-        (grant,) = keeper.take(["video/v1"])
+    with LeaseManager(workspace.engine) as manager:
+        (lease,) = manager.take(["video/v1"])
         swap(
             workspace,
             "v1",
             int(str(arguments["blob"])),
             shrink=lambda _, place: ready(arguments["result"], place),
             scratch=Path(address.folder) / "scratch",
-            grant=grant,
+            lease=lease,
             run_id="run",
             grace=Grace(),
         )
@@ -93,8 +93,8 @@ def ready(result: object, place: Path) -> Transcode | Refusal:
 
 
 def run_upload(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
-    with Keeper(workspace.engine) as keeper:
-        (grant,) = keeper.take(["video/new"])
+    with LeaseManager(workspace.engine) as manager:
+        (lease,) = manager.take(["video/new"])
         upload(
             workspace,
             Path(str(arguments["clip"])),
@@ -102,25 +102,25 @@ def run_upload(workspace: Workspace, address: Address, arguments: dict[str, obje
             video_id="new",
             created_at=LONG_AGO,
             scratch=Path(address.folder) / "scratch",
-            grant=grant,
+            lease=lease,
             run_id="run",
             grace=Grace(),
         )
 
 
 def run_retire(workspace: Workspace, _: Address, arguments: dict[str, object]) -> None:
-    with Keeper(workspace.engine) as keeper:
-        (grant,) = keeper.take(["flow/expire_videos"])
-        retire(workspace, str(arguments["plan"]), ["v1", "v2"], grant=grant, run_id="run", grace=Grace())
+    with LeaseManager(workspace.engine) as manager:
+        (lease,) = manager.take(["flow/expire_videos"])
+        retire(workspace, str(arguments["plan"]), ["v1", "v2"], lease=lease, run_id="run", grace=Grace())
 
 
 def run_purge(workspace: Workspace, _: Address, arguments: dict[str, object]) -> None:
-    with Keeper(workspace.engine) as keeper:
-        (grant,) = keeper.take(["flow/purge_retired"])
+    with LeaseManager(workspace.engine) as manager:
+        (lease,) = manager.take(["flow/purge_retired"])
         due = arguments["blobs"]
         assert isinstance(due, list)
-        settle_claims(workspace, run_id="run", grace=Grace(), grant=grant)
-        purge(workspace, str(arguments["plan"]), due, grant=grant, run_id="run", grace=Grace())
+        settle_claims(workspace, run_id="run", grace=Grace(), lease=lease)
+        purge(workspace, str(arguments["plan"]), due, lease=lease, run_id="run", grace=Grace())
 
 
 def run_restore(workspace: Workspace, _: Address, __: dict[str, object]) -> None:
@@ -134,11 +134,11 @@ def run_restore(workspace: Workspace, _: Address, __: dict[str, object]) -> None
 def run_job(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
     """Hold credits and bytes, make the video, capture: what a job does, and does again after a crash."""
     clip = Path(str(arguments["clip"]))
-    with Keeper(workspace.engine) as keeper:
-        (grant,) = keeper.take(["video/new"])
+    with LeaseManager(workspace.engine) as manager:
+        (lease,) = manager.take(["video/new"])
         scratch = Path(address.folder) / "scratch"
         for left_open in intents.open_intents(workspace, "new"):
-            intents.settle(workspace, left_open, scratch=scratch, grant=grant, grace=Grace())
+            intents.settle(workspace, left_open, scratch=scratch, lease=lease, grace=Grace())
         with transaction(workspace.engine, "job.admit") as session:
             held = ledger.hold(session, "ann", 500, "job", run_id="run", lasting_seconds=600)
             made = session.execute(
@@ -155,7 +155,7 @@ def run_job(workspace: Workspace, address: Address, arguments: dict[str, object]
                 video_id="new",
                 created_at=LONG_AGO,
                 scratch=scratch,
-                grant=grant,
+                lease=lease,
                 run_id="run",
                 grace=Grace(),
                 reservation=reservation,
@@ -177,29 +177,29 @@ def run_receive(workspace: Workspace, address: Address, arguments: dict[str, obj
 
 
 def run_settle_accounts(workspace: Workspace, _: Address, __: dict[str, object]) -> None:
-    with Keeper(workspace.engine) as keeper:
-        (grant,) = keeper.take(["flow/settle_accounts"])
-        accounts.void_holds(workspace.engine, grant=grant, run_id="run")
-        accounts.void_reservations(workspace.engine, grant=grant)
+    with LeaseManager(workspace.engine) as manager:
+        (lease,) = manager.take(["flow/settle_accounts"])
+        accounts.void_holds(workspace.engine, lease=lease, run_id="run")
+        accounts.void_reservations(workspace.engine, lease=lease)
         assert not accounts.recount(workspace.engine)
 
 
 def run_sync(workspace: Workspace, address: Address, _: dict[str, object]) -> None:
     orphans.ORPHAN_MIN_AGE *= 0  # LastModified cannot be dated back
-    with Keeper(workspace.engine) as keeper:
-        (grant,) = keeper.take(["flow/sync_catalog"])
-        settle_claims(workspace, run_id="run", grace=Grace(), grant=grant)
+    with LeaseManager(workspace.engine) as manager:
+        (lease,) = manager.take(["flow/sync_catalog"])
+        settle_claims(workspace, run_id="run", grace=Grace(), lease=lease)
         for intent in intents.open_intents(workspace):
-            for lease in keeper.take([f"video/{intent.video_id}"]):
-                intents.settle(workspace, intent, scratch=Path(address.folder) / "scratch", grant=lease, grace=Grace())
+            for lease in manager.take([f"video/{intent.video_id}"]):
+                intents.settle(workspace, intent, scratch=Path(address.folder) / "scratch", lease=lease, grace=Grace())
         found = survey(workspace, run_id="run", note=True)
         listing_within(BlastRadius(min_population_percent=10), found.seen, found.expected)
         confirm_missing(workspace, found)
         adoption.judge(workspace, found.scan_id, AdoptionLimits())
-        orphans.adopt(workspace, found, grant=grant, run_id="run")
-        sync.lose(workspace, found, grant=grant, run_id="run")
-        sync.mend(workspace, found, grant=grant, run_id="run", grace=Grace())
-        orphans.sweep(workspace, found, grant=grant, run_id="run", grace=Grace())
+        orphans.adopt(workspace, found, lease=lease, run_id="run")
+        sync.lose(workspace, found, lease=lease, run_id="run")
+        sync.mend(workspace, found, lease=lease, run_id="run", grace=Grace())
+        orphans.sweep(workspace, found, lease=lease, run_id="run", grace=Grace())
         sync.finish(workspace, found, "done")
 
 

@@ -25,7 +25,7 @@ from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model import BlobState, Grace, Outcome, Recorded, Transcode, VideoState
 from reelkeeper.operations.core.freeze import thaw
-from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.lifecycle import purge
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
@@ -35,7 +35,7 @@ from reelkeeper.operations.sync.survey import confirm_missing, survey
 from reelkeeper.operations.videos import intents
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, videos
 from tests.buckets import BUCKET
 from tests.databases import create_database, drop_database
@@ -109,8 +109,8 @@ class Scene:
                 raise KeyboardInterrupt
 
         failpoints.observe(die)
-        with Keeper(self.world.workspace.engine) as keeper, suppress(KeyboardInterrupt):
-            self.swap(keeper.take(["video/v1"])[0])
+        with LeaseManager(self.world.workspace.engine) as manager, suppress(KeyboardInterrupt):
+            self.swap(manager.take(["video/v1"])[0])
 
     def do(self, deed: str) -> None:
         """Do what the service does."""
@@ -131,48 +131,48 @@ class Scene:
             return None
         return self.world.workspace.bucket.read_bytes(self.key, 10**7)
 
-    def step(self, name: str, grant: Grant) -> None:
-        getattr(self, name)(grant)
+    def step(self, name: str, lease: Lease) -> None:
+        getattr(self, name)(lease)
 
-    def sync(self, grant: Grant) -> list[str]:
+    def sync(self, lease: Lease) -> list[str]:
         workspace = self.world.workspace
-        purge.settle_claims(workspace, run_id="sync", grace=GRACE, grant=grant)
+        purge.settle_claims(workspace, run_id="sync", grace=GRACE, lease=lease)
         for intent in intents.open_intents(workspace):
-            intents.settle(workspace, intent, scratch=self._scratch, grant=grant, grace=GRACE)
+            intents.settle(workspace, intent, scratch=self._scratch, lease=lease, grace=GRACE)
         found = survey(workspace, run_id="sync", note=True)
         confirm_missing(workspace, found)
         adoption.judge(workspace, found.scan_id, AdoptionLimits())
-        orphans.adopt(workspace, found, grant=grant, run_id="sync")
-        sync.lose(workspace, found, grant=grant, run_id="sync")
-        doubtful = sync.mend(workspace, found, grant=grant, run_id="sync", grace=GRACE)
+        orphans.adopt(workspace, found, lease=lease, run_id="sync")
+        sync.lose(workspace, found, lease=lease, run_id="sync")
+        doubtful = sync.mend(workspace, found, lease=lease, run_id="sync", grace=GRACE)
         sync.finish(workspace, found, "done")
         return doubtful
 
-    def swap(self, grant: Grant) -> None:
+    def swap(self, lease: Lease) -> None:
         swap(
             self.world.workspace,
             "v1",
             self.blob,
             shrink=lambda _, place: ready(self.transcode, place),
             scratch=self._scratch,
-            grant=grant,
+            lease=lease,
             run_id="swap",
             grace=GRACE,
         )
 
-    def retire(self, grant: Grant) -> None:
+    def retire(self, lease: Lease) -> None:
         plan = self.world.plan("expire_videos", "retire", [self.blob])
-        retire(self.world.workspace, plan, ["v1"], grant=grant, run_id="retire", grace=GRACE)
+        retire(self.world.workspace, plan, ["v1"], lease=lease, run_id="retire", grace=GRACE)
 
-    def purge(self, grant: Grant) -> list[Outcome]:
+    def purge(self, lease: Lease) -> list[Outcome]:
         """Purge all that is due."""
         with reading(self.world.workspace.engine) as session:
             due = sa.select(blobs.c.id).where(blobs.c.state == BlobState.RETIRED, blobs.c.purge_after < now(session))
             chosen = list(session.execute(due).scalars())
         plan = self.world.plan(f"{secrets.token_hex(2)}.purge", "purge", chosen)
-        return purge.purge(self.world.workspace, plan, chosen, grant=grant, run_id="purge", grace=GRACE)
+        return purge.purge(self.world.workspace, plan, chosen, lease=lease, run_id="purge", grace=GRACE)
 
-    def restore(self, _: Grant) -> None:
+    def restore(self, _: Lease) -> None:
         workspace = self.world.workspace
         purge.settle_claims(workspace, run_id="restore", grace=GRACE)
         found = find_restorable(workspace, video_id="v1")
@@ -218,37 +218,37 @@ def _play(scene: Scene, case: Case) -> str:
 
     if case.at == 0:
         scene.do(case.deed)
-    with Keeper(scene.world.workspace.engine) as keeper:
-        (grant,) = keeper.take(["test"])
+    with LeaseManager(scene.world.workspace.engine) as manager:
+        (lease,) = manager.take(["test"])
         failpoints.observe(observer)
         try:
             with suppress(ReelkeeperError):  # a refusal is an answer; what it leaves behind is looked at below
-                scene.step(case.step, grant)
+                scene.step(case.step, lease)
         finally:
             failpoints.observe(None)
         if case.at and not acted_at:
             return "past the end"
-        _assert_nothing_lost(scene, grant, case, acted_at)
+        _assert_nothing_lost(scene, lease, case, acted_at)
     return "in the window" if acted_at == WINDOW else "well"
 
 
-def _assert_nothing_lost(scene: Scene, grant: Grant, case: Case, acted_at: str) -> None:
+def _assert_nothing_lost(scene: Scene, lease: Lease, case: Case, acted_at: str) -> None:
     thaw(scene.world.workspace.engine, by="test")
     if acted_at == WINDOW and scene.stored() is None:
         return  # what docs/safety.md says can happen
     untouched = scene.uploads == 0 and case.deed != "put the same"
     if not untouched:
         assert scene.stored() == scene.last, f"LOST by {case} at {acted_at}"
-        doubtful = scene.sync(grant)
+        doubtful = scene.sync(lease)
         assert scene.is_live() or scene.key in doubtful, f"not live, not reported: {case} at {acted_at}"
     for _ in range(2):  # what is in doubt is settled by the second
         scene.let_time_pass()
         thaw(scene.world.workspace.engine, by="test")
         with suppress(ReelkeeperError):
-            scene.sync(grant)
+            scene.sync(lease)
         scene.let_time_pass()
         with suppress(ReelkeeperError):
-            scene.purge(grant)
+            scene.purge(lease)
     if not untouched:
         assert scene.stored() == scene.last, f"PURGED after {case} at {acted_at}"
         assert scene.is_live(), f"not live in the end: {case} at {acted_at}"

@@ -12,7 +12,7 @@ from flows.sync_catalog import sync_catalog
 from flows.tier_storage import tier_storage
 from reelkeeper.errors import PartialFailure, StorageError
 from reelkeeper.model import BlobState, Grace, VideoState
-from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.store.core.engine import reading, transaction
@@ -41,10 +41,10 @@ def failures(scene: Scene) -> dict[str | None, str | None]:
     return {video: outcome for video, outcome in outcomes.items() if outcome == "failed"}
 
 
-def leave_open(scene: Scene, video_id: str, keeper: Keeper) -> None:
+def leave_open(scene: Scene, video_id: str, manager: LeaseManager) -> None:
     """Put a video whose bytes cannot be read back: its intent stays open."""
     scene.double.faults.fail("GetObject", 403)
-    grant = keeper.take([f"video/{video_id}"])[0]
+    lease = manager.take([f"video/{video_id}"])[0]
     with pytest.raises(StorageError):
         upload(
             scene.world.workspace,
@@ -53,11 +53,11 @@ def leave_open(scene: Scene, video_id: str, keeper: Keeper) -> None:
             video_id=video_id,
             created_at=datetime.now(UTC),
             scratch=Path(scene.world.address.folder),
-            grant=grant,
+            lease=lease,
             run_id="test",
             grace=Grace(),
         )
-    keeper.release([grant])
+    manager.release([lease])
 
 
 @pytest.fixture
@@ -129,9 +129,9 @@ def test_a_blob_whose_key_is_refused_is_named_and_the_others_are_purged(old: Sce
 
 
 def test_an_intent_that_cannot_be_settled_leaves_the_others_to_be(scene: Scene) -> None:
-    with Keeper(scene.engine) as keeper:
+    with LeaseManager(scene.engine) as manager:
         for number in range(3):
-            leave_open(scene, f"v{number}", keeper)
+            leave_open(scene, f"v{number}", manager)
     of_v0 = sa.text("UPDATE blobs SET duration_seconds = NULL WHERE video_id = 'v0'")
     change(scene, of_v0)
     with pytest.raises(PartialFailure, match="1 operation that killed runs left open"):

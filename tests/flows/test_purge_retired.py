@@ -104,7 +104,7 @@ def test_a_key_that_cannot_be_deleted_ends_the_run_failed_with_the_rest_done(due
 
 def test_another_run_or_a_freeze_stops_it_before_the_first_change(due: Scene) -> None:
     before = due.everything()
-    with alone(due.engine, "flow/purge_retired") as other, pytest.raises(LeaseLost, match=other.grant.holder):
+    with alone(due.engine, "flow/purge_retired") as other, pytest.raises(LeaseLost, match=other.lease.holder):
         purge_retired(dry_run=False)
     assert due.everything() == before
     freeze.freeze(due.engine, by="ops", reason="an audit")

@@ -66,7 +66,7 @@ def test_half_a_listing_is_refused_and_nothing_is_marked(uploaded: Scene) -> Non
 
 def test_a_second_run_finds_the_lease_taken(uploaded: Scene) -> None:
     before = uploaded.everything()
-    with alone(uploaded.engine, "flow/sync_catalog") as other, pytest.raises(LeaseLost, match=other.grant.holder):
+    with alone(uploaded.engine, "flow/sync_catalog") as other, pytest.raises(LeaseLost, match=other.lease.holder):
         sync_catalog(dry_run=False)
     assert uploaded.everything() == before
 

@@ -95,7 +95,7 @@ def test_a_policy_without_a_rule_is_refused(cold: Scene) -> None:
 
 def test_a_second_run_finds_the_lease_taken(cold: Scene) -> None:
     before = cold.everything()
-    with alone(cold.engine, "flow/tier_storage") as other, pytest.raises(LeaseLost, match=other.grant.holder):
+    with alone(cold.engine, "flow/tier_storage") as other, pytest.raises(LeaseLost, match=other.lease.holder):
         tier_storage(dry_run=False)
     assert cold.everything() == before
 

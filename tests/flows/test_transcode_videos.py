@@ -13,7 +13,7 @@ from flows.tier_storage import tier_storage
 from flows.transcode_videos import transcode_videos
 from reelkeeper.errors import Frozen, PartialFailure
 from reelkeeper.operations.core import freeze
-from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import HelpReport, Report
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
@@ -112,8 +112,8 @@ def test_it_stops_before_the_next_video_when_the_run_that_it_helps_has_ended(col
     plan_id = begun(cold)
     with reading(cold.engine) as session:
         (holder,) = session.execute(sa.text("SELECT holder FROM leases WHERE name LIKE 'plan/%'")).one()
-    grant = leases.Grant(plan_progress.plan_lease(plan_id), holder, 1)
-    cold.when_a_video_is_fetched(lambda: leases.release(cold.engine, [grant]))
+    lease = leases.Lease(plan_progress.plan_lease(plan_id), holder, 1)
+    cold.when_a_video_is_fetched(lambda: leases.release(cold.engine, [lease]))
     report = transcode_videos(dry_run=False)
     assert 1 <= sum(one.objects for one in report.done) <= 2  # those that its two threads were at work on
     assert report.left >= 1
@@ -162,13 +162,13 @@ def test_helpers_are_asked_for_through_prefect_and_a_run_without_any_does_it_alo
 
 def test_a_video_that_another_has_settled_meanwhile_is_not_done_again(cold: Scene) -> None:
     plan_id = begun(cold)
-    with Keeper(cold.engine) as keeper:
-        (grant,) = keeper.take(["video/cold0"])
+    with LeaseManager(cold.engine) as manager:
+        (lease,) = manager.take(["video/cold0"])
         helper = Thread(target=transcode_videos, kwargs={"dry_run": False})
         helper.start()
         with transaction(cold.engine, "test") as session:
             session.execute(sa.text("UPDATE verdicts SET outcome = 'skipped' WHERE video_id = 'cold0'"))
-        keeper.release([grant])
+        manager.release([lease])
         helper.join(240)
     assert cold.outcomes(plan_id) == {
         "cold0": "skipped",

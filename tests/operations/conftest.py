@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 
 from reelkeeper.operations.billing import ledger
-from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.store.core.engine import transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
 from tests.operations.books import DOLLAR
 
 
 @pytest.fixture
-def grant(world: World) -> Iterator[Grant]:
+def lease(world: World) -> Iterator[Lease]:
     """A lease: the operations ask only that it is current."""
-    with Keeper(world.workspace.engine) as keeper:
-        yield keeper.take(["test"])[0]
+    with LeaseManager(world.workspace.engine) as manager:
+        yield manager.take(["test"])[0]
 
 
 @pytest.fixture

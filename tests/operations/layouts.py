@@ -18,7 +18,7 @@ from reelkeeper.operations.sync import adoption, orphans, sync
 from reelkeeper.operations.sync.survey import survey
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store.core.engine import reading
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, videos
 from reelkeeper.store.tables import orphans as notes
 from reelkeeper.store.videos.key_owners import import_keys
@@ -185,15 +185,15 @@ def dry(workspace: Workspace, limits: AdoptionLimits = AdoptionLimits()) -> Adop
 
 
 def act(
-    workspace: Workspace, grant: Grant, limits: AdoptionLimits = AdoptionLimits()
+    workspace: Workspace, lease: Lease, limits: AdoptionLimits = AdoptionLimits()
 ) -> tuple[Adoption, int, int, int]:
     """Do as `sync_catalog` does; returns what was judged, adopted, left, and told of as in doubt."""
     found = survey(workspace, run_id="run", note=True)
     judged = adoption.judge(workspace, found.scan_id, limits)
-    adopted, _ = orphans.adopt(workspace, found, grant=grant, run_id="run")
-    sync.lose(workspace, found, grant=grant, run_id="run")
-    sync.mend(workspace, found, grant=grant, run_id="run", grace=Grace())
-    orphans.sweep(workspace, found, grant=grant, run_id="run", grace=Grace())
+    adopted, _ = orphans.adopt(workspace, found, lease=lease, run_id="run")
+    sync.lose(workspace, found, lease=lease, run_id="run")
+    sync.mend(workspace, found, lease=lease, run_id="run", grace=Grace())
+    orphans.sweep(workspace, found, lease=lease, run_id="run", grace=Grace())
     left, _ = sync.finish(workspace, found, "good")
     return judged, adopted, left, orphans.tell(workspace, found)[0]
 
@@ -212,7 +212,7 @@ def out_of(workspace: Workspace) -> dict[str, str]:
         return {row.key.removeprefix(workspace.bucket.prefix): row.verdict for row in rows}
 
 
-def hold(workspace: Workspace, at: Endpoint, grant: Grant, layout: Layout) -> None:
+def hold(workspace: Workspace, at: Endpoint, lease: Lease, layout: Layout) -> None:
     """Fill the bucket, look, act, and act again under other patterns: all as the layout says, and as was foretold."""
     prefix = workspace.bucket.prefix
     last = longest(prefix)
@@ -224,7 +224,7 @@ def hold(workspace: Workspace, at: Endpoint, grant: Grant, layout: Layout) -> No
     foretold = dry(workspace)
     assert catalogue(workspace) == {}
     assert dry(workspace) == foretold
-    judged, adopted, left, in_doubt = act(workspace, grant)
+    judged, adopted, left, in_doubt = act(workspace, lease)
     assert judged == foretold
     wanted = {last if key == "LONGEST" else key: ids for key, ids in layout.adopted.items()}
     assert catalogue(workspace) == wanted
@@ -236,7 +236,7 @@ def hold(workspace: Workspace, at: Endpoint, grant: Grant, layout: Layout) -> No
             made = sa.select(videos.c.created_at).where(videos.c.id == wanted[key][1])
             assert session.execute(made).scalar_one() == created_at
     other = replace(workspace, layout=compiled(("{any}/{user}/{video}.{ext}", "{user}/{video}/{any}.{ext}")))
-    again, adopted, *_, in_doubt = act(other, grant)
+    again, adopted, *_, in_doubt = act(other, lease)
     assert (catalogue(workspace) | wanted, in_doubt) == (
         catalogue(workspace),
         0,

@@ -235,15 +235,15 @@ def add(
     """Store a video: put once, read back, decoded to its end, and only then published."""
     from datetime import UTC, datetime
 
-    from reelkeeper.operations.core.lease import Keeper
+    from reelkeeper.operations.core.lease import LeaseManager
     from reelkeeper.operations.videos.upload import CONTENT_TYPES, upload
 
     at = moment(created_at) or datetime.now(UTC)
     if file.suffix.lstrip(".").lower() not in CONTENT_TYPES:
         raise typer.BadParameter(f"{file.name} does not end in one of {', '.join(CONTENT_TYPES)}")
-    with workspace() as opened, Keeper(opened.engine) as keeper:
-        grants = keeper.take([f"video/{video}"])
-        if not grants:
+    with workspace() as opened, LeaseManager(opened.engine) as manager:
+        taken = manager.take([f"video/{video}"])
+        if not taken:
             raise LeaseLost(f"another run is at work on video {video!r}; try again in a minute")
         outcome = upload(
             opened,
@@ -252,7 +252,7 @@ def add(
             video_id=video,
             created_at=at,
             scratch=configured().scratch,
-            grant=grants[0],
+            lease=taken[0],
             run_id=new_run_id("add"),
             grace=opened.in_force.policies.lifecycle.grace,
         )

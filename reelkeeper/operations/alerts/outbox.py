@@ -128,7 +128,7 @@ class _Delivery:
             if not outbox.has_due(session):
                 return False
         asked = time.monotonic()
-        while not (grants := leases.acquire(self._engine, [self._sinks.first.name], self._holder, TURN_SECONDS)):
+        while not (turn := leases.acquire(self._engine, [self._sinks.first.name], self._holder, TURN_SECONDS)):
             with reading(self._engine) as session:
                 opens_in = outbox.opens_in(session, self._sinks.first.name).total_seconds()
             if opens_in > self._sinks.first.pace_seconds:
@@ -142,7 +142,7 @@ class _Delivery:
         if taken:
             message_id, outgoing, attempts = taken
             pause = self._hand_over(message_id, self._sinks.linked(outgoing), attempts, asked=asked)
-        leases.renew(self._engine, grants, pause)
+        leases.renew(self._engine, turn, pause)
         return taken is not None
 
     def copy_overdue(self) -> None:

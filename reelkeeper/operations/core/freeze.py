@@ -15,7 +15,7 @@ from reelkeeper.operations.core.policies import in_force
 from reelkeeper.store.core import leases, policies
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import changed, now, reading, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import deployment
 
 _STATE = sa.select(deployment.c.frozen_at, deployment.c.frozen_by, deployment.c.frozen_reason, *policies.VERSION)
@@ -23,8 +23,8 @@ _LOCKED = _STATE.with_for_update()
 _PERMITTED: Final = "permitted"  # in a session's info: the transaction that holds the deployment row
 
 
-def require_permission(session: Session, grant: Grant | None = None) -> None:
-    """Begin a changing transaction: raise Frozen if changes are stopped, LeaseLost if `grant` is lost.
+def require_permission(session: Session, lease: Lease | None = None) -> None:
+    """Begin a changing transaction: raise Frozen if changes are stopped, LeaseLost if `lease` is lost.
 
     Raises SchemaError where the policies in force cannot be read: no work is done then.
 
@@ -38,8 +38,8 @@ def require_permission(session: Session, grant: Grant | None = None) -> None:
             raise Frozen(stopped)
         if not session.in_nested_transaction():  # whose end would let go of the row
             session.info[_PERMITTED] = session.get_transaction()
-    if grant and not leases.current(session, grant):
-        raise LeaseLost(f"lease {grant.name!r}, token {grant.token}, has passed to another run; nothing was changed")
+    if lease and not leases.current(session, lease):
+        raise LeaseLost(f"lease {lease.name!r}, token {lease.token}, has passed to another run; nothing was changed")
 
 
 def freeze(engine: Engine, *, by: str, reason: str) -> None:

@@ -1,8 +1,8 @@
 """Hold leases for the length of a piece of work, and know at any moment whether they still hold.
 
-with Keeper(engine) as keeper:
-    for grant in keeper.take(names):
-        keeper.check(grant)            # before each effect; each transaction asks the store again
+with LeaseManager(engine) as manager:
+    for lease in manager.take(names):
+        manager.check(lease)           # before each effect; each transaction asks the store again
 """
 
 import logging
@@ -20,14 +20,14 @@ from uuid import uuid4
 from reelkeeper.errors import LeaseLost
 from reelkeeper.store import Engine, SQLAlchemyError
 from reelkeeper.store.core import leases
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 
 HEARTBEAT_SECONDS = 15.0
 GIVE_UP_SECONDS = 40.0  # without a renewal; well before the lease ends at 60, so that slow work stops in time
 _log = logging.getLogger(__name__)
 
 
-class Keeper:
+class LeaseManager:
     """Takes leases, renews them from a thread of its own, and releases them on leaving."""
 
     def __init__(
@@ -41,7 +41,7 @@ class Keeper:
         self._engine = engine
         self._heartbeat_seconds = heartbeat_seconds
         self._give_up_seconds = give_up_seconds
-        self._renewed: dict[Grant, float] = {}  # grant -> monotonic time just before its last renewal was asked for
+        self._renewed: dict[Lease, float] = {}  # lease -> monotonic time just before its last renewal was asked for
         self._lock = threading.Lock()
         self._leaving = threading.Event()
         within = copy_context().run  # what the heart logs belongs to the same run
@@ -60,33 +60,33 @@ class Keeper:
         self._heart.join()
         self.release(list(self._renewed))
 
-    def take(self, names: Sequence[str]) -> list[Grant]:
+    def take(self, names: Sequence[str]) -> list[Lease]:
         """Take those of `names` that nobody holds; the others are left out."""
         asked = time.monotonic()
-        grants = leases.acquire(self._engine, names, self.holder)
+        taken = leases.acquire(self._engine, names, self.holder)
         with self._lock:
-            self._renewed |= dict.fromkeys(grants, asked)
-        return grants
+            self._renewed |= dict.fromkeys(taken, asked)
+        return taken
 
-    def check(self, grant: Grant) -> None:
+    def check(self, lease: Lease) -> None:
         """Raise LeaseLost when another run took over, or when that could have happened unnoticed."""
         with self._lock:
-            renewed = self._renewed.get(grant)
+            renewed = self._renewed.get(lease)
         if renewed is None:
-            raise LeaseLost(f"lease {grant.name!r} (token {grant.token}) is no longer ours: another run took it over")
+            raise LeaseLost(f"lease {lease.name!r} (token {lease.token}) is no longer ours: another run took it over")
         age = time.monotonic() - renewed
         if age > self._give_up_seconds:
             raise LeaseLost(
-                f"lease {grant.name!r} (token {grant.token}) was last renewed {age:.0f} s ago, limit "
+                f"lease {lease.name!r} (token {lease.token}) was last renewed {age:.0f} s ago, limit "
                 f"{self._give_up_seconds:.0f} s: another run may have taken it over. Run again; finished items stay so"
             )
 
-    def release(self, grants: Sequence[Grant]) -> None:
-        """Give `grants` back before leaving."""
+    def release(self, taken: Sequence[Lease]) -> None:
+        """Give `taken` back before leaving."""
         with self._lock:
-            for grant in grants:
-                self._renewed.pop(grant, None)
-        leases.release(self._engine, grants)
+            for lease in taken:
+                self._renewed.pop(lease, None)
+        leases.release(self._engine, taken)
 
     def _beat(self) -> None:
         while not self._leaving.wait(self._heartbeat_seconds):
@@ -101,33 +101,33 @@ class Keeper:
                 _log.warning("%d leases not renewed; trying again", len(held), exc_info=True)
                 continue
             with self._lock:
-                for grant in held:
-                    if grant not in ours:
-                        self._renewed.pop(grant, None)
-                    elif grant in self._renewed:
-                        self._renewed[grant] = asked
+                for lease in held:
+                    if lease not in ours:
+                        self._renewed.pop(lease, None)
+                    elif lease in self._renewed:
+                        self._renewed[lease] = asked
 
 
-class Lease(NamedTuple):
-    """The lease that a run works under, and the keeper that renews it and takes more."""
+class HeldLease(NamedTuple):
+    """The lease that a run works under, and the manager that renews it and takes more."""
 
-    keeper: Keeper
-    grant: Grant
+    manager: LeaseManager
+    lease: Lease
 
     def check(self) -> None:
         """Raise LeaseLost unless it still holds."""
-        self.keeper.check(self.grant)
+        self.manager.check(self.lease)
 
 
 @contextmanager
-def alone(engine: Engine, name: str) -> Iterator[Lease]:
+def alone(engine: Engine, name: str) -> Iterator[HeldLease]:
     """Hold the lease `name`. Raises LeaseLost, naming the holder, when another has it."""
-    with Keeper(engine) as keeper:
-        grants = keeper.take([name])
-        if not grants:
+    with LeaseManager(engine) as manager:
+        taken = manager.take([name])
+        if not taken:
             holder = leases.holder(engine, name)
             raise LeaseLost(
                 f"lease {name!r} is held by {holder or 'a run that has just ended'}; nothing was changed. If that run "
                 f"is dead, its lease ends {leases.LEASE_SECONDS:.0f} s after its last sign of life: run again then"
             )
-        yield Lease(keeper, grants[0])
+        yield HeldLease(manager, taken[0])

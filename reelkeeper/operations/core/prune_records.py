@@ -12,7 +12,7 @@ from reelkeeper.rules.lifecycle.keeping import KeepingPolicy
 from reelkeeper.store import Engine
 from reelkeeper.store.core import prune_records
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 
 BATCH: Final = 1_000  # rows in one transaction: others wait for it on SQLite
 SECONDS: Final = 120.0  # for all of it; the rest goes on the next day
@@ -30,7 +30,7 @@ def overdue(engine: Engine, policy: KeepingPolicy) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def forget(engine: Engine, policy: KeepingPolicy, *, grant: Grant, seconds: float = SECONDS) -> dict[str, int]:
+def forget(engine: Engine, policy: KeepingPolicy, *, lease: Lease, seconds: float = SECONDS) -> dict[str, int]:
     """Delete what is old, in small batches; returns how many rows, by table. Raises Frozen, LeaseLost."""
     until, gone = time.monotonic() + seconds, dict[str, int]()
     with reading(engine) as session:
@@ -39,7 +39,7 @@ def forget(engine: Engine, policy: KeepingPolicy, *, grant: Grant, seconds: floa
         days = getattr(policy, kind.field)
         while days is not None and time.monotonic() < until:
             with transaction(engine, "forget") as session:
-                require_permission(session, grant)
+                require_permission(session, lease)
                 count = prune_records.delete(session, kind, at - timedelta(days=days), BATCH)
             gone[kind.table.name] = gone.get(kind.table.name, 0) + count
             if count < BATCH:

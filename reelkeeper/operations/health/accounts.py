@@ -18,28 +18,28 @@ from reelkeeper.store.billing import recount as counting
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.videos import uploads
 
 
-def void_holds(engine: Engine, *, grant: Grant, run_id: str) -> list[Moved]:
+def void_holds(engine: Engine, *, lease: Lease, run_id: str) -> list[Moved]:
     """Give back every hold on credits whose time is over, some at a time. Raises Frozen or LeaseLost."""
     voided: list[Moved] = []
     while True:
         with transaction(engine, "accounts.void_holds") as session:
-            require_permission(session, grant)
+            require_permission(session, lease)
             some = ledger.expire(session, run_id=run_id)
         voided += some
         if not some:
             return voided
 
 
-def void_reservations(engine: Engine, *, grant: Grant) -> list[Reserved]:
+def void_reservations(engine: Engine, *, lease: Lease) -> list[Reserved]:
     """End every reservation whose time is over and that no upload counts on. Raises Frozen or LeaseLost."""
     voided: list[Reserved] = []
     while True:
         with transaction(engine, "accounts.void_reservations") as session:
-            require_permission(session, grant)
+            require_permission(session, lease)
             some = quota.expire(session)
             uploads.release(session, [one.id for one in some])
         voided += some

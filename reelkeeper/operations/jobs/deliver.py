@@ -19,7 +19,7 @@ from reelkeeper.operations.jobs.settle import Settled
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.store.core.engine import now, reading
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import jobs, reservations, videos
 
 
@@ -30,7 +30,7 @@ def deliver(
     source: Path,
     *,
     scratch: Path,
-    grant: Grant,
+    lease: Lease,
     run_id: str,
     cost_microusd: int | None = None,
     processing_seconds: float | None = None,
@@ -45,7 +45,7 @@ def deliver(
     with reading(workspace.engine) as session:
         grace = in_force(session).policies.lifecycle.grace
     for intent in intents.open_intents(workspace, job_id):
-        intents.settle(workspace, intent, scratch=scratch, grant=grant, grace=grace)
+        intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
     with reading(workspace.engine) as session:
         user_id, reservation, reserved = _require(session, job_id, lease_token)
         delivered = is_live(session, job_id)
@@ -59,7 +59,7 @@ def deliver(
             video_id=job_id,
             created_at=created_at,
             scratch=scratch,
-            grant=grant,
+            lease=lease,
             run_id=run_id,
             grace=grace,
             reservation=reservation if fits else None,

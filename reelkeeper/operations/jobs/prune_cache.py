@@ -14,7 +14,7 @@ from reelkeeper.rules.jobs import pruning
 from reelkeeper.rules.jobs.pruning import Move, PrunePlan, PrunePolicy
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import insert_into, reading, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.jobs.queue import stream, trim_ghosts
 from reelkeeper.store.tables import cache_entries, cache_ghosts
 
@@ -41,10 +41,10 @@ def draw(engine: Engine, policy: PrunePolicy, as_of: datetime) -> PrunePlan:
         return pruning.plan(lambda queue: stream(session, queue), policy, as_of)
 
 
-def carry_out(engine: Engine, moves: Sequence[Move], *, grant: Grant, run_id: str) -> Done:
+def carry_out(engine: Engine, moves: Sequence[Move], *, lease: Lease, run_id: str) -> Done:
     """Drop and move one batch of a plan's entries, of those that nobody used since. Raises Frozen, LeaseLost."""
     with transaction(engine, "prune") as session:
-        require_permission(session, grant)
+        require_permission(session, lease)
         going = [move for move in moves if move.rule]
         gone = _drop(session, going)
         dropped = [move for move in going if move.item.key in gone]
@@ -58,12 +58,12 @@ def carry_out(engine: Engine, moves: Sequence[Move], *, grant: Grant, run_id: st
         return done
 
 
-def forget(engine: Engine, policy: PrunePolicy, *, grant: Grant) -> int:
+def forget(engine: Engine, policy: PrunePolicy, *, lease: Lease) -> int:
     """Forget what left the cache long ago; returns how many keys."""
     if policy.budget_bytes is None:
         return 0
     with transaction(engine, "prune.forget") as session:
-        require_permission(session, grant)
+        require_permission(session, lease)
         return trim_ghosts(session, policy.budget_bytes)
 
 

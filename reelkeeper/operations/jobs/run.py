@@ -30,7 +30,7 @@ from reelkeeper.errors import (
 )
 from reelkeeper.logs import bound
 from reelkeeper.model.jobs import JobState
-from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, Keeper
+from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs import settle
@@ -69,7 +69,7 @@ class Place:
 
     workspace: Workspace
     generator: Generator
-    keeper: Keeper
+    manager: LeaseManager
     scratch: Path
     run_id: str
     closing: threading.Event = field(default_factory=threading.Event)
@@ -182,8 +182,8 @@ def _make_and_deliver(place: Place, job: InHand) -> End:
         # Of a job that another worker began, only the store knows how long it took.
         took = None if one.provider_key else time.monotonic() - job.began
         job.check()
-        grants = place.keeper.take([f"video/{one.id}"])
-        if not grants:
+        taken = place.manager.take([f"video/{one.id}"])
+        if not taken:
             raise LeaseLost(f"job {one.id!r}: another worker delivers it")
         try:
             deliver(
@@ -192,14 +192,14 @@ def _make_and_deliver(place: Place, job: InHand) -> End:
                 one.lease_token,
                 made.path,
                 scratch=place.scratch,
-                grant=grants[0],
+                lease=taken[0],
                 run_id=place.run_id,
                 cost_microusd=made.cost_microusd,
                 processing_seconds=took,
                 concurrency=job.concurrency,
             )
         finally:
-            place.keeper.release(grants)
+            place.manager.release(taken)
     return End.SUCCEEDED
 
 

@@ -20,7 +20,7 @@ from uuid import uuid4
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from reelkeeper.adapters.generator import Generator
-from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, Keeper
+from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, LeaseManager
 from reelkeeper.operations.core.overrides import followed
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
@@ -58,8 +58,8 @@ def work(
     job at once.
     """
     make_folder(scratch)
-    with Keeper(workspace.engine) as keeper:
-        place = Place(workspace, generator, keeper, scratch, run_id)
+    with LeaseManager(workspace.engine) as manager:
+        place = Place(workspace, generator, manager, scratch, run_id)
         worker = _Worker(place, slots, limit, order=order, attempts=attempts, until_idle=until_idle)
         with _beating(place, worker.at_work, heartbeat_seconds):
             worker.run(time.monotonic() + seconds)

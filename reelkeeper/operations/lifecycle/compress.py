@@ -1,7 +1,7 @@
 """Compress what a plan says, a batch at a time, beside any number of others who work on the same plan.
 
-    while batch := claim(engine, keeper, plan_id):      # the leases of a few videos: they are ours alone
-        for item, grant in batch.items: ...             # each settled, recorded, and its lease given back
+    while batch := claim(engine, manager, plan_id):     # the leases of a few videos: they are ours alone
+        for item, lease in batch.items: ...             # each settled, recorded, and its lease given back
 
 A worker that is killed settles nothing more; its leases run out within a minute, and then the others take its videos.
 """
@@ -15,7 +15,7 @@ from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout
 from reelkeeper.logs import bound
 from reelkeeper.model import Outcome, Tier
 from reelkeeper.operations.core.freeze import why_stopped
-from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import swap
 from reelkeeper.operations.lifecycle.transcode import shrink
@@ -24,7 +24,7 @@ from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, first_batch
 from reelkeeper.store import Engine
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.engine import reading
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import plan_progress
 from reelkeeper.store.lifecycle.plans import Item, count_failures
 from reelkeeper.store.videos.videos import list_videos
@@ -46,7 +46,7 @@ class Job(NamedTuple):
 class Batch(NamedTuple):
     """A few videos of a plan whose leases are ours. `last_try`: each has failed once."""
 
-    items: list[tuple[Item, Grant]]
+    items: list[tuple[Item, Lease]]
     last_try: bool
 
 
@@ -64,19 +64,19 @@ def load_job(engine: Engine, plan_id: str) -> Job:
     )
 
 
-def may_go_on(engine: Engine, plan_id: str, grant: Grant) -> bool:
+def may_go_on(engine: Engine, plan_id: str, lease: Lease) -> bool:
     """Whether the plan is still under way. Raises Frozen, and LeaseLost when the run that we work for is gone."""
     with reading(engine) as session:
         if reason := why_stopped(session):
             raise Frozen(reason)
-        if not leases.standing(session, grant):
+        if not leases.standing(session, lease):
             raise LeaseLost(
-                f"lease {grant.name!r} (token {grant.token}) is no longer held: its run has ended, or sleeps"
+                f"lease {lease.name!r} (token {lease.token}) is no longer held: its run has ended, or sleeps"
             )
         return plan_progress.is_under_way(session, plan_id)
 
 
-def claim(engine: Engine, keeper: Keeper, plan_id: str) -> Batch | None:
+def claim(engine: Engine, manager: LeaseManager, plan_id: str) -> Batch | None:
     """Take the leases of the next videos of a plan, the largest first; None when all are settled or at work."""
     while True:
         with reading(engine) as session:
@@ -86,7 +86,7 @@ def claim(engine: Engine, keeper: Keeper, plan_id: str) -> Batch | None:
             return None
         wanted = items[: first_batch([item.size_bytes for item in items], open_ones.size_bytes, everything.size_bytes)]
         granted = {
-            grant.name: grant for grant in keeper.take([plan_progress.video_lease(item.video_id) for item in wanted])
+            lease.name: lease for lease in manager.take([plan_progress.video_lease(item.video_id) for item in wanted])
         }
         ours = [
             (item, granted[name]) for item in wanted if (name := plan_progress.video_lease(item.video_id)) in granted
@@ -94,12 +94,14 @@ def claim(engine: Engine, keeper: Keeper, plan_id: str) -> Batch | None:
         with reading(engine) as session:  # what another had settled before it gave the lease back is not done twice
             blob_ids = [item.blob_id for item, _ in ours]
             unsettled = plan_progress.unsettled(session, plan_id, blob_ids, last_try=last_try)
-        keeper.release([grant for item, grant in ours if item.blob_id not in unsettled])
+        manager.release([lease for item, lease in ours if item.blob_id not in unsettled])
         if unsettled:
-            return Batch([(item, grant) for item, grant in ours if item.blob_id in unsettled], last_try)
+            return Batch([(item, lease) for item, lease in ours if item.blob_id in unsettled], last_try)
 
 
-def compress(workspace: Workspace, keeper: Keeper, job: Job, item: Item, grant: Grant, *, scratch: Path) -> Outcome:
+def compress(
+    workspace: Workspace, manager: LeaseManager, job: Job, item: Item, lease: Lease, *, scratch: Path
+) -> Outcome:
     """Compress one video. Raises as `swap` does; LeaseLost, too, when its lease is lost while it is encoded."""
     video_id = item.video_id or ""
     with bound(video_id=video_id):
@@ -112,11 +114,11 @@ def compress(workspace: Workspace, keeper: Keeper, job: Job, item: Item, grant: 
                 recipe=job.recipe,
                 acceptance=job.acceptance,
                 remaining_days=_remaining_days(workspace, job, video_id),
-                progress=partial(keeper.check, grant),
+                progress=partial(manager.check, lease),
                 timed_out=partial(_timed_out, workspace, item.blob_id),
             ),
             scratch=scratch,
-            grant=grant,
+            lease=lease,
             run_id=job.run_id,
             grace=job.policy.grace,
         )

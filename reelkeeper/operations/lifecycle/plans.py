@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import Grace, PlannedRule, PlanSummary, Verdict, Video
-from reelkeeper.operations.core.lease import Lease
+from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.policies import current
 from reelkeeper.rules.billing import tariff
 from reelkeeper.rules.lifecycle import lifecycle, savings
@@ -137,12 +137,12 @@ def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Ju
         raise
 
 
-def begin(engine: Engine, lease: Lease, plan: PlanSummary) -> Lease:
+def begin(engine: Engine, held: HeldLease, plan: PlanSummary) -> HeldLease:
     """Take the plan's own lease: others may help now, and what dead runs of the flow left under way is over."""
     with transaction(engine, "plan.begin") as session:
         plan_progress.close_others(session, plan.flow, plan.id)
-    (grant,) = lease.keeper.take([plan_progress.plan_lease(plan.id)])
-    return Lease(lease.keeper, grant)
+    (lease,) = held.manager.take([plan_progress.plan_lease(plan.id)])
+    return HeldLease(held.manager, lease)
 
 
 def under_way(engine: Engine) -> str | None:
@@ -151,12 +151,12 @@ def under_way(engine: Engine) -> str | None:
         return plan_progress.under_way(session, "tier_storage")
 
 
-def inherit(engine: Engine, lease: Lease, plan_id: str) -> tuple[PlanSummary, str] | None:
+def inherit(engine: Engine, held: HeldLease, plan_id: str) -> tuple[PlanSummary, str] | None:
     """Take over a plan with nothing left to compress, and its run's id, if that run is dead; else None."""
     with reading(engine) as session:
         if plan_progress.left(session, plan_id)[0].objects or not plan_progress.is_under_way(session, plan_id):
             return None
-    if not lease.keeper.take([plan_progress.plan_lease(plan_id)]):
+    if not held.manager.take([plan_progress.plan_lease(plan_id)]):
         return None
     with reading(engine) as session:
         return load_summary(session, plan_id), plan_progress.undertaking(session, plan_id).run_id

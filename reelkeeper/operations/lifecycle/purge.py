@@ -29,7 +29,7 @@ from reelkeeper.operations.videos.overwrites import take_uploads
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import purges
 from reelkeeper.store.lifecycle.plans import record_outcomes
 from reelkeeper.store.lifecycle.purges import Doomed, claimed_by
@@ -61,7 +61,7 @@ class _Batch:
     """The blobs that a call of `purge` has claimed, and what has become of each so far. Shared by its threads."""
 
     workspace: Workspace
-    grant: Grant
+    lease: Lease
     doomed: list[Doomed]
     fates: dict[int, tuple[Fate, str]] = field(default_factory=dict)
     found: dict[int, StoredObject] = field(default_factory=dict)  # of those overwritten
@@ -82,7 +82,7 @@ class _LookedTooLongAgo(Exception):  # noqa: N818  a signal between two function
 
 
 def purge(
-    workspace: Workspace, plan_id: str, blob_ids: Sequence[int], *, grant: Grant, run_id: str, grace: Grace
+    workspace: Workspace, plan_id: str, blob_ids: Sequence[int], *, lease: Lease, run_id: str, grace: Grace
 ) -> list[Outcome]:
     """Delete the bytes of those of `blob_ids` that may still go; the others are skipped, with the reason.
 
@@ -91,8 +91,8 @@ def purge(
     service has overwritten becomes its video's present bytes. Raises Frozen or LeaseLost before the first change, or
     later with all that was done recorded and the rest as it was.
     """
-    doomed = _claim(workspace, plan_id, blob_ids, grant=grant, run_id=run_id, grace=grace)
-    batch = _Batch(workspace, grant, doomed)
+    doomed = _claim(workspace, plan_id, blob_ids, lease=lease, run_id=run_id, grace=grace)
+    batch = _Batch(workspace, lease, doomed)
     try:
         _delete_ours(batch, [blob for blob in doomed if blob.recorded.is_ours])
         _delete_the_services(batch, [blob for blob in doomed if not blob.recorded.is_ours])
@@ -112,14 +112,14 @@ def settle_claims(
     *,
     run_id: str,
     grace: Grace,
-    grant: Grant | None = None,
+    lease: Lease | None = None,
     video_ids: Sequence[str] | None = None,
 ) -> int:
     """Look at the blobs whose claims have timed out, of all videos or of some, and settle each; return how many.
 
     One whose object is gone is purged; one whose object is as recorded is retired again, and the next plan decides; one
     that the service has overwritten is an upload; another object at a key of ours is a doubt, and freezes the
-    deployment. With `grant`, raises Frozen or LeaseLost; a restore, which works while changes are frozen, has none.
+    deployment. With `lease`, raises Frozen or LeaseLost; a restore, which works while changes are frozen, has none.
     """
     settled, doubts = 0, list[str]()
     while True:
@@ -131,8 +131,8 @@ def settle_claims(
         missing = [row.blob_id for row in rows if stored[row.key] is None]
         other = {row.blob_id: found for row in rows if (found := stored[row.key]) and not row.recorded.matches(found)}
         with transaction(workspace.engine, "purge.settle_claims") as session:
-            if grant:
-                require_permission(session, grant)
+            if lease:
+                require_permission(session, lease)
             else:
                 deployment.lock(session)
             still = conditions.claim_timed_out(now(session))
@@ -158,14 +158,14 @@ def settle_claims(
 
 
 def _claim(
-    workspace: Workspace, plan_id: str, blob_ids: Sequence[int], *, grant: Grant, run_id: str, grace: Grace
+    workspace: Workspace, plan_id: str, blob_ids: Sequence[int], *, lease: Lease, run_id: str, grace: Grace
 ) -> list[Doomed]:
     with transaction(workspace.engine, "purge.claim") as session:
-        require_permission(session, grant)
+        require_permission(session, lease)
         purges.claim(
-            session, plan_id, blob_ids, grant, run_id=run_id, grace=grace, service_keys=workspace.may_purge_service_keys
+            session, plan_id, blob_ids, lease, run_id=run_id, grace=grace, service_keys=workspace.may_purge_service_keys
         )
-        return purges.claimed(session, blob_ids, grant)
+        return purges.claimed(session, blob_ids, lease)
 
 
 def _delete_ours(batch: _Batch, doomed: Sequence[Doomed]) -> None:
@@ -261,8 +261,8 @@ def _judge(blob: Doomed, found: StoredObject | None, successor: StoredObject | N
 def _require_claim(batch: _Batch, doomed: Sequence[Doomed]) -> None:
     """Raise Frozen or LeaseLost unless all of `doomed` may still be deleted by this run."""
     with transaction(batch.workspace.engine, "purge.last_look") as session:
-        require_permission(session, batch.grant)
-        if purges.count_claimed(session, [blob.blob_id for blob in doomed], batch.grant) != len(doomed):
+        require_permission(session, batch.lease)
+        if purges.count_claimed(session, [blob.blob_id for blob in doomed], batch.lease) != len(doomed):
             raise LeaseLost("another run has settled what this one had claimed: nothing more is deleted")
 
 
@@ -287,7 +287,7 @@ def _settle(batch: _Batch, plan_id: str, skipped: list[Outcome], *, run_id: str,
         for fate, (action, reason) in said.items()
         for blob, why in batch.having(fate)
     ]
-    mine = claimed_by(batch.grant)
+    mine = claimed_by(batch.lease)
     with transaction(batch.workspace.engine, "purge.settle") as session:
         marked = purges.mark_gone(session, [blob.blob_id for blob, _ in gone], mine, run_id)
         settled = {blob_id for blob_id, _ in marked}
@@ -296,7 +296,7 @@ def _settle(batch: _Batch, plan_id: str, skipped: list[Outcome], *, run_id: str,
         if overwritten:
             deployment.lock(session)  # quotas are counted under it
             found = [(blob.blob_id, batch.found[blob.blob_id]) for blob, _ in overwritten]
-            take_uploads(session, found, run_id=run_id, grace=grace, claim_token=batch.grant.token)
+            take_uploads(session, found, run_id=run_id, grace=grace, claim_token=batch.lease.token)
         record_outcomes(session, plan_id, skipped + outcomes)
         append(
             session,

@@ -11,7 +11,7 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import retirements
 from reelkeeper.store.lifecycle.plans import record_outcomes
 from reelkeeper.store.lifecycle.retirements import Planned
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 def retire(
-    workspace: Workspace, plan_id: str, video_ids: Sequence[str], *, grant: Grant, run_id: str, grace: Grace
+    workspace: Workspace, plan_id: str, video_ids: Sequence[str], *, lease: Lease, run_id: str, grace: Grace
 ) -> list[Outcome]:
     """Retire those of `video_ids` that are still as the plan saw them; the others are skipped, with the reason.
 
@@ -32,7 +32,7 @@ def retire(
     outcomes: list[Outcome] = []
 
     def act(some: Sequence[str]) -> None:
-        outcomes.extend(_retire_batch(workspace, plan_id, some, grant=grant, run_id=run_id, grace=grace))
+        outcomes.extend(_retire_batch(workspace, plan_id, some, lease=lease, run_id=run_id, grace=grace))
 
     def failed(some: Sequence[str], error: Exception) -> None:
         _log.error("video %s was not retired, the others are: %s", ", ".join(some), error, exc_info=error)
@@ -50,10 +50,10 @@ def retire(
 
 
 def _retire_batch(
-    workspace: Workspace, plan_id: str, video_ids: Sequence[str], *, grant: Grant, run_id: str, grace: Grace
+    workspace: Workspace, plan_id: str, video_ids: Sequence[str], *, lease: Lease, run_id: str, grace: Grace
 ) -> list[Outcome]:
     with transaction(workspace.engine, "retire") as session:
-        require_permission(session, grant)
+        require_permission(session, lease)
         at = now(session)
         with quotas.counted(session, video_ids):
             gone = retirements.retire_videos(session, plan_id, video_ids, run_id)

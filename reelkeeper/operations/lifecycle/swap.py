@@ -16,7 +16,7 @@ from reelkeeper.operations.lifecycle.transcode import Shrinker
 from reelkeeper.operations.videos import intents
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import swaps
 from reelkeeper.store.lifecycle.swaps import Source
 from reelkeeper.store.videos.intents import Intent, announce
@@ -31,7 +31,7 @@ def swap(
     *,
     shrink: Shrinker,
     scratch: Path,
-    grant: Grant,
+    lease: Lease,
     run_id: str,
     grace: Grace,
 ) -> Outcome:
@@ -44,7 +44,7 @@ def swap(
     mend.
     """
     for left_open in intents.open_intents(workspace, video_id):
-        intents.settle(workspace, left_open, scratch=scratch, grant=grant, grace=grace)
+        intents.settle(workspace, left_open, scratch=scratch, lease=lease, grace=grace)
     with reading(workspace.engine) as session:
         source = swaps.find_source(session, video_id)
     if source is None or source.blob_id != planned_blob_id:
@@ -61,19 +61,19 @@ def swap(
             raise IntegrityDoubt(f"{source.key}: stored sha256 {digest}, recorded {source.sha256}; left as it is")
         result = shrink(original, place)
         if isinstance(result, Refusal):
-            return _remember(workspace, source, result, grant=grant, run_id=run_id)
-        intent = _announce(workspace, source, digest, result, grant=grant, run_id=run_id)
+            return _remember(workspace, source, result, lease=lease, run_id=run_id)
+        intent = _announce(workspace, source, digest, result, lease=lease, run_id=run_id)
         if intent is None:
             why = "while it was encoded it was held, replaced or retired"
             return Outcome(video_id, "skipped", why, source.size_bytes, source.size_bytes, source.blob_id)
         intents.put(workspace, intent, Path(result.path))
-    return intents.settle(workspace, intent, scratch=scratch, grant=grant, grace=grace)
+    return intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
 
 
-def _remember(workspace: Workspace, source: Source, refusal: Refusal, *, grant: Grant, run_id: str) -> Outcome:
+def _remember(workspace: Workspace, source: Source, refusal: Refusal, *, lease: Lease, run_id: str) -> Outcome:
     if refusal.permanent:
         with transaction(workspace.engine, "swap.refuse") as session:
-            require_permission(session, grant)
+            require_permission(session, lease)
             if swaps.note_refusal(session, source, refusal):
                 detail = {"rule": refusal.rule, "why": refusal.reason, "recipe": refusal.recipe}
                 append(session, [Event("refuse", run_id, source.video_id, source.blob_id, source.user_id, detail)])
@@ -81,7 +81,7 @@ def _remember(workspace: Workspace, source: Source, refusal: Refusal, *, grant: 
 
 
 def _announce(
-    workspace: Workspace, source: Source, digest: str, result: Transcode, *, grant: Grant, run_id: str
+    workspace: Workspace, source: Source, digest: str, result: Transcode, *, lease: Lease, run_id: str
 ) -> Intent | None:
     with Path(result.path).open("rb") as file:
         md5 = file_digest(file, "md5").hexdigest()
@@ -108,11 +108,11 @@ def _announce(
         "old_blob_id": source.blob_id,
         "generation": source.generation,
         "run_id": run_id,
-        "lease_token": grant.token,
+        "lease_token": lease.token,
         "detail": {"crf": result.crf, "probes": result.probes, "cpu_seconds": round(result.cpu_seconds, 3)},
     }
     with transaction(workspace.engine, "swap.announce") as session:
-        require_permission(session, grant)
+        require_permission(session, lease)
         if not swaps.lock_unchanged(session, source):
             return None
         swaps.note_digest(session, source, digest)

@@ -15,7 +15,7 @@ from reelkeeper.rules.sync.adoption import REASONS
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.sync import noted
 from reelkeeper.store.sync import orphans as rows
 from reelkeeper.store.sync.noted import Noted
@@ -26,7 +26,7 @@ ORPHAN_MIN_WATCH = timedelta(hours=24)  # between the first and the last scan th
 _BATCH = 500
 
 
-def adopt(workspace: Workspace, survey: Survey, *, grant: Grant, run_id: str) -> tuple[int, int]:
+def adopt(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) -> tuple[int, int]:
     """Make videos of what the scan has judged so; returns how many were adopted, and how many lost ones taken back.
 
     Everything is asked once more in the transaction: what another has taken meanwhile stays noted. An adopted video's
@@ -35,7 +35,7 @@ def adopt(workspace: Workspace, survey: Survey, *, grant: Grant, run_id: str) ->
     adopted = taken_back = 0
     for batch in _batches(workspace, survey, AdoptionVerdict.ADOPT, AdoptionVerdict.TAKE_BACK):
         with transaction(workspace.engine, "sync.adopt") as session:
-            require_permission(session, grant)
+            require_permission(session, lease)
             standing = rows.standing(session, [one.video_id for one in batch])
             known = rows.known_keys(session, [one.key for one in batch])
             unknown = [one for one in batch if one.key not in known]
@@ -53,7 +53,7 @@ def adopt(workspace: Workspace, survey: Survey, *, grant: Grant, run_id: str) ->
     return adopted, taken_back
 
 
-def sweep(workspace: Workspace, survey: Survey, *, grant: Grant, run_id: str, grace: Grace) -> int:
+def sweep(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, grace: Grace) -> int:
     """Retire orphans of our own making; returns how many.
 
     Only keys of our own shape, of no newer generation than their user's live video stands on, older than 48 h, and seen
@@ -64,7 +64,7 @@ def sweep(workspace: Workspace, survey: Survey, *, grant: Grant, run_id: str, gr
     for batch in _batches(workspace, survey, AdoptionVerdict.LEFTOVER, modified_by=old):
         watched = [one for one in batch if one.first_seen_at <= one.last_seen_at - ORPHAN_MIN_WATCH]
         with transaction(workspace.engine, "sync.sweep") as session:
-            require_permission(session, grant)
+            require_permission(session, lease)
             standing = rows.standing(session, [one.video_id for one in watched])
             known = rows.known_keys(session, [one.key for one in watched])
             doomed = [one for one in watched if one.key not in known and _is_behind(one, standing.get(one.video_id))]

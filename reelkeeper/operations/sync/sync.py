@@ -15,19 +15,19 @@ from reelkeeper.operations.videos.overwrites import take_uploads
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.sync import lost, scans
 from reelkeeper.store.videos import cache
 
 _BATCH = 500
 
 
-def lose(workspace: Workspace, survey: Survey, *, grant: Grant, run_id: str) -> int:
+def lose(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) -> int:
     """Mark the missing blobs, and the videos that stand on them, as lost; returns how many videos."""
     lost_videos = 0
     for start in range(0, len(survey.missing), _BATCH):
         with transaction(workspace.engine, "sync.lose") as session:
-            require_permission(session, grant)
+            require_permission(session, lease)
             missing = survey.missing[start : start + _BATCH]
             gone = lost.mark_blobs(session, missing, run_id)
             with quotas.counted(session, standing_on=missing):
@@ -43,7 +43,7 @@ def name_lost(workspace: Workspace, run_id: str, limit: int) -> tuple[str, ...]:
         return tuple(lost.videos_of_run(session, run_id, limit))
 
 
-def mend(workspace: Workspace, survey: Survey, *, grant: Grant, run_id: str, grace: Grace) -> list[str]:
+def mend(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, grace: Grace) -> list[str]:
     """Record what stands there now; return the keys that are in doubt.
 
     Other bytes at a key of the service's are an upload: they become their video's. Where a purge has claimed the blob
@@ -52,14 +52,14 @@ def mend(workspace: Workspace, survey: Survey, *, grant: Grant, run_id: str, gra
     """
     for start in range(0, len(survey.overwritten), _BATCH):
         with transaction(workspace.engine, "sync.take_uploads") as session:
-            require_permission(session, grant)
+            require_permission(session, lease)
             take_uploads(session, survey.overwritten[start : start + _BATCH], run_id=run_id, grace=grace)
     events = [
         Event("doubt", run_id, None, blob_id, None, {"key": stored.key, "bytes": stored.size_bytes})
         for blob_id, stored in survey.doubtful
     ]
     with transaction(workspace.engine, "sync.mend") as session:
-        require_permission(session, grant)
+        require_permission(session, lease)
         lost.retire_reappeared(session, survey.reappeared, run_id, grace)
         events += [Event("reappeared", run_id, None, blob_id) for blob_id in survey.reappeared]
         with quotas.counted(session, standing_on=survey.found):

@@ -14,14 +14,14 @@ from reelkeeper.model.money import ReservationState
 from reelkeeper.model.requests import Upload
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
-from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.receive import find
 from reelkeeper.store import Session
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.videos import uploads
 from reelkeeper.store.videos.intents import adopt
 
@@ -35,15 +35,15 @@ def complete(workspace: Workspace, upload_id: str, *, scratch: Path, run_id: str
     upload = find(workspace, upload_id)
     if upload.state == ReservationState.SETTLED:
         return upload
-    with Keeper(workspace.engine) as keeper:
-        grants = keeper.take([f"video/{upload.video_id}"])
-        if not grants:
+    with LeaseManager(workspace.engine) as manager:
+        taken = manager.take([f"video/{upload.video_id}"])
+        if not taken:
             raise LeaseLost(f"another run is at work on video {upload.video_id!r}; try again in a minute")
         for intent in intents.open_intents(workspace, upload.video_id):  # a completion that was killed
-            intents.settle(workspace, intent, scratch=scratch, grant=grants[0], grace=grace)
+            intents.settle(workspace, intent, scratch=scratch, lease=taken[0], grace=grace)
         upload = find(workspace, upload_id)
         if upload.state == ReservationState.OPEN:
-            _publish(workspace, upload, scratch=scratch, grant=grants[0], run_id=run_id, grace=grace)
+            _publish(workspace, upload, scratch=scratch, lease=taken[0], run_id=run_id, grace=grace)
             upload = find(workspace, upload_id)
     if upload.state != ReservationState.SETTLED:
         why = f": {upload.refusal}" if upload.refusal else ""
@@ -51,7 +51,7 @@ def complete(workspace: Workspace, upload_id: str, *, scratch: Path, run_id: str
     return upload
 
 
-def _publish(workspace: Workspace, upload: Upload, *, scratch: Path, grant: Grant, run_id: str, grace: Grace) -> None:
+def _publish(workspace: Workspace, upload: Upload, *, scratch: Path, lease: Lease, run_id: str, grace: Grace) -> None:
     with intents.workplace(scratch, upload.size_bytes) as place:
         back = place / f"put{Path(upload.key).suffix}"
         try:
@@ -62,10 +62,10 @@ def _publish(workspace: Workspace, upload: Upload, *, scratch: Path, grant: Gran
         try:
             media = ffmpeg.inspect(back)
         except NotAVideo as wrong:
-            _refuse(workspace, upload, str(wrong), grant=grant, run_id=run_id, grace=grace)
+            _refuse(workspace, upload, str(wrong), lease=lease, run_id=run_id, grace=grace)
             raise
     with transaction(workspace.engine, "receive.announce") as session:
-        require_permission(session, grant)
+        require_permission(session, lease)
         quota.require_room(session, upload.reservation_id, upload.user_id, upload.size_bytes)
         _make_pending(session, upload)
         known = {
@@ -80,11 +80,11 @@ def _publish(workspace: Workspace, upload: Upload, *, scratch: Path, grant: Gran
             "old_blob_id": None,
             "generation": 1,
             "run_id": run_id,
-            "lease_token": grant.token,
+            "lease_token": lease.token,
             "detail": {"reservation": upload.reservation_id},
         }
         intent = adopt(session, upload.blob_id, known, operation)
-    intents.settle(workspace, intent, scratch=scratch, grant=grant, grace=grace)
+    intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
 
 
 def _make_pending(session: Session, upload: Upload) -> None:
@@ -98,9 +98,9 @@ def _make_pending(session: Session, upload: Upload) -> None:
         raise KeyReused(f"video {upload.video_id!r} came to be since upload {upload.id} began; begin another")
 
 
-def _refuse(workspace: Workspace, upload: Upload, why: str, *, grant: Grant, run_id: str, grace: Grace) -> None:
+def _refuse(workspace: Workspace, upload: Upload, why: str, *, lease: Lease, run_id: str, grace: Grace) -> None:
     with transaction(workspace.engine, "receive.refuse") as session:
-        require_permission(session, grant)
+        require_permission(session, lease)
         quota.release(session, upload.reservation_id)
         uploads.refuse(session, upload, why, grace)
         detail = {"key": upload.key, "bytes": upload.size_bytes, "video": upload.video_id, "why": why}

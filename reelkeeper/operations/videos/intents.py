@@ -25,7 +25,7 @@ from reelkeeper.private_files import make_folder
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos import intents as rows
 from reelkeeper.store.videos.intents import Intent
@@ -60,14 +60,14 @@ def put(workspace: Workspace, intent: Intent, source: Path) -> None:
         workspace.bucket.put_once(intent.key, source, intent.content_type)
 
 
-def settle(workspace: Workspace, intent: Intent, *, scratch: Path, grant: Grant, grace: Grace) -> Outcome:
+def settle(workspace: Workspace, intent: Intent, *, scratch: Path, lease: Lease, grace: Grace) -> Outcome:
     """Verify what is stored at the announced key, then publish it or abandon the intent.
 
     The caller holds the video's lease. Raises Frozen or LeaseLost, and leaves the intent open for a later run.
     """
     wrong = _verify(workspace, intent, scratch) or _overwritten_source(workspace, intent)
     with transaction(workspace.engine, f"{intent.kind}.publish") as session:
-        require_permission(session, grant)
+        require_permission(session, lease)
         with quotas.counted(session, [intent.video_id]):
             moved = wrong is None and rows.move_pointer(session, intent)
         outcome = wrong or ("published" if moved else "meanwhile the video was held, replaced or retired")

@@ -15,7 +15,7 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos import intents
 from reelkeeper.store import Session
 from reelkeeper.store.core.engine import transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.videos import uploads
 from reelkeeper.store.videos.intents import announce
 from reelkeeper.store.videos.videos import is_user
@@ -37,7 +37,7 @@ def upload(
     video_id: str,
     created_at: datetime,
     scratch: Path,
-    grant: Grant,
+    lease: Lease,
     run_id: str,
     grace: Grace,
     reservation: str | None = None,
@@ -51,7 +51,7 @@ def upload(
     LeaseLost before the first change, and so DiskFull.
     """
     for intent in intents.open_intents(workspace, video_id):
-        intents.settle(workspace, intent, scratch=scratch, grant=grant, grace=grace)
+        intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
     media = ffmpeg.inspect(source)
     with source.open("rb") as file:
         sha256 = file_digest(file, "sha256").hexdigest()
@@ -60,7 +60,7 @@ def upload(
     intents.require_room(scratch, media.size_bytes)  # where it is read back: before anything is announced
     extension = source.suffix.lstrip(".").lower()
     with transaction(workspace.engine, "upload.announce") as session:
-        require_permission(session, grant)
+        require_permission(session, lease)
         if reservation:
             quota.require_room(session, reservation, user_id, media.size_bytes)
         known, old_blob_id = _current(session, user_id, video_id, created_at)
@@ -83,12 +83,12 @@ def upload(
             "old_blob_id": old_blob_id,
             "generation": known,
             "run_id": run_id,
-            "lease_token": grant.token,
+            "lease_token": lease.token,
             "detail": {"reservation": reservation} if reservation else {},
         }
         intent = announce(session, blob, operation)
     intents.put(workspace, intent, source)
-    return intents.settle(workspace, intent, scratch=scratch, grant=grant, grace=grace)
+    return intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
 
 
 def _current(session: Session, user_id: str, video_id: str, created_at: datetime) -> tuple[int, int | None]:

@@ -21,7 +21,7 @@ _WHOLE = sa.tuple_(*_COLUMNS)
 _BATCH = 1_000  # three parameters each; SQLite takes 32,766 in one statement
 
 
-class Grant(NamedTuple):
+class Lease(NamedTuple):
     """A lease as granted to one holder."""
 
     name: str
@@ -29,12 +29,12 @@ class Grant(NamedTuple):
     token: int
 
 
-def acquire(engine: sa.Engine, names: Sequence[str], holder: str, seconds: float = LEASE_SECONDS) -> list[Grant]:
+def acquire(engine: sa.Engine, names: Sequence[str], holder: str, seconds: float = LEASE_SECONDS) -> list[Lease]:
     """Grant `holder` those of `names` that are free or expired, in their order; the others are left out.
 
     Never waits for another holder: a lease that somebody is renewing or taking at this moment is theirs.
     """
-    granted: dict[str, Grant] = {}
+    granted: dict[str, Lease] = {}
     for batch in _batches(sorted(set(names))):  # one order for all, so that two runs never wait crosswise
         free = sa.select(leases.c.name).where(leases.c.name.in_(batch), leases.c.expires_at <= Clock())
         with transaction(engine, "leases.acquire") as session:
@@ -48,23 +48,23 @@ def acquire(engine: sa.Engine, names: Sequence[str], holder: str, seconds: float
                 .values(holder=holder, token=leases.c.token + 1, expires_at=Clock(seconds))
                 .returning(*_COLUMNS)
             )
-            granted |= {row.name: Grant(*row) for row in rows}
+            granted |= {row.name: Lease(*row) for row in rows}
     return [granted[name] for name in dict.fromkeys(names) if name in granted]
 
 
-def renew(engine: sa.Engine, grants: Sequence[Grant], seconds: float = LEASE_SECONDS) -> list[Grant]:
-    """Extend `grants` and return those that are still ours: nobody has been granted the same name since."""
-    ours: set[Grant] = set()
-    for batch in _batches(grants):
+def renew(engine: sa.Engine, taken: Sequence[Lease], seconds: float = LEASE_SECONDS) -> list[Lease]:
+    """Extend `taken` and return those that are still ours: nobody has been granted the same name since."""
+    ours: set[Lease] = set()
+    for batch in _batches(taken):
         with transaction(engine, "leases.renew") as session:
             extend = sa.update(leases).where(_WHOLE.in_(batch)).values(expires_at=Clock(seconds)).returning(*_COLUMNS)
-            ours |= {Grant(*row) for row in session.execute(extend)}
-    return [grant for grant in grants if grant in ours]
+            ours |= {Lease(*row) for row in session.execute(extend)}
+    return [lease for lease in taken if lease in ours]
 
 
-def release(engine: sa.Engine, grants: Sequence[Grant]) -> None:
-    """Give `grants` back; those lost already are left alone. A released grant is no longer `current`."""
-    for batch in _batches(grants):
+def release(engine: sa.Engine, taken: Sequence[Lease]) -> None:
+    """Give `taken` back; those lost already are left alone. A released lease is no longer `current`."""
+    for batch in _batches(taken):
         with transaction(engine, "leases.release") as session:
             session.execute(sa.update(leases).where(_WHOLE.in_(batch)).values(expires_at=Clock(), holder=""))
 
@@ -76,15 +76,15 @@ def holder(engine: sa.Engine, name: str) -> str | None:
         return session.execute(held).scalar()
 
 
-def standing(session: Session, grant: Grant) -> bool:
-    """Whether `grant` is still its holder's, and has not run out: for those who work under another's lease."""
-    held = sa.select(leases.c.token).where(sa.tuple_(*grant) == _WHOLE, leases.c.expires_at > Clock())
+def standing(session: Session, lease: Lease) -> bool:
+    """Whether `lease` is still its holder's, and has not run out: for those who work under another's lease."""
+    held = sa.select(leases.c.token).where(sa.tuple_(*lease) == _WHOLE, leases.c.expires_at > Clock())
     return session.execute(held).scalar() is not None
 
 
-def current(session: Session, grant: Grant) -> bool:
-    """Whether `grant` is still the last one of its name, which it then stays until the transaction ends."""
-    ours = sa.select(leases.c.token).where(sa.tuple_(*grant) == _WHOLE)
+def current(session: Session, lease: Lease) -> bool:
+    """Whether `lease` is still the last one of its name, which it then stays until the transaction ends."""
+    ours = sa.select(leases.c.token).where(sa.tuple_(*lease) == _WHOLE)
     return session.execute(ours.with_for_update()).scalar() is not None
 
 

@@ -8,7 +8,7 @@ from sqlmodel import Session
 
 from reelkeeper.model import BlobState, Grace, Recorded, VideoState
 from reelkeeper.store.core.engine import changed, now
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, verdicts, videos
 from reelkeeper.store.videos import conditions
 from reelkeeper.store.videos.conditions import Condition, after_grace
@@ -38,34 +38,34 @@ def claim(
     session: Session,
     plan_id: str,
     blob_ids: Sequence[int],
-    grant: Grant,
+    lease: Lease,
     *,
     run_id: str,
     grace: Grace,
     service_keys: bool,
 ) -> None:
-    """Claim those of `blob_ids` that the plan wants purged and that may still go, for the lease `grant`."""
+    """Claim those of `blob_ids` that the plan wants purged and that may still go, for the lease `lease`."""
     at = now(session)
     planned = sa.exists().where(
         verdicts.c.plan_id == plan_id, verdicts.c.blob_id == blobs.c.id, verdicts.c.action == "purge"
     )
     may_go = sa.or_(
         sa.and_(planned, conditions.purgeable(at, grace, service_keys=service_keys)),
-        claimed_by(grant),  # by an earlier try of this run
+        claimed_by(lease),  # by an earlier try of this run
     )
     session.execute(
         sa.update(blobs)
         .where(blobs.c.id.in_(blob_ids), may_go)
-        .values(state=BlobState.DELETING, run_id=run_id, claimed_at=at, claim_token=grant.token)
+        .values(state=BlobState.DELETING, run_id=run_id, claimed_at=at, claim_token=lease.token)
     )
 
 
-def claimed_by(grant: Grant) -> Condition:
+def claimed_by(lease: Lease) -> Condition:
     """Say in SQL that the blob is claimed under this lease."""
-    return sa.and_(blobs.c.state == BlobState.DELETING, blobs.c.claim_token == grant.token)
+    return sa.and_(blobs.c.state == BlobState.DELETING, blobs.c.claim_token == lease.token)
 
 
-def claimed(session: Session, blob_ids: Sequence[int], grant: Grant) -> list[Doomed]:
+def claimed(session: Session, blob_ids: Sequence[int], lease: Lease) -> list[Doomed]:
     """List those of `blob_ids` that are claimed under this lease, by key."""
     successor = blobs.alias("successor")
     recorded = Recorded._fields
@@ -79,15 +79,15 @@ def claimed(session: Session, blob_ids: Sequence[int], grant: Grant) -> list[Doo
             *(successor.c[name] for name in recorded),
         )
         .select_from(blobs.outerjoin(videos, videos.c.id == blobs.c.video_id).outerjoin(successor, is_another))
-        .where(blobs.c.id.in_(blob_ids), claimed_by(grant))
+        .where(blobs.c.id.in_(blob_ids), claimed_by(lease))
         .order_by(blobs.c.key)
     )
     return [Doomed(row[0], row[1], row[2], row[3], Recorded(*row[5:9]), row[4], Recorded(*row[9:13])) for row in rows]
 
 
-def count_claimed(session: Session, blob_ids: Sequence[int], grant: Grant) -> int:
+def count_claimed(session: Session, blob_ids: Sequence[int], lease: Lease) -> int:
     """Count those of `blob_ids` that are still claimed under this lease."""
-    mine = sa.select(sa.func.count()).where(blobs.c.id.in_(blob_ids), claimed_by(grant))
+    mine = sa.select(sa.func.count()).where(blobs.c.id.in_(blob_ids), claimed_by(lease))
     return int(session.execute(mine).scalar_one())
 
 

@@ -1,4 +1,4 @@
-"""A keeper renews what it holds, gives it back, and knows when it no longer holds it."""
+"""A manager of leases renews what it holds, gives it back, and knows when it no longer holds it."""
 
 import time
 
@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.errors import LeaseLost
-from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.core.leases import acquire
 from reelkeeper.store.tables import leases
@@ -31,56 +31,56 @@ def wait_for(condition: object) -> None:
 
 
 def test_leases_are_kept_while_working_and_given_back_at_the_end(sqlite_engine: sa.Engine) -> None:
-    with Keeper(sqlite_engine, heartbeat_seconds=0.05) as keeper:
-        (grant,) = keeper.take(["a"])
+    with LeaseManager(sqlite_engine, heartbeat_seconds=0.05) as manager:
+        (lease,) = manager.take(["a"])
         first = expiry(sqlite_engine)
         wait_for(lambda: expiry(sqlite_engine) != first)
-        keeper.check(grant)
-        with Keeper(sqlite_engine) as other:
+        manager.check(lease)
+        with LeaseManager(sqlite_engine) as other:
             assert other.take(["a"]) == []
-    with Keeper(sqlite_engine) as other:
+    with LeaseManager(sqlite_engine) as other:
         assert len(other.take(["a"])) == 1
 
 
 def test_a_lease_taken_over_is_noticed_at_the_next_heartbeat(sqlite_engine: sa.Engine) -> None:
-    with Keeper(sqlite_engine, heartbeat_seconds=0.05) as keeper:
-        (grant,) = keeper.take(["a"])
+    with LeaseManager(sqlite_engine, heartbeat_seconds=0.05) as manager:
+        (lease,) = manager.take(["a"])
         with transaction(sqlite_engine, "test.steal") as session:
             session.execute(sa.update(leases).values(holder="bob", token=leases.c.token + 1))
 
         def lost() -> bool:
             try:
-                keeper.check(grant)
+                manager.check(lease)
             except LeaseLost:
                 return True
             return False
 
         wait_for(lost)
         with pytest.raises(LeaseLost, match=r"'a' \(token 1\)"):
-            keeper.check(grant)
+            manager.check(lease)
 
 
 def test_without_a_renewal_the_holder_stops_itself(sqlite_engine: sa.Engine) -> None:
-    with Keeper(sqlite_engine, heartbeat_seconds=60, give_up_seconds=0.1) as keeper:
-        (grant,) = keeper.take(["a"])
-        keeper.check(grant)
+    with LeaseManager(sqlite_engine, heartbeat_seconds=60, give_up_seconds=0.1) as manager:
+        (lease,) = manager.take(["a"])
+        manager.check(lease)
         time.sleep(0.15)
         with pytest.raises(LeaseLost, match="last renewed"):
-            keeper.check(grant)
+            manager.check(lease)
 
 
 def test_a_grant_given_back_early_is_free_for_others(sqlite_engine: sa.Engine) -> None:
-    with Keeper(sqlite_engine) as keeper:
-        grants = keeper.take(["a", "b"])
-        keeper.release(grants[:1])
-        assert [grant.name for grant in acquire(sqlite_engine, ["a", "b"], "bob")] == ["a"]
+    with LeaseManager(sqlite_engine) as manager:
+        taken = manager.take(["a", "b"])
+        manager.release(taken[:1])
+        assert [lease.name for lease in acquire(sqlite_engine, ["a", "b"], "bob")] == ["a"]
         with pytest.raises(LeaseLost):
-            keeper.check(grants[0])
+            manager.check(taken[0])
 
 
 def test_leaving_does_not_give_away_what_another_has_taken(sqlite_engine: sa.Engine) -> None:
-    with Keeper(sqlite_engine) as keeper:
-        keeper.take(["a"])
+    with LeaseManager(sqlite_engine) as manager:
+        manager.take(["a"])
         expire(sqlite_engine)
         (theirs,) = acquire(sqlite_engine, ["a"], "bob")
     assert acquire(sqlite_engine, ["a"], "cyd") == []

@@ -14,7 +14,7 @@ from reelkeeper.errors import Frozen
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.core import prune_records as forgetting
 from reelkeeper.operations.core.freeze import freeze, thaw
-from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.prune_records import forget, overdue
 from reelkeeper.rules.lifecycle.keeping import KeepingPolicy
 from reelkeeper.store.core.engine import now, reading, transaction
@@ -72,9 +72,9 @@ def ids(engine: sa.Engine, table: sa.Table) -> set[Any]:
 
 
 def run(engine: sa.Engine, policy: KeepingPolicy = POLICY) -> dict[str, int]:
-    with Keeper(engine) as keeper:
-        (grant,) = keeper.take(["flow/prune_cache"])
-        return forget(engine, policy, grant=grant)
+    with LeaseManager(engine) as manager:
+        (lease,) = manager.take(["flow/prune_cache"])
+        return forget(engine, policy, lease=lease)
 
 
 def plan(plan_id: str, at: datetime, **values: object) -> dict[str, Any]:
@@ -289,9 +289,9 @@ def test_it_goes_in_batches_stops_in_time_and_obeys_a_freeze(
     with pytest.raises(Frozen):
         run(engine)
     thaw(engine, by="test")
-    with Keeper(engine) as keeper:
-        (grant,) = keeper.take(["flow/prune_cache"])
-        assert forget(engine, POLICY, grant=grant, seconds=0) == {}
+    with LeaseManager(engine) as manager:
+        (lease,) = manager.take(["flow/prune_cache"])
+        assert forget(engine, POLICY, lease=lease, seconds=0) == {}
     assert overdue(engine, POLICY) == {"performance_windows": 25}
     assert run(engine, KeepingPolicy(windows_days=None)) == {}
     assert run(engine) == {"performance_windows": 25}

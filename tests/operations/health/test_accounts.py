@@ -10,20 +10,20 @@ from reelkeeper.model import VideoState
 from reelkeeper.model.money import Mismatch
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.freeze import thaw, why_frozen
-from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
 from reelkeeper.store.core.audit import events
 from reelkeeper.store.core.engine import Clock, reading, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import accounts as kept
 from reelkeeper.store.tables import credit_holds, entries, reservations, storage_accounts, transfers, videos
 from tests.operations.books import DOLLAR, balances, make_user, storage, store_video
 
 
 @pytest.fixture
-def grant(engine: sa.Engine) -> Iterator[Grant]:
-    with Keeper(engine) as keeper:
-        yield keeper.take(["flow/settle_accounts"])[0]
+def lease(engine: sa.Engine) -> Iterator[Lease]:
+    with LeaseManager(engine) as manager:
+        yield manager.take(["flow/settle_accounts"])[0]
 
 
 @pytest.fixture
@@ -47,26 +47,26 @@ def test_what_was_moved_by_the_ledger_adds_up(busy: sa.Engine) -> None:
     assert accounts.recount(busy) == []
 
 
-def test_what_is_overdue_is_given_back_in_bites(busy: sa.Engine, grant: Grant) -> None:
+def test_what_is_overdue_is_given_back_in_bites(busy: sa.Engine, lease: Lease) -> None:
     with transaction(busy, "test") as session:
         session.execute(sa.update(credit_holds).values(expires_at=Clock(-1)))
         session.execute(sa.update(reservations).values(expires_at=Clock(-1)))
     assert accounts.overdue(busy) == ((2, 2_000), (2, 100))
-    assert len(accounts.void_holds(busy, grant=grant, run_id="run")) == 2
-    assert len(accounts.void_reservations(busy, grant=grant)) == 2
+    assert len(accounts.void_holds(busy, lease=lease, run_id="run")) == 2
+    assert len(accounts.void_reservations(busy, lease=lease)) == 2
     assert accounts.overdue(busy) == ((0, 0), (0, 0))
     assert (balances(busy, "ann"), storage(busy, "ann")) == ((DOLLAR - 500, 0), (1_000, 0))
     assert accounts.recount(busy) == []
 
 
-def test_a_lost_lease_or_a_freeze_gives_nothing_back(busy: sa.Engine, grant: Grant) -> None:
+def test_a_lost_lease_or_a_freeze_gives_nothing_back(busy: sa.Engine, lease: Lease) -> None:
     with transaction(busy, "test") as session:
         session.execute(sa.update(credit_holds).values(expires_at=Clock(-1)))
     with pytest.raises(LeaseLost):
-        accounts.void_holds(busy, grant=grant._replace(token=99), run_id="run")
+        accounts.void_holds(busy, lease=lease._replace(token=99), run_id="run")
     accounts.stop(busy, [Mismatch("balance", "user/ann", 1, 2)], run_id="run")
     with pytest.raises(Frozen):
-        accounts.void_holds(busy, grant=grant, run_id="run")
+        accounts.void_holds(busy, lease=lease, run_id="run")
     assert balances(busy, "ann") == (DOLLAR - 2_500, 2_000)
 
 

@@ -14,14 +14,14 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import Metric
 from reelkeeper.model.requests import Cached, Joined, Queued
 from reelkeeper.operations.billing import ledger, quota
-from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs.deliver import deliver
 from reelkeeper.operations.jobs.settle import Settled, cancel, fail, succeed
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.core.engine import Clock, reading, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.jobs.controls import ESTIMATES
 from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, usage_days, videos
 from tests.children import FORKED
@@ -200,18 +200,18 @@ def test_a_hold_that_ran_out_is_taken_anew_and_who_spent_it_since_gets_the_video
         ledger.release(session, row(desk, job.job_id).hold_id, "twice", run_id="test")
 
 
-def give(world: World, grant: Grant, job_id: str, token: int) -> Settled:
+def give(world: World, lease: Lease, job_id: str, token: int) -> Settled:
     scratch = Path(world.address.folder) / "scratch"
-    return deliver(world.workspace, job_id, token, world.clip, scratch=scratch, grant=grant, run_id="test")
+    return deliver(world.workspace, job_id, token, world.clip, scratch=scratch, lease=lease, run_id="test")
 
 
 def give_and_die(address: Address, clip: Path, job_id: str, token: int, point: str) -> None:
     """Deliver in a process of its own that is killed at a failpoint."""
     workspace = address.workspace()
-    with Keeper(workspace.engine) as keeper:
-        (grant,) = keeper.take([f"test {point}"])
+    with LeaseManager(workspace.engine) as manager:
+        (lease,) = manager.take([f"test {point}"])
         failpoints.arm(f"{point}=kill")
-        deliver(workspace, job_id, token, clip, scratch=Path(address.folder) / "killed", grant=grant, run_id="test")
+        deliver(workspace, job_id, token, clip, scratch=Path(address.folder) / "killed", lease=lease, run_id="test")
 
 
 def order(world: World, **admission: object) -> Queued:
@@ -224,20 +224,20 @@ def order(world: World, **admission: object) -> Queued:
     return answer
 
 
-def test_a_file_is_stored_verified_charged_and_counted_once(world: World, grant: Grant) -> None:
+def test_a_file_is_stored_verified_charged_and_counted_once(world: World, lease: Lease) -> None:
     engine, job = world.workspace.engine, order(world)
     token = claim(engine, job.job_id)
-    done = give(world, grant, job.job_id, token)
+    done = give(world, lease, job.job_id, token)
     assert (done.state, done.video_id) == (JobState.SUCCEEDED, job.job_id)
-    assert give(world, grant, job.job_id, token) == done
+    assert give(world, lease, job.job_id, token) == done
     assert storage(engine, "ann") == (world.clip.stat().st_size, 0)
     assert balances(engine, "ann") == (DOLLAR - job.price_microusd, 0)
     assert accounts.recount(engine) == []
 
 
-def test_new_bytes_for_a_video_take_it_out_of_the_cache(world: World, grant: Grant) -> None:
+def test_new_bytes_for_a_video_take_it_out_of_the_cache(world: World, lease: Lease) -> None:
     engine, job = world.workspace.engine, order(world)
-    give(world, grant, job.job_id, claim(engine, job.job_id))
+    give(world, lease, job.job_id, claim(engine, job.job_id))
     assert isinstance(ask(engine, "k2"), Cached)
     upload(
         world.workspace,
@@ -246,14 +246,14 @@ def test_new_bytes_for_a_video_take_it_out_of_the_cache(world: World, grant: Gra
         video_id=job.job_id,
         created_at=LONG_AGO,
         scratch=Path(world.address.folder) / "scratch",
-        grant=grant,
+        lease=lease,
         run_id="test",
         grace=Grace(),
     )
     assert isinstance(ask(engine, "k3"), Queued)
 
 
-def test_killed_between_its_video_and_its_charge_the_next_worker_finishes_it(world: World, grant: Grant) -> None:
+def test_killed_between_its_video_and_its_charge_the_next_worker_finishes_it(world: World, lease: Lease) -> None:
     engine, job = world.workspace.engine, order(world)
     for point in ("upload.put.after", "upload.publish.after_commit", "job.succeed.before_commit"):
         token = claim(engine, job.job_id)
@@ -262,7 +262,7 @@ def test_killed_between_its_video_and_its_charge_the_next_worker_finishes_it(wor
         child.join(240)
         assert child.exitcode == -signal.SIGKILL, point
         assert balances(engine, "ann")[1] == job.price_microusd
-    done = give(world, grant, job.job_id, claim(engine, job.job_id))
+    done = give(world, lease, job.job_id, claim(engine, job.job_id))
     assert done.charged_microusd == job.price_microusd
     with reading(engine) as session:
         assert session.execute(sa.select(videos.c.generation).where(videos.c.id == job.job_id)).scalar_one() == 1
@@ -270,8 +270,8 @@ def test_killed_between_its_video_and_its_charge_the_next_worker_finishes_it(wor
     assert accounts.recount(engine) == []
 
 
-def test_a_file_larger_than_was_reserved_is_stored_all_the_same(world: World, grant: Grant) -> None:
+def test_a_file_larger_than_was_reserved_is_stored_all_the_same(world: World, lease: Lease) -> None:
     engine, job = world.workspace.engine, order(world, bits_per_pixel=0.00001)
-    give(world, grant, job.job_id, claim(engine, job.job_id))
+    give(world, lease, job.job_id, claim(engine, job.job_id))
     assert storage(engine, "ann") == (world.clip.stat().st_size, 0)
     assert accounts.recount(engine) == []

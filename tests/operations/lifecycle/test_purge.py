@@ -11,7 +11,7 @@ from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
 from reelkeeper.operations.videos.hold import hold, release
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, holds, videos
 from tests.faults.world import World
 
@@ -25,18 +25,18 @@ def states(outcomes: list[Outcome]) -> dict[str, str]:
     return {outcome.video_id: outcome.action for outcome in outcomes}
 
 
-def purge_due(world: World, chosen: list[int], grant: Grant) -> list[Outcome]:
+def purge_due(world: World, chosen: list[int], lease: Lease) -> list[Outcome]:
     plan = world.plan("purge_retired", "purge", chosen)
-    return purge(world.workspace, plan, chosen, grant=grant, run_id="run", grace=Grace())
+    return purge(world.workspace, plan, chosen, lease=lease, run_id="run", grace=Grace())
 
 
 def due(world: World, video_id: str = "v1") -> int:
     return world.video(video_id, state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
 
 
-def test_retiring_changes_the_store_alone_and_can_be_taken_back(world: World, grant: Grant) -> None:
+def test_retiring_changes_the_store_alone_and_can_be_taken_back(world: World, lease: Lease) -> None:
     plan = world.plan("expire_videos", "retire", [world.video("v1")])
-    outcomes = retire(world.workspace, plan, ["v1", "unplanned"], grant=grant, run_id="night", grace=Grace())
+    outcomes = retire(world.workspace, plan, ["v1", "unplanned"], lease=lease, run_id="night", grace=Grace())
     assert states(outcomes) == {"v1": "retired"}
     assert state_of(world) == VideoState.RETIRED
     assert not world.double.deleted()
@@ -48,7 +48,7 @@ def test_retiring_changes_the_store_alone_and_can_be_taken_back(world: World, gr
     world.check()
 
 
-def test_a_restored_video_is_held_so_that_the_next_night_leaves_it(world: World, grant: Grant) -> None:
+def test_a_restored_video_is_held_so_that_the_next_night_leaves_it(world: World, lease: Lease) -> None:
     world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
     found = find_restorable(world.workspace, user_id="ann")
     restore(world.workspace, found, run_id="p", author="p", grace=Grace(), hold_days=30)
@@ -56,9 +56,9 @@ def test_a_restored_video_is_held_so_that_the_next_night_leaves_it(world: World,
         blob = session.execute(sa.select(videos.c.blob_id)).scalar_one()
         hold_id = session.execute(sa.select(holds.c.id)).scalar_one()
     plan = world.plan("expire_videos", "retire", [blob])
-    assert states(retire(world.workspace, plan, ["v1"], grant=grant, run_id="r", grace=Grace())) == {"v1": "skipped"}
+    assert states(retire(world.workspace, plan, ["v1"], lease=lease, run_id="r", grace=Grace())) == {"v1": "skipped"}
     release(world.workspace.engine, hold_id, author="p")
-    assert states(retire(world.workspace, plan, ["v1"], grant=grant, run_id="r", grace=Grace())) == {"v1": "retired"}
+    assert states(retire(world.workspace, plan, ["v1"], lease=lease, run_id="r", grace=Grace())) == {"v1": "retired"}
 
 
 def test_a_swap_is_taken_back_by_its_run(world: World) -> None:
@@ -77,11 +77,11 @@ def test_a_swap_is_taken_back_by_its_run(world: World) -> None:
     world.check()
 
 
-def test_a_purge_deletes_what_is_due_and_nothing_else(world: World, grant: Grant) -> None:
+def test_a_purge_deletes_what_is_due_and_nothing_else(world: World, lease: Lease) -> None:
     replaced = world.video("v1", blob_state=BlobState.RETIRED, due=True, current=False)
     world.video("v1", generation=2)
     waiting = world.video("v2", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
-    outcomes = purge_due(world, [replaced, waiting, due(world, "v3")], grant)
+    outcomes = purge_due(world, [replaced, waiting, due(world, "v3")], lease)
     assert sorted(outcome.action for outcome in outcomes) == ["purged", "purged", "skipped"]
     assert (state_of(world, "v1"), state_of(world, "v2"), state_of(world, "v3")) == ("live", "retired", "gone")
     assert len(world.double.deleted()) == 2
@@ -90,48 +90,48 @@ def test_a_purge_deletes_what_is_due_and_nothing_else(world: World, grant: Grant
     world.check()
 
 
-def test_a_purge_without_a_plan_for_it_deletes_nothing(world: World, grant: Grant) -> None:
+def test_a_purge_without_a_plan_for_it_deletes_nothing(world: World, lease: Lease) -> None:
     blob = due(world)
     world.plan("purge_retired", "purge", [])
-    assert [one.action for one in purge(world.workspace, "other", [blob], grant=grant, run_id="r", grace=Grace())] == [
+    assert [one.action for one in purge(world.workspace, "other", [blob], lease=lease, run_id="r", grace=Grace())] == [
         "skipped"
     ]
     assert not world.double.deleted()
 
 
-def test_old_bytes_stay_while_the_new_ones_are_not_stored(world: World, grant: Grant) -> None:
+def test_old_bytes_stay_while_the_new_ones_are_not_stored(world: World, lease: Lease) -> None:
     replaced = world.video("v1", blob_state=BlobState.RETIRED, due=True, current=False)
     world.video("v1", generation=2, stored=False)
-    (outcome,) = purge_due(world, [replaced], grant)
+    (outcome,) = purge_due(world, [replaced], lease)
     assert outcome.action == "failed"
     assert not world.double.deleted()
     assert "not stored as recorded" in (why_frozen(world.workspace.engine) or "")
 
 
-def test_an_object_that_is_not_the_recorded_one_stays_and_freezes_everything(world: World, grant: Grant) -> None:
+def test_an_object_that_is_not_the_recorded_one_stays_and_freezes_everything(world: World, lease: Lease) -> None:
     blob = due(world)
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(blobs).values(etag="0" * 32))
-    assert [one.action for one in purge_due(world, [blob], grant)] == ["failed"]
+    assert [one.action for one in purge_due(world, [blob], lease)] == ["failed"]
     assert not world.double.deleted()
     with pytest.raises(Frozen, match="in doubt"):
-        purge(world.workspace, "any", [blob], grant=grant, run_id="r", grace=Grace())
+        purge(world.workspace, "any", [blob], lease=lease, run_id="r", grace=Grace())
 
 
 def test_a_key_that_the_bucket_will_not_delete_fails_alone_and_is_finished_next_time(
-    world: World, grant: Grant
+    world: World, lease: Lease
 ) -> None:
     first, second = due(world, "v1"), due(world, "v2")
     with reading(world.workspace.engine) as session:
         key = session.execute(sa.select(blobs.c.key).where(blobs.c.id == first)).scalar_one()
     world.double.faults.refuse_deletes([key], code="AccessDenied")
     plan = world.plan("purge_retired", "purge", [first, second])
-    outcomes = purge(world.workspace, plan, [first, second], grant=grant, run_id="r", grace=Grace())
+    outcomes = purge(world.workspace, plan, [first, second], lease=lease, run_id="r", grace=Grace())
     assert states(outcomes) == {"v1": "failed", "v2": "purged"}
     world.double.faults.clear()
     with reading(world.workspace.engine) as session:
         assert session.execute(sa.select(blobs.c.state).where(blobs.c.id == first)).scalar_one() == BlobState.RETIRED
-    assert states(purge(world.workspace, plan, [first], grant=grant, run_id="r", grace=Grace())) == {"v1": "purged"}
+    assert states(purge(world.workspace, plan, [first], lease=lease, run_id="r", grace=Grace())) == {"v1": "purged"}
 
 
 def test_a_restore_whose_bytes_are_not_there_says_so(world: World) -> None:
@@ -142,16 +142,16 @@ def test_a_restore_whose_bytes_are_not_there_says_so(world: World) -> None:
     assert "nothing is stored" in outcome.reason
 
 
-def test_frozen_or_fenced_off_nothing_is_retired_or_purged_but_restoring_works(world: World, grant: Grant) -> None:
+def test_frozen_or_fenced_off_nothing_is_retired_or_purged_but_restoring_works(world: World, lease: Lease) -> None:
     blob, plan = due(world, "v2"), world.plan("expire_videos", "retire", [world.video("v1")])
-    fenced = grant._replace(token=grant.token - 1)
+    fenced = lease._replace(token=lease.token - 1)
     with pytest.raises(LeaseLost):
-        retire(world.workspace, plan, ["v1"], grant=fenced, run_id="r", grace=Grace())
+        retire(world.workspace, plan, ["v1"], lease=fenced, run_id="r", grace=Grace())
     with pytest.raises(LeaseLost):
         purge_due(world, [blob], fenced)
     freeze(world.workspace.engine, by="test", reason="an alarm")
     with pytest.raises(Frozen):
-        retire(world.workspace, plan, ["v1"], grant=grant, run_id="r", grace=Grace())
+        retire(world.workspace, plan, ["v1"], lease=lease, run_id="r", grace=Grace())
     found = find_restorable(world.workspace, video_id="v2")
     assert states(restore(world.workspace, found, run_id="p", author="p", grace=Grace(), hold_days=1)) == {
         "v2": "restored"

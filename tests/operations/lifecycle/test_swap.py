@@ -16,7 +16,7 @@ from reelkeeper.operations.lifecycle.transcode import Shrinker
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, operations, videos
 from tests.clips import MakeClip
 from tests.faults.world import World
@@ -36,10 +36,10 @@ def shrinker(result: Transcode | Refusal, *, tamper: bool = False) -> Shrinker:
     return shrink
 
 
-def run(world: World, blob: int, grant: Grant, shrink: Shrinker, video_id: str = "v1") -> Outcome:
+def run(world: World, blob: int, lease: Lease, shrink: Shrinker, video_id: str = "v1") -> Outcome:
     scratch = Path(world.address.folder) / "scratch"
     return swap(
-        world.workspace, video_id, blob, shrink=shrink, scratch=scratch, grant=grant, run_id="run", grace=Grace()
+        world.workspace, video_id, blob, shrink=shrink, scratch=scratch, lease=lease, run_id="run", grace=Grace()
     )
 
 
@@ -49,31 +49,31 @@ def blob_states(world: World) -> dict[int, str]:
 
 
 def test_the_smaller_bytes_are_shown_and_the_old_ones_wait(
-    world: World, grant: Grant, tiny_transcode: Transcode
+    world: World, lease: Lease, tiny_transcode: Transcode
 ) -> None:
-    outcome = run(world, world.video("v1"), grant, shrinker(tiny_transcode))
+    outcome = run(world, world.video("v1"), lease, shrinker(tiny_transcode))
     assert (outcome.action, outcome.after_bytes) == ("compressed", tiny_transcode.size_bytes)
     assert blob_states(world) == {1: BlobState.RETIRED, 2: BlobState.LIVE}
     world.check()
 
 
 def test_a_run_that_was_killed_before_it_wrote_the_outcome_down_gives_the_same_once_more(
-    world: World, grant: Grant, tiny_transcode: Transcode
+    world: World, lease: Lease, tiny_transcode: Transcode
 ) -> None:
     blob = world.video("v1")
-    first = run(world, blob, grant, shrinker(tiny_transcode))
-    assert run(world, blob, grant, shrinker(tiny_transcode)) == first
+    first = run(world, blob, lease, shrinker(tiny_transcode))
+    assert run(world, blob, lease, shrinker(tiny_transcode)) == first
     world.check()
 
 
-def test_a_refusal_is_recorded_once_however_often_it_is_found(world: World, grant: Grant) -> None:
+def test_a_refusal_is_recorded_once_however_often_it_is_found(world: World, lease: Lease) -> None:
     blob, refusal = world.video("v1"), Refusal("low_quality", "VMAF 91, floor 93", "r1")
-    assert run(world, blob, grant, shrinker(refusal)) == run(world, blob, grant, shrinker(refusal))
+    assert run(world, blob, lease, shrinker(refusal)) == run(world, blob, lease, shrinker(refusal))
     world.check()
 
 
-def test_a_refusal_is_remembered_with_its_recipe(world: World, grant: Grant) -> None:
-    outcome = run(world, world.video("v1"), grant, shrinker(Refusal("low_quality", "VMAF 91, floor 93", "r1")))
+def test_a_refusal_is_remembered_with_its_recipe(world: World, lease: Lease) -> None:
+    outcome = run(world, world.video("v1"), lease, shrinker(Refusal("low_quality", "VMAF 91, floor 93", "r1")))
     assert (outcome.action, outcome.reason) == ("refused", "VMAF 91, floor 93")
     with reading(world.workspace.engine) as session:
         row = session.execute(sa.select(videos.c.refused_recipe, videos.c.refused_reason)).one()
@@ -81,14 +81,14 @@ def test_a_refusal_is_remembered_with_its_recipe(world: World, grant: Grant) -> 
     world.check()
 
 
-def test_a_passing_refusal_is_not_remembered(world: World, grant: Grant) -> None:
-    run(world, world.video("v1"), grant, shrinker(Refusal("busy", "no room", "r1", permanent=False)))
+def test_a_passing_refusal_is_not_remembered(world: World, lease: Lease) -> None:
+    run(world, world.video("v1"), lease, shrinker(Refusal("busy", "no room", "r1", permanent=False)))
     with reading(world.workspace.engine) as session:
         assert session.execute(sa.select(videos.c.refused_recipe)).scalar_one() is None
 
 
-def test_bytes_that_are_not_those_judged_are_never_shown(world: World, grant: Grant, tiny_transcode: Transcode) -> None:
-    outcome = run(world, world.video("v1"), grant, shrinker(tiny_transcode, tamper=True))
+def test_bytes_that_are_not_those_judged_are_never_shown(world: World, lease: Lease, tiny_transcode: Transcode) -> None:
+    outcome = run(world, world.video("v1"), lease, shrinker(tiny_transcode, tamper=True))
     assert outcome.action == "failed"
     assert "sha256" in outcome.reason
     assert blob_states(world) == {1: BlobState.LIVE, 2: BlobState.RETIRED}
@@ -96,44 +96,44 @@ def test_bytes_that_are_not_those_judged_are_never_shown(world: World, grant: Gr
 
 
 def test_a_source_that_is_not_what_the_catalogue_says_is_left_alone(
-    world: World, grant: Grant, tiny_transcode: Transcode
+    world: World, lease: Lease, tiny_transcode: Transcode
 ) -> None:
     blob = world.video("v1")
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(blobs).values(sha256="0" * 64))
     with pytest.raises(IntegrityDoubt, match="recorded 0000"):
-        run(world, blob, grant, shrinker(tiny_transcode))
+        run(world, blob, lease, shrinker(tiny_transcode))
     assert blob_states(world) == {1: BlobState.LIVE}
 
 
-def test_a_plan_for_other_bytes_is_skipped(world: World, grant: Grant, tiny_transcode: Transcode) -> None:
+def test_a_plan_for_other_bytes_is_skipped(world: World, lease: Lease, tiny_transcode: Transcode) -> None:
     blob = world.video("v1")
-    assert run(world, blob + 1, grant, shrinker(tiny_transcode)).action == "skipped"
+    assert run(world, blob + 1, lease, shrinker(tiny_transcode)).action == "skipped"
     assert not world.double.sent("GetObject")[1:]  # the first is the identity object
 
 
-def test_a_held_video_is_not_swapped(world: World, grant: Grant, tiny_transcode: Transcode) -> None:
+def test_a_held_video_is_not_swapped(world: World, lease: Lease, tiny_transcode: Transcode) -> None:
     blob = world.video("v1")
     hold(world.workspace.engine, scope="user", subject="ann", reason="a dispute", author="test")
-    assert run(world, blob, grant, shrinker(tiny_transcode)).action == "skipped"
+    assert run(world, blob, lease, shrinker(tiny_transcode)).action == "skipped"
     assert blob_states(world) == {1: BlobState.LIVE}
 
 
 def test_nothing_is_announced_while_frozen_or_without_the_lease(
-    world: World, grant: Grant, tiny_transcode: Transcode
+    world: World, lease: Lease, tiny_transcode: Transcode
 ) -> None:
     blob = world.video("v1")
     with pytest.raises(LeaseLost, match="another run"):
-        run(world, blob, grant._replace(token=grant.token - 1), shrinker(tiny_transcode))
+        run(world, blob, lease._replace(token=lease.token - 1), shrinker(tiny_transcode))
     freeze(world.workspace.engine, by="test", reason="an alarm")
     with pytest.raises(Frozen, match="an alarm"):
-        run(world, blob, grant, shrinker(tiny_transcode))
+        run(world, blob, lease, shrinker(tiny_transcode))
     with reading(world.workspace.engine) as session:
         assert not session.execute(sa.select(operations)).all()
     assert blob_states(world) == {1: BlobState.LIVE}
 
 
-def take_in(world: World, clip: Path, grant: Grant, *, user: str = "ann", video: str = "v1") -> Outcome:
+def take_in(world: World, clip: Path, lease: Lease, *, user: str = "ann", video: str = "v1") -> Outcome:
     scratch = Path(world.address.folder) / "scratch"
     return upload(
         world.workspace,
@@ -142,28 +142,28 @@ def take_in(world: World, clip: Path, grant: Grant, *, user: str = "ann", video:
         video_id=video,
         created_at=datetime(2026, 5, 1, tzinfo=UTC),
         scratch=scratch,
-        grant=grant,
+        lease=lease,
         run_id="run",
         grace=Grace(),
     )
 
 
-def test_an_upload_is_a_new_video_or_its_next_generation(world: World, grant: Grant, make_clip: MakeClip) -> None:
-    assert take_in(world, world.clip, grant, user="eve").action == "uploaded"
-    assert take_in(world, make_clip(seconds=0.4), grant, user="eve").action == "uploaded"
+def test_an_upload_is_a_new_video_or_its_next_generation(world: World, lease: Lease, make_clip: MakeClip) -> None:
+    assert take_in(world, world.clip, lease, user="eve").action == "uploaded"
+    assert take_in(world, make_clip(seconds=0.4), lease, user="eve").action == "uploaded"
     assert blob_states(world) == {1: BlobState.RETIRED, 2: BlobState.LIVE}
     world.check()
 
 
 def test_an_upload_onto_another_users_video_or_of_no_video_changes_nothing(
-    world: World, grant: Grant, tmp_path: Path
+    world: World, lease: Lease, tmp_path: Path
 ) -> None:
     world.video("v1")
     with pytest.raises(NotFound, match="ann"):
-        take_in(world, world.clip, grant, user="eve")
+        take_in(world, world.clip, lease, user="eve")
     text = tmp_path / "text.mp4"
     text.write_text("no video")
     with pytest.raises(NotAVideo):
-        take_in(world, text, grant, video="v2")
+        take_in(world, text, lease, video="v2")
     assert blob_states(world) == {1: BlobState.LIVE}
     world.check()

@@ -12,7 +12,7 @@ from reelkeeper.operations.lifecycle.why import Explained, explain
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.store.core.engine import transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import users, videos, view_days
 from tests.faults.world import World
 from tests.policies import put_in_force
@@ -69,9 +69,9 @@ def test_a_hold_is_named_and_nothing_comes_next(kept: World) -> None:
     assert (found.next_at, found.next_step) == (None, "no run touches it while it is held")
 
 
-def test_of_a_retired_video_it_says_until_when_it_can_be_restored(kept: World, grant: Grant) -> None:
+def test_of_a_retired_video_it_says_until_when_it_can_be_restored(kept: World, lease: Lease) -> None:
     plan = kept.plan("expire_videos", "retire", [1])
-    retire(kept.workspace, plan, ["v1"], grant=grant, run_id="night", grace=Grace())
+    retire(kept.workspace, plan, ["v1"], lease=lease, run_id="night", grace=Grace())
     found = why(kept)
     assert found.state == "retired"
     assert found.next_at is not None

@@ -8,7 +8,7 @@ from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.operations.sync import orphans
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store.core.engine import reading
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs
 from tests.faults.world import World
 from tests.operations.layouts import LAYOUTS, act, catalogue, dry, hold, out_of, put, stored
@@ -16,20 +16,20 @@ from tests.operations.layouts import LAYOUTS, act, catalogue, dry, hold, out_of,
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_what_can_be_adopted_is_and_the_dry_run_foretells_it(
-    world: World, endpoint: Endpoint, grant: Grant, name: str
+    world: World, endpoint: Endpoint, lease: Lease, name: str
 ) -> None:
-    hold(world.workspace, endpoint, grant, LAYOUTS[name])
+    hold(world.workspace, endpoint, lease, LAYOUTS[name])
     world.check()
 
 
-def test_ids_stay_whichever_name_comes_later(world: World, endpoint: Endpoint, grant: Grant) -> None:
+def test_ids_stay_whichever_name_comes_later(world: World, endpoint: Endpoint, lease: Lease) -> None:
     prefix = world.address.prefix
     put(endpoint, prefix, stored("u2/intro.mp4"))
-    act(world.workspace, grant)
+    act(world.workspace, lease)
     put(endpoint, prefix, stored("u1/intro.mp4", "u2/intro/other.mp4"))
-    act(world.workspace, grant)
+    act(world.workspace, lease)
     put(endpoint, prefix, stored("u1/intro/other.mp4", "u0/intro.mp4"))
-    act(world.workspace, grant)
+    act(world.workspace, lease)
     assert catalogue(world.workspace) == {
         "u2/intro.mp4": ("u2", "intro"),
         "u1/intro.mp4": ("u1", unique_id("intro", "u1", "intro")),
@@ -39,58 +39,58 @@ def test_ids_stay_whichever_name_comes_later(world: World, endpoint: Endpoint, g
 
 
 def test_debris_under_the_name_of_another_users_video_is_never_swept(
-    world: World, endpoint: Endpoint, grant: Grant, monkeypatch: pytest.MonkeyPatch
+    world: World, endpoint: Endpoint, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(orphans, "ORPHAN_MIN_AGE", orphans.ORPHAN_MIN_AGE * 0)
     monkeypatch.setattr(orphans, "ORPHAN_MIN_WATCH", orphans.ORPHAN_MIN_WATCH * 0)
     world.video("v", generation=2)
     put(endpoint, world.address.prefix, stored("bob/v/g1-0123456789abcdef.mp4", "ann/v/g1-0123456789abcdef.mp4"))
-    act(world.workspace, grant)
+    act(world.workspace, lease)
     assert catalogue(world.workspace)["bob/v/g1-0123456789abcdef.mp4"] == ("bob", unique_id("v", "bob", "v"))
     with reading(world.workspace.engine) as session:
         retired = sa.select(blobs.c.key).where(blobs.c.state == "retired")
         assert list(session.scalars(retired)) == [f"{world.address.prefix}ann/v/g1-0123456789abcdef.mp4"]
 
 
-def test_a_pattern_that_makes_one_video_of_months_is_refused(world: World, endpoint: Endpoint, grant: Grant) -> None:
+def test_a_pattern_that_makes_one_video_of_months_is_refused(world: World, endpoint: Endpoint, lease: Lease) -> None:
     """The default reads user `2026` and video `10` from such keys."""
     put(endpoint, world.address.prefix, stored(*(f"2026/{month}/{n}.mp4" for month in (9, 10) for n in range(3))))
     put(endpoint, world.address.prefix, stored("ann/v/g1-0123456789abcdef.mp4"))
     foretold = dry(world.workspace)
     assert foretold.refusal
     assert "4 of 6 objects (67 %) would be further files of videos, such as '10' with 3" in foretold.refusal
-    judged, adopted, left, _ = act(world.workspace, grant)
+    judged, adopted, left, _ = act(world.workspace, lease)
     assert (judged, adopted, left) == (foretold, 1, 6)  # ours is none of the pattern's
     assert set(out_of(world.workspace).values()) == {"refused"}
     allowed = AdoptionLimits(max_further_files_percent=100)
     assert dry(world.workspace, allowed).refusal is None
-    assert act(world.workspace, grant, allowed)[1] == 2
+    assert act(world.workspace, lease, allowed)[1] == 2
 
 
-def test_a_video_of_too_many_files_is_refused(world: World, endpoint: Endpoint, grant: Grant) -> None:
+def test_a_video_of_too_many_files_is_refused(world: World, endpoint: Endpoint, lease: Lease) -> None:
     put(
         endpoint,
         world.address.prefix,
         stored(*(f"ann/all/{n}.mp4" for n in range(21)), *(f"b/{n}.mp4" for n in range(40))),
     )
     assert "21 files would be one video, 'all', where at most 20 may" in str(dry(world.workspace).refusal)
-    assert act(world.workspace, grant)[1] == 0
-    assert act(world.workspace, grant, AdoptionLimits(max_files_of_a_video=21))[1] == 41
+    assert act(world.workspace, lease)[1] == 0
+    assert act(world.workspace, lease, AdoptionLimits(max_files_of_a_video=21))[1] == 41
 
 
 @pytest.mark.long
 def test_10_000_objects_in_one_folder_are_refused_until_a_person_says_so(
-    world: World, endpoint: Endpoint, grant: Grant
+    world: World, endpoint: Endpoint, lease: Lease
 ) -> None:
     put(endpoint, world.address.prefix, stored(*(f"generations/{n:05}.mp4" for n in range(10_000))))
     foretold = dry(world.workspace)
     assert "10,000 of 10,000 videos (100 %) would be of one user, 'generations'" in str(foretold.refusal)
     assert foretold.one_day is None
-    assert act(world.workspace, grant)[:2] == (foretold, 0)
+    assert act(world.workspace, lease)[:2] == (foretold, 0)
     allowed = AdoptionLimits(max_user_percent=100)
     foretold = dry(world.workspace, allowed)
     assert foretold.one_day is not None
     assert foretold.one_day.objects > 5_000
-    assert act(world.workspace, grant, allowed)[:3] == (foretold, 10_000, 0)
+    assert act(world.workspace, lease, allowed)[:3] == (foretold, 10_000, 0)
     put(endpoint, world.address.prefix, stored("generations/later.mp4"))
-    assert act(world.workspace, grant)[1] == 1  # a few more of the same user need no word
+    assert act(world.workspace, lease)[1] == 1  # a few more of the same user need no word

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from botocore.config import Config
 
 from reelkeeper.adapters.s3 import r2, seaweed
-from reelkeeper.operations.core.lease import Keeper
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import join
 from tests.buckets import BUCKET
 from tests.operations.layouts import LAYOUTS, hold
@@ -48,5 +48,5 @@ def test_another_server_changes_nothing(foreign: seaweed.Endpoint, engine: sa.En
     prefix = f"{secrets.token_hex(6)}/videos/"
     bucket = r2.connect(foreign.endpoint_url, foreign.access_key_id, foreign.secret_access_key, BUCKET, prefix)
     workspace = join(engine, bucket)
-    with Keeper(engine) as keeper:
-        hold(workspace, foreign, keeper.take(["test"])[0], LAYOUTS[name])
+    with LeaseManager(engine) as manager:
+        hold(workspace, foreign, manager.take(["test"])[0], LAYOUTS[name])

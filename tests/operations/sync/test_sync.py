@@ -14,7 +14,7 @@ from reelkeeper.rules.lifecycle.guard import BlastRadius, listing_within
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store import tables
 from reelkeeper.store.core.engine import reading
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from tests.clips import MakeClip
 from tests.faults.world import World
 
@@ -26,15 +26,15 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orphans, "ORPHAN_MIN_WATCH", orphans.ORPHAN_MIN_WATCH * 0)
 
 
-def run(world: World, grant: Grant) -> tuple[Survey, dict[str, object]]:
+def run(world: World, lease: Lease) -> tuple[Survey, dict[str, object]]:
     found = survey(world.workspace, run_id="run", note=True)
     listing_within(BlastRadius(), found.seen, found.expected)
     confirm_missing(world.workspace, found)
     adoption.judge(world.workspace, found.scan_id, AdoptionLimits())
-    done: dict[str, object] = {"adopted": orphans.adopt(world.workspace, found, grant=grant, run_id="run")}
-    done["lost"] = sync.lose(world.workspace, found, grant=grant, run_id="run")
-    done["doubtful"] = sync.mend(world.workspace, found, grant=grant, run_id="run", grace=Grace())
-    done["swept"] = orphans.sweep(world.workspace, found, grant=grant, run_id="run", grace=Grace())
+    done: dict[str, object] = {"adopted": orphans.adopt(world.workspace, found, lease=lease, run_id="run")}
+    done["lost"] = sync.lose(world.workspace, found, lease=lease, run_id="run")
+    done["doubtful"] = sync.mend(world.workspace, found, lease=lease, run_id="run", grace=Grace())
+    done["swept"] = orphans.sweep(world.workspace, found, lease=lease, run_id="run", grace=Grace())
     done["left"] = sync.finish(world.workspace, found, "done")
     return found, done
 
@@ -44,42 +44,42 @@ def video(world: World, video_id: str) -> sa.Row[tuple[object, ...]]:
         return session.execute(sa.select(tables.videos).where(tables.videos.c.id == video_id)).one()
 
 
-def test_an_object_whose_key_says_whose_it_is_becomes_a_video(world: World, grant: Grant) -> None:
+def test_an_object_whose_key_says_whose_it_is_becomes_a_video(world: World, lease: Lease) -> None:
     prefix, bucket = world.address.prefix, world.workspace.bucket
     for key in ("bob/clip.mp4", "bob/film/final.mp4", "notes.txt", "ann/v1/second.mp4"):
         bucket.put_once(prefix + key, world.clip, "video/mp4")
     world.video("v1")
-    _, done = run(world, grant)
+    _, done = run(world, lease)
     assert done["adopted"] == (2, 0)
     assert (video(world, "clip").user_id, video(world, "film").state) == ("bob", "live")
     assert done["left"] == (2, [prefix + "ann/v1/second.mp4", prefix + "notes.txt"])
     world.check()
-    assert run(world, grant)[1]["adopted"] == (0, 0)
+    assert run(world, lease)[1]["adopted"] == (0, 0)
 
 
-def test_a_row_without_its_object_is_lost_and_its_object_found_again_brings_it_back(world: World, grant: Grant) -> None:
+def test_a_row_without_its_object_is_lost_and_its_object_found_again_brings_it_back(world: World, lease: Lease) -> None:
     for number in range(8):
         world.video(f"other{number}")
     key = f"{world.address.prefix}ann/v1/g1-0123456789abcdef.mp4"
     world.video("v1", key=key, stored=False)
-    assert run(world, grant)[1]["lost"] == 1
+    assert run(world, lease)[1]["lost"] == 1
     assert video(world, "v1").state == VideoState.LOST
     world.workspace.bucket.put_once(key, world.clip, "video/mp4")
-    run(world, grant)
+    run(world, lease)
     assert video(world, "v1").state == VideoState.LIVE
     world.check()
 
 
-def test_half_a_listing_changes_nothing(world: World, grant: Grant) -> None:
+def test_half_a_listing_changes_nothing(world: World, lease: Lease) -> None:
     for number in range(4):
         world.video(f"there{number}")
     for number in range(4):
         world.video(f"away{number}", stored=False)
     with pytest.raises(GuardRefused, match="80"):
-        run(world, grant)
+        run(world, lease)
     world.double.faults.spoil_listing("no_token")
     with pytest.raises(TruncatedListing):
-        run(world, grant)
+        run(world, lease)
     assert {video(world, f"away{number}").state for number in range(4)} == {VideoState.LIVE}
 
 
@@ -91,7 +91,7 @@ def test_a_dry_run_writes_down_the_scan_alone(world: World) -> None:
 
 
 def test_a_key_of_the_services_may_be_written_over_ours_may_not(
-    world: World, grant: Grant, make_clip: MakeClip
+    world: World, lease: Lease, make_clip: MakeClip
 ) -> None:
     theirs = f"{world.address.prefix}ann/v1.mp4"
     world.workspace.bucket.put_once(theirs, make_clip(seconds=0.4), "video/mp4")
@@ -99,7 +99,7 @@ def test_a_key_of_the_services_may_be_written_over_ours_may_not(
     ours = f"{world.address.prefix}ann/v2/g1-0123456789abcdef.mp4"
     world.workspace.bucket.put_once(ours, make_clip(seconds=0.4), "video/mp4")
     world.video("v2", key=ours, stored=False)
-    assert run(world, grant)[1]["doubtful"] == [ours]
+    assert run(world, lease)[1]["doubtful"] == [ours]
     assert video(world, "v1").generation == 2
     with reading(world.workspace.engine) as session:
         blobs = sa.select(tables.blobs.c.state, tables.blobs.c.sha256).where(tables.blobs.c.key == theirs)
@@ -110,11 +110,11 @@ def test_a_key_of_the_services_may_be_written_over_ours_may_not(
 
 
 @pytest.mark.usefixtures("no_waiting")
-def test_debris_beside_a_healthy_newer_generation_is_retired_not_deleted(world: World, grant: Grant) -> None:
+def test_debris_beside_a_healthy_newer_generation_is_retired_not_deleted(world: World, lease: Lease) -> None:
     key = f"{world.address.prefix}ann/v1/g1-00000000deadbeef.mp4"
     world.workspace.bucket.put_once(key, world.clip, "video/mp4")
     world.video("v1", generation=2)
-    assert run(world, grant)[1]["swept"] == 1
+    assert run(world, lease)[1]["swept"] == 1
     with reading(world.workspace.engine) as session:
         assert (
             session.execute(sa.select(tables.blobs.c.state).where(tables.blobs.c.key == key)).scalar_one() == "retired"
@@ -123,28 +123,28 @@ def test_debris_beside_a_healthy_newer_generation_is_retired_not_deleted(world: 
 
 
 @pytest.mark.usefixtures("no_waiting")
-def test_an_old_catalogue_takes_a_newer_generation_back_and_never_sweeps_it(world: World, grant: Grant) -> None:
+def test_an_old_catalogue_takes_a_newer_generation_back_and_never_sweeps_it(world: World, lease: Lease) -> None:
     for number in range(8):
         world.video(f"other{number}")
     world.video("v1", stored=False)
     newer = f"{world.address.prefix}ann/v1/g2-00000000deadbeef.mp4"
     world.workspace.bucket.put_once(newer, world.clip, "video/mp4")
-    run(world, grant)  # finds the old bytes missing
-    _, done = run(world, grant)
+    run(world, lease)  # finds the old bytes missing
+    _, done = run(world, lease)
     assert (done["adopted"], done["swept"]) == ((0, 1), 0)
     assert (video(world, "v1").state, video(world, "v1").generation) == (VideoState.LIVE, 2)
     world.check()
 
 
-def test_debris_that_has_not_been_watched_for_a_day_stays_noted(world: World, grant: Grant) -> None:
+def test_debris_that_has_not_been_watched_for_a_day_stays_noted(world: World, lease: Lease) -> None:
     world.workspace.bucket.put_once(f"{world.address.prefix}ann/v1/g1-00000000deadbeef.mp4", world.clip, "video/mp4")
     world.video("v1", generation=2)
-    assert run(world, grant)[1]["swept"] == 0
+    assert run(world, lease)[1]["swept"] == 0
 
 
-def test_an_object_that_came_after_its_purge_is_retired_again(world: World, grant: Grant) -> None:
+def test_an_object_that_came_after_its_purge_is_retired_again(world: World, lease: Lease) -> None:
     blob = world.video("v1", state=VideoState.GONE, blob_state=BlobState.GONE)
-    run(world, grant)
+    run(world, lease)
     with reading(world.workspace.engine) as session:
         assert (
             session.execute(sa.select(tables.blobs.c.state).where(tables.blobs.c.id == blob)).scalar_one() == "retired"
@@ -169,7 +169,7 @@ def _elsewhere(world: World) -> r2.Bucket:
     return r2.connect(at.endpoint_url, at.access_key_id, at.secret_access_key, "reelkeeper", at.prefix + "elsewhere/")
 
 
-def test_in_shards_it_sees_what_one_pass_sees(world: World, grant: Grant) -> None:
+def test_in_shards_it_sees_what_one_pass_sees(world: World, lease: Lease) -> None:
     for number in range(12):
         world.video(f"v{number}")
     world.workspace.bucket.put_once(f"{world.address.prefix}bob/new.mp4", world.clip, "video/mp4")
@@ -181,7 +181,7 @@ def test_in_shards_it_sees_what_one_pass_sees(world: World, grant: Grant) -> Non
     for found in (one, several):
         assert (found.expected, found.seen, found.listed.objects, found.unexplained) == (13, 12, 13, 1)
     assert (one.missing, one.listed) == (several.missing, several.listed)
-    assert run(world, grant)[1]["lost"] == 1
+    assert run(world, lease)[1]["lost"] == 1
 
 
 def test_a_shard_that_is_cut_short_is_judged_with_the_others(world: World) -> None:

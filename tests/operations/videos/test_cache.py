@@ -13,7 +13,7 @@ from reelkeeper.operations.jobs.prune_cache import Done
 from reelkeeper.rules.jobs.pruning import PrunePolicy
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import audit_events, cache_entries, cache_ghosts
 from reelkeeper.store.videos import cache
 from tests.operations.books import make_user, store_video
@@ -62,15 +62,15 @@ def at(engine: sa.Engine) -> datetime:
         return now(session)
 
 
-def run(engine: sa.Engine, grant: Grant, **policy: object) -> Done:
+def run(engine: sa.Engine, lease: Lease, **policy: object) -> Done:
     plan = prune_cache.draw(engine, PrunePolicy.model_validate(policy), at(engine))
-    return prune_cache.carry_out(engine, plan.moves, grant=grant, run_id="run")
+    return prune_cache.carry_out(engine, plan.moves, lease=lease, run_id="run")
 
 
 @pytest.fixture
-def lease(filled: sa.Engine) -> Grant:
-    (grant,) = leases.acquire(filled, ["flow/prune_cache"], "test")
-    return grant
+def lease(filled: sa.Engine) -> Lease:
+    (lease,) = leases.acquire(filled, ["flow/prune_cache"], "test")
+    return lease
 
 
 def test_new_entries_are_on_trial_in_the_order_they_came(filled: sa.Engine) -> None:
@@ -79,7 +79,7 @@ def test_new_entries_are_on_trial_in_the_order_they_came(filled: sa.Engine) -> N
 
 
 def test_over_the_budget_what_was_not_hit_goes_and_what_was_hit_twice_is_proven(
-    filled: sa.Engine, lease: Grant
+    filled: sa.Engine, lease: Lease
 ) -> None:
     hit(filled, 0, 2)
     hit(filled, 1, 1)
@@ -93,36 +93,36 @@ def test_over_the_budget_what_was_not_hit_goes_and_what_was_hit_twice_is_proven(
     assert told == [{"entries": 3, "bytes": 300, "rules": ["budget"]}]
 
 
-def test_what_comes_back_soon_is_trusted_at_once_and_forgotten_ghosts_are_not(filled: sa.Engine, lease: Grant) -> None:
+def test_what_comes_back_soon_is_trusted_at_once_and_forgotten_ghosts_are_not(filled: sa.Engine, lease: Lease) -> None:
     run(filled, lease, budget_bytes=700)
-    assert prune_cache.forget(filled, PrunePolicy(budget_bytes=200), grant=lease) == 1  # the oldest of three
+    assert prune_cache.forget(filled, PrunePolicy(budget_bytes=200), lease=lease) == 1  # the oldest of three
     put(filled, 0)
     put(filled, 2)
     assert entries(filled)["k0"][0] == SMALL
     assert entries(filled)["k2"][0] == MAIN
-    assert prune_cache.forget(filled, PrunePolicy(budget_bytes=200), grant=lease) == 0
+    assert prune_cache.forget(filled, PrunePolicy(budget_bytes=200), lease=lease) == 0
 
 
-def test_an_entry_that_is_used_after_the_plan_stays(filled: sa.Engine, lease: Grant) -> None:
+def test_an_entry_that_is_used_after_the_plan_stays(filled: sa.Engine, lease: Lease) -> None:
     plan = prune_cache.draw(filled, PrunePolicy(budget_bytes=500), at(filled))
     hit(filled, 1)
-    assert prune_cache.carry_out(filled, plan.moves, grant=lease, run_id="run") == Done(4, 400, 1)
+    assert prune_cache.carry_out(filled, plan.moves, lease=lease, run_id="run") == Done(4, 400, 1)
     assert "k1" in entries(filled)
-    assert prune_cache.carry_out(filled, plan.moves, grant=lease, run_id="run") == Done(0, 0, 5)  # safe to repeat
+    assert prune_cache.carry_out(filled, plan.moves, lease=lease, run_id="run") == Done(0, 0, 5)  # safe to repeat
 
 
-def test_a_run_that_lost_its_lease_changes_nothing(filled: sa.Engine, lease: Grant) -> None:
+def test_a_run_that_lost_its_lease_changes_nothing(filled: sa.Engine, lease: Lease) -> None:
     plan = prune_cache.draw(filled, PrunePolicy(budget_bytes=500), at(filled))
     with pytest.raises(LeaseLost):
-        prune_cache.carry_out(filled, plan.moves, grant=lease._replace(token=lease.token + 1), run_id="run")
+        prune_cache.carry_out(filled, plan.moves, lease=lease._replace(token=lease.token + 1), run_id="run")
     assert len(entries(filled)) == 10
 
 
-def test_the_seeds_rule_drops_what_is_hardly_used_for_three_days(filled: sa.Engine, lease: Grant) -> None:
+def test_the_seeds_rule_drops_what_is_hardly_used_for_three_days(filled: sa.Engine, lease: Lease) -> None:
     hit(filled, 0, 2)
     plan = prune_cache.draw(filled, PrunePolicy(rule="seed"), at(filled) + timedelta(days=3, minutes=1))
     assert len(plan.moves) == 9
-    assert prune_cache.carry_out(filled, plan.moves, grant=lease, run_id="run").dropped == 9
+    assert prune_cache.carry_out(filled, plan.moves, lease=lease, run_id="run").dropped == 9
     with reading(filled) as session:  # S3-FIFO's ghosts are of what left for want of room
         assert session.execute(sa.select(sa.func.count()).select_from(cache_ghosts)).scalar_one() == 0
 

@@ -26,7 +26,7 @@ from reelkeeper.operations.sync.survey import confirm_missing, survey
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.core.leases import Grant, acquire
+from reelkeeper.store.core.leases import Lease, acquire
 from reelkeeper.store.lifecycle.plan_writer import begin_plan
 from reelkeeper.store.lifecycle.purge_plan import add_due
 from reelkeeper.store.tables import audit_events, blobs, videos
@@ -77,26 +77,26 @@ def make(
     )
 
 
-def sync_once(world: World, grant: Grant) -> list[str]:
+def sync_once(world: World, lease: Lease) -> list[str]:
     """Compare bucket and catalogue as `sync_catalog` does; returns the keys in doubt."""
-    purge.settle_claims(world.workspace, run_id="sync", grace=GRACE, grant=grant)
+    purge.settle_claims(world.workspace, run_id="sync", grace=GRACE, lease=lease)
     found = survey(world.workspace, run_id="sync", note=True)
     confirm_missing(world.workspace, found)
     adoption.judge(world.workspace, found.scan_id, AdoptionLimits())
-    orphans.adopt(world.workspace, found, grant=grant, run_id="sync")
-    sync.lose(world.workspace, found, grant=grant, run_id="sync")
-    doubtful = sync.mend(world.workspace, found, grant=grant, run_id="sync", grace=GRACE)
+    orphans.adopt(world.workspace, found, lease=lease, run_id="sync")
+    sync.lose(world.workspace, found, lease=lease, run_id="sync")
+    doubtful = sync.mend(world.workspace, found, lease=lease, run_id="sync", grace=GRACE)
     sync.finish(world.workspace, found, "done")
     return doubtful
 
 
-def purge_all(world: World, grant: Grant) -> list[Outcome]:
+def purge_all(world: World, lease: Lease) -> list[Outcome]:
     """Let every grace pass, and purge whatever is retired."""
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(blobs).where(blobs.c.state == BlobState.RETIRED).values(purge_after=LONG_AGO))
         chosen = list(session.execute(sa.select(blobs.c.id).where(blobs.c.state == BlobState.RETIRED)).scalars())
     plan = world.plan("purge_retired", "purge", chosen)
-    return purge.purge(world.workspace, plan, chosen, grant=grant, run_id="purge", grace=GRACE)
+    return purge.purge(world.workspace, plan, chosen, lease=lease, run_id="purge", grace=GRACE)
 
 
 def assert_live(service: Service) -> None:
@@ -129,22 +129,22 @@ STATES: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("state", STATES)
 def test_an_upload_at_a_known_key_is_live_after_one_sync_and_never_purged(
-    state: str, service: Service, grant: Grant
+    state: str, service: Service, lease: Lease
 ) -> None:
     make(service, **STATES[state])  # type: ignore[arg-type]  # a table of arguments
     if state.startswith("swapped"):
         service.world.video("v1", generation=2)
     service.put()
-    assert sync_once(service.world, grant) == []
+    assert sync_once(service.world, lease) == []
     assert_live(service)
-    purge_all(service.world, grant)
+    purge_all(service.world, lease)
     assert service.stored() == NEW
     assert_live(service)
     service.world.check()
 
 
 @pytest.mark.parametrize("state", ["due", "swapped away", "gone"])
-def test_the_same_bytes_stored_again_are_an_upload(state: str, service: Service, grant: Grant) -> None:
+def test_the_same_bytes_stored_again_are_an_upload(state: str, service: Service, lease: Lease) -> None:
     blob = make(service, **STATES[state])  # type: ignore[arg-type]  # a table of arguments
     if state == "swapped away":
         service.world.video("v1", generation=2)
@@ -152,19 +152,19 @@ def test_the_same_bytes_stored_again_are_an_upload(state: str, service: Service,
         service.world.workspace.engine, "test"
     ) as session:  # as if it were stored long after what is known
         session.execute(sa.update(blobs).where(blobs.c.id == blob).values(stored_at=LONG_AGO))
-    sync_once(service.world, grant)
+    sync_once(service.world, lease)
     assert_live(service)
-    purge_all(service.world, grant)
+    purge_all(service.world, lease)
     assert service.stored() == service.world.clip.read_bytes()
 
 
 @pytest.mark.parametrize("state", ["due", "swapped away"])
-def test_a_purge_without_a_sync_before_it_finds_the_upload_itself(state: str, service: Service, grant: Grant) -> None:
+def test_a_purge_without_a_sync_before_it_finds_the_upload_itself(state: str, service: Service, lease: Lease) -> None:
     make(service, **STATES[state])  # type: ignore[arg-type]  # a table of arguments
     if state == "swapped away":
         service.world.video("v1", generation=2)
     service.put()
-    (outcome,) = [one for one in purge_all(service.world, grant) if one.video_id == "v1"]
+    (outcome,) = [one for one in purge_all(service.world, lease) if one.video_id == "v1"]
     assert (outcome.action, "stored another video" in outcome.reason) == ("skipped", True)
     assert service.stored() == NEW
     assert_live(service)
@@ -172,15 +172,15 @@ def test_a_purge_without_a_sync_before_it_finds_the_upload_itself(state: str, se
     service.world.check()
 
 
-def test_what_it_has_not_touched_is_purged(service: Service, grant: Grant) -> None:
+def test_what_it_has_not_touched_is_purged(service: Service, lease: Lease) -> None:
     make(service, **RETIRED)  # type: ignore[arg-type]  # a table of arguments
-    assert sync_once(service.world, grant) == []
-    assert [one.action for one in purge_all(service.world, grant)] == ["purged"]
+    assert sync_once(service.world, lease) == []
+    assert [one.action for one in purge_all(service.world, lease)] == ["purged"]
     assert service.stored() is None
     service.world.check()
 
 
-def test_without_a_bucket_that_keeps_the_contract_bytes_of_the_services_stay(service: Service, grant: Grant) -> None:
+def test_without_a_bucket_that_keeps_the_contract_bytes_of_the_services_stay(service: Service, lease: Lease) -> None:
     theirs, ours = make(service, **RETIRED), service.world.video("v2", **RETIRED)  # type: ignore[arg-type]  # a table of arguments
     workspace = replace(service.world.workspace, may_purge_service_keys=False)
     plan_id = begin_plan(workspace.engine, "purge_retired", {}, datetime.now(UTC), "test")
@@ -195,13 +195,13 @@ def test_without_a_bucket_that_keeps_the_contract_bytes_of_the_services_stay(ser
     )
     assert (plan.retire.objects, plan.kept) == (1, {"contract_not_tried": 1})
     both = service.world.plan("purge_retired", "purge", [theirs, ours])
-    purge.purge(workspace, both, [theirs, ours], grant=grant, run_id="purge", grace=GRACE)
+    purge.purge(workspace, both, [theirs, ours], lease=lease, run_id="purge", grace=GRACE)
     assert (_state(service.world, theirs), _state(service.world, ours)) == (BlobState.RETIRED, BlobState.GONE)
 
 
-def test_an_object_that_is_as_recorded_after_its_purge_is_no_upload(service: Service, grant: Grant) -> None:
+def test_an_object_that_is_as_recorded_after_its_purge_is_no_upload(service: Service, lease: Lease) -> None:
     blob = make(service, state=VideoState.GONE, blob_state=BlobState.GONE)
-    sync_once(service.world, grant)
+    sync_once(service.world, lease)
     assert _state(service.world, blob) == BlobState.RETIRED
 
 
@@ -215,10 +215,10 @@ def test_bytes_of_the_services_wait_longer(service: Service) -> None:
 
 
 @pytest.fixture
-def claimed(service: Service, grant: Grant) -> int:
+def claimed(service: Service, lease: Lease) -> int:
     """A blob at the service's key that a purge of another lease has claimed a moment ago."""
     blob = make(service, **RETIRED)  # type: ignore[arg-type]  # a table of arguments
-    _claim(service.world, blob, grant.token + 1)
+    _claim(service.world, blob, lease.token + 1)
     return blob
 
 
@@ -234,22 +234,22 @@ def _state(world: World, blob: int) -> str:
 
 
 def test_an_upload_at_a_claimed_key_is_in_doubt_until_the_claim_has_timed_out(
-    service: Service, claimed: int, grant: Grant
+    service: Service, claimed: int, lease: Lease
 ) -> None:
     service.put()
-    assert sync_once(service.world, grant) == [service.key]
+    assert sync_once(service.world, lease) == [service.key]
     assert _state(service.world, claimed) == BlobState.DELETING
     service.world.expire_leases()
-    assert sync_once(service.world, grant) == []
+    assert sync_once(service.world, lease) == []
     assert_live(service)
     service.world.check()
 
 
 def test_a_claimed_blob_is_neither_purged_taken_back_nor_restored_by_others(
-    service: Service, claimed: int, grant: Grant
+    service: Service, claimed: int, lease: Lease
 ) -> None:
     plan = service.world.plan("purge_retired", "purge", [claimed])
-    (outcome,) = purge.purge(service.world.workspace, plan, [claimed], grant=grant, run_id="other", grace=GRACE)
+    (outcome,) = purge.purge(service.world.workspace, plan, [claimed], lease=lease, run_id="other", grace=GRACE)
     assert outcome.action == "skipped"
     assert purge.settle_claims(service.world.workspace, run_id="other", grace=GRACE) == 0
     assert _state(service.world, claimed) == BlobState.DELETING
@@ -268,11 +268,11 @@ def assert_recorded_live(service: Service) -> None:
 
 
 def test_a_claim_that_timed_out_is_purged_only_where_its_object_is_gone(
-    service: Service, claimed: int, grant: Grant
+    service: Service, claimed: int, lease: Lease
 ) -> None:
     service.delete()
     service.world.expire_leases()
-    assert purge.settle_claims(service.world.workspace, run_id="next", grace=GRACE, grant=grant) == 1
+    assert purge.settle_claims(service.world.workspace, run_id="next", grace=GRACE, lease=lease) == 1
     assert _state(service.world, claimed) == BlobState.GONE
     with reading(service.world.workspace.engine) as session:
         assert session.execute(sa.select(audit_events.c.event)).scalars().all()[-1] == "purge"
@@ -313,36 +313,36 @@ def make_due(service: Service, *, ours: bool) -> int:
 
 @OWNERS
 def test_a_freeze_between_claim_and_delete_stops_the_delete(
-    service: Service, grant: Grant, at_failpoint: AtFailpoint, ours: bool
+    service: Service, lease: Lease, at_failpoint: AtFailpoint, ours: bool
 ) -> None:
     world, blob = service.world, make_due(service, ours=ours)
     at_failpoint("purge.claim.after_commit", lambda: freeze(world.workspace.engine, by="person", reason="stop"))
     with pytest.raises(Frozen):
-        purge_all(world, grant)
+        purge_all(world, lease)
     assert not world.double.deleted()
     assert _state(world, blob) == BlobState.RETIRED  # nothing was sent for it, so it can be restored at once
 
 
 @OWNERS
 def test_a_lease_that_passed_to_another_between_claim_and_delete_stops_the_delete(
-    service: Service, grant: Grant, at_failpoint: AtFailpoint, ours: bool
+    service: Service, lease: Lease, at_failpoint: AtFailpoint, ours: bool
 ) -> None:
     world = service.world
     make_due(service, ours=ours)
 
     def pass_on() -> None:
         world.expire_leases()
-        assert acquire(world.workspace.engine, [grant.name], "another")
+        assert acquire(world.workspace.engine, [lease.name], "another")
 
     at_failpoint("purge.claim.after_commit", pass_on)
     with pytest.raises(LeaseLost):
-        purge_all(world, grant)
+        purge_all(world, lease)
     assert not world.double.deleted()
 
 
 @OWNERS
 def test_a_claim_that_another_run_has_settled_stops_the_delete(
-    service: Service, grant: Grant, at_failpoint: AtFailpoint, ours: bool
+    service: Service, lease: Lease, at_failpoint: AtFailpoint, ours: bool
 ) -> None:
     """A purge sleeps after its claim; its claim times out, a person restores the video; then it wakes."""
     world = service.world
@@ -356,14 +356,14 @@ def test_a_claim_that_another_run_has_settled_stops_the_delete(
 
     at_failpoint("purge.claim.after_commit", restore_meanwhile)
     with pytest.raises(LeaseLost, match="has settled"):
-        purge_all(world, grant)
+        purge_all(world, lease)
     assert not world.double.deleted()
     assert_recorded_live(service)
 
 
 @OWNERS
 def test_nothing_is_deleted_on_an_old_look(
-    service: Service, grant: Grant, monkeypatch: pytest.MonkeyPatch, ours: bool
+    service: Service, lease: Lease, monkeypatch: pytest.MonkeyPatch, ours: bool
 ) -> None:
     world, blob = service.world, make_due(service, ours=ours)
     monkeypatch.setattr(purge, "LOOK_SECONDS", 0 if ours else 1)
@@ -375,14 +375,14 @@ def test_nothing_is_deleted_on_an_old_look(
             return head(key)
 
         monkeypatch.setattr(Bucket, "head", slow)
-    (outcome,) = purge_all(world, grant)
+    (outcome,) = purge_all(world, lease)
     assert outcome.action in ("failed", "skipped")
     assert not world.double.deleted()
     assert _state(world, blob) in (BlobState.DELETING, BlobState.RETIRED)
 
 
 def test_the_server_refuses_a_delete_that_was_signed_long_ago(
-    service: Service, grant: Grant, at_failpoint: AtFailpoint, monkeypatch: pytest.MonkeyPatch
+    service: Service, lease: Lease, at_failpoint: AtFailpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process falls asleep after its look, in which time the service uploads; then it sends its delete."""
     make(service, **RETIRED)  # type: ignore[arg-type]  # a table of arguments
@@ -393,28 +393,28 @@ def test_the_server_refuses_a_delete_that_was_signed_long_ago(
         sleep(2.5)
 
     at_failpoint("purge.delete_signed.before", sleep_while_the_service_uploads)
-    (outcome,) = purge_all(service.world, grant)
+    (outcome,) = purge_all(service.world, lease)
     assert (outcome.action, "403" in outcome.reason) == ("failed", True)
     assert service.stored() == NEW
-    assert sync_once(service.world, grant) == []  # the server has said no, so the claim is over
+    assert sync_once(service.world, lease) == []  # the server has said no, so the claim is over
     assert_live(service)
 
 
 def test_a_delete_at_a_key_of_the_services_whose_answer_is_lost_is_not_sent_again(
-    service: Service, grant: Grant
+    service: Service, lease: Lease
 ) -> None:
     make(service, **RETIRED)  # type: ignore[arg-type]  # a table of arguments
     service.world.double.faults.drop_reply("DeleteObject")
-    (outcome,) = purge_all(service.world, grant)
+    (outcome,) = purge_all(service.world, lease)
     assert outcome.action == "purged"  # a look says so
     assert len(service.world.double.sent("DeleteObject")) == 1
     service.put()
-    sync_once(service.world, grant)
+    sync_once(service.world, lease)
     assert_live(service)
 
 
 def test_a_swap_whose_source_the_service_overwrites_is_abandoned(
-    service: Service, grant: Grant, at_failpoint: AtFailpoint, tiny_transcode: Transcode
+    service: Service, lease: Lease, at_failpoint: AtFailpoint, tiny_transcode: Transcode
 ) -> None:
     world, blob = service.world, make(service)
     at_failpoint("swap.readback.after", service.put)
@@ -424,14 +424,14 @@ def test_a_swap_whose_source_the_service_overwrites_is_abandoned(
         blob,
         shrink=lambda _, place: ready(tiny_transcode, place),
         scratch=Path(world.address.folder) / "scratch",
-        grant=grant,
+        lease=lease,
         run_id="swap",
         grace=GRACE,
     )
     assert (outcome.action, "overwritten" in outcome.reason) == ("failed", True)
-    sync_once(world, grant)
+    sync_once(world, lease)
     assert_live(service)
-    purge_all(world, grant)
+    purge_all(world, lease)
     assert service.stored() == NEW
     world.check()
 

@@ -11,7 +11,7 @@ from reelkeeper.operations.billing import quota
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.store.core.engine import Clock, transaction
-from reelkeeper.store.core.leases import Grant
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import reservations, videos
 from tests.faults.world import LONG_AGO, World
 from tests.operations.books import make_user, storage
@@ -27,7 +27,7 @@ def state_of(world: World, key: str = "upload 1") -> str:
         return str(session.execute(sa.select(reservations.c.state).where(reservations.c.id == key)).scalar_one())
 
 
-def put(world: World, grant: Grant, key: str | None, *, video: str = "new") -> Outcome:
+def put(world: World, lease: Lease, key: str | None, *, video: str = "new") -> Outcome:
     return upload(
         world.workspace,
         world.clip,
@@ -35,38 +35,38 @@ def put(world: World, grant: Grant, key: str | None, *, video: str = "new") -> O
         video_id=video,
         created_at=LONG_AGO,
         scratch=Path(world.address.folder) / "scratch",
-        grant=grant,
+        lease=lease,
         run_id="run",
         grace=Grace(),
         reservation=key,
     )
 
 
-def test_its_bytes_turn_from_reserved_to_used(world: World, grant: Grant) -> None:
+def test_its_bytes_turn_from_reserved_to_used(world: World, lease: Lease) -> None:
     size = world.clip.stat().st_size
     reserve(world, size + 100)
-    assert put(world, grant, "upload 1").action == "uploaded"
+    assert put(world, lease, "upload 1").action == "uploaded"
     assert storage(world.workspace.engine, "ann") == (size, 0)
     assert state_of(world) == "settled"
 
 
-def test_new_bytes_of_a_video_count_by_their_difference(world: World, grant: Grant) -> None:
+def test_new_bytes_of_a_video_count_by_their_difference(world: World, lease: Lease) -> None:
     size = world.clip.stat().st_size
-    put(world, grant, None)
+    put(world, lease, None)
     reserve(world, size)
-    put(world, grant, "upload 1")
+    put(world, lease, "upload 1")
     assert storage(world.workspace.engine, "ann") == (size, 0)
 
 
-def test_more_than_was_promised_is_refused_before_anything_is_stored(world: World, grant: Grant) -> None:
+def test_more_than_was_promised_is_refused_before_anything_is_stored(world: World, lease: Lease) -> None:
     reserve(world, world.clip.stat().st_size - 1)
     with pytest.raises(QuotaExceeded, match="nothing was stored"):
-        put(world, grant, "upload 1")
+        put(world, lease, "upload 1")
     assert not [one for one in world.double.sent("PutObject") if one.key.startswith(f"{world.address.prefix}ann/")]
     assert state_of(world) == "open"
 
 
-def test_a_promise_that_is_over_or_somebody_elses_is_refused(world: World, grant: Grant) -> None:
+def test_a_promise_that_is_over_or_somebody_elses_is_refused(world: World, lease: Lease) -> None:
     make_user(world.workspace.engine, "bob")
     size = world.clip.stat().st_size
     reserve(world, size, "of bob", "bob")
@@ -75,15 +75,15 @@ def test_a_promise_that_is_over_or_somebody_elses_is_refused(world: World, grant
         quota.release(session, "over")
     for key, error in (("of bob", NotFound), ("over", HoldClosed), ("no such", NotFound)):
         with pytest.raises(error):
-            put(world, grant, key)
+            put(world, lease, key)
 
 
-def test_an_upload_under_way_keeps_its_promise_and_gives_it_back_when_it_fails(world: World, grant: Grant) -> None:
+def test_an_upload_under_way_keeps_its_promise_and_gives_it_back_when_it_fails(world: World, lease: Lease) -> None:
     size = world.clip.stat().st_size
     reserve(world, size)
     world.double.faults.fail("PutObject", 403)
     with pytest.raises(StorageError):
-        put(world, grant, "upload 1")
+        put(world, lease, "upload 1")
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(reservations).values(expires_at=Clock(-1)))
         assert not quota.expire(session)
@@ -92,7 +92,7 @@ def test_an_upload_under_way_keeps_its_promise_and_gives_it_back_when_it_fails(w
         with pytest.raises(HoldClosed, match="another upload counts on"):
             quota.require_room(session, "upload 1", "ann", 1)
     (intent,) = intents.open_intents(world.workspace)
-    intents.settle(world.workspace, intent, scratch=Path(world.address.folder), grant=grant, grace=Grace())
+    intents.settle(world.workspace, intent, scratch=Path(world.address.folder), lease=lease, grace=Grace())
     assert (state_of(world), storage(world.workspace.engine, "ann")) == ("released", (0, 0))
     with transaction(world.workspace.engine, "test") as session:
         assert session.execute(sa.select(videos.c.state)).scalar_one() == VideoState.GONE

@@ -6,7 +6,7 @@ import threading
 import sqlalchemy as sa
 
 from reelkeeper.store.core.engine import Clock, open_engine, reading, transaction
-from reelkeeper.store.core.leases import Grant, acquire, current, release, renew
+from reelkeeper.store.core.leases import Lease, acquire, current, release, renew
 from reelkeeper.store.tables import leases
 from tests.children import FORKED
 
@@ -18,14 +18,14 @@ def expire(engine: sa.Engine) -> None:
         session.execute(sa.update(leases).values(expires_at=Clock(-1)))
 
 
-def is_current(engine: sa.Engine, grant: Grant) -> bool:
+def is_current(engine: sa.Engine, lease: Lease) -> bool:
     with reading(engine) as session:
-        return current(session, grant)
+        return current(session, lease)
 
 
 def test_what_is_free_is_granted_and_what_is_held_is_left_out(engine: sa.Engine) -> None:
-    assert acquire(engine, ["b", "a"], "ada") == [Grant("b", "ada", 1), Grant("a", "ada", 1)]
-    assert acquire(engine, ["a", "c", "b", "c"], "bob") == [Grant("c", "bob", 1)]
+    assert acquire(engine, ["b", "a"], "ada") == [Lease("b", "ada", 1), Lease("a", "ada", 1)]
+    assert acquire(engine, ["a", "c", "b", "c"], "bob") == [Lease("c", "bob", 1)]
 
 
 def test_an_expired_lease_passes_on_with_a_higher_token_and_fences_off_its_old_holder(engine: sa.Engine) -> None:
@@ -41,28 +41,28 @@ def test_an_expired_lease_passes_on_with_a_higher_token_and_fences_off_its_old_h
 
 
 def test_an_expired_lease_that_nobody_took_can_be_renewed(engine: sa.Engine) -> None:
-    grants = acquire(engine, ["a"], "ada")
+    taken = acquire(engine, ["a"], "ada")
     expire(engine)
-    assert renew(engine, grants) == grants
+    assert renew(engine, taken) == taken
     assert acquire(engine, ["a"], "bob") == []
 
 
 def test_a_token_never_comes_twice_even_after_release(engine: sa.Engine) -> None:
     tokens = []
     for _ in range(5):
-        (grant,) = acquire(engine, ["a"], "ada")
-        tokens.append(grant.token)
-        release(engine, [grant])
-        assert not is_current(engine, grant)
+        (lease,) = acquire(engine, ["a"], "ada")
+        tokens.append(lease.token)
+        release(engine, [lease])
+        assert not is_current(engine, lease)
     assert tokens == [1, 2, 3, 4, 5]
 
 
 def test_hundreds_of_names_at_once(engine: sa.Engine) -> None:
     names = [f"video/{number}" for number in range(2_500)]
-    grants = acquire(engine, names, "ada")
-    assert [grant.name for grant in grants] == names
-    assert renew(engine, grants) == grants
-    release(engine, grants)
+    taken = acquire(engine, names, "ada")
+    assert [lease.name for lease in taken] == names
+    assert renew(engine, taken) == taken
+    release(engine, taken)
     assert len(acquire(engine, names, "bob")) == 2_500
 
 
@@ -71,7 +71,7 @@ def test_nothing_asked_nothing_granted(engine: sa.Engine) -> None:
     release(engine, [])
 
 
-def compete(url: str, holder: str, barrier: threading.Barrier, granted: "multiprocessing.Queue[list[Grant]]") -> None:
+def compete(url: str, holder: str, barrier: threading.Barrier, granted: "multiprocessing.Queue[list[Lease]]") -> None:
     engine = open_engine(url)
     barrier.wait()
     won = []
@@ -87,8 +87,8 @@ def test_of_eight_processes_one_gets_each_name(engine: sa.Engine) -> None:
     rivals = [FORKED.Process(target=compete, args=(url, str(number), barrier, granted)) for number in range(8)]
     for rival in rivals:
         rival.start()
-    won = [grant for _ in rivals for grant in granted.get(timeout=240)]
+    won = [lease for _ in rivals for lease in granted.get(timeout=240)]
     for rival in rivals:
         rival.join()
-    assert sorted(grant.name for grant in won) == sorted(NAMES)
-    assert {grant.token for grant in won} == {1}
+    assert sorted(lease.name for lease in won) == sorted(NAMES)
+    assert {lease.token for lease in won} == {1}
