@@ -61,7 +61,7 @@ class HandedOver(Exception):  # noqa: N818  no error: the worker ends, and the j
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerContext:
     """What all jobs of a worker have in common. `closing`: let go of what goes on without us; `ending`: of all.
 
     `no_room` holds what a full disk said, which ends the worker.
@@ -82,27 +82,27 @@ class Place:
         return self.workspace.engine
 
 
-class InHand:
+class JobRun:
     """A job that this worker has: what a generator writes down of it, and whether it may go on."""
 
-    def __init__(self, place: Place, claim: Claim, attempts: AttemptPolicy) -> None:
+    def __init__(self, context: WorkerContext, claim: Claim, attempts: AttemptPolicy) -> None:
         self.claim, self.fraction = claim, 0.0
         self.is_lost, self.is_cancelled = False, claim.cancel_asked_at is not None
         self.renewed = self.began = time.monotonic()
         self.paid_microusd: int | None = None  # what the provider took for nothing
         self.attempts = attempts
         self.ran_beside: list[int] = []  # how many ran, each time that somebody looked
-        self._place = place
+        self._context = context
 
     def announce(self) -> str:
         """Note that the job is about to be sent; gives its key."""
         self.check()
-        self.claim = claiming.announce(self._place.engine, self.claim, self._place.generator.name)
+        self.claim = claiming.announce(self._context.engine, self.claim, self._context.generator.name)
         return str(self.claim.provider_key)
 
     def sent(self, provider_job_id: str) -> None:
         """Note the provider's name of the job."""
-        self.claim = claiming.note_sent(self._place.engine, self.claim, provider_job_id)
+        self.claim = claiming.note_sent(self._context.engine, self.claim, provider_job_id)
 
     def progress(self, fraction: float) -> None:
         """Note how far it is."""
@@ -120,7 +120,7 @@ class InHand:
             raise LeaseLost(f"job {self.claim.id!r}: its claim is lost, or was last renewed {age:.0f} s ago")
         if self.is_cancelled:
             raise GenerationCancelled("cancelled by its user")
-        if self._place.ending.is_set() or (self._place.closing.is_set() and self._place.generator.outlives_us):
+        if self._context.ending.is_set() or (self._context.closing.is_set() and self._context.generator.outlives_us):
             raise HandedOver
 
     @property
@@ -129,11 +129,11 @@ class InHand:
         return sum(self.ran_beside) / len(self.ran_beside) if self.ran_beside else None
 
 
-def run_job(place: Place, job: InHand) -> End:
+def run_job(context: WorkerContext, job: JobRun) -> End:
     """Run a job until this worker is done with it. Raises nothing."""
-    with bound(job_id=job.claim.id, run_id=place.run_id):
+    with bound(job_id=job.claim.id, run_id=context.run_id):
         try:
-            return _run(place, job)
+            return _run(context, job)
         except LeaseLost as lost:
             _log.warning("%s", lost)
             return End.LOST
@@ -142,64 +142,64 @@ def run_job(place: Place, job: InHand) -> End:
             return End.FAILED
 
 
-def _run(place: Place, job: InHand) -> End:
+def _run(context: WorkerContext, job: JobRun) -> End:
     try:
-        return _make_and_deliver(place, job)
+        return _make_and_deliver(context, job)
     except LeaseLost:
         raise
     except Exception as error:  # noqa: BLE001  whatever it is ends this job, and no other
-        return _end(place, job, error)
+        return _end(context, job, error)
 
 
-def _end(place: Place, job: InHand, error: Exception) -> End:
+def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Do what follows from an error."""
     if isinstance(error, DiskFull):  # no fault of the job's: another worker may have room
-        place.no_room.append(error)
+        context.no_room.append(error)
     if isinstance(error, HandedOver | Frozen | DiskFull):
-        claiming.hand_back(place.engine, [job.claim])
+        claiming.hand_back(context.engine, [job.claim])
         return End.HANDED_OVER
     if isinstance(error, GenerationCancelled):
-        return _give_up(place, job, str(error), End.CANCELLED, JobState.CANCELLED)
+        return _give_up(context, job, str(error), End.CANCELLED, JobState.CANCELLED)
     if isinstance(error, GenerationRefused):
-        claiming.forget_sent(place.engine, job.claim)
-        return _give_up(place, job, str(error), End.REFUSED)
+        claiming.forget_sent(context.engine, job.claim)
+        return _give_up(context, job, str(error), End.REFUSED)
     if isinstance(error, GenerationUnknown):
         if is_given_up(job.claim.started_at, datetime.now(UTC), job.attempts):
-            return _give_up(place, job, f"in doubt for {job.attempts.give_up_hours} hours: {error}")
-        claiming.park(place.engine, job.claim, str(error), job.attempts)
+            return _give_up(context, job, f"in doubt for {job.attempts.give_up_hours} hours: {error}")
+        claiming.park(context.engine, job.claim, str(error), job.attempts)
         return End.PARKED
-    return _again(place, job, error)
+    return _again(context, job, error)
 
 
-def _make_and_deliver(place: Place, job: InHand) -> End:
+def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
     one = job.claim
     if one.attempts > job.attempts.most_attempts:
         raise ReelkeeperError(one.error or "its worker gave no sign of life")  # what it sent may go on
-    with reading(place.engine) as session:
+    with reading(context.engine) as session:
         is_there = is_live(session, one.id)  # an earlier worker has delivered it, and died before it was settled
-    with desk(place.scratch) as folder:
-        made = Made(folder) if is_there else place.generator.make(_order(one), folder / "made.mp4", job)
+    with desk(context.scratch) as folder:
+        made = Made(folder) if is_there else context.generator.make(_order(one), folder / "made.mp4", job)
         # Of a job that another worker began, only the store knows how long it took.
         took = None if one.provider_key else time.monotonic() - job.began
         job.check()
-        taken = place.manager.take([f"video/{one.id}"])
+        taken = context.manager.take([f"video/{one.id}"])
         if not taken:
             raise LeaseLost(f"job {one.id!r}: another worker delivers it")
         try:
             deliver(
-                place.workspace,
+                context.workspace,
                 one.id,
                 one.lease_token,
                 made.path,
-                scratch=place.scratch,
+                scratch=context.scratch,
                 lease=taken[0],
-                run_id=place.run_id,
+                run_id=context.run_id,
                 cost_microusd=made.cost_microusd,
                 processing_seconds=took,
                 concurrency=job.concurrency,
             )
         finally:
-            place.manager.release(taken)
+            context.manager.release(taken)
     return End.SUCCEEDED
 
 
@@ -207,25 +207,27 @@ def _order(one: Claim) -> Order:
     return Order(one.id, one.model, one.request, one.provider_key, one.provider_job_id, one.was_parked)
 
 
-def _again(place: Place, job: InHand, error: Exception) -> End:
+def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Let it be tried again, if it may; what goes on or lies at a provider is kept, unless the attempt has failed."""
     told = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
     most, is_over = job.attempts.most_attempts, isinstance(error, GenerationFailed | NotAVideo)
     if job.claim.attempts >= most:
         if is_over:
-            claiming.forget_sent(place.engine, job.claim)
-        return _give_up(place, job, f"given up after {most} attempts; the last: {told}")
+            claiming.forget_sent(context.engine, job.claim)
+        return _give_up(context, job, f"given up after {most} attempts; the last: {told}")
     if is_over:
-        claiming.retry(place.engine, job.claim, told, job.attempts, cost_microusd=job.paid_microusd)
+        claiming.retry(context.engine, job.claim, told, job.attempts, cost_microusd=job.paid_microusd)
     else:  # storage, store or tools
         _log.warning("job %s: %s", job.claim.id, told, exc_info=not isinstance(error, ReelkeeperError))
-        claiming.wait(place.engine, job.claim, told, job.attempts)
+        claiming.wait(context.engine, job.claim, told, job.attempts)
     return End.RETRIED
 
 
-def _give_up(place: Place, job: InHand, error: str, end: End = End.DEAD, state: JobState = JobState.DEAD) -> End:
+def _give_up(
+    context: WorkerContext, job: JobRun, error: str, end: End = End.DEAD, state: JobState = JobState.DEAD
+) -> End:
     """End a job without a video. One that is in doubt keeps its key: if a person redrives it, it is looked up."""
     settle.fail(
-        place.engine, *job.claim.fence, error, run_id=place.run_id, state=state, cost_microusd=job.paid_microusd
+        context.engine, *job.claim.fence, error, run_id=context.run_id, state=state, cost_microusd=job.paid_microusd
     )
     return end

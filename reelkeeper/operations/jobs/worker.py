@@ -24,7 +24,7 @@ from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS,
 from reelkeeper.operations.core.overrides import followed
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
-from reelkeeper.operations.jobs.run import End, InHand, Place, run_job
+from reelkeeper.operations.jobs.run import End, JobRun, WorkerContext, run_job
 from reelkeeper.private_files import make_folder
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
@@ -59,9 +59,9 @@ def work(
     """
     make_folder(scratch)
     with LeaseManager(workspace.engine) as manager:
-        place = Place(workspace, generator, manager, scratch, run_id)
-        worker = _Worker(place, slots, limit, order=order, attempts=attempts, until_idle=until_idle)
-        with _beating(place, worker.at_work, heartbeat_seconds):
+        context = WorkerContext(workspace, generator, manager, scratch, run_id)
+        worker = _Worker(context, slots, limit, order=order, attempts=attempts, until_idle=until_idle)
+        with _beating(context, worker.at_work, heartbeat_seconds):
             worker.run(time.monotonic() + seconds)
     return worker.ends
 
@@ -71,7 +71,7 @@ class _Worker:
 
     def __init__(
         self,
-        place: Place,
+        context: WorkerContext,
         slots: int,
         limit: Callable[[], int],
         *,
@@ -80,15 +80,15 @@ class _Worker:
         until_idle: bool,
     ) -> None:
         self.ends: Counter[End] = Counter()
-        self._place, self._limit, self._until_idle = place, limit, until_idle
+        self._context, self._limit, self._until_idle = context, limit, until_idle
         self._order, self._attempts = order, attempts
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._slots = slots
         self._warm: list[str | None] = [None] * slots  # the models of the free slots
-        self._busy: dict[Future[End], InHand] = {}
+        self._busy: dict[Future[End], JobRun] = {}
         self._silent_since: float | None = None  # when the store first did not answer
 
-    def at_work(self) -> list[InHand]:
+    def at_work(self) -> list[JobRun]:
         """Give the jobs that this worker has now; for the heartbeat's thread."""
         return list(self._busy.values())
 
@@ -100,22 +100,22 @@ class _Worker:
                     if self._until_idle and claimed == 0 and not self._busy:
                         break
                     self._collect(LOOK_SECONDS)
-                self._place.closing.set()
+                self._context.closing.set()
                 while self._busy:
                     self._collect(LOOK_SECONDS)
             except BaseException:
-                self._place.ending.set()
+                self._context.ending.set()
                 raise
 
     def _fill(self, pool: ThreadPoolExecutor) -> int | None:
         """Claim a job for each free slot; gives how many there were, or None where the store did not answer."""
-        if self._place.no_room:
-            raise self._place.no_room[0]
+        if self._context.no_room:
+            raise self._context.no_room[0]
         if not self._warm:
             return 0
         limit = self._limit()
         try:
-            claimed = claiming.claim(self._place.engine, self._name, self._warm, limit=limit, order=self._order)
+            claimed = claiming.claim(self._context.engine, self._name, self._warm, limit=limit, order=self._order)
             seen = self._look() if claimed else None
         except DBAPIError:  # what was claimed all the same, nobody renews: in a minute it is another's
             self._silent_since = self._silent_since or time.monotonic()
@@ -129,13 +129,13 @@ class _Worker:
         running, attempts = seen
         for one in claimed:
             self._warm.remove(one.model if one.model in self._warm else self._warm[0])
-            job = InHand(self._place, one, attempts)
+            job = JobRun(self._context, one, attempts)
             job.ran_beside.append(running)  # a short job is over before the heartbeat looks
-            self._busy[pool.submit(run_job, self._place, job)] = job
+            self._busy[pool.submit(run_job, self._context, job)] = job
         return len(claimed)
 
     def _look(self) -> tuple[int, AttemptPolicy]:
-        return _count_running(self._place), followed(self._place.engine, attempts=self._attempts).attempts
+        return _count_running(self._context), followed(self._context.engine, attempts=self._attempts).attempts
 
     def _collect(self, seconds: float) -> None:
         if not self._busy:
@@ -149,20 +149,20 @@ class _Worker:
 
 
 @contextmanager
-def _beating(place: Place, at_work: Callable[[], list[InHand]], seconds: float) -> Iterator[None]:
+def _beating(context: WorkerContext, at_work: Callable[[], list[JobRun]], seconds: float) -> Iterator[None]:
     """Renew the claims of all jobs at work, from a thread of its own, and tell them what came of it."""
     leaving = threading.Event()
 
     def beat() -> None:
         while not leaving.wait(seconds):
             try:
-                _renew(place, at_work())
-                _give_sign(place)
+                _renew(context, at_work())
+                _give_sign(context)
             except SQLAlchemyError:
                 _log.warning("claims were not renewed; trying again", exc_info=True)
 
     with suppress(SQLAlchemyError):  # the next one comes with the first heartbeat
-        _give_sign(place)
+        _give_sign(context)
     heart = threading.Thread(target=copy_context().run, args=(beat,), name="job-heartbeat", daemon=True)
     heart.start()
     try:
@@ -171,27 +171,27 @@ def _beating(place: Place, at_work: Callable[[], list[InHand]], seconds: float) 
         leaving.set()
         heart.join()
         with suppress(SQLAlchemyError):  # the sign ends by itself
-            _end_sign(place)
+            _end_sign(context)
 
 
-def _give_sign(place: Place) -> None:
+def _give_sign(context: WorkerContext) -> None:
     """Say that somebody takes what waits, as long as that is so."""
-    if not (place.closing.is_set() or place.ending.is_set()):
-        with transaction(place.engine, "worker.sign") as session:
+    if not (context.closing.is_set() or context.ending.is_set()):
+        with transaction(context.engine, "worker.sign") as session:
             controls.give(session)
 
 
-def _end_sign(place: Place) -> None:
-    with transaction(place.engine, "worker.leave") as session:
+def _end_sign(context: WorkerContext) -> None:
+    with transaction(context.engine, "worker.leave") as session:
         controls.end(session)
 
 
-def _renew(place: Place, held: list[InHand]) -> None:
+def _renew(context: WorkerContext, held: list[JobRun]) -> None:
     if not held:
         return
     asked = time.monotonic()
-    ours = claiming.renew(place.engine, [(job.claim, job.fraction) for job in held])
-    running = _count_running(place)
+    ours = claiming.renew(context.engine, [(job.claim, job.fraction) for job in held])
+    running = _count_running(context)
     for job in held:
         if job.claim.id in ours:
             job.renewed = asked
@@ -201,6 +201,6 @@ def _renew(place: Place, held: list[InHand]) -> None:
             job.is_lost = True
 
 
-def _count_running(place: Place) -> int:
-    with reading(place.engine) as session:
+def _count_running(context: WorkerContext) -> int:
+    with reading(context.engine) as session:
         return claims.count_running(session)
