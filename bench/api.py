@@ -21,8 +21,8 @@ from reelkeeper.operations.jobs import settle
 from reelkeeper.store.core.engine import open_engine, transaction
 from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.tables import storage_accounts, users
+from tests.operations.asking import ask, claim, fox, make
 from tests.operations.books import store_video
-from tests.operations.desk import ask, claim, fox, make
 
 REQUESTS = 600  # of each kind
 CACHED = 200  # videos that are there

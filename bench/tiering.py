@@ -55,7 +55,7 @@ class Spent(NamedTuple):
 class Job(NamedTuple):
     """Commands that one after another worked in one folder, with their inputs kept for a second run."""
 
-    desk: Path
+    scratch_dir: Path
     commands: list[list[str]]
 
 
@@ -101,13 +101,13 @@ def recording(keep: Path) -> Iterator[list[Job]]:
     jobs: dict[Path, Job] = {}
     lock = threading.Lock()
 
-    def noted(argv: Sequence[str], *, desk: Path, **options: Any) -> Finished:  # noqa: ANN401  as run takes them
-        links = {path: path.resolve() for path in desk.iterdir() if path.is_symlink()}
+    def noted(argv: Sequence[str], *, scratch_dir: Path, **options: Any) -> Finished:  # noqa: ANN401  as run takes them
+        links = {path: path.resolve() for path in scratch_dir.iterdir() if path.is_symlink()}
         kept = {path: _keep(target, keep) for path, target in links.items()}
-        ended = run(argv, desk=desk, **options)
+        ended = run(argv, scratch_dir=scratch_dir, **options)
         if not ended.stopped:  # by hand it would run to its end: leaving it out favours the floor
             with lock:
-                jobs.setdefault(desk, Job(desk, [])).commands.append([_with(kept, part) for part in argv])
+                jobs.setdefault(scratch_dir, Job(scratch_dir, [])).commands.append([_with(kept, part) for part in argv])
         return ended
 
     noting: list[Job] = []
@@ -135,7 +135,7 @@ def by_hand(jobs: list[Job], parallel: int = PARALLEL) -> Spent:
     def work(job: Job) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for argv in job.commands:
-                moved = [part.replace(str(job.desk), folder) for part in argv]
+                moved = [part.replace(str(job.scratch_dir), folder) for part in argv]
                 subprocess.run(
                     moved,
                     cwd=folder,

@@ -40,7 +40,7 @@ class Scene:
     workspace: Workspace
     files: dict[str, Path]
     held_bytes: dict[str, tuple[int, int]]  # step -> objects, bytes
-    desk: requests.Desk = field(default_factory=requests.Desk)
+    request_log: requests.RequestLog = field(default_factory=requests.RequestLog)
 
     def count(self, step: str) -> None:
         """Note what the bucket holds now."""
@@ -214,9 +214,9 @@ _STEPS = (
     ("What Slack would show", lambda scene: money.alert(scene.workspace)),
     ("forecast_costs --apply: where the month is going", lambda scene: money.forecast(scene.workspace)),
     ("The report", lambda scene: money.look(scene.workspace)),
-    ("The HTTP API: everybody asks at once", lambda scene: requests.burst(scene.workspace, scene.desk)),
-    ("dispatch_jobs --apply: the videos are made", lambda scene: requests.make(scene.workspace, scene.desk)),
-    ("The same again: from the cache", lambda scene: requests.again(scene.workspace, scene.desk)),
+    ("The HTTP API: everybody asks at once", lambda scene: requests.burst(scene.workspace, scene.request_log)),
+    ("dispatch_jobs --apply: the videos are made", lambda scene: requests.make(scene.workspace, scene.request_log)),
+    ("The same again: from the cache", lambda scene: requests.again(scene.workspace, scene.request_log)),
     ("tune_concurrency --apply: how many at once", lambda scene: requests.tune(scene.workspace)),
 )
 

@@ -76,7 +76,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(slots=True)
-class Desk:
+class RequestLog:
     """What the pages share: when the users began to ask, and what they were answered."""
 
     began: datetime | None = None
@@ -87,36 +87,36 @@ class Desk:
         return list(dict.fromkeys(str(one.said["job_id"]) for one in self.answers if one.kind != "refused"))
 
 
-def burst(workspace: Workspace, desk: Desk) -> None:
+def burst(workspace: Workspace, request_log: RequestLog) -> None:
     """Let all users ask at once, and show who got what."""
     with transaction(workspace.engine, "demo.credits") as session:
-        desk.began = now(session)
+        request_log.began = now(session)
         for user, amount in _CREDITS_MICROUSD.items():
             ledger.grant(session, user, amount, f"demo/{user}", run_id="demo", reason="the demo's gift")
     with _client(workspace) as client, ThreadPoolExecutor(len(_BURST)) as pool:
         began = time.monotonic()
         asked = pool.map(lambda user: [_ask(client, user, n, one) for n, one in enumerate(_BURST[user])], _BURST)
-        desk.answers = [answer for answers in asked for answer in answers]
+        request_log.answers = [answer for answers in asked for answer in answers]
         took = time.monotonic() - began
         repeated = _ask(client, "ben", 0, _BURST["ben"][0])
         users = {user: client.user(user) for user in _BURST}
-    say(f"{len(desk.answers)} requests of {len(_BURST)} users at once, all answered within {took:.2f} s:")
+    say(f"{len(request_log.answers)} requests of {len(_BURST)} users at once, all answered within {took:.2f} s:")
     rows = []
     for user, told in users.items():
-        kinds = Counter(one.kind for one in desk.answers if one.user_id == user)
+        kinds = Counter(one.kind for one in request_log.answers if one.user_id == user)
         counts = (kinds["queued"], kinds["joined"], kinds["refused"])
         money = dollars(told["held_microusd"]), dollars(told["available_microusd"])
         rows.append((user, told["tier"] or "unknown", *counts, size(told["reserved_bytes"]), *money))
     table(("user", "tier", ">queued", ">joined", ">refused", ">bytes reserved", ">credits held", ">left"), rows)
     say("Who asks for what is about to be made joins that job. What was refused, and what its user reads:")
-    refused = [(one.user_id, one.refusal) for one in desk.answers if one.refusal]
+    refused = [(one.user_id, one.refusal) for one in request_log.answers if one.refusal]
     table(("user", ">HTTP", "why"), [(user, why.status, why.detail) for user, why in refused])
-    first = next(one for one in desk.answers if one.user_id == "ben")
+    first = next(one for one in request_log.answers if one.user_id == "ben")
     check.require(repeated.said["job_id"] == first.said["job_id"], "the same key again gave another job")
     say("ben's client asked once more under its first key, as after a lost answer: the same job, held for once.")
 
 
-def make(workspace: Workspace, desk: Desk) -> None:
+def make(workspace: Workspace, request_log: RequestLog) -> None:
     """Make what waits, look at each result, and show who waited how long."""
     from flows.dispatch_jobs import dispatch_jobs  # noqa: PLC0415  Prefect reads the demo's environment, set before
 
@@ -128,21 +128,21 @@ def make(workspace: Workspace, desk: Desk) -> None:
     took = time.monotonic() - began
     say(f"ffmpeg made {report.succeeded} videos in {took:.0f} s, {_SLOTS} at once, all of one size. Seconds by tier:")
     with reading(workspace.engine) as session:
-        groups = by_group(performance.ended(session, desk.began or now(session), now(session)))
+        groups = by_group(performance.ended(session, request_log.began or now(session), now(session)))
     rows = []
     for tier in _TIERS:
         seen = figures(groups.get((tier, ""), []))
         names = ("wait_mean", "wait_p50", "wait_p95", "processing_mean")
         rows.append((tier or "all", seen["made"], seen["joined"], *(_seconds(seen[f"{one}_seconds"]) for one in names)))
     table(("tier", ">made", ">joined", ">mean wait", ">half wait at most", ">95 of 100", ">making it took"), rows)
-    frames = check.every_job(workspace, desk.jobs())
+    frames = check.every_job(workspace, request_log.jobs())
     say(f"Each was read back from the bucket: as large and as long as asked, and all {frames} frames decode.")
     say("Whoever joined another's job has its video for nothing, and nobody's credits are held any more.")
 
 
-def again(workspace: Workspace, desk: Desk) -> None:
+def again(workspace: Workspace, request_log: RequestLog) -> None:
     """Ask for the same videos anew: they are there; and fetch one as a browser would."""
-    wanted = {str(one.request): one for one in desk.answers if not one.refusal}.values()
+    wanted = {str(one.request): one for one in request_log.answers if not one.refusal}.values()
     with _client(workspace) as client:
         began = time.monotonic()
         answers = [_ask(client, one.user_id, _AGAIN + n, one.request) for n, one in enumerate(wanted)]

@@ -12,7 +12,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
 from reelkeeper.adapters import generator
-from reelkeeper.adapters.ffmpeg.intake import sweep_desks
+from reelkeeper.adapters.ffmpeg.intake import sweep_scratch_dirs
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import queue, worker
@@ -45,7 +45,7 @@ def keep_slots_full(
 ) -> DispatchReport:
     """Run jobs until the window ends. To be told to end hands over what is at work."""
     scratch = make_folder(settings().scratch)
-    sweep_desks(scratch)
+    sweep_scratch_dirs(scratch)
     ends = worker.work(
         workspace,
         generator.connect(

@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from reelkeeper.adapters import ffmpeg
-from reelkeeper.adapters.ffmpeg.intake import sweep_desks
+from reelkeeper.adapters.ffmpeg.intake import sweep_scratch_dirs
 from reelkeeper.errors import MediaTimeout, Misconfigured, StorageError
 from reelkeeper.model import Outcome
 from reelkeeper.operations import Item, Lease
@@ -105,7 +105,7 @@ def _runner(width: int) -> Iterator[TaskRunner[Any]]:
 @task(task_run_name="worker {number}", cache_policy=NO_CACHE)
 def work(order: Order, number: int, workspace: Workspace | None) -> list[Outcome]:  # noqa: ARG001  the number is in its name
     """Take one batch of a plan after the other until nothing is left; says what became of each video."""
-    if swept := sweep_desks(settings().scratch):
+    if swept := sweep_scratch_dirs(settings().scratch):
         get_run_logger().info("%s folders that killed runs left at work are removed", f"{swept:,}")
     outcomes: list[Outcome] = []
     with (

@@ -8,5 +8,5 @@ from typing import Final
 
 FORKED: Final = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(
-    ["reelkeeper.store.core.schema", "tests.faults.scenarios", "tests.faults.alerting", "tests.operations.desk"]
+    ["reelkeeper.store.core.schema", "tests.faults.scenarios", "tests.faults.alerting", "tests.operations.asking"]
 )

@@ -11,7 +11,7 @@ import pytest
 
 from reelkeeper import disk
 from reelkeeper.adapters import ffmpeg
-from reelkeeper.adapters.ffmpeg.intake import desk
+from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.errors import DiskFull, NotAVideo
 from tests.disks import fill, small_disk
 from tests.shrinking import shrink
@@ -56,7 +56,7 @@ def test_a_disk_without_inodes_is_full(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_no_work_begins_on_a_full_scratch(small: Path) -> None:
     fill(small, 10 * MB)
-    with pytest.raises(DiskFull, match="REELKEEPER_SCRATCH_DIR"), desk(small):
+    with pytest.raises(DiskFull, match="REELKEEPER_SCRATCH_DIR"), scratch_dir(small):
         pytest.fail("it began")
 
 

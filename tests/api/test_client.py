@@ -12,7 +12,7 @@ from reelkeeper.operations.core import tokens
 from reelkeeper.operations.jobs import settle
 from tests.api.served import served
 from tests.faults.world import World
-from tests.operations.desk import claim, make
+from tests.operations.asking import claim, make
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[PrefectDouble]:
 
 
 @pytest.fixture
-def desk(world: World, app_state: AppState, server: PrefectDouble) -> Iterator[TestClient]:
+def client(world: World, app_state: AppState, server: PrefectDouble) -> Iterator[TestClient]:
     with transaction(world.workspace.engine, "test") as session:
         ledger.grant(session, "ann", 10 * DOLLAR, "first", run_id="test")
     _, text = tokens.create(world.workspace.engine, "a test", tuple(Scope), author="test")
@@ -59,22 +59,22 @@ def counted(client: TestClient, outcome: str) -> bool:
     return f'reelkeeper_dispatch_starts_total{{outcome="{outcome}"}} 0.0' not in client.get("/v1/metrics").text
 
 
-def test_a_queued_job_has_a_run_started_off_the_requests_path(desk: TestClient, server: PrefectDouble) -> None:
-    assert ask(desk, "k1") == 202
+def test_a_queued_job_has_a_run_started_off_the_requests_path(client: TestClient, server: PrefectDouble) -> None:
+    assert ask(client, "k1") == 202
     assert eventually(lambda: server.runs)
     (run,) = server.runs.values()
     assert run["parameters"] == {"seconds": 170}
-    assert eventually(lambda: counted(desk, "started"))
+    assert eventually(lambda: counted(client, "started"))
 
 
 def test_a_server_that_is_away_is_logged_and_counted_and_no_matter_to_the_caller(
-    desk: TestClient, server: PrefectDouble, caplog: pytest.LogCaptureFixture
+    client: TestClient, server: PrefectDouble, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.status = 503
-    assert ask(desk, "k1") == 202
-    assert eventually(lambda: counted(desk, "failed"))
+    assert ask(client, "k1") == 202
+    assert eventually(lambda: counted(client, "failed"))
     assert "the scheduled one will be: Prefect answered 503" in caplog.text
     assert "secret-word" not in caplog.text
     server.status = 201
-    assert ask(desk, "k2") == 202  # the thread has outlived it
-    assert eventually(lambda: counted(desk, "started"))
+    assert ask(client, "k2") == 202  # the thread has outlived it
+    assert eventually(lambda: counted(client, "started"))

@@ -21,7 +21,7 @@ from reelkeeper.rules.core.access import AccessPolicy
 from tests.api.crowd import CUT, PNG, Answer, Line, head
 from tests.api.served import Served, served
 from tests.faults.world import World
-from tests.operations.desk import ask, fox
+from tests.operations.asking import ask, fox
 from tests.policies import put_in_force
 
 QUICK = {

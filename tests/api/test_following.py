@@ -14,8 +14,8 @@ from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.follow import Followed, follow
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import jobs
+from tests.operations.asking import ask, claim, fox, make
 from tests.operations.books import DOLLAR, make_user
-from tests.operations.desk import ask, claim, fox, make
 
 
 @pytest.fixture(autouse=True)

@@ -24,8 +24,8 @@ from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import jobs
 from tests.api.answers import problem
 from tests.faults.world import World
+from tests.operations.asking import claim, make
 from tests.operations.books import DOLLAR, make_user
-from tests.operations.desk import claim, make
 from tests.policies import put_in_force
 
 

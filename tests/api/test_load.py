@@ -20,8 +20,8 @@ from reelkeeper.operations.core import tokens
 from tests.api.crowd import Crowd, Size
 from tests.api.served import Served, served
 from tests.faults.world import World
+from tests.operations.asking import ask, fox
 from tests.operations.books import DOLLAR, make_user
-from tests.operations.desk import ask, fox
 
 SMALL = Size(idle=80, streams=60, slow_bodies=10, clients=10, seconds=5)
 WHOLE = Size(idle=1_300, streams=600, slow_bodies=50, clients=200, seconds=60)

@@ -39,7 +39,7 @@ from reelkeeper.settings import settings
 from reelkeeper.store.billing.usage import record
 from reelkeeper.store.core.engine import now, transaction
 from tests.flows.scenes import Scene
-from tests.operations.desk import ask, claim, fox, make
+from tests.operations.asking import ask, claim, fox, make
 from tests.policies import different, put_in_force
 
 Reads = dict[str, set[object]]  # "LifecyclePolicy.grace_days" -> the values that were read

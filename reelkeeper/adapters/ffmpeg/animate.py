@@ -8,7 +8,7 @@ from typing import Any
 import ffmpeg
 
 from reelkeeper.adapters.ffmpeg.command import confined
-from reelkeeper.adapters.ffmpeg.intake import desk
+from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.adapters.ffmpeg.runner import Watch
 from reelkeeper.errors import NotAVideo
 
@@ -41,7 +41,7 @@ def animate(scene: Scene, output: Path, *, image: Path | None = None, watch: Wat
     Raises NotAVideo for an image that is none, MediaTimeout, MediaError; whatever `watch` raises ends it.
     """
     chance = hashlib.sha256(scene.seed.encode()).digest()
-    with desk(output.parent) as work:
+    with scratch_dir(output.parent) as work:
         size = f"{scene.width}x{scene.height}"
         if image:
             picture = _admitted(image, work).filter("scale", 2 * scene.width, -2)
@@ -82,7 +82,7 @@ def _colours(scene: Scene, chance: bytes) -> str:
 
 
 def _admitted(image: Path, work: Path) -> Any:  # noqa: ANN401  ffmpeg-python has no types
-    """Place a stranger's picture on the desk; open it with the one demuxer and decoder that its first bytes name."""
+    """Copy a stranger's picture to `work`; open it with the one demuxer and decoder that its first bytes name."""
     if not 0 < (size := image.stat().st_size) <= _MOST_IMAGE_BYTES:
         raise NotAVideo(f"the image has {size} bytes, the limits are 1 and {_MOST_IMAGE_BYTES}")
     with image.open("rb") as file:

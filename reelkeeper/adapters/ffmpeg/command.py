@@ -44,7 +44,7 @@ def confined(
     argv = ffmpeg.compile(spec.global_args(*_ALWAYS), cmd=tools().ffmpeg, overwrite_output=True)
     return run(
         argv,
-        desk=work,
+        scratch_dir=work,
         bounds=Bounds(wall_seconds=wall_seconds, file_bytes=file_bytes),
         walls=tools().walls,
         watch=watch or (lambda _: False),

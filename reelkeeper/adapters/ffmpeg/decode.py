@@ -7,7 +7,7 @@ from pathlib import Path
 import ffmpeg
 
 from reelkeeper.adapters.ffmpeg.command import call
-from reelkeeper.adapters.ffmpeg.intake import admit, desk
+from reelkeeper.adapters.ffmpeg.intake import admit, scratch_dir
 from reelkeeper.adapters.ffmpeg.probe import inspect
 from reelkeeper.model import Media, MediaLimits
 
@@ -26,7 +26,7 @@ def decode(path: Path, media: Media | None = None, limits: MediaLimits | None = 
     """Decode every frame and sample of `path`, described by `media`. Its first error raises NotAVideo."""
     limits = limits or MediaLimits()
     media = media or inspect(path, limits)
-    with desk() as work:
+    with scratch_dir() as work:
         clip = admit(path, work, limits)
         whole, log = ffmpeg.input(clip.url, threads=1, **clip.options(limits)), work / "frames.txt"
         streams = [whole["V:0"], *([whole["a"]] if media.audio else [])]

@@ -11,7 +11,7 @@ from typing import Any
 import ffmpeg
 
 from reelkeeper.adapters.ffmpeg.command import call
-from reelkeeper.adapters.ffmpeg.intake import admit, desk
+from reelkeeper.adapters.ffmpeg.intake import admit, scratch_dir
 from reelkeeper.adapters.ffmpeg.runner import Progress, Watch
 from reelkeeper.model import Media, MediaLimits
 
@@ -63,7 +63,7 @@ def encode(
         too_large = most_bytes is not None and (progress.size_bytes or 0) > most_bytes
         return too_large or (watch is not None and watch(progress))
 
-    with desk(output.parent) as work:
+    with scratch_dir(output.parent) as work:
         clip = admit(source, work, limits := limits or MediaLimits())
         whole, draft = ffmpeg.input(clip.url, threads=1, **clip.options(limits)), work / "out.webm"
         picture = whole["V:0"]

@@ -24,7 +24,7 @@ from reelkeeper.model import MediaLimits
 _ISO_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
 _C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")  # C2PA specification 2.1, A.5: BMFF boxes
 _MOST_BOXES = 10_000
-_DESK = "reelkeeper-desk-"
+_PREFIX = "reelkeeper-desk-"
 SCRATCH = "the scratch disk"
 SCRATCH_REMEDY = "Free some space, set REELKEEPER_SCRATCH_DIR to a larger disk, or REELKEEPER_WORKERS to fewer"
 _TEMPORARY_REMEDY = "Free some space, or set TMPDIR to a larger disk"
@@ -43,7 +43,7 @@ _DECODERS = (
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A file that may be handed to ffmpeg: `path` is a fixed name in the desk, `container` is mov, webm or mpeg."""
+    """A file that may be handed to ffmpeg, by a fixed name in a scratch folder; `container` is mov, webm or mpeg."""
 
     path: Path
     container: str
@@ -67,10 +67,10 @@ class Clip:
 
 
 @contextlib.contextmanager
-def desk(folder: Path | None = None) -> Iterator[Path]:
+def scratch_dir(folder: Path | None = None) -> Iterator[Path]:
     """Make a private folder for one job, under `folder` or the system's, and remove it afterwards.
 
-    It is locked as long as its owner lives, so that `sweep_desks` can tell what a killed process has left. Raises
+    It is locked as long as its owner lives, so that `sweep_scratch_dirs` knows what a killed one left. Raises
     DiskFull before the work, and from within it, where the disk is full.
     """
     place = folder or Path(tempfile.gettempdir())
@@ -78,7 +78,7 @@ def desk(folder: Path | None = None) -> Iterator[Path]:
     disk.require(place, role, remedy)
     with (
         disk.watched(place, role, remedy),
-        tempfile.TemporaryDirectory(prefix=_DESK, dir=folder, ignore_cleanup_errors=True) as path,
+        tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder, ignore_cleanup_errors=True) as path,
         _locked(Path(path)),
     ):
         yield Path(path).absolute()
@@ -97,14 +97,14 @@ def _locked(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def sweep_desks(scratch: Path, older_than_seconds: float = 3600) -> int:
-    """Remove the desks that killed processes have left in `scratch` and in the system's folder; returns how many.
+def sweep_scratch_dirs(scratch: Path, older_than_seconds: float = 3600) -> int:
+    """Remove the folders that killed processes have left in `scratch` and in the system's folder; returns how many.
 
     One that is locked is in use; one that is young may be about to be locked. Another user's are left alone.
     """
     swept = 0
     for folder in {scratch, Path(tempfile.gettempdir())}:
-        for left in folder.glob(f"{_DESK}*"):
+        for left in folder.glob(f"{_PREFIX}*"):
             with contextlib.suppress(OSError):  # removed meanwhile, or not ours to open
                 status = left.lstat()
                 old = time.time() - status.st_mtime > older_than_seconds
@@ -118,7 +118,7 @@ def sweep_desks(scratch: Path, older_than_seconds: float = 3600) -> int:
 
 
 def admit(source: Path, work: Path, limits: MediaLimits, name: str = "in") -> Clip:
-    """Place `source` on the desk `work` under a safe name. Raises NotAVideo for what is none by its first bytes."""
+    """Place `source` in the folder `work` under a safe name. Raises NotAVideo for what is none by its first bytes."""
     status = source.stat()
     if not stat.S_ISREG(status.st_mode):
         raise NotAVideo("not a regular file")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reelkeeper.adapters.ffmpeg.intake import Clip, admit, desk, has_content_credentials
+from reelkeeper.adapters.ffmpeg.intake import Clip, admit, has_content_credentials, scratch_dir
 from reelkeeper.adapters.ffmpeg.runner import run
 from reelkeeper.adapters.ffmpeg.sandbox import Bounds
 from reelkeeper.adapters.ffmpeg.tools import tools
@@ -32,7 +32,7 @@ _DEPTH = re.compile(r"p?(9|10|12|14|16)(le|be)$")
 def inspect(path: Path, limits: MediaLimits | None = None) -> Media:
     """Describe `path`. Raises NotAVideo where it is none, or where it asks for more than `limits`."""
     limits = limits or MediaLimits()
-    with desk() as work:
+    with scratch_dir() as work:
         clip = admit(path, work, limits)
         said = _ask(clip, work, limits, "-show_packets", "-show_entries", _ENTRIES)
         media = _within(_media(said, clip), limits)
@@ -45,7 +45,7 @@ def inspect(path: Path, limits: MediaLimits | None = None) -> Media:
 def _ask(clip: Clip, work: Path, limits: MediaLimits, *questions: str) -> Mapping[str, Any]:
     options = [part for name, value in clip.options(limits).items() for part in (f"-{name}", str(value))]
     argv = [tools().ffprobe, "-v", "error", *options, *questions, "-of", "json=c=1", clip.url]
-    ended = run(argv, desk=work, bounds=Bounds(), walls=tools().walls)
+    ended = run(argv, scratch_dir=work, bounds=Bounds(), walls=tools().walls)
     answer: Mapping[str, Any] = json.loads(ended.check("ffprobe", complaints=True).output)
     return answer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import ffmpeg
 
 from reelkeeper.adapters.ffmpeg.command import call
-from reelkeeper.adapters.ffmpeg.intake import admit, desk
+from reelkeeper.adapters.ffmpeg.intake import admit, scratch_dir
 from reelkeeper.adapters.ffmpeg.runner import Watch
 from reelkeeper.adapters.ffmpeg.tools import tools
 from reelkeeper.errors import NotAVideo, ToolMissing
@@ -41,7 +41,7 @@ def measure(
         )
     model = _MODEL_4K if media.width * media.height > _ABOVE_1440P else _MODEL
     pixels = "yuv420p10le" if media.bit_depth > 8 else "yuv420p"  # noqa: PLR2004  bits
-    with desk() as work:
+    with scratch_dir() as work:
         limits, sides = limits or MediaLimits(), []
         for name, path in (("distorted", distorted), ("reference", reference)):
             clip = admit(path, work, limits, name)

@@ -58,7 +58,7 @@ class Finished:
     complaints: str  # the end of its stderr
     cpu_seconds: float
     frames: int
-    desk: Path
+    scratch_dir: Path
     stopped: bool = False
 
     def check(self, what: str, *, complaints: bool = False) -> "Finished":
@@ -85,8 +85,8 @@ class Finished:
         """Raise DiskFull where the tool says that the disk is full, or it is: nothing can be said of the file then."""
         role, remedy = "the disk that media tools write to", SCRATCH_REMEDY
         if any(word in self.complaints for word in _FULL):
-            raise disk.full(self.desk, role, remedy)
-        disk.require(self.desk, role, remedy)
+            raise disk.full(self.scratch_dir, role, remedy)
+        disk.require(self.scratch_dir, role, remedy)
 
 
 def _digest(complaints: str) -> str:
@@ -99,12 +99,14 @@ def _digest(complaints: str) -> str:
 Watch = Callable[[Progress], bool]
 
 
-def run(argv: Sequence[str], *, desk: Path, bounds: Bounds, walls: Walls, watch: Watch | None = None) -> Finished:
-    """Run `argv` in the folder `desk`. `watch` hears of progress twice a second; True from it ends the tool.
+def run(
+    argv: Sequence[str], *, scratch_dir: Path, bounds: Bounds, walls: Walls, watch: Watch | None = None
+) -> Finished:
+    """Run `argv` in the folder `scratch_dir`. `watch` hears of progress twice a second; True from it ends the tool.
 
     Whatever `watch` raises ends the tool as well and is passed on. Raises MediaTimeout at the wall or stall limit.
     """
-    with _reserved(desk) as errors, launched(argv, desk, bounds, walls, errors) as tool:
+    with _reserved(scratch_dir) as errors, launched(argv, scratch_dir, bounds, walls, errors) as tool:
         reading = _Reading(tool.output, bounds, tool.name, watch)
         try:
             stopped = reading.to_the_end()
@@ -115,12 +117,14 @@ def run(argv: Sequence[str], *, desk: Path, bounds: Bounds, walls: Walls, watch:
         ended = None if stopped else tool.wait()  # its output is closed: it is about to end
         returncode, cpu_seconds = ended or tool.end()
         complaints = _tail(errors)
-    return Finished(returncode, bytes(reading.output), complaints, cpu_seconds, reading.progress.frames, desk, stopped)
+    return Finished(
+        returncode, bytes(reading.output), complaints, cpu_seconds, reading.progress.frames, scratch_dir, stopped
+    )
 
 
-def _reserved(desk: Path) -> IO[bytes]:
+def _reserved(scratch_dir: Path) -> IO[bytes]:
     """Open a file without a name whose first bytes have their place on the disk already."""
-    file = tempfile.TemporaryFile(dir=desk)  # noqa: SIM115  the caller closes it
+    file = tempfile.TemporaryFile(dir=scratch_dir)  # noqa: SIM115  the caller closes it
     try:
         os.posix_fallocate(file.fileno(), 0, _RESERVED_BYTES)
     except BaseException:

@@ -10,7 +10,7 @@ from pathlib import Path
 import ffmpeg
 
 from reelkeeper.adapters.ffmpeg import seccomp
-from reelkeeper.adapters.ffmpeg.intake import desk
+from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.adapters.ffmpeg.runner import run
 from reelkeeper.adapters.ffmpeg.sandbox import ENVIRONMENT, Bounds, Walls
 from reelkeeper.errors import MediaError, ToolMissing
@@ -148,9 +148,9 @@ def _ask(exe: str, *arguments: str) -> tuple[str, str]:
 
 def _holds(walls: Walls, *programs: str) -> bool:
     """Whether the kernel grants these walls and the tools work within them."""
-    with desk() as work:
+    with scratch_dir() as work:
         try:
-            ends = [run([exe, "-version"], desk=work, bounds=Bounds(), walls=walls) for exe in programs]
+            ends = [run([exe, "-version"], scratch_dir=work, bounds=Bounds(), walls=walls) for exe in programs]
         except (OSError, MediaError):  # the kernel refused
             return False
     return all(end.returncode == 0 for end in ends)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import Engine
 
-from reelkeeper.adapters.ffmpeg.intake import desk
+from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.adapters.generator import Generator
 from reelkeeper.adapters.generator.order import Made, Order
 from reelkeeper.errors import (
@@ -177,7 +177,7 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
         raise ReelkeeperError(one.error or "its worker gave no sign of life")  # what it sent may go on
     with reading(context.engine) as session:
         is_there = is_live(session, one.id)  # an earlier worker has delivered it, and died before it was settled
-    with desk(context.scratch) as folder:
+    with scratch_dir(context.scratch) as folder:
         made = Made(folder) if is_there else context.generator.make(_order(one), folder / "made.mp4", job)
         # Of a job that another worker began, only the store knows how long it took.
         took = None if one.provider_key else time.monotonic() - job.began

@@ -6,7 +6,7 @@ from hashlib import file_digest
 from pathlib import Path
 
 from reelkeeper.adapters import ffmpeg
-from reelkeeper.adapters.ffmpeg.intake import desk
+from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.errors import MediaTimeout, NotAVideo
 from reelkeeper.model import Media, MediaLimits, Quality, Refusal, Transcode
 from reelkeeper.rules.lifecycle import crf, transcode
@@ -44,7 +44,7 @@ def shrink(
     refusal = transcode.skip(media, recipe, mark) or pays(media, recipe.codec, recipe.payback, remaining_days, mark)
     if refusal:
         return refusal
-    with desk(scratch) as work:
+    with scratch_dir(scratch) as work:
         search = _Search(source, work, media, recipe, acceptance, limits=limits, progress=progress)
         found = _found(search, acceptance, mark, timed_out)
         if isinstance(found, Refusal):

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from reelkeeper import disk
 from reelkeeper.adapters import ffmpeg
-from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY, desk
+from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY, scratch_dir
 from reelkeeper.errors import IntegrityDoubt, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, MediaLimits, Outcome
@@ -39,7 +39,7 @@ def workplace(scratch: Path, needed_bytes: int) -> Iterator[Path]:
     require_room(scratch, needed_bytes)
     with disk.watched(scratch, SCRATCH, SCRATCH_REMEDY):
         make_folder(scratch)
-    with desk(scratch) as place:
+    with scratch_dir(scratch) as place:
         yield place
 
 

@@ -25,8 +25,8 @@ REPORTING = ["-nostats", "-progress", "pipe:1", "-stats_period", "0.1"]
 OPEN = Walls(network=False, files=False, calls=False)
 
 
-def shell(script: str, desk: Path, walls: Walls = OPEN, wall_seconds: float = 60) -> Finished:
-    return run(["/bin/sh", "-c", script], desk=desk, bounds=Bounds(wall_seconds), walls=walls)
+def shell(script: str, scratch_dir: Path, walls: Walls = OPEN, wall_seconds: float = 60) -> Finished:
+    return run(["/bin/sh", "-c", script], scratch_dir=scratch_dir, bounds=Bounds(wall_seconds), walls=walls)
 
 
 LONG = {"wall_seconds": 280}
@@ -46,7 +46,7 @@ def gone(pid: int) -> bool:
 def test_a_tool_past_its_wall_limit_is_ended(tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(MediaTimeout, match="limit of 1 s"):
-        run([tools().ffmpeg, *ENDLESS], desk=tmp_path, bounds=Bounds(wall_seconds=1), walls=tools().walls)
+        run([tools().ffmpeg, *ENDLESS], scratch_dir=tmp_path, bounds=Bounds(wall_seconds=1), walls=tools().walls)
     assert time.monotonic() - started < 60
     assert not ffmpeg_children()
 
@@ -55,7 +55,7 @@ def test_a_tool_that_stalls_is_ended(tmp_path: Path) -> None:
     with pytest.raises(MediaTimeout, match="no progress"):
         run(
             ["/bin/sh", "-c", "echo frame=1; echo progress=continue; exec sleep 900"],
-            desk=tmp_path,
+            scratch_dir=tmp_path,
             bounds=Bounds(stall_seconds=1),
             walls=OPEN,
             watch=lambda _: False,
@@ -77,13 +77,19 @@ def test_whatever_the_watcher_raises_ends_the_tool_and_is_passed_on(tmp_path: Pa
         return False
 
     with pytest.raises(InterruptedError, match="lease"):
-        run([tools().ffmpeg, *REPORTING, *ENDLESS], desk=tmp_path, bounds=Bounds(), walls=tools().walls, watch=lost)
+        run(
+            [tools().ffmpeg, *REPORTING, *ENDLESS],
+            scratch_dir=tmp_path,
+            bounds=Bounds(),
+            walls=tools().walls,
+            watch=lost,
+        )
     assert not ffmpeg_children()
 
 
 def test_a_watcher_may_end_the_tool_early(tmp_path: Path) -> None:
     argv = [tools().ffmpeg, *REPORTING, *ENDLESS]
-    ended = run(argv, desk=tmp_path, bounds=Bounds(), walls=tools().walls, watch=lambda p: p.frames > 0)
+    ended = run(argv, scratch_dir=tmp_path, bounds=Bounds(), walls=tools().walls, watch=lambda p: p.frames > 0)
     assert ended.stopped
     assert ended.cpu_seconds > 0
 
@@ -114,7 +120,9 @@ def test_a_tool_has_limits_of_the_kernel(tmp_path: Path) -> None:
 def test_a_tool_that_wants_more_memory_than_its_limit_fails(tmp_path: Path) -> None:
     bounds = Bounds(memory_bytes=300 << 20)
     argv = [tools().ffmpeg, "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=1280x720:d=1"]
-    ended = run([*argv, "-c:v", "libsvtav1", "-f", "null", "-"], desk=tmp_path, bounds=bounds, walls=tools().walls)
+    ended = run(
+        [*argv, "-c:v", "libsvtav1", "-f", "null", "-"], scratch_dir=tmp_path, bounds=bounds, walls=tools().walls
+    )
     assert ended.returncode != 0
 
 
@@ -123,7 +131,7 @@ def test_a_tool_dies_with_its_parent(tmp_path: Path) -> None:
         from pathlib import Path
         from reelkeeper.adapters.ffmpeg.runner import run
         from reelkeeper.adapters.ffmpeg.sandbox import Bounds, Walls
-        run(["/bin/sh", "-c", "echo $$ > pid; exec sleep 900"], desk=Path({str(tmp_path)!r}), bounds=Bounds(),
+        run(["/bin/sh", "-c", "echo $$ > pid; exec sleep 900"], scratch_dir=Path({str(tmp_path)!r}), bounds=Bounds(),
             walls=Walls(False, False, False))
     """
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)]) as parent:
@@ -183,7 +191,7 @@ def test_a_forked_process_has_a_launcher_of_its_own(tmp_path: Path) -> None:
 
 def test_a_tool_that_cannot_be_started_is_told(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="No such file"):
-        run(["/nonexistent/ffmpeg"], desk=tmp_path, bounds=Bounds(), walls=OPEN)
+        run(["/nonexistent/ffmpeg"], scratch_dir=tmp_path, bounds=Bounds(), walls=OPEN)
 
 
 def test_the_network_is_out_of_reach(tmp_path: Path) -> None:
@@ -197,7 +205,7 @@ def test_the_network_is_out_of_reach(tmp_path: Path) -> None:
         listener.start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
         argv = [tools().ffmpeg, "-v", "error", "-i", url, "-f", "null", "-"]
-        ended = run(argv, desk=tmp_path, bounds=Bounds(wall_seconds=120), walls=tools().walls)
+        ended = run(argv, scratch_dir=tmp_path, bounds=Bounds(wall_seconds=120), walls=tools().walls)
         listener.join()
     assert ended.returncode != 0
     assert not calls
@@ -216,15 +224,15 @@ def _count(server: socket.socket, calls: list[object]) -> None:
 def test_other_files_are_out_of_reach(tmp_path: Path) -> None:
     if not tools().walls.files:
         pytest.skip("this kernel has no Landlock")
-    desk, other = tmp_path / "desk", tmp_path / "secret.txt"
-    desk.mkdir()
+    scratch_dir, other = tmp_path / "scratch", tmp_path / "secret.txt"
+    scratch_dir.mkdir()
     other.write_text("file 'in.mp4'\n")
     argv = [tools().ffmpeg, "-v", "error", "-f", "data", "-i", str(other), "-map", "0", "-f", "null", "-"]
-    ended = run(argv, desk=desk, bounds=Bounds(), walls=tools().walls)
+    ended = run(argv, scratch_dir=scratch_dir, bounds=Bounds(), walls=tools().walls)
     assert "Permission denied" in ended.complaints
     environment = run(
         [tools().ffmpeg, "-v", "error", "-f", "data", "-i", f"/proc/{os.getpid()}/environ", "-f", "null", "-"],
-        desk=desk,
+        scratch_dir=scratch_dir,
         bounds=Bounds(),
         walls=tools().walls,
     )

@@ -25,12 +25,12 @@ FILES, CALLS = OPEN._replace(files=True), OPEN._replace(calls=True)
 PYTHON = os.path.realpath(sys.executable)
 
 
-def attempt(code: str, desk: Path, walls: Walls) -> Finished:
+def attempt(code: str, scratch_dir: Path, walls: Walls) -> Finished:
     """Run Python code as the media tool; it may read its own library, which a link in the folder points at."""
-    if not (desk / "python").exists():
-        (desk / "python").symlink_to(sys.base_prefix)
+    if not (scratch_dir / "python").exists():
+        (scratch_dir / "python").symlink_to(sys.base_prefix)
     argv = [PYTHON, "-I", "-S", "-c", textwrap.dedent(code)]
-    return run(argv, desk=desk, bounds=Bounds(wall_seconds=20), walls=walls)
+    return run(argv, scratch_dir=scratch_dir, bounds=Bounds(wall_seconds=20), walls=walls)
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Victims:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Path:
-    (tmp_path / "desk").mkdir()
-    return tmp_path / "desk"
+def scratch_dir(tmp_path: Path) -> Path:
+    (tmp_path / "scratch").mkdir()
+    return tmp_path / "scratch"
 
 
 @pytest.fixture
@@ -89,34 +89,34 @@ ATTEMPTS = {
 
 
 @pytest.mark.parametrize("what", ATTEMPTS)
-def test_no_system_call_reaches_beyond_the_tool(desk: Path, victims: Victims, what: str) -> None:
+def test_no_system_call_reaches_beyond_the_tool(scratch_dir: Path, victims: Victims, what: str) -> None:
     if not seccomp.FILTER:
         pytest.skip("no filter is known for this kind of processor")
     code = ATTEMPTS[what].format(v=victims)
-    control = attempt(code, desk, OPEN)
+    control = attempt(code, scratch_dir, OPEN)
     assert control.returncode == 0, control.complaints
-    refused = attempt(code, desk, CALLS)
+    refused = attempt(code, scratch_dir, CALLS)
     assert refused.returncode == 1
     assert any(word in refused.complaints for word in ("PermissionError", "[Errno 38]", "[Errno 1]")), refused
 
 
 @pytest.mark.skipif(not seccomp.FILTER, reason="no filter is known for this kind of processor")
-def test_a_device_cannot_be_made(desk: Path) -> None:
+def test_a_device_cannot_be_made(scratch_dir: Path) -> None:
     """Which root may, and could then read the disk by: the folder of the tool is its own otherwise."""
     code = "import os, stat; os.mknod('device', stat.S_IFCHR | 0o600, os.makedev(1, 7))"  # /dev/full
     if os.geteuid() == 0:
-        assert attempt(code, desk, OPEN).returncode == 0
-        (desk / "device").unlink()
-    assert "PermissionError" in attempt(code, desk, CALLS).complaints
+        assert attempt(code, scratch_dir, OPEN).returncode == 0
+        (scratch_dir / "device").unlink()
+    assert "PermissionError" in attempt(code, scratch_dir, CALLS).complaints
 
 
 @pytest.mark.skipif(not seccomp.FILTER, reason="no filter is known for this kind of processor")
-def test_threads_work(desk: Path) -> None:
+def test_threads_work(scratch_dir: Path) -> None:
     code = "import threading; t = threading.Thread(target=print, args=['well']); t.start(); t.join()"
-    assert attempt(code, desk, CALLS).output == b"well\n"
+    assert attempt(code, scratch_dir, CALLS).output == b"well\n"
 
 
-def test_a_tool_that_starts_threads_without_end_is_killed(desk: Path) -> None:
+def test_a_tool_that_starts_threads_without_end_is_killed(scratch_dir: Path) -> None:
     code = """
         import threading
         threading.stack_size(32768)
@@ -127,40 +127,40 @@ def test_a_tool_that_starts_threads_without_end_is_killed(desk: Path) -> None:
         import time; time.sleep({seconds})
         gate.set()
     """
-    well = attempt(code.format(count=200, seconds=1.5), desk, OPEN)
+    well = attempt(code.format(count=200, seconds=1.5), scratch_dir, OPEN)
     assert (well.returncode, well.output) == (0, b"started\n")
     with pytest.raises(NotAVideo, match=r"threads.*256"):
-        attempt(code.format(count=300, seconds=20), desk, OPEN)
+        attempt(code.format(count=300, seconds=20), scratch_dir, OPEN)
 
 
 @pytest.mark.skipif(landlock.version() < 6, reason="scopes came with version 6 of Landlock")
-def test_landlock_alone_keeps_signals_and_abstract_sockets_in(desk: Path, victims: Victims) -> None:
+def test_landlock_alone_keeps_signals_and_abstract_sockets_in(scratch_dir: Path, victims: Victims) -> None:
     for what in ("a signal", "an abstract socket"):
-        ended = attempt(ATTEMPTS[what].format(v=victims), desk, FILES)
+        ended = attempt(ATTEMPTS[what].format(v=victims), scratch_dir, FILES)
         assert "PermissionError" in ended.complaints, what
 
 
 @pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
-def test_no_other_program_takes_the_place_of_the_tool(desk: Path) -> None:
+def test_no_other_program_takes_the_place_of_the_tool(scratch_dir: Path) -> None:
     """Programs lie among the libraries too, and a tool can write one into its folder."""
     code = """
         import os, shutil
         shutil.copy({source!r}, "copy") if {copied} else None
         os.execv({target!r}, ["true"])
     """
-    for copied, target in ((False, "/bin/true"), (True, str(desk / "copy"))):
+    for copied, target in ((False, "/bin/true"), (True, str(scratch_dir / "copy"))):
         source = PYTHON if copied else ""
         argued = code.format(source=source, copied=copied, target=target)
         if not copied:
-            assert attempt(argued, desk, OPEN).returncode == 0
-        assert "PermissionError" in attempt(argued, desk, FILES).complaints
+            assert attempt(argued, scratch_dir, OPEN).returncode == 0
+        assert "PermissionError" in attempt(argued, scratch_dir, FILES).complaints
 
 
 @pytest.mark.skipif(not seccomp.FILTER, reason="no filter is known for this kind of processor")
-def test_system_calls_of_another_kind_end_the_tool(desk: Path) -> None:
+def test_system_calls_of_another_kind_end_the_tool(scratch_dir: Path) -> None:
     """The numbers of 32-bit and x32 calls mean others."""
     x32 = "import ctypes; r = ctypes.CDLL(None, use_errno=True).syscall(0x40000000 + 41, 1, 1, 0); print(r)"
-    assert attempt(x32, desk, CALLS).output == b"-1\n"
+    assert attempt(x32, scratch_dir, CALLS).output == b"-1\n"
 
 
 @pytest.mark.parametrize(

@@ -27,15 +27,15 @@ from reelkeeper.store.jobs.controls import ESTIMATES
 from reelkeeper.store.jobs.queue import leads
 from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, reservations, users, videos
 from tests.children import FORKED
+from tests.operations.asking import ask, claim, fox, make, row
 from tests.operations.books import DOLLAR, assert_books_balance, assert_bytes_add_up, balances, make_user, storage
-from tests.operations.desk import ask, claim, fox, make, row
 from tests.policies import put_in_force
 
 SIZE = expected_bytes(fox(), AdmissionPolicy().bits_per_pixel)
 
 
 @pytest.fixture
-def desk(engine: sa.Engine) -> Iterator[sa.Engine]:
+def funded(engine: sa.Engine) -> Iterator[sa.Engine]:
     """Ann and Ben have a dollar each; at the end everything adds up."""
     make_user(engine, "ann", DOLLAR, tier="pro")
     make_user(engine, "ben", DOLLAR)
@@ -55,169 +55,169 @@ def made(engine: sa.Engine, client_key: str, **options: object) -> str:
     return job.job_id
 
 
-def test_a_new_request_holds_its_price_reserves_its_bytes_and_waits(desk: sa.Engine) -> None:
-    answer = ask(desk, "k1")
+def test_a_new_request_holds_its_price_reserves_its_bytes_and_waits(funded: sa.Engine) -> None:
+    answer = ask(funded, "k1")
     assert isinstance(answer, Queued)
     assert (answer.place, answer.wait_seconds) == (1, 0)
     assert answer.finish_seconds == pytest.approx(120, abs=1)
     assert answer.price_book == PriceBook().mark
     assert answer.price_microusd > 15_000  # what it costs
-    assert balances(desk, "ann") == (DOLLAR - answer.price_microusd, answer.price_microusd)
-    assert storage(desk, "ann") == (0, SIZE)
-    job = row(desk, answer.job_id)
+    assert balances(funded, "ann") == (DOLLAR - answer.price_microusd, answer.price_microusd)
+    assert storage(funded, "ann") == (0, SIZE)
+    job = row(funded, answer.job_id)
     assert (job.state, job.tier, job.model, job.reserved_bytes) == (JobState.QUEUED, "pro", "m", SIZE)
     assert job.request["prompt"] == "a fox"
 
 
-def test_the_same_key_gives_the_same_job_and_moves_nothing(desk: sa.Engine) -> None:
-    first = ask(desk, "k1")
-    before = balances(desk, "ann"), storage(desk, "ann")
-    assert ask(desk, "k1") == first
-    assert (balances(desk, "ann"), storage(desk, "ann")) == before
+def test_the_same_key_gives_the_same_job_and_moves_nothing(funded: sa.Engine) -> None:
+    first = ask(funded, "k1")
+    before = balances(funded, "ann"), storage(funded, "ann")
+    assert ask(funded, "k1") == first
+    assert (balances(funded, "ann"), storage(funded, "ann")) == before
     with pytest.raises(KeyReused, match="Use a new key"):
-        ask(desk, "k1", fox(seed=8))
-    assert isinstance(ask(desk, "k1", user="ben"), Queued)  # a key is its user's own
+        ask(funded, "k1", fox(seed=8))
+    assert isinstance(ask(funded, "k1", user="ben"), Queued)  # a key is its user's own
 
 
-def test_a_request_that_is_being_made_is_joined_and_its_bytes_are_not_reserved_twice(desk: sa.Engine) -> None:
-    leader = ask(desk, "k1")
-    follower = ask(desk, "k2")
+def test_a_request_that_is_being_made_is_joined_and_its_bytes_are_not_reserved_twice(funded: sa.Engine) -> None:
+    leader = ask(funded, "k1")
+    follower = ask(funded, "k2")
     assert isinstance(leader, Queued)
     assert isinstance(follower, Joined)
     assert follower.leader_id == leader.job_id
-    assert ask(desk, "k2") == follower
-    assert balances(desk, "ann")[1] == leader.price_microusd + follower.price_microusd
-    assert storage(desk, "ann") == (0, SIZE)
+    assert ask(funded, "k2") == follower
+    assert balances(funded, "ann")[1] == leader.price_microusd + follower.price_microusd
+    assert storage(funded, "ann") == (0, SIZE)
 
 
-def test_videos_are_private_unless_both_share_them(desk: sa.Engine) -> None:
-    leader = ask(desk, "k1", fox(shared=True))
-    assert isinstance(ask(desk, "k1", fox(), user="ben"), Queued)
-    assert isinstance(ask(desk, "k2", fox(shared=True), user="ben"), Joined)
+def test_videos_are_private_unless_both_share_them(funded: sa.Engine) -> None:
+    leader = ask(funded, "k1", fox(shared=True))
+    assert isinstance(ask(funded, "k1", fox(), user="ben"), Queued)
+    assert isinstance(ask(funded, "k2", fox(shared=True), user="ben"), Joined)
     assert isinstance(leader, Queued)
 
 
-def test_what_was_made_is_given_again_for_nothing_and_counted(desk: sa.Engine) -> None:
-    video = made(desk, "k1")
-    before = balances(desk, "ann")
-    hit = ask(desk, "k2")
+def test_what_was_made_is_given_again_for_nothing_and_counted(funded: sa.Engine) -> None:
+    video = made(funded, "k1")
+    before = balances(funded, "ann")
+    hit = ask(funded, "k2")
     assert isinstance(hit, Cached)
     assert (hit.video_id, hit.charged_microusd) == (video, 0)
-    assert ask(desk, "k2") == hit
-    assert ask(desk, "k1") == Cached(video, video, DOLLAR - before[0])
-    assert balances(desk, "ann") == before
-    with reading(desk) as session:
+    assert ask(funded, "k2") == hit
+    assert ask(funded, "k1") == Cached(video, video, DOLLAR - before[0])
+    assert balances(funded, "ann") == before
+    with reading(funded) as session:
         entry = session.execute(sa.select(cache_entries)).one()
     assert (entry.hits, entry.frequency, entry.user_id) == (1, 1, "ann")
-    assert row(desk, hit.job_id).state == JobState.SUCCEEDED
+    assert row(funded, hit.job_id).state == JobState.SUCCEEDED
 
 
-def test_a_hit_can_be_charged_a_share_of_the_price(desk: sa.Engine) -> None:
-    made(desk, "k1")
+def test_a_hit_can_be_charged_a_share_of_the_price(funded: sa.Engine) -> None:
+    made(funded, "k1")
     half = AdmissionPolicy(hit_charge_percent=50)
-    before = balances(desk, "ann")[0]
-    hit = ask(desk, "k2", admission=half)
+    before = balances(funded, "ann")[0]
+    hit = ask(funded, "k2", admission=half)
     assert isinstance(hit, Cached)
     assert hit.charged_microusd == (DOLLAR - before) // 2
-    assert ask(desk, "k2") == hit
-    assert balances(desk, "ann") == (before - hit.charged_microusd, 0)
+    assert ask(funded, "k2") == hit
+    assert balances(funded, "ann") == (before - hit.charged_microusd, 0)
 
 
 @pytest.mark.parametrize("way", ["retired", "expired"])
-def test_a_video_that_is_gone_or_an_entry_that_is_over_is_not_given(desk: sa.Engine, way: str) -> None:
-    video = made(desk, "k1")
-    with transaction(desk, "test") as session:
+def test_a_video_that_is_gone_or_an_entry_that_is_over_is_not_given(funded: sa.Engine, way: str) -> None:
+    video = made(funded, "k1")
+    with transaction(funded, "test") as session:
         if way == "expired":
             session.execute(sa.update(cache_entries).values(expires_at=Clock(-1)))
         else:
             session.execute(sa.update(videos).where(videos.c.id == video).values(state=VideoState.RETIRED))
             session.execute(sa.text("DELETE FROM storage_accounts"))
-    answer = ask(desk, "k2")
+    answer = ask(funded, "k2")
     assert isinstance(answer, Queued)
-    make(desk, answer.job_id)
-    succeed(desk, answer.job_id, claim(desk, answer.job_id), run_id="test")
-    hit = ask(desk, "k3")
+    make(funded, answer.job_id)
+    succeed(funded, answer.job_id, claim(funded, answer.job_id), run_id="test")
+    hit = ask(funded, "k3")
     assert isinstance(hit, Cached)
     assert hit.video_id == answer.job_id  # the entry names the new one now
 
 
-def test_a_hit_begins_the_time_of_its_entry_anew(desk: sa.Engine) -> None:
-    made(desk, "k1")
-    with transaction(desk, "test") as session:
+def test_a_hit_begins_the_time_of_its_entry_anew(funded: sa.Engine) -> None:
+    made(funded, "k1")
+    with transaction(funded, "test") as session:
         session.execute(sa.update(cache_entries).values(expires_at=Clock(5), frequency=3))
-    ask(desk, "k2")
-    with reading(desk) as session:
+    ask(funded, "k2")
+    with reading(funded) as session:
         left = session.execute(sa.select(cache_entries.c.expires_at > Clock(6 * 86_400))).scalar_one()
         assert left
         assert session.execute(sa.select(cache_entries.c.frequency)).scalar_one() == 3
 
 
-def test_too_few_credits_no_room_and_an_unknown_tier_are_refused_and_leave_nothing(desk: sa.Engine) -> None:
-    make_user(desk, "poor", 100)
-    make_user(desk, "odd", DOLLAR, tier="gold")
-    poor = ask(desk, "k", user="poor")
+def test_too_few_credits_no_room_and_an_unknown_tier_are_refused_and_leave_nothing(funded: sa.Engine) -> None:
+    make_user(funded, "poor", 100)
+    make_user(funded, "odd", DOLLAR, tier="gold")
+    poor = ask(funded, "k", user="poor")
     assert isinstance(poor, Declined)
     assert poor.code == RefusedFor.CREDITS
     assert "$0.0001 to spend" in poor.reason
-    assert balances(desk, "poor") == (100, 0)
-    full = ask(desk, "k", user="ben", quota=QuotaPolicy(free_bytes=SIZE - 1))
+    assert balances(funded, "poor") == (100, 0)
+    full = ask(funded, "k", user="ben", quota=QuotaPolicy(free_bytes=SIZE - 1))
     assert isinstance(full, Declined)
     assert full.code == RefusedFor.QUOTA
     assert "do not fit" in full.reason
-    odd = ask(desk, "k", user="odd")
+    odd = ask(funded, "k", user="odd")
     assert isinstance(odd, Declined)
     assert odd.code == RefusedFor.QUOTA
-    with reading(desk) as session:
+    with reading(funded) as session:
         assert session.execute(sa.select(sa.func.count()).select_from(jobs)).scalar_one() == 0
         assert session.execute(sa.select(sa.func.count()).select_from(reservations)).scalar_one() == 0
-    assert balances(desk, "ben") == (DOLLAR, 0)
-    with transaction(desk, "test") as session:
+    assert balances(funded, "ben") == (DOLLAR, 0)
+    with transaction(funded, "test") as session:
         ledger.grant(session, "poor", DOLLAR, "more", run_id="test")
-    assert isinstance(ask(desk, "k", user="poor", quota=QuotaPolicy()), Queued)  # a refusal does not use up the key
+    assert isinstance(ask(funded, "k", user="poor", quota=QuotaPolicy()), Queued)  # a refusal does not use up the key
 
 
-def test_while_changes_are_frozen_only_what_is_there_is_given(desk: sa.Engine) -> None:
-    made(desk, "k1")
-    freeze(desk, by="eve", reason="a doubt")
-    assert isinstance(ask(desk, "k2"), Cached)
-    frozen = ask(desk, "k3", fox(seed=1))
+def test_while_changes_are_frozen_only_what_is_there_is_given(funded: sa.Engine) -> None:
+    made(funded, "k1")
+    freeze(funded, by="eve", reason="a doubt")
+    assert isinstance(ask(funded, "k2"), Cached)
+    frozen = ask(funded, "k3", fox(seed=1))
     assert isinstance(frozen, Declined)
     assert frozen.code == RefusedFor.FROZEN
     assert "a doubt" in frozen.reason
 
 
-def test_bad_input_is_refused_with_the_place_and_without_what_was_sent(desk: sa.Engine) -> None:
-    answer = admit(desk, {"model": "m", "prompt": "secret " * 2000, "fps": 0}, user_id="ann", client_key="k")
+def test_bad_input_is_refused_with_the_place_and_without_what_was_sent(funded: sa.Engine) -> None:
+    answer = admit(funded, {"model": "m", "prompt": "secret " * 2000, "fps": 0}, user_id="ann", client_key="k")
     assert isinstance(answer, Declined)
     assert answer.code == RefusedFor.INPUT
     assert "prompt: " in answer.reason
     assert "fps: " in answer.reason
     assert "secret" not in answer.reason
-    empty = ask(desk, "")
+    empty = ask(funded, "")
     assert isinstance(empty, Declined)
     assert empty.code == RefusedFor.INPUT
     with pytest.raises(NotFound, match="no user 'nobody'"):
-        ask(desk, "k", user="nobody")
+        ask(funded, "k", user="nobody")
 
 
-def test_a_key_whose_job_ended_without_a_video_says_so(desk: sa.Engine) -> None:
-    job = ask(desk, "k1")
+def test_a_key_whose_job_ended_without_a_video_says_so(funded: sa.Engine) -> None:
+    job = ask(funded, "k1")
     assert isinstance(job, Queued)
-    cancel(desk, job.job_id, run_id="test", user_id="ann")
-    assert ask(desk, "k1") == Unfulfilled(job.job_id, JobState.CANCELLED, "cancelled")
-    assert isinstance(ask(desk, "k2"), Queued)
+    cancel(funded, job.job_id, run_id="test", user_id="ann")
+    assert ask(funded, "k1") == Unfulfilled(job.job_id, JobState.CANCELLED, "cancelled")
+    assert isinstance(ask(funded, "k2"), Queued)
 
 
-def test_place_and_wait_count_the_shorter_jobs_and_what_was_learned_of_the_model(desk: sa.Engine) -> None:
-    put_in_force(desk, admission=AdmissionPolicy(slots=1))
-    with transaction(desk, "test") as session:
+def test_place_and_wait_count_the_shorter_jobs_and_what_was_learned_of_the_model(funded: sa.Engine) -> None:
+    put_in_force(funded, admission=AdmissionPolicy(slots=1))
+    with transaction(funded, "test") as session:
         session.execute(sa.insert(controls).values(name=ESTIMATES, state={"slow": [2.0] * 64}, updated_at=Clock()))
-    first = ask(desk, "k1")
+    first = ask(funded, "k1")
     assert isinstance(first, Queued)
-    claim(desk, first.job_id)
-    second = ask(desk, "k2", fox(seed=1))
-    slow = ask(desk, "k3", fox(model="slow"))
-    third = ask(desk, "k4", fox(seed=2))
+    claim(funded, first.job_id)
+    second = ask(funded, "k2", fox(seed=1))
+    slow = ask(funded, "k3", fox(model="slow"))
+    third = ask(funded, "k4", fox(seed=2))
     assert isinstance(second, Queued)
     assert isinstance(slow, Queued)
     assert isinstance(third, Queued)
@@ -227,12 +227,12 @@ def test_place_and_wait_count_the_shorter_jobs_and_what_was_learned_of_the_model
     assert third.wait_seconds == pytest.approx(60 + 180, abs=1)
 
 
-def test_a_leader_is_found_by_its_index(desk: sa.Engine) -> None:
-    if desk.dialect.name != "sqlite":
+def test_a_leader_is_found_by_its_index(funded: sa.Engine) -> None:
+    if funded.dialect.name != "sqlite":
         pytest.skip("PostgreSQL plans by statistics, of which an empty table has none")
     chosen = sa.select(jobs.c.id).where(jobs.c.cache_key == sa.literal_column("'x'"), leads(jobs))
-    with reading(desk) as session:
-        plan = session.execute(sa.text(f"EXPLAIN QUERY PLAN {chosen.compile(desk)}")).all()
+    with reading(funded) as session:
+        plan = session.execute(sa.text(f"EXPLAIN QUERY PLAN {chosen.compile(funded)}")).all()
     assert "one_leader_per_request" in str(plan)
 
 

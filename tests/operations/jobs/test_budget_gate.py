@@ -21,25 +21,25 @@ from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import now, open_engine, reading, transaction
 from reelkeeper.store.tables import jobs, spend_days, usage_days
 from tests.children import FORKED
+from tests.operations.asking import ask, claim, fox, make, row
 from tests.operations.books import DOLLAR, make_user
-from tests.operations.desk import ask, claim, fox, make, row
 from tests.policies import put_in_force
 
 
 @pytest.fixture
-def desk(engine: sa.Engine) -> Iterator[sa.Engine]:
+def funded(engine: sa.Engine) -> Iterator[sa.Engine]:
     make_user(engine, "ann", 10 * DOLLAR, tier="pro")
     yield engine
     assert accounts.recount(engine) == []
 
 
 @pytest.fixture
-def cost(desk: sa.Engine) -> int:
+def cost(funded: sa.Engine) -> int:
     """What one fox is expected to cost us."""
-    probe = ask(desk, "probe", fox(seed=0))
+    probe = ask(funded, "probe", fox(seed=0))
     assert isinstance(probe, Queued)
-    cancel(desk, probe.job_id, run_id="test")
-    return int(row(desk, probe.job_id).quoted_cost_microusd)
+    cancel(funded, probe.job_id, run_id="test")
+    return int(row(funded, probe.job_id).quoted_cost_microusd)
 
 
 def limit(microusd: int, *, monthly: bool = False) -> AdmissionPolicy:
@@ -54,73 +54,73 @@ def so_far(engine: sa.Engine) -> SoFar:
 
 @pytest.mark.parametrize("monthly", [False, True])
 def test_a_job_that_would_pass_the_limit_is_declined_with_when_to_ask_again(
-    desk: sa.Engine, cost: int, monthly: bool
+    funded: sa.Engine, cost: int, monthly: bool
 ) -> None:
-    put_in_force(desk, admission=limit(2 * cost, monthly=monthly))
+    put_in_force(funded, admission=limit(2 * cost, monthly=monthly))
     for number in (1, 2):
-        assert isinstance(ask(desk, f"k{number}", fox(seed=number)), Queued)
-    over = ask(desk, "k3", fox(seed=3))
+        assert isinstance(ask(funded, f"k{number}", fox(seed=number)), Queued)
+    over = ask(funded, "k3", fox(seed=3))
     assert isinstance(over, Declined)
     assert over.code == RefusedFor.BUDGET
     assert over.reason.startswith(f"over budget for {'this month' if monthly else 'today'}; try again after 20")
     until = datetime.now(UTC) + timedelta(seconds=over.retry_seconds or 0)
     assert until.minute in (0, 59), until  # midnight, give or take the clock
-    with reading(desk) as session:
+    with reading(funded) as session:
         waiting = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.state == "queued")
         assert session.execute(waiting).scalar_one() == 2
     assert isinstance(
-        ask(desk, "k3", fox(seed=3), admission=AdmissionPolicy()), Queued
+        ask(funded, "k3", fox(seed=3), admission=AdmissionPolicy()), Queued
     )  # a refusal does not use up the key
 
 
-def test_what_is_there_or_on_its_way_is_given_beyond_the_limit(desk: sa.Engine, cost: int) -> None:
-    put_in_force(desk, admission=limit(cost))
-    leader = ask(desk, "k1")
+def test_what_is_there_or_on_its_way_is_given_beyond_the_limit(funded: sa.Engine, cost: int) -> None:
+    put_in_force(funded, admission=limit(cost))
+    leader = ask(funded, "k1")
     assert isinstance(leader, Queued)
-    assert isinstance(ask(desk, "k2"), Joined)
-    assert ask(desk, "k1") == leader
-    make(desk, leader.job_id)
-    succeed(desk, leader.job_id, claim(desk, leader.job_id), run_id="test")
-    assert isinstance(ask(desk, "k3"), Cached)
-    assert isinstance(ask(desk, "k4", fox(seed=4)), Declined)  # that it is done gives no money back
+    assert isinstance(ask(funded, "k2"), Joined)
+    assert ask(funded, "k1") == leader
+    make(funded, leader.job_id)
+    succeed(funded, leader.job_id, claim(funded, leader.job_id), run_id="test")
+    assert isinstance(ask(funded, "k3"), Cached)
+    assert isinstance(ask(funded, "k4", fox(seed=4)), Declined)  # that it is done gives no money back
 
 
 def test_a_job_counts_with_its_quote_then_with_what_it_cost_and_a_failed_one_with_what_was_paid(
-    desk: sa.Engine, cost: int
+    funded: sa.Engine, cost: int
 ) -> None:
     started = []
     for number in range(4):
-        one = ask(desk, f"k{number}", fox(seed=number))
+        one = ask(funded, f"k{number}", fox(seed=number))
         assert isinstance(one, Queued)
         started.append(one.job_id)
-    assert so_far(desk) == SoFar(0, 0, 4 * cost)
+    assert so_far(funded) == SoFar(0, 0, 4 * cost)
     cheap, dear, dead, given_up = started
     for job_id, provider in ((cheap, 0), (dear, 5 * cost)):
-        make(desk, job_id)
-        succeed(desk, job_id, claim(desk, job_id), run_id="test", cost_microusd=provider)
-    assert so_far(desk) == SoFar(6 * cost, 6 * cost, 2 * cost)
-    fail(desk, dead, claim(desk, dead), "it broke", run_id="test", cost_microusd=7)
-    assert so_far(desk) == SoFar(6 * cost + 7, 6 * cost + 7, cost)
-    assert row(desk, dead).cost_microusd == 7
-    cancel(desk, given_up, run_id="test")
-    assert so_far(desk) == SoFar(6 * cost + 7, 6 * cost + 7, 0)
+        make(funded, job_id)
+        succeed(funded, job_id, claim(funded, job_id), run_id="test", cost_microusd=provider)
+    assert so_far(funded) == SoFar(6 * cost, 6 * cost, 2 * cost)
+    fail(funded, dead, claim(funded, dead), "it broke", run_id="test", cost_microusd=7)
+    assert so_far(funded) == SoFar(6 * cost + 7, 6 * cost + 7, cost)
+    assert row(funded, dead).cost_microusd == 7
+    cancel(funded, given_up, run_id="test")
+    assert so_far(funded) == SoFar(6 * cost + 7, 6 * cost + 7, 0)
 
 
-def test_what_else_was_charged_counts_and_a_day_that_is_charged_anew_counts_once(desk: sa.Engine, cost: int) -> None:
-    with transaction(desk, "test") as session:
+def test_what_else_was_charged_counts_and_a_day_that_is_charged_anew_counts_once(funded: sa.Engine, cost: int) -> None:
+    with transaction(funded, "test") as session:
         at = now(session)
         stored = {"day": at.date(), "metric": "stored_bytes", "source": "store", "resource": "", "user_id": ""}
         session.execute(
             sa.insert(usage_days).values(**stored, storage_class="standard", quantity=10**14, sampled=False)
         )
     for _ in range(2):
-        metering.charge(desk, PriceBook(), at)
-    charged = so_far(desk).today_microusd
-    with reading(desk) as session:
+        metering.charge(funded, PriceBook(), at)
+    charged = so_far(funded).today_microusd
+    with reading(funded) as session:
         kept = session.execute(sa.select(spend_days).where(spend_days.c.day == at.date())).one()
     assert charged == kept.charged_microusd > 10 * DOLLAR  # 100 TB for a day of the month
-    assert isinstance(ask(desk, "k1", admission=limit(charged + cost)), Queued)
-    assert isinstance(ask(desk, "k2", fox(seed=2), admission=limit(charged + cost)), Declined)
+    assert isinstance(ask(funded, "k1", admission=limit(charged + cost)), Queued)
+    assert isinstance(ask(funded, "k2", fox(seed=2), admission=limit(charged + cost)), Declined)
 
 
 def apply(url: str, names: list[str], results: "multiprocessing.SimpleQueue[list[str]]") -> None:
@@ -133,11 +133,11 @@ def apply(url: str, names: list[str], results: "multiprocessing.SimpleQueue[list
 
 
 @pytest.mark.timeout(600)
-def test_many_at_once_are_admitted_up_to_the_last_dollar(desk: sa.Engine, cost: int) -> None:
+def test_many_at_once_are_admitted_up_to_the_last_dollar(funded: sa.Engine, cost: int) -> None:
     """Of 60 requests in three processes the budget pays for 7."""
-    put_in_force(desk, admission=limit(8 * cost - 1))
+    put_in_force(funded, admission=limit(8 * cost - 1))
     results: multiprocessing.SimpleQueue[list[str]] = FORKED.SimpleQueue()
-    url, names = desk.url.render_as_string(hide_password=False), [str(number) for number in range(60)]
+    url, names = funded.url.render_as_string(hide_password=False), [str(number) for number in range(60)]
     children: list[BaseProcess] = [
         FORKED.Process(target=apply, args=(url, names[start::3], results)) for start in range(3)
     ]

@@ -26,13 +26,13 @@ from reelkeeper.store.jobs.controls import ESTIMATES
 from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, usage_days, videos
 from tests.children import FORKED
 from tests.faults.world import LONG_AGO, Address, World
+from tests.operations.asking import ask, claim, fox, make, row
 from tests.operations.books import DOLLAR, assert_books_balance, assert_bytes_add_up, balances, make_user, storage
-from tests.operations.desk import ask, claim, fox, make, row
 from tests.policies import put_in_force
 
 
 @pytest.fixture
-def desk(engine: sa.Engine) -> Iterator[sa.Engine]:
+def funded(engine: sa.Engine) -> Iterator[sa.Engine]:
     """Ann, Ben and Cat have a dollar each; at the end everything adds up."""
     for user in ("ann", "ben", "cat"):
         make_user(engine, user, DOLLAR, tier="pro")
@@ -55,19 +55,19 @@ def join(engine: sa.Engine, user: str, client_key: str = "k1") -> Joined:
     return answer
 
 
-def test_success_charges_once_gives_bytes_and_enters_the_cache_and_the_usage(desk: sa.Engine) -> None:
-    job = queue(desk)
-    token = claim(desk, job.job_id)
-    make(desk, job.job_id, 700)
-    done = succeed(desk, job.job_id, token, run_id="test", cost_microusd=9_000)
+def test_success_charges_once_gives_bytes_and_enters_the_cache_and_the_usage(funded: sa.Engine) -> None:
+    job = queue(funded)
+    token = claim(funded, job.job_id)
+    make(funded, job.job_id, 700)
+    done = succeed(funded, job.job_id, token, run_id="test", cost_microusd=9_000)
     assert done == Settled(job.job_id, JobState.SUCCEEDED, job.job_id, job.price_microusd, 0)
-    assert succeed(desk, job.job_id, token, run_id="test", cost_microusd=9_000) == done
-    assert balances(desk, "ann") == (DOLLAR - job.price_microusd, 0)
-    assert storage(desk, "ann") == (700, 0)
-    ended = row(desk, job.job_id)
+    assert succeed(funded, job.job_id, token, run_id="test", cost_microusd=9_000) == done
+    assert balances(funded, "ann") == (DOLLAR - job.price_microusd, 0)
+    assert storage(funded, "ann") == (700, 0)
+    ended = row(funded, job.job_id)
     assert (ended.cost_microusd, ended.progress, ended.lease_until) == (9_000, 1.0, None)
     assert ended.processing_seconds == pytest.approx(240, abs=5)
-    with reading(desk) as session:
+    with reading(funded) as session:
         assert session.execute(sa.select(cache_entries.c.video_id, cache_entries.c.cost_microusd)).all() == [
             (job.job_id, 9_000)
         ]
@@ -79,125 +79,125 @@ def test_success_charges_once_gives_bytes_and_enters_the_cache_and_the_usage(des
     assert factors == [pytest.approx(240 / 127.5, rel=0.05)]  # one of eight slots was taken
 
 
-def test_a_job_does_not_succeed_without_its_video(desk: sa.Engine) -> None:
-    job = queue(desk)
+def test_a_job_does_not_succeed_without_its_video(funded: sa.Engine) -> None:
+    job = queue(funded)
     with pytest.raises(IntegrityDoubt, match="no live video"):
-        succeed(desk, job.job_id, claim(desk, job.job_id), run_id="test")
-    assert row(desk, job.job_id).state == JobState.RUNNING
-    assert balances(desk, "ann")[1] == job.price_microusd
+        succeed(funded, job.job_id, claim(funded, job.job_id), run_id="test")
+    assert row(funded, job.job_id).state == JobState.RUNNING
+    assert balances(funded, "ann")[1] == job.price_microusd
 
 
-def test_a_claim_that_was_lost_changes_nothing(desk: sa.Engine) -> None:
-    job = queue(desk)
-    lost, token = claim(desk, job.job_id), claim(desk, job.job_id)
-    make(desk, job.job_id)
+def test_a_claim_that_was_lost_changes_nothing(funded: sa.Engine) -> None:
+    job = queue(funded)
+    lost, token = claim(funded, job.job_id), claim(funded, job.job_id)
+    make(funded, job.job_id)
     with pytest.raises(LeaseLost, match="nothing was changed"):
-        succeed(desk, job.job_id, lost, run_id="test")
+        succeed(funded, job.job_id, lost, run_id="test")
     with pytest.raises(LeaseLost, match="nothing was changed"):
-        fail(desk, job.job_id, lost, "late", run_id="test")
-    assert row(desk, job.job_id).state == JobState.RUNNING
-    succeed(desk, job.job_id, token, run_id="test")
+        fail(funded, job.job_id, lost, "late", run_id="test")
+    assert row(funded, job.job_id).state == JobState.RUNNING
+    succeed(funded, job.job_id, token, run_id="test")
     with pytest.raises(LeaseLost):
-        fail(desk, job.job_id, token, "after all", run_id="test")
+        fail(funded, job.job_id, token, "after all", run_id="test")
     with pytest.raises(NotFound):
-        fail(desk, "nothing", 1, "", run_id="test")
+        fail(funded, "nothing", 1, "", run_id="test")
 
 
-def test_a_failure_gives_everything_back(desk: sa.Engine) -> None:
-    job = queue(desk)
-    token = claim(desk, job.job_id)
-    done = fail(desk, job.job_id, token, "the provider is broken", run_id="test")
+def test_a_failure_gives_everything_back(funded: sa.Engine) -> None:
+    job = queue(funded)
+    token = claim(funded, job.job_id)
+    done = fail(funded, job.job_id, token, "the provider is broken", run_id="test")
     assert done == Settled(job.job_id, JobState.DEAD, None, 0, 0)
-    assert fail(desk, job.job_id, token, "again", run_id="test") == done
-    assert balances(desk, "ann") == (DOLLAR, 0)
-    assert storage(desk, "ann") == (0, 0)
-    assert row(desk, job.job_id).error == "the provider is broken"
+    assert fail(funded, job.job_id, token, "again", run_id="test") == done
+    assert balances(funded, "ann") == (DOLLAR, 0)
+    assert storage(funded, "ann") == (0, 0)
+    assert row(funded, job.job_id).error == "the provider is broken"
 
 
-def test_who_joined_gets_the_leaders_video_for_the_charge_of_a_hit(desk: sa.Engine) -> None:
-    put_in_force(desk, admission=AdmissionPolicy(hit_charge_percent=10))
-    leader = queue(desk, shared=True)
-    followers = [join(desk, "ben"), join(desk, "cat")]
-    make(desk, leader.job_id)
-    put_in_force(desk, admission=AdmissionPolicy(hit_charge_percent=90))  # what was promised holds
-    done = succeed(desk, leader.job_id, claim(desk, leader.job_id), run_id="test")
+def test_who_joined_gets_the_leaders_video_for_the_charge_of_a_hit(funded: sa.Engine) -> None:
+    put_in_force(funded, admission=AdmissionPolicy(hit_charge_percent=10))
+    leader = queue(funded, shared=True)
+    followers = [join(funded, "ben"), join(funded, "cat")]
+    make(funded, leader.job_id)
+    put_in_force(funded, admission=AdmissionPolicy(hit_charge_percent=90))  # what was promised holds
+    done = succeed(funded, leader.job_id, claim(funded, leader.job_id), run_id="test")
     assert done.followers == 2
     for one in followers:
-        assert (row(desk, one.job_id).state, row(desk, one.job_id).video_id) == (JobState.SUCCEEDED, leader.job_id)
-    assert balances(desk, "ben") == (DOLLAR - leader.price_microusd // 10, 0)
-    assert storage(desk, "ann")[1] == 0
-    later = ask(desk, "k2", fox(shared=True), user="cat")
+        assert (row(funded, one.job_id).state, row(funded, one.job_id).video_id) == (JobState.SUCCEEDED, leader.job_id)
+    assert balances(funded, "ben") == (DOLLAR - leader.price_microusd // 10, 0)
+    assert storage(funded, "ann")[1] == 0
+    later = ask(funded, "k2", fox(shared=True), user="cat")
     assert isinstance(later, Cached)
     assert later.video_id == leader.job_id
 
 
 @pytest.mark.parametrize("way", ["fails", "is cancelled"])
-def test_when_the_leader_ends_without_a_video_the_oldest_follower_takes_over(desk: sa.Engine, way: str) -> None:
-    leader = queue(desk, shared=True)
-    first, second = join(desk, "ben"), join(desk, "cat")
+def test_when_the_leader_ends_without_a_video_the_oldest_follower_takes_over(funded: sa.Engine, way: str) -> None:
+    leader = queue(funded, shared=True)
+    first, second = join(funded, "ben"), join(funded, "cat")
     if way == "fails":
-        done = fail(desk, leader.job_id, claim(desk, leader.job_id), "broken", run_id="test")
+        done = fail(funded, leader.job_id, claim(funded, leader.job_id), "broken", run_id="test")
         assert done.promoted == first.job_id
     else:
-        assert cancel(desk, leader.job_id, run_id="test") == JobState.CANCELLED
-    assert balances(desk, "ann") == (DOLLAR, 0)
-    assert storage(desk, "ben")[1] > 0  # its bytes are its own now
-    assert row(desk, first.job_id).leader_id is None
-    assert row(desk, second.job_id).leader_id == first.job_id
-    make(desk, first.job_id)
-    assert succeed(desk, first.job_id, claim(desk, first.job_id), run_id="test").followers == 1
-    assert balances(desk, "ben") == (DOLLAR - leader.price_microusd, 0)
-    assert balances(desk, "cat") == (DOLLAR, 0)
+        assert cancel(funded, leader.job_id, run_id="test") == JobState.CANCELLED
+    assert balances(funded, "ann") == (DOLLAR, 0)
+    assert storage(funded, "ben")[1] > 0  # its bytes are its own now
+    assert row(funded, first.job_id).leader_id is None
+    assert row(funded, second.job_id).leader_id == first.job_id
+    make(funded, first.job_id)
+    assert succeed(funded, first.job_id, claim(funded, first.job_id), run_id="test").followers == 1
+    assert balances(funded, "ben") == (DOLLAR - leader.price_microusd, 0)
+    assert balances(funded, "cat") == (DOLLAR, 0)
 
 
-def test_a_follower_without_room_for_the_bytes_ends_and_the_next_takes_over(desk: sa.Engine) -> None:
-    leader = queue(desk, shared=True)
-    first, second = join(desk, "ben"), join(desk, "cat")
-    with transaction(desk, "test") as session:
+def test_a_follower_without_room_for_the_bytes_ends_and_the_next_takes_over(funded: sa.Engine) -> None:
+    leader = queue(funded, shared=True)
+    first, second = join(funded, "ben"), join(funded, "cat")
+    with transaction(funded, "test") as session:
         quota.set_quota(session, "ben", 10, author="test")
-    done = fail(desk, leader.job_id, claim(desk, leader.job_id), "broken", run_id="test")
+    done = fail(funded, leader.job_id, claim(funded, leader.job_id), "broken", run_id="test")
     assert done.promoted == second.job_id
-    assert (row(desk, first.job_id).state, balances(desk, "ben")) == (JobState.DEAD, (DOLLAR, 0))
-    assert "do not fit" in row(desk, first.job_id).error
+    assert (row(funded, first.job_id).state, balances(funded, "ben")) == (JobState.DEAD, (DOLLAR, 0))
+    assert "do not fit" in row(funded, first.job_id).error
 
 
-def test_a_follower_that_is_cancelled_leaves_its_leader_alone(desk: sa.Engine) -> None:
-    leader = queue(desk, shared=True)
-    follower = join(desk, "ben")
-    assert cancel(desk, follower.job_id, run_id="test", user_id="ben") == JobState.CANCELLED
-    assert balances(desk, "ben") == (DOLLAR, 0)
-    make(desk, leader.job_id)
-    assert succeed(desk, leader.job_id, claim(desk, leader.job_id), run_id="test").followers == 0
+def test_a_follower_that_is_cancelled_leaves_its_leader_alone(funded: sa.Engine) -> None:
+    leader = queue(funded, shared=True)
+    follower = join(funded, "ben")
+    assert cancel(funded, follower.job_id, run_id="test", user_id="ben") == JobState.CANCELLED
+    assert balances(funded, "ben") == (DOLLAR, 0)
+    make(funded, leader.job_id)
+    assert succeed(funded, leader.job_id, claim(funded, leader.job_id), run_id="test").followers == 0
 
 
-def test_a_job_at_work_is_asked_to_stop_and_one_that_ended_stays(desk: sa.Engine) -> None:
-    job = queue(desk)
-    token = claim(desk, job.job_id)
-    assert cancel(desk, job.job_id, run_id="test") == JobState.RUNNING
-    assert row(desk, job.job_id).cancel_asked_at is not None
-    assert balances(desk, "ann")[1] > 0
-    fail(desk, job.job_id, token, "cancelled", run_id="test", state=JobState.CANCELLED)
-    assert cancel(desk, job.job_id, run_id="test") == JobState.CANCELLED
+def test_a_job_at_work_is_asked_to_stop_and_one_that_ended_stays(funded: sa.Engine) -> None:
+    job = queue(funded)
+    token = claim(funded, job.job_id)
+    assert cancel(funded, job.job_id, run_id="test") == JobState.RUNNING
+    assert row(funded, job.job_id).cancel_asked_at is not None
+    assert balances(funded, "ann")[1] > 0
+    fail(funded, job.job_id, token, "cancelled", run_id="test", state=JobState.CANCELLED)
+    assert cancel(funded, job.job_id, run_id="test") == JobState.CANCELLED
     with pytest.raises(NotFound, match="of user 'ben'"):
-        cancel(desk, job.job_id, run_id="test", user_id="ben")
+        cancel(funded, job.job_id, run_id="test", user_id="ben")
 
 
 @pytest.mark.parametrize("spent", [False, True])
 def test_a_hold_that_ran_out_is_taken_anew_and_who_spent_it_since_gets_the_video_free(
-    desk: sa.Engine, spent: bool
+    funded: sa.Engine, spent: bool
 ) -> None:
-    job = queue(desk)
-    with transaction(desk, "test") as session:
+    job = queue(funded)
+    with transaction(funded, "test") as session:
         session.execute(sa.update(credit_holds).values(expires_at=Clock(-1)))
         assert len(ledger.expire(session, run_id="test")) == 1
     if spent:
-        assert ledger.deduct_user_credits(desk, "ann", DOLLAR, "elsewhere")
-    make(desk, job.job_id)
-    done = succeed(desk, job.job_id, claim(desk, job.job_id), run_id="test")
+        assert ledger.deduct_user_credits(funded, "ann", DOLLAR, "elsewhere")
+    make(funded, job.job_id)
+    done = succeed(funded, job.job_id, claim(funded, job.job_id), run_id="test")
     assert done.charged_microusd == (0 if spent else job.price_microusd)
-    assert balances(desk, "ann") == ((0, 0) if spent else (DOLLAR - job.price_microusd, 0))
-    with pytest.raises(HoldClosed), transaction(desk, "test") as session:
-        ledger.release(session, row(desk, job.job_id).hold_id, "twice", run_id="test")
+    assert balances(funded, "ann") == ((0, 0) if spent else (DOLLAR - job.price_microusd, 0))
+    with pytest.raises(HoldClosed), transaction(funded, "test") as session:
+        ledger.release(session, row(funded, job.job_id).hold_id, "twice", run_id="test")
 
 
 def give(world: World, lease: Lease, job_id: str, token: int) -> Settled:

@@ -26,8 +26,8 @@ from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import deployment, jobs, policy_versions, users, videos
 from tests.faults.world import World
+from tests.operations.asking import ask, claim, fox, make
 from tests.operations.books import DOLLAR, balances, make_user
-from tests.operations.desk import ask, claim, fox, make
 from tests.policies import different, put_in_force
 
 SHORTER = DEFAULTS.overridden(lifecycle=LifecyclePolicy(retention_free_days=7))

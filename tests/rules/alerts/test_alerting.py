@@ -19,7 +19,7 @@ def finding(level: str = "80", **other: Any) -> Finding:  # noqa: ANN401  any fi
     return Finding(**{**fields, "level": level, "title": f"{level} %", "text": "", **other})
 
 
-class Desk:
+class Incidents:
     """Keeps what the store would keep from one observation to the next, and counts what people are told."""
 
     def __init__(self) -> None:
@@ -63,121 +63,121 @@ class Desk:
 
 
 def test_the_same_finding_is_told_once_and_its_end_once() -> None:
-    desk = Desk()
+    incidents = Incidents()
     for _ in range(3):
-        desk.observe(finding())
+        incidents.observe(finding())
     for _ in range(3):
-        desk.observe()
-    assert desk.told == ["opened 80", "resolved 80"]
+        incidents.observe()
+    assert incidents.told == ["opened 80", "resolved 80"]
 
 
 def test_a_higher_level_is_news_and_a_lower_one_is_not() -> None:
-    desk = Desk()
+    incidents = Incidents()
     for level in ("50", "80", "100", "80", "100", "150", "50"):
-        desk.observe(finding(level))
-    desk.observe()
-    assert desk.told == ["opened 50", "opened 80", "opened 100", "opened 150", "resolved 150"]
+        incidents.observe(finding(level))
+    incidents.observe()
+    assert incidents.told == ["opened 50", "opened 80", "opened 100", "opened 150", "resolved 150"]
 
 
 def test_of_several_levels_found_at_once_the_highest_counts() -> None:
-    desk = Desk()
-    desk.observe(finding("50"), finding("150"), finding("100"))
-    assert desk.told == ["opened 150"]
+    incidents = Incidents()
+    incidents.observe(finding("50"), finding("150"), finding("100"))
+    assert incidents.told == ["opened 150"]
 
 
 def test_levels_are_compared_as_figures() -> None:
-    desk = Desk()
-    desk.observe(finding("100"))
-    desk.observe(finding("80"))
-    assert desk.told == ["opened 100"]
+    incidents = Incidents()
+    incidents.observe(finding("100"))
+    incidents.observe(finding("80"))
+    assert incidents.told == ["opened 100"]
 
 
 def test_other_scopes_periods_and_rules_stand_alone() -> None:
-    desk = Desk()
-    desk.observe(finding(), finding(scope="tier:free"), finding(period="2026-11-24"), finding(rule="anomaly"))
-    assert desk.told == ["opened 80"] * 4
+    incidents = Incidents()
+    incidents.observe(finding(), finding(scope="tier:free"), finding(period="2026-11-24"), finding(rule="anomaly"))
+    assert incidents.told == ["opened 80"] * 4
 
 
 def test_what_comes_back_within_its_period_is_not_told_again() -> None:
-    desk = Desk()
+    incidents = Incidents()
     for found in ((finding(),), (), (finding(),), ()):
-        desk.observe(*found)
-    assert desk.told == ["opened 80", "resolved 80"]
+        incidents.observe(*found)
+    assert incidents.told == ["opened 80", "resolved 80"]
 
 
 def test_what_has_no_period_is_told_each_time_it_comes_back() -> None:
-    desk = Desk()
+    incidents = Incidents()
     silent = finding("", period="")
     for found in ((silent,), (silent,), (), (silent,), ()):
-        desk.observe(*found)
-    assert desk.told == ["opened ", "resolved ", "opened ", "resolved "]
+        incidents.observe(*found)
+    assert incidents.told == ["opened ", "resolved ", "opened ", "resolved "]
 
 
 def test_that_a_period_is_over_is_no_news() -> None:
-    desk = Desk()
-    desk.observe(finding(period="2026-11-24"), finding(period="2026-11", scope="month"))
-    desk.now += timedelta(days=1)
-    desk.observe()
-    assert desk.told == ["opened 80", "opened 80", "resolved 80"]  # the month goes on
+    incidents = Incidents()
+    incidents.observe(finding(period="2026-11-24"), finding(period="2026-11", scope="month"))
+    incidents.now += timedelta(days=1)
+    incidents.observe()
+    assert incidents.told == ["opened 80", "opened 80", "resolved 80"]  # the month goes on
 
 
 def test_critical_and_unacknowledged_is_told_again_after_four_hours() -> None:
-    desk = Desk()
+    incidents = Incidents()
     critical = finding(severity=Severity.CRITICAL)
     for _ in range(9):
-        desk.observe(critical)
-        desk.now += timedelta(hours=1)
-    assert desk.told == ["opened 80", "repeated 80", "repeated 80"]
-    desk.acknowledge("80")
-    desk.now += timedelta(hours=9)
-    desk.observe(critical)
-    desk.observe()
-    assert desk.told[3:] == ["resolved 80"]
+        incidents.observe(critical)
+        incidents.now += timedelta(hours=1)
+    assert incidents.told == ["opened 80", "repeated 80", "repeated 80"]
+    incidents.acknowledge("80")
+    incidents.now += timedelta(hours=9)
+    incidents.observe(critical)
+    incidents.observe()
+    assert incidents.told[3:] == ["resolved 80"]
 
 
 def test_a_warning_is_not_repeated() -> None:
-    desk = Desk()
+    incidents = Incidents()
     for _ in range(9):
-        desk.observe(finding())
-        desk.now += timedelta(hours=5)
-    assert desk.told == ["opened 80"]
+        incidents.observe(finding())
+        incidents.now += timedelta(hours=5)
+    assert incidents.told == ["opened 80"]
 
 
 def test_a_snooze_keeps_quiet_and_what_still_fires_at_its_end_is_told() -> None:
-    desk = Desk()
-    snoozed = desk.observe(finding(), quiet=(Quiet("budget", None),))
-    assert (len(snoozed.snoozed), desk.told) == (1, [])
-    desk.observe(finding(), quiet=(Quiet("budget", "tier:free"),))
-    assert desk.told == ["opened 80"]
+    incidents = Incidents()
+    snoozed = incidents.observe(finding(), quiet=(Quiet("budget", None),))
+    assert (len(snoozed.snoozed), incidents.told) == (1, [])
+    incidents.observe(finding(), quiet=(Quiet("budget", "tier:free"),))
+    assert incidents.told == ["opened 80"]
 
 
 def test_a_level_reached_in_a_snooze_is_told_at_its_end_and_so_is_that_it_is_over() -> None:
-    desk = Desk()
-    desk.observe(finding("80"))
-    desk.observe(finding("100"), quiet=(Quiet("budget", "total"),))
-    desk.observe(finding("100"))
-    desk.observe()
-    assert desk.told == ["opened 80", "opened 100", "resolved 100"]
+    incidents = Incidents()
+    incidents.observe(finding("80"))
+    incidents.observe(finding("100"), quiet=(Quiet("budget", "total"),))
+    incidents.observe(finding("100"))
+    incidents.observe()
+    assert incidents.told == ["opened 80", "opened 100", "resolved 100"]
 
 
 def test_people_who_heard_of_a_lower_level_hear_of_the_end_of_a_snoozed_higher_one() -> None:
-    desk = Desk()
-    desk.observe(finding("80"))
-    desk.observe(finding("100"), quiet=(Quiet("budget", "total"),))
-    desk.observe()
-    assert desk.told == ["opened 80", "resolved 100"]
+    incidents = Incidents()
+    incidents.observe(finding("80"))
+    incidents.observe(finding("100"), quiet=(Quiet("budget", "total"),))
+    incidents.observe()
+    assert incidents.told == ["opened 80", "resolved 100"]
 
 
 def test_a_rule_that_was_not_looked_at_keeps_its_alerts() -> None:
-    desk = Desk()
-    desk.observe(finding())
-    desk.observe(rules=("anomaly",))
-    assert desk.told == ["opened 80"]
-    assert all(row.is_open for row in desk.rows.values())
+    incidents = Incidents()
+    incidents.observe(finding())
+    incidents.observe(rules=("anomaly",))
+    assert incidents.told == ["opened 80"]
+    assert all(row.is_open for row in incidents.rows.values())
 
 
 def test_the_worst_and_dearest_come_first() -> None:
-    made = Desk().observe(
+    made = Incidents().observe(
         finding(scope="a", impact_microusd=5),
         finding(scope="b", severity=Severity.CRITICAL),
         finding(scope="c", impact_microusd=9),
@@ -187,7 +187,7 @@ def test_the_worst_and_dearest_come_first() -> None:
 
 
 def test_what_a_database_or_a_screen_would_stumble_over_is_taken_out() -> None:
-    made = Desk().observe(finding(scope="user:\x00a\u202eb\ud800", title="two\nlines\x1b[2J", text="kept\r\nline"))
+    made = Incidents().observe(finding(scope="user:\x00a\u202eb\ud800", title="two\nlines\x1b[2J", text="kept\r\nline"))
     (seen,) = made.opened
     assert (seen.finding.scope, seen.finding.title, seen.finding.text) == ("user:ab", "two lines[2J", "kept\nline")
 
@@ -198,23 +198,23 @@ STEPS = st.lists(st.tuples(LEVELS | st.none(), st.booleans(), st.integers(0, 8))
 
 @given(STEPS)
 def test_in_a_period_each_level_is_opened_once_and_only_upwards(steps: list[tuple[str | None, bool, int]]) -> None:
-    desk = Desk()
+    incidents = Incidents()
     for level, snoozed, hours in steps:
         quiet = (Quiet("budget", None),) if snoozed else ()
         found = [] if level is None else [finding(level, severity=Severity.CRITICAL)]
-        desk.observe(*found, quiet=quiet)
-        assert sum(row.is_open for row in desk.rows.values()) == len(found)
-        desk.now += timedelta(minutes=hours)
-    opened = [line.removeprefix("opened ") for line in desk.told if line.startswith("opened")]
+        incidents.observe(*found, quiet=quiet)
+        assert sum(row.is_open for row in incidents.rows.values()) == len(found)
+        incidents.now += timedelta(minutes=hours)
+    opened = [line.removeprefix("opened ") for line in incidents.told if line.startswith("opened")]
     assert len(opened) == len(set(opened))
     assert opened == sorted(opened, key=lambda level: float(level or 0))
 
 
 @given(STEPS)
 def test_without_snoozes_people_always_know_whether_it_fires(steps: list[tuple[str | None, bool, int]]) -> None:
-    desk = Desk()
+    incidents = Incidents()
     for level, _, hours in steps:
-        desk.observe(*([] if level is None else [finding(level, period="", severity=Severity.CRITICAL)]))
-        desk.now += timedelta(minutes=hours)
-        known = bool(desk.told) and not desk.told[-1].startswith("resolved")
+        incidents.observe(*([] if level is None else [finding(level, period="", severity=Severity.CRITICAL)]))
+        incidents.now += timedelta(minutes=hours)
+        known = bool(incidents.told) and not incidents.told[-1].startswith("resolved")
         assert known == (level is not None)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from reelkeeper.adapters.ffmpeg.intake import desk, sweep_desks
+from reelkeeper.adapters.ffmpeg.intake import scratch_dir, sweep_scratch_dirs
 
 AT_WORK = """
 import sys, time
 from pathlib import Path
-from reelkeeper.adapters.ffmpeg.intake import desk
-with desk(Path(sys.argv[1])) as work:
+from reelkeeper.adapters.ffmpeg.intake import scratch_dir
+with scratch_dir(Path(sys.argv[1])) as work:
     (work / "source.mp4").write_bytes(b"x")
     print(work, flush=True)
     time.sleep(60)
@@ -41,18 +41,18 @@ def test_a_killed_process_leaves_a_folder_that_is_removed_once_it_is_old(scratch
     with subprocess.Popen([sys.executable, "-c", AT_WORK, str(scratch)], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout
         left = Path(child.stdout.readline().strip())
-        assert sweep_desks(scratch, older_than_seconds=0) == 0, "it is at work"
+        assert sweep_scratch_dirs(scratch, older_than_seconds=0) == 0, "it is at work"
         child.send_signal(signal.SIGKILL)
-    assert sweep_desks(scratch) == 0, "it is young"
+    assert sweep_scratch_dirs(scratch) == 0, "it is young"
     aged(left)
-    assert sweep_desks(scratch) == 1
+    assert sweep_scratch_dirs(scratch) == 1
     assert not left.exists()
 
 
 def test_a_folder_in_use_stays_however_old(scratch: Path) -> None:
-    with desk(scratch) as here, desk() as there:
+    with scratch_dir(scratch) as here, scratch_dir() as there:
         aged(here), aged(there)
-        assert sweep_desks(scratch) == 0
+        assert sweep_scratch_dirs(scratch) == 0
         assert here.exists()
         assert there.exists()
     assert list(scratch.iterdir()) == []
@@ -64,6 +64,6 @@ def test_nothing_else_is_touched(scratch: Path) -> None:
     file.touch()
     link.symlink_to(other)
     aged(other), aged(file)
-    assert sweep_desks(scratch, older_than_seconds=-1) == 0
+    assert sweep_scratch_dirs(scratch, older_than_seconds=-1) == 0
     assert {other, file, link} <= set(scratch.iterdir())
-    assert sweep_desks(scratch / "missing") == 0
+    assert sweep_scratch_dirs(scratch / "missing") == 0

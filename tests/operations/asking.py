@@ -1,4 +1,4 @@
-"""A front desk for tests: requests, and workers who claim a job and make its video without a provider."""
+"""Requests of users for tests, and workers who claim a job and make its video without a provider."""
 
 from typing import Any
 

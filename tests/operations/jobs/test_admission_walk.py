@@ -21,8 +21,8 @@ from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import cache_entries, credit_holds, jobs, reservations, videos
 from reelkeeper.store.videos import cache
+from tests.operations.asking import ask, claim, fox, make
 from tests.operations.books import assert_books_balance, assert_bytes_add_up, make_user
-from tests.operations.desk import ask, claim, fox, make
 from tests.policies import put_in_force
 
 USERS = ("ann", "ben", "cat")
