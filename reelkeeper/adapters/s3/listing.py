@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 from xml.parsers import expat
 
-from reelkeeper.adapters.s3.transport import told
+from reelkeeper.adapters.s3.transport import translate_errors
 from reelkeeper.errors import TruncatedListing
 from reelkeeper.model import StoredObject
 
@@ -30,7 +30,7 @@ def read_page(client: "S3Client", bucket: str, prefix: str, **place: str) -> tup
     `place` is `ContinuationToken` or `StartAfter`; without, it is the first page. `client` has been through
     `read_pages_fast`. TruncatedListing where the page cannot be all that it should be.
     """
-    with told(f"LIST {prefix}"):
+    with translate_errors(f"LIST {prefix}"):
         asked: Any = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": PAGE_KEYS, **place}
         answer: Any = client.list_objects_v2(**asked)
     objects: list[StoredObject] = answer[OBJECTS]

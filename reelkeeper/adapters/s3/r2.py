@@ -43,7 +43,7 @@ from reelkeeper.adapters.s3.transport import (
     is_refusal,
     open_client,
     place_of,
-    told,
+    translate_errors,
     wait_before,
 )
 from reelkeeper.errors import (
@@ -167,7 +167,7 @@ class Bucket:
     def head(self, key: str) -> StoredObject | None:
         """Ask what stands at `key`: None if nothing does. A bucket that is not there looks the same."""
         try:
-            with told(f"HEAD {key}"):
+            with translate_errors(f"HEAD {key}"):
                 answer = self._client.head_object(Bucket=self.name, Key=self.check(key))
         except ObjectMissing:
             return None
@@ -194,7 +194,7 @@ class Bucket:
         size_bytes = body.seek(0, os.SEEK_END)
         body.seek(0)
         try:
-            with told(f"PUT {key}"):
+            with translate_errors(f"PUT {key}"):
                 answer = self._client.put_object(
                     Bucket=self.name,
                     Key=key,
@@ -216,7 +216,7 @@ class Bucket:
 
     def read_bytes(self, key: str, limit_bytes: int = 65_536) -> bytes:
         """Return a small object whole. ObjectMissing; StorageError if it is larger than `limit_bytes`."""
-        with told(f"GET {key}"):
+        with translate_errors(f"GET {key}"):
             answer = self._client.get_object(Bucket=self.name, Key=self.check(key))
             with closing(answer["Body"]) as body:
                 data = body.read(limit_bytes + 1)
@@ -232,7 +232,7 @@ class Bucket:
         condition: Any = {} if etag is None else {"IfMatch": f'"{etag}"'}
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with told(f"GET {key}"), path.open("wb") as file:
+                with translate_errors(f"GET {key}"), path.open("wb") as file:
                     answer = self._client.get_object(Bucket=self.name, Key=self.check(key), **condition)
                     digest = hashlib.sha256()
                     with closing(answer["Body"]) as body:
@@ -317,7 +317,7 @@ class Bucket:
     def expiries(self) -> list[Expiry]:
         """Read the bucket's lifecycle rules that delete or move objects. StorageError where the token may not."""
         try:
-            with told("the lifecycle rules"):
+            with translate_errors("the lifecycle rules"):
                 answer = self._client.get_bucket_lifecycle_configuration(Bucket=self.name)
         except ObjectMissing:  # 404 NoSuchLifecycleConfiguration
             return []
@@ -339,7 +339,7 @@ class Bucket:
 
     def server_time(self) -> datetime:
         """Return the bucket's clock, to the second, from a HEAD of the identity object, which need not exist."""
-        with told("HEAD of the identity object"):
+        with translate_errors("HEAD of the identity object"):
             try:
                 answer: Any = self._client.head_object(Bucket=self.name, Key=self.identity_key)
             except ClientError as error:

@@ -86,7 +86,7 @@ def open_client(
 
 
 @contextmanager
-def told(request: str) -> Iterator[None]:
+def translate_errors(request: str) -> Iterator[None]:
     """Turn boto3's errors into ours, saying which request they answer."""
     try:
         yield
