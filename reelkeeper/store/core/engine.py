@@ -122,7 +122,7 @@ def transaction(engine: sa.Engine, name: str) -> Iterator[Session]:
         failpoint(f"{name}.after_commit")
 
 
-def flushed_after(session: AnySession) -> None:
+def group_commit(session: AnySession) -> None:
     """Let this transaction's commit give its locks to the next first, and wait for the disk then, on PostgreSQL.
 
     Everybody would wait for the disk in turn, and so many do at once. `transaction` ends only when all of it is there,
@@ -134,7 +134,7 @@ def flushed_after(session: AnySession) -> None:
         session.info[_FLUSHED_AFTER] = True
 
 
-def unhurried(session: AnySession) -> None:
+def async_commit(session: AnySession) -> None:
     """Let this transaction's commit not wait for the disk on PostgreSQL: for what may be lost with the machine.
 
     It is lost whole, with those after it that were not waited for either, and nothing else is ("Asynchronous Commit").

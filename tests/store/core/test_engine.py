@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from reelkeeper import failpoints
 from reelkeeper.errors import Misconfigured
-from reelkeeper.store.core.engine import Clock, flushed_after, limit_lock_waits, now, open_engine, reading, transaction
+from reelkeeper.store.core.engine import Clock, group_commit, limit_lock_waits, now, open_engine, reading, transaction
 from reelkeeper.store.tables import users
 
 
@@ -109,7 +109,7 @@ def test_the_folder_of_a_sqlite_file_is_made(tmp_path: Path) -> None:
 def test_what_is_flushed_after_its_commit_is_on_the_disk_at_the_transactions_end(postgresql_engine: sa.Engine) -> None:
     for _ in range(20):  # the server flushes by itself too, some times a second
         with transaction(postgresql_engine, "test") as session:
-            flushed_after(session)
+            group_commit(session)
             session.execute(sa.insert(users).values(id=uuid4().hex))
             written = session.execute(sa.text("SELECT pg_current_wal_insert_lsn()")).scalar_one()
         with reading(postgresql_engine) as session:
@@ -120,14 +120,14 @@ def test_what_is_flushed_after_its_commit_is_on_the_disk_at_the_transactions_end
 def test_it_is_a_transaction_like_others_on_both_databases(engine: sa.Engine) -> None:
     def fail() -> None:
         with transaction(engine, "test") as session:
-            flushed_after(session)
+            group_commit(session)
             session.execute(sa.insert(users).values(id="ben"))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     with transaction(engine, "test") as session:
-        flushed_after(session)
+        group_commit(session)
         session.execute(sa.insert(users).values(id="ann"))
     with reading(engine) as session:
         assert session.execute(sa.select(users.c.id)).scalar_one() == "ann"
