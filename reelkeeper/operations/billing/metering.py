@@ -11,7 +11,7 @@ from typing import NamedTuple
 from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
 from reelkeeper.errors import TokenRefused, UsageUnknown
 from reelkeeper.model.money import Charge, Metric, UsageSource
-from reelkeeper.rules.billing.allocation import CHARGED, MAKING, Reckoned, reckon, share
+from reelkeeper.rules.billing.allocation import CHARGED, MAKING, ComputedCharge, compute_charges, share
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.spend.watch import LOOKED_BACK_DAYS, Spent
 from reelkeeper.store import Engine, Session
@@ -82,15 +82,15 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date) -> i
     end = (month + 31 * _ONE_DAY).replace(day=1) - _ONE_DAY
     with reading(engine) as session:
         account = usage.days(session, month - _LOOKED_BACK, end, metrics=CHARGED, of_users=False)
-        reckoned = reckon(account, book, month, today)
-        stale = _stale(reckoned, charges.settled(session, month, end), today)
+        computed = compute_charges(account, book, month, today)
+        stale = _stale(computed, charges.settled(session, month, end), today)
         tiers = quotas.tiers(session)
     for day in stale:  # each for itself, since others wait for a transaction of SQLite's
         with transaction(engine, "charges.replace") as session:
             of_users = usage.days(session, day, day, metrics=CHARGED, of_users=True)
-            of_day = [one for one in reckoned if one.day == day]
+            of_day = [one for one in computed if one.day == day]
             charges.replace(session, [day], share(of_day, of_users, tiers, book))
-            others = sum(one.billed_nanousd for one in of_day if one.thing.service not in MAKING)
+            others = sum(one.billed_nanousd for one in of_day if one.item.service not in MAKING)
             spend_counters.note_charged(session, day, -(-others // _NANO_IN_MICRO))
     return len(stale)
 
@@ -116,10 +116,9 @@ def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str],
         )
 
 
-def _stale(reckoned: Iterable[Reckoned], settled: Iterable[charges.Settled], today: date) -> list[date]:
+def _stale(computed: Iterable[ComputedCharge], settled: Iterable[charges.Settled], today: date) -> list[date]:
     should = {
-        (one.day, one.thing.sku): (one.quantity, one.list_nanousd, one.billed_nanousd, one.estimated)
-        for one in reckoned
+        (one.day, one.item.sku): (one.quantity, one.list_nanousd, one.billed_nanousd, one.estimated) for one in computed
     }
     are = {one[:2]: one[2:] for one in settled}
     wrong = {day for day, sku in should.keys() | are.keys() if should.get((day, sku)) != are.get((day, sku))}

@@ -30,7 +30,7 @@ _NANO: Final = 10**9
 _ONE_DAY: Final = timedelta(days=1)
 
 
-class Thing(NamedTuple):
+class LineItem(NamedTuple):
     """Something that is charged for. `nanousd` is the list price of one `unit`."""
 
     sku: str
@@ -40,18 +40,18 @@ class Thing(NamedTuple):
     price_book: str
 
 
-class Reckoned(NamedTuple):
+class ComputedCharge(NamedTuple):
     """What the account used of one thing on one day, at list price, and what that added to the month's bill."""
 
     day: date
-    thing: Thing
+    item: LineItem
     quantity: int
     list_nanousd: int
     billed_nanousd: int
     estimated: bool
 
 
-def reckon(account: Iterable[Used], book: PriceBook, month: date, today: date) -> list[Reckoned]:
+def compute_charges(account: Iterable[Used], book: PriceBook, month: date, today: date) -> list[ComputedCharge]:
     """Price what the account used on each day of `month` up to `today`, the last of which are still estimates.
 
     `account` may hold earlier days: the last known amount of stored bytes stands in for a day on which nobody looked,
@@ -60,45 +60,49 @@ def reckon(account: Iterable[Used], book: PriceBook, month: date, today: date) -
     """
     days_in_month = monthrange(month.year, month.month)[1]
     last = min(today, month.replace(day=days_in_month))
-    things = things_of(days_in_month, book)
-    found: list[Reckoned] = []
-    used, listed, billed = defaultdict[Thing, int](int), defaultdict[Thing, int](int), defaultdict[Thing, int](int)
+    line_items = line_items_of(days_in_month, book)
+    found: list[ComputedCharge] = []
+    used, listed, billed = (
+        defaultdict[LineItem, int](int),
+        defaultdict[LineItem, int](int),
+        defaultdict[LineItem, int](int),
+    )
     for day, rows in _by_day(account, month, last):
-        amounts, estimates = defaultdict[Thing, int](int), set[Thing]()
+        amounts, estimates = defaultdict[LineItem, int](int), set[LineItem]()
         for one in rows:
-            for thing in things(one):
-                amounts[thing] += one.quantity
+            for item in line_items(one):
+                amounts[item] += one.quantity
                 guessed = one.day < day or (one.metric, one.source) == (Metric.OPERATIONS, UsageSource.STORE)
                 if one.sampled or guessed or day >= today:
-                    estimates.add(thing)
-        for thing, quantity in amounts.items():
-            used[thing] += quantity
+                    estimates.add(item)
+        for item, quantity in amounts.items():
+            used[item] += quantity
         bills = _bills(used, days_in_month)
-        for thing in amounts:
-            at_list = round(used[thing] * thing.nanousd)
-            parts = (at_list - listed[thing], bills.get(thing.sku, at_list) - billed[thing])
-            found.append(Reckoned(day, thing, amounts[thing], *parts, thing in estimates))
-            listed[thing] += parts[0]
-            billed[thing] += parts[1]
+        for item in amounts:
+            at_list = round(used[item] * item.nanousd)
+            parts = (at_list - listed[item], bills.get(item.sku, at_list) - billed[item])
+            found.append(ComputedCharge(day, item, amounts[item], *parts, item in estimates))
+            listed[item] += parts[0]
+            billed[item] += parts[1]
     return found
 
 
 def share(
-    reckoned: Iterable[Reckoned], users: Iterable[Used], tiers: Mapping[str, str | None], book: PriceBook
+    computed: Iterable[ComputedCharge], users: Iterable[Used], tiers: Mapping[str, str | None], book: PriceBook
 ) -> Iterator[Charge]:
     """Give each user of those days a charge at list price, and what is left of each day's bill to nobody.
 
     `users` is what users used on the days of `reckoned`, any other days left out. The charges of a day and thing sum to
     what was reckoned for it: in quantity, list price and bill.
     """
-    pricing_of = cache(partial(things_of, book=book))
+    pricing_of = cache(partial(line_items_of, book=book))
     parts: defaultdict[tuple[date, str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     for one in users:
-        for thing in pricing_of(monthrange(one.day.year, one.day.month)[1])(one):
-            parts[one.day, thing.sku][one.user_id] += one.quantity
-    for day, thing, quantity, listed, billed, estimated in reckoned:
-        used = parts[day, thing.sku]
-        rows = [(user_id, part, round(part * thing.nanousd)) for user_id, part in sorted(used.items())]
+        for item in pricing_of(monthrange(one.day.year, one.day.month)[1])(one):
+            parts[one.day, item.sku][one.user_id] += one.quantity
+    for day, item, quantity, listed, billed, estimated in computed:
+        used = parts[day, item.sku]
+        rows = [(user_id, part, round(part * item.nanousd)) for user_id, part in sorted(used.items())]
         shared = sum(cost for _, _, cost in rows)
         left = quantity - sum(part for _, part, _ in rows)
         for user_id, part, cost, bill in [
@@ -107,15 +111,15 @@ def share(
         ]:
             yield Charge(
                 day,
-                thing.service,
-                thing.sku,
+                item.service,
+                item.sku,
                 user_id,
                 tiers.get(user_id),
                 part,
-                thing.unit,
+                item.unit,
                 cost,
                 bill,
-                thing.price_book,
+                item.price_book,
                 estimated,
             )
 
@@ -136,20 +140,20 @@ def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[
         day += _ONE_DAY
 
 
-def things_of(days_in_month: int, book: PriceBook) -> Callable[[Used], tuple[Thing, ...]]:
+def line_items_of(days_in_month: int, book: PriceBook) -> Callable[[Used], tuple[LineItem, ...]]:
     """Give what says which things are charged for a use, in months of this length, with their prices."""
-    known: dict[tuple[str, str, str], tuple[Thing, ...]] = {}
+    known: dict[tuple[str, str, str], tuple[LineItem, ...]] = {}
 
-    def things(one: Used) -> tuple[Thing, ...]:
+    def line_items(one: Used) -> tuple[LineItem, ...]:
         kind = (one.metric, one.resource, one.storage_class)
         if kind not in known:
-            known[kind] = _things(one, days_in_month, book)
+            known[kind] = _line_items(one, days_in_month, book)
         return known[kind]
 
-    return things
+    return line_items
 
 
-def _things(one: Used, days_in_month: int, book: PriceBook) -> tuple[Thing, ...]:
+def _line_items(one: Used, days_in_month: int, book: PriceBook) -> tuple[LineItem, ...]:
     """Name what is charged for this use: nothing, one thing, or of a job its compute and its API."""
     kind = StorageClass(one.storage_class or StorageClass.STANDARD)
     rates = RATES[kind]
@@ -164,17 +168,17 @@ def _things(one: Used, days_in_month: int, book: PriceBook) -> tuple[Thing, ...]
     if one.metric == Metric.JOBS:
         price, suffix = book.price_of(one.resource), f"-{one.resource}" if one.resource else ""
         costs = ((COMPUTE, price.compute_usd), (API, price.api_usd))
-        return tuple(Thing(f"{name}{suffix}", name, "Jobs", Fraction(usd) * _NANO, book.mark) for name, usd in costs)
+        return tuple(LineItem(f"{name}{suffix}", name, "Jobs", Fraction(usd) * _NANO, book.mark) for name, usd in costs)
     return ()
 
 
-def _r2(service: str, kind: StorageClass, unit: str, usd: Decimal, units: int) -> Thing:
-    return Thing(pricing.sku(service, kind), service, unit, Fraction(usd) * _NANO / units, PRICE_BOOK)
+def _r2(service: str, kind: StorageClass, unit: str, usd: Decimal, units: int) -> LineItem:
+    return LineItem(pricing.sku(service, kind), service, unit, Fraction(usd) * _NANO / units, PRICE_BOOK)
 
 
-def _bills(used: Mapping[Thing, int], days_in_month: int) -> dict[str, int]:
+def _bills(used: Mapping[LineItem, int], days_in_month: int) -> dict[str, int]:
     """Price what R2 was used for since the month began, as Cloudflare would: nano-dollars of each SKU."""
-    by_sku = {thing.sku: quantity for thing, quantity in used.items()}
+    by_sku = {item.sku: quantity for item, quantity in used.items()}
 
     def so_far(service: str, kind: StorageClass) -> int:
         return by_sku.get(pricing.sku(service, kind), 0)

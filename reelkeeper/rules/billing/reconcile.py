@@ -6,7 +6,7 @@ from datetime import date
 from typing import Final, NamedTuple
 
 from reelkeeper.model.money import Metric, Used
-from reelkeeper.rules.billing.allocation import Thing, things_of
+from reelkeeper.rules.billing.allocation import LineItem, line_items_of
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH
 
@@ -44,14 +44,14 @@ def compare(ours: Sequence[Used], theirs: Sequence[Used]) -> Comparison:
     return Comparison(
         tuple(
             Difference(
-                thing.sku,
-                thing.unit,
-                mine[thing],
-                others[thing],
-                others[thing] - mine[thing],
-                round((others[thing] - mine[thing]) * thing.nanousd),
+                item.sku,
+                item.unit,
+                mine[item],
+                others[item],
+                others[item] - mine[item],
+                round((others[item] - mine[item]) * item.nanousd),
             )
-            for thing in sorted({*mine, *others})
+            for item in sorted({*mine, *others})
         ),
         tuple(sorted(both)),
         tuple(sorted(our_days - their_days)),
@@ -59,10 +59,10 @@ def compare(ours: Sequence[Used], theirs: Sequence[Used]) -> Comparison:
     )
 
 
-def _count(rows: Iterable[Used]) -> Counter[Thing]:
+def _count(rows: Iterable[Used]) -> Counter[LineItem]:
     """Add up what is charged for, by a month of 30 days; what is free is not compared."""
-    things, counts = things_of(DAYS_A_MONTH, PriceBook()), Counter[Thing]()
+    line_items, counts = line_items_of(DAYS_A_MONTH, PriceBook()), Counter[LineItem]()
     for one in rows:
-        for thing in things(one):
-            counts[thing] += one.quantity
+        for item in line_items(one):
+            counts[item] += one.quantity
     return counts

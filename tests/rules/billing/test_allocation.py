@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reelkeeper.model.money import Charge, Metric, StorageClass, UsageSource, Used
-from reelkeeper.rules.billing.allocation import reckon, share
+from reelkeeper.rules.billing.allocation import compute_charges, share
 from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsage, Usage, bill, gb_months
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.tariff import GB
@@ -31,7 +31,7 @@ def stored(day: int, gigabytes: int, **more: Any) -> Used:  # noqa: ANN401  what
 
 
 def charged(account: Iterable[Used], users: Iterable[Used] = (), today: date = AFTER) -> list[Charge]:
-    return list(share(reckon(account, BOOK, MONTH, today), users, {"ann": "pro"}, BOOK))
+    return list(share(compute_charges(account, BOOK, MONTH, today), users, {"ann": "pro"}, BOOK))
 
 
 def billed_nanousd(charges: Iterable[Charge]) -> dict[str, int]:
@@ -147,10 +147,10 @@ def test_whoever_used_what_the_rows_sum_to_the_bill_on_every_day(
     rows = [on(day, what[0], much, what[1], storage_class=what[2], user_id=user) for day, what, much, user in uses]
     account, users = [one for one in rows if not one.user_id], [one for one in rows if one.user_id]
     today = date(2026, 11, until)
-    reckoned = reckon(account, BOOK, MONTH, today)
-    charges = list(share(reckoned, users, {}, BOOK))
-    for one in reckoned:
-        same = [each for each in charges if (each.day, each.sku) == (one.day, one.thing.sku)]
+    computed = compute_charges(account, BOOK, MONTH, today)
+    charges = list(share(computed, users, {}, BOOK))
+    for one in computed:
+        same = [each for each in charges if (each.day, each.sku) == (one.day, one.item.sku)]
         assert sum(each.consumed_quantity for each in same) == one.quantity
         assert sum(each.list_nanousd for each in same) == one.list_nanousd
         assert sum(each.billed_nanousd for each in same) == one.billed_nanousd
@@ -193,6 +193,6 @@ def test_whoever_used_what_the_rows_sum_to_the_bill_on_every_day(
 def test_what_was_charged_stays_when_a_day_goes_by(peaks: list[int]) -> None:
     """Days that are over are not charged anew as the month goes on, unless their usage is known better."""
     account = [on(day, Metric.STORED_BYTES, peak) for day, peak in enumerate(peaks, 1)]
-    months = [reckon(account, BOOK, MONTH, date(2026, 11, day)) for day in range(1, 31)]
+    months = [compute_charges(account, BOOK, MONTH, date(2026, 11, day)) for day in range(1, 31)]
     for before, after in pairwise(months):
         assert [one[:5] for one in after[: len(before)]] == [one[:5] for one in before]
