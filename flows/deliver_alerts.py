@@ -7,12 +7,12 @@ from pydantic import Field
 
 from reelkeeper.rules.lifecycle.report import DeliveryReport
 from tasks import alerts, heartbeats, runs, workspaces
-from tasks.parameters import DryRun, Says
+from tasks.parameters import DryRun, FieldHelp
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def deliver_alerts(
-    seconds: Annotated[int, Field(ge=1, le=3600), Says("How long it sends at most")] = 240,
+    seconds: Annotated[int, Field(ge=1, le=3600), FieldHelp("How long it sends at most")] = 240,
     dry_run: DryRun = True,
 ) -> DeliveryReport:
     """Send the messages that wait in the outbox, for at most so many seconds; a dry run only says which.

@@ -9,16 +9,16 @@ from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
 from tasks import heartbeats, jobs, runs, workspaces
-from tasks.parameters import DryRun, Says
+from tasks.parameters import DryRun, FieldHelp
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def dispatch_jobs(
     order: Annotated[DispatchPolicy | None, Override()] = None,
     attempts: Annotated[AttemptPolicy | None, Override()] = None,
-    slots: Annotated[int, Field(ge=1, le=1000), Says("Jobs that this run keeps going at once, at most")] = 8,
-    seconds: Annotated[int, Field(ge=1, le=3600), Says("How long it takes on new jobs")] = 285,
-    until_idle: Annotated[bool, Says("End as soon as nothing is due")] = False,
+    slots: Annotated[int, Field(ge=1, le=1000), FieldHelp("Jobs that this run keeps going at once, at most")] = 8,
+    seconds: Annotated[int, Field(ge=1, le=3600), FieldHelp("How long it takes on new jobs")] = 285,
+    until_idle: Annotated[bool, FieldHelp("End as soon as nothing is due")] = False,
     dry_run: DryRun = True,
 ) -> DispatchReport:
     """Keep at most `slots` jobs running for so many seconds, or until nothing is due; a dry run says which come first.

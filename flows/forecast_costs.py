@@ -14,7 +14,7 @@ from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.savings import SavingsPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from tasks import alerts, forecasts, heartbeats, pictures, runs, workspaces
-from tasks.parameters import AsOf, DryRun, Says
+from tasks.parameters import AsOf, DryRun, FieldHelp
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
@@ -24,7 +24,7 @@ def forecast_costs(
     budget: Annotated[BudgetPolicy | None, Override()] = None,
     saving: Annotated[SavingsPolicy | None, Override()] = None,
     alerting: Annotated[AlertPolicy | None, Override()] = None,
-    months: Annotated[int, Field(ge=1, le=12), Says("This month and so many in all")] = 3,
+    months: Annotated[int, Field(ge=1, le=12), FieldHelp("This month and so many in all")] = 3,
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> ForecastReport:

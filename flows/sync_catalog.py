@@ -11,7 +11,7 @@ from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import SyncReport
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from tasks import catalogs, heartbeats, reports, runs, views, workspaces
-from tasks.parameters import AsOf, DryRun, GraceDays, Says, ServiceGraceDays
+from tasks.parameters import AsOf, DryRun, FieldHelp, GraceDays, ServiceGraceDays
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
@@ -21,9 +21,9 @@ def sync_catalog(
     grace_days: GraceDays = None,
     grace_days_service_keys: ServiceGraceDays = None,
     reads_are_views: Annotated[
-        bool, Says("Cloudflare's count of reads becomes the views: without a CDN before the bucket")
+        bool, FieldHelp("Cloudflare's count of reads becomes the views: without a CDN before the bucket")
     ] = False,
-    shards: Annotated[int, Field(ge=1, le=32), Says("Parts of the bucket that are listed at once")] = 1,
+    shards: Annotated[int, Field(ge=1, le=32), FieldHelp("Parts of the bucket that are listed at once")] = 1,
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> SyncReport:

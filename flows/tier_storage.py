@@ -13,7 +13,7 @@ from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from tasks import heartbeats, plans, reports, runs, transcodes, videos, workspaces
-from tasks.parameters import AsOf, DryRun, PlanId, Says
+from tasks.parameters import AsOf, DryRun, FieldHelp, PlanId
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
@@ -22,7 +22,7 @@ def tier_storage(
     limits: Annotated[BlastRadius | None, Override()] = None,
     recipe: Annotated[Recipe | None, Override()] = None,
     acceptance: Annotated[Acceptance | None, Override()] = None,
-    helpers: Annotated[int, Field(ge=0, le=100), Says("Runs of transcode_videos that help, on other workers")] = 0,
+    helpers: Annotated[int, Field(ge=0, le=100), FieldHelp("Runs of transcode_videos that help, on other workers")] = 0,
     dry_run: DryRun = True,
     as_of: AsOf = None,
     plan_id: PlanId = None,

@@ -6,7 +6,7 @@ from pydantic import AwareDatetime, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 
-class Says:
+class FieldHelp:
     """What a form says of a parameter. Prefect reads docstrings alone, and drops the description of a `Field`."""
 
     def __init__(self, text: str) -> None:
@@ -17,14 +17,16 @@ class Says:
         return {**handler(schema), "description": self._text}
 
 
-DryRun = Annotated[bool, Says("Only say what would be done; switched off, it is done")]
-AsOf = Annotated[AwareDatetime | None, Says("Judge ages, views and days as of this moment; else as of its due time")]
-PlanId = Annotated[str | None, Says("Carry out this saved plan, of at most 24 hours, as it stands")]
+DryRun = Annotated[bool, FieldHelp("Only say what would be done; switched off, it is done")]
+AsOf = Annotated[
+    AwareDatetime | None, FieldHelp("Judge ages, views and days as of this moment; else as of its due time")
+]
+PlanId = Annotated[str | None, FieldHelp("Carry out this saved plan, of at most 24 hours, as it stands")]
 GraceDays = Annotated[
     Annotated[int, Field(ge=1, le=365)] | None,
-    Says("Days in which what is retired can be restored, before its bytes are purged; else as the policy says"),
+    FieldHelp("Days in which what is retired can be restored, before its bytes are purged; else as the policy says"),
 ]
 ServiceGraceDays = Annotated[
     Annotated[int, Field(ge=1, le=365)] | None,
-    Says("The same for keys of the service's, which it may overwrite meanwhile"),
+    FieldHelp("The same for keys of the service's, which it may overwrite meanwhile"),
 ]
