@@ -49,7 +49,7 @@ def sync_catalog(
             settled = catalogs.settle_left_open(workspace, held, run_id=run_id, grace=grace)
             found = catalogs.look(workspace, run_id, shards=shards)
             guard.listing_within(rules.limits, found.seen, found.expected)
-            report = catalogs.bring_in_line(
+            report = catalogs.reconcile(
                 workspace, held, found, settled, adopting=rules.adoption, run_id=run_id, as_of=as_of, grace=grace
             )
             reports.publish_sync(report)

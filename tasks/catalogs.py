@@ -78,7 +78,7 @@ def preview(workspace: Workspace, found: Survey, adopting: AdoptionLimits, run_i
 
 
 @task(task_run_name="bring the catalogue in line", cache_policy=NO_CACHE)
-def bring_in_line(
+def reconcile(
     workspace: Workspace,
     held: HeldLease,
     found: Survey,
