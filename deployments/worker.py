@@ -28,7 +28,7 @@ from prefect.workers.server import _run_healthcheck_server
 from deployments.engine import HAND_OVER
 from deployments.folder import HOME
 
-MERCY_SECONDS: Final = 15.0  # for a run that is handed over to end in order; then it is killed
+TERMINATE_TIMEOUT_SECONDS: Final = 15.0  # for a run that is handed over to end in order; then it is killed
 _HANDED_OVER: Final = "Its worker was stopped, and handed it over"
 _MISSED: Final = "It was missed: no worker was there, and a later run of the same schedule does its work"
 _TICK_SECONDS: Final = 0.2
@@ -194,7 +194,7 @@ async def _drain(
         say(f"Hands over {', '.join(names) or 'what was about to begin'}: the next worker begins it again.")
         for one in workers:
             one.hand_over(number)
-        if await _idle(workers, MERCY_SECONDS):
+        if await _idle(workers, TERMINATE_TIMEOUT_SECONDS):
             return
 
 

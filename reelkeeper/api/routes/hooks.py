@@ -15,7 +15,7 @@ from reelkeeper.api.app_state import CurrentState, needs
 from reelkeeper.api.load import WRITE, Loaded
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.alerts.alerts import observe
-from reelkeeper.operations.jobs.claim import look_soon
+from reelkeeper.operations.jobs.claim import poll_now
 from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.alerts.alerting import Trouble
 from reelkeeper.settings import settings
@@ -45,7 +45,7 @@ async def generator_called(request: Request, app_state: CurrentState, load: Load
     shown = request.headers.get(webhook.HEADER, "")
     job_id = webhook.verify(secret.get_secret_value(), await request.body(), shown, time.time())
     async with load.writing.turn(), load.work.turn():
-        await run_in_threadpool(look_soon, app_state.workspace.engine, job_id)
+        await run_in_threadpool(poll_now, app_state.workspace.engine, job_id)
     return Response(status_code=204)
 
 

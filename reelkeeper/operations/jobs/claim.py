@@ -156,10 +156,10 @@ def park(engine: Engine, one: Claim, error: str, policy: AttemptPolicy) -> None:
         _let_go(session, one, state=JobState.PARKED, due_at=Clock(policy.quiet_seconds), error=error)
 
 
-def look_soon(engine: Engine, provider_job_id: str) -> bool:
+def poll_now(engine: Engine, provider_job_id: str) -> bool:
     """Have a job that waits or is parked looked at now, as its provider says that something came of it."""
     with transaction(engine, "jobs.look_soon") as session:
-        return claims.look_soon(session, provider_job_id)
+        return claims.poll_now(session, provider_job_id)
 
 
 def hand_back(engine: Engine, held: Sequence[Claim]) -> None:

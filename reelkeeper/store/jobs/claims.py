@@ -209,7 +209,7 @@ def note(session: Session, claim: Claim, **values: Any) -> bool:  # noqa: ANN401
     return changed(session, mine.values(**values)) == 1
 
 
-def look_soon(session: Session, provider_job_id: str) -> bool:
+def poll_now(session: Session, provider_job_id: str) -> bool:
     """Let a job's pause end; False if it has none, or is not known."""
     rests = sa.and_(jobs.c.state.in_((JobState.QUEUED, JobState.PARKED)), jobs.c.due_at > Clock())
     chosen = sa.update(jobs).where(jobs.c.provider_job_id == provider_job_id, rests)
