@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 from reelkeeper.adapters.contract.checks import CHECKS
 from reelkeeper.adapters.contract.scratch import Broken, Scratch, Target, scratch
 from reelkeeper.adapters.s3.keys import CONTRACT
-from reelkeeper.adapters.s3.transport import told
+from reelkeeper.adapters.s3.transport import translate_errors
 from reelkeeper.errors import ReelkeeperError
 
 __all__ = ["CHECKS", "Broken", "Result", "Scratch", "Target", "one", "run", "scratch"]
@@ -36,7 +36,7 @@ class Result(NamedTuple):
 def run(target: Target) -> Iterator[Result]:
     """Run each check in a scratch prefix of its own, gone afterwards; first remove what killed runs have left."""
     start = target.bucket.prefix + CONTRACT
-    with told(f"LIST {start}"):
+    with translate_errors(f"LIST {start}"):
         answer = target.client().list_objects_v2(Bucket=target.bucket.name, Prefix=start, Delimiter="/")
     for prefix in (one["Prefix"] for one in answer.get("CommonPrefixes", [])):
         left = Scratch(target, prefix)

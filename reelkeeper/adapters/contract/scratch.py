@@ -14,7 +14,7 @@ import httpx
 
 from reelkeeper.adapters.s3.keys import CONTRACT
 from reelkeeper.adapters.s3.r2 import Bucket
-from reelkeeper.adapters.s3.transport import open_client, told
+from reelkeeper.adapters.s3.transport import open_client, translate_errors
 from reelkeeper.errors import KeyRefused
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Scratch:
 
     def put(self, key: str, data: bytes, **conditions: Any) -> str:  # noqa: ANN401  boto3's parameters
         """Put as a service does, over whatever is there; returns the ETag. ObjectChanged where a condition fails."""
-        with told(f"PUT {key}"):
+        with translate_errors(f"PUT {key}"):
             answer = self._client.put_object(
                 Bucket=self.bucket.name, Key=self.bucket.check(key), Body=data, ContentType=_TYPE, **conditions
             )
@@ -63,13 +63,13 @@ class Scratch:
 
     def read_if(self, key: str, etag: str) -> bytes:
         """Return an object if it has this ETag, else ObjectChanged."""
-        with told(f"GET {key}"):
+        with translate_errors(f"GET {key}"):
             answer = self._client.get_object(Bucket=self.bucket.name, Key=self.bucket.check(key), IfMatch=f'"{etag}"')
             return answer["Body"].read()
 
     def keys_after(self, key: str, page_keys: int = 1000) -> list[str]:
         """List the keys here that come after `key`, in pages of `page_keys`."""
-        with told(f"LIST {self.bucket.prefix}"):
+        with translate_errors(f"LIST {self.bucket.prefix}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket.name,
                 Prefix=self.bucket.prefix,

@@ -16,7 +16,7 @@ from reelkeeper.adapters.ffmpeg import landlock, seccomp
 from reelkeeper.adapters.ffmpeg.sandbox import ENVIRONMENT, Bounds, Walls, ceilings
 from reelkeeper.errors import MediaError, NotAVideo
 
-_MERCY_SECONDS = 3.0  # between SIGTERM and SIGKILL
+_TERMINATE_TIMEOUT_SECONDS = 3.0  # between SIGTERM and SIGKILL
 
 
 class Tool:
@@ -26,7 +26,7 @@ class Tool:
         self.name, self.output = name, output
         self._line = line
 
-    def wait(self, seconds: float = _MERCY_SECONDS) -> tuple[int, float] | None:
+    def wait(self, seconds: float = _TERMINATE_TIMEOUT_SECONDS) -> tuple[int, float] | None:
         """Return exit code (negative: by that signal) and CPU seconds, or None when it has not ended by then."""
         self._line.settimeout(seconds)
         try:

@@ -92,8 +92,8 @@ def share(
 ) -> Iterator[Charge]:
     """Give each user of those days a charge at list price, and what is left of each day's bill to nobody.
 
-    `users` is what users used on the days of `reckoned`, any other days left out. The charges of a day and thing sum to
-    what was reckoned for it: in quantity, list price and bill.
+    `users` is what users used on the days of `computed`, any other days left out. The charges of a day and thing sum to
+    what was computed for it: in quantity, list price and bill.
     """
     pricing_of = cache(partial(line_items_of, book=book))
     parts: defaultdict[tuple[date, str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
