@@ -6,7 +6,7 @@ from prefect import flow
 
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.jobs.pruning import PrunePolicy, PruneReport
-from reelkeeper.rules.lifecycle.keeping import KeepingPolicy
+from reelkeeper.rules.lifecycle.record_retention import RecordRetentionPolicy
 from tasks import caches, heartbeats, runs, workspaces
 from tasks.parameters import AsOf, DryRun
 
@@ -14,7 +14,7 @@ from tasks.parameters import AsOf, DryRun
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def prune_cache(
     pruning: Annotated[PrunePolicy | None, Override()] = None,
-    keeping: Annotated[KeepingPolicy | None, Override()] = None,
+    record_retention: Annotated[RecordRetentionPolicy | None, Override()] = None,
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> PruneReport:
@@ -22,18 +22,18 @@ def prune_cache(
 
     A dry run shows what would go by which rule, what that saves in storage and what it loses. Videos stay their users',
     and an entry that is used while the run is at work stays. Old records that nothing refers to go with them, by
-    `keeping` and the store's own clock, so that the store does not grow without end.
+    `record_retention` and the store's own clock, so that the store does not grow without end.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
     with workspaces.opened() as workspace:
-        rules = followed(workspace.engine, pruning=pruning, keeping=keeping)
+        rules = followed(workspace.engine, pruning=pruning, record_retention=record_retention)
         plan = caches.judge(workspace, rules.pruning, as_of, run_id, dry_run=dry_run)
         report = PruneReport("prune_cache", run_id, dry_run, plan.entries, plan.size_bytes, plan.by_rule())
         if dry_run:
-            return caches.preview(workspace, report, rules.keeping)
+            return caches.preview(workspace, report, rules.record_retention)
 
         with workspaces.lease(workspace, "prune_cache") as held:
             done = caches.carry_out(workspace, held, plan, rules.pruning, run_id)
-            forgotten = caches.forget(workspace, held, rules.keeping)
+            forgotten = caches.forget(workspace, held, rules.record_retention)
     return report.after(done.dropped, done.stayed, forgotten)

@@ -9,14 +9,14 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from reelkeeper.operations.core import prune_records as forget_
+from reelkeeper.operations.core import prune_records
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import prune_cache
 from reelkeeper.operations.jobs.prune_cache import Done
 from reelkeeper.rules.core.wording import dollars, size
 from reelkeeper.rules.jobs.pruning import PrunePlan, PrunePolicy, PruneReport
-from reelkeeper.rules.lifecycle.keeping import KeepingPolicy
+from reelkeeper.rules.lifecycle.record_retention import RecordRetentionPolicy
 
 
 @task(task_run_name="judge the cache", cache_policy=NO_CACHE)
@@ -40,16 +40,16 @@ def carry_out(workspace: Workspace, held: HeldLease, plan: PrunePlan, policy: Pr
 
 
 @task(task_run_name="count old records", cache_policy=NO_CACHE)
-def preview(workspace: Workspace, report: PruneReport, keeping: KeepingPolicy) -> PruneReport:
+def preview(workspace: Workspace, report: PruneReport, record_retention: RecordRetentionPolicy) -> PruneReport:
     """Say how many old records would go; nothing is changed."""
-    return replace(report, forgotten=forget_.overdue(workspace.engine, keeping))
+    return replace(report, forgotten=prune_records.overdue(workspace.engine, record_retention))
 
 
 @task(task_run_name="forget old records", cache_policy=NO_CACHE)
-def forget(workspace: Workspace, held: HeldLease, keeping: KeepingPolicy) -> dict[str, int]:
+def forget(workspace: Workspace, held: HeldLease, record_retention: RecordRetentionPolicy) -> dict[str, int]:
     """Delete the records that are old and that nothing refers to."""
     held.check()
-    gone = forget_.forget(workspace.engine, keeping, lease=held.lease)
+    gone = prune_records.forget(workspace.engine, record_retention, lease=held.lease)
     told = ", ".join(f"{count:,} of {name}" for name, count in gone.items()) or "none is old"
     get_run_logger().info("old records forgotten: %s", told)
     return gone

@@ -23,8 +23,8 @@ from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.rules.jobs.pruning import PrunePolicy
 from reelkeeper.rules.lifecycle.guard import BlastRadius
-from reelkeeper.rules.lifecycle.keeping import KeepingPolicy
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.record_retention import RecordRetentionPolicy
 from reelkeeper.rules.lifecycle.savings import SavingsPolicy
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
@@ -44,7 +44,7 @@ class Policies(BaseModel):
     recipe: Recipe = Recipe()
     acceptance: Acceptance = Acceptance()
     adoption: AdoptionLimits = AdoptionLimits()
-    keeping: KeepingPolicy = KeepingPolicy()
+    record_retention: RecordRetentionPolicy = RecordRetentionPolicy()
     pruning: PrunePolicy = PrunePolicy()
     admission: AdmissionPolicy = AdmissionPolicy()
     quota: QuotaPolicy = QuotaPolicy()

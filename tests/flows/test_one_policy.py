@@ -52,7 +52,7 @@ CONCERNS: Final[dict[str, set[str]]] = {
     "expire_videos": {"lifecycle", "limits"},
     "purge_retired": {"lifecycle", "limits"},
     "sync_catalog": {"lifecycle", "limits", "adoption"},
-    "prune_cache": {"pruning", "keeping"},
+    "prune_cache": {"pruning", "record_retention"},
     "monitor_costs": {"budget", "anomaly", "book", "alerting"},
     "monitor_performance": {"goals", "quota", "alerting"},
     "forecast_costs": {"lifecycle", "book", "budget", "saving", "alerting"},

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from reelkeeper.operations.core.freeze import require_permission
-from reelkeeper.rules.lifecycle.keeping import KeepingPolicy
+from reelkeeper.rules.lifecycle.record_retention import RecordRetentionPolicy
 from reelkeeper.store import Engine
 from reelkeeper.store.core import prune_records
 from reelkeeper.store.core.engine import now, reading, transaction
@@ -18,7 +18,7 @@ BATCH: Final = 1_000  # rows in one transaction: others wait for it on SQLite
 SECONDS: Final = 120.0  # for all of it; the rest goes on the next day
 
 
-def overdue(engine: Engine, policy: KeepingPolicy) -> dict[str, int]:
+def overdue(engine: Engine, policy: RecordRetentionPolicy) -> dict[str, int]:
     """Count what would go, by table; nothing is changed. What goes only after something else is counted a day later."""
     with reading(engine) as session:
         at = now(session)
@@ -30,7 +30,7 @@ def overdue(engine: Engine, policy: KeepingPolicy) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def forget(engine: Engine, policy: KeepingPolicy, *, lease: Lease, seconds: float = SECONDS) -> dict[str, int]:
+def forget(engine: Engine, policy: RecordRetentionPolicy, *, lease: Lease, seconds: float = SECONDS) -> dict[str, int]:
     """Delete what is old, in small batches; returns how many rows, by table. Raises Frozen, LeaseLost."""
     until, gone = time.monotonic() + seconds, dict[str, int]()
     with reading(engine) as session:

@@ -16,7 +16,7 @@ from reelkeeper.operations.core import prune_records as forgetting
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.prune_records import forget, overdue
-from reelkeeper.rules.lifecycle.keeping import KeepingPolicy
+from reelkeeper.rules.lifecycle.record_retention import RecordRetentionPolicy
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.prune_records import KINDS
 from reelkeeper.store.tables import (
@@ -38,7 +38,7 @@ from reelkeeper.store.tables import (
 )
 from tests.jobs import made, waiting
 
-POLICY = KeepingPolicy()
+POLICY = RecordRetentionPolicy()
 FOREVER = {
     "policy_versions",
     *("accounts", "api_tokens", "audit_events", "blobs", "cache_entries", "cache_ghosts", "charges", "controls"),
@@ -71,7 +71,7 @@ def ids(engine: sa.Engine, table: sa.Table) -> set[Any]:
         return set(session.execute(sa.select(next(iter(table.primary_key.columns)))).scalars())
 
 
-def run(engine: sa.Engine, policy: KeepingPolicy = POLICY) -> dict[str, int]:
+def run(engine: sa.Engine, policy: RecordRetentionPolicy = POLICY) -> dict[str, int]:
     with LeaseManager(engine) as manager:
         (lease,) = manager.take(["flow/prune_cache"])
         return forget(engine, policy, lease=lease)
@@ -106,19 +106,19 @@ def alert(number: int, at: datetime, state: str, message_id: int | None = None) 
 def test_every_table_is_forgotten_by_a_rule_or_kept_for_good() -> None:
     assert {kind.table.name for kind in KINDS} | FOREVER == set(users.metadata.tables)
     assert not {kind.table.name for kind in KINDS} & FOREVER
-    assert {kind.field for kind in KINDS} == set(KeepingPolicy.model_fields)
+    assert {kind.field for kind in KINDS} == set(RecordRetentionPolicy.model_fields)
 
 
-@pytest.mark.parametrize("field", sorted(KeepingPolicy.model_fields))
+@pytest.mark.parametrize("field", sorted(RecordRetentionPolicy.model_fields))
 def test_nothing_can_be_set_to_go_that_a_rule_still_looks_at(field: str) -> None:
     for wrong in (0, -1, 3):
         with pytest.raises(ValidationError):
-            KeepingPolicy(**{field: wrong})
-    assert getattr(KeepingPolicy(**{field: None}), field) is None
+            RecordRetentionPolicy(**{field: wrong})
+    assert getattr(RecordRetentionPolicy(**{field: None}), field) is None
     least = {"usage_days": 800, "jobs_days": 62}.get(field)  # what forecasts, and samples of usage, look back
     if least:
         with pytest.raises(ValidationError):
-            KeepingPolicy(**{field: least - 1})
+            RecordRetentionPolicy(**{field: least - 1})
 
 
 AGES = st.integers(0, 1_200)  # days
@@ -293,5 +293,5 @@ def test_it_goes_in_batches_stops_in_time_and_obeys_a_freeze(
         (lease,) = manager.take(["flow/prune_cache"])
         assert forget(engine, POLICY, lease=lease, seconds=0) == {}
     assert overdue(engine, POLICY) == {"performance_windows": 25}
-    assert run(engine, KeepingPolicy(windows_days=None)) == {}
+    assert run(engine, RecordRetentionPolicy(windows_days=None)) == {}
     assert run(engine) == {"performance_windows": 25}

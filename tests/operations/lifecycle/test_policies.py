@@ -187,6 +187,8 @@ deployments:
     parameters: {dry_run: false, policy: {retention_free_days: 60, retention_pro_days: null}}
   - entrypoint: flows.purge_retired.purge_retired
     parameters: {dry_run: false, grace_days: 10}
+  - entrypoint: flows.prune_cache.prune_cache
+    parameters: {dry_run: false, keeping: {plans_days: 8}}
 """
 
 
@@ -196,6 +198,7 @@ def test_the_parameters_of_0_1_0_become_a_document() -> None:
         "lifecycle.retention_free_days",
         "lifecycle.retention_pro_days",
         "lifecycle.grace_days",
+        "record_retention.plans_days",
         "admission.slots",
         "quota.free_bytes",
     }

@@ -7,7 +7,7 @@ purges freed, and leases, whose tokens never come twice. A least stands at each 
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class KeepingPolicy(BaseModel):
+class RecordRetentionPolicy(BaseModel):
     """After how many days a record goes, if ever."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
