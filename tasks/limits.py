@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.model.jobs import GLOBAL_LIMIT
-from reelkeeper.model.performance import Ended
+from reelkeeper.model.performance import FinishedJob
 from reelkeeper.operations import Engine, Kept
 from reelkeeper.operations.jobs import queue
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
@@ -18,7 +18,7 @@ FLOW = "tune_concurrency"
 
 
 @task(task_run_name="read what is remembered", cache_policy=NO_CACHE)
-def read(engine: Engine, policy: ConcurrencyPolicy, as_of: datetime) -> tuple[Kept, Steered, list[Ended]]:
+def read(engine: Engine, policy: ConcurrencyPolicy, as_of: datetime) -> tuple[Kept, Steered, list[FinishedJob]]:
     """Read what the rule remembers, and the jobs that ended since its last step."""
     return queue.steered(engine, policy, as_of)
 

@@ -14,7 +14,7 @@ from reelkeeper.operations import Engine
 from reelkeeper.operations.alerts.alerts import Observed
 from reelkeeper.operations.health import status
 from reelkeeper.rules.billing.quota import QuotaPolicy
-from reelkeeper.rules.health.findings import Seen
+from reelkeeper.rules.health.findings import ServiceState
 from reelkeeper.rules.health.performance import PerformancePolicy, figures, waiting
 from reelkeeper.rules.health.performance_report import PerformanceReport, line, lines, percent, seconds
 
@@ -22,13 +22,13 @@ FLOW = "monitor_performance"
 
 
 @task(task_run_name="read how it went", cache_policy=NO_CACHE)
-def read(engine: Engine, policy: PerformancePolicy, quota: QuotaPolicy, as_of: datetime) -> Seen:
+def read(engine: Engine, policy: PerformancePolicy, quota: QuotaPolicy, as_of: datetime) -> ServiceState:
     """Read the jobs that ended lately, those in flight at this moment, and how much is stored."""
     return status.read_performance(engine, policy, quota, as_of)
 
 
 @task(task_run_name="work out the windows", cache_policy=NO_CACHE)
-def work_out(engine: Engine, seen: Seen, as_of: datetime) -> list[Window]:
+def work_out(engine: Engine, seen: ServiceState, as_of: datetime) -> list[Window]:
     """Work out each whole quarter of an hour that is not recorded yet, the last one with what waits now."""
     return status.work_out_windows(engine, seen, as_of)
 
@@ -41,7 +41,7 @@ def record(engine: Engine, found: Sequence[Window]) -> None:
 
 @task(task_run_name="report on performance", cache_policy=NO_CACHE)
 def publish(
-    seen: Seen,
+    seen: ServiceState,
     found: Sequence[Finding],
     *,
     run_id: str,

@@ -20,8 +20,8 @@ from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import Report
 
 HELPERS = "transcode-videos/on-demand"  # the deployment whose runs help
-MOST_ROWS = 500  # of a table that a person reads
-MOST_READ = 50  # in the summary, whose lines wrap
+MAX_ROWS = 500  # of a table that a person reads
+MAX_READ = 50  # in the summary, whose lines wrap
 terms = plans.terms
 
 
@@ -59,7 +59,7 @@ def draw_purge(
 @task(task_run_name="show plan {plan_id}", cache_policy=NO_CACHE)
 def show(workspace: Workspace, plan_id: str) -> PlanSummary:
     """Publish a saved plan as artifacts, a summary and a table of its largest items, and return it in figures."""
-    figures = plans.load(workspace.engine, plan_id, items=MOST_ROWS)
+    figures = plans.load(workspace.engine, plan_id, items=MAX_ROWS)
     plan, planned, items = figures
     name = plan.flow.replace("_", "-")
     total = sum(rule.objects for rule in planned)
@@ -163,7 +163,7 @@ def _markdown(title: str, figures: plans.Figures) -> str:
     lines += [
         f"| {_plain(_what(item.video_id, item.blob_id))} | {item.action} | {_usd(item.saving_microusd)} "
         f"| {_plain(item.reason)} |"
-        for item in items[:MOST_READ]
+        for item in items[:MAX_READ]
     ]
     if plan.kept:
         lines += ["", "| kept by | items |", "|---|--:|"]

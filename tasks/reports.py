@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from reelkeeper.model import Counts, Done, Outcome, PlanSummary
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import outcomes as carried_out
-from reelkeeper.operations.lifecycle.outcomes import MOST_FAILURES
+from reelkeeper.operations.lifecycle.outcomes import MAX_FAILURES
 from reelkeeper.rules.core.wording import dollars, size
 from reelkeeper.rules.lifecycle.report import HelpReport, Report, SyncReport, count
 from reelkeeper.rules.sync import adoption as adopting
@@ -76,7 +76,7 @@ def publish_help(
         videos=everything.objects,
         left=left.objects,
         done=count(outcomes or ()),
-        failures=tuple(one for one in outcomes or () if one.action == "failed")[:MOST_FAILURES],
+        failures=tuple(one for one in outcomes or () if one.action == "failed")[:MAX_FAILURES],
     )
     if plan_id is None:
         get_run_logger().info("no plan is under way: there is nothing to help with")

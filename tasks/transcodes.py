@@ -21,7 +21,7 @@ from reelkeeper.operations.core.isolation import ENDS_ALL
 from reelkeeper.operations.core.lease import HeldLease, LeaseManager
 from reelkeeper.operations.core.workspace import Workspace, open_workspace
 from reelkeeper.operations.lifecycle import outcomes as carried_out
-from reelkeeper.operations.lifecycle.compress import Batch, Job, claim, compress, load_job, may_go_on
+from reelkeeper.operations.lifecycle.compress import Batch, CompressionJob, claim, compress, load_job, may_go_on
 from reelkeeper.rules.lifecycle import transcode
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.settings import settings
@@ -124,7 +124,9 @@ def work(order: Order, number: int, workspace: Workspace | None) -> list[Outcome
 
 
 @task(task_run_name="compress {batch.items[0][0].video_id} and what follows", cache_policy=NO_CACHE)
-def compress_batch(workspace: Workspace, manager: LeaseManager, order: Order, job: Job, batch: Batch) -> list[Outcome]:
+def compress_batch(
+    workspace: Workspace, manager: LeaseManager, order: Order, job: CompressionJob, batch: Batch
+) -> list[Outcome]:
     """Compress a few videos one after the other; what another try may mend is left to the end, unless this is it."""
     outcomes = []
     try:
@@ -142,7 +144,7 @@ def compress_batch(workspace: Workspace, manager: LeaseManager, order: Order, jo
 
 
 def _settle(
-    workspace: Workspace, manager: LeaseManager, job: Job, item: Item, lease: Lease, *, last_try: bool
+    workspace: Workspace, manager: LeaseManager, job: CompressionJob, item: Item, lease: Lease, *, last_try: bool
 ) -> Outcome:
     try:
         return compress(workspace, manager, job, item, lease, scratch=settings().scratch)

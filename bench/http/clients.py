@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 CLIENTS = 16
 
 
-class Asked(NamedTuple):
+class Sent(NamedTuple):
     """One request."""
 
     method: str
@@ -27,7 +27,7 @@ class Rush(NamedTuple):
     p99_seconds: float
 
 
-def rush(port: int, requests: int, request: Callable[[int], Asked], status: int) -> Rush:
+def rush(port: int, requests: int, request: Callable[[int], Sent], status: int) -> Rush:
     """Send `requests` requests, shared among the clients; raise AssertionError for any other status."""
     took: list[float] = []
     wrong: list[str] = []

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from bench.report import Row
-from bench.series.forecasters import Asked, auto_ets, ours
+from bench.series.forecasters import ForecastRequest, auto_ets, ours
 from bench.series.load import exported
 from reelkeeper.rules.forecast import bands
 from reelkeeper.rules.forecast.series import Values
@@ -20,7 +20,7 @@ def rows() -> Iterator[Row]:
     """Measure all 1,428 series; against AutoETS, every sixth."""
     each = [one for one in exported("competitions.json") if one["family"] == "M3" and one["period"] == SEASON]
     pairs = [(np.array(one["train"]), np.array(one["test"])) for one in each]
-    asked: list[Asked] = [(train, SEASON, len(test)) for train, test in pairs]
+    asked: list[ForecastRequest] = [(train, SEASON, len(test)) for train, test in pairs]
     found = ours(asked)
     cpu_seconds = sum(cpu for _, cpu in found) / len(found)
     score = owa(pairs, [made.middle for made, _ in found])

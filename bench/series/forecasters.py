@@ -16,10 +16,10 @@ from reelkeeper.rules.forecast.series import Values
 
 SOURCES: Final = ("series", "members", "ensemble")  # what a forecast follows from
 
-Asked = tuple[Values, int, int]  # history, season, horizon
+ForecastRequest = tuple[Values, int, int]  # history, season, horizon
 
 
-def ours(asked: Sequence[Asked]) -> list[tuple[Fan, float]]:
+def ours(asked: Sequence[ForecastRequest]) -> list[tuple[Fan, float]]:
     """Give the ensemble of each series, and the CPU seconds that it took when it was made."""
     folder = ROOT / "reelkeeper" / "rules" / "forecast"
     code = b"".join((folder / f"{name}.py").read_bytes() for name in SOURCES)
@@ -40,7 +40,7 @@ def ours(asked: Sequence[Asked]) -> list[tuple[Fan, float]]:
     return found
 
 
-def auto_ets(asked: Sequence[Asked]) -> list[tuple[Values, float]]:
+def auto_ets(asked: Sequence[ForecastRequest]) -> list[tuple[Values, float]]:
     """Give statsforecast's AutoETS of each series, and the CPU seconds that it took when it was made."""
     text = json.dumps([{"history": y.tolist(), "season": season, "horizon": h} for y, season, h in asked])
     name = KEPT / f"autoets-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

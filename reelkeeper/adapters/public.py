@@ -16,7 +16,7 @@ import httpx
 from reelkeeper.errors import AddressRefused
 
 TIMEOUT_SECONDS = 10.0
-MOST_BYTES = 64 * 1024
+MAX_BYTES = 64 * 1024
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 # Routed to elsewhere than they say, or to an IPv4 address that they carry (RFC 6890, 7526, 8215).
 _CARRIERS = tuple(
@@ -94,7 +94,7 @@ def streamed(
         yield answer
 
 
-def read(answer: httpx.Response, most_bytes: int = MOST_BYTES) -> bytes:
+def read(answer: httpx.Response, most_bytes: int = MAX_BYTES) -> bytes:
     """Read the body of an answer as it was sent. Raises httpx.RemoteProtocolError for a larger one."""
     return b"".join(chunks(answer, most_bytes))
 

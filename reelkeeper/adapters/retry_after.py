@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from math import isfinite
 
-MOST_SECONDS = 6 * 3600.0  # what is longer is a mistake, and would silence us for good
+MAX_SECONDS = 6 * 3600.0  # what is longer is a mistake, and would silence us for good
 
 
 def retry_after_seconds(headers: Mapping[str, str], default: float) -> float:
@@ -21,4 +21,4 @@ def retry_after_seconds(headers: Mapping[str, str], default: float) -> float:
             seconds = parsedate_to_datetime(text).timestamp() - now
         except (TypeError, ValueError):
             seconds = default
-    return min(max(seconds, 0.0), MOST_SECONDS) if isfinite(seconds) else default
+    return min(max(seconds, 0.0), MAX_SECONDS) if isfinite(seconds) else default

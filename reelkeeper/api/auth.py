@@ -22,13 +22,13 @@ from reelkeeper.api.problems import problem
 from reelkeeper.api.routes import hooks, images, jobs
 from reelkeeper.model.access import Caller
 from reelkeeper.operations.core.tokens import authenticate
-from reelkeeper.operations.videos.images import MOST_BYTES
+from reelkeeper.operations.videos.images import MAX_BYTES
 from reelkeeper.rules.core.access import Allowance, body_deadline, take
 
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
 OPEN: Final = HEALTH | {"/openapi.json", hooks.PATH}
 TRUSTED_SECONDS: Final = 5.0
-_MOST_TRUSTED: Final = 10_000  # tokens; all are forgotten beyond it
+_MAX_TRUSTED: Final = 10_000  # tokens; all are forgotten beyond it
 
 
 class AuthMiddleware:
@@ -61,7 +61,7 @@ class AuthMiddleware:
                 caller = await self._admitted(headers)
                 scope.setdefault("state", {})["caller"] = caller
                 token_id = caller.token_id
-            most_bytes = MOST_BYTES if path == images.PATH else self._load.policy.body_bytes
+            most_bytes = MAX_BYTES if path == images.PATH else self._load.policy.body_bytes
             _check_length(headers.get("content-length", "0"), most_bytes)
             counted = path not in HEALTH and not path.endswith(jobs.EVENTS)
             with self._load.requests.taken(token_id) if counted else nullcontext():
@@ -101,7 +101,7 @@ class AuthMiddleware:
         if caller is None:
             self._trusted.pop(text, None)
             return None
-        if len(self._trusted) >= _MOST_TRUSTED:
+        if len(self._trusted) >= _MAX_TRUSTED:
             self._trusted.clear()
         self._trusted[text] = (caller, at + TRUSTED_SECONDS)
         return caller

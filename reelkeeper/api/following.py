@@ -19,7 +19,7 @@ LOOK_SECONDS = 1.0  # between two looks at the jobs that are followed
 _PLACES: Final = 20  # jobs that wait, whose places in the queue are looked at each time, in turn
 _PAUSE: Final = 3.0  # times as long as a look took, at least: looking takes no more than a quarter of a core
 _SIGN_OF_LIFE_SECONDS: Final = 15.0  # without an event, so that no proxy cuts the line
-_LONGEST_SECONDS: Final = 3_600.0  # of one stream; an EventSource opens another by itself
+_MAX_SECONDS: Final = 3_600.0  # of one stream; an EventSource opens another by itself
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +49,7 @@ class Following:
         self._due.add(first.job_id)  # `first` was seen before this stream listened
         try:
             yield first
-            while told.state in IN_FLIGHT and not self._is_over and monotonic() - began < _LONGEST_SECONDS:
+            while told.state in IN_FLIGHT and not self._is_over and monotonic() - began < _MAX_SECONDS:
                 self._look_on()
                 try:
                     async with asyncio.timeout(_SIGN_OF_LIFE_SECONDS):

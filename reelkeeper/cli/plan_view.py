@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 20
 _ALL = 10**9
-_LONGEST = 200  # characters of a reason in a table; `--json` has it whole
+_MAX_REASON = 200  # characters of a reason in a table; `--json` has it whole
 _SAY_WHY = {"refused", "skipped", "failed"}  # otherwise the plan's own reason says it
 
 
@@ -73,7 +73,7 @@ def _row(item: "PlanItem", *, done: bool) -> list[object]:
     if not done:
         return [*first, item.reason]
     why = (item.outcome_reason if item.outcome in _SAY_WHY else None) or item.reason
-    return [*first, item.outcome or "not done", why if len(why) <= _LONGEST else f"{why[:_LONGEST]} ..."]
+    return [*first, item.outcome or "not done", why if len(why) <= _MAX_REASON else f"{why[:_MAX_REASON]} ..."]
 
 
 def _to_do(planned: "list[PlannedRule]") -> str:

@@ -12,7 +12,7 @@ from reelkeeper.cli.screen import emit, table
 from reelkeeper.rules.billing.focus import written
 
 if TYPE_CHECKING:
-    from reelkeeper.rules.billing.pricing import Bill, Line, Usage
+    from reelkeeper.rules.billing.pricing import Bill, BillLine, Usage
 
 _SHOWN_PLACES = 6  # of a figure on the screen; a script gets all
 
@@ -60,7 +60,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _as_json(line: "Line") -> dict[str, object]:
+def _as_json(line: "BillLine") -> dict[str, object]:
     return {
         "sku": line.sku,
         "quantity": _figure(line.quantity),

@@ -21,7 +21,7 @@ MonthlyBudget = Annotated[
     str | None, typer.Option(metavar="USD", help="Compare the month with this budget; none: with no budget.")
 ]
 
-_MOST_MICROUSD = 10**12  # what the ledger moves at once
+_MAX_MICROUSD = 10**12  # what the ledger moves at once
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -42,8 +42,8 @@ def microusd(text: str) -> int:
         amount = Decimal(text) * 10**6
     except ArithmeticError:
         raise typer.BadParameter(f"{text!r} is no amount of dollars; write e.g. 10 or 0.25") from None
-    if not amount.is_finite() or amount != int(amount) or not 0 < amount <= _MOST_MICROUSD:
-        raise typer.BadParameter(f"{text!r}: from 0.000001 to {_MOST_MICROUSD // 10**6:,} dollars, to six digits")
+    if not amount.is_finite() or amount != int(amount) or not 0 < amount <= _MAX_MICROUSD:
+        raise typer.BadParameter(f"{text!r}: from 0.000001 to {_MAX_MICROUSD // 10**6:,} dollars, to six digits")
     return int(amount)
 
 

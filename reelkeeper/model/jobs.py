@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 GLOBAL_LIMIT: Final = "generation"  # under this name Prefect knows how many jobs run at once, in all processes together
 
 
-class Job(NamedTuple):
+class WaitingJob(NamedTuple):
     """A waiting job as the dispatch rule sees it."""
 
     id: str

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from reelkeeper.model.jobs import JobState
 
 
-class Ended(NamedTuple):
+class FinishedJob(NamedTuple):
     """A job that is over, as far as it tells how the service does."""
 
     tier: str | None

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from statistics import fmean
 from typing import Final, NamedTuple
 
-from reelkeeper.model.jobs import Job, RecordedJob
+from reelkeeper.model.jobs import RecordedJob, WaitingJob
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, class_bounds, first
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -34,7 +34,7 @@ COMPLEXITY: Final[dict[str, Callable[[random.Random], float]]] = {  # of mean 5 
 class Arrival(NamedTuple):
     """A job, and what it takes beside what the load adds."""
 
-    job: Job
+    job: WaitingJob
     work_seconds: float
 
 
@@ -63,7 +63,7 @@ def arrivals(
     made = []
     for number, (units, at) in enumerate(zip(complexity, times, strict=False)):
         work = BASE_SECONDS + SECONDS_PER_COMPLEXITY * units
-        job = Job(
+        job = WaitingJob(
             id=f"{number:06}",
             user_id=f"u{draw.randrange(2000)}",
             tier=draw.choices(_TIERS, _TIER_WEIGHTS)[0],
@@ -96,7 +96,7 @@ def recorded(jobs: Sequence[RecordedJob]) -> list[Arrival]:
     made = []
     for number, one in enumerate(jobs):
         at = EPOCH + (one.submitted_at - jobs[0].submitted_at)
-        job = Job(f"{number:06}", one.user, one.tier, at, one.estimate_seconds, one.model, one.prompt_characters)
+        job = WaitingJob(f"{number:06}", one.user, one.tier, at, one.estimate_seconds, one.model, one.prompt_characters)
         made.append(Arrival(job, one.seconds))
     return made
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reelkeeper.adapters.retry_after import retry_after_seconds
 from reelkeeper.adapters.second_sink import as_text
 from reelkeeper.adapters.slack import Bot, Webhook, lay_out
-from reelkeeper.adapters.slack.blocks import MOST_ALL, length
+from reelkeeper.adapters.slack.blocks import MAX_CHARACTERS, length
 from reelkeeper.errors import SinkBusy, SinkDown, SinkRefused
 from reelkeeper.model.alerts import Message, MessageKind, OutboxMessage, Picture, Severity, Sink
 from tests.doubles import slack
@@ -137,7 +137,7 @@ def test_whatever_is_to_be_said_fits_slacks_limits(message: Message) -> None:
     body = {"text": layout.text, "blocks": layout.blocks}
     assert slack.wrong_blocks(body) == ""
     assert slack.active_markup(body) == []
-    assert sum(map(length, slack.texts(layout.blocks))) + length(layout.text) <= MOST_ALL + 1_200  # escapes
+    assert sum(map(length, slack.texts(layout.blocks))) + length(layout.text) <= MAX_CHARACTERS + 1_200  # escapes
 
 
 def test_a_message_is_laid_out_in_full() -> None:

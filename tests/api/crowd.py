@@ -73,7 +73,7 @@ CUT: Final = Answer(0, {}, b"")
 
 
 @dataclass
-class Seen:
+class Tally:
     """What became of it: statuses by kind of caller, and seconds until an answer."""
 
     statuses: dict[str, Counter[str]] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Seen:
         }
 
 
-class Line:
+class Connection:
     """One connection."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -154,7 +154,7 @@ class Crowd:
     tokens: list[str]
     job_ids: list[str]
     size: Size
-    seen: Seen = field(default_factory=Seen)
+    seen: Tally = field(default_factory=Tally)
     listening: int = 0  # streams that are open now
 
     async def stay(self, sample: Callable[[], None]) -> dict[str, list[tuple[float, int | str]]]:
@@ -188,8 +188,8 @@ class Crowd:
         found: dict[str, list[tuple[float, int | str]]] = json.loads(told)
         return found
 
-    def _line(self) -> Line:
-        return Line(self.host, self.port)
+    def _line(self) -> Connection:
+        return Connection(self.host, self.port)
 
     def _token(self, number: int) -> str:
         return self.tokens[number % len(self.tokens)]

@@ -18,7 +18,7 @@ from reelkeeper.model.access import Scope
 from reelkeeper.model.requests import Queued
 from reelkeeper.operations.core import tokens
 from reelkeeper.rules.core.access import AccessPolicy
-from tests.api.crowd import CUT, PNG, Answer, Line, head
+from tests.api.crowd import CUT, PNG, Answer, Connection, head
 from tests.api.served import Served, served
 from tests.faults.world import World
 from tests.operations.asking import ask, fox
@@ -71,18 +71,18 @@ def lines(server: Served) -> list[Any]:
 
 async def health(server: Served) -> None:
     for path in ("/healthz", "/readyz"):
-        async with asyncio.timeout(LATE), Line(server.host, server.port) as line:
+        async with asyncio.timeout(LATE), Connection(server.host, server.port) as line:
             assert (await line.ask("GET", path, "")).status == 200
 
 
-async def ended(line: Line) -> None:
+async def ended(line: Connection) -> None:
     """Wait until the server closes the line."""
     async with asyncio.timeout(LATE):
         while await line.reader.read(1 << 16):
             pass
 
 
-async def dribble(line: Line, data: bytes) -> None:
+async def dribble(line: Connection, data: bytes) -> None:
     """Send byte by byte until the server closes the line."""
     for byte in data:
         await line.send(bytes([byte]))
@@ -94,7 +94,9 @@ def test_a_connection_without_a_whole_head_is_closed(sqlite_world: World, server
     async def act() -> None:
         key = token(sqlite_world)
         async with AsyncExitStack() as stack:
-            silent, slow, used = [await stack.enter_async_context(Line(server.host, server.port)) for _ in range(3)]
+            silent, slow, used = [
+                await stack.enter_async_context(Connection(server.host, server.port)) for _ in range(3)
+            ]
             await used.ask("GET", "/healthz", key)
             with pytest.raises(OSError):  # noqa: PT011  reset or broken pipe
                 async with asyncio.timeout(LATE):
@@ -114,10 +116,10 @@ def test_more_connections_than_there_may_be_push_out_the_idle_and_not_who_is_ans
         key = token(sqlite_world)
         job_id = queued(sqlite_world)
         async with AsyncExitStack() as stack:
-            listener = await stack.enter_async_context(Line(server.host, server.port))
+            listener = await stack.enter_async_context(Connection(server.host, server.port))
             await listener.send(head("GET", f"/v1/jobs/{job_id}/events", key, 0))
             await listener.reader.readuntil(b"\n\n")
-            idle = [await stack.enter_async_context(Line(server.host, server.port)) for _ in range(100)]
+            idle = [await stack.enter_async_context(Connection(server.host, server.port)) for _ in range(100)]
             await health(server)
             await ended(idle[0])
             assert not listener.reader.at_eof()
@@ -129,21 +131,21 @@ def test_a_body_that_dribbles_is_given_up_and_holds_no_place_of_others(sqlite_wo
     async def act() -> None:
         keys = [token(sqlite_world) for _ in range(3)]
         async with AsyncExitStack() as stack:
-            slow = [await stack.enter_async_context(Line(server.host, server.port)) for _ in range(7)]
+            slow = [await stack.enter_async_context(Connection(server.host, server.port)) for _ in range(7)]
             for number, line in enumerate(slow):
                 await line.send(head("POST", "/v1/images", keys[number // 4], 5_000_000) + PNG)
                 if number in (2, 5):  # until here a place each
                     await asyncio.sleep(0.3)
             problem(await slow[3].answer(), 429, "too-many")  # three of one token are enough
             problem(await slow[6].answer(), 503, "overload")  # and five of all
-            async with Line(server.host, server.port) as line:
+            async with Connection(server.host, server.port) as line:
                 jobs = {"Content_Type": "application/json", "Idempotency_Key": "k"}
                 asked = json.dumps({"user_id": "ann", "request": {"model": "m", "prompt": "p"}}).encode()
                 assert (await line.ask("POST", "/v1/jobs", keys[2], asked, **jobs)).status == 202
             for line in (slow[0], slow[4]):
                 async with asyncio.timeout(LATE):
                     problem(await line.answer(), 408, "too-slow", retry=False)
-            async with Line(server.host, server.port) as line:
+            async with Connection(server.host, server.port) as line:
                 assert (await line.ask("POST", "/v1/images", keys[0], PNG)).status == 200
 
     asyncio.run(act())
@@ -156,8 +158,8 @@ def test_streams_of_a_token_and_of_all_are_counted_until_they_end(sqlite_world: 
         path = f"/v1/jobs/{job_id}/events"
         async with AsyncExitStack() as stack:
 
-            async def listen(key: str) -> Line:
-                line = await stack.enter_async_context(Line(server.host, server.port))
+            async def listen(key: str) -> Connection:
+                line = await stack.enter_async_context(Connection(server.host, server.port))
                 await line.send(head("GET", path, key, 0))
                 return line
 
@@ -176,7 +178,7 @@ def test_streams_of_a_token_and_of_all_are_counted_until_they_end(sqlite_world: 
 
 def test_who_takes_no_answer_is_cut(server: Served) -> None:
     async def act() -> None:
-        async with Line(server.host, server.port) as line:
+        async with Connection(server.host, server.port) as line:
             line.writer.transport.pause_reading()  # type: ignore[attr-defined]  # of a socket
             line.writer.write(head("GET", "/openapi.json", "", 0) * 400)  # 20 MB of answers
             async with asyncio.timeout(LATE):
@@ -190,7 +192,7 @@ def test_while_the_store_is_held_requests_are_shed_and_health_answers(sqlite_wor
     async def act() -> None:
         keys = [token(sqlite_world) for _ in range(8)]
         for key in keys:
-            async with Line(server.host, server.port) as line:
+            async with Connection(server.host, server.port) as line:
                 assert (await line.ask("GET", "/v1/users/ann", key)).status == 200
         with closing(sqlite3.connect(str(sqlite_world.workspace.engine.url.database), isolation_level=None)) as holder:
             holder.execute("BEGIN IMMEDIATE")
@@ -199,7 +201,7 @@ def test_while_the_store_is_held_requests_are_shed_and_health_answers(sqlite_wor
                 asked = json.dumps({"user_id": "ann", "request": {"model": "m", "prompt": f"{number}"}}).encode()
                 headers = {"Content_Type": "application/json", "Idempotency_Key": f"{number}"}
                 began = time.monotonic()
-                async with Line(server.host, server.port) as line:
+                async with Connection(server.host, server.port) as line:
                     answer = await line.ask("POST", "/v1/jobs", keys[number % len(keys)], asked, **headers)
                     return answer, time.monotonic() - began
 
@@ -225,8 +227,8 @@ def test_it_stops_at_once_with_many_lines_open(
         key = token(sqlite_world)
         job_id = queued(sqlite_world)
         async with AsyncExitStack() as stack:
-            idle = [await stack.enter_async_context(Line(server.host, server.port)) for _ in range(30)]
-            listener, slow = [await stack.enter_async_context(Line(server.host, server.port)) for _ in range(2)]
+            idle = [await stack.enter_async_context(Connection(server.host, server.port)) for _ in range(30)]
+            listener, slow = [await stack.enter_async_context(Connection(server.host, server.port)) for _ in range(2)]
             await listener.send(head("GET", f"/v1/jobs/{job_id}/events", key, 0))
             await listener.reader.readuntil(b"\n\n")
             await slow.send(head("POST", "/v1/images", key, 5_000_000) + PNG)

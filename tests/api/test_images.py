@@ -5,7 +5,7 @@ import hashlib
 from fastapi.testclient import TestClient
 
 from reelkeeper.model.access import Scope
-from reelkeeper.operations.videos.images import MOST_BYTES
+from reelkeeper.operations.videos.images import MAX_BYTES
 from tests.api.answers import problem
 from tests.api.conftest import NewClient
 
@@ -22,8 +22,8 @@ def test_an_image_is_kept_and_named_by_its_digest_and_a_second_time_changes_noth
 
 def test_it_may_be_larger_than_other_bodies_and_not_too_large(client: TestClient) -> None:
     assert client.post("/v1/images", content=PNG + bytes(1_000_000)).status_code == 200
-    problem(client.post("/v1/images", content=PNG + bytes(MOST_BYTES)), 413)
-    problem(client.post("/v1/images", content=iter([PNG, bytes(MOST_BYTES)])), 413)  # of a length that is not said
+    problem(client.post("/v1/images", content=PNG + bytes(MAX_BYTES)), 413)
+    problem(client.post("/v1/images", content=iter([PNG, bytes(MAX_BYTES)])), 413)  # of a length that is not said
 
 
 def test_what_is_no_image_is_refused_and_so_is_a_token_without_the_scope(

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bench.day import HOURS, MOST_PREFECT_MB, MOST_STORE_MB, due, live
+from bench.day import HOURS, MAX_PREFECT_MB, MAX_STORE_MB, due, live
 
 
 @pytest.mark.long
@@ -12,8 +12,8 @@ def test_neither_database_grows_without_end() -> None:
     day = live(HOURS / 10)
     assert day.failed == {}
     assert day.runs.total() > 80
-    assert day.prefect_at_most < MOST_PREFECT_MB * 10**6
-    assert day.store.total() * 10 < 3 * MOST_STORE_MB * 10**6  # the daily flows are in this tenth, so ten times in it
+    assert day.prefect_at_most < MAX_PREFECT_MB * 10**6
+    assert day.store.total() * 10 < 3 * MAX_STORE_MB * 10**6  # the daily flows are in this tenth, so ten times in it
     assert not any(day.left.values()), "Prefect keeps what is old"
 
 

@@ -124,7 +124,7 @@ time.sleep(600)
 def test_a_log_does_not_grow_without_end(
     kept: Supervisor, part: Callable[..., Part], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "MOST_LOG_BYTES", 1_000)
+    monkeypatch.setattr(supervisor, "MAX_LOG_BYTES", 1_000)
     server = part(f"print('x' * 2_000, flush=True)\n{FOREVER}")
     kept.start(server)
     until(lambda: "x" in server.last_words())

@@ -25,7 +25,7 @@ FOLDER: Final = Path("/var/tmp/reelkeeper-containers")  # noqa: S108  closed to 
 _RUN: Final = Path("/run/reelkeeper-containers")
 NEEDED: Final = ("podman", "runc", "docker-compose", "mmdebstrap", "nft", "catatonit")
 _BUILD_SECONDS: Final = 900.0
-_MOST_FILES, _MOST_PROCESSES = 20_000, 20_000
+_MAX_FILES, _MAX_PROCESSES = 20_000, 20_000
 LOOK_SECONDS: Final = 3.0  # between two looks of whatever is waited for
 
 
@@ -49,7 +49,7 @@ def environment() -> dict[str, str]:
         hard = resource.getrlimit(kind)[1]
         return most if hard == resource.RLIM_INFINITY else min(most, hard)
 
-    files, processes = limit(resource.RLIMIT_NOFILE, _MOST_FILES), limit(resource.RLIMIT_NPROC, _MOST_PROCESSES)
+    files, processes = limit(resource.RLIMIT_NOFILE, _MAX_FILES), limit(resource.RLIMIT_NPROC, _MAX_PROCESSES)
     (FOLDER / "containers.conf").write_text(
         "[containers]\n"
         f'default_ulimits = ["nofile={files}:{files}", "nproc={processes}:{processes}"]\n'

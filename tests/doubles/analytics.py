@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.doubles.graphql import Field
 
-MOST_ROWS = 10_000  # settings node: maxPageSize
+MAX_ROWS = 10_000  # settings node: maxPageSize
 OLDEST = timedelta(days=31)  # settings node: notOlderThan 2,678,400 s
 
 
@@ -123,8 +123,8 @@ def _check(asked: Field, combine: str, example: Operation | Stored, now: datetim
         if name.rpartition("_")[0] not in asked["dimensions"].names():
             raise Refusal(f"cannot order by {name}: it is neither aggregated, nor a dimension")
     limit, chosen = asked.arguments.get("limit", 0), asked.arguments.get("filter", {})
-    if not 0 < limit <= MOST_ROWS:
-        raise Refusal(f"limit must be positive number and not greater than {MOST_ROWS}")
+    if not 0 < limit <= MAX_ROWS:
+        raise Refusal(f"limit must be positive number and not greater than {MAX_ROWS}")
     start, end = (datetime.fromisoformat(chosen[name]) for name in ("datetime_geq", "datetime_lt"))
     if start < now - OLDEST:
         raise Refusal("cannot request data older than 2678400s")

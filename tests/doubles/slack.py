@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 from tests.doubles.serving import answering
 
 TOKEN, CHANNEL, HOOK = "xoxb-the-right-token", "C0123456789", "/services/T0/B0/the-right-hook"
-MOST_ALL = 13_200  # characters in all blocks (bolt-js issue 2509)
+MAX_ALL = 13_200  # characters in all blocks (bolt-js issue 2509)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def wrong_blocks(body: dict[str, Any]) -> str:
         return "no_text"
     if len(blocks) > 50 or not all(_fits(block) for block in blocks):
         return "invalid_blocks"
-    return "msg_blocks_too_long" if sum(map(_length, texts(blocks))) > MOST_ALL else ""
+    return "msg_blocks_too_long" if sum(map(_length, texts(blocks))) > MAX_ALL else ""
 
 
 def _fits(block: dict[str, Any]) -> bool:

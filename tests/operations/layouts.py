@@ -86,11 +86,11 @@ LAYOUTS = {
         {},
     ),
     "keys as long as keys can be": Layout(
-        stored(f"{LONG_NAME}/{LONG_NAME}.mp4", f"ann/{'é' * 100}.mp4", "LONGEST"),
+        stored(f"{LONG_NAME}/{LONG_NAME}.mp4", f"ann/{'é' * 100}.mp4", "THE LONGEST"),
         {
             f"{LONG_NAME}/{LONG_NAME}.mp4": (safe_id(LONG_NAME), safe_id(LONG_NAME, safe_id(LONG_NAME))),
             f"ann/{'é' * 100}.mp4": ("ann", safe_id("é" * 100, "ann")),
-            "LONGEST": ("ann", "long"),
+            "THE LONGEST": ("ann", "long"),
         },
         {},
         patterns=("{user}/{video}.{ext}", "{user}/{video}/{any}/{any}/{any}/{any}/{any}.{ext}"),
@@ -217,7 +217,7 @@ def hold(workspace: Workspace, at: Endpoint, lease: Lease, layout: Layout) -> No
     prefix = workspace.bucket.prefix
     last = longest(prefix)
     workspace = replace(workspace, layout=compiled(layout.patterns))
-    put(at, prefix, {last if key == "LONGEST" else key: size for key, size in layout.keys.items()})
+    put(at, prefix, {last if key == "THE LONGEST" else key: size for key, size in layout.keys.items()})
     if layout.csv:
         lines = ["key,video_id,user_id,created_at", *(f"{prefix}{line}" for line in layout.csv)]
         import_keys(workspace.engine, lines, str)
@@ -226,7 +226,7 @@ def hold(workspace: Workspace, at: Endpoint, lease: Lease, layout: Layout) -> No
     assert dry(workspace) == foretold
     judged, adopted, left, in_doubt = act(workspace, lease)
     assert judged == foretold
-    wanted = {last if key == "LONGEST" else key: ids for key, ids in layout.adopted.items()}
+    wanted = {last if key == "THE LONGEST" else key: ids for key, ids in layout.adopted.items()}
     assert catalogue(workspace) == wanted
     assert out_of(workspace) == layout.out
     assert (adopted, left) == (judged.adopted, judged.kept_out) == (len(layout.adopted), len(layout.out))

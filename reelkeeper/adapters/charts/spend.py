@@ -18,7 +18,7 @@ from reelkeeper.adapters.charts.parts import (
 )
 from reelkeeper.adapters.charts.theme import SERVICES
 
-_MOST_NAMED: Final = 3  # days over the budget whose amount is written
+_MAX_NAMED: Final = 3  # days over the budget whose amount is written
 
 
 def spend(daily: pd.DataFrame, budget_usd: float | None = None, *, title: str = "") -> Picture:
@@ -38,7 +38,7 @@ def spend(daily: pd.DataFrame, budget_usd: float | None = None, *, title: str = 
         layers.append(written(unknown, "note", _days(days)))
     if budget_usd is not None:
         layers.append(limit_line(budget_usd, f"daily budget {money(budget_usd)}"))
-        over = totals[totals > budget_usd].nlargest(_MOST_NAMED).rename("usd").reset_index()
+        over = totals[totals > budget_usd].nlargest(_MAX_NAMED).rename("usd").reset_index()
         layers.append(written(over.assign(text=[money(usd) for usd in over["usd"]]), "limit-label", _days(days)))
     return alt.layer(*layers).properties(title=title)
 

@@ -25,7 +25,7 @@ ANALYTICS, BILLING, R2 = "Account Analytics: Read", "Billing: Read", "Workers R2
 WINDOW_SECONDS = 300  # "Rate limits": GraphQL takes 300 queries in 5 minutes; REST 1,200, so one limit serves both
 QUERIES_PER_WINDOW = 280  # the dashboard and other tools of the same user draw on the same 300
 ATTEMPTS = 4  # of one request that the server could not serve; the waits add up to some 7 s
-LONGEST_WAIT_SECONDS = 330  # for one request, if Cloudflare asks for it: its window, and a little
+MAX_WAIT_SECONDS = 330  # for one request, if Cloudflare asks for it: its window, and a little
 SILENCE_SECONDS = 60
 _SHOWN = 300  # characters of what Cloudflare said
 _PASSING = frozenset({500, 502, 503, 504, 520, 522, 524})  # 52x: of Cloudflare's edge
@@ -116,10 +116,10 @@ class Api:
                 wait = random.uniform(0.5, 1) * (1 << attempt)  # noqa: S311  jitter, not a secret
                 attempt += 1
             waited += wait
-            if waited > LONGEST_WAIT_SECONDS:
+            if waited > MAX_WAIT_SECONDS:
                 raise UsageUnknown(
                     f"Cloudflare {path}: {problem}; it asks to wait {waited:,.0f} s, and at most "
-                    f"{LONGEST_WAIT_SECONDS} s are waited here. The next run asks again"
+                    f"{MAX_WAIT_SECONDS} s are waited here. The next run asks again"
                 )
             self._sleep(wait)
 

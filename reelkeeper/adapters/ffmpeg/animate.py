@@ -12,8 +12,8 @@ from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.adapters.ffmpeg.runner import Watch
 from reelkeeper.errors import NotAVideo
 
-_MOST_IMAGE_BYTES = 50 << 20
-_MOST_PIXELS = 8192 * 8192
+_MAX_IMAGE_BYTES = 50 << 20
+_MAX_PIXELS = 8192 * 8192
 _CLOSER = 0.3  # by the end, the camera shows 1 / 1.3 of the picture
 _DEMUXERS = {b"\x89PNG\r\n\x1a\n": ("png_pipe", "png"), b"\xff\xd8\xff": ("jpeg_pipe", "mjpeg")}
 _FASTEST_PIXELS = 1e6  # a second, on a very busy core; ten times slower than was measured on one that is not
@@ -83,8 +83,8 @@ def _colours(scene: Scene, chance: bytes) -> str:
 
 def _admitted(image: Path, work: Path) -> Any:  # noqa: ANN401  ffmpeg-python has no types
     """Copy a stranger's picture to `work`; open it with the one demuxer and decoder that its first bytes name."""
-    if not 0 < (size := image.stat().st_size) <= _MOST_IMAGE_BYTES:
-        raise NotAVideo(f"the image has {size} bytes, the limits are 1 and {_MOST_IMAGE_BYTES}")
+    if not 0 < (size := image.stat().st_size) <= _MAX_IMAGE_BYTES:
+        raise NotAVideo(f"the image has {size} bytes, the limits are 1 and {_MAX_IMAGE_BYTES}")
     with image.open("rb") as file:
         head = file.read(8)
     known = next((how for start, how in _DEMUXERS.items() if head.startswith(start)), None)
@@ -99,6 +99,6 @@ def _admitted(image: Path, work: Path) -> Any:  # noqa: ANN401  ffmpeg-python ha
         protocol_whitelist="file",
         format_whitelist=demuxer,
         codec_whitelist=decoder,
-        max_pixels=_MOST_PIXELS,
+        max_pixels=_MAX_PIXELS,
         threads=1,
     )

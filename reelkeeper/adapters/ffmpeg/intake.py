@@ -23,7 +23,7 @@ from reelkeeper.model import MediaLimits
 
 _ISO_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
 _C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")  # C2PA specification 2.1, A.5: BMFF boxes
-_MOST_BOXES = 10_000
+_MAX_BOXES = 10_000
 _PREFIX = "reelkeeper-desk-"
 SCRATCH = "the scratch disk"
 SCRATCH_REMEDY = "Free some space, set REELKEEPER_SCRATCH_DIR to a larger disk, or REELKEEPER_WORKERS to fewer"
@@ -152,7 +152,7 @@ def has_content_credentials(clip: Clip) -> bool:
 def _top_level_boxes(file: BinaryIO, size: int) -> Iterator[bytes]:
     """Yield the kind of each box with the file placed at its content (ISO/IEC 14496-12, 4.2)."""
     at = 0
-    for _ in range(_MOST_BOXES):
+    for _ in range(_MAX_BOXES):
         file.seek(at)
         header = file.read(8)
         if len(header) < 8:  # noqa: PLR2004  a box header is 8 bytes

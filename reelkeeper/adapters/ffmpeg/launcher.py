@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-MOST_BYTES = 1 << 18  # of one order
+MAX_BYTES = 1 << 18  # of one order
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # linux/sched.h
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38  # linux/prctl.h
@@ -61,7 +61,7 @@ class Launcher:
 
     def _start(self) -> bool:
         """Start a tool; False when there will be no more orders."""
-        order, descriptors, *_ = socket.recv_fds(self.control, MOST_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
+        order, descriptors, *_ = socket.recv_fds(self.control, MAX_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
         if not order:
             return False
         line = socket.socket(fileno=descriptors[0])

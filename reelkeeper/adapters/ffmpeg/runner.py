@@ -37,7 +37,7 @@ _ORIGIN = re.compile(r"^(\[[^\]]*\]\s*)+|file:/\S+: ")  # [vist#0:0/h264 @ 0x55.
 _ECHO = re.compile(
     r"Task finished|Terminating thread|Conversion failed|Error while filtering"
 )  # of what was said before
-_MOST_WORDS = 200  # characters
+_MAX_WORDS = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _digest(complaints: str) -> str:
     """Keep the first two different things that ffmpeg says, without where in its own works it says them."""
     lines = [_ORIGIN.sub("", line).strip() for line in complaints.splitlines()]
     said = [line for line in dict.fromkeys(lines) if line and not _ECHO.match(line)]
-    return shorten("; ".join(said[:2]), _MOST_WORDS, placeholder=" ...")
+    return shorten("; ".join(said[:2]), _MAX_WORDS, placeholder=" ...")
 
 
 Watch = Callable[[Progress], bool]

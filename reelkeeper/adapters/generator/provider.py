@@ -23,10 +23,10 @@ from reelkeeper.adapters import public
 from reelkeeper.errors import AddressRefused, GenerationFailed, GenerationRefused, GenerationUnknown
 
 _MICROUSD: Final = 10**6
-_MOST_USD: Final = 10_000
+_MAX_USD: Final = 10_000
 _NOT_TAKEN: Final = {425, 429}  # said before anything is done with a request
-_MOST_NAME: Final = 200  # characters of a provider's name for a job
-_MOST_WORDS: Final = 300  # characters of what a provider says is wrong
+_MAX_NAME: Final = 200  # characters of a provider's name for a job
+_MAX_WORDS: Final = 300  # characters of what a provider says is wrong
 _OVER: Final = {"succeeded", "failed", "refused", "cancelled"}
 
 
@@ -168,7 +168,7 @@ def _standing(answer: Any) -> Standing:  # noqa: ANN401  what JSON can say
     """Read how a job stands; whatever is not as it should be is GenerationUnknown, and never taken for a failure."""
     said = answer if isinstance(answer, dict) else {}
     job_id, status, progress = said.get("id"), said.get("status", "queued"), said.get("progress")
-    if not isinstance(job_id, str) or not 0 < len(job_id) <= _MOST_NAME:
+    if not isinstance(job_id, str) or not 0 < len(job_id) <= _MAX_NAME:
         raise GenerationUnknown("the provider's answer names no job")
     if status not in {"queued", "running"} | _OVER:
         raise GenerationUnknown(f"the provider says that a job is {str(status)[:50]!r}, which is no status")
@@ -191,11 +191,11 @@ def _cost(said: Any) -> int | None:  # noqa: ANN401  what JSON can say
         dollars = Decimal(str(said))
     except InvalidOperation:
         return None
-    if not dollars.is_finite() or not 0 <= dollars <= _MOST_USD:
+    if not dollars.is_finite() or not 0 <= dollars <= _MAX_USD:
         return None
     return int((dollars * _MICROUSD).to_integral_value(ROUND_CEILING))
 
 
 def _words(answer: Any) -> str:  # noqa: ANN401  what JSON can say
     said = answer.get("error") if isinstance(answer, dict) else None
-    return " ".join(str(said).split())[:_MOST_WORDS] if said else "no reason given"
+    return " ".join(str(said).split())[:_MAX_WORDS] if said else "no reason given"

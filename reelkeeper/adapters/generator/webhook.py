@@ -14,7 +14,7 @@ from reelkeeper.errors import SignatureRefused
 
 HEADER: Final = "Reelkeeper-Signature"
 TOLERANCE_SECONDS: Final = 300
-MOST_BYTES: Final = 64 * 1024
+MAX_BYTES: Final = 64 * 1024
 
 
 def sign(secret: str, body: bytes, at: int) -> str:
@@ -28,8 +28,8 @@ def verify(secret: str, body: bytes, header: str, now: float) -> str:
     Raises SignatureRefused for a call that is not signed with the secret, older or younger than 5 minutes, over 64 kB,
     or that names no job.
     """
-    if len(body) > MOST_BYTES:
-        raise SignatureRefused(f"the body has {len(body):,} bytes, the limit is {MOST_BYTES:,}")
+    if len(body) > MAX_BYTES:
+        raise SignatureRefused(f"the body has {len(body):,} bytes, the limit is {MAX_BYTES:,}")
     parts = [part.strip().partition("=") for part in header.split(",")]
     times = [value for name, _, value in parts if name == "t"]
     if len(times) != 1 or not (times[0].isascii() and times[0].isdigit() and len(times[0]) <= 12):  # noqa: PLR2004  digits

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ResponseMetadataTypeDef
 
 ATTEMPTS = 7  # of one request; the waits between them add up to 29 s on average: a server's restart is outlasted
-LONGEST_WAIT_SECONDS = 16
+MAX_WAIT_SECONDS = 16
 SILENCE_SECONDS = 60  # between two bytes, not for a whole video
 PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})  # R2's "Error codes": the first, second and fourth may pass
 _SESSION = boto3.Session()  # one for all clients: it reads S3's model once, which takes 130 ms
@@ -183,7 +183,7 @@ def _again(
 
 def seconds_before(attempt: int) -> float:
     """Return how long to wait before attempt number 2, 3, ...: up to 1, 2, 4, ... s, drawn so that no two coincide."""
-    return random.uniform(0.25, 1) * min(1 << (attempt - 2), LONGEST_WAIT_SECONDS)  # noqa: S311  jitter, not a secret
+    return random.uniform(0.25, 1) * min(1 << (attempt - 2), MAX_WAIT_SECONDS)  # noqa: S311  jitter, not a secret
 
 
 def wait_before(attempt: int) -> None:

@@ -14,9 +14,9 @@ from reelkeeper.adapters.second_sink import headline
 from reelkeeper.model.alerts import Message
 from reelkeeper.model.plaintext import one_line, tame
 
-MOST_ALL, MOST_BLOCKS = 12_000, 50
-MOST_HEADER, MOST_SECTION, MOST_FIELD, MOST_FIELDS = 150, 3_000, 2_000, 10
-_MOST_NOTIFIED, _MOST_FOOTER, _MOST_FIGURES, _MOST_FIGURE, _MOST_SUGGESTION = 300, 500, 40, 300, 1_500
+MAX_CHARACTERS, MAX_BLOCKS = 12_000, 50
+MAX_HEADER, MAX_SECTION, MAX_FIELD, MAX_FIELDS = 150, 3_000, 2_000, 10
+_MAX_NOTIFIED, _MAX_FOOTER, _MAX_FIGURES, _MAX_FIGURE, _MAX_SUGGESTION = 300, 500, 40, 300, 1_500
 _ROOM_FOR_NOTE = 1_000  # shorter text is cut by an ellipsis
 _CUT = " … {} characters more: reelkeeper alerts list --json"
 
@@ -33,13 +33,13 @@ class Layout(NamedTuple):
 def lay_out(message: Message) -> Layout:
     """Lay a message out as blocks; what does not fit is cut, with the count of what is missing."""
     room = _Room()
-    notified = escape(room.take(one_line(headline(message)), _MOST_NOTIFIED), _MOST_NOTIFIED)
-    header = room.take(one_line(headline(message)), MOST_HEADER)
-    footer = room.take(tame(message.footer), _MOST_FOOTER)
-    figures = [_figure(label, value) for label, value in message.figures[:_MOST_FIGURES]]
-    fields = [room.take(figure, _MOST_FIGURE) for figure in figures]
+    notified = escape(room.take(one_line(headline(message)), _MAX_NOTIFIED), _MAX_NOTIFIED)
+    header = room.take(one_line(headline(message)), MAX_HEADER)
+    footer = room.take(tame(message.footer), _MAX_FOOTER)
+    figures = [_figure(label, value) for label, value in message.figures[:_MAX_FIGURES]]
+    fields = [room.take(figure, _MAX_FIGURE) for figure in figures]
     advice = f"What to do: {message.suggestion}" if message.suggestion else ""
-    suggestion = room.take(tame(advice), _MOST_SUGGESTION)
+    suggestion = room.take(tame(advice), _MAX_SUGGESTION)
     body = room.take(tame(message.text), room.left)
     blocks: list[Block] = [{"type": "header", "text": _plain(header)}, *_sections(body)]
     blocks += [{"type": "section", "fields": [_plain(field) for field in row]} for row in _rows(fields)]
@@ -50,7 +50,7 @@ def lay_out(message: Message) -> Layout:
         button = {"type": "button", "text": _plain("Look at the run"), "url": message.link}
         blocks.append({"type": "actions", "elements": [button]})
     ending = sum(block["type"] in ("context", "actions") for block in blocks)  # what stays of too many
-    return Layout(notified, [*blocks[: MOST_BLOCKS - ending], *blocks[max(MOST_BLOCKS, len(blocks)) - ending :]])
+    return Layout(notified, [*blocks[: MAX_BLOCKS - ending], *blocks[max(MAX_BLOCKS, len(blocks)) - ending :]])
 
 
 def escape(text: str, most: int) -> str:
@@ -74,7 +74,7 @@ class _Room:
     """The characters that are left in a message."""
 
     def __init__(self) -> None:
-        self.left = MOST_ALL
+        self.left = MAX_CHARACTERS
 
     def take(self, text: str, most: int) -> str:
         """Give `text`, cut to `most` and to what is left, and count it."""
@@ -115,7 +115,7 @@ def _lines(lines: Iterable[str], room: _Room) -> str:
 def _sections(text: str) -> Iterator[Block]:
     """Split text into sections, at line ends where there are some."""
     while text.strip():
-        piece = _first(text, MOST_SECTION)
+        piece = _first(text, MAX_SECTION)
         if len(piece) < len(text) and "\n" in piece.strip():
             piece = piece[: piece.rstrip().rfind("\n") + 1] or piece
         if piece.strip():
@@ -125,7 +125,7 @@ def _sections(text: str) -> Iterator[Block]:
 
 def _rows(fields: Iterable[str]) -> Iterator[list[str]]:
     waiting = iter([field for field in fields if field])
-    while row := list(islice(waiting, MOST_FIELDS)):
+    while row := list(islice(waiting, MAX_FIELDS)):
         yield row
 
 

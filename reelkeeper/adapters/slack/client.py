@@ -21,7 +21,7 @@ from slack_sdk.errors import SlackApiError, SlackClientError
 
 from reelkeeper.adapters.retry_after import retry_after_seconds
 from reelkeeper.adapters.second_sink import as_text
-from reelkeeper.adapters.slack.blocks import MOST_SECTION, escape, lay_out
+from reelkeeper.adapters.slack.blocks import MAX_SECTION, escape, lay_out
 from reelkeeper.adapters.slack.refusals import FOR_GOOD
 from reelkeeper.errors import SinkBusy, SinkDown, SinkError, SinkRefused
 from reelkeeper.model.alerts import OutboxMessage
@@ -85,7 +85,7 @@ class Bot:
                 content=outgoing.picture.png,
                 title=title,
                 alt_txt=title,
-                initial_comment=escape(as_text(outgoing.message), MOST_SECTION),
+                initial_comment=escape(as_text(outgoing.message), MAX_SECTION),
             )
         return str((answer.get("files") or [{}])[0].get("id", ""))
 

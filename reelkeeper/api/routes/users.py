@@ -13,7 +13,7 @@ from reelkeeper.errors import NotFound
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.billing.quota import check_user_storage_quota
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.rules.billing.quota import MOST_BYTES, judge
+from reelkeeper.rules.billing.quota import MAX_BYTES, judge
 from reelkeeper.store.billing import ledger, quotas
 from reelkeeper.store.core.engine import reading
 
@@ -41,7 +41,7 @@ class Question(BaseModel):
     )
 
     user_id: Id
-    incoming_bytes: int = Field(ge=0, le=MOST_BYTES, strict=True)
+    incoming_bytes: int = Field(ge=0, le=MAX_BYTES, strict=True)
 
 
 class Answer(BaseModel):

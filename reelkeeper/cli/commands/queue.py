@@ -13,7 +13,7 @@ from reelkeeper.errors import NotFound
 if TYPE_CHECKING:
     from sqlmodel import Session
 
-    from reelkeeper.model.jobs import Job
+    from reelkeeper.model.jobs import WaitingJob
     from reelkeeper.rules.jobs.dispatch import DispatchPolicy
     from reelkeeper.store.jobs.queue import JobLine
 
@@ -137,7 +137,7 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
     say(f"earned its own estimate: {credit:.0f} s so far.")
 
 
-def _considered(session: "Session") -> "tuple[list[Job], DispatchPolicy, float]":
+def _considered(session: "Session") -> "tuple[list[WaitingJob], DispatchPolicy, float]":
     """Give the jobs that the next choice is made from, the policy with the size classes in force, and the credit."""
     from reelkeeper.operations.core.policies import in_force
     from reelkeeper.store.jobs.claims import DISPATCH, waiting_jobs

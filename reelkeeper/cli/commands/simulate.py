@@ -179,7 +179,7 @@ def concurrency(
     say(_NOTE)
 
 
-_MOST_REQUESTS = 1_000_000
+_MAX_REQUESTS = 1_000_000
 _Row = TypeVar("_Row")
 
 
@@ -192,7 +192,7 @@ def _recorded_jobs(source: str, limit: int) -> "list[RecordedJob]":
 def _recorded_requests(source: str) -> "list[RecordedRequest]":
     from reelkeeper.store.jobs import replay
 
-    return _recorded(source, lambda session: replay.requests_answered(session, _MOST_REQUESTS), replay.read_requests)
+    return _recorded(source, lambda session: replay.requests_answered(session, _MAX_REQUESTS), replay.read_requests)
 
 
 def _recorded(

@@ -16,7 +16,7 @@ from reelkeeper.model.alerts import AlertState, Finding, Message, MessageKind, P
 from reelkeeper.model.plaintext import one_line, tame
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts import messages
-from reelkeeper.rules.alerts.alerting import AlertPolicy, Decision, Known, Quiet, Seen, decide
+from reelkeeper.rules.alerts.alerting import AlertPolicy, Decision, FindingState, Known, Quiet, decide
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.core.engine import now, transaction
@@ -158,7 +158,7 @@ def _put(session: Session, run_id: str, message: Message, **options: Any) -> int
 _GROUPS = ("opened", "repeated", "silent", "snoozed")
 
 
-def _note(session: Session, seen: Sequence[Seen], run_id: str, at: datetime) -> list[tuple[str, Seen]]:
+def _note(session: Session, seen: Sequence[FindingState], run_id: str, at: datetime) -> list[tuple[str, FindingState]]:
     noted = [(one.known.id if one.known else uuid4().hex[:12], one) for one in seen]
     alerts.open_new(session, [(alert_id, one.finding) for alert_id, one in noted if not one.known], run_id, at)
     for alert_id, one in noted:

@@ -34,8 +34,8 @@ TURN_SECONDS = 120.0  # for one message: three requests of a picture, each with 
 STALE_SECONDS = 30.0  # a turn this old is not used any more: the process was stopped, and another may have it
 COPY_AFTER_SECONDS = 15 * 60.0
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 300.0
-_MOST_FAILURES = 3  # in a row, until this run leaves it to the next
-_MOST_COPIED = 50  # messages in one to the second sink
+_MAX_FAILURES = 3  # in a row, until this run leaves it to the next
+_MAX_COPIED = 50  # messages in one to the second sink
 _SHORTEST_SLEEP_SECONDS = 0.01
 _log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def deliver(
     """
     delivery = _Delivery(engine, sinks, sleep)
     ends = time.monotonic() + seconds
-    while delivery.in_a_row < _MOST_FAILURES and time.monotonic() < ends and delivery.step():
+    while delivery.in_a_row < _MAX_FAILURES and time.monotonic() < ends and delivery.step():
         pass
     delivery.copy_overdue()
     with reading(engine) as session:
@@ -150,7 +150,7 @@ class _Delivery:
         while True:
             with reading(self._engine) as session:
                 tried = not (self._is_shut or self.in_a_row)
-                late = outbox.overdue(session, COPY_AFTER_SECONDS, tried=tried, limit=_MOST_COPIED)
+                late = outbox.overdue(session, COPY_AFTER_SECONDS, tried=tried, limit=_MAX_COPIED)
             if not late:
                 return
             try:

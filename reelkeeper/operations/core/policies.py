@@ -14,7 +14,7 @@ from reelkeeper.store.core import policies as versions
 from reelkeeper.store.core.engine import reading
 
 _PARSED: dict[str, Policies] = {"": DEFAULTS}  # by the digest of the document
-_MOST_PARSED: Final = 64
+_MAX_PARSED: Final = 64
 
 
 def in_force(session: Session) -> InForce:
@@ -26,7 +26,7 @@ def in_force(session: Session) -> InForce:
     policies = _PARSED.get(digest)
     if policies is None:
         policies = _read(session, version)
-        if len(_PARSED) >= _MOST_PARSED:
+        if len(_PARSED) >= _MAX_PARSED:
             _PARSED.clear()
             _PARSED[""] = DEFAULTS
         _PARSED[digest] = policies

@@ -20,15 +20,15 @@ from reelkeeper.store.core.engine import reading, transaction
 
 PREFIX: Final = "rk_"  # so that a scanner for leaked secrets knows one
 _CHARACTERS: Final = len(PREFIX) + 43  # 32 bytes in base64url
-_MOST_NAME: Final = 100
+_MAX_NAME: Final = 100
 
 
 def create(
     engine: Engine, name: str, scopes: Collection[Scope], *, author: str, expires_at: datetime | None = None
 ) -> tuple[TokenLine, str]:
     """Make a token; the text is given here and never again. Raises InputRefused for no name or no scope."""
-    if not 0 < len(name) <= _MOST_NAME or not name.isprintable():
-        raise InputRefused(f"a token's name has 1 to {_MOST_NAME} printable characters; nothing was made")
+    if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
+        raise InputRefused(f"a token's name has 1 to {_MAX_NAME} printable characters; nothing was made")
     if not scopes:
         raise InputRefused(f"a token needs a scope: {', '.join(Scope)}; nothing was made")
     text = PREFIX + secrets.token_urlsafe(32)

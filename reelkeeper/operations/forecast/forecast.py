@@ -17,7 +17,7 @@ from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.tariff import class_of
 from reelkeeper.rules.forecast import lines
 from reelkeeper.rules.forecast.costs import TOTAL, Cost, Stored, expected_peaks, look, predict, rows
-from reelkeeper.rules.forecast.lines import Line
+from reelkeeper.rules.forecast.lines import UsageLine
 from reelkeeper.rules.forecast.month import outlook
 from reelkeeper.rules.forecast.storage import Cohort, Stock, known_expiries, shares_by_life
 from reelkeeper.rules.policies import Policies
@@ -64,7 +64,7 @@ class ResourceNeeds:
 class Known:
     """What the store knows of usage, as the forecast takes it."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[UsageLine, ...]
     stored: Stored
     others: Mapping[Metric, "pd.Series[float]"]
     first: date | None  # of which something is known
@@ -219,7 +219,7 @@ def _keys(metric: Metric, one: Used) -> list[tuple[str, str]]:
     return [(metric, "")]
 
 
-def _lines(series: Mapping[tuple[str, str], Days], book: PriceBook) -> Iterable[Line]:
+def _lines(series: Mapping[tuple[str, str], Days], book: PriceBook) -> Iterable[UsageLine]:
     kinds: tuple[Literal["A", "B"], ...] = ("A", "B")
     for (name, rest), days in sorted(series.items()):
         for kind in kinds:

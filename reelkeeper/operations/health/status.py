@@ -12,7 +12,7 @@ from reelkeeper.model.performance import Window
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts.cadence import CADENCES, Cadence, is_overdue
 from reelkeeper.rules.billing.quota import QuotaPolicy
-from reelkeeper.rules.health.findings import Seen
+from reelkeeper.rules.health.findings import ServiceState
 from reelkeeper.rules.health.performance import PerformancePolicy, first_window, windows, with_present
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.spend.budget import BudgetPolicy
@@ -30,7 +30,7 @@ from reelkeeper.store.lifecycle.backlog import Backlog
 from reelkeeper.store.videos import cache, stock
 from reelkeeper.store.videos.stock import InGrace
 
-_MOST_ALERTS = 50
+_MAX_ALERTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Status:
     queue: Queue
     cache: Cache
     outbox: Outbox
-    alerts: tuple[alerts.Line, ...]
+    alerts: tuple[alerts.ListedAlert, ...]
     frozen: Stopped | None
     money: Money
 
@@ -141,7 +141,7 @@ def gather(
             ),
             cache=Cache(*cache.count(session)),
             outbox=Outbox(waiting, max(0.0, waited.total_seconds())),
-            alerts=tuple(alerts.listed(session, everything=False, limit=_MOST_ALERTS)),
+            alerts=tuple(alerts.listed(session, everything=False, limit=_MAX_ALERTS)),
             frozen=stopped,
             money=money or _money(session, at, in_force(session).policies.overridden(budget=budget).budget),
         )
@@ -172,10 +172,10 @@ def _money(session: Session, at: datetime, budget: BudgetPolicy) -> Money:
     )
 
 
-def read_performance(engine: Engine, policy: PerformancePolicy, quota: QuotaPolicy, as_of: datetime) -> Seen:
+def read_performance(engine: Engine, policy: PerformancePolicy, quota: QuotaPolicy, as_of: datetime) -> ServiceState:
     """Read the jobs that ended lately, those in flight at this moment, and how much is stored, in one snapshot."""
     with reading(engine) as session:
-        return Seen(
+        return ServiceState(
             performance.ended(session, as_of - timedelta(minutes=policy.judged_minutes), as_of),
             performance.in_flight(session),
             jobs_at_once(session),
@@ -183,7 +183,7 @@ def read_performance(engine: Engine, policy: PerformancePolicy, quota: QuotaPoli
         )
 
 
-def work_out_windows(engine: Engine, seen: Seen, as_of: datetime) -> list[Window]:
+def work_out_windows(engine: Engine, seen: ServiceState, as_of: datetime) -> list[Window]:
     """Work out each whole quarter of an hour that is not recorded yet, the last one with what waits now."""
     with reading(engine) as session:
         last = performance.last_window(session)

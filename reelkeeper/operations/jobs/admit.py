@@ -34,9 +34,9 @@ from reelkeeper.model.requests import (
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.jobs.followers import reservation_key
-from reelkeeper.operations.jobs.lookup import Asked, Seen, look, queued
+from reelkeeper.operations.jobs.lookup import AdmissionRequest, ExistingState, look, queued
 from reelkeeper.rules.billing.credits import require_key
-from reelkeeper.rules.billing.quote import Job, Quote, quote
+from reelkeeper.rules.billing.quote import JobSpec, Quote, quote
 from reelkeeper.rules.jobs.admission import AdmissionPolicy, over_budget
 from reelkeeper.rules.jobs.cache import key as key_of
 from reelkeeper.rules.jobs.estimate import complexity, expected_bytes, expected_seconds
@@ -82,7 +82,7 @@ def price_of(request: GenerationRequest, tier: str | None, policies: Policies) -
     """Price a request of a user of this tier, whose videos are kept so long."""
     days = policies.lifecycle.retention_days()[Tier(tier)] if tier in set(Tier) else None
     size_bytes = expected_bytes(request, policies.admission.bits_per_pixel)
-    job = Job(model=request.model, complexity=complexity(request), size_bytes=size_bytes, retention_days=days)
+    job = JobSpec(model=request.model, complexity=complexity(request), size_bytes=size_bytes, retention_days=days)
     return quote(job, policies.book)
 
 
@@ -135,7 +135,7 @@ def admit(
     except AmountRefused as wrong:
         return Declined(RefusedFor.INPUT, str(wrong))
     canonical = wanted.canonical()
-    asked = Asked(
+    asked = AdmissionRequest(
         user_id,
         client_key,
         wanted,
@@ -148,7 +148,7 @@ def admit(
         return _answer(engine, asked, run_id)
 
 
-def _answer(engine: Engine, asked: Asked, run_id: str) -> Admission:
+def _answer(engine: Engine, asked: AdmissionRequest, run_id: str) -> Admission:
     try:
         with transaction(engine, "admit") as session:
             return _decide(session, asked, run_id)
@@ -156,7 +156,7 @@ def _answer(engine: Engine, asked: Asked, run_id: str) -> Admission:
         return Declined(_CODES[type(refused)], str(refused))
 
 
-def _decide(session: Session, asked: Asked, run_id: str) -> Admission:
+def _decide(session: Session, asked: AdmissionRequest, run_id: str) -> Admission:
     seen = look(session, asked)
     if seen.known is not None:
         if isinstance(seen.known, Queued | Joined):
@@ -178,7 +178,7 @@ def _decide(session: Session, asked: Asked, run_id: str) -> Admission:
     return _enqueue(session, asked, offer, seen, run_id)
 
 
-def _from_cache(session: Session, asked: Asked, seen: Seen, run_id: str) -> Cached | None:
+def _from_cache(session: Session, asked: AdmissionRequest, seen: ExistingState, run_id: str) -> Cached | None:
     version, policies = seen.in_force
     admission = policies.admission
     video_id = cache.take(session, asked.cache_key, admission.ttl_seconds)
@@ -212,7 +212,9 @@ def _from_cache(session: Session, asked: Asked, seen: Seen, run_id: str) -> Cach
     return Cached(job_id, video_id, charge)
 
 
-def _enqueue(session: Session, asked: Asked, offer: Offer, seen: Seen, run_id: str) -> Joined | Queued | Declined:
+def _enqueue(
+    session: Session, asked: AdmissionRequest, offer: Offer, seen: ExistingState, run_id: str
+) -> Joined | Queued | Declined:
     job_id, price, leader_id = uuid4().hex, offer.price, seen.leader_id
     admission = seen.in_force.policies.admission
     lasting, reservation_id, hold_id = admission.hold_seconds, None, None
@@ -258,7 +260,7 @@ def _enqueue(session: Session, asked: Asked, offer: Offer, seen: Seen, run_id: s
     return queued(job_id, price.total_microusd, price.price_book, offer.ahead, offer.estimate_seconds, offer.slots)
 
 
-def _write(session: Session, asked: Asked, how: sa.Insert, **values: Any) -> None:  # noqa: ANN401  columns of jobs
+def _write(session: Session, asked: AdmissionRequest, how: sa.Insert, **values: Any) -> None:  # noqa: ANN401  columns of jobs
     about = {
         "user_id": asked.user_id,
         "client_key": asked.client_key,

@@ -77,7 +77,7 @@ def _pick(
     if policy.class_bounds_seconds is None and memory.get("bounds"):
         policy = policy.model_copy(update={"class_bounds_seconds": tuple(memory["bounds"])})
     waiting, picked = claims.waiting_jobs(session), list[str]()
-    line = dispatch.Line(waiting, policy, as_of)
+    line = dispatch.RankedQueue(waiting, policy, as_of)
     for warm_model in slots[: len(waiting)]:
         job, credit = line.first(credit, warm_model)
         line.start(job)

@@ -19,7 +19,7 @@ from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.tables import credit_holds, jobs, reservations
 
 
-class Ended(NamedTuple):
+class EndingJob(NamedTuple):
     """A job that has just ended, or is about to."""
 
     id: str
@@ -38,7 +38,7 @@ class Ended(NamedTuple):
     policy_version: int  # what was promised
 
 
-ENDED = tuple(jobs.c[name] for name in Ended._fields)
+ENDING = tuple(jobs.c[name] for name in EndingJob._fields)
 
 
 def give(session: Session, leader_id: str, video_id: str, *, run_id: str) -> int:
@@ -47,9 +47,9 @@ def give(session: Session, leader_id: str, video_id: str, *, run_id: str) -> int
         sa.update(jobs)
         .where(jobs.c.leader_id == leader_id, jobs.c.state.in_(IN_FLIGHT))
         .values(state=JobState.SUCCEEDED, video_id=video_id, finished_at=Clock(), progress=1.0)
-        .returning(*ENDED)
+        .returning(*ENDING)
     )
-    followers = [Ended._make(row) for row in rows]
+    followers = [EndingJob._make(row) for row in rows]
     for one in followers:
         charge = at(session, one.policy_version).admission.hit_charge(one.price_microusd)
         if charge and one.hold_id is not None:
@@ -68,8 +68,8 @@ def promote(session: Session, leader_id: str, *, run_id: str) -> str | None:
     One whose user has no room left for the bytes ends, with the reason.
     """
     following = sa.and_(jobs.c.leader_id == leader_id, jobs.c.state.in_(IN_FLIGHT))
-    rows = session.execute(sa.select(*ENDED).where(following).order_by(jobs.c.created_at, jobs.c.id)).all()
-    for one in map(Ended._make, rows):
+    rows = session.execute(sa.select(*ENDING).where(following).order_by(jobs.c.created_at, jobs.c.id)).all()
+    for one in map(EndingJob._make, rows):
         key = reservation_key(one.id)
         try:
             quota.reserve(
@@ -95,7 +95,7 @@ def promote(session: Session, leader_id: str, *, run_id: str) -> str | None:
     return None
 
 
-def give_credits_back(session: Session, one: Ended, run_id: str) -> None:
+def give_credits_back(session: Session, one: EndingJob, run_id: str) -> None:
     """Release what a job held, if it is held still."""
     if one.hold_id is not None and _is(session, credit_holds, one.hold_id, HoldState.OPEN):
         ledger.release(session, one.hold_id, f"job/{one.id}/release/{one.hold_id}", run_id=run_id)

@@ -19,7 +19,7 @@ from reelkeeper.store.tables import cache_entries, jobs, users
 from reelkeeper.store.videos import cache
 
 
-class Asked(NamedTuple):
+class AdmissionRequest(NamedTuple):
     """A request and who asks, under which key of theirs."""
 
     user_id: str
@@ -29,7 +29,7 @@ class Asked(NamedTuple):
     cache_key: str
 
 
-class Seen(NamedTuple):
+class ExistingState(NamedTuple):
     """What is there already for a request, at one moment."""
 
     in_force: InForce
@@ -67,7 +67,7 @@ def _look() -> sa.Select[Any]:
 _LOOK = _look()  # built once: to build a statement costs more than to send it
 
 
-def look(session: Session, asked: Asked) -> Seen:
+def look(session: Session, asked: AdmissionRequest) -> ExistingState:
     """See what is there already, and what this key was answered before. Raises NotFound, KeyReused, SchemaError."""
     named = {"user_id": asked.user_id, "client_key": asked.client_key, "cache_key": asked.cache_key}
     row = session.execute(_LOOK, named).one_or_none()
@@ -76,10 +76,10 @@ def look(session: Session, asked: Asked) -> Seen:
     note(session, row.in_force_0, row.in_force_1)
     found = in_force(session)
     known = None if row.id is None else _before(session, asked, row, found.policies.admission.slots)
-    return Seen(found, row.tier, known, row.is_cached, row.leader)
+    return ExistingState(found, row.tier, known, row.is_cached, row.leader)
 
 
-def _before(session: Session, asked: Asked, row: sa.Row[Any], slots: int) -> Admission:
+def _before(session: Session, asked: AdmissionRequest, row: sa.Row[Any], slots: int) -> Admission:
     if row.request_sha256 != asked.sha256:
         raise KeyReused(
             f"client key {asked.client_key!r} of user {asked.user_id!r} came with another request at "

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from reelkeeper.errors import LeaseLost
-from reelkeeper.model.performance import Ended
+from reelkeeper.model.performance import FinishedJob
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
@@ -55,7 +55,7 @@ def jobs_at_once(engine: Engine) -> int | None:
         return controls.jobs_at_once(session)
 
 
-def steered(engine: Engine, policy: ConcurrencyPolicy, as_of: datetime) -> tuple[Kept, Steered, list[Ended]]:
+def steered(engine: Engine, policy: ConcurrencyPolicy, as_of: datetime) -> tuple[Kept, Steered, list[FinishedJob]]:
     """Read what the rule of the limit remembers, and the jobs that ended since its last step."""
     with reading(engine) as session:
         kept = controls.kept(session)

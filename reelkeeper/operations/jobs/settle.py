@@ -25,7 +25,7 @@ from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs import followers
-from reelkeeper.operations.jobs.followers import Ended
+from reelkeeper.operations.jobs.followers import EndingJob
 from reelkeeper.rules.jobs import estimate
 from reelkeeper.store.billing import spend_counters, usage
 from reelkeeper.store.core.engine import Clock, insert_into, now, transaction
@@ -159,10 +159,10 @@ def cancel(
             sa.update(jobs)
             .where(mine, jobs.c.state == JobState.QUEUED)
             .values(state=JobState.CANCELLED, finished_at=Clock(), cancel_asked_at=Clock(), error="cancelled")
-            .returning(*followers.ENDED)
+            .returning(*followers.ENDING)
         ).one_or_none()
         if row is not None:
-            _give_up(session, Ended._make(row), JobState.CANCELLED, run_id)
+            _give_up(session, EndingJob._make(row), JobState.CANCELLED, run_id)
             return JobState.CANCELLED
         session.execute(
             sa.update(jobs)
@@ -186,14 +186,14 @@ def _at_work(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
     return sa.and_(jobs.c.id == job_id, jobs.c.lease_token == lease_token, jobs.c.state.in_(AT_WORK))
 
 
-def _end(session: Session, job_id: str, lease_token: int, **values: Any) -> Ended | None:  # noqa: ANN401  columns of jobs
+def _end(session: Session, job_id: str, lease_token: int, **values: Any) -> EndingJob | None:  # noqa: ANN401  columns of jobs
     row = session.execute(
         sa.update(jobs)
         .where(_at_work(job_id, lease_token))
         .values(lease_until=None, **values)
-        .returning(*followers.ENDED)
+        .returning(*followers.ENDING)
     ).one_or_none()
-    return Ended._make(row) if row else None
+    return EndingJob._make(row) if row else None
 
 
 def _as_it_ended(session: Session, job_id: str, lease_token: int, wanted: JobState) -> Settled:
@@ -213,14 +213,14 @@ def _as_it_ended(session: Session, job_id: str, lease_token: int, wanted: JobSta
     return Settled(job_id, wanted, row.video_id, charged, session.execute(joined).scalar_one())
 
 
-def _give_up(session: Session, ended: Ended, state: JobState, run_id: str) -> Settled:
+def _give_up(session: Session, ended: EndingJob, state: JobState, run_id: str) -> Settled:
     followers.give_bytes_back(session, ended.reservation_id)
     followers.give_credits_back(session, ended, run_id)
     promoted = followers.promote(session, ended.id, run_id=run_id) if ended.leader_id is None else None
     return Settled(ended.id, state, None, 0, 0, promoted)
 
 
-def _charge(session: Session, ended: Ended, run_id: str) -> int:
+def _charge(session: Session, ended: EndingJob, run_id: str) -> int:
     """Capture the price. A hold that has run out is taken anew; a user who has spent it since gets the video free."""
     if ended.hold_id is None:
         return 0
@@ -239,7 +239,7 @@ def _charge(session: Session, ended: Ended, run_id: str) -> int:
     return ended.price_microusd
 
 
-def count(session: Session, ended: Ended, at: datetime, took_seconds: float | None) -> None:
+def count(session: Session, ended: EndingJob, at: datetime, took_seconds: float | None) -> None:
     """Count the job and its seconds, of the account and of its user."""
     day, seconds = at.date(), round(took_seconds or 0)
     used = [
@@ -251,7 +251,7 @@ def count(session: Session, ended: Ended, at: datetime, took_seconds: float | No
     usage.record(session, used, add=True)
 
 
-def learn(session: Session, ended: Ended, load: float, took_seconds: float) -> None:
+def learn(session: Session, ended: EndingJob, load: float, took_seconds: float) -> None:
     """Remember by which factor the prior was wrong. The caller holds the deployment row: nobody else learns now."""
     state: Mapping[str, list[float]] = remembered(session, [ESTIMATES]).get(ESTIMATES, {})
     factors = estimate.learned(state.get(ended.model, ()), estimate.factor(ended.complexity, load, took_seconds))

@@ -32,7 +32,7 @@ from reelkeeper.store.videos.videos import list_videos
 _LOOKED_AT = 200  # videos, for one batch
 
 
-class Job(NamedTuple):
+class CompressionJob(NamedTuple):
     """What all transcodes of a plan have in common, whoever does them."""
 
     plan_id: str
@@ -50,11 +50,11 @@ class Batch(NamedTuple):
     last_try: bool
 
 
-def load_job(engine: Engine, plan_id: str) -> Job:
+def load_job(engine: Engine, plan_id: str) -> CompressionJob:
     """Read what a plan was made under."""
     with reading(engine) as session:
         run_id, as_of, terms = plan_progress.undertaking(session, plan_id)
-    return Job(
+    return CompressionJob(
         plan_id,
         run_id,
         as_of,
@@ -100,7 +100,7 @@ def claim(engine: Engine, manager: LeaseManager, plan_id: str) -> Batch | None:
 
 
 def compress(
-    workspace: Workspace, manager: LeaseManager, job: Job, item: Item, lease: Lease, *, scratch: Path
+    workspace: Workspace, manager: LeaseManager, job: CompressionJob, item: Item, lease: Lease, *, scratch: Path
 ) -> Outcome:
     """Compress one video. Raises as `swap` does; LeaseLost, too, when its lease is lost while it is encoded."""
     video_id = item.video_id or ""
@@ -124,7 +124,7 @@ def compress(
         )
 
 
-def _remaining_days(workspace: Workspace, job: Job, video_id: str) -> int | None:
+def _remaining_days(workspace: Workspace, job: CompressionJob, video_id: str) -> int | None:
     """Tell what is left of the video's life by its user's tier, for the payback gate; None for ever, or unknown."""
     if job.recipe.payback.cpu_usd_per_hour is None:
         return None

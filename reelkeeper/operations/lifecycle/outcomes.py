@@ -14,7 +14,7 @@ from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.lifecycle import plan_progress, plan_results, plans
 from reelkeeper.store.lifecycle.plans import Item
 
-MOST_FAILURES = 100  # in a report
+MAX_FAILURES = 100  # in a report
 
 
 def planned(engine: Engine, plan_id: str, action: str, batch_size: int) -> Generator[list[Item], None, None]:
@@ -57,5 +57,5 @@ def report(engine: Engine, plan: PlanSummary, run_id: str) -> Report:
             plan=plan,
             planned=tuple(plan_results.by_rule(session, plan.id)),
             done=tuple(plan_results.by_outcome(session, plan.id)),
-            failures=tuple(plan_results.failures(session, plan.id, MOST_FAILURES)),
+            failures=tuple(plan_results.failures(session, plan.id, MAX_FAILURES)),
         )

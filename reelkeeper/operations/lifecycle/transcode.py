@@ -13,7 +13,7 @@ from reelkeeper.rules.lifecycle import crf, transcode
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, pays
 
 Shrinker = Callable[[Path, Path], Transcode | Refusal]
-_MOST_TIMEOUTS = 3  # runs in which a video took too long: a busy machine may be to blame once or twice
+_MAX_TIMEOUTS = 3  # runs in which a video took too long: a busy machine may be to blame once or twice
 
 
 def shrink(
@@ -80,7 +80,7 @@ def _found(
         return Refusal("not_verified", str(wrong), mark)
     except MediaTimeout as slow:
         runs = 1 + (timed_out() if timed_out else 0)
-        if runs < _MOST_TIMEOUTS:
+        if runs < _MAX_TIMEOUTS:
             raise
         return Refusal("too_slow", f"{slow}, as in {runs - 1} runs before", mark)
     return search.chosen or Refusal("no_good_result", _why(search, acceptance), mark)

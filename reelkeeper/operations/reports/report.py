@@ -18,7 +18,7 @@ from reelkeeper.store.lifecycle import freed_bytes
 from reelkeeper.store.videos import stock
 
 _MONTHS_BACK = 12
-_MOST_ALERTS = 50
+_MAX_ALERTS = 50
 _NEVER = date.max
 _ONE_DAY = timedelta(days=1)
 TOTAL = ""  # the service of a forecast that is of all
@@ -40,7 +40,7 @@ class MonthReport:
     grace_bytes: int
     freed: list[Freed]
     saved: list[Saved]
-    alerts: list[alerts.Line]
+    alerts: list[alerts.ListedAlert]
 
     @property
     def last_day(self) -> date:
@@ -105,7 +105,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
             saved=list(savings.per_day(gone, min(last, as_of.date()))),
             alerts=[
                 one
-                for one in alerts.listed(session, everything=True, limit=_MOST_ALERTS)
+                for one in alerts.listed(session, everything=True, limit=_MAX_ALERTS)
                 if one.first_at < until and (one.state != AlertState.RESOLVED or one.last_at.date() >= month)
             ],
         )

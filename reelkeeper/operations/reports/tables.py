@@ -13,7 +13,7 @@ from reelkeeper.rules.core.wording import size
 from reelkeeper.rules.lifecycle.savings import KINDS, a_day, kind_of
 from reelkeeper.store.billing.charge_reports import SkuLine
 
-_MOST_PAYERS = 10
+_MAX_PAYERS = 10
 _GB = 10**9
 
 
@@ -44,7 +44,7 @@ def bill(report: MonthReport) -> Table:
 def payers(report: MonthReport) -> Table:
     """List whose use it was, at list price, and what no user answers for."""
     users = [one for one in report.payers if one.key]
-    shown, others = users[:_MOST_PAYERS], users[_MOST_PAYERS:]
+    shown, others = users[:_MAX_PAYERS], users[_MAX_PAYERS:]
     rows = [
         [f"{one.key}\n{one.tier or 'tier unknown'}", usd(one.list_nanousd), usd(one.billed_nanousd)] for one in shown
     ]

@@ -14,7 +14,7 @@ from reelkeeper.failpoints import effect
 from reelkeeper.operations.core.freeze import why_frozen
 from reelkeeper.operations.core.workspace import Workspace
 
-MOST_BYTES: Final = 10_000_000
+MAX_BYTES: Final = 10_000_000
 _KINDS: Final = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
@@ -31,8 +31,8 @@ def keep(workspace: Workspace, data: bytes) -> Image:
 
     Whoever uses it decodes it in the sandbox: what is behind those bytes is believed nowhere.
     """
-    if not 0 < len(data) <= MOST_BYTES:
-        raise NotAVideo(f"the image has {len(data):,} bytes, the limits are 1 and {MOST_BYTES:,}")
+    if not 0 < len(data) <= MAX_BYTES:
+        raise NotAVideo(f"the image has {len(data):,} bytes, the limits are 1 and {MAX_BYTES:,}")
     kind = next((kind for start, kind in _KINDS.items() if data.startswith(start)), None)
     if kind is None:
         raise NotAVideo(f"the first bytes {data[:8].hex(' ')} of the image are not those of PNG or JPEG")

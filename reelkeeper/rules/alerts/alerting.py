@@ -60,7 +60,7 @@ class Quiet(NamedTuple):
     scope: str | None
 
 
-class Seen(NamedTuple):
+class FindingState(NamedTuple):
     """A finding, and the alert of the same level that is known already."""
 
     finding: Finding
@@ -72,10 +72,10 @@ class Seen(NamedTuple):
 class Decision:
     """What is to be written and told."""
 
-    opened: list[Seen] = field(default_factory=list)  # news
-    repeated: list[Seen] = field(default_factory=list)  # critical, and nobody has acknowledged it
-    silent: list[Seen] = field(default_factory=list)  # known already
-    snoozed: list[Seen] = field(default_factory=list)  # news, were it not for a snooze
+    opened: list[FindingState] = field(default_factory=list)  # news
+    repeated: list[FindingState] = field(default_factory=list)  # critical, and nobody has acknowledged it
+    silent: list[FindingState] = field(default_factory=list)  # known already
+    snoozed: list[FindingState] = field(default_factory=list)  # news, were it not for a snooze
     outlasted: list[Known] = field(default_factory=list)  # fires on, at a lower level
     superseded: list[Known] = field(default_factory=list)  # a higher level has taken its place
     resolved: list[Known] = field(default_factory=list)  # over, and people are told so
@@ -141,7 +141,7 @@ def _judge(
         for alert in alerts
         if alert.told_at and rank(alert.level) >= rank(finding.level) and (finding.period or alert.is_told)
     ]
-    seen = Seen(finding, same, going_on)
+    seen = FindingState(finding, same, going_on)
     if not told:
         news = decision.opened
     elif (

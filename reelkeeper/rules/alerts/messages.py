@@ -7,8 +7,8 @@ from decimal import Decimal
 from reelkeeper.model.alerts import Finding, Message, MessageKind, Severity
 from reelkeeper.rules.alerts.alerting import Known
 
-_MOST_LINES = 40  # alerts in one digest: with titles as long as Slack's headers it stays within 12,000 characters
-_MOST_TITLE = 150
+_MAX_LINES = 40  # alerts in one digest: with titles as long as Slack's headers it stays within 12,000 characters
+_MAX_TITLE = 150
 
 
 def alert(alert_id: str, finding: Finding, *, since: datetime | None = None) -> Message:
@@ -29,8 +29,8 @@ def alert(alert_id: str, finding: Finding, *, since: datetime | None = None) -> 
 
 def digests(news: Sequence[tuple[str, Finding]]) -> Iterator[tuple[list[str], Message]]:
     """Tell of many findings (alert id, finding) in as few messages as hold them all; gives the ids in each."""
-    for start in range(0, len(news), _MOST_LINES):
-        part = news[start : start + _MOST_LINES]
+    for start in range(0, len(news), _MAX_LINES):
+        part = news[start : start + _MAX_LINES]
         order = list(Severity)
         worst = max((finding.severity for _, finding in part), key=order.index)
         which = f", {start + 1} to {start + len(part)}" if len(news) > len(part) else ""
@@ -48,8 +48,8 @@ def digests(news: Sequence[tuple[str, Finding]]) -> Iterator[tuple[list[str], Me
 
 def resolved(alerts: Sequence[Known], as_of: datetime) -> Iterator[tuple[list[str], Message]]:
     """Tell that alerts are over, in as few messages as hold them all; gives the ids in each."""
-    for start in range(0, len(alerts), _MOST_LINES):
-        part = alerts[start : start + _MOST_LINES]
+    for start in range(0, len(alerts), _MAX_LINES):
+        part = alerts[start : start + _MAX_LINES]
         ids = [one.id for one in part]
         if len(part) == 1:
             lasted = f"It began on {part[0].first_at:%Y-%m-%d %H:%M} UTC, and was over by {as_of:%Y-%m-%d %H:%M} UTC."
@@ -65,7 +65,7 @@ def _line(alert_id: str, finding: Finding) -> str:
 
 
 def _shortened(title: str) -> str:
-    return title if len(title) <= _MOST_TITLE else f"{title[: _MOST_TITLE - 1]}…"
+    return title if len(title) <= _MAX_TITLE else f"{title[: _MAX_TITLE - 1]}…"
 
 
 def _impact(finding: Finding) -> Iterator[tuple[str, str]]:

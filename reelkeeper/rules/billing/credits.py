@@ -6,32 +6,32 @@ from typing import Final
 
 from reelkeeper.errors import AmountRefused
 
-MOST_MICROUSD: Final = 10**12  # a million dollars in one move: what is more is a mistake
-MOST_SECONDS: Final = 30 * 24 * 3600  # the longest hold
-MOST_KEY_CHARACTERS: Final = 200
+MAX_MICROUSD: Final = 10**12  # a million dollars in one move: what is more is a mistake
+MAX_SECONDS: Final = 30 * 24 * 3600  # the longest hold
+MAX_KEY_CHARACTERS: Final = 200
 OURS: Final = "expire:"  # begins the keys that Reelkeeper gives itself
 
 
 def require_amount(amount_microusd: int, *, least: int) -> None:
     """Raise AmountRefused unless it is an integer from `least` to a million dollars. A float or a bool is none."""
-    if type(amount_microusd) is not int or not least <= amount_microusd <= MOST_MICROUSD:
+    if type(amount_microusd) is not int or not least <= amount_microusd <= MAX_MICROUSD:
         raise AmountRefused(
-            f"{amount_microusd!r} micro-dollars: an amount is an integer from {least} to {MOST_MICROUSD:,}; "
+            f"{amount_microusd!r} micro-dollars: an amount is an integer from {least} to {MAX_MICROUSD:,}; "
             "nothing was moved"
         )
 
 
 def require_lasting(seconds: int) -> None:
     """Raise AmountRefused unless a hold may last so long."""
-    if type(seconds) is not int or not 1 <= seconds <= MOST_SECONDS:
-        raise AmountRefused(f"{seconds!r} s: what is held lasts 1 to {MOST_SECONDS:,} s; nothing was changed")
+    if type(seconds) is not int or not 1 <= seconds <= MAX_SECONDS:
+        raise AmountRefused(f"{seconds!r} s: what is held lasts 1 to {MAX_SECONDS:,} s; nothing was changed")
 
 
 def require_key(key: str) -> None:
     """Raise AmountRefused unless `key` can be an idempotency key of a caller's."""
-    if not 0 < len(key) <= MOST_KEY_CHARACTERS or not key.isprintable() or key.startswith(OURS):
+    if not 0 < len(key) <= MAX_KEY_CHARACTERS or not key.isprintable() or key.startswith(OURS):
         raise AmountRefused(
-            f"idempotency key {key[:MOST_KEY_CHARACTERS]!r}: it has 1 to {MOST_KEY_CHARACTERS} printable characters "
+            f"idempotency key {key[:MAX_KEY_CHARACTERS]!r}: it has 1 to {MAX_KEY_CHARACTERS} printable characters "
             f"and does not begin with {OURS!r}; nothing was changed"
         )
 

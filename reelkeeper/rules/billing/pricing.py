@@ -14,9 +14,9 @@ from reelkeeper.model.money import StorageClass
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, MILLION, RATES, STANDARD
 
 _MICROUSD: Final = 10**6
-_MOST_GB: Final = 10**9  # an exabyte, of which no account of R2's comes near
-_MOST_OPERATIONS: Final = 10**14  # 38 million a second for a month
-_MOST_DIGITS: Final = 28
+_MAX_GB: Final = 10**9  # an exabyte, of which no account of R2's comes near
+_MAX_OPERATIONS: Final = 10**14  # 38 million a second for a month
+_MAX_DIGITS: Final = 28
 _PLACES: Final = 18  # decimals of a GB-month: a byte for a day is 3.3e-11 of it
 _EXACT: Final = 80  # digits that no product of ours needs: nothing is rounded but where it says so
 
@@ -27,8 +27,8 @@ def _number(value: object) -> object:
     return value
 
 
-Gigabytes = Annotated[Decimal, BeforeValidator(_number), Field(ge=0, le=_MOST_GB, max_digits=_MOST_DIGITS)]
-Operations = Annotated[int, BeforeValidator(_number), Field(ge=0, le=_MOST_OPERATIONS)]
+Gigabytes = Annotated[Decimal, BeforeValidator(_number), Field(ge=0, le=_MAX_GB, max_digits=_MAX_DIGITS)]
+Operations = Annotated[int, BeforeValidator(_number), Field(ge=0, le=_MAX_OPERATIONS)]
 
 
 class StandardUsage(BaseModel):
@@ -56,7 +56,7 @@ class Usage(BaseModel):
     infrequent_access: InfrequentAccessUsage = InfrequentAccessUsage()
 
 
-class Line(NamedTuple):
+class BillLine(NamedTuple):
     """One line of a bill: `quantity` in GB-months, operations or GB; `billable_units` in GB-months, millions or GB."""
 
     sku: str
@@ -73,7 +73,7 @@ class Bill(NamedTuple):
 
     billed_usd: Decimal
     exact_usd: Decimal
-    lines: tuple[Line, ...]
+    lines: tuple[BillLine, ...]
 
 
 class Saving(NamedTuple):
@@ -97,7 +97,7 @@ def bill(usage: Usage) -> Bill:
     return Bill(billed, exact, lines)
 
 
-def _lines(usage: Usage) -> Iterator[Line]:
+def _lines(usage: Usage) -> Iterator[BillLine]:
     infrequent = usage.infrequent_access
     for kind, used in ((StorageClass.STANDARD, usage.standard), (StorageClass.INFREQUENT_ACCESS, infrequent)):
         rates = RATES[kind]
@@ -111,10 +111,10 @@ def _lines(usage: Usage) -> Iterator[Line]:
     yield _line(sku("r2-retrieval", kind), infrequent.retrieval_gb, 0, 1, RATES[kind].retrieval_usd_per_gb)
 
 
-def _line(name: str, quantity: Decimal, free: int, unit: int, price: Decimal) -> Line:
+def _line(name: str, quantity: Decimal, free: int, unit: int, price: Decimal) -> BillLine:
     beyond = max(quantity - free, Decimal(0)) / unit
     units = int(beyond.to_integral_value(ROUND_CEILING))
-    return Line(name, quantity, free, units, price, units * price, beyond * price)
+    return BillLine(name, quantity, free, units, price, units * price, beyond * price)
 
 
 def gb_months(daily_peaks: Iterable[int], period_days: int | None = None) -> Decimal:

@@ -15,7 +15,7 @@ from reelkeeper.model.money import Standing
 
 MIB: Final = 2**20
 GIB: Final = 2**30
-MOST_BYTES: Final = 10**15  # a petabyte at once, or as a quota: what is more is a mistake
+MAX_BYTES: Final = 10**15  # a petabyte at once, or as a quota: what is more is a mistake
 
 
 class QuotaPolicy(BaseModel):
@@ -23,9 +23,9 @@ class QuotaPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    free_bytes: int = Field(100 * MIB, ge=0, le=MOST_BYTES, description="Bytes that a free user may store: 100 MiB")
-    premium_bytes: int = Field(GIB, ge=0, le=MOST_BYTES, description="The same for premium users: 1 GiB")
-    pro_bytes: int = Field(10 * GIB, ge=0, le=MOST_BYTES, description="The same for pro users: 10 GiB")
+    free_bytes: int = Field(100 * MIB, ge=0, le=MAX_BYTES, description="Bytes that a free user may store: 100 MiB")
+    premium_bytes: int = Field(GIB, ge=0, le=MAX_BYTES, description="The same for premium users: 1 GiB")
+    pro_bytes: int = Field(10 * GIB, ge=0, le=MAX_BYTES, description="The same for pro users: 10 GiB")
 
     def by_tier(self) -> dict[str, int]:
         """Give the bytes by the tier's name."""
@@ -68,7 +68,7 @@ def _reason(user: Standing, incoming_bytes: int, quota: int | None) -> str:
 
 def require_bytes(size_bytes: int, *, least: int = 0) -> None:
     """Raise AmountRefused unless it is an integer from `least` to a petabyte. A float or a bool is none."""
-    if type(size_bytes) is not int or not least <= size_bytes <= MOST_BYTES:
+    if type(size_bytes) is not int or not least <= size_bytes <= MAX_BYTES:
         raise AmountRefused(
-            f"{size_bytes!r} bytes: an amount is an integer from {least} to {MOST_BYTES:,}; nothing was changed"
+            f"{size_bytes!r} bytes: an amount is an integer from {least} to {MAX_BYTES:,}; nothing was changed"
         )

@@ -81,7 +81,7 @@ class PriceBook(BaseModel):
         return next((one for one in self.models if one.model == model), self.prices)
 
 
-class Job(BaseModel):
+class JobSpec(BaseModel):
     """What is to be generated, as far as its price goes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -108,7 +108,7 @@ class Quote(NamedTuple):
     cost_microusd: int
 
 
-def quote(job: Job, book: PriceBook = PriceBook()) -> Quote:
+def quote(job: JobSpec, book: PriceBook = PriceBook()) -> Quote:
     """Price a job: its base, its complexity, and its storage until its retention ends, with the margin on all of it."""
     prices = book.price_of(job.model)
     days = book.endless_days if job.retention_days is None else job.retention_days

@@ -19,7 +19,7 @@ import pandas as pd
 from reelkeeper.model.money import CostForecast
 from reelkeeper.rules.billing.allocation import STORAGE
 from reelkeeper.rules.billing.pricing import gb_months
-from reelkeeper.rules.forecast.lines import Line, storage_usd
+from reelkeeper.rules.forecast.lines import UsageLine, storage_usd
 from reelkeeper.rules.forecast.month import Outlook, outlook
 from reelkeeper.rules.forecast.series import Values
 from reelkeeper.rules.forecast.storage import Stock, daily_peaks
@@ -56,7 +56,7 @@ class Cost:
 
 
 def predict(
-    lines: Sequence[Line],
+    lines: Sequence[UsageLine],
     stored: Stored,
     as_of: date,
     months: int = 2,

@@ -13,7 +13,7 @@ import numpy as np
 from reelkeeper.rules.forecast import members
 from reelkeeper.rules.forecast.series import Values, cleaned
 
-_LONGEST: Final = 104  # seasons of history that are read; older ones say nothing more of the next
+_MAX_SEASONS: Final = 104  # seasons of history that are read; older ones say nothing more of the next
 _WEEK: Final = 7
 _NO_FASTER: Final = 3.0  # ranges of the history beyond it that a forecast may reach
 
@@ -46,7 +46,7 @@ class Fan:
 
 def fan(values: Values, season: int, horizon: int) -> Fan:
     """Ask every member that the length of the history allows. `values` are without gaps and not empty."""
-    values = values[-_LONGEST * max(season, 2) :]
+    values = values[-_MAX_SEASONS * max(season, 2) :]
     if np.ptp(values) == 0:
         return Fan(np.full((1, horizon), values[-1]), ("constant",), "constant")
     tidy = cleaned(values, season)

@@ -19,7 +19,7 @@ _INFREQUENT = StorageClass.INFREQUENT_ACCESS
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class UsageLine:
     """One line of daily usage: `prices` gives what so much of it in a month costs, by service."""
 
     name: str
@@ -27,31 +27,31 @@ class Line:
     prices: Mapping[str, Price]
 
 
-def operations(kind: Literal["A", "B"], storage_class: StorageClass, history: "pd.Series[float]") -> Line:
+def operations(kind: Literal["A", "B"], storage_class: StorageClass, history: "pd.Series[float]") -> UsageLine:
     """Give the line of R2's operations of one class in one storage class."""
 
     def price(used: float) -> float:
         count = max(0, round(used))
         return _usd(storage_class, class_a=count) if kind == "A" else _usd(storage_class, class_b=count)
 
-    return Line(f"class {kind} {storage_class}", history, {CLASS_A if kind == "A" else CLASS_B: price})
+    return UsageLine(f"class {kind} {storage_class}", history, {CLASS_A if kind == "A" else CLASS_B: price})
 
 
-def retrieval(history: "pd.Series[float]") -> Line:
+def retrieval(history: "pd.Series[float]") -> UsageLine:
     """Give the line of bytes read from Infrequent Access."""
 
     def price(used: float) -> float:
         return _usd(_INFREQUENT, retrieval_gb=Decimal(max(0, round(used))) / GB)
 
-    return Line("retrieved bytes", history, {RETRIEVAL: price})
+    return UsageLine("retrieved bytes", history, {RETRIEVAL: price})
 
 
-def jobs(model: str, history: "pd.Series[float]", book: PriceBook) -> Line:
+def jobs(model: str, history: "pd.Series[float]", book: PriceBook) -> UsageLine:
     """Give the line of generation jobs of one model: compute and API, both linear."""
     costs = book.price_of(model)
     compute_usd, api_usd = float(costs.compute_usd), float(costs.api_usd)
     prices: dict[str, Price] = {COMPUTE: lambda used: used * compute_usd, API: lambda used: used * api_usd}
-    return Line(f"jobs {model}".strip(), history, prices)
+    return UsageLine(f"jobs {model}".strip(), history, prices)
 
 
 def storage_usd(standard_gb_months: Decimal, infrequent_gb_months: Decimal) -> float:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.jobs import JobState
-from reelkeeper.model.performance import Ended, Filled, InFlight
+from reelkeeper.model.performance import Filled, FinishedJob, InFlight
 from reelkeeper.rules.core.wording import dollars, many
 from reelkeeper.rules.health.performance import PerformancePolicy, percentile, waiting
 from reelkeeper.rules.health.performance_report import money
@@ -24,13 +24,13 @@ _PERCENT: Final = 100
 _GB: Final = 10**9
 _SHOWN: Final = 100  # characters of an error
 _MOSTLY: Final = 50  # percent of successes below which somebody should look at once
-_Rule = Callable[[str, Sequence[Ended], PerformancePolicy, Mapping[str, Sequence[Ended]]], Finding | None]
+_Rule = Callable[[str, Sequence[FinishedJob], PerformancePolicy, Mapping[str, Sequence[FinishedJob]]], Finding | None]
 
 
-class Seen(NamedTuple):
+class ServiceState(NamedTuple):
     """What is judged: the jobs that ended lately, those in flight, and what is stored; None: not known."""
 
-    ended: Sequence[Ended]
+    ended: Sequence[FinishedJob]
     in_flight: Sequence[InFlight]
     limit: int | None  # jobs at once
     filled: Filled | None
@@ -43,7 +43,7 @@ class Judged(NamedTuple):
     rules: list[str]
 
 
-def judge(seen: Seen, policy: PerformancePolicy, as_of: datetime) -> Judged:
+def judge(seen: ServiceState, policy: PerformancePolicy, as_of: datetime) -> Judged:
     """Ask every rule that has enough to go by."""
     run = [one for one in seen.ended if one.started_at is not None and not one.is_follower]
     timed = [one for one in run if one.is_made and one.processing_seconds]
@@ -60,11 +60,11 @@ def judge(seen: Seen, policy: PerformancePolicy, as_of: datetime) -> Judged:
     return Judged([one for found in known.values() for one in found], list(known))
 
 
-def _by_model(jobs: Sequence[Ended], policy: PerformancePolicy, rule: _Rule) -> list[Finding] | None:
+def _by_model(jobs: Sequence[FinishedJob], policy: PerformancePolicy, rule: _Rule) -> list[Finding] | None:
     """Ask of each model that has jobs enough, and of all together where that finds nothing."""
     if len(jobs) < policy.fewest_jobs:
         return None
-    models: dict[str, list[Ended]] = defaultdict(list)
+    models: dict[str, list[FinishedJob]] = defaultdict(list)
     for one in jobs:
         models[one.model].append(one)
     enough = {model: models[model] for model in sorted(models) if len(models[model]) >= policy.fewest_jobs}
@@ -73,7 +73,7 @@ def _by_model(jobs: Sequence[Ended], policy: PerformancePolicy, rule: _Rule) -> 
 
 
 def _slow(
-    model: str, jobs: Sequence[Ended], policy: PerformancePolicy, models: Mapping[str, Sequence[Ended]]
+    model: str, jobs: Sequence[FinishedJob], policy: PerformancePolicy, models: Mapping[str, Sequence[FinishedJob]]
 ) -> Finding | None:
     limit, mean = policy.max_processing_seconds, _seconds(jobs)
     if limit is None or mean <= limit:
@@ -102,7 +102,7 @@ def _slow(
 
 
 def _dear(
-    model: str, jobs: Sequence[Ended], policy: PerformancePolicy, models: Mapping[str, Sequence[Ended]]
+    model: str, jobs: Sequence[FinishedJob], policy: PerformancePolicy, models: Mapping[str, Sequence[FinishedJob]]
 ) -> Finding | None:
     limit, mean = policy.max_cost_microusd, _cost(jobs)
     if limit is None or mean <= limit:
@@ -125,7 +125,7 @@ def _dear(
 
 
 def _failing(
-    model: str, jobs: Sequence[Ended], policy: PerformancePolicy, models: Mapping[str, Sequence[Ended]]
+    model: str, jobs: Sequence[FinishedJob], policy: PerformancePolicy, models: Mapping[str, Sequence[FinishedJob]]
 ) -> Finding | None:
     limit, dead = policy.min_success_percent, [one for one in jobs if one.state is JobState.DEAD]
     share = _PERCENT * (1 - len(dead) / len(jobs))
@@ -144,7 +144,7 @@ def _failing(
     return _finding(FAILING, model, "fail", f"{len(dead)} of {len(jobs)}", text, advice, severity=severity)
 
 
-def _long_wait(seen: Seen, policy: PerformancePolicy, as_of: datetime) -> list[Finding]:
+def _long_wait(seen: ServiceState, policy: PerformancePolicy, as_of: datetime) -> list[Finding]:
     queue, limit = waiting(seen.in_flight, as_of), policy.max_wait_seconds
     oldest, queued = queue["oldest_wait_seconds"] or 0.0, int(queue["queued"] or 0)
     if limit is None or oldest <= limit:
@@ -201,8 +201,8 @@ def _finding(
 
 def _better(
     model: str,
-    models: Mapping[str, Sequence[Ended]],
-    measure: Callable[[Sequence[Ended]], float],
+    models: Mapping[str, Sequence[FinishedJob]],
+    measure: Callable[[Sequence[FinishedJob]], float],
     in_words: Callable[[float], str],
 ) -> str:
     """Name the model that does best, if it is another one and does better."""
@@ -212,15 +212,15 @@ def _better(
     return "" if best == model else f" {best} {in_words(measure(models[best]))}."
 
 
-def _seconds(jobs: Sequence[Ended]) -> float:
+def _seconds(jobs: Sequence[FinishedJob]) -> float:
     return _mean(one.processing_seconds for one in jobs) or 0.0
 
 
-def _cost(jobs: Sequence[Ended]) -> float:
+def _cost(jobs: Sequence[FinishedJob]) -> float:
     return _mean(one.cost_microusd for one in jobs) or 0.0
 
 
-def _success(jobs: Sequence[Ended]) -> float:
+def _success(jobs: Sequence[FinishedJob]) -> float:
     return _PERCENT * sum(one.is_made for one in jobs) / len(jobs)
 
 

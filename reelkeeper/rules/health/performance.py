@@ -15,7 +15,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.model.jobs import JobState
-from reelkeeper.model.performance import Ended, Filled, InFlight, Window
+from reelkeeper.model.performance import Filled, FinishedJob, InFlight, Window
 
 WINDOW_SECONDS: Final = 900  # as often as `monitor_performance` runs
 LOOKED_BACK: Final = timedelta(days=1)  # windows that nobody recorded are made good for so long
@@ -54,7 +54,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ranked[max(math.ceil(len(ranked) * percent / _FULL), 1) - 1]
 
 
-def figures(ended: Sequence[Ended]) -> Figures:
+def figures(ended: Sequence[FinishedJob]) -> Figures:
     """Work out what the jobs that ended say, whichever they are."""
     made = [one for one in ended if one.is_made]
     run = [one for one in ended if one.started_at is not None and not one.is_follower]
@@ -93,20 +93,20 @@ def waiting(in_flight: Sequence[InFlight], as_of: datetime) -> Figures:
     }
 
 
-def by_group(ended: Iterable[Ended]) -> dict[tuple[str, str], list[Ended]]:
+def by_group(ended: Iterable[FinishedJob]) -> dict[tuple[str, str], list[FinishedJob]]:
     """Sort jobs by tier and model: each is in the group of all, ("", ""), of its tier, and of its model."""
-    groups: dict[tuple[str, str], list[Ended]] = defaultdict(list, {("", ""): []})
+    groups: dict[tuple[str, str], list[FinishedJob]] = defaultdict(list, {("", ""): []})
     for one in ended:
         for group in (("", ""), (one.tier or UNKNOWN, ""), ("", one.model)):
             groups[group].append(one)
     return dict(groups)
 
 
-def windows(ended: Sequence[Ended], last: datetime | None, as_of: datetime) -> list[Window]:
+def windows(ended: Sequence[FinishedJob], last: datetime | None, as_of: datetime) -> list[Window]:
     """Work out every whole window after that which began at `last`, up to `as_of`; a day's at most."""
     end = window_start(as_of)
     first = first_window(last, as_of)
-    inside: dict[datetime, list[Ended]] = defaultdict(list)
+    inside: dict[datetime, list[FinishedJob]] = defaultdict(list)
     for one in ended:
         inside[window_start(one.finished_at)].append(one)
     found = []

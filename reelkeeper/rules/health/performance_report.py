@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from reelkeeper.model.performance import Ended
+from reelkeeper.model.performance import FinishedJob
 from reelkeeper.rules.health.performance import by_group, figures
 
 _TENTHS_BELOW: Final = 10  # seconds
 _MINUTES_FROM: Final = 600  # seconds
 
 
-class Line(NamedTuple):
+class PerformanceLine(NamedTuple):
     """Figures as people read them, of all jobs, of a tier or of a model."""
 
     of: str
@@ -46,7 +46,7 @@ class PerformanceReport:
     over: int = 0  # alerts that are
 
 
-def lines(ended: Sequence[Ended]) -> list[Line]:
+def lines(ended: Sequence[FinishedJob]) -> list[PerformanceLine]:
     """Lay out how it went: all in all, then by model and by tier."""
     return [
         line(f"tier {tier}" if tier else f"model {model}" if model else "all", figures(jobs))
@@ -54,13 +54,13 @@ def lines(ended: Sequence[Ended]) -> list[Line]:
     ]
 
 
-def line(of: str, found: Mapping[str, float | None]) -> Line:
+def line(of: str, found: Mapping[str, float | None]) -> PerformanceLine:
     """Put the figures of a group into words."""
     wait, processing = (
         " / ".join(seconds(found.get(f"{name}_{kind}_seconds")) for kind in ("mean", "p95"))
         for name in ("wait", "processing")
     )
-    return Line(
+    return PerformanceLine(
         of,
         f"{found.get('ended') or 0:,.0f}",
         percent(found.get("success_percent")),

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-_MOST_COUNTED: Final = 3  # two bits of hits
+_MAX_COUNTED: Final = 3  # two bits of hits
 _PROVEN: Final = 2  # hits that take an entry from the small queue into the main one
 
 
@@ -75,7 +75,7 @@ class S3Fifo:
         """Count a request; False when the entry is not there."""
         if entry not in self._hits:
             return False
-        self._hits[entry] = min(self._hits[entry] + 1, _MOST_COUNTED)
+        self._hits[entry] = min(self._hits[entry] + 1, _MAX_COUNTED)
         return True
 
     def add(self, entry: str, size_bytes: int) -> list[str]:

@@ -71,7 +71,7 @@ class Finished(NamedTuple):
     cost_microusd: float
 
 
-class Seen(NamedTuple):
+class RateSample(NamedTuple):
     """How much was done, in idle servers, where about so many ran; `weight` is in jobs, and fades."""
 
     bucket: int  # a fifth of a doubling
@@ -85,7 +85,7 @@ class Memory(NamedTuple):
     slowdown: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
     cost: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
     alone: tuple[float, float] = (0.0, 0.0)
-    seen: tuple[Seen, ...] = ()  # from the lowest bucket up
+    seen: tuple[RateSample, ...] = ()  # from the lowest bucket up
 
 
 class Step(NamedTuple):
@@ -140,9 +140,9 @@ def _learn(memory: Memory, finished: Sequence[Finished], keep: float) -> Memory:
     alone = (keep * memory.alone[0] + estimates, keep * memory.alone[1] + len(finished))
     here, fresh = _bucket(running / len(finished)), running / len(finished) * estimates / took
     seen = {one.bucket: one._replace(weight=_FADE * one.weight) for one in memory.seen if _FADE * one.weight >= 1}
-    before = seen.get(here, Seen(here, 0.0, 0.0))
+    before = seen.get(here, RateSample(here, 0.0, 0.0))
     weight = keep * before.weight + len(finished)
-    seen[here] = Seen(here, (keep * before.weight * before.rate + len(finished) * fresh) / weight, weight)
+    seen[here] = RateSample(here, (keep * before.weight * before.rate + len(finished) * fresh) / weight, weight)
     return Memory(_five(slowdown), _five(cost), alone, tuple(seen[bucket] for bucket in sorted(seen)))
 
 
@@ -160,12 +160,12 @@ def _guarded(
     return target, reason
 
 
-def _best_below(one: Seen, seen: Sequence[Seen]) -> Seen:
+def _best_below(one: RateSample, seen: Sequence[RateSample]) -> RateSample:
     """Give where most was done among lower limits, or `one` if none is lower."""
     return max((other for other in seen if other.bucket < one.bucket), key=_rate, default=one)
 
 
-def _rate(one: Seen) -> float:
+def _rate(one: RateSample) -> float:
     return one.rate
 
 

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.errors import PartialFailure
 from reelkeeper.model import Tier
-from reelkeeper.model.jobs import Job
+from reelkeeper.model.jobs import WaitingJob
 from reelkeeper.rules.core.wording import many
 
 _TIER_POINTS: Final = {str(Tier.PREMIUM): 100, str(Tier.PRO): 200}
@@ -80,17 +80,19 @@ class Term(NamedTuple):
 class Choice(NamedTuple):
     """The job to start, and the credit of the oldest that is left, to be given to the next call."""
 
-    job: Job
+    job: WaitingJob
     credit_seconds: float
 
 
-def order(jobs: Sequence[Job], policy: DispatchPolicy, as_of: datetime, credit_seconds: float = 0.0) -> list[Job]:
+def order(
+    jobs: Sequence[WaitingJob], policy: DispatchPolicy, as_of: datetime, credit_seconds: float = 0.0
+) -> list[WaitingJob]:
     """Put waiting jobs in the order in which they should start. `credit_seconds` is what earlier starts left."""
     ranked = sorted(jobs, key=_Ranking(jobs, policy, as_of))
     if policy.rule != "levels":
         return ranked
     by_age, by_rank = (OrderedDict((job.id, job) for job in some) for some in (sorted(jobs, key=_age), ranked))
-    placed = list[Job]()
+    placed = list[WaitingJob]()
     while by_age:
         oldest, best = next(iter(by_age.values())), next(iter(by_rank.values()))
         job, credit_seconds = _earned(oldest, credit_seconds) or _earning(best, credit_seconds, policy)
@@ -100,7 +102,7 @@ def order(jobs: Sequence[Job], policy: DispatchPolicy, as_of: datetime, credit_s
 
 
 def first(
-    jobs: Sequence[Job],
+    jobs: Sequence[WaitingJob],
     policy: DispatchPolicy,
     as_of: datetime,
     credit_seconds: float = 0.0,
@@ -112,16 +114,16 @@ def first(
     if it is at most `affinity_levels` behind and the oldest job of all is not older by more than `affinity_seconds`.
     The place that the oldest has earned likewise goes to one of that model that is nearly as old.
     """
-    return Line(jobs, policy, as_of).first(credit_seconds, warm_model)
+    return RankedQueue(jobs, policy, as_of).first(credit_seconds, warm_model)
 
 
-class Line:
+class RankedQueue:
     """Waiting jobs that free slots start one after the other, each chosen as by `first` among those that are left.
 
     They are ranked once, and those of a user with a long backlog, who move up, once more when one of them has started.
     """
 
-    def __init__(self, jobs: Sequence[Job], policy: DispatchPolicy, as_of: datetime) -> None:
+    def __init__(self, jobs: Sequence[WaitingJob], policy: DispatchPolicy, as_of: datetime) -> None:
         self._policy, self._as_of = policy, as_of
         self._jobs = OrderedDict((job.id, job) for job in sorted(jobs, key=_age))
         self._rank()
@@ -141,7 +143,7 @@ class Line:
         stays = best_warm.submitted_at <= latest and behind <= policy.affinity_levels
         return _earning(best_warm if stays else best, credit_seconds, policy)
 
-    def start(self, job: Job) -> None:
+    def start(self, job: WaitingJob) -> None:
         """Leave out a job that has started."""
         del self._jobs[job.id], self._ranks[job.id]
         if self._policy.rule == "levels" and self._policy.class_bounds_seconds is None:
@@ -158,17 +160,17 @@ class Line:
         self._ranks = {job.id: self._ranking(job) for job in jobs}
 
 
-def _earned(oldest: Job, credit_seconds: float) -> Choice | None:
+def _earned(oldest: WaitingJob, credit_seconds: float) -> Choice | None:
     if 0 < oldest.estimate_seconds <= credit_seconds:
         return Choice(oldest, credit_seconds - oldest.estimate_seconds)
     return None
 
 
-def _earning(job: Job, credit_seconds: float, policy: DispatchPolicy) -> Choice:
+def _earning(job: WaitingJob, credit_seconds: float, policy: DispatchPolicy) -> Choice:
     return Choice(job, credit_seconds + policy.oldest_share * job.estimate_seconds)
 
 
-def explain(job: Job, jobs: Sequence[Job], policy: DispatchPolicy, as_of: datetime) -> list[Term]:
+def explain(job: WaitingJob, jobs: Sequence[WaitingJob], policy: DispatchPolicy, as_of: datetime) -> list[Term]:
     """Name each term of a job's place among `jobs`, in the order in which they weigh."""
     waited = (as_of - job.submitted_at).total_seconds()
     if policy.rule == "fifo":
@@ -211,7 +213,7 @@ def class_bounds(estimates_seconds: Iterable[float], size_classes: int) -> tuple
     return tuple(known[min(len(known) * step // size_classes, len(known) - 1)] for step in range(1, size_classes))
 
 
-def _bounds(jobs: Iterable[Job], policy: DispatchPolicy) -> tuple[float, ...]:
+def _bounds(jobs: Iterable[WaitingJob], policy: DispatchPolicy) -> tuple[float, ...]:
     if policy.class_bounds_seconds is not None:
         return policy.class_bounds_seconds
     return class_bounds((job.estimate_seconds for job in jobs), policy.size_classes)
@@ -220,12 +222,12 @@ def _bounds(jobs: Iterable[Job], policy: DispatchPolicy) -> tuple[float, ...]:
 class _Ranking:
     """What jobs are sorted by once all are known: lower goes first."""
 
-    def __init__(self, jobs: Sequence[Job], policy: DispatchPolicy, as_of: datetime) -> None:
+    def __init__(self, jobs: Sequence[WaitingJob], policy: DispatchPolicy, as_of: datetime) -> None:
         self.policy, self.as_of = policy, as_of
         self.bounds = _bounds(jobs, policy) if policy.rule == "levels" else ()
         self.behind = _backlogs(jobs, policy.user_burst) if policy.rule == "levels" else {}
 
-    def __call__(self, job: Job) -> tuple[float, datetime, str]:
+    def __call__(self, job: WaitingJob) -> tuple[float, datetime, str]:
         """Give a job's level; within one, age counts."""
         level: float = 0
         if self.policy.rule == "levels":
@@ -236,7 +238,7 @@ class _Ranking:
         return level, job.submitted_at, job.id
 
 
-def _backlogs(jobs: Sequence[Job], user_burst: int) -> dict[str, int]:
+def _backlogs(jobs: Sequence[WaitingJob], user_burst: int) -> dict[str, int]:
     """How many levels down each job of a user with a long backlog goes; the jobs of others are left out."""
     waiting = Counter(job.user_id for job in jobs)
     if max(waiting.values(), default=0) <= user_burst:
@@ -248,11 +250,11 @@ def _backlogs(jobs: Sequence[Job], user_burst: int) -> dict[str, int]:
     return behind
 
 
-def _age(job: Job) -> tuple[datetime, str]:
+def _age(job: WaitingJob) -> tuple[datetime, str]:
     return job.submitted_at, job.id
 
 
-def _shift(job: Job, policy: DispatchPolicy) -> int:
+def _shift(job: WaitingJob, policy: DispatchPolicy) -> int:
     return {str(Tier.PREMIUM): policy.premium_levels, str(Tier.PRO): policy.pro_levels}.get(job.tier or "", 0)
 
 
@@ -294,7 +296,7 @@ class DispatchReport:
         return self
 
 
-def points(job: Job, prompt_points: int, as_of: datetime) -> tuple[int, int, float]:
+def points(job: WaitingJob, prompt_points: int, as_of: datetime) -> tuple[int, int, float]:
     """Give a job's points for its tier, its wait and its prompt, of which a long one gives at most `prompt_points`."""
     tier = _TIER_POINTS.get(job.tier or "", 0)
     wait = int((as_of - job.submitted_at).total_seconds() // _SECONDS_PER_POINT)

@@ -31,7 +31,7 @@ _PRIOR_SPREAD: Final = 2.0  # between half and twice the estimate, as long as no
 _FACTORS: Final = (0.001, 1000.0)  # what is beyond is a clock gone wrong
 _PLAIN_PIXELS: Final = 1280 * 720 * 24 * 5  # of all frames of a plain job: five seconds at 720p
 _PROMPT_CHARACTERS: Final = 1_000  # that weigh one unit
-_MOST: Final = Decimal(1000)  # units, what a price is asked for at most
+_MAX_VALUE: Final = Decimal(1000)  # units, what a price is asked for at most
 _BITS_PER_BYTE: Final = 8
 
 
@@ -53,7 +53,7 @@ def complexity(request: GenerationRequest) -> Decimal:
     pixels = Decimal(request.width * request.height) * request.fps * Decimal(str(request.duration_seconds))
     words = Decimal(len(request.prompt) + len(request.negative_prompt)) / _PROMPT_CHARACTERS
     units = max(Decimal(0), pixels / _PLAIN_PIXELS - 1) + words
-    return min(units, _MOST).quantize(Decimal("0.000001"))
+    return min(units, _MAX_VALUE).quantize(Decimal("0.000001"))
 
 
 def expected_bytes(request: GenerationRequest, bits_per_pixel: float) -> int:

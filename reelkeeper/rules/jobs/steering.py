@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from reelkeeper.model.performance import Ended
+from reelkeeper.model.performance import FinishedJob
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.health.performance_report import money
@@ -79,7 +79,7 @@ def since(steered: Steered, as_of: datetime) -> datetime:
 
 
 def tune(
-    steered: Steered, ended: Iterable[Ended], book: PriceBook, policy: ConcurrencyPolicy, as_of: datetime
+    steered: Steered, ended: Iterable[FinishedJob], book: PriceBook, policy: ConcurrencyPolicy, as_of: datetime
 ) -> Tuned:
     """Take the next step. A job whose cost nobody knows costs what `book` says."""
     jobs = [one for one in ended if one.is_made and one.processing_seconds and one.concurrency]
@@ -100,7 +100,7 @@ def tune(
     return Tuned(steered.limit, step, kept, finished)
 
 
-def learn(alone: dict[str, tuple[float, ...]], jobs: Iterable[Ended]) -> dict[str, tuple[float, ...]]:
+def learn(alone: dict[str, tuple[float, ...]], jobs: Iterable[FinishedJob]) -> dict[str, tuple[float, ...]]:
     """Add to what is known of each model the jobs that ran alone."""
     known = dict(alone)
     for one in jobs:
@@ -130,6 +130,6 @@ def explain(tuned: Tuned, policy: ConcurrencyPolicy) -> str:
     )
 
 
-def _idle_seconds(one: Ended, alone: dict[str, tuple[float, ...]]) -> float:
+def _idle_seconds(one: FinishedJob, alone: dict[str, tuple[float, ...]]) -> float:
     ratios = alone.get(one.model, ())
     return prior_seconds(one.complexity, 0) * (median(ratios) if len(ratios) >= _BELIEVED else 1.0)

@@ -38,12 +38,12 @@ FLOW_RULES: Final = {  # the fields that switch on what each flow acts on
     "tier_storage": ("compress_below_views", "retire_below_views"),
     "expire_videos": ("retention_free_days", "retention_premium_days", "retention_pro_days"),
 }
-_LONGEST_DAYS: Final = 36_500
+_MAX_DAYS: Final = 36_500
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)  # nothing was created before this
 
 
 def _days(default: int, what: str) -> int:
-    field: int = Field(default, ge=1, le=_LONGEST_DAYS, description=what)
+    field: int = Field(default, ge=1, le=_MAX_DAYS, description=what)
     return field
 
 
@@ -63,14 +63,14 @@ class LifecyclePolicy(BaseModel):
     retention_free_days: int | None = Field(
         30,
         ge=1,
-        le=_LONGEST_DAYS,
+        le=_MAX_DAYS,
         description="Retire videos of free users older than this, viewed or not; never: for ever",
     )
     retention_premium_days: int | None = Field(
-        90, ge=1, le=_LONGEST_DAYS, description="The same for premium users; never: for ever"
+        90, ge=1, le=_MAX_DAYS, description="The same for premium users; never: for ever"
     )
     retention_pro_days: int | None = Field(
-        365, ge=1, le=_LONGEST_DAYS, description="The same for pro users; never: for ever"
+        365, ge=1, le=_MAX_DAYS, description="The same for pro users; never: for ever"
     )
     grace_days: int = Field(
         7, ge=1, le=365, description="A retired video can be restored for this long before its bytes are purged"

@@ -22,11 +22,11 @@ _READS, _WRITES = 2, 1  # download, read back; put
 LEAST_BYTES: Final = 100_000
 ENOUGH_BYTES: Final = 1_000_000
 SHARES: Final = 16  # a batch takes at most this part of what is left
-MOST_BATCHES: Final = 400  # Prefect's server loses records past some hundreds of task runs at once
+MAX_BATCHES: Final = 400  # Prefect's server loses records past some hundreds of task runs at once
 
 EFFICIENT_CODECS: Final = ("av1", "vp9", "hevc")  # a second lossy pass would cost more than it saves
 _TEXT_SUBTITLES = {"mov_text", "webvtt", "subrip", "ass", "ssa", "text"}  # what WebVTT can hold
-_MOST_CHANNELS = 8  # of Opus in WebM: RFC 7845, 5.1.1.2
+_MAX_CHANNELS = 8  # of Opus in WebM: RFC 7845, 5.1.1.2
 _TOLERANCE_SECONDS = 0.05
 _TIMING_TOLERANCE_MS = 2  # WebM counts in milliseconds, and both ends are rounded
 _ASPECT_TOLERANCE = 0.01
@@ -174,7 +174,7 @@ def skip(media: Media, recipe: Recipe, mark: str = "") -> Refusal | None:
         ("content_credentials", media.content_credentials, "its Content Credentials (C2PA) would be lost"),
         ("several_videos", media.video_streams != 1, f"{media.video_streams} video streams, only one would be kept"),
         ("picture_subtitles", bool(pictures), f"subtitles in {', '.join(pictures)} do not fit into WebM"),
-        ("channels", channels > _MOST_CHANNELS, f"{channels} audio channels, Opus takes {_MOST_CHANNELS}"),
+        ("channels", channels > _MAX_CHANNELS, f"{channels} audio channels, Opus takes {_MAX_CHANNELS}"),
         ("audio_layout", bool(layouts), f"audio in {', '.join(map(str, layouts))} would be mixed into another layout"),
         ("unknown_audio", bool(silent), f"audio in {', '.join(silent)} of an unknown number of channels"),
     )
@@ -251,7 +251,7 @@ def first_batch(sizes: Sequence[int], left_bytes: int, all_bytes: int) -> int:
 
     Ever fewer to the end, so that all workers end together. `left_bytes` of the plan's `all_bytes` are not begun.
     """
-    least = max(LEAST_BYTES, all_bytes // MOST_BATCHES)
+    least = max(LEAST_BYTES, all_bytes // MAX_BATCHES)
     enough = min(max(left_bytes // SHARES, least), max(ENOUGH_BYTES, least))
     taken = 0
     for count, size_bytes in enumerate(sizes, 1):

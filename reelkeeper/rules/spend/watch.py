@@ -31,7 +31,7 @@ class Spent:
     trouble: str = ""  # why Cloudflare, which was asked, did not answer
 
 
-class Line(NamedTuple):
+class CostLine(NamedTuple):
     """What one service, or all of them, cost; in dollars."""
 
     service: str
@@ -73,7 +73,7 @@ def first_day(oddness: AnomalyPolicy, as_of: datetime) -> date:
     return as_of.date() - timedelta(days=max(oddness.history_days, LEAST_DAYS))
 
 
-def lines(charges: Sequence[Charge], as_of: datetime) -> list[Line]:
+def lines(charges: Sequence[Charge], as_of: datetime) -> list[CostLine]:
     """Lay out what this month's services cost, the dearest first, and at the end all of them."""
     day, month = as_of.date(), as_of.date().replace(day=1)
     sums = {name: Counter[str]() for name in ("today", "month", "list")}
@@ -85,7 +85,9 @@ def lines(charges: Sequence[Charge], as_of: datetime) -> list[Line]:
                 sums["list"][service] += charge.list_nanousd
     services = sorted(sums["list"].keys() - {""}, key=lambda name: (-sums["list"][name], name))
     return [
-        Line(service or "total", usd(sums["today"][service]), usd(sums["month"][service]), usd(sums["list"][service]))
+        CostLine(
+            service or "total", usd(sums["today"][service]), usd(sums["month"][service]), usd(sums["list"][service])
+        )
         for service in (*services, "")
     ]
 

@@ -13,7 +13,7 @@ from reelkeeper.store.core.engine import Clock, changed
 from reelkeeper.store.tables import alerts, deployment, snoozes
 
 
-class Line(NamedTuple):
+class ListedAlert(NamedTuple):
     """An alert as a person looks at it."""
 
     id: str
@@ -150,14 +150,14 @@ def end_snooze(session: Session, snooze_id: str, at: datetime) -> bool:
     return bool(changed(session, ending))
 
 
-def listed(session: Session, *, everything: bool, limit: int) -> list[Line]:
+def listed(session: Session, *, everything: bool, limit: int) -> list[ListedAlert]:
     """Return alerts for people, those that fire first, then the latest; without `everything`, only the open ones."""
-    wanted = sa.select(*(alerts.c[name] for name in Line._fields))
+    wanted = sa.select(*(alerts.c[name] for name in ListedAlert._fields))
     if not everything:
         wanted = wanted.where(alerts.c.state != AlertState.RESOLVED)
     is_over = sa.case((alerts.c.state == AlertState.RESOLVED, 1), else_=0)
     rows = session.execute(wanted.order_by(is_over, alerts.c.last_at.desc(), alerts.c.id).limit(limit))
-    return [Line(*row) for row in rows]
+    return [ListedAlert(*row) for row in rows]
 
 
 def _said(finding: Finding, run_id: str, at: datetime) -> dict[str, Any]:

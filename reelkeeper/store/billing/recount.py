@@ -28,7 +28,7 @@ from reelkeeper.store.tables import (
     videos,
 )
 
-MOST_OF_A_KIND: Final = 200  # mismatches that one recount lists of each kind: a person reads a few
+MAX_OF_A_KIND: Final = 200  # mismatches that one recount lists of each kind: a person reads a few
 _Select = sa.Select[Any]
 _KEPT: Final = {  # figures that are only a copy of their record: they may be written anew
     "balance": (accounts.c.id, accounts.c.balance_microusd),
@@ -116,5 +116,5 @@ def _differing(kept: _Select, record: _Select) -> _Select:
         .group_by(both.c.subject)
         .having(summed != counted)
         .order_by(both.c.subject)
-        .limit(MOST_OF_A_KIND)
+        .limit(MAX_OF_A_KIND)
     )

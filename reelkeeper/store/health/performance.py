@@ -7,23 +7,23 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
-from reelkeeper.model.performance import Ended, Filled, InFlight, Window
+from reelkeeper.model.performance import Filled, FinishedJob, InFlight, Window
 from reelkeeper.store.core.engine import insert_into
 from reelkeeper.store.tables import jobs, performance_windows, storage_accounts, users
 
 _FULL = 100  # percent
 
 
-def ended(session: Session, since: datetime, until: datetime) -> list[Ended]:
+def ended(session: Session, since: datetime, until: datetime) -> list[FinishedJob]:
     """Give the jobs that ended from `since` on and before `until`, in that order."""
-    names = [name for name in Ended._fields if name not in ("state", "is_follower")]
+    names = [name for name in FinishedJob._fields if name not in ("state", "is_follower")]
     rows = session.execute(
         sa.select(jobs.c.state, jobs.c.leader_id, *(jobs.c[name] for name in names))
         .where(jobs.c.finished_at >= since, jobs.c.finished_at < until)
         .order_by(jobs.c.finished_at, jobs.c.id)
     )
     return [
-        Ended(
+        FinishedJob(
             state=JobState(row.state),
             is_follower=row.leader_id is not None,
             **{name: getattr(row, name) for name in names},

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model import Tier
-from reelkeeper.model.jobs import Job, JobState
+from reelkeeper.model.jobs import JobState, WaitingJob
 from reelkeeper.store.core.engine import Clock, changed, insert_into
 from reelkeeper.store.tables import controls, jobs
 
@@ -105,7 +105,7 @@ def left_behind(session: Session, limit: int) -> list[str]:
     return list(session.execute(wanted).scalars())
 
 
-def waiting_jobs(session: Session) -> list[Job]:
+def waiting_jobs(session: Session) -> list[WaitingJob]:
     """Give the waiting jobs that a choice is made from: the oldest, and the shortest of each tier.
 
     All of them where the queue is short; of a long one, a bounded window that holds whatever `dispatch.first` can pick.
@@ -126,7 +126,7 @@ def waiting_jobs(session: Session) -> list[Job]:
         for tier in (*Tier, None)
     ]
     parts = (sa.select(window.subquery()) for window in windows)  # SQLite sorts and limits no part of a union itself
-    return [Job(*row) for row in session.execute(sa.union(*parts))]
+    return [WaitingJob(*row) for row in session.execute(sa.union(*parts))]
 
 
 class DeadJob(NamedTuple):

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import VideoState
-from reelkeeper.model.jobs import IN_FLIGHT, CacheItem, CacheQueue, Job, JobState
+from reelkeeper.model.jobs import IN_FLIGHT, CacheItem, CacheQueue, JobState, WaitingJob
 from reelkeeper.store.core.engine import changed
 from reelkeeper.store.tables import blobs, cache_entries, cache_ghosts, jobs, videos
 
@@ -47,9 +47,9 @@ class JobLine(NamedTuple):
     cost_microusd: int | None
     error: str | None
 
-    def as_job(self) -> Job:
+    def as_job(self) -> WaitingJob:
         """Give it as the rule of dispatch sees it, but for its prompt, which only the source document's order reads."""
-        return Job(self.id, self.user_id, self.tier, self.created_at, self.estimate_seconds, self.model)
+        return WaitingJob(self.id, self.user_id, self.tier, self.created_at, self.estimate_seconds, self.model)
 
 
 _COLUMNS = tuple(jobs.c[name] for name in JobLine._fields)

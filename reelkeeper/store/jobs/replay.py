@@ -17,7 +17,7 @@ from reelkeeper.store.tables import blobs, jobs, videos
 from reelkeeper.store.videos.csv_columns import Columns, Problem, moment, whole_lines
 
 _SHOWN: Final = 10
-_MOST: Final = 10**15  # of anything: what is beyond is a mistake
+_MAX_VALUE: Final = 10**15  # of anything: what is beyond is a mistake
 _Row = TypeVar("_Row", RecordedJob, RecordedRequest)
 
 
@@ -87,8 +87,8 @@ def _number(least: float) -> Callable[[str], float]:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not least <= value <= _MOST:  # a NaN is neither
-            raise ValueError(f"is no number from {least:g} to {_MOST:g}")
+        if not least <= value <= _MAX_VALUE:  # a NaN is neither
+            raise ValueError(f"is no number from {least:g} to {_MAX_VALUE:g}")
         return value
 
     return take
@@ -96,8 +96,8 @@ def _number(least: float) -> Callable[[str], float]:
 
 def _whole(least: int) -> Callable[[str], int]:
     def take(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and least <= int(text) <= _MOST):
-            raise ValueError(f"is no whole number from {least} to {_MOST:g}")
+        if not (text.isascii() and text.isdigit() and least <= int(text) <= _MAX_VALUE):
+            raise ValueError(f"is no whole number from {least} to {_MAX_VALUE:g}")
         return int(text)
 
     return take

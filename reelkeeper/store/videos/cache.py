@@ -14,7 +14,7 @@ from reelkeeper.model.jobs import CacheQueue
 from reelkeeper.store.core.engine import Clock, changed, insert_into
 from reelkeeper.store.tables import cache_entries, cache_ghosts, videos
 
-MOST_COUNTED = 3  # hits since an entry's last turn: two bits, as rules/cache counts them
+MAX_COUNTED = 3  # hits since an entry's last turn: two bits, as rules/cache counts them
 GIVEN = sa.and_(  # whether an entry answers, at this moment
     sa.or_(cache_entries.c.expires_at.is_(None), cache_entries.c.expires_at > Clock()),
     sa.exists().where(videos.c.id == cache_entries.c.video_id, videos.c.state == VideoState.LIVE),
@@ -24,9 +24,7 @@ _TAKE = (
     .where(cache_entries.c.key == sa.bindparam("wanted"), GIVEN)
     .values(
         hits=cache_entries.c.hits + 1,
-        frequency=sa.case(
-            (cache_entries.c.frequency < MOST_COUNTED, cache_entries.c.frequency + 1), else_=MOST_COUNTED
-        ),
+        frequency=sa.case((cache_entries.c.frequency < MAX_COUNTED, cache_entries.c.frequency + 1), else_=MAX_COUNTED),
         last_hit_at=Clock(),
     )
     .returning(cache_entries.c.video_id)

@@ -7,12 +7,12 @@ from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-_MOST_VIEWS = 2**31 - 1  # what the column holds on PostgreSQL
+_MAX_VIEWS = 2**31 - 1  # what the column holds on PostgreSQL
 
 Columns = Mapping[str, Callable[[str], Any]]
 
 
-class Line(NamedTuple):
+class CsvLine(NamedTuple):
     """A line that was understood, with its number in the file."""
 
     number: int
@@ -33,7 +33,7 @@ class Problem(NamedTuple):
         return f"{where}: {self.value[:100]!r} {self.why}"
 
 
-def whole_lines(lines: Iterable[str], columns: Columns, optional: Columns | None = None) -> Iterator[Line | Problem]:
+def whole_lines(lines: Iterable[str], columns: Columns, optional: Columns | None = None) -> Iterator[CsvLine | Problem]:
     """Read `lines`, of which the first names the columns, field by field. Columns not asked for are ignored."""
     reader = csv.DictReader(lines, strict=True)
     try:
@@ -48,7 +48,7 @@ def whole_lines(lines: Iterable[str], columns: Columns, optional: Columns | None
         yield Problem(reader.line_num, "all", "", f"is not CSV: {error}")
 
 
-def _fields(number: int, row: Mapping[str, str | None], wanted: Columns) -> Iterator[Line | Problem]:
+def _fields(number: int, row: Mapping[str, str | None], wanted: Columns) -> Iterator[CsvLine | Problem]:
     values, problems = {}, []
     for name, parse in wanted.items():
         text = (row[name] or "").strip()
@@ -59,7 +59,7 @@ def _fields(number: int, row: Mapping[str, str | None], wanted: Columns) -> Iter
     if problems:
         yield from problems
     else:
-        yield Line(number, values)
+        yield CsvLine(number, values)
 
 
 def identifier(text: str) -> str:
@@ -92,6 +92,6 @@ def day(text: str) -> date:
 
 def views(text: str) -> int:
     """Take a number of views."""
-    if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) or int(text) > _MOST_VIEWS:
-        raise ValueError(f"is no number of views from 0 to {_MOST_VIEWS:,}")
+    if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) or int(text) > _MAX_VIEWS:
+        raise ValueError(f"is no number of views from 0 to {_MAX_VIEWS:,}")
     return int(text)

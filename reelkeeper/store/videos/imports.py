@@ -19,7 +19,7 @@ from reelkeeper.errors import InputRefused
 from reelkeeper.model import Tier
 from reelkeeper.store.core.engine import insert_into, now, transaction
 from reelkeeper.store.tables import daily_views, users, videos, view_days
-from reelkeeper.store.videos.csv_columns import Columns, Line, Problem, day, identifier, moment, views, whole_lines
+from reelkeeper.store.videos.csv_columns import Columns, CsvLine, Problem, day, identifier, moment, views, whole_lines
 
 _BATCH = 2_000
 _SHOWN = 10
@@ -50,7 +50,7 @@ def import_users(engine: sa.Engine, lines: Iterable[str]) -> Imported:
     Raises InputRefused, with nothing changed, naming line, column and value of each bad field.
     """
 
-    def take(session: Session, batch: Sequence[Line], _problems: list[Problem]) -> int:
+    def take(session: Session, batch: Sequence[CsvLine], _problems: list[Problem]) -> int:
         insert = insert_into(session, users)
         created_at = sa.func.coalesce(insert.excluded.created_at, users.c.created_at)
         session.execute(
@@ -70,7 +70,7 @@ def import_videos(engine: sa.Engine, lines: Iterable[str], *, skip_unknown: bool
     Raises InputRefused for a video of another user, and for an unknown one unless `skip_unknown`.
     """
 
-    def take(session: Session, batch: Sequence[Line], problems: list[Problem]) -> int:
+    def take(session: Session, batch: Sequence[CsvLine], problems: list[Problem]) -> int:
         owners = _owners(session, [line.values["id"] for line in batch])
         known = [line for line in batch if line.values["id"] in owners]
         if not skip_unknown:
@@ -100,7 +100,7 @@ def import_views(
     days: set[date] = set()
     seen: set[int] = set()
 
-    def take(session: Session, batch: Sequence[Line], problems: list[Problem]) -> int:
+    def take(session: Session, batch: Sequence[CsvLine], problems: list[Problem]) -> int:
         owners = _owners(session, [line.values["video_id"] for line in batch])
         known = [line for line in batch if line.values["video_id"] in owners]
         if not skip_unknown:
@@ -140,12 +140,12 @@ def mark_complete(engine: sa.Engine, days: Iterable[date]) -> None:
         set_complete(session, wanted)
 
 
-_Take = Callable[[Session, Sequence[Line], list[Problem]], int]
+_Take = Callable[[Session, Sequence[CsvLine], list[Problem]], int]
 _Finish = Callable[[Session, list[Problem]], None]
 
 
 def import_lines(
-    engine: sa.Engine, name: str, parsed: Iterator[Line | Problem], take: _Take, finish: _Finish | None = None
+    engine: sa.Engine, name: str, parsed: Iterator[CsvLine | Problem], take: _Take, finish: _Finish | None = None
 ) -> Imported:
     """Hand good lines to `take`, a batch at a time in one transaction. Raises InputRefused if anything is wrong."""
     problems: list[Problem] = []
@@ -153,7 +153,7 @@ def import_lines(
     with transaction(engine, name) as session:
         while batch := list(islice(parsed, _BATCH)):
             problems += [line for line in batch if isinstance(line, Problem)]
-            good = [line for line in batch if isinstance(line, Line)]
+            good = [line for line in batch if isinstance(line, CsvLine)]
             if good:
                 skipped += take(session, good, problems)
             taken += len(good)
@@ -171,7 +171,7 @@ def _owners(session: Session, video_ids: Sequence[str]) -> dict[str, str]:
     return {row.id: row.user_id for row in session.execute(query)}
 
 
-def _unknown(line: Line, column: str) -> Problem:
+def _unknown(line: CsvLine, column: str) -> Problem:
     return Problem(line.number, column, line.values[column], "is not in the catalogue; run sync_catalog, or skip these")
 
 
@@ -182,7 +182,7 @@ def set_created(session: Session, times: Mapping[str, datetime]) -> None:
         session.connection().execute(change, [{"key": key, "at": at} for key, at in times.items()])
 
 
-def _move_last_viewed(session: Session, known: Sequence[Line]) -> None:
+def _move_last_viewed(session: Session, known: Sequence[CsvLine]) -> None:
     last: dict[str, datetime] = {}
     for line in known:
         if line.values["views"]:

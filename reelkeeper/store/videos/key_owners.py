@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.model.adoption import AdoptionVerdict
 from reelkeeper.store.core.engine import insert_into
 from reelkeeper.store.tables import blobs, key_owners, orphans, videos
-from reelkeeper.store.videos.csv_columns import Columns, Line, Problem, identifier, moment, whole_lines
+from reelkeeper.store.videos.csv_columns import Columns, CsvLine, Problem, identifier, moment, whole_lines
 from reelkeeper.store.videos.imports import Imported, import_lines, set_created
 
 
@@ -32,7 +32,7 @@ def import_keys(engine: sa.Engine, lines: Iterable[str], check: Callable[[str], 
     """
     seen: set[int] = set()
 
-    def take(session: Session, batch: Sequence[Line], problems: list[Problem]) -> int:
+    def take(session: Session, batch: Sequence[CsvLine], problems: list[Problem]) -> int:
         for line in batch:
             fingerprint = hash(line.values["key"])
             if fingerprint in seen:

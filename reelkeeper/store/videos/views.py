@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.store.core.engine import insert_into
 from reelkeeper.store.tables import blobs, daily_views, videos, view_days
 
-_MOST_VIEWS = 2**31 - 1  # what the column holds on PostgreSQL
+_MAX_VIEWS = 2**31 - 1  # what the column holds on PostgreSQL
 _AT_ONCE = 1_000  # keys or ids in one statement
 
 
@@ -47,7 +47,7 @@ def add(session: Session, day: date, views: Mapping[str, int]) -> None:
     """Add views of a day to what is known, up to what the column holds."""
     insert = insert_into(session, daily_views)
     known, more = daily_views.c.views, insert.excluded.views
-    summed = sa.case((known > _MOST_VIEWS - more, _MOST_VIEWS), else_=known + more)
+    summed = sa.case((known > _MAX_VIEWS - more, _MAX_VIEWS), else_=known + more)
     session.execute(
         insert.on_conflict_do_update(index_elements=["video_id", "day"], set_={"views": summed}),
         [{"video_id": video_id, "day": day, "views": count} for video_id, count in views.items()],
@@ -61,7 +61,7 @@ def keep_higher(session: Session, day: date, views: Mapping[str, int]) -> None:
     higher = sa.case((insert.excluded.views > known, insert.excluded.views), else_=known)
     session.execute(
         insert.on_conflict_do_update(index_elements=["video_id", "day"], set_={"views": higher}),
-        [{"video_id": one, "day": day, "views": min(count, _MOST_VIEWS)} for one, count in views.items()],
+        [{"video_id": one, "day": day, "views": min(count, _MAX_VIEWS)} for one, count in views.items()],
     )
 
 

@@ -162,7 +162,7 @@ def test_a_picture_waits_with_its_words(engine: sa.Engine) -> None:
     assert messages(engine)[1] == ("note", "waiting", "A note")
 
 
-def _listed(engine: sa.Engine) -> list[stored.Line]:
+def _listed(engine: sa.Engine) -> list[stored.ListedAlert]:
     with reading(engine) as session:
         return stored.listed(session, everything=True, limit=100)
 

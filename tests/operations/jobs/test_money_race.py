@@ -33,7 +33,7 @@ POLICY = QuotaPolicy(free_bytes=1_500)  # and so is this
 JOBS = 40  # shared by all processes: each is admitted, and settled, by whoever comes first, and asked again by others
 
 
-class Job(NamedTuple):
+class RacedJob(NamedTuple):
     """A piece of work that several processes do at once, as after a crash: the same in each of them."""
 
     id: str
@@ -52,7 +52,7 @@ def work(
         name = f"{label} {number // JOBS}-{chance.randrange(JOBS)}"
         of_job = random.Random(name)
         amount = of_job.randint(1, 60)
-        job = Job(name, f"{of_job.choice(USERS)} {label}", amount, of_job.randint(0, amount))
+        job = RacedJob(name, f"{of_job.choice(USERS)} {label}", amount, of_job.randint(0, amount))
         try:
             match chance.randrange(6):
                 case 0:
@@ -70,7 +70,7 @@ def work(
     results.put((done, refused))
 
 
-def _spend(engine: sa.Engine, job: Job, *, capture: bool) -> bool:
+def _spend(engine: sa.Engine, job: RacedJob, *, capture: bool) -> bool:
     with transaction(engine, "test") as session:
         held = ledger.hold(session, job.user, job.amount, f"hold {job.id}", run_id="race", lasting_seconds=600)
     with transaction(engine, "test") as session:
@@ -81,7 +81,7 @@ def _spend(engine: sa.Engine, job: Job, *, capture: bool) -> bool:
     return True
 
 
-def _store(engine: sa.Engine, job: Job, *, arrives: bool) -> bool:
+def _store(engine: sa.Engine, job: RacedJob, *, arrives: bool) -> bool:
     with transaction(engine, "test") as session:
         quota.reserve(session, job.user, job.amount, job.id, lasting_seconds=600)
     with transaction(engine, "test") as session:

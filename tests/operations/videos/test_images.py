@@ -35,7 +35,7 @@ def test_no_listing_shows_it_so_nobody_adopts_or_sweeps_it(world: World) -> None
     assert [one for page in world.workspace.bucket.pages() for one in page] == before
 
 
-@pytest.mark.parametrize("data", [b"", b"GIF89a and so on", PNG + bytes(images.MOST_BYTES)])
+@pytest.mark.parametrize("data", [b"", b"GIF89a and so on", PNG + bytes(images.MAX_BYTES)])
 def test_what_is_no_image_or_too_large_is_refused(world: World, data: bytes) -> None:
     with pytest.raises(NotAVideo):
         images.keep(world.workspace, data)

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from reelkeeper.errors import AmountRefused
 from reelkeeper.rules.billing.credits import (
-    MOST_MICROUSD,
-    MOST_SECONDS,
+    MAX_MICROUSD,
+    MAX_SECONDS,
     OURS,
     fingerprint,
     require_amount,
@@ -20,12 +20,12 @@ PARAMETERS = st.dictionaries(
 )
 
 
-@given(st.integers(1, MOST_MICROUSD))
+@given(st.integers(1, MAX_MICROUSD))
 def test_an_integer_up_to_a_million_dollars_is_an_amount(amount: int) -> None:
     require_amount(amount, least=1)
 
 
-@pytest.mark.parametrize("amount", [0, -1, MOST_MICROUSD + 1, True, 1.0, float("nan"), float("inf"), "5", None])
+@pytest.mark.parametrize("amount", [0, -1, MAX_MICROUSD + 1, True, 1.0, float("nan"), float("inf"), "5", None])
 def test_anything_else_is_refused_with_the_value_and_the_limit(amount: int) -> None:
     with pytest.raises(AmountRefused, match=r"from 1 to 1,000,000,000,000; nothing was moved"):
         require_amount(amount, least=1)
@@ -35,7 +35,7 @@ def test_a_capture_may_be_of_nothing() -> None:
     require_amount(0, least=0)
 
 
-@pytest.mark.parametrize("seconds", [0, -1, MOST_SECONDS + 1, 1.5, True])
+@pytest.mark.parametrize("seconds", [0, -1, MAX_SECONDS + 1, 1.5, True])
 def test_a_hold_has_an_end(seconds: int) -> None:
     with pytest.raises(AmountRefused, match="1 to 2,592,000 s"):
         require_lasting(seconds)

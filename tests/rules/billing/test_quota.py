@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from reelkeeper.errors import AmountRefused
 from reelkeeper.model import Tier
 from reelkeeper.model.money import Standing
-from reelkeeper.rules.billing.quota import MOST_BYTES, QuotaPolicy, judge, require_bytes
+from reelkeeper.rules.billing.quota import MAX_BYTES, QuotaPolicy, judge, require_bytes
 
 MIB, GIB = 2**20, 2**30
 BYTES = st.integers(0, 20 * GIB)
@@ -72,7 +72,7 @@ def test_where_much_fits_less_fits_too(user: Standing, one: int, other: int) -> 
     assert judge(user, less, QuotaPolicy()).can_upload or not judge(user, more, QuotaPolicy()).can_upload
 
 
-@pytest.mark.parametrize("size", [-1, 1.0, float("nan"), True, "5", MOST_BYTES + 1])
+@pytest.mark.parametrize("size", [-1, 1.0, float("nan"), True, "5", MAX_BYTES + 1])
 def test_what_is_no_number_of_bytes_is_refused(size: int) -> None:
     with pytest.raises(AmountRefused, match="nothing was changed"):
         require_bytes(size)

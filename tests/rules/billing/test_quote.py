@@ -8,25 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from reelkeeper.rules.billing.quote import Job, JobPrice, ModelPrice, PriceBook, Quote, quote
+from reelkeeper.rules.billing.quote import JobPrice, JobSpec, ModelPrice, PriceBook, Quote, quote
 
 BOOK = PriceBook()
 AT_COST = PriceBook(margin_percent=Decimal(0), prices=JobPrice(compute_usd=Decimal("0.005")))
 
 
 def test_a_plain_job_without_margin_is_asked_a_cent() -> None:
-    assert quote(Job(), AT_COST) == Quote(AT_COST.mark, "", 10_000, 0, 0, 0, 10_000, 10_000)
+    assert quote(JobSpec(), AT_COST) == Quote(AT_COST.mark, "", 10_000, 0, 0, 0, 10_000, 10_000)
 
 
 def test_complexity_and_storage_until_the_retention_ends_come_on_top() -> None:
-    job = Job(complexity=Decimal(2), size_bytes=30 * 10**6, retention_days=30)
+    job = JobSpec(complexity=Decimal(2), size_bytes=30 * 10**6, retention_days=30)
     found = quote(job, AT_COST)
     assert (found.base_microusd, found.complexity_microusd, found.storage_microusd) == (10_000, 5_000, 450)
     assert found.total_microusd == 15_450
 
 
 def test_the_margin_is_on_all_of_it() -> None:
-    found = quote(Job(complexity=Decimal(2), size_bytes=30 * 10**6, retention_days=30), BOOK)
+    found = quote(JobSpec(complexity=Decimal(2), size_bytes=30 * 10**6, retention_days=30), BOOK)
     assert found.total_microusd == 23_175
     assert found.margin_microusd == 7_725
     assert found.cost_microusd == 15_450
@@ -34,14 +34,14 @@ def test_the_margin_is_on_all_of_it() -> None:
 
 def test_a_video_kept_for_ever_is_asked_a_year() -> None:
     size_bytes = 10**9
-    assert quote(Job(size_bytes=size_bytes)) == quote(Job(size_bytes=size_bytes, retention_days=365))
+    assert quote(JobSpec(size_bytes=size_bytes)) == quote(JobSpec(size_bytes=size_bytes, retention_days=365))
 
 
 def test_a_model_has_its_own_price() -> None:
     dear = ModelPrice(model="dear", base_usd=Decimal("0.80"), compute_usd=Decimal("0.7"))
     book = PriceBook(models=(dear,))
-    assert quote(Job(model="dear"), book).total_microusd == 1_200_000
-    assert quote(Job(model="other"), book).total_microusd == 15_000
+    assert quote(JobSpec(model="dear"), book).total_microusd == 1_200_000
+    assert quote(JobSpec(model="other"), book).total_microusd == 15_000
 
 
 def test_books_that_differ_never_have_the_same_mark() -> None:
@@ -49,11 +49,11 @@ def test_books_that_differ_never_have_the_same_mark() -> None:
     assert dearer.version == BOOK.version
     assert dearer.mark != BOOK.mark == PriceBook().mark
     assert BOOK.mark.startswith("2026-11-")
-    assert quote(Job(), BOOK).price_book == BOOK.mark
+    assert quote(JobSpec(), BOOK).price_book == BOOK.mark
 
 
 def test_the_default_margin_is_what_covers_the_default_costs() -> None:
-    found = quote(Job(), BOOK)
+    found = quote(JobSpec(), BOOK)
     assert found.total_microusd == found.cost_microusd == 15_000
 
 
@@ -80,7 +80,7 @@ def test_a_book_that_contradicts_itself_is_refused(book: dict[str, object], said
 )
 def test_a_job_that_cannot_be_is_not_priced(job: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        Job.model_validate(job)
+        JobSpec.model_validate(job)
 
 
 @given(
@@ -90,7 +90,7 @@ def test_the_parts_sum_to_the_total_which_is_rounded_up_and_covers_the_cost(
     complexity: Decimal, size_bytes: int, days: int, margin: Decimal
 ) -> None:
     book = PriceBook(margin_percent=margin)
-    found = quote(Job(complexity=complexity, size_bytes=size_bytes, retention_days=days), book)
+    found = quote(JobSpec(complexity=complexity, size_bytes=size_bytes, retention_days=days), book)
     parts = (found.base_microusd, found.complexity_microusd, found.storage_microusd, found.margin_microusd)
     assert sum(parts) == found.total_microusd
     assert min(parts) >= 0

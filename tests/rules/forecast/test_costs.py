@@ -9,7 +9,7 @@ from reelkeeper.model.money import StorageClass
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.forecast import lines
 from reelkeeper.rules.forecast.costs import TOTAL, Cost, Stored, predict, rows
-from reelkeeper.rules.forecast.lines import Line
+from reelkeeper.rules.forecast.lines import UsageLine
 from reelkeeper.rules.forecast.storage import Stock
 
 AS_OF = date(2026, 11, 21)
@@ -22,7 +22,9 @@ def daily(each: float, days: int = 27, noise: float = 0.05, seed: int = 11) -> "
     return pd.Series(values, pd.date_range(end=AS_OF - timedelta(days=1), periods=days))
 
 
-def costs(*some: Line, stored: Stored | None = None, months: int = 1, growth: float | None = None) -> dict[str, Cost]:
+def costs(
+    *some: UsageLine, stored: Stored | None = None, months: int = 1, growth: float | None = None
+) -> dict[str, Cost]:
     found = predict(some, stored or Stored(Stock(0), {}), AS_OF, months, growth)
     return {cost.service: cost for cost in found if cost.month == date(2026, 11, 1) or months > 1}
 

@@ -7,8 +7,8 @@ import pytest
 
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.jobs import JobState
-from reelkeeper.model.performance import Ended, Filled, InFlight
-from reelkeeper.rules.health.findings import Seen, judge
+from reelkeeper.model.performance import Filled, FinishedJob, InFlight
+from reelkeeper.rules.health.findings import ServiceState, judge
 from reelkeeper.rules.health.performance import PerformancePolicy
 from tests.jobs import NOON, at
 
@@ -16,37 +16,37 @@ POLICY = PerformancePolicy()
 ROOMY = Filled(10, 100, 0)
 
 
-def job(took: float = 150.0, model: str = "svd", **values: Any) -> Ended:  # noqa: ANN401  fields of Ended
+def job(took: float = 150.0, model: str = "svd", **values: Any) -> FinishedJob:  # noqa: ANN401  fields of Ended
     begun = NOON - timedelta(seconds=took)
-    one = Ended("free", model, JobState.SUCCEEDED, begun - timedelta(seconds=30), NOON, begun)
+    one = FinishedJob("free", model, JobState.SUCCEEDED, begun - timedelta(seconds=30), NOON, begun)
     values = {"processing_seconds": took, "estimate_seconds": 150.0, "cost_microusd": 10_000, **values}
     return one._replace(**values)
 
 
-def dead(error: str = "out of memory", **values: Any) -> Ended:  # noqa: ANN401  fields of Ended
+def dead(error: str = "out of memory", **values: Any) -> FinishedJob:  # noqa: ANN401  fields of Ended
     return job(state=JobState.DEAD, processing_seconds=None, error=error, **values)
 
 
 def found(
-    jobs: list[Ended],
+    jobs: list[FinishedJob],
     policy: PerformancePolicy = POLICY,
     *,
     queue: list[InFlight] | None = None,
     filled: Filled = ROOMY,
 ) -> list[Finding]:
-    return judge(Seen(jobs, queue or [], 8, filled), policy, NOON).findings
+    return judge(ServiceState(jobs, queue or [], 8, filled), policy, NOON).findings
 
 
 def test_a_service_that_keeps_its_goals_has_no_findings_and_every_rule_was_judged() -> None:
-    judged = judge(Seen([job()] * 10, [], 8, ROOMY), POLICY, NOON)
+    judged = judge(ServiceState([job()] * 10, [], 8, ROOMY), POLICY, NOON)
     assert judged.findings == []
     assert judged.rules == ["slow_jobs", "dear_jobs", "failing_jobs", "long_wait", "full_storage"]
 
 
 def test_of_few_jobs_nothing_is_said_and_their_rules_stay_as_they_are() -> None:
-    judged = judge(Seen([job(9_000, cost_microusd=None)] * 9, [], None, None), POLICY, NOON)
+    judged = judge(ServiceState([job(9_000, cost_microusd=None)] * 9, [], None, None), POLICY, NOON)
     assert judged == ([], ["long_wait"])
-    dear = judge(Seen([job(9_000)] * 9 + [job(cost_microusd=None)], [], None, None), POLICY, NOON)
+    dear = judge(ServiceState([job(9_000)] * 9 + [job(cost_microusd=None)], [], None, None), POLICY, NOON)
     assert "dear_jobs" not in dear.rules  # of nine the cost is known
     assert [one.rule for one in dear.findings] == ["slow_jobs"]
 
@@ -120,7 +120,7 @@ def test_storage_is_told_above_four_fifths_with_the_bytes_that_must_go() -> None
     assert "3 users are above it" in full.text
     assert full.suggestion.startswith("10.00 GB less keep the limit")
     assert found([], filled=Filled(80 * 10**9, 100 * 10**9, 0)) == []
-    assert "full_storage" not in judge(Seen([], [], None, Filled(5, 0, 0)), POLICY, NOON).rules
+    assert "full_storage" not in judge(ServiceState([], [], None, Filled(5, 0, 0)), POLICY, NOON).rules
 
 
 def test_a_goal_that_is_switched_off_finds_nothing_and_ends_what_it_had_found() -> None:
@@ -133,6 +133,6 @@ def test_a_goal_that_is_switched_off_finds_nothing_and_ends_what_it_had_found() 
     )
     jobs = [job(9_000, cost_microusd=10**6)] * 10 + [dead()] * 20
     queue = [InFlight("free", "svd", JobState.QUEUED, 12, at(-700), 1800.0)]
-    judged = judge(Seen(jobs, queue, 8, Filled(99, 100, 1)), off, NOON)
+    judged = judge(ServiceState(jobs, queue, 8, Filled(99, 100, 1)), off, NOON)
     assert judged.findings == []
     assert len(judged.rules) == 5

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelkeeper.model.jobs import JobState
-from reelkeeper.model.performance import Ended, Filled, InFlight
+from reelkeeper.model.performance import Filled, FinishedJob, InFlight
 from reelkeeper.rules.health import performance
 from reelkeeper.rules.health.performance import (
     by_group,
@@ -24,13 +24,13 @@ from reelkeeper.rules.health.performance_report import lines
 from tests.jobs import NOON, at
 
 
-def made(minute: float = 0, took: float = 150.0, wait: float = 60.0, **values: Any) -> Ended:  # noqa: ANN401  fields of Ended
+def made(minute: float = 0, took: float = 150.0, wait: float = 60.0, **values: Any) -> FinishedJob:  # noqa: ANN401  fields of Ended
     begun = at(minute) - timedelta(seconds=took)
-    job = Ended("free", "svd", JobState.SUCCEEDED, begun - timedelta(seconds=wait), at(minute), begun)
+    job = FinishedJob("free", "svd", JobState.SUCCEEDED, begun - timedelta(seconds=wait), at(minute), begun)
     return job._replace(processing_seconds=took, estimate_seconds=150.0, **values)
 
 
-HIT = Ended("free", "svd", JobState.SUCCEEDED, NOON, NOON)
+HIT = FinishedJob("free", "svd", JobState.SUCCEEDED, NOON, NOON)
 JOINED = HIT._replace(is_follower=True)
 DEAD = made()._replace(state=JobState.DEAD, processing_seconds=None)
 

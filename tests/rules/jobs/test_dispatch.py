@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from reelkeeper.model.jobs import Job
-from reelkeeper.rules.jobs.dispatch import DispatchPolicy, Line, class_bounds, explain, first, order
+from reelkeeper.model.jobs import WaitingJob
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue, class_bounds, explain, first, order
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 TIERS = ("free", "premium", "pro", None, "gold")
@@ -17,17 +17,17 @@ TIERS = ("free", "premium", "pro", None, "gold")
 
 def job(
     name: str, *, minutes: float = 0, seconds: float = 200, tier: str | None = "free", user: str = "", model: str = ""
-) -> Job:
-    return Job(name, user or name, tier, NOON + timedelta(minutes=minutes), seconds, model)
+) -> WaitingJob:
+    return WaitingJob(name, user or name, tier, NOON + timedelta(minutes=minutes), seconds, model)
 
 
-def ids(jobs: list[Job]) -> list[str]:
+def ids(jobs: list[WaitingJob]) -> list[str]:
     return [one.id for one in jobs]
 
 
 queues = st.lists(
     st.builds(
-        Job,
+        WaitingJob,
         id=st.integers(0, 10**6).map(str),
         user_id=st.sampled_from("abcdef"),
         tier=st.sampled_from(TIERS),
@@ -50,7 +50,7 @@ policies = st.builds(
 
 @given(queues, policies, st.randoms(use_true_random=False))
 def test_the_order_holds_every_job_once_however_they_come(
-    jobs: list[Job], policy: DispatchPolicy, draw: object
+    jobs: list[WaitingJob], policy: DispatchPolicy, draw: object
 ) -> None:
     shuffled = list(jobs)
     draw.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis gives a random.Random
@@ -61,7 +61,7 @@ def test_the_order_holds_every_job_once_however_they_come(
 
 @given(queues, policies, st.floats(0, 10**4))
 def test_what_a_free_slot_takes_is_the_head_of_the_order(
-    jobs: list[Job], policy: DispatchPolicy, credit: float
+    jobs: list[WaitingJob], policy: DispatchPolicy, credit: float
 ) -> None:
     if jobs:
         assert first(jobs, policy, NOON, credit).job == order(jobs, policy, NOON, credit)[0]
@@ -69,11 +69,11 @@ def test_what_a_free_slot_takes_is_the_head_of_the_order(
 
 @given(queues, policies, st.floats(0, 10**4), st.sampled_from(["x", "y", None]), st.booleans())
 def test_slots_that_are_filled_together_take_what_they_would_take_one_by_one(
-    jobs: list[Job], policy: DispatchPolicy, credit: float, warm: str | None, bounded: bool
+    jobs: list[WaitingJob], policy: DispatchPolicy, credit: float, warm: str | None, bounded: bool
 ) -> None:
     if bounded:
         policy = policy.model_copy(update={"class_bounds_seconds": (100.0, 1_000.0, 10_000.0)})
-    line, left = Line(jobs, policy, NOON), list(jobs)
+    line, left = RankedQueue(jobs, policy, NOON), list(jobs)
     while left:
         choice = line.first(credit, warm)
         assert choice == first(left, policy, NOON, credit, warm)
@@ -83,7 +83,7 @@ def test_slots_that_are_filled_together_take_what_they_would_take_one_by_one(
 
 
 @given(queues.filter(bool), policies)
-def test_every_place_can_be_explained(jobs: list[Job], policy: DispatchPolicy) -> None:
+def test_every_place_can_be_explained(jobs: list[WaitingJob], policy: DispatchPolicy) -> None:
     for one in jobs:
         assert all(term.sentence for term in explain(one, jobs, policy, NOON))
 

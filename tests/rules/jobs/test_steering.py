@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelkeeper.model.jobs import JobState
-from reelkeeper.model.performance import Ended
+from reelkeeper.model.performance import FinishedJob
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.steering import Steered, Tuned, explain, learn, since, tune
@@ -17,13 +17,13 @@ from tests.jobs import NOON, at
 POLICY, BOOK = ConcurrencyPolicy(), PriceBook()
 
 
-def job(took: float = 150.0, concurrency: float | None = 4.0, **values: Any) -> Ended:  # noqa: ANN401  fields of Ended
+def job(took: float = 150.0, concurrency: float | None = 4.0, **values: Any) -> FinishedJob:  # noqa: ANN401  fields of Ended
     begun = NOON - timedelta(seconds=took)
-    one = Ended("free", "svd", JobState.SUCCEEDED, begun, NOON, begun, complexity=1.0)
+    one = FinishedJob("free", "svd", JobState.SUCCEEDED, begun, NOON, begun, complexity=1.0)
     return one._replace(**{"processing_seconds": took, "concurrency": concurrency, "cost_microusd": 8_000, **values})
 
 
-def step(jobs: list[Ended], limit: int = 4, **kept: Any) -> Tuned:  # noqa: ANN401  fields of Steered
+def step(jobs: list[FinishedJob], limit: int = 4, **kept: Any) -> Tuned:  # noqa: ANN401  fields of Steered
     return tune(Steered(limit=limit, **kept), jobs, BOOK, POLICY, at(15))
 
 

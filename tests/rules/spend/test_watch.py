@@ -4,7 +4,7 @@ from reelkeeper.model.alerts import Severity
 from reelkeeper.rules.spend import watch
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy
-from reelkeeper.rules.spend.watch import Line, Spent
+from reelkeeper.rules.spend.watch import CostLine, Spent
 from tests.rules.charges import NOW, TODAY, ago, charge
 
 
@@ -37,11 +37,11 @@ def test_the_bill_so_far_by_service_the_dearest_first_and_its_sum() -> None:
         charge("7", TODAY.replace(month=10)),
     ]
     assert watch.lines(charges, NOW) == [
-        Line("r2-storage", "$0.00", "$0.00", "$9.00"),
-        Line("compute", "$2.00", "$5.00", "$5.00"),
-        Line("total", "$2.00", "$5.00", "$14.00"),
+        CostLine("r2-storage", "$0.00", "$0.00", "$9.00"),
+        CostLine("compute", "$2.00", "$5.00", "$5.00"),
+        CostLine("total", "$2.00", "$5.00", "$14.00"),
     ]
-    assert watch.lines([], NOW) == [Line("total", "$0.00", "$0.00", "$0.00")]
+    assert watch.lines([], NOW) == [CostLine("total", "$0.00", "$0.00", "$0.00")]
 
 
 def test_the_rules_look_back_far_enough_for_budgets_whatever_is_odd() -> None:
