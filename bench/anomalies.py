@@ -25,8 +25,8 @@ Draws = Sequence[Sequence[Series]]
 def measure() -> list[Row]:
     """Score our rule and two others on each set, over three draws of events."""
     exports = exported()
-    fifty = {name: one for name, one in exports.items() if not one["held_out"]}
-    others = {name: one for name, one in exports.items() if one["held_out"]}
+    fifty = {name: export for name, export in exports.items() if not export["held_out"]}
+    others = {name: export for name, export in exports.items() if export["held_out"]}
     rows = list(_synthetic([list(synthetic(Random(seed))) for seed in SEEDS]))
     rows += _real("50 real series", [list(real(Random(seed), fifty)) for seed in SEEDS])
     rows += _real(f"{len(others)} held out", [list(real(Random(seed), others)) for seed in SEEDS])
@@ -36,7 +36,7 @@ def measure() -> list[Row]:
 def _synthetic(draws: Draws) -> Iterator[Row]:
     started = time.process_time()
     ours = _pooled(draws, lambda series: score(series, detectors.ours(series)))
-    days = sum(len(one.values) for series in draws for one in series)
+    days = sum(len(item.values) for series in draws for item in series)
     milliseconds = (time.process_time() - started) * 1000 / days
     what = f"made up, {ours.events} events"
     yield _row(f"{what}: missed", 1 - ours.recall, MISSED)

@@ -48,12 +48,12 @@ def measure() -> list[Row]:
     limits = {"hit": HIT, "admission": ADMISSION, "refusal": ADMISSION, "the same key again": None}
     rows = [Row("bare, p99; floor: its p50", bare.p99_seconds * 1e3, bare.p50_seconds * 1e3, 1.0, None, "ms")]
     for name, limit in limits.items():
-        one = found[name]
-        ours, least = 1e3 / one.a_second, 1e3 / bare.a_second
+        item = found[name]
+        ours, least = 1e3 / item.a_second, 1e3 / bare.a_second
         rows.append(Row(f"{name}, a request", ours, least, ours / least, limit, "ms"))
         for what, took, beside in (
-            ("p50", one.p50_seconds, bare.p50_seconds),
-            ("p99", one.p99_seconds, bare.p99_seconds),
+            ("p50", item.p50_seconds, bare.p50_seconds),
+            ("p99", item.p99_seconds, bare.p99_seconds),
         ):
             rows.append(Row(f"{name}, {what}", took * 1e3, beside * 1e3, took / beside, None, "ms"))
     return rows
@@ -101,9 +101,9 @@ def _best(floor: int, port: int, token: str) -> dict[str, Rush]:
         for name, (which, request, status) in kinds.items():
             at = floor if which == "bare" else port
             rush(at, 50, request, status)  # warm
-            one = rush(at, REQUESTS, request, status)
-            if name not in best or one.a_second > best[name].a_second:
-                best[name] = one
+            item = rush(at, REQUESTS, request, status)
+            if name not in best or item.a_second > best[name].a_second:
+                best[name] = item
     return best
 
 

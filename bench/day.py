@@ -160,13 +160,13 @@ def due(day: datetime, hours: float) -> list[tuple[datetime, str]]:
     """List when each flow is due on `day`; a part of a day begins at 02:00, with the daily flows."""
     begin = day if hours >= HOURS else day + timedelta(hours=_FIRST_HOUR)
     end, found = begin + timedelta(hours=hours), []
-    for one in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
+    for deployment in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
         times = set[datetime]()
-        for schedule in one.get("schedules", []):
+        for schedule in deployment.get("schedules", []):
             cron = CronSim(schedule["cron"], begin - timedelta(seconds=1))
             while (at := next(cron)) < end:
                 times.add(at)
-        found += [(at, one["entrypoint"].rpartition(".")[2]) for at in times]
+        found += [(at, deployment["entrypoint"].rpartition(".")[2]) for at in times]
     return sorted(found)
 
 

@@ -61,7 +61,7 @@ def measure() -> list[Row]:
                 before = best.get(name, took)
                 best[name] = Spent(min(before.cpu, took.cpu), min(before.wall, took.wall))
         with far_away(workspace):
-            one, several = (spent(partial(reconcile, workspace, shards))[1] for shards in (1, SHARDS))
+            spending, several = (spent(partial(reconcile, workspace, shards))[1] for shards in (1, SHARDS))
         workspace.engine.dispose()
     floor = best.pop("bare boto3")
     rows = []
@@ -70,7 +70,7 @@ def measure() -> list[Row]:
         rows.append(Row(f"{SIZE:,} objects, {name}: CPU", took.cpu, floor.cpu, took.cpu / floor.cpu, limit))
         rows.append(Row(f"{SIZE:,} objects, {name}: time", took.wall, floor.wall, took.wall / floor.wall, limit))
     what = f"{SIZE:,} objects, 100 ms a page, {SHARDS} shards, to one pass: time"
-    return [*rows, Row(what, several.wall, one.wall, several.wall / one.wall, 0.5)]
+    return [*rows, Row(what, several.wall, spending.wall, several.wall / spending.wall, 0.5)]
 
 
 @contextmanager
@@ -88,7 +88,7 @@ class _Distant:
 
     def __init__(self, stored: list[StoredObject]) -> None:
         self._stored = sorted(stored, key=attrgetter("key"))
-        self._keys = [one.key for one in self._stored]
+        self._keys = [stored_object.key for stored_object in self._stored]
 
     def __call__(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
         time.sleep(AWAY_SECONDS)
@@ -99,9 +99,9 @@ class _Distant:
         more = first + PAGE_KEYS < len(self._keys)
         token = f"<NextContinuationToken>{page[-1].key}</NextContinuationToken>" if more else ""
         entries = "".join(
-            f"<Contents><Key>{one.key}</Key><LastModified>{one.last_modified:%Y-%m-%dT%H:%M:%S.000Z}</LastModified>"
-            f"<ETag>{one.etag}</ETag><Size>{one.size_bytes}</Size></Contents>"
-            for one in page
+            f"<Contents><Key>{stored_object.key}</Key><LastModified>{stored_object.last_modified:%Y-%m-%dT%H:%M:%S.000Z}</LastModified>"
+            f"<ETag>{stored_object.etag}</ETag><Size>{stored_object.size_bytes}</Size></Contents>"
+            for stored_object in page
         )
         head = f"<KeyCount>{len(page)}</KeyCount><IsTruncated>{str(more).lower()}</IsTruncated>{token}"
         body = _Body(f"<ListBucketResult>{head}{entries}</ListBucketResult>".encode())
@@ -134,8 +134,8 @@ def catalogue(at: Endpoint, path: Path) -> Workspace:
     engine = open_engine(f"sqlite:///{path}")
     upgrade(engine)
     bucket = shelf.open_prefix(at, PREFIX)
-    stored = [one for page in bucket.pages() for one in page]
-    split = [one.key.removeprefix(PREFIX).removesuffix(".mp4").split("/") for one in stored]
+    stored = [stored_object for page in bucket.pages() for stored_object in page]
+    split = [stored_object.key.removeprefix(PREFIX).removesuffix(".mp4").split("/") for stored_object in stored]
     with transaction(engine, "bench.fill") as session:
         session.execute(sa.insert(users), [{"id": user, "tier": "free"} for user in {parts[0] for parts in split}])
         session.execute(
@@ -149,13 +149,13 @@ def catalogue(at: Endpoint, path: Path) -> Workspace:
                     "id": number,
                     "video_id": parts[1],
                     "generation": 1,
-                    "key": one.key,
+                    "key": stored_object.key,
                     "state": BlobState.LIVE,
-                    "size_bytes": one.size_bytes,
-                    "etag": one.etag,
-                    "stored_at": one.last_modified,
+                    "size_bytes": stored_object.size_bytes,
+                    "etag": stored_object.etag,
+                    "stored_at": stored_object.last_modified,
                 }
-                for number, (one, parts) in enumerate(zip(stored, split, strict=True), start=1)
+                for number, (stored_object, parts) in enumerate(zip(stored, split, strict=True), start=1)
             ],
         )
     return Workspace(engine, bucket, "bench")

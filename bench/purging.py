@@ -123,7 +123,7 @@ def catalogue(at: Endpoint, path: Path, *, replaced: bool) -> Workspace:
     ]
     with transaction(engine, "bench.fill") as session:
         session.execute(sa.insert(users), [{"id": "ann", "tier": "free"}])
-        session.execute(sa.insert(videos), [{"id": one, "user_id": "ann", "state": state} for one in ids])
+        session.execute(sa.insert(videos), [{"id": id_, "user_id": "ann", "state": state} for id_ in ids])
         session.execute(sa.insert(blobs), rows)
         current = 0
         if replaced:

@@ -228,7 +228,7 @@ def measure() -> list[Row]:
                 ours = spend(lambda: reports.append(tier_storage(dry_run=False)))
                 server, own = _server_seconds() - server, _own_seconds() - own
         floor = by_hand(jobs)
-    done = {one.outcome: one for one in reports[0].done}
+    done = {outcome.outcome: outcome for outcome in reports[0].done}
     compressed = done["compressed"]
     what = f"tiering run, {len(sources)} clips, {compressed.objects} accepted"
     cpu_seconds, prefect = ours.cpu_seconds + server, server + own - sum(swaps)

@@ -89,8 +89,8 @@ def look(workspace: Workspace) -> None:
 
 def _daily(report: MonthReport) -> dict[date, float]:
     days: dict[date, float] = {}
-    for one in report.spent:
-        days[one.day] = days.get(one.day, 0.0) + one.billed_nanousd / 10**9
+    for spending in report.spent:
+        days[spending.day] = days.get(spending.day, 0.0) + spending.billed_nanousd / 10**9
     return days
 
 

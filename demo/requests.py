@@ -84,7 +84,7 @@ class RequestLog:
 
     def jobs(self) -> list[str]:
         """Give the jobs that were taken, each once."""
-        return list(dict.fromkeys(str(one.said["job_id"]) for one in self.answers if one.kind != "refused"))
+        return list(dict.fromkeys(str(answer.said["job_id"]) for answer in self.answers if answer.kind != "refused"))
 
 
 def burst(workspace: Workspace, request_log: RequestLog) -> None:
@@ -95,7 +95,7 @@ def burst(workspace: Workspace, request_log: RequestLog) -> None:
             ledger.grant(session, user, amount, f"demo/{user}", run_id="demo", reason="the demo's gift")
     with _client(workspace) as client, ThreadPoolExecutor(len(_BURST)) as pool:
         began = time.monotonic()
-        asked = pool.map(lambda user: [_ask(client, user, n, one) for n, one in enumerate(_BURST[user])], _BURST)
+        asked = pool.map(lambda user: [_ask(client, user, n, entry) for n, entry in enumerate(_BURST[user])], _BURST)
         request_log.answers = [answer for answers in asked for answer in answers]
         took = time.monotonic() - began
         repeated = _ask(client, "ben", 0, _BURST["ben"][0])
@@ -103,15 +103,15 @@ def burst(workspace: Workspace, request_log: RequestLog) -> None:
     say(f"{len(request_log.answers)} requests of {len(_BURST)} users at once, all answered within {took:.2f} s:")
     rows = []
     for user, told in users.items():
-        kinds = Counter(one.kind for one in request_log.answers if one.user_id == user)
+        kinds = Counter(answer.kind for answer in request_log.answers if answer.user_id == user)
         counts = (kinds["queued"], kinds["joined"], kinds["refused"])
         money = dollars(told["held_microusd"]), dollars(told["available_microusd"])
         rows.append((user, told["tier"] or "unknown", *counts, size(told["reserved_bytes"]), *money))
     table(("user", "tier", ">queued", ">joined", ">refused", ">bytes reserved", ">credits held", ">left"), rows)
     say("Who asks for what is about to be made joins that job. What was refused, and what its user reads:")
-    refused = [(one.user_id, one.refusal) for one in request_log.answers if one.refusal]
+    refused = [(answer.user_id, answer.refusal) for answer in request_log.answers if answer.refusal]
     table(("user", ">HTTP", "why"), [(user, why.status, why.detail) for user, why in refused])
-    first = next(one for one in request_log.answers if one.user_id == "ben")
+    first = next(answer for answer in request_log.answers if answer.user_id == "ben")
     check.require(repeated.said["job_id"] == first.said["job_id"], "the same key again gave another job")
     say("ben's client asked once more under its first key, as after a lost answer: the same job, held for once.")
 
@@ -133,7 +133,9 @@ def make(workspace: Workspace, request_log: RequestLog) -> None:
     for tier in _TIERS:
         seen = figures(groups.get((tier, ""), []))
         names = ("wait_mean", "wait_p50", "wait_p95", "processing_mean")
-        rows.append((tier or "all", seen["made"], seen["joined"], *(_seconds(seen[f"{one}_seconds"]) for one in names)))
+        rows.append(
+            (tier or "all", seen["made"], seen["joined"], *(_seconds(seen[f"{name}_seconds"]) for name in names))
+        )
     table(("tier", ">made", ">joined", ">mean wait", ">half wait at most", ">95 of 100", ">making it took"), rows)
     frames = check.every_job(workspace, request_log.jobs())
     say(f"Each was read back from the bucket: as large and as long as asked, and all {frames} frames decode.")
@@ -142,13 +144,13 @@ def make(workspace: Workspace, request_log: RequestLog) -> None:
 
 def again(workspace: Workspace, request_log: RequestLog) -> None:
     """Ask for the same videos anew: they are there; and fetch one as a browser would."""
-    wanted = {str(one.request): one for one in request_log.answers if not one.refusal}.values()
+    wanted = {str(answer.request): answer for answer in request_log.answers if not answer.refusal}.values()
     with _client(workspace) as client:
         began = time.monotonic()
-        answers = [_ask(client, one.user_id, _AGAIN + n, one.request) for n, one in enumerate(wanted)]
+        answers = [_ask(client, answer.user_id, _AGAIN + n, answer.request) for n, answer in enumerate(wanted)]
         took = time.monotonic() - began
-        charged = sum(one.said["charged_microusd"] for one in answers if one.kind == "cached")
-        hits = sum(one.kind == "cached" for one in answers)
+        charged = sum(answer.said["charged_microusd"] for answer in answers if answer.kind == "cached")
+        hits = sum(answer.kind == "cached" for answer in answers)
         check.require((hits, charged) == (len(answers), 0), f"{hits} of {len(answers)} cached, {charged} charged")
         first = str(answers[0].said["video_id"])
         got = httpx.get(client.video_url(first), timeout=_PATIENCE_SECONDS, trust_env=False)

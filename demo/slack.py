@@ -39,5 +39,5 @@ def _block(block: dict[str, Any]) -> list[RenderableType]:
                 grid.add_row(*cells[start : start + 2])
             return [Padding(grid, (1, 0, 0, 0))]
         case {"type": "context", "elements": elements}:
-            return [Padding(Text(" ".join(one["text"] for one in elements), style="dim"), (1, 0, 0, 0))]
+            return [Padding(Text(" ".join(element["text"] for element in elements), style="dim"), (1, 0, 0, 0))]
     return []

@@ -27,7 +27,7 @@ def stage(workspace: Workspace, today: date) -> int:
     """Record what was used on each of the last `DAYS` days and today, and charge it; returns the jobs of the spike."""
     days = [today - n * _ONE_DAY for n in range(DAYS, -1, -1)]
     with transaction(workspace.engine, "demo.usage") as session:
-        usage.record(session, [one for day in days for one in _used(day, today)])
+        usage.record(session, [item for day in days for item in _used(day, today)])
     for month in dict.fromkeys(day.replace(day=1) for day in days):
         metering.charge_month(workspace.engine, workspace.in_force.policies.book, month, today)
     return jobs_on(today - SPIKE_DAYS_AGO * _ONE_DAY, today)

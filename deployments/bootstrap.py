@@ -59,7 +59,7 @@ def bootstrap(*, engine: Engine | None = None, api_url: str | None = None, force
                 "Failed, crashed and late runs are told to nobody: say where the API is, by REELKEEPER_API_URL or "
                 "--api-url. The watchdog tells of flows that stay silent all the same."
             )
-        changed = [one.name for one in wanted if automations.put(client, one)]
+        changed = [automation.name for automation in wanted if automations.put(client, automation)]
         yield f"Automations: {len(wanted)}, {len(changed)} of them made or brought up to date."
 
 
@@ -79,7 +79,9 @@ def _pool(client: SyncPrefectClient, name: str, limit: int, *, force: bool) -> s
 
 
 def _limit(client: SyncPrefectClient, first: int, *, force: bool) -> str:
-    found = next((one for one in client.read_global_concurrency_limits(limit=200) if one.name == GLOBAL_LIMIT), None)
+    found = next(
+        (limit for limit in client.read_global_concurrency_limits(limit=200) if limit.name == GLOBAL_LIMIT), None
+    )
     if found is None:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GLOBAL_LIMIT, limit=first))
         return f"Jobs at once: {first}, until tune_concurrency moves it."

@@ -15,17 +15,17 @@ _AS_WRITTEN = ("name", "description", "tags", "parameters", "enforce_parameter_s
 
 def deployments(path: Path) -> list[runner.RunnerDeployment]:
     """Read them: names, schedules, parameters and limits; pools and pull steps are for workers."""
-    return [_deployment(one) for one in yaml.safe_load(path.read_text())["deployments"]]
+    return [_deployment(deployment) for deployment in yaml.safe_load(path.read_text())["deployments"]]
 
 
-def _deployment(one: dict[str, Any]) -> runner.RunnerDeployment:
-    flow: Flow[..., Any] = load_flow_from_entrypoint(one["entrypoint"], use_placeholder_flow=False)
+def _deployment(entry: dict[str, Any]) -> runner.RunnerDeployment:
+    flow: Flow[..., Any] = load_flow_from_entrypoint(entry["entrypoint"], use_placeholder_flow=False)
     return flow.to_deployment(  # type: ignore[return-value]  # a coroutine only where one is running
-        **{name: one[name] for name in _AS_WRITTEN},
+        **{name: entry[name] for name in _AS_WRITTEN},
         schedules=[
             DeploymentScheduleCreate(**_schedule_config_to_deployment_schedule(schedule))
-            for schedule in one.get("schedules", [])
+            for schedule in entry.get("schedules", [])
         ],
-        concurrency_limit=ConcurrencyLimitConfig(**one["concurrency_limit"]),
+        concurrency_limit=ConcurrencyLimitConfig(**entry["concurrency_limit"]),
         entrypoint_type=runner.EntrypointType.MODULE_PATH,  # type: ignore[attr-defined]  # Prefect's own place of it
     )

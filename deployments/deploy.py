@@ -70,13 +70,13 @@ def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only
     if looks_only:
         only_look(said)
     old = []
-    for one in said["deployments"]:
-        flow = one["entrypoint"].rpartition(".")[2].replace("_", "-")
-        renamed, present = (find_deployment(client, f"{flow}/{name}") for name in (OLD_NAME, one["name"]))
+    for deployment in said["deployments"]:
+        flow = deployment["entrypoint"].rpartition(".")[2].replace("_", "-")
+        renamed, present = (find_deployment(client, f"{flow}/{name}") for name in (OLD_NAME, deployment["name"]))
         old += [renamed] if renamed else []
         standing = present or renamed
         if standing and standing.paused:
-            one["paused"] = True
+            deployment["paused"] = True
     kept = folder / "prefect.yaml"
     kept.write_text(yaml.safe_dump(said, sort_keys=False))
     sys.argv = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(kept)]
@@ -91,9 +91,9 @@ def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only
 
 def only_look(said: dict[str, Any]) -> None:
     """Make dry runs of all that changes stored videos, or takes them into the catalogue."""
-    for one in said["deployments"]:
-        if STORAGE in one["tags"]:
-            one["parameters"] = one.get("parameters", {}) | {"dry_run": True}
+    for deployment in said["deployments"]:
+        if STORAGE in deployment["tags"]:
+            deployment["parameters"] = deployment.get("parameters", {}) | {"dry_run": True}
 
 
 def main(written: str, moment: str, *options: str) -> None:

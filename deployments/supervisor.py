@@ -94,7 +94,7 @@ class Supervisor:
 
     def stop(self, names: Sequence[str] = (), *, hurried: Callable[[], bool] = lambda: False) -> None:
         """Stop these parts, or all, the last started first; `hurried` is asked whether to kill them at once instead."""
-        for part in [one for one in reversed(self.parts) if not names or one.name in names]:
+        for part in [item for item in reversed(self.parts) if not names or item.name in names]:
             self.parts.remove(part)
             if part.is_alive and part.process:
                 part.process.terminate()

@@ -85,10 +85,10 @@ with warnings.catch_warnings():
 
         async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
             found = await super()._get_scheduled_flow_runs()
-            missed = superseded([one.flow_run for one in found])
+            missed = superseded([flow_run.flow_run for flow_run in found])
             for run_id in missed:
                 await self.client.set_flow_run_state(run_id, Cancelled(message=_MISSED))
-            return [one for one in found if one.flow_run.id not in missed]
+            return [flow_run for flow_run in found if flow_run.flow_run.id not in missed]
 
         async def run(
             self,
@@ -138,7 +138,9 @@ def superseded(runs: Iterable[FlowRun]) -> set[UUID]:
     """Give the runs whose work a later one does: scheduled by the same deployment, with the same parameters."""
     newest: dict[tuple[UUID | None, str], FlowRun] = {}
     over = set[UUID]()
-    for run in sorted(runs, key=lambda one: (one.expected_start_time is not None, one.expected_start_time)):
+    for run in sorted(
+        runs, key=lambda flow_run: (flow_run.expected_start_time is not None, flow_run.expected_start_time)
+    ):
         if not run.auto_scheduled:
             continue  # somebody asked for this one
         key = run.deployment_id, repr(sorted(run.parameters.items()))
@@ -165,9 +167,9 @@ async def work(
         if healthcheck:
             seconds = PREFECT_WORKER_QUERY_SECONDS.value()
             stack.enter_context(
-                _run_healthcheck_server(lambda: all(one.is_worker_still_polling(seconds) for one in workers))
+                _run_healthcheck_server(lambda: all(worker.is_worker_still_polling(seconds) for worker in workers))
             )
-        running = [asyncio.create_task(one.start(printer=say)) for one in workers]
+        running = [asyncio.create_task(worker.start(printer=say)) for worker in workers]
         waiting = asyncio.create_task(asked.wait())
         await asyncio.wait([waiting, *running], return_when=asyncio.FIRST_COMPLETED)
         await _drain(workers, patience, hurried, say)
@@ -182,18 +184,18 @@ async def work(
 async def _drain(
     workers: Sequence[Worker], patience: float, hurried: asyncio.Event, say: Callable[[str], None]
 ) -> None:
-    for one in workers:
-        one.is_draining = True
-    names = [name for one in workers for name in one.at_work.values()]
+    for worker in workers:
+        worker.is_draining = True
+    names = [name for worker in workers for name in worker.at_work.values()]
     if names:
         say(f"Takes no more runs, and waits up to {patience:.0f} s for {', '.join(names)}; once more hands them over.")
     if await _idle(workers, patience, hurried):
         return
     for number in (HAND_OVER, signal.SIGKILL):
-        names = [name for one in workers for name in one.at_work.values()]
+        names = [name for worker in workers for name in worker.at_work.values()]
         say(f"Hands over {', '.join(names) or 'what was about to begin'}: the next worker begins it again.")
-        for one in workers:
-            one.hand_over(number)
+        for worker in workers:
+            worker.hand_over(number)
         if await _idle(workers, TERMINATE_TIMEOUT_SECONDS):
             return
 
@@ -201,7 +203,7 @@ async def _drain(
 async def _idle(workers: Sequence[Worker], seconds: float, hurried: asyncio.Event | None = None) -> bool:
     loop = asyncio.get_running_loop()
     ends = loop.time() + seconds
-    while not all(one.is_idle for one in workers):
+    while not all(worker.is_idle for worker in workers):
         if loop.time() > ends or (hurried and hurried.is_set()):
             return False
         await asyncio.sleep(_TICK_SECONDS)

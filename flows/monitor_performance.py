@@ -40,7 +40,7 @@ def monitor_performance(
             performance.record(engine, windows)
             observed = alerts.observe(engine, judged.findings, rules=judged.rules, run_id=run_id, policy=rules.alerting)
             alerts.deliver(engine)
-        recorded = 0 if dry_run else len({one.start_at for one in windows})
+        recorded = 0 if dry_run else len({window.start_at for window in windows})
         return performance.publish(
             seen, judged.findings, run_id=run_id, as_of=as_of, recorded=recorded, observed=observed
         )

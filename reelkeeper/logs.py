@@ -84,7 +84,7 @@ class Stream(logging.StreamHandler[TextIO]):
 def configure(level: str) -> None:
     """Log as lines of JSON in this process, unless it does already."""
     root = logging.getLogger()
-    if not any(isinstance(one, Stream) for one in root.handlers):
+    if not any(isinstance(handler, Stream) for handler in root.handlers):
         root.addHandler(Stream())
         logging.getLogger("reelkeeper").setLevel(level)
 

@@ -174,7 +174,7 @@ class Settings(BaseSettings):
             return value
         if value.lstrip().startswith("["):
             return json.loads(value)
-        return [one.strip() for one in re.split(r"[,\n]", value) if one.strip()]
+        return [item.strip() for item in re.split(r"[,\n]", value) if item.strip()]
 
     @field_validator("key_pattern", mode="after")
     @classmethod

@@ -66,8 +66,8 @@ def publish(report: PruneReport) -> None:
         "|---|--:|--:|--:|--:|",
     ]
     lines += [
-        f"| {one.rule} | {one.entries:,} | {size(one.size_bytes)} | {dollars(one.saved_microusd_a_month)} | "
-        f"{dollars(one.remake_microusd)} |"
-        for one in report.rules
+        f"| {gone.rule} | {gone.entries:,} | {size(gone.size_bytes)} | {dollars(gone.saved_microusd_a_month)} | "
+        f"{dollars(gone.remake_microusd)} |"
+        for gone in report.rules
     ]
     create_markdown_artifact("\n".join(lines), key="prune-cache-plan")

@@ -63,7 +63,7 @@ def post(
 ) -> None:
     """Put the chart of the month into the outbox, with the totals and the largest savings."""
     report = gather(workspace.engine, as_of.date().replace(day=1), as_of, budget)
-    lines = [*totals(costs), *(one.title for one in found[:3])]
+    lines = [*totals(costs), *(finding.title for finding in found[:3])]
     title = f"Forecast of {as_of:%B %Y}: {usd(costs[0].mean_usd)}"
     alerts.post_picture(
         workspace.engine, title, "\n".join(lines), charts.png(figures.month(report)), name="forecast.png"
@@ -81,10 +81,12 @@ def publish(
         f"| {_between(cost, 95)} | {cost.method} |"
         for cost in costs
     ]
-    suggested = [f"- {one.title}. {one.text} {one.suggestion}" for one in found] or ["- nothing worth a word"]
+    suggested = [f"- {finding.title}. {finding.text} {finding.suggestion}" for finding in found] or [
+        "- nothing worth a word"
+    ]
     text = [f"## Costs forecast on {as_of:%Y-%m-%d}{' (dry run)' if dry_run else ''}", "", *head, *rows, ""]
     create_markdown_artifact("\n".join([*text, "### What would save", "", *suggested]), key="forecast-costs-report")
-    report = ForecastReport(FLOW, run_id, dry_run, as_of, totals(costs), tuple(one.title for one in found))
+    report = ForecastReport(FLOW, run_id, dry_run, as_of, totals(costs), tuple(finding.title for finding in found))
     get_run_logger().info("%s", "; ".join(report.months) or "no usage is known yet")
     return report
 

@@ -43,7 +43,10 @@ def publish(tuned: Tuned, policy: ConcurrencyPolicy, *, run_id: str, as_of: date
     report = TuningReport(
         FLOW, run_id, dry_run, as_of, tuned.before, step.limit, step.reason, len(tuned.finished), text
     )
-    seen = [f"| {2 ** (one.bucket / 5):.0f} | {one.rate:.2f} | {one.weight:.0f} |" for one in tuned.steered.memory.seen]
+    seen = [
+        f"| {2 ** (sample.bucket / 5):.0f} | {sample.rate:.2f} | {sample.weight:.0f} |"
+        for sample in tuned.steered.memory.seen
+    ]
     title = f"## {report.before} -> {report.limit} jobs at once, as of {as_of:%Y-%m-%d %H:%M} UTC"
     rows = ["| jobs at once | work of idle servers, as seen | jobs |", "|--:|--:|--:|", *seen] if seen else []
     markdown = "\n".join([f"{title}{' (dry run)' if dry_run else ''}", "", text, "", *rows])

@@ -51,7 +51,7 @@ def publish(
 ) -> PerformanceReport:
     """Show how it went by tier and model, and what was found. `observed` is None in a dry run, which tells nobody."""
     worst = list(reversed(Severity))
-    found = sorted(found, key=lambda one: (worst.index(one.severity), -(one.impact_microusd or 0)))
+    found = sorted(found, key=lambda finding: (worst.index(finding.severity), -(finding.impact_microusd or 0)))
     all_of_it, queue = figures(seen.ended), waiting(seen.in_flight, as_of)
     shown, filled = line("all", all_of_it), seen.filled
     report = PerformanceReport(
@@ -67,7 +67,7 @@ def publish(
         int(queue["queued"] or 0),
         seconds(queue["oldest_wait_seconds"]),
         percent(100 * filled.used_bytes / filled.limit_bytes) if filled and filled.limit_bytes else "-",
-        tuple(f"{one.severity}: {one.title}. {one.text}" for one in found),
+        tuple(f"{finding.severity}: {finding.title}. {finding.text}" for finding in found),
         recorded,
         observed.opened if observed else 0,
         observed.resolved if observed else 0,
@@ -75,13 +75,13 @@ def publish(
     dry = " (dry run)" if report.dry_run else ""
     waits = f"{report.queued} wait, the oldest for {report.oldest_wait}; storage is {report.storage} full{dry}"
     headings = ("of", "ended", "succeeded", "wait, mean / p95", "processing, mean / p95", "cost", "cache hits")
-    table = [dict(zip(headings, one, strict=True)) for one in lines(seen.ended)]
+    table = [dict(zip(headings, performance_line, strict=True)) for performance_line in lines(seen.ended)]
     create_table_artifact(
         table, key="monitor-performance-jobs", description=f"As of {as_of:%Y-%m-%d %H:%M} UTC: {waits}"
     )
     if found:
         kept = ("rule", "scope", "severity", "title", "text", "suggestion")
-        named = [{name: str(getattr(one, name)) for name in kept} for one in found]
+        named = [{name: str(getattr(finding, name)) for name in kept} for finding in found]
         create_table_artifact(named, key="monitor-performance-findings", description=f"What run {run_id} found")
     get_run_logger().info("%d jobs ended; %s; %d found", report.ended, waits, len(found))
     return report

@@ -24,7 +24,10 @@ def publish(workspace: Workspace, plan: PlanSummary, run_id: str) -> Report:
     name = plan.flow.replace("_", "-")
     create_markdown_artifact(_markdown(report), key=f"{name}-report", description=f"What came of plan {plan.id}")
     if report.failures:
-        rows = [{"what": one.video_id, "why": one.reason, "bytes": one.before_bytes} for one in report.failures]
+        rows = [
+            {"what": outcome.video_id, "why": outcome.reason, "bytes": outcome.before_bytes}
+            for outcome in report.failures
+        ]
         create_table_artifact(rows, key=f"{name}-failures", description=f"{report.failed:,} items failed")
     counts = ", ".join(f"{done.objects:,} {done.outcome}" for done in report.done) or "nothing to do"
     get_run_logger().info("%s: %s; %s bytes less", plan.flow, counts, f"{report.saved_bytes:,}")
@@ -76,7 +79,7 @@ def publish_help(
         videos=everything.objects,
         left=left.objects,
         done=count(outcomes or ()),
-        failures=tuple(one for one in outcomes or () if one.action == "failed")[:MAX_FAILURES],
+        failures=tuple(outcome for outcome in outcomes or () if outcome.action == "failed")[:MAX_FAILURES],
     )
     if plan_id is None:
         get_run_logger().info("no plan is under way: there is nothing to help with")
@@ -93,7 +96,10 @@ def publish_help(
 
 
 def _done(done: Sequence[Done]) -> list[str]:
-    return [f"| {one.outcome} | {one.objects:,} | {size(one.before_bytes)} | {size(one.after_bytes)} |" for one in done]
+    return [
+        f"| {outcome.outcome} | {outcome.objects:,} | {size(outcome.before_bytes)} | {size(outcome.after_bytes)} |"
+        for outcome in done
+    ]
 
 
 def _markdown(report: Report) -> str:

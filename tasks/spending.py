@@ -32,7 +32,7 @@ def publish(
 ) -> CostsReport:
     """Show the month's bill so far, and what was found. `observed` is None in a dry run, which tells nobody."""
     worst = list(reversed(Severity))
-    found = sorted(found, key=lambda one: (worst.index(one.severity), -(one.impact_microusd or 0)))
+    found = sorted(found, key=lambda finding: (worst.index(finding.severity), -(finding.impact_microusd or 0)))
     bill = lines(spent.charges, as_of)
     report = CostsReport(
         FLOW,
@@ -41,7 +41,7 @@ def publish(
         as_of,
         bill[-1].today,
         bill[-1].month,
-        tuple(f"{one.severity}: {one.title}. {one.text}" for one in found),
+        tuple(f"{finding.severity}: {finding.title}. {finding.text}" for finding in found),
         charged,
         observed.opened if observed else 0,
         observed.resolved if observed else 0,
@@ -56,7 +56,7 @@ def publish(
     )
     if found:
         kept = ("rule", "scope", "period", "level", "severity", "title", "text", "suggestion")
-        table = [{name: str(getattr(one, name)) for name in kept} for one in found]
+        table = [{name: str(getattr(finding, name)) for name in kept} for finding in found]
         create_table_artifact(table, key="monitor-costs-findings", description=f"What run {run_id} found")
     get_run_logger().info("%s today, %s this month; %d found", report.spent_today, report.spent_this_month, len(found))
     return report

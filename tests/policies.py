@@ -35,7 +35,7 @@ def _different(model: BaseModel) -> BaseModel:
             model = type(model).model_validate(_plain(model) | {name: _plain(_different(value))})
             continue
         candidates = iter(_OTHERS[name]) if name in _OTHERS else _candidates(value)
-        found = next((made for one in candidates if (made := _tried(model, name, one)) is not None), None)
+        found = next((made for candidate in candidates if (made := _tried(model, name, candidate)) is not None), None)
         assert found is not None, f"say in _OTHERS what is another value of {name} than {value!r}"
         model = found
     return model

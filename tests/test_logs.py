@@ -74,7 +74,7 @@ def test_warnings_and_what_nobody_caught_are_lines_too() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=280)
     lines = [json.loads(line) for line in ended.stderr.splitlines()]
-    assert [one["logger"] for one in lines] == ["py.warnings", "reelkeeper", "reelkeeper"]
+    assert [line["logger"] for line in lines] == ["py.warnings", "reelkeeper", "reelkeeper"]
     assert "ZeroDivisionError" in lines[1]["error"]
     assert "ValueError: lost" in lines[2]["error"]
 
@@ -91,4 +91,4 @@ def test_a_command_logs_lines_with_its_run_id(tmp_path: Path) -> None:
 
     assert run("db", "upgrade").returncode == 0
     lines = [json.loads(line) for line in run("alerts", "test").stderr.splitlines()]
-    assert [one["logger"] for one in lines] == ["reelkeeper.adapters.second_sink"]
+    assert [line["logger"] for line in lines] == ["reelkeeper.adapters.second_sink"]

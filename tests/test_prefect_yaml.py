@@ -25,8 +25,8 @@ from tasks.plans import HELPERS
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 WRITTEN: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-DEPLOYMENTS: dict[str, dict[str, Any]] = {one["entrypoint"]: one for one in WRITTEN["deployments"]}
-SCHEDULED = sorted(entrypoint for entrypoint, one in DEPLOYMENTS.items() if "schedules" in one)
+DEPLOYMENTS: dict[str, dict[str, Any]] = {item["entrypoint"]: item for item in WRITTEN["deployments"]}
+SCHEDULED = sorted(entrypoint for entrypoint, entry in DEPLOYMENTS.items() if "schedules" in entry)
 TRANSCODING = {"flows.tier_storage.tier_storage", "flows.transcode_videos.transcode_videos"}
 FLOWS = {f"flows.{path.stem}.{path.stem}" for path in (ROOT / "flows").glob("*.py") if path.stem != "__init__"}
 SCHEDULES: dict[str, str | tuple[str, ...]] = {
@@ -66,11 +66,11 @@ def unknown_keys(written: dict[str, Any]) -> set[str]:
     """Give the keys that Prefect would not read; its own models ignore them, but for those of schedules."""
     PrefectYamlModel.model_validate(written)
     found = keys(written, PrefectYamlModel) - {"definitions"}
-    for one in written["deployments"]:
-        found |= keys(one, DeploymentConfig)
-        found |= keys(one.get("concurrency_limit", {}), ConcurrencyLimitSpec)
-        found |= keys(one.get("work_pool", {}), WorkPoolConfig)
-        found |= set(one.get("work_pool", {}).get("job_variables", {})) - {"env"}
+    for deployment in written["deployments"]:
+        found |= keys(deployment, DeploymentConfig)
+        found |= keys(deployment.get("concurrency_limit", {}), ConcurrencyLimitSpec)
+        found |= keys(deployment.get("work_pool", {}), WorkPoolConfig)
+        found |= set(deployment.get("work_pool", {}).get("job_variables", {})) - {"env"}
     return found
 
 
@@ -136,7 +136,7 @@ def test_what_would_wait_for_a_day_runs_again_after_a_crash(entrypoint: str) -> 
 
 
 def test_only_the_queue_waits_for_the_run_before_it() -> None:
-    waits = [one for one, said in DEPLOYMENTS.items() if said["concurrency_limit"]["collision_strategy"] == "ENQUEUE"]
+    waits = [text for text, said in DEPLOYMENTS.items() if said["concurrency_limit"]["collision_strategy"] == "ENQUEUE"]
     assert waits == ["flows.dispatch_jobs.dispatch_jobs"]  # or no job would begin for up to five minutes
     assert {said["concurrency_limit"]["collision_strategy"] for said in DEPLOYMENTS.values()} == {
         "ENQUEUE",
@@ -152,8 +152,8 @@ def test_a_deployment_changes_things_once_at_its_time(entrypoint: str) -> None:
     assert deployment["description"]
     due = SCHEDULES[entrypoint.rpartition(".")[2]]
     schedules = deployment.get("schedules", [])
-    assert [one["cron"] for one in schedules] == ([due] if isinstance(due, str) else [*due])
-    assert all(one["timezone"] == "UTC" for one in schedules)
+    assert [schedule["cron"] for schedule in schedules] == ([due] if isinstance(due, str) else [*due])
+    assert all(schedule["timezone"] == "UTC" for schedule in schedules)
 
 
 @pytest.mark.parametrize("entrypoint", sorted(DEPLOYMENTS))
@@ -170,7 +170,8 @@ def test_its_flow_loads_takes_its_parameters_and_is_a_dry_run_by_itself(entrypoi
 
 def test_the_deployment_that_is_asked_for_help_is_there() -> None:
     names = {
-        f"{entrypoint.rpartition('.')[2].replace('_', '-')}/{one['name']}" for entrypoint, one in DEPLOYMENTS.items()
+        f"{entrypoint.rpartition('.')[2].replace('_', '-')}/{entry['name']}"
+        for entrypoint, entry in DEPLOYMENTS.items()
     }
     assert HELPERS in names
 
@@ -181,7 +182,7 @@ def test_a_deployment_is_named_for_how_often_it_runs(entrypoint: str) -> None:
 
 
 def test_tags_are_words() -> None:
-    assert {tag for one in DEPLOYMENTS.values() for tag in one["tags"]} == {
+    assert {tag for entry in DEPLOYMENTS.values() for tag in entry["tags"]} == {
         *("alerts", "cache", "money", "queue", "storage"),
         automations.AGAIN,
     }
@@ -220,20 +221,20 @@ def test_its_form_says_what_each_parameter_is(entrypoint: str) -> None:
     schema = flow.parameters
     silent = [
         name
-        for name, one in schema.properties.items()
-        if not (one.get("description") or _described(one, schema.definitions))
+        for name, prop in schema.properties.items()
+        if not (prop.get("description") or _described(prop, schema.definitions))
     ]
     assert silent == []
     fields = [
         (model, name)
         for model, definition in schema.definitions.items()
-        for name, one in definition.get("properties", {}).items()
-        if not (one.get("description") or _described(one, schema.definitions))
+        for name, item in definition.get("properties", {}).items()
+        if not (item.get("description") or _described(item, schema.definitions))
     ]
     assert fields == []
 
 
-def _described(one: dict[str, Any], definitions: dict[str, Any]) -> bool:
+def _described(entry: dict[str, Any], definitions: dict[str, Any]) -> bool:
     """Whether what a parameter refers to says what it is."""
-    refs = [part["$ref"] for part in (one, *one.get("allOf", []), *one.get("anyOf", [])) if "$ref" in part]
+    refs = [part["$ref"] for part in (entry, *entry.get("allOf", []), *entry.get("anyOf", [])) if "$ref" in part]
     return bool(refs) and all(definitions[ref.rpartition("/")[2]].get("description") for ref in refs)

@@ -23,9 +23,9 @@ Alerts = list[list[int]]  # of each series, the days from its first
 def ours(series: Sequence[Series], policy: AnomalyPolicy = POLICY, *, with_holidays: bool = False) -> Alerts:
     """Judge each series by itself."""
     found = []
-    for one in series:
-        known = _knowing(policy, one.place, one.start, len(one.values)) if with_holidays else policy
-        days = judge_all(Spending(one.start, {TOTAL: _nano(one.values)}), known)[TOTAL]
+    for item in series:
+        known = _knowing(policy, item.place, item.start, len(item.values)) if with_holidays else policy
+        days = judge_all(Spending(item.start, {TOTAL: _nano(item.values)}), known)[TOTAL]
         found.append(odd_days(days, policy))
     return found
 
@@ -38,8 +38,8 @@ def accounts(
     Returns the alerts of the series, and those of the wholes: (family, day).
     """
     families: defaultdict[str, list[int]] = defaultdict(list)
-    for n, one in enumerate(series):
-        families[one.family].append(n)
+    for n, item in enumerate(series):
+        families[item.family].append(n)
     found: dict[int, list[int]] = {}
     of_wholes: list[tuple[str, date]] = []
     for family, places in families.items():
@@ -47,8 +47,8 @@ def accounts(
         if len(members) < _LEAST_IN_AN_ACCOUNT:
             found |= dict(zip(places, ours(members, policy, with_holidays=with_holidays), strict=True))
             continue
-        first = min(one.start for one in members)
-        length = max((one.start - first).days + len(one.values) for one in members)
+        first = min(member.start for member in members)
+        length = max((member.start - first).days + len(member.values) for member in members)
         laid = {n: _laid(series[n], first, length) for n in places}
         whole = [_sum(day) for day in zip(*laid.values(), strict=True)]
         knowing = _knowing(policy, members[0].place, first, length) if with_holidays else policy
@@ -66,19 +66,19 @@ def three_sigma(series: Sequence[Series]) -> Alerts:
     """Judge by the mean and the standard deviation of the last 28 days."""
 
     def odd(values: Sequence[float | None], day: int) -> bool:
-        value, past = values[day], [one for one in values[max(0, day - _MONTH) : day] if one is not None]
+        value, past = values[day], [item for item in values[max(0, day - _MONTH) : day] if item is not None]
         return value is not None and len(past) > _MONTH // 2 and abs(value - fmean(past)) > 3 * stdev(past)
 
-    return [_quiet([day for day in range(len(one.values)) if odd(one.values, day)]) for one in series]
+    return [_quiet([day for day in range(len(item.values)) if odd(item.values, day)]) for item in series]
 
 
 def static(series: Sequence[Series]) -> Alerts:
     """Judge by twice the mean of the first weeks, as a threshold that somebody once set does."""
     found = []
-    for one in series:
-        known = [value for value in one.values[one.watched - HISTORY_DAYS : one.watched] if value is not None]
+    for item in series:
+        known = [value for value in item.values[item.watched - HISTORY_DAYS : item.watched] if value is not None]
         limit = 2 * fmean(known)
-        found.append(_quiet([day for day, value in enumerate(one.values) if value is not None and value > limit]))
+        found.append(_quiet([day for day, value in enumerate(item.values) if value is not None and value > limit]))
     return found
 
 
@@ -95,8 +95,8 @@ def _knowing(policy: AnomalyPolicy, place: str, first: date, days: int) -> Anoma
     return policy.model_copy(update={"calendar": tuple(known)})
 
 
-def _direction(one: Judged | None) -> int:
-    return one.direction if one else 0
+def _direction(verdict: Judged | None) -> int:
+    return verdict.direction if verdict else 0
 
 
 def _sum(values: Sequence[int | None]) -> int | None:
@@ -108,6 +108,6 @@ def _nano(values: Sequence[float | None]) -> list[int | None]:
     return [None if value is None else round(value * _NANO) for value in values]
 
 
-def _laid(one: Series, first: date, length: int) -> list[int | None]:
-    before = (one.start - first).days
-    return [*[None] * before, *_nano(one.values), *[None] * (length - before - len(one.values))]
+def _laid(series: Series, first: date, length: int) -> list[int | None]:
+    before = (series.start - first).days
+    return [*[None] * before, *_nano(series.values), *[None] * (length - before - len(series.values))]

@@ -55,7 +55,7 @@ def _nth(year: int, month: int, weekday: int, nth: int) -> date:
     if nth > 0:
         return day + 7 * (nth - 1) * _A_DAY
     later = [day + 7 * n * _A_DAY for n in range(6)]
-    return max(one for one in later if one.month == month)
+    return max(item for item in later if item.month == month)
 
 
 def _easter(year: int) -> date:

@@ -42,7 +42,7 @@ class Score:
 
 def pooled(scores: Sequence[Score]) -> Score:
     """Add scores up."""
-    sums = ([getattr(one, field.name) for one in scores] for field in fields(Score))
+    sums = ([getattr(item, field.name) for item in scores] for field in fields(Score))
     return Score(*(sum(column) for column in sums))
 
 
@@ -54,20 +54,22 @@ def score(series: Sequence[Series], alerts: Iterable[Sequence[int]], wholes: Ite
     met: set[tuple[str, date]] = set()
     watched: set[tuple[str, date]] = set()
     found = false = 0
-    for one, days in zip(series, alerts, strict=True):
-        told = {day for day in days if day >= one.watched}
-        shared = {(day - one.start).days for day in of_family[one.family]}
+    for item, days in zip(series, alerts, strict=True):
+        told = {day for day in days if day >= item.watched}
+        shared = {(day - item.start).days for day in of_family[item.family]}
         about: set[int] = set()
-        for event in one.events:
+        for event in item.events:
             inside = set(range(event.first, event.last + 1))
             found += bool(inside & (told | shared))
             about |= inside | {event.last + 1}
         false += len(told - about)
-        met |= {(one.family, one.start + timedelta(days=day)) for day in shared & about}
-        watched |= {(one.family, one.start + timedelta(days=d)) for d in shared if one.watched <= d < len(one.values)}
+        met |= {(item.family, item.start + timedelta(days=day)) for day in shared & about}
+        watched |= {
+            (item.family, item.start + timedelta(days=d)) for d in shared if item.watched <= d < len(item.values)
+        }
     return Score(
-        sum(len(one.events) for one in series),
+        sum(len(item.events) for item in series),
         found,
         false + len(watched - met),
-        sum(len(one.values) - one.watched for one in series) / _DAYS_A_MONTH,
+        sum(len(item.values) - item.watched for item in series) / _DAYS_A_MONTH,
     )

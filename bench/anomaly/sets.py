@@ -109,9 +109,9 @@ def _events(rng: Random, first: int, end: int, count: int) -> tuple[Event, ...]:
         kind = rng.choice(KINDS)
         days = {"spike": 1, "drop": rng.choice((1, 2)), "shift": SHIFT_DAYS, "leak": LEAK_DAYS}[kind]
         day = rng.randrange(first, end - days)
-        if all(day > one.last + APART_DAYS or day + days + APART_DAYS <= one.first for one in found):
+        if all(day > event.last + APART_DAYS or day + days + APART_DAYS <= event.first for event in found):
             found.append(Event(kind, day, day + days - 1))
-    return tuple(sorted(found, key=lambda one: one.first))
+    return tuple(sorted(found, key=lambda event: event.first))
 
 
 def _with(rng: Random, values: Sequence[float | None], events: Sequence[Event]) -> Values:

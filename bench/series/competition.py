@@ -18,8 +18,8 @@ PEER_EVERY: Final = 6  # the peer takes every sixth series, and ours are compare
 
 def rows() -> Iterator[Row]:
     """Measure all 1,428 series; against AutoETS, every sixth."""
-    each = [one for one in exported("competitions.json") if one["family"] == "M3" and one["period"] == SEASON]
-    pairs = [(np.array(one["train"]), np.array(one["test"])) for one in each]
+    each = [item for item in exported("competitions.json") if item["family"] == "M3" and item["period"] == SEASON]
+    pairs = [(np.array(item["train"]), np.array(item["test"])) for item in each]
     asked: list[ForecastRequest] = [(train, SEASON, len(test)) for train, test in pairs]
     found = ours(asked)
     cpu_seconds = sum(cpu for _, cpu in found) / len(found)

@@ -83,7 +83,7 @@ def overview(_argument: str = "") -> str:
 
 def sections(_argument: str = "") -> str:
     """Give a section for each route."""
-    return "\n\n".join(_section(*one) for one in routes())
+    return "\n\n".join(_section(*route) for route in routes())
 
 
 def schemas(_argument: str = "") -> str:
@@ -104,12 +104,12 @@ def _section(method: str, path: str, said: dict[str, Any]) -> str:
     if asked := said.get("parameters"):
         rows = [
             (
-                f"`{one['name']}`",
-                one["in"],
-                kind(one["schema"], _definitions()) + ("" if one.get("required") else ", may be left out"),
-                one.get("description", ""),
+                f"`{item['name']}`",
+                item["in"],
+                kind(item["schema"], _definitions()) + ("" if item.get("required") else ", may be left out"),
+                item.get("description", ""),
             )
-            for one in asked
+            for item in asked
         ]
         parts.append(table(("parameter", "in", "what it is", "what it says"), rows))
     if content := said.get("requestBody", {}).get("content", {}).get("application/json"):
@@ -126,7 +126,7 @@ def _section(method: str, path: str, said: dict[str, Any]) -> str:
 
 
 def _scopes(said: dict[str, Any]) -> list[str]:
-    return [scope for one in said.get("security", []) for found in one.values() for scope in found]
+    return [scope for item in said.get("security", []) for found in item.values() for scope in found]
 
 
 def _anchor(method: str, path: str) -> str:
@@ -138,17 +138,17 @@ def _body(name: str, said: dict[str, Any]) -> str:
     rows = [
         (
             f"`{field}`",
-            kind(one, _definitions()) + ("" if field in needed else ", may be left out"),
-            one.get("description", ""),
+            kind(prop, _definitions()) + ("" if field in needed else ", may be left out"),
+            prop.get("description", ""),
         )
-        for field, one in said["properties"].items()
+        for field, prop in said["properties"].items()
     ]
     return f"### {name}\n\n{said.get('description', '')}\n\n{table(('field', 'what it is', 'what it says'), rows)}"
 
 
 def _answered(answer: dict[str, Any]) -> str:
     content = answer.get("content", {})
-    return ", ".join(f"{_named(one.get('schema', {}))} as `{kind_}`" for kind_, one in content.items()) or "none"
+    return ", ".join(f"{_named(item.get('schema', {}))} as `{kind_}`" for kind_, item in content.items()) or "none"
 
 
 def _named(said: dict[str, Any]) -> str:

@@ -31,15 +31,15 @@ def sections(_argument: str = "") -> str:
 def _section(path: str, command: Any) -> str:  # noqa: ANN401  as above
     level = "##" if path.count(" ") < 2 else "###"  # noqa: PLR2004  reelkeeper GROUP COMMAND
     parts = [f"{level} {path}", _prose(command.help or "")]
-    arguments = [one for one in command.params if one.param_type_name == "argument"]
-    options = [one for one in command.params if one.param_type_name == "option" and not one.hidden]
-    usage = [path, *(["[OPTIONS]"] if options else []), *(_metavar(one) for one in arguments)]
+    arguments = [param for param in command.params if param.param_type_name == "argument"]
+    options = [param for param in command.params if param.param_type_name == "option" and not param.hidden]
+    usage = [path, *(["[OPTIONS]"] if options else []), *(_metavar(argument) for argument in arguments)]
     if getattr(command, "commands", None):
         usage.append("[COMMAND]" if command.invoke_without_command else "COMMAND")
     parts.append(f"```text\n{' '.join(usage)}\n```")
-    if rows := [(f"`{_metavar(one)}`", one.help or "", _default(one)) for one in arguments]:
+    if rows := [(f"`{_metavar(argument)}`", argument.help or "", _default(argument)) for argument in arguments]:
         parts.append(table(("argument", "what it is", "default"), rows))
-    if rows := [(_names(one), one.help or "", _default(one)) for one in options]:
+    if rows := [(_names(option), option.help or "", _default(option)) for option in options]:
         parts.append(table(("option", "what it does", "default"), rows))
     return "\n\n".join(parts)
 
@@ -56,7 +56,7 @@ def _metavar(argument: Any) -> str:  # noqa: ANN401  as above
 
 
 def _names(option: Any) -> str:  # noqa: ANN401  as above
-    names = ", ".join(f"`{one}`" for one in (*option.opts, *option.secondary_opts))
+    names = ", ".join(f"`{item}`" for item in (*option.opts, *option.secondary_opts))
     if option.is_flag:
         return names
     return f"{names} `{option.metavar or _type(option)}`"

@@ -22,16 +22,16 @@ def kinds() -> Iterator[type[ReelkeeperError]]:
     """Give every kind of error, the root first."""
     waiting = [ReelkeeperError]
     while waiting:
-        one = waiting.pop(0)
-        yield one
-        waiting += one.__subclasses__()
+        item = waiting.pop(0)
+        yield item
+        waiting += item.__subclasses__()
 
 
 def codes() -> dict[int, list[type[ReelkeeperError]]]:
     """Give the kinds of error by exit code."""
     found: dict[int, list[type[ReelkeeperError]]] = {}
-    for one in kinds():
-        found.setdefault(one.exit_code, []).append(one)
+    for kind in kinds():
+        found.setdefault(kind.exit_code, []).append(kind)
     return dict(sorted(found.items()))
 
 
@@ -40,7 +40,7 @@ def table(_argument: str = "") -> str:
     rows = [("0", "-", "Done.")]
     for code, found in codes().items():
         said = _MEANS.get(code) or inspect.cleandoc(found[0].__doc__ or "").splitlines()[0]
-        rows.append((str(code), ", ".join(f"`{one.__name__}`" for one in found), said))
+        rows.append((str(code), ", ".join(f"`{item.__name__}`" for item in found), said))
     return tables.table(("code", "errors", "in general"), rows)
 
 

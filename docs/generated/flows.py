@@ -26,7 +26,7 @@ _SAID: Final = {  # the same in every flow that has them
 def names() -> list[str]:
     """Give every flow, in the order of the schedule and then by name."""
     found = sorted(path.stem for path in (ROOT / "flows").glob("[a-z]*.py"))
-    scheduled = [one["entrypoint"].rpartition(".")[2] for one in deployments()]
+    scheduled = [deployment["entrypoint"].rpartition(".")[2] for deployment in deployments()]
     return sorted(found, key=lambda name: scheduled.index(name) if name in scheduled else len(scheduled))
 
 
@@ -40,20 +40,20 @@ def parameters(name: str) -> Iterator[tuple[str, Any, Any]]:
     """Give each parameter of a flow: its name, its annotation and its default."""
     found = flow(name)
     hints = get_type_hints(found.fn, include_extras=True)
-    for one in inspect.signature(found.fn).parameters.values():
-        yield one.name, hints[one.name], one.default
+    for parameter in inspect.signature(found.fn).parameters.values():
+        yield parameter.name, hints[parameter.name], parameter.default
 
 
 def schedule(_argument: str = "") -> str:
     """Give a table of what runs when."""
     rows = [
         (
-            f"[`{_name(one)}`](#{_name(one)})",
-            one.get("description", ""),
-            _cron(one) or "when asked",
-            f"`{one['work_pool']['name']}`",
+            f"[`{_name(deployment)}`](#{_name(deployment)})",
+            deployment.get("description", ""),
+            _cron(deployment) or "when asked",
+            f"`{deployment['work_pool']['name']}`",
         )
-        for one in deployments()
+        for deployment in deployments()
     ]
     return table(("flow", "asks, and does", "cron (UTC)", "work pool"), rows)
 
@@ -64,7 +64,7 @@ def facts(name: str) -> str:
     first, _, rest = inspect.cleandoc(found.fn.__doc__ or "").partition("\n\n")
     asks = inspect.cleandoc(inspect.getmodule(found.fn).__doc__ or "").splitlines()[0]
     rows = [(f"`{each}`", *_told(each, hint, default)) for each, hint, default in parameters(name)]
-    planned = [_cron(one) for one in deployments() if _name(one) == name]
+    planned = [_cron(deployment) for deployment in deployments() if _name(deployment) == name]
     return "\n\n".join(
         [
             f"*{asks}*",
@@ -112,4 +112,4 @@ def _name(deployment: dict[str, Any]) -> str:
 
 
 def _cron(deployment: dict[str, Any]) -> str:
-    return " and ".join(f"`{one['cron']}`" for one in deployment.get("schedules") or [])
+    return " and ".join(f"`{item['cron']}`" for item in deployment.get("schedules") or [])

@@ -35,7 +35,7 @@ _TEXTS: Final = {  # by JSON schema's format
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Give a table; a bar or a line end inside a cell does no harm."""
     lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(_cell(one) for one in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
 
 
 def _cell(text: str) -> str:
@@ -58,10 +58,10 @@ def kind(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
         found = definitions.get(name, {})
         return kind(found, definitions) if "enum" in found or "const" in found else f"`{name}`"
     if choices := schema.get("enum") or ([schema["const"]] if "const" in schema else None):
-        return ", ".join(f"`{one}`" for one in choices)
+        return ", ".join(f"`{choice}`" for choice in choices)
     for several in ("anyOf", "oneOf", "allOf"):
         if several in schema:
-            return " or ".join(dict.fromkeys(kind(one, definitions) for one in schema[several]))
+            return " or ".join(dict.fromkeys(kind(item, definitions) for item in schema[several]))
     if schema.get("type") == "array":
         items = schema.get("items") or {}
         return f"list of {kind(items, definitions)}" if items else "list"

@@ -56,8 +56,8 @@ def resolve(url: str, *, allow_private: bool = False) -> tuple[httpx.URL, dict[s
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise AddressRefused(f"{host[:100]!r} has no address") from None
-    addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
-    if not allow_private and (hidden := [one for one in addresses if not is_public(one)]):
+    addresses = list(dict.fromkeys(str(item[4][0]) for item in found))
+    if not allow_private and (hidden := [text for text in addresses if not is_public(text)]):
         raise AddressRefused(
             f"{host[:100]!r} is {hidden[0]}, which is not public. To allow addresses of one's own network: "
             "REELKEEPER_ALLOW_PRIVATE_ADDRESSES=true"

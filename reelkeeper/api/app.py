@@ -49,7 +49,7 @@ def create_app(app_state: AppState) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.dispatching.start()
-    tasks = [asyncio.create_task(one) for one in (app.state.load.keep_time(), app.state.load.keep_limits())]
+    tasks = [asyncio.create_task(item) for item in (app.state.load.keep_time(), app.state.load.keep_limits())]
     yield
     for task in tasks:
         task.cancel()

@@ -75,20 +75,20 @@ class Service(Collector):
 
 
 def _flows(found: Status) -> Iterator[Metric]:
-    beaten = [one for one in found.flows if one.last_ok_at]
+    beaten = [flow for flow in found.flows if flow.last_ok_at]
     yield _gauge(
         "reelkeeper_flow_last_success_timestamp_seconds",
         "When a flow last succeeded",
         ("flow",),
-        [((one.flow,), one.last_ok_at.timestamp()) for one in beaten if one.last_ok_at],
+        [((flow.flow,), flow.last_ok_at.timestamp()) for flow in beaten if flow.last_ok_at],
     )
     yield _gauge(
         "reelkeeper_flow_last_duration_seconds",
         "How long that run took",
         ("flow",),
-        [((one.flow,), one.run_seconds) for one in beaten if one.run_seconds is not None],
+        [((flow.flow,), flow.run_seconds) for flow in beaten if flow.run_seconds is not None],
     )
-    late = [((one.flow,), float(one.is_overdue)) for one in found.flows]
+    late = [((flow.flow,), float(flow.is_overdue)) for flow in found.flows]
     yield _gauge("reelkeeper_flow_overdue", "1 while a flow should have succeeded again", ("flow",), late)
 
 
@@ -100,7 +100,7 @@ def _videos(found: Status) -> Iterator[Metric]:
         "reelkeeper_backlog_videos",
         "What the last plan of a flow has left to do",
         ("flow", "action"),
-        [((one.flow, one.action), one.objects + one.left_to_next_run) for one in found.backlog],
+        [((backlog.flow, backlog.action), backlog.objects + backlog.left_to_next_run) for backlog in found.backlog],
     )
     yield _one("reelkeeper_retired_blobs", "Blobs that wait to be purged", found.grace.objects)
     yield _one("reelkeeper_retired_bytes", "Their bytes", found.grace.size_bytes)
@@ -119,7 +119,7 @@ def _work(found: Status) -> Iterator[Metric]:
     yield _one("reelkeeper_cache_entries_hits", "Hits of the entries that are there", cache.hits)
     yield _one("reelkeeper_messages_waiting", "Messages that were not handed over yet", box.waiting)
     yield _one("reelkeeper_messages_oldest_seconds", "How long the oldest of them waits", box.oldest_seconds)
-    firing = Counter(str(one.severity) for one in found.alerts)
+    firing = Counter(str(alert.severity) for alert in found.alerts)
     yield _gauge("reelkeeper_alerts", "Alerts that fire", ("severity",), [((name,), c) for name, c in firing.items()])
     yield _one("reelkeeper_frozen", "1 while changes are stopped", float(found.frozen is not None))
 

@@ -77,7 +77,7 @@ class Following:
     async def _run(self) -> None:
         while self._listeners and not self._is_over:
             began = monotonic()
-            queued = (job_id for job_id, one in self._seen.items() if one.state == JobState.QUEUED)
+            queued = (job_id for job_id, follower in self._seen.items() if follower.state == JobState.QUEUED)
             due, self._due = self._due, set()
             before = {job_id: self._marks.get(job_id) for job_id in self._listeners}
             try:
@@ -86,8 +86,8 @@ class Following:
                 self._due |= due & self._listeners.keys()
                 _log.warning("the jobs that are followed could not be looked at: %s", type(error).__name__)
             else:
-                for one in found:
-                    self._note(one)
+                for follower in found:
+                    self._note(follower)
                 self._marks.update((job_id, mark) for job_id, mark in marked.items() if job_id in self._listeners)
             await asyncio.sleep(max(LOOK_SECONDS, _PAUSE * (monotonic() - began)))
 
@@ -103,12 +103,12 @@ class Following:
                 continue
         return found, marked
 
-    def _note(self, one: Followed) -> None:
+    def _note(self, follower: Followed) -> None:
         """Keep how a job stands, and wake those who listen to it."""
-        if one.job_id in self._listeners:
-            self._seen.pop(one.job_id, None)
-            self._seen[one.job_id] = one
-            _wake(self._listeners[one.job_id])
+        if follower.job_id in self._listeners:
+            self._seen.pop(follower.job_id, None)
+            self._seen[follower.job_id] = follower
+            _wake(self._listeners[follower.job_id])
 
 
 def _wake(listeners: Iterable[asyncio.Event]) -> None:
@@ -116,6 +116,6 @@ def _wake(listeners: Iterable[asyncio.Event]) -> None:
         changed.set()
 
 
-def _lasting(one: Followed) -> Followed:
+def _lasting(follower: Followed) -> Followed:
     """Leave out what changes by itself from one second to the next."""
-    return one._replace(wait_seconds=None, finish_seconds=None)
+    return follower._replace(wait_seconds=None, finish_seconds=None)

@@ -147,7 +147,7 @@ def _http(_request: Request, error: Exception) -> JSONResponse:
 
 def _invalid(_request: Request, error: Exception) -> JSONResponse:
     found = error.errors() if isinstance(error, RequestValidationError) else []
-    faults = [Fault(where=".".join(map(str, one["loc"])), what=_printable(str(one["msg"]))) for one in found]
+    faults = [Fault(where=".".join(map(str, item["loc"])), what=_printable(str(item["msg"]))) for item in found]
     wrong = "a field is" if len(faults) == 1 else f"{len(faults)} fields are"
     return problem(422, "invalid", f"{wrong} wrong; nothing was changed", faults=faults)
 

@@ -144,8 +144,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Begin to listen; many may wait to be let in, and few are at a time, so that others are served meanwhile."""
         await super().startup(sockets)
-        for one in (listening for server in self.servers for listening in server.sockets):
-            with fromfd(one.fileno(), one.family, one.type) as queue:
+        for sock in (listening for server in self.servers for listening in server.sockets):
+            with fromfd(sock.fileno(), sock.family, sock.type) as queue:
                 queue.listen(_QUEUE)
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:

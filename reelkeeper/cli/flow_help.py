@@ -67,14 +67,14 @@ def _rows(function: Any) -> Iterator[tuple[str, object, str]]:  # noqa: ANN401  
     hints = get_type_hints(function, include_extras=True)
     with store() as engine:
         policies = current(engine).policies
-    for name, one in inspect.signature(function).parameters.items():
+    for name, parameter in inspect.signature(function).parameters.items():
         if name in OURS:
             continue
         if policy := policy_of(hints[name]):
             yield from _fields(name, getattr(policies, section_of(policy)))
         else:
             said = str(TypeAdapter(hints[name]).json_schema().get("description", ""))
-            yield name, "as the policy says" if one.default is None else str(one.default), said
+            yield name, "as the policy says" if parameter.default is None else str(parameter.default), said
 
 
 def _fields(name: str, policy: "BaseModel") -> Iterator[tuple[str, object, str]]:

@@ -24,8 +24,8 @@ def configured() -> "Settings":
         told = settings()
     except ValidationError as error:
         wrong = [
-            f"REELKEEPER_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}" if one["loc"] else one["msg"]
-            for one in error.errors()
+            f"REELKEEPER_{'_'.join(map(str, entry['loc'])).upper()}: {entry['msg']}" if entry["loc"] else entry["msg"]
+            for entry in error.errors()
         ]
         raise Misconfigured(f"settings (environment or .env): {'; '.join(wrong)}") from None
     except SettingsError as error:

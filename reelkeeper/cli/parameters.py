@@ -72,7 +72,7 @@ def _validated(name: str, hint: Any, value: Any) -> Any:  # noqa: ANN401  an ann
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
-        wrong = "; ".join(_fault(name, dict(one)) for one in error.errors())
+        wrong = "; ".join(_fault(name, dict(entry)) for entry in error.errors())
         raise PolicyRefused(f"refused, and nothing was changed: {wrong}") from None
 
 

@@ -39,7 +39,7 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
     from reelkeeper.store.lifecycle.plan_results import NOT_DONE
 
     summary, planned, became, items = load(engine, plan_id, most=most).values()
-    count, is_done = sum(rule.objects for rule in planned), any(one.outcome != NOT_DONE for one in became)
+    count, is_done = sum(rule.objects for rule in planned), any(item.outcome != NOT_DONE for item in became)
     population = summary.population
     live = f"{population.objects:,} live videos, {size(population.size_bytes)}"
     say(f"Plan {summary.id} of {summary.flow}, as of {summary.as_of:%Y-%m-%d %H:%M} UTC: {live}.")
@@ -51,7 +51,7 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
     else:
         say("Nothing is to be done.")
     if summary.kept:
-        kept = sorted(summary.kept.items(), key=lambda one: (-one[1], one[0]))
+        kept = sorted(summary.kept.items(), key=lambda item: (-item[1], item[0]))
         if "contract_not_tried" in summary.kept:
             say(CONTRACT_NOT_TRIED)
         say("Kept: " + ", ".join(f"{count:,} {rule.replace('_', ' ')}" for rule, count in kept) + ".")
@@ -90,7 +90,7 @@ def _done(became: "list[Done]") -> str:
     from reelkeeper.rules.billing.pricing import storage_microusd_per_month
     from reelkeeper.rules.lifecycle.report import SMALLER
 
-    freed = sum(one.before_bytes - one.after_bytes for one in became if one.outcome in SMALLER)
-    done = ", ".join(f"{one.objects:,} {one.outcome.replace('_', ' ')}" for one in became)
+    freed = sum(outcome.before_bytes - outcome.after_bytes for outcome in became if outcome.outcome in SMALLER)
+    done = ", ".join(f"{outcome.objects:,} {outcome.outcome.replace('_', ' ')}" for outcome in became)
     a_month = dollars(storage_microusd_per_month(freed))
     return f"In all: {done}; {size(freed)} less, {a_month} a month at R2's price for stored bytes."

@@ -52,12 +52,12 @@ def plain(value: Any) -> Any:  # noqa: ANN401, PLR0911  any value in, what JSON 
     if isinstance(value, datetime | date):
         return value.isoformat()
     if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if hasattr(value, "_asdict"):  # a named tuple
         return plain(value._asdict())
-    return [plain(one) for one in value] if isinstance(value, Iterable) else str(value)
+    return [plain(item) for item in value] if isinstance(value, Iterable) else str(value)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:

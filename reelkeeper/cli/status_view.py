@@ -28,8 +28,8 @@ _FULL, _NEARLY = 1.0, 0.8  # of a budget
 def document(found: Status) -> dict[str, Any]:
     """Give the status as a script reads it: the snapshot, and what it comes down to."""
     flows = [
-        {name: value for name, value in asdict(one).items() if name != "cadence"} | one.cadence._asdict()
-        for one in found.flows
+        {name: value for name, value in asdict(flow).items() if name != "cadence"} | flow.cadence._asdict()
+        for flow in found.flows
     ]
     stored = {state: {"videos": count, "size_bytes": size_bytes} for state, (count, size_bytes) in found.videos.items()}
     told = {name: getattr(found, name) for name in ("as_of", "overdue", "frozen", "backlog", "grace", "queue", "cache")}
@@ -70,36 +70,40 @@ def _headline(found: Status) -> Text:
 
 def _flows(found: Status) -> Panel:
     table = _grid("left", "left", "right", "right")
-    for one in found.flows:
-        mark, style = ("●", "green") if not one.is_overdue else ("●", "red")
-        if one.last_ok_at is None and not one.is_overdue:
+    for flow in found.flows:
+        mark, style = ("●", "green") if not flow.is_overdue else ("●", "red")
+        if flow.last_ok_at is None and not flow.is_overdue:
             mark, style = "○", "dim"  # it may still come
-        table.add_row(Text(mark, style), one.flow, _last(one, found.as_of), _took(one))
+        table.add_row(Text(mark, style), flow.flow, _last(flow, found.as_of), _took(flow))
     return _panel("Flows: last success", table)
 
 
-def _last(one: FlowState, as_of: datetime) -> Text:
-    ago = "never" if one.last_ok_at is None else _ago(as_of - one.last_ok_at)
-    if one.is_overdue:
-        return Text(f"{ago}, due every {span(timedelta(seconds=one.cadence.period_seconds))}", "red")
-    return Text(ago, "" if one.last_ok_at else "dim")
+def _last(flow: FlowState, as_of: datetime) -> Text:
+    ago = "never" if flow.last_ok_at is None else _ago(as_of - flow.last_ok_at)
+    if flow.is_overdue:
+        return Text(f"{ago}, due every {span(timedelta(seconds=flow.cadence.period_seconds))}", "red")
+    return Text(ago, "" if flow.last_ok_at else "dim")
 
 
 def _ago(time: timedelta) -> str:
     return "just now" if time < timedelta(minutes=1) else f"{span(time)} ago"
 
 
-def _took(one: FlowState) -> Text:
-    known = one.run_seconds is not None and not one.is_overdue
-    return Text(f"in {seconds(one.run_seconds)}" if known else "", "dim")
+def _took(flow: FlowState) -> Text:
+    known = flow.run_seconds is not None and not flow.is_overdue
+    return Text(f"in {seconds(flow.run_seconds)}" if known else "", "dim")
 
 
 def _videos(found: Status) -> Panel:
     rows = [(state, f"{count:,}", size(size_bytes)) for state, (count, size_bytes) in _stored(found)]
     rows += [
-        (f"to {one.action}, {one.flow}", f"{one.objects + one.left_to_next_run:,}", size(one.size_bytes))
-        for one in found.backlog
-        if one.objects + one.left_to_next_run
+        (
+            f"to {backlog.action}, {backlog.flow}",
+            f"{backlog.objects + backlog.left_to_next_run:,}",
+            size(backlog.size_bytes),
+        )
+        for backlog in found.backlog
+        if backlog.objects + backlog.left_to_next_run
     ]
     if found.grace.objects:
         when = f"{found.grace.next_at:%m-%d %H:%M}" if found.grace.next_at else "now"
@@ -150,9 +154,9 @@ def _alerts(found: Status) -> Panel:
     if not found.alerts:
         return _panel("Alerts", Text("none fires", "dim"))
     table = _grid("left", "left")
-    for one in found.alerts:
-        seen = f" (seen by {one.acknowledged_by})" if one.acknowledged_by else ""
-        table.add_row(Text("●", _STYLES.get(one.severity, "blue")), Text(f"{one.title}{seen}"))
+    for alert in found.alerts:
+        seen = f" (seen by {alert.acknowledged_by})" if alert.acknowledged_by else ""
+        table.add_row(Text("●", _STYLES.get(alert.severity, "blue")), Text(f"{alert.title}{seen}"))
     return _panel("Alerts: reelkeeper alerts", table)
 
 
@@ -171,8 +175,8 @@ def _rows(rows: Iterable[Sequence[str]], *justify: Any) -> Table:  # noqa: ANN40
 
 def _grid(*justify: Any) -> Table:  # noqa: ANN401  rich's literals
     table = Table.grid(padding=(0, 1, 0, 0))
-    for one in justify:
-        table.add_column(justify=one)
+    for item in justify:
+        table.add_column(justify=item)
     return table
 
 

@@ -29,7 +29,7 @@ def price_document(name: str, *, as_json: bool) -> None:
         {
             "billed_usd": written(priced.billed_usd),
             "exact_usd": written(priced.exact_usd),
-            "lines": [_as_json(one) for one in priced.lines],
+            "lines": [_as_json(bill_line) for bill_line in priced.lines],
         }
     )
 
@@ -46,7 +46,8 @@ def _read(name: str) -> "Usage":
         return Usage.model_validate(document)
     except ValidationError as error:
         wrong = (
-            f"{'.'.join(map(str, one['loc'])) or 'it'} is {one['input']!s:.40}: {one['msg']}" for one in error.errors()
+            f"{'.'.join(map(str, entry['loc'])) or 'it'} is {entry['input']!s:.40}: {entry['msg']}"
+            for entry in error.errors()
         )
         raise typer.BadParameter(f"{name}: {'; '.join(wrong)}") from None
     except (OSError, ValueError, RecursionError) as error:  # not there, not JSON, not UTF-8, endless
@@ -80,14 +81,14 @@ def _show(priced: "Bill") -> None:
     headings = ("!sku", ">quantity", ">free", ">units", ">$ a unit", ">$ billed", ">$ exact")
     rows: list[tuple[object, ...]] = [
         (
-            one.sku,
-            f"{round(one.quantity, _SHOWN_PLACES).normalize():,f}",
-            one.free,
-            one.billable_units,
-            *map(_shown, (one.unit_price_usd, one.billed_usd, one.exact_usd)),
+            bill_line.sku,
+            f"{round(bill_line.quantity, _SHOWN_PLACES).normalize():,f}",
+            bill_line.free,
+            bill_line.billable_units,
+            *map(_shown, (bill_line.unit_price_usd, bill_line.billed_usd, bill_line.exact_usd)),
         )
-        for one in priced.lines
-        if one.quantity
+        for bill_line in priced.lines
+        if bill_line.quantity
     ]
     table(headings, [*rows, ("total", "", "", "", "", _shown(priced.billed_usd), _shown(priced.exact_usd))])
 

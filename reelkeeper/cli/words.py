@@ -57,7 +57,7 @@ def budgets(**given: str | None) -> "BudgetPolicy | None":
     try:
         return BudgetPolicy.model_validate(amounts) if amounts else None
     except ValidationError as error:
-        wrong = "; ".join(f"{one['input']!r}: {one['msg']}" for one in error.errors())
+        wrong = "; ".join(f"{entry['input']!r}: {entry['msg']}" for entry in error.errors())
         raise typer.BadParameter(f"a budget is dollars, such as 200, or none: {wrong}") from None
 
 

@@ -90,9 +90,9 @@ class Adoption:
     @property
     def adopted(self) -> int:
         """How many objects become videos."""
-        return sum(one.objects for one in self.patterns)
+        return sum(count.objects for count in self.patterns)
 
     @property
     def kept_out(self) -> int:
         """How many objects stay out."""
-        return sum(one.objects for one in self.left_out)
+        return sum(omission.objects for omission in self.left_out)

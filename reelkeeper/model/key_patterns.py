@@ -82,7 +82,9 @@ def _compiled(text: str) -> re.Pattern[str]:
     if any(stray for *_, stray in tokens):
         raise ValueError("has a brace that does not belong to a part")
     if unknown := [part for part in named if part not in PARTS]:
-        raise ValueError(f"has the unknown part {{{unknown[0]}}}; there are {', '.join(f'{{{one}}}' for one in PARTS)}")
+        raise ValueError(
+            f"has the unknown part {{{unknown[0]}}}; there are {', '.join(f'{{{item}}}' for item in PARTS)}"
+        )
     if twice := [part for part in PARTS if part != "any" and named.count(part) > 1]:
         raise ValueError(f"has the part {{{twice[0]}}} twice")
     if "video" not in named:
@@ -93,7 +95,11 @@ def _compiled(text: str) -> re.Pattern[str]:
         if part in named and needed not in named:
             raise ValueError(f"has {{{part}}} without {{{needed}}}, which is no date")
     literals = [literal for _, literal, _ in tokens]
-    if text.startswith("/") or "//" in text or any(not one.isprintable() or "\\" in one for one in literals):
+    if (
+        text.startswith("/")
+        or "//" in text
+        or any(not literal.isprintable() or "\\" in literal for literal in literals)
+    ):
         raise ValueError("has an empty segment, a backslash or a control character, which no key of a video has")
     return re.compile("".join(_expression(tokens, place) for place in range(len(tokens))), re.ASCII)
 

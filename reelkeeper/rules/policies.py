@@ -64,7 +64,7 @@ class Policies(BaseModel):
 
         Which fields an exception sets is what pydantic calls `model_fields_set`; None sets none.
         """
-        update = {name: _over(getattr(self, name), one) for name, one in exceptions.items() if one is not None}
+        update = {name: _over(getattr(self, name), model) for name, model in exceptions.items() if model is not None}
         return self.model_copy(update=update)
 
     def changes(self, other: "Policies") -> dict[str, tuple[object, object]]:
@@ -108,7 +108,7 @@ def _apart(policy: type[BaseModel]) -> type[BaseModel]:
 def as_written(value: Any) -> Any:  # noqa: ANN401  a document, or a part of it
     """Give a document, or a part of one, as its fields take it: without what is null, and `never` as None."""
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items() if one is not None}
+        return {name: _plain(item) for name, item in value.items() if item is not None}
     return value
 
 
@@ -126,13 +126,13 @@ def parse(document: Mapping[str, Any]) -> Policies:
 
 def _merged(whole: Any, part: Any) -> Any:  # noqa: ANN401  what JSON holds
     if isinstance(whole, dict) and isinstance(part, dict):
-        return whole | {name: _merged(whole.get(name), one) for name, one in part.items()}
+        return whole | {name: _merged(whole.get(name), item) for name, item in part.items()}
     return part
 
 
 def _over(whole: Any, part: Any) -> Any:  # noqa: ANN401  two models of one class
     values = {name: getattr(part, name) for name in part.model_fields_set}
-    nested = {name: _over(getattr(whole, name), one) for name, one in values.items() if isinstance(one, BaseModel)}
+    nested = {name: _over(getattr(whole, name), item) for name, item in values.items() if isinstance(item, BaseModel)}
     merged = {name: getattr(whole, name) for name in type(whole).model_fields} | values | nested
     return type(whole).model_validate(merged)
 

@@ -77,7 +77,8 @@ def recorded(answered: Sequence[RecordedRequest]) -> list[Request]:
     """Give requests that were answered once, in the order of time, as they can be sent again."""
     first = answered[0].at
     return [
-        Request((one.at - first) / timedelta(days=1), one.key, one.size_bytes, one.cost_microusd) for one in answered
+        Request((request.at - first) / timedelta(days=1), request.key, request.size_bytes, request.cost_microusd)
+        for request in answered
     ]
 
 

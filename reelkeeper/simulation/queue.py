@@ -94,10 +94,18 @@ def _bursts(draw: random.Random, rate: float) -> Iterator[float]:
 def recorded(jobs: Sequence[RecordedJob]) -> list[Arrival]:
     """Give jobs that were made once, in the order of time, as they can be played again."""
     made = []
-    for number, one in enumerate(jobs):
-        at = EPOCH + (one.submitted_at - jobs[0].submitted_at)
-        job = WaitingJob(f"{number:06}", one.user, one.tier, at, one.estimate_seconds, one.model, one.prompt_characters)
-        made.append(Arrival(job, one.seconds))
+    for number, recorded_job in enumerate(jobs):
+        at = EPOCH + (recorded_job.submitted_at - jobs[0].submitted_at)
+        job = WaitingJob(
+            f"{number:06}",
+            recorded_job.user,
+            recorded_job.tier,
+            at,
+            recorded_job.estimate_seconds,
+            recorded_job.model,
+            recorded_job.prompt_characters,
+        )
+        made.append(Arrival(job, recorded_job.seconds))
     return made
 
 

@@ -163,5 +163,5 @@ def test_everybody_can_read_the_words_and_tell_the_services_apart(theme: Theme) 
     assert all(contrast(colour, theme.surface) >= 4.5 for colour in (theme.ink, theme.soft_ink, theme.limit))
     assert contrast(theme.line, theme.surface) >= 3
     pairs = [*itertools.combinations(theme.services[:-1], 2), *itertools.pairwise(theme.tiers)]
-    nearest = min((apart(one, other, sight), one, other, sight) for one, other in pairs for sight in SIGHTS)
+    nearest = min((apart(text, other, sight), text, other, sight) for text, other in pairs for sight in SIGHTS)
     assert nearest[0] >= 12, nearest

@@ -42,7 +42,7 @@ def test_operations_are_counted_by_day_action_and_class(cloudflare: CloudflareDo
         counted(YESTERDAY, "PutObject", 9),
         Used(YESTERDAY, Metric.RETRIEVED_BYTES, 700, "", INFREQUENT, "", UsageSource.CLOUDFLARE),
     ]
-    assert [one.quantity for one in client.usage(YESTERDAY, YESTERDAY, bucket="other").used] == [5]
+    assert [usage.quantity for usage in client.usage(YESTERDAY, YESTERDAY, bucket="other").used] == [5]
 
 
 def test_what_is_not_billed_is_not_counted(cloudflare: CloudflareDouble, client: Client) -> None:
@@ -61,7 +61,9 @@ def test_storage_is_the_peak_of_the_day_with_metadata_by_bucket_and_class(
         Stored(at(YESTERDAY, 2), 7, bucket="b"),
         Stored(at(YESTERDAY, 2), 8, bucket="b", storage_class="InfrequentAccess"),
     ]
-    stored = [(one.resource, one.storage_class, one.quantity) for one in client.usage(YESTERDAY, YESTERDAY).used]
+    stored = [
+        (usage.resource, usage.storage_class, usage.quantity) for usage in client.usage(YESTERDAY, YESTERDAY).used
+    ]
     assert stored == [("b", INFREQUENT, 8), ("b", STANDARD, 7), ("reelkeeper", STANDARD, 10**15 + 5)]
 
 
@@ -93,13 +95,15 @@ def test_pages_of_any_size_add_up_to_the_same(
     operations = st.builds(
         Operation, moments, st.sampled_from(("GetObject", "PutObject", "ListObjects")), requests=st.integers(1, 10**6)
     )
-    distinct = st.lists(operations, max_size=40, unique_by=lambda one: one.at)  # a page takes a minute's rows
-    cloudflare.operations = [one for one in data.draw(distinct) if one.at < at(TODAY)]
+    distinct = st.lists(
+        operations, max_size=40, unique_by=lambda operation: operation.at
+    )  # a page takes a minute's rows
+    cloudflare.operations = [operation for operation in data.draw(distinct) if operation.at < at(TODAY)]
     cloudflare.stored = data.draw(st.lists(st.builds(Stored, moments, st.integers(0, 10**15)), max_size=20))
     whole = Client(api).usage(BEFORE, YESTERDAY)
     assert Client(api, page_rows=page_rows).usage(BEFORE, YESTERDAY) == whole
-    assert sum(one.quantity for one in whole.used if one.metric == Metric.OPERATIONS) == sum(
-        one.requests for one in cloudflare.operations
+    assert sum(usage.quantity for usage in whole.used if usage.metric == Metric.OPERATIONS) == sum(
+        operation.requests for operation in cloudflare.operations
     )
 
 
@@ -159,7 +163,7 @@ def test_reads_are_whole_only_where_each_hour_was_heard_of_and_nothing_is_a_samp
     cloudflare.sampled = True
     assert not client.object_reads(YESTERDAY, bucket="reelkeeper").whole
     cloudflare.sampled = False
-    cloudflare.operations = [one for one in cloudflare.operations if one.at.hour not in {0, 17}]
+    cloudflare.operations = [operation for operation in cloudflare.operations if operation.at.hour not in {0, 17}]
     reads = client.object_reads(YESTERDAY, bucket="reelkeeper")
     assert (reads.whole, reads.quiet_hours) == (False, (0, 17))
 

@@ -37,8 +37,8 @@ def serve() -> Iterator[Serve]:
         return f"http://127.0.0.1:{server.server_address[1]}/api"
 
     yield serve
-    for one in running:
-        one.__exit__(None, None, None)
+    for manager in running:
+        manager.__exit__(None, None, None)
 
 
 def refusal(url: str, kind: type[ReelkeeperError], auth: str | None = None, within: float = 10) -> str:

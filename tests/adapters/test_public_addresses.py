@@ -47,7 +47,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
             if host not in known:
                 return list(real(host, port, type=how["type"]))
             kind = {True: socket.AF_INET6, False: socket.AF_INET}
-            return [(kind[":" in one], socket.SOCK_STREAM, 6, "", (one, port)) for one in known[host]]
+            return [(kind[":" in text], socket.SOCK_STREAM, 6, "", (text, port)) for text in known[host]]
 
         monkeypatch.setattr(socket, "getaddrinfo", look_up)
 
@@ -78,7 +78,9 @@ URLS = [f"https://{host}/hook" for host in NOT_PUBLIC + WRITTEN_OTHERWISE] + [
 def test_nothing_is_connected_to_that_is_not_public(url: str, connections: list[Any]) -> None:
     with pytest.raises(AddressRefused), streamed("POST", url, content=b"{}"):
         pass
-    assert [one for one in connections if isinstance(one, tuple) and one[1] != 53] == []  # but for a name server
+    assert [
+        connection for connection in connections if isinstance(connection, tuple) and connection[1] != 53
+    ] == []  # but for a name server
 
 
 def test_a_name_is_refused_when_one_of_its_addresses_is_not_public(names: Names, connections: list[Any]) -> None:
@@ -113,7 +115,7 @@ def test_a_redirect_is_not_followed(connections: list[Any]) -> None:
         double.queue = [(302, "http://169.254.169.254/latest/meta-data/")]
         with streamed("POST", f"{double.url}/jobs", allow_private=True, content=b"{}") as answer:
             assert answer.status_code == 302
-    assert {one[0] for one in connections} == {"127.0.0.1"}
+    assert {connection[0] for connection in connections} == {"127.0.0.1"}
 
 
 def test_no_proxy_is_used(monkeypatch: pytest.MonkeyPatch, connections: list[Any]) -> None:
@@ -121,7 +123,7 @@ def test_no_proxy_is_used(monkeypatch: pytest.MonkeyPatch, connections: list[Any
     with ProviderDouble().serving() as double:
         with streamed("GET", f"{double.url}/video.mp4", allow_private=True) as answer:
             assert public.read(answer) == b"a video"
-        assert {one[1] for one in connections} == {int(double.url.rpartition(":")[2])}
+        assert {connection[1] for connection in connections} == {int(double.url.rpartition(":")[2])}
 
 
 def test_an_answer_that_does_not_end_is_cut() -> None:

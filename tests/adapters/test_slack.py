@@ -97,9 +97,11 @@ def test_text_of_others_is_inert_and_fits(double: SlackDouble, bot: Bot, webhook
         sink.send(OutboxMessage("an-id", everywhere(text)))
     bot.send(OutboxMessage("an-id", everywhere(text), Picture("chart.png", b"PNG")))
     assert len(double.posted) == 3
-    for one in double.posted:
-        assert slack.active_markup(one.body) == []
-        shown = "".join(slack.texts(one.body.get("blocks", []))) + one.body.get("text", "") + one.body.get("title", "")
+    for post in double.posted:
+        assert slack.active_markup(post.body) == []
+        shown = (
+            "".join(slack.texts(post.body.get("blocks", []))) + post.body.get("text", "") + post.body.get("title", "")
+        )
         assert not any(ord(mark) < 32 and mark not in "\n\t" for mark in shown)
         assert not set(shown) & set("\u202e\u202c\u2066\u2069\u200b\x7f")
     by_bot = double.posted[0].body

@@ -134,7 +134,7 @@ class Connection:
 
     async def answer_head(self) -> Answer:
         first, *rest = (await self.reader.readuntil(b"\r\n\r\n")).decode().rstrip().split("\r\n")
-        pairs = (one.partition(": ") for one in rest)
+        pairs = (text.partition(": ") for text in rest)
         return Answer(int(first.split()[1]), {name.lower(): value for name, _, value in pairs}, b"")
 
 

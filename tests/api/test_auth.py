@@ -18,7 +18,7 @@ from tests.faults.world import World
 
 def test_without_a_token_every_path_says_401_whether_it_is_there_or_not(app: FastAPI) -> None:
     routes = [(m.upper(), path) for path, methods in app.openapi()["paths"].items() for m in methods]
-    asked = [one for one in routes if one[1].startswith("/v1")]
+    asked = [route for route in routes if route[1].startswith("/v1")]
     asked += [("GET", "/v1/none"), ("PUT", "/v1/jobs"), ("GET", "/admin"), ("GET", "/healthz/"), ("GET", "//healthz")]
     asked += [("PATCH", "/v1/users/ann"), ("OPTIONS", "/v1/jobs"), ("GET", "/docs")]
     assert len(asked) == 21

@@ -32,7 +32,7 @@ def test_a_service_does_its_whole_work_through_it(sqlite_world: World, base_url:
         assert next(followed)["state"] == "running"
         make(engine, queued["job_id"])
         settle.succeed(engine, queued["job_id"], lease_token, run_id="run")
-        assert [one["state"] for one in followed] == ["succeeded"]
+        assert [entry["state"] for entry in followed] == ["succeeded"]
         assert reelkeeper.ask("ann", {"model": "m", "prompt": "a fox"}, key="k2")["status"] == "cached"
 
         other = reelkeeper.ask("ann", {"model": "m", "prompt": "a hare"}, key="k3")

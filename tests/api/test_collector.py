@@ -37,7 +37,9 @@ def collected(client: TestClient) -> list[Metric]:
 
 def figures(client: TestClient) -> Figures:
     return {
-        (one.name, tuple(sorted(one.labels.items()))): one.value for each in collected(client) for one in each.samples
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for each in collected(client)
+        for sample in each.samples
     }
 
 
@@ -83,9 +85,9 @@ def test_every_figure_stands_in_the_readme_and_none_that_is_not_given(client: Te
     freeze(full.workspace.engine, by="test", reason="test")
     client.get("/healthz")
     given = {
-        (one.name + ("_total" if one.type == "counter" else "")): one
-        for one in collected(client)
-        if not one.name.endswith("_created")
+        (metric.name + ("_total" if metric.type == "counter" else "")): metric
+        for metric in collected(client)
+        if not metric.name.endswith("_created")
     }
     listed = {
         name: (labels, what)
@@ -93,12 +95,12 @@ def test_every_figure_stands_in_the_readme_and_none_that_is_not_given(client: Te
     }
     assert given.keys() == listed.keys()
     for name, family in given.items():
-        labels = {label for one in family.samples for label in one.labels} - {"le"}
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         assert (labels, family.documentation) == (set(re.findall(r"`(\w+)`", listed[name][0])), listed[name][1])
 
 
 def _names(families: list[Metric]) -> Iterator[tuple[str, str]]:
-    yield from ((one.name, one.type) for one in families)
+    yield from ((metric.name, metric.type) for metric in families)
 
 
 @pytest.mark.usefixtures("full")

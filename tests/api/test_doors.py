@@ -182,7 +182,7 @@ def test_who_takes_no_answer_is_cut(server: Served) -> None:
             line.writer.transport.pause_reading()  # type: ignore[attr-defined]  # of a socket
             line.writer.write(head("GET", "/openapi.json", "", 0) * 400)  # 20 MB of answers
             async with asyncio.timeout(LATE):
-                while any(one.status != "LISTEN" and one.laddr.port == server.port for one in lines(server)):  # noqa: ASYNC110  of the server
+                while any(item.status != "LISTEN" and item.laddr.port == server.port for item in lines(server)):  # noqa: ASYNC110  of the server
                     await asyncio.sleep(0.2)
 
     asyncio.run(act())

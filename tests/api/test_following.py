@@ -36,7 +36,7 @@ def finish(engine: sa.Engine, job_id: str) -> None:
 
 
 async def states(changes: AsyncIterator[Followed | None]) -> list[JobState]:
-    return [one.state async for one in changes if one]
+    return [follower.state async for follower in changes if follower]
 
 
 def test_all_who_listen_to_a_job_and_to_one_that_joined_it_are_told_how_it_ends(sqlite_engine: sa.Engine) -> None:

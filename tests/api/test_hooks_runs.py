@@ -26,7 +26,7 @@ RUN: dict[str, Any] = {
 
 def told(world: World) -> list[str]:
     with reading(world.workspace.engine) as session:
-        return [one.title for one in outbox.listed(session, everything=False, limit=10)]
+        return [waiting.title for waiting in outbox.listed(session, everything=False, limit=10)]
 
 
 def test_a_failed_run_is_told_once_however_often_it_is_reported_or_fails_again(
@@ -39,7 +39,7 @@ def test_a_failed_run_is_told_once_however_often_it_is_reported_or_fails_again(
     assert client.post(RUNS_PATH, json=RUN | {"trouble": "crashed"}).status_code == 204
     assert len(told(world)) == 2
     with reading(world.workspace.engine) as session:
-        (found,) = [one for one in alerts.listed(session, everything=False, limit=9) if one.rule == "run_failed"]
+        (found,) = [alert for alert in alerts.listed(session, everything=False, limit=9) if alert.rule == "run_failed"]
     assert found.text == RUN["message"]
     assert [*found.figures[1]] == ["Look", RUN["url"]]
 
@@ -50,7 +50,7 @@ def test_it_is_over_when_that_flow_has_succeeded_and_not_when_another_has(client
         client.post(RUNS_PATH, json=RUN | {"flow": flow})
     observe(world.workspace.engine, [], rules=alerting.RULES, scope=alerting.scope("tier_storage"), run_id="a run")
     with reading(world.workspace.engine) as session:
-        assert [one.scope for one in alerts.listed(session, everything=False, limit=9)] == ["flow:sync_catalog"]
+        assert [alert.scope for alert in alerts.listed(session, everything=False, limit=9)] == ["flow:sync_catalog"]
 
 
 def test_what_prefect_does_not_know_is_left_out(client_for: NewClient, world: World) -> None:

@@ -161,8 +161,8 @@ def test_a_job_is_followed_until_it_ends(client: TestClient, world: World, monke
     worker.join()
     assert answer.headers["content-type"].startswith("text/event-stream")
     sent = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line.startswith("data: ")]
-    assert [one["state"] for one in sent][:: len(sent) - 1] == [JobState.QUEUED, JobState.SUCCEEDED]
-    assert 0.5 in [one["progress"] for one in sent]
+    assert [item["state"] for item in sent][:: len(sent) - 1] == [JobState.QUEUED, JobState.SUCCEEDED]
+    assert 0.5 in [item["progress"] for item in sent]
     assert answer.text.count("event: end\n") == 1
     assert sent[-1]["video_id"] == job_id
 

@@ -166,5 +166,5 @@ def test_the_answers_hold_no_secret_and_the_record_tells_the_upload(client: Test
     told = complete(client, upload).text
     assert world.address.secret_access_key not in told + str(upload)
     with reading(world.workspace.engine) as session:
-        events = [one.event.event for one in audit.events(session)]
+        events = [record.event.event for record in audit.events(session)]
     assert events[0] == "upload"

@@ -34,10 +34,10 @@ def test_a_video_is_a_redirect_to_its_present_bytes_and_one_more_view(client: Te
 def test_a_url_is_for_one_object_and_cannot_be_turned_to_another(client: TestClient, world: World) -> None:
     world.video("v1")
     world.video("v2")
-    one, two = (client.get(f"/v1/videos/{name}").headers["location"] for name in ("v1", "v2"))
-    forged = two.split("?")[0] + "?" + one.split("?")[1]
+    item, two = (client.get(f"/v1/videos/{name}").headers["location"] for name in ("v1", "v2"))
+    forged = two.split("?")[0] + "?" + item.split("?")[1]
     assert httpx.get(forged, trust_env=False).status_code == 403
-    assert httpx.delete(one, trust_env=False).status_code == 403
+    assert httpx.delete(item, trust_env=False).status_code == 403
 
 
 @pytest.mark.parametrize("state", [VideoState.RETIRED, VideoState.GONE, VideoState.LOST])

@@ -44,18 +44,18 @@ class Runs:
             ledger.grant(session, "u", 10**9, "bench", run_id="bench")
         deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
         with get_client(sync_client=True) as client:
-            for one in deployments:
-                module, _, name = one["entrypoint"].rpartition(".")
+            for deployment in deployments:
+                module, _, name = deployment["entrypoint"].rpartition(".")
                 flow = getattr(importlib.import_module(module), name)
-                parameters = one["parameters"] | _OURS.get(name, {})
+                parameters = deployment["parameters"] | _OURS.get(name, {})
                 flow_id = client.create_flow_from_name(flow.name)
-                limit = one["concurrency_limit"]
+                limit = deployment["concurrency_limit"]
                 options = ConcurrencyOptions.model_validate({key: limit[key] for key in limit if key != "limit"})
                 made = client.create_deployment(
                     flow_id,
                     "day",
                     parameters=parameters,
-                    tags=one["tags"],
+                    tags=deployment["tags"],
                     concurrency_limit=limit["limit"],
                     concurrency_options=options,
                 )

@@ -12,7 +12,7 @@ def test_odd_days_are_found_and_few_others_taken_for_odd() -> None:
     series = list(synthetic(Random(11)))
     ours = score(series, detectors.ours(series))
     assert ours.events == 181
-    assert {event.kind for one in series for event in one.events} == {*KINDS}
+    assert {event.kind for item in series for event in item.events} == {*KINDS}
     assert ours.precision >= 0.90
     assert ours.recall >= 0.85
     assert ours.false_a_month <= 0.05

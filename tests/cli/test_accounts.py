@@ -38,7 +38,7 @@ def test_a_capture_is_refunded_at_most_once_over(engine: sa.Engine, reelkeeper: 
         hold = connection.execute(sa.select(credit_holds.c.id)).scalar_one()
     assert "$0.90 available" in reelkeeper("credits", "refund", hold, "0.30", "--reason", "it failed").stdout
     assert "refunded" in reelkeeper("credits", "refund", hold, "0.11", "--reason", "it failed", exit_code=9).stderr
-    assert [one["kind"] for one in ask("credits", "show", "ann")["moves"]] == ["refund", "capture", "hold", "grant"]
+    assert [move["kind"] for move in ask("credits", "show", "ann")["moves"]] == ["refund", "capture", "hold", "grant"]
 
 
 @pytest.mark.parametrize("amount", ["0", "-1", "NaN", "inf", "0.0000001", "ten", "1000001"])

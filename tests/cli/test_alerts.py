@@ -113,7 +113,7 @@ def test_the_watchdog_says_when_the_store_cannot_be_opened(
     monkeypatch.setenv("REELKEEPER_DATABASE_URL", "sqlite:///elsewhere/none.sqlite3")
     reelkeeper("watchdog", exit_code=7)
     reelkeeper("watchdog", exit_code=7)
-    assert [one["title"] for one in at_slack.second] == ["Reelkeeper's store cannot be opened"]
+    assert [entry["title"] for entry in at_slack.second] == ["Reelkeeper's store cannot be opened"]
 
 
 def test_the_watchdog_needs_no_prefect(configured: Settings) -> None:

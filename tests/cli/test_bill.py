@@ -118,12 +118,14 @@ def june(configured: Settings) -> None:
     """June 2026: 15 GB on its first 20 days, 6 of them ann's, and two jobs of bob's. Charged on the 20th."""
     days = [date(2026, 6, day) for day in range(1, 21)]
     stored = [Used(day, Metric.STORED_BYTES, 15 * 10**9, storage_class="standard") for day in days]
-    anns = [one._replace(quantity=6 * 10**9, user_id="ann") for one in stored]
+    anns = [usage._replace(quantity=6 * 10**9, user_id="ann") for usage in stored]
     jobs = Used(days[0], Metric.JOBS, 2, "veo")
     with open_store(configured) as engine:
         with transaction(engine, "test") as session:
             record(session, [*stored, *anns, jobs, jobs._replace(user_id="bob")])
-            record(session, [one._replace(source=UsageSource.CLOUDFLARE, quantity=16 * 10**9) for one in stored[:2]])
+            record(
+                session, [usage._replace(source=UsageSource.CLOUDFLARE, quantity=16 * 10**9) for usage in stored[:2]]
+            )
         charge_month(engine, PriceBook(), days[0], days[-1])
 
 
@@ -131,9 +133,9 @@ def june(configured: Settings) -> None:
 def test_a_month_adds_up_the_same_by_user_service_and_day(ask: Ask) -> None:
     by = {name: ask("bill", "--month", "2026-06", "--by", name) for name in ("user", "service", "day")}
     for name in ("ListCost", "BilledCost"):
-        assert len({round(sum(float(one[name]) for one in rows), 9) for rows in by.values()}) == 1
-    assert [one["x_UserId"] for one in by["user"]] == ["", "ann", "bob"]
-    assert [(one["ServiceName"], one["BilledCost"]) for one in by["service"]] == [
+        assert len({round(sum(float(row[name]) for row in rows), 9) for rows in by.values()}) == 1
+    assert [item["x_UserId"] for item in by["user"]] == ["", "ann", "bob"]
+    assert [(item["ServiceName"], item["BilledCost"]) for item in by["service"]] == [
         ("r2-storage", "0.015"),
         ("compute", "0.02"),
         ("api", "0.01"),
@@ -145,9 +147,9 @@ def test_a_month_adds_up_the_same_by_user_service_and_day(ask: Ask) -> None:
 @pytest.mark.usefixtures("june")
 def test_every_charge_is_a_row_under_focus_names_in_json_and_csv(reelkeeper: Run, ask: Ask) -> None:
     listed = ask("bill", "--month", "2026-06")
-    assert {tuple(one) for one in listed} == {DETAIL}
+    assert {tuple(item) for item in listed} == {DETAIL}
     lines = list(csv.DictReader(io.StringIO(reelkeeper("bill", "--month", "2026-06", "--format", "csv").stdout)))
-    assert [one["BilledCost"] for one in lines] == [one["BilledCost"] for one in listed]
+    assert [line["BilledCost"] for line in lines] == [item["BilledCost"] for item in listed]
     assert len(lines) == 20 * 2 + 2 * 2
     added = reelkeeper("bill", "--month", "2026-06", "--format", "csv", "--by", "user").stdout.splitlines()
     assert added[0].startswith("BillingPeriodStart,BillingPeriodEnd,BillingCurrency,x_UserId,x_UserTier,ListCost")
@@ -200,7 +202,9 @@ def test_wrong_words_end_with_2(reelkeeper: Run, words: list[str]) -> None:
 def test_what_a_command_asks_of_the_bucket_is_counted(one_video: str, configured: Settings) -> None:
     assert one_video
     with open_store(configured) as engine, reading(engine) as session:
-        sent = {one.resource: one.quantity for one in days(session, date.min, date.max, metrics=[Metric.OPERATIONS])}
+        sent = {
+            usage.resource: usage.quantity for usage in days(session, date.min, date.max, metrics=[Metric.OPERATIONS])
+        }
     assert sent["PutObject"] == 2  # the bucket's identity, and the video
     assert sent["GetObject"] >= 1
 

@@ -35,8 +35,8 @@ def test_reads_come_in_as_views(account: CloudflareDouble, reelkeeper: Run, ask:
     assert (day["day"], day["videos"], day["reads"], day["doubt"]) == (DAY.isoformat(), 1, 11, "")
     assert "could be, with --complete-days" in reelkeeper("videos", "import-reads", "--day", DAY).stdout
     assert ask("videos")[0]["views"] == 11
-    assert DAY.isoformat() in {one["day"] for one in ask("videos", "import-reads", "--complete-days")}
-    assert DAY.isoformat() not in {one["day"] for one in ask("videos", "import-reads")}
+    assert DAY.isoformat() in {item["day"] for item in ask("videos", "import-reads", "--complete-days")}
+    assert DAY.isoformat() not in {item["day"] for item in ask("videos", "import-reads")}
     assert one_video
 
 
@@ -57,7 +57,7 @@ def test_a_token_that_lacks_a_permission_ends_with_2_and_is_told_which(
 )
 def test_doctor_tries_the_token(account: CloudflareDouble, ask: Ask, lacks: set[str], state: str) -> None:
     account.permissions = ALL - lacks
-    (found,) = (one for one in ask("doctor", exit_code=int(state == "fail")) if one["part"] == "cloudflare")
+    (found,) = (item for item in ask("doctor", exit_code=int(state == "fail")) if item["part"] == "cloudflare")
     assert found["state"] == state
     assert all(name in found["remedy"] for name in lacks)
 
@@ -69,7 +69,7 @@ def test_doctor_tries_the_token(account: CloudflareDouble, ask: Ask, lacks: set[
 def findings(account: CloudflareDouble, ask: Ask) -> Callable[[], dict[str, dict[str, str]]]:
     """What `doctor` says, by part."""
     account.bucket_rules = {"/r2/buckets/reelkeeper/lock": [], "/r2/buckets/reelkeeper/lifecycle": []}
-    return lambda: {one["part"]: one for one in ask("doctor")}
+    return lambda: {item["part"]: item for item in ask("doctor")}
 
 
 def lock(prefix: str, condition: dict[str, object], *, enabled: bool = True) -> dict[str, object]:
@@ -147,5 +147,5 @@ def test_where_the_keys_may_not_read_them_cloudflares_api_is_asked_and_else_it_i
 
 def test_without_a_token_locks_are_not_known(ask: Ask, configured: Settings) -> None:
     assert configured.cloudflare_api_token is None
-    found = {one["part"]: one for one in ask("doctor")}["lock rules"]
+    found = {item["part"]: item for item in ask("doctor")}["lock rules"]
     assert (found["state"], found["found"][:9]) == ("ok", "not known")

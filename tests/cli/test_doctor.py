@@ -16,12 +16,12 @@ Ask = Callable[..., Any]
 
 
 def by_part(findings: list[dict[str, str]]) -> dict[str, dict[str, str]]:
-    return {one["part"]: one for one in findings}
+    return {finding["part"]: finding for finding in findings}
 
 
 def test_a_whole_deployment_is_well(ask: Ask, one_video: str) -> None:
     found = by_part(ask("doctor"))
-    assert {one["state"] for one in found.values()} <= {"ok", "warn"}
+    assert {entry["state"] for entry in found.values()} <= {"ok", "warn"}
     assert one_video
     wanted = {"programs", "media tools", "av1 encoder", "vp9 encoder", "quality filter", "media sandbox"}
     wanted |= {"scratch space", "store", "changes", "bucket", "identity", "put once", "ETag", "clocks"}
@@ -76,7 +76,7 @@ def test_a_part_that_is_missing_is_named_and_the_rest_is_still_looked_at(
 ) -> None:
     monkeypatch.setenv(name, value)
     found = ask("doctor", exit_code=1)
-    assert [one["part"] for one in found if one["state"] == "fail"] == [part]
+    assert [item["part"] for item in found if item["state"] == "fail"] == [part]
     assert len(found) > 8 or part == "settings"
     assert "1 of" in reelkeeper("doctor", exit_code=1).stdout
 
@@ -98,11 +98,11 @@ def test_the_contract_is_off_until_it_was_tried_and_then_remembered(
     found = by_part(ask("doctor", "--contract"))
     tried = {part.removeprefix("contract: ") for part in found if part.startswith("contract: ")}
     assert tried == set(CHECKS)
-    assert {one["state"] for part, one in found.items() if part.startswith("contract")} == {"ok"}
+    assert {entry["state"] for part, entry in found.items() if part.startswith("contract")} == {"ok"}
     assert by_part(ask("doctor"))["contract"]["state"] == "ok"
     touched = {key for request in double.sent("DeleteObject", "DeleteObjects", "PutObject") for key in request.touched}
     ours = {key, bucket.probe_key, bucket.identity_key}
-    assert [one for one in touched - ours if not one.startswith(f"{prefix}.contract-")] == []
+    assert [text for text in touched - ours if not text.startswith(f"{prefix}.contract-")] == []
     assert bucket.read_bytes(key) == b"a video"
     assert [stored.key for page in bucket.under(f"{prefix}.contract-{'0' * 16}/").pages() for stored in page] == []
 

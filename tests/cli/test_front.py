@@ -33,14 +33,18 @@ ALL = dict(commands(typer.main.get_command(app)))
 @pytest.mark.parametrize("path", ALL)
 def test_every_command_and_option_says_what_it_is(path: str) -> None:
     assert (ALL[path].help or "").strip()
-    assert [one.name for one in ALL[path].params if not getattr(one, "help", None)] == []
+    assert [param.name for param in ALL[path].params if not getattr(param, "help", None)] == []
 
 
 def test_help_lists_the_commands_and_every_exit_code_there_is(reelkeeper: Run) -> None:
     said = reelkeeper("--help").output
     for word in ("run", "plan", "restore", "hold", "freeze", "thaw", "videos", "audit", "db", "doctor", "demo", "s3"):
         assert f" {word} " in said
-    codes = {one.exit_code for one in vars(errors).values() if isinstance(one, type) and hasattr(one, "exit_code")}
+    codes = {
+        member.exit_code
+        for member in vars(errors).values()
+        if isinstance(member, type) and hasattr(member, "exit_code")
+    }
     assert [code for code in codes if f" {code} " not in said] == []
 
 

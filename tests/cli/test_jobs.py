@@ -29,7 +29,7 @@ def jobs(reelkeeper: Run) -> Run:
 
 def test_a_dead_job_says_why_and_is_tried_again(jobs: Run, ask: Callable[..., Any]) -> None:
     assert "it broke" in jobs("jobs", "dead").stdout
-    assert [(one["id"], one["error"]) for one in ask("jobs", "dead")] == [("dead", "it broke")]
+    assert [(item["id"], item["error"]) for item in ask("jobs", "dead")] == [("dead", "it broke")]
     assert ask("jobs", "redrive", "dead") == {"redriven": ["dead"]}
     assert ask("jobs", "dead") == []
     assert "is queued" in jobs("jobs", "redrive", "dead", exit_code=9).stderr

@@ -15,7 +15,7 @@ def test_a_hold_is_listed_until_it_is_released(reelkeeper: Run, ask: Ask, one_vi
     assert (line["id"], line["subject"], line["expires_at"][:10]) == (placed["id"], one_video, "2100-01-01")
     reelkeeper("hold", "--release", placed["id"])
     assert ask("hold", "--list") == []
-    assert [one["event"]["event"] for one in ask("audit", "--limit", "2")] == ["release", "hold"]
+    assert [item["event"]["event"] for item in ask("audit", "--limit", "2")] == ["release", "hold"]
 
 
 def test_a_hold_on_nobody_ends_with_8(reelkeeper: Run) -> None:

@@ -51,9 +51,9 @@ def busy(engine_of_the_command: sa.Engine) -> None:
 @pytest.mark.usefixtures("busy")
 def test_what_waits_is_shown_in_the_order_in_which_it_will_start(reelkeeper: Run, ask: Callable[..., Any]) -> None:
     found = ask("queue")
-    assert [one["id"] for one in found["queued"]] == ["short", "long", "put-off", "follower"]
-    assert [one["id"] for one in found["running"]] == ["running"]
-    assert [one["id"] for one in found["dead"]] == ["died"]
+    assert [item["id"] for item in found["queued"]] == ["short", "long", "put-off", "follower"]
+    assert [item["id"] for item in found["running"]] == ["running"]
+    assert [item["id"] for item in found["dead"]] == ["died"]
     assert found["counts"] == {"dead": 1, "queued": 4, "running": 1, "succeeded": 2}
     said = reelkeeper("queue").stdout
     assert "waits for long" in said
@@ -95,7 +95,7 @@ def test_an_empty_queue_says_so(reelkeeper: Run) -> None:
 @pytest.mark.usefixtures("busy")
 def test_how_it_went_is_shown_by_model_and_tier(reelkeeper: Run, ask: Callable[..., Any]) -> None:
     found = ask("performance")
-    everything, *_ = (one for one in found["groups"] if not one["tier"] and not one["model"])
+    everything, *_ = (group for group in found["groups"] if not group["tier"] and not group["model"])
     assert (everything["made"], everything["dead"], everything["cache_hits"]) == (1, 1, 1)
     assert (everything["processing_p99_seconds"], found["queue"]["queued"]) == (100, 3)
     said = reelkeeper("performance").stdout
@@ -115,6 +115,6 @@ def test_recorded_windows_are_shown_of_all_or_of_one_model(
     ]
     with transaction(engine_of_the_command, "test") as session:
         performance.record(session, windows)
-    assert [one["figures"]["ended"] for one in ask("performance", "--windows")] == [7]
-    assert [one["figures"]["ended"] for one in ask("performance", "--windows", "--model", "svd")] == [3]
+    assert [item["figures"]["ended"] for item in ask("performance", "--windows")] == [7]
+    assert [item["figures"]["ended"] for item in ask("performance", "--windows", "--model", "svd")] == [3]
     assert f"{start_at:%Y-%m-%d %H:%M}" in reelkeeper("performance", "--windows").stdout

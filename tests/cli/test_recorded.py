@@ -27,10 +27,10 @@ def past(reelkeeper: Run) -> Run:
         rows = []
         for number in range(40):
             took = 600.0 if number % 3 == 0 else 100.0
-            one = made(f"j{number:02}", at(number + took / 60), wait=0, took=took)
+            entry = made(f"j{number:02}", at(number + took / 60), wait=0, took=took)
             user, tier = ("ann", "pro") if number % 4 == 0 else ("ben", "free")
             mine = {"user_id": user, "tier": tier, "estimate_seconds": took * 1.1, "cache_key": f"secret-key-{number}"}
-            rows.append({**one, **mine, "reserved_bytes": 1_000_000})
+            rows.append({**entry, **mine, "reserved_bytes": 1_000_000})
         put(engine, rows)
         put(engine, [hit(f"h{n}", at(50 + n), cache_key=f"secret-key-{n % 5}", user_id="ben") for n in range(20)])
         put(engine, [waiting("w"), made("dead", at(1), state=JobState.DEAD), made("f", at(2), leader_id="j00")])
@@ -55,7 +55,7 @@ def test_the_recorded_load_is_what_is_played(ask: Callable[..., Any]) -> None:
     assert played["ours"]["mean_seconds"] < played["fifo"]["mean_seconds"]  # short before long
     assert set(played["fifo"]["by_tier"]) == {"free", "pro"}
     assert ask("simulate", "queue", "--recorded", "store", "--slots", 1000)["fifo"]["worst_seconds"] == 0
-    served = {one["cache"]: one for one in ask("simulate", "cache", "--recorded", "store")}
+    served = {item["cache"]: item for item in ask("simulate", "cache", "--recorded", "store")}
     assert served["LRU"]["hits"] == pytest.approx(20 / 60)  # each of five keys again, four times
 
 

@@ -36,7 +36,7 @@ def test_a_store_is_copied_and_brought_back_frozen(reelkeeper: Run, ask: Ask, on
     reelkeeper("db", "restore", copy)
     status = ask("db", "status")
     assert (status["videos"], bool(status["frozen"])) == ({"live": 1}, True)
-    assert [one["id"] for one in ask("videos")] == [one_video]
+    assert [item["id"] for item in ask("videos")] == [one_video]
 
 
 def test_before_the_first_plan_the_list_says_how_to_make_one(reelkeeper: Run, ask: Ask) -> None:

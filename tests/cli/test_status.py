@@ -40,8 +40,8 @@ def test_a_service_in_order_says_so_and_ends_with_0(reelkeeper: Run, ask: Callab
     assert "every flow in time, no alert fires" in reelkeeper("status", "--check").stdout
     found = ask("status", "--check")
     assert (found["overdue"], found["frozen"], found["alerts"]) == ([], None, [])
-    assert {one["flow"] for one in found["flows"]} == set(CADENCES)
-    assert {one["run_seconds"] for one in found["flows"]} == {3.25}
+    assert {flow["flow"] for flow in found["flows"]} == set(CADENCES)
+    assert {flow["run_seconds"] for flow in found["flows"]} == {3.25}
     assert found["money"]["daily_budget_usd"] == "10"
 
 

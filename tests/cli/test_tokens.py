@@ -9,7 +9,7 @@ from typer.testing import Result
 def test_a_token_is_shown_once_and_then_only_listed(reelkeeper: Callable[..., Result], ask: Callable[..., Any]) -> None:
     made = ask("tokens", "create", "front", "--scope", "jobs", "--scope", "videos")
     listed = ask("tokens", "list")
-    assert [one["id"] for one in listed] == [made["id"]]
+    assert [item["id"] for item in listed] == [made["id"]]
     assert made["token"].startswith("rk_")
     assert made["token"] not in reelkeeper("tokens", "list").output
     reelkeeper("tokens", "revoke", made["id"])

@@ -16,8 +16,8 @@ def test_a_video_that_was_added_is_listed_and_has_a_history(ask: Ask, one_video:
     assert listed["size_bytes"] == tiny_clip.stat().st_size
     assert listed["created_at"] == "2026-01-01T00:00:00+00:00"
     shown = ask("videos", "show", one_video)
-    assert [one["event"]["event"] for one in shown["history"]] == ["upload"]
-    assert [one["state"] for one in shown["objects"]] == ["live"]
+    assert [item["event"]["event"] for item in shown["history"]] == ["upload"]
+    assert [item["state"] for item in shown["objects"]] == ["live"]
 
 
 def test_adding_again_gives_the_video_its_next_generation(
@@ -25,7 +25,7 @@ def test_adding_again_gives_the_video_its_next_generation(
 ) -> None:
     reelkeeper("videos", "add", tiny_clip, "--user", "ann", "--video", one_video)
     shown = ask("videos", "show", one_video)
-    assert [(one["generation"], one["state"]) for one in shown["objects"]] == [(1, "retired"), (2, "live")]
+    assert [(item["generation"], item["state"]) for item in shown["objects"]] == [(1, "retired"), (2, "live")]
 
 
 def test_people_get_tables(reelkeeper: Run, one_video: str) -> None:
@@ -68,7 +68,7 @@ def test_one_bad_line_and_nothing_is_imported(reelkeeper: Run, ask: Ask, one_vid
     (tmp_path / "users.csv").write_text("id,tier,created_at\nann,pro,\nbob,gold,\n")
     said = reelkeeper("videos", "import", "--users", tmp_path / "users.csv", exit_code=9).stderr
     assert "'gold'" in said
-    assert [one["tier"] for one in ask("videos")] == [None]
+    assert [item["tier"] for item in ask("videos")] == [None]
     assert one_video
 
 

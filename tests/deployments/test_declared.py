@@ -13,19 +13,19 @@ WRITTEN = Path(__file__).parent.parent.parent / "prefect.yaml"
 
 def test_every_deployment_is_served_with_its_schedules_parameters_and_limit() -> None:
     said: dict[str, dict[str, Any]] = {
-        one["entrypoint"]: one for one in yaml.safe_load(WRITTEN.read_text())["deployments"]
+        deployment["entrypoint"]: deployment for deployment in yaml.safe_load(WRITTEN.read_text())["deployments"]
     }
-    served = {str(one.entrypoint): one for one in deployments(WRITTEN)}
+    served = {str(deployment.entrypoint): deployment for deployment in deployments(WRITTEN)}
     assert served.keys() == said.keys()
-    for entrypoint, one in served.items():
+    for entrypoint, deployment in served.items():
         wanted = said[entrypoint]
-        assert (one.name, one.parameters) == (wanted["name"], wanted["parameters"])
-        assert one.description == wanted["description"]
-        assert one.tags == wanted["tags"]
-        assert one.concurrency_limit == wanted["concurrency_limit"]["limit"]
-        assert one.concurrency_options
-        assert one.concurrency_options.collision_strategy == wanted["concurrency_limit"]["collision_strategy"]
-        schedules = [each.schedule for each in one.schedules or []]
+        assert (deployment.name, deployment.parameters) == (wanted["name"], wanted["parameters"])
+        assert deployment.description == wanted["description"]
+        assert deployment.tags == wanted["tags"]
+        assert deployment.concurrency_limit == wanted["concurrency_limit"]["limit"]
+        assert deployment.concurrency_options
+        assert deployment.concurrency_options.collision_strategy == wanted["concurrency_limit"]["collision_strategy"]
+        schedules = [each.schedule for each in deployment.schedules or []]
         assert [(each.cron, each.timezone) for each in schedules if isinstance(each, CronSchedule)] == [
             (each["cron"], each["timezone"]) for each in wanted.get("schedules", [])
         ]

@@ -73,8 +73,8 @@ def test_what_goes_on_dying_is_started_less_and_less_often(
 
 def test_parts_are_stopped_the_last_first_and_a_deaf_one_is_killed(kept: Supervisor, part: Callable[..., Part]) -> None:
     server, worker = part(FOREVER), part(DEAF, "worker", stop_seconds=0.3)
-    for one in (server, worker):
-        kept.start(one)
+    for item in (server, worker):
+        kept.start(item)
     until(lambda: "deaf" in worker.last_words())
     kept.stop(["worker"])
     assert (worker.process and worker.process.returncode, server.is_alive) == (-signal.SIGKILL, True)

@@ -135,8 +135,8 @@ def _asking_healthchecks(socket: Path) -> Iterator[None]:
         with httpx.Client(transport=transport, base_url="http://podman/v5.0.0/libpod", timeout=120) as client:
             while not leave.wait(1):
                 try:
-                    for one in client.get("/containers/json").raise_for_status().json():
-                        _ask_if_due(client, one["Id"], asked)
+                    for raise_for_statu in client.get("/containers/json").raise_for_status().json():
+                        _ask_if_due(client, raise_for_statu["Id"], asked)
                 except httpx.HTTPError:
                     continue  # it ended between the list and the question
 

@@ -39,5 +39,5 @@ def secrets_of(service: str) -> dict[str, str]:
     """Give the secrets of a service: file name under /run/secrets, and name in compose.yaml."""
     granted = SERVICES[service].get("secrets", [])
     return {
-        one["target"]: one["source"] if isinstance(one, dict) else one for one in granted if isinstance(one, dict)
-    } | {one: one for one in granted if isinstance(one, str)}
+        item["target"]: item["source"] if isinstance(item, dict) else item for item in granted if isinstance(item, dict)
+    } | {item: item for item in granted if isinstance(item, str)}

@@ -83,19 +83,19 @@ class Stack:
         """Give the state of each container that is not as it should be."""
         found = {}
         for service, containers in self.containers().items():
-            for one in containers:
-                state = one["State"]
+            for container in containers:
+                state = container["State"]
                 told = f"{state['Status']} {state.get('Health', {}).get('Status', '')} {state['ExitCode']}"
                 if told.split() != (["exited", "0"] if service in ONCE else ["running", "healthy", "0"]):
-                    found[one["Name"]] = told
+                    found[container["Name"]] = told
         return found
 
     def containers(self) -> dict[str, list[Any]]:
         """Give what podman knows of each container, by service."""
         names = podman("ps", "--all", "--quiet", f"--filter=label={_LABEL}.project={self.project}").split()
         found: dict[str, list[Any]] = {}
-        for one in json.loads(podman("container", "inspect", *names)) if names else []:
-            found.setdefault(one["Config"]["Labels"][f"{_LABEL}.service"], []).append(one)
+        for item in json.loads(podman("container", "inspect", *names)) if names else []:
+            found.setdefault(item["Config"]["Labels"][f"{_LABEL}.service"], []).append(item)
         return found
 
     def execute(self, service: str, *command: str, check: bool = True, **more: Any) -> str:  # noqa: ANN401  as `run` takes it
@@ -142,12 +142,12 @@ def faults(container: dict[str, Any]) -> list[str]:
     checks = {
         "its root can be written": host["ReadonlyRootfs"],
         "it has capabilities": not (container["EffectiveCaps"] or container["BoundingCaps"]),
-        "it may get privileges": any("no-new-privileges" in one for one in host["SecurityOpt"]),
+        "it may get privileges": any("no-new-privileges" in item for item in host["SecurityOpt"]),
         "it is privileged": not host["Privileged"],
         "it is root's": not container["Config"]["User"].startswith("0"),
         "it may take all memory": host["Memory"] > 0,
         "it may start any number of processes": host["PidsLimit"] > 0,
-        "it listens beyond loopback": all(one["HostIp"] == "127.0.0.1" for many in ports.values() for one in many),
+        "it listens beyond loopback": all(item["HostIp"] == "127.0.0.1" for many in ports.values() for item in many),
     }
     return [fault for fault, holds in checks.items() if not holds]
 
@@ -229,7 +229,7 @@ class Prefect:
     def begin(self, flow: str, parameters: dict[str, object] | None = None, state: str = "SCHEDULED") -> str:
         """Have a run of a deployment made; give its id."""
         found = self.ask("deployments/filter", limit=200)
-        (deployment,) = (one["id"] for one in found if one["entrypoint"].endswith(f".{flow.replace('-', '_')}"))
+        (deployment,) = (item["id"] for item in found if item["entrypoint"].endswith(f".{flow.replace('-', '_')}"))
         ask = f"deployments/{deployment}/create_flow_run"
         made: str = self.ask(ask, parameters=parameters or {}, state={"type": state})["id"]
         return made
@@ -251,4 +251,4 @@ class Prefect:
     def logs(self, run_id: str) -> str:
         """Give what a run said."""
         found = self.ask("logs/filter", logs={"flow_run_id": {"any_": [run_id]}}, limit=200)
-        return "\n".join(one["message"] for one in found)[-3000:]
+        return "\n".join(item["message"] for item in found)[-3000:]

@@ -37,7 +37,9 @@ def test_it_is_built_and_runs_under_the_python_of_debian() -> None:
         *AS_COMPOSE, writable, name, "sh", "-ec", "reelkeeper db upgrade && reelkeeper doctor --json", check=False
     )
     parts = json.loads(said.stdout[said.stdout.index("[") :])
-    assert [one["part"] for one in parts if one["state"] == "fail"] == ["bucket"], parts  # the image has no S3 server
+    assert [part["part"] for part in parts if part["state"] == "fail"] == ["bucket"], (
+        parts
+    )  # the image has no S3 server
 
 
 def test_all_forecasts_still_work_on_what_was_left_of_their_packages() -> None:

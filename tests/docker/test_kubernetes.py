@@ -30,9 +30,9 @@ def test_every_placeholder_is_a_variable_and_every_variable_is_used() -> None:
 def test_the_variables_are_a_schema_that_its_defaults_satisfy() -> None:
     variables = template()["variables"]
     jsonschema.Draft202012Validator.check_schema(variables)
-    defaults = {name: one["default"] for name, one in variables["properties"].items()}
+    defaults = {name: prop["default"] for name, prop in variables["properties"].items()}
     jsonschema.validate(defaults, variables)
-    assert all(one["description"] and one["title"] for one in variables["properties"].values())
+    assert all(prop["description"] and prop["title"] for prop in variables["properties"].values())
 
 
 def accepted(manifest: dict[str, Any], version: str = VERSIONS[-1]) -> None:
@@ -85,21 +85,21 @@ def test_the_pod_may_do_as_little_as_a_container_of_compose() -> None:
         memory + "i",
         SERVICES["transcoder"]["deploy"]["resources"]["limits"]["cpus"],
     )
-    mounts = {one["mountPath"] for one in container["volumeMounts"]}
+    mounts = {volume_mount["mountPath"] for volume_mount in container["volumeMounts"]}
     assert mounts == {image_environment()[name] for name in ("HOME", "REELKEEPER_STATE_DIR", "REELKEEPER_SECRETS_DIR")}
 
 
 def test_a_run_gets_its_heartbeat_and_keeps_what_the_pool_sets() -> None:
     made = job({"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}})
-    environment = {one["name"]: one["value"] for one in made["spec"]["template"]["spec"]["containers"][0]["env"]}
+    environment = {item["name"]: item["value"] for item in made["spec"]["template"]["spec"]["containers"][0]["env"]}
     assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
     assert environment["PREFECT_API_URL"] == "http://prefect:4200/api"
     assert made["spec"]["ttlSecondsAfterFinished"] == 3600
 
 
 def test_every_secret_that_a_run_needs_is_mounted() -> None:
-    volumes = {one["name"]: one for one in job({})["spec"]["template"]["spec"]["volumes"]}
-    mounted = {one["key"] for one in volumes["secrets"]["secret"]["items"]}
+    volumes = {volume["name"]: volume for volume in job({})["spec"]["template"]["spec"]["volumes"]}
+    mounted = {item["key"] for item in volumes["secrets"]["secret"]["items"]}
     made = {f"reelkeeper_{name}" for name in re.findall(r"\w+", " ".join(_names_in_secrets_sh()))}
     assert mounted <= made
     assert mounted >= {f"reelkeeper_{name}" for name in ("database_url", "s3_access_key_id", "s3_secret_access_key")}
@@ -112,7 +112,7 @@ def _names_in_secrets_sh() -> list[str]:
 
 def test_kubernetes_takes_the_worker() -> None:
     documents = list(yaml.safe_load_all((FOLDER / "kubernetes" / "worker.yaml").read_text()))
-    assert [one["kind"] for one in documents] == ["ServiceAccount", "Role", "RoleBinding", "Deployment"]
+    assert [item["kind"] for item in documents] == ["ServiceAccount", "Role", "RoleBinding", "Deployment"]
     for document in documents:
         accepted(document)
         assert document["metadata"]["namespace"] == "reelkeeper"
@@ -126,9 +126,9 @@ def test_prefects_password_comes_to_the_jobs_from_the_secret(monkeypatch: pytest
     from prefect_kubernetes.settings import KubernetesSettings  # noqa: PLC0415  it reads the environment when it is made
 
     *_, deployment = yaml.safe_load_all((FOLDER / "kubernetes" / "worker.yaml").read_text())
-    for one in deployment["spec"]["template"]["spec"]["containers"][0]["env"]:
-        if "value" in one:
-            monkeypatch.setenv(one["name"], one["value"])
+    for item in deployment["spec"]["template"]["spec"]["containers"][0]["env"]:
+        if "value" in item:
+            monkeypatch.setenv(item["name"], item["value"])
     read = KubernetesSettings()
     assert (read.worker.api_auth_string_secret_name, read.worker.api_auth_string_secret_key) == (
         "reelkeeper",

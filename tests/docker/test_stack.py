@@ -39,7 +39,7 @@ def test_everything_works_together_is_killed_and_works_again(objects: Endpoint, 
         every_container_is_closed(made)
         nobody_gets_in(made)
         with Prefect(made) as prefect:
-            assert {one["name"] for one in prefect.ask("flows/filter")} == FLOWS
+            assert {item["name"] for item in prefect.ask("flows/filter")} == FLOWS
             clips_are_adopted(made, prefect, tmp_path)
             a_job_of_a_cluster_runs(made, prefect, image)
             every_container_is_killed(made)
@@ -56,8 +56,8 @@ def every_container_is_closed(made: Stack) -> None:
         name: 2 if name in {"worker", "transcoder"} else 1 for name in SERVICES
     }
     for name, ones in found.items():
-        for one in ones:
-            assert faults(one) == [], name
+        for item in ones:
+            assert faults(item) == [], name
     for name in set(SERVICES) - ONCE:
         proc = made.execute(name, "sh", "-c", "cat /proc/1/status; echo >/planted", check=False)
         assert re.findall(r"Cap(?:Inh|Prm|Eff|Bnd|Amb):\s*([0-9a-f]+)", proc) == ["0" * 16] * 5, name
@@ -87,7 +87,7 @@ def nobody_gets_in(made: Stack) -> None:
     said = made.execute("api", "reelkeeper", "tokens", "create", "test", "--scope", "metrics", "--json")
     token = json.loads(said)["token"]
     assert httpx.get(f"{ours}/v1/metrics", headers={"Authorization": f"Bearer {token}"}).status_code == httpx.codes.OK
-    beyond = [one.address for many in psutil.net_if_addrs().values() for one in many if one.family == socket.AF_INET]
+    beyond = [item.address for many in psutil.net_if_addrs().values() for item in many if item.family == socket.AF_INET]
     for address in set(beyond) - {"127.0.0.1"}:
         for port in made.ports.values():
             with socket.socket() as caller:
@@ -102,7 +102,7 @@ def clips_are_adopted(made: Stack, prefect: Prefect, folder: Path) -> None:
         clip = cut(name, folder / f"{name}.mp4", start=1, seconds=2, encoder="-preset veryfast -crf 12")
         s3.upload_file(str(clip), BUCKET, f"videos/ann/{name}.mp4")
     prefect.finish("sync-catalog", RUN_SECONDS, dry_run=False)
-    ids = sorted(one["id"] for one in videos(made))
+    ids = sorted(video["id"] for video in videos(made))
     assert len(ids) == len(CLIPS)
     today = datetime.now(UTC)
     born = (today - timedelta(days=20)).isoformat()
@@ -111,7 +111,7 @@ def clips_are_adopted(made: Stack, prefect: Prefect, folder: Path) -> None:
     ]  # a day that is not over is not complete
     for kind, lines in {
         "users": ["id,tier,created_at", f"ann,pro,{born}"],
-        "videos": ["id,user_id,created_at", *(f"{one},ann,{born}" for one in ids)],
+        "videos": ["id,user_id,created_at", *(f"{id_},ann,{born}" for id_ in ids)],
         "views": ["video_id,day,views,viewed_at", *(f"{ids[0]},{day},0," for day in days)],
     }.items():
         more = " --complete-days" if kind == "views" else ""
@@ -140,8 +140,8 @@ def a_transcode_survives_its_worker(made: Stack, prefect: Prefect) -> None:
     """A run of the pool `transcode` dies at work with all transcoders; another does what it has not done."""
     begun = prefect.begin("tier-storage", {"dry_run": False})
     until(lambda: prefect.state(begun) == "RUNNING", RUN_SECONDS, "a transcoder takes the run")
-    for one in made.containers()["transcoder"]:
-        kill(one)
+    for item in made.containers()["transcoder"]:
+        kill(item)
     until(lambda: prefect.state(begun) in OVER, RUN_SECONDS, "Prefect finds that the run is dead")
     made.wait()
     prefect.finish("tier-storage", RUN_SECONDS, dry_run=False)
@@ -153,16 +153,18 @@ def each_effect_happened_once(made: Stack) -> None:
     """Each clip was swapped once for a smaller one, its old bytes wait out their grace, and the audit is whole."""
     made.execute("api", "reelkeeper", "audit", "verify")
     found = videos(made)
-    assert [(one["state"], one["generation"]) for one in found] == [("live", 2)] * len(CLIPS)
+    assert [(entry["state"], entry["generation"]) for entry in found] == [("live", 2)] * len(CLIPS)
     s3 = bucket(made.objects)
-    stored = {one["Key"]: one["Size"] for one in s3.list_objects_v2(Bucket=BUCKET, Prefix="videos/")["Contents"]}
-    for one in found:
-        original = f"videos/ann/{one['id']}.mp4"
-        assert stored[one["key"]] == one["size_bytes"] < stored[original]
-        mine = [key for key in stored if key.startswith(f"videos/ann/{one['id']}/")]
-        shown = json.loads(made.execute("api", "reelkeeper", "videos", "show", one["id"], "--json"))
+    stored = {
+        content["Key"]: content["Size"] for content in s3.list_objects_v2(Bucket=BUCKET, Prefix="videos/")["Contents"]
+    }
+    for entry in found:
+        original = f"videos/ann/{entry['id']}.mp4"
+        assert stored[entry["key"]] == entry["size_bytes"] < stored[original]
+        mine = [key for key in stored if key.startswith(f"videos/ann/{entry['id']}/")]
+        shown = json.loads(made.execute("api", "reelkeeper", "videos", "show", entry["id"], "--json"))
         live = [blob["key"] for blob in shown["objects"] if blob["state"] == "live"]
-        assert live == [one["key"]]
+        assert live == [entry["key"]]
         assert set(mine) <= {blob["key"] for blob in shown["objects"]}, "what a killed run left is known, and will go"
 
 
@@ -172,7 +174,7 @@ def a_job_of_a_cluster_runs(made: Stack, prefect: Prefect, image: str) -> None:
     manifest = job({}, run_id, "http://prefect-api:4200/api", made.secret("prefect_auth"))
     pod = manifest["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    (kept,) = (one["secret"]["items"] for one in pod["volumes"] if one["name"] == "secrets")
+    (kept,) = (volume["secret"]["items"] for volume in pod["volumes"] if volume["name"] == "secrets")
     user = pod["securityContext"]
     folder = made.folder / "secrets"
     said = run(
@@ -181,8 +183,8 @@ def a_job_of_a_cluster_runs(made: Stack, prefect: Prefect, image: str) -> None:
         *(f"--user={user['runAsUser']}:{user['runAsGroup']}", "--tmpfs=/tmp", "--volume=/var/lib/reelkeeper"),
         *(f"--network={made.project}_{name}" for name in ("prefect", "stores", "outside")),
         f"--env-file={made.folder / 'reelkeeper.env'}",
-        *(f"--env={one['name']}={one['value']}" for one in container["env"]),
-        *(f"--volume={folder / one['key']}:/run/secrets/{one['path']}:ro" for one in kept),
+        *(f"--env={item['name']}={item['value']}" for item in container["env"]),
+        *(f"--volume={folder / item['key']}:/run/secrets/{item['path']}:ro" for item in kept),
         *(image, *container["args"]),
         within=300,
     )
@@ -192,9 +194,9 @@ def a_job_of_a_cluster_runs(made: Stack, prefect: Prefect, image: str) -> None:
 def no_secret_can_be_seen(made: Stack, image: str) -> None:
     """Neither the image nor `inspect`, a log or an argument of a process holds a secret."""
     seen = [json.dumps(made.containers()), json.dumps(inspect("image", image)), podman("history", "--no-trunc", image)]
-    logs = [run("podman", "logs", one["Id"]) for many in made.containers().values() for one in many]
+    logs = [run("podman", "logs", item["Id"]) for many in made.containers().values() for item in many]
     seen += [said for log in logs for said in (log.stdout, log.stderr)]
-    seen += [" ".join(one.info["cmdline"] or ()) for one in psutil.process_iter(["cmdline"])]
+    seen += [" ".join(item.info["cmdline"] or ()) for item in psutil.process_iter(["cmdline"])]
     assert sum("reelkeeper" in text for text in seen) > 5
     assert not [text[:200] for text in seen if any(secret in text for secret in made.secrets())]
 
@@ -203,7 +205,7 @@ def all_of_it_stops_and_starts(made: Stack) -> None:
     """Stopped in order and started again, nothing is lost."""
     before = videos(made)
     made.compose("stop")
-    running = [one["Name"] for many in made.containers().values() for one in many if one["State"]["Running"]]
+    running = [item["Name"] for many in made.containers().values() for item in many if item["State"]["Running"]]
     assert running == []
     made.compose("start")
     made.wait()

@@ -67,7 +67,7 @@ def test_an_update_migrates_once_and_old_programs_refuse(earlier: Path, objects:
         assert schema(made) == new_schema
 
         made.up("worker")
-        assert {one["ImageName"] for one in made.containers()["worker"]} == {new}
+        assert {item["ImageName"] for item in made.containers()["worker"]} == {new}
         assert json.loads(made.execute("worker", "reelkeeper", "videos", "--json")) == before
         made.execute("worker", "reelkeeper", "audit", "verify")
         with Prefect(made) as prefect:
@@ -109,8 +109,10 @@ def as_worker(made: Stack, image: str) -> list[str]:
     """Give what runs a command of an image where the worker is: its networks, its settings, its secrets."""
     (worker, *_) = made.containers()["worker"]
     networks = [f"--network={name}" for name in worker["NetworkSettings"]["Networks"]]
-    environment = [f"--env={one}" for one in worker["Config"]["Env"] if not one.startswith(("PATH=", "HOSTNAME="))]
-    mounts = [f"--volume={one['Source']}:{one['Destination']}:ro" for one in worker["Mounts"] if one["Type"] == "bind"]
+    environment = [f"--env={item}" for item in worker["Config"]["Env"] if not item.startswith(("PATH=", "HOSTNAME="))]
+    mounts = [
+        f"--volume={mount['Source']}:{mount['Destination']}:ro" for mount in worker["Mounts"] if mount["Type"] == "bind"
+    ]
     return [
         "podman",
         "run",

@@ -130,7 +130,7 @@ def test_every_parameter_that_is_set_exists_and_takes_its_value() -> None:
 
 
 def test_every_deployment_that_a_page_starts_is_in_prefect_yaml() -> None:
-    known = {f"{flows._name(one).replace('_', '-')}/{one['name']}" for one in flows.deployments()}
+    known = {f"{flows._name(deployment).replace('_', '-')}/{deployment['name']}" for deployment in flows.deployments()}
     started = r"(?:deployments/name/|prefect deployment run |run_deployment\(\s*\")([a-z-]+/[a-z0-9-]+)"
     named = {found for path in PAGES for found in re.findall(started, path.read_text())}
     assert len(named) > 1

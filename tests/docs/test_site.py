@@ -126,16 +126,16 @@ def test_every_setting_threshold_command_route_and_exit_code_is_there(pages: dic
     thresholds = {row[0].strip("`") for prefix, policy in policies.used() for row in policies.fields(prefix, policy)}
     assert len(settings) > 30
     assert len(thresholds) > 80
-    assert not [one for one in settings if one not in pages["settings.html"].text]
-    assert not [one for one in thresholds if one not in pages["policies.html"].text]
+    assert not [setting for setting in settings if setting not in pages["settings.html"].text]
+    assert not [threshold for threshold in thresholds if threshold not in pages["policies.html"].text]
     assert not [path for path, _ in commands.walk() if path.replace(" ", "-") not in pages["commands.html"].anchors]
     assert len(api.routes()) > 10
     assert not [
         f"{method} {path}" for method, path, _ in api.routes() if f"{method} {path}" not in pages["api.html"].text
     ]
     assert {f"{method} {path}" for method, path, _ in api.routes()} <= {row[0] for row in pages["api.html"].rows if row}
-    assert not [one for one in errors.kinds() if one.__name__ not in pages["exit-codes.html"].text]
-    codes = {"0", *(str(one.exit_code) for one in errors.kinds())}
+    assert not [kind for kind in errors.kinds() if kind.__name__ not in pages["exit-codes.html"].text]
+    codes = {"0", *(str(kind.exit_code) for kind in errors.kinds())}
     assert codes <= {cells[0] for cells in pages["exit-codes.html"].rows if cells}
 
 

@@ -138,7 +138,7 @@ def _matches(dimensions: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
 
 def _holds(dimensions: Mapping[str, Any], name: str, value: Any) -> bool:  # noqa: ANN401, PLR0911  one return for each operator
     if name == "AND":
-        return all(_matches(dimensions, one) for one in value)
+        return all(_matches(dimensions, item) for item in value)
     field, _, operator = name.partition("_")
     if field not in dimensions:
         raise Refusal(f'unknown field "{name}"')

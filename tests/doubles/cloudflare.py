@@ -70,7 +70,7 @@ class CloudflareDouble:
             account = viewer["accounts"]
             if account.arguments["filter"] != {"accountTag": ACCOUNT}:
                 return 200, {}, {"data": {"viewer": {"accounts": []}}, "errors": None}
-            found = {one.alias: self._dataset(one) for one in account.fields}
+            found = {field.alias: self._dataset(field) for field in account.fields}
         except (Refusal, ValueError) as error:
             return 400, {}, {"data": None, "errors": [{"message": str(error), "path": None}]}
         return 200, {}, {"data": {"viewer": {"accounts": [found]}}, "errors": None}
@@ -98,7 +98,7 @@ class CloudflareDouble:
         if path not in self.versions:
             return 404, {}, _failed(7003, "Could not route to the resource")
         first, last = query["from"][0], query["to"][0]
-        return 200, {}, _well([one for one in self.billable if first <= one["ChargePeriodStart"][:10] <= last])
+        return 200, {}, _well([entry for entry in self.billable if first <= entry["ChargePeriodStart"][:10] <= last])
 
 
 def billable_row(day: str, service: str, quantity: float, unit: str, cost: float) -> dict[str, Any]:

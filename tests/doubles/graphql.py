@@ -18,10 +18,10 @@ class Field:
     fields: list["Field"] = field(default_factory=list)
 
     def names(self) -> list[str]:
-        return [one.name for one in self.fields]
+        return [item.name for item in self.fields]
 
     def __getitem__(self, name: str) -> "Field":
-        return next(one for one in self.fields if one.name == name)
+        return next(item for item in self.fields if item.name == name)
 
 
 def parse(text: str, variables: Mapping[str, Any]) -> list[Field]:

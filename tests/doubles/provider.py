@@ -94,7 +94,7 @@ class ProviderDouble:
             self.submitted.append(body["key"])
             job = {**body, "id": f"p{len(self.jobs) + 1}", "status": "running", "progress": 0.5, "looks": 0}
             self.jobs[job["id"]] = job
-            at_once = sum(one["status"] == "running" for one in self.jobs.values())
+            at_once = sum(entry["status"] == "running" for entry in self.jobs.values())
             self.most_at_once = max(self.most_at_once, at_once)
             again = [job]
         return planned or (201, again[0])

@@ -96,8 +96,8 @@ class SlackDouble:
         """Give the headers of what was taken, in order."""
         return [
             block["text"]["text"]
-            for one in self.posted
-            for block in one.body.get("blocks", [])
+            for post in self.posted
+            for block in post.body.get("blocks", [])
             if block["type"] == "header"
         ]
 
@@ -166,11 +166,13 @@ def _fits(block: dict[str, Any]) -> bool:
             ("text" in block or bool(fields))
             and 0 < _length(own) <= 3000
             and len(fields) <= 10
-            and all(0 < _length(one["text"]) <= 2000 for one in fields)
+            and all(0 < _length(item["text"]) <= 2000 for item in fields)
         )
     if kind == "actions":
-        return all(one["type"] == "button" and one["url"].startswith("http") for one in block["elements"])
-    return kind == "context" and 0 < len(block["elements"]) <= 10 and all(one["text"] for one in block["elements"])
+        return all(element["type"] == "button" and element["url"].startswith("http") for element in block["elements"])
+    return (
+        kind == "context" and 0 < len(block["elements"]) <= 10 and all(element["text"] for element in block["elements"])
+    )
 
 
 def texts(blocks: list[dict[str, Any]]) -> list[str]:
@@ -183,7 +185,7 @@ def texts(blocks: list[dict[str, Any]]) -> list[str]:
 
 
 def _elements(block: dict[str, Any]) -> list[dict[str, Any]]:
-    return [one["text"] if one["type"] == "button" else one for one in block.get("elements", [])]
+    return [item["text"] if item["type"] == "button" else item for item in block.get("elements", [])]
 
 
 def active_markup(body: dict[str, Any]) -> list[str]:

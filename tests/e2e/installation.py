@@ -23,7 +23,7 @@ BIN = Path(sys.executable).parent
 AUTH = "ann:a password of the tests"
 T = TypeVar("T")
 WRITTEN = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-NAMES = {one["entrypoint"].rpartition(".")[2].replace("_", "-"): one["name"] for one in WRITTEN}  # by flow
+NAMES = {item["entrypoint"].rpartition(".")[2].replace("_", "-"): item["name"] for item in WRITTEN}  # by flow
 
 
 def until(holds: Callable[[], T], seconds: float, what: str, pause: float = 0.25) -> T:

@@ -118,15 +118,15 @@ def _kill_in_the_middle(installation: Installation, world: World, flow: str, mom
 
     until(met, 180, f"{flow} meets {moment}", pause=1)
     faults.clear()
-    until(lambda: not [one for one in left if _lives(one)], 30, f"nothing of it lives on: {left}")
+    until(lambda: not [item for item in left if _lives(item)], 30, f"nothing of it lives on: {left}")
 
 
 def _tools(worker: psutil.Process) -> list[psutil.Process]:
     found = []
-    for one in worker.children(recursive=True):
+    for child in worker.children(recursive=True):
         try:
-            if one.name().startswith(TOOLS):
-                found.append(one)
+            if child.name().startswith(TOOLS):
+                found.append(child)
         except psutil.NoSuchProcess:
             continue
     return found

@@ -116,4 +116,4 @@ def test_a_disk_that_fills_during_a_run_ends_it_and_is_no_fault_of_a_video(
     while (again := deployment.start(*apply)).wait(240) == LeaseLost.exit_code:
         time.sleep(5)  # a store on the full disk could not give the lease back: it ends within a minute
     assert again.returncode == 0, again.communicate()
-    assert {one["generation"] for one in json.loads(deployment.run("videos", "--json"))} == {2}
+    assert {load["generation"] for load in json.loads(deployment.run("videos", "--json"))} == {2}

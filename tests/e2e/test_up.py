@@ -57,7 +57,7 @@ class Running:
         assert len(self.family) >= 3  # server, worker, API; and what they have started
 
     def nobody_is_left(self) -> bool:
-        return not [one for one in self.family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        return not [item for item in self.family if item.is_running() and item.status() != psutil.STATUS_ZOMBIE]
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -71,8 +71,8 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     running: list[Running] = []
     tmp_path.joinpath("said").touch()
     yield tmp_path
-    for one in running:
-        one.close()
+    for running_job in running:
+        running_job.close()
 
 
 def completed(ui_url: str, **filters: Any) -> list[dict[str, Any]]:  # noqa: ANN401  Prefect's
@@ -127,16 +127,16 @@ def test_killed_and_started_again_it_goes_on(folder: Path) -> None:
         ready = again.ready()
         assert state(ready, run) == ("CRASHED", "It died with the `reelkeeper up` that ran it")
         again.note_family()
-        victim = next(one for one in again.family if "deployments.server" in one.cmdline())
+        victim = next(item for item in again.family if "deployments.server" in item.cmdline())
         victim.kill()
         until(lambda: again.said("part"), 60, "the death of a part is said")
         until(lambda: answers(ready), 200, "the part is started again")
         again.process.send_signal(signal.SIGTERM)
         assert again.process.wait(200) == 0
     finally:
-        for one in (up, again):
-            if one:
-                one.close()
+        for running_job in (up, again):
+            if running_job:
+                running_job.close()
 
 
 def at_work(ready: dict[str, Any]) -> str:

@@ -159,7 +159,7 @@ def test_a_run_that_nobody_takes_is_told_of_and_one_that_never_begins_has_crashe
 
 def _make_impatient(installation: Installation, name: str) -> None:
     """Have an automation that waits for silence wait for Prefect's least time, which is ten seconds."""
-    (found,) = [one for one in installation.ask("POST", "/automations/filter", {}) if one["name"] == name]
+    (found,) = [item for item in installation.ask("POST", "/automations/filter", {}) if item["name"] == name]
     fields = ("name", "description", "enabled", "actions", "actions_on_trigger", "actions_on_resolve")
     trigger = found["trigger"] | {"within": 10}
     installation.ask(

@@ -146,7 +146,7 @@ def run_job(workspace: Workspace, address: Address, arguments: dict[str, object]
             ).scalar()
             tries = (f"job, try {number}" for number in count(1))  # an abandoned try has given its bytes back
             promised = (quota.reserve(session, "ann", clip.stat().st_size, key, lasting_seconds=600) for key in tries)
-            reservation = None if made else next(one.id for one in promised if one.state == "open")
+            reservation = None if made else next(item.id for item in promised if item.state == "open")
         if not made:
             upload(
                 workspace,

@@ -89,6 +89,6 @@ def check(store_url: str, double: SlackDouble, point: int) -> None:
         (MessageState.DIVERTED, refused): 1,
         (MessageState.DIVERTED, f"Over: {refused}"): 1,
     }, f"killed at {point}"
-    sent = Counter(double.titles()) + Counter(one["title"] for one in double.second)
+    sent = Counter(double.titles()) + Counter(entry["title"] for entry in double.second)
     assert set(sent) == {f"🟠 Warning: {told}", f"🟢 Over: {told}", refused, f"Over: {refused}"}, f"LOST at {point}"
     assert sum(sent.values()) <= 5, f"more than one message twice: killed at {point}"

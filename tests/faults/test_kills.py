@@ -188,12 +188,12 @@ def test_killed_at_any_failpoint_the_next_run_finishes(
     operation: str, every: int, runner: Callable[[str], Runner]
 ) -> None:
     for point in count(first_of(every), every):
-        one = runner(operation)
-        ended = one.run(kill_at=point)
+        item = runner(operation)
+        ended = item.run(kill_at=point)
         if operation != "sync":  # its world begins with the differences that it is there to settle
-            one.prepared.world.check(settled=False)
-        assert one.run()
-        one.check()
+            item.prepared.world.check(settled=False)
+        assert item.run()
+        item.check()
         if ended:
             break
     assert point > 2  # at the least, before and after one commit
@@ -206,10 +206,10 @@ def test_killed_anywhere_and_its_recovery_killed_anywhere(
     operation: str, at_least: int, runner: Callable[[str], Runner], capsys: pytest.CaptureFixture[str]
 ) -> None:
     began, kills = time.monotonic(), 0
-    for one in _pairs(operation, runner):
-        assert one.run(), f"{operation} is stuck"
-        one.check()
-        kills += one.kills
+    for pair in _pairs(operation, runner):
+        assert pair.run(), f"{operation} is stuck"
+        pair.check()
+        kills += pair.kills
     with capsys.disabled():
         seconds = time.monotonic() - began
         print(f"\n{operation}: {kills} kills, {seconds:.0f} s: 0 lost, 0 stuck, 0 orphaned")  # noqa: T201  the figure that this suite is run for
@@ -220,10 +220,10 @@ def _pairs(operation: str, runner: Callable[[str], Runner]) -> Iterator[Runner]:
     """Kill at point i, then kill the recovery at point j; for every i and j that there are."""
     for first in count(1):
         for second in count(1):
-            one = runner(operation)
-            if one.run(kill_at=first):
+            item = runner(operation)
+            if item.run(kill_at=first):
                 return
-            ended = one.run(kill_at=second)
-            yield one
+            ended = item.run(kill_at=second)
+            yield item
             if ended:
                 break

@@ -296,7 +296,7 @@ def test_a_sample_of_states_steps_deeds_and_failpoints(
     chance = random.Random(seed)
     results = Counter[str]()
     for _ in range(IN_SAMPLE):
-        deed = chance.choice([one for one in DEEDS if one != "put the same"])
+        deed = chance.choice([text for text in DEEDS if text != "put the same"])
         case = Case(chance.choice(list(STATES)), chance.choice(STEPS), deed, chance.randrange(9))
         results[play(make_any, case, tiny_transcode)] += 1
     with capsys.disabled():

@@ -217,7 +217,7 @@ class World:
 
     def check(self, *, settled: bool = True) -> None:
         """The master property. `settled`: the recovery has ended, so nothing may be left half done."""
-        stored = {one.key: one for page in self.workspace.bucket.pages() for one in page}
+        stored = {stored_object.key: stored_object for page in self.workspace.bucket.pages() for stored_object in page}
         with reading(self.workspace.engine) as session:
             rows = session.execute(sa.select(blobs)).all()
             live = session.execute(
@@ -257,7 +257,7 @@ class World:
 
     def _assert_effects_once(self) -> None:
         inside = self.address.prefix
-        put = Counter(one.key for one in self.double.sent("PutObject") if one.status == 200)
+        put = Counter(request.key for request in self.double.sent("PutObject") if request.status == 200)
         deleted = Counter(self.double.deleted())
         assert not {key: times for key, times in put.items() if times > 1 and key.startswith(inside)}
         assert not {key: times for key, times in deleted.items() if times > 1 and key.startswith(inside)}

@@ -79,7 +79,11 @@ class Scene:
         """Dump what a run must not change unasked: rows, and what is stored."""
         with reading(self.engine) as session:
             rows = tuple(tuple(session.execute(sa.select(table)).all()) for table in KEPT_TABLES)
-        stored = sorted((one.key, one.etag) for page in self.world.workspace.bucket.pages() for one in page)
+        stored = sorted(
+            (stored_object.key, stored_object.etag)
+            for page in self.world.workspace.bucket.pages()
+            for stored_object in page
+        )
         return *rows, tuple(stored)
 
     def outcomes(self, plan_id: str) -> dict[str | None, str | None]:

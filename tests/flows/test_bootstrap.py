@@ -56,14 +56,14 @@ def ours(client: SyncPrefectClient) -> list[dict[str, object]]:
 
 
 def kept(client: SyncPrefectClient) -> tuple[str, str, UUID] | None:
-    found = [one for one in client.read_block_documents(include_secrets=True) if one.name == BLOCK]
+    found = [block for block in client.read_block_documents(include_secrets=True) if block.name == BLOCK]
     return (found[0].data["headers"]["Authorization"][7:], found[0].data["url"], found[0].id) if found else None
 
 
 def names(client: SyncPrefectClient) -> set[str]:
     """Give every deployment as FLOW/NAME."""
     flows = {flow.id: flow.name for flow in client.read_flows(limit=200)}
-    return {f"{flows[one.flow_id]}/{one.name}" for one in client.read_deployments(limit=200)}
+    return {f"{flows[deployment.flow_id]}/{deployment.name}" for deployment in client.read_deployments(limit=200)}
 
 
 def limit(client: SyncPrefectClient) -> int:
@@ -97,7 +97,9 @@ def test_the_block_shows_its_token_to_nobody_who_does_not_ask_for_secrets(
     list(bootstrap(engine=sqlite_engine, api_url=API))
     block = kept(client)
     assert block
-    assert block[0] not in repr([one.data for one in client.read_block_documents(include_secrets=False)])
+    assert block[0] not in repr(
+        [read_block_document.data for read_block_document in client.read_block_documents(include_secrets=False)]
+    )
     assert block[0] not in repr(Webhook.load(BLOCK))
 
 
@@ -110,7 +112,7 @@ def test_what_people_and_tune_concurrency_have_set_is_left_unless_forced(client:
     list(bootstrap())
     assert client.read_work_pool("default").concurrency_limit == 3
     assert limit(client) == 13
-    assert [one["enabled"] for one in ours(client) if one["id"] == off["id"]] == [False]
+    assert [our["enabled"] for our in ours(client) if our["id"] == off["id"]] == [False]
     list(bootstrap(force=True))
     assert client.read_work_pool("default").concurrency_limit == POOLS["default"]
     assert limit(client) == 8
@@ -180,7 +182,7 @@ def test_no_deployment_of_an_old_name_runs_beside_the_new_one_and_what_is_paused
     assert not [line for line in bootstrap() if line.startswith("Deployment")]
     deploy_all(client, tmp_path, looks_only=True)
     found = {name: client.read_deployment_by_name(name) for name in names(client) - {"not-ours/scheduled"}}
-    assert {name for name, one in found.items() if one.parameters["dry_run"]} == {
+    assert {name for name, deployment in found.items() if deployment.parameters["dry_run"]} == {
         *("sync-catalog/hourly", "tier-storage/daily", "transcode-videos/on-demand"),
         *("expire-videos/daily", "purge-retired/daily"),
     }

@@ -98,7 +98,11 @@ def test_what_a_killed_worker_of_the_cluster_held_is_done_by_the_others(
         doomed = dask.workers[0].pid
         scene.when_a_video_is_fetched(lambda: os.kill(doomed, signal.SIGKILL))
         report = tier_storage(dry_run=False)
-    assert {one.outcome: one.objects for one in report.done} == {"compressed": 5, "refused": 1, "retired": 1}
+    assert {outcome.outcome: outcome.objects for outcome in report.done} == {
+        "compressed": 5,
+        "refused": 1,
+        "retired": 1,
+    }
     scene.world.check()
 
 

@@ -65,7 +65,7 @@ def test_what_slack_refuses_goes_to_the_second_sink_and_the_run_fails(double: Sl
     double.queue = [Answer(200, {"ok": False, "error": "is_archived"})]
     with pytest.raises(PartialFailure, match=r"1 refused and diverted to the second sink, .* is_archived"):
         deliver_alerts(dry_run=False)
-    assert [one["title"] for one in double.second] == ["Something happened"]
+    assert [entry["title"] for entry in double.second] == ["Something happened"]
     assert last_beats(store) == set()
 
 

@@ -36,7 +36,9 @@ def test_the_deployment_of_prefect_yaml_is_found_and_run(
     sqlite_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "now", lambda _session: datetime(2026, 11, 24, 12, 1, tzinfo=UTC))
-    (declared,) = (one for one in deployments(WRITTEN) if str(one.entrypoint).endswith("dispatch_jobs"))
+    (declared,) = (
+        deployment for deployment in deployments(WRITTEN) if str(deployment.entrypoint).endswith("dispatch_jobs")
+    )
     orchestrator = Orchestrator(str(PREFECT_API_URL.value()))
     with get_client(sync_client=True) as client:
         deployment_id = declared.apply()

@@ -30,7 +30,7 @@ def test_a_dry_run_changes_nothing_and_leaves_the_cold_ones_to_tiering(old: Scen
 def test_a_run_retires_and_can_be_taken_back_whole(old: Scene) -> None:
     report = expire_videos(dry_run=False)
     assert old.states() == {"v0": "retired", "v1": "retired", "v2": "live"}
-    assert [(one.outcome, one.objects) for one in report.done] == [("retired", 2)]
+    assert [(outcome.outcome, outcome.objects) for outcome in report.done] == [("retired", 2)]
     workspace = old.world.workspace
     taken = find_restorable(workspace, run_id=report.run_id)
     restore(workspace, taken, run_id="undo", author="ops", grace=Grace(), hold_days=1)

@@ -57,7 +57,11 @@ def test_a_dry_run_shows_the_forecast_and_keeps_nothing(used: Scene) -> None:
     assert report.dry_run
     assert len(report.months) == 3
     assert report.months[0].startswith(f"{TODAY:%Y-%m}: $")
-    assert [one.partition(" 2,000.0 GB")[0] for one in report.savings] == ["Ask user idle about", "Compress", "Move"]
+    assert [saving.partition(" 2,000.0 GB")[0] for saving in report.savings] == [
+        "Ask user idle about",
+        "Compress",
+        "Move",
+    ]
     assert [counted(used, table) for table in (forecasts, outbox, alerts)] == [0, 0, 0]
 
 

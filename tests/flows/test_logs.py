@@ -23,8 +23,8 @@ def test_every_line_of_a_run_can_be_read_and_names_the_run(scene: Scene, tmp_pat
     assert ended.returncode == 0, ended.stderr
     run_id = json.loads(ended.stdout)["run_id"]
     lines = [json.loads(line) for line in ended.stderr.splitlines()]
-    assert {one.get("flow_run_id") for one in lines} == {run_id}
-    assert {one["flow_run_name"].split()[0] for one in lines} == {"tier-storage"}
-    of_tasks = [one for one in lines if one["logger"] == "prefect.task_runs"]
-    assert all(one["task_run_id"] and one["task_run_name"] for one in of_tasks)
+    assert {line.get("flow_run_id") for line in lines} == {run_id}
+    assert {line["flow_run_name"].split()[0] for line in lines} == {"tier-storage"}
+    of_tasks = [line for line in lines if line["logger"] == "prefect.task_runs"]
+    assert all(of_task["task_run_id"] and of_task["task_run_name"] for of_task in of_tasks)
     assert of_tasks

@@ -114,8 +114,8 @@ def seconds_of(scene: Scene, count: int) -> tuple[float, bool]:
         told, *helped = [ended(process) for process in processes]
     assert sorted(swapped(scene)) == [f"cold{number:02}" for number in range(VIDEOS)]
     assert told["done"] == {"compressed": VIDEOS}
-    assert {one["plan_id"] for one in helped} <= {told["plan_id"]}
-    shared = all(1 <= one["done"].get("compressed", 0) < VIDEOS for one in helped)
+    assert {entry["plan_id"] for entry in helped} <= {told["plan_id"]}
+    shared = all(1 <= entry["done"].get("compressed", 0) < VIDEOS for entry in helped)
     scene.world.check()
     with reading(scene.engine) as session:
         last = session.execute(sa.select(sa.func.max(operations.c.updated_at))).scalar_one()
@@ -124,11 +124,11 @@ def seconds_of(scene: Scene, count: int) -> tuple[float, bool]:
 
 def test_four_workers_compress_each_video_once_and_sooner_than_one(make_backlog: MakeScene) -> None:
     for _ in range(3):  # others at work on this machine may slow one of the two down
-        (one, _), (four, shared) = (seconds_of(make_backlog(), count) for count in (1, 4))
-        sys.stdout.write(f"4 workers: {four:.1f} s, one: {one:.1f} s, {one / four:.2f} times as fast\n")
-        if four < one and shared:
+        (alone, _), (four, shared) = (seconds_of(make_backlog(), count) for count in (1, 4))
+        sys.stdout.write(f"4 workers: {four:.1f} s, one: {alone:.1f} s, {alone / four:.2f} times as fast\n")
+        if four < alone and shared:
             return
-    pytest.fail(f"three times, four workers were slower than one, or one had no share: {four:.1f} s and {one:.1f} s")
+    pytest.fail(f"three times, four workers were slower than one, or one had no share: {four:.1f} s and {alone:.1f} s")
 
 
 def test_two_of_four_workers_are_killed_the_run_itself_among_them_and_the_others_end_its_plan(

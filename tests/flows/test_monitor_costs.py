@@ -74,7 +74,7 @@ def test_a_dry_run_judges_what_was_charged_and_changes_nothing(spending: Scene) 
     report = monitor_costs(BudgetPolicy(monthly_usd=None, daily_usd=Decimal(6)))
     assert everything() == before
     assert report.spent_today == "$0.00"
-    assert [one.partition(":")[0] for one in report.found] == ["critical"]
+    assert [text.partition(":")[0] for text in report.found] == ["critical"]
     assert f"Daily budget at 100 %: $6.00 of $6.00. $6.00 of $6.00 spent in {ago(1)}" in report.found[0]
 
 
@@ -118,7 +118,7 @@ def test_days_that_nobody_counted_are_told_until_they_are_known(spending: Scene)
             sa.delete(usage_days).where(usage_days.c.metric == Metric.STORED_BYTES, usage_days.c.day.in_(missing))
         )
     report = monitor_costs(dry_run=False)
-    (gap,) = (one for one in report.found if "Usage of 2 days is missing" in one)
+    (gap,) = (text for text in report.found if "Usage of 2 days is missing" in text)
     assert f"{ago(3)}, {ago(2)}" in gap
     with transaction(spending.engine, "test") as session:
         record(session, [Used(day, Metric.STORED_BYTES, 10**6, "bucket") for day in missing])

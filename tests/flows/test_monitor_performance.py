@@ -38,7 +38,7 @@ def test_a_dry_run_judges_and_neither_records_nor_tells(busy: Scene) -> None:
     report = monitor_performance(as_of=NOW)
     assert (report.ended, report.mean_processing, report.mean_wait, report.succeeded) == (13, "400 s", "60 s", "100 %")
     assert (report.queued, report.mean_cost, report.windows) == (1, "$0.0100", 0)
-    assert [one.partition(".")[0] for one in report.found] == ["warning: Jobs of svd take 400 s on average"]
+    assert [text.partition(".")[0] for text in report.found] == ["warning: Jobs of svd take 400 s on average"]
     assert [rows(busy, table) for table in (performance_windows, alerts, outbox)] == [0, 0, 0]
 
 
@@ -66,7 +66,7 @@ def test_runs_that_were_missed_are_made_good_and_what_is_put_right_is_over(busy:
 def test_an_alert_is_over_when_the_goal_is_kept_and_stays_when_there_is_nothing_to_judge(busy: Scene) -> None:
     assert monitor_performance(dry_run=False, as_of=NOW).news == 1
     quiet = monitor_performance(dry_run=False, as_of=NOW + timedelta(hours=3))
-    assert (quiet.over, [one.partition(".")[0] for one in quiet.found]) == (
+    assert (quiet.over, [text.partition(".")[0] for text in quiet.found]) == (
         0,
         ["critical: A job has waited 200 minutes"],
     )

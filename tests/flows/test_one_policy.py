@@ -73,7 +73,7 @@ def tree(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
             yield from tree(type(field.default))
 
 
-CLASSES: Final = [one for section in SECTIONS for one in tree(section)]
+CLASSES: Final = [item for section in SECTIONS for item in tree(section)]
 
 
 @contextmanager

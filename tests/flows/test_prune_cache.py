@@ -37,7 +37,9 @@ def test_a_dry_run_only_looks(cached: Scene) -> None:
     report = prune_cache()
     size = cached.world.clip.stat().st_size
     assert (report.entries, report.size_bytes, report.dropped) == (4, 4 * size, 0)
-    assert [(one.rule, one.entries, one.remake_microusd) for one in report.rules] == [("expired", 1, 20_000)]
+    assert [(pruned_item.rule, pruned_item.entries, pruned_item.remake_microusd) for pruned_item in report.rules] == [
+        ("expired", 1, 20_000)
+    ]
     assert cached.everything() == before
     assert len(keys(cached)) == 4
 
@@ -48,7 +50,7 @@ def test_a_run_drops_what_the_rules_and_the_budget_say_and_no_video(cached: Scen
         for _ in range(2):
             cache.take(session, "k-v1", 600)
     report = prune_cache(pruning=PrunePolicy(budget_bytes=2 * size), dry_run=False)
-    assert [type(one) for one in report.rules] == [Pruned, Pruned]
+    assert [type(pruned_item) for pruned_item in report.rules] == [Pruned, Pruned]
     assert (report.dropped, report.stayed) == (2, 0)
     assert keys(cached) == {"k-v1", "k-v3"}
     assert cached.states() == states

@@ -32,14 +32,14 @@ def test_a_dry_run_shows_what_would_go_and_deletes_nothing(due: Scene) -> None:
     before = due.everything()
     report = purge_retired()
     assert due.everything() == before
-    assert {(one.rule, one.objects) for one in report.planned} == {("grace_over", 2), ("replaced", 1)}
+    assert {(rule.rule, rule.objects) for rule in report.planned} == {("grace_over", 2), ("replaced", 1)}
     assert (report.plan.kept, report.plan.population.objects) == ({"in_grace": 1}, 1)
     assert due.double.deleted() == []
 
 
 def test_a_run_deletes_what_is_due_and_nothing_else(due: Scene) -> None:
     report = purge_retired(dry_run=False)
-    assert [(one.outcome, one.objects) for one in report.done] == [("purged", 3)]
+    assert [(outcome.outcome, outcome.objects) for outcome in report.done] == [("purged", 3)]
     assert due.states() == {"live": "live", "gone0": "gone", "gone1": "gone", "waits": "retired"}
     assert len(due.double.deleted()) == 3
     assert report.saved_bytes == 3 * due.world.clip.stat().st_size
@@ -77,7 +77,7 @@ def test_what_is_held_after_the_plan_is_skipped(due: Scene) -> None:
     plan_id = purge_retired().plan.id
     hold(due.engine, scope="video", subject="gone0", reason="legal", author="ops")
     report = purge_retired(dry_run=False, plan_id=plan_id)
-    assert {one.outcome: one.objects for one in report.done} == {"purged": 2, "skipped": 1}
+    assert {outcome.outcome: outcome.objects for outcome in report.done} == {"purged": 2, "skipped": 1}
     assert due.states()["gone0"] == "retired"
 
 
@@ -85,8 +85,8 @@ def test_what_a_killed_run_had_begun_to_delete_is_finished(due: Scene) -> None:
     with transaction(due.engine, "test") as session:
         session.execute(sa.update(blobs).where(blobs.c.video_id == "gone0").values(state=BlobState.DELETING))
     report = purge_retired(dry_run=False)
-    assert ("unfinished", 1) in {(one.rule, one.objects) for one in report.planned}
-    assert [(one.outcome, one.objects) for one in report.done] == [("purged", 3)]
+    assert ("unfinished", 1) in {(rule.rule, rule.objects) for rule in report.planned}
+    assert [(outcome.outcome, outcome.objects) for outcome in report.done] == [("purged", 3)]
     due.world.check()
 
 

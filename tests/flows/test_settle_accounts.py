@@ -72,5 +72,5 @@ def test_frozen_for_another_reason_it_gives_nothing_back(overdue: Scene) -> None
 def test_a_dry_run_tells_of_a_mismatch_and_freezes_nothing(overdue: Scene) -> None:
     with transaction(overdue.engine, "test") as session:
         session.execute(sa.update(storage_accounts).values(used_bytes=1))
-    assert [one.what for one in settle_accounts().mismatches] == ["used_bytes"]
+    assert [mismatch.what for mismatch in settle_accounts().mismatches] == ["used_bytes"]
     assert why_frozen(overdue.engine) is None

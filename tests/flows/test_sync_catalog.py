@@ -106,7 +106,7 @@ def test_a_dry_run_foretells_the_run_and_what_is_in_doubt_is_told_once(uploaded:
         sync_catalog(dry_run=False)
     assert "cy/v/x.mp4: one more file of a video" in str(told.value)
     assert foretold.adopted == 4
-    assert {one.verdict: one.objects for one in foretold.adoption.left_out} == {
+    assert {omission.verdict: omission.objects for omission in foretold.adoption.left_out} == {
         "another_file": 1,
         "empty": 1,
         "not_a_video": 1,

@@ -33,7 +33,7 @@ def test_a_dry_run_saves_its_plan_and_changes_nothing(cold: Scene) -> None:
     report = tier_storage()
     assert cold.everything() == before
     assert (report.dry_run, report.done, report.refusal) == (True, (), None)
-    assert {(one.action, one.rule, one.objects) for one in report.planned} == {
+    assert {(rule.action, rule.rule, rule.objects) for rule in report.planned} == {
         ("compress", "cold_compress", 2),
         ("retire", "cold_retire", 1),
     }
@@ -43,7 +43,7 @@ def test_a_dry_run_saves_its_plan_and_changes_nothing(cold: Scene) -> None:
 
 def test_a_run_compresses_and_retires_what_the_plan_says(cold: Scene) -> None:
     report = tier_storage(dry_run=False)
-    assert {one.outcome: one.objects for one in report.done} == {"compressed": 2, "retired": 1}
+    assert {outcome.outcome: outcome.objects for outcome in report.done} == {"compressed": 2, "retired": 1}
     assert cold.states() == dict.fromkeys([f"new{n}" for n in range(4)] + ["cold0", "cold1"], "live") | {
         "forgotten": "retired"
     }
@@ -131,4 +131,4 @@ def test_one_video_that_fails_ends_the_run_failed_with_the_rest_done(cold: Scene
 def test_a_storage_that_hiccups_is_asked_again_at_the_end(cold: Scene) -> None:
     cold.when_its_identity_was_read(lambda: cold.double.faults.fail("GetObject", 403))
     report = tier_storage(dry_run=False)
-    assert {one.outcome: one.objects for one in report.done} == {"compressed": 2, "retired": 1}
+    assert {outcome.outcome: outcome.objects for outcome in report.done} == {"compressed": 2, "retired": 1}

@@ -73,7 +73,7 @@ def test_a_dry_run_says_what_is_left(cold: Scene) -> None:
 def test_it_compresses_in_the_name_of_the_run_that_planned_and_leaves_the_end_to_it(cold: Scene) -> None:
     plan_id = begun(cold)
     report = transcode_videos(dry_run=False)
-    assert [(one.outcome, one.objects) for one in report.done] == [("compressed", 3)]
+    assert [(outcome.outcome, outcome.objects) for outcome in report.done] == [("compressed", 3)]
     assert cold.outcomes(plan_id) == dict.fromkeys(COLD, "compressed") | {"forgotten": None}
     assert swapped_by(cold) == dict.fromkeys(COLD, "dead")
     assert plans.under_way(cold.world.workspace) == plan_id
@@ -95,7 +95,7 @@ def test_a_run_and_its_helper_share_the_videos(cold: Scene) -> None:
     cold.when_a_video_is_fetched(helper.start)
     report = tier_storage(dry_run=False)
     helper.join(240)
-    assert {one.outcome: one.objects for one in report.done} == {"compressed": 4, "retired": 1}
+    assert {outcome.outcome: outcome.objects for outcome in report.done} == {"compressed": 4, "retired": 1}
     assert helped[0].plan_id == report.plan.id
     assert set(swapped_by(cold).values()) == {report.run_id}
     cold.world.check()
@@ -105,7 +105,7 @@ def test_the_run_waits_for_what_its_helpers_are_at_work_on_and_takes_over_from_t
     """Another worker holds one video's lease as the run begins, and gives no sign of life."""
     leases.acquire(cold.engine, ["video/cold1"], "a helper that is dead", seconds=5)
     report: Report = tier_storage(dry_run=False)
-    assert {one.outcome: one.objects for one in report.done} == {"compressed": 3, "retired": 1}
+    assert {outcome.outcome: outcome.objects for outcome in report.done} == {"compressed": 3, "retired": 1}
 
 
 def test_it_stops_before_the_next_video_when_the_run_that_it_helps_has_ended(cold: Scene) -> None:
@@ -115,7 +115,7 @@ def test_it_stops_before_the_next_video_when_the_run_that_it_helps_has_ended(col
     lease = leases.Lease(plan_progress.plan_lease(plan_id), holder, 1)
     cold.when_a_video_is_fetched(lambda: leases.release(cold.engine, [lease]))
     report = transcode_videos(dry_run=False)
-    assert 1 <= sum(one.objects for one in report.done) <= 2  # those that its two threads were at work on
+    assert 1 <= sum(outcome.objects for outcome in report.done) <= 2  # those that its two threads were at work on
     assert report.left >= 1
 
 

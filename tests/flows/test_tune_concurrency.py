@@ -27,13 +27,13 @@ def finished(scene: Scene) -> Iterator[Scene]:
     put(scene.engine, [made(f"j{n}", NOW - timedelta(minutes=n + 1), concurrency=8.0) for n in range(12)])
     yield scene
     with get_client(sync_client=True) as client:
-        if any(one.name == GLOBAL_LIMIT for one in client.read_global_concurrency_limits()):
+        if any(limit.name == GLOBAL_LIMIT for limit in client.read_global_concurrency_limits()):
             client.delete_global_concurrency_limit_by_name(GLOBAL_LIMIT)
 
 
 def limit_at_prefect() -> int | None:
     with get_client(sync_client=True) as client:
-        found = [one.limit for one in client.read_global_concurrency_limits() if one.name == GLOBAL_LIMIT]
+        found = [limit.limit for limit in client.read_global_concurrency_limits() if limit.name == GLOBAL_LIMIT]
     return found[0] if found else None
 
 

@@ -74,7 +74,7 @@ def ui(state: Path) -> Iterator[str]:
     assert up.stdout
     try:
         said = (json.loads(line) for line in up.stdout)
-        ready = next((one for one in said if one["event"] == "ready"), None)
+        ready = next((item for item in said if item["event"] == "ready"), None)
         assert ready, "it has ended"
         threading.Thread(target=lambda: [None for _ in up.stdout or ()], daemon=True).start()  # it must not fill up
         yield ready["ui_url"]
@@ -152,7 +152,7 @@ def run_id(ui: str, tab: Page) -> str:
 
     def found() -> list[dict[str, Any]]:
         with urllib.request.urlopen(wanted, timeout=30) as answer:  # noqa: S310  the same
-            return [one for one in json.load(answer) if not one["auto_scheduled"]]
+            return [item for item in json.load(answer) if not item["auto_scheduled"]]
 
     until(lambda: bool(found()) and found()[0]["state_type"] not in {"SCHEDULED", "PENDING", "RUNNING"})
     assert found()[0]["state_type"] == "COMPLETED", found()[0]["state"]
@@ -197,9 +197,9 @@ def is_whole(cell: Locator) -> bool:
 def test_the_plan_can_be_read(ui: str, tab: Page, run_id: str) -> None:
     _open(ui, tab, run_id, "tier-storage-plan")
     visible(tab, re.compile("0 views in 30 days, 20 days"))
-    headings = [one.inner_text() for one in tab.get_by_role("columnheader").all()]
+    headings = [locator.inner_text() for locator in tab.get_by_role("columnheader").all()]
     assert headings == ["what", "why", "USD a month", "do", "MB", "user", "rule"]
-    assert {f"v{n}" for n in range(3)} <= {one.inner_text() for one in tab.get_by_role("cell").all()}
+    assert {f"v{n}" for n in range(3)} <= {locator.inner_text() for locator in tab.get_by_role("cell").all()}
     assert is_whole(tab.get_by_role("cell", name=re.compile("0 views in 30 days")).first)
     keep(tab, "plan")
     _open(ui, tab, run_id, "tier-storage-plan-summary")
@@ -225,7 +225,7 @@ def test_every_line_of_the_runs_process_names_the_run(state: Path, run_id: str) 
     written = (state / "state" / "logs" / "worker.log").read_text().splitlines()
     assert [line for line in written if not line.startswith("{")] == []
     lines = [json.loads(line) for line in written]
-    ours = [one for one in lines if one["logger"].startswith("prefect.task_runs") and one["flow_run_id"] == run_id]
+    ours = [line for line in lines if line["logger"].startswith("prefect.task_runs") and line["flow_run_id"] == run_id]
     assert ours
-    of_runs = [one for one in lines if "flow_runs" in one["logger"] or "task_runs" in one["logger"]]
-    assert all(one.get("flow_run_id") for one in of_runs)
+    of_runs = [line for line in lines if "flow_runs" in line["logger"] or "task_runs" in line["logger"]]
+    assert all(of_run.get("flow_run_id") for of_run in of_runs)

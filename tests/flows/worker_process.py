@@ -22,7 +22,11 @@ def main(flow: str) -> None:
     sys.stdin.readline()
     if flow == "tier_storage":
         report = tier_storage(dry_run=False)
-        say(json.dumps({"plan_id": report.plan.id, "done": {one.outcome: one.objects for one in report.done}}))
+        say(
+            json.dumps(
+                {"plan_id": report.plan.id, "done": {outcome.outcome: outcome.objects for outcome in report.done}}
+            )
+        )
         return
     with open_store(settings()) as engine:
         while True:
@@ -31,7 +35,7 @@ def main(flow: str) -> None:
                     break
             time.sleep(0.05)
     helped = transcode_videos(dry_run=False)
-    done = {one.outcome: one.objects for one in helped.done}
+    done = {outcome.outcome: outcome.objects for outcome in helped.done}
     say(json.dumps({"plan_id": helped.plan_id, "left": helped.left, "done": done}))
 
 

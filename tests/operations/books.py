@@ -51,9 +51,9 @@ def assert_books_balance(session: Session) -> None:
             sa.select(entries.c.account_id, sa.func.sum(entries.c.amount_microusd)).group_by(entries.c.account_id)
         )
     }
-    for one in session.execute(sa.select(accounts)):
-        assert one.balance_microusd == of_entries.get(one.id, 0), one.id
-        assert one.balance_microusd >= 0 or one.kind == AccountKind.HOUSE, one.id
+    for row in session.execute(sa.select(accounts)):
+        assert row.balance_microusd == of_entries.get(row.id, 0), row.id
+        assert row.balance_microusd >= 0 or row.kind == AccountKind.HOUSE, row.id
     uneven = sa.select(entries.c.transfer_id).group_by(entries.c.transfer_id)
     assert not session.execute(uneven.having(sa.func.sum(entries.c.amount_microusd) != 0)).all()
     bare = sa.select(transfers.c.id).where(~sa.exists().where(entries.c.transfer_id == transfers.c.id))
@@ -66,8 +66,8 @@ def assert_books_balance(session: Session) -> None:
             .group_by(credit_holds.c.user_id)
         )
     }
-    for one in session.execute(sa.select(accounts).where(accounts.c.kind == AccountKind.HELD)):
-        assert one.balance_microusd == open_holds.get(one.user_id, 0), one.id
+    for row in session.execute(sa.select(accounts).where(accounts.c.kind == AccountKind.HELD)):
+        assert row.balance_microusd == open_holds.get(row.user_id, 0), row.id
 
 
 def store_video(session: Session, user_id: str, video_id: str, size_bytes: int) -> None:
@@ -97,6 +97,6 @@ def assert_bytes_add_up(session: Session) -> None:
             .group_by(reservations.c.user_id)
         )
     }
-    for one in session.execute(sa.select(storage_accounts)):
-        assert one.used_bytes == stored.get(one.user_id, 0), one.user_id
-        assert one.reserved_bytes == reserved.get(one.user_id, 0), one.user_id
+    for row in session.execute(sa.select(storage_accounts)):
+        assert row.used_bytes == stored.get(row.user_id, 0), row.user_id
+        assert row.reserved_bytes == reserved.get(row.user_id, 0), row.user_id

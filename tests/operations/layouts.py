@@ -168,7 +168,7 @@ def put(at: Endpoint, prefix: str, keys: Mapping[str, int]) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(
             pool.map(
-                lambda one: client.put_object(Bucket=BUCKET, Key=prefix + one[0], Body=b"x" * one[1]), keys.items()
+                lambda row: client.put_object(Bucket=BUCKET, Key=prefix + row[0], Body=b"x" * row[1]), keys.items()
             )
         )
 

@@ -32,7 +32,7 @@ def fill(engine: sa.Engine) -> None:
         owners = [{"id": user, "tier": tier} for user, tier in (_TIERS | {HOSTILE: None}).items()]
         session.execute(sa.insert(users), owners)
         days = [MONTH + timedelta(days=n) for n in range(24) if MONTH + timedelta(days=n) != UNKNOWN_DAY]
-        charges.replace(session, days, [one for day in days for one in _charges_of(day)])
+        charges.replace(session, days, [charge for day in days for charge in _charges_of(day)])
         earlier = [date(2026, number, 1) for number in range(6, 11)]
         charges.replace(session, earlier, [_charge(day, 21 + 3 * n) for n, day in enumerate(earlier)])
         session.execute(sa.insert(forecasts), [_forecast(n) for n in range(3)])
@@ -50,7 +50,7 @@ def _charges_of(day: date) -> list[Charge]:
         for user, share in shares.items():
             cost = whole * share // 100
             found.append(Charge(day, service, sku, user, _TIERS.get(user), used * share // 100, unit, cost, cost, book))
-        left = whole - sum(one.billed_nanousd for one in found if one.sku == sku)
+        left = whole - sum(charge.billed_nanousd for charge in found if charge.sku == sku)
         found.append(
             Charge(day, service, sku, "", None, used * 3 // 100, unit, left * 2, left, book, day == NOW.date())
         )

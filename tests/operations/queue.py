@@ -21,15 +21,15 @@ def row(job_id: str, user_id: str = "ann", **values: object) -> dict[str, Any]:
 def enqueue(engine: sa.Engine, *rows: dict[str, Any]) -> None:
     """Let jobs wait; one whose price is more than nothing has credits held for it."""
     with transaction(engine, "test") as session:
-        for one in rows:
-            if one["price_microusd"]:
-                one["hold_id"] = _held(session, one)
-            session.execute(sa.insert(jobs).values(one))
+        for entry in rows:
+            if entry["price_microusd"]:
+                entry["hold_id"] = _held(session, entry)
+            session.execute(sa.insert(jobs).values(entry))
 
 
-def _held(session: Session, one: dict[str, Any]) -> str:
-    price, key = one["price_microusd"], f"job/{one['id']}/hold"
-    moved = ledger.hold(session, one["user_id"], price, key, run_id="test", lasting_seconds=86_400)
+def _held(session: Session, entry: dict[str, Any]) -> str:
+    price, key = entry["price_microusd"], f"job/{entry['id']}/hold"
+    moved = ledger.hold(session, entry["user_id"], price, key, run_id="test", lasting_seconds=86_400)
     return str(moved.hold_id)
 
 

@@ -20,7 +20,7 @@ def compared(distribution: str, *, seeds: range, count: int, error_sigma: float)
         means.append(levels.mean_seconds / fifo.mean_seconds - 1)
         tiers.append({tier: levels.by_tier[tier] / fifo.by_tier[tier] - 1 for tier in fifo.by_tier})
         worst.append(levels.worst_seconds / fifo.worst_seconds)
-    return fmean(means), max(fmean(one[tier] for one in tiers) for tier in tiers[0]), max(worst)
+    return fmean(means), max(fmean(entry[tier] for entry in tiers) for tier in tiers[0]), max(worst)
 
 
 def test_a_short_queue_shows_what_order_is_worth() -> None:
@@ -49,8 +49,10 @@ def backlog(models: int, seed: int = 1) -> list[queue.Arrival]:
     """960 jobs that all wait, of `models` models."""
     drawn = queue.arrivals("exponential", seed=seed, count=960)
     return [
-        one._replace(job=one.job._replace(submitted_at=queue.EPOCH, model=f"m{n * 7919 % models}", user_id=one.job.id))
-        for n, one in enumerate(drawn)
+        arrival._replace(
+            job=arrival.job._replace(submitted_at=queue.EPOCH, model=f"m{n * 7919 % models}", user_id=arrival.job.id)
+        )
+        for n, arrival in enumerate(drawn)
     ]
 
 
@@ -80,9 +82,11 @@ def test_concurrency_is_near_its_best_on_every_kind_of_server() -> None:
     regrets = []
     for scenario in concurrency.SCENARIOS:
         found = [concurrency.steer(scenario, ours(scenario), seed=seed) for seed in range(5)]
-        regrets.append(fmean(one.regret for one in found))
-        assert max(one.over_ceiling for one in found) <= 0.06, scenario.name
-        assert max(one.late_regret for one in found) <= 0.15, scenario.name  # it has converged, from every start
+        regrets.append(fmean(steering.regret for steering in found))
+        assert max(steering.over_ceiling for steering in found) <= 0.06, scenario.name
+        assert max(steering.late_regret for steering in found) <= 0.15, (
+            scenario.name
+        )  # it has converged, from every start
     assert fmean(regrets) <= 0.06
     assert max(regrets) <= 0.12
 

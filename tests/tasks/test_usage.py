@@ -23,6 +23,6 @@ def test_what_a_run_collects_is_charged_and_read_back(
     assert usage.charge.fn(workspace, PriceBook(), as_of) == 1
     first = as_of.date().replace(day=1)
     (listing,) = [
-        one for one in usage.charges_between.fn(workspace, first, as_of.date()) if one.service == "r2-class-a"
+        charge for charge in usage.charges_between.fn(workspace, first, as_of.date()) if charge.service == "r2-class-a"
     ]
     assert (listing.consumed_quantity, listing.list_nanousd, listing.billed_nanousd) == (1, 4_500, 0)

@@ -220,6 +220,6 @@ def _checked(dataset: str, rows: Sequence[Any]) -> Sequence[Row]:
     """Let through rows whose amounts are whole numbers, of zero or more; anything else must not be read as zero."""
     for row in rows:
         amounts = row.get("sum") or row["max"]
-        if not amounts or any(type(one) is not int or one < 0 for one in amounts.values()):
+        if not amounts or any(type(amount) is not int or amount < 0 for amount in amounts.values()):
             raise ValueError(f"a row of {dataset}: {str(row)[:200]}")
     return rows

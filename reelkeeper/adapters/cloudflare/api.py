@@ -139,7 +139,7 @@ class Api:
             return said, WINDOW_SECONDS if "budget" in said.lower() else None
         if response.status_code in _PASSING:
             return said, None
-        codes = {one["code"] for one in errors if isinstance(one.get("code"), int)}
+        codes = {error["code"] for error in errors if isinstance(error.get("code"), int)}
         if response.status_code == HTTPStatus.UNAUTHORIZED or codes & _BAD_TOKEN or said.lower() == "unauthorized":
             raise TokenRefused(
                 f"Cloudflare does not accept REELKEEPER_CLOUDFLARE_API_TOKEN ({said}): it is expired, revoked or "
@@ -189,12 +189,12 @@ def _parsed(response: httpx.Response) -> dict[str, Any]:
 def _errors(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = answer.get("errors") or []
     listed = found if isinstance(found, list) else [found]
-    return [one if isinstance(one, dict) else {"message": str(one)} for one in listed]
+    return [item if isinstance(item, dict) else {"message": str(item)} for item in listed]
 
 
 def _said(errors: list[dict[str, Any]]) -> str:
     words = []
-    for one in errors:
-        code = f" [{one['code']}]" if one.get("code") else ""
-        words.append(f"{one.get('message', 'no message')}{code}")
+    for error in errors:
+        code = f" [{error['code']}]" if error.get("code") else ""
+        words.append(f"{error.get('message', 'no message')}{code}")
     return "; ".join(words)[:_SHOWN]

@@ -45,7 +45,10 @@ class Client:
         kept = start <= end
         operations = self._analytics.operations(start, end, bucket) if kept else []
         stored = self._analytics.storage(start, end, bucket) if kept else []
-        there = {Metric.OPERATIONS: {one.day for one in operations}, Metric.STORED_BYTES: {one.day for one in stored}}
+        there = {
+            Metric.OPERATIONS: {usage.day for usage in operations},
+            Metric.STORED_BYTES: {usage.day for usage in stored},
+        }
         wanted = list(_days(first, last))
         missing = {metric: [day for day in wanted if day not in days] for metric, days in there.items()}
         return Collected([*operations, *stored], missing)

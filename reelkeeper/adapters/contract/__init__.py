@@ -38,7 +38,7 @@ def run(target: Target) -> Iterator[Result]:
     start = target.bucket.prefix + CONTRACT
     with translate_errors(f"LIST {start}"):
         answer = target.client().list_objects_v2(Bucket=target.bucket.name, Prefix=start, Delimiter="/")
-    for prefix in (one["Prefix"] for one in answer.get("CommonPrefixes", [])):
+    for prefix in (entry["Prefix"] for entry in answer.get("CommonPrefixes", [])):
         left = Scratch(target, prefix)
         if all(datetime.now(UTC) - stored.last_modified > ABANDONED_AFTER for stored in left.listed().values()):
             left.clear()

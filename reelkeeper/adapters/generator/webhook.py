@@ -37,7 +37,7 @@ def verify(secret: str, body: bytes, header: str, now: float) -> str:
     at, given = int(times[0]), [value for name, _, value in parts if name == "v1"]
     expected = _digest(secret, body, at).encode()
     # All are compared, so that the time it takes says nothing; two are there while a secret is changed.
-    if not sum(hmac.compare_digest(expected, one.encode()) for one in given):
+    if not sum(hmac.compare_digest(expected, text.encode()) for text in given):
         raise SignatureRefused("the call is not signed with the secret that REELKEEPER_GENERATOR_WEBHOOK_SECRET holds")
     if abs(now - at) > TOLERANCE_SECONDS:
         raise SignatureRefused(f"the call is of {now - at:+.0f} s ago, the limit is {TOLERANCE_SECONDS} s")

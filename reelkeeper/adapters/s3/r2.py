@@ -257,7 +257,11 @@ class Bucket:
         ours, hidden = {self.identity_key, self.probe_key}, (self.prefix + IMAGES, self.prefix + CONTRACT)
         place = (self._client, self.name, self.prefix)
         for page in read_ranges(*place, boundaries) if boundaries else read_pages(*place):
-            yield [one for one in page if one.key not in ours and not one.key.startswith(hidden)]
+            yield [
+                stored_object
+                for stored_object in page
+                if stored_object.key not in ours and not stored_object.key.startswith(hidden)
+            ]
 
     def stored(self, keys: Sequence[str]) -> dict[str, StoredObject | None]:
         """Say what stands at each of `keys` now; None where nothing does, which only a HEAD can say.

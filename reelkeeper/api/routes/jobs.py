@@ -177,9 +177,9 @@ async def _sent(changes: AsyncIterator[Followed | None]) -> AsyncIterator[str]:
         yield _event(seen) if seen else ": still at it\n\n"
 
 
-def _event(one: Followed) -> str:
-    return f"event: {'job' if one.state in IN_FLIGHT else 'end'}\ndata: {_told(one).model_dump_json()}\n\n"
+def _event(follower: Followed) -> str:
+    return f"event: {'job' if follower.state in IN_FLIGHT else 'end'}\ndata: {_told(follower).model_dump_json()}\n\n"
 
 
-def _told(one: Followed) -> Job:
-    return Job.model_validate({**one._asdict(), "state": one.state.value})
+def _told(follower: Followed) -> Job:
+    return Job.model_validate({**follower._asdict(), "state": follower.state.value})

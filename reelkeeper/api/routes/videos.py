@@ -78,6 +78,6 @@ def views(asked: Views, app_state: CurrentState) -> Counted:
     if not now - timedelta(days=KEPT_DAYS) <= at <= now + _AHEAD:
         raise RequestValidationError([{"loc": ("body", "at"), "msg": f"not within the last {KEPT_DAYS} days"}])
     sums: dict[str, int] = {}
-    for one in asked.views:
-        sums[one.video_id] = sums.get(one.video_id, 0) + one.views
+    for view in asked.views:
+        sums[view.video_id] = sums.get(view.video_id, 0) + view.views
     return Counted(counted=record_views(app_state.workspace.engine, sums, at=min(at, now).astimezone(UTC)))

@@ -74,7 +74,7 @@ def show(
         return
     say(_in_words(balance))
     if moves:
-        rows = [(one.at, one.kind, dollars(one.amount_microusd), one.hold_id or "", one.id) for one in moves]
+        rows = [(move.at, move.kind, dollars(move.amount_microusd), move.hold_id or "", move.id) for move in moves]
         table(("!at", "kind", ">dollars", "!hold", "!transfer"), rows)
 
 

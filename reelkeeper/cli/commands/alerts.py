@@ -33,14 +33,22 @@ def listing(everything: Everything = False, limit: Limit = 100, as_json: AsJson 
     if lines:
         headings = ("!alert", "!state", "!severity", "what", "of", "!since", ">impact a month")
         rows = [
-            (one.id, one.state, one.severity, one.title, one.scope, one.first_at, dollars(one.impact_microusd))
-            for one in lines
+            (
+                alert.id,
+                alert.state,
+                alert.severity,
+                alert.title,
+                alert.scope,
+                alert.first_at,
+                dollars(alert.impact_microusd),
+            )
+            for alert in lines
         ]
         table(headings, rows)
     else:
         say("Nothing fires.")
     if snoozed:
-        quiet = [(one.id, one.rule, one.scope or "all", one.reason, one.author, one.until) for one in snoozed]
+        quiet = [(item.id, item.rule, item.scope or "all", item.reason, item.author, item.until) for item in snoozed]
         table(("!snooze", "rule", "of", "reason", "by", "!until"), quiet, title="Kept quiet")
 
 
@@ -101,7 +109,16 @@ def messages(everything: Everything = False, limit: Limit = 100, as_json: AsJson
     elif lines:
         headings = (">message", "!state", "what", ">attempts", "!since", "!next try", "last error")
         rows = [
-            (one.id, one.state, one.title, one.attempts, one.created_at, one.due_at, one.last_error) for one in lines
+            (
+                waiting.id,
+                waiting.state,
+                waiting.title,
+                waiting.attempts,
+                waiting.created_at,
+                waiting.due_at,
+                waiting.last_error,
+            )
+            for waiting in lines
         ]
         table(headings, rows)
     else:

@@ -33,14 +33,14 @@ def audit(
         return
     rows = [
         (
-            one.id,
-            one.at,
-            one.event.event,
-            one.event.video_id,
-            one.event.run_id,
-            ", ".join(f"{name}={value}" for name, value in one.event.detail.items() if value is not None),
+            record.id,
+            record.at,
+            record.event.event,
+            record.event.video_id,
+            record.event.run_id,
+            ", ".join(f"{name}={value}" for name, value in record.event.detail.items() if value is not None),
         )
-        for one in found
+        for record in found
     ]
     table((">no.", "!at", "!event", "!video", "run", "detail"), rows)
 

@@ -81,14 +81,14 @@ def _rows(session: "Session", by: By | None, first: date, last: date) -> Iterato
         yield from map(detail, charges.between(session, first, last))
         return
     billing = (*period(first, next_month(first)), "USD")
-    for one in charges.sums(session, by, first, last):
-        whose: tuple[object, ...] = (one.key,)
+    for total in charges.sums(session, by, first, last):
+        whose: tuple[object, ...] = (total.key,)
         if by == "user":
-            whose = (one.key, one.tier)
+            whose = (total.key, total.tier)
         elif by == "day":
-            day = date.fromisoformat(one.key)
+            day = date.fromisoformat(total.key)
             whose = period(day, day + timedelta(days=1))
-        amounts = (usd(one.list_nanousd), usd(one.billed_nanousd), one.estimated)
+        amounts = (usd(total.list_nanousd), usd(total.billed_nanousd), total.estimated)
         yield dict(zip((*_BILLING, *_KEYS[by], *_SUMS), (*billing, *whose, *amounts), strict=True))
 
 
@@ -114,9 +114,10 @@ def _show(session: "Session", by: By, first: date, last: date, limit: int) -> No
         say(f"Nothing is charged for {first:%Y-%m}. The flow monitor_costs collects what was used and charges it.")
         return
     rows: list[tuple[object, ...]] = [
-        (one.key or f"nobody: {RESIDUAL}", *([one.tier] if by == "user" else []), *_sums(one)) for one in found[:limit]
+        (total.key or f"nobody: {RESIDUAL}", *([total.tier] if by == "user" else []), *_sums(total))
+        for total in found[:limit]
     ]
-    whole = [sum(one.list_nanousd for one in found), sum(one.billed_nanousd for one in found)]
+    whole = [sum(total.list_nanousd for total in found), sum(total.billed_nanousd for total in found)]
     rows.append(("total", *([""] if by == "user" else []), *map(usd, whole), ""))
     table((f"{'!' if by != 'user' else ''}{by}", *(["tier"] if by == "user" else []), ">$ list", ">$ billed", ""), rows)
     if len(found) > limit:
@@ -127,5 +128,5 @@ def _show(session: "Session", by: By, first: date, last: date, limit: int) -> No
         say(f"On {len(missing)} of its days nobody looked how much was stored: {named}.")
 
 
-def _sums(one: Any) -> tuple[str, str, str]:  # noqa: ANN401  a Sum, which is not loaded yet
-    return usd(one.list_nanousd), usd(one.billed_nanousd), "estimated in part" if one.estimated else ""
+def _sums(item: Any) -> tuple[str, str, str]:  # noqa: ANN401  a Sum, which is not loaded yet
+    return usd(item.list_nanousd), usd(item.billed_nanousd), "estimated in part" if item.estimated else ""

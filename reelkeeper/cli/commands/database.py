@@ -26,7 +26,7 @@ def upgrade(as_json: AsJson = False) -> None:
     if as_json:
         emit({"applied": applied, "schema": schema.head()})
     else:
-        say("\n".join(f"Applied {one}" for one in applied) or f"The store is at {schema.head()} already.")
+        say("\n".join(f"Applied {text}" for text in applied) or f"The store is at {schema.head()} already.")
 
 
 @group.command()

@@ -79,8 +79,16 @@ def _list(*, as_json: bool) -> None:
     elif lines:
         headings = ("!hold", "scope", "!subject", "reason", "by", "!since", "!until")
         rows = [
-            (one.id, one.scope, one.subject, one.reason, one.author, one.created_at, one.expires_at or "released")
-            for one in lines
+            (
+                hold_line.id,
+                hold_line.scope,
+                hold_line.subject,
+                hold_line.reason,
+                hold_line.author,
+                hold_line.created_at,
+                hold_line.expires_at or "released",
+            )
+            for hold_line in lines
         ]
         table(headings, rows)
     else:

@@ -37,21 +37,21 @@ def dead(
     with store() as engine, reading(engine) as session:
         found = claims.dead_jobs(session, most)
     if as_json:
-        emit([one._asdict() for one in found])
+        emit([job._asdict() for job in found])
         return
     table(
         ("job", "user", "model", "!attempts", "!price", "ended", "why"),
         [
             (
-                one.id,
-                one.user_id,
-                one.model,
-                one.attempts,
-                dollars(one.price_microusd),
-                f"{one.finished_at:%Y-%m-%d %H:%M}" if one.finished_at else "",
-                one.error or "",
+                job.id,
+                job.user_id,
+                job.model,
+                job.attempts,
+                dollars(job.price_microusd),
+                f"{job.finished_at:%Y-%m-%d %H:%M}" if job.finished_at else "",
+                job.error or "",
             )
-            for one in found
+            for job in found
         ],
     )
 

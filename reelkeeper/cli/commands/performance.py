@@ -63,6 +63,6 @@ def _windows(hours: float, tier: str, model: str, *, as_json: bool) -> None:
     if as_json:
         emit(found)
     elif found:
-        table(("!from", *_HEADINGS), [line(f"{one.start_at:%Y-%m-%d %H:%M}", one.figures) for one in found])
+        table(("!from", *_HEADINGS), [line(f"{window.start_at:%Y-%m-%d %H:%M}", window.figures) for window in found])
     else:
         say("Nothing is recorded of that time: monitor_performance does so every 15 minutes.")

@@ -90,8 +90,16 @@ def _list(limit: int, *, as_json: bool) -> None:
     else:
         headings = ("!plan", "!flow", "state", "!made", ">items", ">bytes", "refused because")
         rows = [
-            (one.id, one.flow, one.state, one.created_at, one.items, size(one.size_bytes), _first(one.refusal))
-            for one in lines
+            (
+                plan_line.id,
+                plan_line.flow,
+                plan_line.state,
+                plan_line.created_at,
+                plan_line.items,
+                size(plan_line.size_bytes),
+                _first(plan_line.refusal),
+            )
+            for plan_line in lines
         ]
         table(headings, rows)
 

@@ -88,11 +88,14 @@ def history(as_json: AsJson = False) -> None:
     with store() as engine, reading(engine) as session:
         found = policies.history(session)
     if as_json:
-        emit([one._asdict() for one in found])
+        emit([version._asdict() for version in found])
     elif not found:
         say("Version 0: what Reelkeeper ships. Nothing was applied yet.")
     else:
-        rows = [(one.version, f"{one.created_at:%Y-%m-%d %H:%M}", one.author, one.reason) for one in found]
+        rows = [
+            (version.version, f"{version.created_at:%Y-%m-%d %H:%M}", version.author, version.reason)
+            for version in found
+        ]
         table((">version", "applied (UTC)", "by", "why"), rows)
 
 

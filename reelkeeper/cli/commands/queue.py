@@ -69,20 +69,31 @@ def _show(session: "Session", as_of: datetime, limit: int, *, only_dead: bool, a
 def _table(state: str, lines: "Sequence[JobLine]", title: str, as_of: datetime) -> None:
     headings = ["!job", "user", "tier", "model", ">asked"]
     rows: list[list[object]] = [
-        [one.id, one.user_id, one.tier, one.model, _ago(as_of, one.created_at)] for one in lines
+        [job_line.id, job_line.user_id, job_line.tier, job_line.model, _ago(as_of, job_line.created_at)]
+        for job_line in lines
     ]
-    for row, one in zip(rows, lines, strict=True):
+    for row, job_line in zip(rows, lines, strict=True):
         if state == "queued":
-            due = f"in {_ago(one.due_at, as_of)}" if one.due_at > as_of else "now"
+            due = f"in {_ago(job_line.due_at, as_of)}" if job_line.due_at > as_of else "now"
             row += [
-                f"{one.estimate_seconds:.0f} s",
-                one.attempts,
-                f"waits for {one.leader_id}" if one.leader_id else due,
+                f"{job_line.estimate_seconds:.0f} s",
+                job_line.attempts,
+                f"waits for {job_line.leader_id}" if job_line.leader_id else due,
             ]
         elif state == "dead":
-            row += [_ago(as_of, one.finished_at or as_of), one.attempts, dollars(one.cost_microusd), one.error]
+            row += [
+                _ago(as_of, job_line.finished_at or as_of),
+                job_line.attempts,
+                dollars(job_line.cost_microusd),
+                job_line.error,
+            ]
         else:
-            row += [f"{one.estimate_seconds:.0f} s", f"{one.progress:.0%}", one.claimed_by, one.error]
+            row += [
+                f"{job_line.estimate_seconds:.0f} s",
+                f"{job_line.progress:.0%}",
+                job_line.claimed_by,
+                job_line.error,
+            ]
     headings += {
         "queued": [">estimate", ">tries", "may start"],
         "dead": [">died", ">tries", ">cost us", "error"],
@@ -97,9 +108,9 @@ def _in_order(session: "Session", as_of: datetime, limit: int) -> "list[JobLine]
     from reelkeeper.store.jobs import queue as jobs
 
     waiting, policy, credit = _considered(session)
-    due = [one.id for one in order(waiting, policy, as_of, credit)][:limit]
+    due = [job.id for job in order(waiting, policy, as_of, credit)][:limit]
     lines = jobs.named(session, due)
-    rest = [one for one in jobs.listed(session, JobState.QUEUED, limit) if one.id not in lines]
+    rest = [job_line for job_line in jobs.listed(session, JobState.QUEUED, limit) if job_line.id not in lines]
     return [*(lines[job_id] for job_id in due), *rest][:limit]
 
 
@@ -123,9 +134,9 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
             say(f"Job {job_id} is {line.state}. {text}".strip())
         return
     waiting, policy, credit = _considered(session)
-    job = next((one for one in waiting if one.id == job_id), None)
+    job = next((waiting_job for waiting_job in waiting if waiting_job.id == job_id), None)
     waiting += [] if job else [line.as_job()]
-    place = [one.id for one in dispatch.order(waiting, policy, as_of, credit)].index(job_id) + 1
+    place = [waiting_job.id for waiting_job in dispatch.order(waiting, policy, as_of, credit)].index(job_id) + 1
     terms = dispatch.explain(job or line.as_job(), waiting, policy, as_of)
     if as_json:
         emit({"job": line, "place": place, "of": len(waiting), "credit_seconds": credit, "terms": terms})

@@ -31,9 +31,9 @@ def _as_json(found: "Reconciled") -> dict[str, object]:
     billed = found.billed_by_cloudflare_usd
     return {
         "differences": [
-            {"sku": one.sku, "unit": one.unit, "ours": one.ours, "theirs": one.theirs}
-            | {"difference": one.difference, "list_usd": usd(one.list_nanousd)}
-            for one in days.differences
+            {"sku": difference.sku, "unit": difference.unit, "ours": difference.ours, "theirs": difference.theirs}
+            | {"difference": difference.difference, "list_usd": usd(difference.list_nanousd)}
+            for difference in days.differences
         ],
         "days_of_both": days.both,
         "days_of_ours_alone": days.only_ours,
@@ -48,7 +48,8 @@ def _print(found: "Reconciled", month: str) -> None:
     days = found.usage
     if days.both:
         rows = [
-            (one.sku, one.unit, one.ours, one.theirs, one.difference, usd(one.list_nanousd)) for one in days.differences
+            (item.sku, item.unit, item.ours, item.theirs, item.difference, usd(item.list_nanousd))
+            for item in days.differences
         ]
         table(("!sku", "unit", ">ours", ">Cloudflare's", ">difference", ">$ list"), rows)
     say(

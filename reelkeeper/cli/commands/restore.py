@@ -47,7 +47,7 @@ def restore(
             else:
                 table(
                     ("!video", "!user", "state", ">bytes", "!key"),
-                    [(one.video_id, one.user_id, one.state, size(one.size_bytes), one.key) for one in found],
+                    [(blob.video_id, blob.user_id, blob.state, size(blob.size_bytes), blob.key) for blob in found],
                 )
                 say(f"{len(found):,} would come back; nothing was changed.")
             return
@@ -67,7 +67,10 @@ def restore(
     if as_json:
         emit({"run_id": run_id, "outcomes": outcomes})
     else:
-        rows = [(one.video_id, one.action, size(one.after_bytes or None), one.reason) for one in outcomes]
+        rows = [
+            (outcome.video_id, outcome.action, size(outcome.after_bytes or None), outcome.reason)
+            for outcome in outcomes
+        ]
         table(("!video", "became", ">bytes", "why"), rows)
         held = f", held for {hold_days} days" if hold_days else ""
         say(f"{len(restored):,} of {len(outcomes):,} are back{held}.")

@@ -136,9 +136,9 @@ _WORD = 40  # characters; what is longer is a sentence
 
 def _rows(name: str, value: Any) -> Iterator[tuple[str, object]]:  # noqa: ANN401  a field of a report
     """Give the rows of a field: sentences get one each, names share one."""
-    words = [str(one) for one in value] if isinstance(value, list) else []
-    if any(len(one) > _WORD for one in words):
-        yield from ((name if number == 0 else "", one) for number, one in enumerate(words))
+    words = [str(item) for item in value] if isinstance(value, list) else []
+    if any(len(word) > _WORD for word in words):
+        yield from ((name if number == 0 else "", word) for number, word in enumerate(words))
     else:
         yield name, ", ".join(words) or value
 

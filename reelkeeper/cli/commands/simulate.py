@@ -89,12 +89,12 @@ def queue(
     rows = [
         (
             name,
-            _minutes(one.mean_seconds),
-            f"{one.mean_seconds / fifo.mean_seconds - 1:+.0%}" if fifo.mean_seconds else "-",
-            *map(_minutes, (one.p50_seconds, one.p95_seconds, one.p99_seconds, one.worst_seconds)),
-            *(_minutes(one.by_tier[tier]) for tier in fifo.by_tier),
+            _minutes(wait.mean_seconds),
+            f"{wait.mean_seconds / fifo.mean_seconds - 1:+.0%}" if fifo.mean_seconds else "-",
+            *map(_minutes, (wait.p50_seconds, wait.p95_seconds, wait.p99_seconds, wait.worst_seconds)),
+            *(_minutes(wait.by_tier[tier]) for tier in fifo.by_tier),
         )
-        for name, one in waits.items()
+        for name, wait in waits.items()
     ]
     title = f"{len(coming):,} jobs of {drawn}: waits in minutes"
     table(headings, rows, title=title)
@@ -128,13 +128,13 @@ def cache(
         return
     rows = [
         (
-            one.cache,
-            f"{one.hits:.1%}",
-            f"{one.cost_hits:.1%}",
-            f"{one.mean_bytes / GB:,.1f} GB",
-            f"${one.generated_microusd / 10**6:,.2f}",
+            item.cache,
+            f"{item.hits:.1%}",
+            f"{item.cost_hits:.1%}",
+            f"{item.mean_bytes / GB:,.1f} GB",
+            f"${item.generated_microusd / 10**6:,.2f}",
         )
-        for one in served
+        for item in served
     ]
     title = f"{len(coming):,} requests over {days} days; ours and LRU within {budget_gb:g} GB"
     table(("cache", ">hits", ">of the cost", ">takes", ">spent on generating"), rows, title=title)
@@ -161,17 +161,17 @@ def concurrency(
         for scenario in SCENARIOS
     }
     if as_json:
-        emit([one for by_controller in found.values() for one in by_controller.values()])
+        emit([steering for by_controller in found.values() for steering in by_controller.values()])
         return
     rows = [
         (
             scenario.name,
             scenario.best(scenario.later or scenario.speedup),
-            *(f"{one.regret:.0%} at {one.last_limit}" for one in by_controller.values()),
+            *(f"{steering.regret:.0%} at {steering.last_limit}" for steering in by_controller.values()),
         )
         for scenario, by_controller in found.items()
     ]
-    means = [sum(one[name].regret for one in found.values()) / len(found) for name in makers]
+    means = [sum(entry[name].regret for entry in found.values()) / len(found) for name in makers]
     rows.append(("mean of all", "", *(f"{mean:.0%}" for mean in means)))
     table(
         ("server", ">best", *(f">{name}" for name in makers)), rows, title="Work lost in 40 hours, and the last limit"

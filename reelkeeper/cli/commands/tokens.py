@@ -28,7 +28,7 @@ def create(
 
     if unknown := sorted(set(scope) - set(Scope)):
         raise typer.BadParameter(f"no scope {', '.join(unknown)}; there are {', '.join(Scope)}")
-    scopes = {Scope(one) for one in scope}
+    scopes = {Scope(item) for item in scope}
     with store() as engine:
         line, text = tokens.create(engine, name, scopes, author=who(), expires_at=moment(expires))
     if as_json:
@@ -48,7 +48,7 @@ def listing(as_json: AsJson = False) -> None:
         emit(lines)
         return
     headings = ("!token", "name", "scopes", "!created", "!expires", "!revoked", "!last used")
-    rows = [(*one[:2], ", ".join(one.scopes), *one[3:]) for one in lines]
+    rows = [(*token_line[:2], ", ".join(token_line.scopes), *token_line[3:]) for token_line in lines]
     table(headings, rows)
 
 

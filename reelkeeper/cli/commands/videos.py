@@ -42,8 +42,17 @@ def videos(
         return
     headings = ("!user", "!video", "tier", "state", "!created", ">views", ">bytes", "codec", "why")
     rows = [
-        (one.user_id, one.id, one.tier, one.state, _day(one.created_at), _views(one), *_stored(one), one.reason or "")
-        for one in found
+        (
+            video.user_id,
+            video.id,
+            video.tier,
+            video.state,
+            _day(video.created_at),
+            _views(video),
+            *_stored(video),
+            video.reason or "",
+        )
+        for video in found
     ]
     table(headings, rows)
     if len(found) == limit:
@@ -54,12 +63,12 @@ def _day(at: Any) -> str:  # noqa: ANN401  a time or none
     return f"{at:%Y-%m-%d}" if at else "unknown"
 
 
-def _views(one: Any) -> str:  # noqa: ANN401  a Listed, which is not loaded yet
-    return "unknown" if one.views is None else f"{one.views:,}"
+def _views(item: Any) -> str:  # noqa: ANN401  a Listed, which is not loaded yet
+    return "unknown" if item.views is None else f"{item.views:,}"
 
 
-def _stored(one: Any) -> tuple[str, str | None]:  # noqa: ANN401  a Listed, which is not loaded yet
-    return size(one.size_bytes), one.codec
+def _stored(item: Any) -> tuple[str, str | None]:  # noqa: ANN401  a Listed, which is not loaded yet
+    return size(item.size_bytes), item.codec
 
 
 @group.command()
@@ -93,18 +102,18 @@ def show(
     headings = (">gen.", "state", ">bytes", "codec", ">VMAF", "!purge after", "key, and why it went")
     rows = [
         (
-            one.generation,
-            one.state,
-            size(one.size_bytes),
-            one.codec,
-            f"{one.quality_mean:.1f}" if one.quality_mean else None,
-            one.purge_after,
-            f"{one.key}\n{one.retire_reason or ''}".strip(),
+            blob_line.generation,
+            blob_line.state,
+            size(blob_line.size_bytes),
+            blob_line.codec,
+            f"{blob_line.quality_mean:.1f}" if blob_line.quality_mean else None,
+            blob_line.purge_after,
+            f"{blob_line.key}\n{blob_line.retire_reason or ''}".strip(),
         )
-        for one in objects
+        for blob_line in objects
     ]
     table(headings, rows)
-    table(("!at", "!event", "run"), [(one.at, one.event.event, one.event.run_id) for one in reversed(history)])
+    table(("!at", "!event", "run"), [(item.at, item.event.event, item.event.run_id) for item in reversed(history)])
 
 
 @group.command()
@@ -206,14 +215,20 @@ def bring_in_reads(
     at = moment(day)
     with closing(client), store() as engine:
         days = [at.date()] if at else days_to_import(engine)
-        taken = [import_reads(engine, client, settings.analytics_bucket, one, complete=complete_days) for one in days]
+        taken = [import_reads(engine, client, settings.analytics_bucket, item, complete=complete_days) for item in days]
     if as_json:
         emit(taken)
         return
     headings = ("!day", ">videos", ">reads", ">unknown objects", "complete")
     rows = [
-        (one.day, one.videos, one.reads, one.unknown_keys, f"no: {one.doubt}" if one.doubt else _whole(complete_days))
-        for one in taken
+        (
+            reads.day,
+            reads.videos,
+            reads.reads,
+            reads.unknown_keys,
+            f"no: {reads.doubt}" if reads.doubt else _whole(complete_days),
+        )
+        for reads in taken
     ]
     table(headings, rows)
     if not taken:

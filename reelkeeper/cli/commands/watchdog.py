@@ -47,10 +47,10 @@ def watchdog(
     if as_json:
         emit(watched)
     else:
-        for one in watched.findings:
-            say(f"{one.title}. {one.text} {one.suggestion}")
+        for finding in watched.findings:
+            say(f"{finding.title}. {finding.text} {finding.suggestion}")
     if watched.findings:
-        named = "; ".join(one.title for one in watched.findings)
+        named = "; ".join(finding.title for finding in watched.findings)
         raise Silence(f"{named}{f'. Not told to the second sink: {watched.error}' if watched.error else ''}")
     if settings.watchdog_ping_url:
         ping(settings.watchdog_ping_url.get_secret_value())

@@ -60,7 +60,7 @@ def observe(
             for row in rows
             if scope in (None, row.scope)
         ]
-        quiet = [Quiet(one.rule, one.scope) for one in alerts.snoozes_in_force(session)]
+        quiet = [Quiet(item.rule, item.scope) for item in alerts.snoozes_in_force(session)]
         alerting = in_force(session).policies.overridden(alerting=policy).alerting
         decision = decide(found, known, quiet, rules=rules, policy=alerting, as_of=at)
         _write(session, decision, run_id, at, alerting)
@@ -135,18 +135,18 @@ def _post(
 
 
 def _write(session: Session, decision: Decision, run_id: str, at: datetime, policy: AlertPolicy) -> None:
-    alerts.close(session, [one.id for one in decision.superseded], at)
+    alerts.close(session, [known_alert.id for known_alert in decision.superseded], at)
     seen = {group: _note(session, getattr(decision, group), run_id, at) for group in _GROUPS}
-    alerts.touch(session, [one.id for one in decision.outlasted], at)
+    alerts.touch(session, [known_alert.id for known_alert in decision.outlasted], at)
     put = partial(_put, session, run_id)
-    news = [(alert_id, one, one.known.first_at if one.known else None) for alert_id, one in seen["repeated"]]
-    news = [*((alert_id, one, None) for alert_id, one in seen["opened"]), *news]
+    news = [(alert_id, state, state.known.first_at if state.known else None) for alert_id, state in seen["repeated"]]
+    news = [*((alert_id, state, None) for alert_id, state in seen["opened"]), *news]
     if len(news) > policy.digest_above:
-        for ids, message in messages.digests([(alert_id, one.finding) for alert_id, one, _ in news]):
+        for ids, message in messages.digests([(alert_id, state.finding) for alert_id, state, _ in news]):
             alerts.mark_told(session, ids, put(message, alert_ids=ids), at)
     else:
-        for alert_id, one, since in news:
-            message = messages.alert(alert_id, one.finding, since=since)
+        for alert_id, state, since in news:
+            message = messages.alert(alert_id, state.finding, since=since)
             alerts.mark_told(session, [alert_id], put(message, alert_ids=[alert_id]), at)
     _resolve(session, decision, run_id, at, policy)
 
@@ -159,23 +159,27 @@ _GROUPS = ("opened", "repeated", "silent", "snoozed")
 
 
 def _note(session: Session, seen: Sequence[FindingState], run_id: str, at: datetime) -> list[tuple[str, FindingState]]:
-    noted = [(one.known.id if one.known else uuid4().hex[:12], one) for one in seen]
-    alerts.open_new(session, [(alert_id, one.finding) for alert_id, one in noted if not one.known], run_id, at)
-    for alert_id, one in noted:
-        if one.known:
-            alerts.see_again(session, alert_id, one.finding, run_id, at, reopened=not one.known.is_open)
-    alerts.mark_believed(session, [alert_id for alert_id, one in noted if one.is_told])
+    noted = [(state.known.id if state.known else uuid4().hex[:12], state) for state in seen]
+    alerts.open_new(session, [(alert_id, state.finding) for alert_id, state in noted if not state.known], run_id, at)
+    for alert_id, state in noted:
+        if state.known:
+            alerts.see_again(session, alert_id, state.finding, run_id, at, reopened=not state.known.is_open)
+    alerts.mark_believed(session, [alert_id for alert_id, state in noted if state.is_told])
     return noted
 
 
 def _resolve(session: Session, decision: Decision, run_id: str, at: datetime, policy: AlertPolicy) -> None:
-    alerts.close(session, [one.id for one in (*decision.resolved, *decision.faded)], at)
-    unheard = [one.message_id for one in decision.resolved if one.message_id and one.severity != Severity.CRITICAL]
+    alerts.close(session, [known_alert.id for known_alert in (*decision.resolved, *decision.faded)], at)
+    unheard = [
+        known_alert.message_id
+        for known_alert in decision.resolved
+        if known_alert.message_id and known_alert.severity != Severity.CRITICAL
+    ]
     untold = set(outbox.withdraw(session, unheard))  # what was critical is told even when it is over
     alerts.mark_untold(session, untold)
-    told = [one for one in decision.resolved if one.id not in untold]
-    groups = [told] if len(told) > policy.digest_above else [[one] for one in told]
+    told = [known_alert for known_alert in decision.resolved if known_alert.id not in untold]
+    groups = [told] if len(told) > policy.digest_above else [[known_alert] for known_alert in told]
     for group in groups:
         for ids, message in messages.resolved(group, at):
-            after_id = max((one.message_id or 0 for one in group), default=0) or None
+            after_id = max((known_alert.message_id or 0 for known_alert in group), default=0) or None
             _put(session, run_id, message, alert_ids=ids, after_id=after_id)

@@ -88,7 +88,7 @@ class Delivered:
 def preview(engine: Engine, *, limit: int) -> tuple[int, tuple[str, ...]]:
     """Count what waits, and give the titles of the first; nothing is sent."""
     with reading(engine) as session:
-        titles = tuple(one.title for one in outbox.listed(session, everything=False, limit=limit))
+        titles = tuple(waiting.title for waiting in outbox.listed(session, everything=False, limit=limit))
         return outbox.count_waiting(session)[0], titles
 
 

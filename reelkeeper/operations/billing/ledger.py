@@ -133,9 +133,9 @@ def expire(session: Session, *, run_id: str, limit: int = 200) -> list[Moved]:
     """Give back at most `limit` open holds whose time is over by the database's clock, the oldest first."""
     require_permission(session)
     moved = []
-    for one in credit_holds.close_overdue(session, limit):
-        asked = Request(TransferKind.EXPIRE, f"{OURS}{one.id}", fingerprint(kind=TransferKind.EXPIRE, hold=one.id))
-        moved.append(_settle(session, asked, one, 0, run_id))
+    for item in credit_holds.close_overdue(session, limit):
+        asked = Request(TransferKind.EXPIRE, f"{OURS}{item.id}", fingerprint(kind=TransferKind.EXPIRE, hold=item.id))
+        moved.append(_settle(session, asked, item, 0, run_id))
     return moved
 
 
@@ -171,12 +171,12 @@ def _require_user(session: Session, user_id: str) -> None:
 
 
 def _why_not(session: Session, hold_id: str, what: str, closed: type[ReelkeeperError] = HoldClosed) -> ReelkeeperError:
-    one = credit_holds.find(session, hold_id)
-    if one is None:
+    item = credit_holds.find(session, hold_id)
+    if item is None:
         return NotFound(f"no hold {hold_id!r}; nothing was moved")
-    figures = f"{one.amount_microusd:,} held, {one.captured_microusd:,} captured, {one.refunded_microusd:,} refunded"
-    why = f"cannot {what} hold {hold_id}, which is {one.state}: {figures}; nothing was moved"
-    return closed(why) if one.state != HoldState.OPEN else AmountRefused(why)
+    figures = f"{item.amount_microusd:,} held, {item.captured_microusd:,} captured, {item.refunded_microusd:,} refunded"
+    why = f"cannot {what} hold {hold_id}, which is {item.state}: {figures}; nothing was moved"
+    return closed(why) if item.state != HoldState.OPEN else AmountRefused(why)
 
 
 def _settle(session: Session, asked: Request, closed: Held, captured_microusd: int, run_id: str) -> Moved:

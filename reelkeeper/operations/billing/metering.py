@@ -88,9 +88,13 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date) -> i
     for day in stale:  # each for itself, since others wait for a transaction of SQLite's
         with transaction(engine, "charges.replace") as session:
             of_users = usage.days(session, day, day, metrics=CHARGED, of_users=True)
-            of_day = [one for one in computed if one.day == day]
+            of_day = [computed_charge for computed_charge in computed if computed_charge.day == day]
             charges.replace(session, [day], share(of_day, of_users, tiers, book))
-            others = sum(one.billed_nanousd for one in of_day if one.item.service not in MAKING)
+            others = sum(
+                computed_charge.billed_nanousd
+                for computed_charge in of_day
+                if computed_charge.item.service not in MAKING
+            )
             spend_counters.note_charged(session, day, -(-others // _NANO_IN_MICRO))
     return len(stale)
 
@@ -118,9 +122,15 @@ def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str],
 
 def _stale(computed: Iterable[ComputedCharge], settled: Iterable[charges.Settled], today: date) -> list[date]:
     should = {
-        (one.day, one.item.sku): (one.quantity, one.list_nanousd, one.billed_nanousd, one.estimated) for one in computed
+        (computed_charge.day, computed_charge.item.sku): (
+            computed_charge.quantity,
+            computed_charge.list_nanousd,
+            computed_charge.billed_nanousd,
+            computed_charge.estimated,
+        )
+        for computed_charge in computed
     }
-    are = {one[:2]: one[2:] for one in settled}
+    are = {settled_charge[:2]: settled_charge[2:] for settled_charge in settled}
     wrong = {day for day, sku in should.keys() | are.keys() if should.get((day, sku)) != are.get((day, sku))}
     return sorted(wrong | {day for day, _ in should if day >= today - CHANGES_FOR})
 
@@ -130,8 +140,8 @@ def _first_to_ask(session: Session, day: date) -> date:
     oldest = day - (KEPT_DAYS - 1) * _ONE_DAY
     theirs = UsageSource.CLOUDFLARE
     known = {
-        one.day
-        for one in usage.days(session, oldest, day, metrics=[Metric.STORED_BYTES], source=theirs, of_users=False)
+        item.day
+        for item in usage.days(session, oldest, day, metrics=[Metric.STORED_BYTES], source=theirs, of_users=False)
     }
     missing = usage.missing_days(session, Metric.STORED_BYTES, oldest, day, theirs)
     return max(oldest, min([*missing, max(known, default=oldest) - CHANGES_FOR]))

@@ -84,10 +84,12 @@ def release(session: Session, key: str) -> None:
     """
     require_permission(session)
     if not _end(session, key, ReservationState.RELEASED, ~_in_use()):
-        one = _require(session, key)
-        if one.state in (ReservationState.OPEN, ReservationState.SETTLED):
-            under_way = "an upload under way counts on it" if one.state == ReservationState.OPEN else "its bytes came"
-            raise HoldClosed(f"reservation {key!r} of {one.size_bytes:,} bytes stays: {under_way}")
+        reservation = _require(session, key)
+        if reservation.state in (ReservationState.OPEN, ReservationState.SETTLED):
+            under_way = (
+                "an upload under way counts on it" if reservation.state == ReservationState.OPEN else "its bytes came"
+            )
+            raise HoldClosed(f"reservation {key!r} of {reservation.size_bytes:,} bytes stays: {under_way}")
 
 
 def settle(session: Session, key: str) -> None:
@@ -97,9 +99,11 @@ def settle(session: Session, key: str) -> None:
     """
     require_permission(session)
     if not _end(session, key, ReservationState.SETTLED):
-        one = _require(session, key)
-        if one.state != ReservationState.SETTLED:
-            raise HoldClosed(f"reservation {key!r} of {one.size_bytes:,} bytes is {one.state}: reserve anew")
+        reservation = _require(session, key)
+        if reservation.state != ReservationState.SETTLED:
+            raise HoldClosed(
+                f"reservation {key!r} of {reservation.size_bytes:,} bytes is {reservation.state}: reserve anew"
+            )
 
 
 def require_room(session: Session, key: str, user_id: str, size_bytes: int) -> None:
@@ -108,15 +112,14 @@ def require_room(session: Session, key: str, user_id: str, size_bytes: int) -> N
     From then on, until the upload's intent is settled, it neither expires nor can be released. Raises QuotaExceeded,
     HoldClosed, NotFound.
     """
-    one = _require(session, key)
-    if one.user_id != user_id:
+    reservation = _require(session, key)
+    if reservation.user_id != user_id:
         raise NotFound(f"no reservation {key!r} of user {user_id!r}")
-    if one.state != ReservationState.OPEN:
-        raise HoldClosed(f"reservation {key!r} is {one.state}; nothing was stored. Reserve anew")
-    if one.size_bytes < size_bytes:
-        raise QuotaExceeded(
-            f"{size_bytes:,} bytes are more than the {one.size_bytes:,} of reservation {key!r}; nothing was stored"
-        )
+    if reservation.state != ReservationState.OPEN:
+        raise HoldClosed(f"reservation {key!r} is {reservation.state}; nothing was stored. Reserve anew")
+    if reservation.size_bytes < size_bytes:
+        most = f"the {reservation.size_bytes:,} of reservation {key!r}"
+        raise QuotaExceeded(f"{size_bytes:,} bytes are more than {most}; nothing was stored")
     if session.execute(sa.select(reservations.c.id).where(reservations.c.id == key, _in_use())).scalar():
         raise HoldClosed(f"another upload counts on reservation {key!r}; nothing was stored")
 
@@ -132,7 +135,9 @@ def expire(session: Session, *, limit: int = 200) -> list[Reserved]:
     )
     found = [Reserved._make(row) for row in session.execute(overdue)]
     return [
-        one._replace(state=ReservationState.EXPIRED) for one in found if _end(session, one.id, ReservationState.EXPIRED)
+        reservation._replace(state=ReservationState.EXPIRED)
+        for reservation in found
+        if _end(session, reservation.id, ReservationState.EXPIRED)
     ]
 
 
@@ -179,10 +184,10 @@ def _find(session: Session, key: str) -> Reserved | None:
 
 
 def _require(session: Session, key: str) -> Reserved:
-    one = _find(session, key)
-    if one is None:
+    reservation = _find(session, key)
+    if reservation is None:
         raise NotFound(f"no reservation {key!r}; nothing was changed")
-    return one
+    return reservation
 
 
 def _standing(session: Session, user_id: str) -> Standing:

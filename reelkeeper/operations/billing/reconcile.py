@@ -32,7 +32,7 @@ def reconcile(engine: Engine, client: Client | None, first: date, last: date) ->
             for source in (UsageSource.STORE, UsageSource.CLOUDFLARE)
         )
         services = charges.sums(session, "service", first, last)
-    charged = Decimal(sum(one.billed_nanousd for one in services if one.key.startswith(_R2))).scaleb(-9)
+    charged = Decimal(sum(total.billed_nanousd for total in services if total.key.startswith(_R2))).scaleb(-9)
     billed, trouble = _billed(client, first, last)
     return Reconciled(compare(ours, theirs), charged, billed, trouble)
 

@@ -25,7 +25,7 @@ def followed(engine: Engine, **exceptions: BaseModel | None) -> Policies:
     try:
         return current(engine).policies.overridden(**exceptions)
     except ValidationError as error:
-        wrong = "; ".join(str(one["msg"]).removeprefix("Value error, ") for one in error.errors())
+        wrong = "; ".join(str(entry["msg"]).removeprefix("Value error, ") for entry in error.errors())
         raise PolicyRefused(f"refused, and nothing was changed: with the policies in force, {wrong}") from None
 
 
@@ -34,7 +34,7 @@ class Override:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401  a type
         """Read what is given in a document's words; a policy made in Python is taken as it is."""
-        (policy,) = (one for one in get_args(source) if one is not type(None))
+        (policy,) = (get_arg for get_arg in get_args(source) if get_arg is not type(None))
         self._policy: type[BaseModel] = policy
 
         def read(given: Any, whole: core_schema.ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401  whatever comes

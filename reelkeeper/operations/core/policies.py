@@ -68,7 +68,7 @@ def _parsed(version: int, document: Mapping[str, Any]) -> Policies:
     try:
         return Policies.model_validate_json(json.dumps(document))
     except ValidationError as error:
-        fields = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
+        fields = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors())
         raise SchemaError(
             f"policy version {version} holds what this version of Reelkeeper does not take ({fields}); no work is done "
             "under policies that cannot be read. Run the version of Reelkeeper that applied them"

@@ -35,7 +35,7 @@ def read(text: str, name: str) -> Policies:
     try:
         return parse(found)
     except ValidationError as error:
-        faults = "\n".join(f"  {_fault(dict(one))}" for one in error.errors())
+        faults = "\n".join(f"  {_fault(dict(entry))}" for entry in error.errors())
         raise PolicyRefused(f"{name} was refused, and nothing was changed:\n{faults}") from None
 
 
@@ -57,7 +57,7 @@ def shown(name: str, value: object) -> str:
     if value is None:
         return NOTHING[not name.endswith(("_days", "_views"))]  # never, where it says when; else none
     if isinstance(value, tuple):
-        plain = [one.model_dump(mode="json") if isinstance(one, BaseModel) else one for one in value]
+        plain = [item.model_dump(mode="json") if isinstance(item, BaseModel) else item for item in value]
         return json.dumps(plain, default=str)
     return json.dumps(value) if isinstance(value, bool | str) else str(value)
 

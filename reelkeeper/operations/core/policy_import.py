@@ -40,7 +40,7 @@ def collect(prefect_yaml: str, params: Sequence[str]) -> Policies:
     try:
         return parse(found)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        wrong = "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors())
         raise PolicyRefused(f"these parameters make no document: {wrong}") from None
 
 

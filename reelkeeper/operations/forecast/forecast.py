@@ -82,7 +82,7 @@ def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
     retention = {tier.value: days for tier, days in policy.retention_days().items()}
     peaks = series.get((Metric.STORED_BYTES, ""), {})
     stock = Stock(
-        round(peaks[max(peaks)]) if peaks else sum(one.size_bytes for one in cohorts) + sum(purging.values()),
+        round(peaks[max(peaks)]) if peaks else sum(cohort.size_bytes for cohort in cohorts) + sum(purging.values()),
         known_expiries(cohorts, purging, retention, policy.grace_days),
         shares_by_life(uploaded, retention, policy.grace_days),
     )
@@ -92,7 +92,7 @@ def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
         stock, _this_month(peaks, today), _series(moved) if moved else None, round(cold[max(cold)]) if cold else 0
     )
     others = {metric: _series(series[metric, ""]) for metric in _OTHERS if (metric, "") in series}
-    return Known(tuple(_lines(series, policies.book)), stored, others, min((one.day for one in used), default=None))
+    return Known(tuple(_lines(series, policies.book)), stored, others, min((item.day for item in used), default=None))
 
 
 _OTHERS: Final = (Metric.JOBS, Metric.GENERATION_SECONDS, Metric.USERS)
@@ -195,27 +195,27 @@ def _required(known: Known, as_of: datetime) -> Known:
 def _by_line(used: Iterable[Used]) -> dict[tuple[str, str], dict[date, float]]:
     """Sum usage by line and day. Of two who counted the same day Cloudflare is believed, as it is where it charges."""
     sources: dict[tuple[date, Metric], dict[UsageSource, list[Used]]] = defaultdict(dict)
-    for one in used:
-        sources[one.day, one.metric].setdefault(one.source, []).append(one)
+    for item in used:
+        sources[item.day, item.metric].setdefault(item.source, []).append(item)
     found: dict[tuple[str, str], dict[date, float]] = defaultdict(dict)
     for (day, metric), by in sources.items():
-        for one in by.get(UsageSource.CLOUDFLARE) or by[UsageSource.STORE]:
-            for key in _keys(metric, one):
-                found[key][day] = found[key].get(day, 0.0) + one.quantity
+        for item in by.get(UsageSource.CLOUDFLARE) or by[UsageSource.STORE]:
+            for key in _keys(metric, item):
+                found[key][day] = found[key].get(day, 0.0) + item.quantity
     for key in [key for key in found if key[0] in "AB"]:  # a day that was counted and names none of this class had none
         for day in (day for day, metric in sources if metric is Metric.OPERATIONS):
             found[key].setdefault(day, 0.0)
     return found
 
 
-def _keys(metric: Metric, one: Used) -> list[tuple[str, str]]:
+def _keys(metric: Metric, item: Used) -> list[tuple[str, str]]:
     if metric is Metric.OPERATIONS:
-        kind = class_of(one.resource)
-        return [(kind, one.storage_class or StorageClass.STANDARD)] if kind else []
+        kind = class_of(item.resource)
+        return [(kind, item.storage_class or StorageClass.STANDARD)] if kind else []
     if metric is Metric.JOBS:
-        return [(metric, ""), ("job", one.resource)]
+        return [(metric, ""), ("job", item.resource)]
     if metric is Metric.STORED_BYTES:
-        return [(metric, _COLD if one.storage_class == _COLD else "")]
+        return [(metric, _COLD if item.storage_class == _COLD else "")]
     return [(metric, "")]
 
 
@@ -234,7 +234,7 @@ def _lines(series: Mapping[tuple[str, str], Days], book: PriceBook) -> Iterable[
 def _this_month(peaks: Days, today: date) -> dict[date, int]:
     """Give the peaks of this month's days so far; the last known one stands in for a day on which nobody looked."""
     found, day = dict[date, int](), today.replace(day=1)
-    last = max((one for one in peaks if one < day), default=None)
+    last = max((peak for peak in peaks if peak < day), default=None)
     while day < today:
         last = day if day in peaks else last
         if last is not None:

@@ -41,7 +41,7 @@ def void_reservations(engine: Engine, *, lease: Lease) -> list[Reserved]:
         with transaction(engine, "accounts.void_reservations") as session:
             require_permission(session, lease)
             some = quota.expire(session)
-            uploads.release(session, [one.id for one in some])
+            uploads.release(session, [reservation.id for reservation in some])
         voided += some
         if not some:
             return voided
@@ -72,6 +72,6 @@ def correct(engine: Engine, *, author: str) -> tuple[list[Mismatch], list[Mismat
     """
     with transaction(engine, "accounts.correct") as session:
         deployment.lock(session)
-        wrong = [one for one in counting.mismatches(session) if counting.write_anew(session, one)]
-        append(session, [Event("recount", author, detail=one._asdict()) for one in wrong])
+        wrong = [mismatch for mismatch in counting.mismatches(session) if counting.write_anew(session, mismatch)]
+        append(session, [Event("recount", author, detail=mismatch._asdict()) for mismatch in wrong])
         return wrong, counting.mismatches(session)

@@ -110,7 +110,7 @@ class Status:
     @property
     def overdue(self) -> tuple[str, ...]:
         """The flows that have been silent for too long."""
-        return tuple(one.flow for one in self.flows if one.is_overdue)
+        return tuple(flow.flow for flow in self.flows if flow.is_overdue)
 
 
 def gather(
@@ -132,7 +132,7 @@ def gather(
             as_of=at,
             flows=tuple(flow_states(session, flows)),
             videos=stock.by_state(session),
-            backlog=tuple(one for flow, act in left if (one := backlog.left_of_last_plan(session, flow, act))),
+            backlog=tuple(item for flow, act in left if (item := backlog.left_of_last_plan(session, flow, act))),
             grace=stock.in_grace(session),
             queue=Queue(
                 queue.counted(session),
@@ -167,8 +167,8 @@ def _money(session: Session, at: datetime, budget: BudgetPolicy) -> Money:
     return Money(
         *charge_reports.billed(session, at.date()),
         budget,
-        sum(one.size_bytes for one in gone),
-        sum(one.nanousd for one in savings.per_day(gone, at.date())),
+        sum(item.size_bytes for item in gone),
+        sum(saving.nanousd for saving in savings.per_day(gone, at.date())),
     )
 
 

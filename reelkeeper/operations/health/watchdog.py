@@ -80,11 +80,11 @@ def _silent(session: Session, flows: Collection[str]) -> list[Finding]:
     at, made_at = now(session), deployment.made_at(session)
     found = (
         cadence.silent(
-            one.flow, one.last_ok_at or made_at, one.cadence, has_succeeded=one.last_ok_at is not None, as_of=at
+            flow.flow, flow.last_ok_at or made_at, flow.cadence, has_succeeded=flow.last_ok_at is not None, as_of=at
         )
-        for one in flow_states(session, flows)
+        for flow in flow_states(session, flows)
     )
-    return [one for one in found if one]
+    return [finding for finding in found if finding]
 
 
 def _stuck(session: Session) -> list[Finding]:
@@ -92,7 +92,9 @@ def _stuck(session: Session) -> list[Finding]:
     if oldest <= STUCK_AFTER:
         return []
     minutes = oldest.total_seconds() / 60
-    errors = [one.last_error for one in outbox.listed(session, everything=False, limit=1_000) if one.last_error]
+    errors = [
+        waiting.last_error for waiting in outbox.listed(session, everything=False, limit=1_000) if waiting.last_error
+    ]
     return [
         Finding(
             rule=_STUCK,

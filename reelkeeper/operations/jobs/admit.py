@@ -131,7 +131,7 @@ def admit(
         require_key(client_key)
         wanted = request if isinstance(request, GenerationRequest) else GenerationRequest.model_validate(dict(request))
     except ValidationError as wrong:
-        return Declined(RefusedFor.INPUT, "; ".join(_why(one) for one in wrong.errors(include_url=False)[:5]))
+        return Declined(RefusedFor.INPUT, "; ".join(_why(error) for error in wrong.errors(include_url=False)[:5]))
     except AmountRefused as wrong:
         return Declined(RefusedFor.INPUT, str(wrong))
     canonical = wanted.canonical()

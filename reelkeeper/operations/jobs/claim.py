@@ -101,59 +101,59 @@ def renew(engine: Engine, held: Iterable[tuple[Claim, float]]) -> dict[str, bool
     The answer says of each job whether its user has asked to cancel it.
     """
     with transaction(engine, "jobs.renew") as session:
-        return claims.renew(session, [(*one.fence, progress) for one, progress in held])
+        return claims.renew(session, [(*job.fence, progress) for job, progress in held])
 
 
-def announce(engine: Engine, one: Claim, provider: str) -> Claim:
+def announce(engine: Engine, job: Claim, provider: str) -> Claim:
     """Write down under which key a job is about to be sent to a provider. Raises LeaseLost, Frozen."""
-    key = one.provider_key or f"{one.id}-{one.lease_token}"
+    key = job.provider_key or f"{job.id}-{job.lease_token}"
     with transaction(engine, "jobs.announce") as session:
         require_permission(session)
-        _require(claims.note(session, one, provider=provider, provider_key=key), one)
-    return one._replace(provider=provider, provider_key=key)
+        _require(claims.note(session, job, provider=provider, provider_key=key), job)
+    return job._replace(provider=provider, provider_key=key)
 
 
-def note_sent(engine: Engine, one: Claim, provider_job_id: str) -> Claim:
+def note_sent(engine: Engine, job: Claim, provider_job_id: str) -> Claim:
     """Write down the provider's own name of a job. Raises LeaseLost."""
     with transaction(engine, "jobs.sent") as session:
-        _require(claims.note(session, one, provider_job_id=provider_job_id), one)
-    return one._replace(provider_job_id=provider_job_id)
+        _require(claims.note(session, job, provider_job_id=provider_job_id), job)
+    return job._replace(provider_job_id=provider_job_id)
 
 
-def retry(engine: Engine, one: Claim, error: str, policy: AttemptPolicy, *, cost_microusd: int | None = None) -> float:
+def retry(engine: Engine, job: Claim, error: str, policy: AttemptPolicy, *, cost_microusd: int | None = None) -> float:
     """Let a job whose attempt has failed wait, and return for how many seconds. Raises LeaseLost.
 
     The provider is known to have failed it or never to have had it: the next attempt sends it under a new key. What it
     took for this one is ours, and counts as spent.
     """
-    pause = pause_seconds(one.attempts, random.random(), policy)  # noqa: S311  it spreads attempts, and guards nothing
+    pause = pause_seconds(job.attempts, random.random(), policy)  # noqa: S311  it spreads attempts, and guards nothing
     gone = {"provider_key": None, "provider_job_id": None, "progress": 0.0}
     with transaction(engine, "jobs.retry") as session:
         values = {"state": JobState.QUEUED, "due_at": Clock(pause), "error": error, **gone}
-        _let_go(session, one, cost_microusd=spend_counters.added(cost_microusd), **values)
+        _let_go(session, job, cost_microusd=spend_counters.added(cost_microusd), **values)
         if cost_microusd:
             spend_counters.add_generated(session, now(session).date(), cost_microusd)
     return pause
 
 
-def forget_sent(engine: Engine, one: Claim) -> None:
+def forget_sent(engine: Engine, job: Claim) -> None:
     """Forget what a provider made of a job that is given up because it failed there. Raises LeaseLost."""
     with transaction(engine, "jobs.forget_sent") as session:
-        _require(claims.note(session, one, provider_key=None, provider_job_id=None), one)
+        _require(claims.note(session, job, provider_key=None, provider_job_id=None), job)
 
 
-def wait(engine: Engine, one: Claim, error: str, policy: AttemptPolicy) -> float:
+def wait(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> float:
     """Let a job wait like `retry`, and keep what is known of it at its provider, who still has it."""
-    pause = pause_seconds(one.attempts, random.random(), policy)  # noqa: S311  as above
+    pause = pause_seconds(job.attempts, random.random(), policy)  # noqa: S311  as above
     with transaction(engine, "jobs.wait") as session:
-        _let_go(session, one, state=JobState.QUEUED, due_at=Clock(pause), error=error)
+        _let_go(session, job, state=JobState.QUEUED, due_at=Clock(pause), error=error)
     return pause
 
 
-def park(engine: Engine, one: Claim, error: str, policy: AttemptPolicy) -> None:
+def park(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> None:
     """Put a job aside of which nobody knows whether its provider has it; it is looked up later. Raises LeaseLost."""
     with transaction(engine, "jobs.park") as session:
-        _let_go(session, one, state=JobState.PARKED, due_at=Clock(policy.quiet_seconds), error=error)
+        _let_go(session, job, state=JobState.PARKED, due_at=Clock(policy.quiet_seconds), error=error)
 
 
 def poll_now(engine: Engine, provider_job_id: str) -> bool:
@@ -225,12 +225,12 @@ def redrive(engine: Engine, job_id: str, *, author: str) -> None:
         append(session, [Event("redrive", author, user_id=row.user_id, detail={"job": job_id, "was": row.error})])
 
 
-def _let_go(session: Session, one: Claim, **values: Any) -> None:  # noqa: ANN401  columns of jobs
-    _require(claims.note(session, one, claimed_by=None, lease_until=None, **values), one)
+def _let_go(session: Session, job: Claim, **values: Any) -> None:  # noqa: ANN401  columns of jobs
+    _require(claims.note(session, job, claimed_by=None, lease_until=None, **values), job)
 
 
-def _require(is_ours: bool, one: Claim) -> None:
+def _require(is_ours: bool, job: Claim) -> None:
     if not is_ours:
         raise LeaseLost(
-            f"job {one.id!r} (token {one.lease_token}) is over, or another worker has it; nothing was changed"
+            f"job {job.id!r} (token {job.lease_token}) is over, or another worker has it; nothing was changed"
         )

@@ -50,15 +50,15 @@ def give(session: Session, leader_id: str, video_id: str, *, run_id: str) -> int
         .returning(*ENDING)
     )
     followers = [EndingJob._make(row) for row in rows]
-    for one in followers:
-        charge = at(session, one.policy_version).admission.hit_charge(one.price_microusd)
-        if charge and one.hold_id is not None:
+    for job in followers:
+        charge = at(session, job.policy_version).admission.hit_charge(job.price_microusd)
+        if charge and job.hold_id is not None:
             try:
-                ledger.capture(session, one.hold_id, charge, f"job/{one.id}/capture", run_id=run_id)
+                ledger.capture(session, job.hold_id, charge, f"job/{job.id}/capture", run_id=run_id)
             except HoldClosed:
                 continue  # it ran out while the leader was at work, and was given back
         else:
-            give_credits_back(session, one, run_id)
+            give_credits_back(session, job, run_id)
     return len(followers)
 
 
@@ -69,36 +69,36 @@ def promote(session: Session, leader_id: str, *, run_id: str) -> str | None:
     """
     following = sa.and_(jobs.c.leader_id == leader_id, jobs.c.state.in_(IN_FLIGHT))
     rows = session.execute(sa.select(*ENDING).where(following).order_by(jobs.c.created_at, jobs.c.id)).all()
-    for one in map(EndingJob._make, rows):
-        key = reservation_key(one.id)
+    for job in map(EndingJob._make, rows):
+        key = reservation_key(job.id)
         try:
             quota.reserve(
                 session,
-                one.user_id,
-                one.reserved_bytes,
+                job.user_id,
+                job.reserved_bytes,
                 key,
-                lasting_seconds=at(session, one.policy_version).admission.hold_seconds,
+                lasting_seconds=at(session, job.policy_version).admission.hold_seconds,
             )
         except QuotaExceeded as full:
             session.execute(
                 sa.update(jobs)
-                .where(jobs.c.id == one.id)
+                .where(jobs.c.id == job.id)
                 .values(state=JobState.DEAD, finished_at=Clock(), error=str(full), leader_id=None)
             )
-            give_credits_back(session, one, run_id)
+            give_credits_back(session, job, run_id)
             continue
         session.execute(
-            sa.update(jobs).where(jobs.c.id == one.id).values(leader_id=None, reservation_id=key, due_at=Clock())
+            sa.update(jobs).where(jobs.c.id == job.id).values(leader_id=None, reservation_id=key, due_at=Clock())
         )
-        session.execute(sa.update(jobs).where(following).values(leader_id=one.id))
-        return one.id
+        session.execute(sa.update(jobs).where(following).values(leader_id=job.id))
+        return job.id
     return None
 
 
-def give_credits_back(session: Session, one: EndingJob, run_id: str) -> None:
+def give_credits_back(session: Session, job: EndingJob, run_id: str) -> None:
     """Release what a job held, if it is held still."""
-    if one.hold_id is not None and _is(session, credit_holds, one.hold_id, HoldState.OPEN):
-        ledger.release(session, one.hold_id, f"job/{one.id}/release/{one.hold_id}", run_id=run_id)
+    if job.hold_id is not None and _is(session, credit_holds, job.hold_id, HoldState.OPEN):
+        ledger.release(session, job.hold_id, f"job/{job.id}/release/{job.hold_id}", run_id=run_id)
 
 
 def give_bytes_back(session: Session, reservation_id: str | None) -> None:

@@ -172,24 +172,24 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
 
 
 def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
-    one = job.claim
-    if one.attempts > job.attempts.most_attempts:
-        raise ReelkeeperError(one.error or "its worker gave no sign of life")  # what it sent may go on
+    item = job.claim
+    if item.attempts > job.attempts.most_attempts:
+        raise ReelkeeperError(item.error or "its worker gave no sign of life")  # what it sent may go on
     with reading(context.engine) as session:
-        is_there = is_live(session, one.id)  # an earlier worker has delivered it, and died before it was settled
+        is_there = is_live(session, item.id)  # an earlier worker has delivered it, and died before it was settled
     with scratch_dir(context.scratch) as folder:
-        made = Made(folder) if is_there else context.generator.make(_order(one), folder / "made.mp4", job)
+        made = Made(folder) if is_there else context.generator.make(_order(item), folder / "made.mp4", job)
         # Of a job that another worker began, only the store knows how long it took.
-        took = None if one.provider_key else time.monotonic() - job.began
+        took = None if item.provider_key else time.monotonic() - job.began
         job.check()
-        taken = context.manager.take([f"video/{one.id}"])
+        taken = context.manager.take([f"video/{item.id}"])
         if not taken:
-            raise LeaseLost(f"job {one.id!r}: another worker delivers it")
+            raise LeaseLost(f"job {item.id!r}: another worker delivers it")
         try:
             deliver(
                 context.workspace,
-                one.id,
-                one.lease_token,
+                item.id,
+                item.lease_token,
                 made.path,
                 scratch=context.scratch,
                 lease=taken[0],
@@ -203,8 +203,8 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
     return End.SUCCEEDED
 
 
-def _order(one: Claim) -> Order:
-    return Order(one.id, one.model, one.request, one.provider_key, one.provider_job_id, one.was_parked)
+def _order(job: Claim) -> Order:
+    return Order(job.id, job.model, job.request, job.provider_key, job.provider_job_id, job.was_parked)
 
 
 def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:

@@ -127,9 +127,9 @@ class _Worker:
         if seen is None:
             return 0
         running, attempts = seen
-        for one in claimed:
-            self._warm.remove(one.model if one.model in self._warm else self._warm[0])
-            job = JobRun(self._context, one, attempts)
+        for item in claimed:
+            self._warm.remove(item.model if item.model in self._warm else self._warm[0])
+            job = JobRun(self._context, item, attempts)
             job.ran_beside.append(running)  # a short job is over before the heartbeat looks
             self._busy[pool.submit(run_job, self._context, job)] = job
         return len(claimed)

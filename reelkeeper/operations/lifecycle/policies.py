@@ -140,8 +140,8 @@ def _compare(session: Session, found: Effect, as_of: datetime) -> None:
         totals[name][1] += verdict.video.size_bytes
 
     judge = [
-        lifecycle.judging(one.lifecycle, as_of, "", frozenset(one.recipe.skip_codecs))
-        for one in (found.before.policies, found.after)
+        lifecycle.judging(item.lifecycle, as_of, "", frozenset(item.recipe.skip_codecs))
+        for item in (found.before.policies, found.after)
     ]
     for video in live_videos(session, as_of):
         was, then = judge[0](video), judge[1](video)

@@ -29,7 +29,7 @@ def find_restorable(
     """
     with reading(workspace.engine) as session:
         found = restorable.find(session, run_id=run_id, video_id=video_id, user_id=user_id)
-    latest = {one.video_id: one for one in found}  # ordered by generation: the last one of a video is its latest
+    latest = {blob.video_id: blob for blob in found}  # ordered by generation: the last one of a video is its latest
     if not latest:
         subject = f"run {run_id}" if run_id else f"video {video_id}" if video_id else f"user {user_id}"
         raise NotFound(f"nothing to restore of {subject}: nothing of it is retired, or its bytes are already purged")
@@ -40,33 +40,38 @@ def restore(
     workspace: Workspace, batch: Sequence[Restorable], *, run_id: str, author: str, grace: Grace, hold_days: int
 ) -> list[Outcome]:
     """Bring back those of `batch` whose bytes are stored as recorded, in one transaction."""
-    stored = workspace.bucket.stored([one.key for one in batch])
+    stored = workspace.bucket.stored([blob.key for blob in batch])
     outcomes: list[Outcome] = []
     with transaction(workspace.engine, "restore") as session:
         deployment.lock(session)
-        with quotas.counted(session, [one.video_id for one in batch]):
-            for one in batch:
-                found = stored[one.key]
-                if found is None or not one.recorded.matches(found):
+        with quotas.counted(session, [blob.video_id for blob in batch]):
+            for blob in batch:
+                found = stored[blob.key]
+                if found is None or not blob.recorded.matches(found):
                     there = "nothing is" if found is None else f"{found.size_bytes} bytes, ETag {found.etag}, are"
-                    why = f"{there} stored at {one.key}; recorded were {one.size_bytes} bytes, ETag {one.etag}"
-                    outcomes.append(Outcome(one.video_id, "failed", why, blob_id=one.wanted_blob_id))
-                elif restorable.bring_back(session, one, run_id, grace):
+                    why = f"{there} stored at {blob.key}; recorded were {blob.size_bytes} bytes, ETag {blob.etag}"
+                    outcomes.append(Outcome(blob.video_id, "failed", why, blob_id=blob.wanted_blob_id))
+                elif restorable.bring_back(session, blob, run_id, grace):
                     outcomes.append(
-                        Outcome(one.video_id, "restored", f"by {author}", 0, one.size_bytes, one.wanted_blob_id)
+                        Outcome(blob.video_id, "restored", f"by {author}", 0, blob.size_bytes, blob.wanted_blob_id)
                     )
                 else:
                     why = "meanwhile it was purged, replaced or restored"
-                    outcomes.append(Outcome(one.video_id, "skipped", why, blob_id=one.wanted_blob_id))
+                    outcomes.append(Outcome(blob.video_id, "skipped", why, blob_id=blob.wanted_blob_id))
         restored = {outcome.video_id for outcome in outcomes if outcome.action == "restored"}
         append(
             session,
             [
                 Event(
-                    "restore", run_id, one.video_id, one.wanted_blob_id, one.user_id, {"by": author, "was": one.state}
+                    "restore",
+                    run_id,
+                    blob.video_id,
+                    blob.wanted_blob_id,
+                    blob.user_id,
+                    {"by": author, "was": blob.state},
                 )
-                for one in batch
-                if one.video_id in restored
+                for blob in batch
+                if blob.video_id in restored
             ],
         )
         if hold_days:

@@ -70,10 +70,10 @@ def _state(listed: Listed) -> str:
 
 
 def _holds(session: Session, listed: Listed) -> Iterator[str]:
-    for one in holds.in_force(session):
-        if (one.scope, one.subject) in (("video", listed.id), ("user", listed.user_id)):
-            until = f"until {one.expires_at:%Y-%m-%d %H:%M}" if one.expires_at else "until it is released"
-            yield f"{one.id} of the {one.scope}, by {one.author}: {one.reason}; {until}"
+    for hold_line in holds.in_force(session):
+        if (hold_line.scope, hold_line.subject) in (("video", listed.id), ("user", listed.user_id)):
+            until = f"until {hold_line.expires_at:%Y-%m-%d %H:%M}" if hold_line.expires_at else "until it is released"
+            yield f"{hold_line.id} of the {hold_line.scope}, by {hold_line.author}: {hold_line.reason}; {until}"
 
 
 def _views(live: Video) -> str:

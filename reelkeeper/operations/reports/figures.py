@@ -17,7 +17,7 @@ _LEVELS = {80: ("lower80_microusd", "upper80_microusd"), 95: ("lower95_microusd"
 
 def spend(report: MonthReport, *, title: str = "") -> Picture:
     """Draw each day's bill by service, against the daily budget."""
-    rows = [(one.day, one.service, one.billed_nanousd / _NANO) for one in report.spent]
+    rows = [(spending.day, spending.service, spending.billed_nanousd / _NANO) for spending in report.spent]
     budget = report.budgets.daily_usd
     daily = pd.DataFrame(rows, columns=["day", "service", "usd"])
     return charts.spend(daily, None if budget is None else float(budget), title=title)
@@ -26,17 +26,17 @@ def spend(report: MonthReport, *, title: str = "") -> Picture:
 def month(report: MonthReport, *, title: str = "") -> Picture:
     """Draw how the month's bill adds up day by day, and where it is expected to end, against the monthly budget."""
     daily: Counter[date] = Counter()
-    for one in report.spent:
-        daily[one.day] += one.billed_nanousd
+    for spending in report.spent:
+        daily[spending.day] += spending.billed_nanousd
     so_far = _series({day: amount / _NANO for day, amount in sorted(daily.items())}).cumsum()
     expected = [report.this_month] if report.this_month else []
-    mean, bands = _forecast({end_of(report.month): one for one in expected})
+    mean, bands = _forecast({end_of(report.month): forecast for forecast in expected})
     return charts.forecast_fan(so_far, mean, bands, _monthly(report), title=title)
 
 
 def months(report: MonthReport, *, title: str = "") -> Picture | None:
     """Draw the bills of the months before, and those that are expected; None where there are too few for a picture."""
-    expected = {one.month: one for one in report.expected if one.service == TOTAL}
+    expected = {forecast.month: forecast for forecast in report.expected if forecast.service == TOTAL}
     past = {day: amount / _NANO for day, amount in report.months.items() if day not in expected}
     if not report.is_over and not expected:
         past.pop(report.month, None)  # not over, and nobody has said what it will be
@@ -48,23 +48,23 @@ def months(report: MonthReport, *, title: str = "") -> Picture | None:
 
 def storage(report: MonthReport, *, title: str = "") -> Picture:
     """Draw what is stored, by the age of the video and the tier of its owner."""
-    rows = [(one.age, one.tier, one.size_bytes) for one in report.stock]
+    rows = [(stock.age, stock.tier, stock.size_bytes) for stock in report.stock]
     return charts.storage(pd.DataFrame(rows, columns=["age", "tier", "size_bytes"]), title=title)
 
 
 def savings(report: MonthReport, *, title: str = "") -> Picture:
     """Draw the dollars that were saved so far, by what saved them."""
-    rows = [(one.day, one.kind, one.nanousd / _NANO) for one in report.saved]
+    rows = [(saving.day, saving.kind, saving.nanousd / _NANO) for saving in report.saved]
     return charts.savings(pd.DataFrame(rows, columns=["day", "kind", "usd"]), title=title, has_freed=bool(report.freed))
 
 
 def _forecast(expected: Mapping[date, CostForecast]) -> tuple["pd.Series[float]", dict[int, pd.DataFrame]]:
-    mean = _series({day: one.mean_microusd / _MICRO for day, one in expected.items()})
+    mean = _series({day: forecast.mean_microusd / _MICRO for day, forecast in expected.items()})
     bands = {
         level: pd.DataFrame(
             {
-                "lower": _series({day: getattr(one, lower) / _MICRO for day, one in expected.items()}),
-                "upper": _series({day: getattr(one, upper) / _MICRO for day, one in expected.items()}),
+                "lower": _series({day: getattr(forecast, lower) / _MICRO for day, forecast in expected.items()}),
+                "upper": _series({day: getattr(forecast, upper) / _MICRO for day, forecast in expected.items()}),
             }
         )
         for level, (lower, upper) in _LEVELS.items()

@@ -37,8 +37,8 @@ def page(report: MonthReport) -> str:
     )
     worst = list(reversed(Severity))
     fires = sorted(
-        (one for one in report.alerts if one.state != AlertState.RESOLVED),
-        key=lambda one: (worst.index(one.severity), -(one.impact_microusd or 0)),
+        (alert for alert in report.alerts if alert.state != AlertState.RESOLVED),
+        key=lambda alert: (worst.index(alert.severity), -(alert.impact_microusd or 0)),
     )
     return environment.get_template("report.html").render(
         report=report,
@@ -48,9 +48,9 @@ def page(report: MonthReport) -> str:
         figures=list(_figures(report)),
         bill=tables.bill(report),
         payers=tables.payers(report),
-        fires=[one for one in fires if one.rule != "saving"],
-        over=[one for one in report.alerts if one.state == AlertState.RESOLVED],
-        advice=[one for one in fires if one.rule == "saving"],
+        fires=[alert for alert in fires if alert.rule != "saving"],
+        over=[alert for alert in report.alerts if alert.state == AlertState.RESOLVED],
+        advice=[alert for alert in fires if alert.rule == "saving"],
         usd=text.usd,
     )
 

@@ -55,7 +55,7 @@ class MonthReport:
     @property
     def billed_nanousd(self) -> int:
         """What the month has cost so far."""
-        return sum(one.billed_nanousd for one in self.spent)
+        return sum(spending.billed_nanousd for spending in self.spent)
 
     @property
     def unknown_days(self) -> list[date]:
@@ -63,7 +63,7 @@ class MonthReport:
 
         Those before the very first charge are none of them: nothing was installed then.
         """
-        known = {one.day for one in self.spent}
+        known = {spending.day for spending in self.spent}
         ended = self.last_day if self.is_over else self.last_day - _ONE_DAY
         days = [self.month + n * _ONE_DAY for n in range((ended - self.month).days + 1)]
         is_first = not any(month < self.month for month in self.months)
@@ -72,13 +72,13 @@ class MonthReport:
     @property
     def this_month(self) -> CostForecast | None:
         """What this month is expected to cost in all, unless it is over or nobody has said."""
-        totals = (one for one in self.expected if one.service == TOTAL and one.month == self.month)
+        totals = (forecast for forecast in self.expected if forecast.service == TOTAL and forecast.month == self.month)
         return None if self.is_over else next(totals, None)
 
     @property
     def stored_bytes(self) -> int:
         """What is stored at this moment and live."""
-        return sum(one.size_bytes for one in self.stock)
+        return sum(item.size_bytes for item in self.stock)
 
 
 def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy | None = None) -> MonthReport:
@@ -98,15 +98,15 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
             lines=charge_reports.by_sku(session, month, last),
             payers=charges.sums(session, "user", month, last),
             months=charge_reports.by_month(session, earliest, last),
-            expected=[one for one in forecasts.latest(session, as_of) if one.month >= month],
+            expected=[forecast for forecast in forecasts.latest(session, as_of) if forecast.month >= month],
             stock=stock.by_age_and_tier(session, as_of),
             grace_bytes=stock.in_grace(session).size_bytes,
             freed=gone,
             saved=list(savings.per_day(gone, min(last, as_of.date()))),
             alerts=[
-                one
-                for one in alerts.listed(session, everything=True, limit=_MAX_ALERTS)
-                if one.first_at < until and (one.state != AlertState.RESOLVED or one.last_at.date() >= month)
+                alert
+                for alert in alerts.listed(session, everything=True, limit=_MAX_ALERTS)
+                if alert.first_at < until and (alert.state != AlertState.RESOLVED or alert.last_at.date() >= month)
             ],
         )
 

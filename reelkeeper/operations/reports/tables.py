@@ -43,32 +43,33 @@ def bill(report: MonthReport) -> Table:
 
 def payers(report: MonthReport) -> Table:
     """List whose use it was, at list price, and what no user answers for."""
-    users = [one for one in report.payers if one.key]
+    users = [payer for payer in report.payers if payer.key]
     shown, others = users[:_MAX_PAYERS], users[_MAX_PAYERS:]
     rows = [
-        [f"{one.key}\n{one.tier or 'tier unknown'}", usd(one.list_nanousd), usd(one.billed_nanousd)] for one in shown
+        [f"{item.key}\n{item.tier or 'tier unknown'}", usd(item.list_nanousd), usd(item.billed_nanousd)]
+        for item in shown
     ]
     if others:
-        listed, billed = (sum(getattr(one, name) for one in others) for name in ("list_nanousd", "billed_nanousd"))
+        listed, billed = (sum(getattr(other, name) for other in others) for name in ("list_nanousd", "billed_nanousd"))
         rows.append([f"{len(others):,} more", usd(listed), usd(billed)])
     rows += [
-        ["nobody: allowances and rounding", usd(one.list_nanousd), usd(one.billed_nanousd)]
-        for one in report.payers
-        if not one.key
+        ["nobody: allowances and rounding", usd(payer.list_nanousd), usd(payer.billed_nanousd)]
+        for payer in report.payers
+        if not payer.key
     ]
-    total = ["In all", usd(sum(one.list_nanousd for one in report.payers)), usd(report.billed_nanousd)]
+    total = ["In all", usd(sum(payer.list_nanousd for payer in report.payers)), usd(report.billed_nanousd)]
     return Table("Whose use it was", ["User", "At list price", "Billed"], rows, total)
 
 
 def daily(report: MonthReport) -> Table:
     """List what each day was billed."""
     sums: Counter[str] = Counter()
-    for one in report.spent:
-        sums[one.service] += one.billed_nanousd
+    for spending in report.spent:
+        sums[spending.service] += spending.billed_nanousd
     services = [name for name, _ in sums.most_common()]
     days: dict[date, dict[str, int]] = {}
-    for one in report.spent:
-        days.setdefault(one.day, {})[one.service] = one.billed_nanousd
+    for spending in report.spent:
+        days.setdefault(spending.day, {})[spending.service] = spending.billed_nanousd
     rows = [
         [f"{day:%-d %b}", *(usd(billed.get(name, 0)) for name in services), usd(sum(billed.values()))]
         for day, billed in days.items()
@@ -78,7 +79,7 @@ def daily(report: MonthReport) -> Table:
 
 def months(report: MonthReport) -> Table:
     """List the bills of the months before, and those that are expected."""
-    expected = {one.month: one for one in report.expected if one.service == TOTAL}
+    expected = {forecast.month: forecast for forecast in report.expected if forecast.service == TOTAL}
     past = {day: amount for day, amount in report.months.items() if day not in expected}
     rows = [
         [f"{day:%B %Y}", f"{usd(amount)}{'' if day < report.month or report.is_over else ' so far'}", "", ""]
@@ -87,18 +88,18 @@ def months(report: MonthReport) -> Table:
     rows += [
         [
             f"{day:%B %Y}",
-            f"about {usd(one.mean_microusd * 1000)}",
-            f"{usd(one.lower80_microusd * 1000)} to {usd(one.upper80_microusd * 1000)}",
-            f"{usd(one.lower95_microusd * 1000)} to {usd(one.upper95_microusd * 1000)}",
+            f"about {usd(forecast.mean_microusd * 1000)}",
+            f"{usd(forecast.lower80_microusd * 1000)} to {usd(forecast.upper80_microusd * 1000)}",
+            f"{usd(forecast.lower95_microusd * 1000)} to {usd(forecast.upper95_microusd * 1000)}",
         ]
-        for day, one in sorted(expected.items())
+        for day, forecast in sorted(expected.items())
     ]
     return Table("Bills, and what is expected", ["Month", "Bill", "In 4 of 5 cases", "In 19 of 20"], rows)
 
 
 def stock(report: MonthReport) -> Table:
     """List what is stored."""
-    rows = [[one.age, one.tier, f"{one.objects:,}", size(one.size_bytes)] for one in report.stock]
+    rows = [[item.age, item.tier, f"{item.objects:,}", size(item.size_bytes)] for item in report.stock]
     return Table("Live videos by age and tier", ["Age", "Tier", "Videos", "Size"], rows, figures=2)
 
 
@@ -106,8 +107,8 @@ def savings(report: MonthReport) -> Table:
     """List what was saved, by what saved it."""
     rows = []
     for kind in KINDS:
-        amount = sum(one.nanousd for one in report.saved if one.kind == kind)
-        freed = sum(one.size_bytes for one in report.freed if kind_of(one.rule) == kind)
+        amount = sum(saving.nanousd for saving in report.saved if saving.kind == kind)
+        freed = sum(freed_bytes.size_bytes for freed_bytes in report.freed if kind_of(freed_bytes.rule) == kind)
         if freed:
             rows.append([kind, size(freed), usd(amount), usd(a_day(freed) * 30)])
     return Table("What purges have freed", ["By", "Bytes", "Saved so far", "Each month from now"], rows)

@@ -30,9 +30,9 @@ def tiles(report: MonthReport) -> list[Tile]:
     a_month = usd(a_day(report.stored_bytes + report.grace_bytes) * 30)
     grace = f", and {size(report.grace_bytes)} in their grace" if report.grace_bytes else ""
     found.append(Tile("Stored now", size(report.stored_bytes), f"{a_month} a month at list price{grace}"))
-    freed = sum(one.size_bytes for one in report.freed)
+    freed = sum(freed_bytes.size_bytes for freed_bytes in report.freed)
     from_now = f"{size(freed)} freed: {usd(a_day(freed) * 30)} less each month"
-    total = sum(one.nanousd for one in report.saved)
+    total = sum(saving.nanousd for saving in report.saved)
     found.append(Tile("Saved so far", usd(total), from_now, "good" if total else ""))
     return found
 
@@ -40,8 +40,8 @@ def tiles(report: MonthReport) -> list[Tile]:
 def spend(report: MonthReport) -> str:
     """Say what the days cost."""
     days: dict[str, int] = {}
-    for one in report.spent:
-        days[f"{one.day:%-d %B}"] = days.get(f"{one.day:%-d %B}", 0) + one.billed_nanousd
+    for spending in report.spent:
+        days[f"{spending.day:%-d %B}"] = days.get(f"{spending.day:%-d %B}", 0) + spending.billed_nanousd
     if not days:
         return "No charges are recorded for this month."
     dearest = max(days, key=lambda day: days[day])
@@ -63,11 +63,11 @@ def month(report: MonthReport) -> str:
         said = f"The month cost {usd(report.billed_nanousd)}."
     if not report.spent:
         said = "Nothing is charged, so nobody knows what the month has cost."
-    if (one := report.this_month) is not None:
-        low, high = usd(one.lower95_microusd * 1000), usd(one.upper95_microusd * 1000)
+    if (forecast := report.this_month) is not None:
+        low, high = usd(forecast.lower95_microusd * 1000), usd(forecast.upper95_microusd * 1000)
         said += (
-            f" By its end about {usd(one.mean_microusd * 1000)} is expected, and between {low} and {high} in 19 of 20"
-            f" cases. Said on {one.as_of:%-d %B}; method: {one.method}."
+            f" By its end about {usd(forecast.mean_microusd * 1000)} is expected, and between {low} and {high} in 19 of"
+            f" 20 cases. Said on {forecast.as_of:%-d %B}; method: {forecast.method}."
         )
     if (budget := report.budgets.monthly_usd) is not None:
         said += f" The budget is {dollars(budget * 10**6)}."
@@ -76,7 +76,7 @@ def month(report: MonthReport) -> str:
 
 def months(report: MonthReport) -> str:
     """Say what the months before cost and the next are expected to."""
-    later = [one for one in report.expected if one.service == TOTAL and one.month > report.month]
+    later = [forecast for forecast in report.expected if forecast.service == TOTAL and forecast.month > report.month]
     said = "What each month cost."
     if later:
         last = later[-1]
@@ -88,10 +88,10 @@ def storage(report: MonthReport) -> str:
     """Say what is stored."""
     if not report.stock:
         return "No live video is stored."
-    objects = sum(one.objects for one in report.stock)
+    objects = sum(stock.objects for stock in report.stock)
     ages: dict[str, int] = {}
-    for one in report.stock:
-        ages[one.age] = ages.get(one.age, 0) + one.size_bytes
+    for stock in report.stock:
+        ages[stock.age] = ages.get(stock.age, 0) + stock.size_bytes
     most = max(ages, key=lambda age: ages[age])
     return f"{many(objects, 'live video')}, {size(report.stored_bytes)}; the largest part, {size(ages[most])}: {most}."
 
@@ -99,11 +99,11 @@ def storage(report: MonthReport) -> str:
 def savings(report: MonthReport) -> str:
     """Say what was saved."""
     if not report.saved:
-        freed = sum(one.size_bytes for one in report.freed)
+        freed = sum(freed_bytes.size_bytes for freed_bytes in report.freed)
         return (
             f"Purges have freed {size(freed)}, which saves from the next day on." if freed else "Nothing is freed yet."
         )
-    kinds = {kind: sum(one.nanousd for one in report.saved if one.kind == kind) for kind in KINDS}
+    kinds = {kind: sum(saving.nanousd for saving in report.saved if saving.kind == kind) for kind in KINDS}
     parts = ", ".join(f"{usd(amount)} by {kind}" for kind, amount in kinds.items() if amount)
     return f"{parts}: what storage would have cost beyond today's bill, at list price, had nothing been removed."
 

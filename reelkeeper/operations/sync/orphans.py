@@ -36,18 +36,18 @@ def adopt(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) ->
     for batch in _batches(workspace, survey, AdoptionVerdict.ADOPT, AdoptionVerdict.TAKE_BACK):
         with transaction(workspace.engine, "sync.adopt") as session:
             require_permission(session, lease)
-            standing = rows.standing(session, [one.video_id for one in batch])
-            known = rows.known_keys(session, [one.key for one in batch])
-            unknown = [one for one in batch if one.key not in known]
-            new = _first_of_each([one for one in unknown if one.video_id not in standing])
-            back = [one for one in unknown if _supersedes(one, standing.get(one.video_id), VideoState.LOST)]
+            standing = rows.standing(session, [alert.video_id for alert in batch])
+            known = rows.known_keys(session, [alert.key for alert in batch])
+            unknown = [alert for alert in batch if alert.key not in known]
+            new = _first_of_each([alert for alert in unknown if alert.video_id not in standing])
+            back = [alert for alert in unknown if _supersedes(alert, standing.get(alert.video_id), VideoState.LOST)]
             rows.insert_videos(session, new)
             blob_ids = rows.insert_blobs(session, new + back, state=BlobState.LIVE, run_id=run_id)
-            with quotas.counted(session, [one.video_id for one in new + back]):
+            with quotas.counted(session, [alert.video_id for alert in new + back]):
                 rows.publish(session, new + back, blob_ids, run_id)
-            noted.forget(session, [one.key for one in new + back] + sorted(known))
-            append(session, [_event("adopt", one, blob_ids, run_id) for one in new])
-            append(session, [_event("take_back", one, blob_ids, run_id) for one in back])
+            noted.forget(session, [alert.key for alert in new + back] + sorted(known))
+            append(session, [_event("adopt", alert, blob_ids, run_id) for alert in new])
+            append(session, [_event("take_back", alert, blob_ids, run_id) for alert in back])
         adopted += len(new)
         taken_back += len(back)
     return adopted, taken_back
@@ -62,16 +62,18 @@ def sweep(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, gr
     swept = 0
     old = survey.started_at - ORPHAN_MIN_AGE
     for batch in _batches(workspace, survey, AdoptionVerdict.LEFTOVER, modified_by=old):
-        watched = [one for one in batch if one.first_seen_at <= one.last_seen_at - ORPHAN_MIN_WATCH]
+        watched = [alert for alert in batch if alert.first_seen_at <= alert.last_seen_at - ORPHAN_MIN_WATCH]
         with transaction(workspace.engine, "sync.sweep") as session:
             require_permission(session, lease)
-            standing = rows.standing(session, [one.video_id for one in watched])
-            known = rows.known_keys(session, [one.key for one in watched])
-            doomed = [one for one in watched if one.key not in known and _is_behind(one, standing.get(one.video_id))]
+            standing = rows.standing(session, [alert.video_id for alert in watched])
+            known = rows.known_keys(session, [alert.key for alert in watched])
+            doomed = [
+                alert for alert in watched if alert.key not in known and _is_behind(alert, standing.get(alert.video_id))
+            ]
             blob_ids = rows.insert_blobs(session, doomed, state=BlobState.RETIRED, run_id=run_id)
             rows.begin_grace(session, list(blob_ids.values()), grace)
-            noted.forget(session, [one.key for one in doomed])
-            append(session, [_event("orphan", one, blob_ids, run_id) for one in doomed])
+            noted.forget(session, [alert.key for alert in doomed])
+            append(session, [_event("orphan", alert, blob_ids, run_id) for alert in doomed])
         swept += len(doomed)
     return swept
 
@@ -98,27 +100,27 @@ def _batches(
 
 def _first_of_each(new: Sequence[Noted]) -> list[Noted]:
     """Leave out a second note of one video, which another scan's judgement at the same time may have made."""
-    return list({one.video_id: one for one in reversed(new)}.values())
+    return list({alert.video_id: alert for alert in reversed(new)}.values())
 
 
-def _supersedes(one: Noted, known: Standing | None, state: VideoState) -> bool:
+def _supersedes(alert: Noted, known: Standing | None, state: VideoState) -> bool:
     return (
         known is not None
         and known.state == state
-        and known.user_id == one.user_id
-        and (one.generation or 0) > known.generation
+        and known.user_id == alert.user_id
+        and (alert.generation or 0) > known.generation
     )
 
 
-def _is_behind(one: Noted, known: Standing | None) -> bool:
+def _is_behind(alert: Noted, known: Standing | None) -> bool:
     return (
         known is not None
         and known.state == VideoState.LIVE
-        and known.user_id == one.user_id
-        and (one.generation or 0) <= known.generation
+        and known.user_id == alert.user_id
+        and (alert.generation or 0) <= known.generation
     )
 
 
-def _event(event: str, one: Noted, blob_ids: dict[str, int], run_id: str) -> Event:
-    detail = {"key": one.key, "bytes": one.size_bytes}
-    return Event(event, run_id, one.video_id, blob_ids[one.key], one.user_id, detail)
+def _event(event: str, alert: Noted, blob_ids: dict[str, int], run_id: str) -> Event:
+    detail = {"key": alert.key, "bytes": alert.size_bytes}
+    return Event(event, run_id, alert.video_id, blob_ids[alert.key], alert.user_id, detail)

@@ -32,11 +32,11 @@ def take_uploads(
     overwritten = overwrites.find_overwritten(session, dict(found), claim_token)
     if not overwritten:
         return
-    video_ids = [one.video_id for one in overwritten]
-    overwrites.mark_gone(session, [one.blob_id for one in overwritten], run_id)
+    video_ids = [overwrite.video_id for overwrite in overwritten]
+    overwrites.mark_gone(session, [overwrite.blob_id for overwrite in overwritten], run_id)
     with quotas.counted(session, video_ids):
         at = now(session)
-        new_ids = [overwrites.publish(session, one, at, run_id=run_id, grace=grace) for one in overwritten]
+        new_ids = [overwrites.publish(session, overwrite, at, run_id=run_id, grace=grace) for overwrite in overwritten]
     cache.drop(session, video_ids)  # they show something else now
     append(
         session,
@@ -44,11 +44,11 @@ def take_uploads(
             Event(
                 "overwritten",
                 run_id,
-                one.video_id,
+                overwrite.video_id,
                 new_id,
-                one.user_id,
-                {"key": one.found.key, "bytes": one.found.size_bytes, "was": one.state},
+                overwrite.user_id,
+                {"key": overwrite.found.key, "bytes": overwrite.found.size_bytes, "was": overwrite.state},
             )
-            for one, new_id in zip(overwritten, new_ids, strict=True)
+            for overwrite, new_id in zip(overwritten, new_ids, strict=True)
         ],
     )

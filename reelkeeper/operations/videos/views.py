@@ -67,7 +67,7 @@ def import_reads(engine: Engine, client: Client, bucket: str, day: date, *, comp
         for key, video_id in owners.items():
             views[video_id] += reads.by_key[key]
         if views:
-            rows.keep_higher(session, day, {one: views[one] for one in sorted(views)})
+            rows.keep_higher(session, day, {view: views[view] for view in sorted(views)})
         over = datetime.combine(day + _ONE_DAY, time(), UTC)
         settled = now(session) >= over + SETTLED_AFTER
         rows.move_last_viewed(session, sorted(views), min(over, now(session)))

@@ -186,7 +186,7 @@ def _tamed(finding: Finding) -> Finding:
 
 
 def _is_quiet(quiet: Collection[Quiet], rule: str, scope: str) -> bool:
-    return any(one.rule == rule and one.scope in (None, scope) for one in quiet)
+    return any(quiet_alert.rule == rule and quiet_alert.scope in (None, scope) for quiet_alert in quiet)
 
 
 def _is_past(period: str, as_of: datetime) -> bool:

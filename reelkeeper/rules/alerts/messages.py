@@ -50,12 +50,12 @@ def resolved(alerts: Sequence[Known], as_of: datetime) -> Iterator[tuple[list[st
     """Tell that alerts are over, in as few messages as hold them all; gives the ids in each."""
     for start in range(0, len(alerts), _MAX_LINES):
         part = alerts[start : start + _MAX_LINES]
-        ids = [one.id for one in part]
+        ids = [known_alert.id for known_alert in part]
         if len(part) == 1:
             lasted = f"It began on {part[0].first_at:%Y-%m-%d %H:%M} UTC, and was over by {as_of:%Y-%m-%d %H:%M} UTC."
             yield ids, Message(kind=MessageKind.RESOLVE, title=f"Over: {part[0].title}", text=lasted)
         else:
-            lines = tuple(_shortened(one.title) for one in part)
+            lines = tuple(_shortened(known_alert.title) for known_alert in part)
             yield ids, Message(kind=MessageKind.RESOLVE, title=f"{len(part)} alerts are over", lines=lines)
 
 

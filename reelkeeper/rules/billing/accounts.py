@@ -37,7 +37,8 @@ class AccountsReport:
 def summary(mismatches: Sequence[Mismatch]) -> str:
     """Say how many figures do not add up, and the first of them."""
     named = "; ".join(
-        f"{one.what} of {one.subject} is {one.recorded:,}, counted {one.counted:,}" for one in mismatches[:_NAMED]
+        f"{mismatch.what} of {mismatch.subject} is {mismatch.recorded:,}, counted {mismatch.counted:,}"
+        for mismatch in mismatches[:_NAMED]
     )
     more = f"; and {len(mismatches) - _NAMED:,} more" if len(mismatches) > _NAMED else ""
     return f"the accounts do not add up in {many(len(mismatches), 'figure')}: {named}{more}"
@@ -47,7 +48,10 @@ def findings(mismatches: Sequence[Mismatch]) -> list[Finding]:
     """Tell people of a mismatch, once until it is gone."""
     if not mismatches:
         return []
-    by_kind = {what: sum(one.what == what for one in mismatches) for what in sorted({one.what for one in mismatches})}
+    by_kind = {
+        what: sum(mismatch.what == what for mismatch in mismatches)
+        for what in sorted({mismatch.what for mismatch in mismatches})
+    }
     return [
         Finding(
             rule=RULE,

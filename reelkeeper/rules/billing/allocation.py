@@ -69,11 +69,11 @@ def compute_charges(account: Iterable[Used], book: PriceBook, month: date, today
     )
     for day, rows in _by_day(account, month, last):
         amounts, estimates = defaultdict[LineItem, int](int), set[LineItem]()
-        for one in rows:
-            for item in line_items(one):
-                amounts[item] += one.quantity
-                guessed = one.day < day or (one.metric, one.source) == (Metric.OPERATIONS, UsageSource.STORE)
-                if one.sampled or guessed or day >= today:
+        for usage in rows:
+            for item in line_items(usage):
+                amounts[item] += usage.quantity
+                guessed = usage.day < day or (usage.metric, usage.source) == (Metric.OPERATIONS, UsageSource.STORE)
+                if usage.sampled or guessed or day >= today:
                     estimates.add(item)
         for item, quantity in amounts.items():
             used[item] += quantity
@@ -97,9 +97,9 @@ def share(
     """
     pricing_of = cache(partial(line_items_of, book=book))
     parts: defaultdict[tuple[date, str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for one in users:
-        for item in pricing_of(monthrange(one.day.year, one.day.month)[1])(one):
-            parts[one.day, item.sku][one.user_id] += one.quantity
+    for usage in users:
+        for item in pricing_of(monthrange(usage.day.year, usage.day.month)[1])(usage):
+            parts[usage.day, item.sku][usage.user_id] += usage.quantity
     for day, item, quantity, listed, billed, estimated in computed:
         used = parts[day, item.sku]
         rows = [(user_id, part, round(part * item.nanousd)) for user_id, part in sorted(used.items())]
@@ -127,8 +127,8 @@ def share(
 def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[date, list[Used]]]:
     """Give the rows that count for each day: of one source, and the last known stored bytes where the day has none."""
     sources: defaultdict[tuple[date, Metric], dict[UsageSource, list[Used]]] = defaultdict(dict)
-    for one in account:
-        sources[one.day, one.metric].setdefault(one.source, []).append(one)
+    for usage in account:
+        sources[usage.day, usage.metric].setdefault(usage.source, []).append(usage)
     counted = {key: by.get(UsageSource.CLOUDFLARE) or by[UsageSource.STORE] for key, by in sources.items()}
     earlier = [day for day, metric in counted if metric == Metric.STORED_BYTES and day < month]
     stored = counted[max(earlier), Metric.STORED_BYTES] if earlier else []
@@ -136,7 +136,7 @@ def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[
     while day <= last:
         stored = counted.get((day, Metric.STORED_BYTES), stored)
         others = [counted.get((day, metric), []) for metric in CHARGED if metric != Metric.STORED_BYTES]
-        yield day, [*stored, *(one for rows in others for one in rows)]
+        yield day, [*stored, *(usage for rows in others for usage in rows)]
         day += _ONE_DAY
 
 
@@ -144,29 +144,29 @@ def line_items_of(days_in_month: int, book: PriceBook) -> Callable[[Used], tuple
     """Give what says which things are charged for a use, in months of this length, with their prices."""
     known: dict[tuple[str, str, str], tuple[LineItem, ...]] = {}
 
-    def line_items(one: Used) -> tuple[LineItem, ...]:
-        kind = (one.metric, one.resource, one.storage_class)
+    def line_items(usage: Used) -> tuple[LineItem, ...]:
+        kind = (usage.metric, usage.resource, usage.storage_class)
         if kind not in known:
-            known[kind] = _line_items(one, days_in_month, book)
+            known[kind] = _line_items(usage, days_in_month, book)
         return known[kind]
 
     return line_items
 
 
-def _line_items(one: Used, days_in_month: int, book: PriceBook) -> tuple[LineItem, ...]:
+def _line_items(usage: Used, days_in_month: int, book: PriceBook) -> tuple[LineItem, ...]:
     """Name what is charged for this use: nothing, one thing, or of a job its compute and its API."""
-    kind = StorageClass(one.storage_class or StorageClass.STANDARD)
+    kind = StorageClass(usage.storage_class or StorageClass.STANDARD)
     rates = RATES[kind]
-    if one.metric == Metric.STORED_BYTES:
+    if usage.metric == Metric.STORED_BYTES:
         return (_r2(STORAGE, kind, "Byte-Days", rates.storage_usd_per_gb_month, GB * days_in_month),)
-    if one.metric == Metric.RETRIEVED_BYTES:
+    if usage.metric == Metric.RETRIEVED_BYTES:
         return (_r2(RETRIEVAL, kind, "Bytes", rates.retrieval_usd_per_gb, GB),)
-    if one.metric == Metric.OPERATIONS:
+    if usage.metric == Metric.OPERATIONS:
         classes = {"A": (CLASS_A, rates.class_a_usd_per_million), "B": (CLASS_B, rates.class_b_usd_per_million)}
-        billed_in = class_of(one.resource)
+        billed_in = class_of(usage.resource)
         return (_r2(classes[billed_in][0], kind, "Operations", classes[billed_in][1], MILLION),) if billed_in else ()
-    if one.metric == Metric.JOBS:
-        price, suffix = book.price_of(one.resource), f"-{one.resource}" if one.resource else ""
+    if usage.metric == Metric.JOBS:
+        price, suffix = book.price_of(usage.resource), f"-{usage.resource}" if usage.resource else ""
         costs = ((COMPUTE, price.compute_usd), (API, price.api_usd))
         return tuple(LineItem(f"{name}{suffix}", name, "Jobs", Fraction(usd) * _NANO, book.mark) for name, usd in costs)
     return ()

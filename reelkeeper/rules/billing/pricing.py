@@ -92,8 +92,8 @@ def bill(usage: Usage) -> Bill:
     """Price a month. There is a line for everything that R2 charges for, used or not."""
     with localcontext(prec=_EXACT):
         lines = tuple(_lines(usage))
-        billed = sum((one.billed_usd for one in lines), Decimal(0))
-        exact = sum((one.exact_usd for one in lines), Decimal(0))
+        billed = sum((bill_line.billed_usd for bill_line in lines), Decimal(0))
+        exact = sum((bill_line.exact_usd for bill_line in lines), Decimal(0))
     return Bill(billed, exact, lines)
 
 

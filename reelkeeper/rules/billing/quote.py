@@ -59,11 +59,11 @@ class PriceBook(BaseModel):
 
     @model_validator(mode="after")
     def _covers_its_costs(self) -> Self:
-        names = [one.model for one in self.models]
+        names = [price.model for price in self.models]
         if len(set(names)) < len(names):
             raise ValueError(f"a model has one price, and one of these has two: {', '.join(names)}")
-        for name, one in (("any model", self.prices), *((one.model, one) for one in self.models)):
-            sold, cost = one.base_usd * (1 + self.margin_percent / 100), one.cost_usd
+        for name, price in (("any model", self.prices), *((price.model, price) for price in self.models)):
+            sold, cost = price.base_usd * (1 + self.margin_percent / 100), price.cost_usd
             if sold < cost:
                 raise ValueError(
                     f"a job of {name} would be sold for {sold.normalize():f} USD and costs "
@@ -78,7 +78,7 @@ class PriceBook(BaseModel):
 
     def price_of(self, model: str) -> JobPrice:
         """Find what holds for `model`."""
-        return next((one for one in self.models if one.model == model), self.prices)
+        return next((price for price in self.models if price.model == model), self.prices)
 
 
 class JobSpec(BaseModel):

@@ -38,9 +38,11 @@ def compare(ours: Sequence[Used], theirs: Sequence[Used]) -> Comparison:
 
     Ours is lower where others use the account too: other buckets, uploads by the service, reads by its users.
     """
-    our_days, their_days = ({one.day for one in rows if one.metric == Metric.STORED_BYTES} for rows in (ours, theirs))
+    our_days, their_days = (
+        {usage.day for usage in rows if usage.metric == Metric.STORED_BYTES} for rows in (ours, theirs)
+    )
     both = our_days & their_days
-    mine, others = (_count(one for one in rows if one.day in both) for rows in (ours, theirs))
+    mine, others = (_count(usage for usage in rows if usage.day in both) for rows in (ours, theirs))
     return Comparison(
         tuple(
             Difference(
@@ -62,7 +64,7 @@ def compare(ours: Sequence[Used], theirs: Sequence[Used]) -> Comparison:
 def _count(rows: Iterable[Used]) -> Counter[LineItem]:
     """Add up what is charged for, by a month of 30 days; what is free is not compared."""
     line_items, counts = line_items_of(DAYS_A_MONTH, PriceBook()), Counter[LineItem]()
-    for one in rows:
-        for item in line_items(one):
-            counts[item] += one.quantity
+    for usage in rows:
+        for item in line_items(usage):
+            counts[item] += usage.quantity
     return counts

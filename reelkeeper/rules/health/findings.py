@@ -45,10 +45,10 @@ class Judged(NamedTuple):
 
 def judge(seen: ServiceState, policy: PerformancePolicy, as_of: datetime) -> Judged:
     """Ask every rule that has enough to go by."""
-    run = [one for one in seen.ended if one.started_at is not None and not one.is_follower]
-    timed = [one for one in run if one.is_made and one.processing_seconds]
-    priced = [one for one in run if one.cost_microusd is not None]
-    decided = [one for one in seen.ended if one.is_made or one.state is JobState.DEAD]
+    run = [job for job in seen.ended if job.started_at is not None and not job.is_follower]
+    timed = [job for job in run if job.is_made and job.processing_seconds]
+    priced = [job for job in run if job.cost_microusd is not None]
+    decided = [job for job in seen.ended if job.is_made or job.state is JobState.DEAD]
     answers = {
         SLOW: _by_model(timed, policy, _slow),
         DEAR: _by_model(priced, policy, _dear),
@@ -57,7 +57,7 @@ def judge(seen: ServiceState, policy: PerformancePolicy, as_of: datetime) -> Jud
         FULL: _full(seen.filled, policy),
     }
     known = {rule: found for rule, found in answers.items() if found is not None}
-    return Judged([one for found in known.values() for one in found], list(known))
+    return Judged([finding for found in known.values() for finding in found], list(known))
 
 
 def _by_model(jobs: Sequence[FinishedJob], policy: PerformancePolicy, rule: _Rule) -> list[Finding] | None:
@@ -65,8 +65,8 @@ def _by_model(jobs: Sequence[FinishedJob], policy: PerformancePolicy, rule: _Rul
     if len(jobs) < policy.fewest_jobs:
         return None
     models: dict[str, list[FinishedJob]] = defaultdict(list)
-    for one in jobs:
-        models[one.model].append(one)
+    for job in jobs:
+        models[job.model].append(job)
     enough = {model: models[model] for model in sorted(models) if len(models[model]) >= policy.fewest_jobs}
     found = [rule(model, theirs, policy, enough) for model, theirs in enough.items()]
     return _known(found) or _known([rule("", jobs, policy, enough)])
@@ -78,9 +78,9 @@ def _slow(
     limit, mean = policy.max_processing_seconds, _seconds(jobs)
     if limit is None or mean <= limit:
         return None
-    estimate, beside = fmean(one.estimate_seconds for one in jobs), _mean(one.concurrency for one in jobs)
+    estimate, beside = fmean(job.estimate_seconds for job in jobs), _mean(job.concurrency for job in jobs)
     slowdown = mean / estimate if estimate else 1.0
-    p95 = percentile([one.processing_seconds or 0.0 for one in jobs], 95)
+    p95 = percentile([job.processing_seconds or 0.0 for job in jobs], 95)
     text = (
         f"{many(len(jobs), 'job')} of {_span(policy)} took {mean:.0f} s on average once begun, and one in twenty over "
         f"{p95:.0f} s; the limit is {limit:.0f} s. That is {slowdown:.1f} times what was estimated"
@@ -107,14 +107,14 @@ def _dear(
     limit, mean = policy.max_cost_microusd, _cost(jobs)
     if limit is None or mean <= limit:
         return None
-    lost = sum(one.cost_microusd or 0 for one in jobs if one.state is not JobState.SUCCEEDED)
+    lost = sum(job.cost_microusd or 0 for job in jobs if job.state is not JobState.SUCCEEDED)
     a_month = (mean - limit) * len(jobs) * _MONTH_MINUTES / policy.judged_minutes
     text = (
         f"{many(len(jobs), 'job')} of {_span(policy)} cost {money(mean)} each; the limit is {money(limit)}. At "
         f"this pace that is {dollars(a_month)} a month above it."
     )
     advice = f"{dollars(lost)} of {dollars(mean * len(jobs))} went into jobs that failed. " if lost else ""
-    timed = [one for one in jobs if one.processing_seconds]
+    timed = [job for job in jobs if job.processing_seconds]
     if timed and (seconds := _seconds(timed)):
         advice += (
             f"At {dollars(_cost(timed) / seconds)} a second, one keeps the limit within "
@@ -127,17 +127,17 @@ def _dear(
 def _failing(
     model: str, jobs: Sequence[FinishedJob], policy: PerformancePolicy, models: Mapping[str, Sequence[FinishedJob]]
 ) -> Finding | None:
-    limit, dead = policy.min_success_percent, [one for one in jobs if one.state is JobState.DEAD]
+    limit, dead = policy.min_success_percent, [job for job in jobs if job.state is JobState.DEAD]
     share = _PERCENT * (1 - len(dead) / len(jobs))
     if limit is None or share >= limit:
         return None
-    errors = Counter((one.error or "no reason given").partition("\n")[0][:_SHOWN] for one in dead)
+    errors = Counter((job.error or "no reason given").partition("\n")[0][:_SHOWN] for job in dead)
     named = "; ".join(f"{error} ({count} times)" for error, count in errors.most_common(3))
     text = (
         f"{len(dead)} of {many(len(jobs), 'job')} of {_span(policy)} failed for good: {share:.0f} % succeeded, and "
         f"{limit:.0f} % should. {named}. Nobody was charged for them."
     )
-    lost = sum(one.cost_microusd or 0 for one in dead)
+    lost = sum(job.cost_microusd or 0 for job in dead)
     advice = (f"They cost us {dollars(lost)} all the same. " if lost else "") + "See: reelkeeper queue --dead."
     advice += _better(model, models, lambda theirs: -_success(theirs), lambda value: f"succeeds in {-value:.0f} %")
     severity = Severity.CRITICAL if share < _MOSTLY else Severity.WARNING
@@ -213,15 +213,15 @@ def _better(
 
 
 def _seconds(jobs: Sequence[FinishedJob]) -> float:
-    return _mean(one.processing_seconds for one in jobs) or 0.0
+    return _mean(job.processing_seconds for job in jobs) or 0.0
 
 
 def _cost(jobs: Sequence[FinishedJob]) -> float:
-    return _mean(one.cost_microusd for one in jobs) or 0.0
+    return _mean(job.cost_microusd for job in jobs) or 0.0
 
 
 def _success(jobs: Sequence[FinishedJob]) -> float:
-    return _PERCENT * sum(one.is_made for one in jobs) / len(jobs)
+    return _PERCENT * sum(job.is_made for job in jobs) / len(jobs)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -234,4 +234,4 @@ def _span(policy: PerformancePolicy) -> str:
 
 
 def _known(found: Iterable[Finding | None]) -> list[Finding]:
-    return [one for one in found if one is not None]
+    return [finding for finding in found if finding is not None]

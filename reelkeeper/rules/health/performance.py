@@ -56,19 +56,19 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 def figures(ended: Sequence[FinishedJob]) -> Figures:
     """Work out what the jobs that ended say, whichever they are."""
-    made = [one for one in ended if one.is_made]
-    run = [one for one in ended if one.started_at is not None and not one.is_follower]
-    dead = sum(one.state is JobState.DEAD for one in ended)
-    hits = sum(one.is_hit for one in ended)
-    joined = sum(one.is_follower and one.state is JobState.SUCCEEDED for one in ended)
-    costs = [one.cost_microusd for one in run if one.cost_microusd is not None]
-    waits = [max((one.started_at - one.created_at).total_seconds(), 0.0) for one in run if one.started_at]
-    took = [one.processing_seconds for one in made if one.processing_seconds is not None]
+    made = [job for job in ended if job.is_made]
+    run = [job for job in ended if job.started_at is not None and not job.is_follower]
+    dead = sum(job.state is JobState.DEAD for job in ended)
+    hits = sum(job.is_hit for job in ended)
+    joined = sum(job.is_follower and job.state is JobState.SUCCEEDED for job in ended)
+    costs = [job.cost_microusd for job in run if job.cost_microusd is not None]
+    waits = [max((job.started_at - job.created_at).total_seconds(), 0.0) for job in run if job.started_at]
+    took = [job.processing_seconds for job in made if job.processing_seconds is not None]
     return {
         "ended": len(ended),
         "made": len(made),
         "dead": dead,
-        "cancelled": sum(one.state is JobState.CANCELLED for one in ended),
+        "cancelled": sum(job.state is JobState.CANCELLED for job in ended),
         "cache_hits": hits,
         "joined": joined,
         "success_percent": _share(len(made), len(made) + dead),
@@ -82,23 +82,23 @@ def figures(ended: Sequence[FinishedJob]) -> Figures:
 
 def waiting(in_flight: Sequence[InFlight], as_of: datetime) -> Figures:
     """Work out how long the queue is, and how old. A follower waits for another job's video, not in the queue."""
-    queued = [one for one in in_flight if one.state is JobState.QUEUED]
-    oldest = min((one.oldest_at for one in queued), default=as_of)
+    queued = [flight for flight in in_flight if flight.state is JobState.QUEUED]
+    oldest = min((flight.oldest_at for flight in queued), default=as_of)
     return {
-        "queued": sum(one.jobs for one in queued),
-        "queued_estimate_seconds": sum(one.estimate_seconds for one in queued),
+        "queued": sum(flight.jobs for flight in queued),
+        "queued_estimate_seconds": sum(flight.estimate_seconds for flight in queued),
         "oldest_wait_seconds": max((as_of - oldest).total_seconds(), 0.0),
-        "running": sum(one.jobs for one in in_flight if one.state is JobState.RUNNING),
-        "parked": sum(one.jobs for one in in_flight if one.state is JobState.PARKED),
+        "running": sum(flight.jobs for flight in in_flight if flight.state is JobState.RUNNING),
+        "parked": sum(flight.jobs for flight in in_flight if flight.state is JobState.PARKED),
     }
 
 
 def by_group(ended: Iterable[FinishedJob]) -> dict[tuple[str, str], list[FinishedJob]]:
     """Sort jobs by tier and model: each is in the group of all, ("", ""), of its tier, and of its model."""
     groups: dict[tuple[str, str], list[FinishedJob]] = defaultdict(list, {("", ""): []})
-    for one in ended:
-        for group in (("", ""), (one.tier or UNKNOWN, ""), ("", one.model)):
-            groups[group].append(one)
+    for job in ended:
+        for group in (("", ""), (job.tier or UNKNOWN, ""), ("", job.model)):
+            groups[group].append(job)
     return dict(groups)
 
 
@@ -107,8 +107,8 @@ def windows(ended: Sequence[FinishedJob], last: datetime | None, as_of: datetime
     end = window_start(as_of)
     first = first_window(last, as_of)
     inside: dict[datetime, list[FinishedJob]] = defaultdict(list)
-    for one in ended:
-        inside[window_start(one.finished_at)].append(one)
+    for job in ended:
+        inside[window_start(job.finished_at)].append(job)
     found = []
     for number in range(int((end - first).total_seconds()) // WINDOW_SECONDS):
         start = first + timedelta(seconds=number * WINDOW_SECONDS)
@@ -123,13 +123,13 @@ def with_present(
     """Add to the last of the windows what is known of this moment: the queue of each group, and what is stored."""
     if not found:
         return []
-    last = max(one.start_at for one in found)
-    present = {(one.tier, one.model): one.figures for one in found if one.start_at == last}
+    last = max(window.start_at for window in found)
+    present = {(window.tier, window.model): window.figures for window in found if window.start_at == last}
     groups = {("", "")} | present.keys()
-    groups |= {(one.tier or UNKNOWN, "") for one in in_flight} | {("", one.model) for one in in_flight}
+    groups |= {(flight.tier or UNKNOWN, "") for flight in in_flight} | {("", flight.model) for flight in in_flight}
     newest = []
     for tier, model in sorted(groups):
-        ours = [one for one in in_flight if tier in ("", one.tier or UNKNOWN) and model in ("", one.model)]
+        ours = [flight for flight in in_flight if tier in ("", flight.tier or UNKNOWN) and model in ("", flight.model)]
         more = waiting(ours, as_of)
         if filled and not tier and not model:
             more |= {
@@ -137,7 +137,7 @@ def with_present(
                 "storage_percent": _share(filled.used_bytes, filled.limit_bytes),
             }
         newest.append(Window(last, WINDOW_SECONDS, tier, model, present.get((tier, model), figures([])) | more))
-    return [*(one for one in found if one.start_at != last), *newest]
+    return [*(window for window in found if window.start_at != last), *newest]
 
 
 def window_start(at: datetime) -> datetime:

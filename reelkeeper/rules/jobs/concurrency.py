@@ -139,7 +139,11 @@ def _learn(memory: Memory, finished: Sequence[Finished], keep: float) -> Memory:
         estimates, took, running = estimates + job.estimate_seconds, took + job.seconds, running + n
     alone = (keep * memory.alone[0] + estimates, keep * memory.alone[1] + len(finished))
     here, fresh = _bucket(running / len(finished)), running / len(finished) * estimates / took
-    seen = {one.bucket: one._replace(weight=_FADE * one.weight) for one in memory.seen if _FADE * one.weight >= 1}
+    seen = {
+        sample.bucket: sample._replace(weight=_FADE * sample.weight)
+        for sample in memory.seen
+        if _FADE * sample.weight >= 1
+    }
     before = seen.get(here, RateSample(here, 0.0, 0.0))
     weight = keep * before.weight + len(finished)
     seen[here] = RateSample(here, (keep * before.weight * before.rate + len(finished) * fresh) / weight, weight)
@@ -153,20 +157,22 @@ def _guarded(
     mean = sum(job.cost_microusd for job in finished) / len(finished)
     if policy.cost_ceiling_microusd and mean > policy.cost_ceiling_microusd and target >= limit:
         return math.floor(limit * policy.cost_ceiling_microusd * policy.cost_setpoint / mean), "over the cost ceiling"
-    worse = next((one for one in memory.seen if one.rate < policy.worse * _best_below(one, memory.seen).rate), None)
+    worse = next(
+        (sample for sample in memory.seen if sample.rate < policy.worse * _best_below(sample, memory.seen).rate), None
+    )
     if worse and target > (edge := _middle(worse.bucket - 1)):
         back = edge if limit <= edge else _middle(_best_below(worse, memory.seen).bucket)
         return back, "less done than at a lower limit"
     return target, reason
 
 
-def _best_below(one: RateSample, seen: Sequence[RateSample]) -> RateSample:
+def _best_below(sample: RateSample, seen: Sequence[RateSample]) -> RateSample:
     """Give where most was done among lower limits, or `one` if none is lower."""
-    return max((other for other in seen if other.bucket < one.bucket), key=_rate, default=one)
+    return max((other for other in seen if other.bucket < sample.bucket), key=_rate, default=sample)
 
 
-def _rate(one: RateSample) -> float:
-    return one.rate
+def _rate(sample: RateSample) -> float:
+    return sample.rate
 
 
 def _target(a: float, b: float, memory: Memory, policy: ConcurrencyPolicy) -> tuple[int, Reason]:

@@ -149,10 +149,10 @@ class RankedQueue:
         if self._policy.rule == "levels" and self._policy.class_bounds_seconds is None:
             self._rank()  # the classes are made of the jobs that wait
         elif job.id in self._ranking.behind:
-            theirs = [one for one in self._jobs.values() if one.user_id == job.user_id]
+            theirs = [waiting_job for waiting_job in self._jobs.values() if waiting_job.user_id == job.user_id]
             behind = _backlogs(theirs, self._policy.user_burst)
-            self._ranking.behind |= {one.id: behind.get(one.id, 0) for one in theirs}
-            self._ranks |= {one.id: self._ranking(one) for one in theirs}
+            self._ranking.behind |= {waiting_job.id: behind.get(waiting_job.id, 0) for waiting_job in theirs}
+            self._ranks |= {waiting_job.id: self._ranking(waiting_job) for waiting_job in theirs}
 
     def _rank(self) -> None:
         jobs = list(self._jobs.values())

@@ -94,7 +94,7 @@ def estimate_processing_time(units: Decimal | float, load: float, factors: Seque
         tenths = quantiles(factors, n=10, method="inclusive")
         low, high = min(tenths[0], middle), max(tenths[-1], middle)
         others = [_shrunk([*factors[:place], *factors[place + 1 :]]) for place in range(jobs)]
-        error = round(median(100 * abs(one / other - 1) for one, other in zip(factors, others, strict=True)), 1)
+        error = round(median(100 * abs(value / other - 1) for value, other in zip(factors, others, strict=True)), 1)
     return Estimate(expected_seconds(units, load, factors), round(prior * low, 1), round(prior * high, 1), error, jobs)
 
 

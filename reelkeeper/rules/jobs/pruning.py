@@ -85,9 +85,9 @@ class PrunePlan:
             Pruned(
                 rule,
                 len(sums[rule]),
-                sum(one.size_bytes for one in sums[rule]),
-                storage_microusd_per_month(sum(one.size_bytes for one in sums[rule])),
-                sum(one.cost_microusd for one in sums[rule]),
+                sum(item.size_bytes for item in sums[rule]),
+                storage_microusd_per_month(sum(item.size_bytes for item in sums[rule])),
+                sum(item.cost_microusd for item in sums[rule]),
             )
             for rule in RULES
             if rule in sums

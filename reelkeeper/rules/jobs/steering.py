@@ -82,16 +82,16 @@ def tune(
     steered: Steered, ended: Iterable[FinishedJob], book: PriceBook, policy: ConcurrencyPolicy, as_of: datetime
 ) -> Tuned:
     """Take the next step. A job whose cost nobody knows costs what `book` says."""
-    jobs = [one for one in ended if one.is_made and one.processing_seconds and one.concurrency]
+    jobs = [job for job in ended if job.is_made and job.processing_seconds and job.concurrency]
     alone = learn(steered.alone, jobs)
     finished = [
         Finished(
-            max(one.concurrency or 1.0, 1.0),
-            one.processing_seconds or 0.0,
-            _idle_seconds(one, alone),
-            _MICROUSD * float(book.price_of(one.model).cost_usd) if one.cost_microusd is None else one.cost_microusd,
+            max(job.concurrency or 1.0, 1.0),
+            job.processing_seconds or 0.0,
+            _idle_seconds(job, alone),
+            _MICROUSD * float(book.price_of(job.model).cost_usd) if job.cost_microusd is None else job.cost_microusd,
         )
-        for one in jobs
+        for job in jobs
     ]
     step = next_limit(steered.limit, finished, steered.memory, policy)
     if step.reason == TOO_FEW:  # they are left for the next step
@@ -103,10 +103,10 @@ def tune(
 def learn(alone: dict[str, tuple[float, ...]], jobs: Iterable[FinishedJob]) -> dict[str, tuple[float, ...]]:
     """Add to what is known of each model the jobs that ran alone."""
     known = dict(alone)
-    for one in jobs:
-        if one.concurrency is not None and one.concurrency <= _ALONE and one.processing_seconds:
-            ratio = one.processing_seconds / prior_seconds(one.complexity, 0)
-            known[one.model] = (*known.get(one.model, ()), ratio)[-_KEPT:]
+    for job in jobs:
+        if job.concurrency is not None and job.concurrency <= _ALONE and job.processing_seconds:
+            ratio = job.processing_seconds / prior_seconds(job.complexity, 0)
+            known[job.model] = (*known.get(job.model, ()), ratio)[-_KEPT:]
     return known
 
 
@@ -120,9 +120,9 @@ def explain(tuned: Tuned, policy: ConcurrencyPolicy) -> str:
         )
     ceiling = policy.cost_ceiling_microusd
     at_most = f", of {money(ceiling)} that it may" if ceiling else ""
-    slowdown = fmean(one.seconds / one.estimate_seconds for one in jobs)
-    at_once = fmean(one.concurrency for one in jobs)
-    cost = money(fmean(one.cost_microusd for one in jobs))
+    slowdown = fmean(finished.seconds / finished.estimate_seconds for finished in jobs)
+    at_once = fmean(finished.concurrency for finished in jobs)
+    cost = money(fmean(finished.cost_microusd for finished in jobs))
     return (
         f"The limit {moved}. {_SENTENCES[step.reason]}. {many(len(jobs), 'job')} ended, with {at_once:.1f} at once; "
         f"each took {slowdown:.2f} times as long as alone, and cost {cost}{at_most}. At {step.limit} at once the model "
@@ -130,6 +130,6 @@ def explain(tuned: Tuned, policy: ConcurrencyPolicy) -> str:
     )
 
 
-def _idle_seconds(one: FinishedJob, alone: dict[str, tuple[float, ...]]) -> float:
-    ratios = alone.get(one.model, ())
-    return prior_seconds(one.complexity, 0) * (median(ratios) if len(ratios) >= _BELIEVED else 1.0)
+def _idle_seconds(job: FinishedJob, alone: dict[str, tuple[float, ...]]) -> float:
+    ratios = alone.get(job.model, ())
+    return prior_seconds(job.complexity, 0) * (median(ratios) if len(ratios) >= _BELIEVED else 1.0)

@@ -133,16 +133,21 @@ class SyncReport:
 def _require_whole(report: Report | HelpReport) -> None:
     if any(done.outcome == "failed" for done in report.done):
         counts = ", ".join(f"{done.objects:,} {done.outcome}" for done in report.done)
-        named = "; ".join(f"{one.video_id}: {one.reason}" for one in report.failures[:_NAMED])
+        named = "; ".join(f"{outcome.video_id}: {outcome.reason}" for outcome in report.failures[:_NAMED])
         raise PartialFailure(f"{report.flow}, run {report.run_id}: {counts}. Failed, for example: {named}")
 
 
 def count(outcomes: Sequence[Outcome]) -> tuple[Done, ...]:
     """Add up what became of each, by what it was."""
     kinds = sorted({outcome.action for outcome in outcomes})
-    groups = [(kind, [one for one in outcomes if one.action == kind]) for kind in kinds]
+    groups = [(kind, [outcome for outcome in outcomes if outcome.action == kind]) for kind in kinds]
     return tuple(
-        Done(kind, len(group), sum(one.before_bytes for one in group), sum(one.after_bytes for one in group))
+        Done(
+            kind,
+            len(group),
+            sum(outcome.before_bytes for outcome in group),
+            sum(outcome.after_bytes for outcome in group),
+        )
         for kind, group in groups
     )
 

@@ -143,7 +143,7 @@ def findings(
         )
         for tier, size_bytes in idle.late_bytes.items()
     ]
-    users = sorted(idle.by_user.items(), key=lambda one: (-one[1], one[0]))[: policy.max_users]
+    users = sorted(idle.by_user.items(), key=lambda item: (-item[1], item[0]))[: policy.max_users]
     found += [
         _finding(
             f"user:{user_id}",
@@ -155,8 +155,8 @@ def findings(
         for user_id, size_bytes in users
     ]
     least = max(1, int(policy.min_usd * _MICRO))
-    worth = [one for one in found if (one.impact_microusd or 0) >= least]
-    return sorted(worth, key=lambda one: (-(one.impact_microusd or 0), one.scope))
+    worth = [finding for finding in found if (finding.impact_microusd or 0) >= least]
+    return sorted(worth, key=lambda finding: (-(finding.impact_microusd or 0), finding.scope))
 
 
 def _class_saving(idle: Idle, usage: Usage, months: int) -> Decimal:
@@ -198,8 +198,8 @@ def _size(size_bytes: int) -> str:
 def per_day(freed: Iterable[Freed], last: date) -> Iterator[Saved]:
     """Give what each day up to `last` saved, by kind: from the day after, as a day is billed at its peak."""
     by_day: dict[date, Counter[str]] = {}
-    for one in freed:
-        by_day.setdefault(one.day, Counter())[kind_of(one.rule)] += one.size_bytes
+    for freed_bytes in freed:
+        by_day.setdefault(freed_bytes.day, Counter())[kind_of(freed_bytes.rule)] += freed_bytes.size_bytes
     if not by_day:
         return
     so_far: Counter[str] = Counter()

@@ -109,9 +109,9 @@ def findings(charges: Iterable[Charge], policy: AnomalyPolicy, as_of: datetime) 
     odd = {scope: news(days, policy) or _early(spending, scope, days, policy) for scope, days in judged.items()}
     whole = odd.get(TOTAL)
     return [
-        _finding(scope, one, judged, as_of.date())
-        for scope, one in odd.items()
-        if one and (scope == TOTAL or not whole or one.began != whole.began)
+        _finding(scope, anomaly, judged, as_of.date())
+        for scope, anomaly in odd.items()
+        if anomaly and (scope == TOTAL or not whole or anomaly.began != whole.began)
     ]
 
 
@@ -139,8 +139,8 @@ def _less(whole: int | None, part: int | None) -> int | None:
 def odd_days(days: Days, policy: AnomalyPolicy) -> list[int]:
     """Give the places of the odd days that are news: each more than `policy.quiet_days` after the one before."""
     found: list[int] = []
-    for n, one in enumerate(days):
-        if _direction(one, policy) and (not found or n - found[-1] > policy.quiet_days):
+    for n, verdict in enumerate(days):
+        if _direction(verdict, policy) and (not found or n - found[-1] > policy.quiet_days):
             found.append(n)
     return found
 
@@ -153,14 +153,14 @@ def news(days: Days, policy: AnomalyPolicy) -> Odd | None:
     since = [n for n in range(places[-1], len(days)) if _direction(days[n], policy) == day.direction]
     if since[-1] < yesterday:
         return None
-    excess = sum(one.actual - one.expected for n in since if (one := days[n]))
+    excess = sum(verdict.actual - verdict.expected for n in since if (verdict := days[n]))
     return Odd(day, round(excess), goes_on=len(since) > 1)
 
 
-def _direction(one: Judged | None, policy: AnomalyPolicy) -> int:
-    if one is None or not one.direction or abs(one.actual - one.expected) < policy.floor_usd * _NANO:
+def _direction(verdict: Judged | None, policy: AnomalyPolicy) -> int:
+    if verdict is None or not verdict.direction or abs(verdict.actual - verdict.expected) < policy.floor_usd * _NANO:
         return 0
-    return one.direction
+    return verdict.direction
 
 
 def _not_over(days: Days) -> Days:
@@ -213,11 +213,11 @@ def _finding(scope: str, odd: Odd, judged: Mapping[str, Days], today: date) -> F
 def _parts(judged: Mapping[str, Days], day: date, sign: int) -> Iterator[tuple[str, str]]:
     """Give the services that differ most as the whole does on that day, and by how much."""
     services = (
-        (scope.partition(":")[2], sign * (one.actual - one.expected))
+        (scope.partition(":")[2], sign * (verdict.actual - verdict.expected))
         for scope, days in judged.items()
         if scope.startswith("service:")
-        for one in days
-        if one is not None and one.day == day
+        for verdict in days
+        if verdict is not None and verdict.day == day
     )
     most = sorted(((more, name) for name, more in services if more >= _CENT), reverse=True)[:_NAMED]
     return ((name, usd(round(more))) for more, name in most)

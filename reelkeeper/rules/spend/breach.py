@@ -75,14 +75,14 @@ def _believed(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) ->
     """Give the latest forecast of the span, unless it is old, or what is spent already proves it wrong."""
     kind, _, name = span.budget.scope.partition(":")
     fits = [
-        one
-        for one in forecasts
+        forecast
+        for forecast in forecasts
         if kind in {TOTAL, "service"}
-        and (one.service, one.month) == (name, span.first)
-        and timedelta() <= as_of - one.as_of <= timedelta(days=_FORECAST_DAYS)
-        and span.spent <= one.upper95_microusd * NANO_IN_MICRO
+        and (forecast.service, forecast.month) == (name, span.first)
+        and timedelta() <= as_of - forecast.as_of <= timedelta(days=_FORECAST_DAYS)
+        and span.spent <= forecast.upper95_microusd * NANO_IN_MICRO
     ]
-    return max(fits, key=lambda one: one.as_of, default=None)
+    return max(fits, key=lambda forecast: forecast.as_of, default=None)
 
 
 def _run_rate(span: Span, today: date) -> tuple[int, int] | None:

@@ -85,7 +85,7 @@ def judge(
     """
     judging = _Judging(values, bounds)
     days = [first + timedelta(days=n) for n in range(len(values))]
-    others = [one and one.residual for one in rest] or [None] * len(values)
+    others = [verdict and verdict.residual for verdict in rest] or [None] * len(values)
     return [judging.judge(n, days[n], rest=others[n], in_calendar=days[n] in calendar) for n in range(len(values))]
 
 
@@ -115,7 +115,7 @@ class _Judging:
         spread = self._spread(n)
         if n < LEAST_DAYS or spread is None:
             return None
-        lately = [one - level for one in self.levels[-_LEVEL_DAYS:]]
+        lately = [item - level for item in self.levels[-_LEVEL_DAYS:]]
         recurring = [*lately, *self._years_ago(n, spread), *([min(profile) - weekdays] if in_calendar else [])]
         shared = recurring if rest is None else [*recurring, rest]
         is_odd, recurs, is_shared = (_beyond(residual, usual) for usual in (lately, recurring, shared))

@@ -114,12 +114,15 @@ class Sheet(NamedTuple):
 def sheets(adoption: Adoption, *, dry_run: bool) -> Iterator[Sheet]:
     """Lay out what is adopted, examples of it, and what stays out, alike for terminal and artifact."""
     if adoption.patterns:
-        rows = [(one.pattern, f"{one.objects:,}", size(one.size_bytes)) for one in adoption.patterns]
+        rows = [(count.pattern, f"{count.objects:,}", size(count.size_bytes)) for count in adoption.patterns]
         yield Sheet("Would be adopted" if dry_run else "Adopted", ("!by", ">objects", ">bytes"), rows)
-        examples = [(one.user_id, one.video_id, one.key) for one in adoption.examples]
+        examples = [(example.user_id, example.video_id, example.key) for example in adoption.examples]
         yield Sheet("For example", ("user", "video", "key"), examples)
     if adoption.left_out:
-        out = [(f"{one.objects:,}", REASONS[one.verdict], "\n".join(one.keys)) for one in adoption.left_out]
+        out = [
+            (f"{omission.objects:,}", REASONS[omission.verdict], "\n".join(omission.keys))
+            for omission in adoption.left_out
+        ]
         yield Sheet("Stays out, and is kept", (">objects", "why, and the way out", "for example"), out)
 
 

@@ -52,7 +52,7 @@ def replace(session: Session, days: Iterable[date], new: Iterable[Charge]) -> in
         session.execute(sa.text("LOCK TABLE charges IN SHARE ROW EXCLUSIVE MODE"))
     session.execute(sa.delete(charges).where(charges.c.day.in_(list(days))))
     version = in_force(session).version
-    rows, count = ({**one._asdict(), "policy_version": version} for one in new), 0
+    rows, count = ({**charge._asdict(), "policy_version": version} for charge in new), 0
     while batch := list(islice(rows, _BATCH)):
         session.execute(sa.insert(charges), batch)
         count += len(batch)

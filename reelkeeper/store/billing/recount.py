@@ -46,12 +46,12 @@ def mismatches(session: Session) -> list[Mismatch]:
     ]
 
 
-def write_anew(session: Session, one: Mismatch) -> bool:
+def write_anew(session: Session, mismatch: Mismatch) -> bool:
     """Write a figure that is only a copy anew from its record; False for others, and for what cannot be."""
-    if one.what not in _KEPT or not (one.counted >= 0 or one.subject.startswith("house/")):
+    if mismatch.what not in _KEPT or not (mismatch.counted >= 0 or mismatch.subject.startswith("house/")):
         return False
-    subject, kept = _KEPT[one.what]
-    session.execute(sa.update(kept.table).where(subject == one.subject).values({kept: one.counted}))
+    subject, kept = _KEPT[mismatch.what]
+    session.execute(sa.update(kept.table).where(subject == mismatch.subject).values({kept: mismatch.counted}))
     return True
 
 
@@ -104,10 +104,10 @@ def _amounts(subject: sa.ColumnElement[Any], amount: sa.ColumnElement[Any]) -> _
 
 def _differing(kept: _Select, record: _Select) -> _Select:
     """Sum both by subject, and keep the subjects whose sums differ; one that is on one side only has 0 on the other."""
-    one, other = kept.subquery(), record.subquery()
+    item, other = kept.subquery(), record.subquery()
     zero = sa.literal(0)
     both = sa.union_all(
-        sa.select(one.c.subject, one.c.amount.label("kept"), zero.label("counted")),
+        sa.select(item.c.subject, item.c.amount.label("kept"), zero.label("counted")),
         sa.select(other.c.subject, zero.label("kept"), other.c.amount.label("counted")),
     ).subquery()
     summed, counted = sa.func.sum(both.c.kept), sa.func.sum(both.c.counted)

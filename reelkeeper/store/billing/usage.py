@@ -26,11 +26,13 @@ def record(session: Session, used: Iterable[Used], *, add: bool = False) -> None
     What Cloudflare counted always takes the place of what it said before. Rows go in by their key, so that two who
     record the same ones wait for each other and do not lock each other out.
     """
-    rows = [one._asdict() for one in sorted(used, key=lambda one: tuple(str(getattr(one, name)) for name in KEY))]
+    rows = [
+        usage._asdict() for usage in sorted(used, key=lambda usage: tuple(str(getattr(usage, name)) for name in KEY))
+    ]
     statement = insert_into(session, usage_days)
     new, old = statement.excluded, usage_days.c
     larger = sa.case((new.quantity > old.quantity, new.quantity), else_=old.quantity)
-    own_peak = sa.and_(sa.or_(*(old.metric == one for one in PEAKS)), old.source == UsageSource.STORE)
+    own_peak = sa.and_(sa.or_(*(old.metric == metric for metric in PEAKS)), old.source == UsageSource.STORE)
     summed = old.quantity + new.quantity if add else new.quantity
     statement = statement.on_conflict_do_update(
         index_elements=KEY,
@@ -91,7 +93,7 @@ def missing_days(
     session: Session, metric: Metric, first: date, last: date, source: UsageSource | None = None
 ) -> list[date]:
     """List the days from `first` to `last` of which nobody, or not `source`, has said how much of `metric` was used."""
-    known = {one.day for one in days(session, first, last, metrics=[metric], source=source, of_users=False)}
+    known = {usage.day for usage in days(session, first, last, metrics=[metric], source=source, of_users=False)}
     return [day for day in _every(first, last) if day not in known]
 
 

@@ -115,7 +115,7 @@ def runs_beginning_with(session: Session, prefix: str, *, limit: int) -> list[st
     """List at most `limit` runs that did anything and whose id begins like this; one that is just this stands alone."""
     alike = sa.select(audit_events.c.run_id).where(audit_events.c.run_id.startswith(prefix, autoescape=True))
     found = [
-        str(one) for one in session.execute(alike.distinct().order_by(audit_events.c.run_id).limit(limit)).scalars()
+        str(row) for row in session.execute(alike.distinct().order_by(audit_events.c.run_id).limit(limit)).scalars()
     ]
     return [prefix] if prefix in found else found
 

@@ -180,5 +180,5 @@ def size_bytes(session: Session) -> int:
     if session.get_bind().dialect.name == "postgresql":
         return int(session.execute(sa.text("SELECT pg_database_size(current_database())")).scalar_one())
     asked = ("PRAGMA page_count", "PRAGMA page_size")
-    pages, page = (int(session.execute(sa.text(one)).scalar_one()) for one in asked)
+    pages, page = (int(session.execute(sa.text(text)).scalar_one()) for text in asked)
     return pages * page

@@ -29,5 +29,5 @@ def latest(session: Session, until: datetime) -> list[CostForecast]:
 def record(session: Session, run_id: str, said: Iterable[CostForecast]) -> None:
     """Keep what a run said. A run that says it again, as after a crash, says the same."""
     session.execute(sa.delete(forecasts).where(forecasts.c.run_id == run_id))
-    if rows := [{"run_id": run_id, **one._asdict()} for one in said]:
+    if rows := [{"run_id": run_id, **forecast._asdict()} for forecast in said]:
         session.execute(sa.insert(forecasts), rows)

@@ -85,7 +85,7 @@ def record(session: Session, found: Sequence[Window]) -> None:
     insert = insert_into(session, performance_windows)
     new = {name: insert.excluded[name] for name in ("seconds", "figures")}
     keys = ["start_at", "tier", "model"]
-    session.execute(insert.on_conflict_do_update(index_elements=keys, set_=new), [one._asdict() for one in found])
+    session.execute(insert.on_conflict_do_update(index_elements=keys, set_=new), [window._asdict() for window in found])
 
 
 def recorded(session: Session, since: datetime, *, tier: str = "", model: str = "") -> list[Window]:

@@ -218,7 +218,7 @@ def poll_now(session: Session, provider_job_id: str) -> bool:
 
 def hand_back(session: Session, held: Collection[Claim]) -> None:
     """Let others have jobs that were claimed and not begun: no attempt was made."""
-    for one in held:
-        state = JobState.PARKED if one.was_parked else JobState.QUEUED
-        attempts = one.attempts - (not one.was_parked)
-        note(session, one, state=state, attempts=attempts, claimed_by=None, lease_until=None)
+    for job in held:
+        state = JobState.PARKED if job.was_parked else JobState.QUEUED
+        attempts = job.attempts - (not job.was_parked)
+        note(session, job, state=state, attempts=attempts, claimed_by=None, lease_until=None)

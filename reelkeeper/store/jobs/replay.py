@@ -73,12 +73,12 @@ def write(rows: Iterable[_Row], kind: type[_Row], file: TextIO) -> None:
 
 def read_jobs(lines: Iterable[str]) -> list[RecordedJob]:
     """Read jobs from CSV, in the order of time. Raises InputRefused, naming line, column and value of what is wrong."""
-    return sorted((RecordedJob(**values) for values in _read(lines, _JOBS)), key=lambda one: one.submitted_at)
+    return sorted((RecordedJob(**values) for values in _read(lines, _JOBS)), key=lambda job: job.submitted_at)
 
 
 def read_requests(lines: Iterable[str]) -> list[RecordedRequest]:
     """Read requests in the same way."""
-    return sorted((RecordedRequest(**values) for values in _read(lines, _REQUESTS)), key=lambda one: one.at)
+    return sorted((RecordedRequest(**values) for values in _read(lines, _REQUESTS)), key=lambda request: request.at)
 
 
 def _number(least: float) -> Callable[[str], float]:
@@ -142,8 +142,8 @@ class _Numbers(dict[str, str]):
 
 def _read(lines: Iterable[str], columns: Columns) -> Iterator[dict[str, Any]]:
     read = list(whole_lines(lines, columns))
-    problems = [one for one in read if isinstance(one, Problem)]
+    problems = [item for item in read if isinstance(item, Problem)]
     if problems:
         more = f"; and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
         raise InputRefused(f"{'; '.join(map(str, problems[:_SHOWN]))}{more}. Nothing was played")
-    return (one.values for one in read if not isinstance(one, Problem))
+    return (item.values for item in read if not isinstance(item, Problem))

@@ -80,50 +80,50 @@ def _candidates() -> sa.Select[tuple[object, ...]]:
     )
 
 
-def bring_back(session: Session, one: Restorable, run_id: str, grace: Grace) -> bool:
+def bring_back(session: Session, blob: Restorable, run_id: str, grace: Grace) -> bool:
     """Let the video stand on its retired blob again; False where it was purged, replaced or restored meanwhile."""
     at = now(session)
     revived = changed(
         session,
         sa.update(blobs)
-        .where(blobs.c.id == one.wanted_blob_id, blobs.c.state == BlobState.RETIRED)
+        .where(blobs.c.id == blob.wanted_blob_id, blobs.c.state == BlobState.RETIRED)
         .values(state=BlobState.LIVE, retired_at=None, purge_after=None, retire_reason=None, run_id=run_id),
     )
     if not revived:
         return False
-    same_blob = one.blob_id == one.wanted_blob_id
+    same_blob = blob.blob_id == blob.wanted_blob_id
     values: dict[str, object] = {
         "state": VideoState.LIVE,
-        "blob_id": one.wanted_blob_id,
-        "generation": one.generation + (0 if same_blob else 1),
+        "blob_id": blob.wanted_blob_id,
+        "generation": blob.generation + (0 if same_blob else 1),
         "retired_at": None,
         "retire_reason": None,
         "run_id": run_id,
     }
-    if one.recipe:
-        values |= {"refused_recipe": one.recipe, "refused_reason": "its swap was taken back", "refused_at": at}
+    if blob.recipe:
+        values |= {"refused_recipe": blob.recipe, "refused_reason": "its swap was taken back", "refused_at": at}
     moved = changed(
         session,
         sa.update(videos)
         .where(
-            videos.c.id == one.video_id,
-            videos.c.state == one.state,
-            videos.c.generation == one.generation,
-            videos.c.blob_id == one.blob_id,
+            videos.c.id == blob.video_id,
+            videos.c.state == blob.state,
+            videos.c.generation == blob.generation,
+            videos.c.blob_id == blob.blob_id,
         )
         .values(**values),
     )
     if not moved:
         session.execute(
             sa.update(blobs)
-            .where(blobs.c.id == one.wanted_blob_id)
+            .where(blobs.c.id == blob.wanted_blob_id)
             .values(**retired(at, grace, "its video was replaced or restored meanwhile"))
         )
         return False
     if not same_blob:
         session.execute(
             sa.update(blobs)
-            .where(blobs.c.id == one.blob_id, blobs.c.state == BlobState.LIVE)
-            .values(run_id=run_id, **retired(at, grace, f"its swap was taken back in favour of {one.key}"))
+            .where(blobs.c.id == blob.blob_id, blobs.c.state == BlobState.LIVE)
+            .values(run_id=run_id, **retired(at, grace, f"its swap was taken back in favour of {blob.key}"))
         )
     return True

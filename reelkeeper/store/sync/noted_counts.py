@@ -104,7 +104,7 @@ def left_out(session: Session, scan_id: str) -> tuple[LeftOut, ...]:
     ):
         keys.setdefault(row.verdict, []).append(row.key)
     counts = session.execute(sa.select(orphans.c.verdict, sa.func.count()).where(out).group_by(orphans.c.verdict)).all()
-    ordered = sorted(((objects, verdict) for verdict, objects in counts), key=lambda one: (-one[0], one[1]))
+    ordered = sorted(((objects, verdict) for verdict, objects in counts), key=lambda item: (-item[0], item[1]))
     return tuple(LeftOut(AdoptionVerdict(verdict), objects, tuple(keys[verdict])) for objects, verdict in ordered)
 
 

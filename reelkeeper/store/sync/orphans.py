@@ -40,19 +40,19 @@ def standing(session: Session, video_ids: Sequence[str]) -> dict[str, Standing]:
 def insert_videos(session: Session, new: Sequence[Noted]) -> None:
     """Make pending videos of notes, and their users where there are none."""
     if new:
-        owners = [{"id": user_id} for user_id in sorted({one.user_id for one in new})]
+        owners = [{"id": user_id} for user_id in sorted({alert.user_id for alert in new})]
         session.execute(insert_into(session, users).on_conflict_do_nothing(), owners)
         session.execute(
             sa.insert(videos),
             [
                 {
-                    "id": one.video_id,
-                    "user_id": one.user_id,
+                    "id": alert.video_id,
+                    "user_id": alert.user_id,
                     "generation": 1,
                     "state": VideoState.PENDING,
-                    "created_at": one.created_at or one.last_modified,
+                    "created_at": alert.created_at or alert.last_modified,
                 }
-                for one in new
+                for alert in new
             ],
         )
 
@@ -65,17 +65,17 @@ def insert_blobs(session: Session, chosen: Sequence[Noted], *, state: BlobState,
         sa.insert(blobs).returning(blobs.c.key, blobs.c.id),
         [
             {
-                "video_id": one.video_id,
-                "generation": one.generation or 1,
-                "key": one.key,
-                "is_ours": one.generation is not None,
+                "video_id": alert.video_id,
+                "generation": alert.generation or 1,
+                "key": alert.key,
+                "is_ours": alert.generation is not None,
                 "state": state,
-                "size_bytes": one.size_bytes,
-                "etag": one.etag,
-                "stored_at": one.last_modified,
+                "size_bytes": alert.size_bytes,
+                "etag": alert.etag,
+                "stored_at": alert.last_modified,
                 "run_id": run_id,
             }
-            for one in chosen
+            for alert in chosen
         ],
     )
     return {row.key: row.id for row in rows}
@@ -99,5 +99,5 @@ def publish(session: Session, chosen: Sequence[Noted], blob_ids: Mapping[str, in
         .where(videos.c.id == sa.bindparam("video"))
         .values(blob_id=sa.bindparam("blob"), generation=sa.bindparam("made"), state=VideoState.LIVE, run_id=run_id)
     )
-    rows = [{"video": one.video_id, "blob": blob_ids[one.key], "made": one.generation or 1} for one in chosen]
+    rows = [{"video": alert.video_id, "blob": blob_ids[alert.key], "made": alert.generation or 1} for alert in chosen]
     session.connection().execute(change, rows)

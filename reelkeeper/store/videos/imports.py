@@ -123,7 +123,7 @@ def import_views(
     def finish(session: Session, problems: list[Problem]) -> None:
         if complete:
             today = now(session).date()
-            problems += [Problem(0, "day", str(one), "is not over, so not complete") for one in days if one >= today]
+            problems += [Problem(0, "day", str(item), "is not over, so not complete") for item in days if item >= today]
             set_complete(session, days)
 
     parsed = whole_lines(lines, _VIEWS, optional={"viewed_at": moment})
@@ -135,7 +135,7 @@ def mark_complete(engine: sa.Engine, days: Iterable[date]) -> None:
     wanted = set(days)
     with transaction(engine, "import.days") as session:
         today = now(session).date()
-        if early := sorted(one for one in wanted if one >= today):
+        if early := sorted(item for item in wanted if item >= today):
             raise InputRefused(f"{early[0]} is not over, so its views cannot be complete; nothing was changed")
         set_complete(session, wanted)
 
@@ -197,6 +197,6 @@ def _move_last_viewed(session: Session, known: Sequence[CsvLine]) -> None:
 
 def set_complete(session: Session, days: Iterable[date]) -> None:
     """Mark days as wholly recorded in a transaction of the caller's, who knows that they are over."""
-    rows: list[Mapping[str, date]] = [{"day": one} for one in sorted(days)]
+    rows: list[Mapping[str, date]] = [{"day": item} for item in sorted(days)]
     if rows:
         session.execute(insert_into(session, view_days).on_conflict_do_nothing(), rows)

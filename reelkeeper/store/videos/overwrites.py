@@ -53,11 +53,11 @@ def find_overwritten(session: Session, found: Mapping[int, StoredObject], claim_
     for row in rows:
         stored = found[row.id]
         if not Recorded(row.size_bytes, row.etag, row.is_ours, row.stored_at).matches(stored):
-            one = Overwritten(row.id, row.video_id, row.user_id, row.state, stored)
+            overwrite = Overwritten(row.id, row.video_id, row.user_id, row.state, stored)
             before = latest.get(stored.key)
-            if before is None or before.blob_id < one.blob_id:  # of several rows that are gone, the newest
-                latest[stored.key] = one
-    return sorted(latest.values(), key=lambda one: (one.found.last_modified, one.blob_id))
+            if before is None or before.blob_id < overwrite.blob_id:  # of several rows that are gone, the newest
+                latest[stored.key] = overwrite
+    return sorted(latest.values(), key=lambda overwrite: (overwrite.found.last_modified, overwrite.blob_id))
 
 
 def mark_gone(session: Session, blob_ids: Sequence[int], run_id: str) -> None:
@@ -75,38 +75,38 @@ def mark_gone(session: Session, blob_ids: Sequence[int], run_id: str) -> None:
     )
 
 
-def publish(session: Session, one: Overwritten, at: datetime, *, run_id: str, grace: Grace) -> int:
+def publish(session: Session, overwrite: Overwritten, at: datetime, *, run_id: str, grace: Grace) -> int:
     """Insert the new object's row and point the video at it; return the row's id."""
-    generation = sa.select(videos.c.generation + 1).where(videos.c.id == one.video_id).scalar_subquery()
+    generation = sa.select(videos.c.generation + 1).where(videos.c.id == overwrite.video_id).scalar_subquery()
     blob_id: int = session.execute(
         sa.insert(blobs)
         .values(
-            video_id=one.video_id,
+            video_id=overwrite.video_id,
             generation=generation,
-            key=one.found.key,
+            key=overwrite.found.key,
             is_ours=False,
             state=BlobState.LIVE,
-            size_bytes=one.found.size_bytes,
-            etag=one.found.etag,
-            stored_at=one.found.last_modified,
+            size_bytes=overwrite.found.size_bytes,
+            etag=overwrite.found.etag,
+            stored_at=overwrite.found.last_modified,
             run_id=run_id,
         )
         .returning(blobs.c.id)
     ).scalar_one()
-    displaced = sa.select(videos.c.blob_id).where(videos.c.id == one.video_id).scalar_subquery()
+    displaced = sa.select(videos.c.blob_id).where(videos.c.id == overwrite.video_id).scalar_subquery()
     session.execute(
         sa.update(blobs)
         .where(blobs.c.id == displaced, blobs.c.state == BlobState.LIVE, blobs.c.is_ours)
-        .values(run_id=run_id, **retired(at, grace, f"the service stored another video at {one.found.key}"))
+        .values(run_id=run_id, **retired(at, grace, f"the service stored another video at {overwrite.found.key}"))
     )
     session.execute(
         sa.update(videos)
-        .where(videos.c.id == one.video_id)
+        .where(videos.c.id == overwrite.video_id)
         .values(
             state=VideoState.LIVE,
             blob_id=blob_id,
             generation=videos.c.generation + 1,
-            created_at=one.found.last_modified,
+            created_at=overwrite.found.last_modified,
             retired_at=None,
             retire_reason=None,
             refused_recipe=None,

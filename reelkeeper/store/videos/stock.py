@@ -53,7 +53,7 @@ def by_age_and_tier(session: Session, as_of: datetime) -> list[Stock]:
         .group_by("age", "tier")
     )
     found = [Stock(label, name, int(count), int(size)) for label, name, count, size in rows]
-    return sorted(found, key=lambda one: (AGES.index(one.age), one.tier))
+    return sorted(found, key=lambda stock: (AGES.index(stock.age), stock.tier))
 
 
 def in_grace(session: Session) -> InGrace:

@@ -61,7 +61,7 @@ def keep_higher(session: Session, day: date, views: Mapping[str, int]) -> None:
     higher = sa.case((insert.excluded.views > known, insert.excluded.views), else_=known)
     session.execute(
         insert.on_conflict_do_update(index_elements=["video_id", "day"], set_={"views": higher}),
-        [{"video_id": one, "day": day, "views": min(count, _MAX_VIEWS)} for one, count in views.items()],
+        [{"video_id": view, "day": day, "views": min(count, _MAX_VIEWS)} for view, count in views.items()],
     )
 
 

@@ -37,7 +37,7 @@ def bucket_at(at: Endpoint) -> Bucket:
 def servers(folder: Path) -> list[psutil.Process]:
     """The running servers over `folder`."""
     flag = f"-dir={folder / 'data'}"
-    return [one for one in psutil.process_iter(["cmdline"]) if flag in (one.info["cmdline"] or ())]
+    return [item for item in psutil.process_iter(["cmdline"]) if flag in (item.info["cmdline"] or ())]
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def test_many_at_once_are_told_in_one_message_that_lists_all(engine: sa.Engine) 
     with reading(engine) as session:
         row = session.execute(sa.select(outbox)).one()
     assert len(row.alert_ids) == 6
-    assert all(any(one.title in line for line in row.payload["lines"]) for one in found)
+    assert all(any(item.title in line for line in row.payload["lines"]) for item in found)
     pretend_tried(engine)
     assert seen(engine).resolved == 6
     assert messages(engine)[1:] == [("resolve", "waiting", "6 alerts are over")]
@@ -107,7 +107,9 @@ def test_critical_repeats_until_somebody_acknowledges_it(engine: sa.Engine) -> N
     operation.acknowledge(engine, alert.id, author="ann")
     _pass(engine, hours=4)
     assert seen(engine, critical) == Observed(0, 0, 0, 0)
-    assert [(one.state, one.acknowledged_by) for one in _listed(engine)] == [("acknowledged", "ann")]
+    assert [(listed_alert.state, listed_alert.acknowledged_by) for listed_alert in _listed(engine)] == [
+        ("acknowledged", "ann")
+    ]
     with pytest.raises(NotFound, match="fires unacknowledged"):
         operation.acknowledge(engine, alert.id, author="ann")
 
@@ -134,7 +136,7 @@ def test_two_runs_at_once_tell_the_same_news_once(engine: sa.Engine) -> None:
     found = [finding(f"user:{number}") for number in range(3)]
     with ThreadPoolExecutor(4) as pool:
         observed = list(pool.map(lambda _: seen(engine, *found), range(8)))
-    assert sum(one.opened for one in observed) == 3
+    assert sum(item.opened for item in observed) == 3
     assert len(messages(engine)) == 3
 
 

@@ -76,7 +76,7 @@ def test_what_is_due_is_sent_once_and_the_oldest_first(mail: Post) -> None:
     assert mail.deliver().sent == 3
     assert mail.deliver() == mail.deliver()
     assert mail.double.titles() == ["a", "b"]
-    assert [one.picture for one in mail.double.posted] == [b"", b"", b"PNG"]
+    assert [item.picture for item in mail.double.posted] == [b"", b"", b"PNG"]
     assert mail.states() == {"sent": 3}
 
 
@@ -142,7 +142,7 @@ def test_a_lost_reply_costs_one_repetition_that_can_be_known(mail: Post) -> None
     mail.deliver()
     mail.after(10)
     assert mail.double.titles() == ["a", "a"]
-    assert len({one.body["client_msg_id"] for one in mail.double.posted}) == 1
+    assert len({item.body["client_msg_id"] for item in mail.double.posted}) == 1
 
 
 def test_what_slack_refuses_for_good_goes_to_the_second_sink_at_once(mail: Post) -> None:
@@ -162,7 +162,7 @@ def test_refused_by_both_sinks_it_waits(mail: Post) -> None:
     assert mail.deliver().waiting == 1
     mail.double.second_status = 200
     assert mail.after(10).diverted == 1
-    assert [one["title"] for one in mail.double.second] == ["a"]
+    assert [entry["title"] for entry in mail.double.second] == ["a"]
 
 
 def test_an_outage_of_a_day_loses_and_repeats_nothing(mail: Post) -> None:
@@ -173,14 +173,14 @@ def test_an_outage_of_a_day_loses_and_repeats_nothing(mail: Post) -> None:
             titles.append(f"{step}")
             mail.write(titles[-1])
         mail.after(1800)
-        copied = {line for one in mail.double.second for line in one["lines"]}
+        copied = {line for entry in mail.double.second for line in entry["lines"]}
         assert copied >= {title for title in titles if int(title) <= step}
     mail.double.always = None
     for _ in range(4):
         mail.after(300)
     assert sorted(mail.double.titles(), key=int) == titles
     assert mail.states() == {"sent": len(titles)}
-    assert Counter(line for one in mail.double.second for line in one["lines"]) == Counter(titles)
+    assert Counter(line for entry in mail.double.second for line in entry["lines"]) == Counter(titles)
     assert min(mail.double.gaps()) >= 1
 
 
@@ -262,5 +262,5 @@ def test_a_message_links_to_the_flow_run_that_found_it(mail: Post, run_id: str, 
     observe(mail.engine, [found], rules=["budget"], run_id=run_id)
     mail.deliver()
     (posted,) = mail.double.posted
-    urls = [one.get("url") for block in posted.body["blocks"] for one in block.get("elements", [])]
+    urls = [row.get("url") for block in posted.body["blocks"] for row in block.get("elements", [])]
     assert [url for url in urls if url] == ([f"https://prefect.example/v2/runs/flow-run/{run_id}"] if linked else [])

@@ -162,9 +162,9 @@ def test_refunds_come_to_at_most_what_was_captured(books: sa.Engine) -> None:
 
 def test_the_same_request_again_gives_the_first_answer_and_moves_nothing(books: sa.Engine) -> None:
     def twice(ask: Callable[[], Moved]) -> Moved:
-        one, other = ask(), ask()
-        assert one == other
-        return one
+        move, other = ask(), ask()
+        assert move == other
+        return move
 
     with transaction(books, "test") as session:
         twice(lambda: ledger.grant(session, "ann", 5, "gift", run_id=RUN, reason="kindness"))
@@ -220,7 +220,7 @@ def test_all_of_a_transaction_stands_or_falls_together(books: sa.Engine) -> None
         admit_and_stumble()
     assert balances(books, "ann") == (DOLLAR, 0)
     with reading(books) as session:
-        assert [one.event.event for one in events(session)] == ["credits_grant"]
+        assert [record.event.event for record in events(session)] == ["credits_grant"]
 
 
 def test_nobody_who_is_unknown_has_credits(books: sa.Engine) -> None:
@@ -290,15 +290,15 @@ def test_each_move_is_on_record_with_its_figures(books: sa.Engine) -> None:
     capture(books, held, 500_000)
     refund(books, held, 200_000)
     with reading(books) as session:
-        told = [one.event for one in events(session, user_id="ann")][::-1]
-    assert [(one.event, one.detail["microusd"]) for one in told] == [
+        told = [record.event for record in events(session, user_id="ann")][::-1]
+    assert [(event.event, event.detail["microusd"]) for event in told] == [
         ("credits_grant", DOLLAR),
         ("credits_hold", 700_000),
         ("credits_capture", 500_000),
         ("credits_refund", 200_000),
     ]
     assert told[3].detail["reason"] == "a complaint"
-    assert {one.detail["hold"] for one in told[1:]} == {held}
+    assert {event.detail["hold"] for event in told[1:]} == {held}
 
 
 def test_entries_and_transfers_cannot_be_changed_or_deleted(books: sa.Engine) -> None:

@@ -119,33 +119,33 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(hold_id=holds, amount=st.integers(0, 120))
     def capture(self, hold_id: str, amount: int) -> None:
-        one = self.held[hold_id]
-        wrong = HoldClosed if one.state != HoldState.OPEN else AmountRefused if amount > one.amount else None
+        hold = self.held[hold_id]
+        wrong = HoldClosed if hold.state != HoldState.OPEN else AmountRefused if amount > hold.amount else None
         key = self.key()
         self.expect(wrong, lambda session: ledger.capture(session, hold_id, amount, key, run_id="test"))
         if wrong is None:
-            one.state, one.captured = HoldState.CAPTURED, amount
-            self.money[one.user] += one.amount - amount
+            hold.state, hold.captured = HoldState.CAPTURED, amount
+            self.money[hold.user] += hold.amount - amount
 
     @rule(hold_id=holds)
     def release(self, hold_id: str) -> None:
-        one = self.held[hold_id]
-        wrong = HoldClosed if one.state != HoldState.OPEN else None
+        hold = self.held[hold_id]
+        wrong = HoldClosed if hold.state != HoldState.OPEN else None
         key = self.key()
         self.expect(wrong, lambda session: ledger.release(session, hold_id, key, run_id="test"))
         if wrong is None:
-            one.state = HoldState.RELEASED
-            self.money[one.user] += one.amount
+            hold.state = HoldState.RELEASED
+            self.money[hold.user] += hold.amount
 
     @rule(hold_id=holds, amount=AMOUNTS)
     def refund(self, hold_id: str, amount: int) -> None:
-        one = self.held[hold_id]
-        wrong = AmountRefused if amount > one.captured - one.refunded else None
+        hold = self.held[hold_id]
+        wrong = AmountRefused if amount > hold.captured - hold.refunded else None
         key = self.key()
         self.expect(wrong, lambda session: ledger.refund(session, hold_id, amount, key, run_id="test"))
         if wrong is None:
-            one.refunded += amount
-            self.money[one.user] += amount
+            hold.refunded += amount
+            self.money[hold.user] += amount
 
     @rule(user=USERS, amount=AMOUNTS)
     def deduct(self, user: str, amount: int) -> None:
@@ -163,7 +163,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def expire(self) -> None:
-        due = {key for key, one in self.held.items() if one.overdue and one.state == HoldState.OPEN}
+        due = {key for key, hold in self.held.items() if hold.overdue and hold.state == HoldState.OPEN}
         with transaction(self.engine, "test") as session:
             assert {moved.hold_id for moved in ledger.expire(session, run_id="test")} == due
         for key in due:
@@ -176,8 +176,8 @@ class LedgerMachine(RuleBasedStateMachine):
         with transaction(self.engine, "test") as session:
             assert_books_balance(session)
             for user, amount in self.money.items():
-                mine = [one for one in self.held.values() if one.user == user]
-                is_held = sum(one.amount for one in mine if one.state == HoldState.OPEN)
+                mine = [hold for hold in self.held.values() if hold.user == user]
+                is_held = sum(hold.amount for hold in mine if hold.state == HoldState.OPEN)
                 assert balance(session, user)[:2] == (amount, is_held)
 
     def expect(self, wrong: type[Exception] | None, ask: object) -> None:

@@ -35,7 +35,7 @@ def store(engine: sa.Engine) -> sa.Engine:
     with transaction(engine, "test") as session:
         session.execute(sa.insert(users), [{"id": "ann", "tier": "pro"}, {"id": "bob", "tier": None}])
         session.execute(
-            sa.insert(videos), [{"id": f"v-{one}", "user_id": one, "state": "live"} for one in ("ann", "bob")]
+            sa.insert(videos), [{"id": f"v-{text}", "user_id": text, "state": "live"} for text in ("ann", "bob")]
         )
         rows: list[tuple[str | None, str, int]] = [("v-ann", state, size_bytes) for state, size_bytes in STATES.items()]
         rows += [("v-bob", "live", 7), (None, "retired", 1)]
@@ -53,7 +53,9 @@ def store(engine: sa.Engine) -> sa.Engine:
 
 def used(engine: sa.Engine, metric: Metric, first: date = TODAY, last: date = TODAY) -> dict[str, int]:
     with reading(engine) as session:
-        return {one.user_id or one.resource: one.quantity for one in days(session, first, last, metrics=[metric])}
+        return {
+            usage.user_id or usage.resource: usage.quantity for usage in days(session, first, last, metrics=[metric])
+        }
 
 
 def grow(engine: sa.Engine, size_bytes: int) -> None:
@@ -118,7 +120,7 @@ def test_cloudflares_figures_come_in_beside_our_own(
     assert found.trouble == ""
     with reading(store) as session:
         theirs = list(days(session, TODAY - ONE_DAY, TODAY, source=UsageSource.CLOUDFLARE))
-    assert [(one.day, one.metric, one.quantity) for one in theirs] == [
+    assert [(usage.day, usage.metric, usage.quantity) for usage in theirs] == [
         (TODAY - ONE_DAY, Metric.OPERATIONS, 7),
         (TODAY - ONE_DAY, Metric.STORED_BYTES, 501),
         (TODAY, Metric.STORED_BYTES, 600),
@@ -169,10 +171,10 @@ def test_a_month_is_charged_to_users_and_sums_to_the_bill(store: sa.Engine) -> N
     note(store, Used(JUNE, Metric.JOBS, 2, "veo"), Used(JUNE, Metric.JOBS, 2, "veo", user_id="bob"))
     assert charge_month(store, BOOK, JUNE, date(2026, 7, 9)) == 30
     rows = charges(store, JUNE)
-    assert sum(one.billed_nanousd for one in rows) == 75_000_000 + 30_000_000  # 15 - 10 GB-months, and two jobs
-    assert sum(one.list_nanousd for one in rows if one.user_id == "ann") == 90_000_000
-    assert {one.tier for one in rows if one.user_id == "ann"} == {"pro"}
-    assert not any(one.estimated for one in rows)
+    assert sum(row.billed_nanousd for row in rows) == 75_000_000 + 30_000_000  # 15 - 10 GB-months, and two jobs
+    assert sum(row.list_nanousd for row in rows if row.user_id == "ann") == 90_000_000
+    assert {row.tier for row in rows if row.user_id == "ann"} == {"pro"}
+    assert not any(row.estimated for row in rows)
 
 
 def test_charging_again_touches_only_the_days_that_may_have_changed(store: sa.Engine) -> None:
@@ -194,10 +196,10 @@ def test_a_day_that_is_known_better_later_is_charged_anew_with_all_that_follow(s
         record(session, [stored(day, 5000 if day == 3 else 9) for day in range(1, 21)])
     mended = charges(store, JUNE)
     with transaction(store, "test") as session:
-        replace(session, {one.day for one in mended}, [])
+        replace(session, {item.day for item in mended}, [])
     charge(store, BOOK, MID)
     assert charges(store, JUNE) == mended
-    assert sum(one.billed_nanousd for one in mended) == 15_000_000 * (173 - 10)  # (5000 + 19 · 9) / 30 is 172.4
+    assert sum(item.billed_nanousd for item in mended) == 15_000_000 * (173 - 10)  # (5000 + 19 · 9) / 30 is 172.4
 
 
 def test_a_change_of_prices_is_charged_from_the_first_of_the_month(store: sa.Engine) -> None:
@@ -205,20 +207,20 @@ def test_a_change_of_prices_is_charged_from_the_first_of_the_month(store: sa.Eng
     charge(store, BOOK, MID)
     dearer = PriceBook(prices=JobPrice(base_usd=1, compute_usd=1))
     assert charge(store, dearer, MID) == 20
-    assert sum(one.billed_nanousd for one in charges(store, JUNE)) == 20 * 1_005_000_000
+    assert sum(item.billed_nanousd for item in charges(store, JUNE)) == 20 * 1_005_000_000
 
 
 def test_the_month_before_is_charged_too_while_its_last_days_may_change(store: sa.Engine) -> None:
     note(store, stored(29, 5), stored(30, 5))
     charge(store, BOOK, datetime(2026, 7, 2, 1, tzinfo=UTC))
-    assert {one.day for one in charges(store, JUNE) if not one.estimated} == {date(2026, 6, 29), date(2026, 6, 30)}
-    assert [one.day.day for one in charges(store, date(2026, 7, 1)) if one.estimated] == [1, 2]
+    assert {item.day for item in charges(store, JUNE) if not item.estimated} == {date(2026, 6, 29), date(2026, 6, 30)}
+    assert [item.day.day for item in charges(store, date(2026, 7, 1)) if item.estimated] == [1, 2]
 
 
 def test_a_user_who_deletes_is_charged_for_the_day_and_no_longer(store: sa.Engine) -> None:
     note(store, stored(1, 5), stored(2, 0), stored(1, 5, "ann"))
     charge_month(store, BOOK, JUNE, date(2026, 6, 3))
-    assert {one.day.day for one in charges(store, JUNE) if one.user_id == "ann"} == {1}
+    assert {item.day.day for item in charges(store, JUNE) if item.user_id == "ann"} == {1}
 
 
 def test_a_charge_that_was_killed_half_way_is_finished_by_the_next(store: sa.Engine) -> None:
@@ -228,6 +230,6 @@ def test_a_charge_that_was_killed_half_way_is_finished_by_the_next(store: sa.Eng
     for left in (7, 1, 0):  # days that a first run had charged when it was killed
         done = {date(2026, 6, day) for day in range(1, left + 1)}
         with transaction(store, "test") as session:
-            replace(session, {one.day for one in whole}, [one for one in whole if one.day in done])
+            replace(session, {item.day for item in whole}, [item for item in whole if item.day in done])
         charge(store, BOOK, MID)
         assert charges(store, JUNE) == whole

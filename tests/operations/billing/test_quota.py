@@ -105,8 +105,8 @@ def test_an_overdue_promise_expires_and_the_others_stay(store: sa.Engine) -> Non
         reserve(store, size, f"upload {number}")
     make_overdue(store, "upload 0")
     make_overdue(store, "upload 1")
-    assert [one.id for one in expire(store, limit=1)] == ["upload 0"]
-    assert [one.state for one in expire(store)] == ["expired"]
+    assert [reservation.id for reservation in expire(store, limit=1)] == ["upload 0"]
+    assert [reservation.state for reservation in expire(store)] == ["expired"]
     assert not expire(store)
     assert storage(store, "ann") == (60 * MIB, 5 * MIB)
 
@@ -155,7 +155,7 @@ def test_a_persons_word_stands_in_place_of_the_tier_and_is_on_record(store: sa.E
         quota.set_quota(session, "ann", None, author="eve")
     assert check_user_storage_quota(store, "ann", 40 * MIB).can_upload
     with reading(store) as session:
-        told = [(one.event.run_id, one.event.detail) for one in events(session, event="quota")]
+        told = [(record.event.run_id, record.event.detail) for record in events(session, event="quota")]
     assert told == [
         ("eve", {"quota_bytes": None, "was": 60 * MIB}),
         ("eve", {"quota_bytes": 60 * MIB, "was": None}),

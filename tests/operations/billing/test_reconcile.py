@@ -30,7 +30,7 @@ def arrange(engine: sa.Engine) -> None:
 def test_without_a_token_the_usage_is_compared_and_the_bill_is_not_known(engine: sa.Engine) -> None:
     arrange(engine)
     found = reconcile(engine, None, FIRST, LAST)
-    assert [one.difference for one in found.usage.differences] == [2]
+    assert [difference.difference for difference in found.usage.differences] == [2]
     assert (found.charged_usd, found.billed_by_cloudflare_usd) == (Decimal(5), None)  # compute is not Cloudflare's
     assert "REELKEEPER_CLOUDFLARE_API_TOKEN" in found.trouble
 

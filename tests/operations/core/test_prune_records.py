@@ -196,8 +196,8 @@ def _holds(engine: sa.Engine, rows: dict[str, Any]) -> None:
     put(engine, alerts, [alert(n, ago(age), state, which) for n, (age, state, which) in enumerate(rows["alerts"])])
     drawn = {f"p{n}": (age + n / 100, *rest) for n, (age, *rest) in enumerate(rows["plans"])}
     put(engine, plans, [plan(key, ago(age), flow=flow, state=state) for key, (age, flow, state, *_) in drawn.items()])
-    put(engine, verdicts, [verdict(key, n, done) for key, one in drawn.items() for n, done in enumerate(one[3])])
-    busy = (key for key, one in drawn.items() if one[4])
+    put(engine, verdicts, [verdict(key, n, done) for key, item in drawn.items() for n, done in enumerate(item[3])])
+    busy = (key for key, item in drawn.items() if item[4])
     held = [{"name": f"plan/{key}", "holder": "w", "token": 1, "expires_at": at} for key in busy]
     put(engine, leases, held)
     wanted = [
@@ -223,9 +223,9 @@ def _holds(engine: sa.Engine, rows: dict[str, Any]) -> None:
     assert ids(engine, alerts) == {
         str(n) for n, (age, state, _) in enumerate(rows["alerts"]) if state != "resolved" or age < 400
     }
-    last = {min((one[0] for one in drawn.values() if one[1] == flow), default=-1) for flow in
+    last = {min((item[0] for item in drawn.values() if item[1] == flow), default=-1) for flow in
             ("tier_storage", "purge_retired")}  # fmt: skip
-    newest_applied = min((one[0] for one in drawn.values() if one[2] == "applied"), default=2_000)
+    newest_applied = min((item[0] for item in drawn.values() if item[2] == "applied"), default=2_000)
     stay = {
         key
         for key, (age, _, _, outcomes, busy) in drawn.items()
@@ -236,7 +236,7 @@ def _holds(engine: sa.Engine, rows: dict[str, Any]) -> None:
         purged = session.execute(
             sa.select(sa.func.count()).select_from(verdicts).where(verdicts.c.outcome == "purged")
         ).scalar_one()
-        assert purged == sum(one[3].count("purged") for one in drawn.values())
+        assert purged == sum(item[3].count("purged") for item in drawn.values())
     followed, stays = set[str](), set[str]()
     for n in reversed(range(len(wanted))):
         age, state, _ = rows["jobs"][n]

@@ -22,7 +22,7 @@ def test_one_is_known_by_its_text_and_the_store_has_only_its_hash(engine: sa.Eng
         stored = session.execute(sa.select(api_tokens)).one()
         told = list(audit.events(session))
     assert text not in repr((stored, told))
-    assert [one.event.event for one in told] == ["token_create"]
+    assert [record.event.event for record in told] == ["token_create"]
     assert tokens.listed(engine)[0].last_used_at
 
 
@@ -32,7 +32,7 @@ def test_one_that_is_revoked_or_over_or_mistyped_is_nobodys(engine: sa.Engine) -
     for _ in range(2):
         tokens.revoke(engine, line.id, author="ann")
     wrong = (text, over, text[:-1], text + "x", "", "rk_" + "é" * 43, "rk_" + "A" * 43)
-    assert [one for one in wrong if tokens.authenticate(engine, one)] == []
+    assert [item for item in wrong if tokens.authenticate(engine, item)] == []
 
 
 def test_one_without_a_name_or_a_scope_is_refused(engine: sa.Engine) -> None:

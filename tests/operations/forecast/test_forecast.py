@@ -127,7 +127,7 @@ def test_what_was_said_is_kept_once_and_read_again(store: sa.Engine) -> None:
     with reading(store) as session:
         kept = latest(session, NOW)
     assert sorted(kept) == sorted(said)
-    assert {one.month for one in kept} == {date(2026, 11, 1), date(2026, 12, 1)}
+    assert {forecast.month for forecast in kept} == {date(2026, 11, 1), date(2026, 12, 1)}
 
 
 def test_the_two_questions_of_the_first_sketch_are_answered(store: sa.Engine) -> None:

@@ -114,7 +114,9 @@ def test_an_entry_without_its_counterpart_is_found(busy: sa.Engine) -> None:
         )
         session.execute(row.values(detail={}))
         session.execute(sa.insert(entries).values(transfer_id="forged", account_id="user/ann", amount_microusd=5))
-    assert {(one.what, one.subject, one.counted - one.recorded) for one in accounts.recount(busy)} == {
+    assert {
+        (mismatch.what, mismatch.subject, mismatch.counted - mismatch.recorded) for mismatch in accounts.recount(busy)
+    } == {
         ("transfer", "forged", 5),
         ("balance", "user/ann", 5),
     }
@@ -128,7 +130,7 @@ def test_a_mismatch_stops_all_changes_until_a_person_has_looked(busy: sa.Engine)
     with pytest.raises(Frozen):
         ledger.deduct_user_credits(busy, "ann", 1, "k")
     corrected, left = accounts.correct(busy, author="eve")
-    assert ([one.subject for one in corrected], left) == (["user/ann"], [])
+    assert ([mismatch.subject for mismatch in corrected], left) == (["user/ann"], [])
     assert why_frozen(busy)  # correcting is not looking
     thaw(busy, by="eve")
     assert ledger.deduct_user_credits(busy, "ann", 1, "k")

@@ -46,7 +46,7 @@ class Post:
         return watch(self.engine, self.sinks, flows=flows, run_id="watchdog", sleep=self.clock.sleep)
 
     def second(self) -> list[str]:
-        return [one["title"] for one in self.double.second]
+        return [entry["title"] for entry in self.double.second]
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def retire_one(engine: sa.Engine, chance: random.Random) -> None:
         require_permission(session)
         live = sa.select(videos.c.id).where(videos.c.state == VideoState.LIVE).order_by(videos.c.id)
         if found := list(session.execute(live).scalars()):
-            one = chance.choice(found)
-            with quotas.counted(session, [one]):
-                session.execute(sa.update(videos).where(videos.c.id == one).values(state=VideoState.RETIRED))
-            cache.drop(session, [one])
+            row = chance.choice(found)
+            with quotas.counted(session, [row]):
+                session.execute(sa.update(videos).where(videos.c.id == row).values(state=VideoState.RETIRED))
+            cache.drop(session, [row])

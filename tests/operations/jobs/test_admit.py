@@ -242,7 +242,7 @@ def apply(url: str, names: list[str], results: "multiprocessing.SimpleQueue[list
     answers = [
         admit(engine, fox(seed=int(name.split()[1])), user_id=name.split()[0], client_key=name) for name in names
     ]
-    results.put([one.code if isinstance(one, Declined) else type(one).__name__ for one in answers])
+    results.put([answer.code if isinstance(answer, Declined) else type(answer).__name__ for answer in answers])
     engine.dispose()
 
 

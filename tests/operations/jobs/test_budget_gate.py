@@ -90,9 +90,9 @@ def test_a_job_counts_with_its_quote_then_with_what_it_cost_and_a_failed_one_wit
 ) -> None:
     started = []
     for number in range(4):
-        one = ask(funded, f"k{number}", fox(seed=number))
-        assert isinstance(one, Queued)
-        started.append(one.job_id)
+        item = ask(funded, f"k{number}", fox(seed=number))
+        assert isinstance(item, Queued)
+        started.append(item.job_id)
     assert so_far(funded) == SoFar(0, 0, 4 * cost)
     cheap, dear, dead, given_up = started
     for job_id, provider in ((cheap, 0), (dear, 5 * cost)):
@@ -128,7 +128,7 @@ def apply(url: str, names: list[str], results: "multiprocessing.SimpleQueue[list
     engine = open_engine(url)
     asked = [(name, fox(seed=int(name))) for name in names]
     answers = [admit(engine, request, user_id="ann", client_key=name) for name, request in asked]
-    results.put([one.code if isinstance(one, Declined) else type(one).__name__ for one in answers])
+    results.put([answer.code if isinstance(answer, Declined) else type(answer).__name__ for answer in answers])
     engine.dispose()
 
 

@@ -29,8 +29,8 @@ def test_each_job_is_given_out_once(ann: sa.Engine) -> None:
     first = claim(ann, "one", [None] * 6, limit=100)
     second = claim(ann, "two", [None] * 6, limit=100)
     assert [len(first), len(second)] == [6, 4]
-    assert len({one.id for one in first + second}) == 10
-    assert all(one.attempts == 1 and one.lease_token == 1 for one in first + second)
+    assert len({job.id for job in first + second}) == 10
+    assert all(job.attempts == 1 and job.lease_token == 1 for job in first + second)
     assert claim(ann, "three", [None], limit=100) == []
 
 
@@ -42,12 +42,12 @@ def test_jobs_go_in_the_order_of_the_rule(ann: sa.Engine) -> None:
         row("paid", estimate_seconds=300.0, created_at=at(2), tier="pro"),
     )
     policy = DispatchPolicy(class_bounds_seconds=(150, 200, 250, 300), oldest_share=0)
-    assert [one.id for one in claim(ann, "w", [None] * 3, limit=9, order=policy)] == ["paid", "short", "long"]
+    assert [job.id for job in claim(ann, "w", [None] * 3, limit=9, order=policy)] == ["paid", "short", "long"]
 
 
 def test_a_slot_stays_with_the_model_that_it_has_loaded(ann: sa.Engine) -> None:
     enqueue(ann, row("a", model="other"), row("b", model="loaded", created_at=at(1)))
-    assert [one.id for one in claim(ann, "w", ["loaded"], limit=9)] == ["b"]
+    assert [job.id for job in claim(ann, "w", ["loaded"], limit=9)] == ["b"]
 
 
 def test_the_oldest_earns_its_turn_over_claims_of_one_each(ann: sa.Engine) -> None:
@@ -153,7 +153,7 @@ def test_nothing_is_given_out_while_changes_are_frozen(ann: sa.Engine) -> None:
 def test_followers_and_jobs_that_are_not_due_wait(ann: sa.Engine) -> None:
     enqueue(ann, row("leader"))
     enqueue(ann, row("follower", leader_id="leader"), row("later", due_at=at(10**7)))
-    assert [one.id for one in claim(ann, "w", [None] * 3, limit=9)] == ["leader"]
+    assert [job.id for job in claim(ann, "w", [None] * 3, limit=9)] == ["leader"]
 
 
 def test_a_dead_job_is_tried_again_when_a_person_says_so_and_its_price_is_held_anew(ann: sa.Engine) -> None:

@@ -34,13 +34,13 @@ def work(url: str, name: str, effects: str, jobs_in_all: int, seconds: float) ->
     with Path(effects).open("a", buffering=1) as lines:
         while True:
             held = claim(engine, name, [None] * SLOTS, limit=10 * SLOTS)
-            for one in held:
+            for job in held:
                 time.sleep(chance.random() * seconds)
                 with transaction(engine, "test.settle") as session:
-                    if not claims.current(session, *one.fence):
+                    if not claims.current(session, *job.fence):
                         continue
-                    claims.note(session, one, state=JobState.SUCCEEDED)
-                lines.write(f"{one.id}\n")
+                    claims.note(session, job, state=JobState.SUCCEEDED)
+                lines.write(f"{job.id}\n")
             if not held:
                 with reading(engine) as session:
                     done = sa.select(sa.func.count()).where(jobs.c.state == JobState.SUCCEEDED)

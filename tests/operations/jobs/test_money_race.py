@@ -85,10 +85,10 @@ def _store(engine: sa.Engine, job: RacedJob, *, arrives: bool) -> bool:
     with transaction(engine, "test") as session:
         quota.reserve(session, job.user, job.amount, job.id, lasting_seconds=600)
     with transaction(engine, "test") as session:
-        one = quota.reserve(session, job.user, job.amount, job.id, lasting_seconds=600)
+        reservation = quota.reserve(session, job.user, job.amount, job.id, lasting_seconds=600)
         if not arrives:
             quota.release(session, job.id)
-        elif one.state == ReservationState.OPEN:
+        elif reservation.state == ReservationState.OPEN:
             store_video(session, job.user, job.id, job.captured)  # at most what was promised
             quota.settle(session, job.id)
     return True
@@ -135,9 +135,9 @@ def check(engine: sa.Engine, granted: int) -> None:
         settled: Counter[str] = Counter()
         for kind, hold_id in session.execute(sa.select(transfers.c.kind, transfers.c.hold_id)):
             settled[hold_id] += kind in (TransferKind.CAPTURE, TransferKind.RELEASE)
-        for one in session.execute(sa.select(credit_holds)):
-            assert settled[one.id] == (one.state != HoldState.OPEN), (
-                f"hold {one.id} was settled {settled[one.id]} times"
+        for row in session.execute(sa.select(credit_holds)):
+            assert settled[row.id] == (row.state != HoldState.OPEN), (
+                f"hold {row.id} was settled {settled[row.id]} times"
             )
         of_users = sa.select(sa.func.sum(balances.c.balance_microusd)).where(balances.c.user_id.is_not(None))
         spent = sa.select(sa.func.sum(credit_holds.c.captured_microusd))

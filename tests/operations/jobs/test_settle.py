@@ -122,8 +122,11 @@ def test_who_joined_gets_the_leaders_video_for_the_charge_of_a_hit(funded: sa.En
     put_in_force(funded, admission=AdmissionPolicy(hit_charge_percent=90))  # what was promised holds
     done = succeed(funded, leader.job_id, claim(funded, leader.job_id), run_id="test")
     assert done.followers == 2
-    for one in followers:
-        assert (row(funded, one.job_id).state, row(funded, one.job_id).video_id) == (JobState.SUCCEEDED, leader.job_id)
+    for joined in followers:
+        assert (row(funded, joined.job_id).state, row(funded, joined.job_id).video_id) == (
+            JobState.SUCCEEDED,
+            leader.job_id,
+        )
     assert balances(funded, "ben") == (DOLLAR - leader.price_microusd // 10, 0)
     assert storage(funded, "ann")[1] == 0
     later = ask(funded, "k2", fox(shared=True), user="cat")

@@ -32,7 +32,7 @@ def test_jobs_are_really_generated_stored_and_charged(shop: World, tmp_path: Pat
     with reading(shop.workspace.engine) as session:
         live = session.execute(sa.select(videos.c.id).where(videos.c.state == VideoState.LIVE)).scalars()
         assert sorted(live) == sorted(made)
-    jobs_made = [find(shop.workspace.engine, one) for one in made]
+    jobs_made = [find(shop.workspace.engine, text) for text in made]
     assert spent(shop) == sum(job.price_microusd for job in jobs_made) > 0
     assert all(job.state == JobState.SUCCEEDED and job.processing_seconds > 0 for job in jobs_made)
     assert all(job.concurrency >= 1 for job in jobs_made)  # it counts itself, and is known of short jobs too
@@ -41,7 +41,7 @@ def test_jobs_are_really_generated_stored_and_charged(shop: World, tmp_path: Pat
 def test_a_provider_makes_them_and_says_what_they_cost(shop: World, provider: ProviderDouble) -> None:
     made = ask(shop, "a cat", "a dog")
     assert run(shop, http(provider)) == {End.SUCCEEDED: 2}
-    assert [find(shop.workspace.engine, one).cost_microusd for one in made] == [12_346, 12_346]
+    assert [find(shop.workspace.engine, text).cost_microusd for text in made] == [12_346, 12_346]
     assert len(provider.submitted) == 2
 
 
@@ -63,34 +63,34 @@ def test_a_job_that_fails_stops_no_other_and_is_dead_after_its_attempts_at_no_ch
 
 
 def test_a_dead_job_that_is_tried_again_is_made_and_charged_once(shop: World, provider: ProviderDouble) -> None:
-    (one,) = ask(shop, "a cat")
+    (text,) = ask(shop, "a cat")
     provider.fails = "a cat"
     assert run(shop, http(provider), attempts=AttemptPolicy(most_attempts=1)) == {End.DEAD: 1}
     assert spent(shop) == 0
     provider.fails = None
-    redrive(shop.workspace.engine, one, author="bea")
+    redrive(shop.workspace.engine, text, author="bea")
     assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
-    assert spent(shop) == find(shop.workspace.engine, one).price_microusd > 0
+    assert spent(shop) == find(shop.workspace.engine, text).price_microusd > 0
 
 
 def test_what_a_provider_never_makes_is_dead_at_once(shop: World, provider: ProviderDouble) -> None:
-    (one,) = ask(shop, "a face")
+    (text,) = ask(shop, "a face")
     provider.queue = [(422, {"error": "a face"})]
     assert run(shop, http(provider)) == {End.REFUSED: 1}
-    assert find(shop.workspace.engine, one).state == JobState.DEAD
+    assert find(shop.workspace.engine, text).state == JobState.DEAD
     assert spent(shop) == 0
 
 
 def test_a_lost_answer_is_looked_up_later_and_paid_once(shop: World, provider: ProviderDouble) -> None:
-    (one,) = ask(shop, "a cat")
+    (text,) = ask(shop, "a cat")
     provider.queue, provider.hides_jobs = [LOST], True
     assert run(shop, http(provider)) == {End.PARKED: 1}
-    assert find(shop.workspace.engine, one).state == JobState.PARKED
+    assert find(shop.workspace.engine, text).state == JobState.PARKED
     provider.hides_jobs = False
     make_due(shop.workspace.engine)
     assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
     assert len(provider.submitted) == 1
-    assert find(shop.workspace.engine, one).attempts == 1
+    assert find(shop.workspace.engine, text).attempts == 1
 
 
 def test_a_job_in_doubt_for_a_day_is_dead_and_nothing_is_charged(shop: World, provider: ProviderDouble) -> None:
@@ -106,30 +106,30 @@ def test_a_job_in_doubt_for_a_day_is_dead_and_nothing_is_charged(shop: World, pr
 def test_a_job_that_its_user_cancels_is_stopped_at_the_provider_and_not_charged(
     shop: World, provider: ProviderDouble
 ) -> None:
-    (one,) = ask(shop, "a cat")
+    (text,) = ask(shop, "a cat")
     provider.looks = 10_000
-    thread = in_a_while(lambda: provider.submitted, lambda: cancel(shop.workspace.engine, one, run_id="ann"))
+    thread = in_a_while(lambda: provider.submitted, lambda: cancel(shop.workspace.engine, text, run_id="ann"))
     assert run(shop, http(provider), heartbeat_seconds=0.1) == {End.CANCELLED: 1}
     thread.join()
     assert len(provider.cancelled) == 1
-    assert find(shop.workspace.engine, one).state == JobState.CANCELLED
+    assert find(shop.workspace.engine, text).state == JobState.CANCELLED
     assert spent(shop) == 0
 
 
 def test_what_goes_on_at_a_provider_when_a_window_ends_is_the_next_workers(
     shop: World, provider: ProviderDouble
 ) -> None:
-    (one,) = ask(shop, "a cat")
+    (text,) = ask(shop, "a cat")
     provider.looks = 10_000
     assert run(shop, http(provider), seconds=0.5) == {End.HANDED_OVER: 1}
-    assert find(shop.workspace.engine, one).attempts == 0
+    assert find(shop.workspace.engine, text).attempts == 0
     provider.looks = 1
     assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
     assert len(provider.submitted) == 1
 
 
 def test_a_worker_that_was_asleep_for_too_long_does_nothing_more(shop: World, provider: ProviderDouble) -> None:
-    (one,) = ask(shop, "a cat")
+    (text,) = ask(shop, "a cat")
     provider.looks = 10_000
 
     def take_over() -> None:
@@ -137,10 +137,10 @@ def test_a_worker_that_was_asleep_for_too_long_does_nothing_more(shop: World, pr
             taken = {"lease_token": jobs.c.lease_token + 1, "claimed_by": "another", "lease_until": Clock(60)}
             session.execute(sa.update(jobs).values(taken))
 
-    thread = in_a_while(lambda: find(shop.workspace.engine, one).provider_job_id, take_over)
+    thread = in_a_while(lambda: find(shop.workspace.engine, text).provider_job_id, take_over)
     assert run(shop, http(provider), heartbeat_seconds=0.1) == {End.LOST: 1}
     thread.join()
-    assert find(shop.workspace.engine, one).claimed_by == "another"
+    assert find(shop.workspace.engine, text).claimed_by == "another"
     with transaction(shop.workspace.engine, "test") as session:
         session.execute(sa.update(jobs).values(lease_until=Clock(-1)))
     provider.looks = 1
@@ -149,10 +149,10 @@ def test_a_worker_that_was_asleep_for_too_long_does_nothing_more(shop: World, pr
 
 
 def test_a_freeze_stops_the_work_and_loses_nothing_of_it(shop: World, provider: ProviderDouble) -> None:
-    (one,) = ask(shop, "a cat")
+    (text,) = ask(shop, "a cat")
     provider.looks = 20
     stop = lambda: freeze(shop.workspace.engine, by="test", reason="an alarm")  # noqa: E731  what is done in a while
-    thread = in_a_while(lambda: find(shop.workspace.engine, one).provider_job_id, stop)
+    thread = in_a_while(lambda: find(shop.workspace.engine, text).provider_job_id, stop)
     assert run(shop, http(provider)) == {End.HANDED_OVER: 1}
     thread.join()
     thaw(shop.workspace.engine, by="test")
@@ -205,7 +205,7 @@ def test_a_full_disk_ends_the_worker_and_no_job_is_blamed_for_it(shop: World, tm
         filler = fill(scratch, 1_000_000)
         with pytest.raises(DiskFull, match=f"the scratch disk is full: {scratch}"):
             run(shop, LocalGenerator(tmp_path))
-        jobs_left = [find(shop.workspace.engine, one) for one in made]
+        jobs_left = [find(shop.workspace.engine, text) for text in made]
         assert [(job.state, job.attempts) for job in jobs_left] == [(JobState.QUEUED, 0)] * 2
         filler.unlink()
         assert run(shop, LocalGenerator(tmp_path)) == {End.SUCCEEDED: 2}

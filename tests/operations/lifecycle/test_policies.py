@@ -89,7 +89,7 @@ def test_who_applied_what_and_why_is_on_record_and_what_is_frozen_stays(aged: Wo
     with pytest.raises(Frozen):
         apply(engine, effect_of(engine, DEFAULTS), author="ann", reason="back")
     with reading(engine) as session:
-        recorded = next(one.event for one in audit.events(session, event="policy"))
+        recorded = next(record.event for record in audit.events(session, event="policy"))
         audit.verify(session)
     assert (recorded.run_id, recorded.detail["reason"], recorded.detail["version"]) == ("ann", "trial", 1)
     assert recorded.detail["changes"] == {"lifecycle.retention_free_days": ["30", "7"]}

@@ -93,9 +93,9 @@ def test_a_purge_deletes_what_is_due_and_nothing_else(world: World, lease: Lease
 def test_a_purge_without_a_plan_for_it_deletes_nothing(world: World, lease: Lease) -> None:
     blob = due(world)
     world.plan("purge_retired", "purge", [])
-    assert [one.action for one in purge(world.workspace, "other", [blob], lease=lease, run_id="r", grace=Grace())] == [
-        "skipped"
-    ]
+    assert [
+        outcome.action for outcome in purge(world.workspace, "other", [blob], lease=lease, run_id="r", grace=Grace())
+    ] == ["skipped"]
     assert not world.double.deleted()
 
 
@@ -112,7 +112,7 @@ def test_an_object_that_is_not_the_recorded_one_stays_and_freezes_everything(wor
     blob = due(world)
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(blobs).values(etag="0" * 32))
-    assert [one.action for one in purge_due(world, [blob], lease)] == ["failed"]
+    assert [outcome.action for outcome in purge_due(world, [blob], lease)] == ["failed"]
     assert not world.double.deleted()
     with pytest.raises(Frozen, match="in doubt"):
         purge(world.workspace, "any", [blob], lease=lease, run_id="r", grace=Grace())

@@ -43,9 +43,9 @@ class Listener:
 
 @pytest.fixture(scope="module")
 def listener() -> Iterator[Listener]:
-    one = Listener()
-    yield one
-    one.server.close()
+    item = Listener()
+    yield item
+    item.server.close()
 
 
 def refused(source: Path, scratch: Path, within_seconds: float = 5) -> Refusal:

@@ -35,7 +35,7 @@ def why(world: World) -> Explained:
 
 
 def said(found: Explained, what: str) -> str:
-    return next(one.said for one in found.reasons if one.what.startswith(what))
+    return next(reason.said for reason in found.reasons if reason.what.startswith(what))
 
 
 def test_what_is_unknown_is_said_and_only_its_age_moves_it(kept: World) -> None:

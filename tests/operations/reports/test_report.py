@@ -42,10 +42,10 @@ def written(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> st
 
 def test_its_sums_are_those_of_the_charges(engine: sa.Engine, report: MonthReport) -> None:
     with reading(engine) as session:
-        billed = sum(one.billed_nanousd for one in charges.between(session, MONTH, NOW.date()))
+        billed = sum(charge.billed_nanousd for charge in charges.between(session, MONTH, NOW.date()))
     assert report.billed_nanousd == billed
-    assert sum(one.billed_nanousd for one in report.lines) == billed
-    assert sum(one.billed_nanousd for one in report.payers) == billed
+    assert sum(sku_line.billed_nanousd for sku_line in report.lines) == billed
+    assert sum(total.billed_nanousd for total in report.payers) == billed
     assert report.months[MONTH] == billed
     assert list(report.months) == [date(2026, number, 1) for number in range(6, 12)]
     assert tables.bill(report).total[-1] == tables.payers(report).total[-1] == text.usd(billed)
@@ -64,14 +64,14 @@ def test_a_day_without_charges_is_unknown_and_the_day_that_goes_on_is_not(report
 
 def test_stored_bytes_are_those_of_live_videos_by_age_and_tier(report: MonthReport) -> None:
     assert report.stored_bytes == 218 * GB
-    assert {one.age for one in report.stock if one.tier == "pro"} == {
+    assert {stock.age for stock in report.stock if stock.tier == "pro"} == {
         *("up to 7 days", "8 to 30 days", "31 to 90 days", "91 to 365 days", "over a year", "age unknown")
     }
-    assert {one.tier for one in report.stock} == {"free", "premium", "pro", "unknown"}
+    assert {stock.tier for stock in report.stock} == {"free", "premium", "pro", "unknown"}
 
 
 def test_what_smaller_bytes_replaced_counts_by_the_difference(report: MonthReport) -> None:
-    freed = {(one.day, one.rule): one.size_bytes for one in report.freed}
+    freed = {(freed_bytes.day, freed_bytes.rule): freed_bytes.size_bytes for freed_bytes in report.freed}
     yesterday, before = (NOW - timedelta(days=days) for days in (1, 5))
     assert freed[yesterday.date(), "grace_over"] == 12 * GB
     assert freed[before.date(), "replaced"] == (15 - 5) * GB
@@ -97,7 +97,7 @@ def test_a_month_that_is_over_has_no_forecast_and_no_later_alerts(engine: sa.Eng
 
 def test_of_a_new_installation_no_day_before_its_first_charge_is_missed(report: MonthReport) -> None:
     since = date(2026, 11, 12)
-    new = replace(report, months={MONTH: 1}, spent=[one for one in report.spent if one.day >= since])
+    new = replace(report, months={MONTH: 1}, spent=[spending for spending in report.spent if spending.day >= since])
     assert new.unknown_days == [months.UNKNOWN_DAY]
     assert replace(new, spent=[]).unknown_days == []
 

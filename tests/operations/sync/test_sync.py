@@ -175,12 +175,12 @@ def test_in_shards_it_sees_what_one_pass_sees(world: World, lease: Lease) -> Non
     world.workspace.bucket.put_once(f"{world.address.prefix}bob/new.mp4", world.clip, "video/mp4")
     world.video("away", stored=False)
     world.double.listings.page_keys = 2
-    one, several = (survey(world.workspace, run_id="run", note=False, shards=shards) for shards in (1, 4))
+    item, several = (survey(world.workspace, run_id="run", note=False, shards=shards) for shards in (1, 4))
     asked = {request.query.get("start-after") for request in world.double.sent("ListObjectsV2")}
     assert len(asked) >= 4
-    for found in (one, several):
+    for found in (item, several):
         assert (found.expected, found.seen, found.listed.objects, found.unexplained) == (13, 12, 13, 1)
-    assert (one.missing, one.listed) == (several.missing, several.listed)
+    assert (item.missing, item.listed) == (several.missing, several.listed)
     assert run(world, lease)[1]["lost"] == 1
 
 

@@ -30,9 +30,9 @@ def test_what_is_stored_under_a_digest_and_is_not_of_it_is_not_given(world: Worl
 
 
 def test_no_listing_shows_it_so_nobody_adopts_or_sweeps_it(world: World) -> None:
-    before = [one for page in world.workspace.bucket.pages() for one in page]
+    before = [stored_object for page in world.workspace.bucket.pages() for stored_object in page]
     images.keep(world.workspace, PNG)
-    assert [one for page in world.workspace.bucket.pages() for one in page] == before
+    assert [stored_object for page in world.workspace.bucket.pages() for stored_object in page] == before
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a and so on", PNG + bytes(images.MAX_BYTES)])

@@ -164,7 +164,7 @@ def test_a_purge_without_a_sync_before_it_finds_the_upload_itself(state: str, se
     if state == "swapped away":
         service.world.video("v1", generation=2)
     service.put()
-    (outcome,) = [one for one in purge_all(service.world, lease) if one.video_id == "v1"]
+    (outcome,) = [item for item in purge_all(service.world, lease) if item.video_id == "v1"]
     assert (outcome.action, "stored another video" in outcome.reason) == ("skipped", True)
     assert service.stored() == NEW
     assert_live(service)
@@ -175,7 +175,7 @@ def test_a_purge_without_a_sync_before_it_finds_the_upload_itself(state: str, se
 def test_what_it_has_not_touched_is_purged(service: Service, lease: Lease) -> None:
     make(service, **RETIRED)  # type: ignore[arg-type]  # a table of arguments
     assert sync_once(service.world, lease) == []
-    assert [one.action for one in purge_all(service.world, lease)] == ["purged"]
+    assert [outcome.action for outcome in purge_all(service.world, lease)] == ["purged"]
     assert service.stored() is None
     service.world.check()
 

@@ -62,7 +62,9 @@ def test_more_than_was_promised_is_refused_before_anything_is_stored(world: Worl
     reserve(world, world.clip.stat().st_size - 1)
     with pytest.raises(QuotaExceeded, match="nothing was stored"):
         put(world, lease, "upload 1")
-    assert not [one for one in world.double.sent("PutObject") if one.key.startswith(f"{world.address.prefix}ann/")]
+    assert not [
+        request for request in world.double.sent("PutObject") if request.key.startswith(f"{world.address.prefix}ann/")
+    ]
     assert state_of(world) == "open"
 
 

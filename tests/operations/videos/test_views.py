@@ -25,7 +25,7 @@ def store(engine: sa.Engine) -> sa.Engine:
     keys = {"v1/g1": "v1", "v1/g2": "v1", "v2/g1": "v2", "orphan": None}
     with transaction(engine, "test") as session:
         session.execute(sa.insert(users).values(id="ann", tier="free"))
-        session.execute(sa.insert(videos), [{"id": one, "user_id": "ann", "state": "live"} for one in ("v1", "v2")])
+        session.execute(sa.insert(videos), [{"id": text, "user_id": "ann", "state": "live"} for text in ("v1", "v2")])
         rows = [{"key": key, "video_id": owner, "state": "live", "size_bytes": 1} for key, owner in keys.items()]
         session.execute(sa.insert(blobs), rows)
     return engine

@@ -36,16 +36,16 @@ class Incidents:
             self._change(known, state=AlertState.RESOLVED, is_told=False)
         for group in ("opened", "repeated", "silent", "snoozed"):
             for seen in getattr(made, group):
-                one = seen.finding
-                key = (one.rule, one.scope, one.period, one.level)
+                item = seen.finding
+                key = (item.rule, item.scope, item.period, item.level)
                 new = Known(
-                    str(next(self.ids)), *key, AlertState.FIRING, one.severity, one.title, NOW, None, False, None
+                    str(next(self.ids)), *key, AlertState.FIRING, item.severity, item.title, NOW, None, False, None
                 )
                 row = self.rows.get(key, new)
                 state = row.state if row.is_open else AlertState.FIRING
-                self.rows[key] = row._replace(state=state, severity=one.severity, is_told=row.is_told or seen.is_told)
+                self.rows[key] = row._replace(state=state, severity=item.severity, is_told=row.is_told or seen.is_told)
                 if group in ("opened", "repeated"):
-                    self.told.append(f"{group} {one.level}")
+                    self.told.append(f"{group} {item.level}")
                     self.rows[key] = self.rows[key]._replace(told_at=self.now, is_told=True)
         for known in made.resolved:
             self.told.append(f"resolved {known.level}")

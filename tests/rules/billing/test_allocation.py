@@ -36,8 +36,8 @@ def charged(account: Iterable[Used], users: Iterable[Used] = (), today: date = A
 
 def billed_nanousd(charges: Iterable[Charge]) -> dict[str, int]:
     sums = Counter[str]()
-    for one in charges:
-        sums[one.sku] += one.billed_nanousd
+    for charge in charges:
+        sums[charge.sku] += charge.billed_nanousd
     return dict(sums)
 
 
@@ -51,7 +51,7 @@ def test_a_whole_months_charges_sum_to_cloudflares_bill() -> None:
 
 def test_a_day_is_billed_what_it_adds_to_the_months_bill() -> None:
     """11 GB: the allowance of 10 GB-months lasts for 27 days of 30; the 28th begins the eleventh GB-month."""
-    days = [(one.day.day, one.billed_nanousd) for one in charged([stored(day, 11) for day in range(1, 31)])]
+    days = [(charge.day.day, charge.billed_nanousd) for charge in charged([stored(day, 11) for day in range(1, 31)])]
     assert [day for day, nanousd in days if nanousd] == [28]
     assert sum(nanousd for _, nanousd in days) == 15_000_000
 
@@ -67,13 +67,13 @@ def test_a_user_is_charged_at_list_price_and_the_allowance_is_nobodys() -> None:
 def test_a_job_costs_compute_and_api_by_its_model() -> None:
     jobs = on(3, Metric.JOBS, 4, "veo")
     found = charged([jobs], [jobs._replace(user_id="ann")])
-    assert [(one.service, one.sku, one.user_id, one.billed_nanousd) for one in found] == [
+    assert [(charge.service, charge.sku, charge.user_id, charge.billed_nanousd) for charge in found] == [
         ("compute", "compute-veo", "ann", 40_000_000),
         ("compute", "compute-veo", "", 0),
         ("api", "api-veo", "ann", 20_000_000),
         ("api", "api-veo", "", 0),
     ]
-    assert {one.price_book for one in found} == {BOOK.mark}
+    assert {charge.price_book for charge in found} == {BOOK.mark}
 
 
 def test_cloudflares_count_stands_in_for_our_own_and_is_not_added_to_it() -> None:
@@ -86,7 +86,7 @@ def test_cloudflares_count_stands_in_for_our_own_and_is_not_added_to_it() -> Non
         on(1, Metric.STORED_BYTES, 1, "one", **theirs),
         on(1, Metric.STORED_BYTES, 2, "two", **theirs),
     ]
-    found = {(one.day.day, one.service): one for one in charged(account)}
+    found = {(charge.day.day, charge.service): charge for charge in charged(account)}
     assert found[1, "r2-class-a"].consumed_quantity == 7
     assert found[1, "r2-class-b"].consumed_quantity == 2
     assert found[1, "r2-storage"].consumed_quantity == 3  # all buckets of the account
@@ -101,7 +101,7 @@ def test_deletes_are_free() -> None:
 def test_a_day_on_which_nobody_looked_is_charged_as_the_day_before_and_says_so() -> None:
     earlier = Used(MONTH - timedelta(days=2), Metric.STORED_BYTES, GB)
     found = charged([earlier, stored(3, 2)], today=date(2026, 11, 4))
-    assert [(one.day.day, one.consumed_quantity // GB, one.estimated) for one in found] == [
+    assert [(charge.day.day, charge.consumed_quantity // GB, charge.estimated) for charge in found] == [
         (1, 1, True),
         (2, 1, True),
         (3, 2, False),
@@ -110,12 +110,12 @@ def test_a_day_on_which_nobody_looked_is_charged_as_the_day_before_and_says_so()
 
 
 def test_before_the_first_known_day_nothing_is_made_up() -> None:
-    assert [one.day.day for one in charged([stored(3, 2)], today=date(2026, 11, 4))] == [3, 4]
+    assert [charge.day.day for charge in charged([stored(3, 2)], today=date(2026, 11, 4))] == [3, 4]
 
 
 def test_sampled_figures_and_a_day_that_is_not_over_are_estimates() -> None:
     account = [stored(1, 1, sampled=True), stored(2, 1), stored(3, 1)]
-    assert [one.estimated for one in charged(account, today=date(2026, 11, 3))] == [True, False, True]
+    assert [charge.estimated for charge in charged(account, today=date(2026, 11, 3))] == [True, False, True]
 
 
 QUANTITY = st.integers(0, 10**12)  # of 40, so that a sum stays within what a bill takes: 10**14
@@ -145,16 +145,16 @@ def test_whoever_used_what_the_rows_sum_to_the_bill_on_every_day(
     uses: list[tuple[int, tuple[Metric, str, str], int, str]], until: int
 ) -> None:
     rows = [on(day, what[0], much, what[1], storage_class=what[2], user_id=user) for day, what, much, user in uses]
-    account, users = [one for one in rows if not one.user_id], [one for one in rows if one.user_id]
+    account, users = [row for row in rows if not row.user_id], [row for row in rows if row.user_id]
     today = date(2026, 11, until)
     computed = compute_charges(account, BOOK, MONTH, today)
     charges = list(share(computed, users, {}, BOOK))
-    for one in computed:
-        same = [each for each in charges if (each.day, each.sku) == (one.day, one.item.sku)]
-        assert sum(each.consumed_quantity for each in same) == one.quantity
-        assert sum(each.list_nanousd for each in same) == one.list_nanousd
-        assert sum(each.billed_nanousd for each in same) == one.billed_nanousd
-    assert len({(one.day, one.sku, one.user_id) for one in charges}) == len(charges)
+    for charge in computed:
+        same = [each for each in charges if (each.day, each.sku) == (charge.day, charge.item.sku)]
+        assert sum(each.consumed_quantity for each in same) == charge.quantity
+        assert sum(each.list_nanousd for each in same) == charge.list_nanousd
+        assert sum(each.billed_nanousd for each in same) == charge.billed_nanousd
+    assert len({(charge.day, charge.sku, charge.user_id) for charge in charges}) == len(charges)
 
     def total(metric: Metric, resource: str, kind: str = "") -> int:
         wanted = (metric, resource, kind)
@@ -185,7 +185,7 @@ def test_whoever_used_what_the_rows_sum_to_the_bill_on_every_day(
         ),
     )
     jobs = total(Metric.JOBS, "veo") * Decimal("0.015")
-    assert Decimal(sum(one.billed_nanousd for one in charges)) / 10**9 == bill(usage).billed_usd + jobs
+    assert Decimal(sum(charge.billed_nanousd for charge in charges)) / 10**9 == bill(usage).billed_usd + jobs
 
 
 @settings(max_examples=10)  # each of which compares 29 pairs of days
@@ -195,4 +195,4 @@ def test_what_was_charged_stays_when_a_day_goes_by(peaks: list[int]) -> None:
     account = [on(day, Metric.STORED_BYTES, peak) for day, peak in enumerate(peaks, 1)]
     months = [compute_charges(account, BOOK, MONTH, date(2026, 11, day)) for day in range(1, 31)]
     for before, after in pairwise(months):
-        assert [one[:5] for one in after[: len(before)]] == [one[:5] for one in before]
+        assert [charge[:5] for charge in after[: len(before)]] == [charge[:5] for charge in before]

@@ -51,6 +51,6 @@ def test_a_key_is_short_and_printable_and_not_one_of_ours(key: str) -> None:
 
 @given(PARAMETERS, PARAMETERS)
 def test_requests_are_the_same_exactly_when_their_parameters_are(
-    one: dict[str, str | int | None], other: dict[str, str | int | None]
+    entry: dict[str, str | int | None], other: dict[str, str | int | None]
 ) -> None:
-    assert (fingerprint(**one) == fingerprint(**other)) == (one == other)
+    assert (fingerprint(**entry) == fingerprint(**other)) == (entry == other)

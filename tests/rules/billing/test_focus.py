@@ -42,7 +42,7 @@ def test_money_is_written_to_its_last_digit(nanousd: int, text: str) -> None:
 
 
 def test_dollars_have_no_exponent() -> None:
-    assert [written(Decimal(one)) for one in ("1E+3", "0E-9", "11.100")] == ["1000.00", "0.00", "11.10"]
+    assert [written(Decimal(text)) for text in ("1E+3", "0E-9", "11.100")] == ["1000.00", "0.00", "11.10"]
 
 
 def test_the_month_after() -> None:

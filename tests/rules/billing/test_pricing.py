@@ -73,7 +73,7 @@ def test_cloudflares_own_examples(standard: dict[str, Any], infrequent_access: d
 def test_usage_is_rounded_up_to_whole_units(field: str, quantity: Decimal, units: int) -> None:
     """The examples of the section "Billable unit rounding", where nothing is free."""
     lines = priced(infrequent_access={field: quantity}).lines
-    assert sum(one.billable_units for one in lines) == units
+    assert sum(bill_line.billable_units for bill_line in lines) == units
 
 
 def test_storage_is_the_mean_of_the_daily_peaks() -> None:
@@ -109,7 +109,7 @@ def test_the_issues_own_document() -> None:
 def test_no_usage_costs_nothing_and_has_a_line_for_everything() -> None:
     found = bill(Usage())
     assert found.billed_usd == found.exact_usd == Decimal(0)
-    assert [one.sku for one in found.lines] == [
+    assert [bill_line.sku for bill_line in found.lines] == [
         *(f"r2-{what}-standard" for what in ("storage", "class-a", "class-b")),
         *(f"r2-{what}-infrequent-access" for what in ("storage", "class-a", "class-b", "retrieval")),
     ]
@@ -138,7 +138,7 @@ def test_any_bill_is_what_integer_arithmetic_makes_of_it(
     assert Fraction(found.exact_usd) * 10**6 == sum(units * microusd for units, microusd in beyond)
     assert Fraction(found.billed_usd) * 10**6 == sum(-(-units // 1) * microusd for units, microusd in beyond)
     assert 0 <= found.billed_usd - found.exact_usd < Decimal("15.185")  # a unit of each line
-    assert found.billed_usd == sum(one.billable_units * one.unit_price_usd for one in found.lines)
+    assert found.billed_usd == sum(bill_line.billable_units * bill_line.unit_price_usd for bill_line in found.lines)
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,8 @@ def test_what_is_allowed_never_exceeds_the_quota(user: Standing, incoming: int) 
 
 
 @given(STANDINGS, BYTES, BYTES)
-def test_where_much_fits_less_fits_too(user: Standing, one: int, other: int) -> None:
-    less, more = sorted((one, other))
+def test_where_much_fits_less_fits_too(user: Standing, number: int, other: int) -> None:
+    less, more = sorted((number, other))
     assert judge(user, less, QuotaPolicy()).can_upload or not judge(user, more, QuotaPolicy()).can_upload
 
 

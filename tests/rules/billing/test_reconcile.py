@@ -17,9 +17,12 @@ def test_only_the_days_that_both_know_are_compared_and_the_others_are_named() ->
     ours.append(Used(day(2), Metric.OPERATIONS, 10, "PutObject"))
     theirs = [Used(day(number), Metric.STORED_BYTES, 33 * GB, "bucket", "standard") for number in (2, 3)]
     theirs += [Used(day(2), Metric.OPERATIONS, 1_000_010, "PutObject"), Used(day(2), Metric.OPERATIONS, 5, "GetObject")]
-    found = compare(ours, [one._replace(source=UsageSource.CLOUDFLARE) for one in theirs])
+    found = compare(ours, [usage._replace(source=UsageSource.CLOUDFLARE) for usage in theirs])
     assert (found.both, found.only_ours, found.only_theirs) == ((day(2),), (day(1),), (day(3),))
-    assert [(one.sku, one.ours, one.theirs, one.difference, one.list_nanousd) for one in found.differences] == [
+    assert [
+        (difference.sku, difference.ours, difference.theirs, difference.difference, difference.list_nanousd)
+        for difference in found.differences
+    ] == [
         ("r2-class-a-standard", 10, 1_000_010, 1_000_000, 4_500_000_000),
         ("r2-class-b-standard", 0, 5, 5, 1_800),
         ("r2-storage-standard", 30 * GB, 33 * GB, 3 * GB, 1_500_000),

@@ -47,9 +47,9 @@ def test_compute_and_api_of_the_same_jobs_err_together() -> None:
 
 
 def test_lines_of_their_own_err_partly_together() -> None:
-    one, other = lines.jobs("a", daily(100), BOOK), lines.jobs("b", daily(100, seed=12), BOOK)
-    found = costs(one, other)
-    alone = [costs(each)[TOTAL] for each in (one, other)]
+    usage_line, other = lines.jobs("a", daily(100), BOOK), lines.jobs("b", daily(100, seed=12), BOOK)
+    found = costs(usage_line, other)
+    alone = [costs(each)[TOTAL] for each in (usage_line, other)]
     whole = found[TOTAL].bounds[80][1] - found[TOTAL].mean_usd
     apart = [each.bounds[80][1] - each.mean_usd for each in alone]
     assert max(apart) < whole < sum(apart)

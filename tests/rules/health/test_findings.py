@@ -18,9 +18,9 @@ ROOMY = Filled(10, 100, 0)
 
 def job(took: float = 150.0, model: str = "svd", **values: Any) -> FinishedJob:  # noqa: ANN401  fields of Ended
     begun = NOON - timedelta(seconds=took)
-    one = FinishedJob("free", model, JobState.SUCCEEDED, begun - timedelta(seconds=30), NOON, begun)
+    finished_job = FinishedJob("free", model, JobState.SUCCEEDED, begun - timedelta(seconds=30), NOON, begun)
     values = {"processing_seconds": took, "estimate_seconds": 150.0, "cost_microusd": 10_000, **values}
-    return one._replace(**values)
+    return finished_job._replace(**values)
 
 
 def dead(error: str = "out of memory", **values: Any) -> FinishedJob:  # noqa: ANN401  fields of Ended
@@ -48,12 +48,12 @@ def test_of_few_jobs_nothing_is_said_and_their_rules_stay_as_they_are() -> None:
     assert judged == ([], ["long_wait"])
     dear = judge(ServiceState([job(9_000)] * 9 + [job(cost_microusd=None)], [], None, None), POLICY, NOON)
     assert "dear_jobs" not in dear.rules  # of nine the cost is known
-    assert [one.rule for one in dear.findings] == ["slow_jobs"]
+    assert [finding.rule for finding in dear.findings] == ["slow_jobs"]
 
 
 @pytest.mark.parametrize(("took", "is_slow"), [(300, False), (300.1, True)])
 def test_slow_is_a_mean_over_five_minutes(took: float, is_slow: bool) -> None:
-    assert [one.rule for one in found([job(took)] * 10)] == ["slow_jobs"] * is_slow
+    assert [finding.rule for finding in found([job(took)] * 10)] == ["slow_jobs"] * is_slow
 
 
 def test_jobs_that_slow_each_other_down_want_fewer_at_once() -> None:

@@ -74,7 +74,7 @@ def test_each_job_counts_in_all_its_tier_and_its_model() -> None:
         ("", "fast"): 1,
     }
     assert by_group([]) == {("", ""): []}
-    assert [one.of for one in lines([made(), made()._replace(tier=None)])] == [
+    assert [performance_line.of for performance_line in lines([made(), made()._replace(tier=None)])] == [
         "all",
         "model svd",
         "tier free",
@@ -85,18 +85,20 @@ def test_each_job_counts_in_all_its_tier_and_its_model() -> None:
 def test_every_whole_window_since_the_last_is_worked_out_and_an_empty_one_too() -> None:
     jobs = [made(minute) for minute in (-31, -30, -14.9, -0.1, 0, 3)]
     found = windows(jobs, NOON - timedelta(minutes=60), at(7))
-    assert [(one.start_at, one.figures["ended"]) for one in found if (one.tier, one.model) == ("", "")] == [
+    assert [
+        (window.start_at, window.figures["ended"]) for window in found if (window.tier, window.model) == ("", "")
+    ] == [
         (at(-45), 1),
         (at(-30), 1),
         (at(-15), 2),
     ]
-    assert {one.seconds for one in found} == {performance.WINDOW_SECONDS}
+    assert {window.seconds for window in found} == {performance.WINDOW_SECONDS}
     assert windows(jobs, at(-15), at(7)) == []
 
 
 def test_windows_that_nobody_recorded_are_made_good_for_a_day() -> None:
     assert len(windows([], NOON - timedelta(days=9), NOON)) == 96
-    assert [one.start_at for one in windows([], None, at(3))] == [at(-15)]
+    assert [window.start_at for window in windows([], None, at(3))] == [at(-15)]
 
 
 def test_the_last_window_says_what_waits_now_by_tier_and_model() -> None:
@@ -106,9 +108,9 @@ def test_the_last_window_says_what_waits_now_by_tier_and_model() -> None:
         InFlight("pro", "fast", JobState.RUNNING, 2, at(-40), 180.0),
     ]
     found = with_present(windows([made(-1)], at(-45), NOON), queue, Filled(30, 120, 0), NOON)
-    last = {(one.tier, one.model): one.figures for one in found if one.start_at == at(-15)}
+    last = {(window.tier, window.model): window.figures for window in found if window.start_at == at(-15)}
     assert last.keys() == {("", ""), ("free", ""), ("pro", ""), ("", "svd"), ("", "fast")}
-    assert {group: one["queued"] for group, one in last.items()} == {
+    assert {group: entry["queued"] for group, entry in last.items()} == {
         ("", ""): 4,
         ("free", ""): 3,
         ("pro", ""): 1,
@@ -118,7 +120,7 @@ def test_the_last_window_says_what_waits_now_by_tier_and_model() -> None:
     assert (last["", ""]["oldest_wait_seconds"], last["pro", ""]["oldest_wait_seconds"]) == (1200, 300)
     assert (last["", ""]["running"], last["", ""]["storage_percent"]) == (2, 25)
     assert "storage_percent" not in last["free", ""]
-    assert all("queued" not in one.figures for one in found if one.start_at != at(-15))
+    assert all("queued" not in window.figures for window in found if window.start_at != at(-15))
     assert with_present([], queue, None, NOON) == []
     assert waiting([], NOON)["oldest_wait_seconds"] == 0
 
@@ -127,8 +129,8 @@ def test_the_last_window_says_what_waits_now_by_tier_and_model() -> None:
 def test_no_job_is_counted_twice_or_left_out(minutes: list[float]) -> None:
     jobs = [made(minute) for minute in minutes]
     found = windows(jobs, window_start(NOON - timedelta(days=1)) - timedelta(minutes=15), NOON)
-    counted = sum(one.figures["ended"] or 0 for one in found if (one.tier, one.model) == ("", ""))
-    assert counted == sum(NOON - timedelta(days=1) <= one.finished_at < NOON for one in jobs)
-    means = [one.figures["wait_mean_seconds"] for one in found if one.figures["wait_mean_seconds"] is not None]
+    counted = sum(window.figures["ended"] or 0 for window in found if (window.tier, window.model) == ("", ""))
+    assert counted == sum(NOON - timedelta(days=1) <= job.finished_at < NOON for job in jobs)
+    means = [window.figures["wait_mean_seconds"] for window in found if window.figures["wait_mean_seconds"] is not None]
     assert all(mean == pytest.approx(60) for mean in means)
     assert not means or fmean(means) == pytest.approx(60)

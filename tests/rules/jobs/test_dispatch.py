@@ -22,7 +22,7 @@ def job(
 
 
 def ids(jobs: list[WaitingJob]) -> list[str]:
-    return [one.id for one in jobs]
+    return [waiting_job.id for waiting_job in jobs]
 
 
 queues = st.lists(
@@ -37,7 +37,7 @@ queues = st.lists(
         prompt_characters=st.integers(0, 10**6),
     ),
     max_size=40,
-    unique_by=lambda one: one.id,
+    unique_by=lambda waiting_job: waiting_job.id,
 )
 policies = st.builds(
     DispatchPolicy,
@@ -84,8 +84,8 @@ def test_slots_that_are_filled_together_take_what_they_would_take_one_by_one(
 
 @given(queues.filter(bool), policies)
 def test_every_place_can_be_explained(jobs: list[WaitingJob], policy: DispatchPolicy) -> None:
-    for one in jobs:
-        assert all(term.sentence for term in explain(one, jobs, policy, NOON))
+    for waiting_job in jobs:
+        assert all(term.sentence for term in explain(waiting_job, jobs, policy, NOON))
 
 
 def test_short_jobs_go_before_long_ones_and_older_ones_first_within_a_class() -> None:

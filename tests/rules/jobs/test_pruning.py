@@ -23,7 +23,9 @@ def item(key: str = "a", *, idle_days: float = 0.0, **changes: Any) -> CacheItem
 
 def decide(items: Iterable[CacheItem], **policy: Any) -> PrunePlan:  # noqa: ANN401  fields of a policy
     told = list(items)
-    return plan(lambda queue: (one for one in told if one.queue == queue), PrunePolicy(**policy), NOW)
+    return plan(
+        lambda queue: (cache_item for cache_item in told if cache_item.queue == queue), PrunePolicy(**policy), NOW
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,9 +81,9 @@ ITEMS = st.lists(
 def test_the_budget_is_kept_as_s3_fifo_keeps_it(shape: list[tuple[CacheQueue, int, int]], budget: int) -> None:
     items = [item(str(n), queue=queue, frequency=hits, size_bytes=size) for n, (queue, hits, size) in enumerate(shape)]
     peer = S3Fifo(budget)
-    for one in items:
-        peer._hits[one.key] = one.frequency
-        (peer._small if one.queue == SMALL else peer._main)[one.key] = one.size_bytes
+    for cache_item in items:
+        peer._hits[cache_item.key] = cache_item.frequency
+        (peer._small if cache_item.queue == SMALL else peer._main)[cache_item.key] = cache_item.size_bytes
     peer._small_bytes, peer._main_bytes = sum(peer._small.values()), sum(peer._main.values())
     left = peer._make_room(0)
     found = decide(items, budget_bytes=budget)
@@ -89,4 +91,4 @@ def test_the_budget_is_kept_as_s3_fifo_keeps_it(shape: list[tuple[CacheQueue, in
     moved = {move.item.key: move.frequency for move in found.moves if not move.rule}
     assert [*peer._main][len(peer._main) - len(moved) :] == [*moved]
     assert all(peer._hits[key] == hits for key, hits in moved.items())
-    assert sum(one.size_bytes for one in items if one.key not in left) <= budget
+    assert sum(cache_item.size_bytes for cache_item in items if cache_item.key not in left) <= budget

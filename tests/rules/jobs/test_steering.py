@@ -19,8 +19,10 @@ POLICY, BOOK = ConcurrencyPolicy(), PriceBook()
 
 def job(took: float = 150.0, concurrency: float | None = 4.0, **values: Any) -> FinishedJob:  # noqa: ANN401  fields of Ended
     begun = NOON - timedelta(seconds=took)
-    one = FinishedJob("free", "svd", JobState.SUCCEEDED, begun, NOON, begun, complexity=1.0)
-    return one._replace(**{"processing_seconds": took, "concurrency": concurrency, "cost_microusd": 8_000, **values})
+    finished_job = FinishedJob("free", "svd", JobState.SUCCEEDED, begun, NOON, begun, complexity=1.0)
+    return finished_job._replace(
+        **{"processing_seconds": took, "concurrency": concurrency, "cost_microusd": 8_000, **values}
+    )
 
 
 def step(jobs: list[FinishedJob], limit: int = 4, **kept: Any) -> Tuned:  # noqa: ANN401  fields of Steered

@@ -106,7 +106,7 @@ class TestTheMistakesOfTheFirstSketch:
     def test_the_recipe_says_which_codecs_are_left_alone(self) -> None:
         cold = [video(10, 0, codec=codec) for codec in ("hevc", "av1", "h264")]
         judged = verdicts(cold, DEFAULT, AS_OF, RECIPE, efficient_codecs=["av1"])
-        assert [one.rule for one in judged] == ["cold_compress", "already_efficient", "cold_compress"]
+        assert [verdict.rule for verdict in judged] == ["cold_compress", "already_efficient", "cold_compress"]
 
     def test_an_unknown_age_was_not_a_number_and_an_unknown_count_was_zero(self) -> None:
         assert judge(video(None, None), DEFAULT, AS_OF, RECIPE).action is Action.KEEP

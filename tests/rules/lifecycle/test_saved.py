@@ -15,13 +15,13 @@ GB = 10**9
 def test_a_gigabyte_saves_a_cent_and_a_half_in_thirty_days() -> None:
     days = list(per_day([Freed(FIRST, "grace_over", GB)], FIRST + timedelta(days=30)))
     assert len(days) == 30
-    assert sum(one.nanousd for one in days) == 15_000_000
+    assert sum(saving.nanousd for saving in days) == 15_000_000
     assert days[0].day == FIRST + timedelta(days=1)  # the day's peak was paid for
 
 
 def test_what_saved_it_is_told_apart() -> None:
     freed = [Freed(FIRST, rule, GB) for rule in ("replaced", "grace_over", "unfinished", "orphan")]
-    saved = {one.kind: one.nanousd for one in per_day(freed, FIRST + timedelta(days=1))}
+    saved = {saving.kind: saving.nanousd for saving in per_day(freed, FIRST + timedelta(days=1))}
     assert saved == {SMALLER: a_day(GB), GONE: a_day(2 * GB), LEFTOVERS: a_day(GB)}
 
 
@@ -33,5 +33,5 @@ def test_nothing_freed_saves_nothing() -> None:
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 10**13)), max_size=8))
 def test_each_day_saves_at_least_as_much_as_the_day_before(freed: list[tuple[int, int]]) -> None:
     rows = [Freed(FIRST + timedelta(days=day), "replaced", size) for day, size in freed]
-    amounts = [one.nanousd for one in per_day(rows, FIRST + timedelta(days=25))]
+    amounts = [saving.nanousd for saving in per_day(rows, FIRST + timedelta(days=25))]
     assert amounts == sorted(amounts)

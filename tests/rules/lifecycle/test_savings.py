@@ -26,7 +26,7 @@ def usage(gb: int) -> Usage:
 
 
 def scopes(idle: Idle, gb: int = 10_000, **more: int) -> list[str]:
-    return [one.scope for one in findings(idle, usage(gb), **more)]  # type: ignore[arg-type]  # repeated_jobs alone
+    return [finding.scope for finding in findings(idle, usage(gb), **more)]  # type: ignore[arg-type]  # repeated_jobs alone
 
 
 def test_seldom_viewed_videos_that_are_not_efficient_are_the_backlog() -> None:
@@ -56,10 +56,10 @@ def test_what_is_unknown_or_held_counts_nowhere() -> None:
 def test_the_largest_saving_comes_first_with_its_dollars() -> None:
     idle = Idle(1000 * GB, 0, 0, {"pro": 4000 * GB}, {"ann": 100 * GB})
     found = findings(idle, usage(10_000))
-    assert [one.scope for one in found] == ["retention:pro", "backlog", "user:ann"]
-    assert [one.impact_microusd for one in found] == [60_000_000, 7_500_000, 1_500_000]
+    assert [finding.scope for finding in found] == ["retention:pro", "backlog", "user:ann"]
+    assert [finding.impact_microusd for finding in found] == [60_000_000, 7_500_000, 1_500_000]
     assert found[0].title == "Keep videos of pro users half as long: $60.00 less a month"
-    assert {one.severity for one in found} == {Severity.NOTICE}
+    assert {finding.severity for finding in found} == {Severity.NOTICE}
 
 
 def test_what_the_free_allowance_covers_saves_nothing() -> None:
@@ -70,16 +70,16 @@ def test_the_cheaper_class_is_suggested_only_where_it_pays_with_its_moves() -> N
     """A move costs $9 for up to a million, and a GB saves $0.005: over three months 600 GB are too few, 700 enough."""
     assert scopes(Idle(cold_bytes=600 * GB, cold_objects=20_000)) == []
     policy = SavingsPolicy(min_usd=Decimal("0.10"))
-    assert [one.scope for one in findings(Idle(cold_bytes=700 * GB, cold_objects=20_000), usage(10_000), policy)] == [
-        "class"
-    ]
+    assert [
+        finding.scope for finding in findings(Idle(cold_bytes=700 * GB, cold_objects=20_000), usage(10_000), policy)
+    ] == ["class"]
     large = findings(Idle(cold_bytes=7000 * GB, cold_objects=20_000), usage(10_000))[0]
     assert large.impact_microusd == 35_000_000 - 3_000_000
 
 
 def test_repeated_jobs_are_worth_what_they_cost() -> None:
     found = findings(Idle(), Usage(), repeated_jobs=1000, job_usd=Decimal("0.015"))
-    assert [(one.scope, one.impact_microusd) for one in found] == [("repeats", 15_000_000)]
+    assert [(finding.scope, finding.impact_microusd) for finding in found] == [("repeats", 15_000_000)]
 
 
 def test_small_change_is_not_told_and_only_some_users_are_named() -> None:
@@ -90,5 +90,5 @@ def test_small_change_is_not_told_and_only_some_users_are_named() -> None:
 @given(st.integers(0, 10**15), st.integers(0, 10**15), st.integers(0, 10**6), st.integers(0, 10**5))
 def test_no_saving_is_more_than_the_bill(backlog: int, cold: int, objects: int, gb: int) -> None:
     bill_microusd = max(0, gb - 10) * 15_000 + 15_000
-    for one in findings(Idle(backlog, cold, objects), usage(gb), SavingsPolicy(min_usd=Decimal(0))):
-        assert 0 < (one.impact_microusd or 0) <= bill_microusd
+    for finding in findings(Idle(backlog, cold, objects), usage(gb), SavingsPolicy(min_usd=Decimal(0))):
+        assert 0 < (finding.impact_microusd or 0) <= bill_microusd

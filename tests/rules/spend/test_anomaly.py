@@ -30,12 +30,12 @@ def spend(days: int = 120, odd: Mapping[tuple[str, int], float] | None = None, *
 
 
 def found(charges: list[Charge], policy: AnomalyPolicy = POLICY, as_of: datetime = NOW) -> list[tuple[str, str]]:
-    return [(one.scope, one.period) for one in findings(charges, policy, as_of)]
+    return [(finding.scope, finding.period) for finding in findings(charges, policy, as_of)]
 
 
 def only(charges: list[Charge], policy: AnomalyPolicy = POLICY) -> Finding:
-    (one,) = findings(charges, policy, NOW)
-    return one
+    (finding,) = findings(charges, policy, NOW)
+    return finding
 
 
 def test_nothing_is_odd_about_usual_days() -> None:
@@ -44,20 +44,25 @@ def test_nothing_is_odd_about_usual_days() -> None:
 
 
 def test_a_service_that_does_not_move_the_whole_is_told_by_itself() -> None:
-    one = only(spend(odd={("r2-class-a", 1): 3}))
-    assert (one.rule, one.scope, one.period, one.level) == ("anomaly", "service:r2-class-a", "2026-11-23", "")
-    assert one.severity is Severity.WARNING
-    assert one.title.startswith("The spend of service r2-class-a is odd: $5.95")
-    assert "% more than usual" in one.title
-    assert one.impact_microusd == pytest.approx(30 * 3_920_000, rel=0.01)
-    assert "A month of such days costs $1" in one.text
+    finding = only(spend(odd={("r2-class-a", 1): 3}))
+    assert (finding.rule, finding.scope, finding.period, finding.level) == (
+        "anomaly",
+        "service:r2-class-a",
+        "2026-11-23",
+        "",
+    )
+    assert finding.severity is Severity.WARNING
+    assert finding.title.startswith("The spend of service r2-class-a is odd: $5.95")
+    assert "% more than usual" in finding.title
+    assert finding.impact_microusd == pytest.approx(30 * 3_920_000, rel=0.01)
+    assert "A month of such days costs $1" in finding.text
 
 
 def test_what_moves_the_whole_is_told_once_with_the_services_that_did() -> None:
-    one = only(spend(odd={("compute", 1): 3}))
-    assert (one.scope, one.period) == ("total", "2026-11-23")
-    assert "Most of the difference: compute $4" in one.text
-    assert one.figures[-1][0] == "compute"
+    finding = only(spend(odd={("compute", 1): 3}))
+    assert (finding.scope, finding.period) == ("total", "2026-11-23")
+    assert "Most of the difference: compute $4" in finding.text
+    assert finding.figures[-1][0] == "compute"
 
 
 def test_all_services_at_once_are_one_finding() -> None:
@@ -65,16 +70,16 @@ def test_all_services_at_once_are_one_finding() -> None:
 
 
 def test_too_little_is_a_notice_without_a_price() -> None:
-    one = only(spend(odd={("api", 1): 0.2, ("compute", 1): 0.2}))
-    assert (one.severity, one.impact_microusd) == (Severity.NOTICE, None)
-    assert "% less than usual" in one.title
+    finding = only(spend(odd={("api", 1): 0.2, ("compute", 1): 0.2}))
+    assert (finding.severity, finding.impact_microusd) == (Severity.NOTICE, None)
+    assert "% less than usual" in finding.title
 
 
 def test_today_is_not_over_so_it_can_only_be_too_much() -> None:
     assert found(spend(odd={(service, 0): 0.1 for service in USUAL})) == []
-    one = only(spend(odd={(service, 0): 2 for service in USUAL}))
-    assert (one.scope, one.period) == ("total", "2026-11-24")
-    assert "so far" in one.title
+    finding = only(spend(odd={(service, 0): 2 for service in USUAL}))
+    assert (finding.scope, finding.period) == ("total", "2026-11-24")
+    assert "so far" in finding.title
 
 
 def test_a_low_morning_does_not_hide_what_yesterday_was() -> None:
@@ -84,9 +89,9 @@ def test_a_low_morning_does_not_hide_what_yesterday_was() -> None:
 
 def test_it_is_over_when_yesterday_was_usual_again_and_goes_on_while_it_was_not() -> None:
     assert found(spend(odd={("compute", 2): 3})) == []
-    one = only(spend(odd={("compute", 1): 3, ("compute", 2): 3}))
-    assert one.period == "2026-11-22"
-    assert "It has gone on since: $8" in one.text
+    finding = only(spend(odd={("compute", 1): 3, ("compute", 2): 3}))
+    assert finding.period == "2026-11-22"
+    assert "It has gone on since: $8" in finding.text
 
 
 def test_after_some_quiet_days_what_still_is_odd_is_news_again() -> None:
@@ -94,7 +99,7 @@ def test_after_some_quiet_days_what_still_is_odd_is_news_again() -> None:
 
 
 def test_a_few_cents_are_no_news() -> None:
-    cheap = [one._replace(list_nanousd=one.list_nanousd // 100) for one in spend(odd={("compute", 1): 5})]
+    cheap = [item._replace(list_nanousd=item.list_nanousd // 100) for item in spend(odd={("compute", 1): 5})]
     assert found(cheap) == []
     assert found(cheap, AnomalyPolicy(floor_usd=Decimal("0.10"))) == [("total", "2026-11-23")]
 
@@ -111,12 +116,12 @@ def test_a_tier_is_judged_beside_the_services() -> None:
 
 
 def test_a_service_that_has_no_charge_beside_others_cost_nothing_that_day() -> None:
-    charges = [one for one in spend() if (one.service, one.day) != ("api", ago(1))]
+    charges = [item for item in spend() if (item.service, item.day) != ("api", ago(1))]
     assert found(charges) == [("total", "2026-11-23")]
 
 
 def test_a_day_of_which_nothing_is_known_is_not_odd() -> None:
-    assert found([one for one in spend() if one.day != ago(1)]) == []
+    assert found([item for item in spend() if item.day != ago(1)]) == []
 
 
 def test_a_new_account_compares_with_the_day_before() -> None:
@@ -126,15 +131,17 @@ def test_a_new_account_compares_with_the_day_before() -> None:
 
 
 def test_a_service_that_begins_is_odd_when_it_costs_something() -> None:
-    one = only([*spend(), charge("5", ago(1), service="r2-class-b")])
-    assert one.scope == "service:r2-class-b"
-    assert one.text.startswith("$5.00 at list price on 2026-11-23, where next to nothing is usual.")
-    assert "%" not in one.title
+    finding = only([*spend(), charge("5", ago(1), service="r2-class-b")])
+    assert finding.scope == "service:r2-class-b"
+    assert finding.text.startswith("$5.00 at list price on 2026-11-23, where next to nothing is usual.")
+    assert "%" not in finding.title
 
 
 def test_a_day_that_was_meant_goes_into_the_calendar() -> None:
     quiet = spend(odd={(service, 1): 0.6 for service in USUAL})
-    weekends = [one._replace(list_nanousd=one.list_nanousd // 2) if one.day.weekday() > 4 else one for one in quiet]
+    weekends = [
+        item._replace(list_nanousd=item.list_nanousd // 2) if item.day.weekday() > 4 else item for item in quiet
+    ]
     assert found(weekends) == [("total", "2026-11-23")]
     for entry in ("11-23", "2026-11-23", "2026-11-20/2026-11-30"):
         assert found(weekends, AnomalyPolicy(calendar=(entry,))) == []

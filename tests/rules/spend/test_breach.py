@@ -24,7 +24,7 @@ def forecast(low: int, mean: int, high: int, **columns: Any) -> CostForecast:  #
 
 
 def levels(charges: list[Charge], *forecasts: CostForecast, policy: BudgetPolicy = POLICY) -> list[tuple[str, str]]:
-    return [(one.scope, one.level) for one in findings(charges, policy, NOW, forecasts)]
+    return [(finding.scope, finding.level) for finding in findings(charges, policy, NOW, forecasts)]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_forecast_tells_how_probable_it_is(
     band: tuple[int, int, int], level: str | None, severity: Severity | None
 ) -> None:
     found = findings(SO_FAR, POLICY, NOW, [forecast(*band)])
-    assert [(one.level, one.severity) for one in found] == ([] if level is None else [(level, severity)])
+    assert [(finding.level, finding.severity) for finding in found] == ([] if level is None else [(level, severity)])
 
 
 def test_it_says_what_is_expected_and_by_which_method() -> None:
@@ -110,4 +110,4 @@ def test_once_the_budget_is_spent_nothing_needs_to_be_foreseen() -> None:
 def test_a_month_that_is_over_is_not_foreseen() -> None:
     first = NOW.replace(day=1)
     charges = [charge("6", first.date() - timedelta(days=n)) for n in range(1, 31)]
-    assert not [one for one in findings(charges, BudgetPolicy(), first) if one.period == "2026-10"]
+    assert not [finding for finding in findings(charges, BudgetPolicy(), first) if finding.period == "2026-10"]

@@ -18,7 +18,7 @@ MONTHLY = BudgetPolicy(daily_usd=None)
 
 
 def crossed(charges: list[Charge], policy: BudgetPolicy) -> list[tuple[str, str, str]]:
-    return [(one.scope, one.period, one.level) for one in findings(charges, policy, NOW)]
+    return [(finding.scope, finding.period, finding.level) for finding in findings(charges, policy, NOW)]
 
 
 def of(scope: str, usd: str = "5", period: Period = Period.DAY) -> BudgetPolicy:
@@ -44,7 +44,7 @@ def test_only_the_highest_level_of_ten_dollars_a_day_is_news(
     usd: str, level: str | None, severity: Severity | None
 ) -> None:
     found = findings([charge(usd)], DAILY, NOW)
-    assert [(one.level, one.severity) for one in found] == ([] if level is None else [(level, severity)])
+    assert [(finding.level, finding.severity) for finding in found] == ([] if level is None else [(level, severity)])
 
 
 def test_a_finding_says_what_was_spent_of_what_on_what_and_how_much_is_over() -> None:
@@ -88,7 +88,7 @@ def test_what_a_month_is_over_its_budget_is_its_impact() -> None:
 def test_a_month_is_the_calendar_month_in_utc_and_the_last_one_counts_on_the_first() -> None:
     first = NOW.replace(day=1)
     charges = [charge("210", TODAY.replace(month=10, day=31)), charge("100", first.date())]
-    assert [(one.period, one.level) for one in findings(charges, MONTHLY, first)] == [
+    assert [(finding.period, finding.level) for finding in findings(charges, MONTHLY, first)] == [
         ("2026-10", "100"),
         ("2026-11", "50"),
     ]
@@ -158,7 +158,7 @@ def test_the_level_is_the_highest_not_above_the_share_spent(amounts: list[int], 
     policy = BudgetPolicy(monthly_usd=None, levels_percent=tuple(levels))
     charges = [charge("0", billed_nanousd=amount) for amount in amounts]
     reached = [level for level in levels if sum(amounts) * 100 >= 10 * 10**9 * level]
-    assert [int(one.level) for one in findings(charges, policy, NOW)] == reached[-1:]
+    assert [int(finding.level) for finding in findings(charges, policy, NOW)] == reached[-1:]
 
 
 @given(amounts=AMOUNTS, data=st.data())

@@ -25,14 +25,14 @@ def growing(days: int, *, trend: float = 0.0, leak: float = 0.0) -> list[Charge]
 
 def test_a_leak_is_told_once_a_week_with_what_it_costs_a_month() -> None:
     charges = growing(150, leak=0.02)
-    (one,) = findings(charges, POLICY, NOW)
-    assert (one.rule, one.scope, one.period) == ("drift", "service:compute", "2026-W47")
-    assert one.severity is Severity.NOTICE
-    assert one.title == "The spend of service compute has grown by 57 % in four weeks"
-    assert one.text.startswith("$15.63 a day at list price in the two weeks to 2026-11-22, $9.92 four weeks before")
-    assert one.impact_microusd == pytest.approx(172_600_000, rel=0.01)
+    (finding,) = findings(charges, POLICY, NOW)
+    assert (finding.rule, finding.scope, finding.period) == ("drift", "service:compute", "2026-W47")
+    assert finding.severity is Severity.NOTICE
+    assert finding.title == "The spend of service compute has grown by 57 % in four weeks"
+    assert finding.text.startswith("$15.63 a day at list price in the two weeks to 2026-11-22, $9.92 four weeks before")
+    assert finding.impact_microusd == pytest.approx(172_600_000, rel=0.01)
     later = NOW + timedelta(days=5)
-    assert [one.period for one in findings(charges, POLICY, later)] == ["2026-W47"]  # the same Sunday
+    assert [finding.period for finding in findings(charges, POLICY, later)] == ["2026-W47"]  # the same Sunday
 
 
 def test_the_whole_is_told_where_no_service_shows_it() -> None:
@@ -41,7 +41,7 @@ def test_the_whole_is_told_where_no_service_shows_it() -> None:
         for service in range(8):  # each begins to leak when it is large enough to matter and too small to be told
             usd = 2.2 * exp(0.02 * max(30 - n, 0) + rng.gauss(0, 0.02))
             charges.append(charge(f"{usd:.9f}", ago(n), service=f"s{service}"))
-    assert [one.scope for one in findings(charges, AnomalyPolicy(floor_usd=Decimal(3)), NOW)] == ["total"]
+    assert [finding.scope for finding in findings(charges, AnomalyPolicy(floor_usd=Decimal(3)), NOW)] == ["total"]
 
 
 def test_what_grows_as_it_always_did_is_its_trend() -> None:

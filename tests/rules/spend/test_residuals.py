@@ -24,7 +24,7 @@ def usual(days: int, *, seed: int = 1, growth: float = 0.0, noise: float = 0.04)
 
 def odd(values: Sequence[float | None], **known: Any) -> dict[int, int]:  # noqa: ANN401  as `judge` takes them
     judged = judge(values, FIRST, BOUNDS, **known)
-    return {n: one.direction for n, one in enumerate(judged) if one and one.direction}
+    return {n: verdict.direction for n, verdict in enumerate(judged) if verdict and verdict.direction}
 
 
 def times(values: Sequence[float | None], factor: float, *days: int) -> list[float | None]:
@@ -119,12 +119,12 @@ def test_unknown_days_are_not_judged_and_not_taken_for_zero() -> None:
     assert odd(holes) == {}
     assert odd(times(holes, 2, 151)) == {151: 1}
     judged = judge(holes, FIRST, BOUNDS)
-    assert all(one is None for n, one in enumerate(judged) if n % 5 == 0)
+    assert all(verdict is None for n, verdict in enumerate(judged) if n % 5 == 0)
 
 
 def test_two_weeks_are_needed() -> None:
     judged = judge(usual(20), FIRST, BOUNDS)
-    assert [one is not None for one in judged] == [n >= LEAST_DAYS for n in range(20)]
+    assert [verdict is not None for verdict in judged] == [n >= LEAST_DAYS for n in range(20)]
 
 
 def test_what_is_expected_is_in_the_unit_of_the_series() -> None:

@@ -12,8 +12,8 @@ def test_every_rule_is_asked_and_no_finding_is_of_another() -> None:
     steady = [charge("6", ago(n)) for n in range(1, 120)]
     spent = Spent([*steady, charge("60")], missing=[ago(4)], trouble="the token has expired")
     found = watch.judge(spent, BudgetPolicy(), AnomalyPolicy(), NOW)
-    assert {one.rule for one in found} == {"budget", "anomaly", "missing_usage", "forecast_breach"}
-    assert {one.rule for one in found} < {*watch.RULES}
+    assert {finding.rule for finding in found} == {"budget", "anomaly", "missing_usage", "forecast_breach"}
+    assert {finding.rule for finding in found} < {*watch.RULES}
     assert watch.judge(Spent(steady), BudgetPolicy(monthly_usd=None, daily_usd=None), AnomalyPolicy(), NOW) == []
 
 

@@ -30,7 +30,7 @@ ROWS = [
 
 def put(engine: sa.Engine, *rows: Charge) -> None:
     with transaction(engine, "test") as session:
-        replace(session, {one.day for one in rows}, rows)
+        replace(session, {row.day for row in rows}, rows)
 
 
 def test_a_day_is_replaced_as_a_whole_and_twice_is_as_good_as_once(engine: sa.Engine) -> None:
@@ -49,11 +49,11 @@ def test_they_add_up_by_user_service_and_day(engine: sa.Engine) -> None:
             Sum("ann", "pro", 300, 300, False),
             Sum("", None, 100, -400, False),
         ]
-        assert [one[:1] + one[2:] for one in sums(session, "service", *MONTH)] == [
+        assert [total[:1] + total[2:] for total in sums(session, "service", *MONTH)] == [
             ("compute", 900, 900, True),
             ("r2-storage", 600, 100, False),
         ]
-        assert [(one.key, one.billed_nanousd) for one in sums(session, "day", *MONTH)] == [
+        assert [(total.key, total.billed_nanousd) for total in sums(session, "day", *MONTH)] == [
             ("2026-11-01", 100),
             ("2026-11-02", 900),
         ]
@@ -83,8 +83,16 @@ def test_they_add_up_by_day_service_and_tier_with_some_users_apart(engine: sa.En
         with reading(engine) as session:
             found = by_scope(session, *MONTH, apart)
         return sorted(
-            (one.day.day, one.service, one.tier or "", one.user_id, one.list_nanousd, one.billed_nanousd, one.estimated)
-            for one in found
+            (
+                item.day.day,
+                item.service,
+                item.tier or "",
+                item.user_id,
+                item.list_nanousd,
+                item.billed_nanousd,
+                item.estimated,
+            )
+            for item in found
         )
 
     assert rows() == [

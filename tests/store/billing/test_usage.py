@@ -35,9 +35,9 @@ def test_a_sum_is_replaced_or_joined_as_asked(engine: sa.Engine) -> None:
     puts = Used(DAY, Metric.OPERATIONS, 5, "PutObject")
     note(engine, puts, puts._replace(resource="GetObject"))
     note(engine, puts, add=True)
-    assert [one.quantity for one in found(engine)] == [5, 10]
+    assert [usage.quantity for usage in found(engine)] == [5, 10]
     note(engine, puts._replace(quantity=3))
-    assert [one.quantity for one in found(engine)] == [5, 3]
+    assert [usage.quantity for usage in found(engine)] == [5, 3]
 
 
 def test_what_cloudflare_says_last_counts_and_stands_beside_our_own(engine: sa.Engine) -> None:
@@ -84,7 +84,7 @@ def test_many_who_count_at_once_lose_nothing_and_do_not_lock_each_other_out(engi
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(count, range(40)))
-    assert {one.resource: one.quantity for one in found(engine)} == dict.fromkeys(actions, 40)
+    assert {usage.resource: usage.quantity for usage in found(engine)} == dict.fromkeys(actions, 40)
 
 
 @pytest.mark.parametrize("count", [0, 5_000])

@@ -131,9 +131,9 @@ def test_backups_under_write_load_are_whole(engine: sa.Engine, empty_url: Callab
     finally:
         stop.set()
         writer.join()
-    for one in saved:
+    for path in saved:
         url = empty_url(engine.dialect.name)
-        restore(url, one)
+        restore(url, path)
         restored = open_engine(url)
         with reading(restored) as session:
             pairs = session.scalar(sa.select(sa.func.count()).select_from(users))

@@ -17,7 +17,9 @@ def test_the_last_run_up_to_a_moment_counts_by_month_and_service(engine: sa.Engi
     last = [whole, whole._replace(service="compute"), whole._replace(month=date(2026, 12, 1))]
     before = whole._replace(as_of=NOW - timedelta(days=7))
     with transaction(engine, "test") as session:
-        session.execute(sa.insert(forecasts), [one._asdict() | {"run_id": f"{one.as_of}"} for one in (before, *last)])
+        session.execute(
+            sa.insert(forecasts), [forecast._asdict() | {"run_id": f"{forecast.as_of}"} for forecast in (before, *last)]
+        )
     with reading(engine) as session:
         assert latest(session, NOW) == last
         assert latest(session, NOW - timedelta(seconds=1)) == [before]

@@ -24,7 +24,7 @@ def test_jobs_that_ended_in_a_time_and_how_each_was_answered(engine: sa.Engine) 
     put(engine, [follower, waiting("w")])
     with reading(engine) as session:
         found = performance.ended(session, at(-15), NOON)
-    assert [(one.is_hit, one.is_follower, one.is_made, one.state) for one in found] == [
+    assert [(job.is_hit, job.is_follower, job.is_made, job.state) for job in found] == [
         (True, False, False, JobState.SUCCEEDED),
         (False, True, False, JobState.SUCCEEDED),
         (False, False, True, JobState.SUCCEEDED),
@@ -41,7 +41,7 @@ def test_jobs_in_flight_by_tier_model_and_state_without_those_that_follow(engine
     put(engine, [*rows, waiting("r", state=JobState.RUNNING, started_at=NOON), hit("h", NOON)])
     with reading(engine) as session:
         found = performance.in_flight(session)
-    assert {(one.tier, one.state): one for one in found} == {
+    assert {(flight.tier, flight.state): flight for flight in found} == {
         ("free", JobState.QUEUED): InFlight("free", "svd", JobState.QUEUED, 2, at(-9), 300.0),
         (None, JobState.QUEUED): InFlight(None, "svd", JobState.QUEUED, 1, NOON, 150.0),
         ("free", JobState.RUNNING): InFlight("free", "svd", JobState.RUNNING, 1, NOON, 150.0),
@@ -75,7 +75,7 @@ def test_windows_are_kept_once_and_read_in_order(engine: sa.Engine) -> None:
         performance.record(session, [])
     with reading(engine) as session:
         assert performance.last_window(session) == at(15)
-        assert [one.figures["ended"] for one in performance.recorded(session, NOON)] == [0, 7]
+        assert [window.figures["ended"] for window in performance.recorded(session, NOON)] == [0, 7]
         assert performance.recorded(session, NOON, tier="free") == [of_a_tier]
         assert performance.recorded(session, at(16)) == []
 

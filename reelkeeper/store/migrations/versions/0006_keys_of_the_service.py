@@ -45,7 +45,10 @@ def downgrade() -> None:
 def _name_of_unique() -> str:
     if op.get_bind().dialect.name == "sqlite":
         return "uq_blobs_key"
-    (name,) = [one["name"] for one in sa.inspect(op.get_bind()).get_unique_constraints("blobs")]
+    (name,) = [
+        get_unique_constraint["name"]
+        for get_unique_constraint in sa.inspect(op.get_bind()).get_unique_constraints("blobs")
+    ]
     return str(name)
 
 
