@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from prefect.cli.deploy._schedules import _schedule_config_to_deployment_schedule
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.deployments import runner
 from prefect.flows import Flow, load_flow_from_entrypoint
+
+from deployments.prefect_internals import schedule
 
 _AS_WRITTEN = ("name", "description", "tags", "parameters", "enforce_parameter_schema")
 
@@ -22,10 +23,7 @@ def _deployment(entry: dict[str, Any]) -> runner.RunnerDeployment:
     flow: Flow[..., Any] = load_flow_from_entrypoint(entry["entrypoint"], use_placeholder_flow=False)
     return flow.to_deployment(  # type: ignore[return-value]  # a coroutine only where one is running
         **{name: entry[name] for name in _AS_WRITTEN},
-        schedules=[
-            DeploymentScheduleCreate(**_schedule_config_to_deployment_schedule(schedule))
-            for schedule in entry.get("schedules", [])
-        ],
+        schedules=[DeploymentScheduleCreate(**schedule(written)) for written in entry.get("schedules", [])],
         concurrency_limit=ConcurrencyLimitConfig(**entry["concurrency_limit"]),
         entrypoint_type=runner.EntrypointType.MODULE_PATH,  # type: ignore[attr-defined]  # Prefect's own place of it
     )

@@ -11,10 +11,9 @@ import sys
 import threading
 from typing import Final
 
-from prefect._internal import control_listener
 from prefect.exceptions import TerminationSignal
-from prefect.utilities.engine import is_prefect_sigterm_handler_installed
 
+from deployments.prefect_internals import is_sigterm_handler_installed, note_hand_over
 from reelkeeper.adapters.parent import die_with_parent
 
 HAND_OVER: Final = signal.SIGUSR1
@@ -22,7 +21,7 @@ _AGAIN_SECONDS: Final = 0.1
 
 
 def _hand_over(*_: object) -> None:
-    control_listener._set_intent("reschedule")  # noqa: SLF001  as `prefect flow-run execute` asks by its own channel
+    note_hand_over()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -44,7 +43,7 @@ def send_lost_signals_again() -> None:
 
 
 def _terminate() -> None:
-    if is_prefect_sigterm_handler_installed():  # else the run is over
+    if is_sigterm_handler_installed():  # else the run is over
         os.kill(os.getpid(), signal.SIGTERM)
 
 

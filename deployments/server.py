@@ -9,16 +9,21 @@ import runpy
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-from prefect.server.database.configurations import AioSqliteConfiguration
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
-_begin = AioSqliteConfiguration.begin_transaction
+from deployments import prefect_internals
+
+if TYPE_CHECKING:
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+_begin = prefect_internals.sqlite().begin_transaction
 
 
 @asynccontextmanager
 async def begin_immediate(
-    configuration: AioSqliteConfiguration,
+    configuration: "AioSqliteConfiguration",
     session: AsyncSession,
     with_for_update: bool = False,  # noqa: ARG001  Prefect asks for it here and there: it is always so
 ) -> AsyncGenerator[AsyncSessionTransaction, None]:
@@ -28,6 +33,6 @@ async def begin_immediate(
 
 
 if __name__ == "__main__":
-    AioSqliteConfiguration.begin_transaction = begin_immediate  # type: ignore[assignment]  # no setting says so
+    prefect_internals.sqlite().begin_transaction = begin_immediate  # type: ignore[assignment]  # no setting says so
     sys.argv = ["prefect", "server", "start", *sys.argv[1:]]
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)

@@ -23,10 +23,10 @@ from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.settings import PREFECT_WORKER_QUERY_SECONDS
 from prefect.states import AwaitingRetry, Cancelled
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
-from prefect.workers.server import _run_healthcheck_server
 
 from deployments.engine import HAND_OVER
 from deployments.folder import HOME
+from deployments.prefect_internals import run_healthcheck_server
 
 TERMINATE_TIMEOUT_SECONDS: Final = 15.0  # for a run that is handed over to end in order; then it is killed
 _HANDED_OVER: Final = "Its worker was stopped, and handed it over"
@@ -167,7 +167,7 @@ async def work(
         if healthcheck:
             seconds = PREFECT_WORKER_QUERY_SECONDS.value()
             stack.enter_context(
-                _run_healthcheck_server(lambda: all(worker.is_worker_still_polling(seconds) for worker in workers))
+                run_healthcheck_server(lambda: all(worker.is_worker_still_polling(seconds) for worker in workers))
             )
         running = [asyncio.create_task(worker.start(printer=say)) for worker in workers]
         waiting = asyncio.create_task(asked.wait())
