@@ -1,7 +1,8 @@
 """A worker: Prefect's process worker, which drains when it is told to stop, and catches up once on what it missed.
 
 Prefect's own one leaves its run Running when it is told to stop, with the run's slot held; it leaves it to itself when
-it is killed; it gives up when the server is away; and after an hour without a worker it runs all that was due then.
+it is killed, and to Prefect's automations when its machine or container is; it gives up when the server is away; and
+after an hour without a worker it runs all that was due then.
 """
 
 import asyncio
@@ -13,15 +14,24 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
+from functools import cache
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
 import httpx
 from anyio.abc import TaskStatus
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.settings import PREFECT_WORKER_QUERY_SECONDS
-from prefect.states import AwaitingRetry, Cancelled
+from prefect.states import AwaitingRetry, Cancelled, Crashed
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from deployments.engine import HAND_OVER
@@ -31,7 +41,12 @@ from deployments.prefect_internals import run_healthcheck_server
 TERMINATE_TIMEOUT_SECONDS: Final = 15.0  # for a run that is handed over to end in order; then it is killed
 _HANDED_OVER: Final = "Its worker was stopped, and handed it over"
 _MISSED: Final = "It was missed: no worker was there, and a later run of the same schedule does its work"
+_AT_WORK: Final = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+_PAGE: Final = 200
+_DIED: Final = "Its process died with the worker that ran it"
 _TICK_SECONDS: Final = 0.2
+# Of the namespaces that a machine begins with, from include/linux/proc_ns.h.
+_MACHINES_NAMES, _MACHINES_PROCESSES = 4026531838, 4026531836
 
 
 class Configuration(ProcessJobConfiguration):
@@ -72,6 +87,7 @@ with warnings.catch_warnings():
             try:
                 if not self._has_successfully_synced:  # its pool may have been made since
                     await super()._sync_and_initialize()
+                    await self._end_dead_runs()
                 return await super().get_and_submit_flow_runs()
             except httpx.HTTPError as error:
                 self._logger.warning("Prefect's server does not answer: %r", error)
@@ -80,8 +96,18 @@ with warnings.catch_warnings():
         async def _sync_and_initialize(self) -> None:
             try:
                 await super()._sync_and_initialize()
+                await self._end_dead_runs()
             except httpx.HTTPError as error:
                 self._logger.warning("Prefect's server does not answer: %r", error)
+
+        async def _end_dead_runs(self) -> None:
+            """Mark what ran here and is gone as crashed: Prefect may find it a quarter of an hour later, or never."""
+            at_work = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_AT_WORK)))
+            pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name]))
+            for run in await self.client.read_flow_runs(flow_run_filter=at_work, work_pool_filter=pool, limit=_PAGE):
+                if died_here(run):
+                    await self.client.set_flow_run_state(run.id, Crashed(message=_DIED))
+                    self._logger.warning("Run %s has crashed: %s", run.name, _DIED)
 
         async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
             found = await super()._get_scheduled_flow_runs()
@@ -123,7 +149,7 @@ with warnings.catch_warnings():
 
 
 class _Noting:
-    """Notes the process id that a started run reports."""
+    """Notes the process id that a started run reports, and tells Prefect the machine or container beside it."""
 
     def __init__(self, pids: dict[UUID, int], run_id: UUID, status: TaskStatus[int] | None) -> None:
         self._pids, self._run_id, self._status = pids, run_id, status
@@ -131,7 +157,28 @@ class _Noting:
     def started(self, pid: int) -> None:
         self._pids[self._run_id] = pid
         if self._status:
-            self._status.started(pid)
+            self._status.started(f"{here()}:{pid}" if here() else pid)  # type: ignore[arg-type]  # kept as a text
+
+
+@cache
+def here() -> str | None:
+    """Name the machine or container whose processes these are; None where its name may be that of others, too."""
+    own_processes, own_name = (Path(f"/proc/self/ns/{kind}").stat().st_ino for kind in ("pid", "uts"))
+    return None if own_name == _MACHINES_NAMES and own_processes != _MACHINES_PROCESSES else socket.gethostname()
+
+
+def died_here(run: FlowRun) -> bool:
+    """Say whether the process of a run was one of this machine or container, and is gone."""
+    place, _, pid = (run.infrastructure_pid or "").rpartition(":")
+    if not place or place != here() or not pid.isdigit():
+        return False
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except FileNotFoundError:
+        return True
+    except OSError:  # somebody else's process, so not one of a worker like this
+        return False
+    return f"PREFECT__FLOW_RUN_ID={run.id}".encode() not in environment.split(b"\0")
 
 
 def superseded(runs: Iterable[FlowRun]) -> set[UUID]:

@@ -1,0 +1,62 @@
+"""A worker that starts ends what died with an earlier one here; what lives, or is elsewhere, it leaves alone."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from uuid import UUID, uuid4
+
+import pytest
+from prefect import flow, get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.states import Running
+from prefect.workers.process import ProcessWorker
+
+from deployments.worker import Worker
+
+HERE = socket.gethostname()
+
+
+@flow
+def sleep() -> None:
+    """It is never called."""
+
+
+@pytest.fixture
+def pool(prefect_server: None) -> Iterator[str]:  # noqa: ARG001  it must be up
+    name = f"restart-{uuid4().hex[:8]}"
+    template = ProcessWorker.get_default_base_job_template()
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
+        yield name
+        client.delete_work_pool(name)
+
+
+def begun(client: SyncPrefectClient, pool: str, place: str | None) -> UUID:
+    """Begin a run, as a worker does: running, and written down where."""
+    run = client.create_flow_run(sleep, state=Running(), work_pool_name=pool)
+    if place is not None:
+        client.update_flow_run(run.id, infrastructure_pid=place)
+    return run.id
+
+
+def test_what_died_here_has_crashed_and_all_else_goes_on(pool: str) -> None:
+    with get_client(sync_client=True) as client:
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        dead = begun(client, pool, f"{HERE}:{ended.pid}")
+        reused = begun(client, pool, f"{HERE}:{os.getpid()}")  # another process has the number of one that is gone
+        elsewhere = begun(client, pool, f"another-machine:{ended.pid}")
+        unknown = [begun(client, pool, place) for place in (None, str(ended.pid), f"{HERE}:x")]
+        alive = begun(client, pool, None)
+        environment = os.environ | {"PREFECT__FLOW_RUN_ID": str(alive)}
+        with subprocess.Popen(["/bin/sleep", "600"], env=environment) as process:
+            client.update_flow_run(alive, infrastructure_pid=f"{HERE}:{process.pid}")
+            asyncio.run(Worker(pool, 1).start(run_once=True, printer=lambda _: None))
+            process.kill()
+        states = {run: str(client.read_flow_run(run).state_name) for run in (dead, reused, elsewhere, *unknown, alive)}
+    assert {run for run, state in states.items() if state == "Crashed"} == {dead, reused}
+    assert {state for run, state in states.items() if run not in (dead, reused)} == {"Running"}
