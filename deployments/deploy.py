@@ -19,6 +19,7 @@ from prefect.states import Crashed
 
 from deployments.bootstrap import OLD_NAME, bootstrap, delete_deployment, find_deployment
 from deployments.up import LOOKS_ONLY
+from reelkeeper.errors import Misconfigured
 from reelkeeper.operations.core.overrides import show_in_force
 from reelkeeper.operations.core.policies import current
 from reelkeeper.settings import settings
@@ -64,9 +65,14 @@ def begin_first(client: SyncPrefectClient) -> None:
 def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only: bool = False) -> None:
     """Do what `prefect deploy --all` does, except that what a person has paused stays paused: that would begin it.
 
-    With `looks_only`, whatever is done to stored videos is a dry run. Raises SystemExit where deploying fails.
+    With `looks_only`, whatever is done to stored videos is a dry run. Raises SystemExit where deploying fails,
+    and Misconfigured for the file of 0.1.0.
     """
     said = yaml.safe_load(written.read_text())
+    if OLD_NAME in [deployment["name"] for deployment in said["deployments"]]:
+        raise Misconfigured(
+            f"{written} is that of 0.1.0, whose deployments are named {OLD_NAME!r}: take this release's"
+        )
     if looks_only:
         only_look(said)
     old = []

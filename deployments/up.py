@@ -55,7 +55,7 @@ class Up:
         self.settings, self.tell, self.patience = settings, tell, patience
         self.state = settings.state_dir.absolute()
         self.logs = self.state / "logs"
-        self.written = _written()
+        self.written = find_deployments()
         self.asked = 0  # how often it was told to stop
         self.began = self.room_due = time.monotonic()
         self.without_room: set[str] = set()  # the disks that were told of as full
@@ -219,7 +219,7 @@ def _free(option: str, asked: int | None, usual: int) -> int:
     raise Misconfigured(f"port {asked} is taken; give another {option}, or none for a free one")
 
 
-def _written() -> Path:
+def find_deployments() -> Path:
     """Find prefect.yaml: of this folder, or of the checkout that this is part of."""
     for folder in (Path.cwd(), Path(__file__).parent.parent):
         if (folder / "prefect.yaml").exists():

@@ -1,11 +1,13 @@
-"""`bootstrap`: what a Prefect server needs before prefect.yaml is deployed to it."""
+"""`bootstrap`: what a Prefect server needs before prefect.yaml is deployed to it. `migrate`: all that 0.1.0 left."""
 
+import os
 from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
 from reelkeeper.cli import orchestration
+from reelkeeper.cli.commands import database, policy
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import say
 
@@ -32,3 +34,27 @@ def bootstrap(
     with store() if at else nullcontext() as engine:
         for line in setting_up.bootstrap(engine=engine, api_url=at, force=force):
             say(line)
+
+
+def migrate(file: policy.OldFile, param: policy.OldParams = None, yes: policy.Yes = False) -> None:
+    """Bring a deployment of 0.1.0 over: the store's schema, the policies in its prefect.yaml, and its deployments.
+
+    Stop its workers first, and stand in the folder of this release's prefect.yaml. It may be run again at any time.
+    """
+    before = policy.collected(file, param)
+    database.upgrade()
+    with store() as engine:
+        policy.put_in_force(engine, before, "from the prefect.yaml of 0.1.0", yes=yes)
+    if not os.environ.get("PREFECT_API_URL"):
+        say(
+            "Deployments get their new names when `reelkeeper up` starts. For a server of your own, set PREFECT_API_URL."
+        )
+        return
+    bootstrap()
+    from prefect.client.orchestration import get_client
+
+    from deployments.deploy import deploy
+    from deployments.up import find_deployments
+
+    with get_client(sync_client=True) as client:
+        deploy(client, find_deployments(), configured().state_dir)

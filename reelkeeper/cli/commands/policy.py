@@ -24,6 +24,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The document, such as policies.yaml; - is standard input.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it stands in the history and in the audit.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+OldFile = Annotated[Path, typer.Argument(metavar="PREFECT.YAML", help="The one that 0.1.0 ran with.")]
+OldParams = Annotated[
+    list[str] | None,
+    typer.Option("--param", metavar="NAME=VALUE", help="As `reelkeeper api` of 0.1.0 was given. May be repeated."),
+]
 Version = Annotated[int | None, typer.Option("--version", min=0, help="One of the history; else what is in force.")]
 
 
@@ -61,7 +66,7 @@ def apply(file: File, reason: Reason, yes: Yes = False) -> None:
     """
     after = _read(file)
     with store() as engine:
-        _apply(engine, after, reason, yes=yes)
+        put_in_force(engine, after, reason, yes=yes)
 
 
 @group.command()
@@ -108,22 +113,25 @@ def rollback(
     """Put an earlier version in force again, as a new version; held to the same checks as any document."""
     with store() as engine:
         _, after = _version(engine, version)
-        _apply(engine, after, f"back to version {version}: {reason}", yes=yes)
+        put_in_force(engine, after, f"back to version {version}: {reason}", yes=yes)
 
 
 @group.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="PREFECT.YAML", help="Its prefect.yaml.")] = Path("prefect.yaml"),
-    param: Annotated[
-        list[str] | None,
-        typer.Option("--param", metavar="NAME=VALUE", help="As `reelkeeper api` of 0.1.0 was given. May be repeated."),
-    ] = None,
+    file: OldFile,
+    param: OldParams = None,
 ) -> None:
     """Print the document of a deployment of 0.1.0, whose policies stood in prefect.yaml and in `api --param`."""
     from reelkeeper.operations.core.policy_document import write
+
+    sys.stdout.write(write(collected(file, param), only_changed=True) + "\n")
+
+
+def collected(file: Path, param: list[str] | None) -> "Policies":
+    """Gather the policies of a deployment of 0.1.0. Raises InputRefused, PolicyRefused."""
     from reelkeeper.operations.core.policy_import import collect
 
-    sys.stdout.write(write(collect(_text(file), param or []), only_changed=True) + "\n")
+    return collect(_text(file), param or [])
 
 
 def _read(file: Path) -> "Policies":
@@ -170,7 +178,8 @@ def _effect(engine: "Engine", after: "Policies") -> "Effect":
     return effect
 
 
-def _apply(engine: "Engine", after: "Policies", reason: str, *, yes: bool) -> None:
+def put_in_force(engine: "Engine", after: "Policies", reason: str, *, yes: bool) -> None:
+    """Show what a document will do, hold it to the limits, ask, and apply it."""
     from reelkeeper.operations.lifecycle.policies import apply as operation
 
     effect = _effect(engine, after)
