@@ -6,11 +6,13 @@ after an hour without a worker it runs all that was due then.
 """
 
 import asyncio
+import math
 import os
 import shlex
 import signal
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
@@ -37,6 +39,7 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, Proc
 from deployments.engine import HAND_OVER
 from deployments.folder import HOME
 from deployments.prefect_internals import run_healthcheck_server
+from reelkeeper.store.core.leases import LEASE_SECONDS
 
 TERMINATE_TIMEOUT_SECONDS: Final = 15.0  # for a run that is handed over to end in order; then it is killed
 _HANDED_OVER: Final = "Its worker was stopped, and handed it over"
@@ -74,6 +77,8 @@ with warnings.catch_warnings():
             self.is_draining = False
             self._pids: dict[UUID, int] = {}
             self._handed_over = set[UUID]()
+            # By then the leases of what died have ended, and what is begun in its place is not refused.
+            self._dead_looked_for_at = time.monotonic() + LEASE_SECONDS
 
         @property
         def is_idle(self) -> bool:
@@ -87,6 +92,8 @@ with warnings.catch_warnings():
             try:
                 if not self._has_successfully_synced:  # its pool may have been made since
                     await super()._sync_and_initialize()
+                if self._dead_looked_for_at <= time.monotonic():
+                    self._dead_looked_for_at = math.inf
                     await self._end_dead_runs()
                 return await super().get_and_submit_flow_runs()
             except httpx.HTTPError as error:
@@ -96,7 +103,6 @@ with warnings.catch_warnings():
         async def _sync_and_initialize(self) -> None:
             try:
                 await super()._sync_and_initialize()
-                await self._end_dead_runs()
             except httpx.HTTPError as error:
                 self._logger.warning("Prefect's server does not answer: %r", error)
 

@@ -43,7 +43,8 @@ def begun(client: SyncPrefectClient, pool: str, place: str | None) -> UUID:
     return run.id
 
 
-def test_what_died_here_has_crashed_and_all_else_goes_on(pool: str) -> None:
+def test_what_died_here_has_crashed_and_all_else_goes_on(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.worker.LEASE_SECONDS", 0.0)
     with get_client(sync_client=True) as client:
         ended = subprocess.Popen([sys.executable, "-c", ""])
         ended.wait()

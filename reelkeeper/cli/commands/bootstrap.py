@@ -46,15 +46,9 @@ def migrate(file: policy.OldFile, param: policy.OldParams = None, yes: policy.Ye
     with store() as engine:
         policy.put_in_force(engine, before, "from the prefect.yaml of 0.1.0", yes=yes)
     if not os.environ.get("PREFECT_API_URL"):
-        say(
-            "Deployments get their new names when `reelkeeper up` starts. For a server of your own, set PREFECT_API_URL."
-        )
+        say("Deployments get their new names when `reelkeeper up` starts. For another server, set PREFECT_API_URL.")
         return
     bootstrap()
-    from prefect.client.orchestration import get_client
+    from deployments.deploy import redeploy
 
-    from deployments.deploy import deploy
-    from deployments.up import find_deployments
-
-    with get_client(sync_client=True) as client:
-        deploy(client, find_deployments(), configured().state_dir)
+    redeploy(configured().state_dir)
