@@ -19,7 +19,7 @@ from reelkeeper.operations.reports import figures
 from reelkeeper.operations.reports.report import gather
 from reelkeeper.rules.billing.pricing import Usage
 from reelkeeper.rules.forecast.costs import Cost
-from reelkeeper.rules.forecast.report import ForecastReport, totals, usd
+from reelkeeper.rules.forecast.report import ForecastReport, in_dollars, totals
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.savings import Idle
@@ -64,7 +64,7 @@ def post(
     """Put the chart of the month into the outbox, with the totals and the largest savings."""
     report = gather(workspace.engine, as_of.date().replace(day=1), as_of, budget)
     lines = [*totals(costs), *(finding.title for finding in found[:3])]
-    title = f"Forecast of {as_of:%B %Y}: {usd(costs[0].mean_usd)}"
+    title = f"Forecast of {as_of:%B %Y}: {in_dollars(costs[0].mean_usd)}"
     alerts.post_picture(
         workspace.engine, title, "\n".join(lines), charts.png(figures.month(report)), name="forecast.png"
     )
@@ -77,7 +77,7 @@ def publish(
     """Show the forecast by service with its bands, how each was found, and the savings."""
     head = ["| month | service | expected | 80 % | 95 % | how |", "|---|---|--:|--:|--:|---|"]
     rows = [
-        f"| {cost.month:%Y-%m} | {cost.service or 'total'} | {usd(cost.mean_usd)} | {_between(cost, 80)} "
+        f"| {cost.month:%Y-%m} | {cost.service or 'total'} | {in_dollars(cost.mean_usd)} | {_between(cost, 80)} "
         f"| {_between(cost, 95)} | {cost.method} |"
         for cost in costs
     ]
@@ -93,4 +93,4 @@ def publish(
 
 def _between(cost: Cost, level: int) -> str:
     lower, upper = cost.bounds[level]
-    return f"{usd(lower)} to {usd(upper)}"
+    return f"{in_dollars(lower)} to {in_dollars(upper)}"

@@ -125,7 +125,7 @@ def _rows(figures: plans.Figures) -> list[dict[str, str | float]]:
         {
             "what": _what(item.video_id, item.blob_id),
             "why": item.reason,  # a window of 1,400 px ends after this: the rest is scrolled to
-            "USD a month": _usd(item.saving_microusd),
+            "USD a month": _dollars(item.saving_microusd),
             "do": item.action,
             "MB": round(item.size_bytes / 10**6, 3),
             "user": item.user_id or "",
@@ -135,7 +135,7 @@ def _rows(figures: plans.Figures) -> list[dict[str, str | float]]:
     ]
 
 
-def _usd(microusd: int | None) -> str:
+def _dollars(microusd: int | None) -> str:
     return "" if microusd is None else dollars(microusd)
 
 
@@ -153,7 +153,7 @@ def _markdown(title: str, figures: plans.Figures) -> str:
     lines = [f"## {title}", "", "| do | rule | items | MB | USD a month saved |", "|---|---|--:|--:|--:|"]
     lines += [
         f"| {rule.action} | {rule.rule} | {rule.objects:,} | {rule.size_bytes / 10**6:,.1f} | "
-        f"{_usd(rule.saving_microusd)} |"
+        f"{_dollars(rule.saving_microusd)} |"
         for rule in planned
     ]
     if not planned:
@@ -161,7 +161,7 @@ def _markdown(title: str, figures: plans.Figures) -> str:
     if items:
         lines += ["", "| the largest | do | USD a month | why |", "|---|---|--:|---|"]
     lines += [
-        f"| {_plain(_what(item.video_id, item.blob_id))} | {item.action} | {_usd(item.saving_microusd)} "
+        f"| {_plain(_what(item.video_id, item.blob_id))} | {item.action} | {_dollars(item.saving_microusd)} "
         f"| {_plain(item.reason)} |"
         for item in items[:MAX_READ]
     ]

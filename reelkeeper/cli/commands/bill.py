@@ -11,7 +11,7 @@ import typer
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, say, table
 from reelkeeper.cli.words import month_of
-from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, next_month, period, usd
+from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, exact_usd, next_month, period
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -88,7 +88,7 @@ def _rows(session: "Session", by: By | None, first: date, last: date) -> Iterato
         elif by == "day":
             day = date.fromisoformat(total.key)
             whose = period(day, day + timedelta(days=1))
-        amounts = (usd(total.list_nanousd), usd(total.billed_nanousd), total.estimated)
+        amounts = (exact_usd(total.list_nanousd), exact_usd(total.billed_nanousd), total.estimated)
         yield dict(zip((*_BILLING, *_KEYS[by], *_SUMS), (*billing, *whose, *amounts), strict=True))
 
 
@@ -118,7 +118,7 @@ def _show(session: "Session", by: By, first: date, last: date, limit: int) -> No
         for total in found[:limit]
     ]
     whole = [sum(total.list_nanousd for total in found), sum(total.billed_nanousd for total in found)]
-    rows.append(("total", *([""] if by == "user" else []), *map(usd, whole), ""))
+    rows.append(("total", *([""] if by == "user" else []), *map(exact_usd, whole), ""))
     table((f"{'!' if by != 'user' else ''}{by}", *(["tier"] if by == "user" else []), ">$ list", ">$ billed", ""), rows)
     if len(found) > limit:
         say(f"The first {limit:,} of {len(found):,}; --limit shows more.")
@@ -129,4 +129,4 @@ def _show(session: "Session", by: By, first: date, last: date, limit: int) -> No
 
 
 def _sums(item: Any) -> tuple[str, str, str]:  # noqa: ANN401  a Sum, which is not loaded yet
-    return usd(item.list_nanousd), usd(item.billed_nanousd), "estimated in part" if item.estimated else ""
+    return exact_usd(item.list_nanousd), exact_usd(item.billed_nanousd), "estimated in part" if item.estimated else ""

@@ -26,7 +26,7 @@ def forecast(
     from reelkeeper.operations.core.policies import current
     from reelkeeper.operations.forecast.forecast import predict_costs, predict_resource_needs
     from reelkeeper.rules.forecast.costs import TOTAL
-    from reelkeeper.rules.forecast.report import usd
+    from reelkeeper.rules.forecast.report import in_dollars
 
     as_of = datetime.now(UTC)
     with store() as engine, out.status("forecasting", spinner="dots"):
@@ -42,8 +42,8 @@ def forecast(
             (
                 f"{cost.month:%Y-%m}",
                 cost.service or "total",
-                usd(cost.mean_usd),
-                *(f"{usd(lower)} to {usd(upper)}" for lower, upper in (cost.bounds[80], cost.bounds[95])),
+                in_dollars(cost.mean_usd),
+                *(f"{in_dollars(lower)} to {in_dollars(upper)}" for lower, upper in (cost.bounds[80], cost.bounds[95])),
             )
             for cost in costs
         ],

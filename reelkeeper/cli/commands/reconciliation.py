@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, say, table
-from reelkeeper.rules.billing.focus import usd, written
+from reelkeeper.rules.billing.focus import exact_usd, written
 
 if TYPE_CHECKING:
     from reelkeeper.operations.billing.reconcile import Reconciled
@@ -32,7 +32,7 @@ def _as_json(found: "Reconciled") -> dict[str, object]:
     return {
         "differences": [
             {"sku": difference.sku, "unit": difference.unit, "ours": difference.ours, "theirs": difference.theirs}
-            | {"difference": difference.difference, "list_usd": usd(difference.list_nanousd)}
+            | {"difference": difference.difference, "list_usd": exact_usd(difference.list_nanousd)}
             for difference in days.differences
         ],
         "days_of_both": days.both,
@@ -48,7 +48,7 @@ def _print(found: "Reconciled", month: str) -> None:
     days = found.usage
     if days.both:
         rows = [
-            (item.sku, item.unit, item.ours, item.theirs, item.difference, usd(item.list_nanousd))
+            (item.sku, item.unit, item.ours, item.theirs, item.difference, exact_usd(item.list_nanousd))
             for item in days.differences
         ]
         table(("!sku", "unit", ">ours", ">Cloudflare's", ">difference", ">$ list"), rows)

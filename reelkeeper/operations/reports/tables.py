@@ -8,8 +8,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from reelkeeper.operations.reports.report import TOTAL, MonthReport
-from reelkeeper.operations.reports.text import usd
-from reelkeeper.rules.core.wording import size
+from reelkeeper.rules.core.wording import size, usd
 from reelkeeper.rules.lifecycle.savings import KINDS, a_day, kind_of
 from reelkeeper.store.billing.charge_reports import SkuLine
 

@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from reelkeeper.operations.reports.report import TOTAL, MonthReport
-from reelkeeper.rules.core.wording import dollars, many, size
+from reelkeeper.rules.core.wording import dollars, many, size, usd
 from reelkeeper.rules.lifecycle.savings import KINDS, a_day
 
 FULL = 100  # percent
@@ -106,11 +106,6 @@ def savings(report: MonthReport) -> str:
     kinds = {kind: sum(saving.nanousd for saving in report.saved if saving.kind == kind) for kind in KINDS}
     parts = ", ".join(f"{usd(amount)} by {kind}" for kind, amount in kinds.items() if amount)
     return f"{parts}: what storage would have cost beyond today's bill, at list price, had nothing been removed."
-
-
-def usd(nanousd: int) -> str:
-    """Put nano-dollars into dollars."""
-    return dollars(Decimal(nanousd) / 1000)
 
 
 def _spent(report: MonthReport) -> Tile:

@@ -22,7 +22,7 @@ DETAIL: Final = (
 
 def detail(charge: Charge) -> dict[str, object]:
     """Give one charge under FOCUS's names, which are DETAIL. A user's is `Usage`, the residual an `Adjustment`."""
-    listed, billed = usd(charge.list_nanousd), usd(charge.billed_nanousd)
+    listed, billed = exact_usd(charge.list_nanousd), exact_usd(charge.billed_nanousd)
     whose = charge.user_id or RESIDUAL
     values = (
         *period(charge.day.replace(day=1), next_month(charge.day)),
@@ -58,7 +58,7 @@ def next_month(day: date) -> date:
     return (day.replace(day=1) + 31 * _ONE_DAY).replace(day=1)
 
 
-def usd(nanousd: int) -> str:
+def exact_usd(nanousd: int) -> str:
     """Write nano-dollars as dollars, to the last digit and to the cent at least."""
     return written(Decimal(nanousd).scaleb(-9))
 

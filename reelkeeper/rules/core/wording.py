@@ -91,6 +91,11 @@ def dollars(microusd: Decimal | float) -> str:
     return f"{sign}${amount:.{min(1 - amount.adjusted(), _DOLLAR_DIGITS)}f}"
 
 
+def usd(nanousd: int) -> str:
+    """Put nano-dollars into dollars, as `dollars` does micro-dollars."""
+    return dollars(Decimal(nanousd) / 1000)
+
+
 def size(size_bytes: int) -> str:
     """Put bytes into a unit that people read, by powers of 1000 and with one decimal: 999,950 bytes are 1.0 MB."""
     if abs(size_bytes) < _STEP:

@@ -32,7 +32,7 @@ def operations(kind: Literal["A", "B"], storage_class: StorageClass, history: "p
 
     def price(used: float) -> float:
         count = max(0, round(used))
-        return _usd(storage_class, class_a=count) if kind == "A" else _usd(storage_class, class_b=count)
+        return _billed_usd(storage_class, class_a=count) if kind == "A" else _billed_usd(storage_class, class_b=count)
 
     return UsageLine(f"class {kind} {storage_class}", history, {CLASS_A if kind == "A" else CLASS_B: price})
 
@@ -41,7 +41,7 @@ def retrieval(history: "pd.Series[float]") -> UsageLine:
     """Give the line of bytes read from Infrequent Access."""
 
     def price(used: float) -> float:
-        return _usd(_INFREQUENT, retrieval_gb=Decimal(max(0, round(used))) / GB)
+        return _billed_usd(_INFREQUENT, retrieval_gb=Decimal(max(0, round(used))) / GB)
 
     return UsageLine("retrieved bytes", history, {RETRIEVAL: price})
 
@@ -63,7 +63,7 @@ def storage_usd(standard_gb_months: Decimal, infrequent_gb_months: Decimal) -> f
     return float(bill(usage).billed_usd)
 
 
-def _usd(storage_class: StorageClass, **used: int | Decimal) -> float:
+def _billed_usd(storage_class: StorageClass, **used: int | Decimal) -> float:
     if storage_class is _INFREQUENT:
         return float(bill(Usage(infrequent_access=InfrequentAccessUsage.model_validate(used))).billed_usd)
     return float(bill(Usage(standard=StandardUsage.model_validate(used))).billed_usd)

@@ -25,13 +25,13 @@ class ForecastReport:
 def totals(costs: Sequence[Cost]) -> tuple[str, ...]:
     """Say what each month will cost, and between which amounts four of five such months end."""
     return tuple(
-        f"{cost.month:%Y-%m}: {usd(cost.mean_usd)}, in 4 of 5 cases {usd(low)} to {usd(high)}"
+        f"{cost.month:%Y-%m}: {in_dollars(cost.mean_usd)}, in 4 of 5 cases {in_dollars(low)} to {in_dollars(high)}"
         for cost in costs
         if cost.service == TOTAL
         for low, high in [cost.bounds[80]]
     )
 
 
-def usd(amount: float) -> str:
+def in_dollars(amount: float) -> str:
     """Put dollars into words."""
     return dollars(amount * _MICRO)

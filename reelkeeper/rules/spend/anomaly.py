@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Charge
-from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL, usd
+from reelkeeper.rules.core.wording import usd
+from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL
 from reelkeeper.rules.spend.residuals import Bounds, Judged, judge
 from reelkeeper.rules.spend.spending import Spending, by_scope, scope_in_words
 

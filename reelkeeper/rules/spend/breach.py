@@ -10,8 +10,8 @@ from typing import Final
 
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Charge, CostForecast
-from reelkeeper.rules.core.wording import many
-from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL, BudgetPolicy, Period, Span, nanousd, spans, usd
+from reelkeeper.rules.core.wording import many, usd
+from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL, BudgetPolicy, Period, Span, nanousd, spans
 
 RULE: Final = "forecast_breach"
 RATE_DAYS: Final = 30  # that the run rate looks back on

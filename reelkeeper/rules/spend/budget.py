@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Charge
-from reelkeeper.rules.core.wording import dollars
+from reelkeeper.rules.core.wording import usd
 
 RULE: Final = "budget"
 TOTAL: Final = "total"
@@ -188,8 +188,3 @@ def _severity(level: int) -> Severity:
     if level >= FULL:
         return Severity.CRITICAL
     return Severity.WARNING if level >= near else Severity.NOTICE
-
-
-def usd(amount_nanousd: int) -> str:
-    """Put nano-dollars into words."""
-    return dollars(Decimal(amount_nanousd) / NANO_IN_MICRO)

@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Charge, CostForecast
-from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.core.wording import many, usd
 from reelkeeper.rules.spend import anomaly, breach, budget, drift
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
-from reelkeeper.rules.spend.budget import BudgetPolicy, usd
+from reelkeeper.rules.spend.budget import BudgetPolicy
 
 RULE: Final = "missing_usage"
 LOOKED_BACK_DAYS: Final = 30  # Cloudflare keeps 31 days of analytics: what is missing longer stays missing

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from reelkeeper.operations.reports import figures, tables, text
 from reelkeeper.operations.reports.page import page
 from reelkeeper.operations.reports.report import MonthReport, gather
+from reelkeeper.rules.core.wording import usd
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store.billing import charges
 from reelkeeper.store.core.engine import open_engine, reading, transaction
@@ -48,7 +49,7 @@ def test_its_sums_are_those_of_the_charges(engine: sa.Engine, report: MonthRepor
     assert sum(total.billed_nanousd for total in report.payers) == billed
     assert report.months[MONTH] == billed
     assert list(report.months) == [date(2026, number, 1) for number in range(6, 12)]
-    assert tables.bill(report).total[-1] == tables.payers(report).total[-1] == text.usd(billed)
+    assert tables.bill(report).total[-1] == tables.payers(report).total[-1] == usd(billed)
 
 
 def test_a_month_in_which_counting_began_is_not_compared(engine: sa.Engine, report: MonthReport) -> None:

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from reelkeeper.model.money import Charge
-from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, next_month, usd, written
+from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, exact_usd, next_month, written
 
 CHARGE = Charge(
     date(2026, 12, 31), "r2-storage", "r2-storage-standard", "ann", "pro", 2 * 10**9, "Byte-Days", 967_742, 967_742, "b"
@@ -38,7 +38,7 @@ def test_every_own_column_is_marked() -> None:
     [(0, "0.00"), (10**9, "1.00"), (1, "0.000000001"), (-1_500_000_000, "-1.50"), (123_456_789_012, "123.456789012")],
 )
 def test_money_is_written_to_its_last_digit(nanousd: int, text: str) -> None:
-    assert usd(nanousd) == text
+    assert exact_usd(nanousd) == text
 
 
 def test_dollars_have_no_exponent() -> None:
