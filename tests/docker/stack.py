@@ -226,6 +226,11 @@ class Prefect:
         """Post a question."""
         return self.client.post(path, json=body).raise_for_status().json()
 
+    def hold_schedules(self) -> None:
+        """Let nothing run but what is asked for: a run that meets the schedule's own is cancelled."""
+        for deployment in self.ask("deployments/filter", limit=200):
+            self.client.post(f"deployments/{deployment['id']}/pause_deployment").raise_for_status()
+
     def begin(self, flow: str, parameters: dict[str, object] | None = None, state: str = "SCHEDULED") -> str:
         """Have a run of a deployment made; give its id."""
         found = self.ask("deployments/filter", limit=200)

@@ -40,6 +40,7 @@ def test_everything_works_together_is_killed_and_works_again(objects: Endpoint, 
         nobody_gets_in(made)
         with Prefect(made) as prefect:
             assert {item["name"] for item in prefect.ask("flows/filter")} == FLOWS
+            prefect.hold_schedules()
             clips_are_adopted(made, prefect, tmp_path)
             a_job_of_a_cluster_runs(made, prefect, image)
             every_container_is_killed(made)

@@ -73,6 +73,7 @@ def test_an_update_migrates_once_and_old_programs_refuse(earlier: Path, objects:
         assert now == [video | unknown for video in before]
         made.execute("worker", "reelkeeper", "audit", "verify")
         with Prefect(made) as prefect:
+            prefect.hold_schedules()
             prefect.finish("sync-catalog", 900, dry_run=False)
 
 
@@ -93,6 +94,7 @@ def catalogue(made: Stack, folder: Path) -> list[dict[str, object]]:
     clip = cut("bikes", folder / "bikes.mp4", start=1, seconds=1, encoder="-preset veryfast -crf 20")
     bucket(made.objects).upload_file(str(clip), BUCKET, "videos/ann/bikes.mp4")
     with Prefect(made) as prefect:
+        prefect.hold_schedules()
         prefect.finish("sync-catalog", 900, dry_run=False)
     found: list[dict[str, object]] = json.loads(made.execute("worker", "reelkeeper", "videos", "--json"))
     assert len(found) == 1
