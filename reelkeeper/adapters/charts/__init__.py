@@ -5,11 +5,9 @@ here, since a pixel is one.
 """
 
 from reelkeeper.adapters.charts.forecast import forecast_fan
-from reelkeeper.adapters.charts.parts import Picture
-from reelkeeper.adapters.charts.render import NARROW, WIDE, data_uri, png, svg
-from reelkeeper.adapters.charts.savings import savings
+from reelkeeper.adapters.charts.parts import NARROW, WIDE, Picture, data_uri, png, svg
 from reelkeeper.adapters.charts.spend import spend
-from reelkeeper.adapters.charts.storage import storage
+from reelkeeper.adapters.charts.storage import savings, storage
 from reelkeeper.adapters.charts.theme import DARK, LIGHT, Theme
 
 __all__ = [

@@ -1,16 +1,19 @@
 """What is asked of Cloudflare, in our own words: usage of days, reads of objects, and the bill."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
-from reelkeeper.adapters.cloudflare import billing, bucket_rules
+from reelkeeper.adapters.cloudflare import billing
 from reelkeeper.adapters.cloudflare.analytics import PAGE_ROWS, RETAINED_DAYS, Analytics, Collected, Reads
-from reelkeeper.adapters.cloudflare.api import ANALYTICS, BILLING, R2, Api
+from reelkeeper.adapters.cloudflare.api import ANALYTICS, BILLING, R2, Api, documented
 from reelkeeper.adapters.cloudflare.billing import BilledLine
-from reelkeeper.errors import ReelkeeperError
+from reelkeeper.errors import ReelkeeperError, UsageUnknown
 from reelkeeper.model.bucket_rules import Expiry, Lock
 from reelkeeper.model.money import Metric, StorageClass
 from reelkeeper.settings import Settings
+
+_DAY_SECONDS = 86_400
 
 _ONE_DAY = timedelta(days=1)
 
@@ -67,11 +70,11 @@ class Client:
 
     def locks(self, bucket: str, jurisdiction: str | None) -> list[Lock]:
         """Read the lock rules of a bucket that are in effect."""
-        return bucket_rules.locks(self._api, bucket, jurisdiction)
+        return locks(self._api, bucket, jurisdiction)
 
     def expiries(self, bucket: str, jurisdiction: str | None) -> list[Expiry]:
         """Read the lifecycle rules of a bucket that delete or move objects."""
-        return bucket_rules.expiries(self._api, bucket, jurisdiction)
+        return expiries(self._api, bucket, jurisdiction)
 
     def permissions(self) -> dict[str, ReelkeeperError | None]:
         """Try each permission that something here needs: None if the token has it, else what was said."""
@@ -94,3 +97,45 @@ class Client:
 
 def _days(first: date, last: date) -> Iterator[date]:
     return (first + n * _ONE_DAY for n in range((last - first).days + 1))
+
+
+def locks(api: Api, bucket: str, jurisdiction: str | None) -> list[Lock]:
+    """Read the lock rules of a bucket that are in effect. Raises TokenRefused, UsageUnknown."""
+    rules = _rules(api, bucket, "lock", jurisdiction)
+    with documented("lock rules"):
+        return [
+            Lock(
+                str(rule["id"]), rule.get("prefix") or "", _lasts(rule["condition"]), rule["condition"]["type"] == "Age"
+            )
+            for rule in rules
+            if rule["enabled"]
+        ]
+
+
+def expiries(api: Api, bucket: str, jurisdiction: str | None) -> list[Expiry]:
+    """Read the lifecycle rules of a bucket that delete or move objects. Raises TokenRefused, UsageUnknown."""
+    found, rules = [], _rules(api, bucket, "lifecycle", jurisdiction)
+    with documented("lifecycle rules"):
+        for rule in rules:
+            if not rule["enabled"]:
+                continue
+            prefix = (rule.get("conditions") or {}).get("prefix") or ""
+            if rule.get("deleteObjectsTransition"):
+                found.append(Expiry(str(rule["id"]), prefix, "deletes objects"))
+            if rule.get("storageClassTransitions"):
+                found.append(Expiry(str(rule["id"]), prefix, "moves objects to another storage class"))
+    return found
+
+
+def _lasts(condition: Mapping[str, Any]) -> str:
+    if condition["type"] == "Age":
+        return f"for {condition['maxAgeSeconds'] / _DAY_SECONDS:g} days from their upload"
+    return f"until {condition['date']}" if condition["type"] == "Date" else "for ever"
+
+
+def _rules(api: Api, bucket: str, kind: str, jurisdiction: str | None) -> list[dict[str, Any]]:
+    answer = api.get(f"/r2/buckets/{bucket}/{kind}", R2, jurisdiction=jurisdiction)
+    if answer is None:  # no rules are an empty list
+        raise UsageUnknown(f"Cloudflare knows no {kind} rules of a bucket {bucket!r} in this account")
+    with documented(f"{kind} rules"):
+        return list(answer.get("rules") or [])

@@ -22,10 +22,28 @@ from slack_sdk.errors import SlackApiError, SlackClientError
 from reelkeeper.adapters.retry_after import retry_after_seconds
 from reelkeeper.adapters.second_sink import as_text
 from reelkeeper.adapters.slack.blocks import MAX_SECTION, escape, lay_out
-from reelkeeper.adapters.slack.refusals import FOR_GOOD
 from reelkeeper.errors import SinkBusy, SinkDown, SinkError, SinkRefused
 from reelkeeper.model.alerts import OutboxMessage
 from reelkeeper.model.plaintext import one_line
+
+# Errors that no repetition mends, by the tables of https://docs.slack.dev/reference/methods (of messages and
+# files) and "Handling errors" of incoming webhooks. Others are tried again, and the second sink gets a copy in time.
+_WORDS = """
+access_denied account_inactive action_prohibited as_user_not_supported blocked cannot_reply_to_message
+channel_is_archived channel_not_found channel_type_not_supported deprecated_endpoint ekm_access_denied
+enterprise_is_restricted file_not_found file_uploads_disabled file_uploads_except_images_disabled invalid_arg_name
+invalid_arguments invalid_array_arg invalid_attachments invalid_auth invalid_blocks invalid_blocks_format
+invalid_channel invalid_charset invalid_form_data invalid_metadata_format invalid_metadata_schema invalid_payload
+invalid_post_type invalid_token is_archived is_inactive messages_tab_disabled metadata_must_be_sent_from_app
+metadata_too_large method_deprecated missing_file_data missing_post_type missing_scope msg_blocks_too_long
+msg_too_long no_active_hooks no_permission no_service no_service_id no_team no_text not_allowed_token_type not_authed
+not_in_channel org_login_required posting_to_channel_denied posting_to_general_channel_denied restricted_action
+restricted_action_non_threadable_channel restricted_action_read_only_channel restricted_action_thread_locked
+restricted_action_thread_only_channel slack_connect_file_upload_sharing_blocked storage_limit_reached
+team_access_not_granted team_disabled team_not_found token_expired token_revoked too_many_attachments
+two_factor_setup_required unknown_method user_not_found user_not_in_channel
+"""
+FOR_GOOD: Final = frozenset(_WORDS.split())
 
 TIMEOUT_SECONDS = 10
 PACE_SECONDS = 1.0  # Slack takes about one message a second and channel ("Rate limits", Posting messages)

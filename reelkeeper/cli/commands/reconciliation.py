@@ -9,13 +9,13 @@ from reelkeeper.cli.screen import emit, say, table
 from reelkeeper.rules.billing.focus import exact_usd, written
 
 if TYPE_CHECKING:
-    from reelkeeper.operations.billing.reconcile import Reconciled
+    from reelkeeper.operations.billing.metering import Reconciled
 
 
 def show(first: date, last: date, *, as_json: bool) -> None:
     """Compare the days from `first` to `last`, and print the differences."""
     from reelkeeper.adapters import cloudflare
-    from reelkeeper.operations.billing.reconcile import reconcile
+    from reelkeeper.operations.billing.metering import reconcile
 
     client = cloudflare.connect(configured())
     with store() as engine, closing(client) if client else nullcontext():

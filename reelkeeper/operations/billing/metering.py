@@ -6,6 +6,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import NamedTuple
 
 from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
@@ -13,6 +14,7 @@ from reelkeeper.errors import TokenRefused, UsageUnknown
 from reelkeeper.model.money import Charge, Metric, UsageSource
 from reelkeeper.rules.billing.allocation import CHARGED, MAKING, ComputedCharge, compute_charges, share
 from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.billing.reconcile import COMPARED, Comparison, compare
 from reelkeeper.rules.spend.watch import LOOKED_BACK_DAYS, Spent
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import charges, quotas, spend_counters, usage
@@ -20,6 +22,8 @@ from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.forecast import forecasts
 from reelkeeper.store.forecast.sampling import note_moved, note_stored
+
+_R2 = "r2-"
 
 CHANGES_FOR = timedelta(days=2)  # how long the usage of a day that is over may still become known better
 _LOOKED_BACK = timedelta(days=7)  # for the last known stored bytes before a month
@@ -145,3 +149,38 @@ def _first_to_ask(session: Session, day: date) -> date:
     }
     missing = usage.missing_days(session, Metric.STORED_BYTES, oldest, day, theirs)
     return max(oldest, min([*missing, max(known, default=oldest) - CHANGES_FOR]))
+
+
+class Reconciled(NamedTuple):
+    """A comparison of usage, and of the R2 lines of the bill so far. None: not known, `trouble` says why."""
+
+    usage: Comparison
+    charged_usd: Decimal
+    billed_by_cloudflare_usd: Decimal | None
+    trouble: str
+
+
+def reconcile(engine: Engine, client: Client | None, first: date, last: date) -> Reconciled:
+    """Compare the days from `first` to `last`: the usage on record, and the bill that Cloudflare is asked for."""
+    with reading(engine) as session:
+        ours, theirs = (
+            list(usage.days(session, first, last, metrics=COMPARED, source=source, of_users=False))
+            for source in (UsageSource.STORE, UsageSource.CLOUDFLARE)
+        )
+        services = charges.sums(session, "service", first, last)
+    charged = Decimal(sum(total.billed_nanousd for total in services if total.key.startswith(_R2))).scaleb(-9)
+    billed, trouble = _billed(client, first, last)
+    return Reconciled(compare(ours, theirs), charged, billed, trouble)
+
+
+def _billed(client: Client | None, first: date, last: date) -> tuple[Decimal | None, str]:
+    if client is None:
+        return None, "no REELKEEPER_CLOUDFLARE_API_TOKEN is set, so Cloudflare was not asked"
+    try:
+        amounts = [line.billed_usd for line in client.billed(first, last)]
+    except (TokenRefused, UsageUnknown) as error:
+        return None, str(error)
+    known = [amount for amount in amounts if amount is not None]
+    if len(known) < len(amounts) or not amounts:
+        return None, "Cloudflare gives no amounts of money for these days"
+    return sum(known, Decimal(0)), ""

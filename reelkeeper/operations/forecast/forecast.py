@@ -25,7 +25,7 @@ from reelkeeper.store import Engine
 from reelkeeper.store.billing import usage
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.forecast import forecasts
-from reelkeeper.store.lifecycle import expiring
+from reelkeeper.store.lifecycle import backlog
 
 _HISTORY_DAYS: Final = 730
 _TIERS_OVER_DAYS: Final = 60  # whose uploads say which tiers go on uploading
@@ -75,9 +75,9 @@ def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
     today = as_of.date()
     with reading(engine) as session:
         used = list(usage.days(session, today - _HISTORY_DAYS * _ONE_DAY, today - _ONE_DAY, of_users=False))
-        cohorts = [Cohort(*row) for row in expiring.live_by_day_and_tier(session, as_of)]
-        purging = expiring.purging_by_day(session)
-        uploaded = expiring.uploaded_by_tier(session, today - _TIERS_OVER_DAYS * _ONE_DAY)
+        cohorts = [Cohort(*row) for row in backlog.live_by_day_and_tier(session, as_of)]
+        purging = backlog.purging_by_day(session)
+        uploaded = backlog.uploaded_by_tier(session, today - _TIERS_OVER_DAYS * _ONE_DAY)
     series, policy = _by_line(used), policies.lifecycle
     retention = {tier.value: days for tier, days in policy.retention_days().items()}
     peaks = series.get((Metric.STORED_BYTES, ""), {})

@@ -25,7 +25,7 @@ from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.health import performance
 from reelkeeper.store.jobs import queue
 from reelkeeper.store.jobs.controls import jobs_at_once
-from reelkeeper.store.lifecycle import backlog, freed_bytes
+from reelkeeper.store.lifecycle import backlog
 from reelkeeper.store.lifecycle.backlog import Backlog
 from reelkeeper.store.videos import cache, stock
 from reelkeeper.store.videos.stock import InGrace
@@ -163,7 +163,7 @@ def flow_states(session: Session, flows: Collection[str]) -> list[FlowState]:
 
 
 def _money(session: Session, at: datetime, budget: BudgetPolicy) -> Money:
-    gone = freed_bytes.by_day(session, at)
+    gone = backlog.freed_by_day(session, at)
     return Money(
         *charge_reports.billed(session, at.date()),
         budget,

@@ -14,7 +14,7 @@ from reelkeeper.store.alerts import alerts
 from reelkeeper.store.billing import charge_reports, charges
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.forecast import forecasts
-from reelkeeper.store.lifecycle import freed_bytes
+from reelkeeper.store.lifecycle import backlog
 from reelkeeper.store.videos import stock
 
 _MONTHS_BACK = 12
@@ -89,7 +89,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
     last, earliest = end_of(month), _months_before(month, _MONTHS_BACK)
     until = min(as_of, datetime.combine(last + _ONE_DAY, time(), UTC))
     with reading(engine) as session:
-        gone = freed_bytes.by_day(session, until)
+        gone = backlog.freed_by_day(session, until)
         return MonthReport(
             month=month,
             as_of=as_of,

@@ -1,14 +1,18 @@
-"""What the last plan of a flow has left to do. Nothing is judged anew: as cheap as two look-ups."""
+"""What plans have left to do, what is known to leave the store and when, and what purges have freed."""
 
-from datetime import datetime
+from collections import Counter
+from datetime import UTC, date, datetime, time
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from reelkeeper.model import BlobState, VideoState
+from reelkeeper.model.money import Freed
 from reelkeeper.store.lifecycle.plan_progress import AGAIN
 from reelkeeper.store.lifecycle.user_share import LEFT
-from reelkeeper.store.tables import plans, verdicts
+from reelkeeper.store.tables import blobs, plans, users, verdicts, videos
+from reelkeeper.store.videos.conditions import held
 
 _WAIT = (AGAIN, "failed", "skipped")  # outcomes after which the next run tries again
 
@@ -43,3 +47,63 @@ def left_of_last_plan(session: Session, flow: str, action: str) -> Backlog | Non
     ).one()
     left = int(plan.kept.get(LEFT, 0))
     return Backlog(flow, plan.id, plan.as_of, action, int(count), int(size), left)
+
+
+def live_by_day_and_tier(session: Session, at: datetime) -> list[tuple[date | None, str | None, int]]:
+    """Add up live bytes by their video's first day and their owner's tier. What is held stays, and is left out."""
+    day = sa.func.date(videos.c.created_at, type_=sa.Date())
+    rows = session.execute(
+        sa.select(day, users.c.tier, sa.func.sum(blobs.c.size_bytes))
+        .select_from(videos.join(blobs, blobs.c.id == videos.c.blob_id).join(users, users.c.id == videos.c.user_id))
+        .where(videos.c.state == VideoState.LIVE, ~held(videos.c.id, videos.c.user_id, at))
+        .group_by(day, users.c.tier)
+    )
+    return [(row[0], row[1], int(row[2])) for row in rows]
+
+
+def purging_by_day(session: Session) -> dict[date, int]:
+    """Add up retired bytes by the day on which their grace ends."""
+    day = sa.func.date(blobs.c.purge_after, type_=sa.Date())
+    rows = session.execute(
+        sa.select(day, sa.func.sum(blobs.c.size_bytes))
+        .where(blobs.c.state.in_((BlobState.RETIRED, BlobState.DELETING)), blobs.c.purge_after.is_not(None))
+        .group_by(day)
+    )
+    return {row[0]: int(row[1]) for row in rows}
+
+
+def uploaded_by_tier(session: Session, since: date) -> dict[str | None, int]:
+    """Add up the bytes of videos made since a day, by the tier of their owner."""
+    rows = session.execute(
+        sa.select(users.c.tier, sa.func.sum(blobs.c.size_bytes))
+        .select_from(videos.join(blobs, blobs.c.id == videos.c.blob_id).join(users, users.c.id == videos.c.user_id))
+        .where(videos.c.created_at >= datetime.combine(since, time(), UTC))
+        .group_by(users.c.tier)
+    )
+    return {row[0]: int(row[1]) for row in rows}
+
+
+def freed_by_day(session: Session, until: datetime) -> list[Freed]:
+    """Add up what was purged before `until`, by the UTC day of the run and the rule that let it go.
+
+    Of bytes that smaller ones had replaced, only the difference counts; where several attempts were made, against the
+    largest of them.
+    """
+    after = (
+        sa.select(sa.func.max(blobs.c.size_bytes))
+        .where(blobs.c.video_id == verdicts.c.video_id, blobs.c.generation == verdicts.c.generation + 1)
+        .scalar_subquery()
+    )
+    net = sa.case(
+        (verdicts.c.rule == "replaced", verdicts.c.size_bytes - sa.func.coalesce(after, 0)), else_=verdicts.c.size_bytes
+    )
+    rows = session.execute(
+        sa.select(plans.c.applied_at, verdicts.c.rule, sa.func.sum(net))
+        .select_from(verdicts.join(plans, plans.c.id == verdicts.c.plan_id))
+        .where(verdicts.c.outcome == "purged", plans.c.applied_at < until)
+        .group_by(plans.c.id, plans.c.applied_at, verdicts.c.rule)
+    )
+    totals: Counter[tuple[date, str]] = Counter()
+    for applied_at, rule, size_bytes in rows:
+        totals[applied_at.date(), rule] += int(size_bytes)
+    return [Freed(day, rule, size_bytes) for (day, rule), size_bytes in sorted(totals.items())]

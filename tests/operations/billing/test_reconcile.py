@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from reelkeeper.adapters.cloudflare import Client
 from reelkeeper.model.money import Charge, Metric, UsageSource, Used
-from reelkeeper.operations.billing.reconcile import reconcile
+from reelkeeper.operations.billing.metering import reconcile
 from reelkeeper.store.billing.charges import replace
 from reelkeeper.store.billing.usage import record
 from reelkeeper.store.core.engine import transaction
