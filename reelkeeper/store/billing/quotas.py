@@ -175,29 +175,20 @@ def end(session: Session, key: str, state: ReservationState, *, even_in_use: boo
 
 def take_back(session: Session, user_id: str, size_bytes: int) -> bool:
     """End a promise of so many bytes; False when fewer are reserved, which then stay."""
-    return (
-        changed(
-            session,
-            sa.update(storage_accounts)
-            .where(storage_accounts.c.user_id == user_id, storage_accounts.c.reserved_bytes >= size_bytes)
-            .values(reserved_bytes=storage_accounts.c.reserved_bytes - size_bytes),
-        )
-        == 1
-    )
+    reserved = storage_accounts.c.reserved_bytes
+    theirs = sa.update(storage_accounts).where(storage_accounts.c.user_id == user_id, reserved >= size_bytes)
+    return changed(session, theirs.values(reserved_bytes=reserved - size_bytes)) == 1
 
 
 def overdue(session: Session) -> tuple[int, int]:
     """Count the open reservations whose time is over, and their bytes."""
-    row = session.execute(
-        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(reservations.c.size_bytes), 0)).where(
-            _OPEN, reservations.c.expires_at <= Clock()
-        )
-    ).one()
+    figures = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(reservations.c.size_bytes), 0))
+    row = session.execute(figures.where(_OPEN, reservations.c.expires_at <= Clock())).one()
     return int(row[0]), int(row[1])
 
 
 def expiring(session: Session, limit: int) -> list[Reserved]:
-    """Give at most `limit` of these, the oldest first, but for those that an upload under way counts on."""
+    """Give at most `limit` open reservations whose time is over, but for those that an upload under way counts on."""
     query = sa.select(*_RESERVED).where(_OPEN, reservations.c.expires_at <= Clock(), ~_IN_USE)
     rows = session.execute(query.order_by(reservations.c.expires_at, reservations.c.id).limit(limit))
     return [Reserved._make(row) for row in rows]
