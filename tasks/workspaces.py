@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from sqlalchemy.engine import Engine
-
 from reelkeeper.errors import Frozen
+from reelkeeper.operations import Engine, open_store
 from reelkeeper.operations.core.freeze import why_frozen
 from reelkeeper.operations.core.lease import HeldLease, alone
 from reelkeeper.operations.core.workspace import Workspace, open_workspace
 from reelkeeper.settings import settings
-from reelkeeper.store.core.opening import open_store
 
 
 def opened() -> AbstractContextManager[Workspace]:

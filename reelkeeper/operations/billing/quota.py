@@ -9,39 +9,17 @@ reservation is a promise, made by one conditional UPDATE. Its key is the caller'
 counted elsewhere: every change to a video adds its net difference (`store/quotas.counted`).
 """
 
-from typing import NamedTuple
-
-import sqlalchemy as sa
-from sqlalchemy.engine import Engine
-from sqlmodel import Session
-
 from reelkeeper.errors import HoldClosed, IntegrityDoubt, KeyReused, NotFound, QuotaExceeded
 from reelkeeper.model.money import ReservationState, Standing
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.billing.credits import require_key, require_lasting
 from reelkeeper.rules.billing.quota import QuotaAnswer, judge, require_bytes
+from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import quotas
+from reelkeeper.store.billing.quotas import Reserved
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import Clock, reading
-from reelkeeper.store.tables import operations, reservations, storage_accounts
-
-
-class Reserved(NamedTuple):
-    """A reservation as it stands."""
-
-    id: str
-    user_id: str
-    state: str
-    size_bytes: int
-
-
-_RESERVED = tuple(reservations.c[name] for name in Reserved._fields)
-_RESERVE = sa.insert(reservations).values(
-    state=ReservationState.OPEN,
-    created_at=Clock(),
-    expires_at=Clock(sa.bindparam("lasting_seconds", type_=sa.Float)),
-)
+from reelkeeper.store.core.engine import reading
 
 
 def check_user_storage_quota(engine: Engine, user_id: str, incoming_bytes: int) -> QuotaAnswer:
@@ -61,11 +39,9 @@ def reserve(session: Session, user_id: str, size_bytes: int, key: str, *, lastin
     require_key(key)
     require_permission(session)
     policy = in_force(session).policies.quota
-    if quotas.promise(session, user_id, size_bytes, key, policy.by_tier()):
-        asked = {"id": key, "user_id": user_id, "size_bytes": size_bytes, "lasting_seconds": lasting_seconds}
-        session.execute(_RESERVE, asked)
+    if quotas.promise(session, user_id, size_bytes, key, policy.by_tier(), lasting_seconds=lasting_seconds):
         return Reserved(key, user_id, ReservationState.OPEN, size_bytes)
-    before = _find(session, key)
+    before = quotas.find(session, key)
     if before is None:
         answer = judge(_standing(session, user_id), size_bytes, policy)
         raise QuotaExceeded(f"nothing was reserved for user {user_id!r}: {answer.reason}")
@@ -83,7 +59,7 @@ def release(session: Session, key: str) -> None:
     Raises HoldClosed when they have come, or an upload under way counts on them; NotFound; Frozen.
     """
     require_permission(session)
-    if not _end(session, key, ReservationState.RELEASED, ~_in_use()):
+    if not _end(session, key, ReservationState.RELEASED, even_in_use=False):
         reservation = _require(session, key)
         if reservation.state in (ReservationState.OPEN, ReservationState.SETTLED):
             under_way = (
@@ -120,23 +96,16 @@ def require_room(session: Session, key: str, user_id: str, size_bytes: int) -> N
     if reservation.size_bytes < size_bytes:
         most = f"the {reservation.size_bytes:,} of reservation {key!r}"
         raise QuotaExceeded(f"{size_bytes:,} bytes are more than {most}; nothing was stored")
-    if session.execute(sa.select(reservations.c.id).where(reservations.c.id == key, _in_use())).scalar():
+    if quotas.is_in_use(session, key):
         raise HoldClosed(f"another upload counts on reservation {key!r}; nothing was stored")
 
 
 def expire(session: Session, *, limit: int = 200) -> list[Reserved]:
     """End at most `limit` open reservations whose time is over by the database's clock and that no upload counts on."""
     require_permission(session)
-    overdue = (
-        sa.select(*_RESERVED)
-        .where(reservations.c.state == ReservationState.OPEN, reservations.c.expires_at <= Clock(), ~_in_use())
-        .order_by(reservations.c.expires_at, reservations.c.id)
-        .limit(limit)
-    )
-    found = [Reserved._make(row) for row in session.execute(overdue)]
     return [
         reservation._replace(state=ReservationState.EXPIRED)
-        for reservation in found
+        for reservation in quotas.expiring(session, limit)
         if _end(session, reservation.id, ReservationState.EXPIRED)
     ]
 
@@ -147,44 +116,23 @@ def set_quota(session: Session, user_id: str, quota_bytes: int | None, *, author
         require_bytes(quota_bytes)
     require_permission(session)
     before = _standing(session, user_id)
-    quotas.ensure(session, [user_id])
-    session.execute(
-        sa.update(storage_accounts).where(storage_accounts.c.user_id == user_id).values(quota_bytes=quota_bytes)
-    )
+    quotas.set_quota(session, user_id, quota_bytes)
     detail = {"quota_bytes": quota_bytes, "was": before.override_bytes}
     append(session, [Event("quota", author, user_id=user_id, detail=detail)])
 
 
-def _end(session: Session, key: str, state: ReservationState, condition: sa.ColumnElement[bool] = sa.true()) -> bool:  # noqa: B008  an immutable clause
-    row = session.execute(
-        sa.update(reservations)
-        .where(reservations.c.id == key, reservations.c.state == ReservationState.OPEN, condition)
-        .values(state=state, settled_at=Clock())
-        .returning(*_RESERVED)
-    ).one_or_none()
-    if row is None:
-        return False
-    if not quotas.take_back(session, row.user_id, row.size_bytes):
+def _end(session: Session, key: str, state: ReservationState, *, even_in_use: bool = True) -> bool:
+    ended = quotas.end(session, key, state, even_in_use=even_in_use)
+    if ended is not None and not quotas.take_back(session, ended.user_id, ended.size_bytes):
         raise IntegrityDoubt(
-            f"reservation {key!r} is of {row.size_bytes:,} bytes, and fewer are reserved for user {row.user_id!r}; "
+            f"reservation {key!r} is of {ended.size_bytes:,} bytes, and fewer are reserved for user {ended.user_id!r}; "
             "nothing was changed. To see what does not add up: reelkeeper run settle_accounts"
         )
-    return True
-
-
-def _in_use() -> sa.ColumnElement[bool]:
-    return sa.exists().where(
-        operations.c.state == "open", operations.c.detail["reservation"].as_string() == reservations.c.id
-    )
-
-
-def _find(session: Session, key: str) -> Reserved | None:
-    row = session.execute(sa.select(*_RESERVED).where(reservations.c.id == key)).one_or_none()
-    return Reserved._make(row) if row else None
+    return ended is not None
 
 
 def _require(session: Session, key: str) -> Reserved:
-    reservation = _find(session, key)
+    reservation = quotas.find(session, key)
     if reservation is None:
         raise NotFound(f"no reservation {key!r}; nothing was changed")
     return reservation

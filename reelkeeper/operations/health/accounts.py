@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from reelkeeper.model.money import Mismatch, Moved
 from reelkeeper.operations.billing import ledger, quota
-from reelkeeper.operations.billing.quota import Reserved
 from reelkeeper.operations.core.freeze import freeze, require_permission
 from reelkeeper.rules.billing import accounts as rule
 from reelkeeper.store import Engine
 from reelkeeper.store.billing import credit_holds, quotas
 from reelkeeper.store.billing import recount as counting
+from reelkeeper.store.billing.quotas import Reserved
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction

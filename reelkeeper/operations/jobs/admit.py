@@ -14,14 +14,10 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-import sqlalchemy as sa
 from pydantic import ValidationError
-from sqlalchemy.engine import Engine
-from sqlmodel import Session
 
 from reelkeeper.errors import AmountRefused, Frozen, InsufficientCredits, QuotaExceeded
 from reelkeeper.model import Tier
-from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import (
     Admission,
     Cached,
@@ -33,7 +29,6 @@ from reelkeeper.model.requests import (
 )
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.freeze import require_permission
-from reelkeeper.operations.jobs.followers import reservation_key
 from reelkeeper.operations.jobs.lookup import AdmissionRequest, ExistingState, look, queued
 from reelkeeper.rules.billing.credits import require_key
 from reelkeeper.rules.billing.quote import JobSpec, Quote, quote
@@ -41,11 +36,11 @@ from reelkeeper.rules.jobs.admission import AdmissionPolicy, over_budget
 from reelkeeper.rules.jobs.cache import key as key_of
 from reelkeeper.rules.jobs.estimate import complexity, expected_bytes, expected_seconds
 from reelkeeper.rules.policies import Policies
+from reelkeeper.store import Engine, IntegrityError, Session
 from reelkeeper.store.billing.spend_counters import so_far
-from reelkeeper.store.core.engine import Clock, async_commit, group_commit, now, transaction
+from reelkeeper.store.core.engine import async_commit, group_commit, now, transaction
 from reelkeeper.store.jobs.controls import CONCURRENCY, ESTIMATES, remembered, slots_of
-from reelkeeper.store.jobs.queue import Waiting, waiting
-from reelkeeper.store.tables import jobs
+from reelkeeper.store.jobs.queue import Waiting, add, waiting
 from reelkeeper.store.videos import cache
 
 
@@ -108,9 +103,6 @@ _CODES = {
     Frozen: RefusedFor.FROZEN,
     AmountRefused: RefusedFor.INPUT,
 }
-_NEW = sa.insert(jobs).values(attempts=0, lease_token=0, created_at=Clock(), due_at=Clock())
-_QUEUED = _NEW.values(state=JobState.QUEUED, progress=0.0)
-_ANSWERED = _NEW.values(state=JobState.SUCCEEDED, progress=1.0, finished_at=Clock(), reserved_bytes=0)
 
 
 def admit(
@@ -144,7 +136,7 @@ def admit(
     )
     try:
         return _answer(engine, asked, run_id)
-    except sa.exc.IntegrityError:  # the same key was answered from the cache at this moment, which takes no lock
+    except IntegrityError:  # the same key was answered from the cache at this moment, which takes no lock
         return _answer(engine, asked, run_id)
 
 
@@ -198,7 +190,7 @@ def _from_cache(session: Session, asked: AdmissionRequest, seen: ExistingState, 
     _write(
         session,
         asked,
-        _ANSWERED,
+        answered=True,
         id=job_id,
         policy_version=version,
         tier=seen.tier,
@@ -222,11 +214,7 @@ def _enqueue(
         if declined := beyond_budget(session, admission, price.cost_microusd):
             return declined
         reservation_id = quota.reserve(
-            session,
-            asked.user_id,
-            offer.size_bytes,
-            reservation_key(job_id),
-            lasting_seconds=lasting,
+            session, asked.user_id, offer.size_bytes, f"job/{job_id}", lasting_seconds=lasting
         ).id
     if price.total_microusd:
         hold_id = ledger.hold(
@@ -241,7 +229,7 @@ def _enqueue(
     _write(
         session,
         asked,
-        _QUEUED,
+        answered=False,
         id=job_id,
         policy_version=seen.in_force.version,
         leader_id=leader_id,
@@ -260,7 +248,7 @@ def _enqueue(
     return queued(job_id, price.total_microusd, price.price_book, offer.ahead, offer.estimate_seconds, offer.slots)
 
 
-def _write(session: Session, asked: AdmissionRequest, how: sa.Insert, **values: Any) -> None:  # noqa: ANN401  columns of jobs
+def _write(session: Session, asked: AdmissionRequest, *, answered: bool, **values: Any) -> None:  # noqa: ANN401  columns of jobs
     about = {
         "user_id": asked.user_id,
         "client_key": asked.client_key,
@@ -269,7 +257,7 @@ def _write(session: Session, asked: AdmissionRequest, how: sa.Insert, **values: 
         "model": asked.request.model,
         "request": asked.request.model_dump(mode="json"),
     }
-    session.execute(how, about | values)
+    add(session, about | values, answered=answered)
 
 
 def _why(error: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails, of which the input is not repeated

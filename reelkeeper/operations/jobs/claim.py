@@ -14,24 +14,20 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.engine import Engine
-from sqlmodel import Session
-
 from reelkeeper.errors import LeaseLost, NotFound, Refused
-from reelkeeper.model.jobs import IN_FLIGHT, JobState
+from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.freeze import require_permission, why_stopped
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, pause_seconds
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
+from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import Clock, now, transaction
-from reelkeeper.store.jobs import claims
+from reelkeeper.store.core.engine import now, transaction
+from reelkeeper.store.jobs import claims, controls, endings, queue
 from reelkeeper.store.jobs.claims import Claim
-from reelkeeper.store.tables import jobs
 
 _BOUNDS_LAST = timedelta(minutes=15)
 _FEWEST_FOR_BOUNDS = 100  # jobs; below, the classes are made of those that wait
@@ -65,7 +61,7 @@ def claim(
         if slots := slots[len(chosen) :]:
             memory = _with_bounds(session, memory, policy, as_of)
             picked, credit = _pick(session, slots, memory, policy, as_of)
-            claims.remember(session, claims.DISPATCH, memory | {"credit_seconds": credit})
+            controls.write(session, claims.DISPATCH, memory | {"credit_seconds": credit})
             chosen += picked
         return claims.take(session, chosen, worker) if chosen else []
 
@@ -129,8 +125,7 @@ def retry(engine: Engine, job: Claim, error: str, policy: AttemptPolicy, *, cost
     pause = pause_seconds(job.attempts, random.random(), policy)  # noqa: S311  it spreads attempts, and guards nothing
     gone = {"provider_key": None, "provider_job_id": None, "progress": 0.0}
     with transaction(engine, "jobs.retry") as session:
-        values = {"state": JobState.QUEUED, "due_at": Clock(pause), "error": error, **gone}
-        _let_go(session, job, cost_microusd=spend_counters.added(cost_microusd), **values)
+        _require(claims.let_go(session, job, JobState.QUEUED, pause, error, cost_microusd=cost_microusd, **gone), job)
         if cost_microusd:
             spend_counters.add_generated(session, now(session).date(), cost_microusd)
     return pause
@@ -146,14 +141,14 @@ def wait(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> float
     """Let a job wait like `retry`, and keep what is known of it at its provider, who still has it."""
     pause = pause_seconds(job.attempts, random.random(), policy)  # noqa: S311  as above
     with transaction(engine, "jobs.wait") as session:
-        _let_go(session, job, state=JobState.QUEUED, due_at=Clock(pause), error=error)
+        _require(claims.let_go(session, job, JobState.QUEUED, pause, error), job)
     return pause
 
 
 def park(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> None:
     """Put a job aside of which nobody knows whether its provider has it; it is looked up later. Raises LeaseLost."""
     with transaction(engine, "jobs.park") as session:
-        _let_go(session, job, state=JobState.PARKED, due_at=Clock(policy.quiet_seconds), error=error)
+        _require(claims.let_go(session, job, JobState.PARKED, policy.quiet_seconds, error), job)
 
 
 def poll_now(engine: Engine, provider_job_id: str) -> bool:
@@ -179,54 +174,32 @@ def redrive(engine: Engine, job_id: str, *, author: str) -> None:
     """
     with transaction(engine, "jobs.redrive") as session:
         require_permission(session)
-        row = session.execute(sa.select(jobs).where(jobs.c.id == job_id).with_for_update()).one_or_none()
-        if row is None:
+        job = queue.find(session, job_id, locked=True)
+        if job is None:
             raise NotFound(f"no job {job_id!r}")
-        if row.state != JobState.DEAD:
-            raise Refused(f"job {job_id!r} is {row.state}; only a dead one is tried again. Nothing was changed")
-        same = sa.select(jobs.c.id).where(
-            jobs.c.cache_key == row.cache_key, jobs.c.leader_id.is_(None), jobs.c.state.in_(IN_FLIGHT)
-        )
-        if other := session.execute(same.limit(1)).scalar():
+        if job.state != JobState.DEAD:
+            raise Refused(f"job {job_id!r} is {job.state}; only a dead one is tried again. Nothing was changed")
+        if other := queue.leader_of(session, job.cache_key):
             raise Refused(f"job {other!r} is making what job {job_id!r} asked for; nothing was changed")
-        values: dict[str, Any] = {}
+        values: dict[str, str | None] = {}
         lasting_seconds = in_force(session).policies.admission.hold_seconds
-        key = f"job/{job_id}/redrive/{row.lease_token}"
-        if row.price_microusd:
+        key = f"job/{job_id}/redrive/{job.lease_token}"
+        if job.price_microusd:
             held = ledger.hold(
                 session,
-                row.user_id,
-                row.price_microusd,
+                job.user_id,
+                job.price_microusd,
                 f"{key}/hold",
                 run_id=author,
                 lasting_seconds=lasting_seconds,
-                price_book=row.price_book,
+                price_book=job.price_book,
             )
             values["hold_id"] = held.hold_id
-        if row.reserved_bytes:
-            reserved = quota.reserve(session, row.user_id, row.reserved_bytes, key, lasting_seconds=lasting_seconds)
+        if job.reserved_bytes:
+            reserved = quota.reserve(session, job.user_id, job.reserved_bytes, key, lasting_seconds=lasting_seconds)
             values["reservation_id"] = reserved.id
-        session.execute(
-            sa.update(jobs)
-            .where(jobs.c.id == job_id)
-            .values(
-                state=JobState.QUEUED,
-                leader_id=None,
-                attempts=0,
-                lease_token=jobs.c.lease_token + 1,  # another redrive takes another key
-                due_at=Clock(),
-                started_at=None,
-                finished_at=None,
-                cancel_asked_at=None,
-                progress=0.0,
-                **values,
-            )
-        )
-        append(session, [Event("redrive", author, user_id=row.user_id, detail={"job": job_id, "was": row.error})])
-
-
-def _let_go(session: Session, job: Claim, **values: Any) -> None:  # noqa: ANN401  columns of jobs
-    _require(claims.note(session, job, claimed_by=None, lease_until=None, **values), job)
+        endings.redrive(session, job_id, **values)
+        append(session, [Event("redrive", author, user_id=job.user_id, detail={"job": job_id, "was": job.error})])
 
 
 def _require(is_ours: bool, job: Claim) -> None:

@@ -6,11 +6,7 @@ video that is live already is not stored again.
 
 from pathlib import Path
 
-import sqlalchemy as sa
-from sqlmodel import Session
-
 from reelkeeper.errors import IntegrityDoubt, LeaseLost, NotFound
-from reelkeeper.model import VideoState
 from reelkeeper.model.money import ReservationState
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.core.workspace import Workspace
@@ -18,9 +14,12 @@ from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.settle import Settled
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.upload import upload
+from reelkeeper.store import Session
+from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.tables import jobs, reservations, videos
+from reelkeeper.store.jobs import queue
+from reelkeeper.store.videos.videos import is_live
 
 
 def deliver(
@@ -77,29 +76,16 @@ def deliver(
     )
 
 
-def is_live(session: Session, job_id: str) -> bool:
-    """Say whether the job's video is there already."""
-    chosen = sa.select(videos.c.id).where(videos.c.id == job_id, videos.c.state == VideoState.LIVE)
-    return session.execute(chosen).scalar() is not None
-
-
 def _require(session: Session, job_id: str, lease_token: int) -> tuple[str, str | None, int]:
     """Give whose job it is, its open reservation and the bytes of that. Raises LeaseLost where it was taken over."""
-    held = sa.and_(reservations.c.id == jobs.c.reservation_id, reservations.c.state == ReservationState.OPEN)
-    row = session.execute(
-        sa.select(
-            jobs.c.user_id,
-            jobs.c.lease_token,
-            reservations.c.id.label("reservation"),
-            sa.func.coalesce(reservations.c.size_bytes, 0).label("reserved"),
-        )
-        .select_from(jobs.outerjoin(reservations, held))
-        .where(jobs.c.id == job_id)
-    ).one_or_none()
-    if row is None:
+    job = queue.find(session, job_id)
+    if job is None:
         raise NotFound(f"no job {job_id!r}")
-    if row.lease_token != lease_token:
+    if job.lease_token != lease_token:
         raise LeaseLost(
-            f"job {job_id} is under claim {row.lease_token}, and this is claim {lease_token}; nothing was stored"
+            f"job {job_id} is under claim {job.lease_token}, and this is claim {lease_token}; nothing was stored"
         )
-    return row.user_id, row.reservation, row.reserved
+    reserved = quotas.find(session, job.reservation_id) if job.reservation_id else None
+    if reserved is None or reserved.state != ReservationState.OPEN:
+        return job.user_id, None, 0
+    return job.user_id, reserved.id, reserved.size_bytes

@@ -4,19 +4,15 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-import sqlalchemy as sa
-from sqlalchemy.engine import Engine
-from sqlmodel import Session
-
 from reelkeeper.errors import NotFound
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.operations.jobs.followers import captured
-from reelkeeper.operations.jobs.lookup import queued
+from reelkeeper.operations.jobs.lookup import still_queued
+from reelkeeper.store import Engine, Session
+from reelkeeper.store.billing.credit_holds import captured
 from reelkeeper.store.core.engine import now, reading
-from reelkeeper.store.jobs.controls import slots_now
-from reelkeeper.store.jobs.queue import waiting
-from reelkeeper.store.tables import jobs
+from reelkeeper.store.jobs import queue
+from reelkeeper.store.jobs.queue import AdmittedJob
 
 
 class Followed(NamedTuple):
@@ -48,10 +44,10 @@ class Followed(NamedTuple):
 def follow(engine: Engine, job_id: str) -> Followed:
     """Read where the job stands, from one snapshot. Raises NotFound, SchemaError."""
     with reading(engine) as session:
-        row = _row(session, job_id)
+        row = queue.find(session, job_id)
         if row is None:
             raise NotFound(f"no job {job_id!r}")
-        shown = _row(session, row.leader_id) if row.leader_id and row.state in IN_FLIGHT else row
+        shown = queue.find(session, row.leader_id) if row.leader_id and row.state in IN_FLIGHT else row
         shown = row if shown is None else shown
         place, wait, finish = _ahead(session, shown)
         return Followed(
@@ -76,32 +72,16 @@ def follow(engine: Engine, job_id: str) -> Followed:
 
 
 def marks(engine: Engine, job_ids: Sequence[str]) -> dict[str, object]:
-    """Give, for each job that there is, a value that is another when the job has changed; its place is not in it.
-
-    One query for all: to follow each job anew costs a hundred times as much.
-    """
-    leader = jobs.alias("leader")
-    told = (jobs.c.state, jobs.c.progress, jobs.c.cancel_asked_at, jobs.c.started_at, leader.c.state, leader.c.progress)
-    asked = (
-        sa.select(jobs.c.id, *told)
-        .select_from(jobs.outerjoin(leader, leader.c.id == jobs.c.leader_id))
-        .where(jobs.c.id.in_(sa.bindparam("job_ids", expanding=True)))
-    )
+    """Give, for each job that there is, a value that is another when the job has changed."""
     with reading(engine) as session:
-        return {row[0]: tuple(row[1:]) for row in session.execute(asked, {"job_ids": job_ids})}
+        return queue.marks(session, job_ids)
 
 
-def _row(session: Session, job_id: str) -> sa.Row[tuple[object, ...]] | None:
-    return session.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
-
-
-def _ahead(session: Session, row: sa.Row[tuple[object, ...]]) -> tuple[int | None, float | None, float | None]:
-    if row.state == JobState.QUEUED:
-        seen = waiting(session, row.estimate_seconds, apart_from=row.id)
-        slots = slots_now(session, in_force(session).policies.admission.slots)
-        told = queued(row.id, row.price_microusd, row.price_book, seen, row.estimate_seconds, slots)
+def _ahead(session: Session, job: AdmittedJob) -> tuple[int | None, float | None, float | None]:
+    if job.state == JobState.QUEUED:
+        told = still_queued(session, job, in_force(session).policies.admission.slots)
         return told.place, told.wait_seconds, told.finish_seconds
-    if row.state == JobState.RUNNING and row.started_at is not None:
-        gone = (now(session) - row.started_at).total_seconds()
-        return None, 0.0, round(max(0.0, row.estimate_seconds - gone), 1)
+    if job.state == JobState.RUNNING and job.started_at is not None:
+        gone = (now(session) - job.started_at).total_seconds()
+        return None, 0.0, round(max(0.0, job.estimate_seconds - gone), 1)
     return None, None, None

@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from sqlalchemy.engine import Engine
-
 from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.adapters.generator import Generator
 from reelkeeper.adapters.generator.order import Made, Order
@@ -34,10 +32,12 @@ from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs import settle
-from reelkeeper.operations.jobs.deliver import deliver, is_live
+from reelkeeper.operations.jobs.deliver import deliver
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, is_given_up
+from reelkeeper.store import Engine
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.jobs.claims import Claim
+from reelkeeper.store.videos.videos import is_live
 
 _log = logging.getLogger(__name__)
 

@@ -4,36 +4,32 @@
     fail      gives credits and bytes back; who joined takes over
     cancel    the same for a job that nobody works at; one at work is asked to stop
 
+Who joined has credits held and no bytes reserved, as the video is the leader's; who takes over reserves them then.
 What was promised at admission holds, whatever policies are in force by now. Nobody is charged for a failure.
 `lease_token` fences: of a claim that was lost, LeaseLost, and nothing is changed.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 
-import sqlalchemy as sa
-from sqlalchemy.engine import Engine
-from sqlmodel import Session
-
-from reelkeeper.errors import HoldClosed, InsufficientCredits, IntegrityDoubt, LeaseLost, NotFound
-from reelkeeper.model import VideoState
+from reelkeeper.errors import HoldClosed, InsufficientCredits, IntegrityDoubt, LeaseLost, NotFound, QuotaExceeded
 from reelkeeper.model.jobs import JobState
-from reelkeeper.model.money import Metric, Used
-from reelkeeper.operations.billing import ledger
+from reelkeeper.model.money import HoldState, Metric, ReservationState, Used
+from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.operations.jobs import followers
-from reelkeeper.operations.jobs.followers import EndingJob
 from reelkeeper.rules.jobs import estimate
-from reelkeeper.store.billing import spend_counters, usage
-from reelkeeper.store.core.engine import Clock, insert_into, now, transaction
-from reelkeeper.store.jobs.controls import ESTIMATES, load_now, remembered
-from reelkeeper.store.tables import controls, jobs, videos
+from reelkeeper.store import Engine, Session
+from reelkeeper.store.billing import credit_holds, quotas, spend_counters, usage
+from reelkeeper.store.core.engine import now, transaction
+from reelkeeper.store.jobs import claims, controls, endings, queue
+from reelkeeper.store.jobs.controls import ESTIMATES
+from reelkeeper.store.jobs.queue import AdmittedJob
 from reelkeeper.store.videos import cache
-
-AT_WORK: Final = (JobState.RUNNING, JobState.PARKED)
+from reelkeeper.store.videos.videos import is_live
 
 
 class Settled(NamedTuple):
@@ -67,17 +63,18 @@ def succeed(
     video = video_id or job_id
     with transaction(engine, "job.succeed") as session:
         require_permission(session)
-        _require_video(session, video, job_id, lease_token)
+        if not is_live(session, video) and claims.current(session, job_id, lease_token):
+            raise IntegrityDoubt(f"job {job_id}: no live video {video!r} to end it with; it stays at work")
         at = now(session)
-        load, slots = load_now(session, in_force(session).policies.admission.slots)
-        ended = _end(
+        load, slots = controls.load_now(session, in_force(session).policies.admission.slots)
+        ended = endings.end(
             session,
             job_id,
             lease_token,
-            state=JobState.SUCCEEDED,
-            finished_at=at,
+            JobState.SUCCEEDED,
+            at=at,
             video_id=video,
-            cost_microusd=spend_counters.added(cost_microusd),
+            cost_microusd=cost_microusd,
             processing_seconds=processing_seconds,
             concurrency=concurrency,
             progress=1.0,
@@ -88,7 +85,7 @@ def succeed(
         took = processing_seconds
         if took is None and ended.started_at is not None:
             took = max((at - ended.started_at).total_seconds(), 0.001)
-            session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(processing_seconds=took))
+            endings.note(session, job_id, processing_seconds=took)
         count(session, ended, at, took)
         quoted = ended.price_microusd if ended.quoted_cost_microusd is None else ended.quoted_cost_microusd
         spend_counters.add_generated(session, at.date(), max(quoted, cost_microusd or 0))
@@ -102,9 +99,9 @@ def succeed(
             cost_microusd=ended.price_microusd if cost_microusd is None else cost_microusd,
             ttl_seconds=at_version(session, ended.policy_version).admission.ttl_seconds,
         )
-        followers.give_bytes_back(session, ended.reservation_id)
+        _give_bytes_back(session, ended.reservation_id)
         charged = _charge(session, ended, run_id)
-        joined = followers.give(session, job_id, video, run_id=run_id)
+        joined = _give(session, job_id, video, run_id=run_id)
         return Settled(job_id, JobState.SUCCEEDED, video, charged, joined)
 
 
@@ -125,15 +122,7 @@ def fail(
     """
     with transaction(engine, "job.fail") as session:
         require_permission(session)
-        ended = _end(
-            session,
-            job_id,
-            lease_token,
-            state=state,
-            finished_at=Clock(),
-            cost_microusd=spend_counters.added(cost_microusd),
-            error=error[:2_000],
-        )
+        ended = endings.end(session, job_id, lease_token, state, cost_microusd=cost_microusd, error=error[:2_000])
         if ended is None:
             return _as_it_ended(session, job_id, lease_token, state)
         if cost_microusd:
@@ -154,73 +143,38 @@ def cancel(
     """
     with transaction(engine, "job.cancel") as session:
         require_permission(session)
-        mine = sa.and_(jobs.c.id == job_id, jobs.c.user_id == user_id if user_id is not None else sa.true())
-        row = session.execute(
-            sa.update(jobs)
-            .where(mine, jobs.c.state == JobState.QUEUED)
-            .values(state=JobState.CANCELLED, finished_at=Clock(), cancel_asked_at=Clock(), error="cancelled")
-            .returning(*followers.ENDING)
-        ).one_or_none()
-        if row is not None:
-            _give_up(session, EndingJob._make(row), JobState.CANCELLED, run_id)
+        if ended := endings.cancel(session, job_id, user_id):
+            _give_up(session, ended, JobState.CANCELLED, run_id)
             return JobState.CANCELLED
-        session.execute(
-            sa.update(jobs)
-            .where(mine, jobs.c.state.in_(AT_WORK), jobs.c.cancel_asked_at.is_(None))
-            .values(cancel_asked_at=Clock())
-        )
-        state: str | None = session.execute(sa.select(jobs.c.state).where(mine)).scalar()
-        if state is None:
+        endings.ask_to_stop(session, job_id, user_id)
+        job = queue.find(session, job_id)
+        if job is None or user_id not in (None, job.user_id):
             raise NotFound(f"no job {job_id!r}" + (f" of user {user_id!r}" if user_id is not None else ""))
-        return JobState(state)
-
-
-def _require_video(session: Session, video_id: str, job_id: str, lease_token: int) -> None:
-    """Raise IntegrityDoubt where this claim is at work, and its video is not there."""
-    live = sa.exists().where(videos.c.id == video_id, videos.c.state == VideoState.LIVE)
-    if session.execute(sa.select(jobs.c.id).where(_at_work(job_id, lease_token), ~live)).scalar():
-        raise IntegrityDoubt(f"job {job_id}: no live video {video_id!r} to end it with; it stays at work")
-
-
-def _at_work(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
-    return sa.and_(jobs.c.id == job_id, jobs.c.lease_token == lease_token, jobs.c.state.in_(AT_WORK))
-
-
-def _end(session: Session, job_id: str, lease_token: int, **values: Any) -> EndingJob | None:  # noqa: ANN401  columns of jobs
-    row = session.execute(
-        sa.update(jobs)
-        .where(_at_work(job_id, lease_token))
-        .values(lease_until=None, **values)
-        .returning(*followers.ENDING)
-    ).one_or_none()
-    return EndingJob._make(row) if row else None
+        return JobState(job.state)
 
 
 def _as_it_ended(session: Session, job_id: str, lease_token: int, wanted: JobState) -> Settled:
     """Give the answer again that this claim got before; LeaseLost where another has taken over, or ended it."""
-    row = session.execute(
-        sa.select(jobs.c.state, jobs.c.lease_token, jobs.c.video_id, jobs.c.hold_id).where(jobs.c.id == job_id)
-    ).one_or_none()
-    if row is None:
+    job = queue.find(session, job_id)
+    if job is None:
         raise NotFound(f"no job {job_id!r}")
-    if (row.lease_token, row.state) != (lease_token, wanted):
+    if (job.lease_token, job.state) != (lease_token, wanted):
         raise LeaseLost(
-            f"job {job_id} is {row.state} under claim {row.lease_token}, and this is claim {lease_token}: "
+            f"job {job_id} is {job.state} under claim {job.lease_token}, and this is claim {lease_token}: "
             "nothing was changed"
         )
-    joined = sa.select(sa.func.count()).where(jobs.c.leader_id == job_id, jobs.c.state == JobState.SUCCEEDED)
-    charged = followers.captured(session, row.hold_id)
-    return Settled(job_id, wanted, row.video_id, charged, session.execute(joined).scalar_one())
+    charged = credit_holds.captured(session, job.hold_id)
+    return Settled(job_id, wanted, job.video_id, charged, endings.count_given(session, job_id))
 
 
-def _give_up(session: Session, ended: EndingJob, state: JobState, run_id: str) -> Settled:
-    followers.give_bytes_back(session, ended.reservation_id)
-    followers.give_credits_back(session, ended, run_id)
-    promoted = followers.promote(session, ended.id, run_id=run_id) if ended.leader_id is None else None
+def _give_up(session: Session, ended: AdmittedJob, state: JobState, run_id: str) -> Settled:
+    _give_bytes_back(session, ended.reservation_id)
+    _give_credits_back(session, ended, run_id)
+    promoted = _promote(session, ended.id, run_id=run_id) if ended.leader_id is None else None
     return Settled(ended.id, state, None, 0, 0, promoted)
 
 
-def _charge(session: Session, ended: EndingJob, run_id: str) -> int:
+def _charge(session: Session, ended: AdmittedJob, run_id: str) -> int:
     """Capture the price. A hold that has run out is taken anew; a user who has spent it since gets the video free."""
     if ended.hold_id is None:
         return 0
@@ -235,11 +189,57 @@ def _charge(session: Session, ended: EndingJob, run_id: str) -> int:
         except InsufficientCredits:
             return 0
         ledger.capture(session, str(late.hold_id), ended.price_microusd, f"{key}/capture", run_id=run_id)
-        session.execute(sa.update(jobs).where(jobs.c.id == ended.id).values(hold_id=late.hold_id))
+        endings.note(session, ended.id, hold_id=late.hold_id)
     return ended.price_microusd
 
 
-def count(session: Session, ended: EndingJob, at: datetime, took_seconds: float | None) -> None:
+def _give(session: Session, leader_id: str, video_id: str, *, run_id: str) -> int:
+    """End everybody who follows `leader_id` with its video, at the charge promised for a hit; returns how many."""
+    followers = endings.give(session, leader_id, video_id)
+    for job in followers:
+        charge = at_version(session, job.policy_version).admission.hit_charge(job.price_microusd)
+        if charge and job.hold_id is not None:
+            with suppress(HoldClosed):  # it ran out while the leader was at work, and was given back
+                ledger.capture(session, job.hold_id, charge, f"job/{job.id}/capture", run_id=run_id)
+        else:
+            _give_credits_back(session, job, run_id)
+    return len(followers)
+
+
+def _promote(session: Session, leader_id: str, *, run_id: str) -> str | None:
+    """Let the oldest follower of a job that ended without a video be run in its place; returns its id, if there is one.
+
+    One whose user has no room left for the bytes ends, with the reason.
+    """
+    for job in endings.following(session, leader_id):
+        key, lasting = f"job/{job.id}", at_version(session, job.policy_version).admission.hold_seconds
+        try:
+            quota.reserve(session, job.user_id, job.reserved_bytes, key, lasting_seconds=lasting)
+        except QuotaExceeded as full:
+            endings.drop(session, job.id, str(full))
+            _give_credits_back(session, job, run_id)
+            continue
+        endings.lead(session, job.id, key, after=leader_id)
+        return job.id
+    return None
+
+
+def _give_credits_back(session: Session, job: AdmittedJob, run_id: str) -> None:
+    """Release what a job held, if it is held still."""
+    held = credit_holds.find(session, job.hold_id) if job.hold_id is not None else None
+    if held is not None and held.state == HoldState.OPEN:
+        ledger.release(session, held.id, f"job/{job.id}/release/{held.id}", run_id=run_id)
+
+
+def _give_bytes_back(session: Session, reservation_id: str | None) -> None:
+    """Release the bytes that a job reserved, unless they came, or an upload under way will settle them itself."""
+    reserved = quotas.find(session, reservation_id) if reservation_id is not None else None
+    if reserved is not None and reserved.state == ReservationState.OPEN:
+        with suppress(HoldClosed):
+            quota.release(session, reserved.id)
+
+
+def count(session: Session, ended: AdmittedJob, at: datetime, took_seconds: float | None) -> None:
     """Count the job and its seconds, of the account and of its user."""
     day, seconds = at.date(), round(took_seconds or 0)
     used = [
@@ -251,13 +251,8 @@ def count(session: Session, ended: EndingJob, at: datetime, took_seconds: float 
     usage.record(session, used, add=True)
 
 
-def learn(session: Session, ended: EndingJob, load: float, took_seconds: float) -> None:
+def learn(session: Session, ended: AdmittedJob, load: float, took_seconds: float) -> None:
     """Remember by which factor the prior was wrong. The caller holds the deployment row: nobody else learns now."""
-    state: Mapping[str, list[float]] = remembered(session, [ESTIMATES]).get(ESTIMATES, {})
+    state: Mapping[str, list[float]] = controls.remembered(session, [ESTIMATES]).get(ESTIMATES, {})
     factors = estimate.learned(state.get(ended.model, ()), estimate.factor(ended.complexity, load, took_seconds))
-    new = {"state": {**state, ended.model: factors}, "updated_at": Clock()}
-    session.execute(
-        insert_into(session, controls)
-        .values(name=ESTIMATES, **new)
-        .on_conflict_do_update(index_elements=["name"], set_=new)
-    )
+    controls.write(session, ESTIMATES, {**state, ended.model: factors})

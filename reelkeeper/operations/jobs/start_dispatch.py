@@ -2,11 +2,10 @@
 
 from typing import Final
 
-from sqlalchemy.engine import Engine
-
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.failpoints import effect
 from reelkeeper.rules.alerts.cadence import CADENCES, seconds_until_next
+from reelkeeper.store import Engine
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.jobs import controls
 

@@ -17,8 +17,6 @@ from contextvars import copy_context
 from pathlib import Path
 from uuid import uuid4
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-
 from reelkeeper.adapters.generator import Generator
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, LeaseManager
 from reelkeeper.operations.core.overrides import followed
@@ -28,6 +26,7 @@ from reelkeeper.operations.jobs.run import End, JobRun, WorkerContext, run_job
 from reelkeeper.private_files import make_folder
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
+from reelkeeper.store import DBAPIError, SQLAlchemyError
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.jobs import claims, controls
 

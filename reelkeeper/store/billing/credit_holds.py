@@ -106,6 +106,12 @@ def find(session: Session, hold_id: str) -> Held | None:
     return Held._make(row) if row else None
 
 
+def captured(session: Session, hold_id: str | None) -> int:
+    """Give what was captured of a hold, in micro-dollars; 0 where there is none."""
+    chosen = sa.select(credit_holds.c.captured_microusd).where(credit_holds.c.id == hold_id)
+    return session.execute(chosen).scalar() or 0
+
+
 def _held_after(session: Session, statement: sa.Update) -> Held | None:
     row = session.execute(statement.returning(*_HELD)).one_or_none()
     return Held._make(row) if row else None

@@ -8,7 +8,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -16,10 +16,31 @@ from sqlalchemy.orm import Session
 from reelkeeper.model import Tier, VideoState
 from reelkeeper.model.money import ReservationState, Standing
 from reelkeeper.store.core.engine import Clock, changed, insert_into
-from reelkeeper.store.tables import blobs, reservations, storage_accounts, users, videos
+from reelkeeper.store.tables import blobs, operations, reservations, storage_accounts, users, videos
 
 _LIVE = videos.join(blobs, blobs.c.id == videos.c.blob_id)
 _SIZE = sa.cast(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0), sa.BigInteger)  # PostgreSQL sums to NUMERIC
+
+
+class Reserved(NamedTuple):
+    """A reservation as it stands."""
+
+    id: str
+    user_id: str
+    state: str
+    size_bytes: int
+
+
+_RESERVED = tuple(reservations.c[name] for name in Reserved._fields)
+_OPEN = reservations.c.state == ReservationState.OPEN
+_RESERVE = sa.insert(reservations).values(
+    state=ReservationState.OPEN,
+    created_at=Clock(),
+    expires_at=Clock(sa.bindparam("lasting_seconds", type_=sa.Float)),
+)
+_IN_USE = sa.exists().where(  # an upload under way counts on it
+    operations.c.state == "open", operations.c.detail["reservation"].as_string() == reservations.c.id
+)
 
 
 def live_bytes(session: Session, wanted: sa.ColumnElement[bool] | None = None) -> dict[str, int]:
@@ -111,7 +132,9 @@ def _promise() -> sa.Update:
 _PROMISE = _promise()
 
 
-def promise(session: Session, user_id: str, size_bytes: int, key: str, by_tier: Mapping[str, int]) -> bool:
+def promise(
+    session: Session, user_id: str, size_bytes: int, key: str, by_tier: Mapping[str, int], *, lasting_seconds: int
+) -> bool:
     """Reserve bytes if they fit into the user's quota; False, and nothing has changed, if not, or if it is unknown.
 
     Nor is anything changed where there is a reservation `key`. `by_tier` says what each tier grants. What the user
@@ -119,32 +142,63 @@ def promise(session: Session, user_id: str, size_bytes: int, key: str, by_tier: 
     """
     granted = {f"of_{tier}": by_tier.get(tier) for tier in Tier}
     asked = {"owner": user_id, "size_bytes": size_bytes, "key": key, **granted}
-    return bool(
-        changed(session, _PROMISE, **asked) or (ensure(session, [user_id]) and changed(session, _PROMISE, **asked))
-    )
+    if not changed(session, _PROMISE, **asked) and not (
+        ensure(session, [user_id]) and changed(session, _PROMISE, **asked)
+    ):
+        return False
+    new = {"id": key, "user_id": user_id, "size_bytes": size_bytes, "lasting_seconds": lasting_seconds}
+    session.execute(_RESERVE, new)
+    return True
+
+
+def find(session: Session, key: str) -> Reserved | None:
+    """Find a reservation, whatever its state."""
+    row = session.execute(sa.select(*_RESERVED).where(reservations.c.id == key)).one_or_none()
+    return Reserved._make(row) if row else None
+
+
+def is_in_use(session: Session, key: str) -> bool:
+    """Say whether an upload under way counts on a reservation."""
+    return session.execute(sa.select(reservations.c.id).where(reservations.c.id == key, _IN_USE)).scalar() is not None
+
+
+def end(session: Session, key: str, state: ReservationState, *, even_in_use: bool = True) -> Reserved | None:
+    """End an open reservation; None where it is not open. Its bytes stay promised: `take_back` ends that."""
+    row = session.execute(
+        sa.update(reservations)
+        .where(reservations.c.id == key, _OPEN, sa.true() if even_in_use else ~_IN_USE)
+        .values(state=state, settled_at=Clock())
+        .returning(*_RESERVED)
+    ).one_or_none()
+    return Reserved._make(row) if row else None
 
 
 def take_back(session: Session, user_id: str, size_bytes: int) -> bool:
     """End a promise of so many bytes; False when fewer are reserved, which then stay."""
-    return (
-        changed(
-            session,
-            sa.update(storage_accounts)
-            .where(storage_accounts.c.user_id == user_id, storage_accounts.c.reserved_bytes >= size_bytes)
-            .values(reserved_bytes=storage_accounts.c.reserved_bytes - size_bytes),
-        )
-        == 1
-    )
+    reserved = storage_accounts.c.reserved_bytes
+    theirs = sa.update(storage_accounts).where(storage_accounts.c.user_id == user_id, reserved >= size_bytes)
+    return changed(session, theirs.values(reserved_bytes=reserved - size_bytes)) == 1
 
 
 def overdue(session: Session) -> tuple[int, int]:
     """Count the open reservations whose time is over, and their bytes."""
-    row = session.execute(
-        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(reservations.c.size_bytes), 0)).where(
-            reservations.c.state == ReservationState.OPEN, reservations.c.expires_at <= Clock()
-        )
-    ).one()
+    figures = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(reservations.c.size_bytes), 0))
+    row = session.execute(figures.where(_OPEN, reservations.c.expires_at <= Clock())).one()
     return int(row[0]), int(row[1])
+
+
+def expiring(session: Session, limit: int) -> list[Reserved]:
+    """Give at most `limit` open reservations whose time is over, but for those that an upload under way counts on."""
+    query = sa.select(*_RESERVED).where(_OPEN, reservations.c.expires_at <= Clock(), ~_IN_USE)
+    rows = session.execute(query.order_by(reservations.c.expires_at, reservations.c.id).limit(limit))
+    return [Reserved._make(row) for row in rows]
+
+
+def set_quota(session: Session, user_id: str, quota_bytes: int | None) -> None:
+    """Let a user store so many bytes; None: what the tier grants."""
+    ensure(session, [user_id])
+    theirs = sa.update(storage_accounts).where(storage_accounts.c.user_id == user_id)
+    session.execute(theirs.values(quota_bytes=quota_bytes))
 
 
 def tiers(session: Session) -> dict[str, str | None]:

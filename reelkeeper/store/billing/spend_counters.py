@@ -29,13 +29,6 @@ def so_far(session: Session, as_of: datetime) -> SoFar:
     return SoFar(int(day), int(month), int(in_flight))
 
 
-def added(cost_microusd: int | None) -> sa.ColumnElement[int | None]:
-    """Give what a job has cost with this added, in SQL; earlier attempts may have cost something too."""
-    if cost_microusd is None:
-        return jobs.c.cost_microusd
-    return sa.func.coalesce(jobs.c.cost_microusd, 0) + cost_microusd
-
-
 def add_generated(session: Session, day: date, cost_microusd: int) -> None:
     """Add what a job, or an attempt at it, has cost."""
     insert = insert_into(session, spend_days).values(day=day, charged_microusd=0, generated_microusd=cost_microusd)

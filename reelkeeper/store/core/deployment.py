@@ -10,7 +10,12 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from reelkeeper.store.core import policies
+from reelkeeper.store.core.engine import changed, now
 from reelkeeper.store.tables import blobs, deployment
+
+_STATE = sa.select(deployment.c.frozen_at, deployment.c.frozen_by, deployment.c.frozen_reason, *policies.VERSION)
+_LOCKED = _STATE.with_for_update()
 
 
 class Stopped(NamedTuple):
@@ -43,7 +48,26 @@ def made_at(session: Session) -> datetime:
     return made
 
 
-def stopped(session: Session) -> Stopped | None:
-    """Say since when, by whom and why changes are stopped; None while they are allowed."""
-    row = session.execute(sa.select(deployment.c.frozen_at, deployment.c.frozen_by, deployment.c.frozen_reason)).one()
-    return Stopped(*row) if row.frozen_at else None
+def stopped(session: Session, *, locked: bool = False) -> Stopped | None:
+    """Say since when, by whom and why changes are stopped; None while they are allowed. `locked`, it stays so.
+
+    Which policies are in force is known to the transaction then.
+    """
+    row = session.execute(_LOCKED if locked else _STATE).one()
+    policies.note(session, row.policy_version, row.policy_digest)
+    return Stopped(*row[:3]) if row.frozen_at else None
+
+
+def stop(session: Session, *, by: str, reason: str) -> bool:
+    """Stop all changes; False, and the first reason stays, where they are stopped already."""
+    allowed = sa.update(deployment).where(deployment.c.frozen_at.is_(None))
+    return changed(session, allowed.values(frozen_at=now(session), frozen_by=by, frozen_reason=reason)) > 0
+
+
+def let_go_on(session: Session) -> str | None:
+    """Allow changes again; gives the reason that had stopped them, or None if nothing had."""
+    stopping = sa.select(deployment.c.frozen_reason).where(deployment.c.frozen_at.is_not(None))
+    reason: str | None = session.execute(stopping.with_for_update()).scalar()
+    if reason is not None:
+        session.execute(sa.update(deployment).values(frozen_at=None, frozen_by=None, frozen_reason=None))
+    return reason

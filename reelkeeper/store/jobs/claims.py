@@ -16,6 +16,7 @@ from reelkeeper.store.core.engine import Clock, changed, insert_into
 from reelkeeper.store.tables import controls, jobs
 
 LEASE_SECONDS = 60.0
+AT_WORK = (JobState.RUNNING, JobState.PARKED)
 DISPATCH = "dispatch"  # the row of `controls` with what ordering remembers
 _OLDEST, _SHORTEST = 100, 100  # waiting jobs that a choice is made from: of all, and of each tier
 _WAKE = sa.text("SET LOCAL idle_in_transaction_session_timeout = '20s'")
@@ -54,6 +55,18 @@ def _fenced(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
     return sa.and_(jobs.c.id == job_id, jobs.c.lease_token == lease_token)
 
 
+def at_work(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
+    """Say in SQL that this claim is the job's last, and the job not over. A parked one, its last worker may settle."""
+    return sa.and_(_fenced(job_id, lease_token), jobs.c.state.in_(AT_WORK))
+
+
+def with_cost(cost_microusd: int | None) -> sa.ColumnElement[int | None]:
+    """Give what a job has cost with this added, in SQL; earlier attempts may have cost something too."""
+    if cost_microusd is None:
+        return jobs.c.cost_microusd
+    return sa.func.coalesce(jobs.c.cost_microusd, 0) + cost_microusd
+
+
 def _left_behind() -> sa.ColumnElement[bool]:
     """Jobs whose worker is gone, those that go on at a provider, and those that are to be asked after once more."""
     dead = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until <= Clock())
@@ -79,11 +92,6 @@ def remembered(session: Session, name: str) -> tuple[dict[str, Any], datetime]:
         session.execute(new.on_conflict_do_nothing())
         row = session.execute(asked).one()
     return row[0], row[1]
-
-
-def remember(session: Session, name: str, state: dict[str, Any]) -> None:
-    """Keep what a steering rule remembers."""
-    session.execute(sa.update(controls).where(controls.c.name == name).values(state=state, updated_at=Clock()))
 
 
 def count_running(session: Session) -> int:
@@ -178,13 +186,8 @@ def take(session: Session, job_ids: Sequence[str], worker: str) -> list[Claim]:
 
 
 def current(session: Session, job_id: str, lease_token: int) -> bool:
-    """Whether this claim is still the job's last and the job not over, which it then stays until the transaction ends.
-
-    Also true of a parked job: its last worker may still settle it.
-    """
-    ours = sa.select(jobs.c.id).where(
-        _fenced(job_id, lease_token), jobs.c.state.in_((JobState.RUNNING, JobState.PARKED))
-    )
+    """Whether this claim is the job's last and the job not over, which it then stays until the transaction ends."""
+    ours = sa.select(jobs.c.id).where(at_work(job_id, lease_token))
     return session.execute(ours.with_for_update()).scalar() is not None
 
 
@@ -207,6 +210,21 @@ def note(session: Session, claim: Claim, **values: Any) -> bool:  # noqa: ANN401
     """Write something about a running job; False, and nothing written, if the claim is not current any more."""
     mine = sa.update(jobs).where(_fenced(*claim.fence), jobs.c.state == JobState.RUNNING)
     return changed(session, mine.values(**values)) == 1
+
+
+def let_go(
+    session: Session,
+    claim: Claim,
+    state: JobState,
+    pause_seconds: float,
+    error: str,
+    *,
+    cost_microusd: int | None = None,
+    **values: Any,  # noqa: ANN401  columns of jobs
+) -> bool:
+    """Let others have a running job after a pause; what it cost is added. Otherwise as `note`."""
+    values |= {"due_at": Clock(pause_seconds), "cost_microusd": with_cost(cost_microusd)}
+    return note(session, claim, state=state, error=error, claimed_by=None, lease_until=None, **values)
 
 
 def poll_now(session: Session, provider_job_id: str) -> bool:

@@ -1,6 +1,6 @@
 """What steering rules remember, and how busy the slots are: what an estimate of a wait asks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -78,22 +78,24 @@ def keep(session: Session, state: dict[str, Any], before: Kept) -> bool:
     return changed(session, sa.update(controls).where(unchanged).values(state=state, updated_at=Clock())) == 1
 
 
+def write(session: Session, name: str, state: Mapping[str, Any], seconds: float = 0) -> None:
+    """Write what is remembered under a name, whatever was before, as of so many seconds from now."""
+    new = {"state": state, "updated_at": Clock(seconds)}
+    insert = insert_into(session, controls).values(name=name, **new)
+    session.execute(insert.on_conflict_do_update(index_elements=["name"], set_=new))
+
+
 def give(session: Session) -> None:
     """Say that a worker is there, who takes what waits."""
-    _note(session, Clock())
+    write(session, _NAME, {})
 
 
 def end(session: Session) -> None:
     """Say that a worker has left. Another that is there says so itself, at its next heartbeat."""
-    _note(session, Clock(-LASTS_SECONDS))
+    write(session, _NAME, {}, -LASTS_SECONDS)
 
 
 def is_there(session: Session) -> bool:
     """Whether a worker is there, as far as one can tell."""
     fresh = sa.and_(controls.c.name == _NAME, controls.c.updated_at > Clock(-LASTS_SECONDS))
     return bool(session.execute(sa.select(sa.exists().where(fresh))).scalar_one())
-
-
-def _note(session: Session, at: Clock) -> None:
-    insert = insert_into(session, controls).values(name=_NAME, state={}, updated_at=at)
-    session.execute(insert.on_conflict_do_update(index_elements=["name"], set_={"updated_at": at}))

@@ -1,30 +1,18 @@
-"""The jobs in flight and those that died, as a person looks at them."""
+"""The queue: what is there for a request, jobs that are added to it, and all of them as a person looks at them."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model import VideoState
-from reelkeeper.model.jobs import IN_FLIGHT, CacheItem, CacheQueue, JobState, WaitingJob
-from reelkeeper.store.core.engine import changed
-from reelkeeper.store.tables import blobs, cache_entries, cache_ghosts, jobs, videos
-
-_BATCH = 2_000
-_ITEM = (
-    cache_entries.c.key,
-    cache_entries.c.video_id,
-    sa.func.coalesce(blobs.c.size_bytes, 0),
-    cache_entries.c.cost_microusd,
-    cache_entries.c.queue,
-    cache_entries.c.frequency,
-    cache_entries.c.hits,
-    sa.func.coalesce(cache_entries.c.last_hit_at, cache_entries.c.created_at),
-    cache_entries.c.expires_at,
-    videos.c.state == VideoState.LIVE,
-)
+from reelkeeper.model.jobs import IN_FLIGHT, JobState, WaitingJob
+from reelkeeper.store.core.engine import Clock
+from reelkeeper.store.core.policies import VERSION
+from reelkeeper.store.core.policies import note as note_policies
+from reelkeeper.store.tables import cache_entries, jobs, users
+from reelkeeper.store.videos.cache import GIVEN
 
 
 class JobLine(NamedTuple):
@@ -57,11 +45,7 @@ _COLUMNS = tuple(jobs.c[name] for name in JobLine._fields)
 
 def listed(session: Session, state: JobState, limit: int) -> list[JobLine]:
     """Give at most so many jobs in a state: those that ended last, or were asked for first."""
-    order = (
-        jobs.c.created_at
-        if state in (JobState.QUEUED, JobState.RUNNING, JobState.PARKED)
-        else jobs.c.finished_at.desc()
-    )
+    order = jobs.c.created_at if state in IN_FLIGHT else jobs.c.finished_at.desc()
     rows = session.execute(sa.select(*_COLUMNS).where(jobs.c.state == state).order_by(order, jobs.c.id).limit(limit))
     return [JobLine(*row) for row in rows]
 
@@ -70,6 +54,110 @@ def named(session: Session, job_ids: Collection[str]) -> dict[str, JobLine]:
     """Give the jobs of these ids that there are."""
     rows = session.execute(sa.select(*_COLUMNS).where(jobs.c.id.in_(job_ids)))
     return {row.id: JobLine(*row) for row in rows}
+
+
+class AdmittedJob(NamedTuple):
+    """A job as it was admitted, and as it stands."""
+
+    id: str
+    user_id: str
+    state: str
+    leader_id: str | None
+    request_sha256: str
+    cache_key: str
+    model: str
+    request: dict[str, Any]
+    complexity: float
+    estimate_seconds: float
+    price_microusd: int
+    price_book: str
+    quoted_cost_microusd: int | None
+    policy_version: int  # what was promised
+    hold_id: str | None
+    reservation_id: str | None
+    reserved_bytes: int
+    lease_token: int
+    progress: float
+    cancel_asked_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    video_id: str | None
+    error: str | None
+
+
+ADMITTED = tuple(jobs.c[name] for name in AdmittedJob._fields)
+_FIND = sa.select(*ADMITTED).where(jobs.c.id == sa.bindparam("job_id"))
+_NEW = sa.insert(jobs).values(attempts=0, lease_token=0, created_at=Clock(), due_at=Clock())
+_QUEUED = _NEW.values(state=JobState.QUEUED, progress=0.0)
+_ANSWERED = _NEW.values(state=JobState.SUCCEEDED, progress=1.0, finished_at=Clock(), reserved_bytes=0)
+
+
+def find(session: Session, job_id: str, *, locked: bool = False) -> AdmittedJob | None:
+    """Find a job; `locked`, it stays so until the transaction ends."""
+    row = session.execute(_FIND.with_for_update() if locked else _FIND, {"job_id": job_id}).one_or_none()
+    return AdmittedJob._make(row) if row else None
+
+
+def add(session: Session, row: Mapping[str, Any], *, answered: bool) -> None:
+    """Write a job that waits, or one that the cache has `answered`."""
+    session.execute(_ANSWERED if answered else _QUEUED, row)
+
+
+class Existing(NamedTuple):
+    """What is there already for a request of a user's."""
+
+    tier: str | None  # of the user
+    job: AdmittedJob | None  # that this key of theirs stands for
+    is_cached: bool
+    leader_id: str | None  # the job that is making the same
+
+
+def _look() -> sa.Select[Any]:
+    leader, wanted = jobs.alias("leader"), sa.bindparam("cache_key", type_=sa.String)
+    mine = sa.and_(jobs.c.user_id == users.c.id, jobs.c.client_key == sa.bindparam("client_key"))
+    return (
+        sa.select(
+            *ADMITTED,
+            users.c.tier,
+            sa.exists().where(cache_entries.c.key == wanted, GIVEN).label("is_cached"),
+            sa.select(leader.c.id).where(leader.c.cache_key == wanted, leads(leader)).scalar_subquery().label("leader"),
+            *(sa.select(column).scalar_subquery().label(f"in_force_{place}") for place, column in enumerate(VERSION)),
+        )
+        .select_from(users.outerjoin(jobs, mine))
+        .where(users.c.id == sa.bindparam("user_id"))
+    )
+
+
+def look(session: Session, user_id: str, client_key: str, cache_key: str) -> Existing | None:
+    """See what is there; None where there is no such user. Which policies are in force is known then."""
+    named = {"user_id": user_id, "client_key": client_key, "cache_key": cache_key}
+    row = session.execute(_LOOK, named).one_or_none()
+    if row is None:
+        return None
+    note_policies(session, row.in_force_0, row.in_force_1)
+    job = None if row.id is None else AdmittedJob._make(row[: len(ADMITTED)])
+    return Existing(row.tier, job, row.is_cached, row.leader)
+
+
+def leader_of(session: Session, cache_key: str) -> str | None:
+    """Name the job that is making what a key stands for."""
+    return session.execute(sa.select(jobs.c.id).where(jobs.c.cache_key == cache_key, leads(jobs)).limit(1)).scalar()
+
+
+def marks(session: Session, job_ids: Sequence[str]) -> dict[str, object]:
+    """Give, for each job that there is, a value that is another when the job has changed; its place is not in it.
+
+    One query for all: to follow each job anew costs a hundred times as much.
+    """
+    leader = jobs.alias("leader")
+    told = (jobs.c.state, jobs.c.progress, jobs.c.cancel_asked_at, jobs.c.started_at, leader.c.state, leader.c.progress)
+    asked = (
+        sa.select(jobs.c.id, *told)
+        .select_from(jobs.outerjoin(leader, leader.c.id == jobs.c.leader_id))
+        .where(jobs.c.id.in_(sa.bindparam("job_ids", expanding=True)))
+    )
+    return {row[0]: tuple(row[1:]) for row in session.execute(asked, {"job_ids": job_ids})}
 
 
 def oldest_waiting(session: Session) -> datetime | None:
@@ -83,30 +171,6 @@ def counted(session: Session) -> dict[str, int]:
     """Count the jobs in each state."""
     rows = session.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state))
     return {state: int(count) for state, count in rows}
-
-
-def stream(session: Session, queue: CacheQueue) -> Iterator[CacheItem]:
-    """Give the entries of a queue, the one whose turn is next first."""
-    rows = session.execute(
-        sa.select(*_ITEM)
-        .select_from(
-            cache_entries.join(videos, videos.c.id == cache_entries.c.video_id).outerjoin(
-                blobs, blobs.c.id == videos.c.blob_id
-            )
-        )
-        .where(cache_entries.c.queue == queue)
-        .order_by(cache_entries.c.position, cache_entries.c.key),
-        execution_options={"yield_per": _BATCH},
-    )
-    return (CacheItem(*row)._replace(queue=CacheQueue(queue), live=bool(row[-1])) for row in rows)
-
-
-def trim_ghosts(session: Session, budget_bytes: int) -> int:
-    """Forget the oldest ghosts beyond as many bytes as the cache itself may have; returns how many."""
-    newest_first = sa.func.sum(cache_ghosts.c.size_bytes).over(order_by=cache_ghosts.c.position.desc())
-    summed = sa.select(cache_ghosts.c.key, newest_first.label("so_far")).subquery()
-    beyond = sa.select(summed.c.key).where(summed.c.so_far > budget_bytes)
-    return changed(session, sa.delete(cache_ghosts).where(cache_ghosts.c.key.in_(beyond)))
 
 
 class Waiting(NamedTuple):
@@ -141,7 +205,7 @@ def _seen() -> sa.Select[Any]:
     )
 
 
-_SEEN = _seen()  # built once: to build a statement costs more than to send it
+_SEEN, _LOOK = _seen(), _look()  # built once: to build a statement costs more than to send it
 
 
 def waiting(session: Session, estimate_seconds: float, apart_from: str = "") -> Waiting:

@@ -1,4 +1,4 @@
-"""The tables. Rows are not facts: nothing outside `store/` and `operations/` holds one.
+"""The tables. Rows are not facts: nothing outside `store/` holds one.
 
 Naming: a `*_at` is an aware UTC datetime, a `*_bytes` counts bytes, a `*_microusd` millionths of a dollar.
 States are text with a CHECK, so that a person with a SQL shell can read them.

@@ -1,19 +1,32 @@
-"""The cache of videos by request: found, taken in, and gone with their video. What to leave out: `prune_cache`.
+"""The cache of videos by request: found, taken in, left out as a plan says, and gone with their video.
 
 An entry names a video and holds no bytes. It is given only while its video is live, asked in the statement that counts
 the hit, so a video that was retired a moment ago is never given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import VideoState
-from reelkeeper.model.jobs import CacheQueue
+from reelkeeper.model.jobs import CacheItem, CacheQueue
 from reelkeeper.store.core.engine import Clock, changed, insert_into
-from reelkeeper.store.tables import cache_entries, cache_ghosts, videos
+from reelkeeper.store.tables import blobs, cache_entries, cache_ghosts, videos
 
+_BATCH = 2_000
+_ITEM = (
+    cache_entries.c.key,
+    cache_entries.c.video_id,
+    sa.func.coalesce(blobs.c.size_bytes, 0),
+    cache_entries.c.cost_microusd,
+    cache_entries.c.queue,
+    cache_entries.c.frequency,
+    cache_entries.c.hits,
+    sa.func.coalesce(cache_entries.c.last_hit_at, cache_entries.c.created_at),
+    cache_entries.c.expires_at,
+    videos.c.state == VideoState.LIVE,
+)
 MAX_COUNTED = 3  # hits since an entry's last turn: two bits, as rules/cache counts them
 GIVEN = sa.and_(  # whether an entry answers, at this moment
     sa.or_(cache_entries.c.expires_at.is_(None), cache_entries.c.expires_at > Clock()),
@@ -66,6 +79,72 @@ def insert(
 def drop(session: Session, video_ids: Sequence[str]) -> int:
     """Drop the entries of videos that are going; returns how many there were."""
     return changed(session, sa.delete(cache_entries).where(cache_entries.c.video_id.in_(video_ids)))
+
+
+def stream(session: Session, queue: CacheQueue) -> Iterator[CacheItem]:
+    """Give the entries of a queue, the one whose turn is next first."""
+    rows = session.execute(
+        sa.select(*_ITEM)
+        .select_from(
+            cache_entries.join(videos, videos.c.id == cache_entries.c.video_id).outerjoin(
+                blobs, blobs.c.id == videos.c.blob_id
+            )
+        )
+        .where(cache_entries.c.queue == queue)
+        .order_by(cache_entries.c.position, cache_entries.c.key),
+        execution_options={"yield_per": _BATCH},
+    )
+    return (CacheItem(*row)._replace(queue=CacheQueue(queue), live=bool(row[-1])) for row in rows)
+
+
+def trim_ghosts(session: Session, budget_bytes: int) -> int:
+    """Forget the oldest ghosts beyond as many bytes as the cache itself may have; returns how many."""
+    newest_first = sa.func.sum(cache_ghosts.c.size_bytes).over(order_by=cache_ghosts.c.position.desc())
+    summed = sa.select(cache_ghosts.c.key, newest_first.label("so_far")).subquery()
+    beyond = sa.select(summed.c.key).where(summed.c.so_far > budget_bytes)
+    return changed(session, sa.delete(cache_ghosts).where(cache_ghosts.c.key.in_(beyond)))
+
+
+def drop_unused(session: Session, items: Sequence[CacheItem]) -> set[str]:
+    """Drop those entries that nobody used since they were read; returns their keys."""
+    unused = sa.tuple_(cache_entries.c.key, cache_entries.c.video_id, cache_entries.c.hits)
+    wanted = [(item.key, item.video_id, item.hits) for item in items]
+    statement = sa.delete(cache_entries).where(unused.in_(wanted)).returning(cache_entries.c.key)
+    return set(session.execute(statement).scalars()) if wanted else set()
+
+
+def leave_ghosts(session: Session, items: Sequence[CacheItem]) -> None:
+    """Keep the keys of entries that left the small queue."""
+    last = session.execute(sa.select(sa.func.coalesce(sa.func.max(cache_ghosts.c.position), 0))).scalar_one()
+    rows = [
+        {"key": item.key, "size_bytes": item.size_bytes, "position": place}
+        for place, item in enumerate(items, last + 1)
+    ]
+    if rows:
+        session.execute(insert_into(session, cache_ghosts).on_conflict_do_nothing(), rows)
+
+
+def move_to_main(session: Session, items: Sequence[CacheItem]) -> None:
+    """Put entries at the end of the main queue, unless they were used since they were read.
+
+    A hit meanwhile stays counted, one turn late.
+    """
+    first = session.execute(sa.select(next_position(CacheQueue.MAIN))).scalar_one()
+    rows = [
+        {"a_key": item.key, "a_video": item.video_id, "a_hits": item.hits, "place": place, "left": item.frequency}
+        for place, item in enumerate(items, first)
+    ]
+    if rows:
+        session.execute(
+            sa.update(cache_entries)
+            .where(
+                cache_entries.c.key == sa.bindparam("a_key"),
+                cache_entries.c.video_id == sa.bindparam("a_video"),
+                cache_entries.c.hits == sa.bindparam("a_hits"),
+            )
+            .values(queue=CacheQueue.MAIN, position=sa.bindparam("place"), frequency=sa.bindparam("left")),
+            rows,
+        )
 
 
 def count(session: Session) -> tuple[int, int]:

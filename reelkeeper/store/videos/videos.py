@@ -129,6 +129,12 @@ def is_user(session: Session, user_id: str) -> bool:
     return bool(session.execute(sa.select(users.c.id).where(users.c.id == user_id)).scalar())
 
 
+def is_live(session: Session, video_id: str) -> bool:
+    """Whether a video is there, and can be given."""
+    live = sa.select(videos.c.id).where(videos.c.id == video_id, videos.c.state == VideoState.LIVE)
+    return session.execute(live).scalar() is not None
+
+
 class Listed(NamedTuple):
     """A video as a person asks for it. `views` are all that were ever recorded; None if no day of its life was."""
 

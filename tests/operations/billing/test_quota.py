@@ -9,10 +9,11 @@ from sqlmodel import Session
 from reelkeeper.errors import AmountRefused, Frozen, HoldClosed, IntegrityDoubt, KeyReused, NotFound, QuotaExceeded
 from reelkeeper.model import VideoState
 from reelkeeper.operations.billing import quota
-from reelkeeper.operations.billing.quota import Reserved, check_user_storage_quota
+from reelkeeper.operations.billing.quota import check_user_storage_quota
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.store.billing import quotas
+from reelkeeper.store.billing.quotas import Reserved
 from reelkeeper.store.core.audit import events
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import reservations, storage_accounts, users, videos

@@ -1,0 +1,110 @@
+"""Jobs that end, those that follow them, and dead ones that begin anew.
+
+Each change asks in its own WHERE whether it may still be made, and gives the job that it was made to.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.model.jobs import IN_FLIGHT, JobState
+from reelkeeper.store.core.engine import Clock
+from reelkeeper.store.jobs.claims import AT_WORK, at_work, with_cost
+from reelkeeper.store.jobs.queue import ADMITTED, AdmittedJob
+from reelkeeper.store.tables import jobs
+
+
+def end(
+    session: Session,
+    job_id: str,
+    lease_token: int,
+    state: JobState,
+    *,
+    cost_microusd: int | None,
+    at: datetime | None = None,
+    **values: Any,  # noqa: ANN401  columns of jobs
+) -> AdmittedJob | None:
+    """End a job that this claim has at work; None, and nothing changed, where it has not. What it cost is added."""
+    values |= {"lease_until": None, "cost_microusd": with_cost(cost_microusd)}
+    ended = _end(session, at_work(job_id, lease_token), state, finished_at=at or Clock(), **values)
+    return ended[0] if ended else None
+
+
+def cancel(session: Session, job_id: str, user_id: str | None) -> AdmittedJob | None:
+    """End a job that waits, of this user if one is given; None where there is none."""
+    waits = sa.and_(_of(job_id, user_id), jobs.c.state == JobState.QUEUED)
+    ended = _end(session, waits, JobState.CANCELLED, cancel_asked_at=Clock(), error="cancelled")
+    return ended[0] if ended else None
+
+
+def ask_to_stop(session: Session, job_id: str, user_id: str | None) -> None:
+    """Note that a job at work is to be cancelled; its worker hears of it with the next heartbeat."""
+    chosen = sa.and_(_of(job_id, user_id), jobs.c.state.in_(AT_WORK), jobs.c.cancel_asked_at.is_(None))
+    session.execute(sa.update(jobs).where(chosen).values(cancel_asked_at=Clock()))
+
+
+def give(session: Session, leader_id: str, video_id: str) -> list[AdmittedJob]:
+    """End all that follow a job with its video."""
+    return _end(session, _follows(leader_id), JobState.SUCCEEDED, video_id=video_id, progress=1.0)
+
+
+def following(session: Session, leader_id: str) -> list[AdmittedJob]:
+    """Give those that follow a job, the oldest first."""
+    query = sa.select(*ADMITTED).where(_follows(leader_id)).order_by(jobs.c.created_at, jobs.c.id)
+    return [AdmittedJob._make(row) for row in session.execute(query)]
+
+
+def count_given(session: Session, leader_id: str) -> int:
+    """Count the jobs that got the video of the one that they followed."""
+    given = sa.and_(jobs.c.leader_id == leader_id, jobs.c.state == JobState.SUCCEEDED)
+    return int(session.execute(sa.select(sa.func.count()).where(given)).scalar_one())
+
+
+def drop(session: Session, job_id: str, error: str) -> None:
+    """End a follower that cannot be made in place of its leader."""
+    note(session, job_id, state=JobState.DEAD, finished_at=Clock(), error=error, leader_id=None)
+
+
+def lead(session: Session, job_id: str, reservation_id: str, *, after: str) -> None:
+    """Let a follower of the job `after` be made in its place, and the others follow it."""
+    note(session, job_id, leader_id=None, reservation_id=reservation_id, due_at=Clock())
+    session.execute(sa.update(jobs).where(_follows(after)).values(leader_id=job_id))
+
+
+def redrive(session: Session, job_id: str, **values: str | None) -> None:
+    """Let a dead job be made once more, from its first attempt; `values` say what it holds now."""
+    note(
+        session,
+        job_id,
+        state=JobState.QUEUED,
+        leader_id=None,
+        attempts=0,
+        lease_token=jobs.c.lease_token + 1,  # another redrive takes another key
+        due_at=Clock(),
+        started_at=None,
+        finished_at=None,
+        cancel_asked_at=None,
+        progress=0.0,
+        **values,
+    )
+
+
+def note(session: Session, job_id: str, **values: Any) -> None:  # noqa: ANN401  columns of jobs
+    """Write something about a job, as its end or its new beginning says."""
+    session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(**values))
+
+
+def _end(session: Session, chosen: sa.ColumnElement[bool], state: JobState, **values: Any) -> list[AdmittedJob]:  # noqa: ANN401  columns of jobs
+    new = {"state": state, "finished_at": Clock(), **values}
+    rows = session.execute(sa.update(jobs).where(chosen).values(new).returning(*ADMITTED))
+    return [AdmittedJob._make(row) for row in rows]
+
+
+def _of(job_id: str, user_id: str | None) -> sa.ColumnElement[bool]:
+    return sa.and_(jobs.c.id == job_id, jobs.c.user_id == user_id if user_id is not None else sa.true())
+
+
+def _follows(leader_id: str) -> sa.ColumnElement[bool]:
+    return sa.and_(jobs.c.leader_id == leader_id, jobs.c.state.in_(IN_FLIGHT))
