@@ -1,7 +1,6 @@
 """What commands read alike: a moment, a month, and who is asking."""
 
 import getpass
-import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ from reelkeeper import logs
 if TYPE_CHECKING:
     from reelkeeper.rules.spend.budget import BudgetPolicy
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 DailyBudget = Annotated[
     str | None, typer.Option(metavar="USD", help="Compare days with this budget; none: with no budget.")
 ]
@@ -22,7 +22,7 @@ MonthlyBudget = Annotated[
 ]
 
 _MAX_MICROUSD = 10**12  # what the ledger moves at once
-_POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
+_MAX_BYTES = 10**15
 
 
 def moment(text: str | None) -> datetime | None:
@@ -63,12 +63,14 @@ def budgets(**given: str | None) -> "BudgetPolicy | None":
 
 def byte_count(text: str) -> int:
     """Read bytes with or without a unit: 5GiB, 500MB, 1073741824."""
-    found = re.fullmatch(r"(\d{1,15}) ?(?:([kKMGT])(i?))?B?", text)
-    if not found:
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    try:
+        size_bytes = int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        size_bytes = -1
+    if not 0 <= size_bytes <= _MAX_BYTES:
         raise typer.BadParameter(f"{text!r} is no number of bytes; write e.g. 5GiB, 500MB or 1073741824")
-    number, unit, binary = found.groups()
-    power = _POWERS[unit.upper()] if unit else 0
-    size_bytes: int = int(number) * (1024 if binary else 1000) ** power
     return size_bytes
 
 

@@ -7,10 +7,9 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import dollars, emit, say, table
-from reelkeeper.cli.words import microusd, who
+from reelkeeper.cli.words import AsJson, microusd, who
 
 group = typer.Typer(help="Grant, show and refund users' credits, and count them anew.", no_args_is_help=True)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Key = Annotated[
     str | None, typer.Option(help="Idempotency key: the same again moves nothing. A new one each time if left out.")
 ]

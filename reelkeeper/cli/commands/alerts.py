@@ -7,12 +7,11 @@ import typer
 
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import dollars, emit, say, table
-from reelkeeper.cli.words import who
+from reelkeeper.cli.words import AsJson, who
 from reelkeeper.errors import PartialFailure
 
 group = typer.Typer(no_args_is_help=True, help="What people are told, and what they say to it.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Everything = Annotated[bool, typer.Option("--all", help="Those that are over, too.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="At most so many.")]
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}

@@ -6,9 +6,9 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, say, table
+from reelkeeper.cli.words import AsJson
 
 group = typer.Typer(help="Read the record of everything that was done, or verify it.", invoke_without_command=True)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 
 @group.callback()

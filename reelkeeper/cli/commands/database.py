@@ -7,9 +7,9 @@ import typer
 
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, say
+from reelkeeper.cli.words import AsJson
 
 group = typer.Typer(help="Upgrade, back up and restore the store.", no_args_is_help=True)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 
 @group.command()

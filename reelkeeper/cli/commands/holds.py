@@ -6,9 +6,7 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, say, table
-from reelkeeper.cli.words import moment, who
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+from reelkeeper.cli.words import AsJson, moment, who
 
 
 def hold(

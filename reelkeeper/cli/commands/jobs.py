@@ -8,12 +8,11 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import dollars, emit, say, table
-from reelkeeper.cli.words import who
+from reelkeeper.cli.words import AsJson, who
 
 group = typer.Typer(
     help="Look at dead jobs, try them again, cancel those in flight, export what was made.", no_args_is_help=True
 )
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 
 class Recorded(StrEnum):

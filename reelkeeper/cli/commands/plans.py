@@ -10,7 +10,7 @@ from reelkeeper.cli import parameters, plan_view
 from reelkeeper.cli.commands import run
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, say, size, table
-from reelkeeper.cli.words import moment
+from reelkeeper.cli.words import AsJson, moment
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -26,7 +26,7 @@ def plan(
     show: Annotated[str | None, typer.Option("--show", help="Show a saved plan, and what became of it.")] = None,
     listing: Annotated[bool, typer.Option("--list", help="List saved plans, newest first (the default).")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 20,
-    as_json: run.AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a flow would do, and why; or look at earlier plans.
 

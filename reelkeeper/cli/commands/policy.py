@@ -8,7 +8,7 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import dollars, emit, say, size, table
-from reelkeeper.cli.words import who
+from reelkeeper.cli.words import AsJson, who
 from reelkeeper.errors import InputRefused
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ group = typer.Typer(
     help="Show, check, apply and take back the policies: thresholds, tiers, prices, budgets, limits.",
     no_args_is_help=True,
 )
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The document, such as policies.yaml; - is standard input.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it stands in the history and in the audit.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

@@ -8,6 +8,7 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import dollars, emit, say, table
+from reelkeeper.cli.words import AsJson
 from reelkeeper.errors import NotFound
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from reelkeeper.rules.jobs.dispatch import DispatchPolicy
     from reelkeeper.store.jobs.queue import JobLine
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many of each.")]
 Explain = Annotated[str | None, typer.Option("--explain", metavar="JOB", help="Say why this job stands where it does.")]
 Dead = Annotated[

@@ -7,10 +7,9 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, say
-from reelkeeper.cli.words import byte_count, who
+from reelkeeper.cli.words import AsJson, byte_count, who
 
 group = typer.Typer(help="Show and set how many bytes a user may store.", no_args_is_help=True)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 _BY_TIER = "tier"
 
 

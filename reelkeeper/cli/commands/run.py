@@ -12,7 +12,7 @@ from reelkeeper.cli import orchestration, parameters, plan_view
 from reelkeeper.cli.flow_help import known_flows
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, out, plain, say, table
-from reelkeeper.cli.words import moment
+from reelkeeper.cli.words import AsJson, moment
 from reelkeeper.errors import Misconfigured
 
 Param = Annotated[
@@ -26,7 +26,6 @@ Param = Annotated[
 AsOf = Annotated[
     str | None, typer.Option("--as-of", metavar="TIME", help="Judge ages and views as of this moment; UTC if no zone.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 
 def run(

@@ -10,6 +10,7 @@ import typer
 from reelkeeper.cli import parameters
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, say, table
+from reelkeeper.cli.words import AsJson
 from reelkeeper.errors import InputRefused, Misconfigured
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ group = typer.Typer(
 )
 
 Seed = Annotated[int, typer.Option(help="The same seed draws the same load.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Param = Annotated[
     list[str] | None,
     typer.Option("--param", metavar="NAME=VALUE", help="Change ours, e.g. policy.oldest_share=0.2. May be repeated."),

@@ -6,10 +6,9 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, say, table
-from reelkeeper.cli.words import moment, who
+from reelkeeper.cli.words import AsJson, moment, who
 
 group = typer.Typer(no_args_is_help=True, help="Make, list and revoke tokens of the HTTP API.")
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 
 @group.command()

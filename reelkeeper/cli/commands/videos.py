@@ -8,13 +8,12 @@ import typer
 
 from reelkeeper.cli.opening import configured, store, workspace
 from reelkeeper.cli.screen import emit, say, size, table
-from reelkeeper.cli.words import moment, new_run_id
+from reelkeeper.cli.words import AsJson, moment, new_run_id
 from reelkeeper.errors import KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
 
 group = typer.Typer(
     help="List videos, follow one, import what the service knows, add one.", invoke_without_command=True
 )
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 
 @group.callback()

@@ -6,22 +6,20 @@ recorded: a process that dies in between, or whose answer is lost, sends it once
 """
 
 import logging
-import os
 import random
 import re
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, NamedTuple
-from uuid import uuid4
 
 from reelkeeper.adapters import second_sink, slack
 from reelkeeper.adapters.second_sink import as_text
 from reelkeeper.errors import ReelkeeperError, SinkBusy, SinkDown, SinkRefused
 from reelkeeper.failpoints import effect
 from reelkeeper.model.alerts import Message, MessageKind, OutboxMessage, Severity, Sink
+from reelkeeper.operations.core.lease import new_holder
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
 from reelkeeper.store.alerts import outbox
@@ -119,7 +117,7 @@ class _Delivery:
         self.sent = self.diverted = self.copied = self.failed = self.in_a_row = 0
         self.error = ""
         self._engine, self._sinks, self._sleep = engine, sinks, sleep
-        self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self._holder = new_holder()
         self._is_shut = False  # the sink takes nothing at the moment, from anybody
 
     def step(self) -> bool:

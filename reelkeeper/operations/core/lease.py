@@ -27,6 +27,11 @@ GIVE_UP_SECONDS = 40.0  # without a renewal; well before the lease ends at 60, s
 _log = logging.getLogger(__name__)
 
 
+def new_holder() -> str:
+    """Name a new holder of leases or claims, like no other: machine, process, and eight random characters."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+
+
 class LeaseManager:
     """Takes leases, renews them from a thread of its own, and releases them on leaving."""
 
@@ -37,7 +42,7 @@ class LeaseManager:
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         give_up_seconds: float = GIVE_UP_SECONDS,
     ) -> None:
-        self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self.holder = new_holder()
         self._engine = engine
         self._heartbeat_seconds = heartbeat_seconds
         self._give_up_seconds = give_up_seconds

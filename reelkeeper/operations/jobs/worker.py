@@ -5,8 +5,6 @@ nothing more: what goes on at a provider is handed over, to the worker that look
 """
 
 import logging
-import os
-import socket
 import threading
 import time
 from collections import Counter
@@ -15,10 +13,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from pathlib import Path
-from uuid import uuid4
 
 from reelkeeper.adapters.generator import Generator
-from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, LeaseManager
+from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, LeaseManager, new_holder
 from reelkeeper.operations.core.overrides import followed
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
@@ -81,7 +78,7 @@ class _Worker:
         self.ends: Counter[End] = Counter()
         self._context, self._limit, self._until_idle = context, limit, until_idle
         self._order, self._attempts = order, attempts
-        self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self._name = new_holder()
         self._slots = slots
         self._warm: list[str | None] = [None] * slots  # the models of the free slots
         self._busy: dict[Future[End], JobRun] = {}
