@@ -44,6 +44,7 @@ def test_everything_works_together_is_killed_and_works_again(objects: Endpoint, 
             clips_are_adopted(made, prefect, tmp_path)
             a_job_of_a_cluster_runs(made, prefect, image)
             every_container_is_killed(made)
+            prefect.hold_schedules()  # the deployments were made anew, too
             a_transcode_survives_its_worker(made, prefect)
         no_secret_can_be_seen(made, image)
         all_of_it_stops_and_starts(made)
