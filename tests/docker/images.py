@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.docker.engine import FOLDER, EngineError, alone, environment, podman, run
+from tests.docker.engine import FOLDER, EngineError, alone, environment, podman, require_containers, run
 from tests.docker.image import PYTHON_IMAGE, ROOT, SERVICES, VERSION
 
 _BASES: Final = Path(__file__).with_name("bases")
@@ -28,6 +28,7 @@ BASES: Final = {
 
 def build(name: str, tree: Path = ROOT, **arguments: str) -> str:
     """Build our image from a tree, by its Dockerfile and build arguments; give what the build said."""
+    require_containers()
     given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
     with alone():
         _make_bases()

@@ -16,10 +16,9 @@ from typing import Any, Final, Self
 
 import boto3
 import httpx
-import pytest
 
 from reelkeeper.adapters.s3 import seaweed
-from tests.docker.engine import environment, inspect, missing, podman, run, serving, until
+from tests.docker.engine import environment, inspect, podman, require_containers, run, serving, until
 from tests.docker.image import ONCE, ROOT
 from tests.ports import free_port
 
@@ -155,10 +154,7 @@ def faults(container: dict[str, Any]) -> list[str]:
 @contextmanager
 def stack(objects: seaweed.Endpoint, **more: str) -> Iterator[Stack]:
     """Hold an engine and a project on it that nothing runs in yet; nothing of it is left afterwards."""
-    lacking = missing()
-    if lacking and "CI" not in os.environ:
-        pytest.skip(f"no {', '.join(lacking)} here; .ci/run installs it")
-    assert not lacking, f"this suite needs {', '.join(lacking)}"
+    require_containers()
     with tempfile.TemporaryDirectory(prefix="reelkeeper-compose-") as folder, serving() as engine:
         made = Stack(Path(folder), engine, objects, more=more)
         made.install()
