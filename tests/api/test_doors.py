@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,19 @@ def lines(server: Served) -> list[Any]:
     return found
 
 
+async def answer_of(server: Served, method: str, path: str, key: str, body: bytes = b"", **headers: str) -> Answer:
+    """Ask on a line of its own; again where this machine was too busy to send the head in time."""
+    async with asyncio.timeout(LATE):
+        while True:
+            async with Connection(server.host, server.port) as line:
+                with suppress(OSError):
+                    if (answer := await line.ask(method, path, key, body, **headers)) != CUT:
+                        return answer
+
+
 async def health(server: Served) -> None:
     for path in ("/healthz", "/readyz"):
-        async with asyncio.timeout(LATE), Connection(server.host, server.port) as line:
-            assert (await line.ask("GET", path, "")).status == 200
+        assert (await answer_of(server, "GET", path, "")).status == 200
 
 
 async def ended(line: Connection) -> None:
@@ -201,9 +210,8 @@ def test_while_the_store_is_held_requests_are_shed_and_health_answers(sqlite_wor
                 asked = json.dumps({"user_id": "ann", "request": {"model": "m", "prompt": f"{number}"}}).encode()
                 headers = {"Content_Type": "application/json", "Idempotency_Key": f"{number}"}
                 began = time.monotonic()
-                async with Connection(server.host, server.port) as line:
-                    answer = await line.ask("POST", "/v1/jobs", keys[number % len(keys)], asked, **headers)
-                    return answer, time.monotonic() - began
+                answer = await answer_of(server, "POST", "/v1/jobs", keys[number % len(keys)], asked, **headers)
+                return answer, time.monotonic() - began
 
             waiting = [asyncio.create_task(wanting(number)) for number in range(30)]
             await health(server)

@@ -67,6 +67,7 @@ async def trigger(url: str) -> tuple[Counter[int], Counter[int]]:
         return triggered, written
 
 
+@pytest.mark.long
 def test_many_triggers_in_a_row_are_all_taken_while_others_write(api: str) -> None:
     with ThreadPoolExecutor(1) as apart:  # a browser of other tests leaves an event loop in this thread
         triggered, written = apart.submit(lambda: asyncio.run(trigger(api))).result()

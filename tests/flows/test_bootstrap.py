@@ -158,6 +158,7 @@ def test_a_token_that_was_revoked_is_replaced_and_another_address_is_taken(
     assert tokens.authenticate(sqlite_engine, after[0])
 
 
+@pytest.mark.long
 def test_no_deployment_of_an_old_name_runs_beside_the_new_one_and_what_is_paused_stays_so(
     client: SyncPrefectClient, tmp_path: Path
 ) -> None:
