@@ -20,7 +20,7 @@ from reelkeeper.adapters.s3.keys import CONTRACT
 from reelkeeper.adapters.s3.transport import translate_errors
 from reelkeeper.errors import ReelkeeperError
 
-__all__ = ["CHECKS", "Broken", "Result", "Scratch", "Target", "one", "run", "scratch"]
+__all__ = ["CHECKS", "Broken", "Result", "Scratch", "Target", "check_one", "run", "scratch"]
 
 ABANDONED_AFTER: Final = timedelta(hours=1)  # a scratch prefix that old belongs to a run that was killed
 
@@ -43,10 +43,10 @@ def run(target: Target) -> Iterator[Result]:
         if all(datetime.now(UTC) - stored.last_modified > ABANDONED_AFTER for stored in left.listed().values()):
             left.clear()
     for name, check in CHECKS.items():
-        yield one(target, name, check)
+        yield check_one(target, name, check)
 
 
-def one(target: Target, name: str, check: Callable[["Scratch"], str]) -> Result:
+def check_one(target: Target, name: str, check: Callable[["Scratch"], str]) -> Result:
     """Run one check, and say what came of it."""
     try:
         with scratch(target) as place:

@@ -125,7 +125,9 @@ def retry(engine: Engine, job: Claim, error: str, policy: AttemptPolicy, *, cost
     pause = pause_seconds(job.attempts, random.random(), policy)  # noqa: S311  it spreads attempts, and guards nothing
     gone = {"provider_key": None, "provider_job_id": None, "progress": 0.0}
     with transaction(engine, "jobs.retry") as session:
-        _require(claims.let_go(session, job, JobState.QUEUED, pause, error, cost_microusd=cost_microusd, **gone), job)
+        _require(
+            claims.release_job(session, job, JobState.QUEUED, pause, error, cost_microusd=cost_microusd, **gone), job
+        )
         if cost_microusd:
             spend_counters.add_generated(session, now(session).date(), cost_microusd)
     return pause
@@ -141,14 +143,14 @@ def wait(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> float
     """Let a job wait like `retry`, and keep what is known of it at its provider, who still has it."""
     pause = pause_seconds(job.attempts, random.random(), policy)  # noqa: S311  as above
     with transaction(engine, "jobs.wait") as session:
-        _require(claims.let_go(session, job, JobState.QUEUED, pause, error), job)
+        _require(claims.release_job(session, job, JobState.QUEUED, pause, error), job)
     return pause
 
 
 def park(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> None:
     """Put a job aside of which nobody knows whether its provider has it; it is looked up later. Raises LeaseLost."""
     with transaction(engine, "jobs.park") as session:
-        _require(claims.let_go(session, job, JobState.PARKED, policy.quiet_seconds, error), job)
+        _require(claims.release_job(session, job, JobState.PARKED, policy.quiet_seconds, error), job)
 
 
 def poll_now(engine: Engine, provider_job_id: str) -> bool:

@@ -1,25 +1,37 @@
 """Back a store up while it is in use, and restore it: verified first, into an empty place, and frozen.
 
 A store of yesterday does not know today's objects. Until `sync_catalog` has compared the two, nothing may change.
+
+A PostgreSQL store goes into one ZIP file: COPY of each table as CSV, and what it was made from. Not pg_dump: that
+program must be as new as the server, and is not there where only the wheels are.
 """
 
+import json
 import sqlite3
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import IO, Any, cast
 
+import psycopg
 import sqlalchemy as sa
+from psycopg import sql
 from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
-from reelkeeper.errors import IntegrityDoubt, Refused
+from reelkeeper.errors import IntegrityDoubt, Refused, SchemaError
 from reelkeeper.store.core.audit import Event, append, verify
-from reelkeeper.store.core.dumps import read_dump, write_dump
 from reelkeeper.store.core.engine import Clock, now, open_engine, reading, transaction
 from reelkeeper.store.core.schema import head, require_current, upgrade
 from reelkeeper.store.core.snapshots import copy_sqlite, new_file, verify_checksum
-from reelkeeper.store.tables import deployment
+from reelkeeper.store.tables import blobs, deployment, outbox
+
+_MANIFEST = "manifest.json"
+_CHUNK_BYTES = 1 << 20
+_METADATA = SQLModel.metadata
 
 _SUFFIX = {"sqlite": "sqlite3", "postgresql": "zip"}
 
@@ -115,3 +127,66 @@ def _replace_sqlite(path: Path, target: Path) -> None:
     with closing(sqlite3.connect(path)) as whole, closing(sqlite3.connect(target)) as store:
         store.execute("PRAGMA synchronous=FULL")
         whole.backup(store)
+
+
+def write_dump(session: Session, path: Path, revision: str, at: datetime) -> None:
+    """Write every table as `session`'s snapshot shows it, streamed."""
+    rows = {}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for table in _METADATA.sorted_tables:
+            rows[table.name] = session.scalar(sa.select(sa.func.count()).select_from(table))
+            with (
+                archive.open(_member(table), "w", force_zip64=True) as file,
+                _driver(session).cursor() as cursor,
+                cursor.copy(_copy(table, "TO STDOUT")) as copied,
+            ):
+                for chunk in copied:
+                    file.write(chunk)
+        archive.writestr(_MANIFEST, json.dumps({"revision": revision, "at": at.isoformat(), "rows": rows}))
+
+
+def read_dump(session: Session, path: Path, revision: str) -> None:
+    """Fill the empty tables of `session`'s store. Raises SchemaError, IntegrityDoubt; the caller rolls back."""
+    with zipfile.ZipFile(path) as archive:
+        manifest: dict[str, Any] = json.loads(archive.read(_MANIFEST))
+        if manifest["revision"] != revision:
+            raise SchemaError(
+                f"{path} holds schema {manifest['revision']}, this version knows {revision}: restore it with the "
+                "version that made it, then run `reelkeeper db upgrade`"
+            )
+        # Videos and blobs point at each other: one of the two references is laid down when both are full.
+        session.execute(sa.text("ALTER TABLE videos DROP CONSTRAINT fk_videos_blob"))
+        for table in _METADATA.sorted_tables:
+            with archive.open(_member(table)) as file:
+                _fill(session, table, file)
+            found = session.scalar(sa.select(sa.func.count()).select_from(table))
+            if found != manifest["rows"][table.name]:
+                raise IntegrityDoubt(
+                    f"{path}: {found} rows of {table.name} came, {manifest['rows'][table.name]} were there"
+                )
+        session.execute(
+            sa.text("ALTER TABLE videos ADD CONSTRAINT fk_videos_blob FOREIGN KEY (blob_id) REFERENCES blobs (id)")
+        )
+        for counting in (blobs, outbox):
+            highest = sa.select(sa.func.coalesce(sa.func.max(counting.c.id), 0) + 1).scalar_subquery()
+            sequence = sa.func.pg_get_serial_sequence(counting.name, "id")
+            session.execute(sa.select(sa.func.setval(sequence, highest, False)))
+
+
+def _fill(session: Session, table: sa.Table, file: IO[bytes]) -> None:
+    with _driver(session).cursor() as cursor, cursor.copy(_copy(table, "FROM STDIN")) as copied:
+        while chunk := file.read(_CHUNK_BYTES):
+            copied.write(chunk)
+
+
+def _copy(table: sa.Table, way: str) -> sql.Composed:
+    columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.c)
+    return sql.SQL("COPY {} ({}) " + way + " (FORMAT csv)").format(sql.Identifier(table.name), columns)
+
+
+def _member(table: sa.Table) -> str:
+    return f"{table.name}.csv"
+
+
+def _driver(session: Session) -> psycopg.Connection[Any]:
+    return cast("psycopg.Connection[Any]", session.connection().connection.driver_connection)

@@ -212,7 +212,7 @@ def note(session: Session, claim: Claim, **values: Any) -> bool:  # noqa: ANN401
     return changed(session, mine.values(**values)) == 1
 
 
-def let_go(
+def release_job(
     session: Session,
     claim: Claim,
     state: JobState,

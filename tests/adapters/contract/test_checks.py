@@ -13,7 +13,7 @@ from reelkeeper.errors import KeyRefused
 def test_the_bucket_keeps_the_contract(target: Target, name: str, request: pytest.FixtureRequest) -> None:
     if name == "clock" and "miniflare" in request.node.name:
         pytest.skip("Cloudflare's simulator answers without a Date header; R2 itself has one")
-    result = contract.one(target, name, CHECKS[name])
+    result = contract.check_one(target, name, CHECKS[name])
     assert result.passed, result.seen
 
 
