@@ -4,7 +4,6 @@ What is there stays as people and `tune_concurrency` have set it. What prefect.y
 `prefect --no-prompt deploy --all`.
 """
 
-import sys
 from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
@@ -155,9 +154,3 @@ def _kept(client: SyncPrefectClient) -> tuple[str, str]:
     text = shown.partition(" ")[2]
     hide([text])
     return text, str(found.data.get("url", ""))
-
-
-if __name__ == "__main__":
-    from reelkeeper.cli import app
-
-    app(["bootstrap", *sys.argv[1:]])
