@@ -8,7 +8,7 @@ from pydantic import Field
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.billing.quote import PriceBook
-from reelkeeper.rules.forecast.report import ForecastReport
+from reelkeeper.rules.forecast.costs import ForecastReport
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.savings import SavingsPolicy

@@ -18,8 +18,7 @@ from reelkeeper.operations.lifecycle.plans import stream_live
 from reelkeeper.operations.reports import figures
 from reelkeeper.operations.reports.report import gather
 from reelkeeper.rules.billing.pricing import Usage
-from reelkeeper.rules.forecast.costs import Cost
-from reelkeeper.rules.forecast.report import ForecastReport, in_dollars, totals
+from reelkeeper.rules.forecast.costs import Cost, ForecastReport, in_dollars, totals
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.savings import Idle

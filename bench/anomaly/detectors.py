@@ -8,9 +8,8 @@ from statistics import fmean, stdev
 from bench.anomaly.holidays import holidays
 from bench.anomaly.sets import HISTORY_DAYS, Series
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy, judge_all, odd_days
-from reelkeeper.rules.spend.budget import TOTAL
+from reelkeeper.rules.spend.budget import TOTAL, Spending
 from reelkeeper.rules.spend.residuals import Judged
-from reelkeeper.rules.spend.spending import Spending
 
 POLICY = AnomalyPolicy()
 _NANO = 10**9

@@ -1,4 +1,4 @@
-"""Where messages go when Slack does not take them, or when there is no Slack: a webhook of any kind, or the console."""
+"""Where messages go when Slack does not take them, or there is no Slack: a webhook or the console. And a ping."""
 
 import logging
 import sys
@@ -6,8 +6,9 @@ import sys
 import httpx
 
 from reelkeeper.errors import SinkDown
-from reelkeeper.model.alerts import Message, MessageKind, OutboxMessage, Severity
-from reelkeeper.model.plaintext import one_line, tame
+from reelkeeper.model.alerts import Message, MessageKind, OutboxMessage, Severity, one_line, tame
+
+PING_SECONDS = 10.0
 
 _MARKS = {Severity.CRITICAL: "🔴 Critical", Severity.WARNING: "🟠 Warning", Severity.NOTICE: "🔵 Notice"}
 
@@ -76,3 +77,13 @@ def as_text(message: Message) -> str:
         f"The run: {message.link}" if message.link else "",
     ]
     return tame("\n".join(part for part in parts if part))
+
+
+def ping(url: str) -> None:
+    """GET the address. Raises SinkDown, without naming it, unless it answers 2xx."""
+    try:
+        answer = httpx.get(url, timeout=PING_SECONDS, follow_redirects=False)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise SinkDown(f"REELKEEPER_WATCHDOG_PING_URL gave no answer: {type(error).__name__}") from None
+    if not answer.is_success:
+        raise SinkDown(f"REELKEEPER_WATCHDOG_PING_URL answered {answer.status_code}")

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import OrchestratorError
-from reelkeeper.operations.jobs.start_dispatch import start_dispatch
+from reelkeeper.operations.jobs.queue import start_dispatch
 from reelkeeper.redaction import redacted
 
 _LOOK_SECONDS: Final = 5.0  # between two looks whether somebody is at work

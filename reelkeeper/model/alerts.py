@@ -1,10 +1,15 @@
 """Nouns of what people are told."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
+
+_HARMFUL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 class Severity(StrEnum):
@@ -104,3 +109,17 @@ class Sink(Protocol):
     def send(self, outgoing: OutboxMessage) -> str:
         """Hand one message over; returns a receipt. Raises SinkBusy, SinkDown or SinkRefused."""
         ...
+
+
+# Control characters but for line ends and tabs (a terminal obeys them, PostgreSQL refuses NUL), halves of surrogate
+# pairs (no encoding takes them), and what turns the direction of text or hides it (Unicode TR 36, section 3.1.1).
+
+
+def tame(text: str) -> str:
+    """Drop control characters, direction marks and invisible characters; keep line ends and tabs."""
+    return _HARMFUL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def one_line(text: str) -> str:
+    """Make one line of `text`, tamed, without space at its ends."""
+    return " ".join(tame(text).split())

@@ -14,7 +14,7 @@ from reelkeeper.api.app_state import AppState
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
-from reelkeeper.operations.jobs import start_dispatch
+from reelkeeper.operations.jobs import queue
 from reelkeeper.store.core.engine import transaction
 from tests.doubles.prefect_api import PrefectDouble
 from tests.faults.world import World
@@ -25,7 +25,7 @@ AUTH = "admin:secret-word"
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[PrefectDouble]:
-    monkeypatch.setattr(start_dispatch, "seconds_until_next", lambda *_: 200.0)  # whatever the clock says
+    monkeypatch.setattr(queue, "seconds_until_next", lambda *_: 200.0)  # whatever the clock says
     monkeypatch.setattr(dispatching, "_LOOK_SECONDS", 0.05)
     monkeypatch.setattr(dispatching, "_START_SECONDS", 0.05)
     with PrefectDouble(AUTH).serving() as double:

@@ -13,8 +13,8 @@ from prefect.settings import PREFECT_API_URL
 from deployments.declared import deployments
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import OrchestratorError
-from reelkeeper.operations.jobs import start_dispatch as module
-from reelkeeper.operations.jobs.start_dispatch import start_dispatch
+from reelkeeper.operations.jobs import queue as module
+from reelkeeper.operations.jobs.queue import start_dispatch
 
 WRITTEN = Path(__file__).parent.parent.parent / "prefect.yaml"
 

@@ -11,8 +11,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from reelkeeper.adapters.second_sink import headline
-from reelkeeper.model.alerts import Message
-from reelkeeper.model.plaintext import one_line, tame
+from reelkeeper.model.alerts import Message, one_line, tame
 
 MAX_CHARACTERS, MAX_BLOCKS = 12_000, 50
 MAX_HEADER, MAX_SECTION, MAX_FIELD, MAX_FIELDS = 150, 3_000, 2_000, 10

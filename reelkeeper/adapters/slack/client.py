@@ -23,8 +23,7 @@ from reelkeeper.adapters.retry_after import retry_after_seconds
 from reelkeeper.adapters.second_sink import as_text
 from reelkeeper.adapters.slack.blocks import MAX_SECTION, escape, lay_out
 from reelkeeper.errors import SinkBusy, SinkDown, SinkError, SinkRefused
-from reelkeeper.model.alerts import OutboxMessage
-from reelkeeper.model.plaintext import one_line
+from reelkeeper.model.alerts import OutboxMessage, one_line
 
 # Errors that no repetition mends, by the tables of https://docs.slack.dev/reference/methods (of messages and
 # files) and "Handling errors" of incoming webhooks. Others are tried again, and the second sink gets a copy in time.

@@ -25,8 +25,7 @@ def forecast(
     """
     from reelkeeper.operations.core.policies import current
     from reelkeeper.operations.forecast.forecast import predict_costs, predict_resource_needs
-    from reelkeeper.rules.forecast.costs import TOTAL
-    from reelkeeper.rules.forecast.report import in_dollars
+    from reelkeeper.rules.forecast.costs import TOTAL, in_dollars
 
     as_of = datetime.now(UTC)
     with store() as engine, out.status("forecasting", spinner="dots"):

@@ -22,7 +22,7 @@ def watchdog(
 
     For cron, every five minutes. It needs no Prefect, and calls REELKEEPER_WATCHDOG_PING_URL when all is well.
     """
-    from reelkeeper.adapters.ping import ping
+    from reelkeeper.adapters.second_sink import ping
     from reelkeeper.cli.flow_help import known_flows
     from reelkeeper.operations.alerts.outbox import configured_sinks
     from reelkeeper.operations.health.watchdog import tell_unreachable, watch

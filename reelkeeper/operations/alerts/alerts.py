@@ -12,8 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from reelkeeper.errors import NotFound
-from reelkeeper.model.alerts import AlertState, Finding, Message, MessageKind, Picture, Severity
-from reelkeeper.model.plaintext import one_line, tame
+from reelkeeper.model.alerts import AlertState, Finding, Message, MessageKind, Picture, Severity, one_line, tame
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts import messages
 from reelkeeper.rules.alerts.alerting import AlertPolicy, Decision, FindingState, Known, Quiet, decide

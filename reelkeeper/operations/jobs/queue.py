@@ -1,12 +1,15 @@
-"""The queue as a whole: what waits and in which order, how many jobs run at once, and each step of that limit."""
+"""The queue as a whole: what waits and in which order, how many run at once, and a run of `dispatch_jobs` for it."""
 
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
+from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import LeaseLost
+from reelkeeper.failpoints import effect
 from reelkeeper.model.performance import FinishedJob
 from reelkeeper.operations.jobs.run import End
+from reelkeeper.rules.alerts.cadence import CADENCES, seconds_until_next
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
@@ -16,6 +19,11 @@ from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.health import performance
 from reelkeeper.store.jobs import claims, controls
 from reelkeeper.store.jobs.controls import Kept
+
+_FLOW: Final = "dispatch_jobs"
+_START_SECONDS: Final = 30  # that a run may take until it begins, and be over before the scheduled one begins
+_SHORTEST_SECONDS: Final = 10  # of a window that is worth a run
+_TOGETHER_SECONDS: Final = 30  # in which whoever asks gets the same run
 
 _NAMED = 10  # jobs that come next
 FIELDS: Final = {  # of the report, by how a job ended
@@ -68,3 +76,19 @@ def remember(engine: Engine, before: Kept, after: Steered) -> None:
     with transaction(engine, "limits.remember") as session:
         if not controls.keep(session, after.model_dump(mode="json"), before):
             raise LeaseLost("another run of tune_concurrency has stepped meanwhile; nothing was changed")
+
+
+def start_dispatch(engine: Engine, orchestrator: Orchestrator) -> str | None:
+    """Start a run whose window ends before the next scheduled run begins; returns the run's id.
+
+    None where a worker is there, or the next scheduled run is about to begin: two would stand in each other's way.
+    However many processes ask within some seconds, one run is started. Raises OrchestratorError.
+    """
+    with reading(engine) as session:
+        is_there, at = controls.is_there(session), now(session)
+    seconds = int(seconds_until_next(at, CADENCES[_FLOW])) - _START_SECONDS
+    if is_there or seconds < _SHORTEST_SECONDS:
+        return None
+    key = f"{_FLOW}-{int(at.timestamp()) // _TOGETHER_SECONDS}"
+    with effect("dispatch.start"):
+        return orchestrator.start(_FLOW.replace("_", "-"), CADENCES[_FLOW].name, {"seconds": seconds}, key=key)

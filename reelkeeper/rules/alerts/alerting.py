@@ -14,8 +14,7 @@ from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.model.alerts import AlertState, Finding, Severity
-from reelkeeper.model.plaintext import one_line, tame
+from reelkeeper.model.alerts import AlertState, Finding, Severity, one_line, tame
 
 _DAY_OR_MONTH = re.compile(r"\d{4}-\d\d(-\d\d)?")
 

@@ -19,10 +19,13 @@ import pandas as pd
 from reelkeeper.model.money import CostForecast
 from reelkeeper.rules.billing.allocation import STORAGE
 from reelkeeper.rules.billing.pricing import gb_months
+from reelkeeper.rules.core.wording import dollars
 from reelkeeper.rules.forecast.lines import UsageLine, storage_usd
 from reelkeeper.rules.forecast.month import Outlook, outlook
 from reelkeeper.rules.forecast.series import Values
 from reelkeeper.rules.forecast.storage import Stock, daily_peaks
+
+_MICRO_USD = 10**6
 
 TOTAL: Final = ""
 _MIDDLE: Final = tuple(at / 20 for at in range(1, 20))  # equally likely: the mean of their prices is what is expected
@@ -156,3 +159,30 @@ def _together(reaches: Sequence[float]) -> float:
     apart = sum(max(0.0, reach) ** 2 for reach in reaches)
     alike = sum(max(0.0, reach) for reach in reaches) ** 2
     return math.sqrt((1 - _TOGETHER) * apart + _TOGETHER * alike)
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastReport:
+    """The totals of the months, and what would make them smaller, in a line each."""
+
+    flow: str
+    run_id: str
+    dry_run: bool
+    as_of: datetime
+    months: tuple[str, ...]
+    savings: tuple[str, ...]
+
+
+def totals(costs: Sequence[Cost]) -> tuple[str, ...]:
+    """Say what each month will cost, and between which amounts four of five such months end."""
+    return tuple(
+        f"{cost.month:%Y-%m}: {in_dollars(cost.mean_usd)}, in 4 of 5 cases {in_dollars(low)} to {in_dollars(high)}"
+        for cost in costs
+        if cost.service == TOTAL
+        for low, high in [cost.bounds[80]]
+    )
+
+
+def in_dollars(amount: float) -> str:
+    """Put dollars into words."""
+    return dollars(amount * _MICRO_USD)

@@ -18,9 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Charge
 from reelkeeper.rules.core.wording import usd
-from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL
+from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL, Spending, by_scope, scope_in_words
 from reelkeeper.rules.spend.residuals import Bounds, Judged, judge
-from reelkeeper.rules.spend.spending import Spending, by_scope, scope_in_words
 
 _A_DAY: Final = timedelta(days=1)
 _EVERY_YEAR: Final = re.compile(r"\d\d-\d\d")

@@ -8,8 +8,8 @@ A user's and a tier's share is list cost: what their use would cost beyond every
 """
 
 from calendar import monthrange
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Charge
 from reelkeeper.rules.core.wording import usd
+
+_DAY: Final = timedelta(days=1)
 
 RULE: Final = "budget"
 TOTAL: Final = "total"
@@ -188,3 +190,35 @@ def _severity(level: int) -> Severity:
     if level >= FULL:
         return Severity.CRITICAL
     return Severity.WARNING if level >= near else Severity.NOTICE
+
+
+class Spending(NamedTuple):
+    """Nano-dollars a day from `first` on: of all, of each service and of each tier. None is unknown."""
+
+    first: date
+    series: Mapping[str, Sequence[int | None]]
+
+    def day(self, n: int) -> date:
+        """Give the day of a place in the series."""
+        return self.first + n * _DAY
+
+
+def by_scope(charges: Iterable[Charge], today: date) -> Spending:
+    """Lay charges, or sums of them, out from the first of their days to today.
+
+    A day without any charge is unknown; a service or tier that has none beside others cost nothing on it.
+    """
+    sums: defaultdict[str, defaultdict[date, int]] = defaultdict(lambda: defaultdict(int))
+    for charge in charges:
+        for scope in (TOTAL, f"service:{charge.service}", *([f"tier:{charge.tier}"] if charge.tier else [])):
+            sums[scope][charge.day] += charge.list_nanousd
+    known = sums[TOTAL]
+    first = min(known, default=today)
+    days = [first + n * _DAY for n in range((today - first).days + 1)]
+    series = {scope: [own[day] if day in known else None for day in days] for scope, own in sorted(sums.items())}
+    return Spending(first, series)
+
+
+def scope_in_words(scope: str) -> str:
+    """Give "The spend of service compute" for "service:compute"."""
+    return "The spend" if scope == TOTAL else f"The spend of {scope.replace(':', ' ')}"

@@ -14,8 +14,7 @@ from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Charge
 from reelkeeper.rules.core.wording import usd
 from reelkeeper.rules.spend.anomaly import DAYS_A_MONTH, AnomalyPolicy
-from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL
-from reelkeeper.rules.spend.spending import by_scope, scope_in_words
+from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL, by_scope, scope_in_words
 
 RULE: Final = "drift"
 _WEEK: Final = 7

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from reelkeeper.adapters.generator import LocalGenerator
 from reelkeeper.adapters.orchestrator import Orchestrator
-from reelkeeper.operations.jobs import start_dispatch as module
-from reelkeeper.operations.jobs.start_dispatch import start_dispatch
+from reelkeeper.operations.jobs import queue as module
+from reelkeeper.operations.jobs.queue import start_dispatch
 from reelkeeper.operations.jobs.worker import work
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.jobs.controls import give
