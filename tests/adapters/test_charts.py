@@ -137,6 +137,7 @@ def test_any_amounts_can_be_drawn(amounts: list[float], budget: float | None) ->
         assert "NaN" not in charts.svg(chart, width=NARROW)
 
 
+@pytest.mark.long
 def test_days_are_utc_whatever_the_zone_of_the_machine() -> None:
     program = (
         "import pandas as pd; from reelkeeper.adapters import charts;"

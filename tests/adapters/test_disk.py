@@ -81,6 +81,7 @@ def test_a_disk_that_fills_during_an_encode_is_no_fault_of_the_video(
     assert not (small / "out.webm").exists()
 
 
+@pytest.mark.long
 def test_a_search_on_a_disk_that_fills_ends_in_no_refusal(small: Path, natural_clips: dict[str, Path]) -> None:
     with pytest.raises(DiskFull):
         shrink(natural_clips["bikes"], small, progress=lambda: None if (small / "filler").exists() else void(small))

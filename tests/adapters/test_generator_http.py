@@ -94,6 +94,7 @@ def test_a_lost_answer_is_looked_up_and_nothing_is_sent_again(
         assert double.submitted == [notes.key]
 
 
+@pytest.mark.long
 def test_a_hundred_lost_answers_cause_no_second_job(double: ProviderDouble, make: Callable[..., Made]) -> None:
     for number in range(100):
         double.queue = [LOST]

@@ -38,6 +38,7 @@ def test_health_needs_no_token_and_says_whether_changes_are_stopped(app: FastAPI
         assert client.get("/readyz").json() == {"status": "ready", "frozen": True}
 
 
+@pytest.mark.long
 def test_a_token_does_only_what_its_scopes_say(client_for: NewClient) -> None:
     told = problem(client_for(Scope.JOBS).get("/v1/metrics"), 403)
     assert "needs the scope metrics" in str(told["detail"])

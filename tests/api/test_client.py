@@ -21,6 +21,7 @@ def base_url(sqlite_world: World, tmp_path: Path) -> Iterator[str]:
         yield server.url
 
 
+@pytest.mark.long
 def test_a_service_does_its_whole_work_through_it(sqlite_world: World, base_url: str) -> None:
     engine = sqlite_world.workspace.engine
     _, token = tokens.create(engine, "front", tuple(Scope), author="test")

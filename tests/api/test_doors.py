@@ -99,6 +99,7 @@ async def dribble(line: Connection, data: bytes) -> None:
     raise AssertionError("all of it was taken")
 
 
+@pytest.mark.long
 def test_a_connection_without_a_whole_head_is_closed(sqlite_world: World, server: Served) -> None:
     async def act() -> None:
         key = token(sqlite_world)
@@ -118,6 +119,7 @@ def test_a_connection_without_a_whole_head_is_closed(sqlite_world: World, server
     asyncio.run(act())
 
 
+@pytest.mark.long
 def test_more_connections_than_there_may_be_push_out_the_idle_and_not_who_is_answered(
     sqlite_world: World, server: Served
 ) -> None:
@@ -136,6 +138,7 @@ def test_more_connections_than_there_may_be_push_out_the_idle_and_not_who_is_ans
     asyncio.run(act())
 
 
+@pytest.mark.long
 def test_a_body_that_dribbles_is_given_up_and_holds_no_place_of_others(sqlite_world: World, server: Served) -> None:
     async def act() -> None:
         keys = [token(sqlite_world) for _ in range(3)]
@@ -160,6 +163,7 @@ def test_a_body_that_dribbles_is_given_up_and_holds_no_place_of_others(sqlite_wo
     asyncio.run(act())
 
 
+@pytest.mark.long
 def test_streams_of_a_token_and_of_all_are_counted_until_they_end(sqlite_world: World, server: Served) -> None:
     async def act() -> None:
         first, second = token(sqlite_world), token(sqlite_world)
@@ -185,6 +189,7 @@ def test_streams_of_a_token_and_of_all_are_counted_until_they_end(sqlite_world: 
     asyncio.run(act())
 
 
+@pytest.mark.long
 def test_who_takes_no_answer_is_cut(server: Served) -> None:
     async def act() -> None:
         async with Connection(server.host, server.port) as line:
@@ -197,6 +202,7 @@ def test_who_takes_no_answer_is_cut(server: Served) -> None:
     asyncio.run(act())
 
 
+@pytest.mark.long
 def test_while_the_store_is_held_requests_are_shed_and_health_answers(sqlite_world: World, server: Served) -> None:
     async def act() -> None:
         keys = [token(sqlite_world) for _ in range(8)]
@@ -227,6 +233,7 @@ def test_while_the_store_is_held_requests_are_shed_and_health_answers(sqlite_wor
     asyncio.run(act())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("told", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)])
 def test_it_stops_at_once_with_many_lines_open(
     sqlite_world: World, server: Served, told: signal.Signals, code: int
@@ -251,6 +258,7 @@ def test_it_stops_at_once_with_many_lines_open(
     assert asyncio.run(act()) < LATE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("hard", "connections"), [(20_000, 4_000), (1_000, 800)])
 def test_as_many_connections_as_the_process_may_open_files_for(hard: int, connections: int) -> None:
     act = f"""

@@ -50,6 +50,7 @@ _TOO_BUSY = 0.5  # of the machine
 _ON_A_QUIET_MACHINE = (pytest.mark.long, pytest.mark.soak)  # the crowd is one process: what it waits for, it measures
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [SMALL, pytest.param(WHOLE, marks=_ON_A_QUIET_MACHINE)], ids=["small", "whole"])
 def test_a_crowd_takes_nothing_from_who_asks_well(sqlite_world: World, tmp_path: Path, size: Size) -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -159,6 +159,7 @@ def test_while_changes_are_stopped_nothing_begins_and_nothing_is_published(clien
     assert complete(client, upload).json()["state"] == "stored"
 
 
+@pytest.mark.long
 def test_the_answers_hold_no_secret_and_the_record_tells_the_upload(client: TestClient, world: World) -> None:
     data = world.clip.read_bytes()
     upload = begin(client, data)

@@ -3,11 +3,14 @@
 from dataclasses import replace
 from random import Random
 
+import pytest
+
 from bench.anomaly import detectors
 from bench.anomaly.score import score
 from bench.anomaly.sets import KINDS, synthetic
 
 
+@pytest.mark.long
 def test_odd_days_are_found_and_few_others_taken_for_odd() -> None:
     series = list(synthetic(Random(11)))
     ours = score(series, detectors.ours(series))

@@ -57,6 +57,7 @@ def test_nobody_ends_with_8(reelkeeper: Run, engine: sa.Engine) -> None:
         assert "no user 'eve'" in reelkeeper(*words, exit_code=8).stderr
 
 
+@pytest.mark.long
 def test_a_quota_is_set_by_hand_and_back(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
     assert engine
     used = ask("quota", "show", "ann")["usage_bytes"]

@@ -116,6 +116,7 @@ def test_the_watchdog_says_when_the_store_cannot_be_opened(
     assert [entry["title"] for entry in at_slack.second] == ["Reelkeeper's store cannot be opened"]
 
 
+@pytest.mark.long
 def test_the_watchdog_needs_no_prefect(configured: Settings) -> None:
     code = (
         "import sys\nfrom reelkeeper.cli import app\n"

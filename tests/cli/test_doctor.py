@@ -62,6 +62,7 @@ def test_a_bucket_that_lost_its_identity_is_claimed_only_when_asked(
     assert one_video
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "value", "part"),
     [
@@ -86,6 +87,7 @@ def test_frozen_is_a_warning(reelkeeper: Run, ask: Ask) -> None:
     assert by_part(ask("doctor"))["changes"]["state"] == "warn"
 
 
+@pytest.mark.long
 def test_the_contract_is_off_until_it_was_tried_and_then_remembered(
     ask: Ask, double: R2Double, bucket: Bucket, prefix: str
 ) -> None:
@@ -107,6 +109,7 @@ def test_the_contract_is_off_until_it_was_tried_and_then_remembered(
     assert [stored.key for page in bucket.under(f"{prefix}.contract-{'0' * 16}/").pages() for stored in page] == []
 
 
+@pytest.mark.long
 def test_a_check_of_the_contract_that_fails_is_named_and_keeps_it_off(ask: Ask) -> None:
     original = contract.CHECKS["clock"]
 

@@ -74,6 +74,7 @@ def test_a_look_up_loads_neither_prefect_nor_alembic(tmp_path: Path) -> None:
         assert said.stderr.strip() == loaded
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [["plan", "tier_storage"], ["plan", "purge_retired"], ["status"]])
 def test_a_plan_and_the_status_load_neither_prefect_nor_a_client_of_the_bucket(
     words: list[str], tmp_path: Path, migrated_file: Path

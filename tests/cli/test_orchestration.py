@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from reelkeeper.cli.orchestration import EVENT_DAYS, RUN_DAYS, SERVER
 
 READ = """
@@ -21,6 +23,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.long
 def test_prefect_takes_what_keeps_its_database_from_growing_without_end() -> None:
     told = subprocess.run(
         [sys.executable, "-c", READ], env=os.environ | SERVER, capture_output=True, text=True, check=True, timeout=280

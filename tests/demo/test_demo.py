@@ -84,6 +84,7 @@ def test_it_plays_the_whole_job_on_an_empty_home_and_again(tmp_path: Path) -> No
     assert "Done in" in again
 
 
+@pytest.mark.long
 def test_it_empties_no_folder_that_it_did_not_make(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     done = subprocess.run(

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 TOLD_WITHIN_A_CALLBACK = """
 import os, signal, time, weakref
 from prefect.exceptions import TerminationSignal
@@ -33,12 +35,14 @@ def said(*, guarded: bool) -> tuple[str, str]:
     return done.stdout.strip(), done.stderr
 
 
+@pytest.mark.long
 def test_a_signal_that_python_drops_in_a_callback_is_sent_again() -> None:
     out, errors = said(guarded=True)
     assert "TerminationSignal" in errors  # it was dropped, and Python said so
     assert out == "ended"
 
 
+@pytest.mark.long
 def test_which_python_and_prefect_by_themselves_do_not_do() -> None:
     out, _ = said(guarded=False)
     assert out == "went on"

@@ -18,6 +18,7 @@ from reelkeeper.model.requests import RefusedFor
 from reelkeeper.settings import Settings
 from tests.docs.conftest import ROOT
 
+pytestmark = pytest.mark.long  # it builds the pages, in ten seconds
 LOADED = {
     "script": "src",
     "img": "src",

@@ -212,6 +212,7 @@ def _logging_to(place: Path) -> Iterator[None]:
         handler.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*CANARIES, "access key", "secret key"])
 def test_a_secret_is_nowhere(evidence: Evidence, name: str) -> None:
     assert evidence.showing(name) == []

@@ -46,6 +46,7 @@ def log() -> Iterator[APILogHandler]:
         logging.getLogger(name).setLevel(level)
 
 
+@pytest.mark.long
 def test_prefect_keeps_none_of_ten_secrets(
     scene: Scene, cloudflare: CloudflareDouble, log: APILogHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def test_a_plan_of_nothing_and_a_refused_one_do_not_say_how_to_do_it(old: Scene)
     assert set(old.states().values()) == {"live"}
 
 
+@pytest.mark.long
 def test_a_plan_is_applied_once_and_can_be_looked_at_and_taken_back(old: Scene) -> None:
     plan_id = ask("plan", "expire_videos")["plan"]["id"]
     listed = ask("plan", "--list")[0]
@@ -186,6 +187,7 @@ def test_a_layout_of_the_services_own_is_read_shown_and_taken_in(
     assert "stays out of it: nothing says whose it is" in refused
 
 
+@pytest.mark.long
 def test_what_is_in_doubt_ends_with_6_and_patterns_that_do_not_fit_with_9(scene: Scene) -> None:
     bucket, prefix = scene.world.workspace.bucket, scene.world.address.prefix
     for key in ("ann/v.mp4", "ann/v/x.mp4"):

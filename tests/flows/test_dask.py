@@ -130,6 +130,7 @@ def test_an_address_where_nothing_answers_is_told_before_anything_is_changed(
     assert scene.everything() == before
 
 
+@pytest.mark.long
 def test_without_the_extra_the_error_names_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.video("cold", age_days=10)
     monkeypatch.setenv("REELKEEPER_DASK_ADDRESS", "tcp://127.0.0.1:1")

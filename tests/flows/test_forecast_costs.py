@@ -65,6 +65,7 @@ def test_a_dry_run_shows_the_forecast_and_keeps_nothing(used: Scene) -> None:
     assert [counted(used, table) for table in (forecasts, outbox, alerts)] == [0, 0, 0]
 
 
+@pytest.mark.long
 def test_a_run_keeps_it_posts_the_chart_and_tells_what_would_save_once(used: Scene) -> None:
     report = forecast_costs(dry_run=False, months=2)
     assert counted(used, forecasts) == 2 * 4  # the total, storage, compute, API

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from prefect.settings import PREFECT_API_URL
 
 from tests.flows.scenes import Scene
 
 
+@pytest.mark.long
 def test_every_line_of_a_run_can_be_read_and_names_the_run(scene: Scene, tmp_path: Path) -> None:
     scene.video("v1", age_days=40)
     reelkeeper = str(Path(sys.executable).parent / "reelkeeper")

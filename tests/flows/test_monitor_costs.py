@@ -78,6 +78,7 @@ def test_a_dry_run_judges_what_was_charged_and_changes_nothing(spending: Scene) 
     assert f"Daily budget at 100 %: $6.00 of $6.00. $6.00 of $6.00 spent in {ago(1)}" in report.found[0]
 
 
+@pytest.mark.long
 def test_a_run_counts_charges_and_tells_once(spending: Scene) -> None:
     report = monitor_costs(MONTHLY, dry_run=False)
     assert report.spent_today == "$13.50"
@@ -92,6 +93,7 @@ def test_a_run_counts_charges_and_tells_once(spending: Scene) -> None:
     assert messages(spending) == 2
 
 
+@pytest.mark.long
 def test_a_higher_level_is_news_and_what_is_put_right_is_over(spending: Scene) -> None:
     monitor_costs(MONTHLY, dry_run=False)
     jobs(spending.engine, 1100, today())  # $16.50
@@ -111,6 +113,7 @@ def test_a_budget_of_a_user_counts_that_user_alone(spending: Scene) -> None:
     assert [row[1] for row in told(spending) if row[0] == "budget"] == ["tier:pro", "user:ann"]
 
 
+@pytest.mark.long
 def test_days_that_nobody_counted_are_told_until_they_are_known(spending: Scene) -> None:
     missing = [ago(2), ago(3)]
     with transaction(spending.engine, "test") as session:

@@ -64,6 +64,7 @@ def test_frozen_it_drops_nothing(cached: Scene) -> None:
     assert len(keys(cached)) == 4
 
 
+@pytest.mark.long
 def test_an_entry_goes_with_a_video_that_expires(cached: Scene) -> None:
     cached.video("old", age_days=400)
     with transaction(cached.engine, "test") as session:

@@ -102,6 +102,7 @@ def test_a_key_that_cannot_be_deleted_ends_the_run_failed_with_the_rest_done(due
     assert due.states()["gone0"] == "gone"
 
 
+@pytest.mark.long
 def test_another_run_or_a_freeze_stops_it_before_the_first_change(due: Scene) -> None:
     before = due.everything()
     with alone(due.engine, "flow/purge_retired") as other, pytest.raises(LeaseLost, match=other.lease.holder):

@@ -57,6 +57,7 @@ def test_a_run_compresses_and_retires_what_the_plan_says(cold: Scene) -> None:
     cold.world.check()
 
 
+@pytest.mark.long
 def test_a_saved_plan_is_applied_as_it_stands_and_only_once(cold: Scene) -> None:
     plan_id = tier_storage().plan.id
     cold.video("later", age_days=50)
@@ -128,6 +129,7 @@ def test_one_video_that_fails_ends_the_run_failed_with_the_rest_done(cold: Scene
     }
 
 
+@pytest.mark.long
 def test_a_storage_that_hiccups_is_asked_again_at_the_end(cold: Scene) -> None:
     cold.when_its_identity_was_read(lambda: cold.double.faults.fail("GetObject", 403))
     report = tier_storage(dry_run=False)

@@ -70,6 +70,7 @@ def test_a_dry_run_says_what_is_left(cold: Scene) -> None:
     assert cold.everything() == before
 
 
+@pytest.mark.long
 def test_it_compresses_in_the_name_of_the_run_that_planned_and_leaves_the_end_to_it(cold: Scene) -> None:
     plan_id = begun(cold)
     report = transcode_videos(dry_run=False)
@@ -144,6 +145,7 @@ def test_what_fails_here_fails_this_run_with_the_rest_done(cold: Scene) -> None:
     assert cold.outcomes(plan_id)["missing"] == "failed"
 
 
+@pytest.mark.long
 def test_helpers_are_asked_for_through_prefect_and_a_run_without_any_does_it_alone(cold: Scene) -> None:
     assert tier_storage(dry_run=False, helpers=2).plan.compress.objects == 3  # nobody has deployed anything
     for number in range(3):

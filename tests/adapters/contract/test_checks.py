@@ -9,6 +9,7 @@ from reelkeeper.adapters.contract import CHECKS, Target
 from reelkeeper.errors import KeyRefused
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CHECKS)
 def test_the_bucket_keeps_the_contract(target: Target, name: str, request: pytest.FixtureRequest) -> None:
     if name == "clock" and "miniflare" in request.node.name:

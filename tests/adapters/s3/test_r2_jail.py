@@ -22,6 +22,7 @@ EVERY_METHOD: tuple[Callable[[Bucket, str, Path], object], ...] = (
 )
 
 
+@pytest.mark.long
 def test_of_10_000_keys_none_that_leaves_the_prefix_reaches_the_wire(
     bucket: Bucket, double: R2Double, tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def eventually(true: str, seconds: float = 240, **names: object) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_objects_and_the_endpoint_outlive_a_restart(tmp_path: Path) -> None:
     with seaweed.running(tmp_path) as first:
         bucket_at(first).put_bytes_once(KEY, b"one", "video/mp4")
@@ -91,6 +92,7 @@ def test_the_server_dies_with_its_owner_and_leaves_nothing_locked(tmp_path: Path
         assert bucket_at(endpoint).head(KEY) is None
 
 
+@pytest.mark.long
 def test_a_second_process_shares_the_server_and_takes_it_over(tmp_path: Path) -> None:
     with another_process(tmp_path) as owner, seaweed.running(tmp_path) as endpoint:
         bucket = bucket_at(endpoint)
@@ -122,6 +124,7 @@ def test_it_listens_on_loopback_alone_and_asks_for_credentials_everywhere(tmp_pa
     assert endpoint.secret_access_key not in repr(endpoint)
 
 
+@pytest.mark.long
 def test_a_port_that_somebody_else_took_is_given_up(tmp_path: Path) -> None:
     with seaweed.running(tmp_path) as first:
         bucket_at(first).put_bytes_once(KEY, b"one", "video/mp4")

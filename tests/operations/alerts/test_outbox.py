@@ -80,6 +80,7 @@ def test_what_is_due_is_sent_once_and_the_oldest_first(mail: Post) -> None:
     assert mail.states() == {"sent": 3}
 
 
+@pytest.mark.long
 def test_a_burst_of_a_hundred_goes_at_one_a_second(mail: Post) -> None:
     titles = [f"message {number}" for number in range(100)]
     mail.write(*titles)
@@ -165,6 +166,7 @@ def test_refused_by_both_sinks_it_waits(mail: Post) -> None:
     assert [entry["title"] for entry in mail.double.second] == ["a"]
 
 
+@pytest.mark.long
 def test_an_outage_of_a_day_loses_and_repeats_nothing(mail: Post) -> None:
     titles = []
     mail.double.always = Answer(503, "down")

@@ -202,6 +202,7 @@ def _hurry(connection: DBAPIConnection, _record: object) -> None:
     connection.cursor().execute("PRAGMA synchronous=OFF")
 
 
+@pytest.mark.long
 def test_hundreds_of_steps_keep_the_books(migrated_file: Path) -> None:
     assert _run(migrated_file, examples=8) >= 300
 

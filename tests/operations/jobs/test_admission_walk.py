@@ -58,6 +58,7 @@ def check(session: Session) -> None:
     assert not session.execute(dead).all()
 
 
+@pytest.mark.long
 def test_a_walk_through_everything_that_can_happen_keeps_every_promise(engine: sa.Engine) -> None:
     seed = secrets.randbelow(10**6)
     print(f"seed {seed}")  # noqa: T201  shown where it fails

@@ -238,6 +238,7 @@ def test_a_file_is_stored_verified_charged_and_counted_once(world: World, lease:
     assert accounts.recount(engine) == []
 
 
+@pytest.mark.long
 def test_new_bytes_for_a_video_take_it_out_of_the_cache(world: World, lease: Lease) -> None:
     engine, job = world.workspace.engine, order(world)
     give(world, lease, job.job_id, claim(engine, job.job_id))

@@ -62,6 +62,7 @@ def test_a_job_that_fails_stops_no_other_and_is_dead_after_its_attempts_at_no_ch
     assert len(provider.submitted) == 3
 
 
+@pytest.mark.long
 def test_a_dead_job_that_is_tried_again_is_made_and_charged_once(shop: World, provider: ProviderDouble) -> None:
     (text,) = ask(shop, "a cat")
     provider.fails = "a cat"

@@ -100,6 +100,7 @@ def test_an_encode_that_does_not_pay_is_not_begun(source: Path, tmp_path: Path) 
     assert "3 days" in outcome.reason
 
 
+@pytest.mark.long
 def test_losing_the_lease_ends_the_encode(natural_clips: dict[str, Path], tmp_path: Path) -> None:
     def lost() -> None:
         raise LeaseLost("another run has it")

@@ -159,6 +159,7 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
     assert "only sound" in refused(sound, tmp_path).reason
 
 
+@pytest.mark.long
 def test_a_picture_bomb_takes_neither_time_nor_memory(make_clip: MakeClip, tmp_path: Path) -> None:
     bomb = make_clip(draw="color", size="8192x8192", seconds=0.1, rate="10", audio="", codec="mjpeg", pixels="yuvj420p")
     script = f"""
@@ -179,6 +180,7 @@ def test_a_picture_bomb_takes_neither_time_nor_memory(make_clip: MakeClip, tmp_p
     assert float(cpu_seconds) < 1
 
 
+@pytest.mark.long
 def test_an_endless_stream_is_refused_before_it_is_decoded(make_clip: MakeClip, tmp_path: Path) -> None:
     hour = make_clip(draw="color", size="16x16", seconds=3600, rate="12", audio="", codec="mpeg4 -q:v 31")
     assert "seconds" in refused(hour, tmp_path).reason

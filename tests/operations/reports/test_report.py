@@ -103,6 +103,7 @@ def test_of_a_new_installation_no_day_before_its_first_charge_is_missed(report: 
     assert replace(new, spent=[]).unknown_days == []
 
 
+@pytest.mark.long
 def test_the_page_says_every_figure_and_loads_nothing(report: MonthReport, written: str) -> None:
     for figure in text.tiles(report):
         assert figure.value in written

@@ -102,6 +102,7 @@ def test_a_server_that_fails_for_long_and_one_that_fails_for_a_moment(refused: R
     assert "SlowDown" in refused(StorageError, 30)
 
 
+@pytest.mark.long
 def test_a_real_server_that_is_stopped(refused: Refused, tmp_path: Path) -> None:
     with seaweed.running(tmp_path / "s3") as at:
         port = at.endpoint_url.rpartition(":")[2]

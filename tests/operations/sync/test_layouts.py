@@ -14,6 +14,7 @@ from tests.faults.world import World
 from tests.operations.layouts import LAYOUTS, act, catalogue, dry, hold, out_of, put, stored
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_what_can_be_adopted_is_and_the_dry_run_foretells_it(
     world: World, endpoint: Endpoint, lease: Lease, name: str

@@ -90,6 +90,7 @@ def test_a_dry_run_writes_down_the_scan_alone(world: World) -> None:
         assert not session.execute(sa.select(tables.orphans)).all()
 
 
+@pytest.mark.long
 def test_a_key_of_the_services_may_be_written_over_ours_may_not(
     world: World, lease: Lease, make_clip: MakeClip
 ) -> None:

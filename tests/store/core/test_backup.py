@@ -111,6 +111,7 @@ def test_a_backup_with_a_tampered_record_is_refused(engine: sa.Engine, empty: st
     emptied.dispose()
 
 
+@pytest.mark.long
 def test_backups_under_write_load_are_whole(engine: sa.Engine, empty_url: Callable[[str], str], tmp_path: Path) -> None:
     stop = threading.Event()
 

@@ -62,6 +62,7 @@ def everything(url: str) -> dict[str, Any]:
         }
 
 
+@pytest.mark.long
 @STRIDES
 @pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
 def test_the_first_migration_outlives_kills(backend: str, stride: int, empty_url: Callable[[str], str]) -> None:

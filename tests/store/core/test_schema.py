@@ -69,6 +69,7 @@ def models() -> sa.MetaData:
     return copy
 
 
+@pytest.mark.long
 @BACKENDS
 def test_the_migrations_make_exactly_the_models(backend: str, empty_url: NewUrl) -> None:
     migrated, made = open_engine(empty_url(backend)), open_engine(empty_url(backend))
