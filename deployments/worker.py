@@ -143,7 +143,8 @@ with warnings.catch_warnings():
 
         async def _put_back(self, run_id: UUID) -> None:
             state = (await self.client.read_flow_run(run_id)).state
-            if state is None or state.is_crashed() or not state.is_final():
+            # What fails while it is ended fails of that, as a rule; what does not will fail where it is begun again.
+            if state is None or state.is_crashed() or state.is_failed() or not state.is_final():
                 await self.client.set_flow_run_state(run_id, AwaitingRetry(message=_HANDED_OVER))
 
         def hand_over(self, number: signal.Signals) -> None:

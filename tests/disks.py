@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,3 +44,21 @@ def fill(folder: Path, leave_bytes: int = 0) -> Path:
         except OSError:
             pass
     return filler
+
+
+@contextmanager
+def kept_full(folder: Path) -> Iterator[Path]:
+    """Fill the disk, and take at once what others give back, such as a journal; gives the file that takes the room."""
+    filler, over = fill(folder), threading.Event()
+
+    def refill() -> None:
+        while not over.wait(0.02):
+            fill(folder)
+
+    thread = threading.Thread(target=refill, daemon=True)
+    thread.start()
+    try:
+        yield filler
+    finally:
+        over.set()
+        thread.join()

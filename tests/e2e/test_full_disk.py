@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reelkeeper.errors import LeaseLost
-from tests.disks import fill, small_disk
+from tests.disks import fill, kept_full, small_disk
 
 WIDE = [word for name in ("", "user_") for word in ("--param", f"limits.max_{name}percent=100")]
 BOUND_SECONDS = 30  # from the disk being full to the end of the command
@@ -98,10 +98,10 @@ def test_a_disk_that_fills_during_a_run_ends_it_and_is_no_fault_of_a_video(
         while not list(deployment.scratch.rglob("out.webm")):
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
-        filler = fill(getattr(deployment, place), 0)
-        began = time.monotonic()
-        said = "".join(process.communicate(timeout=240))
-        took = time.monotonic() - began
+        with kept_full(getattr(deployment, place)) as filler:
+            began = time.monotonic()
+            said = "".join(process.communicate(timeout=240))
+            took = time.monotonic() - began
     finally:
         process.kill()
     assert process.returncode == 1, said

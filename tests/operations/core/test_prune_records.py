@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from reelkeeper.errors import Frozen
 from reelkeeper.model.jobs import JobState
-from reelkeeper.operations.core import prune_records as forgetting
+from reelkeeper.operations.core import prune_records as pruning
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.prune_records import forget, overdue
@@ -284,7 +284,7 @@ def test_it_goes_in_batches_stops_in_time_and_obeys_a_freeze(
     rows = [{"start_at": at - timedelta(days=500, minutes=n), "tier": "", "model": "", "seconds": 900, "figures": {}}
             for n in range(25)]  # fmt: skip
     put(engine, performance_windows, rows)
-    monkeypatch.setattr(forgetting, "BATCH", 10)
+    monkeypatch.setattr(pruning, "BATCH", 10)
     freeze(engine, by="test", reason="an audit")
     with pytest.raises(Frozen):
         run(engine)
