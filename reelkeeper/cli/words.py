@@ -1,6 +1,7 @@
 """What commands read alike: a moment, a month, and who is asking."""
 
 import getpass
+import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated
@@ -22,7 +23,7 @@ MonthlyBudget = Annotated[
 ]
 
 _MAX_MICROUSD = 10**12  # what the ledger moves at once
-_MAX_BYTES = 10**15
+_POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def moment(text: str | None) -> datetime | None:
@@ -62,15 +63,16 @@ def budgets(**given: str | None) -> "BudgetPolicy | None":
 
 
 def byte_count(text: str) -> int:
-    """Read bytes with or without a unit: 5GiB, 500MB, 1073741824."""
-    from pydantic import ByteSize, TypeAdapter, ValidationError
+    """Read bytes with or without a unit: 5GiB, 5Gi, 500MB, 1073741824.
 
-    try:
-        size_bytes = int(TypeAdapter(ByteSize).validate_python(text))
-    except ValidationError:
-        size_bytes = -1
-    if not 0 <= size_bytes <= _MAX_BYTES:
+    Not by pydantic's ByteSize, which refuses 5Gi and takes 5kbit.
+    """
+    found = re.fullmatch(r"(\d{1,15}) ?(?:([kKMGT])(i?))?B?", text)
+    if not found:
         raise typer.BadParameter(f"{text!r} is no number of bytes; write e.g. 5GiB, 500MB or 1073741824")
+    number, unit, binary = found.groups()
+    power = _POWERS[unit.upper()] if unit else 0
+    size_bytes: int = int(number) * (1024 if binary else 1000) ** power
     return size_bytes
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import typer
 
+from reelkeeper.cli.words import byte_count
 from reelkeeper.operations.billing.ledger import deduct_user_credits
 from reelkeeper.store.core.engine import open_engine, transaction
 from reelkeeper.store.tables import accounts, credit_holds
@@ -80,3 +82,17 @@ def test_what_does_not_add_up_ends_with_5_and_can_be_written_anew(engine: sa.Eng
     assert (corrected["subject"], corrected["recorded"], corrected["counted"]) == ("user/ann", 5, 1_000_000)
     assert ask("credits", "recount") == {"corrected": [], "mismatches": []}
     assert ask("audit", "--limit", "1")[0]["event"]["event"] == "recount"
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("1073741824", 2**30), ("5GiB", 5 * 2**30), ("5Gi", 5 * 2**30), ("5 kB", 5_000), ("2000T", 2 * 10**15)],
+)
+def test_bytes_are_read_with_and_without_a_unit(text: str, size_bytes: int) -> None:
+    assert byte_count(text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "-5", "1.5GB", "5kbit", "5 parsecs"])
+def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="no number of bytes"):
+        byte_count(text)
