@@ -93,8 +93,8 @@ with warnings.catch_warnings():
                 if not self._has_successfully_synced:  # its pool may have been made since
                     await super()._sync_and_initialize()
                 if self._dead_looked_for_at <= time.monotonic():
-                    self._dead_looked_for_at = math.inf
                     await self._end_dead_runs()
+                    self._dead_looked_for_at = math.inf  # only now: a server that was away is asked again
                 return await super().get_and_submit_flow_runs()
             except httpx.HTTPError as error:
                 self._logger.warning("Prefect's server does not answer: %r", error)
@@ -175,7 +175,7 @@ def here() -> str | None:
 
 
 def died_here(run: FlowRun) -> bool:
-    """Say whether the process of a run was one of this machine or container, and is gone."""
+    """Check whether a run's process belonged to this machine or container and no longer exists."""
     place, _, pid = (run.infrastructure_pid or "").rpartition(":")
     if not place or place != here() or not pid.isdigit():
         return False

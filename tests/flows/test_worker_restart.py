@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 from prefect import flow, get_client
 from prefect.client.orchestration import SyncPrefectClient
@@ -61,3 +62,24 @@ def test_what_died_here_has_crashed_and_all_else_goes_on(pool: str, monkeypatch:
         states = {run: str(client.read_flow_run(run).state_name) for run in (dead, reused, elsewhere, *unknown, alive)}
     assert {run for run, state in states.items() if state == "Crashed"} == {dead, reused}
     assert {state for run, state in states.items() if run not in (dead, reused)} == {"Running"}
+
+
+def test_a_server_that_is_away_is_asked_for_dead_runs_again(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.worker.LEASE_SECONDS", 0.0)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+
+    async def away(*_: object, **_options: object) -> None:
+        raise httpx.ConnectError("it is away")
+
+    async def act() -> None:
+        async with Worker(pool, 1) as worker:
+            with pytest.MonkeyPatch.context() as outage:
+                outage.setattr(worker.client, "read_flow_runs", away)
+                assert await worker.get_and_submit_flow_runs() == []
+            await worker.get_and_submit_flow_runs()
+
+    with get_client(sync_client=True) as client:
+        dead = begun(client, pool, f"{HERE}:{ended.pid}")
+        asyncio.run(act())
+        assert client.read_flow_run(dead).state_name == "Crashed"
