@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
 from deployments.bootstrap import OLD_NAME, bootstrap, delete_deployment, find_deployment
-from deployments.up import LOOKS_ONLY, find_deployments
+from deployments.up import LOOKS_ONLY, find_prefect_yaml
 from reelkeeper.errors import Misconfigured
 from reelkeeper.operations.core.overrides import show_in_force
 from reelkeeper.operations.core.policies import current
@@ -98,7 +98,7 @@ def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only
 def redeploy(folder: Path) -> None:
     """Deploy the prefect.yaml of this release to the server that is configured, as `deploy` does."""
     with get_client(sync_client=True) as client:
-        deploy(client, find_deployments(), folder)
+        deploy(client, find_prefect_yaml(), folder)
 
 
 def only_look(said: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What we use of Prefect and Prefect does not promise to keep, in this one place.
+"""Wrap the private parts of Prefect that Reelkeeper uses, all in this one module.
 
 `USED` says of each name what breaks here without it. A new version of Prefect may take one away in silence:
 `tests/deployments/test_prefect_internals.py` fails then, with that text. What only one process needs is imported there:
@@ -47,14 +47,14 @@ def run_healthcheck_server(is_healthy: Callable[[], bool]) -> AbstractContextMan
 
 
 def schedule(written: dict[str, Any]) -> dict[str, Any]:
-    """Give the fields of a deployment's schedule, as it is written in prefect.yaml."""
+    """Convert a schedule from prefect.yaml to the fields of a deployment's schedule."""
     from prefect.cli.deploy._schedules import _schedule_config_to_deployment_schedule  # noqa: PLC0415  for `up` alone
 
     return _schedule_config_to_deployment_schedule(written)
 
 
 def sqlite() -> "type[AioSqliteConfiguration]":
-    """Give what decides how Prefect's server begins its transactions on SQLite."""
+    """Import the class through which Prefect's server begins its transactions on SQLite."""
     from prefect.server.database.configurations import AioSqliteConfiguration  # noqa: PLC0415  for the server alone
 
     return AioSqliteConfiguration

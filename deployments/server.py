@@ -18,7 +18,8 @@ from deployments import prefect_internals
 if TYPE_CHECKING:
     from prefect.server.database.configurations import AioSqliteConfiguration
 
-_begin = prefect_internals.sqlite().begin_transaction
+_sqlite = prefect_internals.sqlite()
+_begin = _sqlite.begin_transaction
 
 
 @asynccontextmanager
@@ -33,6 +34,6 @@ async def begin_immediate(
 
 
 if __name__ == "__main__":
-    prefect_internals.sqlite().begin_transaction = begin_immediate  # type: ignore[assignment]  # no setting says so
+    _sqlite.begin_transaction = begin_immediate  # type: ignore[assignment]  # no setting says so
     sys.argv = ["prefect", "server", "start", *sys.argv[1:]]
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)

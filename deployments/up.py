@@ -55,7 +55,7 @@ class Up:
         self.settings, self.tell, self.patience = settings, tell, patience
         self.state = settings.state_dir.absolute()
         self.logs = self.state / "logs"
-        self.written = find_deployments()
+        self.written = find_prefect_yaml()
         self.asked = 0  # how often it was told to stop
         self.began = self.room_due = time.monotonic()
         self.without_room: set[str] = set()  # the disks that were told of as full
@@ -81,9 +81,8 @@ class Up:
             start(self._part("server", "Prefect's server", server, 10))
             if self.settings.database_url:
                 _upgrade(self.settings)
-            with open_workspace(
-                self.settings
-            ):  # makes the store, and starts the embedded objects, which the parts share
+            # It makes the store, and starts the embedded objects, which the parts share.
+            with open_workspace(self.settings):
                 worker = [*_ours("worker"), "default", "transcode", "--patience", patience]
                 start(self._part("worker", "The worker", worker, self.patience + DRAIN_MARGIN_SECONDS))
                 start(self._part("api", "The API", [*_ours("api"), "--port", str(self.api_port)], 25))
@@ -219,7 +218,7 @@ def _free(option: str, asked: int | None, usual: int) -> int:
     raise Misconfigured(f"port {asked} is taken; give another {option}, or none for a free one")
 
 
-def find_deployments() -> Path:
+def find_prefect_yaml() -> Path:
     """Find prefect.yaml: of this folder, or of the checkout that this is part of."""
     for folder in (Path.cwd(), Path(__file__).parent.parent):
         if (folder / "prefect.yaml").exists():

@@ -24,7 +24,7 @@ def forecast_costs(
     budget: Annotated[BudgetPolicy | None, Override()] = None,
     saving: Annotated[SavingsPolicy | None, Override()] = None,
     alerting: Annotated[AlertPolicy | None, Override()] = None,
-    months: Annotated[int, Field(ge=1, le=12), FieldHelp("This month and so many in all")] = 3,
+    months: Annotated[int, Field(ge=1, le=12), FieldHelp("Months to forecast, this one included")] = 3,
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> ForecastReport:

@@ -1,4 +1,4 @@
-"""What charts are made of: units of an axis, days as Vega reads them, limits, words where nothing is; and drawing.
+"""Build and render parts of charts: axis units, days as Vega reads them, limit lines, and text for empty charts.
 
 SVG is for pages, PNG for where only pixels go: the same definition, whatever the theme and the width.
 """
@@ -110,7 +110,7 @@ def svg(chart: Picture, theme: Theme = LIGHT, width: int = WIDE) -> str:
 
 
 def data_uri(svg: str) -> str:
-    """Give an SVG document as an address that holds it, for where a picture must come without a second file."""
+    """Encode an SVG document as a data URL, for pages that embed their pictures."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 

@@ -1,4 +1,4 @@
-"""What is stored, by the age of the video and the tier of its owner, and what has been saved so far."""
+"""Chart stored bytes by video age and owner's tier, and the dollars saved so far."""
 
 from typing import Final
 
