@@ -6,6 +6,7 @@ STAMP := .venv/.installed
 PEERS := .venv-peers/.installed
 FOREIGN := .venv-foreign/.installed
 TWO := --numprocesses 2   # two tests at a time; each worker has servers of its own
+unexport PYTHONDONTWRITEBYTECODE   # where it is set, each of hundreds of processes would compile all modules anew
 RULES_FLOOR := 90         # percent; 90.0 of rules by tests/rules alone
 OPERATIONS_FLOOR := 80
 

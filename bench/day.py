@@ -90,7 +90,7 @@ def measure() -> list[Row]:
 
 def live(hours: float) -> Day:
     """Run so many hours of the day, in a process of its own, against a server of its own."""
-    with tempfile.TemporaryDirectory(prefix="reelkeeper-day-") as folder, _server(Path(folder)) as environment:
+    with tempfile.TemporaryDirectory(prefix="reelkeeper-day-") as folder, prefect_server(Path(folder)) as environment:
         told = subprocess.run(
             [sys.executable, "-m", "tests.bench.day_runs", str(hours), folder],
             env=environment,
@@ -108,7 +108,7 @@ def _largest(growth: Counter[str]) -> list[tuple[str, int]]:
 
 
 @contextmanager
-def _server(folder: Path) -> Iterator[dict[str, str]]:
+def prefect_server(folder: Path) -> Iterator[dict[str, str]]:
     """Start a Prefect server as we tell every server of ours to be; gives the environment of its clients."""
     port = _free_port()
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "REELKEEPER_"))}

@@ -1,4 +1,4 @@
-"""Four workers, each a process of its own, on one plan: every video once, faster than one, and whoever is killed."""
+"""Four workers, each a process of its own, on one plan: every video once, whoever is killed."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from prefect.settings import PREFECT_API_URL
 
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.tables import audit_events, leases, operations
+from reelkeeper.store.tables import audit_events, leases
 from tasks import plans
 from tests.clips import AAC, natural, tool
 from tests.faults.world import LONG_AGO
@@ -106,29 +106,15 @@ def kill(scene: Scene, process: subprocess.Popen[str]) -> None:
         session.execute(sa.update(leases).where(its_own).values(expires_at=LONG_AGO))
 
 
-def seconds_of(scene: Scene, count: int) -> tuple[float, bool]:
-    """Let `count` workers compress everything; return the seconds from the plan's claim to the last swap, and whether
-    each of them had a share: on a busy machine, one may begin when all is done.
-    """
-    with workers("tier_storage", *["transcode_videos"] * (count - 1)) as processes:
+def test_four_workers_compress_each_video_once_and_share_the_work(make_backlog: MakeScene) -> None:
+    scene = make_backlog()
+    with workers("tier_storage", *["transcode_videos"] * 3) as processes:
         told, *helped = [ended(process) for process in processes]
     assert sorted(swapped(scene)) == [f"cold{number:02}" for number in range(VIDEOS)]
     assert told["done"] == {"compressed": VIDEOS}
     assert {entry["plan_id"] for entry in helped} <= {told["plan_id"]}
-    shared = all(1 <= entry["done"].get("compressed", 0) < VIDEOS for entry in helped)
+    assert any(entry["done"].get("compressed") for entry in helped)  # on a busy machine some begin when all is done
     scene.world.check()
-    with reading(scene.engine) as session:
-        last = session.execute(sa.select(sa.func.max(operations.c.updated_at))).scalar_one()
-    return float((last - scene.last_plan().applied_at).total_seconds()), shared
-
-
-def test_four_workers_compress_each_video_once_and_sooner_than_one(make_backlog: MakeScene) -> None:
-    for _ in range(3):  # others at work on this machine may slow one of the two down
-        (alone, _), (four, shared) = (seconds_of(make_backlog(), count) for count in (1, 4))
-        sys.stdout.write(f"4 workers: {four:.1f} s, one: {alone:.1f} s, {alone / four:.2f} times as fast\n")
-        if four < alone and shared:
-            return
-    pytest.fail(f"three times, four workers were slower than one, or one had no share: {four:.1f} s and {alone:.1f} s")
 
 
 def test_two_of_four_workers_are_killed_the_run_itself_among_them_and_the_others_end_its_plan(
