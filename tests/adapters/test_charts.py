@@ -53,6 +53,7 @@ def every_chart() -> dict[str, Picture]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 def test_every_picture_is_as_wide_as_asked_and_loads_nothing(theme: Theme, width: int) -> None:
@@ -66,6 +67,7 @@ def test_every_picture_is_as_wide_as_asked_and_loads_nothing(theme: Theme, width
         assert not re.search(r"<script|<image|<use|href=|url\(|@import", svg)
 
 
+@pytest.mark.long
 def test_a_chart_is_one_definition_and_the_theme_alone_colours_it() -> None:
     for chart in every_chart().values():
         light, dark = charts.svg(chart, LIGHT), charts.svg(chart, DARK)
@@ -126,6 +128,7 @@ def test_a_name_from_outside_is_text_and_never_markup() -> None:
     assert "&lt;script" in svg
 
 
+@pytest.mark.long
 @settings(max_examples=10)
 @given(
     amounts=st.lists(st.sampled_from([0.0, 1e-6, 0.02, 3.5, 999.99, 1e7, -0.5]), min_size=1, max_size=40),

@@ -247,6 +247,7 @@ def rows(inner: object) -> object:
     return {"data": {"viewer": {"accounts": [{"rows": [inner]}]}}, "errors": None}
 
 
+@pytest.mark.long
 @given(
     status=st.sampled_from((200, 200, 400, 403, 404)), body=JSON | JSON.map(rows) | JSON.map(lambda x: {"result": x})
 )

@@ -26,6 +26,7 @@ def account(cloudflare: CloudflareDouble, configured: Settings, monkeypatch: pyt
     return cloudflare
 
 
+@pytest.mark.long
 def test_reads_come_in_as_views(account: CloudflareDouble, reelkeeper: Run, ask: Ask, one_video: str) -> None:
     (listed,) = ask("videos")
     at = datetime.combine(DAY, time(), UTC)
@@ -79,6 +80,7 @@ def lock(prefix: str, condition: dict[str, object], *, enabled: bool = True) -> 
 AGE = {"type": "Age", "maxAgeSeconds": 30 * 86_400}
 
 
+@pytest.mark.long
 def test_a_lock_that_covers_the_prefix_says_where_it_helps_and_where_it_is_in_the_way(
     account: CloudflareDouble, findings: Callable[[], dict[str, dict[str, str]]], prefix: str
 ) -> None:
@@ -119,6 +121,7 @@ def test_a_lifecycle_rule_that_deletes_is_a_warning(
     assert account.bucket_rules
 
 
+@pytest.mark.long
 def test_where_the_keys_may_not_read_them_cloudflares_api_is_asked_and_else_it_is_not_known(
     account: CloudflareDouble, double: R2Double, findings: Callable[[], dict[str, dict[str, str]]], prefix: str
 ) -> None:

@@ -18,6 +18,7 @@ def document(tmp_path: Path, reelkeeper: Run) -> Path:
     return file
 
 
+@pytest.mark.long
 def test_a_document_is_applied_listed_compared_and_taken_back(document: Path, reelkeeper: Run) -> None:
     assert "lifecycle.retention_free_days" in reelkeeper("policy", "check", document).stdout
     assert "Version 1 is in force" in reelkeeper("policy", "apply", document, "--reason", "trial", "--yes").stdout

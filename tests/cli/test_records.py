@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cli.conftest import Run
 
 Ask = Callable[..., Any]
@@ -26,6 +28,7 @@ def test_a_record_that_somebody_changed_ends_with_5(reelkeeper: Run, one_video: 
     assert "audit event 1" in reelkeeper("audit", "verify", exit_code=5).stderr
 
 
+@pytest.mark.long
 def test_a_store_is_copied_and_brought_back_frozen(reelkeeper: Run, ask: Ask, one_video: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy.sqlite3"
     assert ask("db", "backup", copy)["size_bytes"] == copy.stat().st_size

@@ -21,6 +21,7 @@ def test_what_is_no_month_and_no_budget_ends_with_2(reelkeeper: Run, tmp_path: P
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.long
 def test_a_budget_can_be_left_out(reelkeeper: Run, tmp_path: Path) -> None:
     reelkeeper("report", "-o", tmp_path / "page.html", "--monthly-budget", "none", "--month", "2026-10")
     assert "The budget is" not in (tmp_path / "page.html").read_text()

@@ -30,6 +30,7 @@ def test_each_name_is_there_and_takes_what_it_is_given(name: str, without: str) 
     assert list(inspect.signature(found).parameters) == [part for part in parameters.split(", ") if part], without
 
 
+@pytest.mark.long
 def test_no_other_module_imports_what_is_private_in_prefect() -> None:
     sources = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if path.name != "prefect_internals.py"]
     assert [f"{path.relative_to(ROOT)}: {name}" for path in sources for name in private(path)] == []

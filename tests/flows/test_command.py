@@ -46,6 +46,7 @@ def test_without_apply_the_plan_is_shown_and_nothing_is_changed(old: Scene) -> N
     assert "reelkeeper run expire_videos --apply --plan" in said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flow", "params"),
     [
@@ -160,6 +161,7 @@ def test_sync_says_what_it_found_and_takes_no_plan(scene: Scene) -> None:
     assert "takes no --plan" in run("run", "sync_catalog", "--plan", "x", exit_code=2).stderr
 
 
+@pytest.mark.long
 def test_a_layout_of_the_services_own_is_read_shown_and_taken_in(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def test_a_run_makes_what_waits(queue: Scene) -> None:
     queue.world.check()
 
 
+@pytest.mark.long
 def test_no_more_run_at_once_than_prefects_limit_says(queue: Scene, provider: ProviderDouble) -> None:
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(GLOBAL_LIMIT, 1)

@@ -53,6 +53,7 @@ def test_the_guard_refuses_and_nothing_is_changed(old: Scene, limits: BlastRadiu
     assert old.everything() == before
 
 
+@pytest.mark.long
 def test_a_shrunken_catalogue_is_refused_after_a_good_run(old: Scene) -> None:
     for number in range(6):
         old.video(f"new{number}", age_days=1, stored=False)
@@ -64,6 +65,7 @@ def test_a_shrunken_catalogue_is_refused_after_a_good_run(old: Scene) -> None:
     assert old.states()["v9"] == "live"
 
 
+@pytest.mark.long
 def test_an_empty_policy_is_refused() -> None:
     policy = LifecyclePolicy(retention_free_days=None, retention_premium_days=None, retention_pro_days=None)
     with pytest.raises(PolicyRefused, match="retention_free_days"):

@@ -104,6 +104,7 @@ def test_a_higher_level_is_news_and_what_is_put_right_is_over(spending: Scene) -
     assert {state for *_, state in told(spending)} == {"resolved"}
 
 
+@pytest.mark.long
 def test_a_budget_of_a_user_counts_that_user_alone(spending: Scene) -> None:
     budgets = tuple(
         Budget(scope=scope, period=Period.DAY, usd=Decimal(13)) for scope in ("user:ann", "user:bob", "tier:pro")
@@ -128,17 +129,20 @@ def test_days_that_nobody_counted_are_told_until_they_are_known(spending: Scene)
     assert monitor_costs(dry_run=False).over == 1
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("scene")
 def test_a_store_that_has_never_counted_has_no_gaps() -> None:
     assert monitor_costs().found == ()
     assert monitor_costs(dry_run=False).found == ()
 
 
+@pytest.mark.long
 def test_people_hear_of_the_spend_while_changes_are_frozen(spending: Scene) -> None:
     freeze.freeze(spending.engine, by="ops", reason="an audit")
     assert monitor_costs(MONTHLY, dry_run=False).news == 2
 
 
+@pytest.mark.long
 def test_where_cloudflare_does_not_answer_our_count_stands_in_and_people_are_told(
     spending: Scene, cloudflare: CloudflareDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ def test_runs_that_were_missed_are_made_good_and_what_is_put_right_is_over(busy:
     assert (report.found, report.windows) == ((), 3)
 
 
+@pytest.mark.long
 def test_an_alert_is_over_when_the_goal_is_kept_and_stays_when_there_is_nothing_to_judge(busy: Scene) -> None:
     assert monitor_performance(dry_run=False, as_of=NOW).news == 1
     quiet = monitor_performance(dry_run=False, as_of=NOW + timedelta(hours=3))

@@ -99,6 +99,7 @@ def test_a_time_that_is_none_keeps_its_video_and_the_plan_is_made(old: Scene, ca
     assert "video v1: created_at 'last summer' is no time" in caplog.text
 
 
+@pytest.mark.long
 def test_videos_that_vanish_or_are_corrupt_are_named_and_the_others_are_compressed(scene: Scene) -> None:
     for number in range(4):
         scene.video(f"v{number}", age_days=10)
@@ -115,6 +116,7 @@ def test_videos_that_vanish_or_are_corrupt_are_named_and_the_others_are_compress
     assert set(scene.states().values()) == {"live"}
 
 
+@pytest.mark.long
 def test_a_blob_whose_key_is_refused_is_named_and_the_others_are_purged(old: Scene) -> None:
     expire_videos(limits=WIDE, dry_run=False)
     long_ago = datetime(2026, 1, 1, tzinfo=UTC)

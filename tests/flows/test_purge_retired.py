@@ -62,6 +62,7 @@ def test_so_many_videos_go_in_one_run_the_longest_waiting_first(due: Scene) -> N
     assert len(due.double.deleted()) == 2
 
 
+@pytest.mark.long
 def test_zero_means_nothing_and_a_plan_is_bound_to_its_limit(due: Scene) -> None:
     before = due.everything()
     with pytest.raises(GuardRefused, match="max_objects"):
@@ -73,6 +74,7 @@ def test_zero_means_nothing_and_a_plan_is_bound_to_its_limit(due: Scene) -> None
     assert due.double.deleted() == []
 
 
+@pytest.mark.long
 def test_what_is_held_after_the_plan_is_skipped(due: Scene) -> None:
     plan_id = purge_retired().plan.id
     hold(due.engine, scope="video", subject="gone0", reason="legal", author="ops")
@@ -90,6 +92,7 @@ def test_what_a_killed_run_had_begun_to_delete_is_finished(due: Scene) -> None:
     due.world.check()
 
 
+@pytest.mark.long
 def test_a_key_that_cannot_be_deleted_ends_the_run_failed_with_the_rest_done(due: Scene) -> None:
     with reading(due.engine) as session:
         key = session.execute(sa.select(blobs.c.key).where(blobs.c.video_id == "gone0")).scalar_one()

@@ -43,6 +43,7 @@ def test_what_is_overdue_is_given_back_once(overdue: Scene) -> None:
     assert why_frozen(overdue.engine) is None
 
 
+@pytest.mark.long
 def test_a_mismatch_fails_the_run_freezes_everything_and_is_told_until_it_is_over(overdue: Scene) -> None:
     with transaction(overdue.engine, "test") as session:
         session.execute(sa.update(storage_accounts).values(used_bytes=storage_accounts.c.used_bytes + 1))

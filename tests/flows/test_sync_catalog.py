@@ -71,6 +71,7 @@ def test_a_second_run_finds_the_lease_taken(uploaded: Scene) -> None:
     assert uploaded.everything() == before
 
 
+@pytest.mark.long
 def test_reads_that_cloudflare_counts_become_the_views_of_past_days(
     uploaded: Scene, cloudflare: CloudflareDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +97,7 @@ def put(scene: Scene, *keys: str, size: int = 3) -> None:
         scene.world.workspace.bucket.put_bytes_once(f"{scene.world.address.prefix}{key}", b"x" * size, "video/mp4")
 
 
+@pytest.mark.long
 def test_a_dry_run_foretells_the_run_and_what_is_in_doubt_is_told_once(uploaded: Scene) -> None:
     put(uploaded, "u1/intro.mp4", "u2/intro.mp4", "cy/v.mp4", "cy/v/x.mp4", "notes.txt", "flat.mp4")
     put(uploaded, "cy/empty.mp4", size=0)
@@ -134,6 +136,7 @@ def test_the_report_of_both_has_the_same_table(uploaded: Scene) -> None:
     assert "flat\\|'.mp4` |" in table
 
 
+@pytest.mark.long
 def test_a_pattern_that_does_not_fit_is_refused_and_the_rest_is_done(uploaded: Scene) -> None:
     uploaded.video("lost", age_days=1, stored=False)
     put(uploaded, *(f"2026/{month}/{n}.mp4" for month in (9, 10) for n in range(3)))

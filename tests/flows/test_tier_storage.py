@@ -72,6 +72,7 @@ def test_a_saved_plan_is_applied_as_it_stands_and_only_once(cold: Scene) -> None
     assert cold.everything() == before
 
 
+@pytest.mark.long
 def test_the_guard_refuses_before_the_first_change_and_its_override_applies_the_same_plan(cold: Scene) -> None:
     for number in range(4):
         cold.video(f"more{number}", age_days=40)
@@ -117,6 +118,7 @@ def test_a_freeze_during_a_run_stops_it_before_the_next_video(cold: Scene) -> No
     assert set(cold.states().values()) == {"live"}
 
 
+@pytest.mark.long
 def test_one_video_that_fails_ends_the_run_failed_with_the_rest_done(cold: Scene) -> None:
     cold.video("missing", age_days=20, stored=False)
     with pytest.raises(PartialFailure, match=r"2 compressed, 1 failed, 1 retired.*missing: ObjectMissing"):

@@ -81,6 +81,7 @@ def test_it_compresses_in_the_name_of_the_run_that_planned_and_leaves_the_end_to
     cold.world.check()
 
 
+@pytest.mark.long
 def test_it_ends_the_plan_of_a_run_that_is_dead(cold: Scene) -> None:
     begun(cold)
     cold.world.expire_leases()
@@ -89,6 +90,7 @@ def test_it_ends_the_plan_of_a_run_that_is_dead(cold: Scene) -> None:
     assert transcode_videos(dry_run=False).plan_id is None
 
 
+@pytest.mark.long
 def test_a_run_and_its_helper_share_the_videos(cold: Scene) -> None:
     cold.video("cold3", age_days=10)
     helped: list[HelpReport] = []
@@ -102,6 +104,7 @@ def test_a_run_and_its_helper_share_the_videos(cold: Scene) -> None:
     cold.world.check()
 
 
+@pytest.mark.long
 def test_the_run_waits_for_what_its_helpers_are_at_work_on_and_takes_over_from_the_dead(cold: Scene) -> None:
     """Another worker holds one video's lease as the run begins, and gives no sign of life."""
     leases.acquire(cold.engine, ["video/cold1"], "a helper that is dead", seconds=5)
@@ -109,6 +112,7 @@ def test_the_run_waits_for_what_its_helpers_are_at_work_on_and_takes_over_from_t
     assert {outcome.outcome: outcome.objects for outcome in report.done} == {"compressed": 3, "retired": 1}
 
 
+@pytest.mark.long
 def test_it_stops_before_the_next_video_when_the_run_that_it_helps_has_ended(cold: Scene) -> None:
     plan_id = begun(cold)
     with reading(cold.engine) as session:
@@ -120,6 +124,7 @@ def test_it_stops_before_the_next_video_when_the_run_that_it_helps_has_ended(col
     assert report.left >= 1
 
 
+@pytest.mark.long
 def test_a_new_run_ends_what_a_dead_one_left_under_way(cold: Scene) -> None:
     begun(cold)
     cold.world.expire_leases()
@@ -127,6 +132,7 @@ def test_a_new_run_ends_what_a_dead_one_left_under_way(cold: Scene) -> None:
     assert plans.under_way(cold.world.workspace) is None
 
 
+@pytest.mark.long
 def test_a_freeze_stops_it_before_the_next_video(cold: Scene) -> None:
     plan_id = begun(cold)
     cold.when_a_video_is_fetched(lambda: freeze.freeze(cold.engine, by="ops", reason="stop"))
@@ -137,6 +143,7 @@ def test_a_freeze_stops_it_before_the_next_video(cold: Scene) -> None:
         transcode_videos(dry_run=False)
 
 
+@pytest.mark.long
 def test_what_fails_here_fails_this_run_with_the_rest_done(cold: Scene) -> None:
     cold.video("missing", age_days=20, stored=False)
     plan_id = begun(cold)
@@ -162,6 +169,7 @@ def test_helpers_are_asked_for_through_prefect_and_a_run_without_any_does_it_alo
     assert [run.parameters for run in asked] == [{"dry_run": False}] * 2  # one video is the run's own
 
 
+@pytest.mark.long
 def test_a_video_that_another_has_settled_meanwhile_is_not_done_again(cold: Scene) -> None:
     plan_id = begun(cold)
     with LeaseManager(cold.engine) as manager:

@@ -23,6 +23,7 @@ def compared(distribution: str, *, seeds: range, count: int, error_sigma: float)
     return fmean(means), max(fmean(entry[tier] for entry in tiers) for tier in tiers[0]), max(worst)
 
 
+@pytest.mark.long
 def test_a_short_queue_shows_what_order_is_worth() -> None:
     mean, tier, worst = compared("lognormal", seeds=range(1), count=3000, error_sigma=0.3)
     assert mean < -0.2
@@ -56,6 +57,7 @@ def backlog(models: int, seed: int = 1) -> list[queue.Arrival]:
     ]
 
 
+@pytest.mark.long
 def test_slots_that_never_idle_beat_batches_that_wait_for_their_last() -> None:
     jobs = backlog(models=1)
     slots, batches = queue.run(jobs, OURS).makespan_seconds, queue.barrier_makespan(jobs)
@@ -91,6 +93,7 @@ def test_concurrency_is_near_its_best_on_every_kind_of_server() -> None:
     assert max(regrets) <= 0.12
 
 
+@pytest.mark.long
 def test_ten_gigabytes_save_a_third_more_than_by_recency() -> None:
     coming = list(cache.requests(seed=1))
     recency, fifo = (cache.serve(name, cache.CACHES[name](10 * cache.GB), coming) for name in ("LRU", "ours"))

@@ -220,6 +220,7 @@ def test_the_same_source_gives_the_same_bytes(tiny_clip: Path, tmp_path: Path) -
     assert first == second
 
 
+@pytest.mark.long
 def test_an_encode_that_outgrows_its_source_is_ended(make_clip: MakeClip, tmp_path: Path) -> None:
     noisy = make_clip(draw="life", size="640x360", seconds=8, audio="", codec="libx264 -preset ultrafast")
     media, target = ffmpeg.inspect(noisy), tmp_path / "out.webm"

@@ -12,6 +12,7 @@ from reelkeeper.errors import NotAVideo, ToolMissing
 from tests.clips import MakeClip, cut, tool
 
 
+@pytest.mark.long
 def test_frames_are_paired_by_index_and_not_by_time(tmp_path: Path) -> None:
     """WebM's milliseconds make every 24 fps clip look bad where frames are paired by their timestamps."""
     source = cut("bikes", tmp_path / "24.mp4", seconds=2, encoder="-crf 18 -r 24")

@@ -78,6 +78,7 @@ def test_what_could_not_be_recorded_is_given_back(bucket: Bucket, key: str) -> N
     assert taken(bucket) == {"HeadObject": 2}
 
 
+@pytest.mark.long
 def test_threads_that_share_a_bucket_lose_no_count(bucket: Bucket, double: R2Double, key: str) -> None:
     double.faults.fail("HeadObject", 403, times=10)
     total, done = Counter[str](), threading.Event()

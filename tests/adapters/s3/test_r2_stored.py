@@ -21,6 +21,7 @@ def ordered(request: pytest.FixtureRequest, endpoint: Endpoint, double: R2Double
     double.listings.written()
 
 
+@pytest.mark.long
 def test_the_answer_does_not_depend_on_the_order_of_the_listing(ordered: Bucket) -> None:
     chance = random.Random(7)
     users = ["cam", "cam-1", "cam.2", "cam_3", "Cam", "cam0"]
@@ -47,12 +48,14 @@ def shelf(bucket: Bucket, double: R2Double) -> list[str]:
     return keys
 
 
+@pytest.mark.long
 def test_pages_answer_for_keys_that_stand_together(bucket: Bucket, double: R2Double, shelf: list[str]) -> None:
     assert all(bucket.stored(shelf).values())
     assert len(double.sent("ListObjectsV2")) == 4
     assert not double.sent("HeadObject")
 
 
+@pytest.mark.long
 def test_heads_answer_for_keys_that_stand_alone(bucket: Bucket, double: R2Double, shelf: list[str]) -> None:
     wanted = [f"{bucket.prefix}ann/{n:04}.mp4" for n in range(0, 200, 8)]
     assert all(bucket.stored(wanted).values())
@@ -61,6 +64,7 @@ def test_heads_answer_for_keys_that_stand_alone(bucket: Bucket, double: R2Double
     assert shelf
 
 
+@pytest.mark.long
 def test_only_a_head_says_that_nothing_is_there(bucket: Bucket, double: R2Double, shelf: list[str]) -> None:
     absent = [key.replace("ann", "bob") for key in shelf]
     assert not any(bucket.stored(absent).values())
@@ -68,12 +72,14 @@ def test_only_a_head_says_that_nothing_is_there(bucket: Bucket, double: R2Double
     assert len(double.sent("ListObjectsV2")) < 7  # it looks again, at ever longer strides
 
 
+@pytest.mark.long
 def test_a_listing_that_leaves_keys_out_is_made_up_for(bucket: Bucket, double: R2Double, shelf: list[str]) -> None:
     double.faults.spoil_listing("half", times=100)
     assert all(bucket.stored(shelf).values())
     assert double.sent("HeadObject")
 
 
+@pytest.mark.long
 def test_dense_and_sparse_regions_each_get_what_suits_them(bucket: Bucket, double: R2Double, shelf: list[str]) -> None:
     absent = [key.replace("ann", "abe") for key in shelf[:60]]  # sorts before the others
     stored = bucket.stored(absent + shelf)

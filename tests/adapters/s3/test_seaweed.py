@@ -71,6 +71,7 @@ def test_objects_and_the_endpoint_outlive_a_restart(tmp_path: Path) -> None:
         assert bucket_at(second).read_bytes(KEY) == b"one"
 
 
+@pytest.mark.long
 def test_a_server_that_is_killed_comes_back_with_what_it_had(tmp_path: Path) -> None:
     with seaweed.running(tmp_path) as endpoint:
         bucket = bucket_at(endpoint)
@@ -82,6 +83,7 @@ def test_a_server_that_is_killed_comes_back_with_what_it_had(tmp_path: Path) -> 
         assert successor.pid != server.pid
 
 
+@pytest.mark.long
 def test_the_server_dies_with_its_owner_and_leaves_nothing_locked(tmp_path: Path) -> None:
     with another_process(tmp_path) as owner:
         (server,) = servers(tmp_path)
@@ -106,6 +108,7 @@ def test_a_second_process_shares_the_server_and_takes_it_over(tmp_path: Path) ->
     assert not servers(tmp_path)
 
 
+@pytest.mark.long
 def test_it_listens_on_loopback_alone_and_asks_for_credentials_everywhere(tmp_path: Path) -> None:
     with seaweed.running(tmp_path) as endpoint:
         bucket_at(endpoint).put_bytes_once(KEY, b"one", "video/mp4")
@@ -134,6 +137,7 @@ def test_a_port_that_somebody_else_took_is_given_up(tmp_path: Path) -> None:
         assert bucket_at(second).read_bytes(KEY) == b"one"
 
 
+@pytest.mark.long
 def test_a_long_path_and_keys_of_the_environment_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "stranger")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "stranger")
@@ -145,6 +149,7 @@ def test_a_long_path_and_keys_of_the_environment_do_not_matter(tmp_path: Path, m
         bucket_at(endpoint).put_bytes_once(KEY, b"one", "video/mp4")
 
 
+@pytest.mark.long
 def test_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "weed"
     broken.write_text("#!/bin/sh\necho no space left on device\nexit 1\n")

@@ -169,6 +169,7 @@ EACH_REASON_TO_STAY: dict[str, Any] = {  # in the order of the rules, each besid
 }
 
 
+@pytest.mark.long
 @example(rows=EACH_REASON_TO_STAY)
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=ROWS)

@@ -117,6 +117,7 @@ def test_a_job_that_its_user_cancels_is_stopped_at_the_provider_and_not_charged(
     assert spent(shop) == 0
 
 
+@pytest.mark.long
 def test_what_goes_on_at_a_provider_when_a_window_ends_is_the_next_workers(
     shop: World, provider: ProviderDouble
 ) -> None:
@@ -149,6 +150,7 @@ def test_a_worker_that_was_asleep_for_too_long_does_nothing_more(shop: World, pr
     assert len(provider.submitted) == 1
 
 
+@pytest.mark.long
 def test_a_freeze_stops_the_work_and_loses_nothing_of_it(shop: World, provider: ProviderDouble) -> None:
     (text,) = ask(shop, "a cat")
     provider.looks = 20
@@ -161,6 +163,7 @@ def test_a_freeze_stops_the_work_and_loses_nothing_of_it(shop: World, provider: 
     assert len(provider.submitted) == 1
 
 
+@pytest.mark.long
 def test_no_more_run_at_once_than_the_limit_says(shop: World, provider: ProviderDouble) -> None:
     ask(shop, "a", "b", "c")
     provider.looks = 3
@@ -168,6 +171,7 @@ def test_no_more_run_at_once_than_the_limit_says(shop: World, provider: Provider
     assert provider.most_at_once == 1
 
 
+@pytest.mark.long
 def test_a_worker_that_is_told_to_end_lets_go_of_everything(shop: World, provider: ProviderDouble) -> None:
     ask(shop, "a", "b")
     provider.looks = 10_000

@@ -148,6 +148,7 @@ def test_a_flipped_bit_is_refused(result: Transcode, tmp_path: Path, seed: int) 
         verify_stored(broken, announced(result))
 
 
+@pytest.mark.long
 def test_another_video_in_its_place_is_refused(result: Transcode, make_clip: MakeClip, tmp_path: Path) -> None:
     for seconds in (0.5, 1, 1.5, 2.5, 3):
         other = shrink(make_clip(size="160x96", seconds=seconds), tmp_path)
@@ -211,6 +212,7 @@ def pair(make_clip: MakeClip, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return Pair(media, good, quality)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", DOCTORED)
 def test_a_result_that_is_not_the_same_video_is_not_accepted(pair: Pair, tmp_path: Path, fault: str) -> None:
     """Really encoded so, not only claimed."""

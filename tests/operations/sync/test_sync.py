@@ -170,6 +170,7 @@ def _elsewhere(world: World) -> r2.Bucket:
     return r2.connect(at.endpoint_url, at.access_key_id, at.secret_access_key, "reelkeeper", at.prefix + "elsewhere/")
 
 
+@pytest.mark.long
 def test_in_shards_it_sees_what_one_pass_sees(world: World, lease: Lease) -> None:
     for number in range(12):
         world.video(f"v{number}")

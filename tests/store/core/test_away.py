@@ -138,6 +138,7 @@ def made(url: str) -> str:
     return url
 
 
+@pytest.mark.long
 def test_a_server_that_stops_during_the_work_is_told_and_not_an_unexpected_error() -> None:
     with tempfile.TemporaryDirectory(prefix="reelkeeper-away-", ignore_cleanup_errors=True) as folder:
         stopping = Server(Path(folder))

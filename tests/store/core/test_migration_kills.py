@@ -71,6 +71,7 @@ def test_the_first_migration_outlives_kills(backend: str, stride: int, empty_url
     assert len(everything(url)["deployment"][1]) == 1
 
 
+@pytest.mark.long
 @STRIDES
 def test_a_later_migration_outlives_kills(engine: sa.Engine, stride: int) -> None:
     with transaction(engine, "test.fill") as session:

@@ -165,6 +165,7 @@ def test_remaking_a_table_that_others_refer_to_loses_no_row(engine: sa.Engine) -
         connection.execute(sa.insert(videos).values(id="x", user_id="nobody", state="live", generation=1))
 
 
+@pytest.mark.long
 def test_up_down_and_up_again(engine: sa.Engine) -> None:
     fill(engine)
     before = shape(engine)
