@@ -29,19 +29,21 @@ test-long: $(STAMP) $(FOREIGN) ## the long kills, soaks and quality runs, and ma
 	$(BIN)/pytest -m "hypothesis and not long" --hypothesis-profile thorough $(TWO) --dist worksteal
 	$(BIN)/pytest -m "long and not soak" $(TWO) --dist worksteal
 
-test-soak: $(STAMP)     ## half an hour: dead workers and dead servers, real ones, and many processes over the books
-	$(BIN)/pytest -m soak
+test-soak: $(STAMP)     ## an hour and more: dead workers and servers, many processes over the books, each guard switched off
+	$(BIN)/pytest -m soak --ignore tests/ablation
+	$(BIN)/pytest -m soak tests/ablation $(TWO)
 
 coverage: $(STAMP)      ## lines and branches of rules and operations that their tests reach, against a floor
 	$(BIN)/pytest tests/rules tests/operations -m "not long" $(TWO) --dist loadfile --cov --cov-report=
 	$(BIN)/coverage report --include "reelkeeper/rules/*" --fail-under $(RULES_FLOOR)
 	$(BIN)/coverage report --include "reelkeeper/operations/*" --fail-under $(OPERATIONS_FLOOR)
 
-check: $(STAMP)         ## format, lint, types, imports
+check: $(STAMP)         ## format, lint, types, imports, and a witness for each guard
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.ablation check
 
 docs: $(STAMP)          ## the documentation, in build/docs/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

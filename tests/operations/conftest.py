@@ -1,10 +1,11 @@
 """Fixtures of the operations' tests: a world on each database, and the right to work on it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from reelkeeper import failpoints
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.store.core.engine import transaction
@@ -12,6 +13,8 @@ from reelkeeper.store.core.leases import Lease
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
 from tests.operations.books import DOLLAR
+
+AtFailpoint = Callable[[str, Callable[[], object]], None]
 
 
 @pytest.fixture
@@ -34,3 +37,19 @@ def shop(world: World) -> Iterator[World]:
 def provider(tiny_clip: Path) -> Iterator[ProviderDouble]:
     with ProviderDouble(tiny_clip.read_bytes()).serving() as double:
         yield double
+
+
+@pytest.fixture
+def at_failpoint() -> Iterator[Callable[[str, Callable[[], object]], None]]:
+    """Have something done once, when the process passes a failpoint."""
+
+    def arrange(point: str, act: Callable[[], object]) -> None:
+        def observer(name: str) -> None:
+            if name == point:
+                failpoints.observe(None)
+                act()
+
+        failpoints.observe(observer)
+
+    yield arrange
+    failpoints.observe(None)

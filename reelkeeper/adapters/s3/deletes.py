@@ -39,6 +39,7 @@ _THIS_THREADS = threading.local()
 
 def look_before_sending(client: "S3Client") -> None:
     """Have `client` call the last look of each DeleteObjects after signing it, before each time that it is sent."""
+    # guard bucket.last_look: nothing is asked between signing a delete and sending it
     client.meta.events.register("before-send.s3.DeleteObjects", _look)
 
 
@@ -84,6 +85,7 @@ def _delete_batch(client: "S3Client", bucket: str, keys: list[str]) -> dict[str,
             elif key in deleted:
                 failed.pop(key, None)
             else:
+                # guard bucket.not_reported: a delete that the bucket says nothing about counts as done
                 failed[key] = "NotReported: the bucket said neither that it deleted the key nor why not"
         if not again or attempt == ATTEMPTS:
             break
@@ -94,6 +96,7 @@ def _delete_batch(client: "S3Client", bucket: str, keys: list[str]) -> dict[str,
 
 def _after(why: str, attempt: int, metadata: Mapping[str, Any]) -> str:
     """Mark the refusal of a request that was sent before, too: the first one, whose answer is lost, may be done yet."""
+    # guard bucket.sent_before: a delete that may be done yet counts as refused, since its second try was
     return why if attempt == 1 and not metadata.get("RetryAttempts") else f"Sent again, then {why}"
 
 

@@ -105,9 +105,11 @@ def _digest(*parts: str) -> str:
 
 def confined(prefix: str, key: str) -> str:
     """Return `key` if it is well formed and lies under `prefix`; KeyRefused says what is wrong with it otherwise."""
+    # guard bucket.prefix: objects of somebody else's, beside the prefix, are deleted
     if not key.startswith(prefix) or len(key) == len(prefix):
         raise KeyRefused(f"key {key!r} is not under the prefix {prefix!r}: Reelkeeper touches nothing else")
     fault = flaw(key)
+    # guard bucket.odd_keys: two servers read a key differently, and the wrong object is deleted
     if fault:
         raise KeyRefused(f"key {key!r} {fault}: servers disagree about which object that names; rename the object")
     return key

@@ -35,9 +35,11 @@ def read_page(client: "S3Client", bucket: str, prefix: str, **place: str) -> tup
         answer: Any = client.list_objects_v2(**asked)
     objects: list[StoredObject] = answer[OBJECTS]
     following: str | None = answer.get("NextContinuationToken") if answer["IsTruncated"] else None
+    # guard listing.follows_nowhere: half a listing is taken for all, and the rest is marked as lost
     if answer["IsTruncated"] and not following:
         raise TruncatedListing(f"the listing of {prefix} says that more follows, and not where")
     for stored in objects:
+        # guard listing.foreign_key: an object outside of the prefix is adopted
         if not stored.key.startswith(prefix):
             raise TruncatedListing(f"the listing of {prefix} holds {stored.key!r}")
     return objects, following
@@ -81,6 +83,7 @@ def _between(
     for page in _follow(client, bucket, prefix, **({"StartAfter": after} if after else {})):
         for stored in page:
             key = stored.key.encode()
+            # guard listing.in_order: ranges that are listed at the same time leave out what lies between them
             if key <= last:
                 raise TruncatedListing(
                     f"the listing of {prefix} shows {stored.key!r} after {last.decode()!r}: this server does not list "
@@ -99,6 +102,7 @@ def _follow(client: "S3Client", bucket: str, prefix: str, **place: str) -> Itera
         yield objects
         if token is None:
             return
+        # guard listing.same_token: a server that sends the same page again keeps a run for ever
         if token in seen:
             raise TruncatedListing(f"the listing of {prefix} came back to the token {token!r} after {len(seen)} pages")
         seen.add(token)
@@ -151,8 +155,10 @@ def parse_page(body: bytes) -> dict[str, Any]:
         parser.Parse(body, True)
     except expat.ExpatError as error:
         raise TruncatedListing(f"a page of the listing is not whole ({error}); nothing is concluded from it") from error
+    # guard listing.is_listing: another answer than a listing is taken for an empty one
     if "ListBucketResult" not in head or head.get("IsTruncated") not in {"true", "false"}:
         raise TruncatedListing(f"the answer to a listing is no listing: {body[:200]!r}")
+    # guard listing.counted: a page that lost entries on its way is taken for whole
     if int(head.get("KeyCount", len(entries))) != len(entries):
         raise TruncatedListing(f"a page says that it holds {head['KeyCount']} keys and holds {len(entries)}")
     read = unquote_plus if head.get("EncodingType") == "url" else str

@@ -126,6 +126,7 @@ class Bucket:
 
     def under(self, prefix: str) -> "Bucket":
         """Give a narrower view of the same bucket. KeyRefused if `prefix` does not lie under this one."""
+        # guard bucket.narrower: a view of one prefix reaches beside it
         if not prefix.startswith(self.prefix):
             raise KeyRefused(f"{prefix!r} does not lie under {self.prefix!r}")
         return Bucket(self._client, self.name, prefix, self.meter)
@@ -200,7 +201,9 @@ class Bucket:
                     Key=key,
                     Body=body,
                     ContentType=content_type,
+                    # guard bucket.sent_whole: bytes that were damaged on their way are stored
                     ContentMD5=b64encode(md5.digest()).decode(),
+                    # guard bucket.written_once: what stands at a key is overwritten
                     IfNoneMatch="*",
                 )
         except ObjectChanged as error:
@@ -210,6 +213,7 @@ class Bucket:
             raise KeyTaken(
                 f"{key} is written once, and taken: our {size_bytes:,} bytes were refused, there stands {standing}"
             ) from error
+        # guard bucket.stored_whole: bytes that were damaged on their way count as stored
         if answer["ETag"].strip('"') != md5.hexdigest():
             raise StorageError(f"{key}: {size_bytes:,} bytes of MD5 {md5.hexdigest()} were stored as {answer['ETag']}")
         return StoredObject(key, size_bytes, md5.hexdigest(), date_of(answer["ResponseMetadata"]) or datetime.now(UTC))
@@ -229,6 +233,7 @@ class Bucket:
 
         ObjectMissing; ObjectChanged if `etag` is given and the object has another. `path` is removed on an error.
         """
+        # guard bucket.read_unchanged: a download continues with other bytes than it was begun for
         condition: Any = {} if etag is None else {"IfMatch": f'"{etag}"'}
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -314,6 +319,7 @@ class Bucket:
         return send_signed_delete(self._sender, self._deletable(key), url)
 
     def _deletable(self, key: str) -> str:
+        # guard bucket.identity_kept: the object that says whose bucket it is can be deleted
         if self.check(key) == self.identity_key:
             raise KeyRefused(f"{self.identity_key} says who owns the prefix and is never deleted")
         return key

@@ -26,12 +26,15 @@ def require_permission(session: Session, lease: Lease | None = None) -> None:
     A transaction asks once: the row that it has locked says the same until it ends, and which policies are in force.
     """
     if session.info.get(_PERMITTED) is not session.get_transaction() or not session.in_transaction():
+        # guard freeze.ordered: a freeze that was confirmed is not seen by a change that commits after it
         stopped = deployment.stopped(session, locked=True)
         in_force(session)
+        # guard freeze.stopped: changes go on while they are frozen
         if stopped:
             raise Frozen(_explained(stopped))
         if not session.in_nested_transaction():  # whose end would let go of the row
             session.info[_PERMITTED] = session.get_transaction()
+    # guard freeze.lease: a run acts after another has taken its lease
     if lease and not leases.current(session, lease):
         raise LeaseLost(f"lease {lease.name!r}, token {lease.token}, has passed to another run; nothing was changed")
 

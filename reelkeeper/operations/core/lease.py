@@ -77,9 +77,11 @@ class LeaseManager:
         """Raise LeaseLost when another run took over, or when that could have happened unnoticed."""
         with self._lock:
             renewed = self._renewed.get(lease)
+        # guard leases.taken_over: a run goes on that was told that its lease is another's
         if renewed is None:
             raise LeaseLost(f"lease {lease.name!r} (token {lease.token}) is no longer ours: another run took it over")
         age = time.monotonic() - renewed
+        # guard leases.silent: a run that could not renew for 40 s goes on
         if age > self._give_up_seconds:
             raise LeaseLost(
                 f"lease {lease.name!r} (token {lease.token}) was last renewed {age:.0f} s ago, limit "

@@ -123,6 +123,7 @@ def join(
         store_time, found = now(session), in_force(session)
     check_identity(bucket, deployment_id, may_claim=not knows_objects)
     _check_clocks(store_time, bucket.server_time())
+    # guard identity.contract: keys of the service's are purged in a bucket that has not shown what that rests on
     return Workspace(engine, bucket, deployment_id, found, layout, keeps_contract or contract_passed(engine, bucket))
 
 
@@ -135,6 +136,7 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> No
     try:
         found = json.loads(bucket.read_bytes(key)).get("deployment")
     except ObjectMissing:
+        # guard identity.empty_bucket: a store takes an empty bucket for its own, and loses every video
         if not may_claim:
             raise IdentityMismatch(
                 f"bucket {bucket.name!r} holds no identity object {key!r}, but this store already knows objects: it is "
@@ -146,6 +148,7 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> No
         except KeyTaken:
             return check_identity(bucket, deployment_id, may_claim=False)
         return None
+    # guard identity.other_bucket: a store deletes in the bucket of another
     if found != deployment_id:
         raise IdentityMismatch(
             f"bucket {bucket.name!r} under {bucket.prefix!r} belongs to deployment {found}, this store is "
@@ -160,6 +163,7 @@ def _check_clocks(store_time: datetime, bucket_time: datetime) -> None:
         ("the store's", store_time, MAX_SKEW_FROM_STORE),
         ("the bucket's", bucket_time, MAX_SKEW_FROM_BUCKET),
     ):
+        # guard identity.clocks: ages are judged by a clock that is wrong
         if abs(here - there) > limit:
             raise IntegrityDoubt(
                 f"this machine's clock says {here:%Y-%m-%d %H:%M:%S}, {whose} {there:%Y-%m-%d %H:%M:%S}: more than "

@@ -68,7 +68,9 @@ def may_go_on(engine: Engine, plan_id: str, lease: Lease) -> bool:
     """Whether the plan is still under way. Raises Frozen, and LeaseLost when the run that we work for is gone."""
     with reading(engine) as session:
         if reason := why_stopped(session):
+            # guard freeze.helpers: helpers go on while changes are frozen
             raise Frozen(reason)
+        # guard freeze.helped_run: helpers work on for a run that is gone
         if not leases.standing(session, lease):
             raise LeaseLost(
                 f"lease {lease.name!r} (token {lease.token}) is no longer held: its run has ended, or sleeps"

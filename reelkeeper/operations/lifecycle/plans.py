@@ -130,6 +130,7 @@ def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Ju
             # Asked before this plan counts.
             before = plan_results.retired_in_24h(session), plan_results.last_population(session)
             begin_applying(session, plan.id, plan.flow, under, run_id)
+            # guard plans.judged: a plan beyond the blast radius is carried out
             judge(*before)
     except GuardRefused as refused:
         with transaction(engine, "plan.refuse") as session:

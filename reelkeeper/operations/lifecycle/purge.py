@@ -103,6 +103,7 @@ def purge(
         outcomes = _settle(batch, plan_id, skipped, run_id=run_id, grace=grace)
     if doubtful := batch.having(Fate.DOUBTFUL):
         blob, why = doubtful[0]
+        # guard purge.doubt_freezes: other bytes at a key that is written once are found, and the run goes on
         freeze(workspace.engine, by=run_id, reason=f"{len(doubtful)} blobs in doubt, first {blob.key}: {why}")
     return outcomes
 
@@ -132,6 +133,7 @@ def settle_claims(
         other = {row.blob_id: found for row in rows if (found := stored[row.key]) and not row.recorded.matches(found)}
         with transaction(workspace.engine, "purge.settle_claims") as session:
             if lease:
+                # guard purge.settle_permission: while frozen, claims of killed runs are settled
                 require_permission(session, lease)
             else:
                 deployment.lock(session)
@@ -153,6 +155,7 @@ def settle_claims(
         if not gone and not back:
             break  # another run has settled them at the same time
     if doubts:
+        # guard purge.settled_doubt_freezes: the same, found in what a killed run had claimed
         freeze(workspace.engine, by=run_id, reason=f"{len(doubts)} blobs in doubt, first {doubts[0]}: not as recorded")
     return settled
 
@@ -161,6 +164,7 @@ def _claim(
     workspace: Workspace, plan_id: str, blob_ids: Sequence[int], *, lease: Lease, run_id: str, grace: Grace
 ) -> list[Doomed]:
     with transaction(workspace.engine, "purge.claim") as session:
+        # guard purge.claim_permission: while frozen, or with its lease lost, a run claims what it would delete
         require_permission(session, lease)
         purges.claim(
             session, plan_id, blob_ids, lease, run_id=run_id, grace=grace, service_keys=workspace.may_purge_service_keys
@@ -181,7 +185,9 @@ def _delete_ours(batch: _Batch, doomed: Sequence[Doomed]) -> None:
     sent = threading.Event()
 
     def last_look() -> None:
+        # guard purge.last_look: a run that slept after its look deletes what others have settled, or while frozen
         _require_claim(batch, going)
+        # guard purge.old_look: bytes are deleted on a look that is older than 30 s
         if time.clock_gettime(_CLOCK) - looked_at > LOOK_SECONDS:
             raise _LookedTooLongAgo
         sent.set()
@@ -201,6 +207,7 @@ def _delete_ours(batch: _Batch, doomed: Sequence[Doomed]) -> None:
         )
     for blob in going:
         why = failures.get(blob.key, "")
+        # guard purge.unanswered: what a bucket may delete yet is given back and restored, and then gone
         batch.note(blob, Fate.DELETED if not why else Fate.REFUSED if was_refused(why) else Fate.FAILED, why)
     return None
 
@@ -211,6 +218,7 @@ def _delete_the_services(batch: _Batch, doomed: Sequence[Doomed]) -> None:
         some = doomed[start : start + _SIGNED_AT_ONCE]
         signed_at = time.clock_gettime(_CLOCK)
         signed = [(blob, batch.workspace.bucket.sign_delete(blob.key, LOOK_SECONDS)) for blob in some]
+        # guard purge.service_last_look: keys of the service's are deleted without a claim, or while frozen
         _require_claim(batch, some)
         with ThreadPoolExecutor(_PARALLEL) as pool:
             list(pool.map(partial(_delete_one, batch, signed_at), *zip(*signed, strict=True)))
@@ -226,6 +234,7 @@ def _delete_one(batch: _Batch, signed_at: float, blob: Doomed, url: str) -> None
     fate, why = _judge(blob, found, successor)
     if fate == Fate.OVERWRITTEN and found:
         batch.found[blob.blob_id] = found
+    # guard purge.service_old_look: a key of the service's is deleted so late that an upload may stand there
     if fate != Fate.UNTOUCHED or time.clock_gettime(_CLOCK) - signed_at > LOOK_SECONDS:
         return batch.note(blob, fate, why)
     batch.note(blob, Fate.SENT)
@@ -243,11 +252,13 @@ def _delete_one(batch: _Batch, signed_at: float, blob: Doomed, url: str) -> None
 
 def _judge(blob: Doomed, found: StoredObject | None, successor: StoredObject | None) -> tuple[Fate, str]:
     """Compare what is stored with what is recorded: UNTOUCHED means that the bytes may go."""
+    # guard purge.successor: a video's old bytes go while its present ones are not stored
     if blob.successor_key and not (successor and blob.successor.matches(successor)):
         why = f"the video's present bytes, {blob.successor_key}, are not stored as recorded"
         return (Fate.DOUBTFUL, why) if blob.successor.is_ours else (Fate.KEPT, f"{why}: run sync_catalog")
     if found is None:
         return Fate.ALREADY_GONE, ""
+    # guard purge.as_recorded: bytes go that are not the ones which were retired
     if blob.recorded.matches(found):
         return Fate.UNTOUCHED, ""
     if not blob.recorded.is_ours:
@@ -261,7 +272,9 @@ def _judge(blob: Doomed, found: StoredObject | None, successor: StoredObject | N
 def _require_claim(batch: _Batch, doomed: Sequence[Doomed]) -> None:
     """Raise Frozen or LeaseLost unless all of `doomed` may still be deleted by this run."""
     with transaction(batch.workspace.engine, "purge.last_look") as session:
+        # guard purge.last_permission: a freeze or a new holder of the lease between claim and delete stops nothing
         require_permission(session, batch.lease)
+        # guard purge.last_claim: a run that woke up deletes what another has settled, given back or restored
         if purges.count_claimed(session, [blob.blob_id for blob in doomed], batch.lease) != len(doomed):
             raise LeaseLost("another run has settled what this one had claimed: nothing more is deleted")
 

@@ -47,6 +47,8 @@ def restore(
         with quotas.counted(session, [blob.video_id for blob in batch]):
             for blob in batch:
                 found = stored[blob.key]
+                # guard restore.as_recorded: a video is restored to bytes that are not there, or are not its own
+                # guard restore.stored: a video is restored to bytes that are not there
                 if found is None or not blob.recorded.matches(found):
                     there = "nothing is" if found is None else f"{found.size_bytes} bytes, ETag {found.etag}, are"
                     why = f"{there} stored at {blob.key}; recorded were {blob.size_bytes} bytes, ETag {blob.etag}"
@@ -74,6 +76,7 @@ def restore(
                 if blob.video_id in restored
             ],
         )
+        # guard restore.held_after: the next run retires a restored video by the same rule
         if hold_days:
             for video_id in sorted(restored):
                 until = now(session) + timedelta(days=hold_days)

@@ -53,12 +53,15 @@ def _retire_batch(
     workspace: Workspace, plan_id: str, video_ids: Sequence[str], *, lease: Lease, run_id: str, grace: Grace
 ) -> list[Outcome]:
     with transaction(workspace.engine, "retire") as session:
+        # guard retire.permission: while frozen, or with its lease lost, a run retires videos
         require_permission(session, lease)
         at = now(session)
         with quotas.counted(session, video_ids):
             gone = retirements.retire_videos(session, plan_id, video_ids, run_id)
+        # guard retire.cache: a retired video is given to whoever asks for the same again
         cache.drop(session, list(gone))
         blobs_retired = retirements.retire_blobs(session, list(gone.values()), at, run_id=run_id, grace=grace)
+        # guard retire.whole: a video is retired whose bytes are not live, and its row says nothing of why
         if blobs_retired != len(gone):
             raise IntegrityDoubt(
                 f"{len(gone)} live videos point to {blobs_retired} live blobs; nothing of this batch changed"

@@ -47,6 +47,7 @@ def swap(
         intents.settle(workspace, left_open, scratch=scratch, lease=lease, grace=grace)
     with reading(workspace.engine) as session:
         source = swaps.find_source(session, video_id)
+    # guard swap.planned_bytes: what was uploaded since the plan is compressed by rules that judged other bytes
     if source is None or source.blob_id != planned_blob_id:
         with reading(workspace.engine) as session:
             before = swaps.done_before(session, planned_blob_id, run_id)
@@ -56,7 +57,9 @@ def swap(
     with intents.workplace(scratch, _COPIES_AT_WORK * source.size_bytes) as place:
         original = place / f"source{Path(source.key).suffix}"
         with effect("swap.download"):
+            # guard swap.etag: bytes that the service stores while they are read become a mixture
             digest = workspace.bucket.download(source.key, original, etag=source.etag)
+        # guard swap.digest: bytes that have changed in the bucket replace the ones that were checked
         if source.sha256 not in (None, digest):
             raise IntegrityDoubt(f"{source.key}: stored sha256 {digest}, recorded {source.sha256}; left as it is")
         result = shrink(original, place)
@@ -73,6 +76,7 @@ def swap(
 def _remember(workspace: Workspace, source: Source, refusal: Refusal, *, lease: Lease, run_id: str) -> Outcome:
     if refusal.permanent:
         with transaction(workspace.engine, "swap.refuse") as session:
+            # guard swap.refuse_permission: while frozen, or with its lease lost, a run notes a refusal
             require_permission(session, lease)
             if swaps.note_refusal(session, source, refusal):
                 detail = {"rule": refusal.rule, "why": refusal.reason, "recipe": refusal.recipe}
@@ -112,7 +116,9 @@ def _announce(
         "detail": {"crf": result.crf, "probes": result.probes, "cpu_seconds": round(result.cpu_seconds, 3)},
     }
     with transaction(workspace.engine, "swap.announce") as session:
+        # guard swap.announce_permission: while frozen, or with its lease lost, a run stores new bytes
         require_permission(session, lease)
+        # guard swap.unchanged: a video that was held, replaced or retired while it was encoded is swapped
         if not swaps.lock_unchanged(session, source):
             return None
         swaps.note_digest(session, source, digest)

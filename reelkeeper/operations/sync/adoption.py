@@ -48,6 +48,7 @@ def judge(workspace: Workspace, scan_id: str, limits: AdoptionLimits) -> Adoptio
             step(session, scan_id)
     with reading(workspace.engine) as session:
         refused = refusal(limits, noted_counts.crowding(session, scan_id))
+    # guard adopt.crowding: a pattern that does not fit makes one video of many
     if refused:
         with transaction(workspace.engine, "sync.judge") as session:
             noted.refuse(session, scan_id)
@@ -91,6 +92,7 @@ def _read(workspace: Workspace, stored: StoredObject, said: Owner) -> dict[str, 
 def _judged(stored: StoredObject, verdict: AdoptionVerdict) -> dict[str, Any]:
     """Give the fields of a note that says nothing of whose it is. An object of 0 bytes is no video's."""
     names = ("user_id", "name_id", "unique_id", "video_id", "generation", "pattern", "created_at")
+    # guard adopt.empty: an object of 0 bytes becomes a video
     empty = verdict == AdoptionVerdict.ADOPT and not stored.size_bytes
     return {"verdict": AdoptionVerdict.EMPTY if empty else verdict, **dict.fromkeys(names)}
 

@@ -35,9 +35,11 @@ def adopt(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) ->
     adopted = taken_back = 0
     for batch in _batches(workspace, survey, AdoptionVerdict.ADOPT, AdoptionVerdict.TAKE_BACK):
         with transaction(workspace.engine, "sync.adopt") as session:
+            # guard adopt.permission: while frozen, or with its lease lost, a run adopts
             require_permission(session, lease)
             standing = rows.standing(session, [alert.video_id for alert in batch])
             known = rows.known_keys(session, [alert.key for alert in batch])
+            # guard adopt.unknown_keys: one object becomes two rows, and the purge of one deletes the other's
             unknown = [alert for alert in batch if alert.key not in known]
             new = _first_of_each([alert for alert in unknown if alert.video_id not in standing])
             back = [alert for alert in unknown if _supersedes(alert, standing.get(alert.video_id), VideoState.LOST)]
@@ -61,14 +63,20 @@ def sweep(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, gr
     """
     swept = 0
     old = survey.started_at - ORPHAN_MIN_AGE
+    # guard sweep.old_enough: an upload that is under way is swept
     for batch in _batches(workspace, survey, AdoptionVerdict.LEFTOVER, modified_by=old):
+        # guard sweep.watched: what one scan has seen once is swept
         watched = [alert for alert in batch if alert.first_seen_at <= alert.last_seen_at - ORPHAN_MIN_WATCH]
         with transaction(workspace.engine, "sync.sweep") as session:
+            # guard sweep.permission: while frozen, or with its lease lost, a run sweeps
             require_permission(session, lease)
             standing = rows.standing(session, [alert.video_id for alert in watched])
             known = rows.known_keys(session, [alert.key for alert in watched])
             doomed = [
-                alert for alert in watched if alert.key not in known and _is_behind(alert, standing.get(alert.video_id))
+                # guard sweep.unknown_keys: what a row stands for by now is swept
+                alert
+                for alert in watched
+                if alert.key not in known and _is_behind(alert, standing.get(alert.video_id))
             ]
             blob_ids = rows.insert_blobs(session, doomed, state=BlobState.RETIRED, run_id=run_id)
             rows.begin_grace(session, list(blob_ids.values()), grace)
@@ -106,8 +114,11 @@ def _first_of_each(new: Sequence[Noted]) -> list[Noted]:
 def _supersedes(alert: Noted, known: Standing | None, state: VideoState) -> bool:
     return (
         known is not None
+        # guard adopt.lost_only: a live video is moved to other bytes
         and known.state == state
+        # guard adopt.own_video: somebody's object becomes the video of another user
         and known.user_id == alert.user_id
+        # guard adopt.newer_generation: a lost video is taken back to bytes older than those it had
         and (alert.generation or 0) > known.generation
     )
 
@@ -115,8 +126,11 @@ def _supersedes(alert: Noted, known: Standing | None, state: VideoState) -> bool
 def _is_behind(alert: Noted, known: Standing | None) -> bool:
     return (
         known is not None
+        # guard sweep.live_video: what is left of a lost video is swept
         and known.state == VideoState.LIVE
+        # guard sweep.own_video: an object is swept because another user has a video of that name
         and known.user_id == alert.user_id
+        # guard sweep.generation: bytes newer than an old catalogue knows are swept
         and (alert.generation or 0) <= known.generation
     )
 

@@ -68,6 +68,7 @@ def confirm_missing(workspace: Workspace, result: Survey) -> None:
         with reading(workspace.engine) as session:
             keys = scans.expected_keys(session, result.missing[start : start + _BATCH])
         stored = workspace.bucket.stored(list(keys.values()))
+        # guard sync.asked_by_head: what the listing has missed is marked as lost
         confirmed += [blob_id for blob_id, key in keys.items() if stored[key] is None]
     result.missing = confirmed
 
@@ -87,8 +88,10 @@ def _compare(workspace: Workspace, page: Sequence[StoredObject], result: Survey,
         if state == BlobState.PENDING:
             continue  # its intent says what becomes of it
         if not recorded.matches(stored):
+            # guard sync.ours_in_doubt: other bytes at a key that is written once are taken for an upload
             if recorded.is_ours:
                 result.doubtful.append((blob_id, stored))
+            # guard sync.claimed_in_doubt: bytes that a purge may be deleting become a live video
             elif state == BlobState.DELETING:
                 result.claimed.append(stored.key)
             else:

@@ -27,11 +27,13 @@ def lose(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) -> 
     lost_videos = 0
     for start in range(0, len(survey.missing), _BATCH):
         with transaction(workspace.engine, "sync.lose") as session:
+            # guard sync.lose_permission: while frozen, or with its lease lost, a run marks videos as lost
             require_permission(session, lease)
             missing = survey.missing[start : start + _BATCH]
             gone = lost.mark_blobs(session, missing, run_id)
             with quotas.counted(session, standing_on=missing):
                 lost_videos += lost.mark_videos(session, [row.blob_id for row in gone], run_id)
+            # guard sync.lose_cache: a lost video is given to whoever asks for the same again
             cache.drop(session, [row.video_id for row in gone if row.video_id is not None])
             append(session, [Event("lose", run_id, row.video_id, row.blob_id, None, {"key": row.key}) for row in gone])
     return lost_videos
@@ -52,6 +54,7 @@ def mend(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, gra
     """
     for start in range(0, len(survey.overwritten), _BATCH):
         with transaction(workspace.engine, "sync.take_uploads") as session:
+            # guard sync.take_permission: while frozen, or with its lease lost, a run records uploads
             require_permission(session, lease)
             take_uploads(session, survey.overwritten[start : start + _BATCH], run_id=run_id, grace=grace)
     events = [
@@ -59,6 +62,7 @@ def mend(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, gra
         for blob_id, stored in survey.doubtful
     ]
     with transaction(workspace.engine, "sync.mend") as session:
+        # guard sync.mend_permission: while frozen, or with its lease lost, a run retires and revives
         require_permission(session, lease)
         lost.retire_reappeared(session, survey.reappeared, run_id, grace)
         events += [Event("reappeared", run_id, None, blob_id) for blob_id in survey.reappeared]

@@ -38,6 +38,7 @@ def place(
     Locks the deployment row first, as every change does: a purge claimed before this is seen and counted, one that
     comes after sees the hold.
     """
+    # guard holds.ordered: a hold that was confirmed is not seen by a purge that claims at the same time
     deployment.lock(session)
     if not holds.is_known(session, scope, subject):
         raise NotFound(f"no {scope} {subject!r} in the catalogue")

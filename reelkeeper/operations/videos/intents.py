@@ -65,8 +65,11 @@ def settle(workspace: Workspace, intent: Intent, *, scratch: Path, lease: Lease,
 
     The caller holds the video's lease. Raises Frozen or LeaseLost, and leaves the intent open for a later run.
     """
+    # guard publish.verified: a video stands on bytes that were not read back whole
+    # guard publish.overwritten_source: what the service has overwritten meanwhile is replaced by the old picture
     wrong = _verify(workspace, intent, scratch) or _overwritten_source(workspace, intent)
     with transaction(workspace.engine, f"{intent.kind}.publish") as session:
+        # guard publish.permission: while frozen, or with its lease lost, a run publishes new bytes
         require_permission(session, lease)
         with quotas.counted(session, [intent.video_id]):
             moved = wrong is None and rows.move_pointer(session, intent)
@@ -139,15 +142,19 @@ def verify_stored(path: Path, expected: Expected, limits: MediaLimits | None = N
     size = path.stat().st_size
     with path.open("rb") as file:
         sha256 = file_digest(file, "sha256").hexdigest()
+    # guard publish.stored_bytes: other bytes than were announced are published
     if (size, sha256) != (expected.size_bytes, expected.sha256):
         raise IntegrityDoubt(
             f"stored: {size} bytes, sha256 {sha256}; announced: {expected.size_bytes} bytes, {expected.sha256}"
         )
     media = ffmpeg.inspect(path, limits)
+    # guard publish.decoded: a video is published that does not decode to its end
     decoded = ffmpeg.decode(path, media, limits)
+    # guard publish.frames: a video is published that has lost frames
     if media.codec != expected.codec or decoded.frames != expected.frames:
         raise IntegrityDoubt(
             f"decoded: {decoded.frames} frames of {media.codec}; announced: {expected.frames} of {expected.codec}"
         )
+    # guard publish.duration: a video is published that is shorter than what it replaces
     if not abs(decoded.duration_seconds - expected.duration_seconds) <= _DECODED_TOLERANCE_SECONDS:
         raise IntegrityDoubt(f"decoded: {decoded.duration_seconds:.3f} s; announced: {expected.duration_seconds:.3f} s")

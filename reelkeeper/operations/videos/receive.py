@@ -125,6 +125,7 @@ def _require_new(session: Session, wanted: Announced) -> None:
     if not is_user(session, wanted.user_id):
         raise NotFound(f"no user {wanted.user_id!r} in the catalogue; nothing was reserved")
     known = uploads.current(session, wanted.video_id, locked=False)
+    # guard uploads.known_video: an upload is begun over another's video
     if known and not (known.never_came and known.user_id == wanted.user_id):
         raise InputRefused(
             f"video {wanted.video_id!r} is in the catalogue already; nothing was reserved. Give a new video a new id"

@@ -99,6 +99,8 @@ def _current(session: Session, user_id: str, video_id: str, created_at: datetime
             uploads.add_user(session, user_id)
         uploads.add_pending(session, video_id, user_id, created_at)
         return 1, None
+    # guard uploads.own_video: a user replaces the video of another
+    # guard uploads.live_video: an upload brings back what was retired, beside its old bytes
     if known.user_id != user_id or not (known.state == VideoState.LIVE or known.never_came):
         raise NotFound(f"video {video_id!r} is {known.state} and of user {known.user_id!r}; nothing was stored")
     if known.never_came:

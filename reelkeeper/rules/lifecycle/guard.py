@@ -64,6 +64,8 @@ def within(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int, last_pop
         last_population: live videos that the last good run left behind; None before the first.
 
     """
+    # guard guard.doubts: percentages of figures that cannot be right allow a run
+    # guard guard.excesses: one run retires more than anybody has allowed
     breaches = [*_doubts(limits, plan, last_population), *_excesses(limits, plan, retired_in_24h)]
     if breaches:
         raise GuardRefused(_refusal(plan, breaches, apply=f"--apply --plan {plan.id}"))
@@ -76,6 +78,7 @@ def purge_within(limits: BlastRadius, plan: PlanSummary, last_population: int | 
     is asked here is whether anything may go at all, and whether the catalogue is whole.
     """
     breaches = list(_shrunken(limits, plan, last_population))
+    # guard guard.purge_zero: a limit of 0 lets a purge run
     if plan.retire.objects:
         zeros = (name for name, limit in limits if name.startswith("max_") and limit == 0)
         breaches += [
@@ -91,6 +94,7 @@ def listing_within(limits: BlastRadius, listed: int, expected: int) -> None:
 
     Half a listing, or the wrong bucket, would mark the other half lost.
     """
+    # guard guard.listing: half a listing marks the other half as lost
     if expected - listed > limits.always_allowed and _below(listed, limits.min_population_percent, expected):
         enough = _round_down(listed, expected)
         raise GuardRefused(
@@ -120,6 +124,7 @@ def _doubts(limits: BlastRadius, plan: PlanSummary, last_population: int | None)
 def _shrunken(limits: BlastRadius, plan: PlanSummary, last_population: int | None) -> Iterator[_Breach]:
     population = plan.population.objects
     if (
+        # guard guard.shrunken: half a catalogue is judged as if it were all
         last_population is not None
         and last_population - population > limits.always_allowed
         and _below(population, limits.min_population_percent, last_population)
@@ -137,16 +142,20 @@ def _excesses(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int) -> It
     selected, population = plan.retire.objects, plan.population.objects
     if selected == 0:
         return
+    # guard guard.objects: one run retires too many videos
     if selected > limits.max_objects:
         yield _Breach("max_objects", f"{many(selected, 'video')}, limit {limits.max_objects:,}", selected)
+    # guard guard.bytes: one run retires too many bytes
     if plan.retire.size_bytes > limits.max_bytes or limits.max_bytes == 0:
         text = f"{plan.retire.size_bytes:,} bytes, limit {limits.max_bytes:,}"
         yield _Breach("max_bytes", text, max(plan.retire.size_bytes, 1))
+    # guard guard.percent: one run retires too large a share
     if _exceeds(limits, limits.max_percent, selected, population):
         yield _Breach("max_percent", *_share(selected, population, "live videos", limits.max_percent))
 
     users = {user: (counts.objects, plan.live_by_user.get(user, 0)) for user, counts in plan.retire_by_user.items()}
     hit = {user: _percentage(*n) for user, n in users.items() if _exceeds(limits, limits.max_user_percent, *n)}
+    # guard guard.user_percent: one user loses too large a share
     if hit:
         worst = sorted(hit, key=lambda user: (-hit[user], user))
         named = ", ".join("{} {:,} of {:,}".format(user, *users[user]) for user in worst[:_USERS_NAMED])
@@ -154,6 +163,7 @@ def _excesses(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int) -> It
         yield _Breach("max_user_percent", text, _possible(hit[worst[0]]))
 
     in_24h, before = selected + max(retired_in_24h, 0), population + max(retired_in_24h, 0)
+    # guard guard.in_24h: hourly runs of a few videos each drain the bucket
     if _exceeds(limits, limits.max_percent_in_24h, in_24h, before):
         text, enough = _share(in_24h, before, "videos in 24 hours", limits.max_percent_in_24h)
         yield _Breach("max_percent_in_24h", text, enough)

@@ -167,13 +167,17 @@ def judging(  # noqa: C901  a flat list of cases, counted as deep
 
     def judge_one(video: Video) -> Verdict:  # noqa: C901, PLR0911  one return for each line of the table above
         created_at = video.created_at
+        # guard rules.held: a held video is planned for retirement
         if video.held:
             return Verdict(video, keep, "held", figures)
+        # guard rules.unknown_age: a video of unknown age is judged
         if created_at is None or created_at.tzinfo is None:
             return Verdict(video, keep, "unknown_age", figures)
+        # guard rules.future: a video is judged by a clock that is wrong
         if created_at > as_of:
             return Verdict(video, keep, "future_created", figures)
         retention_cutoff = retention_cutoffs.get(video.tier)  # type: ignore[arg-type]  # None is no tier's name
+        # guard rules.unknown_tier: a video of a user of unknown tier is judged
         if retention_cutoff is None:
             return Verdict(video, keep, "unknown_tier", figures)
         if created_at < retention_cutoff:
@@ -182,6 +186,7 @@ def judging(  # noqa: C901  a flat list of cases, counted as deep
         if created_at >= youngest_cutoff:
             return Verdict(video, keep, "too_young" if compress_views or retire_views else "cold_rules_off", figures)
         views = video.views
+        # guard rules.unknown_views: unknown views are taken for none
         if views is None or views < 0:
             return Verdict(video, keep, "unknown_views", figures)
         if views < retire_views and created_at < retire_cutoff:

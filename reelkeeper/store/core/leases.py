@@ -36,6 +36,7 @@ def acquire(engine: sa.Engine, names: Sequence[str], holder: str, seconds: float
     """
     granted: dict[str, Lease] = {}
     for batch in _batches(sorted(set(names))):  # one order for all, so that two runs never wait crosswise
+        # guard leases.free_only: two runs hold one lease
         free = sa.select(leases.c.name).where(leases.c.name.in_(batch), leases.c.expires_at <= Clock())
         with transaction(engine, "leases.acquire") as session:
             session.execute(
@@ -45,6 +46,7 @@ def acquire(engine: sa.Engine, names: Sequence[str], holder: str, seconds: float
             rows = session.execute(
                 sa.update(leases)
                 .where(leases.c.name.in_(free.with_for_update(skip_locked=True)))
+                # guard leases.new_token: who held the lease before is not told apart from who holds it now
                 .values(holder=holder, token=leases.c.token + 1, expires_at=Clock(seconds))
                 .returning(*_COLUMNS)
             )
@@ -57,6 +59,7 @@ def renew(engine: sa.Engine, taken: Sequence[Lease], seconds: float = LEASE_SECO
     ours: set[Lease] = set()
     for batch in _batches(taken):
         with transaction(engine, "leases.renew") as session:
+            # guard leases.renew_own: a run renews what another has taken over
             extend = sa.update(leases).where(_WHOLE.in_(batch)).values(expires_at=Clock(seconds)).returning(*_COLUMNS)
             ours |= {Lease(*row) for row in session.execute(extend)}
     return [lease for lease in taken if lease in ours]
@@ -66,6 +69,7 @@ def release(engine: sa.Engine, taken: Sequence[Lease]) -> None:
     """Give `taken` back; those lost already are left alone. A released lease is no longer `current`."""
     for batch in _batches(taken):
         with transaction(engine, "leases.release") as session:
+            # guard leases.release_own: a run that lost its lease ends that of its successor
             session.execute(sa.update(leases).where(_WHOLE.in_(batch)).values(expires_at=Clock(), holder=""))
 
 
@@ -78,12 +82,14 @@ def holder(engine: sa.Engine, name: str) -> str | None:
 
 def standing(session: Session, lease: Lease) -> bool:
     """Whether `lease` is still its holder's, and has not run out: for those who work under another's lease."""
+    # guard leases.still_running: a helper works for a run whose lease has run out
     held = sa.select(leases.c.token).where(sa.tuple_(*lease) == _WHOLE, leases.c.expires_at > Clock())
     return session.execute(held).scalar() is not None
 
 
 def current(session: Session, lease: Lease) -> bool:
     """Whether `lease` is still the last one of its name, which it then stays until the transaction ends."""
+    # guard leases.current: a run acts after another has taken over
     ours = sa.select(leases.c.token).where(sa.tuple_(*lease) == _WHOLE)
     return session.execute(ours.with_for_update()).scalar() is not None
 

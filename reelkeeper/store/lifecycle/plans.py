@@ -130,9 +130,13 @@ def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[st
         sa.update(plans)
         .where(
             plans.c.id == plan_id,
+            # guard plans.once: one plan is carried out twice
             plans.c.state.in_(_OPEN),
+            # guard plans.own_flow: a flow carries out the plan of another
             plans.c.flow == flow,
+            # guard plans.same_policy: a plan is carried out that was made under other rules
             plans.c.policy_hash == hashed,
+            # guard plans.of_today: a plan is carried out that is older than views, holds and uploads
             plans.c.created_at > Clock(-MAX_AGE_HOURS * 3600),
         )
         .values(state="applied", applied_at=Clock(), run_id=run_id)

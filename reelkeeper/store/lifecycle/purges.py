@@ -50,6 +50,8 @@ def claim(
         verdicts.c.plan_id == plan_id, verdicts.c.blob_id == blobs.c.id, verdicts.c.action == "purge"
     )
     may_go = sa.or_(
+        # guard purge.planned: what no plan names is purged
+        # guard purge.asked_again: what was viewed, held or restored since the plan is purged
         sa.and_(planned, conditions.purgeable(at, grace, service_keys=service_keys)),
         claimed_by(lease),  # by an earlier try of this run
     )
@@ -62,6 +64,7 @@ def claim(
 
 def claimed_by(lease: Lease) -> Condition:
     """Say in SQL that the blob is claimed under this lease."""
+    # guard purge.own_claim: a run deletes and settles what another has claimed
     return sa.and_(blobs.c.state == BlobState.DELETING, blobs.c.claim_token == lease.token)
 
 
@@ -104,12 +107,14 @@ def mark_gone(session: Session, blob_ids: Sequence[int], still: Condition, run_i
     """Record that the bytes of those blobs that are `still` claimed are gone; return them, with their videos."""
     settled = session.execute(
         sa.update(blobs)
+        # guard purge.gone_once: what was given back or restored meanwhile is marked as gone
         .where(blobs.c.id.in_(blob_ids), still)
         .values(state=BlobState.GONE, claimed_at=None, claim_token=None)
         .returning(blobs.c.id, blobs.c.video_id)
     ).all()
     session.execute(
         sa.update(videos)
+        # guard purge.gone_video: a video that lives is marked as gone
         .where(videos.c.blob_id.in_([row.id for row in settled]), videos.c.state == VideoState.RETIRED)
         .values(state=VideoState.GONE, run_id=run_id)
     )
@@ -122,6 +127,7 @@ def take_back(session: Session, blob_ids: Sequence[int], still: Condition, grace
     return changed(
         session,
         sa.update(blobs)
+        # guard purge.taken_back_once: what is purged, or another run's, is retired again
         .where(blobs.c.id.in_(blob_ids), still)
         .values(state=BlobState.RETIRED, claimed_at=None, claim_token=None, **anew),
     )

@@ -72,8 +72,10 @@ def _candidates() -> sa.Select[tuple[object, ...]]:
             .outerjoin(present, present.c.id == videos.c.blob_id)
         )
         .where(
+            # guard restore.candidates: what a purge has claimed is offered for restoring
             blobs.c.state == BlobState.RETIRED,
             # An abandoned upload or swap was never shown to anybody.
+            # guard restore.never_shown: an abandoned upload is restored that nobody has ever seen
             sa.or_(blobs.c.id == videos.c.blob_id, blobs.c.generation < present.c.generation),
         )
         .order_by(videos.c.id, blobs.c.generation)
@@ -86,6 +88,7 @@ def bring_back(session: Session, blob: Restorable, run_id: str, grace: Grace) ->
     revived = changed(
         session,
         sa.update(blobs)
+        # guard restore.unclaimed: a video is restored to bytes that a purge is deleting
         .where(blobs.c.id == blob.wanted_blob_id, blobs.c.state == BlobState.RETIRED)
         .values(state=BlobState.LIVE, retired_at=None, purge_after=None, retire_reason=None, run_id=run_id),
     )
@@ -107,8 +110,11 @@ def bring_back(session: Session, blob: Restorable, run_id: str, grace: Grace) ->
         sa.update(videos)
         .where(
             videos.c.id == blob.video_id,
+            # guard restore.same_state: a video that has changed meanwhile is restored over it
             videos.c.state == blob.state,
+            # guard restore.same_generation: a newer generation of a video is thrown away
             videos.c.generation == blob.generation,
+            # guard restore.same_bytes: the same, of other bytes
             videos.c.blob_id == blob.blob_id,
         )
         .values(**values),

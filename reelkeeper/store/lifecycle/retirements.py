@@ -38,7 +38,9 @@ def retire_videos(session: Session, plan_id: str, video_ids: Sequence[str], run_
     """Retire those of `video_ids` that are still as the plan saw them; return the blob that each stood on."""
     verdict = sa.and_(
         verdicts.c.plan_id == plan_id,
+        # guard retire.same_bytes: a video that was replaced since the plan is retired
         verdicts.c.blob_id == videos.c.blob_id,
+        # guard retire.same_generation: a video that was swapped and taken back since the plan is retired
         verdicts.c.generation == videos.c.generation,
         verdicts.c.action == Action.RETIRE,
     )
@@ -47,11 +49,17 @@ def retire_videos(session: Session, plan_id: str, video_ids: Sequence[str], run_
         sa.update(videos)
         .where(
             videos.c.id.in_(video_ids),
+            # guard retire.live: a lost or gone video becomes a retired one, which is purged
             videos.c.state == VideoState.LIVE,
+            # guard retire.planned: what the plan does not retire is retired
             sa.exists().where(verdict),
+            # guard retire.viewed: a video is retired that was viewed since the plan
             conditions.not_viewed_since(planned_at),
+            # guard retire.held: a video is retired that was held since the plan
             ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
+            # guard retire.in_operation: a video is retired while its bytes are being replaced
             ~conditions.in_operation(videos.c.id),
+            # guard retire.live_bytes: one video whose bytes are not live stops all others of its batch
             sa.exists().where(blobs.c.id == videos.c.blob_id, blobs.c.state == BlobState.LIVE),
         )
         .values(
@@ -71,6 +79,7 @@ def retire_blobs(session: Session, blob_ids: Sequence[int], at: datetime, *, run
     return changed(
         session,
         sa.update(blobs)
+        # guard retire.live_blobs: bytes that a purge has claimed, or that are lost, begin a new grace
         .where(blobs.c.id.in_(blob_ids), blobs.c.state == BlobState.LIVE)
         .values(run_id=run_id, **retired(at, grace, reason)),
     )

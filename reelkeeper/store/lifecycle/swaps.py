@@ -85,8 +85,12 @@ def note_refusal(session: Session, source: Source, refusal: Refusal) -> bool:
 def _unchanged(session: Session, source: Source) -> sa.ColumnElement[bool]:
     return sa.and_(
         videos.c.id == source.video_id,
+        # guard swap.live: what was noted of a live video is written to a retired one
         videos.c.state == VideoState.LIVE,
+        # guard swap.same_bytes: the same, of other bytes
         videos.c.blob_id == source.blob_id,
+        # guard swap.same_generation: the same, after a swap was taken back
         videos.c.generation == source.generation,
+        # guard swap.held: a held video is touched
         ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
     )

@@ -25,6 +25,7 @@ def mark_blobs(session: Session, blob_ids: Sequence[int], run_id: str) -> list[L
     """Mark those blobs as lost that are still expected; return them."""
     rows = session.execute(
         sa.update(blobs)
+        # guard sync.lost_blobs: what was purged or claimed meanwhile is marked as lost
         .where(blobs.c.id.in_(blob_ids), blobs.c.state.in_([BlobState.LIVE, BlobState.RETIRED]))
         .values(state=BlobState.LOST, run_id=run_id)
         .returning(blobs.c.id, blobs.c.video_id, blobs.c.key)
@@ -37,6 +38,7 @@ def mark_videos(session: Session, blob_ids: Sequence[int], run_id: str) -> int:
     return changed(
         session,
         sa.update(videos)
+        # guard sync.lost_videos: a video that is gone counts as lost
         .where(videos.c.blob_id.in_(blob_ids), videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED]))
         .values(state=VideoState.LOST, run_id=run_id),
     )
@@ -54,7 +56,9 @@ def retire_reappeared(session: Session, blob_ids: Sequence[int], run_id: str, gr
         sa.update(blobs)
         .where(
             blobs.c.id.in_(blob_ids),
+            # guard sync.reappeared_gone: a live row is retired, since its object is there
             blobs.c.state == BlobState.GONE,
+            # guard sync.reappeared_open: the service's new upload at the key is retired and purged
             ~conditions.has_open_row(blobs.c.key, blobs.c.id),  # the service may have stored another meanwhile
         )
         .values(run_id=run_id, **retired(now(session), grace, "its object was there after its purge"))

@@ -75,6 +75,7 @@ def leave_taken_ids(session: Session, scan_id: str) -> None:
     foreign = sa.and_(_stands(orphans.c.video_id), ~_has_video(orphans.c.video_id))
     session.execute(
         sa.update(orphans)
+        # guard adopt.taken_ids: what has another user's id is adopted over it
         .where(mine, sa.or_(foreign, orphans.c.video_id.in_(crowded)))
         .values(verdict=AdoptionVerdict.ID_TAKEN)
     )

@@ -53,6 +53,7 @@ def expected_ids(session: Session, started_at: datetime) -> Iterator[Sequence[in
 def expected_keys(session: Session, blob_ids: Sequence[int]) -> dict[int, str]:
     """Find the keys of those of `blob_ids` that are still live or retired."""
     rows = session.execute(
+        # guard sync.still_expected: what was purged while the listing ran is marked as lost
         sa.select(blobs.c.id, blobs.c.key).where(blobs.c.id.in_(blob_ids), blobs.c.state.in_(_EXPECTED))
     )
     return {row.id: row.key for row in rows}
@@ -80,4 +81,5 @@ def known_objects(session: Session, keys: Sequence[str]) -> dict[str, tuple[int,
 
 
 def _expected(started_at: datetime) -> tuple[sa.ColumnElement[bool], ...]:
+    # guard sync.stored_before: what is stored while the listing runs is marked as lost
     return blobs.c.state.in_(_EXPECTED), sa.or_(blobs.c.stored_at.is_(None), blobs.c.stored_at < started_at)

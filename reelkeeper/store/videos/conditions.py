@@ -19,9 +19,12 @@ CLAIM_TIMEOUT: Final = timedelta(minutes=25)
 
 def held(video_id: sa.ColumnElement[str], user_id: sa.ColumnElement[str], at: datetime) -> Condition:
     """Say in SQL that a hold on the video, or on its user, is in force at `at`."""
+    # guard holds.until: a hold with an end keeps nothing
     active = sa.and_(holds.c.released_at.is_(None), sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > at))
     on_it = sa.or_(
+        # guard holds.video: a hold on a video keeps nothing
         sa.and_(holds.c.scope == "video", holds.c.subject == video_id),
+        # guard holds.user: a hold on a user keeps nothing
         sa.and_(holds.c.scope == "user", holds.c.subject == user_id),
     )
     return sa.exists().where(active, on_it)
@@ -47,6 +50,7 @@ def claim_timed_out(at: datetime) -> Condition:
     """Say in SQL that a purge had claimed the blob, and is over by the database clock `at`: it can delete no more."""
     return sa.and_(
         blobs.c.state == BlobState.DELETING,
+        # guard purge.claim_timeout: a claim is taken back, and the video restored, while its run may still delete
         sa.or_(blobs.c.claimed_at.is_(None), blobs.c.claimed_at <= at - CLAIM_TIMEOUT),
     )
 
@@ -60,21 +64,32 @@ def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
     """
     viewed_before = by_owner(at - timedelta(days=grace.days), at - timedelta(days=grace.service_days))
     replaced = sa.and_(
-        videos.c.blob_id != blobs.c.id, videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED, VideoState.GONE])
+        videos.c.blob_id != blobs.c.id,
+        # guard purge.lost_video: what is left of a lost video goes
+        videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED, VideoState.GONE]),
     )
     unwanted = sa.and_(
-        videos.c.blob_id == blobs.c.id, videos.c.state == VideoState.RETIRED, not_viewed_since(viewed_before)
+        videos.c.blob_id == blobs.c.id,
+        # guard purge.retired_video: a live video's present bytes go
+        videos.c.state == VideoState.RETIRED,
+        # guard purge.viewed: a retired video goes that somebody has viewed within its grace
+        not_viewed_since(viewed_before),
     )
     abandoned = videos.c.blob_id.is_(None)  # the first upload of a video that never came to be
     allowed = sa.exists().where(
         videos.c.id == blobs.c.video_id,
         sa.or_(replaced, unwanted, abandoned),
+        # guard purge.held: a hold does not keep what waits out its grace
         ~held(videos.c.id, videos.c.user_id, at),
+        # guard purge.in_operation: the source of a swap that is under way goes
         ~in_operation(videos.c.id),
     )
     return sa.and_(
+        # guard purge.retired_only: bytes go that are live, pending or lost
         blobs.c.state == BlobState.RETIRED,
+        # guard purge.grace_over: bytes go within the grace in which they can be restored
         blobs.c.purge_after <= at,
+        # guard purge.service_keys: keys of the service's are purged in a bucket that has not shown what that rests on
         sa.true() if service_keys else blobs.c.is_ours,
         sa.or_(blobs.c.video_id.is_(None), allowed),
     )
@@ -98,4 +113,5 @@ def after_grace(at: datetime, grace: Grace) -> sa.ColumnElement[datetime]:
 def by_owner(ours: datetime, the_services: datetime) -> sa.ColumnElement[datetime]:
     """Return in SQL one of two moments, by whose key a blob stands at."""
     typed = blobs.c.purge_after.type
+    # guard purge.service_grace: bytes at keys of the service's go after the shorter grace
     return sa.case((blobs.c.is_ours, sa.literal(ours, typed)), else_=sa.literal(the_services, typed))

@@ -127,9 +127,13 @@ def move_pointer(session: Session, intent: Intent) -> bool:
             sa.update(videos)
             .where(
                 videos.c.id == intent.video_id,
+                # guard publish.pointer_state: a video that was retired meanwhile is live again by a swap
                 videos.c.state == (VideoState.PENDING if first else VideoState.LIVE),
+                # guard publish.pointer_bytes: a swap replaces bytes that it was not made of
                 videos.c.blob_id.is_(None) if first else videos.c.blob_id == intent.old_blob_id,
+                # guard publish.pointer_generation: the same, after a swap was taken back
                 videos.c.generation == intent.generation,
+                # guard publish.pointer_held: a hold placed before the swap is published does not keep the bytes
                 ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
             )
             .values(
@@ -148,6 +152,7 @@ def close(session: Session, intent: Intent, *, published: bool, outcome: str, gr
     ended = changed(
         session,
         sa.update(operations)
+        # guard publish.closed_once: two runs end one intent, and a quota is settled twice
         .where(operations.c.id == intent.id, operations.c.state == "open")
         .values(state="done" if published else "abandoned", outcome=outcome, updated_at=at),
     )
@@ -155,6 +160,7 @@ def close(session: Session, intent: Intent, *, published: bool, outcome: str, gr
         return False
     fate: dict[str, Any] = {"state": BlobState.LIVE} if published else retired(at, grace, outcome)
     session.execute(
+        # guard publish.pending_only: bytes that are purged already become live
         sa.update(blobs).where(blobs.c.id == intent.new_blob_id, blobs.c.state == BlobState.PENDING).values(**fate)
     )
     if not published:
@@ -171,5 +177,6 @@ def retire_old(session: Session, intent: Intent, grace: Grace) -> None:
     session.execute(
         sa.update(blobs)
         .where(blobs.c.id == intent.old_blob_id, blobs.c.state == BlobState.LIVE)
+        # guard publish.old_grace: the old bytes of a swap can be purged at once
         .values(run_id=intent.run_id, **retired(now(session), grace, f"replaced by {intent.key}"))
     )

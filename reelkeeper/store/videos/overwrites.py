@@ -41,10 +41,13 @@ def find_overwritten(session: Session, found: Mapping[int, StoredObject], claim_
         .join(videos, videos.c.id == blobs.c.video_id)
         .where(
             blobs.c.id.in_(list(found)),
+            # guard overwrites.service_keys: other bytes at a key of ours are taken for an upload, and nobody looks
             ~blobs.c.is_ours,
+            # guard overwrites.open_row: one object becomes two rows, and the purge of one deletes the other's
             ~conditions.has_open_row(blobs.c.key, blobs.c.id),
             sa.or_(
                 blobs.c.state.in_(_SETTLED),
+                # guard overwrites.claimed: bytes that another run may be deleting become live
                 sa.and_(blobs.c.state == BlobState.DELETING, blobs.c.claim_token == claim_token),
             ),
         )
@@ -52,6 +55,7 @@ def find_overwritten(session: Session, found: Mapping[int, StoredObject], claim_
     latest: dict[str, Overwritten] = {}
     for row in rows:
         stored = found[row.id]
+        # guard overwrites.changed: what is as recorded begins its life anew at each look
         if not Recorded(row.size_bytes, row.etag, row.is_ours, row.stored_at).matches(stored):
             overwrite = Overwritten(row.id, row.video_id, row.user_id, row.state, stored)
             before = latest.get(stored.key)
@@ -96,6 +100,7 @@ def publish(session: Session, overwrite: Overwritten, at: datetime, *, run_id: s
     displaced = sa.select(videos.c.blob_id).where(videos.c.id == overwrite.video_id).scalar_subquery()
     session.execute(
         sa.update(blobs)
+        # guard overwrites.displaced_ours: the bytes at another key of the service's get a grace that nobody promised
         .where(blobs.c.id == displaced, blobs.c.state == BlobState.LIVE, blobs.c.is_ours)
         .values(run_id=run_id, **retired(at, grace, f"the service stored another video at {overwrite.found.key}"))
     )

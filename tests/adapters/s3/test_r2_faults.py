@@ -250,6 +250,15 @@ def test_a_delete_whose_reply_was_lost_is_sent_again(bucket: Bucket, double: R2D
     assert [stored for page in bucket.pages() for stored in page] == []
 
 
+def test_a_delete_that_is_refused_after_a_lost_reply_may_be_done_yet(bucket: Bucket, double: R2Double) -> None:
+    keys = [f"{bucket.prefix}ann/v1.mp4"]
+    double.faults.fail("DeleteObjects", 403)
+    assert deletes.was_refused(bucket.delete(keys)[keys[0]])
+    double.faults.drop_reply("DeleteObjects")
+    double.faults.after("DeleteObjects", lambda _: double.faults.fail("DeleteObjects", 403))
+    assert not deletes.was_refused(bucket.delete(keys)[keys[0]])
+
+
 def test_a_key_that_the_answer_does_not_mention_is_not_taken_for_deleted(
     bucket: Bucket, many: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,3 +81,9 @@ def test_a_neighbour_with_a_longer_name_is_not_listed(bucket: Bucket, double: R2
     double.client.put_object(Bucket=bucket.name, Key=neighbour, Body=b"x")
     bucket.put_bytes_once(bucket.prefix + "a.mp4", b"x", "video/mp4")
     assert [stored.key for page in bucket.pages() for stored in page] == [bucket.prefix + "a.mp4"]
+
+
+def test_a_narrower_view_lies_under_the_prefix(bucket: Bucket) -> None:
+    assert bucket.under(bucket.prefix + "ann/").prefix == bucket.prefix + "ann/"
+    with pytest.raises(KeyRefused, match="does not lie under"):
+        bucket.under(bucket.prefix.removesuffix("/") + "-of-others/")

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.errors import Frozen, IntegrityDoubt, LeaseLost, NotAVideo, NotFound
-from reelkeeper.model import BlobState, Grace, Outcome, Refusal, Transcode
+from reelkeeper.model import BlobState, Grace, Outcome, Refusal, Transcode, VideoState
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.lifecycle.swap import swap
 from reelkeeper.operations.lifecycle.transcode import Shrinker
@@ -167,3 +167,10 @@ def test_an_upload_onto_another_users_video_or_of_no_video_changes_nothing(
         take_in(world, text, lease, video="v2")
     assert blob_states(world) == {1: BlobState.LIVE}
     world.check()
+
+
+def test_an_upload_does_not_bring_back_what_was_retired(world: World, lease: Lease) -> None:
+    world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    with pytest.raises(NotFound, match="retired"):
+        take_in(world, world.clip, lease)
+    assert blob_states(world) == {1: BlobState.RETIRED}

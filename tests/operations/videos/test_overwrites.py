@@ -1,6 +1,5 @@
 """The service overwrites keys of its own, in any state of their rows: the new bytes are live, and never purged."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +12,6 @@ from pydantic import ValidationError
 
 from flows.purge_retired import purge_retired
 from flows.sync_catalog import sync_catalog
-from reelkeeper import failpoints
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import Frozen, LeaseLost
 from reelkeeper.model import BlobState, Grace, Outcome, Recorded, StoredObject, Transcode, VideoState
@@ -34,6 +32,7 @@ from reelkeeper.store.videos.conditions import retired
 from tests.buckets import BUCKET
 from tests.faults.scenarios import ready
 from tests.faults.world import LONG_AGO, World
+from tests.operations.conftest import AtFailpoint
 
 GRACE = Grace()
 NEW = b"another video altogether"
@@ -286,23 +285,6 @@ def test_a_restore_does_not_bring_back_bytes_that_the_service_has_overwritten(se
     assert outcome.action == "failed"
 
 
-@pytest.fixture
-def at_failpoint() -> Iterator[Callable[[str, Callable[[], object]], None]]:
-    """Have something done once, when the process passes a failpoint."""
-
-    def arrange(point: str, act: Callable[[], object]) -> None:
-        def observer(name: str) -> None:
-            if name == point:
-                failpoints.observe(None)
-                act()
-
-        failpoints.observe(observer)
-
-    yield arrange
-    failpoints.observe(None)
-
-
-AtFailpoint = Callable[[str, Callable[[], object]], None]
 OWNERS = pytest.mark.parametrize("ours", [True, False], ids=["ours", "theirs"])
 
 

@@ -40,6 +40,15 @@ def test_an_expired_lease_passes_on_with_a_higher_token_and_fences_off_its_old_h
     assert acquire(engine, ["a"], "cyd") == []
 
 
+def test_who_held_a_lease_before_does_not_keep_it_for_its_new_holder(engine: sa.Engine) -> None:
+    (old,) = acquire(engine, ["a"], "ada")
+    expire(engine)
+    acquire(engine, ["a"], "bob")
+    expire(engine)
+    assert renew(engine, [old]) == []
+    assert acquire(engine, ["a"], "cyd") == [Lease("a", "cyd", 3)]
+
+
 def test_an_expired_lease_that_nobody_took_can_be_renewed(engine: sa.Engine) -> None:
     taken = acquire(engine, ["a"], "ada")
     expire(engine)

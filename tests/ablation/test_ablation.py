@@ -1,0 +1,93 @@
+"""Each guard is switched off in a copy of the tree, and the tests named with it must fail."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.ablation.copies import Copy
+from tests.ablation.guards import ROOT, Guard, Witness, faults, guards, witnesses
+
+SAMPLE = 6
+
+GUARDS = {guard.name: guard for guard in guards()}
+SEED = os.environ.get("ABLATION_SEED") or os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(time.time_ns())
+
+
+@pytest.fixture(scope="session")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    return Copy(tmp_path_factory.mktemp("ablation") / "tree")
+
+
+def changed_files() -> set[str]:
+    """Name the files that the last commit and the working tree have changed; none where this is no clone."""
+    said = subprocess.run(
+        [shutil.which("git") or "git", "diff", "--name-only", "HEAD~1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return set(said.stdout.split())
+
+
+def sample() -> list[str]:
+    """Choose the guards of files that changed, and some others by chance."""
+    changed = changed_files()
+    near = [name for name, guard in GUARDS.items() if guard.path in changed]
+    others = sorted(GUARDS.keys() - set(near))
+    return near[: 2 * SAMPLE] + random.Random(SEED).sample(others, min(SAMPLE, len(others)))
+
+
+def expect_notice(copy: Copy, name: str) -> None:
+    entries = witnesses()
+    witness = entries[name]
+    with copy.switched_off(*((GUARDS[other], entries[other]) for other in (name, *witness.masked_by))):
+        ran = copy.run(witness.noticed_by)
+    assert ran.code == 1, f"nothing noticed that {name} was switched off:\n{ran.tail}"
+    assert ran.failed, f"its witnesses broke instead of failing:\n{ran.tail}"
+
+
+def test_every_guard_has_a_witness_and_every_witness_a_guard() -> None:
+    assert not list(faults(GUARDS.values(), witnesses()))
+
+
+def test_a_guard_without_a_witness_is_found() -> None:
+    guard = Guard("purge.new", "something", "reelkeeper/errors.py", 1)
+    assert list(faults([guard], {})) == ["reelkeeper/errors.py:1: purge.new: no test is named that notices its absence"]
+
+
+def test_a_witness_whose_guard_clause_or_test_is_gone_is_found() -> None:
+    guard = Guard("purge.new", "something", "reelkeeper/errors.py", 1)
+    entry = Witness("purge.new", "no such clause", "", ("tests/test_none.py::test_none",), ("purge.other",))
+    assert list(faults([], {"purge.new": entry})) == ["purge.new: nothing in the code is marked so"]
+    assert list(faults([guard], {"purge.new": entry})) == [
+        "reelkeeper/errors.py:1: purge.new: no 'no such clause' by its marker",
+        "purge.new: no test tests/test_none.py::test_none",
+        "purge.new: masked by purge.other, which is no guard",
+    ]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sample())
+def test_a_guard_of_a_changed_file_or_of_a_sample_is_missed(copy: Copy, name: str) -> None:
+    sys.stdout.write(f"ABLATION_SEED={SEED}\n")
+    expect_notice(copy, name)
+
+
+@pytest.mark.long
+@pytest.mark.soak
+@pytest.mark.parametrize("name", GUARDS)
+def test_each_guard_is_missed(copy: Copy, name: str) -> None:
+    expect_notice(copy, name)
+
+
+@pytest.mark.long
+@pytest.mark.soak
+def test_every_witness_passes_while_every_guard_stands(copy: Copy) -> None:
+    ran = copy.run(sorted({test for witness in witnesses().values() for test in witness.noticed_by}))
+    assert ran.code == 0, ran.tail

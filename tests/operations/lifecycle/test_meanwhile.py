@@ -1,0 +1,415 @@
+"""What happens to a video between a plan and the change: each by itself keeps the video as it is, and says so."""
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.adapters import ffmpeg
+from reelkeeper.errors import Frozen, IntegrityDoubt, NotAVideo, ObjectChanged
+from reelkeeper.model import BlobState, Grace, Refusal, Transcode, VideoState
+from reelkeeper.operations.core.freeze import freeze, require_permission, thaw, why_frozen
+from reelkeeper.operations.lifecycle.purge import purge, settle_claims
+from reelkeeper.operations.lifecycle.restore import find_restorable, restore
+from reelkeeper.operations.lifecycle.retire import retire
+from reelkeeper.operations.videos import intents
+from reelkeeper.operations.videos.hold import hold
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.tables import blobs, cache_entries, operations, videos
+from reelkeeper.store.videos import cache
+from reelkeeper.store.videos.intents import Intent
+from tests.buckets import BUCKET
+from tests.faults.world import LONG_AGO, World
+from tests.operations.conftest import AtFailpoint
+from tests.operations.lifecycle.test_swap import run as swap
+from tests.operations.lifecycle.test_swap import shrinker
+
+Change = Callable[[World], object]
+
+
+def change(world: World, table: sa.Table, **values: object) -> None:
+    """Write what another run, or a person, has written meanwhile."""
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.update(table).values(**values))
+
+
+def view(world: World) -> None:
+    change(world, videos, last_viewed_at=datetime.now(UTC) + timedelta(seconds=1))
+
+
+def hold_for_a_day(world: World, scope: str = "video", subject: str = "v1") -> None:
+    until = datetime.now(UTC) + timedelta(days=1)
+    hold(world.workspace.engine, scope=scope, subject=subject, reason="a dispute", author="test", expires_at=until)
+
+
+def hold_its_user(world: World) -> None:
+    hold_for_a_day(world, "user", "ann")
+
+
+def begin_operation(world: World) -> None:
+    with transaction(world.workspace.engine, "test") as session:
+        blob_id = session.execute(sa.select(videos.c.blob_id)).scalar_one()
+        row = {"id": "open", "kind": "swap", "state": "open", "video_id": "v1", "old_blob_id": blob_id, "generation": 1}
+        moments = {"created_at": LONG_AGO, "updated_at": LONG_AGO}
+        session.execute(sa.insert(operations).values(**row, **moments, run_id="other", lease_token=1, detail={}))
+
+
+def move_to_other_bytes(world: World) -> None:
+    world.video("v1", current=False)
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.update(videos).values(blob_id=sa.select(sa.func.max(blobs.c.id)).scalar_subquery()))
+
+
+def swap_and_take_back(world: World) -> None:
+    change(world, videos, generation=3)
+
+
+def lose(world: World) -> None:
+    change(world, videos, state=VideoState.LOST)
+
+
+def make_live_again(world: World) -> None:
+    change(world, videos, state=VideoState.LIVE)
+
+
+def claim_its_bytes(world: World) -> None:
+    change(world, blobs, state=BlobState.DELETING)
+
+
+def begin_grace_anew(world: World) -> None:
+    change(world, blobs, purge_after=datetime.now(UTC) + timedelta(days=1))
+
+
+def revive_its_bytes(world: World) -> None:
+    change(world, blobs, state=BlobState.LIVE)
+
+
+def rows(world: World) -> list[Any]:
+    """All that is written of videos and their bytes."""
+    with reading(world.workspace.engine) as session:
+        return [
+            *session.execute(sa.select(videos).order_by(videos.c.id)),
+            *session.execute(sa.select(blobs).order_by(blobs.c.id)),
+        ]
+
+
+SPARED_FROM_RETIRING = [
+    view,
+    hold_for_a_day,
+    hold_its_user,
+    begin_operation,
+    move_to_other_bytes,
+    swap_and_take_back,
+    lose,
+]
+
+
+@pytest.mark.parametrize("meanwhile", SPARED_FROM_RETIRING)
+def test_a_video_that_changed_since_the_plan_is_not_retired(world: World, lease: Lease, meanwhile: Change) -> None:
+    plan = world.plan("expire_videos", "retire", [world.video("v1")])
+    meanwhile(world)
+    before = rows(world)
+    (outcome,) = retire(world.workspace, plan, ["v1"], lease=lease, run_id="r", grace=Grace())
+    assert outcome.action == "skipped"
+    assert rows(world) == before
+
+
+def test_a_video_that_the_plan_only_compresses_is_not_retired(world: World, lease: Lease) -> None:
+    plan = world.plan("tier_storage", "compress", [world.video("v1")])
+    before = rows(world)
+    assert retire(world.workspace, plan, ["v1"], lease=lease, run_id="r", grace=Grace()) == []
+    assert rows(world) == before
+
+
+SPARED_FROM_PURGING = [
+    view,
+    hold_for_a_day,
+    hold_its_user,
+    begin_operation,
+    lose,
+    make_live_again,
+    begin_grace_anew,
+    revive_its_bytes,
+]
+
+
+@pytest.mark.parametrize("meanwhile", SPARED_FROM_PURGING)
+def test_a_video_that_changed_since_the_plan_is_not_purged(world: World, lease: Lease, meanwhile: Change) -> None:
+    blob_id = world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
+    plan = world.plan("purge_retired", "purge", [blob_id])
+    meanwhile(world)
+    before = rows(world)
+    (outcome,) = purge(world.workspace, plan, [blob_id], lease=lease, run_id="r", grace=Grace())
+    assert outcome.action == "skipped"
+    assert rows(world) == before
+    assert not world.double.deleted()
+
+
+def test_what_is_left_of_a_lost_video_is_not_purged(world: World, lease: Lease) -> None:
+    old = world.video("v1", blob_state=BlobState.RETIRED, due=True, current=False)
+    world.video("v1", generation=2)
+    plan = world.plan("purge_retired", "purge", [old])
+    lose(world)
+    (outcome,) = purge(world.workspace, plan, [old], lease=lease, run_id="r", grace=Grace())
+    assert outcome.action == "skipped"
+    assert not world.double.deleted()
+
+
+SPARED_FROM_SWAPPING = [hold_for_a_day, hold_its_user, move_to_other_bytes, swap_and_take_back, lose]
+
+
+@pytest.mark.parametrize("meanwhile", SPARED_FROM_SWAPPING)
+@pytest.mark.parametrize("point", ["swap.download.after", "swap.readback.after"])
+def test_a_video_that_changed_while_it_was_encoded_is_not_swapped(
+    world: World,
+    lease: Lease,
+    tiny_transcode: Transcode,
+    at_failpoint: AtFailpoint,
+    point: str,
+    meanwhile: Change,
+) -> None:
+    blob_id = world.video("v1")
+    seen: list[Any] = []
+
+    def act() -> None:
+        meanwhile(world)
+        seen.extend(standing(world))
+
+    at_failpoint(point, act)
+    outcome = swap(world, blob_id, lease, shrinker(tiny_transcode))
+    assert outcome.action == "skipped"
+    assert standing(world) == seen
+    announced = any(request.key.endswith(".webm") for request in world.double.sent("PutObject"))
+    assert announced == (point == "swap.readback.after")
+
+
+def standing(world: World) -> list[Any]:
+    """What each video stands on."""
+    with reading(world.workspace.engine) as session:
+        return list(session.execute(sa.select(videos.c.id, videos.c.state, videos.c.blob_id, videos.c.generation)))
+
+
+def test_a_freeze_while_a_video_is_encoded_stops_what_would_be_written(
+    world: World, lease: Lease, tiny_transcode: Transcode, at_failpoint: AtFailpoint
+) -> None:
+    blob_id = world.video("v1")
+    at_failpoint("swap.readback.after", lambda: freeze(world.workspace.engine, by="test", reason="an alarm"))
+    before = standing(world)
+    with pytest.raises(Frozen):
+        swap(world, blob_id, lease, shrinker(tiny_transcode))
+    assert standing(world) == before
+    thaw(world.workspace.engine, by="test")
+    at_failpoint("swap.download.after", lambda: freeze(world.workspace.engine, by="test", reason="an alarm"))
+    with pytest.raises(Frozen):
+        swap(world, world.video("v2"), lease, shrinker(Refusal("low_quality", "VMAF 91", "r1")), "v2")
+    with reading(world.workspace.engine) as session:
+        assert not session.execute(sa.select(videos.c.id).where(videos.c.refused_recipe.is_not(None))).all()
+
+
+def test_an_intent_ends_once(
+    world: World, lease: Lease, tiny_transcode: Transcode, at_failpoint: AtFailpoint, tmp_path: Path
+) -> None:
+    blob_id = world.video("v1")
+    found: list[Intent] = []
+    at_failpoint("swap.readback.after", lambda: found.extend(intents.open_intents(world.workspace)))
+    swap(world, blob_id, lease, shrinker(tiny_transcode))
+    before = standing(world)
+    again = intents.settle(world.workspace, found[0], scratch=tmp_path, lease=lease, grace=Grace())
+    assert (again.action, again.reason) == ("skipped", "another run has settled it")
+    assert standing(world) == before
+    world.check()
+
+
+def test_an_intent_that_ends_leaves_bytes_that_are_gone_as_they_are(
+    world: World, lease: Lease, tiny_transcode: Transcode, at_failpoint: AtFailpoint
+) -> None:
+    blob_id = world.video("v1")
+
+    def act() -> None:
+        hold_for_a_day(world)
+        with transaction(world.workspace.engine, "test") as session:
+            session.execute(sa.update(blobs).where(blobs.c.generation == 2).values(state=BlobState.GONE))
+
+    at_failpoint("swap.readback.after", act)
+    swap(world, blob_id, lease, shrinker(tiny_transcode))
+    with reading(world.workspace.engine) as session:
+        assert session.execute(sa.select(blobs.c.state).where(blobs.c.generation == 2)).scalar_one() == BlobState.GONE
+
+
+def test_a_source_that_the_service_overwrites_before_it_is_read_is_not_compressed(
+    world: World, lease: Lease, tiny_transcode: Transcode
+) -> None:
+    key = f"{world.address.prefix}ann/v1.mp4"
+    world.workspace.bucket.put_once(key, world.clip, "video/mp4")
+    blob_id = world.video("v1", key=key, stored=False)
+    change(world, blobs, sha256=None)  # as of what was adopted
+    world.double.client.put_object(Bucket=BUCKET, Key=key, Body=b"another video")
+    with pytest.raises(ObjectChanged):
+        swap(world, blob_id, lease, shrinker(tiny_transcode))
+    assert not any(request.key.endswith(".webm") for request in world.double.sent("PutObject"))
+
+
+@dataclass
+class Announced:
+    """What an intent says of an object: here of a file as it is, or of what it should be."""
+
+    size_bytes: int
+    sha256: str
+    codec: str
+    frames: int
+    duration_seconds: float
+
+    @classmethod
+    def of(cls, path: Path, **other: Any) -> "Announced":  # noqa: ANN401  a field of any type
+        media, digest = ffmpeg.inspect(path), hashlib.sha256(path.read_bytes()).hexdigest()
+        said = cls(path.stat().st_size, digest, media.codec or "", media.frames, media.duration_seconds)
+        return replace(said, **other)
+
+
+@pytest.mark.parametrize("other", [{"frames": 3}, {"duration_seconds": 9.0}, {"codec": "av1"}, {"sha256": "0" * 64}])
+def test_what_was_announced_of_a_video_is_asked_of_what_is_stored(tiny_clip: Path, other: dict[str, Any]) -> None:
+    intents.verify_stored(tiny_clip, Announced.of(tiny_clip))
+    with pytest.raises(IntegrityDoubt):
+        intents.verify_stored(tiny_clip, Announced.of(tiny_clip, **other))
+
+
+def test_a_video_that_does_not_decode_to_its_end_is_not_what_was_announced(tiny_clip: Path, tmp_path: Path) -> None:
+    whole, broken = tiny_clip.read_bytes(), tmp_path / "broken.mp4"
+    start = whole.index(b"mdat") + len(whole) // 8
+    broken.write_bytes(whole[:start] + bytes(len(whole) // 8) + whole[start + len(whole) // 8 :])
+    with pytest.raises((IntegrityDoubt, NotAVideo)):
+        intents.verify_stored(broken, Announced.of(broken))
+
+
+def test_the_old_bytes_of_a_swap_wait_out_a_whole_grace(world: World, lease: Lease, tiny_transcode: Transcode) -> None:
+    old = world.video("v1")
+    swap(world, old, lease, shrinker(tiny_transcode))
+    with reading(world.workspace.engine) as session:
+        waits = session.execute(sa.select(blobs.c.retired_at, blobs.c.purge_after).where(blobs.c.id == old)).one()
+    assert waits.purge_after - waits.retired_at == timedelta(days=7)
+
+
+SPARED_FROM_RESTORING = [claim_its_bytes, swap_and_take_back, move_to_other_bytes, make_live_again]
+
+
+@pytest.mark.parametrize("meanwhile", SPARED_FROM_RESTORING)
+def test_a_video_that_changed_since_it_was_found_is_not_restored(world: World, meanwhile: Change) -> None:
+    world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    found = find_restorable(world.workspace, video_id="v1")
+    meanwhile(world)
+    before = standing(world)
+    (outcome,) = restore(world.workspace, found, run_id="p", author="p", grace=Grace(), hold_days=0)
+    assert outcome.action == "skipped"
+    assert standing(world) == before
+    with reading(world.workspace.engine) as session:
+        assert BlobState.LIVE not in session.execute(sa.select(blobs.c.state).where(blobs.c.id == 1)).scalars()
+
+
+def test_what_a_purge_has_claimed_is_not_offered_for_restoring(world: World) -> None:
+    world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    world.video("v2", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.update(blobs).where(blobs.c.video_id == "v1").values(state=BlobState.DELETING))
+    assert [blob.video_id for blob in find_restorable(world.workspace, user_id="ann")] == ["v2"]
+
+
+def test_bytes_that_were_never_shown_are_not_offered_for_restoring(world: World) -> None:
+    shown = world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    world.video("v1", generation=2, blob_state=BlobState.RETIRED, current=False)  # a swap that was abandoned
+    (found,) = find_restorable(world.workspace, video_id="v1")
+    assert found.wanted_blob_id == shown
+
+
+def claim_long_ago(world: World) -> None:
+    change(world, blobs, state=BlobState.DELETING, claimed_at=LONG_AGO, claim_token=1)
+
+
+def test_a_claim_of_a_dead_run_is_settled_by_whoever_may(world: World, lease: Lease) -> None:
+    world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    claim_long_ago(world)
+    freeze(world.workspace.engine, by="test", reason="an alarm")
+    before = rows(world)
+    with pytest.raises(Frozen):
+        settle_claims(world.workspace, run_id="r", grace=Grace(), lease=lease)
+    assert rows(world) == before
+    assert settle_claims(world.workspace, run_id="r", grace=Grace()) == 1  # as a restore does
+
+
+def test_other_bytes_under_the_claim_of_a_dead_run_stop_everything(world: World, lease: Lease) -> None:
+    world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    change(world, blobs, etag="0" * 32)
+    claim_long_ago(world)
+    settle_claims(world.workspace, run_id="r", grace=Grace(), lease=lease)
+    assert "not as recorded" in (why_frozen(world.workspace.engine) or "")
+
+
+@pytest.mark.parametrize(("table", "state"), [(blobs, BlobState.LIVE), (videos, VideoState.LOST)])
+def test_a_purge_settles_only_what_is_as_it_has_left_it(
+    world: World, lease: Lease, at_failpoint: AtFailpoint, table: sa.Table, state: str
+) -> None:
+    blob_id = world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
+    plan = world.plan("purge_retired", "purge", [blob_id])
+    at_failpoint("purge.delete.after", lambda: change(world, table, state=state))
+    purge(world.workspace, plan, [blob_id], lease=lease, run_id="r", grace=Grace())
+    with reading(world.workspace.engine) as session:
+        assert session.execute(sa.select(table.c.state)).scalar_one() == state
+
+
+def test_a_purge_gives_back_only_what_is_as_it_has_left_it(
+    world: World, lease: Lease, at_failpoint: AtFailpoint
+) -> None:
+    blob_id = world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
+    plan = world.plan("purge_retired", "purge", [blob_id])
+    world.double.faults.fail("DeleteObjects", 403)
+    at_failpoint("purge.delete.after", lambda: change(world, blobs, state=BlobState.GONE))
+    purge(world.workspace, plan, [blob_id], lease=lease, run_id="r", grace=Grace())
+    with reading(world.workspace.engine) as session:
+        assert session.execute(sa.select(blobs.c.state)).scalar_one() == BlobState.GONE
+
+
+def test_bytes_that_the_bucket_may_delete_yet_are_not_given_back(world: World, lease: Lease) -> None:
+    blob_id = world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
+    plan = world.plan("purge_retired", "purge", [blob_id])
+    world.double.faults.fail("DeleteObjects", 400, code="InvalidRequest")  # no refusal that is known to be one
+    purge(world.workspace, plan, [blob_id], lease=lease, run_id="r", grace=Grace())
+    with reading(world.workspace.engine) as session:
+        assert session.execute(sa.select(blobs.c.state)).scalar_one() == BlobState.DELETING
+
+
+def test_a_retired_video_answers_no_request_for_the_same(world: World, lease: Lease) -> None:
+    plan = world.plan("expire_videos", "retire", [world.video("v1")])
+    with transaction(world.workspace.engine, "test") as session:
+        cache.insert(session, "key", "v1", user_id="ann", cost_microusd=1, ttl_seconds=None)
+    retire(world.workspace, plan, ["v1"], lease=lease, run_id="r", grace=Grace())
+    with reading(world.workspace.engine) as session:
+        assert not session.execute(sa.select(cache_entries)).all()
+
+
+def test_a_hold_waits_for_a_purge_that_claims_and_says_that_it_comes_too_late(world: World, lease: Lease) -> None:
+    world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(world.workspace.engine, "test") as session:
+            require_permission(session, lease)
+            session.execute(sa.update(blobs).values(state=BlobState.DELETING))
+            placed = pool.submit(
+                hold, world.workspace.engine, scope="video", subject="v1", reason="a dispute", author="test"
+            )
+            wait([placed], timeout=0.5)
+        assert placed.result().too_late == 1
+
+
+def test_a_freeze_waits_for_the_change_that_is_being_made(world: World, lease: Lease) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(world.workspace.engine, "test") as session:
+            require_permission(session, lease)
+            stopped = pool.submit(freeze, world.workspace.engine, by="test", reason="an alarm")
+            wait([stopped], timeout=0.5)
+            assert not stopped.done()
+        stopped.result()
