@@ -118,6 +118,29 @@ class Client:
         """Tell what a user stores and may spend."""
         return self._json("GET", f"/v1/users/{quote(user_id, safe='')}")
 
+    def put_user(self, user_id: str, tier: str) -> Json:
+        """Make a user at sign-up, or set the tier: free, premium or pro."""
+        return self._json("PUT", f"/v1/users/{quote(user_id, safe='')}", {"tier": tier})
+
+    def give_credits(self, user_id: str, amount_microusd: int, *, key: str, reason: str = "") -> Json:
+        """Grant credits, once for each key; the answer says what the user may spend now."""
+        wanted = {"amount_microusd": amount_microusd, "reason": reason}
+        return self._json("POST", f"/v1/users/{quote(user_id, safe='')}/credits", wanted, key=key)
+
+    def videos(self, user_id: str) -> Iterator[Json]:
+        """Give each of a user's videos: state, size, views, when it will go and why."""
+        path, after = f"/v1/users/{quote(user_id, safe='')}/videos", ""
+        while True:
+            page = self._json("GET", f"{path}?after={quote(after, safe='')}" if after else path)
+            yield from page["videos"]
+            if not page["after"]:
+                return
+            after = page["after"]
+
+    def delete_video(self, video_id: str, *, user_id: str) -> Json:
+        """Delete a video of this user's. Support can bring it back until `restorable_until`."""
+        return self._json("DELETE", f"/v1/videos/{quote(video_id, safe='')}?user_id={quote(user_id, safe='')}")
+
     def check_quota(self, user_id: str, incoming_bytes: int) -> Json:
         """Tell whether so many more bytes would fit; `reason` is for the user to read."""
         return self._json("POST", "/v1/quota/check", {"user_id": user_id, "incoming_bytes": incoming_bytes})

@@ -6,6 +6,7 @@ ReelkeeperError
 │   ├── PlanRefused                      the plan is stale, used, or made under another policy
 │   ├── PolicyRefused                    the policy contradicts itself or has no rule switched on
 │   ├── InputRefused                     a file to import has bad lines
+│   ├── VideoHeld                        a video that is to be deleted is held, or its bytes are missing
 │   ├── KeyRefused                       a key outside the prefix, or one that is not well formed
 │   ├── KeyReused                        an idempotency key came again with other parameters
 │   ├── AmountRefused                    an amount that is none, or more than is held or was captured
@@ -74,6 +75,10 @@ class PlanRefused(Refused):
 
 class PolicyRefused(Refused):
     """The policy contradicts itself or has no rule switched on."""
+
+
+class VideoHeld(Refused):
+    """A video that is to be deleted is held, or its bytes are missing: it stays for now."""
 
 
 class InputRefused(Refused):

@@ -33,6 +33,7 @@ from reelkeeper.errors import (
     SchemaError,
     SignatureRefused,
     StorageError,
+    VideoHeld,
 )
 from reelkeeper.redaction import redacted
 
@@ -48,6 +49,7 @@ STATUSES: Final[tuple[tuple[type[ReelkeeperError], int, str], ...]] = (  # the f
     (KeyTaken, 409, "key-taken"),
     (ObjectMissing, 409, "nothing-stored"),
     (LeaseLost, 409, "busy"),
+    (VideoHeld, 409, "held"),
     (Frozen, 503, "frozen"),
     (DiskFull, 503, "full"),
     (SchemaError, 503, "schema"),

@@ -12,7 +12,9 @@ class Scope(StrEnum):
     VIDEOS = "videos"  # be sent to a video's bytes, which counts a view
     VIEWS = "views"  # report views
     UPLOADS = "uploads"  # bring videos that were made elsewhere
+    DELETIONS = "deletions"  # delete videos that their users do not want
     USERS = "users"  # read what users store and may spend
+    ACCOUNTS = "accounts"  # make users, set their tiers, give them credits
     METRICS = "metrics"  # read the figures for Prometheus
     RUNS = "runs"  # report flow runs that went wrong: Prefect's automations
 

@@ -1,21 +1,26 @@
-"""Users: what they store and may spend, and whether more would fit."""
+"""Users: who they are, what they store and may spend, which videos they have, and whether more would fit."""
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.api.app_state import CurrentState, Id, needs
-from reelkeeper.api.load import WORK
+from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, needs
+from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import NotFound
-from reelkeeper.model.access import Scope
+from reelkeeper.model import Tier
+from reelkeeper.model.access import Caller, Scope
+from reelkeeper.operations.billing import users as accounts
 from reelkeeper.operations.billing.quota import check_user_storage_quota
 from reelkeeper.operations.core.policies import in_force
+from reelkeeper.operations.lifecycle.why import outlooks
 from reelkeeper.rules.billing.quota import MAX_BYTES, judge
 from reelkeeper.store.billing import ledger, quotas
 from reelkeeper.store.core.engine import reading
+from reelkeeper.store.videos.videos import is_user, list_videos
 
 router = APIRouter(prefix="/v1", tags=["users"])
 
@@ -76,6 +81,146 @@ def user(user_id: Annotated[Id, Path(examples=["ann"])], app_state: CurrentState
         quota_bytes=told.quota_bytes,
         **balance._asdict(),
     )
+
+
+class Tiered(BaseModel):
+    """What a user has signed up for."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"tier": "premium"}]})
+
+    tier: Tier
+
+
+@router.put(
+    "/users/{user_id}",
+    summary="Make a user, or set a user's tier",
+    dependencies=[WRITE],
+    responses=documented(),
+)
+def put(
+    user_id: Annotated[Id, Path(examples=["ann"])],
+    asked: Tiered,
+    app_state: CurrentState,
+    caller: Annotated[Caller, needs(Scope.ACCOUNTS)],
+) -> User:
+    """Make the user at sign-up, or change the tier: retention and quota follow it from now on. Safe to repeat."""
+    accounts.put(app_state.workspace.engine, user_id, asked.tier, by=caller.name)
+    return user(user_id, app_state)
+
+
+class Credits(BaseModel):
+    """Credits to give."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"amount_microusd": 5_000_000, "reason": "order 1234"}]}
+    )
+
+    amount_microusd: int = Field(ge=1, le=10**12, strict=True, description="In millionths of a dollar")
+    reason: str = Field("", max_length=200, description="For the record")
+    hold_id: str | None = Field(
+        None, max_length=64, description="Give back what was captured of this hold; without, new credits are granted"
+    )
+
+
+class Given(BaseModel):
+    """A move of credits, and what the user has now."""
+
+    id: str
+    kind: str = Field(description="grant or refund")
+    amount_microusd: int
+    at: datetime
+    available_microusd: int
+    held_microusd: int
+    spent_microusd: int
+
+
+@router.post(
+    "/users/{user_id}/credits",
+    summary="Grant credits, or refund a job's",
+    status_code=201,
+    dependencies=[WRITE],
+    responses=documented(404),
+)
+def give(
+    user_id: Annotated[Id, Path(examples=["ann"])],
+    asked: Credits,
+    key: IdempotencyKey,
+    app_state: CurrentState,
+    caller: Annotated[Caller, needs(Scope.ACCOUNTS)],
+) -> Given:
+    """Add them to what the user may spend, once for each key."""
+    moved, balance = accounts.give(
+        app_state.workspace.engine,
+        user_id,
+        asked.amount_microusd,
+        key,
+        by=caller.name,
+        reason=asked.reason,
+        hold_id=asked.hold_id,
+    )
+    told = {"id": moved.id, "kind": moved.kind, "amount_microusd": moved.amount_microusd, "at": moved.at}
+    return Given(**told, **balance._asdict())
+
+
+class OwnVideo(BaseModel):
+    """A video of a user's."""
+
+    id: str
+    state: str = Field(description="pending, live, retired, gone or lost")
+    size_bytes: int | None
+    created_at: datetime | None
+    views: int | None = Field(description="All that were ever recorded; null: unknown")
+    expires_at: datetime | None = Field(
+        description="When it may be retired, or purged where it is retired, if views and holds stay as they are"
+    )
+    why: str = Field(description="What will retire or purge it, or why nothing will")
+
+
+class Page(BaseModel):
+    """Which of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: Id | None = Field(None, description="What the page before has said")
+    limit: int = Field(100, ge=1, le=500)
+
+
+class OwnVideos(BaseModel):
+    """A page of a user's videos, by id."""
+
+    videos: list[OwnVideo]
+    after: str | None = Field(description="Ask with this for the next page; null: it is the last")
+
+
+@router.get(
+    "/users/{user_id}/videos",
+    summary="A user's videos, and when each will go",
+    dependencies=[needs(Scope.USERS), WORK],
+    responses=documented(404),
+)
+def own_videos(
+    user_id: Annotated[Id, Path(examples=["ann"])],
+    app_state: CurrentState,
+    page: Annotated[Page, Query()],
+) -> OwnVideos:
+    """List them from one snapshot, each with what the policies in force will do."""
+    with reading(app_state.workspace.engine) as session:
+        found = list_videos(session, user_id=user_id, after=page.after or "", limit=page.limit + 1)
+        if not found and not is_user(session, user_id):
+            raise NotFound(f"no user {user_id!r} in the catalogue")
+        told = [
+            OwnVideo(
+                id=video.id,
+                state=video.state,
+                size_bytes=video.size_bytes,
+                created_at=video.created_at,
+                views=video.views,
+                expires_at=expires_at,
+                why=why,
+            )
+            for video, expires_at, why in outlooks(session, found[: page.limit])
+        ]
+    return OwnVideos(videos=told, after=told[-1].id if len(found) > page.limit else None)
 
 
 @router.post(

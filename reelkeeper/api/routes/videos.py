@@ -2,8 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
+from uuid import uuid4
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -12,7 +13,8 @@ from reelkeeper.adapters.cloudflare import KEPT_DAYS
 from reelkeeper.api.app_state import CurrentState, Id, needs
 from reelkeeper.api.load import WRITE
 from reelkeeper.api.problems import documented
-from reelkeeper.model.access import Scope
+from reelkeeper.model.access import Caller, Scope
+from reelkeeper.operations.lifecycle import delete as lifecycle
 from reelkeeper.operations.videos.views import record_views, show
 
 router = APIRouter(prefix="/v1", tags=["videos"])
@@ -63,6 +65,41 @@ def video(video_id: Annotated[Id, Path(examples=["v1"])], app_state: CurrentStat
     """Redirect to a presigned URL of the blob that the video stands on now."""
     shown = show(app_state.workspace, video_id, url_seconds=app_state.load.policy.url_seconds)
     return RedirectResponse(shown.url, 307, {"Cache-Control": "no-store"})  # the next view is counted too
+
+
+class Whose(BaseModel):
+    """A condition: no other parameter is taken, so that one which is misspelt deletes nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: Id | None = Field(None, description="Only if it is this user's", examples=["ann"])
+
+
+class Deleted(BaseModel):
+    """A video that its user has deleted."""
+
+    video_id: str
+    user_id: str
+    restorable_until: datetime = Field(description="Until then its bytes are kept, and support can bring it back")
+
+
+@router.delete(
+    "/videos/{video_id}",
+    summary="Delete a video that its user does not want",
+    dependencies=[WRITE],
+    responses=documented(404, 409),
+)
+def delete(
+    video_id: Annotated[Id, Path(examples=["v1"])],
+    app_state: CurrentState,
+    caller: Annotated[Caller, needs(Scope.DELETIONS)],
+    whose: Annotated[Whose, Query()],
+) -> Deleted:
+    """Give it to nobody from now on, and purge it after its grace. Safe to repeat. A video that is held stays."""
+    gone = lifecycle.delete(
+        app_state.workspace.engine, video_id, by=caller.name, run_id=f"delete-{uuid4().hex[:12]}", user_id=whose.user_id
+    )
+    return Deleted(**gone._asdict())
 
 
 @router.post(

@@ -16,7 +16,7 @@ def create(
     name: Annotated[str, typer.Argument(help="Who will use it.")],
     scope: Annotated[
         list[str],
-        typer.Option(help="What it may do: jobs, videos, views, uploads, users, metrics, runs. May be repeated."),
+        typer.Option(help="May be repeated: jobs, videos, views, uploads, deletions, users, accounts, metrics, runs."),
     ],
     expires: Annotated[str | None, typer.Option(metavar="TIME", help="When it ends by itself; UTC if no zone.")] = None,
     as_json: AsJson = False,

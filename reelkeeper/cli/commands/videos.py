@@ -8,7 +8,7 @@ import typer
 
 from reelkeeper.cli.opening import configured, store, workspace
 from reelkeeper.cli.screen import emit, say, size, table
-from reelkeeper.cli.words import AsJson, moment, new_run_id
+from reelkeeper.cli.words import AsJson, moment, new_run_id, who
 from reelkeeper.errors import KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
 
 group = typer.Typer(
@@ -130,6 +130,24 @@ def why(video_id: Annotated[str, typer.Argument(metavar="ID", help="The video.")
     table(("!what", "!says"), found.reasons)
     when = f"not before {found.next_at:%Y-%m-%d %H:%M} UTC, by " if found.next_at else ""
     say(f"Next: {when}{found.next_step}.")
+
+
+@group.command()
+def delete(
+    video_id: Annotated[str, typer.Argument(metavar="ID", help="The video.")],
+    user: Annotated[str | None, typer.Option(help="Only if it is this user's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a video that its user does not want: given to nobody from now on, purged after its grace."""
+    from reelkeeper.operations.lifecycle.delete import delete as delete_video
+
+    with store() as engine:
+        deleted = delete_video(engine, video_id, by=who(), run_id=new_run_id("delete"), user_id=user)
+    if as_json:
+        emit(deleted)
+        return
+    until = f"{deleted.restorable_until:%Y-%m-%d %H:%M} UTC"
+    say(f"{video_id} of {deleted.user_id} is deleted. Until {until}: reelkeeper restore --video {video_id}")
 
 
 @group.command("import")

@@ -25,7 +25,7 @@ def find_restorable(
     """Find what can be brought back of one run, one video or one user.
 
     A run brings back what it retired and takes back its swaps; so does a single video. A user gets back what was
-    retired or lost; their swaps stay. Raises NotFound when there is nothing.
+    retired or lost, and not what they have deleted themselves; their swaps stay. Raises NotFound when there is nothing.
     """
     with reading(workspace.engine) as session:
         found = restorable.find(session, run_id=run_id, video_id=video_id, user_id=user_id)

@@ -1,6 +1,6 @@
 """Why a video is as it is, in one place: its key, the rules, holds and views, and when it will be touched next."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ def explain(engine: Engine, video_id: str, prefix: str, layout: Sequence[KeyPatt
         if not found:
             raise NotFound(f"no video {video_id!r} in the catalogue")
         (listed,) = found
-        live = next(live_videos(session, as_of, only=video_id), None)
+        live = next(live_videos(session, as_of, only=[video_id]), None)
         reasons = [Reason("key", _key(listed, prefix, layout)), Reason("state", _state(listed))]
         reasons += [Reason("hold", said) for said in _holds(session, listed)]
         if live is None:
@@ -50,6 +50,27 @@ def explain(engine: Engine, video_id: str, prefix: str, layout: Sequence[KeyPatt
         reasons += [Reason("views", _views(live))]
         reasons += [Reason(f"policy, version {rules.version}", _verdict(live, rules, as_of))]
         return Explained(video_id, listed.state, tuple(reasons), *_next(live, rules.policies.lifecycle, as_of))
+
+
+class Outlook(NamedTuple):
+    """A video, when its bytes may go at the earliest, and what will take them; None: nothing will."""
+
+    video: Listed
+    expires_at: datetime | None
+    why: str
+
+
+def outlooks(session: Session, listed: Sequence[Listed]) -> list[Outlook]:
+    """Say of each video when it may be retired, or purged where it is retired, if views and holds stay as they are."""
+    as_of, policy = now(session), in_force(session).policies.lifecycle
+    live = {video.id: video for video in live_videos(session, as_of, only=[item.id for item in listed])}
+    return [
+        Outlook(
+            item,
+            *(_next(live[item.id], policy, as_of, {Action.RETIRE}) if item.id in live else _after_retirement(item)),
+        )
+        for item in listed
+    ]
 
 
 def _key(listed: Listed, prefix: str, layout: Sequence[KeyPattern]) -> str:
@@ -94,8 +115,13 @@ def _after_retirement(listed: Listed) -> tuple[datetime | None, str]:
     return None, "no run touches it"
 
 
-def _next(live: Video, policy: LifecyclePolicy, as_of: datetime) -> tuple[datetime | None, str]:
-    """Find the first moment at which a rule may act, if views and holds stay as they are."""
+def _next(
+    live: Video,
+    policy: LifecyclePolicy,
+    as_of: datetime,
+    actions: Collection[Action] = (Action.COMPRESS, Action.RETIRE),
+) -> tuple[datetime | None, str]:
+    """Find the first moment at which a rule may do one of `actions`, if views and holds stay as they are."""
     if live.held:
         return None, "no run touches it while it is held"
     if live.created_at is None or live.tier not in set(Tier):
@@ -107,7 +133,7 @@ def _next(live: Video, policy: LifecyclePolicy, as_of: datetime) -> tuple[dateti
         except OverflowError:
             continue
         verdict = lifecycle.judge(live, policy, due, recipe_fingerprint="")
-        if verdict.action is not Action.KEEP:
+        if verdict.action in actions:
             flow = "expire_videos" if verdict.rule == "past_retention" else "tier_storage"
             moments.append((due, f"{flow}: {verdict.action.value}, {lifecycle.reason(verdict)}"))
     return min(moments, default=(None, "no run touches it, as its views are"))

@@ -9,7 +9,7 @@ from sqlmodel import Session
 from reelkeeper.model import BlobState, Grace, Recorded, VideoState
 from reelkeeper.store.core.engine import changed, now
 from reelkeeper.store.tables import blobs, operations, videos
-from reelkeeper.store.videos.conditions import retired
+from reelkeeper.store.videos.conditions import DELETED, retired
 
 
 class Restorable(NamedTuple):
@@ -41,7 +41,7 @@ def find(session: Session, *, run_id: str | None, video_id: str | None, user_id:
     wanted = {
         "run": sa.or_(sa.and_(is_retired, videos.c.run_id == run_id), sa.and_(swapped, operations.c.run_id == run_id)),
         "video": sa.and_(videos.c.id == video_id, sa.or_(is_retired, swapped)),
-        "user": sa.and_(videos.c.user_id == user_id, is_retired),
+        "user": sa.and_(videos.c.user_id == user_id, is_retired, videos.c.retire_reason.is_distinct_from(DELETED)),
     }["run" if run_id else "video" if video_id else "user"]
     return [Restorable(*row) for row in session.execute(_candidates().where(wanted))]
 

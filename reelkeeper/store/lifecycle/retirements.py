@@ -11,7 +11,7 @@ from reelkeeper.model import Action, BlobState, Grace, VideoState
 from reelkeeper.store.core.engine import changed, now
 from reelkeeper.store.tables import blobs, plans, verdicts, videos
 from reelkeeper.store.videos import conditions
-from reelkeeper.store.videos.conditions import retired
+from reelkeeper.store.videos.conditions import DELETED, retired
 
 
 class Planned(NamedTuple):
@@ -71,6 +71,41 @@ def retire_videos(session: Session, plan_id: str, video_ids: Sequence[str], run_
         .returning(videos.c.id, videos.c.blob_id)
     )
     return {row.id: row.blob_id for row in rows}
+
+
+def delete_video(session: Session, video_id: str, run_id: str) -> int | None:
+    """Retire a live video that its user does not want; return the blob that it stood on, None where it is held.
+
+    One that is retired already keeps its grace, and is its user's deletion from now on.
+    """
+    return session.execute(
+        sa.update(videos)
+        .where(
+            videos.c.id == video_id,
+            videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED]),
+            # guard delete.held: a user deletes what a dispute needs
+            ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
+        )
+        .values(
+            state=VideoState.RETIRED,
+            retired_at=sa.func.coalesce(videos.c.retired_at, now(session)),
+            retire_reason=DELETED,
+            run_id=run_id,
+        )
+        .returning(videos.c.blob_id)
+    ).scalar()
+
+
+def is_deleted(session: Session, video_id: str) -> bool:
+    """Whether its user has deleted a video already."""
+    deleted = sa.select(videos.c.id).where(videos.c.id == video_id, videos.c.retire_reason == DELETED)
+    return session.execute(deleted).scalar() is not None
+
+
+def purge_after(session: Session, blob_id: int) -> datetime:
+    """Read when the grace of retired bytes is over."""
+    at: datetime = session.execute(sa.select(blobs.c.purge_after).where(blobs.c.id == blob_id)).scalar_one()
+    return at
 
 
 def retire_blobs(session: Session, blob_ids: Sequence[int], at: datetime, *, run_id: str, grace: Grace) -> int:

@@ -15,6 +15,7 @@ Condition = sa.ColumnElement[bool]
 # An S3 server refuses a request that was signed over 15 minutes ago (RequestTimeTooSkewed); our clock may be 5 minutes
 # ahead of its (MAX_SKEW_FROM_BUCKET); a purge signs within seconds of its claim. So nothing of it is taken after this.
 CLAIM_TIMEOUT: Final = timedelta(minutes=25)
+DELETED: Final = "deleted by its user"  # why it was retired: no view puts its purge off, and its id alone restores it
 
 
 def held(video_id: sa.ColumnElement[str], user_id: sa.ColumnElement[str], at: datetime) -> Condition:
@@ -58,9 +59,9 @@ def claim_timed_out(at: datetime) -> Condition:
 def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
     """Say in SQL that the blob has waited out its grace and nothing speaks for it, by the database clock `at`.
 
-    A replaced blob goes while its video lives on by another blob; a retired video's own blob goes only when nobody
-    has viewed the video for one grace. A lost video keeps every blob that is left of it. Without `service_keys`, what
-    stands at keys of the service's stays.
+    A replaced blob goes while its video lives on by another blob; a retired video's own blob goes only when its user
+    has deleted it, or nobody has viewed the video for one grace. A lost video keeps every blob that is left of it.
+    Without `service_keys`, what stands at keys of the service's stays.
     """
     viewed_before = by_owner(at - timedelta(days=grace.days), at - timedelta(days=grace.service_days))
     replaced = sa.and_(
@@ -73,7 +74,7 @@ def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
         # guard purge.retired_video: a live video's present bytes go
         videos.c.state == VideoState.RETIRED,
         # guard purge.viewed: a retired video goes that somebody has viewed within its grace
-        not_viewed_since(viewed_before),
+        sa.or_(videos.c.retire_reason == DELETED, not_viewed_since(viewed_before)),
     )
     abandoned = videos.c.blob_id.is_(None)  # the first upload of a video that never came to be
     allowed = sa.exists().where(

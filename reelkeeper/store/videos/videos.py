@@ -1,7 +1,7 @@
 """What the catalogue says of videos: a stream for the rules, and pages for people."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, time, timedelta
 from typing import Any, NamedTuple
 
@@ -17,13 +17,13 @@ _ONE_DAY = timedelta(days=1)
 
 
 def live_videos(
-    session: Session, as_of: datetime, window_days: int = 30, *, only: str | None = None
+    session: Session, as_of: datetime, window_days: int = 30, *, only: Sequence[str] | None = None
 ) -> Iterator[Video]:
     """Stream every live video as the rules see it, in flat memory. Read it inside `engine.reading`.
 
     `views` sums the `window_days` whole UTC days before `as_of`'s day, and whatever is recorded since. It is None
     (unknown) unless each of those days, or those since the video was created, is in `view_days`. A hold counts when it
-    is not released and does not expire by `as_of`. `only` is the id of the one video that is wanted.
+    is not released and does not expire by `as_of`. `only` are the ids of the videos that are wanted.
     """
     first_day = (as_of - window_days * _ONE_DAY).astimezone(UTC).date()
     complete_since = _complete_since(session, as_of, window_days)
@@ -51,7 +51,7 @@ def live_videos(
         .select_from(videos)
         .join(blobs, blobs.c.id == videos.c.blob_id)
         .join(users, users.c.id == videos.c.user_id)
-        .where(videos.c.state == VideoState.LIVE, sa.true() if only is None else videos.c.id == only),
+        .where(videos.c.state == VideoState.LIVE, sa.true() if only is None else videos.c.id.in_(only)),
         execution_options={"yield_per": _BATCH},
     )
     for batch in rows.partitions():
@@ -129,6 +129,16 @@ def is_user(session: Session, user_id: str) -> bool:
     return bool(session.execute(sa.select(users.c.id).where(users.c.id == user_id)).scalar())
 
 
+def set_tier(session: Session, user_id: str, tier: str, at: datetime) -> tuple[bool, str | None]:
+    """Set a user's tier, and make the user where there is none; return whether there was one, and the tier before."""
+    before = session.execute(sa.select(users.c.tier).where(users.c.id == user_id)).one_or_none()
+    if before is None:
+        session.execute(sa.insert(users).values(id=user_id, tier=tier, created_at=at))
+    else:
+        session.execute(sa.update(users).where(users.c.id == user_id).values(tier=tier))
+    return before is not None, before.tier if before else None
+
+
 def is_live(session: Session, video_id: str) -> bool:
     """Whether a video is there, and can be given."""
     live = sa.select(videos.c.id).where(videos.c.id == video_id, videos.c.state == VideoState.LIVE)
@@ -161,9 +171,10 @@ def list_videos(
     user_id: str | None = None,
     state: str | None = None,
     run_id: str | None = None,
+    after: str = "",
     limit: int = 100,
 ) -> list[Listed]:
-    """List at most `limit` videos that match every filter given, by user and id."""
+    """List at most `limit` videos that match every filter given, by user and id; of one user, those `after` an id."""
     asked = {videos.c.id: video_id, videos.c.user_id: user_id, videos.c.state: state, videos.c.run_id: run_id}
     views = sa.select(sa.func.sum(daily_views.c.views)).where(daily_views.c.video_id == videos.c.id).scalar_subquery()
     is_recorded = sa.exists().where(sa.or_(videos.c.created_at.is_(None), view_days.c.day >= videos.c.created_at))
@@ -187,7 +198,7 @@ def list_videos(
         .select_from(videos)
         .join(users, users.c.id == videos.c.user_id)
         .outerjoin(blobs, blobs.c.id == videos.c.blob_id)
-        .where(*(column == value for column, value in asked.items() if value is not None))
+        .where(*(column == value for column, value in asked.items() if value is not None), videos.c.id > after)
         .order_by(videos.c.user_id, videos.c.id)
         .limit(limit)
     )

@@ -1,0 +1,49 @@
+"""Users as the service makes and pays them: tiers and credits, each with its line in the record."""
+
+import hashlib
+
+from reelkeeper.errors import NotFound
+from reelkeeper.model import Tier
+from reelkeeper.model.money import Balance, Moved
+from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.store import Engine
+from reelkeeper.store.billing.ledger import balance
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import now, transaction
+from reelkeeper.store.videos.videos import set_tier
+
+
+def put(engine: Engine, user_id: str, tier: Tier, *, by: str) -> None:
+    """Make a user, or set the tier of one who is there. Raises Frozen."""
+    with transaction(engine, "users.put") as session:
+        require_permission(session)
+        known, before = set_tier(session, user_id, tier, now(session))
+        if not known or before != tier:
+            append(session, [Event("tier", by, user_id=user_id, detail={"tier": tier, "was": before})])
+
+
+def give(
+    engine: Engine,
+    user_id: str,
+    amount_microusd: int,
+    key: str,
+    *,
+    by: str,
+    reason: str = "",
+    hold_id: str | None = None,
+) -> tuple[Moved, Balance]:
+    """Give a user credits, or back what was captured of the hold `hold_id`; `key` is one of the user's own.
+
+    Raises NotFound for a user or a hold that is not there, AmountRefused for more than was captured, KeyReused, Frozen.
+    """
+    own = "credits/" + hashlib.sha256(f"{user_id}\n{key}".encode()).hexdigest()[:32]
+    with transaction(engine, "users.give") as session:
+        if hold_id is None:
+            moved = ledger.grant(session, user_id, amount_microusd, own, run_id=by, reason=reason)
+        else:
+            moved = ledger.refund(session, hold_id, amount_microusd, own, run_id=by, reason=reason)
+        # guard accounts.own_hold: what one user paid is given back to another
+        if moved.user_id != user_id:
+            raise NotFound(f"no hold {hold_id!r} of user {user_id!r}")
+        return moved, balance(session, user_id)

@@ -1,0 +1,58 @@
+"""Delete a video that its user does not want: nobody is given it from now on, and its bytes wait out a grace.
+
+It is a retirement like every other, so quota, purge, sync and audit know it; only views do not put its purge off, and
+it is brought back by its own id alone. A hold stands above it, and a freeze stops it.
+"""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from reelkeeper.errors import LeaseLost, NotFound, VideoHeld
+from reelkeeper.model import VideoState
+from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.core.policies import in_force
+from reelkeeper.store import Engine
+from reelkeeper.store.billing import quotas
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import now, transaction
+from reelkeeper.store.lifecycle import retirements
+from reelkeeper.store.videos import cache, uploads
+
+
+class Deleted(NamedTuple):
+    """A video that its user has deleted. Support can bring it back for as long as its bytes are there."""
+
+    video_id: str
+    user_id: str
+    restorable_until: datetime
+
+
+def delete(engine: Engine, video_id: str, *, by: str, run_id: str, user_id: str | None = None) -> Deleted:
+    """Delete a video. The same again gives the same, and no new grace begins. `user_id`: only if it is this user's.
+
+    Raises NotFound for a video that is not there, gone, or another user's; VideoHeld where it is held, or its bytes
+    are missing; LeaseLost while its first bytes are on their way; Frozen.
+    """
+    with transaction(engine, "delete") as session:
+        # guard delete.permission: a video is deleted while changes are frozen
+        require_permission(session)
+        known = uploads.current(session, video_id, locked=True)
+        # guard delete.own_video: a user deletes the video of another
+        if known is None or known.state == VideoState.GONE or user_id not in (None, known.user_id):
+            raise NotFound(f"no video {video_id!r}" + (f" of user {user_id!r}" if user_id else ""))
+        if known.state == VideoState.PENDING:
+            raise LeaseLost(f"video {video_id!r} is being stored; try again in a minute")
+        if known.state == VideoState.LOST:
+            raise VideoHeld(f"the bytes of video {video_id!r} are missing from the bucket: the operator looks first")
+        if known.blob_id and retirements.is_deleted(session, video_id):
+            return Deleted(video_id, known.user_id, retirements.purge_after(session, known.blob_id))
+        with quotas.counted(session, [video_id]):
+            blob_id = retirements.delete_video(session, video_id, run_id)
+        if blob_id is None:
+            raise VideoHeld(f"video {video_id!r} is held, so it stays for now; nothing was deleted")
+        grace = in_force(session).policies.lifecycle.grace
+        retirements.retire_blobs(session, [blob_id], now(session), run_id=run_id, grace=grace)
+        # guard delete.cache: a deleted video is given to whoever asks for the same again
+        cache.drop(session, [video_id])
+        append(session, [Event("delete", run_id, video_id, blob_id, known.user_id, {"by": by})])
+        return Deleted(video_id, known.user_id, retirements.purge_after(session, blob_id))

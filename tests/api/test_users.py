@@ -1,0 +1,91 @@
+"""Users over HTTP: made at sign-up, paid, and shown what they have and when it goes."""
+
+import sqlalchemy as sa
+from fastapi.testclient import TestClient
+
+from reelkeeper.model import BlobState, VideoState
+from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.health import accounts
+from reelkeeper.operations.videos.hold import hold
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.tables import audit_events
+from tests.api.answers import problem
+from tests.faults.world import World
+
+
+def key(text: str) -> dict[str, str]:
+    return {"Idempotency-Key": text}
+
+
+def test_a_user_signs_up_and_changes_tier(client: TestClient, world: World) -> None:
+    problem(client.get("/v1/users/bob"), 404)
+    assert client.put("/v1/users/bob", json={"tier": "free"}).json()["tier"] == "free"
+    for _ in range(2):
+        told = client.put("/v1/users/bob", json={"tier": "pro"}).json()
+    assert (told["tier"], told["used_bytes"], told["available_microusd"]) == ("pro", 0, 0)
+    problem(client.put("/v1/users/bob", json={"tier": "gold"}), 422)
+    with reading(world.workspace.engine) as session:
+        changes = (
+            session.execute(sa.select(audit_events.c.detail).where(audit_events.c.event == "tier")).scalars().all()
+        )
+    assert changes == [{"tier": "free", "was": None}, {"tier": "pro", "was": "free"}]
+
+
+def test_credits_are_given_once_for_each_key_of_a_user(client: TestClient, world: World) -> None:
+    client.put("/v1/users/bob", json={"tier": "free"})
+    for _ in range(2):
+        given = client.post("/v1/users/ann/credits", json={"amount_microusd": 5_000}, headers=key("order-1"))
+        assert (given.status_code, given.json()["kind"], given.json()["available_microusd"]) == (201, "grant", 5_000)
+    problem(client.post("/v1/users/ann/credits", json={"amount_microusd": 6_000}, headers=key("order-1")), 422)
+    assert (
+        client.post("/v1/users/bob/credits", json={"amount_microusd": 7}, headers=key("order-1")).json()[
+            "available_microusd"
+        ]
+        == 7
+    )
+    problem(client.post("/v1/users/nobody/credits", json={"amount_microusd": 1}, headers=key("order-2")), 404)
+    problem(client.post("/v1/users/ann/credits", json={"amount_microusd": 0}, headers=key("order-3")), 422)
+    assert accounts.recount(world.workspace.engine) == []
+
+
+def test_a_refund_goes_to_whoever_paid(client: TestClient, world: World) -> None:
+    client.put("/v1/users/bob", json={"tier": "free"})
+    with transaction(world.workspace.engine, "test") as session:
+        ledger.grant(session, "ann", 9_000, "first", run_id="test")
+        hold_id = str(ledger.hold(session, "ann", 9_000, "job", run_id="test", lasting_seconds=60).hold_id)
+        ledger.capture(session, hold_id, 8_000, "done", run_id="test")
+    asked = {"amount_microusd": 8_000, "hold_id": hold_id, "reason": "a bad video"}
+    problem(client.post("/v1/users/bob/credits", json=asked, headers=key("r1")), 404)
+    told = client.post("/v1/users/ann/credits", json=asked, headers=key("r1")).json()
+    assert (told["kind"], told["available_microusd"], told["spent_microusd"]) == ("refund", 9_000, 0)
+    problem(client.post("/v1/users/ann/credits", json=asked, headers=key("r2")), 422)
+    assert accounts.recount(world.workspace.engine) == []
+
+
+def test_a_users_videos_say_when_they_go_and_why(client: TestClient, world: World) -> None:
+    world.video("v1")  # of a free user, and older than a month
+    world.video("v2", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    world.video("v3")
+    hold(world.workspace.engine, scope="video", subject="v3", reason="a dispute", author="test")
+    first = client.get("/v1/users/ann/videos", params={"limit": 2}).json()
+    assert [(video["id"], video["state"]) for video in first["videos"]] == [("v1", "live"), ("v2", "retired")]
+    assert "expire_videos" in first["videos"][0]["why"]
+    assert "purge_retired" in first["videos"][1]["why"]
+    assert all(video["expires_at"] for video in first["videos"])
+    last = client.get("/v1/users/ann/videos", params={"limit": 2, "after": first["after"]}).json()
+    assert [(video["id"], video["expires_at"]) for video in last["videos"]] == [("v3", None)]
+    assert last["after"] is None
+    problem(client.get("/v1/users/nobody/videos"), 404)
+
+
+def test_a_video_is_deleted_for_its_user_alone(client: TestClient, world: World) -> None:
+    world.video("v1")
+    problem(client.delete("/v1/videos/v1", params={"user_id": "eve"}), 404)
+    problem(client.delete("/v1/videos/v1", params={"user": "eve"}), 422)
+    told = client.delete("/v1/videos/v1", params={"user_id": "ann"})
+    assert (told.status_code, told.json()["user_id"]) == (200, "ann")
+    assert client.delete("/v1/videos/v1").json() == told.json()
+    problem(client.get("/v1/videos/v1"), 404)
+    world.video("v2")
+    hold(world.workspace.engine, scope="video", subject="v2", reason="a dispute", author="test")
+    assert problem(client.delete("/v1/videos/v2"), 409)["type"] == "urn:reelkeeper:held"

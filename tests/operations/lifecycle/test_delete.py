@@ -1,0 +1,112 @@
+"""A user deletes a video: given to nobody from then on, purged after its grace, brought back by its own id alone."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.errors import Frozen, LeaseLost, NotFound, VideoHeld
+from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.operations.core.freeze import freeze
+from reelkeeper.operations.health import accounts
+from reelkeeper.operations.lifecycle.delete import delete
+from reelkeeper.operations.lifecycle.purge import purge
+from reelkeeper.operations.lifecycle.restore import find_restorable, restore
+from reelkeeper.operations.videos.hold import hold
+from reelkeeper.operations.videos.views import show
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.tables import audit_events, blobs, cache_entries, videos
+from reelkeeper.store.videos import cache
+from tests.faults.world import LONG_AGO, World
+from tests.operations.books import storage
+from tests.operations.lifecycle.test_meanwhile import change, rows
+
+
+def ask(world: World, video_id: str = "v1", user_id: str | None = "ann") -> datetime:
+    return delete(world.workspace.engine, video_id, by="front", run_id="delete-1", user_id=user_id).restorable_until
+
+
+def test_a_deleted_video_is_given_to_nobody_and_its_room_is_free(world: World) -> None:
+    world.video("v1")
+    with transaction(world.workspace.engine, "test") as session:
+        cache.insert(session, "key", "v1", user_id="ann", cost_microusd=1, ttl_seconds=None)
+    until = ask(world)
+    assert timedelta(days=6) < until - datetime.now(UTC) < timedelta(days=8)
+    with pytest.raises(NotFound, match="is retired"):
+        show(world.workspace, "v1", url_seconds=60)
+    with reading(world.workspace.engine) as session:
+        assert not session.execute(sa.select(cache_entries)).all()
+    assert storage(world.workspace.engine, "ann") == (0, 0)
+    assert accounts.recount(world.workspace.engine) == []
+    world.check()
+
+
+def test_the_same_again_begins_no_new_grace_and_stands_once_in_the_record(world: World) -> None:
+    world.video("v1")
+    until = ask(world)
+    assert ask(world) == until
+    with reading(world.workspace.engine) as session:
+        (event,) = session.execute(sa.select(audit_events).where(audit_events.c.event == "delete")).all()
+    assert (event.video_id, event.user_id, event.detail) == ("v1", "ann", {"by": "front"})
+
+
+def test_what_the_rules_have_retired_keeps_its_grace(world: World) -> None:
+    world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    with reading(world.workspace.engine) as session:
+        before = session.execute(sa.select(blobs.c.purge_after)).scalar_one()
+    assert ask(world) == before
+
+
+def test_views_keep_nothing_that_its_user_has_deleted(world: World, lease: Lease) -> None:
+    blob_id = world.video("v1")
+    ask(world)
+    change(world, videos, last_viewed_at=datetime.now(UTC))
+    change(world, blobs, purge_after=LONG_AGO)
+    plan = world.plan("purge_retired", "purge", [blob_id])
+    (outcome,) = purge(world.workspace, plan, [blob_id], lease=lease, run_id="r", grace=Grace())
+    assert outcome.action == "purged"
+    with pytest.raises(NotFound):
+        ask(world)
+
+
+def test_support_brings_it_back_by_its_id_and_nobody_by_its_user(world: World) -> None:
+    world.video("v1")
+    ask(world)
+    world.video("v2", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    assert [blob.video_id for blob in find_restorable(world.workspace, user_id="ann")] == ["v2"]
+    found = find_restorable(world.workspace, video_id="v1")
+    restore(world.workspace, found, run_id="p", author="support", grace=Grace(), hold_days=0)
+    assert show(world.workspace, "v1", url_seconds=60).url
+    world.check()
+
+
+def test_what_is_held_stays(world: World) -> None:
+    world.video("v1")
+    hold(world.workspace.engine, scope="user", subject="ann", reason="a dispute", author="test")
+    before = rows(world)
+    with pytest.raises(VideoHeld, match="stays for now"):
+        ask(world)
+    assert rows(world) == before
+
+
+def test_while_changes_are_frozen_nothing_is_deleted(world: World) -> None:
+    world.video("v1")
+    freeze(world.workspace.engine, by="test", reason="an alarm")
+    before = rows(world)
+    with pytest.raises(Frozen):
+        ask(world)
+    assert rows(world) == before
+
+
+def test_a_user_deletes_only_what_is_there_and_their_own(world: World) -> None:
+    world.video("v1")
+    for video_id, user_id in (("v1", "eve"), ("none", "ann"), ("none", None)):
+        with pytest.raises(NotFound):
+            ask(world, video_id, user_id)
+    for state, refusal in ((VideoState.PENDING, LeaseLost), (VideoState.LOST, VideoHeld), (VideoState.GONE, NotFound)):
+        change(world, videos, state=state)
+        with pytest.raises(refusal):
+            ask(world)
+    change(world, videos, state=VideoState.LIVE)
+    assert ask(world, user_id=None)
