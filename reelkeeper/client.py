@@ -141,6 +141,16 @@ class Client:
         """Delete a video of this user's. Support can bring it back until `restorable_until`."""
         return self._json("DELETE", f"/v1/videos/{quote(video_id, safe='')}?user_id={quote(user_id, safe='')}")
 
+    def hold(self, scope: str, subject: str, reason: str, *, key: str) -> str:
+        """Keep a "video", or all of a "user", whatever the rules say; returns the id that `release` takes."""
+        wanted = {"scope": scope, "subject": subject, "reason": reason}
+        hold_id: str = self._json("POST", "/v1/holds", wanted, key=key)["id"]
+        return hold_id
+
+    def release(self, hold_id: str) -> None:
+        """End a hold."""
+        self._json("DELETE", f"/v1/holds/{quote(hold_id, safe='')}")
+
     def check_quota(self, user_id: str, incoming_bytes: int) -> Json:
         """Tell whether so many more bytes would fit; `reason` is for the user to read."""
         return self._json("POST", "/v1/quota/check", {"user_id": user_id, "incoming_bytes": incoming_bytes})

@@ -15,6 +15,7 @@ from reelkeeper.model.access import Caller, Scope
 from reelkeeper.operations.core.workspace import Workspace
 
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]  # as keys are made of them
+Note = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]  # what a terminal may print
 IdempotencyKey = Annotated[
     str,
     Header(

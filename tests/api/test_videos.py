@@ -56,8 +56,8 @@ def test_a_name_that_no_video_can_have_is_refused(client: TestClient) -> None:
 def test_views_are_added_and_unknown_videos_left_out(client: TestClient, world: World) -> None:
     world.video("v1")
     told = {"views": [{"video_id": "v1", "views": 3}, {"video_id": "v1"}, {"video_id": "none", "views": 9}]}
-    assert client.post("/v1/views", json=told).json() == {"counted": 1}
-    assert client.post("/v1/views", json=told).json() == {"counted": 1}
+    assert client.post("/v1/views", json=told).json() == {"counted": 1, "unknown": ["none"]}
+    assert client.post("/v1/views", json=told).json() == {"counted": 1, "unknown": ["none"]}
     assert views_of(world, "v1") == 8
 
 
@@ -79,7 +79,7 @@ def test_views_never_exceed_what_the_store_can_count(client: TestClient, world: 
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.insert(daily_views).values(video_id="v1", day=datetime.now(UTC).date(), views=2**31 - 10))
     asked = {"views": [{"video_id": "v1", "views": 1_000_000}]}
-    assert client.post("/v1/views", json=asked).json() == {"counted": 1}
+    assert client.post("/v1/views", json=asked).json() == {"counted": 1, "unknown": []}
     assert views_of(world, "v1") == 2**31 - 1
 
 

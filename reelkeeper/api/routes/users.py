@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, needs
+from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Note, needs
 from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import NotFound
@@ -116,9 +116,11 @@ class Credits(BaseModel):
     )
 
     amount_microusd: int = Field(ge=1, le=10**12, strict=True, description="In millionths of a dollar")
-    reason: str = Field("", max_length=200, description="For the record")
+    reason: Note = Field("", description="For the record")
     hold_id: str | None = Field(
-        None, max_length=64, description="Give back what was captured of this hold; without, new credits are granted"
+        None,
+        pattern="^[0-9a-f]{32}$",
+        description="Give back what was captured of this hold; without, new credits are granted",
     )
 
 

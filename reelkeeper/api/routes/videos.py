@@ -50,7 +50,8 @@ class Views(BaseModel):
 class Counted(BaseModel):
     """What was counted."""
 
-    counted: int = Field(description="So many of the ids are known; the others are left out")
+    counted: int = Field(description="So many of the ids are known")
+    unknown: list[str] = Field(description="These are not, and were left out")
 
 
 @router.get(
@@ -117,4 +118,5 @@ def views(asked: Views, app_state: CurrentState) -> Counted:
     sums: dict[str, int] = {}
     for view in asked.views:
         sums[view.video_id] = sums.get(view.video_id, 0) + view.views
-    return Counted(counted=record_views(app_state.workspace.engine, sums, at=min(at, now).astimezone(UTC)))
+    unknown = record_views(app_state.workspace.engine, sums, at=min(at, now).astimezone(UTC))
+    return Counted(counted=len(sums) - len(unknown), unknown=unknown)

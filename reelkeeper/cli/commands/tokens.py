@@ -16,7 +16,9 @@ def create(
     name: Annotated[str, typer.Argument(help="Who will use it.")],
     scope: Annotated[
         list[str],
-        typer.Option(help="May be repeated: jobs, videos, views, uploads, deletions, users, accounts, metrics, runs."),
+        typer.Option(
+            help="May be repeated: jobs, videos, views, uploads, deletions, holds, users, accounts, metrics, runs."
+        ),
     ],
     expires: Annotated[str | None, typer.Option(metavar="TIME", help="When it ends by itself; UTC if no zone.")] = None,
     as_json: AsJson = False,

@@ -1,7 +1,10 @@
 """Holds: a person's word that a video, or all videos of a user, stay. A hold beats every rule."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import uuid4
 
 from reelkeeper.errors import NotFound
 from reelkeeper.store import Engine, Session
@@ -20,18 +23,42 @@ class Placed:
 
 
 def hold(
-    engine: Engine, *, scope: str, subject: str, reason: str, author: str, expires_at: datetime | None = None
+    engine: Engine,
+    *,
+    scope: str,
+    subject: str,
+    reason: str,
+    author: str,
+    expires_at: datetime | None = None,
+    key: str | None = None,
 ) -> Placed:
-    """Hold a user's videos or one video, until `expires_at` or until released.
+    """Hold a user's videos or one video, until `expires_at` or until released. The same under one `key` is one hold.
 
     Raises NotFound when there is no such user or video.
     """
+    asked = json.dumps([key, scope, subject, reason, str(expires_at)])
+    hold_id = hashlib.sha256(asked.encode()).hexdigest()[:12] if key else None
     with transaction(engine, "hold") as session:
-        return place(session, scope=scope, subject=subject, reason=reason, author=author, expires_at=expires_at)
+        return place(
+            session,
+            scope=scope,
+            subject=subject,
+            reason=reason,
+            author=author,
+            expires_at=expires_at,
+            hold_id=hold_id,
+        )
 
 
 def place(
-    session: Session, *, scope: str, subject: str, reason: str, author: str, expires_at: datetime | None
+    session: Session,
+    *,
+    scope: str,
+    subject: str,
+    reason: str,
+    author: str,
+    expires_at: datetime | None,
+    hold_id: str | None = None,
 ) -> Placed:
     """`hold`, inside a transaction that is already open; writes its audit row, so it comes last.
 
@@ -42,12 +69,14 @@ def place(
     deployment.lock(session)
     if not holds.is_known(session, scope, subject):
         raise NotFound(f"no {scope} {subject!r} in the catalogue")
-    hold_id, too_late = holds.place(
-        session, scope=scope, subject=subject, reason=reason, author=author, expires_at=expires_at
+    hold_id = hold_id or uuid4().hex[:12]
+    is_new, too_late = holds.place(
+        session, hold_id, scope=scope, subject=subject, reason=reason, author=author, expires_at=expires_at
     )
     detail = {"hold": hold_id, "scope": scope, "reason": reason}
     video_id, user_id = (subject, None) if scope == "video" else (None, subject)
-    append(session, [Event("hold", author, video_id, None, user_id, detail)])
+    if is_new:
+        append(session, [Event("hold", author, video_id, None, user_id, detail)])
     return Placed(hold_id, too_late)
 
 

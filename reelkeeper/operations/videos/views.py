@@ -33,15 +33,14 @@ class ReadsOfDay(NamedTuple):
     doubt: str
 
 
-def record_views(engine: Engine, views: Mapping[str, int], *, at: datetime) -> int:
-    """Add `views` (video id -> how many) seen at `at`; returns how many of the ids are known. Others are left out."""
+def record_views(engine: Engine, views: Mapping[str, int], *, at: datetime) -> list[str]:
+    """Add `views` (video id -> how many) seen at `at`; returns the ids that nobody knows, which are left out."""
     with transaction(engine, "views") as session:
         known = sorted(rows.known_videos(session, views))
-        if not known:
-            return 0
-        rows.add(session, at.date(), {video_id: views[video_id] for video_id in known})
-        rows.move_last_viewed(session, known, at)
-        return len(known)
+        if known:
+            rows.add(session, at.date(), {video_id: views[video_id] for video_id in known})
+            rows.move_last_viewed(session, known, at)
+        return sorted(views.keys() - set(known))
 
 
 def days_to_import(engine: Engine) -> list[date]:

@@ -2,13 +2,12 @@
 
 from datetime import datetime
 from typing import NamedTuple
-from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState
-from reelkeeper.store.core.engine import Clock, changed, now
+from reelkeeper.store.core.engine import Clock, changed, insert_into, now
 from reelkeeper.store.tables import blobs, holds, users, videos
 
 
@@ -31,28 +30,26 @@ def is_known(session: Session, scope: str, subject: str) -> bool:
 
 
 def place(
-    session: Session, *, scope: str, subject: str, reason: str, author: str, expires_at: datetime | None
-) -> tuple[str, int]:
-    """Write a hold; returns its id, and how many blobs were already past the point of no return."""
-    hold_id = uuid4().hex[:12]
-    session.execute(
-        sa.insert(holds).values(
-            id=hold_id,
-            scope=scope,
-            subject=subject,
-            reason=reason,
-            author=author,
-            created_at=now(session),
-            expires_at=expires_at,
-        )
+    session: Session, hold_id: str, *, scope: str, subject: str, reason: str, author: str, expires_at: datetime | None
+) -> tuple[bool, int]:
+    """Write a hold, unless it is there; say whether it is new, and how many blobs are past the point of no return."""
+    new = insert_into(session, holds).values(
+        id=hold_id,
+        scope=scope,
+        subject=subject,
+        reason=reason,
+        author=author,
+        created_at=now(session),
+        expires_at=expires_at,
     )
+    is_new = session.execute(new.on_conflict_do_nothing().returning(holds.c.id)).scalar() is not None
     owner = videos.c.user_id if scope == "user" else videos.c.id
     too_late = session.execute(
         sa.select(sa.func.count())
         .select_from(blobs.join(videos, videos.c.id == blobs.c.video_id))
         .where(owner == subject, blobs.c.id == videos.c.blob_id, blobs.c.state == BlobState.DELETING)
     ).scalar_one()
-    return hold_id, too_late
+    return is_new, int(too_late)
 
 
 def release(session: Session, hold_id: str) -> bool:

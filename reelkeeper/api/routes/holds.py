@@ -1,0 +1,99 @@
+"""Holds: a video, or all of a user's, stay whatever the rules say, and whatever their user asks."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Note, needs
+from reelkeeper.api.load import WORK, WRITE
+from reelkeeper.api.problems import documented
+from reelkeeper.model.access import Caller, Scope
+from reelkeeper.operations.videos import hold as operation
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.videos import holds as rows
+
+router = APIRouter(prefix="/v1/holds", tags=["holds"])
+
+
+class NewHold(BaseModel):
+    """What stays, and why."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"scope": "video", "subject": "v1", "reason": "a dispute, case 17"}]},
+    )
+
+    scope: Literal["video", "user"]
+    subject: Id = Field(description="The id of the video or user")
+    reason: Note = Field(min_length=1, description="For the record")
+    until: AwareDatetime | None = Field(None, description="When it ends by itself; null: when it is released")
+
+
+class Placed(BaseModel):
+    """A hold as placed."""
+
+    id: str
+    too_late: int = Field(description="Objects that a purge is deleting already")
+
+
+class Hold(BaseModel):
+    """A hold that is in force."""
+
+    id: str
+    scope: str
+    subject: str
+    reason: str
+    author: str
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class Holds(BaseModel):
+    """All holds in force, the oldest first."""
+
+    holds: list[Hold]
+
+
+class Released(BaseModel):
+    """A hold that is over."""
+
+    released: str
+
+
+@router.post(
+    "", summary="Keep a video, or all of a user's", status_code=201, dependencies=[WRITE], responses=documented(404)
+)
+def place(
+    asked: NewHold, key: IdempotencyKey, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.HOLDS)]
+) -> Placed:
+    """Hold it until it is released. The same again under the same key is one hold."""
+    placed = operation.hold(
+        app_state.workspace.engine,
+        scope=asked.scope,
+        subject=asked.subject,
+        reason=asked.reason,
+        author=caller.name,
+        expires_at=asked.until and asked.until.astimezone(UTC),
+        key=key,
+    )
+    return Placed(id=placed.id, too_late=placed.too_late)
+
+
+@router.get("", summary="The holds in force", dependencies=[needs(Scope.HOLDS), WORK], responses=documented())
+def listed(app_state: CurrentState) -> Holds:
+    """List them."""
+    with reading(app_state.workspace.engine) as session:
+        return Holds(holds=[Hold(**line._asdict()) for line in rows.in_force(session)])
+
+
+@router.delete("/{hold_id}", summary="End a hold", dependencies=[WRITE], responses=documented(404))
+def release(
+    hold_id: Annotated[str, Path(pattern="^[0-9a-f]{12}$", examples=["0123456789ab"])],
+    app_state: CurrentState,
+    caller: Annotated[Caller, needs(Scope.HOLDS)],
+) -> Released:
+    """Let the rules decide again."""
+    operation.release(app_state.workspace.engine, hold_id, author=caller.name)
+    return Released(released=hold_id)

@@ -1,0 +1,48 @@
+"""Holds over HTTP: placed once for each key, in force until they are released."""
+
+from datetime import UTC, datetime, timedelta
+
+from fastapi.testclient import TestClient
+
+from tests.api.answers import problem
+from tests.faults.world import World
+
+KEY = {"Idempotency-Key": "case-17"}
+
+
+def test_a_video_is_held_once_and_let_go(client: TestClient, world: World) -> None:
+    world.video("v1")
+    asked = {"scope": "video", "subject": "v1", "reason": "a dispute"}
+    placed = [client.post("/v1/holds", json=asked, headers=KEY).json() for _ in range(2)]
+    assert placed[0] == placed[1] == {"id": placed[0]["id"], "too_late": 0}
+    (hold,) = client.get("/v1/holds").json()["holds"]
+    assert (hold["id"], hold["author"], hold["expires_at"]) == (placed[0]["id"], "a test", None)
+    assert problem(client.delete("/v1/videos/v1"), 409)["type"] == "urn:reelkeeper:held"
+    assert client.delete(f"/v1/holds/{hold['id']}").json() == {"released": hold["id"]}
+    problem(client.delete(f"/v1/holds/{hold['id']}"), 404)
+    assert client.delete("/v1/videos/v1").status_code == 200
+    world.check()
+
+
+def test_a_hold_of_a_user_ends_by_itself(client: TestClient) -> None:
+    until = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    asked = {"scope": "user", "subject": "ann", "reason": "a dispute", "until": until}
+    assert client.post("/v1/holds", json=asked, headers=KEY).status_code == 201
+    (hold,) = client.get("/v1/holds").json()["holds"]
+    assert datetime.fromisoformat(hold["expires_at"]) == datetime.fromisoformat(until)
+
+
+def test_what_is_not_there_or_has_no_reason_is_not_held(client: TestClient) -> None:
+    problem(client.post("/v1/holds", json={"scope": "video", "subject": "none", "reason": "r"}, headers=KEY), 404)
+    for wrong in (
+        {"reason": ""},
+        {"reason": "a\x00b"},
+        {"reason": "x" * 201},
+        {"scope": "bucket"},
+        {"until": "2026-01-01T00:00:00"},
+    ):
+        asked = {"scope": "user", "subject": "ann", "reason": "r"} | wrong
+        problem(client.post("/v1/holds", json=asked, headers=KEY), 422)
+    half = client.post("/v1/holds", content='{"scope": "user", "subject": "ann", "reason": "\\ud800"}', headers=KEY)
+    assert half.status_code in {400, 422}
+    assert client.get("/v1/holds").json() == {"holds": []}
