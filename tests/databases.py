@@ -5,6 +5,7 @@ Migrations run once per session and database; each test gets a copy of the resul
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -121,6 +122,18 @@ def engine(request: pytest.FixtureRequest) -> sa.Engine:
     """A fresh store, once on each database. For a child process: `engine.url.render_as_string(hide_password=False)`."""
     made: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
     return made
+
+
+def until_waiting(engine: sa.Engine, count: int) -> None:
+    """Wait until so many sessions of this PostgreSQL database wait for a row that another has locked."""
+    waits = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    deadline = time.monotonic() + 60
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while connection.execute(waits).scalar_one() < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def _administer(url: sa.URL) -> sa.Connection:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from reelkeeper.adapters.s3 import seaweed
 from reelkeeper.cli import orchestration
 from reelkeeper.operations.health import doctor
-from reelkeeper.private_files import exposed, make_folder, tighten
+from reelkeeper.private_files import exposed, make_file, make_folder, tighten
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.core.opening import open_store
@@ -68,6 +68,14 @@ def test_the_embedded_store_is_made_for_its_user_alone(place: Path) -> None:
     assert set(files) >= {"store.sqlite3", "store.sqlite3-wal", "store.sqlite3-shm"}
     assert set(files.values()) == {0o600}
     assert mode(state) == mode(state.parent) == 0o700
+
+
+@pytest.mark.usefixtures("generous")
+def test_a_file_is_private_from_its_first_moment_and_one_that_exists_is_left(place: Path) -> None:
+    make_file(place / "new")
+    (place / "old").touch()
+    make_file(place / "old")
+    assert (mode(place / "new"), mode(place / "old")) == (0o600, 0o666)
 
 
 @pytest.mark.usefixtures("generous")

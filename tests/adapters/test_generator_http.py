@@ -74,7 +74,9 @@ def test_a_video_is_made_fetched_and_its_cost_told(double: ProviderDouble, make:
     assert (sent["key"], sent["model"], sent["request"]) == ("j1-1", "a model", dict(ORDER.request))
 
 
-@pytest.mark.parametrize("answer", [LOST, (500, None), (503, None), (504, None), (200, {"no": "name"}), (302, "/else")])
+@pytest.mark.parametrize(
+    "answer", [LOST, *((status, None) for status in (408, 409, 500, 503, 504)), (200, {"no": "name"}), (302, "/else")]
+)
 def test_a_lost_answer_is_looked_up_and_nothing_is_sent_again(
     double: ProviderDouble, make: Callable[..., Made], answer: Next
 ) -> None:

@@ -8,6 +8,7 @@ from reelkeeper.adapters.generator.webhook import sign, verify
 from reelkeeper.errors import SignatureRefused
 
 SECRET, BODY, NOW = "a secret that both know", b'{"id": "p1", "status": "succeeded"}', 1_764_072_000
+LONG = BODY + b" " * 65_536
 
 
 def test_a_signed_call_names_its_job() -> None:
@@ -32,7 +33,7 @@ def test_while_a_secret_is_changed_one_of_two_signatures_is_enough() -> None:
         (sign(SECRET, b"[]", NOW), b"[]", NOW),
         (sign(SECRET, b"{", NOW), b"{", NOW),
         (sign(SECRET, b'{"id": 7}', NOW), b'{"id": 7}', NOW),
-        (sign(SECRET, b"x" * 65_537, NOW), b"x" * 65_537, NOW),
+        (sign(SECRET, LONG, NOW), LONG, NOW),
         (f"t={NOW},v1=", BODY, NOW),
         (f"t={NOW},v1=é", BODY, NOW),
         ("t=,v1=00", BODY, NOW),

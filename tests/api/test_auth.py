@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
+from reelkeeper.api.routes import hooks
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.core import freeze, tokens
 from reelkeeper.rules.core.access import AccessPolicy
@@ -36,6 +37,35 @@ def test_health_needs_no_token_and_says_whether_changes_are_stopped(app: FastAPI
         assert client.get("/readyz").json() == {"status": "ready", "frozen": False}
         freeze.freeze(world.workspace.engine, by="ann", reason="a test")
         assert client.get("/readyz").json() == {"status": "ready", "frozen": True}
+
+
+SCOPES = {
+    "/v1/images": Scope.JOBS,
+    "/v1/jobs": Scope.JOBS,
+    "/v1/jobs/{job_id}": Scope.JOBS,
+    "/v1/jobs/{job_id}/events": Scope.JOBS,
+    "/v1/metrics": Scope.METRICS,
+    "/v1/quota/check": Scope.USERS,
+    "/v1/uploads": Scope.UPLOADS,
+    "/v1/uploads/{upload_id}": Scope.UPLOADS,
+    "/v1/uploads/{upload_id}/complete": Scope.UPLOADS,
+    "/v1/users/{user_id}": Scope.USERS,
+    "/v1/videos/{video_id}": Scope.VIDEOS,
+    "/v1/views": Scope.VIEWS,
+}
+
+
+def test_each_route_takes_a_token_of_its_scope_and_no_other(app: FastAPI, client_for: NewClient) -> None:
+    routes = [(method, path) for path, methods in app.openapi()["paths"].items() for method in methods]
+    asked = {(method, path, SCOPES[path]) for method, path in routes if path.startswith("/v1")}
+    asked.add(("post", hooks.RUNS_PATH, Scope.RUNS))
+    assert {path for _, path, _ in asked} == {*SCOPES, hooks.RUNS_PATH}
+    others = {scope: client_for(*(set(Scope) - {scope})) for scope in Scope}
+    theirs = {scope: client_for(scope) for scope in Scope}
+    for method, path, scope in asked:
+        told = problem(others[scope].request(method, path, json={}), 403)
+        assert f"needs the scope {scope}" in str(told["detail"])
+        assert theirs[scope].request(method, path, json={}).status_code not in (401, 403)
 
 
 @pytest.mark.long

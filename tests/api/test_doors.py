@@ -121,9 +121,9 @@ def test_a_connection_without_a_whole_head_is_closed(sqlite_world: World, server
 
 @pytest.mark.long
 def test_more_connections_than_there_may_be_push_out_the_idle_and_not_who_is_answered(
-    sqlite_world: World, server: Served
+    sqlite_world: World, tmp_path: Path
 ) -> None:
-    async def act() -> None:
+    async def act(server: Served) -> None:
         key = token(sqlite_world)
         job_id = queued(sqlite_world)
         async with AsyncExitStack() as stack:
@@ -135,7 +135,10 @@ def test_more_connections_than_there_may_be_push_out_the_idle_and_not_who_is_ans
             await ended(idle[0])
             assert not listener.reader.at_eof()
 
-    asyncio.run(act())
+    patient = AccessPolicy.model_validate(QUICK | {"head_seconds": 600.0})  # nobody is cut for being slow
+    put_in_force(sqlite_world.workspace.engine, access=patient)
+    with served(sqlite_world, tmp_path) as server:
+        asyncio.run(act(server))
 
 
 @pytest.mark.long

@@ -185,6 +185,7 @@ def test_beyond_the_budget_a_new_job_is_refused_with_when_to_ask_again(world: Wo
 def test_under_policies_of_a_later_version_nothing_is_admitted(world: World, client: TestClient) -> None:
     with transaction(world.workspace.engine, "test") as session:
         policies.put_in_force(session, {"later": 1}, "later", after=0, author="test", reason="a test")
-    assert problem(ask(client, "k1"), 503)["type"] == "urn:reelkeeper:schema"
+    told = problem(ask(client, "k1"), 503)
+    assert (told["type"], told["detail"]) == ("urn:reelkeeper:schema", "It was logged.")
     with transaction(world.workspace.engine, "test") as session:
         assert session.execute(sa.select(sa.func.count()).select_from(jobs)).scalar_one() == 0

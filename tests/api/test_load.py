@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from reelkeeper.api.load import Shed, Turns
 from reelkeeper.model.access import Scope
 from reelkeeper.model.requests import Queued
 from reelkeeper.operations.core import tokens
@@ -44,6 +45,22 @@ def crowd(sqlite_world: World, server: Served, size: Size) -> Crowd:
         make_user(sqlite_world.workspace.engine, user, 100 * DOLLAR)
     job_ids = [queued(sqlite_world, number, users[number // 10]) for number in range(size.streams)]
     return Crowd(server.host, server.port, many, job_ids, size)
+
+
+def test_who_waits_for_a_turn_for_too_long_is_refused() -> None:
+    async def act() -> Shed:
+        turns = Turns(1, wait_seconds=0.1)
+        async with turns.turn():
+            with pytest.raises(Shed) as refused:
+                async with asyncio.timeout(20), turns.turn():
+                    pass
+        async with turns.turn():  # its place is free again
+            return refused.value
+
+    refused = asyncio.run(act())
+    assert (refused.status_code, refused.kind) == (503, "overload")
+    assert refused.headers
+    assert "Retry-After" in refused.headers
 
 
 _TOO_BUSY = 0.5  # of the machine

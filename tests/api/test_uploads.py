@@ -1,6 +1,7 @@
 """Uploads by presigned URL: exactly the bytes that were announced, once, and published only when verified."""
 
 import hashlib
+from base64 import b64encode
 from typing import Any
 
 import httpx
@@ -16,7 +17,7 @@ from reelkeeper.operations.sync.survey import survey
 from reelkeeper.operations.sync.sync import mend
 from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import Clock, reading, transaction
-from reelkeeper.store.tables import blobs, reservations
+from reelkeeper.store.tables import blobs, reservations, videos
 from tests.api.answers import problem
 from tests.faults.world import World
 from tests.operations.books import storage
@@ -83,6 +84,51 @@ def test_only_the_bytes_that_were_announced_can_be_put_and_only_once(client: Tes
         assert 400 <= wrong.status_code < 500, wrong.text
     assert put(upload, data).status_code == 200
     assert put(upload, data).status_code == 412
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("Content-Length", None),  # of one byte more
+        ("Content-MD5", b64encode(bytes(16)).decode()),
+        ("Content-Type", "text/html"),
+        ("If-None-Match", ""),
+    ],
+)
+def test_a_url_holds_for_each_header_as_it_was_signed(
+    client: TestClient, world: World, header: str, value: str | None
+) -> None:
+    data = world.clip.read_bytes()
+    upload = begin(client, data)
+    sent = data if value is not None else data + b"x"
+    wrong = put(upload, sent, **{header: str(len(sent)) if value is None else value})
+    assert wrong.status_code == 403, wrong.text
+    assert "SignatureDoesNotMatch" in wrong.text
+    assert put(upload, data).status_code == 200  # nothing was there
+
+
+def test_other_bytes_than_those_announced_are_not_published_however_they_came_there(
+    client: TestClient, world: World
+) -> None:
+    mine, other = (world.clip.read_bytes() + (12).to_bytes(4, "big") + b"free" + box for box in (b"mine", b"else"))
+    upload = begin(client, mine)
+    with reading(world.workspace.engine) as session:
+        key = session.execute(sa.select(blobs.c.key)).scalar_one()
+    world.workspace.bucket.put_bytes_once(key, other, "video/mp4")
+    assert complete(client, upload).status_code >= 400
+    problem(client.get("/v1/videos/new"), 404)
+
+
+def test_a_video_that_came_to_be_meanwhile_is_not_replaced(client: TestClient, world: World) -> None:
+    data = world.clip.read_bytes()
+    upload = begin(client, data)
+    put(upload, data)
+    world.video("new")
+    with reading(world.workspace.engine) as session:
+        before = session.execute(sa.select(videos.c.blob_id, videos.c.state)).one()
+    assert "came to be since" in str(problem(complete(client, upload), 422)["detail"])
+    with reading(world.workspace.engine) as session:
+        assert session.execute(sa.select(videos.c.blob_id, videos.c.state)).one() == before
 
 
 def test_nothing_is_published_before_it_was_put(client: TestClient, world: World) -> None:

@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
+from reelkeeper import redaction
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.store.core.engine import transaction
@@ -100,6 +101,15 @@ def test_a_user_is_told_with_tier_bytes_and_credits(client: TestClient, world: W
         "spent_microusd": 0,
     }
     problem(client.get("/v1/users/bob"), 404)
+
+
+def test_a_refusal_shows_no_secret_though_its_sentence_would(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redaction, "_known", frozenset())
+    monkeypatch.setattr(redaction, "_pattern", redaction._pattern)
+    redaction.hide(["canary-8d1f"])
+    assert problem(client.get("/v1/users/canary-8d1f"), 404)["detail"] == "no user '***' in the catalogue"
 
 
 def test_a_quota_is_asked_with_the_sentence_that_a_user_reads(client: TestClient) -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -36,8 +37,8 @@ def ffmpeg_children() -> list[psutil.Process]:
     return [p for p in psutil.Process().children(recursive=True) if "ffmpeg" in p.name()]
 
 
-def gone(pid: int) -> bool:
-    deadline = time.monotonic() + 120
+def gone(pid: int, seconds: float = 30) -> bool:
+    deadline = time.monotonic() + seconds
     while psutil.pid_exists(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     return not psutil.pid_exists(pid)
@@ -102,7 +103,7 @@ def test_a_flood_on_stderr_does_not_block(tmp_path: Path) -> None:
 
 def test_output_beyond_all_measure_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotAVideo, match="MiB"):
-        shell("exec cat /dev/zero", tmp_path)
+        shell("exec head -c 20000000 /dev/zero", tmp_path)
 
 
 def test_no_secret_reaches_a_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,10 +112,27 @@ def test_no_secret_reaches_a_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_tool_has_limits_of_the_kernel(tmp_path: Path) -> None:
-    limits = shell("ulimit -v; ulimit -c; ulimit -n; ulimit -f; nice", tmp_path).output.split()
-    assert limits[:3] == [b"4194304", b"0", b"64"]
-    assert int(limits[3]) * 512 == Bounds().file_bytes
-    assert int(limits[4]) == min(19, os.nice(0) + 10)
+    limits = shell("ulimit -v; ulimit -c; ulimit -n; ulimit -t; ulimit -f; nice", tmp_path).output.split()
+    assert limits[:4] == [b"4194304", b"0", b"64", b"121"]  # two cores, for the 60 s of a wall limit and one more
+    assert int(limits[4]) * 512 == Bounds().file_bytes
+    assert int(limits[5]) == min(19, os.nice(0) + 10)
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 and resource.getrlimit(resource.RLIMIT_CORE)[1] == 0, reason="nothing here may dump its core"
+)
+def test_a_tool_dumps_no_core_where_others_do(tmp_path: Path) -> None:
+    script = f"""
+        import resource
+        resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20))
+        from pathlib import Path
+        from reelkeeper.adapters.ffmpeg.runner import run
+        from reelkeeper.adapters.ffmpeg.sandbox import Bounds, Walls
+        scratch_dir, walls = Path({str(tmp_path)!r}), Walls(False, False, False)
+        print(run(["/bin/sh", "-c", "ulimit -c"], scratch_dir=scratch_dir, bounds=Bounds(), walls=walls).output)
+    """
+    said = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, capture_output=True, text=True)
+    assert said.stdout == "b'0\\n'\n"
 
 
 def test_a_tool_that_wants_more_memory_than_its_limit_fails(tmp_path: Path) -> None:
@@ -126,22 +144,22 @@ def test_a_tool_that_wants_more_memory_than_its_limit_fails(tmp_path: Path) -> N
     assert ended.returncode != 0
 
 
-def test_a_tool_dies_with_its_parent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tool", ["echo $$ > pid; exec sleep 900", "sleep 900 & echo $! > pid; wait"])
+def test_a_tool_dies_with_its_parent_and_so_does_what_it_has_started(tmp_path: Path, tool: str) -> None:
     script = f"""
         from pathlib import Path
         from reelkeeper.adapters.ffmpeg.runner import run
         from reelkeeper.adapters.ffmpeg.sandbox import Bounds, Walls
-        run(["/bin/sh", "-c", "echo $$ > pid; exec sleep 900"], scratch_dir=Path({str(tmp_path)!r}), bounds=Bounds(),
+        run(["/bin/sh", "-c", {tool!r}], scratch_dir=Path({str(tmp_path)!r}), bounds=Bounds(),
             walls=Walls(False, False, False))
     """
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)]) as parent:
         pid_file, deadline = tmp_path / "pid", time.monotonic() + 240
         while not (pid_file.exists() and pid_file.read_text().strip()) and time.monotonic() < deadline:
             time.sleep(0.05)
-        child = psutil.Process(int(pid_file.read_text()))
+        assert not gone(int(pid_file.read_text()), seconds=0)
         parent.send_signal(signal.SIGKILL)
-    assert child.wait(timeout=240) is None
-    assert not child.is_running()
+    assert gone(int(pid_file.read_text()))
 
 
 def test_what_a_tool_leaves_running_ends_with_it(tmp_path: Path) -> None:
@@ -172,6 +190,19 @@ def test_when_the_launcher_is_killed_its_tools_end_and_the_next_call_has_a_new_o
     assert gone(int((tmp_path / "pid").read_text()))
     assert shell("echo well", tmp_path).output == b"well\n"
     assert len(launchers()) == 1
+
+
+def test_a_tool_does_not_outlive_its_launcher(tmp_path: Path) -> None:
+    shell("true", tmp_path)
+    (launcher,) = launchers()
+    file = tmp_path / "pid"
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(shell, "echo $$ > pid; exec sleep 25", tmp_path)
+        while not (file.exists() and file.read_text().strip()):
+            time.sleep(0.02)
+        launcher.kill()
+        assert gone(int(file.read_text()), seconds=15)
+        assert isinstance(asked.exception(timeout=60), MediaError)
 
 
 def test_the_launcher_knows_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

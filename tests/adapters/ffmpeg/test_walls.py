@@ -140,6 +140,19 @@ def test_landlock_alone_keeps_signals_and_abstract_sockets_in(scratch_dir: Path,
         assert "PermissionError" in ended.complaints, what
 
 
+@pytest.mark.parametrize("wall", ["network", "files"])
+def test_each_wall_alone_keeps_the_network_out(scratch_dir: Path, wall: str) -> None:
+    """That no socket can be made is a third, and stands in front of these two."""
+    granted = {"network": tools().walls.network, "files": landlock.version() >= 4}  # since then it knows of TCP
+    if not granted[wall]:
+        pytest.skip("this kernel does not grant it")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        code = f"import socket; socket.create_connection({server.getsockname()}, 5)"
+        assert attempt(code, scratch_dir, OPEN).returncode == 0
+        ended = attempt(code, scratch_dir, OPEN._replace(**{wall: True}))
+    assert {"network": "Network is unreachable", "files": "PermissionError"}[wall] in ended.complaints
+
+
 @pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
 def test_no_other_program_takes_the_place_of_the_tool(scratch_dir: Path) -> None:
     """Programs lie among the libraries too, and a tool can write one into its folder."""

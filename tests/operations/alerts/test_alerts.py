@@ -57,6 +57,14 @@ def test_what_is_over_before_anybody_tried_to_tell_it_is_not_told(engine: sa.Eng
     assert messages(engine)[1:] == [("alert", "waiting", "total at 80 %")]
 
 
+def test_what_the_second_sink_has_told_is_said_to_be_over_though_the_first_never_tried(engine: sa.Engine) -> None:
+    seen(engine, finding())
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(outbox).values(copied_at=now(session)))
+    assert seen(engine).resolved == 1
+    assert [(kind, state) for kind, state, _ in messages(engine)] == [("alert", "waiting"), ("resolve", "waiting")]
+
+
 def test_what_was_critical_is_told_even_when_it_is_over(engine: sa.Engine) -> None:
     seen(engine, finding(severity=Severity.CRITICAL))
     seen(engine)

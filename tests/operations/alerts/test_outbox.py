@@ -13,8 +13,10 @@ from reelkeeper.adapters.slack import Bot
 from reelkeeper.model.alerts import Finding, MessageState, OutboxMessage, Severity
 from reelkeeper.operations.alerts.alerts import observe, post, post_picture
 from reelkeeper.operations.alerts.outbox import COPY_AFTER_SECONDS, Delivered, Sinks, deliver
-from reelkeeper.store.core.engine import reading
+from reelkeeper.store.alerts import outbox as queue
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import outbox
+from tests.databases import until_waiting
 from tests.doubles import slack
 from tests.doubles.slack import Answer, SlackDouble
 from tests.operations.clocks import MovedClock
@@ -98,6 +100,22 @@ def test_several_processes_keep_one_pace(sqlite_engine: sa.Engine, double: Slack
     assert sum(run.sent for run in runs) == 4
     assert double.titles() == ["0", "1", "2", "3"]
     assert min(double.gaps()) >= 1
+
+
+def test_what_another_process_has_sent_at_this_moment_is_not_taken_again(postgresql_engine: sa.Engine) -> None:
+    """SQLite has one writer at a time anyway."""
+    message_id = post(postgresql_engine, "a")
+
+    def take() -> object:
+        with transaction(postgresql_engine, "test") as session:
+            return queue.take_next(session)
+
+    with ThreadPoolExecutor(1) as pool, transaction(postgresql_engine, "test") as session:
+        queue.mark_sent(session, message_id, "a receipt")
+        taken = pool.submit(take)
+        until_waiting(postgresql_engine, 1)
+        session.commit()
+        assert taken.result(timeout=60) is None
 
 
 WAITS = {"1": 1, "3600": 3600, "1.5": 1.5, None: 60}

@@ -1,5 +1,7 @@
 """A job is one worker's at a time, and none is forgotten."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import sqlalchemy as sa
 
@@ -7,12 +9,14 @@ from reelkeeper.errors import InsufficientCredits, LeaseLost, NotFound, Refused
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.jobs import claim as claiming
+from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.claim import claim
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.jobs import claims
-from reelkeeper.store.tables import audit_events, jobs
+from reelkeeper.store.tables import audit_events, controls, jobs
+from tests.databases import until_waiting
 from tests.jobs import at
 from tests.operations.books import DOLLAR, balances, make_user
 from tests.operations.queue import enqueue, expire_claims, find, make_due, row
@@ -67,6 +71,55 @@ def test_no_more_run_at_once_than_the_limit_says(ann: sa.Engine) -> None:
     assert claim(ann, "two", [None], limit=3) == []
     expire_claims(ann)  # a dead worker's jobs take no slot, and are begun anew
     assert len(claim(ann, "two", [None] * 5, limit=3)) == 3
+
+
+def test_claims_take_turns_so_that_two_at_once_do_not_pass_the_limit(postgresql_engine: sa.Engine) -> None:
+    """SQLite has one writer at a time anyway."""
+    make_user(postgresql_engine, "ann", DOLLAR)
+    assert claim(postgresql_engine, "w", [None], limit=1) == []  # the first makes the row that they take turns at
+    enqueue(postgresql_engine, row("a", model="one"), row("b", model="two"))
+    with ThreadPoolExecutor(2) as pool, transaction(postgresql_engine, "test") as session:
+        session.execute(sa.select(controls).with_for_update())
+        asked = [pool.submit(claim, postgresql_engine, "w", [model], limit=1) for model in ("one", "two")]
+        until_waiting(postgresql_engine, 2)
+        session.commit()
+        assert sum(len(claimed.result(timeout=60)) for claimed in asked) == 1
+
+
+def test_a_job_that_is_to_be_had_no_more_is_not_taken_though_it_was_chosen(ann: sa.Engine) -> None:
+    enqueue(ann, *(row(job_id) for job_id in ("cancelled", "another's", "free")))
+    settle.cancel(ann, "cancelled", run_id="test")
+    with transaction(ann, "test") as session:
+        (mine,) = claims.take(session, ["another's"], "another")
+    with transaction(ann, "test") as session:
+        taken = claims.take(session, ["cancelled", mine.id, "free"], "w")
+    assert [job.id for job in taken] == ["free"]
+    assert find(ann, "cancelled").state == JobState.CANCELLED
+
+
+def test_what_was_announced_to_a_provider_keeps_its_key(ann: sa.Engine) -> None:
+    enqueue(ann, row("j"))
+    (dead,) = claim(ann, "dead", [None], limit=1)
+    key = claiming.announce(ann, dead, "http").provider_key
+    expire_claims(ann)
+    (alive,) = claim(ann, "alive", [None], limit=1)
+    assert claiming.announce(ann, alive, "http").provider_key == alive.provider_key == key
+
+
+def test_a_job_that_is_over_stays_so_whatever_its_last_worker_still_says(ann: sa.Engine) -> None:
+    enqueue(ann, row("j"))
+    (mine,) = claim(ann, "w", [None], limit=1)
+    settle.fail(ann, *mine.fence, "given up", run_id="test")
+    assert claiming.renew(ann, [(mine, 0.5)]) == {}
+    for late in (
+        lambda: claiming.retry(ann, mine, "late", AttemptPolicy()),
+        lambda: claiming.park(ann, mine, "late", AttemptPolicy()),
+        lambda: claiming.announce(ann, mine, "http"),
+    ):
+        with pytest.raises(LeaseLost):
+            late()
+    claiming.hand_back(ann, [mine])
+    assert (find(ann, "j").state, find(ann, "j").error) == (JobState.DEAD, "given up")
 
 
 def test_a_dead_workers_job_is_another_s_and_nothing_that_it_still_says_counts(ann: sa.Engine) -> None:

@@ -24,6 +24,7 @@ from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.jobs.controls import ESTIMATES
 from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, usage_days, videos
+from reelkeeper.store.videos.videos import is_live
 from tests.children import FORKED
 from tests.faults.world import LONG_AGO, Address, World
 from tests.operations.asking import ask, claim, fox, make, row
@@ -272,6 +273,16 @@ def test_killed_between_its_video_and_its_charge_the_next_worker_finishes_it(wor
         assert session.execute(sa.select(videos.c.generation).where(videos.c.id == job.job_id)).scalar_one() == 1
         assert session.execute(sa.select(sa.func.count()).select_from(jobs)).scalar_one() == 1
     assert accounts.recount(engine) == []
+
+
+def test_a_worker_whose_job_another_has_stores_nothing(world: World, lease: Lease) -> None:
+    engine, job = world.workspace.engine, order(world)
+    lost, _ = claim(engine, job.job_id), claim(engine, job.job_id)
+    with pytest.raises(LeaseLost, match="nothing was stored"):
+        give(world, lease, job.job_id, lost)
+    with reading(engine) as session:
+        assert not is_live(session, job.job_id)
+    assert balances(engine, "ann")[1] == job.price_microusd
 
 
 def test_a_file_larger_than_was_reserved_is_stored_all_the_same(world: World, lease: Lease) -> None:

@@ -7,13 +7,14 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.adapters.generator import LocalGenerator
-from reelkeeper.errors import DiskFull
+from reelkeeper.errors import DiskFull, LeaseLost
 from reelkeeper.model import VideoState
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.core.freeze import freeze, thaw
+from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, LeaseManager
 from reelkeeper.operations.jobs import claim
 from reelkeeper.operations.jobs.claim import redrive
-from reelkeeper.operations.jobs.run import End
+from reelkeeper.operations.jobs.run import End, JobRun, WorkerContext
 from reelkeeper.operations.jobs.settle import cancel
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.store.billing import spend_counters
@@ -148,6 +149,51 @@ def test_a_worker_that_was_asleep_for_too_long_does_nothing_more(shop: World, pr
     provider.looks = 1
     assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
     assert len(provider.submitted) == 1
+
+
+def test_a_job_whose_video_is_there_is_ended_with_it_and_not_made_again(shop: World, provider: ProviderDouble) -> None:
+    """Its worker died before it could say so, and by now the provider knows nothing of it."""
+    (text,) = ask(shop, "a cat")
+    shop.video(text)
+    provider.is_down = True
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert find(shop.workspace.engine, text).video_id == text
+    assert spent(shop) == find(shop.workspace.engine, text).price_microusd
+
+
+def test_who_made_what_another_is_delivering_leaves_it_to_them(shop: World, provider: ProviderDouble) -> None:
+    (text,) = ask(shop, "a cat")
+    with LeaseManager(shop.workspace.engine) as another:
+        assert another.take([f"video/{text}"])
+        assert run(shop, http(provider)) == {End.LOST: 1}
+    job = find(shop.workspace.engine, text)
+    assert (job.state, job.attempts, job.error) == (JobState.RUNNING, 1, None)
+
+
+def test_a_job_that_was_lost_or_not_renewed_for_too_long_is_let_go(shop: World, provider: ProviderDouble) -> None:
+    ask(shop, "a cat")
+    engine = shop.workspace.engine
+    (mine,) = claim.claim(engine, "w", [None], limit=1)
+    with LeaseManager(engine) as manager:
+        context = WorkerContext(shop.workspace, http(provider), manager, Path(shop.address.folder), "run")
+        lost, asleep, well = (JobRun(context, mine, AttemptPolicy()) for _ in range(3))
+        lost.is_lost = True
+        asleep.renewed -= GIVE_UP_SECONDS + 1
+        for job in (lost, asleep):
+            with pytest.raises(LeaseLost):
+                job.check()
+        well.check()
+
+
+def test_a_job_whose_workers_all_died_is_dead_after_its_attempts(shop: World, provider: ProviderDouble) -> None:
+    """It may be what they died of."""
+    (text,) = ask(shop, "a cat")
+    with transaction(shop.workspace.engine, "test") as session:
+        died = {"state": JobState.RUNNING, "attempts": AttemptPolicy().most_attempts, "lease_until": Clock(-1)}
+        session.execute(sa.update(jobs).values(died))
+    assert run(shop, http(provider)) == {End.DEAD: 1}
+    assert "no sign of life" in find(shop.workspace.engine, text).error
+    assert provider.submitted == []
 
 
 @pytest.mark.long

@@ -139,6 +139,8 @@ def test_no_work_is_done_under_policies_that_cannot_be_read(engine: sa.Engine) -
     assert refused.value.exit_code == 7
     with reading(engine) as session:
         assert session.execute(sa.select(sa.func.count()).select_from(jobs)).scalar_one() == 0
+    with pytest.raises(SchemaError), transaction(engine, "test") as session:
+        ledger.grant(session, "ann", DOLLAR, "another", run_id="test")
 
 
 def test_a_version_stays_readable_after_others_came(engine: sa.Engine) -> None:

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.errors import IntegrityDoubt
+from reelkeeper.store.core import audit
 from reelkeeper.store.core.audit import Event, append, events, verify
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.tables import audit_events, deployment
@@ -155,5 +156,19 @@ def test_a_tail_cut_together_with_the_count_shows_by_the_head(engine: sa.Engine)
         session.execute(sa.delete(audit_events).where(audit_events.c.id == 5))
         session.execute(sa.update(deployment).values(audit_events=4))
         with pytest.raises(IntegrityDoubt, match="4 events"):
+            verify(session)
+        session.rollback()
+
+
+def test_an_event_that_is_rewritten_with_its_digest_shows_by_those_after_it(engine: sa.Engine) -> None:
+    record(engine, some(5))
+    with transaction(engine, "test.tamper") as session:
+        drop_triggers(session)
+        third = session.execute(sa.select(audit_events).where(audit_events.c.id == 3)).one()
+        rewritten = Event("another", third.run_id, third.video_id, third.blob_id, third.user_id, third.detail)
+        digest = audit._digest(third.previous, 3, third.at, rewritten)
+        for place, values in ((3, {"event": "another", "digest": digest}), (4, {"previous": digest})):
+            session.execute(sa.update(audit_events).where(audit_events.c.id == place).values(values))
+        with pytest.raises(IntegrityDoubt, match="audit event 4"):
             verify(session)
         session.rollback()
