@@ -29,6 +29,7 @@ def settle_accounts(
             return accounts.publish(report)
 
         if report.mismatches:
+            # guard ledger.mismatch_stops: books that do not add up go on being changed
             accounts.stop(workspace, report)
         alerts.observe(
             workspace.engine, findings(report.mismatches), rules=[RULE], run_id=run_id, policy=rules.alerting

@@ -67,6 +67,7 @@ class Lines(logging.Formatter):
             record.exc_text = self.formatException(record.exc_info)
         if record.exc_text:
             said["error"] = record.exc_text
+        # guard secrets.lines: an id, or a secret that a handler adds, stands in a log
         return redacted(json.dumps(said, ensure_ascii=False))
 
 

@@ -16,6 +16,7 @@ _log = logging.getLogger(__name__)
 def make_folder(path: Path) -> Path:
     """Make `path`, and the folders above it that are missing, for their owner alone. What exists stays as it is."""
     for folder in reversed([path, *path.parents]):
+        # guard files.folder: other users of the machine read prompts and videos
         folder.mkdir(mode=stat.S_IRWXU, exist_ok=True)
     return path
 
@@ -23,6 +24,7 @@ def make_folder(path: Path) -> Path:
 def make_file(path: Path) -> None:
     """Make the empty file `path` for its owner alone, unless it exists: then it is not even opened."""
     with contextlib.suppress(FileExistsError):
+        # guard files.file: other users of the machine read the store
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR))
 
 
@@ -37,6 +39,7 @@ def tighten(*paths: Path) -> None:
             mode = stat.S_IMODE(status.st_mode)
             if not mode & _OTHERS or status.st_uid != os.geteuid() or _is_shared(path, mode):
                 continue
+            # guard files.tightened: what an earlier version left open stays open
             path.chmod(mode & ~_OTHERS)
             _log.warning(
                 "%s was open to other users of this machine (mode %04o); now to its owner alone (mode %04o)",

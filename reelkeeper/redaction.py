@@ -28,12 +28,14 @@ def hide(secrets: Iterable[str]) -> None:
     global _known, _pattern  # noqa: PLW0603  one process, one set of secrets
     _known |= {form for secret in secrets for form in _forms(secret) if len(form) >= _SHORTEST}
     longest_first = sorted(_known, key=lambda secret: (-len(secret), secret))
+    # guard secrets.signatures: a signed request stands in a log, and can be sent by others
     _pattern = re.compile("|".join([*map(re.escape, longest_first), _SIGNATURES]))
     _install()
 
 
 @cache
 def _install() -> None:
+    # guard secrets.records: a library writes a secret into a log
     logging.setLogRecordFactory(_clean_record)
 
 
@@ -50,9 +52,11 @@ def _forms(secret: str) -> set[str]:
     except ValueError:
         return {secret}
     if password:
+        # guard secrets.password: the password of the store stands in a log
         return {secret, password, unquote(password)}
     if parts.scheme in {"http", "https"}:
         rest = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        # guard secrets.path: the address of a webhook, which is all its secret, stands in a log
         return {secret, rest if len(rest) >= _LONG else secret}
     return set() if parts.scheme.startswith("sqlite") else {secret}
 
@@ -70,5 +74,6 @@ def _clean_record(*arguments: Any, **named: Any) -> logging.LogRecord:  # noqa: 
         trace = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
         clean = redacted(trace)
         if clean != trace:
+            # guard secrets.traces: a secret stands in the traceback of an error
             record.exc_info, record.exc_text = None, clean
     return record

@@ -31,9 +31,13 @@ def is_public(address: str) -> bool:
     [True, False, False, False, False]
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
+    # guard public.ipv6: an address within our network is reached by IPv6
     if isinstance(ip, ipaddress.IPv6Address) and ip not in _GLOBAL_UNICAST:
         return False
+    # guard public.carried: an address within our network is reached through one that carries it
     carried = any(ip.version == network.version and ip in network for network in _CARRIERS)
+    # guard public.is_global: a URL that a provider gives reads the secrets of the machine from its metadata service
+    # guard public.multicast: a URL reaches all machines of our network at once
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or carried)
 
 
@@ -48,8 +52,10 @@ def resolve(url: str, *, allow_private: bool = False) -> tuple[httpx.URL, dict[s
     except (ValueError, httpx.InvalidURL):
         raise AddressRefused("no address: it cannot be read") from None
     host = whole.host
+    # guard public.https: what comes from a provider can be read and changed on its way
     if parts.scheme not in (("https", "http") if allow_private else ("https",)):
         raise AddressRefused(f"{parts.scheme or 'no scheme'}: an address must begin with https://")
+    # guard public.no_user: an address says one host to a reader and another to a program
     if not host or parts.username is not None or parts.password is not None:
         raise AddressRefused("an address must name a host, and no user")
     try:
@@ -57,6 +63,7 @@ def resolve(url: str, *, allow_private: bool = False) -> tuple[httpx.URL, dict[s
     except (OSError, UnicodeError):
         raise AddressRefused(f"{host[:100]!r} has no address") from None
     addresses = list(dict.fromkeys(str(item[4][0]) for item in found))
+    # guard public.every_address: a name with one public address leads into our network
     if not allow_private and (hidden := [text for text in addresses if not is_public(text)]):
         raise AddressRefused(
             f"{host[:100]!r} is {hidden[0]}, which is not public. To allow addresses of one's own network: "
@@ -64,6 +71,7 @@ def resolve(url: str, *, allow_private: bool = False) -> tuple[httpx.URL, dict[s
         )
     address = addresses[0].partition("%")[0]
     return (
+        # guard public.judged_address: a name that changes its address once it was judged leads into our network
         whole.copy_with(host=f"[{address}]" if ":" in address else address),
         {"headers": {"Host": whole.netloc.decode()}, "extensions": {"sni_hostname": host}},
     )
@@ -82,6 +90,8 @@ def streamed(
     """Send a request and give the answer before its body is read. Raises AddressRefused and httpx's errors."""
     at, needed = resolve(url, allow_private=allow_private)
     with (
+        # guard public.redirects: a provider's redirect leads into our network
+        # guard public.no_proxy: a proxy of the environment resolves the name anew, and reaches what was refused
         httpx.Client(timeout=timeout_seconds, follow_redirects=False, trust_env=False) as client,
         client.stream(
             method,
@@ -104,6 +114,7 @@ def chunks(answer: httpx.Response, most_bytes: int) -> Iterator[bytes]:
     size = 0
     for chunk in answer.iter_raw():
         size += len(chunk)
+        # guard public.size: an answer without an end fills memory or disk
         if size > most_bytes:
             raise httpx.RemoteProtocolError(f"the answer is longer than {most_bytes:,} bytes")
         yield chunk

@@ -56,6 +56,7 @@ def needs(scope: Scope) -> Any:  # noqa: ANN401  what FastAPI's Security gives
 
     async def check(request: Request, _shown: Annotated[object, Security(_BEARER)]) -> Caller:
         caller: Caller = request.state.caller
+        # guard auth.scope: a token that may report views asks for videos, and spends credits
         if scope not in caller.scopes:
             has = ", ".join(sorted(caller.scopes))
             raise HTTPException(403, f"this needs the scope {scope}, and token {caller.token_id} has {has}")

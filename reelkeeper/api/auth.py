@@ -57,11 +57,13 @@ class AuthMiddleware:
         try:
             if path not in HEALTH:
                 self._load.check()
+            # guard auth.every_path: whoever has no token is let in
             if path not in OPEN:
                 caller = await self._admitted(headers)
                 scope.setdefault("state", {})["caller"] = caller
                 token_id = caller.token_id
             most_bytes = MAX_BYTES if path == images.PATH else self._load.policy.body_bytes
+            # guard auth.length: a body of any size is read into memory
             _check_length(headers.get("content-length", "0"), most_bytes)
             counted = path not in HEALTH and not path.endswith(jobs.EVENTS)
             with self._load.requests.taken(token_id) if counted else nullcontext():
@@ -76,10 +78,12 @@ class AuthMiddleware:
             caller = await self._caller(headers)
         except SQLAlchemyError:
             raise Shed(503, "store", "The store does not answer.") from None
+        # guard auth.known: whoever shows any token is let in
         if caller is None:
             detail = "Send Authorization: Bearer TOKEN, of a token that is known, not over and not revoked."
             raise Shed(401, "token", detail, {"WWW-Authenticate": "Bearer"})
         wait = self._wait(caller)
+        # guard auth.rate: one caller takes the API from all others
         if wait:
             detail = f"token {caller.token_id} may ask {self._load.policy.requests_a_second:g} times a second"
             raise Shed(429, "rate", detail, {"Retry-After": str(int(wait) + 1)})
@@ -92,6 +96,7 @@ class AuthMiddleware:
         text = text.strip()
         at = self._clock()
         found = self._trusted.get(text)
+        # guard auth.trusted_for_seconds: a token that was revoked works as long as the process lives
         if found and found[1] > at:
             return found[0]
         if found:  # one request looks it up again, and the others go on meanwhile
@@ -121,12 +126,14 @@ class AuthMiddleware:
                 return await receive()
             left = began + body_deadline(self._load.policy, taken) - self._clock()
             try:
+                # guard auth.slow_body: bodies that dribble hold every place of the API
                 async with asyncio.timeout(left):
                     message = await receive()
             except TimeoutError:
                 raise Shed(408, "too-slow", f"{taken:,} bytes of the body came in time") from None
             taken += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
+            # guard auth.body: a body that does not say its size fills the memory
             if taken > most_bytes:
                 raise Shed(413, "too-large", _limit(most_bytes))
             return message

@@ -57,9 +57,11 @@ class Cap:
     @contextmanager
     def taken(self, token_id: str) -> Iterator[None]:
         """Count one while it lasts. Raises Shed: 429 where the token has its share, 503 where all have too many."""
+        # guard load.of_token: one token takes all places of the API
         if self._taken[token_id] >= self._of_token:
             detail = f"token {token_id} has {self._of_token} {self._noun}, as many as one token may have"
             raise Shed(429, "too-many", detail)
+        # guard load.at_once: more is taken on than fits into memory, and the process dies
         if self._total >= self._at_once:
             raise Shed(503, "overload", f"{self._total} {self._noun}, as many as this process takes")
         self._taken[token_id] += 1
@@ -90,6 +92,7 @@ class Turns:
         """Hold a place, the first come first. Raises Shed, 503, for one that has waited too long."""
         came = monotonic()
         try:
+            # guard load.turn: requests wait for a store that hangs until nobody is answered
             async with asyncio.timeout(self.wait_seconds if self._places.locked() else None):
                 await self._places.acquire()
         except TimeoutError:

@@ -137,8 +137,10 @@ def _ours(_request: Request, error: Exception) -> JSONResponse:
     status, kind = next(((s, k) for cls, s, k in STATUSES if isinstance(error, cls)), (500, "failed"))
     if status >= _OURS and not isinstance(error, Frozen):
         _log.error("%s", redacted(str(error)), exc_info=error)
+        # guard secrets.errors: an error of ours tells callers of hosts and tables
         return problem(status, kind, "It was logged.")
     headers = {"Retry-After": _RETRY[status]} if status in _RETRY else None
+    # guard secrets.refusals: a refusal tells a caller a secret that its sentence names
     return problem(status, kind, redacted(str(error)), headers=headers)
 
 

@@ -67,6 +67,7 @@ class Connection(H11Protocol):
         """Wait for a request, and let the connection that waits for longest go where there are too many."""
         super().connection_made(transport)
         self._wait()
+        # guard load.connections: a crowd of idle callers takes all open files of the process
         if len(self.connections) > self._all.policy.connections:
             next(iter(self._all.idle)).cut()
 
@@ -91,6 +92,7 @@ class Connection(H11Protocol):
     def pause_writing(self) -> None:
         """Bound how long a caller takes nothing."""
         super().pause_writing()
+        # guard load.stuck: callers who take no answer hold connections for ever
         self._stuck = self.loop.call_later(self._all.policy.send_seconds, self.cut)
 
     def resume_writing(self) -> None:
@@ -114,6 +116,7 @@ class Connection(H11Protocol):
 
     def _wait(self) -> None:
         self._stop_waiting()
+        # guard load.silent: callers who never ask hold every connection
         self._deadline = self.loop.call_later(self._all.policy.head_seconds, self.cut)
         self._all.idle[self] = None
 

@@ -53,10 +53,15 @@ class Clip:
         """Return the input options without which this file must not be opened."""
         demuxer, whitelist = _DEMUXERS[self.container]
         return {
+            # guard intake.demuxer: ffmpeg takes a script for a video, and reads the files that it names
             "f": demuxer,
+            # guard intake.protocols: a file makes ffmpeg fetch a URL of its choice
             "protocol_whitelist": "file",
+            # guard intake.formats: a file opens another of a kind that was not asked for
             "format_whitelist": whitelist,
+            # guard intake.codecs: a file chooses a rare decoder, which is where they break
             "codec_whitelist": _DECODERS,
+            # guard intake.pixels: a file of a kilobyte takes gigabytes of memory
             "max_pixels": limits.max_pixels,
         }
 
@@ -122,6 +127,7 @@ def admit(source: Path, work: Path, limits: MediaLimits, name: str = "in") -> Cl
     status = source.stat()
     if not stat.S_ISREG(status.st_mode):
         raise NotAVideo("not a regular file")
+    # guard intake.size: a file of a terabyte is read to its end
     if not 0 < status.st_size <= limits.max_size_bytes:
         raise NotAVideo(f"{status.st_size} bytes, the limits are 1 and {limits.max_size_bytes}")
     with source.open("rb") as file:
@@ -138,6 +144,7 @@ def _container(head: bytes) -> str:
         return "webm"
     if head.startswith(b"\x00\x00\x01\xba"):  # an MPEG program stream's pack header
         return "mpeg"
+    # guard intake.first_bytes: a script that is named .mp4 reaches ffmpeg
     raise NotAVideo(f"its first bytes {head[:8].hex(' ') or '(none)'} are not those of MP4, WebM or MPEG-PS")
 
 

@@ -144,6 +144,7 @@ def _within(media: Media, limits: MediaLimits) -> Media:
         ("streams", media.streams, 1, limits.max_streams),
     )
     for what, value, least, most in figures:
+        # guard intake.limits: a file of a million frames keeps a worker for days
         if not least <= value <= most:  # NaN is refused as well
             raise NotAVideo(f"{value:g} {what}; the limits are {least:g} and {most:g}")
     return media

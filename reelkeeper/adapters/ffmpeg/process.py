@@ -73,6 +73,7 @@ def launched(argv: Sequence[str], work: Path, bounds: Bounds, walls: Walls, erro
     order = {
         "argv": list(argv),
         "folder": str(work),
+        # guard sandbox.environment: a decoder reads our secrets from its environment
         "environment": ENVIRONMENT | {"HOME": str(work)},
         "ceilings": ceilings(bounds),
         "threads": bounds.threads,
@@ -130,6 +131,7 @@ class _Launcher:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
+                # guard sandbox.launcher_environment: a decoder reads our secrets from the process that starts it
                 env=ENVIRONMENT | library,  # some Pythons find their own library by it
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # a Ctrl-C is for us to handle

@@ -46,6 +46,7 @@ class HttpGenerator:
         Raises GenerationRefused (never), GenerationFailed (not this time), GenerationUnknown (to be looked up later),
         or what `log` raises; a job that is cancelled is told to its provider.
         """
+        # guard provider.looked_up: a job that its provider has is sent once more, and paid twice
         job_id = order.provider_job_id or self._found(order) or self._sent(order, log)
         try:
             standing = self._followed(job_id, order, log)
@@ -66,6 +67,7 @@ class HttpGenerator:
         if order.provider_key is None:
             return None
         standing = self._provider.find(order.provider_key)
+        # guard provider.waits_for_doubt: a job whose request is still under way is sent again, and paid twice
         if standing is None and not order.was_parked:
             raise GenerationUnknown("the provider does not know it yet; the request may still be under way")
         return standing.id if standing else None
@@ -74,11 +76,13 @@ class HttpGenerator:
         digest = order.request.get("image_sha256")
         image_url = self._image_url(str(digest)) if digest and self._image_url else None
         key = log.announce()
+        # guard provider.slept: a worker that slept sends a job that another has sent meanwhile
         log.progress(0.0)  # a worker that slept meanwhile must not send what another has looked up
         try:
             with effect("provider.submit"):
                 job_id = self._provider.submit(key, order.model, dict(order.request), image_url)
         except GenerationUnknown:
+            # guard provider.lost_answer: a job whose answer was lost is given up, though it is made and paid for
             if (standing := self._provider.find(key)) is None:
                 raise
             job_id = standing.id
@@ -96,6 +100,7 @@ class HttpGenerator:
                     raise
             else:
                 if standing is None:
+                    # guard provider.unknown_job: a job that its provider has forgotten for a moment is made twice
                     kind = GenerationFailed if order.was_parked else GenerationUnknown
                     raise kind(f"the provider does not know its job {job_id!r}")
                 if standing.is_over:

@@ -76,9 +76,11 @@ class Provider:
         status, answer = self._call("POST", "/jobs", body, {"Idempotency-Key": key})
         if status in _NOT_TAKEN:
             raise GenerationFailed(f"the provider takes nothing at the moment: it answered {status}")
+        # guard provider.conflict: a job that came twice is taken for refused, though it is made and paid for
         if 400 <= status < 500 and status not in (408, 409):  # noqa: PLR2004  "client error", but for a timeout and a conflict
             raise GenerationRefused(f"the provider answered {status}: {_words(answer)}")
         if not 200 <= status < 300:  # noqa: PLR2004  "success"
+            # guard provider.in_doubt: an error of the provider's is taken for a refusal, and the job is paid twice
             raise GenerationUnknown(f"the provider answered {status} to a new job; whether it has it is not known")
         return _standing(answer).id
 
@@ -114,10 +116,12 @@ class Provider:
         url = urljoin(f"{self._url}/", video_url)
         ours = urlsplit(url)[:2] == urlsplit(self._url)[:2]
         ends = time.monotonic() + self._download_seconds
+        # guard provider.token_at_home: our token is sent to whatever address an answer names
         with self._streamed("GET", url, headers=self._headers() if ours else {}) as answer, target.open("wb") as file:
             if answer.status_code in (404, 410):
                 raise GenerationFailed("the provider has no video any more at the address that it gave")
             self._require(answer.status_code, "a video")
+            # guard provider.video_size: a video without an end fills the disk
             for chunk in public.chunks(answer, most_bytes):
                 file.write(chunk)
                 if time.monotonic() > ends:
@@ -147,6 +151,7 @@ class Provider:
             with public.streamed(
                 method,
                 url,
+                # guard provider.public: the address of a video, which an answer names, leads into our network
                 allow_private=self._allow_private,
                 headers=headers,
                 content=content,
@@ -191,6 +196,7 @@ def _cost(said: Any) -> int | None:  # noqa: ANN401  what JSON can say
         dollars = Decimal(str(said))
     except InvalidOperation:
         return None
+    # guard provider.cost: a cost that cannot be is counted, and shuts the budget
     if not dollars.is_finite() or not 0 <= dollars <= _MAX_USD:
         return None
     return int((dollars * _MICROUSD).to_integral_value(ROUND_CEILING))

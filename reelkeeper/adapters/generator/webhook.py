@@ -28,17 +28,21 @@ def verify(secret: str, body: bytes, header: str, now: float) -> str:
     Raises SignatureRefused for a call that is not signed with the secret, older or younger than 5 minutes, over 64 kB,
     or that names no job.
     """
+    # guard webhook.size: a call of any size is hashed and parsed
     if len(body) > MAX_BYTES:
         raise SignatureRefused(f"the body has {len(body):,} bytes, the limit is {MAX_BYTES:,}")
     parts = [part.strip().partition("=") for part in header.split(",")]
     times = [value for name, _, value in parts if name == "t"]
+    # guard webhook.one_time: a call says two times: one that is signed, one that is judged
     if len(times) != 1 or not (times[0].isascii() and times[0].isdigit() and len(times[0]) <= 12):  # noqa: PLR2004  digits
         raise SignatureRefused(f"{HEADER} must say one time and a signature: t=1764072000,v1=0123abcd...")
     at, given = int(times[0]), [value for name, _, value in parts if name == "v1"]
     expected = _digest(secret, body, at).encode()
     # All are compared, so that the time it takes says nothing; two are there while a secret is changed.
+    # guard webhook.signature: anybody makes us look at any job, as often as he likes
     if not sum(hmac.compare_digest(expected, text.encode()) for text in given):
         raise SignatureRefused("the call is not signed with the secret that REELKEEPER_GENERATOR_WEBHOOK_SECRET holds")
+    # guard webhook.window: a call that somebody has heard is played again for ever
     if abs(now - at) > TOLERANCE_SECONDS:
         raise SignatureRefused(f"the call is of {now - at:+.0f} s ago, the limit is {TOLERANCE_SECONDS} s")
     try:
@@ -51,4 +55,5 @@ def verify(secret: str, body: bytes, header: str, now: float) -> str:
 
 
 def _digest(secret: str, body: bytes, at: int) -> str:
+    # guard webhook.signs_time: a call that was heard is sent with the time of today
     return hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()

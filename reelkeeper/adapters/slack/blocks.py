@@ -61,6 +61,7 @@ def escape(text: str, most: int) -> str:
     return safe
 
 
+# guard alerts.inert: a user's name calls everybody in the channel
 _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 

@@ -40,9 +40,11 @@ class TroubledRun(BaseModel):
 async def generator_called(request: Request, app_state: CurrentState, load: Loaded) -> Response:
     """Have the job that the call is about looked at soon. Says the same of a job that is not known."""
     secret = settings().generator_webhook_secret
+    # guard webhook.secret: a call is believed though no secret is set
     if secret is None:
         raise HTTPException(404, "no provider is expected to call: REELKEEPER_GENERATOR_WEBHOOK_SECRET is not set")
     shown = request.headers.get(webhook.HEADER, "")
+    # guard webhook.verified: anybody makes us look at any job, as often as he likes
     job_id = webhook.verify(secret.get_secret_value(), await request.body(), shown, time.time())
     async with load.writing.turn(), load.work.turn():
         await run_in_threadpool(poll_now, app_state.workspace.engine, job_id)

@@ -28,6 +28,7 @@ def worker(
     from reelkeeper.operations.core.policies import current
 
     with store() as engine:
+        # guard policy.worker: a worker takes flow runs that it cannot do, and each of them fails
         current(engine)
     orchestration.join_server(settings.state_dir)
     import asyncio

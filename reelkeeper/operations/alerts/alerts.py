@@ -49,6 +49,7 @@ def observe(
     found = list(findings)
     judged = {*rules, *(one_line(finding.rule) for finding in found)}
     with transaction(engine, "alerts.observe") as session:
+        # guard alerts.turns: two runs at once tell the same news twice, or fail
         alerts.one_at_a_time(session)
         at = now(session)
         rows = alerts.related(session, judged, {one_line(finding.period) for finding in found})
@@ -172,9 +173,11 @@ def _resolve(session: Session, decision: Decision, run_id: str, at: datetime, po
     unheard = [
         known_alert.message_id
         for known_alert in decision.resolved
+        # guard alerts.critical: nobody ever hears of a critical incident that was short
         if known_alert.message_id and known_alert.severity != Severity.CRITICAL
     ]
     untold = set(outbox.withdraw(session, unheard))  # what was critical is told even when it is over
+    # guard alerts.untold: what was taken back counts as told, and nobody hears of it when it comes again
     alerts.mark_untold(session, untold)
     told = [known_alert for known_alert in decision.resolved if known_alert.id not in untold]
     groups = [told] if len(told) > policy.digest_above else [[known_alert] for known_alert in told]

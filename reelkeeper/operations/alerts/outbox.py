@@ -148,6 +148,7 @@ class _Delivery:
         while True:
             with reading(self._engine) as session:
                 tried = not (self._is_shut or self.in_a_row)
+                # guard outbox.copied_in_time: an alert waits unseen for as long as Slack is away
                 late = outbox.overdue(session, COPY_AFTER_SECONDS, tried=tried, limit=_MAX_COPIED)
             if not late:
                 return
@@ -162,6 +163,7 @@ class _Delivery:
                 self._fail(error)
                 return
             with transaction(self._engine, "outbox.copied") as session:
+                # guard outbox.copied_once: the second sink hears the same every few minutes
                 outbox.mark_copied(session, [message_id for message_id, _ in late])
             self.copied += len(late)
 
@@ -169,6 +171,7 @@ class _Delivery:
         """Offer a message to the first sink and record its answer; returns how long the sink is to be left alone."""
         pace = self._sinks.first.pace_seconds
         try:
+            # guard outbox.stale_turn: a process that slept sends what another has sent
             if time.monotonic() - asked > STALE_SECONDS:
                 raise SinkDown("this process was stopped for too long to know whose turn it is")  # noqa: TRY301  recorded below
             with effect("outbox.send"):
@@ -177,11 +180,15 @@ class _Delivery:
             self._is_shut = True
             self._fail(busy)
             self._put_off(message_id, busy.seconds)
+            # guard outbox.shut: a sink that asked to wait is asked by the next process
             return max(busy.seconds, pace)
         except SinkRefused as refusal:
+            # guard outbox.diverted: an alert that Slack refuses is told to nobody
             self._divert(message_id, outgoing, attempts, refusal)
             return pace
+        # guard outbox.any_error: one odd message holds up all others
         except Exception as error:  # noqa: BLE001  whatever it is, the message must wait and not be lost
+            # guard outbox.three_failures: a sink that is down is asked for a minute by each run, message after message
             self.in_a_row += 1
             self._fail(error)
             self._put_off(message_id, _backoff_seconds(attempts))

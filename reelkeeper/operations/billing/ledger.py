@@ -166,6 +166,7 @@ def _before(session: Session, asked: Request) -> Moved | None:
 
 
 def _require_user(session: Session, user_id: str) -> None:
+    # guard ledger.known_user: credits are granted to a misspelt user
     if not is_user(session, user_id):
         raise NotFound(f"no user {user_id!r} in the catalogue; nothing was moved")
 
@@ -184,6 +185,7 @@ def _settle(session: Session, asked: Request, closed: Held, captured_microusd: i
     rest = closed.amount_microusd - captured_microusd
     parts = {held(closed.user_id): -closed.amount_microusd, REVENUE: captured_microusd, spendable(closed.user_id): rest}
     amounts = {account: amount for account, amount in parts.items() if amount}
+    # guard ledger.covered: a hold that the books do not cover is paid out
     if not ledger.move(session, amounts):
         raise IntegrityDoubt(
             f"hold {closed.id} is of {closed.amount_microusd:,} micro-dollars, and fewer are held of user "

@@ -45,6 +45,7 @@ def reserve(session: Session, user_id: str, size_bytes: int, key: str, *, lastin
     if before is None:
         answer = judge(_standing(session, user_id), size_bytes, policy)
         raise QuotaExceeded(f"nothing was reserved for user {user_id!r}: {answer.reason}")
+    # guard quota.key_reused: one user's upload counts on another's reservation
     if (before.user_id, before.size_bytes) != (user_id, size_bytes):
         raise KeyReused(
             f"reservation {key!r} is of {before.size_bytes:,} bytes for user {before.user_id!r}, not of "
@@ -89,13 +90,17 @@ def require_room(session: Session, key: str, user_id: str, size_bytes: int) -> N
     HoldClosed, NotFound.
     """
     reservation = _require(session, key)
+    # guard quota.upload_owner: an upload counts on the room of another user
     if reservation.user_id != user_id:
         raise NotFound(f"no reservation {key!r} of user {user_id!r}")
+    # guard quota.upload_open: an upload counts on a reservation that is over, beyond the quota
     if reservation.state != ReservationState.OPEN:
         raise HoldClosed(f"reservation {key!r} is {reservation.state}; nothing was stored. Reserve anew")
+    # guard quota.upload_size: more bytes are stored than were reserved
     if reservation.size_bytes < size_bytes:
         most = f"the {reservation.size_bytes:,} of reservation {key!r}"
         raise QuotaExceeded(f"{size_bytes:,} bytes are more than {most}; nothing was stored")
+    # guard quota.upload_alone: two uploads are stored on one reservation
     if quotas.is_in_use(session, key):
         raise HoldClosed(f"another upload counts on reservation {key!r}; nothing was stored")
 

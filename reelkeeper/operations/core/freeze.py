@@ -28,6 +28,7 @@ def require_permission(session: Session, lease: Lease | None = None) -> None:
     if session.info.get(_PERMITTED) is not session.get_transaction() or not session.in_transaction():
         # guard freeze.ordered: a freeze that was confirmed is not seen by a change that commits after it
         stopped = deployment.stopped(session, locked=True)
+        # guard policy.asked_first: credits and videos change under policies that this version cannot read
         in_force(session)
         # guard freeze.stopped: changes go on while they are frozen
         if stopped:

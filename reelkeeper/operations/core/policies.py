@@ -69,6 +69,7 @@ def _parsed(version: int, document: Mapping[str, Any]) -> Policies:
         return Policies.model_validate_json(json.dumps(document))
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors())
+        # guard policy.unreadable: work is done under other policies than those that were applied
         raise SchemaError(
             f"policy version {version} holds what this version of Reelkeeper does not take ({fields}); no work is done "
             "under policies that cannot be read. Run the version of Reelkeeper that applied them"

@@ -80,7 +80,12 @@ def _silent(session: Session, flows: Collection[str]) -> list[Finding]:
     at, made_at = now(session), deployment.made_at(session)
     found = (
         cadence.silent(
-            flow.flow, flow.last_ok_at or made_at, flow.cadence, has_succeeded=flow.last_ok_at is not None, as_of=at
+            # guard watchdog.never_ran: a flow that has never run is missed by nobody
+            flow.flow,
+            flow.last_ok_at or made_at,
+            flow.cadence,
+            has_succeeded=flow.last_ok_at is not None,
+            as_of=at,
         )
         for flow in flow_states(session, flows)
     )
@@ -89,6 +94,7 @@ def _silent(session: Session, flows: Collection[str]) -> list[Finding]:
 
 def _stuck(session: Session) -> list[Finding]:
     count, oldest = outbox.count_waiting(session)
+    # guard watchdog.stuck: nobody hears that nothing is heard any more
     if oldest <= STUCK_AFTER:
         return []
     minutes = oldest.total_seconds() / 60
@@ -122,6 +128,7 @@ def _tell_second(engine: Engine, sinks: Sinks) -> str:
         except Exception as error:  # noqa: BLE001  the next run tells it
             return str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
         with transaction(engine, "watchdog.told") as session:
+            # guard watchdog.told_once: the second sink hears the same at each run
             outbox.mark_copied(session, [message_id])
     return ""
 

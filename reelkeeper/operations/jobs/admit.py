@@ -132,10 +132,12 @@ def admit(
         client_key,
         wanted,
         key_of({**canonical, "shared": wanted.shared}, None),
+        # guard admission.private: a user is given the private video of another
         key_of(canonical, None if wanted.shared else user_id),
     )
     try:
         return _answer(engine, asked, run_id)
+    # guard admission.asks_again: a request that came twice at once fails, though its video is there
     except IntegrityError:  # the same key was answered from the cache at this moment, which takes no lock
         return _answer(engine, asked, run_id)
 
@@ -160,11 +162,13 @@ def _decide(session: Session, asked: AdmissionRequest, run_id: str) -> Admission
     offer = offered(session, asked.request, seen.tier, seen.in_force.policies)  # before the lock that all wait for
     group_commit(session)
     require_permission(session)
+    # guard admission.looks_again: a request that came twice at once is charged twice, or made twice
     before, seen = seen, look(session, asked)
     if seen.known is not None:
         return seen.known
     if seen.is_cached and (hit := _from_cache(session, asked, seen, run_id)):
         return hit
+    # guard admission.new_prices: a job is sold at prices that were changed a moment ago
     if seen.in_force.version != before.in_force.version:  # applied at this moment
         offer = offered(session, asked.request, seen.tier, seen.in_force.policies)
     return _enqueue(session, asked, offer, seen, run_id)
@@ -211,6 +215,7 @@ def _enqueue(
     admission = seen.in_force.policies.admission
     lasting, reservation_id, hold_id = admission.hold_seconds, None, None
     if leader_id is None:
+        # guard admission.budget: jobs are made beyond the budget of the day
         if declined := beyond_budget(session, admission, price.cost_microusd):
             return declined
         reservation_id = quota.reserve(

@@ -54,6 +54,7 @@ def claim(
         if why_stopped(session):
             return []
         policy = in_force(session).policies.overridden(order=order).order
+        # guard claims.limit: more jobs run at once than the limit says, each of which costs
         slots = list(warm_models[: max(0, limit - claims.count_running(session))])
         if not slots:
             return []
@@ -102,6 +103,7 @@ def renew(engine: Engine, held: Iterable[tuple[Claim, float]]) -> dict[str, bool
 
 def announce(engine: Engine, job: Claim, provider: str) -> Claim:
     """Write down under which key a job is about to be sent to a provider. Raises LeaseLost, Frozen."""
+    # guard claims.one_key: a job that was sent already is sent again under another key, and paid twice
     key = job.provider_key or f"{job.id}-{job.lease_token}"
     with transaction(engine, "jobs.announce") as session:
         require_permission(session)
@@ -129,6 +131,7 @@ def retry(engine: Engine, job: Claim, error: str, policy: AttemptPolicy, *, cost
             claims.release_job(session, job, JobState.QUEUED, pause, error, cost_microusd=cost_microusd, **gone), job
         )
         if cost_microusd:
+            # guard spend.failed_attempts: what failed attempts cost passes every budget
             spend_counters.add_generated(session, now(session).date(), cost_microusd)
     return pause
 
@@ -179,8 +182,10 @@ def redrive(engine: Engine, job_id: str, *, author: str) -> None:
         job = queue.find(session, job_id, locked=True)
         if job is None:
             raise NotFound(f"no job {job_id!r}")
+        # guard claims.redrive_dead: a job that is at work is made and charged once more
         if job.state != JobState.DEAD:
             raise Refused(f"job {job_id!r} is {job.state}; only a dead one is tried again. Nothing was changed")
+        # guard claims.redrive_alone: what is being made already is made and paid a second time
         if other := queue.leader_of(session, job.cache_key):
             raise Refused(f"job {other!r} is making what job {job_id!r} asked for; nothing was changed")
         values: dict[str, str | None] = {}

@@ -81,6 +81,7 @@ def _require(session: Session, job_id: str, lease_token: int) -> tuple[str, str 
     job = queue.find(session, job_id)
     if job is None:
         raise NotFound(f"no job {job_id!r}")
+    # guard settle.delivery_fenced: a worker that slept stores a video over that of another
     if job.lease_token != lease_token:
         raise LeaseLost(
             f"job {job_id} is under claim {job.lease_token}, and this is claim {lease_token}; nothing was stored"

@@ -46,6 +46,7 @@ def look(session: Session, asked: AdmissionRequest) -> ExistingState:
 
 
 def _before(session: Session, asked: AdmissionRequest, job: AdmittedJob, slots: int) -> Admission:
+    # guard admission.key_reused: a request is answered with another's video, and paid for
     if job.request_sha256 != asked.sha256:
         raise KeyReused(
             f"client key {asked.client_key!r} of user {asked.user_id!r} came with another request at "

@@ -116,6 +116,7 @@ class JobRun:
     def check(self) -> None:
         """Raise what ends the work on it: LeaseLost, GenerationCancelled or HandedOver."""
         age = time.monotonic() - self.renewed
+        # guard claims.given_up: a worker goes on with a job that another has by now
         if self.is_lost or age > GIVE_UP_SECONDS:
             raise LeaseLost(f"job {self.claim.id!r}: its claim is lost, or was last renewed {age:.0f} s ago")
         if self.is_cancelled:
@@ -173,16 +174,19 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
 
 def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
     item = job.claim
+    # guard claims.attempts: a job that kills its worker is made for ever, and paid each time
     if item.attempts > job.attempts.most_attempts:
         raise ReelkeeperError(item.error or "its worker gave no sign of life")  # what it sent may go on
     with reading(context.engine) as session:
         is_there = is_live(session, item.id)  # an earlier worker has delivered it, and died before it was settled
     with scratch_dir(context.scratch) as folder:
+        # guard claims.delivered: a job whose video is there is made, and paid, once more
         made = Made(folder) if is_there else context.generator.make(_order(item), folder / "made.mp4", job)
         # Of a job that another worker began, only the store knows how long it took.
         took = None if item.provider_key else time.monotonic() - job.began
         job.check()
         taken = context.manager.take([f"video/{item.id}"])
+        # guard claims.delivers_alone: two workers store the video of one job at the same time
         if not taken:
             raise LeaseLost(f"job {item.id!r}: another worker delivers it")
         try:

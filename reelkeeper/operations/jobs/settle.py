@@ -63,6 +63,7 @@ def succeed(
     video = video_id or job_id
     with transaction(engine, "job.succeed") as session:
         require_permission(session)
+        # guard settle.video: a user is charged for a video that is not there
         if not is_live(session, video) and claims.current(session, job_id, lease_token):
             raise IntegrityDoubt(f"job {job_id}: no live video {video!r} to end it with; it stays at work")
         at = now(session)
@@ -88,6 +89,7 @@ def succeed(
             endings.note(session, job_id, processing_seconds=took)
         count(session, ended, at, took)
         quoted = ended.price_microusd if ended.quoted_cost_microusd is None else ended.quoted_cost_microusd
+        # guard spend.succeeded: what jobs cost passes every budget
         spend_counters.add_generated(session, at.date(), max(quoted, cost_microusd or 0))
         if took is not None:
             learn(session, ended, load if concurrency is None else concurrency / slots, took)
@@ -126,6 +128,7 @@ def fail(
         if ended is None:
             return _as_it_ended(session, job_id, lease_token, state)
         if cost_microusd:
+            # guard spend.dead: what jobs cost that came to nothing passes every budget
             spend_counters.add_generated(session, now(session).date(), cost_microusd)
         return _give_up(session, ended, state, run_id)
 
@@ -158,6 +161,7 @@ def _as_it_ended(session: Session, job_id: str, lease_token: int, wanted: JobSta
     job = queue.find(session, job_id)
     if job is None:
         raise NotFound(f"no job {job_id!r}")
+    # guard settle.same_claim: a worker is told that its job is done, though another has it
     if (job.lease_token, job.state) != (lease_token, wanted):
         raise LeaseLost(
             f"job {job_id} is {job.state} under claim {job.lease_token}, and this is claim {lease_token}: "
@@ -197,6 +201,7 @@ def _give(session: Session, leader_id: str, video_id: str, *, run_id: str) -> in
     """End everybody who follows `leader_id` with its video, at the charge promised for a hit; returns how many."""
     followers = endings.give(session, leader_id, video_id)
     for job in followers:
+        # guard settle.promised_charge: who joined pays another share of the price than was promised
         charge = at_version(session, job.policy_version).admission.hit_charge(job.price_microusd)
         if charge and job.hold_id is not None:
             with suppress(HoldClosed):  # it ran out while the leader was at work, and was given back

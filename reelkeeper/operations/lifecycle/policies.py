@@ -88,6 +88,7 @@ class Effect:
             samples=self.samples,
         )
         try:
+            # guard policy.limits_before: a document raises the limit that it is judged by
             guard.within(self.before.policies.limits, plan, self.retired_in_24h, None)
         except GuardRefused as refused:
             lines = [line for line in str(refused).splitlines() if not line.lstrip().startswith(("plan:", "override:"))]
@@ -115,6 +116,7 @@ def apply(engine: Engine, effect: Effect, *, author: str, reason: str) -> int:
 
     Raises GuardRefused, and PlanRefused where somebody has applied others since the effect was worked out.
     """
+    # guard policy.blast_radius: one wrong number in a document retires most videos the next night
     effect.require_within_limits()
     before = effect.before.version
     with transaction(engine, "policy.apply") as session:

@@ -56,7 +56,7 @@ def _publish(workspace: Workspace, upload: Upload, *, scratch: Path, lease: Leas
         back = place / f"put{Path(upload.key).suffix}"
         try:
             with effect("receive.readback"):
-                # guard uploads.put_bytes: what is checked is not what was announced
+                # guard upload_url.as_announced: other bytes than those announced are published
                 sha256 = workspace.bucket.download(upload.key, back, etag=upload.md5)
         except ObjectMissing:
             raise ObjectMissing(f"nothing was put yet for upload {upload.id}; put it, then complete") from None
@@ -96,7 +96,7 @@ def _make_pending(session: Session, upload: Upload) -> None:
     elif known.never_came and known.user_id == upload.user_id:
         uploads.make_pending(session, upload.video_id, created_at=upload.video_created_at)
     else:
-        # guard uploads.id_taken: an upload replaces a video that came to be since it began
+        # guard upload_url.meanwhile: an upload takes over a video that came to be since it began
         raise KeyReused(f"video {upload.video_id!r} came to be since upload {upload.id} began; begin another")
 
 

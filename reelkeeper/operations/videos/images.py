@@ -34,6 +34,7 @@ def keep(workspace: Workspace, data: bytes) -> Image:
     if not 0 < len(data) <= MAX_BYTES:
         raise NotAVideo(f"the image has {len(data):,} bytes, the limits are 1 and {MAX_BYTES:,}")
     kind = next((kind for start, kind in _KINDS.items() if data.startswith(start)), None)
+    # guard images.kind: a page with a script is kept where providers and browsers expect an image
     if kind is None:
         raise NotAVideo(f"the first bytes {data[:8].hex(' ')} of the image are not those of PNG or JPEG")
     if reason := why_frozen(workspace.engine):
@@ -51,6 +52,7 @@ def fetch(bucket: Bucket, sha256: str, target: Path) -> bool:
             found = bucket.download(bucket.image_key(sha256), target)
     except ObjectMissing:
         return False
+    # guard images.digest: a job starts from another image than its user sent
     if found != sha256:
         target.unlink()
     return found == sha256

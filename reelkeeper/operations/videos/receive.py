@@ -64,6 +64,7 @@ def begin(workspace: Workspace, wanted: Announced, key: str, *, url_seconds: int
         if before is None:
             before = _announce(session, workspace, wanted, upload_id, sha256, url_seconds)
         at = now(session)
+    # guard upload_url.key_reused: an upload is answered with the URL of another
     if before.request_sha256 != sha256:
         raise KeyReused(
             f"idempotency key {key!r} of user {wanted.user_id!r} began the upload of video {before.video_id!r} "
@@ -125,7 +126,7 @@ def _require_new(session: Session, wanted: Announced) -> None:
     if not is_user(session, wanted.user_id):
         raise NotFound(f"no user {wanted.user_id!r} in the catalogue; nothing was reserved")
     known = uploads.current(session, wanted.video_id, locked=False)
-    # guard uploads.known_video: an upload is begun over another's video
+    # guard upload_url.new_video: an upload replaces the video of another user
     if known and not (known.never_came and known.user_id == wanted.user_id):
         raise InputRefused(
             f"video {wanted.video_id!r} is in the catalogue already; nothing was reserved. Give a new video a new id"
@@ -138,9 +139,13 @@ def _ticket(workspace: Workspace, upload: Upload, seconds: int) -> Ticket:
         "put_object",
         upload.key,
         seconds,
+        # guard upload_url.length: more bytes are put than were reserved, which nobody pays for
         ContentLength=upload.size_bytes,
+        # guard upload_url.md5: other bytes are put than those that were announced
         ContentMD5=md5,
+        # guard upload_url.type: a page with a script is put where browsers expect a video
         ContentType=upload.content_type,
+        # guard upload_url.once: whoever keeps the URL replaces the video after it was verified
         IfNoneMatch="*",
     )
     headers = {

@@ -103,6 +103,7 @@ def decide(
         _judge(decision, finding, incidents.pop(incident, []), quiet, policy, as_of)
     for (rule, scope, period), alerts in incidents.items():
         for alert in alerts:
+            # guard alerts.judged: an alert that could not be judged is told to be over
             if alert.is_open and rule in rules:
                 told = alert.is_told and not _is_past(period, as_of) and not _is_quiet(quiet, rule, scope)
                 (decision.resolved if told else decision.faded).append(alert)
@@ -146,6 +147,7 @@ def _judge(
     elif (
         finding.severity == Severity.CRITICAL
         and not (same and same.state == AlertState.ACKNOWLEDGED)
+        # guard alerts.repeat: a critical alert is repeated at every run, until nobody reads any
         and as_of - max(told) >= timedelta(hours=policy.repeat_critical_after_hours)
     ):
         news = decision.repeated

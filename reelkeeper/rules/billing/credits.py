@@ -14,6 +14,7 @@ OURS: Final = "expire:"  # begins the keys that Reelkeeper gives itself
 
 def require_amount(amount_microusd: int, *, least: int) -> None:
     """Raise AmountRefused unless it is an integer from `least` to a million dollars. A float or a bool is none."""
+    # guard ledger.amount: a negative amount, or a misplaced comma, moves a user's credits the wrong way
     if type(amount_microusd) is not int or not least <= amount_microusd <= MAX_MICROUSD:
         raise AmountRefused(
             f"{amount_microusd!r} micro-dollars: an amount is an integer from {least} to {MAX_MICROUSD:,}; "
@@ -29,6 +30,7 @@ def require_lasting(seconds: int) -> None:
 
 def require_key(key: str) -> None:
     """Raise AmountRefused unless `key` can be an idempotency key of a caller's."""
+    # guard ledger.own_keys: a caller's key is taken for the expiry of a hold, which then never ends
     if not 0 < len(key) <= MAX_KEY_CHARACTERS or not key.isprintable() or key.startswith(OURS):
         raise AmountRefused(
             f"idempotency key {key[:MAX_KEY_CHARACTERS]!r}: it has 1 to {MAX_KEY_CHARACTERS} printable characters "

@@ -68,6 +68,7 @@ def _reason(user: Standing, incoming_bytes: int, quota: int | None) -> str:
 
 def require_bytes(size_bytes: int, *, least: int = 0) -> None:
     """Raise AmountRefused unless it is an integer from `least` to a petabyte. A float or a bool is none."""
+    # guard quota.amount: a negative number of bytes makes room in a full quota
     if type(size_bytes) is not int or not least <= size_bytes <= MAX_BYTES:
         raise AmountRefused(
             f"{size_bytes!r} bytes: an amount is an integer from {least} to {MAX_BYTES:,}; nothing was changed"

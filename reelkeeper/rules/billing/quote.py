@@ -64,6 +64,7 @@ class PriceBook(BaseModel):
             raise ValueError(f"a model has one price, and one of these has two: {', '.join(names)}")
         for name, price in (("any model", self.prices), *((price.model, price) for price in self.models)):
             sold, cost = price.base_usd * (1 + self.margin_percent / 100), price.cost_usd
+            # guard prices.above_cost: each job is sold for less than it costs
             if sold < cost:
                 raise ValueError(
                     f"a job of {name} would be sold for {sold.normalize():f} USD and costs "

@@ -80,6 +80,7 @@ def over_budget(
         (policy.monthly_limit_usd, spent.month_microusd, "this month", next_month),
         (policy.daily_limit_usd, spent.today_microusd, "today", tomorrow),
     ):
+        # guard admission.budget_in_flight: a burst of jobs is admitted before the first has cost anything
         if limit_usd is not None and so_far + spent.in_flight_microusd + cost_microusd > limit_usd * _MICROUSD:
             return f"over budget for {name}; try again after {ends:%Y-%m-%d %H:%M} UTC", ends
     return None

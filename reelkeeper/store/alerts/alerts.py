@@ -63,6 +63,7 @@ def related(session: Session, rules: Collection[str], periods: Collection[str]) 
 def snoozes_in_force(session: Session) -> list[Snoozed]:
     """Return the snoozes that have neither run out nor been ended."""
     columns = (snoozes.c[name] for name in Snoozed._fields)
+    # guard alerts.snooze_end: a snooze of an hour keeps alerts quiet for ever
     wanted = sa.select(*columns).where(snoozes.c.ended_at.is_(None), snoozes.c.until > Clock())
     return [Snoozed(*row) for row in session.execute(wanted.order_by(snoozes.c.until))]
 

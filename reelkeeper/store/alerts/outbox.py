@@ -70,8 +70,9 @@ def withdraw(session: Session, message_ids: Collection[int]) -> list[str]:
         .where(
             outbox.c.id.in_(message_ids),
             outbox.c.kind == MessageKind.ALERT,
-            outbox.c.state == MessageState.WAITING,
+            # guard outbox.withdraw_untried: people hear that something began, and never that it is over
             outbox.c.attempts == 0,
+            # guard outbox.withdraw_uncopied: the second sink tells that something began, and nobody that it is over
             outbox.c.copied_at.is_(None),
         )
         .values(state=MessageState.WITHDRAWN)
@@ -89,6 +90,7 @@ def take_next(session: Session) -> tuple[int, OutboxMessage, int] | None:
     """Count one more attempt of the oldest message that is due, and return its row id, itself, and its attempts."""
     row = session.execute(
         sa.update(outbox)
+        # guard outbox.take_waiting: two processes send the same message
         .where(outbox.c.id == _due().limit(1).scalar_subquery(), outbox.c.state == MessageState.WAITING)
         .values(attempts=outbox.c.attempts + 1)
         .returning(*outbox.c)
@@ -119,6 +121,7 @@ def overdue(session: Session, seconds: float, *, tried: bool, limit: int) -> lis
     """Return messages that have waited for longer than this and that the second sink has not; `tried`: in vain."""
     chosen = [
         outbox.c.state == MessageState.WAITING,
+        # guard outbox.copied_apart: a message that the second sink has is copied to it again
         outbox.c.copied_at.is_(None),
         outbox.c.created_at <= Clock(-seconds),
         *([outbox.c.attempts > 0] if tried else []),
@@ -173,6 +176,9 @@ def listed(session: Session, *, everything: bool, limit: int) -> list[Waiting]:
 def _due() -> sa.Select[tuple[int]]:
     before = outbox.alias()
     follows = sa.exists().where(before.c.id == outbox.c.after_id, before.c.state == MessageState.WAITING)
+    # guard outbox.waiting: a message that was sent is sent again with each run
+    # guard outbox.due: a message that failed is tried again at once, and the others wait behind it
+    # guard outbox.follows: people hear that it is over before they hear that it began
     due = sa.select(outbox.c.id).where(outbox.c.state == MessageState.WAITING, outbox.c.due_at <= Clock(), ~follows)
     return due.order_by(outbox.c.id)
 

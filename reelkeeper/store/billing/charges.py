@@ -49,7 +49,9 @@ def replace(session: Session, days: Iterable[date], new: Iterable[Charge]) -> in
     Two that replace charges wait for each other, and nobody else for them; those who read see the old ones meanwhile.
     """
     if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer at a time anyway
+        # guard charges.turns: two that charge the same day charge it double, or fail
         session.execute(sa.text("LOCK TABLE charges IN SHARE ROW EXCLUSIVE MODE"))
+    # guard charges.replaced: a day that is charged twice is charged double
     session.execute(sa.delete(charges).where(charges.c.day.in_(list(days))))
     version = in_force(session).version
     rows, count = ({**charge._asdict(), "policy_version": version} for charge in new), 0

@@ -55,7 +55,9 @@ def close(session: Session, hold_id: str, state: HoldState, captured_microusd: i
         sa.update(credit_holds)
         .where(
             credit_holds.c.id == hold_id,
+            # guard ledger.hold_ends_once: a hold is captured and released, and its credits move twice
             credit_holds.c.state == HoldState.OPEN,
+            # guard ledger.hold_covers: more is charged than was held
             credit_holds.c.amount_microusd >= captured_microusd,
         )
         .values(state=state, captured_microusd=captured_microusd, settled_at=Clock()),
@@ -66,6 +68,7 @@ def close_overdue(session: Session, limit: int) -> list[Held]:
     """End as expired at most `limit` open holds whose time is over by the database's clock, the oldest first."""
     overdue = (
         sa.select(credit_holds.c.id)
+        # guard ledger.overdue: a hold is given back while its job is at work, and spent elsewhere
         .where(credit_holds.c.state == HoldState.OPEN, credit_holds.c.expires_at <= Clock())
         .order_by(credit_holds.c.expires_at, credit_holds.c.id)
         .limit(limit)
@@ -95,7 +98,8 @@ def note_refund(session: Session, hold_id: str, amount_microusd: int) -> Held | 
     return _held_after(
         session,
         sa.update(credit_holds)
-        .where(credit_holds.c.id == hold_id, credit_holds.c.state == HoldState.CAPTURED, left >= amount_microusd)
+        # guard ledger.refund_left: more is given back than was paid
+        .where(credit_holds.c.id == hold_id, left >= amount_microusd)
         .values(refunded_microusd=credit_holds.c.refunded_microusd + amount_microusd),
     )
 

@@ -39,8 +39,10 @@ _ADD = (
 _TAKE = _ADD.where(
     sa.or_(
         accounts.c.kind == AccountKind.HOUSE,
+        # guard ledger.balance: a user spends credits that he does not have
         accounts.c.balance_microusd >= -sa.bindparam("amount", type_=sa.BigInteger),
     ),
+    # guard ledger.once: the same request, sent twice, moves credits twice
     ~sa.exists().where(transfers.c.idempotency_key == sa.bindparam("key", type_=sa.String)),
 )
 _TRANSFER = sa.insert(transfers).values(at=Clock()).returning(*_MOVED)
@@ -82,6 +84,7 @@ def first(session: Session, request: Request) -> Moved | None:
     row = session.execute(_FIRST, {"key": request.key}).one_or_none()
     if row is None:
         return None
+    # guard ledger.key_reused: a request is taken for another that had its key, and is never done
     if row.request_sha256 != request.sha256:
         raise KeyReused(
             f"idempotency key {request.key!r} was used at {row.at:%Y-%m-%d %H:%M:%S} for a {row.kind} of "

@@ -124,6 +124,8 @@ def _promise() -> sa.Update:
     is_new = ~sa.exists().where(reservations.c.id == sa.bindparam("key"))
     return (
         sa.update(storage_accounts)
+        # guard quota.room: a user stores more than the quota
+        # guard quota.once: the same upload, asked for twice, reserves its bytes twice
         .where(storage_accounts.c.user_id == sa.bindparam("owner"), taken + size <= quota, is_new)
         .values(reserved_bytes=storage_accounts.c.reserved_bytes + size)
     )
@@ -166,6 +168,8 @@ def end(session: Session, key: str, state: ReservationState, *, even_in_use: boo
     """End an open reservation; None where it is not open. Its bytes stay promised: `take_back` ends that."""
     row = session.execute(
         sa.update(reservations)
+        # guard quota.ends_once: bytes are given back twice, and the user stores more than the quota
+        # guard quota.release_in_use: the bytes of an upload under way are promised to another
         .where(reservations.c.id == key, _OPEN, sa.true() if even_in_use else ~_IN_USE)
         .values(state=state, settled_at=Clock())
         .returning(*_RESERVED)
@@ -176,6 +180,7 @@ def end(session: Session, key: str, state: ReservationState, *, even_in_use: boo
 def take_back(session: Session, user_id: str, size_bytes: int) -> bool:
     """End a promise of so many bytes; False when fewer are reserved, which then stay."""
     reserved = storage_accounts.c.reserved_bytes
+    # guard quota.covered: the reserved bytes of a user fall below zero, which is room for more
     theirs = sa.update(storage_accounts).where(storage_accounts.c.user_id == user_id, reserved >= size_bytes)
     return changed(session, theirs.values(reserved_bytes=reserved - size_bytes)) == 1
 
@@ -189,6 +194,8 @@ def overdue(session: Session) -> tuple[int, int]:
 
 def expiring(session: Session, limit: int) -> list[Reserved]:
     """Give at most `limit` open reservations whose time is over, but for those that an upload under way counts on."""
+    # guard quota.expire_in_use: the reservation of a slow upload expires under it
+    # guard quota.overdue: reservations expire at once, and uploads lose their room
     query = sa.select(*_RESERVED).where(_OPEN, reservations.c.expires_at <= Clock(), ~_IN_USE)
     rows = session.execute(query.order_by(reservations.c.expires_at, reservations.c.id).limit(limit))
     return [Reserved._make(row) for row in rows]

@@ -20,6 +20,7 @@ from reelkeeper.store.tables import audit_events, deployment
 _BATCH = 2_000
 _LOCKED = (
     sa.select(deployment.c.audit_events, deployment.c.audit_head, deployment.c.policy_version)
+    # guard audit.one_chain: two who write at once make two chains, and a change to either shows no more
     .with_for_update()
     .subquery()
 )
@@ -75,6 +76,7 @@ def verify(session: Session) -> int:
         for row in _stream(session, sa.select(audit_events).order_by(audit_events.c.id)):
             place += 1
             recorded = _recorded(row)
+            # guard audit.verified: a change to the record shows to nobody
             if (row.id, row.previous, row.digest) != (
                 place,
                 previous,
@@ -84,6 +86,7 @@ def verify(session: Session) -> int:
             previous = row.digest
     except (ValueError, TypeError) as error:
         raise IntegrityDoubt(f"audit event {place + 1} or one soon after it cannot be read: {error}") from error
+    # guard audit.end: the last events are cut off the record
     if (place, previous) != (length, head):
         raise IntegrityDoubt(
             f"the audit record has {place} events ending in {previous[:12] or 'nothing'}, the deployment row says "
@@ -131,4 +134,5 @@ def _recorded(row: sa.Row[Any]) -> Recorded:
 
 def _digest(previous: str, place: int, at: datetime, event: Event) -> str:
     whole = {**event._asdict(), "id": place, "at": at.isoformat(timespec="microseconds")}
+    # guard audit.chained: an event is taken out of the record, and the rest still fits
     return hashlib.sha256(f"{previous}{_canonical(whole)}".encode()).hexdigest()

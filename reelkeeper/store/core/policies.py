@@ -66,6 +66,7 @@ def put_in_force(
 ) -> int | None:
     """Write a version and put it in force, unless another has come since version `after`: then give None."""
     version = after + 1
+    # guard policy.after: one who applies policies undoes those of another unseen
     swap = sa.update(deployment).where(deployment.c.policy_version == after)
     if not changed(session, swap.values(policy_version=version, policy_digest=digest)):
         return None

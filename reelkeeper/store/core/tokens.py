@@ -22,7 +22,6 @@ class Valid(NamedTuple):
     id: str
     name: str
     scopes: list[Scope]
-    sha256: str
     is_stale: bool
 
 
@@ -68,12 +67,12 @@ def listed(session: Session) -> list[TokenLine]:
 def find_valid(session: Session, sha256: str) -> Valid | None:
     """Find the token of this digest, unless it is over or revoked."""
     stale = sa.or_(api_tokens.c.last_used_at.is_(None), api_tokens.c.last_used_at < Clock(-_NOTED_SECONDS))
+    # guard tokens.expiry: a token works beyond its end
     valid = sa.or_(api_tokens.c.expires_at.is_(None), api_tokens.c.expires_at > Clock())
-    row = session.execute(
-        sa.select(
-            api_tokens.c.id, api_tokens.c.name, api_tokens.c.scopes, api_tokens.c.sha256, stale.label("stale")
-        ).where(api_tokens.c.sha256 == sha256, api_tokens.c.revoked_at.is_(None), valid)
-    ).one_or_none()
+    named = sa.select(api_tokens.c.id, api_tokens.c.name, api_tokens.c.scopes, stale.label("stale"))
+    # guard tokens.revoked: a token that was revoked lets in whoever has it
+    known = named.where(api_tokens.c.sha256 == sha256, api_tokens.c.revoked_at.is_(None), valid)
+    row = session.execute(known).one_or_none()
     return Valid(*row) if row else None
 
 

@@ -52,11 +52,13 @@ _IS_LEADER = jobs.c.leader_id.is_(None)
 
 
 def _fenced(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
+    # guard claims.fenced: a worker that slept ends a job that another has taken over
     return sa.and_(jobs.c.id == job_id, jobs.c.lease_token == lease_token)
 
 
 def at_work(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
     """Say in SQL that this claim is the job's last, and the job not over. A parked one, its last worker may settle."""
+    # guard claims.ends_once: a job that has ended is ended once more, and counted and charged again
     return sa.and_(_fenced(job_id, lease_token), jobs.c.state.in_(AT_WORK))
 
 
@@ -69,12 +71,16 @@ def with_cost(cost_microusd: int | None) -> sa.ColumnElement[int | None]:
 
 def _left_behind() -> sa.ColumnElement[bool]:
     """Jobs whose worker is gone, those that go on at a provider, and those that are to be asked after once more."""
+    # guard claims.lease: the job of a worker that lives is given to another, and made twice
     dead = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until <= Clock())
     sent = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_not(None), jobs.c.due_at <= Clock())
+    # guard claims.parked: a job in doubt is asked after at once, while its request is under way
     return sa.or_(dead, sent, sa.and_(jobs.c.state == JobState.PARKED, jobs.c.due_at <= Clock()))
 
 
 def _waits() -> sa.ColumnElement[bool]:
+    # guard claims.follower: a job that waits for another's video is made too, and paid
+    # guard claims.due: a job that failed is tried again at once, until its attempts are used up
     return sa.and_(jobs.c.state == JobState.QUEUED, _IS_LEADER, jobs.c.due_at <= Clock())
 
 
@@ -85,6 +91,7 @@ def remembered(session: Session, name: str) -> tuple[dict[str, Any], datetime]:
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(_WAKE)
+    # guard claims.turns: two who claim at once pass the limit of what runs at once
     asked = sa.select(controls.c.state, Clock()).where(controls.c.name == name).with_for_update()
     row = session.execute(asked).one_or_none()
     if row is None:
@@ -164,6 +171,7 @@ def recent_estimates(session: Session) -> list[float]:
 
 def take(session: Session, job_ids: Sequence[str], worker: str) -> list[Claim]:
     """Give `worker` those of the jobs that are still to be had, in their order."""
+    # guard claims.still_to_be_had: a job is given out that was cancelled, or given to another, a moment ago
     free = sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), sa.or_(_waits(), _left_behind()))
     with_state = free.add_columns(jobs.c.state).with_for_update(skip_locked=True)
     locked = {row.id: row.state for row in session.execute(with_state)}
@@ -197,6 +205,7 @@ def renew(session: Session, claims: Iterable[tuple[str, int, float]]) -> dict[st
     for job_id, lease_token, progress in sorted(claims):  # in one order for all, so that nobody waits crosswise
         row = session.execute(
             sa.update(jobs)
+            # guard claims.renew_running: a worker goes on with a job that is over
             .where(_fenced(job_id, lease_token), jobs.c.state == JobState.RUNNING)
             .values(lease_until=Clock(LEASE_SECONDS), progress=progress)
             .returning(jobs.c.id, jobs.c.cancel_asked_at)
@@ -208,6 +217,7 @@ def renew(session: Session, claims: Iterable[tuple[str, int, float]]) -> dict[st
 
 def note(session: Session, claim: Claim, **values: Any) -> bool:  # noqa: ANN401  columns of jobs
     """Write something about a running job; False, and nothing written, if the claim is not current any more."""
+    # guard claims.note_running: a job that is over waits again, and is made and charged once more
     mine = sa.update(jobs).where(_fenced(*claim.fence), jobs.c.state == JobState.RUNNING)
     return changed(session, mine.values(**values)) == 1
 

@@ -34,6 +34,7 @@ def end(
 
 def cancel(session: Session, job_id: str, user_id: str | None) -> AdmittedJob | None:
     """End a job that waits, of this user if one is given; None where there is none."""
+    # guard settle.cancel_waiting: a job at work, or done, is cancelled and given back though it costs
     waits = sa.and_(_of(job_id, user_id), jobs.c.state == JobState.QUEUED)
     ended = _end(session, waits, JobState.CANCELLED, cancel_asked_at=Clock(), error="cancelled")
     return ended[0] if ended else None

@@ -29,7 +29,9 @@ _ITEM = (
 )
 MAX_COUNTED = 3  # hits since an entry's last turn: two bits, as rules/cache counts them
 GIVEN = sa.and_(  # whether an entry answers, at this moment
+    # guard cache.fresh: a video is given for a request long after its time
     sa.or_(cache_entries.c.expires_at.is_(None), cache_entries.c.expires_at > Clock()),
+    # guard cache.live: a user is charged for a video that is gone
     sa.exists().where(videos.c.id == cache_entries.c.video_id, videos.c.state == VideoState.LIVE),
 )
 _TAKE = (

@@ -232,9 +232,11 @@ def upgrade() -> None:
 
     if op.get_bind().dialect.name == "sqlite":
         for verb in ("update", "delete"):
+            # guard audit.append_only: a mistaken statement rewrites the record of what was done
             op.execute(_SQLITE_APPEND_ONLY.format(verb=verb))
     else:
         op.create_foreign_key("fk_videos_blob", "videos", "blobs", ["blob_id"], ["id"])  # the two point at each other
+        # guard audit.append_only_postgresql: a mistaken statement rewrites the record of what was done
         op.execute(_POSTGRESQL_APPEND_ONLY)
 
 

@@ -164,6 +164,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("user_id", sa.String(), nullable=True),
         sa.Column("balance_microusd", sa.BigInteger(), nullable=False),
+        # guard ledger.no_debt: a mistaken statement puts a user into debt
         sa.CheckConstraint("kind = 'house' OR balance_microusd >= 0", name="no_debt"),
         sa.CheckConstraint("kind IN ('user', 'held', 'house')", name="known_kind"),
         sa.ForeignKeyConstraint(
