@@ -15,6 +15,7 @@ from typing import NamedTuple
 from tests.ablation.guards import ROOT, Guard, Witness, without
 
 _TIMEOUT_SECONDS = 900
+_ENDLESS_SECONDS = 120
 _LEFT_OUT = (".*", "build", "__pycache__", "*.egg-info")
 
 
@@ -57,6 +58,7 @@ class Copy:
         report = self.root / "report.xml"
         report.unlink(missing_ok=True)
         command = [sys.executable, "-m", "pytest", "-q", "--no-header", f"--maxfail={max_failures}"]
+        command += [f"--timeout={_ENDLESS_SECONDS}"]  # of one test: without some guards, work never ends
         command += ["-p", "no:cacheprovider", "-p", "no:randomly", f"--junitxml={report}", "-o", "junit_family=xunit1"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHON"))}
         ended = subprocess.run(
