@@ -1,4 +1,4 @@
-"""How many jobs should run at once? One step of the controller."""
+"""How many jobs should run at once? As many steps of the controller as the jobs that ended are evidence for."""
 
 from typing import Annotated
 
@@ -22,15 +22,15 @@ def tune_concurrency(
 ) -> TuningReport:
     """Look at the jobs that ended since the last step, and set how many run at once.
 
-    A dry run says what the step would be. The limit is set in each run, so that one which was lost comes back.
+    A dry run says what the limit would be. The limit is set in each run, so that one which was lost comes back.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
     with workspaces.store() as engine:
         rules = followed(engine, concurrency=concurrency, book=book)
-        before, steered, ended = limits.read(engine, rules.concurrency, as_of)
+        before, steered, ended, at_work = limits.read(engine, rules.concurrency, as_of)
 
-        tuned = steering.tune(steered, ended, rules.book, rules.concurrency, as_of)
+        tuned = steering.tune(steered, ended, rules.book, rules.concurrency, as_of, at_work)
 
         if not dry_run:
             limits.remember(engine, before, tuned.steered)

@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.model.jobs import GLOBAL_LIMIT
-from reelkeeper.model.performance import FinishedJob
+from reelkeeper.model.performance import FinishedJob, JobAtWork
 from reelkeeper.operations import Engine, Kept
 from reelkeeper.operations.jobs import queue
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
@@ -18,8 +18,10 @@ FLOW = "tune_concurrency"
 
 
 @task(task_run_name="read what is remembered", cache_policy=NO_CACHE)
-def read(engine: Engine, policy: ConcurrencyPolicy, as_of: datetime) -> tuple[Kept, Steered, list[FinishedJob]]:
-    """Read what the rule remembers, and the jobs that ended since its last step."""
+def read(
+    engine: Engine, policy: ConcurrencyPolicy, as_of: datetime
+) -> tuple[Kept, Steered, list[FinishedJob], list[JobAtWork]]:
+    """Read what the rule remembers, the jobs that ended since its last step, and those at work."""
     return queue.steered(engine, policy, as_of)
 
 
@@ -45,7 +47,7 @@ def publish(tuned: Tuned, policy: ConcurrencyPolicy, *, run_id: str, as_of: date
     )
     seen = [
         f"| {2 ** (sample.bucket / 5):.0f} | {sample.rate:.2f} | {sample.weight:.0f} |"
-        for sample in tuned.steered.memory.seen
+        for sample in tuned.steered.known.seen
     ]
     title = f"## {report.before} -> {report.limit} jobs at once, as of {as_of:%Y-%m-%d %H:%M} UTC"
     rows = ["| jobs at once | work of idle servers, as seen | jobs |", "|--:|--:|--:|", *seen] if seen else []

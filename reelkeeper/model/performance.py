@@ -22,6 +22,7 @@ class FinishedJob(NamedTuple):
     cost_microusd: int | None = None
     error: str | None = None
     complexity: float = 0.0
+    attempts: int = 1  # begun until it ended
 
     @property
     def is_made(self) -> bool:
@@ -32,6 +33,13 @@ class FinishedJob(NamedTuple):
     def is_hit(self) -> bool:
         """Whether the cache answered it."""
         return self.state is JobState.SUCCEEDED and self.started_at is None and not self.is_follower
+
+
+class JobAtWork(NamedTuple):
+    """A job that was begun and is not over."""
+
+    started_at: datetime
+    estimate_seconds: float
 
 
 class InFlight(NamedTuple):

@@ -1,8 +1,8 @@
 """A server that many jobs share, and a controller that says how many at once.
 
-All running jobs progress alike (processor sharing), each at `speedup(n) / n` of an idle server's pace where n run.
-There is always more work, so that the limit decides alone; a lowered limit lets running jobs finish. A control step
-comes every 15 minutes in which at least ten jobs finished, as `tune_concurrency` has it.
+All running jobs progress alike (processor sharing), each at `speedup(n) / n` of an idle server's pace where n run. A
+lowered limit lets running jobs finish. An attempt that fails takes as long as one that does not, and is made again at
+once, up to five times. The controller is asked every 15 minutes, as `tune_concurrency` runs.
 """
 
 import heapq
@@ -10,75 +10,22 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import NamedTuple
 
-from reelkeeper.rules.jobs.concurrency import Finished
+from reelkeeper.rules.jobs.concurrency import Finished, Running
+from reelkeeper.simulation.servers import MAX_LIMIT, Scenario, Speedup
 
-Speedup = Callable[[int], float]
-Controller = Callable[[int, Sequence[Finished]], int]
+Controller = Callable[[int, Sequence[Finished], Sequence[Running]], int]
 
-HOURS = 40
-STEP_SECONDS, STEP_JOBS = 900.0, 10
-FIXED_MICROUSD, SLOT_MICROUSD_PER_SECOND = 5_000, 20.0  # of a job: what it costs at all, and per second of its slot
+HOURS = 40.0
+RUN_SECONDS, STEP_JOBS, ATTEMPTS = 900.0, 10, 5
+_MINUTE, _NOISE_MINUTES = 60.0, 10.0
 _SIZE_CV, _ESTIMATE_SIGMA = 0.5, 0.2
-MAX_LIMIT = 200
-
-
-def usl(contention: float, coherence: float) -> Speedup:
-    """Gunther's Universal Scalability Law: n / (1 + a (n - 1) + b n (n - 1))."""
-    return lambda n: n / (1 + contention * (n - 1) + coherence * n * (n - 1))
-
-
-def knee(most: int) -> Speedup:
-    """As many as `most` run side by side, and more only share."""
-    return lambda n: float(min(n, most))
-
-
-def collapse(start: int, scale: float) -> Speedup:
-    """Beyond `start` each further job costs all of them: throughput falls by e every `scale` jobs."""
-    return lambda n: float(n) if n <= start else start * math.exp(-(n - start) / scale)
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """A server, where its controller starts, and what a job may cost on average."""
-
-    name: str
-    speedup: Speedup
-    start_limit: int = 4
-    ceiling_microusd: int = 20_000
-    alone_seconds: float = 150.0
-    later: Speedup | None = None  # from half time on
-
-    def cost_microusd(self, n: int, speedup: Speedup) -> float:
-        """Give what a mean job costs where `n` run: its fixed part, and its slot for as long as it takes."""
-        return FIXED_MICROUSD + SLOT_MICROUSD_PER_SECOND * self.alone_seconds * n / speedup(n)
-
-    def best(self, speedup: Speedup) -> int:
-        """Give the concurrency of the highest throughput within the ceiling."""
-        allowed = [n for n in range(1, MAX_LIMIT + 1) if self.cost_microusd(n, speedup) <= self.ceiling_microusd]
-        return max(allowed or [1], key=speedup)
-
-
-SCENARIOS: Final = (
-    Scenario("ceiling loose", usl(0.03, 0.0008)),
-    Scenario("ceiling binds", usl(0.03, 0.0008), ceiling_microusd=11_000),
-    Scenario("capacity drops", usl(0.03, 0.0008), later=usl(0.06, 0.0032)),
-    Scenario("starts at 120", usl(0.03, 0.0008), start_limit=120),
-    Scenario("quick API", usl(0.03, 0.0008), alone_seconds=8.0),
-    Scenario("hard knee at 20", knee(20)),
-    Scenario("knee at 60", knee(60)),
-    Scenario("collapse after 15", collapse(15, 20)),
-    Scenario("contended", usl(0.10, 0.004)),
-    Scenario("scales well", usl(0.005, 0.0001)),
-    Scenario("collapse, starts at 80", collapse(15, 30), start_limit=80),
-    Scenario("collapse, ceiling binds", collapse(15, 20), ceiling_microusd=10_000),
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Steering:
-    """What a controller made of a scenario. Regret is goodput lost against the best feasible limit, of 1."""
+    """What a controller made of a scenario. Regret is useful work lost against the best limit at each time, of 1."""
 
     scenario: str
     regret: float
@@ -89,15 +36,17 @@ class Steering:
 
 
 def steer(scenario: Scenario, controller: Controller, *, seed: int) -> Steering:
-    """Let `controller` choose the limit, from what finished since it was last asked, for 40 hours."""
+    """Let `controller` choose the limit, from what ended since it was last asked and what runs, for 40 hours."""
     server = _Server(scenario, random.Random(seed))  # noqa: S311  a simulation is repeated by its seed
     limits = [scenario.start_limit]
     total = HOURS * 3600.0
+    stepped = 0.0
     while server.now < total:
-        server.advance(min(server.now + STEP_SECONDS, total), limits[-1])
-        if len(server.finished) >= STEP_JOBS:
-            limits.append(min(max(controller(limits[-1], server.finished), 1), MAX_LIMIT))
-            server.finished = []
+        server.advance(min(server.now + RUN_SECONDS, total), limits[-1])
+        running = [Running(server.now - max(job.started, stepped), job.size) for job in server.running]
+        limits.append(min(max(controller(limits[-1], server.finished, running), 1), MAX_LIMIT))
+        if len(server.finished) >= STEP_JOBS or limits[-1] != limits[-2]:  # else they are left for the next step
+            stepped, server.finished = server.now, []
     return Steering(
         scenario.name,
         1 - server.good / server.possible,
@@ -108,30 +57,70 @@ def steer(scenario: Scenario, controller: Controller, *, seed: int) -> Steering:
     )
 
 
+class _Job(NamedTuple):
+    ends: float  # when so much has been done for every running job
+    size: float  # seconds on an idle server
+    started: float
+    area: float  # job-seconds of concurrency at the start
+    attempt: int = 1
+
+
 class _Server:
     """Jobs that share a server, by a clock of work: each ends when so much has been done for every running job."""
 
     def __init__(self, scenario: Scenario, draw: random.Random) -> None:
         self.scenario, self.draw, self.speedup = scenario, draw, scenario.speedup
         self.now = self.done = self.area = 0.0  # seconds; work per running job; job-seconds of concurrency
-        self.running: list[tuple[float, float, float, float]] = []  # ends at done, size, started, area at the start
+        self.running: list[_Job] = []
+        self.again: list[_Job] = []  # that failed
+        self.waiting = 0 if scenario.arrivals else math.inf
         self.finished: list[Finished] = []
         self.good = self.possible = self.over_seconds = self.late_good = self.late_possible = 0.0
-        self.best = scenario.speedup(scenario.best(scenario.speedup))
+        self._swing, self._pace = 0.0, 1.0
+        self._best: dict[Speedup, list[float]] = {}  # by how many could run at most
 
     def advance(self, until: float, limit: int) -> None:
         """Run until a time, with at most `limit` jobs."""
-        half = HOURS * 1800.0
-        if self.scenario.later and self.now >= half and self.speedup is not self.scenario.later:
-            self.speedup = self.scenario.later
-            self.best = self.speedup(self.scenario.best(self.speedup))
+        scenario = self.scenario
+        changes = scenario.machines or scenario.noise or scenario.arrivals or scenario.timeout_seconds < math.inf
+        while self.now < until:
+            self._change()
+            self._run(min(self.now + _MINUTE, until) if changes else until, limit)
+
+    def _change(self) -> None:
+        hour, scenario = self.now / 3600, self.scenario
+        self.speedup = scenario.speedup_at(hour, HOURS)
+        if self.speedup not in self._best:
+            best = [0.0]
+            for n in range(1, MAX_LIMIT + 1):
+                best.append(max(best[-1], scenario.good(n, self.speedup)))
+            self._best[self.speedup] = best
+        for job in [job for job in self.running if self.now - job.started > scenario.timeout_seconds]:
+            self.running.remove(job)
+            heapq.heapify(self.running)
+            self._end(job, made=False)
+        if scenario.noise:
+            kept = math.exp(-1 / _NOISE_MINUTES)
+            self._swing = kept * self._swing + math.sqrt(1 - kept**2) * self.draw.gauss(0, scenario.noise)
+            self._pace = math.exp(self._swing)
+        if scenario.arrivals:
+            left = math.exp(-scenario.arrivals(hour) / 60)  # Knuth's way to draw from Poisson's distribution
+            drawn = self.draw.random()
+            while drawn > left:
+                self.waiting, drawn = self.waiting + 1, drawn * self.draw.random()
+
+    def _run(self, until: float, limit: int) -> None:
         while True:
-            while len(self.running) < limit:
-                size = self.draw.gammavariate(1 / _SIZE_CV**2, _SIZE_CV**2) * self.scenario.alone_seconds
-                heapq.heappush(self.running, (self.done + size, size, self.now, self.area))
+            while len(self.running) < limit and (self.again or self.waiting):
+                if self.again:
+                    job = self.again.pop()
+                else:
+                    size = self.draw.gammavariate(1 / _SIZE_CV**2, _SIZE_CV**2) * self.scenario.alone_seconds
+                    job, self.waiting = _Job(0.0, size, 0.0, 0.0), self.waiting - 1
+                heapq.heappush(self.running, _Job(self.done + job.size, job.size, self.now, self.area, job.attempt))
             count = len(self.running)
-            pace = self.speedup(count) / count
-            ends = self.now + (self.running[0][0] - self.done) / pace
+            pace = self._pace * self.speedup(count) / count if count else 0.0
+            ends = self.now + (self.running[0].ends - self.done) / pace if count else math.inf
             if ends > until:
                 self._pass(until - self.now, count, pace)
                 return
@@ -142,16 +131,25 @@ class _Server:
         self.now += seconds
         self.done += seconds * pace
         self.area += seconds * count
-        over = self.scenario.cost_microusd(count, self.speedup) > self.scenario.ceiling_microusd
-        good = 0.0 if over else self.speedup(count) * seconds
-        self.good, self.possible = self.good + good, self.possible + self.best * seconds
-        self.over_seconds += seconds if over else 0.0
+        could = int(min(count + len(self.again) + self.waiting, MAX_LIMIT))
+        work = self._pace * seconds
+        good = work * self.scenario.good(count, self.speedup) if count else 0.0
+        possible = work * self._best[self.speedup][could]
+        self.good, self.possible = self.good + good, self.possible + possible
+        self.over_seconds += seconds if count and not self.scenario.allows(count, self.speedup) else 0.0
         if self.now > HOURS * 2700.0:
-            self.late_good, self.late_possible = self.late_good + good, self.late_possible + self.best * seconds
+            self.late_good, self.late_possible = self.late_good + good, self.late_possible + possible
 
-    def _finish(self, job: tuple[float, float, float, float]) -> None:
-        _, size, started, area = job
-        took = self.now - started
-        estimate = size * math.exp(self.draw.gauss(0, _ESTIMATE_SIGMA))
-        cost = FIXED_MICROUSD + SLOT_MICROUSD_PER_SECOND * took
-        self.finished.append(Finished((self.area - area) / took, took, estimate, cost))
+    def _finish(self, job: _Job) -> None:
+        share = self.scenario.fails((self.area - job.area) / (self.now - job.started))
+        self._end(job, made=not share or self.draw.random() >= share)
+
+    def _end(self, job: _Job, *, made: bool) -> None:
+        took = self.now - job.started
+        at_once = (self.area - job.area) / took
+        if not made and job.attempt < ATTEMPTS:
+            self.again.append(job._replace(attempt=job.attempt + 1))
+            return
+        estimate = job.size * math.exp(self.draw.gauss(0, _ESTIMATE_SIGMA))
+        cost = self.scenario.fixed_microusd + self.scenario.slot_microusd * took
+        self.finished.append(Finished(at_once, took, estimate, cost, job.attempt, made))

@@ -1,15 +1,18 @@
-"""Controllers of concurrency to compare: ours, the source document's, and two well-known ones."""
+"""Controllers of concurrency to compare: ours, the source document's, and three well-known ones."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy, Finished, Memory, next_limit
-from reelkeeper.simulation.concurrency import MAX_LIMIT, Controller, Scenario
+from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy, Finished, Memory, Running, follow
+from reelkeeper.simulation.concurrency import STEP_JOBS, Controller
+from reelkeeper.simulation.servers import MAX_LIMIT, Scenario
 
 _SEED_COST_MICROUSD, _SEED_SECONDS = 20_000, 30.0  # the source document's two thresholds
 _AIMD_SLOWDOWN, _AIMD_BACKOFF = 4.0, 0.9  # Netflix concurrency-limits backs off by 0.9
 _GRADIENT_TOLERANCE, _GRADIENT_KEEPS, _GRADIENT_LEARNS = 1.5, 0.8, 2 / 601  # the same library's Gradient2
+_VEGAS_ALPHA, _VEGAS_BETA, _VEGAS_PROBES = 3, 6, 30  # the same library's Vegas
+_DROPS: Final = 0.1  # share of attempts that fail, from which AIMD and Vegas take a window for one with drops
 
 
 def ours(scenario: Scenario, policy: ConcurrencyPolicy | None = None) -> Controller:
@@ -19,13 +22,21 @@ def ours(scenario: Scenario, policy: ConcurrencyPolicy | None = None) -> Control
     )
     memory = Memory()
 
-    def control(limit: int, finished: Sequence[Finished]) -> int:
+    def control(limit: int, finished: Sequence[Finished], running: Sequence[Running]) -> int:
         nonlocal memory
-        step = next_limit(limit, finished, memory, policy)
+        step = follow(limit, finished, memory, policy, running)
         memory = step.memory
         return step.limit
 
     return control
+
+
+Rule = Callable[[int, Sequence[Finished]], int]
+
+
+def _by_window(rule: Rule) -> Controller:
+    """Ask a rule only where enough jobs have ended."""
+    return lambda limit, finished, _: rule(limit, finished) if len(finished) >= STEP_JOBS else limit
 
 
 def seed(_: Scenario) -> Controller:
@@ -36,17 +47,18 @@ def seed(_: Scenario) -> Controller:
             return limit - 1
         return limit + 1 if sum(job.seconds for job in finished) / len(finished) > _SEED_SECONDS else limit
 
-    return control
+    return _by_window(control)
 
 
 def aimd(scenario: Scenario) -> Controller:
-    """Give additive increase and multiplicative decrease, by slowdown and by cost."""
+    """Give additive increase and multiplicative decrease, by slowdown, by cost and by failures."""
 
     def control(limit: int, finished: Sequence[Finished]) -> int:
-        over = _slowdown(finished) > _AIMD_SLOWDOWN or _mean_cost(finished) > scenario.ceiling_microusd
+        dear = _mean_cost(finished) > scenario.ceiling_microusd
+        over = _slowdown(finished) > _AIMD_SLOWDOWN or dear or _drops(finished)
         return int(limit * _AIMD_BACKOFF) if over else limit + 1
 
-    return control
+    return _by_window(control)
 
 
 def gradient2(_: Scenario) -> Controller:
@@ -63,7 +75,32 @@ def gradient2(_: Scenario) -> Controller:
         exact = min(exact, MAX_LIMIT)
         return round(exact)
 
-    return control
+    return _by_window(control)
+
+
+def vegas(_: Scenario) -> Controller:
+    """Give Netflix's Vegas: of those that run, as many queue as the excess over the least response time says.
+
+    A short queue lets the limit grow, a long one or failures let it shrink, by the digits of the limit; the least time
+    is found anew from time to time. Source: github.com/Netflix/concurrency-limits, VegasLimit.
+    """
+    least = exact = probed = 0.0
+
+    def control(limit: int, finished: Sequence[Finished]) -> int:
+        nonlocal least, exact, probed
+        exact, now, probed = exact or float(limit), _slowdown(finished), probed + len(finished)
+        if not least or now < least or probed > _VEGAS_PROBES * exact:
+            least, probed = now, 0.0
+            return round(exact)
+        step, queue = max(1, int(math.log10(exact))), math.ceil(exact * (1 - least / now))
+        if _drops(finished) or queue > _VEGAS_BETA * step:
+            exact -= step
+        elif 2 * max(job.concurrency for job in finished) >= exact and queue < _VEGAS_ALPHA * step:
+            exact += _VEGAS_BETA * step if queue <= step else step
+        exact = min(max(exact, 1.0), MAX_LIMIT)
+        return round(exact)
+
+    return _by_window(control)
 
 
 def _mean_cost(finished: Sequence[Finished]) -> float:
@@ -74,9 +111,14 @@ def _slowdown(finished: Sequence[Finished]) -> float:
     return sum(job.seconds for job in finished) / sum(job.estimate_seconds for job in finished)
 
 
+def _drops(finished: Sequence[Finished]) -> bool:
+    return sum(job.made for job in finished) < (1 - _DROPS) * sum(job.attempts for job in finished)
+
+
 CONTROLLERS: Final[dict[str, Callable[[Scenario], Controller]]] = {
     "ours": ours,
     "AIMD": aimd,
     "Gradient2": gradient2,
+    "Vegas": vegas,
     "seed": seed,
 }

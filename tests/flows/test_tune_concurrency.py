@@ -1,4 +1,4 @@
-"""`tune_concurrency`: one step, remembered, set where Prefect keeps it, and explained; a dry run changes nothing."""
+"""`tune_concurrency`: its steps, remembered, set where Prefect keeps it, and explained; a dry run changes nothing."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -8,14 +8,15 @@ from prefect import get_client
 
 from flows.tune_concurrency import tune_concurrency
 from reelkeeper.errors import LeaseLost
-from reelkeeper.model.jobs import GLOBAL_LIMIT
+from reelkeeper.model.jobs import GLOBAL_LIMIT, JobState
+from reelkeeper.rules.jobs.attempts import give_up_error
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.steering import Steered
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.jobs.controls import Kept, jobs_at_once, keep, kept
 from tasks import limits
 from tests.flows.scenes import Scene
-from tests.jobs import made, put
+from tests.jobs import dead, made, put, waiting
 
 NOW = datetime.now(UTC)
 
@@ -65,6 +66,23 @@ def test_a_limit_that_a_person_changed_or_lost_at_prefect_is_set_again_within_th
     assert limit_at_prefect() == 10
     tune_concurrency(ConcurrencyPolicy(max_limit=3), dry_run=False, as_of=later)
     assert (limit_kept(finished), limit_at_prefect()) == (3, 3)
+
+
+def test_a_limit_at_which_nothing_ends_is_left(scene: Scene) -> None:
+    scene.video("v1", age_days=1)
+    hour_ago = NOW - timedelta(hours=1)
+    put(scene.engine, [waiting(f"r{n}", hour_ago, state=JobState.RUNNING, started_at=hour_ago) for n in range(8)])
+    report = tune_concurrency(as_of=NOW)
+    assert (report.before, report.limit, report.reason) == (8, 7, "nothing ends")
+    assert report.explained.endswith("0 jobs ended; 8 jobs at work.")
+
+
+def test_attempts_that_the_generator_failed_count(finished: Scene) -> None:
+    error = give_up_error(5, "at the provider it is failed: out of memory", by_generator=True)
+    put(finished.engine, [dead(f"d{n}", NOW - timedelta(minutes=n + 1), error, attempts=5) for n in range(8)])
+    report = tune_concurrency(as_of=NOW)
+    assert report.jobs == 20
+    assert "12 jobs ended with a video, by 52 attempts" in report.explained
 
 
 def test_of_two_runs_at_once_the_second_changes_nothing(finished: Scene) -> None:

@@ -5,8 +5,8 @@ from statistics import fmean
 import pytest
 
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
-from reelkeeper.simulation import cache, concurrency, queue
-from reelkeeper.simulation.controllers import ours
+from reelkeeper.simulation import cache, concurrency, queue, servers
+from reelkeeper.simulation.controllers import ours, vegas
 
 FIFO, OURS = DispatchPolicy(rule="fifo"), DispatchPolicy()
 
@@ -79,10 +79,13 @@ def test_staying_with_a_model_costs_nothing_where_changing_is_free_and_pays_wher
     assert fmean(dear) >= 1.25
 
 
+STEADY = servers.SCENARIOS[:12]
+
+
 @pytest.mark.long
-def test_concurrency_is_near_its_best_on_every_kind_of_server() -> None:
+def test_concurrency_is_near_its_best_on_every_kind_of_steady_server() -> None:
     regrets = []
-    for scenario in concurrency.SCENARIOS:
+    for scenario in STEADY:
         found = [concurrency.steer(scenario, ours(scenario), seed=seed) for seed in range(5)]
         regrets.append(fmean(steering.regret for steering in found))
         assert max(steering.over_ceiling for steering in found) <= 0.06, scenario.name
@@ -91,6 +94,27 @@ def test_concurrency_is_near_its_best_on_every_kind_of_server() -> None:
         )  # it has converged, from every start
     assert fmean(regrets) <= 0.06
     assert max(regrets) <= 0.12
+
+
+@pytest.mark.parametrize(
+    "name", ["fails when crowded", "fails at random", "flat price over ceiling", "price over ceiling, grows"]
+)
+def test_concurrency_is_near_its_best_where_jobs_fail_or_are_dear(name: str) -> None:
+    scenario = next(scenario for scenario in servers.SCENARIOS if scenario.name == name)
+    assert fmean(concurrency.steer(scenario, ours(scenario), seed=seed).regret for seed in range(3)) <= 0.12
+
+
+@pytest.mark.long
+def test_concurrency_follows_servers_that_change_better_than_vegas() -> None:
+    changing = servers.SCENARIOS[12:]
+    mean = {
+        make: fmean(
+            concurrency.steer(scenario, make(scenario), seed=seed).regret for scenario in changing for seed in range(3)
+        )
+        for make in (ours, vegas)
+    }
+    assert mean[ours] <= 0.2
+    assert mean[ours] < mean[vegas]
 
 
 @pytest.mark.long

@@ -7,7 +7,7 @@ from typing import Final
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import LeaseLost
 from reelkeeper.failpoints import effect
-from reelkeeper.model.performance import FinishedJob
+from reelkeeper.model.performance import FinishedJob, JobAtWork
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.rules.alerts.cadence import CADENCES, seconds_until_next
 from reelkeeper.rules.jobs import dispatch
@@ -63,12 +63,15 @@ def jobs_at_once(engine: Engine) -> int | None:
         return controls.jobs_at_once(session)
 
 
-def steered(engine: Engine, policy: ConcurrencyPolicy, as_of: datetime) -> tuple[Kept, Steered, list[FinishedJob]]:
-    """Read what the rule of the limit remembers, and the jobs that ended since its last step."""
+def steered(
+    engine: Engine, policy: ConcurrencyPolicy, as_of: datetime
+) -> tuple[Kept, Steered, list[FinishedJob], list[JobAtWork]]:
+    """Read what the rule of the limit remembers, the jobs that ended since its last step, and those at work."""
     with reading(engine) as session:
         kept = controls.kept(session)
         remembered = Steered.model_validate({"limit": policy.first_limit, **kept.state})
-        return kept, remembered, performance.ended(session, since(remembered, as_of), as_of)
+        ended = performance.ended(session, since(remembered, as_of), as_of)
+        return kept, remembered, ended, performance.at_work(session)
 
 
 def remember(engine: Engine, before: Kept, after: Steered) -> None:

@@ -33,7 +33,7 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.deliver import deliver
-from reelkeeper.rules.jobs.attempts import AttemptPolicy, is_given_up
+from reelkeeper.rules.jobs.attempts import AttemptPolicy, give_up_error, is_given_up
 from reelkeeper.store import Engine
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.jobs.claims import Claim
@@ -218,7 +218,7 @@ def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:
     if job.claim.attempts >= most:
         if is_over:
             claiming.forget_sent(context.engine, job.claim)
-        return _give_up(context, job, f"given up after {most} attempts; the last: {told}")
+        return _give_up(context, job, give_up_error(most, told, by_generator=is_over))
     if is_over:
         claiming.retry(context.engine, job.claim, told, job.attempts, cost_microusd=job.paid_microusd)
     else:  # storage, store or tools
@@ -232,6 +232,12 @@ def _give_up(
 ) -> End:
     """End a job without a video. One that is in doubt keeps its key: if a person redrives it, it is looked up."""
     settle.fail(
-        context.engine, *job.claim.fence, error, run_id=context.run_id, state=state, cost_microusd=job.paid_microusd
+        context.engine,
+        *job.claim.fence,
+        error,
+        run_id=context.run_id,
+        state=state,
+        cost_microusd=job.paid_microusd,
+        concurrency=job.concurrency,
     )
     return end

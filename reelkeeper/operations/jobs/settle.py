@@ -116,6 +116,7 @@ def fail(
     run_id: str,
     state: JobState = JobState.DEAD,
     cost_microusd: int | None = None,
+    concurrency: float | None = None,
 ) -> Settled:
     """End a job without a video, DEAD or CANCELLED: what it held goes back, and the first who joined takes over.
 
@@ -124,7 +125,15 @@ def fail(
     """
     with transaction(engine, "job.fail") as session:
         require_permission(session)
-        ended = endings.end(session, job_id, lease_token, state, cost_microusd=cost_microusd, error=error[:2_000])
+        ended = endings.end(
+            session,
+            job_id,
+            lease_token,
+            state,
+            cost_microusd=cost_microusd,
+            concurrency=concurrency,
+            error=error[:2_000],
+        )
         if ended is None:
             return _as_it_ended(session, job_id, lease_token, state)
         if cost_microusd:

@@ -1,10 +1,11 @@
-"""How often a job is tried, how long it waits in between, and when it is given up."""
+"""How often a job is tried, how long it waits in between, when it is given up, and whose fault that was."""
 
 from datetime import datetime, timedelta
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+_GIVEN_UP: Final = "given up after"  # what a dead job's error begins with, where its generator failed each attempt
 _DOUBLINGS: Final = 16  # 2 ** 16 s are 18 hours: no pause is longer
 
 
@@ -35,6 +36,25 @@ def pause_seconds(attempts: int, jitter: float, policy: AttemptPolicy) -> float:
     """
     doubled = 1 << min(attempts, _DOUBLINGS)
     return min(doubled + doubled / 2 * jitter if jitter else doubled, policy.longest_pause_seconds)
+
+
+def give_up_error(attempts: int, last: str, *, by_generator: bool) -> str:
+    """Say why a job is dead that was tried as often as it may be: by its generator's failures, or by ours."""
+    return f"{_GIVEN_UP if by_generator else f'no success here, {_GIVEN_UP}'} {attempts} attempts; the last: {last}"
+
+
+def is_generators_fault(error: str | None) -> bool:
+    """Whether a dead job tells of a crowded or broken generator.
+
+    One that was refused for its input or its content, cancelled or given up by a person does not, nor one that our
+    storage or tools failed, or of which nothing was known for a day.
+
+    >>> is_generators_fault(give_up_error(5, "at the provider it is failed: out of memory", by_generator=True))
+    True
+    >>> is_generators_fault("the provider refuses it: a face"), is_generators_fault("in doubt for 24 hours: no answer")
+    (False, False)
+    """
+    return bool(error and error.startswith(_GIVEN_UP))
 
 
 def is_given_up(started_at: datetime, as_of: datetime, policy: AttemptPolicy) -> bool:

@@ -1,11 +1,17 @@
 """How many jobs at once? A bounded controller that a slow server cannot run away with.
 
-Each finished job tells how many ran beside it and how long it took against its estimate for an idle server. From these
-the curve of slowdown over concurrency is fitted: Gunther's Universal Scalability Law, slowdown - 1 = a (n - 1) +
-b n (n - 1), by least squares with both terms kept from below zero, older jobs counting less. The limit steps towards
-the smallest concurrency that reaches nearly the peak of the modelled throughput at a mean cost within the ceiling.
-Where the model is wrong the guard holds: a limit at which less was finished than was seen at a lower one is left, and
-none grows beyond twice what ran at once, or a quiet night would open the doors for the next burst.
+Each job that ended tells how many ran beside it, how long it took against its estimate for an idle server, and how many
+attempts that needed. It steps once for every two turns of the slots, so that many short jobs count for more than a few
+long ones, however often it is asked. Three things bear on a step:
+
+- The curve of slowdown over concurrency, Gunther's Universal Scalability Law, slowdown - 1 = a (n - 1) + b n (n - 1),
+  by least squares with both terms kept from below zero, older jobs counting less. The limit steps towards the smallest
+  concurrency that reaches nearly the peak of the modelled throughput.
+- The cost ceiling. Only what grows with the time that a job takes is a matter of the limit: the part of the cost that
+  does is fitted, and where a job alone would be over the ceiling, the limit follows the throughput.
+- What was seen. Where the model is wrong, a limit at which less succeeded than was seen at a lower one is left, and so
+  is one at which nothing ends. None grows beyond twice what ran at once, or a quiet night would open the doors for the
+  next burst. A server that has changed makes what was seen before doubtful.
 
 >>> calm = [Finished(concurrency=4, seconds=165, estimate_seconds=150, cost_microusd=8_300)] * 12
 >>> step = next_limit(4, calm, Memory(), ConcurrencyPolicy())
@@ -14,7 +20,10 @@ none grows beyond twice what ran at once, or a quiet night would open the doors 
 """
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from statistics import fmean, pstdev
 from typing import Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -23,7 +32,9 @@ Reason = Literal[
     "room to grow",
     "near the peak",
     "over the cost ceiling",
+    "too dear at any limit",
     "less done than at a lower limit",
+    "nothing ends",
     "too few jobs finished",
     "at the bound",
     "not used up",
@@ -31,10 +42,17 @@ Reason = Literal[
 _PRIOR_JOBS: Final = 2.0  # what is assumed before anything is known weighs as much as so many jobs at n = 20
 _PRIOR_CONTENTION, _PRIOR_COHERENCE = 0.02, 0.0005  # of a server that profits from some 40 at a time
 _PRIOR_AT: Final = 20
+_PRIOR_SPREAD: Final = 0.1  # of the seconds, from which on their part in the cost is told apart from the rest
 _UNSEEN: Final = 2  # times what ran at once, beyond which a limit would be a guess (Netflix concurrency-limits)
 _SINGULAR: Final = 1e-9
+_TURNS: Final = 2  # of the slots, that a step stands on
+_STUCK_TURNS: Final = 6  # that the slots could have made on an idle server while not even one was
 _FADE: Final = 0.97  # what a throughput seen earlier weighs after a step
 _BUCKETS_PER_DOUBLING: Final = 5  # how finely throughput is remembered over the limit
+_SETTLED: Final = 0.15  # deviation of the concurrency, of 1, up to which jobs tell of one limit
+_CHANGED: Final = 0.25  # in ln(throughput) at the same limit, from which on the server is another one
+_DOUBTFUL: Final = 0.15  # what is left of the weight of evidence then
+_PROBE: Final = 1.1  # growth towards a limit that was bad when it was last seen
 
 
 class ConcurrencyPolicy(BaseModel):
@@ -50,8 +68,8 @@ class ConcurrencyPolicy(BaseModel):
     )
     cost_setpoint: float = Field(0.95, gt=0, le=1, description="Share of the ceiling that is aimed at")
     near_peak: float = Field(0.98, gt=0, le=1, description="Share of the modelled peak throughput that is enough")
-    growth: float = Field(1.25, gt=1, le=2, description="Most that the limit grows in one step, as a factor")
-    forget: float = Field(0.85, gt=0, lt=1, description="Weight that what is known keeps from step to step")
+    growth: float = Field(1.12, gt=1, le=2, description="Most that the limit grows in one step, as a factor")
+    forget: float = Field(0.93, gt=0, lt=1, description="Weight that what is known keeps from step to step")
     worse: float = Field(0.95, gt=0, lt=1, description="Share of an earlier throughput below which a limit is left")
     fewest_jobs: int = Field(10, ge=1, description="Finished jobs that a step needs")
 
@@ -63,12 +81,22 @@ class ConcurrencyPolicy(BaseModel):
 
 
 class Finished(NamedTuple):
-    """A job that ended well: how many ran on average during its life, and what it took."""
+    """A job that was made or given up: how many ran on average during its last attempt, and what that took."""
 
     concurrency: float
     seconds: float
     estimate_seconds: float  # on an idle server
     cost_microusd: float
+    attempts: int = 1  # this one included; the earlier ones failed
+    made: bool = True
+    model: str = ""
+
+
+class Running(NamedTuple):
+    """A job that has not ended: how long it has run since the last step, and what it would take on an idle server."""
+
+    seconds: float
+    estimate_seconds: float
 
 
 class RateSample(NamedTuple):
@@ -77,6 +105,7 @@ class RateSample(NamedTuple):
     bucket: int  # a fifth of a doubling
     rate: float
     weight: float
+    succeeded: float = 1.0  # share of the attempts
 
 
 class Memory(NamedTuple):
@@ -84,12 +113,12 @@ class Memory(NamedTuple):
 
     slowdown: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
     cost: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
-    alone: tuple[float, float] = (0.0, 0.0)
+    totals: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # jobs, their estimates, seconds and costs
     seen: tuple[RateSample, ...] = ()  # from the lowest bucket up
 
 
 class Step(NamedTuple):
-    """The next limit, why, and what to remember. `peak` is the concurrency of the modelled peak."""
+    """The next limit, why, and what to remember."""
 
     limit: int
     reason: Reason
@@ -100,18 +129,40 @@ class Step(NamedTuple):
     cost_microusd: float = 0.0  # modelled, of a mean job at the new limit
 
 
+def follow(
+    limit: int, finished: Sequence[Finished], memory: Memory, policy: ConcurrencyPolicy, running: Sequence[Running] = ()
+) -> Step:
+    """Take as many steps as the jobs that ended, in their order, are evidence for, and give the last.
+
+    `running` is what has not ended: a limit at which hardly a job ends has no other evidence against it.
+    """
+    if len(finished) < policy.fewest_jobs and _is_stuck(limit, finished, running):
+        return _let_go(limit, len(running), memory, policy)
+    turns = _TURNS * fmean(job.concurrency for job in finished) if finished else 0.0
+    steps = max(1, len(finished) // max(policy.fewest_jobs, math.ceil(turns)))
+    for first, last in pairwise(len(finished) * number // steps for number in range(steps + 1)):
+        step = next_limit(limit, finished[first:last], memory, policy)
+        limit, memory = step.limit, step.memory
+    return step
+
+
 def next_limit(limit: int, finished: Sequence[Finished], memory: Memory, policy: ConcurrencyPolicy) -> Step:
     """Give the limit that follows `limit` after the jobs that `finished` since the last step."""
     bounded = min(max(limit, policy.min_limit), policy.max_limit)
     if len(finished) < policy.fewest_jobs:
         return Step(bounded, "too few jobs finished", memory)
+    if not any(job.made for job in finished):
+        return _let_go(bounded, round(fmean(job.concurrency for job in finished)), memory, policy)
     memory = _learn(memory, finished, policy.forget)
     a, b = _fit(memory.slowdown)
-    target, reason = _target(a, b, memory, policy)
-    target, reason = _guarded(target, reason, limit, finished, memory, policy)
+    ceiling = policy.cost_ceiling_microusd or math.inf
+    is_dear = _cost(a, b, 1, memory) > ceiling  # whatever the limit
+    target, reason = _target(a, b, memory, policy, ceiling, is_dear=is_dear)
+    target, reason = _guarded(target, reason, limit, finished, memory, policy, math.inf if is_dear else ceiling)
     if target > limit:
-        target = min(target, max(math.floor(limit * policy.growth), limit + 2))
-        reason = "room to grow"
+        was_bad = _worse(memory.seen, policy, above=_bucket(limit)) is not None
+        grown = max(math.floor(limit * (_PROBE if was_bad else policy.growth)), limit + (1 if was_bad else 2))
+        target, reason = min(target, grown), reason if reason == "too dear at any limit" else "room to grow"
         if target > (most := math.floor(_UNSEEN * max(job.concurrency for job in finished))):
             target, reason = max(most, limit), "not used up"
     wanted = min(max(target, policy.min_limit), policy.max_limit)
@@ -126,48 +177,109 @@ def next_limit(limit: int, finished: Sequence[Finished], memory: Memory, policy:
     )
 
 
+def _is_stuck(limit: int, finished: Sequence[Finished], running: Sequence[Running]) -> bool:
+    """Whether the limit is used, and not one turn of the slots ended in the time of several."""
+    is_used, is_slow = _UNSEEN * len(running) >= limit, len(finished) < len(running)
+    seconds, idle_seconds = sum(job.seconds for job in running), sum(job.estimate_seconds for job in running)
+    return is_used and is_slow and seconds > _STUCK_TURNS * idle_seconds
+
+
+def _let_go(limit: int, running: int, memory: Memory, policy: ConcurrencyPolicy) -> Step:
+    """Leave a limit at which nothing gets done, for a little less than runs, and remember it."""
+    bad = RateSample(_bucket(running), 0.0, float(max(running, 1)), 0.0)
+    seen = sorted([bad, *(sample for sample in memory.seen if sample.bucket != bad.bucket)])
+    lower = max(min(limit, math.floor(running / policy.growth)), policy.min_limit)
+    return Step(min(lower, policy.max_limit), "nothing ends", memory._replace(seen=tuple(seen)))
+
+
 def _learn(memory: Memory, finished: Sequence[Finished], keep: float) -> Memory:
-    """Add the jobs to the sums, whose old part fades."""
-    slowdown, cost = list(memory.slowdown), list(memory.cost)
-    slowdown, cost = [keep * value for value in slowdown], [keep * value for value in cost]
-    estimates = took = running = 0.0
-    for job in finished:
+    """Add the jobs to the sums, whose old part fades, and the more so where the server has changed."""
+    seen, is_changed = _look(memory.seen, finished, keep)
+    keep *= _DOUBTFUL if is_changed else 1
+    slowdown, cost, totals = ([keep * value for value in sums] for sums in memory[:3])
+    made = [job for job in finished if job.made]
+    for job in made:
         n, slower = job.concurrency, job.seconds / job.estimate_seconds
-        x1, x2, y, weight = n - 1, n * (n - 1), slower - 1, slower**-2  # errors are relative
-        _add(slowdown, (weight * x1 * x1, weight * x1 * x2, weight * x2 * x2, weight * x1 * y, weight * x2 * y))
-        _add(cost, (1, job.seconds, job.seconds**2, job.cost_microusd, job.seconds * job.cost_microusd))
-        estimates, took, running = estimates + job.estimate_seconds, took + job.seconds, running + n
-    alone = (keep * memory.alone[0] + estimates, keep * memory.alone[1] + len(finished))
-    here, fresh = _bucket(running / len(finished)), running / len(finished) * estimates / took
-    seen = {
-        sample.bucket: sample._replace(weight=_FADE * sample.weight)
-        for sample in memory.seen
-        if _FADE * sample.weight >= 1
-    }
-    before = seen.get(here, RateSample(here, 0.0, 0.0))
-    weight = keep * before.weight + len(finished)
-    seen[here] = RateSample(here, (keep * before.weight * before.rate + len(finished) * fresh) / weight, weight)
-    return Memory(_five(slowdown), _five(cost), alone, tuple(seen[bucket] for bucket in sorted(seen)))
+        _add(slowdown, _products(n - 1, n * (n - 1), slower - 1, slower**-2))  # errors are relative
+        _add(totals, (1, job.estimate_seconds, job.seconds, job.cost_microusd))
+    for model in {job.model for job in made}:  # a dear model that is slow as well is no reason to slow down
+        of = [job for job in made if job.model == model]
+        took, size, price = (fmean(values) for values in zip(*(job[1:4] for job in of), strict=True))
+        for job in of:
+            products = _products(job.seconds - took, job.estimate_seconds - size, job.cost_microusd - price, 1.0)
+            _add(cost, products)
+    return Memory(_five(slowdown), _five(cost), (totals[0], totals[1], totals[2], totals[3]), seen)
+
+
+def _look(seen: Sequence[RateSample], finished: Sequence[Finished], keep: float) -> tuple[tuple[RateSample, ...], bool]:
+    """Add what succeeded to what was seen; also says whether the server did much more or less here before.
+
+    A limit above was bad when there was less to share, if more is done here now. A lower one was good in better times,
+    if less is.
+    """
+    at_once, made = fmean(job.concurrency for job in finished), [job for job in finished if job.made]
+    share = len(made) / sum(max(job.attempts, 1) for job in finished)
+    work = sum(job.estimate_seconds for job in made) / sum(job.seconds for job in made)
+    fresh = RateSample(_bucket(at_once), at_once * work * share, float(len(finished)), share)
+    is_settled = pstdev(job.concurrency for job in finished) < _SETTLED * at_once
+    before = next((sample for sample in seen if sample.bucket == fresh.bucket), None)
+    change = 0.0
+    if before and before.rate and is_settled:
+        change = math.log(fresh.rate / before.rate)
+        if abs(change) <= _CHANGED + _error(before) + _error(fresh):
+            change = 0.0
+    above, below = (0.0 if change > 0 else _FADE), (_DOUBTFUL if change < 0 else _FADE)
+    faded = (
+        sample._replace(weight=sample.weight * (above if sample.bucket > fresh.bucket else below)) for sample in seen
+    )
+    known = {sample.bucket: sample for sample in faded if sample.weight >= 1}
+    if is_settled:
+        kept = keep * (_DOUBTFUL if change else 1) * known[fresh.bucket].weight if fresh.bucket in known else 0.0
+        old, mix = known.get(fresh.bucket, fresh), fresh.weight / (kept + fresh.weight)
+        known[fresh.bucket] = RateSample(
+            fresh.bucket,
+            old.rate + mix * (fresh.rate - old.rate),
+            kept + fresh.weight,
+            old.succeeded + mix * (fresh.succeeded - old.succeeded),
+        )
+    return tuple(known[bucket] for bucket in sorted(known)), bool(change)
 
 
 def _guarded(
-    target: int, reason: Reason, limit: int, finished: Sequence[Finished], memory: Memory, policy: ConcurrencyPolicy
+    target: int,
+    reason: Reason,
+    limit: int,
+    finished: Sequence[Finished],
+    memory: Memory,
+    policy: ConcurrencyPolicy,
+    ceiling: float,
 ) -> tuple[int, Reason]:
     """Leave at once what was seen to be too dear, or to do less than a lower limit did, whatever the model says."""
-    mean = sum(job.cost_microusd for job in finished) / len(finished)
-    if policy.cost_ceiling_microusd and mean > policy.cost_ceiling_microusd and target >= limit:
-        return math.floor(limit * policy.cost_ceiling_microusd * policy.cost_setpoint / mean), "over the cost ceiling"
-    worse = next(
-        (sample for sample in memory.seen if sample.rate < policy.worse * _best_below(sample, memory.seen).rate), None
-    )
+    made = [job for job in finished if job.made]
+    mean = fmean(job.cost_microusd for job in made)
+    if mean > ceiling:
+        within = math.floor(fmean(job.concurrency for job in made) * ceiling * policy.cost_setpoint / mean)
+        if within < target:
+            return min(within, limit), "over the cost ceiling"
+    worse = _worse(memory.seen, policy)
     if worse and target > (edge := _middle(worse.bucket - 1)):
         back = edge if limit <= edge else _middle(_best_below(worse, memory.seen).bucket)
         return back, "less done than at a lower limit"
     return target, reason
 
 
+def _worse(seen: Sequence[RateSample], policy: ConcurrencyPolicy, above: int = -1) -> RateSample | None:
+    """Give the lowest limit at which less was done than at a lower one, by more than failures make by chance."""
+    for sample in seen:
+        best = _best_below(sample, seen)
+        sure = policy.worse * math.exp(-math.hypot(_error(sample), _error(best)))
+        if sample.bucket > above and sample.rate < sure * best.rate:
+            return sample
+    return None
+
+
 def _best_below(sample: RateSample, seen: Sequence[RateSample]) -> RateSample:
-    """Give where most was done among lower limits, or `one` if none is lower."""
+    """Give where most was done among lower limits, or `sample` if none is lower."""
     return max((other for other in seen if other.bucket < sample.bucket), key=_rate, default=sample)
 
 
@@ -175,36 +287,46 @@ def _rate(sample: RateSample) -> float:
     return sample.rate
 
 
-def _target(a: float, b: float, memory: Memory, policy: ConcurrencyPolicy) -> tuple[int, Reason]:
-    """Give the smallest limit near the modelled peak, or the largest one within the ceiling."""
+def _error(sample: RateSample) -> float:
+    """Give by how much chance alone moves a throughput, of 1, where attempts fail."""
+    return math.sqrt((1 - sample.succeeded) / max(sample.weight, 1))
+
+
+def _target(
+    a: float, b: float, memory: Memory, policy: ConcurrencyPolicy, ceiling: float, *, is_dear: bool
+) -> tuple[int, Reason]:
+    """Give the smallest limit near the modelled peak, or the largest one within the ceiling.
+
+    Where a job alone is over the ceiling already, what it costs more where others run is to be within it.
+    """
     limits = range(policy.min_limit, policy.max_limit + 1)
     rates = [n / _slowdown(a, b, n) for n in limits]
     enough = policy.near_peak * max(rates)
     target = next(n for n, rate in zip(limits, rates, strict=True) if rate >= enough)
-    if policy.cost_ceiling_microusd:
-        most = policy.cost_setpoint * policy.cost_ceiling_microusd
-        affordable = [n for n in limits if _cost(a, b, n, memory) <= most]
-        if not affordable:
-            return policy.min_limit, "over the cost ceiling"
-        if affordable[-1] < target:
-            return affordable[-1], "over the cost ceiling"
-    return target, "near the peak"
+    assumed = 0.0 if is_dear else 1.0
+    most = policy.cost_setpoint * ceiling + (_cost(a, b, 1, memory, assumed) if is_dear else 0.0)
+    affordable = max((n for n in limits if _cost(a, b, n, memory, assumed) <= most), default=policy.min_limit)
+    if affordable < target:
+        return affordable, "over the cost ceiling"
+    return target, "too dear at any limit" if is_dear else "near the peak"
 
 
 def _fit(sums: tuple[float, float, float, float, float]) -> tuple[float, float]:
-    """Solve the least squares of two terms, neither below zero, with the prior as a job or two at n = 20."""
-    s11, s12, s22, s1y, s2y = sums
+    """Fit the slowdown, with the prior as a job or two at n = 20."""
     x1, x2 = _PRIOR_AT - 1, _PRIOR_AT * (_PRIOR_AT - 1)
     y = _PRIOR_CONTENTION * x1 + _PRIOR_COHERENCE * x2
-    weight = _PRIOR_JOBS * (1 + y) ** -2
-    s11, s12, s22 = s11 + weight * x1 * x1, s12 + weight * x1 * x2, s22 + weight * x2 * x2
-    s1y, s2y = s1y + weight * x1 * y, s2y + weight * x2 * y
+    return _least_squares(sums, _products(x1, x2, y, _PRIOR_JOBS * (1 + y) ** -2))
+
+
+def _least_squares(sums: Sequence[float], prior: Sequence[float]) -> tuple[float, float]:
+    """Solve the least squares of two terms, neither below zero."""
+    s11, s12, s22, s1y, s2y = map(operator.add, sums, prior)
     flat = s11 * s22 - s12 * s12
     if flat > _SINGULAR * s11 * s22:
         a, b = (s1y * s22 - s2y * s12) / flat, (s2y * s11 - s1y * s12) / flat
         if a >= 0 and b >= 0:
             return a, b
-    alone_a, alone_b = max(s1y / s11, 0.0), max(s2y / s22, 0.0)
+    alone_a, alone_b = max(s1y / s11, 0.0) if s11 else 0.0, max(s2y / s22, 0.0) if s22 else 0.0
     return (alone_a, 0.0) if s1y * alone_a >= s2y * alone_b else (0.0, alone_b)
 
 
@@ -212,13 +334,19 @@ def _slowdown(a: float, b: float, n: float) -> float:
     return 1 + a * (n - 1) + b * n * (n - 1)
 
 
-def _cost(a: float, b: float, n: float, memory: Memory) -> float:
-    """Give the mean cost of a job where `n` run: linear in its seconds, as fitted, and never falling."""
-    count, x, xx, y, xy = memory.cost
-    spread = count * xx - x * x
-    per_second = max((count * xy - x * y) / spread, 0.0) if spread > _SINGULAR * count * xx else y / x
-    seconds = memory.alone[0] / memory.alone[1] * _slowdown(a, b, n)
-    return max((y - per_second * x) / count, 0.0) + per_second * seconds
+def _cost(a: float, b: float, n: float, memory: Memory, assumed: float = 1.0) -> float:
+    """Give the mean cost of a job where `n` run: its part for each second grows, as fitted, and the rest does not.
+
+    Before the two can be told apart, `assumed` is the share of it that is for the seconds.
+    """
+    jobs, estimates, seconds, cost = memory.totals
+    prior = _products(_PRIOR_SPREAD * seconds / jobs, 0.0, assumed * _PRIOR_SPREAD * cost / jobs, 1.0)
+    per_second, _ = _least_squares(memory.cost, prior)
+    return max((cost + per_second * (estimates * _slowdown(a, b, n) - seconds)) / jobs, 0.0)
+
+
+def _products(x1: float, x2: float, y: float, weight: float) -> tuple[float, float, float, float, float]:
+    return weight * x1 * x1, weight * x1 * x2, weight * x2 * x2, weight * x1 * y, weight * x2 * y
 
 
 def _bucket(n: float) -> int:

@@ -13,11 +13,13 @@ from typing import Final, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from reelkeeper.model.performance import FinishedJob
+from reelkeeper.model.jobs import JobState
+from reelkeeper.model.performance import FinishedJob, JobAtWork
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.health.performance_report import money
-from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy, Finished, Memory, Reason, Step, next_limit
+from reelkeeper.rules.jobs.attempts import is_generators_fault
+from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy, Finished, Memory, Reason, Running, Step, follow
 from reelkeeper.rules.jobs.estimate import prior_seconds
 
 LOOKED_BACK: Final = timedelta(days=1)  # older jobs say nothing of the server as it is
@@ -30,7 +32,9 @@ _SENTENCES: Final[dict[Reason, str]] = {
     "room to grow": "More at once still get more done",
     "near the peak": "More at once would get hardly more done",
     "over the cost ceiling": "More at once would cost more than a job may on average",
+    "too dear at any limit": "A job costs more than it may whatever the limit, so it goes by what gets done",
     "less done than at a lower limit": "Fewer at once were seen to get more done",
+    "nothing ends": "With so many at once hardly any job ends with a video, so fewer are tried",
     TOO_FEW: "Too few jobs ended to go by",
     "not used up": "Fewer ran at once than may: what more would do is not known",
     "at the bound": "The policy allows no other limit",
@@ -43,7 +47,7 @@ class Steered(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     limit: int = Field(ge=1)
-    memory: Memory = Memory()
+    known: Memory = Memory()  # `memory` in older versions, which remembered something else
     alone: dict[str, tuple[float, ...]] = {}  # by model: how many times their prior jobs took that ran alone
     stepped_at: AwareDatetime | None = None  # jobs that ended before are accounted for
     reason: Reason = TOO_FEW
@@ -56,6 +60,7 @@ class Tuned(NamedTuple):
     step: Step
     steered: Steered
     finished: Sequence[Finished]
+    at_work: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +84,47 @@ def since(steered: Steered, as_of: datetime) -> datetime:
 
 
 def tune(
-    steered: Steered, ended: Iterable[FinishedJob], book: PriceBook, policy: ConcurrencyPolicy, as_of: datetime
+    steered: Steered,
+    ended: Iterable[FinishedJob],
+    book: PriceBook,
+    policy: ConcurrencyPolicy,
+    as_of: datetime,
+    at_work: Sequence[JobAtWork] = (),
 ) -> Tuned:
-    """Take the next step. A job whose cost nobody knows costs what `book` says."""
-    jobs = [job for job in ended if job.is_made and job.processing_seconds and job.concurrency]
-    alone = learn(steered.alone, jobs)
+    """Take the next steps. A job whose cost nobody knows costs what `book` says."""
+    jobs = [job for job in ended if job.concurrency and (_took(job) or _failed(job))]
+    alone, from_then = learn(steered.alone, [job for job in jobs if _took(job)]), since(steered, as_of)
     finished = [
         Finished(
             max(job.concurrency or 1.0, 1.0),
-            job.processing_seconds or 0.0,
+            _took(job),
             _idle_seconds(job, alone),
             _MICROUSD * float(book.price_of(job.model).cost_usd) if job.cost_microusd is None else job.cost_microusd,
+            max(job.attempts, 1),
+            job.is_made,
+            job.model,
         )
         for job in jobs
     ]
-    step = next_limit(steered.limit, finished, steered.memory, policy)
+    running = [
+        Running(max((as_of - max(job.started_at, from_then)).total_seconds(), 0.0), job.estimate_seconds)
+        for job in at_work
+    ]
+    step = follow(steered.limit, finished, steered.known, policy, running)
     if step.reason == TOO_FEW:  # they are left for the next step
-        return Tuned(steered.limit, step, steered.model_copy(update={"limit": step.limit, "reason": TOO_FEW}), finished)
-    kept = Steered(limit=step.limit, memory=step.memory, alone=alone, stepped_at=as_of, reason=step.reason)
-    return Tuned(steered.limit, step, kept, finished)
+        kept = steered.model_copy(update={"limit": step.limit, "reason": TOO_FEW})
+    else:
+        kept = Steered(limit=step.limit, known=step.memory, alone=alone, stepped_at=as_of, reason=step.reason)
+    return Tuned(steered.limit, step, kept, finished, len(running))
+
+
+def _took(job: FinishedJob) -> float:
+    return (job.processing_seconds or 0.0) if job.is_made else 0.0
+
+
+def _failed(job: FinishedJob) -> bool:
+    """Whether its generator failed it: what was refused, cancelled or lost by us says nothing about a limit."""
+    return job.state is JobState.DEAD and not job.is_follower and is_generators_fault(job.error)
 
 
 def learn(alone: dict[str, tuple[float, ...]], jobs: Iterable[FinishedJob]) -> dict[str, tuple[float, ...]]:
@@ -118,15 +145,19 @@ def explain(tuned: Tuned, policy: ConcurrencyPolicy) -> str:
         return (
             f"The limit {moved}. {_SENTENCES[TOO_FEW]}: {many(len(jobs), 'job')}, and {policy.fewest_jobs} are needed."
         )
+    made, attempts = [job for job in jobs if job.made], sum(job.attempts for job in jobs)
+    failed = f" with a video, by {many(attempts, 'attempt')}" if attempts > len(made) else ""
+    told = f"The limit {moved}. {_SENTENCES[step.reason]}. {many(len(made), 'job')} ended{failed}"
+    if step.reason == "nothing ends":
+        return f"{told}; {many(tuned.at_work, 'job')} at work."
     ceiling = policy.cost_ceiling_microusd
     at_most = f", of {money(ceiling)} that it may" if ceiling else ""
-    slowdown = fmean(finished.seconds / finished.estimate_seconds for finished in jobs)
-    at_once = fmean(finished.concurrency for finished in jobs)
-    cost = money(fmean(finished.cost_microusd for finished in jobs))
+    slowdown = fmean(job.seconds / job.estimate_seconds for job in made)
+    at_once, cost = fmean(job.concurrency for job in jobs), money(fmean(job.cost_microusd for job in made))
     return (
-        f"The limit {moved}. {_SENTENCES[step.reason]}. {many(len(jobs), 'job')} ended, with {at_once:.1f} at once; "
-        f"each took {slowdown:.2f} times as long as alone, and cost {cost}{at_most}. At {step.limit} at once the model "
-        f"expects the work of {step.throughput:.1f} idle servers, at {money(step.cost_microusd)} a job."
+        f"{told}, with {at_once:.1f} at once; each took {slowdown:.2f} times as long as alone, and cost {cost}{at_most}"
+        f". At {step.limit} at once the model expects the work of {step.throughput:.1f} idle servers, at "
+        f"{money(step.cost_microusd)} a job."
     )
 
 

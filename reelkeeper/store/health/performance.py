@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
-from reelkeeper.model.performance import Filled, FinishedJob, InFlight, Window
+from reelkeeper.model.performance import Filled, FinishedJob, InFlight, JobAtWork, Window
 from reelkeeper.store.core.engine import insert_into
 from reelkeeper.store.tables import jobs, performance_windows, storage_accounts, users
 
@@ -29,6 +29,14 @@ def ended(session: Session, since: datetime, until: datetime) -> list[FinishedJo
             **{name: getattr(row, name) for name in names},
         )
         for row in rows
+    ]
+
+
+def at_work(session: Session) -> list[JobAtWork]:
+    """Give the jobs that run, or are parked: begun, and not over."""
+    begun = sa.and_(jobs.c.state.in_((JobState.RUNNING, JobState.PARKED)), jobs.c.started_at.is_not(None))
+    return [
+        JobAtWork(*row) for row in session.execute(sa.select(jobs.c.started_at, jobs.c.estimate_seconds).where(begun))
     ]
 
 

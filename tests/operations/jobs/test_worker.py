@@ -16,7 +16,7 @@ from reelkeeper.operations.jobs import claim
 from reelkeeper.operations.jobs.claim import redrive
 from reelkeeper.operations.jobs.run import End, JobRun, WorkerContext
 from reelkeeper.operations.jobs.settle import cancel
-from reelkeeper.rules.jobs.attempts import AttemptPolicy
+from reelkeeper.rules.jobs.attempts import AttemptPolicy, is_generators_fault
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import jobs, videos
@@ -55,10 +55,10 @@ def test_a_job_that_fails_stops_no_other_and_is_dead_after_its_attempts_at_no_ch
     assert run(shop, http(provider)) == {End.RETRIED: 1, End.SUCCEEDED: 1}
     make_due(shop.workspace.engine)
     assert run(shop, http(provider)) == {End.DEAD: 1}
-    assert (
-        find(shop.workspace.engine, bad).error
-        == "given up after 2 attempts; the last: at the provider it is failed: bad"
-    )
+    dead = find(shop.workspace.engine, bad)
+    assert dead.error == "given up after 2 attempts; the last: at the provider it is failed: bad"
+    assert is_generators_fault(dead.error)
+    assert (dead.attempts, dead.concurrency) == (2, 1.0)  # what the limit's rule asks of it
     assert spent(shop) == find(shop.workspace.engine, good).price_microusd
     assert len(provider.submitted) == 3
 

@@ -1,5 +1,6 @@
 """What `tune_concurrency` makes of jobs: which count, what an idle server is, what is kept, and how it is explained."""
 
+import random
 from datetime import timedelta
 from typing import Any
 
@@ -8,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelkeeper.model.jobs import JobState
-from reelkeeper.model.performance import FinishedJob
+from reelkeeper.model.performance import FinishedJob, JobAtWork
 from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.jobs.attempts import give_up_error
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.steering import Steered, Tuned, explain, learn, since, tune
 from tests.jobs import NOON, at
@@ -38,6 +40,115 @@ def test_only_jobs_whose_video_was_made_beside_a_known_number_count() -> None:
         job(is_follower=True),
     ]
     assert len(step([job()] * 12 + left_out).finished) == 12
+
+
+CROWDED = give_up_error(5, "at the provider it is failed: out of memory", by_generator=True)
+
+
+def dead(error: str = CROWDED, **values: Any) -> FinishedJob:  # noqa: ANN401  fields of FinishedJob
+    return job(state=JobState.DEAD, error=error, processing_seconds=None, attempts=5, **values)
+
+
+def test_a_server_that_fails_jobs_when_it_is_crowded_does_not_look_fast() -> None:
+    calm = step([job(concurrency=16.0)] * 60, limit=16).steered
+    crowded = [job(concurrency=32.0, attempts=3), dead(concurrency=32.0)] * 30  # each attempt as quick as alone
+    tuned = tune(calm.model_copy(update={"limit": 32}), crowded, BOOK, POLICY, at(30))
+    assert (tuned.step.limit, tuned.step.reason) == (16, "less done than at a lower limit")
+    assert "30 jobs ended with a video, by 240 attempts" in explain(tuned, POLICY)
+
+
+@pytest.mark.parametrize("share", [0.15, 0.4])
+def test_a_server_that_fails_at_random_is_not_slowed_down(share: float) -> None:
+    draw = random.Random(1)
+    steered = Steered(limit=8)
+    for run in range(20):
+        attempts = [next(n for n in range(1, 99) if draw.random() >= share) for _ in range(60)]
+        jobs = [
+            job(concurrency=float(steered.limit), attempts=min(n, 5)) if n <= 5 else dead(concurrency=8.0)
+            for n in attempts
+        ]
+        steered = tune(steered, jobs, BOOK, POLICY, at(15 * run)).steered
+    assert steered.limit >= 32
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "the provider refuses it: content policy",
+        "the provider answered 422: a face",
+        "there is no image 'abc' among the input images",
+        "in doubt for 24 hours: the provider gave no whole answer",
+        give_up_error(5, "the bucket answered 503", by_generator=False),
+        None,
+    ],
+)
+def test_failures_that_say_nothing_about_the_server_do_not_count(error: str | None) -> None:
+    jobs = [job()] * 20
+    with_failures = [*jobs, *[job(state=JobState.DEAD, error=error, processing_seconds=None)] * 40]
+    cancelled = [*jobs, *[job(state=JobState.CANCELLED, error="cancelled by its user")] * 40]
+    assert step(with_failures) == step(cancelled) == step(jobs)
+
+
+@pytest.mark.parametrize("varied", [False, True])
+def test_a_flat_price_over_the_ceiling_is_no_reason_to_run_fewer(varied: bool) -> None:
+    steered = Steered(limit=8)
+    for run in range(12):
+        sizes = [1 + 0.1 * (n % 5) if varied else 1.0 for n in range(24)]
+        jobs = [job(150 * size, concurrency=float(steered.limit), cost_microusd=350_000) for size in sizes]
+        tuned = tune(steered, jobs, BOOK, POLICY, at(15 * run))
+        assert tuned.step.limit > steered.limit or tuned.step.limit >= 20
+        steered = tuned.steered
+    assert tuned.step.reason == "too dear at any limit"
+    assert "A job costs more than it may whatever the limit" in explain(tuned, POLICY)
+
+
+def test_two_models_at_flat_prices_are_no_price_that_grows_with_time() -> None:
+    jobs = [
+        job(60, concurrency=8.0, model="quick", cost_microusd=1_000),
+        job(400, concurrency=8.0, model="slow", cost_microusd=35_000),
+        job(66, concurrency=8.0, model="quick", cost_microusd=1_000),
+        job(440, concurrency=8.0, model="slow", cost_microusd=35_000),
+    ] * 10
+    steered = step(jobs, limit=8).steered
+    for run in range(5):
+        steered = tune(steered, jobs, BOOK, ConcurrencyPolicy(cost_ceiling_microusd=15_000), at(15 * run)).steered
+        assert steered.limit >= 8
+
+
+def test_a_limit_at_which_nothing_ends_is_left_for_a_lower_one() -> None:
+    long_since, lately = [JobAtWork(at(-60), 150.0)] * 30, [JobAtWork(at(13), 150.0)] * 30
+    tuned = tune(Steered(limit=30, stepped_at=NOON), [], BOOK, POLICY, at(30), long_since)
+    assert (tuned.step.limit, tuned.step.reason) == (26, "nothing ends")
+    assert (tuned.steered.limit, tuned.steered.stepped_at) == (26, at(30))
+    assert explain(tuned, POLICY).endswith("so fewer are tried. 0 jobs ended; 30 jobs at work.")
+    for at_work in (lately, [], long_since[:10], [JobAtWork(at(-60), 3600.0)] * 30):
+        kept = tune(Steered(limit=30, stepped_at=NOON), [], BOOK, POLICY, at(15), at_work)
+        assert (kept.step.limit, kept.step.reason) == (30, "too few jobs finished")
+
+
+def test_a_server_on_which_every_job_fails_is_tried_with_fewer() -> None:
+    tuned = step([dead(concurrency=8.0)] * 20, limit=8)
+    assert tuned.step.limit < 8
+    assert tuned.step.reason == "nothing ends"
+    assert "0 jobs ended with a video, by 100 attempts" in explain(tuned, POLICY)
+
+
+def test_a_run_takes_as_many_steps_as_jobs_ended_for() -> None:
+    few, many = (step([job()] * count).step.limit for count in (10, 100))
+    assert (few, many) == (6, 8)  # never more than twice what ran at once
+
+
+def test_what_an_older_version_kept_still_loads() -> None:
+    sums = [1.0, 2.0, 3.0, 4.0, 5.0]
+    old = {
+        "limit": 7,
+        "memory": [sums, sums, [10.0, 2.0], [[5, 1.9, 30.0]]],
+        "alone": {"svd": [1.5]},
+        "stepped_at": NOON.isoformat(),
+    }
+    kept = Steered.model_validate(old)
+    assert (kept.limit, kept.alone, kept.stepped_at) == (7, {"svd": (1.5,)}, NOON)
+    assert tune(kept, [job()] * 20, BOOK, POLICY, at(15)).step.limit == 8
 
 
 def test_an_idle_server_takes_the_prior_until_jobs_have_run_alone() -> None:
@@ -105,6 +216,6 @@ def test_a_step_is_explained_with_its_figures() -> None:
     text = explain(step([job(300, concurrency=4.0)] * 20), POLICY)
     assert "20 jobs ended, with 4.0 at once; each took 2.00 times as long as alone" in text
     assert "cost $0.0080, of $0.0200 that it may" in text
-    dear = step([job(cost_microusd=40_000)] * 20)
+    dear = step([job(600, cost_microusd=40_000)] * 20)
     assert dear.step.limit == 1
     assert explain(dear, POLICY).startswith("The limit goes from 4 to 1. More at once would cost more")

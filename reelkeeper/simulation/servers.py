@@ -1,0 +1,131 @@
+"""Kinds of server that generate videos: how much they get done by how many jobs they run, when, and what fails."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+Speedup = Callable[[float], float]  # idle servers' worth of work, where so many jobs run
+ByHour = Callable[[float], float]
+
+FIXED_MICROUSD, SLOT_MICROUSD_PER_SECOND = 5_000.0, 20.0  # of a job: what it costs at all, and per second of its slot
+MAX_LIMIT: Final = 200
+
+
+def usl(contention: float, coherence: float) -> Speedup:
+    """Gunther's Universal Scalability Law: n / (1 + a (n - 1) + b n (n - 1))."""
+    return lambda n: n / (1 + contention * (n - 1) + coherence * n * (n - 1))
+
+
+def knee(most: int) -> Speedup:
+    """As many as `most` run side by side, and more only share."""
+    return lambda n: float(min(n, most))
+
+
+def collapse(start: int, scale: float) -> Speedup:
+    """Beyond `start` each further job costs all of them: throughput falls by e every `scale` jobs."""
+    return lambda n: float(n) if n <= start else start * math.exp(-(n - start) / scale)
+
+
+def choke(most: int) -> Speedup:
+    """More than `most` keep each other from ending at all."""
+    return lambda n: float(n) if n <= most else 0.02
+
+
+@lru_cache(maxsize=1000)
+def scaled(speedup: Speedup, share: float) -> Speedup:
+    """Give what a share of the machines gets done: 10 jobs crowd half of them as 20 do the whole."""
+    return lambda n: min(float(n), share * speedup(n / share))
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A server, where its controller starts, and what a job may cost on average."""
+
+    name: str
+    speedup: Speedup
+    start_limit: int = 4
+    ceiling_microusd: int = 20_000
+    alone_seconds: float = 150.0
+    later: Speedup | None = None  # from half time on
+    machines: ByHour | None = None  # share of them that is there
+    noise: float = 0.0  # deviation of ln(pace), which changes in some ten minutes
+    fails: Callable[[float], float] = lambda _: 0.0  # share of attempts that do, by how many run
+    arrivals: ByHour | None = None  # jobs an hour; None: there is always more work
+    timeout_seconds: float = math.inf  # of an attempt
+    fixed_microusd: float = FIXED_MICROUSD
+    slot_microusd: float = SLOT_MICROUSD_PER_SECOND
+
+    def speedup_at(self, hour: float, hours: float) -> Speedup:
+        """Give what it gets done at an hour of so many."""
+        if self.machines:
+            return scaled(self.speedup, round(self.machines(hour), 2))
+        return self.later if self.later and hour >= hours / 2 else self.speedup
+
+    def cost_microusd(self, n: int, speedup: Speedup) -> float:
+        """Give what a mean job costs where `n` run: its fixed part, and its slot for as long as it takes."""
+        return self.fixed_microusd + self.slot_microusd * self.alone_seconds * n / speedup(n)
+
+    def allows(self, n: int, speedup: Speedup) -> bool:
+        """Whether a job is within the ceiling where `n` run, or over it however few do."""
+        return not self.cost_microusd(1, speedup) <= self.ceiling_microusd < self.cost_microusd(n, speedup)
+
+    def good(self, n: int, speedup: Speedup) -> float:
+        """Give the work that is of use: done within the ceiling, for attempts that succeed."""
+        return speedup(n) * (1 - self.fails(n)) if self.allows(n, speedup) else 0.0
+
+    def best(self, speedup: Speedup) -> int:
+        """Give the concurrency at which most is done that is of use."""
+        return max(range(1, MAX_LIMIT + 1), key=lambda n: self.good(n, speedup))
+
+
+def _rises(at: float, width: float, most: float) -> Callable[[float], float]:
+    return lambda n: most / (1 + math.exp(-(n - at) / width))
+
+
+def _swings(hours: float) -> ByHour:
+    return lambda hour: 0.65 + 0.35 * math.sin(hour * math.tau / hours)
+
+
+def _from_time_to_time(every: float, after: float, there: float, usual: float = 1.0) -> ByHour:
+    return lambda hour: there if hour % every > after else usual
+
+
+_PLAIN: Final = usl(0.03, 0.0008)  # best at 35
+
+SCENARIOS: Final = (
+    Scenario("ceiling loose", _PLAIN),
+    Scenario("ceiling binds", _PLAIN, ceiling_microusd=11_000),
+    Scenario("capacity drops", _PLAIN, later=usl(0.06, 0.0032)),
+    Scenario("starts at 120", _PLAIN, start_limit=120),
+    Scenario("quick API", _PLAIN, alone_seconds=8.0),
+    Scenario("hard knee at 20", knee(20)),
+    Scenario("knee at 60", knee(60)),
+    Scenario("collapse after 15", collapse(15, 20)),
+    Scenario("contended", usl(0.10, 0.004)),
+    Scenario("scales well", usl(0.005, 0.0001)),
+    Scenario("collapse, starts at 80", collapse(15, 30), start_limit=80),
+    Scenario("collapse, ceiling binds", collapse(15, 20), ceiling_microusd=10_000),
+    Scenario("noisy", _PLAIN, noise=0.3),
+    Scenario("noisy, collapses", collapse(15, 20), noise=0.2),
+    Scenario("drifts in six hours", _PLAIN, machines=_swings(6)),
+    Scenario("drifts in two hours", _PLAIN, machines=_swings(2)),
+    Scenario("drops to 30 %, and back", _PLAIN, machines=_from_time_to_time(7, 4.1, 0.3)),
+    Scenario("drops, collapses", collapse(30, 20), machines=_from_time_to_time(9, 6.2, 0.4)),
+    Scenario("fails when crowded", usl(0.005, 0.0001), fails=_rises(25, 3, 0.95)),
+    Scenario("fails the more the more", knee(40), fails=lambda n: min(0.02 * max(n - 10, 0), 0.9)),
+    Scenario("fails at random", _PLAIN, fails=lambda _: 0.15),
+    Scenario("fails at random, often", _PLAIN, fails=lambda _: 0.4, start_limit=8),
+    Scenario("bursts", _PLAIN, arrivals=_from_time_to_time(2, 1.5, 900, usual=60)),
+    Scenario("flat price over ceiling", _PLAIN, fixed_microusd=350_000, slot_microusd=0, start_limit=8),
+    Scenario("price over ceiling, grows", _PLAIN, fixed_microusd=30_000, start_limit=8),
+    Scenario("nothing ends over 30", choke(30), start_limit=64, timeout_seconds=3600),
+    Scenario("knee, fails, noisy", knee(30), fails=lambda n: 0.05 + _rises(36, 2, 0.6)(n), noise=0.15),
+    Scenario(
+        "drifts, collapses, bursts",
+        collapse(20, 15),
+        machines=_swings(5),
+        arrivals=_from_time_to_time(3, 1.5, 700, usual=120),
+    ),
+)
