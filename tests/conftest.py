@@ -1,9 +1,10 @@
 """Fixtures of the whole suite, by what they stand on."""
 
 import os
+from typing import Any, Final
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
@@ -21,8 +22,9 @@ pytest_plugins = [
 ]
 
 # How long one example takes says nothing on a busy machine. Other examples come each time; test-long looks at many.
-settings.register_profile("quick", deadline=None, max_examples=25)
-settings.register_profile("thorough", deadline=None, max_examples=500)
+UNHURRIED: Final[Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("quick", max_examples=25, **UNHURRIED)
+settings.register_profile("thorough", max_examples=500, **UNHURRIED)
 settings.load_profile("quick")
 
 
