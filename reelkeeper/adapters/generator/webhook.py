@@ -39,7 +39,7 @@ def verify(secret: str, body: bytes, header: str, now: float) -> str:
     at, given = int(times[0]), [value for name, _, value in parts if name == "v1"]
     expected = _digest(secret, body, at).encode()
     # All are compared, so that the time it takes says nothing; two are there while a secret is changed.
-    # guard webhook.signature: anybody makes us look at any job, as often as he likes
+    # guard webhook.signature: anybody makes us ask the provider about any job, without end
     if not sum(hmac.compare_digest(expected, text.encode()) for text in given):
         raise SignatureRefused("the call is not signed with the secret that REELKEEPER_GENERATOR_WEBHOOK_SECRET holds")
     # guard webhook.window: a call that somebody has heard is played again for ever

@@ -44,7 +44,7 @@ async def generator_called(request: Request, app_state: CurrentState, load: Load
     if secret is None:
         raise HTTPException(404, "no provider is expected to call: REELKEEPER_GENERATOR_WEBHOOK_SECRET is not set")
     shown = request.headers.get(webhook.HEADER, "")
-    # guard webhook.verified: anybody makes us look at any job, as often as he likes
+    # guard webhook.verified: anybody makes us ask the provider about any job, without end
     job_id = webhook.verify(secret.get_secret_value(), await request.body(), shown, time.time())
     async with load.writing.turn(), load.work.turn():
         await run_in_threadpool(poll_now, app_state.workspace.engine, job_id)

@@ -134,5 +134,5 @@ def _recorded(row: sa.Row[Any]) -> Recorded:
 
 def _digest(previous: str, place: int, at: datetime, event: Event) -> str:
     whole = {**event._asdict(), "id": place, "at": at.isoformat(timespec="microseconds")}
-    # guard audit.chained: an event is taken out of the record, and the rest still fits
+    # guard audit.chained: an event is rewritten with its digest, and the rest still fits
     return hashlib.sha256(f"{previous}{_canonical(whole)}".encode()).hexdigest()

@@ -215,6 +215,13 @@ def test_shut_for_an_hour_by_slack_itself_the_second_sink_hears_within_a_quarter
     assert mail.after(3600).sent == 2
 
 
+def test_what_the_second_sink_has_is_overdue_no_more(engine: sa.Engine) -> None:
+    first, second = post(engine, "a"), post(engine, "b")
+    with transaction(engine, "test") as session:
+        queue.mark_copied(session, [first])
+        assert [message_id for message_id, _ in queue.overdue(session, -60, tried=False, limit=9)] == [second]
+
+
 def test_a_long_queue_at_a_sink_that_works_is_not_copied(mail: Post) -> None:
     mail.write("a")
     assert mail.after(2 * COPY_AFTER_SECONDS).copied == 0
