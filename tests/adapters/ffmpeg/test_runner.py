@@ -144,7 +144,7 @@ def test_a_tool_that_wants_more_memory_than_its_limit_fails(tmp_path: Path) -> N
     assert ended.returncode != 0
 
 
-@pytest.mark.parametrize("tool", ["echo $$ > pid; exec sleep 900", "sleep 900 & echo $! > pid; wait"])
+@pytest.mark.parametrize("tool", ["echo $$ > pid; exec sleep 90", "sleep 90 & echo $! > pid; wait"])
 def test_a_tool_dies_with_its_parent_and_so_does_what_it_has_started(tmp_path: Path, tool: str) -> None:
     script = f"""
         from pathlib import Path
@@ -163,7 +163,7 @@ def test_a_tool_dies_with_its_parent_and_so_does_what_it_has_started(tmp_path: P
 
 
 def test_what_a_tool_leaves_running_ends_with_it(tmp_path: Path) -> None:
-    assert gone(int(shell("sleep 900 >/dev/null 2>&1 & echo $!", tmp_path).output))
+    assert gone(int(shell("sleep 90 >/dev/null 2>&1 & echo $!", tmp_path).output))
 
 
 def test_two_tools_at_once_do_not_wait_for_each_other(tmp_path: Path) -> None:
