@@ -21,6 +21,9 @@ finished = st.lists(
         seconds=st.floats(0.1, 10**6),
         estimate_seconds=st.floats(0.1, 10**5),
         cost_microusd=st.floats(0, 10**9),
+        attempts=st.integers(1, 5),
+        made=st.booleans(),
+        model=st.sampled_from("ab"),
     ),
     max_size=40,
 )
