@@ -112,8 +112,9 @@ def test_four_workers_compress_each_video_once_and_share_the_work(make_backlog: 
         told, *helped = [ended(process) for process in processes]
     assert sorted(swapped(scene)) == [f"cold{number:02}" for number in range(VIDEOS)]
     assert told["done"] == {"compressed": VIDEOS}
-    assert {entry["plan_id"] for entry in helped} <= {told["plan_id"]}
-    assert any(entry["done"].get("compressed") for entry in helped)  # on a busy machine some begin when all is done
+    at_work = [entry for entry in helped if entry["plan_id"]]  # on a busy machine, some begin when all is done
+    assert {entry["plan_id"] for entry in at_work} <= {told["plan_id"]}
+    assert any(entry["done"].get("compressed") for entry in at_work)
     scene.world.check()
 
 
