@@ -5,16 +5,14 @@ Each process compresses one video at a time. Two times as fast is what two cores
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, cast
 
 from bench.day import prefect_server
 from bench.report import Row
 from bench.tiering import clips, deployed
+from tests.flows.workers import workers
 
 WORKERS = 4
 
@@ -30,23 +28,12 @@ def measure() -> list[Row]:
 def _seconds(count: int, address: dict[str, str]) -> float:
     """Wall time from the start of all, with everything imported, until the last has ended."""
     flows = ["tier_storage", *["transcode_videos"] * (count - 1)]
-    with tempfile.TemporaryDirectory() as place, deployed(Path(place), clips()), ExitStack() as stack:
-        environment = os.environ | address | {"REELKEEPER_WORKERS": "1"}
-        processes = []
-        for flow in flows:
-            command = [sys.executable, "-m", "tests.flows.worker_process", flow]
-            process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-            processes.append(stack.enter_context(process))
-            stack.callback(process.kill)
-        for process in processes:
-            cast("IO[str]", process.stdout).readline()
+    with (
+        tempfile.TemporaryDirectory() as place,
+        deployed(Path(place), clips()),
+        workers(flows, address | {"REELKEEPER_WORKERS": "1"}) as processes,
+    ):
         started = time.perf_counter()
-        for process in processes:
-            begin = cast("IO[str]", process.stdin)
-            begin.write("go\n")
-            begin.flush()
         for process in processes:
             process.communicate()
             if process.returncode:

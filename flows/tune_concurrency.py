@@ -1,4 +1,4 @@
-"""How many jobs should run at once? As many steps of the controller as the jobs that ended are evidence for."""
+"""Set how many jobs run at once: the controller steps as often as the jobs that ended give it evidence."""
 
 from typing import Annotated
 

@@ -78,11 +78,11 @@ class Client:
 
     def job(self, job_id: str) -> Json:
         """Tell where a job stands."""
-        return self._json("GET", f"/v1/jobs/{quote(job_id, safe='')}")
+        return self._json("GET", _path("jobs", job_id))
 
     def follow(self, job_id: str) -> Iterator[Json]:
         """Give the job whenever it has changed, the last time as it ended. A line that is cut is opened again."""
-        path, failed = f"/v1/jobs/{quote(job_id, safe='')}/events", 0
+        path, failed = _path("jobs", job_id, "events"), 0
         while True:
             try:
                 with self._http.stream("GET", path, timeout=_QUIET_SECONDS) as answer:
@@ -102,11 +102,11 @@ class Client:
 
     def cancel(self, job_id: str) -> Json:
         """Give a job up; the answer's `state` is what it is in after that."""
-        return self._json("DELETE", f"/v1/jobs/{quote(job_id, safe='')}")
+        return self._json("DELETE", _path("jobs", job_id))
 
     def video_url(self, video_id: str) -> str:
         """Give a URL of the video's bytes, for a while; counts a view."""
-        return self._send("GET", f"/v1/videos/{quote(video_id, safe='')}").headers["location"]
+        return self._send("GET", _path("videos", video_id)).headers["location"]
 
     def report_views(self, views: Mapping[str, int]) -> int:
         """Add views; returns how many of the ids are known."""
@@ -116,20 +116,20 @@ class Client:
 
     def user(self, user_id: str) -> Json:
         """Tell what a user stores and may spend."""
-        return self._json("GET", f"/v1/users/{quote(user_id, safe='')}")
+        return self._json("GET", _path("users", user_id))
 
     def put_user(self, user_id: str, tier: str) -> Json:
         """Make a user at sign-up, or set the tier: free, premium or pro."""
-        return self._json("PUT", f"/v1/users/{quote(user_id, safe='')}", {"tier": tier})
+        return self._json("PUT", _path("users", user_id), {"tier": tier})
 
     def give_credits(self, user_id: str, amount_microusd: int, *, key: str, reason: str = "") -> Json:
         """Grant credits, once for each key; the answer says what the user may spend now."""
         wanted = {"amount_microusd": amount_microusd, "reason": reason}
-        return self._json("POST", f"/v1/users/{quote(user_id, safe='')}/credits", wanted, key=key)
+        return self._json("POST", _path("users", user_id, "credits"), wanted, key=key)
 
     def videos(self, user_id: str) -> Iterator[Json]:
-        """Give each of a user's videos: state, size, views, when it will go and why."""
-        path, after = f"/v1/users/{quote(user_id, safe='')}/videos", ""
+        """List a user's videos, page by page: state, size, views, when each will go and why."""
+        path, after = _path("users", user_id, "videos"), ""
         while True:
             page = self._json("GET", f"{path}?after={quote(after, safe='')}" if after else path)
             yield from page["videos"]
@@ -139,7 +139,7 @@ class Client:
 
     def delete_video(self, video_id: str, *, user_id: str) -> Json:
         """Delete a video of this user's. Support can bring it back until `restorable_until`."""
-        return self._json("DELETE", f"/v1/videos/{quote(video_id, safe='')}?user_id={quote(user_id, safe='')}")
+        return self._json("DELETE", f"{_path('videos', video_id)}?user_id={quote(user_id, safe='')}")
 
     def hold(self, scope: str, subject: str, reason: str, *, key: str) -> str:
         """Keep a "video", or all of a "user", whatever the rules say; returns the id that `release` takes."""
@@ -149,7 +149,7 @@ class Client:
 
     def release(self, hold_id: str) -> None:
         """End a hold."""
-        self._json("DELETE", f"/v1/holds/{quote(hold_id, safe='')}")
+        self._json("DELETE", _path("holds", hold_id))
 
     def check_quota(self, user_id: str, incoming_bytes: int) -> Json:
         """Tell whether so many more bytes would fit; `reason` is for the user to read."""
@@ -198,6 +198,10 @@ class Client:
                 wait = min(_MAX_WAIT_SECONDS, float(asked)) if asked.isdigit() else wait
             time.sleep(wait)
         raise AssertionError  # the loop returns or raises
+
+
+def _path(*parts: str) -> str:
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
 
 
 def _refused(answer: httpx.Response) -> RequestRefused:

@@ -57,7 +57,7 @@ class AuthMiddleware:
         try:
             if path not in HEALTH:
                 self._load.check()
-            # guard auth.every_path: whoever has no token is let in
+            # guard auth.every_path: a caller without a token is let in
             if path not in OPEN:
                 caller = await self._admitted(headers)
                 scope.setdefault("state", {})["caller"] = caller
@@ -78,7 +78,7 @@ class AuthMiddleware:
             caller = await self._caller(headers)
         except SQLAlchemyError:
             raise Shed(503, "store", "The store does not answer.") from None
-        # guard auth.known: whoever shows any token is let in
+        # guard auth.known: a caller with an unknown token is let in
         if caller is None:
             detail = "Send Authorization: Bearer TOKEN, of a token that is known, not over and not revoked."
             raise Shed(401, "token", detail, {"WWW-Authenticate": "Bearer"})

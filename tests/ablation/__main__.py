@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from tests.ablation.copies import Copy
-from tests.ablation.guards import faults, guards, witnesses
+from tests.ablation.guards import faults, guards, with_what_masks_it, witnesses
 
 
 def main() -> int:
@@ -21,22 +21,19 @@ def main() -> int:
     find.add_argument("--max-failures", type=int, default=5)
     asked = parser.parse_args()
 
-    marked = guards()
     if asked.command == "list":
-        for guard in marked:
+        for guard in guards().values():
             sys.stdout.write(f"{guard.path}:{guard.line}: {guard.name}: {guard.prevents}\n")
         return 0
     if asked.command == "check":
-        found = list(faults(marked, witnesses()))
+        found = list(faults(guards(), witnesses()))
         sys.stdout.writelines(f"{fault}\n" for fault in found)
-        sys.stdout.write(f"{len(marked)} guards, {len(found)} faults\n")
+        sys.stdout.write(f"{len(guards())} guards, {len(found)} faults\n")
         return 1 if found else 0
-    named, entries = {guard.name: guard for guard in marked}, witnesses()
-    witness = entries[asked.name]
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder, "tree"))
-        with copy.switched_off(*((named[name], entries[name]) for name in (asked.name, *witness.masked_by))):
-            ran = copy.run(asked.tests or witness.noticed_by, max_failures=asked.max_failures)
+        with copy.switched_off(*with_what_masks_it(asked.name)):
+            ran = copy.run(asked.tests or witnesses()[asked.name].noticed_by, max_failures=asked.max_failures)
     sys.stdout.write("\n".join([ran.tail if not ran.failed else "", *ran.failed, f"pytest ended with {ran.code}", ""]))
     return 0 if ran.failed else 1
 

@@ -3,7 +3,7 @@
 import ast
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,11 +36,12 @@ class Witness:
     masked_by: tuple[str, ...] = ()
 
 
-def guards(root: Path = ROOT) -> list[Guard]:
-    """List what is marked, by path and line. Raises ValueError for an unreadable marker, or a name used twice."""
+@cache
+def guards() -> dict[str, Guard]:
+    """Read what is marked, by path and line. Raises ValueError for an unreadable marker, or a name used twice."""
     found: dict[str, Guard] = {}
-    for path in sorted(path for room in ROOMS for path in (root / room).rglob("*.py")):
-        where = path.relative_to(root).as_posix()
+    for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+        where = path.relative_to(ROOT).as_posix()
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if not _ANY_MARKER.search(line):
                 continue
@@ -51,7 +52,7 @@ def guards(root: Path = ROOT) -> list[Guard]:
             if guard.name in found:
                 raise ValueError(f"{where}:{number}: {found[guard.name].path} has a guard {guard.name}, too")
             found[guard.name] = guard
-    return list(found.values())
+    return found
 
 
 @cache
@@ -73,6 +74,11 @@ def witnesses() -> dict[str, Witness]:
     return found
 
 
+def with_what_masks_it(name: str) -> list[tuple[Guard, Witness]]:
+    """Give a guard, and those that stand before it, with their entries: what is switched off at the same time."""
+    return [(guards()[other], witnesses()[other]) for other in (name, *witnesses()[name].masked_by)]
+
+
 def without(source: str, guard: Guard, witness: Witness) -> str:
     """Return the module's text with the guard switched off. Raises ValueError where its clause is not by its marker."""
     lines = source.splitlines(keepends=True)
@@ -87,9 +93,8 @@ def without(source: str, guard: Guard, witness: Witness) -> str:
     return changed
 
 
-def faults(marked: Iterable[Guard], entries: dict[str, Witness], root: Path = ROOT) -> Iterator[str]:
+def faults(named: Mapping[str, Guard], entries: Mapping[str, Witness]) -> Iterator[str]:
     """Say what is wrong: a guard without a witness, a witness without a guard, a clause or a test that is not there."""
-    named = {guard.name: guard for guard in marked}
     for guard in named.values():
         if guard.name not in entries:
             yield f"{guard.path}:{guard.line}: {guard.name}: no test is named that notices its absence"
@@ -99,20 +104,20 @@ def faults(marked: Iterable[Guard], entries: dict[str, Witness], root: Path = RO
             continue
         guard = named[witness.name]
         try:
-            without((root / guard.path).read_text(), guard, witness)
+            without((ROOT / guard.path).read_text(), guard, witness)
         except ValueError as error:
             yield str(error)
         if not witness.noticed_by:
             yield f"{witness.name}: no test is named that notices its absence"
-        yield from (f"{witness.name}: no test {test}" for test in witness.noticed_by if not _exists(test, root))
+        yield from (f"{witness.name}: no test {test}" for test in witness.noticed_by if not _exists(test))
         yield from (
             f"{witness.name}: masked by {other}, which is no guard" for other in witness.masked_by if other not in named
         )
 
 
-def _exists(test: str, root: Path) -> bool:
+def _exists(test: str) -> bool:
     path, _, name = test.partition("::")
-    place = root / path
+    place = ROOT / path
     return place.is_file() and bool(
         re.search(rf"^\s*(async )?def {re.escape(name.rpartition('::')[2])}\(", place.read_text(), re.MULTILINE)
     )

@@ -10,11 +10,10 @@ import time
 import pytest
 
 from tests.ablation.copies import Copy
-from tests.ablation.guards import ROOT, Guard, Witness, faults, guards, witnesses
+from tests.ablation.guards import ROOT, Guard, Witness, faults, guards, with_what_masks_it, witnesses
 
 SAMPLE, MAX_CHANGED = 6, 40  # guards in make test-long, where each takes 5 to 10 s
 
-GUARDS = {guard.name: guard for guard in guards()}
 SEED = os.environ.get("ABLATION_SEED") or os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(time.time_ns())
 
 
@@ -38,34 +37,34 @@ def changed_files() -> set[str]:
 def sample() -> list[str]:
     """Choose the guards of files that changed, of very many some by chance, and some others."""
     changed, chance = changed_files(), random.Random(SEED)
-    near = [name for name, guard in GUARDS.items() if guard.path in changed]
-    others = sorted(GUARDS.keys() - set(near))
+    near = [name for name, guard in guards().items() if guard.path in changed]
+    others = sorted(guards().keys() - set(near))
     return chance.sample(near, min(MAX_CHANGED, len(near))) + chance.sample(others, min(SAMPLE, len(others)))
 
 
 def expect_notice(copy: Copy, name: str) -> None:
-    entries = witnesses()
-    witness = entries[name]
-    with copy.switched_off(*((GUARDS[other], entries[other]) for other in (name, *witness.masked_by))):
-        ran = copy.run(witness.noticed_by)
+    with copy.switched_off(*with_what_masks_it(name)):
+        ran = copy.run(witnesses()[name].noticed_by)
     assert ran.code == 1, f"nothing noticed that {name} was switched off:\n{ran.tail}"
     assert ran.failed, f"its witnesses broke instead of failing:\n{ran.tail}"
 
 
 def test_every_guard_has_a_witness_and_every_witness_a_guard() -> None:
-    assert not list(faults(GUARDS.values(), witnesses()))
+    assert not list(faults(guards(), witnesses()))
 
 
 def test_a_guard_without_a_witness_is_found() -> None:
     guard = Guard("purge.new", "something", "reelkeeper/errors.py", 1)
-    assert list(faults([guard], {})) == ["reelkeeper/errors.py:1: purge.new: no test is named that notices its absence"]
+    assert list(faults({guard.name: guard}, {})) == [
+        "reelkeeper/errors.py:1: purge.new: no test is named that notices its absence"
+    ]
 
 
 def test_a_witness_whose_guard_clause_or_test_is_gone_is_found() -> None:
     guard = Guard("purge.new", "something", "reelkeeper/errors.py", 1)
     entry = Witness("purge.new", "no such clause", "", ("tests/test_none.py::test_none",), ("purge.other",))
-    assert list(faults([], {"purge.new": entry})) == ["purge.new: nothing in the code is marked so"]
-    assert list(faults([guard], {"purge.new": entry})) == [
+    assert list(faults({}, {"purge.new": entry})) == ["purge.new: nothing in the code is marked so"]
+    assert list(faults({guard.name: guard}, {"purge.new": entry})) == [
         "reelkeeper/errors.py:1: purge.new: no 'no such clause' by its marker",
         "purge.new: no test tests/test_none.py::test_none",
         "purge.new: masked by purge.other, which is no guard",
@@ -81,7 +80,7 @@ def test_a_guard_of_a_changed_file_or_of_a_sample_is_missed(copy: Copy, name: st
 
 @pytest.mark.long
 @pytest.mark.soak
-@pytest.mark.parametrize("name", GUARDS)
+@pytest.mark.parametrize("name", guards())
 def test_each_guard_is_missed(copy: Copy, name: str) -> None:
     expect_notice(copy, name)
 

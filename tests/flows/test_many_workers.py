@@ -1,13 +1,11 @@
 """Four workers, each a process of its own, on one plan: every video once, whoever is killed."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,10 @@ from tests.clips import AAC, natural, tool
 from tests.faults.world import LONG_AGO
 from tests.flows.conftest import MakeScene
 from tests.flows.scenes import Scene
+from tests.flows.workers import workers
 
 VIDEOS = 12
 PATIENCE_SECONDS = 400
-ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = pytest.mark.long
 
@@ -55,26 +53,8 @@ def make_backlog(make_scene: MakeScene, small_clips: list[Path], monkeypatch: py
     return make
 
 
-@contextmanager
-def workers(*flows: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start a process for each, wait until all are ready, and let them begin together. None is left at the end."""
-    environment = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
-    with ExitStack() as stack:
-        started = []
-        for flow in flows:
-            command = [sys.executable, "-m", "tests.flows.worker_process", flow]
-            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            process = stack.enter_context(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
-            stack.callback(process.kill)
-            started.append(process)
-        for process in started:
-            assert process.stdout
-            assert process.stdout.readline() == "ready\n"
-        for process in started:
-            assert process.stdin
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        yield started
+def running(*flows: str) -> AbstractContextManager[list[subprocess.Popen[str]]]:
+    return workers(list(flows), {"PREFECT_API_URL": str(PREFECT_API_URL.value())})
 
 
 def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -108,7 +88,7 @@ def kill(scene: Scene, process: subprocess.Popen[str]) -> None:
 
 def test_four_workers_compress_each_video_once_and_share_the_work(make_backlog: MakeScene) -> None:
     scene = make_backlog()
-    with workers("tier_storage", *["transcode_videos"] * 3) as processes:
+    with running("tier_storage", *["transcode_videos"] * 3) as processes:
         told, *helped = [ended(process) for process in processes]
     assert sorted(swapped(scene)) == [f"cold{number:02}" for number in range(VIDEOS)]
     assert told["done"] == {"compressed": VIDEOS}
@@ -122,7 +102,7 @@ def test_two_of_four_workers_are_killed_the_run_itself_among_them_and_the_others
     make_backlog: MakeScene,
 ) -> None:
     scene = make_backlog()
-    with workers("tier_storage", *["transcode_videos"] * 3) as (leader, doomed, *others):
+    with running("tier_storage", *["transcode_videos"] * 3) as (leader, doomed, *others):
         wait_until(lambda: len(swapped(scene)) >= 2)
         kill(scene, doomed)
         wait_until(lambda: len(swapped(scene)) >= 5)
@@ -139,7 +119,7 @@ def test_two_of_four_workers_are_killed_the_run_itself_among_them_and_the_others
 
 def test_who_interrupts_the_run_stops_its_helpers_before_their_next_video(make_backlog: MakeScene) -> None:
     scene = make_backlog()
-    with workers("tier_storage", "transcode_videos") as (leader, helper):
+    with running("tier_storage", "transcode_videos") as (leader, helper):
         wait_until(lambda: len(swapped(scene)) >= 2)
         leader.send_signal(signal.SIGINT)
         leader.communicate(timeout=PATIENCE_SECONDS)

@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/holds", tags=["holds"])
 
 
 class NewHold(BaseModel):
-    """What stays, and why."""
+    """A hold to place on a video or a user, and why."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -83,7 +83,7 @@ def place(
 
 @router.get("", summary="The holds in force", dependencies=[needs(Scope.HOLDS), WORK], responses=documented())
 def listed(app_state: CurrentState) -> Holds:
-    """List them."""
+    """List the holds in force, the oldest first."""
     with reading(app_state.workspace.engine) as session:
         return Holds(holds=[Hold(**line._asdict()) for line in rows.in_force(session)])
 
@@ -94,6 +94,6 @@ def release(
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.HOLDS)],
 ) -> Released:
-    """Let the rules decide again."""
+    """End the hold: the rules apply again."""
     operation.release(app_state.workspace.engine, hold_id, author=caller.name)
     return Released(released=hold_id)

@@ -84,7 +84,7 @@ def user(user_id: Annotated[Id, Path(examples=["ann"])], app_state: CurrentState
 
 
 class Tiered(BaseModel):
-    """What a user has signed up for."""
+    """A user's tier."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"tier": "premium"}]})
 
@@ -160,8 +160,7 @@ def give(
         reason=asked.reason,
         hold_id=asked.hold_id,
     )
-    told = {"id": moved.id, "kind": moved.kind, "amount_microusd": moved.amount_microusd, "at": moved.at}
-    return Given(**told, **balance._asdict())
+    return Given.model_validate(moved._asdict() | balance._asdict())
 
 
 class OwnVideo(BaseModel):
@@ -179,7 +178,7 @@ class OwnVideo(BaseModel):
 
 
 class Page(BaseModel):
-    """Which of them."""
+    """Which page of a list to return."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -211,15 +210,7 @@ def own_videos(
         if not found and not is_user(session, user_id):
             raise NotFound(f"no user {user_id!r} in the catalogue")
         told = [
-            OwnVideo(
-                id=video.id,
-                state=video.state,
-                size_bytes=video.size_bytes,
-                created_at=video.created_at,
-                views=video.views,
-                expires_at=expires_at,
-                why=why,
-            )
+            OwnVideo.model_validate(video._asdict() | {"expires_at": expires_at, "why": why})
             for video, expires_at, why in outlooks(session, found[: page.limit])
         ]
     return OwnVideos(videos=told, after=told[-1].id if len(found) > page.limit else None)

@@ -96,7 +96,7 @@ def delete(
     caller: Annotated[Caller, needs(Scope.DELETIONS)],
     whose: Annotated[Whose, Query()],
 ) -> Deleted:
-    """Give it to nobody from now on, and purge it after its grace. Safe to repeat. A video that is held stays."""
+    """Stop serving the video now, and purge it after its grace. Safe to repeat. A video that is held stays."""
     gone = lifecycle.delete(
         app_state.workspace.engine, video_id, by=caller.name, run_id=f"delete-{uuid4().hex[:12]}", user_id=whose.user_id
     )

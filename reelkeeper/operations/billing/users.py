@@ -1,12 +1,11 @@
 """Users as the service makes and pays them: tiers and credits, each with its line in the record."""
 
-import hashlib
-
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Tier
 from reelkeeper.model.money import Balance, Moved
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.rules.billing.credits import own_key
 from reelkeeper.store import Engine
 from reelkeeper.store.billing.ledger import balance
 from reelkeeper.store.core.audit import Event, append
@@ -37,7 +36,7 @@ def give(
 
     Raises NotFound for a user or a hold that is not there, AmountRefused for more than was captured, KeyReused, Frozen.
     """
-    own = "credits/" + hashlib.sha256(f"{user_id}\n{key}".encode()).hexdigest()[:32]
+    own = f"credits/{own_key(user_id, key)}"
     with transaction(engine, "users.give") as session:
         if hold_id is None:
             moved = ledger.grant(session, user_id, amount_microusd, own, run_id=by, reason=reason)

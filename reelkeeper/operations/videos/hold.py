@@ -1,12 +1,11 @@
 """Holds: a person's word that a video, or all videos of a user, stay. A hold beats every rule."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import uuid4
 
 from reelkeeper.errors import NotFound
+from reelkeeper.rules.billing.credits import fingerprint
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
@@ -36,8 +35,7 @@ def hold(
 
     Raises NotFound when there is no such user or video.
     """
-    asked = json.dumps([key, scope, subject, reason, str(expires_at)])
-    hold_id = hashlib.sha256(asked.encode()).hexdigest()[:12] if key else None
+    asked = fingerprint(key=key, scope=scope, subject=subject, reason=reason, expires_at=str(expires_at))
     with transaction(engine, "hold") as session:
         return place(
             session,
@@ -46,7 +44,7 @@ def hold(
             reason=reason,
             author=author,
             expires_at=expires_at,
-            hold_id=hold_id,
+            hold_id=asked[:12] if key else None,
         )
 
 

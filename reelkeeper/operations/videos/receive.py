@@ -8,7 +8,6 @@
 If-None-Match, so what can come to stand at that key is those bytes, once, or nothing. `operations/complete` goes on.
 """
 
-import hashlib
 from base64 import b64encode
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
@@ -21,7 +20,7 @@ from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos.upload import CONTENT_TYPES
-from reelkeeper.rules.billing.credits import fingerprint, require_key
+from reelkeeper.rules.billing.credits import fingerprint, own_key, require_key
 from reelkeeper.store import Session
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.videos import uploads
@@ -55,7 +54,7 @@ def begin(workspace: Workspace, wanted: Announced, key: str, *, url_seconds: int
     KeyRefused, Frozen.
     """
     require_key(key)
-    upload_id = hashlib.sha256(f"{wanted.user_id}\n{key}".encode()).hexdigest()[:32]
+    upload_id = own_key(wanted.user_id, key)
     made_at = wanted.created_at.isoformat() if wanted.created_at else None
     sha256 = fingerprint(**{**wanted._asdict(), "created_at": made_at})
     with transaction(workspace.engine, "receive.begin") as session:

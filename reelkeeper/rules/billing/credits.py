@@ -38,6 +38,11 @@ def require_key(key: str) -> None:
         )
 
 
+def own_key(user_id: str, key: str) -> str:
+    """Return 32 hex digits for an idempotency key of a user: other users may choose the same key."""
+    return hashlib.sha256(f"{user_id}\n{key}".encode()).hexdigest()[:32]
+
+
 def fingerprint(**parameters: str | int | None) -> str:
     """Give the SHA-256 of the parameters as canonical JSON: equal for the same request, and for no other."""
     return hashlib.sha256(json.dumps(parameters, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -20,7 +20,7 @@ from reelkeeper.store.tables import audit_events, blobs, cache_entries, videos
 from reelkeeper.store.videos import cache
 from tests.faults.world import LONG_AGO, World
 from tests.operations.books import storage
-from tests.operations.lifecycle.test_meanwhile import change, rows
+from tests.operations.changes import change, rows
 
 
 def ask(world: World, video_id: str = "v1", user_id: str | None = "ann") -> datetime:

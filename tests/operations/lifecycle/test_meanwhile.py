@@ -27,17 +27,12 @@ from reelkeeper.store.videos import cache
 from reelkeeper.store.videos.intents import Intent
 from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
+from tests.operations.changes import change, rows
 from tests.operations.conftest import AtFailpoint
 from tests.operations.lifecycle.test_swap import run as swap
 from tests.operations.lifecycle.test_swap import shrinker
 
 Change = Callable[[World], object]
-
-
-def change(world: World, table: sa.Table, **values: object) -> None:
-    """Write what another run, or a person, has written meanwhile."""
-    with transaction(world.workspace.engine, "test") as session:
-        session.execute(sa.update(table).values(**values))
 
 
 def view(world: World) -> None:
@@ -89,15 +84,6 @@ def begin_grace_anew(world: World) -> None:
 
 def revive_its_bytes(world: World) -> None:
     change(world, blobs, state=BlobState.LIVE)
-
-
-def rows(world: World) -> list[Any]:
-    """All that is written of videos and their bytes."""
-    with reading(world.workspace.engine) as session:
-        return [
-            *session.execute(sa.select(videos).order_by(videos.c.id)),
-            *session.execute(sa.select(blobs).order_by(blobs.c.id)),
-        ]
 
 
 SPARED_FROM_RETIRING = [

@@ -19,13 +19,6 @@ from tests.clips import MakeClip
 from tests.faults.world import World
 
 
-@pytest.fixture
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LastModified cannot be dated back, so the ages that an orphan must have are taken away."""
-    monkeypatch.setattr(orphans, "ORPHAN_MIN_AGE", orphans.ORPHAN_MIN_AGE * 0)
-    monkeypatch.setattr(orphans, "ORPHAN_MIN_WATCH", orphans.ORPHAN_MIN_WATCH * 0)
-
-
 def run(world: World, lease: Lease) -> tuple[Survey, dict[str, object]]:
     found = survey(world.workspace, run_id="run", note=True)
     listing_within(BlastRadius(), found.seen, found.expected)

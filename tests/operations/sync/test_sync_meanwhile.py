@@ -20,7 +20,7 @@ from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, cache_entries, users, videos
 from reelkeeper.store.videos import cache
 from tests.faults.world import World
-from tests.operations.lifecycle.test_meanwhile import change, rows
+from tests.operations.changes import change, rows
 from tests.operations.sync.test_sync import video
 
 GRACE = Grace()
@@ -48,13 +48,6 @@ def lose_and_find_newer(world: World) -> None:
     """Have a lost video of generation 2, and bytes of generation 3 that no row explains."""
     world.video("v1", generation=2, state=VideoState.LOST, blob_state=BlobState.LOST, stored=False)
     put(world, "ann/v1/g3-00000000deadbeef.mp4")
-
-
-@pytest.fixture
-def no_ages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LastModified cannot be dated back, so the ages that an orphan must have are taken away."""
-    monkeypatch.setattr(orphans, "ORPHAN_MIN_AGE", timedelta())
-    monkeypatch.setattr(orphans, "ORPHAN_MIN_WATCH", timedelta())
 
 
 def make_missing(world: World) -> None:
@@ -103,7 +96,7 @@ STEPS: dict[str, tuple[Callable[[World], object], Callable[[World, Survey, Lease
 }
 
 
-@pytest.mark.usefixtures("no_ages")
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize("step", STEPS)
 def test_frozen_or_fenced_off_a_sync_changes_nothing(world: World, lease: Lease, step: str) -> None:
     make, act = STEPS[step]
@@ -287,7 +280,7 @@ def go_back_a_generation(world: World) -> None:
     change(world, videos, generation=0)
 
 
-@pytest.mark.usefixtures("no_ages")
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize("meanwhile", [take_the_debris, lose_its_video, give_to_another_user, go_back_a_generation])
 def test_debris_that_may_be_wanted_meanwhile_is_not_swept(
     world: World, lease: Lease, meanwhile: Callable[[World], Any]
