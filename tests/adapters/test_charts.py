@@ -94,6 +94,7 @@ def test_a_service_keeps_its_colour_whatever_else_is_in_the_picture() -> None:
     assert LIGHT.services[2] in charts.svg(charts.spend(together))
 
 
+@pytest.mark.long
 def test_a_forecast_says_where_it_stands_where_it_goes_and_how_sure_it_is() -> None:
     mean = path(180.0, 208.0, first="2026-11-25")
     said = words(charts.forecast_fan(path(150.4, 167.2), mean, {80: around(mean, 0.05), 95: around(mean, 0.1)}, 200))

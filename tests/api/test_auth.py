@@ -17,6 +17,7 @@ from tests.api.conftest import NewClient
 from tests.faults.world import World
 
 
+@pytest.mark.long
 def test_without_a_token_every_path_says_401_whether_it_is_there_or_not(app: FastAPI) -> None:
     routes = [(m.upper(), path) for path, methods in app.openapi()["paths"].items() for m in methods]
     asked = [route for route in routes if route[1].startswith("/v1")]

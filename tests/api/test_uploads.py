@@ -46,6 +46,7 @@ def complete(client: TestClient, upload: dict[str, Any]) -> httpx.Response:
     return answer
 
 
+@pytest.mark.long
 def test_an_upload_goes_from_promise_to_live_video(client: TestClient, world: World) -> None:
     data = world.clip.read_bytes()
     upload = begin(client, data)
@@ -170,6 +171,7 @@ def test_what_does_not_fit_or_is_there_already_is_refused(client: TestClient, wo
     problem(client.post("/v1/uploads", json=announced(data, video_id="x.versions"), headers=KEY), 422)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("came", [True, False])
 def test_an_upload_that_nobody_completes_is_let_go(client: TestClient, world: World, came: bool) -> None:
     data = world.clip.read_bytes()

@@ -22,6 +22,7 @@ def engine(one_video: str, tmp_path: Path) -> sa.Engine:  # noqa: ARG001  it mak
     return open_engine(f"sqlite:///{tmp_path / 'state' / 'store.sqlite3'}")
 
 
+@pytest.mark.long
 def test_granted_credits_are_shown_and_granted_once_per_key(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
     assert engine
     for _ in range(2):
@@ -33,6 +34,7 @@ def test_granted_credits_are_shown_and_granted_once_per_key(engine: sa.Engine, r
     reelkeeper("credits", "grant", "ann", "11", "--reason", "a gift", "--key", "gift 1", exit_code=9)
 
 
+@pytest.mark.long
 def test_a_capture_is_refunded_at_most_once_over(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
     ask("credits", "grant", "ann", "1", "--reason", "a gift")
     assert deduct_user_credits(engine, "ann", 400_000, "video 1")
@@ -43,6 +45,7 @@ def test_a_capture_is_refunded_at_most_once_over(engine: sa.Engine, reelkeeper: 
     assert [move["kind"] for move in ask("credits", "show", "ann")["moves"]] == ["refund", "capture", "hold", "grant"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("amount", ["0", "-1", "NaN", "inf", "0.0000001", "ten", "1000001"])
 def test_what_is_no_amount_ends_with_2(engine: sa.Engine, reelkeeper: Run, amount: str) -> None:
     assert engine
@@ -72,6 +75,7 @@ def test_a_quota_is_set_by_hand_and_back(engine: sa.Engine, reelkeeper: Run, ask
     reelkeeper("quota", "set", "ann", "much", exit_code=2)
 
 
+@pytest.mark.long
 def test_what_does_not_add_up_ends_with_5_and_can_be_written_anew(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
     ask("credits", "grant", "ann", "1", "--reason", "a gift")
     assert "Everything adds up" in reelkeeper("credits", "recount").stdout

@@ -129,6 +129,7 @@ def june(configured: Settings) -> None:
         charge_month(engine, PriceBook(), days[0], days[-1])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("june")
 def test_a_month_adds_up_the_same_by_user_service_and_day(ask: Ask) -> None:
     by = {name: ask("bill", "--month", "2026-06", "--by", name) for name in ("user", "service", "day")}
@@ -144,6 +145,7 @@ def test_a_month_adds_up_the_same_by_user_service_and_day(ask: Ask) -> None:
     assert by["day"][-1]["x_Estimated"] is True
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("june")
 def test_every_charge_is_a_row_under_focus_names_in_json_and_csv(reelkeeper: Run, ask: Ask) -> None:
     listed = ask("bill", "--month", "2026-06")
@@ -156,6 +158,7 @@ def test_every_charge_is_a_row_under_focus_names_in_json_and_csv(reelkeeper: Run
     assert len(added) == 4
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("june")
 def test_people_get_sums_and_hear_of_days_on_which_nobody_looked(reelkeeper: Run) -> None:
     said = reelkeeper("bill", "--month", "2026-06").stdout

@@ -53,6 +53,7 @@ def test_a_token_that_lacks_a_permission_ends_with_2_and_is_told_which(
     assert "lacks the permission 'Account Analytics: Read'" in said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("lacks", "state"), [(set(), "ok"), ({"Billing: Read"}, "warn"), ({"Account Analytics: Read"}, "fail")]
 )
@@ -102,6 +103,7 @@ def test_a_lock_that_covers_the_prefix_says_where_it_helps_and_where_it_is_in_th
     assert account.asked[-1][0] == "GET"
 
 
+@pytest.mark.long
 def test_a_lifecycle_rule_that_deletes_is_a_warning(
     account: CloudflareDouble, double: R2Double, findings: Callable[[], dict[str, dict[str, str]]], prefix: str
 ) -> None:

@@ -28,6 +28,7 @@ def test_a_whole_deployment_is_well(ask: Ask, one_video: str) -> None:
     assert wanted <= set(found)
 
 
+@pytest.mark.long
 def test_its_probe_stays_and_no_listing_shows_it(ask: Ask, bucket: Bucket, double: R2Double) -> None:
     ask("doctor")
     ask("doctor")
@@ -46,6 +47,7 @@ def test_a_server_that_overwrites_is_found_out(ask: Ask, monkeypatch: pytest.Mon
     assert "do not use this server" in found["put once"]["remedy"]
 
 
+@pytest.mark.long
 def test_a_foreign_bucket_fails_and_is_never_taken_over(ask: Ask, one_video: str, tmp_path: Path) -> None:
     (tmp_path / "state" / "store.sqlite3").rename(tmp_path / "elsewhere.sqlite3")
     assert by_part(ask("doctor", exit_code=1))["identity"]["state"] == "fail"
@@ -53,6 +55,7 @@ def test_a_foreign_bucket_fails_and_is_never_taken_over(ask: Ask, one_video: str
     assert one_video
 
 
+@pytest.mark.long
 def test_a_bucket_that_lost_its_identity_is_claimed_only_when_asked(
     ask: Ask, one_video: str, monkeypatch: pytest.MonkeyPatch, prefix: str
 ) -> None:
@@ -82,6 +85,7 @@ def test_a_part_that_is_missing_is_named_and_the_rest_is_still_looked_at(
     assert "1 of" in reelkeeper("doctor", exit_code=1).stdout
 
 
+@pytest.mark.long
 def test_frozen_is_a_warning(reelkeeper: Run, ask: Ask) -> None:
     reelkeeper("freeze", "--reason", "audit")
     assert by_part(ask("doctor"))["changes"]["state"] == "warn"

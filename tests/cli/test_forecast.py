@@ -26,6 +26,7 @@ def used(configured: Settings) -> None:
             record(session, [stored, Used(day, Metric.JOBS, 100)])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("used")
 def test_months_are_shown_by_service_with_their_bands_and_how_they_were_found(reelkeeper: Run) -> None:
     said = reelkeeper("forecast", "--months", 2).stdout
@@ -35,6 +36,7 @@ def test_months_are_shown_by_service_with_their_bands_and_how_they_were_found(re
     assert "GB stored" in said
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("used")
 def test_growth_can_be_asked_for_and_json_holds_every_figure(ask: Callable[..., Any]) -> None:
     plain, grown = ask("forecast"), ask("forecast", "--growth", 30)

@@ -27,6 +27,7 @@ def jobs(reelkeeper: Run) -> Run:
     return reelkeeper
 
 
+@pytest.mark.long
 def test_a_dead_job_says_why_and_is_tried_again(jobs: Run, ask: Callable[..., Any]) -> None:
     assert "it broke" in jobs("jobs", "dead").stdout
     assert [(item["id"], item["error"]) for item in ask("jobs", "dead")] == [("dead", "it broke")]
@@ -36,6 +37,7 @@ def test_a_dead_job_says_why_and_is_tried_again(jobs: Run, ask: Callable[..., An
     jobs("jobs", "redrive", "none", exit_code=8)
 
 
+@pytest.mark.long
 def test_a_job_that_waits_is_cancelled_and_one_at_work_is_asked_to_stop(jobs: Run, ask: Callable[..., Any]) -> None:
     assert ask("jobs", "cancel", "waits", "at work") == {"waits": "cancelled", "at work": "running"}
     assert "asked to stop" in jobs("jobs", "cancel", "at work").stdout

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cli.conftest import Run
 
 Ask = Callable[..., Any]
 
 
+@pytest.mark.long
 def test_a_hold_is_listed_until_it_is_released(reelkeeper: Run, ask: Ask, one_video: str) -> None:
     placed = ask("hold", "--video", one_video, "--reason", "a dispute", "--until", "2100-01-01")
     (line,) = ask("hold", "--list")
@@ -23,6 +26,7 @@ def test_a_hold_on_nobody_ends_with_8(reelkeeper: Run) -> None:
     reelkeeper("hold", "--release", "abc", exit_code=8)
 
 
+@pytest.mark.long
 def test_frozen_changes_end_with_3_until_thawed(reelkeeper: Run, one_video: str, tiny_clip: Path) -> None:
     reelkeeper("freeze", "--reason", "something is odd")
     add = ("videos", "add", tiny_clip, "--user", "ann", "--video", one_video)
@@ -37,6 +41,7 @@ def test_a_replaced_video_is_not_restored_by_mistake(reelkeeper: Run, one_video:
     assert "nothing to restore of video v1" in reelkeeper("restore", "--video", one_video, exit_code=8).stderr
 
 
+@pytest.mark.long
 def test_a_foreign_bucket_ends_with_9(reelkeeper: Run, one_video: str, tmp_path: Path, tiny_clip: Path) -> None:
     (tmp_path / "state" / "store.sqlite3").rename(tmp_path / "elsewhere.sqlite3")
     words = ("videos", "add", tiny_clip, "--user", "ann", "--video", one_video)

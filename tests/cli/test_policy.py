@@ -30,6 +30,7 @@ def test_a_document_is_applied_listed_compared_and_taken_back(document: Path, re
     assert "No field differs" in reelkeeper("policy", "diff", "--version", "0").stdout
 
 
+@pytest.mark.long
 def test_without_a_yes_nothing_is_applied(document: Path, reelkeeper: Run) -> None:
     reelkeeper("policy", "apply", document, "--reason", "trial", exit_code=1)
     assert "Nothing was applied yet" in reelkeeper("policy", "history").stdout

@@ -70,6 +70,7 @@ def test_those_that_died_are_shown_alone(reelkeeper: Run, ask: Callable[..., Any
     assert "short" not in said
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("busy")
 def test_a_place_is_explained_by_its_terms(reelkeeper: Run, ask: Callable[..., Any]) -> None:
     found = ask("queue", "--explain", "long")

@@ -37,6 +37,7 @@ def past(reelkeeper: Run) -> Run:
     return reelkeeper
 
 
+@pytest.mark.long
 def test_the_file_that_is_exported_plays_like_the_store_and_names_nobody(
     past: Run, ask: Callable[..., Any], tmp_path: Path
 ) -> None:

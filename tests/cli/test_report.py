@@ -7,6 +7,7 @@ import pytest
 from tests.cli.conftest import Run
 
 
+@pytest.mark.long
 def test_it_writes_a_page_of_the_month_that_has_begun(reelkeeper: Run, tmp_path: Path) -> None:
     said = reelkeeper("report", "-o", tmp_path / "page.html", "--as-of", "2026-11-24T18:00:00Z").stdout
     assert f"{tmp_path / 'page.html'}: November 2026" in said

@@ -22,6 +22,7 @@ def test_it_compares_ours_with_others_and_says_it_is_a_model(what: str) -> None:
     assert "A model" in done.output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", sorted(SMALL))
 def test_the_same_seed_gives_the_same_figures(what: str) -> None:
     first, again, other = (

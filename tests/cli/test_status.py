@@ -45,6 +45,7 @@ def test_a_service_in_order_says_so_and_ends_with_0(reelkeeper: Run, ask: Callab
     assert found["money"]["daily_budget_usd"] == "10"
 
 
+@pytest.mark.long
 def test_a_flow_that_is_overdue_stands_out_and_ends_with_10_only_where_it_is_asked(
     opened: sa.Engine, reelkeeper: Run, ask: Callable[..., Any]
 ) -> None:
@@ -62,6 +63,7 @@ def test_a_freeze_is_the_first_that_is_said_and_ends_with_3(opened: sa.Engine, r
     assert "[bold]an audit" in said.stderr
 
 
+@pytest.mark.long
 def test_a_store_that_is_new_waits_for_its_flows(configured: Settings, reelkeeper: Run) -> None:
     reelkeeper("db", "upgrade")
     assert "every flow in time" in reelkeeper("status", "--check").stdout

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from typer.testing import Result
 
 
+@pytest.mark.long
 def test_a_token_is_shown_once_and_then_only_listed(reelkeeper: Callable[..., Result], ask: Callable[..., Any]) -> None:
     made = ask("tokens", "create", "front", "--scope", "jobs", "--scope", "videos")
     listed = ask("tokens", "list")
@@ -21,6 +23,7 @@ def test_a_scope_that_is_none_is_refused(reelkeeper: Callable[..., Result]) -> N
     reelkeeper("tokens", "revoke", "none", exit_code=8)
 
 
+@pytest.mark.long
 def test_the_schema_can_be_printed_without_serving(ask: Callable[..., Any], reelkeeper: Callable[..., Result]) -> None:
     printed = reelkeeper("api", "--schema").stdout
     assert '"/v1/jobs"' in printed

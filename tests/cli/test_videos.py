@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cli.conftest import Run
 
 Ask = Callable[..., Any]
@@ -20,6 +22,7 @@ def test_a_video_that_was_added_is_listed_and_has_a_history(ask: Ask, one_video:
     assert [item["state"] for item in shown["objects"]] == ["live"]
 
 
+@pytest.mark.long
 def test_adding_again_gives_the_video_its_next_generation(
     reelkeeper: Run, ask: Ask, one_video: str, tiny_clip: Path
 ) -> None:
@@ -39,6 +42,7 @@ def test_an_unknown_video_ends_with_8(reelkeeper: Run) -> None:
     assert reelkeeper("videos", "show", "nobody", exit_code=8).stderr == "error: no video 'nobody' in the catalogue\n"
 
 
+@pytest.mark.long
 def test_what_is_no_video_is_not_stored(reelkeeper: Run, ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "fake.mp4").write_text("#EXTM3U\n/etc/passwd\n")
     (tmp_path / "film.avi").write_bytes(b"RIFF")

@@ -59,6 +59,7 @@ def test_what_dies_is_said_and_started_again(kept: Supervisor, told: list[str], 
     assert told == [f"The server ended by SIGKILL; it is started again in 1 s. See {server.log}"]
 
 
+@pytest.mark.long
 def test_what_goes_on_dying_is_started_less_and_less_often(
     kept: Supervisor, told: list[str], part: Callable[..., Part], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ def accepted(manifest: dict[str, Any], version: str = VERSIONS[-1]) -> None:
     kubernetes_validate.validate(manifest, version, strict=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("variables", [{}, {"cpu_limit": "8", "scratch_size": "50Gi", "finished_job_ttl": 0}], ids=str)
 def test_kubernetes_takes_the_job(variables: dict[str, object], version: str) -> None:

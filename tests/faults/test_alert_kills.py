@@ -41,6 +41,7 @@ def run(store_url: str, double: SlackDouble, spec: str) -> bool:
     return code == 0
 
 
+@pytest.mark.long
 @EVERY
 def test_killed_at_any_failpoint_the_next_run_tells_it_all(
     double: SlackDouble, migrated_file: Path, tmp_path: Path, every: int

@@ -70,6 +70,7 @@ def limit(client: SyncPrefectClient) -> int:
     return client.read_global_concurrency_limit_by_name(GLOBAL_LIMIT).limit
 
 
+@pytest.mark.long
 def test_what_is_missing_is_made_and_a_second_time_changes_nothing(
     client: SyncPrefectClient, sqlite_engine: sa.Engine
 ) -> None:
@@ -140,6 +141,7 @@ def test_without_an_address_of_the_api_it_says_who_is_told_of_what(client: SyncP
     assert kept(client) is None
 
 
+@pytest.mark.long
 def test_a_token_that_was_revoked_is_replaced_and_another_address_is_taken(
     client: SyncPrefectClient, sqlite_engine: sa.Engine
 ) -> None:

@@ -36,6 +36,7 @@ def old(scene: Scene) -> Scene:
     return scene
 
 
+@pytest.mark.long
 def test_without_apply_the_plan_is_shown_and_nothing_is_changed(old: Scene) -> None:
     before = old.everything()
     said = " ".join(run("run", "expire_videos").stdout.split())  # however wide the table is
@@ -102,6 +103,7 @@ def test_a_plan_is_applied_once_and_can_be_looked_at_and_taken_back(old: Scene) 
     assert {hold["subject"] for hold in ask("hold", "--list")} == {"v0", "v1"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -138,6 +140,7 @@ def test_a_bucket_of_another_deployment_ends_with_9(old: Scene, monkeypatch: pyt
     assert "belongs to deployment somebody" in run("run", "expire_videos", "--apply", exit_code=9).stderr
 
 
+@pytest.mark.long
 def test_frozen_ends_with_3_and_an_unknown_plan_with_8(old: Scene) -> None:
     run("freeze", "--reason", "an audit")
     assert "an audit" in run("run", "expire_videos", "--apply", exit_code=3).stderr
@@ -147,6 +150,7 @@ def test_frozen_ends_with_3_and_an_unknown_plan_with_8(old: Scene) -> None:
     assert set(old.states().values()) == {"live"}
 
 
+@pytest.mark.long
 def test_as_of_judges_another_day(old: Scene) -> None:
     report = ask("run", "expire_videos", "--as-of", "2020-01-01")
     assert report["plan"]["retire"]["objects"] == 0
@@ -154,6 +158,7 @@ def test_as_of_judges_another_day(old: Scene) -> None:
     assert old.states()
 
 
+@pytest.mark.long
 def test_sync_says_what_it_found_and_takes_no_plan(scene: Scene) -> None:
     scene.video("v1", age_days=1)
     assert "listed objects" in run("run", "sync_catalog").stdout

@@ -118,6 +118,7 @@ def test_a_freeze_reaches_the_workers_of_the_cluster(make_cold: MakeScene, monke
     assert set(scene.outcomes(scene.last_plan().id).values()) == {None}
 
 
+@pytest.mark.long
 def test_an_address_where_nothing_answers_is_told_before_anything_is_changed(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

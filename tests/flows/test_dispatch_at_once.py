@@ -31,6 +31,7 @@ def started(engine: sa.Engine, orchestrator: Orchestrator) -> str | None:
     return start_dispatch(engine, orchestrator)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_the_deployment_of_prefect_yaml_is_found_and_run(
     sqlite_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch

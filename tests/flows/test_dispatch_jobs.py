@@ -55,6 +55,7 @@ def test_a_dry_run_says_who_comes_next_and_why_and_starts_nothing(queue: Scene) 
     assert states(queue) == {JobState.QUEUED}
 
 
+@pytest.mark.long
 def test_a_run_makes_what_waits(queue: Scene) -> None:
     report = dispatch_jobs(dry_run=False, until_idle=True)
     assert (report.succeeded, report.waiting) == (3, 0)
@@ -74,6 +75,7 @@ def test_no_more_run_at_once_than_prefects_limit_says(queue: Scene, provider: Pr
     assert provider.most_at_once == 1
 
 
+@pytest.mark.long
 def test_a_run_in_which_jobs_are_given_up_fails_with_the_counts_and_the_rest_is_done(
     queue: Scene, provider: ProviderDouble
 ) -> None:

@@ -38,6 +38,7 @@ def test_a_run_retires_and_can_be_taken_back_whole(old: Scene) -> None:
     assert old.double.deleted() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("limits", "named"),
     [

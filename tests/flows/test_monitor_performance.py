@@ -42,6 +42,7 @@ def test_a_dry_run_judges_and_neither_records_nor_tells(busy: Scene) -> None:
     assert [rows(busy, table) for table in (performance_windows, alerts, outbox)] == [0, 0, 0]
 
 
+@pytest.mark.long
 def test_a_run_records_the_quarter_of_an_hour_and_tells_once(busy: Scene) -> None:
     assert (monitor_performance(dry_run=False, as_of=NOW).windows, rows(busy, outbox)) == (1, 1)
     again = monitor_performance(dry_run=False, as_of=NOW)
@@ -55,6 +56,7 @@ def test_a_run_records_the_quarter_of_an_hour_and_tells_once(busy: Scene) -> Non
     assert window.figures["processing_p99_seconds"] == 400
 
 
+@pytest.mark.long
 def test_runs_that_were_missed_are_made_good_and_what_is_put_right_is_over(busy: Scene) -> None:
     monitor_performance(dry_run=False, as_of=ago(45))
     with transaction(busy.engine, "test") as session:

@@ -77,6 +77,7 @@ def test_a_video_whose_bytes_are_not_live_is_named_and_the_others_are_retired(ol
     assert failures(old) == {"v2": "failed"}
 
 
+@pytest.mark.long
 def test_a_row_that_breaks_the_change_is_found_and_the_others_are_retired(old: Scene) -> None:
     change(
         old,
@@ -91,6 +92,7 @@ def test_a_row_that_breaks_the_change_is_found_and_the_others_are_retired(old: S
     assert failures(old) == {"v3": "failed"}
 
 
+@pytest.mark.long
 def test_a_time_that_is_none_keeps_its_video_and_the_plan_is_made(old: Scene, caplog: pytest.LogCaptureFixture) -> None:
     change(old, sa.text("UPDATE videos SET created_at = 'last summer' WHERE id = 'v1'"))
     report = expire_videos(limits=WIDE, dry_run=False)
@@ -130,6 +132,7 @@ def test_a_blob_whose_key_is_refused_is_named_and_the_others_are_purged(old: Sce
     assert not [key for key in old.double.deleted() if key.startswith("elsewhere")]
 
 
+@pytest.mark.long
 def test_an_intent_that_cannot_be_settled_leaves_the_others_to_be(scene: Scene) -> None:
     with LeaseManager(scene.engine) as manager:
         for number in range(3):

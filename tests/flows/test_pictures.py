@@ -12,6 +12,7 @@ from tasks import pictures
 from tests.operations import months
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "said"),
     [("spend", "Nobody knows what 13 November cost."), ("forecast", "By its end about $204.00 is expected")],

@@ -32,6 +32,7 @@ def keys(scene: Scene) -> set[str]:
         return set(session.execute(sa.select(cache_entries.c.key)).scalars())
 
 
+@pytest.mark.long
 def test_a_dry_run_only_looks(cached: Scene) -> None:
     before = cached.everything()
     report = prune_cache()
@@ -44,6 +45,7 @@ def test_a_dry_run_only_looks(cached: Scene) -> None:
     assert len(keys(cached)) == 4
 
 
+@pytest.mark.long
 def test_a_run_drops_what_the_rules_and_the_budget_say_and_no_video(cached: Scene) -> None:
     size, states = cached.world.clip.stat().st_size, cached.states()
     with transaction(cached.engine, "test") as session:

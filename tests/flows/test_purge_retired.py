@@ -46,12 +46,14 @@ def test_a_run_deletes_what_is_due_and_nothing_else(due: Scene) -> None:
     due.world.check()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("due")
 def test_an_as_of_in_the_future_makes_nothing_due() -> None:
     report = purge_retired(as_of=datetime.now(UTC) + timedelta(days=400))
     assert report.plan.kept == {"in_grace": 1}
 
 
+@pytest.mark.long
 def test_so_many_videos_go_in_one_run_the_longest_waiting_first(due: Scene) -> None:
     with transaction(due.engine, "test") as session:
         longer = datetime(2025, 1, 1, tzinfo=UTC)
@@ -83,6 +85,7 @@ def test_what_is_held_after_the_plan_is_skipped(due: Scene) -> None:
     assert due.states()["gone0"] == "retired"
 
 
+@pytest.mark.long
 def test_what_a_killed_run_had_begun_to_delete_is_finished(due: Scene) -> None:
     with transaction(due.engine, "test") as session:
         session.execute(sa.update(blobs).where(blobs.c.video_id == "gone0").values(state=BlobState.DELETING))

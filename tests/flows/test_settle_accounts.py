@@ -35,6 +35,7 @@ def test_a_dry_run_only_looks(overdue: Scene) -> None:
     assert balances(overdue.engine, "ann") == (DOLLAR - 300, 300)
 
 
+@pytest.mark.long
 def test_what_is_overdue_is_given_back_once(overdue: Scene) -> None:
     assert settle_accounts(dry_run=False).overdue_holds == 1
     assert settle_accounts(dry_run=False).overdue_holds == 0
@@ -63,6 +64,7 @@ def test_a_mismatch_fails_the_run_freezes_everything_and_is_told_until_it_is_ove
         assert session.execute(sa.select(outbox.c.kind).order_by(outbox.c.id)).scalars().all() == ["alert", "resolve"]
 
 
+@pytest.mark.long
 def test_frozen_for_another_reason_it_gives_nothing_back(overdue: Scene) -> None:
     freeze(overdue.engine, by="eve", reason="something is odd")
     with pytest.raises(Frozen, match="something is odd"):

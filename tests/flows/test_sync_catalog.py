@@ -39,12 +39,14 @@ def test_a_dry_run_only_looks(uploaded: Scene) -> None:
         assert session.execute(sa.select(orphans.c.video_id, orphans.c.verdict)).all() == [("new", "adopt")]
 
 
+@pytest.mark.long
 def test_new_objects_are_adopted(uploaded: Scene) -> None:
     report = sync_catalog(dry_run=False)
     assert (report.adopted, report.orphans) == (1, 0)
     assert uploaded.states() == {"v0": "live", "v1": "live", "new": "live"}
 
 
+@pytest.mark.long
 def test_a_video_whose_bytes_are_missing_is_marked_and_named(uploaded: Scene) -> None:
     uploaded.video("lost", age_days=1, stored=False)
     with pytest.raises(IntegrityDoubt, match="1 video lost the stored bytes: lost"):
@@ -54,6 +56,7 @@ def test_a_video_whose_bytes_are_missing_is_marked_and_named(uploaded: Scene) ->
         assert "lose" in set(session.execute(sa.select(audit_events.c.event)).scalars())
 
 
+@pytest.mark.long
 def test_half_a_listing_is_refused_and_nothing_is_marked(uploaded: Scene) -> None:
     for number in range(8):
         uploaded.video(f"lost{number}", age_days=1, stored=False)
@@ -119,6 +122,7 @@ def test_a_dry_run_foretells_the_run_and_what_is_in_doubt_is_told_once(uploaded:
     assert sum(name.startswith("intro-") for name in uploaded.states()) == 2
 
 
+@pytest.mark.long
 def test_the_report_of_both_has_the_same_table(uploaded: Scene) -> None:
     put(uploaded, "u1/intro.mp4", "flat|`.mp4")
     foretold = sync_catalog()

@@ -28,6 +28,7 @@ def cold(scene: Scene) -> Scene:
     return scene
 
 
+@pytest.mark.long
 def test_a_dry_run_saves_its_plan_and_changes_nothing(cold: Scene) -> None:
     before = cold.everything()
     report = tier_storage()
@@ -95,6 +96,7 @@ def test_a_policy_without_a_rule_is_refused(cold: Scene) -> None:
     assert set(cold.states().values()) == {"live"}
 
 
+@pytest.mark.long
 def test_a_second_run_finds_the_lease_taken(cold: Scene) -> None:
     before = cold.everything()
     with alone(cold.engine, "flow/tier_storage") as other, pytest.raises(LeaseLost, match=other.lease.holder):
@@ -102,6 +104,7 @@ def test_a_second_run_finds_the_lease_taken(cold: Scene) -> None:
     assert cold.everything() == before
 
 
+@pytest.mark.long
 def test_a_frozen_deployment_is_left_alone(cold: Scene) -> None:
     freeze.freeze(cold.engine, by="ops", reason="an audit")
     before = cold.everything()
@@ -110,6 +113,7 @@ def test_a_frozen_deployment_is_left_alone(cold: Scene) -> None:
     assert cold.everything() == before
 
 
+@pytest.mark.long
 def test_a_freeze_during_a_run_stops_it_before_the_next_video(cold: Scene) -> None:
     cold.when_a_video_is_fetched(lambda: freeze.freeze(cold.engine, by="ops", reason="stop"))
     with pytest.raises(Frozen, match="stop"):

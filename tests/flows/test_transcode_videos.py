@@ -62,6 +62,7 @@ def test_without_a_plan_under_way_there_is_nothing_to_do(cold: Scene) -> None:
     assert cold.everything() == before
 
 
+@pytest.mark.long
 def test_a_dry_run_says_what_is_left(cold: Scene) -> None:
     plan_id = begun(cold)
     before = cold.everything()

@@ -50,6 +50,7 @@ def test_a_dry_run_says_what_the_step_would_be(finished: Scene) -> None:
     assert (limit_kept(finished), limit_at_prefect()) == (None, None)
 
 
+@pytest.mark.long
 def test_a_run_sets_the_limit_and_counts_each_job_once(finished: Scene) -> None:
     assert tune_concurrency(dry_run=False, as_of=NOW).limit == 10
     assert (limit_kept(finished), limit_at_prefect()) == (10, 10)
@@ -57,6 +58,7 @@ def test_a_run_sets_the_limit_and_counts_each_job_once(finished: Scene) -> None:
     assert (again.before, again.limit, again.jobs, again.reason) == (10, 10, 0, "too few jobs finished")
 
 
+@pytest.mark.long
 def test_a_limit_that_a_person_changed_or_lost_at_prefect_is_set_again_within_the_policy(finished: Scene) -> None:
     tune_concurrency(dry_run=False, as_of=NOW)
     with get_client(sync_client=True) as client:

@@ -44,6 +44,7 @@ def begun(client: SyncPrefectClient, pool: str, place: str | None) -> UUID:
     return run.id
 
 
+@pytest.mark.long
 def test_what_died_here_has_crashed_and_all_else_goes_on(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deployments.worker.LEASE_SECONDS", 0.0)
     with get_client(sync_client=True) as client:
@@ -64,6 +65,7 @@ def test_what_died_here_has_crashed_and_all_else_goes_on(pool: str, monkeypatch:
     assert {state for run, state in states.items() if run not in (dead, reused)} == {"Running"}
 
 
+@pytest.mark.long
 def test_a_server_that_is_away_is_asked_for_dead_runs_again(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deployments.worker.LEASE_SECONDS", 0.0)
     ended = subprocess.Popen([sys.executable, "-c", ""])

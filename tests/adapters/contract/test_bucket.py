@@ -50,6 +50,7 @@ def test_a_head_says_what_stands_there_or_that_nothing_does(bucket: Bucket) -> N
     assert abs(stored.last_modified - datetime.now(UTC)) < timedelta(minutes=5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size_bytes", [0, 1, 24_000_000])
 def test_a_download_is_what_was_uploaded(bucket: Bucket, tmp_path: Path, size_bytes: int) -> None:
     source, target, key = tmp_path / "source", tmp_path / "target", bucket.prefix + "ann/one.mp4"

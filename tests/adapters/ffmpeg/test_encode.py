@@ -66,6 +66,7 @@ def structural_faults(source: Media, result: Media, codec: str = "av1") -> str:
     return refusal.reason if refusal else ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ODD_CLIPS)
 def test_an_odd_clip_comes_through_whole(make_clip: MakeClip, tmp_path: Path, name: str) -> None:
     source, result, target = encoded(made(make_clip, name), tmp_path)

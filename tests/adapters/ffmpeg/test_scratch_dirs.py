@@ -37,6 +37,7 @@ def aged(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_killed_process_leaves_a_folder_that_is_removed_once_it_is_old(scratch: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", AT_WORK, str(scratch)], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout

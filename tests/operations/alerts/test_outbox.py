@@ -121,6 +121,7 @@ def test_what_another_process_has_sent_at_this_moment_is_not_taken_again(postgre
 WAITS = {"1": 1, "3600": 3600, "1.5": 1.5, None: 60}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("header", "seconds"), WAITS.items())
 def test_a_429_shuts_the_sink_for_as_long_as_it_says(mail: Post, header: str | None, seconds: float) -> None:
     mail.double.queue = [Answer(429, {"ok": False, "error": "ratelimited"}, {"Retry-After": header} if header else {})]

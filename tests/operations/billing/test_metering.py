@@ -186,6 +186,7 @@ def test_charging_again_touches_only_the_days_that_may_have_changed(store: sa.En
     assert charge(store, BOOK, MID + 10 * ONE_DAY) == 11  # ten new ones, and the one that was not over
 
 
+@pytest.mark.long
 def test_a_day_that_is_known_better_later_is_charged_anew_with_all_that_follow(store: sa.Engine) -> None:
     note(store, *(stored(day, 9) for day in range(1, 21)))
     charge(store, BOOK, MID)
@@ -223,6 +224,7 @@ def test_a_user_who_deletes_is_charged_for_the_day_and_no_longer(store: sa.Engin
     assert {item.day.day for item in charges(store, JUNE) if item.user_id == "ann"} == {1}
 
 
+@pytest.mark.long
 def test_a_charge_that_was_killed_half_way_is_finished_by_the_next(store: sa.Engine) -> None:
     note(store, *(stored(day, 15) for day in range(1, 21)), stored(4, 6, "ann"))
     charge(store, BOOK, MID)

@@ -239,6 +239,7 @@ def test_a_dead_job_stays_dead_without_credits_or_while_the_same_is_being_made(a
         claiming.redrive(ann, "none", author="bea")
 
 
+@pytest.mark.long
 def test_a_long_queue_is_not_read_whole_and_its_best_job_is_found(ann: sa.Engine) -> None:
     waiting = [row(f"j{n:04}", estimate_seconds=500.0, created_at=at(n)) for n in range(700)]
     enqueue(

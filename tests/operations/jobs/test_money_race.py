@@ -144,6 +144,7 @@ def check(engine: sa.Engine, granted: int) -> None:
         assert session.execute(of_users).scalar_one() + session.execute(spent).scalar_one() == granted
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_some_processes_at_once_keep_the_books(engine: sa.Engine) -> None:
     done, refused, _ = race(engine, "once", processes=3, operations=80)

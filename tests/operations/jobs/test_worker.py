@@ -27,6 +27,7 @@ from tests.operations.queue import find, make_due
 from tests.operations.shop import ask, http, in_a_while, run, spent
 
 
+@pytest.mark.long
 def test_jobs_are_really_generated_stored_and_charged(shop: World, tmp_path: Path) -> None:
     made = ask(shop, "a cat", "a dog", "a bird")
     assert run(shop, LocalGenerator(tmp_path)) == {End.SUCCEEDED: 3}
@@ -39,6 +40,7 @@ def test_jobs_are_really_generated_stored_and_charged(shop: World, tmp_path: Pat
     assert all(job.concurrency >= 1 for job in jobs_made)  # it counts itself, and is known of short jobs too
 
 
+@pytest.mark.long
 def test_a_provider_makes_them_and_says_what_they_cost(shop: World, provider: ProviderDouble) -> None:
     made = ask(shop, "a cat", "a dog")
     assert run(shop, http(provider)) == {End.SUCCEEDED: 2}
@@ -46,6 +48,7 @@ def test_a_provider_makes_them_and_says_what_they_cost(shop: World, provider: Pr
     assert len(provider.submitted) == 2
 
 
+@pytest.mark.long
 def test_a_job_that_fails_stops_no_other_and_is_dead_after_its_attempts_at_no_charge(
     shop: World, provider: ProviderDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +86,7 @@ def test_what_a_provider_never_makes_is_dead_at_once(shop: World, provider: Prov
     assert spent(shop) == 0
 
 
+@pytest.mark.long
 def test_a_lost_answer_is_looked_up_later_and_paid_once(shop: World, provider: ProviderDouble) -> None:
     (text,) = ask(shop, "a cat")
     provider.queue, provider.hides_jobs = [LOST], True
@@ -131,6 +135,7 @@ def test_what_goes_on_at_a_provider_when_a_window_ends_is_the_next_workers(
     assert len(provider.submitted) == 1
 
 
+@pytest.mark.long
 def test_a_worker_that_was_asleep_for_too_long_does_nothing_more(shop: World, provider: ProviderDouble) -> None:
     (text,) = ask(shop, "a cat")
     provider.looks = 10_000
@@ -236,6 +241,7 @@ def test_a_worker_that_is_told_to_end_lets_go_of_everything(shop: World, provide
     assert run(shop, http(provider)) == {End.SUCCEEDED: 2}
 
 
+@pytest.mark.long
 def test_what_failed_attempts_have_cost_is_ours_and_not_the_users(shop: World, provider: ProviderDouble) -> None:
     provider.ends_as = {"status": "failed", "cost_usd": "0.0100001", "error": "it broke"}
     (job_id,) = ask(shop, "a cat")
@@ -250,6 +256,7 @@ def test_what_failed_attempts_have_cost_is_ours_and_not_the_users(shop: World, p
         assert spend_counters.so_far(session, now(session)).today_microusd == 2 * 10_001
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_the_worker_and_no_job_is_blamed_for_it(shop: World, tmp_path: Path) -> None:
     made = ask(shop, "a cat", "a dog")
     with small_disk(Path(shop.address.folder) / "scratch", 64) as scratch:

@@ -32,6 +32,7 @@ def cut_while_claiming(engine: sa.Engine, times: int) -> list[int]:
     return cut
 
 
+@pytest.mark.long
 def test_a_session_that_ends_within_a_claim_ends_that_claim_alone(shop: World, provider: ProviderDouble) -> None:
     ask(shop, "a cat", "a dog")
     cut = cut_while_claiming(shop.workspace.engine, times=2)
@@ -41,6 +42,7 @@ def test_a_session_that_ends_within_a_claim_ends_that_claim_alone(shop: World, p
     assert spent(shop) > 0
 
 
+@pytest.mark.long
 def test_a_store_that_stays_away_ends_the_worker_with_what_it_said(
     shop: World, provider: ProviderDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_it_is_held_to_the_limits_in_force_and_not_to_its_own(aged: World) -> No
     assert apply(aged.workspace.engine, effect_of(aged.workspace.engine, most), author="ann", reason="2") == 2
 
 
+@pytest.mark.long
 def test_of_two_who_apply_at_once_one_is_told(aged: World) -> None:
     engine = aged.workspace.engine
     mine, theirs = (

@@ -203,6 +203,7 @@ def test_a_train_of_boxes_does_not_keep_us_busy(tiny_clip: Path, tmp_path: Path)
     assert cpu_seconds() - before < 5
 
 
+@pytest.mark.long
 def test_a_damaged_index_is_either_read_right_or_refused(tiny_clip: Path, tmp_path: Path) -> None:
     """Mutations of the boxes that say where frames are: nothing hangs, crashes us or gives a half result."""
     whole = tiny_clip.read_bytes()

@@ -23,6 +23,7 @@ def test_what_can_be_adopted_is_and_the_dry_run_foretells_it(
     world.check()
 
 
+@pytest.mark.long
 def test_ids_stay_whichever_name_comes_later(world: World, endpoint: Endpoint, lease: Lease) -> None:
     prefix = world.address.prefix
     put(endpoint, prefix, stored("u2/intro.mp4"))
@@ -53,6 +54,7 @@ def test_debris_under_the_name_of_another_users_video_is_never_swept(
         assert list(session.scalars(retired)) == [f"{world.address.prefix}ann/v/g1-0123456789abcdef.mp4"]
 
 
+@pytest.mark.long
 def test_a_pattern_that_makes_one_video_of_months_is_refused(world: World, endpoint: Endpoint, lease: Lease) -> None:
     """The default reads user `2026` and video `10` from such keys."""
     put(endpoint, world.address.prefix, stored(*(f"2026/{month}/{n}.mp4" for month in (9, 10) for n in range(3))))
@@ -68,6 +70,7 @@ def test_a_pattern_that_makes_one_video_of_months_is_refused(world: World, endpo
     assert act(world.workspace, lease, allowed)[1] == 2
 
 
+@pytest.mark.long
 def test_a_video_of_too_many_files_is_refused(world: World, endpoint: Endpoint, lease: Lease) -> None:
     put(
         endpoint,

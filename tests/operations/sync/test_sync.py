@@ -37,6 +37,7 @@ def video(world: World, video_id: str) -> sa.Row[tuple[object, ...]]:
         return session.execute(sa.select(tables.videos).where(tables.videos.c.id == video_id)).one()
 
 
+@pytest.mark.long
 def test_an_object_whose_key_says_whose_it_is_becomes_a_video(world: World, lease: Lease) -> None:
     prefix, bucket = world.address.prefix, world.workspace.bucket
     for key in ("bob/clip.mp4", "bob/film/final.mp4", "notes.txt", "ann/v1/second.mp4"):
@@ -50,6 +51,7 @@ def test_an_object_whose_key_says_whose_it_is_becomes_a_video(world: World, leas
     assert run(world, lease)[1]["adopted"] == (0, 0)
 
 
+@pytest.mark.long
 def test_a_row_without_its_object_is_lost_and_its_object_found_again_brings_it_back(world: World, lease: Lease) -> None:
     for number in range(8):
         world.video(f"other{number}")
@@ -116,6 +118,7 @@ def test_debris_beside_a_healthy_newer_generation_is_retired_not_deleted(world: 
     assert not world.double.deleted()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_waiting")
 def test_an_old_catalogue_takes_a_newer_generation_back_and_never_sweeps_it(world: World, lease: Lease) -> None:
     for number in range(8):
@@ -179,6 +182,7 @@ def test_in_shards_it_sees_what_one_pass_sees(world: World, lease: Lease) -> Non
     assert run(world, lease)[1]["lost"] == 1
 
 
+@pytest.mark.long
 def test_a_shard_that_is_cut_short_is_judged_with_the_others(world: World) -> None:
     for number in range(12):
         world.video(f"v{number}")

@@ -126,6 +126,7 @@ STATES: dict[str, dict[str, object]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("state", STATES)
 def test_an_upload_at_a_known_key_is_live_after_one_sync_and_never_purged(
     state: str, service: Service, lease: Lease
@@ -142,6 +143,7 @@ def test_an_upload_at_a_known_key_is_live_after_one_sync_and_never_purged(
     service.world.check()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("state", ["due", "swapped away", "gone"])
 def test_the_same_bytes_stored_again_are_an_upload(state: str, service: Service, lease: Lease) -> None:
     blob = make(service, **STATES[state])  # type: ignore[arg-type]  # a table of arguments
@@ -157,6 +159,7 @@ def test_the_same_bytes_stored_again_are_an_upload(state: str, service: Service,
     assert service.stored() == service.world.clip.read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("state", ["due", "swapped away"])
 def test_a_purge_without_a_sync_before_it_finds_the_upload_itself(state: str, service: Service, lease: Lease) -> None:
     make(service, **STATES[state])  # type: ignore[arg-type]  # a table of arguments
@@ -395,6 +398,7 @@ def test_a_delete_at_a_key_of_the_services_whose_answer_is_lost_is_not_sent_agai
     assert_live(service)
 
 
+@pytest.mark.long
 def test_a_swap_whose_source_the_service_overwrites_is_abandoned(
     service: Service, lease: Lease, at_failpoint: AtFailpoint, tiny_transcode: Transcode
 ) -> None:

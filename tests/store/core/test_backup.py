@@ -47,6 +47,7 @@ def empty(engine: sa.Engine, empty_url: Callable[[str], str]) -> str:
     return empty_url(engine.dialect.name)
 
 
+@pytest.mark.long
 def test_a_store_comes_back_as_it_was_and_frozen(engine: sa.Engine, empty: str, tmp_path: Path) -> None:
     fill(engine)
     saved = backup(engine, tmp_path / "saved")
@@ -100,6 +101,7 @@ def test_a_store_that_holds_anything_is_not_overwritten(engine: sa.Engine, tmp_p
     assert contents(engine) == before
 
 
+@pytest.mark.long
 def test_a_backup_with_a_tampered_record_is_refused(engine: sa.Engine, empty: str, tmp_path: Path) -> None:
     fill(engine)
     with transaction(engine, "test.tamper") as session:
