@@ -23,6 +23,7 @@ from reelkeeper.cli.commands import (
     s3,
     simulate,
     status,
+    takedown,
     tokens,
     up,
     videos,
@@ -41,6 +42,7 @@ app.command(cls=FlowCommand, rich_help_panel=FLOWS)(run.run)
 app.command(rich_help_panel=FLOWS)(plans.plan)
 app.command(rich_help_panel=PEOPLE)(restore.restore)
 app.command(rich_help_panel=PEOPLE)(holds.hold)
+app.command(rich_help_panel=PEOPLE)(takedown.takedown)
 app.command(rich_help_panel=PEOPLE)(holds.freeze)
 app.command(rich_help_panel=PEOPLE)(holds.thaw)
 app.add_typer(jobs.group, name="jobs", rich_help_panel=LOOK)

@@ -124,5 +124,6 @@ def front(
     """Keep an AI-video service on Cloudflare R2 affordable, and never lose a video.
 
     Cold videos shrink, expired videos go, and both can be taken back for a week. Nothing is changed unless a command
-    says [bold]--apply[/]; `restore`, `hold`, `freeze` and `thaw` act at once, since they only keep things.
+    says [bold]--apply[/]; `restore`, `hold`, `freeze` and `thaw` act at once, since they only keep things; `takedown`
+    asks.
     """

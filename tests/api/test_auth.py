@@ -23,7 +23,7 @@ def test_without_a_token_every_path_says_401_whether_it_is_there_or_not(app: Fas
     asked = [route for route in routes if route[1].startswith("/v1")]
     asked += [("GET", "/v1/none"), ("PUT", "/v1/jobs"), ("GET", "/admin"), ("GET", "/healthz/"), ("GET", "//healthz")]
     asked += [("PATCH", "/v1/users/ann"), ("OPTIONS", "/v1/jobs"), ("GET", "/docs")]
-    assert len(asked) == 28
+    assert len(asked) == 30
     with TestClient(app) as client:
         for method, path in asked:
             for shown in ({}, {"Authorization": "Bearer rk_" + "A" * 43}, {"Authorization": "Basic YTpi"}):
@@ -49,6 +49,8 @@ SCOPES = {  # by path, or by method and path where they differ
     "/v1/jobs/{job_id}/events": Scope.JOBS,
     "/v1/metrics": Scope.METRICS,
     "/v1/quota/check": Scope.USERS,
+    "/v1/takedowns": Scope.TAKEDOWNS,
+    "/v1/takedowns/{video_id}": Scope.TAKEDOWNS,
     "/v1/uploads": Scope.UPLOADS,
     "/v1/uploads/{upload_id}": Scope.UPLOADS,
     "/v1/uploads/{upload_id}/complete": Scope.UPLOADS,

@@ -21,6 +21,21 @@ def test_a_hold_is_listed_until_it_is_released(reelkeeper: Run, ask: Ask, one_vi
     assert [item["event"]["event"] for item in ask("audit", "--limit", "2")] == ["release", "hold"]
 
 
+@pytest.mark.long
+def test_a_video_is_taken_down_and_certified(reelkeeper: Run, ask: Ask, one_video: str) -> None:
+    reelkeeper("takedown", one_video, "--yes", exit_code=2)  # without a reason
+    placed = ask("hold", "--video", one_video, "--reason", "evidence", "--legal")
+    wanted = ("takedown", one_video, "--reason", "court order 17", "--yes")
+    told = reelkeeper(*wanted, exit_code=6)
+    assert "a legal hold keeps it" in told.stdout
+    reelkeeper("hold", "--release", placed["id"])
+    done = ask(*wanted)
+    assert [(item["why"], bool(item["purged_at"])) for item in done["objects"]] == [("", True)]
+    assert ask("takedown", one_video, "--certificate") == done
+    reelkeeper("restore", "--video", one_video, exit_code=8)
+    reelkeeper("takedown", "none", "--reason", "r", "--yes", exit_code=8)
+
+
 def test_a_hold_on_nobody_ends_with_8(reelkeeper: Run) -> None:
     reelkeeper("hold", "--user", "nobody", "--reason", "r", exit_code=8)
     reelkeeper("hold", "--release", "abc", exit_code=8)

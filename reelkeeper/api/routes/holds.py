@@ -29,6 +29,7 @@ class NewHold(BaseModel):
     subject: Id = Field(description="The id of the video or user")
     reason: Note = Field(min_length=1, description="For the record")
     until: AwareDatetime | None = Field(None, description="When it ends by itself; null: when it is released")
+    legal: bool = Field(False, description="Keep the bytes of what is taken down, too")
 
 
 class Placed(BaseModel):
@@ -48,6 +49,7 @@ class Hold(BaseModel):
     author: str
     created_at: datetime
     expires_at: datetime | None
+    is_legal: bool
 
 
 class Holds(BaseModel):
@@ -76,6 +78,7 @@ def place(
         reason=asked.reason,
         author=caller.name,
         expires_at=asked.until and asked.until.astimezone(UTC),
+        is_legal=asked.legal,
         key=key,
     )
     return Placed(id=placed.id, too_late=placed.too_late)

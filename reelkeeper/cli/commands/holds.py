@@ -14,6 +14,7 @@ def hold(
     video: Annotated[str | None, typer.Option(help="Keep this video.")] = None,
     reason: Annotated[str | None, typer.Option(help="Why; it stands in the audit.")] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="When it ends by itself; UTC if no zone.")] = None,
+    legal: Annotated[bool, typer.Option("--legal", help="Keep the bytes of what is taken down, too.")] = False,
     listing: Annotated[bool, typer.Option("--list", help="List the holds in force.")] = False,
     release: Annotated[str | None, typer.Option(metavar="ID", help="End this hold.")] = None,
     as_json: AsJson = False,
@@ -36,7 +37,13 @@ def hold(
     scope, subject = ("user", user) if user else ("video", video)
     with store() as engine:
         placed = operation.hold(
-            engine, scope=scope, subject=str(subject), reason=reason, author=who(), expires_at=moment(until)
+            engine,
+            scope=scope,
+            subject=str(subject),
+            reason=reason,
+            author=who(),
+            expires_at=moment(until),
+            is_legal=legal,
         )
     text = f"{scope} {subject} is held by {placed.id}" + (f" until {until}." if until else " until it is released.")
     if placed.too_late:
@@ -75,7 +82,7 @@ def _list(*, as_json: bool) -> None:
     if as_json:
         emit(lines)
     elif lines:
-        headings = ("!hold", "scope", "!subject", "reason", "by", "!since", "!until")
+        headings = ("!hold", "scope", "!subject", "reason", "by", "!since", "!until", "legal")
         rows = [
             (
                 hold_line.id,
@@ -85,6 +92,7 @@ def _list(*, as_json: bool) -> None:
                 hold_line.author,
                 hold_line.created_at,
                 hold_line.expires_at or "released",
+                "yes" if hold_line.is_legal else "",
             )
             for hold_line in lines
         ]

@@ -18,10 +18,11 @@ from reelkeeper.store.core.leases import Lease
 _PERMITTED: Final = "permitted"  # in a session's info: the transaction that holds the deployment row
 
 
-def require_permission(session: Session, lease: Lease | None = None) -> None:
+def require_permission(session: Session, lease: Lease | None = None, *, despite_freeze: bool = False) -> None:
     """Begin a changing transaction: raise Frozen if changes are stopped, LeaseLost if `lease` is lost.
 
-    Raises SchemaError where the policies in force cannot be read: no work is done then.
+    Raises SchemaError where the policies in force cannot be read: no work is done then. `despite_freeze` is for a
+    takedown alone.
 
     A transaction asks once: the row that it has locked says the same until it ends, and which policies are in force.
     """
@@ -31,7 +32,7 @@ def require_permission(session: Session, lease: Lease | None = None) -> None:
         # guard policy.asked_first: credits and videos change under policies that this version cannot read
         in_force(session)
         # guard freeze.stopped: changes go on while they are frozen
-        if stopped:
+        if stopped and not despite_freeze:
             raise Frozen(_explained(stopped))
         if not session.in_nested_transaction():  # whose end would let go of the row
             session.info[_PERMITTED] = session.get_transaction()

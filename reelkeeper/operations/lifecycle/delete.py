@@ -15,7 +15,7 @@ from reelkeeper.store import Engine
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
-from reelkeeper.store.lifecycle import retirements
+from reelkeeper.store.lifecycle import retirements, takedowns
 from reelkeeper.store.videos import cache, uploads
 
 
@@ -40,6 +40,9 @@ def delete(engine: Engine, video_id: str, *, by: str, run_id: str, user_id: str 
         # guard delete.own_video: a user deletes the video of another
         if known is None or known.state == VideoState.GONE or user_id not in (None, known.user_id):
             raise NotFound(f"no video {video_id!r}" + (f" of user {user_id!r}" if user_id else ""))
+        # guard delete.taken_down: a user's deletion gives a grace to what was taken down, and support restores it
+        if takedowns.is_taken_down(session, video_id):
+            raise NotFound(f"video {video_id!r} was taken down")
         if known.state == VideoState.PENDING:
             raise LeaseLost(f"video {video_id!r} is being stored; try again in a minute")
         if known.state == VideoState.LOST:

@@ -30,7 +30,7 @@ from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.lifecycle import purges
+from reelkeeper.store.lifecycle import purges, takedowns
 from reelkeeper.store.lifecycle.plans import record_outcomes
 from reelkeeper.store.lifecycle.purges import Doomed, claimed_by
 from reelkeeper.store.videos import conditions
@@ -63,6 +63,7 @@ class _Batch:
     workspace: Workspace
     lease: Lease
     doomed: list[Doomed]
+    is_takedown: bool = False  # then no freeze stops it
     fates: dict[int, tuple[Fate, str]] = field(default_factory=dict)
     found: dict[int, StoredObject] = field(default_factory=dict)  # of those overwritten
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -92,20 +93,26 @@ def purge(
     later with all that was done recorded and the rest as it was.
     """
     doomed = _claim(workspace, plan_id, blob_ids, lease=lease, run_id=run_id, grace=grace)
-    batch = _Batch(workspace, lease, doomed)
-    try:
-        _delete_ours(batch, [blob for blob in doomed if blob.recorded.is_ours])
-        _delete_the_services(batch, [blob for blob in doomed if not blob.recorded.is_ours])
-    finally:
-        claimed = {blob.blob_id for blob in doomed}
-        why = "since the plan it was viewed, held or restored, or another run has claimed it"
-        skipped = [Outcome("", "skipped", why, blob_id=blob_id) for blob_id in blob_ids if blob_id not in claimed]
-        outcomes = _settle(batch, plan_id, skipped, run_id=run_id, grace=grace)
-    if doubtful := batch.having(Fate.DOUBTFUL):
-        blob, why = doubtful[0]
-        # guard purge.doubt_freezes: other bytes at a key that is written once are found, and the run goes on
-        freeze(workspace.engine, by=run_id, reason=f"{len(doubtful)} blobs in doubt, first {blob.key}: {why}")
-    return outcomes
+    claimed = {blob.blob_id for blob in doomed}
+    why = "since the plan it was viewed, held or restored, or another run has claimed it"
+    skipped = [Outcome("", "skipped", why, blob_id=blob_id) for blob_id in blob_ids if blob_id not in claimed]
+    return _carry_out(_Batch(workspace, lease, doomed), plan_id, skipped, run_id=run_id, grace=grace)
+
+
+def purge_taken_down(
+    workspace: Workspace, blob_ids: Sequence[int], *, lease: Lease, run_id: str, grace: Grace
+) -> list[Outcome]:
+    """Delete at once the bytes of those of `blob_ids` that were taken down; no grace, freeze or ordinary hold stops it.
+
+    What is done to each, and what is raised, is as with `purge`; what another run has claimed, or a legal hold keeps,
+    is left out.
+    """
+    with transaction(workspace.engine, "takedown.claim") as session:
+        # guard takedown.claim_permission: with its lease lost, a takedown claims what another run is at work on
+        require_permission(session, lease, despite_freeze=True)
+        takedowns.claim(session, blob_ids, lease, run_id=run_id)
+        doomed = purges.claimed(session, blob_ids, lease)
+    return _carry_out(_Batch(workspace, lease, doomed, is_takedown=True), None, [], run_id=run_id, grace=grace)
 
 
 def settle_claims(
@@ -158,6 +165,22 @@ def settle_claims(
         # guard purge.settled_doubt_freezes: the same, found in what a killed run had claimed
         freeze(workspace.engine, by=run_id, reason=f"{len(doubts)} blobs in doubt, first {doubts[0]}: not as recorded")
     return settled
+
+
+def _carry_out(
+    batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_id: str, grace: Grace
+) -> list[Outcome]:
+    """Delete what the batch has claimed, and record what became of it."""
+    try:
+        _delete_ours(batch, [blob for blob in batch.doomed if blob.recorded.is_ours])
+        _delete_the_services(batch, [blob for blob in batch.doomed if not blob.recorded.is_ours])
+    finally:
+        outcomes = _settle(batch, plan_id, skipped, run_id=run_id, grace=grace)
+    if doubtful := batch.having(Fate.DOUBTFUL):
+        blob, why = doubtful[0]
+        # guard purge.doubt_freezes: other bytes at a key that is written once are found, and the run goes on
+        freeze(batch.workspace.engine, by=run_id, reason=f"{len(doubtful)} blobs in doubt, first {blob.key}: {why}")
+    return outcomes
 
 
 def _claim(
@@ -273,13 +296,13 @@ def _require_claim(batch: _Batch, doomed: Sequence[Doomed]) -> None:
     """Raise Frozen or LeaseLost unless all of `doomed` may still be deleted by this run."""
     with transaction(batch.workspace.engine, "purge.last_look") as session:
         # guard purge.last_permission: a freeze or a new holder of the lease between claim and delete stops nothing
-        require_permission(session, batch.lease)
+        require_permission(session, batch.lease, despite_freeze=batch.is_takedown)
         # guard purge.last_claim: a run that woke up deletes what another has settled, given back or restored
         if purges.count_claimed(session, [blob.blob_id for blob in doomed], batch.lease) != len(doomed):
             raise LeaseLost("another run has settled what this one had claimed: nothing more is deleted")
 
 
-def _settle(batch: _Batch, plan_id: str, skipped: list[Outcome], *, run_id: str, grace: Grace) -> list[Outcome]:
+def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_id: str, grace: Grace) -> list[Outcome]:
     """Record what became of the batch, and give back what nothing was sent for."""
     gone = batch.having(Fate.DELETED, Fate.ALREADY_GONE)
     doubtful, overwritten = batch.having(Fate.DOUBTFUL), batch.having(Fate.OVERWRITTEN)
@@ -310,7 +333,8 @@ def _settle(batch: _Batch, plan_id: str, skipped: list[Outcome], *, run_id: str,
             deployment.lock(session)  # quotas are counted under it
             found = [(blob.blob_id, batch.found[blob.blob_id]) for blob, _ in overwritten]
             take_uploads(session, found, run_id=run_id, grace=grace, claim_token=batch.lease.token)
-        record_outcomes(session, plan_id, skipped + outcomes)
+        if plan_id:
+            record_outcomes(session, plan_id, skipped + outcomes)
         append(
             session,
             [

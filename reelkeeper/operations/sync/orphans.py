@@ -11,11 +11,13 @@ from reelkeeper.model.adoption import AdoptionVerdict
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.sync.survey import Survey
+from reelkeeper.operations.videos.overwrites import taken_down_again
 from reelkeeper.rules.sync.adoption import REASONS
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.lifecycle import takedowns
 from reelkeeper.store.sync import noted
 from reelkeeper.store.sync import orphans as rows
 from reelkeeper.store.sync.noted import Noted
@@ -47,9 +49,13 @@ def adopt(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) ->
             blob_ids = rows.insert_blobs(session, new + back, state=BlobState.LIVE, run_id=run_id)
             with quotas.counted(session, [alert.video_id for alert in new + back]):
                 rows.publish(session, new + back, blob_ids, run_id)
+                # guard takedown.adopted: the service stores at another key what was taken down, and it is live
+                blocked = takedowns.find_blocked(session, list(blob_ids.values()))
+                takedowns.mark(session, list(blocked), run_id)
             noted.forget(session, [alert.key for alert in new + back] + sorted(known))
             append(session, [_event("adopt", alert, blob_ids, run_id) for alert in new])
             append(session, [_event("take_back", alert, blob_ids, run_id) for alert in back])
+            append(session, [taken_down_again(video_id, blob_id, run_id) for video_id, blob_id in blocked.items()])
         adopted += len(new)
         taken_back += len(back)
     return adopted, taken_back

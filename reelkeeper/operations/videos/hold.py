@@ -29,13 +29,16 @@ def hold(
     reason: str,
     author: str,
     expires_at: datetime | None = None,
+    is_legal: bool = False,
     key: str | None = None,
 ) -> Placed:
     """Hold a user's videos or one video, until `expires_at` or until released. The same under one `key` is one hold.
 
-    Raises NotFound when there is no such user or video.
+    One that `is_legal` keeps the bytes of what is taken down, too. Raises NotFound when there is no such user or video.
     """
-    asked = fingerprint(key=key, scope=scope, subject=subject, reason=reason, expires_at=str(expires_at))
+    asked = fingerprint(
+        key=key, scope=scope, subject=subject, reason=reason, expires_at=str(expires_at), legal=is_legal
+    )
     with transaction(engine, "hold") as session:
         return place(
             session,
@@ -44,6 +47,7 @@ def hold(
             reason=reason,
             author=author,
             expires_at=expires_at,
+            is_legal=is_legal,
             hold_id=asked[:12] if key else None,
         )
 
@@ -56,6 +60,7 @@ def place(
     reason: str,
     author: str,
     expires_at: datetime | None,
+    is_legal: bool = False,
     hold_id: str | None = None,
 ) -> Placed:
     """`hold`, inside a transaction that is already open; writes its audit row, so it comes last.
@@ -69,9 +74,16 @@ def place(
         raise NotFound(f"no {scope} {subject!r} in the catalogue")
     hold_id = hold_id or uuid4().hex[:12]
     is_new, too_late = holds.place(
-        session, hold_id, scope=scope, subject=subject, reason=reason, author=author, expires_at=expires_at
+        session,
+        hold_id,
+        scope=scope,
+        subject=subject,
+        reason=reason,
+        author=author,
+        expires_at=expires_at,
+        is_legal=is_legal,
     )
-    detail = {"hold": hold_id, "scope": scope, "reason": reason}
+    detail = {"hold": hold_id, "scope": scope, "reason": reason} | ({"legal": True} if is_legal else {})
     video_id, user_id = (subject, None) if scope == "video" else (None, subject)
     if is_new:
         append(session, [Event("hold", author, video_id, None, user_id, detail)])

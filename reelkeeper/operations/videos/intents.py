@@ -26,6 +26,7 @@ from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.lifecycle import takedowns
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos import intents as rows
 from reelkeeper.store.videos.intents import Intent
@@ -71,6 +72,9 @@ def settle(workspace: Workspace, intent: Intent, *, scratch: Path, lease: Lease,
     with transaction(workspace.engine, f"{intent.kind}.publish") as session:
         # guard publish.permission: while frozen, or with its lease lost, a run publishes new bytes
         require_permission(session, lease)
+        # guard takedown.published: bytes that were taken down are uploaded or made again
+        if wrong is None and takedowns.find_blocked(session, [intent.new_blob_id]):
+            wrong = "these bytes were taken down, and are not published again"
         with quotas.counted(session, [intent.video_id]):
             moved = wrong is None and rows.move_pointer(session, intent)
         outcome = wrong or ("published" if moved else "meanwhile the video was held, replaced or retired")

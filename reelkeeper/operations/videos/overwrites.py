@@ -11,6 +11,7 @@ from reelkeeper.store import Session
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now
+from reelkeeper.store.lifecycle import takedowns
 from reelkeeper.store.videos import cache, overwrites
 
 
@@ -37,6 +38,9 @@ def take_uploads(
     with quotas.counted(session, video_ids):
         at = now(session)
         new_ids = [overwrites.publish(session, overwrite, at, run_id=run_id, grace=grace) for overwrite in overwritten]
+        # guard takedown.overwritten: the service stores again what was taken down, and it is live
+        blocked = takedowns.find_blocked(session, new_ids)
+        takedowns.mark(session, list(blocked), run_id)
     cache.drop(session, video_ids)  # they show something else now
     append(
         session,
@@ -50,5 +54,12 @@ def take_uploads(
                 {"key": overwrite.found.key, "bytes": overwrite.found.size_bytes, "was": overwrite.state},
             )
             for overwrite, new_id in zip(overwritten, new_ids, strict=True)
-        ],
+        ]
+        + [taken_down_again(video_id, blob_id, run_id) for video_id, blob_id in blocked.items()],
     )
+
+
+def taken_down_again(video_id: str, blob_id: int, run_id: str) -> Event:
+    """Say for the record that a video is down since it shows bytes that were taken down before."""
+    detail = {"by": run_id, "reason": "the service stored again what was taken down", "because_of": video_id}
+    return Event("takedown", run_id, video_id, blob_id, None, detail)

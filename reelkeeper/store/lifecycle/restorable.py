@@ -9,7 +9,7 @@ from sqlmodel import Session
 from reelkeeper.model import BlobState, Grace, Recorded, VideoState
 from reelkeeper.store.core.engine import changed, now
 from reelkeeper.store.tables import blobs, operations, videos
-from reelkeeper.store.videos.conditions import DELETED, retired
+from reelkeeper.store.videos.conditions import DELETED, TAKEN_DOWN, retired
 
 
 class Restorable(NamedTuple):
@@ -77,6 +77,8 @@ def _candidates() -> sa.Select[tuple[object, ...]]:
             # An abandoned upload or swap was never shown to anybody.
             # guard restore.never_shown: an abandoned upload is restored that nobody has ever seen
             sa.or_(blobs.c.id == videos.c.blob_id, blobs.c.generation < present.c.generation),
+            # guard restore.taken_down: what was taken down is brought back
+            videos.c.retire_reason.is_distinct_from(TAKEN_DOWN),
         )
         .order_by(videos.c.id, blobs.c.generation)
     )

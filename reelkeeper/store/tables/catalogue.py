@@ -90,6 +90,21 @@ class Blob(SQLModel, table=True):
     claim_token: int | None = None  # and the token of that purge's lease
 
 
+class BlockedBytes(SQLModel, table=True):
+    """Bytes that were taken down and are never published again. `sha256` is NULL where nobody could read them."""
+
+    __tablename__ = "blocked_bytes"
+    __table_args__ = (
+        sa.Index("ix_blocked_bytes_sha256", "sha256"),
+        sa.Index("ix_blocked_bytes_etag", "etag", "size_bytes"),
+    )
+    blob_id: int = Field(sa_column=sa.Column(sa.BigInteger, primary_key=True, autoincrement=False))
+    sha256: str | None = None
+    etag: str | None = None
+    size_bytes: int = Field(sa_type=sa.BigInteger)
+    blocked_at: datetime = Field(sa_type=UtcDateTime)
+
+
 class DailyViews(SQLModel, table=True):
     """How often a video was viewed on a UTC day. A missing row is zero only on a day in `view_days`."""
 

@@ -135,6 +135,7 @@ class Hold(SQLModel, table=True):
     created_at: datetime = Field(sa_type=UtcDateTime)
     expires_at: datetime | None = Field(None, sa_type=UtcDateTime)
     released_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    is_legal: bool = Field(False, sa_column_kwargs={"server_default": sa.false()})  # then a takedown respects it, too
 
 
 class AuditEvent(SQLModel, table=True):

@@ -16,10 +16,13 @@ Condition = sa.ColumnElement[bool]
 # ahead of its (MAX_SKEW_FROM_BUCKET); a purge signs within seconds of its claim. So nothing of it is taken after this.
 CLAIM_TIMEOUT: Final = timedelta(minutes=25)
 DELETED: Final = "deleted by its user"  # why it was retired: no view puts its purge off, and its id alone restores it
+TAKEN_DOWN: Final = "taken down"  # why it was retired: it has no grace, and nobody brings it back
 
 
-def held(video_id: sa.ColumnElement[str], user_id: sa.ColumnElement[str], at: datetime) -> Condition:
-    """Say in SQL that a hold on the video, or on its user, is in force at `at`."""
+def held(
+    video_id: sa.ColumnElement[str], user_id: sa.ColumnElement[str], at: datetime, *, legal: bool = False
+) -> Condition:
+    """Say in SQL that a hold on the video, or on its user, is in force at `at`; with `legal`, one that is legal."""
     # guard holds.until: a hold with an end keeps nothing
     active = sa.and_(holds.c.released_at.is_(None), sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > at))
     on_it = sa.or_(
@@ -28,7 +31,7 @@ def held(video_id: sa.ColumnElement[str], user_id: sa.ColumnElement[str], at: da
         # guard holds.user: a hold on a user keeps nothing
         sa.and_(holds.c.scope == "user", holds.c.subject == user_id),
     )
-    return sa.exists().where(active, on_it)
+    return sa.exists().where(active, on_it, holds.c.is_legal if legal else sa.true())
 
 
 def in_operation(video_id: sa.ColumnElement[str]) -> Condition:
@@ -74,7 +77,7 @@ def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
         # guard purge.retired_video: a live video's present bytes go
         videos.c.state == VideoState.RETIRED,
         # guard purge.viewed: a retired video goes that somebody has viewed within its grace
-        sa.or_(videos.c.retire_reason == DELETED, not_viewed_since(viewed_before)),
+        sa.or_(videos.c.retire_reason.in_([DELETED, TAKEN_DOWN]), not_viewed_since(viewed_before)),
     )
     abandoned = videos.c.blob_id.is_(None)  # the first upload of a video that never came to be
     allowed = sa.exists().where(

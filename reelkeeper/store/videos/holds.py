@@ -21,6 +21,7 @@ class HoldLine(NamedTuple):
     author: str
     created_at: datetime
     expires_at: datetime | None
+    is_legal: bool
 
 
 def is_known(session: Session, scope: str, subject: str) -> bool:
@@ -30,7 +31,15 @@ def is_known(session: Session, scope: str, subject: str) -> bool:
 
 
 def place(
-    session: Session, hold_id: str, *, scope: str, subject: str, reason: str, author: str, expires_at: datetime | None
+    session: Session,
+    hold_id: str,
+    *,
+    scope: str,
+    subject: str,
+    reason: str,
+    author: str,
+    expires_at: datetime | None,
+    is_legal: bool,
 ) -> tuple[bool, int]:
     """Write a hold, unless it is there; say whether it is new, and how many blobs are past the point of no return."""
     new = insert_into(session, holds).values(
@@ -41,6 +50,7 @@ def place(
         author=author,
         created_at=now(session),
         expires_at=expires_at,
+        is_legal=is_legal,
     )
     is_new = session.execute(new.on_conflict_do_nothing().returning(holds.c.id)).scalar() is not None
     owner = videos.c.user_id if scope == "user" else videos.c.id

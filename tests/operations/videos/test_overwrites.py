@@ -19,10 +19,7 @@ from reelkeeper.operations.core.freeze import freeze, why_frozen
 from reelkeeper.operations.lifecycle import purge
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.swap import swap
-from reelkeeper.operations.sync import adoption, orphans, sync
-from reelkeeper.operations.sync.survey import confirm_missing, survey
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
-from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease, acquire
 from reelkeeper.store.lifecycle.plan_writer import begin_plan
@@ -32,6 +29,7 @@ from reelkeeper.store.videos.conditions import retired
 from tests.buckets import BUCKET
 from tests.faults.scenarios import ready
 from tests.faults.world import LONG_AGO, World
+from tests.operations.changes import sync_once
 from tests.operations.conftest import AtFailpoint
 
 GRACE = Grace()
@@ -74,19 +72,6 @@ def make(
     return service.world.video(
         "v1", key=service.key, stored=False, state=state, blob_state=blob_state, due=due, current=current
     )
-
-
-def sync_once(world: World, lease: Lease) -> list[str]:
-    """Compare bucket and catalogue as `sync_catalog` does; returns the keys in doubt."""
-    purge.settle_claims(world.workspace, run_id="sync", grace=GRACE, lease=lease)
-    found = survey(world.workspace, run_id="sync", note=True)
-    confirm_missing(world.workspace, found)
-    adoption.judge(world.workspace, found.scan_id, AdoptionLimits())
-    orphans.adopt(world.workspace, found, lease=lease, run_id="sync")
-    sync.lose(world.workspace, found, lease=lease, run_id="sync")
-    doubtful = sync.mend(world.workspace, found, lease=lease, run_id="sync", grace=GRACE)
-    sync.finish(world.workspace, found, "done")
-    return doubtful
 
 
 def purge_all(world: World, lease: Lease) -> list[Outcome]:

@@ -23,6 +23,18 @@ from tests.databases import create_database, drop_database
 LATER = (VERSIONS, Path(__file__).parent / "later_versions")
 BACKENDS = pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
 NewUrl = Callable[[str], str]
+REVISIONS = [
+    "0001 The first tables.",
+    "0002 Money and alerts.",
+    "0003 Jobs and their cache.",
+    "0004 How long the last good run of each flow took.",
+    "0005 What a job is expected to cost us, and what a day has cost so far.",
+    "0006 Keys that the service may overwrite: several rows a key, of which one is open, and claims of a purge.",
+    "0007 Whose a key is, and what a scan would make of an object that no row explains.",
+    "0008 Policies in the store, and under which version each plan, job and charge was made.",
+    "0009 Bytes that were taken down, and holds that even a takedown respects.",
+]
+LATEST = REVISIONS[-1][:4]
 
 
 def fill(engine: sa.Engine, count: int = 100) -> None:
@@ -85,18 +97,9 @@ def test_the_migrations_make_exactly_the_models(backend: str, empty_url: NewUrl)
 @BACKENDS
 def test_a_new_store_is_upgraded_once_and_gets_an_identity(backend: str, empty_url: NewUrl) -> None:
     engine = open_engine(empty_url(backend))
-    with pytest.raises(SchemaError, match="has schema none, this version needs 0008: run `reelkeeper db upgrade`"):
+    with pytest.raises(SchemaError, match=f"has schema none, this version needs {LATEST}: run `reelkeeper db upgrade`"):
         require_current(engine)
-    assert upgrade(engine) == [
-        "0001 The first tables.",
-        "0002 Money and alerts.",
-        "0003 Jobs and their cache.",
-        "0004 How long the last good run of each flow took.",
-        "0005 What a job is expected to cost us, and what a day has cost so far.",
-        "0006 Keys that the service may overwrite: several rows a key, of which one is open, and claims of a purge.",
-        "0007 Whose a key is, and what a scan would make of an object that no row explains.",
-        "0008 Policies in the store, and under which version each plan, job and charge was made.",
-    ]
+    assert upgrade(engine) == REVISIONS
     require_current(engine)
     with reading(engine) as session:
         identity = deployment(session).id
@@ -121,23 +124,16 @@ def test_migrators_at_the_same_time_do_it_once(backend: str, empty_url: NewUrl) 
         migrator.start()
     for migrator in migrators:
         migrator.join()
-    assert applied == [
-        "0001 The first tables.",
-        "0002 Money and alerts.",
-        "0003 Jobs and their cache.",
-        "0004 How long the last good run of each flow took.",
-        "0005 What a job is expected to cost us, and what a day has cost so far.",
-        "0006 Keys that the service may overwrite: several rows a key, of which one is open, and claims of a purge.",
-        "0007 Whose a key is, and what a scan would make of an object that no row explains.",
-        "0008 Policies in the store, and under which version each plan, job and charge was made.",
-    ]
+    assert applied == REVISIONS
 
 
 def test_a_newer_schema_is_refused_and_left_alone(engine: sa.Engine) -> None:
     fill(engine)
     upgrade(engine, LATER)
     for refused in (require_current, upgrade):
-        with pytest.raises(SchemaError, match=r"has schema later, which this version does not know \(it knows 0008\)"):
+        with pytest.raises(
+            SchemaError, match=rf"has schema later, which this version does not know \(it knows {LATEST}\)"
+        ):
             refused(engine)
     assert counts(engine) == (100, 100)
 
@@ -170,7 +166,7 @@ def test_up_down_and_up_again(engine: sa.Engine) -> None:
     fill(engine)
     before = shape(engine)
     upgrade(engine, LATER)
-    downgrade(engine, "0008")
+    downgrade(engine, LATEST)
     assert (shape(engine), counts(engine)) == (before, (100, 100))
     downgrade(engine, "base")
     assert set(sa.inspect(engine).get_table_names()) == {"alembic_version"}
@@ -190,7 +186,7 @@ def test_a_sqlite_file_is_copied_beside_itself_before_it_changes(sqlite_engine: 
     path = Path(str(sqlite_engine.url.database))
     assert list(path.parent.glob("*.backup")) == []
     upgrade(sqlite_engine, LATER)
-    (copy,) = path.parent.glob("store.sqlite3.0008.20*Z.backup")
+    (copy,) = path.parent.glob(f"store.sqlite3.{LATEST}.20*Z.backup")
     assert copy.stat().st_mode & 0o777 == 0o600
     verify_checksum(copy)
     copied = open_engine(f"sqlite:///{copy}")
@@ -201,7 +197,7 @@ def test_a_sqlite_file_is_copied_beside_itself_before_it_changes(sqlite_engine: 
 
 BAD_REVISION = """
 from alembic import op
-revision, down_revision, branch_labels, depends_on = "bad", "0008", None, None
+revision, down_revision, branch_labels, depends_on = "bad", "{latest}", None, None
 {declared}
 def upgrade():
     for statement in {statements!r}:
@@ -230,7 +226,7 @@ def test_a_migration_that_loses_or_changes_rows_is_rolled_back(
     engine: sa.Engine, tmp_path: Path, statements: list[str], complaint: str
 ) -> None:
     fill(engine)
-    (tmp_path / "bad.py").write_text(BAD_REVISION.format(declared="", statements=statements))
+    (tmp_path / "bad.py").write_text(BAD_REVISION.format(latest=LATEST, declared="", statements=statements))
     with pytest.raises(SchemaError, match=complaint):
         upgrade(engine, (VERSIONS, tmp_path))
     assert counts(engine) == (100, 100)
@@ -240,7 +236,9 @@ def test_a_migration_that_loses_or_changes_rows_is_rolled_back(
 def test_a_migration_may_change_the_rows_that_it_declares(engine: sa.Engine, tmp_path: Path) -> None:
     fill(engine)
     statements = ["DELETE FROM videos WHERE id = 'v7'"]
-    (tmp_path / "bad.py").write_text(BAD_REVISION.format(declared="changes_rows = {'videos'}", statements=statements))
+    (tmp_path / "bad.py").write_text(
+        BAD_REVISION.format(latest=LATEST, declared="changes_rows = {'videos'}", statements=statements)
+    )
     upgrade(engine, (VERSIONS, tmp_path))
     assert counts(engine) == (100, 99)
 
@@ -248,7 +246,9 @@ def test_a_migration_may_change_the_rows_that_it_declares(engine: sa.Engine, tmp
 def test_a_migration_that_leaves_a_dangling_reference_is_rolled_back(sqlite_engine: sa.Engine, tmp_path: Path) -> None:
     fill(sqlite_engine)
     statements = ["UPDATE videos SET user_id = 'nobody' WHERE id = 'v7'"]
-    (tmp_path / "bad.py").write_text(BAD_REVISION.format(declared="changes_rows = {'videos'}", statements=statements))
+    (tmp_path / "bad.py").write_text(
+        BAD_REVISION.format(latest=LATEST, declared="changes_rows = {'videos'}", statements=statements)
+    )
     with pytest.raises(SchemaError, match="1 rows refer to none"):
         upgrade(sqlite_engine, (VERSIONS, tmp_path))
     require_current(sqlite_engine)

@@ -1,0 +1,92 @@
+"""Takedowns: videos whose bytes go at once, with a certificate from the audit record."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import uuid4
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, ConfigDict, Field
+
+from reelkeeper.api.app_state import CurrentState, Id, Note, needs
+from reelkeeper.api.load import WORK, WRITE
+from reelkeeper.api.problems import documented
+from reelkeeper.model.access import Caller, Scope
+from reelkeeper.operations.lifecycle import takedown as operation
+
+router = APIRouter(prefix="/v1/takedowns", tags=["takedowns"])
+
+
+class NewTakedown(BaseModel):
+    """A video to take down, and why."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"video_id": "v1", "reason": "court order 17"}]}
+    )
+
+    video_id: Id
+    reason: Note = Field(min_length=1, description="For the record")
+    same_bytes: bool = Field(False, description="All other videos that store the same bytes, too")
+    max_videos: int = Field(
+        operation.MAX_VIDEOS, ge=0, le=1_000_000, description="With the same bytes; more are refused"
+    )
+
+
+class Removed(BaseModel):
+    """An object of a video that was taken down."""
+
+    video_id: str
+    key: str
+    size_bytes: int
+    sha256: str | None = Field(description="null: nobody could read it")
+    purged_at: datetime | None = Field(description="null: it is still stored")
+    event: int | None = Field(description="The number of its deletion in the audit record")
+    why: str = Field(description="What keeps it, while it is stored")
+
+
+class Certificate(BaseModel):
+    """What was taken down, when, by whom and why, as the audit record has it."""
+
+    video_id: str
+    video_ids: list[str]
+    at: datetime
+    by: str
+    reason: str
+    event: int = Field(description="The number of the takedown in the audit record")
+    objects: list[Removed]
+    left: int = Field(description="Objects that are still stored; nobody is given them")
+
+    @classmethod
+    def of(cls, found: operation.Certificate) -> "Certificate":
+        """Lay out a certificate."""
+        objects = [Removed(**item._asdict()) for item in found.objects]
+        return cls(**{**found._asdict(), "objects": objects, "left": len(found.left)})
+
+
+@router.post("", summary="Take a video down", dependencies=[WRITE], responses=documented(404, 409))
+def take_down(
+    asked: NewTakedown, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.TAKEDOWNS)]
+) -> Certificate:
+    """Give it to nobody from now on, delete its bytes at once, and never publish them again. Safe to repeat.
+
+    No grace, no freeze and no hold but a legal one stops it.
+    """
+    found = operation.take_down(
+        app_state.workspace,
+        asked.video_id,
+        operation.Order(caller.name, asked.reason, f"takedown-{uuid4().hex[:12]}"),
+        scratch=app_state.scratch,
+        same_bytes=asked.same_bytes,
+        max_videos=asked.max_videos,
+    )
+    return Certificate.of(found)
+
+
+@router.get(
+    "/{video_id}",
+    summary="The certificate of a takedown",
+    dependencies=[needs(Scope.TAKEDOWNS), WORK],
+    responses=documented(404),
+)
+def certificate(video_id: Annotated[Id, Path(examples=["v1"])], app_state: CurrentState) -> Certificate:
+    """Say what was taken down with a video, and what is still stored."""
+    return Certificate.of(operation.certificate(app_state.workspace.engine, video_id))

@@ -1,0 +1,66 @@
+"""`takedown`: a video's bytes go at once, whatever the rules say."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reelkeeper.cli.opening import configured, store, workspace
+from reelkeeper.cli.screen import emit, say, table
+from reelkeeper.cli.words import AsJson, new_run_id, who
+from reelkeeper.errors import PartialFailure
+
+if TYPE_CHECKING:
+    from reelkeeper.operations.lifecycle.takedown import Certificate
+
+_MAX_VIDEOS = 500  # as `operations.lifecycle.takedown` has it, whose import would be slow
+
+
+def takedown(
+    video_id: Annotated[str, typer.Argument(metavar="ID", help="The video.")],
+    reason: Annotated[str | None, typer.Option(help="Why; it stands in the audit.")] = None,
+    same_bytes: Annotated[
+        bool, typer.Option("--same-bytes", help="Every other video that stores the same bytes, too.")
+    ] = False,
+    max_videos: Annotated[int, typer.Option(min=0, help="With the same bytes; more are refused.")] = _MAX_VIDEOS,
+    show: Annotated[bool, typer.Option("--certificate", help="Only show what was taken down, and when.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take a video down: its bytes go at once, and are never published again.
+
+    No grace, no freeze and no hold but a legal one stops it, and nothing brings it back. Ends with 6 while an object is
+    still stored, and says what keeps it.
+    """
+    from reelkeeper.operations.lifecycle import takedown as operation
+
+    if show:
+        with store() as engine:
+            found = operation.certificate(engine, video_id)
+    else:
+        if not reason:
+            raise typer.BadParameter("a takedown needs --reason")
+        if not yes:
+            typer.confirm(f"Delete the bytes of {video_id} now, for good?", abort=True, err=True)
+        with workspace() as opened:
+            found = operation.take_down(
+                opened,
+                video_id,
+                operation.Order(who(), reason, new_run_id("takedown")),
+                scratch=configured().scratch,
+                same_bytes=same_bytes,
+                max_videos=max_videos,
+            )
+    if as_json:
+        emit({**found._asdict(), "objects": [item._asdict() for item in found.objects]})
+    else:
+        _show(found)
+    if found.left and not show:
+        raise PartialFailure(f"{len(found.left):,} objects are still stored; nobody is given them")
+
+
+def _show(found: "Certificate") -> None:
+    others = f" and {len(found.video_ids) - 1:,} others with the same bytes" if len(found.video_ids) > 1 else ""
+    say(f"{found.video_id}{others}: taken down {found.at:%Y-%m-%d %H:%M:%S} UTC by {found.by}: {found.reason}.")
+    rows = [(item.video_id, item.key, item.sha256, item.purged_at, item.event, item.why) for item in found.objects]
+    table(("!video", "key", "SHA-256", "!deleted", ">event", "still stored, because"), rows)
+    say(f"The takedown is event {found.event} of the audit record: reelkeeper audit verify")

@@ -1,0 +1,248 @@
+"""Take a video down: nobody is given it from now on, its bytes go at once, and are never published again.
+
+    mark (commit) --> read what has no SHA-256 --> block --> delete, by the purge --> certificate, from the audit
+
+Killed anywhere, the same again goes on. No grace, no freeze, no view and no ordinary hold stops it: only a legal hold
+keeps bytes, and even those nobody is given.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from reelkeeper.errors import DiskFull, GuardRefused, NotFound, StorageError
+from reelkeeper.failpoints import effect
+from reelkeeper.model import BlobState
+from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.operations.lifecycle.purge import purge_taken_down
+from reelkeeper.operations.videos import intents
+from reelkeeper.store import Engine, Session
+from reelkeeper.store.billing import quotas
+from reelkeeper.store.core import audit, deployment
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.lifecycle import takedowns
+from reelkeeper.store.lifecycle.takedowns import Target
+from reelkeeper.store.videos import cache, uploads
+
+MAX_VIDEOS: Final = 500  # with the same bytes, unless a person says more: what the blast radius allows a run
+_WAIT_SECONDS: Final = 20.0  # for whoever is at work on the video
+_BATCH: Final = 1_000
+_BUSY: Final = "another run is at work on its video: repeat the takedown in a minute"
+
+
+class Order(NamedTuple):
+    """Who wants a video taken down, and why. `run_id` is of the command or request."""
+
+    by: str
+    reason: str
+    run_id: str
+
+
+class Removed(NamedTuple):
+    """An object of a video that was taken down. `purged_at` is None while it is stored; `why` says what keeps it."""
+
+    video_id: str
+    key: str
+    size_bytes: int
+    sha256: str | None
+    purged_at: datetime | None
+    event: int | None  # the number of its deletion in the audit record
+    why: str
+
+
+class Certificate(NamedTuple):
+    """What was taken down, when, by whom and why, as the audit record has it."""
+
+    video_id: str
+    video_ids: tuple[str, ...]
+    at: datetime
+    by: str
+    reason: str
+    event: int  # the number of the takedown in the audit record
+    objects: tuple[Removed, ...]
+
+    @property
+    def left(self) -> tuple[Removed, ...]:
+        """List the objects that are still stored."""
+        return tuple(item for item in self.objects if item.purged_at is None)
+
+
+def take_down(
+    workspace: Workspace,
+    video_id: str,
+    order: Order,
+    *,
+    scratch: Path,
+    same_bytes: bool = False,
+    max_videos: int = MAX_VIDEOS,
+) -> Certificate:
+    """Take a video down and, with `same_bytes`, all other videos that store the same bytes.
+
+    Safe to repeat: what is left goes then. Raises NotFound for a video that is not in the catalogue; GuardRefused, once
+    the video itself is down, where more than `max_videos` others have its bytes.
+    """
+    kept = _take_down_all(workspace, [video_id], video_id, order, scratch)
+    if same_bytes:
+        with reading(workspace.engine) as session:
+            others = takedowns.videos_with_same_bytes(session, video_id)
+        if len(others) > max_videos:
+            raise GuardRefused(
+                f"video {video_id!r} is taken down; {len(others):,} other videos have its bytes, more than "
+                f"max_videos={max_videos:,}: nothing was done to them. Repeat with {len(others)} if all are to go"
+            )
+        kept |= _take_down_all(workspace, others, video_id, order, scratch)
+    return certificate(workspace.engine, video_id, kept)
+
+
+def certificate(engine: Engine, video_id: str, kept: Mapping[int, str] | None = None) -> Certificate:
+    """Read from the audit record what was taken down with a video. Raises NotFound where it never was.
+
+    `kept` says of blobs what has just kept them.
+    """
+    with reading(engine) as session:
+        orders = list(audit.events(session, event="takedown", video_id=video_id))
+        if not orders:
+            raise NotFound(f"video {video_id!r} was never taken down")
+        begun = orders[-1]  # the oldest: what the service stored again since is down for the same reason
+        detail = begun.event.detail
+        since = audit.events(session, event="takedown", since=begun.at)
+        with_it = {item.event.video_id for item in since if item.event.detail["because_of"] == video_id}
+        video_ids = (video_id, *sorted(other for other in with_it - {video_id} if other))
+        objects = [item for each in video_ids for item in _objects(session, each, kept or {})]
+    return Certificate(video_id, video_ids, begun.at, detail["by"], detail["reason"], begun.id, tuple(objects))
+
+
+def _take_down_all(
+    workspace: Workspace, video_ids: Sequence[str], because_of: str, order: Order, scratch: Path
+) -> dict[int, str]:
+    """Take these videos down; return what keeps each blob that is still stored."""
+    kept: dict[int, str] = {}
+    for start in range(0, len(video_ids), _BATCH):
+        some = video_ids[start : start + _BATCH]
+        _mark(workspace.engine, some, because_of, order)
+        _block(workspace, some, scratch, order.run_id)
+        kept |= _delete(workspace, some, order.run_id)
+    return kept
+
+
+def _mark(engine: Engine, video_ids: Sequence[str], because_of: str, order: Order) -> None:
+    """Let nobody be given these videos from now on."""
+    with transaction(engine, "takedown.mark") as session:
+        deployment.lock(session)
+        known = {video_id: uploads.current(session, video_id, locked=True) for video_id in video_ids}
+        if unknown := [video_id for video_id, current in known.items() if current is None]:
+            raise NotFound(f"no video {unknown[0]!r} in the catalogue")
+        new = [video_id for video_id in video_ids if not takedowns.is_taken_down(session, video_id)]
+        with quotas.counted(session, video_ids):
+            takedowns.mark(session, video_ids, order.run_id)
+        # guard takedown.cache: a video that was taken down is given to whoever asks for the same again
+        cache.drop(session, video_ids)
+        detail = {"by": order.by, "reason": order.reason, "because_of": because_of}
+        now_down = [(video_id, current) for video_id, current in known.items() if current and video_id in new]
+        append(
+            session,
+            [
+                Event("takedown", order.run_id, video_id, current.blob_id, current.user_id, detail)
+                for video_id, current in now_down
+            ],
+        )
+
+
+def _block(workspace: Workspace, video_ids: Sequence[str], scratch: Path, run_id: str) -> None:
+    """Write down which bytes these are, so that nobody publishes them again; what has no SHA-256 is read for it."""
+    with reading(workspace.engine) as session:
+        found = takedowns.targets(session, video_ids)
+    unread = [target for target in found if target.sha256 is None and target.state == BlobState.RETIRED]
+    digests = {target.blob_id: sha256 for target in unread if (sha256 := _read(workspace, target, scratch))}
+    whole = [target._replace(sha256=target.sha256 or digests.get(target.blob_id)) for target in found]
+    with transaction(workspace.engine, "takedown.block") as session:
+        takedowns.note_digests(session, digests)
+        new = takedowns.block(session, whole)
+        append(
+            session,
+            [
+                Event(
+                    "block",
+                    run_id,
+                    target.video_id,
+                    target.blob_id,
+                    None,
+                    {"key": target.key, "bytes": target.size_bytes, "sha256": target.sha256},
+                )
+                for target in whole
+                if target.blob_id in new
+            ],
+        )
+
+
+def _read(workspace: Workspace, target: Target, scratch: Path) -> str | None:
+    """Read an object for its SHA-256; None where it cannot be read: its ETag and size are blocked then."""
+    try:
+        with intents.workplace(scratch, target.size_bytes) as place, effect("takedown.read"):
+            return workspace.bucket.download(target.key, place / "bytes", etag=target.etag)
+    except (StorageError, DiskFull):
+        return None
+
+
+def _delete(workspace: Workspace, video_ids: Sequence[str], run_id: str) -> dict[int, str]:
+    """Delete what these videos store; return what keeps each blob that is still there."""
+    grace = workspace.in_force.policies.lifecycle.grace  # of what the service has stored at a key meanwhile
+    with LeaseManager(workspace.engine) as manager:
+        taken = _wait_for(manager, [f"video/{video_id}" for video_id in video_ids])
+        free = [lease.name.removeprefix("video/") for lease in taken]
+        outcomes = []
+        if taken:
+            with transaction(workspace.engine, "takedown.mark_again") as session:
+                deployment.lock(session)
+                # guard takedown.marked_again: what a swap has put since the takedown began stays stored
+                takedowns.mark(session, free, run_id)
+                stored = [item.blob_id for item in takedowns.targets(session, free) if item.state != BlobState.GONE]
+            for start in range(0, len(stored), _BATCH):
+                some = stored[start : start + _BATCH]
+                outcomes += purge_taken_down(workspace, some, lease=taken[0], run_id=run_id, grace=grace)
+    kept = {outcome.blob_id: outcome.reason for outcome in outcomes if outcome.action != "purged" and outcome.blob_id}
+    with reading(workspace.engine) as session:
+        busy = [target for target in takedowns.targets(session, video_ids) if target.video_id not in free]
+    return kept | {target.blob_id: _BUSY for target in busy}
+
+
+def _wait_for(manager: LeaseManager, names: Sequence[str]) -> list[Lease]:
+    """Take the leases `names`, waiting a while for whoever is at work on some: with the video marked, none begins."""
+    taken = manager.take(names)
+    until = time.monotonic() + _WAIT_SECONDS
+    while len(taken) < len(names) and time.monotonic() < until:
+        time.sleep(0.5)
+        have = {lease.name for lease in taken}
+        taken += manager.take([name for name in names if name not in have])
+    return taken
+
+
+def _objects(session: Session, video_id: str, kept: Mapping[int, str]) -> list[Removed]:
+    blocked = {item.event.blob_id: item.event for item in audit.events(session, event="block", video_id=video_id)}
+    purged = {item.event.blob_id: item for item in audit.events(session, event="purge", video_id=video_id)}
+    states = {target.blob_id: target.state for target in takedowns.targets(session, [video_id])}
+    held = bool(takedowns.legally_held(session, [video_id]))
+    removed = []
+    for blob_id, event in sorted(blocked.items(), key=lambda item: item[0] or 0):
+        gone = purged.get(blob_id)
+        state = states.get(blob_id or 0, BlobState.GONE)
+        if gone is None and state == BlobState.GONE:
+            continue  # its bytes went otherwise, before: as the audit record says
+        why = "" if gone else kept.get(blob_id or 0) or _why(state, held=held)
+        at, number = (gone.at, gone.id) if gone else (None, None)
+        detail = event.detail
+        removed.append(Removed(video_id, detail["key"], detail["bytes"], detail["sha256"], at, number, why))
+    return removed
+
+
+def _why(state: str, *, held: bool) -> str:
+    if held:
+        return "a legal hold keeps it; nobody is given it. Repeat the takedown when the hold is over"
+    if state == BlobState.DELETING:
+        return "a purge has claimed it, and is deleting it"
+    return "not deleted yet: repeat the takedown"

@@ -1,0 +1,152 @@
+"""Takedowns as rows: videos that nobody is given any more, their bytes, and what is never to be published again."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import BlobState, VideoState
+from reelkeeper.store.core.engine import insert_into, now
+from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.tables import blobs, blocked_bytes, videos
+from reelkeeper.store.videos import conditions
+from reelkeeper.store.videos.conditions import TAKEN_DOWN
+
+_OPEN = (BlobState.LIVE, BlobState.PENDING, BlobState.RETIRED, BlobState.LOST)
+
+
+class Target(NamedTuple):
+    """Bytes of a video that is taken down. `sha256` is None where nobody has read them yet."""
+
+    blob_id: int
+    video_id: str
+    key: str
+    size_bytes: int
+    etag: str | None
+    sha256: str | None
+    state: str
+
+
+def targets(session: Session, video_ids: Sequence[str]) -> list[Target]:
+    """List the bytes that these videos have or had, the oldest first."""
+    columns = (blobs.c.id, *(blobs.c[name] for name in Target._fields[1:]))
+    rows = session.execute(sa.select(*columns).where(blobs.c.video_id.in_(video_ids)).order_by(blobs.c.id))
+    return [Target(*row) for row in rows]
+
+
+def videos_with_same_bytes(session: Session, video_id: str) -> list[str]:
+    """List the other videos that store the same bytes as this one: by SHA-256, or by ETag and size."""
+    blocked = sa.select(blobs.c.id).where(blobs.c.video_id == video_id)
+    rows = session.execute(
+        sa.select(blobs.c.video_id)
+        .distinct()
+        .where(
+            blobs.c.video_id != video_id,
+            blobs.c.state != BlobState.GONE,
+            _is_blocked(blocked_bytes.c.blob_id.in_(blocked)),
+        )
+        .order_by(blobs.c.video_id)
+    )
+    return list(rows.scalars())
+
+
+def mark(session: Session, video_ids: Sequence[str], run_id: str) -> None:
+    """Let nobody be given these videos from now on, and no grace keep their bytes."""
+    at = now(session)
+    session.execute(
+        sa.update(videos)
+        .where(videos.c.id.in_(video_ids))
+        .values(
+            state=sa.case(
+                (sa.or_(videos.c.state == VideoState.GONE, videos.c.blob_id.is_(None)), VideoState.GONE),
+                else_=VideoState.RETIRED,
+            ),
+            retired_at=sa.func.coalesce(videos.c.retired_at, at),
+            retire_reason=TAKEN_DOWN,
+            run_id=run_id,
+        )
+    )
+    session.execute(
+        sa.update(blobs)
+        .where(blobs.c.video_id.in_(video_ids), blobs.c.state.in_(_OPEN))
+        .values(
+            state=BlobState.RETIRED,
+            retired_at=sa.func.coalesce(blobs.c.retired_at, at),
+            purge_after=at,
+            retire_reason=TAKEN_DOWN,
+            run_id=run_id,
+        )
+    )
+
+
+def block(session: Session, found: Sequence[Target]) -> set[int]:
+    """Never let these bytes be published again; return the blobs of which that was not known before."""
+    at = now(session)
+    rows = [
+        {
+            "blob_id": target.blob_id,
+            "sha256": target.sha256,
+            "etag": target.etag,
+            "size_bytes": target.size_bytes,
+            "blocked_at": at,
+        }
+        for target in found
+    ]
+    if not rows:
+        return set()
+    insert = insert_into(session, blocked_bytes).on_conflict_do_nothing().returning(blocked_bytes.c.blob_id)
+    return set(session.execute(insert, rows).scalars())
+
+
+def note_digests(session: Session, digests: Mapping[int, str]) -> None:
+    """Record the SHA-256 of bytes that were read before they go."""
+    for blob_id, sha256 in digests.items():
+        session.execute(sa.update(blobs).where(blobs.c.id == blob_id).values(sha256=sha256))
+
+
+def find_blocked(session: Session, blob_ids: Sequence[int]) -> dict[str, int]:
+    """Find those of `blob_ids` whose bytes were taken down, by the video that stands, or was to stand, on each."""
+    wanted = sa.select(blobs.c.video_id, blobs.c.id).where(blobs.c.id.in_(blob_ids), _is_blocked(sa.true()))
+    return {row.video_id: row.id for row in session.execute(wanted) if row.video_id is not None}
+
+
+def is_taken_down(session: Session, video_id: str) -> bool:
+    """Whether a video was taken down."""
+    taken = sa.select(videos.c.id).where(videos.c.id == video_id, videos.c.retire_reason == TAKEN_DOWN)
+    return session.execute(taken).scalar() is not None
+
+
+def claim(session: Session, blob_ids: Sequence[int], lease: Lease, *, run_id: str) -> None:
+    """Claim those of `blob_ids` that were taken down, for the lease `lease`; holds keep nothing but legal ones."""
+    at = now(session)
+    may_go = sa.exists().where(
+        videos.c.id == blobs.c.video_id,
+        # guard takedown.marked: bytes are deleted without a grace of a video that nobody has taken down
+        videos.c.retire_reason == TAKEN_DOWN,
+        # guard takedown.legal_hold: bytes go that a court has ordered to be kept
+        ~conditions.held(videos.c.id, videos.c.user_id, at, legal=True),
+    )
+    session.execute(
+        sa.update(blobs)
+        # guard takedown.unclaimed: a takedown takes over what another purge is deleting
+        .where(blobs.c.id.in_(blob_ids), blobs.c.state == BlobState.RETIRED, may_go)
+        .values(state=BlobState.DELETING, run_id=run_id, claimed_at=at, claim_token=lease.token)
+    )
+
+
+def legally_held(session: Session, video_ids: Sequence[str]) -> set[str]:
+    """Find those of `video_ids` that a legal hold keeps."""
+    held = conditions.held(videos.c.id, videos.c.user_id, now(session), legal=True)
+    return set(session.execute(sa.select(videos.c.id).where(videos.c.id.in_(video_ids), held)).scalars())
+
+
+def _is_blocked(among: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Say in SQL that the bytes of a blob are blocked: two EXISTS, so that each finds its index."""
+    same = (
+        # guard takedown.same_sha256: the same video is uploaded or made again
+        blocked_bytes.c.sha256 == blobs.c.sha256,
+        # guard takedown.same_etag: the service stores the same video again, of which only the ETag is known
+        sa.and_(blocked_bytes.c.etag == blobs.c.etag, blocked_bytes.c.size_bytes == blobs.c.size_bytes),
+    )
+    return sa.or_(*(sa.exists().where(equal, among) for equal in same))

@@ -1,0 +1,32 @@
+"""Bytes that were taken down, and holds that even a takedown respects."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+changes_rows: frozenset[str] = frozenset()
+
+
+def upgrade() -> None:
+    """Make the table. No hold is a legal one so far."""
+    op.create_table(
+        "blocked_bytes",
+        sa.Column("blob_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("sha256", sa.String(), nullable=True),
+        sa.Column("etag", sa.String(), nullable=True),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("blocked_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("blob_id"),
+    )
+    op.create_index("ix_blocked_bytes_sha256", "blocked_bytes", ["sha256"])
+    op.create_index("ix_blocked_bytes_etag", "blocked_bytes", ["etag", "size_bytes"])
+    op.add_column("holds", sa.Column("is_legal", sa.Boolean(), nullable=False, server_default=sa.false()))
+
+
+def downgrade() -> None:
+    """Undo it."""
+    op.drop_column("holds", "is_legal")
+    op.drop_table("blocked_bytes")

@@ -1,0 +1,44 @@
+"""Takedowns over HTTP: the bytes go at once, and the certificate says what went and what is still stored."""
+
+from datetime import datetime
+
+from fastapi.testclient import TestClient
+
+from tests.api.answers import problem
+from tests.faults.world import World
+
+
+def test_a_video_is_taken_down_and_certified(client: TestClient, world: World) -> None:
+    world.video("v1")
+    world.video("v2")
+    asked = {"video_id": "v1", "reason": "court order 17", "same_bytes": True}
+    done = client.post("/v1/takedowns", json=asked).json()
+    assert (done["by"], done["reason"], done["video_ids"], done["left"]) == ("a test", asked["reason"], ["v1", "v2"], 0)
+    assert all(datetime.fromisoformat(item["purged_at"]) and item["sha256"] for item in done["objects"])
+    assert client.get("/v1/takedowns/v1").json() == done
+    problem(client.get("/v1/videos/v1"), 404)
+    problem(client.delete("/v1/videos/v1"), 404)
+    world.check()
+
+
+def test_what_a_legal_hold_keeps_is_named(client: TestClient, world: World) -> None:
+    world.video("v1")
+    held = {"scope": "video", "subject": "v1", "reason": "evidence", "legal": True}
+    assert client.post("/v1/holds", json=held, headers={"Idempotency-Key": "case-17"}).status_code == 201
+    assert client.get("/v1/holds").json()["holds"][0]["is_legal"]
+    done = client.post("/v1/takedowns", json={"video_id": "v1", "reason": "r"}).json()
+    assert done["left"] == 1
+    assert "legal hold" in done["objects"][0]["why"]
+    problem(client.get("/v1/videos/v1"), 404)
+
+
+def test_what_is_not_there_or_has_no_reason_is_not_taken_down(client: TestClient, world: World) -> None:
+    world.video("v1")
+    world.video("v2")
+    problem(client.post("/v1/takedowns", json={"video_id": "none", "reason": "r"}), 404)
+    problem(client.get("/v1/takedowns/v1"), 404)
+    for wrong in ({"reason": ""}, {"reason": "a\x00b"}, {"video_id": "a/b"}, {"same_byte": True}, {"max_videos": -1}):
+        problem(client.post("/v1/takedowns", json={"video_id": "v1", "reason": "r"} | wrong), 422)
+    many = {"video_id": "v1", "reason": "r", "same_bytes": True, "max_videos": 0}
+    assert "max_videos=0" in str(problem(client.post("/v1/takedowns", json=many), 422)["detail"])
+    assert client.get("/v1/videos/v2").status_code == 307

@@ -1,0 +1,242 @@
+"""A video is taken down: given to nobody, deleted at once, never published again, and certified from the audit."""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.errors import GuardRefused, LeaseLost, NotFound
+from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.operations.core.freeze import freeze
+from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.operations.health import accounts
+from reelkeeper.operations.lifecycle import takedown
+from reelkeeper.operations.lifecycle.delete import delete
+from reelkeeper.operations.lifecycle.purge import purge_taken_down
+from reelkeeper.operations.lifecycle.restore import find_restorable
+from reelkeeper.operations.lifecycle.takedown import Certificate, Order, certificate, take_down
+from reelkeeper.operations.videos.hold import hold, release
+from reelkeeper.operations.videos.upload import upload
+from reelkeeper.operations.videos.views import show
+from reelkeeper.store.core.audit import verify
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.tables import blobs, cache_entries, videos
+from reelkeeper.store.videos import cache
+from reelkeeper.store.videos.conditions import TAKEN_DOWN
+from tests.buckets import BUCKET
+from tests.clips import MakeClip
+from tests.faults.world import LONG_AGO, World
+from tests.operations.changes import change, sync_once
+from tests.operations.conftest import AtFailpoint
+
+ORDER = Order("counsel", "court order 17", "takedown-1")
+
+
+def down(world: World, video_id: str = "v1", *, same_bytes: bool = False, max_videos: int = 500) -> Certificate:
+    scratch = Path(world.address.folder) / "scratch"
+    return take_down(world.workspace, video_id, ORDER, scratch=scratch, same_bytes=same_bytes, max_videos=max_videos)
+
+
+def states(world: World) -> dict[str, str]:
+    with reading(world.workspace.engine) as session:
+        return {row.id: row.state for row in session.execute(sa.select(videos.c.id, videos.c.state))}
+
+
+def stored(world: World) -> set[str]:
+    return {item.key for page in world.workspace.bucket.pages() for item in page}
+
+
+def put_in_parts(world: World, key: str) -> str:
+    """Store the clip as a service's client stores large files; returns its ETag, which is no MD5 of it."""
+    client = world.double.client
+    upload_id = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+    part = client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload_id, PartNumber=1, Body=world.clip.read_bytes())
+    done = client.complete_multipart_upload(
+        Bucket=BUCKET,
+        Key=key,
+        UploadId=upload_id,
+        MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]},
+    )
+    return done["ETag"].strip('"')
+
+
+def test_nothing_of_it_is_served_or_stored_and_the_record_says_what_went(world: World) -> None:
+    world.swapped("v1", run_id="tier-1")
+    world.video("v2")
+    before = stored(world)
+    with transaction(world.workspace.engine, "test") as session:
+        cache.insert(session, "key", "v1", user_id="ann", cost_microusd=1, ttl_seconds=None)
+    found = down(world)
+    assert (found.by, found.reason, found.video_ids, found.left) == ("counsel", "court order 17", ("v1",), ())
+    sha256 = hashlib.sha256(world.clip.read_bytes()).hexdigest()
+    assert {item.key for item in found.objects} == before - stored(world)
+    assert len(found.objects) == 2
+    assert all(item.sha256 == sha256 and item.purged_at and item.event for item in found.objects)
+    assert states(world) == {"v1": VideoState.GONE, "v2": VideoState.LIVE}
+    with pytest.raises(NotFound):
+        show(world.workspace, "v1", url_seconds=60)
+    with reading(world.workspace.engine) as session:
+        assert not session.execute(sa.select(cache_entries)).all()
+        verify(session)
+    assert accounts.recount(world.workspace.engine) == []
+    assert certificate(world.workspace.engine, "v1") == found
+    world.check()
+
+
+def test_no_freeze_no_view_and_no_ordinary_hold_stops_it(world: World) -> None:
+    world.video("v1")
+    hold(world.workspace.engine, scope="user", subject="ann", reason="a dispute", author="test")
+    freeze(world.workspace.engine, by="test", reason="an alarm")
+    assert down(world).left == ()
+    assert states(world) == {"v1": VideoState.GONE}
+
+
+def test_a_legal_hold_keeps_the_bytes_and_nobody_is_given_them(world: World) -> None:
+    world.video("v1")
+    placed = hold(world.workspace.engine, scope="user", subject="ann", reason="evidence", author="test", is_legal=True)
+    (left,) = down(world).left
+    assert "legal hold" in left.why
+    assert left.key in stored(world)
+    with pytest.raises(NotFound):
+        show(world.workspace, "v1", url_seconds=60)
+    release(world.workspace.engine, placed.id, author="test")
+    assert down(world).left == ()
+    assert states(world) == {"v1": VideoState.GONE}
+
+
+def test_nothing_brings_it_back(world: World) -> None:
+    world.video("v1")
+    hold(world.workspace.engine, scope="video", subject="v1", reason="evidence", author="test", is_legal=True)
+    down(world)
+    for asked in ({"video_id": "v1"}, {"user_id": "ann"}, {"run_id": ORDER.run_id}):
+        with pytest.raises(NotFound):
+            find_restorable(world.workspace, **asked)
+    with pytest.raises(NotFound, match="taken down"):
+        delete(world.workspace.engine, "v1", by="front", run_id="delete-1")
+    with pytest.raises(NotFound):
+        find_restorable(world.workspace, video_id="v1")
+
+
+def test_the_same_bytes_are_taken_down_with_it_where_asked_and_no_others(world: World, make_clip: MakeClip) -> None:
+    for video_id in ("v1", "v2", "v3"):
+        world.video(video_id)
+    world.video("v4", clip=make_clip(seconds=1))
+    change(world, blobs, sha256=None)  # as adopted: only ETag and size are known
+    with pytest.raises(GuardRefused, match=r"2 other videos.*max_videos=1"):
+        down(world, same_bytes=True, max_videos=1)
+    assert states(world) == {"v1": "gone", "v2": "live", "v3": "live", "v4": "live"}
+    found = down(world, same_bytes=True)
+    assert (found.video_ids, found.left) == (("v1", "v2", "v3"), ())
+    assert states(world) == {"v1": "gone", "v2": "gone", "v3": "gone", "v4": "live"}
+    assert certificate(world.workspace.engine, "v1").objects == found.objects
+    world.check()
+
+
+def test_the_same_bytes_are_not_uploaded_or_made_again(world: World, lease: Lease, make_clip: MakeClip) -> None:
+    key = f"{world.address.prefix}ann/v1.mp4"
+    etag = put_in_parts(world, key)  # so that it has another ETag, and only its SHA-256 says that it is the same
+    world.video("v1", key=key, stored=False)
+    change(world, blobs, sha256=None, etag=etag)
+    down(world)
+    outcomes = [
+        upload(
+            world.workspace,
+            clip,
+            user_id="ann",
+            video_id=video_id,
+            created_at=LONG_AGO,
+            scratch=Path(world.address.folder) / "scratch",
+            lease=lease,
+            run_id="add-1",
+            grace=world.workspace.in_force.policies.lifecycle.grace,
+        )
+        for video_id, clip in (("v2", world.clip), ("v3", make_clip(seconds=1)))
+    ]
+    assert [outcome.action for outcome in outcomes] == ["failed", "uploaded"]
+    assert "taken down" in outcomes[0].reason
+    assert states(world) == {"v1": VideoState.GONE, "v2": VideoState.GONE, "v3": VideoState.LIVE}
+
+
+@pytest.mark.parametrize("key", ["ann/v1.mp4", "ann/v9.mp4"])
+def test_the_service_cannot_bring_it_back_by_storing_it_again(world: World, lease: Lease, key: str) -> None:
+    known = f"{world.address.prefix}ann/v1.mp4"
+    world.video("v1", key=known)
+    down(world)
+    assert known not in stored(world)
+    world.workspace.bucket.put_once(f"{world.address.prefix}{key}", world.clip, "video/mp4")
+    sync_once(world, lease)
+    assert set(states(world).values()) <= {VideoState.RETIRED, VideoState.GONE}
+    video_id = key[4:6]
+    assert down(world, video_id).left == ()
+    assert f"{world.address.prefix}{key}" not in stored(world)
+
+
+def test_what_nobody_can_read_goes_all_the_same(world: World) -> None:
+    world.video("v1")
+    change(world, blobs, sha256=None)
+    world.double.faults.fail("GetObject", 500, times=50)
+    found = down(world)
+    assert [(item.sha256, item.why) for item in found.objects] == [(None, "")]
+
+
+def test_a_video_that_another_run_is_at_work_on_is_given_to_nobody_and_goes_when_repeated(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.video("v1")
+    monkeypatch.setattr(takedown, "_WAIT_SECONDS", 0.0)
+    with LeaseManager(world.workspace.engine) as other:
+        other.take(["video/v1"])
+        (left,) = down(world).left
+        assert "another run is at work" in left.why
+        with pytest.raises(NotFound):
+            show(world.workspace, "v1", url_seconds=60)
+    assert down(world).left == ()
+
+
+def test_what_a_killed_swap_had_put_goes_too(world: World) -> None:
+    world.video("v1")
+    world.video("v1", generation=2, blob_state=BlobState.PENDING, current=False)
+    assert [item.why for item in down(world).objects] == ["", ""]
+    assert not [key for key in stored(world) if "/v1/" in key]
+
+
+def test_what_a_swap_puts_meanwhile_goes_too(world: World, at_failpoint: AtFailpoint) -> None:
+    world.video("v1")
+
+    def put() -> None:
+        world.video("v1", generation=2, blob_state=BlobState.PENDING, current=False)
+
+    at_failpoint("takedown.block.after_commit", put)
+    down(world)
+    assert not [key for key in stored(world) if "/v1/" in key]
+    assert down(world).left == ()
+    assert states(world) == {"v1": VideoState.GONE}
+
+
+def test_only_what_was_taken_down_and_nobody_else_deletes_goes_and_only_under_a_lease(
+    world: World, lease: Lease
+) -> None:
+    retired = world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    assert purge_taken_down(world.workspace, [retired], lease=lease, run_id="r", grace=Grace()) == []
+    change(world, videos, retire_reason=TAKEN_DOWN)
+    lost = lease._replace(token=lease.token + 1)
+    with pytest.raises(LeaseLost):
+        purge_taken_down(world.workspace, [retired], lease=lost, run_id="r", grace=Grace())
+    change(world, blobs, state=BlobState.DELETING, claim_token=lost.token, claimed_at=datetime.now(UTC))
+    assert purge_taken_down(world.workspace, [retired], lease=lease, run_id="r", grace=Grace()) == []
+    assert len(stored(world)) == 1
+    change(world, blobs, state=BlobState.RETIRED, claim_token=None, claimed_at=None)
+    (outcome,) = purge_taken_down(world.workspace, [retired], lease=lease, run_id="r", grace=Grace())
+    assert outcome.action == "purged"
+
+
+def test_a_video_that_is_not_there_changes_nothing(world: World) -> None:
+    world.video("v1")
+    with pytest.raises(NotFound):
+        down(world, "none")
+    with pytest.raises(NotFound, match="never taken down"):
+        certificate(world.workspace.engine, "v1")
+    assert states(world) == {"v1": VideoState.LIVE}
