@@ -26,6 +26,7 @@ from reelkeeper.cli.commands import (
     takedown,
     tokens,
     up,
+    users,
     videos,
     watchdog,
     worker,
@@ -35,19 +36,20 @@ from reelkeeper.cli.flow_help import FlowCommand
 from reelkeeper.cli.front import app
 
 FLOWS, PEOPLE, LOOK = "Flows", "Undo and stop", "Look and bring in"
-SERVE = "Serve"
+SERVE, LAW = "Serve", "What the law asks for"
 MONEY, TELL, SETUP = "Money", "Tell people", "Set up"
 
 app.command(cls=FlowCommand, rich_help_panel=FLOWS)(run.run)
 app.command(rich_help_panel=FLOWS)(plans.plan)
 app.command(rich_help_panel=PEOPLE)(restore.restore)
 app.command(rich_help_panel=PEOPLE)(holds.hold)
-app.command(rich_help_panel=PEOPLE)(takedown.takedown)
 app.command(rich_help_panel=PEOPLE)(holds.freeze)
 app.command(rich_help_panel=PEOPLE)(holds.thaw)
 app.add_typer(jobs.group, name="jobs", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(status.status)
 app.add_typer(videos.group, name="videos", rich_help_panel=LOOK)
+app.command(rich_help_panel=LAW)(takedown.takedown)
+app.add_typer(users.group, name="users", rich_help_panel=LAW)
 app.add_typer(audit.group, name="audit", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(queue.queue)
 app.command(rich_help_panel=LOOK)(performance.performance)

@@ -36,6 +36,15 @@ def test_a_video_is_taken_down_and_certified(reelkeeper: Run, ask: Ask, one_vide
     reelkeeper("takedown", "none", "--reason", "r", "--yes", exit_code=8)
 
 
+@pytest.mark.long
+def test_a_user_gets_a_copy_of_all_data(reelkeeper: Run, ask: Ask, one_video: str, tmp_path: Path) -> None:
+    assert one_video
+    done = ask("users", "export", "ann", "--to", tmp_path / "ann.zip")
+    assert (done["videos"], done["rows"]["videos"], done["missing"]) == (1, 1, [])
+    reelkeeper("users", "export", "ann", "--to", tmp_path / "ann.zip", exit_code=2)
+    reelkeeper("users", "export", "nobody", "--to", tmp_path / "nobody.zip", exit_code=8)
+
+
 def test_a_hold_on_nobody_ends_with_8(reelkeeper: Run) -> None:
     reelkeeper("hold", "--user", "nobody", "--reason", "r", exit_code=8)
     reelkeeper("hold", "--release", "abc", exit_code=8)

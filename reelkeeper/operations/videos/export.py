@@ -1,0 +1,123 @@
+"""Give a user's data as one ZIP: what the store holds of the user, and the videos and images themselves."""
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from reelkeeper import disk
+from reelkeeper.errors import NotFound, StorageError
+from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.operations.videos import images
+from reelkeeper.private_files import make_file
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.videos import user_data
+from reelkeeper.store.videos.user_data import StoredVideo
+from reelkeeper.store.videos.videos import is_user
+
+_BATCH: Final = 500
+_DISK: Final = "the disk of the export"
+_REMEDY: Final = "Export to a folder with more room"
+
+
+class Exported(NamedTuple):
+    """What an export holds. `missing` names what could not be read, with the reason."""
+
+    path: str
+    rows: dict[str, int]
+    videos: int
+    images: int
+    size_bytes: int
+    missing: tuple[str, ...]
+
+
+def export(workspace: Workspace, user_id: str, target: Path) -> Exported:
+    """Write all data of a user to `target`, a ZIP that none but its owner can read; it appears when it is whole.
+
+    `data/TABLE.jsonl` has a row a line, `videos/ID.EXT` and `images/SHA256` are as stored. What was taken down is left
+    out; what cannot be read is named in `missing`. Raises NotFound for a user who is not there; FileExistsError, so
+    that no earlier export is lost; DiskFull.
+    """
+    with reading(workspace.engine) as session:
+        if not is_user(session, user_id):
+            raise NotFound(f"no user {user_id!r} in the catalogue")
+    if target.exists():
+        raise FileExistsError(f"{target} is there already; name another file")
+    missing: list[str] = []
+    partial = target.with_name(f"{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    make_file(partial)
+    try:
+        with (
+            disk.watched(target.parent, _DISK, _REMEDY),
+            zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
+            counts = _write_rows(workspace, user_id, archive)
+            videos = sum(_add_video(workspace, archive, video, missing) for video in _videos(workspace, user_id))
+            pictures = sum(_add_image(workspace, archive, sha256, missing) for sha256 in _images(workspace, user_id))
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Exported(str(target), counts, videos, pictures, target.stat().st_size, tuple(missing))
+
+
+def _write_rows(workspace: Workspace, user_id: str, archive: zipfile.ZipFile) -> dict[str, int]:
+    counts = {}
+    with reading(workspace.engine) as session:
+        for table, rows in user_data.rows(session, user_id):
+            with archive.open(f"data/{table}.jsonl", "w", force_zip64=True) as file:
+                counts[table] = sum(
+                    1 for row in rows if file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+                )
+    return counts
+
+
+def _videos(workspace: Workspace, user_id: str) -> Iterator[StoredVideo]:
+    after = ""
+    while True:
+        with reading(workspace.engine) as session:
+            batch = user_data.stored_videos(session, user_id, after, _BATCH)
+        if not batch:
+            return
+        yield from batch
+        after = batch[-1].video_id
+
+
+def _images(workspace: Workspace, user_id: str) -> list[str]:
+    with reading(workspace.engine) as session:
+        return user_data.images(session, user_id)
+
+
+@contextmanager
+def _beside(archive: zipfile.ZipFile) -> Iterator[Path]:
+    """Give a place for one object beside the archive, on a disk that has room for both."""
+    with tempfile.TemporaryDirectory(dir=Path(str(archive.filename)).parent, prefix=".export-") as folder:
+        yield Path(folder) / "object"
+
+
+def _add_video(workspace: Workspace, archive: zipfile.ZipFile, video: StoredVideo, missing: list[str]) -> bool:
+    with _beside(archive) as place:
+        try:
+            workspace.bucket.download(video.key, place, etag=video.etag)
+        except StorageError as error:
+            missing.append(f"video {video.video_id}: {error}")
+            return False
+        archive.write(place, f"videos/{video.video_id}{Path(video.key).suffix}", zipfile.ZIP_STORED)
+    return True
+
+
+def _add_image(workspace: Workspace, archive: zipfile.ZipFile, sha256: str, missing: list[str]) -> bool:
+    with _beside(archive) as place:
+        try:
+            found = images.fetch(workspace.bucket, sha256, place)
+        except StorageError as error:
+            missing.append(f"image {sha256}: {error}")
+            return False
+        if found:
+            archive.write(place, f"images/{sha256}", zipfile.ZIP_STORED)
+        else:
+            missing.append(f"image {sha256}: not kept any more")
+    return found

@@ -1,0 +1,120 @@
+"""All that the store holds of one user, table by table, for a copy that the user may take away."""
+
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import BlobState, VideoState
+from reelkeeper.store.tables import (
+    accounts,
+    audit_events,
+    blobs,
+    credit_holds,
+    daily_views,
+    holds,
+    jobs,
+    reservations,
+    storage_accounts,
+    transfers,
+    uploads,
+    users,
+    videos,
+)
+from reelkeeper.store.videos.conditions import TAKEN_DOWN
+
+_BATCH: Final = 1_000
+
+
+class StoredVideo(NamedTuple):
+    """The present bytes of a video, which are stored."""
+
+    video_id: str
+    key: str
+    size_bytes: int
+    etag: str | None
+
+
+def _tables(user_id: str) -> dict[str, sa.Select[Any]]:
+    mine = sa.select(videos.c.id).where(videos.c.user_id == user_id)
+    reserved = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
+    on_user = sa.and_(holds.c.scope == "user", holds.c.subject == user_id)
+    on_video = sa.and_(holds.c.scope == "video", holds.c.subject.in_(mine))
+    return {
+        "user": sa.select(users).where(users.c.id == user_id),
+        "storage": sa.select(storage_accounts).where(storage_accounts.c.user_id == user_id),
+        "credits": sa.select(accounts).where(accounts.c.user_id == user_id).order_by(accounts.c.id),
+        "transfers": sa.select(transfers).where(transfers.c.user_id == user_id).order_by(transfers.c.at),
+        "credit_holds": sa.select(credit_holds)
+        .where(credit_holds.c.user_id == user_id)
+        .order_by(credit_holds.c.created_at),
+        "reservations": sa.select(reservations)
+        .where(reservations.c.user_id == user_id)
+        .order_by(reservations.c.created_at),
+        "videos": sa.select(videos).where(videos.c.user_id == user_id).order_by(videos.c.id),
+        "objects": sa.select(blobs).where(blobs.c.video_id.in_(mine)).order_by(blobs.c.video_id, blobs.c.id),
+        "views": sa.select(daily_views)
+        .where(daily_views.c.video_id.in_(mine))
+        .order_by(daily_views.c.video_id, daily_views.c.day),
+        "jobs": sa.select(jobs).where(jobs.c.user_id == user_id).order_by(jobs.c.created_at),
+        "uploads": sa.select(uploads).where(uploads.c.reservation_id.in_(reserved)).order_by(uploads.c.id),
+        "holds": sa.select(holds).where(sa.or_(on_user, on_video)).order_by(holds.c.created_at),
+        "history": sa.select(audit_events)
+        .where(sa.or_(audit_events.c.user_id == user_id, audit_events.c.video_id.in_(mine)))
+        .order_by(audit_events.c.id),
+    }
+
+
+# What names a user or a video and is not theirs to take: our costs, our plans, and what is worked out anew.
+LEFT_OUT: Final = MappingProxyType(
+    {
+        "charges": "what the user costs the service",
+        "usage_days": "the same, in quantities",
+        "verdicts": "what a plan of ours would do; what was done stands in the history",
+        "operations": "work under way on a video; what was done stands in the history",
+        "orphans": "objects that are nobody's yet",
+        "key_owners": "what the service itself said of its keys",
+        "cache_entries": "which video answers a request: both stand in the jobs",
+    }
+)
+TABLES: Final = tuple(_tables(""))
+
+
+def rows(session: Session, user_id: str) -> Iterator[tuple[str, Iterator[Mapping[str, Any]]]]:
+    """Give each table with the rows that are about this user, as values that JSON has; rows are streamed."""
+    for name, query in _tables(user_id).items():
+        found = session.execute(query, execution_options={"yield_per": _BATCH})
+        yield name, ({key: _plain(value) for key, value in row.items()} for row in found.mappings())
+
+
+def images(session: Session, user_id: str) -> list[str]:
+    """List the SHA-256 of the images that jobs of this user started from."""
+    sha256 = jobs.c.request["image_sha256"].as_string()
+    wanted = sa.select(sha256).distinct().where(jobs.c.user_id == user_id, sha256.is_not(None)).order_by(sha256)
+    return list(session.execute(wanted).scalars())
+
+
+def stored_videos(session: Session, user_id: str, after: str, limit: int) -> list[StoredVideo]:
+    """List the next videos of this user behind `after` whose bytes are stored: live, or waiting out their grace."""
+    wanted = (
+        sa.select(videos.c.id, blobs.c.key, blobs.c.size_bytes, blobs.c.etag)
+        .join(blobs, blobs.c.id == videos.c.blob_id)
+        .where(
+            videos.c.user_id == user_id,
+            videos.c.id > after,
+            videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED]),
+            blobs.c.state.in_([BlobState.LIVE, BlobState.RETIRED]),
+            # guard export.taken_down: what was taken down is given to its user
+            videos.c.retire_reason.is_distinct_from(TAKEN_DOWN),
+        )
+        .order_by(videos.c.id)
+        .limit(limit)
+    )
+    return [StoredVideo._make(row) for row in session.execute(wanted)]
+
+
+def _plain(value: object) -> object:
+    return value.isoformat() if isinstance(value, datetime | date) else value

@@ -1,0 +1,97 @@
+"""A user takes all their data away, as one ZIP: rows, videos and images, and nothing of anybody else's."""
+
+import json
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlmodel import SQLModel
+
+from reelkeeper.errors import NotFound
+from reelkeeper.model import BlobState, VideoState
+from reelkeeper.operations.videos import images
+from reelkeeper.operations.videos.export import export
+from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.tables import daily_views, jobs, users, videos
+from reelkeeper.store.videos.conditions import TAKEN_DOWN
+from reelkeeper.store.videos.user_data import LEFT_OUT, TABLES, _tables
+from tests.faults.world import LONG_AGO, World
+from tests.jobs import put, waiting
+
+PNG = b"\x89PNG\r\n\x1a\n a picture"
+
+
+@pytest.fixture
+def ann(world: World) -> World:
+    """Ann has a live video, a retired one, one taken down, a job that began from an image; bob has a video, too."""
+    world.video("v1")
+    world.video("v2", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    world.video("v3", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    world.video("v4")
+    sha256 = images.keep(world.workspace, PNG).sha256
+    put(world.workspace.engine, [waiting("j")])
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.insert(users).values(id="bob", created_at=LONG_AGO))
+        session.execute(sa.update(videos).where(videos.c.id == "v4").values(user_id="bob"))
+        session.execute(sa.update(videos).where(videos.c.id == "v3").values(retire_reason=TAKEN_DOWN))
+        session.execute(
+            sa.update(jobs).values(
+                user_id="ann", request={"model": "m", "prompt": "ein Füchslein 🦊", "image_sha256": sha256}
+            )
+        )
+        session.execute(sa.insert(daily_views).values(video_id="v1", day=LONG_AGO.date(), views=7))
+    return world
+
+
+def read(path: Path, table: str) -> list[dict[str, object]]:
+    with zipfile.ZipFile(path) as archive:
+        return [json.loads(line) for line in archive.read(f"data/{table}.jsonl").decode().splitlines()]
+
+
+def test_it_holds_rows_videos_and_images_of_this_user_alone(ann: World, tmp_path: Path) -> None:
+    target = tmp_path / "ann.zip"
+    done = export(ann.workspace, "ann", target)
+    assert (done.videos, done.images, done.missing) == (2, 1, ())
+    assert {row["id"] for row in read(target, "videos")} == {"v1", "v2", "v3"}
+    assert [row["request"]["prompt"] for row in read(target, "jobs")] == ["ein Füchslein 🦊"]  # type: ignore[index]  # JSON
+    assert [(row["video_id"], row["views"]) for row in read(target, "views")] == [("v1", 7)]
+    with zipfile.ZipFile(target) as archive:
+        assert archive.testzip() is None
+        kept = {name: archive.read(name) for name in archive.namelist() if not name.startswith("data/")}
+    clip = ann.clip.read_bytes()
+    assert kept.pop("videos/v1.mp4") == kept.pop("videos/v2.mp4") == clip
+    assert list(kept.values()) == [PNG]
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir() if "ann.zip" in path.name or path.name.startswith(".export")] == [
+        "ann.zip"
+    ]
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_there(ann: World, tmp_path: Path) -> None:
+    with transaction(ann.workspace.engine, "test") as session:
+        session.execute(sa.update(jobs).values(request={"image_sha256": "0" * 64}))
+        session.execute(sa.text("UPDATE blobs SET key = replace(key, '/v2/', '/gone/') WHERE video_id = 'v2'"))
+    done = export(ann.workspace, "ann", tmp_path / "ann.zip")
+    assert (done.videos, done.images) == (1, 0)
+    assert [text.split(":")[0] for text in done.missing] == ["video v2", f"image {'0' * 64}"]
+
+
+def test_no_earlier_export_is_lost_and_nobody_is_made_up(ann: World, tmp_path: Path) -> None:
+    target = tmp_path / "ann.zip"
+    target.write_bytes(b"an earlier export")
+    with pytest.raises(FileExistsError, match="name another file"):
+        export(ann.workspace, "ann", target)
+    assert target.read_bytes() == b"an earlier export"
+    with pytest.raises(NotFound):
+        export(ann.workspace, "nobody", tmp_path / "nobody.zip")
+    assert not (tmp_path / "nobody.zip").exists()
+
+
+def test_each_table_that_names_a_user_or_a_video_is_in_it_or_left_out_for_a_reason() -> None:
+    tables = SQLModel.metadata.tables
+    personal = {name for name, table in tables.items() if {"user_id", "video_id"} & set(table.c.keys())}
+    exported = {source.name for query in _tables("ann").values() for source in query.get_final_froms()}  # type: ignore[attr-defined]  # tables have names
+    assert len(exported) == len(TABLES)
+    assert personal - exported == LEFT_OUT.keys()
