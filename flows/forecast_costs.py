@@ -42,7 +42,9 @@ def forecast_costs(
             forecasts.survey(workspace, as_of, rules.lifecycle),
         )
 
-        found = savings.findings(idle, stored, rules.saving)
+        repeated, job_usd = forecasts.repeats(workspace, as_of)
+
+        found = savings.findings(idle, stored, rules.saving, repeated_jobs=repeated, job_usd=job_usd)
 
         if costs and not dry_run:
             forecasts.record(workspace, costs, run_id=run_id, as_of=as_of)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
@@ -48,6 +49,12 @@ def stored_now(workspace: Workspace, as_of: datetime, policies: Policies) -> Usa
 def survey(workspace: Workspace, as_of: datetime, policy: LifecyclePolicy) -> Idle:
     """Add up what lies in the catalogue unused."""
     return savings.survey(stream_live(workspace.engine, as_of), policy, as_of)
+
+
+@task(task_run_name="count repeated jobs", cache_policy=NO_CACHE)
+def repeats(workspace: Workspace, as_of: datetime) -> tuple[int, Decimal]:
+    """Count the jobs of the last 30 days that made what had been made before, with what one cost."""
+    return forecast.repeats(workspace.engine, as_of)
 
 
 @task(task_run_name="keep the forecast", cache_policy=NO_CACHE)

@@ -1,6 +1,7 @@
 """`forecast_costs`: a dry run shows; a run keeps the forecast, posts its chart and tells what would save."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.heartbeats import beats
 from reelkeeper.store.tables import alerts, blobs, forecasts, outbox, users, videos, view_days
 from tests.flows.scenes import Scene
+from tests.jobs import hit, made, put
 
 NOW = datetime.now(UTC)
 TODAY = NOW.date()
@@ -63,6 +65,18 @@ def test_a_dry_run_shows_the_forecast_and_keeps_nothing(used: Scene) -> None:
         "Move",
     ]
     assert [counted(used, table) for table in (forecasts, outbox, alerts)] == [0, 0, 0]
+
+
+@pytest.mark.long
+def test_jobs_that_made_what_had_been_made_before_are_told_with_what_they_cost(used: Scene) -> None:
+    old, new = NOW - timedelta(days=40), NOW - timedelta(days=3)
+    cost: dict[str, Any] = {"cost_microusd": 350_000, "user_id": "idle"}
+    asked = [made(f"a{n}", new + timedelta(minutes=n), cache_key="again", **cost) for n in range(5)]
+    others = [made("old", old, cache_key="again", **cost), made("b", new, **cost), made("c", old, **cost)]
+    put(used.engine, [*asked, *others, hit("d", new, cache_key="again", user_id="idle")])
+    report = forecast_costs()
+    (told,) = [saving for saving in report.savings if saving.startswith("Answer")]
+    assert told.startswith("Answer 5 repeated jobs a month from the cache")
 
 
 @pytest.mark.long

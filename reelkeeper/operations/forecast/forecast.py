@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Final, Literal
 
 import pandas as pd
@@ -14,7 +15,7 @@ from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.billing.allocation import API, COMPUTE, STORAGE
 from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsage, Usage, gb_months
 from reelkeeper.rules.billing.quote import PriceBook
-from reelkeeper.rules.billing.tariff import class_of
+from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, class_of
 from reelkeeper.rules.forecast import lines
 from reelkeeper.rules.forecast.costs import TOTAL, Cost, Stored, expected_peaks, look, predict, rows
 from reelkeeper.rules.forecast.lines import UsageLine
@@ -25,11 +26,13 @@ from reelkeeper.store import Engine
 from reelkeeper.store.billing import usage
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.forecast import forecasts
+from reelkeeper.store.jobs import replay
 from reelkeeper.store.lifecycle import backlog
 
 _HISTORY_DAYS: Final = 730
 _TIERS_OVER_DAYS: Final = 60  # whose uploads say which tiers go on uploading
 _ONE_DAY: Final = timedelta(days=1)
+_MICRO: Final = 10**6
 _COLD: Final = StorageClass.INFREQUENT_ACCESS
 
 Days = Mapping[date, float]
@@ -129,6 +132,13 @@ def stored_now(engine: Engine, as_of: datetime, policies: Policies) -> Usage:
         standard=StandardUsage(gb_month=gb_months([stored.stock.alive_bytes])),
         infrequent_access=InfrequentAccessUsage(gb_month=gb_months([stored.infrequent_bytes])),
     )
+
+
+def repeats(engine: Engine, as_of: datetime) -> tuple[int, Decimal]:
+    """Say how many jobs of the last 30 days made what had been made before, and what one of them cost in dollars."""
+    with reading(engine) as session:
+        count, microusd = replay.repeats(session, as_of - DAYS_A_MONTH * _ONE_DAY)
+    return count, Decimal(microusd) / max(count, 1) / _MICRO
 
 
 def predict_monthly_cost(

@@ -39,6 +39,26 @@ def jobs_made(session: Session, limit: int) -> list[RecordedJob]:
     return [RecordedJob(*row)._replace(user=names[row.user_id]) for row in reversed(rows.all())]
 
 
+def repeats(session: Session, since: datetime) -> tuple[int, int]:
+    """Count the jobs made since then of which the same request had been made before, and sum what they cost us.
+
+    The same as the cache sees it: of one user, unless the user shares. A cost is what the provider said, or expected.
+    """
+    cost = sa.func.coalesce(jobs.c.cost_microusd, jobs.c.quoted_cost_microusd, 0)
+    place = sa.func.row_number().over(partition_by=jobs.c.cache_key, order_by=(jobs.c.finished_at, jobs.c.id))
+    made = (
+        sa.select(jobs.c.finished_at, cost.label("cost"), place.label("place"))
+        .where(jobs.c.state == JobState.SUCCEEDED, jobs.c.processing_seconds > 0)
+        .subquery()
+    )
+    count, microusd = session.execute(
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(made.c.cost), 0)).where(
+            made.c.place > 1, made.c.finished_at >= since
+        )
+    ).one()
+    return int(count), int(microusd)
+
+
 def requests_answered(session: Session, limit: int) -> list[RecordedRequest]:
     """Give the last requests that got a video, made for them or there already, in the order in which they came.
 
