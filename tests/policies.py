@@ -45,6 +45,10 @@ _OTHERS: Final[dict[str, list[object]]] = {  # where a number more or less is no
     "rule": ["fifo", "seed", "levels"],
     "codec": ["vp9"],
     "skip_codecs": [("av1",)],
+    "crf_start": [40],
+    "search_frame_step": [5],
+    "frame_step": [3],
+    "cpu_usd_per_hour": [None],  # at a price, clips of a test would not pay for their requests
     "budgets": [({"scope": "service:compute", "period": "day", "usd": 5},)],
     "models": [({"model": "another", "base_usd": 1},)],
     "levels_percent": [(40, 90, 120)],

@@ -1,4 +1,4 @@
-"""`shrink` by the recipe that is shipped, where a test asks for no other."""
+"""`shrink` by the recipe that is shipped, whatever it costs: a test's clips are too small to pay for their requests."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -6,15 +6,16 @@ from typing import Any, Final
 from reelkeeper.model import Refusal, Transcode
 from reelkeeper.operations.lifecycle import transcode
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
+from reelkeeper.rules.lifecycle.worth import Payback
 
-_RECIPE: Final = Recipe()
+AT_ANY_PRICE: Final = Recipe(payback=Payback(cpu_usd_per_hour=None))
 _ACCEPTANCE: Final = Acceptance()
 
 
 def shrink(
     source: Path,
     scratch: Path,
-    recipe: Recipe = _RECIPE,
+    recipe: Recipe = AT_ANY_PRICE,
     acceptance: Acceptance = _ACCEPTANCE,
     **options: Any,  # noqa: ANN401  those of `shrink`
 ) -> Transcode | Refusal:

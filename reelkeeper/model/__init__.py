@@ -215,6 +215,43 @@ class Transcode:
 
 
 @dataclass(frozen=True, slots=True)
+class CrfSearch:
+    """What one search for a CRF had before it, met and cost, whatever came of it: later ones learn from it."""
+
+    encoder: str
+    preset: int
+    pixels: int  # of a frame
+    frames: int
+    video_bits: int
+    source_bytes: int
+    kept_bytes: int  # those of the source where it was refused
+    outcome: str  # accepted, or the rule of the refusal
+    probes: tuple[tuple[int, int, float | None, float | None, int], ...]  # crf, bytes, VMAF mean, p5, frame step
+    cpu_seconds: float
+    days: int  # of life for which the bytes less count
+    gain_microusd: int  # what those bytes cost in that time
+    cost_microusd: int  # of its CPU and requests
+
+
+@dataclass(frozen=True, slots=True)
+class SearchTotals:
+    """What searches for a CRF had to work on, kept and cost, all in all; also those that kept everything."""
+
+    searches: int = 0
+    accepted: int = 0
+    source_bytes: int = 0
+    kept_bytes: int = 0
+    cpu_seconds: float = 0.0
+    gain_microusd: int = 0  # what the bytes less cost over the rest of the videos' lives
+    cost_microusd: int = 0  # of CPU and requests
+
+    @property
+    def net_microusd(self) -> int:
+        """What is left over."""
+        return self.gain_microusd - self.cost_microusd
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a video is not transcoded, with the figures. `permanent` ones hold until the recipe changes."""
 

@@ -32,6 +32,10 @@ from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 
 NOTHING: Final = ("never", "none")  # the words for a rule that is off
+_DROPPED: Final = {  # fields that earlier versions wrote, and that no rule reads any more
+    "recipe": {"skip_bits_per_pixel", "lean_bits_per_pixel"},
+    "acceptance": {"max_vmaf_mean"},
+}
 
 
 class Policies(BaseModel):
@@ -116,6 +120,16 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  the same
     if isinstance(value, str) and value in NOTHING:
         return None
     return as_written(value)
+
+
+def without_dropped(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a document that an earlier version wrote without the fields that no rule reads any more."""
+    return {
+        section: {name: value for name, value in fields.items() if name not in _DROPPED[section]}
+        if section in _DROPPED and isinstance(fields, Mapping)
+        else fields
+        for section, fields in document.items()
+    }
 
 
 def parse(document: Mapping[str, Any]) -> Policies:

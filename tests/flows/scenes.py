@@ -21,6 +21,8 @@ from reelkeeper.store.tables import (
 )
 from tests.doubles.requests import Request
 from tests.faults.world import World
+from tests.policies import put_in_force
+from tests.shrinking import AT_ANY_PRICE
 
 KEPT_TABLES = (audit_events, blobs, deployment, operations, users, videos)
 
@@ -32,10 +34,14 @@ def recorded_days() -> list[dict[str, date]]:
 
 
 class Scene:
-    """Videos of the pro user "ann", none of them viewed, on days that are all recorded."""
+    """Videos of the pro user "ann", none of them viewed, on days that are all recorded.
+
+    They are compressed whatever it costs: so small, none of them would pay for its requests.
+    """
 
     def __init__(self, world: World) -> None:
         self.world, self.double, self.engine = world, world.double, world.workspace.engine
+        put_in_force(self.engine, recipe=AT_ANY_PRICE)
         with transaction(self.engine, "test") as session:
             session.execute(sa.update(users).values(tier="pro"))
             session.execute(sa.insert(view_days), recorded_days())

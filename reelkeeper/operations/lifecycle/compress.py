@@ -13,19 +13,20 @@ from typing import NamedTuple
 
 from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout
 from reelkeeper.logs import bound
-from reelkeeper.model import Outcome, Tier
+from reelkeeper.model import CrfSearch, Outcome
 from reelkeeper.operations.core.freeze import why_stopped
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import swap
 from reelkeeper.operations.lifecycle.transcode import shrink
+from reelkeeper.rules.lifecycle.first_crf import Lesson, lesson
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, first_batch
-from reelkeeper.store import Engine
+from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import leases
-from reelkeeper.store.core.engine import reading
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.lifecycle import plan_progress
+from reelkeeper.store.lifecycle import crf_searches, plan_progress
 from reelkeeper.store.lifecycle.plans import Item, count_failures
 from reelkeeper.store.videos.videos import list_videos
 
@@ -106,6 +107,9 @@ def compress(
 ) -> Outcome:
     """Compress one video. Raises as `swap` does; LeaseLost, too, when its lease is lost while it is encoded."""
     video_id = item.video_id or ""
+    with reading(workspace.engine) as session:
+        model = crf_searches.model_of(session, video_id)
+        remaining_days = _remaining_days(session, job, video_id)
     with bound(video_id=video_id):
         return swap.swap(
             workspace,
@@ -115,7 +119,10 @@ def compress(
                 shrink,
                 recipe=job.recipe,
                 acceptance=job.acceptance,
-                remaining_days=_remaining_days(workspace, job, video_id),
+                remaining_days=remaining_days,
+                model=model,
+                lessons=partial(_lessons, workspace, job),
+                note=partial(_note, workspace, job, video_id, model),
                 progress=partial(manager.check, lease),
                 timed_out=partial(_timed_out, workspace, item.blob_id),
             ),
@@ -126,16 +133,22 @@ def compress(
         )
 
 
-def _remaining_days(workspace: Workspace, job: CompressionJob, video_id: str) -> int | None:
-    """Tell what is left of the video's life by its user's tier, for the payback gate; None for ever, or unknown."""
-    if job.recipe.payback.cpu_usd_per_hour is None:
-        return None
+def _remaining_days(session: Session, job: CompressionJob, video_id: str) -> int | None:
+    """Tell what is left of the video's life by its user's tier; None for ever, or unknown."""
+    found = list_videos(session, video_id=video_id)
+    return job.policy.remaining_days(found[0].tier, found[0].created_at, job.as_of) if found else None
+
+
+def _lessons(workspace: Workspace, job: CompressionJob, encoder: str) -> list[Lesson]:
     with reading(workspace.engine) as session:
-        found = list_videos(session, video_id=video_id)
-    if not found or found[0].created_at is None or found[0].tier not in set(Tier):
-        return None
-    days = job.policy.retention_days()[Tier(found[0].tier)]
-    return None if days is None else max(0, days - (job.as_of - found[0].created_at).days)
+        searches = crf_searches.recall(session, encoder)
+    learnt = (lesson(search, model, job.recipe, job.acceptance) for model, search in searches)
+    return [item for item in learnt if item is not None]
+
+
+def _note(workspace: Workspace, job: CompressionJob, video_id: str, model: str | None, search: CrfSearch) -> None:
+    with transaction(workspace.engine, "search.note") as session:
+        crf_searches.add(session, search, video_id=video_id, run_id=job.run_id, model=model)
 
 
 def _timed_out(workspace: Workspace, blob_id: int) -> int:

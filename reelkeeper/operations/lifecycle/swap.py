@@ -21,7 +21,7 @@ from reelkeeper.store.lifecycle import swaps
 from reelkeeper.store.lifecycle.swaps import Source
 from reelkeeper.store.videos.intents import Intent, announce
 
-_COPIES_AT_WORK = 3  # the source, the best encode so far and the one being made, each no larger than the source
+_COPIES_AT_WORK = 5  # the source and the encodes of a search, each no larger than the source
 
 
 def swap(

@@ -1,16 +1,18 @@
 """Make a video smaller without making it worse."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import file_digest
 from pathlib import Path
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.errors import MediaTimeout, NotAVideo
-from reelkeeper.model import Media, MediaLimits, Quality, Refusal, Transcode
-from reelkeeper.rules.lifecycle import crf, transcode
-from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, pays
+from reelkeeper.model import CrfSearch, Media, MediaLimits, Quality, Refusal, Transcode
+from reelkeeper.rules.lifecycle import crf, first_crf, transcode, worth
+from reelkeeper.rules.lifecycle.first_crf import Lesson
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
+from reelkeeper.rules.lifecycle.worth import Worth
 
 Shrinker = Callable[[Path, Path], Transcode | Refusal]
 _MAX_TIMEOUTS = 3  # runs in which a video took too long: a busy machine may be to blame once or twice
@@ -24,14 +26,19 @@ def shrink(
     *,
     limits: MediaLimits | None = None,
     remaining_days: int | None = None,
+    model: str | None = None,
+    lessons: Callable[[str], Sequence[Lesson]] | None = None,
+    note: Callable[[CrfSearch], None] | None = None,
     progress: Callable[[], None] | None = None,
     timed_out: Callable[[], int] | None = None,
 ) -> Transcode | Refusal:
     """Search the smallest WebM of `source` that passes `acceptance`; leave it in the folder `scratch`.
 
-    `remaining_days` is what is left of the video's life, for the payback gate. `progress` is called twice a second
-    while a tool runs; whatever it raises ends the tool and is passed on. `timed_out` tells in how many runs before
-    this one the video took too long: the third time is a Refusal. The same source and tools give the same bytes.
+    `remaining_days` is what is left of the video's life: an encode must be worth its CPU by then. `model` is what made
+    the clip, `lessons` tells what earlier searches with an encoder have found, and `note` hears what this one has met,
+    also where it ends in a Refusal. `progress` is called twice a second while a tool runs; whatever it raises ends the
+    tool and is passed on. `timed_out` tells in how many runs before this one the video took too long: the third time
+    is a Refusal. The same source, tools and lessons give the same bytes.
     Raises ToolMissing, and MediaTimeout or MediaError for what another try may mend; all else is a Refusal with its
     reason.
     """
@@ -41,17 +48,26 @@ def shrink(
         media = ffmpeg.inspect(source, limits)
     except NotAVideo as wrong:
         return Refusal("not_a_video", str(wrong), mark)
-    refusal = transcode.skip(media, recipe, mark) or pays(media, recipe.codec, recipe.payback, remaining_days, mark)
-    if refusal:
+    if refusal := transcode.skip(media, recipe, mark):
         return refusal
+    learnt = lessons(encoder) if lessons else ()
+    prior = recipe.payback.expected_size_percent / 100
+    kept = first_crf.kept_share(learnt, model, recipe.codec, prior)
+    worths = worth.at_presets(media, recipe.codec, recipe.presets, kept, recipe.payback, remaining_days)
+    preset = worth.choose(worths, recipe.codec)
+    if not worths[preset].pays:
+        return Refusal("payback", worths[preset].sentence(), mark)
+    first = first_crf.first_crf(learnt, media, model, recipe.codec, preset)
     with scratch_dir(scratch) as work:
-        search = _Search(source, work, media, recipe, acceptance, limits=limits, progress=progress)
-        found = _found(search, acceptance, mark, timed_out)
+        search = _Search(source, work, media, recipe, acceptance, preset, limits=limits, progress=progress)
+        found = _found(search, first, worths[preset], mark, timed_out)
+        if not isinstance(found, Refusal):
+            probe, draft, result, quality = found
+            found = transcode.accept(media, result, quality, recipe, acceptance, mark=mark) or found
+        if note:
+            note(_searched(search, encoder, found, worths[preset]))
         if isinstance(found, Refusal):
             return found
-        probe, draft, result, quality = found
-        if refusal := transcode.accept(media, result, quality, recipe, acceptance, mark=mark):
-            return refusal
         final = scratch / f"{secrets.token_hex(8)}.webm"
         with draft.open("rb") as file:
             sha256 = file_digest(file, "sha256").hexdigest()
@@ -71,11 +87,14 @@ def shrink(
     )
 
 
+Found = tuple[crf.Probe, Path, Media, Quality]
+
+
 def _found(
-    search: "_Search", acceptance: Acceptance, mark: str, timed_out: Callable[[], int] | None
-) -> "tuple[crf.Probe, Path, Media, Quality] | Refusal":
+    search: "_Search", first: first_crf.FirstCrf, expected: Worth, mark: str, timed_out: Callable[[], int] | None
+) -> Found | Refusal:
     try:
-        search.run()
+        search.run(first, expected)
     except NotAVideo as wrong:
         return Refusal("not_verified", str(wrong), mark)
     except MediaTimeout as slow:
@@ -83,11 +102,11 @@ def _found(
         if runs < _MAX_TIMEOUTS:
             raise
         return Refusal("too_slow", f"{slow}, as in {runs - 1} runs before", mark)
-    return search.chosen or Refusal("no_good_result", _why(search, acceptance), mark)
+    return search.chosen or Refusal("no_good_result", _why(search), mark)
 
 
 class _Search:
-    """The encodes of one video, of which only the best so far is kept on disk."""
+    """The encodes of one video. Those that look good are kept on disk until one of them is chosen."""
 
     def __init__(
         self,
@@ -96,38 +115,55 @@ class _Search:
         media: Media,
         recipe: Recipe,
         acceptance: Acceptance,
+        preset: int,
         *,
         limits: MediaLimits | None,
         progress: Callable[[], None] | None,
     ) -> None:
         self.source, self.work, self.media, self.progress = source, work, media, progress
-        self.recipe, self.acceptance, self.limits = recipe, acceptance, limits
+        self.recipe, self.acceptance, self.preset, self.limits = recipe, acceptance, preset, limits
         self.probes: list[crf.Probe] = []
-        self.chosen: tuple[crf.Probe, Path, Media, Quality] | None = None
+        self.chosen: Found | None = None
         self.cpu_seconds = 0.0
+        self._results: dict[int, tuple[Path, Media, Quality]] = {}  # by CRF
 
-    def run(self) -> None:
-        """Encode and measure until the rule has seen enough. Raises NotAVideo when either end does not decode."""
-        density, size = transcode.bits_per_pixel(self.media), self.media.size_bytes
-        while (wanted := crf.next_crf(self.probes, size, density, self.recipe, self.acceptance)) is not None:
-            draft = self.work / f"{wanted}.webm"
-            probe, measured = self._probe(wanted, draft)
-            self.probes.append(probe)
-            if measured and probe == crf.best(self.probes, size, self.acceptance):
-                if self.chosen:
-                    self.chosen[1].unlink()
-                self.chosen = (probe, draft, *measured)
-            else:
-                draft.unlink(missing_ok=True)
+    def run(self, first: first_crf.FirstCrf, expected: Worth) -> None:
+        """Encode and measure until the rule has seen enough. Raises NotAVideo when either end does not decode.
 
-    def _probe(self, wanted: int, draft: Path) -> tuple[crf.Probe, tuple[Media, Quality] | None]:
+        What the search was content with by some of its frames is compared anew by all that acceptance asks for; where
+        it falls short then, the search goes on.
+        """
+        start, size = self.recipe.crf_start or first.crf, self.media.size_bytes
+        while True:
+            wanted = crf.next_crf(self.probes, size, self.recipe, self.acceptance, start, self._stakes(expected))
+            if wanted is not None:
+                step = crf.frame_step(self.probes, self.media.frames, first.sd_crf, self.recipe, self.acceptance)
+                self.probes.append(self._probe(wanted, step))
+                continue
+            found = crf.best(self.probes, size, self.acceptance)
+            if found is None:
+                return
+            draft, result, quality = self._results[found.crf]
+            if found.frame_step == self.acceptance.frame_step:
+                self.chosen = (found, draft, result, quality)
+                return
+            self.probes[self.probes.index(found)] = self._compared(found, draft, result, self.acceptance.frame_step)
+
+    def _stakes(self, expected: Worth) -> crf.Stakes:
+        if expected.payback.cpu_usd_per_hour is None:
+            return crf.FREE
+        spent = expected.payback.cpu_usd(self.cpu_seconds) / max(1, len(self.probes))
+        return crf.Stakes(expected.days * worth.USD_PER_BYTE_DAY, spent)
+
+    def _probe(self, wanted: int, step: int) -> crf.Probe:
+        draft = self.work / f"{wanted}.webm"
         most = self.acceptance.most_bytes(self.media.size_bytes)
         encoded = ffmpeg.encode(
             self.source,
             draft,
             self.media,
             codec=self.recipe.codec,
-            preset=self.recipe.effort,
+            preset=self.preset,
             crf=wanted,
             most_bytes=most,
             limits=self.limits,
@@ -135,14 +171,25 @@ class _Search:
         )
         self.cpu_seconds += encoded.cpu_seconds
         if not encoded.complete or encoded.size_bytes > most:
-            return crf.Probe(wanted, encoded.size_bytes), None
+            draft.unlink(missing_ok=True)
+            return crf.Probe(wanted, encoded.size_bytes)
         result = ffmpeg.inspect(draft, self.limits)
         if not encoded.frames == result.frames == self.media.frames:
             counts = f"{encoded.frames} frames encoded, {result.frames} written, {self.media.frames} in the source"
             raise NotAVideo(counts)
-        quality, cpu_seconds = ffmpeg.measure(draft, self.source, self.media, limits=self.limits, watch=self._watch)
+        return self._compared(crf.Probe(wanted, encoded.size_bytes), draft, result, step)
+
+    def _compared(self, probe: crf.Probe, draft: Path, result: Media, step: int) -> crf.Probe:
+        quality, cpu_seconds = ffmpeg.measure(
+            draft, self.source, self.media, subsample=step, limits=self.limits, watch=self._watch
+        )
         self.cpu_seconds += cpu_seconds
-        return crf.Probe(wanted, encoded.size_bytes, quality.mean, quality.p5), (result, quality)
+        probe = crf.Probe(probe.crf, probe.size_bytes, quality.mean, quality.p5, step)
+        if crf.is_good(probe, self.media.size_bytes, self.acceptance):
+            self._results[probe.crf] = draft, result, quality
+        else:
+            draft.unlink()
+        return probe
 
     def _watch(self, _: ffmpeg.Progress) -> bool:
         if self.progress:
@@ -150,7 +197,29 @@ class _Search:
         return False
 
 
-def _why(search: _Search, acceptance: Acceptance) -> str:
+def _searched(search: _Search, encoder: str, found: Found | Refusal, expected: Worth) -> CrfSearch:
+    media = search.media
+    kept = media.size_bytes if isinstance(found, Refusal) else found[2].size_bytes
+    real = expected._replace(saved_bytes=media.size_bytes - kept, cpu_seconds=search.cpu_seconds)
+    return CrfSearch(
+        encoder=encoder,
+        preset=search.preset,
+        pixels=media.width * media.height,
+        frames=media.frames,
+        video_bits=media.video_bits,
+        source_bytes=media.size_bytes,
+        kept_bytes=kept,
+        outcome=found.rule if isinstance(found, Refusal) else "accepted",
+        probes=tuple(search.probes),
+        cpu_seconds=round(search.cpu_seconds, 3),
+        days=real.days,
+        gain_microusd=real.gain_microusd,
+        cost_microusd=real.cost_microusd,
+    )
+
+
+def _why(search: _Search) -> str:
+    acceptance = search.acceptance
     tried = "; ".join(
         f"CRF {p.crf}: more than {acceptance.most_bytes(search.media.size_bytes)} bytes"
         if p.mean is None or p.p5 is None

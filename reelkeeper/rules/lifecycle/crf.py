@@ -1,24 +1,39 @@
-"""Which CRF next? A search of one to three full encodes for the smallest file above the quality floor. Pure."""
+"""Which CRF next? A search of few full encodes for the smallest file above the quality floors. Pure.
 
-from math import isnan, nan
-from typing import NamedTuple
+Two lines carry it, both found on natural clips at presets 8 and 10 (see `first_crf`): the logarithm of the quality that
+is missing to VMAF's top grows evenly with the CRF, and so does that of the size shrink.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import exp2, floor, isnan, log, log2, nan
+from typing import Final, NamedTuple
 
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 
-_SLOPE = 0.35  # VMAF points lost per CRF where only one side is known; 0.15 to 0.45 were measured over nine clips
-_AIM = 0.8  # VMAF points above the floor to aim at: a slope is a guess, and a failed probe is a wasted encode
-_HOPELESS_PERCENT = 85  # of the source's size, with less than a point of quality to give away
-_HOPELESS_MARGIN = 1.0
-_LEAP = 8  # CRF steps after an encode that outgrew its source and so was never measured
+_TOP: Final = 101.4  # VMAF points that the line of the quality falls from: still pictures reach 97.4
+_LEAST_MISSING: Final = 0.9
+_FALL: Final = 0.055  # what the logarithm of the quality missing grows by a CRF: 0.035 to 0.09 on six clips
+_SHRINK: Final = 0.065  # what log2 of the size falls by a CRF: 0.03 to 0.1
+_LEAST_SHRINK: Final = 0.03  # by which one encode alone says that none can be small enough and good enough
+_LEAP: Final = 8  # CRF steps after an encode that outgrew its source and so was never measured
+_CHANCE: Final = 0.75  # that a further probe gives what is expected of it
+_NEAR: Final = 1.1  # of the largest size allowed: a size expected within this is worth a look
+_SURE_CRF: Final = 3.0  # standard deviation of a first CRF below which it will hardly miss
+_MIN_SAMPLES: Final = 40  # frames; the 5th percentile of fewer is off by up to 2.7 points
 
 
 class Probe(NamedTuple):
-    """One encode of the search. `mean` and `p5` are VMAF points, None where it was ended for being too large."""
+    """One encode of the search. `mean` and `p5` are VMAF points, None where it was ended for being too large.
+
+    They are of every `frame_step`-th frame.
+    """
 
     crf: int
     size_bytes: int
     mean: float | None = None
     p5: float | None = None
+    frame_step: int = 1
 
     def margin(self, acceptance: Acceptance) -> float | None:
         """VMAF points above the floor, by the mean or the 5th percentile, whichever has less to give; NaN if one is."""
@@ -29,64 +44,119 @@ class Probe(NamedTuple):
         return min(self.mean - acceptance.min_vmaf_mean, self.p5 - acceptance.min_vmaf_p5)
 
 
+class Stakes(NamedTuple):
+    """What a byte less is worth over the rest of the video's life, and what one more probe costs, in dollars."""
+
+    usd_per_byte: float
+    usd_per_probe: float
+
+
+FREE: Final = Stakes(1.0, 0.0)  # CPU costs nothing
+
+
 def is_good(probe: Probe, source_bytes: int, acceptance: Acceptance) -> bool:
-    """Whether a probe is small enough and good enough to be the result."""
+    """Whether a probe is small enough and good enough to be the result, by the frames that were compared."""
     margin = probe.margin(acceptance)
     return margin is not None and margin >= 0 and 0 < probe.size_bytes <= acceptance.most_bytes(source_bytes)
 
 
-def best(probes: list[Probe], source_bytes: int, acceptance: Acceptance) -> Probe | None:
+def best(probes: Sequence[Probe], source_bytes: int, acceptance: Acceptance) -> Probe | None:
     """Pick the smallest good probe, or None."""
     return min((p for p in probes if is_good(p, source_bytes, acceptance)), key=lambda p: p.size_bytes, default=None)
 
 
 def next_crf(
-    probes: list[Probe], source_bytes: int, density: float, recipe: Recipe, acceptance: Acceptance
+    probes: Sequence[Probe], source_bytes: int, recipe: Recipe, acceptance: Acceptance, first: int, stakes: Stakes
 ) -> int | None:
-    """Choose the CRF of the next encode, or None when another would not pay.
+    """Choose the CRF of the next encode, or None when another would not pay. It begins at `first`.
 
-    `density` is the source's bits per pixel. It ends at a good probe inside the band of quality, after the last
-    probe allowed, at one whose quality is no number, and where a probe shows that no CRF can be both small enough and
-    good enough.
+    It ends after the last probe allowed, at one whose quality is no number, where no new CRF is closer to the aim, and
+    where what one more can be expected to take off is worth less than its CPU. A near miss gets another.
     """
     if not probes:
-        return recipe.crf_start
-    last, lean = probes[-1], density < recipe.lean_bits_per_pixel
-    done = len(probes) >= recipe.max_probes or _in_band(last, source_bytes, acceptance)
-    if done or _hopeless(last, source_bytes, acceptance, lean=lean):
+        return max(recipe.crf_min, min(recipe.crf_max, first))
+    if len(probes) >= recipe.max_probes or any(isnan(probe.margin(acceptance) or 0) for probe in probes):
         return None
-    wanted = max(recipe.crf_min, min(recipe.crf_max, _interpolate(probes, acceptance)))
-    return None if any(wanted == probe.crf for probe in probes) else wanted
+    wanted = max(recipe.crf_min, min(recipe.crf_max, _aimed_at(probes, recipe, acceptance)))
+    found = best(probes, source_bytes, acceptance)
+    if any(wanted == probe.crf for probe in probes) or (found is not None and wanted < found.crf):
+        return None
+    most = acceptance.most_bytes(source_bytes)
+    expected = _expected_bytes(probes, wanted, most, _SHRINK if found else _LEAST_SHRINK)
+    if found is None and expected > _NEAR * most:
+        return None
+    gained = _CHANCE * ((found.size_bytes if found else source_bytes) - expected)
+    return wanted if gained > 0 and gained * stakes.usd_per_byte > stakes.usd_per_probe else None
 
 
-def _in_band(probe: Probe, source_bytes: int, acceptance: Acceptance) -> bool:
+def frame_step(probes: Sequence[Probe], frames: int, sd_crf: float, recipe: Recipe, acceptance: Acceptance) -> int:
+    """Choose which frames of the next probe are compared: all that acceptance asks for where it may be the result.
+
+    Comparing a result twice costs more than every third frame saves, so only a probe that will likely be followed by
+    another is looked at lightly: the first one while little is known (`sd_crf` is how far it may be off), and one that
+    is beyond all the others.
+    """
+    margins = [margin for probe in probes if (margin := probe.margin(acceptance)) is not None]
+    between = any(margin >= 0 for margin in margins) and any(margin < 0 for margin in margins)
+    sure = between if probes else sd_crf <= _SURE_CRF
+    light = recipe.search_frame_step
+    is_last = len(probes) + 1 >= recipe.max_probes
+    return acceptance.frame_step if sure or is_last or frames < light * _MIN_SAMPLES else light
+
+
+def floor_crf(probes: Sequence[Probe], recipe: Recipe, acceptance: Acceptance) -> float | None:
+    """Find the CRF at which a search met its aim, or would have; None where nothing was measured."""
+    missing = [(_missing(p, acceptance), float(p.crf)) for p in probes if _is_measured(p, acceptance)]
+    return _at(missing, _aim(recipe, acceptance), 1 / _FALL) if missing else None
+
+
+def bytes_at(probes: Sequence[Probe], crf: float, shrink: float = _SHRINK) -> float:
+    """Estimate the size of an encode at `crf` by those that were made; there must be one."""
+    sizes = [(float(probe.crf), log2(max(1, probe.size_bytes))) for probe in probes]
+    return exp2(min(62.0, _at(sizes, crf, -shrink)))
+
+
+def _expected_bytes(probes: Sequence[Probe], crf: int, most_bytes: int, shrink: float) -> float:
+    """Expect a size at `crf`. One that was ended for being too large is taken for as large as is allowed."""
+    whole = [p if p.mean is not None else p._replace(size_bytes=max(p.size_bytes, most_bytes)) for p in probes]
+    return bytes_at(whole, crf, shrink)
+
+
+def _aimed_at(probes: Sequence[Probe], recipe: Recipe, acceptance: Acceptance) -> int:
+    outgrown = max((probe.crf for probe in probes if probe.mean is None), default=0)  # nor does any below it fit
+    aim = floor_crf(probes, recipe, acceptance)
+    if aim is None:
+        return outgrown + _LEAP
+    return max(outgrown + 1, floor(aim))
+
+
+def _is_measured(probe: Probe, acceptance: Acceptance) -> bool:
     margin = probe.margin(acceptance)
-    band = acceptance.max_vmaf_mean - acceptance.min_vmaf_mean
-    return margin is not None and margin <= band and is_good(probe, source_bytes, acceptance)
+    return margin is not None and not isnan(margin)
 
 
-def _hopeless(probe: Probe, source_bytes: int, acceptance: Acceptance, *, lean: bool) -> bool:
-    margin = probe.margin(acceptance)
-    if margin is None:
-        return lean
-    if isnan(margin):
-        return True
-    large = probe.size_bytes * 100 >= _HOPELESS_PERCENT * source_bytes
-    return (large and margin < _HOPELESS_MARGIN) or (lean and margin < 0)
+def _missing(probe: Probe, acceptance: Acceptance) -> float:
+    return _logarithm(probe.margin(acceptance) or 0.0, acceptance)
 
 
-def _interpolate(probes: list[Probe], acceptance: Acceptance) -> int:
-    """Find where the margin meets the aim: between the nearest probes on both sides of the floor, else by slope."""
-    known = [(p.crf, m) for p in probes if (m := p.margin(acceptance)) is not None]
-    floor = max((p.crf for p in probes if p.mean is None), default=0)  # those at or below are too large anyhow
-    if not known:
-        return floor + _LEAP
-    above = max(((c, m) for c, m in known if m >= 0), default=None)
-    below = min(((c, m) for c, m in known if m < 0), default=None)
-    if above and below and above[0] < below[0]:
-        (low, high_margin), (high, low_margin) = above, below
-        share = (high_margin - min(_AIM, high_margin / 2)) / (high_margin - low_margin)
-        return max(low + 1, min(high - 1, round(low + share * (high - low))), floor + 1)
-    crf, margin = above or below or known[-1]
-    step = round((margin - _AIM) / _SLOPE)
-    return max(crf + (step or (1 if margin >= 0 else -1)), floor + 1)
+def _aim(recipe: Recipe, acceptance: Acceptance) -> float:
+    return _logarithm(recipe.aim_points, acceptance)
+
+
+def _logarithm(margin: float, acceptance: Acceptance) -> float:
+    return log(max(_LEAST_MISSING, _TOP - acceptance.min_vmaf_mean - margin))
+
+
+def _at(points: Sequence[tuple[float, float]], x: float, slope: float) -> float:
+    """Read y at `x`: between the points on both sides, else from the nearest, by `slope` or what two points say."""
+    known = sorted(points)
+    for (left, low), (right, high) in pairwise(known):
+        if left <= x <= right and left < right:
+            return low + (x - left) / (right - left) * (high - low)
+    near, value = min(known, key=lambda point: abs(point[0] - x))
+    others = [point for point in known if point[0] != near]
+    if others:
+        other, there = min(others, key=lambda point: abs(point[0] - near))
+        steepness = (there - value) / (other - near) / slope
+        slope *= max(0.5, min(2.0, steepness))
+    return value + (x - near) * slope

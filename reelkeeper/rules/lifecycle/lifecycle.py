@@ -117,6 +117,11 @@ class LifecyclePolicy(BaseModel):
             Tier.PRO: self.retention_pro_days,
         }
 
+    def remaining_days(self, tier: str | None, created_at: datetime | None, as_of: datetime) -> int | None:
+        """Tell how much is left of the life of a user's video; None for ever, or where it is not known."""
+        kept = self.retention_days().get(Tier(tier)) if tier in set(Tier) else None
+        return None if kept is None or created_at is None else max(0, kept - (as_of - created_at).days)
+
     def require_active(self, flow: str) -> None:
         """Raise PolicyRefused unless a rule that `flow` acts on is switched on: an empty policy is a mistake."""
         switches = FLOW_RULES[flow]

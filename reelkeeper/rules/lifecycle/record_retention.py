@@ -20,6 +20,9 @@ class RecordRetentionPolicy(BaseModel):
         description="Jobs that are over, uploads, reservations: so long the same key gives the same answer",
     )
     intents_days: int | None = Field(90, ge=7, description="Intents of swaps and restores that are done or given up")
+    searches_days: int | None = Field(
+        400, ge=7, description="What searches for a CRF have found and cost, which later ones learn from"
+    )
     scans_days: int | None = Field(30, ge=7, description="Comparisons of bucket and catalogue")
     alerts_days: int | None = Field(400, ge=62, description="Alerts that are over, and snoozes")
     windows_days: int | None = Field(400, ge=31, description="Quarters of an hour of the service's performance")

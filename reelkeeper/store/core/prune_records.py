@@ -18,6 +18,7 @@ from reelkeeper.store.core.engine import changed
 from reelkeeper.store.tables import (
     alerts,
     blobs,
+    crf_searches,
     daily_views,
     forecasts,
     jobs,
@@ -115,6 +116,7 @@ KINDS: Final = (  # in an order in which what refers goes before what it refers 
     Kind(uploads, "jobs_days", _upload),
     Kind(reservations, "jobs_days", _reservation),
     Kind(operations, "intents_days", _intent),
+    Kind(crf_searches, "searches_days", lambda cutoff: crf_searches.c.at < cutoff),
     Kind(scans, "scans_days", _scan),
     Kind(alerts, "alerts_days", _alert),
     Kind(snoozes, "alerts_days", lambda cutoff: snoozes.c.until < cutoff),

@@ -68,7 +68,7 @@ class JobRow(SQLModel, table=True):
     processing_seconds: float | None = None
     concurrency: float | None = None  # how many ran beside it, on average
     cost_microusd: int | None = Field(None, sa_type=sa.BigInteger)  # what the provider charged
-    video_id: str | None = Field(None, foreign_key="videos.id")
+    video_id: str | None = Field(None, foreign_key="videos.id", index=True)
     error: str | None = None
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
-from reelkeeper.store.tables.columns import UtcDateTime
+from reelkeeper.store.tables.columns import UtcDateTime, counted
 
 
 class Deployment(SQLModel, table=True):
@@ -107,6 +107,31 @@ class VerdictRow(SQLModel, table=True):
     outcome: str | None = None
     outcome_reason: str | None = None
     after_bytes: int | None = Field(None, sa_type=sa.BigInteger)
+
+
+class CrfSearchRow(SQLModel, table=True):
+    """What one search for a CRF met and cost, whatever came of it; later ones begin where it ended."""
+
+    __tablename__ = "crf_searches"
+    __table_args__ = (sa.Index("ix_crf_searches_encoder", "encoder", "id"), sa.Index("ix_crf_searches_run", "run_id"))
+    id: int | None = Field(None, sa_column=counted())
+    at: datetime = Field(sa_type=UtcDateTime, index=True)
+    run_id: str
+    video_id: str
+    model: str | None = None  # that made the clip
+    encoder: str
+    preset: int
+    pixels: int = Field(sa_type=sa.BigInteger)  # of a frame
+    frames: int
+    video_bits: int = Field(sa_type=sa.BigInteger)
+    source_bytes: int = Field(sa_type=sa.BigInteger)
+    kept_bytes: int = Field(sa_type=sa.BigInteger)
+    outcome: str
+    probes: list[Any] = Field(sa_type=sa.JSON)
+    cpu_seconds: float
+    days: int
+    gain_microusd: int = Field(sa_type=sa.BigInteger)
+    cost_microusd: int = Field(sa_type=sa.BigInteger)
 
 
 class LeaseRow(SQLModel, table=True):

@@ -70,7 +70,7 @@ def structural_faults(source: Media, result: Media, codec: str = "av1") -> str:
 @pytest.mark.parametrize("name", ODD_CLIPS)
 def test_an_odd_clip_comes_through_whole(make_clip: MakeClip, tmp_path: Path, name: str) -> None:
     source, result, target = encoded(made(make_clip, name), tmp_path)
-    assert skip(source, Recipe(skip_codecs=(), skip_bits_per_pixel=0)) is None
+    assert skip(source, Recipe(skip_codecs=())) is None
     assert structural_faults(source, result) == ""
     assert ffmpeg.decode(target, result).frames == source.frames
 
@@ -126,7 +126,7 @@ def test_what_a_result_would_lose_is_refused_before_and_after_the_encode(
     order = odd.pop("order", "")
     source = make_clip(*(part.format(order=order) for part in odd.pop("options", ())), **odd)
     media, result, _ = encoded(source, tmp_path)
-    refusal = skip(media, Recipe(skip_codecs=(), skip_bits_per_pixel=0))
+    refusal = skip(media, Recipe(skip_codecs=()))
     assert refusal is not None
     assert (refusal.rule, refusal.permanent) == (early, True)
     faults = accept(replace(media, size_bytes=10**9), result, perfect(media), Recipe(), Acceptance())
@@ -137,14 +137,14 @@ def test_what_a_result_would_lose_is_refused_before_and_after_the_encode(
 def test_a_clip_turned_by_an_odd_angle_is_left_as_it_is(make_clip: MakeClip, tmp_path: Path) -> None:
     clip = str(make_clip(size="96x64"))
     turned = tool("-display_rotation", "45", "-i", clip, "-c", "copy", str(tmp_path / "turned.mp4"))
-    refusal = skip(ffmpeg.inspect(turned), Recipe(skip_bits_per_pixel=0))
+    refusal = skip(ffmpeg.inspect(turned), Recipe())
     assert refusal is not None
     assert refusal.rule == "side_data"
 
 
 @pytest.mark.parametrize("layout", ["2.1", "4.0", "3.1"])
 def test_sound_that_opus_would_mix_into_another_layout_is_left_as_it_is(make_clip: MakeClip, layout: str) -> None:
-    refusal = skip(ffmpeg.inspect(make_clip(audio=layout, sound="aac")), Recipe(skip_bits_per_pixel=0))
+    refusal = skip(ffmpeg.inspect(make_clip(audio=layout, sound="aac")), Recipe())
     assert refusal is not None
     assert refusal.rule == "audio_layout"
     assert layout in refusal.reason

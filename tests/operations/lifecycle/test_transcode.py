@@ -10,11 +10,13 @@ import pytest
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import IntegrityDoubt, LeaseLost, MediaTimeout, NotAVideo
-from reelkeeper.model import Media, Quality, Refusal, Transcode
+from reelkeeper.model import CrfSearch, Media, Quality, Refusal, Transcode
 from reelkeeper.operations.videos.intents import verify_stored
-from reelkeeper.rules.lifecycle.transcode import Acceptance, Payback, Recipe, accept, fingerprint
+from reelkeeper.rules.lifecycle.first_crf import lesson
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, accept, fingerprint
+from reelkeeper.rules.lifecycle.worth import Payback
 from tests.clips import MakeClip, tool
-from tests.shrinking import shrink
+from tests.shrinking import AT_ANY_PRICE, shrink
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,52 @@ def test_a_natural_clip_shrinks_and_keeps_its_quality(natural_clips: dict[str, P
     assert again.mean >= 93
     assert again.p5 >= 88
     assert outcome.size_bytes <= 0.9 * natural_clips["bikes"].stat().st_size
-    assert 1 <= len(outcome.probes) <= 3
+    assert 1 <= len(outcome.probes) <= 4
     assert outcome.cpu_seconds > 0
     verify_stored(Path(outcome.path), announced(outcome))
 
 
+@pytest.mark.long
+def test_what_one_search_has_found_the_next_begins_with(natural_clips: dict[str, Path], tmp_path: Path) -> None:
+    searches: list[CrfSearch] = []
+    assert isinstance(shrink(natural_clips["city"], tmp_path, note=searches.append), Transcode)
+    learnt = lesson(searches[0], "fox", Recipe(), Acceptance())
+    assert learnt is not None
+    assert learnt.floor_crf > 48  # 44 is the prior
+    outcome = shrink(natural_clips["city"], tmp_path, model="fox", lessons=lambda _: [learnt], note=searches.append)
+    assert isinstance(outcome, Transcode)
+    cold, warm = searches
+    assert abs(warm.probes[0][0] - learnt.floor_crf) <= 1
+    assert len(warm.probes) < len(cold.probes)
+    assert warm.cpu_seconds < cold.cpu_seconds
+    assert (warm.outcome, warm.kept_bytes, warm.encoder) == ("accepted", outcome.size_bytes, outcome.encoder)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("frame_step", [1, 3])
+def test_what_looked_good_by_every_third_frame_is_accepted_by_all_that_are_asked_for(
+    make_clip: MakeClip, tmp_path: Path, frame_step: int
+) -> None:
+    long = make_clip(size="64x64", seconds=5.5)
+    outcome = shrink(long, tmp_path, acceptance=Acceptance(frame_step=frame_step))
+    assert isinstance(outcome, Transcode)
+    assert (outcome.quality.subsample, outcome.quality.frames) == (frame_step, 132 // frame_step)
+    full, _ = ffmpeg.measure(Path(outcome.path), long, ffmpeg.inspect(long), subsample=frame_step)
+    assert full == outcome.quality
+
+
+def test_what_a_refused_search_has_met_is_noted_too(make_clip: MakeClip, tmp_path: Path) -> None:
+    searches: list[CrfSearch] = []
+    dense = make_clip(size="160x96", seconds=1, codec="libx264 -preset veryslow -crf 36", audio="")
+    assert isinstance(shrink(dense, tmp_path, note=searches.append), Refusal)
+    (search,) = searches
+    assert (search.outcome, search.kept_bytes) == ("no_good_result", search.source_bytes)
+    assert search.probes
+    assert search.cpu_seconds > 0
+
+
 def test_vp9_shrinks_too(source: Path, tmp_path: Path) -> None:
-    outcome = shrink(source, tmp_path, Recipe(codec="vp9", crf_start=40))
+    outcome = shrink(source, tmp_path, AT_ANY_PRICE.model_copy(update={"codec": "vp9", "crf_start": 40}))
     assert isinstance(outcome, Transcode), outcome
     assert outcome.media.codec == "vp9"
 
@@ -77,7 +118,7 @@ def test_only_the_result_is_left_in_the_scratch_folder(source: Path, tmp_path: P
 
 def test_a_refusal_names_the_recipe_and_every_probe(make_clip: MakeClip, tmp_path: Path) -> None:
     dense = make_clip(size="160x96", seconds=1, codec="libx264 -preset veryslow -crf 36", audio="")
-    recipe = Recipe(skip_bits_per_pixel=0)
+    recipe = AT_ANY_PRICE.model_copy(update={"crf_start": 32})
     outcome = shrink(dense, tmp_path, recipe)
     assert isinstance(outcome, Refusal), outcome
     assert outcome.rule == "no_good_result"
@@ -97,7 +138,7 @@ def test_an_encode_that_does_not_pay_is_not_begun(source: Path, tmp_path: Path) 
     outcome = shrink(source, tmp_path, recipe, remaining_days=3)
     assert isinstance(outcome, Refusal)
     assert outcome.rule == "payback"
-    assert "3 days" in outcome.reason
+    assert "for 3 days" in outcome.reason
 
 
 @pytest.mark.long

@@ -1,106 +1,165 @@
-"""Which CRF comes next: one to three encodes find the smallest result above the floor, or that there is none."""
+"""Which CRF comes next: a few encodes find the smallest result above the floors, or that none is worth it."""
 
-from math import nan
+from math import exp, nan
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelkeeper.rules.lifecycle.crf import Probe, best, is_good, next_crf
+from reelkeeper.rules.lifecycle.crf import FREE, Probe, Stakes, best, frame_step, is_good, next_crf
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 
-DENSE = 0.2  # bits per pixel
+SIZE = 1_000_000  # bytes of the source
+MONTHS = Stakes(4.5e-11, 2e-5)  # three months of a byte, and two CPU seconds at 0.04 USD an hour
 
 
-def after(*probes: Probe, density: float = DENSE) -> int | None:
-    return next_crf(list(probes), 1_000_000, density, Recipe(), Acceptance())
+def after(*probes: Probe, first: int = 40, stakes: Stakes = FREE) -> int | None:
+    return next_crf(list(probes), SIZE, Recipe(), Acceptance(), first, stakes)
 
 
-def test_the_search_starts_at_its_start() -> None:
-    assert after() == 32
+def test_the_search_begins_where_it_is_told_within_bounds() -> None:
+    assert [after(first=first) for first in (40, 12, 61)] == [40, 20, 55]
 
 
-def test_a_first_probe_within_the_band_is_the_result() -> None:
-    assert after(Probe(32, 400_000, 94.0, 91.0)) is None
+def test_a_result_at_the_aim_ends_it() -> None:
+    assert after(Probe(40, 400_000, 93.6, 91.0)) is None
+    assert after(Probe(40, 400_000, 93.1, 91.0)) is None  # just above the floor: a lower CRF would only be larger
 
 
-def test_too_good_a_probe_leads_to_a_higher_crf() -> None:
-    assert after(Probe(32, 400_000, 98.0, 95.0)) == 44
-    assert after(Probe(32, 400_000, 99.9, 99.0)) == 45  # and no further than VMAF can be trusted
+def test_whatever_is_better_than_the_aim_leads_to_a_higher_crf() -> None:
+    assert after(Probe(40, 400_000, 94.5, 91.0)) == 42
+    assert after(Probe(40, 400_000, 96.9, 95.0)) == 50
+    assert after(Probe(40, 400_000, 99.9, 99.0)) == 55  # and no further than VMAF can be trusted
 
 
 def test_too_bad_a_probe_leads_to_a_lower_crf() -> None:
-    assert after(Probe(32, 400_000, 92.0, 88.5)) == 27
+    assert after(Probe(40, 400_000, 92.0, 88.5)) == 36
 
 
 def test_the_5th_percentile_counts_as_much_as_the_mean() -> None:
-    assert after(Probe(32, 400_000, 95.0, 86.0)) == 24
+    assert after(Probe(40, 400_000, 95.0, 86.0)) == after(Probe(40, 400_000, 91.0, 90.0)) == 35
 
 
 def test_between_two_probes_it_interpolates() -> None:
-    assert after(Probe(32, 400_000, 97.0, 94.0), Probe(42, 200_000, 92.0, 89.0)) == 38
+    assert after(Probe(32, 400_000, 96.0, 93.0), Probe(46, 200_000, 91.0, 88.0)) == 40
+
+
+def test_a_near_miss_gets_another_probe_however_few_bits_its_source_has() -> None:
+    assert after(Probe(40, 230_000, 92.77, 90.0)) == 38
+
+
+def test_the_next_is_no_further_than_what_two_probes_say() -> None:
+    """On a steep clip, whose quality falls twice as fast as is usual."""
+    steep = Probe(32, 400_000, 97.0, 93.5), Probe(36, 330_000, 94.57, 92.5)
+    assert (after(*steep), after(steep[1])) == (37, 38)
 
 
 def test_it_ends_after_the_last_probe_allowed() -> None:
-    probes = Probe(32, 400_000, 97.0, 94.0), Probe(42, 200_000, 92.0, 89.0), Probe(38, 300_000, 92.9, 89.0)
-    assert after(*probes) is None
-    assert best(list(probes), 1_000_000, Acceptance()) == probes[0]
+    tried = Probe(32, 500_000, 97.0, 94.0), Probe(46, 200_000, 90.0, 87.0), Probe(38, 400_000, 95.9, 93.0)
+    assert after(*tried) is not None
+    whole = [*tried, Probe(43, 300_000, 92.9, 89.0)]
+    assert after(*whole) is None
+    assert best(whole, SIZE, Acceptance()) == tried[2]
 
 
-def test_a_large_result_of_little_quality_is_hopeless() -> None:
-    assert after(Probe(32, 860_000, 93.9, 91.0)) is None
+def test_where_no_size_allowed_can_hold_the_quality_nothing_more_is_tried() -> None:
+    assert after(Probe(40, 890_000, 90.0, 87.5)) is None
 
 
-def test_one_that_outgrew_its_source_is_tried_once_more_if_the_source_is_dense() -> None:
+def test_one_that_outgrew_its_source_is_tried_further_up() -> None:
     assert after(Probe(32, 900_001)) == 40
-    assert after(Probe(32, 900_001), density=0.05) is None
+    assert after(Probe(32, 900_001), Probe(40, 850_000, 95.0, 92.0)) == 43
+    assert after(Probe(36, 900_001), Probe(37, 880_000, 90.0, 87.0)) is None
 
 
-def test_a_lean_source_gets_no_second_probe_unless_there_is_quality_to_give_away() -> None:
-    assert after(Probe(32, 400_000, 92.0, 91.0), density=0.05) is None
-    assert after(Probe(32, 870_000, 97.4, 94.4), density=0.05) == 42
+def test_a_further_probe_must_save_more_than_its_cpu_costs() -> None:
+    fine = Probe(40, 400_000, 96.0, 93.0)
+    assert after(fine) == 46
+    assert after(fine, stakes=MONTHS) is None  # 71 kB can be expected, worth 0.000003 USD
+    assert after(fine, stakes=MONTHS._replace(usd_per_byte=3e-10)) == 46  # of a video that stays for two years
+    assert after(fine, stakes=MONTHS._replace(usd_per_probe=2e-6)) == 46
+
+
+def test_a_search_without_a_result_yet_has_the_whole_source_to_gain() -> None:
+    missed = Probe(40, 400_000, 92.0, 89.0)
+    assert after(missed, stakes=MONTHS._replace(usd_per_probe=1e-5)) == 36
+    assert after(missed, stakes=MONTHS) is None  # 345 kB can be expected: 0.000016 USD
 
 
 def test_a_quality_that_is_no_number_ends_the_search_and_is_never_good() -> None:
     for mean, p5 in ((nan, 90.0), (95.0, nan), (nan, nan)):
         probe = Probe(32, 400_000, mean, p5)
         assert after(probe) is None
-        assert not is_good(probe, 1_000_000, Acceptance())
-        assert best([probe], 1_000_000, Acceptance()) is None
+        assert not is_good(probe, SIZE, Acceptance())
+        assert best([probe], SIZE, Acceptance()) is None
+
+
+LONG = 600  # frames
+
+
+@pytest.mark.parametrize(
+    ("probes", "sd_crf", "frames", "step"),
+    [
+        ([], 5.5, LONG, 3),  # little is known: another will follow
+        ([], 2.0, LONG, 1),  # likely the result
+        ([], 5.5, 100, 1),  # too few frames for a percentile of every third
+        ([Probe(40, 1, 91.0, 89.0)], 2.0, LONG, 3),
+        ([Probe(40, 1, 91.0, 89.0), Probe(36, 1, 94.0, 92.0)], 5.5, LONG, 1),  # what comes between them
+        ([Probe(40, 1, 91.0, 89.0)] * 3, 5.5, LONG, 1),  # the last one
+    ],
+)
+def test_only_a_probe_that_is_hardly_the_last_is_looked_at_lightly(
+    probes: list[Probe], sd_crf: float, frames: int, step: int
+) -> None:
+    assert frame_step(probes, frames, sd_crf, Recipe(), Acceptance()) == step
 
 
 points = st.floats(0, 100, allow_nan=False)
 measured = st.builds(
     lambda crf, size, mean, drop: Probe(crf, size, mean, mean - drop),
-    st.integers(20, 45),
+    st.integers(20, 55),
     st.integers(1, 1_100_000),
     points,
     st.floats(0, 10),
 )
-outgrown = st.builds(Probe, st.integers(20, 45), st.integers(900_001, 2_000_000), st.none(), st.none())
+outgrown = st.builds(Probe, st.integers(20, 55), st.integers(900_001, 2_000_000), st.none(), st.none())
 
 
-@given(st.lists(measured | outgrown, max_size=4), st.floats(0, 1))
-def test_every_step_of_the_search_is_new_and_within_bounds(probes: list[Probe], density: float) -> None:
-    wanted = next_crf(probes, 1_000_000, density, Recipe(), Acceptance())
+@given(st.lists(measured | outgrown, max_size=5), st.integers(1, 63))
+def test_every_step_of_the_search_is_new_and_within_bounds(probes: list[Probe], first: int) -> None:
+    wanted = after(*probes, first=first)
     if wanted is not None:
-        assert 20 <= wanted <= 45
+        assert 20 <= wanted <= 55
         assert wanted not in [probe.crf for probe in probes]
-        assert len(probes) < 3
+        assert len(probes) < 4
 
 
-@given(st.floats(0.1, 0.6), st.floats(85, 99.5), st.floats(0, 5), st.integers(50_000, 3_000_000), st.floats(0.02, 1))
-def test_a_search_ends_within_its_probes_at_a_good_one_or_none(
-    slope: float, at_32: float, drop: float, size_at_32: int, density: float
+@given(
+    st.floats(0.03, 0.09),
+    st.floats(0.5, 12),
+    st.floats(0, 5),
+    st.integers(50_000, 3_000_000),
+    st.floats(0.03, 0.1),
+    st.integers(20, 55),
+)
+def test_a_search_ends_within_its_probes_close_to_the_floor(
+    fall: float, missing_at_40: float, drop: float, size_at_40: int, shrink: float, first: int
 ) -> None:
-    """Over encoders whose quality falls and whose size shrinks with the CRF, 6 steps halving it."""
+    """Over encoders whose missing quality grows evenly on a logarithmic scale, as do their sizes shrink."""
     probes: list[Probe] = []
-    while (crf := next_crf(probes, 1_000_000, density, Recipe(), Acceptance())) is not None:
-        size, mean = int(size_at_32 * 2 ** ((32 - crf) / 6)), at_32 - slope * (crf - 32)
-        probes.append(Probe(crf, size) if size > 900_000 else Probe(crf, size, mean, mean - drop))
-        assert len(probes) <= 3
-    chosen = best(probes, 1_000_000, Acceptance())
-    assert chosen is None or is_good(chosen, 1_000_000, Acceptance())
-    first = probes[0]
-    if is_good(first, 1_000_000, Acceptance()):
-        assert chosen is not None
-        assert chosen.size_bytes <= first.size_bytes
+
+    def encode(crf: int) -> Probe:
+        size = int(size_at_40 * 2 ** (shrink * (40 - crf)))
+        mean = 101.4 - missing_at_40 * exp(fall * (crf - 40))
+        return Probe(crf, size) if size > 900_000 else Probe(crf, size, mean, mean - drop)
+
+    while (crf := after(*probes, first=first)) is not None:
+        probes.append(encode(crf))
+        assert len(probes) <= 4
+    chosen = best(probes, SIZE, Acceptance())
+    if chosen is None:
+        return
+    assert chosen.size_bytes <= min(probe.size_bytes for probe in probes if is_good(probe, SIZE, Acceptance()))
+    above = [crf for crf in range(chosen.crf + 4, 56) if is_good(encode(crf), SIZE, Acceptance())]
+    margins = [encode(crf).margin(Acceptance()) or 0 for crf in above]
+    assert len(probes) == 4 or not [margin for margin in margins if margin > 0.5]

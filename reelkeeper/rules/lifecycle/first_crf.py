@@ -1,0 +1,124 @@
+"""Where to begin a search for a CRF: by what earlier searches with the same encoder and preset have found. Pure.
+
+The CRF at which clips of one generator meet the floor differs little from clip to clip, and much from that of others:
+of three natural videos, cut twice and coded as x264 CRF 18 and 23, preset 10 met it at 33 to 35, 37 to 39 and 46 to 47.
+So one ridge regression over all of them says what bits per pixel and size have to do with it, and the mean residual of
+the same model's clips, shrunk towards none, says the rest.
+"""
+
+from collections.abc import Sequence
+from math import exp2, log2, sqrt
+from statistics import fmean
+from typing import Final, NamedTuple
+
+from reelkeeper.model import CrfSearch, Media
+from reelkeeper.rules.lifecycle.crf import Probe, bytes_at, floor_crf
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, bits_per_pixel
+from reelkeeper.rules.lifecycle.worth import effort
+
+# CRF at VMAF 93.5 or 5th percentile 88.5 by codec and preset of SVT-AV1 4.2: means of bigbuckbunny, bikes and cityCC0,
+# 640 pixels wide, x264 medium CRF 18 and veryfast CRF 23, by encodes at CRF 28 to 60.
+_PRIOR_CRF: Final = {("av1", 6): 43.0, ("av1", 8): 44.0, ("av1", 9): 42.0, ("av1", 10): 40.0}
+_UNKNOWN_CRF: Final = {"av1": 42.0, "vp9": 36.0}
+_PRIOR_SD: Final = (6.0, 1.0, 1.0)  # of the CRF, and of its change with a doubling of bits per pixel, and of pixels
+_BETWEEN_SD: Final = 5.5  # CRF, between models
+_WITHIN_SD: Final = 2.0  # CRF, between clips of one model, until there are enough to tell
+_WITHIN_WEIGHT: Final = 3  # clips that this counts as much as
+_USUAL_BITS_PER_PIXEL: Final = 0.2
+_USUAL_PIXELS: Final = 1280 * 720
+_LEAST_SHARE, _MOST_SHARE = 0.01, 2.0  # of a source: an encode beyond these was misread or ended early
+
+
+class Lesson(NamedTuple):
+    """What one earlier search has found: of which model's clip, and at which CRF and size it met the floor."""
+
+    model: str | None  # that made the clip
+    preset: int
+    bits_per_pixel: float  # of the source
+    pixels: int  # of a frame
+    floor_crf: float
+    kept_share: float  # of the source's bytes, by a result at the floor
+
+
+class FirstCrf(NamedTuple):
+    """A CRF to begin with, and how far it may be off: a standard deviation."""
+
+    crf: int
+    sd_crf: float
+
+
+def lesson(search: CrfSearch, model: str | None, recipe: Recipe, acceptance: Acceptance) -> Lesson | None:
+    """Learn from one search where it met the floor; None where nothing was measured."""
+    probes = [Probe(*probe) for probe in search.probes]
+    crf = floor_crf(probes, recipe, acceptance)
+    if crf is None:
+        return None
+    share = bytes_at(probes, crf) / search.source_bytes
+    density = search.video_bits / max(1, search.pixels * search.frames)
+    return Lesson(model, search.preset, density, search.pixels, crf, share)
+
+
+def kept_share(lessons: Sequence[Lesson], model: str | None, codec: str, prior: float) -> float:
+    """Expect which part of its bytes a clip of `model` keeps at the usual preset; what is not known yet is `prior`."""
+    shares = [
+        max(_LEAST_SHARE, min(_MOST_SHARE, item.kept_share)) / effort(codec, item.preset).relative_bytes
+        for item in lessons
+        if item.model == model
+    ]
+    return exp2(fmean([log2(share) for share in [prior, *shares]]))
+
+
+def first_crf(lessons: Sequence[Lesson], media: Media, model: str | None, codec: str, preset: int) -> FirstCrf:
+    """Choose where to begin with a clip of `model`. `lessons` are of the same codec and version of the encoder."""
+    rows = [
+        (item.model, _features(item.bits_per_pixel, item.pixels), item.floor_crf - _prior(codec, item.preset))
+        for item in lessons
+    ]
+    line = _ridge([(features, target) for _, features, target in rows])
+    off = [target - _product(line, features) for made_by, features, target in rows if made_by == model]
+    mean = fmean(off) if off else 0.0
+    spread = sum((value - mean) ** 2 for value in off)
+    within = (_WITHIN_WEIGHT * _WITHIN_SD**2 + spread) / (_WITHIN_WEIGHT + max(0, len(off) - 1))
+    trust = len(off) / (len(off) + within / _BETWEEN_SD**2)
+    here = _product(line, _features(bits_per_pixel(media), media.width * media.height))
+    found = _prior(codec, preset) + here + trust * mean
+    return FirstCrf(round(found), sqrt(within + (1 - trust) * _BETWEEN_SD**2))
+
+
+def _prior(codec: str, preset: int) -> float:
+    return _PRIOR_CRF.get((codec, preset), _UNKNOWN_CRF[codec])
+
+
+def _features(density: float, pixels: int) -> tuple[float, ...]:
+    return 1.0, log2(max(density, 1e-4) / _USUAL_BITS_PER_PIXEL), log2(max(pixels, 1) / _USUAL_PIXELS)
+
+
+def _ridge(rows: Sequence[tuple[tuple[float, ...], float]]) -> list[float]:
+    """Fit a line by least squares, each coefficient held to zero as tightly as its prior says."""
+    size, noise = len(_PRIOR_SD), _BETWEEN_SD**2
+    left = [[noise / _PRIOR_SD[i] ** 2 if i == j else 0.0 for j in range(size)] for i in range(size)]
+    right = [0.0] * size
+    for features, target in rows:
+        for i in range(size):
+            right[i] += features[i] * target
+            for j in range(size):
+                left[i][j] += features[i] * features[j]
+    return _solve(left, right)
+
+
+def _solve(left: list[list[float]], right: list[float]) -> list[float]:
+    """Solve a positive definite system by elimination; what is held by a prior needs no pivots."""
+    size = len(right)
+    for i in range(size):
+        for j in range(i + 1, size):
+            factor = left[j][i] / left[i][i]
+            left[j] = [below - factor * above for below, above in zip(left[j], left[i], strict=True)]
+            right[j] -= factor * right[i]
+    found = [0.0] * size
+    for i in reversed(range(size)):
+        found[i] = (right[i] - sum(left[i][j] * found[j] for j in range(i + 1, size))) / left[i][i]
+    return found
+
+
+def _product(line: Sequence[float], features: Sequence[float]) -> float:
+    return sum(a * b for a, b in zip(line, features, strict=True))

@@ -1,0 +1,157 @@
+"""What an encode is worth: bytes off over the rest of a video's life at R2's price, less CPU and requests. Pure.
+
+Before a video is opened only its size is known, and what earlier encodes have kept and cost of theirs says the rest;
+once it is open, its pixels and bits do.
+"""
+
+from collections.abc import Collection, Mapping
+from decimal import Decimal
+from typing import Final, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reelkeeper.model import Media, SearchTotals
+from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, MILLION, STANDARD
+
+_READS, _WRITES = 2, 1  # download, read back; put
+REQUESTS_USD: Final = float(
+    (_WRITES * STANDARD.class_a_usd_per_million + _READS * STANDARD.class_b_usd_per_million) / MILLION
+)
+USD_PER_BYTE_DAY: Final = float(STANDARD.storage_usd_per_gb_month) / GB / DAYS_A_MONTH
+_HOUR_SECONDS: Final = 3600
+_MICRO: Final = 10**6
+
+
+class Effort(NamedTuple):
+    """What a preset makes of a clip: bytes, of those at the usual preset, and CPU seconds a million pixels."""
+
+    relative_bytes: float
+    encode_cpu_seconds: float
+
+
+# At the same floor on three natural clips of 640 pixels' width, one core of an EPYC with AVX2. SVT-AV1 4.2 at lp=1;
+# two-pass libvpx-vp9 at cpu-used 4 by the CPU that it took for each of SVT-AV1's at preset 6.
+EFFORTS: Final[Mapping[str, Mapping[int, Effort]]] = {
+    "av1": {10: Effort(1.20, 0.037), 9: Effort(1.08, 0.053), 8: Effort(1.0, 0.072), 6: Effort(0.89, 0.108)},
+    "vp9": {4: Effort(1.25, 0.26)},
+}
+USUAL_PRESET: Final = {"av1": 8, "vp9": 4}
+COMPARE_CPU_SECONDS: Final = 0.032  # VMAF of all frames, a million pixels
+_USUAL_PIXELS_PER_BYTE: Final = 22.0  # 0.36 bits a pixel: 30 MB for 15 s of 720p
+_PRIOR_BYTES: Final = 50_000_000  # of sources, that the prior counts as much as
+
+
+class Payback(BaseModel):
+    """What CPU costs, and what an encode may be expected to save before it is tried."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpu_usd_per_hour: Decimal | None = Field(
+        Decimal("0.04"),
+        ge=0,
+        description="Price of a CPU core for an hour; AWS Fargate asks 0.04048 (us-east-1, x86). Never: no video is "
+        "kept large because its encode does not pay",
+    )
+    expected_size_percent: int = Field(
+        35, gt=0, lt=100, description="Size of a result, of its source, until earlier results tell"
+    )
+    expected_probes: Decimal = Field(Decimal("1.5"), ge=1, le=8, description="Encodes until the CRF is found")
+    horizon_days: int = Field(365, ge=1, description="Life counted for a video without an end")
+
+    def days(self, remaining_days: int | None) -> int:
+        """Count the days for which a byte less is worth something. None is for ever."""
+        return self.horizon_days if remaining_days is None else max(0, min(remaining_days, self.horizon_days))
+
+    def cpu_usd(self, cpu_seconds: float) -> float:
+        """Price CPU seconds; nothing where no price is set."""
+        return cpu_seconds / _HOUR_SECONDS * float(self.cpu_usd_per_hour or 0)
+
+
+class Worth(NamedTuple):
+    """What one encode is expected to save and to cost. Without a price for CPU everything pays."""
+
+    saved_bytes: int
+    days: int
+    cpu_seconds: float
+    payback: Payback
+
+    @property
+    def gain_usd(self) -> float:
+        """Dollars for the bytes that need not be stored."""
+        return self.saved_bytes * self.days * USD_PER_BYTE_DAY
+
+    @property
+    def cost_usd(self) -> float:
+        """Dollars for CPU and requests."""
+        return self.payback.cpu_usd(self.cpu_seconds) + REQUESTS_USD
+
+    @property
+    def gain_microusd(self) -> int:
+        """The same in micro-dollars."""
+        return round(self.gain_usd * _MICRO)
+
+    @property
+    def cost_microusd(self) -> int:
+        """The same in micro-dollars."""
+        return round(self.cost_usd * _MICRO)
+
+    @property
+    def net_microusd(self) -> int:
+        """Micro-dollars left over."""
+        return self.gain_microusd - self.cost_microusd
+
+    @property
+    def pays(self) -> bool:
+        """Whether more is saved than spent, or nobody has said what CPU costs."""
+        return self.payback.cpu_usd_per_hour is None or self.gain_usd > self.cost_usd
+
+    def sentence(self) -> str:
+        """Show the arithmetic."""
+        price = f" at {self.payback.cpu_usd_per_hour} USD an hour" if self.payback.cpu_usd_per_hour is not None else ""
+        less = f"{self.saved_bytes / _MICRO:.2f} MB less for {self.days} days"
+        return (
+            f"it is expected to save {self.gain_usd:.6f} USD and to cost {self.cost_usd:.6f} USD: {less} at "
+            f"{STANDARD.storage_usd_per_gb_month} USD a GB-month; {self.cpu_seconds:.1f} CPU s{price}, "
+            f"requests {REQUESTS_USD:.6f} USD"
+        )
+
+
+def unopened(size_bytes: int, codec: str, payback: Payback, remaining_days: int | None, before: SearchTotals) -> Worth:
+    """Expect what an encode of `size_bytes` is worth by what earlier ones have kept and cost."""
+    usual = EFFORTS[codec][USUAL_PRESET[codec]]
+    prior_cpu = _USUAL_PIXELS_PER_BYTE / _MICRO * _search_seconds(usual, payback)
+    known = before.source_bytes + _PRIOR_BYTES
+    kept = (before.kept_bytes + _PRIOR_BYTES * payback.expected_size_percent / 100) / known
+    cpu_seconds = (before.cpu_seconds + _PRIOR_BYTES * prior_cpu) / known * size_bytes
+    return Worth(max(0, round(size_bytes * (1 - kept))), payback.days(remaining_days), cpu_seconds, payback)
+
+
+def effort(codec: str, preset: int) -> Effort:
+    """Give what is known of a preset, or of the nearest one."""
+    known = EFFORTS[codec]
+    return known[min(known, key=lambda other: abs(other - preset))]
+
+
+def at_presets(
+    media: Media, codec: str, presets: Collection[int], kept: float, payback: Payback, remaining_days: int | None
+) -> dict[int, Worth]:
+    """Expect what an encode is worth at each preset. `kept` is the part of its bytes that is left at the usual one."""
+    megapixels = media.width * media.height * media.frames / _MICRO
+    found = {}
+    for preset in presets:
+        known = effort(codec, preset)
+        saved = max(0, media.size_bytes - round(media.size_bytes * kept * known.relative_bytes))
+        cpu_seconds = megapixels * _search_seconds(known, payback)
+        found[preset] = Worth(saved, payback.days(remaining_days), cpu_seconds, payback)
+    return found
+
+
+def choose(worths: Mapping[int, Worth], codec: str) -> int:
+    """Choose the preset that leaves most over; the usual one where CPU has no price."""
+    if all(worth.payback.cpu_usd_per_hour is None for worth in worths.values()) and USUAL_PRESET[codec] in worths:
+        return USUAL_PRESET[codec]
+    return max(worths, key=lambda preset: worths[preset].gain_usd - worths[preset].cost_usd)
+
+
+def _search_seconds(effort: Effort, payback: Payback) -> float:
+    return (effort.encode_cpu_seconds + COMPARE_CPU_SECONDS) * float(payback.expected_probes)

@@ -1,0 +1,94 @@
+"""What an encode is worth: bytes off over the rest of a life, less CPU and requests; which effort leaves most over."""
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reelkeeper.model import SearchTotals
+from reelkeeper.rules.lifecycle.worth import EFFORTS, Payback, Worth, at_presets, choose, unopened
+from tests.rules.lifecycle.test_transcode import SOURCE
+
+PRICED = Payback(cpu_usd_per_hour=Decimal("0.04"))
+NEVER = Payback(cpu_usd_per_hour=None)
+ALL = tuple(EFFORTS["av1"])
+
+
+def at_8(size_bytes: int, days: int | None, payback: Payback = PRICED) -> Worth:
+    media = replace(SOURCE, size_bytes=size_bytes)
+    return at_presets(media, "av1", [8], 0.35, payback, days)[8]
+
+
+def test_the_arithmetic_is_that_of_the_price_list() -> None:
+    worth = at_8(4_000_000, 30)
+    # 221 megapixels x (0.072 + 0.032) CPU s x 1.5 encodes = 34.5 CPU s at 0.04 USD an hour, one put and two gets;
+    # 2.6 MB less for a month at 0.015 USD a GB
+    assert worth.saved_bytes == 2_600_000
+    assert worth.cpu_seconds == pytest.approx(221.184 * 0.104 * 1.5)
+    assert worth.gain_usd == pytest.approx(0.0026 * 0.015)
+    assert worth.cost_usd == pytest.approx(worth.cpu_seconds / 3600 * 0.04 + 4.5e-6 + 2 * 0.36e-6)
+    assert worth.net_microusd == 39 - 389
+    assert not worth.pays
+    for figure in ("0.000039 USD", "0.000389 USD", "2.60 MB", "30 days", "34.5 CPU s", "0.04 USD an hour"):
+        assert figure in worth.sentence()
+
+
+def test_a_large_file_with_a_long_life_pays() -> None:
+    assert at_8(30_000_000, None).pays
+    assert at_8(30_000_000, 60).pays
+    assert not at_8(30_000_000, 10).pays
+
+
+def test_without_a_price_every_encode_pays_by_the_usual_effort() -> None:
+    assert at_8(1_000, 0, NEVER).pays
+    assert choose(at_presets(SOURCE, "av1", ALL, 0.35, NEVER, 10), "av1") == 8
+    assert choose(at_presets(SOURCE, "vp9", [4], 0.35, NEVER, 10), "vp9") == 4
+
+
+def test_vp9_must_save_more_to_pay() -> None:
+    large = replace(SOURCE, size_bytes=10_000_000)
+    assert at_presets(large, "av1", [8], 0.35, PRICED, 200)[8].pays
+    assert not at_presets(large, "vp9", [4], 0.35, PRICED, 200)[4].pays
+
+
+def test_what_stays_for_years_gets_a_slow_preset_and_what_stays_for_weeks_a_fast_one() -> None:
+    long = Payback(cpu_usd_per_hour=Decimal("0.04"), horizon_days=3_650)
+
+    def chosen(days: int) -> int:
+        return choose(at_presets(SOURCE, "av1", ALL, 0.35, long, days), "av1")
+
+    assert [chosen(days) for days in (30, 3_650)] == [10, 6]
+    steps = [chosen(days) for days in range(30, 3_650, 60)]
+    assert steps == sorted(steps, reverse=True)
+
+
+def test_before_a_video_is_opened_what_earlier_ones_kept_and_cost_tells() -> None:
+    def expect(before: SearchTotals) -> Worth:
+        return unopened(10_000_000, "av1", PRICED, 83, before)
+
+    unknown = expect(SearchTotals())
+    assert unknown.saved_bytes == 6_500_000
+    assert unknown.cpu_seconds == pytest.approx(220 * 0.104 * 1.5)
+    lean = expect(SearchTotals(400, 0, 10**10, 10**10, 40_000.0))  # nothing of ten GB was saved
+    assert lean.saved_bytes < 100_000
+    assert not lean.pays
+    fat = expect(SearchTotals(400, 400, 10**10, 10**9, 3_000.0))
+    assert fat.saved_bytes > 8_900_000
+    assert fat.cpu_seconds < 4
+    assert fat.pays
+
+
+@given(st.integers(1, 10**9), st.integers(0, 400), st.integers(0, 400))
+def test_a_longer_life_never_makes_an_encode_pay_less(size: int, days: int, more: int) -> None:
+    if at_8(size, days).pays:
+        assert at_8(size, days + more).pays
+
+
+@given(st.integers(1, 10**9), st.floats(0.01, 2), st.integers(0, 400))
+def test_the_effort_that_is_chosen_leaves_most_over(size: int, kept: float, days: int) -> None:
+    worths = at_presets(replace(SOURCE, size_bytes=size), "av1", ALL, kept, PRICED, days)
+    best = worths[choose(worths, "av1")]
+    assert all(best.gain_usd - best.cost_usd >= other.gain_usd - other.cost_usd for other in worths.values())
+    assert all(0 <= worth.saved_bytes <= size for worth in worths.values())
