@@ -21,8 +21,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from bench.report import Row
+from reelkeeper.model import SearchTotals
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, for_tiering, reason, verdicts
-from reelkeeper.rules.lifecycle.savings import SavingsPolicy, of_verdict
+from reelkeeper.rules.lifecycle.savings import of_verdict
+from reelkeeper.rules.lifecycle.worth import Payback, unopened
 from reelkeeper.store.core.engine import open_engine, reading
 from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
@@ -137,9 +139,12 @@ def _ours(path: Path) -> int:
     engine = open_engine(f"sqlite:///{path}")
     started = time.perf_counter()
     plan_id = begin_plan(engine, "tier_storage", POLICY.model_dump(mode="json"), AS_OF, "bench")
+    worth = partial(unopened, "av1", Payback(), SearchTotals())
     with reading(engine) as session:
-        judged = for_tiering(verdicts(live_videos(session, AS_OF), POLICY, AS_OF, "recipe"))
-        summary = add_verdicts(engine, plan_id, judged, reason, partial(of_verdict, policy=SavingsPolicy()))
+        judged = for_tiering(verdicts(live_videos(session, AS_OF), POLICY, AS_OF, "recipe", worth=worth))
+        summary = add_verdicts(
+            engine, plan_id, judged, reason, partial(of_verdict, policy=POLICY, as_of=AS_OF, horizon_days=365)
+        )
     _say(time.perf_counter() - started, acted_on=summary.retire.objects + summary.compress.objects)
     return summary.population.objects
 

@@ -37,6 +37,8 @@ from reelkeeper.settings import settings
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import users, view_days
 from tests.clips import AAC, natural, tool
+from tests.policies import put_in_force
+from tests.shrinking import AT_ANY_PRICE
 
 PARALLEL = 2  # with one thread each
 ORCHESTRATION = 0.05  # of the CPU of a run: the flow, its tasks, and what the Prefect server spends on them
@@ -160,6 +162,7 @@ def deployed(folder: Path, sources: Sequence[Path]) -> Iterator[None]:
         orchestration.prepare(folder)
         with open_workspace(settings()) as workspace, LeaseManager(workspace.engine) as manager:
             now = datetime.now(UTC)
+            put_in_force(workspace.engine, recipe=AT_ANY_PRICE)  # so short, none of them would pay for its CPU
             with transaction(workspace.engine, "bench") as session:
                 session.execute(sa.insert(users).values(id="u", tier="pro"))
                 days = [{"day": (now - timedelta(days=age)).date()} for age in range(1, 40)]

@@ -21,8 +21,11 @@ from reelkeeper.model import Grace
 from reelkeeper.operations.core.workspace import Workspace, open_workspace
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.videos.hold import hold
+from reelkeeper.rules.core.wording import searched
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import Report
+from reelkeeper.rules.lifecycle.transcode import Recipe
+from reelkeeper.rules.lifecycle.worth import Payback
 from reelkeeper.settings import settings
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import blobs, videos
@@ -31,6 +34,7 @@ from reelkeeper.store.videos import imports
 _GRACE_DAYS = Grace().service_days  # the videos' keys are the service's
 _VIEWED_DAYS_AGO = 16  # longer than the grace: what was viewed since is kept
 _WINDOW_DAYS = 30
+_AT_ANY_PRICE = Recipe(payback=Payback(cpu_usd_per_hour=None))
 
 
 @dataclass(slots=True)
@@ -101,7 +105,9 @@ def _adopt(scene: Scene) -> None:
 def _plan(scene: Scene) -> None:
     from flows.tier_storage import tier_storage  # noqa: PLC0415  as above
 
-    _shown(scene, tier_storage())
+    say("Clips so short and small do not pay for their CPU and requests at R2's price, and would be kept with that")
+    say("arithmetic as the reason; so the demo says --param recipe.payback.cpu_usd_per_hour=never.")
+    _shown(scene, tier_storage(recipe=_AT_ANY_PRICE))
     say("Nothing was changed: every changing flow is a dry run until somebody says --apply.")
 
 
@@ -110,7 +116,7 @@ def _refuse(_scene: Scene) -> None:
 
     say("The limits of one run are its blast radius. With a limit of no video at all:")
     try:
-        tier_storage(limits=BlastRadius(max_objects=0), dry_run=False)
+        tier_storage(limits=BlastRadius(max_objects=0), recipe=_AT_ANY_PRICE, dry_run=False)
     except GuardRefused as refusal:
         out.print(f"[yellow]{str(refusal).replace('[', chr(92) + '[')}[/]", soft_wrap=True)
         say(f"As a command this ends with exit code {refusal.exit_code}. Nothing was changed.")
@@ -122,8 +128,9 @@ def _tier(scene: Scene) -> None:
     from flows.tier_storage import tier_storage  # noqa: PLC0415  as above
 
     say("The default limits always allow three videos, since percentages say little about so few.")
-    report = tier_storage(dry_run=False)
+    report = tier_storage(recipe=_AT_ANY_PRICE, dry_run=False)
     _shown(scene, report)
+    say(searched(report.searches))
     shrunk = next(done for done in report.done if done.outcome == "compressed")
     saved = 1 - shrunk.after_bytes / shrunk.before_bytes
     say(

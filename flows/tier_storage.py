@@ -41,8 +41,8 @@ def tier_storage(
         terms = plans.terms(policy=rules.lifecycle, recipe=rules.recipe, acceptance=rules.acceptance)
         if plan_id is None:
             mark = transcodes.recipe_mark(rules.recipe, rules.acceptance)
-            live = videos.stream_live(workspace.engine, as_of)
-            judged = lifecycle.verdicts(live, rules.lifecycle, as_of, mark, rules.recipe.skip_codecs)
+            live, worth = videos.stream_live(workspace.engine, as_of), transcodes.appraise(workspace, rules.recipe)
+            judged = lifecycle.verdicts(live, rules.lifecycle, as_of, mark, rules.recipe.skip_codecs, worth)
             chosen = lifecycle.largest_first(lifecycle.for_tiering(judged), rules.lifecycle.compress_limit)
             plan_id = plans.draw(
                 workspace, "tier_storage", terms, chosen, limits=rules.limits, as_of=as_of, run_id=run_id

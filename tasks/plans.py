@@ -126,6 +126,7 @@ def _rows(figures: plans.Figures) -> list[dict[str, str | float]]:
             "what": _what(item.video_id, item.blob_id),
             "why": item.reason,  # a window of 1,400 px ends after this: the rest is scrolled to
             "USD a month": _dollars(item.saving_microusd),
+            "USD net": _dollars(item.net_microusd),
             "do": item.action,
             "MB": round(item.size_bytes / 10**6, 3),
             "user": item.user_id or "",
@@ -150,19 +151,19 @@ def _plain(text: str) -> str:
 
 def _markdown(title: str, figures: plans.Figures) -> str:
     plan, planned, items = figures
-    lines = [f"## {title}", "", "| do | rule | items | MB | USD a month saved |", "|---|---|--:|--:|--:|"]
+    lines = [f"## {title}", "", "| do | rule | items | MB | USD a month saved | USD net |", "|---|---|--:|--:|--:|--:|"]
     lines += [
         f"| {rule.action} | {rule.rule} | {rule.objects:,} | {rule.size_bytes / 10**6:,.1f} | "
-        f"{_dollars(rule.saving_microusd)} |"
+        f"{_dollars(rule.saving_microusd)} | {_dollars(rule.net_microusd)} |"
         for rule in planned
     ]
     if not planned:
-        lines.append("| nothing | | 0 | 0.0 | |")
+        lines.append("| nothing | | 0 | 0.0 | | |")
     if items:
-        lines += ["", "| the largest | do | USD a month | why |", "|---|---|--:|---|"]
+        lines += ["", "| the largest | do | USD a month | USD net | why |", "|---|---|--:|--:|---|"]
     lines += [
         f"| {_plain(_what(item.video_id, item.blob_id))} | {item.action} | {_dollars(item.saving_microusd)} "
-        f"| {_plain(item.reason)} |"
+        f"| {_dollars(item.net_microusd)} | {_plain(item.reason)} |"
         for item in items[:MAX_READ]
     ]
     if plan.kept:

@@ -12,7 +12,7 @@ from reelkeeper.model import Counts, Done, Outcome, PlanSummary
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import outcomes as carried_out
 from reelkeeper.operations.lifecycle.outcomes import MAX_FAILURES
-from reelkeeper.rules.core.wording import dollars, size
+from reelkeeper.rules.core.wording import dollars, searched, size
 from reelkeeper.rules.lifecycle.report import HelpReport, Report, SyncReport, count
 from reelkeeper.rules.sync import adoption as adopting
 
@@ -111,6 +111,8 @@ def _markdown(report: Report) -> str:
     lines += _done(report.done)
     saved = f"{size(report.saved_bytes)}, {dollars(report.saved_microusd_per_month)} a month"
     lines += ["", f"Less to store, once the grace is over: {saved}."]
+    if report.searches.searches:
+        lines += ["", searched(report.searches)]
     if report.plan.flow != "purge_retired":
         lines.append(f"Take it all back: `reelkeeper restore --run {report.run_id}`.")
     return "\n".join(lines)

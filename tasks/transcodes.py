@@ -21,8 +21,10 @@ from reelkeeper.operations.core.isolation import ENDS_ALL
 from reelkeeper.operations.core.lease import HeldLease, LeaseManager
 from reelkeeper.operations.core.workspace import Workspace, open_workspace
 from reelkeeper.operations.lifecycle import outcomes as carried_out
+from reelkeeper.operations.lifecycle import plans
 from reelkeeper.operations.lifecycle.compress import Batch, CompressionJob, claim, compress, load_job, may_go_on
 from reelkeeper.rules.lifecycle import transcode
+from reelkeeper.rules.lifecycle.lifecycle import Appraise
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.settings import settings
 
@@ -42,6 +44,11 @@ class Order(NamedTuple):
 def recipe_mark(recipe: Recipe, acceptance: Acceptance) -> str:
     """Identify recipe, acceptance and encoder: what was refused under the same mark is not tried again."""
     return transcode.fingerprint(recipe, acceptance, ffmpeg.tools().encoder(recipe.codec))
+
+
+def appraise(workspace: Workspace, recipe: Recipe) -> Appraise:
+    """Say what an encode is worth, by what earlier ones kept and cost."""
+    return plans.appraise(workspace.engine, recipe, ffmpeg.tools().encoder(recipe.codec))
 
 
 def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str) -> list[Outcome]:

@@ -44,7 +44,7 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
     live = f"{population.objects:,} live videos, {size(population.size_bytes)}"
     say(f"Plan {summary.id} of {summary.flow}, as of {summary.as_of:%Y-%m-%d %H:%M} UTC: {live}.")
     if items:
-        headings = ("!video", "action", ">bytes", ">$ a month", *(("became", "why") if is_done else ("why",)))
+        headings = ("!video", "action", ">bytes", ">$ a month", *(("became", "why") if is_done else (">$ net", "why")))
         table(headings, [_row(item, done=is_done) for item in items])
         if count > len(items):
             say(f"... and {count - len(items):,} more: reelkeeper plan --show {plan_id} --limit {count}")
@@ -71,7 +71,7 @@ def _row(item: "PlanItem", *, done: bool) -> list[object]:
         return [*first, dollars(storage_microusd_per_month(saved)), became, f"{saved / item.size_bytes:.0%} less"]
     first.append(dollars(item.saving_microusd))
     if not done:
-        return [*first, item.reason]
+        return [*first, dollars(item.net_microusd), item.reason]
     why = (item.outcome_reason if item.outcome in _SAY_WHY else None) or item.reason
     return [*first, item.outcome or "not done", why if len(why) <= _MAX_REASON else f"{why[:_MAX_REASON]} ..."]
 
@@ -81,9 +81,10 @@ def _to_do(planned: "list[PlannedRule]") -> str:
     for rule in planned:
         counts[rule.action] += rule.objects
     doing = ", ".join(f"{count:,} to {action}" for action, count in sorted(counts.items()))
-    savings = [rule.saving_microusd for rule in planned]
-    saved = None if None in savings else sum(filter(None, savings))
-    return f"In all: {doing}; {size(size_bytes)}, {dollars(saved)} a month."
+    months, nets = [rule.saving_microusd for rule in planned], [rule.net_microusd for rule in planned]
+    saved = None if None in months else sum(filter(None, months))
+    net = "" if None in nets else f", {dollars(sum(filter(None, nets)))} net"
+    return f"In all: {doing}; {size(size_bytes)}, {dollars(saved)} a month{net}."
 
 
 def _done(became: "list[Done]") -> str:

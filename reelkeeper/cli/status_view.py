@@ -132,6 +132,9 @@ def _spend(money: Money) -> Panel:
         bar = ProgressBar(total=1.0, completed=min(share, 1.0), width=12, complete_style=style, finished_style=style)
         table.add_row(name, spent, bar, f"{share:.0%} of ${limit:,f}")
     table.add_row("saved so far", dollars(money.saved_nanousd / _NANO_IN_MICRO), "", Text("at list price", "dim"))
+    if money.searches.searches:
+        cpu = f"{money.searches.cpu_seconds:,.0f} CPU s, {dollars(money.searches.cost_microusd)}"
+        table.add_row("smaller files, net", dollars(money.searches.net_microusd), "", Text(cpu, "dim"))
     return _panel("Spend", table)
 
 
@@ -163,7 +166,7 @@ def _alerts(found: Status) -> Panel:
 def _money(money: Money) -> dict[str, Any]:
     kept = ("today_nanousd", "month_nanousd", "freed_bytes", "saved_nanousd")
     budget = {"daily_budget_usd": money.budget.daily_usd, "monthly_budget_usd": money.budget.monthly_usd}
-    return {name: getattr(money, name) for name in kept} | budget
+    return {name: getattr(money, name) for name in kept} | budget | {"searches": asdict(money.searches)}
 
 
 def _rows(rows: Iterable[Sequence[str]], *justify: Any) -> Table:  # noqa: ANN401  rich's literals

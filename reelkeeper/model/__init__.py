@@ -306,6 +306,7 @@ class PlannedRule:
     objects: int
     size_bytes: int
     saving_microusd: int | None
+    net_microusd: int | None = None  # over the rest of the videos' lives, less CPU and requests
 
 
 @dataclass(frozen=True, slots=True)

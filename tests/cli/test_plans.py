@@ -32,15 +32,15 @@ def plan_id(configured: Settings, migrated_file: Path) -> str:
     shutil.copyfile(migrated_file, configured.state_dir / "store.sqlite3")
     with open_store(configured) as engine:
         plan = begin_plan(engine, "tier_storage", {}, AS_OF, "run")
-        add_verdicts(engine, plan, judged(), lambda _: "cold", lambda _: 1_000)
+        add_verdicts(engine, plan, judged(), lambda _: "cold", lambda _: (1_000, 2_000))
     return plan
 
 
 def test_all_of_a_large_plan_is_counted_and_priced(reelkeeper: Run, ask: Callable[..., Any], plan_id: str) -> None:
     said = " ".join(reelkeeper("plan", "--show", plan_id, "--limit", 3).output.split())
     assert f"and 1,197 more: reelkeeper plan --show {plan_id} --limit 1200" in said
-    assert "In all: 100 to compress, 1,100 to retire; 1.2 GB, $1.20 a month." in said
-    assert "What compressing saves is expected until it is done" in said
+    assert "In all: 100 to compress, 1,100 to retire; 1.2 GB, $1.20 a month, $2.40 net." in said
+    assert "Expected until it is done; net is over the rest of" in said
     assert len(ask("plan", "--show", plan_id)["items"]) == ITEMS
 
 
@@ -50,4 +50,4 @@ def test_what_became_of_all_of_it_is_said(reelkeeper: Run, configured: Settings,
         record_outcomes(session, plan_id, [*done, Outcome("v0", "compressed", "", 1_000_000, 400_000, 1)])
     said = " ".join(reelkeeper("plan", "--show", plan_id, "--limit", 3).output.split())
     assert "In all: 1 compressed, 99 not done, 1,100 retired; 1.1 GB less" in said
-    assert "expected until" not in said
+    assert "Expected until" not in said

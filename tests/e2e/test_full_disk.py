@@ -92,7 +92,8 @@ def test_a_disk_that_fills_during_a_run_ends_it_and_is_no_fault_of_a_video(
         store.executemany(
             "INSERT INTO view_days (day) VALUES (?)", [(str(today - timedelta(n)),) for n in range(1, 40)]
         )
-    apply = ("run", "tier_storage", "--apply", "--param", "recipe.preset=4", *WIDE)
+    params = ("--param", "recipe.preset=4", "--param", "recipe.payback.cpu_usd_per_hour=never")
+    apply = ("run", "tier_storage", "--apply", *params, *WIDE)
     process = deployment.start(*apply)
     try:
         while not list(deployment.scratch.rglob("out.webm")):

@@ -1,5 +1,7 @@
 """`tier_storage`: plans first, refuses before the first change, then does what the plan says and says what it did."""
 
+from decimal import Decimal
+
 import pytest
 import sqlalchemy as sa
 
@@ -10,9 +12,12 @@ from reelkeeper.operations.core import freeze
 from reelkeeper.operations.core.lease import alone
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.transcode import Recipe
+from reelkeeper.rules.lifecycle.worth import Payback
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.tables import blobs, videos
 from tests.flows.scenes import Scene
+from tests.policies import put_in_force
 
 WIDE = BlastRadius(max_percent=100, max_user_percent=100, max_percent_in_24h=100)
 
@@ -54,8 +59,23 @@ def test_a_run_compresses_and_retires_what_the_plan_says(cold: Scene) -> None:
         ).scalars()
         assert list(codecs) == ["av1", "av1"]
     assert report.saved_bytes > 0
+    searches = report.searches
+    assert (searches.searches, searches.accepted) == (2, 2)
+    assert searches.source_bytes - searches.kept_bytes == sum(
+        done.before_bytes - done.after_bytes for done in report.done if done.outcome == "compressed"
+    )
+    assert searches.cpu_seconds > 0
     assert cold.double.deleted() == []
     cold.world.check()
+
+
+def test_what_does_not_pay_is_kept_where_cpu_has_a_price(cold: Scene) -> None:
+    """As shipped: the two clips are far too small to pay for their requests."""
+    put_in_force(cold.engine, recipe=Recipe(payback=Payback(cpu_usd_per_hour=Decimal("0.04"))))
+    report = tier_storage()
+    assert [(rule.action, rule.rule) for rule in report.planned] == [("retire", "cold_retire")]
+    assert all(rule.net_microusd is not None for rule in report.planned)
+    assert report.plan.kept == {"too_young": 4, "does_not_pay": 2}
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ from reelkeeper.operations.core import freeze
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import HelpReport, Report
-from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
+from reelkeeper.rules.lifecycle.transcode import Acceptance
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.lifecycle import plan_progress
@@ -24,6 +24,7 @@ from reelkeeper.store.lifecycle.plans import begin_applying
 from reelkeeper.store.tables import audit_events
 from tasks import plans
 from tests.flows.scenes import Scene
+from tests.shrinking import AT_ANY_PRICE
 
 COLD = [f"cold{number}" for number in range(3)]
 
@@ -40,7 +41,7 @@ def cold(scene: Scene) -> Scene:
 def begun(scene: Scene) -> str:
     """Let a run claim a plan, and be killed before it has done anything; names the plan."""
     plan_id = tier_storage().plan.id
-    terms = plans.terms(policy=LifecyclePolicy(), recipe=Recipe(), acceptance=Acceptance())
+    terms = plans.terms(policy=LifecyclePolicy(), recipe=AT_ANY_PRICE, acceptance=Acceptance())
     with transaction(scene.engine, "test") as session:
         begin_applying(session, plan_id, "tier_storage", terms, "dead")
     leases.acquire(scene.engine, [plan_progress.plan_lease(plan_id)], "a run that is dead")

@@ -4,9 +4,10 @@ How it did over time is worked out by quarters of an hour, and kept.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from reelkeeper.model import SearchTotals
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import Window
 from reelkeeper.operations.core.policies import in_force
@@ -25,7 +26,7 @@ from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.health import performance
 from reelkeeper.store.jobs import queue
 from reelkeeper.store.jobs.controls import jobs_at_once
-from reelkeeper.store.lifecycle import backlog
+from reelkeeper.store.lifecycle import backlog, crf_searches
 from reelkeeper.store.lifecycle.backlog import Backlog
 from reelkeeper.store.videos import cache, stock
 from reelkeeper.store.videos.stock import InGrace
@@ -89,6 +90,7 @@ class Money:
     budget: BudgetPolicy
     freed_bytes: int
     saved_nanousd: int
+    searches: SearchTotals = field(default_factory=SearchTotals)  # for smaller files
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ def _money(session: Session, at: datetime, budget: BudgetPolicy) -> Money:
         budget,
         sum(item.size_bytes for item in gone),
         sum(saving.nanousd for saving in savings.per_day(gone, at.date())),
+        crf_searches.totals(session),
     )
 
 

@@ -11,7 +11,7 @@ from reelkeeper.model import Counts, Outcome, PlanSummary
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.store import Engine
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.lifecycle import plan_progress, plan_results, plans
+from reelkeeper.store.lifecycle import crf_searches, plan_progress, plan_results, plans
 from reelkeeper.store.lifecycle.plans import Item
 
 MAX_FAILURES = 100  # in a report
@@ -58,4 +58,5 @@ def report(engine: Engine, plan: PlanSummary, run_id: str) -> Report:
             planned=tuple(plan_results.by_rule(session, plan.id)),
             done=tuple(plan_results.by_outcome(session, plan.id)),
             failures=tuple(plan_results.failures(session, plan.id, MAX_FAILURES)),
+            searches=crf_searches.totals(session, run_id=run_id),
         )

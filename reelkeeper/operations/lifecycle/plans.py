@@ -17,12 +17,14 @@ from reelkeeper.model import Grace, PlannedRule, PlanSummary, Verdict, Video
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.policies import current
 from reelkeeper.rules.billing import tariff
-from reelkeeper.rules.lifecycle import lifecycle, savings
+from reelkeeper.rules.lifecycle import lifecycle, savings, worth
 from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
+from reelkeeper.rules.lifecycle.transcode import Recipe
 from reelkeeper.store import Engine
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.lifecycle import plan_progress, plan_results, purge_plan
+from reelkeeper.store.lifecycle import crf_searches, plan_progress, plan_results, purge_plan
 from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
 from reelkeeper.store.lifecycle.plans import Item, begin_applying, load_summary, refuse_plan
 from reelkeeper.store.lifecycle.user_share import leave_beyond_share
@@ -54,6 +56,13 @@ def stream_live(engine: Engine, as_of: datetime) -> Iterator[Video]:
         yield from live_videos(session, as_of)
 
 
+def appraise(engine: Engine, recipe: Recipe, encoder: str) -> Appraise:
+    """Say what an encode of so many bytes with so many days to live is worth, by what earlier ones kept and cost."""
+    with reading(engine) as session:
+        before = crf_searches.totals(session, encoder=encoder)
+    return partial(worth.unopened, recipe.codec, recipe.payback, before)
+
+
 def make(
     engine: Engine,
     flow: str,
@@ -66,9 +75,9 @@ def make(
 ) -> str:
     """Save a stream of verdicts as a plan, in flat memory, spread over the nights where one user would lose much."""
     plan_id = begin_plan(engine, flow, under, as_of, run_id)
-    add_verdicts(
-        engine, plan_id, judged, lifecycle.reason, partial(savings.of_verdict, policy=current(engine).policies.saving)
-    )
+    policy, payback = LifecyclePolicy.model_validate(under["policy"]), current(engine).policies.recipe.payback
+    saving = partial(savings.of_verdict, policy=policy, as_of=as_of, horizon_days=payback.horizon_days)
+    add_verdicts(engine, plan_id, judged, lifecycle.reason, saving)
     leave_beyond_share(engine, plan_id, max_percent=limits.max_user_percent, always_allowed=limits.always_allowed)
     return plan_id
 

@@ -4,19 +4,20 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from reelkeeper.errors import GuardRefused, PlanRefused
 from reelkeeper.model import Action, Counts, PlanSummary, Tier, Verdict
 from reelkeeper.operations.core import policies
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
-from reelkeeper.rules.lifecycle import guard, lifecycle
+from reelkeeper.rules.lifecycle import guard, lifecycle, worth
 from reelkeeper.rules.policies import InForce, Policies
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import policies as versions
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.lifecycle import plan_results
+from reelkeeper.store.lifecycle import crf_searches, plan_results
 from reelkeeper.store.videos.videos import live_videos, users_by_tier
 
 _SAMPLES = 3
@@ -141,8 +142,15 @@ def _compare(session: Session, found: Effect, as_of: datetime) -> None:
         totals[name][0] += 1
         totals[name][1] += verdict.video.size_bytes
 
+    known = crf_searches.totals(session)
     judge = [
-        lifecycle.judging(item.lifecycle, as_of, "", frozenset(item.recipe.skip_codecs))
+        lifecycle.judging(
+            item.lifecycle,
+            as_of,
+            "",
+            frozenset(item.recipe.skip_codecs),
+            partial(worth.unopened, item.recipe.codec, item.recipe.payback, known),
+        )
         for item in (found.before.policies, found.after)
     ]
     for video in live_videos(session, as_of):

@@ -45,9 +45,10 @@ def tier_storage(
     """Plan which cold videos are compressed, and which are retired."""
     rules = followed(work.engine, lifecycle=policy, limits=limits, recipe=recipe, acceptance=acceptance)
     rules.lifecycle.require_active("tier_storage")
-    mark = transcode.fingerprint(rules.recipe, rules.acceptance, ffmpeg.tools().encoder(rules.recipe.codec))
-    live = plans.stream_live(work.engine, work.as_of)
-    judged = lifecycle.verdicts(live, rules.lifecycle, work.as_of, mark, rules.recipe.skip_codecs)
+    encoder = ffmpeg.tools().encoder(rules.recipe.codec)
+    mark = transcode.fingerprint(rules.recipe, rules.acceptance, encoder)
+    live, worth = plans.stream_live(work.engine, work.as_of), plans.appraise(work.engine, rules.recipe, encoder)
+    judged = lifecycle.verdicts(live, rules.lifecycle, work.as_of, mark, rules.recipe.skip_codecs, worth)
     chosen = lifecycle.largest_first(lifecycle.for_tiering(judged), rules.lifecycle.compress_limit)
     under = plans.terms(policy=rules.lifecycle, recipe=rules.recipe, acceptance=rules.acceptance)
     return _made(work, "tier_storage", under, chosen, rules.limits)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT, parse_key
@@ -10,10 +11,12 @@ from reelkeeper.model import Action, Tier, Video, VideoState
 from reelkeeper.model.key_patterns import KeyPattern
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.lifecycle import lifecycle
-from reelkeeper.rules.lifecycle.lifecycle import VIEW_WINDOW_DAYS, LifecyclePolicy
+from reelkeeper.rules.lifecycle.lifecycle import VIEW_WINDOW_DAYS, Appraise, LifecyclePolicy
+from reelkeeper.rules.lifecycle.worth import unopened
 from reelkeeper.rules.policies import InForce
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core.engine import now, reading
+from reelkeeper.store.lifecycle import crf_searches
 from reelkeeper.store.videos import holds
 from reelkeeper.store.videos.videos import Listed, list_videos, live_videos
 
@@ -47,9 +50,14 @@ def explain(engine: Engine, video_id: str, prefix: str, layout: Sequence[KeyPatt
         reasons += [Reason("hold", said) for said in _holds(session, listed)]
         if live is None:
             return Explained(video_id, listed.state, tuple(reasons), *_after_retirement(listed))
+        worth = partial(
+            unopened, rules.policies.recipe.codec, rules.policies.recipe.payback, crf_searches.totals(session)
+        )
         reasons += [Reason("views", _views(live))]
-        reasons += [Reason(f"policy, version {rules.version}", _verdict(live, rules, as_of))]
-        return Explained(video_id, listed.state, tuple(reasons), *_next(live, rules.policies.lifecycle, as_of))
+        reasons += [Reason(f"policy, version {rules.version}", _verdict(live, rules, as_of, worth))]
+        return Explained(
+            video_id, listed.state, tuple(reasons), *_next(live, rules.policies.lifecycle, as_of, worth=worth)
+        )
 
 
 class Outlook(NamedTuple):
@@ -103,8 +111,8 @@ def _views(live: Video) -> str:
     return f"{live.views:,} in {VIEW_WINDOW_DAYS} days"
 
 
-def _verdict(live: Video, rules: InForce, as_of: datetime) -> str:
-    verdict = lifecycle.judge(live, rules.policies.lifecycle, as_of, recipe_fingerprint="")
+def _verdict(live: Video, rules: InForce, as_of: datetime, worth: Appraise) -> str:
+    verdict = lifecycle.judge(live, rules.policies.lifecycle, as_of, "", worth)
     return f"{verdict.action.value} ({verdict.rule}): {lifecycle.reason(verdict)}"
 
 
@@ -120,6 +128,7 @@ def _next(
     policy: LifecyclePolicy,
     as_of: datetime,
     actions: Collection[Action] = (Action.COMPRESS, Action.RETIRE),
+    worth: Appraise | None = None,
 ) -> tuple[datetime | None, str]:
     """Find the first moment at which a rule may do one of `actions`, if views and holds stay as they are."""
     if live.held:
@@ -132,7 +141,7 @@ def _next(
             due = max(as_of, live.created_at + timedelta(days=days, microseconds=1))
         except OverflowError:
             continue
-        verdict = lifecycle.judge(live, policy, due, recipe_fingerprint="")
+        verdict = lifecycle.judge(live, policy, due, "", worth)
         if verdict.action in actions:
             flow = "expire_videos" if verdict.rule == "past_retention" else "tier_storage"
             moments.append((due, f"{flow}: {verdict.action.value}, {lifecycle.reason(verdict)}"))

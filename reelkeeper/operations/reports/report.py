@@ -4,6 +4,7 @@ from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
+from reelkeeper.model import SearchTotals
 from reelkeeper.model.alerts import AlertState
 from reelkeeper.model.money import CostForecast, Freed, Saved
 from reelkeeper.operations.core.policies import in_force
@@ -14,7 +15,7 @@ from reelkeeper.store.alerts import alerts
 from reelkeeper.store.billing import charge_reports, charges
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.forecast import forecasts
-from reelkeeper.store.lifecycle import backlog
+from reelkeeper.store.lifecycle import backlog, crf_searches
 from reelkeeper.store.videos import stock
 
 _MONTHS_BACK = 12
@@ -40,6 +41,7 @@ class MonthReport:
     grace_bytes: int
     freed: list[Freed]
     saved: list[Saved]
+    searches: SearchTotals
     alerts: list[alerts.ListedAlert]
 
     @property
@@ -103,6 +105,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
             grace_bytes=stock.in_grace(session).size_bytes,
             freed=gone,
             saved=list(savings.per_day(gone, min(last, as_of.date()))),
+            searches=crf_searches.totals(session),
             alerts=[
                 alert
                 for alert in alerts.listed(session, everything=True, limit=_MAX_ALERTS)

@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from reelkeeper.operations.reports.report import TOTAL, MonthReport
-from reelkeeper.rules.core.wording import dollars, many, size, usd
+from reelkeeper.rules.core.wording import dollars, many, searched, size, usd
 from reelkeeper.rules.lifecycle.savings import KINDS, a_day
 
 FULL = 100  # percent
@@ -98,14 +98,17 @@ def storage(report: MonthReport) -> str:
 
 def savings(report: MonthReport) -> str:
     """Say what was saved."""
+    searches = f" {searched(report.searches)}" if report.searches.searches else ""
     if not report.saved:
         freed = sum(freed_bytes.size_bytes for freed_bytes in report.freed)
         return (
             f"Purges have freed {size(freed)}, which saves from the next day on." if freed else "Nothing is freed yet."
-        )
+        ) + searches
     kinds = {kind: sum(saving.nanousd for saving in report.saved if saving.kind == kind) for kind in KINDS}
     parts = ", ".join(f"{usd(amount)} by {kind}" for kind, amount in kinds.items() if amount)
-    return f"{parts}: what storage would have cost beyond today's bill, at list price, had nothing been removed."
+    return (
+        f"{parts}: what storage would have cost beyond today's bill, at list price, had nothing been removed.{searches}"
+    )
 
 
 def _spent(report: MonthReport) -> Tile:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple, Self
 
-from reelkeeper.model import Video
+from reelkeeper.model import SearchTotals, Video
 
 _DOLLAR_DIGITS: Final = 6  # what is summed is micro-dollars
 _UNITS: Final = ("kB", "MB", "GB", "TB")  # powers of 1000, as R2 bills them
@@ -14,7 +14,7 @@ CONTRACT_NOT_TRIED: Final = (
     "What is due at keys of the service's stays until this bucket has shown that it keeps what their purge rests on: "
     "reelkeeper doctor --contract"
 )
-EXPECTED_SAVING: Final = "What compressing saves is expected until it is done: about half of each video."
+EXPECTED_SAVING: Final = "Expected until it is done; net is over the rest of a video's life, less CPU and requests."
 
 SENTENCES: Final = {
     "held": "held: a person said that it stays",
@@ -29,6 +29,7 @@ SENTENCES: Final = {
     "still_watched": "{views} in {terms.window}, {age}: {terms.compressing}, {terms.retiring}",
     "already_efficient": "{views} in {terms.window}, {age}, but {video.codec} already",
     "refused_before": "{views} in {terms.window}, {age}, but this recipe was refused on it before",
+    "does_not_pay": "{views} in {terms.window}, {age}, but an encode would not pay",
     "cold_compress": "{views} in {terms.window}, {age}: {terms.compressing}",
 }
 
@@ -94,6 +95,16 @@ def dollars(microusd: Decimal | float) -> str:
 def usd(nanousd: int) -> str:
     """Put nano-dollars into dollars, as `dollars` does micro-dollars."""
     return dollars(Decimal(nanousd) / 1000)
+
+
+def searched(searches: SearchTotals) -> str:
+    """Say what making files smaller took, and what it leaves over."""
+    return (
+        f"Of {many(searches.searches, 'search')} {searches.accepted:,} gave a smaller file: "
+        f"{size(searches.source_bytes - searches.kept_bytes)} less in {searches.cpu_seconds:,.0f} CPU s. "
+        f"Over the rest of the videos' lives that saves {dollars(searches.gain_microusd)}, and it cost "
+        f"{dollars(searches.cost_microusd)}: {dollars(searches.net_microusd)} net."
+    )
 
 
 def size(size_bytes: int) -> str:

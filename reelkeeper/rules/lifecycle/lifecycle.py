@@ -14,6 +14,7 @@ The first rule that matches decides, and they stand in this order:
     still_watched       viewed often enough
     already_efficient   cold, but its codec leaves little to gain
     refused_before      cold, but this recipe has already failed on it
+    does_not_pay        cold, but an encode would cost more than it saves over the rest of its life
     cold_compress       COMPRESS  seldom viewed, and no longer new
 
 "Above 7 days" is an age of more than 7 x 24 hours; "below 5 views" is 4 or fewer in the trailing 30 days.
@@ -32,7 +33,9 @@ from reelkeeper.errors import PolicyRefused
 from reelkeeper.model import Action, Grace, Tier, Verdict, Video
 from reelkeeper.rules.core.wording import Terms
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
+from reelkeeper.rules.lifecycle.worth import Worth
 
+Appraise = Callable[[int, int | None], Worth]
 VIEW_WINDOW_DAYS: Final = 30  # `Video.views` counts this many days up to as_of
 FLOW_RULES: Final = {  # the fields that switch on what each flow acts on
     "tier_storage": ("compress_below_views", "retire_below_views"),
@@ -132,9 +135,11 @@ class LifecyclePolicy(BaseModel):
             )
 
 
-def judge(video: Video, policy: LifecyclePolicy, as_of: datetime, recipe_fingerprint: str) -> Verdict:
+def judge(
+    video: Video, policy: LifecyclePolicy, as_of: datetime, recipe_fingerprint: str, worth: Appraise | None = None
+) -> Verdict:
     """Judge one video. `as_of` is aware; `recipe_fingerprint` is that of the recipe in use now."""
-    return next(verdicts([video], policy, as_of, recipe_fingerprint))
+    return next(verdicts([video], policy, as_of, recipe_fingerprint, worth=worth))
 
 
 def verdicts(
@@ -143,16 +148,18 @@ def verdicts(
     as_of: datetime,
     recipe_fingerprint: str,
     efficient_codecs: Collection[str] = EFFICIENT_CODECS,
+    worth: Appraise | None = None,
 ) -> Iterator[Verdict]:
     """Judge a stream of videos: as `judge` for each, with what the policy says worked out once.
 
-    `efficient_codecs` are those that the recipe leaves alone.
+    `efficient_codecs` are those that the recipe leaves alone, `worth` says what an encode of so many bytes with so many
+    days to live is worth; without it every encode pays.
     """
-    return map(judging(policy, as_of, recipe_fingerprint, frozenset(efficient_codecs)), videos)
+    return map(judging(policy, as_of, recipe_fingerprint, frozenset(efficient_codecs), worth), videos)
 
 
 def judging(  # noqa: C901  a flat list of cases, counted as deep
-    policy: LifecyclePolicy, as_of: datetime, recipe: str, efficient: frozenset[str]
+    policy: LifecyclePolicy, as_of: datetime, recipe: str, efficient: frozenset[str], worth: Appraise | None = None
 ) -> Callable[[Video], Verdict]:
     """Make the function that judges one video, with every limit turned into a moment to compare `created_at` with.
 
@@ -202,7 +209,15 @@ def judging(  # noqa: C901  a flat list of cases, counted as deep
             return Verdict(video, keep, "already_efficient", figures)
         if video.refused_recipe == recipe:
             return Verdict(video, keep, "refused_before", figures)
-        return Verdict(video, compress, "cold_compress", figures)
+        if worth is None:
+            return Verdict(video, compress, "cold_compress", figures)
+        expected = worth(video.size_bytes, policy.remaining_days(video.tier, created_at, as_of))
+        shown = (*figures, expected)
+        return (
+            Verdict(video, compress, "cold_compress", shown)
+            if expected.pays
+            else Verdict(video, keep, "does_not_pay", shown)
+        )
 
     return judge_one
 
@@ -263,6 +278,8 @@ def reason(verdict: Verdict) -> str:
     match verdict.figures:
         case (Terms() as terms,):
             return terms.sentence(verdict.rule, verdict.video)
+        case (Terms() as terms, Worth() as worth):
+            return f"{terms.sentence(verdict.rule, verdict.video)}; {worth.sentence()}"
         case (Verdict() as left,):
             return f"{verdict.rule.replace('_to_', ' to ')}: {reason(left)}"
         case (Verdict() as left, int(limit)):

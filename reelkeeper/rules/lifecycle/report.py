@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Self
 
 from reelkeeper.errors import GuardRefused, IntegrityDoubt, PartialFailure
-from reelkeeper.model import Done, Outcome, PlannedRule, PlanSummary
+from reelkeeper.model import Done, Outcome, PlannedRule, PlanSummary, SearchTotals
 from reelkeeper.model.adoption import Adoption
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 from reelkeeper.rules.core.wording import many
@@ -27,6 +27,7 @@ class Report:
     done: tuple[Done, ...] = ()
     failures: tuple[Outcome, ...] = ()  # the first few of them, with their reasons
     refusal: str | None = None
+    searches: SearchTotals = field(default_factory=SearchTotals)  # for smaller files: their cost, and what is left over
 
     @property
     def failed(self) -> int:

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.model import Action, Verdict, Video
+from reelkeeper.model import Verdict, Video
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Freed, Saved
 from reelkeeper.rules.billing.pricing import (
@@ -26,6 +26,7 @@ from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, STANDARD
 from reelkeeper.rules.core.wording import dollars, many
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
+from reelkeeper.rules.lifecycle.worth import USD_PER_BYTE_DAY, Worth
 
 SMALLER: Final = "smaller files"
 GONE: Final = "expired and cold videos"
@@ -62,10 +63,28 @@ class Idle:
     by_user: Mapping[str, int] = field(default_factory=dict)  # idle
 
 
-def of_verdict(verdict: Verdict, policy: SavingsPolicy) -> int:
-    """Give the micro-dollars a month that a verdict is expected to save: all of a video, or what compressing takes."""
-    kept_percent = policy.expected_size_percent if verdict.action is Action.COMPRESS else 0
-    return storage_microusd_per_month(verdict.video.size_bytes * (100 - kept_percent) // 100)
+class Saving(NamedTuple):
+    """Micro-dollars that a verdict is expected to save: a month, and over the rest of the video's life, less costs."""
+
+    month_microusd: int
+    net_microusd: int | None  # None where nobody knows how long the video would have stayed
+
+
+def of_verdict(verdict: Verdict, policy: LifecyclePolicy, as_of: datetime, horizon_days: int) -> Saving:
+    """Say what a verdict is expected to save: all of a video, or what compressing it takes off.
+
+    What is past its retention would have stayed for nobody knows how long.
+    """
+    video = verdict.video
+    for figure in verdict.figures:
+        if isinstance(figure, Worth):
+            return Saving(storage_microusd_per_month(figure.saved_bytes), figure.net_microusd)
+    a_month = storage_microusd_per_month(video.size_bytes)
+    if verdict.rule == "past_retention":
+        return Saving(a_month, None)
+    remaining = policy.remaining_days(video.tier, video.created_at, as_of)
+    days = horizon_days if remaining is None else min(remaining, horizon_days)
+    return Saving(a_month, round(video.size_bytes * days * USD_PER_BYTE_DAY * _MICRO))
 
 
 def survey(videos: Iterable[Video], policy: LifecyclePolicy, as_of: datetime) -> Idle:

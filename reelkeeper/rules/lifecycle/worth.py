@@ -116,7 +116,7 @@ class Worth(NamedTuple):
         )
 
 
-def unopened(size_bytes: int, codec: str, payback: Payback, remaining_days: int | None, before: SearchTotals) -> Worth:
+def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int, remaining_days: int | None) -> Worth:
     """Expect what an encode of `size_bytes` is worth by what earlier ones have kept and cost."""
     usual = EFFORTS[codec][USUAL_PRESET[codec]]
     prior_cpu = _USUAL_PIXELS_PER_BYTE / _MICRO * _search_seconds(usual, payback)

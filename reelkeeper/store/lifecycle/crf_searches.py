@@ -32,10 +32,10 @@ def recall(session: Session, encoder: str) -> list[tuple[str | None, CrfSearch]]
 
 
 def totals(session: Session, *, encoder: str | None = None, run_id: str | None = None) -> SearchTotals:
-    """Add up the newest searches with an encoder, or those of a run."""
+    """Add up the newest searches with an encoder, those of a run, or all there are."""
     wanted = {crf_searches.c.encoder: encoder, crf_searches.c.run_id: run_id}
     chosen = sa.select(crf_searches).where(*(column == value for column, value in wanted.items() if value is not None))
-    if run_id is None:
+    if encoder is not None:
         chosen = chosen.order_by(crf_searches.c.id.desc()).limit(_WEIGHED)
     of = chosen.subquery().c
     row = session.execute(

@@ -15,22 +15,25 @@ NOT_DONE = "not_done"
 
 def by_rule(session: Session, plan_id: str) -> list[PlannedRule]:
     """Count a plan's items by action and rule, the most bytes first. A saving unknown for one is unknown for all."""
-    size, known = sa.func.sum(verdicts.c.size_bytes), sa.func.count(verdicts.c.saving_microusd)
+    size = sa.func.sum(verdicts.c.size_bytes)
     rows = session.execute(
         sa.select(
             verdicts.c.action,
             verdicts.c.rule,
             sa.func.count(),
             size,
-            sa.case((known == sa.func.count(), sa.func.sum(verdicts.c.saving_microusd))),
+            *(
+                sa.case((sa.func.count(column) == sa.func.count(), sa.func.sum(column)))
+                for column in (verdicts.c.saving_microusd, verdicts.c.net_microusd)
+            ),
         )
         .where(verdicts.c.plan_id == plan_id)
         .group_by(verdicts.c.action, verdicts.c.rule)
         .order_by(size.desc())
     )
     return [
-        PlannedRule(action, rule, int(count), int(size_bytes), None if saving is None else int(saving))
-        for action, rule, count, size_bytes, saving in rows
+        PlannedRule(action, rule, int(count), int(size_bytes), *(None if sum_ is None else int(sum_) for sum_ in sums))
+        for action, rule, count, size_bytes, *sums in rows
     ]
 
 

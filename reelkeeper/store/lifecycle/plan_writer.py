@@ -54,12 +54,13 @@ def add_verdicts(
     plan_id: str,
     judged: Iterable[Verdict],
     reason: Callable[[Verdict], str],
-    saving: Callable[[Verdict], int],
+    saving: Callable[[Verdict], tuple[int, int | None]],
 ) -> PlanSummary:
     """Save a stream of verdicts, in flat memory, and make the plan `ready`; every video counts as its population.
 
-    `reason` puts a verdict into words, `saving` gives the micro-dollars a month that it is expected to
-    save; both are asked only for what is not kept. Raises PlanRefused when the plan is not being drawn.
+    `reason` puts a verdict into words, `saving` gives the micro-dollars that it is expected to save: a month, and over
+    the rest of the video's life less costs. Both are asked only for what is not kept. Raises PlanRefused when the plan
+    is not being drawn.
     """
     tally = _Tally()
     items = tally.items(judged, reason, saving)
@@ -104,7 +105,10 @@ class _Tally:
         self.kept: Counter[str] = Counter()
 
     def items(
-        self, judged: Iterable[Verdict], reason: Callable[[Verdict], str], saving: Callable[[Verdict], int]
+        self,
+        judged: Iterable[Verdict],
+        reason: Callable[[Verdict], str],
+        saving: Callable[[Verdict], tuple[int, int | None]],
     ) -> Iterator[Item]:
         for verdict in judged:
             video, action, rule, _ = verdict
@@ -122,5 +126,5 @@ class _Tally:
                 rule,
                 reason(verdict),
                 video.size_bytes,
-                saving(verdict),
+                *saving(verdict),
             )

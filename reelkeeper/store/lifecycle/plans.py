@@ -37,6 +37,7 @@ class Item(NamedTuple):
     reason: str
     size_bytes: int
     saving_microusd: int | None  # per month, at the marginal price; None where it is not known before
+    net_microusd: int | None = None  # over the rest of the video's life, less CPU and requests
 
 
 def load_summary(session: Session, plan_id: str) -> PlanSummary:

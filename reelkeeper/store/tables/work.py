@@ -104,6 +104,7 @@ class VerdictRow(SQLModel, table=True):
     reason: str
     size_bytes: int = Field(sa_type=sa.BigInteger)
     saving_microusd: int | None = Field(None, sa_type=sa.BigInteger)  # per month, at the marginal price
+    net_microusd: int | None = Field(None, sa_type=sa.BigInteger)  # over the rest of the life, less CPU and requests
     outcome: str | None = None
     outcome_reason: str | None = None
     after_bytes: int | None = Field(None, sa_type=sa.BigInteger)

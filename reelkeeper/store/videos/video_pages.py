@@ -32,6 +32,7 @@ class PlanItem(NamedTuple):
     reason: str
     size_bytes: int
     saving_microusd: int | None
+    net_microusd: int | None
     outcome: str | None
     outcome_reason: str | None
     after_bytes: int | None

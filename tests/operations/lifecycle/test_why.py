@@ -16,6 +16,7 @@ from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import users, videos, view_days
 from tests.faults.world import World
 from tests.policies import put_in_force
+from tests.shrinking import AT_ANY_PRICE
 
 MADE_AT = datetime.now(UTC) - timedelta(days=10)
 
@@ -53,6 +54,11 @@ def test_it_follows_the_policy_in_force_and_the_views(kept: World) -> None:
         days = [{"day": (datetime.now(UTC) - timedelta(days=n)).date()} for n in range(1, 40)]
         session.execute(sa.insert(view_days), days)
         session.execute(sa.text("UPDATE blobs SET codec = 'h264'"))
+    told = said(why(kept), "policy, version 0")
+    assert told.startswith("keep (does_not_pay)")
+    assert "expected to save 0.000000 USD and to cost 0.0000" in told  # so small, it is not worth its requests
+    assert why(kept).next_step.startswith("expire_videos: retire")
+    put_in_force(kept.workspace.engine, recipe=AT_ANY_PRICE)
     assert why(kept).next_step.startswith("tier_storage: compress")
     later = LifecyclePolicy(compress_below_views=None, retire_after_days=12)
     version = put_in_force(kept.workspace.engine, lifecycle=later)

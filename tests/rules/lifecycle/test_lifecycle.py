@@ -1,15 +1,19 @@
 """Which cold videos become smaller, which go, and which stay."""
 
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from reelkeeper.errors import PolicyRefused
-from reelkeeper.model import Action, Tier, Verdict, Video
+from reelkeeper.model import Action, SearchTotals, Tier, Verdict, Video
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, for_tiering, judge, largest_first, reason, verdicts
+from reelkeeper.rules.lifecycle.savings import of_verdict
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
+from reelkeeper.rules.lifecycle.worth import Payback, unopened
 from tests.rules.videos import AS_OF, RECIPE, RETENTION, SECOND, video
 
 DEFAULT = LifecyclePolicy()
@@ -46,6 +50,29 @@ def rule(judged: Video, policy: LifecyclePolicy = DEFAULT) -> str:
 )
 def test_every_boundary(judged: Video, expected: str) -> None:
     assert rule(judged) == expected
+
+
+def test_what_does_not_pay_is_kept_with_the_arithmetic() -> None:
+    """A free user's video of ten days has 20 left, a pro user's 355."""
+    appraise = partial(unopened, "av1", Payback(cpu_usd_per_hour=Decimal("0.04")), SearchTotals())
+    short, long = (video(10, 2, tier)._replace(size_bytes=20_000_000) for tier in ("free", "pro"))
+    kept = judge(short, DEFAULT, AS_OF, RECIPE, appraise)
+    assert (kept.action, kept.rule) == (Action.KEEP, "does_not_pay")
+    assert "an encode would not pay; it is expected to save 0.000130 USD and to cost 0.0007" in reason(kept)
+    assert "13.00 MB less for 20 days at 0.015 USD a GB-month" in reason(kept)
+    done = judge(long, DEFAULT, AS_OF, RECIPE, appraise)
+    assert (done.action, done.rule) == (Action.COMPRESS, "cold_compress")
+    saving = of_verdict(done, DEFAULT, AS_OF, 365)
+    assert saving.month_microusd == 195
+    assert saving.net_microusd == 2308 - 768
+    assert "13.00 MB less for 355 days" in reason(done)
+
+
+def test_what_is_retired_saves_all_of_it_for_as_long_as_it_would_have_stayed() -> None:
+    cold = judge(video(31, 0)._replace(size_bytes=1_000_000_000), DEFAULT, AS_OF, RECIPE)
+    assert of_verdict(cold, DEFAULT, AS_OF, 365) == (15_000, 15_000 * (365 - 31) // 30)
+    past = judge(video(31, 9, "free")._replace(size_bytes=1_000_000_000), DEFAULT, AS_OF, RECIPE)
+    assert of_verdict(past, DEFAULT, AS_OF, 365) == (15_000, None)
 
 
 @pytest.mark.parametrize(

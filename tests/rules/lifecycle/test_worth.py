@@ -66,7 +66,7 @@ def test_what_stays_for_years_gets_a_slow_preset_and_what_stays_for_weeks_a_fast
 
 def test_before_a_video_is_opened_what_earlier_ones_kept_and_cost_tells() -> None:
     def expect(before: SearchTotals) -> Worth:
-        return unopened(10_000_000, "av1", PRICED, 83, before)
+        return unopened("av1", PRICED, before, 10_000_000, 83)
 
     unknown = expect(SearchTotals())
     assert unknown.saved_bytes == 6_500_000

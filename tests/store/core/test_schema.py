@@ -33,6 +33,7 @@ REVISIONS = [
     "0007 Whose a key is, and what a scan would make of an object that no row explains.",
     "0008 Policies in the store, and under which version each plan, job and charge was made.",
     "0009 Bytes that were taken down, and holds that even a takedown respects.",
+    "0010 What each search for a CRF met and cost, which job made a video, and what a plan's item leaves over.",
 ]
 LATEST = REVISIONS[-1][:4]
 

@@ -42,7 +42,7 @@ def ready(engine: sa.Engine, count: int = 20) -> PlanSummary:
         plan_id,
         judged(count),
         lambda verdict: f"{verdict.video.id} is cold",
-        lambda verdict: verdict.video.size_bytes * 3,
+        lambda verdict: (verdict.video.size_bytes * 3, verdict.video.size_bytes * 2),
     )
 
 
@@ -87,7 +87,7 @@ def test_its_items_come_largest_first_in_batches_with_reason_and_saving(engine: 
         batches = list(planned(session, plan_id, "retire", batch_size=4))
         compressed = [item for batch in planned(session, plan_id, "compress") for item in batch]
     assert [len(batch) for batch in batches] == [4, 4, 2]
-    assert batches[0][0] == Item(91, "v90", "u9", 1, "retire", "cold", "v90 is cold", 1_090, 3_270)
+    assert batches[0][0] == Item(91, "v90", "u9", 1, "retire", "cold", "v90 is cold", 1_090, 3_270, 2_180)
     assert [item.saving_microusd for item in compressed] == [3 * item.size_bytes for item in compressed]
 
 

@@ -43,7 +43,7 @@ def plan_for(engine: sa.Engine, live: int, going: int) -> str:
         for number in reversed(range(live))
     )
     plan_id = begin_plan(engine, "expire_videos", {}, AS_OF, "run")
-    add_verdicts(engine, plan_id, judged, lambda _: "old", lambda verdict: verdict.video.size_bytes)
+    add_verdicts(engine, plan_id, judged, lambda _: "old", lambda verdict: (verdict.video.size_bytes, None))
     return plan_id
 
 

@@ -1,4 +1,4 @@
-"""What each search for a CRF met and cost, and which job made a video."""
+"""What each search for a CRF met and cost, which job made a video, and what a plan's item leaves over."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,7 @@ changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
-    """Make the table, which searches fill from now on, and the index."""
+    """Make the table, which searches fill from now on, the index, and the column, which earlier plans leave empty."""
     op.create_table(
         "crf_searches",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -38,9 +38,11 @@ def upgrade() -> None:
     op.create_index("ix_crf_searches_run", "crf_searches", ["run_id"])
     op.create_index("ix_crf_searches_at", "crf_searches", ["at"])
     op.create_index("ix_jobs_video_id", "jobs", ["video_id"])
+    op.add_column("verdicts", sa.Column("net_microusd", sa.BigInteger(), nullable=True))
 
 
 def downgrade() -> None:
     """Undo it."""
+    op.drop_column("verdicts", "net_microusd")
     op.drop_index("ix_jobs_video_id", "jobs")
     op.drop_table("crf_searches")
