@@ -144,6 +144,18 @@ def test_no_work_is_done_under_policies_that_cannot_be_read(engine: sa.Engine) -
         ledger.grant(session, "ann", DOLLAR, "another", run_id="test")
 
 
+def test_fields_that_no_rule_reads_any_more_do_not_keep_an_earlier_document_from_being_read(engine: sa.Engine) -> None:
+    put_in_force(engine, admission=AdmissionPolicy(slots=3))
+    with transaction(engine, "test") as session:
+        older = DEFAULTS.overridden(admission=AdmissionPolicy(slots=3)).model_dump(mode="json")
+        older["recipe"] |= {"skip_bits_per_pixel": 0.03, "lean_bits_per_pixel": 0.08, "preset": 6}
+        older["acceptance"] |= {"max_vmaf_mean": 96.5}
+        session.execute(sa.update(policy_versions).values(document=older))
+        session.execute(sa.update(deployment).values(policy_digest="of an earlier version"))
+    found = current(engine).policies
+    assert (found.admission.slots, found.recipe.preset) == (3, 6)
+
+
 def test_a_version_stays_readable_after_others_came(engine: sa.Engine) -> None:
     first = put_in_force(engine, admission=AdmissionPolicy(slots=3))
     put_in_force(engine, admission=AdmissionPolicy(slots=4))

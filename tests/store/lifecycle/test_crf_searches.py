@@ -1,0 +1,56 @@
+"""What searches for a CRF have met is told to later ones, and what they cost and gave is added up."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.lifecycle import crf_searches
+from reelkeeper.store.tables import jobs, users, videos
+from tests.jobs import made
+from tests.rules.lifecycle.test_first_crf import SEARCH
+
+REFUSED = replace(SEARCH, kept_bytes=SEARCH.source_bytes, outcome="no_good_result", gain_microusd=0, probes=())
+OUTGROWN = replace(SEARCH, probes=((40, 900_001, None, None, 1),))
+
+
+def test_what_one_search_has_met_later_ones_are_told_the_newest_first(engine: sa.Engine) -> None:
+    with transaction(engine, "test") as session:
+        crf_searches.add(session, SEARCH, video_id="v1", run_id="r1", model="fox")
+        crf_searches.add(session, OUTGROWN, video_id="v2", run_id="r1", model=None)
+        other = replace(SEARCH, encoder="libsvtav1 4.3.0")
+        crf_searches.add(session, other, video_id="v3", run_id="r1", model="fox")
+    with reading(engine) as session:
+        told = crf_searches.recall(session, SEARCH.encoder)
+    assert [model for model, _ in told] == [None, "fox"]
+    assert [[tuple(probe) for probe in search.probes] for _, search in told] == [
+        list(OUTGROWN.probes),
+        list(SEARCH.probes),
+    ]
+    assert replace(told[1][1], probes=SEARCH.probes) == SEARCH
+
+
+def test_what_they_came_to_is_added_up_by_run_by_encoder_and_in_all(engine: sa.Engine) -> None:
+    with transaction(engine, "test") as session:
+        for run_id, search in (("r1", SEARCH), ("r1", REFUSED), ("r2", SEARCH)):
+            crf_searches.add(session, search, video_id="v", run_id=run_id, model=None)
+    with reading(engine) as session:
+        first = crf_searches.totals(session, run_id="r1")
+        assert (first.searches, first.accepted) == (2, 1)
+        assert (first.source_bytes, first.kept_bytes, first.cpu_seconds) == (2_000_000, 1_300_000, 10.0)
+        assert (first.gain_microusd, first.cost_microusd, first.net_microusd) == (29, 122, -93)
+        assert crf_searches.totals(session).searches == 3
+        assert crf_searches.totals(session, encoder=SEARCH.encoder).searches == 3
+        assert crf_searches.totals(session, encoder="another").searches == 0
+
+
+def test_the_model_of_a_video_is_that_of_the_job_that_made_it(engine: sa.Engine) -> None:
+    at = datetime.now(UTC)
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(users).values(id="ann", tier="free"))
+        session.execute(sa.insert(videos), [{"id": name, "user_id": "ann", "state": "live"} for name in ("v", "w")])
+        session.execute(sa.insert(jobs).values(made("j", at, video_id="v", model="fox")))
+    with reading(engine) as session:
+        assert crf_searches.model_of(session, "v") == "fox"
+        assert crf_searches.model_of(session, "w") is None
