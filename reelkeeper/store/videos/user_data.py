@@ -74,6 +74,7 @@ LEFT_OUT: Final = MappingProxyType(
         "charges": "what the user costs the service",
         "usage_days": "the same, in quantities",
         "verdicts": "what a plan of ours would do; what was done stands in the history",
+        "crf_searches": "what encodes of a video have cost us, and at which setting",
         "operations": "work under way on a video; what was done stands in the history",
         "orphans": "objects that are nobody's yet",
         "key_owners": "what the service itself said of its keys",
