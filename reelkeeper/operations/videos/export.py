@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from reelkeeper import disk
 from reelkeeper.errors import NotFound, StorageError
+from reelkeeper.failpoints import effect
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos import images
 from reelkeeper.private_files import make_file
@@ -101,7 +102,8 @@ def _beside(archive: zipfile.ZipFile) -> Iterator[Path]:
 def _add_video(workspace: Workspace, archive: zipfile.ZipFile, video: StoredVideo, missing: list[str]) -> bool:
     with _beside(archive) as place:
         try:
-            workspace.bucket.download(video.key, place, etag=video.etag)
+            with effect("export.read"):
+                workspace.bucket.download(video.key, place, etag=video.etag)
         except StorageError as error:
             missing.append(f"video {video.video_id}: {error}")
             return False
