@@ -38,7 +38,11 @@ ReelkeeperError
 │   └── SinkRefused                      the sink will not take this message, however often it is tried
 ├── GenerationError             exit 1   a generator made no video
 │   ├── GenerationRefused                it never will, however often it is asked
+│   │   └── ContentRefused               for what the video would show: its message is for the user
 │   ├── GenerationFailed                 not this time; it is known that nothing more will come of it
+│   ├── ProviderBusy                     the provider did not take it, says for how long to wait, and it is no attempt
+│   │   └── AccountLocked                nor any other of this account: a key, a balance or a lock, for a person to mend
+│   ├── GenerationLost                   it was made, and its video is gone: it is not made and paid once more
 │   ├── GenerationUnknown                nobody knows what its provider makes of it: to be looked up, never sent again
 │   └── GenerationCancelled              its user does not want it any more
 ├── OrchestratorError           exit 1   Prefect did not do what was asked
@@ -233,8 +237,28 @@ class GenerationRefused(GenerationError):
     """It never will, however often it is asked."""
 
 
+class ContentRefused(GenerationRefused):
+    """It never will, for what the video would show. The message is for the user to read."""
+
+
 class GenerationFailed(GenerationError):
     """Not this time; it is known that nothing more will come of this attempt."""
+
+
+class ProviderBusy(GenerationError):
+    """The provider certainly did not take it, and is to be asked again after `seconds`."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class AccountLocked(ProviderBusy):
+    """The provider takes nothing of this account until a person mends it: a wrong key, no balance, a lock."""
+
+
+class GenerationLost(GenerationError):
+    """It was made, and paid, and its video cannot be had any more: to make it again would be paid again."""
 
 
 class GenerationUnknown(GenerationError):

@@ -11,7 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
-from reelkeeper.adapters import generator
+from reelkeeper.adapters import providers
 from reelkeeper.adapters.ffmpeg.intake import sweep_scratch_dirs
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.operations.core.workspace import Workspace
@@ -48,7 +48,7 @@ def keep_slots_full(
     sweep_scratch_dirs(scratch)
     ends = worker.work(
         workspace,
-        generator.connect(
+        providers.connect(
             settings(),
             fetch=partial(images.fetch, workspace.bucket),
             image_url=partial(images.url_of, workspace.bucket, seconds=_IMAGE_URL_SECONDS),

@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from reelkeeper.adapters.generator.webhook import HEADER, sign
+from reelkeeper.adapters.providers.webhook import HEADER, sign
 from reelkeeper.api.routes.hooks import PATH
 from reelkeeper.operations.jobs.claim import announce, claim, note_sent, park
 from reelkeeper.rules.jobs.attempts import AttemptPolicy

@@ -1,4 +1,4 @@
-"""A double of a provider of videos, on a local port, which speaks the HTTP API that `adapters/generator` describes.
+"""A double of a provider of videos, on a local port, which speaks the format of `adapters/providers/http`.
 
 It makes a job per request, whatever the key, unless it `honours_keys`: what is sent twice is paid for twice, and shows.
 """
@@ -16,7 +16,7 @@ from tests.doubles.serving import answering
 
 TOKEN = "the-provider's-token"  # noqa: S105  of a double
 LOST = "lost"  # the request is taken, and its answer never comes
-Next = tuple[int, Any] | str
+Next = tuple[int, Any] | tuple[int, Any, dict[str, str]] | str
 
 
 class Server(ThreadingHTTPServer):
@@ -113,9 +113,11 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(answer, str):
             self.close_connection = True
             return
-        status, said = answer
+        status, said, *headers = answer
         content = said if isinstance(said, bytes) else b"" if said is None else json.dumps(said).encode()
         self.send_response(status)
+        for name, value in (headers[0] if headers else {}).items():
+            self.send_header(name, value)
         if 300 <= status < 400:
             self.send_header("Location", said)
         self.send_header("Content-Length", str(len(content)))

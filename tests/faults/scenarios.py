@@ -12,8 +12,7 @@ import sqlalchemy as sa
 
 from reelkeeper import failpoints
 from reelkeeper.adapters import ffmpeg
-from reelkeeper.adapters.generator import HttpGenerator
-from reelkeeper.adapters.generator.provider import Provider
+from reelkeeper.adapters.providers import HttpProvider, RemoteGenerator
 from reelkeeper.adapters.s3 import r2
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Grace, Refusal, Transcode
@@ -71,10 +70,10 @@ def run_swap(workspace: Workspace, address: Address, arguments: dict[str, object
 
 def run_dispatch(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
     """Run what waits, by a provider, in one slot."""
-    provider = Provider(str(arguments["provider"]), TOKEN, allow_private=True, timeout_seconds=60.0)
+    provider = HttpProvider(str(arguments["provider"]), TOKEN, allow_private=True, timeout_seconds=60.0)
     worker.work(
         workspace,
-        HttpGenerator(provider, poll_seconds=0.05),
+        RemoteGenerator(provider, poll_seconds=0.05),
         run_id="run",
         scratch=Path(address.folder) / "scratch",
         slots=1,

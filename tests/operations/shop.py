@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reelkeeper.adapters.generator import Generator, HttpGenerator
-from reelkeeper.adapters.generator.provider import Provider
+from reelkeeper.adapters.providers import Generator, HttpProvider, RemoteGenerator
 from reelkeeper.model.requests import GenerationRequest, Queued
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.run import End
@@ -37,8 +36,10 @@ def ask(world: World, *prompts: str) -> list[str]:
     return [str(answer.job_id) for answer in answers if isinstance(answer, Queued)]
 
 
-def http(provider: ProviderDouble) -> HttpGenerator:
-    return HttpGenerator(Provider(provider.url, TOKEN, allow_private=True, timeout_seconds=60.0), poll_seconds=0.05)
+def http(provider: ProviderDouble) -> RemoteGenerator:
+    return RemoteGenerator(
+        HttpProvider(provider.url, TOKEN, allow_private=True, timeout_seconds=60.0), poll_seconds=0.05
+    )
 
 
 def run(world: World, generator: Generator, **how: Any) -> Counter[End]:  # noqa: ANN401  as work takes them

@@ -40,12 +40,14 @@ def claim(
     *,
     limit: int,
     order: DispatchPolicy | None = None,
+    begun_only: bool = False,
 ) -> list[Claim]:
     """Give a worker a job for each of its free slots, of which `warm_models` says what they have loaded.
 
-    `order` is an exception of this run to the policy in force. Never more than `limit` jobs run at once, whoever runs
-    them. Jobs of dead workers, and those to be looked up, go first; the rest as `rules/jobs/dispatch` has it. Gives
-    nothing while changes are frozen. All claims take turns.
+    `begun_only`: none that would be sent to a provider for the first time. `order` is an exception of this run to the
+    policy in force. Never more than `limit` jobs run at once, whoever runs them. Jobs of dead workers, and those to be
+    looked up, go first; the rest as `rules/jobs/dispatch` has it. Gives nothing while changes are frozen. All claims
+    take turns.
     """
     if not warm_models:
         return []
@@ -59,7 +61,7 @@ def claim(
         if not slots:
             return []
         chosen = claims.left_behind(session, len(slots))
-        if slots := slots[len(chosen) :]:
+        if (slots := slots[len(chosen) :]) and not begun_only:
             memory = _with_bounds(session, memory, policy, as_of)
             picked, credit = _pick(session, slots, memory, policy, as_of)
             controls.write(session, claims.DISPATCH, memory | {"credit_seconds": credit})
@@ -118,14 +120,24 @@ def note_sent(engine: Engine, job: Claim, provider_job_id: str) -> Claim:
     return job._replace(provider_job_id=provider_job_id)
 
 
-def retry(engine: Engine, job: Claim, error: str, policy: AttemptPolicy, *, cost_microusd: int | None = None) -> float:
+def retry(
+    engine: Engine,
+    job: Claim,
+    error: str,
+    policy: AttemptPolicy,
+    *,
+    cost_microusd: int | None = None,
+    refused_for_seconds: float | None = None,
+) -> float:
     """Let a job whose attempt has failed wait, and return for how many seconds. Raises LeaseLost.
 
     The provider is known to have failed it or never to have had it: the next attempt sends it under a new key. What it
-    took for this one is ours, and counts as spent.
+    took for this one is ours, and counts as spent. One that took nothing, for `refused_for_seconds`, was no attempt.
     """
     pause = pause_seconds(job.attempts, random.random(), policy)  # noqa: S311  it spreads attempts, and guards nothing
-    gone = {"provider_key": None, "provider_job_id": None, "progress": 0.0}
+    gone: dict[str, Any] = {"provider_key": None, "provider_job_id": None, "progress": 0.0}
+    if refused_for_seconds is not None:
+        pause, gone["attempts"] = max(pause, refused_for_seconds), job.attempts - 1
     with transaction(engine, "jobs.retry") as session:
         _require(
             claims.release_job(session, job, JobState.QUEUED, pause, error, cost_microusd=cost_microusd, **gone), job

@@ -13,27 +13,30 @@ from enum import StrEnum
 from pathlib import Path
 
 from reelkeeper.adapters.ffmpeg.intake import scratch_dir
-from reelkeeper.adapters.generator import Generator
-from reelkeeper.adapters.generator.order import Made, Order
+from reelkeeper.adapters.providers.contract import Generator, Made, Order
 from reelkeeper.errors import (
+    AccountLocked,
     DiskFull,
     Frozen,
     GenerationCancelled,
     GenerationFailed,
+    GenerationLost,
     GenerationRefused,
     GenerationUnknown,
     LeaseLost,
     NotAVideo,
+    ProviderBusy,
     ReelkeeperError,
 )
 from reelkeeper.logs import bound
 from reelkeeper.model.jobs import JobState
+from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.deliver import deliver
-from reelkeeper.rules.jobs.attempts import AttemptPolicy, give_up_error, is_given_up
+from reelkeeper.rules.jobs.attempts import AttemptPolicy, give_up_error, is_given_up, locked_account, not_taken_error
 from reelkeeper.store import Engine
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.jobs.claims import Claim
@@ -64,7 +67,8 @@ class HandedOver(Exception):  # noqa: N818  no error: the worker ends, and the j
 class WorkerContext:
     """What all jobs of a worker have in common. `closing`: let go of what goes on without us; `ending`: of all.
 
-    `no_room` holds what a full disk said, which ends the worker.
+    `no_room` holds what a full disk said, which ends the worker. `locked`: the provider lets our account in no more, so
+    that only what it has already is looked at; `was_taken`: it has taken a job.
     """
 
     workspace: Workspace
@@ -75,6 +79,8 @@ class WorkerContext:
     closing: threading.Event = field(default_factory=threading.Event)
     ending: threading.Event = field(default_factory=threading.Event)
     no_room: list[DiskFull] = field(default_factory=list)
+    locked: threading.Event = field(default_factory=threading.Event)
+    was_taken: threading.Event = field(default_factory=threading.Event)
 
     @property
     def engine(self) -> Engine:
@@ -102,6 +108,7 @@ class JobRun:
 
     def sent(self, provider_job_id: str) -> None:
         """Note the provider's name of the job."""
+        self._context.was_taken.set()
         self.claim = claiming.note_sent(self._context.engine, self.claim, provider_job_id)
 
     def progress(self, fraction: float) -> None:
@@ -161,15 +168,46 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
         return End.HANDED_OVER
     if isinstance(error, GenerationCancelled):
         return _give_up(context, job, str(error), End.CANCELLED, JobState.CANCELLED)
-    if isinstance(error, GenerationRefused):
+    if isinstance(error, GenerationRefused | GenerationLost):
         claiming.forget_sent(context.engine, job.claim)
-        return _give_up(context, job, str(error), End.REFUSED)
+        return _give_up(context, job, str(error), End.REFUSED, may_be_paid=isinstance(error, GenerationLost))
     if isinstance(error, GenerationUnknown):
-        if is_given_up(job.claim.started_at, datetime.now(UTC), job.attempts):
-            return _give_up(context, job, f"in doubt for {job.attempts.give_up_hours} hours: {error}")
-        claiming.park(context.engine, job.claim, str(error), job.attempts)
-        return End.PARKED
+        return _in_doubt(context, job, error)
+    if isinstance(error, ProviderBusy):
+        return _not_taken(context, job, error)
     return _again(context, job, error)
+
+
+def _is_given_up(job: JobRun) -> bool:
+    return is_given_up(job.claim.started_at, datetime.now(UTC), job.attempts)
+
+
+def _in_doubt(context: WorkerContext, job: JobRun, error: GenerationUnknown) -> End:
+    """Put a job aside until it is looked up once more; one that was in doubt for too long is dead."""
+    if _is_given_up(job):
+        told = f"in doubt for {job.attempts.give_up_hours} hours: {error}"
+        return _give_up(context, job, told, may_be_paid=True)
+    claiming.park(context.engine, job.claim, str(error), job.attempts)
+    return End.PARKED
+
+
+def _not_taken(context: WorkerContext, job: JobRun, error: ProviderBusy) -> End:
+    """Let a job wait that its provider did not take, for as long as it may be in doubt."""
+    if isinstance(error, AccountLocked):
+        _tell_locked(context, error)
+    if _is_given_up(job):
+        claiming.forget_sent(context.engine, job.claim)
+        return _give_up(context, job, not_taken_error(job.attempts, str(error)))
+    claiming.retry(context.engine, job.claim, str(error), job.attempts, refused_for_seconds=error.seconds)
+    return End.RETRIED
+
+
+def _tell_locked(context: WorkerContext, error: AccountLocked) -> None:
+    """Tell people once, and send nothing more: each job would meet the same refusal."""
+    if not context.locked.is_set():
+        context.locked.set()
+        finding = locked_account(context.generator.name, str(error))
+        alerts.observe(context.engine, [finding], rules=(), run_id=context.run_id)
 
 
 def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
@@ -179,6 +217,11 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
         raise ReelkeeperError(item.error or "its worker gave no sign of life")  # what it sent may go on
     with reading(context.engine) as session:
         is_there = is_live(session, item.id)  # an earlier worker has delivered it, and died before it was settled
+    # guard provider.same: a job that one provider has, or may have, is sent to another, and paid twice
+    if item.provider_key and item.provider != context.generator.name and not is_there:
+        raise GenerationUnknown(
+            f"it was sent to {item.provider!r}, and the provider here is {context.generator.name!r}"
+        )
     with scratch_dir(context.scratch) as folder:
         # guard claims.delivered: a job whose video is there is made, and paid, once more
         made = Made(folder) if is_there else context.generator.make(_order(item), folder / "made.mp4", job)
@@ -208,7 +251,7 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
 
 
 def _order(job: Claim) -> Order:
-    return Order(job.id, job.model, job.request, job.provider_key, job.provider_job_id, job.was_parked)
+    return Order(job.id, job.model, job.request, job.provider_key, job.provider_job_id, job.was_parked, job.started_at)
 
 
 def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:
@@ -228,7 +271,13 @@ def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:
 
 
 def _give_up(
-    context: WorkerContext, job: JobRun, error: str, end: End = End.DEAD, state: JobState = JobState.DEAD
+    context: WorkerContext,
+    job: JobRun,
+    error: str,
+    end: End = End.DEAD,
+    state: JobState = JobState.DEAD,
+    *,
+    may_be_paid: bool = False,
 ) -> End:
     """End a job without a video. One that is in doubt keeps its key: if a person redrives it, it is looked up."""
     settle.fail(
@@ -238,6 +287,7 @@ def _give_up(
         run_id=context.run_id,
         state=state,
         cost_microusd=job.paid_microusd,
+        may_be_paid=may_be_paid,
         concurrency=job.concurrency,
     )
     return end

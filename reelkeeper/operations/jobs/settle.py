@@ -116,12 +116,14 @@ def fail(
     run_id: str,
     state: JobState = JobState.DEAD,
     cost_microusd: int | None = None,
+    may_be_paid: bool = False,
     concurrency: float | None = None,
 ) -> Settled:
     """End a job without a video, DEAD or CANCELLED: what it held goes back, and the first who joined takes over.
 
-    What its provider took all the same, `cost_microusd`, is ours and not the user's. Not for an attempt that will be
-    made again. Said again by the same claim, it changes nothing. Raises LeaseLost, Frozen.
+    What its provider took all the same, `cost_microusd`, is ours and not the user's; where it did not say and the job
+    `may_be_paid`, what was quoted counts as spent. Not for an attempt that will be made again. Said again by the same
+    claim, it changes nothing. Raises LeaseLost, Frozen.
     """
     with transaction(engine, "job.fail") as session:
         require_permission(session)
@@ -136,9 +138,11 @@ def fail(
         )
         if ended is None:
             return _as_it_ended(session, job_id, lease_token, state)
-        if cost_microusd:
+        # guard spend.in_doubt: what jobs cost of which nothing was heard passes every budget
+        spent = (ended.quoted_cost_microusd or 0) if may_be_paid and not cost_microusd else cost_microusd
+        if spent:
             # guard spend.dead: what jobs cost that came to nothing passes every budget
-            spend_counters.add_generated(session, now(session).date(), cost_microusd)
+            spend_counters.add_generated(session, now(session).date(), spent)
         return _give_up(session, ended, state, run_id)
 
 

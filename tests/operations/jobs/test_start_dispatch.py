@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.adapters.generator import LocalGenerator
 from reelkeeper.adapters.orchestrator import Orchestrator
+from reelkeeper.adapters.providers import LocalGenerator
 from reelkeeper.operations.jobs import queue as module
 from reelkeeper.operations.jobs.queue import start_dispatch
 from reelkeeper.operations.jobs.worker import work

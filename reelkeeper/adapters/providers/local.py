@@ -3,14 +3,12 @@
 It stands in for a provider where none is configured: the output is real, and as large and long as was asked for.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 from reelkeeper.adapters import ffmpeg
-from reelkeeper.adapters.generator.order import Log, Made, Order
+from reelkeeper.adapters.providers.contract import Log, Made, Order
+from reelkeeper.adapters.providers.remote import Fetch
 from reelkeeper.errors import GenerationFailed, GenerationRefused, MediaError, NotAVideo, ToolMissing
-
-Fetch = Callable[[str, Path], bool]  # writes the image of a digest to a path; False where there is none
 
 
 class LocalGenerator:

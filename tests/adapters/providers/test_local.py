@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from reelkeeper.adapters import ffmpeg
-from reelkeeper.adapters.generator import LocalGenerator
-from reelkeeper.adapters.generator.order import Order
+from reelkeeper.adapters.providers import LocalGenerator
+from reelkeeper.adapters.providers.contract import Order
 from reelkeeper.errors import GenerationCancelled, GenerationRefused
 
 REQUEST: dict[str, Any] = {"prompt": "a cat", "width": 160, "height": 96, "duration_seconds": 1.5, "fps": 12, "seed": 3}

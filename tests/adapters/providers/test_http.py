@@ -6,10 +6,18 @@ from typing import Any
 
 import pytest
 
-from reelkeeper.adapters.generator import HttpGenerator
-from reelkeeper.adapters.generator.order import Made, Order
-from reelkeeper.adapters.generator.provider import Provider
-from reelkeeper.errors import GenerationCancelled, GenerationFailed, GenerationRefused, GenerationUnknown
+from reelkeeper.adapters.providers import HttpProvider, RemoteGenerator
+from reelkeeper.adapters.providers.contract import Guarantee, Made, Order, Way
+from reelkeeper.errors import (
+    AccountLocked,
+    ContentRefused,
+    GenerationCancelled,
+    GenerationFailed,
+    GenerationLost,
+    GenerationRefused,
+    GenerationUnknown,
+    ProviderBusy,
+)
 from tests.doubles.provider import LOST, TOKEN, Next, ProviderDouble
 
 ORDER = Order("j1", "a model", {"prompt": "a cat", "seconds": 5})
@@ -55,8 +63,8 @@ def double() -> Iterator[ProviderDouble]:
 @pytest.fixture
 def make(double: ProviderDouble, tmp_path: Path) -> Callable[..., Made]:
     def made(order: Order, notes: Notes, most_bytes: int = 10**6) -> Made:
-        provider = Provider(double.url, TOKEN, allow_private=True, timeout_seconds=60.0)
-        generator = HttpGenerator(provider, poll_seconds=0.01, most_silent_seconds=0.1, most_bytes=most_bytes)
+        provider = HttpProvider(double.url, TOKEN, allow_private=True, timeout_seconds=60.0)
+        generator = RemoteGenerator(provider, poll_seconds=0.01, most_silent_seconds=0.1, most_bytes=most_bytes)
         return generator.make(order, tmp_path / "made.mp4", notes)
 
     return made
@@ -149,7 +157,8 @@ def test_a_job_that_is_cancelled_is_told_to_its_provider(double: ProviderDouble,
     [
         ((400, {"error": "a prompt that is not allowed"}), GenerationRefused),
         ((422, None), GenerationRefused),
-        ((429, None), GenerationFailed),
+        ((429, None), ProviderBusy),
+        ((402, {"error": "not allowed: no credit"}), AccountLocked),
     ],
 )
 def test_what_a_provider_does_not_take_is_not_in_doubt(
@@ -167,9 +176,10 @@ def test_what_a_provider_does_not_take_is_not_in_doubt(
         ({"status": "failed", "error": "out of memory"}, GenerationFailed),
         ({"status": "refused", "error": "a face"}, GenerationRefused),
         ({"status": "cancelled"}, GenerationFailed),
-        ({"status": "succeeded"}, GenerationFailed),  # and no video
+        ({"status": "moderated", "error": "a face"}, ContentRefused),
+        ({"status": "succeeded"}, GenerationLost),  # and no video
         ({"status": "a new word"}, GenerationUnknown),
-        ({"status": "succeeded", "video_url": "/gone.mp4"}, GenerationFailed),
+        ({"status": "succeeded", "video_url": "/gone.mp4"}, GenerationLost),
     ],
 )
 def test_how_a_job_ends_says_what_to_do_next(
@@ -222,16 +232,73 @@ def test_a_video_that_is_too_long_is_not_stored_whole(double: ProviderDouble, ma
 
 
 def test_an_address_that_is_not_public_is_not_asked(double: ProviderDouble, tmp_path: Path) -> None:
-    provider = Provider(double.url, TOKEN)
-    with pytest.raises(GenerationUnknown, match="https"):
-        HttpGenerator(provider).make(ORDER, tmp_path / "made.mp4", Notes())
+    provider = HttpProvider(double.url, TOKEN)
+    with pytest.raises(ProviderBusy, match="https"):
+        RemoteGenerator(provider).make(ORDER, tmp_path / "made.mp4", Notes())
     assert double.connections == 0
 
 
 def test_the_provider_is_told_where_the_image_can_be_read(double: ProviderDouble, tmp_path: Path) -> None:
-    provider = Provider(double.url, TOKEN, allow_private=True, timeout_seconds=60.0)
-    generator = HttpGenerator(provider, image_url=lambda digest: f"https://images.example/{digest}", poll_seconds=0.01)
+    provider = HttpProvider(double.url, TOKEN, allow_private=True, timeout_seconds=60.0)
+    generator = RemoteGenerator(
+        provider, image_url=lambda digest: f"https://images.example/{digest}", poll_seconds=0.01
+    )
     order = ORDER._replace(request={**ORDER.request, "image_sha256": "e" * 64})
     generator.make(order, tmp_path / "made.mp4", Notes())
     (job,) = double.jobs.values()
     assert job["image_url"] == f"https://images.example/{'e' * 64}"
+
+
+class Unasked(HttpProvider):
+    """The same provider, of which it is not known that it can be asked for a lost job."""
+
+    guarantee = Guarantee()
+
+
+class Listed(HttpProvider):
+    """The same provider, whose list may lack a job that it has."""
+
+    guarantee = Guarantee((Way.LISTING,))
+
+
+def other(kind: type[HttpProvider], double: ProviderDouble, **how: Any) -> RemoteGenerator:  # noqa: ANN401  of Transport
+    return RemoteGenerator(kind(double.url, TOKEN, allow_private=True, **how), poll_seconds=0.01)
+
+
+@pytest.mark.parametrize("kind", [Unasked, Listed])
+def test_without_proof_nothing_in_doubt_is_ever_sent_again(
+    double: ProviderDouble, tmp_path: Path, kind: type[HttpProvider]
+) -> None:
+    notes, generator = Notes(), other(kind, double)
+    double.queue, double.hides_jobs = [LOST], True
+    for _ in range(3):
+        with pytest.raises(GenerationUnknown):
+            generator.make(notes.taken_up(was_parked=notes.key is not None), tmp_path / "made.mp4", notes)
+    assert double.submitted == ["j1-1"]
+
+
+def test_a_job_that_was_paid_and_forgotten_is_lost_and_not_made_once_more(
+    double: ProviderDouble, tmp_path: Path
+) -> None:
+    notes, generator = Notes(), other(Listed, double)
+    generator.make(ORDER, tmp_path / "made.mp4", notes)
+    double.jobs.clear()
+    with pytest.raises(GenerationLost):
+        generator.make(notes.taken_up(was_parked=True), tmp_path / "made.mp4", notes)
+
+
+def test_a_video_is_fetched_from_listed_hosts_alone(double: ProviderDouble, tmp_path: Path) -> None:
+    with ProviderDouble(b"elsewhere").serving() as store:
+        double.ends_as |= {"video_url": f"{store.url}/video.mp4"}
+        with pytest.raises(GenerationUnknown, match="no host of the provider's"):
+            other(HttpProvider, double, hosts=("example.com",)).make(ORDER, tmp_path / "made.mp4", Notes())
+        assert store.connections == 0
+        made = other(HttpProvider, double, hosts=("0.0.1",)).make(ORDER, tmp_path / "made.mp4", Notes())
+        assert made.path.read_bytes() == b"elsewhere"
+
+
+def test_a_provider_that_is_not_reached_is_tried_again(tmp_path: Path) -> None:
+    with ProviderDouble().serving() as gone:
+        generator = other(HttpProvider, gone)
+    with pytest.raises(ProviderBusy, match="not reached"):
+        generator.make(ORDER, tmp_path / "made.mp4", Notes())

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelkeeper.adapters.generator.webhook import sign, verify
+from reelkeeper.adapters.providers.webhook import sign, verify
 from reelkeeper.errors import SignatureRefused
 
 SECRET, BODY, NOW = "a secret that both know", b'{"id": "p1", "status": "succeeded"}', 1_764_072_000

@@ -1,0 +1,146 @@
+"""The contract of a provider of videos: an order, how a job stands there, and which guarantee the provider gives.
+
+A provider speaks one vendor's format and holds no policy: `remote` decides when to send, look, wait, fetch and give up.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+
+class Way(StrEnum):
+    """How a job is found whose answer was lost."""
+
+    KEY = "it is asked for by our key"
+    LISTING = "its list of jobs carries our mark"
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantee:
+    """What a provider does for jobs whose answer was lost, as its documentation or its clients say.
+
+    Without a way, such a job stays parked until it is given up. `absence_is_proof`: a job that it does not know twice
+    never came, and may be sent again under the same key. Everywhere else nothing in doubt is ever sent again.
+    """
+
+    ways: tuple[Way, ...] = ()
+    absence_is_proof: bool = False
+
+
+class Order(NamedTuple):
+    """One video to be made. The last four are what an earlier worker has written down of it."""
+
+    job_id: str
+    model: str
+    request: Mapping[str, Any]  # a GenerationRequest in JSON's values
+    provider_key: str | None = None
+    provider_job_id: str | None = None
+    was_parked: bool = False  # it has been asked after once already, a while ago
+    started_at: datetime | None = None  # nothing was sent before
+
+
+class Submission(NamedTuple):
+    """What is sent: the order under its key, and the input image as an address or as bytes."""
+
+    key: str
+    order: Order
+    image_url: str | None = None
+    image: bytes | None = None
+
+
+class Made(NamedTuple):
+    """A video, and what the provider says that it cost; None if it says nothing."""
+
+    path: Path
+    cost_microusd: int | None = None
+
+
+class Status(StrEnum):
+    """How a job stands at its provider."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # it may work another time
+    REFUSED = "refused"  # it never will
+    MODERATED = "moderated"  # nor will it, for what it shows
+    CANCELLED = "cancelled"
+
+
+_UNDER_WAY = frozenset({Status.QUEUED, Status.RUNNING})
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a job stands, as its provider tells it; `error` in the provider's words."""
+
+    id: str
+    status: Status
+    progress: float = 0.0
+    cost_microusd: int | None = None
+    video_url: str | None = None
+    error: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.status not in _UNDER_WAY
+
+
+class Log(Protocol):
+    """Where a generator writes down what must outlive it. Each may raise what ends the work, such as LeaseLost."""
+
+    def announce(self) -> str:
+        """Note that the job is about to be sent; gives the key that it is to be sent under."""
+
+    def sent(self, provider_job_id: str) -> None:
+        """Note the provider's name of the job."""
+
+    def progress(self, fraction: float) -> None:
+        """Tell how far it is, from 0 to 1; to be called at least every few seconds."""
+
+    def paid(self, cost_microusd: int) -> None:
+        """Note what the provider took for an attempt that made nothing."""
+
+
+class Generator(Protocol):
+    """Whoever makes a video of an order."""
+
+    name: str
+    outlives_us: bool  # what was sent goes on without its worker
+
+    def make(self, order: Order, target: Path, log: Log) -> Made:
+        """Have the video made, and store it in `target`. Raises a GenerationError, or what `log` raises."""
+
+
+class Provider(Protocol):
+    """One vendor's format. Each call but `submit` may be repeated at will; none repeats itself."""
+
+    name: str
+    guarantee: Guarantee
+    takes_image_bytes: bool
+
+    def submit(self, submission: Submission) -> str:
+        """Send one request, once, and give the provider's name of the job.
+
+        Raises GenerationRefused, ContentRefused, ProviderBusy or AccountLocked when it was certainly not taken, and
+        GenerationUnknown whenever that is not certain.
+        """
+
+    def find(self, order: Order) -> Standing | None:
+        """Find the job that was sent under the order's key; None if it is not among what the provider tells.
+
+        Raises GenerationUnknown. Called only where the guarantee names a way.
+        """
+
+    def look(self, job_id: str) -> Standing | None:
+        """Ask how a job stands; None if the provider does not know it. Raises GenerationUnknown."""
+
+    def cancel(self, job_id: str) -> None:
+        """Tell that a job is wanted no more; no answer is no matter."""
+
+    def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
+        """Store the video in `target`. Raises GenerationLost for one that is gone, GenerationUnknown."""

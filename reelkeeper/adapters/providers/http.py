@@ -1,0 +1,76 @@
+"""The format of our own for a provider of videos, one call each. What is not known is not guessed.
+
+    POST   /jobs            Idempotency-Key: KEY    {"key", "model", "request", "webhook_url"?, "image_url"?} -> {"id"}
+    GET    /jobs?key=KEY                            {"jobs": [{"id", ...}]}: none, if it never came
+    GET    /jobs/ID                                 {"id", "status", "progress"?, "cost_usd"?, "video_url"?, "error"?}
+    DELETE /jobs/ID                                 it is wanted no more
+
+`status` is a word of `Status`.
+"""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from reelkeeper.adapters.providers.contract import Guarantee, Order, Standing, Status, Submission, Way
+from reelkeeper.adapters.providers.transport import Transport, cost_microusd, fraction, job_name, words
+from reelkeeper.errors import GenerationUnknown
+
+
+class HttpProvider:
+    """Whoever offers the calls above."""
+
+    name = "http"
+    guarantee = Guarantee((Way.KEY,), absence_is_proof=True)
+    takes_image_bytes = False
+
+    def __init__(self, url: str, token: str | None = None, *, webhook_url: str | None = None, **how: Any) -> None:  # noqa: ANN401  of Transport
+        self._calls = Transport(url, {"Authorization": f"Bearer {token}"} if token else {}, **how)
+        self._webhook_url = webhook_url
+
+    def submit(self, submission: Submission) -> str:
+        """Send a job with its key, by which the provider can tell one that came before."""
+        key, order = submission.key, submission.order
+        body = {"key": key, "model": order.model, "request": dict(order.request)}
+        if self._webhook_url:
+            body["webhook_url"] = self._webhook_url
+        if submission.image_url:
+            body["image_url"] = submission.image_url
+        return _standing(self._calls.submit("/jobs", body, {"Idempotency-Key": key}).body).id
+
+    def find(self, order: Order) -> Standing | None:
+        """Ask for the job of a key."""
+        answer = self._calls.get(f"/jobs?key={quote(str(order.provider_key), safe='')}", "jobs by their key")
+        found = answer.fields.get("jobs") if answer else None
+        if not isinstance(found, list):
+            raise GenerationUnknown("the provider's answer lists no jobs")
+        return _standing(found[0]) if found else None
+
+    def look(self, job_id: str) -> Standing | None:
+        """Ask for the job."""
+        answer = self._calls.get(f"/jobs/{quote(job_id, safe='')}", "a job")
+        return _standing(answer.body) if answer else None
+
+    def cancel(self, job_id: str) -> None:
+        """Delete the job."""
+        self._calls.tell("DELETE", f"/jobs/{quote(job_id, safe='')}")
+
+    def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
+        """Store the video; its address may be relative to the provider's."""
+        self._calls.fetch(video_url, target, most_bytes)
+
+
+def _standing(answer: object) -> Standing:
+    """Read how a job stands; whatever is not as it should be is GenerationUnknown, and never taken for a failure."""
+    said = answer if isinstance(answer, dict) else {}
+    job_id, status, url = job_name(said.get("id")), said.get("status", "queued"), said.get("video_url")
+    if status not in set(Status):
+        raise GenerationUnknown(f"the provider says that a job is {str(status)[:50]!r}, which is no status")
+    return Standing(
+        job_id,
+        Status(status),
+        fraction(said.get("progress")),
+        cost_microusd(said.get("cost_usd")),
+        url if isinstance(url, str) else None,
+        words(said.get("error")),
+    )

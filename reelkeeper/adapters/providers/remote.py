@@ -1,0 +1,178 @@
+"""Has a provider make a video, and pays for it once, whatever is lost on the way.
+
+The key is written down before a job is sent, and the provider's name for it right after. Whoever takes up a job that
+has a key looks it up: it is never sent twice because an answer was lost. What cannot be found stays parked. Only a
+provider that knows our keys can say that a job never came; where it says so twice, some time apart, the job is sent
+under the same key.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from reelkeeper.adapters.providers.contract import Log, Made, Order, Provider, Standing, Status, Submission
+from reelkeeper.errors import (
+    ContentRefused,
+    GenerationCancelled,
+    GenerationFailed,
+    GenerationLost,
+    GenerationRefused,
+    GenerationUnknown,
+)
+from reelkeeper.failpoints import effect
+from reelkeeper.model import MediaLimits
+
+_TICK_SECONDS = 1.0  # between two signs of life to the log
+_FETCHES = 3  # times that a video is asked for, each after another look at its job, until it is given up as gone
+
+Fetch = Callable[[str, Path], bool]  # writes the image of a digest to a path; False where there is none
+ImageUrl = Callable[[str], str | None]  # where the image of a digest can be read for a while; None where there is none
+
+
+class RemoteGenerator:
+    """Any provider, behind the contract."""
+
+    outlives_us = True
+
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        fetch: Fetch | None = None,
+        image_url: ImageUrl | None = None,
+        poll_seconds: float = 5.0,
+        most_bytes: int = MediaLimits().max_size_bytes,
+        most_silent_seconds: float = 300.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.name = provider.name
+        self._provider, self._fetch, self._image_url, self._most_bytes = provider, fetch, image_url, most_bytes
+        self._poll_seconds, self._most_silent_seconds, self._sleep = poll_seconds, most_silent_seconds, sleep
+
+    def make(self, order: Order, target: Path, log: Log) -> Made:
+        """Have the video made, and store it in `target`.
+
+        Raises GenerationRefused (never), GenerationFailed (not this time), GenerationUnknown (to be looked up later),
+        GenerationLost (made, and gone), or what `log` raises; a job that is cancelled is told to its provider.
+        """
+        # guard provider.looked_up: a job that its provider has is sent once more, and paid twice
+        job_id = order.provider_job_id or self._found(order, log) or self._sent(order, target.parent, log)
+        try:
+            standing = self._followed(job_id, order, log)
+            self._require_made(standing, log)
+            return self._fetched(standing, order, target, log)
+        except GenerationCancelled:
+            self._provider.cancel(job_id)
+            raise
+
+    def _found(self, order: Order, log: Log) -> str | None:
+        """Look up a job that may have been sent; None if it was certainly not."""
+        if order.provider_key is None:
+            return None
+        guarantee = self._provider.guarantee
+        # guard provider.no_way: a job in doubt is sent again to a provider that cannot be asked for it, and paid twice
+        if not guarantee.ways:
+            raise GenerationUnknown("whether the provider has it cannot be asked: it lists no jobs by anything of ours")
+        standing = self._provider.find(order)
+        if standing is not None:
+            log.sent(standing.id)
+            return standing.id
+        # guard provider.no_proof: a job that a provider does not list yet is sent again, and paid twice
+        # guard provider.waits_for_doubt: a job whose request is still under way is sent again, and paid twice
+        if not (guarantee.absence_is_proof and order.was_parked):
+            raise GenerationUnknown("the provider does not know it yet; the request may still be under way")
+        return None
+
+    def _sent(self, order: Order, folder: Path, log: Log) -> str:
+        image_url, image = self._image(order, folder)
+        key = log.announce()
+        # guard provider.slept: a worker that slept sends a job that another has sent meanwhile
+        log.progress(0.0)  # a worker that slept meanwhile must not send what another has looked up
+        try:
+            with effect("provider.submit"):
+                job_id = self._provider.submit(Submission(key, order, image_url, image))
+        except GenerationUnknown:
+            # guard provider.lost_answer: a job whose answer was lost is given up, though it is made and paid for
+            if not self._provider.guarantee.ways or not (
+                standing := self._provider.find(order._replace(provider_key=key))
+            ):
+                raise
+            job_id = standing.id
+        log.sent(job_id)
+        return job_id
+
+    def _image(self, order: Order, folder: Path) -> tuple[str | None, bytes | None]:
+        """Give the input image as the provider takes it. Raises GenerationRefused where there is none."""
+        digest = order.request.get("image_sha256")
+        if not digest:
+            return None, None
+        if not self._provider.takes_image_bytes:
+            return (self._image_url(str(digest)) if self._image_url else None), None
+        file = folder / "image"
+        if self._fetch is None or not self._fetch(str(digest), file):
+            raise GenerationRefused(f"there is no image {str(digest)[:64]!r} among the input images")
+        return None, file.read_bytes()
+
+    def _followed(self, job_id: str, order: Order, log: Log) -> Standing:
+        """Ask until the job is over. A provider that is silent for too long leaves it in doubt."""
+        heard, progress = time.monotonic(), 0.0
+        while True:
+            try:
+                standing = self._provider.look(job_id)
+            except GenerationUnknown:
+                if time.monotonic() - heard > self._most_silent_seconds:
+                    raise
+            else:
+                if standing is None:
+                    raise self._forgotten(job_id, order)
+                if standing.is_over:
+                    return standing
+                heard, progress = time.monotonic(), standing.progress
+            self._wait(log, progress)
+
+    def _forgotten(self, job_id: str, order: Order) -> Exception:
+        # guard provider.unknown_job: a job that its provider has forgotten for a moment is made twice
+        if not order.was_parked:
+            return GenerationUnknown(f"the provider does not know its job {job_id!r}")
+        # guard provider.forgotten: a job that was paid for and forgotten is made, and paid, once more
+        kind = GenerationFailed if self._provider.guarantee.absence_is_proof else GenerationLost
+        return kind(f"the provider does not know its job {job_id!r} any more")
+
+    @staticmethod
+    def _require_made(standing: Standing, log: Log) -> None:
+        if standing.status == Status.SUCCEEDED:
+            return
+        if standing.cost_microusd:
+            log.paid(standing.cost_microusd)
+        if standing.status == Status.MODERATED:
+            raise ContentRefused(f"the provider refuses what it shows: {standing.error}")
+        if standing.status == Status.REFUSED:
+            raise GenerationRefused(f"the provider refuses it: {standing.error}")
+        raise GenerationFailed(f"at the provider it is {standing.status}: {standing.error}")
+
+    def _fetched(self, standing: Standing, order: Order, target: Path, log: Log) -> Made:
+        """Store the video. An address that has ended may be given anew, by another look at the job."""
+        for left in reversed(range(_FETCHES)):
+            try:
+                self._fetch_video(standing.video_url, target)
+                break
+            except GenerationLost:
+                if not left:
+                    if standing.cost_microusd:
+                        log.paid(standing.cost_microusd)
+                    raise
+                self._wait(log, 1.0)
+                standing = self._followed(standing.id, order, log)
+        return Made(target, standing.cost_microusd)
+
+    def _fetch_video(self, video_url: str | None, target: Path) -> None:
+        if not video_url:
+            raise GenerationLost("the provider has made it, and has no video of it any more")
+        self._provider.fetch(video_url, target, self._most_bytes)
+
+    def _wait(self, log: Log, progress: float) -> None:
+        ends = time.monotonic() + self._poll_seconds
+        log.progress(progress)
+        while (left := ends - time.monotonic()) > 0:
+            self._sleep(min(left, _TICK_SECONDS))
+            log.progress(progress)

@@ -1,0 +1,248 @@
+"""How a provider is called: one request and no repetition, and what each outcome says about a new job.
+
+not connected, 425, 429      it was certainly not taken, and may be sent again
+another 4xx, not 408, 409    it was certainly not taken, and never will be
+everything else              it may have been taken: whoever sends it again may pay twice
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from reelkeeper.adapters import public
+from reelkeeper.adapters.retry_after import retry_after_seconds
+from reelkeeper.errors import (
+    AccountLocked,
+    AddressRefused,
+    ContentRefused,
+    GenerationLost,
+    GenerationRefused,
+    GenerationUnknown,
+    ProviderBusy,
+)
+
+_NOT_TAKEN: Final = {425, 429}  # said before anything is done with a request
+_NOT_LET_IN: Final = {401, 402}  # it is the account's affair, whatever the job
+_BUSY_SECONDS: Final = 30.0  # until the next attempt, where the provider does not say
+_MICROUSD: Final = 10**6
+_MAX_USD: Final = 10_000
+_MAX_NAME: Final = 300  # characters of a provider's name for a job
+_MAX_WORDS: Final = 300  # characters of what a provider says is wrong
+_MAX_ANSWER: Final = 8 * 1024 * 1024  # bytes: a page of a list holds a hundred prompts and more
+_ABOUT_CONTENT: Final = re.compile(
+    r"content.?policy|policy.violation|moderat|safety|nsfw|sensitive|prohibited|not.allowed.content", re.IGNORECASE
+)
+_ABOUT_MONEY: Final = re.compile(r"locked|balance|billing|credit|quota|suspended", re.IGNORECASE)
+
+
+class Answer(NamedTuple):
+    """What a provider answered: `body` is its JSON, None where it is none."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Any
+
+    @property
+    def is_success(self) -> bool:
+        """Whether it says yes."""
+        return 200 <= self.status < 300  # noqa: PLR2004  "success"
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The body's fields; none where it is no object."""
+        return self.body if isinstance(self.body, dict) else {}
+
+
+class Transport:
+    """Calls of one provider, to public addresses only, unless `allow_private`.
+
+    A video is fetched from the provider's own address and from `hosts`, with their subdomains; None: from any host.
+    `headers` hold the key, and go to the provider's own address alone.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        hosts: tuple[str, ...] | None = None,
+        allow_private: bool = False,
+        timeout_seconds: float = 30.0,
+        download_seconds: float = 600.0,
+    ) -> None:
+        self.url, self._headers, self._hosts = url.rstrip("/"), dict(headers), hosts
+        self._allow_private, self._timeout_seconds = allow_private, timeout_seconds
+        self._download_seconds = download_seconds
+
+    def submit(self, path: str, body: Mapping[str, Any] | bytes, headers: Mapping[str, str] | None = None) -> Answer:
+        """Send a new job, once. Raises as the table above says."""
+        try:
+            answer = self._call("POST", path, body, headers)
+        # guard provider.not_reached: a job whose answer was lost is taken for one that never came, and paid twice
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, AddressRefused) as error:
+            raise ProviderBusy(f"the provider was not reached: {_named(error)}", _BUSY_SECONDS) from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise GenerationUnknown(f"the provider gave no whole answer: {type(error).__name__}") from None
+        status, said = answer.status, words(answer.body)
+        if status in _NOT_TAKEN:
+            seconds = retry_after_seconds(answer.headers, _BUSY_SECONDS)
+            raise ProviderBusy(f"the provider takes nothing at the moment: it answered {status}", seconds)
+        if status in _NOT_LET_IN or (status == httpx.codes.FORBIDDEN and _ABOUT_MONEY.search(said)):
+            raise AccountLocked(f"the provider lets this account in no more: {status}, {said}", _BUSY_SECONDS)
+        # guard provider.conflict: a job that came twice is taken for refused, though it is made and paid for
+        if 400 <= status < 500 and status not in (408, 409):  # noqa: PLR2004  "client error", but for a timeout and a conflict
+            kind = ContentRefused if is_about_content(answer.body) else GenerationRefused
+            raise kind(f"the provider answered {status}: {said}")
+        if not answer.is_success:
+            # guard provider.in_doubt: an error of the provider's is taken for a refusal, and the job is paid twice
+            raise GenerationUnknown(f"the provider answered {status} to a new job; whether it has it is not known")
+        return answer
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+        """Ask something that may be asked again. Raises GenerationUnknown where there was no answer."""
+        try:
+            return self._call(method, path, body)
+        except AddressRefused as refused:
+            raise GenerationUnknown(f"an address of the provider's is refused: {refused}") from refused
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise GenerationUnknown(f"the provider gave no whole answer: {type(error).__name__}") from None
+
+    def get(self, path: str, what: str) -> Answer | None:
+        """Read something; None if the provider does not know it. Raises GenerationUnknown for every other failure."""
+        answer = self.ask("GET", path)
+        if answer.status in (404, 410):
+            return None
+        if not answer.is_success:
+            raise GenerationUnknown(f"the provider answered {answer.status} when asked for {what}")
+        return answer
+
+    def tell(self, method: str, path: str) -> None:
+        """Say something that needs no answer."""
+        try:
+            self.ask(method, path)
+        except GenerationUnknown:
+            return
+
+    def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
+        """Store a video. Raises GenerationLost for one that is gone, GenerationUnknown when there was no answer."""
+        url = urljoin(f"{self.url}/", video_url)
+        ours = urlsplit(url)[:2] == urlsplit(self.url)[:2]
+        # guard provider.hosts: an answer that somebody has forged names the video of anybody
+        if not ours and not self._is_listed(url):
+            host = (urlsplit(url).hostname or "")[:100]
+            raise GenerationUnknown(
+                f"the video is at {host!r}, which is no host of the provider's. To allow it: REELKEEPER_GENERATOR_HOSTS"
+            )
+        ends = time.monotonic() + self._download_seconds
+        try:
+            # guard provider.token_at_home: our token is sent to whatever address an answer names
+            with self._streamed("GET", url, self._headers if ours else {}) as answer, target.open("wb") as file:
+                if answer.status_code in (404, 410) or (answer.status_code == httpx.codes.FORBIDDEN and not ours):
+                    raise GenerationLost(f"the provider has the video no more: it answered {answer.status_code}")
+                if not answer.is_success:
+                    raise GenerationUnknown(f"the provider answered {answer.status_code} when asked for a video")
+                # guard provider.video_size: a video without an end fills the disk
+                for chunk in public.chunks(answer, most_bytes):
+                    file.write(chunk)
+                    if time.monotonic() > ends:
+                        raise GenerationUnknown(f"the video did not come within {self._download_seconds:.0f} s")
+        except (httpx.HTTPError, httpx.InvalidURL, AddressRefused) as error:
+            raise GenerationUnknown(f"the video did not come: {_named(error)}") from None
+
+    def _is_listed(self, url: str) -> bool:
+        host = urlsplit(url).hostname or ""
+        return self._hosts is None or any(host == name or host.endswith(f".{name}") for name in self._hosts)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        is_json = body is not None and not isinstance(body, bytes)
+        content = json.dumps(body).encode() if is_json else body
+        kind = {"Content-Type": "application/json"} if is_json else {}
+        whole = {**self._headers, **kind, **(headers or {})}
+        with self._streamed(method, f"{self.url}{path}", whole, content) as answer:  # type: ignore[arg-type]  # bytes by now
+            text = public.read(answer, _MAX_ANSWER)
+            try:
+                return Answer(answer.status_code, answer.headers, json.loads(text))
+            except ValueError:
+                return Answer(answer.status_code, answer.headers, None)
+
+    @contextmanager
+    def _streamed(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None = None
+    ) -> Iterator[httpx.Response]:
+        with public.streamed(
+            method,
+            url,
+            # guard provider.public: the address of a video, which an answer names, leads into our network
+            allow_private=self._allow_private,
+            headers=dict(headers),
+            content=content,
+            timeout_seconds=self._timeout_seconds,
+        ) as answer:
+            yield answer
+
+
+def job_name(said: object) -> str:
+    """Read a provider's name for a job. Raises GenerationUnknown: whatever is not as it should be is no refusal."""
+    if not isinstance(said, str) or not 0 < len(said) <= _MAX_NAME:
+        raise GenerationUnknown("the provider's answer names no job")
+    return said
+
+
+def fraction(said: object) -> float:
+    """Read how far a job is, from 0 to 1; 0 where it is not said."""
+    return min(max(float(said), 0.0), 1.0) if isinstance(said, int | float) else 0.0
+
+
+def cost_microusd(said: object) -> int | None:
+    """Read dollars as micro-dollars, rounded up; None for what is no sum of money."""
+    if said is None or isinstance(said, bool):
+        return None
+    try:
+        dollars = Decimal(str(said))
+    except InvalidOperation:
+        return None
+    # guard provider.cost: a cost that cannot be is counted, and shuts the budget
+    if not dollars.is_finite() or not 0 <= dollars <= _MAX_USD:
+        return None
+    return int((dollars * _MICROUSD).to_integral_value(ROUND_CEILING))
+
+
+def words(body: object) -> str:
+    """Give what a provider says is wrong, in one line, wherever in its answer it says so."""
+    said = body
+    for name in ("error", "detail", "message", "msg", "title"):
+        if isinstance(said, dict) and said.get(name):
+            said = said[name]
+    if isinstance(said, list):
+        said = "; ".join(words(item) for item in said[:3])
+    return " ".join(str(said).split())[:_MAX_WORDS] if said and not isinstance(said, dict) else "no reason given"
+
+
+def is_about_content(body: object) -> bool:
+    """Whether a refusal is about what the video would show, by its words or its code: never by an echo of the input."""
+    return bool(_ABOUT_CONTENT.search(" ".join([words(body), *_codes(body)])))
+
+
+def _codes(body: object) -> Iterator[str]:
+    for item in body if isinstance(body, list) else [body]:
+        if isinstance(item, dict):
+            yield from (str(item[name])[:100] for name in ("code", "type", "error_type") if item.get(name))
+            yield from (code for name in ("error", "detail") for code in _codes(item.get(name)))
+
+
+def _named(error: Exception) -> str:
+    return str(error) if isinstance(error, AddressRefused) else type(error).__name__

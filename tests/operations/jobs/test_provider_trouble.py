@@ -1,0 +1,118 @@
+"""What a provider refuses, loses or cannot be asked for: who pays, who is told, and that nothing is sent twice."""
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.adapters.providers import LocalGenerator
+from reelkeeper.model.alerts import AlertState
+from reelkeeper.model.jobs import JobState
+from reelkeeper.operations.jobs.run import End
+from reelkeeper.store.billing import spend_counters
+from reelkeeper.store.core.engine import Clock, now, reading, transaction
+from reelkeeper.store.tables import alerts, jobs
+from tests.doubles.provider import ProviderDouble
+from tests.faults.world import World
+from tests.operations.queue import find, make_due
+from tests.operations.shop import ask, http, run, spent
+
+BUSY = (429, None, {"Retry-After": "90"})
+
+
+def budget_spent(shop: World) -> int:
+    with reading(shop.workspace.engine) as session:
+        return spend_counters.so_far(session, now(session)).today_microusd
+
+
+def a_day_later(shop: World) -> None:
+    with transaction(shop.workspace.engine, "test") as session:
+        session.execute(sa.update(jobs).values(started_at=Clock(-25 * 3600), due_at=Clock(-1)))
+
+
+def test_a_provider_that_takes_nothing_is_asked_again_when_it_says_and_no_attempt_is_used_up(
+    shop: World, provider: ProviderDouble
+) -> None:
+    (job_id,) = ask(shop, "a cat")
+    provider.queue = [BUSY] * 5
+    for _ in range(5):
+        assert run(shop, http(provider)) == {End.RETRIED: 1}
+        job = find(shop.workspace.engine, job_id)
+        assert (job.state, job.attempts, job.provider_key) == (JobState.QUEUED, 0, None)
+        with reading(shop.workspace.engine) as session:
+            assert 60 < (job.due_at - now(session)).total_seconds() <= 90
+        make_due(shop.workspace.engine)
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert len(provider.submitted) == 1
+
+
+def test_a_job_that_no_provider_takes_for_a_day_is_dead_and_costs_nothing(
+    shop: World, provider: ProviderDouble
+) -> None:
+    (job_id,) = ask(shop, "a cat")
+    provider.queue = [BUSY] * 2
+    assert run(shop, http(provider)) == {End.RETRIED: 1}
+    a_day_later(shop)
+    assert run(shop, http(provider)) == {End.DEAD: 1}
+    assert "took nothing" in find(shop.workspace.engine, job_id).error
+    assert (spent(shop), budget_spent(shop)) == (0, 0)
+
+
+def test_a_locked_account_is_told_blames_no_job_and_sends_no_more_until_it_is_mended(
+    shop: World, provider: ProviderDouble
+) -> None:
+    made = ask(shop, "a cat", "a dog", "a bird")
+    provider.queue = [(402, {"error": "no credit left"})]
+    assert run(shop, http(provider), slots=1) == {End.RETRIED: 1}
+    found = [find(shop.workspace.engine, job_id) for job_id in made]
+    assert [(job.state, job.attempts) for job in found] == [(JobState.QUEUED, 0)] * 3
+    with reading(shop.workspace.engine) as session:
+        told = session.execute(sa.select(alerts.c.rule, alerts.c.state, alerts.c.text)).one()
+    assert (told.rule, told.state) == ("locked_account", AlertState.FIRING)
+    assert "no credit left" in told.text
+    make_due(shop.workspace.engine)
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 3}
+    with reading(shop.workspace.engine) as session:
+        assert session.execute(sa.select(alerts.c.state)).scalar_one() == AlertState.RESOLVED
+
+
+def test_what_a_job_would_have_cost_of_which_nothing_was_heard_is_ours_and_spent(
+    shop: World, provider: ProviderDouble
+) -> None:
+    (job_id,) = ask(shop, "a cat")
+    provider.is_down = True
+    assert run(shop, http(provider)) == {End.PARKED: 1}
+    a_day_later(shop)
+    assert run(shop, http(provider)) == {End.DEAD: 1}
+    job = find(shop.workspace.engine, job_id)
+    assert (spent(shop), budget_spent(shop)) == (0, job.quoted_cost_microusd)
+    assert job.cost_microusd is None, "nobody has said what it cost"
+
+
+def test_a_video_that_is_gone_is_not_made_and_paid_once_more(shop: World, provider: ProviderDouble) -> None:
+    (job_id,) = ask(shop, "a cat")
+    provider.ends_as = {"status": "succeeded", "video_url": "/gone.mp4"}
+    assert run(shop, http(provider)) == {End.REFUSED: 1}
+    job = find(shop.workspace.engine, job_id)
+    assert (job.state, len(provider.submitted)) == (JobState.DEAD, 1)
+    assert (spent(shop), budget_spent(shop)) == (0, job.quoted_cost_microusd)
+
+
+def test_what_one_provider_may_have_is_sent_to_no_other(shop: World, provider: ProviderDouble, tmp_path: Path) -> None:
+    (job_id,) = ask(shop, "a cat")
+    provider.is_down = True
+    assert run(shop, http(provider)) == {End.PARKED: 1}
+    make_due(shop.workspace.engine)
+    assert run(shop, LocalGenerator(tmp_path)) == {End.PARKED: 1}
+    assert "sent to 'http'" in find(shop.workspace.engine, job_id).error
+
+
+@pytest.mark.parametrize("answer", [(400, {"error": {"code": "content_policy_violation", "message": "no weapons"}})])
+def test_words_about_the_content_reach_the_user(
+    shop: World, provider: ProviderDouble, answer: tuple[int, object]
+) -> None:
+    (job_id,) = ask(shop, "a cat")
+    provider.queue = [answer]
+    assert run(shop, http(provider)) == {End.REFUSED: 1}
+    assert find(shop.workspace.engine, job_id).error == "the provider answered 400: no weapons"
+    assert spent(shop) == 0
