@@ -126,10 +126,21 @@ class Settings(BaseSettings):
         description="Prefect's API, e.g. http://HOST:4200/api, for `reelkeeper api` to have a queued job begun at once",
     )
     prefect_api_auth: SecretStr | None = Field(None, description="USER:PASSWORD of Prefect's API, where it wants one")
-    generator_url: str | None = Field(
-        None, description="HTTP API of a provider of videos; ffmpeg on this machine if unset"
+    generator: Literal["local", "http", "fal", "replicate", "openai"] | None = Field(
+        None, description="Who makes videos; http where generator_url is set, else local: ffmpeg on this machine"
     )
-    generator_token: SecretStr | None = Field(None, description="Bearer token of the provider")
+    generator_url: str | None = Field(
+        None, description="Address of the provider's API; of fal and replicate their own if unset"
+    )
+    generator_token: SecretStr | None = Field(None, description="Key of the provider's API, or its bearer token")
+    generator_model: str | None = Field(
+        None, description="Model that makes all videos, by the provider's name for it; the one asked for if unset"
+    )
+    generator_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="More hosts that a provider's videos may be fetched from, between commas, subdomains included; "
+        "unset, http takes any, the others their vendor's own",
+    )
     generator_webhook_url: str | None = Field(None, description="Address that the provider calls when a job is over")
     generator_webhook_secret: SecretStr | None = Field(
         None, description="Secret that the provider signs its calls with"
@@ -166,10 +177,10 @@ class Settings(BaseSettings):
             raise ValueError("must be printable ASCII")
         return SecretStr(secret) if secret else None
 
-    @field_validator("key_pattern", mode="before")
+    @field_validator("key_pattern", "generator_hosts", mode="before")
     @classmethod
     def _several(cls, value: object) -> object:
-        """Take a JSON list, or patterns between commas or line ends."""
+        """Take a JSON list, or what stands between commas or line ends."""
         if not isinstance(value, str):
             return value
         if value.lstrip().startswith("["):
@@ -220,6 +231,16 @@ class Settings(BaseSettings):
             raise ValueError("cloudflare_api_token needs r2_account_id or cloudflare_account_id, whose usage it reads")
         if not self.prefix.endswith("/") or self.prefix.startswith("/"):
             raise ValueError(f"prefix {self.prefix!r} must end with / and not begin with it")
+        return self
+
+    @model_validator(mode="after")
+    def _one_generator(self) -> Self:
+        if self.generator in ("http", "openai") and not self.generator_url:
+            raise ValueError(f"generator {self.generator} needs generator_url, where its API is")
+        if self.generator in ("fal", "replicate") and not self.generator_token:
+            raise ValueError(f"generator {self.generator} needs generator_token, the key of its API")
+        if self.generator == "local" and self.generator_url:
+            raise ValueError("generator is local, and generator_url is set: one of them says who makes videos")
         return self
 
     @property

@@ -6,8 +6,10 @@ name that changes its address meanwhile gains nothing. Redirects are not followe
 
 import ipaddress
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -77,6 +79,12 @@ def resolve(url: str, *, allow_private: bool = False) -> tuple[httpx.URL, dict[s
     )
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """Read the authorities once: it takes longer than most requests."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 @contextmanager
 def streamed(
     method: str,
@@ -92,7 +100,7 @@ def streamed(
     with (
         # guard public.redirects: a provider's redirect leads into our network
         # guard public.no_proxy: a proxy of the environment resolves the name anew, and reaches what was refused
-        httpx.Client(timeout=timeout_seconds, follow_redirects=False, trust_env=False) as client,
+        httpx.Client(timeout=timeout_seconds, follow_redirects=False, trust_env=False, verify=_tls()) as client,
         client.stream(
             method,
             at,

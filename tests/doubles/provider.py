@@ -3,128 +3,62 @@
 It makes a job per request, whatever the key, unless it `honours_keys`: what is sent twice is paid for twice, and shows.
 """
 
-import json
-import threading
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-from tests.doubles.serving import answering
+from tests.doubles.vendor import LOST, TOKEN, Job, Next, Request, Vendor
 
-TOKEN = "the-provider's-token"  # noqa: S105  of a double
-LOST = "lost"  # the request is taken, and its answer never comes
-Next = tuple[int, Any] | tuple[int, Any, dict[str, str]] | str
+__all__ = ["LOST", "TOKEN", "Next", "ProviderDouble"]
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, double: "ProviderDouble") -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.double = double
-
-
-class ProviderDouble:
-    """Its controls: `queue` is what the next new jobs get, `looks` how often a job is asked after until it is over."""
+class ProviderDouble(Vendor):
+    """Jobs end with the fields of `ends_as`; those whose prompt is `fails`, without a video."""
 
     def __init__(self, video: bytes = b"a video") -> None:
-        self.video, self.lock = video, threading.Lock()
-        self.queue: list[Next] = []
-        self.looks = 1
+        super().__init__(video)
         self.honours_keys = False
-        self.hides_jobs = False  # as if no request had come
-        self.is_down = False
-        self.fails: str | None = None  # jobs of this prompt fail
-        self.most_at_once = 0
+        self.fails: str | None = None
         self.ends_as: dict[str, Any] = {"status": "succeeded", "cost_usd": "0.0123456", "video_url": "/video.mp4"}
-        self.jobs: dict[str, dict[str, Any]] = {}
-        self.submitted: list[str] = []  # keys, one for each job that was begun
-        self.cancelled: list[str] = []
-        self.tokens: list[str | None] = []
-        self.connections = 0
-        self._server = Server(self)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    @contextmanager
-    def serving(self) -> Iterator["ProviderDouble"]:
-        """Answer requests until left."""
-        with answering(self._server):
-            yield self
+    def end_as(self, how: str) -> None:
+        self.ends_as |= {"status": how, "error": f"it has {how}"}
 
-    def sent_twice(self) -> list[str]:
-        """Name the jobs that more than one request was made for; a key begins with the job's id."""
-        return [job for job, times in Counter(key.rpartition("-")[0] for key in self.submitted).items() if times > 1]
+    def refusal(self, status: int, told: str) -> Next:
+        return status, {"error": told}
 
-    def answer(self, method: str, path: str, body: dict[str, Any]) -> Next:
-        """Give the true answer."""
-        split = urlsplit(path)
-        with self.lock:
-            if self.is_down:
-                return 503, None
-            if method == "POST":
-                return self._begin(body)
-            if split.path == "/jobs":
-                (key,) = parse_qs(split.query)["key"]
-                return 200, {"jobs": [job for job in self.jobs.values() if job["key"] == key and not self.hides_jobs]}
-            if split.path == "/video.mp4":
-                return 200, self.video
-            job = self.jobs.get(split.path.removeprefix("/jobs/"))
-            return self._stands(job, method) if job else (404, None)
+    def route(self, request: Request) -> Next:
+        if request.method == "POST":
+            return self._begin(request.json)
+        if request.path == "/jobs":
+            key = request.query["key"]
+            return 200, {
+                "jobs": [_shown(job) for job in self.jobs.values() if job["key"] == key and not self.hides_jobs]
+            }
+        if request.path == "/video.mp4":
+            return (404, None) if self.has_expired else (200, self.video)
+        job = self.jobs.get(request.path.removeprefix("/jobs/"))
+        return self._stands(job, request.method) if job else (404, None)
 
-    def _stands(self, job: dict[str, Any], method: str) -> Next:
-        if method == "DELETE":
-            self.cancelled.append(job["id"])
-            job.update(status="cancelled")
-            return 204, None
+    def look(self, job: Job) -> Job:
         job["looks"] += 1
         if job["looks"] >= self.looks and job["status"] == "running":
             failed = self.fails is not None and job["request"].get("prompt") == self.fails
             job.update({"status": "failed", "error": self.fails} if failed else self.ends_as)
-        return 200, job
+        return job
+
+    def _stands(self, job: Job, method: str) -> Next:
+        if method == "DELETE":
+            self.cancel(job)
+            return 204, None
+        return 200, _shown(self.look(job))
 
     def _begin(self, body: dict[str, Any]) -> Next:
-        planned = self.queue.pop(0) if self.queue else None
-        if isinstance(planned, tuple):
-            return planned
         again = [job for job in self.jobs.values() if job["key"] == body["key"]] if self.honours_keys else []
-        if not again:
-            self.submitted.append(body["key"])
-            job = {**body, "id": f"p{len(self.jobs) + 1}", "status": "running", "progress": 0.5, "looks": 0}
-            self.jobs[job["id"]] = job
-            at_once = sum(entry["status"] == "running" for entry in self.jobs.values())
-            self.most_at_once = max(self.most_at_once, at_once)
-            again = [job]
-        return planned or (201, again[0])
+        if again:
+            planned = self.queue.pop(0) if self.queue else None
+            return planned or (201, _shown(again[0]))
+        fields = {name: value for name, value in body.items() if name != "key"}
+        return self.accept(body.get("key", ""), lambda job: (201, _shown(job)), progress=0.5, **fields)
 
 
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def _handle(self) -> None:
-        double = self.server.double
-        double.connections += 1
-        double.tokens.append(self.headers.get("Authorization"))
-        length = int(self.headers.get("Content-Length") or 0)
-        body = json.loads(self.rfile.read(length)) if length else {}
-        answer = double.answer(self.command, self.path, body)
-        if isinstance(answer, str):
-            self.close_connection = True
-            return
-        status, said, *headers = answer
-        content = said if isinstance(said, bytes) else b"" if said is None else json.dumps(said).encode()
-        self.send_response(status)
-        for name, value in (headers[0] if headers else {}).items():
-            self.send_header(name, value)
-        if 300 <= status < 400:
-            self.send_header("Location", said)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    do_GET = do_POST = do_DELETE = _handle  # noqa: N815  the names that http.server calls
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+def _shown(job: Job) -> Job:
+    return {name: value for name, value in job.items() if name not in ("at", "looks")}

@@ -1,12 +1,26 @@
 """Who makes videos: ffmpeg on this machine, or a provider, each in a file of its own on one contract."""
 
-from reelkeeper.adapters.providers.contract import Generator
+from typing import Any
+
+from reelkeeper.adapters.providers.contract import Generator, Provider
+from reelkeeper.adapters.providers.fal import FalProvider
 from reelkeeper.adapters.providers.http import HttpProvider
 from reelkeeper.adapters.providers.local import LocalGenerator
+from reelkeeper.adapters.providers.openai import OpenAIProvider
 from reelkeeper.adapters.providers.remote import Fetch, ImageUrl, RemoteGenerator
+from reelkeeper.adapters.providers.replicate import ReplicateProvider
 from reelkeeper.settings import Settings
 
-__all__ = ["Generator", "HttpProvider", "LocalGenerator", "RemoteGenerator", "connect"]
+__all__ = [
+    "FalProvider",
+    "Generator",
+    "HttpProvider",
+    "LocalGenerator",
+    "OpenAIProvider",
+    "RemoteGenerator",
+    "ReplicateProvider",
+    "connect",
+]
 
 
 def connect(settings: Settings, *, fetch: Fetch | None = None, image_url: ImageUrl | None = None) -> Generator:
@@ -14,13 +28,21 @@ def connect(settings: Settings, *, fetch: Fetch | None = None, image_url: ImageU
 
     `fetch` and `image_url` say how either comes by an input image that the API keeps.
     """
-    if settings.generator_url is None:
+    name = settings.generator or ("http" if settings.generator_url else "local")
+    if name == "local":
         return LocalGenerator(settings.images, fetch)
-    token = settings.generator_token.get_secret_value() if settings.generator_token else None
-    provider = HttpProvider(
-        settings.generator_url,
-        token,
-        webhook_url=settings.generator_webhook_url,
-        allow_private=settings.allow_private_addresses,
-    )
-    return RemoteGenerator(provider, fetch=fetch, image_url=image_url)
+    return RemoteGenerator(_provider(name, settings), model=settings.generator_model, fetch=fetch, image_url=image_url)
+
+
+def _provider(name: str, settings: Settings) -> Provider:
+    url, webhook_url, hosts = settings.generator_url, settings.generator_webhook_url, settings.generator_hosts
+    token = settings.generator_token.get_secret_value() if settings.generator_token else ""
+    how: dict[str, Any] = {"allow_private": settings.allow_private_addresses}
+    match name:
+        case "fal":
+            return FalProvider(token, url=url, webhook_url=webhook_url, hosts=hosts, **how)
+        case "replicate":
+            return ReplicateProvider(token, url=url, webhook_url=webhook_url, hosts=hosts, **how)
+        case "openai":
+            return OpenAIProvider(str(url), token, hosts=hosts, **how)
+    return HttpProvider(str(url), token, webhook_url=webhook_url, hosts=hosts or None, **how)

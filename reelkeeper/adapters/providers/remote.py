@@ -38,6 +38,7 @@ class RemoteGenerator:
         self,
         provider: Provider,
         *,
+        model: str | None = None,
         fetch: Fetch | None = None,
         image_url: ImageUrl | None = None,
         poll_seconds: float = 5.0,
@@ -45,7 +46,7 @@ class RemoteGenerator:
         most_silent_seconds: float = 300.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.name = provider.name
+        self.name, self._model = provider.name, model
         self._provider, self._fetch, self._image_url, self._most_bytes = provider, fetch, image_url, most_bytes
         self._poll_seconds, self._most_silent_seconds, self._sleep = poll_seconds, most_silent_seconds, sleep
 
@@ -55,6 +56,7 @@ class RemoteGenerator:
         Raises GenerationRefused (never), GenerationFailed (not this time), GenerationUnknown (to be looked up later),
         GenerationLost (made, and gone), or what `log` raises; a job that is cancelled is told to its provider.
         """
+        order = order._replace(model=self._model or order.model)
         # guard provider.looked_up: a job that its provider has is sent once more, and paid twice
         job_id = order.provider_job_id or self._found(order, log) or self._sent(order, target.parent, log)
         try:

@@ -1,0 +1,197 @@
+"""fal: requests of its queue, found again in the list of an endpoint's requests by the seed that we sent.
+
+    POST https://queue.fal.run/MODEL?fal_webhook=URL      the model's input -> {"request_id", "response_url", ...}
+    GET  .../OWNER/ALIAS/requests/ID/status               IN_QUEUE, IN_PROGRESS, COMPLETED, also where it failed
+    GET  .../OWNER/ALIAS/requests/ID                      its output, or why it failed
+    PUT  .../OWNER/ALIAS/requests/ID/cancel
+    GET  https://api.fal.ai/v1/models/requests/by-endpoint
+
+The list has the requests that are over; whether it has those that wait is not known.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode, urlsplit
+
+from reelkeeper.adapters.providers.contract import Guarantee, Order, Standing, Status, Submission, Way
+from reelkeeper.adapters.providers.inputs import aspect_ratio, marked_url, seconds_of, seed_of, with_parameters
+from reelkeeper.adapters.providers.transport import Answer, Transport, is_about_content, job_name, words
+from reelkeeper.errors import GenerationRefused, GenerationUnknown
+
+_MODEL: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)+")
+_JOB: Final = re.compile(r"([\w-][\w.-]*/){2,3}requests/[\w-]+")
+_SPACES: Final = {"workflows", "comfy"}  # namespaces that stand before owner and alias
+_PAGES: Final = 100
+_INPUT_REFUSED: Final = {400, 413, 422}
+_GONE: Final = {404, 410}
+
+
+class Fields(NamedTuple):
+    """How a model names and writes what is asked for. `seed`: it takes one, which then is our mark."""
+
+    image: str = "image_url"
+    duration: str = "{}"  # of the seconds; "" for a number
+    resolution: str = "{}p"  # of the shorter side; "" where the model has one alone
+    seed: bool = False
+
+
+# As the pages https://fal.ai/models/MODEL/llms.txt had it in November 2026. The first that fits counts.
+_FIELDS: Final = {
+    "fal-ai/veo3.1": Fields(duration="{}s", seed=True),
+    "fal-ai/kling-video/v2.6/": Fields(image="start_image_url", resolution=""),
+    "fal-ai/kling-video/v3/": Fields(image="start_image_url", resolution=""),
+    "fal-ai/kling-video/": Fields(resolution=""),
+    "fal-ai/wan/": Fields(seed=True),
+    "fal-ai/ltx-2/": Fields(duration=""),
+    "minimax/h3-max/": Fields(resolution="{}P"),
+    "minimax/h3/": Fields(duration="", resolution="{}P"),
+}
+
+
+class FalProvider:
+    """queue.fal.run and api.fal.ai, or `url` in the place of both."""
+
+    name = "fal"
+    takes_image_bytes = False
+    guarantee = Guarantee((Way.LISTING,))
+
+    def __init__(
+        self,
+        key: str,
+        *,
+        url: str | None = None,
+        webhook_url: str | None = None,
+        hosts: tuple[str, ...] = (),
+        **how: Any,  # noqa: ANN401  of Transport
+    ) -> None:
+        headers = {"Authorization": f"Key {key}"}
+        self._queue = Transport(url or "https://queue.fal.run", headers, hosts=("fal.media", *hosts), **how)
+        self._platform = Transport(url or "https://api.fal.ai", headers, **how)
+        self._webhook_url = webhook_url
+
+    def submit(self, submission: Submission) -> str:
+        """Put a request into the queue of its model."""
+        model, key = submission.order.model, submission.key
+        if not _MODEL.fullmatch(model):
+            raise GenerationRefused(f"{model!r} names no model of fal: OWNER/ALIAS, and a path")
+        query = f"?{urlencode({'fal_webhook': marked_url(self._webhook_url, key)})}" if self._webhook_url else ""
+        said = self._queue.submit(f"/{model}{query}", _input(submission)).fields
+        return self._job_id(model, job_name(said.get("request_id")), said.get("response_url"))
+
+    def find(self, order: Order) -> Standing | None:
+        """Look for our seed among the requests of the job's model. What it lacks may still come."""
+        key = str(order.provider_key)
+        if not _is_marked(order):
+            raise GenerationUnknown("the provider's list is searched by a seed of ours, and this job was sent without")
+        for listed in self._listed(order):
+            sent = listed.get("json_input")
+            # guard provider.fal_mark: a job in doubt takes another's request for its own, and its user gets that video
+            if (
+                isinstance(sent, dict)
+                and sent.get("seed") == seed_of(key)
+                and sent.get("prompt") == order.request["prompt"]
+            ):
+                return Standing(self._job_id(order.model, job_name(listed.get("request_id")), None), Status.RUNNING)
+        return None
+
+    def look(self, job_id: str) -> Standing | None:
+        """Ask for the request, and for its output once it is over."""
+        answer = self._queue.get(f"/{job_id}/status", "a request")
+        if answer is None:
+            return None
+        match answer.fields.get("status"):
+            case "IN_QUEUE":
+                return Standing(job_id, Status.QUEUED)
+            case "IN_PROGRESS":
+                return Standing(job_id, Status.RUNNING)
+            case "COMPLETED":
+                return _ended(job_id, answer, self._queue.ask("GET", f"/{job_id}"))
+        raise GenerationUnknown(
+            f"the provider says that a job is {str(answer.fields.get('status'))[:50]!r}, which is no status"
+        )
+
+    def cancel(self, job_id: str) -> None:
+        """Take the request from the queue; a model at work may go on."""
+        self._queue.tell("PUT", f"/{job_id}/cancel")
+
+    def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
+        """Store the video."""
+        self._queue.fetch(video_url, target, most_bytes)
+
+    def _listed(self, order: Order) -> Iterator[dict[str, Any]]:
+        query = {"endpoint_id": order.model, "expand": "payloads", "limit": "100"}
+        if order.started_at:
+            query["start"] = order.started_at.isoformat()
+        for _ in range(_PAGES):
+            page = self._platform.get(f"/v1/models/requests/by-endpoint?{urlencode(query)}", "its requests")
+            items = page.fields.get("items") if page else None
+            if page is None or not isinstance(items, list):
+                raise GenerationUnknown("the provider's answer lists no requests")
+            yield from (item for item in items if isinstance(item, dict))
+            following = page.fields.get("next_cursor")
+            if not following:
+                return
+            query["cursor"] = str(following)
+        raise GenerationUnknown(f"the provider has more than {_PAGES} pages since then")
+
+    @staticmethod
+    def _job_id(model: str, request_id: str, response_url: object) -> str:
+        """Name a request by its path, from which all that is asked of it follows."""
+        told = urlsplit(response_url).path.strip("/") if isinstance(response_url, str) else ""
+        if _JOB.fullmatch(told) and told.endswith(f"/{request_id}"):
+            return told
+        parts = model.split("/")
+        return "/".join([*parts[: 3 if parts[0] in _SPACES else 2], "requests", request_id])
+
+
+def _fields(model: str) -> Fields:
+    return next((fields for name, fields in _FIELDS.items() if model.startswith(name)), Fields())
+
+
+def _is_marked(order: Order) -> bool:
+    return _fields(order.model).seed and order.request.get("seed") is None
+
+
+def _input(submission: Submission) -> dict[str, Any]:
+    request, fields = submission.order.request, _fields(submission.order.model)
+    seconds, short_side = seconds_of(request), min(request["width"], request["height"])
+    sent: dict[str, Any] = {
+        "prompt": request["prompt"],
+        "duration": fields.duration.format(seconds) if fields.duration else seconds,
+        "aspect_ratio": aspect_ratio(request),
+    }
+    if fields.resolution:
+        sent["resolution"] = fields.resolution.format(short_side)
+    if request.get("negative_prompt"):
+        sent["negative_prompt"] = request["negative_prompt"]
+    if _is_marked(submission.order):
+        sent["seed"] = seed_of(submission.key)
+    elif request.get("seed") is not None:
+        sent["seed"] = request["seed"]
+    if submission.image_url:
+        sent[fields.image] = submission.image_url
+    return with_parameters(sent, request)
+
+
+def _ended(job_id: str, status: Answer, result: Answer) -> Standing:
+    """Read what became of a request that is over. A fault of the way there says nothing about it."""
+    if result.is_success:
+        return Standing(job_id, Status.SUCCEEDED, 1.0, video_url=_video_url(result.fields))
+    if result.status in _INPUT_REFUSED:
+        kind = Status.MODERATED if is_about_content(result.body) else Status.REFUSED
+        return Standing(job_id, kind, error=words(result.body))
+    # guard provider.untyped_fault: a gateway's fault is taken for the job's, which is made and paid once more
+    if status.fields.get("error") or result.headers.get("X-Fal-Error-Type"):
+        return Standing(job_id, Status.FAILED, error=words(result.body or status.body))
+    if result.status in _GONE:
+        return Standing(job_id, Status.SUCCEEDED, 1.0)
+    raise GenerationUnknown(f"the provider answered {result.status} when asked for what it made")
+
+
+def _video_url(output: dict[str, Any]) -> str | None:
+    videos = output.get("videos")
+    video = output.get("video") or (videos[0] if isinstance(videos, list) and videos else None)
+    url = video.get("url") if isinstance(video, dict) else video
+    return url if isinstance(url, str) else None

@@ -1,0 +1,101 @@
+"""The format of OpenAI's /v1/videos, which gateways and engines serve; OpenAI itself ended its own in September 2026.
+
+    POST   /videos             a form: prompt, model, seconds, size, input_reference? -> {"id", "status", ...}
+    GET    /videos/ID          how it stands; of an engine's failed job with that failure's HTTP status
+    GET    /videos/ID/content  its bytes
+    DELETE /videos/ID
+
+It lists nothing that tells our job from another of the same words, so a lost answer stays in doubt.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+
+from reelkeeper.adapters.providers.contract import Guarantee, Order, Standing, Status, Submission
+from reelkeeper.adapters.providers.inputs import seconds_of, with_parameters
+from reelkeeper.adapters.providers.transport import Transport, fraction, is_about_content, job_name, words
+from reelkeeper.errors import GenerationUnknown
+
+_PERCENT: Final = 100
+_STATUSES: Final = {
+    "queued": Status.QUEUED,
+    "in_progress": Status.RUNNING,
+    "processing": Status.RUNNING,  # a word of LiteLLM's
+    "completed": Status.SUCCEEDED,
+    "failed": Status.FAILED,
+    "cancelled": Status.CANCELLED,
+    "deleted": Status.CANCELLED,  # a word of SGLang's
+}
+
+
+class OpenAIProvider:
+    """Whoever serves it; `url` ends with /v1."""
+
+    name = "openai"
+    takes_image_bytes = True
+    guarantee = Guarantee()
+
+    def __init__(self, url: str, key: str | None = None, *, hosts: tuple[str, ...] = (), **how: Any) -> None:  # noqa: ANN401  of Transport
+        self._calls = Transport(url, {"Authorization": f"Bearer {key}"} if key else {}, hosts=hosts, **how)
+
+    def submit(self, submission: Submission) -> str:
+        """Send a form, which is what the vendor's client sends and every server takes."""
+        request = submission.order.request
+        sent: dict[str, Any] = {
+            "prompt": request["prompt"],
+            "model": submission.order.model,
+            "seconds": seconds_of(request),
+            "size": f"{request['width']}x{request['height']}",
+        }
+        sent |= {name: request[name] for name in ("negative_prompt", "seed") if request.get(name) not in (None, "")}
+        form: list[tuple[str, Any]] = [
+            (name, (None, str(value))) for name, value in with_parameters(sent, request).items()
+        ]
+        if submission.image:
+            kind = "png" if submission.image.startswith(b"\x89PNG") else "jpeg"
+            form.append(("input_reference", (f"image.{kind}", submission.image, f"image/{kind}")))
+        encoded = httpx.Request("POST", "http://form/", files=form)
+        headers = {"Content-Type": encoded.headers["Content-Type"]}
+        return self._standing(self._calls.submit("/videos", encoded.read(), headers).body).id
+
+    def find(self, order: Order) -> Standing | None:
+        """Find nothing: no way is promised."""
+        raise GenerationUnknown(f"whether the provider has {order.provider_key!r} cannot be asked")
+
+    def look(self, job_id: str) -> Standing | None:
+        """Ask for the job. Whatever the HTTP status, an answer that is this job tells how it stands."""
+        answer = self._calls.ask("GET", f"/videos/{quote(job_id, safe='')}")
+        if answer.fields.get("id") == job_id:
+            return self._standing(answer.body)
+        if answer.status in (404, 410):
+            return None
+        raise GenerationUnknown(f"the provider answered {answer.status} when asked for a job")
+
+    def cancel(self, job_id: str) -> None:
+        """Delete the job. Some servers only forget it, and a gateway has no such call."""
+        self._calls.tell("DELETE", f"/videos/{quote(job_id, safe='')}")
+
+    def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
+        """Store the video."""
+        self._calls.fetch(video_url, target, most_bytes)
+
+    def _standing(self, body: object) -> Standing:
+        said = body if isinstance(body, dict) else {}
+        job_id, status = job_name(said.get("id")), _STATUSES.get(str(said.get("status")))
+        if status is None:
+            raise GenerationUnknown(
+                f"the provider says that a job is {str(said.get('status'))[:50]!r}, which is no status"
+            )
+        if status is Status.FAILED and is_about_content(said.get("error")):
+            status = Status.MODERATED
+        progress = said.get("progress")
+        return Standing(
+            job_id,
+            status,
+            fraction(progress / _PERCENT if isinstance(progress, int | float) else None),
+            video_url=f"{self._calls.url}/videos/{quote(job_id, safe='')}/content",
+            error=words(said.get("error")),
+        )

@@ -1,0 +1,138 @@
+"""Replicate: predictions, found again by the webhook's address that they carry, which holds our key.
+
+    POST /v1/models/OWNER/NAME/predictions     {"input", "webhook"?} -> {"id", "status", ...}
+    POST /v1/predictions                       the same, with "version"
+    POST /v1/deployments/OWNER/NAME/predictions
+    GET  /v1/predictions                       newest first, a page, and the address of the next
+    GET  /v1/predictions/ID, POST /v1/predictions/ID/cancel
+
+What it made is deleted one hour after its end.
+"""
+
+import re
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+from reelkeeper.adapters.providers.contract import Guarantee, Order, Standing, Status, Submission, Way
+from reelkeeper.adapters.providers.inputs import aspect_ratio, key_of, marked_url, seconds_of, with_parameters
+from reelkeeper.adapters.providers.transport import Transport, is_about_content, job_name, words
+from reelkeeper.errors import GenerationRefused, GenerationUnknown
+
+_MODEL: Final = re.compile(r"(deployments/)?([\w-][\w.-]*)/([\w-][\w.-]*)")
+_VERSION: Final = re.compile(r"(?:[\w-][\w.-]*/[\w-][\w.-]*:)?([0-9a-f]{64})")
+_PAGES: Final = 100  # of a hundred predictions each, at most: an hour of ten thousand
+_CLOCKS_DIFFER: Final = timedelta(minutes=5)
+_STATUSES: Final = {
+    "starting": Status.QUEUED,
+    "processing": Status.RUNNING,
+    "succeeded": Status.SUCCEEDED,
+    "failed": Status.FAILED,
+    "canceled": Status.CANCELLED,
+    "aborted": Status.FAILED,  # its deadline came before its start
+}
+
+
+class ReplicateProvider:
+    """api.replicate.com, or `url` in its place."""
+
+    name = "replicate"
+    takes_image_bytes = False
+
+    def __init__(
+        self,
+        token: str,
+        *,
+        url: str | None = None,
+        webhook_url: str | None = None,
+        hosts: tuple[str, ...] = (),
+        **how: Any,  # noqa: ANN401  of Transport
+    ) -> None:
+        headers = {"Authorization": f"Bearer {token}"}
+        self._calls = Transport(
+            url or "https://api.replicate.com", headers, hosts=("replicate.delivery", *hosts), **how
+        )
+        self._webhook_url = webhook_url
+        self.guarantee = Guarantee((Way.LISTING,) if webhook_url else ())
+
+    def submit(self, submission: Submission) -> str:
+        """Create a prediction of a model, a deployment or a version, as the model is named."""
+        order, request = submission.order, submission.order.request
+        sent: dict[str, Any] = {
+            "prompt": request["prompt"],
+            "duration": seconds_of(request),
+            "aspect_ratio": aspect_ratio(request),
+            "resolution": f"{min(request['width'], request['height'])}p",
+        }
+        sent |= {name: request[name] for name in ("negative_prompt", "seed") if request.get(name) not in (None, "")}
+        if submission.image_url:
+            sent["image"] = submission.image_url
+        body: dict[str, Any] = {"input": with_parameters(sent, request)}
+        if self._webhook_url:
+            body |= {"webhook": marked_url(self._webhook_url, submission.key), "webhook_events_filter": ["completed"]}
+        if version := _VERSION.fullmatch(order.model):
+            path, body["version"] = "/v1/predictions", version[1]
+        elif model := _MODEL.fullmatch(order.model):
+            path = f"/v1/{'deployments' if model[1] else 'models'}/{model[2]}/{model[3]}/predictions"
+        else:
+            raise GenerationRefused(f"{order.model!r} names no model of Replicate: OWNER/NAME, or with its version")
+        return _standing(self._calls.submit(path, body).body).id
+
+    def find(self, order: Order) -> Standing | None:
+        """Read the list back to the job's beginning. What it lacks may still come: its lag is not known."""
+        path, since = "/v1/predictions", order.started_at
+        for _ in range(_PAGES):
+            page = self._calls.get(path, "its predictions")
+            listed = page.fields.get("results") if page else None
+            if page is None or not isinstance(listed, list):
+                raise GenerationUnknown("the provider's answer lists no predictions")
+            predictions = [entry for entry in listed if isinstance(entry, dict)]
+            for prediction in predictions:
+                # guard provider.replicate_mark: a job in doubt takes another's prediction for its own, and its video
+                if key_of(prediction.get("webhook")) == order.provider_key:
+                    return _standing(prediction)
+            following = page.fields.get("next")
+            if not isinstance(following, str) or (since and any(_is_before(entry, since) for entry in predictions)):
+                return None
+            parts = urlsplit(following)  # the host is ours to choose, whatever the answer says
+            path = f"{parts.path}?{parts.query}"
+        raise GenerationUnknown(f"the provider has more than {_PAGES} pages since then")
+
+    def look(self, job_id: str) -> Standing | None:
+        """Ask for the prediction."""
+        answer = self._calls.get(f"/v1/predictions/{quote(job_id, safe='')}", "a prediction")
+        return _standing(answer.body) if answer else None
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel the prediction; what has run of it may be charged."""
+        self._calls.tell("POST", f"/v1/predictions/{quote(job_id, safe='')}/cancel")
+
+    def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
+        """Store the video."""
+        self._calls.fetch(video_url, target, most_bytes)
+
+
+def _standing(body: object) -> Standing:
+    said = body if isinstance(body, dict) else {}
+    job_id, status = job_name(said.get("id")), _STATUSES.get(str(said.get("status")))
+    if status is None:
+        raise GenerationUnknown(f"the provider says that a job is {str(said.get('status'))[:50]!r}, which is no status")
+    if status is Status.FAILED and is_about_content({"error": said.get("error")}):
+        status = Status.MODERATED
+    output = said.get("output")
+    url = output[0] if isinstance(output, list) and output else output
+    return Standing(
+        job_id,
+        status,
+        video_url=url if isinstance(url, str) else None,
+        error=words({"error": said.get("error")}),
+    )
+
+
+def _is_before(prediction: dict[str, Any], since: datetime) -> bool:
+    try:
+        created = datetime.fromisoformat(str(prediction.get("created_at")))
+        return created < since - _CLOCKS_DIFFER
+    except (ValueError, TypeError):
+        return False

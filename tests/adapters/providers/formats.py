@@ -1,0 +1,57 @@
+"""Each format of a provider, with its double and what it promises there."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from reelkeeper.adapters.providers import FalProvider, HttpProvider, OpenAIProvider, ReplicateProvider
+from reelkeeper.adapters.providers.contract import Provider
+from tests.doubles.fal import FalDouble
+from tests.doubles.openai_videos import OpenAIDouble
+from tests.doubles.provider import ProviderDouble
+from tests.doubles.replicate import ReplicateDouble
+from tests.doubles.vendor import TOKEN, Vendor
+
+HOOK = "https://service.example/hooks/generator"
+FILES = ("127.0.0.1",)  # where the doubles have their files
+
+
+class Format(NamedTuple):
+    """`provider` takes a double's address, the hosts of its files, and what its Transport takes."""
+
+    double: type[Vendor]
+    provider: Callable[..., Provider]
+    model: str
+    finds_lost: bool
+
+    def connect(self, double: Vendor, **how: Any) -> Provider:  # noqa: ANN401  of Transport
+        return self.provider(double.url, **{"hosts": FILES, "allow_private": True, "timeout_seconds": 60.0} | how)
+
+
+FORMATS = {
+    "http": Format(ProviderDouble, lambda url, **how: HttpProvider(url, TOKEN, **how), "a", finds_lost=True),
+    "fal": Format(
+        FalDouble,
+        lambda url, **how: FalProvider(TOKEN, url=url, webhook_url=HOOK, **how),
+        "fal-ai/veo3.1/fast",
+        finds_lost=True,
+    ),
+    "fal, a model without a seed": Format(
+        FalDouble,
+        lambda url, **how: FalProvider(TOKEN, url=url, webhook_url=HOOK, **how),
+        "fal-ai/kling-video/v2.6/pro/text-to-video",
+        finds_lost=False,
+    ),
+    "replicate": Format(
+        ReplicateDouble,
+        lambda url, **how: ReplicateProvider(TOKEN, url=url, webhook_url=HOOK, **how),
+        "wan-video/wan-2.7",
+        finds_lost=True,
+    ),
+    "replicate, without a webhook": Format(
+        ReplicateDouble,
+        lambda url, **how: ReplicateProvider(TOKEN, url=url, **how),
+        f"wan-video/wan-2.7:{'e' * 64}",
+        finds_lost=False,
+    ),
+    "openai": Format(OpenAIDouble, lambda url, **how: OpenAIProvider(url, TOKEN, **how), "wan3", finds_lost=False),
+}

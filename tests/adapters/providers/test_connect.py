@@ -1,0 +1,48 @@
+"""The settings say who makes videos, and refuse what says it twice or by halves."""
+
+from typing import Any
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from reelkeeper.adapters.providers import connect
+from reelkeeper.settings import Settings
+
+KEY, URL = SecretStr("a key of a provider's"), "https://provider.example/v1"
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({}, "local"),
+        ({"generator": "local"}, "local"),
+        ({"generator_url": URL}, "http"),
+        ({"generator": "http", "generator_url": URL}, "http"),
+        ({"generator": "fal", "generator_token": KEY}, "fal"),
+        ({"generator": "replicate", "generator_token": KEY, "generator_url": URL}, "replicate"),
+        ({"generator": "openai", "generator_url": URL}, "openai"),
+    ],
+)
+def test_the_configured_generator_is_given(given: dict[str, Any], name: str) -> None:
+    assert connect(Settings(**given)).name == name
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"generator": "fal"},
+        {"generator": "replicate", "generator_url": URL},
+        {"generator": "openai", "generator_token": KEY},
+        {"generator": "http"},
+        {"generator": "local", "generator_url": URL},
+        {"generator": "another"},
+    ],
+)
+def test_what_is_said_by_halves_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="generator"):
+        Settings(**given)
+
+
+def test_hosts_are_read_between_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REELKEEPER_GENERATOR_HOSTS", "cdn.example, files.example")
+    assert Settings().generator_hosts == ("cdn.example", "files.example")

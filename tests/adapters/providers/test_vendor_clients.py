@@ -1,0 +1,86 @@
+"""The vendors' own clients take the doubles for the vendor: from .venv-vendors, which `make test-long` makes.
+
+It also shows why the product sends its requests itself.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.adapters.providers.formats import FORMATS
+from tests.doubles.vendor import LOST, TOKEN, Vendor
+
+ROOT = Path(__file__).parents[3]
+PYTHON = ROOT / ".venv-vendors" / "bin" / "python"
+SCRIPT = Path(__file__).with_name("vendor_clients.py")
+SEEN = {
+    "fal": ["Queued", "InProgress", "Completed"],
+    "replicate": ["processing", "succeeded"],
+    "openai": ["in_progress", "completed"],
+}
+PAID = {"fal": 2, "replicate": 1, "openai": 2}  # for one job, where one answer is lost
+Run = Callable[[str], dict[str, Any]]
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(params=SEEN)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def vendor(name: str) -> Iterator[Vendor]:
+    with FORMATS[name].double().serving() as serving:
+        yield serving
+
+
+@pytest.fixture
+def client(name: str, vendor: Vendor) -> Run:
+    assert PYTHON.exists(), "make .venv-vendors/.installed"
+
+    def run(action: str) -> dict[str, Any]:
+        environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+        ran = subprocess.run(
+            [PYTHON, SCRIPT, name, action, vendor.url, TOKEN],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env=environment,
+            check=True,
+        )
+        said: dict[str, Any] = json.loads(ran.stdout)
+        return said
+
+    return run
+
+
+def test_a_client_makes_a_video(name: str, vendor: Vendor, client: Run) -> None:
+    vendor.looks = 3
+    said = client("make")
+    assert (said["id"], said["seen"]) == ("p1", SEEN[name])
+    assert said["video"] in (f"{vendor.files_url}p1.mp4", "a video")
+    assert said.get("listed", ["p1"]) == ["p1"]
+
+
+def test_a_client_cancels(vendor: Vendor, client: Run) -> None:
+    vendor.looks = 50
+    assert client("cancel")["id"] == "p1"
+    assert vendor.cancelled == ["p1"]
+
+
+def test_a_client_understands_why_nothing_was_made(vendor: Vendor, client: Run) -> None:
+    vendor.end_as("moderated")
+    assert any(word in client("make")["words"] for word in ("flagged", "moderation"))
+    vendor.queue = [vendor.refusal(422, "a size of 3 by 3")]
+    assert "3 by 3" in client("make")["words"]
+
+
+def test_a_client_at_its_defaults_pays_twice_where_an_answer_is_lost(name: str, vendor: Vendor, client: Run) -> None:
+    vendor.queue = [LOST]
+    client("make")
+    assert len(vendor.submitted) == PAID[name]

@@ -1,0 +1,168 @@
+"""What one vendor alone has: names of models and fields, lists, and ways to fail."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reelkeeper.adapters.providers import FalProvider, OpenAIProvider, RemoteGenerator, ReplicateProvider
+from reelkeeper.adapters.providers.contract import Made, Order, Provider, Submission
+from reelkeeper.errors import GenerationFailed, GenerationRefused, GenerationUnknown
+from tests.adapters.providers.formats import FILES, HOOK
+from tests.adapters.providers.notes import ORDER, Notes
+from tests.doubles.fal import FalDouble
+from tests.doubles.openai_videos import OpenAIDouble
+from tests.doubles.replicate import ReplicateDouble
+from tests.doubles.vendor import LOST, TOKEN
+
+HOW: dict[str, Any] = {"hosts": FILES, "allow_private": True, "timeout_seconds": 60.0}
+
+
+@pytest.fixture
+def fal() -> Iterator[FalDouble]:
+    with FalDouble().serving() as double:
+        yield double
+
+
+@pytest.fixture
+def replicate() -> Iterator[ReplicateDouble]:
+    with ReplicateDouble().serving() as double:
+        yield double
+
+
+@pytest.fixture
+def openai() -> Iterator[OpenAIDouble]:
+    with OpenAIDouble().serving() as double:
+        yield double
+
+
+def run(provider: Provider, order: Order, folder: Path, **how: Any) -> Made:  # noqa: ANN401  of RemoteGenerator
+    return RemoteGenerator(provider, poll_seconds=0.005, **how).make(order, folder / "made.mp4", Notes())
+
+
+def asked(model: str, **changes: object) -> Order:
+    return ORDER._replace(model=model, request={**ORDER.request, **changes})
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "sent"),
+    [
+        ("fal-ai/veo3.1", {"seed": 7}, {"duration": "5s", "resolution": "720p", "aspect_ratio": "16:9", "seed": 7}),
+        ("fal-ai/kling-video/v2.6/pro/text-to-video", {}, {"duration": "5", "aspect_ratio": "16:9"}),
+        ("minimax/h3/text-to-video", {"height": 768}, {"duration": 5, "resolution": "768P", "aspect_ratio": "16:9"}),
+        ("fal-ai/ltx-2/text-to-video", {"parameters": {"resolution": None}}, {"duration": 5, "aspect_ratio": "16:9"}),
+    ],
+)
+def test_fal_is_asked_in_the_words_of_its_model(
+    fal: FalDouble, tmp_path: Path, model: str, changes: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    run(FalProvider(TOKEN, url=fal.url, **HOW), asked(model, **changes), tmp_path)
+    (job,) = fal.jobs.values()
+    assert job["input"] == {"prompt": "a cat", **sent}
+    assert job["endpoint"] == model
+
+
+@pytest.mark.parametrize("model", ["veo", "fal-ai/../secrets", "fal-ai//veo", "fal-ai/veo?x=y", "fal-ai/veo#a"])
+def test_what_names_no_model_is_not_sent(
+    fal: FalDouble, replicate: ReplicateDouble, tmp_path: Path, model: str
+) -> None:
+    for provider in (FalProvider(TOKEN, url=fal.url, **HOW), ReplicateProvider(TOKEN, url=replicate.url, **HOW)):
+        with pytest.raises(GenerationRefused, match="names no model"):
+            run(provider, asked(model), tmp_path)
+    assert fal.connections + replicate.connections == 0
+
+
+def test_a_gateways_fault_at_fal_says_nothing_of_the_job_and_a_typed_one_ends_it(
+    fal: FalDouble, tmp_path: Path
+) -> None:
+    provider = FalProvider(TOKEN, url=fal.url, **HOW)
+    fal.reads = [(200, {"status": "COMPLETED", "logs": None}), (502, b"<html>nginx")]
+    assert run(provider, asked("fal-ai/veo3.1"), tmp_path).path.exists()
+    fal.reads = [(200, {"status": "COMPLETED"}), (504, {"detail": "slow"}, {"X-Fal-Error-Type": "startup_timeout"})]
+    with pytest.raises(GenerationFailed, match="slow"):
+        run(provider, asked("fal-ai/veo3.1"), tmp_path)
+
+
+def test_fal_finds_its_own_request_among_others(fal: FalDouble) -> None:
+    provider, order = FalProvider(TOKEN, url=fal.url, **HOW), asked("fal-ai/veo3.1")
+    for number in range(3):
+        provider.submit(Submission(f"j{number}-1", order))
+    found = provider.find(order._replace(provider_key="j1-1"))
+    assert found is not None
+    assert found.id == "fal-ai/veo3.1/requests/p2"
+    assert provider.find(order._replace(provider_key="never")) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        ("wan-video/wan-2.7", "wan-video/wan-2.7"),
+        (f"a/b:{'e' * 64}", ""),
+        ("e" * 64, ""),
+        ("deployments/us/ours", ""),
+    ],
+)
+def test_replicate_is_asked_by_model_version_or_deployment(
+    replicate: ReplicateDouble, tmp_path: Path, model: str, path: str
+) -> None:
+    run(ReplicateProvider(TOKEN, url=replicate.url, webhook_url=HOOK, **HOW), asked(model), tmp_path)
+    (job,) = replicate.jobs.values()
+    assert (job["model"], job["version"]) == (path, "e" * 64 if "e" * 64 in model else "hidden")
+    assert job["webhook"] == f"{HOOK}?key=j1-1"
+    assert job["input"] == {"prompt": "a cat", "duration": 5, "aspect_ratio": "16:9", "resolution": "720p"}
+
+
+def test_replicates_list_is_read_back_to_the_jobs_beginning_and_no_further(replicate: ReplicateDouble) -> None:
+    provider = ReplicateProvider(TOKEN, url=replicate.url, webhook_url=HOOK, **HOW)
+    for number in range(250):
+        provider.submit(Submission(f"j{number}-1", asked("wan-video/wan-2.7")))
+    before, began = replicate.connections, datetime.now(UTC)
+    wanted = asked("wan-video/wan-2.7")._replace(provider_key="j3-1", started_at=began)
+    found = provider.find(wanted)
+    assert found is not None
+    assert (found.id, replicate.connections - before) == ("p4", 3)
+    later = wanted._replace(provider_key="never", started_at=began + timedelta(hours=1))
+    before = replicate.connections
+    assert provider.find(later) is None
+    assert replicate.connections - before == 1
+
+
+def test_a_list_of_replicates_without_webhooks_leaves_the_job_in_doubt(
+    replicate: ReplicateDouble, tmp_path: Path
+) -> None:
+    replicate.queue, replicate.tells_webhooks = [LOST], False
+    with pytest.raises(GenerationUnknown):
+        run(ReplicateProvider(TOKEN, url=replicate.url, webhook_url=HOOK, **HOW), asked("wan-video/wan-2.7"), tmp_path)
+    assert len(replicate.submitted) == 1
+
+
+def test_an_engine_is_sent_a_form_with_the_image(openai: OpenAIDouble, tmp_path: Path) -> None:
+    image = b"\x89PNG a picture"
+
+    def fetch(digest: str, target: Path) -> bool:
+        return digest == "e" * 64 and target.write_bytes(image) > 0
+
+    provider = OpenAIProvider(openai.url, TOKEN, **HOW)
+    run(provider, asked("wan3", image_sha256="e" * 64, parameters={"fps": 16}), tmp_path, fetch=fetch)
+    (job,) = openai.jobs.values()
+    assert job["form"] == {
+        "prompt": "a cat",
+        "model": "wan3",
+        "seconds": "5",
+        "size": "1280x720",
+        "fps": "16",
+        "input_reference": image,
+    }
+    with pytest.raises(GenerationRefused, match="no image"):
+        run(provider, asked("wan3", image_sha256="f" * 64), tmp_path, fetch=fetch)
+
+
+def test_an_engine_that_answers_a_failed_job_with_its_http_status_is_understood(
+    openai: OpenAIDouble, tmp_path: Path
+) -> None:
+    openai.fails_by_status = True
+    openai.end_as("failed")
+    with pytest.raises(GenerationFailed, match="out of memory"):
+        run(OpenAIProvider(openai.url, TOKEN, **HOW), asked("wan3"), tmp_path)

@@ -1,0 +1,70 @@
+"""A vendor's own client against a double, run in .venv-vendors: CLIENT ACTION URL TOKEN; says in JSON what it saw."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+PROMPT = "a cat"
+Said = dict[str, Any]
+
+
+def fal(action: str, url: str, token: str) -> Said:
+    os.environ["FAL_KEY"] = token
+    import fal_client  # noqa: PLC0415  each client is loaded alone
+
+    fal_client.client.QUEUE_URL_FORMAT = f"{url}/"
+    handle = fal_client.submit("fal-ai/veo3.1/fast", arguments={"prompt": PROMPT})
+    if action == "cancel":
+        handle.cancel()
+        return {"id": handle.request_id}
+    seen = [type(event).__name__ for event in handle.iter_events(interval=0.01)]
+    return {"id": handle.request_id, "seen": list(dict.fromkeys(seen)), "video": handle.get()["video"]["url"]}
+
+
+def replicate(action: str, url: str, token: str) -> Said:
+    import replicate as client  # noqa: PLC0415  each client is loaded alone
+
+    api = client.Client(api_token=token, base_url=url)
+    prediction = api.models.predictions.create(model=("wan-video", "wan-2.7"), input={"prompt": PROMPT})
+    if action == "cancel":
+        prediction.cancel()
+        return {"id": prediction.id, "seen": [prediction.status]}
+    seen = [prediction.status]
+    while prediction.status not in ("succeeded", "failed", "canceled"):
+        prediction.reload()
+        seen.append(prediction.status)
+    if prediction.error:
+        raise RuntimeError(prediction.error)
+    listed = [entry.id for entry in api.predictions.list().results]
+    return {"id": prediction.id, "seen": list(dict.fromkeys(seen)), "video": prediction.output[0], "listed": listed}
+
+
+def openai(action: str, url: str, token: str) -> Said:
+    import openai as client  # noqa: PLC0415  each client is loaded alone
+
+    api = client.OpenAI(api_key=token, base_url=url)
+    video = api.videos.create(prompt=PROMPT, model="wan3", seconds="4", size="1280x720")
+    if action == "cancel":
+        return {"id": video.id, "deleted": api.videos.delete(video.id).deleted}
+    seen = [video.status]
+    while video.status not in ("completed", "failed"):
+        video = api.videos.retrieve(video.id)
+        seen.append(video.status)
+    if video.error:
+        raise RuntimeError(video.error.message)
+    content = api.videos.download_content(video.id).read().decode()
+    listed = [entry.id for entry in api.videos.list()]
+    return {"id": video.id, "seen": list(dict.fromkeys(seen)), "video": content, "listed": listed}
+
+
+CLIENTS: dict[str, Callable[[str, str, str], Said]] = {"fal": fal, "replicate": replicate, "openai": openai}
+
+if __name__ == "__main__":
+    name, *arguments = sys.argv[1:]
+    try:
+        said = CLIENTS[name](*arguments)
+    except Exception as error:  # noqa: BLE001  it is what the test asks for
+        said = {"error": type(error).__name__, "words": str(error)}
+    sys.stdout.write(json.dumps(said))

@@ -1,0 +1,102 @@
+"""A double of fal's queue and of its list of requests, as queue.fal.run and api.fal.ai answer them."""
+
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from tests.doubles.vendor import TOKEN, Job, Next, Request, Vendor
+
+_REFUSAL = {
+    "loc": ["body", "prompt"],
+    "msg": "The content could not be processed because it contained material flagged by a content checker.",
+    "type": "content_policy_violation",
+    "url": "https://docs.fal.ai/errors/#content_policy_violation",
+}
+
+
+class FalDouble(Vendor):
+    """The seed that was sent, or none, stands for a job's key."""
+
+    def refusal(self, status: int, told: str) -> Next:
+        return status, {"detail": told}
+
+    def route(self, request: Request) -> Next:
+        if request.headers.get("Authorization") != f"Key {TOKEN}":
+            return self.refusal(401, "Cannot access application. Authentication is required.")
+        if request.path == "/v1/models/requests/by-endpoint":
+            return self._list(request.query)
+        path, _, told = request.path.strip("/").partition("/requests/")
+        if request.method == "POST" and not told:
+            return self._begin(path, request)
+        request_id, _, word = told.partition("/")
+        job = self.jobs.get(request_id)
+        if job is None or job["app"] != path:
+            return self.refusal(404, "Request not found")
+        return self._asked(job, request.method, word)
+
+    def _begin(self, path: str, request: Request) -> Next:
+        webhook = request.query.get("fal_webhook")
+        key = parse_qs(urlsplit(webhook or "").query).get("key", ["none"])[0]
+        parts = path.split("/")
+        app = "/".join(parts[: 3 if parts[0] in ("workflows", "comfy") else 2])
+        return self.accept(key, self._queued, input=request.json, webhook=webhook, endpoint=path, app=app)
+
+    def _queued(self, job: Job) -> tuple[int, Any]:
+        place = f"{self.url}/{job['app']}/requests/{job['id']}"
+        return 200, {
+            "status": "IN_QUEUE",
+            "queue_position": 0,
+            "request_id": job["id"],
+            "gateway_request_id": job["id"],
+            "response_url": place,
+            "status_url": f"{place}/status",
+            "cancel_url": f"{place}/cancel",
+        }
+
+    def _asked(self, job: Job, method: str, word: str) -> Next:
+        if method == "PUT" and word == "cancel":
+            is_over = job["status"] != "running"
+            self.cancel(job)
+            return (400, {"status": "ALREADY_COMPLETED"}) if is_over else (202, {"status": "CANCELLATION_REQUESTED"})
+        if word == "status":
+            return self._status(self.look(job))
+        return self._result(job)
+
+    def _status(self, job: Job) -> Next:
+        common = {"request_id": job["id"], "response_url": f"{self.url}/{job['app']}/requests/{job['id']}"}
+        if job["status"] == "running":
+            waits = {"status": "IN_QUEUE", "queue_position": 0} if job["looks"] == 1 else {"status": "IN_PROGRESS"}
+            return 202, common | waits | {"logs": None}
+        failed = (
+            {"error": "Runner disconnected", "error_type": "runner_disconnected"} if job["status"] == "failed" else {}
+        )
+        return 200, common | failed | {"status": "COMPLETED", "logs": None, "metrics": {"inference_time": 12.5}}
+
+    def _result(self, job: Job) -> Next:
+        match job["status"]:
+            case "succeeded":
+                video = {
+                    "url": f"{self.files_url}{job['id']}.mp4",
+                    "content_type": "video/mp4",
+                    "file_size": len(self.video),
+                }
+                return 200, {"video": video, "seed": 1}, {"x-fal-billable-units": "5"}
+            case "moderated":
+                return 422, {"detail": [_REFUSAL | {"input": job["input"]}]}, {"X-Fal-Retryable": "false"}
+            case "failed":
+                typed = {"detail": "Runner disconnected", "error_type": "runner_disconnected"}
+                return 503, typed, {"X-Fal-Error-Type": "runner_disconnected"}
+        return self.refusal(400, "Request is still in progress")
+
+    def _list(self, query: dict[str, str]) -> Next:
+        """Give the requests of an endpoint that are over, by pages of one, so that pages are read."""
+        over: list[dict[str, Any]] = [
+            {"request_id": job["id"], "endpoint_id": job["endpoint"], "json_input": job["input"], "status_code": 200}
+            for job in self.jobs.values()
+            if job["endpoint"] == query["endpoint_id"] and not self.hides_jobs
+        ]
+        start = int(query.get("cursor", 0))
+        return 200, {
+            "items": over[start : start + 1],
+            "next_cursor": str(start + 1) if len(over) > start + 1 else None,
+            "has_more": len(over) > start + 1,
+        }

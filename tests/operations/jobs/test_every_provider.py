@@ -1,0 +1,58 @@
+"""A worker with each provider: the bytes are in the bucket, each job is paid once, what is refused is given back."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.adapters.providers import RemoteGenerator
+from reelkeeper.model.jobs import JobState
+from reelkeeper.operations.jobs.run import End
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.tables import blobs
+from tests.adapters.providers.formats import FORMATS, Format
+from tests.doubles.vendor import LOST, Vendor
+from tests.faults.world import World
+from tests.operations.queue import find, make_due
+from tests.operations.shop import ask, run, spent
+
+
+@pytest.fixture(params=["fal", "replicate", "openai"])
+def format_(request: pytest.FixtureRequest) -> Format:
+    return FORMATS[request.param]
+
+
+@pytest.fixture
+def vendor(format_: Format, tiny_clip: Path) -> Iterator[Vendor]:
+    with format_.double(tiny_clip.read_bytes()).serving() as serving:
+        yield serving
+
+
+def test_what_is_made_is_stored_and_charged_once(format_: Format, vendor: Vendor, shop: World, tiny_clip: Path) -> None:
+    generator = RemoteGenerator(format_.connect(vendor), model=format_.model, poll_seconds=0.05)
+    (made,) = ask(shop, "a cat")
+    assert run(shop, generator) == {End.SUCCEEDED: 1}
+    with reading(shop.workspace.engine) as session:
+        stored = session.execute(sa.select(blobs.c.sha256)).scalar_one()
+    assert stored == hashlib.sha256(tiny_clip.read_bytes()).hexdigest()
+    price = find(shop.workspace.engine, made).price_microusd
+    assert spent(shop) == price > 0
+
+    vendor.end_as("moderated")
+    (refused,) = ask(shop, "a face")
+    assert run(shop, generator) == {End.REFUSED: 1}
+    job = find(shop.workspace.engine, refused)
+    assert job.state == JobState.DEAD
+    assert "moderat" in job.error or "flagged" in job.error
+    assert spent(shop) == price
+
+    vendor.end_as("succeeded")
+    vendor.queue, before = [LOST], len(vendor.submitted)
+    ask(shop, "a dog")
+    ends = run(shop, generator)
+    make_due(shop.workspace.engine)
+    ends += run(shop, generator)
+    assert len(vendor.submitted) - before == 1
+    assert ends == ({End.SUCCEEDED: 1} if format_.finds_lost else {End.PARKED: 2})
