@@ -7,14 +7,19 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from reelkeeper.adapters.providers.contract import Submission
 from reelkeeper.adapters.providers.webhook import HEADER, sign
 from reelkeeper.api.routes.hooks import PATH
 from reelkeeper.operations.jobs.claim import announce, claim, note_sent, park
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.settings import settings
+from tests.adapters.providers.formats import FORMATS
+from tests.adapters.providers.notes import ORDER
 from tests.api.answers import problem
+from tests.doubles.replicate import SIGNING_SECRET
+from tests.doubles.vendor import TOKEN
 from tests.faults.world import World
-from tests.operations.queue import enqueue, row
+from tests.operations.queue import enqueue, find, row
 
 SECRET, BODY = "a secret that both know", b'{"id": "p1", "status": "succeeded"}'
 
@@ -52,6 +57,46 @@ def test_a_call_that_is_not_signed_with_the_secret_is_refused(caller: TestClient
     for headers in ({}, signed("another secret"), signed(body=b"{}")):
         problem(caller.post(PATH, content=BODY, headers=headers), 401)
     problem(caller.post(PATH, content=b"x" * 10**7, headers=signed()), 413)
+
+
+@pytest.mark.parametrize("vendor", ["fal", "replicate"])
+def test_a_vendors_call_names_a_job_whose_answer_was_lost(
+    app: FastAPI, world: World, monkeypatch: pytest.MonkeyPatch, vendor: str
+) -> None:
+    engine, format_ = world.workspace.engine, FORMATS[vendor]
+    enqueue(engine, row("j"), row("another"))
+    first, second = claim(engine, "w", [None, None], limit=2)
+    with format_.double().serving() as double:
+        for name, value in {
+            "GENERATOR": vendor,
+            "GENERATOR_TOKEN": TOKEN,
+            "GENERATOR_URL": double.url,
+            "GENERATOR_MODEL": format_.model,
+            "GENERATOR_WEBHOOK_SECRET": SIGNING_SECRET,
+            "ALLOW_PRIVATE_ADDRESSES": "true",
+        }.items():
+            monkeypatch.setenv(f"REELKEEPER_{name}", value)
+        settings.cache_clear()
+        sent = [announce(engine, mine, vendor) for mine in (first, second)]
+        for mine in sent:
+            order = ORDER._replace(model=format_.model)
+            format_.connect(double).submit(Submission(str(mine.provider_key), order))
+            park(engine, mine, "no answer", AttemptPolicy())
+        call = double.call(double.jobs["p1"])
+        with TestClient(app) as client:
+            for _ in range(2):
+                answer = client.post(f"{PATH}?{call.query}", content=call.body, headers=call.headers)
+                assert answer.status_code == 204
+            stolen = double.call(double.jobs["p2"])
+            problem(client.post(f"{PATH}?{call.query}x", content=call.body, headers=call.headers), 401)
+            problem(client.post(f"{PATH}?{call.query}", content=stolen.body, headers=call.headers), 401)
+            theirs = client.post(f"{PATH}?{stolen.query}", content=call.body, headers=call.headers)
+            assert theirs.status_code == 204  # signed, at an address of ours: but the name is another's already
+    (again,) = claim(engine, "w", [None], limit=1)
+    assert (again.id, again.was_parked) == (first.id, True)
+    assert again.provider_job_id in ("p1", "fal-ai/veo3.1/requests/p1")
+    assert find(engine, second.id).provider_job_id is None
+    settings.cache_clear()
 
 
 def test_without_a_secret_nobody_is_expected_to_call(app: FastAPI) -> None:

@@ -1,9 +1,15 @@
 """A double of fal's queue and of its list of requests, as queue.fal.run and api.fal.ai answer them."""
 
+import base64
+import hashlib
+import json
+import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.doubles.vendor import TOKEN, Job, Next, Request, Vendor
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tests.doubles.vendor import TOKEN, Call, Job, Next, Request, Vendor
 
 _REFUSAL = {
     "loc": ["body", "prompt"],
@@ -14,12 +20,19 @@ _REFUSAL = {
 
 
 class FalDouble(Vendor):
-    """The seed that was sent, or none, stands for a job's key."""
+    """Its calls are signed with a key of its own, which it serves as fal does."""
+
+    def __init__(self, video: bytes = b"a video") -> None:
+        super().__init__(video)
+        self.signs_with = Ed25519PrivateKey.generate()
 
     def refusal(self, status: int, told: str) -> Next:
         return status, {"detail": told}
 
     def route(self, request: Request) -> Next:
+        if request.path == "/.well-known/jwks.json":
+            others = {"kty": "OKP", "crv": "Ed25519", "x": _shown(Ed25519PrivateKey.generate())}
+            return 200, {"keys": [others, {"kty": "OKP", "crv": "Ed25519", "x": _shown(self.signs_with)}]}
         if request.headers.get("Authorization") != f"Key {TOKEN}":
             return self.refusal(401, "Cannot access application. Authentication is required.")
         if request.path == "/v1/models/requests/by-endpoint":
@@ -32,6 +45,15 @@ class FalDouble(Vendor):
         if job is None or job["app"] != path:
             return self.refusal(404, "Request not found")
         return self._asked(job, request.method, word)
+
+    def call(self, job: Job, at: float | None = None) -> Call:
+        said = {"request_id": job["id"], "gateway_request_id": job["id"], "status": "OK", "payload": {}}
+        body, now = json.dumps(said).encode(), str(int(time.time() if at is None else at))
+        signed = "\n".join([job["id"], "a-user", now, hashlib.sha256(body).hexdigest()]).encode()
+        names = {"Request-Id": job["id"], "User-Id": "a-user", "Timestamp": now}
+        names["Signature"] = self.signs_with.sign(signed).hex()
+        headers = {f"X-Fal-Webhook-{name}": value for name, value in names.items()}
+        return Call(urlsplit(job["webhook"]).query, headers, body)
 
     def _begin(self, path: str, request: Request) -> Next:
         webhook = request.query.get("fal_webhook")
@@ -100,3 +122,7 @@ class FalDouble(Vendor):
             "next_cursor": str(start + 1) if len(over) > start + 1 else None,
             "has_more": len(over) > start + 1,
         }
+
+
+def _shown(key: Ed25519PrivateKey) -> str:
+    return base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).decode().rstrip("=")

@@ -1,9 +1,15 @@
 """A double of Replicate's predictions, as api.replicate.com answers them."""
 
+import base64
+import hmac
+import json
+import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.doubles.vendor import TOKEN, Job, Next, Request, Vendor
+from tests.doubles.vendor import TOKEN, Call, Job, Next, Request, Vendor
+
+SIGNING_SECRET = "whsec_" + base64.b64encode(b"a secret of the double's").decode()
 
 _WORDS = {"running": "processing", "succeeded": "succeeded", "cancelled": "canceled"}
 _ERRORS = {
@@ -36,6 +42,13 @@ class ReplicateDouble(Vendor):
             self.cancel(job)
             return 200, self._prediction(job)
         return 200, self._prediction(self.look(job))
+
+    def call(self, job: Job, at: float | None = None) -> Call:
+        body, now = json.dumps(self._prediction(job)).encode(), str(int(time.time() if at is None else at))
+        key = base64.b64decode(SIGNING_SECRET.removeprefix("whsec_"))
+        signature = base64.b64encode(hmac.digest(key, f"m1.{now}.".encode() + body, "sha256")).decode()
+        headers = {"webhook-id": "m1", "webhook-timestamp": now, "webhook-signature": f"v1,AAAA v1,{signature}"}
+        return Call(urlsplit(job["webhook"]).query, headers, body)
 
     def _begin(self, parts: list[str], body: dict[str, Any]) -> Next:
         if "input" not in body or (parts == ["predictions"]) != ("version" in body):

@@ -39,6 +39,12 @@ class Request(NamedTuple):
         return said
 
 
+class Call(NamedTuple):
+    query: str  # of the address that was given
+    headers: dict[str, str]
+    body: bytes
+
+
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
@@ -92,6 +98,10 @@ class Vendor:
 
     def route(self, request: Request) -> Next:
         """Give the true answer."""
+        raise NotImplementedError
+
+    def call(self, job: Job, at: float | None = None) -> Call:
+        """Give the call about a job, as the vendor signs and sends it."""
         raise NotImplementedError
 
     def sent_twice(self) -> list[str]:

@@ -11,7 +11,9 @@ from reelkeeper.adapters.providers.remote import Fetch, ImageUrl, RemoteGenerato
 from reelkeeper.adapters.providers.replicate import ReplicateProvider
 from reelkeeper.settings import Settings
 
+VENDORS = frozenset({"fal", "replicate"})  # who call by an address that holds our key
 __all__ = [
+    "VENDORS",
     "FalProvider",
     "Generator",
     "HttpProvider",
@@ -38,11 +40,14 @@ def _provider(name: str, settings: Settings) -> Provider:
     url, webhook_url, hosts = settings.generator_url, settings.generator_webhook_url, settings.generator_hosts
     token = settings.generator_token.get_secret_value() if settings.generator_token else ""
     how: dict[str, Any] = {"allow_private": settings.allow_private_addresses}
+    if name in VENDORS:
+        secret = settings.generator_webhook_secret
+        how |= {"url": url, "webhook_url": webhook_url, "webhook_secret": secret and secret.get_secret_value()}
     match name:
         case "fal":
-            return FalProvider(token, url=url, webhook_url=webhook_url, hosts=hosts, **how)
+            return FalProvider(token, hosts=hosts, **how)
         case "replicate":
-            return ReplicateProvider(token, url=url, webhook_url=webhook_url, hosts=hosts, **how)
+            return ReplicateProvider(token, hosts=hosts, **how)
         case "openai":
             return OpenAIProvider(str(url), token, hosts=hosts, **how)
     return HttpProvider(str(url), token, webhook_url=webhook_url, hosts=hosts or None, **how)

@@ -63,22 +63,25 @@ class FalProvider:
         *,
         url: str | None = None,
         webhook_url: str | None = None,
+        webhook_secret: str | None = None,
         hosts: tuple[str, ...] = (),
         **how: Any,  # noqa: ANN401  of Transport
     ) -> None:
         headers = {"Authorization": f"Key {key}"}
         self._queue = Transport(url or "https://queue.fal.run", headers, hosts=("fal.media", *hosts), **how)
         self._platform = Transport(url or "https://api.fal.ai", headers, **how)
-        self._webhook_url = webhook_url
+        self._webhook_url, self._webhook_secret = webhook_url, webhook_secret
 
     def submit(self, submission: Submission) -> str:
         """Put a request into the queue of its model."""
         model, key = submission.order.model, submission.key
         if not _MODEL.fullmatch(model):
             raise GenerationRefused(f"{model!r} names no model of fal: OWNER/ALIAS, and a path")
-        query = f"?{urlencode({'fal_webhook': marked_url(self._webhook_url, key)})}" if self._webhook_url else ""
-        said = self._queue.submit(f"/{model}{query}", _input(submission)).fields
-        return self._job_id(model, job_name(said.get("request_id")), said.get("response_url"))
+        path = f"/{model}"
+        if self._webhook_url:
+            path += f"?{urlencode({'fal_webhook': marked_url(self._webhook_url, key, self._webhook_secret)})}"
+        said = self._queue.submit(path, _input(submission)).fields
+        return job_path(model, job_name(said.get("request_id")), said.get("response_url"))
 
     def find(self, order: Order) -> Standing | None:
         """Look for our seed among the requests of the job's model. What it lacks may still come."""
@@ -93,7 +96,7 @@ class FalProvider:
                 and sent.get("seed") == seed_of(key)
                 and sent.get("prompt") == order.request["prompt"]
             ):
-                return Standing(self._job_id(order.model, job_name(listed.get("request_id")), None), Status.RUNNING)
+                return Standing(job_path(order.model, job_name(listed.get("request_id"))), Status.RUNNING)
         return None
 
     def look(self, job_id: str) -> Standing | None:
@@ -136,14 +139,14 @@ class FalProvider:
             query["cursor"] = str(following)
         raise GenerationUnknown(f"the provider has more than {_PAGES} pages since then")
 
-    @staticmethod
-    def _job_id(model: str, request_id: str, response_url: object) -> str:
-        """Name a request by its path, from which all that is asked of it follows."""
-        told = urlsplit(response_url).path.strip("/") if isinstance(response_url, str) else ""
-        if _JOB.fullmatch(told) and told.endswith(f"/{request_id}"):
-            return told
-        parts = model.split("/")
-        return "/".join([*parts[: 3 if parts[0] in _SPACES else 2], "requests", request_id])
+
+def job_path(model: str, request_id: str, response_url: object = None) -> str:
+    """Name a request by its path, as the answer has it or as its model says: all that is asked of it follows."""
+    told = urlsplit(response_url).path.strip("/") if isinstance(response_url, str) else ""
+    if _JOB.fullmatch(told) and told.endswith(f"/{request_id}"):
+        return told
+    parts = model.split("/")
+    return "/".join([*parts[: 3 if parts[0] in _SPACES else 2], "requests", request_id])
 
 
 def _fields(model: str) -> Fields:

@@ -1,6 +1,7 @@
 """A request in the words that models of videos take, and our mark in what is sent."""
 
 import hashlib
+import hmac
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -8,7 +9,8 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from reelkeeper.errors import GenerationRefused
 
 _RATIOS: Final = {"16:9": 16 / 9, "9:16": 9 / 16, "1:1": 1.0, "4:3": 4 / 3, "3:4": 3 / 4, "21:9": 21 / 9}
-_KEY: Final = "key"  # of our job, in the query of a webhook's address
+KEY: Final = "key"  # of our job, in the query of a webhook's address
+CODE: Final = "code"  # that shows that the address is ours
 
 
 def seconds_of(request: Mapping[str, Any]) -> int | float:
@@ -49,12 +51,18 @@ def seed_of(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) >> 1
 
 
-def marked_url(webhook_url: str, key: str) -> str:
-    """Give the address that a provider calls, with the job's key in it."""
-    return f"{webhook_url}{'&' if urlsplit(webhook_url).query else '?'}{urlencode({_KEY: key})}"
+def marked_url(webhook_url: str, key: str, secret: str | None = None) -> str:
+    """Give the address that a provider calls, with the job's key in it, and a code over it where there is a secret."""
+    mark = {KEY: key} | ({CODE: code_of(key, secret)} if secret else {})
+    return f"{webhook_url}{'&' if urlsplit(webhook_url).query else '?'}{urlencode(mark)}"
+
+
+def code_of(key: str, secret: str) -> str:
+    """Give the code that only who knows the secret can make."""
+    return hmac.digest(secret.encode(), f"webhook of {key}".encode(), "sha256").hex()
 
 
 def key_of(url: object) -> str | None:
     """Read the key from such an address; None where it has none."""
-    found = parse_qs(urlsplit(url).query).get(_KEY) if isinstance(url, str) else None
+    found = parse_qs(urlsplit(url).query).get(KEY) if isinstance(url, str) else None
     return found[0] if found else None

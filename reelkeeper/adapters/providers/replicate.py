@@ -46,6 +46,7 @@ class ReplicateProvider:
         *,
         url: str | None = None,
         webhook_url: str | None = None,
+        webhook_secret: str | None = None,
         hosts: tuple[str, ...] = (),
         **how: Any,  # noqa: ANN401  of Transport
     ) -> None:
@@ -53,7 +54,7 @@ class ReplicateProvider:
         self._calls = Transport(
             url or "https://api.replicate.com", headers, hosts=("replicate.delivery", *hosts), **how
         )
-        self._webhook_url = webhook_url
+        self._webhook_url, self._webhook_secret = webhook_url, webhook_secret
         self.guarantee = Guarantee((Way.LISTING,) if webhook_url else ())
 
     def submit(self, submission: Submission) -> str:
@@ -70,7 +71,8 @@ class ReplicateProvider:
             sent["image"] = submission.image_url
         body: dict[str, Any] = {"input": with_parameters(sent, request)}
         if self._webhook_url:
-            body |= {"webhook": marked_url(self._webhook_url, submission.key), "webhook_events_filter": ["completed"]}
+            address = marked_url(self._webhook_url, submission.key, self._webhook_secret)
+            body |= {"webhook": address, "webhook_events_filter": ["completed"]}
         if version := _VERSION.fullmatch(order.model):
             path, body["version"] = "/v1/predictions", version[1]
         elif model := _MODEL.fullmatch(order.model):

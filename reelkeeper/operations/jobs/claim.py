@@ -10,7 +10,7 @@ videos exactly once. What is sent to a provider is announced first and named aft
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -171,7 +171,17 @@ def park(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> None:
 def poll_now(engine: Engine, provider_job_id: str) -> bool:
     """Have a job that waits or is parked looked at now, as its provider says that something came of it."""
     with transaction(engine, "jobs.look_soon") as session:
-        return claims.poll_now(session, provider_job_id)
+        return claims.poll_now(session, provider_job_id=provider_job_id)
+
+
+def name_sent(engine: Engine, provider_key: str, name: Callable[[str], str]) -> bool:
+    """Note what a provider's call says about a job whose answer was lost, and have it looked at now, if it rests.
+
+    `name` gives the provider's name of the job for its model. A job that has its name already is only looked at.
+    """
+    with transaction(engine, "jobs.name_sent") as session:
+        claims.name_sent(session, provider_key, name)
+        return claims.poll_now(session, provider_key=provider_key)
 
 
 def hand_back(engine: Engine, held: Sequence[Claim]) -> None:

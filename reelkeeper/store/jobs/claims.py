@@ -3,7 +3,7 @@
 Time is the database's. A claim is `current` as long as nobody has been given a later one and the job is not over.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -237,11 +237,31 @@ def release_job(
     return note(session, claim, state=state, error=error, claimed_by=None, lease_until=None, **values)
 
 
-def poll_now(session: Session, provider_job_id: str) -> bool:
-    """Let a job's pause end; False if it has none, or is not known."""
+def poll_now(session: Session, *, provider_job_id: str | None = None, provider_key: str | None = None) -> bool:
+    """Let a job's pause end, named by its provider or by our key; False if it has none, or is not known."""
     rests = sa.and_(jobs.c.state.in_((JobState.QUEUED, JobState.PARKED)), jobs.c.due_at > Clock())
-    chosen = sa.update(jobs).where(jobs.c.provider_job_id == provider_job_id, rests)
-    return changed(session, chosen.values(due_at=Clock())) > 0
+    is_it = jobs.c.provider_key == provider_key if provider_key else jobs.c.provider_job_id == provider_job_id
+    return changed(session, sa.update(jobs).where(is_it, rests).values(due_at=Clock())) > 0
+
+
+def name_sent(session: Session, provider_key: str, name: Callable[[str], str]) -> None:
+    """Note the provider's name of a job whose answer was lost, as `name` gives it for its model.
+
+    Nothing is changed where no such job is at work or waits, it has a name, or another job has that name.
+    """
+    lost = sa.and_(
+        jobs.c.provider_key == provider_key,
+        jobs.c.provider_job_id.is_(None),
+        jobs.c.state.in_((JobState.QUEUED, *AT_WORK)),
+    )
+    row = session.execute(sa.select(jobs.c.id, jobs.c.model).where(lost).with_for_update()).one_or_none()
+    if row is None:
+        return
+    told = name(row.model)
+    # guard claims.one_name: a job whose answer was lost takes another's video, and both are charged for one
+    if session.execute(sa.select(jobs.c.id).where(jobs.c.provider_job_id == told)).first():
+        return
+    session.execute(sa.update(jobs).where(jobs.c.id == row.id).values(provider_job_id=told))
 
 
 def hand_back(session: Session, held: Collection[Claim]) -> None:

@@ -8,7 +8,7 @@ from reelkeeper.adapters.providers.contract import Provider
 from tests.doubles.fal import FalDouble
 from tests.doubles.openai_videos import OpenAIDouble
 from tests.doubles.provider import ProviderDouble
-from tests.doubles.replicate import ReplicateDouble
+from tests.doubles.replicate import SIGNING_SECRET, ReplicateDouble
 from tests.doubles.vendor import TOKEN, Vendor
 
 HOOK = "https://service.example/hooks/generator"
@@ -31,19 +31,19 @@ FORMATS = {
     "http": Format(ProviderDouble, lambda url, **how: HttpProvider(url, TOKEN, **how), "a", finds_lost=True),
     "fal": Format(
         FalDouble,
-        lambda url, **how: FalProvider(TOKEN, url=url, webhook_url=HOOK, **how),
+        lambda url, **how: FalProvider(TOKEN, url=url, webhook_url=HOOK, webhook_secret=SIGNING_SECRET, **how),
         "fal-ai/veo3.1/fast",
         finds_lost=True,
     ),
     "fal, a model without a seed": Format(
         FalDouble,
-        lambda url, **how: FalProvider(TOKEN, url=url, webhook_url=HOOK, **how),
+        lambda url, **how: FalProvider(TOKEN, url=url, webhook_url=HOOK, webhook_secret=SIGNING_SECRET, **how),
         "fal-ai/kling-video/v2.6/pro/text-to-video",
         finds_lost=False,
     ),
     "replicate": Format(
         ReplicateDouble,
-        lambda url, **how: ReplicateProvider(TOKEN, url=url, webhook_url=HOOK, **how),
+        lambda url, **how: ReplicateProvider(TOKEN, url=url, webhook_url=HOOK, webhook_secret=SIGNING_SECRET, **how),
         "wan-video/wan-2.7",
         finds_lost=True,
     ),

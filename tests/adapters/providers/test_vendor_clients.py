@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from reelkeeper.adapters.providers.contract import Submission
 from tests.adapters.providers.formats import FORMATS
+from tests.adapters.providers.notes import ORDER
+from tests.doubles.replicate import SIGNING_SECRET, ReplicateDouble
 from tests.doubles.vendor import LOST, TOKEN, Vendor
 
 ROOT = Path(__file__).parents[3]
@@ -43,20 +46,16 @@ def vendor(name: str) -> Iterator[Vendor]:
 def client(name: str, vendor: Vendor) -> Run:
     assert PYTHON.exists(), "make .venv-vendors/.installed"
 
-    def run(action: str) -> dict[str, Any]:
-        environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-        ran = subprocess.run(
-            [PYTHON, SCRIPT, name, action, vendor.url, TOKEN],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            env=environment,
-            check=True,
-        )
-        said: dict[str, Any] = json.loads(ran.stdout)
-        return said
+    return lambda action: ask(name, action, vendor.url, TOKEN)
 
-    return run
+
+def ask(*arguments: str) -> dict[str, Any]:
+    """Run a client in its own environment; a proxy of ours would not find the doubles."""
+    environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+    command: list[str | Path] = [PYTHON, SCRIPT, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=True)
+    said: dict[str, Any] = json.loads(ran.stdout)
+    return said
 
 
 def test_a_client_makes_a_video(name: str, vendor: Vendor, client: Run) -> None:
@@ -84,3 +83,13 @@ def test_a_client_at_its_defaults_pays_twice_where_an_answer_is_lost(name: str, 
     vendor.queue = [LOST]
     client("make")
     assert len(vendor.submitted) == PAID[name]
+
+
+def test_replicates_own_check_believes_the_doubles_calls() -> None:
+    with ReplicateDouble().serving() as double:
+        order = ORDER._replace(model=FORMATS["replicate"].model)
+        FORMATS["replicate"].connect(double).submit(Submission("j1-1", order))
+        call = double.call(double.jobs["p1"])
+    headers, body = json.dumps(call.headers), call.body.decode()
+    assert ask("webhook", headers, body, SIGNING_SECRET) == {"signed": True}
+    assert ask("webhook", headers, f"{body} ", SIGNING_SECRET)["error"] == "InvalidSignatureError"

@@ -41,6 +41,14 @@ def replicate(action: str, url: str, token: str) -> Said:
     return {"id": prediction.id, "seen": list(dict.fromkeys(seen)), "video": prediction.output[0], "listed": listed}
 
 
+def webhook(headers: str, body: str, secret: str) -> Said:
+    from replicate.webhook import Webhooks, WebhookSigningSecret  # noqa: PLC0415  each client is loaded alone
+
+    signing = WebhookSigningSecret(key=secret)
+    Webhooks.validate(headers=json.loads(headers), body=body, secret=signing, tolerance=300)
+    return {"signed": True}
+
+
 def openai(action: str, url: str, token: str) -> Said:
     import openai as client  # noqa: PLC0415  each client is loaded alone
 
@@ -59,7 +67,12 @@ def openai(action: str, url: str, token: str) -> Said:
     return {"id": video.id, "seen": list(dict.fromkeys(seen)), "video": content, "listed": listed}
 
 
-CLIENTS: dict[str, Callable[[str, str, str], Said]] = {"fal": fal, "replicate": replicate, "openai": openai}
+CLIENTS: dict[str, Callable[[str, str, str], Said]] = {
+    "fal": fal,
+    "replicate": replicate,
+    "webhook": webhook,
+    "openai": openai,
+}
 
 if __name__ == "__main__":
     name, *arguments = sys.argv[1:]

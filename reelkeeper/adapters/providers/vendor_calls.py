@@ -1,0 +1,139 @@
+"""What a vendor calls us with when a job is over: signed by the vendor, at an address that only we can have made.
+
+A vendor signs its calls for all its customers alike, so its signature says nothing about whose job it is. The address
+holds our key of the job and a code over it, which our own secret makes. A call is only ever a reason to look: it tells
+the vendor's name of a job whose answer was lost, and what became of the job is asked of the vendor itself.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import httpx
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from reelkeeper.adapters import public
+from reelkeeper.adapters.providers.inputs import CODE, KEY, code_of
+from reelkeeper.adapters.providers.webhook import MAX_BYTES, TOLERANCE_SECONDS
+from reelkeeper.errors import AddressRefused, SignatureRefused
+
+_KEYS_URL: Final = "https://rest.fal.ai/.well-known/jwks.json"
+_KEYS_SECONDS: Final = 3600.0  # fal asks for a day at most
+_fetched: dict[str, tuple[float, list[Ed25519PublicKey]]] = {}  # by address: when, and what
+
+
+class Call(NamedTuple):
+    """Which job a call is about: our key of it, and the vendor's name as the vendor tells it."""
+
+    key: str
+    told: str
+
+
+def verify(
+    vendor: str,
+    secret: str,
+    query: Mapping[str, str],
+    headers: Mapping[str, str],
+    body: bytes,
+    now: float,
+    **how: Any,  # noqa: ANN401  of fal_keys
+) -> Call:
+    """Read a call of fal's or Replicate's. `now` is Unix time; `how` says where fal's keys are.
+
+    Raises SignatureRefused for one that is not signed, not of these five minutes, over 64 kB, or at another address.
+    """
+    key = query.get(KEY, "")
+    # guard vendor_call.address: another customer of the vendor's has one of our jobs take his for its own
+    if not key or not hmac.compare_digest(code_of(key, secret).encode(), query.get(CODE, "").encode()):
+        raise SignatureRefused("the call is not at an address that was given to the provider")
+    # guard vendor_call.size: a call of any size is hashed and parsed
+    if len(body) > MAX_BYTES:
+        raise SignatureRefused(f"the body has {len(body):,} bytes, the limit is {MAX_BYTES:,}")
+    if vendor == "fal":
+        _require_fal(headers, body, now, fal_keys(**how))
+        return Call(key, _named(body, "request_id"))
+    _require_standard(secret, headers, body, now)
+    return Call(key, _named(body, "id"))
+
+
+def fal_keys(url: str | None = None, *, allow_private: bool = False) -> list[Ed25519PublicKey]:
+    """Fetch the keys that fal signs with, once an hour. Raises SignatureRefused where they cannot be had."""
+    address = f"{url.rstrip('/')}/.well-known/jwks.json" if url else _KEYS_URL
+    at, keys = _fetched.get(address, (0.0, []))
+    if not keys or time.monotonic() - at > _KEYS_SECONDS:
+        try:
+            with public.streamed("GET", address, allow_private=allow_private) as answer:
+                keys = list(_keys(json.loads(public.read(answer))))
+        except (httpx.HTTPError, AddressRefused, ValueError) as error:
+            raise SignatureRefused(f"the provider's keys cannot be read: {type(error).__name__}") from None
+        _fetched[address] = time.monotonic(), keys
+    return keys
+
+
+def _keys(said: object) -> Iterator[Ed25519PublicKey]:
+    listed = said.get("keys") if isinstance(said, dict) else None
+    for entry in listed if isinstance(listed, list) else []:
+        if isinstance(entry, dict) and entry.get("crv") == "Ed25519":
+            raw = str(entry.get("x", ""))
+            yield Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4)))
+
+
+def _require_fal(headers: Mapping[str, str], body: bytes, now: float, keys: list[Ed25519PublicKey]) -> None:
+    names = ("request-id", "user-id", "timestamp")
+    request_id, user_id, at = (headers.get(f"x-fal-webhook-{name}", "") for name in names)
+    _require_now(at, now)
+    signed = "\n".join([request_id, user_id, at, hashlib.sha256(body).hexdigest()]).encode()
+    try:
+        signature = bytes.fromhex(headers.get("x-fal-webhook-signature", ""))
+    except ValueError:
+        signature = b""
+    # guard vendor_call.fal: a call that fal never made names the job that a lost answer was about
+    if not any(_is_signed(key, signature, signed) for key in keys):
+        raise SignatureRefused("the call is not signed with a key of fal's")
+
+
+def _is_signed(key: Ed25519PublicKey, signature: bytes, signed: bytes) -> bool:
+    try:
+        key.verify(signature, signed)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _require_standard(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> None:
+    """Ask for a signature as https://www.standardwebhooks.com has it."""
+    call_id, at = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
+    _require_now(at, now)
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"))
+    except binascii.Error:
+        raise SignatureRefused("REELKEEPER_GENERATOR_WEBHOOK_SECRET is no whsec_...") from None
+    expected = base64.b64encode(hmac.digest(key, f"{call_id}.{at}.".encode() + body, "sha256"))
+    given = [part.partition(",")[2] for part in headers.get("webhook-signature", "").split() if part.startswith("v1,")]
+    # All are compared, so that the time it takes says nothing.
+    # guard vendor_call.standard: a call that the vendor never made names the job that a lost answer was about
+    if not sum(hmac.compare_digest(expected, text.encode()) for text in given):
+        raise SignatureRefused("the call is not signed with the secret that REELKEEPER_GENERATOR_WEBHOOK_SECRET holds")
+
+
+def _require_now(at: str, now: float) -> None:
+    is_time = at.isascii() and at.isdigit() and len(at) <= 12  # noqa: PLR2004  digits
+    # guard vendor_call.window: a call that somebody has heard is played again for ever
+    if not is_time or abs(now - int(at)) > TOLERANCE_SECONDS:
+        raise SignatureRefused(f"the call is not of these {TOLERANCE_SECONDS} s")
+
+
+def _named(body: bytes, name: str) -> str:
+    try:
+        told = json.loads(body)[name]
+    except (ValueError, TypeError, KeyError):
+        told = None
+    if not isinstance(told, str) or not told:
+        raise SignatureRefused(f'the body must be JSON with the job\'s "{name}"')
+    return told
