@@ -19,6 +19,12 @@ from tests.operations.queue import find, make_due
 from tests.operations.shop import ask, run, spent
 
 
+@pytest.fixture
+def engine(sqlite_engine: sa.Engine) -> sa.Engine:
+    """One database: nothing here depends on which."""
+    return sqlite_engine
+
+
 @pytest.fixture(params=["fal", "replicate", "openai"])
 def format_(request: pytest.FixtureRequest) -> Format:
     return FORMATS[request.param]
