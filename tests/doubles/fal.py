@@ -95,7 +95,7 @@ class FalDouble(Vendor):
 
     def _result(self, job: Job) -> Next:
         match job["status"]:
-            case "succeeded":
+            case "succeeded" | "expired":
                 video = {
                     "url": f"{self.files_url}{job['id']}.mp4",
                     "content_type": "video/mp4",

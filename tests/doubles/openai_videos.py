@@ -10,7 +10,7 @@ _ERRORS = {
     "failed": {"code": "server_error", "message": "CUDA out of memory"},
     "moderated": {"code": "moderation_blocked", "message": "Your request was blocked by our moderation system."},
 }
-_WORDS = {"running": "in_progress", "succeeded": "completed"}
+_WORDS = {"running": "in_progress", "succeeded": "completed", "expired": "completed"}
 
 
 class OpenAIDouble(Vendor):

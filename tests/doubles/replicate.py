@@ -11,7 +11,7 @@ from tests.doubles.vendor import TOKEN, Call, Job, Next, Request, Vendor
 
 SIGNING_SECRET = "whsec_" + base64.b64encode(b"a secret of the double's").decode()
 
-_WORDS = {"running": "processing", "succeeded": "succeeded", "cancelled": "canceled"}
+_WORDS = {"running": "processing", "succeeded": "succeeded", "expired": "succeeded", "cancelled": "canceled"}
 _ERRORS = {
     "failed": "CUDA out of memory",
     "moderated": "The input or output was flagged as sensitive. Please try again with different inputs. (E005)",

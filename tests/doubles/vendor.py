@@ -59,7 +59,8 @@ class Server(ThreadingHTTPServer):
 
 class Vendor:
     """Its controls: `queue` and `reads` are what the next new jobs and the next reads get, `looks` how often a job is
-    asked after until it is over, `ends_as` how it ends: succeeded, failed or moderated."""
+    asked after until it is over, `ends_as` how it ends: succeeded, failed, moderated, or expired: succeeded, and what
+    was made is deleted. `weather` is asked for a fault of each new job and each read, `fate` how a job ends."""
 
     def __init__(self, video: bytes = b"a video") -> None:
         self.video, self.lock, self.left = video, threading.Lock(), threading.Event()
@@ -67,6 +68,8 @@ class Vendor:
         self.reads: list[Next] = []
         self.looks = 1
         self.ends_as: Any = "succeeded"
+        self.weather: Callable[[str], Next | None] = lambda _: None  # by "submit" or "read"
+        self.fate: Callable[[Job], str] = lambda _: str(self.ends_as)
         self.hides_jobs = False  # from lists, as if no request had come
         self.is_down = False
         self.has_expired = False  # what it made is deleted
@@ -115,14 +118,14 @@ class Vendor:
             if self.is_down:
                 return 503, None
             if request.path.startswith(_FILES):
-                return (403, None) if self.has_expired else (200, self.video)
-            if request.method == "GET" and self.reads:
-                return self.reads.pop(0)
-            return self.route(request)
+                job = self.jobs[request.path.removeprefix(_FILES).removesuffix(".mp4")]
+                return (403, None) if self.has_expired or job["status"] == "expired" else (200, self.video)
+            planned = (self.reads.pop(0) if self.reads else self.weather("read")) if request.method == "GET" else None
+            return planned or self.route(request)
 
     def accept(self, key: str, described: Callable[[Job], tuple[Any, ...]], **fields: object) -> Next:
         """Begin a job, unless something else was planned."""
-        planned = self.queue.pop(0) if self.queue else None
+        planned = self.queue.pop(0) if self.queue else self.weather("submit")
         if isinstance(planned, tuple):
             return planned
         self.submitted.append(key)
@@ -140,7 +143,7 @@ class Vendor:
         """Let a job go on, as somebody asks after it."""
         job["looks"] += 1
         if job["looks"] >= self.looks and job["status"] == "running":
-            job["status"] = self.ends_as
+            job["status"] = self.fate(job)
         return job
 
     def cancel(self, job: Job) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from reelkeeper import failpoints
 from reelkeeper.adapters import ffmpeg
-from reelkeeper.adapters.providers import HttpProvider, RemoteGenerator
+from reelkeeper.adapters.providers import RemoteGenerator
 from reelkeeper.adapters.s3 import r2
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Grace, Refusal, Transcode
@@ -35,7 +35,7 @@ from reelkeeper.rules.lifecycle.guard import BlastRadius, listing_within
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import videos
-from tests.doubles.provider import TOKEN
+from tests.adapters.providers.formats import FORMATS
 from tests.faults.world import LONG_AGO, Address
 
 # What each child would otherwise find out for itself, 0.3 s each time: S3's model, and what ffmpeg can do.
@@ -69,11 +69,11 @@ def run_swap(workspace: Workspace, address: Address, arguments: dict[str, object
 
 
 def run_dispatch(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
-    """Run what waits, by a provider, in one slot."""
-    provider = HttpProvider(str(arguments["provider"]), TOKEN, allow_private=True, timeout_seconds=60.0)
+    """Run what waits, by a provider of the format `http` or another, in one slot."""
+    format_ = FORMATS[str(arguments.get("format", "http"))]
     worker.work(
         workspace,
-        RemoteGenerator(provider, poll_seconds=0.05),
+        RemoteGenerator(format_.connect(str(arguments["provider"])), model=format_.model, poll_seconds=0.05),
         run_id="run",
         scratch=Path(address.folder) / "scratch",
         slots=1,

@@ -23,8 +23,9 @@ class Format(NamedTuple):
     model: str
     finds_lost: bool
 
-    def connect(self, double: Vendor, **how: Any) -> Provider:  # noqa: ANN401  of Transport
-        return self.provider(double.url, **{"hosts": FILES, "allow_private": True, "timeout_seconds": 60.0} | how)
+    def connect(self, double: Vendor | str, **how: Any) -> Provider:  # noqa: ANN401  of Transport
+        url = double if isinstance(double, str) else double.url
+        return self.provider(url, **{"hosts": FILES, "allow_private": True, "timeout_seconds": 60.0} | how)
 
 
 FORMATS = {

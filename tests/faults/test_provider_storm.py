@@ -1,0 +1,188 @@
+"""Many jobs in bad weather: each is paid at most once by its vendor's book, and charged once or not at all."""
+
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.adapters.providers import RemoteGenerator, vendor_calls
+from reelkeeper.adapters.providers.fal import job_path
+from reelkeeper.model.jobs import JobState
+from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.jobs.claim import name_sent
+from reelkeeper.rules.jobs.attempts import AttemptPolicy
+from reelkeeper.store.billing import spend_counters
+from reelkeeper.store.core.engine import Clock, now, reading, transaction
+from reelkeeper.store.tables import jobs
+from tests.adapters.providers.formats import FORMATS, Format
+from tests.doubles.replicate import SIGNING_SECRET
+from tests.doubles.vendor import CUT, FAULT, LOST, Job, Next, Vendor
+from tests.faults.conftest import Child, MakeWorld, wait_for_end
+from tests.faults.world import World
+from tests.operations.books import DOLLAR, balances
+from tests.operations.queue import expire_claims, make_due
+from tests.operations.shop import ask, run
+
+NAMES = ["fal", "replicate", "openai"]
+KILLS = ["jobs.claim.after_commit", "jobs.announce.after_commit", "provider.submit.after", "jobs.sent.after_commit"]
+KILLS += ["upload.put.after", "job.succeed.before_commit", "job.succeed.after_commit"]
+WEATHER: list[tuple[float, Next]] = [  # by chance, for each new job
+    (0.10, LOST),
+    (0.03, CUT),
+    (0.03, FAULT),
+    (0.08, (429, None, {"Retry-After": "1"})),
+    (0.03, (503, None)),
+]
+MODERATED, FAILED, EXPIRED = 0.08, 0.08, 0.04  # of all jobs; one that failed once succeeds when it is made again
+ROUNDS = 40
+
+
+class Storm:
+    """A world in which ann asks for `count` videos, and a vendor in bad weather."""
+
+    def __init__(self, world: World, format_: Format, vendor: Vendor, count: int, chance: random.Random) -> None:
+        self.world, self.format, self.vendor, self.chance = world, format_, vendor, chance
+        self.engine = world.workspace.engine
+        self.failed: set[str] = set()
+        with transaction(self.engine, "test") as session:
+            ledger.grant(session, "ann", 999 * DOLLAR, "more", run_id="test")
+        self.funds = sum(balances(self.engine, "ann"))
+        self.asked = ask(world, *(f"{self._fate()} {number}" for number in range(count)))
+        vendor.weather, vendor.fate = self.weather, self.fate
+
+    def _fate(self) -> str:
+        drawn = self.chance.random()
+        for name, share in (("moderated", MODERATED), ("failed", FAILED), ("expired", EXPIRED)):
+            if (drawn := drawn - share) < 0:
+                return name
+        return "succeeded"
+
+    def weather(self, what: str) -> Next | None:
+        drawn = self.chance.random()
+        if what == "read":
+            return (502, b"<html>") if drawn < 0.05 else None
+        for share, fault in WEATHER:
+            if (drawn := drawn - share) < 0:
+                return fault
+        return None
+
+    def fate(self, job: Job) -> str:
+        prompt = prompt_of(job)
+        if prompt.startswith("failed") and prompt not in self.failed:
+            self.failed.add(prompt)
+            return "failed"
+        return prompt.split()[0].replace("failed", "succeeded")
+
+    def call_twice(self) -> None:
+        """Let the vendor call about some of its jobs, each time twice."""
+        name = self.format.double.__name__
+        if name == "OpenAIDouble":
+            return
+        vendor = "fal" if name == "FalDouble" else "replicate"
+        for job in self.chance.sample(list(self.vendor.jobs.values()), min(10, len(self.vendor.jobs))):
+            call = self.vendor.call(job)
+            headers = {key.lower(): value for key, value in call.headers.items()}
+            query = dict(parse_qsl(call.query))
+            read = vendor_calls.verify(
+                vendor, SIGNING_SECRET, query, headers, call.body, time.time(), url=self.vendor.url, allow_private=True
+            )
+            path = job_path(self.format.model, read.told) if vendor == "fal" else read.told
+            for _ in range(2):
+                name_sent(self.engine, read.key, lambda _, path=path: path)  # type: ignore[misc]  # bound to this round
+
+    def states(self) -> Counter[str]:
+        with reading(self.engine) as session:
+            return Counter(session.execute(sa.select(jobs.c.state)).scalars())
+
+    def let_time_pass(self) -> None:
+        expire_claims(self.engine)
+        self.world.expire_leases()
+        make_due(self.engine)
+
+    def weather_it(self, patience: AttemptPolicy) -> None:
+        """Let workers run, with time in between, until nothing but jobs in doubt is left; those find no more rest."""
+        generator = RemoteGenerator(self.format.connect(self.vendor), model=self.format.model, poll_seconds=0.02)
+        for _ in range(ROUNDS):
+            self.let_time_pass()
+            run(self.world, generator, slots=8, attempts=patience)
+            self.call_twice()
+            if not {JobState.QUEUED, JobState.RUNNING} & {*self.states()}:
+                break
+        for _ in range(3):  # what is parked is looked for again and again
+            self.let_time_pass()
+            run(self.world, generator, slots=8, attempts=patience)
+            self.call_twice()
+
+    def check(self) -> Counter[str]:
+        """Compare our books with the vendor's, and say what became of the jobs."""
+        with reading(self.engine) as session:
+            rows = session.execute(sa.select(jobs)).all()
+            budget = spend_counters.so_far(session, now(session)).today_microusd
+        assert {row.id for row in rows} == {*self.asked}
+        billed = Counter(prompt_of(job) for job in self.vendor.jobs.values() if job["status"] != "failed")
+        assert not [prompt for prompt, times in billed.items() if times > 1], "paid twice"
+        made = [row for row in rows if row.state == JobState.SUCCEEDED]
+        assert all(billed[row.request["prompt"]] == 1 for row in made)
+        assert balances(self.engine, "ann") == (self.funds - sum(row.price_microusd for row in made), 0)
+        ends = Counter(end_of(row) for row in rows)
+        refused = [row for row in rows if row.request["prompt"].startswith("moderated") and end_of(row) != "in doubt"]
+        assert ends["moderated"] == len(refused)
+        told = [row for row in rows if end_of(row) in ("made", "in doubt", "expired")]
+        assert budget == sum(row.quoted_cost_microusd for row in told)
+        assert not [row.error for row in rows if end_of(row) == "another"]
+        self.world.check()
+        return ends
+
+
+def prompt_of(job: Job) -> str:
+    return str((job.get("input") or job["form"])["prompt"])
+
+
+def end_of(row: sa.Row[tuple[object, ...]]) -> str:
+    if row.state == JobState.SUCCEEDED:
+        return "made"
+    words = {"in doubt": "in doubt", "refuses what it shows": "moderated", "no more": "expired", "no video": "expired"}
+    return next((end for word, end in words.items() if row.state == JobState.DEAD and word in row.error), "another")
+
+
+@pytest.fixture(params=NAMES)
+def format_(request: pytest.FixtureRequest) -> Format:
+    return FORMATS[request.param]
+
+
+@pytest.fixture
+def vendor(format_: Format, tiny_clip: Path) -> Iterator[Vendor]:
+    with format_.double(tiny_clip.read_bytes()).serving() as serving:
+        yield serving
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("count", "kills"),
+    [pytest.param(50, 5, marks=pytest.mark.long), pytest.param(1_000, 20, marks=[pytest.mark.long, pytest.mark.soak])],
+)
+def test_each_job_is_paid_and_charged_once_or_not_at_all(
+    format_: Format, vendor: Vendor, make_world: MakeWorld, start_child: Child, count: int, kills: int
+) -> None:
+    seed = random.randrange(10**6)
+    storm = Storm(make_world(), format_, vendor, count, random.Random(seed))
+    name = next(name for name, known in FORMATS.items() if known is format_)
+    print(f"seed {seed}")  # noqa: T201  shown where it fails
+    for _ in range(kills):
+        arguments: dict[str, object] = {"provider": vendor.url, "format": name}
+        child = start_child("dispatch", storm.world.address, f"{storm.chance.choice(KILLS)}=kill", arguments)
+        assert wait_for_end(child) in (0, -signal.SIGKILL)
+        storm.let_time_pass()
+    storm.weather_it(AttemptPolicy(most_attempts=10))
+    with transaction(storm.engine, "test") as session:  # a day later
+        session.execute(sa.update(jobs).where(jobs.c.state == JobState.PARKED).values(started_at=Clock(-25 * 3600)))
+    storm.weather_it(AttemptPolicy(most_attempts=10))
+    ends = storm.check()
+    print(f"{name}, {count} jobs: {dict(ends)}, {len(vendor.jobs)} at the vendor")  # noqa: T201  for who reads on
+    assert ends["made"] > count / 3
