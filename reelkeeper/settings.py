@@ -126,11 +126,11 @@ class Settings(BaseSettings):
         description="Prefect's API, e.g. http://HOST:4200/api, for `reelkeeper api` to have a queued job begun at once",
     )
     prefect_api_auth: SecretStr | None = Field(None, description="USER:PASSWORD of Prefect's API, where it wants one")
-    generator: Literal["local", "http", "fal", "replicate", "openai"] | None = Field(
+    generator: Literal["local", "http", "fal", "replicate", "runway", "openai"] | None = Field(
         None, description="Who makes videos; http where generator_url is set, else local: ffmpeg on this machine"
     )
     generator_url: str | None = Field(
-        None, description="Address of the provider's API; of fal and replicate their own if unset"
+        None, description="Address of the provider's API; of fal, replicate and runway their own if unset"
     )
     generator_token: SecretStr | None = Field(None, description="Key of the provider's API, or its bearer token")
     generator_model: str | None = Field(
@@ -237,7 +237,7 @@ class Settings(BaseSettings):
     def _one_generator(self) -> Self:
         if self.generator in ("http", "openai") and not self.generator_url:
             raise ValueError(f"generator {self.generator} needs generator_url, where its API is")
-        if self.generator in ("fal", "replicate") and not self.generator_token:
+        if self.generator in ("fal", "replicate", "runway") and not self.generator_token:
             raise ValueError(f"generator {self.generator} needs generator_token, the key of its API")
         if self.generator == "local" and self.generator_url:
             raise ValueError("generator is local, and generator_url is set: one of them says who makes videos")

@@ -168,7 +168,8 @@ class Handler(BaseHTTPRequestHandler):
         status, said, *headers = answer
         content = said if isinstance(said, bytes) else b"" if said is None else json.dumps(said).encode()
         self.send_response(status)
-        for name, value in (headers[0] if headers else {}).items():
+        kind = {} if isinstance(said, bytes) else {"Content-Type": "application/json"}
+        for name, value in (kind | (headers[0] if headers else {})).items():
             self.send_header(name, value)
         if 300 <= status < 400:
             self.send_header("Location", said)

@@ -9,6 +9,7 @@ from reelkeeper.adapters.providers.local import LocalGenerator
 from reelkeeper.adapters.providers.openai import OpenAIProvider
 from reelkeeper.adapters.providers.remote import Fetch, ImageUrl, RemoteGenerator
 from reelkeeper.adapters.providers.replicate import ReplicateProvider
+from reelkeeper.adapters.providers.runway import RunwayProvider
 from reelkeeper.settings import Settings
 
 VENDORS = frozenset({"fal", "replicate"})  # who call by an address that holds our key
@@ -21,6 +22,7 @@ __all__ = [
     "OpenAIProvider",
     "RemoteGenerator",
     "ReplicateProvider",
+    "RunwayProvider",
     "connect",
 ]
 
@@ -48,6 +50,8 @@ def _provider(name: str, settings: Settings) -> Provider:
             return FalProvider(token, hosts=hosts, **how)
         case "replicate":
             return ReplicateProvider(token, hosts=hosts, **how)
+        case "runway":
+            return RunwayProvider(token, url=url, hosts=hosts, **how)
         case "openai":
             return OpenAIProvider(str(url), token, hosts=hosts, **how)
     return HttpProvider(str(url), token, webhook_url=webhook_url, hosts=hosts or None, **how)

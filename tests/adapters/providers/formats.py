@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from reelkeeper.adapters.providers import FalProvider, HttpProvider, OpenAIProvider, ReplicateProvider
+from reelkeeper.adapters.providers import FalProvider, HttpProvider, OpenAIProvider, ReplicateProvider, RunwayProvider
 from reelkeeper.adapters.providers.contract import Provider
 from tests.doubles.fal import FalDouble
 from tests.doubles.openai_videos import OpenAIDouble
 from tests.doubles.provider import ProviderDouble
 from tests.doubles.replicate import SIGNING_SECRET, ReplicateDouble
+from tests.doubles.runway import RunwayDouble
 from tests.doubles.vendor import TOKEN, Vendor
 
 HOOK = "https://service.example/hooks/generator"
@@ -53,6 +54,9 @@ FORMATS = {
         lambda url, **how: ReplicateProvider(TOKEN, url=url, **how),
         f"wan-video/wan-2.7:{'e' * 64}",
         finds_lost=False,
+    ),
+    "runway": Format(
+        RunwayDouble, lambda url, **how: RunwayProvider(TOKEN, url=url, **how), "gen4.5", finds_lost=False
     ),
     "openai": Format(OpenAIDouble, lambda url, **how: OpenAIProvider(url, TOKEN, **how), "wan3", finds_lost=False),
 }

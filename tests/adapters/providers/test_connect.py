@@ -20,6 +20,7 @@ KEY, URL = SecretStr("a key of a provider's"), "https://provider.example/v1"
         ({"generator": "http", "generator_url": URL}, "http"),
         ({"generator": "fal", "generator_token": KEY}, "fal"),
         ({"generator": "replicate", "generator_token": KEY, "generator_url": URL}, "replicate"),
+        ({"generator": "runway", "generator_token": KEY}, "runway"),
         ({"generator": "openai", "generator_url": URL}, "openai"),
     ],
 )

@@ -24,9 +24,10 @@ SCRIPT = Path(__file__).with_name("vendor_clients.py")
 SEEN = {
     "fal": ["Queued", "InProgress", "Completed"],
     "replicate": ["processing", "succeeded"],
+    "runway": ["RUNNING", "SUCCEEDED"],
     "openai": ["in_progress", "completed"],
 }
-PAID = {"fal": 2, "replicate": 1, "openai": 2}  # for one job, where one answer is lost
+PAID = {"fal": 2, "replicate": 1, "runway": 2, "openai": 2}  # for one job, where one answer is lost
 Run = Callable[[str], dict[str, Any]]
 pytestmark = pytest.mark.long
 

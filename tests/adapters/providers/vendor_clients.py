@@ -67,10 +67,28 @@ def openai(action: str, url: str, token: str) -> Said:
     return {"id": video.id, "seen": list(dict.fromkeys(seen)), "video": content, "listed": listed}
 
 
+def runway(action: str, url: str, token: str) -> Said:
+    import runwayml  # noqa: PLC0415  each client is loaded alone
+
+    api = runwayml.RunwayML(api_key=token, base_url=url)
+    task = api.text_to_video.create(model="gen4.5", prompt_text=PROMPT, ratio="1280:720", duration=5)
+    if action == "cancel":
+        api.tasks.delete(task.id)
+        return {"id": task.id}
+    seen: list[str] = []
+    while not seen or seen[-1] not in ("SUCCEEDED", "FAILED"):
+        now = api.tasks.retrieve(task.id)
+        seen.append(now.status)
+    if now.status == "FAILED":
+        raise RuntimeError(now.failure)
+    return {"id": task.id, "seen": list(dict.fromkeys(seen)), "video": now.output[0], "credits": now.cost.credits}
+
+
 CLIENTS: dict[str, Callable[[str, str, str], Said]] = {
     "fal": fal,
     "replicate": replicate,
     "webhook": webhook,
+    "runway": runway,
     "openai": openai,
 }
 

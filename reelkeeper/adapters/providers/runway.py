@@ -1,0 +1,92 @@
+"""Runway: tasks, which tell what they cost to the credit, and of which there is no list.
+
+    POST   /v1/text_to_video, /v1/image_to_video     {"model", "promptText", "ratio", "duration", ...} -> {"id"}
+    GET    /v1/tasks/ID                              how it stands; the address of its video is made anew each time
+    DELETE /v1/tasks/ID
+
+It calls nobody and knows no key, so a lost answer stays in doubt.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from reelkeeper.adapters.providers.contract import Guarantee, Order, Standing, Status, Submission
+from reelkeeper.adapters.providers.inputs import seconds_of, with_parameters
+from reelkeeper.adapters.providers.transport import Transport, fraction, job_name, words
+from reelkeeper.errors import GenerationUnknown
+
+_CREDIT_MICROUSD: Final = 10_000  # $0.01 each: docs.dev.runwayml.com/guides/pricing, November 2026
+_STATUSES: Final = {
+    "PENDING": Status.QUEUED,
+    "THROTTLED": Status.QUEUED,
+    "RUNNING": Status.RUNNING,
+    "SUCCEEDED": Status.SUCCEEDED,
+    "FAILED": Status.FAILED,
+    "CANCELLED": Status.CANCELLED,
+}
+
+
+class RunwayProvider:
+    """api.dev.runwayml.com, or `url` in its place. The hosts of its videos are not documented: `hosts` names them."""
+
+    name = "runway"
+    takes_image_bytes = False
+    guarantee = Guarantee()
+
+    def __init__(self, key: str, *, url: str | None = None, hosts: tuple[str, ...] = (), **how: Any) -> None:  # noqa: ANN401  of Transport
+        headers = {"Authorization": f"Bearer {key}", "X-Runway-Version": "2024-11-06"}
+        self._calls = Transport(url or "https://api.dev.runwayml.com", headers, hosts=hosts, **how)
+
+    def submit(self, submission: Submission) -> str:
+        """Create a task. A field that its model does not know is refused."""
+        request = submission.order.request
+        sent: dict[str, Any] = {
+            "model": submission.order.model,
+            "promptText": request["prompt"],
+            "ratio": f"{request['width']}:{request['height']}",
+            "duration": seconds_of(request),
+        }
+        if request.get("negative_prompt"):
+            sent["negativePrompt"] = request["negative_prompt"]
+        if request.get("seed") is not None:
+            sent["seed"] = request["seed"]
+        if submission.image_url:
+            sent["promptImage"] = submission.image_url
+        path = "/v1/image_to_video" if submission.image_url else "/v1/text_to_video"
+        return job_name(self._calls.submit(path, with_parameters(sent, request)).fields.get("id"))
+
+    def find(self, order: Order) -> Standing | None:
+        """Find nothing: no way is promised."""
+        raise GenerationUnknown(f"whether the provider has {order.provider_key!r} cannot be asked")
+
+    def look(self, job_id: str) -> Standing | None:
+        """Ask for the task."""
+        answer = self._calls.get(f"/v1/tasks/{quote(job_id, safe='')}", "a task")
+        return _standing(answer.fields) if answer else None
+
+    def cancel(self, job_id: str) -> None:
+        """Delete the task: one that runs may go on, and is charged."""
+        self._calls.tell("DELETE", f"/v1/tasks/{quote(job_id, safe='')}")
+
+    def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
+        """Store the video."""
+        self._calls.fetch(video_url, target, most_bytes)
+
+
+def _standing(said: dict[str, Any]) -> Standing:
+    job_id, status = job_name(said.get("id")), _STATUSES.get(str(said.get("status")))
+    if status is None:
+        raise GenerationUnknown(f"the provider says that a job is {str(said.get('status'))[:50]!r}, which is no status")
+    if status is Status.FAILED and str(said.get("failureCode")).startswith("SAFETY"):
+        status = Status.MODERATED
+    output, cost = said.get("output"), said.get("cost")
+    credits_used = cost.get("credits") if isinstance(cost, dict) else None
+    return Standing(
+        job_id,
+        status,
+        fraction(said.get("progress")),
+        credits_used * _CREDIT_MICROUSD if isinstance(credits_used, int) and credits_used >= 0 else None,
+        output[0] if isinstance(output, list) and output and isinstance(output[0], str) else None,
+        words({"error": said.get("failure")}),
+    )
