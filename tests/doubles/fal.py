@@ -110,17 +110,17 @@ class FalDouble(Vendor):
         return self.refusal(400, "Request is still in progress")
 
     def _list(self, query: dict[str, str]) -> Next:
-        """Give the requests of an endpoint that are over, by pages of one, so that pages are read."""
+        """Give the requests of an endpoint, by pages of half of what is asked for, so that more are read."""
         over: list[dict[str, Any]] = [
             {"request_id": job["id"], "endpoint_id": job["endpoint"], "json_input": job["input"], "status_code": 200}
             for job in self.jobs.values()
             if job["endpoint"] == query["endpoint_id"] and not self.hides_jobs
         ]
-        start = int(query.get("cursor", 0))
+        start, page = int(query.get("cursor", 0)), int(query["limit"]) // 2
         return 200, {
-            "items": over[start : start + 1],
-            "next_cursor": str(start + 1) if len(over) > start + 1 else None,
-            "has_more": len(over) > start + 1,
+            "items": over[start : start + page],
+            "next_cursor": str(start + page) if len(over) > start + page else None,
+            "has_more": len(over) > start + page,
         }
 
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from reelkeeper.adapters.providers import RemoteGenerator, vendor_calls
 from reelkeeper.adapters.providers.fal import job_path
+from reelkeeper.errors import SignatureRefused
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.jobs.claim import name_sent
@@ -90,9 +91,19 @@ class Storm:
             call = self.vendor.call(job)
             headers = {key.lower(): value for key, value in call.headers.items()}
             query = dict(parse_qsl(call.query))
-            read = vendor_calls.verify(
-                vendor, SIGNING_SECRET, query, headers, call.body, time.time(), url=self.vendor.url, allow_private=True
-            )
+            try:
+                read = vendor_calls.verify(
+                    vendor,
+                    SIGNING_SECRET,
+                    query,
+                    headers,
+                    call.body,
+                    time.time(),
+                    url=self.vendor.url,
+                    allow_private=True,
+                )
+            except SignatureRefused:  # fal's keys were not to be had, and it calls again later
+                continue
             path = job_path(self.format.model, read.told) if vendor == "fal" else read.told
             for _ in range(2):
                 name_sent(self.engine, read.key, lambda _, path=path: path)  # type: ignore[misc]  # bound to this round

@@ -87,11 +87,12 @@ def test_a_gateways_fault_at_fal_says_nothing_of_the_job_and_a_typed_one_ends_it
 
 def test_fal_finds_its_own_request_among_others(fal: FalDouble) -> None:
     provider, order = FalProvider(TOKEN, url=fal.url, **HOW), asked("fal-ai/veo3.1")
-    for number in range(3):
+    for number in range(60):
         provider.submit(Submission(f"j{number}-1", order))
-    found = provider.find(order._replace(provider_key="j1-1"))
-    assert found is not None
-    assert found.id == "fal-ai/veo3.1/requests/p2"
+    for number in (1, 55):  # of the first page, and of the second
+        found = provider.find(order._replace(provider_key=f"j{number}-1"))
+        assert found is not None
+        assert found.id == f"fal-ai/veo3.1/requests/p{number + 1}"
     assert provider.find(order._replace(provider_key="never")) is None
 
 
