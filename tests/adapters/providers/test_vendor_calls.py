@@ -26,6 +26,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def vendor(name: str) -> Iterator[Vendor]:
+    vendor_calls._fetched.clear()  # a double before this one may have had its port, and other keys
     with FORMATS[name].double().serving() as serving:
         yield serving
 
@@ -87,6 +88,7 @@ def test_a_call_that_somebody_else_signed_or_changed_is_refused(vendor: Vendor, 
 
 
 def test_without_fals_keys_no_call_of_fals_is_believed() -> None:
+    vendor_calls._fetched.clear()
     with FalDouble().serving() as double:
         FORMATS["fal"].connect(double).submit(Submission("j1-1", ORDER._replace(model="fal-ai/veo3.1")))
         call, url = double.call(double.jobs["p1"]), double.url
