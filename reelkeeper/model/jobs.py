@@ -17,6 +17,18 @@ class WaitingJob(NamedTuple):
     estimate_seconds: float
     model: str = ""
     prompt_characters: int = 0
+    ahead: int = 0  # jobs of its user that wait and were asked for earlier, beside those that are told with it
+
+
+class SizeAndAge(NamedTuple):
+    """What ranks a waiting job: when it was asked for, and so many seconds for each that it is estimated to take.
+
+    A user's first `burst` waiting jobs count once, the next as many twice, and so on.
+    """
+
+    seconds_by_tier: dict[str, float]
+    other_seconds: float  # of a tier that is not known
+    burst: int
 
 
 class JobState(StrEnum):

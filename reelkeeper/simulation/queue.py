@@ -23,11 +23,23 @@ _BURST_SHARE, _BURST_RATE, _BURST_SECONDS = 0.1, 3.0, 1200.0
 _TIERS, _TIER_WEIGHTS = ("free", "premium", "pro"), (80, 15, 5)
 _REMEMBERED = 500  # estimates that the size classes are drawn from
 
+_MAX_COMPLEXITY: Final = 100.0
+
 COMPLEXITY: Final[dict[str, Callable[[random.Random], float]]] = {  # of mean 5 or so; the CV of 120 + 30 c beside it
     "uniform": lambda draw: draw.uniform(0, 10),  # 0.32
     "exponential": lambda draw: draw.expovariate(1 / 5),  # 0.56
     "lognormal": lambda draw: draw.lognormvariate(math.log(3), 1.1),  # 0.89
     "bimodal": lambda draw: 1.0 if draw.random() < 0.85 else 27.5,  # noqa: PLR2004  the share of the short; 1.05
+    "pareto": lambda draw: min(2.5 * (draw.paretovariate(1.5) - 1), _MAX_COMPLEXITY),  # 1.2
+}
+
+POLICIES: Final = {  # beside ours
+    "fifo": DispatchPolicy(rule="fifo"),
+    "seed": DispatchPolicy(rule="seed"),
+    "levels": DispatchPolicy(rule="levels"),
+    "shortest": DispatchPolicy(
+        size_weight=10**9, premium_weight=1, pro_weight=1, user_burst=10**9, oldest_patience=10**9
+    ),
 }
 
 
@@ -109,6 +121,11 @@ def recorded(jobs: Sequence[RecordedJob]) -> list[Arrival]:
     return made
 
 
+def clairvoyant(coming: Sequence[Arrival]) -> list[Arrival]:
+    """Give the same jobs with true estimates: no order of jobs that are not paused waits less than their `shortest`."""
+    return [arrival._replace(job=arrival.job._replace(estimate_seconds=arrival.work_seconds)) for arrival in coming]
+
+
 def run(
     coming: Sequence[Arrival],
     policy: DispatchPolicy,
@@ -185,11 +202,13 @@ class _Queue:
             self._start(self._next(at, warm), at, warm)
 
     def _next(self, at: float, warm: str | None) -> Arrival:
-        bounds = class_bounds(self.seen, self.policy.size_classes) if len(self.waiting) > 1 else ()
-        policy = self.policy.model_copy(update={"class_bounds_seconds": bounds})
+        policy = self.policy
+        if policy.rule == "levels":
+            bounds = class_bounds(self.seen, policy.size_classes) if len(self.waiting) > 1 else ()
+            policy = policy.model_copy(update={"class_bounds_seconds": bounds})
         jobs = [arrival.job for arrival in self.waiting.values()]
         as_of = EPOCH + timedelta(seconds=at)
-        chosen = first(jobs, policy, as_of, self.credit_seconds, warm)
+        chosen = first(jobs, policy, as_of, self.credit_seconds, warm, slots=self.slots)
         self.credit_seconds = chosen.credit_seconds
         return self.waiting.pop(chosen.job.id)
 

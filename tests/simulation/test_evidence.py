@@ -1,5 +1,6 @@
 """What the rules are worth, on fixed seeds: the project's evidence. The figures are of models, and compare policies."""
 
+from itertools import product
 from statistics import fmean
 
 import pytest
@@ -16,10 +17,10 @@ def compared(distribution: str, *, seeds: range, count: int, error_sigma: float)
     means, tiers, worst = [], [], []
     for seed in seeds:
         coming = queue.arrivals(distribution, seed=seed, count=count, error_sigma=error_sigma)
-        fifo, levels = queue.run(coming, FIFO), queue.run(coming, OURS)
-        means.append(levels.mean_seconds / fifo.mean_seconds - 1)
-        tiers.append({tier: levels.by_tier[tier] / fifo.by_tier[tier] - 1 for tier in fifo.by_tier})
-        worst.append(levels.worst_seconds / fifo.worst_seconds)
+        fifo, ours_waits = queue.run(coming, FIFO), queue.run(coming, OURS)
+        means.append(ours_waits.mean_seconds / fifo.mean_seconds - 1)
+        tiers.append({tier: ours_waits.by_tier[tier] / fifo.by_tier[tier] - 1 for tier in fifo.by_tier})
+        worst.append(ours_waits.worst_seconds / fifo.worst_seconds)
     return fmean(means), max(fmean(entry[tier] for entry in tiers) for tier in tiers[0]), max(worst)
 
 
@@ -28,22 +29,41 @@ def test_a_short_queue_shows_what_order_is_worth() -> None:
     mean, tier, worst = compared("lognormal", seeds=range(1), count=3000, error_sigma=0.3)
     assert mean < -0.2
     assert tier < 0
-    assert worst < 2.8
+    assert worst < 2.1
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("distribution", "error_sigma", "least"),
     [
-        *(("uniform", 0.0, 0.20), ("exponential", 0.0, 0.30), ("lognormal", 0.0, 0.38), ("bimodal", 0.0, 0.45)),
-        *(("uniform", 0.3, 0.15), ("exponential", 0.3, 0.25), ("lognormal", 0.3, 0.30), ("bimodal", 0.3, 0.40)),
+        *(("uniform", 0.0, 0.14), ("exponential", 0.0, 0.25), ("lognormal", 0.0, 0.26), ("bimodal", 0.0, 0.45)),
+        *(("uniform", 0.3, 0.10), ("exponential", 0.3, 0.23), ("lognormal", 0.3, 0.25), ("bimodal", 0.3, 0.42)),
+        *(("pareto", 0.0, 0.28), ("pareto", 0.3, 0.27)),
     ],
 )
-def test_the_mean_wait_falls_and_no_tier_pays_for_it(distribution: str, error_sigma: float, least: float) -> None:
-    mean, tier, worst = compared(distribution, seeds=range(4), count=12_000, error_sigma=error_sigma)
+def test_the_mean_wait_falls_and_nobody_waits_much_longer_for_it(
+    distribution: str, error_sigma: float, least: float
+) -> None:
+    mean, tier, worst = compared(distribution, seeds=range(4), count=6_000, error_sigma=error_sigma)
     assert -mean >= least
-    assert tier <= 0
-    assert worst <= 2.8
+    assert tier <= 0.05  # free users', where all jobs are nearly of one size
+    assert worst <= 2.1
+
+
+@pytest.mark.long
+def test_the_tail_is_shorter_than_by_size_classes() -> None:
+    ratios: list[tuple[float, float, float]] = []
+    for distribution, seed in product(queue.COMPLEXITY, range(2)):
+        coming = queue.arrivals(distribution, seed=seed, count=6_000, error_sigma=0.3)
+        aging, levels = queue.run(coming, OURS), queue.run(coming, queue.POLICIES["levels"])
+        ratios.append(
+            (
+                aging.p95_seconds / levels.p95_seconds,
+                aging.p99_seconds / levels.p99_seconds,
+                aging.worst_seconds / levels.worst_seconds,
+            )
+        )
+    assert max(map(fmean, zip(*ratios, strict=True))) < 1
 
 
 def backlog(models: int, seed: int = 1) -> list[queue.Arrival]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypedDict
 
 import typer
 
@@ -107,8 +107,8 @@ def _in_order(session: "Session", as_of: datetime, limit: int) -> "list[JobLine]
     from reelkeeper.rules.jobs.dispatch import order
     from reelkeeper.store.jobs import queue as jobs
 
-    waiting, policy, credit = _considered(session)
-    due = [job.id for job in order(waiting, policy, as_of, credit)][:limit]
+    line = _considered(session)
+    due = [job.id for job in order(line.jobs, line.policy, as_of, line.credit_seconds, **line.length)][:limit]
     lines = jobs.named(session, due)
     rest = [job_line for job_line in jobs.listed(session, JobState.QUEUED, limit) if job_line.id not in lines]
     return [*(lines[job_id] for job_id in due), *rest][:limit]
@@ -133,31 +133,50 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
         else:
             say(f"Job {job_id} is {line.state}. {text}".strip())
         return
-    waiting, policy, credit = _considered(session)
+    waiting, policy, credit, length = _considered(session)
     job = next((waiting_job for waiting_job in waiting if waiting_job.id == job_id), None)
     waiting += [] if job else [line.as_job()]
-    place = [waiting_job.id for waiting_job in dispatch.order(waiting, policy, as_of, credit)].index(job_id) + 1
-    terms = dispatch.explain(job or line.as_job(), waiting, policy, as_of)
+    placed = dispatch.order(waiting, policy, as_of, credit, **length)
+    place = [waiting_job.id for waiting_job in placed].index(job_id) + 1
+    terms = dispatch.explain(job or line.as_job(), waiting, policy, as_of, **length)
     if as_json:
         emit({"job": line, "place": place, "of": len(waiting), "credit_seconds": credit, "terms": terms})
         return
     due = "" if line.due_at <= as_of else f" It is due in {_ago(line.due_at, as_of)}, after: {line.error or 'a pause'}."
     say(f"Job {job_id} is {place} of the {len(waiting)} that are considered next.{due}")
     table(("!term", ">counts", "why"), [(term.name, f"{round(term.value, 1):g}", term.sentence) for term in terms])
-    say("Levels are added up, and the lowest goes first; of one level, the oldest. The oldest of all goes when it has")
-    say(f"earned its own estimate: {credit:.0f} s so far.")
+    summed = {"aging": "Seconds", "levels": "Levels"}.get(policy.rule)
+    if summed:
+        say(f"{summed} are added up, and the lowest goes first; of equals, the oldest.")
+        say(f"The others have earned {credit:.0f} s for the oldest of all so far.")
 
 
-def _considered(session: "Session") -> "tuple[list[WaitingJob], DispatchPolicy, float]":
-    """Give the jobs that the next choice is made from, the policy with the size classes in force, and the credit."""
+class _Line(NamedTuple):
+    """The jobs that the next choice is made from, and what it goes by."""
+
+    jobs: "list[WaitingJob]"
+    policy: "DispatchPolicy"  # with the size classes in force
+    credit_seconds: float
+    length: "_Length"
+
+
+class _Length(TypedDict):
+    slots: int
+    more_seconds: float
+
+
+def _considered(session: "Session") -> _Line:
     from reelkeeper.operations.core.policies import in_force
+    from reelkeeper.rules.jobs.dispatch import window
     from reelkeeper.store.jobs.claims import DISPATCH, waiting_jobs
-    from reelkeeper.store.jobs.controls import remembered
+    from reelkeeper.store.jobs.controls import jobs_at_once, remembered
 
     memory, policy = remembered(session, [DISPATCH]).get(DISPATCH, {}), in_force(session).policies.order
     if policy.class_bounds_seconds is None:
         policy = policy.model_copy(update={"class_bounds_seconds": tuple(memory.get("bounds") or ()) or None})
-    return waiting_jobs(session), policy, float(memory.get("credit_seconds", 0.0))
+    waiting, more = waiting_jobs(session, window(policy))
+    length = _Length(slots=jobs_at_once(session) or 1, more_seconds=more)
+    return _Line(waiting, policy, float(memory.get("credit_seconds", 0.0)), length)
 
 
 def _ago(later: datetime, earlier: datetime) -> str:

@@ -40,9 +40,9 @@ _LEAST = 10  # jobs or requests that say anything
 
 @group.command()
 def queue(
-    distribution: Annotated[str, typer.Option(help="Of complexity: uniform, exponential, lognormal or bimodal.")] = (
-        "lognormal"
-    ),
+    distribution: Annotated[
+        str, typer.Option(help="Of complexity: uniform, exponential, lognormal, bimodal or pareto.")
+    ] = ("lognormal"),
     jobs: Annotated[int, typer.Option(min=100, max=100_000, help="Jobs to draw, or the last that were made.")] = 4000,
     slots: Annotated[int, typer.Option(min=1, max=1000, help="Jobs that run at once.")] = 8,
     load: Annotated[float, typer.Option(min=0.05, max=2, help="Share of the slots' time that the jobs take.")] = 0.85,
@@ -52,7 +52,10 @@ def queue(
     param: Param = None,
     as_json: AsJson = False,
 ) -> None:
-    """Play one stream of jobs through the queue: first come first served, by points for size and age, and by ours."""
+    """Play one stream of jobs through the queue, under our rule and others.
+
+    `clairvoyant` is the bound: the shortest first, by what jobs will really take.
+    """
     from reelkeeper.rules.jobs.dispatch import DispatchPolicy
     from reelkeeper.simulation import queue as simulation
 
@@ -68,10 +71,12 @@ def queue(
     else:
         coming = simulation.recorded(_recorded_jobs(recorded, jobs))
         loaded, drawn = 0.0, f"record, {slots} slots"
-    policies = {"fifo": DispatchPolicy(rule="fifo"), "seed": DispatchPolicy(rule="seed"), "ours": ours}
-    waits = {
-        name: simulation.run(coming, policy, slots=slots, loaded_seconds=loaded) for name, policy in policies.items()
-    }
+
+    def played(policy: DispatchPolicy, jobs: "list[simulation.Arrival]") -> simulation.Waits:
+        return simulation.run(jobs, policy, slots=slots, loaded_seconds=loaded)
+
+    waits = {name: played(policy, coming) for name, policy in (simulation.POLICIES | {"ours": ours}).items()}
+    waits["clairvoyant"] = played(simulation.POLICIES["shortest"], simulation.clairvoyant(coming))
     if as_json:
         emit(waits)
         return

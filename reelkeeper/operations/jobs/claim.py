@@ -63,20 +63,25 @@ def claim(
         chosen = claims.left_behind(session, len(slots))
         if (slots := slots[len(chosen) :]) and not begun_only:
             memory = _with_bounds(session, memory, policy, as_of)
-            picked, credit = _pick(session, slots, memory, policy, as_of)
+            picked, credit = _pick(session, slots, memory, policy, as_of, limit)
             controls.write(session, claims.DISPATCH, memory | {"credit_seconds": credit})
             chosen += picked
         return claims.take(session, chosen, worker) if chosen else []
 
 
 def _pick(
-    session: Session, slots: Sequence[str | None], memory: dict[str, Any], policy: DispatchPolicy, as_of: datetime
+    session: Session,
+    slots: Sequence[str | None],
+    memory: dict[str, Any],
+    policy: DispatchPolicy,
+    as_of: datetime,
+    limit: int,
 ) -> tuple[list[str], float]:
     credit = float(memory.get("credit_seconds", 0.0))
     if policy.class_bounds_seconds is None and memory.get("bounds"):
         policy = policy.model_copy(update={"class_bounds_seconds": tuple(memory["bounds"])})
-    waiting, picked = claims.waiting_jobs(session), list[str]()
-    line = dispatch.RankedQueue(waiting, policy, as_of)
+    (waiting, more), picked = claims.waiting_jobs(session, dispatch.window(policy)), list[str]()
+    line = dispatch.RankedQueue(waiting, policy, as_of, slots=limit, more_seconds=more)
     for warm_model in slots[: len(waiting)]:
         job, credit = line.first(credit, warm_model)
         line.start(job)
@@ -85,7 +90,9 @@ def _pick(
 
 
 def _with_bounds(session: Session, memory: dict[str, Any], policy: DispatchPolicy, as_of: datetime) -> dict[str, Any]:
-    """Make the size classes anew from the jobs asked for lately, from time to time."""
+    """Make the size classes anew from the jobs asked for lately, from time to time, where the rule has any."""
+    if policy.rule != "levels":
+        return memory
     made_at = memory.get("bounds_at")
     if made_at and as_of - datetime.fromisoformat(made_at) < _BOUNDS_LAST:
         return memory

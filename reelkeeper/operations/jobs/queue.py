@@ -42,10 +42,13 @@ FIELDS: Final = {  # of the report, by how a job ended
 def preview(engine: Engine, order: DispatchPolicy, run_id: str) -> DispatchReport:
     """Say how many jobs wait, and why which come first; nothing is changed."""
     with reading(engine) as session:
-        states, waiting, as_of = claims.count_states(session), claims.waiting_jobs(session), now(session)
-    first = dispatch.order(waiting, order, as_of)[:_NAMED]
-    told = tuple(f"{job.id}: {'; '.join(map(str, dispatch.explain(job, waiting, order, as_of)))}" for job in first)
-    return DispatchReport.of(run_id, states, dry_run=True, next_jobs=told)
+        states, as_of = claims.count_states(session), now(session)
+        waiting, more = claims.waiting_jobs(session, dispatch.window(order))
+        slots = controls.jobs_at_once(session) or 1
+    first = dispatch.order(waiting, order, as_of, slots=slots, more_seconds=more)[:_NAMED]
+    told = (dispatch.explain(job, waiting, order, as_of, slots=slots, more_seconds=more) for job in first)
+    lines = tuple(f"{job.id}: {'; '.join(map(str, terms))}" for job, terms in zip(first, told, strict=True))
+    return DispatchReport.of(run_id, states, dry_run=True, next_jobs=lines)
 
 
 def report(engine: Engine, run_id: str, ends: Mapping[End, int]) -> DispatchReport:

@@ -1,22 +1,23 @@
 r"""Which job next? Short before long, paid before free, and nobody waits for ever.
 
-A queue whose slots never idle has the same mean wait whatever its order, unless the order looks at size. So jobs fall
-into size classes by their estimate, a paid tier moves a job some classes up, and jobs of one class go first come first
-served. A share of the slots' time belongs to the oldest job of all: it is next whenever the estimates of the jobs that
-went before it have earned its own. A user's long backlog moves down, class by class.
+A queue whose slots never idle has the same mean wait whatever its order, unless the order looks at size. So a job
+counts as asked for later the longer it is expected to take, the less so the higher its user's tier, and the more so
+the more jobs of its user wait before it (`aging`). Under `levels` it falls into a size class instead, and jobs of one
+class go first come first served. Others earn time for the oldest job of all, which uses it, and is next, once it has
+waited longer than the whole queue would take.
 
 >>> from datetime import UTC, datetime, timedelta
 >>> noon = datetime(2026, 11, 24, 12, tzinfo=UTC)
->>> long = Job("long", "ana", "free", noon, 400.0)
->>> short = Job("short", "ben", "free", noon + timedelta(minutes=1), 130.0)
->>> policy = DispatchPolicy(class_bounds_seconds=(150, 200, 250, 300))
->>> [job.id for job in order([long, short], policy, noon + timedelta(minutes=2))]
+>>> long = WaitingJob("long", "ana", "free", noon, 400.0)
+>>> short = WaitingJob("short", "ben", "free", noon + timedelta(minutes=1), 130.0)
+>>> policy, as_of = DispatchPolicy(), noon + timedelta(minutes=2)
+>>> [job.id for job in order([long, short], policy, as_of)]
 ['short', 'long']
->>> print(*explain(long, [long, short], policy, noon + timedelta(minutes=2)), sep="\n")
-size: 400 s estimated, class 5 of 5: level 4
-tier: free: 0 levels up
-backlog: job 1 of the user's waiting 1: 0 levels down
-wait: 120 s, the oldest job of all, which earns 0.42 s for each second given to others
+>>> print(*explain(long, [long, short], policy, as_of), sep="\n")
+size: 400 s estimated, each of which counts as 48 s of waiting: 19200 s
+tier: free: its size counts in full
+backlog: job 1 of the user's waiting ones: its size counts once
+wait: 120 s, the oldest job of all, next once it has waited 636 s and others have earned its estimate
 """
 
 from bisect import bisect_left
@@ -30,12 +31,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.errors import PartialFailure
 from reelkeeper.model import Tier
-from reelkeeper.model.jobs import WaitingJob
+from reelkeeper.model.jobs import SizeAndAge, WaitingJob
 from reelkeeper.rules.core.wording import many
 
 _TIER_POINTS: Final = {str(Tier.PREMIUM): 100, str(Tier.PRO): 200}
 _SECONDS_PER_POINT: Final = 60  # of waiting
 _CHARACTERS_PER_POINT: Final = 100  # of the prompt
+_SIZED: Final = ("aging", "levels")  # rules that look at size, and owe the oldest job something
 
 
 class DispatchPolicy(BaseModel):
@@ -43,30 +45,51 @@ class DispatchPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rule: Literal["levels", "seed", "fifo"] = Field(
-        "levels", description="levels: by size class and tier; seed: by points for tier, wait and prompt; fifo"
+    rule: Literal["aging", "levels", "seed", "fifo"] = Field(
+        "aging",
+        description="aging: by wait, size and tier; levels: by size class and tier; seed: by points for tier, wait and "
+        "prompt; fifo",
     )
-    size_classes: int = Field(16, ge=1, le=50, description="Classes of equally many jobs, by estimated seconds")
+    size_weight: float = Field(
+        48, ge=0, le=10**9, description="aging: seconds of waiting that each estimated second counts as"
+    )
+    premium_weight: float = Field(
+        1.5, ge=1, le=1000, description="aging: a premium user's job counts as so much shorter"
+    )
+    pro_weight: float = Field(2, ge=1, le=1000, description="aging: a pro user's job counts as so much shorter")
+    size_classes: int = Field(16, ge=1, le=50, description="levels: classes of equally many jobs, by estimated seconds")
     class_bounds_seconds: tuple[float, ...] | None = Field(
-        None, description="Upper ends, inclusive, of all classes but the last; unset: quantiles of the jobs at hand"
+        None,
+        description="levels: upper ends, inclusive, of all classes but the last; unset: quantiles of the jobs at hand",
     )
-    premium_levels: int = Field(2, ge=0, le=50, description="Classes that a premium user's job moves up")
-    pro_levels: int = Field(4, ge=0, le=50, description="Classes that a pro user's job moves up")
-    user_burst: int = Field(8, ge=1, description="Waiting jobs of one user on a level; the next ones move one down")
+    premium_levels: int = Field(2, ge=0, le=50, description="levels: classes that a premium user's job moves up")
+    pro_levels: int = Field(4, ge=0, le=50, description="levels: classes that a pro user's job moves up")
+    user_burst: int = Field(
+        8,
+        ge=1,
+        description="Waiting jobs of one user that count once; the next as many count as twice as long (aging), or go "
+        "a level down (levels), and so on",
+    )
     oldest_share: float = Field(
-        0.42, ge=0, le=1, description="Slot time that the oldest job of all earns for each second given to others"
+        1, ge=0, le=1, description="Slot time that the oldest job of all earns for each second given to others"
+    )
+    oldest_patience: float = Field(
+        1.2, ge=0, le=10**9, description="It uses it once it has waited so many times what all that wait take"
     )
     affinity_seconds: float = Field(
         1200, ge=0, description="A slot stays with its model unless the oldest job is so much older; 0: never"
     )
+    affinity_size_seconds: float = Field(
+        60, ge=0, description="aging: estimated seconds that a job may be behind and still go first for its model"
+    )
     affinity_levels: int = Field(
-        3, ge=0, description="Levels that a job may be behind and still go first for its model"
+        3, ge=0, description="levels: levels that a job may be behind and still go first for its model"
     )
     prompt_points: int = Field(10, ge=0, description="Most points that a long prompt gives under the seed's rule")
 
 
 class Term(NamedTuple):
-    """One reason for a job's place. `value` is in levels under "levels", in points under "seed", else in seconds."""
+    """One reason for a job's place. `value`: levels under "levels", points under "seed", else seconds."""
 
     name: str
     value: float
@@ -85,18 +108,22 @@ class Choice(NamedTuple):
 
 
 def order(
-    jobs: Sequence[WaitingJob], policy: DispatchPolicy, as_of: datetime, credit_seconds: float = 0.0
+    jobs: Sequence[WaitingJob],
+    policy: DispatchPolicy,
+    as_of: datetime,
+    credit_seconds: float = 0.0,
+    *,
+    slots: int = 1,
+    more_seconds: float = 0.0,
 ) -> list[WaitingJob]:
-    """Put waiting jobs in the order in which they should start. `credit_seconds` is what earlier starts left."""
-    ranked = sorted(jobs, key=_Ranking(jobs, policy, as_of))
-    if policy.rule != "levels":
-        return ranked
-    by_age, by_rank = (OrderedDict((job.id, job) for job in some) for some in (sorted(jobs, key=_age), ranked))
-    placed = list[WaitingJob]()
-    while by_age:
-        oldest, best = next(iter(by_age.values())), next(iter(by_rank.values()))
-        job, credit_seconds = _earned(oldest, credit_seconds) or _earning(best, credit_seconds, policy)
-        del by_age[job.id], by_rank[job.id]
+    """Put waiting jobs in the order in which `slots` that fell free one after the other, now, would start them.
+
+    `credit_seconds` is what earlier starts left; `more_seconds` is what the waiting jobs that are not in `jobs` take.
+    """
+    line, placed = RankedQueue(jobs, policy, as_of, slots=slots, more_seconds=more_seconds), list[WaitingJob]()
+    while len(placed) < len(jobs):
+        job, credit_seconds = line.first(credit_seconds)
+        line.start(job)
         placed.append(job)
     return placed
 
@@ -107,14 +134,17 @@ def first(
     as_of: datetime,
     credit_seconds: float = 0.0,
     warm_model: str | None = None,
+    *,
+    slots: int = 1,
 ) -> Choice:
     """Give the job that a free slot should start. `jobs` must hold one.
 
     It is the one that `order` puts first, or, for a slot that has `warm_model` loaded, the first that needs that model
-    if it is at most `affinity_levels` behind and the oldest job of all is not older by more than `affinity_seconds`.
-    The place that the oldest has earned likewise goes to one of that model that is nearly as old.
+    if it is at most `affinity_size_seconds` behind (`affinity_levels`, under levels) and the oldest job of all is not
+    older by more than `affinity_seconds`. The place that the oldest has earned likewise goes to one of that model that
+    is nearly as old.
     """
-    return RankedQueue(jobs, policy, as_of).first(credit_seconds, warm_model)
+    return RankedQueue(jobs, policy, as_of, slots=slots).first(credit_seconds, warm_model)
 
 
 class RankedQueue:
@@ -123,9 +153,18 @@ class RankedQueue:
     They are ranked once, and those of a user with a long backlog, who move up, once more when one of them has started.
     """
 
-    def __init__(self, jobs: Sequence[WaitingJob], policy: DispatchPolicy, as_of: datetime) -> None:
-        self._policy, self._as_of = policy, as_of
+    def __init__(
+        self,
+        jobs: Sequence[WaitingJob],
+        policy: DispatchPolicy,
+        as_of: datetime,
+        *,
+        slots: int = 1,
+        more_seconds: float = 0.0,
+    ) -> None:
+        self._policy, self._as_of, self._slots = policy, as_of, slots
         self._jobs = OrderedDict((job.id, job) for job in sorted(jobs, key=_age))
+        self._seconds = sum(job.estimate_seconds for job in jobs) + more_seconds
         self._rank()
 
     def first(self, credit_seconds: float, warm_model: str | None = None) -> Choice:
@@ -134,43 +173,63 @@ class RankedQueue:
         warm = [job for job in jobs if job.model == warm_model] if policy.affinity_seconds else []
         oldest = next(iter(jobs))
         latest = oldest.submitted_at + timedelta(seconds=policy.affinity_seconds)
-        if policy.rule == "levels" and _earned(oldest, credit_seconds):
+        if self._is_due(oldest, credit_seconds):
             old_and_warm = warm[0] if warm and warm[0].submitted_at <= latest else oldest
             return Choice(old_and_warm, credit_seconds - old_and_warm.estimate_seconds)
         best = self._jobs[min(ranks, key=ranks.__getitem__)]
         best_warm = min(warm, key=lambda job: ranks[job.id], default=best)
         behind = ranks[best_warm.id][0] - ranks[best.id][0]
-        stays = best_warm.submitted_at <= latest and behind <= policy.affinity_levels
-        return _earning(best_warm if stays else best, credit_seconds, policy)
+        stays = best_warm.submitted_at <= latest and behind <= _affinity(policy)
+        chosen = best_warm if stays else best
+        earned = credit_seconds + policy.oldest_share * chosen.estimate_seconds
+        return Choice(chosen, max(min(earned, oldest.estimate_seconds), credit_seconds))
 
     def start(self, job: WaitingJob) -> None:
         """Leave out a job that has started."""
         del self._jobs[job.id], self._ranks[job.id]
+        self._seconds -= job.estimate_seconds
+        theirs = [other for other in self._jobs.values() if other.user_id == job.user_id]
+        moved_up = [other._replace(ahead=max(other.ahead - 1, 0)) for other in theirs if _age(other) > _age(job)]
+        self._jobs.update((other.id, other) for other in moved_up)
         if self._policy.rule == "levels" and self._policy.class_bounds_seconds is None:
             self._rank()  # the classes are made of the jobs that wait
         elif job.id in self._ranking.behind:
-            theirs = [waiting_job for waiting_job in self._jobs.values() if waiting_job.user_id == job.user_id]
+            theirs = [self._jobs[other.id] for other in theirs]
             behind = _backlogs(theirs, self._policy.user_burst)
-            self._ranking.behind |= {waiting_job.id: behind.get(waiting_job.id, 0) for waiting_job in theirs}
-            self._ranks |= {waiting_job.id: self._ranking(waiting_job) for waiting_job in theirs}
+            self._ranking.behind |= {other.id: behind.get(other.id, 0) for other in theirs}
+            self._ranks |= {other.id: self._ranking(other) for other in theirs}
 
     def _rank(self) -> None:
         jobs = list(self._jobs.values())
         self._ranking = _Ranking(jobs, self._policy, self._as_of)
         self._ranks = {job.id: self._ranking(job) for job in jobs}
 
-
-def _earned(oldest: WaitingJob, credit_seconds: float) -> Choice | None:
-    if 0 < oldest.estimate_seconds <= credit_seconds:
-        return Choice(oldest, credit_seconds - oldest.estimate_seconds)
-    return None
-
-
-def _earning(job: WaitingJob, credit_seconds: float, policy: DispatchPolicy) -> Choice:
-    return Choice(job, credit_seconds + policy.oldest_share * job.estimate_seconds)
+    def _is_due(self, oldest: WaitingJob, credit_seconds: float) -> bool:
+        """Whether the oldest has earned its place, and waited so long that it takes it."""
+        if self._policy.rule not in _SIZED or not 0 < oldest.estimate_seconds <= credit_seconds:
+            return False
+        waited = (self._as_of - oldest.submitted_at).total_seconds()
+        return waited >= _patience_seconds(self._seconds, self._slots, self._policy)
 
 
-def explain(job: WaitingJob, jobs: Sequence[WaitingJob], policy: DispatchPolicy, as_of: datetime) -> list[Term]:
+def _patience_seconds(waiting_seconds: float, slots: int, policy: DispatchPolicy) -> float:
+    """Give how long the oldest job waits before it uses what it has earned."""
+    return policy.oldest_patience * max(waiting_seconds, 0.0) / max(slots, 1)
+
+
+def _affinity(policy: DispatchPolicy) -> float:
+    return policy.affinity_size_seconds * policy.size_weight if policy.rule == "aging" else policy.affinity_levels
+
+
+def explain(
+    job: WaitingJob,
+    jobs: Sequence[WaitingJob],
+    policy: DispatchPolicy,
+    as_of: datetime,
+    *,
+    slots: int = 1,
+    more_seconds: float = 0.0,
+) -> list[Term]:
     """Name each term of a job's place among `jobs`, in the order in which they weigh."""
     waited = (as_of - job.submitted_at).total_seconds()
     if policy.rule == "fifo":
@@ -182,27 +241,46 @@ def explain(job: WaitingJob, jobs: Sequence[WaitingJob], policy: DispatchPolicy,
             Term("wait", wait, f"{waited:.0f} s: {wait} points"),
             Term("prompt", prompt, f"{job.prompt_characters} characters: {prompt:g} points"),
         ]
-    bounds = _bounds(jobs, policy)
-    size, shift = bisect_left(bounds, job.estimate_seconds), _shift(job, policy)
     theirs = sorted((other for other in jobs if other.user_id == job.user_id), key=_age)
-    place = theirs.index(job)
-    oldest = "the oldest job of all" if min(jobs, key=_age) == job else "not the oldest job of all"
+    place = max(theirs.index(job), job.ahead)
+    behind, seconds, tier_name = place // policy.user_burst, job.estimate_seconds, job.tier or "unknown"
+    patience = _patience_seconds(sum(other.estimate_seconds for other in jobs) + more_seconds, slots, policy)
+    oldest = (
+        f"the oldest job of all, next once it has waited {patience:.0f} s and others have earned its estimate"
+        if min(jobs, key=_age) == job
+        else "not the oldest job of all"
+    )
+    if policy.rule == "aging":
+        size, weight = policy.size_weight * seconds, _weight(job.tier, policy)
+        counts = f"{tier_name}: its size counts " + ("in full" if weight == 1 else f"1 / {weight:g}")
+        times = f"its size counts {'once' if not behind else f'{behind + 1} times'}"
+        return [
+            Term(
+                "size",
+                size,
+                f"{seconds:.0f} s estimated, each of which counts as {policy.size_weight:g} s of waiting: {size:.0f} s",
+            ),
+            Term("tier", size / weight - size, counts),
+            Term("backlog", behind * size / weight, f"job {place + 1} of the user's waiting ones: {times}"),
+            Term("wait", -waited, f"{waited:.0f} s, {oldest}"),
+        ]
+    bounds, shift = _bounds(jobs, policy), _shift(job, policy)
+    level = bisect_left(bounds, seconds)
     return [
-        Term(
-            "size", size, f"{job.estimate_seconds:.0f} s estimated, class {size + 1} of {len(bounds) + 1}: level {size}"
-        ),
-        Term("tier", -shift, f"{job.tier or 'unknown'}: {shift} levels up"),
-        Term(
-            "backlog",
-            place // policy.user_burst,
-            f"job {place + 1} of the user's waiting {len(theirs)}: {place // policy.user_burst} levels down",
-        ),
-        Term(
-            "wait",
-            waited,
-            f"{waited:.0f} s, {oldest}, which earns {policy.oldest_share:g} s for each second given to others",
-        ),
+        Term("size", level, f"{seconds:.0f} s estimated, class {level + 1} of {len(bounds) + 1}: level {level}"),
+        Term("tier", -shift, f"{tier_name}: {shift} levels up"),
+        Term("backlog", behind, f"job {place + 1} of the user's waiting ones: {behind} levels down"),
+        Term("wait", waited, f"{waited:.0f} s, {oldest}"),
     ]
+
+
+def window(policy: DispatchPolicy) -> SizeAndAge | None:
+    """Give what the store ranks waiting jobs by to find the first; None where the shortest and oldest will do."""
+    if policy.rule not in {"aging", "fifo"}:
+        return None
+    weight = policy.size_weight if policy.rule == "aging" else 0.0
+    seconds = {tier: weight / _weight(tier, policy) for tier in map(str, Tier)}
+    return SizeAndAge(seconds, weight, policy.user_burst)
 
 
 def class_bounds(estimates_seconds: Iterable[float], size_classes: int) -> tuple[float, ...]:
@@ -225,12 +303,16 @@ class _Ranking:
     def __init__(self, jobs: Sequence[WaitingJob], policy: DispatchPolicy, as_of: datetime) -> None:
         self.policy, self.as_of = policy, as_of
         self.bounds = _bounds(jobs, policy) if policy.rule == "levels" else ()
-        self.behind = _backlogs(jobs, policy.user_burst) if policy.rule == "levels" else {}
+        self.behind = _backlogs(jobs, policy.user_burst) if policy.rule in _SIZED else {}
 
     def __call__(self, job: WaitingJob) -> tuple[float, datetime, str]:
-        """Give a job's level; within one, age counts."""
+        """Give a job's level, or the seconds that it counts as old; of one level, age counts."""
         level: float = 0
-        if self.policy.rule == "levels":
+        if self.policy.rule == "aging":
+            times = 1 + self.behind.get(job.id, 0)
+            size = self.policy.size_weight * job.estimate_seconds * times / _weight(job.tier, self.policy)
+            level = size - (self.as_of - job.submitted_at).total_seconds()
+        elif self.policy.rule == "levels":
             size = bisect_left(self.bounds, job.estimate_seconds)
             level = size - _shift(job, self.policy) + self.behind.get(job.id, 0)
         elif self.policy.rule == "seed":
@@ -239,19 +321,22 @@ class _Ranking:
 
 
 def _backlogs(jobs: Sequence[WaitingJob], user_burst: int) -> dict[str, int]:
-    """How many levels down each job of a user with a long backlog goes; the jobs of others are left out."""
+    """How often a burst of the user's own waits before each job of those with a long backlog; others are left out."""
     waiting = Counter(job.user_id for job in jobs)
-    if max(waiting.values(), default=0) <= user_burst:
-        return {}
+    long = {job.user_id for job in jobs if waiting[job.user_id] > user_burst or job.ahead >= user_burst}
     seen, behind = Counter[str](), {}
-    for job in sorted((job for job in jobs if waiting[job.user_id] > user_burst), key=_age):
-        behind[job.id] = seen[job.user_id] // user_burst
+    for job in sorted((job for job in jobs if job.user_id in long), key=_age) if long else ():
+        behind[job.id] = max(seen[job.user_id], job.ahead) // user_burst
         seen[job.user_id] += 1
     return behind
 
 
 def _age(job: WaitingJob) -> tuple[datetime, str]:
     return job.submitted_at, job.id
+
+
+def _weight(tier: str | None, policy: DispatchPolicy) -> float:
+    return {str(Tier.PREMIUM): policy.premium_weight, str(Tier.PRO): policy.pro_weight}.get(tier or "", 1.0)
 
 
 def _shift(job: WaitingJob, policy: DispatchPolicy) -> int:

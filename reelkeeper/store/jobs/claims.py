@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model import Tier
-from reelkeeper.model.jobs import JobState, WaitingJob
+from reelkeeper.model.jobs import JobState, SizeAndAge, WaitingJob
 from reelkeeper.store.core.engine import Clock, changed, insert_into
 from reelkeeper.store.tables import controls, jobs
 
@@ -19,6 +19,7 @@ LEASE_SECONDS = 60.0
 AT_WORK = (JobState.RUNNING, JobState.PARKED)
 DISPATCH = "dispatch"  # the row of `controls` with what ordering remembers
 _OLDEST, _SHORTEST = 100, 100  # waiting jobs that a choice is made from: of all, and of each tier
+_FIRST = 200  # by size and age
 _WAKE = sa.text("SET LOCAL idle_in_transaction_session_timeout = '20s'")
 _REMEMBERED = 2_000  # jobs of which the size classes are made
 
@@ -120,11 +121,27 @@ def left_behind(session: Session, limit: int) -> list[str]:
     return list(session.execute(wanted).scalars())
 
 
-def waiting_jobs(session: Session) -> list[WaitingJob]:
-    """Give the waiting jobs that a choice is made from: the oldest, and the shortest of each tier.
+def waiting_jobs(session: Session, rank: SizeAndAge | None) -> tuple[list[WaitingJob], float]:
+    """Give the waiting jobs that a choice is made from, and the seconds that all the others are estimated to take.
 
-    All of them where the queue is short; of a long one, a bounded window that holds whatever `dispatch.first` can pick.
+    All jobs where the queue is short. Of a long one, a bounded window: the oldest, and those that `rank` puts first, or
+    without one the shortest of each tier.
     """
+    earlier = sa.func.row_number().over(partition_by=jobs.c.user_id, order_by=(jobs.c.created_at, jobs.c.id)) - 1
+    wanted = (jobs.c.id, jobs.c.tier, jobs.c.created_at, jobs.c.estimate_seconds, earlier.label("ahead"))
+    waits = sa.select(*wanted).where(_waits()).cte("waits")
+    age, all_of_them = (waits.c.created_at, waits.c.id), sa.select(waits.c.id)
+    if rank is None:
+        firsts = [
+            all_of_them.where(waits.c.tier == tier).order_by(waits.c.estimate_seconds, *age).limit(_SHORTEST)
+            for tier in (*Tier, None)
+        ]
+    else:
+        each = sa.case(rank.seconds_by_tier, value=waits.c.tier, else_=rank.other_seconds)
+        size = waits.c.estimate_seconds * each * (1 + waits.c.ahead // rank.burst)
+        firsts = [all_of_them.order_by(sa.extract("epoch", waits.c.created_at) + size, *age).limit(_FIRST)]
+    windows = (all_of_them.order_by(*age).limit(_OLDEST), *firsts)
+    parts = (sa.select(window.subquery()) for window in windows)  # SQLite sorts and limits no part of a union itself
     columns = (
         jobs.c.id,
         jobs.c.user_id,
@@ -132,16 +149,14 @@ def waiting_jobs(session: Session) -> list[WaitingJob]:
         jobs.c.created_at,
         jobs.c.estimate_seconds,
         jobs.c.model,
-        sa.func.coalesce(sa.func.length(jobs.c.request["prompt"].as_string()), 0).label("prompt_characters"),
+        sa.func.coalesce(sa.func.length(jobs.c.request["prompt"].as_string()), 0),
+        waits.c.ahead,
+        sa.select(sa.func.coalesce(sa.func.sum(waits.c.estimate_seconds), 0.0)).scalar_subquery(),
     )
-    waits = sa.select(*columns).where(_waits())
-    windows = [waits.order_by(jobs.c.created_at).limit(_OLDEST)]
-    windows += [
-        waits.where(jobs.c.tier == tier).order_by(jobs.c.estimate_seconds, jobs.c.created_at).limit(_SHORTEST)
-        for tier in (*Tier, None)
-    ]
-    parts = (sa.select(window.subquery()) for window in windows)  # SQLite sorts and limits no part of a union itself
-    return [WaitingJob(*row) for row in session.execute(sa.union(*parts))]
+    chosen = sa.select(*columns).join_from(jobs, waits, jobs.c.id == waits.c.id).where(jobs.c.id.in_(sa.union(*parts)))
+    rows = session.execute(chosen).all()
+    found = [WaitingJob(*row[:-1]) for row in rows]
+    return found, (rows[0][-1] if rows else 0.0) - sum(job.estimate_seconds for job in found)
 
 
 class DeadJob(NamedTuple):

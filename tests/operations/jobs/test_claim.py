@@ -1,16 +1,18 @@
 """A job is one worker's at a time, and none is forgotten."""
 
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 
 import pytest
 import sqlalchemy as sa
 
 from reelkeeper.errors import InsufficientCredits, LeaseLost, NotFound, Refused
-from reelkeeper.model.jobs import JobState
+from reelkeeper.model.jobs import JobState, WaitingJob
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.claim import claim
+from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.store.core.engine import Clock, reading, transaction
@@ -45,7 +47,7 @@ def test_jobs_go_in_the_order_of_the_rule(ann: sa.Engine) -> None:
         row("short", estimate_seconds=130.0, created_at=at(1)),
         row("paid", estimate_seconds=300.0, created_at=at(2), tier="pro"),
     )
-    policy = DispatchPolicy(class_bounds_seconds=(150, 200, 250, 300), oldest_share=0)
+    policy = DispatchPolicy(rule="levels", class_bounds_seconds=(150, 200, 250, 300), oldest_share=0)
     assert [job.id for job in claim(ann, "w", [None] * 3, limit=9, order=policy)] == ["paid", "short", "long"]
 
 
@@ -60,7 +62,7 @@ def test_the_oldest_earns_its_turn_over_claims_of_one_each(ann: sa.Engine) -> No
         row("old and long", estimate_seconds=300.0),
         *(row(f"short {n}", estimate_seconds=150.0, created_at=at(n + 1)) for n in range(9)),
     )
-    policy = DispatchPolicy(class_bounds_seconds=(200,), oldest_share=0.5)
+    policy = DispatchPolicy(rule="levels", class_bounds_seconds=(200,), oldest_share=0.5, oldest_patience=0)
     order = [claim(ann, "w", [None], limit=99, order=policy)[0].id for _ in range(6)]
     assert order.index("old and long") == 4  # four shorter ones have earned half of 600 s for it
 
@@ -239,16 +241,60 @@ def test_a_dead_job_stays_dead_without_credits_or_while_the_same_is_being_made(a
         claiming.redrive(ann, "none", author="bea")
 
 
+def _long_queue(engine: sa.Engine) -> list[WaitingJob]:
+    """Let 500 jobs wait, more than are looked at: 222 short ones of one user's, and those of many others."""
+    chance = Random(5)
+    drawn = [
+        row(
+            f"j{n:04}",
+            user_id="ann" if n % 9 < 4 else f"u{n % 20}",
+            estimate_seconds=chance.uniform(20, 60) if n % 9 < 4 else chance.expovariate(1 / 300),
+            tier=chance.choice(["free", "free", "free", "premium", "pro", None]),
+            created_at=at(n * 30 + chance.random()),
+        )
+        for n in range(500)
+    ]
+    for user in sorted({entry["user_id"] for entry in drawn} - {"ann"}):
+        make_user(engine, user, DOLLAR)
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(jobs), drawn)
+    told = ("id", "user_id", "tier", "created_at", "estimate_seconds", "model")
+    return [WaitingJob(*(entry[name] for name in told)) for entry in drawn]
+
+
+def test_of_a_long_queue_those_are_read_that_the_rule_would_choose_of_all(ann: sa.Engine) -> None:
+    everything, as_of = _long_queue(ann), at(500 * 30)
+    for policy in (DispatchPolicy(), DispatchPolicy(rule="fifo")):
+        with reading(ann) as session:
+            seen, more = claims.waiting_jobs(session, dispatch.window(policy))
+        assert len(seen) <= 300
+        whole = sum(job.estimate_seconds for job in everything)
+        assert sum(job.estimate_seconds for job in seen) + more == pytest.approx(whole)
+        best, best_of_all = (
+            dispatch.RankedQueue(waiting, policy, as_of, slots=8, more_seconds=rest)
+            for waiting, rest in ((seen, more), (everything, 0.0))
+        )
+        credit = 0.0
+        for _ in range(64):
+            choice, wanted = best.first(credit), best_of_all.first(credit)
+            assert (choice.job.id, choice.credit_seconds) == (wanted.job.id, pytest.approx(wanted.credit_seconds))
+            best.start(choice.job)
+            best_of_all.start(choice.job)
+            credit = choice.credit_seconds
+
+
 @pytest.mark.long
-def test_a_long_queue_is_not_read_whole_and_its_best_job_is_found(ann: sa.Engine) -> None:
+@pytest.mark.parametrize("policy", [DispatchPolicy(), DispatchPolicy(rule="levels")])
+def test_a_long_queue_is_not_read_whole_and_its_best_job_is_found(ann: sa.Engine, policy: DispatchPolicy) -> None:
+    make_user(ann, "bea", DOLLAR)
     waiting = [row(f"j{n:04}", estimate_seconds=500.0, created_at=at(n)) for n in range(700)]
     enqueue(
         ann,
         *waiting,
-        row("short", estimate_seconds=120.0, created_at=at(900)),
-        row("paid", estimate_seconds=450.0, created_at=at(901), tier="pro"),
+        row("short", user_id="bea", estimate_seconds=120.0, created_at=at(900)),
+        row("paid", user_id="bea", estimate_seconds=450.0, created_at=at(901), tier="pro"),
     )
     with reading(ann) as session:
-        seen = claims.waiting_jobs(session)
-    assert len(seen) <= 400
+        seen, _ = claims.waiting_jobs(session, dispatch.window(policy))
+    assert len(seen) <= 500
     assert {"j0000", "short", "paid"} <= {job.id for job in seen}

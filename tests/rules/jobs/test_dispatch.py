@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from reelkeeper.model.jobs import WaitingJob
-from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue, class_bounds, explain, first, order
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue, Term, class_bounds, explain, first, order
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 TIERS = ("free", "premium", "pro", None, "gold")
@@ -35,15 +35,17 @@ queues = st.lists(
         estimate_seconds=st.floats(0, 10**6),
         model=st.sampled_from("xyz"),
         prompt_characters=st.integers(0, 10**6),
+        ahead=st.just(0),
     ),
     max_size=40,
     unique_by=lambda waiting_job: waiting_job.id,
 )
 policies = st.builds(
     DispatchPolicy,
-    rule=st.sampled_from(["levels", "seed", "fifo"]),
+    rule=st.sampled_from(["aging", "levels", "seed", "fifo"]),
     size_classes=st.integers(1, 20),
     oldest_share=st.floats(0, 1),
+    oldest_patience=st.floats(0, 3),
     user_burst=st.integers(1, 9),
 )
 
@@ -90,32 +92,95 @@ def test_every_place_can_be_explained(jobs: list[WaitingJob], policy: DispatchPo
 
 def test_short_jobs_go_before_long_ones_and_older_ones_first_within_a_class() -> None:
     waiting = [job("long", seconds=900), job("new", seconds=130, minutes=2), job("short", seconds=131, minutes=1)]
-    policy = DispatchPolicy(class_bounds_seconds=(150, 300))
+    policy = DispatchPolicy(rule="levels", class_bounds_seconds=(150, 300))
     assert ids(order(waiting, policy, NOON)) == ["short", "new", "long"]
+
+
+def test_a_job_counts_as_later_the_longer_it_takes_and_the_less_so_the_more_its_user_pays() -> None:
+    policy = DispatchPolicy(size_weight=10)
+    waiting = [
+        job("free", seconds=200),  # noon, and 2000 s
+        job("free and later", seconds=100, minutes=17),  # 2020 s after noon
+        job("free and earlier", seconds=100, minutes=16),  # 1960 s
+        job("pro", seconds=300, minutes=7, tier="pro"),  # 420 s and half of 3000 s: 1920 s
+        job("premium", seconds=300, tier="premium"),  # two thirds of 3000 s: 2000 s, and behind of the same age by name
+    ]
+    assert ids(order(waiting, policy, NOON)) == ["pro", "free and earlier", "free", "premium", "free and later"]
+
+
+def test_the_terms_of_a_place_add_up_to_its_rank() -> None:
+    policy, as_of = DispatchPolicy(user_burst=2), NOON + timedelta(minutes=30)
+    jobs = [job(f"j{n}", minutes=n, seconds=100 + 40 * n, user="a", tier="pro") for n in range(9)]
+    jobs += [job(f"k{n}", minutes=n, seconds=333, tier="premium") for n in range(9)]
+    sums = {each.id: sum(term.value for term in explain(each, jobs, policy, as_of)) for each in jobs}
+    best = min(jobs, key=lambda each: sums[each.id])
+    assert first(jobs, policy, as_of).job == best
+    assert sums["j5"] == pytest.approx(48 * 300 * 3 / 2 - 25 * 60)
+
+
+def test_each_term_is_a_sentence() -> None:
+    jobs = [job("a", seconds=300, tier="pro", user="u"), job("b", minutes=1, seconds=100, user="u")]
+    policy = DispatchPolicy(user_burst=1)
+    told = [str(term) for each in jobs for term in explain(each, jobs, policy, NOON + timedelta(minutes=2), slots=4)]
+    assert told == [
+        "size: 300 s estimated, each of which counts as 48 s of waiting: 14400 s",
+        "tier: pro: its size counts 1 / 2",
+        "backlog: job 1 of the user's waiting ones: its size counts once",
+        "wait: 120 s, the oldest job of all, next once it has waited 120 s and others have earned its estimate",
+        "size: 100 s estimated, each of which counts as 48 s of waiting: 4800 s",
+        "tier: free: its size counts in full",
+        "backlog: job 2 of the user's waiting ones: its size counts 2 times",
+        "wait: 60 s, not the oldest job of all",
+    ]
 
 
 @pytest.mark.parametrize(("tier", "levels"), [("free", 0), ("premium", 2), ("pro", 4), (None, 0), ("gold", 0)])
 def test_a_paid_tier_moves_up_and_an_unknown_one_waits_as_free(tier: str | None, levels: int) -> None:
-    policy, jobs = DispatchPolicy(), [job("a", tier=tier)]
+    policy, jobs = DispatchPolicy(rule="levels"), [job("a", tier=tier)]
     (shift,) = (term.value for term in explain(jobs[0], jobs, policy, NOON) if term.name == "tier")
     assert shift == -levels
 
 
-def test_one_users_backlog_does_not_fill_the_queue() -> None:
-    flood = [job(f"f{n:02}", minutes=n / 10, user="heavy") for n in range(40)]
-    late = [job("late", minutes=10, user="other")]
-    policy = DispatchPolicy(user_burst=8, oldest_share=0)
-    assert ids(order([*flood, *late], policy, NOON)).index("late") == 8
+@pytest.mark.parametrize("rule", ["aging", "levels"])
+def test_one_users_backlog_does_not_fill_the_queue(rule: str) -> None:
+    flood = [job(f"f{n:02}", minutes=n / 10, seconds=500 if n < 16 else 100, user="heavy") for n in range(40)]
+    late = [job("late", minutes=10, seconds=180, user="other")]
+    policy = DispatchPolicy.model_validate({"rule": rule, "class_bounds_seconds": (100, 180), "oldest_share": 0})
+    assert order([*flood, *late], policy, NOON)[0].id == "late"
+    patient = policy.model_copy(update={"user_burst": 40})
+    assert order([*flood, *late], patient, NOON)[0].id == "f16"
 
 
-def test_the_oldest_job_is_never_passed_over_for_ever() -> None:
-    old, policy, credit = job("old", seconds=5000), DispatchPolicy(class_bounds_seconds=(150,)), 0.0
-    for passed in range(200):
+def test_jobs_of_a_backlog_that_are_out_of_sight_count_too() -> None:
+    seen, policy = job("seen", user="heavy")._replace(ahead=16), DispatchPolicy(oldest_share=0)
+    (backlog,) = (term for term in explain(seen, [seen], policy, NOON) if term.name == "backlog")
+    size = 48 * 200
+    assert backlog == Term("backlog", 2 * size, "job 17 of the user's waiting ones: its size counts 3 times")
+    assert first([seen, job("other", seconds=500)], policy, NOON).job.id == "other"
+
+
+@pytest.mark.parametrize("rule", ["aging", "levels"])
+def test_the_oldest_job_is_never_passed_over_for_ever(rule: str) -> None:
+    old, credit = job("old", seconds=5000), 0.0
+    policy = DispatchPolicy.model_validate({"rule": rule, "class_bounds_seconds": (150,), "oldest_share": 0.5})
+    for passed in range(300):
         waiting = [old, job("x", seconds=100, tier="pro", minutes=passed)]
         chosen, credit = first(waiting, policy, NOON + timedelta(minutes=passed), credit)
         if chosen == old:
             break
-    assert passed == math.ceil(5000 / (100 * policy.oldest_share))
+    earned, waited = math.ceil(5000 / (100 * 0.5)), math.ceil(policy.oldest_patience * 5100 / 60)
+    assert passed == max(earned, waited)
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_the_oldest_uses_what_it_earned_once_it_has_waited_longer_than_the_queue_takes(slots: int) -> None:
+    old, new = job("old", seconds=1000), job("new", seconds=100, minutes=3)
+    policy = DispatchPolicy(oldest_patience=2)
+    patience = timedelta(seconds=2 * 1100 / slots)
+    almost, then = (NOON + patience - timedelta(seconds=1), NOON + patience)
+    assert first([old, new], policy, almost, 1000, slots=slots).job == new
+    assert first([old, new], policy, then, 1000, slots=slots) == (old, 0)
+    assert first([old, new], policy, then, 999, slots=slots) == (new, 1000)  # no more is kept than it takes
 
 
 def test_a_slot_keeps_its_model_within_the_window() -> None:
