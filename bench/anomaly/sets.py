@@ -15,12 +15,15 @@ from random import Random
 from statistics import median
 from typing import Any
 
+from reelkeeper.rules.core.monthly import places
+
 PEERS = Path(".venv-peers/bin/python")
 USD_A_DAY = 50.0  # what the median day of a real series is made to cost
 HISTORY_DAYS = 120  # at least, before a series is watched
 YEARS_BEFORE = 3 * 366 + 60  # days, at most
 APART_DAYS = 14
 KINDS = ("spike", "drop", "shift", "leak")
+JOB_NOISE = 0.1  # of what a monthly job costs
 LEAK_DAYS = 14
 SHIFT_DAYS = 7  # a new level that nobody noticed by then was not noticed
 
@@ -49,8 +52,11 @@ class Series:
     events: tuple[Event, ...]
 
 
-def synthetic(rng: Random, count: int = 60, watched_days: int = 180) -> Iterator[Series]:
-    """Make series as costs are: growth up to 0.6 % a day, weekdays, autocorrelated noise of 5 to 9 %."""
+def synthetic(rng: Random, count: int = 60, watched_days: int = 180, *, monthly: bool = False) -> Iterator[Series]:
+    """Make series as costs are: growth up to 0.6 % a day, weekdays, autocorrelated noise of 5 to 9 %.
+
+    With `monthly`, each has a job that runs on one day of every month and makes it 1.5 to 3 times as dear.
+    """
     for n in range(count):
         base, growth = exp(rng.uniform(2.3, 5)), rng.uniform(0, 0.006)
         weekdays, noise, memory = [rng.gauss(0, 0.12) for _ in range(7)], rng.uniform(0.05, 0.09), rng.uniform(0.2, 0.6)
@@ -58,8 +64,23 @@ def synthetic(rng: Random, count: int = 60, watched_days: int = 180) -> Iterator
         for day in range(HISTORY_DAYS + watched_days):
             state = memory * state + rng.gauss(0, noise * sqrt(1 - memory**2))
             values.append(base * exp(growth * day + weekdays[day % 7] + state))
+        start = date(2025, 1, 6)
+        if monthly:
+            values = _with_job(rng, values, start)
         events = _events(rng, HISTORY_DAYS, len(values), 3 if n else 4)
-        yield Series(f"cost-{n}", f"cost-{n}", "", date(2025, 1, 6), _with(rng, values, events), HISTORY_DAYS, events)
+        yield Series(f"cost-{n}", f"cost-{n}", "", start, _with(rng, values, events), HISTORY_DAYS, events)
+
+
+def _with_job(rng: Random, values: Values, start: date) -> Values:
+    """Add a job that takes about as much each month: on the first, the last, a fixed or the last working day."""
+    place = rng.choice(("day 1", "last day", f"day {rng.randint(2, 28)}", "last working day"))
+    factor = rng.uniform(1.5, 3)
+    return [
+        value * (1 + (factor - 1) * exp(rng.gauss(0, JOB_NOISE)))
+        if value is not None and place in places(start + timedelta(days=day))
+        else value
+        for day, value in enumerate(values)
+    ]
 
 
 def exported() -> dict[str, dict[str, Any]]:

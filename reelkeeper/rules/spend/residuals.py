@@ -7,16 +7,21 @@ unsteadier. Every day is judged by the days before it alone.
 
 What is known to recur widens what a day may be. It may be at a level that the last days had, so that the end of what
 was odd is not odd in turn; it may do again what its date, its weekday and their neighbours did one and two years
-before; on a day of the calendar it may be as low as on the quietest weekday; and a part may do what the rest of the
-whole does. A day that is only as it is because of its date, its weekday or the calendar says nothing of the level.
+before; it may do again what the same place of the month (its number, the last day, the last working day) did in two of
+the last three months; on a day of the calendar it may be as low as on the quietest weekday; and a part may do what the
+rest of the whole does. A day that is only as it is because of its date, its weekday, its place in the month or the
+calendar says nothing of the level.
 """
 
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from math import exp, log
 from statistics import median
 from typing import Final, NamedTuple
+
+from reelkeeper.rules.core.monthly import places
 
 LEAST_DAYS: Final = 14  # before a day, or it is not judged
 _PROFILE_DAYS: Final = 56  # 8 weeks, of the spread too
@@ -31,6 +36,7 @@ _WEEKDAY_SHARE: Final = 0.8  # few of them are unsure, so they count for less
 _LEAST_SPREAD: Final = 0.015  # of a series that hardly moves: 1.5 %
 _ONCE_MORE: Final = 2  # days of a weekday that make a profile
 _YEARS_AGO: Final = (364, 365, 366, 728, 730, 731)  # days: the same weekday, and the same date
+_MONTHS, _RECURRED = 3, 2  # of so many months, a place must have been nearly odd in so many to recur
 _NEARLY: Final = 0.8  # of the bounds: what was as odd as that in other years recurs
 _NOTHING: Final = 1e-6  # what a day of nothing counts as
 
@@ -99,6 +105,7 @@ class _Judging:
         self.residuals: list[float | None] = []
         self.levels: list[float] = []
         self.left_out = [False] * len(values)
+        self.months: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_MONTHS))
 
     def judge(self, n: int, day: date, *, rest: float | None, in_calendar: bool) -> Judged | None:
         self._take_up(n - _HALF_WEEK - 1)
@@ -112,11 +119,20 @@ class _Judging:
         weekdays = profile[n % _WEEK]
         residual = value - weekdays - level
         self.residuals.append(residual)
+        months = [tuple(self.months[place]) for place in places(day)]
+        for place in places(day):
+            self.months[place].append(residual)
         spread = self._spread(n)
         if n < LEAST_DAYS or spread is None:
             return None
         lately = [item - level for item in self.levels[-_LEVEL_DAYS:]]
-        recurring = [*lately, *self._years_ago(n, spread), *([min(profile) - weekdays] if in_calendar else [])]
+        in_month = [past for place in months for past in self._recurred(place, spread)]
+        recurring = [
+            *lately,
+            *self._years_ago(n, spread),
+            *in_month,
+            *([min(profile) - weekdays] if in_calendar else []),
+        ]
         shared = recurring if rest is None else [*recurring, rest]
         is_odd, recurs, is_shared = (_beyond(residual, usual) for usual in (lately, recurring, shared))
         self.left_out[n] = bool(self.bounds.direction(is_odd, spread)) and not self.bounds.direction(recurs, spread)
@@ -162,10 +178,19 @@ class _Judging:
 
     def _years_ago(self, n: int, spread: float) -> list[float]:
         """Give the residuals of the same days in other years that were nearly odd, or more."""
-        rise, fall, spreads = (_NEARLY * limit for limit in (self.bounds.rise, self.bounds.fall, self.bounds.spreads))
         days = (n - ago + beside for ago in _YEARS_AGO for beside in (-1, 0, 1))
         found = [past for day in days if day >= 0 and (past := self.residuals[day]) is not None]
-        return [past for past in found if abs(past) > spreads * spread and not fall <= past <= rise]
+        return [past for past in found if self._is_nearly_odd(past, spread)]
+
+    def _recurred(self, past: Sequence[float], spread: float) -> list[float]:
+        """Give the residuals of a place in the last months, where enough of them were nearly odd in one direction."""
+        odd = [residual for residual in past if self._is_nearly_odd(residual, spread)]
+        ways = ([each for each in odd if each > 0], [each for each in odd if each < 0])
+        return [each for way in ways if len(way) >= _RECURRED for each in way]
+
+    def _is_nearly_odd(self, residual: float, spread: float) -> bool:
+        rise, fall, spreads = (_NEARLY * limit for limit in (self.bounds.rise, self.bounds.fall, self.bounds.spreads))
+        return abs(residual) > spreads * spread and not fall <= residual <= rise
 
 
 def _beyond(residual: float, usual: Sequence[float]) -> float:

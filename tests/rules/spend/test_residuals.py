@@ -100,6 +100,30 @@ def test_a_day_of_the_calendar_may_be_as_quiet_as_a_sunday_and_no_busier_than_us
     assert odd(times(usual(120), 1.6, 100), **known) == {100: 1}
 
 
+MONTH_STARTS = [(date(2025, month, 1) - FIRST).days for month in range(2, 12)]
+
+
+@pytest.mark.parametrize(
+    ("shift", "place"),
+    [(0, "the first"), (-1, "the last"), (11, "the twelfth"), (None, "the last day from Monday to Friday")],
+)
+def test_what_a_place_of_the_month_did_in_two_months_is_usual_on_it_from_then_on(shift: int | None, place: str) -> None:
+    days = [start + shift if shift is not None else working_day_before(start) for start in MONTH_STARTS]
+    found = odd(times(usual(300), 2, *(day for day in days if day < 300)))
+    assert list(found) == days[:2], place
+
+
+def test_what_recurred_each_month_is_forgotten_when_it_stops_and_more_than_it_is_odd() -> None:
+    stopped, again, more = MONTH_STARTS[4], MONTH_STARTS[7], MONTH_STARTS[3]
+    days = [start for start in MONTH_STARTS if start < stopped or start == again]
+    values = times(times(usual(300), 2, *days), 1.6, more)
+    assert list(odd(values)) == [*days[:2], more, again]
+
+
+def working_day_before(start: int) -> int:
+    return start - 1 - max(0, (FIRST + timedelta(days=start - 1)).weekday() - 4)
+
+
 def test_what_is_explained_does_not_lower_the_level() -> None:
     holidays = range(100, 110)
     quiet = times(usual(120), 0.45, *(n for n in holidays if n % 7 < 5))
