@@ -8,16 +8,17 @@ from calendar import monthrange
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from reelkeeper.rules.forecast import bands
+from reelkeeper.rules.forecast import bands, recurring
 from reelkeeper.rules.forecast.ensemble import fan
 from reelkeeper.rules.forecast.members import profile_level
 from reelkeeper.rules.forecast.quantiles import LEVELS
-from reelkeeper.rules.forecast.series import Regular, regular
+from reelkeeper.rules.forecast.recurring import Recurring
+from reelkeeper.rules.forecast.series import Regular, Values, regular
 
 _WEEK: Final = 7
 _RATE_DAYS: Final = 30  # that a run rate is the mean of
@@ -25,7 +26,8 @@ _ORIGIN_STEP_DAYS: Final = 14
 _ORIGINS: Final = 13  # half a year of them
 _LEAST_ORIGINS: Final = 4  # below these nothing can be said of which is better
 _LEAST_HISTORY_DAYS: Final = 14  # before an origin
-_BETTER_BY: Final = 0.9  # the run rate must err less than so much of the ensemble's error
+_BETTER_BY: Final = 0.7  # the run rate must err less than so much of the ensemble's error
+_LATE: Final = 0.3  # that a band is wider where nothing is left: most errors of its own were of longer rests
 _DAYS_A_MONTH: Final = 365.25 / 12
 
 
@@ -93,12 +95,14 @@ def outlook(
     first = known.index[-1].date() + timedelta(days=1)
     spans = list(_spans(as_of, first, count))
     horizon = spans[-1][2]
-    made = fan(known.amounts, _WEEK, horizon)
+    ahead = known.ahead(horizon)
+    monthly = _learn(known.amounts, known.index)
+    paths, path, method = _forecast(monthly, ahead)
     tried = _try_out(known) if growth_percent_per_month is None else _Tried(0.0, 0.0, 0, ())
-    paths, path, method = made.paths, made.middle, made.method
     if growth_percent_per_month is not None:
-        flat = profile_level(known.amounts, _WEEK, horizon) if len(known.amounts) >= _WEEK else path
-        path = flat * (1 + growth_percent_per_month / 100) ** (np.arange(1, horizon + 1) / _DAYS_A_MONTH)
+        if len(known.amounts) >= _WEEK:
+            path = profile_level(monthly.values, _WEEK, horizon) * monthly.factors(stamp.date() for stamp in ahead)
+        path = path * (1 + growth_percent_per_month / 100) ** (np.arange(1, horizon + 1) / _DAYS_A_MONTH)
         method = f"last level with {growth_percent_per_month:g} % growth a month"
     elif tried.rate_wins:
         path, method = np.full(horizon, known.amounts[-_RATE_DAYS:].mean()), "run rate"
@@ -108,8 +112,10 @@ def outlook(
 
     totals = []
     for month, start, stop in spans:
-        scale = bands.sum_scale(known.amounts, _WEEK, paths[:, start:stop].sum(axis=1), stop - start)
+        scale = bands.sum_scale(monthly.values, _WEEK, paths[:, start:stop].sum(axis=1), stop - start)
         own = tried.scores if month == spans[0][0] else ()
+        if own:
+            scale *= 1 + _LATE * max(0.0, 1 - (stop - start) / _DAYS_A_MONTH)
         reach = [scale * bands.sum_quantile(len(known.amounts), _WEEK, stop, level, own) for level in LEVELS[1:]]
         so_far = _sum_from(known, month) if month == spans[0][0] else 0.0
         totals.append(
@@ -120,8 +126,19 @@ def outlook(
                 (0.0, *(float(each) for each in np.maximum.accumulate(reach))),
             )
         )
-    ahead = known.ahead(horizon)
     return Outlook(tuple(totals), pd.Series(path, ahead), method)
+
+
+def _learn(values: Values, index: "pd.Index[Any]") -> Recurring:
+    return recurring.learn(values, [stamp.date() for stamp in index], _WEEK)
+
+
+def _forecast(monthly: Recurring, ahead: "pd.Index[Any]") -> tuple[Values, Values, str]:
+    """Give what each member says of the days ahead, their median, and how it was found."""
+    made = fan(monthly.values, _WEEK, len(ahead))
+    factors = monthly.factors(stamp.date() for stamp in ahead)
+    method = f"{made.method}; times what recurs on {', '.join(sorted(monthly.logs))}" if monthly.logs else made.method
+    return made.paths * factors, made.middle * factors, method
 
 
 def _daily(history: "pd.Series[float]", as_of: date) -> Regular:
@@ -154,12 +171,13 @@ def _try_out(known: Regular) -> _Tried:
         day = days[origin]
         steps = min(monthrange(day.year, day.month)[1] - day.day + 1, len(values) - origin)
         before, actual = values[:origin], float(values[origin : origin + steps].sum())
-        made = fan(before, _WEEK, steps)
-        said = (float(made.middle.sum()), float(before[-_RATE_DAYS:].mean()) * steps)
+        monthly = _learn(before, known.index[:origin])
+        paths, path, _ = _forecast(monthly, known.index[origin : origin + steps])
+        said = (float(path.sum()), float(before[-_RATE_DAYS:].mean()) * steps)
         whole = actual + float(before[len(before) - min(day.day - 1, origin) :].sum())
         if min(*said, actual, whole) <= 0:
             continue
-        scale = bands.sum_scale(before, _WEEK, made.paths.sum(axis=1), steps)
+        scale = bands.sum_scale(monthly.values, _WEEK, paths.sum(axis=1), steps)
         errors.append((abs(said[0] - actual) / whole, abs(said[1] - actual) / whole))
         scores.append((abs(math.log(actual / said[0])) / scale, abs(math.log(actual / said[1])) / scale))
     if not errors:

@@ -65,14 +65,22 @@ def regular(history: "pd.Series[float]") -> Regular:
     return Regular(_filled(values, season), season, step, int(np.isnan(values).sum()), series.index)
 
 
-def cleaned(values: Values, season: int) -> Values:
-    """Set aside what is odd: values far off the local level times the local profile are replaced by these two.
+@dataclass(frozen=True, slots=True)
+class Departures:
+    """How far each value is off what its neighbours and its season let expect, in logs where no value is negative."""
 
-    A holiday or an outage of the last days would else be taken for a new level. A shift that lasts is none: the local
-    level is a median of a fortnight, and follows it.
+    expected: Values
+    residual: Values
+    bound: float  # beyond which a residual is odd; 0: the series hardly moves
+
+
+def departures(values: Values, season: int) -> Departures | None:
+    """Compare values with the local level times the local profile; None where there are too few for a profile.
+
+    A shift that lasts is no departure: the local level is a median of a fortnight, and follows it.
     """
     if season == 1 or len(values) < 3 * season:
-        return values
+        return None
     logs = bool(values.min() >= 0 and np.median(values) > 0)
     seen = np.log(np.maximum(values, np.median(values) * 1e-3)) if logs else values
     profile = np.zeros(len(values))
@@ -83,9 +91,18 @@ def cleaned(values: Values, season: int) -> Values:
     residual = seen - expected
     usual = 1.4826 * float(np.median(np.abs(residual - np.median(residual))))
     bound = max(_ODD_DEVIATIONS * usual, _ODD_LEAST if logs else 0.0)
-    if bound == 0:
+    return Departures(np.exp(expected) if logs else expected, residual, bound)
+
+
+def cleaned(values: Values, season: int) -> Values:
+    """Set aside what is odd: values far off what is expected of them are replaced by it.
+
+    A holiday or an outage of the last days would else be taken for a new level.
+    """
+    found = departures(values, season)
+    if found is None or found.bound == 0:
         return values
-    return np.where(np.abs(residual) > bound, np.exp(expected) if logs else expected, values)
+    return np.where(np.abs(found.residual) > found.bound, found.expected, values)
 
 
 def _medians(values: Values, reach: int, stride: int) -> Values:

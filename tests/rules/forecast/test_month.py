@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from reelkeeper.rules.core.monthly import places
 from reelkeeper.rules.forecast.month import outlook
 
 WEEK = np.array([1.1, 1.15, 1.1, 1.05, 1.0, 0.8, 0.8])  # 2026-01-05 is a Monday
@@ -101,3 +102,12 @@ def test_one_day_of_history_has_an_outlook_that_is_not_sure() -> None:
     month = outlook(pd.Series([100.0], pd.DatetimeIndex(["2026-07-01"])), date(2026, 7, 2), 1).months[0]
     assert month.mean == pytest.approx(3100)
     assert month.bounds(80)[1] - month.bounds(80)[0] > 300
+
+
+def test_what_a_job_of_the_month_s_last_day_costs_is_in_the_total() -> None:
+    history = daily(116)
+    last_days = [at for at, day in enumerate(history.index) if "last day" in places(day.date())]
+    history.iloc[last_days] *= 8
+    found = outlook(history, date(2026, 4, 21), 1)
+    assert found.months[0].mean == pytest.approx(history["2026-04-01":"2026-04-30"].sum(), rel=0.03)
+    assert "; times what recurs on last day" in found.method

@@ -1,0 +1,64 @@
+"""What a daily series does once a month, learnt from two months on, taken off before a forecast and put back after.
+
+A job on the last day of the month is an outlier to what looks at weeks: set aside by it, and missing in the total.
+A place of the month (its number, the last day, the last working day) recurs when at least two of its last three days
+were odd in one direction, and is forgotten when they were not.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+import numpy as np
+
+from reelkeeper.rules.core.monthly import places
+from reelkeeper.rules.forecast.series import Values, departures
+
+_LEAST_DAYS: Final = 35  # of history: two of some place of the month
+_MONTHS, _RECURRED = 3, 2
+_REMEMBERED: Final = 6  # months that a factor is the median of
+_ODD: Final = 0.75  # of the bound of an outlier
+
+
+@dataclass(frozen=True, slots=True)
+class Recurring:
+    """A history without what recurs monthly, and by how much, as a log ratio, each place of the month differs."""
+
+    values: Values
+    logs: dict[str, float]
+
+    def factors(self, days: Iterable[date]) -> Values:
+        """Give what days are times what a forecast from `values` says."""
+        found = ([self.logs[place] for place in places(day) if place in self.logs] for day in days)
+        return np.array([math.exp(max(logs, key=abs, default=0.0)) for logs in found], dtype=np.float64)
+
+
+def learn(values: Values, days: Sequence[date], season: int) -> Recurring:
+    """Find the places of the month that recur, the surest first; a day is explained by one of them."""
+    left = departures(values, season) if len(values) >= _LEAST_DAYS else None
+    if left is None:
+        return Recurring(values, {})
+    at_place: defaultdict[str, list[int]] = defaultdict(list)
+    for at, day in enumerate(days):
+        for place in places(day):
+            at_place[place].append(at)
+    odd = np.where(np.abs(left.residual) > _ODD * left.bound, np.sign(left.residual), 0.0)
+    plain, logs = values.copy(), dict[str, float]()
+    while found := [entry for place, at in at_place.items() if (entry := _recurs(place, at, odd))]:
+        _, place, way = max(found)
+        explained = [at for at in at_place[place] if odd[at] == way]
+        logs[place] = float(np.median(left.residual[explained[-_REMEMBERED:]]))
+        plain[explained] = left.expected[explained]
+        odd[explained] = 0
+    return Recurring(plain, logs)
+
+
+def _recurs(place: str, at: Sequence[int], odd: Values) -> tuple[float, str, float] | None:
+    """Give how sure it is that a place recurs, the place, and whether upwards; None if it does not."""
+    way = float(np.sign(odd[at[-_MONTHS:]].sum()))
+    if not way or np.count_nonzero(odd[at[-_MONTHS:]] == way) < _RECURRED:
+        return None
+    return float(np.mean(odd[at[-_REMEMBERED:]] == way)), place, way
