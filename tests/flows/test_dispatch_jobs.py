@@ -51,7 +51,7 @@ def states(scene: Scene) -> set[str]:
 def test_a_dry_run_says_who_comes_next_and_why_and_starts_nothing(queue: Scene) -> None:
     report = dispatch_jobs()
     assert (report.waiting, report.succeeded, len(report.next_jobs)) == (3, 0, 3)
-    assert "pro: 4 levels up" in report.next_jobs[0]
+    assert "tier: pro: its size counts 1 / 2" in report.next_jobs[0]
     assert states(queue) == {JobState.QUEUED}
 
 

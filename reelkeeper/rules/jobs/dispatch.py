@@ -121,10 +121,11 @@ def order(
     `credit_seconds` is what earlier starts left; `more_seconds` is what the waiting jobs that are not in `jobs` take.
     """
     line, placed = RankedQueue(jobs, policy, as_of, slots=slots, more_seconds=more_seconds), list[WaitingJob]()
+    as_told = {job.id: job for job in jobs}
     while len(placed) < len(jobs):
         job, credit_seconds = line.first(credit_seconds)
         line.start(job)
-        placed.append(job)
+        placed.append(as_told[job.id])  # those of its user that were behind it are told that fewer are ahead
     return placed
 
 
@@ -242,12 +243,12 @@ def explain(
             Term("prompt", prompt, f"{job.prompt_characters} characters: {prompt:g} points"),
         ]
     theirs = sorted((other for other in jobs if other.user_id == job.user_id), key=_age)
-    place = max(theirs.index(job), job.ahead)
+    place = max([other.id for other in theirs].index(job.id), job.ahead)
     behind, seconds, tier_name = place // policy.user_burst, job.estimate_seconds, job.tier or "unknown"
     patience = _patience_seconds(sum(other.estimate_seconds for other in jobs) + more_seconds, slots, policy)
     oldest = (
         f"the oldest job of all, next once it has waited {patience:.0f} s and others have earned its estimate"
-        if min(jobs, key=_age) == job
+        if min(jobs, key=_age).id == job.id
         else "not the oldest job of all"
     )
     if policy.rule == "aging":

@@ -118,6 +118,11 @@ def test_the_terms_of_a_place_add_up_to_its_rank() -> None:
     assert sums["j5"] == pytest.approx(48 * 300 * 3 / 2 - 25 * 60)
 
 
+def test_those_that_are_put_in_order_are_given_as_they_were_told() -> None:
+    jobs = [job(f"j{n}", minutes=n, user="heavy")._replace(ahead=n) for n in range(12)]
+    assert sorted(order(jobs, DispatchPolicy(), NOON)) == sorted(jobs)
+
+
 def test_each_term_is_a_sentence() -> None:
     jobs = [job("a", seconds=300, tier="pro", user="u"), job("b", minutes=1, seconds=100, user="u")]
     policy = DispatchPolicy(user_burst=1)
