@@ -28,6 +28,11 @@ SMALL = Size(idle=80, streams=60, slow_bodies=10, clients=10, seconds=5)
 WHOLE = Size(idle=1_300, streams=600, slow_bodies=50, clients=200, seconds=60)
 
 
+@pytest.fixture(autouse=True)
+def unhurried() -> None:
+    """Here, requests are refused because the machine is busy."""
+
+
 def token(sqlite_world: World) -> str:
     return tokens.create(sqlite_world.workspace.engine, "a test", tuple(Scope), author="test")[1]
 
