@@ -27,7 +27,9 @@ from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.core.opening import open_store
 from reelkeeper.store.tables import users, view_days
 from tests.browser import SCREENSHOTS
+from tests.policies import put_in_force
 from tests.ports import free_port
+from tests.shrinking import AT_ANY_PRICE
 
 pytestmark = pytest.mark.long
 COMMAND = str(Path(sys.executable).parent / "reelkeeper")
@@ -52,6 +54,8 @@ def state(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Path:
     long_ago = (datetime.now(UTC) - timedelta(days=20)).date()
     for number in range(3):
         run("videos", "add", tiny_clip, "--user", "ann", "--video", f"v{number}", "--created-at", long_ago)
+    with open_store(Settings(state_dir=folder / "state")) as engine:
+        put_in_force(engine, recipe=AT_ANY_PRICE)  # so small, none would pay for its requests
     with open_store(Settings(state_dir=folder / "state")) as engine, transaction(engine, "test") as session:
         session.execute(sa.update(users).values(tier="pro"))
         days = [{"day": (datetime.now(UTC) - timedelta(days=n)).date()} for n in range(1, 40)]
@@ -198,7 +202,7 @@ def test_the_plan_can_be_read(ui: str, tab: Page, run_id: str) -> None:
     _open(ui, tab, run_id, "tier-storage-plan")
     visible(tab, re.compile("0 views in 30 days, 20 days"))
     headings = [locator.inner_text() for locator in tab.get_by_role("columnheader").all()]
-    assert headings == ["what", "why", "USD a month", "do", "MB", "user", "rule"]
+    assert headings == ["what", "why", "USD a month", "USD net", "do", "MB", "user", "rule"]
     assert {f"v{n}" for n in range(3)} <= {locator.inner_text() for locator in tab.get_by_role("cell").all()}
     assert is_whole(tab.get_by_role("cell", name=re.compile("0 views in 30 days")).first)
     keep(tab, "plan")

@@ -100,10 +100,10 @@ def usd(nanousd: int) -> str:
 def searched(searches: SearchTotals) -> str:
     """Say what making files smaller took, and what it leaves over."""
     return (
-        f"Of {many(searches.searches, 'attempt')} {searches.accepted:,} gave a smaller file: "
-        f"{size(searches.source_bytes - searches.kept_bytes)} less in {searches.cpu_seconds:,.0f} CPU s. "
-        f"Over the rest of the videos' lives that saves {dollars(searches.gain_microusd)}, and it cost "
-        f"{dollars(searches.cost_microusd)}: {dollars(searches.net_microusd)} net."
+        f"{searches.accepted:,} of {many(searches.searches, 'attempt')} shrank a file: "
+        f"{size(searches.source_bytes - searches.kept_bytes)} less in {searches.cpu_seconds:,.0f} CPU s, "
+        f"{dollars(searches.gain_microusd)} saved while they live, {dollars(searches.cost_microusd)} spent, "
+        f"{dollars(searches.net_microusd)} net."
     )
 
 

@@ -279,7 +279,8 @@ def reason(verdict: Verdict) -> str:
         case (Terms() as terms,):
             return terms.sentence(verdict.rule, verdict.video)
         case (Terms() as terms, Worth() as worth):
-            return f"{terms.sentence(verdict.rule, verdict.video)}; {worth.sentence()}"
+            sentence = terms.sentence(verdict.rule, verdict.video)
+            return f"{sentence}; {worth.sentence()}" if verdict.action == Action.KEEP else sentence
         case (Verdict() as left,):
             return f"{verdict.rule.replace('_to_', ' to ')}: {reason(left)}"
         case (Verdict() as left, int(limit)):
