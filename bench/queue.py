@@ -20,7 +20,7 @@ FIGURES: dict[str, tuple[Callable[[Waits], float], float]] = {  # and how many t
 
 
 def measure() -> list[Row]:
-    """Give mean, p95 and longest wait at 85 and 95 % busy, as shares of those of first come first served."""
+    """Return mean, 95th percentile and longest wait at 85 and 95 % load, relative to first come first served."""
     return [row for load in (0.85, 0.95) for row in _rows(load)]
 
 

@@ -1,4 +1,4 @@
-"""Who makes videos: ffmpeg on this machine, or a provider, each in a file of its own on one contract."""
+"""Generators of videos: ffmpeg on this machine, or a provider; one file each, on one contract."""
 
 from typing import Any
 
@@ -28,9 +28,9 @@ __all__ = [
 
 
 def connect(settings: Settings, *, fetch: Fetch | None = None, image_url: ImageUrl | None = None) -> Generator:
-    """Give the configured provider, or the local generator where none is. Nothing is asked of it yet.
+    """Return the configured generator, by default the local one. Sends no request.
 
-    `fetch` and `image_url` say how either comes by an input image that the API keeps.
+    `fetch` and `image_url` give it the input images that the API keeps, as files or as URLs.
     """
     name = settings.generator or ("http" if settings.generator_url else "local")
     if name == "local":

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 
 class Way(StrEnum):
-    """How a job is found whose answer was lost."""
+    """A way to find a job whose submit response was lost."""
 
     KEY = "it is asked for by our key"
     LISTING = "its list of jobs carries our mark"
@@ -20,10 +20,10 @@ class Way(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Guarantee:
-    """What a provider does for jobs whose answer was lost, as its documentation or its clients say.
+    """What a provider guarantees about jobs whose submit response was lost, per its documentation or clients.
 
-    Without a way, such a job stays parked until it is given up. `absence_is_proof`: a job that it does not know twice
-    never came, and may be sent again under the same key. Everywhere else nothing in doubt is ever sent again.
+    Without a way, such a job stays parked until it is given up. `absence_is_proof`: a job that is twice reported as
+    unknown was never received, and may be sent again under the same key. Nothing else in doubt is ever sent again.
     """
 
     ways: tuple[Way, ...] = ()
@@ -43,7 +43,7 @@ class Order(NamedTuple):
 
 
 class Submission(NamedTuple):
-    """What is sent: the order under its key, and the input image as an address or as bytes."""
+    """A job to submit: the order, our key for it, and the input image as a URL or as bytes."""
 
     key: str
     order: Order
@@ -59,7 +59,7 @@ class Made(NamedTuple):
 
 
 class Status(StrEnum):
-    """How a job stands at its provider."""
+    """The state of a job at its provider."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -75,7 +75,7 @@ _UNDER_WAY = frozenset({Status.QUEUED, Status.RUNNING})
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a job stands, as its provider tells it; `error` in the provider's words."""
+    """A job's state as its provider reports it; `error` in the provider's words."""
 
     id: str
     status: Status
@@ -107,7 +107,7 @@ class Log(Protocol):
 
 
 class Generator(Protocol):
-    """Whoever makes a video of an order."""
+    """Makes a video from an order."""
 
     name: str
     outlives_us: bool  # what was sent goes on without its worker

@@ -11,13 +11,28 @@ The list has the requests that are over; whether it has those that wait is not k
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from reelkeeper.adapters.providers.contract import Guarantee, Order, Standing, Status, Submission, Way
-from reelkeeper.adapters.providers.inputs import aspect_ratio, marked_url, seconds_of, seed_of, with_parameters
-from reelkeeper.adapters.providers.transport import Answer, Transport, is_about_content, job_name, words
+from reelkeeper.adapters.providers.inputs import (
+    aspect_ratio,
+    marked_url,
+    options_of,
+    seconds_of,
+    seed_of,
+    with_parameters,
+)
+from reelkeeper.adapters.providers.transport import (
+    GONE,
+    Answer,
+    OverHttp,
+    Transport,
+    is_about_content,
+    job_name,
+    no_status,
+    words,
+)
 from reelkeeper.errors import GenerationRefused, GenerationUnknown
 
 _MODEL: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)+")
@@ -25,7 +40,6 @@ _JOB: Final = re.compile(r"([\w-][\w.-]*/){2,3}requests/[\w-]+")
 _SPACES: Final = {"workflows", "comfy"}  # namespaces that stand before owner and alias
 _PAGES: Final = 100
 _INPUT_REFUSED: Final = {400, 413, 422}
-_GONE: Final = {404, 410}
 
 
 class Fields(NamedTuple):
@@ -50,7 +64,7 @@ _FIELDS: Final = {
 }
 
 
-class FalProvider:
+class FalProvider(OverHttp):
     """queue.fal.run and api.fal.ai, or `url` in the place of both."""
 
     name = "fal"
@@ -68,7 +82,7 @@ class FalProvider:
         **how: Any,  # noqa: ANN401  of Transport
     ) -> None:
         headers = {"Authorization": f"Key {key}"}
-        self._queue = Transport(url or "https://queue.fal.run", headers, hosts=("fal.media", *hosts), **how)
+        self._calls = Transport(url or "https://queue.fal.run", headers, hosts=("fal.media", *hosts), **how)
         self._platform = Transport(url or "https://api.fal.ai", headers, **how)
         self._webhook_url, self._webhook_secret = webhook_url, webhook_secret
 
@@ -80,7 +94,7 @@ class FalProvider:
         path = f"/{model}"
         if self._webhook_url:
             path += f"?{urlencode({'fal_webhook': marked_url(self._webhook_url, key, self._webhook_secret)})}"
-        said = self._queue.submit(path, _input(submission)).fields
+        said = self._calls.submit(path, _input(submission)).fields
         return job_path(model, job_name(said.get("request_id")), said.get("response_url"))
 
     def find(self, order: Order) -> Standing | None:
@@ -101,7 +115,7 @@ class FalProvider:
 
     def look(self, job_id: str) -> Standing | None:
         """Ask for the request, and for its output once it is over."""
-        answer = self._queue.get(f"/{job_id}/status", "a request")
+        answer = self._calls.get(f"/{job_id}/status", "a request")
         if answer is None:
             return None
         match answer.fields.get("status"):
@@ -110,18 +124,12 @@ class FalProvider:
             case "IN_PROGRESS":
                 return Standing(job_id, Status.RUNNING)
             case "COMPLETED":
-                return _ended(job_id, answer, self._queue.ask("GET", f"/{job_id}"))
-        raise GenerationUnknown(
-            f"the provider says that a job is {str(answer.fields.get('status'))[:50]!r}, which is no status"
-        )
+                return _ended(job_id, answer, self._calls.ask("GET", f"/{job_id}"))
+        raise no_status(answer.fields.get("status"))
 
     def cancel(self, job_id: str) -> None:
         """Take the request from the queue; a model at work may go on."""
-        self._queue.tell("PUT", f"/{job_id}/cancel")
-
-    def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
-        """Store the video."""
-        self._queue.fetch(video_url, target, most_bytes)
+        self._calls.tell("PUT", f"/{job_id}/cancel")
 
     def _listed(self, order: Order) -> Iterator[dict[str, Any]]:
         query = {"endpoint_id": order.model, "expand": "payloads", "limit": "100"}
@@ -167,12 +175,9 @@ def _input(submission: Submission) -> dict[str, Any]:
     }
     if fields.resolution:
         sent["resolution"] = fields.resolution.format(short_side)
-    if request.get("negative_prompt"):
-        sent["negative_prompt"] = request["negative_prompt"]
+    sent |= options_of(request)
     if _is_marked(submission.order):
         sent["seed"] = seed_of(submission.key)
-    elif request.get("seed") is not None:
-        sent["seed"] = request["seed"]
     if submission.image_url:
         sent[fields.image] = submission.image_url
     return with_parameters(sent, request)
@@ -188,7 +193,7 @@ def _ended(job_id: str, status: Answer, result: Answer) -> Standing:
     # guard provider.untyped_fault: a gateway's fault is taken for the job's, which is made and paid once more
     if status.fields.get("error") or result.headers.get("X-Fal-Error-Type"):
         return Standing(job_id, Status.FAILED, error=words(result.body or status.body))
-    if result.status in _GONE:
+    if result.status in GONE:
         return Standing(job_id, Status.SUCCEEDED, 1.0)
     raise GenerationUnknown(f"the provider answered {result.status} when asked for what it made")
 

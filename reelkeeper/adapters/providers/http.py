@@ -8,17 +8,24 @@
 `status` is a word of `Status`.
 """
 
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from reelkeeper.adapters.providers.contract import Guarantee, Order, Standing, Status, Submission, Way
-from reelkeeper.adapters.providers.transport import Transport, cost_microusd, fraction, job_name, words
+from reelkeeper.adapters.providers.transport import (
+    OverHttp,
+    Transport,
+    cost_microusd,
+    fraction,
+    job_name,
+    no_status,
+    words,
+)
 from reelkeeper.errors import GenerationUnknown
 
 
-class HttpProvider:
-    """Whoever offers the calls above."""
+class HttpProvider(OverHttp):
+    """A server that offers the calls above."""
 
     name = "http"
     guarantee = Guarantee((Way.KEY,), absence_is_proof=True)
@@ -55,17 +62,13 @@ class HttpProvider:
         """Delete the job."""
         self._calls.tell("DELETE", f"/jobs/{quote(job_id, safe='')}")
 
-    def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
-        """Store the video; its address may be relative to the provider's."""
-        self._calls.fetch(video_url, target, most_bytes)
-
 
 def _standing(answer: object) -> Standing:
     """Read how a job stands; whatever is not as it should be is GenerationUnknown, and never taken for a failure."""
     said = answer if isinstance(answer, dict) else {}
     job_id, status, url = job_name(said.get("id")), said.get("status", "queued"), said.get("video_url")
     if status not in set(Status):
-        raise GenerationUnknown(f"the provider says that a job is {str(status)[:50]!r}, which is no status")
+        raise no_status(status)
     return Standing(
         job_id,
         Status(status),

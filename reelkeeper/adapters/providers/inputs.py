@@ -29,6 +29,11 @@ def aspect_ratio(request: Mapping[str, Any]) -> str:
     return min(_RATIOS, key=lambda name: abs(_RATIOS[name] / wanted - 1))
 
 
+def options_of(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a request may leave out, under the names that most models have for it."""
+    return {name: request[name] for name in ("negative_prompt", "seed") if request.get(name) not in (None, "")}
+
+
 def with_parameters(shape: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
     """Add what else a request asks for; null takes a field out, which its model does not know.
 
@@ -58,7 +63,7 @@ def marked_url(webhook_url: str, key: str, secret: str | None = None) -> str:
 
 
 def code_of(key: str, secret: str) -> str:
-    """Give the code that only who knows the secret can make."""
+    """Return the authentication code of a key: an HMAC with our secret."""
     return hmac.digest(secret.encode(), f"webhook of {key}".encode(), "sha256").hex()
 
 

@@ -8,15 +8,23 @@
 It lists nothing that tells our job from another of the same words, so a lost answer stays in doubt.
 """
 
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 import httpx
 
-from reelkeeper.adapters.providers.contract import Guarantee, Order, Standing, Status, Submission
-from reelkeeper.adapters.providers.inputs import seconds_of, with_parameters
-from reelkeeper.adapters.providers.transport import Transport, fraction, is_about_content, job_name, words
+from reelkeeper.adapters.providers.contract import Guarantee, Standing, Status, Submission
+from reelkeeper.adapters.providers.inputs import options_of, seconds_of, with_parameters
+from reelkeeper.adapters.providers.transport import (
+    GONE,
+    OverHttp,
+    Transport,
+    fraction,
+    is_about_content,
+    job_name,
+    no_status,
+    words,
+)
 from reelkeeper.errors import GenerationUnknown
 
 _PERCENT: Final = 100
@@ -31,8 +39,8 @@ _STATUSES: Final = {
 }
 
 
-class OpenAIProvider:
-    """Whoever serves it; `url` ends with /v1."""
+class OpenAIProvider(OverHttp):
+    """A server of this format; `url` ends with /v1."""
 
     name = "openai"
     takes_image_bytes = True
@@ -50,7 +58,7 @@ class OpenAIProvider:
             "seconds": seconds_of(request),
             "size": f"{request['width']}x{request['height']}",
         }
-        sent |= {name: request[name] for name in ("negative_prompt", "seed") if request.get(name) not in (None, "")}
+        sent |= options_of(request)
         form: list[tuple[str, Any]] = [
             (name, (None, str(value))) for name, value in with_parameters(sent, request).items()
         ]
@@ -61,16 +69,12 @@ class OpenAIProvider:
         headers = {"Content-Type": encoded.headers["Content-Type"]}
         return self._standing(self._calls.submit("/videos", encoded.read(), headers).body).id
 
-    def find(self, order: Order) -> Standing | None:
-        """Find nothing: no way is promised."""
-        raise GenerationUnknown(f"whether the provider has {order.provider_key!r} cannot be asked")
-
     def look(self, job_id: str) -> Standing | None:
         """Ask for the job. Whatever the HTTP status, an answer that is this job tells how it stands."""
         answer = self._calls.ask("GET", f"/videos/{quote(job_id, safe='')}")
         if answer.fields.get("id") == job_id:
             return self._standing(answer.body)
-        if answer.status in (404, 410):
+        if answer.status in GONE:
             return None
         raise GenerationUnknown(f"the provider answered {answer.status} when asked for a job")
 
@@ -78,17 +82,11 @@ class OpenAIProvider:
         """Delete the job. Some servers only forget it, and a gateway has no such call."""
         self._calls.tell("DELETE", f"/videos/{quote(job_id, safe='')}")
 
-    def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
-        """Store the video."""
-        self._calls.fetch(video_url, target, most_bytes)
-
     def _standing(self, body: object) -> Standing:
         said = body if isinstance(body, dict) else {}
         job_id, status = job_name(said.get("id")), _STATUSES.get(str(said.get("status")))
         if status is None:
-            raise GenerationUnknown(
-                f"the provider says that a job is {str(said.get('status'))[:50]!r}, which is no status"
-            )
+            raise no_status(said.get("status"))
         if status is Status.FAILED and is_about_content(said.get("error")):
             status = Status.MODERATED
         progress = said.get("progress")

@@ -11,13 +11,19 @@ What it made is deleted one hour after its end.
 
 import re
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from reelkeeper.adapters.providers.contract import Guarantee, Order, Standing, Status, Submission, Way
-from reelkeeper.adapters.providers.inputs import aspect_ratio, key_of, marked_url, seconds_of, with_parameters
-from reelkeeper.adapters.providers.transport import Transport, is_about_content, job_name, words
+from reelkeeper.adapters.providers.inputs import (
+    aspect_ratio,
+    key_of,
+    marked_url,
+    options_of,
+    seconds_of,
+    with_parameters,
+)
+from reelkeeper.adapters.providers.transport import OverHttp, Transport, is_about_content, job_name, no_status, words
 from reelkeeper.errors import GenerationRefused, GenerationUnknown
 
 _MODEL: Final = re.compile(r"(deployments/)?([\w-][\w.-]*)/([\w-][\w.-]*)")
@@ -34,7 +40,7 @@ _STATUSES: Final = {
 }
 
 
-class ReplicateProvider:
+class ReplicateProvider(OverHttp):
     """api.replicate.com, or `url` in its place."""
 
     name = "replicate"
@@ -66,7 +72,7 @@ class ReplicateProvider:
             "aspect_ratio": aspect_ratio(request),
             "resolution": f"{min(request['width'], request['height'])}p",
         }
-        sent |= {name: request[name] for name in ("negative_prompt", "seed") if request.get(name) not in (None, "")}
+        sent |= options_of(request)
         if submission.image_url:
             sent["image"] = submission.image_url
         body: dict[str, Any] = {"input": with_parameters(sent, request)}
@@ -110,16 +116,12 @@ class ReplicateProvider:
         """Cancel the prediction; what has run of it may be charged."""
         self._calls.tell("POST", f"/v1/predictions/{quote(job_id, safe='')}/cancel")
 
-    def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
-        """Store the video."""
-        self._calls.fetch(video_url, target, most_bytes)
-
 
 def _standing(body: object) -> Standing:
     said = body if isinstance(body, dict) else {}
     job_id, status = job_name(said.get("id")), _STATUSES.get(str(said.get("status")))
     if status is None:
-        raise GenerationUnknown(f"the provider says that a job is {str(said.get('status'))[:50]!r}, which is no status")
+        raise no_status(said.get("status"))
     if status is Status.FAILED and is_about_content({"error": said.get("error")}):
         status = Status.MODERATED
     output = said.get("output")

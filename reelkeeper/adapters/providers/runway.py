@@ -7,14 +7,12 @@
 It calls nobody and knows no key, so a lost answer stays in doubt.
 """
 
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from reelkeeper.adapters.providers.contract import Guarantee, Order, Standing, Status, Submission
+from reelkeeper.adapters.providers.contract import Guarantee, Standing, Status, Submission
 from reelkeeper.adapters.providers.inputs import seconds_of, with_parameters
-from reelkeeper.adapters.providers.transport import Transport, fraction, job_name, words
-from reelkeeper.errors import GenerationUnknown
+from reelkeeper.adapters.providers.transport import OverHttp, Transport, fraction, job_name, no_status, words
 
 _CREDIT_MICROUSD: Final = 10_000  # $0.01 each: docs.dev.runwayml.com/guides/pricing, November 2026
 _STATUSES: Final = {
@@ -27,7 +25,7 @@ _STATUSES: Final = {
 }
 
 
-class RunwayProvider:
+class RunwayProvider(OverHttp):
     """api.dev.runwayml.com, or `url` in its place. The hosts of its videos are not documented: `hosts` names them."""
 
     name = "runway"
@@ -56,10 +54,6 @@ class RunwayProvider:
         path = "/v1/image_to_video" if submission.image_url else "/v1/text_to_video"
         return job_name(self._calls.submit(path, with_parameters(sent, request)).fields.get("id"))
 
-    def find(self, order: Order) -> Standing | None:
-        """Find nothing: no way is promised."""
-        raise GenerationUnknown(f"whether the provider has {order.provider_key!r} cannot be asked")
-
     def look(self, job_id: str) -> Standing | None:
         """Ask for the task."""
         answer = self._calls.get(f"/v1/tasks/{quote(job_id, safe='')}", "a task")
@@ -69,15 +63,11 @@ class RunwayProvider:
         """Delete the task: one that runs may go on, and is charged."""
         self._calls.tell("DELETE", f"/v1/tasks/{quote(job_id, safe='')}")
 
-    def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
-        """Store the video."""
-        self._calls.fetch(video_url, target, most_bytes)
-
 
 def _standing(said: dict[str, Any]) -> Standing:
     job_id, status = job_name(said.get("id")), _STATUSES.get(str(said.get("status")))
     if status is None:
-        raise GenerationUnknown(f"the provider says that a job is {str(said.get('status'))[:50]!r}, which is no status")
+        raise no_status(said.get("status"))
     if status is Status.FAILED and str(said.get("failureCode")).startswith("SAFETY"):
         status = Status.MODERATED
     output, cost = said.get("output"), said.get("cost")

@@ -18,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from reelkeeper.adapters import public
+from reelkeeper.adapters.providers.contract import Order, Standing
 from reelkeeper.adapters.retry_after import retry_after_seconds
 from reelkeeper.errors import (
     AccountLocked,
@@ -29,6 +30,7 @@ from reelkeeper.errors import (
     ProviderBusy,
 )
 
+GONE: Final = {404, 410}
 _NOT_TAKEN: Final = {425, 429}  # said before anything is done with a request
 _NOT_LET_IN: Final = {401, 402}  # it is the account's affair, whatever the job
 _BUSY_SECONDS: Final = 30.0  # until the next attempt, where the provider does not say
@@ -118,7 +120,7 @@ class Transport:
     def get(self, path: str, what: str) -> Answer | None:
         """Read something; None if the provider does not know it. Raises GenerationUnknown for every other failure."""
         answer = self.ask("GET", path)
-        if answer.status in (404, 410):
+        if answer.status in GONE:
             return None
         if not answer.is_success:
             raise GenerationUnknown(f"the provider answered {answer.status} when asked for {what}")
@@ -145,7 +147,7 @@ class Transport:
         try:
             # guard provider.token_at_home: our token is sent to whatever address an answer names
             with self._streamed("GET", url, self._headers if ours else {}) as answer, target.open("wb") as file:
-                if answer.status_code in (404, 410) or (answer.status_code == httpx.codes.FORBIDDEN and not ours):
+                if answer.status_code in GONE or (answer.status_code == httpx.codes.FORBIDDEN and not ours):
                     raise GenerationLost(f"the provider has the video no more: it answered {answer.status_code}")
                 if not answer.is_success:
                     raise GenerationUnknown(f"the provider answered {answer.status_code} when asked for a video")
@@ -193,6 +195,25 @@ class Transport:
             timeout_seconds=self._timeout_seconds,
         ) as answer:
             yield answer
+
+
+class OverHttp:
+    """What providers that are called over HTTP have in common. `_calls` is set by each."""
+
+    _calls: Transport
+
+    def find(self, order: Order) -> Standing | None:
+        """Find nothing: no way is promised."""
+        raise GenerationUnknown(f"whether the provider has {order.provider_key!r} cannot be asked")
+
+    def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
+        """Store the video; its address may be relative to the provider's."""
+        self._calls.fetch(video_url, target, most_bytes)
+
+
+def no_status(said: object) -> GenerationUnknown:
+    """Return the error for a state that the format does not have: it says nothing about the job."""
+    return GenerationUnknown(f"the provider says that a job is {str(said)[:50]!r}, which is no status")
 
 
 def job_name(said: object) -> str:

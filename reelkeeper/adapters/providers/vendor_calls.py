@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from reelkeeper.adapters import public
 from reelkeeper.adapters.providers.inputs import CODE, KEY, code_of
-from reelkeeper.adapters.providers.webhook import MAX_BYTES, TOLERANCE_SECONDS
+from reelkeeper.adapters.providers.webhook import MAX_BYTES, TOLERANCE_SECONDS, job_named
 from reelkeeper.errors import AddressRefused, SignatureRefused
 
 _KEYS_URL: Final = "https://rest.fal.ai/.well-known/jwks.json"
@@ -57,9 +57,9 @@ def verify(
         raise SignatureRefused(f"the body has {len(body):,} bytes, the limit is {MAX_BYTES:,}")
     if vendor == "fal":
         _require_fal(headers, body, now, fal_keys(**how))
-        return Call(key, _named(body, "request_id"))
+        return Call(key, job_named(body, "request_id"))
     _require_standard(secret, headers, body, now)
-    return Call(key, _named(body, "id"))
+    return Call(key, job_named(body, "id"))
 
 
 def fal_keys(url: str | None = None, *, allow_private: bool = False) -> list[Ed25519PublicKey]:
@@ -127,13 +127,3 @@ def _require_now(at: str, now: float) -> None:
     # guard vendor_call.window: a call that somebody has heard is played again for ever
     if not is_time or abs(now - int(at)) > TOLERANCE_SECONDS:
         raise SignatureRefused(f"the call is not of these {TOLERANCE_SECONDS} s")
-
-
-def _named(body: bytes, name: str) -> str:
-    try:
-        told = json.loads(body)[name]
-    except (ValueError, TypeError, KeyError):
-        told = None
-    if not isinstance(told, str) or not told:
-        raise SignatureRefused(f'the body must be JSON with the job\'s "{name}"')
-    return told

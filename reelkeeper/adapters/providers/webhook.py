@@ -45,13 +45,18 @@ def verify(secret: str, body: bytes, header: str, now: float) -> str:
     # guard webhook.window: a call that somebody has heard is played again for ever
     if abs(now - at) > TOLERANCE_SECONDS:
         raise SignatureRefused(f"the call is of {now - at:+.0f} s ago, the limit is {TOLERANCE_SECONDS} s")
+    return job_named(body, "id")
+
+
+def job_named(body: bytes, field: str) -> str:
+    """Read the provider's name of the job from a call's body. Raises SignatureRefused where it has none."""
     try:
-        job_id = json.loads(body)["id"]
+        told = json.loads(body)[field]
     except (ValueError, TypeError, KeyError):
-        job_id = None
-    if not isinstance(job_id, str) or not job_id:
-        raise SignatureRefused('the body must be JSON with the job\'s "id"')
-    return job_id
+        told = None
+    if not isinstance(told, str) or not told:
+        raise SignatureRefused(f'the body must be JSON with the job\'s "{field}"')
+    return told
 
 
 def _digest(secret: str, body: bytes, at: int) -> str:
