@@ -12,8 +12,6 @@ from reelkeeper.errors import PartialFailure
 if TYPE_CHECKING:
     from reelkeeper.operations.lifecycle.takedown import Certificate
 
-_MAX_VIDEOS = 500  # as `operations.lifecycle.takedown` has it, whose import would be slow
-
 
 def takedown(
     video_id: Annotated[str, typer.Argument(metavar="ID", help="The video.")],
@@ -21,7 +19,9 @@ def takedown(
     same_bytes: Annotated[
         bool, typer.Option("--same-bytes", help="Every other video that stores the same bytes, too.")
     ] = False,
-    max_videos: Annotated[int, typer.Option(min=0, help="With the same bytes; more are refused.")] = _MAX_VIDEOS,
+    max_videos: Annotated[
+        int | None, typer.Option(min=0, help="With the same bytes; 500 if not given, and more are refused.")
+    ] = None,
     show: Annotated[bool, typer.Option("--certificate", help="Only show what was taken down, and when.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
@@ -48,7 +48,7 @@ def takedown(
                 operation.Order(who(), reason, new_run_id("takedown")),
                 scratch=configured().scratch,
                 same_bytes=same_bytes,
-                max_videos=max_videos,
+                max_videos=operation.MAX_VIDEOS if max_videos is None else max_videos,
             )
     if as_json:
         emit({**found._asdict(), "objects": [item._asdict() for item in found.objects]})

@@ -15,8 +15,9 @@ from reelkeeper.store import Engine
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
-from reelkeeper.store.lifecycle import retirements, takedowns
+from reelkeeper.store.lifecycle import retirements
 from reelkeeper.store.videos import cache, uploads
+from reelkeeper.store.videos.conditions import DELETED, TAKEN_DOWN
 
 
 class Deleted(NamedTuple):
@@ -41,13 +42,13 @@ def delete(engine: Engine, video_id: str, *, by: str, run_id: str, user_id: str 
         if known is None or known.state == VideoState.GONE or user_id not in (None, known.user_id):
             raise NotFound(f"no video {video_id!r}" + (f" of user {user_id!r}" if user_id else ""))
         # guard delete.taken_down: a user's deletion gives a grace to what was taken down, and support restores it
-        if takedowns.is_taken_down(session, video_id):
+        if (reason := retirements.reason(session, video_id)) == TAKEN_DOWN:
             raise NotFound(f"video {video_id!r} was taken down")
         if known.state == VideoState.PENDING:
             raise LeaseLost(f"video {video_id!r} is being stored; try again in a minute")
         if known.state == VideoState.LOST:
             raise VideoHeld(f"the bytes of video {video_id!r} are missing from the bucket: the operator looks first")
-        if known.blob_id and retirements.is_deleted(session, video_id):
+        if known.blob_id and reason == DELETED:
             return Deleted(video_id, known.user_id, retirements.purge_after(session, known.blob_id))
         with quotas.counted(session, [video_id]):
             blob_id = retirements.delete_video(session, video_id, run_id)

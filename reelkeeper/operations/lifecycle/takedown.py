@@ -27,7 +27,7 @@ from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import takedowns
 from reelkeeper.store.lifecycle.takedowns import Target
-from reelkeeper.store.videos import cache, uploads
+from reelkeeper.store.videos import cache
 
 MAX_VIDEOS: Final = 500  # with the same bytes, unless a person says more: what the blast radius allows a run
 _WAIT_SECONDS: Final = 20.0  # for whoever is at work on the video
@@ -131,24 +131,23 @@ def _take_down_all(
 
 
 def _mark(engine: Engine, video_ids: Sequence[str], because_of: str, order: Order) -> None:
-    """Let nobody be given these videos from now on."""
+    """Stop serving these videos."""
     with transaction(engine, "takedown.mark") as session:
         deployment.lock(session)
-        known = {video_id: uploads.current(session, video_id, locked=True) for video_id in video_ids}
-        if unknown := [video_id for video_id, current in known.items() if current is None]:
+        known = takedowns.standing(session, video_ids)
+        if unknown := [video_id for video_id in video_ids if video_id not in known]:
             raise NotFound(f"no video {unknown[0]!r} in the catalogue")
-        new = [video_id for video_id in video_ids if not takedowns.is_taken_down(session, video_id)]
         with quotas.counted(session, video_ids):
             takedowns.mark(session, video_ids, order.run_id)
         # guard takedown.cache: a video that was taken down is given to whoever asks for the same again
         cache.drop(session, video_ids)
         detail = {"by": order.by, "reason": order.reason, "because_of": because_of}
-        now_down = [(video_id, current) for video_id, current in known.items() if current and video_id in new]
         append(
             session,
             [
-                Event("takedown", order.run_id, video_id, current.blob_id, current.user_id, detail)
-                for video_id, current in now_down
+                Event("takedown", order.run_id, video_id, video.blob_id, video.user_id, detail)
+                for video_id, video in sorted(known.items())
+                if not video.is_down
             ],
         )
 
@@ -207,7 +206,7 @@ def _delete(workspace: Workspace, video_ids: Sequence[str], run_id: str) -> dict
                 outcomes += purge_taken_down(workspace, some, lease=taken[0], run_id=run_id, grace=grace)
     kept = {outcome.blob_id: outcome.reason for outcome in outcomes if outcome.action != "purged" and outcome.blob_id}
     with reading(workspace.engine) as session:
-        busy = [target for target in takedowns.targets(session, video_ids) if target.video_id not in free]
+        busy = takedowns.targets(session, sorted(set(video_ids) - set(free)))
     return kept | {target.blob_id: _BUSY for target in busy}
 
 

@@ -96,10 +96,10 @@ def delete_video(session: Session, video_id: str, run_id: str) -> int | None:
     ).scalar()
 
 
-def is_deleted(session: Session, video_id: str) -> bool:
-    """Whether its user has deleted a video already."""
-    deleted = sa.select(videos.c.id).where(videos.c.id == video_id, videos.c.retire_reason == DELETED)
-    return session.execute(deleted).scalar() is not None
+def reason(session: Session, video_id: str) -> str | None:
+    """Read why a video was retired; None where it was not."""
+    found: str | None = session.execute(sa.select(videos.c.retire_reason).where(videos.c.id == video_id)).scalar()
+    return found
 
 
 def purge_after(session: Session, blob_id: int) -> datetime:

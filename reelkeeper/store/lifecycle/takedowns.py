@@ -28,6 +28,25 @@ class Target(NamedTuple):
     state: str
 
 
+class Standing(NamedTuple):
+    """What the catalogue knows of a video before it is taken down."""
+
+    user_id: str
+    blob_id: int | None
+    is_down: bool
+
+
+def standing(session: Session, video_ids: Sequence[str]) -> dict[str, Standing]:
+    """Look up the videos of these ids, which stay as they are until the transaction ends."""
+    down = sa.func.coalesce(videos.c.retire_reason == TAKEN_DOWN, sa.false())
+    rows = session.execute(
+        sa.select(videos.c.id, videos.c.user_id, videos.c.blob_id, down)
+        .where(videos.c.id.in_(video_ids))
+        .with_for_update()
+    )
+    return {video_id: Standing(*known) for video_id, *known in rows}
+
+
 def targets(session: Session, video_ids: Sequence[str]) -> list[Target]:
     """List the bytes that these videos have or had, the oldest first."""
     columns = (blobs.c.id, *(blobs.c[name] for name in Target._fields[1:]))
@@ -52,7 +71,7 @@ def videos_with_same_bytes(session: Session, video_id: str) -> list[str]:
 
 
 def mark(session: Session, video_ids: Sequence[str], run_id: str) -> None:
-    """Let nobody be given these videos from now on, and no grace keep their bytes."""
+    """Stop serving these videos, and end every grace of their bytes."""
     at = now(session)
     session.execute(
         sa.update(videos)
@@ -81,7 +100,7 @@ def mark(session: Session, video_ids: Sequence[str], run_id: str) -> None:
 
 
 def block(session: Session, found: Sequence[Target]) -> set[int]:
-    """Never let these bytes be published again; return the blobs of which that was not known before."""
+    """Block these bytes from being published again; return the blobs that were not blocked before."""
     at = now(session)
     rows = [
         {
@@ -109,12 +128,6 @@ def find_blocked(session: Session, blob_ids: Sequence[int]) -> dict[str, int]:
     """Find those of `blob_ids` whose bytes were taken down, by the video that stands, or was to stand, on each."""
     wanted = sa.select(blobs.c.video_id, blobs.c.id).where(blobs.c.id.in_(blob_ids), _is_blocked(sa.true()))
     return {row.video_id: row.id for row in session.execute(wanted) if row.video_id is not None}
-
-
-def is_taken_down(session: Session, video_id: str) -> bool:
-    """Whether a video was taken down."""
-    taken = sa.select(videos.c.id).where(videos.c.id == video_id, videos.c.retire_reason == TAKEN_DOWN)
-    return session.execute(taken).scalar() is not None
 
 
 def claim(session: Session, blob_ids: Sequence[int], lease: Lease, *, run_id: str) -> None:
