@@ -30,6 +30,7 @@ from reelkeeper.settings import settings
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import blobs, videos
 from reelkeeper.store.videos import imports
+from reelkeeper.store.videos.holds import HoldTerms
 
 _GRACE_DAYS = Grace().service_days  # the videos' keys are the service's
 _VIEWED_DAYS_AGO = 16  # longer than the grace: what was viewed since is kept
@@ -97,7 +98,7 @@ def _adopt(scene: Scene) -> None:
     viewed = [f"{c.video_id},{days[_VIEWED_DAYS_AGO - 1]},{c.views}" for c in cast if c.views]
     imports.import_views(engine, ["video_id,day,views", *viewed])
     imports.mark_complete(engine, days)
-    hold(engine, scope="video", subject="chloe-held", reason="a court asked for it", author="demo")
+    hold(engine, HoldTerms("video", "chloe-held", "a court asked for it", "demo"))
     say("Their owners' tiers, ages and views came from CSV, as `reelkeeper videos import` does it;")
     say("dan's tier is in no file. chloe-held is held: `reelkeeper hold --video chloe-held --reason ...`.")
 

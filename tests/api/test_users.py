@@ -9,6 +9,7 @@ from reelkeeper.operations.health import accounts
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import audit_events
+from reelkeeper.store.videos.holds import HoldTerms
 from tests.api.answers import problem
 from tests.faults.world import World
 
@@ -66,7 +67,7 @@ def test_a_users_videos_say_when_they_go_and_why(client: TestClient, world: Worl
     world.video("v1")  # of a free user, and older than a month
     world.video("v2", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
     world.video("v3")
-    hold(world.workspace.engine, scope="video", subject="v3", reason="a dispute", author="test")
+    hold(world.workspace.engine, HoldTerms("video", "v3", "a dispute", "test"))
     first = client.get("/v1/users/ann/videos", params={"limit": 2}).json()
     assert [(video["id"], video["state"]) for video in first["videos"]] == [("v1", "live"), ("v2", "retired")]
     assert "expire_videos" in first["videos"][0]["why"]
@@ -87,5 +88,5 @@ def test_a_video_is_deleted_for_its_user_alone(client: TestClient, world: World)
     assert client.delete("/v1/videos/v1").json() == told.json()
     problem(client.get("/v1/videos/v1"), 404)
     world.video("v2")
-    hold(world.workspace.engine, scope="video", subject="v2", reason="a dispute", author="test")
+    hold(world.workspace.engine, HoldTerms("video", "v2", "a dispute", "test"))
     assert problem(client.delete("/v1/videos/v2"), 409)["type"] == "urn:reelkeeper:held"

@@ -22,6 +22,7 @@ from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.views import record_views
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import blobs, videos
+from reelkeeper.store.videos.holds import HoldTerms
 from tests.faults.conftest import Child, MakeWorld
 from tests.faults.world import World
 
@@ -33,11 +34,11 @@ def viewed(world: World) -> None:
 
 
 def held(world: World) -> None:
-    hold(world.workspace.engine, scope="video", subject="v1", reason="a court asks for it", author="test")
+    hold(world.workspace.engine, HoldTerms("video", "v1", "a court asks for it", "test"))
 
 
 def owner_held(world: World) -> None:
-    hold(world.workspace.engine, scope="user", subject="ann", reason="a dispute", author="test")
+    hold(world.workspace.engine, HoldTerms("user", "ann", "a dispute", "test"))
 
 
 def replaced(world: World) -> None:

@@ -14,6 +14,7 @@ from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import blobs
+from reelkeeper.store.videos.holds import HoldTerms
 from tests.flows.scenes import Scene
 
 
@@ -79,7 +80,7 @@ def test_zero_means_nothing_and_a_plan_is_bound_to_its_limit(due: Scene) -> None
 @pytest.mark.long
 def test_what_is_held_after_the_plan_is_skipped(due: Scene) -> None:
     plan_id = purge_retired().plan.id
-    hold(due.engine, scope="video", subject="gone0", reason="legal", author="ops")
+    hold(due.engine, HoldTerms("video", "gone0", "legal", "ops"))
     report = purge_retired(dry_run=False, plan_id=plan_id)
     assert {outcome.outcome: outcome.objects for outcome in report.done} == {"purged": 2, "skipped": 1}
     assert due.states()["gone0"] == "retired"

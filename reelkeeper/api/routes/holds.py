@@ -73,12 +73,14 @@ def place(
     """Hold it until it is released. The same again under the same key is one hold."""
     placed = operation.hold(
         app_state.workspace.engine,
-        scope=asked.scope,
-        subject=asked.subject,
-        reason=asked.reason,
-        author=caller.name,
-        expires_at=asked.until and asked.until.astimezone(UTC),
-        is_legal=asked.legal,
+        rows.HoldTerms(
+            scope=asked.scope,
+            subject=asked.subject,
+            reason=asked.reason,
+            author=caller.name,
+            expires_at=asked.until and asked.until.astimezone(UTC),
+            is_legal=asked.legal,
+        ),
         key=key,
     )
     return Placed(id=placed.id, too_late=placed.too_late)

@@ -34,17 +34,11 @@ def hold(
         return
     if not reason:
         raise typer.BadParameter("a hold needs --reason")
+    from reelkeeper.store.videos.holds import HoldTerms
+
     scope, subject = ("user", user) if user else ("video", video)
     with store() as engine:
-        placed = operation.hold(
-            engine,
-            scope=scope,
-            subject=str(subject),
-            reason=reason,
-            author=who(),
-            expires_at=moment(until),
-            is_legal=legal,
-        )
+        placed = operation.hold(engine, HoldTerms(scope, str(subject), reason, who(), moment(until), legal))
     text = f"{scope} {subject} is held by {placed.id}" + (f" until {until}." if until else " until it is released.")
     if placed.too_late:
         text += f" Too late for {placed.too_late:,} of its objects, which are being purged."

@@ -17,6 +17,7 @@ from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.lifecycle import restorable
 from reelkeeper.store.lifecycle.restorable import Restorable
+from reelkeeper.store.videos.holds import HoldTerms
 
 
 def find_restorable(
@@ -80,5 +81,5 @@ def restore(
         if hold_days:
             for video_id in sorted(restored):
                 until = now(session) + timedelta(days=hold_days)
-                place(session, scope="video", subject=video_id, reason="restored", author=author, expires_at=until)
+                place(session, HoldTerms("video", video_id, "restored", author, until))
     return outcomes

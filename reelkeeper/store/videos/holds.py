@@ -11,6 +11,20 @@ from reelkeeper.store.core.engine import Clock, changed, insert_into, now
 from reelkeeper.store.tables import blobs, holds, users, videos
 
 
+class HoldTerms(NamedTuple):
+    """Terms of a hold: on a "video" or "user", until `expires_at`, None: until released.
+
+    One that `is_legal` keeps the bytes of what is taken down, too.
+    """
+
+    scope: str
+    subject: str
+    reason: str
+    author: str
+    expires_at: datetime | None = None
+    is_legal: bool = False
+
+
 class HoldLine(NamedTuple):
     """A hold that is in force."""
 
@@ -30,34 +44,15 @@ def is_known(session: Session, scope: str, subject: str) -> bool:
     return bool(session.execute(sa.select(table.c.id).where(table.c.id == subject)).scalar())
 
 
-def place(
-    session: Session,
-    hold_id: str,
-    *,
-    scope: str,
-    subject: str,
-    reason: str,
-    author: str,
-    expires_at: datetime | None,
-    is_legal: bool,
-) -> tuple[bool, int]:
+def place(session: Session, hold_id: str, terms: HoldTerms) -> tuple[bool, int]:
     """Write a hold, unless it is there; say whether it is new, and how many blobs are past the point of no return."""
-    new = insert_into(session, holds).values(
-        id=hold_id,
-        scope=scope,
-        subject=subject,
-        reason=reason,
-        author=author,
-        created_at=now(session),
-        expires_at=expires_at,
-        is_legal=is_legal,
-    )
+    new = insert_into(session, holds).values(id=hold_id, created_at=now(session), **terms._asdict())
     is_new = session.execute(new.on_conflict_do_nothing().returning(holds.c.id)).scalar() is not None
-    owner = videos.c.user_id if scope == "user" else videos.c.id
+    owner = videos.c.user_id if terms.scope == "user" else videos.c.id
     too_late = session.execute(
         sa.select(sa.func.count())
         .select_from(blobs.join(videos, videos.c.id == blobs.c.video_id))
-        .where(owner == subject, blobs.c.id == videos.c.blob_id, blobs.c.state == BlobState.DELETING)
+        .where(owner == terms.subject, blobs.c.id == videos.c.blob_id, blobs.c.state == BlobState.DELETING)
     ).scalar_one()
     return is_new, int(too_late)
 

@@ -18,6 +18,7 @@ from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import audit_events, blobs, cache_entries, videos
 from reelkeeper.store.videos import cache
+from reelkeeper.store.videos.holds import HoldTerms
 from tests.faults.world import LONG_AGO, World
 from tests.operations.books import storage
 from tests.operations.changes import change, rows
@@ -83,7 +84,7 @@ def test_support_brings_it_back_by_its_id_and_nobody_by_its_user(world: World) -
 
 def test_what_is_held_stays(world: World) -> None:
     world.video("v1")
-    hold(world.workspace.engine, scope="user", subject="ann", reason="a dispute", author="test")
+    hold(world.workspace.engine, HoldTerms("user", "ann", "a dispute", "test"))
     before = rows(world)
     with pytest.raises(VideoHeld, match="stays for now"):
         ask(world)

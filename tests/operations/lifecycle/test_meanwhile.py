@@ -24,6 +24,7 @@ from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, cache_entries, operations, videos
 from reelkeeper.store.videos import cache
+from reelkeeper.store.videos.holds import HoldTerms
 from reelkeeper.store.videos.intents import Intent
 from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
@@ -41,7 +42,10 @@ def view(world: World) -> None:
 
 def hold_for_a_day(world: World, scope: str = "video", subject: str = "v1") -> None:
     until = datetime.now(UTC) + timedelta(days=1)
-    hold(world.workspace.engine, scope=scope, subject=subject, reason="a dispute", author="test", expires_at=until)
+    hold(
+        world.workspace.engine,
+        HoldTerms(scope, subject, "a dispute", "test", until),
+    )
 
 
 def hold_its_user(world: World) -> None:
@@ -384,9 +388,8 @@ def test_a_hold_waits_for_a_purge_that_claims_and_says_that_it_comes_too_late(wo
         with transaction(world.workspace.engine, "test") as session:
             require_permission(session, lease)
             session.execute(sa.update(blobs).values(state=BlobState.DELETING))
-            placed = pool.submit(
-                hold, world.workspace.engine, scope="video", subject="v1", reason="a dispute", author="test"
-            )
+            terms = HoldTerms("video", "v1", "a dispute", "test")
+            placed = pool.submit(hold, world.workspace.engine, terms)
             wait([placed], timeout=0.5)
         assert placed.result().too_late == 1
 

@@ -13,6 +13,7 @@ from reelkeeper.operations.videos.hold import hold, release
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, holds, videos
+from reelkeeper.store.videos.holds import HoldTerms
 from tests.faults.world import World
 
 
@@ -163,6 +164,6 @@ def test_a_hold_says_when_it_comes_too_late(world: World) -> None:
     blob = due(world)
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(blobs).where(blobs.c.id == blob).values(state=BlobState.DELETING))
-    assert hold(world.workspace.engine, scope="video", subject="v1", reason="r", author="a").too_late == 1
+    assert hold(world.workspace.engine, HoldTerms("video", "v1", "r", "a")).too_late == 1
     with pytest.raises(NotFound, match="nobody"):
-        hold(world.workspace.engine, scope="user", subject="nobody", reason="r", author="a")
+        hold(world.workspace.engine, HoldTerms("user", "nobody", "r", "a"))

@@ -18,6 +18,7 @@ from reelkeeper.operations.videos.upload import upload
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, operations, videos
+from reelkeeper.store.videos.holds import HoldTerms
 from tests.clips import MakeClip
 from tests.faults.world import World
 
@@ -114,7 +115,7 @@ def test_a_plan_for_other_bytes_is_skipped(world: World, lease: Lease, tiny_tran
 
 def test_a_held_video_is_not_swapped(world: World, lease: Lease, tiny_transcode: Transcode) -> None:
     blob = world.video("v1")
-    hold(world.workspace.engine, scope="user", subject="ann", reason="a dispute", author="test")
+    hold(world.workspace.engine, HoldTerms("user", "ann", "a dispute", "test"))
     assert run(world, blob, lease, shrinker(tiny_transcode)).action == "skipped"
     assert blob_states(world) == {1: BlobState.LIVE}
 

@@ -26,6 +26,7 @@ from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, cache_entries, videos
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos.conditions import TAKEN_DOWN
+from reelkeeper.store.videos.holds import HoldTerms
 from tests.buckets import BUCKET
 from tests.clips import MakeClip
 from tests.faults.world import LONG_AGO, World
@@ -88,7 +89,7 @@ def test_nothing_of_it_is_served_or_stored_and_the_record_says_what_went(world: 
 
 def test_no_freeze_no_view_and_no_ordinary_hold_stops_it(world: World) -> None:
     world.video("v1")
-    hold(world.workspace.engine, scope="user", subject="ann", reason="a dispute", author="test")
+    hold(world.workspace.engine, HoldTerms("user", "ann", "a dispute", "test"))
     freeze(world.workspace.engine, by="test", reason="an alarm")
     assert down(world).left == ()
     assert states(world) == {"v1": VideoState.GONE}
@@ -96,7 +97,7 @@ def test_no_freeze_no_view_and_no_ordinary_hold_stops_it(world: World) -> None:
 
 def test_a_legal_hold_keeps_the_bytes_and_nobody_is_given_them(world: World) -> None:
     world.video("v1")
-    placed = hold(world.workspace.engine, scope="user", subject="ann", reason="evidence", author="test", is_legal=True)
+    placed = hold(world.workspace.engine, HoldTerms("user", "ann", "evidence", "test", is_legal=True))
     (left,) = down(world).left
     assert "legal hold" in left.why
     assert left.key in stored(world)
@@ -109,7 +110,7 @@ def test_a_legal_hold_keeps_the_bytes_and_nobody_is_given_them(world: World) -> 
 
 def test_nothing_brings_it_back(world: World) -> None:
     world.video("v1")
-    hold(world.workspace.engine, scope="video", subject="v1", reason="evidence", author="test", is_legal=True)
+    hold(world.workspace.engine, HoldTerms("video", "v1", "evidence", "test", is_legal=True))
     down(world)
     for asked in ({"video_id": "v1"}, {"user_id": "ann"}, {"run_id": ORDER.run_id}):
         with pytest.raises(NotFound):

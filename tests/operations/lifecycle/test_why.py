@@ -14,6 +14,7 @@ from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import users, videos, view_days
+from reelkeeper.store.videos.holds import HoldTerms
 from tests.faults.world import World
 from tests.policies import put_in_force
 from tests.shrinking import AT_ANY_PRICE
@@ -69,7 +70,7 @@ def test_it_follows_the_policy_in_force_and_the_views(kept: World) -> None:
 
 
 def test_a_hold_is_named_and_nothing_comes_next(kept: World) -> None:
-    hold(kept.workspace.engine, scope="user", subject="ann", reason="a court asked", author="eve")
+    hold(kept.workspace.engine, HoldTerms("user", "ann", "a court asked", "eve"))
     found = why(kept)
     assert "by eve: a court asked; until it is released" in said(found, "hold")
     assert (found.next_at, found.next_step) == (None, "no run touches it while it is held")
