@@ -139,12 +139,12 @@ def _ours(path: Path) -> int:
     engine = open_engine(f"sqlite:///{path}")
     started = time.perf_counter()
     plan_id = begin_plan(engine, "tier_storage", POLICY.model_dump(mode="json"), AS_OF, "bench")
-    worth = partial(unopened, "av1", Payback(), SearchTotals())
+    payback = Payback(horizon_days=365)
+    worth = partial(unopened, "av1", payback, SearchTotals())
     with reading(engine) as session:
         judged = for_tiering(verdicts(live_videos(session, AS_OF), POLICY, AS_OF, "recipe", worth=worth))
-        summary = add_verdicts(
-            engine, plan_id, judged, reason, partial(of_verdict, policy=POLICY, as_of=AS_OF, horizon_days=365)
-        )
+        saving = partial(of_verdict, policy=POLICY, as_of=AS_OF, payback=payback)
+        summary = add_verdicts(engine, plan_id, judged, reason, saving)
     _say(time.perf_counter() - started, acted_on=summary.retire.objects + summary.compress.objects)
     return summary.population.objects
 

@@ -76,7 +76,7 @@ def make(
     """Save a stream of verdicts as a plan, in flat memory, spread over the nights where one user would lose much."""
     plan_id = begin_plan(engine, flow, under, as_of, run_id)
     policy, payback = LifecyclePolicy.model_validate(under["policy"]), current(engine).policies.recipe.payback
-    saving = partial(savings.of_verdict, policy=policy, as_of=as_of, horizon_days=payback.horizon_days)
+    saving = partial(savings.of_verdict, policy=policy, as_of=as_of, payback=payback)
     add_verdicts(engine, plan_id, judged, lifecycle.reason, saving)
     leave_beyond_share(engine, plan_id, max_percent=limits.max_user_percent, always_allowed=limits.always_allowed)
     return plan_id

@@ -5,6 +5,7 @@ from datetime import date, timedelta
 from typing import Final
 
 _SATURDAY: Final = 5
+MONTHS, RECURRED = 3, 2  # of so many months, what recurs was odd at its place in so many at least
 
 
 def places(day: date) -> tuple[str, ...]:

@@ -14,11 +14,10 @@ from typing import Final
 
 import numpy as np
 
-from reelkeeper.rules.core.monthly import places
+from reelkeeper.rules.core.monthly import MONTHS, RECURRED, places
 from reelkeeper.rules.forecast.series import Values, departures
 
 _LEAST_DAYS: Final = 35  # of history: two of some place of the month
-_MONTHS, _RECURRED = 3, 2
 _REMEMBERED: Final = 6  # months that a factor is the median of
 _ODD: Final = 0.75  # of the bound of an outlier
 
@@ -58,7 +57,7 @@ def learn(values: Values, days: Sequence[date], season: int) -> Recurring:
 
 def _recurs(place: str, at: Sequence[int], odd: Values) -> tuple[float, str, float] | None:
     """Give how sure it is that a place recurs, the place, and whether upwards; None if it does not."""
-    way = float(np.sign(odd[at[-_MONTHS:]].sum()))
-    if not way or np.count_nonzero(odd[at[-_MONTHS:]] == way) < _RECURRED:
+    way = float(np.sign(odd[at[-MONTHS:]].sum()))
+    if not way or np.count_nonzero(odd[at[-MONTHS:]] == way) < RECURRED:
         return None
     return float(np.mean(odd[at[-_REMEMBERED:]] == way)), place, way

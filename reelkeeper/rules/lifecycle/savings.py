@@ -26,7 +26,7 @@ from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, STANDARD
 from reelkeeper.rules.core.wording import dollars, many
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
-from reelkeeper.rules.lifecycle.worth import USD_PER_BYTE_DAY, Worth
+from reelkeeper.rules.lifecycle.worth import USD_PER_BYTE_DAY, Payback, Worth
 
 SMALLER: Final = "smaller files"
 GONE: Final = "expired and cold videos"
@@ -70,7 +70,7 @@ class Saving(NamedTuple):
     net_microusd: int | None  # None where nobody knows how long the video would have stayed
 
 
-def of_verdict(verdict: Verdict, policy: LifecyclePolicy, as_of: datetime, horizon_days: int) -> Saving:
+def of_verdict(verdict: Verdict, policy: LifecyclePolicy, as_of: datetime, payback: Payback) -> Saving:
     """Say what a verdict is expected to save: all of a video, or what compressing it takes off.
 
     What is past its retention would have stayed for nobody knows how long.
@@ -82,8 +82,7 @@ def of_verdict(verdict: Verdict, policy: LifecyclePolicy, as_of: datetime, horiz
     a_month = storage_microusd_per_month(video.size_bytes)
     if verdict.rule == "past_retention":
         return Saving(a_month, None)
-    remaining = policy.remaining_days(video.tier, video.created_at, as_of)
-    days = horizon_days if remaining is None else min(remaining, horizon_days)
+    days = payback.days(policy.remaining_days(video.tier, video.created_at, as_of))
     return Saving(a_month, round(video.size_bytes * days * USD_PER_BYTE_DAY * _MICRO))
 
 

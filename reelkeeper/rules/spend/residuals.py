@@ -21,7 +21,7 @@ from math import exp, log
 from statistics import median
 from typing import Final, NamedTuple
 
-from reelkeeper.rules.core.monthly import places
+from reelkeeper.rules.core.monthly import MONTHS, RECURRED, places
 
 LEAST_DAYS: Final = 14  # before a day, or it is not judged
 _PROFILE_DAYS: Final = 56  # 8 weeks, of the spread too
@@ -36,7 +36,6 @@ _WEEKDAY_SHARE: Final = 0.8  # few of them are unsure, so they count for less
 _LEAST_SPREAD: Final = 0.015  # of a series that hardly moves: 1.5 %
 _ONCE_MORE: Final = 2  # days of a weekday that make a profile
 _YEARS_AGO: Final = (364, 365, 366, 728, 730, 731)  # days: the same weekday, and the same date
-_MONTHS, _RECURRED = 3, 2  # of so many months, a place must have been nearly odd in so many to recur
 _NEARLY: Final = 0.8  # of the bounds: what was as odd as that in other years recurs
 _NOTHING: Final = 1e-6  # what a day of nothing counts as
 
@@ -105,7 +104,7 @@ class _Judging:
         self.residuals: list[float | None] = []
         self.levels: list[float] = []
         self.left_out = [False] * len(values)
-        self.months: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_MONTHS))
+        self.months: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MONTHS))
 
     def judge(self, n: int, day: date, *, rest: float | None, in_calendar: bool) -> Judged | None:
         self._take_up(n - _HALF_WEEK - 1)
@@ -186,7 +185,7 @@ class _Judging:
         """Give the residuals of a place in the last months, where enough of them were nearly odd in one direction."""
         odd = [residual for residual in past if self._is_nearly_odd(residual, spread)]
         ways = ([each for each in odd if each > 0], [each for each in odd if each < 0])
-        return [each for way in ways if len(way) >= _RECURRED for each in way]
+        return [each for way in ways if len(way) >= RECURRED for each in way]
 
     def _is_nearly_odd(self, residual: float, spread: float) -> bool:
         rise, fall, spreads = (_NEARLY * limit for limit in (self.bounds.rise, self.bounds.fall, self.bounds.spreads))

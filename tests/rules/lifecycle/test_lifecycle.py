@@ -62,7 +62,7 @@ def test_what_does_not_pay_is_kept_with_the_arithmetic() -> None:
     assert "13.00 MB less for 20 days at 0.015 USD a GB-month" in reason(kept)
     done = judge(long, DEFAULT, AS_OF, RECIPE, appraise)
     assert (done.action, done.rule) == (Action.COMPRESS, "cold_compress")
-    saving = of_verdict(done, DEFAULT, AS_OF, 365)
+    saving = of_verdict(done, DEFAULT, AS_OF, Payback(horizon_days=365))
     assert saving.month_microusd == 195
     assert saving.net_microusd == 2308 - 768
     assert reason(done) == "2 views in 30 days, 10 days old: compressed below 5 views after 7 days"  # a table's cell
@@ -70,9 +70,9 @@ def test_what_does_not_pay_is_kept_with_the_arithmetic() -> None:
 
 def test_what_is_retired_saves_all_of_it_for_as_long_as_it_would_have_stayed() -> None:
     cold = judge(video(31, 0)._replace(size_bytes=1_000_000_000), DEFAULT, AS_OF, RECIPE)
-    assert of_verdict(cold, DEFAULT, AS_OF, 365) == (15_000, 15_000 * (365 - 31) // 30)
+    assert of_verdict(cold, DEFAULT, AS_OF, Payback(horizon_days=365)) == (15_000, 15_000 * (365 - 31) // 30)
     past = judge(video(31, 9, "free")._replace(size_bytes=1_000_000_000), DEFAULT, AS_OF, RECIPE)
-    assert of_verdict(past, DEFAULT, AS_OF, 365) == (15_000, None)
+    assert of_verdict(past, DEFAULT, AS_OF, Payback(horizon_days=365)) == (15_000, None)
 
 
 @pytest.mark.parametrize(
