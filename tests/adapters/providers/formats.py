@@ -29,20 +29,16 @@ class Format(NamedTuple):
         return self.provider(url, **{"hosts": FILES, "allow_private": True, "timeout_seconds": 60.0} | how)
 
 
+_FAL = Format(
+    FalDouble,
+    lambda url, **how: FalProvider(TOKEN, url=url, webhook_url=HOOK, webhook_secret=SIGNING_SECRET, **how),
+    "fal-ai/veo3.1/fast",
+    finds_lost=True,
+)
 FORMATS = {
     "http": Format(ProviderDouble, lambda url, **how: HttpProvider(url, TOKEN, **how), "a", finds_lost=True),
-    "fal": Format(
-        FalDouble,
-        lambda url, **how: FalProvider(TOKEN, url=url, webhook_url=HOOK, webhook_secret=SIGNING_SECRET, **how),
-        "fal-ai/veo3.1/fast",
-        finds_lost=True,
-    ),
-    "fal, a model without a seed": Format(
-        FalDouble,
-        lambda url, **how: FalProvider(TOKEN, url=url, webhook_url=HOOK, webhook_secret=SIGNING_SECRET, **how),
-        "fal-ai/kling-video/v2.6/pro/text-to-video",
-        finds_lost=False,
-    ),
+    "fal": _FAL,
+    "fal, a model without a seed": _FAL._replace(model="fal-ai/kling-video/v2.6/pro/text-to-video", finds_lost=False),
     "replicate": Format(
         ReplicateDouble,
         lambda url, **how: ReplicateProvider(TOKEN, url=url, webhook_url=HOOK, webhook_secret=SIGNING_SECRET, **how),
