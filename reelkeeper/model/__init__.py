@@ -73,6 +73,7 @@ class Video(NamedTuple):
     refused_recipe: str | None  # the recipe that last failed on this video
     blob_id: int
     generation: int
+    compressed: bool = False  # by us: its bytes are the result of a swap
 
 
 class Verdict(NamedTuple):

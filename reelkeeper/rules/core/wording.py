@@ -27,6 +27,7 @@ SENTENCES: Final = {
     "unknown_views": "views of the last {terms.window} are not all recorded: kept until they are",
     "cold_retire": "{views} in {terms.window}, {age}: {terms.retiring}",
     "still_watched": "{views} in {terms.window}, {age}: {terms.compressing}, {terms.retiring}",
+    "compressed_before": "{views} in {terms.window}, {age}, but compressed already",
     "already_efficient": "{views} in {terms.window}, {age}, but {video.codec} already",
     "refused_before": "{views} in {terms.window}, {age}, but this recipe was refused on it before",
     "does_not_pay": "{views} in {terms.window}, {age}, but an encode would not pay",

@@ -12,6 +12,7 @@ The first rule that matches decides, and they stand in this order:
     unknown_views       unknown is not zero
     cold_retire         RETIRE    hardly viewed, and old
     still_watched       viewed often enough
+    compressed_before   cold, but these bytes are a result already: another lossy pass would take from it again
     already_efficient   cold, but its codec leaves little to gain
     refused_before      cold, but this recipe has already failed on it
     does_not_pay        cold, but an encode would cost more than it saves over the rest of its life
@@ -177,7 +178,7 @@ def judging(  # noqa: C901  a flat list of cases, counted as deep
     keep, compress, retire = Action.KEEP, Action.COMPRESS, Action.RETIRE
     figures = (_terms(policy, as_of),)  # a sentence is made of it only when somebody reads one
 
-    def judge_one(video: Video) -> Verdict:  # noqa: C901, PLR0911  one return for each line of the table above
+    def judge_one(video: Video) -> Verdict:  # noqa: C901, PLR0911, PLR0912  one return for each line of the table above
         created_at = video.created_at
         # guard rules.held: a held video is planned for retirement
         if video.held:
@@ -205,6 +206,9 @@ def judging(  # noqa: C901  a flat list of cases, counted as deep
             return Verdict(video, retire, "cold_retire", figures)
         if views >= compress_views or created_at >= compress_cutoff:
             return Verdict(video, keep, "still_watched", figures)
+        # guard rules.compressed_before: a result is compressed again at each run, a little worse each time
+        if video.compressed:
+            return Verdict(video, keep, "compressed_before", figures)
         if video.codec in efficient:
             return Verdict(video, keep, "already_efficient", figures)
         if video.refused_recipe == recipe:

@@ -101,7 +101,8 @@ def survey(videos: Iterable[Video], policy: LifecyclePolicy, as_of: datetime) ->
             continue
         few = policy.compress_below_views is not None and video.views < policy.compress_below_views
         if few and age > timedelta(days=policy.compress_after_days) and not video.refused_recipe:
-            backlog += 0 if video.codec in EFFICIENT_CODECS else video.size_bytes
+            done = video.compressed or video.codec in EFFICIENT_CODECS
+            backlog += 0 if done else video.size_bytes
         if video.views == 0 and age > timedelta(days=_IDLE_DAYS):
             by_user[video.user_id] += video.size_bytes
             if kept is None or timedelta(days=kept) - age > timedelta(days=DAYS_A_MONTH):

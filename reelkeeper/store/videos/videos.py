@@ -47,6 +47,7 @@ def live_videos(
             videos.c.refused_recipe,
             blobs.c.id,
             videos.c.generation,
+            blobs.c.recipe.is_not(None),
         )
         .select_from(videos)
         .join(blobs, blobs.c.id == videos.c.blob_id)
@@ -55,7 +56,7 @@ def live_videos(
         execution_options={"yield_per": _BATCH},
     )
     for batch in rows.partitions():
-        for video_id, user_id, tier, created, views, size_bytes, codec, refused_recipe, blob_id, generation in batch:
+        for video_id, user_id, tier, created, views, *blob in batch:
             created_at = to_datetime(video_id, created) if created is not None else None
             known = known_always or (created_at is not None and created_at >= complete_since)
             held = video_id in held_videos or user_id in held_users
@@ -66,11 +67,7 @@ def live_videos(
                 created_at,
                 (views or 0) if known else None,
                 held,
-                size_bytes,
-                codec,
-                refused_recipe,
-                blob_id,
-                generation,
+                *blob,
             )
 
 

@@ -46,6 +46,9 @@ def rule(judged: Video, policy: LifecyclePolicy = DEFAULT) -> str:
         (video(10, 2, refused_recipe=RECIPE), "refused_before"),
         (video(10, 2, refused_recipe="recipe-before"), "cold_compress"),
         (video(31, 0, refused_recipe=RECIPE), "cold_retire"),
+        (video(10, 2, compressed=True), "compressed_before"),  # in a codec that the recipe takes
+        (video(10, 2, compressed=True, refused_recipe="recipe-before"), "compressed_before"),
+        (video(31, 0, compressed=True), "cold_retire"),
     ],
 )
 def test_every_boundary(judged: Video, expected: str) -> None:

@@ -35,6 +35,7 @@ def test_seldom_viewed_videos_that_are_not_efficient_are_the_backlog() -> None:
         video(10, views=9),
         video(3, views=0),
         video(10, codec="av1"),
+        video(10, compressed=True),
         video(10, refused_recipe="recipe"),
         video(10, views=None),
         video(10, held=True),
