@@ -140,7 +140,7 @@ def _ours(path: Path) -> int:
     started = time.perf_counter()
     plan_id = begin_plan(engine, "tier_storage", POLICY.model_dump(mode="json"), AS_OF, "bench")
     payback = Payback(horizon_days=365)
-    worth = partial(unopened, "av1", payback, SearchTotals())
+    worth = partial(unopened, "h264", payback, SearchTotals())
     with reading(engine) as session:
         judged = for_tiering(verdicts(live_videos(session, AS_OF), POLICY, AS_OF, "recipe", worth=worth))
         saving = partial(of_verdict, policy=POLICY, as_of=AS_OF, payback=payback)

@@ -13,7 +13,7 @@ Answers are the JSON of the API as dictionaries; `reelkeeper api --schema` says 
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -104,9 +104,13 @@ class Client:
         """Give a job up; the answer's `state` is what it is in after that."""
         return self._json("DELETE", _path("jobs", job_id))
 
-    def video_url(self, video_id: str) -> str:
-        """Give a URL of the video's bytes, for a while; counts a view."""
-        return self._send("GET", _path("videos", video_id)).headers["location"]
+    def video_url(self, video_id: str, *, plays: Sequence[str] = ()) -> str:
+        """Give a URL of the video's bytes, for a while; counts a view.
+
+        With `plays`, of those in a codec of it, such as h264, while there are any: else RequestRefused, 406.
+        """
+        asked = f"?plays={','.join(plays)}" if plays else ""
+        return self._send("GET", _path("videos", video_id) + asked).headers["location"]
 
     def report_views(self, views: Mapping[str, int]) -> int:
         """Add views; returns how many of the ids are known."""

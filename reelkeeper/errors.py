@@ -127,6 +127,10 @@ class SignatureRefused(Refused):
     """A call that is not signed as it should be, or too old."""
 
 
+class NotPlayable(Refused):
+    """No bytes of the video are in a codec that the client plays."""
+
+
 class IdentityMismatch(Refused):
     """The store does not belong to this bucket."""
 

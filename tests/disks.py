@@ -5,12 +5,13 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 BLOCK_BYTES = 1 << 16
+_TRIES = 100
 
 
 @contextmanager
@@ -35,14 +36,15 @@ def fill(folder: Path, leave_bytes: int = 0) -> Path:
     """Fill the disk but for `leave_bytes`; returns the file that takes the room."""
     filler = folder / "filler"
     with filler.open("ab", buffering=0) as file:
-        room = os.statvfs(folder)
-        try:
-            os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_frsize - leave_bytes))
+        for _ in range(_TRIES):  # none of it is taken where somebody else has just taken a part
+            room = os.statvfs(folder)
+            with suppress(OSError):
+                os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_frsize - leave_bytes))
+                break
+        with suppress(OSError):
             while not leave_bytes:
                 file.seek(0, os.SEEK_END)
                 file.write(b"x" * BLOCK_BYTES)
-        except OSError:
-            pass
     return filler
 
 

@@ -44,8 +44,10 @@ def _different(model: BaseModel) -> BaseModel:
 _OTHERS: Final[dict[str, list[object]]] = {  # where a number more or less is no value
     "rule": ["fifo", "seed", "levels"],
     "codec": ["vp9"],
+    "container": ["webm"],  # which holds vp9
     "skip_codecs": [("av1",)],
     "crf_start": [40],
+    "crf_max": [50],
     "search_frame_step": [5],
     "frame_step": [3],
     "cpu_usd_per_hour": [None],  # at a price, clips of a test would not pay for their requests

@@ -26,6 +26,7 @@ from reelkeeper.errors import (
     MediaError,
     NotAVideo,
     NotFound,
+    NotPlayable,
     ObjectMissing,
     QuotaExceeded,
     ReelkeeperError,
@@ -41,6 +42,7 @@ MEDIA_TYPE: Final = "application/problem+json"
 _log = logging.getLogger(__name__)
 STATUSES: Final[tuple[tuple[type[ReelkeeperError], int, str], ...]] = (  # the first that fits
     (NotFound, 404, "not-found"),
+    (NotPlayable, 406, "not-playable"),
     (SignatureRefused, 401, "signature"),
     (KeyReused, 422, "key-reused"),
     (InsufficientCredits, 402, "credits"),
@@ -67,6 +69,7 @@ _TITLES: Final = {
     403: "Not allowed",
     404: "Not found",
     405: "No such method here",
+    406: "It does not play there",
     408: "It took too long to arrive",
     409: "Not now",
     410: "It is over",

@@ -7,7 +7,7 @@ frozen dataclass costs four times as much to build.
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -168,7 +168,14 @@ class Media:
     chroma: str = "4:2:0"  # 4:2:2, 4:4:4, rgb, gray and so on; unknown
     field_order: str = "progressive"  # tt, bb, tb, bt where frames are interlaced; unknown
     shown_at_ms: tuple[int, ...] = ()  # of each frame, after the first; empty where the file leaves some out
+    tags: tuple[tuple[str, str], ...] = ()  # of the file: names in small letters, without those of its container
+    codec_tag: str = ""  # by which MP4 names the codec: avc1, hvc1, hev1, av01, vp09
+    index_first: bool = False  # of an MP4: it plays before all of it is there
     side_data: tuple[str, ...] = ()  # more that the picture needs, by ffprobe's names: Stereo 3D, Spherical Mapping
+
+
+# Codecs of sound that a transcode copies, as Chromium and Safari play them in that container; others become Opus.
+COPIED_SOUND: Final = {"mp4": ("aac", "mp3", "opus"), "webm": ("opus",)}
 
 
 class MediaLimits(BaseModel):

@@ -11,7 +11,7 @@ from reelkeeper import redaction
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.store.core.engine import transaction
-from reelkeeper.store.tables import daily_views, videos
+from reelkeeper.store.tables import blobs, daily_views, videos
 from tests.api.answers import problem
 from tests.faults.world import World
 
@@ -30,6 +30,58 @@ def test_a_video_is_a_redirect_to_its_present_bytes_and_one_more_view(client: Te
     assert "/g2-" in answer.headers["location"]
     assert httpx.get(answer.headers["location"], trust_env=False).content == world.clip.read_bytes()
     assert views_of(world, "v1") == 1
+
+
+def codecs(world: World, **codec_of_generation: str | None) -> None:
+    """Say in which codec each generation is: g1="h264"."""
+    with transaction(world.workspace.engine, "test") as session:
+        for generation, codec in codec_of_generation.items():
+            wanted = blobs.c.generation == int(generation[1:])
+            session.execute(sa.update(blobs).where(wanted).values(codec=codec))
+
+
+def location(client: TestClient, plays: str) -> str:
+    answer = client.get(f"/v1/videos/v1?plays={plays}")
+    assert answer.status_code == 307, answer.text
+    return str(answer.headers["location"])
+
+
+def test_a_client_is_given_bytes_that_it_plays(client: TestClient, world: World) -> None:
+    world.swapped("v1", run_id="run")
+    codecs(world, g1="h264", g2="av1")
+    assert "/g2-" in location(client, "av1")
+    assert "/g2-" in location(client, "h264,av1")  # the smaller ones, where both would do
+    assert "/g1-" in location(client, "h264,vp9")  # the original, within its grace
+    assert httpx.get(location(client, "h264"), trust_env=False).content == world.clip.read_bytes()
+    codecs(world, g2=None)
+    assert "/g2-" in location(client, "vp9")  # nobody has looked: the service's own
+
+
+def test_a_client_that_plays_nothing_of_what_there_is_is_told(client: TestClient, world: World) -> None:
+    world.swapped("v1", run_id="run")
+    codecs(world, g1="hevc", g2="av1")
+    said = problem(client.get("/v1/videos/v1?plays=h264,vp9"), 406)
+    assert said["type"] == "urn:reelkeeper:not-playable"
+    assert said["detail"] == "video 'v1' is there as av1 and hevc, and the client plays h264, vp9"
+    assert views_of(world, "v1") == 0
+    problem(client.get("/v1/videos/v1?plays=H.264"), 422)
+
+
+def test_an_original_that_is_purged_before_the_url_ends_is_not_given(client: TestClient, world: World) -> None:
+    world.swapped("v1", run_id="run")
+    codecs(world, g1="h264", g2="av1")
+    soon = datetime.now(UTC) + timedelta(minutes=1)
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.update(blobs).where(blobs.c.generation == 1).values(purge_after=soon))
+    assert "there as av1, and" in str(problem(client.get("/v1/videos/v1?plays=h264"), 406)["detail"])
+
+
+def test_what_an_upload_has_replaced_is_another_video_and_not_given(client: TestClient, world: World) -> None:
+    world.swapped("v1", run_id="run")
+    codecs(world, g1="h264", g2="av1")
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.update(blobs).where(blobs.c.generation == 2).values(recipe=None))
+    problem(client.get("/v1/videos/v1?plays=h264"), 406)
 
 
 def test_a_url_is_for_one_object_and_cannot_be_turned_to_another(client: TestClient, world: World) -> None:

@@ -86,7 +86,7 @@ def run_dispatch(workspace: Workspace, address: Address, arguments: dict[str, ob
 def ready(result: object, place: Path) -> Transcode | Refusal:
     """Give the transcode made beforehand, as if it had just been made here."""
     assert isinstance(result, Transcode)
-    copy = place / "result.webm"
+    copy = place / Path(result.path).name
     shutil.copyfile(result.path, copy)
     return Transcode(**{name: getattr(result, name) for name in Transcode.__slots__} | {"path": str(copy)})
 

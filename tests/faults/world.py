@@ -31,6 +31,7 @@ from reelkeeper.store.tables import (
     verdicts,
     videos,
 )
+from reelkeeper.store.videos.conditions import replaced_by
 from tests.buckets import BUCKET
 from tests.doubles.r2 import R2Double
 
@@ -157,6 +158,8 @@ class World:
         old = self.video(video_id, blob_state=BlobState.RETIRED, current=False)
         new = self.video(video_id, generation=2, recipe="a recipe")
         with transaction(self.workspace.engine, "test") as session:
+            key = sa.select(blobs.c.key).where(blobs.c.id == new).scalar_subquery()
+            session.execute(sa.update(blobs).where(blobs.c.id == old).values(retire_reason=replaced_by(key)))
             session.execute(
                 sa.insert(operations).values(
                     id=video_id,

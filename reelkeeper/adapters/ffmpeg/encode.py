@@ -1,7 +1,8 @@
-"""One encode of a clip to WebM: AV1 by SVT-AV1, or VP9 in two passes, with Opus and WebVTT beside it.
+"""One encode of a clip to MP4 or WebM: H.264 by x264, HEVC by x265, AV1 by SVT-AV1, or VP9 in two passes.
 
-No scaling, no change of frame rate, no denoising and no downmix. Every audio and subtitle stream and the tags are
-kept; data and timecode streams, cover pictures and chapters are not.
+Sound that players of the container take is copied, all other becomes Opus. No scaling, no change of frame rate, no
+denoising and no downmix. Every audio and subtitle stream and the tags are kept; data and timecode streams, cover
+pictures and chapters are not.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import ffmpeg
 from reelkeeper.adapters.ffmpeg.command import call
 from reelkeeper.adapters.ffmpeg.intake import admit, scratch_dir
 from reelkeeper.adapters.ffmpeg.runner import Progress, Watch
-from reelkeeper.model import Media, MediaLimits
+from reelkeeper.model import COPIED_SOUND, Media, MediaLimits
 
 OPUS_LAYOUTS = {
     1: "mono",
@@ -27,6 +28,12 @@ OPUS_LAYOUTS = {
 }  # RFC 7845, 5.1.1.2
 _OPUS_KBPS = {1: 64, 2: 96}  # and 48 more for each further channel: 288 for 5.1
 _KEYFRAME_EVERY = 240  # frames; SVT-AV1's own default of 161 costs bytes in clips of 5-30 s
+_SUBTITLES = {"mp4": "mov_text", "webm": "webvtt"}
+_TICKS_A_SECOND = 90_000  # of the clock of a stream in MP4: the time of a frame of 24, 25, 30 and 29.97 fps is exact
+_ITUNES_TAGS = {  # of those that ffmpeg 9 writes into MP4 by itself, what clips have; any other goes with all of them
+    *("title", "artist", "album_artist", "album", "composer", "date", "comment", "genre", "copyright"),
+    *("grouping", "description", "synopsis", "keywords"),
+}
 # Tags that speak of the MP4 container only.
 _BLANKED = {"major_brand": "", "minor_version": "", "compatible_brands": ""}
 
@@ -47,6 +54,7 @@ def encode(
     media: Media,
     *,
     codec: str,
+    container: str = "mp4",
     preset: int,
     crf: int,
     most_bytes: int | None = None,
@@ -55,8 +63,9 @@ def encode(
 ) -> Encoded:
     """Encode `source`, described by `media`, to `output`; end early once it exceeds `most_bytes`.
 
-    `codec` is av1 (preset 0-13, CRF 1-63) or vp9 (preset is cpu-used 0-5). Raises NotAVideo where the source does
-    not decode cleanly, MediaTimeout, or MediaError where the encoder crashed. `output` exists only when complete.
+    `codec` is h264 or hevc (preset 0 ultrafast to 9 placebo, CRF 1-51), av1 (preset 0-13, CRF 1-63) or vp9 (preset is
+    cpu-used 0-5, CRF 1-63); `container` is mp4 or webm. Raises NotAVideo where the source does not decode cleanly,
+    MediaTimeout, or MediaError where the encoder crashed. `output` exists only when complete.
     """
 
     def enough(progress: Progress) -> bool:
@@ -65,7 +74,7 @@ def encode(
 
     with scratch_dir(output.parent) as work:
         clip = admit(source, work, limits := limits or MediaLimits())
-        whole, draft = ffmpeg.input(clip.url, threads=1, **clip.options(limits)), work / "out.webm"
+        whole, draft = ffmpeg.input(clip.url, threads=1, **clip.options(limits)), work / f"out.{container}"
         picture = whole["V:0"]
         pixels = "yuv420p10le" if media.bit_depth > 8 else "yuv420p"  # noqa: PLR2004  bits
         # Left alone, ffmpeg rounds the time of each frame to the average rate.
@@ -77,7 +86,10 @@ def encode(
             spent += call(first, work, media, watch, ceiling).check("first pass").cpu_seconds
             look["pass"] = 2
         streams = [picture, *([whole["a"]] if media.audio else []), *([whole["s"]] if media.subtitles else [])]
-        spec = ffmpeg.output(*streams, f"file:{draft}", f="webm", **look, **_beside(media), **_tags(media))
+        beside = _beside(media, container) | _tags(media)
+        if container == "mp4":
+            beside |= {"movflags": _movflags(media), "video_track_timescale": _TICKS_A_SECOND}
+        spec = ffmpeg.output(*streams, f"file:{draft}", f=container, **look, **beside)
         ended = call(spec, work, media, enough, ceiling)
         spent += ended.cpu_seconds
         if ended.stopped:
@@ -86,6 +98,23 @@ def encode(
         size = draft.stat().st_size
         draft.replace(output)
         return Encoded(size, ended.frames, spent, complete=True)
+
+
+def _h264(preset: int, crf: int) -> dict[str, Any]:
+    return {"c:v": "libx264", "preset": preset, "crf": crf, "g": _KEYFRAME_EVERY, "threads": 1}
+
+
+def _hevc(preset: int, crf: int) -> dict[str, Any]:
+    # hvc1: Apple's players take parameter sets in the header alone. One thread gives the same bytes each time.
+    quiet = "pools=none:frame-threads=1:log-level=error"
+    return {
+        "c:v": "libx265",
+        "preset": preset,
+        "crf": crf,
+        "g": _KEYFRAME_EVERY,
+        "x265-params": quiet,
+        "tag:v": "hvc1",
+    }
 
 
 def _av1(preset: int, crf: int) -> dict[str, Any]:
@@ -108,14 +137,14 @@ def _vp9(preset: int, crf: int) -> dict[str, Any]:
     }
 
 
-_SETTINGS = {"av1": _av1, "vp9": _vp9}
+_SETTINGS = {"h264": _h264, "hevc": _hevc, "av1": _av1, "vp9": _vp9}
 
 
-def _beside(media: Media) -> dict[str, Any]:
-    """Choose for sound Opus by its channels, or a copy where it is Opus already, and for subtitles WebVTT."""
-    options: dict[str, Any] = {"c:s": "webvtt"} if media.subtitles else {}
+def _beside(media: Media, container: str) -> dict[str, Any]:
+    """Choose a copy for sound that players take as it is, Opus by its channels for other, and text for subtitles."""
+    options: dict[str, Any] = {"c:s": _SUBTITLES[container]} if media.subtitles else {}
     for index, stream in enumerate(media.audio):
-        if stream.codec == "opus":
+        if stream.codec in COPIED_SOUND[container]:
             options[f"c:a:{index}"] = "copy"
             continue
         channels = stream.channels or 2
@@ -127,7 +156,17 @@ def _beside(media: Media) -> dict[str, Any]:
 
 
 def _tags(media: Media) -> dict[str, Any]:
-    """Keep the tags, and creation_time, which WebM drops otherwise; bitexact: the same source gives the same bytes."""
+    """Keep the tags, and creation_time, which is dropped otherwise; bitexact: the same source gives the same bytes."""
     tags = _BLANKED | ({"creation_time": media.creation_time} if media.creation_time else {})
     named = {f"metadata:g:{index}": f"{key}={value}" for index, (key, value) in enumerate(tags.items())}
     return {"map_metadata": 0, "map_chapters": -1, "dn": None, "fflags": "+bitexact", **named}
+
+
+def _movflags(media: Media) -> str:
+    """Put the index first, so that a player can begin before the whole file is there.
+
+    iTunes' list of tags is what most players read. A name that it lacks, as ComfyUI's `prompt` and `workflow`, is kept
+    in QuickTime's list alone, and a file has one of the two.
+    """
+    other = {name.casefold() for name, _ in media.tags} - _ITUNES_TAGS
+    return "+faststart+use_metadata_tags" if other else "+faststart"

@@ -23,6 +23,7 @@ from reelkeeper.model import MediaLimits
 
 _ISO_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
 _C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")  # C2PA specification 2.1, A.5: BMFF boxes
+_PLAYED = (b"moov", b"mdat")
 _MAX_BOXES = 10_000
 _PREFIX = "reelkeeper-desk-"
 SCRATCH = "the scratch disk"
@@ -154,6 +155,14 @@ def has_content_credentials(clip: Clip) -> bool:
         return False
     with clip.path.open("rb") as file:
         return any(kind == b"uuid" and file.read(16) == _C2PA_UUID for kind in _top_level_boxes(file, clip.size_bytes))
+
+
+def has_index_first(clip: Clip) -> bool:
+    """Whether an MP4's index (moov) stands before its media data (mdat)."""
+    if clip.container != "mov":
+        return False
+    with clip.path.open("rb") as file:
+        return next((kind for kind in _top_level_boxes(file, clip.size_bytes) if kind in _PLAYED), b"") == b"moov"
 
 
 def _top_level_boxes(file: BinaryIO, size: int) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reelkeeper.adapters.ffmpeg.intake import Clip, admit, has_content_credentials, scratch_dir
+from reelkeeper.adapters.ffmpeg.intake import Clip, admit, has_content_credentials, has_index_first, scratch_dir
 from reelkeeper.adapters.ffmpeg.runner import run
 from reelkeeper.adapters.ffmpeg.sandbox import Bounds
 from reelkeeper.adapters.ffmpeg.tools import tools
@@ -16,7 +16,7 @@ from reelkeeper.errors import NotAVideo
 from reelkeeper.model import Media, MediaLimits, Stream
 
 _ENTRIES = (
-    "format=format_name,duration,start_time:format_tags=creation_time:stream=index,codec_type,codec_name,profile,width,"
+    "format=format_name,duration,start_time:format_tags:stream=index,codec_type,codec_name,codec_tag_string,profile,width,"
     "height,pix_fmt,sample_aspect_ratio,bits_per_raw_sample,duration,start_time,avg_frame_rate,field_order,color_range,"
     "color_space,color_primaries,color_transfer,channels,channel_layout:stream_disposition=attached_pic:stream_tags=DURATION,"
     "alpha_mode:stream_side_data=rotation,side_data_type:packet=stream_index,pts_time,size,flags"
@@ -25,6 +25,7 @@ _ALPHA = re.compile(r"^(yuva|rgba|bgra|argb|abgr|gbrap|ya\d)")
 _FRAME = "frame=interlaced_frame,top_field_first"
 _SAMPLED = re.compile(r"4[0-4][0-4]")
 _NO_MATTER = {"CPB properties"}  # how fast the source may be read: nothing of the picture
+_OF_THE_CONTAINER = {"major_brand", "minor_version", "compatible_brands", "encoder", "creation_time", "duration"}
 _RIGHT_ANGLE = 90
 _DEPTH = re.compile(r"p?(9|10|12|14|16)(le|be)$")
 
@@ -87,6 +88,9 @@ def _media(said: Mapping[str, Any], clip: Clip) -> Media:
         color_transfer=_known(video.get("color_transfer")),
         content_credentials=has_content_credentials(clip),
         creation_time=said["format"].get("tags", {}).get("creation_time"),
+        tags=_tags(said["format"].get("tags", {})),
+        codec_tag=video.get("codec_tag_string", ""),
+        index_first=has_index_first(clip),
         audio=tuple(_stream(s) for s in streams if s.get("codec_type") == "audio"),
         subtitles=tuple(_stream(s) for s in streams if s.get("codec_type") == "subtitle"),
         frame_rate=frames / duration if duration else _ratio(video.get("avg_frame_rate", "0/0"), "/", otherwise=0.0),
@@ -97,6 +101,12 @@ def _media(said: Mapping[str, Any], clip: Clip) -> Media:
         shown_at_ms=_times(shown),
         side_data=_side_data(video),
     )
+
+
+def _tags(said: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """List the tags of the file by name, in small letters: Matroska writes them in capitals."""
+    lowered = {name.lower(): value for name, value in said.items()}
+    return tuple(sorted((name, value) for name, value in lowered.items() if name not in _OF_THE_CONTAINER))
 
 
 def _chroma(pixel_format: str) -> str:

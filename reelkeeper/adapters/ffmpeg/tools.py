@@ -22,7 +22,7 @@ if not (hasattr(ffmpeg, "probe") and hasattr(ffmpeg, "compile")):
         "overwritten it; uninstall that and reinstall ffmpeg-python"
     )
 
-_ENCODERS = {"av1": "libsvtav1", "vp9": "libvpx-vp9"}
+_ENCODERS = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Tools:
         return "libvmaf" in self.filters
 
     def encoder(self, codec: str) -> str:
-        """Name the encoder for `codec` (av1, vp9) with its version: results of two versions do not compare.
+        """Name the encoder for `codec` (h264, hevc, av1, vp9) with its version: results of two versions do not compare.
 
         Raises ToolMissing where this ffmpeg lacks that encoder or libopus.
         """

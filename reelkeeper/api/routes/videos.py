@@ -60,11 +60,24 @@ class Counted(BaseModel):
     status_code=307,
     response_class=RedirectResponse,
     dependencies=[needs(Scope.VIDEOS), WRITE],
-    responses={**_SENT, **documented(404)},
+    responses={**_SENT, **documented(404, 406)},
 )
-def video(video_id: Annotated[Id, Path(examples=["v1"])], app_state: CurrentState) -> RedirectResponse:
-    """Redirect to a presigned URL of the blob that the video stands on now."""
-    shown = show(app_state.workspace, video_id, url_seconds=app_state.load.policy.url_seconds)
+def video(
+    video_id: Annotated[Id, Path(examples=["v1"])],
+    app_state: CurrentState,
+    plays: Annotated[
+        str | None,
+        Query(
+            pattern=r"^[a-z0-9]{2,16}(,[a-z0-9]{2,16}){0,15}$",
+            description="Codecs that the client plays. Where the present bytes are in another, it is sent to those "
+            "that they were made of, as long as these are kept; 406 where they are gone",
+            examples=["h264,vp9"],
+        ),
+    ] = None,
+) -> RedirectResponse:
+    """Redirect to a presigned URL of the blob that the video stands on now, or stood on before it was made smaller."""
+    codecs = plays.split(",") if plays else ()
+    shown = show(app_state.workspace, video_id, url_seconds=app_state.load.policy.url_seconds, plays=codecs)
     return RedirectResponse(shown.url, 307, {"Cache-Control": "no-store"})  # the next view is counted too
 
 

@@ -14,6 +14,7 @@ from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle.transcode import Shrinker
 from reelkeeper.operations.videos import intents
+from reelkeeper.operations.videos.upload import CONTENT_TYPES
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
@@ -89,15 +90,15 @@ def _announce(
 ) -> Intent | None:
     with Path(result.path).open("rb") as file:
         md5 = file_digest(file, "md5").hexdigest()
-    generation = source.generation + 1
+    generation, extension = source.generation + 1, Path(result.path).suffix[1:]
     blob = {
         "video_id": source.video_id,
         "generation": generation,
-        "key": blob_key(workspace.bucket.prefix, source.user_id, source.video_id, generation, "webm"),
+        "key": blob_key(workspace.bucket.prefix, source.user_id, source.video_id, generation, extension),
         "size_bytes": result.size_bytes,
         "etag": md5,
         "sha256": result.sha256,
-        "content_type": "video/webm",
+        "content_type": CONTENT_TYPES[extension],
         "codec": result.media.codec,
         "duration_seconds": result.media.duration_seconds,
         "frames": result.media.frames,

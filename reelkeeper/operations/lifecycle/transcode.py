@@ -32,7 +32,7 @@ def shrink(
     progress: Callable[[], None] | None = None,
     timed_out: Callable[[], int] | None = None,
 ) -> Transcode | Refusal:
-    """Search the smallest WebM of `source` that passes `acceptance`; leave it in the folder `scratch`.
+    """Search the smallest encode of `source` that passes `acceptance`; leave it in the folder `scratch`.
 
     `remaining_days` is what is left of the video's life: an encode must be worth its CPU by then. `model` is what made
     the clip, `lessons` tells what earlier searches with an encoder have found, and `note` hears what this one has met,
@@ -68,7 +68,7 @@ def shrink(
             note(_searched(search, encoder, found, worths[preset]))
         if isinstance(found, Refusal):
             return found
-        final = scratch / f"{secrets.token_hex(8)}.webm"
+        final = scratch / f"{secrets.token_hex(8)}.{recipe.container}"
         with draft.open("rb") as file:
             sha256 = file_digest(file, "sha256").hexdigest()
         draft.replace(final)
@@ -156,13 +156,14 @@ class _Search:
         return crf.Stakes(expected.days * worth.USD_PER_BYTE_DAY, spent)
 
     def _probe(self, wanted: int, step: int) -> crf.Probe:
-        draft = self.work / f"{wanted}.webm"
+        draft = self.work / f"{wanted}.{self.recipe.container}"
         most = self.acceptance.most_bytes(self.media.size_bytes)
         encoded = ffmpeg.encode(
             self.source,
             draft,
             self.media,
             codec=self.recipe.codec,
+            container=self.recipe.container,
             preset=self.preset,
             crf=wanted,
             most_bytes=most,

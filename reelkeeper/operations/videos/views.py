@@ -6,12 +6,12 @@ reads count too; both only ever keep a video longer. A CDN before the bucket hid
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
 
 from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
-from reelkeeper.errors import NotFound
+from reelkeeper.errors import NotFound, NotPlayable
 from reelkeeper.model import VideoState
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.store import Engine
@@ -88,26 +88,33 @@ def _doubt(*, sampled: bool, quiet_hours: tuple[int, ...], settled: bool) -> str
 
 
 class Shown(NamedTuple):
-    """Where the bytes are, until when."""
+    """Where the bytes are, until when; their codec, None where nobody has looked."""
 
     url: str
     until: datetime
+    codec: str | None
 
 
-def show(workspace: Workspace, video_id: str, *, url_seconds: int) -> Shown:
-    """Sign a URL to read the live video's present bytes, and count a view.
+def show(workspace: Workspace, video_id: str, *, url_seconds: int, plays: Collection[str] = ()) -> Shown:
+    """Sign a URL to read the live video's bytes, and count a view: the present ones, if they are in a codec of `plays`.
 
-    A swap while the URL lives leaves the old bytes for a grace of days, so it keeps working. Raises NotFound for a
-    video that is not there, or not live.
+    Else those that they were made of, while they outlast the URL. No codec named: whatever there is; bytes of an
+    unknown codec, which nobody but the service has made, are taken to play. A swap while the URL lives leaves the old
+    bytes for a grace of days, so it keeps working. Raises NotFound for a video that is not there, or not live, and
+    NotPlayable.
     """
+    at = datetime.now(UTC)
+    until = at + timedelta(seconds=url_seconds)
     with reading(workspace.engine) as session:
-        found = rows.state_and_key(session, video_id)
+        found = rows.find_copies(session, video_id, until)
     if found is None:
         raise NotFound(f"no video {video_id!r}")
-    state, key = found
-    if state != VideoState.LIVE or key is None:
-        raise NotFound(f"video {video_id!r} is {state}")
-    at = datetime.now(UTC)
+    if found.state != VideoState.LIVE or found.present is None:
+        raise NotFound(f"video {video_id!r} is {found.state}")
+    copies = [copy for copy in (found.present, found.original) if copy]
+    shown = next((copy for copy in copies if not plays or copy.codec is None or copy.codec in plays), None)
+    if shown is None:
+        there = " and ".join(str(copy.codec) for copy in copies)
+        raise NotPlayable(f"video {video_id!r} is there as {there}, and the client plays {', '.join(plays)}")
     record_views(workspace.engine, {video_id: 1}, at=at)
-    url = workspace.bucket.presigned("get_object", key, url_seconds)
-    return Shown(url, at + timedelta(seconds=url_seconds))
+    return Shown(workspace.bucket.presigned("get_object", shown.key, url_seconds), until, shown.codec)

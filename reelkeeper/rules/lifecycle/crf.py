@@ -11,6 +11,9 @@ from typing import Final, NamedTuple
 
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 
+# Of SVT-AV1's CRF steps, what one step of an encoder is worth: by the quality and size that it costs on bigbuckbunny,
+# bikes and cityCC0, as `first_crf` has them. The figures below are for a step of SVT-AV1.
+CRF_STEPS: Final = {"h264": 2.5, "hevc": 2.2, "av1": 1.0, "vp9": 1.0}
 _TOP: Final = 101.4  # VMAF points that the line of the quality falls from: still pictures reach 97.4
 _LEAST_MISSING: Final = 0.9
 _FALL: Final = 0.055  # what the logarithm of the quality missing grows by a CRF: 0.035 to 0.09 on six clips
@@ -73,16 +76,17 @@ def next_crf(
     It ends after the last probe allowed, at one whose quality is no number, where no new CRF is closer to the aim, and
     where what one more can be expected to take off is worth less than its CPU. A near miss gets another.
     """
+    lowest, highest = recipe.crf_range
     if not probes:
-        return max(recipe.crf_min, min(recipe.crf_max, first))
+        return max(lowest, min(highest, first))
     if len(probes) >= recipe.max_probes or any(isnan(probe.margin(acceptance) or 0) for probe in probes):
         return None
-    wanted = max(recipe.crf_min, min(recipe.crf_max, _aimed_at(probes, recipe, acceptance)))
+    wanted = max(lowest, min(highest, _aimed_at(probes, recipe, acceptance)))
     found = best(probes, source_bytes, acceptance)
     if any(wanted == probe.crf for probe in probes) or (found is not None and wanted < found.crf):
         return None
     most = acceptance.most_bytes(source_bytes)
-    expected = _expected_bytes(probes, wanted, most, _SHRINK if found else _LEAST_SHRINK)
+    expected = _expected_bytes(probes, wanted, most, recipe.codec, _SHRINK if found else _LEAST_SHRINK)
     if found is None and expected > _NEAR * most:
         return None
     gained = _CHANCE * ((found.size_bytes if found else source_bytes) - expected)
@@ -98,7 +102,7 @@ def frame_step(probes: Sequence[Probe], frames: int, sd_crf: float, recipe: Reci
     """
     margins = [margin for probe in probes if (margin := probe.margin(acceptance)) is not None]
     between = any(margin >= 0 for margin in margins) and any(margin < 0 for margin in margins)
-    sure = between if probes else sd_crf <= _SURE_CRF
+    sure = between if probes else sd_crf * CRF_STEPS[recipe.codec] <= _SURE_CRF
     light = recipe.search_frame_step
     is_last = len(probes) + 1 >= recipe.max_probes
     return acceptance.frame_step if sure or is_last or frames < light * _MIN_SAMPLES else light
@@ -107,26 +111,26 @@ def frame_step(probes: Sequence[Probe], frames: int, sd_crf: float, recipe: Reci
 def floor_crf(probes: Sequence[Probe], recipe: Recipe, acceptance: Acceptance) -> float | None:
     """Find the CRF at which a search met its aim, or would have; None where nothing was measured."""
     missing = [(_missing(p, acceptance), float(p.crf)) for p in probes if _is_measured(p, acceptance)]
-    return _at(missing, _aim(recipe, acceptance), 1 / _FALL) if missing else None
+    return _at(missing, _aim(recipe, acceptance), 1 / (_FALL * CRF_STEPS[recipe.codec])) if missing else None
 
 
-def bytes_at(probes: Sequence[Probe], crf: float, shrink: float = _SHRINK) -> float:
+def bytes_at(probes: Sequence[Probe], crf: float, codec: str, shrink: float = _SHRINK) -> float:
     """Estimate the size of an encode at `crf` by those that were made; there must be one."""
     sizes = [(float(probe.crf), log2(max(1, probe.size_bytes))) for probe in probes]
-    return exp2(min(62.0, _at(sizes, crf, -shrink)))
+    return exp2(min(62.0, _at(sizes, crf, -shrink * CRF_STEPS[codec])))
 
 
-def _expected_bytes(probes: Sequence[Probe], crf: int, most_bytes: int, shrink: float) -> float:
+def _expected_bytes(probes: Sequence[Probe], crf: int, most_bytes: int, codec: str, shrink: float) -> float:
     """Expect a size at `crf`. One that was ended for being too large is taken for as large as is allowed."""
     whole = [p if p.mean is not None else p._replace(size_bytes=max(p.size_bytes, most_bytes)) for p in probes]
-    return bytes_at(whole, crf, shrink)
+    return bytes_at(whole, crf, codec, shrink)
 
 
 def _aimed_at(probes: Sequence[Probe], recipe: Recipe, acceptance: Acceptance) -> int:
     outgrown = max((probe.crf for probe in probes if probe.mean is None), default=0)  # nor does any below it fit
     aim = floor_crf(probes, recipe, acceptance)
     if aim is None:
-        return outgrown + _LEAP
+        return outgrown + round(_LEAP / CRF_STEPS[recipe.codec])
     return max(outgrown + 1, floor(aim))
 
 

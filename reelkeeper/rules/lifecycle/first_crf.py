@@ -12,14 +12,24 @@ from statistics import fmean
 from typing import Final, NamedTuple
 
 from reelkeeper.model import CrfSearch, Media
-from reelkeeper.rules.lifecycle.crf import Probe, bytes_at, floor_crf
+from reelkeeper.rules.lifecycle.crf import CRF_STEPS, Probe, bytes_at, floor_crf
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, bits_per_pixel
 from reelkeeper.rules.lifecycle.worth import effort
 
-# CRF at VMAF 93.5 or 5th percentile 88.5 by codec and preset of SVT-AV1 4.2: means of bigbuckbunny, bikes and cityCC0,
-# 640 pixels wide, x264 medium CRF 18 and veryfast CRF 23, by encodes at CRF 28 to 60.
-_PRIOR_CRF: Final = {("av1", 6): 43.0, ("av1", 8): 44.0, ("av1", 9): 42.0, ("av1", 10): 40.0}
-_UNKNOWN_CRF: Final = {"av1": 42.0, "vp9": 36.0}
+# CRF at VMAF 93.5 or 5th percentile 88.5 by codec and preset of SVT-AV1 4.2, and of x264 and x265 in ffmpeg 9: means of
+# bigbuckbunny, bikes and cityCC0, 640 pixels wide, x264 medium CRF 18 and veryfast CRF 23, by encodes at CRF 28 to 60,
+# and 21 to 34. Those of x264 lay within 3 of one another, those of SVT-AV1 within 19.
+_PRIOR_CRF: Final = {
+    ("av1", 6): 43.0,
+    ("av1", 8): 44.0,
+    ("av1", 9): 42.0,
+    ("av1", 10): 40.0,
+    ("h264", 3): 25.3,
+    ("h264", 4): 26.0,
+    ("hevc", 2): 24.9,
+}
+_UNKNOWN_CRF: Final = {"h264": 26.4, "hevc": 26.6, "av1": 42.0, "vp9": 36.0}
+# In steps of SVT-AV1's CRF:
 _PRIOR_SD: Final = (6.0, 1.0, 1.0)  # of the CRF, and of its change with a doubling of bits per pixel, and of pixels
 _BETWEEN_SD: Final = 5.5  # CRF, between models
 _WITHIN_SD: Final = 2.0  # CRF, between clips of one model, until there are enough to tell
@@ -53,7 +63,7 @@ def lesson(search: CrfSearch, model: str | None, recipe: Recipe, acceptance: Acc
     crf = floor_crf(probes, recipe, acceptance)
     if crf is None:
         return None
-    share = bytes_at(probes, crf) / search.source_bytes
+    share = bytes_at(probes, crf, recipe.codec) / search.source_bytes
     density = search.video_bits / max(1, search.pixels * search.frames)
     return Lesson(model, search.preset, density, search.pixels, crf, share)
 
@@ -70,8 +80,9 @@ def kept_share(lessons: Sequence[Lesson], model: str | None, codec: str, prior: 
 
 def first_crf(lessons: Sequence[Lesson], media: Media, model: str | None, codec: str, preset: int) -> FirstCrf:
     """Choose where to begin with a clip of `model`. `lessons` are of the same codec and version of the encoder."""
+    step = CRF_STEPS[codec]
     rows = [
-        (item.model, _features(item.bits_per_pixel, item.pixels), item.floor_crf - _prior(codec, item.preset))
+        (item.model, _features(item.bits_per_pixel, item.pixels), step * (item.floor_crf - _prior(codec, item.preset)))
         for item in lessons
     ]
     line = _ridge([(features, target) for _, features, target in rows])
@@ -81,8 +92,8 @@ def first_crf(lessons: Sequence[Lesson], media: Media, model: str | None, codec:
     within = (_WITHIN_WEIGHT * _WITHIN_SD**2 + spread) / (_WITHIN_WEIGHT + max(0, len(off) - 1))
     trust = len(off) / (len(off) + within / _BETWEEN_SD**2)
     here = _product(line, _features(bits_per_pixel(media), media.width * media.height))
-    found = _prior(codec, preset) + here + trust * mean
-    return FirstCrf(round(found), sqrt(within + (1 - trust) * _BETWEEN_SD**2))
+    found = _prior(codec, preset) + (here + trust * mean) / step
+    return FirstCrf(round(found), sqrt(within + (1 - trust) * _BETWEEN_SD**2) / step)
 
 
 def _prior(codec: str, preset: int) -> float:

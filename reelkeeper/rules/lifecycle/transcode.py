@@ -7,7 +7,7 @@ from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reelkeeper.model import Media, Quality, Refusal
+from reelkeeper.model import COPIED_SOUND, Media, Quality, Refusal
 from reelkeeper.rules.lifecycle.worth import EFFORTS, Payback
 
 # Of source in a batch: over a second of CPU, beside which a task run's 25 to 50 ms are little; and so much of it that
@@ -19,15 +19,20 @@ MAX_BATCHES: Final = 400  # Prefect's server loses records past some hundreds of
 
 EFFICIENT_CODECS: Final = ("av1", "vp9", "hevc")  # a second lossy pass would cost more than it saves
 _TEXT_SUBTITLES = {"mov_text", "webvtt", "subrip", "ass", "ssa", "text"}  # what WebVTT can hold
-_MAX_CHANNELS = 8  # of Opus in WebM: RFC 7845, 5.1.1.2
+_MAX_CHANNELS = 8  # of Opus: RFC 7845, 5.1.1.2
+_CONTAINERS = {"mp4": "mov", "webm": "webm"}  # as `Media` names them
+_CRF_RANGES = {"h264": (16, 40), "hevc": (16, 42), "av1": (20, 55), "vp9": (20, 55)}
 _TOLERANCE_SECONDS = 0.05
 _TIMING_TOLERANCE_MS = 2  # WebM counts in milliseconds, and both ends are rounded
 _ASPECT_TOLERANCE = 0.01
-_DEPTHS = (8, 10)  # bits that AV1 and VP9 take here
+_DEPTHS = {"h264": (8,), "hevc": (8, 10), "av1": (8, 10), "vp9": (8, 10)}  # bits; H.264 of 10 plays on few devices
 # What must be alike in a result, whatever its encoder: VMAF compares luma alone, frame by frame.
 _KEPT = ("bit_depth", "chroma", "field_order", "color_range", "color_space", "color_primaries", "color_transfer")
+_UNMARKED = {"color_range": "tv"}  # ITU-T H.264 and H.265, E.2.1: x264 and x265 do not write what is the default
 _CHROMA = ("4:2:0", "gray")  # loses nothing in 4:2:0, all that SVT-AV1 makes and all that players take
-_SIDE_DATA = {"Mastering display metadata", "Content light level metadata", "Stereo 3D"}  # which an encode takes along
+# What goes with the picture, and an encode takes along.
+_SIDE_DATA = {"mp4": {"Mastering display metadata", "Content light level metadata"}}
+_SIDE_DATA["webm"] = {*_SIDE_DATA["mp4"], "Stereo 3D"}
 # What Opus (RFC 7845, 5.1.1.2) knows, if by another name: any other layout of so many channels would be mixed into it.
 _LAYOUTS = {"mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1", "unknown"}
 _LAYOUTS |= {"1 channels", "2 channels", "quad(side)", "5.0(side)", "5.1(side)"}
@@ -36,19 +41,36 @@ _LAYOUTS |= {"1 channels", "2 channels", "quad(side)", "5.0(side)", "5.1(side)"}
 class Recipe(BaseModel):
     """How a video is transcoded. A change of it lets refused videos be tried again.
 
-    SVT-AV1 gives files 19-24 % smaller than two-pass libvpx-vp9 at the same VMAF for a third of the CPU. No single CRF
-    gives a known quality (the same VMAF took CRF 25 to 51 on nine clips), so it is searched.
+    H.264 in MP4 is what every device plays. At the same VMAF, SVT-AV1 keeps about 0.7 of x264's bytes, x265 0.9, and
+    two-pass libvpx-vp9 as many for five times the CPU. No single CRF gives a known quality (the same VMAF took CRF 25
+    to 51 on nine clips), so it is searched.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    codec: Literal["av1", "vp9"] = Field("av1", description="av1 is smaller; vp9 plays on older devices")
+    codec: Literal["h264", "hevc", "av1", "vp9"] = Field(
+        "h264",
+        description="h264 plays everywhere; hevc on Apple's devices and where hardware decodes it; av1 is the "
+        "smallest, on Apple's devices since 2023 alone; vp9 plays on older ones",
+    )
+    container: Literal["mp4", "webm"] = Field("mp4", description="mp4 plays everywhere; webm holds av1 and vp9 alone")
     preset: int | None = Field(
-        None, ge=0, le=13, description="Effort; unset: the one of 10, 9, 8 and 6 that pays best for av1, 4 for vp9"
+        None,
+        ge=0,
+        le=13,
+        description="Effort, of 0 (fast) to 9 for h264 and hevc, 13 (fast) to 0 for av1, 5 (fast) to 0 for vp9; unset: "
+        "the one that pays best",
     )
     crf_start: int | None = Field(None, ge=1, le=63, description="First CRF; unset: as earlier searches have found")
-    crf_min: int = Field(20, ge=1, le=63, description="Lowest CRF, the best quality tried")
-    crf_max: int = Field(55, ge=1, le=63, description="Highest CRF; VMAF flatters smooth pans beyond it")
+    crf_min: int | None = Field(
+        None, ge=1, le=63, description="Lowest CRF, the best quality tried; unset: 16 for h264 and hevc, else 20"
+    )
+    crf_max: int | None = Field(
+        None,
+        ge=1,
+        le=63,
+        description="Highest CRF, beyond which VMAF flatters smooth pans; unset: 40 for h264, 42 for hevc, else 55",
+    )
     max_probes: int = Field(4, ge=1, le=8, description="Encodes per video at most")
     aim_points: float = Field(0.5, ge=0, le=3, description="VMAF points above both floors that the search aims at")
     search_frame_step: Literal[1, 3, 5, 7] = Field(
@@ -61,9 +83,18 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if not self.crf_min <= (self.crf_start or self.crf_min) <= self.crf_max:
-            raise ValueError(f"not crf_min {self.crf_min} <= crf_start {self.crf_start} <= crf_max {self.crf_max}")
+        lowest, highest = self.crf_range
+        if not lowest <= (self.crf_start or lowest) <= highest:
+            raise ValueError(f"not crf_min {lowest} <= crf_start {self.crf_start} <= crf_max {highest}")
+        if self.container == "webm" and self.codec not in ("av1", "vp9"):
+            raise ValueError(f"WebM holds av1 and vp9, no {self.codec}: set container to mp4")
         return self
+
+    @property
+    def crf_range(self) -> tuple[int, int]:
+        """The lowest and the highest CRF that are tried."""
+        lowest, highest = _CRF_RANGES[self.codec]
+        return self.crf_min or lowest, self.crf_max or highest
 
     @property
     def presets(self) -> tuple[int, ...]:
@@ -103,12 +134,11 @@ def bits_per_pixel(media: Media) -> float:
 def skip(media: Media, recipe: Recipe, mark: str = "") -> Refusal | None:
     """Why a source is left alone without an encode, or None. `mark` is the fingerprint to remember it by."""
     pictures = [s.codec for s in media.subtitles if s.codec not in _TEXT_SUBTITLES]
-    channels = max((s.channels or 0 for s in media.audio), default=0)
+    encoded = [s for s in media.audio if s.codec not in COPIED_SOUND[recipe.container]]
+    channels = max((s.channels or 0 for s in encoded), default=0)
     silent = [s.codec for s in media.audio if not s.channels]
-    layouts = [
-        s.channel_layout for s in media.audio if s.codec != "opus" and (s.channel_layout or "unknown") not in _LAYOUTS
-    ]
-    extra = sorted(set(media.side_data) - _SIDE_DATA)
+    layouts = [s.channel_layout for s in encoded if (s.channel_layout or "unknown") not in _LAYOUTS]
+    extra = sorted(set(media.side_data) - _SIDE_DATA[recipe.container])
     rules = (
         ("efficient_codec", media.codec in recipe.skip_codecs, f"it is {media.codec} already"),
         ("alpha", media.has_alpha, f"{media.pixel_format} has transparency, which the result would lose"),
@@ -117,7 +147,11 @@ def skip(media: Media, recipe: Recipe, mark: str = "") -> Refusal | None:
             media.chroma not in _CHROMA,
             f"{media.pixel_format or 'its colour'} is {media.chroma}, and a result in 4:2:0 would lose colour",
         ),
-        ("bit_depth", media.bit_depth not in _DEPTHS, f"{media.bit_depth} bits, a result can have 8 or 10"),
+        (
+            "bit_depth",
+            media.bit_depth not in _DEPTHS[recipe.codec],
+            f"{media.bit_depth} bits, a result can have {' or '.join(map(str, _DEPTHS[recipe.codec]))}",
+        ),
         (
             "interlaced",
             media.field_order != "progressive",
@@ -126,7 +160,7 @@ def skip(media: Media, recipe: Recipe, mark: str = "") -> Refusal | None:
         ("side_data", bool(extra), f"{', '.join(extra)} would be lost"),
         ("content_credentials", media.content_credentials, "its Content Credentials (C2PA) would be lost"),
         ("several_videos", media.video_streams != 1, f"{media.video_streams} video streams, only one would be kept"),
-        ("picture_subtitles", bool(pictures), f"subtitles in {', '.join(pictures)} do not fit into WebM"),
+        ("picture_subtitles", bool(pictures), f"subtitles in {', '.join(pictures)} are no text"),
         ("channels", channels > _MAX_CHANNELS, f"{channels} audio channels, Opus takes {_MAX_CHANNELS}"),
         ("audio_layout", bool(layouts), f"audio in {', '.join(map(str, layouts))} would be mixed into another layout"),
         ("unknown_audio", bool(silent), f"audio in {', '.join(silent)} of an unknown number of channels"),
@@ -138,15 +172,29 @@ def accept(
     source: Media, result: Media, quality: Quality, recipe: Recipe, acceptance: Acceptance, *, mark: str = ""
 ) -> Refusal | None:
     """Why `result` may not take the place of `source`, every fault of it with its figures; None if it may."""
-    faults = [*_shape(source, result, recipe), *_sound(source, result), *_worth(source, result, quality, acceptance)]
+    faults = [
+        *_plays(result, recipe),
+        *_shape(source, result),
+        *_kept(source, result),
+        *_sound(source, result, recipe),
+        *_worth(source, result, quality, acceptance),
+    ]
     if not faults:
         return None
     return Refusal(faults[0][0], "; ".join(reason for _, reason in faults), mark)
 
 
-def _shape(source: Media, result: Media, recipe: Recipe) -> Iterator[tuple[str, str]]:
-    if (result.container, result.codec, result.video_streams) != ("webm", recipe.codec, 1):
-        yield "codec", f"{result.video_streams} x {result.codec} in {result.container}, not 1 x {recipe.codec} in webm"
+def _plays(result: Media, recipe: Recipe) -> Iterator[tuple[str, str]]:
+    if (result.container, result.codec, result.video_streams) != (_CONTAINERS[recipe.container], recipe.codec, 1):
+        found = f"{result.video_streams} x {result.codec} in {result.container}"
+        yield "codec", f"{found}, not 1 x {recipe.codec} in {recipe.container}"
+    if recipe.container == "mp4" and not result.index_first:
+        yield "index_first", "its index (moov) stands behind its media data, so it plays only when all of it is there"
+    if recipe.codec == "hevc" and result.codec_tag != "hvc1":
+        yield "codec_tag", f"HEVC is tagged {result.codec_tag}, and Apple's players take hvc1 alone"
+
+
+def _shape(source: Media, result: Media) -> Iterator[tuple[str, str]]:
     if result.frames != source.frames:
         yield "frames", f"{result.frames} frames, the source has {source.frames}"
     frame = source.duration_seconds / max(1, source.frames)
@@ -158,12 +206,18 @@ def _shape(source: Media, result: Media, recipe: Recipe) -> Iterator[tuple[str, 
         yield "display_size", f"{result.width}x{result.height}, the source {source.width}x{source.height}"
     if not abs(result.display_aspect / source.display_aspect - 1) <= _ASPECT_TOLERANCE:
         yield "aspect", f"display aspect {result.display_aspect:.4f}, the source {source.display_aspect:.4f}"
+
+
+def _kept(source: Media, result: Media) -> Iterator[tuple[str, str]]:
     for name in _KEPT:
         before, after = getattr(source, name), getattr(result, name)
+        after = _UNMARKED.get(name) if after is None else after
         if before not in (None, "gray", after):  # gray loses nothing in any chroma
             yield name, f"{name} {after}, the source {before}"
     if lost := sorted(set(source.side_data) - set(result.side_data)):
         yield "side_data", f"without the source's {', '.join(lost)}"
+    if changed := sorted(name for name, value in source.tags if dict(result.tags).get(name) != value):
+        yield "tags", f"without the source's tags {', '.join(changed)}"
 
 
 def _latest(before: Sequence[int], after: Sequence[int]) -> int:
@@ -171,14 +225,16 @@ def _latest(before: Sequence[int], after: Sequence[int]) -> int:
     return max((abs(new - old) for old, new in zip(before, after, strict=False)), default=0)
 
 
-def _sound(source: Media, result: Media) -> Iterator[tuple[str, str]]:
+def _sound(source: Media, result: Media, recipe: Recipe) -> Iterator[tuple[str, str]]:
     for kind in ("audio", "subtitles"):
         before, after = getattr(source, kind), getattr(result, kind)
         if len(before) != len(after):
             yield kind, f"{len(after)} {kind} streams, the source has {len(before)}"
     for number, (old, new) in enumerate(zip(source.audio, result.audio, strict=False), 1):
-        if new.codec != "opus" or new.channels != old.channels:
-            yield "audio", f"audio {number}: {new.codec} of {new.channels} channels, the source {old.channels}"
+        wanted = old.codec if old.codec in COPIED_SOUND[recipe.container] else "opus"
+        if new.codec != wanted or new.channels != old.channels:
+            found = f"{new.codec} of {new.channels} channels"
+            yield "audio", f"audio {number}: {found}, not {wanted} of the source's {old.channels}"
         if old.duration_seconds is None or new.duration_seconds is None:
             yield "audio_duration", f"audio {number}: {new.duration_seconds} s, the source {old.duration_seconds} s"
         elif not abs(new.duration_seconds - old.duration_seconds) <= _TOLERANCE_SECONDS:

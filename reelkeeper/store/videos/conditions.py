@@ -4,7 +4,7 @@ A plan is an opinion of the past. The UPDATE that acts on it asks again, inside 
 """
 
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
@@ -97,6 +97,14 @@ def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
         sa.true() if service_keys else blobs.c.is_ours,
         sa.or_(blobs.c.video_id.is_(None), allowed),
     )
+
+
+_Key = TypeVar("_Key", str, sa.ColumnElement[str])
+
+
+def replaced_by(key: _Key) -> _Key:
+    """Say why bytes were retired that those at `key` took the place of; of a column, in SQL."""
+    return "replaced by " + key
 
 
 def retired(at: datetime, grace: Grace, reason: str | sa.ScalarSelect[str | None]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from reelkeeper.model import BlobState, Grace, Recorded, VideoState
 from reelkeeper.store.core.engine import changed, now
 from reelkeeper.store.tables import blobs, operations, videos
 from reelkeeper.store.videos import conditions
-from reelkeeper.store.videos.conditions import retired
+from reelkeeper.store.videos.conditions import replaced_by, retired
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,5 +178,5 @@ def retire_old(session: Session, intent: Intent, grace: Grace) -> None:
         sa.update(blobs)
         .where(blobs.c.id == intent.old_blob_id, blobs.c.state == BlobState.LIVE)
         # guard publish.old_grace: the old bytes of a swap can be purged at once
-        .values(run_id=intent.run_id, **retired(now(session), grace, f"replaced by {intent.key}"))
+        .values(run_id=intent.run_id, **retired(now(session), grace, replaced_by(intent.key)))
     )

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from reelkeeper.model import BlobState
 from reelkeeper.store.core.engine import insert_into
 from reelkeeper.store.tables import blobs, daily_views, videos, view_days
+from reelkeeper.store.videos.conditions import replaced_by
 
 _MAX_VIEWS = 2**31 - 1  # what the column holds on PostgreSQL
 _AT_ONCE = 1_000  # keys or ids in one statement
@@ -33,14 +36,42 @@ def videos_at(session: Session, keys: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def state_and_key(session: Session, video_id: str) -> tuple[str, str | None] | None:
-    """Find a video's state and the key of its present bytes; None where there is no such video."""
+class Copy(NamedTuple):
+    """Bytes that show a video. `codec` is None where nobody has looked."""
+
+    key: str
+    codec: str | None
+
+
+class Found(NamedTuple):
+    """A video's state, its present bytes, and those that it was made smaller of while they are still there."""
+
+    state: str
+    present: Copy | None
+    original: Copy | None
+
+
+def find_copies(session: Session, video_id: str, kept_until: datetime) -> Found | None:
+    """Find what shows a video now, and what shows the same until `kept_until`; None where there is no such video."""
+    original = blobs.alias("original")
+    kept = sa.and_(
+        original.c.video_id == videos.c.id,
+        original.c.state == BlobState.RETIRED,
+        original.c.purge_after > kept_until,
+        original.c.retire_reason == replaced_by(blobs.c.key),
+        # guard plays.same_video: what was uploaded before is shown for what is there now
+        blobs.c.recipe.is_not(None),  # an upload, too, leaves older bytes for their grace
+    )
     row = session.execute(
-        sa.select(videos.c.state, blobs.c.key)
-        .select_from(videos.outerjoin(blobs, blobs.c.id == videos.c.blob_id))
+        sa.select(videos.c.state, blobs.c.key, blobs.c.codec, original.c.key, original.c.codec)
+        .select_from(videos.outerjoin(blobs, blobs.c.id == videos.c.blob_id).outerjoin(original, kept))
         .where(videos.c.id == video_id)
     ).one_or_none()
-    return (row.state, row.key) if row else None
+    if row is None:
+        return None
+    state, *copies = row
+    present, before = (Copy(key, codec) if key else None for key, codec in (copies[:2], copies[2:]))
+    return Found(state, present, before)
 
 
 def add(session: Session, day: date, views: Mapping[str, int]) -> None:

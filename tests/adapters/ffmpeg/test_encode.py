@@ -42,14 +42,29 @@ ODD_CLIPS: dict[str, dict[str, Any]] = {
 }
 
 
+_TEN_BITS = "10 bits, a result can have 8"  # few devices play H.264 of more
+NOT_AS_H264 = {
+    "HDR10": _TEN_BITS,
+    "HDR10 with its display": _TEN_BITS,
+    "two eyes": "Stereo 3D would be lost",  # MP4 takes it from ffmpeg for few layouts
+}
+
+
 def made(make_clip: MakeClip, name: str) -> Path:
     odd = dict(ODD_CLIPS[name])
     return make_clip(*odd.pop("options", ()), **odd)
 
 
-def encoded(source: Path, tmp_path: Path, codec: str = "av1") -> tuple[Media, Media, Path]:
-    media, target = ffmpeg.inspect(source), tmp_path / "out.webm"
-    result = ffmpeg.encode(source, target, media, codec=codec, preset=10 if codec == "av1" else 5, crf=30)
+H264, HEVC = Recipe(codec="h264", preset=1), Recipe(codec="hevc", preset=1)
+AV1, VP9 = (Recipe(codec=codec, preset=preset, container="webm") for codec, preset in (("av1", 10), ("vp9", 5)))
+RECIPES = {"H.264 in MP4": H264, "HEVC in MP4": HEVC, "AV1 in MP4": Recipe(codec="av1", preset=10), "AV1 in WebM": AV1}
+RECIPES |= {"VP9 in MP4": Recipe(codec="vp9", preset=5), "VP9 in WebM": VP9}
+
+
+def encoded(source: Path, tmp_path: Path, recipe: Recipe = AV1) -> tuple[Media, Media, Path]:
+    media, target = ffmpeg.inspect(source), tmp_path / f"out.{recipe.container}"
+    how: dict[str, Any] = {"codec": recipe.codec, "container": recipe.container, "preset": recipe.preset}
+    result = ffmpeg.encode(source, target, media, crf=30, **how)
     assert result.complete
     assert result.frames == media.frames
     return media, ffmpeg.inspect(target), target
@@ -59,27 +74,70 @@ def perfect(source: Media) -> Quality:
     return Quality("vmaf_v0.6.1", 97, 97, 97, source.frames, 1)
 
 
-def structural_faults(source: Media, result: Media, codec: str = "av1") -> str:
+def structural_faults(source: Media, result: Media, recipe: Recipe = AV1) -> str:
     """Every fault but size and quality, which do not matter in a drawn clip of half a second."""
     lenient, large = Acceptance(max_size_percent=99.9), replace(source, size_bytes=10**9)
-    refusal = accept(large, result, perfect(source), Recipe.model_validate({"codec": codec}), lenient)
+    refusal = accept(large, result, perfect(source), recipe, lenient)
     return refusal.reason if refusal else ""
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ODD_CLIPS)
-def test_an_odd_clip_comes_through_whole(make_clip: MakeClip, tmp_path: Path, name: str) -> None:
-    source, result, target = encoded(made(make_clip, name), tmp_path)
-    assert skip(source, Recipe(skip_codecs=())) is None
-    assert structural_faults(source, result) == ""
+@pytest.mark.parametrize("recipe", [H264, AV1], ids=["H.264 in MP4", "AV1 in WebM"])
+def test_an_odd_clip_comes_through_whole(make_clip: MakeClip, tmp_path: Path, name: str, recipe: Recipe) -> None:
+    clip = made(make_clip, name)
+    if reason := NOT_AS_H264.get(name) if recipe is H264 else None:
+        refusal = skip(ffmpeg.inspect(clip), recipe.model_copy(update={"skip_codecs": ()}))
+        assert refusal is not None
+        assert refusal.reason == reason
+        return
+    source, result, target = encoded(clip, tmp_path, recipe)
+    assert skip(source, recipe.model_copy(update={"skip_codecs": ()})) is None
+    assert structural_faults(source, result, recipe) == ""
     assert ffmpeg.decode(target, result).frames == source.frames
 
 
-@pytest.mark.parametrize("name", ["plain", "two audio streams", "odd size", "HDR10"])
-def test_vp9_serves_as_well(make_clip: MakeClip, tmp_path: Path, name: str) -> None:
-    source, result, _ = encoded(made(make_clip, name), tmp_path, codec="vp9")
-    assert structural_faults(source, result, codec="vp9") == ""
-    assert result.profile in ("Profile 0", "Profile 2")  # 4:2:0, which players take
+@pytest.mark.parametrize("name", ["plain", "two audio streams", "odd size", "HDR10", "HDR10 with its display"])
+@pytest.mark.parametrize("recipe", ["HEVC in MP4", "AV1 in MP4", "VP9 in MP4", "VP9 in WebM"])
+def test_each_codec_serves_in_each_container_that_holds_it(
+    make_clip: MakeClip, tmp_path: Path, name: str, recipe: str
+) -> None:
+    wanted = RECIPES[recipe]
+    source, result, _ = encoded(made(make_clip, name), tmp_path, wanted)
+    assert structural_faults(source, result, wanted) == ""
+    assert result.profile in ("Main", "Main 10", "Profile 0", "Profile 2")  # 4:2:0, which players take
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name.endswith("MP4")])
+def test_an_mp4_begins_with_its_index_and_names_its_codec_as_players_ask(
+    make_clip: MakeClip, tmp_path: Path, recipe: str
+) -> None:
+    _, result, target = encoded(made(make_clip, "plain"), tmp_path, RECIPES[recipe])
+    boxes = target.read_bytes()
+    assert 0 < boxes.index(b"moov") < boxes.index(b"mdat")
+    assert result.index_first
+    assert result.codec_tag == {"h264": "avc1", "hevc": "hvc1", "av1": "av01", "vp9": "vp09"}[result.codec]
+    assert result.codec_tag.encode() in boxes
+
+
+@pytest.mark.parametrize(
+    ("container", "sound", "kept"),
+    [("mp4", "aac", True), ("mp4", "libmp3lame", True), ("mp4", "ac3", False), ("webm", "aac", False)],
+)
+def test_sound_that_plays_in_the_container_is_copied_bit_by_bit(
+    make_clip: MakeClip, tmp_path: Path, container: str, sound: str, kept: bool
+) -> None:
+    recipe = H264 if container == "mp4" else AV1
+    clip = make_clip(sound=sound)
+    source, result, target = encoded(clip, tmp_path, recipe)
+    assert structural_faults(source, result, recipe) == ""
+    assert result.audio[0].codec == (source.audio[0].codec if kept else "opus")
+    sounds = []
+    for number, file in enumerate((clip, target)):
+        copy = tmp_path / f"{number}.txt"
+        tool("-i", str(file), "-map", "0:a", "-c", "copy", "-f", "framemd5", str(copy))
+        sounds.append([line.split(",")[-1] for line in copy.read_text().splitlines() if not line.startswith("#")])
+    assert (sounds[0] == sounds[1]) is kept
 
 
 INTERLACED = ("-vf", "interlace=scan={order}", "-flags", "+ilme+ildct")
@@ -126,10 +184,10 @@ def test_what_a_result_would_lose_is_refused_before_and_after_the_encode(
     order = odd.pop("order", "")
     source = make_clip(*(part.format(order=order) for part in odd.pop("options", ())), **odd)
     media, result, _ = encoded(source, tmp_path)
-    refusal = skip(media, Recipe(skip_codecs=()))
+    refusal = skip(media, AV1.model_copy(update={"skip_codecs": ()}))
     assert refusal is not None
     assert (refusal.rule, refusal.permanent) == (early, True)
-    faults = accept(replace(media, size_bytes=10**9), result, perfect(media), Recipe(), Acceptance())
+    faults = accept(replace(media, size_bytes=10**9), result, perfect(media), AV1, Acceptance())
     assert faults is not None
     assert faults.rule == late, faults.reason
 
@@ -137,14 +195,14 @@ def test_what_a_result_would_lose_is_refused_before_and_after_the_encode(
 def test_a_clip_turned_by_an_odd_angle_is_left_as_it_is(make_clip: MakeClip, tmp_path: Path) -> None:
     clip = str(make_clip(size="96x64"))
     turned = tool("-display_rotation", "45", "-i", clip, "-c", "copy", str(tmp_path / "turned.mp4"))
-    refusal = skip(ffmpeg.inspect(turned), Recipe())
+    refusal = skip(ffmpeg.inspect(turned), AV1)
     assert refusal is not None
     assert refusal.rule == "side_data"
 
 
 @pytest.mark.parametrize("layout", ["2.1", "4.0", "3.1"])
 def test_sound_that_opus_would_mix_into_another_layout_is_left_as_it_is(make_clip: MakeClip, layout: str) -> None:
-    refusal = skip(ffmpeg.inspect(make_clip(audio=layout, sound="aac")), Recipe())
+    refusal = skip(ffmpeg.inspect(make_clip(audio=layout, sound="aac")), AV1)
     assert refusal is not None
     assert refusal.rule == "audio_layout"
     assert layout in refusal.reason
@@ -168,12 +226,12 @@ def times(clip: Path, log: Path) -> list[float]:
     return [(tick - ticks[0]) * int(over) / int(under) for tick in ticks]
 
 
-@pytest.mark.parametrize("codec", ["av1", "vp9"])
-def test_every_frame_of_an_uneven_rate_keeps_its_time(make_clip: MakeClip, tmp_path: Path, codec: str) -> None:
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_frame_of_an_uneven_rate_keeps_its_time(make_clip: MakeClip, tmp_path: Path, recipe: str) -> None:
     uneven = ("-vf", r"settb=1/90000,setpts=PTS+mod(N\,3)*0.01/TB", "-enc_time_base", "1:90000")
     source = make_clip(*uneven, "-fps_mode", "passthrough")
     before = times(source, tmp_path / "before.txt")
-    after = times(encoded(source, tmp_path, codec)[2], tmp_path / "after.txt")
+    after = times(encoded(source, tmp_path, RECIPES[recipe])[2], tmp_path / "after.txt")
     assert [round(1000 * at) for at in before] == list(ffmpeg.inspect(source).shown_at_ms)
     assert len({round(later - earlier, 3) for earlier, later in pairwise(before)}) > 1
     assert after == pytest.approx(before, abs=0.001)  # WebM counts in milliseconds
@@ -183,9 +241,11 @@ def test_subtitles_are_kept(make_clip: MakeClip, tmp_path: Path) -> None:
     text = tmp_path / "text.srt"
     text.write_text("1\n00:00:00,000 --> 00:00:00,400\nhello\n")
     merged = ["-i", str(text), "-map", "0", "-map", "1", "-c", "copy", "-c:s", "mov_text"]
-    source, result, _ = encoded(tool("-i", str(make_clip()), *merged, str(tmp_path / "sub.mp4")), tmp_path)
-    assert [s.codec for s in result.subtitles] == ["webvtt"]
-    assert structural_faults(source, result) == ""
+    clip = tool("-i", str(make_clip()), *merged, str(tmp_path / "sub.mp4"))
+    for recipe, codec in ((AV1, "webvtt"), (H264, "mov_text")):
+        source, result, _ = encoded(clip, tmp_path, recipe)
+        assert [s.codec for s in result.subtitles] == [codec]
+        assert structural_faults(source, result, recipe) == ""
 
 
 def test_cover_and_timecode_do_not_break_an_encode(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -197,13 +257,20 @@ def test_cover_and_timecode_do_not_break_an_encode(make_clip: MakeClip, tmp_path
     assert structural_faults(source, result) == ""
 
 
-def test_tags_and_creation_time_are_kept(make_clip: MakeClip, tmp_path: Path) -> None:
-    tags = ["comment=a fox; in 'snow' = 雪", "creation_time=2026-01-02T03:04:05.000000Z"]
-    options = [part for tag in tags for part in ("-metadata", tag)]
-    tagged = tool("-i", str(make_clip()), "-c", "copy", *options, str(tmp_path / "tagged.mp4"))
-    _, result, target = encoded(tagged, tmp_path)
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("more", [{}, {"workflow": '{"nodes": [1]}'}], ids=["iTunes' tags", "ComfyUI's tags"])
+def test_tags_and_creation_time_are_kept(
+    make_clip: MakeClip, tmp_path: Path, recipe: str, more: dict[str, str]
+) -> None:
+    tags = {"comment": "a fox; in 'snow' = 雪", "title": "fox"} | more
+    given = tags | {"creation_time": "2026-01-02T03:04:05.000000Z"}
+    options = [part for name, value in given.items() for part in ("-metadata", f"{name}={value}")]
+    flags = ("-movflags", "use_metadata_tags") if more else ()
+    tagged = tool("-i", str(make_clip()), "-c", "copy", *options, *flags, str(tmp_path / "tagged.mp4"))
+    source, result, _ = encoded(tagged, tmp_path, RECIPES[recipe])
     assert result.creation_time == "2026-01-02T03:04:05.000000Z"
-    assert "a fox; in 'snow' = 雪".encode() in target.read_bytes()
+    assert dict(source.tags) == dict(result.tags) == tags
+    assert structural_faults(source, result, RECIPES[recipe]) == ""
 
 
 def test_opus_is_copied_as_it_is(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -216,8 +283,9 @@ def test_opus_is_copied_as_it_is(make_clip: MakeClip, tmp_path: Path) -> None:
     assert abs(sounds[0].stat().st_size - sounds[1].stat().st_size) < 300
 
 
-def test_the_same_source_gives_the_same_bytes(tiny_clip: Path, tmp_path: Path) -> None:
-    first, second = (encoded(tiny_clip, tmp_path)[2].read_bytes() for _ in range(2))
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_same_source_gives_the_same_bytes(tiny_clip: Path, tmp_path: Path, recipe: str) -> None:
+    first, second = (encoded(tiny_clip, tmp_path, RECIPES[recipe])[2].read_bytes() for _ in range(2))
     assert first == second
 
 

@@ -29,7 +29,7 @@ def shrinker(result: Transcode | Refusal, *, tamper: bool = False) -> Shrinker:
     def shrink(_: Path, place: Path) -> Transcode | Refusal:
         if isinstance(result, Refusal):
             return result
-        copy = Path(shutil.copyfile(result.path, place / "result.webm"))
+        copy = Path(shutil.copyfile(result.path, place / Path(result.path).name))
         if tamper:
             copy.write_bytes(copy.read_bytes()[:-100])
         return replace(result, path=str(copy))

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from reelkeeper.rules.lifecycle.crf import FREE, Probe, Stakes, best, frame_step, is_good, next_crf
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 
+AV1 = Recipe(codec="av1")
+
 SIZE = 1_000_000  # bytes of the source
 MONTHS = Stakes(4.5e-11, 2e-5)  # three months of a byte, and two CPU seconds at 0.04 USD an hour
 
 
 def after(*probes: Probe, first: int = 40, stakes: Stakes = FREE) -> int | None:
-    return next_crf(list(probes), SIZE, Recipe(), Acceptance(), first, stakes)
+    return next_crf(list(probes), SIZE, AV1, Acceptance(), first, stakes)
 
 
 def test_the_search_begins_where_it_is_told_within_bounds() -> None:
@@ -111,7 +113,7 @@ LONG = 600  # frames
 def test_only_a_probe_that_is_hardly_the_last_is_looked_at_lightly(
     probes: list[Probe], sd_crf: float, frames: int, step: int
 ) -> None:
-    assert frame_step(probes, frames, sd_crf, Recipe(), Acceptance()) == step
+    assert frame_step(probes, frames, sd_crf, AV1, Acceptance()) == step
 
 
 points = st.floats(0, 100, allow_nan=False)

@@ -11,6 +11,8 @@ from reelkeeper.rules.lifecycle.first_crf import Lesson, first_crf, kept_share, 
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from tests.rules.lifecycle.test_transcode import SOURCE
 
+AV1 = Recipe(codec="av1")
+
 SEARCH = CrfSearch(
     encoder="libsvtav1 4.2.0",
     preset=8,
@@ -75,18 +77,18 @@ def test_the_part_that_is_kept_is_learnt_by_model_and_held_to_the_usual_preset()
 
 
 def test_a_search_teaches_where_it_met_or_would_have_met_the_aim() -> None:
-    learnt = lesson(SEARCH, "fox", Recipe(), Acceptance())
+    learnt = lesson(SEARCH, "fox", AV1, Acceptance())
     assert learnt is not None
     assert learnt.floor_crf == pytest.approx(43.0, abs=0.3)  # half a point above the floor
     assert learnt.kept_share == pytest.approx(0.26, abs=0.01)
     assert (learnt.model, learnt.preset) == ("fox", 8)
     missed = replace(SEARCH, probes=((40, 300_000, 92.0, 89.0, 3),), kept_bytes=1_000_000, outcome="no_good_result")
-    worse = lesson(missed, "fox", Recipe(), Acceptance())
+    worse = lesson(missed, "fox", AV1, Acceptance())
     assert worse is not None
     assert worse.floor_crf < 40
     assert worse.kept_share > 0.3
     outgrown = replace(SEARCH, probes=((40, 900_001, None, None, 1),))
-    assert lesson(outgrown, "fox", Recipe(), Acceptance()) is None
+    assert lesson(outgrown, "fox", AV1, Acceptance()) is None
 
 
 @given(st.lists(st.builds(seen, st.sampled_from(["fox", "owl", None]), st.floats(1, 90), st.floats(0.001, 9))))

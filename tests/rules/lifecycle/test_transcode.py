@@ -35,15 +35,15 @@ SOURCE = Media(
     creation_time=None,
     audio=(AUDIO,),
     subtitles=(Stream("subtitle", "mov_text", 9.0),),
+    tags=(("title", "a fox"),),
     shown_at_ms=(0, 42, 83),
 )
 RESULT = replace(
     SOURCE,
-    container="webm",
-    codec="av1",
     size_bytes=1_500_000,
-    audio=(replace(AUDIO, codec="opus", duration_seconds=10.008),),
-    subtitles=(Stream("subtitle", "webvtt", 9.0),),
+    audio=(replace(AUDIO, duration_seconds=10.008),),
+    index_first=True,
+    codec_tag="avc1",
     shown_at_ms=(0, 42, 85),
 )
 QUALITY = Quality("vmaf_v0.6.1", 94.0, 90.0, 85.0, 240, 1)
@@ -67,11 +67,11 @@ def test_an_ordinary_video_is_not_skipped() -> None:
         ({"field_order": "tt"}, "interlaced", "tt"),
         ({"field_order": "unknown"}, "interlaced", "unknown"),
         ({"side_data": ("Content light level metadata", "Spherical Mapping")}, "side_data", "Spherical"),
-        ({"audio": (replace(AUDIO, channels=3, channel_layout="2.1"),)}, "audio_layout", "2.1"),
+        ({"audio": (replace(AUDIO, codec="ac3", channels=3, channel_layout="2.1"),)}, "audio_layout", "2.1"),
         ({"content_credentials": True}, "content_credentials", "C2PA"),
         ({"video_streams": 2}, "several_videos", "2"),
         ({"subtitles": (Stream("subtitle", "hdmv_pgs_subtitle", 9.0),)}, "picture_subtitles", "hdmv_pgs_subtitle"),
-        ({"audio": (replace(AUDIO, channels=16),)}, "channels", "16"),
+        ({"audio": (replace(AUDIO, codec="flac", channels=16),)}, "channels", "16"),
         ({"audio": (replace(AUDIO, channels=None),)}, "unknown_audio", "aac"),
     ],
 )
@@ -80,6 +80,18 @@ def test_what_would_lose_something_or_gain_nothing_is_skipped(change: dict[str, 
     assert refusal is not None
     assert (refusal.rule, refusal.recipe, refusal.permanent) == (rule, "mark", True)
     assert figure in refusal.reason
+
+
+def test_sound_that_is_copied_may_have_any_layout() -> None:
+    assert skip(replace(SOURCE, audio=(replace(AUDIO, channels=3, channel_layout="2.1"),)), Recipe()) is None
+
+
+def test_an_unmarked_range_is_the_narrow_one() -> None:
+    assert accept(SOURCE, replace(RESULT, color_range=None), QUALITY, Recipe(), Acceptance()) is None
+    full = replace(SOURCE, color_range="pc")
+    refusal = accept(full, replace(RESULT, color_range=None), QUALITY, Recipe(), Acceptance())
+    assert refusal is not None
+    assert refusal.reason == "color_range tv, the source pc"
 
 
 def test_few_bits_a_pixel_say_nothing_about_what_is_left_to_save() -> None:
@@ -95,8 +107,11 @@ def test_a_whole_result_is_accepted() -> None:
     ("change", "rule", "figure"),
     [
         ({"codec": "vp9"}, "codec", "vp9"),
-        ({"container": "mov"}, "codec", "mov"),
-        ({"video_streams": 2}, "codec", "2 x av1"),
+        ({"container": "webm"}, "codec", "webm"),
+        ({"index_first": False}, "index_first", "moov"),
+        ({"tags": ()}, "tags", "title"),
+        ({"tags": (("title", "a hare"),)}, "tags", "title"),
+        ({"video_streams": 2}, "codec", "2 x h264"),
         ({"frames": 239}, "frames", "239"),
         ({"duration_seconds": 9.9}, "duration", "9.900"),
         ({"duration_seconds": float("nan")}, "duration", "nan"),
@@ -110,10 +125,11 @@ def test_a_whole_result_is_accepted() -> None:
         ({"color_range": "pc"}, "color_range", "pc"),
         ({"audio": ()}, "audio", "0 audio"),
         ({"subtitles": ()}, "subtitles", "0 subtitles"),
-        ({"audio": (replace(AUDIO, codec="opus", channels=1),)}, "audio", "1 channels"),
-        ({"audio": (replace(AUDIO, codec="opus", duration_seconds=9.9),)}, "audio_duration", "9.900"),
-        ({"audio": (replace(AUDIO, codec="opus", duration_seconds=None),)}, "audio_duration", "None"),
-        ({"audio": (replace(AUDIO, codec="opus", start_seconds=0.2),)}, "audio_sync", "+0.200"),
+        ({"audio": (replace(AUDIO, codec="opus"),)}, "audio", "not aac"),
+        ({"audio": (replace(AUDIO, channels=1),)}, "audio", "1 channels"),
+        ({"audio": (replace(AUDIO, duration_seconds=9.9),)}, "audio_duration", "9.900"),
+        ({"audio": (replace(AUDIO, duration_seconds=None),)}, "audio_duration", "None"),
+        ({"audio": (replace(AUDIO, start_seconds=0.2),)}, "audio_sync", "+0.200"),
         ({"size_bytes": 3_600_001}, "size", "3600000"),
         ({"size_bytes": 0}, "size", "0 bytes"),
     ],
@@ -194,6 +210,24 @@ def test_a_gray_source_loses_nothing_in_colour() -> None:
     assert accept(gray, RESULT, QUALITY, Recipe(), Acceptance()) is None
 
 
+def test_hevc_that_apple_would_not_play_is_refused() -> None:
+    recipe = Recipe(codec="hevc")
+    right = replace(RESULT, codec="hevc", codec_tag="hvc1")
+    assert accept(SOURCE, right, QUALITY, recipe, Acceptance()) is None
+    refusal = accept(SOURCE, replace(right, codec_tag="hev1"), QUALITY, recipe, Acceptance())
+    assert refusal is not None
+    assert refusal.rule == "codec_tag"
+
+
+def test_sound_that_does_not_play_in_the_container_becomes_opus() -> None:
+    recipe = Recipe(codec="av1", container="webm")
+    right = replace(RESULT, codec="av1", container="webm", audio=(replace(AUDIO, codec="opus"),))
+    assert accept(SOURCE, right, QUALITY, recipe, Acceptance()) is None
+    refusal = accept(SOURCE, replace(right, audio=(AUDIO,)), QUALITY, recipe, Acceptance())
+    assert refusal is not None
+    assert refusal.reason == "audio 1: aac of 2 channels, not opus of the source's 2"
+
+
 def test_every_fault_is_named_at_once() -> None:
     refusal = accept(SOURCE, replace(RESULT, frames=1, audio=()), QUALITY, Recipe(), Acceptance())
     assert refusal is not None
@@ -214,7 +248,15 @@ def test_a_change_of_recipe_acceptance_or_encoder_changes_the_fingerprint() -> N
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"crf_start": 60}, {"crf_start": 30, "crf_min": 40}, {"codec": "hevc"}, {"max_probes": 0}, {"fast": 1}]
+    "wrong",
+    [
+        {"crf_start": 60},
+        {"crf_start": 30, "crf_min": 40},
+        {"codec": "hevc", "container": "webm"},
+        {"codec": "mpeg4"},
+        {"max_probes": 0},
+        {"fast": 1},
+    ],
 )
 def test_a_recipe_that_contradicts_itself_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
