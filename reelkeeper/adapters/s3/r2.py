@@ -8,13 +8,14 @@ import hashlib
 import os
 from base64 import b64encode
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from io import BufferedReader, BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -60,6 +61,8 @@ from reelkeeper.model.bucket_rules import Expiry
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+Headers = Mapping[str, Any]  # with which an object is served, by their names in PutObject
+_KEPT_HEADERS = ("CacheControl", "ContentDisposition", "ContentLanguage", "Metadata")
 PARALLEL_BATCHES = 4  # measured 1.6 times as fast as one; 8 gain little more
 PARALLEL_HEADS = 8
 WORTH_A_PAGE = 20  # wanted keys: a page costs the CPU of some 10 HEADs, and at R2 the price of 12.5
@@ -176,20 +179,32 @@ class Bucket:
             key, answer["ContentLength"], answer["ETag"].strip('"'), answer["LastModified"].astimezone(UTC)
         )
 
-    def put_once(self, key: str, path: Path, content_type: str) -> StoredObject:
+    def headers(self, key: str, etag: str | None = None) -> Headers:
+        """Ask with which headers the object is served: caching, disposition, language and its owner's metadata.
+
+        ObjectMissing; ObjectChanged if `etag` is given and the object has another.
+        """
+        condition: Any = {} if etag is None else {"IfMatch": f'"{etag}"'}
+        with translate_errors(f"HEAD {key}"):
+            answer: Headers = self._client.head_object(Bucket=self.name, Key=self.check(key), **condition)
+        return {name: answer[name] for name in _KEPT_HEADERS if answer.get(name)}
+
+    def put_once(
+        self, key: str, path: Path, content_type: str, headers: Headers = MappingProxyType({})
+    ) -> StoredObject:
         """Store the file at `key`, in one request, unless an object stands there: then KeyTaken.
 
         If what stands there has the size and MD5 of the file, it is our own, whose reply was lost: success.
         `last_modified` is the server's clock at its reply, ours if it does not say.
         """
         with path.open("rb") as body:
-            return self._put_once(key, body, content_type)
+            return self._put_once(key, body, content_type, headers)
 
     def put_bytes_once(self, key: str, data: bytes, content_type: str) -> StoredObject:
         """Store `data` as `put_once` does a file."""
-        return self._put_once(key, BytesIO(data), content_type)
+        return self._put_once(key, BytesIO(data), content_type, {})
 
-    def _put_once(self, key: str, body: BufferedReader | BytesIO, content_type: str) -> StoredObject:
+    def _put_once(self, key: str, body: BufferedReader | BytesIO, content_type: str, headers: Headers) -> StoredObject:
         self.check(key)
         md5 = hashlib.file_digest(body, lambda: hashlib.md5(usedforsecurity=False))
         size_bytes = body.seek(0, os.SEEK_END)
@@ -201,6 +216,7 @@ class Bucket:
                     Key=key,
                     Body=body,
                     ContentType=content_type,
+                    **headers,
                     # guard bucket.sent_whole: bytes that were damaged on their way are stored
                     ContentMD5=b64encode(md5.digest()).decode(),
                     # guard bucket.written_once: what stands at a key is overwritten

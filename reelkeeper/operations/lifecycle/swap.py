@@ -70,7 +70,8 @@ def swap(
         if intent is None:
             why = "while it was encoded it was held, replaced or retired"
             return Outcome(video_id, "skipped", why, source.size_bytes, source.size_bytes, source.blob_id)
-        intents.put(workspace, intent, Path(result.path))
+        # guard swap.headers: a link that downloads, or is kept by caches for a day, does not any more
+        intents.put(workspace, intent, Path(result.path), workspace.bucket.headers(source.key, source.etag))
     return intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
 
 

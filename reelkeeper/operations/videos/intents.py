@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from reelkeeper import disk
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY, scratch_dir
+from reelkeeper.adapters.s3.r2 import Headers
 from reelkeeper.errors import IntegrityDoubt, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, MediaLimits, Outcome
@@ -55,10 +57,10 @@ def open_intents(workspace: Workspace, video_id: str | None = None) -> list[Inte
         return rows.open_intents(session, video_id)
 
 
-def put(workspace: Workspace, intent: Intent, source: Path) -> None:
-    """Put the announced object. Raises KeyTaken if something else already stands at its key."""
+def put(workspace: Workspace, intent: Intent, source: Path, headers: Headers = MappingProxyType({})) -> None:
+    """Put the announced object, to be served with `headers`. Raises KeyTaken if something else stands at its key."""
     with effect(f"{intent.kind}.put"):
-        workspace.bucket.put_once(intent.key, source, intent.content_type)
+        workspace.bucket.put_once(intent.key, source, intent.content_type, headers)
 
 
 def settle(workspace: Workspace, intent: Intent, *, scratch: Path, lease: Lease, grace: Grace) -> Outcome:

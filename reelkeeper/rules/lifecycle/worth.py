@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from reelkeeper.model import Media, SearchTotals
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, MILLION, STANDARD
 
-_READS, _WRITES = 2, 1  # download, read back; put
+_READS, _WRITES = 3, 1  # download, headers, read back; put
 REQUESTS_USD: Final = float(
     (_WRITES * STANDARD.class_a_usd_per_million + _READS * STANDARD.class_b_usd_per_million) / MILLION
 )

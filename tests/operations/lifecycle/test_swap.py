@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, operations, videos
 from reelkeeper.store.videos.holds import HoldTerms
+from tests.buckets import BUCKET
 from tests.clips import MakeClip
 from tests.faults.world import World
 
@@ -56,6 +58,24 @@ def test_the_smaller_bytes_are_shown_and_the_old_ones_wait(
     assert (outcome.action, outcome.after_bytes) == ("compressed", tiny_transcode.size_bytes)
     assert blob_states(world) == {1: BlobState.RETIRED, 2: BlobState.LIVE}
     world.check()
+
+
+def test_a_result_is_served_as_its_source_was(world: World, lease: Lease, tiny_transcode: Transcode) -> None:
+    key = f"{world.address.prefix}ann/v1.mp4"
+    served: Any = {
+        "CacheControl": "public, max-age=86400",
+        "ContentDisposition": 'attachment; filename="fox.mp4"',
+        "ContentLanguage": "en",
+        "Metadata": {"prompt-id": "p-17", "model": "sketch-1"},
+    }
+    body = world.clip.read_bytes()
+    world.double.client.put_object(Bucket=BUCKET, Key=key, Body=body, ContentType="video/mp4", **served)
+    blob_id = world.video("v1", key=key, stored=False)
+    assert run(world, blob_id, lease, shrinker(tiny_transcode)).action == "compressed"
+    (put,) = world.double.sent("PutObject")[-1:]
+    answer: Any = world.double.client.head_object(Bucket=BUCKET, Key=put.key)
+    assert {name: answer[name] for name in served} == served
+    assert answer["ContentType"] == "video/mp4"
 
 
 def test_a_run_that_was_killed_before_it_wrote_the_outcome_down_gives_the_same_once_more(
