@@ -16,6 +16,7 @@ from docs.generated import api, commands, errors, flows, guards, policies, setti
 WRITERS: Final[dict[str, Callable[[str], str]]] = {
     "settings": settings.table,
     "policies": policies.sections,
+    "catalogue": policies.catalogue,
     "flow": flows.facts,
     "schedule": flows.schedule,
     "commands": commands.sections,

@@ -13,6 +13,7 @@ ReelkeeperError
 │   ├── InsufficientCredits              the user has fewer credits than that
 │   ├── HoldClosed                       held credits, or reserved bytes, that were settled or given back already
 │   ├── QuotaExceeded                    the user's quota has no room for so many bytes, or is unknown
+│   ├── ModelRefused                     a model that is not sold, or cannot make what was asked for
 │   ├── AddressRefused                   an address that is not public, or not https
 │   ├── SignatureRefused                 a call that is not signed as it should be, or too old
 │   └── IdentityMismatch                 this store does not belong to this bucket
@@ -117,6 +118,12 @@ class QuotaExceeded(Refused):
     operator_remedy = (
         "To allow more: reelkeeper quota set USER SIZE; to set a tier: reelkeeper videos import --users FILE"
     )
+
+
+class ModelRefused(Refused):
+    """A model that is not sold here, or cannot make what was asked for."""
+
+    operator_remedy = "What each model makes and costs is `book.models` of the policies: reelkeeper policy show"
 
 
 class AddressRefused(Refused):

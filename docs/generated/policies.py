@@ -10,6 +10,7 @@ from docs.generated import flows
 from docs.generated.tables import code, kind, table
 from reelkeeper.cli.parameters import policy_of
 from reelkeeper.operations.core.policy_document import shown
+from reelkeeper.rules.billing.catalogue import ModelEntry, ModelLimits, Rate, VendorPrice
 from reelkeeper.rules.policies import DEFAULTS, Policies, section_of
 
 _API_FOLLOWS: Final = ("access", "admission", "book", "budget", "lifecycle", "quota")
@@ -33,6 +34,21 @@ def used() -> dict[tuple[str, type[BaseModel]], list[str]]:
 def sections(_argument: str = "") -> str:
     """Give a section for each policy."""
     return "\n\n".join(_section(name, policy, takers) for (name, policy), takers in sorted(used().items(), key=str))
+
+
+def catalogue(_argument: str = "") -> str:
+    """Give a table of all that an entry of the model catalogue says."""
+    parts = (("", ModelEntry), ("limits.", ModelLimits), ("price.", VendorPrice), ("price.rates[].", Rate))
+    rows = ((f"`{before}{name}`", *said) for before, part in parts for name, *said in _listed(part))
+    return table(("field", "what it is", "unset", "what it says"), rows)
+
+
+def _listed(part: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
+    schema: dict[str, Any] = part.model_json_schema()
+    for name, field in part.model_fields.items():
+        usual = "" if field.is_required() or isinstance(field.default, BaseModel) else _default(name, field.default)
+        said = kind(schema["properties"][name], schema.get("$defs", {}))
+        yield name, said, usual, field.description or ""
 
 
 def fields(prefix: str, policy: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:

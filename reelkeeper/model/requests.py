@@ -27,6 +27,7 @@ class GenerationRequest(BaseModel):
     height: int = Field(720, ge=64, le=4096, multiple_of=2, description="Pixels")
     duration_seconds: float = Field(5.0, ge=0.5, le=120, description="Length of the video")
     fps: int = Field(24, ge=1, le=60, description="Frames per second")
+    audio: bool | None = Field(None, description="With sound, or without; unset: as the model has it")
     seed: int | None = Field(None, ge=0, lt=2**63, description="Of the model's chance")
     parameters: dict[str, Value] = Field(default_factory=dict, max_length=_PARAMETERS, description="Whatever else")
     shared: bool = Field(False, description="The video may be given to others who ask for the same")
@@ -44,7 +45,8 @@ class GenerationRequest(BaseModel):
 
     def canonical(self) -> dict[str, Any]:
         """Give all that shapes the video, in JSON's values: numbers that are equal look the same."""
-        return {name: _plain(value) for name, value in self.model_dump(exclude={"shared"}).items()}
+        unsaid = {"audio"} if self.audio is None else set()  # what was made before it could be said is still the same
+        return {name: _plain(value) for name, value in self.model_dump(exclude={"shared", *unsaid}).items()}
 
 
 def _is_text(text: str) -> bool:
@@ -69,6 +71,7 @@ class RefusedFor(StrEnum):
     BUDGET = "budget"
     FROZEN = "frozen"
     INPUT = "input"
+    MODEL = "model"
 
 
 class Cached(NamedTuple):

@@ -18,6 +18,7 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import freeze, tokens
 from reelkeeper.operations.jobs import settle
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.core import policies
 from reelkeeper.store.core.engine import transaction
@@ -105,6 +106,23 @@ def test_what_cannot_be_is_refused_with_a_reason_that_a_user_reads(client: TestC
     answer = ask(client, "k4", "new")
     assert problem(answer, 503)["type"] == "urn:reelkeeper:frozen"
     assert answer.headers["retry-after"] == "30"
+
+
+def test_what_a_model_cannot_do_is_refused_with_what_it_can_for_the_user_and_where_that_stands_for_the_operator(
+    client: TestClient, world: World
+) -> None:
+    price = {"unit": "second", "rates": [{"usd": "0.1"}], "source": "a price list", "read_on": "2026-11-25"}
+    sold = {"models": [{"model": "m", "limits": {"seconds": [4, 8], "audio": "never"}, "price": price}]}
+    put_in_force(world.workspace.engine, book=PriceBook.model_validate(sold))
+    told = problem(ask(client, "k1", duration_seconds=5, audio=True), 422)
+    assert told["type"] == "urn:reelkeeper:model"
+    assert told["detail"] == (
+        "model 'm' cannot do this: 5 seconds were asked for, and it makes 4 or 8; "
+        "sound was wanted, and its videos never have it. Nothing was held"
+    )
+    assert "book.models" in str(told["operator"])
+    assert client.get("/v1/users/ann").json()["held_microusd"] == 0
+    assert ask(client, "k1", duration_seconds=8).status_code == 202
 
 
 def test_a_job_that_waits_is_given_up_at_no_charge(client: TestClient) -> None:

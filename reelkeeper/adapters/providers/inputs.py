@@ -31,7 +31,8 @@ def aspect_ratio(request: Mapping[str, Any]) -> str:
 
 def options_of(request: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a request may leave out, under the names that most models have for it."""
-    return {name: request[name] for name in ("negative_prompt", "seed") if request.get(name) not in (None, "")}
+    found = {name: request[name] for name in ("negative_prompt", "seed") if request.get(name) not in (None, "")}
+    return found if request.get("audio") is None else found | {"generate_audio": request["audio"]}
 
 
 def with_parameters(shape: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class RunwayProvider(OverHttp):
             sent["negativePrompt"] = request["negative_prompt"]
         if request.get("seed") is not None:
             sent["seed"] = request["seed"]
+        if request.get("audio") is not None:
+            sent["audio"] = request["audio"]
         if submission.image_url:
             sent["promptImage"] = submission.image_url
         path = "/v1/image_to_video" if submission.image_url else "/v1/text_to_video"

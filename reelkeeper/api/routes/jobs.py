@@ -28,6 +28,7 @@ REFUSED: Final = {
     RefusedFor.BUDGET: 503,
     RefusedFor.FROZEN: 503,
     RefusedFor.INPUT: 422,
+    RefusedFor.MODEL: 422,
 }
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", examples=["0123456789abcdef0123456789abcdef"])]
 

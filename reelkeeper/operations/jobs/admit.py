@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from reelkeeper.errors import AmountRefused, Frozen, InsufficientCredits, QuotaExceeded
+from reelkeeper.errors import AmountRefused, Frozen, InsufficientCredits, ModelRefused, QuotaExceeded
 from reelkeeper.model import Tier
 from reelkeeper.model.requests import (
     Admission,
@@ -30,6 +30,7 @@ from reelkeeper.model.requests import (
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.jobs.lookup import AdmissionRequest, ExistingState, look, queued
+from reelkeeper.rules.billing.catalogue import clip_of
 from reelkeeper.rules.billing.credits import require_key
 from reelkeeper.rules.billing.quote import JobSpec, Quote, quote
 from reelkeeper.rules.jobs.admission import AdmissionPolicy, over_budget
@@ -62,22 +63,32 @@ def offered(
     tier: str | None,
     policies: Policies,
 ) -> Offer:
-    """Make the offer, as the queue stands at this moment; nothing is promised, and nobody waits for it."""
+    """Make the offer, as the queue stands at this moment; nothing is promised, and nobody waits for it.
+
+    Raises ModelRefused for what no model here makes.
+    """
+    price = price_of(request, tier, policies)
     units = complexity(request)
     memory = remembered(session, [CONCURRENCY, ESTIMATES])
     policy = policies.admission
     slots, factors = slots_of(memory, policy.slots), memory.get(ESTIMATES, {}).get(request.model, ())
     ahead = waiting(session, expected_seconds(units, 1.0, factors))
     estimate = expected_seconds(units, ahead.running / slots, factors)
-    price = price_of(request, tier, policies)
     return Offer(tier, units, expected_bytes(request, policy.bits_per_pixel), price, ahead, slots, estimate)
 
 
 def price_of(request: GenerationRequest, tier: str | None, policies: Policies) -> Quote:
-    """Price a request of a user of this tier, whose videos are kept so long."""
+    """Price a request of a user of this tier, whose videos are kept so long. Raises ModelRefused."""
+    policies.book.require_sold(request)
     days = policies.lifecycle.retention_days()[Tier(tier)] if tier in set(Tier) else None
     size_bytes = expected_bytes(request, policies.admission.bits_per_pixel)
-    job = JobSpec(model=request.model, complexity=complexity(request), size_bytes=size_bytes, retention_days=days)
+    job = JobSpec(
+        model=request.model,
+        complexity=complexity(request),
+        size_bytes=size_bytes,
+        retention_days=days,
+        clip=clip_of(request),
+    )
     return quote(job, policies.book)
 
 
@@ -102,6 +113,7 @@ _CODES = {
     InsufficientCredits: RefusedFor.CREDITS,
     Frozen: RefusedFor.FROZEN,
     AmountRefused: RefusedFor.INPUT,
+    ModelRefused: RefusedFor.MODEL,
 }
 
 
@@ -146,7 +158,7 @@ def _answer(engine: Engine, asked: AdmissionRequest, run_id: str) -> Admission:
     try:
         with transaction(engine, "admit") as session:
             return _decide(session, asked, run_id)
-    except (QuotaExceeded, InsufficientCredits, Frozen, AmountRefused) as refused:
+    except tuple(_CODES) as refused:
         return Declined(_CODES[type(refused)], str(refused))
 
 

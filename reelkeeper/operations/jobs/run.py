@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.adapters.providers.contract import Generator, Made, Order
@@ -32,6 +33,7 @@ from reelkeeper.logs import bound
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, LeaseManager
+from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs import settle
@@ -43,6 +45,7 @@ from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.videos.videos import is_live
 
 _log = logging.getLogger(__name__)
+_OTHERS_SECONDS: Final = 30.0  # that a job waits for a worker whose provider makes it
 
 
 class End(StrEnum):
@@ -224,7 +227,7 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
         )
     with scratch_dir(context.scratch) as folder:
         # guard claims.delivered: a job whose video is there is made, and paid, once more
-        made = Made(folder) if is_there else context.generator.make(_order(item), folder / "made.mp4", job)
+        made = Made(folder) if is_there else context.generator.make(_order(context, item), folder / "made.mp4", job)
         # Of a job that another worker began, only the store knows how long it took.
         took = None if item.provider_key else time.monotonic() - job.began
         job.check()
@@ -250,8 +253,23 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
     return End.SUCCEEDED
 
 
-def _order(job: Claim) -> Order:
-    return Order(job.id, job.model, job.request, job.provider_key, job.provider_job_id, job.was_parked, job.started_at)
+def _order(context: WorkerContext, job: Claim) -> Order:
+    """Make the order of a job, as the model was when its price was quoted.
+
+    Raises ProviderBusy where another provider makes that model, whose worker is to have it.
+    """
+    with reading(context.engine) as session:
+        entry = at_version(session, job.policy_version).book.entry(job.model)
+    model, request = job.model, job.request
+    if entry is not None:
+        here = context.generator.name
+        # guard catalogue.provider: a job is sent to a provider that takes another price for it
+        if job.provider_key is None and entry.provider not in {None, here}:
+            raise ProviderBusy(
+                f"model {job.model!r} is made by {entry.provider!r}, and the provider here is {here!r}", _OTHERS_SECONDS
+            )
+        model, request = entry.vendor_model or model, entry.limits.ordered(request)
+    return Order(job.id, model, request, job.provider_key, job.provider_job_id, job.was_parked, job.started_at)
 
 
 def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:

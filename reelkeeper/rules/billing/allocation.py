@@ -166,7 +166,7 @@ def _line_items(usage: Used, days_in_month: int, book: PriceBook) -> tuple[LineI
         billed_in = class_of(usage.resource)
         return (_r2(classes[billed_in][0], kind, "Operations", classes[billed_in][1], MILLION),) if billed_in else ()
     if usage.metric == Metric.JOBS:
-        price, suffix = book.price_of(usage.resource), f"-{usage.resource}" if usage.resource else ""
+        price, suffix = book.flat_price(usage.resource), f"-{usage.resource}" if usage.resource else ""
         costs = ((COMPUTE, price.compute_usd), (API, price.api_usd))
         return tuple(LineItem(f"{name}{suffix}", name, "Jobs", Fraction(usd) * _NANO, book.mark) for name, usd in costs)
     return ()

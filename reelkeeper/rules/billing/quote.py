@@ -5,39 +5,22 @@ one costs. Its estimate of the time, 120 s and 30 s more for each unit of comple
 """
 
 import hashlib
-from decimal import ROUND_CEILING, Decimal
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, Decimal, localcontext
 from functools import cached_property
-from typing import Annotated, Final, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from reelkeeper.errors import ModelRefused
+from reelkeeper.model.requests import GenerationRequest
+from reelkeeper.rules.billing.catalogue import Clip, JobPrice, ModelEntry, Percent, VendorPrice
 from reelkeeper.rules.billing.pricing import cost_until
 
 _MICROUSD: Final = 10**6
 _LARGEST_OBJECT: Final = 5 * 10**12  # bytes, R2's limit
-Usd = Annotated[Decimal, Field(ge=0, le=10_000, decimal_places=9)]
-
-
-class JobPrice(BaseModel):
-    """What a job is sold for, and what it costs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    base_usd: Usd = Field(Decimal("0.01"), description="Dollars asked for a job")
-    complexity_usd: Usd = Field(Decimal("0.0025"), description="Dollars asked for each unit of complexity")
-    compute_usd: Usd = Field(Decimal("0.01"), description="Dollars that a job costs in compute")
-    api_usd: Usd = Field(Decimal("0.005"), description="Dollars that a job costs in calls of an API")
-
-    @property
-    def cost_usd(self) -> Decimal:
-        """What a job costs before its video is stored."""
-        return self.compute_usd + self.api_usd
-
-
-class ModelPrice(JobPrice):
-    """The same of one model."""
-
-    model: str = Field(min_length=1, max_length=200, description="Name of the model")
+_MAX_NAMED: Final = 20  # models, in a refusal
+_EXACT: Final = 80  # digits that no product of ours needs: only the sum is rounded, and up
 
 
 class PriceBook(BaseModel):
@@ -46,23 +29,43 @@ class PriceBook(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: str = Field("2026-11", pattern=r"^[\w.-]{1,40}$", description="Name of these prices, on every quote")
-    margin_percent: Decimal = Field(
-        Decimal(50),
-        ge=0,
-        le=10_000,
-        decimal_places=4,
-        description="Added to all that is asked; 50 is what covers costs",
+    margin_percent: Percent = Field(
+        Decimal(50), description="Added to all that is asked; 50 is what covers the costs of `prices`"
     )
     endless_days: int = Field(365, ge=1, le=36_500, description="Days of storage asked for a video kept for ever")
     prices: JobPrice = Field(JobPrice(), description="What holds for each model that is not named")
-    models: tuple[ModelPrice, ...] = Field((), max_length=1000, description="What holds for a model, by its name")
+    models: tuple[ModelEntry, ...] = Field(
+        (), max_length=1000, description="The models that are sold, each by its name"
+    )
+    unpriced: Literal["refuse", "sell"] = Field(
+        "refuse", description="Of a model without a price, or not named while others are; sell: at `prices`"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_flat_prices(cls, book: Any) -> Any:  # noqa: ANN401  what a document says
+        """Read the models of 0.1.0, whose flat prices stood beside their names, and of which others were sold too."""
+        models = book.get("models") if isinstance(book, Mapping) else None
+        if not isinstance(models, list | tuple):
+            return book
+        flat = JobPrice.model_fields.keys()
+        new = [
+            {name: value for name, value in entry.items() if name not in flat}
+            | {"price": {name: value for name, value in entry.items() if name in flat}}
+            if isinstance(entry, Mapping) and flat & entry.keys()
+            else entry
+            for entry in models
+        ]
+        return {**book, "models": new} | ({"unpriced": "sell"} if new != list(models) else {})
 
     @model_validator(mode="after")
     def _covers_its_costs(self) -> Self:
-        names = [price.model for price in self.models]
+        names = [entry.model for entry in self.models]
         if len(set(names)) < len(names):
             raise ValueError(f"a model has one price, and one of these has two: {', '.join(names)}")
-        for name, price in (("any model", self.prices), *((price.model, price) for price in self.models)):
+        flat = [(entry.model, entry.price) for entry in self.models if isinstance(entry.price, JobPrice)]
+        others = [] if self.models and self.unpriced == "refuse" else [("any model", self.prices)]
+        for name, price in (*others, *flat):
             sold, cost = price.base_usd * (1 + self.margin_percent / 100), price.cost_usd
             # guard prices.above_cost: each job is sold for less than it costs
             if sold < cost:
@@ -77,9 +80,33 @@ class PriceBook(BaseModel):
         """The version and eight hex digits of all prices: two books that differ never look the same on a quote."""
         return f"{self.version}-{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]}"
 
-    def price_of(self, model: str) -> JobPrice:
-        """Find what holds for `model`."""
-        return next((price for price in self.models if price.model == model), self.prices)
+    def entry(self, model: str) -> ModelEntry | None:
+        """Find what is said of `model`."""
+        return self._entries.get(model)
+
+    @cached_property
+    def _entries(self) -> dict[str, ModelEntry]:
+        return {entry.model: entry for entry in self.models}
+
+    def flat_price(self, model: str) -> JobPrice:
+        """Find what holds for a job of `model` whose vendor does not bill by its clip."""
+        entry = self.entry(model)
+        return entry.price if entry and isinstance(entry.price, JobPrice) else self.prices
+
+    def require_sold(self, request: GenerationRequest) -> None:
+        """Raise ModelRefused for what no model here makes, or of which nobody has said what it costs."""
+        entry = self.entry(request.model)
+        # guard catalogue.unpriced: a clip is sold for cents of which nobody has said what it costs
+        if self.unpriced == "refuse" and self.models and (entry is None or entry.price is None):
+            names = [sold.model for sold in self.models if sold.price is not None]
+            more = f", and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+            raise ModelRefused(
+                f"model {request.model!r} is not sold here; there are: "
+                f"{', '.join(names[:_MAX_NAMED]) or 'none'}{more}. Nothing was held"
+            )
+        # guard catalogue.limits: credits are held for a video that its vendor will refuse, or makes at another price
+        if entry and (refusal := entry.refusal(request)):
+            raise ModelRefused(refusal)
 
 
 class JobSpec(BaseModel):
@@ -91,6 +118,7 @@ class JobSpec(BaseModel):
     complexity: Decimal = Field(Decimal(0), ge=0, le=1000, decimal_places=6, description="Units beyond a plain job")
     size_bytes: int = Field(0, ge=0, le=_LARGEST_OBJECT, description="Size that the video is expected to have")
     retention_days: int | None = Field(None, ge=0, le=36_500, description="Days that it will be kept; never: for ever")
+    clip: Clip = Field(Clip(), description="Its length, size and sound")
 
 
 class Quote(NamedTuple):
@@ -110,16 +138,28 @@ class Quote(NamedTuple):
 
 
 def quote(job: JobSpec, book: PriceBook = PriceBook()) -> Quote:
-    """Price a job: its base, its complexity, and its storage until its retention ends, with the margin on all of it."""
-    prices = book.price_of(job.model)
-    days = book.endless_days if job.retention_days is None else job.retention_days
+    """Price a job: what its vendor takes or its base and complexity, and its storage, with the margin on all of it.
+
+    Raises ModelRefused where no rate is for such a clip, which `require_sold` says before.
+    """
+    entry, days = book.entry(job.model), book.endless_days if job.retention_days is None else job.retention_days
     storage = cost_until(job.size_bytes, days)
-    asked = (prices.base_usd, prices.complexity_usd * job.complexity, storage)
-    total = _whole(sum(asked, Decimal(0)) * (1 + book.margin_percent / 100))
-    base, complexity, stored = (int(part * _MICROUSD) for part in asked)
-    margin = total - base - complexity - stored
-    cost = _whole(prices.cost_usd + storage)
-    return Quote(book.mark, job.model, base, complexity, stored, margin, total, cost)
+    with localcontext(prec=_EXACT):
+        more = 1 + book.margin_percent / 100
+        if entry and isinstance(entry.price, VendorPrice):
+            found = entry.price.amounts(entry.limits.heard(job.clip), book.margin_percent)
+            if found is None:
+                raise ModelRefused(f"model {job.model!r} has no price for such a clip")
+            (taken, asked), parts = found, (found[0], Decimal(0), storage)
+            total = asked + storage * more
+        else:
+            prices = book.flat_price(job.model)
+            taken, parts = prices.cost_usd, (prices.base_usd, prices.complexity_usd * job.complexity, storage)
+            total = sum(parts, Decimal(0)) * more
+        whole, cost = _whole(total), _whole(taken + storage)
+    base, complexity, stored = (int(part * _MICROUSD) for part in parts)
+    margin = whole - base - complexity - stored
+    return Quote(book.mark, job.model, base, complexity, stored, margin, whole, cost)
 
 
 def _whole(usd: Decimal) -> int:

@@ -48,7 +48,7 @@ def retrieval(history: "pd.Series[float]") -> UsageLine:
 
 def jobs(model: str, history: "pd.Series[float]", book: PriceBook) -> UsageLine:
     """Give the line of generation jobs of one model: compute and API, both linear."""
-    costs = book.price_of(model)
+    costs = book.flat_price(model)
     compute_usd, api_usd = float(costs.compute_usd), float(costs.api_usd)
     prices: dict[str, Price] = {COMPUTE: lambda used: used * compute_usd, API: lambda used: used * api_usd}
     return UsageLine(f"jobs {model}".strip(), history, prices)

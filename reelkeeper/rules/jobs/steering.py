@@ -99,7 +99,7 @@ def tune(
             max(job.concurrency or 1.0, 1.0),
             _took(job),
             _idle_seconds(job, alone),
-            _MICROUSD * float(book.price_of(job.model).cost_usd) if job.cost_microusd is None else job.cost_microusd,
+            _MICROUSD * float(book.flat_price(job.model).cost_usd) if job.cost_microusd is None else job.cost_microusd,
             max(job.attempts, 1),
             job.is_made,
             job.model,

@@ -31,6 +31,7 @@ class Claim(NamedTuple):
     lease_token: int
     user_id: str
     model: str
+    policy_version: int  # that it was admitted under
     request: dict[str, Any]
     attempts: int  # this one included
     estimate_seconds: float

@@ -10,7 +10,8 @@ from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.model.money import Charge, Metric, UsageSource, Used
 from reelkeeper.operations.billing.metering import charge, charge_month, collect, sample_storage
 from reelkeeper.operations.core.workspace import flush_operations
-from reelkeeper.rules.billing.quote import JobPrice, PriceBook
+from reelkeeper.rules.billing.catalogue import JobPrice
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.store.billing.charges import between, replace
 from reelkeeper.store.billing.usage import days, missing_days, record
 from reelkeeper.store.core.audit import Event, append

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from reelkeeper.rules.billing.quote import JobPrice, JobSpec, ModelPrice, PriceBook, Quote, quote
+from reelkeeper.rules.billing.catalogue import JobPrice, ModelEntry
+from reelkeeper.rules.billing.quote import JobSpec, PriceBook, Quote, quote
 
 BOOK = PriceBook()
 AT_COST = PriceBook(margin_percent=Decimal(0), prices=JobPrice(compute_usd=Decimal("0.005")))
@@ -38,7 +39,7 @@ def test_a_video_kept_for_ever_is_asked_a_year() -> None:
 
 
 def test_a_model_has_its_own_price() -> None:
-    dear = ModelPrice(model="dear", base_usd=Decimal("0.80"), compute_usd=Decimal("0.7"))
+    dear = ModelEntry(model="dear", price=JobPrice(base_usd=Decimal("0.80"), compute_usd=Decimal("0.7")))
     book = PriceBook(models=(dear,))
     assert quote(JobSpec(model="dear"), book).total_microusd == 1_200_000
     assert quote(JobSpec(model="other"), book).total_microusd == 15_000

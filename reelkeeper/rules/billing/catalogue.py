@@ -1,0 +1,235 @@
+"""The models that are sold: who makes their videos, what each can make, and what its vendor takes for it. Pure.
+
+A price is exact: whatever the vendor bills by, the quote is worked out from the clip that was asked for, and never
+below it. Where two rates fit, the dearer counts.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from reelkeeper.model.requests import GenerationRequest
+
+_MEGA: Final = 10**6
+_SAME_ASPECT: Final = 0.01  # 854x480 is 16:9 for every vendor
+_MAX_LISTED: Final = 100
+Usd = Annotated[Decimal, Field(ge=0, le=10_000, decimal_places=9)]
+Percent = Annotated[Decimal, Field(ge=0, le=10_000, decimal_places=4)]
+Seconds = Annotated[Decimal, Field(gt=0, le=3600, decimal_places=3)]
+Resolution = Annotated[str, StringConstraints(pattern=r"^\d{2,4}p$")]
+Aspect = Annotated[str, StringConstraints(pattern=r"^[1-9]\d?:[1-9]\d?$")]
+Choice = Literal["never", "choice", "always"]
+
+
+class Clip(NamedTuple):
+    """What of a video decides its price. `audio` None: nobody said."""
+
+    width: int = 1280
+    height: int = 720
+    seconds: Decimal = Decimal(5)
+    audio: bool | None = None
+    has_image: bool = False
+
+    @property
+    def resolution(self) -> str:
+        """The shorter side, as vendors name it."""
+        return f"{min(self.width, self.height)}p"
+
+
+def clip_of(request: GenerationRequest) -> Clip:
+    """Give what of a request decides its price."""
+    seconds = Decimal(str(request.duration_seconds))
+    return Clip(request.width, request.height, seconds, request.audio, request.image_sha256 is not None)
+
+
+class Unit(StrEnum):
+    """What a vendor bills by."""
+
+    SECOND = "second"  # of the video
+    CLIP = "clip"
+    MEGAPIXEL_SECOND = "megapixel_second"  # a million pixels of a frame, for a second of the video
+    GPU_SECOND = "gpu_second"
+
+
+class Rate(BaseModel):
+    """What one unit costs, of all clips or of some."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    resolution: Resolution | None = Field(None, description="Shorter side that it is for; unset: each")
+    audio: bool | None = Field(None, description="Whether it is for clips with sound; unset: with and without")
+    usd: Usd = Field(description="Dollars that the vendor takes for a unit")
+    sold_usd: Usd | None = Field(None, description="Dollars asked for a unit; unset: what it costs, and the margin")
+    gpu_seconds: Decimal | None = Field(
+        None, gt=0, le=100_000, decimal_places=6, description="GPU-seconds that a second of video takes, for that unit"
+    )
+
+    @model_validator(mode="after")
+    def _covers_its_cost(self) -> Self:
+        # guard prices.rate_above_cost: each second of a model is sold for less than its vendor takes
+        if self.sold_usd is not None and self.sold_usd < self.usd:
+            raise ValueError(f"sold for {self.sold_usd} USD, and the vendor takes {self.usd}: raise sold_usd")
+        return self
+
+    def fits(self, clip: Clip) -> bool:
+        """Whether it may be what such a clip is billed at."""
+        return self.resolution in (None, clip.resolution) and (
+            None in (self.audio, clip.audio) or self.audio == clip.audio
+        )
+
+
+class VendorPrice(BaseModel):
+    """What a vendor takes for a clip, and what is asked for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unit: Unit = Field(description="What the vendor bills by")
+    rates: tuple[Rate, ...] = Field(min_length=1, max_length=_MAX_LISTED, description="What a unit costs")
+    minimum_usd: Usd = Field(Decimal(0), description="Dollars that the vendor takes at least for a clip")
+    image_usd: Usd = Field(Decimal(0), description="Dollars that an input image adds")
+    margin_percent: Percent | None = Field(None, description="Margin of this model; unset: that of the book")
+    source: str = Field(min_length=1, max_length=500, description="Where the price was read")
+    read_on: date = Field(description="When it was read there")
+
+    @model_validator(mode="after")
+    def _rates_say_what_they_are(self) -> Self:
+        kinds = [(rate.resolution, rate.audio) for rate in self.rates]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError("two rates are for the same resolution and audio")
+        if any((rate.gpu_seconds is None) == (self.unit is Unit.GPU_SECOND) for rate in self.rates):
+            raise ValueError("gpu_seconds belongs to each rate of the unit gpu_second, and to no other")
+        return self
+
+    def amounts(self, clip: Clip, margin_percent: Decimal) -> tuple[Decimal, Decimal] | None:
+        """Give what the vendor takes for a clip and what is asked, in dollars; None: no rate is for such a clip."""
+        fitting = [(self._units(clip, rate), rate) for rate in self.rates if rate.fits(clip)]
+        if not fitting:
+            return None
+        more = 1 + (margin_percent if self.margin_percent is None else self.margin_percent) / 100
+        image = self.image_usd if clip.has_image else Decimal(0)
+        cost = max(units * rate.usd for units, rate in fitting)
+        asked = max(units * (rate.usd * more if rate.sold_usd is None else rate.sold_usd) for units, rate in fitting)
+        return max(cost, self.minimum_usd) + image, max(asked, self.minimum_usd * more) + image * more
+
+    def _units(self, clip: Clip, rate: Rate) -> Decimal:
+        match self.unit:
+            case Unit.SECOND:
+                return clip.seconds
+            case Unit.CLIP:
+                return Decimal(1)
+            case Unit.MEGAPIXEL_SECOND:
+                return clip.seconds * clip.width * clip.height / _MEGA
+        return clip.seconds * (rate.gpu_seconds or 0)
+
+
+class ModelLimits(BaseModel):
+    """What a model can make. A list that is empty limits nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seconds: tuple[Seconds, ...] = Field((), max_length=_MAX_LISTED, description="Lengths that it makes")
+    most_seconds: Seconds | None = Field(None, description="Longest that it makes; none: no limit")
+    resolutions: tuple[Resolution, ...] = Field(
+        (), max_length=_MAX_LISTED, description="Shorter sides that it makes, such as 720p"
+    )
+    aspects: tuple[Aspect, ...] = Field((), max_length=_MAX_LISTED, description="Width to height, such as 16:9")
+    audio: Choice = Field("never", description="Sound; with `choice`, a clip of which nobody says so has it")
+    image: Choice = Field("choice", description="An image to start from")
+    parameters: tuple[str, ...] = Field(
+        (), max_length=_MAX_LISTED, description="Names of a request's parameters that it takes; none may move the price"
+    )
+
+    def heard(self, clip: Clip) -> Clip:
+        """Say of a clip whether it will have sound."""
+        match self.audio:
+            case "choice":
+                return clip._replace(audio=clip.audio is not False)
+            case fixed:
+                return clip._replace(audio=fixed == "always")
+
+    def ordered(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Say of sound in an order what was quoted, and nothing where its vendor has no word for it."""
+        audio = request.get("audio") is not False if self.audio == "choice" else None
+        return {**request, "audio": audio}
+
+    def faults(self, request: GenerationRequest) -> Iterator[str]:
+        """Say what of a request it cannot do: what was asked for, and what is possible."""
+        clip = clip_of(request)
+        if self.seconds and clip.seconds not in self.seconds:
+            yield f"{_plain(clip.seconds)} seconds were asked for, and it makes {_either(map(_plain, self.seconds))}"
+        elif self.most_seconds and clip.seconds > self.most_seconds:
+            yield f"{_plain(clip.seconds)} seconds were asked for, and it makes at most {_plain(self.most_seconds)}"
+        if self.resolutions and clip.resolution not in self.resolutions:
+            size = f"{clip.width}x{clip.height} pixels ({clip.resolution})"
+            yield f"{size} were asked for, and it makes {_either(self.resolutions)}"
+        if self.aspects and not any(_is_aspect(clip, aspect) for aspect in self.aspects):
+            yield f"{clip.width}:{clip.height} was asked for as width to height, and it makes {_either(self.aspects)}"
+        if clip.audio is not None and self.audio == ("never" if clip.audio else "always"):
+            yield f"sound was {'' if clip.audio else 'not '}wanted, and its videos {self.audio} have it"
+        if self.image == ("never" if clip.has_image else "always"):
+            yield "it takes no image to start from" if clip.has_image else "it needs an image to start from"
+        # guard catalogue.parameters: a parameter asks for what costs more than was quoted and held
+        if others := sorted(set(request.parameters) - set(self.parameters)):
+            taken = f"takes {_either(self.parameters)} alone" if self.parameters else "takes none"
+            yield f"parameter {', '.join(map(repr, others))} was set, and it {taken}"
+
+
+class JobPrice(BaseModel):
+    """What a job is sold for, and what it costs, whatever its length and size."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base_usd: Usd = Field(Decimal("0.01"), description="Dollars asked for a job")
+    complexity_usd: Usd = Field(Decimal("0.0025"), description="Dollars asked for each unit of complexity")
+    compute_usd: Usd = Field(Decimal("0.01"), description="Dollars that a job costs in compute")
+    api_usd: Usd = Field(Decimal("0.005"), description="Dollars that a job costs in calls of an API")
+
+    @property
+    def cost_usd(self) -> Decimal:
+        """What a job costs before its video is stored."""
+        return self.compute_usd + self.api_usd
+
+
+class ModelEntry(BaseModel):
+    """A model that is sold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(min_length=1, max_length=200, description="Name of the model in requests")
+    provider: Literal["fal", "replicate", "runway", "openai", "http", "local"] | None = Field(
+        None, description="Who makes its videos; unset: the provider that is configured"
+    )
+    vendor_model: str | None = Field(
+        None, min_length=1, max_length=200, description="The vendor's name of it; unset: the same"
+    )
+    limits: ModelLimits = Field(ModelLimits(), description="What it can make")
+    price: VendorPrice | JobPrice | None = Field(
+        None, description="By what its vendor takes, or flat; unset: not sold, but for `unpriced: sell`"
+    )
+
+    def refusal(self, request: GenerationRequest) -> str | None:
+        """Say why it cannot make what a request asks for; None: it can."""
+        faults = list(self.limits.faults(request))
+        if not faults and isinstance(self.price, VendorPrice):
+            clip = self.limits.heard(clip_of(request))
+            if self.price.amounts(clip, Decimal(0)) is None:
+                faults = [f"it has no price for {clip.resolution} {'with' if clip.audio else 'without'} sound"]
+        return f"model {self.model!r} cannot do this: {'; '.join(faults)}. Nothing was held" if faults else None
+
+
+def _is_aspect(clip: Clip, aspect: str) -> bool:
+    width, height = map(int, aspect.split(":"))
+    return abs(clip.width * height / (clip.height * width) - 1) <= _SAME_ASPECT
+
+
+def _plain(number: Decimal) -> str:
+    return f"{number.normalize():f}"
+
+
+def _either(values: Iterable[str]) -> str:
+    *others, last = values
+    return f"{', '.join(others)} or {last}" if others else str(last)

@@ -1,0 +1,127 @@
+"""Requests of models whose vendors bill by the clip: what is refused, held and sent, and to whom."""
+
+from decimal import Decimal
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.model.jobs import JobState
+from reelkeeper.model.requests import Cached, Declined, Queued, RefusedFor
+from reelkeeper.operations.jobs.run import End
+from reelkeeper.operations.jobs.settle import succeed
+from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.tables import credit_holds, jobs, reservations
+from tests.doubles.provider import ProviderDouble
+from tests.faults.world import World
+from tests.operations.asking import ask, claim, fox, make, row
+from tests.operations.books import DOLLAR, balances, make_user
+from tests.operations.queue import find, make_due
+from tests.operations.shop import ask as ask_shop
+from tests.operations.shop import http, run, spent
+from tests.policies import put_in_force
+
+READ = {"source": "a price list", "read_on": "2026-11-25"}
+VEO = {
+    "model": "veo",
+    "limits": {"seconds": [4, 8], "resolutions": ["720p"], "audio": "choice"},
+    "price": {"unit": "second", "rates": [{"audio": False, "usd": "0.2"}, {"audio": True, "usd": "0.4"}], **READ},
+}
+BOOK = PriceBook.model_validate({"models": [VEO, {"model": "unpriced"}], "margin_percent": 25})
+
+
+@pytest.fixture
+def engine(sqlite_engine: sa.Engine) -> sa.Engine:
+    """One database: nothing here depends on which."""
+    return sqlite_engine
+
+
+@pytest.fixture
+def rich(engine: sa.Engine) -> sa.Engine:
+    make_user(engine, "ann", 20 * DOLLAR)
+    put_in_force(engine, book=BOOK)
+    return engine
+
+
+def assert_nothing_is_held(engine: sa.Engine) -> None:
+    with reading(engine) as session:
+        for table in (jobs, credit_holds, reservations):
+            assert session.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() == 0
+    assert balances(engine, "ann") == (20 * DOLLAR, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"model": "veo"}, "5 seconds were asked for, and it makes 4 or 8"),
+        ({"model": "veo", "duration_seconds": 8.0, "width": 1920, "height": 1080}, "it makes 720p"),
+        ({"model": "veo", "duration_seconds": 8.0, "parameters": {"resolution": "4k"}}, "'resolution' was set"),
+        ({"model": "unpriced"}, "model 'unpriced' is not sold here; there are: veo"),
+        ({"model": "sora"}, "model 'sora' is not sold here; there are: veo"),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused_and_nothing_is_held(
+    rich: sa.Engine, options: dict[str, object], said: str
+) -> None:
+    answer = ask(rich, "k", fox(**options))
+    assert isinstance(answer, Declined)
+    assert answer.code == RefusedFor.MODEL
+    assert said in answer.reason
+    assert_nothing_is_held(rich)
+
+
+def test_what_is_held_follows_length_and_sound_and_covers_what_the_vendor_takes(rich: sa.Engine) -> None:
+    held = {}
+    for seconds, audio, vendor_usd in ((4, False, "0.8"), (8, False, "1.6"), (8, True, "3.2"), (4, None, "1.6")):
+        answer = ask(rich, f"{seconds} {audio}", fox(model="veo", duration_seconds=float(seconds), audio=audio))
+        assert isinstance(answer, Queued)
+        held[seconds, audio] = answer.price_microusd
+        quoted = row(rich, answer.job_id).quoted_cost_microusd
+        vendor = Decimal(vendor_usd) * DOLLAR
+        assert vendor < quoted < vendor + 10_000  # its storage for a month
+        assert vendor * Decimal("1.25") <= answer.price_microusd <= quoted * Decimal("1.25") + 1
+        assert answer.price_book == BOOK.mark
+    assert held[8, False] > held[4, False]
+    assert balances(rich, "ann")[1] == sum(held.values())
+
+
+def test_what_is_there_already_is_given_for_nothing_and_sold_no_more_where_it_is_charged_for(rich: sa.Engine) -> None:
+    wanted = fox(model="veo", duration_seconds=8.0)
+    job = ask(rich, "k1", wanted)
+    assert isinstance(job, Queued)
+    make(rich, job.job_id)
+    succeed(rich, job.job_id, claim(rich, job.job_id), run_id="test")
+    other = PriceBook.model_validate({"models": [VEO | {"model": "another"}]})
+    assert isinstance(ask(rich, "k2", wanted, book=other), Cached)
+    charged = ask(rich, "k3", wanted, book=other, admission=AdmissionPolicy(hit_charge_percent=50))
+    assert isinstance(charged, Declined)
+    assert charged.code == RefusedFor.MODEL
+
+
+def sold_by(provider: str | None, **more: object) -> PriceBook:
+    flat = {"base_usd": "0.1", "compute_usd": "0.05", "api_usd": "0.05"}
+    entry = {"model": "a", "provider": provider, "vendor_model": "lab/a-1", "price": flat, **more}
+    return PriceBook.model_validate({"models": [entry]})
+
+
+def test_a_job_waits_for_the_provider_that_makes_its_model(shop: World, provider: ProviderDouble) -> None:
+    put_in_force(shop.workspace.engine, book=sold_by("fal"))
+    (job_id,) = ask_shop(shop, "a cat")
+    assert run(shop, http(provider)) == {End.RETRIED: 1}
+    job = find(shop.workspace.engine, job_id)
+    assert (job.state, job.attempts, len(provider.submitted)) == (JobState.QUEUED, 0, 0)
+    assert "made by 'fal', and the provider here is 'http'" in job.error
+
+
+def test_a_vendor_is_sent_its_own_name_of_the_model_and_what_was_quoted_of_sound(
+    shop: World, provider: ProviderDouble
+) -> None:
+    put_in_force(shop.workspace.engine, book=sold_by("http", limits={"audio": "choice"}))
+    ask_shop(shop, "a cat")
+    put_in_force(shop.workspace.engine, book=sold_by("http", vendor_model="lab/a-2"))  # not what it was quoted for
+    make_due(shop.workspace.engine)
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    (sent,) = provider.jobs.values()
+    assert (sent["model"], sent["request"]["audio"]) == ("lab/a-1", True)
+    assert spent(shop) > 100_000

@@ -1,0 +1,244 @@
+"""What a model can make, what its vendor takes, and what is asked: by its rates, never below them."""
+
+from datetime import date
+from decimal import Decimal
+from fractions import Fraction
+from math import ceil
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from reelkeeper.errors import ModelRefused
+from reelkeeper.model.requests import GenerationRequest
+from reelkeeper.rules.billing.catalogue import (
+    Clip,
+    JobPrice,
+    ModelEntry,
+    ModelLimits,
+    Rate,
+    Unit,
+    VendorPrice,
+    clip_of,
+)
+from reelkeeper.rules.billing.quote import JobSpec, PriceBook, quote
+
+READ = {"source": "a price list", "read_on": date(2026, 11, 25)}
+
+
+def price(*rates: Rate, unit: Unit = Unit.SECOND, **more: Any) -> VendorPrice:  # noqa: ANN401  its fields
+    return VendorPrice(unit=unit, rates=rates or (Rate(usd=Decimal("0.40")),), **READ, **more)
+
+
+def book(vendor_price: VendorPrice | JobPrice | None, margin: int = 0, **limits: Any) -> PriceBook:  # noqa: ANN401  its fields
+    entry = ModelEntry(model="m", limits=ModelLimits(**limits), price=vendor_price)
+    return PriceBook(models=(entry,), margin_percent=Decimal(margin))
+
+
+def request(**options: Any) -> GenerationRequest:  # noqa: ANN401  its fields
+    return GenerationRequest.model_validate({"model": "m", "prompt": "a fox", **options})
+
+
+def asked(sold: PriceBook, clip: Clip) -> int:
+    return quote(JobSpec(model="m", clip=clip), sold).total_microusd
+
+
+def test_the_audio_and_the_resolution_decide_the_rate() -> None:
+    rates = (
+        Rate(resolution="720p", audio=False, usd=Decimal("0.20")),
+        Rate(resolution="720p", audio=True, usd=Decimal("0.40")),
+        Rate(resolution="2160p", usd=Decimal("0.60")),
+    )
+    sold = book(price(*rates), audio="choice")
+    assert asked(sold, Clip(seconds=Decimal(8), audio=False)) == 1_600_000
+    assert asked(sold, Clip(seconds=Decimal(8), audio=True)) == 3_200_000
+    assert asked(sold, Clip(seconds=Decimal(8))) == 3_200_000  # nobody said: it has sound
+    assert asked(sold, Clip(3840, 2160, Decimal(4), audio=False)) == 2_400_000
+    silent = book(price(*rates), audio="never")
+    assert asked(silent, Clip(seconds=Decimal(8), audio=None)) == 1_600_000
+
+
+def test_where_two_rates_fit_the_dearer_counts() -> None:
+    sold = book(price(Rate(usd=Decimal("0.10")), Rate(resolution="720p", usd=Decimal("0.30"))))
+    assert asked(sold, Clip(seconds=Decimal(10))) == 3_000_000
+    assert asked(sold, Clip(1920, 1080, Decimal(10))) == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("vendor_price", "clip", "microusd"),
+    [
+        (price(Rate(usd=Decimal("0.5")), unit=Unit.CLIP), Clip(seconds=Decimal(5)), 500_000),
+        (price(Rate(usd=Decimal("0.02")), unit=Unit.MEGAPIXEL_SECOND), Clip(1000, 1000, Decimal(6)), 120_000),
+        (
+            price(Rate(usd=Decimal("0.001"), gpu_seconds=Decimal(40)), unit=Unit.GPU_SECOND),
+            Clip(seconds=Decimal(5)),
+            200_000,
+        ),
+        (price(Rate(usd=Decimal("0.2")), minimum_usd=Decimal("0.8")), Clip(seconds=Decimal(2)), 800_000),
+        (
+            price(Rate(usd=Decimal("0.2")), image_usd=Decimal("0.01")),
+            Clip(seconds=Decimal(5), has_image=True),
+            1_010_000,
+        ),
+        (price(Rate(usd=Decimal("0.2"), sold_usd=Decimal("0.5"))), Clip(seconds=Decimal(5)), 2_500_000),
+        (price(margin_percent=Decimal(25)), Clip(seconds=Decimal(5)), 2_500_000),
+    ],
+)
+def test_each_unit_surcharge_and_figure_counts(vendor_price: VendorPrice, clip: Clip, microusd: int) -> None:
+    assert asked(book(vendor_price), clip) == microusd
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"rates": [{"usd": 0.4, "sold_usd": 0.3}]}, "sold for 0.3 USD, and the vendor takes 0.4"),
+        ({"rates": [{"usd": 1}, {"usd": 2}]}, "two rates are for the same"),
+        ({"unit": "gpu_second"}, "gpu_seconds belongs to"),
+        ({"rates": [{"usd": 1, "gpu_seconds": 3}]}, "gpu_seconds belongs to"),
+        ({"rates": []}, "at least 1 item"),
+        ({"source": ""}, "at least 1 character"),
+        ({"read_on": None}, "valid date"),
+    ],
+)
+def test_a_price_that_contradicts_itself_is_refused(fields: dict[str, object], said: str) -> None:
+    whole = {"unit": "second", "rates": [{"usd": 1}], **READ, **fields}
+    with pytest.raises(ValidationError, match=said):
+        VendorPrice.model_validate(whole)
+
+
+@pytest.mark.parametrize(
+    ("limits", "options", "said"),
+    [
+        ({"seconds": [4, 6, 8]}, {"duration_seconds": 5.0}, "5 seconds were asked for, and it makes 4, 6 or 8"),
+        ({"most_seconds": 10}, {"duration_seconds": 10.5}, "10.5 seconds were asked for, and it makes at most 10"),
+        ({"resolutions": ["720p"]}, {"width": 1920, "height": 1080}, r"1920x1080 pixels \(1080p\) .* it makes 720p"),
+        ({"aspects": ["16:9", "9:16"]}, {"width": 720}, "720:720 was asked for .* 16:9 or 9:16"),
+        ({"audio": "never"}, {"audio": True}, "sound was wanted, and its videos never have it"),
+        ({"audio": "always"}, {"audio": False}, "sound was not wanted, and its videos always have it"),
+        ({"image": "never"}, {"image_sha256": "0" * 64}, "it takes no image"),
+        ({"image": "always"}, {}, "it needs an image"),
+        ({}, {"parameters": {"generate_audio": True}}, "'generate_audio' was set, and it takes none"),
+        ({"parameters": ["style"]}, {"parameters": {"duration": None}}, "'duration' was set, and it takes style alone"),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused_with_what_it_can(
+    limits: dict[str, Any], options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ModelRefused, match=said) as refused:
+        book(price(), **limits).require_sold(request(**options))
+    assert "Nothing was held" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("limits", "options"),
+    [
+        ({"seconds": [4, 6, 8]}, {"duration_seconds": 6.0}),
+        ({"resolutions": ["480p"], "aspects": ["16:9"]}, {"width": 854, "height": 480}),
+        ({"resolutions": ["720p"], "aspects": ["9:16"]}, {"width": 720, "height": 1280}),
+        ({"audio": "choice"}, {"audio": False}),
+        ({"parameters": ["style"]}, {"parameters": {"style": "ink"}}),
+    ],
+)
+def test_what_a_model_can_do_is_sold(limits: dict[str, Any], options: dict[str, Any]) -> None:
+    book(price(), **limits).require_sold(request(**options))
+
+
+def test_a_clip_without_a_rate_is_refused() -> None:
+    sold = book(price(Rate(resolution="720p", usd=Decimal(1))))
+    with pytest.raises(ModelRefused, match="it has no price for 1080p without sound"):
+        sold.require_sold(request(width=1920, height=1080))
+    with pytest.raises(ModelRefused, match="no price"):
+        asked(sold, Clip(1920, 1080))
+
+
+def test_what_has_no_price_is_not_sold_unless_the_policy_says_so() -> None:
+    sold = book(price())
+    with pytest.raises(ModelRefused, match=r"model 'other' is not sold here; there are: m\. Nothing was held"):
+        sold.require_sold(request(model="other"))
+    with pytest.raises(ModelRefused, match="model 'm' is not sold here; there are: none"):
+        book(None).require_sold(request())
+    PriceBook().require_sold(request())  # none is named: each is sold, as before
+    lenient = PriceBook(models=book(None).models, unpriced="sell")
+    for model in ("m", "other"):
+        lenient.require_sold(request(model=model))
+        assert quote(JobSpec(model=model), lenient).total_microusd == 15_000
+    with pytest.raises(ModelRefused, match="takes none"):
+        lenient.require_sold(request(parameters={"n": 1}))  # its limits hold all the same
+
+
+def test_flat_prices_of_earlier_documents_are_read_as_they_were_meant() -> None:
+    old = PriceBook.model_validate({"models": [{"model": "dear", "base_usd": 1, "compute_usd": "0.7"}]})
+    assert old.models == (ModelEntry(model="dear", price=JobPrice(base_usd=Decimal(1), compute_usd=Decimal("0.7"))),)
+    assert old.unpriced == "sell"  # they were
+    assert PriceBook.model_validate_json(old.model_dump_json()) == old
+    priced = book(price(), margin=5)
+    assert PriceBook.model_validate_json(priced.model_dump_json()) == priced
+
+
+def test_a_request_that_says_nothing_of_sound_is_the_same_as_before_it_could() -> None:
+    assert "audio" not in request().canonical()
+    assert request(audio=False).canonical()["audio"] is False
+
+
+usd = st.decimals(0, 1000, places=9)
+clips = st.builds(
+    clip_of,
+    st.builds(
+        request,
+        width=st.integers(32, 2048).map(lambda half: 2 * half),
+        height=st.integers(32, 2048).map(lambda half: 2 * half),
+        duration_seconds=st.floats(0.5, 120),
+        audio=st.none() | st.booleans(),
+        image_sha256=st.sampled_from([None, "0" * 64]),
+    ),
+)
+
+
+@given(
+    clips,
+    st.sampled_from([Unit.SECOND, Unit.CLIP, Unit.MEGAPIXEL_SECOND]),
+    st.lists(st.tuples(st.none() | st.booleans(), usd, st.none() | usd), min_size=1, unique_by=lambda rate: rate[0]),
+    st.tuples(usd, usd),
+    st.decimals(0, 1000, places=4),
+    st.none() | st.decimals(0, 1000, places=4),
+    st.integers(0, 10**12),
+)
+def test_a_quote_is_never_below_what_its_vendor_takes_and_its_parts_sum_to_it(
+    clip: Clip,
+    unit: Unit,
+    rates: list[tuple[bool | None, Decimal, Decimal | None]],
+    extras: tuple[Decimal, Decimal],
+    margin: Decimal,
+    own_margin: Decimal | None,
+    size_bytes: int,
+) -> None:
+    made = [
+        Rate(audio=audio, usd=cost, sold_usd=None if more is None else cost + more)
+        for audio, cost, more in rates
+        if more is None or cost + more <= 10_000
+    ]
+    vendor = price(*made, unit=unit, minimum_usd=extras[0], image_usd=extras[1], margin_percent=own_margin)
+    sold = book(vendor, audio="choice").model_copy(update={"margin_percent": margin})
+    heard = clip.audio is not False
+    fitting = [rate for rate in made if rate.audio in (None, heard)]
+    job = JobSpec(model="m", clip=clip, size_bytes=size_bytes, retention_days=30)
+    if not fitting:
+        with pytest.raises(ModelRefused):
+            quote(job, sold)
+        return
+    units = {
+        Unit.SECOND: Fraction(clip.seconds),
+        Unit.CLIP: Fraction(1),
+        Unit.MEGAPIXEL_SECOND: Fraction(clip.seconds) * clip.width * clip.height / 10**6,
+    }[unit]
+    taken = max([*(units * Fraction(rate.usd) for rate in fitting), Fraction(extras[0])])
+    taken += Fraction(extras[1]) if clip.has_image else 0
+    storage = Fraction(size_bytes, 10**9) * 15_000
+    found = quote(job, sold)
+    assert found.cost_microusd == ceil(taken * 10**6 + storage)
+    assert found.total_microusd >= found.cost_microusd
+    parts = (found.base_microusd, found.complexity_microusd, found.storage_microusd, found.margin_microusd)
+    assert sum(parts) == found.total_microusd
+    assert min(parts) >= 0
