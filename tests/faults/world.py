@@ -234,8 +234,10 @@ class World:
             open_operations = session.execute(sa.select(operations).where(operations.c.state == "open")).all()
             audit.verify(session)
             done = Counter(
-                (row.event, row.blob_id)
-                for row in session.execute(sa.select(audit_events.c.event, audit_events.c.blob_id))
+                (row.event, row.blob_id or row.detail.get("job"))
+                for row in session.execute(
+                    sa.select(audit_events.c.event, audit_events.c.blob_id, audit_events.c.detail)
+                )
                 if row.event != "hold" and not row.event.startswith("credits_")
             )
             assert recount.mismatches(session) == []  # credits, and each user's bytes

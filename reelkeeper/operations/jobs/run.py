@@ -38,7 +38,14 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.deliver import deliver
-from reelkeeper.rules.jobs.attempts import AttemptPolicy, give_up_error, is_given_up, locked_account, not_taken_error
+from reelkeeper.rules.jobs.attempts import (
+    AttemptPolicy,
+    cost_above_quote,
+    give_up_error,
+    is_given_up,
+    locked_account,
+    not_taken_error,
+)
 from reelkeeper.store import Engine
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.jobs.claims import Claim
@@ -236,7 +243,7 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
         if not taken:
             raise LeaseLost(f"job {item.id!r}: another worker delivers it")
         try:
-            deliver(
+            done = deliver(
                 context.workspace,
                 item.id,
                 item.lease_token,
@@ -250,6 +257,10 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
             )
         finally:
             context.manager.release(taken)
+    if done.quoted_microusd is not None and made.cost_microusd is not None:
+        day = f"{datetime.now(UTC):%Y-%m-%d}"
+        found = cost_above_quote(item.model, context.generator.name, day, done.quoted_microusd, made.cost_microusd)
+        alerts.observe(context.engine, [found], rules=(), run_id=context.run_id)
     return End.SUCCEEDED
 
 

@@ -1,6 +1,6 @@
 """End a job: it succeeds, fails for good or is cancelled, once, by the worker whose claim on it is the last.
 
-    succeed   captures the price, gives the video to those who joined, and to the cache
+    succeed   captures the price of what came, gives the video to those who joined, and to the cache
     fail      gives credits and bytes back; who joined takes over
     cancel    the same for a job that nobody works at; one at work is asked to stop
 
@@ -17,19 +17,23 @@ from typing import NamedTuple
 from reelkeeper.errors import HoldClosed, InsufficientCredits, IntegrityDoubt, LeaseLost, NotFound, QuotaExceeded
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import HoldState, Metric, ReservationState, Used
+from reelkeeper.model.requests import GenerationRequest
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
+from reelkeeper.operations.jobs.admit import price_of
+from reelkeeper.rules.billing.catalogue import VendorPrice, clip_of
 from reelkeeper.rules.jobs import estimate
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import credit_holds, quotas, spend_counters, usage
+from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.jobs import claims, controls, endings, queue
 from reelkeeper.store.jobs.controls import ESTIMATES
 from reelkeeper.store.jobs.queue import AdmittedJob
 from reelkeeper.store.videos import cache
-from reelkeeper.store.videos.videos import is_live
+from reelkeeper.store.videos.videos import is_live, live_seconds
 
 
 class Settled(NamedTuple):
@@ -41,6 +45,7 @@ class Settled(NamedTuple):
     charged_microusd: int
     followers: int  # that got the same video
     promoted: str | None = None
+    quoted_microusd: int | None = None  # what a job that cost more was expected to cost: the rest is our loss
 
 
 def succeed(
@@ -102,9 +107,13 @@ def succeed(
             ttl_seconds=at_version(session, ended.policy_version).admission.ttl_seconds,
         )
         _give_bytes_back(session, ended.reservation_id)
-        charged = _charge(session, ended, run_id)
+        charged = _charge(session, ended, owed(session, ended, video), run_id)
         joined = _give(session, job_id, video, run_id=run_id)
-        return Settled(job_id, JobState.SUCCEEDED, video, charged, joined)
+        is_above = cost_microusd is not None and cost_microusd > quoted
+        if is_above:
+            figures = {"job": job_id, "quoted_microusd": quoted, "cost_microusd": cost_microusd}
+            append(session, [Event("cost_above_quote", run_id, user_id=ended.user_id, detail=figures)])
+        return Settled(job_id, JobState.SUCCEEDED, video, charged, joined, quoted_microusd=quoted if is_above else None)
 
 
 def fail(
@@ -191,23 +200,39 @@ def _give_up(session: Session, ended: AdmittedJob, state: JobState, run_id: str)
     return Settled(ended.id, state, None, 0, 0, promoted)
 
 
-def _charge(session: Session, ended: AdmittedJob, run_id: str) -> int:
+def owed(session: Session, job: AdmittedJob, video_id: str) -> int:
+    """Give the price of the clip that came, which is never more than was held: its vendor may have made a shorter one.
+
+    Of a model that is not sold by its clips, it is the price that was quoted.
+    """
+    policies, made = at_version(session, job.policy_version), live_seconds(session, video_id)
+    entry = policies.book.entry(job.model)
+    if made is None or entry is None or not isinstance(entry.price, VendorPrice):
+        return job.price_microusd
+    request = GenerationRequest.model_validate(job.request)
+    seconds = entry.limits.charged_seconds(clip_of(request).seconds, made)
+    if seconds == clip_of(request).seconds:
+        return job.price_microusd
+    clip = request.model_copy(update={"duration_seconds": float(seconds)})
+    # guard settle.made_clip: a user is charged for seconds that were not made
+    return min(job.price_microusd, price_of(clip, job.tier, policies).total_microusd)
+
+
+def _charge(session: Session, ended: AdmittedJob, price_microusd: int, run_id: str) -> int:
     """Capture the price. A hold that has run out is taken anew; a user who has spent it since gets the video free."""
     if ended.hold_id is None:
         return 0
     key = f"job/{ended.id}"
     try:
-        ledger.capture(session, ended.hold_id, ended.price_microusd, f"{key}/capture", run_id=run_id)
+        ledger.capture(session, ended.hold_id, price_microusd, f"{key}/capture", run_id=run_id)
     except HoldClosed:
         try:
-            late = ledger.hold(
-                session, ended.user_id, ended.price_microusd, f"{key}/late", run_id=run_id, lasting_seconds=1
-            )
+            late = ledger.hold(session, ended.user_id, price_microusd, f"{key}/late", run_id=run_id, lasting_seconds=1)
         except InsufficientCredits:
             return 0
-        ledger.capture(session, str(late.hold_id), ended.price_microusd, f"{key}/capture", run_id=run_id)
+        ledger.capture(session, str(late.hold_id), price_microusd, f"{key}/capture", run_id=run_id)
         endings.note(session, ended.id, hold_id=late.hold_id)
-    return ended.price_microusd
+    return price_microusd
 
 
 def _give(session: Session, leader_id: str, video_id: str, *, run_id: str) -> int:
@@ -215,7 +240,7 @@ def _give(session: Session, leader_id: str, video_id: str, *, run_id: str) -> in
     followers = endings.give(session, leader_id, video_id)
     for job in followers:
         # guard settle.promised_charge: who joined pays another share of the price than was promised
-        charge = at_version(session, job.policy_version).admission.hit_charge(job.price_microusd)
+        charge = at_version(session, job.policy_version).admission.hit_charge(owed(session, job, video_id))
         if charge and job.hold_id is not None:
             with suppress(HoldClosed):  # it ran out while the leader was at work, and was given back
                 ledger.capture(session, job.hold_id, charge, f"job/{job.id}/capture", run_id=run_id)

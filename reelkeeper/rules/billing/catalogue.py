@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
+from math import ceil
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -150,6 +151,14 @@ class ModelLimits(BaseModel):
                 return clip._replace(audio=clip.audio is not False)
             case fixed:
                 return clip._replace(audio=fixed == "always")
+
+    def charged_seconds(self, asked: Decimal, made: float) -> Decimal:
+        """Give the length that a clip is charged at: as asked, or the nearest of its lengths if it came shorter.
+
+        Where any length can be made, a second that was begun counts whole: vendors cut at a frame.
+        """
+        lengths = self.seconds or (Decimal(ceil(made)),)
+        return min(asked, min(lengths, key=lambda length: abs(float(length) - made)))
 
     def ordered(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Say of sound in an order what was quoted, and nothing where its vendor has no word for it."""

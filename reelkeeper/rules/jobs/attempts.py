@@ -1,6 +1,7 @@
 """How often a job is tried, how long it waits in between, when it is given up, and whose fault that was."""
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -8,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from reelkeeper.model.alerts import Finding, Severity
 
 LOCKED: Final = "locked_account"  # the alert's rule
+_ABOVE_QUOTE: Final = "cost_above_quote"  # another's
+_MICROUSD: Final = 10**6
 _GIVEN_UP: Final = "given up after"  # what a dead job's error begins with, where its generator failed each attempt
 _DOUBLINGS: Final = 16  # 2 ** 16 s are 18 hours: no pause is longer
 
@@ -81,4 +84,23 @@ def locked_account(provider: str, told: str) -> Finding:
         title=f"The provider {provider} lets our account in no more",
         text=f"{told}. No job is blamed for it: all wait, and some try again every few minutes.",
         suggestion="Look at its balance, limits and key (REELKEEPER_GENERATOR_TOKEN) in the provider's console.",
+    )
+
+
+def cost_above_quote(model: str, provider: str, day: str, quoted_microusd: int, cost_microusd: int) -> Finding:
+    """Tell that a vendor took more for a job than was expected: what is beyond is our loss, and no user's."""
+    quoted, cost, lost = (
+        f"${Decimal(amount) / _MICROUSD:,.4f}"
+        for amount in (quoted_microusd, cost_microusd, cost_microusd - quoted_microusd)
+    )
+    return Finding(
+        rule=_ABOVE_QUOTE,
+        scope=f"model:{model}",
+        period=day,
+        level="",
+        severity=Severity.WARNING,
+        title=f"{provider} takes more for {model} than its price says",
+        text=f"{cost} for a job that was expected to cost {quoted}: {lost} are lost, and the next job loses as much. "
+        "The user pays what was quoted.",
+        suggestion="Compare its price under `book.models` of the policies with the vendor's price list.",
     )

@@ -73,6 +73,7 @@ class AdmittedJob(NamedTuple):
     price_book: str
     quoted_cost_microusd: int | None
     policy_version: int  # what was promised
+    tier: str | None
     hold_id: str | None
     reservation_id: str | None
     reserved_bytes: int
@@ -119,7 +120,7 @@ def _look() -> sa.Select[Any]:
     return (
         sa.select(
             *ADMITTED,
-            users.c.tier,
+            users.c.tier.label("user_tier"),
             sa.exists().where(cache_entries.c.key == wanted, GIVEN).label("is_cached"),
             sa.select(leader.c.id).where(leader.c.cache_key == wanted, leads(leader)).scalar_subquery().label("leader"),
             *(sa.select(column).scalar_subquery().label(f"in_force_{place}") for place, column in enumerate(VERSION)),
@@ -137,7 +138,7 @@ def look(session: Session, user_id: str, client_key: str, cache_key: str) -> Exi
         return None
     note_policies(session, row.in_force_0, row.in_force_1)
     job = None if row.id is None else AdmittedJob._make(row[: len(ADMITTED)])
-    return Existing(row.tier, job, row.is_cached, row.leader)
+    return Existing(row.user_tier, job, row.is_cached, row.leader)
 
 
 def leader_of(session: Session, cache_key: str) -> str | None:

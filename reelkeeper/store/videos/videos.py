@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model import Counts, Video, VideoState
+from reelkeeper.model import BlobState, Counts, Video, VideoState
 from reelkeeper.store.tables import blobs, daily_views, holds, users, videos, view_days
 
 _log = logging.getLogger(__name__)
@@ -140,6 +140,12 @@ def is_live(session: Session, video_id: str) -> bool:
     """Whether a video is there, and can be given."""
     live = sa.select(videos.c.id).where(videos.c.id == video_id, videos.c.state == VideoState.LIVE)
     return session.execute(live).scalar() is not None
+
+
+def live_seconds(session: Session, video_id: str) -> float | None:
+    """Give the length of a video that is there; None where nobody measured it."""
+    length = sa.select(blobs.c.duration_seconds).where(blobs.c.video_id == video_id, blobs.c.state == BlobState.LIVE)
+    return session.execute(length).scalar()
 
 
 class Listed(NamedTuple):

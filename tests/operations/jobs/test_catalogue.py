@@ -11,12 +11,13 @@ from reelkeeper.operations.jobs.run import End
 from reelkeeper.operations.jobs.settle import succeed
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
-from reelkeeper.store.core.engine import reading
-from reelkeeper.store.tables import credit_holds, jobs, reservations
+from reelkeeper.store.billing.spend_counters import so_far
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.tables import alerts, audit_events, blobs, credit_holds, jobs, reservations
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
 from tests.operations.asking import ask, claim, fox, make, row
-from tests.operations.books import DOLLAR, balances, make_user
+from tests.operations.books import DOLLAR, assert_books_balance, balances, make_user
 from tests.operations.queue import find, make_due
 from tests.operations.shop import ask as ask_shop
 from tests.operations.shop import http, run, spent
@@ -125,3 +126,51 @@ def test_a_vendor_is_sent_its_own_name_of_the_model_and_what_was_quoted_of_sound
     (sent,) = provider.jobs.values()
     assert (sent["model"], sent["request"]["audio"]) == ("lab/a-1", True)
     assert spent(shop) > 100_000
+
+
+@pytest.mark.parametrize(
+    ("made", "share"), [(8.04, 1), (7.9, 1), (4.04, Decimal("0.5")), (1.0, Decimal("0.5")), (30.0, 1)]
+)
+def test_a_clip_that_came_shorter_is_charged_at_its_length_and_never_above_the_hold(
+    rich: sa.Engine, made: float, share: Decimal
+) -> None:
+    job = ask(rich, "k", fox(model="veo", duration_seconds=8.0))
+    assert isinstance(job, Queued)
+    make(rich, job.job_id)
+    with transaction(rich, "test") as session:
+        session.execute(sa.update(blobs).values(duration_seconds=made))
+    token = claim(rich, job.job_id)
+    put_in_force(rich, book=PriceBook())  # the job keeps the prices that it was admitted under
+    done = succeed(rich, job.job_id, token, run_id="test")
+    assert abs(done.charged_microusd - job.price_microusd * share) <= 1
+    assert done.charged_microusd <= job.price_microusd
+    assert balances(rich, "ann") == (20 * DOLLAR - done.charged_microusd, 0)
+    assert succeed(rich, job.job_id, token, run_id="test") == done
+    with reading(rich) as session:
+        assert_books_balance(session)
+
+
+def test_what_a_vendor_takes_beyond_the_quote_is_ours_counts_as_spent_and_is_told(
+    shop: World, provider: ProviderDouble
+) -> None:
+    put_in_force(shop.workspace.engine, book=sold_by("http"))
+    (job_id,) = ask_shop(shop, "a cat")
+    provider.ends_as["cost_usd"] = "0.15"
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    job = find(shop.workspace.engine, job_id)
+    assert (job.cost_microusd, spent(shop)) == (150_000, job.price_microusd)
+    assert job.quoted_cost_microusd < 110_000
+    with reading(shop.workspace.engine) as session:
+        assert so_far(session, now(session)).today_microusd == 150_000
+        told = session.execute(sa.select(alerts.c.rule, alerts.c.scope, alerts.c.text)).one()
+        event = session.execute(
+            sa.select(audit_events.c.detail).where(audit_events.c.event == "cost_above_quote")
+        ).scalar_one()
+    assert (told.rule, told.scope) == ("cost_above_quote", "model:a")
+    assert "$0.1500 for a job" in told.text
+    assert (event["job"], event["quoted_microusd"]) == (job_id, job.quoted_cost_microusd)
+    provider.ends_as["cost_usd"] = "0.09"
+    ask_shop(shop, "a dog")
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    with reading(shop.workspace.engine) as session:
+        assert session.execute(sa.select(sa.func.count()).select_from(alerts)).scalar_one() == 1

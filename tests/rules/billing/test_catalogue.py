@@ -242,3 +242,13 @@ def test_a_quote_is_never_below_what_its_vendor_takes_and_its_parts_sum_to_it(
     parts = (found.base_microusd, found.complexity_microusd, found.storage_microusd, found.margin_microusd)
     assert sum(parts) == found.total_microusd
     assert min(parts) >= 0
+
+
+@given(st.decimals("0.5", 120, places=3), st.floats(0.1, 600), st.lists(st.integers(1, 60), max_size=5))
+def test_a_clip_is_never_charged_at_more_seconds_than_were_asked_for(
+    wanted: Decimal, made: float, lengths: list[int]
+) -> None:
+    limits = ModelLimits(seconds=tuple(map(Decimal, lengths)))
+    charged = limits.charged_seconds(wanted, made)
+    assert 0 < charged <= wanted
+    assert charged == wanted or charged in lengths or charged == ceil(made)
