@@ -23,6 +23,7 @@ class Metric(StrEnum):
     JOBS = "jobs"  # generations that succeeded, by model, in `resource`
     GENERATION_SECONDS = "generation_seconds"
     USERS = "users"
+    JOB_MICROUSD = "job_microusd"  # what those of them cost whose vendors bill by the clip, by model
 
 
 class UsageSource(StrEnum):

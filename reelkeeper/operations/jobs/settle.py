@@ -92,7 +92,7 @@ def succeed(
         if took is None and ended.started_at is not None:
             took = max((at - ended.started_at).total_seconds(), 0.001)
             endings.note(session, job_id, processing_seconds=took)
-        count(session, ended, at, took)
+        count(session, ended, at, took, cost_microusd)
         quoted = ended.price_microusd if ended.quoted_cost_microusd is None else ended.quoted_cost_microusd
         # guard spend.succeeded: what jobs cost passes every budget
         spend_counters.add_generated(session, at.date(), max(quoted, cost_microusd or 0))
@@ -282,8 +282,13 @@ def _give_bytes_back(session: Session, reservation_id: str | None) -> None:
             quota.release(session, reserved.id)
 
 
-def count(session: Session, ended: AdmittedJob, at: datetime, took_seconds: float | None) -> None:
-    """Count the job and its seconds, of the account and of its user."""
+def count(
+    session: Session, ended: AdmittedJob, at: datetime, took_seconds: float | None, cost_microusd: int | None
+) -> None:
+    """Count the job, its seconds, and what its clip cost if its vendor bills by that, of the account and of its user.
+
+    What the vendor took beyond the expected cost is the account's alone.
+    """
     day, seconds = at.date(), round(took_seconds or 0)
     used = [
         Used(day, metric, quantity, ended.model, user_id=user)
@@ -291,6 +296,14 @@ def count(session: Session, ended: AdmittedJob, at: datetime, took_seconds: floa
         for user in ("", ended.user_id)
         if quantity
     ]
+    policies = at_version(session, ended.policy_version)
+    entry = policies.book.entry(ended.model)
+    if entry is not None and isinstance(entry.price, VendorPrice):
+        expected = price_of(GenerationRequest.model_validate(ended.request), ended.tier, policies).base_microusd
+        cost = expected if cost_microusd is None else cost_microusd
+        # guard charges.excess: what a vendor took too much is put down to a user
+        shares = {"": cost, ended.user_id: min(cost, expected)}
+        used += [Used(day, Metric.JOB_MICROUSD, share, ended.model, user_id=user) for user, share in shares.items()]
     usage.record(session, used, add=True)
 
 

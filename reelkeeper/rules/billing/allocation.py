@@ -2,7 +2,8 @@
 
 What a day is billed is the bill of the month up to it less the bill up to the day before, so allowances are used up
 and units rounded up on the days on which that happens. A user's row is what the user used at list price. The residual,
-the row of user "", takes what is left: the allowances, the rounding, and what no user is known to have used.
+the row of user "", takes what is left: the allowances, the rounding, what no user is known to have used,
+and what a vendor took beyond the expected cost of a job.
 
 Months are calendar months in UTC, and a GB-month is a GB for all days of one: Cloudflare speaks of periods of 30 days.
 """
@@ -25,8 +26,15 @@ from reelkeeper.rules.billing.tariff import GB, MILLION, PRICE_BOOK, RATES, clas
 STORAGE, CLASS_A, CLASS_B, RETRIEVAL = "r2-storage", "r2-class-a", "r2-class-b", "r2-retrieval"
 COMPUTE, API = "compute", "api"
 MAKING: Final = frozenset({COMPUTE, API})  # the services that make videos
-CHARGED: Final = (Metric.STORED_BYTES, Metric.OPERATIONS, Metric.RETRIEVED_BYTES, Metric.JOBS)
+CHARGED: Final = (
+    Metric.STORED_BYTES,
+    Metric.OPERATIONS,
+    Metric.RETRIEVED_BYTES,
+    Metric.JOBS,
+    Metric.JOB_MICROUSD,
+)
 _NANO: Final = 10**9
+_MICRO: Final = 10**6
 _ONE_DAY: Final = timedelta(days=1)
 
 
@@ -136,7 +144,15 @@ def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[
     while day <= last:
         stored = counted.get((day, Metric.STORED_BYTES), stored)
         others = [counted.get((day, metric), []) for metric in CHARGED if metric != Metric.STORED_BYTES]
-        yield day, [*stored, *(usage for rows in others for usage in rows)]
+        by_clip = {usage.resource for usage in counted.get((day, Metric.JOB_MICROUSD), ())}
+        used = [
+            usage
+            for rows in others
+            for usage in rows
+            # guard charges.by_clip: a job is charged by its clip, and as one more job at a flat price
+            if usage.metric != Metric.JOBS or usage.resource not in by_clip
+        ]
+        yield day, [*stored, *used]
         day += _ONE_DAY
 
 
@@ -154,7 +170,7 @@ def line_items_of(days_in_month: int, book: PriceBook) -> Callable[[Used], tuple
 
 
 def _line_items(usage: Used, days_in_month: int, book: PriceBook) -> tuple[LineItem, ...]:
-    """Name what is charged for this use: nothing, one thing, or of a job its compute and its API."""
+    """Name what is charged for this use: nothing, one thing, or of a job at a flat price its compute and its API."""
     kind = StorageClass(usage.storage_class or StorageClass.STANDARD)
     rates = RATES[kind]
     if usage.metric == Metric.STORED_BYTES:
@@ -165,6 +181,8 @@ def _line_items(usage: Used, days_in_month: int, book: PriceBook) -> tuple[LineI
         classes = {"A": (CLASS_A, rates.class_a_usd_per_million), "B": (CLASS_B, rates.class_b_usd_per_million)}
         billed_in = class_of(usage.resource)
         return (_r2(classes[billed_in][0], kind, "Operations", classes[billed_in][1], MILLION),) if billed_in else ()
+    if usage.metric == Metric.JOB_MICROUSD:  # a thing of its own: other days of the month may have flat prices
+        return (LineItem(f"clips-{usage.resource}", API, "Micro-dollars", Fraction(_NANO, _MICRO), book.mark),)
     if usage.metric == Metric.JOBS:
         price, suffix = book.flat_price(usage.resource), f"-{usage.resource}" if usage.resource else ""
         costs = ((COMPUTE, price.compute_usd), (API, price.api_usd))

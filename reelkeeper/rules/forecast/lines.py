@@ -15,6 +15,7 @@ from reelkeeper.rules.billing.tariff import GB
 
 Price: TypeAlias = Callable[[float], float]  # usage of a month to dollars, as billed
 
+_MICROUSD = 10**6
 _INFREQUENT = StorageClass.INFREQUENT_ACCESS
 
 
@@ -52,6 +53,11 @@ def jobs(model: str, history: "pd.Series[float]", book: PriceBook) -> UsageLine:
     compute_usd, api_usd = float(costs.compute_usd), float(costs.api_usd)
     prices: dict[str, Price] = {COMPUTE: lambda used: used * compute_usd, API: lambda used: used * api_usd}
     return UsageLine(f"jobs {model}".strip(), history, prices)
+
+
+def clips(model: str, history: "pd.Series[float]") -> UsageLine:
+    """Give the line of what a vendor takes for the clips of one model, in micro-dollars."""
+    return UsageLine(f"clips {model}", history, {API: lambda used: used / _MICROUSD})
 
 
 def storage_usd(standard_gb_months: Decimal, infrequent_gb_months: Decimal) -> float:

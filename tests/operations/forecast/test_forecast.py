@@ -155,3 +155,13 @@ def test_a_metric_that_nobody_counts_is_unknown(engine: sa.Engine) -> None:
         record_usage(session, [Used(ago(1), Metric.STORED_BYTES, GB, storage_class=StorageClass.STANDARD)])
     needs = predict_resource_needs(engine, NOW)
     assert (needs.stored_bytes, needs.jobs, needs.users) == (GB, None, None)
+
+
+def test_clips_are_forecast_at_what_they_cost_and_no_more_at_a_flat_price(store: sa.Engine) -> None:
+    """For thirty days kling's 200 jobs a day have cost $1 each by the clip; sora's 100 are $0.015 each."""
+    with transaction(store, "test") as session:
+        record_usage(session, [Used(ago(day), Metric.JOB_MICROUSD, 200_000_000, "kling") for day in range(1, 31)])
+    month = [cost for cost in predict_costs(store, NOW, policies=DEFAULTS, months=2) if cost.month == date(2026, 12, 1)]
+    by_service = {cost.service: cost.mean_usd for cost in month}
+    assert by_service["api"] == pytest.approx(31 * (200 + 100 * 0.005), rel=0.02)
+    assert by_service["compute"] == pytest.approx(31 * 100 * 0.01, rel=0.02)

@@ -6,14 +6,16 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.model.jobs import JobState
+from reelkeeper.model.money import Metric
 from reelkeeper.model.requests import Cached, Declined, Queued, RefusedFor
+from reelkeeper.operations.billing import metering
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.operations.jobs.settle import succeed
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.billing.spend_counters import so_far
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.tables import alerts, audit_events, blobs, credit_holds, jobs, reservations
+from reelkeeper.store.tables import alerts, audit_events, blobs, charges, credit_holds, jobs, reservations, usage_days
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
 from tests.operations.asking import ask, claim, fox, make, row
@@ -174,3 +176,32 @@ def test_what_a_vendor_takes_beyond_the_quote_is_ours_counts_as_spent_and_is_tol
     assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
     with reading(shop.workspace.engine) as session:
         assert session.execute(sa.select(sa.func.count()).select_from(alerts)).scalar_one() == 1
+
+
+@pytest.mark.parametrize(("told", "account", "user"), [(None, 3_200_000, 3_200_000), (3_000_000,) * 3, (0, 0, 0)])
+def test_what_clips_cost_is_counted_for_the_account_and_for_the_user(
+    rich: sa.Engine, told: int | None, account: int, user: int
+) -> None:
+    assert counted(rich, told) == {"": account, "ann": user}
+
+
+def test_what_clips_cost_is_counted_for_the_account_and_up_to_the_expected_cost_for_the_user(rich: sa.Engine) -> None:
+    assert counted(rich, 3_500_000) == {"": 3_500_000, "ann": 3_200_000}
+    with reading(rich) as session:
+        today = now(session)
+    metering.charge(rich, BOOK, today)
+    with reading(rich) as session:
+        billed = session.execute(sa.select(charges.c.sku, charges.c.user_id, charges.c.billed_nanousd)).all()
+    of_clips = sorted(tuple(row) for row in billed if row.billed_nanousd)
+    assert of_clips == [("clips-veo", "", 300_000_000), ("clips-veo", "ann", 3_200_000_000)]
+
+
+def counted(engine: sa.Engine, told: int | None) -> dict[str, int]:
+    """Let a clip of eight seconds be made, whose vendor says what it took, and read what was counted for whom."""
+    job = ask(engine, "k", fox(model="veo", duration_seconds=8.0))
+    assert isinstance(job, Queued)
+    make(engine, job.job_id)
+    succeed(engine, job.job_id, claim(engine, job.job_id), run_id="test", cost_microusd=told)
+    chosen = sa.select(usage_days.c.user_id, usage_days.c.quantity).where(usage_days.c.metric == Metric.JOB_MICROUSD)
+    with reading(engine) as session:
+        return {row.user_id: row.quantity for row in session.execute(chosen)}

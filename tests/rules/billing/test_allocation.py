@@ -64,6 +64,24 @@ def test_a_user_is_charged_at_list_price_and_the_allowance_is_nobodys() -> None:
     assert (nobody.list_nanousd, nobody.billed_nanousd) == (500_000, -1_000_000)  # all of it was free
 
 
+def test_jobs_billed_by_the_clip_are_charged_what_they_cost_and_the_excess_is_nobodys() -> None:
+    """On the third day jobs had a flat price still; on the fourth clips cost $3.50, of which 20 cents were too much."""
+    account = [on(day, Metric.JOBS, 2, "veo") for day in (3, 4)] + [on(4, Metric.JOB_MICROUSD, 3_500_000, "veo")]
+    users = [on(day, Metric.JOBS, 2, "veo", user_id="ann") for day in (3, 4)]
+    users.append(on(4, Metric.JOB_MICROUSD, 3_300_000, "veo", user_id="ann"))
+    found = charged(account, users)
+    assert [
+        (charge.day.day, charge.service, charge.sku, charge.user_id, charge.billed_nanousd) for charge in found
+    ] == [
+        (3, "compute", "compute-veo", "ann", 20_000_000),
+        (3, "compute", "compute-veo", "", 0),
+        (3, "api", "api-veo", "ann", 10_000_000),
+        (3, "api", "api-veo", "", 0),
+        (4, "api", "clips-veo", "ann", 3_300_000_000),
+        (4, "api", "clips-veo", "", 200_000_000),
+    ]
+
+
 def test_a_job_costs_compute_and_api_by_its_model() -> None:
     jobs = on(3, Metric.JOBS, 4, "veo")
     found = charged([jobs], [jobs._replace(user_id="ann")])

@@ -34,6 +34,7 @@ REVISIONS = [
     "0008 Policies in the store, and under which version each plan, job and charge was made.",
     "0009 Bytes that were taken down, and holds that even a takedown respects.",
     "0010 What each search for a CRF met and cost, which job made a video, and what a plan's item leaves over.",
+    "0011 What jobs cost whose vendors bill by the clip, beside how many there were.",
 ]
 LATEST = REVISIONS[-1][:4]
 
