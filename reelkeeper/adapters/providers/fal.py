@@ -10,7 +10,8 @@ The list has the requests that are over; whether it has those that wait is not k
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
@@ -48,19 +49,22 @@ class Fields(NamedTuple):
     image: str = "image_url"
     duration: str = "{}"  # of the seconds; "" for a number
     resolution: str = "{}p"  # of the shorter side; "" where the model has one alone
+    named: Mapping[int, str] = MappingProxyType({})  # resolutions that have a name instead
     seed: bool = False
 
 
+_BY_WIDTH: Final = MappingProxyType({1440: "2K", 2160: "4K"})
 # As the pages https://fal.ai/models/MODEL/llms.txt had it in November 2026. The first that fits counts.
 _FIELDS: Final = {
-    "fal-ai/veo3.1": Fields(duration="{}s", seed=True),
+    "fal-ai/veo3.1": Fields(duration="{}s", named={2160: "4k"}, seed=True),
+    "bytedance/seedance-": Fields(named={2160: "4k"}),
     "fal-ai/kling-video/v2.6/": Fields(image="start_image_url", resolution=""),
     "fal-ai/kling-video/v3/": Fields(image="start_image_url", resolution=""),
     "fal-ai/kling-video/": Fields(resolution=""),
     "fal-ai/wan/": Fields(seed=True),
     "fal-ai/ltx-2/": Fields(duration=""),
-    "minimax/h3-max/": Fields(resolution="{}P"),
-    "minimax/h3/": Fields(duration="", resolution="{}P"),
+    "minimax/h3-max/": Fields(resolution="{}P", named=_BY_WIDTH),
+    "minimax/h3/": Fields(duration="", resolution="{}P", named=_BY_WIDTH),
 }
 
 
@@ -174,7 +178,7 @@ def _input(submission: Submission) -> dict[str, Any]:
         "aspect_ratio": aspect_ratio(request),
     }
     if fields.resolution:
-        sent["resolution"] = fields.resolution.format(short_side)
+        sent["resolution"] = fields.named.get(short_side) or fields.resolution.format(short_side)
     sent |= options_of(request)
     if _is_marked(submission.order):
         sent["seed"] = seed_of(submission.key)

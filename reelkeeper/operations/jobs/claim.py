@@ -19,6 +19,7 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.freeze import require_permission, why_stopped
 from reelkeeper.operations.core.policies import in_force
+from reelkeeper.operations.jobs.settle import count_lost
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, pause_seconds
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
@@ -152,6 +153,7 @@ def retry(
         if cost_microusd:
             # guard spend.failed_attempts: what failed attempts cost passes every budget
             spend_counters.add_generated(session, now(session).date(), cost_microusd)
+            count_lost(session, job.model, job.policy_version, cost_microusd)
     return pause
 
 

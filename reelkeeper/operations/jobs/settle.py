@@ -152,6 +152,7 @@ def fail(
         if spent:
             # guard spend.dead: what jobs cost that came to nothing passes every budget
             spend_counters.add_generated(session, now(session).date(), spent)
+            count_lost(session, ended.model, ended.policy_version, spent)
         return _give_up(session, ended, state, run_id)
 
 
@@ -305,6 +306,14 @@ def count(
         shares = {"": cost, ended.user_id: min(cost, expected)}
         used += [Used(day, Metric.JOB_MICROUSD, share, ended.model, user_id=user) for user, share in shares.items()]
     usage.record(session, used, add=True)
+
+
+def count_lost(session: Session, model: str, policy_version: int, cost_microusd: int) -> None:
+    """Count what a vendor that bills by the clip took for nothing: of the account, and of no user."""
+    entry = at_version(session, policy_version).book.entry(model)
+    if entry is not None and isinstance(entry.price, VendorPrice):
+        # guard charges.lost: what vendors take for nothing is in no bill
+        usage.record(session, [Used(now(session).date(), Metric.JOB_MICROUSD, cost_microusd, model)], add=True)
 
 
 def learn(session: Session, ended: AdmittedJob, load: float, took_seconds: float) -> None:

@@ -52,6 +52,16 @@ def asked(model: str, **changes: object) -> Order:
         ("fal-ai/veo3.1", {"seed": 7}, {"duration": "5s", "resolution": "720p", "aspect_ratio": "16:9", "seed": 7}),
         ("fal-ai/kling-video/v2.6/pro/text-to-video", {}, {"duration": "5", "aspect_ratio": "16:9"}),
         ("minimax/h3/text-to-video", {"height": 768}, {"duration": 5, "resolution": "768P", "aspect_ratio": "16:9"}),
+        (
+            "fal-ai/veo3.1",
+            {"seed": 7, "width": 2160, "height": 3840, "audio": False},
+            {"duration": "5s", "resolution": "4k", "aspect_ratio": "9:16", "seed": 7, "generate_audio": False},
+        ),
+        (
+            "minimax/h3/text-to-video",
+            {"height": 1440, "width": 2560},
+            {"duration": 5, "resolution": "2K", "aspect_ratio": "16:9"},
+        ),
         ("fal-ai/ltx-2/text-to-video", {"parameters": {"resolution": None}}, {"duration": 5, "aspect_ratio": "16:9"}),
     ],
 )

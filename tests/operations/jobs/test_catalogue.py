@@ -196,12 +196,28 @@ def test_what_clips_cost_is_counted_for_the_account_and_up_to_the_expected_cost_
     assert of_clips == [("clips-veo", "", 300_000_000), ("clips-veo", "ann", 3_200_000_000)]
 
 
+def test_what_a_vendor_takes_for_nothing_is_in_the_bill_and_no_users(shop: World, provider: ProviderDouble) -> None:
+    by_clip = {"unit": "clip", "rates": [{"usd": "0.1"}], **READ}
+    put_in_force(shop.workspace.engine, book=sold_by("http", price=by_clip))
+    ask_shop(shop, "a cat")
+    provider.ends_as |= {"status": "failed", "cost_usd": "0.1"}
+    for end in (End.RETRIED, End.DEAD):  # it may be tried twice
+        assert run(shop, http(provider)) == {end: 1}
+        make_due(shop.workspace.engine)
+    assert spent(shop) == 0
+    assert clips_of(shop.workspace.engine) == {"": 200_000}
+
+
 def counted(engine: sa.Engine, told: int | None) -> dict[str, int]:
     """Let a clip of eight seconds be made, whose vendor says what it took, and read what was counted for whom."""
     job = ask(engine, "k", fox(model="veo", duration_seconds=8.0))
     assert isinstance(job, Queued)
     make(engine, job.job_id)
     succeed(engine, job.job_id, claim(engine, job.job_id), run_id="test", cost_microusd=told)
+    return clips_of(engine)
+
+
+def clips_of(engine: sa.Engine) -> dict[str, int]:
     chosen = sa.select(usage_days.c.user_id, usage_days.c.quantity).where(usage_days.c.metric == Metric.JOB_MICROUSD)
     with reading(engine) as session:
         return {row.user_id: row.quantity for row in session.execute(chosen)}
