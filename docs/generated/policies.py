@@ -46,7 +46,8 @@ def catalogue(_argument: str = "") -> str:
 def _listed(part: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
     schema: dict[str, Any] = part.model_json_schema()
     for name, field in part.model_fields.items():
-        usual = "" if field.is_required() or isinstance(field.default, BaseModel) else _default(name, field.default)
+        given = not field.is_required() and field.default is not None and not isinstance(field.default, BaseModel)
+        usual = _default(name, field.default) if given else ""
         said = kind(schema["properties"][name], schema.get("$defs", {}))
         yield name, said, usual, field.description or ""
 

@@ -36,9 +36,9 @@ def ask(world: World, *prompts: str) -> list[str]:
     return [str(answer.job_id) for answer in answers if isinstance(answer, Queued)]
 
 
-def http(provider: ProviderDouble) -> RemoteGenerator:
+def http(provider: ProviderDouble, model: str | None = None) -> RemoteGenerator:
     return RemoteGenerator(
-        HttpProvider(provider.url, TOKEN, allow_private=True, timeout_seconds=60.0), poll_seconds=0.05
+        HttpProvider(provider.url, TOKEN, allow_private=True, timeout_seconds=60.0), model=model, poll_seconds=0.05
     )
 
 

@@ -31,7 +31,7 @@ class Guarantee:
 
 
 class Order(NamedTuple):
-    """One video to be made. The last four are what an earlier worker has written down of it."""
+    """One video to be made. The four before the last are what an earlier worker has written down of it."""
 
     job_id: str
     model: str
@@ -40,6 +40,7 @@ class Order(NamedTuple):
     provider_job_id: str | None = None
     was_parked: bool = False  # it has been asked after once already, a while ago
     started_at: datetime | None = None  # nothing was sent before
+    is_priced: bool = False  # for this very model of the vendor's
 
 
 class Submission(NamedTuple):

@@ -56,7 +56,8 @@ class RemoteGenerator:
         Raises GenerationRefused (never), GenerationFailed (not this time), GenerationUnknown (to be looked up later),
         GenerationLost (made, and gone), or what `log` raises; a job that is cancelled is told to its provider.
         """
-        order = order._replace(model=self._model or order.model)
+        # guard provider.priced_model: a job is sent to another model than its price was quoted for
+        order = order if order.is_priced else order._replace(model=self._model or order.model)
         # guard provider.looked_up: a job that its provider has is sent once more, and paid twice
         job_id = order.provider_job_id or self._found(order, log) or self._sent(order, target.parent, log)
         try:

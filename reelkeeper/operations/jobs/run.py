@@ -38,6 +38,7 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.deliver import deliver
+from reelkeeper.rules.billing.catalogue import VendorPrice
 from reelkeeper.rules.jobs.attempts import (
     AttemptPolicy,
     cost_above_quote,
@@ -271,16 +272,20 @@ def _order(context: WorkerContext, job: Claim) -> Order:
     """
     with reading(context.engine) as session:
         entry = at_version(session, job.policy_version).book.entry(job.model)
-    model, request = job.model, job.request
-    if entry is not None:
-        here = context.generator.name
-        # guard catalogue.provider: a job is sent to a provider that takes another price for it
-        if job.provider_key is None and entry.provider not in {None, here}:
-            raise ProviderBusy(
-                f"model {job.model!r} is made by {entry.provider!r}, and the provider here is {here!r}", _OTHERS_SECONDS
-            )
-        model, request = entry.vendor_model or model, entry.limits.ordered(request)
-    return Order(job.id, model, request, job.provider_key, job.provider_job_id, job.was_parked, job.started_at)
+    order = Order(job.id, job.model, job.request, job.provider_key, job.provider_job_id, job.was_parked, job.started_at)
+    if entry is None:
+        return order
+    here = context.generator.name
+    # guard catalogue.provider: a job is sent to a provider that takes another price for it
+    if job.provider_key is None and entry.provider not in {None, here}:
+        raise ProviderBusy(
+            f"model {job.model!r} is made by {entry.provider!r}, and the provider here is {here!r}", _OTHERS_SECONDS
+        )
+    return order._replace(
+        model=entry.vendor_model or job.model,
+        request=entry.limits.ordered(job.request),
+        is_priced=entry.vendor_model is not None or isinstance(entry.price, VendorPrice),
+    )
 
 
 def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:

@@ -133,7 +133,7 @@ class ModelLimits(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seconds: tuple[Seconds, ...] = Field((), max_length=_MAX_LISTED, description="Lengths that it makes")
-    most_seconds: Seconds | None = Field(None, description="Longest that it makes; none: no limit")
+    most_seconds: Seconds | None = Field(None, description="Longest that it makes; unset: no limit")
     resolutions: tuple[Resolution, ...] = Field(
         (), max_length=_MAX_LISTED, description="Shorter sides that it makes, such as 720p"
     )

@@ -252,3 +252,21 @@ def test_a_clip_is_never_charged_at_more_seconds_than_were_asked_for(
     charged = limits.charged_seconds(wanted, made)
     assert 0 < charged <= wanted
     assert charged == wanted or charged in lengths or charged == ceil(made)
+
+
+@given(
+    clips,
+    clips,
+    st.sampled_from([Unit.SECOND, Unit.CLIP, Unit.MEGAPIXEL_SECOND]),
+    usd,
+    usd,
+    st.decimals(0, 900, places=4),
+)
+def test_a_clip_that_came_shorter_is_never_quoted_above_the_one_that_was_asked_for(
+    one: Clip, other: Clip, unit: Unit, rate: Decimal, minimum: Decimal, margin: Decimal
+) -> None:
+    sold = book(price(Rate(usd=rate), unit=unit, minimum_usd=minimum)).model_copy(update={"margin_percent": margin})
+    seconds = sorted((one.seconds, other.seconds))
+    shorter, longer = (quote(JobSpec(model="m", clip=one._replace(seconds=length)), sold) for length in seconds)
+    assert shorter.total_microusd <= longer.total_microusd
+    assert shorter.cost_microusd <= longer.cost_microusd
