@@ -11,7 +11,7 @@ from enum import StrEnum
 from math import ceil
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
 
 from reelkeeper.model.requests import GenerationRequest
 
@@ -140,8 +140,11 @@ class ModelLimits(BaseModel):
     aspects: tuple[Aspect, ...] = Field((), max_length=_MAX_LISTED, description="Width to height, such as 16:9")
     audio: Choice = Field("never", description="Sound; with `choice`, a clip of which nobody says so has it")
     image: Choice = Field("choice", description="An image to start from")
-    parameters: tuple[str, ...] = Field(
-        (), max_length=_MAX_LISTED, description="Names of a request's parameters that it takes; none may move the price"
+    parameters: tuple[str, ...] | None = Field(
+        None,
+        max_length=_MAX_LISTED,
+        description="Names of a request's parameters that it takes, of which none may move the price; unset: none, "
+        "and any at a flat price",
     )
 
     def heard(self, clip: Clip) -> Clip:
@@ -165,8 +168,8 @@ class ModelLimits(BaseModel):
         audio = request.get("audio") is not False if self.audio == "choice" else None
         return {**request, "audio": audio}
 
-    def faults(self, request: GenerationRequest) -> Iterator[str]:
-        """Say what of a request it cannot do: what was asked for, and what is possible."""
+    def faults(self, request: GenerationRequest, *, is_flat: bool = False) -> Iterator[str]:
+        """Say what of a request it cannot do, at a flat price or not: what was asked for, and what is possible."""
         clip = clip_of(request)
         if self.seconds and clip.seconds not in self.seconds:
             yield f"{_plain(clip.seconds)} seconds were asked for, and it makes {_either(map(_plain, self.seconds))}"
@@ -181,8 +184,9 @@ class ModelLimits(BaseModel):
             yield f"sound was {'' if clip.audio else 'not '}wanted, and its videos {self.audio} have it"
         if self.image == ("never" if clip.has_image else "always"):
             yield "it takes no image to start from" if clip.has_image else "it needs an image to start from"
+        known = set(request.parameters) if is_flat and self.parameters is None else set(self.parameters or ())
         # guard catalogue.parameters: a parameter asks for what costs more than was quoted and held
-        if others := sorted(set(request.parameters) - set(self.parameters)):
+        if others := sorted(set(request.parameters) - known):
             taken = f"takes {_either(self.parameters)} alone" if self.parameters else "takes none"
             yield f"parameter {', '.join(map(repr, others))} was set, and it {taken}"
 
@@ -203,6 +207,17 @@ class JobPrice(BaseModel):
         return self.compute_usd + self.api_usd
 
 
+def _kind(price: object) -> str:
+    fields = price.keys() if isinstance(price, Mapping) else ()
+    return "flat" if isinstance(price, JobPrice) or JobPrice.model_fields.keys() & fields else "vendor"
+
+
+AnyPrice = Annotated[
+    Annotated[VendorPrice, Tag("vendor")] | Annotated[JobPrice, Tag("flat")],
+    Discriminator(_kind),  # so that a fault is told of the one that was meant
+]
+
+
 class ModelEntry(BaseModel):
     """A model that is sold."""
 
@@ -216,13 +231,13 @@ class ModelEntry(BaseModel):
         None, min_length=1, max_length=200, description="The vendor's name of it; unset: the same"
     )
     limits: ModelLimits = Field(ModelLimits(), description="What it can make")
-    price: VendorPrice | JobPrice | None = Field(
+    price: AnyPrice | None = Field(
         None, description="By what its vendor takes, or flat; unset: not sold, but for `unpriced: sell`"
     )
 
     def refusal(self, request: GenerationRequest) -> str | None:
         """Say why it cannot make what a request asks for; None: it can."""
-        faults = list(self.limits.faults(request))
+        faults = list(self.limits.faults(request, is_flat=not isinstance(self.price, VendorPrice)))
         if not faults and isinstance(self.price, VendorPrice):
             clip = self.limits.heard(clip_of(request))
             if self.price.amounts(clip, Decimal(0)) is None:

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from reelkeeper.errors import ModelRefused
+from reelkeeper.errors import ModelRefused, PolicyRefused
 from reelkeeper.model.requests import GenerationRequest
+from reelkeeper.operations.core.policy_document import read
 from reelkeeper.rules.billing.catalogue import (
     Clip,
     JobPrice,
@@ -108,6 +109,14 @@ def test_a_price_that_contradicts_itself_is_refused(fields: dict[str, object], s
         VendorPrice.model_validate(whole)
 
 
+def test_a_fault_in_a_price_is_told_of_the_kind_that_was_meant() -> None:
+    text = "book:\n  models:\n    - {model: m, price: {unit: clip, rates: [{usd: -1}], source: s, read_on: 2026-11-25}}"
+    with pytest.raises(PolicyRefused) as refused:
+        read(text, "policies.yaml")
+    assert "book.models.0.price.vendor.rates.0.usd=-1: input should be greater" in str(refused.value)
+    assert "base_usd" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("limits", "options", "said"),
     [
@@ -164,14 +173,18 @@ def test_what_has_no_price_is_not_sold_unless_the_policy_says_so() -> None:
     for model in ("m", "other"):
         lenient.require_sold(request(model=model))
         assert quote(JobSpec(model=model), lenient).total_microusd == 15_000
-    with pytest.raises(ModelRefused, match="takes none"):
-        lenient.require_sold(request(parameters={"n": 1}))  # its limits hold all the same
+    strict = PriceBook.model_validate({"models": [{"model": "m", "limits": {"seconds": [4]}}], "unpriced": "sell"})
+    with pytest.raises(ModelRefused, match="it makes 4"):
+        strict.require_sold(request())  # its limits hold all the same
 
 
 def test_flat_prices_of_earlier_documents_are_read_as_they_were_meant() -> None:
     old = PriceBook.model_validate({"models": [{"model": "dear", "base_usd": 1, "compute_usd": "0.7"}]})
     assert old.models == (ModelEntry(model="dear", price=JobPrice(base_usd=Decimal(1), compute_usd=Decimal("0.7"))),)
     assert old.unpriced == "sell"  # they were
+    old.require_sold(request(model="dear", parameters={"style": "ink"}))
+    strict = ModelEntry(model="m", price=JobPrice(), limits=ModelLimits(parameters=("style",)))
+    assert "'n' was set, and it takes style alone" in str(strict.refusal(request(parameters={"n": 1})))
     assert PriceBook.model_validate_json(old.model_dump_json()) == old
     priced = book(price(), margin=5)
     assert PriceBook.model_validate_json(priced.model_dump_json()) == priced
