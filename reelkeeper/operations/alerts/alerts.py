@@ -46,24 +46,37 @@ def observe(
     Leave out a rule that could not be judged, as when its figures are missing, and its alerts stay as they are.
     `policy` is an exception of this run to the policy in force.
     """
+    with transaction(engine, "alerts.observe") as session:
+        return observe_within(session, findings, rules=rules, run_id=run_id, scope=scope, policy=policy)
+
+
+def observe_within(
+    session: Session,
+    findings: Iterable[Finding],
+    *,
+    rules: Collection[str] = (),
+    run_id: str,
+    scope: str | None = None,
+    policy: AlertPolicy | None = None,
+) -> Observed:
+    """Do what `observe` does with the caller's transaction: what it commits and what is told of it are one."""
     found = list(findings)
     judged = {*rules, *(one_line(finding.rule) for finding in found)}
-    with transaction(engine, "alerts.observe") as session:
-        # guard alerts.turns: two runs at once tell the same news twice, or fail
-        alerts.one_at_a_time(session)
-        at = now(session)
-        rows = alerts.related(session, judged, {one_line(finding.period) for finding in found})
-        known = [
-            Known(**{name: getattr(row, name) for name in Known._fields})._replace(
-                state=AlertState(row.state), severity=Severity(row.severity)
-            )
-            for row in rows
-            if scope in (None, row.scope)
-        ]
-        quiet = [Quiet(item.rule, item.scope) for item in alerts.snoozes_in_force(session)]
-        alerting = in_force(session).policies.overridden(alerting=policy).alerting
-        decision = decide(found, known, quiet, rules=rules, policy=alerting, as_of=at)
-        _write(session, decision, run_id, at, alerting)
+    # guard alerts.turns: two runs at once tell the same news twice, or fail
+    alerts.one_at_a_time(session)
+    at = now(session)
+    rows = alerts.related(session, judged, {one_line(finding.period) for finding in found})
+    known = [
+        Known(**{name: getattr(row, name) for name in Known._fields})._replace(
+            state=AlertState(row.state), severity=Severity(row.severity)
+        )
+        for row in rows
+        if scope in (None, row.scope)
+    ]
+    quiet = [Quiet(item.rule, item.scope) for item in alerts.snoozes_in_force(session)]
+    alerting = in_force(session).policies.overridden(alerting=policy).alerting
+    decision = decide(found, known, quiet, rules=rules, policy=alerting, as_of=at)
+    _write(session, decision, run_id, at, alerting)
     return Observed(
         len(decision.opened),
         len(decision.repeated),

@@ -41,7 +41,6 @@ from reelkeeper.operations.jobs.deliver import deliver
 from reelkeeper.rules.billing.catalogue import VendorPrice
 from reelkeeper.rules.jobs.attempts import (
     AttemptPolicy,
-    cost_above_quote,
     give_up_error,
     is_given_up,
     locked_account,
@@ -244,7 +243,7 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
         if not taken:
             raise LeaseLost(f"job {item.id!r}: another worker delivers it")
         try:
-            done = deliver(
+            deliver(
                 context.workspace,
                 item.id,
                 item.lease_token,
@@ -258,10 +257,6 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
             )
         finally:
             context.manager.release(taken)
-    if done.quoted_microusd is not None and made.cost_microusd is not None:
-        day = f"{datetime.now(UTC):%Y-%m-%d}"
-        found = cost_above_quote(item.model, context.generator.name, day, done.quoted_microusd, made.cost_microusd)
-        alerts.observe(context.engine, [found], rules=(), run_id=context.run_id)
     return End.SUCCEEDED
 
 

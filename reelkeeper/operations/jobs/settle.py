@@ -18,6 +18,7 @@ from reelkeeper.errors import HoldClosed, InsufficientCredits, IntegrityDoubt, L
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import HoldState, Metric, ReservationState, Used
 from reelkeeper.model.requests import GenerationRequest
+from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import at as at_version
@@ -25,6 +26,7 @@ from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs.admit import price_of
 from reelkeeper.rules.billing.catalogue import VendorPrice, clip_of
 from reelkeeper.rules.jobs import estimate
+from reelkeeper.rules.jobs.attempts import cost_above_quote
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import credit_holds, quotas, spend_counters, usage
 from reelkeeper.store.core.audit import Event, append
@@ -45,7 +47,6 @@ class Settled(NamedTuple):
     charged_microusd: int
     followers: int  # that got the same video
     promoted: str | None = None
-    quoted_microusd: int | None = None  # what a job that cost more was expected to cost: the rest is our loss
 
 
 def succeed(
@@ -109,11 +110,13 @@ def succeed(
         _give_bytes_back(session, ended.reservation_id)
         charged = _charge(session, ended, owed(session, ended, video), run_id)
         joined = _give(session, job_id, video, run_id=run_id)
-        is_above = cost_microusd is not None and cost_microusd > quoted
-        if is_above:
+        if cost_microusd is not None and cost_microusd > quoted:
             figures = {"job": job_id, "quoted_microusd": quoted, "cost_microusd": cost_microusd}
             append(session, [Event("cost_above_quote", run_id, user_id=ended.user_id, detail=figures)])
-        return Settled(job_id, JobState.SUCCEEDED, video, charged, joined, quoted_microusd=quoted if is_above else None)
+            # guard settle.loss_told: a worker that dies now leaves a loss that nobody hears of
+            found = cost_above_quote(ended.model, f"{at:%Y-%m-%d}", quoted, cost_microusd)
+            alerts.observe_within(session, [found], run_id=run_id)
+        return Settled(job_id, JobState.SUCCEEDED, video, charged, joined)
 
 
 def fail(

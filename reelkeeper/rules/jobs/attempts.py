@@ -87,7 +87,7 @@ def locked_account(provider: str, told: str) -> Finding:
     )
 
 
-def cost_above_quote(model: str, provider: str, day: str, quoted_microusd: int, cost_microusd: int) -> Finding:
+def cost_above_quote(model: str, day: str, quoted_microusd: int, cost_microusd: int) -> Finding:
     """Tell that a vendor took more for a job than was expected: what is beyond is our loss, and no user's."""
     quoted, cost, lost = (
         f"${Decimal(amount) / _MICROUSD:,.4f}"
@@ -99,7 +99,7 @@ def cost_above_quote(model: str, provider: str, day: str, quoted_microusd: int, 
         period=day,
         level="",
         severity=Severity.WARNING,
-        title=f"{provider} takes more for {model} than its price says",
+        title=f"The vendor of {model} takes more than its price says",
         text=f"{cost} for a job that was expected to cost {quoted}: {lost} are lost, and the next job loses as much. "
         "The user pays what was quoted.",
         suggestion="Compare its price under `book.models` of the policies with the vendor's price list.",
