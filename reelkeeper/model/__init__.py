@@ -215,10 +215,10 @@ class Transcode:
     sha256: str
     media: Media
     quality: Quality
-    crf: int
+    crf: float
     recipe: str  # fingerprint of recipe, acceptance and encoder version
     encoder: str  # e.g. "libsvtav1 4.2.0"
-    probes: tuple[tuple[int, float, float, int], ...]  # crf, VMAF mean, VMAF p5, bytes
+    probes: tuple[tuple[float, float, float, int], ...]  # crf, VMAF mean, VMAF p5, bytes
     cpu_seconds: float
 
 
@@ -234,7 +234,7 @@ class CrfSearch:
     source_bytes: int
     kept_bytes: int  # those of the source where it was refused
     outcome: str  # accepted, or the rule of the refusal
-    probes: tuple[tuple[int, int, float | None, float | None, int], ...]  # crf, bytes, VMAF mean, p5, frame step
+    probes: tuple[tuple[float, int, float | None, float | None, int], ...]  # crf, bytes, VMAF mean, p5, frame step
     cpu_seconds: float
     days: int  # of life for which the bytes less count
     gain_microusd: int  # what those bytes cost in that time

@@ -56,16 +56,16 @@ def encode(
     codec: str,
     container: str = "mp4",
     preset: int,
-    crf: int,
+    crf: float,
     most_bytes: int | None = None,
     limits: MediaLimits | None = None,
     watch: Watch | None = None,
 ) -> Encoded:
     """Encode `source`, described by `media`, to `output`; end early once it exceeds `most_bytes`.
 
-    `codec` is h264 or hevc (preset 0 ultrafast to 9 placebo, CRF 1-51), av1 (preset 0-13, CRF 1-63) or vp9 (preset is
-    cpu-used 0-5, CRF 1-63); `container` is mp4 or webm. Raises NotAVideo where the source does not decode cleanly,
-    MediaTimeout, or MediaError where the encoder crashed. `output` exists only when complete.
+    `codec` is h264 or hevc (preset 0 ultrafast to 9 placebo, CRF 1-51, halves too), av1 (preset 0-13, CRF 1-63) or vp9
+    (preset is cpu-used 0-5, CRF 1-63); `container` is mp4 or webm. Raises NotAVideo where the source does not
+    decode cleanly, MediaTimeout, or MediaError where the encoder crashed. `output` exists only when complete.
     """
 
     def enough(progress: Progress) -> bool:
@@ -100,11 +100,11 @@ def encode(
         return Encoded(size, ended.frames, spent, complete=True)
 
 
-def _h264(preset: int, crf: int) -> dict[str, Any]:
+def _h264(preset: int, crf: float) -> dict[str, Any]:
     return {"c:v": "libx264", "preset": preset, "crf": crf, "g": _KEYFRAME_EVERY, "threads": 1}
 
 
-def _hevc(preset: int, crf: int) -> dict[str, Any]:
+def _hevc(preset: int, crf: float) -> dict[str, Any]:
     # hvc1: Apple's players take parameter sets in the header alone. One thread gives the same bytes each time.
     quiet = "pools=none:frame-threads=1:log-level=error"
     return {
@@ -117,12 +117,12 @@ def _hevc(preset: int, crf: int) -> dict[str, Any]:
     }
 
 
-def _av1(preset: int, crf: int) -> dict[str, Any]:
+def _av1(preset: int, crf: float) -> dict[str, Any]:
     # lp=1: one clip per core at a time needs 11-17 % less CPU per clip than one clip on all cores.
     return {"c:v": "libsvtav1", "preset": preset, "crf": crf, "g": _KEYFRAME_EVERY, "svtav1-params": "lp=1"}
 
 
-def _vp9(preset: int, crf: int) -> dict[str, Any]:
+def _vp9(preset: int, crf: float) -> dict[str, Any]:
     return {
         "c:v": "libvpx-vp9",
         "b:v": 0,

@@ -125,7 +125,7 @@ class _Search:
         self.probes: list[crf.Probe] = []
         self.chosen: Found | None = None
         self.cpu_seconds = 0.0
-        self._results: dict[int, tuple[Path, Media, Quality]] = {}  # by CRF
+        self._results: dict[float, tuple[Path, Media, Quality]] = {}  # by CRF
 
     def run(self, first: first_crf.FirstCrf, expected: Worth) -> None:
         """Encode and measure until the rule has seen enough. Raises NotAVideo when either end does not decode.
@@ -155,7 +155,7 @@ class _Search:
         spent = expected.payback.cpu_usd(self.cpu_seconds) / max(1, len(self.probes))
         return crf.Stakes(expected.days * worth.USD_PER_BYTE_DAY, spent)
 
-    def _probe(self, wanted: int, step: int) -> crf.Probe:
+    def _probe(self, wanted: float, step: int) -> crf.Probe:
         draft = self.work / f"{wanted}.{self.recipe.container}"
         most = self.acceptance.most_bytes(self.media.size_bytes)
         encoded = ffmpeg.encode(
@@ -222,9 +222,9 @@ def _searched(search: _Search, encoder: str, found: Found | Refusal, expected: W
 def _why(search: _Search) -> str:
     acceptance = search.acceptance
     tried = "; ".join(
-        f"CRF {p.crf}: more than {acceptance.most_bytes(search.media.size_bytes)} bytes"
+        f"CRF {p.crf:g}: more than {acceptance.most_bytes(search.media.size_bytes)} bytes"
         if p.mean is None or p.p5 is None
-        else f"CRF {p.crf}: {p.size_bytes} bytes, VMAF mean {p.mean:.2f}, 5th percentile {p.p5:.2f}"
+        else f"CRF {p.crf:g}: {p.size_bytes} bytes, VMAF mean {p.mean:.2f}, 5th percentile {p.p5:.2f}"
         for p in search.probes
     )
     return (

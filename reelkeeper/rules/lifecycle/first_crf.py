@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Final, NamedTuple
 
 from reelkeeper.model import CrfSearch, Media
-from reelkeeper.rules.lifecycle.crf import CRF_STEPS, Probe, bytes_at, floor_crf
+from reelkeeper.rules.lifecycle.crf import CRF_GRID, CRF_STEPS, Probe, bytes_at, floor_crf
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, bits_per_pixel
 from reelkeeper.rules.lifecycle.worth import effort
 
@@ -53,7 +53,7 @@ class Lesson(NamedTuple):
 class FirstCrf(NamedTuple):
     """A CRF to begin with, and how far it may be off: a standard deviation."""
 
-    crf: int
+    crf: float
     sd_crf: float
 
 
@@ -93,7 +93,8 @@ def first_crf(lessons: Sequence[Lesson], media: Media, model: str | None, codec:
     trust = len(off) / (len(off) + within / _BETWEEN_SD**2)
     here = _product(line, _features(bits_per_pixel(media), media.width * media.height))
     found = _prior(codec, preset) + (here + trust * mean) / step
-    return FirstCrf(round(found), sqrt(within + (1 - trust) * _BETWEEN_SD**2) / step)
+    grid = CRF_GRID[codec]
+    return FirstCrf(round(found / grid) * grid, sqrt(within + (1 - trust) * _BETWEEN_SD**2) / step)
 
 
 def _prior(codec: str, preset: int) -> float:

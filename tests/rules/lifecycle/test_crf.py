@@ -15,8 +15,8 @@ SIZE = 1_000_000  # bytes of the source
 MONTHS = Stakes(4.5e-11, 2e-5)  # three months of a byte, and two CPU seconds at 0.04 USD an hour
 
 
-def after(*probes: Probe, first: int = 40, stakes: Stakes = FREE) -> int | None:
-    return next_crf(list(probes), SIZE, AV1, Acceptance(), first, stakes)
+def after(*probes: Probe, first: float = 40, stakes: Stakes = FREE, recipe: Recipe = AV1) -> float | None:
+    return next_crf(list(probes), SIZE, recipe, Acceptance(), first, stakes)
 
 
 def test_the_search_begins_where_it_is_told_within_bounds() -> None:
@@ -36,6 +36,12 @@ def test_whatever_is_better_than_the_aim_leads_to_a_higher_crf() -> None:
 
 def test_too_bad_a_probe_leads_to_a_lower_crf() -> None:
     assert after(Probe(40, 400_000, 92.0, 88.5)) == 36
+
+
+def test_x264_is_tried_on_halves_and_a_step_of_it_is_worth_more() -> None:
+    better = Probe(25, 400_000, 94.5, 91.0)
+    assert [after(better, recipe=Recipe(codec=codec)) for codec in ("h264", "hevc", "av1")] == [25.5, 26.0, 27]
+    assert after(Probe(25, 600_000, 89.0, 86.0), recipe=Recipe()) == 21.5
 
 
 def test_the_5th_percentile_counts_as_much_as_the_mean() -> None:
@@ -150,7 +156,7 @@ def test_a_search_ends_within_its_probes_close_to_the_floor(
     """Over encoders whose missing quality grows evenly on a logarithmic scale, as do their sizes shrink."""
     probes: list[Probe] = []
 
-    def encode(crf: int) -> Probe:
+    def encode(crf: float) -> Probe:
         size = int(size_at_40 * 2 ** (shrink * (40 - crf)))
         mean = 101.4 - missing_at_40 * exp(fall * (crf - 40))
         return Probe(crf, size) if size > 900_000 else Probe(crf, size, mean, mean - drop)
@@ -162,6 +168,6 @@ def test_a_search_ends_within_its_probes_close_to_the_floor(
     if chosen is None:
         return
     assert chosen.size_bytes <= min(probe.size_bytes for probe in probes if is_good(probe, SIZE, Acceptance()))
-    above = [crf for crf in range(chosen.crf + 4, 56) if is_good(encode(crf), SIZE, Acceptance())]
+    above = [crf for crf in range(int(chosen.crf) + 4, 56) if is_good(encode(crf), SIZE, Acceptance())]
     margins = [encode(crf).margin(Acceptance()) or 0 for crf in above]
     assert len(probes) == 4 or not [margin for margin in margins if margin > 0.5]

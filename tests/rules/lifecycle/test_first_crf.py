@@ -34,7 +34,7 @@ def seen(model: str | None, crf: float, share: float = 0.3, preset: int = 8) -> 
     return Lesson(model, preset, 0.2, SOURCE.width * SOURCE.height, crf, share)
 
 
-def begin(lessons: list[Lesson], model: str | None = "fox", preset: int = 8) -> tuple[int, float]:
+def begin(lessons: list[Lesson], model: str | None = "fox", preset: int = 8) -> tuple[float, float]:
     return first_crf(lessons, SOURCE, model, "av1", preset)
 
 
