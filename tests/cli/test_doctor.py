@@ -23,7 +23,16 @@ def test_a_whole_deployment_is_well(ask: Ask, one_video: str) -> None:
     found = by_part(ask("doctor"))
     assert {entry["state"] for entry in found.values()} <= {"ok", "warn"}
     assert one_video
-    wanted = {"programs", "media tools", "av1 encoder", "vp9 encoder", "quality filter", "media sandbox"}
+    wanted = {
+        "programs",
+        "media tools",
+        "h264 encoder",
+        "hevc encoder",
+        "av1 encoder",
+        "vp9 encoder",
+        "quality filter",
+        "media sandbox",
+    }
     wanted |= {"scratch space", "store", "changes", "bucket", "identity", "put once", "ETag", "clocks"}
     assert wanted <= set(found)
 

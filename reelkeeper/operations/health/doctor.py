@@ -119,11 +119,11 @@ def _tool_details() -> Iterator[Finding]:
     except Exception:  # noqa: BLE001  said above
         return
     wheel = "unset REELKEEPER_FFMPEG to use the wheel's"
-    for codec in ("av1", "vp9"):
+    for codec in ("h264", "hevc", "av1", "vp9"):
         try:
             yield Finding(f"{codec} encoder", OK, found.encoder(codec))
         except ReelkeeperError as error:
-            state = FAIL if codec == "av1" else WARN  # av1 is the default
+            state = FAIL if codec == "h264" else WARN  # h264 is the default
             yield Finding(f"{codec} encoder", state, str(error), wheel)
     if found.measures_quality:
         yield Finding("quality filter", OK, "libvmaf is there")
