@@ -83,4 +83,4 @@ def test_a_clip_that_only_grows_worse_is_refused_with_what_was_measured(tmp_path
     assert isinstance(outcome, Refusal)
     print(outcome.reason)  # noqa: T201  the reason is the result
     assert outcome.rule == "no_good_result"
-    assert re.search(r"CRF \d+: \d+ bytes, VMAF mean [\d.]+, 5th percentile [\d.]+", outcome.reason)
+    assert re.search(r"CRF [\d.]+: \d+ bytes, VMAF mean [\d.]+, 5th percentile [\d.]+", outcome.reason)
