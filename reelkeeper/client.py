@@ -105,9 +105,10 @@ class Client:
         return self._json("DELETE", _path("jobs", job_id))
 
     def video_url(self, video_id: str, *, plays: Sequence[str] = ()) -> str:
-        """Give a URL of the video's bytes, for a while; counts a view.
+        """Return a temporary URL of the video's bytes, and count a view.
 
-        With `plays`, of those in a codec of it, such as h264, while there are any: else RequestRefused, 406.
+        `plays` lists the codecs that the client plays, such as h264; raises RequestRefused (406) where no stored bytes
+        are in one of them. Empty: any codec.
         """
         asked = f"?plays={','.join(plays)}" if plays else ""
         return self._send("GET", _path("videos", video_id) + asked).headers["location"]

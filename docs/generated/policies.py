@@ -37,7 +37,7 @@ def sections(_argument: str = "") -> str:
 
 
 def catalogue(_argument: str = "") -> str:
-    """Give a table of all that an entry of the model catalogue says."""
+    """List every field of a model catalogue entry as a table."""
     parts = (("", ModelEntry), ("limits.", ModelLimits), ("price.", VendorPrice), ("price.rates[].", Rate))
     rows = ((f"`{before}{name}`", *said) for before, part in parts for name, *said in _listed(part))
     return table(("field", "what it is", "unset", "what it says"), rows)

@@ -158,7 +158,7 @@ def has_content_credentials(clip: Clip) -> bool:
 
 
 def has_index_first(clip: Clip) -> bool:
-    """Whether an MP4's index (moov) stands before its media data (mdat)."""
+    """Check whether the index (moov) of an MP4 precedes its media data (mdat)."""
     if clip.container != "mov":
         return False
     with clip.path.open("rb") as file:

@@ -205,7 +205,7 @@ def _give_up(session: Session, ended: AdmittedJob, state: JobState, run_id: str)
 
 
 def owed(session: Session, job: AdmittedJob, video_id: str) -> int:
-    """Give the price of the clip that came, which is never more than was held: its vendor may have made a shorter one.
+    """Compute the price of the delivered clip, at most the amount held: its vendor may have made a shorter one.
 
     Of a model that is not sold by its clips, it is the price that was quoted.
     """

@@ -88,11 +88,10 @@ def _doubt(*, sampled: bool, quiet_hours: tuple[int, ...], settled: bool) -> str
 
 
 class Shown(NamedTuple):
-    """Where the bytes are, until when; their codec, None where nobody has looked."""
+    """A presigned URL of a video's bytes, and when it expires."""
 
     url: str
     until: datetime
-    codec: str | None
 
 
 def show(workspace: Workspace, video_id: str, *, url_seconds: int, plays: Collection[str] = ()) -> Shown:
@@ -117,4 +116,4 @@ def show(workspace: Workspace, video_id: str, *, url_seconds: int, plays: Collec
         there = " and ".join(str(copy.codec) for copy in copies)
         raise NotPlayable(f"video {video_id!r} is there as {there}, and the client plays {', '.join(plays)}")
     record_views(workspace.engine, {video_id: 1}, at=at)
-    return Shown(workspace.bucket.presigned("get_object", shown.key, url_seconds), until, shown.codec)
+    return Shown(workspace.bucket.presigned("get_object", shown.key, url_seconds), until)

@@ -27,7 +27,7 @@ Choice = Literal["never", "choice", "always"]
 
 
 class Clip(NamedTuple):
-    """What of a video decides its price. `audio` None: nobody said."""
+    """The properties of a video that decide its price; `audio` is None where the request leaves it open."""
 
     width: int = 1280
     height: int = 720
@@ -42,13 +42,13 @@ class Clip(NamedTuple):
 
 
 def clip_of(request: GenerationRequest) -> Clip:
-    """Give what of a request decides its price."""
+    """Extract from a request the properties that decide its price."""
     seconds = Decimal(str(request.duration_seconds))
     return Clip(request.width, request.height, seconds, request.audio, request.image_sha256 is not None)
 
 
 class Unit(StrEnum):
-    """What a vendor bills by."""
+    """The unit that a vendor bills by."""
 
     SECOND = "second"  # of the video
     CLIP = "clip"

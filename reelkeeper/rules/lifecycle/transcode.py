@@ -216,7 +216,8 @@ def _kept(source: Media, result: Media) -> Iterator[tuple[str, str]]:
             yield name, f"{name} {after}, the source {before}"
     if lost := sorted(set(source.side_data) - set(result.side_data)):
         yield "side_data", f"without the source's {', '.join(lost)}"
-    if changed := sorted(name for name, value in source.tags if dict(result.tags).get(name) != value):
+    tags = dict(result.tags)
+    if changed := sorted(name for name, value in source.tags if tags.get(name) != value):
         yield "tags", f"without the source's tags {', '.join(changed)}"
 
 
