@@ -27,9 +27,10 @@ def api(
     from reelkeeper.adapters import orchestrator
     from reelkeeper.api.app import create_app
     from reelkeeper.api.app_state import AppState
-    from reelkeeper.api.server import LET_IN, Connection, Server
+    from reelkeeper.api.server import LET_IN, Connection, Server, limit_arenas
     from reelkeeper.store.core.engine import limit_lock_waits
 
+    limit_arenas()
     settings = configured()
     with workspace() as opened:
         limit_lock_waits(opened.engine, opened.in_force.policies.access.wait_seconds)
