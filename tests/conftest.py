@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads for small matrices only wait for each other: twice the CPU
 os.environ["COLUMNS"] = "100"  # as wide as where there is no terminal: pytest-xdist says 80
 
 pytest_plugins = [

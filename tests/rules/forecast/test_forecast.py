@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -25,6 +28,15 @@ def test_a_weekday_keeps_its_profile_and_growth_goes_on() -> None:
     expected = expected * np.exp(0.005 * np.arange(200, 228))
     assert np.abs(found.mean.to_numpy() / expected - 1).mean() < 0.05
     assert found.method == "median of ETS, Theta, STL-ETS, weekday level, weekday trend"
+
+
+def test_matrices_are_multiplied_without_threads_that_wait_for_each_other() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    multiply = "import reelkeeper, numpy; numpy.ones((500, 500)) @ numpy.ones((500, 500))"
+    script = f"{multiply}; print(open('/proc/self/status').read())"
+    words = [sys.executable, "-c", script]
+    status = subprocess.run(words, env=environment, check=True, capture_output=True, text=True).stdout
+    assert "Threads:\t1\n" in status
 
 
 def test_the_answer_continues_the_index_whatever_kind_it_has() -> None:
