@@ -196,12 +196,16 @@ class MediaLimits(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How close a result is to its source. VMAF points 0-100 over all compared frames."""
+    """How close a result is to its source, over all compared frames: VMAF points 0-100, which are of luma alone.
+
+    `chroma_db` is the PSNR of U or V, the worse of both, in dB; 60 where they are the same in 8 bits.
+    """
 
     metric: str  # the model, e.g. vmaf_v0.6.1
     mean: float
     p5: float
     minimum: float
+    chroma_db: float
     frames: int
     subsample: int
 

@@ -1,4 +1,4 @@
-"""How close a result is to its source, by VMAF, and at the same time whether both decode without an error."""
+"""How close a result is to its source, by VMAF and the PSNR of its colours, and whether both decode without error."""
 
 import json
 import statistics
@@ -55,6 +55,7 @@ def measure(
             sides,
             "libvmaf",
             model=f"version={model}",
+            feature="name=psnr",  # of U and V too, at which VMAF does not look
             n_threads=1,
             n_subsample=subsample,
             log_fmt="json",
@@ -63,12 +64,13 @@ def measure(
         spec = ffmpeg.output(compared, "-", f="null", fps_mode="passthrough", enc_time_base="1:1000000")
         ended = call(spec, work, media, watch).check("quality")
         frames = json.loads((work / "vmaf.json").read_text())["frames"]
-    scores = [float(frame["metrics"]["vmaf"]) for frame in frames]
+    scores, *chroma = ([float(frame["metrics"][name]) for frame in frames] for name in ("vmaf", "psnr_cb", "psnr_cr"))
     expected = -(-media.frames // subsample)
     if len(scores) != expected or ended.frames != media.frames:
         raise NotAVideo(f"quality: {len(scores)} of {expected} frames compared, {ended.frames} of {media.frames} seen")
     p5 = statistics.quantiles(scores, n=20, method="inclusive")[0] if len(scores) > 1 else scores[0]
-    quality = Quality(model, statistics.fmean(scores), p5, min(scores), len(scores), subsample)
+    chroma_db = min(statistics.fmean(plane) for plane in chroma)
+    quality = Quality(model, statistics.fmean(scores), p5, min(scores), chroma_db, len(scores), subsample)
     return quality, ended.cpu_seconds
 
 

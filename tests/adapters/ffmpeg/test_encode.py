@@ -71,7 +71,7 @@ def encoded(source: Path, tmp_path: Path, recipe: Recipe = AV1) -> tuple[Media, 
 
 
 def perfect(source: Media) -> Quality:
-    return Quality("vmaf_v0.6.1", 97, 97, 97, source.frames, 1)
+    return Quality("vmaf_v0.6.1", 97, 97, 97, 60, source.frames, 1)
 
 
 def structural_faults(source: Media, result: Media, recipe: Recipe = AV1) -> str:

@@ -37,6 +37,17 @@ def test_every_frame_is_compared_and_the_tail_is_judged_too(tiny_clip: Path, tmp
     assert whole.minimum <= whole.p5 <= whole.mean
 
 
+@pytest.mark.parametrize(("change", "least", "most"), [("null", 45, 60), ("swapuv", 0, 30), ("hue=s=0.5", 0, 32)])
+def test_wrong_colours_are_seen_at_which_vmaf_does_not_look(
+    tiny_clip: Path, tmp_path: Path, change: str, least: float, most: float
+) -> None:
+    media, result = ffmpeg.inspect(tiny_clip), tmp_path / "out.mp4"
+    tool("-i", str(tiny_clip), "-vf", change, "-c:v", "libx264", "-qp", "1", "-pix_fmt", "yuv420p", str(result))
+    measured, _ = ffmpeg.measure(result, tiny_clip, media)
+    assert measured.mean > 95
+    assert least <= measured.chroma_db <= most
+
+
 @pytest.mark.parametrize("rate", ["1/2", "12", "24000/1001", "30", "60", "240"])
 def test_any_frame_rate_can_be_compared(make_clip: MakeClip, rate: str) -> None:
     clip = make_clip(rate=rate, seconds=4 if rate == "1/2" else 0.5, audio="")

@@ -233,7 +233,7 @@ DOCTORED = {
 }
 
 
-LENIENT = Acceptance(min_vmaf_mean=0, min_vmaf_p5=0, max_size_percent=99)
+LENIENT = Acceptance(min_vmaf_mean=0, min_vmaf_p5=0, min_chroma_db=0, max_size_percent=99)
 
 
 AV1 = Recipe(codec="av1", container="webm")

@@ -46,7 +46,7 @@ RESULT = replace(
     codec_tag="avc1",
     shown_at_ms=(0, 42, 85),
 )
-QUALITY = Quality("vmaf_v0.6.1", 94.0, 90.0, 85.0, 240, 1)
+QUALITY = Quality("vmaf_v0.6.1", 94.0, 90.0, 85.0, 40.0, 240, 1)
 
 
 def test_an_ordinary_video_is_not_skipped() -> None:
@@ -147,6 +147,8 @@ def test_a_result_with_any_fault_is_refused(change: dict[str, Any], rule: str, f
         ({"mean": 92.99}, "quality"),
         ({"p5": 87.99}, "quality"),
         ({"mean": float("nan")}, "quality"),
+        ({"chroma_db": 31.99}, "colour"),
+        ({"chroma_db": float("nan")}, "colour"),
         ({"frames": 239}, "not_verified"),
         ({"frames": 80, "subsample": 3}, "not_verified"),
         ({"frames": 240, "subsample": 3}, "not_verified"),
