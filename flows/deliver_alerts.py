@@ -1,6 +1,7 @@
 """What Slack has not heard yet."""
 
-from typing import Annotated
+import time
+from typing import Annotated, Final
 
 from prefect import flow
 from pydantic import Field
@@ -9,21 +10,27 @@ from reelkeeper.rules.lifecycle.report import DeliveryReport
 from tasks import alerts, heartbeats, runs, workspaces
 from tasks.parameters import DryRun, FieldHelp
 
+_LEAST_SECONDS: Final = 30.0  # for the webhooks, however long Slack takes
+
 
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def deliver_alerts(
     seconds: Annotated[int, Field(ge=1, le=3600), FieldHelp("How long it sends at most")] = 240,
+    follow: Annotated[bool, FieldHelp("Go on telling webhooks what happens until then")] = False,
     dry_run: DryRun = True,
 ) -> DeliveryReport:
     """Send the messages that wait in the outbox, for at most so many seconds; a dry run only says which.
 
     What Slack refuses goes to the second sink, and so does what it has not taken for 15 minutes. The run fails then,
-    with the counts, and what waits is tried again by the next one.
+    with the counts, and what waits is tried again by the next one. Then the webhooks' endpoints are told what happened.
     """
     run_id = runs.run_id()
 
     with workspaces.store() as engine:
         if dry_run:
             return alerts.preview(engine, run_id)
+        begun = time.monotonic()
         delivered = alerts.deliver(engine, seconds=seconds)
+        left = max(_LEAST_SECONDS, seconds - (time.monotonic() - begun))
+        alerts.tell_webhooks(engine, seconds=left, follow=follow)
     return alerts.report(run_id, delivered).require_whole()

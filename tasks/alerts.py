@@ -8,7 +8,7 @@ from prefect.logging import get_run_logger
 
 from reelkeeper.model.alerts import Finding
 from reelkeeper.operations import Engine
-from reelkeeper.operations.alerts import alerts, outbox
+from reelkeeper.operations.alerts import alerts, outbox, webhooks
 from reelkeeper.operations.alerts.alerts import Observed
 from reelkeeper.operations.alerts.outbox import Delivered, configured_sinks
 from reelkeeper.rules.alerts.alerting import AlertPolicy
@@ -38,6 +38,15 @@ def deliver(engine: Engine, *, seconds: float = 60) -> Delivered:
     level = "warning" if delivered.error else "info"
     getattr(get_run_logger(), level)("%s", delivered)
     return delivered
+
+
+@task(task_run_name="tell the webhooks", cache_policy=NO_CACHE)
+def tell_webhooks(engine: Engine, *, seconds: float, follow: bool) -> None:
+    """Send what waits for the webhooks' endpoints. What one does not take waits, and fails no run."""
+    if webhooks.listed(engine):
+        allow = settings().allow_private_addresses
+        told = webhooks.deliver(engine, allow_private=allow, seconds=seconds, follow=follow)
+        get_run_logger().info("%s", told)
 
 
 @task(task_run_name="look into the outbox", cache_policy=NO_CACHE)

@@ -29,6 +29,7 @@ from reelkeeper.cli.commands import (
     users,
     videos,
     watchdog,
+    webhooks,
     worker,
 )
 from reelkeeper.cli.commands.demo import demo
@@ -62,6 +63,7 @@ app.command(rich_help_panel=MONEY)(report.report)
 app.command(rich_help_panel=MONEY)(forecast.forecast)
 app.add_typer(alerts.group, name="alerts", rich_help_panel=TELL)
 app.command(rich_help_panel=TELL)(watchdog.watchdog)
+app.add_typer(webhooks.group, name="webhooks", rich_help_panel=TELL)
 app.command(rich_help_panel=SERVE)(api.api)
 app.command(rich_help_panel=SERVE)(up.up)
 app.command(rich_help_panel=SERVE)(worker.worker)

@@ -29,12 +29,16 @@ class AlertState(StrEnum):
 
 
 class MessageState(StrEnum):
-    """Where a message stands: waiting -> sent, diverted (to the second sink) or withdrawn (over before it was told)."""
+    """Where a message stands: waiting -> sent, diverted (to the second sink) or withdrawn (over before it was told).
+
+    An event for a webhook is given up when its endpoint has not taken it for three days.
+    """
 
     WAITING = "waiting"
     SENT = "sent"
     DIVERTED = "diverted"
     WITHDRAWN = "withdrawn"
+    GIVEN_UP = "given_up"
 
 
 class MessageKind(StrEnum):
@@ -45,6 +49,7 @@ class MessageKind(StrEnum):
     DIGEST = "digest"
     CHART = "chart"
     NOTE = "note"
+    EVENT = "event"  # for a webhook's endpoint, and for no person
 
 
 @dataclass(frozen=True, slots=True)

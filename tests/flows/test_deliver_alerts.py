@@ -7,12 +7,16 @@ import sqlalchemy as sa
 
 from flows.deliver_alerts import deliver_alerts
 from reelkeeper.errors import PartialFailure
+from reelkeeper.model.webhooks import EventType, Happened
+from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.alerts.alerts import post
 from reelkeeper.settings import settings
-from reelkeeper.store.core.engine import reading
+from reelkeeper.store.alerts.webhooks import put
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.heartbeats import beats
 from reelkeeper.store.tables import heartbeats
 from tests.doubles import slack
+from tests.doubles.receiver import Receiver
 from tests.doubles.slack import Answer, SlackDouble
 
 
@@ -72,4 +76,22 @@ def test_what_slack_refuses_goes_to_the_second_sink_and_the_run_fails(double: Sl
 def test_without_slack_it_is_on_the_console(store: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
     assert deliver_alerts(dry_run=False).sent == 1
     assert "Something happened" in capsys.readouterr().err
+    assert last_beats(store) == {"deliver_alerts"}
+
+
+def test_the_services_servers_are_told_and_one_that_is_down_fails_no_run(
+    store: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REELKEEPER_ALLOW_PRIVATE_ADDRESSES", "true")
+    settings.cache_clear()
+    with Receiver().serving() as receiver:
+        receiver.always["/down"] = 500
+        for path in ("/up", "/down"):
+            _, secret = webhooks.add(store, receiver.url(path), allow_private=True, author="test")
+            receiver.secrets[path].append(secret)
+        with transaction(store, "test") as session:
+            put(session, [Happened(EventType.VIDEO_PURGED, "v1", {"video_id": "v1"})])
+        deliver_alerts(dry_run=False)
+    assert [(each.type, len(each.verified)) for each in receiver.got["/up"]] == [("video.purged", 1)]
+    assert [each.answer for each in receiver.got["/down"]] == [500]
     assert last_beats(store) == {"deliver_alerts"}

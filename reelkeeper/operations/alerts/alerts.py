@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from reelkeeper.errors import NotFound
 from reelkeeper.model.alerts import AlertState, Finding, Message, MessageKind, Picture, Severity, one_line, tame
+from reelkeeper.operations.alerts import events
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts import messages
 from reelkeeper.rules.alerts.alerting import AlertPolicy, Decision, FindingState, Known, Quiet, decide
@@ -77,6 +78,7 @@ def observe_within(
     alerting = in_force(session).policies.overridden(alerting=policy).alerting
     decision = decide(found, known, quiet, rules=rules, policy=alerting, as_of=at)
     _write(session, decision, run_id, at, alerting)
+    events.budgets_crossed(session, (state.finding for state in decision.opened))
     return Observed(
         len(decision.opened),
         len(decision.repeated),

@@ -18,7 +18,7 @@ from reelkeeper.errors import HoldClosed, InsufficientCredits, IntegrityDoubt, L
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import HoldState, Metric, ReservationState, Used
 from reelkeeper.model.requests import GenerationRequest
-from reelkeeper.operations.alerts import alerts
+from reelkeeper.operations.alerts import alerts, events
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import at as at_version
@@ -110,13 +110,14 @@ def succeed(
         _give_bytes_back(session, ended.reservation_id)
         charged = _charge(session, ended, owed(session, ended, video), run_id)
         joined = _give(session, job_id, video, run_id=run_id)
+        events.jobs_ended(session, [job_id, *joined])
         if cost_microusd is not None and cost_microusd > quoted:
             figures = {"job": job_id, "quoted_microusd": quoted, "cost_microusd": cost_microusd}
             append(session, [Event("cost_above_quote", run_id, user_id=ended.user_id, detail=figures)])
             # guard settle.loss_told: a worker that dies now leaves a loss that nobody hears of
             found = cost_above_quote(ended.model, f"{at:%Y-%m-%d}", quoted, cost_microusd)
             alerts.observe_within(session, [found], run_id=run_id)
-        return Settled(job_id, JobState.SUCCEEDED, video, charged, joined)
+        return Settled(job_id, JobState.SUCCEEDED, video, charged, len(joined))
 
 
 def fail(
@@ -200,6 +201,7 @@ def _as_it_ended(session: Session, job_id: str, lease_token: int, wanted: JobSta
 def _give_up(session: Session, ended: AdmittedJob, state: JobState, run_id: str) -> Settled:
     _give_bytes_back(session, ended.reservation_id)
     _give_credits_back(session, ended, run_id)
+    events.jobs_ended(session, [ended.id])
     promoted = _promote(session, ended.id, run_id=run_id) if ended.leader_id is None else None
     return Settled(ended.id, state, None, 0, 0, promoted)
 
@@ -239,8 +241,8 @@ def _charge(session: Session, ended: AdmittedJob, price_microusd: int, run_id: s
     return price_microusd
 
 
-def _give(session: Session, leader_id: str, video_id: str, *, run_id: str) -> int:
-    """End everybody who follows `leader_id` with its video, at the charge promised for a hit; returns how many."""
+def _give(session: Session, leader_id: str, video_id: str, *, run_id: str) -> list[str]:
+    """End everybody who follows `leader_id` with its video, at the charge promised for a hit; returns their jobs."""
     followers = endings.give(session, leader_id, video_id)
     for job in followers:
         # guard settle.promised_charge: who joined pays another share of the price than was promised
@@ -250,7 +252,7 @@ def _give(session: Session, leader_id: str, video_id: str, *, run_id: str) -> in
                 ledger.capture(session, job.hold_id, charge, f"job/{job.id}/capture", run_id=run_id)
         else:
             _give_credits_back(session, job, run_id)
-    return len(followers)
+    return [job.id for job in followers]
 
 
 def _promote(session: Session, leader_id: str, *, run_id: str) -> str | None:
@@ -265,6 +267,7 @@ def _promote(session: Session, leader_id: str, *, run_id: str) -> str | None:
         except QuotaExceeded as full:
             endings.drop(session, job.id, str(full))
             _give_credits_back(session, job, run_id)
+            events.jobs_ended(session, [job.id])
             continue
         endings.lead(session, job.id, key, after=leader_id)
         return job.id

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 from reelkeeper.errors import LeaseLost, NotFound, VideoHeld
 from reelkeeper.model import VideoState
+from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.store import Engine
 from reelkeeper.store.billing import quotas
-from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.lifecycle import retirements
 from reelkeeper.store.videos import cache, uploads
@@ -58,5 +59,5 @@ def delete(engine: Engine, video_id: str, *, by: str, run_id: str, user_id: str 
         retirements.retire_blobs(session, [blob_id], now(session), run_id=run_id, grace=grace)
         # guard delete.cache: a deleted video is given to whoever asks for the same again
         cache.drop(session, [video_id])
-        append(session, [Event("delete", run_id, video_id, blob_id, known.user_id, {"by": by})])
+        record(session, [Event("delete", run_id, video_id, blob_id, known.user_id, {"by": by})])
         return Deleted(video_id, known.user_id, retirements.purge_after(session, blob_id))

@@ -23,11 +23,12 @@ from reelkeeper.adapters.s3.deletes import was_refused
 from reelkeeper.errors import LeaseLost, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, Outcome, StoredObject
+from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.core.freeze import freeze, require_permission
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos.overwrites import take_uploads
 from reelkeeper.store.core import deployment
-from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import purges, takedowns
@@ -152,7 +153,7 @@ def settle_claims(
             take_uploads(session, taken, run_id=run_id, grace=grace)
             in_doubt = [row for row in rows if row.blob_id in other and row.recorded.is_ours]
             keys = {row.blob_id: row.key for row in rows}
-            append(
+            record(
                 session,
                 [Event("purge", run_id, video_id, blob_id, None, {"key": keys[blob_id]}) for blob_id, video_id in gone]
                 + [Event("doubt", run_id, None, row.blob_id, None, {"key": row.key}) for row in in_doubt],
@@ -335,7 +336,7 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
             take_uploads(session, found, run_id=run_id, grace=grace, claim_token=batch.lease.token)
         if plan_id:
             record_outcomes(session, plan_id, skipped + outcomes)
-        append(
+        record(
             session,
             [
                 _event("purge", blob, run_id, bytes=blob.recorded.size_bytes)

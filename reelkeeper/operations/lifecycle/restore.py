@@ -9,11 +9,12 @@ from datetime import timedelta
 
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Grace, Outcome
+from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos.hold import place
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core import deployment
-from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.lifecycle import restorable
 from reelkeeper.store.lifecycle.restorable import Restorable
@@ -62,7 +63,7 @@ def restore(
                     why = "meanwhile it was purged, replaced or restored"
                     outcomes.append(Outcome(blob.video_id, "skipped", why, blob_id=blob.wanted_blob_id))
         restored = {outcome.video_id for outcome in outcomes if outcome.action == "restored"}
-        append(
+        record(
             session,
             [
                 Event(

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 from reelkeeper.errors import IntegrityDoubt
 from reelkeeper.model import Grace, Outcome
+from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.isolation import each_apart
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.store.billing import quotas
-from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import retirements
@@ -70,7 +71,7 @@ def _retire_batch(
         broken = retirements.broken(session, video_ids)
         outcomes = [_outcome(row, row.video_id in gone, broken.get(row.video_id)) for row in planned]
         record_outcomes(session, plan_id, outcomes)
-        append(
+        record(
             session,
             [
                 Event("retire", run_id, row.video_id, row.blob_id, row.user_id, {"plan": plan_id, "why": row.reason})

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from reelkeeper.errors import DiskFull, GuardRefused, NotFound, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model import BlobState
+from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle.purge import purge_taken_down
@@ -142,7 +143,7 @@ def _mark(engine: Engine, video_ids: Sequence[str], because_of: str, order: Orde
         # guard takedown.cache: a video that was taken down is given to whoever asks for the same again
         cache.drop(session, video_ids)
         detail = {"by": order.by, "reason": order.reason, "because_of": because_of}
-        append(
+        record(
             session,
             [
                 Event("takedown", order.run_id, video_id, video.blob_id, video.user_id, detail)

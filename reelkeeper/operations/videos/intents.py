@@ -20,12 +20,13 @@ from reelkeeper.adapters.s3.r2 import Headers
 from reelkeeper.errors import IntegrityDoubt, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, MediaLimits, Outcome
+from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.private_files import make_folder
 from reelkeeper.store.billing import quotas
-from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import takedowns
@@ -90,7 +91,7 @@ def settle(workspace: Workspace, intent: Intent, *, scratch: Path, lease: Lease,
             (quota.settle if moved else quota.release)(session, intent.reservation)
         detail = {"key": intent.key, "before_bytes": intent.old_bytes, "after_bytes": intent.size_bytes, "was": outcome}
         event = intent.kind if moved else f"{intent.kind}_abandoned"
-        append(session, [Event(event, intent.run_id, intent.video_id, intent.new_blob_id, intent.user_id, detail)])
+        record(session, [Event(event, intent.run_id, intent.video_id, intent.new_blob_id, intent.user_id, detail)])
     if moved:
         done = {"swap": "compressed", "upload": "uploaded"}[intent.kind]
         return Outcome(intent.video_id, done, outcome, intent.old_bytes, intent.size_bytes, intent.old_blob_id)

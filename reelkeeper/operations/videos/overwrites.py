@@ -7,9 +7,10 @@ video's: they get a row of their own and become the video's present bytes, whate
 from collections.abc import Sequence
 
 from reelkeeper.model import Grace, StoredObject
+from reelkeeper.operations.alerts.events import record
 from reelkeeper.store import Session
 from reelkeeper.store.billing import quotas
-from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now
 from reelkeeper.store.lifecycle import takedowns
 from reelkeeper.store.videos import cache, overwrites
@@ -42,7 +43,7 @@ def take_uploads(
         blocked = takedowns.find_blocked(session, new_ids)
         takedowns.mark(session, list(blocked), run_id)
     cache.drop(session, video_ids)  # they show something else now
-    append(
+    record(
         session,
         [
             Event(

@@ -1,7 +1,8 @@
 """How long the store keeps records that nothing refers to any more. What concerns a customer's bytes or money it keeps.
 
 For good: the audit, the ledger (transfers, entries, holds on credits), charges, each day's spend, videos, blobs, what
-purges freed, and leases, whose tokens never come twice. A least stands at each field: no rule looks back further.
+purges freed, webhooks' endpoints, and leases, whose tokens never come twice. A least stands at each field: no rule
+looks back further.
 """
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,7 +13,11 @@ class RecordRetentionPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    messages_days: int | None = Field(90, ge=7, description="Messages that were sent, diverted or withdrawn")
+    messages_days: int | None = Field(
+        90,
+        ge=7,
+        description="Messages that were sent, diverted, withdrawn or given up, or wait for a webhook that is disabled",
+    )
     plans_days: int | None = Field(90, ge=7, description="Plans with their verdicts, but for those of purged bytes")
     jobs_days: int | None = Field(
         90,

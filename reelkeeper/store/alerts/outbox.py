@@ -1,5 +1,7 @@
 """The outbox: messages that wait to be sent, oldest first. A message leaves it by being sent, diverted or withdrawn.
 
+Events for webhooks wait in it too, for `store/alerts/webhooks`: nothing here but their id concerns them.
+
 Of an outbox row the store knows only its state; who may send, and when, is a lease of the sink's name.
 """
 
@@ -17,6 +19,8 @@ from reelkeeper.store.core.engine import Clock, now
 from reelkeeper.store.tables import alerts, leases, outbox
 
 _NAMES = UUID("6f0e3c1a-5d0b-4a53-9f5e-0c1f4a3b7d21")  # of the space that a message's public id is drawn from
+# guard outbox.for_people: an event of a webhook is posted to Slack, and reaches no endpoint
+_FOR_PEOPLE = outbox.c.endpoint_id.is_(None)
 
 
 class Waiting(NamedTuple):
@@ -120,6 +124,7 @@ def put_off(session: Session, message_id: int, seconds: float, error: str) -> No
 def overdue(session: Session, seconds: float, *, tried: bool, limit: int) -> list[tuple[int, OutboxMessage]]:
     """Return messages that have waited for longer than this and that the second sink has not; `tried`: in vain."""
     chosen = [
+        _FOR_PEOPLE,
         outbox.c.state == MessageState.WAITING,
         # guard outbox.copied_apart: a message that the second sink has is copied to it again
         outbox.c.copied_at.is_(None),
@@ -148,7 +153,7 @@ def count_waiting(session: Session) -> tuple[int, timedelta]:
     """Count what waits, and say for how long the oldest has."""
     row = session.execute(
         sa.select(sa.func.count(), sa.func.min(outbox.c.created_at), Clock()).where(
-            outbox.c.state == MessageState.WAITING
+            _FOR_PEOPLE, outbox.c.state == MessageState.WAITING
         )
     ).one()
     count, oldest, at = row
@@ -165,6 +170,7 @@ def listed(session: Session, *, everything: bool, limit: int) -> list[Waiting]:
     """Return messages for people, the newest first; without `everything`, only those that wait."""
     names = [name for name in Waiting._fields if name != "title"]
     wanted = sa.select(*(outbox.c[name] for name in names), outbox.c.payload).order_by(outbox.c.id.desc()).limit(limit)
+    wanted = wanted.where(_FOR_PEOPLE)
     if not everything:
         wanted = wanted.where(outbox.c.state == MessageState.WAITING)
     return [
@@ -180,10 +186,15 @@ def _due() -> sa.Select[tuple[int]]:
     # guard outbox.due: a message that failed is tried again at once, and the others wait behind it
     # guard outbox.follows: people hear that it is over before they hear that it began
     due = sa.select(outbox.c.id).where(outbox.c.state == MessageState.WAITING, outbox.c.due_at <= Clock(), ~follows)
-    return due.order_by(outbox.c.id)
+    return due.where(_FOR_PEOPLE).order_by(outbox.c.id)
 
 
 def _outgoing(row: sa.Row[Any], deployment_id: str) -> OutboxMessage:
-    public = uuid5(_NAMES, f"{deployment_id}/{row.id}/{row.created_at.isoformat()}")
+    public = public_id(row, deployment_id)
     picture = Picture(row.attachment_name, row.attachment) if row.attachment else None
-    return OutboxMessage(str(public), Message.model_validate(row.payload), picture)
+    return OutboxMessage(public, Message.model_validate(row.payload), picture)
+
+
+def public_id(row: sa.Row[Any], deployment_id: str) -> str:
+    """Give the id by which a message is known outside: the same at every attempt, and of no other message."""
+    return str(uuid5(_NAMES, f"{deployment_id}/{row.id}/{row.created_at.isoformat()}"))

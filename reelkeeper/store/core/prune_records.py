@@ -33,6 +33,7 @@ from reelkeeper.store.tables import (
     uploads,
     usage_days,
     verdicts,
+    webhook_endpoints,
 )
 
 Condition = Callable[[datetime], sa.ColumnElement[bool]]
@@ -47,11 +48,15 @@ class Kind(NamedTuple):
 
 
 def _message(cutoff: datetime) -> sa.ColumnElement[bool]:
-    """Say of which messages nobody is to hear any more: not those that an open alert was told by."""
+    """Say of which messages nobody is to hear any more: not those that an open alert was told by.
+
+    What waits for an endpoint that has been disabled for as long is for nobody either.
+    """
     open_ = sa.select(alerts.c.message_id).where(
         alerts.c.state != AlertState.RESOLVED, alerts.c.message_id.is_not(None)
     )
-    over = outbox.c.state != MessageState.WAITING
+    dead = sa.select(webhook_endpoints.c.id).where(webhook_endpoints.c.disabled_at < cutoff)
+    over = sa.or_(outbox.c.state != MessageState.WAITING, outbox.c.endpoint_id.in_(dead))
     return sa.and_(over, outbox.c.created_at < cutoff, outbox.c.id.not_in(open_))
 
 

@@ -52,6 +52,7 @@ forecasts = _TABLES["forecasts"]
 alerts = _TABLES["alerts"]
 snoozes = _TABLES["snoozes"]
 outbox = _TABLES["outbox"]
+webhook_endpoints = _TABLES["webhook_endpoints"]
 heartbeats = _TABLES["heartbeats"]
 
 jobs = _TABLES["jobs"]

@@ -65,6 +65,8 @@ class OutboxRow(SQLModel, table=True):
         known("kind", MessageKind),
         known("state", MessageState),
         sa.Index("ix_outbox_due", "state", "due_at"),
+        sa.Index("ix_outbox_endpoint", "endpoint_id", "state", "id"),
+        sa.Index("ix_outbox_subject", "endpoint_id", "subject", "state"),
     )
     id: int | None = Field(None, sa_column=counted())
     kind: str
@@ -81,6 +83,28 @@ class OutboxRow(SQLModel, table=True):
     sent_at: datetime | None = Field(None, sa_type=UtcDateTime)
     receipt: str | None = None  # Slack's timestamp of the message, or where else it went
     last_error: str | None = None
+    endpoint_id: str | None = None  # of an event: the webhook's endpoint that it goes to
+    subject: str | None = None  # of an event: what it is about, whose events keep their order
+
+
+class WebhookEndpoint(SQLModel, table=True):
+    """A server of the service's that is told of events. Its secrets sign, so they are kept as they are."""
+
+    __tablename__ = "webhook_endpoints"
+    id: str = Field(primary_key=True)
+    url: str
+    events: list[str] = Field(default_factory=list, sa_type=sa.JSON)  # empty: all
+    secret: str
+    old_secret: str | None = None
+    old_secret_until: datetime | None = Field(None, sa_type=UtcDateTime)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    closed_until: datetime = Field(sa_type=UtcDateTime)  # it is left alone before this
+    failures: int = 0  # in a row
+    failing_since: datetime | None = Field(None, sa_type=UtcDateTime)
+    last_ok_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    last_error: str | None = None
+    disabled_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    disabled_reason: str | None = None
 
 
 class Heartbeat(SQLModel, table=True):

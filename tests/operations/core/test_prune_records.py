@@ -44,7 +44,7 @@ FOREVER = {
     "blocked_bytes",
     *("accounts", "api_tokens", "audit_events", "blobs", "cache_entries", "cache_ghosts", "charges", "controls"),
     *("credit_holds", "deployment", "entries", "heartbeats", "holds", "key_owners", "leases", "orphans"),
-    *("spend_days", "storage_accounts", "transfers", "users", "videos", "view_days"),
+    *("spend_days", "storage_accounts", "transfers", "users", "videos", "view_days", "webhook_endpoints"),
 }
 
 

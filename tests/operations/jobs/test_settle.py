@@ -13,6 +13,7 @@ from reelkeeper.model import Grace
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import Metric
 from reelkeeper.model.requests import Cached, Joined, Queued
+from reelkeeper.model.webhooks import EventType
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
@@ -20,10 +21,11 @@ from reelkeeper.operations.jobs.deliver import deliver
 from reelkeeper.operations.jobs.settle import Settled, cancel, fail, succeed
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.store.alerts import webhooks
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.jobs.controls import ESTIMATES
-from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, usage_days, videos
+from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, outbox, usage_days, videos
 from reelkeeper.store.videos.videos import is_live
 from tests.children import FORKED
 from tests.faults.world import LONG_AGO, Address, World
@@ -290,3 +292,29 @@ def test_a_file_larger_than_was_reserved_is_stored_all_the_same(world: World, le
     give(world, lease, job.job_id, claim(engine, job.job_id))
     assert storage(engine, "ann") == (world.clip.stat().st_size, 0)
     assert accounts.recount(engine) == []
+
+
+def test_every_end_of_a_job_is_told_once_to_the_services_servers(funded: sa.Engine) -> None:
+    with transaction(funded, "test") as session:
+        webhooks.add(session, "https://example.com", [EventType.JOB_ENDED], "whsec_c2VjcmV0")
+    made, dead, dropped = (
+        queue(funded, shared=True),
+        queue(funded, "k2", prompt="a hare"),
+        queue(funded, "k3", prompt="an owl"),
+    )
+    joined = join(funded, "ben", "k4")
+    token = claim(funded, made.job_id)
+    make(funded, made.job_id, 700)
+    for _ in range(2):
+        succeed(funded, made.job_id, token, run_id="test")
+    fail(funded, dead.job_id, claim(funded, dead.job_id), "too dark", run_id="test")
+    cancel(funded, dropped.job_id, run_id="test")
+    with reading(funded) as session:
+        told = session.execute(sa.select(outbox.c.subject, outbox.c.payload).order_by(outbox.c.id)).all()
+    assert {(row.subject, row.payload["data"]["job_id"], row.payload["data"]["state"]) for row in told} == {
+        (made.job_id, made.job_id, "succeeded"),
+        (made.job_id, joined.job_id, "succeeded"),
+        (dead.job_id, dead.job_id, "dead"),
+        (dropped.job_id, dropped.job_id, "cancelled"),
+    }
+    assert len(told) == 4

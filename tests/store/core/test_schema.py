@@ -35,6 +35,7 @@ REVISIONS = [
     "0009 Bytes that were taken down, and holds that even a takedown respects.",
     "0010 What each search for a CRF met and cost, which job made a video, and what a plan's item leaves over.",
     "0011 What jobs cost whose vendors bill by the clip, beside how many there were.",
+    "0012 Endpoints of webhooks, and events for them in the outbox.",
 ]
 LATEST = REVISIONS[-1][:4]
 

@@ -1,0 +1,81 @@
+"""The way to a service's own server, as Standard Webhooks has it: one signed POST, one attempt a call."""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import copy_context
+from http import HTTPStatus
+from threading import Thread
+from typing import Final
+
+import httpx
+from standardwebhooks import Webhook
+
+from reelkeeper.adapters import public
+from reelkeeper.adapters.retry_after import retry_after_seconds
+from reelkeeper.errors import SinkBusy, SinkDown, SinkRefused
+from reelkeeper.model.webhooks import Delivery
+
+TIMEOUT_SECONDS: Final = 15.0  # for the whole request: the specification's advice is 15 to 30
+_UNSAID_SECONDS: Final = 60.0
+
+
+def send(delivery: Delivery, *, allow_private: bool, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
+    """Post an event; returns a receipt, for any answer of 2xx.
+
+    Raises SinkRefused for 410, by which an endpoint says that it is gone for good; SinkBusy where it asks to wait;
+    SinkDown for everything else; AddressRefused. Redirects are not followed, and no body of an answer is read.
+    """
+    body = json.dumps(delivery.body, separators=(",", ":"), ensure_ascii=False)
+    signatures = (Webhook(secret).sign(delivery.id, delivery.at, body) for secret in delivery.secrets)
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": "Reelkeeper",
+        "webhook-id": delivery.id,
+        "webhook-timestamp": str(int(delivery.at.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+    def post() -> tuple[int, float]:
+        with public.streamed(
+            "POST",
+            delivery.url,
+            # guard webhooks.public: an endpoint's name that now leads into our network is sent to
+            allow_private=allow_private,
+            headers=headers,
+            content=body.encode(),
+            timeout_seconds=timeout_seconds,
+        ) as answer:
+            return answer.status_code, retry_after_seconds(answer.headers, _UNSAID_SECONDS)
+
+    try:
+        status, wait_seconds = _within(timeout_seconds, post)
+    except TimeoutError:
+        raise SinkDown(f"it gave no answer within {timeout_seconds:g} s") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise SinkDown(f"it gave no answer: {type(error).__name__}") from None
+    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+        return f"answered {status}"
+    if status == HTTPStatus.GONE:
+        raise SinkRefused("it answered 410: it wants no more")
+    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
+        raise SinkBusy(f"it answered {status}, and asks to wait for {wait_seconds:g} s", wait_seconds)
+    raise SinkDown(f"it answered {status}")
+
+
+def _within(seconds: float, act: Callable[[], tuple[int, float]]) -> tuple[int, float]:
+    """Do this in a thread of its own; TimeoutError, and it is left to itself, where it takes longer.
+
+    httpx's limits are of each wait for a byte: who sends one every few seconds holds up a request for days.
+    """
+    future: Future[tuple[int, float]] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(act())
+        except BaseException as error:  # noqa: BLE001  raised where the result is asked for
+            future.set_exception(error)
+
+    Thread(target=copy_context().run, args=(run,), name="webhook", daemon=True).start()
+    # guard webhooks.deadline: an endpoint that sends a byte now and then is waited for without end
+    return future.result(seconds)

@@ -1,0 +1,81 @@
+"""Tell the service's own servers what happens: an event is in the outbox as soon as the change is in the store.
+
+Called with the transaction of the change, so a crash loses neither or both, and no network call is waited for.
+`operations/alerts/webhooks` delivers.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from reelkeeper.model.alerts import Finding
+from reelkeeper.model.webhooks import EventType, Happened
+from reelkeeper.rules.alerts import webhooks as rules
+from reelkeeper.rules.spend import budget
+from reelkeeper.store import Session
+from reelkeeper.store.alerts import webhooks
+from reelkeeper.store.core.audit import Event, append
+
+
+def record(session: Session, events: Sequence[Event]) -> None:
+    """Write changes of videos to the audit, and tell of them. The last statement of a transaction, as `append` is."""
+    named = {event.video_id for event in events if event.video_id is not None}
+    if named and webhooks.is_anybody_told(session):
+        standing = webhooks.standing(session, named)
+        happened = [_of_video(event, standing[event.video_id]) for event in events if event.video_id in standing]
+        webhooks.put(session, [each for each in happened if each])
+    append(session, events)
+
+
+def jobs_ended(session: Session, job_ids: Sequence[str]) -> None:
+    """Tell that these jobs have ended."""
+    if not webhooks.is_anybody_told(session):
+        return
+    happened = [
+        Happened(
+            EventType.JOB_ENDED,
+            job.video_id or job.id,
+            {
+                "job_id": job.id,
+                "user_id": job.user_id,
+                "state": job.state,
+                "video_id": job.video_id,
+                "model": job.model,
+                "error": job.error,
+            },
+        )
+        for job in webhooks.ended_jobs(session, job_ids)
+    ]
+    webhooks.put(session, happened)
+
+
+def budgets_crossed(session: Session, opened: Iterable[Finding]) -> None:
+    """Tell of those of the new alerts that say that a budget has crossed a level."""
+    happened = [
+        Happened(
+            EventType.BUDGET_CROSSED,
+            f"budget:{finding.scope}",
+            {
+                "scope": finding.scope,
+                "period": finding.period,
+                "level": finding.level,
+                "title": finding.title,
+                "text": finding.text,
+            },
+        )
+        for finding in opened
+        if finding.rule == budget.RULE
+    ]
+    if happened and webhooks.is_anybody_told(session):
+        webhooks.put(session, happened)
+
+
+def _of_video(event: Event, video: webhooks.Standing) -> Happened | None:
+    known = rules.of_audit(event.event, event.detail, video.state, is_present=video.blob_id == event.blob_id)
+    if known is None:
+        return None
+    data = {
+        **{name: value for name, value in video._asdict().items() if name not in {"blob_id", "purge_after"}},
+        "purge_after": video.purge_after.isoformat() if video.purge_after else None,
+    }
+    if event.event == "swap":
+        data["before_bytes"] = event.detail["before_bytes"]
+    return Happened(known, video.video_id, data)

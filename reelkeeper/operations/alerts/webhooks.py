@@ -1,0 +1,242 @@
+"""Endpoints of webhooks, and the delivery of what waits for each.
+
+Each endpoint has a thread and a lease of its own, so one that is slow or dead delays no other. An event counts as
+delivered once that is recorded: a process that dies in between, or whose answer is lost, sends it once more under the
+same id, and never not at all.
+"""
+
+import base64
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Final
+from urllib.parse import urlsplit
+
+from reelkeeper.adapters import public
+from reelkeeper.adapters import webhooks as sender
+from reelkeeper.errors import InputRefused, LeaseLost, NotFound, ReelkeeperError, SinkBusy, SinkRefused
+from reelkeeper.failpoints import effect
+from reelkeeper.model.webhooks import Delivery, EndpointLine, EventType
+from reelkeeper.operations.alerts import alerts
+from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.rules.alerts import webhooks as rules
+from reelkeeper.store import Engine, Session
+from reelkeeper.store.alerts import webhooks
+from reelkeeper.store.core import leases
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.leases import Lease
+
+MAX_ENDPOINTS: Final = 20  # each has a thread while something waits for it
+LOOK_SECONDS: Final = 1.0
+_RUN: Final = "webhooks"
+_log = logging.getLogger(__name__)
+
+
+def add(
+    engine: Engine, url: str, events: Sequence[EventType] = (), *, allow_private: bool, author: str
+) -> tuple[str, str]:
+    """Add an endpoint that is told of these events, or of all; returns its id, and its secret for the only time.
+
+    Raises AddressRefused unless the URL is https and of a public address, InputRefused for one endpoint too many.
+    """
+    # guard webhooks.address: an endpoint within our network is added
+    public.resolve(url, allow_private=allow_private)
+    secret = _new_secret()
+    with transaction(engine, "webhooks.add") as session:
+        if webhooks.count(session) >= MAX_ENDPOINTS:
+            raise InputRefused(f"there are {MAX_ENDPOINTS} endpoints, and no more are served; nothing was added")
+        endpoint_id = webhooks.add(session, url, sorted(set(events)), secret)
+        _audit(session, "webhook_add", endpoint_id, author, host=urlsplit(url).hostname, events=sorted(set(events)))
+    return endpoint_id, secret
+
+
+def rotate(engine: Engine, endpoint_id: str, *, author: str) -> str:
+    """Give an endpoint a new secret, and return it; for a day messages are signed with the one before it, too."""
+    secret = _new_secret()
+    with transaction(engine, "webhooks.rotate") as session:
+        _require(webhooks.rotate(session, endpoint_id, secret, rules.OLD_SECRET_SECONDS), endpoint_id)
+        _audit(session, "webhook_rotate", endpoint_id, author)
+    return secret
+
+
+def disable(engine: Engine, endpoint_id: str, *, author: str) -> None:
+    """Send nothing to an endpoint until it is enabled; what happens meanwhile waits for it."""
+    with transaction(engine, "webhooks.disable") as session:
+        _require(webhooks.disable(session, endpoint_id, f"by {author}"), endpoint_id)
+        _audit(session, "webhook_disable", endpoint_id, author)
+
+
+def enable(engine: Engine, endpoint_id: str, *, author: str) -> None:
+    """Send to an endpoint again, all that has waited first; the alert about it is over."""
+    with transaction(engine, "webhooks.enable") as session:
+        _require(webhooks.enable(session, endpoint_id), endpoint_id)
+        alerts.observe_within(session, [], rules=[rules.DISABLED], scope=rules.scope(endpoint_id), run_id=_RUN)
+        _audit(session, "webhook_enable", endpoint_id, author)
+
+
+def remove(engine: Engine, endpoint_id: str, *, author: str) -> None:
+    """Forget an endpoint, and what waits for it."""
+    with transaction(engine, "webhooks.remove") as session:
+        _require(webhooks.remove(session, endpoint_id), endpoint_id)
+        alerts.observe_within(
+            session, [], rules=[rules.DISABLED, rules.GIVEN_UP], scope=rules.scope(endpoint_id), run_id=_RUN
+        )
+        _audit(session, "webhook_remove", endpoint_id, author)
+
+
+def replay(engine: Engine, endpoint_id: str, *, since: datetime | None, author: str) -> int:
+    """Send once more what was given up and, of `since`, what was delivered; returns how many. The ids are the same."""
+    with transaction(engine, "webhooks.replay") as session:
+        _require(webhooks.exists(session, endpoint_id), endpoint_id)
+        count = webhooks.replay(session, endpoint_id, since)
+        alerts.observe_within(session, [], rules=[rules.GIVEN_UP], scope=rules.scope(endpoint_id), run_id=_RUN)
+        _audit(session, "webhook_replay", endpoint_id, author, messages=count)
+    return count
+
+
+def listed(engine: Engine) -> list[EndpointLine]:
+    """List the endpoints, the oldest first."""
+    with reading(engine) as session:
+        return webhooks.listed(session)
+
+
+@dataclass(slots=True)
+class Told:
+    """How many events endpoints took, and how many attempts were in vain."""
+
+    sent: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of `deliver`, shared by its threads."""
+
+    engine: Engine
+    manager: LeaseManager
+    send: Callable[[Delivery], str]
+    ends: float
+    told: dict[str, Told] = field(default_factory=dict)
+
+
+def deliver(
+    engine: Engine,
+    *,
+    allow_private: bool,
+    seconds: float = 60.0,
+    follow: bool = False,
+    timeout_seconds: float = sender.TIMEOUT_SECONDS,
+) -> Told:
+    """Send what is due to each endpoint, for at most so many seconds; with `follow`, also what comes meanwhile."""
+    with LeaseManager(engine) as manager, ThreadPoolExecutor(MAX_ENDPOINTS, "webhook") as pool:
+        send = partial(sender.send, allow_private=allow_private, timeout_seconds=timeout_seconds)
+        run = _Run(engine, manager, send, time.monotonic() + seconds)
+        busy: dict[str, Future[None]] = {}
+        while time.monotonic() < run.ends:
+            with reading(engine) as session:
+                due = webhooks.due_endpoints(session)
+            for endpoint_id in due:
+                if endpoint_id not in busy:
+                    # guard webhooks.apart: an endpoint that is dead delays those that are not
+                    busy[endpoint_id] = pool.submit(copy_context().run, _serve, run, endpoint_id)
+            if not busy and not follow:
+                break
+            if busy:
+                wait(busy.values(), LOOK_SECONDS, FIRST_COMPLETED)
+            else:
+                time.sleep(LOOK_SECONDS)
+            for endpoint_id in [name for name, future in busy.items() if future.done()]:
+                busy.pop(endpoint_id).result()
+    return Told(sum(told.sent for told in run.told.values()), sum(told.failed for told in run.told.values()))
+
+
+def _serve(run: _Run, endpoint_id: str) -> None:
+    """Send to one endpoint what is due, in order, until nothing is, or it is to be left alone."""
+    taken = run.manager.take([f"webhook/{endpoint_id}"])
+    # guard webhooks.one_sender: two processes send the same event at once
+    if not taken:
+        time.sleep(min(LOOK_SECONDS, max(0.0, run.ends - time.monotonic())))  # another process is at it
+        return
+    told = run.told.setdefault(endpoint_id, Told())
+    try:
+        while time.monotonic() < run.ends:
+            with reading(run.engine) as session:
+                delivery = webhooks.next_due(session, endpoint_id)
+            if delivery is None:
+                break
+            run.manager.check(taken[0])
+            _hand_over(run, taken[0], endpoint_id, delivery, told)
+    except LeaseLost:
+        _log.warning("the webhook %s is another process's now", endpoint_id)
+    finally:
+        run.manager.release(taken)
+
+
+def _hand_over(run: _Run, lease: Lease, endpoint_id: str, delivery: Delivery, told: Told) -> None:
+    try:
+        with effect("webhook.send"):
+            receipt = run.send(delivery)
+    # guard webhooks.any_error: one odd message holds up all others of its endpoint
+    except Exception as error:  # noqa: BLE001  whatever it is, the event must wait and not be lost
+        told.failed += 1
+        said = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
+        _log.warning("the webhook %s has not taken a message: %s", endpoint_id, said)
+        with transaction(run.engine, "webhook.failed") as session:
+            _require_lease(session, lease)
+            _note_failure(session, endpoint_id, delivery, said, error)
+        return
+    with transaction(run.engine, "webhook.sent") as session:
+        _require_lease(session, lease)
+        webhooks.mark_sent(session, delivery.message_id, endpoint_id, receipt)
+    told.sent += 1
+
+
+def _note_failure(session: Session, endpoint_id: str, delivery: Delivery, said: str, error: Exception) -> None:
+    failing = webhooks.note_failure(session, endpoint_id, said)
+    if failing is None:
+        return  # it was removed meanwhile
+    asked = error.seconds if isinstance(error, SinkBusy) else 0.0
+    webhooks.close(session, endpoint_id, max(asked, rules.pause_seconds(failing.failures)))
+    failing_for = failing.at - failing.failing_since
+    retry = rules.retry_seconds(delivery.attempts + 1)
+    is_gone = isinstance(error, SinkRefused)
+    if is_gone or failing_for >= rules.DEAD_AFTER:
+        reason = said if is_gone else f"It has taken nothing for {failing_for.days} days: {said}"
+        webhooks.disable(session, endpoint_id, reason)
+        # guard webhooks.waits_for_the_dead: what an endpoint missed while it was dead is given up, and lost to it
+        webhooks.put_off(session, delivery.message_id, 0.0, said)
+        # guard webhooks.dead_told: a service hears nothing any more, and nobody knows
+        alerts.observe_within(session, [rules.disabled(endpoint_id, reason)], run_id=_RUN)
+    elif retry is None:
+        webhooks.give_up(session, delivery.message_id, said)
+        # guard webhooks.given_up_told: an event is lost to the service, and nobody knows
+        told = rules.given_up(endpoint_id, f"{failing.at:%Y-%m-%d}", delivery.id, said)
+        alerts.observe_within(session, [told], run_id=_RUN)
+    else:
+        webhooks.put_off(session, delivery.message_id, float(retry), said)
+
+
+def _require_lease(session: Session, lease: Lease) -> None:
+    # guard webhooks.marked_by_sender: a process that slept counts an event as failed that another is delivering
+    if not leases.current(session, lease):
+        raise LeaseLost(f"lease {lease.name!r} is another process's; nothing was marked")
+
+
+def _require(found: bool, endpoint_id: str) -> None:
+    if not found:
+        raise NotFound(f"no webhook {endpoint_id!r}. To see them: reelkeeper webhooks list")
+
+
+def _audit(session: Session, event: str, endpoint_id: str, author: str, **detail: object) -> None:
+    append(session, [Event(event, author, detail={"webhook": endpoint_id, **detail})])
+
+
+def _new_secret() -> str:
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()

@@ -1,0 +1,102 @@
+"""Outgoing webhooks: which change is which event, when a message is tried again, and when an endpoint is dead."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.webhooks import EventType
+
+DISABLED: Final = "webhook_disabled"
+GIVEN_UP: Final = "webhook_given_up"
+
+DEAD_AFTER: Final = timedelta(days=3)
+OLD_SECRET_SECONDS: Final = 24 * 3600.0
+# After each attempt in vain (the schedule that Standard Webhooks recommends, 75.6 hours in all); then it is given up.
+RETRY_SECONDS: Final = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
+_PROBES: Final = 3  # messages in a row that come back until the endpoint is left alone for a while
+_FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 5.0, 300.0
+
+MEANS: Final = {
+    EventType.JOB_ENDED: "A job succeeded, died or was cancelled: `state`, and `error` if it did not succeed",
+    EventType.VIDEO_PUBLISHED: "A video is there to be given: made by a job, uploaded, or stored anew at its key",
+    EventType.VIDEO_CHANGED: "Its bytes are others: `key`, `size_bytes`, `content_type` and `codec` are the new ones",
+    EventType.VIDEO_RETIRED: "It is given to nobody any more, for `reason`; its bytes go after `purge_after`",
+    EventType.VIDEO_RESTORED: "It is there to be given again",
+    EventType.VIDEO_PURGED: "Its bytes are deleted, and nothing brings them back",
+    EventType.BUDGET_CROSSED: "A budget has crossed a level: `scope`, `period`, `level` and the words of the alert",
+}
+
+
+def of_audit(event: str, detail: Mapping[str, Any], state: str, *, is_present: bool) -> EventType | None:
+    """Say what the service is told of an audited change; None: nothing.
+
+    `state` is the video's after the change; `is_present`: the change was to the bytes that it stands on.
+    """
+    # guard webhooks.present: that a video is purged is told when the old bytes of a swap go, and it is live
+    if event == "purge":
+        return EventType.VIDEO_PURGED if is_present and state == "gone" else None
+    if event in {"retire", "delete", "takedown"}:
+        return EventType.VIDEO_RETIRED
+    if state != "live":
+        return None
+    changed = {"upload": bool(detail.get("before_bytes")), "swap": True}
+    changed |= dict.fromkeys(("restore", "overwritten"), detail.get("was") == "live")
+    if event not in changed:
+        return None
+    if changed[event]:
+        return EventType.VIDEO_CHANGED
+    return EventType.VIDEO_RESTORED if event == "restore" else EventType.VIDEO_PUBLISHED
+
+
+def retry_seconds(attempts: int) -> int | None:
+    """Say after how long a message is tried again that so many attempts failed to deliver; None: never.
+
+    >>> [retry_seconds(attempts) for attempts in (1, 2, 9, 10)], sum(RETRY_SECONDS) / 3600
+    ([5, 300, 86400, None], 75.58472222222223)
+    """
+    return RETRY_SECONDS[attempts - 1] if attempts <= len(RETRY_SECONDS) else None
+
+
+def pause_seconds(failures: int) -> float:
+    """Say for how long an endpoint is left alone that so many messages in a row did not reach.
+
+    >>> [pause_seconds(failures) for failures in (1, 2, 3, 4, 9, 1_000)]
+    [0.0, 0.0, 5.0, 10.0, 300.0, 300.0]
+    """
+    if failures < _PROBES:
+        return 0.0
+    return min(_FIRST_PAUSE_SECONDS * 2.0 ** min(failures - _PROBES, 10), _LAST_PAUSE_SECONDS)
+
+
+def scope(endpoint_id: str) -> str:
+    """Name an endpoint as alerts do."""
+    return f"webhook:{endpoint_id}"
+
+
+def disabled(endpoint_id: str, reason: str) -> Finding:
+    """Tell that nothing is sent to an endpoint any more; what happens meanwhile waits for it."""
+    return Finding(
+        rule=DISABLED,
+        scope=scope(endpoint_id),
+        period="",
+        level="",
+        severity=Severity.CRITICAL,
+        title=f"The webhook {endpoint_id} is disabled",
+        text=f"{reason}. The service hears of nothing through it; what happens waits, in order.",
+        suggestion=f"Mend the endpoint, then: reelkeeper webhooks enable {endpoint_id}",
+    )
+
+
+def given_up(endpoint_id: str, day: str, message_id: str, error: str) -> Finding:
+    """Tell that an endpoint takes others, and has not taken this message for three days."""
+    return Finding(
+        rule=GIVEN_UP,
+        scope=scope(endpoint_id),
+        period=day,
+        level="",
+        severity=Severity.WARNING,
+        title=f"The webhook {endpoint_id} has not taken a message for three days",
+        text=f"{message_id} is given up: {error}. Later events of its video go on without it.",
+        suggestion=f"Mend the endpoint, then: reelkeeper webhooks replay {endpoint_id}",
+    )

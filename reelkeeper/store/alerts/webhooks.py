@@ -1,0 +1,262 @@
+"""Endpoints of webhooks, and the events that wait for them in the outbox. Time is the database's."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model.alerts import MessageKind, MessageState
+from reelkeeper.model.webhooks import Delivery, EndpointLine, EventType, Happened
+from reelkeeper.store.alerts.outbox import public_id
+from reelkeeper.store.core.deployment import identity
+from reelkeeper.store.core.engine import Clock, changed, now
+from reelkeeper.store.tables import blobs, jobs, outbox, videos
+from reelkeeper.store.tables import webhook_endpoints as endpoints
+
+
+class Standing(NamedTuple):
+    """A video as its change has left it."""
+
+    video_id: str
+    user_id: str
+    state: str
+    generation: int
+    blob_id: int | None
+    reason: str | None
+    key: str | None
+    size_bytes: int | None
+    content_type: str | None
+    codec: str | None
+    duration_seconds: float | None
+    purge_after: datetime | None
+
+
+class Failing(NamedTuple):
+    """An endpoint that has just not taken a message."""
+
+    failing_since: datetime
+    failures: int
+    at: datetime
+
+
+def is_anybody_told(session: Session) -> bool:
+    """Whether there is an endpoint at all."""
+    return session.execute(sa.select(endpoints.c.id).limit(1)).scalar() is not None
+
+
+def standing(session: Session, video_ids: Iterable[str]) -> dict[str, Standing]:
+    """Read how these videos stand, within the transaction that has changed them."""
+    rows = session.execute(
+        sa.select(
+            *(videos.c[name] for name in ("id", "user_id", "state", "generation", "blob_id", "retire_reason")),
+            *(blobs.c[name] for name in Standing._fields[6:]),
+        )
+        .outerjoin_from(videos, blobs, blobs.c.id == videos.c.blob_id)
+        .where(videos.c.id.in_(list(video_ids)))
+    )
+    return {row.id: Standing._make(row) for row in rows}
+
+
+def ended_jobs(session: Session, job_ids: Sequence[str]) -> list[sa.Row[Any]]:
+    """Read how these jobs have ended."""
+    columns = ("id", "user_id", "state", "video_id", "model", "error")
+    chosen = sa.select(*(jobs.c[name] for name in columns)).where(jobs.c.id.in_(job_ids)).order_by(jobs.c.id)
+    return list(session.execute(chosen))
+
+
+def put(session: Session, happened: Sequence[Happened]) -> None:
+    """Write each event into the outbox, once for each endpoint that asked for it, in their order."""
+    asked = session.execute(sa.select(endpoints.c.id, endpoints.c.events).order_by(endpoints.c.id)).all()
+    at = now(session)
+    rows = [
+        {
+            "kind": MessageKind.EVENT,
+            "state": MessageState.WAITING,
+            "alert_ids": [],
+            "payload": {"type": event.type, "timestamp": at.isoformat(), "data": dict(event.data)},
+            "attempts": 0,
+            "created_at": at,
+            "due_at": at,
+            "endpoint_id": endpoint.id,
+            "subject": event.subject,
+        }
+        for event in happened
+        for endpoint in asked
+        if not endpoint.events or event.type in endpoint.events
+    ]
+    if rows:
+        session.execute(sa.insert(outbox), rows)
+
+
+def add(session: Session, url: str, events: Sequence[EventType], secret: str) -> str:
+    """Insert an endpoint and return its id, 12 hex digits."""
+    endpoint_id, at = uuid4().hex[:12], now(session)
+    values = {"url": url, "events": list(events), "secret": secret, "created_at": at, "closed_until": at, "failures": 0}
+    session.execute(sa.insert(endpoints).values(id=endpoint_id, **values))
+    return endpoint_id
+
+
+def count(session: Session) -> int:
+    """Count the endpoints."""
+    return int(session.execute(sa.select(sa.func.count()).select_from(endpoints)).scalar_one())
+
+
+def rotate(session: Session, endpoint_id: str, secret: str, old_seconds: float) -> bool:
+    """Give an endpoint a new secret, beside which the one before it signs for a while; False where there is none."""
+    values = {"old_secret": endpoints.c.secret, "old_secret_until": Clock(old_seconds), "secret": secret}
+    return _change(session, endpoint_id, values)
+
+
+def disable(session: Session, endpoint_id: str, reason: str) -> bool:
+    """Send nothing to an endpoint any more; what happens meanwhile waits for it."""
+    return _change(session, endpoint_id, {"disabled_at": Clock(), "disabled_reason": reason})
+
+
+def enable(session: Session, endpoint_id: str) -> bool:
+    """Send to an endpoint again, from its first waiting message on, all of which are due."""
+    values = {"disabled_at": None, "disabled_reason": None, "failing_since": None, "failures": 0, "last_error": None}
+    found = _change(session, endpoint_id, {**values, "closed_until": Clock()})
+    _make_due(session, outbox.c.endpoint_id == endpoint_id, outbox.c.state == MessageState.WAITING)
+    return found
+
+
+def remove(session: Session, endpoint_id: str) -> bool:
+    """Forget an endpoint; what waits for it is withdrawn."""
+    waiting = outbox.c.endpoint_id == endpoint_id, outbox.c.state == MessageState.WAITING
+    session.execute(sa.update(outbox).where(*waiting).values(state=MessageState.WITHDRAWN))
+    return bool(changed(session, sa.delete(endpoints).where(endpoints.c.id == endpoint_id)))
+
+
+def replay(session: Session, endpoint_id: str, since: datetime | None) -> int:
+    """Let messages be sent once more: those given up and, of `since`, those sent; returns how many."""
+    again = outbox.c.state == MessageState.GIVEN_UP
+    if since is not None:
+        again = sa.or_(again, sa.and_(outbox.c.state == MessageState.SENT, outbox.c.created_at >= since))
+    return _make_due(session, outbox.c.endpoint_id == endpoint_id, again)
+
+
+def exists(session: Session, endpoint_id: str) -> bool:
+    """Whether there is an endpoint of this id."""
+    return session.execute(sa.select(endpoints.c.id).where(endpoints.c.id == endpoint_id)).scalar() is not None
+
+
+def listed(session: Session) -> list[EndpointLine]:
+    """List the endpoints, the oldest first."""
+
+    def counted(state: MessageState) -> sa.ScalarSelect[int]:
+        of = outbox.c.endpoint_id == endpoints.c.id, outbox.c.state == state
+        return sa.select(sa.func.count()).where(*of).scalar_subquery()
+
+    columns = (endpoints.c[name] for name in EndpointLine._fields[:-2])
+    counts = counted(MessageState.WAITING), counted(MessageState.GIVEN_UP)
+    rows = session.execute(sa.select(*columns, *counts).order_by(endpoints.c.created_at, endpoints.c.id))
+    return [EndpointLine._make(row) for row in rows]
+
+
+def due_endpoints(session: Session) -> list[str]:
+    """List the endpoints that something is to be sent to now."""
+    rows = session.execute(sa.select(endpoints.c.id).where(_open(), sa.exists(_due().correlate(endpoints))))
+    return list(rows.scalars())
+
+
+def next_due(session: Session, endpoint_id: str) -> Delivery | None:
+    """Read the oldest message that is due to an endpoint; None if there is none, or it is to be left alone."""
+    old = sa.case((endpoints.c.old_secret_until > Clock(), endpoints.c.old_secret))
+    row = session.execute(
+        _due()
+        .add_columns(
+            *(outbox.c.created_at, outbox.c.payload, outbox.c.attempts, endpoints.c.url, endpoints.c.secret),
+            # guard webhooks.old_secret: a secret that leaked signs for ever
+            old.label("old_secret"),
+            Clock().label("at"),
+        )
+        .where(endpoints.c.id == endpoint_id, _open())
+        .order_by(outbox.c.id)
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        return None
+    secrets = (row.secret, *([row.old_secret] if row.old_secret else []))
+    message = public_id(row, identity(session))
+    return Delivery(row.id, f"msg_{message}", row.payload, row.attempts, row.url, secrets, row.at)
+
+
+def mark_sent(session: Session, message_id: int, endpoint_id: str, receipt: str) -> None:
+    """Note that an endpoint has taken a message, and is well."""
+    values = {"state": MessageState.SENT, "sent_at": Clock(), "receipt": receipt, "last_error": None}
+    attempts = {"attempts": outbox.c.attempts + 1}
+    session.execute(sa.update(outbox).where(*_waits(message_id)).values(values | attempts))
+    well = {"failures": 0, "failing_since": None, "last_error": None, "last_ok_at": Clock()}
+    _change(session, endpoint_id, well)
+
+
+def note_failure(session: Session, endpoint_id: str, error: str) -> Failing | None:
+    """Note that an endpoint has not taken a message; returns since when it takes none. None: there is none any more."""
+    row = session.execute(
+        sa.update(endpoints)
+        .where(endpoints.c.id == endpoint_id)
+        .values(
+            failures=endpoints.c.failures + 1,
+            failing_since=sa.func.coalesce(endpoints.c.failing_since, Clock()),
+            last_error=error,
+        )
+        .returning(endpoints.c.failing_since, endpoints.c.failures, Clock())
+    ).one_or_none()
+    return Failing._make(row) if row else None
+
+
+def close(session: Session, endpoint_id: str, seconds: float) -> None:
+    """Leave an endpoint alone for so long."""
+    _change(session, endpoint_id, {"closed_until": Clock(seconds)})
+
+
+def put_off(session: Session, message_id: int, seconds: float, error: str) -> None:
+    """Let a message wait for so long before it is tried again."""
+    values = {"due_at": Clock(seconds), "last_error": error, "attempts": outbox.c.attempts + 1}
+    session.execute(sa.update(outbox).where(*_waits(message_id)).values(values))
+
+
+def give_up(session: Session, message_id: int, error: str) -> None:
+    """Try a message no more, unless a person has it replayed."""
+    values = {"state": MessageState.GIVEN_UP, "last_error": error, "attempts": outbox.c.attempts + 1}
+    session.execute(sa.update(outbox).where(*_waits(message_id)).values(values))
+
+
+def _open() -> sa.ColumnElement[bool]:
+    # guard webhooks.disabled: an endpoint that is disabled is sent to all the same
+    is_enabled = endpoints.c.disabled_at.is_(None)
+    # guard webhooks.closed: an endpoint that is down, or asked to wait, is asked without a pause
+    return sa.and_(is_enabled, endpoints.c.closed_until <= Clock())
+
+
+def _due() -> sa.Select[tuple[int]]:
+    before = outbox.alias()
+    waits = before.c.state == MessageState.WAITING
+    earlier = sa.exists().where(
+        before.c.endpoint_id == outbox.c.endpoint_id,
+        before.c.subject == outbox.c.subject,
+        waits,
+        before.c.id < outbox.c.id,
+    )
+    # guard webhooks.waiting: an event that was delivered is delivered again with each look
+    due = sa.select(outbox.c.id).where(outbox.c.endpoint_id == endpoints.c.id, outbox.c.state == MessageState.WAITING)
+    # guard webhooks.due: an event that failed is tried again at once, and is given up within a minute
+    due = due.where(outbox.c.due_at <= Clock())
+    # guard webhooks.order: a service hears that a video was restored before it hears that it was retired
+    return due.where(~earlier)
+
+
+def _waits(message_id: int) -> tuple[sa.ColumnElement[bool], ...]:
+    return outbox.c.id == message_id, outbox.c.state == MessageState.WAITING
+
+
+def _make_due(session: Session, *chosen: sa.ColumnElement[bool]) -> int:
+    values = {"state": MessageState.WAITING, "due_at": Clock(), "attempts": 0}
+    return changed(session, sa.update(outbox).where(*chosen).values(values))
+
+
+def _change(session: Session, endpoint_id: str, values: dict[str, Any]) -> bool:
+    return bool(changed(session, sa.update(endpoints).where(endpoints.c.id == endpoint_id).values(values)))

@@ -1,0 +1,37 @@
+"""`webhooks`: an endpoint's life by command, and its secret is shown when it is made and never again."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+
+@pytest.mark.long
+def test_an_endpoints_life(
+    reelkeeper: Callable[..., Result], ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REELKEEPER_ALLOW_PRIVATE_ADDRESSES", "true")
+    made = ask("webhooks", "add", "http://127.0.0.1:9/hook", "--event", "video.changed")
+    assert made["secret"].startswith("whsec_")
+    rotated = ask("webhooks", "rotate", made["id"])
+    assert rotated["secret"] != made["secret"]
+    shown = reelkeeper("webhooks", "list").output
+    assert "video.changed" in shown
+    assert "whsec_" not in shown + reelkeeper("audit").output
+    assert ask("webhooks", "replay", made["id"], "--since", "2026-01-01") == {"replayed": 0}
+    ask("webhooks", "disable", made["id"])
+    assert ask("webhooks", "list")[0]["disabled_at"]
+    ask("webhooks", "enable", made["id"])
+    (line,) = ask("webhooks", "list")
+    assert (line["url"], line["events"], line["disabled_at"]) == ("http://127.0.0.1:9/hook", ["video.changed"], None)
+    ask("webhooks", "remove", made["id"])
+    assert ask("webhooks", "list") == []
+
+
+def test_an_event_that_is_none_and_an_address_of_our_own_are_refused(reelkeeper: Callable[..., Result]) -> None:
+    assert (
+        "no event video.lost" in reelkeeper("webhooks", "add", "https://x", "--event", "video.lost", exit_code=2).output
+    )
+    reelkeeper("webhooks", "add", "https://127.0.0.1/", exit_code=9)
+    reelkeeper("webhooks", "rotate", "none", exit_code=8)

@@ -1,0 +1,336 @@
+"""Outgoing webhooks against a server that verifies each: none lost, repetitions known, order kept, the dead apart."""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.errors import AddressRefused, InputRefused, NotFound
+from reelkeeper.model.alerts import Finding, MessageState, Severity
+from reelkeeper.model.webhooks import EventType, Happened
+from reelkeeper.operations.alerts import webhooks
+from reelkeeper.operations.alerts.alerts import observe
+from reelkeeper.operations.alerts.outbox import preview
+from reelkeeper.operations.alerts.webhooks import MAX_ENDPOINTS, Told
+from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.rules.alerts.webhooks import RETRY_SECONDS
+from reelkeeper.store.alerts import alerts, outbox
+from reelkeeper.store.alerts import webhooks as rows
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.prune_records import KINDS, count
+from reelkeeper.store.tables import outbox as messages
+from reelkeeper.store.tables import webhook_endpoints as endpoints
+from tests.doubles.receiver import LOST, TRICKLE, Receiver
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Receiver]:
+    with Receiver().serving() as receiver:
+        yield receiver
+
+
+class Service:
+    """A store with endpoints at a receiver."""
+
+    def __init__(self, engine: sa.Engine, receiver: Receiver) -> None:
+        self.engine, self.receiver = engine, receiver
+
+    def add(self, path: str = "/live", *events: EventType) -> str:
+        endpoint_id, secret = webhooks.add(
+            self.engine, self.receiver.url(path), events, allow_private=True, author="test"
+        )
+        self.receiver.secrets[path].append(secret)
+        return endpoint_id
+
+    def happens(self, *subjects: str, type_: EventType = EventType.VIDEO_CHANGED) -> None:
+        with transaction(self.engine, "test") as session:
+            rows.put(session, [Happened(type_, subject, {"n": n, "of": subject}) for n, subject in enumerate(subjects)])
+
+    def deliver(self, seconds: float = 20, timeout_seconds: float = 5.0, **options: bool) -> Told:
+        return webhooks.deliver(
+            self.engine, allow_private=True, seconds=seconds, timeout_seconds=timeout_seconds, **options
+        )
+
+    def later(self, seconds: float = 30 * 86_400, *columns: sa.Column[datetime]) -> None:
+        """Let time pass for what waits for its time."""
+        with transaction(self.engine, "test") as session:
+            for column in columns or (messages.c.due_at, endpoints.c.closed_until):
+                for key, at in session.execute(sa.select(column.table.c.id, column).where(column.is_not(None))).all():
+                    moved = sa.update(column.table).where(column.table.c.id == key)
+                    session.execute(moved.values({column.name: at - timedelta(seconds=seconds)}))
+
+    def states(self) -> list[str]:
+        with reading(self.engine) as session:
+            return list(session.execute(sa.select(messages.c.state).order_by(messages.c.id)).scalars())
+
+    def event_states(self) -> list[str]:
+        with reading(self.engine) as session:
+            chosen = sa.select(messages.c.state).where(messages.c.endpoint_id.is_not(None)).order_by(messages.c.id)
+            return list(session.execute(chosen).scalars())
+
+    def alerts(self) -> set[tuple[str, str]]:
+        with reading(self.engine) as session:
+            return {(line.rule, line.scope) for line in alerts.listed(session, everything=False, limit=100)}
+
+
+@pytest.fixture
+def service(engine: sa.Engine, server: Receiver) -> Service:
+    server.secrets.clear()
+    server.answers.clear()
+    server.always.clear()
+    server.headers.clear()
+    server.got.clear()
+    return Service(engine, server)
+
+
+def test_each_event_arrives_once_signed_and_no_person_hears_of_it(service: Service) -> None:
+    service.add()
+    service.happens("v1", "v2")
+    assert service.deliver(seconds=5) == Told(2, 0)
+    assert service.deliver() == Told(0, 0)
+    got = service.receiver.got["/live"]
+    assert [(each.type, each.data["of"], len(each.verified)) for each in got] == [
+        ("video.changed", "v1", 1),
+        ("video.changed", "v2", 1),
+    ]
+    assert len({each.id for each in got}) == 2
+    assert service.states() == ["sent", "sent"]
+
+
+def test_events_are_none_of_slacks(service: Service) -> None:
+    service.add()
+    service.happens("v1")
+    assert preview(service.engine, limit=10) == (0, ())
+    with transaction(service.engine, "test") as session:
+        assert not outbox.has_due(session)
+        assert outbox.take_next(session) is None
+        assert outbox.overdue(session, -1, tried=False, limit=10) == []
+
+
+def test_an_endpoint_is_told_of_what_it_asked_for(service: Service) -> None:
+    service.add("/some", EventType.VIDEO_PURGED)
+    service.add("/all")
+    service.happens("v1")
+    service.happens("v1", type_=EventType.VIDEO_PURGED)
+    service.deliver()
+    assert [each.type for each in service.receiver.got["/some"]] == ["video.purged"]
+    assert [each.type for each in service.receiver.got["/all"]] == ["video.changed", "video.purged"]
+
+
+@pytest.mark.parametrize("answer", [LOST, 500, 404, 302, TRICKLE])
+def test_what_was_not_taken_comes_again_under_the_same_id_and_in_order(service: Service, answer: int | str) -> None:
+    service.add()
+    service.receiver.answers["/live"] = [answer]
+    service.happens("v1", "v1", "v2")
+    assert service.deliver(timeout_seconds=0.5 if answer == TRICKLE else 5.0) == Told(
+        1, 1
+    )  # of v1 the second waits for the first
+    assert service.deliver() == Told(0, 0)
+    service.later()
+    assert service.deliver() == Told(2, 0)
+    got = service.receiver.got["/live"]
+    assert [(each.data["of"], each.data["n"]) for each in got] == [("v1", 0), ("v2", 2), ("v1", 0), ("v1", 1)]
+    assert got[0].id == got[2].id
+    assert len({each.id for each in got}) == 3
+    assert all(each.verified for each in got)
+
+
+def test_who_asks_to_wait_is_left_alone(service: Service) -> None:
+    service.add()
+    service.receiver.answers["/live"] = [503]
+    service.receiver.headers["Retry-After"] = "3600"
+    service.happens("v1", "v2")
+    assert service.deliver() == Told(0, 1)
+    service.later(3_500)
+    assert service.deliver() == Told(0, 0)
+    service.later(200)
+    assert service.deliver() == Told(2, 0)
+
+
+def test_an_endpoint_that_is_down_is_asked_three_times_and_then_less_and_less(service: Service) -> None:
+    service.add()
+    service.receiver.always["/live"] = 500
+    service.happens(*(f"v{n}" for n in range(9)))
+    assert service.deliver() == Told(0, 3)
+    service.later(5, endpoints.c.closed_until)
+    assert service.deliver() == Told(0, 1)
+    service.later(5, endpoints.c.closed_until)
+    assert service.deliver() == Told(0, 0)
+
+
+def test_a_dead_endpoint_delays_no_other(service: Service) -> None:
+    service.add("/dead")
+    service.add("/live")
+    service.receiver.always["/dead"] = TRICKLE
+    service.happens(*(f"v{n}" for n in range(10)))
+    began = time.monotonic()
+    assert service.deliver(timeout_seconds=1.0) == Told(10, 3)
+    assert service.receiver.got["/live"][-1].at < service.receiver.got["/dead"][1].at
+    assert time.monotonic() - began < 15
+
+
+def test_a_dead_endpoint_is_disabled_told_and_loses_nothing(service: Service) -> None:
+    endpoint_id = service.add()
+    service.receiver.always["/live"] = 500
+    service.happens("v1")
+    service.deliver()
+    service.later(3 * 86_400 - 60, messages.c.due_at, endpoints.c.closed_until, endpoints.c.failing_since)
+    service.deliver()
+    assert service.alerts() == set()
+    service.later(120, messages.c.due_at, endpoints.c.closed_until, endpoints.c.failing_since)
+    service.later()
+    service.deliver()
+    assert service.alerts() == {("webhook_disabled", f"webhook:{endpoint_id}")}
+    service.happens("v1", "v2")
+    service.later()
+    assert service.deliver() == Told(0, 0)
+    (line,) = webhooks.listed(service.engine)
+    assert (line.waiting, line.given_up, line.disabled_at is not None) == (3, 0, True)
+    service.receiver.always.clear()
+    webhooks.enable(service.engine, endpoint_id, author="test")
+    assert service.deliver() == Told(3, 0)
+    assert service.alerts() == set()
+
+
+def test_an_endpoint_that_says_it_is_gone_is_disabled_at_once(service: Service) -> None:
+    endpoint_id = service.add()
+    service.receiver.answers["/live"] = [410]
+    service.happens("v1")
+    service.deliver()
+    assert service.alerts() == {("webhook_disabled", f"webhook:{endpoint_id}")}
+
+
+def test_a_message_that_alone_is_refused_is_given_up_told_and_replayed(service: Service) -> None:
+    endpoint_id = service.add()
+    for attempt in range(len(RETRY_SECONDS) + 1):
+        service.receiver.answers["/live"] = [400]
+        service.happens(*(["bad", "bad"] if attempt == 0 else []), f"good{attempt}")
+        service.deliver()
+        service.later()
+    assert service.event_states()[0] == MessageState.GIVEN_UP
+    assert service.alerts() == {("webhook_given_up", f"webhook:{endpoint_id}")}
+    service.deliver()
+    assert service.event_states().count(MessageState.SENT) == len(RETRY_SECONDS) + 2  # the second of it went on
+    first = service.receiver.got["/live"][0].id
+    assert webhooks.replay(service.engine, endpoint_id, since=None, author="test") == 1
+    assert service.deliver() == Told(1, 0)
+    assert service.receiver.got["/live"][-1].id == first
+    assert service.alerts() == set()
+    since = datetime.now(UTC) - timedelta(hours=1)
+    assert webhooks.replay(service.engine, endpoint_id, since=since, author="test") == len(RETRY_SECONDS) + 3
+
+
+def test_what_waits_for_a_dead_endpoint_is_kept_for_as_long_as_messages_are(service: Service) -> None:
+    kind = next(kind for kind in KINDS if kind.table is messages)
+    endpoint_id, now = service.add(), datetime.now(UTC)
+    service.happens("v1")
+    service.later(100 * 86_400, messages.c.created_at)
+    counts = []
+    for dead_days in (None, 1, 99):
+        with transaction(service.engine, "test") as session:
+            dead = now - timedelta(days=dead_days) if dead_days else None
+            session.execute(sa.update(endpoints).where(endpoints.c.id == endpoint_id).values(disabled_at=dead))
+            counts.append(count(session, kind, now - timedelta(days=90)))
+    assert counts == [0, 0, 1]
+
+
+def test_a_new_secret_signs_beside_the_old_one_for_a_day(service: Service) -> None:
+    endpoint_id = service.add()
+    (old,) = service.receiver.secrets["/live"]
+    new = webhooks.rotate(service.engine, endpoint_id, author="test")
+    service.receiver.secrets["/live"].append(new)
+    service.happens("v1")
+    service.deliver()
+    service.later(86_400, endpoints.c.old_secret_until)
+    service.happens("v1")
+    service.deliver()
+    assert [each.verified for each in service.receiver.got["/live"]] == [(old, new), (new,)]
+
+
+def test_a_disabled_endpoint_is_sent_nothing_and_a_removed_one_is_forgotten(service: Service) -> None:
+    endpoint_id = service.add()
+    service.happens("v1")
+    webhooks.disable(service.engine, endpoint_id, author="test")
+    assert service.deliver() == Told(0, 0)
+    webhooks.remove(service.engine, endpoint_id, author="test")
+    assert (webhooks.listed(service.engine), service.states()) == ([], ["withdrawn"])
+    acts: list[Callable[..., object]] = [webhooks.rotate, webhooks.disable, webhooks.enable, webhooks.remove]
+    for act in acts:
+        with pytest.raises(NotFound, match="no webhook"):
+            act(service.engine, endpoint_id, author="test")
+
+
+def test_an_address_within_our_network_is_refused_when_added_and_when_sent_to(service: Service) -> None:
+    for url in (service.receiver.url("/live"), "https://127.0.0.1/", "http://1.1.1.1/"):
+        with pytest.raises(AddressRefused):
+            webhooks.add(service.engine, url, allow_private=False, author="test")
+    service.add()
+    service.happens("v1")
+    assert webhooks.deliver(service.engine, allow_private=False, seconds=5) == Told(0, 1)
+    assert service.receiver.got["/live"] == []
+
+
+def test_no_more_endpoints_are_added_than_are_served_at_once(service: Service) -> None:
+    for number in range(MAX_ENDPOINTS):
+        service.add(f"/{number}")
+    with pytest.raises(InputRefused, match="no more are served"):
+        service.add("/more")
+
+
+def test_two_processes_send_nothing_twice(service: Service) -> None:
+    endpoint_id = service.add()
+    service.happens("v1")
+    with LeaseManager(service.engine) as manager:
+        taken = manager.take([f"webhook/{endpoint_id}"])
+        assert service.deliver(seconds=0.5) == Told(0, 0)
+        assert service.receiver.got["/live"] == []
+        manager.release(taken)
+    assert service.deliver() == Told(1, 0)
+
+
+def test_who_lost_the_lease_while_it_sent_marks_nothing(
+    service: Service, at_failpoint: Callable[[str, Callable[[], object]], None]
+) -> None:
+    endpoint_id = service.add()
+    service.happens("v1")
+    service.receiver.answers["/live"] = [500]
+
+    def take_over() -> None:
+        with transaction(service.engine, "other") as session:
+            session.execute(sa.text("UPDATE leases SET token = token + 1, holder = 'other'"))
+
+    at_failpoint("webhook.send.before", take_over)
+    service.deliver(seconds=0.5)
+    (line,) = webhooks.listed(service.engine)
+    assert (line.id, line.failing_since, service.states()) == (endpoint_id, None, ["waiting"])
+
+
+def test_an_error_that_nobody_expected_is_an_attempt_in_vain(service: Service) -> None:
+    service.add()
+    service.happens("v1", "v2")
+    with transaction(service.engine, "test") as session:
+        session.execute(sa.update(endpoints).values({"secret": "whsec_"}))
+    assert service.deliver() == Told(0, 2)
+    (line,) = webhooks.listed(service.engine)
+    assert (line.waiting, line.last_error) == (2, "unexpected EmptyWebhookSecretError")
+
+
+def test_what_comes_meanwhile_is_sent_by_a_run_that_follows(
+    service: Service, at_failpoint: Callable[[str, Callable[[], object]], None]
+) -> None:
+    service.add()
+    service.happens("v1")
+    at_failpoint("webhook.sent.after_commit", lambda: service.happens("v1"))
+    assert service.deliver(seconds=3, follow=True) == Told(2, 0)
+
+
+def test_a_budget_that_is_crossed_is_told_once(service: Service) -> None:
+    service.add()
+    found = [Finding("budget", "total", "2999-11", "80", Severity.WARNING, "80 %", "words")]
+    found.append(Finding("drift", "total", "2999-11", "", Severity.WARNING, "drift", "words"))
+    for _ in range(2):
+        observe(service.engine, found, rules={"budget", "drift"}, run_id="run")
+    service.deliver()
+    assert [(each.type, each.data["level"]) for each in service.receiver.got["/live"]] == [("budget.crossed", "80")]
