@@ -274,6 +274,11 @@ class Settings(BaseSettings):
         return f"sqlite:///{(self.state_dir / 'store.sqlite3').absolute()}"
 
     @property
+    def provider(self) -> str:
+        """The name of who makes videos."""
+        return self.generator or ("http" if self.generator_url else "local")
+
+    @property
     def images(self) -> Path:
         """Where input images lie."""
         return (self.images_dir or self.state_dir / "images").absolute()

@@ -23,6 +23,11 @@ _OTHERS: Final = (
     (413, "too-large", "The body is larger than `access.body_bytes`"),
     (422, "invalid", "The request is not as the schema says; `faults` names the fields"),
     (422, "input", "The video that is asked for cannot be made as it is described"),
+    (
+        429,
+        "spend-limit",
+        "A budget of `admission.spend_limits` has no room for the video; `Retry-After` says when it has, if ever",
+    ),
     (429, "rate", "More than `access.requests_a_second`; `Retry-After` says for how long to wait"),
     (
         429,

@@ -35,6 +35,7 @@ class AppState:
     workspace: Workspace
     scratch: Path
     orchestrator: Orchestrator | None = None
+    provider: str = "local"  # who makes what the catalogue names nobody for
     load: Load = field(init=False)
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ from reelkeeper.store.core.engine import now, reading
 
 KEPT_SECONDS: Final = 300.0  # figures that add much up are asked so seldom; they change with the hourly flows
 _NANO: Final = Decimal(10**9)
+_MICRO: Final = 10**6
 _Values = Iterable[tuple[Sequence[str], float]]
 
 
@@ -138,6 +139,19 @@ def _money(money: Money) -> Iterator[Metric]:
         "What it may be",
         ("period",),
         [((period,), float(usd)) for period, usd in may if usd is not None],
+    )
+    named = [(use, (use.scope, str(use.period))) for use in money.limits]
+    yield _gauge(
+        "reelkeeper_spend_limit_dollars",
+        "What the jobs of a provider, model, tier or user may cost",
+        ("scope", "period"),
+        [(labels, use.limit_microusd / _MICRO) for use, labels in named],
+    )
+    yield _gauge(
+        "reelkeeper_spend_limit_used_dollars",
+        "What they have cost and, in flight, will cost",
+        ("scope", "period"),
+        [(labels, use.used_microusd / _MICRO) for use, labels in named],
     )
     yield CounterMetricFamily("reelkeeper_freed_bytes", "Bytes that purges have freed", money.freed_bytes)
     saved = float(money.saved_nanousd / _NANO)

@@ -16,6 +16,7 @@ from reelkeeper.cli.screen import dollars, out, size
 from reelkeeper.model import VideoState
 from reelkeeper.model.alerts import Severity
 from reelkeeper.operations.health.status import FlowState, Money, Status
+from reelkeeper.rules.core.scopes import in_words
 from reelkeeper.rules.core.wording import many, span
 from reelkeeper.rules.health.performance_report import seconds
 
@@ -23,6 +24,7 @@ _WIDE = 108  # columns, from which on two panels stand beside each other
 _NANO_IN_MICRO = 1000
 _STYLES = {Severity.CRITICAL: "red", Severity.WARNING: "yellow", Severity.NOTICE: "blue"}
 _FULL, _NEARLY = 1.0, 0.8  # of a budget
+_MAX_LIMITS = 8
 
 
 def document(found: Status) -> dict[str, Any]:
@@ -128,14 +130,23 @@ def _spend(money: Money) -> Panel:
             table.add_row(name, spent, "", Text("no budget", "dim"))
             continue
         share = float(Decimal(nanousd) / 10**9 / limit)
-        style = "red" if share >= _FULL else "yellow" if share >= _NEARLY else "green"
-        bar = ProgressBar(total=1.0, completed=min(share, 1.0), width=12, complete_style=style, finished_style=style)
-        table.add_row(name, spent, bar, f"{share:.0%} of ${limit:,f}")
+        table.add_row(name, spent, _bar(share), f"{share:.0%} of ${limit:,f}")
+    for use in money.limits[:_MAX_LIMITS]:
+        refused = f", {use.refusals} refused" if use.refusals else ""
+        of_limit = f"{use.percent} % of {dollars(use.limit_microusd)}{refused}"
+        table.add_row(
+            f"{in_words(use.scope)}, {use.period}", dollars(use.used_microusd), _bar(use.percent / 100), of_limit
+        )
     table.add_row("saved so far", dollars(money.saved_nanousd / _NANO_IN_MICRO), "", Text("at list price", "dim"))
     if money.searches.searches:
         cpu = f"{money.searches.cpu_seconds:,.0f} CPU s, {dollars(money.searches.cost_microusd)}"
         table.add_row("smaller files, net", dollars(money.searches.net_microusd), "", Text(cpu, "dim"))
     return _panel("Spend", table)
+
+
+def _bar(share: float) -> ProgressBar:
+    style = "red" if share >= _FULL else "yellow" if share >= _NEARLY else "green"
+    return ProgressBar(total=1.0, completed=min(share, 1.0), width=12, complete_style=style, finished_style=style)
 
 
 def _queue(found: Status) -> Panel:
@@ -166,7 +177,14 @@ def _alerts(found: Status) -> Panel:
 def _money(money: Money) -> dict[str, Any]:
     kept = ("today_nanousd", "month_nanousd", "freed_bytes", "saved_nanousd")
     budget = {"daily_budget_usd": money.budget.daily_usd, "monthly_budget_usd": money.budget.monthly_usd}
-    return {name: getattr(money, name) for name in kept} | budget | {"searches": asdict(money.searches)}
+    return (
+        {name: getattr(money, name) for name in kept}
+        | budget
+        | {
+            "searches": asdict(money.searches),
+            "limits": [use._asdict() for use in money.limits],
+        }
+    )
 
 
 def _rows(rows: Iterable[Sequence[str]], *justify: Any) -> Table:  # noqa: ANN401  rich's literals

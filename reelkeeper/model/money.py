@@ -70,6 +70,15 @@ class SoFar(NamedTuple):
     in_flight_microusd: int
 
 
+class JobTotal(NamedTuple):
+    """What the jobs of one scope come to, in micro-dollars: spent in a period, or with `period` "" in flight."""
+
+    scope: str  # provider:fal, model:veo, tier:free, user:ID
+    period: str  # 2026-11-26, 2026-11, or ""
+    microusd: int
+    refusals: int  # requests that were refused in the period, as its limit left no room
+
+
 class CostForecast(NamedTuple):
     """What one service, or with `service` "" all of them, will cost in a month, as a run of `forecast_costs` said.
 

@@ -69,6 +69,7 @@ class RefusedFor(StrEnum):
     QUOTA = "quota"
     CREDITS = "credits"
     BUDGET = "budget"
+    SPEND_LIMIT = "spend-limit"
     FROZEN = "frozen"
     INPUT = "input"
     MODEL = "model"

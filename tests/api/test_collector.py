@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,14 @@ from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.core.workspace import flush_operations
 from reelkeeper.operations.health.watchdog import beat
 from reelkeeper.rules.alerts.cadence import CADENCES
+from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.rules.spend.limits import SpendLimit
 from reelkeeper.store.billing import charges
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.tables import alerts, controls, operations, plans, users, verdicts
 from tests.faults.world import World
 from tests.jobs import put, waiting
+from tests.policies import put_in_force
 
 PAGE = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
 Figures = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -82,6 +86,8 @@ def full(world: World) -> World:
 
 
 def test_every_figure_stands_in_the_readme_and_none_that_is_not_given(client: TestClient, full: World) -> None:
+    limited = SpendLimit(scope="provider:fal", usd=Decimal(5))
+    put_in_force(full.workspace.engine, admission=AdmissionPolicy(spend_limits=(limited,)))
     freeze(full.workspace.engine, by="test", reason="test")
     client.get("/healthz")
     given = {

@@ -20,6 +20,8 @@ from reelkeeper.operations.core import freeze, tokens
 from reelkeeper.operations.jobs import settle
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.rules.spend.budget import Period
+from reelkeeper.rules.spend.limits import SpendLimit
 from reelkeeper.store.core import policies
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import jobs
@@ -195,6 +197,12 @@ def test_beyond_the_budget_a_new_job_is_refused_with_when_to_ask_again(world: Wo
         said = problem(answer, 503)
         assert said["type"] == "urn:reelkeeper:budget"
         assert str(said["detail"]).startswith("over budget for today; try again after ")
+        assert 0 < int(answer.headers["Retry-After"]) <= 86_400
+        limited = SpendLimit(scope="user:*", period=Period.DAY, usd=Decimal("0.02"))
+        put_in_force(world.workspace.engine, admission=AdmissionPolicy(spend_limits=(limited,)))
+        assert ask(client, "k1").status_code == 202
+        answer = ask(client, "k2", "another fox")
+        assert problem(answer, 429)["type"] == "urn:reelkeeper:spend-limit"
         assert 0 < int(answer.headers["Retry-After"]) <= 86_400
         described = client.get("/openapi.json").json()["paths"]["/v1/jobs"]["post"]["responses"]["503"]
         assert "urn:reelkeeper:budget" in described["description"]

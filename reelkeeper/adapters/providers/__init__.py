@@ -32,7 +32,7 @@ def connect(settings: Settings, *, fetch: Fetch | None = None, image_url: ImageU
 
     `fetch` and `image_url` give it the input images that the API keeps, as files or as URLs.
     """
-    name = settings.generator or ("http" if settings.generator_url else "local")
+    name = settings.provider
     if name == "local":
         return LocalGenerator(settings.images, fetch)
     return RemoteGenerator(_provider(name, settings), model=settings.generator_model, fetch=fetch, image_url=image_url)

@@ -26,6 +26,7 @@ REFUSED: Final = {
     RefusedFor.QUOTA: 403,
     RefusedFor.CREDITS: 402,
     RefusedFor.BUDGET: 503,
+    RefusedFor.SPEND_LIMIT: 429,
     RefusedFor.FROZEN: 503,
     RefusedFor.INPUT: 422,
     RefusedFor.MODEL: 422,
@@ -102,6 +103,10 @@ class Cancelled(BaseModel):
 
 
 _TAKEN: Final[dict[int | str, dict[str, Any]]] = {202: {"model": Admitted, "description": "Joined or queued"}}
+_TOO_MUCH: Final = (
+    "Too many requests; or urn:reelkeeper:spend-limit, the budget of a provider, model, tier or user has no room "
+    "for this video, with Retry-After unless it never will"
+)
 _NOT_NOW: Final = (
     "Not available: urn:reelkeeper:budget, the day or the month has cost what it may, or urn:reelkeeper:frozen; both "
     "with Retry-After, in seconds. What is cached or in flight is given in spite of the budget"
@@ -114,13 +119,19 @@ _NOT_NOW: Final = (
     response_model=Admitted,
     response_model_exclude_none=True,
     dependencies=[needs(Scope.JOBS), WRITE],
-    responses={**_TAKEN, **documented(402, 404, words={503: _NOT_NOW})},
+    responses={**_TAKEN, **documented(402, 404, words={429: _TOO_MUCH, 503: _NOT_NOW})},
 )
 def ask(
     asked: NewJob, key: IdempotencyKey, app_state: CurrentState, request: Request, response: Response
 ) -> Admitted | JSONResponse:
     """Answer at once: the video, a place in the queue, or why not. What is held stands or falls with the job."""
-    answer = admit(app_state.workspace.engine, asked.request, user_id=asked.user_id, client_key=key)
+    answer = admit(
+        app_state.workspace.engine,
+        asked.request,
+        user_id=asked.user_id,
+        client_key=key,
+        provider=app_state.provider,
+    )
     match answer:
         case Declined(code, reason, retry_seconds):
             wait = 30 if code == RefusedFor.FROZEN else retry_seconds

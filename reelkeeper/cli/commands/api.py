@@ -34,7 +34,7 @@ def api(
     settings = configured()
     with workspace() as opened:
         limit_lock_waits(opened.engine, opened.in_force.policies.access.wait_seconds)
-        app = create_app(AppState(opened, settings.scratch, orchestrator.connect(settings)))
+        app = create_app(AppState(opened, settings.scratch, orchestrator.connect(settings), settings.provider))
         if schema:
             emit(app.openapi())
             return

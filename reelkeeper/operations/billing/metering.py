@@ -12,6 +12,8 @@ from typing import NamedTuple
 from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
 from reelkeeper.errors import TokenRefused, UsageUnknown
 from reelkeeper.model.money import Charge, Metric, UsageSource
+from reelkeeper.operations.billing import limits
+from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.billing.allocation import CHARGED, MAKING, ComputedCharge, compute_charges, share
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.reconcile import COMPARED, Comparison, compare
@@ -121,6 +123,7 @@ def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str],
             forecasts.latest(session, as_of),
             usage.gaps(session, Metric.STORED_BYTES, today - LOOKED_BACK_DAYS * _ONE_DAY, today - _ONE_DAY),
             trouble,
+            limits.uses(session, in_force(session).policies.admission.spend_limits, as_of),
         )
 
 

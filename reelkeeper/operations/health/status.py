@@ -10,13 +10,16 @@ from datetime import datetime, timedelta
 from reelkeeper.model import SearchTotals
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import Window
+from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts.cadence import CADENCES, Cadence, is_overdue
 from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.rules.health.findings import ServiceState
 from reelkeeper.rules.health.performance import PerformancePolicy, first_window, windows, with_present
 from reelkeeper.rules.lifecycle import savings
+from reelkeeper.rules.policies import Policies
 from reelkeeper.rules.spend.budget import BudgetPolicy
+from reelkeeper.rules.spend.limits import LimitUse
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.billing import charge_reports
@@ -91,6 +94,7 @@ class Money:
     freed_bytes: int
     saved_nanousd: int
     searches: SearchTotals = field(default_factory=SearchTotals)  # for smaller files
+    limits: tuple[LimitUse, ...] = ()  # of new jobs, the fullest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,7 @@ def gather(
             outbox=Outbox(waiting, max(0.0, waited.total_seconds())),
             alerts=tuple(alerts.listed(session, everything=False, limit=_MAX_ALERTS)),
             frozen=stopped,
-            money=money or _money(session, at, in_force(session).policies.overridden(budget=budget).budget),
+            money=money or _money(session, at, in_force(session).policies.overridden(budget=budget)),
         )
 
 
@@ -164,14 +168,15 @@ def flow_states(session: Session, flows: Collection[str]) -> list[FlowState]:
     return found
 
 
-def _money(session: Session, at: datetime, budget: BudgetPolicy) -> Money:
+def _money(session: Session, at: datetime, policies: Policies) -> Money:
     gone = backlog.freed_by_day(session, at)
     return Money(
         *charge_reports.billed(session, at.date()),
-        budget,
+        policies.budget,
         sum(item.size_bytes for item in gone),
         sum(saving.nanousd for saving in savings.per_day(gone, at.date())),
         crf_searches.totals(session),
+        tuple(limits.uses(session, policies.admission.spend_limits, at)),
     )
 
 

@@ -27,12 +27,13 @@ from reelkeeper.model.requests import (
     Queued,
     RefusedFor,
 )
-from reelkeeper.operations.billing import ledger, quota
+from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.jobs.lookup import AdmissionRequest, ExistingState, look, queued
 from reelkeeper.rules.billing.catalogue import clip_of
 from reelkeeper.rules.billing.credits import require_key
 from reelkeeper.rules.billing.quote import JobSpec, Quote, quote
+from reelkeeper.rules.core.scopes import of_job
 from reelkeeper.rules.jobs.admission import AdmissionPolicy, over_budget
 from reelkeeper.rules.jobs.cache import key as key_of
 from reelkeeper.rules.jobs.estimate import complexity, expected_bytes, expected_seconds
@@ -123,9 +124,10 @@ def admit(
     *,
     user_id: str,
     client_key: str,
+    provider: str = "local",
     run_id: str = "admit",
 ) -> Admission:
-    """Answer a request of a user's.
+    """Answer a request of a user's. `provider` makes what the catalogue names none for.
 
     A video that is there is given while changes are frozen too, unless it is charged for. Raises NotFound for a user
     whom the catalogue does not know, KeyReused when the client's key came with another request, and SchemaError where
@@ -146,6 +148,7 @@ def admit(
         key_of({**canonical, "shared": wanted.shared}, None),
         # guard admission.private: a user is given the private video of another
         key_of(canonical, None if wanted.shared else user_id),
+        provider,
     )
     try:
         return _answer(engine, asked, run_id)
@@ -226,13 +229,21 @@ def _enqueue(
     job_id, price, leader_id = uuid4().hex, offer.price, seen.leader_id
     admission = seen.in_force.policies.admission
     lasting, reservation_id, hold_id = admission.hold_seconds, None, None
+    entry = seen.in_force.policies.book.entry(asked.request.model)
+    lane = (entry and entry.provider) or asked.provider
     if leader_id is None:
+        job_scopes = of_job(lane, asked.request.model, offer.tier, asked.user_id)
         # guard admission.budget: jobs are made beyond the budget of the day
         if declined := beyond_budget(session, admission, price.cost_microusd):
+            return declined
+        # guard admission.spend_limits: jobs of a provider, a model, a tier or a user are made beyond their budget
+        if declined := limits.refuse(session, admission.spend_limits, job_scopes, price.cost_microusd):
             return declined
         reservation_id = quota.reserve(
             session, asked.user_id, offer.size_bytes, f"job/{job_id}", lasting_seconds=lasting
         ).id
+        # guard admission.counted: jobs in flight pass the budget of their provider, model, tier or user
+        limits.take_in(session, job_scopes, price.cost_microusd)
     if price.total_microusd:
         hold_id = ledger.hold(
             session,
@@ -250,6 +261,7 @@ def _enqueue(
         id=job_id,
         policy_version=seen.in_force.version,
         leader_id=leader_id,
+        lane=lane,
         tier=offer.tier,
         complexity=float(offer.units),
         estimate_seconds=offer.estimate_seconds,

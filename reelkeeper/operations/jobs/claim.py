@@ -16,10 +16,11 @@ from typing import Any
 
 from reelkeeper.errors import LeaseLost, NotFound, Refused
 from reelkeeper.model.jobs import JobState
-from reelkeeper.operations.billing import ledger, quota
+from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission, why_stopped
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs.settle import count_lost
+from reelkeeper.rules.core.scopes import of_job
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, pause_seconds
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
@@ -117,8 +118,10 @@ def announce(engine: Engine, job: Claim, provider: str) -> Claim:
     key = job.provider_key or f"{job.id}-{job.lease_token}"
     with transaction(engine, "jobs.announce") as session:
         require_permission(session)
-        _require(claims.note(session, job, provider=provider, provider_key=key), job)
-    return job._replace(provider=provider, provider_key=key)
+        _require(claims.note(session, job, provider=provider, provider_key=key, lane=provider), job)
+        if job.lane != provider and (before := queue.find(session, job.id)):
+            limits.move(session, before, job.lane, provider)
+    return job._replace(provider=provider, provider_key=key, lane=provider)
 
 
 def note_sent(engine: Engine, job: Claim, provider_job_id: str) -> Claim:
@@ -154,6 +157,8 @@ def retry(
             # guard spend.failed_attempts: what failed attempts cost passes every budget
             spend_counters.add_generated(session, now(session).date(), cost_microusd)
             count_lost(session, job.model, job.policy_version, cost_microusd)
+            # guard spend.limit_attempts: what failed attempts cost passes the budget of their provider or user
+            limits.spend(session, of_job(job.lane, job.model, job.tier, job.user_id), cost_microusd)
     return pause
 
 
@@ -237,6 +242,7 @@ def redrive(engine: Engine, job_id: str, *, author: str) -> None:
             reserved = quota.reserve(session, job.user_id, job.reserved_bytes, key, lasting_seconds=lasting_seconds)
             values["reservation_id"] = reserved.id
         endings.redrive(session, job_id, **values)
+        limits.take_in(session, limits.scopes_of(job), limits.expected_cost(job))
         append(session, [Event("redrive", author, user_id=job.user_id, detail={"job": job_id, "was": job.error})])
 
 

@@ -23,6 +23,7 @@ class AdmissionRequest(NamedTuple):
     request: GenerationRequest
     sha256: str  # of the request, whoever asks
     cache_key: str
+    provider: str  # who makes what no provider is named for
 
 
 class ExistingState(NamedTuple):

@@ -19,7 +19,7 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import HoldState, Metric, ReservationState, Used
 from reelkeeper.model.requests import GenerationRequest
 from reelkeeper.operations.alerts import alerts, events
-from reelkeeper.operations.billing import ledger, quota
+from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
@@ -94,9 +94,11 @@ def succeed(
             took = max((at - ended.started_at).total_seconds(), 0.001)
             endings.note(session, job_id, processing_seconds=took)
         count(session, ended, at, took, cost_microusd)
-        quoted = ended.price_microusd if ended.quoted_cost_microusd is None else ended.quoted_cost_microusd
+        quoted = limits.expected_cost(ended)
         # guard spend.succeeded: what jobs cost passes every budget
         spend_counters.add_generated(session, at.date(), max(quoted, cost_microusd or 0))
+        # guard spend.limit_succeeded: what jobs cost passes the budget of their provider, model, tier or user
+        limits.end(session, ended, max(quoted, cost_microusd or 0), at)
         if took is not None:
             learn(session, ended, load if concurrency is None else concurrency / slots, took)
         cache.insert(
@@ -157,7 +159,7 @@ def fail(
             # guard spend.dead: what jobs cost that came to nothing passes every budget
             spend_counters.add_generated(session, now(session).date(), spent)
             count_lost(session, ended.model, ended.policy_version, spent)
-        return _give_up(session, ended, state, run_id)
+        return _give_up(session, ended, state, run_id, spent or 0)
 
 
 def cancel(
@@ -174,7 +176,7 @@ def cancel(
     with transaction(engine, "job.cancel") as session:
         require_permission(session)
         if ended := endings.cancel(session, job_id, user_id):
-            _give_up(session, ended, JobState.CANCELLED, run_id)
+            _give_up(session, ended, JobState.CANCELLED, run_id, 0)
             return JobState.CANCELLED
         endings.ask_to_stop(session, job_id, user_id)
         job = queue.find(session, job_id)
@@ -198,7 +200,8 @@ def _as_it_ended(session: Session, job_id: str, lease_token: int, wanted: JobSta
     return Settled(job_id, wanted, job.video_id, charged, endings.count_given(session, job_id))
 
 
-def _give_up(session: Session, ended: AdmittedJob, state: JobState, run_id: str) -> Settled:
+def _give_up(session: Session, ended: AdmittedJob, state: JobState, run_id: str, spent_microusd: int) -> Settled:
+    limits.end(session, ended, spent_microusd)
     _give_bytes_back(session, ended.reservation_id)
     _give_credits_back(session, ended, run_id)
     events.jobs_ended(session, [ended.id])
@@ -258,20 +261,30 @@ def _give(session: Session, leader_id: str, video_id: str, *, run_id: str) -> li
 def _promote(session: Session, leader_id: str, *, run_id: str) -> str | None:
     """Let the oldest follower of a job that ended without a video be run in its place; returns its id, if there is one.
 
-    One whose user has no room left for the bytes ends, with the reason.
+    One whose user has no room left for the bytes, or whose budget has none for the cost, ends, with the reason.
     """
     for job in endings.following(session, leader_id):
+        policy, cost = in_force(session).policies.admission.spend_limits, limits.expected_cost(job)
+        # guard settle.promotion_limit: who joined takes over beyond the budget of their provider, tier or user
+        if over := limits.refuse(session, policy, limits.scopes_of(job), cost):
+            _drop(session, job, over.reason, run_id)
+            continue
         key, lasting = f"job/{job.id}", at_version(session, job.policy_version).admission.hold_seconds
         try:
             quota.reserve(session, job.user_id, job.reserved_bytes, key, lasting_seconds=lasting)
         except QuotaExceeded as full:
-            endings.drop(session, job.id, str(full))
-            _give_credits_back(session, job, run_id)
-            events.jobs_ended(session, [job.id])
+            _drop(session, job, str(full), run_id)
             continue
+        limits.take_in(session, limits.scopes_of(job), cost)
         endings.lead(session, job.id, key, after=leader_id)
         return job.id
     return None
+
+
+def _drop(session: Session, follower: AdmittedJob, reason: str, run_id: str) -> None:
+    endings.drop(session, follower.id, reason)
+    _give_credits_back(session, follower, run_id)
+    events.jobs_ended(session, [follower.id])
 
 
 def _give_credits_back(session: Session, job: AdmittedJob, run_id: str) -> None:

@@ -2,11 +2,12 @@
 
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reelkeeper.model.money import SoFar
+from reelkeeper.rules.spend.limits import SpendLimit, check_each_once
 
 _DAY_SECONDS: Final = 86_400
 _MICROUSD: Final = 10**6
@@ -41,6 +42,17 @@ class AdmissionPolicy(BaseModel):
         description="No new job that would take a UTC day beyond so many dollars, jobs in flight counted; never: any",
     )
     monthly_limit_usd: _Usd | None = Field(None, description="The same for a month")
+    spend_limits: tuple[SpendLimit, ...] = Field(
+        (),
+        max_length=1000,
+        description="The same by provider, model, tier and user: "
+        '`[{"scope": "user:*", "period": "day", "usd": 5}]`; * is each that is not named',
+    )
+
+    @model_validator(mode="after")
+    def _each_limit_once(self) -> Self:
+        check_each_once(self.spend_limits)
+        return self
 
     def hit_charge(self, price_microusd: int) -> int:
         """Give what a user pays for a video that need not be made: a share of the price, rounded down."""

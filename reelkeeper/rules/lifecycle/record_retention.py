@@ -33,4 +33,7 @@ class RecordRetentionPolicy(BaseModel):
     windows_days: int | None = Field(400, ge=31, description="Quarters of an hour of the service's performance")
     views_days: int | None = Field(400, ge=62, description="Views of a video on a day")
     usage_days: int | None = Field(1_100, ge=800, description="Usage by day, which charges and forecasts were made of")
+    totals_days: int | None = Field(
+        400, ge=62, description="What the jobs of a provider, model, tier or user came to in a day or a month"
+    )
     forecasts_days: int | None = Field(1_100, ge=62, description="Forecasts of the bill")

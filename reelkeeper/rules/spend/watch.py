@@ -9,15 +9,16 @@ from typing import Final, NamedTuple
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Charge, CostForecast
 from reelkeeper.rules.core.wording import many, usd
-from reelkeeper.rules.spend import anomaly, breach, budget, drift
+from reelkeeper.rules.spend import anomaly, breach, budget, drift, limits
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy
+from reelkeeper.rules.spend.limits import LimitUse
 
 RULE: Final = "missing_usage"
 LOOKED_BACK_DAYS: Final = 30  # Cloudflare keeps 31 days of analytics: what is missing longer stays missing
 _NAMED: Final = 5
 
-RULES: Final = (budget.RULE, breach.RULE, anomaly.RULE, drift.RULE, RULE)
+RULES: Final = (budget.RULE, limits.RULE, breach.RULE, anomaly.RULE, drift.RULE, RULE)
 LEAST_DAYS: Final = 62  # that budgets look back: yesterday's month, and the run rate
 
 
@@ -29,6 +30,7 @@ class Spent:
     forecasts: Sequence[CostForecast] = ()
     missing: Sequence[date] = ()
     trouble: str = ""  # why Cloudflare, which was asked, did not answer
+    limits: Sequence[LimitUse] = ()  # of new jobs, and how much of each is used
 
 
 class CostLine(NamedTuple):
@@ -61,6 +63,7 @@ def judge(spent: Spent, budgets: BudgetPolicy, oddness: AnomalyPolicy, as_of: da
     """Give what every rule finds."""
     return [
         *budget.findings(spent.charges, budgets, as_of),
+        *limits.findings(spent.limits),
         *breach.findings(spent.charges, budgets, as_of, spent.forecasts),
         *anomaly.findings(spent.charges, oddness, as_of),
         *drift.findings(spent.charges, oddness, as_of),

@@ -6,6 +6,7 @@
     spent            what was captured and not refunded      the same by the transfers
     used_bytes       what a user stores                      the present bytes of the live videos
     reserved_bytes   what a user was promised                the sum of the open reservations
+    in_flight        what jobs in flight will cost, by scope the sum of their expected costs
 
 Read in one snapshot (`engine.reading`), so that changes at the same time are either in all of it or in none.
 """
@@ -17,16 +18,20 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.model import VideoState
 from reelkeeper.model.money import AccountKind, HoldState, Mismatch, ReservationState, TransferKind
+from reelkeeper.store.billing import job_totals
+from reelkeeper.store.jobs.queue import leads
 from reelkeeper.store.tables import (
     accounts,
     blobs,
     credit_holds,
     entries,
+    jobs,
     reservations,
     storage_accounts,
     transfers,
     videos,
 )
+from reelkeeper.store.tables import job_totals as totals
 
 MAX_OF_A_KIND: Final = 200  # mismatches that one recount lists of each kind: a person reads a few
 _Select = sa.Select[Any]
@@ -48,6 +53,9 @@ def mismatches(session: Session) -> list[Mismatch]:
 
 def write_anew(session: Session, mismatch: Mismatch) -> bool:
     """Write a figure that is only a copy anew from its record; False for others, and for what cannot be."""
+    if mismatch.what == "in_flight":
+        job_totals.write_in_flight(session, mismatch.subject, mismatch.counted)
+        return True
     if mismatch.what not in _KEPT or not (mismatch.counted >= 0 or mismatch.subject.startswith("house/")):
         return False
     subject, kept = _KEPT[mismatch.what]
@@ -95,7 +103,23 @@ def _figures() -> dict[str, tuple[_Select, _Select]]:
                 reservations.c.state == ReservationState.OPEN
             ),
         ),
+        "in_flight": (
+            _amounts(totals.c.scope, totals.c.microusd).where(totals.c.period == job_totals.IN_FLIGHT),
+            _in_flight(),
+        ),
     }
+
+
+def _in_flight() -> _Select:
+    """Give each job in flight once for each scope that it belongs to."""
+    cost = sa.func.coalesce(jobs.c.quoted_cost_microusd, jobs.c.price_microusd)
+    kinds = (("provider", jobs.c.lane), ("model", jobs.c.model), ("tier", jobs.c.tier), ("user", jobs.c.user_id))
+    parts = (
+        _amounts(sa.literal(f"{kind}:") + column, cost).where(leads(jobs), column.is_not(None), column != "")
+        for kind, column in kinds
+    )
+    every = sa.union_all(*parts).subquery()
+    return _amounts(every.c.subject, every.c.amount)
 
 
 def _amounts(subject: sa.ColumnElement[Any], amount: sa.ColumnElement[Any]) -> _Select:

@@ -21,6 +21,7 @@ from reelkeeper.store.tables import (
     crf_searches,
     daily_views,
     forecasts,
+    job_totals,
     jobs,
     leases,
     operations,
@@ -113,6 +114,11 @@ def _scan(cutoff: datetime) -> sa.ColumnElement[bool]:
     return sa.and_(scans.c.started_at < cutoff, good)
 
 
+def _total(cutoff: datetime) -> sa.ColumnElement[bool]:
+    """Say which totals are old: those of months that were over by then. What is in flight has no period."""
+    return sa.and_(job_totals.c.period != "", job_totals.c.period < f"{cutoff:%Y-%m}")
+
+
 KINDS: Final = (  # in an order in which what refers goes before what it refers to
     Kind(outbox, "messages_days", _message),
     Kind(verdicts, "plans_days", _verdict),
@@ -128,6 +134,7 @@ KINDS: Final = (  # in an order in which what refers goes before what it refers 
     Kind(performance_windows, "windows_days", lambda cutoff: performance_windows.c.start_at < cutoff),
     Kind(daily_views, "views_days", lambda cutoff: daily_views.c.day < cutoff.date()),
     Kind(usage_days, "usage_days", lambda cutoff: usage_days.c.day < cutoff.date()),
+    Kind(job_totals, "totals_days", _total),
     Kind(forecasts, "forecasts_days", lambda cutoff: forecasts.c.as_of < cutoff),
 )
 

@@ -31,6 +31,8 @@ class Claim(NamedTuple):
     lease_token: int
     user_id: str
     model: str
+    tier: str | None
+    lane: str | None  # the provider that it was admitted for
     policy_version: int  # that it was admitted under
     request: dict[str, Any]
     attempts: int  # this one included

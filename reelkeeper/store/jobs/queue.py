@@ -66,6 +66,7 @@ class AdmittedJob(NamedTuple):
     request_sha256: str
     cache_key: str
     model: str
+    lane: str | None
     request: dict[str, Any]
     complexity: float
     estimate_seconds: float

@@ -47,6 +47,7 @@ reservations = _TABLES["reservations"]
 usage_days = _TABLES["usage_days"]
 charges = _TABLES["charges"]
 spend_days = _TABLES["spend_days"]
+job_totals = _TABLES["job_totals"]
 forecasts = _TABLES["forecasts"]
 
 alerts = _TABLES["alerts"]

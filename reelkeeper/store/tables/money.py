@@ -146,6 +146,16 @@ class SpendDay(SQLModel, table=True):
     generated_microusd: int = Field(0, sa_type=sa.BigInteger)  # what the jobs that ended on it cost
 
 
+class JobTotalRow(SQLModel, table=True):
+    """What the jobs of a provider, a model, a tier or a user come to: spent in a period, or with "" in flight."""
+
+    __tablename__ = "job_totals"
+    period: str = Field(primary_key=True)  # 2026-11-26, 2026-11, or "": what is admitted and not ended
+    scope: str = Field(primary_key=True)  # provider:fal, model:veo, tier:free, user:ID
+    microusd: int = Field(0, sa_type=sa.BigInteger)
+    refusals: int = 0  # requests that its limit left no room for
+
+
 class ForecastRow(SQLModel, table=True):
     """What a run of `forecast_costs` said one service will cost in one month; service "" is the total."""
 

@@ -57,6 +57,7 @@ class JobRow(SQLModel, table=True):
     claimed_by: str | None = None
     lease_token: int = 0  # grows with each claim, and fences off earlier ones
     lease_until: datetime | None = Field(None, sa_type=UtcDateTime)
+    lane: str | None = None  # the provider that is to make it, as it was admitted
     provider: str | None = None
     provider_key: str | None = Field(None, unique=True)  # written before a submit, so that it can be looked up
     provider_job_id: str | None = None

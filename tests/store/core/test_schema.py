@@ -13,11 +13,13 @@ from alembic.migration import MigrationContext
 from sqlmodel import SQLModel
 
 from reelkeeper.errors import SchemaError
+from reelkeeper.store.billing.recount import mismatches
 from reelkeeper.store.core import schema
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.core.schema import VERSIONS, deployment, require_current, upgrade
 from reelkeeper.store.core.snapshots import verify_checksum
-from reelkeeper.store.tables import users, videos
+from reelkeeper.store.tables import job_totals, jobs, users, videos
+from tests import jobs as queue
 from tests.databases import create_database, drop_database
 
 LATER = (VERSIONS, Path(__file__).parent / "later_versions")
@@ -36,6 +38,7 @@ REVISIONS = [
     "0010 What each search for a CRF met and cost, which job made a video, and what a plan's item leaves over.",
     "0011 What jobs cost whose vendors bill by the clip, beside how many there were.",
     "0012 Endpoints of webhooks, and events for them in the outbox.",
+    "0013 Who is to make a job, and what the jobs of a provider, model, tier and user have cost and will cost.",
 ]
 LATEST = REVISIONS[-1][:4]
 
@@ -175,6 +178,20 @@ def test_up_down_and_up_again(engine: sa.Engine) -> None:
     assert set(sa.inspect(engine).get_table_names()) == {"alembic_version"}
     upgrade(engine)
     assert shape(engine) == before
+
+
+def test_what_is_in_flight_when_the_totals_come_is_counted(engine: sa.Engine) -> None:
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(users).values(id="ann", tier="pro"))
+        rows = [queue.waiting("a", price_microusd=5), queue.waiting("b", tier=None, quoted_cost_microusd=7)]
+        rows += [queue.dead("c", queue.NOON), queue.waiting("d", leader_id="a", price_microusd=9)]
+        session.execute(sa.insert(jobs), [{"quoted_cost_microusd": None, **row} for row in rows])
+    downgrade(engine, "0012")
+    upgrade(engine)
+    with reading(engine) as session:
+        kept = {row.scope: row.microusd for row in session.execute(sa.select(job_totals))}
+        assert kept == {"model:svd": 12, "tier:free": 5, "user:ann": 12}
+        assert mismatches(session) == []
 
 
 def downgrade(engine: sa.Engine, revision: str) -> None:

@@ -1,0 +1,97 @@
+"""Keep hard budgets by provider, model, tier and user: refuse what would pass one, and count what jobs come to.
+
+A job that leads is in flight from its admission, redrive or promotion to its end, at its expected cost. Who admits or
+ends one holds the deployment row, so that nothing is added between the check and the count.
+"""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+
+from reelkeeper.model.money import JobTotal
+from reelkeeper.model.requests import Declined, RefusedFor
+from reelkeeper.rules.core import scopes
+from reelkeeper.rules.spend import limits
+from reelkeeper.rules.spend.limits import LimitUse, SpendLimit
+from reelkeeper.store import Session
+from reelkeeper.store.billing import job_totals
+from reelkeeper.store.core.engine import now
+from reelkeeper.store.jobs.queue import AdmittedJob
+
+
+def scopes_of(job: AdmittedJob) -> tuple[str, ...]:
+    """Name the scopes that a job belongs to."""
+    return scopes.of_job(job.lane, job.model, job.tier, job.user_id)
+
+
+def expected_cost(job: AdmittedJob) -> int:
+    """Give what a job counts for while it is in flight; one of before its cost was noted, with its price."""
+    return job.price_microusd if job.quoted_cost_microusd is None else job.quoted_cost_microusd
+
+
+def refuse(
+    session: Session, policy: Sequence[SpendLimit], job_scopes: Sequence[str], cost_microusd: int
+) -> Declined | None:
+    """Decline a job of this cost that would pass a limit of one of its scopes, and count that; None: there is room."""
+    kept = limits.applying(policy, job_scopes)
+    if not kept:
+        return None
+    as_of = now(session)
+    refused = limits.refusal(kept, _totals(session, {scope for scope, _ in kept}, as_of), cost_microusd, as_of)
+    if refused is None:
+        return None
+    job_totals.add(session, [refused.scope], {refused.period_name: 0}, refusals=1)
+    seconds = None if refused.until is None else math.ceil((refused.until - as_of).total_seconds())
+    return Declined(RefusedFor.SPEND_LIMIT, refused.sentence, seconds)
+
+
+def take_in(session: Session, job_scopes: Sequence[str], cost_microusd: int) -> None:
+    """Count a job that is admitted, at its expected cost."""
+    job_totals.add(session, job_scopes, {limits.IN_FLIGHT: cost_microusd})
+
+
+def end(session: Session, job: AdmittedJob, spent_microusd: int, at: datetime | None = None) -> None:
+    """Count a job that has ended no more as in flight, if it led, and what it has cost as spent then, or now."""
+    # guard spend.limit_ended: a budget is used up by jobs that have ended, and nobody is admitted any more
+    flying = {} if job.leader_id else {limits.IN_FLIGHT: -expected_cost(job)}
+    job_totals.add(session, scopes_of(job), flying | _spent(session, spent_microusd, at))
+
+
+def spend(session: Session, job_scopes: Sequence[str], spent_microusd: int) -> None:
+    """Count what an attempt has cost whose job goes on."""
+    job_totals.add(session, job_scopes, _spent(session, spent_microusd))
+
+
+def move(session: Session, job: AdmittedJob, lane_before: str | None, lane: str) -> None:
+    """Count a job in flight at the provider that makes it, in place of the one that it was admitted for."""
+    cost = expected_cost(job)
+    for provider, microusd in ((lane_before, -cost), (lane, cost)):
+        if provider:
+            job_totals.add(session, [f"provider:{provider}"], {limits.IN_FLIGHT: microusd})
+
+
+def uses(session: Session, policy: Sequence[SpendLimit], as_of: datetime) -> list[LimitUse]:
+    """Give how much of each limit is used, the fullest first; of one for each of a kind, where it is nearly full."""
+    named, each = set[str](), dict[str, int]()
+    for limit in policy:
+        kind, _, name = limit.scope.partition(":")
+        if name == scopes.EACH:
+            each[kind] = min(each.get(kind, limit.microusd), limit.microusd)
+        else:
+            named.add(limit.scope)
+    found = _totals(session, named, as_of)
+    for kind, least in each.items():
+        found += job_totals.of_kind(session, kind, _periods(as_of), least * limits.NEARLY // 100)
+    return limits.uses(policy, found, as_of)
+
+
+def _totals(session: Session, named: set[str], as_of: datetime) -> list[JobTotal]:
+    return job_totals.of_scopes(session, named, _periods(as_of)) if named else []
+
+
+def _periods(as_of: datetime) -> list[str]:
+    return [limits.IN_FLIGHT, *limits.names(as_of).values()]
+
+
+def _spent(session: Session, microusd: int, at: datetime | None = None) -> dict[str, int]:
+    return dict.fromkeys(limits.names(at or now(session)).values(), microusd) if microusd else {}

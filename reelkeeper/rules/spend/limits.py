@@ -1,0 +1,177 @@
+"""Hard budgets of jobs by provider, model, tier and user: what is left of one, and who is told when little is. Pure.
+
+A budget's use is what its scope's jobs of the period have cost, and what those in flight are expected to cost: nobody
+stops these, whichever period they began in. All amounts are micro-dollars.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Final, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.money import JobTotal
+from reelkeeper.rules.core import scopes
+from reelkeeper.rules.core.scopes import Scope
+from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.spend.budget import FULL, Period
+
+RULE: Final = "spend_limit"
+IN_FLIGHT: Final = ""  # the name of the period that every period counts
+NEARLY: Final = 80  # percent
+_MICROUSD: Final = 10**6
+
+
+class SpendLimit(BaseModel):
+    """So many dollars for the jobs of one scope in one period, and no job beyond it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scope: Scope = Field(description="provider:X, model:X, tier:X or user:X; X is * for each that is not named")
+    period: Period = Field(Period.MONTH, description="day or month, in UTC")
+    usd: Annotated[Decimal, Field(ge=0, le=10**9, decimal_places=6)] = Field(
+        description="Dollars that its jobs may cost in it"
+    )
+
+    @property
+    def microusd(self) -> int:
+        """The same in micro-dollars."""
+        return int(self.usd * _MICROUSD)
+
+
+class LimitUse(NamedTuple):
+    """A limit of one scope in one of its periods, and how much of it is used."""
+
+    scope: str
+    period: Period
+    period_name: str  # 2026-11-26, or 2026-11
+    limit_microusd: int
+    spent_microusd: int
+    in_flight_microusd: int
+    refusals: int
+
+    @property
+    def used_microusd(self) -> int:
+        """What no other job can be paid from."""
+        return self.spent_microusd + self.in_flight_microusd
+
+    @property
+    def percent(self) -> int:
+        """How much of it is used, rounded down; a limit of nothing is used up."""
+        return self.used_microusd * FULL // self.limit_microusd if self.limit_microusd else FULL
+
+
+class Refusal(NamedTuple):
+    """Which limit is in the way of a job, in a sentence, and from when on it may be asked for again; None: never."""
+
+    scope: str
+    period_name: str
+    sentence: str
+    until: datetime | None
+
+
+def check_each_once(limits: Iterable[SpendLimit]) -> None:
+    """Raise ValueError where a scope has two limits for one period."""
+    counts = Counter((limit.scope, limit.period) for limit in limits)
+    if twice := [f"{scope} by {period}" for (scope, period), count in counts.items() if count > 1]:
+        raise ValueError(f"more than one limit for {', '.join(twice)}")
+
+
+def names(as_of: datetime) -> dict[Period, str]:
+    """Name the day and the month of a moment, as their totals are kept."""
+    return {Period.DAY: f"{as_of:%Y-%m-%d}", Period.MONTH: f"{as_of:%Y-%m}"}
+
+
+def applying(limits: Iterable[SpendLimit], job_scopes: Sequence[str]) -> dict[tuple[str, Period], int]:
+    """Give the limits that a job has to keep, in micro-dollars, by scope and period."""
+    by_period: dict[Period, dict[str, int]] = {period: {} for period in Period}
+    for limit in limits:
+        by_period[limit.period][limit.scope] = limit.microusd
+    return {
+        (scope, period): microusd
+        for period, of_period in by_period.items()
+        for scope, microusd in scopes.limits_of(job_scopes, of_period).items()
+    }
+
+
+def refusal(
+    limits: Mapping[tuple[str, Period], int], totals: Iterable[JobTotal], cost_microusd: int, as_of: datetime
+) -> Refusal | None:
+    """Say which limit a job of this cost would pass; None: there is room. Of several, the one that lasts longest."""
+    beyond = [use for use in _uses(limits, totals, as_of) if use.used_microusd + cost_microusd > use.limit_microusd]
+    if not beyond:
+        return None
+    use = max(beyond, key=lambda use: (cost_microusd > use.limit_microusd, _end(use.period, as_of)))
+    never, left = cost_microusd > use.limit_microusd, max(use.limit_microusd - use.used_microusd, 0)
+    until = None if never else _end(use.period, as_of)
+    again = f"it can be asked for again from {until:%Y-%m-%d %H:%M} UTC on" if until else "a cheaper one may fit"
+    sentence = (
+        f"over the {'daily' if use.period is Period.DAY else 'monthly'} budget of {scopes.in_words(use.scope)}: "
+        f"this video is expected to cost {_usd(cost_microusd)}, and {_usd(left)} of {_usd(use.limit_microusd)} is left "
+        f"for {use.period_name}; {again}. Nothing was held"
+    )
+    return Refusal(use.scope, use.period_name, sentence, until)
+
+
+def uses(limits: Sequence[SpendLimit], totals: Iterable[JobTotal], as_of: datetime) -> list[LimitUse]:
+    """Give how much of each limit is used, the fullest first: each that is named, and of `*` whoever has a total."""
+    totals = list(totals)
+    known = [limit.scope for limit in limits if not limit.scope.endswith(f":{scopes.EACH}")]
+    wanted = list(dict.fromkeys([*known, *(total.scope for total in totals)]))
+    return sorted(_uses(applying(limits, wanted), totals, as_of), key=lambda use: (-use.percent, use.scope))
+
+
+def _uses(limits: Mapping[tuple[str, Period], int], totals: Iterable[JobTotal], as_of: datetime) -> Iterator[LimitUse]:
+    by_key, period_names = {(total.scope, total.period): total for total in totals}, names(as_of)
+    for (scope, period), limit in limits.items():
+        name = period_names[period]
+        spent, flying = by_key.get((scope, name)), by_key.get((scope, IN_FLIGHT))
+        yield LimitUse(
+            scope,
+            period,
+            name,
+            limit,
+            spent.microusd if spent else 0,
+            # guard spend.limit_in_flight: a burst of jobs is admitted before the first has cost anything
+            flying.microusd if flying else 0,
+            spent.refusals if spent else 0,
+        )
+
+
+def findings(found: Iterable[LimitUse]) -> list[Finding]:
+    """Say which limits are nearly used up, at 80 percent, and which are: at 100, or where a job was refused."""
+    return [_finding(use) for use in found if use.percent >= NEARLY or use.refusals]
+
+
+def _finding(use: LimitUse) -> Finding:
+    full = use.percent >= FULL or use.refusals > 0
+    whose, limit, used = scopes.in_words(use.scope), _usd(use.limit_microusd), _usd(use.used_microusd)
+    refused = f" {many(use.refusals, 'request')} beyond it {'was' if use.refusals == 1 else 'were'} refused."
+    return Finding(
+        RULE,
+        use.scope,
+        use.period_name,
+        str(FULL if full else NEARLY),
+        Severity.CRITICAL if full else Severity.WARNING,
+        f"Limit of {whose} for {use.period_name} {'used up' if full else f'at {use.percent} %'}: {used} of {limit}",
+        f"{_usd(use.spent_microusd)} spent and {_usd(use.in_flight_microusd)} in flight." + refused * full,
+        "New jobs that do not fit are refused until it ends. To allow more: admission.spend_limits in the policies.",
+        None,
+        (("Used", used), ("Limit", limit), ("Period", use.period_name)),
+    )
+
+
+def _end(period: Period, as_of: datetime) -> datetime:
+    midnight = as_of.replace(hour=0, minute=0, second=0, microsecond=0)
+    if period is Period.DAY:
+        return midnight + timedelta(days=1)
+    return (midnight.replace(day=1) + timedelta(days=31)).replace(day=1)
+
+
+def _usd(microusd: int) -> str:
+    """Give dollars to the cent, and to the micro-dollar where there is less than a cent in it."""
+    dollars = Decimal(microusd) / _MICROUSD
+    return f"${dollars:,.2f}" if microusd % 10_000 == 0 else f"${dollars:,.6f}".rstrip("0")

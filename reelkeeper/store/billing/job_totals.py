@@ -1,0 +1,57 @@
+"""What the jobs of each scope have cost and will cost, as figures that are kept: no admission adds up jobs.
+
+Whoever admits or ends a job holds the deployment row. What a failed attempt has cost is added without it, and all write
+in one order, so that nobody waits crosswise.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model.money import JobTotal
+from reelkeeper.store.core.engine import insert_into
+from reelkeeper.store.tables import job_totals
+
+IN_FLIGHT: Final = ""  # the period of what is admitted and not ended
+_FIGURES: Final = tuple(job_totals.c[name] for name in JobTotal._fields)
+
+
+def add(session: Session, scopes: Sequence[str], by_period: Mapping[str, int], *, refusals: int = 0) -> None:
+    """Add micro-dollars to the total of each scope, by period, and refusals."""
+    rows = [
+        {"scope": scope, "period": period, "microusd": microusd, "refusals": refusals}
+        for period, microusd in sorted(by_period.items())
+        for scope in sorted(scopes)
+        if microusd or refusals
+    ]
+    if not rows:
+        return
+    insert = insert_into(session, job_totals).values(rows)
+    more = {name: job_totals.c[name] + insert.excluded[name] for name in ("microusd", "refusals")}
+    session.execute(insert.on_conflict_do_update(index_elements=["period", "scope"], set_=more))
+
+
+def of_scopes(session: Session, scopes: Collection[str], periods: Collection[str]) -> list[JobTotal]:
+    """Give the totals of these scopes in these periods that there are."""
+    wanted = sa.and_(job_totals.c.period.in_(periods), job_totals.c.scope.in_(scopes))
+    return [JobTotal(*row) for row in session.execute(sa.select(*_FIGURES).where(wanted))]
+
+
+def of_kind(session: Session, kind: str, periods: Collection[str], least_microusd: int) -> list[JobTotal]:
+    """Give the totals in these periods of the scopes of a kind that come to so much together, or had a refusal."""
+    in_one = sa.and_(job_totals.c.period.in_(periods), job_totals.c.scope.startswith(f"{kind}:", autoescape=True))
+    summed = sa.select(job_totals.c.scope).where(in_one).group_by(job_totals.c.scope)
+    much = sa.or_(sa.func.sum(job_totals.c.microusd) >= least_microusd, sa.func.sum(job_totals.c.refusals) > 0)
+    wanted = sa.and_(in_one, job_totals.c.scope.in_(summed.having(much)))
+    return [JobTotal(*row) for row in session.execute(sa.select(*_FIGURES).where(wanted))]
+
+
+def write_in_flight(session: Session, scope: str, microusd: int) -> None:
+    """Write what a scope's jobs in flight come to, as it was counted."""
+    row: dict[str, Any] = {"scope": scope, "period": IN_FLIGHT, "microusd": microusd, "refusals": 0}
+    insert = insert_into(session, job_totals).values(row)
+    session.execute(
+        insert.on_conflict_do_update(index_elements=["period", "scope"], set_={"microusd": insert.excluded.microusd})
+    )

@@ -1,0 +1,242 @@
+"""Budgets of a provider, model, tier and user: exactly as many jobs as they pay for, and what each counts for."""
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from multiprocessing.process import BaseProcess
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.model.jobs import JobState
+from reelkeeper.model.requests import Cached, Declined, Joined, Queued, RefusedFor
+from reelkeeper.operations.billing import limits as operations
+from reelkeeper.operations.health import accounts
+from reelkeeper.operations.jobs import claim as claiming
+from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.operations.jobs.settle import cancel, fail, succeed
+from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.rules.jobs.attempts import AttemptPolicy
+from reelkeeper.rules.spend.budget import Period
+from reelkeeper.rules.spend.limits import SpendLimit
+from reelkeeper.store.core.engine import now, open_engine, reading, transaction
+from reelkeeper.store.tables import credit_holds, job_totals, jobs, reservations
+from tests.children import FORKED
+from tests.operations.asking import ask, claim, fox, make, row
+from tests.operations.books import DOLLAR, make_user
+from tests.policies import put_in_force
+
+SCOPES = ("provider:local", "model:m", "tier:pro", "user:ann")
+
+
+@pytest.fixture
+def engine(sqlite_engine: sa.Engine) -> sa.Engine:
+    """One database, but for the race below."""
+    return sqlite_engine
+
+
+@pytest.fixture
+def funded(engine: sa.Engine) -> Iterator[sa.Engine]:
+    make_user(engine, "ann", 100 * DOLLAR, tier="pro")
+    make_user(engine, "ben", 100 * DOLLAR, tier="pro")
+    yield engine
+    assert accounts.recount(engine) == []  # in flight, by scope, is what the jobs in flight come to
+
+
+@pytest.fixture
+def cost(funded: sa.Engine) -> int:
+    """What one fox is expected to cost us."""
+    probe = ask(funded, "probe", fox(seed=0))
+    assert isinstance(probe, Queued)
+    cancel(funded, probe.job_id, run_id="test")
+    return int(row(funded, probe.job_id).quoted_cost_microusd)
+
+
+def limits(microusd: int, *scopes: str, period: Period = Period.DAY) -> AdmissionPolicy:
+    usd = Decimal(microusd) / DOLLAR
+    return AdmissionPolicy(spend_limits=tuple(SpendLimit(scope=scope, period=period, usd=usd) for scope in scopes))
+
+
+def totals(engine: sa.Engine, scope: str) -> tuple[int, int, int]:
+    """Give what a scope has in flight, and spent today and this month."""
+    with reading(engine) as session:
+        rows = session.execute(sa.select(job_totals).where(job_totals.c.scope == scope)).all()
+    by_length = {len(row.period): row.microusd for row in rows}
+    return by_length.get(0, 0), by_length.get(10, 0), by_length.get(7, 0)
+
+
+def queued(engine: sa.Engine, key: str, seed: int, user: str = "ann") -> str:
+    answer = ask(engine, key, fox(seed=seed), user=user)
+    assert isinstance(answer, Queued), answer
+    return answer.job_id
+
+
+def finish(engine: sa.Engine, job_id: str, cost_microusd: int | None = None) -> None:
+    make(engine, job_id)
+    succeed(engine, job_id, claim(engine, job_id), run_id="test", cost_microusd=cost_microusd)
+
+
+@pytest.mark.parametrize("scope", [*SCOPES, "user:*"])
+def test_a_job_beyond_a_limit_is_refused_with_when_to_ask_again_and_nothing_is_held(
+    funded: sa.Engine, cost: int, scope: str
+) -> None:
+    put_in_force(funded, admission=limits(2 * cost, scope, period=Period.MONTH))
+    first = queued(funded, "k1", 1)
+    finish(funded, first)
+    queued(funded, "k2", 2)
+    over = ask(funded, "k3", fox(seed=3))
+    assert isinstance(over, Declined)
+    assert over.code == RefusedFor.SPEND_LIMIT
+    whose = scope.replace(":", " ").replace("*", "ann")
+    assert over.reason.startswith(f"over the monthly budget of {whose}: this video is expected to cost $0.")
+    until = datetime.now(UTC) + timedelta(seconds=over.retry_seconds or 0)
+    assert until.day in (1, 28, 29, 30, 31)
+    with reading(funded) as session:
+        for table in (jobs, reservations, credit_holds):
+            assert session.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() == 3  # with the probe
+    put_in_force(funded, admission=AdmissionPolicy())
+    queued(funded, "k3", 3)  # a refusal does not use up the key
+
+
+def test_a_job_that_is_dearer_than_the_whole_limit_is_never_told_to_come_again(funded: sa.Engine, cost: int) -> None:
+    put_in_force(funded, admission=limits(cost - 1, "user:ann"))
+    over = ask(funded, "k1")
+    assert isinstance(over, Declined)
+    assert over.retry_seconds is None
+    assert "a cheaper one may fit" in over.reason
+
+
+def test_what_is_there_or_on_its_way_is_given_beyond_the_limit(funded: sa.Engine, cost: int) -> None:
+    put_in_force(funded, admission=limits(cost, *SCOPES))
+    leader = queued(funded, "k1", 1)
+    assert isinstance(ask(funded, "k2", fox(seed=1)), Joined)
+    finish(funded, leader)
+    assert isinstance(ask(funded, "k3", fox(seed=1)), Cached)
+    assert isinstance(ask(funded, "k4", fox(seed=4)), Declined)
+
+
+def test_a_job_counts_in_flight_then_with_what_it_cost_in_each_of_its_scopes(funded: sa.Engine, cost: int) -> None:
+    cheap, dear, dead, given_up = (queued(funded, f"k{number}", number) for number in range(1, 5))
+    for scope in SCOPES:
+        assert totals(funded, scope) == (4 * cost, 0, 0)
+    finish(funded, cheap, cost_microusd=0)
+    finish(funded, dear, cost_microusd=5 * cost)
+    fail(funded, dead, claim(funded, dead), "it broke", run_id="test", cost_microusd=7)
+    cancel(funded, given_up, run_id="test")
+    for scope in SCOPES:
+        assert totals(funded, scope) == (0, 6 * cost + 7, 6 * cost + 7)
+    claiming.redrive(funded, dead, author="test")
+    assert totals(funded, "user:ann") == (cost, 6 * cost + 7, 6 * cost + 7)
+    assert totals(funded, "user:ben") == (0, 0, 0)
+
+
+def test_a_failed_attempt_counts_and_a_job_counts_at_the_provider_that_takes_it(funded: sa.Engine, cost: int) -> None:
+    job_id = queued(funded, "k1", 1)
+    (mine,) = claiming.claim(funded, "w", [None], limit=1)
+    claiming.announce(funded, mine, "fal")
+    assert totals(funded, "provider:local") == (0, 0, 0)
+    assert totals(funded, "provider:fal") == (cost, 0, 0)
+    mine = mine._replace(lane="fal")
+    claiming.retry(funded, mine, "it broke", AttemptPolicy(), cost_microusd=9)
+    assert totals(funded, "provider:fal") == totals(funded, "user:ann") == (cost, 9, 9)
+    assert row(funded, job_id).state == JobState.QUEUED
+
+
+def test_who_takes_over_has_to_fit_their_own_budget(funded: sa.Engine, cost: int) -> None:
+    put_in_force(funded, admission=limits(cost, "user:ben", "user:eve"))
+    make_user(funded, "eve", DOLLAR, tier="pro")
+    leader = ask(funded, "k1", fox(seed=1, shared=True))
+    assert isinstance(leader, Queued)
+    joined = {user: ask(funded, "k1", fox(seed=1, shared=True), user=user) for user in ("ben", "eve")}
+    queued(funded, "k2", 2, "ben")
+    done = fail(funded, leader.job_id, claim(funded, leader.job_id), "it broke", run_id="test")
+    ben, eve = joined["ben"], joined["eve"]
+    assert isinstance(ben, Joined)
+    assert isinstance(eve, Joined)
+    assert done.promoted == eve.job_id
+    assert (row(funded, ben.job_id).state, row(funded, eve.job_id).state) == (JobState.DEAD, JobState.QUEUED)
+    assert totals(funded, "user:eve") == (cost, 0, 0)
+
+
+def test_the_use_of_limits_is_told_of_those_named_and_of_whoever_is_nearly_at_the_limit_of_each(
+    funded: sa.Engine, cost: int
+) -> None:
+    put_in_force(funded, admission=limits(2 * cost, "user:*", "provider:fal"))
+    queued(funded, "k1", 1)
+    queued(funded, "k2", 2)
+    queued(funded, "k1", 3, "ben")
+    assert isinstance(ask(funded, "k3", fox(seed=4)), Declined)
+    with reading(funded) as session:
+        policy = limits(2 * cost, "user:*", "provider:fal").spend_limits
+        found = operations.uses(session, policy, now(session))
+    assert [(use.scope, use.percent, use.refusals) for use in found] == [("user:ann", 100, 1), ("provider:fal", 0, 0)]
+
+
+def test_a_count_that_is_wrong_is_found_and_written_anew(funded: sa.Engine, cost: int) -> None:
+    queued(funded, "k1", 1)
+    with transaction(funded, "test") as session:
+        session.execute(sa.delete(job_totals).where(job_totals.c.scope == "user:ann"))
+    (found,) = accounts.recount(funded)
+    assert (found.what, found.subject, found.counted) == ("in_flight", "user:ann", cost)
+    accounts.correct(funded, author="test")
+
+
+def apply(url: str, keys: list[int], results: "multiprocessing.SimpleQueue[list[tuple[str, str]]]") -> None:
+    """Ask for one video each as fast as it goes; whose and of which model, the key says."""
+    engine, found = open_engine(url), []
+    for key in keys:
+        user, model = ("ann", "ben")[key % 2], ("m", "n")[key // 2 % 2]
+        provider = ("local", "fal")[key // 4 % 2]
+        answer = admit(engine, fox(seed=key, model=model), user_id=user, client_key=f"{key}", provider=provider)
+        told = answer.code if isinstance(answer, Declined) else type(answer).__name__
+        found += [(name, told) for name in (f"user:{user}", f"model:{model}", f"provider:{provider}")]
+    results.put(found)
+    engine.dispose()
+
+
+def race(engine: sa.Engine, scope: str, *, requests: int, processes: int, fits: int) -> None:
+    """Let processes ask for videos, of which half belong to the scope: as many of these as fit are admitted."""
+    make_user(engine, "ann", 100 * DOLLAR, tier="pro")
+    make_user(engine, "ben", 100 * DOLLAR, tier="pro")
+    probe = ask(engine, "probe", fox(seed=10**6))
+    assert isinstance(probe, Queued)
+    cost = int(row(engine, probe.job_id).quoted_cost_microusd)
+    cancel(engine, probe.job_id, run_id="test")
+    put_in_force(engine, admission=limits((fits + 1) * cost - 1, scope))
+    results: multiprocessing.SimpleQueue[list[tuple[str, str]]] = FORKED.SimpleQueue()
+    url = engine.url.render_as_string(hide_password=False)
+    children: list[BaseProcess] = [
+        FORKED.Process(target=apply, args=(url, list(range(start, requests, processes)), results))
+        for start in range(processes)
+    ]
+    for child in children:
+        child.start()
+    counts = Counter(told for _ in children for told in results.get())
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0] * processes
+    assert counts[scope, "Queued"] == fits
+    assert counts[scope, RefusedFor.SPEND_LIMIT] == requests // 2 - fits
+    other = {"user:ann": "user:ben", "model:m": "model:n", "provider:local": "provider:fal"}[scope]
+    assert counts[other, "Queued"] + fits == sum(
+        count for (name, told), count in counts.items() if told == "Queued" and name in (scope, other)
+    )
+    assert counts[other, RefusedFor.SPEND_LIMIT] == 0
+    assert accounts.recount(engine) == []
+
+
+@pytest.mark.timeout(600)
+def test_a_few_at_once_are_admitted_up_to_the_last_dollar_of_a_user(postgresql_engine: sa.Engine) -> None:
+    race(postgresql_engine, "user:ann", requests=16, processes=2, fits=3)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("scope", ["provider:local", "model:m", "user:ann"])
+@pytest.mark.parametrize("backend", ["sqlite_engine", "postgresql_engine"])
+def test_two_hundred_at_once_are_admitted_up_to_the_last_dollar(
+    request: pytest.FixtureRequest, backend: str, scope: str
+) -> None:
+    race(request.getfixturevalue(backend), scope, requests=200, processes=8, fits=37)
