@@ -53,6 +53,7 @@ _OTHERS: Final[dict[str, list[object]]] = {  # where a number more or less is no
     "cpu_usd_per_hour": [None],  # at a price, clips of a test would not pay for their requests
     "budgets": [({"scope": "service:compute", "period": "day", "usd": 5},)],
     "spend_limits": [({"scope": "user:*", "period": "day", "usd": 5},)],
+    "caps": [({"scope": "provider:fal", "jobs": 5},)],
     "models": [({"model": "another", "price": {"base_usd": 1}},)],
     "unpriced": ["sell"],
     "levels_percent": [(40, 90, 120)],

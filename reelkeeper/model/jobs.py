@@ -18,6 +18,17 @@ class WaitingJob(NamedTuple):
     model: str = ""
     prompt_characters: int = 0
     ahead: int = 0  # jobs of its user that wait and were asked for earlier, beside those that are told with it
+    lane: str | None = None  # the provider that is to make it
+
+
+class Occupied(NamedTuple):
+    """How many jobs of one provider, model, tier and user have their place."""
+
+    lane: str | None
+    model: str
+    tier: str | None
+    user_id: str
+    jobs: int
 
 
 class SizeAndAge(NamedTuple):

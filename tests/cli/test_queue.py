@@ -9,6 +9,8 @@ import sqlalchemy as sa
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import Window
+from reelkeeper.rules.jobs.caps import Cap
+from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.core.opening import open_store
@@ -16,6 +18,7 @@ from reelkeeper.store.health import performance
 from reelkeeper.store.tables import users
 from tests.cli.conftest import Run
 from tests.jobs import dead, hit, made, put, waiting
+from tests.policies import put_in_force
 
 
 def ago(minutes: float) -> datetime:
@@ -71,6 +74,14 @@ def test_those_that_died_are_shown_alone(reelkeeper: Run, ask: Callable[..., Any
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("busy")
+def test_a_job_that_waits_for_a_cap_is_told_so(reelkeeper: Run, engine_of_the_command: sa.Engine) -> None:
+    caps = (Cap(scope="user:*", jobs=1), Cap(scope="tier:free", jobs=9))
+    put_in_force(engine_of_the_command, concurrency=ConcurrencyPolicy(caps=caps))
+    said = reelkeeper("queue", "--explain", "long").stdout
+    assert "Job long waits: user ann has 1 job at once, and may have 1. Those behind it go on." in said
+
+
 @pytest.mark.usefixtures("busy")
 def test_a_place_is_explained_by_its_terms(reelkeeper: Run, ask: Callable[..., Any]) -> None:
     found = ask("queue", "--explain", "long")

@@ -139,8 +139,12 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
     placed = dispatch.order(waiting, policy, as_of, credit, **length)
     place = [waiting_job.id for waiting_job in placed].index(job_id) + 1
     terms = dispatch.explain(job or line.as_job(), waiting, policy, as_of, **length)
+    full = _full(session, line)
     if as_json:
-        emit({"job": line, "place": place, "of": len(waiting), "credit_seconds": credit, "terms": terms})
+        emit({"job": line, "full": full, "place": place, "of": len(waiting), "credit_seconds": credit, "terms": terms})
+        return
+    if full:
+        say(f"Job {job_id} waits: {'; '.join(full)}. Those behind it go on.")
         return
     due = "" if line.due_at <= as_of else f" It is due in {_ago(line.due_at, as_of)}, after: {line.error or 'a pause'}."
     say(f"Job {job_id} is {place} of the {len(waiting)} that are considered next.{due}")
@@ -149,6 +153,23 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
     if summed:
         say(f"{summed} are added up, and the lowest goes first; of equals, the oldest.")
         say(f"The others have earned {credit:.0f} s for the oldest of all so far.")
+
+
+def _full(session: "Session", line: "JobLine") -> list[str]:
+    """Name the caps that a job waits for."""
+    from reelkeeper.operations.core.policies import in_force
+    from reelkeeper.rules.core.scopes import in_words, of_job
+    from reelkeeper.rules.core.wording import many
+    from reelkeeper.rules.jobs.caps import Room
+    from reelkeeper.store.jobs.claims import occupied
+
+    caps = in_force(session).policies.concurrency.caps
+    full = Room(caps, occupied(session)).full() if caps else {}
+    return [
+        f"{in_words(scope)} has {many(full[scope][0], 'job')} at once, and may have {full[scope][1]}"
+        for scope in of_job(line.lane, line.model, line.tier, line.user_id)
+        if scope in full
+    ]
 
 
 class _Line(NamedTuple):

@@ -23,6 +23,7 @@ from reelkeeper.operations.jobs.settle import count_lost
 from reelkeeper.rules.core.scopes import of_job
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, pause_seconds
+from reelkeeper.rules.jobs.caps import Cap, Room
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import spend_counters
@@ -47,7 +48,8 @@ def claim(
     """Give a worker a job for each of its free slots, of which `warm_models` says what they have loaded.
 
     `begun_only`: none that would be sent to a provider for the first time. `order` is an exception of this run to the
-    policy in force. Never more than `limit` jobs run at once, whoever runs them. Jobs of dead workers, and those to be
+    policy in force. Never more than `limit` jobs run at once, whoever runs them, nor more of a provider, model, tier or
+    user than its cap says: those behind them go on. Jobs of dead workers, and those to be
     looked up, go first; the rest as `rules/jobs/dispatch` has it. Gives nothing while changes are frozen. All claims
     take turns.
     """
@@ -57,7 +59,8 @@ def claim(
         memory, as_of = claims.remembered(session, claims.DISPATCH)
         if why_stopped(session):
             return []
-        policy = in_force(session).policies.overridden(order=order).order
+        policies = in_force(session).policies.overridden(order=order)
+        policy = policies.order
         # guard claims.limit: more jobs run at once than the limit says, each of which costs
         slots = list(warm_models[: max(0, limit - claims.count_running(session))])
         if not slots:
@@ -65,7 +68,7 @@ def claim(
         chosen = claims.left_behind(session, len(slots))
         if (slots := slots[len(chosen) :]) and not begun_only:
             memory = _with_bounds(session, memory, policy, as_of)
-            picked, credit = _pick(session, slots, memory, policy, as_of, limit)
+            picked, credit = _pick(session, slots, memory, policy, policies.concurrency.caps, as_of, limit)
             controls.write(session, claims.DISPATCH, memory | {"credit_seconds": credit})
             chosen += picked
         return claims.take(session, chosen, worker) if chosen else []
@@ -76,18 +79,27 @@ def _pick(
     slots: Sequence[str | None],
     memory: dict[str, Any],
     policy: DispatchPolicy,
+    caps: Sequence[Cap],
     as_of: datetime,
     limit: int,
 ) -> tuple[list[str], float]:
     credit = float(memory.get("credit_seconds", 0.0))
     if policy.class_bounds_seconds is None and memory.get("bounds"):
         policy = policy.model_copy(update={"class_bounds_seconds": tuple(memory["bounds"])})
-    (waiting, more), picked = claims.waiting_jobs(session, dispatch.window(policy)), list[str]()
-    line = dispatch.RankedQueue(waiting, policy, as_of, slots=limit, more_seconds=more)
-    for warm_model in slots[: len(waiting)]:
-        job, credit = line.first(credit, warm_model)
-        line.start(job)
-        picked.append(job.id)
+    picked, room = list[str](), Room(caps, claims.occupied(session) if caps else ())
+    while len(picked) < len(slots):
+        waiting, more = claims.waiting_jobs(session, dispatch.window(policy), full=room.full(), taken=picked)
+        line, some_full = dispatch.RankedQueue(waiting, policy, as_of, slots=limit, more_seconds=more), False
+        while line and len(picked) < len(slots):
+            job, credit = line.first(credit, slots[len(picked)])
+            line.start(job)
+            picked.append(job.id)
+            # guard claims.caps: more jobs of a provider, a model, a tier or a user run at once than their cap says
+            if room.take(job):
+                line.keep(room.fits)
+                some_full = True
+        if not some_full:  # that was all there is
+            break
     return picked, credit
 
 

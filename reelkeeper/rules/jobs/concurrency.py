@@ -28,6 +28,8 @@ from typing import Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from reelkeeper.rules.jobs.caps import Cap
+
 Reason = Literal[
     "room to grow",
     "near the peak",
@@ -72,6 +74,12 @@ class ConcurrencyPolicy(BaseModel):
     forget: float = Field(0.93, gt=0, lt=1, description="Weight that what is known keeps from step to step")
     worse: float = Field(0.95, gt=0, lt=1, description="Share of an earlier throughput below which a limit is left")
     fewest_jobs: int = Field(10, ge=1, description="Finished jobs that a step needs")
+    caps: tuple[Cap, ...] = Field(
+        (),
+        max_length=1000,
+        description="Most jobs at once by provider, model, tier and user, for every worker: "
+        '`[{"scope": "provider:fal", "jobs": 5}]`; * is each that is not named',
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

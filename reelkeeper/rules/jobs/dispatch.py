@@ -22,7 +22,7 @@ wait: 120 s, the oldest job of all, next once it has waited 636 s and others hav
 
 from bisect import bisect_left
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple, Self
@@ -184,6 +184,16 @@ class RankedQueue:
         chosen = best_warm if stays else best
         earned = credit_seconds + policy.oldest_share * chosen.estimate_seconds
         return Choice(chosen, max(min(earned, oldest.estimate_seconds), credit_seconds))
+
+    def __len__(self) -> int:
+        """Count those that are left."""
+        return len(self._jobs)
+
+    def keep(self, fits: Callable[[WaitingJob], bool]) -> None:
+        """Leave out all that may not start now."""
+        self._seconds -= sum(job.estimate_seconds for job in self._jobs.values() if not fits(job))
+        self._jobs = OrderedDict((job.id, job) for job in self._jobs.values() if fits(job))
+        self._rank()
 
     def start(self, job: WaitingJob) -> None:
         """Leave out a job that has started."""

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model import Tier
-from reelkeeper.model.jobs import JobState, SizeAndAge, WaitingJob
+from reelkeeper.model.jobs import JobState, Occupied, SizeAndAge, WaitingJob
 from reelkeeper.store.core.engine import Clock, changed, insert_into
 from reelkeeper.store.tables import controls, jobs
 
@@ -124,15 +124,38 @@ def left_behind(session: Session, limit: int) -> list[str]:
     return list(session.execute(wanted).scalars())
 
 
-def waiting_jobs(session: Session, rank: SizeAndAge | None) -> tuple[list[WaitingJob], float]:
+def occupied(session: Session) -> list[Occupied]:
+    """Count the jobs that a provider or a worker may be at, whether somebody here looks at them or not."""
+    scopes = (jobs.c.lane, jobs.c.model, jobs.c.tier, jobs.c.user_id)
+    # guard claims.occupied: a job that goes on at its provider leaves its place to another, and the cap is passed
+    sent = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_not(None))
+    rows = session.execute(
+        sa.select(*scopes, sa.func.count()).where(sa.or_(jobs.c.state.in_(AT_WORK), sent)).group_by(*scopes)
+    )
+    return [Occupied(*row) for row in rows]
+
+
+def _outside(full: Collection[str], taken: Collection[str]) -> sa.ColumnElement[bool]:
+    """Jobs that belong to none of these scopes, and were not chosen yet."""
+    columns = {"provider": jobs.c.lane, "model": jobs.c.model, "tier": jobs.c.tier, "user": jobs.c.user_id}
+    by_kind = {kind: [scope.partition(":")[2] for scope in full if scope.startswith(f"{kind}:")] for kind in columns}
+    outside = (sa.or_(columns[kind].is_(None), columns[kind].not_in(names)) for kind, names in by_kind.items() if names)
+    return sa.and_(sa.true(), *outside, *([jobs.c.id.not_in(taken)] if taken else []))
+
+
+def waiting_jobs(
+    session: Session, rank: SizeAndAge | None, *, full: Collection[str] = (), taken: Collection[str] = ()
+) -> tuple[list[WaitingJob], float]:
     """Give the waiting jobs that a choice is made from, and the seconds that all the others are estimated to take.
+
+    Those of scopes that are `full`, and those that are `taken`, are not there.
 
     All jobs where the queue is short. Of a long one, a bounded window: the oldest, and those that `rank` puts first, or
     without one the shortest of each tier.
     """
     earlier = sa.func.row_number().over(partition_by=jobs.c.user_id, order_by=(jobs.c.created_at, jobs.c.id)) - 1
     wanted = (jobs.c.id, jobs.c.tier, jobs.c.created_at, jobs.c.estimate_seconds, earlier.label("ahead"))
-    waits = sa.select(*wanted).where(_waits()).cte("waits")
+    waits = sa.select(*wanted).where(_waits(), _outside(full, taken)).cte("waits")
     age, all_of_them = (waits.c.created_at, waits.c.id), sa.select(waits.c.id)
     if rank is None:
         firsts = [
@@ -154,6 +177,7 @@ def waiting_jobs(session: Session, rank: SizeAndAge | None) -> tuple[list[Waitin
         jobs.c.model,
         sa.func.coalesce(sa.func.length(jobs.c.request["prompt"].as_string()), 0),
         waits.c.ahead,
+        jobs.c.lane,
         sa.select(sa.func.coalesce(sa.func.sum(waits.c.estimate_seconds), 0.0)).scalar_subquery(),
     )
     chosen = sa.select(*columns).join_from(jobs, waits, jobs.c.id == waits.c.id).where(jobs.c.id.in_(sa.union(*parts)))

@@ -23,6 +23,7 @@ class JobLine(NamedTuple):
     user_id: str
     tier: str | None
     model: str
+    lane: str | None  # the provider that is to make it
     leader_id: str | None  # the job whose video it waits for
     created_at: datetime
     due_at: datetime

@@ -1,11 +1,10 @@
 """Budgets of a provider, model, tier and user: exactly as many jobs as they pay for, and what each counts for."""
 
-import multiprocessing
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from multiprocessing.process import BaseProcess
 
 import pytest
 import sqlalchemy as sa
@@ -183,7 +182,7 @@ def test_a_count_that_is_wrong_is_found_and_written_anew(funded: sa.Engine, cost
     accounts.correct(funded, author="test")
 
 
-def apply(url: str, keys: list[int], results: "multiprocessing.SimpleQueue[list[tuple[str, str]]]") -> None:
+def apply(url: str, keys: list[int]) -> list[tuple[str, str]]:
     """Ask for one video each as fast as it goes; whose and of which model, the key says."""
     engine, found = open_engine(url), []
     for key in keys:
@@ -192,12 +191,12 @@ def apply(url: str, keys: list[int], results: "multiprocessing.SimpleQueue[list[
         answer = admit(engine, fox(seed=key, model=model), user_id=user, client_key=f"{key}", provider=provider)
         told = answer.code if isinstance(answer, Declined) else type(answer).__name__
         found += [(name, told) for name in (f"user:{user}", f"model:{model}", f"provider:{provider}")]
-    results.put(found)
     engine.dispose()
+    return found
 
 
-def race(engine: sa.Engine, scope: str, *, requests: int, processes: int, fits: int) -> None:
-    """Let processes ask for videos, of which half belong to the scope: as many of these as fit are admitted."""
+def race(engine: sa.Engine, pool: Executor, scope: str, *, requests: int, at_once: int, fits: int) -> None:
+    """Let several ask for videos, of which half belong to the scope: as many of these as fit are admitted."""
     make_user(engine, "ann", 100 * DOLLAR, tier="pro")
     make_user(engine, "ben", 100 * DOLLAR, tier="pro")
     probe = ask(engine, "probe", fox(seed=10**6))
@@ -205,18 +204,10 @@ def race(engine: sa.Engine, scope: str, *, requests: int, processes: int, fits: 
     cost = int(row(engine, probe.job_id).quoted_cost_microusd)
     cancel(engine, probe.job_id, run_id="test")
     put_in_force(engine, admission=limits((fits + 1) * cost - 1, scope))
-    results: multiprocessing.SimpleQueue[list[tuple[str, str]]] = FORKED.SimpleQueue()
     url = engine.url.render_as_string(hide_password=False)
-    children: list[BaseProcess] = [
-        FORKED.Process(target=apply, args=(url, list(range(start, requests, processes)), results))
-        for start in range(processes)
-    ]
-    for child in children:
-        child.start()
-    counts = Counter(told for _ in children for told in results.get())
-    for child in children:
-        child.join()
-    assert [child.exitcode for child in children] == [0] * processes
+    with pool:
+        told = pool.map(apply, [url] * at_once, [list(range(start, requests, at_once)) for start in range(at_once)])
+        counts = Counter(answer for answers in told for answer in answers)
     assert counts[scope, "Queued"] == fits
     assert counts[scope, RefusedFor.SPEND_LIMIT] == requests // 2 - fits
     other = {"user:ann": "user:ben", "model:m": "model:n", "provider:local": "provider:fal"}[scope]
@@ -229,7 +220,7 @@ def race(engine: sa.Engine, scope: str, *, requests: int, processes: int, fits: 
 
 @pytest.mark.timeout(600)
 def test_a_few_at_once_are_admitted_up_to_the_last_dollar_of_a_user(postgresql_engine: sa.Engine) -> None:
-    race(postgresql_engine, "user:ann", requests=16, processes=2, fits=3)
+    race(postgresql_engine, ThreadPoolExecutor(2), "user:ann", requests=16, at_once=2, fits=3)
 
 
 @pytest.mark.long
@@ -239,4 +230,5 @@ def test_a_few_at_once_are_admitted_up_to_the_last_dollar_of_a_user(postgresql_e
 def test_two_hundred_at_once_are_admitted_up_to_the_last_dollar(
     request: pytest.FixtureRequest, backend: str, scope: str
 ) -> None:
-    race(request.getfixturevalue(backend), scope, requests=200, processes=8, fits=37)
+    pool = ProcessPoolExecutor(8, mp_context=FORKED)
+    race(request.getfixturevalue(backend), pool, scope, requests=200, at_once=8, fits=37)

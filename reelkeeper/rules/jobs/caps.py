@@ -1,0 +1,53 @@
+"""How many jobs of one provider, model, tier or user are made at once. Pure.
+
+A job has its place from its claim until it has ended or waits to be sent anew: also while nobody here looks at it, as
+its provider may be at it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reelkeeper.model.jobs import Occupied, WaitingJob
+from reelkeeper.rules.core import scopes
+from reelkeeper.rules.core.scopes import Scope
+
+
+class Cap(BaseModel):
+    """So many jobs of one scope at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scope: Scope = Field(description="provider:X, model:X, tier:X or user:X; X is * for each that is not named")
+    jobs: int = Field(ge=1, le=10_000, description="Most jobs of it at once")
+
+
+class Room:
+    """The places that caps leave, while jobs are chosen one after the other."""
+
+    def __init__(self, caps: Sequence[Cap], occupied: Iterable[Occupied]) -> None:
+        self._caps = {cap.scope: cap.jobs for cap in caps}
+        self._taken = Counter[str]()
+        for some in occupied:
+            for scope in scopes.of_job(some.lane, some.model, some.tier, some.user_id):
+                self._taken[scope] += some.jobs
+
+    def full(self) -> dict[str, tuple[int, int]]:
+        """Give each scope that has no place left: how many it has taken, and how many it may."""
+        limits = scopes.limits_of(self._taken, self._caps)
+        return {scope: (self._taken[scope], cap) for scope, cap in limits.items() if self._taken[scope] >= cap}
+
+    def fits(self, job: WaitingJob) -> bool:
+        """Whether there is a place for a job in each of its scopes."""
+        limits = scopes.limits_of(_scopes(job), self._caps)
+        return all(self._taken[scope] < cap for scope, cap in limits.items())
+
+    def take(self, job: WaitingJob) -> bool:
+        """Give a job its place; says whether one of its scopes is full now."""
+        self._taken.update(_scopes(job))
+        return not self.fits(job)
+
+
+def _scopes(job: WaitingJob) -> tuple[str, ...]:
+    return scopes.of_job(job.lane, job.model, job.tier, job.user_id)

@@ -1,0 +1,169 @@
+"""Caps on jobs at once, in the claim: never passed, whoever claims, and the jobs behind a capped one go on."""
+
+import random
+import time
+from collections import Counter
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.model.jobs import JobState
+from reelkeeper.operations.jobs import claim as claiming
+from reelkeeper.operations.jobs.claim import claim
+from reelkeeper.rules.jobs.attempts import AttemptPolicy
+from reelkeeper.rules.jobs.caps import Cap
+from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
+from reelkeeper.store.core.engine import open_engine, reading, transaction
+from reelkeeper.store.jobs import claims, endings
+from reelkeeper.store.tables import jobs
+from tests.children import FORKED
+from tests.operations.books import make_user
+from tests.operations.queue import enqueue, expire_claims, make_due, row
+from tests.policies import put_in_force
+
+CAPS = {"provider:fal": 5, "model:veo": 3, "tier:free": 6, "user:ann": 2, "user:*": 4}
+
+
+@pytest.fixture
+def ann(sqlite_engine: sa.Engine) -> sa.Engine:
+    make_user(sqlite_engine, "ann")
+    return sqlite_engine
+
+
+def cap(engine: sa.Engine, **caps: int) -> None:
+    put_in_force(engine, concurrency=policy({name.replace("_", ":"): count for name, count in caps.items()}))
+
+
+def policy(caps: dict[str, int]) -> ConcurrencyPolicy:
+    return ConcurrencyPolicy(caps=tuple(Cap(scope=scope, jobs=count) for scope, count in caps.items()))
+
+
+def names(engine: sa.Engine, slots: int = 9, worker: str = "w") -> list[str]:
+    return [job.id for job in claim(engine, worker, [None] * slots, limit=99)]
+
+
+@pytest.mark.parametrize("capped", [{"lane": "fal"}, {"model": "veo"}, {"tier": "pro"}])
+def test_jobs_behind_a_capped_one_go_on_however_many_are_capped(ann: sa.Engine, capped: dict[str, str]) -> None:
+    ((column, name),) = capped.items()
+    cap(ann, **{f"{'provider' if column == 'lane' else column}_{name}": 2})
+    enqueue(ann, *(row(f"c{n:03}", **capped) for n in range(250)))  # more than a choice is made from
+    enqueue(ann, *(row(f"o{n}", estimate_seconds=9_000.0) for n in range(3)))
+    assert names(ann, 4) == ["c000", "c001", "o0", "o1"]
+    assert names(ann, 4, "other") == ["o2"]
+    assert names(ann) == []
+
+
+def test_a_place_is_free_when_a_job_has_ended_or_waits_to_be_sent_anew(ann: sa.Engine) -> None:
+    cap(ann, user_ann=1)
+    enqueue(ann, *(row(f"j{n}") for n in range(3)))
+    (first,) = claim(ann, "w", [None] * 3, limit=9)
+    assert names(ann) == []
+    claiming.retry(ann, first, "it broke", AttemptPolicy())
+    (second,) = claim(ann, "w", [None] * 3, limit=9)
+    with transaction(ann, "test") as session:
+        endings.end(session, *second.fence, JobState.SUCCEEDED, cost_microusd=None)
+    assert len(names(ann)) == 1
+
+
+def test_a_job_that_its_provider_may_be_at_keeps_its_place_and_is_looked_at_all_the_same(ann: sa.Engine) -> None:
+    cap(ann, provider_fal=1)
+    enqueue(ann, *(row(f"j{n}", lane="fal") for n in range(2)))
+    (first,) = claim(ann, "w", [None] * 2, limit=9)
+    first = claiming.announce(ann, first, "fal")
+    for let_go in (claiming.wait, claiming.park):
+        let_go(ann, first, "it does not answer", AttemptPolicy())
+        assert names(ann) == []
+        make_due(ann)
+        (first,) = claim(ann, "w", [None] * 2, limit=9)  # the same
+        assert first.id == "j0"
+    expire_claims(ann)
+    assert names(ann) == ["j0"]
+
+
+def work(url: str, name: str, jobs_in_all: int) -> None:
+    """Claim jobs and end them, or let them wait, in any order, until all have ended."""
+    engine, chance = open_engine(url), random.Random(name)
+    held: list[claims.Claim] = []
+    while True:
+        held += claim(engine, name, [None] * chance.randint(1, 4), limit=100)
+        check(engine)
+        chance.shuffle(held)
+        for job in held[: chance.randint(0, len(held))]:
+            held.remove(job)
+            if chance.random() < 0.1:
+                claiming.hand_back(engine, [job])
+                continue
+            with transaction(engine, "test.settle") as session:
+                assert endings.end(session, *job.fence, JobState.SUCCEEDED, cost_microusd=None) is not None
+        if not held:
+            time.sleep(0.02)
+            with reading(engine) as session:
+                done = sa.select(sa.func.count()).where(jobs.c.state == JobState.SUCCEEDED)
+                if session.execute(done).scalar_one() == jobs_in_all:
+                    break
+    engine.dispose()
+
+
+def check(engine: sa.Engine) -> Counter[str]:
+    """At any moment: no scope has more jobs at once than its cap."""
+    counts = Counter[str]()
+    with reading(engine) as session:
+        running = sa.select(jobs.c.lane, jobs.c.model, jobs.c.tier, jobs.c.user_id)
+        for lane, model, tier, user in session.execute(running.where(jobs.c.state == JobState.RUNNING)):
+            counts.update([f"provider:{lane}", f"model:{model}", f"tier:{tier}", f"user:{user}"])
+    over = {
+        scope: count
+        for scope, count in counts.items()
+        if count > CAPS.get(scope, CAPS["user:*"] if scope[:5] == "user:" else 99)
+    }
+    assert not over, over
+    return counts
+
+
+def race(engine: sa.Engine, pool: Executor, *, jobs_in_all: int, workers_in_all: int) -> None:
+    """Let workers share a queue of jobs of some providers, models, tiers and users, under caps on all four."""
+    chance = random.Random(7)
+    for user in ("ann", "ben", "eve"):
+        make_user(engine, user)
+    put_in_force(engine, concurrency=policy(CAPS))
+    for first in range(0, jobs_in_all, 500):
+        drawn = [
+            row(
+                f"j{n}",
+                chance.choice(["ann", "ben", "eve"]),
+                lane=chance.choice(["fal", "local"]),
+                model=chance.choice(["veo", "wan"]),
+                tier=chance.choice(["free", "pro"]),
+            )
+            for n in range(first, min(first + 500, jobs_in_all))
+        ]
+        enqueue(engine, *drawn)
+    url = engine.url.render_as_string(hide_password=False)
+    with pool:
+        workers = [pool.submit(work, url, f"worker {number}", jobs_in_all) for number in range(workers_in_all)]
+        most = Counter[str]()
+        while not all(worker.done() for worker in workers):
+            most |= check(engine)
+            time.sleep(0.02)
+        for worker in workers:
+            worker.result()
+    reached = {scope for scope, count in most.items() if count == CAPS.get(scope)}
+    assert "user:ann" in reached, most  # the race came to a cap at all
+
+
+@pytest.mark.timeout(300)
+def test_some_workers_never_pass_a_cap(postgresql_engine: sa.Engine) -> None:
+    race(postgresql_engine, ThreadPoolExecutor(2), jobs_in_all=30, workers_in_all=2)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("backend", ["sqlite_engine", "postgresql_engine"])
+def test_eight_workers_never_pass_a_cap_in_10_000_claims(request: pytest.FixtureRequest, backend: str) -> None:
+    race(
+        request.getfixturevalue(backend),
+        ProcessPoolExecutor(8, mp_context=FORKED),
+        jobs_in_all=10_000,
+        workers_in_all=8,
+    )

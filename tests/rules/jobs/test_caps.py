@@ -1,0 +1,40 @@
+"""Caps on jobs at once: which scope is full, and which job still fits."""
+
+import pytest
+
+from reelkeeper.model.jobs import Occupied, WaitingJob
+from reelkeeper.rules.jobs.caps import Cap, Room
+from tests.jobs import NOON
+
+
+def job(user: str = "ann", model: str = "veo", tier: str | None = "pro", lane: str | None = "fal") -> WaitingJob:
+    return WaitingJob("j", user, tier, NOON, 100.0, model, lane=lane)
+
+
+@pytest.mark.parametrize(
+    ("cap", "full"),
+    [
+        *((cap, True) for cap in ("provider:fal", "provider:*", "model:veo", "tier:pro", "user:ben")),
+        *((cap, False) for cap in ("provider:runway", "model:wan", "tier:free", "user:ann")),
+    ],
+)
+def test_a_job_fits_until_a_scope_of_its_own_is_full(cap: str, full: bool) -> None:
+    room = Room([Cap(scope=cap, jobs=2)], [Occupied("fal", "veo", "pro", "ben", 1)])
+    assert room.full() == {}
+    assert room.take(job(user="ben")) == full
+    assert room.fits(job(user="ben")) == (not full)
+    assert set(room.full()) == ({cap.replace("*", "fal")} if full else set())
+
+
+def test_each_user_has_the_cap_of_all_but_who_has_their_own() -> None:
+    room = Room([Cap(scope="user:*", jobs=1), Cap(scope="user:ann", jobs=2)], [Occupied("fal", "veo", None, "ann", 1)])
+    assert (room.fits(job("ann")), room.fits(job("ben"))) == (True, True)
+    assert room.take(job("ben"))
+    assert room.take(job("ann"))
+    assert (room.full(), room.fits(job("eve"))) == ({"user:ann": (2, 2), "user:ben": (1, 1)}, True)
+
+
+def test_who_is_to_make_a_job_may_not_be_known() -> None:
+    room = Room([Cap(scope="provider:*", jobs=1), Cap(scope="tier:*", jobs=1)], [Occupied(None, "veo", None, "ann", 9)])
+    assert room.fits(job(tier=None, lane=None))
+    assert room.fits(job())
