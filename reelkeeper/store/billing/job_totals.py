@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from reelkeeper.model.money import JobTotal
@@ -18,6 +19,15 @@ IN_FLIGHT: Final = ""  # the period of what is admitted and not ended
 _FIGURES: Final = tuple(job_totals.c[name] for name in JobTotal._fields)
 
 
+def _add(insert: postgresql.Insert | sqlite.Insert) -> sa.Insert:
+    more = {name: job_totals.c[name] + insert.excluded[name] for name in ("microusd", "refusals")}
+    return insert.on_conflict_do_update(index_elements=["period", "scope"], set_=more)
+
+
+# built once: to build a statement costs more than to send it
+_ADD: Final = {"sqlite": _add(sqlite.insert(job_totals)), "postgresql": _add(postgresql.insert(job_totals))}
+
+
 def add(session: Session, scopes: Sequence[str], by_period: Mapping[str, int], *, refusals: int = 0) -> None:
     """Add micro-dollars to the total of each scope, by period, and refusals."""
     rows = [
@@ -26,11 +36,8 @@ def add(session: Session, scopes: Sequence[str], by_period: Mapping[str, int], *
         for scope in sorted(scopes)
         if microusd or refusals
     ]
-    if not rows:
-        return
-    insert = insert_into(session, job_totals).values(rows)
-    more = {name: job_totals.c[name] + insert.excluded[name] for name in ("microusd", "refusals")}
-    session.execute(insert.on_conflict_do_update(index_elements=["period", "scope"], set_=more))
+    if rows:
+        session.execute(_ADD[session.get_bind().dialect.name], rows)
 
 
 def of_scopes(session: Session, scopes: Collection[str], periods: Collection[str]) -> list[JobTotal]:

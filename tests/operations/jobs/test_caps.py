@@ -4,6 +4,7 @@ import random
 import time
 from collections import Counter
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -22,6 +23,7 @@ from tests.operations.books import make_user
 from tests.operations.queue import enqueue, expire_claims, make_due, row
 from tests.policies import put_in_force
 
+_WAVE = 200  # jobs that wait at once, at most: a claim reads all of them
 CAPS = {"provider:fal": 5, "model:veo": 3, "tier:free": 6, "user:ann": 2, "user:*": 4}
 
 
@@ -121,30 +123,34 @@ def check(engine: sa.Engine) -> Counter[str]:
     return counts
 
 
+def drawn(number: int, chance: random.Random) -> dict[str, Any]:
+    """Give a waiting job of some provider, model, tier and user."""
+    return row(
+        f"j{number}",
+        chance.choice(["ann", "ben", "eve"]),
+        lane=chance.choice(["fal", "local"]),
+        model=chance.choice(["veo", "wan"]),
+        tier=chance.choice(["free", "pro"]),
+    )
+
+
 def race(engine: sa.Engine, pool: Executor, *, jobs_in_all: int, workers_in_all: int) -> None:
     """Let workers share a queue of jobs of some providers, models, tiers and users, under caps on all four."""
     chance = random.Random(7)
     for user in ("ann", "ben", "eve"):
         make_user(engine, user)
     put_in_force(engine, concurrency=policy(CAPS))
-    for first in range(0, jobs_in_all, 500):
-        drawn = [
-            row(
-                f"j{n}",
-                chance.choice(["ann", "ben", "eve"]),
-                lane=chance.choice(["fal", "local"]),
-                model=chance.choice(["veo", "wan"]),
-                tier=chance.choice(["free", "pro"]),
-            )
-            for n in range(first, min(first + 500, jobs_in_all))
-        ]
-        enqueue(engine, *drawn)
     url = engine.url.render_as_string(hide_password=False)
     with pool:
         workers = [pool.submit(work, url, f"worker {number}", jobs_in_all) for number in range(workers_in_all)]
-        most = Counter[str]()
+        most, asked = Counter[str](), 0
         while not all(worker.done() for worker in workers):
             most |= check(engine)
+            with reading(engine) as session:
+                is_short = claims.count_states(session).get(JobState.QUEUED, 0) < _WAVE // 2
+            if is_short and asked < jobs_in_all:
+                enqueue(engine, *(drawn(number, chance) for number in range(asked, min(asked + _WAVE, jobs_in_all))))
+                asked += _WAVE
             time.sleep(0.02)
         for worker in workers:
             worker.result()
