@@ -47,6 +47,8 @@ def prepare(state_dir: Path) -> bool:
     alone = not os.environ.get("PREFECT_API_URL")
     if alone:
         wanted |= _IN_PROCESS
+        if secret := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):  # which the server that is started here asks for
+            wanted["PREFECT_API_AUTH_STRING"] = secret
         if not os.environ.get("PREFECT_PROFILE"):  # a profile names a server of its own
             home = (state_dir / "prefect").absolute()
             tighten(make_folder(home), state_dir)  # Prefect makes one folder, and not those above it

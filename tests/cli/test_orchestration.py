@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from reelkeeper.cli.orchestration import EVENT_DAYS, RUN_DAYS, SERVER
+from reelkeeper.cli.orchestration import EVENT_DAYS, RUN_DAYS, SERVER, prepare
 
 READ = """
 import json
@@ -34,3 +35,14 @@ def test_prefect_takes_what_keeps_its_database_from_growing_without_end() -> Non
         "event_days": EVENT_DAYS,
         "telemetry": False,
     }
+
+
+@pytest.mark.parametrize(("url", "shown"), [("", "ann:secret"), ("http://127.0.0.1:4200/api", None)])
+def test_a_server_of_our_own_is_shown_the_secret_that_it_asks_for(
+    url: str, shown: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"PREFECT_API_URL": url, "PREFECT_SERVER_API_AUTH_STRING": "ann:secret"}
+    monkeypatch.setattr(os, "environ", environment)
+    assert prepare(tmp_path) is (not url)
+    assert environment.get("PREFECT_API_AUTH_STRING") == shown
