@@ -162,8 +162,14 @@ def due_endpoints(session: Session) -> list[str]:
     return list(rows.scalars())
 
 
-def next_due(session: Session, endpoint_id: str) -> Delivery | None:
-    """Read the oldest message that is due to an endpoint; None if there is none, or it is to be left alone."""
+def due_messages(session: Session, endpoint_id: str, limit: int) -> list[int]:
+    """List the oldest messages that are due to an endpoint, one of each subject; none if it is to be left alone."""
+    due = _due().where(endpoints.c.id == endpoint_id, _open()).order_by(outbox.c.id).limit(limit)
+    return [row.id for row in session.execute(due)]
+
+
+def find_due(session: Session, message_id: int) -> Delivery | None:
+    """Read a message that is due; None if it is no more, or its endpoint is to be left alone."""
     old = sa.case((endpoints.c.old_secret_until > Clock(), endpoints.c.old_secret))
     row = session.execute(
         _due()
@@ -173,9 +179,7 @@ def next_due(session: Session, endpoint_id: str) -> Delivery | None:
             old.label("old_secret"),
             Clock().label("at"),
         )
-        .where(endpoints.c.id == endpoint_id, _open())
-        .order_by(outbox.c.id)
-        .limit(1)
+        .where(outbox.c.id == message_id, _open())
     ).one_or_none()
     if row is None:
         return None
