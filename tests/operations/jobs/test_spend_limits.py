@@ -11,15 +11,17 @@ import sqlalchemy as sa
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import Cached, Declined, Joined, Queued, RefusedFor
-from reelkeeper.operations.billing import limits as operations
-from reelkeeper.operations.health import accounts
+from reelkeeper.operations.billing import metering
+from reelkeeper.operations.health import accounts, status
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.settle import cancel, fail, succeed
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
-from reelkeeper.rules.spend.budget import Period
-from reelkeeper.rules.spend.limits import SpendLimit
+from reelkeeper.rules.spend import watch
+from reelkeeper.rules.spend.anomaly import AnomalyPolicy
+from reelkeeper.rules.spend.budget import BudgetPolicy, Period
+from reelkeeper.rules.spend.limits import RULE, SpendLimit
 from reelkeeper.store.core.engine import now, open_engine, reading, transaction
 from reelkeeper.store.tables import credit_holds, job_totals, jobs, reservations
 from tests.children import FORKED
@@ -168,8 +170,13 @@ def test_the_use_of_limits_is_told_of_those_named_and_of_whoever_is_nearly_at_th
     queued(funded, "k1", 3, "ben")
     assert isinstance(ask(funded, "k3", fox(seed=4)), Declined)
     with reading(funded) as session:
-        policy = limits(2 * cost, "user:*", "provider:fal").spend_limits
-        found = operations.uses(session, policy, now(session))
+        as_of = now(session)
+    spent = metering.spent(funded, as_of, first=as_of.date(), users=[])
+    told = [finding for finding in watch.judge(spent, BudgetPolicy(), AnomalyPolicy(), as_of) if finding.rule == RULE]
+    assert [(finding.scope, finding.level) for finding in told] == [("user:ann", "100")]
+    assert "1 request beyond it was refused." in told[0].text
+    found = status.gather(funded).money.limits
+    assert found == tuple(spent.limits)
     assert [(use.scope, use.percent, use.refusals) for use in found] == [("user:ann", 100, 1), ("provider:fal", 0, 0)]
 
 
