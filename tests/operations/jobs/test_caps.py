@@ -165,11 +165,12 @@ def test_some_workers_never_pass_a_cap(postgresql_engine: sa.Engine) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
+@pytest.mark.parametrize("jobs_in_all", [500, pytest.param(10_000, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("backend", ["sqlite_engine", "postgresql_engine"])
-def test_eight_workers_never_pass_a_cap_in_10_000_claims(request: pytest.FixtureRequest, backend: str) -> None:
+def test_eight_workers_never_pass_a_cap(request: pytest.FixtureRequest, backend: str, jobs_in_all: int) -> None:
     race(
         request.getfixturevalue(backend),
         ProcessPoolExecutor(8, mp_context=FORKED),
-        jobs_in_all=10_000,
+        jobs_in_all=jobs_in_all,
         workers_in_all=8,
     )
