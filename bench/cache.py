@@ -71,8 +71,8 @@ def fill(engine: sa.Engine) -> None:
         )
         at = now(session)
         numbers = _NUMBERS[kind].format(many=ENTRIES)
-        row = f"{_KEY[kind]}, 'v' || (i % {VIDEOS}), 'ann', 20000, 'small', i, 0, 0, :at, NULL, NULL"
-        columns = ", ".join(("key, video_id, user_id, cost_microusd, queue, position", "frequency, hits", *_TIMES))
+        row = f"{_KEY[kind]}, 'v' || (i % {VIDEOS}), 'ann', i, 0, :at, NULL, NULL"
+        columns = ", ".join(("key, video_id, user_id, cost_microusd, hits", *_TIMES))
         insert = f"INSERT INTO cache_entries ({columns}) {numbers} SELECT {row} FROM n"  # noqa: S608  constants of ours
         session.execute(sa.text(insert).bindparams(sa.bindparam("at", at, cache_entries.c.created_at.type)))
     with engine.connect() as connection:
@@ -84,14 +84,9 @@ def fill(engine: sa.Engine) -> None:
 def _measure(engine: sa.Engine) -> list[Row]:
     places = random.Random(7).sample(range(1, ENTRIES + 1), LOOKUPS)
     with reading(engine) as session:
-        keys = [
-            session.execute(
-                sa.select(cache_entries.c.key).where(
-                    cache_entries.c.queue == "small", cache_entries.c.position == place
-                )
-            ).scalar_one()
-            for place in places
-        ]
+        drawn = sa.select(cache_entries.c.key).where(cache_entries.c.cost_microusd.in_(places))
+        keys = sorted(session.execute(drawn).scalars())
+    random.Random(7).shuffle(keys)
 
     found_in, ours_alone = list[float](), list[float]()
 

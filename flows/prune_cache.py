@@ -34,6 +34,6 @@ def prune_cache(
             return caches.preview(workspace, report, rules.record_retention)
 
         with workspaces.lease(workspace, "prune_cache") as held:
-            done = caches.carry_out(workspace, held, plan, rules.pruning, run_id)
+            done = caches.carry_out(workspace, held, plan, run_id)
             forgotten = caches.forget(workspace, held, rules.record_retention)
     return report.after(done.dropped, done.stayed, forgotten)

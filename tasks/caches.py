@@ -28,13 +28,12 @@ def judge(workspace: Workspace, policy: PrunePolicy, as_of: datetime, run_id: st
 
 
 @task(task_run_name="prune the cache", cache_policy=NO_CACHE)
-def carry_out(workspace: Workspace, held: HeldLease, plan: PrunePlan, policy: PrunePolicy, run_id: str) -> Done:
-    """Drop and move what the plan says, and forget what left long ago."""
-    moves, done = iter(plan.moves), Done(0, 0, 0)
-    while batch := list(islice(moves, prune_cache.BATCH)):
+def carry_out(workspace: Workspace, held: HeldLease, plan: PrunePlan, run_id: str) -> Done:
+    """Drop what the plan says."""
+    leaving, done = iter(plan.leaving), Done(0, 0, 0)
+    while batch := list(islice(leaving, prune_cache.BATCH)):
         held.check()
         done += prune_cache.carry_out(workspace.engine, batch, lease=held.lease, run_id=run_id)
-    prune_cache.forget(workspace.engine, policy, lease=held.lease)
     get_run_logger().info("%d entries left the cache; %d were used meanwhile and stay", done.dropped, done.stayed)
     return done
 

@@ -59,13 +59,6 @@ class JobState(StrEnum):
 IN_FLIGHT = (JobState.QUEUED, JobState.RUNNING, JobState.PARKED)
 
 
-class CacheQueue(StrEnum):
-    """Which of S3-FIFO's queues an entry stands in."""
-
-    SMALL = "small"
-    MAIN = "main"
-
-
 class CacheItem(NamedTuple):
     """An entry of the cache as the rule of what to leave out sees it."""
 
@@ -73,12 +66,19 @@ class CacheItem(NamedTuple):
     video_id: str
     size_bytes: int
     cost_microusd: int  # what making it again would cost
-    queue: CacheQueue
-    frequency: int
     hits: int
     used_at: datetime  # its last hit, or when it was made
     expires_at: datetime | None
     live: bool  # whether its video can be given
+    requests: int  # recorded with its key, whether it was in the cache then or not
+    first_at: datetime  # the first of them, or when it was made
+
+
+class RequestTime(NamedTuple):
+    """When a request came that got a video."""
+
+    key: str
+    at: datetime
 
 
 class RecordedJob(NamedTuple):

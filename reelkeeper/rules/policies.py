@@ -35,6 +35,7 @@ NOTHING: Final = ("never", "none")  # the words for a rule that is off
 _DROPPED: Final = {  # fields that earlier versions wrote, and that no rule reads any more
     "recipe": {"skip_bits_per_pixel", "lean_bits_per_pixel"},
     "acceptance": {"max_vmaf_mean"},
+    "pruning": {"small_percent"},
 }
 
 

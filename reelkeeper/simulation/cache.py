@@ -1,35 +1,27 @@
-"""Requests for videos, some of them made before, against caches of several kinds.
+"""Requests for videos, some of them made before, against caches of several kinds: ours, published ones and the bound.
 
-Half of the requests never come back. The rest ask for templates, of which 40 are new each day, whose popularity halves
-in ten days and is spread among them by Zipf's law. A video takes 17 MB or so, and $0.02 or so to make again.
+Ours judges as `prune_cache` does, but whenever the budget is full, not once a day: it never takes more than the others.
 """
 
-import bisect
-import itertools
-import math
-import random
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, NamedTuple, Protocol
+from functools import partial
+from typing import Final, Protocol
+
+import numpy as np
 
 from reelkeeper.model.jobs import RecordedRequest
-from reelkeeper.rules.jobs.cache import S3Fifo
+from reelkeeper.rules.jobs.reuse import EDGES, Habits, kind, no_counts, spell
+from reelkeeper.simulation.peers import Lru, S3Fifo, WTinyLfu
+from reelkeeper.simulation.traces import Request
 
-_TEMPLATES_A_DAY, _HALF_LIFE_DAYS, _FIRST_TEMPLATES = 40, 10.0, 400
-_MEDIAN_BYTES, _SIZE_SIGMA = 15e6, 0.5  # of mean 17 MB
-_MEDIAN_MICROUSD, _COST_SIGMA = 19_000, 0.3  # of mean $0.02
 _TTL_DAYS, _FEW_HITS, _IDLE_DAYS = 7, 2, 3  # the source document's
-
-
-class Request(NamedTuple):
-    """A request at a time, for a key whose video takes so many bytes and costs so much to make."""
-
-    day: float
-    key: str
-    size_bytes: int
-    cost_microusd: int
+_FREE_SHARE: Final = 0.02  # of the budget, made at once
+_GROWTH, _FIRST_LEARNT = (
+    1.1,
+    200,
+)  # habits are learnt anew each day, and while the requests are few, as they become more
 
 
 class Cache(Protocol):
@@ -52,27 +44,6 @@ class Served:
     generated_microusd: int
 
 
-def requests(
-    *, seed: int, days: int = 60, a_day: int = 3000, once_share: float = 0.5, alpha: float = 0.8
-) -> Iterator[Request]:
-    """Draw requests in the order of time; `once_share` of them never come back, `alpha` is Zipf's."""
-    draw = random.Random(seed)  # noqa: S311  a simulation is repeated by its seed
-    makes = itertools.count()
-    templates = [_made(draw, f"t{next(makes)}", -draw.uniform(0, 30)) for _ in range(_FIRST_TEMPLATES)]
-    ranks = [draw.uniform(0, 1) for _ in templates]
-    for day in range(days):
-        templates += [_made(draw, f"t{next(makes)}", float(day)) for _ in range(_TEMPLATES_A_DAY)]
-        ranks += [draw.uniform(0, 1) for _ in range(_TEMPLATES_A_DAY)]
-        weights = _popularity(templates, ranks, day, alpha)
-        for number in range(a_day):
-            at = day + number / a_day
-            if draw.random() < once_share:
-                yield _made(draw, f"once{day}-{number}", at)
-            else:
-                chosen = templates[bisect.bisect(weights, draw.random() * weights[-1])]
-                yield chosen._replace(day=at)
-
-
 def recorded(answered: Sequence[RecordedRequest]) -> list[Request]:
     """Give requests that were answered once, in the order of time, as they can be sent again."""
     first = answered[0].at
@@ -82,65 +53,92 @@ def recorded(answered: Sequence[RecordedRequest]) -> list[Request]:
     ]
 
 
-def _made(draw: random.Random, key: str, day: float) -> Request:
-    size, cost = (
-        _MEDIAN_BYTES * math.exp(draw.gauss(0, _SIZE_SIGMA)),
-        _MEDIAN_MICROUSD * math.exp(draw.gauss(0, _COST_SIGMA)),
-    )
-    return Request(day, key, round(size), round(cost))
-
-
-def _popularity(templates: list[Request], ranks: list[float], day: int, alpha: float) -> list[float]:
-    """Give the running sum of the templates' weights: Zipf over a lasting rank, halved every ten days."""
-    count = len(templates)
-    return list(
-        itertools.accumulate(
-            (1 + rank * count) ** -alpha * 0.5 ** ((day - template.day) / _HALF_LIFE_DAYS)
-            for template, rank in zip(templates, ranks, strict=True)
-        )
-    )
-
-
-class Lru:
-    """The cache that lets go of what was not asked for the longest."""
-
-    def __init__(self, budget_bytes: int) -> None:
-        self.budget_bytes, self.size_bytes = budget_bytes, 0
-        self._entries: OrderedDict[str, int] = OrderedDict()
-
-    def hit(self, request: Request) -> bool:
-        """Count a request."""
-        if request.key not in self._entries:
-            return False
-        self._entries.move_to_end(request.key)
-        return True
-
-    def add(self, request: Request) -> None:
-        """Take in a new entry."""
-        self._entries[request.key] = request.size_bytes
-        self.size_bytes += request.size_bytes
-        while self.size_bytes > self.budget_bytes:
-            self.size_bytes -= self._entries.popitem(last=False)[1]
+_VIDEO: Final = [
+    ("first", "f8"),
+    ("last", "f8"),
+    ("times", "i8"),
+    ("kind", "i8"),
+    ("bytes", "i8"),
+    ("dear", "f8"),
+    ("here", "?"),
+]
 
 
 class Ours:
-    """The rule that `prune_cache` follows, S3-FIFO."""
+    """The rule of `prune_cache`: what saves the least goes first, by `rules/jobs/reuse`."""
 
     def __init__(self, budget_bytes: int) -> None:
-        self._cache = S3Fifo(budget_bytes)
-
-    @property
-    def size_bytes(self) -> int:
-        """What the entries take."""
-        return self._cache.size_bytes
+        self.budget_bytes, self.size_bytes = budget_bytes, 0
+        self._numbers: dict[str, int] = {}
+        self._all = np.zeros(1024, dtype=_VIDEO)  # by number; `dear` is the cost by the bytes
+        self._ended, self._worth = no_counts(), no_counts()
+        self._asked, self._learn_at, self._learn_day = 0, _FIRST_LEARNT, 1.0
 
     def hit(self, request: Request) -> bool:
         """Count a request."""
-        return self._cache.hit(request.key)
+        self._asked += 1
+        number = self._numbers.setdefault(request.key, len(self._numbers))
+        if number == len(self._all):
+            self._all = np.concatenate((self._all, np.zeros_like(self._all)))
+        video = self._all[number]
+        if not video["times"]:
+            dear = request.cost_microusd / request.size_bytes
+            self._all[number] = (request.day, request.day, 1, 0, request.size_bytes, dear, False)
+        else:
+            self._ended[video["kind"], spell(request.day - video["last"])] += 1
+            video["times"] += 1
+            video["last"] = request.day
+            video["kind"] = kind(video["times"], request.day - video["first"])
+        if self._asked >= self._learn_at or request.day >= self._learn_day:
+            self._learn(request.day)
+        return bool(video["here"])
+
+    def add(self, request: Request) -> None:
+        """Take in a new entry, unless it is larger than the budget."""
+        if request.size_bytes > self.budget_bytes:
+            return
+        self._all["here"][self._numbers[request.key]] = True
+        self.size_bytes += request.size_bytes
+        if self.size_bytes > self.budget_bytes:
+            self._prune(request.day)
+
+    def _learn(self, day: float) -> None:
+        known, waiting = self._all[: len(self._numbers)], no_counts()
+        np.add.at(waiting, (known["kind"], _spells(known, day)), 1)
+        room = self.budget_bytes / float(known["bytes"].mean())
+        self._worth = Habits(self._ended, waiting, self._asked / max(day, EDGES[0])).worth(room)
+        self._learn_at, self._learn_day = int(self._asked * _GROWTH) + 50, day + 1
+
+    def _prune(self, day: float) -> None:
+        if not self._worth.any():
+            self._learn(day)
+        here = np.flatnonzero(self._all["here"])
+        entries = self._all[here]
+        order = np.argsort(self._worth[entries["kind"], _spells(entries, day)] * entries["dear"], kind="stable")
+        freed = np.cumsum(entries["bytes"][order])
+        enough = int(np.searchsorted(freed, self.size_bytes - (1 - _FREE_SHARE) * self.budget_bytes))
+        self._all["here"][here[order[: enough + 1]]] = False
+        self.size_bytes -= int(freed[enough])
+
+
+def _spells(videos: np.ndarray, day: float) -> np.ndarray:
+    return np.searchsorted(EDGES, day - videos["last"], side="right")
+
+
+class Unlimited:
+    """The bound: what no cache of any size can better."""
+
+    def __init__(self, _: int) -> None:
+        self.size_bytes, self._keys = 0, set[str]()
+
+    def hit(self, request: Request) -> bool:
+        """Count a request."""
+        return request.key in self._keys
 
     def add(self, request: Request) -> None:
         """Take in a new entry."""
-        self._cache.add(request.key, request.size_bytes)
+        self._keys.add(request.key)
+        self.size_bytes += request.size_bytes
 
 
 class Seed:
@@ -178,7 +176,15 @@ class Seed:
 
 
 GB: Final = 10**9
-CACHES: Final[dict[str, Callable[[int], Cache]]] = {"ours": Ours, "LRU": Lru, "seed": Seed}
+CACHES: Final[dict[str, Callable[[int], Cache]]] = {
+    "ours": Ours,
+    "S3-FIFO": S3Fifo,
+    "W-TinyLFU": WTinyLfu,
+    "W-TinyLFU, climbing": partial(WTinyLfu, climbs=True),
+    "LRU": Lru,
+    "seed": Seed,
+    "unlimited": Unlimited,
+}
 
 
 def serve(name: str, cache: Cache, coming: Iterable[Request]) -> Served:

@@ -108,24 +108,30 @@ def queue(
 
 @group.command()
 def cache(
-    budget_gb: Annotated[float, typer.Option(min=0.1, max=10_000, help="GB that ours and LRU may take.")] = 10,
+    budget_gb: Annotated[float, typer.Option(min=0.1, max=10_000, help="GB that each but the last two may take.")] = 10,
+    trace: Annotated[
+        str, typer.Option(help="What is asked for: templates, scans, bursts, loops, sessions, fashions or studios.")
+    ] = "templates",
     days: Annotated[int, typer.Option(min=1, max=365, help="Days of requests.")] = 30,
     requests_a_day: Annotated[int, typer.Option(min=10, max=100_000, help="Requests on each.")] = 3000,
-    once: Annotated[float, typer.Option(min=0, max=1, help="Share of requests that never come back.")] = 0.5,
-    alpha: Annotated[float, typer.Option(min=0, max=3, help="Zipf's exponent of the rest.")] = 0.8,
     recorded: Recorded = None,
     seed: Seed = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Send one stream of requests to three caches: ours (S3-FIFO), the least recently used, a fixed time to live."""
+    """Send one stream of requests to several caches: ours, S3-FIFO, W-TinyLFU, the least recently used, and others.
+
+    `unlimited` is the bound: it keeps everything.
+    """
     from reelkeeper.simulation import cache as simulation
     from reelkeeper.simulation.cache import CACHES, GB, serve
+    from reelkeeper.simulation.traces import TRACES
 
+    if trace not in TRACES:
+        raise Misconfigured(f"no trace {trace!r}; there are {', '.join(TRACES)}")
     if recorded is None:
-        drawn = simulation.requests(seed=seed, days=days, a_day=requests_a_day, once_share=once, alpha=alpha)
-        coming = list(drawn)
+        coming, drawn = list(TRACES[trace](seed=seed, days=days, a_day=requests_a_day)), trace
     else:
-        coming = simulation.recorded(_recorded_requests(recorded))
+        coming, drawn = simulation.recorded(_recorded_requests(recorded)), "record"
         days = math.ceil(coming[-1].day)
     served = [serve(name, make(round(budget_gb * GB)), coming) for name, make in CACHES.items()]
     if as_json:
@@ -141,8 +147,8 @@ def cache(
         )
         for item in served
     ]
-    title = f"{len(coming):,} requests over {days} days; ours and LRU within {budget_gb:g} GB"
-    table(("cache", ">hits", ">of the cost", ">takes", ">spent on generating"), rows, title=title)
+    title = f"{len(coming):,} requests of {drawn} over {days} days; within {budget_gb:g} GB, but for seed and unlimited"
+    table(("!cache", ">hits", ">of the cost", ">takes", ">spent on generating"), rows, title=title)
     say(_NOTE)
 
 

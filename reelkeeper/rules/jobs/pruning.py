@@ -4,13 +4,14 @@
     expired    nobody has asked for it in its time
     rent       storing its video since it was last used cost more than making it again would
     unused     the first sketch's: hit less than twice, and not for three days; asked for by `rule="seed"`
-    budget     the first to go by S3-FIFO, as `rules/cache` has it, while the videos take more bytes than the budget
+    budget     while the videos take more bytes than the budget, what saves the least: how likely and how soon it is
+               asked for again, as `reuse` learns it from recorded requests, times its cost, by its bytes
 
 Making a video again costs hundreds of times what keeping it for a month does, so "unused" is off unless somebody asks,
 and "rent" takes years to match. A plan says of each rule what it saves and what it loses.
 """
 
-from collections import deque
+import heapq
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -18,12 +19,12 @@ from typing import Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.model.jobs import CacheItem, CacheQueue
+from reelkeeper.model.jobs import CacheItem, RequestTime
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, STANDARD
+from reelkeeper.rules.jobs.reuse import DAY, Counts, kind, learn, spell
 
 RULES: Final = ("gone", "expired", "rent", "unused", "budget")
-_PROVEN: Final = 2  # hits that take an entry from the small queue into the main one, as in rules/cache
 _DAY_SECONDS: Final = 86_400
 _GB: Final = 10**9
 _MICROUSD_PER_GB_MONTH: Final = int(STANDARD.storage_usd_per_gb_month * 10**6)
@@ -37,23 +38,19 @@ class PrunePolicy(BaseModel):
     budget_bytes: int | None = Field(
         100_000_000_000, ge=1, description="Bytes of all videos that the cache may give again; never: any"
     )
-    small_percent: int = Field(10, ge=1, le=99, description="Share of the budget for entries that are on trial")
     rule: Literal["rent", "seed"] = Field(
         "rent", description="rent: by age only what cost more to keep than to make; seed: also what is hardly used"
     )
     min_hits: int = Field(2, ge=1, description="Under the seed's rule, entries with fewer hits go")
-    idle_days: int = Field(
-        3, ge=1, description="Under the seed's rule, only entries unused for so long; as long on trial"
-    )
+    idle_days: int = Field(3, ge=1, description="Under the seed's rule, only entries unused for so long")
     max_entries: int = Field(20_000, ge=1, description="Entries that one run drops at most")
 
 
-class Move(NamedTuple):
-    """What becomes of one entry: it goes, by `rule`, or, with `rule` "", to the end of the main queue."""
+class Leaving(NamedTuple):
+    """An entry that goes, and by which rule."""
 
     item: CacheItem
     rule: str
-    frequency: int = 0  # that it has after the move
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +66,17 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """Which entries go and which are moved, of how many."""
+    """Which entries go, of how many."""
 
     entries: int
     size_bytes: int
-    moves: list[Move] = field(repr=False)
+    leaving: list[Leaving] = field(repr=False)
 
     def by_rule(self) -> tuple[Pruned, ...]:
         """Sum up what goes, by rule; rules that nothing goes by are left out."""
         sums: dict[str, list[CacheItem]] = {}
-        for move in self.moves:
-            if move.rule:
-                sums.setdefault(move.rule, []).append(move.item)
+        for item, rule in self.leaving:
+            sums.setdefault(rule, []).append(item)
         return tuple(
             Pruned(
                 rule,
@@ -132,61 +128,49 @@ def rent_microusd(size_bytes: int, seconds: float) -> float:
     return size_bytes / _GB * _MICROUSD_PER_GB_MONTH * seconds / (DAYS_A_MONTH * _DAY_SECONDS)
 
 
-def plan(stream: Callable[[CacheQueue], Iterable[CacheItem]], policy: PrunePolicy, as_of: datetime) -> PrunePlan:
-    """Decide on each entry; `stream` gives those of a queue in the order of their turn, and is asked twice at most.
+def plan(
+    entries: Callable[[], Iterable[CacheItem]],
+    requests: Callable[[], Iterable[RequestTime]],
+    policy: PrunePolicy,
+    as_of: datetime,
+) -> PrunePlan:
+    """Decide on each entry; `entries` is asked twice at most, and `requests`, as `learn` takes them, once at most.
 
-    Of more than `max_entries` that could go, those that are gone, expired and so on come first. Memory holds what goes
-    or moves, and not what stays.
+    Of more than `max_entries` that could go, those that are gone, expired and so on come first. Memory holds what goes,
+    and not what stays.
     """
-    entries, aged, size = 0, list[Move](), dict.fromkeys(CacheQueue, 0)
-    sum_bytes = 0
-    for queue in CacheQueue:
-        for item in stream(queue):
-            entries, sum_bytes = entries + 1, sum_bytes + item.size_bytes
-            rule = by_age(item, policy, as_of)
-            if rule is None:
-                size[queue] += item.size_bytes
-            else:
-                aged.append(Move(item, rule))
-    aged = sorted(aged, key=lambda move: RULES.index(move.rule))[: policy.max_entries]
-    young = {
-        queue: _Turns(item for item in stream(queue) if by_age(item, policy, as_of) is None) for queue in CacheQueue
-    }
-    over = _over_budget(young, size, policy, policy.max_entries - len(aged))
-    return PrunePlan(entries, sum_bytes, [*aged, *over])
-
-
-class _Turns:
-    """A queue whose head is read as it is needed, and what was put at its end."""
-
-    def __init__(self, items: Iterable[CacheItem]) -> None:
-        self._items = iter(items)
-        self.again: deque[tuple[CacheItem, int]] = deque()
-
-    def pop(self) -> tuple[CacheItem, int]:
-        """Give the entry whose turn it is, and its hits since the last one."""
-        item = next(self._items, None)
-        return (item, item.frequency) if item is not None else self.again.popleft()
-
-
-def _over_budget(
-    queues: Mapping[CacheQueue, _Turns], size: dict[CacheQueue, int], policy: PrunePolicy, most: int
-) -> list[Move]:
-    """Let entries take their turns until the rest fits; each is named once, with what became of it last."""
-    moved, left = dict[str, Move](), 0
-    small, main, budget = CacheQueue.SMALL, CacheQueue.MAIN, policy.budget_bytes
-    while budget is not None and sum(size.values()) > budget and left < most:
-        on_trial = not size[main] or (size[small] > 0 and 100 * size[small] >= budget * policy.small_percent)
-        turn = small if on_trial else main
-        item, hits = queues[turn].pop()
-        size[turn] -= item.size_bytes
-        moved.pop(item.key, None)
-        if hits >= (_PROVEN if on_trial else 1):
-            hits = 0 if on_trial else hits - 1
-            queues[main].again.append((item, hits))
-            size[main] += item.size_bytes
-            moved[item.key] = Move(item, "", hits)
+    count = sum_bytes = young = young_bytes = 0
+    aged = list[Leaving]()
+    for item in entries():
+        count, sum_bytes = count + 1, sum_bytes + item.size_bytes
+        rule = by_age(item, policy, as_of)
+        if rule is None:
+            young, young_bytes = young + 1, young_bytes + item.size_bytes
         else:
-            moved[item.key] = Move(item, "budget")
-            left += 1
-    return list(moved.values())
+            aged.append(Leaving(item, rule))
+    aged = sorted(aged, key=lambda leaving: RULES.index(leaving.rule))[: policy.max_entries]
+    over, most = list[CacheItem](), policy.max_entries - len(aged)
+    if policy.budget_bytes is not None and young_bytes > policy.budget_bytes and most > 0:
+        worth = learn(requests(), as_of).worth(policy.budget_bytes * young / young_bytes)
+        kept = (item for item in entries() if by_age(item, policy, as_of) is None)
+        over = _least(kept, worth, as_of, young_bytes - policy.budget_bytes, most)
+    return PrunePlan(count, sum_bytes, [*aged, *(Leaving(item, "budget") for item in over)])
+
+
+def saves(item: CacheItem, worth: Counts, as_of: datetime) -> float:
+    """Give what a byte of an entry is expected to save, in micro-dollars."""
+    times, idle_days = max(item.requests, item.hits + 1), (as_of - item.used_at) / DAY
+    expected = worth[kind(times, (item.used_at - item.first_at) / DAY), spell(idle_days)]
+    return float(expected) * item.cost_microusd / max(item.size_bytes, 1)
+
+
+def _least(items: Iterable[CacheItem], worth: Counts, as_of: datetime, excess_bytes: int, most: int) -> list[CacheItem]:
+    """Give those that save the least and have `excess_bytes` together, the least first, and at most so many."""
+    heap, sum_bytes = list[tuple[float, float, str, CacheItem]](), 0  # what saves most is first, to make place
+    for item in items:
+        # of equals the one that was used longest ago goes
+        heapq.heappush(heap, (-saves(item, worth, as_of), -item.used_at.timestamp(), item.key, item))
+        sum_bytes += item.size_bytes
+        while len(heap) > most or sum_bytes - heap[0][-1].size_bytes >= excess_bytes:
+            sum_bytes -= heapq.heappop(heap)[-1].size_bytes
+    return [entry[-1] for entry in sorted(heap, reverse=True)]

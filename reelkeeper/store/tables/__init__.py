@@ -58,7 +58,6 @@ heartbeats = _TABLES["heartbeats"]
 
 jobs = _TABLES["jobs"]
 cache_entries = _TABLES["cache_entries"]
-cache_ghosts = _TABLES["cache_ghosts"]
 uploads = _TABLES["uploads"]
 api_tokens = _TABLES["api_tokens"]
 performance_windows = _TABLES["performance_windows"]

@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
-from reelkeeper.model.jobs import IN_FLIGHT, CacheQueue, JobState
+from reelkeeper.model.jobs import IN_FLIGHT, JobState
 from reelkeeper.store.tables.columns import UtcDateTime, known
 
 _LEADS = f"leader_id IS NULL AND state IN ({', '.join(repr(str(state)) for state in IN_FLIGHT)})"
@@ -77,27 +77,14 @@ class CacheEntry(SQLModel, table=True):
     """A request whose video can be given again. Goes with its video."""
 
     __tablename__ = "cache_entries"
-    __table_args__ = (known("queue", CacheQueue), sa.Index("ix_cache_entries_order", "queue", "position"))
     key: str = Field(primary_key=True)
     video_id: str = Field(foreign_key="videos.id", index=True)
     user_id: str | None = None  # None: shared with everybody
     cost_microusd: int = Field(sa_type=sa.BigInteger)  # what making it again would cost
-    queue: str = CacheQueue.SMALL
-    position: int = Field(sa_type=sa.BigInteger)  # the lower, the sooner its turn comes
-    frequency: int = 0  # hits since its last turn, at most 3
     hits: int = 0
     created_at: datetime = Field(sa_type=UtcDateTime)
     last_hit_at: datetime | None = Field(None, sa_type=UtcDateTime)
     expires_at: datetime | None = Field(None, sa_type=UtcDateTime)  # no index: every hit changes it
-
-
-class CacheGhost(SQLModel, table=True):
-    """The key of an entry that left the small queue lately; one that comes back is trusted at once."""
-
-    __tablename__ = "cache_ghosts"
-    key: str = Field(primary_key=True)
-    size_bytes: int = Field(sa_type=sa.BigInteger)
-    position: int = Field(sa_type=sa.BigInteger, index=True)
 
 
 class UploadRow(SQLModel, table=True):

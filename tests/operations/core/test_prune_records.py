@@ -42,7 +42,7 @@ POLICY = RecordRetentionPolicy()
 FOREVER = {
     "policy_versions",
     "blocked_bytes",
-    *("accounts", "api_tokens", "audit_events", "blobs", "cache_entries", "cache_ghosts", "charges", "controls"),
+    *("accounts", "api_tokens", "audit_events", "blobs", "cache_entries", "charges", "controls"),
     *("credit_holds", "deployment", "entries", "heartbeats", "holds", "key_owners", "leases", "orphans"),
     *("spend_days", "storage_accounts", "transfers", "users", "videos", "view_days", "webhook_endpoints"),
 }

@@ -108,7 +108,7 @@ def test_what_was_made_is_given_again_for_nothing_and_counted(funded: sa.Engine)
     assert balances(funded, "ann") == before
     with reading(funded) as session:
         entry = session.execute(sa.select(cache_entries)).one()
-    assert (entry.hits, entry.frequency, entry.user_id) == (1, 1, "ann")
+    assert (entry.hits, entry.user_id) == (1, "ann")
     assert row(funded, hit.job_id).state == JobState.SUCCEEDED
 
 
@@ -144,12 +144,11 @@ def test_a_video_that_is_gone_or_an_entry_that_is_over_is_not_given(funded: sa.E
 def test_a_hit_begins_the_time_of_its_entry_anew(funded: sa.Engine) -> None:
     made(funded, "k1")
     with transaction(funded, "test") as session:
-        session.execute(sa.update(cache_entries).values(expires_at=Clock(5), frequency=3))
+        session.execute(sa.update(cache_entries).values(expires_at=Clock(5)))
     ask(funded, "k2")
     with reading(funded) as session:
         left = session.execute(sa.select(cache_entries.c.expires_at > Clock(6 * 86_400))).scalar_one()
         assert left
-        assert session.execute(sa.select(cache_entries.c.frequency)).scalar_one() == 3
 
 
 def test_too_few_credits_no_room_and_an_unknown_tier_are_refused_and_leave_nothing(funded: sa.Engine) -> None:

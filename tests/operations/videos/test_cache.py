@@ -6,7 +6,6 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.errors import LeaseLost
-from reelkeeper.model.jobs import CacheQueue
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.jobs import prune_cache
 from reelkeeper.operations.jobs.prune_cache import Done
@@ -14,11 +13,10 @@ from reelkeeper.rules.jobs.pruning import PrunePolicy
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.tables import audit_events, cache_entries, cache_ghosts
+from reelkeeper.store.tables import audit_events, cache_entries, jobs, videos
 from reelkeeper.store.videos import cache
+from tests.jobs import made
 from tests.operations.books import make_user, store_video
-
-SMALL, MAIN = CacheQueue.SMALL, CacheQueue.MAIN
 
 
 @pytest.fixture
@@ -45,16 +43,11 @@ def hit(engine: sa.Engine, number: int, times: int = 1) -> None:
             assert cache.take(session, f"k{number}", None) == f"v{number}"
 
 
-def entries(engine: sa.Engine) -> dict[str, tuple[str, int, int]]:
-    """Give queue, frequency and hits by key, in the order of their turns."""
-    columns = cache_entries.c
+def entries(engine: sa.Engine) -> dict[str, int]:
+    """Give hits by key."""
     with reading(engine) as session:
-        rows = session.execute(
-            sa.select(columns.key, columns.queue, columns.frequency, columns.hits).order_by(
-                columns.queue, columns.position
-            )
-        )
-        return {row.key: (row.queue, row.frequency, row.hits) for row in rows}
+        rows = session.execute(sa.select(cache_entries.c.key, cache_entries.c.hits).order_by(cache_entries.c.key))
+        return {row.key: row.hits for row in rows}
 
 
 def at(engine: sa.Engine) -> datetime:
@@ -64,7 +57,7 @@ def at(engine: sa.Engine) -> datetime:
 
 def run(engine: sa.Engine, lease: Lease, **policy: object) -> Done:
     plan = prune_cache.draw(engine, PrunePolicy.model_validate(policy), at(engine))
-    return prune_cache.carry_out(engine, plan.moves, lease=lease, run_id="run")
+    return prune_cache.carry_out(engine, plan.leaving, lease=lease, run_id="run")
 
 
 @pytest.fixture
@@ -73,58 +66,54 @@ def lease(filled: sa.Engine) -> Lease:
     return lease
 
 
-def test_new_entries_are_on_trial_in_the_order_they_came(filled: sa.Engine) -> None:
-    assert list(entries(filled)) == [f"k{n}" for n in range(10)]
-    assert set(entries(filled).values()) == {(SMALL, 0, 0)}
-
-
-def test_over_the_budget_what_was_not_hit_goes_and_what_was_hit_twice_is_proven(
-    filled: sa.Engine, lease: Lease
-) -> None:
+def test_over_the_budget_what_saves_the_least_goes_and_videos_stay(filled: sa.Engine, lease: Lease) -> None:
     hit(filled, 0, 2)
-    hit(filled, 1, 1)
+    with transaction(filled, "test") as session:
+        session.execute(
+            sa.update(cache_entries).where(cache_entries.c.key.in_(["k1", "k2", "k3"])).values(cost_microusd=9)
+        )
     assert run(filled, lease, budget_bytes=700) == Done(3, 300, 0)
-    assert entries(filled)["k0"] == (MAIN, 0, 2)
-    assert not {"k1", "k2", "k3"} & entries(filled).keys()
+    assert entries(filled) == {"k0": 2} | {f"k{n}": 0 for n in range(4, 10)}
     with reading(filled) as session:
-        ghosts = session.execute(sa.select(cache_ghosts.c.key).order_by(cache_ghosts.c.position)).scalars().all()
         told = session.execute(sa.select(audit_events.c.detail).where(audit_events.c.event == "prune")).scalars().all()
-    assert ghosts == ["k1", "k2", "k3"]
+        assert session.execute(sa.select(sa.func.count()).select_from(videos)).scalar_one() == 10
     assert told == [{"entries": 3, "bytes": 300, "rules": ["budget"]}]
 
 
-def test_what_comes_back_soon_is_trusted_at_once_and_forgotten_ghosts_are_not(filled: sa.Engine, lease: Lease) -> None:
-    run(filled, lease, budget_bytes=700)
-    assert prune_cache.forget(filled, PrunePolicy(budget_bytes=200), lease=lease) == 1  # the oldest of three
-    put(filled, 0)
-    put(filled, 2)
-    assert entries(filled)["k0"][0] == SMALL
-    assert entries(filled)["k2"][0] == MAIN
-    assert prune_cache.forget(filled, PrunePolicy(budget_bytes=200), lease=lease) == 0
+def test_what_jobs_recorded_is_known_of_an_entry(filled: sa.Engine) -> None:
+    today = at(filled)
+    with transaction(filled, "test") as session:
+        for days in (30, 20, 10):
+            when = today - timedelta(days=days)
+            session.execute(sa.insert(jobs).values(made(f"j{days}", when, wait=0, took=0, cache_key="k0")))
+    with reading(filled) as session:
+        found = {item.key: item for item in cache.stream(session)}
+        recorded = list(cache.requests(session))
+    assert (found["k0"].requests, found["k0"].first_at) == (3, today - timedelta(days=30))
+    assert (found["k1"].requests, found["k1"].first_at) == (1, found["k1"].used_at)
+    assert [(request.key, (today - request.at).days) for request in recorded] == [("k0", 30), ("k0", 20), ("k0", 10)]
 
 
 def test_an_entry_that_is_used_after_the_plan_stays(filled: sa.Engine, lease: Lease) -> None:
     plan = prune_cache.draw(filled, PrunePolicy(budget_bytes=500), at(filled))
     hit(filled, 1)
-    assert prune_cache.carry_out(filled, plan.moves, lease=lease, run_id="run") == Done(4, 400, 1)
+    assert prune_cache.carry_out(filled, plan.leaving, lease=lease, run_id="run") == Done(4, 400, 1)
     assert "k1" in entries(filled)
-    assert prune_cache.carry_out(filled, plan.moves, lease=lease, run_id="run") == Done(0, 0, 5)  # safe to repeat
+    assert prune_cache.carry_out(filled, plan.leaving, lease=lease, run_id="run") == Done(0, 0, 5)  # safe to repeat
 
 
 def test_a_run_that_lost_its_lease_changes_nothing(filled: sa.Engine, lease: Lease) -> None:
     plan = prune_cache.draw(filled, PrunePolicy(budget_bytes=500), at(filled))
     with pytest.raises(LeaseLost):
-        prune_cache.carry_out(filled, plan.moves, lease=lease._replace(token=lease.token + 1), run_id="run")
+        prune_cache.carry_out(filled, plan.leaving, lease=lease._replace(token=lease.token + 1), run_id="run")
     assert len(entries(filled)) == 10
 
 
 def test_the_seeds_rule_drops_what_is_hardly_used_for_three_days(filled: sa.Engine, lease: Lease) -> None:
     hit(filled, 0, 2)
     plan = prune_cache.draw(filled, PrunePolicy(rule="seed"), at(filled) + timedelta(days=3, minutes=1))
-    assert len(plan.moves) == 9
-    assert prune_cache.carry_out(filled, plan.moves, lease=lease, run_id="run").dropped == 9
-    with reading(filled) as session:  # S3-FIFO's ghosts are of what left for want of room
-        assert session.execute(sa.select(sa.func.count()).select_from(cache_ghosts)).scalar_one() == 0
+    assert len(plan.leaving) == 9
+    assert prune_cache.carry_out(filled, plan.leaving, lease=lease, run_id="run").dropped == 9
 
 
 def test_entries_go_with_their_videos(filled: sa.Engine) -> None:

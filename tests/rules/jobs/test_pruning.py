@@ -1,4 +1,4 @@
-"""What leaves the cache: by age, by rent, and by S3-FIFO when there is a budget to keep."""
+"""What leaves the cache: by age, by rent, and what saves the least when there is a budget to keep."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -8,24 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelkeeper.model.jobs import CacheItem, CacheQueue
-from reelkeeper.rules.jobs.cache import S3Fifo
-from reelkeeper.rules.jobs.pruning import PrunePlan, PrunePolicy, by_age, plan, rent_microusd
+from reelkeeper.model.jobs import CacheItem, RequestTime
+from reelkeeper.rules.jobs.pruning import PrunePlan, PrunePolicy, by_age, plan, rent_microusd, saves
+from reelkeeper.rules.jobs.reuse import learn
 
 NOW = datetime(2026, 11, 24, 5, tzinfo=UTC)
-SMALL, MAIN = CacheQueue.SMALL, CacheQueue.MAIN
 
 
 def item(key: str = "a", *, idle_days: float = 0.0, **changes: Any) -> CacheItem:  # noqa: ANN401  fields of an item
     used_at = NOW - timedelta(days=idle_days)
-    return CacheItem(key, f"v-{key}", 17_000_000, 20_000, SMALL, 0, 0, used_at, None, live=True)._replace(**changes)
+    made = CacheItem(key, f"v-{key}", 17_000_000, 20_000, 0, used_at, None, live=True, requests=1, first_at=used_at)
+    return made._replace(**changes)
 
 
-def decide(items: Iterable[CacheItem], **policy: Any) -> PrunePlan:  # noqa: ANN401  fields of a policy
+def decide(items: Iterable[CacheItem], asked: Iterable[RequestTime] = (), **policy: Any) -> PrunePlan:  # noqa: ANN401  fields of a policy
     told = list(items)
-    return plan(
-        lambda queue: (cache_item for cache_item in told if cache_item.queue == queue), PrunePolicy(**policy), NOW
-    )
+    return plan(lambda: iter(told), lambda: asked, PrunePolicy(**policy), NOW)
 
 
 @pytest.mark.parametrize(
@@ -55,12 +53,12 @@ def test_keeping_a_video_for_a_month_costs_a_hundredth_of_a_cent_or_so() -> None
 
 def test_within_the_budget_nothing_goes() -> None:
     found = decide([item(str(n)) for n in range(10)], budget_bytes=170_000_000)
-    assert (found.entries, found.size_bytes, found.moves) == (10, 170_000_000, [])
-    assert not decide([item(str(n)) for n in range(10)], budget_bytes=None).moves
+    assert (found.entries, found.size_bytes, found.leaving) == (10, 170_000_000, [])
+    assert not decide([item(str(n)) for n in range(10)], budget_bytes=None).leaving
 
 
 def test_a_plan_says_what_each_rule_saves_and_loses() -> None:
-    found = decide([item("a", live=False), item("b"), item("c"), item("d", queue=MAIN)], budget_bytes=34_000_000)
+    found = decide([item("a", live=False), item("b"), item("c"), item("d")], budget_bytes=34_000_000)
     gone, budget = found.by_rule()
     assert (gone.rule, gone.entries) == ("gone", 1)
     assert (budget.rule, budget.entries, budget.size_bytes) == ("budget", 1, 17_000_000)
@@ -68,27 +66,60 @@ def test_a_plan_says_what_each_rule_saves_and_loses() -> None:
 
 
 def test_one_run_drops_no_more_than_it_may_and_what_is_gone_goes_first() -> None:
-    found = decide([item("a"), item("b"), item("c", live=False)], budget_bytes=1, max_entries=2)
-    assert [(move.item.key, move.rule) for move in found.moves] == [("c", "gone"), ("a", "budget")]
+    found = decide([item("b"), item("a", cost_microusd=19_000), item("c", live=False)], budget_bytes=1, max_entries=2)
+    assert [(each.item.key, each.rule) for each in found.leaving] == [("c", "gone"), ("a", "budget")]
 
 
-ITEMS = st.lists(
-    st.tuples(st.sampled_from([SMALL, MAIN]), st.integers(0, 3), st.integers(1, 40)), min_size=1, max_size=60
+SHAPES = st.lists(
+    st.tuples(st.integers(0, 5), st.integers(1, 40), st.integers(1, 9), st.integers(0, 90)), min_size=1, max_size=60
 )
 
 
-@given(ITEMS, st.integers(1, 1000))
-def test_the_budget_is_kept_as_s3_fifo_keeps_it(shape: list[tuple[CacheQueue, int, int]], budget: int) -> None:
-    items = [item(str(n), queue=queue, frequency=hits, size_bytes=size) for n, (queue, hits, size) in enumerate(shape)]
-    peer = S3Fifo(budget)
-    for cache_item in items:
-        peer._hits[cache_item.key] = cache_item.frequency
-        (peer._small if cache_item.queue == SMALL else peer._main)[cache_item.key] = cache_item.size_bytes
-    peer._small_bytes, peer._main_bytes = sum(peer._small.values()), sum(peer._main.values())
-    left = peer._make_room(0)
-    found = decide(items, budget_bytes=budget)
-    assert sorted(move.item.key for move in found.moves if move.rule) == sorted(left)
-    moved = {move.item.key: move.frequency for move in found.moves if not move.rule}
-    assert [*peer._main][len(peer._main) - len(moved) :] == [*moved]
-    assert all(peer._hits[key] == hits for key, hits in moved.items())
-    assert sum(cache_item.size_bytes for cache_item in items if cache_item.key not in left) <= budget
+@given(SHAPES, st.integers(1, 1000), st.integers(1, 60))
+def test_what_saves_the_least_goes_and_no_more_than_must(
+    shape: list[tuple[int, int, int, int]], budget: int, most: int
+) -> None:
+    items = [
+        item(str(n), hits=hits, size_bytes=size, cost_microusd=cost * 10**6, idle_days=idle)
+        for n, (hits, size, cost, idle) in enumerate(shape)
+    ]
+    going = [each.item for each in decide(items, budget_bytes=budget, max_entries=most).leaving]
+    worth = learn([], NOW).worth(budget * len(items) / sum(each.size_bytes for each in items))
+    order = sorted(items, key=lambda each: (saves(each, worth, NOW), each.used_at))
+    excess, sizes = sum(each.size_bytes for each in items) - budget, [each.size_bytes for each in going]
+    assert [(saves(each, worth, NOW), each.used_at) for each in going] == [
+        (saves(each, worth, NOW), each.used_at) for each in order[: len(going)]
+    ]
+    assert len(going) <= most
+    assert sum(sizes) >= excess or len(going) == most
+    assert not sizes or sum(sizes[:-1]) < excess
+
+
+def asked_at(key: str, *days_ago: float) -> list[RequestTime]:
+    return [RequestTime(key, NOW - timedelta(days=days)) for days in sorted(days_ago, reverse=True)]
+
+
+def test_of_those_that_are_alike_the_one_that_is_dear_for_its_bytes_stays() -> None:
+    found = decide(
+        [item("a"), item("b", cost_microusd=20_001), item("c", size_bytes=17_000_001)], budget_bytes=17 * 10**6
+    )
+    assert [each.item.key for each in found.leaving] == ["c", "a"]
+
+
+def test_where_fashions_pass_what_was_not_asked_for_the_longest_goes() -> None:
+    record = [at for n in range(200) for at in asked_at(f"old{n}", 40, 39.9, 39.8, *([39.7] if n % 2 else []))]
+    old, new = item("old", idle_days=20, requests=4, hits=3), item("new", idle_days=0.1)
+    assert [each.item.key for each in decide([new, old], record, budget_bytes=17 * 10**6).leaving] == ["old"]
+
+
+def test_where_lists_come_back_weekly_what_is_due_is_worth_more_than_what_just_came() -> None:
+    record = [at for n in range(200) for at in asked_at(f"list{n}", 22, 15, 8, 1)]
+    worth = learn(record, NOW).worth(300)
+    due = item(idle_days=6, requests=2, hits=1, first_at=NOW - timedelta(days=13))
+    came = item(idle_days=0.5, requests=2, hits=1, first_at=NOW - timedelta(days=7.5))
+    assert saves(due, worth, NOW) > 1.2 * saves(came, worth, NOW)
+
+
+def test_what_is_asked_for_after_the_moment_of_the_plan_is_not_known_to_it() -> None:
+    later = [RequestTime("k", NOW + timedelta(days=1)), RequestTime("k", NOW + timedelta(days=2))]
+    assert (learn(later, NOW).worth(10) == learn([], NOW).worth(10)).all()

@@ -39,6 +39,7 @@ REVISIONS = [
     "0011 What jobs cost whose vendors bill by the clip, beside how many there were.",
     "0012 Endpoints of webhooks, and events for them in the outbox.",
     "0013 Who is to make a job, and what the jobs of a provider, model, tier and user have cost and will cost.",
+    "0014 The cache goes by the requests that jobs record: no queues, no counts since a turn, no keys of what left.",
 ]
 LATEST = REVISIONS[-1][:4]
 
