@@ -117,6 +117,7 @@ def test_concurrency_is_near_its_best_on_every_kind_of_steady_server() -> None:
     assert max(regrets) <= 0.12
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["fails when crowded", "fails at random", "flat price over ceiling", "price over ceiling, grows"]
 )

@@ -119,7 +119,9 @@ def test_an_endpoint_is_told_of_what_it_asked_for(service: Service) -> None:
     assert [each.type for each in service.receiver.got["/all"]] == ["video.changed", "video.purged"]
 
 
-@pytest.mark.parametrize("answer", [LOST, 500, 404, 302, TRICKLE])
+@pytest.mark.parametrize(
+    "answer", [LOST, 500, *(pytest.param(odd, marks=pytest.mark.long) for odd in (404, 302, TRICKLE))]
+)
 def test_what_was_not_taken_comes_again_under_the_same_id_and_in_order(service: Service, answer: int | str) -> None:
     service.add()
     service.receiver.answers["/live"] = [answer]
@@ -160,6 +162,7 @@ def test_an_endpoint_that_is_down_is_asked_three_times_and_then_less_and_less(se
     assert service.deliver() == Told(0, 0)
 
 
+@pytest.mark.long
 def test_a_dead_endpoint_delays_no_other(service: Service) -> None:
     service.add("/dead")
     service.add("/live")
@@ -317,6 +320,7 @@ def test_an_error_that_nobody_expected_is_an_attempt_in_vain(service: Service) -
     assert (line.waiting, line.last_error) == (2, "unexpected EmptyWebhookSecretError")
 
 
+@pytest.mark.long
 def test_what_comes_meanwhile_is_sent_by_a_run_that_follows(
     service: Service, at_failpoint: Callable[[str, Callable[[], object]], None]
 ) -> None:
