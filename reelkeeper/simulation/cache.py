@@ -71,7 +71,7 @@ class Ours:
         self.budget_bytes, self.size_bytes = budget_bytes, 0
         self._numbers: dict[str, int] = {}
         self._all = np.zeros(1024, dtype=_VIDEO)  # by number; `dear` is the cost by the bytes
-        self._ended, self._worth = no_counts(), no_counts()
+        self._ended, self._worth = np.array(no_counts()), np.array(no_counts())
         self._asked, self._learn_at, self._learn_day = 0, _FIRST_LEARNT, 1.0
 
     def hit(self, request: Request) -> bool:
@@ -103,10 +103,11 @@ class Ours:
             self._prune(request.day)
 
     def _learn(self, day: float) -> None:
-        known, waiting = self._all[: len(self._numbers)], no_counts()
+        known, waiting = self._all[: len(self._numbers)], np.array(no_counts())
         np.add.at(waiting, (known["kind"], _spells(known, day)), 1)
         room = self.budget_bytes / float(known["bytes"].mean())
-        self._worth = Habits(self._ended, waiting, self._asked / max(day, EDGES[0])).worth(room)
+        habits = Habits(self._ended.tolist(), waiting.tolist(), self._asked / max(day, EDGES[0]))
+        self._worth = np.array(habits.worth(room))
         self._learn_at, self._learn_day = int(self._asked * _GROWTH) + 50, day + 1
 
     def _prune(self, day: float) -> None:

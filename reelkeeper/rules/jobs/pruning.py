@@ -160,8 +160,8 @@ def plan(
 def saves(item: CacheItem, worth: Counts, as_of: datetime) -> float:
     """Give what a byte of an entry is expected to save, in micro-dollars."""
     times, idle_days = max(item.requests, item.hits + 1), (as_of - item.used_at) / DAY
-    expected = worth[kind(times, (item.used_at - item.first_at) / DAY), spell(idle_days)]
-    return float(expected) * item.cost_microusd / max(item.size_bytes, 1)
+    expected = worth[kind(times, (item.used_at - item.first_at) / DAY)][spell(idle_days)]
+    return expected * item.cost_microusd / max(item.size_bytes, 1)
 
 
 def _least(items: Iterable[CacheItem], worth: Counts, as_of: datetime, excess_bytes: int, most: int) -> list[CacheItem]:

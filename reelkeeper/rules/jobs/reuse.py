@@ -11,14 +11,12 @@ time in which requests come for one and a half times as many videos as there is 
 """
 
 from bisect import bisect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from itertools import groupby, pairwise
-from operator import attrgetter
+from itertools import accumulate, groupby, pairwise
+from math import exp
+from operator import add, attrgetter
 from typing import Final
-
-import numpy as np
-import numpy.typing as npt
 
 from reelkeeper.model.jobs import RequestTime
 
@@ -27,12 +25,12 @@ EDGES: Final = tuple(2 ** (step / 2) / 64 for step in range(24))  # in days, fro
 _TIMES: Final = (3, 6, 17)  # 2, 3 to 5, 6 to 16 and more
 _INTERVALS: Final = EDGES[3::3][:7]  # of mean intervals
 KINDS: Final = 1 + (len(_TIMES) + 1) * (len(_INTERVALS) + 1)
-_SHAPE: Final = KINDS, len(EDGES) + 1
+_SPELLS: Final = len(EDGES) + 1
 _PRIOR_OF_A_KIND: Final = 50  # spells that all kinds together count for, in one
 _PRIOR_OF_ALL: Final = 400  # and the flat rate, in all kinds together
 _TURNS_AHEAD: Final = 1.5
 
-Counts = npt.NDArray[np.float64]
+Counts = list[list[float]]  # by kind and spell
 
 
 def kind(times: int, known_days: float) -> int:
@@ -49,7 +47,7 @@ def spell(idle_days: float) -> int:
 
 def no_counts() -> Counts:
     """Begin to count spells, by kind and length."""
-    return np.zeros(_SHAPE)
+    return [[0.0] * _SPELLS for _ in range(KINDS)]
 
 
 class Habits:
@@ -62,20 +60,20 @@ class Habits:
     def worth(self, room_for_videos: float) -> Counts:
         """Give the worth of keeping a video, 0 to 1, by kind and spell."""
         horizon_days = max(_TURNS_AHEAD * room_for_videos / max(self._requests_a_day, 1e-9), EDGES[0])
-        from_days = np.array((0.0, *EDGES))
-        widths = np.diff(from_days, append=2**0.5 * EDGES[-1])
-        middles = np.append(from_days[:-1] + widths[:-1] / 2, EDGES[-1])
-        ended, waiting = self._ended.sum(axis=0), self._waiting.sum(axis=0)
-        days = float(((ended + waiting) * middles).sum())
-        flat = 1 - np.exp(-widths * (ended.sum() + 1) / (days + 1))  # where nothing is known, one request a day
-        common = (ended + _PRIOR_OF_ALL * flat) / (_at_risk(ended, waiting) + _PRIOR_OF_ALL)
-        asked = (self._ended + _PRIOR_OF_A_KIND * common) / (_at_risk(self._ended, self._waiting) + _PRIOR_OF_A_KIND)
-        soon, half, whole = (np.exp(-share * widths / horizon_days) for share in (1 / 3, 1 / 2, 1))
-        worth, after = no_counts(), np.zeros(KINDS)
-        for row in reversed(range(len(widths))):  # from the middle of a spell; `after` is from its beginning
-            worth[:, row] = asked[:, row] * soon[row] + (1 - asked[:, row]) * half[row] * after
-            after = asked[:, row] * half[row] + (1 - asked[:, row]) * whole[row] * after
-        return worth
+        from_days = (0.0, *EDGES)
+        widths = [*(till - since for since, till in pairwise(from_days)), (2**0.5 - 1) * EDGES[-1]]
+        middles = [*(since + width / 2 for since, width in zip(from_days[:-1], widths[:-1], strict=True)), EDGES[-1]]
+        ended, waiting = ([sum(row) for row in zip(*table, strict=True)] for table in (self._ended, self._waiting))
+        days = sum((over + goes_on) * at for over, goes_on, at in zip(ended, waiting, middles, strict=True))
+        rate = (sum(ended) + 1) / (days + 1)  # where nothing is known, one request a day
+        common = [
+            (over + _PRIOR_OF_ALL * (1 - exp(-width * rate))) / (at_risk + _PRIOR_OF_ALL)
+            for over, width, at_risk in zip(ended, widths, _at_risk(ended, waiting), strict=True)
+        ]
+        return [
+            _worth(over, _at_risk(over, goes_on), common, [width / horizon_days for width in widths])
+            for over, goes_on in zip(self._ended, self._waiting, strict=True)
+        ]
 
 
 def learn(requests: Iterable[RequestTime], as_of: datetime) -> Habits:
@@ -87,14 +85,24 @@ def learn(requests: Iterable[RequestTime], as_of: datetime) -> Habits:
             continue
         count, first_of_all = count + len(times), min(first_of_all, times[0])
         for number, (at, then) in enumerate(pairwise(times), 1):
-            ended[kind(number, (at - times[0]) / DAY), spell((then - at) / DAY)] += 1
-        waiting[kind(len(times), (times[-1] - times[0]) / DAY), spell((as_of - times[-1]) / DAY)] += 1
+            ended[kind(number, (at - times[0]) / DAY)][spell((then - at) / DAY)] += 1
+        waiting[kind(len(times), (times[-1] - times[0]) / DAY)][spell((as_of - times[-1]) / DAY)] += 1
     return Habits(ended, waiting, count / max((as_of - first_of_all) / DAY, EDGES[0]))
 
 
-def _at_risk(ended: Counts, waiting: Counts) -> Counts:
+def _worth(
+    ended: Sequence[float], at_risk: Sequence[float], common: Sequence[float], widths: Sequence[float]
+) -> list[float]:
+    """Give the worth of a kind's videos by spell, from the middle of each; `widths` are in horizons."""
+    worth, after = list[float](), 0.0  # `after`: from the beginning of the spell that follows
+    for over, exposed, usual, width in reversed(list(zip(ended, at_risk, common, widths, strict=True))):
+        asked = (over + _PRIOR_OF_A_KIND * usual) / (exposed + _PRIOR_OF_A_KIND)
+        worth.append(asked * exp(-width / 3) + (1 - asked) * exp(-width / 2) * after)
+        after = asked * exp(-width / 2) + (1 - asked) * exp(-width) * after
+    return worth[::-1]
+
+
+def _at_risk(ended: Sequence[float], waiting: Sequence[float]) -> list[float]:
     """Count the spells that got so far; of those that go on, half are taken to be in the middle of it."""
-    so_far = ended + waiting
-    later = np.flip(np.cumsum(np.flip(so_far, axis=-1), axis=-1), axis=-1) - so_far
-    at_risk: Counts = later + ended + waiting / 2
-    return at_risk
+    later = accumulate(reversed([*map(add, ended[1:], waiting[1:]), 0.0]))
+    return [more + over + goes_on / 2 for more, over, goes_on in zip(reversed([*later]), ended, waiting, strict=True)]

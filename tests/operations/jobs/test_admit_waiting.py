@@ -59,7 +59,7 @@ def test_a_key_that_comes_twice_at_one_moment_is_answered_from_the_cache_alike(a
     make(ann, job.job_id)
     succeed(ann, job.job_id, claim(ann, job.job_id), run_id="test")
     with transaction(ann, "test") as session:
-        session.execute(sa.update(cache_entries).values(frequency=0))
+        session.execute(sa.update(cache_entries).values(hits=0))
         first, again = asked_behind(ann, session, "k2", "k2")
     assert first == again
     assert isinstance(first, Cached)

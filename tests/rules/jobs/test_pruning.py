@@ -122,4 +122,4 @@ def test_where_lists_come_back_weekly_what_is_due_is_worth_more_than_what_just_c
 
 def test_what_is_asked_for_after_the_moment_of_the_plan_is_not_known_to_it() -> None:
     later = [RequestTime("k", NOW + timedelta(days=1)), RequestTime("k", NOW + timedelta(days=2))]
-    assert (learn(later, NOW).worth(10) == learn([], NOW).worth(10)).all()
+    assert learn(later, NOW).worth(10) == learn([], NOW).worth(10)

@@ -7,7 +7,7 @@ revision = "0014"
 down_revision = "0013"
 branch_labels = None
 depends_on = None
-changes_rows: frozenset[str] = frozenset({"cache_ghosts"})
+changes_rows: frozenset[str] = frozenset({"cache_entries", "cache_ghosts"})
 
 
 def upgrade() -> None:
