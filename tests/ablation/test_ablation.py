@@ -49,6 +49,7 @@ def expect_notice(copy: Copy, name: str) -> None:
     assert ran.failed, f"its witnesses broke instead of failing:\n{ran.tail}"
 
 
+@pytest.mark.long  # `make check` asks the same
 def test_every_guard_has_a_witness_and_every_witness_a_guard() -> None:
     assert not list(faults(guards(), witnesses()))
 

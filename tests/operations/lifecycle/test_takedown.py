@@ -178,7 +178,7 @@ def test_the_service_cannot_bring_it_back_by_storing_it_again(world: World, leas
 def test_what_nobody_can_read_goes_all_the_same(world: World) -> None:
     world.video("v1")
     change(world, blobs, sha256=None)
-    world.double.faults.fail("GetObject", 500, times=50)
+    world.double.faults.fail("GetObject", 403, times=50)
     found = down(world)
     assert [(item.sha256, item.why) for item in found.objects] == [(None, "")]
 

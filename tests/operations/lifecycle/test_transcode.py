@@ -52,6 +52,7 @@ def result(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Transcode:
     return outcome
 
 
+@pytest.mark.long
 def test_a_natural_clip_shrinks_and_keeps_its_quality(natural_clips: dict[str, Path], tmp_path: Path) -> None:
     outcome = shrink(natural_clips["bikes"], tmp_path)
     assert isinstance(outcome, Transcode)
@@ -154,6 +155,7 @@ def test_losing_the_lease_ends_the_encode(natural_clips: dict[str, Path], tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_time_limit_is_no_lasting_refusal(
     natural_clips: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
