@@ -1,4 +1,4 @@
-"""What the cache is worth beside S3-FIFO and W-TinyLFU of the same size, on requests of several kinds.
+"""Compare the cache with S3-FIFO and W-TinyLFU of the same size, on seven kinds of requests.
 
 The share of the cost that is spent all the same. W-TinyLFU is there twice, with the window of the paper and with one
 that climbs. The interval is of the difference over the seeds, 95 %. `unlimited` keeps everything.

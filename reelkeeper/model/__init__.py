@@ -196,7 +196,7 @@ class MediaLimits(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How close a result is to its source, over all compared frames: VMAF points 0-100, which are of luma alone.
+    """The quality of a result against its source, over all compared frames: VMAF of luma alone, 0-100 points.
 
     `chroma_db` is the PSNR of U or V, the worse of both, in dB; 60 where they are the same in 8 bits.
     """

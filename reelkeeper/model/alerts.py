@@ -29,7 +29,7 @@ class AlertState(StrEnum):
 
 
 class MessageState(StrEnum):
-    """Where a message stands: waiting -> sent, diverted (to the second sink) or withdrawn (over before it was told).
+    """The state of a message: waiting -> sent, diverted (to the second sink) or withdrawn (over before it was told).
 
     An event for a webhook is given up when its endpoint has not taken it for three days.
     """

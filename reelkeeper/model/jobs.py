@@ -22,7 +22,7 @@ class WaitingJob(NamedTuple):
 
 
 class Occupied(NamedTuple):
-    """How many jobs of one provider, model, tier and user have their place."""
+    """The number of jobs of one provider, model, tier and user that count against caps."""
 
     lane: str | None
     model: str

@@ -71,7 +71,7 @@ class SoFar(NamedTuple):
 
 
 class JobTotal(NamedTuple):
-    """What the jobs of one scope come to, in micro-dollars: spent in a period, or with `period` "" in flight."""
+    """The cost of one scope's jobs, in micro-dollars: spent in a period or, with `period` "", in flight."""
 
     scope: str  # provider:fal, model:veo, tier:free, user:ID
     period: str  # 2026-11-26, 2026-11, or ""

@@ -18,10 +18,7 @@ from reelkeeper.simulation.traces import Request
 
 _TTL_DAYS, _FEW_HITS, _IDLE_DAYS = 7, 2, 3  # the source document's
 _FREE_SHARE: Final = 0.02  # of the budget, made at once
-_GROWTH, _FIRST_LEARNT = (
-    1.1,
-    200,
-)  # habits are learnt anew each day, and while the requests are few, as they become more
+_GROWTH, _FIRST_LEARNT = 1.1, 200  # habits are learnt anew each day and, while requests are few, as they become more
 
 
 class Cache(Protocol):

@@ -6,8 +6,9 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 
 from reelkeeper.model.jobs import JobState
-from reelkeeper.model.requests import Admission, GenerationRequest
+from reelkeeper.model.requests import Admission, GenerationRequest, Queued
 from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.operations.jobs.settle import cancel
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import jobs
 from tests.operations.books import store_video
@@ -30,6 +31,14 @@ def ask(
     if policies:
         put_in_force(engine, **policies)
     return admit(engine, request or fox(), user_id=user, client_key=client_key)
+
+
+def quoted_cost(engine: sa.Engine) -> int:
+    """What one fox is expected to cost us, in micro-dollars: asked for, and cancelled."""
+    probe = ask(engine, "probe", fox(seed=0))
+    assert isinstance(probe, Queued)
+    cancel(engine, probe.job_id, run_id="test")
+    return int(row(engine, probe.job_id).quoted_cost_microusd)
 
 
 def claim(engine: sa.Engine, job_id: str) -> int:

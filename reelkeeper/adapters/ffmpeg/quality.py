@@ -1,4 +1,4 @@
-"""How close a result is to its source, by VMAF and the PSNR of its colours, and whether both decode without error."""
+"""Measure a result against its source, by VMAF and the PSNR of its colours, and check that both decode."""
 
 import json
 import statistics

@@ -65,7 +65,7 @@ def listing(as_json: AsJson = False) -> None:
 
 @group.command()
 def rotate(endpoint_id: Id, as_json: AsJson = False) -> None:
-    """Give an endpoint a new secret; for a day messages are signed with the one before it, too."""
+    """Replace an endpoint's secret; for a day the old one signs beside the new one."""
     from reelkeeper.operations.alerts import webhooks
 
     with store() as engine:

@@ -32,15 +32,8 @@ def jobs_ended(session: Session, job_ids: Sequence[str]) -> None:
     happened = [
         Happened(
             EventType.JOB_ENDED,
-            job.video_id or job.id,
-            {
-                "job_id": job.id,
-                "user_id": job.user_id,
-                "state": job.state,
-                "video_id": job.video_id,
-                "model": job.model,
-                "error": job.error,
-            },
+            job.video_id or job.job_id,
+            job._asdict(),
         )
         for job in webhooks.ended_jobs(session, job_ids)
     ]

@@ -59,7 +59,7 @@ def add(
 
 
 def rotate(engine: Engine, endpoint_id: str, *, author: str) -> str:
-    """Give an endpoint a new secret, and return it; for a day messages are signed with the one before it, too."""
+    """Replace an endpoint's secret and return the new one; for a day the old one signs beside it."""
     secret = _new_secret()
     with transaction(engine, "webhooks.rotate") as session:
         _require(webhooks.rotate(session, endpoint_id, secret, rules.OLD_SECRET_SECONDS), endpoint_id)
@@ -136,6 +136,9 @@ def deliver(
     timeout_seconds: float = sender.TIMEOUT_SECONDS,
 ) -> Told:
     """Send what is due to each endpoint, for at most so many seconds; with `follow`, also what comes meanwhile."""
+    with reading(engine) as session:
+        if not webhooks.is_anybody_told(session):
+            return Told()
     with LeaseManager(engine) as manager, ThreadPoolExecutor(MAX_ENDPOINTS, "webhook") as pool:
         send = partial(sender.send, allow_private=allow_private, timeout_seconds=timeout_seconds)
         run = _Run(engine, manager, send, time.monotonic() + seconds)

@@ -49,9 +49,8 @@ def claim(
 
     `begun_only`: none that would be sent to a provider for the first time. `order` is an exception of this run to the
     policy in force. Never more than `limit` jobs run at once, whoever runs them, nor more of a provider, model, tier or
-    user than its cap says: those behind them go on. Jobs of dead workers, and those to be
-    looked up, go first; the rest as `rules/jobs/dispatch` has it. Gives nothing while changes are frozen. All claims
-    take turns.
+    user than its cap says: those behind them go on. Jobs of dead workers, and those to be looked up, go first; the rest
+    as `rules/jobs/dispatch` has it. Gives nothing while changes are frozen. All claims take turns.
     """
     if not warm_models:
         return []

@@ -62,8 +62,8 @@ def standing(session: Session, video_ids: Iterable[str]) -> dict[str, Standing]:
 
 def ended_jobs(session: Session, job_ids: Sequence[str]) -> list[sa.Row[Any]]:
     """Read how these jobs have ended."""
-    columns = ("id", "user_id", "state", "video_id", "model", "error")
-    chosen = sa.select(*(jobs.c[name] for name in columns)).where(jobs.c.id.in_(job_ids)).order_by(jobs.c.id)
+    columns = (jobs.c[name] for name in ("user_id", "state", "video_id", "model", "error"))
+    chosen = sa.select(jobs.c.id.label("job_id"), *columns).where(jobs.c.id.in_(job_ids)).order_by(jobs.c.id)
     return list(session.execute(chosen))
 
 

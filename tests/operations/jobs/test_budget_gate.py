@@ -21,7 +21,7 @@ from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import now, open_engine, reading, transaction
 from reelkeeper.store.tables import jobs, spend_days, usage_days
 from tests.children import FORKED
-from tests.operations.asking import ask, claim, fox, make, row
+from tests.operations.asking import ask, claim, fox, make, quoted_cost, row
 from tests.operations.books import DOLLAR, make_user
 from tests.policies import put_in_force
 
@@ -36,10 +36,7 @@ def funded(engine: sa.Engine) -> Iterator[sa.Engine]:
 @pytest.fixture
 def cost(funded: sa.Engine) -> int:
     """What one fox is expected to cost us."""
-    probe = ask(funded, "probe", fox(seed=0))
-    assert isinstance(probe, Queued)
-    cancel(funded, probe.job_id, run_id="test")
-    return int(row(funded, probe.job_id).quoted_cost_microusd)
+    return quoted_cost(funded)
 
 
 def limit(microusd: int, *, monthly: bool = False) -> AdmissionPolicy:

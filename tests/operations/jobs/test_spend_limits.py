@@ -25,7 +25,7 @@ from reelkeeper.rules.spend.limits import RULE, SpendLimit
 from reelkeeper.store.core.engine import now, open_engine, reading, transaction
 from reelkeeper.store.tables import credit_holds, job_totals, jobs, reservations
 from tests.children import FORKED
-from tests.operations.asking import ask, claim, fox, make, row
+from tests.operations.asking import ask, claim, fox, make, quoted_cost, row
 from tests.operations.books import DOLLAR, make_user
 from tests.policies import put_in_force
 
@@ -49,10 +49,7 @@ def funded(engine: sa.Engine) -> Iterator[sa.Engine]:
 @pytest.fixture
 def cost(funded: sa.Engine) -> int:
     """What one fox is expected to cost us."""
-    probe = ask(funded, "probe", fox(seed=0))
-    assert isinstance(probe, Queued)
-    cancel(funded, probe.job_id, run_id="test")
-    return int(row(funded, probe.job_id).quoted_cost_microusd)
+    return quoted_cost(funded)
 
 
 def limits(microusd: int, *scopes: str, period: Period = Period.DAY) -> AdmissionPolicy:
