@@ -19,13 +19,15 @@ def forecast(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
-    """Forecast the bill by service, with the amounts between which 80 and 95 of 100 such months end. Keeps nothing.
+    """Forecast the bill by service, model and provider, with bands that hold 80 and 95 of 100 such months.
+
+    Nothing of it is kept.
 
     Retention and prices are those of the policies in force; what users used is what was counted up to yesterday.
     """
     from reelkeeper.operations.core.policies import current
     from reelkeeper.operations.forecast.forecast import predict_costs, predict_resource_needs
-    from reelkeeper.rules.forecast.costs import TOTAL, in_dollars
+    from reelkeeper.rules.forecast.costs import in_dollars
 
     as_of = datetime.now(UTC)
     with store() as engine, out.status("forecasting", spinner="dots"):
@@ -47,7 +49,7 @@ def forecast(
             for cost in costs
         ],
     )
-    for service, method in {cost.service: cost.method for cost in costs if cost.service != TOTAL}.items():
+    for service, method in {cost.service: cost.method for cost in costs if cost.is_service}.items():
         say(f"{service}: {method}.")
     if needs.stored_bytes is not None:
         say(f"At the end of {needs.month:%B}: {needs.stored_bytes / 10**9:,.1f} GB stored.")

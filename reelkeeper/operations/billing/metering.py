@@ -19,7 +19,7 @@ from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.reconcile import COMPARED, Comparison, compare
 from reelkeeper.rules.spend.watch import LOOKED_BACK_DAYS, Spent
 from reelkeeper.store import Engine, Session
-from reelkeeper.store.billing import charges, quotas, spend_counters, usage
+from reelkeeper.store.billing import charges, job_totals, quotas, spend_counters, usage
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.forecast import forecasts
@@ -124,6 +124,7 @@ def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str],
             usage.gaps(session, Metric.STORED_BYTES, today - LOOKED_BACK_DAYS * _ONE_DAY, today - _ONE_DAY),
             trouble,
             limits.uses(session, in_force(session).policies.admission.spend_limits, as_of),
+            job_totals.by_day(session, ("provider", "model"), first, today),
         )
 
 

@@ -10,7 +10,7 @@ from typing import Final, Literal
 import pandas as pd
 
 from reelkeeper.errors import UsageUnknown
-from reelkeeper.model.money import CostForecast, Metric, StorageClass, UsageSource, Used
+from reelkeeper.model.money import CostForecast, JobTotal, Metric, StorageClass, UsageSource, Used
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.billing.allocation import API, COMPUTE, STORAGE
 from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsage, Usage, gb_months
@@ -23,7 +23,7 @@ from reelkeeper.rules.forecast.month import outlook
 from reelkeeper.rules.forecast.storage import Cohort, Stock, known_expiries, shares_by_life
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine
-from reelkeeper.store.billing import usage
+from reelkeeper.store.billing import job_totals, usage
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.forecast import forecasts
 from reelkeeper.store.jobs import replay
@@ -81,6 +81,7 @@ def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
         cohorts = [Cohort(*row) for row in backlog.live_by_day_and_tier(session, as_of)]
         purging = backlog.purging_by_day(session)
         uploaded = backlog.uploaded_by_tier(session, today - _TIERS_OVER_DAYS * _ONE_DAY)
+        of_providers = job_totals.by_day(session, ("provider",), today - _HISTORY_DAYS * _ONE_DAY, today - _ONE_DAY)
     series, policy = _by_line(used), policies.lifecycle
     retention = {tier.value: days for tier, days in policy.retention_days().items()}
     peaks = series.get((Metric.STORED_BYTES, ""), {})
@@ -95,7 +96,8 @@ def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
         stock, _this_month(peaks, today), _series(moved) if moved else None, round(cold[max(cold)]) if cold else 0
     )
     others = {metric: _series(series[metric, ""]) for metric in _OTHERS if (metric, "") in series}
-    return Known(tuple(_lines(series, policies.book)), stored, others, min((item.day for item in used), default=None))
+    found = (*_lines(series, policies.book), *_providers(of_providers))
+    return Known(found, stored, others, min((item.day for item in used), default=None))
 
 
 _OTHERS: Final = (Metric.JOBS, Metric.GENERATION_SECONDS, Metric.USERS)
@@ -245,6 +247,16 @@ def _lines(series: Mapping[tuple[str, str], Days], book: PriceBook) -> Iterable[
             yield lines.clips(rest, _series(days))
         if name == Metric.RETRIEVED_BYTES:
             yield lines.retrieval(_series(days))
+
+
+def _providers(totals: Iterable[JobTotal]) -> Iterable[UsageLine]:
+    """Give the line of each provider. A day since its first on which it has no total cost nothing."""
+    by_scope: dict[str, dict[date, float]] = defaultdict(dict)
+    for total in totals:
+        by_scope[total.scope][date.fromisoformat(total.period)] = float(total.microusd)
+    for scope, days in sorted(by_scope.items()):
+        whole = pd.date_range(min(days), max(max(others) for others in by_scope.values()))
+        yield lines.provider(scope, _series(days).reindex(whole, fill_value=0.0))
 
 
 def _this_month(peaks: Days, today: date) -> dict[date, int]:

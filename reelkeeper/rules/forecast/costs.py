@@ -20,7 +20,7 @@ from reelkeeper.model.money import CostForecast
 from reelkeeper.rules.billing.allocation import STORAGE
 from reelkeeper.rules.billing.pricing import gb_months
 from reelkeeper.rules.core.wording import dollars
-from reelkeeper.rules.forecast.lines import UsageLine, storage_usd
+from reelkeeper.rules.forecast.lines import PART, UsageLine, storage_usd
 from reelkeeper.rules.forecast.month import Outlook, outlook
 from reelkeeper.rules.forecast.series import Values
 from reelkeeper.rules.forecast.storage import Stock, daily_peaks
@@ -49,13 +49,21 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one service, or with `service` "" all of them, costs in a month, in dollars. `bounds` are by level."""
+    """What one service, or with `service` "" all of them, costs in a month, in dollars. `bounds` are by level.
+
+    A `service` such as `model:veo` or `provider:fal` is a part of the services compute and api.
+    """
 
     month: date
     service: str
     mean_usd: float
     bounds: Mapping[int, tuple[float, float]]
     method: str
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it is one of those that sum to the total: neither that itself nor a part of them."""
+        return self.service != TOTAL and ":" not in self.service
 
 
 def predict(
@@ -67,6 +75,8 @@ def predict(
 ) -> list[Cost]:
     """Give the cost of the month of `as_of` and of those that follow, `months` in all: of each, the total first.
 
+    Then come the services, which sum to it, and what of them each model and provider takes.
+
     Histories are daily, up to the day before `as_of`; a line without any is left out. Growth is as in `month.outlook`.
     """
     firsts = [as_of.replace(day=1)]
@@ -77,6 +87,7 @@ def predict(
     found = []
     for number, first in enumerate(firsts):
         parts: dict[str, list[Values]] = defaultdict(list)
+        shares: dict[str, list[Values]] = defaultdict(list)
         sources = [_storage_prices(stored, uploads, as_of, first)]
         parts[STORAGE].append(sources[0])
         methods = {STORAGE: f"stock and flow; uploads: {uploads.method if uploads else 'none known'}"}
@@ -85,12 +96,18 @@ def predict(
                 continue
             used = [ahead.months[number].quantile(probability) for probability in _PROBABILITIES]
             priced = {service: np.array([price(each) for each in used]) for service, price in line.prices.items()}
-            sources.append(np.sum(list(priced.values()), axis=0))
+            whole = np.sum(list(priced.values()), axis=0)
+            if line.part:
+                shares[line.part].append(whole)
+                methods[line.part] = ahead.method
+            if PART in priced:
+                continue
+            sources.append(whole)
             for service, usd in priced.items():
                 parts[service].append(usd)
                 methods[service] = ahead.method
         found.append(_joined(first, TOTAL, sources, "sum of services, each priced at R2's tariff"))
-        found += [_joined(first, service, usd, methods[service]) for service, usd in parts.items()]
+        found += [_joined(first, name, usd, methods[name]) for name, usd in (*parts.items(), *sorted(shares.items()))]
     return found
 
 

@@ -15,17 +15,23 @@ from reelkeeper.rules.billing.tariff import GB
 
 Price: TypeAlias = Callable[[float], float]  # usage of a month to dollars, as billed
 
+PART = ""  # in place of a service: what is charged by other lines
 _MICROUSD = 10**6
 _INFREQUENT = StorageClass.INFREQUENT_ACCESS
 
 
 @dataclass(frozen=True, slots=True)
 class UsageLine:
-    """One line of daily usage: `prices` gives what so much of it in a month costs, by service."""
+    """One line of daily usage: `prices` gives what so much of it in a month costs, by service.
+
+    `part` is what it tells of the bill beside its services, such as `model:veo`. A line without a service is of what
+    others charge already, and tells its part alone.
+    """
 
     name: str
     history: "pd.Series[float]"
     prices: Mapping[str, Price]
+    part: str = ""
 
 
 def operations(kind: Literal["A", "B"], storage_class: StorageClass, history: "pd.Series[float]") -> UsageLine:
@@ -52,12 +58,17 @@ def jobs(model: str, history: "pd.Series[float]", book: PriceBook) -> UsageLine:
     costs = book.flat_price(model)
     compute_usd, api_usd = float(costs.compute_usd), float(costs.api_usd)
     prices: dict[str, Price] = {COMPUTE: lambda used: used * compute_usd, API: lambda used: used * api_usd}
-    return UsageLine(f"jobs {model}".strip(), history, prices)
+    return UsageLine(f"jobs {model}".strip(), history, prices, f"model:{model}" if model else "")
 
 
 def clips(model: str, history: "pd.Series[float]") -> UsageLine:
     """Give the line of what a vendor takes for the clips of one model, in micro-dollars."""
-    return UsageLine(f"clips {model}", history, {API: lambda used: used / _MICROUSD})
+    return UsageLine(f"clips {model}", history, {API: lambda used: used / _MICROUSD}, f"model:{model}")
+
+
+def provider(scope: str, history: "pd.Series[float]") -> UsageLine:
+    """Give the line of what all jobs of a provider cost, in micro-dollars; `scope` is such as `provider:fal`."""
+    return UsageLine(scope, history, {PART: lambda used: used / _MICROUSD}, scope)
 
 
 def storage_usd(standard_gb_months: Decimal, infrequent_gb_months: Decimal) -> float:

@@ -23,7 +23,7 @@ from reelkeeper.rules.forecast.series import Regular, Values, regular
 _WEEK: Final = 7
 _RATE_DAYS: Final = 30  # that a run rate is the mean of
 _ORIGIN_STEP_DAYS: Final = 14
-_ORIGINS: Final = 13  # half a year of them
+_ORIGINS: Final = 8  # sixteen weeks of them: five more said nothing more and took 1.5 times the CPU
 _LEAST_ORIGINS: Final = 4  # below these nothing can be said of which is better
 _LEAST_HISTORY_DAYS: Final = 14  # before an origin
 _BETTER_BY: Final = 0.7  # the run rate must err less than so much of the ensemble's error

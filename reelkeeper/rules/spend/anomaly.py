@@ -1,4 +1,4 @@
-"""Which days cost oddly much or little: in all, of a service, or of a tier.
+"""Which days cost oddly much or little: in all, of a service, a tier, a provider or a model.
 
 A day is odd when it is beyond what is usual (see `residuals`) by so many spreads, and by so many percent, and by so
 many dollars. Today is judged too, though it is not over: it can only be too much. After an odd day its series is quiet
@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.model.money import Charge
+from reelkeeper.model.money import Charge, JobTotal
 from reelkeeper.rules.core.wording import usd
 from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL, Spending, by_scope, scope_in_words
 from reelkeeper.rules.spend.residuals import Bounds, Judged, judge
@@ -95,16 +95,19 @@ class Odd(NamedTuple):
         return self.day.day, self.excess > 0
 
 
-def findings(charges: Iterable[Charge], policy: AnomalyPolicy, as_of: datetime) -> list[Finding]:
+def findings(
+    charges: Iterable[Charge], policy: AnomalyPolicy, as_of: datetime, jobs: Iterable[JobTotal] = ()
+) -> list[Finding]:
     """Say what is odd about today, about yesterday, or about a day before from which on it has been so.
 
     Args:
         charges: of the last `policy.history_days` days, in any order; sums of several will do.
         policy: what is odd.
         as_of: now; its UTC day is not over yet.
+        jobs: what those days' jobs have cost, by provider and model.
 
     """
-    spending = by_scope(charges, as_of.date())
+    spending = by_scope(charges, as_of.date(), jobs)
     judged = judge_all(spending, policy)
     odd = {scope: news(days, policy) or _early(spending, scope, days, policy) for scope, days in judged.items()}
     whole = odd.get(TOTAL)

@@ -19,7 +19,7 @@ from typing import Annotated, Final, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.model.money import Charge
+from reelkeeper.model.money import Charge, JobTotal
 from reelkeeper.rules.core.wording import usd
 
 _DAY: Final = timedelta(days=1)
@@ -203,16 +203,24 @@ class Spending(NamedTuple):
         return self.first + n * _DAY
 
 
-def by_scope(charges: Iterable[Charge], today: date) -> Spending:
-    """Lay charges, or sums of them, out from the first of their days to today.
+def by_scope(charges: Iterable[Charge], today: date, jobs: Iterable[JobTotal] = ()) -> Spending:
+    """Lay charges, or sums of them, out from the first of their days to today, and beside them what `jobs` have cost.
 
-    A day without any charge is unknown; a service or tier that has none beside others cost nothing on it.
+    A day without any charge is unknown; a service or tier that has none beside others cost nothing on it. Providers and
+    models are told apart where there are several of them.
     """
     sums: defaultdict[str, defaultdict[date, int]] = defaultdict(lambda: defaultdict(int))
     for charge in charges:
         for scope in (TOTAL, f"service:{charge.service}", *([f"tier:{charge.tier}"] if charge.tier else [])):
             sums[scope][charge.day] += charge.list_nanousd
     known = sums[TOTAL]
+    by_kind: defaultdict[str, set[str]] = defaultdict(set)
+    jobs = list(jobs)
+    for total in jobs:
+        by_kind[total.scope.partition(":")[0]].add(total.scope)
+    for total in jobs:
+        if len(by_kind[total.scope.partition(":")[0]]) > 1:
+            sums[total.scope][date.fromisoformat(total.period)] += total.microusd * NANO_IN_MICRO
     first = min(known, default=today)
     days = [first + n * _DAY for n in range((today - first).days + 1)]
     series = {scope: [own[day] if day in known else None for day in days] for scope, own in sorted(sums.items())}

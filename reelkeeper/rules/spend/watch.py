@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 from typing import Final, NamedTuple
 
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.model.money import Charge, CostForecast
+from reelkeeper.model.money import Charge, CostForecast, JobTotal
 from reelkeeper.rules.core.wording import many, usd
 from reelkeeper.rules.spend import anomaly, breach, budget, drift, limits
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
@@ -31,6 +31,7 @@ class Spent:
     missing: Sequence[date] = ()
     trouble: str = ""  # why Cloudflare, which was asked, did not answer
     limits: Sequence[LimitUse] = ()  # of new jobs, and how much of each is used
+    jobs: Sequence[JobTotal] = ()  # the days of each provider and model
 
 
 class CostLine(NamedTuple):
@@ -65,7 +66,7 @@ def judge(spent: Spent, budgets: BudgetPolicy, oddness: AnomalyPolicy, as_of: da
         *budget.findings(spent.charges, budgets, as_of),
         *limits.findings(spent.limits),
         *breach.findings(spent.charges, budgets, as_of, spent.forecasts),
-        *anomaly.findings(spent.charges, oddness, as_of),
+        *anomaly.findings(spent.charges, oddness, as_of, spent.jobs),
         *drift.findings(spent.charges, oddness, as_of),
         *findings(spent.missing, spent.trouble),
     ]

@@ -5,6 +5,7 @@ in one order, so that nobody waits crosswise.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import date
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -53,6 +54,15 @@ def of_kind(session: Session, kind: str, periods: Collection[str], least_microus
     much = sa.or_(sa.func.sum(job_totals.c.microusd) >= least_microusd, sa.func.sum(job_totals.c.refusals) > 0)
     wanted = sa.and_(in_one, job_totals.c.scope.in_(summed.having(much)))
     return [JobTotal(*row) for row in session.execute(sa.select(*_FIGURES).where(wanted))]
+
+
+def by_day(session: Session, kinds: Collection[str], first: date, last: date) -> list[JobTotal]:
+    """Give the totals of the days from `first` to `last` of all scopes of these kinds, such as `provider`."""
+    days = sa.and_(
+        job_totals.c.period.between(f"{first}", f"{last}"), sa.func.length(job_totals.c.period) == len(f"{first}")
+    )
+    wanted = sa.or_(*(job_totals.c.scope.startswith(f"{kind}:", autoescape=True) for kind in kinds))
+    return [JobTotal(*row) for row in session.execute(sa.select(*_FIGURES).where(days, wanted))]
 
 
 def write_in_flight(session: Session, scope: str, microusd: int) -> None:

@@ -18,6 +18,7 @@ from reelkeeper.operations.forecast.forecast import (
 from reelkeeper.rules.forecast.costs import TOTAL
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.policies import DEFAULTS
+from reelkeeper.store.billing import job_totals
 from reelkeeper.store.billing.usage import record as record_usage
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.forecast.forecasts import latest
@@ -92,7 +93,7 @@ def test_this_month_is_what_was_used_and_what_goes_on(store: sa.Engine) -> None:
     assert costs["api"].mean_usd == pytest.approx(300 * 30 * 0.005, rel=0.02)
     assert costs["r2-class-a"].mean_usd == pytest.approx(2 * 4.5)  # 2.4 million, of which one is free
     assert costs["r2-storage"].mean_usd == pytest.approx((400 - 10) * 0.015, rel=0.03)
-    assert costs[TOTAL].mean_usd == pytest.approx(sum(cost.mean_usd for name, cost in costs.items() if name))
+    assert costs[TOTAL].mean_usd == pytest.approx(sum(cost.mean_usd for cost in costs.values() if cost.is_service))
 
 
 def test_what_is_known_to_leave_does_and_what_is_held_or_unknown_stays(store: sa.Engine) -> None:
@@ -165,3 +166,16 @@ def test_clips_are_forecast_at_what_they_cost_and_no_more_at_a_flat_price(store:
     by_service = {cost.service: cost.mean_usd for cost in month}
     assert by_service["api"] == pytest.approx(31 * (200 + 100 * 0.005), rel=0.02)
     assert by_service["compute"] == pytest.approx(31 * 100 * 0.01, rel=0.02)
+
+
+def test_each_provider_is_forecast_from_what_its_jobs_have_cost_a_day_without_any_as_nothing(store: sa.Engine) -> None:
+    with transaction(store, "test") as session:
+        for days in range(1, DAYS + 1):
+            of = ["provider:fal", "model:kling"] if days % 7 else ["provider:runway"]
+            job_totals.add(session, of, {f"{ago(days)}": 3_000_000, f"{ago(days):%Y-%m}": 3_000_000})
+    services = {cost.service: cost for cost in predict_costs(store, NOW, policies=DEFAULTS, months=2)}
+    assert services["provider:fal"].mean_usd == pytest.approx(31 * 6 / 7 * 3, rel=0.1)
+    assert services["provider:runway"].mean_usd == pytest.approx(31 / 7 * 3, rel=0.3)
+    assert services["model:kling"].mean_usd == pytest.approx(31 * 200 * 0.015, rel=0.05)
+    whole = sum(cost.mean_usd for cost in services.values() if cost.is_service)
+    assert services[TOTAL].mean_usd == pytest.approx(whole)

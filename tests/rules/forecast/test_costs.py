@@ -121,3 +121,19 @@ def test_the_first_sketchs_table_of_storage_is_reproduced() -> None:
         peaks = {date(2026, 11, day): size for day in range(1, 21)}
         found = costs(stored=Stored(Stock(size), peaks))["r2-storage"].mean_usd
         assert usd <= found < usd + 0.015  # rounded up to a whole GB-month
+
+
+def test_what_each_model_and_provider_takes_stands_beside_the_services_and_adds_nothing_to_the_sum() -> None:
+    of_models = [lines.clips("veo", daily(2e6)), lines.clips("wan", daily(1e6, seed=12))]
+    apart = costs(*of_models)
+    found = costs(*of_models, lines.provider("provider:fal", daily(3e6, seed=13)))
+    assert found["model:veo"].mean_usd == pytest.approx(60, rel=0.05)
+    assert found["model:veo"].mean_usd + found["model:wan"].mean_usd == pytest.approx(found["api"].mean_usd)
+    assert found["provider:fal"].mean_usd == pytest.approx(90, rel=0.05)
+    assert found[TOTAL] == apart[TOTAL]
+
+
+def test_a_flat_price_is_of_its_model_with_compute_and_api_together() -> None:
+    found = costs(lines.jobs("dream", daily(100), BOOK))
+    both = found["compute"].mean_usd + found["api"].mean_usd
+    assert found["model:dream"].mean_usd == pytest.approx(both)

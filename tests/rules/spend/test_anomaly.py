@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.model.money import Charge
+from reelkeeper.model.money import Charge, JobTotal
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy, findings
 from tests.rules.charges import NOW, ago, charge
 
@@ -179,3 +179,18 @@ def test_two_years_are_judged_in_a_moment() -> None:
     charges = spend(days=800)
     assert found(charges) == []
     assert found(charges, as_of=NOW - timedelta(days=400)) == []
+
+
+def test_a_provider_or_model_that_is_odd_by_itself_is_told_where_there_are_several() -> None:
+    rng = Random(9)
+    jobs = [
+        JobTotal(scope, f"{ago(n)}", round(usd * 10**6 * exp(rng.gauss(0, 0.03)) * (3 if (scope, n) == odd else 1)), 0)
+        for n in range(120)
+        for odd in [("provider:fal", 1)]
+        for scope, usd in (("provider:fal", 4), ("provider:runway", 6), ("model:veo", 10))
+    ]
+    odd_ones = findings(spend(), POLICY, NOW, jobs)
+    assert [(finding.scope, finding.period) for finding in odd_ones] == [("provider:fal", "2026-11-23")]
+    assert odd_ones[0].title.startswith("The spend of provider fal is odd: $12")
+    alone = [total for total in jobs if total.scope != "provider:runway"]
+    assert findings(spend(), POLICY, NOW, alone) == []
