@@ -31,7 +31,7 @@ from tests.operations.books import DOLLAR, balances
 from tests.operations.queue import expire_claims, make_due
 from tests.operations.shop import ask, run
 
-NAMES = ["fal", "replicate", "runway", "openai"]
+NAMES = ["fal", "replicate", "runway", "openai", "comfyui"]
 KILLS = ["jobs.claim.after_commit", "jobs.announce.after_commit", "provider.submit.after", "jobs.sent.after_commit"]
 KILLS += ["upload.put.after", "job.succeed.before_commit", "job.succeed.after_commit"]
 WEATHER: list[tuple[float, Next]] = [  # by chance, for each new job

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from reelkeeper.adapters.providers.comfyui import ComfyUIProvider
 from reelkeeper.adapters.providers.contract import Generator, Provider
 from reelkeeper.adapters.providers.fal import FalProvider
 from reelkeeper.adapters.providers.http import HttpProvider
@@ -15,6 +16,7 @@ from reelkeeper.settings import Settings
 VENDORS = frozenset({"fal", "replicate"})  # who call by an address that holds our key
 __all__ = [
     "VENDORS",
+    "ComfyUIProvider",
     "FalProvider",
     "Generator",
     "HttpProvider",
@@ -54,4 +56,6 @@ def _provider(name: str, settings: Settings) -> Provider:
             return RunwayProvider(token, url=url, hosts=hosts, **how)
         case "openai":
             return OpenAIProvider(str(url), token, hosts=hosts, **how)
+        case "comfyui":
+            return ComfyUIProvider(str(url), token, hosts=hosts, **how)
     return HttpProvider(str(url), token, webhook_url=webhook_url, hosts=hosts or None, **how)
