@@ -63,9 +63,9 @@ class Charge(NamedTuple):
 
 
 class VendorJob(NamedTuple):
-    """One job as its vendor's list or bill has it."""
+    """One job as its vendor's list or bill has it; without an id it is all of a day and model, which are not named."""
 
-    id: str  # the vendor's
+    id: str | None  # the vendor's
     model: str
     at: datetime
     cost_nanousd: int | None = None  # None: the vendor does not say

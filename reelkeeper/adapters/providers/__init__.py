@@ -50,7 +50,7 @@ def billing(settings: Settings, name: str) -> Billing:
             "REELKEEPER_GENERATOR_TOKEN for this command"
         )
     provider = _provider(name, settings)
-    if not isinstance(provider, FalProvider | ReplicateProvider | OpenAIProvider):
+    if not isinstance(provider, FalProvider | ReplicateProvider | RunwayProvider | OpenAIProvider):
         raise Misconfigured(f"{name} has no account of its jobs that can be read")
     return provider
 

@@ -155,7 +155,10 @@ class Billing(Protocol):
     name: str
 
     def billed(self, first: datetime, end: datetime) -> list[VendorJob]:
-        """List the jobs from `first` on and before `end`. Raises GenerationUnknown where not all could be read."""
+        """List the jobs from `first` on and before `end`, or their sums by day and model.
+
+        Raises GenerationUnknown where not all could be read.
+        """
 
     def mark_of(self, key: str) -> str:
         """Give the mark that a job has in that list which was sent under `key`."""

@@ -98,7 +98,7 @@ class OpenAIProvider(OverHttp):
             found += [job for job in jobs if first <= job.at < end]
             if not page.fields.get("has_more") or not jobs or jobs[-1].at < first:
                 return found
-            query = query | {"after": jobs[-1].id}
+            query = query | {"after": str(jobs[-1].id)}
         raise GenerationUnknown(f"the provider has more than {_PAGES} pages since then")
 
     def mark_of(self, key: str) -> str:

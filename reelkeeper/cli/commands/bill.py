@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 By = Literal["user", "service", "day"]
-Account = Literal["cloudflare", "fal", "replicate", "openai"]
+Account = Literal["cloudflare", "fal", "replicate", "runway", "openai"]
 _KEYS: Mapping[By, tuple[str, ...]] = {
     "user": ("x_UserId", "x_UserTier"),
     "service": ("ServiceName",),

@@ -56,6 +56,11 @@ def _as_json(found: "VendorComparison") -> dict[str, object]:
             {"at_provider": job.id, "model": job.model, "at": job.at, "theirs_usd": _usd(job.cost_nanousd)}
             for job in found.only_theirs
         ],
+        "sums": [
+            {"day": f"{job.at:%Y-%m-%d}", "model": job.model, "theirs_usd": _usd(job.cost_nanousd)}
+            for job in found.sums
+        ],
+        "jobs_beside_sums": len(found.summed),
         "ours_usd": exact_usd(found.ours_nanousd),
         "theirs_usd": _usd(found.theirs_nanousd),
         "difference_usd": _usd(_difference(found)),
@@ -63,6 +68,14 @@ def _as_json(found: "VendorComparison") -> dict[str, object]:
 
 
 def _print(found: "VendorComparison", provider: str, month: str) -> None:
+    if found.sums:
+        say(f"{month} at {provider}: {len(found.summed):,} jobs of ours ended, and it tells what a day and model cost:")
+        table(
+            ("day", "model", ">$ theirs"),
+            [(f"{job.at:%Y-%m-%d}", job.model, _usd(job.cost_nanousd)) for job in found.sums],
+        )
+        _sum_up(found, provider)
+        return
     say(
         f"{month} at {provider}: {len(found.both):,} jobs are known to both, {len(found.only_ours):,} to us alone, "
         f"{len(found.only_theirs):,} to {provider} alone."
@@ -80,6 +93,10 @@ def _print(found: "VendorComparison", provider: str, month: str) -> None:
             if (amounts := (bill.ours_nanousd, bill.theirs_nanousd, bill.difference_nanousd))
         ]
         table(("!job", f"at {provider}", ">$ ours", ">$ theirs", ">$ difference"), rows)
+    _sum_up(found, provider)
+
+
+def _sum_up(found: "VendorComparison", provider: str) -> None:
     if found.theirs_nanousd is None:
         say(f"Ours: ${exact_usd(found.ours_nanousd)}. {provider} does not say what a job cost: compare its invoice.")
         return

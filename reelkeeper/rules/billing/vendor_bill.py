@@ -1,7 +1,7 @@
 """A vendor's account of the jobs that it was sent beside our own. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -25,11 +25,16 @@ class JobBill(NamedTuple):
 
 
 class VendorComparison(NamedTuple):
-    """The jobs of both, those of ours that the vendor does not have, and those of the vendor's that are not ours."""
+    """The jobs of both, those of ours that the vendor does not have, and those of the vendor's that are not ours.
+
+    A vendor that names no jobs has `sums`, beside all of ours that ended in that time.
+    """
 
     both: tuple[JobBill, ...]
     only_ours: tuple[SentJob, ...]
     only_theirs: tuple[VendorJob, ...]
+    sums: tuple[VendorJob, ...] = ()
+    summed: tuple[SentJob, ...] = ()
 
     @property
     def differing(self) -> list[JobBill]:
@@ -39,28 +44,32 @@ class VendorComparison(NamedTuple):
     @property
     def ours_nanousd(self) -> int:
         """What all of ours cost, as far as we know."""
-        alone = sum((job.cost_microusd or 0) * _NANO_IN_MICRO for job in self.only_ours)
+        alone = sum((job.cost_microusd or 0) * _NANO_IN_MICRO for job in (*self.only_ours, *self.summed))
         return alone + sum(bill.ours_nanousd or 0 for bill in self.both)
 
     @property
     def theirs_nanousd(self) -> int | None:
         """What the vendor bills for all that it lists; None where it does not say so of each job."""
-        return _total([*(bill.theirs_nanousd for bill in self.both), *(job.cost_nanousd for job in self.only_theirs)])
+        unnamed = [job.cost_nanousd for job in (*self.only_theirs, *self.sums)]
+        return _total([*(bill.theirs_nanousd for bill in self.both), *unnamed])
 
 
 def compare(
-    ours: Sequence[SentJob], theirs: Iterable[VendorJob], marks: Mapping[str, str], first: datetime, end: datetime
+    ours: Sequence[SentJob], theirs: Sequence[VendorJob], marks: Mapping[str, str], first: datetime, end: datetime
 ) -> VendorComparison:
     """Match what a vendor lists from `first` on and before `end` with our jobs; `marks` gives the job of each.
 
     `ours` may have jobs from around that time, too: a job counts where its vendor lists it, and is missing there only
     if it was begun and ended within.
     """
+    if sums := [entry for entry in theirs if entry.id is None]:
+        ended = [job for job in ours if job.finished_at is not None and first <= job.finished_at < end]
+        return VendorComparison((), (), (), tuple(sums), tuple(ended))
     by_vendor_id = {job.vendor_id: job.id for job in ours if job.vendor_id}
     found: defaultdict[str, list[VendorJob]] = defaultdict(list)
     strangers = []
     for entry in theirs:
-        job_id = by_vendor_id.get(entry.id) or marks.get(entry.mark or "")
+        job_id = by_vendor_id.get(entry.id or "") or marks.get(entry.mark or "")
         if job_id is None:
             strangers.append(entry)
         else:
@@ -68,7 +77,7 @@ def compare(
     both = [
         JobBill(
             job.id,
-            tuple(entry.id for entry in found[job.id]),
+            tuple(str(entry.id) for entry in found[job.id]),
             None if job.cost_microusd is None else job.cost_microusd * _NANO_IN_MICRO,
             _total([entry.cost_nanousd for entry in found[job.id]]),
         )

@@ -167,7 +167,7 @@ def test_an_account_is_read_page_by_page_back_to_its_first_moment(
         (OpenAIProvider(openai.url, TOKEN, **HOW), openai, 3),
     ):
         found = provider.billed(now - timedelta(hours=1), now)
-        assert ({entry.id.rpartition("/")[2] for entry in found}, len(found)) == (
+        assert ({str(entry.id).rpartition("/")[2] for entry in found}, len(found)) == (
             {f"p{n}" for n in range(150, 360)},
             210,
         )

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.adapters.providers import FalProvider, OpenAIProvider, RemoteGenerator, ReplicateProvider
+from reelkeeper.adapters.providers import (
+    FalProvider,
+    OpenAIProvider,
+    RemoteGenerator,
+    ReplicateProvider,
+    RunwayProvider,
+)
 from reelkeeper.adapters.providers.contract import Billing, Provider, Submission
 from reelkeeper.errors import UsageUnknown
 from reelkeeper.operations.jobs.run import End
@@ -18,6 +24,7 @@ from reelkeeper.rules.billing.vendor_bill import VendorComparison
 from tests.adapters.providers.formats import FORMATS
 from tests.adapters.providers.notes import ORDER
 from tests.doubles.fal import FalDouble
+from tests.doubles.runway import RunwayDouble
 from tests.doubles.vendor import LOST
 from tests.faults.world import World
 from tests.operations.queue import make_due
@@ -118,6 +125,26 @@ def test_a_vendor_that_names_no_costs_still_names_its_jobs(
     assert [(entry.id, entry.cost_nanousd) for entry in found.only_theirs] == [("p2", None)]
     assert (found.only_ours, found.differing, found.theirs_nanousd) == ((), [], None)
     assert found.ours_nanousd > 0
+
+
+def test_a_vendor_that_names_no_jobs_is_compared_by_its_sum(shop: World, tiny_clip: Path) -> None:
+    with RunwayDouble(tiny_clip.read_bytes()).serving() as vendor:
+        provider = FORMATS["runway"].connect(vendor)
+        assert isinstance(provider, RunwayProvider)
+        ask(shop, "a cat", "a dog")
+        assert run(shop, generator(provider, "gen4.5")) == {End.SUCCEEDED: 2}
+        found = compared(shop, provider)
+        assert [(entry.model, entry.cost_nanousd) for entry in found.sums] == [("gen4.5", 2 * 600_000_000)]
+        assert (found.ours_nanousd, len(found.summed)) == (found.theirs_nanousd, 2)
+        vendor.queue = [LOST]
+        ask(shop, "a cow")
+        assert run(shop, generator(provider, "gen4.5")) == {End.PARKED: 1}
+        vendor.look(vendor.jobs["p3"])
+        found = compared(shop, provider)
+        assert (found.theirs_nanousd or 0) - found.ours_nanousd == 600_000_000  # paid, and in doubt here
+        vendor.is_down = True
+        with pytest.raises(UsageUnknown, match="503"):
+            compared(shop, provider)
 
 
 def test_a_vendor_that_does_not_answer_whole_is_not_taken_for_one_that_bills_nothing(
