@@ -6,6 +6,7 @@ STAMP := .venv/.installed
 PEERS := .venv-peers/.installed
 FOREIGN := .venv-foreign/.installed
 VENDORS := .venv-vendors/.installed
+LITELLM := .venv-litellm/.installed
 TWO := --numprocesses 2   # two tests at a time; each worker has servers of its own
 unexport PYTHONDONTWRITEBYTECODE   # where it is set, each of hundreds of processes would compile all modules anew
 RULES_FLOOR := 90         # percent; 90.0 of rules by tests/rules alone
@@ -26,7 +27,7 @@ demo: $(STAMP)          ## the main job on real videos, in a folder to look at
 test: $(STAMP)          ## everything a change must keep true, in under ten minutes
 	$(BIN)/pytest -m "not long" $(TWO) --dist loadfile
 
-test-long: $(STAMP) $(FOREIGN) $(VENDORS) ## the long kills, soaks and quality runs, and many more examples for every property
+test-long: $(STAMP) $(FOREIGN) $(VENDORS) $(LITELLM) ## the long kills, soaks and quality runs, and many more examples for every property
 	$(BIN)/pytest -m "hypothesis and not long" --hypothesis-profile thorough $(TWO) --dist worksteal
 	$(BIN)/pytest -m "long and not soak" $(TWO) --dist worksteal
 
@@ -76,6 +77,11 @@ $(VENDORS): tests/vendor-clients.lock
 	.venv-vendors/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
 	touch $@
 
+$(LITELLM): tests/litellm-proxy.lock
+	$(PYTHON) -m venv .venv-litellm
+	.venv-litellm/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
+	touch $@
+
 lock:                   ## compile the lock anew (uv is used for this alone)
 	$(PYTHON) -m venv .lockenv && .lockenv/bin/pip install --quiet uv
 	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -95,7 +101,9 @@ lock:                   ## compile the lock anew (uv is used for this alone)
 	  --no-emit-index-url --no-header tests/foreign-s3.in -o tests/foreign-s3.lock
 	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header tests/vendor-clients.in -o tests/vendor-clients.lock
+	.lockenv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header tests/litellm-proxy.in -o tests/litellm-proxy.lock
 	rm -rf .lockenv
 
 clean:
-	rm -rf .venv .venv-peers .venv-foreign .venv-vendors build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-peers .venv-foreign .venv-vendors .venv-litellm build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -39,7 +39,7 @@ def spend(workspace: Workspace) -> None:
     for line in chart.bars(_daily(_gathered(workspace)), _DAILY_BUDGET_USD):
         say(line)
     say("This month's bill so far:")
-    bill_command.bill(usage=None, month=None, by="service", form="table", reconcile=False, limit=100, as_json=False)
+    bill_command.bill(usage=None, month=None, by="service", form="table", reconcile=None, limit=100, as_json=False)
     say("By user, by day, or as CSV with FOCUS's names: `reelkeeper bill --by user`, `--format csv`.")
 
 

@@ -1,9 +1,10 @@
-"""The demo's last part: users ask for videos over HTTP, and the queue makes them.
+"""The demo's last part: users ask for videos over HTTP, and the queue has a vendor make them.
 
 The API listens on a free port of this machine for as long as a page needs it. Clients, jobs, videos, credits and the
-limit are real: only the credits that the users begin with are the demo's gift.
+limit are real: only the credits that the users begin with are the demo's gift, and the vendor is `vendor`.
 """
 
+import os
 import textwrap
 import threading
 import time
@@ -12,24 +13,30 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 import httpx
+import sqlalchemy as sa
 
-from demo import check
+from demo import check, vendor
+from reelkeeper.cli.commands import vendor_reconciliation
 from reelkeeper.cli.screen import dollars, say, size, table
 from reelkeeper.client import Client, RequestRefused
 from reelkeeper.model.access import Scope
 from reelkeeper.model.requests import RefusedFor
 from reelkeeper.operations.billing import ledger
-from reelkeeper.operations.core import tokens
+from reelkeeper.operations.core import policies, tokens
 from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.rules.billing.catalogue import Unit
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.health.performance import by_group, figures
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.settings import settings
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.health import performance
+from reelkeeper.store.tables import jobs
 
 _SLOTS: Final = 2  # jobs at once, on a machine of two cores
 _EXPLAINED: Final = 2  # jobs of which their places are explained
@@ -89,6 +96,7 @@ class RequestLog:
 
 def burst(workspace: Workspace, request_log: RequestLog) -> None:
     """Let all users ask at once, and show who got what."""
+    _sell(workspace)
     with transaction(workspace.engine, "demo.credits") as session:
         request_log.began = now(session)
         for user, amount in _CREDITS_MICROUSD.items():
@@ -124,9 +132,11 @@ def make(workspace: Workspace, request_log: RequestLog) -> None:
     told = (line.partition(": ") for line in dispatch_jobs().next_jobs[:_EXPLAINED])
     table(("!job", "why it comes here"), [(job_id[:8], why) for job_id, _, why in told])
     began = time.monotonic()
-    report = dispatch_jobs(dry_run=False, until_idle=True, slots=_SLOTS)
-    took = time.monotonic() - began
-    say(f"ffmpeg made {report.succeeded} videos in {took:.0f} s, {_SLOTS} at once, all of one size. Seconds by tier:")
+    with vendor.serving(settings().scratch / "vendor") as seller, _generator(seller):
+        report = dispatch_jobs(dry_run=False, until_idle=True, slots=_SLOTS)
+        took = time.monotonic() - began
+        _paid_once(workspace, seller, report.succeeded)
+    say(f"The {report.succeeded} videos took {took:.0f} s, {_SLOTS} at once, all of one size. Seconds by tier:")
     with reading(workspace.engine) as session:
         groups = by_group(performance.ended(session, request_log.began or now(session), now(session)))
     rows = []
@@ -140,6 +150,53 @@ def make(workspace: Workspace, request_log: RequestLog) -> None:
     frames = check.every_job(workspace, request_log.jobs())
     say(f"Each was read back from the bucket: as large and as long as asked, and all {frames} frames decode.")
     say("Whoever joined another's job has its video for nothing, and nobody's credits are held any more.")
+
+
+def _sell(workspace: Workspace) -> None:
+    """Put the one model that the users ask for into the price book, with what its vendor takes."""
+    rate = {"usd": Decimal(vendor.CLIP_NANOUSD).scaleb(-9)}
+    price = {"unit": Unit.CLIP, "rates": [rate], "source": "demo/vendor.py", "read_on": date(2026, 11, 26)}
+    entry = {"model": _SMALL["model"], "provider": "fal", "vendor_model": vendor.MODEL, "price": price}
+    with transaction(workspace.engine, "demo.prices") as session:
+        before = policies.in_force(session)
+        wanted = before.policies.overridden(book=PriceBook.model_validate({"models": [entry]}))
+        policies.put_in_force(session, wanted, after=before.version, author="demo", reason="what the demo sells")
+
+
+@contextmanager
+def _generator(seller: vendor.Vendor) -> Iterator[None]:
+    """Let this process have its videos made by the demo's vendor."""
+    named = {"": "fal", "_URL": seller.url, "_TOKEN": vendor.KEY}
+    told = {f"REELKEEPER_GENERATOR{name}": value for name, value in named.items()}
+    told["REELKEEPER_ALLOW_PRIVATE_ADDRESSES"] = "true"  # it is on this machine
+    os.environ.update(told)
+    settings.cache_clear()
+    try:
+        yield
+    finally:
+        for name in told:
+            del os.environ[name]
+        settings.cache_clear()
+
+
+def _paid_once(workspace: Workspace, seller: vendor.Vendor, made: int) -> None:
+    """Show what the vendor was sent and takes, and what became of the request whose answer was lost."""
+    (lost,) = [entry for entry in seller.book if entry.was_lost]
+    with reading(workspace.engine) as session:
+        is_it = jobs.c.provider_job_id == lost.path
+        job = session.execute(sa.select(jobs.c.id, jobs.c.state).where(is_it)).one()
+    sent = Counter(str(entry.input["seed"]) for entry in seller.book)
+    check.require(
+        (job.state, len(seller.book), max(sent.values())) == ("succeeded", made, 1),
+        f"job {job.id} is {job.state}, {len(seller.book)} requests were sent for {made} videos",
+    )
+    say("The vendor speaks fal's format, on this machine. ffmpeg makes its clips, and each request costs a cent,")
+    say(f"whoever sends it. It took request {lost.id}, of job {job.id[:8]}, and its answer was lost, on purpose.")
+    say(f"The job was not sent again: the vendor's list had the seed {lost.input['seed']}, which is made of the")
+    say("job's key, so that it was found there and waited for.")
+    say(f"The vendor's book: {len(seller.book)} requests for {made} videos, each paid once. Its bill beside ours:")
+    today = datetime.now(UTC).date()
+    vendor_reconciliation.show("fal", today.replace(day=1), today, as_json=False)
 
 
 def again(workspace: Workspace, request_log: RequestLog) -> None:
@@ -176,7 +233,7 @@ def tune(workspace: Workspace) -> None:
     report = tune_concurrency(ConcurrencyPolicy(first_limit=_SLOTS), dry_run=False)
     for line in textwrap.wrap(report.explained, _WIDTH):
         say(line)
-    say("(A job of a model that is not known yet is taken for 120 s of work, as at a provider; ffmpeg takes far less.)")
+    say("(A job of a model that is not known yet is taken for 120 s of work; the demo's vendor takes far less.)")
     with get_client(sync_client=True) as client:
         prefects = client.read_global_concurrency_limit_by_name(GLOBAL_LIMIT).limit
     with reading(workspace.engine) as session:

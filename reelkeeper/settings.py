@@ -126,7 +126,7 @@ class Settings(BaseSettings):
         description="Prefect's API, e.g. http://HOST:4200/api, for `reelkeeper api` to have a queued job begun at once",
     )
     prefect_api_auth: SecretStr | None = Field(None, description="USER:PASSWORD of Prefect's API, where it wants one")
-    generator: Literal["local", "http", "fal", "replicate", "runway", "openai"] | None = Field(
+    generator: Literal["local", "http", "fal", "replicate", "runway", "openai", "comfyui"] | None = Field(
         None, description="Who makes videos; http where generator_url is set, else local: ffmpeg on this machine"
     )
     generator_url: str | None = Field(
@@ -235,7 +235,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _one_generator(self) -> Self:
-        if self.generator in ("http", "openai") and not self.generator_url:
+        if self.generator in ("http", "openai", "comfyui") and not self.generator_url:
             raise ValueError(f"generator {self.generator} needs generator_url, where its API is")
         if self.generator in ("fal", "replicate", "runway") and not self.generator_token:
             raise ValueError(f"generator {self.generator} needs generator_token, the key of its API")

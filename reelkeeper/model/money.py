@@ -62,6 +62,28 @@ class Charge(NamedTuple):
     estimated: bool = False
 
 
+class VendorJob(NamedTuple):
+    """One job as its vendor's list or bill has it; without an id it is all of a day and model, which are not named."""
+
+    id: str | None  # the vendor's
+    model: str
+    at: datetime
+    cost_nanousd: int | None = None  # None: the vendor does not say
+    mark: str | None = None  # what we sent it under, where the vendor shows it
+
+
+class SentJob(NamedTuple):
+    """A job of ours that a vendor has made, or may have, with its present names there."""
+
+    id: str
+    claims: int  # how often it was claimed; the keys that it was sent under have numbers up to this
+    vendor_key: str | None
+    vendor_id: str | None
+    started_at: datetime
+    finished_at: datetime | None
+    cost_microusd: int | None  # what it cost as the vendor told, or was expected; None: nothing, as far as we know
+
+
 class SoFar(NamedTuple):
     """What a day, and its month up to it, have cost so far, and what the jobs in flight will cost by their quotes."""
 

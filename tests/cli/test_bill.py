@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from reelkeeper.adapters.providers.contract import Submission
 from reelkeeper.model.money import Metric, UsageSource, Used
 from reelkeeper.operations.billing.metering import charge_month
 from reelkeeper.rules.billing.focus import DETAIL
@@ -18,7 +19,11 @@ from reelkeeper.settings import Settings
 from reelkeeper.store.billing.usage import days, record
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.opening import open_store
+from tests.adapters.providers.formats import FORMATS
+from tests.adapters.providers.notes import ORDER
 from tests.cli.conftest import Run
+from tests.doubles.fal import FalDouble
+from tests.doubles.vendor import TOKEN
 
 Ask = Callable[..., Any]
 DOCUMENT = {
@@ -170,14 +175,32 @@ def test_people_get_sums_and_hear_of_days_on_which_nobody_looked(reelkeeper: Run
 
 @pytest.mark.usefixtures("june")
 def test_our_count_stands_beside_cloudflares(reelkeeper: Run, ask: Ask) -> None:
-    found = ask("bill", "--reconcile", "--month", "2026-06")
+    found = ask("bill", "--reconcile", "cloudflare", "--month", "2026-06")
     (storage,) = found["differences"]
     assert (storage["ours"], storage["theirs"], storage["difference"]) == (30 * 10**9, 32 * 10**9, 2 * 10**9)
     assert (storage["list_usd"], found["charged_usd"]) == ("0.001", "0.015")
     assert (len(found["days_of_both"]), len(found["days_of_ours_alone"])) == (2, 18)
     assert found["billed_by_cloudflare_usd"] is None
-    said = reelkeeper("bill", "--reconcile", "--month", "2026-06").stdout
+    said = reelkeeper("bill", "--reconcile", "cloudflare", "--month", "2026-06").stdout
     assert "2 days are known to both, 18 to us alone" in said
+
+
+def test_a_job_that_only_the_provider_knows_is_named_with_its_cost(
+    reelkeeper: Run, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FalDouble().serving() as fal:
+        for name, value in {"": "fal", "_URL": fal.url, "_TOKEN": TOKEN}.items():
+            monkeypatch.setenv(f"REELKEEPER_GENERATOR{name}", value)
+        monkeypatch.setenv("REELKEEPER_ALLOW_PRIVATE_ADDRESSES", "true")
+        FORMATS["fal"].connect(fal).submit(Submission("somebody's", ORDER._replace(model="fal-ai/veo3.1")))
+        fal.jobs["p1"]["status"] = "succeeded"
+        found = ask("bill", "--reconcile", "fal")
+        assert [entry["at_provider"] for entry in found["only_theirs"]] == ["fal-ai/veo3.1/requests/p1"]
+        assert (found["ours_usd"], found["theirs_usd"], found["difference_usd"]) == ("0.00", "0.50", "0.50")
+        assert (found["jobs_of_both"], found["only_ours"], found["differences"]) == (0, [], [])
+        said = reelkeeper("bill", "--reconcile", "fal").stdout
+    assert "To fal alone: fal-ai/veo3.1/requests/p1" in said
+    assert "a difference of $0.50" in said
 
 
 def test_a_month_without_charges_says_what_makes_them(reelkeeper: Run, ask: Ask) -> None:
@@ -194,7 +217,9 @@ def test_a_month_without_charges_says_what_makes_them(reelkeeper: Run, ask: Ask)
         ["--by", "planet"],
         ["--format", "xml"],
         ["--usage", "-", "--by", "user"],
-        ["--reconcile", "--by", "user"],
+        ["--reconcile", "cloudflare", "--by", "user"],
+        ["--reconcile", "nobody"],
+        ["--reconcile", "fal"],
     ],
     ids=" ".join,
 )

@@ -25,11 +25,12 @@ class FalDouble(Vendor):
     def __init__(self, video: bytes = b"a video") -> None:
         super().__init__(video)
         self.signs_with = Ed25519PrivateKey.generate()
+        self.second_nanousd = 100_000_000  # of a request's video
 
     def refusal(self, status: int, told: str) -> Next:
         return status, {"detail": told}
 
-    def route(self, request: Request) -> Next:
+    def route(self, request: Request) -> Next:  # noqa: PLR0911  a table
         if request.path == "/.well-known/jwks.json":
             others = {"kty": "OKP", "crv": "Ed25519", "x": _shown(Ed25519PrivateKey.generate())}
             return 200, {"keys": [others, {"kty": "OKP", "crv": "Ed25519", "x": _shown(self.signs_with)}]}
@@ -37,6 +38,8 @@ class FalDouble(Vendor):
             return self.refusal(401, "Cannot access application. Authentication is required.")
         if request.path == "/v1/models/requests/by-endpoint":
             return self._list(request.query)
+        if request.path == "/v1/models/billing-events":
+            return self._billed(request.query)
         path, _, told = request.path.strip("/").partition("/requests/")
         if request.method == "POST" and not told:
             return self._begin(path, request)
@@ -110,18 +113,53 @@ class FalDouble(Vendor):
         return self.refusal(400, "Request is still in progress")
 
     def _list(self, query: dict[str, str]) -> Next:
-        """Give the requests of an endpoint, by pages of half of what is asked for, so that more are read."""
+        """Give the requests of an endpoint."""
         over: list[dict[str, Any]] = [
             {"request_id": job["id"], "endpoint_id": job["endpoint"], "json_input": job["input"], "status_code": 200}
             for job in self.jobs.values()
             if job["endpoint"] == query["endpoint_id"] and not self.hides_jobs
         ]
-        start, page = int(query.get("cursor", 0)), int(query["limit"]) // 2
-        return 200, {
-            "items": over[start : start + page],
-            "next_cursor": str(start + page) if len(over) > start + page else None,
-            "has_more": len(over) > start + page,
-        }
+        return 200, _page("items", over, query)
+
+    def _billed(self, query: dict[str, str]) -> Next:
+        """Give what was made between, the latest first, at the price of its seconds."""
+        events: list[dict[str, Any]] = [
+            {
+                "request_id": job["id"],
+                "endpoint_id": job["endpoint"],
+                "timestamp": job["at"].isoformat().replace("+00:00", "Z"),
+                "output_units": self._seconds(job),
+                "unit_price": self.second_nanousd / 10**9,
+                "percent_discount": None,
+                "cost_estimate_nano_usd": self.cost_nanousd(job),
+            }
+            for job in reversed(self.jobs.values())
+            if job["status"] in ("succeeded", "expired") and query["start"] <= job["at"].isoformat() < query["end"]
+        ]
+        return 200, _page("billing_events", events, query)
+
+    def _seconds(self, job: Job) -> float:
+        return float(str(job["input"].get("duration", 5)).removesuffix("s"))
+
+    def cost_nanousd(self, job: Job) -> int:
+        """Give what a request costs, unless a test says otherwise."""
+        return int(job.get("cost_nanousd", self._seconds(job) * self.second_nanousd))
+
+    @property
+    def invoice_nanousd(self) -> int:
+        """What the month's invoice comes to."""
+        return sum(self.cost_nanousd(job) for job in self.jobs.values() if job["status"] in ("succeeded", "expired"))
+
+
+def _page(name: str, whole: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
+    """Give half of what is asked for, so that more is read."""
+    start, size = int(query.get("cursor", 0)), int(query["limit"]) // 2
+    has_more = len(whole) > start + size
+    return {
+        name: whole[start : start + size],
+        "next_cursor": str(start + size) if has_more else None,
+        "has_more": has_more,
+    }
 
 
 def _shown(key: Ed25519PrivateKey) -> str:

@@ -35,8 +35,7 @@ class OpenAIDouble(Vendor):
                 return self.refusal(400, "prompt is required")
             return self.accept(str(form["prompt"]), lambda job: (200, self._video(job)), form=form)
         if parts == [""]:
-            shown = [self._video(job) for job in reversed(self.jobs.values())]
-            return 200, {"object": "list", "data": shown, "has_more": False, "first_id": None, "last_id": None}
+            return 200, self._list(request.query)
         job = self.jobs.get(parts[0])
         return self._asked(job, request.method, parts[1:]) if job else self.refusal(404, "No such video")
 
@@ -49,6 +48,14 @@ class OpenAIDouble(Vendor):
             return 200, {"id": job["id"], "object": "video.deleted", "deleted": True}
         shown = self._video(self.look(job))
         return (500 if self.fails_by_status and shown["status"] == "failed" else 200), shown
+
+    def _list(self, query: dict[str, str]) -> dict[str, Any]:
+        """Give a page, the newest first, after the job that is named."""
+        newest = [self._video(job) for job in reversed(self.jobs.values())]
+        start = [video["id"] for video in newest].index(query["after"]) + 1 if "after" in query else 0
+        shown = newest[start : start + int(query.get("limit", 20))]
+        ends = {"first_id": shown[0]["id"], "last_id": shown[-1]["id"]} if shown else {}
+        return {"object": "list", "data": shown, "has_more": len(newest) > start + len(shown), **ends}
 
     def _video(self, job: Job) -> dict[str, Any]:
         return {

@@ -93,7 +93,7 @@ def _while_all_is_well(found: Evidence, clip: Path, folder: Path) -> None:
     run(found, "db", "status")
     run(found, "audit", "verify")
     run(found, "alerts", "messages", "--all")
-    run(found, "bill", "--reconcile")
+    run(found, "bill", "--reconcile", "cloudflare")
     run(found, "report", "-o", folder / "state" / "report.html")
     run(found, "db", "backup", folder / "state" / "backup.zip")
     found.keep("settings, as shown", repr(Settings()))

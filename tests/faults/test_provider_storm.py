@@ -5,6 +5,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -12,17 +13,19 @@ from urllib.parse import parse_qsl
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.adapters.providers import RemoteGenerator, vendor_calls
+from reelkeeper.adapters.providers import FalProvider, RemoteGenerator, vendor_calls
 from reelkeeper.adapters.providers.fal import job_path
 from reelkeeper.errors import SignatureRefused
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.jobs.claim import name_sent
+from reelkeeper.operations.jobs.vendor_bill import reconcile
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import jobs
 from tests.adapters.providers.formats import FORMATS, Format
+from tests.doubles.fal import FalDouble
 from tests.doubles.replicate import SIGNING_SECRET
 from tests.doubles.vendor import CUT, FAULT, LOST, Job, Next, Vendor
 from tests.faults.conftest import Child, MakeWorld, wait_for_end
@@ -31,7 +34,7 @@ from tests.operations.books import DOLLAR, balances
 from tests.operations.queue import expire_claims, make_due
 from tests.operations.shop import ask, run
 
-NAMES = ["fal", "replicate", "runway", "openai"]
+NAMES = ["fal", "replicate", "runway", "openai", "comfyui"]
 KILLS = ["jobs.claim.after_commit", "jobs.announce.after_commit", "provider.submit.after", "jobs.sent.after_commit"]
 KILLS += ["upload.put.after", "job.succeed.before_commit", "job.succeed.after_commit"]
 WEATHER: list[tuple[float, Next]] = [  # by chance, for each new job
@@ -205,4 +208,9 @@ def test_each_job_is_paid_and_charged_once_or_not_at_all(
     storm.weather_it(AttemptPolicy(most_attempts=10))
     ends = storm.check()
     print(f"{name}, {count} jobs: {dict(ends)}, {len(vendor.jobs)} at the vendor")  # noqa: T201  for who reads on
+    if isinstance(vendor, FalDouble):  # whose bill names each request
+        today, provider = datetime.now(UTC).date(), FORMATS["fal"].connect(vendor)
+        assert isinstance(provider, FalProvider)
+        found = reconcile(storm.engine, provider, today - timedelta(days=3), today + timedelta(days=1))
+        assert (found.theirs_nanousd, found.only_theirs) == (vendor.invoice_nanousd, ())
     assert ends["made"] > count / 3

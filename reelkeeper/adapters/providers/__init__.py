@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from reelkeeper.adapters.providers.contract import Generator, Provider
+from reelkeeper.adapters.providers.comfyui import ComfyUIProvider
+from reelkeeper.adapters.providers.contract import Billing, Generator, Provider
 from reelkeeper.adapters.providers.fal import FalProvider
 from reelkeeper.adapters.providers.http import HttpProvider
 from reelkeeper.adapters.providers.local import LocalGenerator
@@ -10,11 +11,13 @@ from reelkeeper.adapters.providers.openai import OpenAIProvider
 from reelkeeper.adapters.providers.remote import Fetch, ImageUrl, RemoteGenerator
 from reelkeeper.adapters.providers.replicate import ReplicateProvider
 from reelkeeper.adapters.providers.runway import RunwayProvider
+from reelkeeper.errors import Misconfigured
 from reelkeeper.settings import Settings
 
 VENDORS = frozenset({"fal", "replicate"})  # who call by an address that holds our key
 __all__ = [
     "VENDORS",
+    "ComfyUIProvider",
     "FalProvider",
     "Generator",
     "HttpProvider",
@@ -23,6 +26,7 @@ __all__ = [
     "RemoteGenerator",
     "ReplicateProvider",
     "RunwayProvider",
+    "billing",
     "connect",
 ]
 
@@ -36,6 +40,19 @@ def connect(settings: Settings, *, fetch: Fetch | None = None, image_url: ImageU
     if name == "local":
         return LocalGenerator(settings.images, fetch)
     return RemoteGenerator(_provider(name, settings), model=settings.generator_model, fetch=fetch, image_url=image_url)
+
+
+def billing(settings: Settings, name: str) -> Billing:
+    """Return the account of the configured provider, which must be `name`. Sends no request. Raises Misconfigured."""
+    if settings.provider != name:
+        raise Misconfigured(
+            f"REELKEEPER_GENERATOR is {settings.provider}: to read the account at {name}, set it and its "
+            "REELKEEPER_GENERATOR_TOKEN for this command"
+        )
+    provider = _provider(name, settings)
+    if not isinstance(provider, FalProvider | ReplicateProvider | RunwayProvider | OpenAIProvider):
+        raise Misconfigured(f"{name} has no account of its jobs that can be read")
+    return provider
 
 
 def _provider(name: str, settings: Settings) -> Provider:
@@ -54,4 +71,6 @@ def _provider(name: str, settings: Settings) -> Provider:
             return RunwayProvider(token, url=url, hosts=hosts, **how)
         case "openai":
             return OpenAIProvider(str(url), token, hosts=hosts, **how)
+        case "comfyui":
+            return ComfyUIProvider(str(url), token, hosts=hosts, **how)
     return HttpProvider(str(url), token, webhook_url=webhook_url, hosts=hosts or None, **how)

@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from reelkeeper.model.money import VendorJob
+
 
 class Way(StrEnum):
     """A way to find a job whose submit response was lost."""
@@ -145,3 +147,18 @@ class Provider(Protocol):
 
     def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
         """Store the video in `target`. Raises GenerationLost for one that is gone, GenerationUnknown."""
+
+
+class Billing(Protocol):
+    """A vendor's own account of the jobs that it was sent, with what each cost where it says so."""
+
+    name: str
+
+    def billed(self, first: datetime, end: datetime) -> list[VendorJob]:
+        """List the jobs from `first` on and before `end`, or their sums by day and model.
+
+        Raises GenerationUnknown where not all could be read.
+        """
+
+    def mark_of(self, key: str) -> str:
+        """Give the mark that a job has in that list which was sent under `key`."""

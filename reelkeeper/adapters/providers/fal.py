@@ -5,12 +5,14 @@
     GET  .../OWNER/ALIAS/requests/ID                      its output, or why it failed
     PUT  .../OWNER/ALIAS/requests/ID/cancel
     GET  https://api.fal.ai/v1/models/requests/by-endpoint
+    GET  https://api.fal.ai/v1/models/billing-events      with an admin key: what each request cost
 
 The list has the requests that are over; whether it has those that wait is not known.
 """
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode, urlsplit
@@ -35,6 +37,7 @@ from reelkeeper.adapters.providers.transport import (
     words,
 )
 from reelkeeper.errors import GenerationRefused, GenerationUnknown
+from reelkeeper.model.money import VendorJob
 
 _MODEL: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)+")
 _JOB: Final = re.compile(r"([\w-][\w.-]*/){2,3}requests/[\w-]+")
@@ -106,7 +109,7 @@ class FalProvider(OverHttp):
         key = str(order.provider_key)
         if not _is_marked(order):
             raise GenerationUnknown("the provider's list is searched by a seed of ours, and this job was sent without")
-        for listed in self._listed(order):
+        for listed in self._requests(order.model, order.started_at):
             sent = listed.get("json_input")
             # guard provider.fal_mark: a job in doubt takes another's request for its own, and its user gets that video
             if (
@@ -135,21 +138,51 @@ class FalProvider(OverHttp):
         """Take the request from the queue; a model at work may go on."""
         self._calls.tell("PUT", f"/{job_id}/cancel")
 
-    def _listed(self, order: Order) -> Iterator[dict[str, Any]]:
-        query = {"endpoint_id": order.model, "expand": "payloads", "limit": "100"}
-        if order.started_at:
-            query["start"] = order.started_at.isoformat()
+    def billed(self, first: datetime, end: datetime) -> list[VendorJob]:
+        """List the billing events. Their requests show the seed that each was sent with, for thirty days."""
+        between = {"start": first.isoformat(), "end": end.isoformat()}
+        events = list(self._listed("billing-events", "billing_events", between | {"limit": "1000"}))
+        seeds: dict[object, str] = {}
+        for endpoint in sorted({str(event.get("endpoint_id")) for event in events}):
+            for request in self._requests(endpoint, first, end):
+                sent = request.get("json_input")
+                if isinstance(sent, dict) and "seed" in sent:
+                    seeds[request.get("request_id")] = str(sent["seed"])
+        return [_billed(event, seeds.get(event.get("request_id"))) for event in events]
+
+    def mark_of(self, key: str) -> str:
+        """Give the seed."""
+        return str(seed_of(key))
+
+    def _requests(self, model: str, first: datetime | None, end: datetime | None = None) -> Iterator[dict[str, Any]]:
+        query = {"endpoint_id": model, "expand": "payloads", "limit": "100"}
+        query |= {name: at.isoformat() for name, at in (("start", first), ("end", end)) if at}
+        return self._listed("requests/by-endpoint", "items", query)
+
+    def _listed(self, what: str, name: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
         for _ in range(_PAGES):
-            page = self._platform.get(f"/v1/models/requests/by-endpoint?{urlencode(query)}", "its requests")
-            items = page.fields.get("items") if page else None
+            page = self._platform.get(f"/v1/models/{what}?{urlencode(query)}", "a list of its requests")
+            items = page.fields.get(name) if page else None
             if page is None or not isinstance(items, list):
                 raise GenerationUnknown("the provider's answer lists no requests")
             yield from (item for item in items if isinstance(item, dict))
             following = page.fields.get("next_cursor")
             if not following:
                 return
-            query["cursor"] = str(following)
+            query = query | {"cursor": str(following)}
         raise GenerationUnknown(f"the provider has more than {_PAGES} pages since then")
+
+
+def _billed(event: dict[str, Any], seed: str | None) -> VendorJob:
+    model, cost = str(event.get("endpoint_id")), event.get("cost_estimate_nano_usd")
+    try:
+        at = datetime.fromisoformat(str(event.get("timestamp")))
+    except ValueError:
+        raise GenerationUnknown("the provider's answer does not say when it billed a request") from None
+    # guard provider.fal_cost: a billed request whose cost cannot be read is taken for one that cost nothing
+    if not isinstance(cost, int) or cost < 0:
+        raise GenerationUnknown("the provider's answer does not say what it billed for a request")
+    return VendorJob(job_path(model, job_name(event.get("request_id"))), model, at, cost, seed)
 
 
 def job_path(model: str, request_id: str, response_url: object = None) -> str:

@@ -8,8 +8,9 @@
 It lists nothing that tells our job from another of the same words, so a lost answer stays in doubt.
 """
 
+from datetime import UTC, datetime
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
@@ -26,8 +27,10 @@ from reelkeeper.adapters.providers.transport import (
     words,
 )
 from reelkeeper.errors import GenerationUnknown
+from reelkeeper.model.money import VendorJob
 
 _PERCENT: Final = 100
+_PAGES: Final = 100
 _STATUSES: Final = {
     "queued": Status.QUEUED,
     "in_progress": Status.RUNNING,
@@ -82,6 +85,26 @@ class OpenAIProvider(OverHttp):
         """Delete the job. Some servers only forget it, and a gateway has no such call."""
         self._calls.tell("DELETE", f"/videos/{quote(job_id, safe='')}")
 
+    def billed(self, first: datetime, end: datetime) -> list[VendorJob]:
+        """List the jobs of an engine, of which it does not say what they cost; LiteLLM's proxy has no such list."""
+        found: list[VendorJob] = []
+        query = {"limit": "100", "order": "desc"}
+        for _ in range(_PAGES):
+            page = self._calls.get(f"/videos?{urlencode(query)}", "its list of videos")
+            listed = page.fields.get("data") if page else None
+            if page is None or not isinstance(listed, list):
+                raise GenerationUnknown("the provider's answer lists no videos")
+            jobs = [_listed(entry) for entry in listed]
+            found += [job for job in jobs if first <= job.at < end]
+            if not page.fields.get("has_more") or not jobs or jobs[-1].at < first:
+                return found
+            query = query | {"after": str(jobs[-1].id)}
+        raise GenerationUnknown(f"the provider has more than {_PAGES} pages since then")
+
+    def mark_of(self, key: str) -> str:
+        """Give the key: nothing in the list carries it."""
+        return key
+
     def _standing(self, body: object) -> Standing:
         said = body if isinstance(body, dict) else {}
         job_id, status = job_name(said.get("id")), _STATUSES.get(str(said.get("status")))
@@ -97,3 +120,11 @@ class OpenAIProvider(OverHttp):
             video_url=f"{self._calls.url}/videos/{quote(job_id, safe='')}/content",
             error=words(said.get("error")),
         )
+
+
+def _listed(entry: object) -> VendorJob:
+    said = entry if isinstance(entry, dict) else {}
+    created = said.get("created_at")
+    if not isinstance(created, int | float):
+        raise GenerationUnknown("the provider's answer does not say when a video was asked for")
+    return VendorJob(job_name(said.get("id")), str(said.get("model")), datetime.fromtimestamp(created, UTC))

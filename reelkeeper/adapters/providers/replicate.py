@@ -10,6 +10,7 @@ What it made is deleted one hour after its end.
 """
 
 import re
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -25,6 +26,7 @@ from reelkeeper.adapters.providers.inputs import (
 )
 from reelkeeper.adapters.providers.transport import OverHttp, Transport, is_about_content, job_name, no_status, words
 from reelkeeper.errors import GenerationRefused, GenerationUnknown
+from reelkeeper.model.money import VendorJob
 
 _MODEL: Final = re.compile(r"(deployments/)?([\w-][\w.-]*)/([\w-][\w.-]*)")
 _VERSION: Final = re.compile(r"(?:[\w-][\w.-]*/[\w-][\w.-]*:)?([0-9a-f]{64})")
@@ -89,23 +91,11 @@ class ReplicateProvider(OverHttp):
 
     def find(self, order: Order) -> Standing | None:
         """Read the list back to the job's beginning. What it lacks may still come: its lag is not known."""
-        path, since = "/v1/predictions", order.started_at
-        for _ in range(_PAGES):
-            page = self._calls.get(path, "its predictions")
-            listed = page.fields.get("results") if page else None
-            if page is None or not isinstance(listed, list):
-                raise GenerationUnknown("the provider's answer lists no predictions")
-            predictions = [entry for entry in listed if isinstance(entry, dict)]
-            for prediction in predictions:
-                # guard provider.replicate_mark: a job in doubt takes another's prediction for its own, and its video
-                if key_of(prediction.get("webhook")) == order.provider_key:
-                    return _standing(prediction)
-            following = page.fields.get("next")
-            if not isinstance(following, str) or (since and any(_is_before(entry, since) for entry in predictions)):
-                return None
-            parts = urlsplit(following)  # the host is ours to choose, whatever the answer says
-            path = f"{parts.path}?{parts.query}"
-        raise GenerationUnknown(f"the provider has more than {_PAGES} pages since then")
+        for prediction in self._predictions(order.started_at):
+            # guard provider.replicate_mark: a job in doubt takes another's prediction for its own, and its video
+            if key_of(prediction.get("webhook")) == order.provider_key:
+                return _standing(prediction)
+        return None
 
     def look(self, job_id: str) -> Standing | None:
         """Ask for the prediction."""
@@ -115,6 +105,41 @@ class ReplicateProvider(OverHttp):
     def cancel(self, job_id: str) -> None:
         """Cancel the prediction; what has run of it may be charged."""
         self._calls.tell("POST", f"/v1/predictions/{quote(job_id, safe='')}/cancel")
+
+    def billed(self, first: datetime, end: datetime) -> list[VendorJob]:
+        """List the predictions, of which it does not say what they cost."""
+        found = []
+        for prediction in self._predictions(first):
+            try:
+                at = datetime.fromisoformat(str(prediction.get("created_at")))
+            except ValueError:
+                raise GenerationUnknown("the provider's answer does not say when a prediction was made") from None
+            if first <= at < end:
+                model = str(prediction.get("model") or prediction.get("version"))
+                mark = key_of(prediction.get("webhook"))
+                found.append(VendorJob(job_name(prediction.get("id")), model, at, mark=mark))
+        return found
+
+    def mark_of(self, key: str) -> str:
+        """Give the key, as it stands in the webhook's address."""
+        return key
+
+    def _predictions(self, since: datetime | None) -> Iterator[dict[str, Any]]:
+        """Read the list, the newest first, page by page until one reaches back to `since`."""
+        path = "/v1/predictions"
+        for _ in range(_PAGES):
+            page = self._calls.get(path, "its predictions")
+            listed = page.fields.get("results") if page else None
+            if page is None or not isinstance(listed, list):
+                raise GenerationUnknown("the provider's answer lists no predictions")
+            predictions = [entry for entry in listed if isinstance(entry, dict)]
+            yield from predictions
+            following = page.fields.get("next")
+            if not isinstance(following, str) or (since and any(_is_before(entry, since) for entry in predictions)):
+                return
+            parts = urlsplit(following)  # the host is ours to choose, whatever the answer says
+            path = f"{parts.path}?{parts.query}"
+        raise GenerationUnknown(f"the provider has more than {_PAGES} pages since then")
 
 
 def _standing(body: object) -> Standing:

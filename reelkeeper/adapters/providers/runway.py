@@ -3,18 +3,23 @@
     POST   /v1/text_to_video, /v1/image_to_video     {"model", "promptText", "ratio", "duration", ...} -> {"id"}
     GET    /v1/tasks/ID                              how it stands; the address of its video is made anew each time
     DELETE /v1/tasks/ID
+    POST   /v1/organization/usage                    {"startDate", "beforeDate"} -> credits by day and model
 
 It calls nobody and knows no key, so a lost answer stays in doubt.
 """
 
+from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
 
 from reelkeeper.adapters.providers.contract import Guarantee, Standing, Status, Submission
 from reelkeeper.adapters.providers.inputs import seconds_of, with_parameters
 from reelkeeper.adapters.providers.transport import OverHttp, Transport, fraction, job_name, no_status, words
+from reelkeeper.errors import GenerationUnknown
+from reelkeeper.model.money import VendorJob
 
 _CREDIT_MICROUSD: Final = 10_000  # $0.01 each: docs.dev.runwayml.com/guides/pricing, November 2026
+_NANO_IN_MICRO: Final = 1_000
 _STATUSES: Final = {
     "PENDING": Status.QUEUED,
     "THROTTLED": Status.QUEUED,
@@ -60,6 +65,28 @@ class RunwayProvider(OverHttp):
         """Ask for the task."""
         answer = self._calls.get(f"/v1/tasks/{quote(job_id, safe='')}", "a task")
         return _standing(answer.fields) if answer else None
+
+    def billed(self, first: datetime, end: datetime) -> list[VendorJob]:
+        """Give the credits of each day and model, net of refunds: no task is named."""
+        asked = {"startDate": f"{first:%Y-%m-%d}", "beforeDate": f"{end:%Y-%m-%d}"}
+        answer = self._calls.ask("POST", "/v1/organization/usage", asked)
+        try:
+            return [
+                VendorJob(
+                    None,
+                    str(used["model"]),
+                    datetime.fromisoformat(result["date"]).replace(tzinfo=UTC),
+                    int(used["amount"]) * _CREDIT_MICROUSD * _NANO_IN_MICRO,
+                )
+                for result in answer.fields["results"]
+                for used in result["usedCredits"]
+            ]
+        except (KeyError, TypeError, ValueError):
+            raise GenerationUnknown(f"the provider answered {answer.status} when asked for what was used") from None
+
+    def mark_of(self, key: str) -> str:
+        """Give the key: nothing there carries it."""
+        return key
 
     def cancel(self, job_id: str) -> None:
         """Delete the task: one that runs may go on, and is charged."""

@@ -1,4 +1,4 @@
-"""`bill`: what a month costs, and who or what it goes to; a usage document priced; our count against Cloudflare's."""
+"""`bill`: what a month costs, and who or what it goes to; a usage document priced; our count against a vendor's."""
 
 import csv
 import sys
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 By = Literal["user", "service", "day"]
+Account = Literal["cloudflare", "fal", "replicate", "runway", "openai"]
 _KEYS: Mapping[By, tuple[str, ...]] = {
     "user": ("x_UserId", "x_UserTier"),
     "service": ("ServiceName",),
@@ -36,7 +37,9 @@ def bill(
     form: Annotated[
         Literal["table", "json", "csv"], typer.Option("--format", help="json and csv name columns as FOCUS does.")
     ] = "table",
-    reconcile: Annotated[bool, typer.Option("--reconcile", help="Compare our own count with Cloudflare's.")] = False,
+    reconcile: Annotated[
+        Account | None, typer.Option(help="Compare our own account with Cloudflare's, or a provider's of videos.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows of a table to show.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
@@ -56,9 +59,12 @@ def bill(
     if reconcile:
         if by or form == "csv":
             raise typer.BadParameter("--reconcile goes with --month and --json")
-        from reelkeeper.cli.commands.reconciliation import show
+        from reelkeeper.cli.commands import reconciliation, vendor_reconciliation
 
-        show(first, last, as_json=form == "json")
+        if reconcile == "cloudflare":
+            reconciliation.show(first, last, as_json=form == "json")
+        else:
+            vendor_reconciliation.show(reconcile, first, last, as_json=form == "json")
         return
     from reelkeeper.store.core.engine import reading
 

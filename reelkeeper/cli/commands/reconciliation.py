@@ -1,4 +1,4 @@
-"""What `bill --reconcile` shows: our own count of a month beside Cloudflare's."""
+"""What `bill --reconcile cloudflare` shows: our own count of a month beside Cloudflare's."""
 
 from contextlib import closing, nullcontext
 from datetime import date

@@ -224,7 +224,7 @@ class ModelEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(min_length=1, max_length=200, description="Name of the model in requests")
-    provider: Literal["fal", "replicate", "runway", "openai", "http", "local"] | None = Field(
+    provider: Literal["fal", "replicate", "runway", "openai", "comfyui", "http", "local"] | None = Field(
         None, description="Who makes its videos; unset: the provider that is configured"
     )
     vendor_model: str | None = Field(

@@ -3,8 +3,16 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from reelkeeper.adapters.providers import FalProvider, HttpProvider, OpenAIProvider, ReplicateProvider, RunwayProvider
+from reelkeeper.adapters.providers import (
+    ComfyUIProvider,
+    FalProvider,
+    HttpProvider,
+    OpenAIProvider,
+    ReplicateProvider,
+    RunwayProvider,
+)
 from reelkeeper.adapters.providers.contract import Provider
+from tests.doubles.comfyui import ComfyUIDouble
 from tests.doubles.fal import FalDouble
 from tests.doubles.openai_videos import OpenAIDouble
 from tests.doubles.provider import ProviderDouble
@@ -55,4 +63,5 @@ FORMATS = {
         RunwayDouble, lambda url, **how: RunwayProvider(TOKEN, url=url, **how), "gen4.5", finds_lost=False
     ),
     "openai": Format(OpenAIDouble, lambda url, **how: OpenAIProvider(url, TOKEN, **how), "wan3", finds_lost=False),
+    "comfyui": Format(ComfyUIDouble, lambda url, **how: ComfyUIProvider(url, TOKEN, **how), "wan", finds_lost=True),
 }

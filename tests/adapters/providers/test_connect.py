@@ -22,6 +22,7 @@ KEY, URL = SecretStr("a key of a provider's"), "https://provider.example/v1"
         ({"generator": "replicate", "generator_token": KEY, "generator_url": URL}, "replicate"),
         ({"generator": "runway", "generator_token": KEY}, "runway"),
         ({"generator": "openai", "generator_url": URL}, "openai"),
+        ({"generator": "comfyui", "generator_url": URL}, "comfyui"),
     ],
 )
 def test_the_configured_generator_is_given(given: dict[str, Any], name: str) -> None:
@@ -34,6 +35,7 @@ def test_the_configured_generator_is_given(given: dict[str, Any], name: str) -> 
         {"generator": "fal"},
         {"generator": "replicate", "generator_url": URL},
         {"generator": "openai", "generator_token": KEY},
+        {"generator": "comfyui"},
         {"generator": "http"},
         {"generator": "local", "generator_url": URL},
         {"generator": "another"},

@@ -149,6 +149,31 @@ def test_a_list_of_replicates_without_webhooks_leaves_the_job_in_doubt(
     assert len(replicate.submitted) == 1
 
 
+def test_an_account_is_read_page_by_page_back_to_its_first_moment(
+    fal: FalDouble, replicate: ReplicateDouble, openai: OpenAIDouble
+) -> None:
+    now = datetime.now(UTC)
+    ages = [timedelta(days=2)] * 150 + [timedelta(minutes=1)] * 210
+    for double, fields in (
+        (fal, {"endpoint": "fal-ai/veo3.1", "input": {"seed": 7}}),
+        (replicate, {"model": "a/b", "version": "hidden", "webhook": None, "input": {}}),
+        (openai, {"form": {"prompt": "a cat"}}),
+    ):
+        jobs = [{"id": f"p{n}", "status": "succeeded", "at": now - age, **fields} for n, age in enumerate(ages)]
+        double.jobs = {str(job["id"]): job for job in jobs}
+    for provider, double, calls in (
+        (FalProvider(TOKEN, url=fal.url, **HOW), fal, 1 + 8),  # the bill, and what was sent: its double ignores times
+        (ReplicateProvider(TOKEN, url=replicate.url, **HOW), replicate, 3),
+        (OpenAIProvider(openai.url, TOKEN, **HOW), openai, 3),
+    ):
+        found = provider.billed(now - timedelta(hours=1), now)
+        assert ({str(entry.id).rpartition("/")[2] for entry in found}, len(found)) == (
+            {f"p{n}" for n in range(150, 360)},
+            210,
+        )
+        assert double.connections == calls
+
+
 def test_an_engine_is_sent_a_form_with_the_image(openai: OpenAIDouble, tmp_path: Path) -> None:
     image = b"\x89PNG a picture"
 

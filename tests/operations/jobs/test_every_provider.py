@@ -25,7 +25,7 @@ def engine(sqlite_engine: sa.Engine) -> sa.Engine:
     return sqlite_engine
 
 
-@pytest.fixture(params=["fal", "replicate", "runway", "openai"])
+@pytest.fixture(params=["fal", "replicate", "runway", "openai", "comfyui"])
 def format_(request: pytest.FixtureRequest) -> Format:
     return FORMATS[request.param]
 

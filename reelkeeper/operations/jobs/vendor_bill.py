@@ -1,0 +1,55 @@
+"""Set a vendor's account of the jobs that it was sent against ours."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cache, partial
+from typing import Final
+
+from reelkeeper.adapters.providers.contract import Billing
+from reelkeeper.errors import GenerationUnknown, UsageUnknown
+from reelkeeper.model.jobs import JobState
+from reelkeeper.model.money import SentJob
+from reelkeeper.model.requests import GenerationRequest
+from reelkeeper.operations.core.policies import at as at_version
+from reelkeeper.operations.jobs.admit import price_of
+from reelkeeper.rules.billing.catalogue import VendorPrice
+from reelkeeper.rules.billing.vendor_bill import VendorComparison, compare
+from reelkeeper.rules.policies import Policies
+from reelkeeper.store import Engine
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.jobs.sent import SentRow, sent_between
+
+_ONE_DAY: Final = timedelta(days=1)
+_LASTS: Final = 2 * _ONE_DAY  # that a job may take from its first attempt to the vendor's bill
+_MAX_KEYS: Final = 1_000  # of one job
+
+
+def reconcile(engine: Engine, billing: Billing, first: date, last: date) -> VendorComparison:
+    """Compare the days from `first` to `last`, in UTC. Raises UsageUnknown where the vendor does not tell."""
+    begin, end = (datetime.combine(day, time(), UTC) for day in (first, last + _ONE_DAY))
+    try:
+        theirs = billing.billed(begin, end)
+    except GenerationUnknown as error:
+        raise UsageUnknown(f"{billing.name} does not say what it made: {error}") from None
+    with reading(engine) as session:
+        rows = sent_between(session, billing.name, begin - _LASTS, end + _LASTS)
+        policies = cache(partial(at_version, session))
+        ours = [SentJob(*row[:6], _cost(row, policies)) for row in rows]
+    # An attempt that failed has left its name with the vendor alone; its key can be made again.
+    marks = {
+        billing.mark_of(f"{row.id}-{number}"): row.id
+        for row in rows
+        for number in range(1, min(row.lease_token, _MAX_KEYS) + 1)
+    }
+    return compare(ours, theirs, marks, begin, end)
+
+
+def _cost(row: SentRow, policies: Callable[[int], Policies]) -> int | None:
+    """Give what a job cost as its provider told; else as was expected, if it was made or its provider may have it."""
+    if row.cost_microusd is not None or (row.state != JobState.SUCCEEDED and row.provider_key is None):
+        return row.cost_microusd
+    admitted = policies(row.policy_version)
+    entry = admitted.book.entry(row.model)
+    if entry is None or not isinstance(entry.price, VendorPrice):
+        return row.quoted_cost_microusd
+    return price_of(GenerationRequest.model_validate(row.request), row.tier, admitted).base_microusd

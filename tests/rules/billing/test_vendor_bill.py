@@ -1,0 +1,50 @@
+"""Which jobs of a vendor's account are ours, which of ours it lacks, and when that says nothing."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from reelkeeper.model.money import SentJob, VendorJob
+from reelkeeper.rules.billing.vendor_bill import compare
+
+FIRST, END = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
+NOON = datetime(2026, 11, 15, 12, tzinfo=UTC)
+JOB = SentJob("j1", 2, "j1-2", "v1", NOON, NOON + timedelta(minutes=5), 40)
+ENTRY = VendorJob("v1", "veo", NOON, 40_000)
+
+
+def test_two_attempts_of_a_job_are_added_and_named() -> None:
+    entries = [ENTRY, ENTRY._replace(id="v0", mark="of j1-1", cost_nanousd=500)]
+    found = compare([JOB], entries, {"of j1-1": "j1"}, FIRST, END)
+    (bill,) = found.differing
+    assert (bill.vendor_ids, bill.difference_nanousd) == (("v1", "v0"), 500)
+    assert (found.ours_nanousd, found.theirs_nanousd) == (40_000, 40_500)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_missing"),
+    [
+        ({}, True),
+        ({"vendor_id": None}, True),  # in doubt to its end: it counts as spent
+        ({"vendor_id": None, "vendor_key": None}, False),  # never taken
+        ({"started_at": FIRST - timedelta(seconds=1)}, False),  # in the month before, or in this one
+        ({"finished_at": END}, False),
+        ({"finished_at": None}, False),
+    ],
+)
+def test_a_job_is_missing_only_if_the_vendor_should_have_listed_it(
+    changes: dict[str, object], is_missing: bool
+) -> None:
+    found = compare([JOB._replace(**changes)], [], {}, FIRST, END)  # type: ignore[arg-type]  # fields by name
+    assert len(found.only_ours) == is_missing
+    assert found.ours_nanousd == (40_000 if is_missing else 0)
+
+
+def test_a_job_of_the_month_before_that_is_listed_in_this_one_counts_here() -> None:
+    found = compare([JOB._replace(started_at=FIRST - timedelta(hours=1))], [ENTRY], {}, FIRST, END)
+    assert (len(found.both), found.differing) == (1, [])
+
+
+def test_where_one_cost_is_not_told_their_sum_is_not_known() -> None:
+    found = compare([JOB], [ENTRY, ENTRY._replace(id="v9", cost_nanousd=None)], {}, FIRST, END)
+    assert (found.theirs_nanousd, [entry.id for entry in found.only_theirs]) == (None, ["v9"])
