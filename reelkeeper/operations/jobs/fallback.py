@@ -21,7 +21,7 @@ from reelkeeper.store import Session
 from reelkeeper.store.jobs import breakers
 from reelkeeper.store.jobs.queue import AdmittedJob
 
-_MOST: Final = 100  # jobs that one claim sends elsewhere, so that admissions do not wait for it
+_MOST: Final = 50  # jobs that one claim sends elsewhere, so that admissions do not wait for it
 
 
 class Destination(NamedTuple):

@@ -1,6 +1,10 @@
 """A job of a model with two providers: where it goes, what it costs us there, and that only one of them ever has it."""
 
+import random
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from decimal import Decimal
 from functools import partial
@@ -13,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reelkeeper.adapters.providers import HttpProvider, RemoteGenerator
-from reelkeeper.errors import LeaseLost
+from reelkeeper.errors import LeaseLost, ProviderBusy
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import Metric
 from reelkeeper.model.requests import Declined, Queued
@@ -30,9 +34,12 @@ from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.breaker import BreakerPolicy
 from reelkeeper.rules.spend.budget import Period
 from reelkeeper.rules.spend.limits import SpendLimit
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.billing import job_totals as job_totals_of
+from reelkeeper.store.core.engine import open_engine, reading, transaction
+from reelkeeper.store.jobs import endings
 from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.tables import controls, job_totals, jobs, usage_days
+from tests.children import FORKED
 from tests.doubles.provider import TOKEN, ProviderDouble
 from tests.faults.world import World
 from tests.operations.asking import ask, fox, make
@@ -238,6 +245,65 @@ def test_whatever_happens_no_two_providers_have_a_job_and_its_hold_stays(rich: s
     with transaction(rich, "test") as session:
         session.execute(sa.update(jobs).values(state=JobState.DEAD))
         session.execute(sa.delete(job_totals))
+
+
+def race(url: str, provider: str, seed: int, seconds: float) -> list[tuple[str, str, str]]:
+    """Ask for videos, make some, fail some, leave some in doubt, and fall ill, all as fast as it goes."""
+    engine, chance, book = open_engine(url), random.Random(seed), list[tuple[str, str, str]]()
+    ends, patience = time.monotonic() + seconds, AttemptPolicy(longest_pause_seconds=1)
+    while time.monotonic() < ends:
+        ask(engine, uuid4().hex, fox(seed=chance.randint(0, 10**6)))
+        for claimed in claim(engine, f"{provider} {seed}", [None] * 9, limit=999, provider=provider):
+            if claimed.provider_key or claimed.lane != provider:
+                claiming.park(engine, claimed, "no answer", patience)
+                continue
+            try:
+                job = claiming.announce(engine, claimed, provider)
+            except ProviderBusy as busy:
+                claiming.retry(engine, claimed, "ill", patience, refused_for_seconds=busy.seconds)
+                continue
+            book.append((job.id, provider, "sent"))
+            if ["fal", "runway"][int(time.time() / 3) % 2] != provider:  # which is ill, in turns
+                breaker.note_made(engine, provider, job.id, 1.0, 150.0, run_id="test")
+                with transaction(engine, "test") as session:
+                    assert endings.end(session, *job.fence, JobState.CANCELLED, cost_microusd=None) is not None
+            elif chance.random() < 0.2:
+                claiming.park(engine, job, "no answer", patience)
+                fell_ill(engine, provider)
+            else:
+                book.append((job.id, provider, "failed"))
+                claiming.retry(engine, job, "failed", patience, cost_microusd=7)
+                fell_ill(engine, provider)
+    engine.dispose()
+    return book
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("backend", ["sqlite_engine", "postgresql_engine"])
+def test_workers_of_two_providers_that_fall_ill_at_once_never_send_a_job_to_both(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    engine = request.getfixturevalue(backend)
+    make_user(engine, "ann", 10**6 * DOLLAR, tier="pro")
+    quick = BreakerPolicy(fewest_attempts=6, attempts=10, wait_seconds=1, longest_wait_seconds=1, trial_jobs=3)
+    put_in_force(engine, book=BOOK, breaker=quick)
+    url = engine.url.render_as_string(hide_password=False)
+    with ProcessPoolExecutor(6, mp_context=FORKED) as pool:
+        names = ["fal", "runway"] * 3
+        books = list(pool.map(race, [url] * 6, names, range(6), [20.0] * 6))
+    sent = Counter((job_id, what) for book in books for job_id, _, what in book)
+    twice = {job_id for job_id, what in sent if what == "sent" and sent[job_id, "sent"] - sent[job_id, "failed"] > 1}
+    lanes = {job_id: {name for book in books for job, name, _ in book if job == job_id} for job_id, _ in sent}
+    assert not twice
+    went_on = sum(len(names) == 2 for names in lanes.values())
+    assert went_on, "the race came to it that a job went on to the other"
+    with transaction(engine, "test") as session:  # what was ended here is counted in flight still
+        ended = sa.select(jobs.c.lane, sa.func.sum(jobs.c.quoted_cost_microusd)).where(jobs.c.state == "cancelled")
+        for lane, microusd in session.execute(ended.group_by(jobs.c.lane)).all():
+            scopes = (f"provider:{lane}", "model:m", "tier:pro", "user:ann")
+            job_totals_of.add(session, scopes, {"": -int(microusd)})
+    assert [found for found in accounts.recount(engine) if found.what == "in_flight"] == []
 
 
 def test_a_second_provider_must_be_in_the_price_that_was_given(rich: sa.Engine) -> None:
