@@ -42,6 +42,7 @@ ReelkeeperError
 │   │   └── ContentRefused               for what the video would show: its message is for the user
 │   ├── GenerationFailed                 not this time; it is known that nothing more will come of it
 │   ├── ProviderBusy                     the provider did not take it, says for how long to wait, and it is no attempt
+│   │   ├── ProviderDown                 as it was not reached
 │   │   └── AccountLocked                nor any other of this account: a key, a balance or a lock, for a person to mend
 │   ├── GenerationLost                   it was made, and its video is gone: it is not made and paid once more
 │   ├── GenerationUnknown                nobody knows what its provider makes of it: to be looked up, never sent again
@@ -262,6 +263,10 @@ class ProviderBusy(GenerationError):
     def __init__(self, message: str, seconds: float) -> None:
         super().__init__(message)
         self.seconds = seconds
+
+
+class ProviderDown(ProviderBusy):
+    """The provider was not reached, so that it has certainly not taken it."""
 
 
 class AccountLocked(ProviderBusy):

@@ -10,10 +10,12 @@ from docs.generated import flows
 from docs.generated.tables import code, kind, table
 from reelkeeper.cli.parameters import policy_of
 from reelkeeper.operations.core.policy_document import shown
-from reelkeeper.rules.billing.catalogue import ModelEntry, ModelLimits, Rate, VendorPrice
+from reelkeeper.rules.billing.catalogue import FallBack, ModelEntry, ModelLimits, Rate, VendorPrice
+from reelkeeper.rules.jobs.breaker import BreakerPolicy
 from reelkeeper.rules.policies import DEFAULTS, Policies, section_of
 
-_API_FOLLOWS: Final = ("access", "admission", "book", "budget", "lifecycle", "quota")
+_API_FOLLOWS: Final = ("access", "admission", "book", "breaker", "budget", "lifecycle", "quota")
+_DISPATCH: Final = "[`dispatch_jobs`](flows.md#dispatch_jobs)"
 _API: Final = "[`reelkeeper api`](commands.md#reelkeeper-api)"
 
 
@@ -28,6 +30,7 @@ def used() -> dict[tuple[str, type[BaseModel]], list[str]]:
                 found[section_of(policy), policy].append(f"[`{flow}`](flows.md#{flow})")
     for name in _API_FOLLOWS:
         found[name, type(getattr(DEFAULTS, name))].append(_API)
+    found["breaker", BreakerPolicy].append(_DISPATCH)
     return found
 
 
@@ -38,7 +41,8 @@ def sections(_argument: str = "") -> str:
 
 def catalogue(_argument: str = "") -> str:
     """List every field of a model catalogue entry as a table."""
-    parts = (("", ModelEntry), ("limits.", ModelLimits), ("price.", VendorPrice), ("price.rates[].", Rate))
+    parts: list[tuple[str, type[BaseModel]]] = [("", ModelEntry), ("limits.", ModelLimits), ("price.", VendorPrice)]
+    parts += [("price.rates[].", Rate), ("fallbacks[].", FallBack)]
     rows = ((f"`{before}{name}`", *said) for before, part in parts for name, *said in _listed(part))
     return table(("field", "what it is", "unset", "what it says"), rows)
 

@@ -116,6 +116,12 @@ def _work(found: Status) -> Iterator[Metric]:
     yield _one("reelkeeper_oldest_wait_seconds", "How long the oldest waiting job waits", queue.oldest_wait_seconds)
     if queue.jobs_at_once is not None:
         yield _one("reelkeeper_jobs_limit", "How many jobs may run at once", queue.jobs_at_once)
+    yield _gauge(
+        "reelkeeper_provider_unwell",
+        "1 while a provider gets no new job, or a few to try it",
+        ("provider",),
+        [((health.provider,), 1.0) for health in found.providers],
+    )
     yield _one("reelkeeper_cache_entries", "Videos that can be given again", cache.entries)
     yield _one("reelkeeper_cache_entries_hits", "Hits of the entries that are there", cache.hits)
     yield _one("reelkeeper_messages_waiting", "Messages that were not handed over yet", box.waiting)

@@ -15,10 +15,11 @@ from rich.text import Text
 from reelkeeper.cli.screen import dollars, out, size
 from reelkeeper.model import VideoState
 from reelkeeper.model.alerts import Severity
-from reelkeeper.operations.health.status import FlowState, Money, Status
+from reelkeeper.operations.health.status import FlowState, Money, ProviderHealth, Status
 from reelkeeper.rules.core.scopes import in_words
 from reelkeeper.rules.core.wording import many, span
 from reelkeeper.rules.health.performance_report import seconds
+from reelkeeper.rules.jobs.breaker import Phase
 
 _WIDE = 108  # columns, from which on two panels stand beside each other
 _NANO_IN_MICRO = 1000
@@ -38,7 +39,7 @@ def document(found: Status) -> dict[str, Any]:
     return (
         told
         | {"flows": flows, "videos": stored, "outbox": found.outbox, "money": _money(found.money)}
-        | {"alerts": found.alerts}
+        | {"alerts": found.alerts, "providers": [asdict(health) for health in found.providers]}
     )
 
 
@@ -159,9 +160,14 @@ def _queue(found: Status) -> Panel:
         ("jobs running", f"{queue.running:,}", at_most),
         *((f"jobs {state}", f"{queue.jobs[state]:,}", "") for state in ("parked", "dead") if state in queue.jobs),
         ("messages waiting", f"{box.waiting:,}", held_up),
+        *((f"provider {health.provider}", "unwell", _tried(health)) for health in found.providers),
         ("cached videos", f"{cache.entries:,}", f"given again {many(cache.hits, 'time')}" if cache.entries else ""),
     ]
     return _panel("Queue and outbox", _rows(rows, "left", "right", "left"))
+
+
+def _tried(health: ProviderHealth) -> str:
+    return "is tried with a few jobs" if health.phase is Phase.TRIAL else f"no job until {health.until:%H:%M:%S}"
 
 
 def _alerts(found: Status) -> Panel:

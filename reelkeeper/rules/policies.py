@@ -19,6 +19,7 @@ from reelkeeper.rules.core.access import AccessPolicy
 from reelkeeper.rules.health.performance import PerformancePolicy
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
+from reelkeeper.rules.jobs.breaker import BreakerPolicy
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.rules.jobs.pruning import PrunePolicy
@@ -56,6 +57,7 @@ class Policies(BaseModel):
     book: PriceBook = PriceBook()
     order: DispatchPolicy = DispatchPolicy()
     attempts: AttemptPolicy = AttemptPolicy()
+    breaker: BreakerPolicy = BreakerPolicy()
     concurrency: ConcurrencyPolicy = ConcurrencyPolicy()
     goals: PerformancePolicy = PerformancePolicy()
     budget: BudgetPolicy = BudgetPolicy()

@@ -19,6 +19,7 @@ from reelkeeper.model.money import Charge
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.core.workspace import flush_operations
 from reelkeeper.operations.health.watchdog import beat
+from reelkeeper.operations.jobs.breaker import note_failed
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.spend.limits import SpendLimit
@@ -88,6 +89,7 @@ def full(world: World) -> World:
 def test_every_figure_stands_in_the_readme_and_none_that_is_not_given(client: TestClient, full: World) -> None:
     limited = SpendLimit(scope="provider:fal", usd=Decimal(5))
     put_in_force(full.workspace.engine, admission=AdmissionPolicy(spend_limits=(limited,)))
+    note_failed(full.workspace.engine, "fal", "j", "no balance", is_locked=True, run_id="test")
     freeze(full.workspace.engine, by="test", reason="test")
     client.get("/healthz")
     given = {

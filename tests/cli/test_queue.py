@@ -1,5 +1,6 @@
 """`queue` and `performance`: what waits and in which order, why, what died, and how the service does."""
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,13 +10,14 @@ import sqlalchemy as sa
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import Window
+from reelkeeper.operations.jobs.breaker import note_failed
 from reelkeeper.rules.jobs.caps import Cap
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.core.opening import open_store
 from reelkeeper.store.health import performance
-from reelkeeper.store.tables import users
+from reelkeeper.store.tables import jobs, users
 from tests.cli.conftest import Run
 from tests.jobs import dead, hit, made, put, waiting
 from tests.policies import put_in_force
@@ -80,6 +82,19 @@ def test_a_job_that_waits_for_a_cap_is_told_so(reelkeeper: Run, engine_of_the_co
     put_in_force(engine_of_the_command, concurrency=ConcurrencyPolicy(caps=caps))
     said = reelkeeper("queue", "--explain", "long").stdout
     assert "Job long waits: user ann has 1 job at once, and may have 1. Those behind it go on." in said
+
+
+@pytest.mark.usefixtures("busy")
+def test_a_job_that_waits_for_a_provider_that_is_unwell_is_told_so(
+    reelkeeper: Run, engine_of_the_command: sa.Engine
+) -> None:
+    with transaction(engine_of_the_command, "test") as session:
+        session.execute(sa.update(jobs).where(jobs.c.id == "long").values(lane="fal"))
+    note_failed(engine_of_the_command, "fal", "j", "402, no balance", is_locked=True, run_id="test")
+    said = reelkeeper("queue", "--explain", "long").stdout
+    assert re.search(r"long waits: provider fal is unwell and gets no job until [\d:]+ UTC: 402, no balance\.", said)
+    shown = reelkeeper("status").stdout
+    assert re.search(r"provider fal +unwell +no job until [\d:]{8}", shown)
 
 
 @pytest.mark.usefixtures("busy")

@@ -21,6 +21,7 @@ from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.jobs.claim import name_sent
 from reelkeeper.operations.jobs.vendor_bill import reconcile
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
+from reelkeeper.rules.jobs.breaker import BreakerPolicy
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import jobs
@@ -33,6 +34,7 @@ from tests.faults.world import World
 from tests.operations.books import DOLLAR, balances
 from tests.operations.queue import expire_claims, make_due
 from tests.operations.shop import ask, run
+from tests.policies import put_in_force
 
 NAMES = ["fal", "replicate", "runway", "openai", "comfyui"]
 KILLS = ["jobs.claim.after_commit", "jobs.announce.after_commit", "provider.submit.after", "jobs.sent.after_commit"]
@@ -57,6 +59,7 @@ class Storm:
         self.failed: set[str] = set()
         with transaction(self.engine, "test") as session:
             ledger.grant(session, "ann", 999 * DOLLAR, "more", run_id="test")
+        put_in_force(self.engine, breaker=BreakerPolicy(bad_percent=None))  # or most jobs wait the weather out
         self.funds = sum(balances(self.engine, "ann"))
         self.asked = ask(world, *(f"{self._fate()} {number}" for number in range(count)))
         vendor.weather, vendor.fate = self.weather, self.fate

@@ -47,7 +47,7 @@ SECTIONS: Final = {type(getattr(DEFAULTS, name)): name for name in Policies.mode
 # Which process follows which section. `api` is the HTTP API, `worker` a run that makes jobs; flows and commands.
 CONCERNS: Final[dict[str, set[str]]] = {
     "api": {"access", "admission", "quota", "book", "lifecycle"},
-    "worker": {"order", "attempts", "admission", "lifecycle"},
+    "worker": {"order", "attempts", "breaker", "admission", "lifecycle"},
     "tier_storage": {"lifecycle", "limits", "recipe", "acceptance"},
     "expire_videos": {"lifecycle", "limits"},
     "purge_retired": {"lifecycle", "limits"},

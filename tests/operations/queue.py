@@ -8,6 +8,7 @@ from sqlmodel import Session
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.billing import ledger
 from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.jobs import breakers
 from reelkeeper.store.tables import jobs
 from tests.jobs import waiting
 
@@ -49,3 +50,10 @@ def make_due(engine: sa.Engine, in_seconds: float = -1) -> None:
     """Let every pause be over, or so many seconds away."""
     with transaction(engine, "test") as session:
         session.execute(sa.update(jobs).values(due_at=Clock(in_seconds)))
+
+
+def end_wait(engine: sa.Engine, provider: str) -> None:
+    """Let a provider that is unwell be tried now."""
+    with transaction(engine, "test") as session:
+        state, as_of = breakers.locked(session, provider)
+        breakers.write(session, provider, state | {"until": as_of.isoformat()})

@@ -28,6 +28,7 @@ from reelkeeper.errors import (
     GenerationRefused,
     GenerationUnknown,
     ProviderBusy,
+    ProviderDown,
 )
 
 GONE: Final = {404, 410}
@@ -90,7 +91,7 @@ class Transport:
             answer = self._call("POST", path, body, headers)
         # guard provider.not_reached: a job whose answer was lost is taken for one that never came, and paid twice
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, AddressRefused) as error:
-            raise ProviderBusy(f"the provider was not reached: {_named(error)}", _BUSY_SECONDS) from None
+            raise ProviderDown(f"the provider was not reached: {_named(error)}", _BUSY_SECONDS) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise GenerationUnknown(f"the provider gave no whole answer: {type(error).__name__}") from None
         status, said = answer.status, words(answer.body)

@@ -139,7 +139,7 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
     placed = dispatch.order(waiting, policy, as_of, credit, **length)
     place = [waiting_job.id for waiting_job in placed].index(job_id) + 1
     terms = dispatch.explain(job or line.as_job(), waiting, policy, as_of, **length)
-    full = _full(session, line)
+    full = [*_full(session, line), *_unwell(session, line, as_of)]
     if as_json:
         emit({"job": line, "full": full, "place": place, "of": len(waiting), "credit_seconds": credit, "terms": terms})
         return
@@ -170,6 +170,20 @@ def _full(session: "Session", line: "JobLine") -> list[str]:
         for scope in of_job(line.lane, line.model, line.tier, line.user_id)
         if scope in full
     ]
+
+
+def _unwell(session: "Session", line: "JobLine", as_of: datetime) -> list[str]:
+    """Say whether a job waits for a provider that is unwell, and for what."""
+    from reelkeeper.operations.jobs.breaker import resting
+    from reelkeeper.rules.jobs.breaker import Phase
+
+    found = resting(session, as_of).get(line.lane or "")
+    if found is None or found.until is None:
+        return []
+    until = (
+        f"gets no job until {found.until:%H:%M:%S} UTC" if found.phase(as_of) is Phase.OPEN else "is tried with a few"
+    )
+    return [f"provider {line.lane} is unwell and {until}: {found.why}"]
 
 
 class _Line(NamedTuple):

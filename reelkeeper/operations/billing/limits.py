@@ -45,9 +45,21 @@ def refuse(
     return Declined(RefusedFor.SPEND_LIMIT, refused.sentence, seconds)
 
 
+def has_room(session: Session, policy: Sequence[SpendLimit], job_scopes: Sequence[str], cost_microusd: int) -> bool:
+    """Whether a job of this cost passes no limit of its scopes; nobody is refused, and nothing counted."""
+    kept, as_of = limits.applying(policy, job_scopes), now(session)
+    found = _totals(session, {scope for scope, _ in kept}, as_of)
+    return limits.refusal(kept, found, cost_microusd, as_of) is None
+
+
 def take_in(session: Session, job_scopes: Sequence[str], cost_microusd: int) -> None:
     """Count a job that is admitted, at its expected cost."""
     job_totals.add(session, job_scopes, {limits.IN_FLIGHT: cost_microusd})
+
+
+def leave(session: Session, job: AdmittedJob) -> None:
+    """Count a job in flight no more, as it goes to another provider or is to be counted anew."""
+    job_totals.add(session, scopes_of(job), {limits.IN_FLIGHT: -expected_cost(job)})
 
 
 def end(session: Session, job: AdmittedJob, spent_microusd: int, at: datetime | None = None) -> None:

@@ -3,7 +3,7 @@
 How it did over time is worked out by quarters of an hour, and kept.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -16,6 +16,7 @@ from reelkeeper.rules.alerts.cadence import CADENCES, Cadence, is_overdue
 from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.rules.health.findings import ServiceState
 from reelkeeper.rules.health.performance import PerformancePolicy, first_window, windows, with_present
+from reelkeeper.rules.jobs.breaker import Breaker, Phase
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.policies import Policies
 from reelkeeper.rules.spend.budget import BudgetPolicy
@@ -27,7 +28,7 @@ from reelkeeper.store.core import deployment, heartbeats
 from reelkeeper.store.core.deployment import Stopped
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.health import performance
-from reelkeeper.store.jobs import queue
+from reelkeeper.store.jobs import breakers, queue
 from reelkeeper.store.jobs.controls import jobs_at_once
 from reelkeeper.store.lifecycle import backlog, crf_searches
 from reelkeeper.store.lifecycle.backlog import Backlog
@@ -98,6 +99,17 @@ class Money:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderHealth:
+    """A provider that gets no new job, or a few to try it: since when, until when, and why."""
+
+    provider: str
+    phase: Phase
+    since: datetime
+    until: datetime
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Everything, as of one moment by the store's clock."""
 
@@ -112,6 +124,7 @@ class Status:
     alerts: tuple[alerts.ListedAlert, ...]
     frozen: Stopped | None
     money: Money
+    providers: tuple[ProviderHealth, ...] = ()  # that are unwell
 
     @property
     def overdue(self) -> tuple[str, ...]:
@@ -150,7 +163,15 @@ def gather(
             alerts=tuple(alerts.listed(session, everything=False, limit=_MAX_ALERTS)),
             frozen=stopped,
             money=money or _money(session, at, in_force(session).policies.overridden(budget=budget)),
+            providers=tuple(_providers(session, at)),
         )
+
+
+def _providers(session: Session, at: datetime) -> Iterator[ProviderHealth]:
+    for name, state in breakers.known(session).items():
+        found = Breaker.model_validate(state)
+        if found.since and found.until:
+            yield ProviderHealth(name, found.phase(at), found.since, found.until, found.why)
 
 
 def flow_states(session: Session, flows: Collection[str]) -> list[FlowState]:

@@ -8,7 +8,6 @@
 Idempotent by the client's key: the same request again gives the same job, whatever has become of it.
 """
 
-import math
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -17,7 +16,6 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from reelkeeper.errors import AmountRefused, Frozen, InsufficientCredits, ModelRefused, QuotaExceeded
-from reelkeeper.model import Tier
 from reelkeeper.model.requests import (
     Admission,
     Cached,
@@ -29,18 +27,17 @@ from reelkeeper.model.requests import (
 )
 from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.jobs import fallback
 from reelkeeper.operations.jobs.lookup import AdmissionRequest, ExistingState, look, queued
-from reelkeeper.rules.billing.catalogue import clip_of
+from reelkeeper.operations.jobs.prices import beyond_budget, price_of
 from reelkeeper.rules.billing.credits import require_key
-from reelkeeper.rules.billing.quote import JobSpec, Quote, quote
+from reelkeeper.rules.billing.quote import Quote
 from reelkeeper.rules.core.scopes import of_job
-from reelkeeper.rules.jobs.admission import AdmissionPolicy, over_budget
 from reelkeeper.rules.jobs.cache import key as key_of
 from reelkeeper.rules.jobs.estimate import complexity, expected_bytes, expected_seconds
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine, IntegrityError, Session
-from reelkeeper.store.billing.spend_counters import so_far
-from reelkeeper.store.core.engine import async_commit, group_commit, now, transaction
+from reelkeeper.store.core.engine import async_commit, group_commit, transaction
 from reelkeeper.store.jobs.controls import CONCURRENCY, ESTIMATES, remembered, slots_of
 from reelkeeper.store.jobs.queue import Waiting, add, waiting
 from reelkeeper.store.videos import cache
@@ -76,37 +73,6 @@ def offered(
     ahead = waiting(session, expected_seconds(units, 1.0, factors))
     estimate = expected_seconds(units, ahead.running / slots, factors)
     return Offer(tier, units, expected_bytes(request, policy.bits_per_pixel), price, ahead, slots, estimate)
-
-
-def price_of(request: GenerationRequest, tier: str | None, policies: Policies) -> Quote:
-    """Price a request of a user of this tier, whose videos are kept so long. Raises ModelRefused."""
-    policies.book.require_sold(request)
-    days = policies.lifecycle.retention_days()[Tier(tier)] if tier in set(Tier) else None
-    size_bytes = expected_bytes(request, policies.admission.bits_per_pixel)
-    job = JobSpec(
-        model=request.model,
-        complexity=complexity(request),
-        size_bytes=size_bytes,
-        retention_days=days,
-        clip=clip_of(request),
-    )
-    return quote(job, policies.book)
-
-
-def beyond_budget(session: Session, policy: AdmissionPolicy, cost_microusd: int) -> Declined | None:
-    """Decline a job of this cost if it would take the day or the month beyond its limit; None: there is room for it.
-
-    Whatever is admitted or ends holds the deployment row, as the caller does, so nothing is added meanwhile. What a
-    failed attempt has cost comes as its provider says so.
-    """
-    if policy.daily_limit_usd is None and policy.monthly_limit_usd is None:
-        return None
-    as_of = now(session)
-    over = over_budget(policy, so_far(session, as_of), cost_microusd, as_of)
-    if over is None:
-        return None
-    reason, until = over
-    return Declined(RefusedFor.BUDGET, reason, math.ceil((until - as_of).total_seconds()))
 
 
 _CODES = {
@@ -230,20 +196,23 @@ def _enqueue(
     admission = seen.in_force.policies.admission
     lasting, reservation_id, hold_id = admission.hold_seconds, None, None
     entry = seen.in_force.policies.book.entry(asked.request.model)
-    lane = (entry and entry.provider) or asked.provider
+    lane, cost = fallback.Destination((entry and entry.provider) or asked.provider, price.cost_microusd)
     if leader_id is None:
+        lane, cost = fallback.choose(
+            session, asked.request, offer.tier, asked.user_id, fallback.Destination(lane, cost)
+        )
         job_scopes = of_job(lane, asked.request.model, offer.tier, asked.user_id)
         # guard admission.budget: jobs are made beyond the budget of the day
-        if declined := beyond_budget(session, admission, price.cost_microusd):
+        if declined := beyond_budget(session, admission, cost):
             return declined
         # guard admission.spend_limits: jobs of a provider, a model, a tier or a user are made beyond their budget
-        if declined := limits.refuse(session, admission.spend_limits, job_scopes, price.cost_microusd):
+        if declined := limits.refuse(session, admission.spend_limits, job_scopes, cost):
             return declined
         reservation_id = quota.reserve(
             session, asked.user_id, offer.size_bytes, f"job/{job_id}", lasting_seconds=lasting
         ).id
         # guard admission.counted: jobs in flight pass the budget of their provider, model, tier or user
-        limits.take_in(session, job_scopes, price.cost_microusd)
+        limits.take_in(session, job_scopes, cost)
     if price.total_microusd:
         hold_id = ledger.hold(
             session,
@@ -267,7 +236,7 @@ def _enqueue(
         estimate_seconds=offer.estimate_seconds,
         price_microusd=price.total_microusd,
         price_book=price.price_book,
-        quoted_cost_microusd=price.cost_microusd,
+        quoted_cost_microusd=cost,
         hold_id=hold_id,
         reservation_id=reservation_id,
         reserved_bytes=offer.size_bytes,

@@ -14,16 +14,18 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from reelkeeper.errors import LeaseLost, NotFound, Refused
-from reelkeeper.model.jobs import JobState
+from reelkeeper.errors import LeaseLost, NotFound, ProviderBusy, Refused
+from reelkeeper.model.jobs import JobState, WaitingJob
 from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission, why_stopped
 from reelkeeper.operations.core.policies import in_force
+from reelkeeper.operations.jobs import breaker, fallback
 from reelkeeper.operations.jobs.settle import count_lost
 from reelkeeper.rules.core.scopes import of_job
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, pause_seconds
-from reelkeeper.rules.jobs.caps import Cap, Room
+from reelkeeper.rules.jobs.breaker import Phase
+from reelkeeper.rules.jobs.caps import Room
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import spend_counters
@@ -43,14 +45,16 @@ def claim(
     *,
     limit: int,
     order: DispatchPolicy | None = None,
-    begun_only: bool = False,
+    provider: str | None = None,
 ) -> list[Claim]:
     """Give a worker a job for each of its free slots, of which `warm_models` says what they have loaded.
 
-    `begun_only`: none that would be sent to a provider for the first time. `order` is an exception of this run to the
-    policy in force. Never more than `limit` jobs run at once, whoever runs them, nor more of a provider, model, tier or
-    user than its cap says: those behind them go on. Jobs of dead workers, and those to be looked up, go first; the rest
-    as `rules/jobs/dispatch` has it. Gives nothing while changes are frozen. All claims take turns.
+    None is begun that waits for another provider of its model than the worker's, nor looked at that another was sent,
+    until it is given up. `order` is an exception of this run to
+    the policy in force. Never more than `limit` jobs run at once, whoever runs them, nor more of a provider, model,
+    tier or user than its cap says, nor any of a provider that is unwell, but to try it: those behind them go on. Jobs
+    of dead workers, and those to be looked up, go first; the rest as `rules/jobs/dispatch` has it. Gives nothing while
+    changes are frozen. All claims take turns.
     """
     if not warm_models:
         return []
@@ -64,12 +68,29 @@ def claim(
         slots = list(warm_models[: max(0, limit - claims.count_running(session))])
         if not slots:
             return []
-        chosen = claims.left_behind(session, len(slots))
-        if (slots := slots[len(chosen) :]) and not begun_only:
+        resting = breaker.for_claims(session, as_of, policies.breaker)
+        if unwell := [name for name, rest in resting.items() if rest.phase is Phase.OPEN]:
+            fallback.move_waiting(session, unwell)
+        # guard claims.theirs: what one provider has is looked at by another's worker, who takes it for asked after
+        chosen = claims.left_behind(session, len(slots), provider, policies.attempts.give_up_hours)
+        # guard claims.own_breaker: jobs that no provider is named for are sent to one that fails them
+        most = resting[provider].room if provider in resting else len(slots)
+        if slots := slots[len(chosen) :][:most]:
             memory = _with_bounds(session, memory, policy, as_of)
-            picked, credit = _pick(session, slots, memory, policy, policies.concurrency.caps, as_of, limit)
+            caps = policies.concurrency.caps
+            room = Room(
+                caps, claims.occupied(session) if caps else (), {name: rest.room for name, rest in resting.items()}
+            )
+            named = ((entry.model, name) for entry in policies.book.models for name in entry.providers)
+            # guard claims.others: a worker takes the jobs of another provider again and again, and they wait
+            others = [pair for pair in named if provider and pair[1] != provider]
+            picked, credit = _pick(session, slots, memory, policy, room, others, as_of, limit)
             controls.write(session, claims.DISPATCH, memory | {"credit_seconds": credit})
-            chosen += picked
+            for name, rest in resting.items():
+                breaker.try_with(
+                    session, name, rest.breaker, [job.id for job in picked if name in {provider, job.lane}]
+                )
+            chosen += [job.id for job in picked]
         return claims.take(session, chosen, worker) if chosen else []
 
 
@@ -78,21 +99,25 @@ def _pick(
     slots: Sequence[str | None],
     memory: dict[str, Any],
     policy: DispatchPolicy,
-    caps: Sequence[Cap],
+    room: Room,
+    others: Sequence[tuple[str, str]],
     as_of: datetime,
     limit: int,
-) -> tuple[list[str], float]:
+) -> tuple[list[WaitingJob], float]:
     credit = float(memory.get("credit_seconds", 0.0))
     if policy.class_bounds_seconds is None and memory.get("bounds"):
         policy = policy.model_copy(update={"class_bounds_seconds": tuple(memory["bounds"])})
-    picked, room = list[str](), Room(caps, claims.occupied(session) if caps else ())
+    picked = list[WaitingJob]()
     while len(picked) < len(slots):
-        waiting, more = claims.waiting_jobs(session, dispatch.window(policy), full=room.full(), taken=picked)
+        taken = [job.id for job in picked]
+        waiting, more = claims.waiting_jobs(
+            session, dispatch.window(policy), full=room.shut(), taken=taken, others=others
+        )
         line, some_full = dispatch.RankedQueue(waiting, policy, as_of, slots=limit, more_seconds=more), False
         while line and len(picked) < len(slots):
             job, credit = line.first(credit, slots[len(picked)])
             line.start(job)
-            picked.append(job.id)
+            picked.append(job)
             # guard claims.caps: more jobs of a provider, a model, a tier or a user run at once than their cap says
             if room.take(job):
                 line.keep(room.fits)
@@ -124,11 +149,18 @@ def renew(engine: Engine, held: Iterable[tuple[Claim, float]]) -> dict[str, bool
 
 
 def announce(engine: Engine, job: Claim, provider: str) -> Claim:
-    """Write down under which key a job is about to be sent to a provider. Raises LeaseLost, Frozen."""
+    """Write down under which key a job is about to be sent to a provider.
+
+    Raises LeaseLost, Frozen; ProviderBusy for a new one where the provider has fallen ill since the job was claimed.
+    """
     # guard claims.one_key: a job that was sent already is sent again under another key, and paid twice
     key = job.provider_key or f"{job.id}-{job.lease_token}"
     with transaction(engine, "jobs.announce") as session:
         require_permission(session)
+        # guard breaker.announce: jobs that were claimed a moment ago are sent to a provider that fails them
+        seconds = None if job.provider_key else breaker.wait_seconds(session, provider, job.id)
+        if seconds is not None:
+            raise ProviderBusy(f"the provider {provider!r} is unwell, and gets no new job", seconds)
         _require(claims.note(session, job, provider=provider, provider_key=key, lane=provider), job)
         if job.lane != provider and (before := queue.find(session, job.id)):
             limits.move(session, before, job.lane, provider)
@@ -167,7 +199,7 @@ def retry(
         if cost_microusd:
             # guard spend.failed_attempts: what failed attempts cost passes every budget
             spend_counters.add_generated(session, now(session).date(), cost_microusd)
-            count_lost(session, job.model, job.policy_version, cost_microusd)
+            count_lost(session, job.model, job.lane, job.policy_version, cost_microusd)
             # guard spend.limit_attempts: what failed attempts cost passes the budget of their provider or user
             limits.spend(session, of_job(job.lane, job.model, job.tier, job.user_id), cost_microusd)
     return pause

@@ -7,6 +7,8 @@ been lost to another worker is left alone.
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -27,26 +29,25 @@ from reelkeeper.errors import (
     LeaseLost,
     NotAVideo,
     ProviderBusy,
+    ProviderDown,
     ReelkeeperError,
 )
 from reelkeeper.logs import bound
 from reelkeeper.model.jobs import JobState
-from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, LeaseManager
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.operations.jobs import breaker, settle
 from reelkeeper.operations.jobs import claim as claiming
-from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.deliver import deliver
 from reelkeeper.rules.billing.catalogue import VendorPrice
 from reelkeeper.rules.jobs.attempts import (
     AttemptPolicy,
     give_up_error,
     is_given_up,
-    locked_account,
     not_taken_error,
 )
-from reelkeeper.store import Engine
+from reelkeeper.store import Engine, SQLAlchemyError
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.videos.videos import is_live
@@ -77,8 +78,7 @@ class HandedOver(Exception):  # noqa: N818  no error: the worker ends, and the j
 class WorkerContext:
     """What all jobs of a worker have in common. `closing`: let go of what goes on without us; `ending`: of all.
 
-    `no_room` holds what a full disk said, which ends the worker. `locked`: the provider lets our account in no more, so
-    that only what it has already is looked at; `was_taken`: it has taken a job.
+    `no_room` holds what a full disk said, which ends the worker.
     """
 
     workspace: Workspace
@@ -89,8 +89,6 @@ class WorkerContext:
     closing: threading.Event = field(default_factory=threading.Event)
     ending: threading.Event = field(default_factory=threading.Event)
     no_room: list[DiskFull] = field(default_factory=list)
-    locked: threading.Event = field(default_factory=threading.Event)
-    was_taken: threading.Event = field(default_factory=threading.Event)
 
     @property
     def engine(self) -> Engine:
@@ -118,7 +116,6 @@ class JobRun:
 
     def sent(self, provider_job_id: str) -> None:
         """Note the provider's name of the job."""
-        self._context.was_taken.set()
         self.claim = claiming.note_sent(self._context.engine, self.claim, provider_job_id)
 
     def progress(self, fraction: float) -> None:
@@ -171,6 +168,16 @@ def _run(context: WorkerContext, job: JobRun) -> End:
 
 def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Do what follows from an error."""
+    if _is_providers_fault(job.claim, context.generator.name, error):
+        with _of_no_matter(job.claim):
+            breaker.note_failed(
+                context.engine,
+                context.generator.name,
+                job.claim.id,
+                str(error),
+                is_locked=isinstance(error, AccountLocked),
+                run_id=context.run_id,
+            )
     if isinstance(error, DiskFull):  # no fault of the job's: another worker may have room
         context.no_room.append(error)
     if isinstance(error, HandedOver | Frozen | DiskFull):
@@ -188,6 +195,22 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
     return _again(context, job, error)
 
 
+def _is_providers_fault(job: Claim, here: str, error: Exception) -> bool:
+    """Whether an error tells that a provider is unwell: not what it says of a job, nor what was in doubt before."""
+    if isinstance(error, GenerationUnknown | GenerationLost):
+        return not job.was_parked and job.provider in {None, here}
+    return isinstance(error, AccountLocked | ProviderDown | GenerationFailed | NotAVideo)
+
+
+@contextmanager
+def _of_no_matter(job: Claim) -> Iterator[None]:
+    """Go on where the store does not take what is only a sign of health."""
+    try:
+        yield
+    except SQLAlchemyError:
+        _log.warning("what job %s tells of its provider's health was not noted", job.id, exc_info=True)
+
+
 def _is_given_up(job: JobRun) -> bool:
     return is_given_up(job.claim.started_at, datetime.now(UTC), job.attempts)
 
@@ -203,21 +226,11 @@ def _in_doubt(context: WorkerContext, job: JobRun, error: GenerationUnknown) -> 
 
 def _not_taken(context: WorkerContext, job: JobRun, error: ProviderBusy) -> End:
     """Let a job wait that its provider did not take, for as long as it may be in doubt."""
-    if isinstance(error, AccountLocked):
-        _tell_locked(context, error)
     if _is_given_up(job):
         claiming.forget_sent(context.engine, job.claim)
         return _give_up(context, job, not_taken_error(job.attempts, str(error)))
     claiming.retry(context.engine, job.claim, str(error), job.attempts, refused_for_seconds=error.seconds)
     return End.RETRIED
-
-
-def _tell_locked(context: WorkerContext, error: AccountLocked) -> None:
-    """Tell people once, and send nothing more: each job would meet the same refusal."""
-    if not context.locked.is_set():
-        context.locked.set()
-        finding = locked_account(context.generator.name, str(error))
-        alerts.observe(context.engine, [finding], rules=(), run_id=context.run_id)
 
 
 def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
@@ -257,7 +270,20 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
             )
         finally:
             context.manager.release(taken)
+    if not is_there:
+        with _of_no_matter(item):
+            seconds = _seconds(job, took)
+            breaker.note_made(
+                context.engine, context.generator.name, item.id, seconds, item.estimate_seconds, run_id=context.run_id
+            )
     return End.SUCCEEDED
+
+
+def _seconds(job: JobRun, took: float | None) -> float | None:
+    """Give how long a provider took for a video, also where another worker had it sent; None: nobody knows."""
+    if took is None and job.claim.attempts == 1 and not job.claim.was_parked:
+        return (datetime.now(UTC) - job.claim.started_at).total_seconds()
+    return took
 
 
 def _order(context: WorkerContext, job: Claim) -> Order:
@@ -266,7 +292,7 @@ def _order(context: WorkerContext, job: Claim) -> Order:
     Raises ProviderBusy where another provider makes that model, whose worker is to have it.
     """
     with reading(context.engine) as session:
-        entry = at_version(session, job.policy_version).book.entry(job.model)
+        entry = at_version(session, job.policy_version).book.entry(job.model, job.lane)
     order = Order(job.id, job.model, job.request, job.provider_key, job.provider_job_id, job.was_parked, job.started_at)
     if entry is None:
         return order

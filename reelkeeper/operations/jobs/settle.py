@@ -23,7 +23,7 @@ from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.operations.jobs.admit import price_of
+from reelkeeper.operations.jobs.prices import price_of
 from reelkeeper.rules.billing.catalogue import VendorPrice, clip_of
 from reelkeeper.rules.jobs import estimate
 from reelkeeper.rules.jobs.attempts import cost_above_quote
@@ -158,7 +158,7 @@ def fail(
         if spent:
             # guard spend.dead: what jobs cost that came to nothing passes every budget
             spend_counters.add_generated(session, now(session).date(), spent)
-            count_lost(session, ended.model, ended.policy_version, spent)
+            count_lost(session, ended.model, ended.lane, ended.policy_version, spent)
         return _give_up(session, ended, state, run_id, spent or 0)
 
 
@@ -215,7 +215,7 @@ def owed(session: Session, job: AdmittedJob, video_id: str) -> int:
     Of a model that is not sold by its clips, it is the price that was quoted.
     """
     policies, made = at_version(session, job.policy_version), live_seconds(session, video_id)
-    entry = policies.book.entry(job.model)
+    entry = policies.book.entry(job.model, job.lane)
     if made is None or entry is None or not isinstance(entry.price, VendorPrice):
         return job.price_microusd
     request = GenerationRequest.model_validate(job.request)
@@ -224,7 +224,7 @@ def owed(session: Session, job: AdmittedJob, video_id: str) -> int:
         return job.price_microusd
     clip = request.model_copy(update={"duration_seconds": float(seconds)})
     # guard settle.made_clip: a user is charged for seconds that were not made
-    return min(job.price_microusd, price_of(clip, job.tier, policies).total_microusd)
+    return min(job.price_microusd, price_of(clip, job.tier, policies, job.lane).total_microusd)
 
 
 def _charge(session: Session, ended: AdmittedJob, price_microusd: int, run_id: str) -> int:
@@ -317,9 +317,10 @@ def count(
         if quantity
     ]
     policies = at_version(session, ended.policy_version)
-    entry = policies.book.entry(ended.model)
+    entry = policies.book.entry(ended.model, ended.lane)
     if entry is not None and isinstance(entry.price, VendorPrice):
-        expected = price_of(GenerationRequest.model_validate(ended.request), ended.tier, policies).base_microusd
+        request = GenerationRequest.model_validate(ended.request)
+        expected = price_of(request, ended.tier, policies, ended.lane).base_microusd
         cost = expected if cost_microusd is None else cost_microusd
         # guard charges.excess: what a vendor took too much is put down to a user
         shares = {"": cost, ended.user_id: min(cost, expected)}
@@ -327,9 +328,9 @@ def count(
     usage.record(session, used, add=True)
 
 
-def count_lost(session: Session, model: str, policy_version: int, cost_microusd: int) -> None:
+def count_lost(session: Session, model: str, lane: str | None, policy_version: int, cost_microusd: int) -> None:
     """Count what a vendor that bills by the clip took for nothing: of the account, and of no user."""
-    entry = at_version(session, policy_version).book.entry(model)
+    entry = at_version(session, policy_version).book.entry(model, lane)
     if entry is not None and isinstance(entry.price, VendorPrice):
         # guard charges.lost: what vendors take for nothing is in no bill
         usage.record(session, [Used(now(session).date(), Metric.JOB_MICROUSD, cost_microusd, model)], add=True)

@@ -15,14 +15,13 @@ from contextvars import copy_context
 from pathlib import Path
 
 from reelkeeper.adapters.providers.contract import Generator
-from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, LeaseManager, new_holder
 from reelkeeper.operations.core.overrides import followed
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.run import End, JobRun, WorkerContext, run_job
 from reelkeeper.private_files import make_folder
-from reelkeeper.rules.jobs.attempts import LOCKED, AttemptPolicy
+from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.store import DBAPIError, SQLAlchemyError
 from reelkeeper.store.core.engine import reading, transaction
@@ -60,8 +59,6 @@ def work(
         worker = _Worker(context, slots, limit, order=order, attempts=attempts, until_idle=until_idle)
         with _beating(context, worker.at_work, heartbeat_seconds):
             worker.run(time.monotonic() + seconds)
-    if context.was_taken.is_set() and not context.locked.is_set():
-        alerts.observe(workspace.engine, [], rules=[LOCKED], run_id=run_id)  # over, if it was told
     return worker.ends
 
 
@@ -120,7 +117,7 @@ class _Worker:
                 self._warm,
                 limit=limit,
                 order=self._order,
-                begun_only=self._context.locked.is_set(),
+                provider=self._context.generator.name,
             )
             seen = self._look() if claimed else None
         except DBAPIError:  # what was claimed all the same, nobody renews: in a minute it is another's

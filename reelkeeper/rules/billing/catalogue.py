@@ -24,6 +24,7 @@ Seconds = Annotated[Decimal, Field(gt=0, le=3600, decimal_places=3)]
 Resolution = Annotated[str, StringConstraints(pattern=r"^\d{2,4}p$")]
 Aspect = Annotated[str, StringConstraints(pattern=r"^[1-9]\d?:[1-9]\d?$")]
 Choice = Literal["never", "choice", "always"]
+ProviderName = Literal["fal", "replicate", "runway", "openai", "comfyui", "http", "local"]
 
 
 class Clip(NamedTuple):
@@ -218,13 +219,26 @@ AnyPrice = Annotated[
 ]
 
 
+class FallBack(BaseModel):
+    """Another provider of a model, for when those before it are unwell. Users pay what they would pay otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    provider: ProviderName = Field(description="Who makes its videos then")
+    vendor_model: str | None = Field(
+        None, min_length=1, max_length=200, description="That vendor's name of it; unset: the same"
+    )
+    limits: ModelLimits | None = Field(None, description="What it can make there; unset: the same")
+    price: AnyPrice = Field(description="What that vendor takes; what is asked is the model's own price")
+
+
 class ModelEntry(BaseModel):
     """A model that is sold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(min_length=1, max_length=200, description="Name of the model in requests")
-    provider: Literal["fal", "replicate", "runway", "openai", "comfyui", "http", "local"] | None = Field(
+    provider: ProviderName | None = Field(
         None, description="Who makes its videos; unset: the provider that is configured"
     )
     vendor_model: str | None = Field(
@@ -234,6 +248,48 @@ class ModelEntry(BaseModel):
     price: AnyPrice | None = Field(
         None, description="By what its vendor takes, or flat; unset: not sold, but for `unpriced: sell`"
     )
+    fallbacks: tuple[FallBack, ...] = Field(
+        (), max_length=5, description="Other providers of it, in order, for when those before are unwell"
+    )
+
+    @model_validator(mode="after")
+    def _each_provider_once(self) -> Self:
+        if self.fallbacks and (self.provider is None or self.price is None):
+            raise ValueError("a model with fallbacks names its own provider and price too")
+        if len(set(self.providers)) < len(self.providers):
+            raise ValueError(f"a provider is named twice: {', '.join(self.providers)}")
+        return self
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The providers that it names, in order."""
+        first = (self.provider,) if self.provider else ()
+        return first + tuple(other.provider for other in self.fallbacks)
+
+    @property
+    def is_billed_by_clip(self) -> bool:
+        """Whether what it costs has nothing to do with how long it takes, whoever makes it."""
+        prices = (self.price, *(other.price for other in self.fallbacks))
+        return all(isinstance(price, VendorPrice) and price.unit is not Unit.GPU_SECOND for price in prices)
+
+    def at(self, provider: str | None) -> Self:
+        """Give it as it is at one of its fallbacks; at any other provider, as it is at its own."""
+        for other in self.fallbacks:
+            if other.provider == provider:
+                limits = other.limits or self.limits
+                there = {
+                    "provider": provider,
+                    "vendor_model": other.vendor_model,
+                    "limits": limits,
+                    "price": other.price,
+                }
+                return self.model_copy(update=there)
+        return self
+
+    def able(self, request: GenerationRequest) -> tuple[str, ...]:
+        """Name its providers that can make what a request asks for, in order."""
+        # guard catalogue.able: a job goes to a provider that makes another clip of it, or refuses it
+        return tuple(name for name in self.providers if self.at(name).refusal(request) is None)
 
     def refusal(self, request: GenerationRequest) -> str | None:
         """Say why it cannot make what a request asks for; None: it can."""

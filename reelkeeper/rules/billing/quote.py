@@ -5,7 +5,7 @@ one costs. Its estimate of the time, 120 s and 30 s more for each unit of comple
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import ROUND_CEILING, Decimal, localcontext
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple, Self
@@ -80,9 +80,10 @@ class PriceBook(BaseModel):
         """The version and eight hex digits of all prices: two books that differ never look the same on a quote."""
         return f"{self.version}-{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]}"
 
-    def entry(self, model: str) -> ModelEntry | None:
-        """Find what is said of `model`."""
-        return self._entries.get(model)
+    def entry(self, model: str, provider: str | None = None) -> ModelEntry | None:
+        """Find what is said of `model`, as it is at `provider` if that is a fallback of it, else at its own."""
+        found = self._entries.get(model)
+        return found and found.at(provider)
 
     @cached_property
     def _entries(self) -> dict[str, ModelEntry]:
@@ -119,6 +120,9 @@ class JobSpec(BaseModel):
     size_bytes: int = Field(0, ge=0, le=_LARGEST_OBJECT, description="Size that the video is expected to have")
     retention_days: int | None = Field(None, ge=0, le=36_500, description="Days that it will be kept; never: for ever")
     clip: Clip = Field(Clip(), description="Its length, size and sound")
+    fallbacks: tuple[str, ...] | None = Field(
+        None, description="Those of the model's fallbacks that can make it; unset: each with a price for such a clip"
+    )
 
 
 class Quote(NamedTuple):
@@ -137,29 +141,56 @@ class Quote(NamedTuple):
     cost_microusd: int
 
 
-def quote(job: JobSpec, book: PriceBook = PriceBook()) -> Quote:
+def quote(job: JobSpec, book: PriceBook = PriceBook(), provider: str | None = None) -> Quote:
     """Price a job: what its vendor takes or its base and complexity, and its storage, with the margin on all of it.
 
-    Raises ModelRefused where no rate is for such a clip, which `require_sold` says before.
+    What is asked is the price of the model's own provider, or what the dearest fallback that can make it costs if that
+    is more: it stays the same wherever the job goes. What it costs us is by `provider`, one of the fallbacks, or else
+    the model's own. Raises ModelRefused where no rate is for such a clip, which `require_sold` says before.
     """
-    entry, days = book.entry(job.model), book.endless_days if job.retention_days is None else job.retention_days
-    storage = cost_until(job.size_bytes, days)
+    days = book.endless_days if job.retention_days is None else job.retention_days
+    storage, first = cost_until(job.size_bytes, days), book.entry(job.model)
     with localcontext(prec=_EXACT):
-        more = 1 + book.margin_percent / 100
-        if entry and isinstance(entry.price, VendorPrice):
-            found = entry.price.amounts(entry.limits.heard(job.clip), book.margin_percent)
-            if found is None:
-                raise ModelRefused(f"model {job.model!r} has no price for such a clip")
-            (taken, asked), parts = found, (found[0], Decimal(0), storage)
-            total = asked + storage * more
-        else:
-            prices = book.flat_price(job.model)
-            taken, parts = prices.cost_usd, (prices.base_usd, prices.complexity_usd * job.complexity, storage)
-            total = sum(parts, Decimal(0)) * more
-        whole, cost = _whole(total), _whole(taken + storage)
+        parts, cost, total = _amounts(job, book, first, storage)
+        # guard prices.dearest: a job that goes to another provider of its model is sold for less than it costs there
+        total = max(total, *(_cost_at(job, book, name, storage) for name in _fallbacks(job, first)), cost)
+        if first and provider not in {None, first.provider}:
+            parts, cost, _ = _amounts(job, book, first.at(provider), storage)
+        whole, cost_microusd = _whole(total), _whole(cost)
     base, complexity, stored = (int(part * _MICROUSD) for part in parts)
     margin = whole - base - complexity - stored
-    return Quote(book.mark, job.model, base, complexity, stored, margin, whole, cost)
+    return Quote(book.mark, job.model, base, complexity, stored, margin, whole, cost_microusd)
+
+
+def _amounts(
+    job: JobSpec, book: PriceBook, entry: ModelEntry | None, storage: Decimal
+) -> tuple[tuple[Decimal, Decimal, Decimal], Decimal, Decimal]:
+    """Give the parts of a price at one provider, what the job costs there, and what is asked by it, in dollars."""
+    more = 1 + book.margin_percent / 100
+    if entry and isinstance(entry.price, VendorPrice):
+        found = entry.price.amounts(entry.limits.heard(job.clip), book.margin_percent)
+        if found is None:
+            raise ModelRefused(f"model {job.model!r} has no price for such a clip")
+        taken, asked = found
+        return (taken, Decimal(0), storage), taken + storage, asked + storage * more
+    prices = entry.price if entry and isinstance(entry.price, JobPrice) else book.prices
+    parts = (prices.base_usd, prices.complexity_usd * job.complexity, storage)
+    return parts, prices.cost_usd + storage, sum(parts, Decimal(0)) * more
+
+
+def _fallbacks(job: JobSpec, entry: ModelEntry | None) -> Iterator[str]:
+    """Name the fallbacks that a job may go to."""
+    for other in entry.fallbacks if entry else ():
+        limits = other.limits or (entry and entry.limits)
+        is_priced = isinstance(other.price, JobPrice) or (
+            limits and other.price.amounts(limits.heard(job.clip), Decimal(0)) is not None
+        )
+        if is_priced and (job.fallbacks is None or other.provider in job.fallbacks):
+            yield other.provider
+
+
+def _cost_at(job: JobSpec, book: PriceBook, provider: str, storage: Decimal) -> Decimal:
+    return _amounts(job, book, book.entry(job.model, provider), storage)[1]
 
 
 def _whole(usd: Decimal) -> int:

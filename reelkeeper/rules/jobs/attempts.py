@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.model.alerts import Finding, Severity
 
-LOCKED: Final = "locked_account"  # the alert's rule
-_ABOVE_QUOTE: Final = "cost_above_quote"  # another's
+_ABOVE_QUOTE: Final = "cost_above_quote"  # the alert's rule
 _MICROUSD: Final = 10**6
 _GIVEN_UP: Final = "given up after"  # what a dead job's error begins with, where its generator failed each attempt
 _DOUBLINGS: Final = 16  # 2 ** 16 s are 18 hours: no pause is longer
@@ -71,20 +70,6 @@ def is_generators_fault(error: str | None) -> bool:
 def is_given_up(started_at: datetime, as_of: datetime, policy: AttemptPolicy) -> bool:
     """Whether a job that began then has been in doubt for too long."""
     return as_of - started_at > timedelta(hours=policy.give_up_hours)
-
-
-def locked_account(provider: str, told: str) -> Finding:
-    """Tell that a provider takes no job of our account: nothing waits for the job's sake, and a person must mend it."""
-    return Finding(
-        rule=LOCKED,
-        scope=f"provider:{provider}",
-        period="",
-        level="",
-        severity=Severity.CRITICAL,
-        title=f"The provider {provider} lets our account in no more",
-        text=f"{told}. No job is blamed for it: all wait, and some try again every few minutes.",
-        suggestion="Look at its balance, limits and key (REELKEEPER_GENERATOR_TOKEN) in the provider's console.",
-    )
 
 
 def cost_above_quote(model: str, day: str, quoted_microusd: int, cost_microusd: int) -> Finding:

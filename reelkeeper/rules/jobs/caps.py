@@ -1,11 +1,11 @@
-"""How many jobs of one provider, model, tier or user are made at once. Pure.
+"""How many jobs of one provider, model, tier or user are made at once, and of a provider that is unwell. Pure.
 
 A job has its place from its claim until it has ended or waits to be sent anew: also while nobody here looks at it, as
 its provider may be at it.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,9 +24,15 @@ class Cap(BaseModel):
 
 
 class Room:
-    """The places that caps leave, while jobs are chosen one after the other."""
+    """The places that caps leave, while jobs are chosen one after the other.
 
-    def __init__(self, caps: Sequence[Cap], occupied: Iterable[Occupied]) -> None:
+    `trials`: how many jobs a provider that is unwell may be tried with; 0: none.
+    """
+
+    def __init__(
+        self, caps: Sequence[Cap], occupied: Iterable[Occupied], trials: Mapping[str, int] | None = None
+    ) -> None:
+        self._trials = {f"provider:{provider}": jobs for provider, jobs in (trials or {}).items()}
         self._caps = {cap.scope: cap.jobs for cap in caps}
         self._taken = Counter[str]()
         for some in occupied:
@@ -38,14 +44,22 @@ class Room:
         limits = scopes.limits_of(self._taken, self._caps)
         return {scope: (self._taken[scope], cap) for scope, cap in limits.items() if self._taken[scope] >= cap}
 
+    def shut(self) -> set[str]:
+        """Name the scopes of which no job is to be begun: they are full, or of a provider that is unwell."""
+        # guard claims.breaker: jobs go on being sent to a provider that fails them
+        return {*self.full(), *(scope for scope, left in self._trials.items() if left < 1)}
+
     def fits(self, job: WaitingJob) -> bool:
         """Whether there is a place for a job in each of its scopes."""
         limits = scopes.limits_of(_scopes(job), self._caps)
-        return all(self._taken[scope] < cap for scope, cap in limits.items())
+        is_tried = any(self._trials.get(scope, 1) < 1 for scope in _scopes(job))
+        return not is_tried and all(self._taken[scope] < cap for scope, cap in limits.items())
 
     def take(self, job: WaitingJob) -> bool:
         """Give a job its place; says whether one of its scopes is full now."""
         self._taken.update(_scopes(job))
+        # guard claims.trials: a provider that is tried whether it is well gets all jobs at once, and fails them
+        self._trials |= {scope: self._trials[scope] - 1 for scope in _scopes(job) if scope in self._trials}
         return not self.fits(job)
 
 

@@ -66,7 +66,9 @@ class ConcurrencyPolicy(BaseModel):
     first_limit: int = Field(8, ge=1, le=10_000, description="Jobs at once before the first step")
     max_limit: int = Field(100, ge=1, le=10_000, description="Most jobs at once")
     cost_ceiling_microusd: int | None = Field(
-        20_000, gt=0, description="Most that a job may cost on average; unset: no ceiling"
+        20_000,
+        gt=0,
+        description="Most that a job may cost on average, models billed by the clip left out; unset: no ceiling",
     )
     cost_setpoint: float = Field(0.95, gt=0, le=1, description="Share of the ceiling that is aimed at")
     near_peak: float = Field(0.98, gt=0, le=1, description="Share of the modelled peak throughput that is enough")

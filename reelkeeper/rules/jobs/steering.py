@@ -91,7 +91,10 @@ def tune(
     as_of: datetime,
     at_work: Sequence[JobAtWork] = (),
 ) -> Tuned:
-    """Take the next steps. A job whose cost nobody knows costs what `book` says."""
+    """Take the next steps. A job whose cost nobody knows costs what `book` says; one billed by its clip counts nothing.
+
+    The price of a clip is the same however many run, and where sizes are misjudged it looks as if it grew with time.
+    """
     jobs = [job for job in ended if job.concurrency and (_took(job) or _failed(job))]
     alone, from_then = learn(steered.alone, [job for job in jobs if _took(job)]), since(steered, as_of)
     finished = [
@@ -99,7 +102,7 @@ def tune(
             max(job.concurrency or 1.0, 1.0),
             _took(job),
             _idle_seconds(job, alone),
-            _MICROUSD * float(book.flat_price(job.model).cost_usd) if job.cost_microusd is None else job.cost_microusd,
+            _timed_cost(job, book),
             max(job.attempts, 1),
             job.is_made,
             job.model,
@@ -116,6 +119,13 @@ def tune(
     else:
         kept = Steered(limit=step.limit, known=step.memory, alone=alone, stepped_at=as_of, reason=step.reason)
     return Tuned(steered.limit, step, kept, finished, len(running))
+
+
+def _timed_cost(job: FinishedJob, book: PriceBook) -> float:
+    entry = book.entry(job.model)
+    if entry and entry.is_billed_by_clip:
+        return 0.0
+    return _MICROUSD * float(book.flat_price(job.model).cost_usd) if job.cost_microusd is None else job.cost_microusd
 
 
 def _took(job: FinishedJob) -> float:
@@ -150,14 +160,17 @@ def explain(tuned: Tuned, policy: ConcurrencyPolicy) -> str:
     told = f"The limit {moved}. {_SENTENCES[step.reason]}. {many(len(made), 'job')} ended{failed}"
     if step.reason == "nothing ends":
         return f"{told}; {many(tuned.at_work, 'job')} at work."
-    ceiling = policy.cost_ceiling_microusd
+    ceiling, mean = policy.cost_ceiling_microusd, fmean(job.cost_microusd for job in made)
     at_most = f", of {money(ceiling)} that it may" if ceiling else ""
-    slowdown = fmean(job.seconds / job.estimate_seconds for job in made)
-    at_once, cost = fmean(job.concurrency for job in jobs), money(fmean(job.cost_microusd for job in made))
+    cost, at_a_cost = (f", and cost {money(mean)}{at_most}", f", at {money(step.cost_microusd)} a job")
+    slowdown, at_once = (
+        fmean(job.seconds / job.estimate_seconds for job in made),
+        fmean(job.concurrency for job in jobs),
+    )
     return (
-        f"{told}, with {at_once:.1f} at once; each took {slowdown:.2f} times as long as alone, and cost {cost}{at_most}"
-        f". At {step.limit} at once the model expects the work of {step.throughput:.1f} idle servers, at "
-        f"{money(step.cost_microusd)} a job."
+        f"{told}, with {at_once:.1f} at once; each took {slowdown:.2f} times as long as alone{cost if mean else ''}"
+        f". At {step.limit} at once the model expects the work of {step.throughput:.1f} idle servers"
+        f"{at_a_cost if mean else ''}."
     )
 
 

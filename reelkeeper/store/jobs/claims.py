@@ -118,9 +118,15 @@ def count_states(session: Session) -> dict[str, int]:
     return {row.state: row.jobs for row in session.execute(counts)}
 
 
-def left_behind(session: Session, limit: int) -> list[str]:
-    """Name jobs that were begun and that nobody has at the moment, those first that have waited longest."""
-    wanted = sa.select(jobs.c.id).where(_left_behind()).order_by(jobs.c.due_at, jobs.c.id).limit(limit)
+def left_behind(session: Session, limit: int, provider: str | None = None, others_hours: int = 0) -> list[str]:
+    """Name jobs that were begun and that nobody has at the moment, those first that have waited longest.
+
+    With a `provider`, none that another was sent, who alone can say how it stands, until they are `others_hours` old.
+    """
+    theirs = sa.and_(jobs.c.provider_key.is_not(None), jobs.c.provider != provider)
+    old = jobs.c.started_at < Clock(-3600 * others_hours)
+    mine = sa.true() if provider is None else sa.or_(sa.not_(theirs), old)
+    wanted = sa.select(jobs.c.id).where(_left_behind(), mine).order_by(jobs.c.due_at, jobs.c.id).limit(limit)
     return list(session.execute(wanted).scalars())
 
 
@@ -135,27 +141,37 @@ def occupied(session: Session) -> list[Occupied]:
     return [Occupied(*row) for row in rows]
 
 
-def _outside(full: Collection[str], taken: Collection[str]) -> sa.ColumnElement[bool]:
-    """Jobs that belong to none of these scopes, and were not chosen yet."""
+def _outside(
+    full: Collection[str], taken: Collection[str], others: Collection[tuple[str, str]]
+) -> sa.ColumnElement[bool]:
+    """Jobs that belong to none of these scopes, were not chosen yet, and are not another provider's."""
     columns = {"provider": jobs.c.lane, "model": jobs.c.model, "tier": jobs.c.tier, "user": jobs.c.user_id}
     by_kind = {kind: [scope.partition(":")[2] for scope in full if scope.startswith(f"{kind}:")] for kind in columns}
     outside = (sa.or_(columns[kind].is_(None), columns[kind].not_in(names)) for kind, names in by_kind.items() if names)
-    return sa.and_(sa.true(), *outside, *([jobs.c.id.not_in(taken)] if taken else []))
+    is_theirs = sa.and_(jobs.c.lane.is_not(None), sa.tuple_(jobs.c.model, jobs.c.lane).in_(others))
+    mine = [sa.not_(is_theirs)] if others else []
+    return sa.and_(sa.true(), *outside, *mine, *([jobs.c.id.not_in(taken)] if taken else []))
 
 
 def waiting_jobs(
-    session: Session, rank: SizeAndAge | None, *, full: Collection[str] = (), taken: Collection[str] = ()
+    session: Session,
+    rank: SizeAndAge | None,
+    *,
+    full: Collection[str] = (),
+    taken: Collection[str] = (),
+    others: Collection[tuple[str, str]] = (),
 ) -> tuple[list[WaitingJob], float]:
     """Give the waiting jobs that a choice is made from, and the seconds that all the others are estimated to take.
 
-    Those of scopes that are `full`, and those that are `taken`, are not there.
+    Those of scopes that are `full`, those that are `taken`, and those of `others`, given by model and provider, are not
+    there.
 
     All jobs where the queue is short. Of a long one, a bounded window: the oldest, and those that `rank` puts first, or
     without one the shortest of each tier.
     """
     earlier = sa.func.row_number().over(partition_by=jobs.c.user_id, order_by=(jobs.c.created_at, jobs.c.id)) - 1
     wanted = (jobs.c.id, jobs.c.tier, jobs.c.created_at, jobs.c.estimate_seconds, earlier.label("ahead"))
-    waits = sa.select(*wanted).where(_waits(), _outside(full, taken)).cte("waits")
+    waits = sa.select(*wanted).where(_waits(), _outside(full, taken, others)).cte("waits")
     age, all_of_them = (waits.c.created_at, waits.c.id), sa.select(waits.c.id)
     if rank is None:
         firsts = [

@@ -111,6 +111,8 @@ def sold_by(provider: str | None, **more: object) -> PriceBook:
 def test_a_job_waits_for_the_provider_that_makes_its_model(shop: World, provider: ProviderDouble) -> None:
     put_in_force(shop.workspace.engine, book=sold_by("fal"))
     (job_id,) = ask_shop(shop, "a cat")
+    assert run(shop, http(provider)) == {}
+    put_in_force(shop.workspace.engine, book=PriceBook())  # nobody knows any more, but by its version
     assert run(shop, http(provider)) == {End.RETRIED: 1}
     job = find(shop.workspace.engine, job_id)
     assert (job.state, job.attempts, len(provider.submitted)) == (JobState.QUEUED, 0, 0)

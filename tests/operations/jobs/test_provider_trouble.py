@@ -14,7 +14,7 @@ from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import alerts, jobs
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
-from tests.operations.queue import find, make_due
+from tests.operations.queue import end_wait, find, make_due
 from tests.operations.shop import ask, http, run, spent
 
 BUSY = (429, None, {"Retry-After": "90"})
@@ -77,6 +77,8 @@ def test_a_locked_account_is_told_blames_no_job_and_sends_no_more_until_it_is_me
     assert (told.rule, told.state) == ("locked_account", AlertState.FIRING)
     assert "no credit left" in told.text
     make_due(shop.workspace.engine)
+    assert run(shop, http(provider)) == {}  # another worker knows of it
+    end_wait(shop.workspace.engine, "http")
     assert run(shop, http(provider)) == {End.SUCCEEDED: 3}
     with reading(shop.workspace.engine) as session:
         assert session.execute(sa.select(alerts.c.state)).scalar_one() == AlertState.RESOLVED
@@ -109,7 +111,9 @@ def test_what_one_provider_may_have_is_sent_to_no_other(shop: World, provider: P
     provider.is_down = True
     assert run(shop, http(provider)) == {End.PARKED: 1}
     make_due(shop.workspace.engine)
-    assert run(shop, LocalGenerator(tmp_path)) == {End.PARKED: 1}
+    assert run(shop, LocalGenerator(tmp_path)) == {}  # it could not ask, and its doubt is no answer
+    a_day_later(shop)
+    assert run(shop, LocalGenerator(tmp_path)) == {End.DEAD: 1}
     assert "sent to 'http'" in find(shop.workspace.engine, job_id).error
 
 

@@ -283,3 +283,50 @@ def test_a_clip_that_came_shorter_is_never_quoted_above_the_one_that_was_asked_f
     shorter, longer = (quote(JobSpec(model="m", clip=one._replace(seconds=length)), sold) for length in seconds)
     assert shorter.total_microusd <= longer.total_microusd
     assert shorter.cost_microusd <= longer.cost_microusd
+
+
+@given(
+    costs=st.lists(st.decimals(0, 5, places=3), min_size=1, max_size=4),
+    margin=st.integers(0, 200),
+    seconds=st.integers(1, 30),
+    most_seconds=st.integers(1, 30),
+)
+def test_a_quote_covers_the_dearest_provider_that_can_make_it_and_is_the_same_wherever_the_job_goes(
+    costs: list[Decimal], margin: int, seconds: int, most_seconds: int
+) -> None:
+    names = ("fal", "runway", "replicate", "openai")[: len(costs)]
+    parts = [{"provider": name, "price": price(Rate(usd=cost))} for name, cost in zip(names, costs, strict=True)]
+    for part in parts[2:]:
+        part["limits"] = ModelLimits(most_seconds=Decimal(most_seconds))
+    first, *others = parts
+    sold = PriceBook.model_validate(
+        {"models": [{"model": "m", **first, "fallbacks": others}], "margin_percent": Decimal(margin)}
+    )
+    entry, clip = sold.models[0], Clip(seconds=Decimal(seconds))
+    able = entry.able(request(duration_seconds=float(seconds)))
+    assert able == names if seconds <= most_seconds else names[:2]
+    job = JobSpec(model="m", clip=clip, fallbacks=able)
+    quotes = {name: quote(job, sold, name) for name in able}
+    assert len({given.total_microusd for given in quotes.values()}) == 1
+    alone = asked(book(price(Rate(usd=costs[0])), margin), clip)
+    stored = quote(JobSpec(model="m", clip=clip), book(price(Rate(usd=Decimal(0))))).cost_microusd
+    for name, cost in zip(able, costs, strict=False):
+        assert 0 <= quotes[name].cost_microusd - cost * seconds * 10**6 - stored < 1
+        assert quotes[name].margin_microusd >= 0
+        assert quotes[name].total_microusd >= quotes[name].cost_microusd
+    assert quotes["fal"].total_microusd == max(alone, *(given.cost_microusd for given in quotes.values()))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"provider": None}, "names its own provider and price"),
+        ({"price": None}, "names its own provider and price"),
+        ({"provider": "runway"}, "a provider is named twice: runway, runway"),
+    ],
+)
+def test_a_model_with_fallbacks_says_who_makes_it_first_and_at_what_price(wrong: dict[str, object], said: str) -> None:
+    whole = {"model": "m", "provider": "fal", "price": price(), "fallbacks": [{"provider": "runway", "price": price()}]}
+    assert ModelEntry.model_validate(whole).providers == ("fal", "runway")
+    with pytest.raises(ValidationError, match=said):
+        ModelEntry.model_validate(whole | wrong)

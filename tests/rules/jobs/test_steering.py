@@ -102,6 +102,33 @@ def test_a_flat_price_over_the_ceiling_is_no_reason_to_run_fewer(varied: bool) -
     assert "A job costs more than it may whatever the limit" in explain(tuned, POLICY)
 
 
+@pytest.mark.parametrize("most_at_once", [4, 1000])
+def test_the_price_of_a_clip_moves_no_limit_however_dear_it_is(most_at_once: int) -> None:
+    price = {"unit": "second", "rates": [{"usd": "0.07"}], "source": "a price list", "read_on": "2026-11-25"}
+    book = PriceBook.model_validate({"models": [{"model": "veo", "price": price}]})
+    limits = dict[int, list[int]]()
+    for cost_microusd in (70, 70_000):  # a second: five seconds for $0.35
+        steered, draw = Steered(limit=8), random.Random(1)
+        for run in range(12):
+            slower = max(1.0, steered.limit / most_at_once)  # the vendor makes so many, and the others wait
+            jobs = [
+                job(
+                    30 * seconds * slower * draw.uniform(0.9, 1.1),  # of which the estimate knows nothing
+                    float(steered.limit),
+                    cost_microusd=cost_microusd * seconds,
+                    model="veo",
+                )
+                for seconds in (4, 5, 6) * 4
+            ]
+            tuned = tune(steered, jobs, book, POLICY, at(15 * run))
+            steered = tuned.steered
+            limits.setdefault(cost_microusd, []).append(steered.limit)
+    cheap, dear = limits.values()
+    assert cheap == dear
+    assert min(dear) >= 8
+    assert "$" not in explain(tuned, POLICY)
+
+
 def test_two_models_at_flat_prices_are_no_price_that_grows_with_time() -> None:
     jobs = [
         job(60, concurrency=8.0, model="quick", cost_microusd=1_000),

@@ -1,0 +1,99 @@
+"""Watch the health of providers: one that is unwell gets no new job, people are told once, and it is tried again.
+
+All workers share what is remembered, so that it outlives each. What a provider has already is looked after all the
+same.
+"""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from reelkeeper.operations.alerts import alerts
+from reelkeeper.operations.core.policies import in_force
+from reelkeeper.rules.jobs.breaker import LOCKED, RULE, Breaker, BreakerPolicy, Outcome, Phase, after, judge, news
+from reelkeeper.store import Engine, Session
+from reelkeeper.store.core.engine import now, transaction
+from reelkeeper.store.jobs import breakers
+
+
+class Resting(NamedTuple):
+    """A provider that gets no job, or so few as there is room for."""
+
+    breaker: Breaker
+    phase: Phase
+    room: int
+
+
+def note_made(
+    engine: Engine, provider: str, job_id: str, seconds: float | None, estimate_seconds: float, *, run_id: str
+) -> None:
+    """Note a video that a provider has made, and how long it took, where that is known."""
+    with transaction(engine, "breaker.made") as session:
+        outcome = judge(seconds, estimate_seconds, in_force(session).policies.breaker)
+        _note(session, provider, outcome, job_id, "", run_id)
+
+
+def note_failed(engine: Engine, provider: str, job_id: str, said: str, *, is_locked: bool, run_id: str) -> None:
+    """Note an attempt that failed by a provider's fault, or that it lets our account in no more."""
+    with transaction(engine, "breaker.failed") as session:
+        _note(session, provider, Outcome.LOCKED if is_locked else Outcome.FAILED, job_id, said, run_id)
+
+
+def _note(session: Session, provider: str, outcome: Outcome, job_id: str, said: str, run_id: str) -> None:
+    state, as_of = breakers.locked(session, provider)
+    before = Breaker.model_validate(state)
+    following = after(before, outcome, job_id, said, as_of, in_force(session).policies.breaker)
+    if following == before:
+        return
+    breakers.write(session, provider, following.model_dump(mode="json"))
+    found = news(provider, before, outcome, following)
+    is_over = before.until is not None and following.until is None
+    # guard breaker.told: a provider gets no job any more, and nobody hears of it
+    if found or is_over:
+        rules, scope = (RULE, LOCKED) if is_over else (), f"provider:{provider}"
+        alerts.observe_within(session, found, rules=rules, scope=scope, run_id=run_id)
+
+
+def resting(session: Session, as_of: datetime) -> dict[str, Breaker]:
+    """Give the providers that do not get all jobs; nobody waits for it."""
+    known = {name: Breaker.model_validate(state) for name, state in breakers.known(session).items()}
+    return {name: breaker for name, breaker in known.items() if breaker.phase(as_of) is not Phase.CLOSED}
+
+
+def for_claims(session: Session, as_of: datetime, policy: BreakerPolicy) -> dict[str, Resting]:
+    """Give the providers that get no job or few, and how many; they stay so until the transaction ends."""
+    found = {}
+    for provider in resting(session, as_of):
+        breaker = Breaker.model_validate(breakers.locked(session, provider)[0])
+        phase, room = breaker.phase(as_of), 0
+        if phase is Phase.TRIAL:
+            room = breaker.room(breakers.at_work(session, breaker.trials), policy)
+        if phase is not Phase.CLOSED:
+            found[provider] = Resting(breaker, phase, room)
+    if found:
+        breakers.put_back(session, found)
+    return found
+
+
+def try_with(session: Session, provider: str, breaker: Breaker, job_ids: list[str]) -> None:
+    """Note the jobs that a provider is tried with, which the caller gives out."""
+    if job_ids:
+        breakers.write(session, provider, breaker.trying(job_ids).model_dump(mode="json"))
+
+
+def takes_no_more(session: Session, policy: BreakerPolicy) -> set[str]:
+    """Name the providers for which a new job would wait: those that get none, and those with enough for their trial."""
+    as_of = now(session)
+    return {
+        name
+        for name, breaker in resting(session, as_of).items()
+        if breaker.phase(as_of) is Phase.OPEN or breakers.count_unsent(session, name) >= policy.trial_jobs
+    }
+
+
+def wait_seconds(session: Session, provider: str, job_id: str) -> float | None:
+    """Say for how long a job is not to be sent to a provider; None: it may be sent."""
+    as_of = now(session)
+    breaker = resting(session, as_of).get(provider)
+    if breaker is None or breaker.until is None or job_id in breaker.trials:
+        return None
+    return max((breaker.until - as_of).total_seconds(), 1.0)

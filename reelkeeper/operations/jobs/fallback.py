@@ -1,0 +1,104 @@
+"""Send a job to another provider of its model while the first is unwell: never to both, and at the price it was sold.
+
+Only a job that nobody can have goes elsewhere: it was never sent, or its provider has certainly refused or failed it.
+The user's price and hold stay. What it costs us follows the provider, and so do the budgets that it has to keep.
+"""
+
+from collections.abc import Collection
+from typing import Final, NamedTuple
+
+from reelkeeper.errors import Frozen
+from reelkeeper.model.requests import GenerationRequest
+from reelkeeper.operations.billing import limits
+from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.core.policies import at as at_version
+from reelkeeper.operations.core.policies import in_force
+from reelkeeper.operations.jobs import breaker
+from reelkeeper.operations.jobs.prices import beyond_budget, price_of
+from reelkeeper.rules.core.scopes import of_job
+from reelkeeper.rules.policies import Policies
+from reelkeeper.store import Session
+from reelkeeper.store.jobs import breakers
+from reelkeeper.store.jobs.queue import AdmittedJob
+
+_MOST: Final = 50  # jobs that one claim sends elsewhere, so that admissions do not wait for it
+
+
+class Destination(NamedTuple):
+    """The provider that a new job is for, and what it is expected to cost us there."""
+
+    lane: str
+    cost_microusd: int
+
+
+def choose(
+    session: Session, request: GenerationRequest, tier: str | None, user_id: str, first: Destination
+) -> Destination:
+    """Choose the first provider of a model that takes new jobs and has room in the budgets; else `first`, to wait.
+
+    The caller holds the deployment row.
+    """
+    policies = in_force(session).policies
+    entry = policies.book.entry(request.model)
+    if entry is None or not entry.fallbacks:
+        return first
+    shut = breaker.takes_no_more(session, policies.breaker)
+    if first.lane not in shut:
+        return first
+    for lane in entry.able(request):
+        if lane in shut:
+            continue
+        cost = _cost(request, tier, policies, lane)
+        # guard fallback.room: a new job is refused for the budget of another provider, though it could wait for its own
+        if _has_room(session, policies, of_job(lane, request.model, tier, user_id), cost, cost):
+            return Destination(lane, cost)
+    return first
+
+
+def move_waiting(session: Session, unwell: Collection[str]) -> None:
+    """Send jobs that wait for these providers, and that nobody can have, to others of their models.
+
+    Nothing is done while changes are frozen. A job that fits no other provider's budget waits for its own.
+    """
+    book, shut = in_force(session).policies.book, breaker.takes_no_more(session, in_force(session).policies.breaker)
+    models = [entry.model for entry in book.models if entry.fallbacks and not shut.issuperset(entry.providers)]
+    if not models:
+        return
+    try:
+        require_permission(session)
+    except Frozen:
+        return
+    for job in breakers.unsent(session, unwell, models, _MOST):
+        _move(session, job, shut)
+
+
+def _move(session: Session, job: AdmittedJob, shut: Collection[str]) -> None:
+    # guard fallback.known_price: a job goes to a provider that its price was not made for, and is sold at a loss
+    policies = at_version(session, job.policy_version)
+    entry, request = policies.book.entry(job.model), GenerationRequest.model_validate(job.request)
+    before = limits.expected_cost(job)
+    for lane in entry.able(request) if entry and entry.fallbacks else ():
+        if lane in shut:
+            continue
+        cost, job_scopes = _cost(request, job.tier, policies, lane), of_job(lane, job.model, job.tier, job.user_id)
+        limits.leave(session, job)
+        # guard fallback.budgets: a job that goes elsewhere passes the budget of that provider, or of its user
+        fits = _has_room(session, in_force(session).policies, job_scopes, cost, cost - before)
+        if fits and breakers.move(session, job, lane, cost):
+            limits.take_in(session, job_scopes, cost)
+            return
+        limits.take_in(session, limits.scopes_of(job), before)
+
+
+def _cost(request: GenerationRequest, tier: str | None, policies: Policies, lane: str) -> int:
+    return price_of(request, tier, policies, lane).cost_microusd
+
+
+def _has_room(
+    session: Session, policies: Policies, job_scopes: tuple[str, ...], cost_microusd: int, more_microusd: int
+) -> bool:
+    """Whether budgets have room for a job: those of its scopes for its cost, those of all for what is more."""
+    admission = policies.admission
+    return limits.has_room(session, admission.spend_limits, job_scopes, cost_microusd) and (
+        more_microusd <= 0 or beyond_budget(session, admission, more_microusd) is None
+    )

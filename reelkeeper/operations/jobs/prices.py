@@ -1,0 +1,51 @@
+"""What a request costs and is sold for, at each provider of its model, and whether the budgets have room for it."""
+
+import math
+
+from reelkeeper.model import Tier
+from reelkeeper.model.requests import Declined, GenerationRequest, RefusedFor
+from reelkeeper.rules.billing.catalogue import clip_of
+from reelkeeper.rules.billing.quote import JobSpec, Quote, quote
+from reelkeeper.rules.jobs.admission import AdmissionPolicy, over_budget
+from reelkeeper.rules.jobs.estimate import complexity, expected_bytes
+from reelkeeper.rules.policies import Policies
+from reelkeeper.store import Session
+from reelkeeper.store.billing.spend_counters import so_far
+from reelkeeper.store.core.engine import now
+
+
+def price_of(request: GenerationRequest, tier: str | None, policies: Policies, provider: str | None = None) -> Quote:
+    """Price a request of a user of this tier, whose videos are kept so long, and say what it costs us at `provider`.
+
+    Unset, that is the first provider of its model. Raises ModelRefused.
+    """
+    policies.book.require_sold(request)
+    days = policies.lifecycle.retention_days()[Tier(tier)] if tier in set(Tier) else None
+    size_bytes = expected_bytes(request, policies.admission.bits_per_pixel)
+    entry = policies.book.entry(request.model)
+    able = {*entry.able(request)} | ({provider} if provider else set()) if entry and entry.fallbacks else set()
+    job = JobSpec(
+        model=request.model,
+        complexity=complexity(request),
+        size_bytes=size_bytes,
+        retention_days=days,
+        clip=clip_of(request),
+        fallbacks=tuple(sorted(able)),
+    )
+    return quote(job, policies.book, provider)
+
+
+def beyond_budget(session: Session, policy: AdmissionPolicy, cost_microusd: int) -> Declined | None:
+    """Decline a job of this cost if it would take the day or the month beyond its limit; None: there is room for it.
+
+    Whatever is admitted or ends holds the deployment row, as the caller does, so nothing is added meanwhile. What a
+    failed attempt has cost comes as its provider says so.
+    """
+    if policy.daily_limit_usd is None and policy.monthly_limit_usd is None:
+        return None
+    as_of = now(session)
+    over = over_budget(policy, so_far(session, as_of), cost_microusd, as_of)
+    if over is None:
+        return None
+    reason, until = over
+    return Declined(RefusedFor.BUDGET, reason, math.ceil((until - as_of).total_seconds()))

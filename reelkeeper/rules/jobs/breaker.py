@@ -1,0 +1,199 @@
+"""When a provider gets no new job because it is unwell, and when it is tried again. Pure.
+
+    closed --attempts fail, or the account is locked--> open --after a wait--> on trial --its jobs are made--> closed
+                                                          ^---one of them fails, and the wait doubles---'
+
+It is told of attempts at a provider by what came of them. What was refused for its content or its input, cancelled, not
+taken for now, or failed here says nothing about a provider's health, and is not told.
+"""
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final, NamedTuple, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.rules.core.wording import many
+
+RULE: Final = "unwell_provider"  # the alert's
+LOCKED: Final = "locked_account"  # another's
+_DOUBLINGS: Final = 16
+
+
+class BreakerPolicy(BaseModel):
+    """When a provider gets no new job, and when it is tried again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bad_percent: int | None = Field(
+        50,
+        ge=1,
+        le=100,
+        description="Share of a provider's last attempts, failed or slow, from which on it gets no new job; "
+        "never: only where it locks the account",
+    )
+    attempts: int = Field(20, ge=1, le=200, description="Last attempts that are looked at")
+    fewest_attempts: int = Field(10, ge=1, le=200, description="Attempts that it takes to judge a provider")
+    window_minutes: int = Field(30, ge=1, le=1440, description="Age from which on an attempt says nothing any more")
+    slow_times: float | None = Field(
+        10.0,
+        gt=1,
+        le=1000,
+        description="A video that took so many times as long as estimated counts as failed here; never: none",
+    )
+    wait_seconds: int = Field(60, ge=1, le=86_400, description="Wait before it is tried again; each failure doubles it")
+    longest_wait_seconds: int = Field(1800, ge=1, le=86_400, description="Longest such wait")
+    trial_jobs: int = Field(2, ge=1, le=100, description="Jobs that it is tried with, all of which must be made")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.fewest_attempts > self.attempts:
+            raise ValueError(f"fewest_attempts {self.fewest_attempts} are more than attempts {self.attempts}")
+        if self.wait_seconds > self.longest_wait_seconds:
+            raise ValueError(
+                f"wait_seconds {self.wait_seconds} is above longest_wait_seconds {self.longest_wait_seconds}"
+            )
+        return self
+
+
+class Outcome(StrEnum):
+    """What came of an attempt, as far as it tells of its provider's health."""
+
+    MADE = "made"
+    SLOW = "slow"  # made, and far too late
+    FAILED = "failed"  # or lost, or left in doubt, or not reached
+    LOCKED = "locked"  # nothing is taken of this account
+
+
+class Phase(StrEnum):
+    """What a provider gets."""
+
+    CLOSED = "closed"  # all jobs
+    OPEN = "open"  # none
+    TRIAL = "trial"  # a few
+
+
+class Attempt(NamedTuple):
+    """An attempt that is over."""
+
+    at: AwareDatetime
+    outcome: Outcome
+
+
+class Breaker(BaseModel):
+    """What is remembered of a provider, as the store keeps it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    recent: tuple[Attempt, ...] = ()  # while it is closed
+    why: str = ""  # it was opened
+    since: AwareDatetime | None = None  # None: it is closed
+    until: AwareDatetime | None = None
+    openings: int = 0  # since it was closed last
+    trials: tuple[str, ...] = ()  # the jobs that it is tried with
+    made: int = 0  # of them
+
+    def phase(self, as_of: datetime) -> Phase:
+        """Say what the provider gets at a moment."""
+        if self.until is None:
+            return Phase.CLOSED
+        return Phase.OPEN if as_of < self.until else Phase.TRIAL
+
+    def room(self, at_work: Collection[str], policy: BreakerPolicy) -> int:
+        """Say how many trial jobs may be begun, where the jobs `at_work` have neither ended nor failed."""
+        return max(policy.trial_jobs - self.made - len({*self.trials} & {*at_work}), 0)
+
+    def trying(self, job_ids: Collection[str]) -> Self:
+        """Note the jobs that it is tried with."""
+        return self.model_copy(update={"trials": (*self.trials, *job_ids)})
+
+
+def judge(seconds: float | None, estimate_seconds: float, policy: BreakerPolicy) -> Outcome:
+    """Say of a video that was made whether it came in time; it did where nobody knows how long it took."""
+    is_slow = policy.slow_times and seconds is not None and seconds > policy.slow_times * estimate_seconds
+    return Outcome.SLOW if is_slow else Outcome.MADE
+
+
+def after(
+    breaker: Breaker, outcome: Outcome, job_id: str, said: str, as_of: datetime, policy: BreakerPolicy
+) -> Breaker:
+    """Give what follows from the end of an attempt, of which was `said` why it failed.
+
+    While a provider gets no job, or a few, only the jobs that it is tried with count: the others were sent before.
+    """
+    if breaker.until is None:
+        return _closed(breaker, outcome, said, as_of, policy)
+    # guard breaker.trials: a job that was sent before a provider fell ill, and is made at last, says that it is well
+    if job_id not in breaker.trials:
+        return breaker
+    if outcome is not Outcome.MADE:
+        return _opened(breaker, _why(outcome, said), as_of, policy)
+    if breaker.made + 1 >= policy.trial_jobs:
+        return Breaker()
+    left = tuple(other for other in breaker.trials if other != job_id)
+    return breaker.model_copy(update={"made": breaker.made + 1, "trials": left})
+
+
+def _closed(breaker: Breaker, outcome: Outcome, said: str, as_of: datetime, policy: BreakerPolicy) -> Breaker:
+    oldest = as_of - timedelta(minutes=policy.window_minutes)
+    kept = [attempt for attempt in breaker.recent if attempt.at > oldest]
+    recent = (*kept, Attempt(as_of, outcome))[-policy.attempts :]
+    if outcome is Outcome.LOCKED:
+        return _opened(breaker, _why(outcome, said), as_of, policy)
+    bad = sum(attempt.outcome is not Outcome.MADE for attempt in recent)
+    is_known, is_bad = len(recent) >= policy.fewest_attempts, outcome is not Outcome.MADE
+    if policy.bad_percent and is_known and is_bad and bad * 100 >= policy.bad_percent * len(recent):
+        slow = sum(attempt.outcome is Outcome.SLOW for attempt in recent)
+        too_late = f", {slow} of them for coming far too late" if slow else ""
+        why = f"{bad} of its last {many(len(recent), 'attempt')} failed{too_late}; the last: {_why(outcome, said)}"
+        return _opened(breaker, why, as_of, policy)
+    return breaker.model_copy(update={"recent": recent})
+
+
+def _opened(breaker: Breaker, why: str, as_of: datetime, policy: BreakerPolicy) -> Breaker:
+    wait = min(policy.wait_seconds << min(breaker.openings, _DOUBLINGS), policy.longest_wait_seconds)
+    return Breaker(
+        why=why, since=breaker.since or as_of, until=as_of + timedelta(seconds=wait), openings=breaker.openings + 1
+    )
+
+
+def _why(outcome: Outcome, said: str) -> str:
+    return "its video came far too late" if outcome is Outcome.SLOW else said[:500]
+
+
+def news(provider: str, before: Breaker, outcome: Outcome, now: Breaker) -> list[Finding]:
+    """Say what people are to hear: that it gets no new job, once until it is well, and that the account is locked."""
+    if now.until is None or now is before:
+        return []
+    if outcome is Outcome.LOCKED:
+        return [_locked_account(provider, now.why)]
+    if before.until is not None:
+        return []
+    return [
+        Finding(
+            rule=RULE,
+            scope=f"provider:{provider}",
+            period="",
+            level="",
+            severity=Severity.CRITICAL,
+            title=f"The provider {provider} is unwell and gets no new job",
+            text=f"{now.why}. What it has already is looked after. After a wait a few jobs try it; once they are made, "
+            "it gets all again by itself. Jobs of a model with another provider go there meanwhile.",
+            suggestion="See the provider's status page; `reelkeeper status` says when it is tried next.",
+        )
+    ]
+
+
+def _locked_account(provider: str, told: str) -> Finding:
+    return Finding(
+        rule=LOCKED,
+        scope=f"provider:{provider}",
+        period="",
+        level="",
+        severity=Severity.CRITICAL,
+        title=f"The provider {provider} lets our account in no more",
+        text=f"{told}. No job is blamed for it: they wait, or go to another provider, and a few try again.",
+        suggestion="Look at its balance, limits and key (REELKEEPER_GENERATOR_TOKEN) in the provider's console.",
+    )

@@ -1,0 +1,75 @@
+"""What is remembered of each provider's health, and the jobs that its breaker asks about.
+
+A row of `controls` for each provider. Whoever needs it and the deployment row locks this one first.
+"""
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from reelkeeper.model.jobs import JobState
+from reelkeeper.store.core.engine import Clock, changed
+from reelkeeper.store.jobs import claims
+from reelkeeper.store.jobs import controls as remembering
+from reelkeeper.store.jobs.queue import ADMITTED, AdmittedJob
+from reelkeeper.store.tables import controls, jobs
+
+_PREFIX: Final = "breaker:"
+# guard fallback.never_both: a job that one provider has, or may have, is sent to another, and paid twice
+UNSENT: Final = sa.and_(jobs.c.leader_id.is_(None), jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_(None))
+
+
+def known(session: Session) -> dict[str, dict[str, Any]]:
+    """Give what is remembered of each provider; nobody waits for it."""
+    chosen = sa.select(controls.c.name, controls.c.state).where(controls.c.name.startswith(_PREFIX, autoescape=True))
+    return {row.name.removeprefix(_PREFIX): row.state for row in session.execute(chosen.order_by(controls.c.name))}
+
+
+def locked(session: Session, provider: str) -> tuple[dict[str, Any], datetime]:
+    """Give what is remembered of one, and the time; others that ask so wait until the transaction ends."""
+    return claims.remembered(session, f"{_PREFIX}{provider}")
+
+
+def write(session: Session, provider: str, state: dict[str, Any]) -> None:
+    """Remember something else of a provider."""
+    remembering.write(session, f"{_PREFIX}{provider}", state)
+
+
+def at_work(session: Session, job_ids: Collection[str]) -> list[str]:
+    """Give those of these jobs that a worker, or their provider, may be at."""
+    sent = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_not(None))
+    chosen = sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), sa.or_(jobs.c.state.in_(claims.AT_WORK), sent))
+    return list(session.execute(chosen).scalars())
+
+
+def count_unsent(session: Session, provider: str) -> int:
+    """Count the jobs that wait to be sent to a provider."""
+    waits = sa.select(sa.func.count()).where(UNSENT, jobs.c.lane == provider)
+    return int(session.execute(waits).scalar_one())
+
+
+def unsent(session: Session, providers: Collection[str], models: Collection[str], limit: int) -> list[AdmittedJob]:
+    """Give jobs of these models that wait to be sent to these providers, and that stay so until the transaction ends.
+
+    Any of them, so that those which cannot go elsewhere are in nobody's way.
+    """
+    wanted = sa.select(*ADMITTED).where(UNSENT, jobs.c.lane.in_(providers), jobs.c.model.in_(models))
+    rows = session.execute(wanted.order_by(sa.func.random()).limit(limit).with_for_update(skip_locked=True))
+    return [AdmittedJob._make(row) for row in rows]
+
+
+def move(session: Session, job: AdmittedJob, lane: str, cost_microusd: int) -> bool:
+    """Let another provider make a job, at once and at another cost to us; False where somebody may have it by now."""
+    waits = sa.and_(jobs.c.id == job.id, UNSENT, jobs.c.lane == job.lane)
+    new = {"lane": lane, "quoted_cost_microusd": cost_microusd, "due_at": Clock()}
+    return changed(session, sa.update(jobs).where(waits).values(new)) == 1
+
+
+def put_back(session: Session, providers: Collection[str]) -> None:
+    """Let jobs of these wait again whose worker died before it sent them: they are begun as those that wait."""
+    dead = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until <= Clock())
+    chosen = sa.and_(dead, jobs.c.provider_key.is_(None), jobs.c.lane.in_(providers))
+    session.execute(sa.update(jobs).where(chosen).values(state=JobState.QUEUED, claimed_by=None, lease_until=None))

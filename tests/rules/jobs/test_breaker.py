@@ -1,0 +1,128 @@
+"""When a provider gets no new job, when it is tried again, and what people hear of it."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from reelkeeper.model.jobs import Occupied, WaitingJob
+from reelkeeper.rules.jobs.breaker import (
+    LOCKED,
+    RULE,
+    Breaker,
+    BreakerPolicy,
+    Outcome,
+    Phase,
+    after,
+    judge,
+    news,
+)
+from reelkeeper.rules.jobs.caps import Cap, Room
+from tests.jobs import NOON, at
+
+POLICY = BreakerPolicy(attempts=8, fewest_attempts=4, bad_percent=50, wait_seconds=60, longest_wait_seconds=200)
+M, S, F, L = Outcome.MADE, Outcome.SLOW, Outcome.FAILED, Outcome.LOCKED
+
+
+def seen(*outcomes: Outcome, policy: BreakerPolicy = POLICY, minutes: float = 1) -> Breaker:
+    """Tell a new breaker of attempts, so many minutes from one to the next, the last at noon."""
+    breaker = Breaker()
+    for ago, outcome in reversed(list(enumerate(reversed(outcomes)))):
+        breaker = after(breaker, outcome, "j", "no answer", at(-minutes * ago), policy)
+    return breaker
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "phase"),
+    [
+        ([F, F, F], Phase.CLOSED),  # too few to judge
+        ([F, F, F, F], Phase.OPEN),
+        ([M, M, F, F], Phase.OPEN),  # just half
+        ([M, M, M, F, F], Phase.CLOSED),
+        ([M, S, M, S], Phase.OPEN),  # too late is as bad
+        ([F, F, M, M], Phase.CLOSED),  # what is made opens nothing
+        ([F, F, F, *[M] * 8, F, F, F], Phase.CLOSED),  # the eight last
+        ([L], Phase.OPEN),
+    ],
+)
+def test_it_opens_where_enough_of_the_last_attempts_failed_or_at_once_for_a_locked_account(
+    outcomes: list[Outcome], phase: Phase
+) -> None:
+    assert seen(*outcomes).phase(NOON) is phase
+
+
+def test_old_attempts_say_nothing_and_a_rule_that_is_off_opens_for_a_locked_account_alone() -> None:
+    assert seen(F, F, F, F, minutes=11).phase(NOON) is Phase.CLOSED  # the first is older than half an hour
+    off = POLICY.model_copy(update={"bad_percent": None})
+    assert seen(*[F] * 9, policy=off).phase(NOON) is Phase.CLOSED
+    assert seen(F, L, policy=off).phase(NOON) is Phase.OPEN
+
+
+@pytest.mark.parametrize(
+    ("seconds", "slow_times", "outcome"),
+    [(1_000, 10, M), (1_001, 10, S), (None, 10, M), (9_999, None, M)],
+)
+def test_a_video_is_too_late_that_took_many_times_its_estimate(
+    seconds: float | None, slow_times: float | None, outcome: Outcome
+) -> None:
+    assert judge(seconds, 100, POLICY.model_copy(update={"slow_times": slow_times})) is outcome
+
+
+def test_it_is_tried_after_a_wait_that_doubles_up_to_a_cap_and_closes_once_all_trial_jobs_are_made() -> None:
+    breaker, as_of = seen(F, F, F, F), NOON
+    for waited in (60, 120, 200, 200):
+        assert breaker.phase(as_of + timedelta(seconds=waited - 1)) is Phase.OPEN
+        as_of += timedelta(seconds=waited)
+        assert breaker.phase(as_of) is Phase.TRIAL
+        assert breaker.room([], POLICY) == 2
+        breaker = after(breaker.trying(["t"]), F, "t", "no answer", as_of, POLICY)
+        assert breaker.since == NOON
+    as_of += timedelta(seconds=200)
+    breaker = breaker.trying(["t", "u"])
+    assert breaker.room(["t", "u", "x"], POLICY) == 0
+    assert breaker.room(["u"], POLICY) == 1  # t was refused for its content: it says nothing
+    breaker = after(breaker, M, "u", "", as_of, POLICY)
+    assert (breaker.phase(as_of), breaker.room(["t"], POLICY)) == (Phase.TRIAL, 0)
+    assert after(breaker, M, "t", "", as_of, POLICY) == Breaker()
+
+
+@given(st.lists(st.sampled_from(list(Outcome)), max_size=20))
+def test_jobs_that_were_sent_before_it_opened_change_nothing(outcomes: list[Outcome]) -> None:
+    breaker = seen(F, F, F, F).trying(["t"])
+    for outcome in outcomes:
+        assert after(breaker, outcome, "earlier", "", at(2), POLICY) == breaker
+
+
+def test_what_is_remembered_survives_the_store() -> None:
+    for breaker in (Breaker(), seen(M, F), seen(F, F, F, F).trying(["t"])):
+        assert Breaker.model_validate(breaker.model_dump(mode="json")) == breaker
+
+
+def test_it_is_told_once_until_it_is_well_and_a_locked_account_in_words_of_its_own() -> None:
+    before, opened = seen(F, F, F), seen(F, F, F, F)
+    (found,) = news("fal", before, F, opened)
+    assert (found.rule, found.scope) == (RULE, "provider:fal")
+    assert "4 of its last 4 attempts failed; the last: no answer" in found.text
+    again = after(opened.trying(["t"]), F, "t", "no answer", at(2), POLICY)
+    assert news("fal", opened, F, again) == []
+    (locked,) = news("fal", opened, L, after(opened.trying(["t"]), L, "t", "no balance", at(2), POLICY))
+    assert (locked.rule, "no balance" in locked.text) == (LOCKED, True)
+    assert news("fal", before, M, seen(F, F, F, M)) == []
+
+
+@pytest.mark.parametrize("wrong", [{"attempts": 9}, {"wait_seconds": 1801}, {"bad_percent": 0}])
+def test_a_policy_that_contradicts_itself_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValidationError):
+        BreakerPolicy(**wrong)
+
+
+def test_a_provider_that_is_tried_has_room_for_its_trial_beside_its_cap() -> None:
+    job = WaitingJob("j", "ann", "pro", NOON, 100.0, "veo", lane="fal")
+    room = Room([Cap(scope="provider:fal", jobs=5)], [Occupied("fal", "veo", "pro", "ben", 4)], {"fal": 2, "ltx": 0})
+    assert (room.shut(), room.fits(job), room.fits(job._replace(lane="ltx"))) == ({"provider:ltx"}, True, False)
+    assert room.take(job)  # its cap is full
+    room = Room([], [], {"fal": 2})
+    assert [room.take(job), room.take(job)] == [False, True]
+    assert (room.shut(), room.fits(job._replace(lane="runway"))) == ({"provider:fal"}, True)
