@@ -18,6 +18,7 @@ from reelkeeper.operations.forecast import forecast
 from reelkeeper.operations.lifecycle.plans import stream_live
 from reelkeeper.operations.reports import figures
 from reelkeeper.operations.reports.report import gather
+from reelkeeper.rules.billing.cheaper import Cheaper
 from reelkeeper.rules.billing.pricing import Usage
 from reelkeeper.rules.forecast.costs import Cost, ForecastReport, in_dollars, totals
 from reelkeeper.rules.lifecycle import savings
@@ -55,6 +56,12 @@ def survey(workspace: Workspace, as_of: datetime, policy: LifecyclePolicy) -> Id
 def repeats(workspace: Workspace, as_of: datetime) -> tuple[int, Decimal]:
     """Count the jobs of the last 30 days that made what had been made before, with what one cost."""
     return forecast.repeats(workspace.engine, as_of)
+
+
+@task(task_run_name="compare the providers of a model", cache_policy=NO_CACHE)
+def cheaper_ways(workspace: Workspace, as_of: datetime, policies: Policies) -> list[Cheaper]:
+    """Find where the clips of the last 30 days would have cost less."""
+    return forecast.cheaper_ways(workspace.engine, as_of, policies.book)
 
 
 @task(task_run_name="keep the forecast", cache_policy=NO_CACHE)

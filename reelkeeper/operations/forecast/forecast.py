@@ -1,18 +1,23 @@
 """What this month and the next will cost: usage read from the store, forecast, priced and recorded."""
 
-from collections import defaultdict
+import json
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Final, Literal
 
 import pandas as pd
+from pydantic import ValidationError
 
 from reelkeeper.errors import UsageUnknown
 from reelkeeper.model.money import CostForecast, JobTotal, Metric, StorageClass, UsageSource, Used
+from reelkeeper.model.requests import GenerationRequest
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.billing.allocation import API, COMPUTE, STORAGE
+from reelkeeper.rules.billing.cheaper import Asked, Cheaper, cheaper
 from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsage, Usage, gb_months
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, class_of
@@ -141,6 +146,22 @@ def repeats(engine: Engine, as_of: datetime) -> tuple[int, Decimal]:
     with reading(engine) as session:
         count, microusd = replay.repeats(session, as_of - DAYS_A_MONTH * _ONE_DAY)
     return count, Decimal(microusd) / max(count, 1) / _MICRO
+
+
+def cheaper_ways(engine: Engine, as_of: datetime, book: PriceBook) -> list[Cheaper]:
+    """Say at which provider, or without which sound, the clips of the last 30 days would have cost less."""
+    alike = Counter[tuple[str, str | None]]()
+    with reading(engine) as session:
+        for request, provider in replay.requests_made(session, as_of - DAYS_A_MONTH * _ONE_DAY):
+            # prompts differ and cost nothing
+            alike[json.dumps({**request, "prompt": "-"}, sort_keys=True), provider] += 1
+    return cheaper(_asked(alike), book)
+
+
+def _asked(alike: Mapping[tuple[str, str | None], int]) -> Iterable[Asked]:
+    for (text, provider), count in alike.items():
+        with suppress(ValidationError):  # of an earlier version, with what no request may have today
+            yield Asked(GenerationRequest.model_validate_json(text), provider, count)
 
 
 def predict_monthly_cost(

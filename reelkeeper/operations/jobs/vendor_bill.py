@@ -11,7 +11,7 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import SentJob
 from reelkeeper.model.requests import GenerationRequest
 from reelkeeper.operations.core.policies import at as at_version
-from reelkeeper.operations.jobs.admit import price_of
+from reelkeeper.operations.jobs.prices import price_of
 from reelkeeper.rules.billing.catalogue import VendorPrice
 from reelkeeper.rules.billing.vendor_bill import VendorComparison, compare
 from reelkeeper.rules.policies import Policies
@@ -34,7 +34,7 @@ def reconcile(engine: Engine, billing: Billing, first: date, last: date) -> Vend
     with reading(engine) as session:
         rows = sent_between(session, billing.name, begin - _LASTS, end + _LASTS)
         policies = cache(partial(at_version, session))
-        ours = [SentJob(*row[:6], _cost(row, policies)) for row in rows]
+        ours = [SentJob(*row[:6], _cost(row, billing.name, policies)) for row in rows]
     # An attempt that failed has left its name with the vendor alone; its key can be made again.
     marks = {
         billing.mark_of(f"{row.id}-{number}"): row.id
@@ -44,12 +44,12 @@ def reconcile(engine: Engine, billing: Billing, first: date, last: date) -> Vend
     return compare(ours, theirs, marks, begin, end)
 
 
-def _cost(row: SentRow, policies: Callable[[int], Policies]) -> int | None:
+def _cost(row: SentRow, provider: str, policies: Callable[[int], Policies]) -> int | None:
     """Give what a job cost as its provider told; else as was expected, if it was made or its provider may have it."""
     if row.cost_microusd is not None or (row.state != JobState.SUCCEEDED and row.provider_key is None):
         return row.cost_microusd
     admitted = policies(row.policy_version)
-    entry = admitted.book.entry(row.model)
+    entry = admitted.book.entry(row.model, provider)
     if entry is None or not isinstance(entry.price, VendorPrice):
         return row.quoted_cost_microusd
-    return price_of(GenerationRequest.model_validate(row.request), row.tier, admitted).base_microusd
+    return price_of(GenerationRequest.model_validate(row.request), row.tier, admitted, provider).base_microusd

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from reelkeeper.model import Verdict, Video
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Freed, Saved
+from reelkeeper.rules.billing.cheaper import Cheaper
 from reelkeeper.rules.billing.pricing import (
     InfrequentAccessUsage,
     Usage,
@@ -117,11 +118,12 @@ def findings(
     *,
     repeated_jobs: int = 0,
     job_usd: Decimal = Decimal(0),
+    ways: Iterable[Cheaper] = (),
 ) -> list[Finding]:
     """Suggest what saves at least `policy.min_usd` a month, the largest first.
 
     `usage` is what the month uses as things are; `repeated_jobs` how many jobs of a month asked for what had been made
-    before, and `job_usd` what one costs.
+    before, and `job_usd` what one costs; `ways` are those to have clips for less.
     """
 
     def off(size_bytes: int) -> Decimal:
@@ -162,6 +164,7 @@ def findings(
         )
         for tier, size_bytes in idle.late_bytes.items()
     ]
+    found += [_way(way) for way in ways]
     users = sorted(idle.by_user.items(), key=lambda item: (-item[1], item[0]))[: policy.max_users]
     found += [
         _finding(
@@ -176,6 +179,20 @@ def findings(
     least = max(1, int(policy.min_usd * _MICRO))
     worth = [finding for finding in found if (finding.impact_microusd or 0) >= least]
     return sorted(worth, key=lambda finding: (-(finding.impact_microusd or 0), finding.scope))
+
+
+def _way(way: Cheaper) -> Finding:
+    """Suggest another provider for the clips of a model, or to make them without sound."""
+    clips = many(way.jobs, "clip")
+    if way.provider is None:
+        title, scope = f"Make {clips} of {way.model} without sound", "without sound"
+        text = "Their requests said nothing of sound, and its vendor takes more for a clip that has it."
+        suggestion = "Ask for `audio: false` where nobody listens, or sell the model without sound."
+    else:
+        title, scope = f"Have {clips} of {way.model} made by {way.provider}", way.provider
+        text = "That is what it would have taken for the clips of the last 30 days that it can make."
+        suggestion = "Name it first in book.models, where its videos are as good: reelkeeper policy show."
+    return _finding(f"model:{way.model}:{scope}", way.usd, title, text, suggestion)
 
 
 def _class_saving(idle: Idle, usage: Usage, months: int) -> Decimal:

@@ -17,6 +17,7 @@ from reelkeeper.store.tables import blobs, jobs, videos
 from reelkeeper.store.videos.csv_columns import Columns, Problem, moment, whole_lines
 
 _SHOWN: Final = 10
+_BATCH: Final = 1_000  # rows read at once
 _MAX_VALUE: Final = 10**15  # of anything: what is beyond is a mistake
 _Row = TypeVar("_Row", RecordedJob, RecordedRequest)
 
@@ -57,6 +58,13 @@ def repeats(session: Session, since: datetime) -> tuple[int, int]:
         )
     ).one()
     return int(count), int(microusd)
+
+
+def requests_made(session: Session, since: datetime) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """Stream the requests that were made into a video since then, each with the provider that made it."""
+    made = sa.and_(jobs.c.state == JobState.SUCCEEDED, jobs.c.processing_seconds > 0, jobs.c.leader_id.is_(None))
+    query = sa.select(jobs.c.request, jobs.c.provider).where(made, jobs.c.finished_at >= since)
+    yield from (tuple(row) for row in session.execute(query.execution_options(yield_per=_BATCH)))
 
 
 def requests_answered(session: Session, limit: int) -> list[RecordedRequest]:

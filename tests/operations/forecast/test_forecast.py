@@ -1,6 +1,7 @@
 """From usage in the store to what months will cost: on both databases, with gaps, two counters and retention."""
 
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from functools import partial
 
 import pytest
@@ -9,12 +10,15 @@ import sqlalchemy as sa
 from reelkeeper.errors import UsageUnknown
 from reelkeeper.model.money import Metric, StorageClass, UsageSource, Used
 from reelkeeper.operations.forecast.forecast import (
+    cheaper_ways,
     gather,
     predict_costs,
     predict_monthly_cost,
     predict_resource_needs,
     record,
 )
+from reelkeeper.rules.billing.cheaper import Cheaper
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.forecast.costs import TOTAL
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.policies import DEFAULTS
@@ -22,7 +26,8 @@ from reelkeeper.store.billing import job_totals
 from reelkeeper.store.billing.usage import record as record_usage
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.forecast.forecasts import latest
-from reelkeeper.store.tables import blobs, holds, users, videos
+from reelkeeper.store.tables import blobs, holds, jobs, users, videos
+from tests.jobs import made
 
 NOW = datetime(2026, 11, 21, 6, tzinfo=UTC)
 TODAY = NOW.date()
@@ -179,3 +184,22 @@ def test_each_provider_is_forecast_from_what_its_jobs_have_cost_a_day_without_an
     assert services["model:kling"].mean_usd == pytest.approx(31 * 200 * 0.015, rel=0.05)
     whole = sum(cost.mean_usd for cost in services.values() if cost.is_service)
     assert services[TOTAL].mean_usd == pytest.approx(whole)
+
+
+def test_what_users_asked_for_is_priced_at_the_other_providers_of_its_model(store: sa.Engine) -> None:
+    def price(usd: str) -> dict[str, object]:
+        return {"unit": "second", "rates": [{"usd": usd}], "source": "a list", "read_on": "2026-11-01"}
+
+    second = {"provider": "runway", "price": price("0.06")}
+    entry = {"model": "veo", "provider": "fal", "price": price("0.10"), "fallbacks": [second]}
+    request = {"prompt": "a cat", "model": "veo", "duration_seconds": 5, "width": 1280, "height": 720}
+    rows = [
+        made(f"j{days}", NOW - timedelta(days=days), request=asked, model="veo", provider="fal")
+        for days in (1, 2, 29, 31)
+        for asked in [request | {"prompt": f"cat {days}"}]
+    ]
+    rows.append(made("old", NOW - timedelta(days=3), request={"prompt": "of an earlier version"}, provider="fal"))
+    with transaction(store, "test") as session:
+        session.execute(sa.insert(jobs), rows)
+    found = cheaper_ways(store, NOW, PriceBook.model_validate({"models": [entry]}))
+    assert found == [Cheaper("veo", "runway", 3, Decimal("0.60"))]

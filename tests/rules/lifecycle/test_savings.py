@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from reelkeeper.model import Video
 from reelkeeper.model.alerts import Severity
+from reelkeeper.rules.billing.cheaper import Cheaper
 from reelkeeper.rules.billing.pricing import StandardUsage, Usage
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.savings import Idle, SavingsPolicy, findings, survey
@@ -93,3 +94,16 @@ def test_no_saving_is_more_than_the_bill(backlog: int, cold: int, objects: int, 
     bill_microusd = max(0, gb - 10) * 15_000 + 15_000
     for finding in findings(Idle(backlog, cold, objects), usage(gb), SavingsPolicy(min_usd=Decimal(0))):
         assert 0 < (finding.impact_microusd or 0) <= bill_microusd
+
+
+def test_a_cheaper_way_to_have_clips_is_told_with_what_it_saves_a_month() -> None:
+    ways = [
+        Cheaper("veo", "runway", 40, Decimal(12)),
+        Cheaper("veo", None, 7, Decimal(3)),
+        Cheaper("x", "fal", 1, Decimal("0.5")),
+    ]
+    told = findings(Idle(), usage(100), ways=ways)
+    assert [(finding.scope, finding.title) for finding in told] == [
+        ("model:veo:runway", "Have 40 clips of veo made by runway: $12.00 less a month"),
+        ("model:veo:without sound", "Make 7 clips of veo without sound: $3.00 less a month"),
+    ]

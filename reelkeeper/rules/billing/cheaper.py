@@ -1,0 +1,61 @@
+"""Where what users asked for would have cost less: at another provider of its model, or without sound. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import NamedTuple
+
+from reelkeeper.model.requests import GenerationRequest
+from reelkeeper.rules.billing.catalogue import Clip, ModelEntry, VendorPrice, clip_of
+from reelkeeper.rules.billing.quote import PriceBook
+
+
+class Asked(NamedTuple):
+    """A request that was made into a video, the provider that made it, and how many were alike."""
+
+    request: GenerationRequest
+    provider: str | None
+    jobs: int
+
+
+class Cheaper(NamedTuple):
+    """A way to have the clips of a model for less, and how much less those of a month would have cost."""
+
+    model: str
+    provider: str | None  # None: where they are made now, without the sound of which their requests said nothing
+    jobs: int
+    usd: Decimal
+
+
+def cheaper(asked: Iterable[Asked], book: PriceBook) -> list[Cheaper]:
+    """Compare what clips cost where they were made with each other way that the catalogue has, the best first.
+
+    A way counts for all clips that it can make, those too that would cost more by it. Flat prices are left out: they
+    say nothing of a clip.
+    """
+    jobs, saved = defaultdict[tuple[str, str | None], int](int), defaultdict[tuple[str, str | None], Decimal](Decimal)
+    for request, provider, count in asked:
+        entry = book.entry(request.model)
+        if entry is None or (now := _cost_usd(entry.at(provider), clip_of(request))) is None:
+            continue
+        ways: dict[str | None, Decimal | None] = {
+            other: _cost_usd(entry.at(other), clip_of(request))
+            for other in entry.able(request)
+            if other != entry.at(provider).provider
+        }
+        if request.audio is None and entry.at(provider).limits.audio == "choice":
+            ways[None] = _cost_usd(entry.at(provider), clip_of(request)._replace(audio=False))
+        for way, usd in ways.items():
+            if usd is not None:
+                jobs[request.model, way] += count
+                saved[request.model, way] += (now - usd) * count
+    found = [Cheaper(*way, jobs[way], usd) for way, usd in saved.items() if usd > 0]
+    return sorted(found, key=lambda each: (-each.usd, each.model, each.provider or ""))
+
+
+def _cost_usd(entry: ModelEntry, clip: Clip) -> Decimal | None:
+    """Give what its vendor takes for a clip; None where no rate is for such a clip, or its price is flat."""
+    amounts = (
+        entry.price.amounts(entry.limits.heard(clip), Decimal(0)) if isinstance(entry.price, VendorPrice) else None
+    )
+    return amounts and amounts[0]

@@ -1,0 +1,50 @@
+"""Other ways to have the clips that users asked for, for less."""
+
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+from reelkeeper.model.requests import GenerationRequest
+from reelkeeper.rules.billing.cheaper import Asked, Cheaper, cheaper
+from reelkeeper.rules.billing.quote import PriceBook
+
+READ = {"source": "a list", "read_on": date(2026, 11, 1)}
+
+
+def price(usd: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401  any field
+    return {"unit": "second", "rates": [{"usd": usd}], **READ, **more}
+
+
+def book(**more: Any) -> PriceBook:  # noqa: ANN401  any field
+    second = {"provider": "runway", "price": price("0.06"), "limits": {"seconds": [5]}}
+    entry = {"model": "veo", "provider": "fal", "price": price("0.10"), "fallbacks": [second], **more}
+    return PriceBook.model_validate({"models": [entry]})
+
+
+def asked(provider: str | None = "fal", jobs: int = 1, **request: Any) -> Asked:  # noqa: ANN401  any field
+    whole = {"prompt": "-", "model": "veo", "duration_seconds": 5, **request}
+    return Asked(GenerationRequest.model_validate(whole), provider, jobs)
+
+
+def test_the_clips_that_another_provider_can_make_are_priced_there() -> None:
+    ten_seconds = asked(jobs=9, duration_seconds=10)  # runway makes five alone
+    assert cheaper([asked(jobs=3), ten_seconds], book()) == [Cheaper("veo", "runway", 3, Decimal("0.60"))]
+
+
+def test_what_would_have_cost_more_is_no_way_and_counts_against_one() -> None:
+    assert cheaper([asked("runway", jobs=3)], book()) == []
+    dear_start = book(fallbacks=[{"provider": "runway", "price": price("0.06", image_usd="0.50")}])
+    with_image = asked(jobs=1, image_sha256="0" * 64)
+    assert cheaper([asked(jobs=2), with_image], dear_start) == [Cheaper("veo", "runway", 3, Decimal("0.10"))]
+    assert cheaper([asked(jobs=1), with_image], dear_start) == []
+
+
+def test_a_clip_of_whose_sound_nothing_was_said_could_be_made_without() -> None:
+    rates = {"unit": "second", "rates": [{"usd": "0.10", "audio": False}, {"usd": "0.15", "audio": True}], **READ}
+    of_sound = book(price=rates, limits={"audio": "choice"}, fallbacks=[])
+    assert cheaper([asked(jobs=4), asked(jobs=9, audio=True)], of_sound) == [Cheaper("veo", None, 4, Decimal("1.00"))]
+
+
+def test_flat_prices_and_models_that_are_sold_no_more_are_left_out() -> None:
+    flat = PriceBook.model_validate({"models": [{"model": "veo", "price": {"base_usd": "1"}}]})
+    assert cheaper([asked(), asked(model="gone")], flat) == []
