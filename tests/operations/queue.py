@@ -1,5 +1,6 @@
 """Jobs that wait, as an admission leaves them."""
 
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -52,8 +53,8 @@ def make_due(engine: sa.Engine, in_seconds: float = -1) -> None:
         session.execute(sa.update(jobs).values(due_at=Clock(in_seconds)))
 
 
-def end_wait(engine: sa.Engine, provider: str) -> None:
-    """Let a provider that is unwell be tried now."""
+def end_wait(engine: sa.Engine, provider: str, days_ago: float = 0) -> None:
+    """Let a provider that is unwell be tried now, or since so many days ago."""
     with transaction(engine, "test") as session:
         state, as_of = breakers.locked(session, provider)
-        breakers.write(session, provider, state | {"until": as_of.isoformat()})
+        breakers.write(session, provider, state | {"until": (as_of - timedelta(days=days_ago)).isoformat()})

@@ -46,11 +46,15 @@ def _note(session: Session, provider: str, outcome: Outcome, job_id: str, said: 
         return
     breakers.write(session, provider, following.model_dump(mode="json"))
     found = news(provider, before, outcome, following)
-    is_over = before.until is not None and following.until is None
     # guard breaker.told: a provider gets no job any more, and nobody hears of it
-    if found or is_over:
-        rules, scope = (RULE, LOCKED) if is_over else (), f"provider:{provider}"
-        alerts.observe_within(session, found, rules=rules, scope=scope, run_id=run_id)
+    if found:
+        alerts.observe_within(session, found, run_id=run_id)
+    if before.until is not None and following.until is None:
+        _tell_over(session, provider, run_id)
+
+
+def _tell_over(session: Session, provider: str, run_id: str = "claim") -> None:
+    alerts.observe_within(session, [], rules=(RULE, LOCKED), scope=f"provider:{provider}", run_id=run_id)
 
 
 def resting(session: Session, as_of: datetime) -> dict[str, Breaker]:
@@ -61,9 +65,13 @@ def resting(session: Session, as_of: datetime) -> dict[str, Breaker]:
 
 def for_claims(session: Session, as_of: datetime, policy: BreakerPolicy) -> dict[str, Resting]:
     """Give the providers that get no job or few, and how many; they stay so until the transaction ends."""
-    found = {}
-    for provider in resting(session, as_of):
-        breaker = Breaker.model_validate(breakers.locked(session, provider)[0])
+    found, locked = {}, {name: breakers.locked(session, name)[0] for name in resting(session, as_of)}
+    for provider, state in locked.items():
+        breaker = Breaker.model_validate(state)
+        if breaker.is_forgotten(as_of):
+            breakers.write(session, provider, {})
+            _tell_over(session, provider)
+            continue
         phase, room = breaker.phase(as_of), 0
         if phase is Phase.TRIAL:
             room = breaker.room(breakers.at_work(session, breaker.trials), policy)

@@ -20,6 +20,7 @@ from reelkeeper.rules.core.wording import many
 RULE: Final = "unwell_provider"  # the alert's
 LOCKED: Final = "locked_account"  # another's
 _DOUBLINGS: Final = 16
+_UNTRIED: Final = timedelta(days=1)
 
 
 class BreakerPolicy(BaseModel):
@@ -100,6 +101,10 @@ class Breaker(BaseModel):
         if self.until is None:
             return Phase.CLOSED
         return Phase.OPEN if as_of < self.until else Phase.TRIAL
+
+    def is_forgotten(self, as_of: datetime) -> bool:
+        """Whether it could be tried for a day, and no job came for it: nobody uses it any more, or little."""
+        return self.until is not None and as_of - self.until > _UNTRIED
 
     def room(self, at_work: Collection[str], policy: BreakerPolicy) -> int:
         """Say how many trial jobs may be begun, where the jobs `at_work` have neither ended nor failed."""

@@ -118,6 +118,16 @@ def test_a_trial_that_fails_opens_it_for_longer_and_people_hear_of_it_once(queue
     assert told(queue) == [(RULE, AlertState.FIRING)]
 
 
+def test_a_provider_that_no_job_has_tried_for_a_day_is_forgotten_with_its_alert(queue: sa.Engine) -> None:
+    fail(queue, "x", "y", provider="gone")
+    end_wait(queue, "gone", days_ago=0.9)
+    names(queue, 1)
+    assert (phase(queue, "gone"), told(queue)) == (Phase.TRIAL, [(RULE, AlertState.FIRING)])
+    end_wait(queue, "gone", days_ago=1.1)
+    names(queue, 1)
+    assert (phase(queue, "gone"), told(queue)) == (Phase.CLOSED, [(RULE, AlertState.RESOLVED)])
+
+
 def test_a_trial_job_that_says_nothing_gives_its_place_to_another(queue: sa.Engine) -> None:
     fail(queue, "x", "y")
     end_wait(queue, "fal")
