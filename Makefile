@@ -27,11 +27,11 @@ demo: $(STAMP)          ## the main job on real videos, in a folder to look at
 test: $(STAMP)          ## everything a change must keep true, in under ten minutes
 	$(BIN)/pytest -m "not long" $(TWO) --dist loadfile
 
-test-long: $(STAMP) $(FOREIGN) $(VENDORS) $(LITELLM) ## the long kills, soaks and quality runs, and many more examples for every property
+test-long: $(STAMP) $(FOREIGN) $(VENDORS) ## the long kills, soaks and quality runs, and many more examples for every property
 	$(BIN)/pytest -m "hypothesis and not long" --hypothesis-profile thorough $(TWO) --dist worksteal
 	$(BIN)/pytest -m "long and not soak" $(TWO) --dist worksteal
 
-test-soak: $(STAMP)     ## an hour and more: dead workers and servers, many processes over the books, each guard switched off
+test-soak: $(STAMP) $(LITELLM) ## an hour and more: dead workers and servers, many processes over the books, each guard switched off
 	$(BIN)/pytest -m soak --ignore tests/ablation
 	$(BIN)/pytest -m soak tests/ablation $(TWO)
 

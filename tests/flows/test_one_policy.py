@@ -199,6 +199,8 @@ def arrange(scene: Scene, wanted: Policies) -> None:
 def test_every_process_follows_the_policies_in_force_and_no_others(
     make_scene: Callable[[], Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in ("flows.dispatch_jobs", *(f"flows.{name}" for name in CONCERNS if name.count("_") == 1)):
+        import_module(module)  # its parameters' descriptions name what is shipped, once
     wanted = different()
     shipped, everything = values(DEFAULTS), set[str]()
     misses, silent = dict[str, dict[str, set[object]]](), dict[str, set[str]]()

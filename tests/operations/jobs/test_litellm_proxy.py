@@ -1,4 +1,4 @@
-"""LiteLLM's own proxy between us and a server of /v1/videos: from .venv-litellm, which `make test-long` makes."""
+"""LiteLLM's own proxy between us and a server of /v1/videos: from .venv-litellm, which `make test-soak` makes."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from tests.ports import free_port
 
 LITELLM = Path(__file__).parents[3] / ".venv-litellm" / "bin" / "litellm"
 KEY = "sk-of-the-proxy"
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.soak]  # 750 MB are installed for it
 
 
 class Route(NamedTuple):
