@@ -42,7 +42,8 @@ Table: TypeAlias = tuple[tuple[int, ...], tuple[tuple[float, ...], ...]]  # step
 
 def step_scores(made: Fan, history: Values, actual: Values, season: int) -> Values:
     """Give the error of each step in units of its scale."""
-    scale = np.maximum(bands.step_scale(history, season, made.paths), 1e-9)
+    unit = bands.step_scale(history, season, made.paths) * bands.own_factor(history, season)
+    scale = np.maximum(unit, 1e-9)
     return np.asarray(np.abs(actual - made.middle) / scale, dtype=np.float64)
 
 

@@ -58,7 +58,7 @@ def forecast(history: "pd.Series[float]", horizon: int, levels: Sequence[float] 
         return Forecast(unknown, "none: there is no history", dict.fromkeys(levels, empty))
 
     made = fan(known.amounts, known.season, horizon)
-    scale = bands.step_scale(known.amounts, known.season, made.paths)
+    scale = bands.step_scale(known.amounts, known.season, made.paths) * bands.own_factor(known.amounts, known.season)
     least = 0.0 if known.amounts.min() >= 0 else -np.inf
     intervals = {}
     for level in levels:

@@ -3,7 +3,9 @@
 The error of each step, and of the sum of a month, is measured in units of a scale that the history and the ensemble
 give: how much the series moves from step to step and season to season, and how far the members disagree. In these units
 the errors of very different series are alike, so that their quantiles serve for the next series too (Lei and others,
-2018). Bounds of single days cannot be summed: days err together. A sum has quantiles of its own.
+2018). A long history is forecast once more at a few of its own steps, and how far off that was corrects its unit: a
+smooth series errs less than others that move as much. Bounds of single days cannot be summed: days err together. A sum
+has quantiles of its own.
 """
 
 import math
@@ -14,6 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from reelkeeper.rules.forecast.ensemble import fan
 from reelkeeper.rules.forecast.quantiles import LEVELS, STEPS, SUMS, Table
 from reelkeeper.rules.forecast.series import Values
 
@@ -22,12 +25,33 @@ _WEEK: Final = 7
 # The scale of a sum, as a log ratio: a least, the noise of days that averages out, and how far the members are apart.
 # Chosen on half of the daily series, each family covered by the quantiles of the others; the other half agreed.
 _LEAST, _NOISE, _APART, _APART_POWER = 0.02, 0.8, 0.4, 0.7
+_BACK: Final = (6, 12, 18)  # steps before its end at which a history is forecast once more
+_LEAST_STEPS: Final = 30  # of history before them
+_DOUBT: Final = 0.5  # so many of them are taken to have erred as usual
+_LEAST_OWN: Final = 0.01  # a history without any error may have one yet
+_USUAL, _USUAL_POWER = 0.45, 0.2  # the mean error on the M1 and Tourism competitions, in units, at step 1; it grows so
 _PRIOR_WEIGHT: Final = 20.0  # the errors on public series weigh as much as so many of one's own
 
 
 def step_scale(values: Values, season: int, paths: Values) -> Values:
-    """Give the unit of each step's error."""
+    """Give the unit of each step's error, from how the history moves and how far the members of `paths` are apart."""
     return np.asarray(_movement(values, season) + 0.5 * np.ptp(paths, axis=0), dtype=np.float64)
+
+
+def own_factor(values: Values, season: int) -> float:
+    """Give by how much the errors of this very series differ from the usual, from forecasts of its last 18 steps.
+
+    1.0 for a history that is too short to be asked, and for a daily one: its usual is measured on days alone.
+    """
+    ratios = []
+    for origin in (len(values) - back for back in _BACK if season != _WEEK and len(values) - back >= _LEAST_STEPS):
+        made = fan(values[:origin], season, len(values) - origin)
+        usual = _USUAL * np.arange(1, len(values) - origin + 1) ** _USUAL_POWER
+        usual *= step_scale(values[:origin], season, made.paths)
+        ratios.append(float(np.mean(np.abs(values[origin:] - made.middle)) / max(float(usual.mean()), 1e-12)))
+    if not ratios:
+        return 1.0
+    return math.pow(max(float(np.mean(ratios)), _LEAST_OWN), len(ratios) / (len(ratios) + _DOUBT))
 
 
 def step_quantiles(length: int, season: int, horizon: int, level: float) -> Values:

@@ -31,3 +31,21 @@ def test_members_that_disagree_and_days_that_jump_widen_the_band_of_a_sum() -> N
     assert bands.sum_scale(calm, 7, apart, 10) > bands.sum_scale(calm, 7, agreed, 10)
     assert bands.sum_scale(wild, 7, agreed, 10) > bands.sum_scale(calm, 7, agreed, 10)
     assert bands.sum_scale(wild, 7, agreed, 30) < bands.sum_scale(wild, 7, agreed, 10)
+
+
+def test_a_long_history_that_was_forecast_well_has_a_narrower_band_of_its_own() -> None:
+    at, noise = np.arange(72), np.random.default_rng(4).normal(0, 0.3, 72)
+    smooth = 100.0 + at + 20 * np.sin(2 * np.pi * at / 12) + noise / 10
+    turned = np.where(at < 58, smooth, smooth[57] * 1.5 ** ((at - 57) / 4))
+    assert bands.own_factor(smooth, 12) < 0.5
+    assert bands.own_factor(turned, 12) > 2
+
+
+def test_a_short_history_and_a_daily_one_take_the_errors_on_public_series_as_they_are() -> None:
+    values = 100.0 + np.random.default_rng(5).normal(0, 1, 90)
+    assert bands.own_factor(values[:35], 12) == bands.own_factor(values, 7) == 1
+    assert bands.own_factor(values[:36], 12) != 1
+
+
+def test_a_history_without_any_error_is_not_promised_to_have_none() -> None:
+    assert bands.own_factor(np.full(60, 7.0), 12) > 0
