@@ -14,10 +14,11 @@ from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Recipe
 from reelkeeper.rules.lifecycle.worth import Payback
-from reelkeeper.store.core.engine import reading
-from reelkeeper.store.tables import blobs, videos
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.tables import blobs, job_totals, videos
 from tests.flows.scenes import Scene
 from tests.policies import put_in_force
+from tests.shrinking import AT_ANY_PRICE
 
 WIDE = BlastRadius(max_percent=100, max_user_percent=100, max_percent_in_24h=100)
 
@@ -76,6 +77,19 @@ def test_what_does_not_pay_is_kept_where_cpu_has_a_price(cold: Scene) -> None:
     assert [(rule.action, rule.rule) for rule in report.planned] == [("retire", "cold_retire")]
     assert all(rule.net_microusd is not None for rule in report.planned)
     assert report.plan.kept == {"too_young": 4, "does_not_pay": 2}
+
+
+@pytest.mark.long
+def test_what_a_day_has_no_dollars_for_is_left_to_a_later_plan(cold: Scene) -> None:
+    """Without a price for CPU, compressing a clip costs its four requests: 6 micro-dollars."""
+    put_in_force(cold.engine, recipe=AT_ANY_PRICE, lifecycle=LifecyclePolicy(compress_usd_per_day=Decimal("0.000011")))
+    report = tier_storage(dry_run=False)
+    assert {done.outcome: done.objects for done in report.done} == {"compressed": 1, "skipped": 1, "retired": 1}
+    with transaction(cold.engine, "test") as session:
+        session.execute(sa.delete(job_totals))  # another day
+    again = tier_storage(dry_run=False)
+    assert {done.outcome: done.objects for done in again.done} == {"compressed": 1}
+    cold.world.check()
 
 
 @pytest.mark.long

@@ -7,10 +7,12 @@ A worker that is killed settles nothing more; its leases run out within a minute
 """
 
 from datetime import datetime
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple, Self
 
+from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout
 from reelkeeper.logs import bound
 from reelkeeper.model import CrfSearch, Outcome
@@ -19,18 +21,23 @@ from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import swap
 from reelkeeper.operations.lifecycle.transcode import shrink
+from reelkeeper.rules.core.wording import dollars
+from reelkeeper.rules.lifecycle import worth
 from reelkeeper.rules.lifecycle.first_crf import Lesson, lesson
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, first_batch
 from reelkeeper.store import Engine, Session
+from reelkeeper.store.billing import job_totals
 from reelkeeper.store.core import leases
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import crf_searches, plan_progress
 from reelkeeper.store.lifecycle.plans import Item, count_failures
 from reelkeeper.store.videos.videos import list_videos
 
 _LOOKED_AT = 200  # videos, for one batch
+_COMPRESSING: Final = "compressing"  # the scope of its total
+_MICRO: Final = 10**6
 
 
 class CompressionJob(NamedTuple):
@@ -49,6 +56,40 @@ class Batch(NamedTuple):
 
     items: list[tuple[Item, Lease]]
     last_try: bool
+
+
+class Cost:
+    """What an encode takes of the dollars that compressing may cost on a day.
+
+    What is expected of it is reserved before it begins, and replaced by what it was. A worker that dies, or an encode
+    that fails, leaves the reservation: so much CPU was spent.
+    """
+
+    def __init__(self, engine: Engine, day: str, microusd: int) -> None:
+        self._engine, self._day, self._reserved = engine, day, microusd
+
+    @classmethod
+    def reserve(cls, engine: Engine, microusd: int, usd_per_day: Decimal | None) -> Self | None:
+        """Take so much of today's dollars; None: they are used up."""
+        with transaction(engine, "compressing.reserve") as session:
+            day = f"{now(session):%Y-%m-%d}"
+            if usd_per_day is None:
+                job_totals.add(session, [_COMPRESSING], {day: microusd})
+            # guard transcode.usd_per_day: encodes cost more on a day than they may
+            elif not job_totals.add_within(session, _COMPRESSING, day, microusd, int(usd_per_day * _MICRO)):
+                return None
+        return cls(engine, day, microusd)
+
+    def settle(self, session: Session, microusd: int) -> None:
+        """Replace what was expected by what it was."""
+        job_totals.add(session, [_COMPRESSING], {self._day: microusd - self._reserved})
+        self._reserved = 0
+
+    def give_back(self) -> None:
+        """Give back what was reserved for an encode that was never begun."""
+        if self._reserved:
+            with transaction(self._engine, "compressing.give_back") as session:
+                self.settle(session, 0)
 
 
 def load_job(engine: Engine, plan_id: str) -> CompressionJob:
@@ -107,11 +148,19 @@ def compress(
 ) -> Outcome:
     """Compress one video. Raises as `swap` does; LeaseLost, too, when its lease is lost while it is encoded."""
     video_id = item.video_id or ""
+    encoder = ffmpeg.tools().encoder(job.recipe.codec)
     with reading(workspace.engine) as session:
         model = crf_searches.model_of(session, video_id)
         remaining_days = _remaining_days(session, job, video_id)
+        before = crf_searches.totals(session, encoder=encoder)
+    expected = worth.unopened(job.recipe.codec, job.recipe.payback, before, item.size_bytes, remaining_days)
+    cost = Cost.reserve(workspace.engine, expected.cost_microusd, job.policy.compress_usd_per_day)
+    if cost is None:
+        why = f"compressing may cost {job.policy.compress_usd_per_day:f} USD a day, and today has no room for "
+        why += f"{dollars(expected.cost_microusd)} more: a later plan takes it, or a higher compress_usd_per_day"
+        return Outcome(video_id, "skipped", why, item.size_bytes, item.size_bytes, item.blob_id)
     with bound(video_id=video_id):
-        return swap.swap(
+        outcome = swap.swap(
             workspace,
             video_id,
             item.blob_id,
@@ -122,7 +171,7 @@ def compress(
                 remaining_days=remaining_days,
                 model=model,
                 lessons=partial(_lessons, workspace, job),
-                note=partial(_note, workspace, job, video_id, model),
+                note=partial(_note, workspace, job, video_id, model, cost),
                 progress=partial(manager.check, lease),
                 timed_out=partial(_timed_out, workspace, item.blob_id),
             ),
@@ -131,6 +180,8 @@ def compress(
             run_id=job.run_id,
             grace=job.policy.grace,
         )
+    cost.give_back()
+    return outcome
 
 
 def _remaining_days(session: Session, job: CompressionJob, video_id: str) -> int | None:
@@ -146,9 +197,12 @@ def _lessons(workspace: Workspace, job: CompressionJob, encoder: str) -> list[Le
     return [item for item in learnt if item is not None]
 
 
-def _note(workspace: Workspace, job: CompressionJob, video_id: str, model: str | None, search: CrfSearch) -> None:
+def _note(
+    workspace: Workspace, job: CompressionJob, video_id: str, model: str | None, cost: "Cost", search: CrfSearch
+) -> None:
     with transaction(workspace.engine, "search.note") as session:
         crf_searches.add(session, search, video_id=video_id, run_id=job.run_id, model=model)
+        cost.settle(session, search.cost_microusd)
 
 
 def _timed_out(workspace: Workspace, blob_id: int) -> int:

@@ -25,6 +25,7 @@ The first rule that matches decides, and they stand in this order:
 import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import pairwise
 from typing import Final, Self
 
@@ -84,6 +85,15 @@ class LifecyclePolicy(BaseModel):
     )
     compress_limit: int = Field(
         500, ge=1, le=10**6, description="Videos that one run compresses at most, the largest first; the rest next run"
+    )
+    compress_usd_per_day: Decimal | None = Field(
+        Decimal(5),
+        gt=0,
+        le=10**6,
+        decimal_places=6,
+        strict=False,  # a saved plan holds it as text
+        description="Dollars of CPU and requests that compressing may cost a UTC day, by all workers; "
+        "the rest is left for a later plan. Never: no cap",
     )
 
     @model_validator(mode="after")

@@ -1,5 +1,7 @@
 """What the jobs of each scope have cost and will cost, as figures that are kept: no admission adds up jobs.
 
+The scope `compressing` has what making videos smaller has cost on a day.
+
 Whoever admits or ends a job holds the deployment row. What a failed attempt has cost is added without it, and all write
 in one order, so that nobody waits crosswise.
 """
@@ -39,6 +41,18 @@ def add(session: Session, scopes: Sequence[str], by_period: Mapping[str, int], *
     ]
     if rows:
         session.execute(_ADD[session.get_bind().dialect.name], rows)
+
+
+def add_within(session: Session, scope: str, period: str, microusd: int, most_microusd: int) -> bool:
+    """Add to a total unless it would pass `most_microusd`, and say whether it was added: two at once never pass it."""
+    row = {"scope": scope, "period": period, "microusd": microusd, "refusals": 0}
+    insert, total = insert_into(session, job_totals).values(row), job_totals.c.microusd
+    more = insert.on_conflict_do_update(
+        index_elements=["period", "scope"],
+        set_={"microusd": total + microusd},
+        where=total + microusd <= most_microusd,
+    )
+    return microusd <= most_microusd and session.execute(more.returning(total)).scalar() is not None
 
 
 def of_scopes(session: Session, scopes: Collection[str], periods: Collection[str]) -> list[JobTotal]:

@@ -1,11 +1,17 @@
-"""Whoever works on a plan asks before each video whether to go on."""
+"""Whoever works on a plan asks before each video whether to go on, and whether the day has dollars left for it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import pytest
+import sqlalchemy as sa
 
 from reelkeeper.errors import Frozen, LeaseLost
 from reelkeeper.operations.core.freeze import freeze
-from reelkeeper.operations.lifecycle.compress import may_go_on
+from reelkeeper.operations.lifecycle.compress import Cost, may_go_on
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.tables import job_totals
 from tests.faults.world import World
 
 
@@ -17,3 +23,29 @@ def test_nobody_goes_on_for_a_plan_that_is_over_a_run_that_is_gone_or_while_froz
     freeze(world.workspace.engine, by="test", reason="an alarm")
     with pytest.raises(Frozen, match="an alarm"):
         may_go_on(world.workspace.engine, "any", lease)
+
+
+def spent(engine: sa.Engine) -> int:
+    with reading(engine) as session:
+        return int(session.execute(sa.select(sa.func.coalesce(sa.func.sum(job_totals.c.microusd), 0))).scalar_one())
+
+
+def test_many_at_once_spend_exactly_what_a_day_may_cost(engine: sa.Engine) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        costs = list(pool.map(lambda _: Cost.reserve(engine, 300, Decimal("0.002")), range(16)))
+    assert len([cost for cost in costs if cost]) == 6
+    assert spent(engine) == 1_800
+
+
+def test_what_an_encode_was_expected_to_cost_is_replaced_by_what_it_did(engine: sa.Engine) -> None:
+    begun, never_begun = (Cost.reserve(engine, 300, Decimal(1)) for _ in range(2))
+    assert begun
+    assert never_begun
+    with transaction(engine, "test") as session:
+        begun.settle(session, 450)
+    begun.give_back()
+    never_begun.give_back()
+    assert spent(engine) == 450
+    assert Cost.reserve(engine, 300, Decimal("0.0007")) is None
+    assert Cost.reserve(engine, 10**9, Decimal("0.0007")) is None
+    assert Cost.reserve(engine, 10**9, None)

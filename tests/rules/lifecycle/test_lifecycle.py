@@ -144,10 +144,16 @@ class TestTheMistakesOfTheFirstSketch:
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 5.0, 5.5, float("nan"), float("inf"), "5", 10**10])
-@pytest.mark.parametrize("field", sorted(set(LifecyclePolicy.model_fields)))
+@pytest.mark.parametrize("field", sorted({*LifecyclePolicy.model_fields} - {"compress_usd_per_day"}))
 def test_a_threshold_is_a_whole_number_within_bounds(field: str, value: object) -> None:
     with pytest.raises(ValidationError):
         LifecyclePolicy.model_validate({field: value})
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "dear", "0.0000001", 10**7])
+def test_dollars_a_day_are_more_than_none_and_no_finer_than_a_micro_dollar(value: object) -> None:
+    with pytest.raises(ValidationError):
+        LifecyclePolicy.model_validate({"compress_usd_per_day": value})
 
 
 def test_a_misspelt_threshold_is_refused_and_each_one_is_described() -> None:
