@@ -1,8 +1,8 @@
 """Forecasts on public series: month totals, bands, the storage bill, M3, and statsforecast's AutoETS in the same run.
 
 Month totals: daily series, histories of 28 to 730 days, rolling origins at day 0, 10 and 20; once as they are, and once
-with growth of 0.1 to 1.2 % a day laid over, and in half of these a level shift. What bands cover is measured family by
-family, with quantiles of the other families.
+with growth of 0.1 to 1.2 % a day laid over, and in half of these a level shift; `monthly` has those with a job a month.
+What bands cover is measured family by family, with quantiles of the other families.
 """
 
 import time
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bench.report import Row
-from bench.series import competition
+from bench.series import competition, monthly
 from bench.series.forecasters import ForecastRequest, auto_ets, ours
 from bench.series.load import HORIZON, Task, tasks
 from reelkeeper.rules.billing.pricing import gb_months
@@ -43,7 +43,8 @@ def measure() -> list[Row]:
     drawn = tasks(HISTORIES, DAYS, 1, "bench")
     asked: list[ForecastRequest] = [(task.history, 7, HORIZON) for task in drawn]
     made = [(task, found) for task, (found, _) in zip(drawn, ours(asked), strict=True)]
-    return [*_totals(made), *_covered(made), *_storage(made), *_peer(made, asked), *competition.rows(), _two_years()]
+    others = (*monthly.rows(), *competition.rows(), _two_years())
+    return [*_totals(made), *_covered(made), *_storage(made), *_peer(made, asked), *others]
 
 
 def _totals(made: Sequence[Made]) -> Iterator[Row]:
