@@ -17,6 +17,7 @@ class EventType(StrEnum):
     VIDEO_RESTORED = "video.restored"
     VIDEO_PURGED = "video.purged"
     BUDGET_CROSSED = "budget.crossed"
+    CREDITS_LOW = "credits.low"
 
 
 class Happened(NamedTuple):

@@ -5,6 +5,8 @@ Called with the transaction of the change, so a crash loses neither or both, and
 """
 
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Final
 
 from reelkeeper.model.alerts import Finding
 from reelkeeper.model.webhooks import EventType, Happened
@@ -12,7 +14,10 @@ from reelkeeper.rules.alerts import webhooks as rules
 from reelkeeper.rules.spend import budget
 from reelkeeper.store import Session
 from reelkeeper.store.alerts import webhooks
+from reelkeeper.store.billing import ledger
 from reelkeeper.store.core.audit import Event, append
+
+_MICRO: Final = 10**6
 
 
 def record(session: Session, events: Sequence[Event]) -> None:
@@ -59,6 +64,16 @@ def budgets_crossed(session: Session, opened: Iterable[Finding]) -> None:
     ]
     if happened and webhooks.is_anybody_told(session):
         webhooks.put(session, happened)
+
+
+def credits_taken(session: Session, user_id: str, taken_microusd: int, low_usd: Decimal | None) -> None:
+    """Tell that what was just taken of a user's credits brought them below `low_usd`: once, until they are above."""
+    if low_usd is None:
+        return
+    left, low = ledger.balance(session, user_id).available_microusd, int(low_usd * _MICRO)
+    if left < low <= left + taken_microusd and webhooks.is_anybody_told(session):
+        data = {"user_id": user_id, "available_microusd": left, "low_microusd": low}
+        webhooks.put(session, [Happened(EventType.CREDITS_LOW, f"user:{user_id}", data)])
 
 
 def _of_video(event: Event, video: webhooks.Standing) -> Happened | None:

@@ -25,6 +25,7 @@ from reelkeeper.model.requests import (
     Queued,
     RefusedFor,
 )
+from reelkeeper.operations.alerts import events
 from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.jobs import fallback
@@ -170,6 +171,7 @@ def _from_cache(session: Session, asked: AdmissionRequest, seen: ExistingState, 
             session, asked.user_id, charge, f"job/{job_id}", run_id=run_id, lasting_seconds=1, price_book=book
         ).hold_id
         ledger.capture(session, str(hold_id), charge, f"job/{job_id}/capture", run_id=run_id)
+        events.credits_taken(session, asked.user_id, charge, admission.low_credits_usd)
     else:
         async_commit(session)  # a count and an answer: whoever asks again after a crash gets the same video
     _write(
@@ -223,6 +225,7 @@ def _enqueue(
             lasting_seconds=lasting,
             price_book=price.price_book,
         ).hold_id
+        events.credits_taken(session, asked.user_id, price.total_microusd, admission.low_credits_usd)
     _write(
         session,
         asked,

@@ -25,6 +25,8 @@ MEANS: Final = {
     EventType.VIDEO_RESTORED: "It is there to be given again",
     EventType.VIDEO_PURGED: "Its bytes are deleted, and nothing brings them back",
     EventType.BUDGET_CROSSED: "A budget has crossed a level: `scope`, `period`, `level` and the words of the alert",
+    EventType.CREDITS_LOW: "A request took a user's credits below `admission.low_credits_usd`: `user_id`, and what is "
+    "left, `available_microusd`",
 }
 
 

@@ -22,6 +22,14 @@ class AdmissionPolicy(BaseModel):
     hit_charge_percent: int = Field(
         0, ge=0, le=100, description="Share of the price asked for a video from the cache, or from a job that is joined"
     )
+    low_credits_usd: Decimal | None = Field(
+        None,
+        gt=0,
+        le=10**6,
+        decimal_places=6,
+        description="Dollars of credits below which the service is told, by the event `credits.low`, that a user has "
+        "few left; never: it is not told",
+    )
     cache_ttl_days: int | None = Field(
         7,
         ge=1,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 import sqlalchemy as sa
@@ -14,15 +15,20 @@ from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.operations.alerts.outbox import preview
 from reelkeeper.operations.alerts.webhooks import MAX_ENDPOINTS, Told
+from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.rules.alerts.webhooks import RETRY_SECONDS
+from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.alerts import webhooks as rows
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.prune_records import KINDS, count
 from reelkeeper.store.tables import outbox as messages
+from reelkeeper.store.tables import users
 from reelkeeper.store.tables import webhook_endpoints as endpoints
 from tests.doubles.receiver import LOST, TRICKLE, Receiver
+from tests.operations.asking import ask, fox
+from tests.policies import put_in_force
 
 
 @pytest.fixture(scope="module")
@@ -338,3 +344,19 @@ def test_a_budget_that_is_crossed_is_told_once(service: Service) -> None:
         observe(service.engine, found, rules={"budget", "drift"}, run_id="run")
     service.deliver()
     assert [(each.type, each.data["level"]) for each in service.receiver.got["/live"]] == [("budget.crossed", "80")]
+
+
+def test_a_user_whose_credits_run_low_is_told_once_until_they_are_above_again(service: Service) -> None:
+    """Of ten cents and later twenty, where eight are few; a fox costs 15,175 micro-dollars."""
+    service.add()
+    put_in_force(service.engine, admission=AdmissionPolicy(low_credits_usd=Decimal("0.08")))
+    with transaction(service.engine, "test") as session:
+        session.execute(sa.insert(users).values(id="ann", tier="free"))
+    for number in range(8):
+        if number in {0, 3}:
+            with transaction(service.engine, "test") as session:
+                ledger.grant(session, "ann", 100_000, f"grant {number}", run_id="test")
+        ask(service.engine, f"k{number}", fox(seed=number))
+    service.deliver()
+    told = [each.data for each in service.receiver.got["/live"] if each.type == "credits.low"]
+    assert told == [{"user_id": "ann", "available_microusd": left, "low_microusd": 80_000} for left in (69_650, 78_600)]
