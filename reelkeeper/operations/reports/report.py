@@ -6,13 +6,13 @@ from datetime import UTC, date, datetime, time, timedelta
 
 from reelkeeper.model import SearchTotals
 from reelkeeper.model.alerts import AlertState
-from reelkeeper.model.money import CostForecast, Freed, Saved
+from reelkeeper.model.money import CostForecast, Freed, JobTotal, Saved
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store import Engine
 from reelkeeper.store.alerts import alerts
-from reelkeeper.store.billing import charge_reports, charges
+from reelkeeper.store.billing import charge_reports, charges, job_totals
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.forecast import forecasts
 from reelkeeper.store.lifecycle import backlog, crf_searches
@@ -35,6 +35,7 @@ class MonthReport:
     spent: list[charge_reports.Spent]
     lines: list[charge_reports.SkuLine]
     payers: list[charges.Sum]  # at list price, the dearest first
+    jobs: list[JobTotal]  # of this month's jobs, by provider and by model
     months: dict[date, int]  # nano-dollars billed in each of the last months, this one too
     expected: list[CostForecast]  # of this month and later ones
     stock: list[stock.Stock]
@@ -88,7 +89,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
 
     `budgets` is an exception to the policy in force.
     """
-    last, earliest = end_of(month), _months_before(month, _MONTHS_BACK)
+    last, earliest, name = end_of(month), _months_before(month, _MONTHS_BACK), f"{month:%Y-%m}"
     until = min(as_of, datetime.combine(last + _ONE_DAY, time(), UTC))
     with reading(engine) as session:
         gone = backlog.freed_by_day(session, until)
@@ -99,6 +100,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
             spent=charge_reports.by_day_and_service(session, month, last),
             lines=charge_reports.by_sku(session, month, last),
             payers=charges.sums(session, "user", month, last),
+            jobs=[total for kind in ("provider", "model") for total in job_totals.of_kind(session, kind, [name], 1)],
             months=charge_reports.by_month(session, earliest, last),
             expected=[forecast for forecast in forecasts.latest(session, as_of) if forecast.month >= month],
             stock=stock.by_age_and_tier(session, as_of),

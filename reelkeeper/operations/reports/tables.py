@@ -60,6 +60,16 @@ def payers(report: MonthReport) -> Table:
     return Table("Whose use it was", ["User", "At list price", "Billed"], rows, total)
 
 
+def makers(report: MonthReport) -> Table:
+    """List what the jobs of each provider and of each model took, and what the forecast says of their month."""
+    expected = {item.service: usd(item.mean_microusd * 1000) for item in report.expected if item.month == report.month}
+    rows = [
+        [total.scope.replace(":", " ", 1), usd(total.microusd * 1000), expected.get(total.scope, "")]
+        for total in sorted(report.jobs, key=lambda total: (total.scope.startswith("model"), -total.microusd))
+    ]
+    return Table("What jobs took, by provider and by model", ["Of", "So far", "Expected of the month"], rows)
+
+
 def daily(report: MonthReport) -> Table:
     """List what each day was billed."""
     sums: Counter[str] = Counter()

@@ -10,16 +10,20 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from reelkeeper.model.money import CostForecast
 from reelkeeper.operations.reports import figures, tables, text
 from reelkeeper.operations.reports.page import page
 from reelkeeper.operations.reports.report import MonthReport, gather
 from reelkeeper.rules.core.wording import usd
 from reelkeeper.rules.spend.budget import BudgetPolicy
-from reelkeeper.store.billing import charges
+from reelkeeper.store.billing import charges, job_totals
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.tables import forecasts
 from tests.operations import months
 from tests.operations.months import GB, MONTH, NOW
+
+
+_AMOUNTS = [name for name in CostForecast._fields if name.endswith("microusd")]
 
 
 @pytest.fixture
@@ -160,3 +164,21 @@ def test_one_month_alone_is_no_picture_of_months(sqlite_engine: sa.Engine) -> No
         charges.replace(session, [NOW.date()], [months._charge(NOW.date(), 1)])
     assert figures.months(gather(sqlite_engine, MONTH, NOW)) is None
     assert gather(sqlite_engine, MONTH, datetime(2026, 12, 9, tzinfo=UTC)).is_over
+
+
+def test_what_jobs_took_stands_by_provider_and_model_beside_what_is_expected_of_their_month(engine: sa.Engine) -> None:
+    months.fill(engine)
+    assert tables.makers(gather(engine, MONTH, NOW)).rows == []
+    with transaction(engine, "test") as session:
+        for scope, dollars in (("model:veo", 9), ("provider:fal", 7), ("provider:runway", 12), ("tier:pro", 19)):
+            job_totals.add(session, [scope], {"2026-11": dollars * 10**6, "2026-10": 10**6, "2026-11-20": 10**6})
+        amounts = dict.fromkeys(_AMOUNTS, 11_500_000)
+        said = CostForecast(month=MONTH, service="provider:fal", as_of=NOW, method="median", **amounts)
+        session.execute(sa.insert(forecasts).values(run_id="z", **said._asdict()))
+    report = gather(engine, MONTH, NOW)
+    assert tables.makers(report).rows == [
+        ["provider runway", "$12.00", ""],
+        ["provider fal", "$7.00", "$11.50"],
+        ["model veo", "$9.00", ""],
+    ]
+    assert "What jobs took, by provider and by model" in page(report)
