@@ -22,7 +22,6 @@ from reelkeeper.store.tables import forecasts
 from tests.operations import months
 from tests.operations.months import GB, MONTH, NOW
 
-
 _AMOUNTS = [name for name in CostForecast._fields if name.endswith("microusd")]
 
 
