@@ -72,6 +72,7 @@ class Vendor:
         self.fate: Callable[[Job], str] = lambda _: str(self.ends_as)
         self.hides_jobs = False  # from lists, as if no request had come
         self.is_down = False
+        self.is_dead = False  # it cuts each connection, and takes nothing
         self.has_expired = False  # what it made is deleted
         self.most_at_once = 0
         self.jobs: dict[str, Job] = {}
@@ -115,6 +116,8 @@ class Vendor:
         with self.lock:
             self.connections += 1
             self.tokens.append(request.headers.get("Authorization"))
+            if self.is_dead:
+                return LOST
             if self.is_down:
                 return 503, None
             if request.path.startswith(_FILES):

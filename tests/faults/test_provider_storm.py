@@ -2,9 +2,11 @@
 
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from reelkeeper.store.tables import jobs
 from tests.adapters.providers.formats import FORMATS, Format
 from tests.doubles.fal import FalDouble
 from tests.doubles.replicate import SIGNING_SECRET
-from tests.doubles.vendor import CUT, FAULT, LOST, Job, Next, Vendor
+from tests.doubles.vendor import CUT, FAULT, LOST, Call, Job, Next, Vendor
 from tests.faults.conftest import Child, MakeWorld, wait_for_end
 from tests.faults.world import World
 from tests.operations.books import DOLLAR, balances
@@ -57,6 +59,7 @@ class Storm:
         self.world, self.format, self.vendor, self.chance = world, format_, vendor, chance
         self.engine = world.workspace.engine
         self.failed: set[str] = set()
+        self.died = 0
         with transaction(self.engine, "test") as session:
             ledger.grant(session, "ann", 999 * DOLLAR, "more", run_id="test")
         put_in_force(self.engine, breaker=BreakerPolicy(bad_percent=None))  # or most jobs wait the weather out
@@ -87,32 +90,56 @@ class Storm:
             return "failed"
         return prompt.split()[0].replace("failed", "succeeded")
 
+    @contextmanager
+    def deaths(self) -> Iterator[None]:
+        """Let the vendor die and come back again and again, with all that it had."""
+        over, chance = threading.Event(), random.Random(self.chance.random())
+
+        def die() -> None:
+            while not over.wait(chance.uniform(0.2, 1.5)):
+                self.vendor.is_dead = True
+                over.wait(chance.uniform(0.05, 0.3))
+                self.vendor.is_dead = False
+                self.died += 1
+
+        thread = threading.Thread(target=die)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
     def call_twice(self) -> None:
-        """Let the vendor call about some of its jobs, each time twice."""
+        """Let the vendor call about some of its jobs, each time twice, and others who forge and repeat its calls."""
         name = self.format.double.__name__
         if name not in ("FalDouble", "ReplicateDouble"):
             return
         vendor = "fal" if name == "FalDouble" else "replicate"
         for job in self.chance.sample(list(self.vendor.jobs.values()), min(10, len(self.vendor.jobs))):
             call = self.vendor.call(job)
-            headers = {key.lower(): value for key, value in call.headers.items()}
-            query = dict(parse_qsl(call.query))
+            other = self.chance.choice(list(self.vendor.jobs.values()))
+            forged = [
+                (call._replace(body=call.body.replace(job["id"].encode(), b"another")), 0.0),
+                (call._replace(query=self.vendor.call(other | {"key": "another-1"}).query + "0"), 0.0),
+                (call, 900.0),  # a quarter of an hour later
+            ]
+            for each, seconds in forged:
+                with pytest.raises(SignatureRefused):
+                    self._read(vendor, each, seconds)
             try:
-                read = vendor_calls.verify(
-                    vendor,
-                    SIGNING_SECRET,
-                    query,
-                    headers,
-                    call.body,
-                    time.time(),
-                    url=self.vendor.url,
-                    allow_private=True,
-                )
+                read = self._read(vendor, call)
             except SignatureRefused:  # fal's keys were not to be had, and it calls again later
                 continue
             path = job_path(self.format.model, read.told) if vendor == "fal" else read.told
             for _ in range(2):
                 name_sent(self.engine, read.key, lambda _, path=path: path)  # type: ignore[misc]  # bound to this round
+
+    def _read(self, vendor: str, call: Call, later_seconds: float = 0.0) -> vendor_calls.Call:
+        headers, query = {key.lower(): value for key, value in call.headers.items()}, dict(parse_qsl(call.query))
+        keys: dict[str, Any] = {"url": self.vendor.url, "allow_private": True}
+        at = time.time() + later_seconds
+        return vendor_calls.verify(vendor, SIGNING_SECRET, query, headers, call.body, at, **keys)
 
     def states(self) -> Counter[str]:
         with reading(self.engine) as session:
@@ -202,15 +229,18 @@ def test_each_job_is_paid_and_charged_once_or_not_at_all(
     print(f"seed {seed}")  # noqa: T201  shown where it fails
     for _ in range(kills):
         arguments: dict[str, object] = {"provider": vendor.url, "format": name}
-        child = start_child("dispatch", storm.world.address, f"{storm.chance.choice(KILLS)}=kill", arguments)
-        assert wait_for_end(child) in (0, -signal.SIGKILL)
+        with storm.deaths():
+            child = start_child("dispatch", storm.world.address, f"{storm.chance.choice(KILLS)}=kill", arguments)
+            assert wait_for_end(child) in (0, -signal.SIGKILL)
         storm.let_time_pass()
-    storm.weather_it(AttemptPolicy(most_attempts=10))
+    with storm.deaths():
+        storm.weather_it(AttemptPolicy(most_attempts=10))
     with transaction(storm.engine, "test") as session:  # a day later
         session.execute(sa.update(jobs).where(jobs.c.state == JobState.PARKED).values(started_at=Clock(-25 * 3600)))
     storm.weather_it(AttemptPolicy(most_attempts=10))
     ends = storm.check()
-    print(f"{name}, {count} jobs: {dict(ends)}, {len(vendor.jobs)} at the vendor")  # noqa: T201  for who reads on
+    told = f"{len(vendor.jobs)} at the vendor, which died {storm.died} times"
+    print(f"{name}, {count} jobs: {dict(ends)}, {told}")  # noqa: T201  for who reads on
     if isinstance(vendor, FalDouble):  # whose bill names each request
         today, provider = datetime.now(UTC).date(), FORMATS["fal"].connect(vendor)
         assert isinstance(provider, FalProvider)
