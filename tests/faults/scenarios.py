@@ -9,11 +9,14 @@ from pathlib import Path
 
 import httpx
 import sqlalchemy as sa
+from fastapi.testclient import TestClient
 
 from reelkeeper import failpoints
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.providers import RemoteGenerator
 from reelkeeper.adapters.s3 import r2
+from reelkeeper.api.app import create_app
+from reelkeeper.api.app_state import AppState
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Grace, Refusal, Transcode
 from reelkeeper.operations.billing import ledger, quota
@@ -37,6 +40,7 @@ from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import videos
 from tests.adapters.providers.formats import FORMATS
 from tests.faults.world import LONG_AGO, Address
+from tests.operations.shop import SMALL, key_of
 
 # What each child would otherwise find out for itself, 0.3 s each time: S3's model, and what ffmpeg can do.
 r2.connect("http://127.0.0.1:1", "none", "none", "none", "none/")
@@ -81,6 +85,18 @@ def run_dispatch(workspace: Workspace, address: Address, arguments: dict[str, ob
         limit=lambda: 99,
         until_idle=True,
     )
+
+
+def run_api(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
+    """Answer ann over HTTP, who asks for a small video by each of the prompts."""
+    app = create_app(AppState(workspace, Path(address.folder) / "api"))
+    prompts = arguments["prompts"]
+    assert isinstance(prompts, list)
+    with TestClient(app, headers={"Authorization": f"Bearer {arguments['token']}"}) as client:
+        for prompt in prompts:
+            wanted = {"user_id": "ann", "request": {**SMALL, "prompt": prompt}}
+            answer = client.post("/v1/jobs", json=wanted, headers={"Idempotency-Key": key_of(prompt)})
+            assert answer.status_code == 202, answer.text
 
 
 def ready(result: object, place: Path) -> Transcode | Refusal:
@@ -212,5 +228,6 @@ SCENARIOS: dict[str, Scenario] = {
     "job": run_job,
     "receive": run_receive,
     "dispatch": run_dispatch,
+    "api": run_api,
     "settle_accounts": run_settle_accounts,
 }

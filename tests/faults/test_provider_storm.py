@@ -18,8 +18,10 @@ import sqlalchemy as sa
 from reelkeeper.adapters.providers import FalProvider, RemoteGenerator, vendor_calls
 from reelkeeper.adapters.providers.fal import job_path
 from reelkeeper.errors import SignatureRefused
+from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.core import tokens
 from reelkeeper.operations.jobs.claim import name_sent
 from reelkeeper.operations.jobs.vendor_bill import reconcile
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
@@ -41,6 +43,7 @@ from tests.policies import put_in_force
 NAMES = ["fal", "replicate", "runway", "openai", "comfyui"]
 KILLS = ["jobs.claim.after_commit", "jobs.announce.after_commit", "provider.submit.after", "jobs.sent.after_commit"]
 KILLS += ["upload.put.after", "job.succeed.before_commit", "job.succeed.after_commit"]
+API_KILLS = ["admit.before_commit", "admit.after_commit"]
 WEATHER: list[tuple[float, Next]] = [  # by chance, for each new job
     (0.10, LOST),
     (0.03, CUT),
@@ -64,7 +67,8 @@ class Storm:
             ledger.grant(session, "ann", 999 * DOLLAR, "more", run_id="test")
         put_in_force(self.engine, breaker=BreakerPolicy(bad_percent=None))  # or most jobs wait the weather out
         self.funds = sum(balances(self.engine, "ann"))
-        self.asked = ask(world, *(f"{self._fate()} {number}" for number in range(count)))
+        self.prompts = [f"{self._fate()} {number}" for number in range(count)]
+        self.asked: list[str] = []
         vendor.weather, vendor.fate = self.weather, self.fate
 
     def _fate(self) -> str:
@@ -73,6 +77,15 @@ class Storm:
             if (drawn := drawn - share) < 0:
                 return name
         return "succeeded"
+
+    def ask(self, start_child: Child, kills: int) -> None:
+        """Ask for all over HTTP; the API dies again and again, and at last the rest is asked for with the same keys."""
+        _, token = tokens.create(self.engine, "a test", (Scope.JOBS,), author="test")
+        for _ in range(kills):
+            at = f"{self.chance.choice(API_KILLS)}=kill@{self.chance.randint(1, len(self.prompts))}"
+            begun = start_child("api", self.world.address, at, {"prompts": self.prompts, "token": token})
+            assert wait_for_end(begun) in (0, -signal.SIGKILL)
+        self.asked = ask(self.world, *self.prompts)
 
     def weather(self, what: str) -> Next | None:
         drawn = self.chance.random()
@@ -227,6 +240,7 @@ def test_each_job_is_paid_and_charged_once_or_not_at_all(
     storm = Storm(make_world(), format_, vendor, count, random.Random(seed))
     name = next(name for name, known in FORMATS.items() if known is format_)
     print(f"seed {seed}")  # noqa: T201  shown where it fails
+    storm.ask(start_child, kills)
     for _ in range(kills):
         arguments: dict[str, object] = {"provider": vendor.url, "format": name}
         with storm.deaths():

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from reelkeeper.adapters.providers import Generator, HttpProvider, RemoteGenerator
 from reelkeeper.model.requests import GenerationRequest, Queued
@@ -20,15 +20,22 @@ from tests.operations.books import DOLLAR, balances
 PATIENCE = AttemptPolicy(most_attempts=2)
 
 
+SMALL: Final = {"model": "a", "width": 64, "height": 64, "duration_seconds": 0.5, "fps": 8}
+
+
+def key_of(prompt: str) -> str:
+    """Give the key that a prompt is asked for with."""
+    return prompt.replace(" ", "-")
+
+
 def ask(world: World, *prompts: str) -> list[str]:
     """Let ann ask for small videos; returns the ids of the jobs."""
-    wanted = {"model": "a", "width": 64, "height": 64, "duration_seconds": 0.5, "fps": 8}
     answers = [
         admit(
             world.workspace.engine,
-            GenerationRequest.model_validate({**wanted, "prompt": prompt}),
+            GenerationRequest.model_validate({**SMALL, "prompt": prompt}),
             user_id="ann",
-            client_key=prompt,
+            client_key=key_of(prompt),
         )
         for prompt in prompts
     ]
