@@ -240,7 +240,7 @@ def test_each_job_is_paid_and_charged_once_or_not_at_all(
     storm = Storm(make_world(), format_, vendor, count, random.Random(seed))
     name = next(name for name, known in FORMATS.items() if known is format_)
     print(f"seed {seed}")  # noqa: T201  shown where it fails
-    storm.ask(start_child, kills)
+    storm.ask(start_child, kills // 2)
     for _ in range(kills):
         arguments: dict[str, object] = {"provider": vendor.url, "format": name}
         with storm.deaths():
