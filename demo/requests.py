@@ -191,7 +191,7 @@ def _paid_once(workspace: Workspace, seller: vendor.Vendor, made: int) -> None:
         f"job {job.id} is {job.state}, {len(seller.book)} requests were sent for {made} videos",
     )
     say("The vendor speaks fal's format, on this machine. ffmpeg makes its clips, and each request costs a cent,")
-    say(f"whoever sends it. It took request {lost.id}, of job {job.id[:8]}, and its answer was lost, on purpose.")
+    say(f"each time. It took request {lost.id}, of job {job.id[:8]}, and its answer was lost, on purpose.")
     say(f"The job was not sent again: the vendor's list had the seed {lost.input['seed']}, which is made of the")
     say("job's key, so that it was found there and waited for.")
     say(f"The vendor's book: {len(seller.book)} requests for {made} videos, each paid once. Its bill beside ours:")

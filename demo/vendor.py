@@ -1,6 +1,6 @@
 """A vendor for the demo: fal's queue, in fal's format, on this machine, with ffmpeg as its model.
 
-Each request is a job that is paid for, whoever sends it and however often, as at the real one. It takes the second
+Each request is a job that is paid for, however often it is sent, as at the real one. It takes the second
 request and lets its answer get lost.
 """
 
@@ -41,7 +41,7 @@ class Request:
 
     @property
     def path(self) -> str:
-        """Where it is asked for, which is also our name of it: an endpoint's owner and alias, and its id."""
+        """The path of its status, which is also our name of it: an endpoint's owner and alias, and its id."""
         return f"{'/'.join(self.endpoint.split('/')[:2])}/requests/{self.id}"
 
 
@@ -56,11 +56,6 @@ class Vendor(ThreadingHTTPServer):
         self.folder, self.book = folder, list[Request]()
         self._lock, self._pool = threading.Lock(), ThreadPoolExecutor(_AT_ONCE)
 
-    @property
-    def billed_nanousd(self) -> int:
-        """What its invoice comes to."""
-        return CLIP_NANOUSD * len(self.book)
-
     def take(self, endpoint: str, asked: dict[str, Any]) -> Request:
         """Write down a request, and begin with it."""
         with self._lock:
@@ -70,7 +65,7 @@ class Vendor(ThreadingHTTPServer):
             return self.book[-1]
 
     def file(self, request_id: str) -> Path:
-        """Where a request's video lies."""
+        """Give the path of a request's video."""
         return self.folder / f"{request_id}.mp4"
 
     def _make(self, request_id: str, asked: dict[str, Any]) -> None:
@@ -86,7 +81,7 @@ class Vendor(ThreadingHTTPServer):
         ffmpeg.animate(scene, self.file(request_id), watch=lambda _: False)
 
     def answer(self, method: str, path: str, query: dict[str, str], body: bytes) -> tuple[int, object]:
-        """Give the answer to a call, as fal words it."""
+        """Answer a call in fal's format."""
         if path == "v1/models/requests/by-endpoint":
             listed = [entry for entry in self.book if entry.endpoint == query["endpoint_id"]]
             shown = [{"request_id": entry.id, "json_input": entry.input} for entry in listed]
@@ -148,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = _handle  # noqa: N815  the names that http.server calls
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log no request."""
 
 
 @contextmanager

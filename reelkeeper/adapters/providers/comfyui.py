@@ -85,7 +85,7 @@ class ComfyUIProvider(OverHttp):
         # guard provider.comfy_answer: a page that is not there says that a run is not known, and it is made once more
         if answer is None or not isinstance(answer.body, dict):
             raise GenerationUnknown("the provider gave no whole answer about a run")
-        return answer.fields if answer else {}
+        return answer.fields
 
     def _workflow(self, model: str) -> dict[str, Any]:
         if not _MODEL.fullmatch(model):
@@ -120,7 +120,7 @@ class ComfyUIProvider(OverHttp):
         return Standing(job_id, Status.MODERATED if is_about_content({"error": told}) else Status.FAILED, error=told)
 
     def _video_url(self, outputs: object) -> str | None:
-        """Give the address of the first video; one that is kept goes before a preview."""
+        """Find the address of the first video, or of a preview where no video is kept."""
         files = sorted(_files(outputs), key=lambda file: file.get("type") != "output")
         places = [{name: str(file.get(name, "")) for name in ("filename", "subfolder", "type")} for file in files]
         return f"{self._calls.url}/view?{urlencode(places[0])}" if places else None

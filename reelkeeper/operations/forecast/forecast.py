@@ -275,8 +275,9 @@ def _providers(totals: Iterable[JobTotal]) -> Iterable[UsageLine]:
     by_scope: dict[str, dict[date, float]] = defaultdict(dict)
     for total in totals:
         by_scope[total.scope][date.fromisoformat(total.period)] = float(total.microusd)
+    last = max((max(days) for days in by_scope.values()), default=date.min)
     for scope, days in sorted(by_scope.items()):
-        whole = pd.date_range(min(days), max(max(others) for others in by_scope.values()))
+        whole = pd.date_range(min(days), last)
         yield lines.provider(scope, _series(days).reindex(whole, fill_value=0.0))
 
 

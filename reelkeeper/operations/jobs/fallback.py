@@ -60,8 +60,9 @@ def move_waiting(session: Session, unwell: Collection[str]) -> None:
 
     Nothing is done while changes are frozen. A job that fits no other provider's budget waits for its own.
     """
-    book, shut = in_force(session).policies.book, breaker.takes_no_more(session, in_force(session).policies.breaker)
-    models = [entry.model for entry in book.models if entry.fallbacks and not shut.issuperset(entry.providers)]
+    policies = in_force(session).policies
+    shut = breaker.takes_no_more(session, policies.breaker)
+    models = [entry.model for entry in policies.book.models if entry.fallbacks and not shut.issuperset(entry.providers)]
     if not models:
         return
     try:

@@ -20,9 +20,9 @@ from reelkeeper.operations.core.freeze import why_stopped
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import swap
+from reelkeeper.operations.lifecycle.plans import appraise
 from reelkeeper.operations.lifecycle.transcode import shrink
 from reelkeeper.rules.core.wording import dollars
-from reelkeeper.rules.lifecycle import worth
 from reelkeeper.rules.lifecycle.first_crf import Lesson, lesson
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, first_batch
@@ -152,8 +152,7 @@ def compress(
     with reading(workspace.engine) as session:
         model = crf_searches.model_of(session, video_id)
         remaining_days = _remaining_days(session, job, video_id)
-        before = crf_searches.totals(session, encoder=encoder)
-    expected = worth.unopened(job.recipe.codec, job.recipe.payback, before, item.size_bytes, remaining_days)
+    expected = appraise(workspace.engine, job.recipe, encoder)(item.size_bytes, remaining_days)
     cost = Cost.reserve(workspace.engine, expected.cost_microusd, job.policy.compress_usd_per_day)
     if cost is None:
         why = f"compressing may cost {job.policy.compress_usd_per_day:f} USD a day, and today has no room for "

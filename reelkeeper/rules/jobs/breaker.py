@@ -177,28 +177,26 @@ def news(provider: str, before: Breaker, outcome: Outcome, now: Breaker) -> list
     if before.until is not None:
         return []
     return [
-        Finding(
-            rule=RULE,
-            scope=f"provider:{provider}",
-            period="",
-            level="",
-            severity=Severity.CRITICAL,
-            title=f"The provider {provider} is unwell and gets no new job",
-            text=f"{now.why}. What it has already is looked after. After a wait a few jobs try it; once they are made, "
+        _finding(
+            RULE,
+            provider,
+            f"The provider {provider} is unwell and gets no new job",
+            f"{now.why}. What it has already is looked after. After a wait a few jobs try it; once they are made, "
             "it gets all again by itself. Jobs of a model with another provider go there meanwhile.",
-            suggestion="See the provider's status page; `reelkeeper status` says when it is tried next.",
+            "See the provider's status page; `reelkeeper status` says when it is tried next.",
         )
     ]
 
 
 def _locked_account(provider: str, told: str) -> Finding:
-    return Finding(
-        rule=LOCKED,
-        scope=f"provider:{provider}",
-        period="",
-        level="",
-        severity=Severity.CRITICAL,
-        title=f"The provider {provider} lets our account in no more",
-        text=f"{told}. No job is blamed for it: they wait, or go to another provider, and a few try again.",
-        suggestion="Look at its balance, limits and key (REELKEEPER_GENERATOR_TOKEN) in the provider's console.",
+    return _finding(
+        LOCKED,
+        provider,
+        f"The provider {provider} lets our account in no more",
+        f"{told}. No job is blamed for it: they wait, or go to another provider, and a few try again.",
+        "Look at its balance, limits and key (REELKEEPER_GENERATOR_TOKEN) in the provider's console.",
     )
+
+
+def _finding(rule: str, provider: str, title: str, text: str, suggestion: str) -> Finding:
+    return Finding(rule, f"provider:{provider}", "", "", Severity.CRITICAL, title, text, suggestion)
