@@ -1,4 +1,4 @@
-"""Set how many jobs run at once: the controller steps as often as the jobs that ended give it evidence."""
+"""Set how many jobs run at once at each provider: the controller steps as often as ended jobs give it evidence."""
 
 from typing import Annotated
 
@@ -20,19 +20,20 @@ def tune_concurrency(
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> TuningReport:
-    """Look at the jobs that ended since the last step, and set how many run at once.
+    """Look at the jobs that ended since the last step, and set how many run at once: at each provider, and in all.
 
-    A dry run says what the limit would be. The limit is set in each run, so that one which was lost comes back.
+    A dry run says what the limits would be. They are set in each run, so that one which was lost comes back.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
     with workspaces.store() as engine:
         rules = followed(engine, concurrency=concurrency, book=book)
-        before, steered, ended, at_work = limits.read(engine, rules.concurrency, as_of)
+        kept, before, ended, at_work = limits.read(engine, rules.concurrency, as_of)
 
-        tuned = steering.tune(steered, ended, rules.book, rules.concurrency, as_of, at_work)
+        tuned = steering.tune_lanes(before, ended, rules.book, rules.concurrency, as_of, at_work)
 
         if not dry_run:
-            limits.remember(engine, before, tuned.steered)
-            limits.set_limit(tuned.step.limit)
-        return limits.publish(tuned, rules.concurrency, run_id=run_id, as_of=as_of, dry_run=dry_run)
+            after = steering.remember(tuned)
+            limits.remember(engine, kept, after)
+            limits.set_limit(after.limit)
+        return limits.publish(before, tuned, rules.concurrency, run_id=run_id, as_of=as_of, dry_run=dry_run)

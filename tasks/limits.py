@@ -1,5 +1,6 @@
 """How many jobs run at once: read what it stands on, remembered, and set where Prefect keeps it."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from prefect import get_client, task
@@ -12,7 +13,7 @@ from reelkeeper.model.performance import FinishedJob, JobAtWork
 from reelkeeper.operations import Engine, Kept
 from reelkeeper.operations.jobs import queue
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
-from reelkeeper.rules.jobs.steering import Steered, Tuned, TuningReport, explain
+from reelkeeper.rules.jobs.steering import LaneReport, Lanes, Tuned, TuningReport, explain
 
 FLOW = "tune_concurrency"
 
@@ -20,15 +21,15 @@ FLOW = "tune_concurrency"
 @task(task_run_name="read what is remembered", cache_policy=NO_CACHE)
 def read(
     engine: Engine, policy: ConcurrencyPolicy, as_of: datetime
-) -> tuple[Kept, Steered, list[FinishedJob], list[JobAtWork]]:
-    """Read what the rule remembers, the jobs that ended since its last step, and those at work."""
+) -> tuple[Kept, Lanes, list[FinishedJob], list[JobAtWork]]:
+    """Read what the rule remembers, the jobs that ended since each lane's last step, and those at work."""
     return queue.steered(engine, policy, as_of)
 
 
-@task(task_run_name="remember the limit", cache_policy=NO_CACHE)
-def remember(engine: Engine, before: Kept, steered: Steered) -> None:
+@task(task_run_name="remember the limits", cache_policy=NO_CACHE)
+def remember(engine: Engine, before: Kept, after: Lanes) -> None:
     """Keep what the next step stands on. Raises LeaseLost where another run has stepped meanwhile."""
-    queue.remember(engine, before, steered)
+    queue.remember(engine, before, after)
 
 
 @task(task_run_name="set the limit to {limit}", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
@@ -38,20 +39,28 @@ def set_limit(limit: int) -> None:
         client.upsert_global_concurrency_limit_by_name(GLOBAL_LIMIT, limit)
 
 
-@task(task_run_name="report on the limit", cache_policy=NO_CACHE)
-def publish(tuned: Tuned, policy: ConcurrencyPolicy, *, run_id: str, as_of: datetime, dry_run: bool) -> TuningReport:
-    """Show the step, and what it stands on."""
-    step, text = tuned.step, explain(tuned, policy)
-    report = TuningReport(
-        FLOW, run_id, dry_run, as_of, tuned.before, step.limit, step.reason, len(tuned.finished), text
+@task(task_run_name="report on the limits", cache_policy=NO_CACHE)
+def publish(
+    before: Lanes, tuned: Sequence[Tuned], policy: ConcurrencyPolicy, *, run_id: str, as_of: datetime, dry_run: bool
+) -> TuningReport:
+    """Show each lane's step, and what it stands on."""
+    lanes = tuple(
+        LaneReport(of.lane, of.before, of.step.limit, of.step.reason, len(of.finished), explain(of, policy))
+        for of in tuned
     )
-    seen = [
-        f"| {2 ** (sample.bucket / 5):.0f} | {sample.rate:.2f} | {sample.weight:.0f} |"
-        for sample in tuned.steered.known.seen
-    ]
-    title = f"## {report.before} -> {report.limit} jobs at once, as of {as_of:%Y-%m-%d %H:%M} UTC"
-    rows = ["| jobs at once | work of idle servers, as seen | jobs |", "|--:|--:|--:|", *seen] if seen else []
-    markdown = "\n".join([f"{title}{' (dry run)' if dry_run else ''}", "", text, "", *rows])
-    create_markdown_artifact(markdown, key="tune-concurrency-step", description=f"Why: {step.reason}")
+    text = " ".join(lane.explained for lane in lanes)
+    limit, jobs = sum(lane.limit for lane in lanes), sum(lane.jobs for lane in lanes)
+    report = TuningReport(FLOW, run_id, dry_run, as_of, before.limit, limit, jobs, lanes, text)
+    lines = [f"## {before.limit} -> {limit} jobs at once, as of {as_of:%Y-%m-%d %H:%M} UTC"]
+    lines[0] += " (dry run)" if dry_run else ""
+    for of, lane in zip(tuned, lanes, strict=True):
+        lines += ["", *([f"### {lane.lane}", ""] if lane.lane else []), lane.explained, ""]
+        if seen := of.steered.known.seen:
+            lines += ["| jobs at once | work of idle servers, as seen | jobs |", "|--:|--:|--:|"]
+            lines += [
+                f"| {2 ** (sample.bucket / 5):.0f} | {sample.rate:.2f} | {sample.weight:.0f} |" for sample in seen
+            ]
+    why = ", ".join(dict.fromkeys(lane.reason for lane in lanes))
+    create_markdown_artifact("\n".join(lines), key="tune-concurrency-step", description=f"Why: {why}")
     get_run_logger().info("%s", text)
     return report

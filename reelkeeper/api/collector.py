@@ -117,6 +117,12 @@ def _work(found: Status) -> Iterator[Metric]:
     if queue.jobs_at_once is not None:
         yield _one("reelkeeper_jobs_limit", "How many jobs may run at once", queue.jobs_at_once)
     yield _gauge(
+        "reelkeeper_provider_jobs_limit",
+        "How many jobs of a provider may run at once, where several have jobs",
+        ("provider",),
+        [((provider,), float(limit)) for provider, limit in queue.jobs_at_once_by_provider.items()],
+    )
+    yield _gauge(
         "reelkeeper_provider_unwell",
         "1 while a provider gets no new job, or a few to try it",
         ("provider",),

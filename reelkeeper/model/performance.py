@@ -23,6 +23,7 @@ class FinishedJob(NamedTuple):
     error: str | None = None
     complexity: float = 0.0
     attempts: int = 1  # begun until it ended
+    lane: str | None = None  # the provider that was to make it
 
     @property
     def is_made(self) -> bool:
@@ -40,6 +41,7 @@ class JobAtWork(NamedTuple):
 
     started_at: datetime
     estimate_seconds: float
+    lane: str | None = None  # the provider that is to make it
 
 
 class InFlight(NamedTuple):

@@ -58,7 +58,8 @@ def full(world: World) -> World:
     with reading(engine) as session:
         at = now(session)
     with transaction(engine, "test") as session:
-        session.execute(sa.insert(controls).values(name="concurrency", state={"limit": 4}, updated_at=at))
+        steered = {"limit": 4, "lanes": {"fal": {"limit": 3}, "ltx": {"limit": 1}}}
+        session.execute(sa.insert(controls).values(name="concurrency", state=steered, updated_at=at))
         session.execute(
             sa.insert(plans).values(
                 id="p", flow="tier_storage", state="ready", as_of=at, created_at=at, run_id="r", policy={},
@@ -132,6 +133,7 @@ def test_the_figures_are_those_of_the_store(client: TestClient, full: World) -> 
     assert found["reelkeeper_retired_blobs", ()] == 1
     assert found["reelkeeper_retired_bytes", ()] > 0
     assert found["reelkeeper_jobs_limit", ()] == 4
+    assert found["reelkeeper_provider_jobs_limit", (("provider", "fal"),)] == 3
     assert found["reelkeeper_alerts", (("severity", "warning"),)] == 1
     assert found["reelkeeper_spend_dollars", (("period", "day"),)] == 1.5
     assert found["reelkeeper_budget_dollars", (("period", "month"),)] == 200

@@ -17,6 +17,7 @@ from reelkeeper.settings import Settings
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.core.opening import open_store
 from reelkeeper.store.health import performance
+from reelkeeper.store.jobs import controls
 from reelkeeper.store.tables import jobs, users
 from tests.cli.conftest import Run
 from tests.jobs import dead, hit, made, put, waiting
@@ -69,7 +70,7 @@ def test_what_waits_is_shown_in_the_order_in_which_it_will_start(reelkeeper: Run
 
 @pytest.mark.usefixtures("busy")
 def test_those_that_died_are_shown_alone(reelkeeper: Run, ask: Callable[..., Any]) -> None:
-    assert ask("queue", "--dead").keys() == {"jobs_at_once", "counts", "dead"}
+    assert ask("queue", "--dead").keys() == {"jobs_at_once", "jobs_at_once_by_provider", "counts", "dead"}
     said = reelkeeper("queue", "--dead").stdout
     assert "died" in said
     assert "short" not in said
@@ -82,6 +83,19 @@ def test_a_job_that_waits_for_a_cap_is_told_so(reelkeeper: Run, engine_of_the_co
     put_in_force(engine_of_the_command, concurrency=ConcurrencyPolicy(caps=caps))
     said = reelkeeper("queue", "--explain", "long").stdout
     assert "Job long waits: user ann has 1 job at once, and may have 1. Those behind it go on." in said
+
+
+@pytest.mark.usefixtures("busy")
+def test_a_job_that_waits_for_the_tuned_limit_of_its_provider_is_told_so(
+    reelkeeper: Run, engine_of_the_command: sa.Engine
+) -> None:
+    kept = {"limit": 9, "lanes": {"fal": {"limit": 1}, "ltx": {"limit": 8}}}
+    with transaction(engine_of_the_command, "test") as session:
+        controls.write(session, controls.CONCURRENCY, kept)
+        session.execute(sa.update(jobs).where(jobs.c.id.in_(["long", "running"])).values(lane="fal"))
+    said = reelkeeper("queue", "--explain", "long").stdout
+    assert "Job long waits: provider fal has 1 job at once, and may have 1. Those behind it go on." in said
+    assert "At most 9 at once, 1 of fal, 8 of ltx, as tune_concurrency has it." in reelkeeper("queue").stdout
 
 
 @pytest.mark.usefixtures("busy")

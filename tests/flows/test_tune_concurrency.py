@@ -11,9 +11,9 @@ from reelkeeper.errors import LeaseLost
 from reelkeeper.model.jobs import GLOBAL_LIMIT, JobState
 from reelkeeper.rules.jobs.attempts import give_up_error
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
-from reelkeeper.rules.jobs.steering import Steered
+from reelkeeper.rules.jobs.steering import Lanes
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.jobs.controls import Kept, jobs_at_once, keep, kept
+from reelkeeper.store.jobs.controls import Kept, jobs_at_once, keep, kept, lane_limits
 from tasks import limits
 from tests.flows.scenes import Scene
 from tests.jobs import dead, made, put, waiting
@@ -22,11 +22,17 @@ NOW = datetime.now(UTC)
 
 
 @pytest.fixture
-def finished(scene: Scene) -> Iterator[Scene]:
+def finished(scene: Scene) -> Scene:
     """Twelve jobs have ended since noon, each as quick as on an idle server."""
     scene.video("v1", age_days=1)
     put(scene.engine, [made(f"j{n}", NOW - timedelta(minutes=n + 1), concurrency=8.0) for n in range(12)])
-    yield scene
+    return scene
+
+
+@pytest.fixture(autouse=True)
+def no_limit_left() -> Iterator[None]:
+    """Leave no limit at Prefect behind."""
+    yield
     with get_client(sync_client=True) as client:
         if any(limit.name == GLOBAL_LIMIT for limit in client.read_global_concurrency_limits()):
             client.delete_global_concurrency_limit_by_name(GLOBAL_LIMIT)
@@ -45,7 +51,8 @@ def limit_kept(scene: Scene) -> int | None:
 
 def test_a_dry_run_says_what_the_step_would_be(finished: Scene) -> None:
     report = tune_concurrency(as_of=NOW)
-    assert (report.before, report.limit, report.reason, report.jobs) == (8, 10, "room to grow", 12)
+    assert (report.before, report.limit, report.jobs) == (8, 10, 12)
+    assert [(lane.lane, lane.reason) for lane in report.lanes] == [("", "room to grow")]
     assert report.explained.startswith("The limit goes from 8 to 10. More at once still get more done.")
     assert (limit_kept(finished), limit_at_prefect()) == (None, None)
 
@@ -55,7 +62,8 @@ def test_a_run_sets_the_limit_and_counts_each_job_once(finished: Scene) -> None:
     assert tune_concurrency(dry_run=False, as_of=NOW).limit == 10
     assert (limit_kept(finished), limit_at_prefect()) == (10, 10)
     again = tune_concurrency(dry_run=False, as_of=NOW + timedelta(minutes=15))
-    assert (again.before, again.limit, again.jobs, again.reason) == (10, 10, 0, "too few jobs finished")
+    assert (again.before, again.limit, again.jobs) == (10, 10, 0)
+    assert [lane.reason for lane in again.lanes] == ["too few jobs finished"]
 
 
 @pytest.mark.long
@@ -75,8 +83,25 @@ def test_a_limit_at_which_nothing_ends_is_left(scene: Scene) -> None:
     hour_ago = NOW - timedelta(hours=1)
     put(scene.engine, [waiting(f"r{n}", hour_ago, state=JobState.RUNNING, started_at=hour_ago) for n in range(8)])
     report = tune_concurrency(as_of=NOW)
-    assert (report.before, report.limit, report.reason) == (8, 7, "nothing ends")
+    assert (report.before, report.limit, [lane.reason for lane in report.lanes]) == (8, 7, ["nothing ends"])
     assert report.explained.endswith("0 jobs ended; 8 jobs at work.")
+
+
+def test_each_provider_gets_a_limit_and_prefect_their_sum(scene: Scene) -> None:
+    scene.video("v1", age_days=1)
+    ends = [NOW - timedelta(minutes=n + 1) for n in range(20)]
+    error = give_up_error(5, "at the provider it is failed: out of memory", by_generator=True)
+    put(scene.engine, [dead(f"f{n}", end, error, concurrency=8.0, lane="fal") for n, end in enumerate(ends)])
+    put(scene.engine, [made(f"l{n}", end, concurrency=8.0, lane="ltx") for n, end in enumerate(ends)])
+    report = tune_concurrency(dry_run=False, as_of=NOW)
+    limits_by_lane = {lane.lane: lane.limit for lane in report.lanes}
+    assert limits_by_lane["fal"] < 8 < limits_by_lane["ltx"]
+    assert limit_kept(scene) == limit_at_prefect() == sum(limits_by_lane.values())
+    with reading(scene.engine) as session:
+        assert lane_limits(session) == limits_by_lane
+    put(scene.engine, [made("f20", NOW + timedelta(minutes=1), lane="fal")])
+    again = tune_concurrency(as_of=NOW + timedelta(minutes=15))
+    assert [(lane.lane, lane.jobs) for lane in again.lanes] == [("fal", 1), ("ltx", 0)]
 
 
 def test_attempts_that_the_generator_failed_count(finished: Scene) -> None:
@@ -92,5 +117,5 @@ def test_of_two_runs_at_once_the_second_changes_nothing(finished: Scene) -> None
         before = kept(session)
         assert keep(session, {"limit": 5}, before)
     with pytest.raises(LeaseLost, match="another run"):
-        limits.remember.fn(finished.engine, Kept({}, None), Steered(limit=9))
+        limits.remember.fn(finished.engine, Kept({}, None), Lanes(limit=9))
     assert limit_kept(finished) == 5

@@ -43,15 +43,16 @@ def queue(explain: Explain = None, dead: Dead = False, limit: Limit = 20, as_jso
 def _show(session: "Session", as_of: datetime, limit: int, *, only_dead: bool, as_json: bool) -> None:
     from reelkeeper.model.jobs import JobState
     from reelkeeper.store.jobs import queue as jobs
-    from reelkeeper.store.jobs.controls import jobs_at_once
+    from reelkeeper.store.jobs.controls import jobs_at_once, lane_limits
 
-    counts, at_once = jobs.counted(session), jobs_at_once(session)
+    counts, at_once, by_provider = jobs.counted(session), jobs_at_once(session), lane_limits(session)
     found = {JobState.DEAD: jobs.listed(session, JobState.DEAD, limit)}
     if not only_dead:
         found = {state: jobs.listed(session, state, limit) for state in (JobState.RUNNING, JobState.PARKED)} | found
         found = {JobState.QUEUED: _in_order(session, as_of, limit)} | found
     if as_json:
-        emit({"jobs_at_once": at_once, "counts": counts, **{state.value: lines for state, lines in found.items()}})
+        limits = {"jobs_at_once": at_once, "jobs_at_once_by_provider": by_provider}
+        emit({**limits, "counts": counts, **{state.value: lines for state, lines in found.items()}})
         return
     if not any(found.values()):
         say("No job has died." if only_dead else "Nothing waits, nothing runs, and nothing has died.")
@@ -63,7 +64,8 @@ def _show(session: "Session", as_of: datetime, limit: int, *, only_dead: bool, a
             )
             _table(state, lines, title, as_of)
     if at_once is not None and not only_dead:
-        say(f"At most {at_once} at once, as tune_concurrency has it.")
+        each = "".join(f", {limit} of {provider}" for provider, limit in by_provider.items())
+        say(f"At most {at_once} at once{each}, as tune_concurrency has it.")
 
 
 def _table(state: str, lines: "Sequence[JobLine]", title: str, as_of: datetime) -> None:
@@ -156,15 +158,16 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
 
 
 def _full(session: "Session", line: "JobLine") -> list[str]:
-    """Name the caps that a job waits for."""
+    """Name the caps and tuned limits that a job waits for."""
     from reelkeeper.operations.core.policies import in_force
     from reelkeeper.rules.core.scopes import in_words, of_job
     from reelkeeper.rules.core.wording import many
     from reelkeeper.rules.jobs.caps import Room
     from reelkeeper.store.jobs.claims import occupied
+    from reelkeeper.store.jobs.controls import lane_limits
 
-    caps = in_force(session).policies.concurrency.caps
-    full = Room(caps, occupied(session)).full() if caps else {}
+    caps, lanes = in_force(session).policies.concurrency.caps, lane_limits(session)
+    full = Room(caps, occupied(session), lanes).full() if caps or lanes else {}
     return [
         f"{in_words(scope)} has {many(full[scope][0], 'job')} at once, and may have {full[scope][1]}"
         for scope in of_job(line.lane, line.model, line.tier, line.user_id)

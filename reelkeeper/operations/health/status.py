@@ -29,7 +29,7 @@ from reelkeeper.store.core.deployment import Stopped
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.health import performance
 from reelkeeper.store.jobs import breakers, queue
-from reelkeeper.store.jobs.controls import jobs_at_once
+from reelkeeper.store.jobs.controls import jobs_at_once, lane_limits
 from reelkeeper.store.lifecycle import backlog, crf_searches
 from reelkeeper.store.lifecycle.backlog import Backlog
 from reelkeeper.store.videos import cache, stock
@@ -52,11 +52,15 @@ class FlowState:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """The jobs in each state, how long the first has waited, and how many may run at once; None: nobody has said."""
+    """The jobs in each state, how long the first has waited, and how many may run at once; None: nobody has said.
+
+    By provider too, where several have jobs.
+    """
 
     jobs: dict[str, int]
     oldest_wait_seconds: float
     jobs_at_once: int | None
+    jobs_at_once_by_provider: dict[str, int]
 
     @property
     def waiting(self) -> int:
@@ -157,6 +161,7 @@ def gather(
                 queue.counted(session),
                 max(0.0, (at - oldest).total_seconds()) if oldest else 0.0,
                 jobs_at_once(session),
+                lane_limits(session),
             ),
             cache=Cache(*cache.count(session)),
             outbox=Outbox(waiting, max(0.0, waited.total_seconds())),

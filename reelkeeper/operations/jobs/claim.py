@@ -52,9 +52,9 @@ def claim(
     None is begun that waits for another provider of its model than the worker's, nor looked at that another was sent,
     until it is given up. `order` is an exception of this run to
     the policy in force. Never more than `limit` jobs run at once, whoever runs them, nor more of a provider, model,
-    tier or user than its cap says, nor any of a provider that is unwell, but to try it: those behind them go on. Jobs
-    of dead workers, and those to be looked up, go first; the rest as `rules/jobs/dispatch` has it. Gives nothing while
-    changes are frozen. All claims take turns.
+    tier or user than its cap says, nor of a provider than its lane's tuned limit, nor any of a provider that is unwell,
+    but to try it: those behind them go on. Jobs of dead workers, and those to be looked up, go first; the rest as
+    `rules/jobs/dispatch` has it. Gives nothing while changes are frozen. All claims take turns.
     """
     if not warm_models:
         return []
@@ -77,10 +77,9 @@ def claim(
         most = resting[provider].room if provider in resting else len(slots)
         if slots := slots[len(chosen) :][:most]:
             memory = _with_bounds(session, memory, policy, as_of)
-            caps = policies.concurrency.caps
-            room = Room(
-                caps, claims.occupied(session) if caps else (), {name: rest.room for name, rest in resting.items()}
-            )
+            caps, lanes = policies.concurrency.caps, controls.lane_limits(session)
+            trials = {name: rest.room for name, rest in resting.items()}
+            room = Room(caps, claims.occupied(session) if caps or lanes else (), lanes, trials)
             named = ((entry.model, name) for entry in policies.book.models for name in entry.providers)
             # guard claims.others: a worker takes the jobs of another provider again and again, and they wait
             others = [pair for pair in named if provider and pair[1] != provider]

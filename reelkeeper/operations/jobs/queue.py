@@ -13,7 +13,7 @@ from reelkeeper.rules.alerts.cadence import CADENCES, seconds_until_next
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
-from reelkeeper.rules.jobs.steering import Steered, since
+from reelkeeper.rules.jobs.steering import Lanes, since_by_lane
 from reelkeeper.store import Engine
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.health import performance
@@ -68,16 +68,17 @@ def jobs_at_once(engine: Engine) -> int | None:
 
 def steered(
     engine: Engine, policy: ConcurrencyPolicy, as_of: datetime
-) -> tuple[Kept, Steered, list[FinishedJob], list[JobAtWork]]:
-    """Read what the rule of the limit remembers, the jobs that ended since its last step, and those at work."""
+) -> tuple[Kept, Lanes, list[FinishedJob], list[JobAtWork]]:
+    """Read what the rule remembers, the jobs that ended since each lane's last step, and those at work."""
     with reading(engine) as session:
         kept = controls.kept(session)
-        remembered = Steered.model_validate({"limit": policy.first_limit, **kept.state})
-        ended = performance.ended(session, since(remembered, as_of), as_of)
+        remembered = Lanes.model_validate({"limit": policy.first_limit, **kept.state})
+        by_lane, otherwise = since_by_lane(remembered, as_of)
+        ended = performance.ended(session, otherwise, as_of, by_lane)
         return kept, remembered, ended, performance.at_work(session)
 
 
-def remember(engine: Engine, before: Kept, after: Steered) -> None:
+def remember(engine: Engine, before: Kept, after: Lanes) -> None:
     """Keep what the next step stands on. Raises LeaseLost where another run has stepped meanwhile."""
     with transaction(engine, "limits.remember") as session:
         if not controls.keep(session, after.model_dump(mode="json"), before):

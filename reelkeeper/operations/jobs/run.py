@@ -105,7 +105,7 @@ class JobRun:
         self.renewed = self.began = time.monotonic()
         self.paid_microusd: int | None = None  # what the provider took for nothing
         self.attempts = attempts
-        self.ran_beside: list[int] = []  # how many ran, each time that somebody looked
+        self.ran_beside: list[int] = []  # how many of its provider ran, each time that somebody looked
         self._context = context
 
     def announce(self) -> str:

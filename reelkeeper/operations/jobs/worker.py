@@ -130,6 +130,7 @@ class _Worker:
         if seen is None:
             return 0
         running, attempts = seen
+        running += sum(item.lane not in (None, self._context.generator.name) for item in claimed)  # ours once announced
         for item in claimed:
             self._warm.remove(item.model if item.model in self._warm else self._warm[0])
             job = JobRun(self._context, item, attempts)
@@ -206,4 +207,5 @@ def _renew(context: WorkerContext, held: list[JobRun]) -> None:
 
 def _count_running(context: WorkerContext) -> int:
     with reading(context.engine) as session:
-        return claims.count_running(session)
+        # guard claims.beside: what is busy at one provider counts as a crowd at another, whose limit falls
+        return claims.count_running(session, context.generator.name)

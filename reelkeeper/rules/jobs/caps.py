@@ -26,14 +26,24 @@ class Cap(BaseModel):
 class Room:
     """The places that caps leave, while jobs are chosen one after the other.
 
-    `trials`: how many jobs a provider that is unwell may be tried with; 0: none.
+    `lanes`: how many jobs of each provider may be made at once, as tuned. `trials`: how many jobs a provider that is
+    unwell may be tried with; 0: none.
     """
 
     def __init__(
-        self, caps: Sequence[Cap], occupied: Iterable[Occupied], trials: Mapping[str, int] | None = None
+        self,
+        caps: Sequence[Cap],
+        occupied: Iterable[Occupied],
+        lanes: Mapping[str, int] | None = None,
+        trials: Mapping[str, int] | None = None,
     ) -> None:
         self._trials = {f"provider:{provider}": jobs for provider, jobs in (trials or {}).items()}
         self._caps = {cap.scope: cap.jobs for cap in caps}
+        tuned = {f"provider:{provider}": jobs for provider, jobs in (lanes or {}).items()}
+        # guard claims.lanes: one provider gets the places of all, and is crowded
+        self._caps |= {
+            scope: min(jobs, scopes.limits_of([scope], self._caps).get(scope, jobs)) for scope, jobs in tuned.items()
+        }
         self._taken = Counter[str]()
         for some in occupied:
             for scope in scopes.of_job(some.lane, some.model, some.tier, some.user_id):

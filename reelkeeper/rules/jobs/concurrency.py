@@ -62,9 +62,11 @@ class ConcurrencyPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min_limit: int = Field(1, ge=1, description="Fewest jobs at once")
-    first_limit: int = Field(8, ge=1, le=10_000, description="Jobs at once before the first step")
-    max_limit: int = Field(100, ge=1, le=10_000, description="Most jobs at once")
+    min_limit: int = Field(1, ge=1, description="Fewest jobs at once at a provider")
+    first_limit: int = Field(
+        8, ge=1, le=10_000, description="Jobs at once before the first step, in all, and of a provider that is new"
+    )
+    max_limit: int = Field(100, ge=1, le=10_000, description="Most jobs at once at a provider")
     cost_ceiling_microusd: int | None = Field(
         20_000,
         gt=0,

@@ -1,4 +1,7 @@
-"""What `tune_concurrency` makes of the jobs that ended: the next limit, what is remembered, and why. Pure.
+"""What `tune_concurrency` makes of the jobs that ended: the next limits, what is remembered, and why. Pure.
+
+Each provider is a lane, with a limit and a memory of its own: what a crowded one does says nothing about another. Jobs
+for which no provider is named have a lane too, under the name "".
 
 The rule in `concurrency` asks how much slower a job was than on an idle server. How long that takes is the prior of its
 size, put right for its model by jobs that did run alone. Jobs that ran beside others say nothing about it: a limit that
@@ -9,13 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import fmean, median
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import FinishedJob, JobAtWork
 from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.core.scopes import limits_of
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.health.performance_report import money
 from reelkeeper.rules.jobs.attempts import is_generators_fault
@@ -42,7 +46,7 @@ _SENTENCES: Final[dict[Reason, str]] = {
 
 
 class Steered(BaseModel):
-    """What is remembered from one run to the next, as the store keeps it."""
+    """What is remembered of a lane from one run to the next, as the store keeps it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -53,14 +57,42 @@ class Steered(BaseModel):
     reason: Reason = TOO_FEW
 
 
-class Tuned(NamedTuple):
-    """A step, what is to be remembered, and the jobs that it stands on."""
+class Lanes(BaseModel):
+    """What is remembered of all lanes, as the store keeps it; `limit` is of all together."""
 
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    limit: int = Field(ge=1)
+    lanes: dict[str, Steered] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older(cls, kept: Any) -> Any:  # noqa: ANN401  whatever the store has
+        """Read what a version kept that knew one limit for all providers: each lane goes on from there."""
+        return kept if "lanes" in kept or "known" not in kept else {**kept, "lanes": {"": kept}}
+
+
+class Tuned(NamedTuple):
+    """A lane's step, what is to be remembered, and the jobs that it stands on."""
+
+    lane: str
     before: int
     step: Step
     steered: Steered
     finished: Sequence[Finished]
     at_work: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LaneReport:
+    """A step of one lane."""
+
+    lane: str  # the provider; "" where none is named
+    before: int
+    limit: int
+    reason: Reason
+    jobs: int  # that it stands on
+    explained: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +103,69 @@ class TuningReport:
     run_id: str
     dry_run: bool
     as_of: datetime
-    before: int
-    limit: int
-    reason: str
+    before: int  # jobs at once in all lanes together
+    limit: int  # the same, from now on
     jobs: int
+    lanes: tuple[LaneReport, ...]
     explained: str
 
 
 def since(steered: Steered, as_of: datetime) -> datetime:
-    """Say from when on the jobs that ended are not accounted for."""
+    """Say from when on the jobs of a lane that ended are not accounted for."""
     return max(steered.stepped_at or as_of - LOOKED_BACK, as_of - LOOKED_BACK)
 
 
+def since_by_lane(before: Lanes, as_of: datetime) -> tuple[dict[str, datetime], datetime]:
+    """Say the same of each lane that is remembered, and of any new one, which goes on from the lane without a name."""
+    known = {lane: since(steered, as_of) for lane, steered in before.lanes.items()}
+    return known, known.get("", as_of - LOOKED_BACK)
+
+
+def tune_lanes(
+    before: Lanes,
+    ended: Sequence[FinishedJob],
+    book: PriceBook,
+    policy: ConcurrencyPolicy,
+    as_of: datetime,
+    at_work: Sequence[JobAtWork] = (),
+) -> list[Tuned]:
+    """Take the next steps of each lane that has jobs or is remembered, within the cap of its provider.
+
+    `ended`: the jobs of each lane that ended since its last step, as `since_by_lane` has it.
+    """
+    busy = {job.lane or "" for job in ended} | {job.lane or "" for job in at_work}
+    named = sorted({*before.lanes, *busy} - {""})
+    lanes = [*([""] if "" in busy or not named else []), *named]
+    of_all = before.lanes.get("", Steered(limit=policy.first_limit))
+    return [
+        tune(
+            lane,
+            before.lanes.get(lane, of_all),
+            [job for job in ended if (job.lane or "") == lane],
+            book,
+            _within_cap(policy, lane),
+            as_of,
+            [job for job in at_work if (job.lane or "") == lane],
+        )
+        for lane in lanes
+    ]
+
+
+def _within_cap(policy: ConcurrencyPolicy, lane: str) -> ConcurrencyPolicy:
+    scope = f"provider:{lane}"
+    cap = limits_of([scope], {cap.scope: cap.jobs for cap in policy.caps}).get(scope) if lane else None
+    if cap is None or cap >= policy.max_limit:
+        return policy
+    return policy.model_copy(update={"max_limit": cap, "min_limit": min(policy.min_limit, cap)})
+
+
+def remember(tuned: Sequence[Tuned]) -> Lanes:
+    """Give what is to be remembered after these steps."""
+    return Lanes(limit=sum(lane.step.limit for lane in tuned), lanes={lane.lane: lane.steered for lane in tuned})
+
+
 def tune(
+    lane: str,
     steered: Steered,
     ended: Iterable[FinishedJob],
     book: PriceBook,
@@ -91,9 +173,10 @@ def tune(
     as_of: datetime,
     at_work: Sequence[JobAtWork] = (),
 ) -> Tuned:
-    """Take the next steps. A job whose cost nobody knows costs what `book` says; one billed by its clip counts nothing.
+    """Take the next steps of a lane.
 
-    The price of a clip is the same however many run, and where sizes are misjudged it looks as if it grew with time.
+    A job whose cost nobody knows costs what `book` says; one billed by its clip counts nothing: the price of a clip is
+    the same however many run, and where sizes are misjudged it looks as if it grew with time.
     """
     jobs = [job for job in ended if job.concurrency and (_took(job) or _failed(job))]
     alone, from_then = learn(steered.alone, [job for job in jobs if _took(job)]), since(steered, as_of)
@@ -118,7 +201,7 @@ def tune(
         kept = steered.model_copy(update={"limit": step.limit, "reason": TOO_FEW})
     else:
         kept = Steered(limit=step.limit, known=step.memory, alone=alone, stepped_at=as_of, reason=step.reason)
-    return Tuned(steered.limit, step, kept, finished, len(running))
+    return Tuned(lane, steered.limit, step, kept, finished, len(running))
 
 
 def _timed_cost(job: FinishedJob, book: PriceBook) -> float:
@@ -148,16 +231,15 @@ def learn(alone: dict[str, tuple[float, ...]], jobs: Iterable[FinishedJob]) -> d
 
 
 def explain(tuned: Tuned, policy: ConcurrencyPolicy) -> str:
-    """Say why the limit is what it is, with the figures that it stands on."""
+    """Say why a lane's limit is what it is, with the figures that it stands on."""
     step, jobs = tuned.step, tuned.finished
     moved = f"stays at {step.limit}" if step.limit == tuned.before else f"goes from {tuned.before} to {step.limit}"
     if step.reason == TOO_FEW:
-        return (
-            f"The limit {moved}. {_SENTENCES[TOO_FEW]}: {many(len(jobs), 'job')}, and {policy.fewest_jobs} are needed."
-        )
+        few = f"{many(len(jobs), 'job')}, and {policy.fewest_jobs} are needed"
+        return f"{_the_limit(tuned)} {moved}. {_SENTENCES[TOO_FEW]}: {few}."
     made, attempts = [job for job in jobs if job.made], sum(job.attempts for job in jobs)
     failed = f" with a video, by {many(attempts, 'attempt')}" if attempts > len(made) else ""
-    told = f"The limit {moved}. {_SENTENCES[step.reason]}. {many(len(made), 'job')} ended{failed}"
+    told = f"{_the_limit(tuned)} {moved}. {_SENTENCES[step.reason]}. {many(len(made), 'job')} ended{failed}"
     if step.reason == "nothing ends":
         return f"{told}; {many(tuned.at_work, 'job')} at work."
     ceiling, mean = policy.cost_ceiling_microusd, fmean(job.cost_microusd for job in made)
@@ -172,6 +254,10 @@ def explain(tuned: Tuned, policy: ConcurrencyPolicy) -> str:
         f". At {step.limit} at once the model expects the work of {step.throughput:.1f} idle servers"
         f"{at_a_cost if mean else ''}."
     )
+
+
+def _the_limit(tuned: Tuned) -> str:
+    return f"The limit of provider {tuned.lane}" if tuned.lane else "The limit"
 
 
 def _idle_seconds(job: FinishedJob, alone: dict[str, tuple[float, ...]]) -> float:

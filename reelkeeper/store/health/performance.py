@@ -10,16 +10,26 @@ from reelkeeper.model.jobs import IN_FLIGHT, JobState
 from reelkeeper.model.performance import Filled, FinishedJob, InFlight, JobAtWork, Window
 from reelkeeper.store.core.engine import insert_into
 from reelkeeper.store.tables import jobs, performance_windows, storage_accounts, users
+from reelkeeper.store.tables.columns import UtcDateTime
 
 _FULL = 100  # percent
 
 
-def ended(session: Session, since: datetime, until: datetime) -> list[FinishedJob]:
-    """Give the jobs that ended from `since` on and before `until`, in that order."""
+def ended(
+    session: Session, since: datetime, until: datetime, by_lane: Mapping[str, datetime] | None = None
+) -> list[FinishedJob]:
+    """Give the jobs that ended from `since` on and before `until`, in that order.
+
+    Of the lanes in `by_lane`, those from another time on; "" is the lane of jobs that no provider is named for.
+    """
+    starts = {lane: sa.literal(start, UtcDateTime()) for lane, start in (by_lane or {}).items()}
+    lane = sa.func.coalesce(jobs.c.lane, "")
+    start = sa.case(starts, value=lane, else_=sa.literal(since, UtcDateTime())) if starts else since
+    earliest = min([since, *(by_lane or {}).values()])
     names = [name for name in FinishedJob._fields if name not in ("state", "is_follower")]
     rows = session.execute(
         sa.select(jobs.c.state, jobs.c.leader_id, *(jobs.c[name] for name in names))
-        .where(jobs.c.finished_at >= since, jobs.c.finished_at < until)
+        .where(jobs.c.finished_at >= earliest, jobs.c.finished_at >= start, jobs.c.finished_at < until)
         .order_by(jobs.c.finished_at, jobs.c.id)
     )
     return [
@@ -35,9 +45,8 @@ def ended(session: Session, since: datetime, until: datetime) -> list[FinishedJo
 def at_work(session: Session) -> list[JobAtWork]:
     """Give the jobs that run, or are parked: begun, and not over."""
     begun = sa.and_(jobs.c.state.in_((JobState.RUNNING, JobState.PARKED)), jobs.c.started_at.is_not(None))
-    return [
-        JobAtWork(*row) for row in session.execute(sa.select(jobs.c.started_at, jobs.c.estimate_seconds).where(begun))
-    ]
+    columns = (jobs.c[name] for name in JobAtWork._fields)
+    return [JobAtWork(*row) for row in session.execute(sa.select(*columns).where(begun))]
 
 
 def in_flight(session: Session) -> list[InFlight]:

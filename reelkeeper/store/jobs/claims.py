@@ -105,9 +105,11 @@ def remembered(session: Session, name: str) -> tuple[dict[str, Any], datetime]:
     return row[0], row[1]
 
 
-def count_running(session: Session) -> int:
-    """Count the jobs that a living worker has."""
+def count_running(session: Session, provider: str | None = None) -> int:
+    """Count the jobs that a living worker has: all, or those of a provider and those that none is named for."""
     running = sa.select(sa.func.count()).where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until > Clock())
+    if provider is not None:
+        running = running.where(sa.func.coalesce(jobs.c.lane, provider) == provider)
     return int(session.execute(running).scalar_one())
 
 

@@ -15,7 +15,7 @@ LASTS_SECONDS: Final = 45.0  # three heartbeats
 _NAME: Final = "workers"
 
 
-CONCURRENCY: Final = "concurrency"  # {"limit": jobs at once, ...}
+CONCURRENCY: Final = "concurrency"  # {"limit": jobs at once, "lanes": {provider: {"limit": ...}}}
 ESTIMATES: Final = "estimates"  # {model: by which factors the prior was wrong, the last ones}
 
 _REMEMBERED = sa.select(controls.c.name, controls.c.state).where(
@@ -67,6 +67,12 @@ def jobs_at_once(session: Session) -> int | None:
     """Give the limit as it was steered last; None before the first time."""
     limit = kept(session).state.get("limit")
     return limit if isinstance(limit, int) else None
+
+
+def lane_limits(session: Session) -> dict[str, int]:
+    """Give how many jobs of each provider run at once, as steered last; none where fewer than two share the limit."""
+    limits = {name: lane["limit"] for name, lane in kept(session).state.get("lanes", {}).items()}
+    return {name: limit for name, limit in limits.items() if name} if len(limits) > 1 else {}
 
 
 def keep(session: Session, state: dict[str, Any], before: Kept) -> bool:

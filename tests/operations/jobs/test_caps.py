@@ -16,7 +16,7 @@ from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.caps import Cap
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.store.core.engine import open_engine, reading, transaction
-from reelkeeper.store.jobs import claims, endings
+from reelkeeper.store.jobs import claims, controls, endings
 from reelkeeper.store.tables import jobs
 from tests.children import FORKED
 from tests.operations.books import make_user
@@ -81,6 +81,18 @@ def test_a_job_that_its_provider_may_be_at_keeps_its_place_and_is_looked_at_all_
         assert first.id == "j0"
     expire_claims(ann)
     assert names(ann) == ["j0"]
+
+
+@pytest.mark.parametrize("lanes", [{"fal": 2, "ltx": 1}, {"fal": 2}, {"": 2}])
+def test_a_provider_gets_the_places_that_were_tuned_for_it_where_several_share_them(
+    ann: sa.Engine, lanes: dict[str, int]
+) -> None:
+    with transaction(ann, "test") as session:
+        kept = {"limit": 9, "lanes": {name: {"limit": limit} for name, limit in lanes.items()}}
+        controls.write(session, controls.CONCURRENCY, kept)
+    enqueue(ann, *(row(f"{lane}{n}", lane=lane) for n in range(4) for lane in ("fal", "ltx", "new")))
+    got = Counter(name[:3] for name in [*names(ann, 7), *names(ann, 5, "other")])
+    assert got == ({"fal": 2, "ltx": 1, "new": 4} if len(lanes) > 1 else {"fal": 4, "ltx": 4, "new": 4})
 
 
 def work(url: str, name: str, jobs_in_all: int) -> None:

@@ -1,7 +1,9 @@
 """A worker keeps its slots full, and what becomes of one job is no matter to the others."""
 
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -23,7 +25,7 @@ from reelkeeper.store.tables import jobs, videos
 from tests.disks import fill, small_disk
 from tests.doubles.provider import LOST, ProviderDouble
 from tests.faults.world import World
-from tests.operations.queue import find, make_due
+from tests.operations.queue import enqueue, find, make_due, row
 from tests.operations.shop import ask, http, in_a_while, run, spent
 
 
@@ -38,6 +40,15 @@ def test_jobs_are_really_generated_stored_and_charged(shop: World, tmp_path: Pat
     assert spent(shop) == sum(job.price_microusd for job in jobs_made) > 0
     assert all(job.state == JobState.SUCCEEDED and job.processing_seconds > 0 for job in jobs_made)
     assert all(job.concurrency >= 1 for job in jobs_made)  # it counts itself, and is known of short jobs too
+
+
+def test_a_job_counts_those_of_its_own_provider_that_ran_beside_it(shop: World, provider: ProviderDouble) -> None:
+    (made,) = ask(shop, "a cat")
+    at_work: dict[str, Any] = {"state": JobState.RUNNING, "lease_until": datetime.now(UTC) + timedelta(hours=1)}
+    others = (row(f"{lane}{n}", lane=lane, **at_work) for n in range(3) for lane in ("else", "http"))
+    enqueue(shop.workspace.engine, *others)
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert find(shop.workspace.engine, made).concurrency == 4
 
 
 @pytest.mark.long

@@ -38,3 +38,11 @@ def test_who_is_to_make_a_job_may_not_be_known() -> None:
     room = Room([Cap(scope="provider:*", jobs=1), Cap(scope="tier:*", jobs=1)], [Occupied(None, "veo", None, "ann", 9)])
     assert room.fits(job(tier=None, lane=None))
     assert room.fits(job())
+
+
+def test_a_tuned_limit_of_a_provider_is_a_cap_and_the_lower_of_both_counts() -> None:
+    at_work = [Occupied(lane, "veo", "pro", "ben", 2) for lane in ("fal", "ltx", "wan")]
+    caps = [Cap(scope="provider:fal", jobs=3), Cap(scope="provider:*", jobs=2)]
+    assert Room(caps, at_work, {"fal": 9, "ltx": 9}).full() == {"provider:ltx": (2, 2), "provider:wan": (2, 2)}
+    assert Room(caps, at_work, {"fal": 2}).full().keys() == {"provider:fal", "provider:ltx", "provider:wan"}
+    assert Room([], at_work, {"fal": 2, "ltx": 3}).full() == {"provider:fal": (2, 2)}

@@ -12,8 +12,20 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import FinishedJob, JobAtWork
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.attempts import give_up_error
+from reelkeeper.rules.jobs.caps import Cap
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
-from reelkeeper.rules.jobs.steering import Steered, Tuned, explain, learn, since, tune
+from reelkeeper.rules.jobs.steering import (
+    Lanes,
+    Steered,
+    Tuned,
+    explain,
+    learn,
+    remember,
+    since,
+    since_by_lane,
+    tune,
+    tune_lanes,
+)
 from tests.jobs import NOON, at
 
 POLICY, BOOK = ConcurrencyPolicy(), PriceBook()
@@ -28,7 +40,7 @@ def job(took: float = 150.0, concurrency: float | None = 4.0, **values: Any) -> 
 
 
 def step(jobs: list[FinishedJob], limit: int = 4, **kept: Any) -> Tuned:  # noqa: ANN401  fields of Steered
-    return tune(Steered(limit=limit, **kept), jobs, BOOK, POLICY, at(15))
+    return tune("", Steered(limit=limit, **kept), jobs, BOOK, POLICY, at(15))
 
 
 def test_only_jobs_whose_video_was_made_beside_a_known_number_count() -> None:
@@ -52,7 +64,7 @@ def dead(error: str = CROWDED, **values: Any) -> FinishedJob:  # noqa: ANN401  f
 def test_a_server_that_fails_jobs_when_it_is_crowded_does_not_look_fast() -> None:
     calm = step([job(concurrency=16.0)] * 60, limit=16).steered
     crowded = [job(concurrency=32.0, attempts=3), dead(concurrency=32.0)] * 30  # each attempt as quick as alone
-    tuned = tune(calm.model_copy(update={"limit": 32}), crowded, BOOK, POLICY, at(30))
+    tuned = tune("", calm.model_copy(update={"limit": 32}), crowded, BOOK, POLICY, at(30))
     assert (tuned.step.limit, tuned.step.reason) == (16, "less done than at a lower limit")
     assert "30 jobs ended with a video, by 240 attempts" in explain(tuned, POLICY)
 
@@ -67,7 +79,7 @@ def test_a_server_that_fails_at_random_is_not_slowed_down(share: float) -> None:
             job(concurrency=float(steered.limit), attempts=min(n, 5)) if n <= 5 else dead(concurrency=8.0)
             for n in attempts
         ]
-        steered = tune(steered, jobs, BOOK, POLICY, at(15 * run)).steered
+        steered = tune("", steered, jobs, BOOK, POLICY, at(15 * run)).steered
     assert steered.limit >= 32
 
 
@@ -95,7 +107,7 @@ def test_a_flat_price_over_the_ceiling_is_no_reason_to_run_fewer(varied: bool) -
     for run in range(12):
         sizes = [1 + 0.1 * (n % 5) if varied else 1.0 for n in range(24)]
         jobs = [job(150 * size, concurrency=float(steered.limit), cost_microusd=350_000) for size in sizes]
-        tuned = tune(steered, jobs, BOOK, POLICY, at(15 * run))
+        tuned = tune("", steered, jobs, BOOK, POLICY, at(15 * run))
         assert tuned.step.limit > steered.limit or tuned.step.limit >= 20
         steered = tuned.steered
     assert tuned.step.reason == "too dear at any limit"
@@ -120,7 +132,7 @@ def test_the_price_of_a_clip_moves_no_limit_however_dear_it_is(most_at_once: int
                 )
                 for seconds in (4, 5, 6) * 4
             ]
-            tuned = tune(steered, jobs, book, POLICY, at(15 * run))
+            tuned = tune("", steered, jobs, book, POLICY, at(15 * run))
             steered = tuned.steered
             limits.setdefault(cost_microusd, []).append(steered.limit)
     cheap, dear = limits.values()
@@ -138,18 +150,18 @@ def test_two_models_at_flat_prices_are_no_price_that_grows_with_time() -> None:
     ] * 10
     steered = step(jobs, limit=8).steered
     for run in range(5):
-        steered = tune(steered, jobs, BOOK, ConcurrencyPolicy(cost_ceiling_microusd=15_000), at(15 * run)).steered
+        steered = tune("", steered, jobs, BOOK, ConcurrencyPolicy(cost_ceiling_microusd=15_000), at(15 * run)).steered
         assert steered.limit >= 8
 
 
 def test_a_limit_at_which_nothing_ends_is_left_for_a_lower_one() -> None:
     long_since, lately = [JobAtWork(at(-60), 150.0)] * 30, [JobAtWork(at(13), 150.0)] * 30
-    tuned = tune(Steered(limit=30, stepped_at=NOON), [], BOOK, POLICY, at(30), long_since)
+    tuned = tune("", Steered(limit=30, stepped_at=NOON), [], BOOK, POLICY, at(30), long_since)
     assert (tuned.step.limit, tuned.step.reason) == (26, "nothing ends")
     assert (tuned.steered.limit, tuned.steered.stepped_at) == (26, at(30))
     assert explain(tuned, POLICY).endswith("so fewer are tried. 0 jobs ended; 30 jobs at work.")
     for at_work in (lately, [], long_since[:10], [JobAtWork(at(-60), 3600.0)] * 30):
-        kept = tune(Steered(limit=30, stepped_at=NOON), [], BOOK, POLICY, at(15), at_work)
+        kept = tune("", Steered(limit=30, stepped_at=NOON), [], BOOK, POLICY, at(15), at_work)
         assert (kept.step.limit, kept.step.reason) == (30, "too few jobs finished")
 
 
@@ -175,7 +187,65 @@ def test_what_an_older_version_kept_still_loads() -> None:
     }
     kept = Steered.model_validate(old)
     assert (kept.limit, kept.alone, kept.stepped_at) == (7, {"svd": (1.5,)}, NOON)
-    assert tune(kept, [job()] * 20, BOOK, POLICY, at(15)).step.limit == 8
+    assert tune("", kept, [job()] * 20, BOOK, POLICY, at(15)).step.limit == 8
+
+
+def lanes(before: Lanes, *jobs: FinishedJob, policy: ConcurrencyPolicy = POLICY, **more: Any) -> dict[str, Tuned]:  # noqa: ANN401  what tune_lanes takes
+    return {tuned.lane: tuned for tuned in tune_lanes(before, jobs, BOOK, policy, at(15), **more)}
+
+
+def of(lane: str, count: int = 20, **values: Any) -> list[FinishedJob]:  # noqa: ANN401  fields of FinishedJob
+    return [job(lane=lane, **values)] * count
+
+
+def test_each_provider_has_a_limit_of_its_own_whatever_the_others_do() -> None:
+    before = Lanes(limit=40, lanes={"fal": Steered(limit=16), "ltx": Steered(limit=16), "idle": Steered(limit=8)})
+    crowded = of("fal", 60, state=JobState.DEAD, error=CROWDED, processing_seconds=None, concurrency=16.0)
+    calm = of("ltx", 60, concurrency=16.0)
+    both = lanes(before, *crowded, *calm)
+    alone = {name: lanes(before, *jobs)[name] for name, jobs in (("fal", crowded), ("ltx", calm))}
+    assert {name: both[name] for name in alone} == alone
+    assert both["fal"].step.limit < 16 < both["ltx"].step.limit
+    assert (both["idle"].step.limit, both["idle"].step.reason) == (8, "too few jobs finished")
+    after = remember(list(both.values()))
+    assert after.limit == sum(tuned.step.limit for tuned in both.values())
+    assert {name: steered.limit for name, steered in after.lanes.items()} == {
+        name: tuned.step.limit for name, tuned in both.items()
+    }
+    assert explain(both["fal"], POLICY).startswith("The limit of provider fal goes from 16 to ")
+
+
+def test_jobs_at_work_count_in_their_own_lane() -> None:
+    stuck = [JobAtWork(at(-60), 150.0, "fal")] * 30
+    tuned = lanes(Lanes(limit=60, lanes={"fal": Steered(limit=30), "ltx": Steered(limit=30)}), at_work=stuck)
+    assert [(name, of_lane.step.reason) for name, of_lane in tuned.items()] == [
+        ("fal", "nothing ends"),
+        ("ltx", "too few jobs finished"),
+    ]
+
+
+def test_a_lane_grows_no_further_than_the_cap_of_its_provider() -> None:
+    before = Lanes(limit=16, lanes={"fal": Steered(limit=8), "ltx": Steered(limit=8)})
+    policy = POLICY.model_copy(update={"caps": (Cap(scope="provider:fal", jobs=5), Cap(scope="provider:*", jobs=9))})
+    jobs = [*of("fal", 90, concurrency=8.0), *of("ltx", 90, concurrency=8.0)]
+    assert [tuned.step.limit for tuned in lanes(before, *jobs, policy=policy).values()] == [5, 9]
+    assert [tuned.step.limit for tuned in lanes(before, *jobs).values()] == [16, 16]
+
+
+def test_a_lane_goes_on_from_what_was_known_of_all_providers_together() -> None:
+    one_limit = tune("", Steered(limit=8), [job()] * 20, BOOK, POLICY, NOON).steered
+    before = Lanes.model_validate(one_limit.model_dump(mode="json"))
+    assert before == Lanes(limit=one_limit.limit, lanes={"": one_limit})
+    assert since_by_lane(before, at(15)) == ({"": NOON}, NOON)
+    tuned = lanes(before, *of("fal"))
+    assert tuned.keys() == {"fal"}
+    assert tuned["fal"] == tune("fal", one_limit, of("fal"), BOOK, POLICY, at(15))
+    assert lanes(Lanes(limit=8)).keys() == {""}
+
+
+def test_a_new_lane_is_looked_at_for_a_day() -> None:
+    known, otherwise = since_by_lane(Lanes(limit=8, lanes={"fal": Steered(limit=8, stepped_at=NOON)}), at(15))
+    assert (known, otherwise) == ({"fal": NOON}, at(15) - timedelta(days=1))
 
 
 def test_an_idle_server_takes_the_prior_until_jobs_have_run_alone() -> None:
@@ -212,7 +282,7 @@ def test_a_limit_that_began_too_high_is_left_though_it_was_never_known_better() 
     steered, limit = Steered(limit=100), 100
     for _ in range(30):
         slowdown = 1 + 0.03 * (limit - 1) + 0.0008 * limit * (limit - 1)  # a server whose peak is at 35
-        tuned = tune(steered, [job(150 * slowdown, concurrency=float(limit))] * 20, BOOK, POLICY, NOON)
+        tuned = tune("", steered, [job(150 * slowdown, concurrency=float(limit))] * 20, BOOK, POLICY, NOON)
         steered, limit = tuned.steered, tuned.step.limit
     assert 20 <= limit <= 40
 
@@ -222,7 +292,7 @@ def test_a_prior_that_is_wrong_does_not_lead_past_the_peak(wrong: float) -> None
     steered, limit = Steered(limit=8), 8
     for _ in range(60):
         slowdown = 1 + 0.03 * (limit - 1) + 0.0008 * limit * (limit - 1)
-        tuned = tune(steered, [job(150 * wrong * slowdown, concurrency=float(limit))] * 20, BOOK, POLICY, NOON)
+        tuned = tune("", steered, [job(150 * wrong * slowdown, concurrency=float(limit))] * 20, BOOK, POLICY, NOON)
         steered, limit = tuned.steered, tuned.step.limit
     best, here = (
         35 / (1 + 0.03 * 34 + 0.0008 * 35 * 34),
