@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -32,7 +33,8 @@ from reelkeeper.store.tables import jobs
 from tests.adapters.providers.formats import FORMATS, Format
 from tests.doubles.fal import FalDouble
 from tests.doubles.replicate import SIGNING_SECRET
-from tests.doubles.vendor import CUT, FAULT, LOST, Call, Job, Next, Vendor
+from tests.doubles.vendor import Call, Job, Vendor
+from tests.doubles.weather import draw
 from tests.faults.conftest import Child, MakeWorld, wait_for_end
 from tests.faults.world import World
 from tests.operations.books import DOLLAR, balances
@@ -44,13 +46,6 @@ NAMES = ["fal", "replicate", "runway", "openai", "comfyui"]
 KILLS = ["jobs.claim.after_commit", "jobs.announce.after_commit", "provider.submit.after", "jobs.sent.after_commit"]
 KILLS += ["upload.put.after", "job.succeed.before_commit", "job.succeed.after_commit"]
 API_KILLS = ["admit.before_commit", "admit.after_commit"]
-WEATHER: list[tuple[float, Next]] = [  # by chance, for each new job
-    (0.10, LOST),
-    (0.03, CUT),
-    (0.03, FAULT),
-    (0.08, (429, None, {"Retry-After": "1"})),
-    (0.03, (503, None)),
-]
 MODERATED, FAILED, EXPIRED = 0.08, 0.08, 0.04  # of all jobs; one that failed once succeeds when it is made again
 ROUNDS = 40
 
@@ -69,7 +64,7 @@ class Storm:
         self.funds = sum(balances(self.engine, "ann"))
         self.prompts = [f"{self._fate()} {number}" for number in range(count)]
         self.asked: list[str] = []
-        vendor.weather, vendor.fate = self.weather, self.fate
+        vendor.weather, vendor.fate = partial(draw, chance), self.fate
 
     def _fate(self) -> str:
         drawn = self.chance.random()
@@ -86,15 +81,6 @@ class Storm:
             begun = start_child("api", self.world.address, at, {"prompts": self.prompts, "token": token})
             assert wait_for_end(begun) in (0, -signal.SIGKILL)
         self.asked = ask(self.world, *self.prompts)
-
-    def weather(self, what: str) -> Next | None:
-        drawn = self.chance.random()
-        if what == "read":
-            return (502, b"<html>") if drawn < 0.05 else None
-        for share, fault in WEATHER:
-            if (drawn := drawn - share) < 0:
-                return fault
-        return None
 
     def fate(self, job: Job) -> str:
         prompt = prompt_of(job)

@@ -5,8 +5,11 @@ It also shows why the product sends its requests itself.
 
 import json
 import os
+import random
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,8 @@ from reelkeeper.adapters.providers.contract import Submission
 from tests.adapters.providers.formats import FORMATS
 from tests.adapters.providers.notes import ORDER
 from tests.doubles.replicate import SIGNING_SECRET, ReplicateDouble
-from tests.doubles.vendor import LOST, TOKEN, Vendor
+from tests.doubles.vendor import LOST, TOKEN, Job, Vendor
+from tests.doubles.weather import draw
 
 ROOT = Path(__file__).parents[3]
 PYTHON = ROOT / ".venv-vendors" / "bin" / "python"
@@ -54,7 +58,7 @@ def ask(*arguments: str) -> dict[str, Any]:
     """Run a client in its own environment; a proxy of ours would not find the doubles."""
     environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     command: list[str | Path] = [PYTHON, SCRIPT, *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=True)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=3000, env=environment, check=True)
     said: dict[str, Any] = json.loads(ran.stdout)
     return said
 
@@ -84,6 +88,25 @@ def test_a_client_at_its_defaults_pays_twice_where_an_answer_is_lost(name: str, 
     vendor.queue = [LOST]
     client("make")
     assert len(vendor.submitted) == PAID[name]
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("count", [pytest.param(50), pytest.param(1_000, marks=pytest.mark.soak)])
+def test_clients_at_their_defaults_pay_more_than_once_or_lose_what_they_paid_in_a_storm(
+    name: str, vendor: Vendor, count: int
+) -> None:
+    seed = random.randrange(10**6)
+    vendor.weather = partial(draw, random.Random(seed))
+    said = ask("storm", name, vendor.url, TOKEN, str(count))
+    times = Counter(Counter(prompt_of(job) for job in vendor.jobs.values()).values())
+    kept = count - sum(said["errors"].values())
+    print(f"seed {seed}: {name}, {count} jobs, paid so many times: {dict(times)}, {said}")  # noqa: T201  for who reads on
+    assert sum(many * jobs for many, jobs in times.items()) > kept, "no more was paid than there are videos"
+
+
+def prompt_of(job: Job) -> str:
+    asked = job.get("input") or job["form"]
+    return str(asked.get("prompt") or asked["promptText"])
 
 
 def test_replicates_own_check_believes_the_doubles_calls() -> None:

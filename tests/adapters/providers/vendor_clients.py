@@ -1,35 +1,42 @@
-"""A vendor's own client against a double, run in .venv-vendors: CLIENT ACTION URL TOKEN; says in JSON what it saw."""
+"""A vendor's own client against a double, run in .venv-vendors: CLIENT ACTION URL TOKEN; says in JSON what it saw.
+
+As CLIENT ACTION, `storm CLIENT` URL TOKEN COUNT asks for many videos at once, and counts the errors.
+"""
 
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 PROMPT = "a cat"
 Said = dict[str, Any]
 
 
-def fal(action: str, url: str, token: str) -> Said:
+def fal(action: str, url: str, token: str, prompt: str = PROMPT) -> Said:
     os.environ["FAL_KEY"] = token
     import fal_client  # noqa: PLC0415  each client is loaded alone
 
     fal_client.client.QUEUE_URL_FORMAT = f"{url}/"
-    handle = fal_client.submit("fal-ai/veo3.1/fast", arguments={"prompt": PROMPT})
+    handle = fal_client.submit("fal-ai/veo3.1/fast", arguments={"prompt": prompt})
     if action == "cancel":
         handle.cancel()
+    if action in ("submit", "cancel"):
         return {"id": handle.request_id}
     seen = [type(event).__name__ for event in handle.iter_events(interval=0.01)]
     return {"id": handle.request_id, "seen": list(dict.fromkeys(seen)), "video": handle.get()["video"]["url"]}
 
 
-def replicate(action: str, url: str, token: str) -> Said:
+def replicate(action: str, url: str, token: str, prompt: str = PROMPT) -> Said:
     import replicate as client  # noqa: PLC0415  each client is loaded alone
 
     api = client.Client(api_token=token, base_url=url)
-    prediction = api.models.predictions.create(model=("wan-video", "wan-2.7"), input={"prompt": PROMPT})
+    prediction = api.models.predictions.create(model=("wan-video", "wan-2.7"), input={"prompt": prompt})
     if action == "cancel":
         prediction.cancel()
+    if action in ("submit", "cancel"):
         return {"id": prediction.id, "seen": [prediction.status]}
     seen = [prediction.status]
     while prediction.status not in ("succeeded", "failed", "canceled"):
@@ -49,13 +56,15 @@ def webhook(headers: str, body: str, secret: str) -> Said:
     return {"signed": True}
 
 
-def openai(action: str, url: str, token: str) -> Said:
+def openai(action: str, url: str, token: str, prompt: str = PROMPT) -> Said:
     import openai as client  # noqa: PLC0415  each client is loaded alone
 
     api = client.OpenAI(api_key=token, base_url=url)
-    video = api.videos.create(prompt=PROMPT, model="wan3", seconds="4", size="1280x720")
+    video = api.videos.create(prompt=prompt, model="wan3", seconds="4", size="1280x720")
     if action == "cancel":
         return {"id": video.id, "deleted": api.videos.delete(video.id).deleted}
+    if action == "submit":
+        return {"id": video.id}
     seen = [video.status]
     while video.status not in ("completed", "failed"):
         video = api.videos.retrieve(video.id)
@@ -67,13 +76,14 @@ def openai(action: str, url: str, token: str) -> Said:
     return {"id": video.id, "seen": list(dict.fromkeys(seen)), "video": content, "listed": listed}
 
 
-def runway(action: str, url: str, token: str) -> Said:
+def runway(action: str, url: str, token: str, prompt: str = PROMPT) -> Said:
     import runwayml  # noqa: PLC0415  each client is loaded alone
 
     api = runwayml.RunwayML(api_key=token, base_url=url)
-    task = api.text_to_video.create(model="gen4.5", prompt_text=PROMPT, ratio="1280:720", duration=5)
+    task = api.text_to_video.create(model="gen4.5", prompt_text=prompt, ratio="1280:720", duration=5)
     if action == "cancel":
         api.tasks.delete(task.id)
+    if action in ("submit", "cancel"):
         return {"id": task.id}
     seen: list[str] = []
     while not seen or seen[-1] not in ("SUCCEEDED", "FAILED"):
@@ -84,12 +94,28 @@ def runway(action: str, url: str, token: str) -> Said:
     return {"id": task.id, "seen": list(dict.fromkeys(seen)), "video": now.output[0], "credits": now.cost.credits}
 
 
-CLIENTS: dict[str, Callable[[str, str, str], Said]] = {
+def storm(name: str, url: str, token: str, count: str) -> Said:
+    """Ask for videos as a service would, eight at a time, and give the errors that it is left with by name."""
+
+    def submit(number: int) -> str:
+        try:
+            CLIENTS[name]("submit", url, token, f"cat {number}")
+        except Exception as error:  # noqa: BLE001  it is what is counted
+            return type(error).__name__
+        return ""
+
+    with ThreadPoolExecutor(8) as pool:
+        errors = Counter(filter(None, pool.map(submit, range(int(count)))))
+    return {"errors": errors}
+
+
+CLIENTS: dict[str, Callable[..., Said]] = {
     "fal": fal,
     "replicate": replicate,
     "webhook": webhook,
     "runway": runway,
     "openai": openai,
+    "storm": storm,
 }
 
 if __name__ == "__main__":

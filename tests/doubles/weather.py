@@ -1,0 +1,25 @@
+"""The bad weather of the storms: what a vendor in trouble does to requests, by chance."""
+
+import random
+
+from tests.doubles.vendor import CUT, FAULT, LOST, Next
+
+_SUBMITS: list[tuple[float, Next]] = [  # by chance, for each new job
+    (0.10, LOST),
+    (0.03, CUT),
+    (0.03, FAULT),
+    (0.08, (429, None, {"Retry-After": "1"})),
+    (0.03, (503, None)),
+]
+_BAD_READS = 0.05
+
+
+def draw(chance: random.Random, what: str) -> Next | None:
+    """Give what becomes of a request, a "submit" or a "read"; None: it is answered."""
+    drawn = chance.random()
+    if what == "read":
+        return (502, b"<html>") if drawn < _BAD_READS else None
+    for share, fault in _SUBMITS:
+        if (drawn := drawn - share) < 0:
+            return fault
+    return None
