@@ -116,7 +116,17 @@ def keep_one_of_each(session: Session, scan_id: str) -> None:
     )
 
 
-STEPS: Final = (use_own_ids, leave_taken_ids, take_back_lost, keep_one_of_each)  # in their order; each can be repeated
+def count_notes(session: Session, _scan_id: str) -> None:
+    """Let PostgreSQL count the notes, which it does by itself a minute later.
+
+    Until then it takes them for a few, and compares each with all others: 10,000 took three minutes, not half a one.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(sa.text("ANALYZE orphans"))
+
+
+# in their order; each can be repeated
+STEPS: Final = (count_notes, use_own_ids, leave_taken_ids, take_back_lost, keep_one_of_each)
 
 
 def refuse(session: Session, scan_id: str) -> None:
