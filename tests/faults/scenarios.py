@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -95,7 +96,9 @@ def run_api(workspace: Workspace, address: Address, arguments: dict[str, object]
     with TestClient(app, headers={"Authorization": f"Bearer {arguments['token']}"}) as client:
         for prompt in prompts:
             wanted = {"user_id": "ann", "request": {**SMALL, "prompt": prompt}}
-            answer = client.post("/v1/jobs", json=wanted, headers={"Idempotency-Key": key_of(prompt)})
+            headers = {"Idempotency-Key": key_of(prompt)}
+            while (answer := client.post("/v1/jobs", json=wanted, headers=headers)).status_code == 429:
+                time.sleep(float(answer.headers["Retry-After"]))
             assert answer.status_code == 202, answer.text
 
 
