@@ -12,7 +12,7 @@ import pytest
 from tests.ablation.copies import Copy
 from tests.ablation.guards import ROOT, Guard, Witness, faults, guards, with_what_masks_it, witnesses
 
-SAMPLE, MAX_CHANGED = 6, 20  # guards in make test-long, where each takes 5 to 20 s
+SAMPLE, MAX_CHANGED = 5, 10  # guards in make test-long, where each takes 5 to 20 s
 
 SEED = os.environ.get("ABLATION_SEED") or os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(time.time_ns())
 

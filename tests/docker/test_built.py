@@ -55,6 +55,7 @@ for name in ("ets", "stl_ets", "theta", "damped", "profile_level", "profile_tren
 """
 
 
+@pytest.mark.soak
 def test_a_lock_that_lacks_a_wheel_builds_no_image(tmp_path: Path) -> None:
     tree = planted(tmp_path)
     lock = tree / "docker" / "requirements.lock"

@@ -75,7 +75,7 @@ def test_a_disk_that_is_full_before_the_work_is_told_at_once(deployment: Deploym
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("place", ["state", "scratch"])
+@pytest.mark.parametrize("place", ["state", pytest.param("scratch", marks=pytest.mark.soak)])
 def test_a_disk_that_fills_during_a_run_ends_it_and_is_no_fault_of_a_video(
     deployment: Deployment,
     natural_clips: dict[str, Path],

@@ -188,7 +188,7 @@ def test_a_worker_that_is_told_to_stop_waits_for_its_run(whole: tuple[Installati
     assert installation.run(run_id)["state"]["type"] == "COMPLETED"
 
 
-@pytest.mark.parametrize("ends_in_order", [True, False])
+@pytest.mark.parametrize("ends_in_order", [pytest.param(True, marks=pytest.mark.soak), False])
 def test_a_worker_without_patience_hands_over_and_the_next_one_goes_on(
     ends_in_order: bool, whole: tuple[Installation, World]
 ) -> None:

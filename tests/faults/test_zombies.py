@@ -144,8 +144,9 @@ def test_a_run_that_slept_deletes_nothing_that_is_wanted_by_now(
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_a_hundred_sleepers(sleeper: Callable[..., World]) -> None:
-    rounds = -(-100 // len(CASES))
+@pytest.mark.parametrize("sleepers", [25, pytest.param(100, marks=pytest.mark.soak)])
+def test_many_sleepers(sleeper: Callable[..., World], sleepers: int) -> None:
+    rounds = -(-sleepers // len(CASES))
     for operation, point, meanwhile in CASES * rounds:
         _assert_nothing_wanted_is_gone(sleeper(operation, point, meanwhile), operation, meanwhile)
 

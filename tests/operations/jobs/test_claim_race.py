@@ -147,6 +147,7 @@ def test_some_workers_share_a_queue_and_each_job_is_given_out_once(engine: sa.En
 
 
 @pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(3000)
 def test_eight_workers_run_4000_jobs_once_each(engine: sa.Engine, tmp_path: Path) -> None:
     race(engine, tmp_path, jobs_in_all=4_000, processes=8, seconds=0.0, victims=0)

@@ -52,9 +52,9 @@ def test_dense_clips_lose_most_of_their_bytes_at_a_quality_measured_anew(tmp_pat
 @pytest.mark.parametrize(
     ("encoder", "accepted"),
     [
-        ("-preset veryfast -crf 23", {"bikes", "city"}),
+        pytest.param("-preset veryfast -crf 23", {"bikes", "city"}, marks=pytest.mark.soak),
         ("-preset veryfast -crf 26", {"city"}),
-        ("-preset veryfast -crf 28", set()),
+        pytest.param("-preset veryfast -crf 28", set(), marks=pytest.mark.soak),
     ],
 )
 def test_lean_clips_shrink_to_the_floor_or_are_refused_with_a_reason(

@@ -17,7 +17,9 @@ from reelkeeper.store.tables import users, videos
 from tests.children import FORKED
 
 LATER = (VERSIONS, Path(__file__).parent / "later_versions")
-STRIDES = pytest.mark.parametrize("stride", [20, pytest.param(1, marks=pytest.mark.long)])  # 1: at every statement
+STRIDES = pytest.mark.parametrize(
+    "stride", [20, pytest.param(1, marks=[pytest.mark.long, pytest.mark.soak])]
+)  # 1: at every statement
 
 
 def migrate_until(nth: int, url: str, versions: Sequence[Path]) -> None:
