@@ -15,6 +15,7 @@ from reelkeeper.model.adoption import BY_CSV, IN_DOUBT, AdoptionVerdict
 from reelkeeper.store.core.engine import changed, insert_into
 from reelkeeper.store.tables import key_owners, orphans, videos
 
+_MANY: Final = 1_000  # notes, from which on it matters how they are compared
 _NAMED = 3  # keys, in an error
 _KEPT: Final = ("key", "first_seen_at", "told_at")  # of an object that was noted before
 
@@ -116,13 +117,15 @@ def keep_one_of_each(session: Session, scan_id: str) -> None:
     )
 
 
-def count_notes(session: Session, _scan_id: str) -> None:
-    """Let PostgreSQL count the notes, which it does by itself a minute later.
+def count_notes(session: Session, scan_id: str) -> None:
+    """Let PostgreSQL count many notes, which it does by itself a minute later.
 
     Until then it takes them for a few, and compares each with all others: 10,000 took three minutes, not half a one.
     """
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(sa.text("ANALYZE orphans"))
+        notes = sa.select(sa.func.count()).select_from(orphans).where(orphans.c.scan_id == scan_id)
+        if session.execute(notes).scalar_one() >= _MANY:
+            session.execute(sa.text("ANALYZE orphans"))
 
 
 # in their order; each can be repeated
