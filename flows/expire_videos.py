@@ -6,7 +6,7 @@ from typing import Annotated
 from prefect import flow
 
 from reelkeeper.operations.core.overrides import Override, followed
-from reelkeeper.rules.lifecycle import guard, lifecycle
+from reelkeeper.rules.lifecycle import guard, lifecycle, notices
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
@@ -25,7 +25,8 @@ def expire_videos(
     """Retire the videos that are older than their user's tier keeps them, viewed or not.
 
     A dry run saves and shows the plan, and changes nothing. `plan_id` names a saved plan of at most 24 hours to carry
-    out as it stands. What is retired can be brought back for `lifecycle.grace_days`.
+    out as it stands. What is retired can be brought back for `lifecycle.grace_days`. Where users were promised notice
+    (`lifecycle.notice_*_days`), the service is told first, and so many days have to pass.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
@@ -36,7 +37,8 @@ def expire_videos(
         if plan_id is None:
             live = videos.stream_live(workspace.engine, as_of)
             judged = lifecycle.verdicts(live, rules.lifecycle, as_of, recipe_fingerprint="")
-            expired = lifecycle.for_expiry(judged)
+            given = videos.notices_given(workspace.engine)
+            expired = lifecycle.for_expiry(notices.foretold(judged, rules.lifecycle, as_of, given))
             plan_id = plans.draw(
                 workspace, "expire_videos", terms, expired, limits=rules.limits, as_of=as_of, run_id=run_id
             )
@@ -48,6 +50,7 @@ def expire_videos(
         with workspaces.lease(workspace, "expire_videos") as held:
             plans.claim(workspace, plan, terms, judge, run_id)
             try:
+                videos.notify_planned(workspace, held, plan, rules.lifecycle, run_id=run_id)
                 videos.retire_planned(workspace, held, plan.id, run_id=run_id, grace=rules.lifecycle.grace)
             finally:
                 report = reports.publish(workspace, plan, run_id)

@@ -7,7 +7,7 @@ from prefect import flow
 from pydantic import Field
 
 from reelkeeper.operations.core.overrides import Override, followed
-from reelkeeper.rules.lifecycle import guard, lifecycle
+from reelkeeper.rules.lifecycle import guard, lifecycle, notices
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
@@ -31,7 +31,8 @@ def tier_storage(
 
     A dry run saves and shows the plan, and changes nothing. `plan_id` names a saved plan of at most 24 hours to carry
     out as it stands. What is compressed or retired can be brought back for `lifecycle.grace_days`. So many `helpers`,
-    runs of `transcode_videos` on other workers, are asked to compress too.
+    runs of `transcode_videos` on other workers, are asked to compress too. Before a video of a user who was promised
+    notice (`lifecycle.notice_*_days`) is retired, the service is told, and so many days have to pass.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
@@ -43,7 +44,8 @@ def tier_storage(
             mark = transcodes.recipe_mark(rules.recipe, rules.acceptance)
             live, worth = videos.stream_live(workspace.engine, as_of), transcodes.appraise(workspace, rules.recipe)
             judged = lifecycle.verdicts(live, rules.lifecycle, as_of, mark, rules.recipe.skip_codecs, worth)
-            chosen = lifecycle.largest_first(lifecycle.for_tiering(judged), rules.lifecycle.compress_limit)
+            foretold = notices.foretold(judged, rules.lifecycle, as_of, videos.notices_given(workspace.engine))
+            chosen = lifecycle.largest_first(lifecycle.for_tiering(foretold), rules.lifecycle.compress_limit)
             plan_id = plans.draw(
                 workspace, "tier_storage", terms, chosen, limits=rules.limits, as_of=as_of, run_id=run_id
             )
@@ -59,6 +61,7 @@ def tier_storage(
             if helpers:
                 plans.ask_for_help(plan, helpers)
             try:
+                videos.notify_planned(workspace, held, plan, rules.lifecycle, run_id=run_id)
                 videos.retire_planned(workspace, held, plan.id, run_id=run_id, grace=rules.lifecycle.grace)
                 transcodes.compress_planned(workspace, shared, plan.id)
             finally:

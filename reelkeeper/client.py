@@ -146,6 +146,13 @@ class Client:
         """Delete a video of this user's. Support can bring it back until `restorable_until`."""
         return self._json("DELETE", f"{_path('videos', video_id)}?user_id={quote(user_id, safe='')}")
 
+    def keep_video(self, video_id: str, *, user_id: str, key: str) -> Json:
+        """Prolong the life of a video of this user's, once for each key; `until` of the answer says until when.
+
+        Raises RequestRefused with kind urn:reelkeeper:not-kept where the policy does not offer it, or no more.
+        """
+        return self._json("POST", f"{_path('videos', video_id, 'keep')}?user_id={quote(user_id, safe='')}", key=key)
+
     def take_down(self, video_id: str, reason: str, *, same_bytes: bool = False) -> Json:
         """Take a video down: its bytes go at once. `left` of the answer says what is still stored, and why."""
         wanted = {"video_id": video_id, "reason": reason, "same_bytes": same_bytes}

@@ -87,6 +87,10 @@ class VideoHeld(Refused):
     """A video that is to be deleted is held, or its bytes are missing: it stays for now."""
 
 
+class KeepRefused(Refused):
+    """A video whose life is not prolonged on request: not offered, used up, or it is not live."""
+
+
 class InputRefused(Refused):
     """A file to import has bad lines."""
 

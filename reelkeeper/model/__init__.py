@@ -57,6 +57,8 @@ class Action(StrEnum):
     KEEP = "keep"
     COMPRESS = "compress"
     RETIRE = "retire"
+    NOTIFY = "notify"  # tell the service that it will be retired
+    WITHDRAW = "withdraw"  # let such a notice lapse
 
 
 class Video(NamedTuple):
@@ -74,6 +76,17 @@ class Video(NamedTuple):
     blob_id: int
     generation: int
     compressed: bool = False  # by us: its bytes are the result of a swap
+    kept_until: datetime | None = None  # its user asked that it stays so long
+
+
+class Notice(NamedTuple):
+    """A word to the service that a video will be retired, as long as it stands. One of each video at a time."""
+
+    video_id: str
+    tier: str  # its user's, as the notice was given
+    expires_at: datetime  # not retired before this, it says
+    told_at: datetime | None  # since when every endpoint has it, or an operator's word for it; None: not yet
+    is_lost: bool  # an endpoint's message is gone, and will never arrive
 
 
 class Verdict(NamedTuple):

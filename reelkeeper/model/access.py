@@ -13,6 +13,7 @@ class Scope(StrEnum):
     VIEWS = "views"  # report views
     UPLOADS = "uploads"  # bring videos that were made elsewhere
     DELETIONS = "deletions"  # delete videos that their users do not want
+    KEEPS = "keeps"  # prolong the life of videos whose users ask for it, as the policy allows
     TAKEDOWNS = "takedowns"  # take videos down: their bytes go at once
     HOLDS = "holds"  # keep a video, or all of a user's, whatever the rules say
     USERS = "users"  # read what users store and may spend

@@ -13,6 +13,7 @@ class EventType(StrEnum):
     JOB_ENDED = "job.ended"
     VIDEO_PUBLISHED = "video.published"
     VIDEO_CHANGED = "video.changed"
+    VIDEO_EXPIRING = "video.expiring"
     VIDEO_RETIRED = "video.retired"
     VIDEO_RESTORED = "video.restored"
     VIDEO_PURGED = "video.purged"

@@ -10,10 +10,12 @@ from fastapi.testclient import TestClient
 from reelkeeper import redaction
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.operations.billing import ledger, quota
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import blobs, daily_views, videos
 from tests.api.answers import problem
 from tests.faults.world import World
+from tests.policies import put_in_force
 
 
 def views_of(world: World, video_id: str) -> int:
@@ -176,3 +178,22 @@ def test_a_quota_is_asked_with_the_sentence_that_a_user_reads(client: TestClient
     for wrong in (-1, 1.5, "1", True, None, 10**16):
         problem(ask(wrong), 422)
     problem(client.post("/v1/quota/check", json={"user_id": "bob", "incoming_bytes": 1}), 404)
+
+
+def test_a_video_is_kept_once_for_each_key_and_shown_with_its_new_end(client: TestClient, world: World) -> None:
+    world.video("v1")
+    refused = problem(client.post("/v1/videos/v1/keep", headers={"Idempotency-Key": "a"}), 409)
+    assert refused["type"] == "urn:reelkeeper:not-kept"
+    assert "free users are not kept longer" in str(refused["detail"])
+    put_in_force(world.workspace.engine, lifecycle=LifecyclePolicy(keep_free_days=30, keep_times=1))
+    path = "/v1/videos/v1/keep?user_id=ann"
+    kept = [client.post(path, headers={"Idempotency-Key": "a"}).json() for _ in range(2)]
+    assert kept[0] == kept[1] == {"video_id": "v1", "until": kept[0]["until"], "times": 1}
+    until = datetime.fromisoformat(kept[0]["until"])
+    assert timedelta(days=29) < until - datetime.now(UTC) < timedelta(days=31)
+    (shown,) = client.get("/v1/users/ann/videos").json()["videos"]
+    assert datetime.fromisoformat(shown["expires_at"]) == until
+    assert problem(client.post(path, headers={"Idempotency-Key": "b"}), 409)["type"] == "urn:reelkeeper:not-kept"
+    problem(client.post("/v1/videos/v1/keep?user_id=bob", headers={"Idempotency-Key": "a"}), 404)
+    problem(client.post("/v1/videos/v1/keep?user=ann", headers={"Idempotency-Key": "c"}), 422)
+    problem(client.post("/v1/videos/v1/keep"), 422)

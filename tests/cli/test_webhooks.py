@@ -20,6 +20,7 @@ def test_an_endpoints_life(
     assert "video.changed" in shown
     assert "whsec_" not in shown + reelkeeper("audit").output
     assert ask("webhooks", "replay", made["id"], "--since", "2026-01-01") == {"replayed": 0}
+    assert ask("webhooks", "release", made["id"], "--reason", "told by mail") == {"released": 0}
     ask("webhooks", "disable", made["id"])
     assert ask("webhooks", "list")[0]["disabled_at"]
     ask("webhooks", "enable", made["id"])
@@ -35,3 +36,10 @@ def test_an_event_that_is_none_and_an_address_of_our_own_are_refused(reelkeeper:
     )
     reelkeeper("webhooks", "add", "https://127.0.0.1/", exit_code=9)
     reelkeeper("webhooks", "rotate", "none", exit_code=8)
+
+
+def test_a_release_names_its_endpoint_or_all_and_says_why(reelkeeper: Callable[..., Result]) -> None:
+    assert "an endpoint, or --all" in reelkeeper("webhooks", "release", "--reason", "r", exit_code=2).output
+    assert "needs --reason" in reelkeeper("webhooks", "release", "--all", exit_code=2).output
+    assert "0 notices count as given" in reelkeeper("webhooks", "release", "--all", "--reason", "mail").output
+    assert "notice_release" in reelkeeper("audit").output

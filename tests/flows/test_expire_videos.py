@@ -5,10 +5,13 @@ import pytest
 from flows.expire_videos import expire_videos
 from reelkeeper.errors import GuardRefused, PolicyRefused
 from reelkeeper.model import Grace
+from reelkeeper.model.webhooks import EventType
+from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from tests.flows.scenes import Scene
+from tests.policies import put_in_force
 
 
 @pytest.fixture
@@ -36,6 +39,23 @@ def test_a_run_retires_and_can_be_taken_back_whole(old: Scene) -> None:
     restore(workspace, taken, run_id="undo", author="ops", grace=Grace(), hold_days=1)
     assert set(old.states().values()) == {"live"}
     assert old.double.deleted() == []
+
+
+@pytest.mark.long
+def test_who_was_promised_notice_is_told_first_and_loses_nothing_until_it_is_over(old: Scene) -> None:
+    put_in_force(old.engine, lifecycle=LifecyclePolicy(notice_pro_days=14))
+    assert expire_videos(dry_run=False).plan.kept == {"notice_no_endpoint": 2, "left_to_tier_storage": 1}
+    webhooks.add(old.engine, "http://127.0.0.1:9/", [EventType.VIDEO_EXPIRING], allow_private=True, author="test")
+    before = old.everything()
+    assert [(rule.action, rule.rule, rule.objects) for rule in expire_videos().planned] == [
+        ("notify", "past_retention_soon", 2)
+    ]
+    assert old.everything() == before
+    report = expire_videos(dry_run=False)
+    assert [(outcome.outcome, outcome.objects) for outcome in report.done] == [("notified", 2)]
+    report = expire_videos(dry_run=False)
+    assert report.plan.kept == {"notice_not_delivered": 2, "left_to_tier_storage": 1}
+    assert set(old.states().values()) == {"live"}
 
 
 @pytest.mark.long

@@ -10,11 +10,12 @@ from fastapi.responses import RedirectResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from reelkeeper.adapters.cloudflare import KEPT_DAYS
-from reelkeeper.api.app_state import CurrentState, Id, needs
+from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, needs
 from reelkeeper.api.load import WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
 from reelkeeper.operations.lifecycle import delete as lifecycle
+from reelkeeper.operations.lifecycle import keep as prolong
 from reelkeeper.operations.videos.views import record_views, show
 
 router = APIRouter(prefix="/v1", tags=["videos"])
@@ -82,7 +83,7 @@ def video(
 
 
 class Whose(BaseModel):
-    """A condition: no other parameter is taken, so that one which is misspelt deletes nothing."""
+    """A condition: no other parameter is taken, so that one which is misspelt changes nothing."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -114,6 +115,33 @@ def delete(
         app_state.workspace.engine, video_id, by=caller.name, run_id=f"delete-{uuid4().hex[:12]}", user_id=whose.user_id
     )
     return Deleted(**gone._asdict())
+
+
+class Kept(BaseModel):
+    """A video that stays on request."""
+
+    video_id: str
+    until: datetime = Field(description="No rule retires it before")
+    times: int = Field(description="How often its life was prolonged, this time included")
+
+
+@router.post(
+    "/videos/{video_id}/keep",
+    summary="Keep a video for longer, as its user asks",
+    status_code=201,
+    dependencies=[WRITE],
+    responses=documented(404, 409),
+)
+def keep(
+    video_id: Annotated[Id, Path(examples=["v1"])],
+    key: IdempotencyKey,
+    app_state: CurrentState,
+    caller: Annotated[Caller, needs(Scope.KEEPS)],
+    whose: Annotated[Whose, Query()],
+) -> Kept:
+    """Prolong its life by the `lifecycle.keep_*_days` of its user's tier, `keep_times` at most. Once for each key."""
+    kept = prolong.keep(app_state.workspace.engine, video_id, by=caller.name, key=key, user_id=whose.user_id)
+    return Kept(**kept._asdict())
 
 
 @router.post(

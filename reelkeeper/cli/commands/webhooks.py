@@ -121,6 +121,30 @@ def replay(
     _answer(f"{count:,} messages are sent to webhook {endpoint_id} once more.", {"replayed": count}, as_json=as_json)
 
 
+@group.command()
+def release(
+    endpoint_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="The endpoint, as `list` shows it.", show_default=False)
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Of all endpoints.")] = False,
+    reason: Annotated[
+        str | None, typer.Option(help="Why, such as how users were told; it stands in the audit.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let notices count as given, from now, that an endpoint has not taken: users were told otherwise."""
+    from reelkeeper.operations.alerts import webhooks
+
+    if (endpoint_id is None) != everything:
+        raise typer.BadParameter("give an endpoint, or --all")
+    if not reason:
+        raise typer.BadParameter("a release needs --reason")
+    with store() as engine:
+        count = webhooks.release(engine, endpoint_id, author=who(), reason=reason)
+    told = f"{count:,} notices count as given from now on; their days of notice begin."
+    _answer(told, {"released": count}, as_json=as_json)
+
+
 def _answer(text: str, answer: object, *, as_json: bool) -> None:
     if as_json:
         emit(answer)

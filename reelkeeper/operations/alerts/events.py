@@ -4,9 +4,9 @@ Called with the transaction of the change, so a crash loses neither or both, and
 `operations/alerts/webhooks` delivers.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from reelkeeper.model.alerts import Finding
 from reelkeeper.model.webhooks import EventType, Happened
@@ -45,6 +45,15 @@ def jobs_ended(session: Session, job_ids: Sequence[str]) -> None:
     webhooks.put(session, happened)
 
 
+def expiring(session: Session, found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, int]]:
+    """Tell that these videos will be retired, with what `found` says of each; returns video, endpoint and message."""
+    happened = [
+        Happened(EventType.VIDEO_EXPIRING, video_id, {**_data(video), **found[video_id]})
+        for video_id, video in webhooks.standing(session, found).items()
+    ]
+    return webhooks.put_each_apart(session, happened)
+
+
 def budgets_crossed(session: Session, opened: Iterable[Finding]) -> None:
     """Tell of those of the new alerts that say that a budget has crossed a level."""
     happened = [
@@ -80,10 +89,14 @@ def _of_video(event: Event, video: webhooks.Standing) -> Happened | None:
     known = rules.of_audit(event.event, event.detail, video.state, is_present=video.blob_id == event.blob_id)
     if known is None:
         return None
-    data = {
-        **{name: value for name, value in video._asdict().items() if name not in {"blob_id", "purge_after"}},
-        "purge_after": video.purge_after.isoformat() if video.purge_after else None,
-    }
+    data = _data(video)
     if event.event == "swap":
         data["before_bytes"] = event.detail["before_bytes"]
     return Happened(known, video.video_id, data)
+
+
+def _data(video: webhooks.Standing) -> dict[str, Any]:
+    return {
+        **{name: value for name, value in video._asdict().items() if name not in {"blob_id", "purge_after"}},
+        "purge_after": video.purge_after.isoformat() if video.purge_after else None,
+    }

@@ -32,6 +32,7 @@ from reelkeeper.store.core import leases
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.lifecycle import notices
 
 MAX_ENDPOINTS: Final = 20  # each has a thread while something waits for it
 LOOK_SECONDS: Final = 1.0
@@ -86,6 +87,7 @@ def remove(engine: Engine, endpoint_id: str, *, author: str) -> None:
     """Forget an endpoint, and what waits for it."""
     with transaction(engine, "webhooks.remove") as session:
         _require(webhooks.remove(session, endpoint_id), endpoint_id)
+        notices.forget_endpoint(session, endpoint_id)
         alerts.observe_within(
             session, [], rules=[rules.DISABLED, rules.GIVEN_UP], scope=rules.scope(endpoint_id), run_id=_RUN
         )
@@ -99,6 +101,22 @@ def replay(engine: Engine, endpoint_id: str, *, since: datetime | None, author: 
         count = webhooks.replay(session, endpoint_id, since)
         alerts.observe_within(session, [], rules=[rules.GIVEN_UP], scope=rules.scope(endpoint_id), run_id=_RUN)
         _audit(session, "webhook_replay", endpoint_id, author, messages=count)
+    return count
+
+
+def release(engine: Engine, endpoint_id: str | None, *, author: str, reason: str) -> int:
+    """Let the notices that an endpoint has not taken count as given from now on; returns how many. None: any endpoint.
+
+    An operator's word that users were told otherwise. The days of notice run from now: it stands for a delivery.
+    """
+    with transaction(engine, "webhooks.release") as session:
+        if endpoint_id is not None:
+            _require(webhooks.exists(session, endpoint_id), endpoint_id)
+        count = notices.release(session, endpoint_id)
+        scope = rules.scope(endpoint_id) if endpoint_id else None
+        alerts.observe_within(session, [], rules=[rules.NOT_DELIVERED], scope=scope, run_id=_RUN)
+        detail = {"webhook": endpoint_id, "notices": count, "reason": reason}
+        append(session, [Event("notice_release", author, detail=detail)])
     return count
 
 
@@ -204,6 +222,7 @@ def _hand_over(run: _Run, lease: Lease, endpoint_id: str, delivery: Delivery, to
     with transaction(run.engine, "webhook.sent") as session:
         _require_lease(session, lease)
         webhooks.mark_sent(session, delivery.message_id, endpoint_id, receipt)
+        notices.delivered(session, delivery.message_id)
     told.sent += 1
 
 

@@ -17,7 +17,7 @@ from reelkeeper.model import Grace, PlannedRule, PlanSummary, Verdict, Video
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.policies import current
 from reelkeeper.rules.billing import tariff
-from reelkeeper.rules.lifecycle import lifecycle, savings, worth
+from reelkeeper.rules.lifecycle import notices, savings, worth
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
@@ -77,7 +77,7 @@ def make(
     plan_id = begin_plan(engine, flow, under, as_of, run_id)
     policy, payback = LifecyclePolicy.model_validate(under["policy"]), current(engine).policies.recipe.payback
     saving = partial(savings.of_verdict, policy=policy, as_of=as_of, payback=payback)
-    add_verdicts(engine, plan_id, judged, lifecycle.reason, saving)
+    add_verdicts(engine, plan_id, judged, notices.reason, saving)
     leave_beyond_share(engine, plan_id, max_percent=limits.max_user_percent, always_allowed=limits.always_allowed)
     return plan_id
 

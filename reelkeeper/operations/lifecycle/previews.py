@@ -13,8 +13,9 @@ from pydantic import Field
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.model import Verdict
 from reelkeeper.operations.core.overrides import Override, followed
-from reelkeeper.operations.lifecycle import plans
+from reelkeeper.operations.lifecycle import notices, plans
 from reelkeeper.rules.lifecycle import guard, lifecycle, transcode
+from reelkeeper.rules.lifecycle import notices as notice_rules
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
@@ -49,7 +50,8 @@ def tier_storage(
     mark = transcode.fingerprint(rules.recipe, rules.acceptance, encoder)
     live, worth = plans.stream_live(work.engine, work.as_of), plans.appraise(work.engine, rules.recipe, encoder)
     judged = lifecycle.verdicts(live, rules.lifecycle, work.as_of, mark, rules.recipe.skip_codecs, worth)
-    chosen = lifecycle.largest_first(lifecycle.for_tiering(judged), rules.lifecycle.compress_limit)
+    foretold = notice_rules.foretold(judged, rules.lifecycle, work.as_of, notices.given(work.engine))
+    chosen = lifecycle.largest_first(lifecycle.for_tiering(foretold), rules.lifecycle.compress_limit)
     under = plans.terms(policy=rules.lifecycle, recipe=rules.recipe, acceptance=rules.acceptance)
     return _made(work, "tier_storage", under, chosen, rules.limits)
 
@@ -65,7 +67,8 @@ def expire_videos(
     rules.lifecycle.require_active("expire_videos")
     live = plans.stream_live(work.engine, work.as_of)
     judged = lifecycle.verdicts(live, rules.lifecycle, work.as_of, recipe_fingerprint="")
-    expired = lifecycle.for_expiry(judged)
+    foretold = notice_rules.foretold(judged, rules.lifecycle, work.as_of, notices.given(work.engine))
+    expired = lifecycle.for_expiry(foretold)
     return _made(work, "expire_videos", plans.terms(policy=rules.lifecycle), expired, rules.limits)
 
 

@@ -8,12 +8,13 @@ from reelkeeper.model import Grace, Outcome
 from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.isolation import each_apart
+from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.lifecycle import retirements
+from reelkeeper.store.lifecycle import notices, retirements
 from reelkeeper.store.lifecycle.plans import record_outcomes
 from reelkeeper.store.lifecycle.retirements import Planned
 from reelkeeper.store.videos import cache
@@ -58,7 +59,10 @@ def _retire_batch(
         require_permission(session, lease)
         at = now(session)
         with quotas.counted(session, video_ids):
-            gone = retirements.retire_videos(session, plan_id, video_ids, run_id)
+            # The policies in force, not the plan's: no exception of a run takes back what users were promised.
+            promised = {tier.value: days for tier, days in in_force(session).policies.lifecycle.notice_days().items()}
+            gone = retirements.retire_videos(session, plan_id, video_ids, run_id, promised)
+        notices.end(session, list(gone), "retired")
         # guard retire.cache: a retired video is given to whoever asks for the same again
         cache.drop(session, list(gone))
         blobs_retired = retirements.retire_blobs(session, list(gone.values()), at, run_id=run_id, grace=grace)
@@ -87,5 +91,5 @@ def _outcome(row: Planned, done: bool, broken: str | None) -> Outcome:
         return Outcome(row.video_id, "failed", broken, row.size_bytes, row.size_bytes, row.blob_id)
     if done:
         return Outcome(row.video_id, "retired", row.reason, row.size_bytes, 0, row.blob_id)
-    why = "since the plan it was viewed, held, replaced or retired"
+    why = "since the plan it was viewed, held, kept, replaced or retired, or its notice does not stand"
     return Outcome(row.video_id, "skipped", why, row.size_bytes, row.size_bytes, row.blob_id)

@@ -1,22 +1,25 @@
 """Why a video is as it is, in one place: its key, the rules, holds and views, and when it will be touched next."""
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
 from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT, parse_key
 from reelkeeper.errors import NotFound
-from reelkeeper.model import Action, Tier, Video, VideoState
+from reelkeeper.model import Action, Notice, Tier, Video, VideoState
 from reelkeeper.model.key_patterns import KeyPattern
 from reelkeeper.operations.core.policies import in_force
+from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle import lifecycle
 from reelkeeper.rules.lifecycle.lifecycle import VIEW_WINDOW_DAYS, Appraise, LifecyclePolicy
+from reelkeeper.rules.lifecycle.notices import goes_after
 from reelkeeper.rules.lifecycle.worth import unopened
 from reelkeeper.rules.policies import InForce
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core.engine import now, reading
-from reelkeeper.store.lifecycle import crf_searches
+from reelkeeper.store.lifecycle import crf_searches, notices
 from reelkeeper.store.videos import holds
 from reelkeeper.store.videos.videos import Listed, list_videos, live_videos
 
@@ -53,10 +56,12 @@ def explain(engine: Engine, video_id: str, prefix: str, layout: Sequence[KeyPatt
         worth = partial(
             unopened, rules.policies.recipe.codec, rules.policies.recipe.payback, crf_searches.totals(session)
         )
+        notice = notices.standing(session, [video_id]).get(video_id)
+        reasons += [Reason("notice", said) for said in _notice(live, notice, rules.policies.lifecycle)]
         reasons += [Reason("views", _views(live))]
         reasons += [Reason(f"policy, version {rules.version}", _verdict(live, rules, as_of, worth))]
         return Explained(
-            video_id, listed.state, tuple(reasons), *_next(live, rules.policies.lifecycle, as_of, worth=worth)
+            video_id, listed.state, tuple(reasons), *_next(live, rules.policies.lifecycle, as_of, notice, worth=worth)
         )
 
 
@@ -71,11 +76,17 @@ class Outlook(NamedTuple):
 def outlooks(session: Session, listed: Sequence[Listed]) -> list[Outlook]:
     """Say of each video when it may be retired, or purged where it is retired, if views and holds stay as they are."""
     as_of, policy = now(session), in_force(session).policies.lifecycle
-    live = {video.id: video for video in live_videos(session, as_of, only=[item.id for item in listed])}
+    wanted = [item.id for item in listed]
+    live = {video.id: video for video in live_videos(session, as_of, only=wanted)}
+    standing = notices.standing(session, wanted)
     return [
         Outlook(
             item,
-            *(_next(live[item.id], policy, as_of, {Action.RETIRE}) if item.id in live else _after_retirement(item)),
+            *(
+                _next(live[item.id], policy, as_of, standing.get(item.id), {Action.RETIRE})
+                if item.id in live
+                else _after_retirement(item)
+            ),
         )
         for item in listed
     ]
@@ -105,6 +116,17 @@ def _holds(session: Session, listed: Listed) -> Iterator[str]:
             yield f"{hold_line.id} of the {hold_line.scope}, by {hold_line.author}: {hold_line.reason}; {until}"
 
 
+def _notice(live: Video, notice: Notice | None, policy: LifecyclePolicy) -> Iterator[str]:
+    days = policy.notice_days()[Tier(live.tier)] if live.tier in set(Tier) else 0
+    if notice is None:
+        if days:
+            yield f"{many(days, 'day')} promised, and none was given so far"
+    elif notice.told_at is None:
+        yield "given, and not every endpoint has taken it: reelkeeper webhooks list"
+    else:
+        yield f"given to all on {notice.told_at:%Y-%m-%d %H:%M}, {many(days, 'day')} ahead"
+
+
 def _views(live: Video) -> str:
     if live.views is None:
         return f"unknown: not every one of the last {VIEW_WINDOW_DAYS} days is complete, so no rule on views acts"
@@ -127,6 +149,7 @@ def _next(
     live: Video,
     policy: LifecyclePolicy,
     as_of: datetime,
+    notice: Notice | None = None,
     actions: Collection[Action] = (Action.COMPRESS, Action.RETIRE),
     worth: Appraise | None = None,
 ) -> tuple[datetime | None, str]:
@@ -136,18 +159,29 @@ def _next(
     if live.created_at is None or live.tier not in set(Tier):
         return None, "no run touches it while its age or its tier is unknown"
     moments = []
-    for days in sorted({policy.compress_after_days, policy.retire_after_days, *_days(policy, live.tier)}):
-        try:
-            due = max(as_of, live.created_at + timedelta(days=days, microseconds=1))
-        except OverflowError:
-            continue
-        verdict = lifecycle.judge(live, policy, due, "", worth)
+    for moment in _moments(live, live.created_at, policy, as_of):
+        verdict = lifecycle.judge(live, policy, moment, "", worth)
         if verdict.action in actions:
+            waits = policy.notice_days()[Tier(live.tier)] if verdict.action is Action.RETIRE else 0
+            due = _after_notice(moment, waits, notice, as_of)
             flow = "expire_videos" if verdict.rule == "past_retention" else "tier_storage"
             moments.append((due, f"{flow}: {verdict.action.value}, {lifecycle.reason(verdict)}"))
     return min(moments, default=(None, "no run touches it, as its views are"))
 
 
-def _days(policy: LifecyclePolicy, tier: str) -> Iterator[int]:
-    if (days := policy.retention_days()[Tier(tier)]) is not None:
-        yield days
+def _moments(live: Video, created_at: datetime, policy: LifecyclePolicy, as_of: datetime) -> Iterator[datetime]:
+    """Give each moment, from now on, at which another rule may begin to apply."""
+    kept_days = policy.retention_days()[Tier(live.tier or "")]
+    for days in {policy.compress_after_days, policy.retire_after_days, kept_days} - {None}:
+        with suppress(OverflowError):
+            yield max(as_of, created_at + timedelta(days=days or 0, microseconds=1))
+    if live.kept_until is not None:
+        yield max(as_of, live.kept_until)
+
+
+def _after_notice(due: datetime, days: int, notice: Notice | None, as_of: datetime) -> datetime:
+    if not days:
+        return due
+    if notice is None or notice.told_at is None:
+        return max(due, as_of + timedelta(days=days))
+    return max(due, goes_after(notice.expires_at, notice.told_at, days))

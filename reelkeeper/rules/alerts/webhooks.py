@@ -9,6 +9,7 @@ from reelkeeper.model.webhooks import EventType
 
 DISABLED: Final = "webhook_disabled"
 GIVEN_UP: Final = "webhook_given_up"
+NOT_DELIVERED: Final = "notice_not_delivered"  # that a video will be retired, so that it stays
 
 DEAD_AFTER: Final = timedelta(days=3)
 OLD_SECRET_SECONDS: Final = 24 * 3600.0
@@ -21,6 +22,8 @@ MEANS: Final = {
     EventType.JOB_ENDED: "A job succeeded, died or was cancelled: `state`, and `error` if it did not succeed",
     EventType.VIDEO_PUBLISHED: "A video is there to be given: made by a job, uploaded, or stored anew at its key",
     EventType.VIDEO_CHANGED: "Its bytes are others: `key`, `size_bytes`, `content_type` and `codec` are the new ones",
+    EventType.VIDEO_EXPIRING: "A notice ahead: it will be retired for `reason`, not before `expires_at`. What is kept "
+    "meanwhile on request, viewed, or held is told of anew when it is due again",
     EventType.VIDEO_RETIRED: "It is given to nobody any more, for `reason`; its bytes go after `purge_after`",
     EventType.VIDEO_RESTORED: "It is there to be given again",
     EventType.VIDEO_PURGED: "Its bytes are deleted, and nothing brings them back",

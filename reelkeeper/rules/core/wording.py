@@ -22,6 +22,7 @@ SENTENCES: Final = {
     "future_created": "created {video.created_at}, which is after {terms.as_of}: kept, as a clock is wrong",
     "unknown_tier": "tier {video.tier!r} is none of free, premium and pro: kept until it is known",
     "past_retention": "{age}: {retention}",
+    "kept_on_request": "{age}, and kept on request until {video.kept_until:%Y-%m-%d %H:%M} UTC",
     "cold_rules_off": "{age}: {retention}, and no rule for cold videos is switched on",
     "too_young": "{age}: nothing happens up to {terms.first_step}",
     "unknown_views": "views of the last {terms.window} are not all recorded: kept until they are",

@@ -8,6 +8,7 @@ The first rule that matches decides, and they stand in this order:
     unknown_tier        nothing can be said about what its user was promised
     past_retention      RETIRE    older than the user's tier keeps videos; views do not count
     cold_rules_off      neither rule for cold videos is switched on
+    kept_on_request     past its retention or cold, but its user asked to keep it, and it is not over yet
     too_young           for every rule that is switched on
     unknown_views       unknown is not zero
     cold_retire         RETIRE    hardly viewed, and old
@@ -19,7 +20,8 @@ The first rule that matches decides, and they stand in this order:
     cold_compress       COMPRESS  seldom viewed, and no longer new
 
 "Above 7 days" is an age of more than 7 x 24 hours; "below 5 views" is 4 or fewer in the trailing 30 days.
-`tier_storage` acts on the cold rules and `expire_videos` on `past_retention`: see `for_tiering` and `for_expiry`.
+`tier_storage` acts on the cold rules and `expire_videos` on `past_retention`: see `for_tiering` and `for_expiry`. What
+they retire of users who were promised notice waits for that notice: see `notices`.
 """
 
 import heapq
@@ -44,11 +46,17 @@ FLOW_RULES: Final = {  # the fields that switch on what each flow acts on
     "expire_videos": ("retention_free_days", "retention_premium_days", "retention_pro_days"),
 }
 _MAX_DAYS: Final = 36_500
+_MAX_IF_ANY_DAYS: Final = 365
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)  # nothing was created before this
 
 
 def _days(default: int, what: str) -> int:
     field: int = Field(default, ge=1, le=_MAX_DAYS, description=what)
+    return field
+
+
+def _days_if_any(what: str) -> int:
+    field: int = Field(0, ge=0, le=_MAX_IF_ANY_DAYS, description=what)
     return field
 
 
@@ -83,6 +91,18 @@ class LifecyclePolicy(BaseModel):
     grace_days_service_keys: int = Field(
         14, ge=1, le=365, description="The same for bytes at keys of the service's, which it may overwrite meanwhile"
     )
+    notice_free_days: int = _days_if_any(
+        "Retire no video of a free user by a rule unless the service was told by video.expiring so many days ahead; "
+        "0: without notice"
+    )
+    notice_premium_days: int = _days_if_any("The same for premium users")
+    notice_pro_days: int = _days_if_any("The same for pro users")
+    keep_free_days: int = _days_if_any(
+        "By so many days a request to keep it prolongs the life of a free user's video; 0: not offered"
+    )
+    keep_premium_days: int = _days_if_any("The same for premium users")
+    keep_pro_days: int = _days_if_any("The same for pro users")
+    keep_times: int = Field(3, ge=1, le=1_000, description="So often a video's life is prolonged at most")
     compress_limit: int = Field(
         500, ge=1, le=10**6, description="Videos that one run compresses at most, the largest first; the rest next run"
     )
@@ -130,6 +150,18 @@ class LifecyclePolicy(BaseModel):
             Tier.PREMIUM: self.retention_premium_days,
             Tier.PRO: self.retention_pro_days,
         }
+
+    def notice_days(self) -> dict[Tier, int]:
+        """How many days ahead the service is told of a retirement, by tier; 0: it is not."""
+        return {
+            Tier.FREE: self.notice_free_days,
+            Tier.PREMIUM: self.notice_premium_days,
+            Tier.PRO: self.notice_pro_days,
+        }
+
+    def keep_days(self) -> dict[Tier, int]:
+        """By how many days a request prolongs a video's life, by tier; 0: by none."""
+        return {Tier.FREE: self.keep_free_days, Tier.PREMIUM: self.keep_premium_days, Tier.PRO: self.keep_pro_days}
 
     def remaining_days(self, tier: str | None, created_at: datetime | None, as_of: datetime) -> int | None:
         """Tell how much is left of the life of a user's video; None for ever, or where it is not known."""
@@ -203,7 +235,11 @@ def judging(  # noqa: C901  a flat list of cases, counted as deep
         # guard rules.unknown_tier: a video of a user of unknown tier is judged
         if retention_cutoff is None:
             return Verdict(video, keep, "unknown_tier", figures)
+        kept_until = video.kept_until
         if created_at < retention_cutoff:
+            # guard rules.kept: a video is planned for retirement whose user has asked to keep it
+            if kept_until is not None and kept_until > as_of:
+                return Verdict(video, keep, "kept_on_request", figures)
             return Verdict(video, retire, "past_retention", figures)
 
         if created_at >= youngest_cutoff:
@@ -213,6 +249,9 @@ def judging(  # noqa: C901  a flat list of cases, counted as deep
         if views is None or views < 0:
             return Verdict(video, keep, "unknown_views", figures)
         if views < retire_views and created_at < retire_cutoff:
+            # guard rules.kept_cold: the same, of a video that nobody watches
+            if kept_until is not None and kept_until > as_of:
+                return Verdict(video, keep, "kept_on_request", figures)
             return Verdict(video, retire, "cold_retire", figures)
         if views >= compress_views or created_at >= compress_cutoff:
             return Verdict(video, keep, "still_watched", figures)
@@ -268,7 +307,13 @@ def for_expiry(judged: Iterable[Verdict]) -> Iterator[Verdict]:
 
 def _leaving(judged: Iterable[Verdict], rules: frozenset[str], left: str) -> Iterator[Verdict]:
     for verdict in judged:
-        yield Verdict(verdict.video, Action.KEEP, left, (verdict,)) if verdict.rule in rules else verdict
+        leaves = verdict.rule in rules or (len(verdict.figures) > 1 and _waits_by(verdict.figures[0]) in rules)
+        yield Verdict(verdict.video, Action.KEEP, left, (verdict,)) if leaves else verdict
+
+
+def _waits_by(figure: object) -> str:
+    """Name the rule that would retire a video of which notice is given, or that waits for its notice."""
+    return figure.rule if isinstance(figure, Verdict) else ""
 
 
 def largest_first(judged: Iterable[Verdict], limit: int) -> Iterator[Verdict]:

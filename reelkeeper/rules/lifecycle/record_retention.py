@@ -1,8 +1,8 @@
 """How long the store keeps records that nothing refers to any more. What concerns a customer's bytes or money it keeps.
 
-For good: the audit, the ledger (transfers, entries, holds on credits), charges, each day's spend, videos, blobs, what
-purges freed, webhooks' endpoints, and leases, whose tokens never come twice. A least stands at each field: no rule
-looks back further.
+For good: the audit, the ledger (transfers, entries, holds on credits), charges, each day's spend, videos, blobs,
+requests to keep them, what purges freed, webhooks' endpoints, and leases, whose tokens never come twice. A least
+stands at each field: no rule looks back further.
 """
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,7 +16,8 @@ class RecordRetentionPolicy(BaseModel):
     messages_days: int | None = Field(
         90,
         ge=7,
-        description="Messages that were sent, diverted, withdrawn or given up, or wait for a webhook that is disabled",
+        description="Messages that were sent, diverted, withdrawn or given up, or wait for a webhook that is disabled; "
+        "notices that are over",
     )
     plans_days: int | None = Field(90, ge=7, description="Plans with their verdicts, but for those of purged bytes")
     jobs_days: int | None = Field(

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.model import Verdict, Video
+from reelkeeper.model import Action, Verdict, Video
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Freed, Saved
 from reelkeeper.rules.billing.cheaper import Cheaper
@@ -77,6 +77,8 @@ def of_verdict(verdict: Verdict, policy: LifecyclePolicy, as_of: datetime, payba
     What is past its retention would have stayed for nobody knows how long.
     """
     video = verdict.video
+    if verdict.action in {Action.NOTIFY, Action.WITHDRAW}:
+        return Saving(0, 0)
     for figure in verdict.figures:
         if isinstance(figure, Worth):
             return Saving(storage_microusd_per_month(figure.saved_bytes), figure.net_microusd)

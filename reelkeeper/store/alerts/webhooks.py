@@ -67,11 +67,29 @@ def ended_jobs(session: Session, job_ids: Sequence[str]) -> list[sa.Row[Any]]:
     return list(session.execute(chosen))
 
 
+def hears(session: Session, event: EventType) -> bool:
+    """Whether any endpoint, enabled or not, asked for an event."""
+    return any(not events or event in events for events in session.execute(sa.select(endpoints.c.events)).scalars())
+
+
 def put(session: Session, happened: Sequence[Happened]) -> None:
     """Write each event into the outbox, once for each endpoint that asked for it, in their order."""
+    if rows := _messages(session, happened):
+        session.execute(sa.insert(outbox), rows)
+
+
+def put_each_apart(session: Session, happened: Sequence[Happened]) -> list[tuple[str, str, int]]:
+    """`put`, of one event for each subject, in any order; returns subject, endpoint and message of each."""
+    if not (rows := _messages(session, happened)):
+        return []
+    new = sa.insert(outbox).returning(outbox.c.subject, outbox.c.endpoint_id, outbox.c.id)
+    return [(row.subject, row.endpoint_id, row.id) for row in session.execute(new, rows)]
+
+
+def _messages(session: Session, happened: Sequence[Happened]) -> list[dict[str, Any]]:
     asked = session.execute(sa.select(endpoints.c.id, endpoints.c.events).order_by(endpoints.c.id)).all()
     at = now(session)
-    rows = [
+    return [
         {
             "kind": MessageKind.EVENT,
             "state": MessageState.WAITING,
@@ -87,8 +105,6 @@ def put(session: Session, happened: Sequence[Happened]) -> None:
         for endpoint in asked
         if not endpoint.events or event.type in endpoint.events
     ]
-    if rows:
-        session.execute(sa.insert(outbox), rows)
 
 
 def add(session: Session, url: str, events: Sequence[EventType], secret: str) -> str:

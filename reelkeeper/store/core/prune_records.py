@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model import BlobState
+from reelkeeper.model import BlobState, VideoState
 from reelkeeper.model.alerts import AlertState, MessageState
 from reelkeeper.model.jobs import IN_FLIGHT
 from reelkeeper.model.money import ReservationState
@@ -24,6 +24,8 @@ from reelkeeper.store.tables import (
     job_totals,
     jobs,
     leases,
+    notice_deliveries,
+    notices,
     operations,
     outbox,
     performance_windows,
@@ -34,6 +36,7 @@ from reelkeeper.store.tables import (
     uploads,
     usage_days,
     verdicts,
+    videos,
     webhook_endpoints,
 )
 
@@ -119,8 +122,24 @@ def _total(cutoff: datetime) -> sa.ColumnElement[bool]:
     return sa.and_(job_totals.c.period != "", job_totals.c.period < f"{cutoff:%Y-%m}")
 
 
+def _notice(cutoff: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(_over(cutoff), notices.c.id.not_in(sa.select(notice_deliveries.c.notice_id)))
+
+
+def _notice_delivery(cutoff: datetime) -> sa.ColumnElement[bool]:
+    return notice_deliveries.c.notice_id.in_(sa.select(notices.c.id).where(_over(cutoff)))
+
+
+def _over(cutoff: datetime) -> sa.ColumnElement[bool]:
+    """Say which notices are over: ended, or of a video that is not live any more."""
+    is_live = sa.exists().where(videos.c.id == notices.c.video_id, videos.c.state == VideoState.LIVE)
+    return sa.and_(notices.c.given_at < cutoff, sa.or_(notices.c.ended_at < cutoff, ~is_live))
+
+
 KINDS: Final = (  # in an order in which what refers goes before what it refers to
     Kind(outbox, "messages_days", _message),
+    Kind(notice_deliveries, "messages_days", _notice_delivery),
+    Kind(notices, "messages_days", _notice),
     Kind(verdicts, "plans_days", _verdict),
     Kind(plans, "plans_days", _plan),
     Kind(jobs, "jobs_days", _job),

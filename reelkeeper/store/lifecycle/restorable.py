@@ -8,6 +8,7 @@ from sqlmodel import Session
 
 from reelkeeper.model import BlobState, Grace, Recorded, VideoState
 from reelkeeper.store.core.engine import changed, now
+from reelkeeper.store.lifecycle import notices
 from reelkeeper.store.tables import blobs, operations, videos
 from reelkeeper.store.videos.conditions import DELETED, TAKEN_DOWN, retired
 
@@ -128,6 +129,8 @@ def bring_back(session: Session, blob: Restorable, run_id: str, grace: Grace) ->
             .values(**retired(at, grace, "its video was replaced or restored meanwhile"))
         )
         return False
+    # guard restore.notice: what was restored is retired by the notice of before
+    notices.end(session, [blob.video_id], "restored")
     if not same_blob:
         session.execute(
             sa.update(blobs)

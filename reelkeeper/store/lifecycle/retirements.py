@@ -1,6 +1,6 @@
 """Retirements: videos that a plan lets go, asked everything once more in the UPDATE itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.model import Action, BlobState, Grace, VideoState
 from reelkeeper.store.core.engine import changed, now
+from reelkeeper.store.lifecycle import notices
 from reelkeeper.store.tables import blobs, plans, verdicts, videos
 from reelkeeper.store.videos import conditions
 from reelkeeper.store.videos.conditions import DELETED, retired
@@ -24,18 +25,26 @@ class Planned(NamedTuple):
     size_bytes: int
 
 
-def planned(session: Session, plan_id: str, video_ids: Sequence[str]) -> list[Planned]:
-    """Read what a plan says of those of `video_ids` that it retires."""
+def planned(
+    session: Session, plan_id: str, video_ids: Sequence[str], actions: Sequence[Action] = (Action.RETIRE,)
+) -> list[Planned]:
+    """Read what a plan says of those of `video_ids` that it retires, or does one of `actions` to."""
     rows = session.execute(
         sa.select(*(verdicts.c[name] for name in Planned._fields)).where(
-            verdicts.c.plan_id == plan_id, verdicts.c.video_id.in_(video_ids), verdicts.c.action == Action.RETIRE
+            verdicts.c.plan_id == plan_id, verdicts.c.video_id.in_(video_ids), verdicts.c.action.in_(actions)
         )
     )
     return [Planned._make(row) for row in rows]
 
 
-def retire_videos(session: Session, plan_id: str, video_ids: Sequence[str], run_id: str) -> dict[str, int]:
-    """Retire those of `video_ids` that are still as the plan saw them; return the blob that each stood on."""
+def retire_videos(
+    session: Session, plan_id: str, video_ids: Sequence[str], run_id: str, notice_days: Mapping[str, int]
+) -> dict[str, int]:
+    """Retire those of `video_ids` that are still as the plan saw them; return the blob that each stood on.
+
+    `notice_days` are those promised to each tier.
+    """
+    at = now(session)
     verdict = sa.and_(
         verdicts.c.plan_id == plan_id,
         # guard retire.same_bytes: a video that was replaced since the plan is retired
@@ -57,6 +66,10 @@ def retire_videos(session: Session, plan_id: str, video_ids: Sequence[str], run_
             conditions.not_viewed_since(planned_at),
             # guard retire.held: a video is retired that was held since the plan
             ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
+            # guard retire.kept: a video is retired that its user asked to keep since the plan
+            ~conditions.kept(videos.c.id, at),
+            # guard retire.noticed: a video is retired whose service was promised notice, and never heard of it
+            notices.given(notice_days, at),
             # guard retire.in_operation: a video is retired while its bytes are being replaced
             ~conditions.in_operation(videos.c.id),
             # guard retire.live_bytes: one video whose bytes are not live stops all others of its batch

@@ -12,10 +12,11 @@ from sqlmodel import SQLModel
 from reelkeeper.store.tables import alerts as _alerts
 from reelkeeper.store.tables import catalogue as _catalogue
 from reelkeeper.store.tables import money as _money
+from reelkeeper.store.tables import notices as _notices
 from reelkeeper.store.tables import queue as _queue
 from reelkeeper.store.tables import work as _work
 
-DECLARED = (_catalogue, _work, _money, _alerts, _queue)
+DECLARED = (_catalogue, _work, _money, _alerts, _queue, _notices)
 _TABLES = SQLModel.metadata.tables
 
 users = _TABLES["users"]
@@ -55,6 +56,10 @@ snoozes = _TABLES["snoozes"]
 outbox = _TABLES["outbox"]
 webhook_endpoints = _TABLES["webhook_endpoints"]
 heartbeats = _TABLES["heartbeats"]
+
+notices = _TABLES["notices"]
+notice_deliveries = _TABLES["notice_deliveries"]
+keeps = _TABLES["keeps"]
 
 jobs = _TABLES["jobs"]
 cache_entries = _TABLES["cache_entries"]

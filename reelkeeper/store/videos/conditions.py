@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 
 from reelkeeper.model import BlobState, Grace, VideoState
-from reelkeeper.store.tables import blobs, holds, operations, videos
+from reelkeeper.store.tables import blobs, holds, keeps, operations, videos
 
 Condition = sa.ColumnElement[bool]
 # An S3 server refuses a request that was signed over 15 minutes ago (RequestTimeTooSkewed); our clock may be 5 minutes
@@ -32,6 +32,11 @@ def held(
         sa.and_(holds.c.scope == "user", holds.c.subject == user_id),
     )
     return sa.exists().where(active, on_it, holds.c.is_legal if legal else sa.true())
+
+
+def kept(video_id: sa.ColumnElement[str], at: datetime) -> Condition:
+    """Say in SQL that the video stays on request at `at`."""
+    return sa.exists().where(keeps.c.video_id == video_id, keeps.c.until > at)
 
 
 def in_operation(video_id: sa.ColumnElement[str]) -> Condition:

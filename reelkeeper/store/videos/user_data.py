@@ -17,6 +17,8 @@ from reelkeeper.store.tables import (
     daily_views,
     holds,
     jobs,
+    keeps,
+    notices,
     reservations,
     storage_accounts,
     transfers,
@@ -62,6 +64,8 @@ def _tables(user_id: str) -> dict[str, sa.Select[Any]]:
         "jobs": sa.select(jobs).where(jobs.c.user_id == user_id).order_by(jobs.c.created_at),
         "uploads": sa.select(uploads).where(uploads.c.reservation_id.in_(reserved)).order_by(uploads.c.id),
         "holds": sa.select(holds).where(sa.or_(on_user, on_video)).order_by(holds.c.created_at),
+        "notices": sa.select(notices).where(notices.c.video_id.in_(mine)).order_by(notices.c.id),
+        "keeps": sa.select(keeps).where(keeps.c.video_id.in_(mine)).order_by(keeps.c.at),
         "history": sa.select(audit_events)
         .where(sa.or_(audit_events.c.user_id == user_id, audit_events.c.video_id.in_(mine)))
         .order_by(audit_events.c.id),

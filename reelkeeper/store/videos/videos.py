@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, Counts, Video, VideoState
-from reelkeeper.store.tables import blobs, daily_views, holds, users, videos, view_days
+from reelkeeper.store.tables import blobs, daily_views, holds, keeps, users, videos, view_days
 
 _log = logging.getLogger(__name__)
 _BATCH = 2_000
@@ -23,12 +23,14 @@ def live_videos(
 
     `views` sums the `window_days` whole UTC days before `as_of`'s day, and whatever is recorded since. It is None
     (unknown) unless each of those days, or those since the video was created, is in `view_days`. A hold counts when it
-    is not released and does not expire by `as_of`. `only` are the ids of the videos that are wanted.
+    is not released and does not expire by `as_of`, a request to keep when it lasts longer. `only` are the ids of the
+    videos that are wanted.
     """
     first_day = (as_of - window_days * _ONE_DAY).astimezone(UTC).date()
     complete_since = _complete_since(session, as_of, window_days)
     known_always = complete_since.date() <= first_day
     held_videos, held_users = _held(session, "video", as_of), _held(session, "user", as_of)
+    kept_until = _kept_until(session, as_of).get
     to_datetime = _datetime_reader(session)
     recent = (
         sa.select(sa.func.sum(daily_views.c.views))
@@ -56,7 +58,7 @@ def live_videos(
         execution_options={"yield_per": _BATCH},
     )
     for batch in rows.partitions():
-        for video_id, user_id, tier, created, views, *blob in batch:
+        for video_id, user_id, tier, created, views, size, codec, refused, blob_id, generation, compressed in batch:
             created_at = to_datetime(video_id, created) if created is not None else None
             known = known_always or (created_at is not None and created_at >= complete_since)
             held = video_id in held_videos or user_id in held_users
@@ -67,7 +69,13 @@ def live_videos(
                 created_at,
                 (views or 0) if known else None,
                 held,
-                *blob,
+                size,
+                codec,
+                refused,
+                blob_id,
+                generation,
+                compressed,
+                kept_until(video_id),
             )
 
 
@@ -90,6 +98,12 @@ def _complete_since(session: Session, as_of: datetime, window_days: int) -> date
 def _held(session: Session, scope: str, as_of: datetime) -> set[str]:
     in_force = sa.and_(holds.c.released_at.is_(None), sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > as_of))
     return set(session.scalars(sa.select(holds.c.subject).where(holds.c.scope == scope, in_force)))
+
+
+def _kept_until(session: Session, as_of: datetime) -> dict[str, datetime]:
+    """Read until when videos stay on request, of those that do at `as_of`."""
+    until = sa.select(keeps.c.video_id, sa.func.max(keeps.c.until)).where(keeps.c.until > as_of)
+    return {row[0]: row[1] for row in session.execute(until.group_by(keeps.c.video_id))}
 
 
 def _datetime_reader(session: Session) -> Callable[[str, Any], datetime | None]:

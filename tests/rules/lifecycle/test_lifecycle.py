@@ -17,6 +17,7 @@ from reelkeeper.rules.lifecycle.worth import Payback, unopened
 from tests.rules.videos import AS_OF, RECIPE, RETENTION, SECOND, video
 
 DEFAULT = LifecyclePolicy()
+DAYS_IF_ANY = tuple(f"{what}_{tier}_days" for what in ("keep", "notice") for tier in ("free", "premium", "pro"))
 
 
 def rule(judged: Video, policy: LifecyclePolicy = DEFAULT) -> str:
@@ -49,6 +50,11 @@ def rule(judged: Video, policy: LifecyclePolicy = DEFAULT) -> str:
         (video(10, 2, compressed=True), "compressed_before"),  # in a codec that the recipe takes
         (video(10, 2, compressed=True, refused_recipe="recipe-before"), "compressed_before"),
         (video(31, 0, compressed=True), "cold_retire"),
+        (video(366, 9, kept_until=AS_OF + SECOND), "kept_on_request"),
+        (video(366, 9, kept_until=AS_OF), "past_retention"),
+        (video(31, 0, kept_until=AS_OF + SECOND), "kept_on_request"),
+        (video(31, 0, kept_until=AS_OF), "cold_retire"),
+        (video(10, 2, kept_until=AS_OF + SECOND), "cold_compress"),
     ],
 )
 def test_every_boundary(judged: Video, expected: str) -> None:
@@ -144,8 +150,16 @@ class TestTheMistakesOfTheFirstSketch:
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 5.0, 5.5, float("nan"), float("inf"), "5", 10**10])
-@pytest.mark.parametrize("field", sorted({*LifecyclePolicy.model_fields} - {"compress_usd_per_day"}))
+@pytest.mark.parametrize("field", sorted({*LifecyclePolicy.model_fields} - {"compress_usd_per_day", *DAYS_IF_ANY}))
 def test_a_threshold_is_a_whole_number_within_bounds(field: str, value: object) -> None:
+    with pytest.raises(ValidationError):
+        LifecyclePolicy.model_validate({field: value})
+
+
+@pytest.mark.parametrize("value", [-1, 366, True, 5.0, float("nan"), "5"])
+@pytest.mark.parametrize("field", DAYS_IF_ANY)
+def test_days_of_notice_and_of_keeping_may_be_none_and_are_whole(field: str, value: object) -> None:
+    assert getattr(LifecyclePolicy.model_validate({field: 0}), field) == 0
     with pytest.raises(ValidationError):
         LifecyclePolicy.model_validate({field: value})
 

@@ -1,0 +1,67 @@
+"""Keep a video on its user's request: its life is prolonged by the days that the policy gives its tier.
+
+Weaker than a hold: it ends by itself, the user may still delete the video, and so may a takedown. A freeze does not
+stop it, as it deletes nothing.
+"""
+
+from datetime import timedelta
+
+from reelkeeper.errors import KeepRefused, NotFound
+from reelkeeper.model import Tier, VideoState
+from reelkeeper.operations.core.policies import in_force
+from reelkeeper.operations.lifecycle.why import outlooks
+from reelkeeper.rules.billing.credits import fingerprint
+from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.store import Engine
+from reelkeeper.store.core import deployment
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import now, transaction
+from reelkeeper.store.lifecycle import notices
+from reelkeeper.store.videos import keeps, uploads
+from reelkeeper.store.videos.keeps import Kept
+from reelkeeper.store.videos.videos import Listed, list_videos
+
+
+def keep(engine: Engine, video_id: str, *, by: str, key: str, user_id: str | None = None) -> Kept:
+    """Prolong a video's life, from when it would go, or from now where nothing would take it. Once for each `key`.
+
+    A notice that it will be retired stands no more. `user_id`: only if it is this user's. Raises NotFound for a video
+    that is not there, gone, or another user's; KeepRefused where its tier is not offered that, where it was used up,
+    or where the video is not live.
+    """
+    keep_id = fingerprint(key=key, video=video_id)[:32]
+    with transaction(engine, "keep") as session:
+        # guard keep.ordered: a video that was promised to stay is retired by a run that does not see the request yet
+        deployment.lock(session)
+        known = uploads.current(session, video_id, locked=True)
+        # guard keep.own_video: a user keeps the video of another
+        if known is None or known.state == VideoState.GONE or user_id not in (None, known.user_id):
+            raise NotFound(f"no video {video_id!r}" + (f" of user {user_id!r}" if user_id else ""))
+        # guard keep.once: a request that is repeated prolongs twice
+        if (before := keeps.find(session, keep_id)) is not None:
+            return before
+        (listed,) = list_videos(session, video_id=video_id)
+        times = keeps.times(session, video_id)
+        days = _days(listed, in_force(session).policies.lifecycle, times)
+        (outlook,) = outlooks(session, [listed])
+        at = now(session)
+        until = max(at, outlook.expires_at or at) + timedelta(days=days)
+        keeps.add(session, keep_id, video_id, days=days, until=until, author=by)
+        # guard keep.notice: a video that was kept goes later on by the notice of before
+        notices.end(session, [video_id], "kept on request")
+        detail = {"until": until.isoformat(), "days": days, "times": times + 1}
+        append(session, [Event("keep", by, video_id, known.blob_id, known.user_id, detail)])
+        return Kept(video_id, until, times + 1)
+
+
+def _days(video: Listed, policy: LifecyclePolicy, times: int) -> int:
+    if video.state != VideoState.LIVE:
+        raise KeepRefused(f"video {video.id!r} is {video.state}: only a live one is kept; support may restore it")
+    days = policy.keep_days()[Tier(video.tier)] if video.tier in set(Tier) else 0
+    if not days:
+        raise KeepRefused(f"videos of {video.tier or 'unknown'} users are not kept longer on request")
+    # guard keep.times: a video is kept for ever, a request at a time
+    if times >= policy.keep_times:
+        raise KeepRefused(f"video {video.id!r} was kept {many(times, 'time')} already, and that is the most")
+    return days

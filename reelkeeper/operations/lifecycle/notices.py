@@ -1,0 +1,145 @@
+"""Notices: the service is told, days ahead, which videos a plan will retire; and people, of those that cannot be told.
+
+A notice, its messages in the outbox and its audit row are one transaction, and of a video one stands at a time, so a
+run that is killed or repeated tells of none twice. What a plan says is asked again, as in every change.
+"""
+
+import logging
+from collections.abc import Collection, Sequence
+
+from reelkeeper.model import Action, Outcome, PlanSummary, Verdict
+from reelkeeper.model.webhooks import EventType
+from reelkeeper.operations.alerts import alerts, events
+from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.core.isolation import each_apart
+from reelkeeper.rules.alerts.webhooks import NOT_DELIVERED
+from reelkeeper.rules.lifecycle import lifecycle
+from reelkeeper.rules.lifecycle import notices as rules
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.notices import Expiry, Given
+from reelkeeper.store import Engine, Session
+from reelkeeper.store.alerts import webhooks
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.lifecycle import notices, retirements
+from reelkeeper.store.lifecycle.notices import NewNotice
+from reelkeeper.store.lifecycle.plans import record_outcomes
+from reelkeeper.store.lifecycle.retirements import Planned
+from reelkeeper.store.videos.videos import live_videos
+
+_ACTIONS = (Action.NOTIFY, Action.WITHDRAW)
+_NOT_SO = "not so any more: told of, kept, viewed or held since the plan"
+_log = logging.getLogger(__name__)
+
+
+def given(engine: Engine) -> Given:
+    """Read which notices stand, and whether any endpoint hears of new ones."""
+    with reading(engine) as session:
+        return _given(session)
+
+
+def carry_out(
+    engine: Engine, plan_id: str, video_ids: Sequence[str], policy: LifecyclePolicy, *, lease: Lease, run_id: str
+) -> list[Outcome]:
+    """Give, or end, the notices of those of `video_ids` of which that is still right; the others are skipped.
+
+    One transaction for the batch (of at most some hundred videos); where one video breaks it, each half is tried, down
+    to that one. Raises Frozen or LeaseLost before the first change.
+    """
+    outcomes: list[Outcome] = []
+
+    def act(some: Sequence[str]) -> None:
+        outcomes.extend(_carry_out_batch(engine, plan_id, some, policy, lease=lease, run_id=run_id))
+
+    def failed(some: Sequence[str], error: Exception) -> None:
+        _log.error("no notice of video %s was given, of the others it was: %s", ", ".join(some), error, exc_info=error)
+        with transaction(engine, "notices.failed") as session:
+            planned = retirements.planned(session, plan_id, some, _ACTIONS)
+            broken = [_outcome(row, "failed", f"{type(error).__name__}: {error}") for row in planned]
+            record_outcomes(session, plan_id, broken)
+        outcomes.extend(broken)
+
+    each_apart(video_ids, act, failed)
+    return outcomes
+
+
+def _carry_out_batch(
+    engine: Engine, plan_id: str, video_ids: Sequence[str], policy: LifecyclePolicy, *, lease: Lease, run_id: str
+) -> list[Outcome]:
+    with transaction(engine, "notices") as session:
+        # guard notices.permission: while frozen, or with its lease lost, a run tells that videos will go
+        require_permission(session, lease)
+        judged = _judge_again(session, video_ids, policy)
+        lapsed = [verdict.video.id for verdict in judged if verdict.action is Action.WITHDRAW]
+        notices.end(session, lapsed, "lapsed")
+        told = _give(session, [verdict for verdict in judged if verdict.action is Action.NOTIFY], policy, run_id)
+        done = dict.fromkeys(lapsed, "withdrawn") | dict.fromkeys(told, "notified")
+        planned = retirements.planned(session, plan_id, video_ids, _ACTIONS)
+        outcomes = [
+            _outcome(row, done.get(row.video_id, "skipped"), row.reason if row.video_id in done else _NOT_SO)
+            for row in planned
+        ]
+        record_outcomes(session, plan_id, outcomes)
+        append(session, [_audited(row, done[row.video_id], plan_id, run_id) for row in planned if row.video_id in done])
+        return outcomes
+
+
+def _judge_again(session: Session, video_ids: Sequence[str], policy: LifecyclePolicy) -> list[Verdict]:
+    at = now(session)
+    # guard notices.again: a service is told of a video that was kept, viewed or held since the plan
+    judged = lifecycle.verdicts(live_videos(session, at, only=video_ids), policy, at, recipe_fingerprint="")
+    return list(rules.foretold(judged, policy, at, _given(session, video_ids)))
+
+
+def _give(session: Session, due: Sequence[Verdict], policy: LifecyclePolicy, run_id: str) -> Collection[str]:
+    """Write the notices of these verdicts and their messages; return the videos of which none stood."""
+    wanted = [(verdict, expiry) for verdict in due for expiry in verdict.figures if isinstance(expiry, Expiry)]
+    new = notices.give(
+        session,
+        [
+            NewNotice(verdict.video.id, verdict.video.tier or "", expiry.days, verdict.rule, expiry.at)
+            for verdict, expiry in wanted
+        ],
+        run_id,
+    )
+    keep_days = {tier.value: days for tier, days in policy.keep_days().items()}
+    told = {
+        verdict.video.id: {
+            "reason": rules.reason(verdict),
+            "expires_at": expiry.at.isoformat(),
+            "notice_days": expiry.days,
+            "keep_days": keep_days.get(verdict.video.tier or "", 0),
+        }
+        for verdict, expiry in wanted
+        if verdict.video.id in new
+    }
+    messages = events.expiring(session, told)
+    notices.sent(session, [(new[video_id], endpoint_id, message_id) for video_id, endpoint_id, message_id in messages])
+    return new
+
+
+def tell_of_waiting(engine: Engine, plan: PlanSummary, run_id: str) -> None:
+    """Raise alerts, or end them, for due videos that nobody can be told of, and for endpoints that take no notice."""
+    with transaction(engine, "notices.waiting") as session:
+        unheard = plan.kept.get(rules.NO_ENDPOINT, 0)
+        found = [rules.unheard(plan.flow, unheard)] if unheard else []
+        # guard notices.unheard_told: nothing is retired any more, as nobody hears of it, and no one knows
+        alerts.observe_within(session, found, rules=[rules.NO_ENDPOINT], scope=plan.flow, run_id=run_id)
+        at = now(session)
+        late = [rules.late(*item) for item in notices.untold(session) if at - item.since >= rules.LATE_AFTER]
+        # guard notices.late_told: nothing is retired any more, as an endpoint is dead, and no one knows
+        alerts.observe_within(session, late, rules=[NOT_DELIVERED], run_id=run_id)
+
+
+def _given(session: Session, video_ids: Sequence[str] | None = None) -> Given:
+    return Given(notices.standing(session, video_ids), webhooks.hears(session, EventType.VIDEO_EXPIRING))
+
+
+def _outcome(row: Planned, became: str, why: str) -> Outcome:
+    return Outcome(row.video_id, became, why, row.size_bytes, row.size_bytes, row.blob_id)
+
+
+def _audited(row: Planned, became: str, plan_id: str, run_id: str) -> Event:
+    name = "notice" if became == "notified" else "notice_end"
+    return Event(name, run_id, row.video_id, row.blob_id, row.user_id, {"plan": plan_id, "why": row.reason})

@@ -1,0 +1,154 @@
+"""Notice ahead: what users were promised notice of is not retired until the service was told, days before. Pure.
+
+`foretold` stands between the judgement and the flows. Of a video whose user's tier has `notice_days`:
+
+    notice_lapsed         WITHDRAW  told of, but no longer due within those days, or its user has another tier
+    past_retention_soon   NOTIFY    due within those days, and not told of
+    cold_retire_soon      NOTIFY    the same, of a cold one
+    notice_no_endpoint    due, and no endpoint of a webhook hears of it
+    notice_not_delivered  due, and the notice is under way
+    notice_running        due, and the notice has been given, but so many days are not over
+
+What is unknown about a video ends no notice: a night without figures would have the service told of it all again.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from reelkeeper.model import Action, Notice, Verdict, Video
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.rules.alerts.webhooks import NOT_DELIVERED, scope
+from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.lifecycle import lifecycle
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+
+NO_ENDPOINT: Final = "notice_no_endpoint"
+RUNNING: Final = "notice_running"
+LAPSED: Final = "notice_lapsed"
+LATE_AFTER: Final = timedelta(days=1)  # from which on people hear that a notice is under way
+_SOON: Final = "_soon"
+_UNKNOWN: Final = frozenset({"unknown_age", "unknown_tier", "unknown_views", "future_created"})
+_RELEASE: Final = "reelkeeper webhooks release"
+
+
+class Given(NamedTuple):
+    """The notices that stand, and whether any endpoint hears of new ones."""
+
+    standing: Mapping[str, Notice]
+    is_heard: bool
+
+
+class Expiry(NamedTuple):
+    """When a video is retired at the earliest, and how many days of notice were promised."""
+
+    at: datetime
+    days: int
+
+
+def foretold(judged: Iterable[Verdict], policy: LifecyclePolicy, as_of: datetime, given: Given) -> Iterable[Verdict]:
+    """Let retirements wait for their notice, and say of which videos it is to be given, or lapses.
+
+    Where no tier is promised notice and none stands, all passes as it is.
+    """
+    if not given.standing and not any(policy.notice_days().values()):
+        return judged
+    return _foretold(judged, policy, as_of, given)
+
+
+def _foretold(judged: Iterable[Verdict], policy: LifecyclePolicy, as_of: datetime, given: Given) -> Iterator[Verdict]:
+    promised = {tier.value: days for tier, days in policy.notice_days().items() if days}
+    ahead = {
+        tier: lifecycle.judging(policy, as_of + timedelta(days=days), "", frozenset())
+        for tier, days in promised.items()
+    }
+    for verdict in judged:
+        video = verdict.video
+        notice = given.standing.get(video.id)
+        if video.tier not in promised:
+            yield verdict if notice is None or verdict.action is Action.RETIRE else _lapsed(video)
+            continue
+        due = verdict
+        if verdict.action is not Action.RETIRE and verdict.rule != "future_created":
+            soon = ahead[video.tier](video)
+            due = Verdict(video, soon.action, soon.rule, verdict.figures[:1])  # in the words of today
+        yield _noticed(verdict, due, notice, promised[video.tier], as_of, is_heard=given.is_heard)
+
+
+def _noticed(  # noqa: PLR0911  one return for each line of the table above
+    verdict: Verdict, due: Verdict, notice: Notice | None, days: int, as_of: datetime, *, is_heard: bool
+) -> Verdict:
+    video, is_due = verdict.video, verdict.action is Action.RETIRE
+    if due.action is not Action.RETIRE:
+        return verdict if notice is None or due.rule in _UNKNOWN else _lapsed(video)
+    notice_over = as_of + timedelta(days=days)
+    if notice is None and is_heard:
+        return Verdict(video, Action.NOTIFY, due.rule + _SOON, (due, Expiry(notice_over, days)))
+    if notice is not None and (notice.tier != video.tier or notice.is_lost):
+        return _lapsed(video)
+    if not is_due:
+        return verdict
+    if notice is None:
+        return Verdict(video, Action.KEEP, NO_ENDPOINT, (due, Expiry(notice_over, days)))
+    if notice.told_at is None:
+        return Verdict(video, Action.KEEP, NOT_DELIVERED, (due, Expiry(notice_over, days)))
+    # guard rules.notice: a plan retires a video whose service was told the day before
+    if (goes_at := goes_after(notice.expires_at, notice.told_at, days)) > as_of:
+        return Verdict(video, Action.KEEP, RUNNING, (due, Expiry(goes_at, days)))
+    return verdict
+
+
+def goes_after(expires_at: datetime, told_at: datetime, days: int) -> datetime:
+    """Say from when on a video may go whose notice said `expires_at`, and was given to all at `told_at`."""
+    return max(expires_at, told_at + timedelta(days=days))
+
+
+def _lapsed(video: Video) -> Verdict:
+    return Verdict(video, Action.WITHDRAW, LAPSED)
+
+
+def reason(verdict: Verdict) -> str:
+    """Say in one sentence why a video waits, is told of or is told of no more; else as `lifecycle.reason` does."""
+    match verdict.rule, verdict.figures:
+        case str(rule), (Verdict() as due, Expiry() as expiry):
+            why, when = lifecycle.reason(due), f"{expiry.at:%Y-%m-%d}"
+            return {
+                NO_ENDPOINT: f"no endpoint hears of video.expiring, so it stays: {why}",
+                NOT_DELIVERED: f"the notice is under way to its endpoints, and from then on {many(expiry.days, 'day')} "
+                f"run: {why}",
+                RUNNING: f"told of, and not retired before {when}: {why}",
+            }.get(rule, f"notice of {many(expiry.days, 'day')}, retired on {when} at the earliest: {why}")
+        case (str(rule), _) if rule == LAPSED:
+            return "its notice lapses: no longer due, of another tier, or its message is gone"
+    return lifecycle.reason(verdict)
+
+
+def unheard(flow: str, videos: int) -> Finding:
+    """Tell that nothing is retired as no endpoint hears of it."""
+    return Finding(
+        rule=NO_ENDPOINT,
+        scope=flow,
+        period="",
+        level="",
+        severity=Severity.WARNING,
+        title="Videos are due and stay: nobody hears of video.expiring",
+        text=f"{many(videos, 'video')} would be retired by {flow}. Their users were promised notice, and there is no "
+        "endpoint to give it to.",
+        suggestion="Add one: reelkeeper webhooks add URL --event video.expiring; or set the notice_*_days of lifecycle "
+        "to 0",
+    )
+
+
+def late(endpoint_id: str, notices: int, since: datetime) -> Finding:
+    """Tell that an endpoint has not taken notices for over a day, so that their videos stay."""
+    return Finding(
+        rule=NOT_DELIVERED,
+        scope=scope(endpoint_id),
+        period="",
+        level="",
+        severity=Severity.WARNING,
+        title=f"The webhook {endpoint_id} has not taken {many(notices, 'notice')}, so their videos stay",
+        text=f"The oldest was given on {since:%Y-%m-%d %H:%M} UTC. No video goes before its notice was delivered.",
+        suggestion=f"Mend it, then: reelkeeper webhooks enable {endpoint_id}. Where users were told otherwise: "
+        f"{_RELEASE} {endpoint_id} --reason WHY",
+    )

@@ -1,0 +1,170 @@
+"""Notices that videos will be retired: given once, on their way to each endpoint, released, and at an end.
+
+A notice is given when every endpoint that it was sent to has taken it, or an operator has released those that have not.
+Time is the database's.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import Notice, VideoState
+from reelkeeper.model.alerts import MessageState
+from reelkeeper.store.core.engine import Clock, changed, insert_into, now
+from reelkeeper.store.tables import notice_deliveries as deliveries
+from reelkeeper.store.tables import notices, outbox, users, videos
+
+_AT_ONCE = 500  # ids in one statement
+
+
+class NewNotice(NamedTuple):
+    """A notice to give."""
+
+    video_id: str
+    tier: str
+    days: int
+    rule: str
+    expires_at: datetime
+
+
+class Untold(NamedTuple):
+    """Standing notices that an endpoint has not taken, and that nobody has released for it."""
+
+    endpoint_id: str
+    notices: int
+    since: datetime
+
+
+def standing(session: Session, video_ids: Sequence[str] | None = None) -> dict[str, Notice]:
+    """Read the notices that stand, of live videos, or of those among `video_ids`."""
+    waits = sa.and_(deliveries.c.delivered_at.is_(None), deliveries.c.released_at.is_(None))
+    last = sa.func.max(sa.func.coalesce(deliveries.c.delivered_at, deliveries.c.released_at))
+    will_not_arrive = sa.or_(outbox.c.id.is_(None), outbox.c.state == MessageState.WITHDRAWN)
+    rows = session.execute(
+        sa.select(
+            notices.c.video_id,
+            notices.c.tier,
+            notices.c.expires_at,
+            # guard notices.all_endpoints: one endpoint of two has the notice, and the video goes
+            sa.case((sa.func.sum(sa.case((waits, 1), else_=0)) == 0, last)),
+            sa.func.coalesce(sa.func.sum(sa.case((sa.and_(waits, will_not_arrive), 1), else_=0)), 1) > 0,
+        )
+        .join(videos, videos.c.id == notices.c.video_id)
+        .outerjoin(deliveries, deliveries.c.notice_id == notices.c.id)
+        .outerjoin(outbox, outbox.c.id == deliveries.c.message_id)
+        .where(
+            notices.c.ended_at.is_(None),
+            videos.c.state == VideoState.LIVE,
+            sa.true() if video_ids is None else notices.c.video_id.in_(video_ids),
+        )
+        .group_by(notices.c.id, notices.c.video_id, notices.c.tier, notices.c.expires_at)
+    )
+    return {row[0]: Notice(*row) for row in rows}
+
+
+def give(session: Session, wanted: Sequence[NewNotice], run_id: str) -> dict[str, int]:
+    """Write notices, but for videos of which one stands; return the ids of those that are new, by video."""
+    at = now(session)
+    rows = [{**notice._asdict(), "given_at": at, "run_id": run_id} for notice in wanted]
+    if not rows:
+        return {}
+    new = insert_into(session, notices).on_conflict_do_nothing().returning(notices.c.video_id, notices.c.id)
+    return {row.video_id: row.id for row in session.execute(new, rows)}
+
+
+def sent(session: Session, messages: Iterable[tuple[int, str, int]]) -> None:
+    """Note by which message each notice goes to each endpoint: (notice, endpoint, message)."""
+    rows = [dict(zip(("notice_id", "endpoint_id", "message_id"), row, strict=True)) for row in messages]
+    if rows:
+        session.execute(sa.insert(deliveries), rows)
+
+
+def delivered(session: Session, message_id: int) -> None:
+    """Note that an endpoint has taken a message, if it was a notice; a repetition changes nothing."""
+    is_this = deliveries.c.message_id == message_id, deliveries.c.delivered_at.is_(None)
+    session.execute(sa.update(deliveries).where(*is_this).values(delivered_at=Clock()))
+
+
+def release(session: Session, endpoint_id: str | None) -> int:
+    """Let the standing notices that an endpoint, or any, has not taken count as given now; returns how many."""
+    waits = deliveries.c.delivered_at.is_(None), deliveries.c.released_at.is_(None)
+    chosen = sa.true() if endpoint_id is None else deliveries.c.endpoint_id == endpoint_id
+    stands = deliveries.c.notice_id.in_(sa.select(notices.c.id).where(notices.c.ended_at.is_(None)))
+    return changed(session, sa.update(deliveries).where(*waits, chosen, stands).values(released_at=Clock()))
+
+
+def forget_endpoint(session: Session, endpoint_id: str) -> None:
+    """Wait no more for an endpoint that is removed. A notice that then nobody has stands no more."""
+    waits = deliveries.c.delivered_at.is_(None), deliveries.c.released_at.is_(None)
+    session.execute(sa.delete(deliveries).where(deliveries.c.endpoint_id == endpoint_id, *waits))
+    has_none = ~sa.exists().where(deliveries.c.notice_id == notices.c.id)
+    values = {"ended_at": Clock(), "end": "its endpoint was removed before it took it"}
+    session.execute(sa.update(notices).where(notices.c.ended_at.is_(None), has_none).values(values))
+
+
+def end(session: Session, video_ids: Sequence[str], why: str) -> int:
+    """Let the notices of these videos stand no more, and withdraw what still waits to be sent; returns how many."""
+    ended = 0
+    for first in range(0, len(video_ids), _AT_ONCE):
+        some = video_ids[first : first + _AT_ONCE]
+        stand = sa.and_(notices.c.video_id.in_(some), notices.c.ended_at.is_(None))
+        messages = (
+            sa.select(deliveries.c.message_id)
+            .join(notices, notices.c.id == deliveries.c.notice_id)
+            .where(stand, deliveries.c.delivered_at.is_(None))
+        )
+        unsent = outbox.c.id.in_(messages), outbox.c.state.in_([MessageState.WAITING, MessageState.GIVEN_UP])
+        # guard notices.withdrawn: a service hears that a video will go which stays
+        session.execute(sa.update(outbox).where(*unsent).values(state=MessageState.WITHDRAWN))
+        ended += changed(session, sa.update(notices).where(stand).values(ended_at=Clock(), end=why))
+    return ended
+
+
+def untold(session: Session) -> list[Untold]:
+    """Count the standing notices that each endpoint has not taken, the oldest first."""
+    since = sa.func.min(notices.c.given_at)
+    rows = session.execute(
+        sa.select(deliveries.c.endpoint_id, sa.func.count(), since)
+        .join(notices, notices.c.id == deliveries.c.notice_id)
+        .join(videos, videos.c.id == notices.c.video_id)
+        .where(
+            notices.c.ended_at.is_(None),
+            videos.c.state == VideoState.LIVE,
+            deliveries.c.delivered_at.is_(None),
+            deliveries.c.released_at.is_(None),
+        )
+        .group_by(deliveries.c.endpoint_id)
+        .order_by(since, deliveries.c.endpoint_id)
+    )
+    return [Untold._make(row) for row in rows]
+
+
+def given(promised: Mapping[str, int], at: datetime) -> sa.ColumnElement[bool]:
+    """Say in SQL that a video may go: its user was promised no notice, or one was given so many days before `at`.
+
+    `promised` is days by tier. A notice that was given while the user had another tier does not count.
+    """
+    return sa.and_(sa.true(), *(_given_to(tier, days, at) for tier, days in promised.items() if days))
+
+
+def _given_to(tier: str, days: int, at: datetime) -> sa.ColumnElement[bool]:
+    is_of_tier = sa.exists().where(users.c.id == videos.c.user_id, users.c.tier == tier)
+    told_at = sa.func.coalesce(deliveries.c.delivered_at, deliveries.c.released_at)
+    mine = deliveries.c.notice_id == notices.c.id
+    stands = sa.exists().where(
+        notices.c.video_id == videos.c.id,
+        # guard notices.ended: a notice that has lapsed counts once the video is due again
+        notices.c.ended_at.is_(None),
+        # guard notices.tier: what was said of a user's tier before counts for the one that it has now
+        notices.c.tier == tier,
+        # guard notices.expires: a video goes before the day that its notice names
+        notices.c.expires_at <= at,
+        # guard notices.heard: a notice that went to no endpoint is taken for given
+        sa.exists().where(mine),
+        # guard notices.days: a video goes before its service was told so many days ahead
+        ~sa.exists().where(mine, sa.or_(told_at.is_(None), told_at > at - timedelta(days=days))),
+    )
+    return sa.or_(~is_of_tier, stands)

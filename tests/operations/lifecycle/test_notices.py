@@ -1,0 +1,489 @@
+"""Notice ahead: nothing goes that was promised notice until every endpoint has it, and it is given once."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.errors import Frozen, KeepRefused, NotFound
+from reelkeeper.model import BlobState, Grace, Outcome, VideoState
+from reelkeeper.model.webhooks import EventType
+from reelkeeper.operations.alerts import webhooks
+from reelkeeper.operations.core.freeze import freeze
+from reelkeeper.operations.lifecycle import notices, outcomes, previews
+from reelkeeper.operations.lifecycle.keep import keep
+from reelkeeper.operations.lifecycle.previews import Planning
+from reelkeeper.operations.lifecycle.restore import find_restorable, restore
+from reelkeeper.operations.lifecycle.retire import retire
+from reelkeeper.operations.lifecycle.why import explain
+from reelkeeper.operations.videos.hold import hold
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.report import Report
+from reelkeeper.store.alerts import alerts
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.core.prune_records import KINDS, delete
+from reelkeeper.store.tables import (
+    audit_events,
+    blobs,
+    notice_deliveries,
+    outbox,
+    users,
+    videos,
+    webhook_endpoints,
+)
+from reelkeeper.store.tables import notices as notice_rows
+from reelkeeper.store.videos.holds import HoldTerms
+from tests.doubles.receiver import Receiver
+from tests.faults.world import World
+from tests.operations.conftest import AtFailpoint
+from tests.policies import put_in_force
+
+DAYS = 14
+POLICY = LifecyclePolicy(notice_free_days=DAYS, keep_free_days=30, keep_times=2)
+TIMES = (
+    videos.c.created_at,
+    outbox.c.created_at,
+    outbox.c.due_at,
+    webhook_endpoints.c.closed_until,
+    webhook_endpoints.c.failing_since,
+    notice_rows.c.given_at,
+    notice_rows.c.expires_at,
+    notice_deliveries.c.delivered_at,
+    notice_deliveries.c.released_at,
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Receiver]:
+    with Receiver().serving() as receiver:
+        yield receiver
+
+
+class Service:
+    """A deployment whose free users were promised two weeks' notice, and the service's servers."""
+
+    def __init__(self, world: World, lease: Lease, receiver: Receiver) -> None:
+        self.world, self.lease, self.receiver = world, lease, receiver
+        self.engine = world.workspace.engine
+        put_in_force(self.engine, lifecycle=POLICY)
+        self._nights = 0
+
+    def listens(self, path: str = "/live") -> str:
+        endpoint_id, secret = webhooks.add(
+            self.engine, self.receiver.url(path), [EventType.VIDEO_EXPIRING], allow_private=True, author="test"
+        )
+        self.receiver.secrets[path].append(secret)
+        return endpoint_id
+
+    def video(self, video_id: str, age_days: float = 40) -> None:
+        self.world.video(video_id, stored=False)
+        with transaction(self.engine, "test") as session:
+            created_at = datetime.now(UTC) - timedelta(days=age_days)
+            session.execute(sa.update(videos).where(videos.c.id == video_id).values(created_at=created_at))
+
+    def plan(self, policy: LifecyclePolicy | None = None) -> Report:
+        self._nights += 1
+        with reading(self.engine) as session:
+            as_of = now(session)
+        return previews.expire_videos(Planning(self.engine, as_of, f"night-{self._nights}"), policy=policy)
+
+    def carry_out(self, report: Report) -> dict[str, int]:
+        """Do what the flow does with its plan; returns what became of its videos."""
+        done = Counter[str]()
+        for action in ("withdraw", "notify", "retire"):
+            with closing(outcomes.planned(self.engine, report.plan.id, action, 500)) as batches:
+                for batch in batches:
+                    video_ids = [str(item.video_id) for item in batch]
+                    done.update(outcome.action for outcome in self._act(report, action, video_ids))
+        notices.tell_of_waiting(self.engine, report.plan, report.run_id)
+        return dict(done)
+
+    def _act(self, report: Report, action: str, video_ids: Sequence[str]) -> list[Outcome]:
+        run_id, plan_id = report.run_id, report.plan.id
+        if action == "retire":
+            return retire(self.world.workspace, plan_id, video_ids, lease=self.lease, run_id=run_id, grace=POLICY.grace)
+        return notices.carry_out(self.engine, plan_id, video_ids, POLICY, lease=self.lease, run_id=run_id)
+
+    def night(self) -> dict[str, int]:
+        return self.carry_out(self.plan())
+
+    def deliver(self) -> None:
+        webhooks.deliver(self.engine, allow_private=True, seconds=60)
+
+    def later(self, days: float) -> None:
+        """Let days pass, for all that has a time."""
+        with transaction(self.engine, "test") as session:
+            for column in TIMES:
+                key = next(iter(column.table.primary_key))
+                if column.table is notice_deliveries:
+                    key = notice_deliveries.c.message_id
+                for found, at in session.execute(sa.select(key, column).where(column.is_not(None))).all():
+                    moved = sa.update(column.table).where(key == found)
+                    session.execute(moved.values({column.name: at - timedelta(days=days)}))
+
+    def told(self, path: str = "/live") -> list[str]:
+        return [each.data["video_id"] for each in self.receiver.taken(path)]
+
+    def states(self) -> dict[str, str]:
+        with reading(self.engine) as session:
+            return {row.id: row.state for row in session.execute(sa.select(videos.c.id, videos.c.state))}
+
+    def alerts(self) -> set[tuple[str, str]]:
+        with reading(self.engine) as session:
+            return {(line.rule, line.scope) for line in alerts.listed(session, everything=False, limit=100)}
+
+    def events(self, *names: str) -> list[str]:
+        with reading(self.engine) as session:
+            chosen = sa.select(audit_events.c.event).where(audit_events.c.event.in_(names))
+            return list(session.execute(chosen.order_by(audit_events.c.id)).scalars())
+
+
+@pytest.fixture
+def service(world: World, lease: Lease, server: Receiver) -> Service:
+    server.secrets.clear()
+    server.answers.clear()
+    server.always.clear()
+    server.got.clear()
+    return Service(world, lease, server)
+
+
+def test_a_video_is_told_of_and_goes_when_its_notice_is_over(service: Service) -> None:
+    service.listens()
+    service.video("v1")
+    assert service.night() == {"notified": 1}
+    service.later(DAYS + 1)
+    assert service.night() == {}  # sent is not delivered, however long ago
+    service.deliver()
+    (got,) = service.receiver.taken("/live")
+    assert (got.type, got.data["video_id"], got.data["state"]) == ("video.expiring", "v1", "live")
+    assert (got.data["notice_days"], got.data["keep_days"], got.data["purge_after"]) == (DAYS, 30, None)
+    assert "retired on" in got.data["reason"]
+    service.later(DAYS - 0.01)
+    assert service.plan().plan.kept["notice_running"] == 1
+    assert "retire" not in service.night()
+    service.later(0.02)
+    assert service.night()["retired"] == 1
+    assert service.states()["v1"] == "retired"
+
+
+@pytest.mark.long
+def test_a_sink_that_is_down_for_a_week_retires_nothing_that_was_promised_notice(service: Service) -> None:
+    endpoint_id = service.listens()
+    service.receiver.always["/live"] = 500
+    service.video("v1")
+    service.video("v2")
+    assert service.night() == {"notified": 2}
+    for _ in range(7):
+        service.deliver()
+        service.later(1)
+        assert service.night() == {}
+    assert set(service.states().values()) == {"live"}
+    assert service.alerts() >= {
+        ("webhook_disabled", f"webhook:{endpoint_id}"),
+        ("notice_not_delivered", f"webhook:{endpoint_id}"),
+    }
+    service.later(30)
+    assert service.night() == {}
+    service.receiver.always.clear()
+    webhooks.enable(service.engine, endpoint_id, author="test")
+    service.deliver()
+    assert service.night() == {}  # the days of notice begin with the delivery
+    assert ("notice_not_delivered", f"webhook:{endpoint_id}") not in service.alerts()
+    assert sorted(service.told()) == ["v1", "v2"]
+    service.later(DAYS + 0.01)
+    assert service.night() == {"retired": 2}
+
+
+def test_one_endpoint_of_two_is_not_enough_until_an_operator_releases_the_other(service: Service) -> None:
+    service.listens("/live")
+    dead = service.listens("/dead")
+    service.receiver.always["/dead"] = 410
+    service.video("v1")
+    service.night()
+    service.deliver()
+    service.later(DAYS + 1)
+    assert service.night() == {}
+    assert webhooks.release(service.engine, dead, author="ops", reason="told by mail") == 1
+    assert ("notice_not_delivered", f"webhook:{dead}") not in service.alerts()
+    assert service.night() == {}  # the word stands for a delivery: the days begin
+    service.later(DAYS + 0.01)
+    assert service.night() == {"retired": 1}
+    assert service.events("notice", "notice_release", "retire") == ["notice", "notice_release", "retire"]
+    assert webhooks.release(service.engine, None, author="ops", reason="again") == 0
+    with pytest.raises(NotFound):
+        webhooks.release(service.engine, "none", author="ops", reason="none")
+
+
+def test_an_endpoint_that_is_removed_is_waited_for_no_more_unless_it_was_the_only_one(service: Service) -> None:
+    service.listens("/live")
+    dead = service.listens("/dead")
+    service.receiver.always["/dead"] = 500
+    service.video("v1")
+    service.night()
+    service.deliver()
+    webhooks.remove(service.engine, dead, author="test")
+    service.later(DAYS + 0.01)
+    assert service.night() == {"retired": 1}
+    service.video("v2")
+    service.receiver.always["/live"] = 500
+    service.night()
+    service.deliver()
+    with reading(service.engine) as session:
+        (only,) = session.execute(sa.select(webhook_endpoints.c.id)).scalars()
+    webhooks.remove(service.engine, only, author="test")
+    service.later(DAYS + 0.01)
+    assert service.night() == {}  # nobody has heard of it
+    assert service.alerts() >= {("notice_no_endpoint", "expire_videos")}
+
+
+def test_where_nobody_hears_nothing_goes_people_are_told_and_an_endpoint_is_the_way_out(service: Service) -> None:
+    service.video("v1")
+    report = service.plan()
+    assert report.plan.kept == {"notice_no_endpoint": 1}
+    assert service.carry_out(report) == {}
+    assert service.alerts() == {("notice_no_endpoint", "expire_videos")}
+    service.listens()
+    assert service.night() == {"notified": 1}
+    assert service.alerts() == set()
+
+
+def test_a_stale_plan_retires_nothing_whose_notice_was_not_given(service: Service) -> None:
+    service.listens()
+    service.video("v1")
+    put_in_force(service.engine, lifecycle=LifecyclePolicy())
+    stale = service.plan()
+    assert stale.plan.retire.objects == 1
+    put_in_force(service.engine, lifecycle=POLICY)
+    assert service.carry_out(stale) == {"skipped": 1}
+    exception = service.plan(LifecyclePolicy(notice_free_days=0))
+    assert exception.plan.retire.objects == 1  # an exception of one run takes no promise back
+    assert service.carry_out(exception) == {"skipped": 1}
+    assert service.states() == {"v1": "live"}
+
+
+def ready(service: Service) -> Report:
+    """Plan to retire v1, whose notice was given to all and is over."""
+    service.listens()
+    service.video("v1")
+    service.night()
+    service.deliver()
+    service.later(DAYS + 1)
+    report = service.plan()
+    assert report.plan.retire.objects == 1
+    return report
+
+
+CHANGES: Final[dict[str, dict[str, object]]] = {
+    "ended": {"ended_at": datetime.now(UTC)},
+    "of another tier": {"tier": "pro"},
+    "of a later day": {"expires_at": datetime.now(UTC) + timedelta(days=1)},
+}
+
+
+@pytest.mark.parametrize("meanwhile", sorted(CHANGES))
+def test_a_notice_that_changed_since_the_plan_does_not_count(service: Service, meanwhile: str) -> None:
+    report = ready(service)
+    with transaction(service.engine, "test") as session:
+        session.execute(sa.update(notice_rows).values(**CHANGES[meanwhile]))
+    assert service.carry_out(report) == {"skipped": 1}
+
+
+@pytest.mark.parametrize("delivered_at", [None, datetime.now(UTC)])
+def test_a_delivery_that_is_not_there_or_too_late_does_not_count(
+    service: Service, delivered_at: datetime | None
+) -> None:
+    report = ready(service)
+    with transaction(service.engine, "test") as session:
+        session.execute(sa.update(notice_deliveries).values(delivered_at=delivered_at))
+    assert service.carry_out(report) == {"skipped": 1}
+
+
+def test_a_notice_that_went_to_nobody_does_not_count(service: Service) -> None:
+    report = ready(service)
+    with transaction(service.engine, "test") as session:
+        session.execute(sa.delete(notice_deliveries))
+    assert service.carry_out(report) == {"skipped": 1}
+
+
+def test_a_request_to_keep_is_seen_by_a_run_that_retires_at_the_same_time(
+    service: Service, at_failpoint: AtFailpoint
+) -> None:
+    report, runs = ready(service), list[Future[dict[str, int]]]()
+    with ThreadPoolExecutor(1) as pool:
+
+        def meanwhile() -> None:
+            runs.append(pool.submit(service.carry_out, report))
+            wait(runs, 0.5)
+
+        at_failpoint("keep.before_commit", meanwhile)
+        keep(service.engine, "v1", by="shop", key="k1")
+        assert runs[0].result() == {"skipped": 1}
+    assert service.states() == {"v1": "live"}
+
+
+def test_what_was_restored_is_told_of_anew(service: Service) -> None:
+    service.carry_out(ready(service))
+    workspace = service.world.workspace
+    with transaction(service.engine, "test") as session:  # as if nothing had ended it
+        session.execute(sa.update(notice_rows).values(ended_at=None))
+    (found,) = find_restorable(workspace, run_id=None, video_id="v1")
+    service.world.workspace.bucket.put_once(found.key, service.world.clip, "video/mp4")
+    restore(workspace, [found], run_id="undo", author="ops", grace=Grace(), hold_days=1)
+    with transaction(service.engine, "test") as session:
+        session.execute(sa.text("UPDATE holds SET released_at = created_at"))
+    assert service.night() == {"notified": 1}
+
+
+def test_a_video_that_is_held_is_told_of_anew_and_what_waits_is_withdrawn(service: Service) -> None:
+    service.listens()
+    service.video("v1")
+    service.night()
+    hold(service.engine, HoldTerms("video", "v1", "a dispute", "test", datetime.now(UTC) + timedelta(days=1)))
+    assert service.night() == {"withdrawn": 1}
+    service.deliver()
+    assert service.told() == []
+    with transaction(service.engine, "test") as session:
+        session.execute(sa.text("UPDATE holds SET released_at = created_at"))
+    assert service.night() == {"notified": 1}
+    service.deliver()
+    assert service.told() == ["v1"]
+
+
+def test_what_changed_since_the_plan_is_not_told_of(service: Service) -> None:
+    service.listens()
+    service.video("v1")
+    report = service.plan()
+    hold(service.engine, HoldTerms("video", "v1", "a dispute", "test"))
+    assert service.carry_out(report) == {"skipped": 1}
+    service.deliver()
+    assert service.told() == []
+
+
+def test_while_changes_are_frozen_nothing_is_told(service: Service) -> None:
+    service.listens()
+    service.video("v1")
+    report = service.plan()
+    freeze(service.engine, by="test", reason="a test")
+    with pytest.raises(Frozen):
+        service.carry_out(report)
+    service.deliver()
+    assert service.told() == []
+
+
+def test_two_plans_of_the_same_videos_tell_of_each_once(service: Service) -> None:
+    service.listens()
+    service.video("v1")
+    first, second = service.plan(), service.plan()
+    assert (service.carry_out(first), service.carry_out(second)) == ({"notified": 1}, {"skipped": 1})
+    service.deliver()
+    assert service.told() == ["v1"]
+
+
+def test_a_message_that_is_gone_is_given_anew(service: Service) -> None:
+    service.listens()
+    service.video("v1")
+    service.night()
+    with transaction(service.engine, "test") as session:
+        session.execute(sa.delete(outbox))
+    assert (service.night(), service.night()) == ({"withdrawn": 1}, {"notified": 1})
+
+
+def test_a_video_that_is_kept_stays_so_long_and_is_told_of_anew(service: Service) -> None:
+    report = ready(service)
+    kept = keep(service.engine, "v1", by="shop", key="k1", user_id="ann")
+    assert keep(service.engine, "v1", by="shop", key="k1") == kept
+    assert timedelta(days=29.99) < kept.until - datetime.now(UTC) < timedelta(days=30.01)
+    assert service.carry_out(report) == {"skipped": 1}
+    assert service.night() == {}
+    again = keep(service.engine, "v1", by="shop", key="k2")
+    assert again.until - kept.until == timedelta(days=30)  # from when it would go
+    explained = explain(service.engine, "v1", "")
+    assert explained.next_at == again.until
+    with pytest.raises(KeepRefused, match="kept 2 times already"):
+        keep(service.engine, "v1", by="shop", key="k3")
+    with transaction(service.engine, "test") as session:
+        session.execute(sa.text("UPDATE keeps SET until = at"))
+    assert service.night() == {"notified": 1}
+
+
+def test_what_is_not_offered_not_theirs_or_not_live_is_not_kept(service: Service) -> None:
+    service.video("v1")
+    for video_id, user_id in (("none", None), ("v1", "bob")):
+        with pytest.raises(NotFound):
+            keep(service.engine, video_id, by="shop", key="k", user_id=user_id)
+    with transaction(service.engine, "test") as session:
+        session.execute(sa.update(users).values(tier="pro"))
+    with pytest.raises(KeepRefused, match="videos of pro users are not kept longer"):
+        keep(service.engine, "v1", by="shop", key="k")
+    with transaction(service.engine, "test") as session:
+        session.execute(sa.update(videos).values(state=VideoState.RETIRED))
+    with pytest.raises(KeepRefused, match="is retired"):
+        keep(service.engine, "v1", by="shop", key="k")
+
+
+def test_records_of_notices_go_once_they_are_over(service: Service) -> None:
+    service.carry_out(ready(service))
+    service.video("v2")
+    service.night()
+    later = datetime.now(UTC) + timedelta(days=1)
+    with transaction(service.engine, "test") as session:
+        for kind in KINDS:
+            if kind.table in (notice_deliveries, notice_rows):
+                assert delete(session, kind, later, 100) == 1
+        assert session.execute(sa.select(notice_rows.c.video_id)).scalars().all() == ["v2"]
+
+
+def fill(service: Service, count: int) -> None:
+    """Add so many due videos, with one statement a table and thousand."""
+    made_at = datetime.now(UTC) - timedelta(days=40)
+    with transaction(service.engine, "test") as session:
+        for first in range(0, count, 1_000):
+            some = range(first, first + 1_000)
+            rows = [{"id": f"v{n}", "user_id": "ann", "state": VideoState.LIVE, "created_at": made_at} for n in some]
+            session.execute(sa.insert(videos), rows)
+            stored = [
+                {
+                    "id": n + 1,
+                    "video_id": f"v{n}",
+                    "key": f"videos/ann/v{n}/g1-{n:016x}.mp4",
+                    "state": BlobState.LIVE,
+                    "size_bytes": 1_000,
+                }
+                for n in some
+            ]
+            session.execute(sa.insert(blobs), stored)
+        session.execute(
+            sa.update(videos).values(
+                blob_id=sa.select(blobs.c.id).where(blobs.c.video_id == videos.c.id).scalar_subquery()
+            )
+        )
+
+
+@pytest.mark.long
+def test_ten_thousand_notices_are_given_each_once_in_linear_time(service: Service) -> None:
+    service.listens()
+    fill(service, 10_000)
+    report, again = service.plan(), service.plan()
+    with closing(outcomes.planned(service.engine, report.plan.id, "notify", 500)) as batches:
+        seconds = []
+        for number, batch in enumerate(batches):
+            video_ids = [str(item.video_id) for item in batch]
+            began = time.process_time()
+            service._act(report, "notify", video_ids)
+            seconds.append(time.process_time() - began)
+            if number == 10:
+                break  # the run is killed between two batches
+    assert service.carry_out(again) == {"notified": 10_000 - 11 * 500, "skipped": 11 * 500}
+    assert service.night() == {}
+    assert sum(seconds[-3:]) < 3 * sum(seconds[1:4])
+    with reading(service.engine) as session:
+        subjects = session.execute(sa.select(outbox.c.subject)).scalars().all()
+        assert (len(subjects), len(set(subjects))) == (10_000, 10_000)
+        assert len(session.execute(sa.select(notice_deliveries.c.notice_id)).all()) == 10_000
