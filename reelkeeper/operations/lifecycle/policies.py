@@ -60,6 +60,9 @@ class Effect:
             if then is not None and (days is None or then < days):
                 was = "for ever" if days is None else f"{days} days"
                 yield f"{self._users(tier)} would keep videos {then} days, not {was}"
+        for tier, days in old.lifecycle.notice_days().items():
+            if (then := new.lifecycle.notice_days()[tier]) < days:
+                yield f"videos of {self._users(tier)} would be told of {then} days before they go, not {days}"
         for name, size_bytes in old.quota.by_tier().items():
             if new.quota.by_tier()[name] < size_bytes:
                 yield f"{self._users(name)} could store {new.quota.by_tier()[name]:,} bytes, not {size_bytes:,}"

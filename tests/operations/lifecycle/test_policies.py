@@ -54,6 +54,12 @@ def test_the_effect_names_what_is_newly_retired_and_whose_promise_gets_smaller(a
     assert list(effect.broken_promises()) == ["1 free users would keep videos 7 days, not 30 days"]
 
 
+def test_fewer_days_of_notice_are_a_promise_that_gets_smaller(aged: World) -> None:
+    put_in_force(aged.workspace.engine, lifecycle=LifecyclePolicy(notice_free_days=14))
+    effect = effect_of(aged.workspace.engine, DEFAULTS)
+    assert list(effect.broken_promises()) == ["videos of 1 free users would be told of 0 days before they go, not 14"]
+
+
 def test_it_is_held_to_the_limits_in_force_and_not_to_its_own(aged: World) -> None:
     wide = BlastRadius(max_user_percent=100, max_percent=100, max_percent_in_24h=100, always_allowed=10)
     most = DEFAULTS.overridden(lifecycle=LifecyclePolicy(retention_free_days=3), limits=wide)
