@@ -32,8 +32,7 @@ def keep(engine: Engine, video_id: str, *, by: str, key: str, user_id: str | Non
     """
     keep_id = fingerprint(key=key, video=video_id)[:32]
     with transaction(engine, "keep") as session:
-        # guard keep.ordered: a video that was promised to stay is retired by a run that does not see the request yet
-        deployment.lock(session)
+        deployment.lock(session)  # first, as in every change: in another order, two would wait for each other
         known = uploads.current(session, video_id, locked=True)
         # guard keep.own_video: a user keeps the video of another
         if known is None or known.state == VideoState.GONE or user_id not in (None, known.user_id):

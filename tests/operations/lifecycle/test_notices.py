@@ -386,6 +386,24 @@ def test_two_plans_of_the_same_videos_tell_of_each_once(service: Service) -> Non
     assert service.told() == ["v1"]
 
 
+def test_what_breaks_before_a_notice_is_written_leaves_nothing_half_done(
+    service: Service, at_failpoint: AtFailpoint
+) -> None:
+    service.listens()
+    service.video("v1")
+
+    def break_off() -> None:
+        raise OSError("the disk is gone")
+
+    at_failpoint("notices.before_commit", break_off)
+    assert service.night() == {"failed": 1}
+    with reading(service.engine) as session:
+        assert session.execute(sa.select(notice_rows.c.id)).all() == session.execute(sa.select(outbox.c.id)).all() == []
+    assert service.night() == {"notified": 1}
+    service.deliver()
+    assert service.told() == ["v1"]
+
+
 def test_a_message_that_is_gone_is_given_anew(service: Service) -> None:
     service.listens()
     service.video("v1")
