@@ -1,5 +1,6 @@
 """`tier_storage`: plans first, refuses before the first change, then does what the plan says and says what it did."""
 
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -8,6 +9,8 @@ import sqlalchemy as sa
 from flows.tier_storage import tier_storage
 from reelkeeper.errors import Frozen, GuardRefused, LeaseLost, PartialFailure, PlanRefused, PolicyRefused
 from reelkeeper.model import Done
+from reelkeeper.model.webhooks import EventType
+from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.core import freeze
 from reelkeeper.operations.core.lease import alone
 from reelkeeper.rules.lifecycle.guard import BlastRadius
@@ -15,7 +18,7 @@ from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Recipe
 from reelkeeper.rules.lifecycle.worth import Payback
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.tables import blobs, job_totals, videos
+from reelkeeper.store.tables import blobs, job_totals, notice_deliveries, notices, videos
 from tests.flows.scenes import Scene
 from tests.policies import put_in_force
 from tests.shrinking import AT_ANY_PRICE
@@ -174,3 +177,22 @@ def test_a_storage_that_hiccups_is_asked_again_at_the_end(cold: Scene) -> None:
     cold.when_its_identity_was_read(lambda: cold.double.faults.fail("GetObject", 403))
     report = tier_storage(dry_run=False)
     assert {outcome.outcome: outcome.objects for outcome in report.done} == {"compressed": 2, "retired": 1}
+
+
+@pytest.mark.long
+def test_a_cold_video_goes_once_its_notice_was_delivered_and_is_over(scene: Scene) -> None:
+    scene.video("v0", age_days=40)
+    for number in range(1, 4):
+        scene.video(f"v{number}", age_days=1, stored=False)
+    put_in_force(scene.engine, lifecycle=LifecyclePolicy(notice_pro_days=14))
+    webhooks.add(scene.engine, "http://127.0.0.1:9/", [EventType.VIDEO_EXPIRING], allow_private=True, author="test")
+    report = tier_storage(dry_run=False)
+    assert [(outcome.outcome, outcome.objects) for outcome in report.done] == [("notified", 1)]
+    assert tier_storage().plan.kept["notice_not_delivered"] == 1
+    long_ago = datetime.now(UTC) - timedelta(days=15)
+    with transaction(scene.engine, "test") as session:
+        session.execute(sa.update(notices).values(expires_at=long_ago))
+        session.execute(sa.update(notice_deliveries).values(delivered_at=long_ago))
+    report = tier_storage(dry_run=False)
+    assert [(outcome.outcome, outcome.objects) for outcome in report.done] == [("retired", 1)]
+    assert scene.states()["v0"] == "retired"
