@@ -316,7 +316,9 @@ def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:
     if job.claim.attempts >= most:
         if is_over:
             claiming.forget_sent(context.engine, job.claim)
-        return _give_up(context, job, give_up_error(most, told, by_generator=is_over))
+        # guard spend.given_up_here: what a provider may have made, and we gave up, passes every budget
+        may_be_paid = not is_over and job.claim.provider_key is not None
+        return _give_up(context, job, give_up_error(most, told, by_generator=is_over), may_be_paid=may_be_paid)
     if is_over:
         claiming.retry(context.engine, job.claim, told, job.attempts, cost_microusd=job.paid_microusd)
     else:  # storage, store or tools

@@ -97,6 +97,20 @@ def test_what_a_job_would_have_cost_of_which_nothing_was_heard_is_ours_and_spent
     assert job.cost_microusd is None, "nobody has said what it cost"
 
 
+def test_what_a_job_would_have_cost_whose_workers_died_after_it_was_sent_is_ours_and_spent(
+    shop: World, provider: ProviderDouble
+) -> None:
+    (job_id,) = ask(shop, "a cat")
+    provider.is_down = True
+    assert run(shop, http(provider)) == {End.PARKED: 1}
+    with transaction(shop.workspace.engine, "test") as session:
+        session.execute(sa.update(jobs).values(attempts=99, due_at=Clock(-1)))
+    assert run(shop, http(provider)) == {End.DEAD: 1}
+    job = find(shop.workspace.engine, job_id)
+    assert "no success here" in job.error
+    assert (spent(shop), budget_spent(shop)) == (0, job.quoted_cost_microusd)
+
+
 def test_a_video_that_is_gone_is_not_made_and_paid_once_more(shop: World, provider: ProviderDouble) -> None:
     (job_id,) = ask(shop, "a cat")
     provider.ends_as = {"status": "succeeded", "video_url": "/gone.mp4"}
