@@ -12,10 +12,11 @@ import shlex
 import signal
 import socket
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -205,9 +206,18 @@ def superseded(runs: Iterable[FlowRun]) -> set[UUID]:
 
 
 async def work(
-    pools: Sequence[str], *, limit: int, patience: float, healthcheck: bool, say: Callable[[str], None]
+    pools: Sequence[str],
+    *,
+    limit: int,
+    patience: float,
+    healthcheck: bool,
+    say: Callable[[str], None],
+    beside: Callable[[threading.Event], None] | None = None,
 ) -> None:
-    """Work for these pools until SIGTERM or SIGINT, then drain; the second signal hands over at once."""
+    """Work for these pools until SIGTERM or SIGINT, then drain; the second signal hands over at once.
+
+    `beside` goes on in a thread until it is told to stop, when the draining begins.
+    """
     os.environ.setdefault(HOME, os.getcwd())  # noqa: PTH109  as it is written, links and all
     workers = [Worker(pool, limit) for pool in pools]
     asked, hurried = asyncio.Event(), asyncio.Event()
@@ -223,9 +233,11 @@ async def work(
             stack.enter_context(
                 run_healthcheck_server(lambda: all(worker.is_worker_still_polling(seconds) for worker in workers))
             )
+        stop = stack.enter_context(_beside(beside)) if beside else threading.Event()
         running = [asyncio.create_task(worker.start(printer=say)) for worker in workers]
         waiting = asyncio.create_task(asked.wait())
         await asyncio.wait([waiting, *running], return_when=asyncio.FIRST_COMPLETED)
+        stop.set()
         await _drain(workers, patience, hurried, say)
         for task in (waiting, *running):
             task.cancel()
@@ -233,6 +245,19 @@ async def work(
     for error in ended:
         if isinstance(error, Exception):
             raise error
+
+
+@contextmanager
+def _beside(act: Callable[[threading.Event], None]) -> Iterator[threading.Event]:
+    """Do something in a thread of its own until left; a batch at work has time to end."""
+    stop = threading.Event()
+    thread = threading.Thread(target=act, args=(stop,), name="follow-bucket", daemon=True)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        thread.join(TERMINATE_TIMEOUT_SECONDS)
 
 
 async def _drain(

@@ -18,7 +18,7 @@ keep reelkeeper_database_url "postgresql+psycopg://reelkeeper:$(cat "$folder/ree
 
 # Only you know these. The first two are needed; an empty file is a secret that is not set.
 for name in s3_access_key_id s3_secret_access_key slack_bot_token slack_webhook_url second_sink_url watchdog_ping_url \
-  cloudflare_api_token generator_token generator_webhook_secret; do
+  cloudflare_api_token event_queue_token generator_token generator_webhook_secret; do
   keep "reelkeeper_$name" ""
 done
 

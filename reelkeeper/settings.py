@@ -92,6 +92,14 @@ class Settings(BaseSettings):
         None, description="Account whose usage is read, where s3_endpoint_url is set; else r2_account_id"
     )
     cloudflare_api_url: str = Field("https://api.cloudflare.com/client/v4", description="Cloudflare's API")
+    event_queue_id: str | None = Field(
+        None,
+        description="Id of the Cloudflare queue that R2's event notifications of the bucket go to; none are followed "
+        "if unset",
+    )
+    event_queue_token: SecretStr | None = Field(
+        None, description="Cloudflare API token with Queues: Edit, to pull and acknowledge those notifications"
+    )
     slack_bot_token: SecretStr | None = Field(None, description="Slack bot token, for messages and pictures")
     slack_channel: str | None = Field(None, description="Channel id that the bot posts to, e.g. C0123456789")
     slack_webhook_url: SecretStr | None = Field(None, description="Incoming webhook, in place of a bot: no pictures")
@@ -231,6 +239,14 @@ class Settings(BaseSettings):
             raise ValueError("cloudflare_api_token needs r2_account_id or cloudflare_account_id, whose usage it reads")
         if not self.prefix.endswith("/") or self.prefix.startswith("/"):
             raise ValueError(f"prefix {self.prefix!r} must end with / and not begin with it")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_queue(self) -> Self:
+        if self.event_queue_id and not self.event_queue_token:
+            raise ValueError("event_queue_id needs event_queue_token, which may pull that queue")
+        if self.event_queue_id and not self.account_id:
+            raise ValueError("event_queue_id needs r2_account_id or cloudflare_account_id, whose queue it is")
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from reelkeeper.operations.core.isolation import ENDS_ALL
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import purge
-from reelkeeper.operations.sync import adoption, orphans, sync
+from reelkeeper.operations.sync import adoption, following, orphans, sync
 from reelkeeper.operations.sync import survey as surveying
 from reelkeeper.operations.sync.survey import Survey
 from reelkeeper.operations.videos import intents
@@ -91,9 +91,11 @@ def reconcile(
 ) -> SyncReport:
     """Adopt, mark as lost, mend and sweep, as the comparison found; no byte is changed."""
     surveying.confirm_missing(workspace, found)
+    following.let_settle(workspace, found)
     held.check()
     lease = held.lease
     judged = adoption.judge(workspace, found.scan_id, adopting)
+    gaps = following.count_gaps(workspace, found)
     adopted, taken_back = orphans.adopt(workspace, found, lease=lease, run_id=run_id)
     lost_videos = sync.lose(workspace, found, lease=lease, run_id=run_id)
     doubtful = sync.mend(workspace, found, lease=lease, run_id=run_id, grace=grace)
@@ -117,6 +119,7 @@ def reconcile(
         adoption=judged,
         in_doubt=in_doubt,
         in_doubt_keys=in_doubt_keys,
+        event_gaps=gaps,
     )
 
 

@@ -56,7 +56,7 @@ class CloudflareDouble:
         if headers.get("Authorization") != f"Bearer {self.token}":
             if path.endswith("/graphql"):
                 return 401, {}, {"data": None, "errors": [{"message": "Unauthorized"}]}
-            return 401, {}, _failed(1000, "Invalid API Token")
+            return 401, {}, failed(1000, "Invalid API Token")
         at = urlsplit(path)
         if at.path == "/client/v4/graphql" and method == "POST":
             return self._graphql(body)
@@ -90,15 +90,15 @@ class CloudflareDouble:
     def _rest(self, path: str, query: Mapping[str, list[str]]) -> Reply:
         needed = "Billing: Read" if path.startswith("/billable") else "Workers R2 Storage: Read"
         if needed not in self.permissions:
-            return 403, {}, _failed(10000, "Authentication error")
+            return 403, {}, failed(10000, "Authentication error")
         if path == "/r2/metrics":
-            return 200, {}, _well(self.metrics)
+            return 200, {}, well(self.metrics)
         if path in self.bucket_rules:
-            return 200, {}, _well({"rules": self.bucket_rules[path]})
+            return 200, {}, well({"rules": self.bucket_rules[path]})
         if path not in self.versions:
-            return 404, {}, _failed(7003, "Could not route to the resource")
+            return 404, {}, failed(7003, "Could not route to the resource")
         first, last = query["from"][0], query["to"][0]
-        return 200, {}, _well([entry for entry in self.billable if first <= entry["ChargePeriodStart"][:10] <= last])
+        return 200, {}, well([entry for entry in self.billable if first <= entry["ChargePeriodStart"][:10] <= last])
 
 
 def billable_row(day: str, service: str, quantity: float, unit: str, cost: float) -> dict[str, Any]:
@@ -128,11 +128,11 @@ def billable_row(day: str, service: str, quantity: float, unit: str, cost: float
     }
 
 
-def _well(result: Any) -> dict[str, Any]:  # noqa: ANN401  any result
+def well(result: Any) -> dict[str, Any]:  # noqa: ANN401  any result
     return {"success": True, "errors": [], "messages": [], "result": result}
 
 
-def _failed(code: int, message: str) -> dict[str, Any]:
+def failed(code: int, message: str) -> dict[str, Any]:
     return {"success": False, "errors": [{"code": code, "message": message}], "messages": [], "result": None}
 
 

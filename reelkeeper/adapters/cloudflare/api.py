@@ -21,6 +21,7 @@ from reelkeeper.adapters.retry_after import retry_after_seconds
 from reelkeeper.errors import Misconfigured, TokenRefused, UsageUnknown
 
 ANALYTICS, BILLING, R2 = "Account Analytics: Read", "Billing: Read", "Workers R2 Storage: Read"
+QUEUES = "Queues: Edit"
 
 WINDOW_SECONDS = 300  # "Rate limits": GraphQL takes 300 queries in 5 minutes; REST 1,200, so one limit serves both
 QUERIES_PER_WINDOW = 280  # the dashboard and other tools of the same user draw on the same 300
@@ -39,6 +40,7 @@ _BUSY_WORDS = ("rate limiter budget depleted", "too many queries in progress", "
 class Api:
     """An account, and the token that may read it. Safe to share between threads.
 
+    `setting` names the token in an error. Without `has_limit`, requests are not subject to the API's rate limit.
     TokenRefused where the token is expired, mistyped or lacks a permission, which the message names; UsageUnknown where
     Cloudflare could not, or would not, say: nothing that came before it is then taken for the whole.
     """
@@ -49,8 +51,10 @@ class Api:
         account_id: str,
         token: str,
         *,
+        setting: str = "REELKEEPER_CLOUDFLARE_API_TOKEN",
+        has_limit: bool = True,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self.account_id = account_id
         self._http = httpx.Client(
@@ -60,6 +64,7 @@ class Api:
             trust_env=urlsplit(url).hostname not in {"127.0.0.1", "localhost", "::1"},  # no proxy reaches our loopback
         )
         self._clock, self._sleep = clock, sleep
+        self._setting, self._has_limit = setting, has_limit
         self._lock = threading.Lock()
         self._sent: deque[float] = deque(maxlen=QUERIES_PER_WINDOW)
 
@@ -93,6 +98,10 @@ class Api:
                 f"Cloudflare {path}: {len(found):,} of {rows:,} rows came, and a part is not taken for the whole"
             )
         return found
+
+    def post(self, path: str, permission: str, body: Mapping[str, object]) -> Any:  # noqa: ANN401  any `result`
+        """Have the account do something that may be repeated; returns the `result`, with decimals as Decimal."""
+        return self._ask("POST", f"/accounts/{self.account_id}{path}", permission, json=body).get("result")
 
     def _ask(self, method: str, path: str, permission: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401  httpx's
         waited, attempt = 0.0, 1
@@ -142,8 +151,8 @@ class Api:
         codes = {error["code"] for error in errors if isinstance(error.get("code"), int)}
         if response.status_code == HTTPStatus.UNAUTHORIZED or codes & _BAD_TOKEN or said.lower() == "unauthorized":
             raise TokenRefused(
-                f"Cloudflare does not accept REELKEEPER_CLOUDFLARE_API_TOKEN ({said}): it is expired, revoked or "
-                f"mistyped. Make a new one with {ANALYTICS!r} and, for the billed amounts, {BILLING!r}"
+                f"Cloudflare does not accept {self._setting} ({said}): it is expired, revoked or mistyped. Make a new "
+                f"one with {self._needed(permission)}"
             )
         if (
             response.status_code == HTTPStatus.FORBIDDEN
@@ -151,12 +160,17 @@ class Api:
             or any(word in said.lower() for word in _TOKEN_WORDS)
         ):
             raise TokenRefused(
-                f"REELKEEPER_CLOUDFLARE_API_TOKEN lacks the permission {permission!r} on account {self.account_id} "
+                f"{self._setting} lacks the permission {permission!r} on account {self.account_id} "
                 f"({said}); add it under My Profile, API Tokens"
             )
         raise UsageUnknown(f"Cloudflare {response.url.path} answered {response.status_code}: {said}")
 
+    def _needed(self, permission: str) -> str:
+        return f"{ANALYTICS!r} and, for the billed amounts, {BILLING!r}" if self._has_limit else repr(permission)
+
     def _keep_to_the_limit(self) -> None:
+        if not self._has_limit:
+            return
         with self._lock:
             while len(self._sent) == QUERIES_PER_WINDOW and (
                 (early := self._sent[0] + WINDOW_SECONDS - self._clock()) > 0

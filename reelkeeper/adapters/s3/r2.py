@@ -275,14 +275,14 @@ class Bucket:
         1,000 entries a page, or an error.
         In the server's order; with `boundaries`, which are keys, the ranges between them at the same time.
         """
-        ours, hidden = {self.identity_key, self.probe_key}, (self.prefix + IMAGES, self.prefix + CONTRACT)
         place = (self._client, self.name, self.prefix)
         for page in read_ranges(*place, boundaries) if boundaries else read_pages(*place):
-            yield [
-                stored_object
-                for stored_object in page
-                if stored_object.key not in ours and not stored_object.key.startswith(hidden)
-            ]
+            yield [stored_object for stored_object in page if not self.is_hidden(stored_object.key)]
+
+    def is_hidden(self, key: str) -> bool:
+        """Say that `key` is of what a listing leaves out: no video, and nobody's but Reelkeeper's own."""
+        hidden = (self.prefix + IMAGES, self.prefix + CONTRACT)
+        return key in {self.identity_key, self.probe_key} or key.startswith(hidden)
 
     def stored(self, keys: Sequence[str]) -> dict[str, StoredObject | None]:
         """Say what stands at each of `keys` now; None where nothing does, which only a HEAD can say.

@@ -22,6 +22,7 @@ def worker(
     """Run flows of these work pools until Ctrl-C or SIGTERM; then it takes no more runs, and waits for its own.
 
     What it cannot wait for ends in order and is handed over: the next worker begins it again, with the same parameters.
+    Where R2's event notifications are set up, a worker of the pool default follows them beside its runs.
     It takes nothing, and ends with exit code 7, where it does not know the store's schema or policies.
     """
     settings = configured()
@@ -33,8 +34,14 @@ def worker(
     orchestration.join_server(settings.state_dir)
     import asyncio
     import logging
+    from functools import partial
 
     from deployments.worker import work
 
     tell = logging.getLogger("reelkeeper.worker").info if settings.log_format == "json" else say
-    asyncio.run(work(pools, limit=limit, patience=patience, healthcheck=healthcheck, say=tell))
+    beside = None
+    if settings.event_queue_id and "default" in pools:
+        from reelkeeper.operations.sync.following import follow_bucket
+
+        beside = partial(follow_bucket, settings)
+    asyncio.run(work(pools, limit=limit, patience=patience, healthcheck=healthcheck, say=tell, beside=beside))

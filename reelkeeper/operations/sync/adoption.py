@@ -3,19 +3,21 @@
 Nothing but the notes is written, so a dry run does it as well, and a run that acts does what the dry run has said.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from reelkeeper.adapters.s3.keys import flaw, has_video_extension, parse_key, safe_id, unique_id
 from reelkeeper.model import StoredObject
 from reelkeeper.model.adoption import BY_CSV, Adoption, AdoptionVerdict
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.rules.sync.adoption import AdoptionLimits, refusal
+from reelkeeper.rules.sync.adoption import AdoptionLimits, refusal, together
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.sync import noted, noted_counts
 from reelkeeper.store.sync.noted import Owner
 
 _UNSAID = Owner(None, None, None)
+_NOTHING_BEFORE: Mapping[str, int] = MappingProxyType({})
 
 
 def note(workspace: Workspace, scan_id: str, unexplained: Sequence[StoredObject]) -> None:
@@ -41,13 +43,19 @@ def note(workspace: Workspace, scan_id: str, unexplained: Sequence[StoredObject]
         )
 
 
-def judge(workspace: Workspace, scan_id: str, limits: AdoptionLimits) -> Adoption:
-    """Say what the scan adopts, by which pattern, and what stays out and why; `orphans.adopt` does it."""
+def judge(
+    workspace: Workspace, scan_id: str, limits: AdoptionLimits, before: Mapping[str, int] = _NOTHING_BEFORE
+) -> Adoption:
+    """Say what the scan adopts, by which pattern, and what stays out and why; `orphans.adopt` does it.
+
+    `before` says how many files the videos have that other scans, judged together with this one, have adopted.
+    """
     for step in noted.STEPS:
         with transaction(workspace.engine, "sync.judge") as session:
             step(session, scan_id)
     with reading(workspace.engine) as session:
-        refused = refusal(limits, noted_counts.crowding(session, scan_id))
+        # guard events.crowding: objects that come one by one are adopted by a pattern that does not fit
+        refused = refusal(limits, together(noted_counts.crowding(session, scan_id), before))
     # guard adopt.crowding: a pattern that does not fit makes one video of many
     if refused:
         with transaction(workspace.engine, "sync.judge") as session:

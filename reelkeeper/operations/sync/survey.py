@@ -51,7 +51,7 @@ def survey(workspace: Workspace, *, run_id: str, note: bool, shards: int = 1) ->
         boundaries = scans.boundaries(session, highest, shards)
     bits = bytearray(highest // 8 + 1)
     for page in workspace.bucket.pages(boundaries):
-        unexplained = _compare(workspace, page, result, bits)
+        unexplained = compare(workspace, page, result, bits)
         result.unexplained += len(unexplained)
         if note and unexplained:
             adoption.note(workspace, result.scan_id, unexplained)
@@ -73,7 +73,8 @@ def confirm_missing(workspace: Workspace, result: Survey) -> None:
     result.missing = confirmed
 
 
-def _compare(workspace: Workspace, page: Sequence[StoredObject], result: Survey, bits: bytearray) -> list[StoredObject]:
+def compare(workspace: Workspace, page: Sequence[StoredObject], result: Survey, bits: bytearray) -> list[StoredObject]:
+    """Put into `result` how stored objects differ from their rows, and into `bits` the rows; return those without."""
     with reading(workspace.engine) as session:
         known = scans.known_objects(session, [stored.key for stored in page])
     unexplained = []

@@ -7,6 +7,8 @@
 `orphans` has the steps for objects that no row explains. No byte is changed in either; each step can be repeated.
 """
 
+from collections.abc import Sequence
+
 from reelkeeper.model import Grace
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
@@ -17,6 +19,7 @@ from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.sync import lost, scans
+from reelkeeper.store.sync.following import SERVICE_DELETE
 from reelkeeper.store.videos import cache
 
 _BATCH = 500
@@ -37,6 +40,22 @@ def lose(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) -> 
             cache.drop(session, [row.video_id for row in gone if row.video_id is not None])
             append(session, [Event("lose", run_id, row.video_id, row.blob_id, None, {"key": row.key}) for row in gone])
     return lost_videos
+
+
+def record_deletions(workspace: Workspace, blob_ids: Sequence[int], *, lease: Lease, run_id: str) -> set[int]:
+    """Record that the service has deleted the objects of these blobs; returns the blobs, without what a hold keeps."""
+    with transaction(workspace.engine, "sync.record_deletions") as session:
+        # guard events.delete_permission: while frozen, or with its lease lost, a worker marks videos as deleted
+        require_permission(session, lease)
+        with quotas.counted(session, standing_on=blob_ids):
+            gone = lost.mark_deleted(session, blob_ids, run_id)
+        # guard events.delete_cache: a deleted video is given to whoever asks for the same again
+        cache.drop(session, [row.video_id for row in gone if row.video_id is not None])
+        append(
+            session,
+            [Event(SERVICE_DELETE, run_id, row.video_id, row.blob_id, None, {"key": row.key}) for row in gone],
+        )
+    return {row.blob_id for row in gone}
 
 
 def name_lost(workspace: Workspace, run_id: str, limit: int) -> tuple[str, ...]:
@@ -64,10 +83,11 @@ def mend(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, gra
     with transaction(workspace.engine, "sync.mend") as session:
         # guard sync.mend_permission: while frozen, or with its lease lost, a run retires and revives
         require_permission(session, lease)
+        back = survey.found + survey.reappeared  # of the latter, those that counted as deleted by the service
         lost.retire_reappeared(session, survey.reappeared, run_id, grace)
         events += [Event("reappeared", run_id, None, blob_id) for blob_id in survey.reappeared]
-        with quotas.counted(session, standing_on=survey.found):
-            lost.revive(session, survey.found, run_id, grace)
+        with quotas.counted(session, standing_on=back):
+            lost.revive(session, back, run_id, grace)
         events += [Event("found", run_id, None, blob_id) for blob_id in survey.found]
         append(session, events)
     return [stored.key for _, stored in survey.doubtful] + survey.claimed

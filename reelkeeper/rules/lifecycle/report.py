@@ -100,6 +100,7 @@ class SyncReport:
     adoption: Adoption = field(default_factory=Adoption)
     in_doubt: int = 0  # objects that should be looked at, and that no run has told of before
     in_doubt_keys: tuple[str, ...] = ()  # the first few, with the reason
+    event_gaps: int | None = None  # differences that R2's events should have told of; None where none are followed
 
     def require_whole(self) -> Self:
         """Raise IntegrityDoubt for lost videos and for keys that hold what nobody could have put there.

@@ -3,7 +3,8 @@
 A pattern that does not fit makes few videos of many objects, or gives nearly all of them to one user.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -68,6 +69,25 @@ def refusal(limits: AdoptionLimits, found: Crowding) -> str | None:
     return (
         f"{figures}. The patterns do not fit this bucket: see REELKEEPER_KEY_PATTERN, or name owners with reelkeeper "
         f"videos import --keys. If it is right: {overrides}"
+    )
+
+
+def together(found: Crowding, before: Mapping[str, int]) -> Crowding:
+    """Add to what one look has found how many files each video has that earlier looks of the same day have adopted.
+
+    Objects that come one by one crowd together as those of one listing do.
+    """
+    if not before or not found.objects:
+        return found
+    video = max(before, key=lambda video_id: (before[video_id], video_id))
+    largest = (before[video], video) if before[video] > found.files else (found.files, found.video)
+    return replace(
+        found,
+        objects=found.objects + sum(before.values()),
+        further_files=found.further_files + sum(before.values()) - len(before),
+        files=largest[0],
+        video=largest[1],
+        new_videos=found.new_videos + len(before),
     )
 
 

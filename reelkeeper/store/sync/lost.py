@@ -1,7 +1,7 @@
 """Rows whose objects are missing, and rows whose objects are there again: marked, never deleted."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -11,6 +11,8 @@ from reelkeeper.store.core.engine import changed, now
 from reelkeeper.store.tables import blobs, videos
 from reelkeeper.store.videos import conditions
 from reelkeeper.store.videos.conditions import retired
+
+_DELETED: Final = "deleted by the service"  # why a present blob is gone
 
 
 class LostBlob(NamedTuple):
@@ -44,6 +46,40 @@ def mark_videos(session: Session, blob_ids: Sequence[int], run_id: str) -> int:
     )
 
 
+def mark_deleted(session: Session, blob_ids: Sequence[int], run_id: str) -> list[LostBlob]:
+    """Mark those blobs, and the videos that stand on them, as gone, since the service has deleted their objects.
+
+    What a hold keeps stays as it is: nobody may delete that, so it is a loss. What was retired keeps its reason.
+    """
+    kept = sa.exists().where(
+        videos.c.id == blobs.c.video_id, conditions.held(videos.c.id, videos.c.user_id, now(session))
+    )
+    present = sa.or_(blobs.c.state == BlobState.LIVE, blobs.c.retire_reason.is_(None))
+    reason = sa.case((present, sa.literal(_DELETED)), else_=blobs.c.retire_reason)
+    rows = session.execute(
+        sa.update(blobs)
+        .where(
+            blobs.c.id.in_(blob_ids),
+            # guard events.deleted_once: what a purge has claimed, or an upload replaced, is marked as deleted
+            blobs.c.state.in_([BlobState.LIVE, BlobState.RETIRED, BlobState.LOST]),
+            # guard events.held: that a held video is deleted passes for the service's own wish
+            ~kept,
+        )
+        .values(state=BlobState.GONE, run_id=run_id, retire_reason=reason)
+        .returning(blobs.c.id, blobs.c.video_id, blobs.c.key)
+    )
+    marked = [LostBlob(*row) for row in rows]
+    session.execute(
+        sa.update(videos)
+        .where(
+            videos.c.blob_id.in_([blob.blob_id for blob in marked]),
+            videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED, VideoState.LOST]),
+        )
+        .values(state=VideoState.GONE, run_id=run_id)
+    )
+    return marked
+
+
 def videos_of_run(session: Session, run_id: str, limit: int) -> list[str]:
     """List the first lost videos by id that a run has marked so."""
     marked = sa.select(videos.c.id).where(videos.c.state == VideoState.LOST, videos.c.run_id == run_id)
@@ -58,6 +94,8 @@ def retire_reappeared(session: Session, blob_ids: Sequence[int], run_id: str, gr
             blobs.c.id.in_(blob_ids),
             # guard sync.reappeared_gone: a live row is retired, since its object is there
             blobs.c.state == BlobState.GONE,
+            # guard events.back: a video that counted as deleted, and is there, is retired and purged
+            sa.func.coalesce(blobs.c.retire_reason, "") != _DELETED,
             # guard sync.reappeared_open: the service's new upload at the key is retired and purged
             ~conditions.has_open_row(blobs.c.key, blobs.c.id),  # the service may have stored another meanwhile
         )
@@ -66,17 +104,29 @@ def retire_reappeared(session: Session, blob_ids: Sequence[int], run_id: str, gr
 
 
 def revive(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace) -> None:
-    """Take back rows in `lost` whose object is there: as their video's present bytes, or as an old generation."""
-    lost = sa.and_(blobs.c.id.in_(blob_ids), blobs.c.state == BlobState.LOST)
-    app_state = sa.exists().where(videos.c.blob_id == blobs.c.id, videos.c.state == VideoState.LOST)
+    """Take back rows in `lost` whose object is there: as their video's present bytes, or as an old generation.
+
+    So are rows that counted as deleted by the service, where nothing else has come to stand at their key.
+    """
+    deleted = sa.and_(blobs.c.state == BlobState.GONE, blobs.c.retire_reason == _DELETED)
+    returned = sa.and_(deleted, ~conditions.has_open_row(blobs.c.key, blobs.c.id))
+    lost = sa.and_(blobs.c.id.in_(blob_ids), sa.or_(blobs.c.state == BlobState.LOST, returned))
+    alike = sa.or_(
+        sa.and_(blobs.c.state == BlobState.LOST, videos.c.state == VideoState.LOST),
+        sa.and_(blobs.c.state == BlobState.GONE, videos.c.state == VideoState.GONE),
+    )
+    app_state = sa.exists().where(videos.c.blob_id == blobs.c.id, alike)
     alive = list(
         session.execute(
-            sa.update(blobs).where(lost, app_state).values(state=BlobState.LIVE, run_id=run_id).returning(blobs.c.id)
+            sa.update(blobs)
+            .where(lost, app_state)
+            .values(state=BlobState.LIVE, retire_reason=None, run_id=run_id)
+            .returning(blobs.c.id)
         ).scalars()
     )
     session.execute(
         sa.update(videos)
-        .where(videos.c.blob_id.in_(alive), videos.c.state == VideoState.LOST)
+        .where(videos.c.blob_id.in_(alive), videos.c.state.in_([VideoState.LOST, VideoState.GONE]))
         .values(state=VideoState.LIVE, run_id=run_id)
     )
     session.execute(sa.update(blobs).where(lost).values(run_id=run_id, **retired(now(session), grace, "found again")))

@@ -1,7 +1,7 @@
 """What a scan would make of the objects that no row explains, in figures and examples."""
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -136,6 +136,26 @@ def _fullest(session: Session, by_day: sa.Select[Any], everything: sa.Select[Any
     if fullest is None:
         return None
     return OneDay(date.fromisoformat(str(fullest[0])), fullest[1], session.execute(everything).scalar_one())
+
+
+def files_by_pattern(session: Session, scan_id: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Count the files by video that patterns alone have found: of what is adopted, and of what is one file more."""
+    rows = session.execute(
+        sa.select(orphans.c.verdict, orphans.c.video_id, sa.func.count())
+        .where(judged(scan_id, AdoptionVerdict.ADOPT, AdoptionVerdict.ANOTHER_FILE), orphans.c.pattern > BY_CSV)
+        .group_by(orphans.c.verdict, orphans.c.video_id)
+    ).all()
+    adopted, further = (
+        {row.video_id: row[2] for row in rows if row.verdict == verdict}
+        for verdict in (AdoptionVerdict.ADOPT, AdoptionVerdict.ANOTHER_FILE)
+    )
+    return adopted, further
+
+
+def count_stored_between(session: Session, scan_id: str, since: datetime, until: datetime) -> int:
+    """Count what the scan adopts of the objects that were stored in this time."""
+    stored = orphans.c.last_modified.between(since, until)
+    return _count(session, sa.and_(judged(scan_id, AdoptionVerdict.ADOPT, AdoptionVerdict.TAKE_BACK), stored))
 
 
 def taken_back(session: Session, scan_id: str) -> int:

@@ -59,6 +59,19 @@ def expected_keys(session: Session, blob_ids: Sequence[int]) -> dict[int, str]:
     return {row.id: row.key for row in rows}
 
 
+def stored_rows(session: Session, keys: Sequence[str], started_at: datetime) -> dict[int, str]:
+    """Find the rows at `keys` whose objects should be there, or are known to be lost, stored before a look began."""
+    states = blobs.c.state.in_((*_EXPECTED, BlobState.LOST))
+    _, before = _expected(started_at)
+    rows = session.execute(sa.select(blobs.c.id, blobs.c.key).where(blobs.c.key.in_(keys), states, before))
+    return {row.id: row.key for row in rows}
+
+
+def has_finished(session: Session) -> bool:
+    """Say whether any complete listing was ever brought into the catalogue."""
+    return bool(session.execute(sa.select(sa.exists().where(scans.c.finished_at.is_not(None)))).scalar_one())
+
+
 def boundaries(session: Session, highest: int, shards: int) -> list[str]:
     """Choose keys that cut what the catalogue knows into `shards` parts of about the same size, from a sample by id."""
     if shards == 1:

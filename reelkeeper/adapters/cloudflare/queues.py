@@ -1,0 +1,83 @@
+"""The queue of R2's event notifications, pulled over HTTP.
+
+Read 2026-11 from Cloudflare's documentation: "Queues: Pull consumers", "Queues: Limits" and the API reference of
+messages/pull and messages/ack. Messages come at least once, in any order; one that is neither acknowledged nor marked
+for a retry comes again when its lease ends. Pulls and acknowledgements are not subject to the API's rate limit.
+"""
+
+import base64
+import binascii
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from reelkeeper.adapters.cloudflare.api import QUEUES, Api, documented
+from reelkeeper.model.bucket_events import Message, Pulled
+from reelkeeper.settings import Settings
+
+BATCH: Final = 100  # messages: the most that one pull gives
+LEASE_MILLISECONDS: Final = 60_000  # far longer than a batch takes; what is acknowledged later is accepted all the same
+_ENCODED: Final = frozenset({"json", "bytes"})  # content types whose bodies come in base64
+
+
+def connect(settings: Settings, sleep: Callable[[float], object] = time.sleep) -> "Queue | None":
+    """Return the configured queue, or None where there is none: the listing alone follows the bucket then."""
+    if not (settings.event_queue_id and settings.event_queue_token and settings.account_id):
+        return None
+    token = settings.event_queue_token.get_secret_value()
+    api = Api(
+        settings.cloudflare_api_url,
+        settings.account_id,
+        token,
+        setting="REELKEEPER_EVENT_QUEUE_TOKEN",
+        has_limit=False,
+        sleep=sleep,
+    )
+    return Queue(api, settings.event_queue_id)
+
+
+class Queue:
+    """A queue with a pull consumer. Raises TokenRefused, and UsageUnknown where Cloudflare does not answer."""
+
+    def __init__(self, api: Api, queue_id: str) -> None:
+        self.account_id = api.account_id
+        self._api = api
+        self._path = f"/queues/{queue_id}/messages"
+
+    def close(self) -> None:
+        """Give up the connections."""
+        self._api.close()
+
+    def pull(self, limit: int = BATCH) -> Pulled:
+        """Take up to `limit` messages under a lease each; what is left is given at the next pull."""
+        asked = {"batch_size": limit, "visibility_timeout_ms": LEASE_MILLISECONDS}
+        result = self._api.post(f"{self._path}/pull", QUEUES, asked)
+        with documented("messages"):
+            backlog = result.get("message_backlog_count")
+            messages = [_message(entry) for entry in result["messages"] or ()]
+            return Pulled(messages, None if backlog is None else int(backlog))
+
+    def settle(self, acks: Sequence[str], retries: Mapping[str, int]) -> None:
+        """Acknowledge messages by the ids of their leases, and have others delivered again after so many seconds."""
+        if acks or retries:
+            delayed = [{"lease_id": lease_id, "delay_seconds": seconds} for lease_id, seconds in retries.items()]
+            done = {"acks": [{"lease_id": lease_id} for lease_id in acks], "retries": delayed}
+            self._api.post(f"{self._path}/ack", QUEUES, done)
+
+
+def _message(entry: Mapping[str, Any]) -> Message:
+    kind = str((entry.get("metadata") or {}).get("CF-Content-Type", "json"))
+    return Message(str(entry["lease_id"]), int(entry.get("attempts") or 1), _decoded(entry.get("body"), kind))
+
+
+def _decoded(body: Any, kind: str) -> Any:  # noqa: ANN401  any JSON
+    """Decode a body; None where it is no JSON, which stops no other message."""
+    if not isinstance(body, str):
+        return body
+    try:
+        # An object's text is never base64, since that has no brace: so both ways of sending JSON are read.
+        encoded = kind in _ENCODED and not body.lstrip().startswith("{")
+        return json.loads(base64.b64decode(body, validate=True) if encoded else body)
+    except (binascii.Error, ValueError, RecursionError):
+        return None

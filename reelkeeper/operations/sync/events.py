@@ -1,0 +1,198 @@
+"""Follow the bucket by R2's event notifications: each batch of messages is a reason to look at some keys.
+
+Nothing that a message says is believed, so messages that come twice, late or in another order do no harm. What a look
+at the key finds goes the way of the listing: the same notes, judgement, limits and changes.
+"""
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from reelkeeper.adapters.s3.keys import flaw
+from reelkeeper.errors import GuardRefused
+from reelkeeper.model.bucket_events import BucketEvent, Message
+from reelkeeper.operations.core.isolation import each_apart
+from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.operations.sync import adoption, orphans, sync
+from reelkeeper.operations.sync.survey import Survey, compare, confirm_missing
+from reelkeeper.rules.lifecycle.guard import BlastRadius, listing_within
+from reelkeeper.rules.policies import Policies
+from reelkeeper.rules.sync.events import Unread, is_explained, read, retry_seconds
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.sync import following, noted, noted_counts, scans
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Batch:
+    """One batch of messages at work. `before`: files by video that were adopted earlier in the same day."""
+
+    workspace: Workspace
+    lease: Lease
+    run_id: str
+    policies: Policies
+    before: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)  # messages and objects, by what became of them
+
+
+@dataclass(slots=True)
+class Handled:
+    """Which messages are done, by the ids of their leases, and after how many seconds others are tried again."""
+
+    acks: list[str] = field(default_factory=list)
+    retries: dict[str, int] = field(default_factory=dict)
+
+
+def handle(batch: Batch, messages: Sequence[Message], *, account_id: str | None) -> Handled:
+    """Bring the catalogue in line at the keys that `messages` name; returns what to tell the queue.
+
+    A message that cannot be read or handled stops no other. Raises Frozen, LeaseLost, and what says that the store is
+    away: then no message is done, and all come again.
+    """
+    handled, by_key = Handled(), defaultdict[str, list[tuple[Message, BucketEvent]]](list)
+    batch.counts["messages"] += len(messages)
+    for message in messages:
+        event = read(message.body, account_id=account_id, bucket=batch.workspace.bucket.name)
+        if isinstance(event, Unread):
+            batch.counts[event.kind] += 1
+            _log.warning("a message of the event queue is acknowledged and ignored: %s", event.why)
+            handled.acks.append(message.lease_id)
+        elif not _is_looked_at(batch, event.key):
+            handled.acks.append(message.lease_id)
+        else:
+            by_key[event.key].append((message, event))
+    events = {key: [event for _, event in told] for key, told in by_key.items()}
+    broken = set[str]()
+
+    def failed(keys: Sequence[str], error: Exception) -> None:
+        _log.warning("events of %d keys, such as %s, are tried again: %s", len(keys), keys[0], error, exc_info=error)
+        broken.update(keys)
+
+    each_apart(list(events), lambda keys: _follow(batch, {key: events[key] for key in keys}), failed)
+    for key, told in by_key.items():
+        for message, _ in told:
+            if key in broken:
+                batch.counts["retried"] += 1
+                handled.retries[message.lease_id] = retry_seconds(message.attempts)
+            else:
+                handled.acks.append(message.lease_id)
+    return handled
+
+
+def _is_looked_at(batch: Batch, key: str) -> bool:
+    """Say whether a key is one that may hold a video: the prefix is the limit here too."""
+    bucket = batch.workspace.bucket
+    # guard events.prefix: what lies beside the prefix is looked at, and becomes a video
+    if not key.startswith(bucket.prefix) or bucket.is_hidden(key):
+        batch.counts["elsewhere"] += 1
+        return False
+    if flaw(key):
+        batch.counts["left_to_listing"] += 1  # which names it, with the reason
+        return False
+    return True
+
+
+def _follow(batch: Batch, events: Mapping[str, Sequence[BucketEvent]]) -> None:
+    """Look at the keys whose rows do not say already what has happened, and act on what stands there."""
+    if not events:
+        return
+    with reading(batch.workspace.engine) as session:
+        rows = scans.known_objects(session, list(events))
+        started_at = now(session)
+    keys = [
+        key
+        for key, told in events.items()
+        if key not in rows or not all(is_explained(event, *rows[key][1:]) for event in told)
+    ]
+    batch.counts["explained"] += len(events) - len(keys)
+    if not keys:
+        return
+    found = Survey(uuid4().hex, started_at)
+    stored = batch.workspace.bucket.stored(keys)
+    batch.counts["looked_at"] += len(keys)
+    unexplained = compare(batch.workspace, [each for each in stored.values() if each], found, bytearray())
+    if unexplained:
+        adoption.note(batch.workspace, found.scan_id, unexplained)
+        _adopt(batch, found)
+    absent = [key for key in keys if stored[key] is None]
+    deleted = [key for key in absent if any(event.is_deletion for event in events[key])]
+    _forget(batch, [key for key in absent if key not in rows])
+    _delete(batch, found, deleted)
+    _mend(batch, found)
+
+
+def _adopt(batch: Batch, found: Survey) -> None:
+    adopting = batch.policies.adoption
+    judged = adoption.judge(batch.workspace, found.scan_id, adopting, batch.before)
+    with reading(batch.workspace.engine) as session:
+        adopted, further = noted_counts.files_by_pattern(session, found.scan_id)
+    new, back = orphans.adopt(batch.workspace, found, lease=batch.lease, run_id=batch.run_id)
+    batch.before.update(adopted)
+    batch.before.update({video_id: files for video_id, files in further.items() if video_id in batch.before})
+    batch.counts["adopted"] += new
+    batch.counts["taken_back"] += back
+    if judged.refusal:
+        batch.counts["left_to_listing"] += 1
+        _log.error("nothing was adopted by a pattern, and the listing judges it: %s", judged.refusal)
+
+
+def _forget(batch: Batch, keys: Sequence[str]) -> None:
+    """Drop the notes of objects that are no longer there."""
+    if keys:
+        with transaction(batch.workspace.engine, "events.forget") as session:
+            noted.forget(session, keys)
+
+
+def _delete(batch: Batch, found: Survey, keys: Sequence[str]) -> None:
+    """Record deletions by the service: of rows whose object is asked for once more, and within the blast radius."""
+    if not keys:
+        return
+    with reading(batch.workspace.engine) as session:
+        gone = scans.stored_rows(session, keys, found.started_at)
+        expected, before = scans.count_expected(session, found.started_at), following.count_deleted(session)
+    if not gone:
+        return
+    again = batch.workspace.bucket.stored(list(gone.values()))
+    # guard events.asked_twice: what the service has stored again meanwhile is marked as deleted
+    blob_ids = [blob_id for blob_id, key in gone.items() if again[key] is None]
+    if not blob_ids:
+        return
+    # guard events.radius: a bucket that is emptied becomes an empty catalogue, and nobody hears of it
+    if not _is_within(batch.policies.limits, len(blob_ids), expected=expected, before=before):
+        batch.counts["left_to_listing"] += len(blob_ids)
+        return
+    marked = sync.record_deletions(batch.workspace, blob_ids, lease=batch.lease, run_id=batch.run_id)
+    found.missing = [blob_id for blob_id in blob_ids if blob_id not in marked]
+    confirm_missing(batch.workspace, found)
+    lost = sync.lose(batch.workspace, found, lease=batch.lease, run_id=batch.run_id) if found.missing else 0
+    batch.counts["deleted"] += len(marked)
+    batch.counts["lost"] += lost
+    if lost:
+        _log.error("%d held videos were deleted by the service, and are lost: reelkeeper audit --event lose", lost)
+
+
+def _is_within(limits: BlastRadius, deleted: int, *, expected: int, before: int) -> bool:
+    """Judge what the service has deleted in 24 hours as a listing that misses all of it would be."""
+    try:
+        listing_within(limits, expected - deleted, expected + before)
+    except GuardRefused as error:
+        _log.error("%d deletions are left to the listing, with %d of 24 hours before: %s", deleted, before, error)
+        return False
+    return True
+
+
+def _mend(batch: Batch, found: Survey) -> None:
+    """Record uploads and what came back; what is in doubt is for the listing, which tells of it."""
+    in_doubt = len(found.doubtful) + len(found.claimed)
+    batch.counts["left_to_listing"] += in_doubt
+    found.doubtful, found.claimed = [], []
+    changed = len(found.overwritten), len(found.reappeared) + len(found.found)
+    if any(changed):
+        grace = batch.policies.lifecycle.grace
+        sync.mend(batch.workspace, found, lease=batch.lease, run_id=batch.run_id, grace=grace)
+        batch.counts["overwritten"] += changed[0]
+        batch.counts["back"] += changed[1]

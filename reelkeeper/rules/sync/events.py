@@ -1,0 +1,91 @@
+"""How R2's event notifications are read, and which of them ask for a look at the bucket. Pure.
+
+Notifications come at least once and in any order, so none is believed: each is a reason to look at one key.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from reelkeeper.model import BlobState, Recorded
+from reelkeeper.model.bucket_events import BucketEvent
+
+DELETIONS: Final = frozenset({"DeleteObject", "LifecycleDeletion"})
+SETTLING: Final = timedelta(minutes=5)  # after which an event has come, if it comes at all, and was handled
+_FIRST_DELAY_SECONDS: Final = 30
+_MAX_DELAY_SECONDS: Final = 3_600
+_SHOWN: Final = 100  # characters of what a message says, in a log
+
+
+class Unread(NamedTuple):
+    """Why a message is none of ours: it is acknowledged, counted and told, and changes nothing."""
+
+    kind: str  # foreign or malformed
+    why: str
+
+
+def read(body: Any, *, account_id: str | None, bucket: str) -> BucketEvent | Unread:  # noqa: ANN401  any JSON
+    """Read the body of a message; it may be of another bucket, or anything at all."""
+    if not isinstance(body, Mapping):
+        return Unread("malformed", f"no JSON object, but {type(body).__name__}")
+    action, told = body.get("action"), body.get("object")
+    subject = told if isinstance(told, Mapping) else {}
+    key = subject.get("key")
+    if not isinstance(action, str) or not isinstance(key, str) or not key or not isinstance(body.get("bucket"), str):
+        return Unread("malformed", "no action, bucket or object.key")
+    if not _is_text(key):
+        return Unread("malformed", "object.key is no text")
+    # guard events.this_bucket: what happens in another bucket moves videos of this one
+    if body["bucket"] != bucket:
+        return Unread("foreign", f"of the bucket {body['bucket'][:_SHOWN]!r}")
+    if account_id and body.get("account") not in (None, account_id):
+        return Unread("foreign", "of another account")
+    size_bytes, etag = subject.get("size"), subject.get("eTag")
+    return BucketEvent(
+        key,
+        action in DELETIONS,
+        size_bytes if isinstance(size_bytes, int) else None,
+        etag.strip('"') if isinstance(etag, str) else None,
+    )
+
+
+def is_explained(event: BucketEvent, state: str, recorded: Recorded) -> bool:
+    """Say that the row of an event's key says already what has happened, as after what Reelkeeper does itself.
+
+    A key of the service's may be stored again with the same ETag: only a look tells.
+    """
+    if state == BlobState.PENDING:
+        return True  # its intent says what becomes of it
+    if event.is_deletion:
+        return state in (BlobState.DELETING, BlobState.GONE)
+    # guard events.own_keys: the same video stored again by the service keeps the age of the one before
+    if not recorded.is_ours:
+        return False
+    as_recorded = (event.size_bytes, event.etag) == (recorded.size_bytes, recorded.etag)
+    return as_recorded and state in (BlobState.LIVE, BlobState.RETIRED, BlobState.DELETING)
+
+
+def retry_seconds(attempts: int) -> int:
+    """Say after how long a message is delivered again whose handling failed so often.
+
+    >>> [retry_seconds(attempts) for attempts in (1, 2, 3, 50)]
+    [30, 60, 120, 3600]
+    """
+    return int(min(_FIRST_DELAY_SECONDS * 2 ** min(attempts - 1, 10), _MAX_DELAY_SECONDS))
+
+
+def gap_window(since: datetime, caught_up_at: datetime, listed_at: datetime) -> tuple[datetime, datetime] | None:
+    """Give the time in which each stored object must have become known by its event; None where there is none.
+
+    Events were followed from `since` on, and all that the queue held was handled at `caught_up_at`.
+    """
+    until = min(caught_up_at, listed_at) - SETTLING
+    return (since, until) if since < until else None
+
+
+def _is_text(key: str) -> bool:
+    try:
+        key.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return True

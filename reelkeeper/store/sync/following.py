@@ -1,0 +1,64 @@
+"""How far the events of the bucket have been followed: one row of `controls`, and what the audit says of them."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model.adoption import BY_CSV, AdoptionVerdict
+from reelkeeper.store.core.engine import Clock, insert_into
+from reelkeeper.store.tables import audit_events, controls, orphans
+
+SERVICE_DELETE: Final = "service_delete"  # of the audit: the service has deleted an object itself
+_NAME: Final = "bucket_events"
+_DAY_SECONDS: Final = 86_400.0
+
+
+class Kept(NamedTuple):
+    """What was last written of the following, and when."""
+
+    state: dict[str, Any]
+    updated_at: datetime
+
+
+def kept(session: Session) -> Kept | None:
+    """Give what was last written; None where no events were ever followed."""
+    row = session.execute(
+        sa.select(controls.c.state, controls.c.updated_at).where(controls.c.name == _NAME)
+    ).one_or_none()
+    return Kept(row.state, row.updated_at) if row else None
+
+
+def write(session: Session, state: Mapping[str, Any]) -> None:
+    """Write how far events have been followed, as of now."""
+    new = {"state": dict(state), "updated_at": Clock()}
+    insert = insert_into(session, controls).values(name=_NAME, **new)
+    session.execute(insert.on_conflict_do_update(index_elements=["name"], set_=new))
+
+
+def count_deleted(session: Session) -> int:
+    """Count the objects that the service was seen to delete in the last 24 hours."""
+    recent = sa.and_(audit_events.c.event == SERVICE_DELETE, audit_events.c.at > Clock(-_DAY_SECONDS))
+    return int(session.execute(sa.select(sa.func.count()).where(recent)).scalar_one())
+
+
+def adopted_files(session: Session, runs: str) -> dict[str, int]:
+    """Count by video the files of what runs whose ids begin so have adopted in 24 hours: the one, and those noted."""
+    recent = sa.and_(
+        audit_events.c.event == "adopt",
+        audit_events.c.at > Clock(-_DAY_SECONDS),
+        audit_events.c.run_id.startswith(runs, autoescape=True),
+    )
+    adopted = dict.fromkeys(session.execute(sa.select(audit_events.c.video_id).where(recent)).scalars(), 1)
+    further = session.execute(
+        sa.select(orphans.c.video_id, sa.func.count())
+        .where(
+            orphans.c.verdict.in_([AdoptionVerdict.ANOTHER_FILE, AdoptionVerdict.REFUSED]),
+            orphans.c.pattern > BY_CSV,
+            orphans.c.video_id.in_(sa.select(audit_events.c.video_id).where(recent)),
+        )
+        .group_by(orphans.c.video_id)
+    )
+    return adopted | {row.video_id: 1 + row[1] for row in further}
