@@ -233,7 +233,7 @@ async def work(
             stack.enter_context(
                 run_healthcheck_server(lambda: all(worker.is_worker_still_polling(seconds) for worker in workers))
             )
-        stop = stack.enter_context(_beside(beside)) if beside else threading.Event()
+        stop = stack.enter_context(running_beside(beside)) if beside else threading.Event()
         running = [asyncio.create_task(worker.start(printer=say)) for worker in workers]
         waiting = asyncio.create_task(asked.wait())
         await asyncio.wait([waiting, *running], return_when=asyncio.FIRST_COMPLETED)
@@ -248,7 +248,7 @@ async def work(
 
 
 @contextmanager
-def _beside(act: Callable[[threading.Event], None]) -> Iterator[threading.Event]:
+def running_beside(act: Callable[[threading.Event], None]) -> Iterator[threading.Event]:
     """Do something in a thread of its own until left; a batch at work has time to end."""
     stop = threading.Event()
     thread = threading.Thread(target=act, args=(stop,), name="follow-bucket", daemon=True)

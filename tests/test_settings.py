@@ -71,3 +71,15 @@ def test_malformed_patterns_of_keys_are_refused_at_start(monkeypatch: pytest.Mon
     monkeypatch.setenv("REELKEEPER_KEY_PATTERN", text)
     with pytest.raises(ValidationError, match="key_pattern"):
         Settings()
+
+
+def test_a_queue_of_events_needs_an_account_and_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REELKEEPER_S3_ENDPOINT_URL", "http://127.0.0.1:9000")
+    monkeypatch.setenv("REELKEEPER_EVENT_QUEUE_ID", "a-queue")
+    with pytest.raises(ValidationError, match="event_queue_id needs event_queue_token"):
+        Settings()
+    monkeypatch.setenv("REELKEEPER_EVENT_QUEUE_TOKEN", "a-token")
+    with pytest.raises(ValidationError, match="event_queue_id needs r2_account_id or cloudflare_account_id"):
+        Settings()
+    monkeypatch.setenv("REELKEEPER_CLOUDFLARE_ACCOUNT_ID", ACCOUNT)
+    assert Settings().event_queue_id == "a-queue"

@@ -7,10 +7,11 @@ of docs/monitoring.md to what is given here.
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -21,6 +22,7 @@ from reelkeeper.rules.billing.tariff import class_of
 from reelkeeper.store.billing import usage
 from reelkeeper.store.core import schema
 from reelkeeper.store.core.engine import now, reading
+from reelkeeper.store.sync import following
 
 KEPT_SECONDS: Final = 300.0  # figures that add much up are asked so seldom; they change with the hourly flows
 _NANO: Final = Decimal(10**9)
@@ -57,6 +59,7 @@ class Service(Collector):
             found = gather(self._engine, money=kept.money if kept else None)
             with reading(self._engine) as session:
                 size_bytes = schema.size_bytes(session)
+                events = following.recent(session)
                 if kept is None:
                     day = now(session).date()
                     asked = schema.rows(session), usage.operations(session, day.replace(day=1), day)
@@ -65,6 +68,8 @@ class Service(Collector):
         yield from _videos(found)
         yield from _work(found)
         yield from _money(found.money)
+        if events:
+            yield from _events(events)
         yield _gauge("reelkeeper_store_rows", "Rows by table", ("table",), [((n,), c) for n, c in kept.rows.items()])
         yield _one("reelkeeper_store_bytes", "Bytes of the store on disk", size_bytes)
         operations = CounterMetricFamily(
@@ -73,6 +78,23 @@ class Service(Collector):
         for action, count in kept.operations.items():
             operations.add_metric((action, class_of(action) or "free"), count)
         yield operations
+
+
+def _events(state: Mapping[str, Any]) -> Iterator[Metric]:
+    """Give how far R2's event notifications were followed, where they are."""
+    handled = CounterMetricFamily(
+        "reelkeeper_events_handled",
+        "Messages of R2's event queue, and the objects they named, by what became of them",
+        labels=("outcome",),
+    )
+    for outcome, count in state["counts"].items():
+        handled.add_metric((outcome,), count)
+    yield handled
+    if state["backlog"] is not None:
+        yield _one("reelkeeper_events_waiting", "Messages that the event queue still held", state["backlog"])
+    if state["caught_up_at"]:
+        at = datetime.fromisoformat(state["caught_up_at"]).timestamp()
+        yield _one("reelkeeper_events_caught_up_timestamp_seconds", "When the event queue was last seen empty", at)
 
 
 def _flows(found: Status) -> Iterator[Metric]:

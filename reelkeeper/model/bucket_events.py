@@ -21,7 +21,7 @@ class Pulled(NamedTuple):
 class BucketEvent(NamedTuple):
     """Something was done to an object, at some time: no more than a reason to look at its key.
 
-    `size_bytes` and `etag` are of the object then; None for a deletion.
+    `is_deletion`: the service has deleted it. `size_bytes` and `etag` are of the object then; None if it was deleted.
     """
 
     key: str

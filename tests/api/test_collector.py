@@ -25,6 +25,7 @@ from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.spend.limits import SpendLimit
 from reelkeeper.store.billing import charges
 from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.sync import following
 from reelkeeper.store.tables import alerts, controls, operations, plans, users, verdicts
 from tests.faults.world import World
 from tests.jobs import put, waiting
@@ -60,6 +61,8 @@ def full(world: World) -> World:
     with transaction(engine, "test") as session:
         steered = {"limit": 4, "lanes": {"fal": {"limit": 3}, "ltx": {"limit": 1}}}
         session.execute(sa.insert(controls).values(name="concurrency", state=steered, updated_at=at))
+        followed = {"since": at.isoformat(), "caught_up_at": at.isoformat(), "backlog": 7, "counts": {"adopted": 3}}
+        following.write(session, followed)
         session.execute(
             sa.insert(plans).values(
                 id="p", flow="tier_storage", state="ready", as_of=at, created_at=at, run_id="r", policy={},
@@ -134,6 +137,9 @@ def test_the_figures_are_those_of_the_store(client: TestClient, full: World) -> 
     assert found["reelkeeper_retired_bytes", ()] > 0
     assert found["reelkeeper_jobs_limit", ()] == 4
     assert found["reelkeeper_provider_jobs_limit", (("provider", "fal"),)] == 3
+    assert found["reelkeeper_events_handled_total", (("outcome", "adopted"),)] == 3
+    assert found["reelkeeper_events_waiting", ()] == 7
+    assert abs(found["reelkeeper_events_caught_up_timestamp_seconds", ()] - datetime.now(UTC).timestamp()) < 600
     assert found["reelkeeper_alerts", (("severity", "warning"),)] == 1
     assert found["reelkeeper_spend_dollars", (("period", "day"),)] == 1.5
     assert found["reelkeeper_budget_dollars", (("period", "month"),)] == 200

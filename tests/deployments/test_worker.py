@@ -1,11 +1,12 @@
 """Of several missed runs, the worker takes the newest."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from prefect.client.schemas.objects import FlowRun
 
-from deployments.worker import superseded
+from deployments.worker import running_beside, superseded
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DEPLOYMENT = uuid4()
@@ -34,3 +35,16 @@ def test_deployments_and_schedules_with_other_parameters_are_apart() -> None:
 def test_what_a_person_asked_for_is_never_left_out() -> None:
     runs = [due(0, asked=True), due(5), due(7, asked=True)]
     assert superseded(runs) == set()
+
+
+def test_what_goes_on_beside_the_runs_ends_in_order_with_the_worker() -> None:
+    said: list[str] = []
+
+    def act(stop: threading.Event) -> None:
+        said.append("begun")
+        stop.wait(30)
+        said.append("ended")
+
+    with running_beside(act) as stop:
+        assert not stop.is_set()
+    assert said == ["begun", "ended"]

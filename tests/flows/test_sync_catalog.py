@@ -12,7 +12,8 @@ from reelkeeper.errors import GuardRefused, IntegrityDoubt, LeaseLost, PartialFa
 from reelkeeper.operations.core.lease import alone
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.settings import settings
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.sync import following
 from reelkeeper.store.tables import audit_events, blobs, daily_views, orphans, view_days
 from tests.doubles.analytics import Operation
 from tests.doubles.cloudflare import ACCOUNT, TOKEN, CloudflareDouble
@@ -42,8 +43,20 @@ def test_a_dry_run_only_looks(uploaded: Scene) -> None:
 @pytest.mark.long
 def test_new_objects_are_adopted(uploaded: Scene) -> None:
     report = sync_catalog(dry_run=False)
-    assert (report.adopted, report.orphans) == (1, 0)
+    assert (report.adopted, report.orphans, report.event_gaps) == (1, 0, None)
     assert uploaded.states() == {"v0": "live", "v1": "live", "new": "live"}
+
+
+@pytest.mark.long
+def test_where_events_are_followed_a_listing_says_what_none_of_them_told(
+    uploaded: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reelkeeper.rules.sync.events.SETTLING", timedelta(minutes=-5))
+    with transaction(uploaded.engine, "test") as session:
+        at = now(session)
+        since, caught_up_at = (at - timedelta(days=1)).isoformat(), (at + timedelta(hours=1)).isoformat()
+        following.write(session, {"since": since, "caught_up_at": caught_up_at, "backlog": 0, "counts": {}})
+    assert sync_catalog(dry_run=False).event_gaps == 1
 
 
 @pytest.mark.long

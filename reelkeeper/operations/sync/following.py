@@ -36,7 +36,6 @@ STANDBY_SECONDS: Final = 15.0  # between two tries to follow, while another does
 WRITE_SECONDS: Final = 10.0  # between two notes of how far it is, at the earliest
 SETTLE_SECONDS: Final = 60.0  # that a listing waits, at most, for events of what it misses
 FRESH_SECONDS: Final = 300.0  # since the last note: then somebody follows
-RETAINED_SECONDS: Final = 4 * 86_400.0  # for which the queue keeps messages: after a longer pause, some are lost
 _FLUSH_SECONDS: Final = 300.0
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 2.0, 60.0
 _RECOUNT_SECONDS: Final = 3_600.0
@@ -228,7 +227,7 @@ def _begin(engine: Engine) -> dict[str, Any]:
     """Go on from what was last written, unless the queue may have dropped messages since."""
     with reading(engine) as session:
         kept, at = rows.kept(session), now(session)
-    if kept and (at - kept.updated_at).total_seconds() < RETAINED_SECONDS:
+    if kept and (at - kept.updated_at).total_seconds() < rows.RETAINED_SECONDS:
         return dict(kept.state)
     counts = kept.state.get("counts", {}) if kept else {}
     return {"since": (at + SETTLING).isoformat(), "caught_up_at": None, "backlog": None, "counts": counts}

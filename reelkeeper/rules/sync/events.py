@@ -10,7 +10,8 @@ from typing import Any, Final, NamedTuple
 from reelkeeper.model import BlobState, Recorded
 from reelkeeper.model.bucket_events import BucketEvent
 
-DELETIONS: Final = frozenset({"DeleteObject", "LifecycleDeletion"})
+# By the service. What a lifecycle rule of the bucket deletes, nobody has asked for: the listing tells of it as lost.
+DELETION: Final = "DeleteObject"
 SETTLING: Final = timedelta(minutes=5)  # after which an event has come, if it comes at all, and was handled
 _FIRST_DELAY_SECONDS: Final = 30
 _MAX_DELAY_SECONDS: Final = 3_600
@@ -43,7 +44,7 @@ def read(body: Any, *, account_id: str | None, bucket: str) -> BucketEvent | Unr
     size_bytes, etag = subject.get("size"), subject.get("eTag")
     return BucketEvent(
         key,
-        action in DELETIONS,
+        action == DELETION,
         size_bytes if isinstance(size_bytes, int) else None,
         etag.strip('"') if isinstance(etag, str) else None,
     )

@@ -12,6 +12,7 @@ from reelkeeper.store.core.engine import Clock, insert_into
 from reelkeeper.store.tables import audit_events, controls, orphans
 
 SERVICE_DELETE: Final = "service_delete"  # of the audit: the service has deleted an object itself
+RETAINED_SECONDS: Final = 4 * 86_400.0  # for which the queue keeps messages: after a longer pause, some are lost
 _NAME: Final = "bucket_events"
 _DAY_SECONDS: Final = 86_400.0
 
@@ -29,6 +30,12 @@ def kept(session: Session) -> Kept | None:
         sa.select(controls.c.state, controls.c.updated_at).where(controls.c.name == _NAME)
     ).one_or_none()
     return Kept(row.state, row.updated_at) if row else None
+
+
+def recent(session: Session) -> dict[str, Any] | None:
+    """Give what was written, unless nobody has followed for longer than a queue keeps messages."""
+    fresh = sa.and_(controls.c.name == _NAME, controls.c.updated_at > Clock(-RETAINED_SECONDS))
+    return session.execute(sa.select(controls.c.state).where(fresh)).scalar_one_or_none()
 
 
 def write(session: Session, state: Mapping[str, Any]) -> None:

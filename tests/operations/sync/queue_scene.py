@@ -54,7 +54,7 @@ class Service:
             session.execute(sa.insert(scans).values(id="first", run_id="run", started_at=at, finished_at=at))
 
     def queue(self) -> Queue:
-        return Queue(Api(self.double.url, ACCOUNT, TOKEN, has_limit=False, sleep=lambda _: None), QUEUE)
+        return connect(self.double)
 
     def follow(self) -> Counter[str]:
         """Follow until the queue gives nothing more; returns what became of the messages."""
@@ -83,3 +83,8 @@ class Service:
             live = sa.select(blobs.c.key, blobs.c.etag).join(videos, videos.c.blob_id == blobs.c.id)
             rows = session.execute(live.where(videos.c.state == "live", blobs.c.state == "live")).all()
             return {row.key: row.etag for row in rows}
+
+
+def connect(double: QueueDouble) -> Queue:
+    """Give the client of a queue, which waits for nothing."""
+    return Queue(Api(double.url, ACCOUNT, TOKEN, has_limit=False, sleep=lambda _: None), QUEUE)

@@ -87,11 +87,14 @@ def test_a_deletion_that_comes_late_takes_nothing_that_is_stored(service: Servic
     assert service.state("bob/clip.mp4") == (VideoState.LIVE, BlobState.LIVE)
 
 
-def test_a_creation_whose_object_is_missing_is_no_deletion(service: Service) -> None:
+@pytest.mark.parametrize("action", ["PutObject", "LifecycleDeletion"])
+def test_what_is_missing_without_a_deletion_by_the_service_is_left_to_the_listing(
+    service: Service, action: str
+) -> None:
     key = service.put("bob/clip.mp4")
     service.follow()
     service.delete("bob/clip.mp4", tell=False)
-    service.double.put(event("PutObject", BUCKET, key, size=1, etag="x"))
+    service.double.put(event(action, BUCKET, key))
     assert service.follow()["deleted"] == 0
     assert service.state("bob/clip.mp4") == (VideoState.LIVE, BlobState.LIVE)  # the listing says what it is
 

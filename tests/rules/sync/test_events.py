@@ -31,10 +31,10 @@ def test_what_is_created_is_told_with_its_size_and_etag(action: str) -> None:
     assert reading(CREATED | {"action": action}) == expected
 
 
-@pytest.mark.parametrize("action", ["DeleteObject", "LifecycleDeletion"])
-def test_what_is_deleted_has_neither(action: str) -> None:
+@pytest.mark.parametrize(("action", "by_service"), [("DeleteObject", True), ("LifecycleDeletion", False)])
+def test_what_is_deleted_has_neither_and_a_rule_of_the_bucket_is_not_the_service(action: str, by_service: bool) -> None:
     deleted = CREATED | {"action": action, "object": {"key": "videos/ann/v1.mp4"}}
-    assert reading(deleted) == BucketEvent("videos/ann/v1.mp4", True, None, None)
+    assert reading(deleted) == BucketEvent("videos/ann/v1.mp4", by_service, None, None)
 
 
 def test_a_message_of_another_bucket_or_account_is_foreign() -> None:
