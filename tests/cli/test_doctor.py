@@ -1,6 +1,7 @@
 """`doctor`: every part is looked at, a broken one is named with what to do, and the others are still looked at."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from reelkeeper.adapters import contract
 from reelkeeper.adapters.contract import CHECKS
 from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.store.core.engine import open_engine, transaction
+from reelkeeper.store.sync import following
 from tests.cli.conftest import Run
 from tests.doubles.r2 import R2Double
 
@@ -98,6 +101,24 @@ def test_a_part_that_is_missing_is_named_and_the_rest_is_still_looked_at(
 def test_frozen_is_a_warning(reelkeeper: Run, ask: Ask) -> None:
     reelkeeper("freeze", "--reason", "audit")
     assert by_part(ask("doctor"))["changes"]["state"] == "warn"
+
+
+@pytest.mark.long
+def test_events_that_nobody_follows_are_a_warning_where_they_are_set_up(
+    ask: Ask, one_video: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "events" not in by_part(ask("doctor"))
+    for name, value in {"CLOUDFLARE_ACCOUNT_ID": "a", "EVENT_QUEUE_ID": "q", "EVENT_QUEUE_TOKEN": "t"}.items():
+        monkeypatch.setenv(f"REELKEEPER_{name}", value)
+    assert "no worker has followed R2's events yet" in by_part(ask("doctor"))["events"]["found"]
+    engine = open_engine(f"sqlite:///{tmp_path / 'state' / 'store.sqlite3'}")
+    for empty_at, state in ((datetime.now(UTC), "ok"), (datetime.now(UTC) - timedelta(hours=1), "warn")):
+        followed = {"since": empty_at.isoformat(), "caught_up_at": empty_at.isoformat(), "backlog": 0, "counts": {}}
+        with transaction(engine, "test") as session:
+            following.write(session, followed)
+        assert by_part(ask("doctor"))["events"]["state"] == state
+    engine.dispose()
+    assert one_video
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from uuid import uuid4
 
@@ -33,11 +33,13 @@ from reelkeeper.store import Engine
 from reelkeeper.store.core import deployment, schema
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.sync import following
 from reelkeeper.store.sync.noted_counts import one_day_of_catalogue
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 LITTLE_SPACE_BYTES = 5 * 10**9  # ten videos of the largest size that is taken, at work at the same time
 NO_SPACE_BYTES = 10**9
+_FOLLOWED_WITHIN = timedelta(minutes=15)
 _MAY_READ = "allow REELKEEPER_CLOUDFLARE_API_TOKEN Workers R2 Storage: Read, or look in the dashboard"
 _PROBE, _OTHER = b"Written once by reelkeeper doctor.\n", b"If you read this, the bucket took a second write.\n"
 
@@ -75,6 +77,8 @@ def examine(settings: Settings, *, claim: bool = False, contract: bool = False) 
             opened = engine
             yield _guarded("changes", lambda: _frozen(opened))
             yield _guarded("ages", lambda: _ages(opened))
+            if settings.event_queue_id:
+                yield _guarded("events", lambda: _events(opened))
         try:
             bucket = stack.enter_context(open_bucket(settings))
             next(bucket.pages(), None)
@@ -188,6 +192,20 @@ def _ages(engine: Engine) -> Finding:
     with reading(engine) as session:
         found, _, remedy = (one_day_warning(one_day_of_catalogue(session)) or "").partition(". ")
     return Finding("ages", WARN if found else OK, found or "no day has most of the videos", remedy)
+
+
+def _events(engine: Engine) -> Finding:
+    """Look at how R2's event notifications are followed; the queue itself is not asked, since a pull takes messages."""
+    with reading(engine) as session:
+        kept, at = following.kept(session), now(session)
+    if kept is None or at - kept.updated_at > _FOLLOWED_WITHIN:
+        last = f"since {kept.updated_at:%Y-%m-%d %H:%M}" if kept else "yet"
+        remedy = "see whether a worker of the pool default runs with REELKEEPER_EVENT_QUEUE_ID, and its log"
+        return Finding("events", WARN, f"no worker has followed R2's events {last}", remedy)
+    empty_at = kept.state["caught_up_at"]
+    if empty_at is None or at - datetime.fromisoformat(empty_at) > _FOLLOWED_WITHIN:
+        return Finding("events", WARN, "the event queue was not seen empty lately", "see the log of the workers")
+    return Finding("events", OK, f"followed: {kept.state['counts'].get('messages', 0):,} messages so far")
 
 
 def _bucket_details(settings: Settings, engine: Engine | None, bucket: Bucket, *, claim: bool) -> Iterator[Finding]:

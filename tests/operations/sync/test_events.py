@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.adapters.s3.r2 import Bucket
-from reelkeeper.errors import Frozen, LeaseLost
+from reelkeeper.errors import Frozen, LeaseLost, TokenRefused
 from reelkeeper.model import BlobState, StoredObject, VideoState
 from reelkeeper.model.bucket_events import Message
 from reelkeeper.operations.core.freeze import freeze, thaw
@@ -349,6 +349,27 @@ def test_a_batch_is_acknowledged_only_once_it_is_committed(service: Service, mon
     monkeypatch.setattr(service.double, "reply", watched)
     service.follow()
     assert seen == [True]
+
+
+def test_a_death_between_commit_and_acknowledgement_does_nothing_twice(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.put("bob/clip.mp4")
+    reply = service.double.reply
+
+    def deaf(method: str, path: str, headers: Mapping[str, str], body: object) -> Reply:
+        return (403, {}, {}) if path.endswith("/ack") else reply(method, path, headers, body)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service.double, "reply", deaf)
+        with pytest.raises(TokenRefused):
+            service.follow()
+    before = rows(service.world)
+    assert service.catalogue().keys() == {service.key("bob/clip.mp4")}
+    service.double.messages[0].visible_at = 0.0  # its lease has ended
+    service.follow()
+    assert (rows(service.world), service.double.messages) == (before, [])
+    service.world.check()
 
 
 @pytest.mark.long
