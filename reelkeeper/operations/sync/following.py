@@ -127,7 +127,7 @@ class Follower:
         self._queue.settle(handled.acks, handled.retries)
         counts = Counter(self._state["counts"])
         counts.update(batch.counts)
-        self._state["counts"] = dict(counts)
+        self._state["counts"] = dict(+counts)
 
     def _adopted_before(self) -> Counter[str]:
         """Count the files by video that were adopted by events in 24 hours: objects of a day are judged together."""
