@@ -107,7 +107,7 @@ class Follower:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many messages and objects there were since events were first followed, by what became of them."""
+        """Give how many messages and objects there were since events were first followed, by what became of them."""
         return dict(self._state["counts"])
 
     def write(self) -> None:
