@@ -8,6 +8,7 @@ that is not named both mean "as it is".
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -20,6 +21,7 @@ from reelkeeper.rules.health.performance import PerformancePolicy
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.breaker import BreakerPolicy
+from reelkeeper.rules.jobs.caps import Cap
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.rules.jobs.pruning import PrunePolicy
@@ -65,6 +67,19 @@ class Policies(BaseModel):
     saving: SavingsPolicy = SavingsPolicy()
     alerting: AlertPolicy = AlertPolicy()
     access: AccessPolicy = AccessPolicy()
+
+    @property
+    def caps(self) -> tuple[Cap, ...]:
+        """The caps on jobs at once, of `concurrency` and of the models in the book. The lower of two comes last."""
+        named = ((entry.model, entry.most_at_once) for entry in self.book.models)
+        of_models = (Cap.model_construct(scope=f"model:{model}", jobs=jobs) for model, jobs in named if jobs)
+        return tuple(sorted((*self.concurrency.caps, *of_models), key=attrgetter("jobs"), reverse=True))
+
+    def attempts_of(self, model: str) -> AttemptPolicy:
+        """Say how often and how patiently a job of a model is tried."""
+        entry = self.book.entry(model)
+        most = entry.most_attempts if entry else None
+        return self.attempts.model_copy(update={"most_attempts": most}) if most else self.attempts
 
     def overridden(self, **exceptions: BaseModel | None) -> Self:
         """Put the fields that each section's exception sets over those here. Raises ValidationError where they clash.

@@ -166,7 +166,7 @@ def _full(session: "Session", line: "JobLine") -> list[str]:
     from reelkeeper.store.jobs.claims import occupied
     from reelkeeper.store.jobs.controls import lane_limits
 
-    caps, lanes = in_force(session).policies.concurrency.caps, lane_limits(session)
+    caps, lanes = in_force(session).policies.caps, lane_limits(session)
     full = Room(caps, occupied(session), lanes).full() if caps or lanes else {}
     return [
         f"{in_words(scope)} has {many(full[scope][0], 'job')} at once, and may have {full[scope][1]}"

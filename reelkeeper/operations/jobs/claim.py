@@ -77,7 +77,7 @@ def claim(
         most = resting[provider].room if provider in resting else len(slots)
         if slots := slots[len(chosen) :][:most]:
             memory = _with_bounds(session, memory, policy, as_of)
-            caps, lanes = policies.concurrency.caps, controls.lane_limits(session)
+            caps, lanes = policies.caps, controls.lane_limits(session)
             trials = {name: rest.room for name, rest in resting.items()}
             room = Room(caps, claims.occupied(session) if caps or lanes else (), lanes, trials)
             named = ((entry.model, name) for entry in policies.book.models for name in entry.providers)

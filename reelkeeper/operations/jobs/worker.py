@@ -23,6 +23,7 @@ from reelkeeper.operations.jobs.run import End, JobRun, WorkerContext, run_job
 from reelkeeper.private_files import make_folder
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
+from reelkeeper.rules.policies import Policies
 from reelkeeper.store import DBAPIError, SQLAlchemyError
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.jobs import claims, controls
@@ -129,17 +130,17 @@ class _Worker:
         self._silent_since = None
         if seen is None:
             return 0
-        running, attempts = seen
+        running, policies = seen
         running += sum(item.lane not in (None, self._context.generator.name) for item in claimed)  # ours once announced
         for item in claimed:
             self._warm.remove(item.model if item.model in self._warm else self._warm[0])
-            job = JobRun(self._context, item, attempts)
+            job = JobRun(self._context, item, policies.attempts_of(item.model))
             job.ran_beside.append(running)  # a short job is over before the heartbeat looks
             self._busy[pool.submit(run_job, self._context, job)] = job
         return len(claimed)
 
-    def _look(self) -> tuple[int, AttemptPolicy]:
-        return _count_running(self._context), followed(self._context.engine, attempts=self._attempts).attempts
+    def _look(self) -> tuple[int, Policies]:
+        return _count_running(self._context), followed(self._context.engine, attempts=self._attempts)
 
     def _collect(self, seconds: float) -> None:
         if not self._busy:

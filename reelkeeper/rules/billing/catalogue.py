@@ -251,6 +251,15 @@ class ModelEntry(BaseModel):
     fallbacks: tuple[FallBack, ...] = Field(
         (), max_length=5, description="Other providers of it, in order, for when those before are unwell"
     )
+    most_at_once: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Most jobs of it at once, at all its providers; unset: as `concurrency` says",
+    )
+    most_attempts: int | None = Field(
+        None, ge=1, le=100, description="Times that a job of it is begun until it is dead; unset: as `attempts` says"
+    )
 
     @model_validator(mode="after")
     def _each_provider_once(self) -> Self:

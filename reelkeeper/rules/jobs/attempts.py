@@ -7,6 +7,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.rules.core.wording import many
 
 _ABOVE_QUOTE: Final = "cost_above_quote"  # the alert's rule
 _MICROUSD: Final = 10**6
@@ -45,7 +46,8 @@ def pause_seconds(attempts: int, jitter: float, policy: AttemptPolicy) -> float:
 
 def give_up_error(attempts: int, last: str, *, by_generator: bool) -> str:
     """Say why a job is dead that was tried as often as it may be: by its generator's failures, or by ours."""
-    return f"{_GIVEN_UP if by_generator else f'no success here, {_GIVEN_UP}'} {attempts} attempts; the last: {last}"
+    given_up = _GIVEN_UP if by_generator else f"no success here, {_GIVEN_UP}"
+    return f"{given_up} {many(attempts, 'attempt')}; the last: {last}"
 
 
 def not_taken_error(policy: AttemptPolicy, last: str) -> str:

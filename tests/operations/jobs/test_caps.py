@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.claim import claim
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.caps import Cap
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
@@ -54,6 +55,18 @@ def test_jobs_behind_a_capped_one_go_on_however_many_are_capped(ann: sa.Engine, 
     assert names(ann, 4) == ["c000", "c001", "o0", "o1"]
     assert names(ann, 4, "other") == ["o2"]
     assert names(ann) == []
+
+
+@pytest.mark.parametrize(("of_model", "of_all"), [(2, 5), (5, 2), (2, None)])
+def test_a_models_own_cap_counts_and_of_two_the_lower_one(
+    ann: sa.Engine, of_model: int | None, of_all: int | None
+) -> None:
+    book = PriceBook.model_validate(
+        {"models": [{"model": "veo", "price": {"base_usd": "0.01"}, "most_at_once": of_model}]}
+    )
+    put_in_force(ann, book=book, concurrency=policy({"model:veo": of_all, "model:*": 1} if of_all else {}))
+    enqueue(ann, *(row(f"j{n}", model="veo") for n in range(9)))
+    assert len(names(ann)) == 2
 
 
 def test_a_place_is_free_when_a_job_has_ended_or_waits_to_be_sent_anew(ann: sa.Engine) -> None:

@@ -18,6 +18,7 @@ from reelkeeper.operations.jobs import claim
 from reelkeeper.operations.jobs.claim import redrive
 from reelkeeper.operations.jobs.run import End, JobRun, WorkerContext
 from reelkeeper.operations.jobs.settle import cancel
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, is_generators_fault
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
@@ -26,7 +27,8 @@ from tests.disks import fill, small_disk
 from tests.doubles.provider import LOST, ProviderDouble
 from tests.faults.world import World
 from tests.operations.queue import enqueue, find, make_due, row
-from tests.operations.shop import ask, http, in_a_while, run, spent
+from tests.operations.shop import SMALL, ask, http, in_a_while, run, spent
+from tests.policies import put_in_force
 
 
 @pytest.mark.long
@@ -57,6 +59,15 @@ def test_a_provider_makes_them_and_says_what_they_cost(shop: World, provider: Pr
     assert run(shop, http(provider)) == {End.SUCCEEDED: 2}
     assert [find(shop.workspace.engine, text).cost_microusd for text in made] == [12_346, 12_346]
     assert len(provider.submitted) == 2
+
+
+def test_a_job_is_tried_as_often_as_its_model_says(shop: World, provider: ProviderDouble) -> None:
+    entry = {"model": SMALL["model"], "price": {"base_usd": "0.01"}, "most_attempts": 1}
+    put_in_force(shop.workspace.engine, book=PriceBook.model_validate({"models": [entry]}))
+    (bad,) = ask(shop, "bad")
+    provider.fails = "bad"
+    assert run(shop, http(provider)) == {End.DEAD: 1}
+    assert find(shop.workspace.engine, bad).error.startswith("given up after 1 attempt; ")
 
 
 @pytest.mark.long
