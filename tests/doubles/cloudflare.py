@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from tests.doubles.analytics import Operation, Refusal, Stored, answer
@@ -26,7 +26,7 @@ class CloudflareDouble:
 
     def __init__(self) -> None:
         self.reset()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/client/v4"
 
     def reset(self) -> None:
@@ -136,7 +136,13 @@ def failed(code: int, message: str) -> dict[str, Any]:
     return {"success": False, "errors": [{"code": code, "message": message}], "messages": [], "result": None}
 
 
-def _handler(double: CloudflareDouble) -> type[BaseHTTPRequestHandler]:
+class Double(Protocol):
+    def reply(self, method: str, path: str, headers: Mapping[str, str], body: Any) -> Reply: ...  # noqa: ANN401  JSON
+
+
+def handler(double: Double) -> type[BaseHTTPRequestHandler]:
+    """Serve what a double replies, for GET and POST."""
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         wbufsize = -1  # headers and body in one packet: two wait 40 ms for each other

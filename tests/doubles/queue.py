@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from tests.doubles.cloudflare import ACCOUNT, Reply, failed, well
+from tests.doubles.cloudflare import ACCOUNT, Reply, failed, handler, well
 from tests.doubles.serving import answering
 
 QUEUE, TOKEN = "fedcba9876543210fedcba9876543210", "cfat-of-the-queue"
@@ -44,7 +44,7 @@ class QueueDouble:
         self.clock = clock
         self.reset()
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/client/v4"
 
     def reset(self) -> None:
@@ -144,27 +144,3 @@ def event(action: str, bucket: str, key: str, *, size: int | None = None, etag: 
         "object": told,
         "eventTime": "2026-11-27T02:00:00.000Z",
     }
-
-
-def _handler(double: QueueDouble) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1  # headers and body in one packet: two wait 40 ms for each other
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, headers, content = double.reply("POST", self.path, dict(self.headers), body)
-            if status == 0:  # hang up without an answer
-                self.close_connection = True
-                return
-            data = (content if isinstance(content, str) else json.dumps(content)).encode()
-            self.send_response(status)
-            for name, value in {**headers, "Content-Type": "application/json", "Content-Length": len(data)}.items():
-                self.send_header(name, str(value))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing: the test asks what was sent."""
-
-    return Handler
