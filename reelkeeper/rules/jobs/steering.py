@@ -27,6 +27,7 @@ from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy, Finished, Memor
 from reelkeeper.rules.jobs.estimate import prior_seconds
 
 LOOKED_BACK: Final = timedelta(days=1)  # older jobs say nothing of the server as it is
+_KNOWN: Final = timedelta(days=30)  # from a lane's last step on, until it is forgotten if it has no jobs
 TOO_FEW: Final[Reason] = "too few jobs finished"
 _MICROUSD: Final = 10**6
 _ALONE: Final = 1.25  # at once on average, up to which a job counts as having run alone
@@ -129,12 +130,13 @@ def tune_lanes(
     as_of: datetime,
     at_work: Sequence[JobAtWork] = (),
 ) -> list[Tuned]:
-    """Take the next steps of each lane that has jobs or is remembered, within the cap of its provider.
+    """Take the next steps of each lane that has jobs or had some lately, within the cap of its provider.
 
     `ended`: the jobs of each lane that ended since its last step, as `since_by_lane` has it.
     """
     busy = {job.lane or "" for job in ended} | {job.lane or "" for job in at_work}
-    named = sorted({*before.lanes, *busy} - {""})
+    known = {lane for lane, steered in before.lanes.items() if as_of - (steered.stepped_at or as_of - _KNOWN) < _KNOWN}
+    named = sorted({*known, *busy} - {""})
     lanes = [*([""] if "" in busy or not named else []), *named]
     of_all = before.lanes.get("", Steered(limit=policy.first_limit))
     return [

@@ -199,7 +199,8 @@ def of(lane: str, count: int = 20, **values: Any) -> list[FinishedJob]:  # noqa:
 
 
 def test_each_provider_has_a_limit_of_its_own_whatever_the_others_do() -> None:
-    before = Lanes(limit=40, lanes={"fal": Steered(limit=16), "ltx": Steered(limit=16), "idle": Steered(limit=8)})
+    idle = Steered(limit=8, stepped_at=NOON)
+    before = Lanes(limit=40, lanes={"fal": Steered(limit=16), "ltx": Steered(limit=16), "idle": idle})
     crowded = of("fal", 60, state=JobState.DEAD, error=CROWDED, processing_seconds=None, concurrency=16.0)
     calm = of("ltx", 60, concurrency=16.0)
     both = lanes(before, *crowded, *calm)
@@ -217,7 +218,8 @@ def test_each_provider_has_a_limit_of_its_own_whatever_the_others_do() -> None:
 
 def test_jobs_at_work_count_in_their_own_lane() -> None:
     stuck = [JobAtWork(at(-60), 150.0, "fal")] * 30
-    tuned = lanes(Lanes(limit=60, lanes={"fal": Steered(limit=30), "ltx": Steered(limit=30)}), at_work=stuck)
+    idle = Steered(limit=30, stepped_at=NOON)
+    tuned = lanes(Lanes(limit=60, lanes={"fal": Steered(limit=30), "ltx": idle}), at_work=stuck)
     assert [(name, of_lane.step.reason) for name, of_lane in tuned.items()] == [
         ("fal", "nothing ends"),
         ("ltx", "too few jobs finished"),
@@ -241,6 +243,13 @@ def test_a_lane_goes_on_from_what_was_known_of_all_providers_together() -> None:
     assert tuned.keys() == {"fal"}
     assert tuned["fal"] == tune("fal", one_limit, of("fal"), BOOK, POLICY, at(15))
     assert lanes(Lanes(limit=8)).keys() == {""}
+
+
+def test_a_lane_without_jobs_for_a_month_is_forgotten() -> None:
+    ages = {"used": 29, "left": 31}
+    before = Lanes(limit=24, lanes={name: Steered(limit=8, stepped_at=at(-1440 * age)) for name, age in ages.items()})
+    assert lanes(before).keys() == {"used"}
+    assert lanes(before, *of("left")).keys() == {"used", "left"}
 
 
 def test_a_new_lane_is_looked_at_for_a_day() -> None:
