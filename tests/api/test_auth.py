@@ -60,6 +60,7 @@ SCOPES = {  # by path, or by method and path where they differ
     "/v1/users/{user_id}/videos": Scope.USERS,
     "/v1/videos/{video_id}": Scope.VIDEOS,
     "delete /v1/videos/{video_id}": Scope.DELETIONS,
+    "/v1/videos/{video_id}/keep": Scope.KEEPS,
     "/v1/views": Scope.VIEWS,
 }
 
