@@ -23,7 +23,7 @@ def test_without_a_token_every_path_says_401_whether_it_is_there_or_not(app: Fas
     asked = [route for route in routes if route[1].startswith("/v1")]
     asked += [("GET", "/v1/none"), ("PUT", "/v1/jobs"), ("GET", "/admin"), ("GET", "/healthz/"), ("GET", "//healthz")]
     asked += [("PATCH", "/v1/users/ann"), ("OPTIONS", "/v1/jobs"), ("GET", "/docs")]
-    assert len(asked) == 30
+    assert len(asked) == 31
     with TestClient(app) as client:
         for method, path in asked:
             for shown in ({}, {"Authorization": "Bearer rk_" + "A" * 43}, {"Authorization": "Basic YTpi"}):
