@@ -62,7 +62,7 @@ def test_it_plays_the_whole_job_on_an_empty_home_and_again(tmp_path: Path) -> No
         "Ours: $0.13. fal bills $0.13: a difference of $0.00.",
         "as large and as long as asked, and all 624 frames decode",
         "13 came from the cache",
-        "The limit goes from 2 to 4.",
+        "The limit of provider fal goes from 2 to 4.",
     ):
         assert fact in said, said
     assert re.search(r"The [34] that shrank had .* [67]\d% less", said)

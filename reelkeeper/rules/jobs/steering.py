@@ -134,7 +134,8 @@ def tune_lanes(
 
     `ended`: the jobs of each lane that ended since its last step, as `since_by_lane` has it.
     """
-    busy = {job.lane or "" for job in ended} | {job.lane or "" for job in at_work}
+    begun = (job for job in ended if job.started_at and not job.is_follower)  # what the cache answered has no provider
+    busy = {job.lane or "" for job in begun} | {job.lane or "" for job in at_work}
     known = {lane for lane, steered in before.lanes.items() if as_of - (steered.stepped_at or as_of - _KNOWN) < _KNOWN}
     named = sorted({*known, *busy} - {""})
     lanes = [*([""] if "" in busy or not named else []), *named]

@@ -245,6 +245,11 @@ def test_a_lane_goes_on_from_what_was_known_of_all_providers_together() -> None:
     assert lanes(Lanes(limit=8)).keys() == {""}
 
 
+def test_what_the_cache_or_another_job_answered_makes_no_lane() -> None:
+    answered = [*of("", 5, started_at=None), *of("", 5, is_follower=True)]
+    assert lanes(Lanes(limit=8), *of("fal"), *answered).keys() == {"fal"}
+
+
 def test_a_lane_without_jobs_for_a_month_is_forgotten() -> None:
     ages = {"used": 29, "left": 31}
     before = Lanes(limit=24, lanes={name: Steered(limit=8, stepped_at=at(-1440 * age)) for name, age in ages.items()})
