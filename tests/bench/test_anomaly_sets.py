@@ -31,6 +31,7 @@ def test_what_recurs_each_month_is_learnt_and_other_odd_days_are_found_all_the_s
     assert ours.false_a_month <= 0.1
 
 
+@pytest.mark.long
 def test_what_all_of_an_account_do_is_told_of_the_whole_alone() -> None:
     (alone,) = synthetic(Random(11), count=1)
     account = [replace(alone, name=name, family="account") for name in "abc"]

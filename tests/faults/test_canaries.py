@@ -218,6 +218,7 @@ def test_a_secret_is_nowhere(evidence: Evidence, name: str) -> None:
     assert evidence.showing(name) == []
 
 
+@pytest.mark.long
 def test_what_a_secret_signed_is_nowhere(evidence: Evidence) -> None:
     assert evidence.signatures() == []
 

@@ -165,6 +165,7 @@ def test_one_month_alone_is_no_picture_of_months(sqlite_engine: sa.Engine) -> No
     assert gather(sqlite_engine, MONTH, datetime(2026, 12, 9, tzinfo=UTC)).is_over
 
 
+@pytest.mark.long
 def test_what_jobs_took_stands_by_provider_and_model_beside_what_is_expected_of_their_month(engine: sa.Engine) -> None:
     months.fill(engine)
     assert tables.makers(gather(engine, MONTH, NOW)).rows == []
