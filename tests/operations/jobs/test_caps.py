@@ -108,13 +108,13 @@ def test_a_provider_gets_the_places_that_were_tuned_for_it_where_several_share_t
     assert got == ({"fal": 2, "ltx": 1, "new": 4} if len(lanes) > 1 else {"fal": 4, "ltx": 4, "new": 4})
 
 
-def work(url: str, name: str, jobs_in_all: int) -> None:
-    """Claim jobs and end them, or let them wait, in any order, until all have ended."""
-    engine, chance = open_engine(url), random.Random(name)
+def work(url: str, name: str, jobs_in_all: int) -> Counter[str]:
+    """Claim jobs and end them, or let them wait, in any order, until all have ended; gives the most that was seen."""
+    engine, chance, most = open_engine(url), random.Random(name), Counter[str]()
     held: list[claims.Claim] = []
     while True:
         held += claim(engine, name, [None] * chance.randint(1, 4), limit=100)
-        check(engine)
+        most |= check(engine)
         chance.shuffle(held)
         for job in held[: chance.randint(0, len(held))]:
             held.remove(job)
@@ -130,6 +130,7 @@ def work(url: str, name: str, jobs_in_all: int) -> None:
                 if session.execute(done).scalar_one() == jobs_in_all:
                     break
     engine.dispose()
+    return most
 
 
 def check(engine: sa.Engine) -> Counter[str]:
@@ -178,9 +179,9 @@ def race(engine: sa.Engine, pool: Executor, *, jobs_in_all: int, workers_in_all:
                 asked += _WAVE
             time.sleep(0.02)
         for worker in workers:
-            worker.result()
+            most |= worker.result()
     reached = {scope for scope, count in most.items() if count == CAPS.get(scope)}
-    assert "user:ann" in reached, most  # the race came to a cap at all
+    assert reached, most  # the race came to a cap at all
 
 
 @pytest.mark.timeout(300)
