@@ -8,7 +8,6 @@ that is not named both mean "as it is".
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
-from operator import attrgetter
 from typing import Any, Final, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -70,10 +69,10 @@ class Policies(BaseModel):
 
     @property
     def caps(self) -> tuple[Cap, ...]:
-        """The caps on jobs at once, of `concurrency` and of the models in the book. The lower of two comes last."""
+        """The caps on jobs at once, of `concurrency` and of the models in the book."""
         named = ((entry.model, entry.most_at_once) for entry in self.book.models)
         of_models = (Cap.model_construct(scope=f"model:{model}", jobs=jobs) for model, jobs in named if jobs)
-        return tuple(sorted((*self.concurrency.caps, *of_models), key=attrgetter("jobs"), reverse=True))
+        return (*self.concurrency.caps, *of_models)
 
     def attempts_of(self, model: str) -> AttemptPolicy:
         """Say how often and how patiently a job of a model is tried."""

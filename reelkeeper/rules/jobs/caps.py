@@ -38,7 +38,9 @@ class Room:
         trials: Mapping[str, int] | None = None,
     ) -> None:
         self._trials = {f"provider:{provider}": jobs for provider, jobs in (trials or {}).items()}
-        self._caps = {cap.scope: cap.jobs for cap in caps}
+        self._caps = dict[str, int]()
+        for cap in caps:  # of two for one scope, the lower counts
+            self._caps[cap.scope] = min(cap.jobs, self._caps.get(cap.scope, cap.jobs))
         tuned = {f"provider:{provider}": jobs for provider, jobs in (lanes or {}).items()}
         # guard claims.lanes: one provider gets the places of all, and is crowded
         self._caps |= {

@@ -8,11 +8,12 @@ size, put right for its model by jobs that did run alone. Jobs that ran beside o
 began too high would pass for normal, and would never be left.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import fmean, median
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
@@ -26,6 +27,7 @@ from reelkeeper.rules.jobs.attempts import is_generators_fault
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy, Finished, Memory, Reason, Running, Step, follow
 from reelkeeper.rules.jobs.estimate import prior_seconds
 
+_Job = TypeVar("_Job", FinishedJob, JobAtWork)
 LOOKED_BACK: Final = timedelta(days=1)  # older jobs say nothing of the server as it is
 _KNOWN: Final = timedelta(days=30)  # from a lane's last step on, until it is forgotten if it has no jobs
 TOO_FEW: Final[Reason] = "too few jobs finished"
@@ -135,7 +137,8 @@ def tune_lanes(
     `ended`: the jobs of each lane that ended since its last step, as `since_by_lane` has it.
     """
     begun = (job for job in ended if job.started_at and not job.is_follower)  # what the cache answered has no provider
-    busy = {job.lane or "" for job in begun} | {job.lane or "" for job in at_work}
+    finished, running = _by_lane(ended), _by_lane(at_work)
+    busy = _by_lane(begun).keys() | running.keys()
     known = {lane for lane, steered in before.lanes.items() if as_of - (steered.stepped_at or as_of - _KNOWN) < _KNOWN}
     named = sorted({*known, *busy} - {""})
     lanes = [*([""] if "" in busy or not named else []), *named]
@@ -144,14 +147,21 @@ def tune_lanes(
         tune(
             lane,
             before.lanes.get(lane, of_all),
-            [job for job in ended if (job.lane or "") == lane],
+            finished.get(lane, []),
             book,
             _within_cap(policy, lane),
             as_of,
-            [job for job in at_work if (job.lane or "") == lane],
+            running.get(lane, []),
         )
         for lane in lanes
     ]
+
+
+def _by_lane(jobs: Iterable[_Job]) -> dict[str, list[_Job]]:
+    found = defaultdict[str, list[_Job]](list)
+    for job in jobs:
+        found[job.lane or ""].append(job)
+    return found
 
 
 def _within_cap(policy: ConcurrencyPolicy, lane: str) -> ConcurrencyPolicy:
