@@ -26,7 +26,7 @@ def expire_videos(
 
     A dry run saves and shows the plan, and changes nothing. `plan_id` names a saved plan of at most 24 hours to carry
     out as it stands. What is retired can be brought back for `lifecycle.grace_days`. Where users were promised notice
-    (`lifecycle.notice_*_days`), the service is told first, and so many days have to pass.
+    (`lifecycle.notice_*_days`), the service is told that many days ahead.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 

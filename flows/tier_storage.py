@@ -32,7 +32,7 @@ def tier_storage(
     A dry run saves and shows the plan, and changes nothing. `plan_id` names a saved plan of at most 24 hours to carry
     out as it stands. What is compressed or retired can be brought back for `lifecycle.grace_days`. So many `helpers`,
     runs of `transcode_videos` on other workers, are asked to compress too. Before a video of a user who was promised
-    notice (`lifecycle.notice_*_days`) is retired, the service is told, and so many days have to pass.
+    notice (`lifecycle.notice_*_days`) is retired, the service is told that many days ahead.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 

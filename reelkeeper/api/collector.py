@@ -81,7 +81,7 @@ class Service(Collector):
 
 
 def _events(state: Mapping[str, Any]) -> Iterator[Metric]:
-    """Give how far R2's event notifications were followed, where they are."""
+    """Report how far R2's event notifications were followed."""
     handled = CounterMetricFamily(
         "reelkeeper_events_handled",
         "Messages of R2's event queue, and the objects they named, by what became of them",

@@ -46,7 +46,7 @@ class Queue:
         self._path = f"/queues/{queue_id}/messages"
 
     def close(self) -> None:
-        """Give up the connections."""
+        """Close the connections."""
         self._api.close()
 
     def pull(self, limit: int = BATCH) -> Pulled:
@@ -59,7 +59,7 @@ class Queue:
             return Pulled(messages, None if backlog is None else int(backlog))
 
     def settle(self, acks: Sequence[str], retries: Mapping[str, int]) -> None:
-        """Acknowledge messages by the ids of their leases, and have others delivered again after so many seconds."""
+        """Acknowledge messages by lease id, and have others delivered again after the seconds given for theirs."""
         if acks or retries:
             delayed = [{"lease_id": lease_id, "delay_seconds": seconds} for lease_id, seconds in retries.items()]
             done = {"acks": [{"lease_id": lease_id} for lease_id in acks], "retries": delayed}

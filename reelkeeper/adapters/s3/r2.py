@@ -280,7 +280,7 @@ class Bucket:
             yield [stored_object for stored_object in page if not self.is_hidden(stored_object.key)]
 
     def is_hidden(self, key: str) -> bool:
-        """Say that `key` is of what a listing leaves out: no video, and nobody's but Reelkeeper's own."""
+        """Tell whether a listing leaves `key` out: an object of Reelkeeper's own that is no video."""
         hidden = (self.prefix + IMAGES, self.prefix + CONTRACT)
         return key in {self.identity_key, self.probe_key} or key.startswith(hidden)
 
