@@ -47,7 +47,8 @@ def environment() -> dict[str, str]:
         return most if hard == resource.RLIM_INFINITY else min(most, hard)
 
     files, processes = limit(resource.RLIMIT_NOFILE, _MAX_FILES), limit(resource.RLIMIT_NPROC, _MAX_PROCESSES)
-    (FOLDER / "containers.conf").write_text(
+    _write(
+        FOLDER / "containers.conf",
         "[containers]\n"
         f'default_ulimits = ["nofile={files}:{files}", "nproc={processes}:{processes}"]\n'
         "[engine]\n"
@@ -55,10 +56,11 @@ def environment() -> dict[str, str]:
         'cgroup_manager = "cgroupfs"\nevents_logger = "file"\nlock_type = "file"\n'
         "compat_api_enforce_docker_hub = false\n"  # names stay as they were given
         f'static_dir = "{FOLDER}/static"\nvolume_path = "{FOLDER}/volumes"\ntmp_dir = "{_RUN}/state"\n'
-        f'[network]\nnetwork_config_dir = "{FOLDER}/networks"\n'
+        f'[network]\nnetwork_config_dir = "{FOLDER}/networks"\n',
     )
-    (FOLDER / "storage.conf").write_text(
-        f'[storage]\ndriver = "overlay"\ngraphroot = "{FOLDER}/storage"\nrunroot = "{_RUN}/storage"\n'
+    _write(
+        FOLDER / "storage.conf",
+        f'[storage]\ndriver = "overlay"\ngraphroot = "{FOLDER}/storage"\nrunroot = "{_RUN}/storage"\n',
     )
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(("REELKEEPER_", "PREFECT_"))},
@@ -68,6 +70,13 @@ def environment() -> dict[str, str]:
         "DISABLE_HC_SYSTEMD": "true",  # timers of systemd ask healthchecks; here it is `asking_healthchecks`
         "TMPDIR": str(FOLDER / "tmp"),
     }
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a podman of another thread or process may be reading it."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(text)
+    os.replace(file.name, path)
 
 
 def run(*words: str, within: float = 120, check: bool = True, **more: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401  as subprocess takes it
