@@ -55,6 +55,7 @@ ReelkeeperError
     └── ToolMissing
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -72,7 +73,14 @@ class Refused(ReelkeeperError):
 
 
 class GuardRefused(Refused):
-    """The blast radius is too large, or patterns of keys do not fit the bucket."""
+    """The blast radius is too large, or patterns of keys do not fit the bucket.
+
+    `widening` holds the limits that would allow it, by name; empty where none would.
+    """
+
+    def __init__(self, message: str, widening: Mapping[str, float] | None = None) -> None:
+        super().__init__(message)
+        self.widening = dict(widening or {})
 
 
 class PlanRefused(Refused):

@@ -42,6 +42,7 @@ MONEY, TELL, SETUP = "Money", "Tell people", "Set up"
 
 app.command(cls=FlowCommand, rich_help_panel=FLOWS)(run.run)
 app.command(rich_help_panel=FLOWS)(plans.plan)
+app.command(rich_help_panel=FLOWS)(plans.approve)
 app.command(rich_help_panel=PEOPLE)(restore.restore)
 app.command(rich_help_panel=PEOPLE)(holds.hold)
 app.command(rich_help_panel=PEOPLE)(holds.freeze)

@@ -308,6 +308,7 @@ class PlanSummary:
     live_by_user: dict[str, int] = field(default_factory=dict)  # only users named in retire_by_user
     kept: dict[str, int] = field(default_factory=dict)  # rule -> videos
     samples: tuple[str, ...] = ()  # a few video ids to show in a refusal
+    approved: dict[str, float] = field(default_factory=dict)  # limits that a person widened for this plan alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,13 @@ import pytest
 
 from reelkeeper.model import Action, Outcome, Verdict, Video
 from reelkeeper.settings import Settings
-from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.core import audit
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.opening import open_store
 from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
-from reelkeeper.store.lifecycle.plans import record_outcomes
+from reelkeeper.store.lifecycle.plans import record_outcomes, refuse_plan
 from tests.cli.conftest import Run
+from tests.doubles.prefect_api import PrefectDouble
 
 AS_OF = datetime(2026, 11, 24, 2, tzinfo=UTC)
 ITEMS = 1_200
@@ -51,3 +53,44 @@ def test_what_became_of_all_of_it_is_said(reelkeeper: Run, configured: Settings,
     said = " ".join(reelkeeper("plan", "--show", plan_id, "--limit", 3).output.split())
     assert "In all: 1 compressed, 99 not done, 1,100 retired; 1.1 GB less" in said
     assert "Expected until" not in said
+
+
+@pytest.fixture
+def refused(configured: Settings, plan_id: str) -> str:
+    with open_store(configured) as engine, transaction(engine, "test") as session:
+        refuse_plan(session, plan_id, "refused: 1,100 videos, limit 500", {"max_objects": 1_100})
+    return plan_id
+
+
+def test_a_refused_plan_is_approved_and_carried_out_by_prefect(
+    ask: Callable[..., Any], refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with PrefectDouble().serving() as server:
+        server.deployments["tier-storage/daily"] = "d-2"
+        monkeypatch.setenv("REELKEEPER_PREFECT_API_URL", server.url)
+        answer = ask("approve", refused, "--reason", "the trial is over", "--yes")
+        assert (answer["run_id"], answer["widening"]) == ("run-0", {"max_objects": 1_100})
+        (run,) = server.runs.values()
+        assert run["parameters"] == {"plan_id": refused, "dry_run": False}
+
+
+def test_where_prefect_does_not_start_it_the_plan_is_approved_and_the_command_is_said(
+    reelkeeper: Run, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with PrefectDouble().serving() as server:
+        monkeypatch.setenv("REELKEEPER_PREFECT_API_URL", server.url)
+        said = " ".join(reelkeeper("approve", refused, "--reason", "x", "--yes", exit_code=1).output.split())
+    assert f"plan {refused} is approved, but no run was started: Prefect answered 404" in said
+    assert f"reelkeeper run tier_storage --apply --plan {refused}" in said
+
+
+def test_without_prefect_it_says_what_carries_it_out_and_what_was_refused_is_shown_first(
+    reelkeeper: Run, configured: Settings, refused: str
+) -> None:
+    said = reelkeeper("approve", refused, "--reason", "x", exit_code=1).output  # nobody answers the question
+    assert "refused: 1,100 videos, limit 500" in said
+    said = reelkeeper("approve", refused, "--reason", "the trial is over", "--yes").output
+    assert f"reelkeeper run tier_storage --apply --plan {refused}" in " ".join(said.split())
+    assert "was approved by" in reelkeeper("approve", refused, "--reason", "again", "--yes", exit_code=9).output
+    with open_store(configured) as engine, reading(engine) as session:
+        assert [row.event.detail["why"] for row in audit.events(session, event="approve")] == ["the trial is over"]

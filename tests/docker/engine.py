@@ -76,7 +76,7 @@ def _write(path: Path, text: str) -> None:
     """Write a file whole or not at all: a podman of another thread or process may be reading it."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
         file.write(text)
-    os.replace(file.name, path)
+    Path(file.name).replace(path)
 
 
 def run(*words: str, within: float = 120, check: bool = True, **more: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401  as subprocess takes it

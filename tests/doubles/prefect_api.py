@@ -72,7 +72,8 @@ class PrefectDouble:
         client = headers.get("Prefect-Csrf-Client")
         if self.has_csrf and headers.get("Prefect-Csrf-Token") != f"token of {client}":
             return 403, {"detail": "Invalid CSRF token or client identifier."}
-        if path != "/api/deployments/d-1/create_flow_run" or self.status >= 400:
+        deployment = path.removeprefix("/api/deployments/").removesuffix("/create_flow_run")
+        if deployment not in self.deployments.values() or self.status >= 400:
             return max(self.status, 404), {"detail": "no"}
         run = self.runs.setdefault(body["idempotency_key"], {"id": f"run-{len(self.runs)}", **body})
         return self.status, run

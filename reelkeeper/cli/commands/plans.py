@@ -10,7 +10,7 @@ from reelkeeper.cli import parameters, plan_view
 from reelkeeper.cli.commands import run
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, say, size, table
-from reelkeeper.cli.words import AsJson, moment
+from reelkeeper.cli.words import AsJson, moment, who
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -46,6 +46,35 @@ def plan(
                 plan_view.show(engine, show, most=limit)
     else:
         _list(limit, as_json=as_json)
+
+
+def approve(
+    plan_id: Annotated[str, typer.Argument(metavar="PLAN", help="A plan that was refused, as `plan --list` names it.")],
+    reason: Annotated[str, typer.Option(help="Why, for the audit record.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Allow a plan that the blast radius stopped to be carried out once, as it is, and have Prefect do so.
+
+    It holds for this plan and for the figures that it was refused with: if they have grown, it is refused again.
+    Where Reelkeeper knows no server of Prefect's, it says the command that carries it out.
+    """
+    from reelkeeper.adapters import orchestrator
+    from reelkeeper.operations.lifecycle import plans
+
+    with store() as engine:
+        if not yes:
+            say(plans.refusal(engine, plan_id))
+            typer.confirm("Have this done once, as it is?", abort=True, err=True)
+        approved = plans.approve(engine, plan_id, author=who(), reason=reason)
+    server = orchestrator.connect(configured())
+    run_id = plans.start_approved(approved, server) if server else None
+    if as_json:
+        emit(approved._asdict() | {"run_id": run_id})
+    elif run_id:
+        say(f"Plan {plan_id} is approved once; run {run_id} of {approved.flow} carries it out.")
+    else:
+        say(f"Plan {plan_id} is approved once: reelkeeper run {approved.flow} --apply --plan {plan_id}")
 
 
 _WITHOUT_PREFECT = ("tier_storage", "expire_videos", "purge_retired")  # what saves a plan needs the store alone

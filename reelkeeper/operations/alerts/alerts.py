@@ -87,6 +87,13 @@ def observe_within(
     )
 
 
+def forget(session: Session, rule: str, scope: str) -> None:
+    """Close the open alerts of a rule and scope without a word: something newer is told, or done, in their place."""
+    alerts.one_at_a_time(session)
+    open_ids = [row.id for row in alerts.related(session, {rule}, ()) if row.scope == scope]
+    alerts.close(session, open_ids, now(session))
+
+
 def acknowledge(engine: Engine, alert_id: str, *, author: str) -> None:
     """Say that somebody is on it: a critical alert is not repeated. Raises NotFound if none of this id fires."""
     with transaction(engine, "alerts.acknowledge") as session:
@@ -116,7 +123,13 @@ def end_snooze(engine: Engine, snooze_id: str) -> None:
 
 def post(engine: Engine, title: str, text: str = "", *, figures: Sequence[tuple[str, str]] = ()) -> int:
     """Put a message that is no alert into the outbox; returns its id."""
-    return _post(engine, MessageKind.NOTE, title, text, figures, None)
+    with transaction(engine, "alerts.post") as session:
+        return post_within(session, title, text, figures=figures)
+
+
+def post_within(session: Session, title: str, text: str = "", *, figures: Sequence[tuple[str, str]] = ()) -> int:
+    """Do what `post` does with the caller's transaction: what it commits and what is told of it are one."""
+    return _post(session, MessageKind.NOTE, title, text, figures, None)
 
 
 def post_picture(
@@ -132,11 +145,12 @@ def post_picture(
 
     A sink that takes no pictures gets the words and the figures.
     """
-    return _post(engine, MessageKind.CHART, title, text, figures, Picture(name, png))
+    with transaction(engine, "alerts.post") as session:
+        return _post(session, MessageKind.CHART, title, text, figures, Picture(name, png))
 
 
 def _post(
-    engine: Engine,
+    session: Session,
     kind: MessageKind,
     title: str,
     text: str,
@@ -145,8 +159,7 @@ def _post(
 ) -> int:
     shown = tuple((one_line(label), one_line(value)) for label, value in figures)
     message = Message(kind=kind, title=one_line(title), text=tame(text), figures=shown)
-    with transaction(engine, "alerts.post") as session:
-        return outbox.put(session, message, picture=picture)
+    return outbox.put(session, message, picture=picture)
 
 
 def _write(session: Session, decision: Decision, run_id: str, at: datetime, policy: AlertPolicy) -> None:

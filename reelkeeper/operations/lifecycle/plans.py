@@ -12,21 +12,34 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from reelkeeper.errors import GuardRefused
+from reelkeeper.adapters.orchestrator import Orchestrator
+from reelkeeper.errors import GuardRefused, OrchestratorError
 from reelkeeper.model import Grace, PlannedRule, PlanSummary, Verdict, Video
+from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.policies import current
+from reelkeeper.rules.alerts import alerting
+from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.rules.billing import tariff
-from reelkeeper.rules.lifecycle import notices, savings, worth
+from reelkeeper.rules.lifecycle import guard, notices, savings, worth
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.lifecycle.transcode import Recipe
 from reelkeeper.store import Engine
+from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.lifecycle import crf_searches, plan_progress, plan_results, purge_plan
 from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
-from reelkeeper.store.lifecycle.plans import Item, begin_applying, load_summary, refuse_plan
+from reelkeeper.store.lifecycle.plans import (
+    Approved,
+    Item,
+    approve_plan,
+    begin_applying,
+    load_summary,
+    refusal_of,
+    refuse_plan,
+)
 from reelkeeper.store.lifecycle.user_share import leave_beyond_share
 from reelkeeper.store.videos.videos import live_videos
 
@@ -132,7 +145,7 @@ def preview(engine: Engine, plan: PlanSummary, run_id: str, judge: Judge) -> Rep
 def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Judge, run_id: str) -> None:
     """Take the right to carry `plan` out, once, if the guard agrees; it is asked under the flow's lease.
 
-    Raises PlanRefused, and GuardRefused, which is noted beside the plan. Nothing has been changed then.
+    Raises PlanRefused, and GuardRefused, which is noted beside the plan and told. Nothing has been changed then.
     """
     try:
         with transaction(engine, "plan.claim") as session:
@@ -141,10 +154,54 @@ def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Ju
             begin_applying(session, plan.id, plan.flow, under, run_id)
             # guard plans.judged: a plan beyond the blast radius is carried out
             judge(*before)
+            alerts.forget(session, guard.RULE, alerting.scope(plan.flow))
     except GuardRefused as refused:
+        said = str(refused)
+        if refused.widening:
+            said += f"\n  or approve this plan once, as it is: reelkeeper approve {plan.id} --reason WHY"
         with transaction(engine, "plan.refuse") as session:
-            refuse_plan(session, plan.id, str(refused))
-        raise
+            if refuse_plan(session, plan.id, said, refused.widening):
+                alerts.forget(session, guard.RULE, alerting.scope(plan.flow))
+                # guard plans.refusal_told: nothing is retired any more, night after night, and no one knows
+                alerts.observe_within(session, [guard.told(plan, said)], run_id=run_id)
+        raise GuardRefused(said, refused.widening) from None
+
+
+def refusal(engine: Engine, plan_id: str) -> str:
+    """Say what the guard said of a plan; empty if it was not refused. Raises NotFound."""
+    with reading(engine) as session:
+        return refusal_of(session, plan_id)
+
+
+def approve(engine: Engine, plan_id: str, *, author: str, reason: str) -> Approved:
+    """Allow a plan that the guard refused to be carried out once, up to the figures that it was refused with.
+
+    If its figures have grown by the time, it is refused again. Raises PlanRefused, NotFound.
+    """
+    with transaction(engine, "plan.approve") as session:
+        approved = approve_plan(session, plan_id, author=author, reason=reason)
+        title = f"{author} approved a plan of {approved.flow} that was refused"
+        alerts.post_within(session, title, f"{reason}\n{approved.refusal}", figures=[("Plan", plan_id)])
+        detail = {"plan": plan_id, "flow": approved.flow, "by": author, "why": reason, "limits": approved.widening}
+        append(session, [Event("approve", f"approve-{plan_id}", detail=detail)])
+    return approved
+
+
+def start_approved(approved: Approved, orchestrator: Orchestrator) -> str:
+    """Have Prefect carry an approved plan out now; returns the run's id. Asked again, it is the same run.
+
+    Raises OrchestratorError.
+    """
+    key = f"approved-{approved.plan_id}-{int(approved.at.timestamp())}"
+    parameters = {"plan_id": approved.plan_id, "dry_run": False}
+    try:
+        name = CADENCES[approved.flow].name
+        return orchestrator.start(approved.flow.replace("_", "-"), name, parameters, key=key)
+    except OrchestratorError as error:
+        by_hand = f"reelkeeper run {approved.flow} --apply --plan {approved.plan_id}"
+        raise OrchestratorError(
+            f"plan {approved.plan_id} is approved, but no run was started: {error}. {by_hand}"
+        ) from None
 
 
 def begin(engine: Engine, held: HeldLease, plan: PlanSummary) -> HeldLease:

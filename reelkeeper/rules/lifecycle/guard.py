@@ -9,14 +9,17 @@ few objects each cannot drain the bucket.
 from collections.abc import Iterator
 from fractions import Fraction
 from math import ceil, floor
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import PlanSummary
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.core.wording import many
 
+RULE: Final = "plan_refused"
 _USERS_NAMED = 3  # of the users hit hardest, in a refusal
 _SAMPLES = 5
 
@@ -64,11 +67,12 @@ def within(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int, last_pop
         last_population: live videos that the last good run left behind; None before the first.
 
     """
+    limits = _as_approved(limits, plan)
     # guard guard.doubts: percentages of figures that cannot be right allow a run
     # guard guard.excesses: one run retires more than anybody has allowed
     breaches = [*_doubts(limits, plan, last_population), *_excesses(limits, plan, retired_in_24h)]
     if breaches:
-        raise GuardRefused(_refusal(plan, breaches, apply=f"--apply --plan {plan.id}"))
+        raise _refused(plan, breaches, apply=f"--apply --plan {plan.id}")
 
 
 def purge_within(limits: BlastRadius, plan: PlanSummary, last_population: int | None) -> None:
@@ -77,6 +81,7 @@ def purge_within(limits: BlastRadius, plan: PlanSummary, last_population: int | 
     What goes was judged when it was retired, and how many videos go in one run is bounded as the plan is drawn; so what
     is asked here is whether anything may go at all, and whether the catalogue is whole.
     """
+    limits = _as_approved(limits, plan)
     breaches = list(_shrunken(limits, plan, last_population))
     # guard guard.purge_zero: a limit of 0 lets a purge run
     if plan.retire.objects:
@@ -86,7 +91,7 @@ def purge_within(limits: BlastRadius, plan: PlanSummary, last_population: int | 
             for name in zeros
         ]
     if breaches:
-        raise GuardRefused(_refusal(plan, breaches, apply="--apply"))  # another max_objects draws another plan
+        raise _refused(plan, breaches, apply="--apply")  # another max_objects draws another plan
 
 
 def listing_within(limits: BlastRadius, listed: int, expected: int) -> None:
@@ -107,6 +112,32 @@ def listing_within(limits: BlastRadius, listed: int, expected: int) -> None:
                 else "  override: none, since nearly nothing is there"
             )
         )
+
+
+def told(plan: PlanSummary, refusal: str) -> Finding:
+    """Say that a plan was refused, with what the guard said of it. Each plan is told once."""
+    return Finding(
+        rule=RULE,
+        scope=alerting.scope(plan.flow),
+        period=plan.id,
+        level="",
+        severity=Severity.WARNING,
+        title=f"{plan.flow} was refused: {_selection(plan)}",
+        text=refusal,
+        suggestion="If that is meant, approve this plan once; else look at what has changed: the policy, the views, "
+        "the users' tiers",
+        figures=(("Plan", plan.id),),
+    )
+
+
+def _as_approved(limits: BlastRadius, plan: PlanSummary) -> BlastRadius:
+    """Widen the limits to the figures that a person has approved for this plan, and no further."""
+    wider = {
+        # guard guard.approved: a word for one plan's figures allows larger ones
+        name: (min if name == "min_population_percent" else max)(getattr(limits, name), figure)
+        for name, figure in plan.approved.items()
+    }
+    return limits.model_copy(update=wider)
 
 
 def _doubts(limits: BlastRadius, plan: PlanSummary, last_population: int | None) -> Iterator[_Breach]:
@@ -202,17 +233,22 @@ def _round_down(part: int, whole: int) -> float:
     return floor(Fraction(part * 100, whole) * 100) / 100
 
 
-def _refusal(plan: PlanSummary, breaches: list[_Breach], apply: str) -> str:
-    selected = f"{plan.retire.objects:,} of {plan.population.objects:,} live videos, {plan.retire.size_bytes:,} bytes"
-    lines = [f"refused, and nothing was changed: {plan.flow} selected {selected}"]
+def _selection(plan: PlanSummary) -> str:
+    return f"{plan.retire.objects:,} of {plan.population.objects:,} live videos, {plan.retire.size_bytes:,} bytes"
+
+
+def _refused(plan: PlanSummary, breaches: list[_Breach], apply: str) -> GuardRefused:
+    widening = {breach.field: breach.enough for breach in breaches if breach.enough is not None}
+    lines = [f"refused, and nothing was changed: {plan.flow} selected {_selection(plan)}"]
     lines += [f"  {breach.field}: {breach.text}" for breach in breaches]
     lines.append(f"  for example: {', '.join(plan.samples[:_SAMPLES]) or 'no samples'}")
     lines.append(f"  plan: {plan.id}")
-    if any(breach.enough is None for breach in breaches):
+    # guard guard.no_widening: figures that cannot be right are carried out by a person's word
+    if len(widening) < len(breaches):
         lines.append(
             "  override: none, since these figures cannot be right: run `reelkeeper run sync_catalog`, then plan anew"
         )
-    else:
-        params = " ".join(f"--param limits.{breach.field}={breach.enough}" for breach in breaches)
-        lines.append(f"  override: reelkeeper run {plan.flow} {apply} {params}")
-    return "\n".join(lines)
+        return GuardRefused("\n".join(lines))
+    params = " ".join(f"--param limits.{name}={figure}" for name, figure in widening.items())
+    lines.append(f"  override: reelkeeper run {plan.flow} {apply} {params}")
+    return GuardRefused("\n".join(lines), widening)

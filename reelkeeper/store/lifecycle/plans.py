@@ -8,6 +8,7 @@ record_outcomes(session, plan_id, outcomes)
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.errors import NotFound, PlanRefused
 from reelkeeper.model import Action, Counts, Outcome, PlanSummary, VideoState
-from reelkeeper.store.core.engine import Clock, now
+from reelkeeper.store.core.engine import Clock, changed, now
 from reelkeeper.store.tables import plans, verdicts, videos
 
 MAX_AGE_HOURS = 24  # views, holds and uploads of a day may have made an older plan wrong
@@ -38,6 +39,16 @@ class Item(NamedTuple):
     size_bytes: int
     saving_microusd: int | None  # per month, at the marginal price; None where it is not known before
     net_microusd: int | None = None  # over the rest of the video's life, less CPU and requests
+
+
+class Approved(NamedTuple):
+    """A plan that a person approved: the refusal that it had, and the limits that were widened for it."""
+
+    plan_id: str
+    flow: str
+    at: datetime
+    refusal: str
+    widening: dict[str, float]
 
 
 def load_summary(session: Session, plan_id: str) -> PlanSummary:
@@ -71,6 +82,7 @@ def load_summary(session: Session, plan_id: str) -> PlanSummary:
         live_by_user={user_id: int(count) for user_id, count in live},
         kept=dict(plan.kept),
         samples=tuple(video_id for video_id in samples if video_id is not None),
+        approved=dict(plan.widening) if plan.approved_at else {},
     )
 
 
@@ -147,13 +159,48 @@ def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[st
         raise PlanRefused(f"plan {plan_id} {_why_not(session, plan_id, flow, policy)}. Nothing was changed; plan again")
 
 
-def refuse_plan(session: Session, plan_id: str, refusal: str) -> None:
-    """Note why the guard refused a plan, unless it was applied."""
-    session.execute(
-        sa.update(plans)
-        .where(plans.c.id == plan_id, plans.c.state != "applied")
-        .values(state="refused", refusal=refusal)
+def refuse_plan(session: Session, plan_id: str, refusal: str, widening: Mapping[str, float] | None = None) -> bool:
+    """Note why the guard refused a plan, and the limits that would allow it; False if it was applied.
+
+    An approval of before does not cover it: it is over.
+    """
+    # guard plans.approval_over: a word for a plan's figures allows larger ones
+    values: dict[str, Any] = dict.fromkeys(("approved_at", "approved_by", "approval_reason"))
+    values |= {"state": "refused", "refusal": refusal, "widening": dict(widening or {})}
+    return bool(
+        changed(session, sa.update(plans).where(plans.c.id == plan_id, plans.c.state != "applied").values(values))
     )
+
+
+def refusal_of(session: Session, plan_id: str) -> str:
+    """Return what the guard said of a plan; empty if it was not refused. Raises NotFound."""
+    return _plan(session, plan_id).refusal or ""
+
+
+def approve_plan(session: Session, plan_id: str, *, author: str, reason: str) -> Approved:
+    """Allow a plan that the guard refused to be carried out as it was refused, once.
+
+    Raises PlanRefused for one that was not refused, is approved, applied or older than 24 h, or that no limit would
+    allow; NotFound.
+    """
+    session.execute(sa.select(plans.c.id).where(plans.c.id == plan_id).with_for_update())
+    plan, at = _plan(session, plan_id), now(session)
+    refused = f"plan {plan_id} cannot be approved, and nothing was changed: it"
+    # guard plans.approve_once: one refusal is approved twice, and told twice
+    if plan.approved_at and plan.state == "refused":
+        raise PlanRefused(f"{refused} was approved by {plan.approved_by} on {plan.approved_at:%Y-%m-%d %H:%M} UTC")
+    # guard plans.approve_refused: a plan is approved that the guard has not judged, or that was carried out
+    if plan.state != "refused":
+        raise PlanRefused(f"{refused} is {plan.state}, and was not refused")
+    # guard plans.approve_today: a plan is approved that is older than views, holds and uploads
+    if at - plan.created_at > timedelta(hours=MAX_AGE_HOURS):
+        raise PlanRefused(f"{refused} is more than {MAX_AGE_HOURS} h old")
+    # guard plans.approve_possible: figures that cannot be right are carried out by a person's word
+    if not plan.widening:
+        raise PlanRefused(f"{refused} has figures that cannot be right: plan anew after sync_catalog")
+    values = {"approved_at": at, "approved_by": author, "approval_reason": reason}
+    session.execute(sa.update(plans).where(plans.c.id == plan_id).values(values))
+    return Approved(plan.id, plan.flow, at, plan.refusal or "", dict(plan.widening))
 
 
 def policy_hash(policy: Mapping[str, Any]) -> str:

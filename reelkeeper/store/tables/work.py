@@ -88,6 +88,12 @@ class PlanRow(SQLModel, table=True):
     population_bytes: int = Field(0, sa_type=sa.BigInteger)
     kept: dict[str, int] = Field(default_factory=dict, sa_type=sa.JSON)
     refusal: str | None = None
+    widening: dict[str, float] = Field(
+        default_factory=dict, sa_type=sa.JSON, sa_column_kwargs={"server_default": "{}"}
+    )  # the limits that would have allowed it as it was refused; empty: none would
+    approved_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    approved_by: str | None = None
+    approval_reason: str | None = None
 
 
 class VerdictRow(SQLModel, table=True):

@@ -1,6 +1,7 @@
 """How much one run may retire, and what a refusal says."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -245,3 +246,46 @@ def test_retiring_more_is_never_let_through_where_less_is_not(
     assert broken(limits, judged, in_24h) <= broken(limits, judged, in_24h + more)
     tighter = limits.model_copy(update={"max_objects": limits.max_objects // 2, "max_percent": limits.max_percent / 2})
     assert broken(limits, judged, in_24h) <= broken(tighter, judged, in_24h)
+
+
+def test_an_approval_widens_the_limits_for_its_plan_to_what_it_was_refused_with_and_no_further() -> None:
+    users = {"a": (30, 60), "b": (571, 1_000)}
+    first = plan(601, 10_000, 60 * 10**9, users)
+    with pytest.raises(GuardRefused) as refused:
+        within(DEFAULT, first, 450, None)
+    approved = replace(first, approved=refused.value.widening)
+    assert set(approved.approved) == {
+        "max_objects",
+        "max_bytes",
+        "max_percent",
+        "max_user_percent",
+        "max_percent_in_24h",
+    }
+    assert broken(DEFAULT, approved, 450) == set()
+    assert broken(DEFAULT, approved, 451) == {"max_percent_in_24h"}
+    assert broken(DEFAULT, replace(plan(602, 10_000, 60 * 10**9, users), approved=approved.approved), 450) >= {
+        "max_objects"
+    }
+    assert broken(DEFAULT, replace(first, id="another"), 450) == set(approved.approved)
+
+
+def test_a_shrunken_catalogue_can_be_approved_as_it_is_and_not_a_smaller_one() -> None:
+    small = plan(2, 700)
+    with pytest.raises(GuardRefused) as refused:
+        within(DEFAULT, small, 0, 1_000)
+    approved = replace(small, approved=refused.value.widening)
+    assert broken(DEFAULT, approved, last=1_000) == set()
+    assert broken(DEFAULT, replace(plan(2, 699), approved=approved.approved), last=1_000) == {"min_population_percent"}
+
+
+def test_figures_that_cannot_be_right_have_no_limits_that_would_allow_them() -> None:
+    with pytest.raises(GuardRefused) as refused:
+        within(DEFAULT, plan(601, 600), 0, None)
+    assert refused.value.widening == {}
+
+
+def test_an_approval_of_a_purge_stopped_by_a_limit_of_zero_allows_it() -> None:
+    stopped = replace(plan(3, 10), flow="purge_retired")
+    with pytest.raises(GuardRefused) as refused:
+        purge_within(BlastRadius(max_percent=0), stopped, None)
+    purge_within(BlastRadius(max_percent=0), replace(stopped, approved=refused.value.widening), None)

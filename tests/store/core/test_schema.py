@@ -41,6 +41,7 @@ REVISIONS = [
     "0013 Who is to make a job, and what the jobs of a provider, model, tier and user have cost and will cost.",
     "0014 The cache goes by the requests that jobs record: no queues, no counts since a turn, no keys of what left.",
     "0015 Notices that a video will be retired, which endpoints have them, and requests to keep a video.",
+    "0016 A person's word for a plan that the guard refused, and the limits that it widens.",
 ]
 LATEST = REVISIONS[-1][:4]
 

@@ -1,5 +1,6 @@
 """A plan is saved whole, and applied at most once, soon, by its own flow under its own policy."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,7 +14,9 @@ from reelkeeper.model import Action, Counts, Outcome, PlanSummary, Verdict, Vide
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.lifecycle.plan_writer import add_items, add_verdicts, begin_plan
 from reelkeeper.store.lifecycle.plans import (
+    Approved,
     Item,
+    approve_plan,
     begin_applying,
     count_failures,
     load_summary,
@@ -204,3 +207,69 @@ def test_the_plans_in_which_a_blob_failed_by_one_error_are_counted(engine: sa.En
     with reading(engine) as session:
         assert [count_failures(session, blob_id, "MediaTimeout") for blob_id in (1, 2)] == [2, 0]
         assert count_failures(session, 1, "Media") == 0
+
+
+def refused(engine: sa.Engine, widening: dict[str, float] | None = None) -> str:
+    plan_id = ready(engine).id
+    with transaction(engine, "test.refuse") as session:
+        refuse_plan(session, plan_id, "refused: too many", {"max_objects": 2} if widening is None else widening)
+    return plan_id
+
+
+def approve(engine: sa.Engine, plan_id: str) -> Approved:
+    with transaction(engine, "test.approve") as session:
+        return approve_plan(session, plan_id, author="ops", reason="they are meant to go")
+
+
+def test_a_refused_plan_is_approved_once_with_the_limits_that_it_was_refused_by(engine: sa.Engine) -> None:
+    plan_id, other = refused(engine), refused(engine, {"max_objects": 9})
+    assert approve(engine, plan_id)._replace(at=AS_OF) == Approved(
+        plan_id, "tier_storage", AS_OF, "refused: too many", {"max_objects": 2}
+    )
+    with reading(engine) as session:
+        assert load_summary(session, plan_id).approved == {"max_objects": 2}
+        assert load_summary(session, other).approved == {}
+    with pytest.raises(PlanRefused, match="was approved by ops"):
+        approve(engine, plan_id)
+    apply(engine, plan_id)
+    with pytest.raises(PlanRefused, match="is applied, and was not refused"):
+        approve(engine, plan_id)
+
+
+def test_what_is_refused_again_needs_another_approval(engine: sa.Engine) -> None:
+    plan_id = refused(engine)
+    approve(engine, plan_id)
+    with transaction(engine, "test.refuse") as session:
+        refuse_plan(session, plan_id, "refused: more", {"max_objects": 3})
+    with reading(engine) as session:
+        assert load_summary(session, plan_id).approved == {}
+    assert approve(engine, plan_id).widening == {"max_objects": 3}
+
+
+def test_what_was_not_refused_or_cannot_be_right_or_is_old_is_not_approved(engine: sa.Engine) -> None:
+    with pytest.raises(PlanRefused, match="is ready, and was not refused"):
+        approve(engine, ready(engine).id)
+    with pytest.raises(PlanRefused, match="figures that cannot be right"):
+        approve(engine, refused(engine, {}))
+    with pytest.raises(NotFound):
+        approve(engine, "no such plan")
+    plan_id = refused(engine)
+    with transaction(engine, "test.age") as session:
+        session.execute(sa.update(plans).values(created_at=Clock(-25 * 3600)))
+    with pytest.raises(PlanRefused, match="more than 24 h old"):
+        approve(engine, plan_id)
+
+
+def test_of_many_people_who_approve_at_once_one_does(engine: sa.Engine) -> None:
+    plan_id, done = refused(engine), []
+
+    def click() -> None:
+        with contextlib.suppress(PlanRefused):
+            done.append(approve(engine, plan_id))
+
+    people = [threading.Thread(target=click) for _ in range(8)]
+    for person in people:
+        person.start()
+    for person in people:
+        person.join()
+    assert len(done) == 1

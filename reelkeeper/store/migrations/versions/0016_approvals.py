@@ -1,0 +1,24 @@
+"""A person's word for a plan that the guard refused, and the limits that it widens."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0016"
+down_revision = "0015"
+branch_labels = None
+depends_on = None
+changes_rows: frozenset[str] = frozenset()
+
+
+def upgrade() -> None:
+    """Add the columns. What was refused so far cannot be approved: plan again."""
+    op.add_column("plans", sa.Column("widening", sa.JSON(), nullable=False, server_default="{}"))
+    op.add_column("plans", sa.Column("approved_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("plans", sa.Column("approved_by", sa.String(), nullable=True))
+    op.add_column("plans", sa.Column("approval_reason", sa.String(), nullable=True))
+
+
+def downgrade() -> None:
+    """Drop them. Who approved what is still in the audit record."""
+    for name in ("approval_reason", "approved_by", "approved_at", "widening"):
+        op.drop_column("plans", name)

@@ -1,0 +1,118 @@
+"""A plan that the blast radius stopped is told, and carried out once by a person's word, up to the figures told."""
+
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.errors import GuardRefused, PlanRefused
+from reelkeeper.model import Action, Verdict, Video
+from reelkeeper.operations.lifecycle import plans
+from reelkeeper.rules.lifecycle import guard
+from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.store import Engine
+from reelkeeper.store.alerts import alerts, outbox
+from reelkeeper.store.core import audit
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
+from reelkeeper.store.tables import users, videos
+
+AS_OF = datetime(2026, 11, 24, 2, tzinfo=UTC)
+UNDER: dict[str, Any] = {"policy": {}}
+TIGHT = BlastRadius(max_objects=5, max_percent=100, max_user_percent=100, max_percent_in_24h=100)
+
+
+def planned(engine: Engine, count: int = 8) -> str:
+    def judged(n: int) -> Verdict:
+        return Verdict(
+            Video(f"v{n}", "ann", "free", AS_OF, 0, False, 1_000, "h264", None, n + 1, 1), Action.RETIRE, "old"
+        )
+
+    plan_id = begin_plan(engine, "expire_videos", UNDER, AS_OF, "run")
+    add_verdicts(engine, plan_id, map(judged, range(count)), lambda _: "old", lambda _: (0, 0))
+    return plan_id
+
+
+@pytest.fixture(autouse=True)
+def catalogue(engine: Engine) -> None:
+    with transaction(engine, "test.put") as session:
+        session.execute(sa.insert(users), [{"id": "ann"}])
+        live = [{"id": f"v{n}", "user_id": "ann", "state": "live", "generation": 1} for n in range(20)]
+        session.execute(sa.insert(videos), live)
+
+
+def carry_out(engine: Engine, plan_id: str, limits: BlastRadius = TIGHT) -> None:
+    plan = plans.load(engine, plan_id, items=1).plan
+    plans.claim(engine, plan, UNDER, partial(guard.within, limits, plan), "a run")
+
+
+def refuse(engine: Engine, plan_id: str) -> str:
+    with pytest.raises(GuardRefused) as refused:
+        carry_out(engine, plan_id)
+    return str(refused.value)
+
+
+def firing(engine: Engine) -> list[tuple[str, str]]:
+    with reading(engine) as session:
+        return [(alert.rule, alert.period) for alert in alerts.listed(session, everything=False, limit=9)]
+
+
+def told(engine: Engine) -> list[str]:
+    with reading(engine) as session:
+        return [message.title for message in outbox.listed(session, everything=True, limit=99)]
+
+
+def test_a_refusal_is_told_with_its_figures_and_the_way_to_approve_it(engine: Engine) -> None:
+    plan_id = planned(engine)
+    said = refuse(engine, plan_id)
+    assert said.endswith(f"or approve this plan once, as it is: reelkeeper approve {plan_id} --reason WHY")
+    assert firing(engine) == [("plan_refused", plan_id)]
+    assert told(engine) == ["expire_videos was refused: 8 of 8 live videos, 8,000 bytes"]
+    assert plans.refusal(engine, plan_id) == said
+
+
+def test_each_refused_plan_is_told_and_the_one_of_before_is_open_no_more(engine: Engine) -> None:
+    first, second = planned(engine), planned(engine, 9)
+    refuse(engine, first)
+    refuse(engine, second)
+    assert firing(engine) == [("plan_refused", second)]
+    assert len(told(engine)) == 2
+    carry_out(engine, planned(engine, 3))
+    assert firing(engine) == []
+
+
+def test_an_approved_plan_is_carried_out_once_and_no_other_by_its_approval(engine: Engine) -> None:
+    plan_id, other = planned(engine), planned(engine)
+    refuse(engine, plan_id)
+    refuse(engine, other)
+    approved = plans.approve(engine, plan_id, author="ops", reason="they are meant to go")
+    assert (approved.flow, approved.widening) == ("expire_videos", {"max_objects": 8})
+    refuse(engine, other)
+    refuse(engine, planned(engine))
+    carry_out(engine, plan_id)
+    with pytest.raises(PlanRefused, match="was applied"):
+        carry_out(engine, plan_id)
+
+
+def test_an_approval_is_told_and_in_the_audit_record(engine: Engine) -> None:
+    plan_id = planned(engine)
+    refuse(engine, plan_id)
+    plans.approve(engine, plan_id, author="ops", reason="they are meant to go")
+    assert "ops approved a plan of expire_videos that was refused" in told(engine)
+    with reading(engine) as session:
+        (recorded,) = audit.events(session, event="approve")
+        detail = {"plan": plan_id, "flow": "expire_videos", "by": "ops", "limits": {"max_objects": 8}}
+        assert {name: recorded.event.detail[name] for name in detail} == detail
+        assert recorded.event.detail["why"] == "they are meant to go"
+        assert audit.verify(session) >= 1
+
+
+def test_what_has_grown_since_it_was_approved_is_refused_again_and_the_approval_is_over(engine: Engine) -> None:
+    plan_id = planned(engine)
+    refuse(engine, plan_id)
+    plans.approve(engine, plan_id, author="ops", reason="they are meant to go")
+    with pytest.raises(GuardRefused, match="max_bytes"):
+        carry_out(engine, plan_id, TIGHT.model_copy(update={"max_bytes": 1_000}))
+    refuse(engine, plan_id)
