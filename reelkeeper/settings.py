@@ -104,6 +104,12 @@ class Settings(BaseSettings):
     slack_channel: str | None = Field(None, description="Channel id that the bot posts to, e.g. C0123456789")
     slack_webhook_url: SecretStr | None = Field(None, description="Incoming webhook, in place of a bot: no pictures")
     slack_api_url: str = Field("https://slack.com/api/", description="Slack's API")
+    slack_signing_secret: SecretStr | None = Field(
+        None, description="Signing secret of the Slack app: messages get buttons, whose presses come to /hooks/slack"
+    )
+    slack_operators: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Slack member ids of those whose presses count, between commas, e.g. U012AB3CD"
+    )
     second_sink_url: SecretStr | None = Field(
         None,
         description="Webhook for what Slack refuses for good, or has not taken for 15 minutes; the console if unset",
@@ -185,7 +191,7 @@ class Settings(BaseSettings):
             raise ValueError("must be printable ASCII")
         return SecretStr(secret) if secret else None
 
-    @field_validator("key_pattern", "generator_hosts", mode="before")
+    @field_validator("key_pattern", "generator_hosts", "slack_operators", mode="before")
     @classmethod
     def _several(cls, value: object) -> object:
         """Take a JSON list, or what stands between commas or line ends."""
@@ -231,6 +237,8 @@ class Settings(BaseSettings):
             raise ValueError("s3_access_key_id is set, but neither r2_account_id nor s3_endpoint_url")
         if self.slack_bot_token and self.slack_webhook_url:
             raise ValueError("set slack_bot_token or slack_webhook_url, not both")
+        if bool(self.slack_signing_secret) != bool(self.slack_operators):
+            raise ValueError("slack_signing_secret and slack_operators are set together: somebody must be allowed")
         if bool(self.slack_bot_token) != bool(self.slack_channel):
             raise ValueError("slack_bot_token and slack_channel are set together: a bot must know where to post")
         if self.prefect_api_auth and ":" not in self.prefect_api_auth.get_secret_value():

@@ -26,7 +26,7 @@ from reelkeeper.operations.videos.images import MAX_BYTES
 from reelkeeper.rules.core.access import Allowance, body_deadline, take
 
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
-OPEN: Final = HEALTH | {"/openapi.json", hooks.PATH}
+OPEN: Final = HEALTH | {"/openapi.json", hooks.PATH, hooks.SLACK_PATH}
 TRUSTED_SECONDS: Final = 5.0
 _MAX_TRUSTED: Final = 10_000  # tokens; all are forgotten beyond it
 

@@ -2,8 +2,9 @@
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -39,6 +40,28 @@ class MessageState(StrEnum):
     DIVERTED = "diverted"
     WITHDRAWN = "withdrawn"
     GIVEN_UP = "given_up"
+
+
+class Verb(StrEnum):
+    """What a button beside an alert does."""
+
+    ACKNOWLEDGE = "acknowledge"
+    SNOOZE = "snooze"
+    WHY = "why"
+    APPROVE = "approve"  # a plan that was refused, once
+
+
+class Click(NamedTuple):
+    """A person's press on a button in Slack. `alert_id` and `fired_at` name the alert as it stood in the message."""
+
+    user_id: str
+    user_name: str
+    verb: Verb
+    alert_id: str
+    fired_at: str  # ISO 8601
+    plan_id: str
+    at: str  # Slack's time of this press, as text: no other press has it
+    answer_url: str
 
 
 class MessageKind(StrEnum):
@@ -86,6 +109,9 @@ class Message(BaseModel):
     footer: str = ""
     run_id: str = ""  # of the run that found it
     link: str = ""  # where that run can be looked at, as who sends the message knows
+    alert_id: str = ""  # of the one alert that it tells of, for buttons beside it
+    fired_at: datetime | None = None  # since when that alert fires
+    plan_id: str = ""  # of a plan that was refused, and may be approved
 
 
 @dataclass(frozen=True, slots=True)

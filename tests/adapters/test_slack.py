@@ -1,6 +1,7 @@
 """Slack: what is posted fits its limits and holds nothing active; what it answers is understood."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -133,10 +134,14 @@ TEXT = (
         lines=st.lists(TEXT, max_size=45).map(tuple),
         footer=TEXT,
         link=st.sampled_from(["", "https://prefect/v2/runs/flow-run/1"]),
-    )
+        alert_id=st.sampled_from(["", "a1b2c3d4e5f6"]),
+        fired_at=st.sampled_from([None, datetime(2026, 11, 24, tzinfo=UTC)]),
+        plan_id=st.sampled_from(["", "2bc60dd8c552"]),
+    ),
+    st.booleans(),
 )
-def test_whatever_is_to_be_said_fits_slacks_limits(message: Message) -> None:
-    layout = lay_out(message)
+def test_whatever_is_to_be_said_fits_slacks_limits(message: Message, has_buttons: bool) -> None:
+    layout = lay_out(message, has_buttons=has_buttons)
     body = {"text": layout.text, "blocks": layout.blocks}
     assert slack.wrong_blocks(body) == ""
     assert slack.active_markup(body) == []

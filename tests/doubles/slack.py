@@ -4,6 +4,7 @@ It refuses what Slack refuses: a wrong token or channel, blocks over a limit, a 
 Tests line up what the next requests are to get instead: an answer, a hang, a reset, or a reply lost on its way back.
 """
 
+import hmac
 import json
 import threading
 import time
@@ -13,11 +14,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 from tests.doubles.serving import answering
 
 TOKEN, CHANNEL, HOOK = "xoxb-the-right-token", "C0123456789", "/services/T0/B0/the-right-hook"
+OPERATOR, SIGNING_SECRET = "U0123ADA", "8f742231b10e8888abcd99yyyzzz85a5"
 MAX_ALL = 13_200  # characters in all blocks (bolt-js issue 2509)
 
 
@@ -74,8 +76,22 @@ class SlackDouble:
         self.asked: list[tuple[float, str]] = []
         self.uploads: dict[str, bytes] = {}
         self.too_long: str | None = None  # messages with this in their title are refused for good
+        self.answered: list[str] = []  # what the person who pressed a button was told
         self.second: list[dict[str, Any]] = []  # what a second sink at `second_url` was given
         self.second_status = 200
+
+    @property
+    def answer_url(self) -> str:
+        """Where a press is answered."""
+        return f"{self.origin}/answer"
+
+    def button(self, action: str) -> dict[str, Any]:
+        """Give the newest button of this action that was posted."""
+        blocks = [block for post in self.posted for block in post.body.get("blocks", []) if block["type"] == "actions"]
+        found: list[dict[str, Any]] = [
+            item for block in blocks for item in block["elements"] if item.get("action_id") == action
+        ]
+        return found[-1]
 
     @contextmanager
     def serving(self) -> Iterator["SlackDouble"]:
@@ -108,6 +124,9 @@ class SlackDouble:
             if not wrong:
                 self.posted.append(Posted(self.clock(), body))
             return Answer(400, wrong) if wrong else Answer(200, "ok")
+        if path == "/answer":
+            self.answered.append(body["text"])
+            return Answer(200, "ok")
         if path == "/second":
             self.second += [body] if self.second_status == 200 else []
             return Answer(self.second_status)
@@ -169,10 +188,48 @@ def _fits(block: dict[str, Any]) -> bool:
             and all(0 < _length(item["text"]) <= 2000 for item in fields)
         )
     if kind == "actions":
-        return all(element["type"] == "button" and element["url"].startswith("http") for element in block["elements"])
+        return 0 < len(block["elements"]) <= 25 and all(map(_is_button, block["elements"]))
     return (
         kind == "context" and 0 < len(block["elements"]) <= 10 and all(element["text"] for element in block["elements"])
     )
+
+
+def _is_button(element: dict[str, Any]) -> bool:
+    """Whether it is a link, or a button whose press comes back. Block Kit: "Button element", "Confirmation dialog"."""
+    dialog = element.get("confirm")
+    is_asked = dialog is None or (
+        _length(dialog["title"]["text"]) <= 100
+        and _length(dialog["text"]["text"]) <= 300
+        and max(_length(dialog[name]["text"]) for name in ("confirm", "deny")) <= 30
+    )
+    comes_back = 0 < len(element.get("action_id", "")) <= 255 and len(element.get("value", "")) <= 2_000
+    goes = element.get("url", "").startswith("http")
+    return bool(
+        element["type"] == "button" and _length(element["text"]["text"]) <= 75 and is_asked and (goes or comes_back)
+    )
+
+
+def press(  # as Slack tells it: docs.slack.dev, "block_actions payload", "Verifying requests from Slack"
+    element: dict[str, Any],
+    *,
+    user: str = OPERATOR,
+    at: float | None = None,
+    answer_url: str,
+    secret: str = SIGNING_SECRET,
+) -> tuple[bytes, dict[str, str]]:
+    """Give body and headers of the call that a press on a button makes."""
+    pressed_at = time.time() if at is None else at
+    payload = {
+        "type": "block_actions",
+        "user": {"id": user, "username": "ada", "team_id": "T0"},
+        "actions": [{**element, "block_id": "b", "action_ts": f"{pressed_at:.6f}"}],
+        "response_url": answer_url,
+        "trigger_id": "1.2.3",
+    }
+    body, timestamp = urlencode({"payload": json.dumps(payload)}).encode(), str(int(pressed_at))
+    digest = hmac.new(secret.encode(), b"v0:" + timestamp.encode() + b":" + body, "sha256").hexdigest()
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    return body, headers | {"X-Slack-Request-Timestamp": timestamp, "X-Slack-Signature": f"v0={digest}"}
 
 
 def texts(blocks: list[dict[str, Any]]) -> list[str]:

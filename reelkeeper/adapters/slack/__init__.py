@@ -1,6 +1,7 @@
-"""Slack, through slack-sdk: a bot that posts messages and pictures, or an incoming webhook that posts messages."""
+"""Slack, through slack-sdk: a bot or an incoming webhook posts messages, and people press buttons beside them."""
 
 from reelkeeper.adapters.slack.blocks import lay_out
+from reelkeeper.adapters.slack.clicks import answer, read
 from reelkeeper.adapters.slack.client import Bot, Webhook
 
-__all__ = ["Bot", "Webhook", "lay_out"]
+__all__ = ["Bot", "Webhook", "answer", "lay_out", "read"]

@@ -8,14 +8,21 @@ not documented (bolt-js issue 2509). Characters are counted as UTF-16 does, wher
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from reelkeeper.adapters.second_sink import headline
-from reelkeeper.model.alerts import Message, one_line, tame
+from reelkeeper.model.alerts import Message, Verb, one_line, tame
 
 MAX_CHARACTERS, MAX_BLOCKS = 12_000, 50
 MAX_HEADER, MAX_SECTION, MAX_FIELD, MAX_FIELDS = 150, 3_000, 2_000, 10
 _MAX_NOTIFIED, _MAX_FOOTER, _MAX_FIGURES, _MAX_FIGURE, _MAX_SUGGESTION = 300, 500, 40, 300, 1_500
+_MAX_CONFIRMED = 300  # characters of a confirmation's text (Block Kit, "Confirmation dialog object")
+LABELS: Final = {
+    Verb.ACKNOWLEDGE: "I am on it",
+    Verb.SNOOZE: "Quiet for 8 hours",
+    Verb.WHY: "Why?",
+    Verb.APPROVE: "Approve once",
+}
 _ROOM_FOR_NOTE = 1_000  # shorter text is cut by an ellipsis
 _CUT = " … {} characters more: reelkeeper alerts list --json"
 
@@ -29,8 +36,11 @@ class Layout(NamedTuple):
     blocks: list[Block]
 
 
-def lay_out(message: Message) -> Layout:
-    """Lay a message out as blocks; what does not fit is cut, with the count of what is missing."""
+def lay_out(message: Message, *, has_buttons: bool = False) -> Layout:
+    """Lay a message out as blocks; what does not fit is cut, with the count of what is missing.
+
+    `has_buttons`: a press on one reaches us, so that there are some.
+    """
     room = _Room()
     notified = escape(room.take(one_line(headline(message)), _MAX_NOTIFIED), _MAX_NOTIFIED)
     header = room.take(one_line(headline(message)), MAX_HEADER)
@@ -45,9 +55,9 @@ def lay_out(message: Message) -> Layout:
     blocks += [*_sections(suggestion), *_sections(_lines(message.lines, room))]
     if footer.strip():
         blocks.append({"type": "context", "elements": [_plain(footer)]})
-    if message.link:
-        button = {"type": "button", "text": _plain("Look at the run"), "url": message.link}
-        blocks.append({"type": "actions", "elements": [button]})
+    buttons = [*_links(message), *(_buttons(message) if has_buttons else ())]
+    if buttons:
+        blocks.append({"type": "actions", "elements": buttons})
     ending = sum(block["type"] in ("context", "actions") for block in blocks)  # what stays of too many
     return Layout(notified, [*blocks[: MAX_BLOCKS - ending], *blocks[max(MAX_BLOCKS, len(blocks)) - ending :]])
 
@@ -92,6 +102,28 @@ def _first(text: str, most: int) -> str:
     while length(kept) > most > 0:
         kept = kept[: len(kept) - (length(kept) - most + 1) // 2]
     return kept
+
+
+def _links(message: Message) -> Iterator[Block]:
+    if message.link:
+        yield {"type": "button", "text": _plain("Look at the run"), "url": message.link}
+
+
+def _buttons(message: Message) -> Iterator[Block]:
+    """Make the buttons beside an alert; what they carry names it as it stood when it was told."""
+    if not message.alert_id or message.fired_at is None:
+        return
+    value = f"{message.alert_id} {message.fired_at.isoformat()} {message.plan_id}".strip()
+    verbs = [verb for verb in Verb if verb is not Verb.APPROVE or message.plan_id]
+    for verb in verbs:
+        button = {"type": "button", "action_id": verb.value, "value": value, "text": _plain(LABELS[verb])}
+        yield button | ({"style": "danger", "confirm": _confirm(message)} if verb is Verb.APPROVE else {})
+
+
+def _confirm(message: Message) -> Block:
+    asked = {"title": "Approve this plan, once?", "confirm": "Approve", "deny": "Cancel"}
+    text = _plain(_first(one_line(message.title), _MAX_CONFIRMED))
+    return {name: _plain(words) for name, words in asked.items()} | {"text": text}
 
 
 def _figure(label: str, value: str) -> str:

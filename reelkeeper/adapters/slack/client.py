@@ -47,8 +47,8 @@ FOR_GOOD: Final = frozenset(_WORDS.split())
 TIMEOUT_SECONDS = 10
 PACE_SECONDS = 1.0  # Slack takes about one message a second and channel ("Rate limits", Posting messages)
 UNSAID_SECONDS = 60.0  # to wait after a 429 that does not say for how long
-_log = logging.getLogger(f"{__name__}.sdk")
-_log.setLevel(logging.CRITICAL + 1)
+quiet_log = logging.getLogger(f"{__name__}.sdk")
+quiet_log.setLevel(logging.CRITICAL + 1)
 
 _CODE = re.compile(r"[a-z][a-z_]{2,60}")
 _PASSING_STATUS: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}
@@ -60,10 +60,21 @@ class Bot:
 
     pace_seconds = PACE_SECONDS
 
-    def __init__(self, token: str, channel: str, api_url: str, *, timeout_seconds: int = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        token: str,
+        channel: str,
+        api_url: str,
+        *,
+        has_buttons: bool = False,
+        timeout_seconds: int = TIMEOUT_SECONDS,
+    ) -> None:
+        self._has_buttons = has_buttons
         self.name = f"slack/{channel}"
         self._channel = channel
-        self._client = WebClient(token=token, base_url=api_url, timeout=timeout_seconds, retry_handlers=[], logger=_log)
+        self._client = WebClient(
+            token=token, base_url=api_url, timeout=timeout_seconds, retry_handlers=[], logger=quiet_log
+        )
 
     def send(self, outgoing: OutboxMessage) -> str:
         """Post a message, with its picture if it has one; returns Slack's timestamp or the file's id."""
@@ -76,8 +87,8 @@ class Bot:
             return self._post(OutboxMessage(outgoing.id, outgoing.message.model_copy(update={"text": told})))
 
     def _post(self, outgoing: OutboxMessage) -> str:
-        layout = lay_out(outgoing.message)
-        with _understood():
+        layout = lay_out(outgoing.message, has_buttons=self._has_buttons)
+        with understood():
             answer = self._client.chat_postMessage(
                 channel=self._channel,
                 text=layout.text,
@@ -95,7 +106,7 @@ class Bot:
     def _upload(self, outgoing: OutboxMessage) -> str:
         assert outgoing.picture is not None  # noqa: S101  the caller has looked
         title = one_line(outgoing.message.title)
-        with _understood():
+        with understood():
             answer = self._client.files_upload_v2(
                 channel=self._channel,
                 filename=outgoing.picture.name,
@@ -113,13 +124,14 @@ class Webhook:
     name = "slack/webhook"
     pace_seconds = PACE_SECONDS
 
-    def __init__(self, url: str, *, timeout_seconds: int = TIMEOUT_SECONDS) -> None:
-        self._client = WebhookClient(url, timeout=timeout_seconds, retry_handlers=[], logger=_log)
+    def __init__(self, url: str, *, has_buttons: bool = False, timeout_seconds: int = TIMEOUT_SECONDS) -> None:
+        self._has_buttons = has_buttons
+        self._client = WebhookClient(url, timeout=timeout_seconds, retry_handlers=[], logger=quiet_log)
 
     def send(self, outgoing: OutboxMessage) -> str:
         """Post a message; the receipt says only that it went through."""
-        layout = lay_out(outgoing.message)
-        with _understood():
+        layout = lay_out(outgoing.message, has_buttons=self._has_buttons)
+        with understood():
             answer = self._client.send(text=layout.text, blocks=layout.blocks, unfurl_links=False, unfurl_media=False)
         if answer.status_code != HTTPStatus.OK:
             raise _meaning(answer.status_code, answer.headers, answer.body)
@@ -129,7 +141,7 @@ class Webhook:
 
 
 @contextmanager
-def _understood() -> Iterator[None]:
+def understood() -> Iterator[None]:
     """Turn whatever slack-sdk raises into our errors; none of their texts, which may hold an address."""
     try:
         yield

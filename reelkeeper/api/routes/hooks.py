@@ -1,31 +1,39 @@
-"""What other systems call: a provider when a job is over, Prefect when a flow run went wrong.
+"""What other systems call: a provider when a job is over, Prefect when a flow run went wrong, Slack for a button.
 
-The provider's signature stands for a token, so the gate lets it through. Prefect shows a token, as clients do.
+The signatures of providers and Slack stand for a token, so the gate lets them through. Prefect shows a token.
 """
 
+import logging
 import time
 from functools import partial
 from typing import Annotated, Final
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, BackgroundTasks, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field, StringConstraints
 
-from reelkeeper.adapters import providers
+from reelkeeper.adapters import providers, slack
+from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.adapters.providers import vendor_calls, webhook
 from reelkeeper.adapters.providers.fal import job_path
 from reelkeeper.api.app_state import CurrentState, needs
 from reelkeeper.api.load import WRITE, Loaded
+from reelkeeper.errors import OrchestratorError, SinkError
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.operations.jobs.claim import name_sent, poll_now
+from reelkeeper.operations.lifecycle.clicks import Heard, carry_out
+from reelkeeper.operations.lifecycle.plans import start_approved
+from reelkeeper.redaction import redacted
 from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.alerts.alerting import Trouble
 from reelkeeper.settings import Settings, settings
 
 PATH: Final = "/hooks/generator"
 RUNS_PATH: Final = "/hooks/runs"
+SLACK_PATH: Final = "/hooks/slack"
 router = APIRouter()
+_log = logging.getLogger(__name__)
 
 
 class TroubledRun(BaseModel):
@@ -74,6 +82,39 @@ async def _vendor_called(
     async with load.writing.turn(), load.work.turn():
         await run_in_threadpool(name_sent, app_state.workspace.engine, call.key, name)
     return Response(status_code=204)
+
+
+@router.post(SLACK_PATH, include_in_schema=False)  # Slack's, not a client's
+async def button_pressed(
+    request: Request, app_state: CurrentState, load: Loaded, background: BackgroundTasks
+) -> Response:
+    """Do what an operator pressed beside an alert; what came of it is answered to that person alone."""
+    given = settings()
+    # guard slack.secret: a press is believed though no secret is set
+    if given.slack_signing_secret is None:
+        raise HTTPException(404, "no buttons are expected: REELKEEPER_SLACK_SIGNING_SECRET is not set")
+    click = slack.read(given.slack_signing_secret.get_secret_value(), await request.body(), request.headers)
+    if click:
+        async with load.writing.turn(), load.work.turn():
+            heard = await run_in_threadpool(carry_out, app_state.workspace.engine, click, given.slack_operators)
+        # Slack waits for 3 s, so whatever may take longer comes after the answer.
+        background.add_task(_tell, heard, click.answer_url, given.slack_api_url, app_state.orchestrator)
+    return Response(status_code=200, background=background)
+
+
+def _tell(heard: Heard, url: str, api_url: str, orchestrator: Orchestrator | None) -> None:
+    text = heard.answer
+    if heard.approved and orchestrator:
+        try:
+            run_id = start_approved(heard.approved, orchestrator)
+            text = f"Plan {heard.approved.plan_id} is approved once; run {run_id} carries it out."
+        except OrchestratorError as error:
+            text = str(error)
+            _log.warning("%s", redacted(text))
+    try:
+        slack.answer(url, text, api_url=api_url)
+    except SinkError as error:  # whatever was done is told in the channel, too
+        _log.warning("the person who pressed a button was not answered: %s", error)
 
 
 @router.post(RUNS_PATH, include_in_schema=False, dependencies=[needs(Scope.RUNS), WRITE])

@@ -65,6 +65,19 @@ def ack(
 
 
 @group.command()
+def why(
+    alert: Annotated[str, typer.Argument(metavar="ID", help="Which, as `alerts list` names it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say all that is known of an alert; of a refused plan, also what it holds."""
+    from reelkeeper.operations.lifecycle import clicks
+
+    with store() as engine:
+        text = clicks.why(engine, alert)
+    _answer(text, {"alert": alert, "text": text}, as_json=as_json)
+
+
+@group.command()
 def snooze(
     rule: Annotated[str, typer.Argument(help="The rule to keep quiet, e.g. budget or silent_flow.")],
     duration: Annotated[str, typer.Option("--for", metavar="TIME", help="For how long: 30m, 8h or 7d.")],

@@ -167,14 +167,16 @@ def _write(session: Session, decision: Decision, run_id: str, at: datetime, poli
     seen = {group: _note(session, getattr(decision, group), run_id, at) for group in _GROUPS}
     alerts.touch(session, [known_alert.id for known_alert in decision.outlasted], at)
     put = partial(_put, session, run_id)
-    news = [(alert_id, state, state.known.first_at if state.known else None) for alert_id, state in seen["repeated"]]
-    news = [*((alert_id, state, None) for alert_id, state in seen["opened"]), *news]
+    news = [
+        (alert_id, state, group == "repeated") for group in ("opened", "repeated") for alert_id, state in seen[group]
+    ]
     if len(news) > policy.digest_above:
         for ids, message in messages.digests([(alert_id, state.finding) for alert_id, state, _ in news]):
             alerts.mark_told(session, ids, put(message, alert_ids=ids), at)
     else:
-        for alert_id, state, since in news:
-            message = messages.alert(alert_id, state.finding, since=since)
+        for alert_id, state, is_repeated in news:
+            fired_at = state.known.first_at if state.known and state.known.is_open else at
+            message = messages.alert(alert_id, state.finding, fired_at=fired_at, is_repeated=is_repeated)
             alerts.mark_told(session, [alert_id], put(message, alert_ids=[alert_id]), at)
     _resolve(session, decision, run_id, at, policy)
 

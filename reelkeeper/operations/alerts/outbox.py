@@ -58,12 +58,12 @@ def configured_sinks(settings: Settings) -> Sinks:
     """Slack first, by its bot or its webhook, then the second sink; whatever is not configured is the console."""
     console = second_sink.Console(logged=settings.log_format == "json")
     found: list[Sink] = []
+    has_buttons = settings.slack_signing_secret is not None
     if settings.slack_bot_token and settings.slack_channel:
-        found.append(
-            slack.Bot(settings.slack_bot_token.get_secret_value(), settings.slack_channel, settings.slack_api_url)
-        )
+        token = settings.slack_bot_token.get_secret_value()
+        found.append(slack.Bot(token, settings.slack_channel, settings.slack_api_url, has_buttons=has_buttons))
     elif settings.slack_webhook_url:
-        found.append(slack.Webhook(settings.slack_webhook_url.get_secret_value()))
+        found.append(slack.Webhook(settings.slack_webhook_url.get_secret_value(), has_buttons=has_buttons))
     if settings.second_sink_url:
         found.append(second_sink.Webhook(settings.second_sink_url.get_secret_value()))
     first, second = [*found, console, console][:2]

@@ -154,14 +154,14 @@ def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Ju
             begin_applying(session, plan.id, plan.flow, under, run_id)
             # guard plans.judged: a plan beyond the blast radius is carried out
             judge(*before)
-            alerts.forget(session, guard.RULE, alerting.scope(plan.flow))
+            alerts.forget(session, alerting.PLAN_REFUSED, alerting.scope(plan.flow))
     except GuardRefused as refused:
         said = str(refused)
         if refused.widening:
             said += f"\n  or approve this plan once, as it is: reelkeeper approve {plan.id} --reason WHY"
         with transaction(engine, "plan.refuse") as session:
             if refuse_plan(session, plan.id, said, refused.widening):
-                alerts.forget(session, guard.RULE, alerting.scope(plan.flow))
+                alerts.forget(session, alerting.PLAN_REFUSED, alerting.scope(plan.flow))
                 # guard plans.refusal_told: nothing is retired any more, night after night, and no one knows
                 alerts.observe_within(session, [guard.told(plan, said)], run_id=run_id)
         raise GuardRefused(said, refused.widening) from None

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.model.alerts import AlertState, Finding, Severity, one_line, tame
 
+PLAN_REFUSED: Final = "plan_refused"  # the rule of an alert whose period is the plan's id
 _DAY_OR_MONTH = re.compile(r"\d{4}-\d\d(-\d\d)?")
 
 

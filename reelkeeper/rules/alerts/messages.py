@@ -5,17 +5,17 @@ from datetime import datetime
 from decimal import Decimal
 
 from reelkeeper.model.alerts import Finding, Message, MessageKind, Severity
-from reelkeeper.rules.alerts.alerting import Known
+from reelkeeper.rules.alerts.alerting import PLAN_REFUSED, Known
 
 _MAX_LINES = 40  # alerts in one digest: with titles as long as Slack's headers it stays within 12,000 characters
 _MAX_TITLE = 150
 
 
-def alert(alert_id: str, finding: Finding, *, since: datetime | None = None) -> Message:
-    """Tell of one finding; with `since`, tell again of what has gone on unacknowledged."""
+def alert(alert_id: str, finding: Finding, *, fired_at: datetime, is_repeated: bool = False) -> Message:
+    """Tell of one finding, that fires since `fired_at`; tell again of what has gone on unacknowledged."""
     text = finding.text
-    if since is not None:
-        text = f"Nobody has acknowledged this since {since:%Y-%m-%d %H:%M} UTC.\n{text}"
+    if is_repeated:
+        text = f"Nobody has acknowledged this since {fired_at:%Y-%m-%d %H:%M} UTC.\n{text}"
     return Message(
         kind=MessageKind.ALERT,
         severity=finding.severity,
@@ -24,6 +24,9 @@ def alert(alert_id: str, finding: Finding, *, since: datetime | None = None) -> 
         suggestion=finding.suggestion,
         figures=(*finding.figures, *_impact(finding)),
         footer=f"{_where(finding)}. Somebody is on it: reelkeeper alerts ack {alert_id}",
+        alert_id=alert_id,
+        fired_at=fired_at,
+        plan_id=finding.period if finding.rule == PLAN_REFUSED else "",
     )
 
 

@@ -9,7 +9,7 @@ few objects each cannot drain the bucket.
 from collections.abc import Iterator
 from fractions import Fraction
 from math import ceil, floor
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,7 +19,6 @@ from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.core.wording import many
 
-RULE: Final = "plan_refused"
 _USERS_NAMED = 3  # of the users hit hardest, in a refusal
 _SAMPLES = 5
 
@@ -117,7 +116,7 @@ def listing_within(limits: BlastRadius, listed: int, expected: int) -> None:
 def told(plan: PlanSummary, refusal: str) -> Finding:
     """Say that a plan was refused, with what the guard said of it. Each plan is told once."""
     return Finding(
-        rule=RULE,
+        rule=alerting.PLAN_REFUSED,
         scope=alerting.scope(plan.flow),
         period=plan.id,
         level="",

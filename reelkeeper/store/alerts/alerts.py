@@ -126,6 +126,13 @@ def close(session: Session, ids: Collection[str], at: datetime) -> None:
     )
 
 
+def find(session: Session, alert_id: str) -> ListedAlert | None:
+    """Return one alert, or None."""
+    columns = (alerts.c[name] for name in ListedAlert._fields)
+    row = session.execute(sa.select(*columns).where(alerts.c.id == alert_id)).one_or_none()
+    return ListedAlert(*row) if row else None
+
+
 def acknowledge(session: Session, alert_id: str, author: str, at: datetime) -> bool:
     """Note that somebody is on it; False if no alert of this id fires unacknowledged."""
     return bool(
@@ -139,10 +146,15 @@ def acknowledge(session: Session, alert_id: str, author: str, at: datetime) -> b
 
 
 def add_snooze(session: Session, values: Mapping[str, Any]) -> str:
-    """Insert a snooze and return its id, 12 hex digits."""
-    snooze_id = uuid4().hex[:12]
-    session.execute(sa.insert(snoozes).values(id=snooze_id, **values))
-    return snooze_id
+    """Insert a snooze and return its id, that of `values` or 12 random hex digits."""
+    row: dict[str, Any] = {"id": uuid4().hex[:12], **values}
+    session.execute(sa.insert(snoozes).values(row))
+    return str(row["id"])
+
+
+def was_snoozed(session: Session, snooze_id: str) -> bool:
+    """Whether there was a snooze of this id, in force or not."""
+    return session.execute(sa.select(snoozes.c.id).where(snoozes.c.id == snooze_id)).first() is not None
 
 
 def end_snooze(session: Session, snooze_id: str, at: datetime) -> bool:

@@ -1,57 +1,19 @@
 """A plan that the blast radius stopped is told, and carried out once by a person's word, up to the figures told."""
 
-from datetime import UTC, datetime
-from functools import partial
-from typing import Any
-
 import pytest
-import sqlalchemy as sa
 
 from reelkeeper.errors import GuardRefused, PlanRefused
-from reelkeeper.model import Action, Verdict, Video
 from reelkeeper.operations.lifecycle import plans
-from reelkeeper.rules.lifecycle import guard
-from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.store import Engine
 from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.core import audit
-from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
-from reelkeeper.store.tables import users, videos
-
-AS_OF = datetime(2026, 11, 24, 2, tzinfo=UTC)
-UNDER: dict[str, Any] = {"policy": {}}
-TIGHT = BlastRadius(max_objects=5, max_percent=100, max_user_percent=100, max_percent_in_24h=100)
-
-
-def planned(engine: Engine, count: int = 8) -> str:
-    def judged(n: int) -> Verdict:
-        return Verdict(
-            Video(f"v{n}", "ann", "free", AS_OF, 0, False, 1_000, "h264", None, n + 1, 1), Action.RETIRE, "old"
-        )
-
-    plan_id = begin_plan(engine, "expire_videos", UNDER, AS_OF, "run")
-    add_verdicts(engine, plan_id, map(judged, range(count)), lambda _: "old", lambda _: (0, 0))
-    return plan_id
+from reelkeeper.store.core.engine import reading
+from tests.operations.refused_plans import TIGHT, carry_out, planned, refuse, stock
 
 
 @pytest.fixture(autouse=True)
 def catalogue(engine: Engine) -> None:
-    with transaction(engine, "test.put") as session:
-        session.execute(sa.insert(users), [{"id": "ann"}])
-        live = [{"id": f"v{n}", "user_id": "ann", "state": "live", "generation": 1} for n in range(20)]
-        session.execute(sa.insert(videos), live)
-
-
-def carry_out(engine: Engine, plan_id: str, limits: BlastRadius = TIGHT) -> None:
-    plan = plans.load(engine, plan_id, items=1).plan
-    plans.claim(engine, plan, UNDER, partial(guard.within, limits, plan), "a run")
-
-
-def refuse(engine: Engine, plan_id: str) -> str:
-    with pytest.raises(GuardRefused) as refused:
-        carry_out(engine, plan_id)
-    return str(refused.value)
+    stock(engine)
 
 
 def firing(engine: Engine) -> list[tuple[str, str]]:

@@ -1,0 +1,139 @@
+"""An operator's word in Slack: a press on a button beside an alert, carried out once, and told in the channel.
+
+A press repeated, by an impatient finger or by somebody who has heard it, has no second effect: it names the alert as it
+stood in the message, and itself by Slack's time of it.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from reelkeeper.errors import NotFound, PlanRefused
+from reelkeeper.model.alerts import AlertState, Click, Verb
+from reelkeeper.operations.alerts.alerts import post_within
+from reelkeeper.operations.lifecycle import plans
+from reelkeeper.rules.alerts import alerting
+from reelkeeper.store import Engine, Session
+from reelkeeper.store.alerts import alerts
+from reelkeeper.store.alerts.alerts import ListedAlert
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.lifecycle.plans import Approved
+
+SNOOZE: Final = timedelta(hours=8)
+_LARGEST: Final = 5  # videos of a plan
+_log = logging.getLogger(__name__)
+
+
+class Heard(NamedTuple):
+    """What is answered to the person who pressed, and the plan that was approved, if one was."""
+
+    answer: str
+    approved: Approved | None = None
+
+
+def carry_out(engine: Engine, click: Click, operators: Collection[str]) -> Heard:
+    """Do what was pressed, if this person may; whatever stands against it is said in the answer."""
+    # guard slack.operators: everybody in the channel approves plans
+    if click.user_id not in operators:
+        _log.warning("%s pressed %s in Slack, and is not among REELKEEPER_SLACK_OPERATORS", click.user_id, click.verb)
+        return Heard(f"Nothing was done: {click.user_id} is not in REELKEEPER_SLACK_OPERATORS.")
+    try:
+        return _HANDLERS[click.verb](engine, click)
+    except (NotFound, PlanRefused) as error:
+        return Heard(str(error))
+
+
+def why(engine: Engine, alert_id: str) -> str:
+    """Say all that is known of an alert; of a refused plan, also what it holds. Raises NotFound."""
+    with reading(engine) as session:
+        alert = _find(session, alert_id)
+    text = _explain(alert)
+    return f"{text}\n\n{_contents(engine, alert.period)}" if alert.rule == alerting.PLAN_REFUSED else text
+
+
+def _explain(alert: ListedAlert) -> str:
+    by = f", {alert.acknowledged_by} is on it" if alert.acknowledged_by else ""
+    seen = f"first {alert.first_at:%Y-%m-%d %H:%M}, last {alert.last_at:%Y-%m-%d %H:%M} UTC"
+    figures = [f"{label}: {value}" for label, value in alert.figures]
+    advice = [f"What to do: {alert.suggestion}"] if alert.suggestion else []
+    return "\n".join([alert.title, alert.text, *figures, *advice, f"{alert.severity}, {alert.state}{by}: {seen}"])
+
+
+def _contents(engine: Engine, plan_id: str) -> str:
+    figures = plans.load(engine, plan_id, items=_LARGEST)
+    rules = [f"{rule.objects:,} {rule.action} {rule.rule}, {rule.size_bytes:,} bytes" for rule in figures.planned]
+    items = [f"{item.video_id} of {item.user_id}, {item.size_bytes:,} bytes: {item.reason}" for item in figures.items]
+    return "\n".join([f"Plan {plan_id}:", *rules, "The largest:", *items, f"All: reelkeeper plan --show {plan_id}"])
+
+
+def _acknowledge(engine: Engine, click: Click) -> Heard:
+    author = _author(click)
+    with transaction(engine, "alerts.acknowledge") as session:
+        alert = _find(session, click.alert_id)
+        # guard slack.same_incident: a press of before keeps quiet what has come again since
+        if alert.state == AlertState.RESOLVED or alert.first_at != _moment(click.fired_at):
+            return Heard("That is over. If it came again, a newer message says so.")
+        if not alerts.acknowledge(session, alert.id, author, now(session)):
+            return Heard(f"{alert.acknowledged_by} is on it already.")
+        post_within(session, f"{author} is on it: {alert.title}")
+    return Heard("You are on it. It is not told again while it goes on.")
+
+
+def _snooze(engine: Engine, click: Click) -> Heard:
+    author, reason = _author(click), "quiet by a button in Slack"
+    with transaction(engine, "alerts.snooze") as session:
+        alerts.one_at_a_time(session)
+        alert, at = _find(session, click.alert_id), now(session)
+        standing = [item for item in alerts.snoozes_in_force(session) if item.rule == alert.rule]
+        # guard slack.one_snooze: two presses make two snoozes, and to end one leaves the other
+        if any(item.scope in (None, alert.scope) for item in standing):
+            return Heard("That is quiet already.")
+        # guard slack.replayed_snooze: a press that is played again snoozes what a person had ended
+        if alerts.was_snoozed(session, _press_id(click)):
+            return Heard("That was quiet by this press once, and somebody has ended it.")
+        values = {"id": _press_id(click), "rule": alert.rule, "scope": alert.scope, "author": author, "reason": reason}
+        alerts.add_snooze(session, values | {"created_at": at, "until": at + SNOOZE})
+        post_within(session, f"{author} keeps {alert.rule} of {alert.scope} quiet for 8 hours")
+    return Heard("Quiet for 8 hours. What still fires then is told.")
+
+
+def _why(engine: Engine, click: Click) -> Heard:
+    return Heard(why(engine, click.alert_id))
+
+
+def _approve(engine: Engine, click: Click) -> Heard:
+    approved = plans.approve(engine, click.plan_id, author=_author(click), reason="approved in Slack")
+    by_hand = f"reelkeeper run {approved.flow} --apply --plan {approved.plan_id}"
+    return Heard(f"Plan {approved.plan_id} is approved once. To carry it out: {by_hand}", approved)
+
+
+_HANDLERS: Final[dict[Verb, Callable[[Engine, Click], Heard]]] = {
+    Verb.ACKNOWLEDGE: _acknowledge,
+    Verb.SNOOZE: _snooze,
+    Verb.WHY: _why,
+    Verb.APPROVE: _approve,
+}
+
+
+def _find(session: Session, alert_id: str) -> ListedAlert:
+    alert = alerts.find(session, alert_id)
+    if alert is None:
+        raise NotFound(f"no alert {alert_id!r}; reelkeeper alerts list --all shows them")
+    return alert
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _author(click: Click) -> str:
+    return f"{click.user_name or 'somebody'} (Slack {click.user_id})"
+
+
+def _press_id(click: Click) -> str:
+    return hashlib.sha256(f"{click.alert_id} {click.user_id} {click.at}".encode()).hexdigest()[:12]
