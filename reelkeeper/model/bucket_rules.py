@@ -1,15 +1,35 @@
 """What a bucket does by itself, whoever asks: refuse deletes, or delete."""
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
+
+NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class Lock(NamedTuple):
-    """A rule that refuses to delete or overwrite what lies under `prefix`. `lasts` says for how long, in words."""
+    """A rule that refuses to delete or overwrite what lies under `prefix`: by age, until a date, or else for ever."""
 
     id: str
     prefix: str
-    lasts: str
-    ends: bool  # for each object by itself, some time after its upload
+    age: timedelta | None = None  # since the upload of each object
+    until: datetime | None = None
+
+    @property
+    def lasts(self) -> str:
+        """Say for how long, in words."""
+        if self.age is not None:
+            return f"for {self.age / timedelta(days=1):g} days from their upload"
+        return f"until {self.until:%Y-%m-%d %H:%M} UTC" if self.until else "for ever"
+
+    @property
+    def ends(self) -> bool:
+        """Whether it ends for each object by itself, some time after its upload."""
+        return self.age is not None
+
+    def ends_at(self, stored_at: datetime) -> datetime:
+        """Give the moment from which an object that was stored then may be deleted; NEVER where there is none."""
+        return stored_at + self.age if self.age is not None else self.until or NEVER
 
 
 class Expiry(NamedTuple):
@@ -18,6 +38,11 @@ class Expiry(NamedTuple):
     id: str
     prefix: str
     does: str
+
+
+def locked_until(locks: Iterable[Lock], key: str, stored_at: datetime) -> datetime | None:
+    """Give the moment when the last lock on an object ends, NEVER for one without end; None where there is no lock."""
+    return max((lock.ends_at(stored_at) for lock in locks if key.startswith(lock.prefix)), default=None)
 
 
 def touches(rule: Lock | Expiry, prefix: str) -> bool:

@@ -13,8 +13,6 @@ from reelkeeper.model.bucket_rules import Expiry, Lock
 from reelkeeper.model.money import Metric, StorageClass
 from reelkeeper.settings import Settings
 
-_DAY_SECONDS = 86_400
-
 _ONE_DAY = timedelta(days=1)
 
 
@@ -104,9 +102,7 @@ def locks(api: Api, bucket: str, jurisdiction: str | None) -> list[Lock]:
     rules = _rules(api, bucket, "lock", jurisdiction)
     with documented("lock rules"):
         return [
-            Lock(
-                str(rule["id"]), rule.get("prefix") or "", _lasts(rule["condition"]), rule["condition"]["type"] == "Age"
-            )
+            Lock(str(rule["id"]), rule.get("prefix") or "", *_lasts(rule["condition"]))
             for rule in rules
             if rule["enabled"]
         ]
@@ -127,10 +123,13 @@ def expiries(api: Api, bucket: str, jurisdiction: str | None) -> list[Expiry]:
     return found
 
 
-def _lasts(condition: Mapping[str, Any]) -> str:
+def _lasts(condition: Mapping[str, Any]) -> tuple[timedelta | None, datetime | None]:
     if condition["type"] == "Age":
-        return f"for {condition['maxAgeSeconds'] / _DAY_SECONDS:g} days from their upload"
-    return f"until {condition['date']}" if condition["type"] == "Date" else "for ever"
+        return timedelta(seconds=condition["maxAgeSeconds"]), None
+    if condition["type"] != "Date":
+        return None, None
+    until = datetime.fromisoformat(condition["date"])
+    return None, until if until.tzinfo else until.replace(tzinfo=UTC)
 
 
 def _rules(api: Api, bucket: str, kind: str, jurisdiction: str | None) -> list[dict[str, Any]]:

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 BATCH_KEYS = 1000  # R2 takes no more in one DeleteObjects (error 10027)
 PASSING_ERRORS = frozenset({"InternalError", "SlowDown", "ServiceUnavailable", "TooManyRequests"})
+LOCKED = "ObjectLockedByBucketPolicy"  # R2's bucket locks (error 10069)
 # What a server says that has deleted nothing, and will not later (R2: "Error codes"; Amazon S3: "Error responses").
 REFUSALS = frozenset(
     {
         "AccessDenied",
         "InvalidAccessKeyId",
         "NoSuchBucket",
-        "ObjectLockedByBucketPolicy",
+        LOCKED,
         "RequestTimeTooSkewed",
         "SignatureDoesNotMatch",
         "Unauthorized",

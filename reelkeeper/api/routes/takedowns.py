@@ -11,7 +11,9 @@ from reelkeeper.api.app_state import CurrentState, Id, Note, needs
 from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
+from reelkeeper.operations.lifecycle import lock_ends
 from reelkeeper.operations.lifecycle import takedown as operation
+from reelkeeper.settings import settings
 
 router = APIRouter(prefix="/v1/takedowns", tags=["takedowns"])
 
@@ -78,7 +80,7 @@ def take_down(
         same_bytes=asked.same_bytes,
         max_videos=asked.max_videos,
     )
-    return Certificate.of(found)
+    return Certificate.of(lock_ends.explain(app_state.workspace, found, lock_ends.reader(settings())))
 
 
 @router.get(

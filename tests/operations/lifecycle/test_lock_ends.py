@@ -1,0 +1,65 @@
+"""Until when a bucket lock keeps the bytes of what was taken down."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from reelkeeper.adapters.s3.deletes import LOCKED
+from reelkeeper.errors import TokenRefused
+from reelkeeper.model.bucket_rules import Lock
+from reelkeeper.operations.lifecycle import lock_ends
+from reelkeeper.operations.lifecycle.takedown import Certificate, Order, take_down
+from reelkeeper.settings import Settings
+from tests.doubles.cloudflare import ACCOUNT, TOKEN, CloudflareDouble
+from tests.faults.world import World
+
+DAY = timedelta(days=1)
+
+
+def taken_down(world: World, read: Callable[[], Sequence[Lock]]) -> Certificate:
+    world.video("v1")
+    (blob,) = world.workspace.bucket.pages()
+    (stored,) = blob
+    world.double.faults.refuse_deletes([stored.key], code=LOCKED)
+    order = Order("counsel", "court order 17", "takedown-1")
+    found = take_down(world.workspace, "v1", order, scratch=Path(world.address.folder) / "scratch")
+    return lock_ends.explain(world.workspace, found, read)
+
+
+def test_what_a_lock_keeps_is_certified_with_the_moment_when_it_ends(world: World) -> None:
+    (item,) = taken_down(world, lambda: [Lock("l", "", age=30 * DAY)]).objects
+    stored = world.workspace.bucket.head(item.key)
+    assert stored
+    ends = f"{stored.last_modified + 30 * DAY:%Y-%m-%d %H:%M} UTC"
+    assert item.why == f"a bucket lock keeps it until {ends}. Repeat the takedown then"
+    assert item.purged_at is None
+
+
+def test_a_lock_without_end_and_one_that_nobody_may_read_are_told_as_they_are(world: World) -> None:
+    def refused() -> Sequence[Lock]:
+        raise TokenRefused("no")
+
+    found = taken_down(world, refused)
+    assert found.objects[0].why.startswith("a bucket lock keeps it; REELKEEPER_CLOUDFLARE_API_TOKEN would")
+    again = found._replace(objects=tuple(item._replace(why=f"{LOCKED}: locked") for item in found.objects))
+    explained = lock_ends.explain(world.workspace, again, lambda: [Lock("l", "")])
+    assert explained.objects[0].why == "a bucket lock keeps it for ever"
+
+
+def test_nobody_is_asked_where_nothing_is_locked(world: World) -> None:
+    world.video("v2")
+    order = Order("counsel", "court order 17", "takedown-1")
+    found = take_down(world.workspace, "v2", order, scratch=Path(world.address.folder) / "scratch")
+    assert lock_ends.explain(world.workspace, found, lambda: pytest.fail("asked")) == found
+
+
+def test_locks_are_read_from_cloudflare_where_a_token_is_set() -> None:
+    assert lock_ends.reader(Settings())() == ()
+    with CloudflareDouble().serving() as double:
+        date = {"type": "Date", "date": "2027-01-01T00:00:00Z"}
+        rule = {"id": "l", "enabled": True, "prefix": "videos/", "condition": date}
+        double.bucket_rules["/r2/buckets/reelkeeper/lock"] = [rule]
+        configured = Settings(cloudflare_account_id=ACCOUNT, cloudflare_api_token=TOKEN, cloudflare_api_url=double.url)
+        assert lock_ends.reader(configured)() == [Lock("l", "videos/", until=datetime(2027, 1, 1, tzinfo=UTC))]
