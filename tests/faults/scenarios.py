@@ -25,6 +25,7 @@ from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs import worker
+from reelkeeper.operations.lifecycle import notices
 from reelkeeper.operations.lifecycle.purge import purge, settle_claims
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
@@ -36,6 +37,7 @@ from reelkeeper.operations.videos.complete import complete
 from reelkeeper.operations.videos.receive import Announced
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.rules.lifecycle.guard import BlastRadius, listing_within
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import videos
@@ -132,6 +134,13 @@ def run_retire(workspace: Workspace, _: Address, arguments: dict[str, object]) -
         retire(workspace, str(arguments["plan"]), ["v1", "v2"], lease=lease, run_id="run", grace=Grace())
 
 
+def run_notify(workspace: Workspace, _: Address, arguments: dict[str, object]) -> None:
+    with LeaseManager(workspace.engine) as manager:
+        (lease,) = manager.take(["flow/expire_videos"])
+        policy = LifecyclePolicy(notice_free_days=14)
+        notices.carry_out(workspace.engine, str(arguments["plan"]), ["v1", "v2"], policy, lease=lease, run_id="run")
+
+
 def run_purge(workspace: Workspace, _: Address, arguments: dict[str, object]) -> None:
     with LeaseManager(workspace.engine) as manager:
         (lease,) = manager.take(["flow/purge_retired"])
@@ -225,6 +234,7 @@ SCENARIOS: dict[str, Scenario] = {
     "swap": run_swap,
     "upload": run_upload,
     "retire": run_retire,
+    "notify": run_notify,
     "purge": run_purge,
     "restore": run_restore,
     "sync": run_sync,

@@ -15,10 +15,21 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model import BlobState, Transcode, VideoState
+from reelkeeper.model.webhooks import EventType
+from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.store.billing.ledger import balance
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.tables import credit_holds, orphans, reservations, transfers, videos
+from reelkeeper.store.tables import (
+    credit_holds,
+    notice_deliveries,
+    notices,
+    orphans,
+    outbox,
+    reservations,
+    transfers,
+    videos,
+)
 from tests.faults.conftest import EVERY, Child, MakeWorld, first_of, wait_for_end
 from tests.faults.world import LONG_AGO, World
 
@@ -32,6 +43,7 @@ OPERATIONS = {
     "settle_accounts": 200,
     "purge": 150,
     "retire": 60,
+    "notify": 6,
     "restore": 6,
 }
 
@@ -65,6 +77,18 @@ def _for_upload(world: World, _: Transcode) -> dict[str, object]:
 
 def _for_retire(world: World, _: Transcode) -> dict[str, object]:
     return {"plan": world.plan("expire_videos", "retire", [world.video("v1"), world.video("v2")])}
+
+
+def _for_notify(world: World, _: Transcode) -> dict[str, object]:
+    for place in ("one", "two"):
+        webhooks.add(
+            world.workspace.engine,
+            f"http://127.0.0.1:9/{place}",
+            [EventType.VIDEO_EXPIRING],
+            allow_private=True,
+            author="test",
+        )
+    return {"plan": world.plan("expire_videos", "notify", [world.video("v1"), world.video("v2")])}
 
 
 def _for_purge(world: World, _: Transcode) -> dict[str, object]:
@@ -128,6 +152,15 @@ def _for_settle_accounts(world: World, _: Transcode) -> dict[str, object]:
         for table in (credit_holds, reservations):
             session.execute(sa.update(table).values(expires_at=LONG_AGO))
     return {}
+
+
+def _check_notify(session: Session) -> None:
+    """Of each video one notice, with a message of its own for each endpoint."""
+    assert sorted(session.execute(sa.select(notices.c.video_id)).scalars()) == ["v1", "v2"]
+    sent = session.execute(sa.select(outbox.c.endpoint_id, outbox.c.subject)).all()
+    assert len(sent) == len(set(sent)) == 4
+    messages = session.execute(sa.select(notice_deliveries.c.message_id)).scalars().all()
+    assert sorted(messages) == sorted(session.execute(sa.select(outbox.c.id)).scalars())
 
 
 def _check_job(session: Session) -> None:

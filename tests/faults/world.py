@@ -234,7 +234,7 @@ class World:
             open_operations = session.execute(sa.select(operations).where(operations.c.state == "open")).all()
             audit.verify(session)
             done = Counter(
-                (row.event, row.blob_id or row.detail.get("job"))
+                (row.event, row.blob_id or row.detail.get("job") or row.detail.get("webhook"))
                 for row in session.execute(
                     sa.select(audit_events.c.event, audit_events.c.blob_id, audit_events.c.detail)
                 )
