@@ -5,7 +5,7 @@ frozen dataclass costs four times as much to build.
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -274,6 +274,16 @@ class SearchTotals:
     def net_microusd(self) -> int:
         """What is left over."""
         return self.gain_microusd - self.cost_microusd
+
+
+class LessByDay(NamedTuple):
+    """Bytes that videos became smaller by on a UTC day, and the day when those videos went (None: not yet)."""
+
+    model: str | None  # that made them
+    pixels: int  # of a frame
+    day: date
+    went: date | None
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

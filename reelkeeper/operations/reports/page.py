@@ -50,6 +50,7 @@ def page(report: MonthReport) -> str:
         bill=tables.bill(report),
         payers=tables.payers(report),
         makers=tables.makers(report),
+        smaller=tables.smaller(report),
         fires=[alert for alert in fires if alert.rule != "saving"],
         over=[alert for alert in report.alerts if alert.state == AlertState.RESOLVED],
         advice=[alert for alert in fires if alert.rule == "saving"],

@@ -43,6 +43,7 @@ class MonthReport:
     freed: list[Freed]
     saved: list[Saved]
     searches: SearchTotals
+    smaller: list[savings.SmallerBy]
     alerts: list[alerts.ListedAlert]
 
     @property
@@ -108,6 +109,12 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
             freed=gone,
             saved=list(savings.per_day(gone, min(last, as_of.date()))),
             searches=crf_searches.totals(session),
+            smaller=savings.smaller_by_model(
+                crf_searches.by_model(session),
+                crf_searches.less_by_day(session),
+                grace_days=in_force(session).policies.lifecycle.grace_days,
+                until=until.date(),
+            ),
             alerts=[
                 alert
                 for alert in alerts.listed(session, everything=True, limit=_MAX_ALERTS)

@@ -8,12 +8,13 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from reelkeeper.operations.reports.report import TOTAL, MonthReport
-from reelkeeper.rules.core.wording import size, usd
+from reelkeeper.rules.core.wording import dollars, size, usd
 from reelkeeper.rules.lifecycle.savings import KINDS, a_day, kind_of
 from reelkeeper.store.billing.charge_reports import SkuLine
 
 _MAX_PAYERS = 10
 _GB = 10**9
+_HOUR_SECONDS = 3600
 
 
 class Table(NamedTuple):
@@ -121,6 +122,24 @@ def savings(report: MonthReport) -> Table:
         if freed:
             rows.append([kind, size(freed), usd(amount), usd(a_day(freed) * 30)])
     return Table("What purges have freed", ["By", "Bytes", "Saved so far", "Each month from now"], rows)
+
+
+def smaller(report: MonthReport) -> Table:
+    """List what making files smaller took and brought, by the model that made the clips and the size of picture."""
+    rows = [
+        [
+            f"{item.model or 'model unknown'}\n{item.frame}",
+            f"{item.totals.accepted:,} of {item.totals.searches:,}",
+            f"{item.totals.kept_bytes / item.totals.source_bytes:.0%}" if item.totals.source_bytes else "",
+            f"{item.totals.cpu_seconds / _HOUR_SECONDS:,.2f} h",
+            dollars(item.totals.cost_microusd),
+            dollars(item.saved_microusd),
+            dollars(item.totals.net_microusd),
+        ]
+        for item in report.smaller
+    ]
+    headings = ["Made by", "Shrunk", "Bytes kept", "CPU", "Cost", "Saved so far", "Net over their lives"]
+    return Table("What making files smaller took and brought, by model and size of picture", headings, rows)
 
 
 def _consumed(line: SkuLine, month: date) -> str:

@@ -3,16 +3,16 @@
 Each is priced beyond the free allowance, before rounding: what a month costs as things are, less what it would cost.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.model import Action, Verdict, Video
+from reelkeeper.model import Action, LessByDay, SearchTotals, Verdict, Video
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Freed, Saved
 from reelkeeper.rules.billing.cheaper import Cheaper
@@ -33,6 +33,7 @@ SMALLER: Final = "smaller files"
 GONE: Final = "expired and cold videos"
 LEFTOVERS: Final = "leftovers"
 KINDS: Final = (SMALLER, GONE, LEFTOVERS)
+_FRAMES: Final = {"to 480p": 854 * 480, "to 720p": 1280 * 720, "to 1080p": 1920 * 1088}
 _KIND_OF: Final = {"replaced": SMALLER, "orphan": LEFTOVERS}  # any other rule lets a video go
 _NANO: Final = 10**9
 
@@ -87,6 +88,43 @@ def of_verdict(verdict: Verdict, policy: LifecyclePolicy, as_of: datetime, payba
         return Saving(a_month, None)
     days = payback.days(policy.remaining_days(video.tier, video.created_at, as_of))
     return Saving(a_month, round(video.size_bytes * days * USD_PER_BYTE_DAY * _MICRO))
+
+
+class SmallerBy(NamedTuple):
+    """What making files smaller took and brought, of the clips of one model and size of picture."""
+
+    model: str | None  # None: not known
+    frame: str
+    totals: SearchTotals
+    saved_microusd: int  # so far
+
+
+def smaller_by_model(
+    totals: Iterable[tuple[str | None, int, SearchTotals]],
+    less: Iterable[LessByDay],
+    *,
+    grace_days: int,
+    until: date,
+) -> list[SmallerBy]:
+    """Sum up by model and size of picture, what cost most CPU first.
+
+    A byte less saves from the end of its original's grace until `until`, or until its video went, at the list price.
+    """
+    saved: defaultdict[tuple[str | None, str], float] = defaultdict(float)
+    for item in less:
+        days = ((min(item.went, until) if item.went else until) - item.day).days - grace_days
+        saved[item.model, frame_class(item.pixels)] += item.size_bytes * max(days, 0) * USD_PER_BYTE_DAY * _MICRO
+    sums: defaultdict[tuple[str | None, str], SearchTotals] = defaultdict(SearchTotals)
+    for model, pixels, some in totals:
+        before = astuple(sums[model, frame_class(pixels)])
+        sums[model, frame_class(pixels)] = SearchTotals(*map(sum, zip(before, astuple(some), strict=True)))
+    found = [SmallerBy(*key, total, round(saved[key])) for key, total in sums.items()]
+    return sorted(found, key=lambda item: (-item.totals.cpu_seconds, item.model or "", item.frame))
+
+
+def frame_class(pixels: int) -> str:
+    """Name the size of a picture by the pixels of a frame, as people name sizes."""
+    return next((name for name, most in _FRAMES.items() if pixels <= most), "above 1080p")
 
 
 def survey(videos: Iterable[Video], policy: LifecyclePolicy, as_of: datetime) -> Idle:

@@ -1,13 +1,14 @@
 """What searches for a CRF have met and cost: one row each, also for those that ended in a refusal."""
 
 from dataclasses import asdict
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model import CrfSearch, SearchTotals
+from reelkeeper.model import CrfSearch, LessByDay, SearchTotals
 from reelkeeper.store.core.engine import now
-from reelkeeper.store.tables import crf_searches, jobs
+from reelkeeper.store.tables import crf_searches, jobs, videos
 
 _RECALLED = 300  # searches, the newest: encoders and prompts change
 _WEIGHED = 1_000
@@ -31,25 +32,44 @@ def recall(session: Session, encoder: str) -> list[tuple[str | None, CrfSearch]]
     return [(model, CrfSearch(*fields)) for model, *fields in rows]
 
 
+def by_model(session: Session) -> list[tuple[str | None, int, SearchTotals]]:
+    """Add up all searches by the model that made the clip (None: not known) and the pixels of its frames."""
+    of = crf_searches.c
+    rows = session.execute(sa.select(of.model, of.pixels, *_sums(of)).group_by(of.model, of.pixels))
+    return [(model, pixels, _totals(*figures)) for model, pixels, *figures in rows]
+
+
+def less_by_day(session: Session) -> list[LessByDay]:
+    """Add up the bytes that accepted searches took off, by model, pixels, day, and the day when the video went."""
+    of = crf_searches.c
+    began, ended = sa.func.date(of.at, type_=sa.Date()), sa.func.date(videos.c.retired_at, type_=sa.Date())
+    groups = (of.model, of.pixels, began, ended)
+    rows = session.execute(
+        sa.select(*groups, sa.func.sum(of.source_bytes - of.kept_bytes))
+        .select_from(crf_searches.outerjoin(videos, videos.c.id == of.video_id))
+        .where(of.outcome == "accepted")
+        .group_by(*groups)
+    )
+    return [LessByDay(model, pixels, day, went, int(size_bytes)) for model, pixels, day, went, size_bytes in rows]
+
+
 def totals(session: Session, *, encoder: str | None = None, run_id: str | None = None) -> SearchTotals:
     """Add up the newest searches with an encoder, those of a run, or all there are."""
     wanted = {crf_searches.c.encoder: encoder, crf_searches.c.run_id: run_id}
     chosen = sa.select(crf_searches).where(*(column == value for column, value in wanted.items() if value is not None))
     if encoder is not None:
         chosen = chosen.order_by(crf_searches.c.id.desc()).limit(_WEIGHED)
-    of = chosen.subquery().c
-    row = session.execute(
-        sa.select(
-            sa.func.count(),
-            sa.func.sum(sa.case((of.outcome == "accepted", 1), else_=0)),
-            sa.func.sum(of.source_bytes),
-            sa.func.sum(of.kept_bytes),
-            sa.func.sum(of.cpu_seconds),
-            sa.func.sum(of.gain_microusd),
-            sa.func.sum(of.cost_microusd),
-        )
-    ).one()
-    count, accepted, source, kept, cpu_seconds, gain, cost = (total or 0 for total in row)
+    return _totals(*session.execute(sa.select(*_sums(chosen.subquery().c))).one())
+
+
+def _sums(of: sa.ColumnCollection[str, sa.ColumnElement[Any]]) -> list[sa.ColumnElement[Any]]:
+    figures = (of.source_bytes, of.kept_bytes, of.cpu_seconds, of.gain_microusd, of.cost_microusd)
+    accepted = sa.func.sum(sa.case((of.outcome == "accepted", 1), else_=0))
+    return [sa.func.count(), accepted, *map(sa.func.sum, figures)]
+
+
+def _totals(*figures: float | None) -> SearchTotals:
+    count, accepted, source, kept, cpu_seconds, gain, cost = (figure or 0 for figure in figures)
     return SearchTotals(int(count), int(accepted), int(source), int(kept), float(cpu_seconds), int(gain), int(cost))
 
 

@@ -18,9 +18,11 @@ from reelkeeper.rules.core.wording import usd
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store.billing import charges, job_totals
 from reelkeeper.store.core.engine import open_engine, reading, transaction
+from reelkeeper.store.lifecycle import crf_searches
 from reelkeeper.store.tables import forecasts
 from tests.operations import months
 from tests.operations.months import GB, MONTH, NOW
+from tests.rules.lifecycle.test_first_crf import SEARCH
 
 _AMOUNTS = [name for name in CostForecast._fields if name.endswith("microusd")]
 
@@ -182,3 +184,17 @@ def test_what_jobs_took_stands_by_provider_and_model_beside_what_is_expected_of_
         ["model veo", "$9.00", ""],
     ]
     assert "What jobs took, by provider and by model" in page(report)
+
+
+def test_what_making_files_smaller_took_and_brought_is_told_by_model(engine: sa.Engine) -> None:
+    months.fill(engine)
+    with transaction(engine, "test") as session:
+        for model, cpu_seconds in (("fox", 3_600.0), (None, 36.0)):
+            search = replace(SEARCH, cpu_seconds=cpu_seconds, gain_microusd=50_000, cost_microusd=20_000)
+            crf_searches.add(session, search, video_id="v", run_id="r", model=model)
+    found = gather(engine, MONTH, NOW)
+    fox, unknown = tables.smaller(found).rows
+    assert fox[0].startswith("fox\nto ")
+    assert fox[1:] == ["1 of 1", "30%", "1.00 h", "$0.02", "$0.00", "$0.03"]
+    assert unknown[0].startswith("model unknown\n")
+    assert tables.smaller(found).caption in page(found)

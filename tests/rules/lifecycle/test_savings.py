@@ -5,12 +5,12 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelkeeper.model import Video
+from reelkeeper.model import LessByDay, SearchTotals, Video
 from reelkeeper.model.alerts import Severity
 from reelkeeper.rules.billing.cheaper import Cheaper
 from reelkeeper.rules.billing.pricing import StandardUsage, Usage
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
-from reelkeeper.rules.lifecycle.savings import Idle, SavingsPolicy, findings, survey
+from reelkeeper.rules.lifecycle.savings import Idle, SavingsPolicy, findings, smaller_by_model, survey
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 GB = 10**9
@@ -107,3 +107,24 @@ def test_a_cheaper_way_to_have_clips_is_told_with_what_it_saves_a_month() -> Non
         ("model:veo:runway", "Have 40 clips of veo made by runway: $12.00 less a month"),
         ("model:veo:without sound", "Make 7 clips of veo without sound: $3.00 less a month"),
     ]
+
+
+def test_what_became_smaller_is_summed_by_model_and_size_of_picture_and_saves_once_its_original_went() -> None:
+    hd, sd, day = 1280 * 720, 640 * 360, NOW.date()
+    one = SearchTotals(2, 1, 100, 60, 7200.0, 9, 4)
+    totals = [("fox", hd, one), ("fox", hd - 2, one), ("fox", sd, one), (None, 4096 * 2160, SearchTotals(1))]
+    less = [
+        LessByDay("fox", hd, day - timedelta(days=37), None, 10 * GB),  # 30 days beyond the grace
+        LessByDay("fox", hd, day - timedelta(days=37), day - timedelta(days=15), 10 * GB),  # 15, then it went
+        LessByDay("fox", hd, day - timedelta(days=3), None, 10**12),  # its original is still stored
+        LessByDay("fox", hd, day - timedelta(days=9), day - timedelta(days=8), 10**12),  # it went before that
+    ]
+    found = smaller_by_model(totals, less, grace_days=7, until=day)
+    assert [(item.model, item.frame) for item in found] == [
+        ("fox", "to 720p"),
+        ("fox", "to 480p"),
+        (None, "above 1080p"),
+    ]
+    assert found[0].totals == SearchTotals(4, 2, 200, 120, 14_400.0, 18, 8)
+    assert found[0].saved_microusd == 225_000  # 10 GB for 45 days at $0.015 a GB and 30 days
+    assert (found[1].saved_microusd, found[1].totals.net_microusd) == (0, 5)

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.model import LessByDay
+from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.lifecycle import crf_searches
 from reelkeeper.store.tables import jobs, users, videos
 from tests.jobs import made
@@ -43,6 +44,38 @@ def test_what_they_came_to_is_added_up_by_run_by_encoder_and_in_all(engine: sa.E
         assert crf_searches.totals(session).searches == 3
         assert crf_searches.totals(session, encoder=SEARCH.encoder).searches == 3
         assert crf_searches.totals(session, encoder="another").searches == 0
+
+
+def test_they_are_added_up_by_model_and_pixels_and_what_they_took_off_by_day(engine: sa.Engine) -> None:
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(users).values(id="ann", tier="free"))
+        gone = datetime(2099, 1, 2, 3, tzinfo=UTC)
+        session.execute(sa.insert(videos).values(id="v", user_id="ann", state="retired", retired_at=gone))
+        small = replace(SEARCH, pixels=100)
+        for search, video_id, model in (
+            (SEARCH, "v", "fox"),
+            (SEARCH, "none", "fox"),
+            (REFUSED, "v", "fox"),
+            (small, "v", None),
+        ):
+            crf_searches.add(session, search, video_id=video_id, run_id="r", model=model)
+    with reading(engine) as session:
+        today = session.execute(sa.select(Clock())).scalar_one().date()
+        totals = {(model, pixels): total for model, pixels, total in crf_searches.by_model(session)}
+        less = crf_searches.less_by_day(session)
+    assert {key: (total.searches, total.accepted) for key, total in totals.items()} == {
+        ("fox", SEARCH.pixels): (3, 2),
+        (None, 100): (1, 1),
+    }
+    off = SEARCH.source_bytes - SEARCH.kept_bytes
+    assert sorted(less, key=str) == sorted(
+        [
+            LessByDay("fox", SEARCH.pixels, today, gone.date(), off),
+            LessByDay("fox", SEARCH.pixels, today, None, off),
+            LessByDay(None, 100, today, gone.date(), off),
+        ],
+        key=str,
+    )
 
 
 def test_the_model_of_a_video_is_that_of_the_job_that_made_it(engine: sa.Engine) -> None:
