@@ -17,8 +17,8 @@ keep prefect_auth "admin:$(random)"
 keep reelkeeper_database_url "postgresql+psycopg://reelkeeper:$(cat "$folder/reelkeeper_database_password")@postgres:5432/reelkeeper"
 
 # Only you know these. The first two are needed; an empty file is a secret that is not set.
-for name in s3_access_key_id s3_secret_access_key slack_bot_token slack_webhook_url second_sink_url watchdog_ping_url \
-  cloudflare_api_token event_queue_token generator_token generator_webhook_secret; do
+for name in s3_access_key_id s3_secret_access_key slack_bot_token slack_webhook_url slack_signing_secret second_sink_url \
+  watchdog_ping_url cloudflare_api_token event_queue_token cache_purge_token generator_token generator_webhook_secret; do
   keep "reelkeeper_$name" ""
 done
 

@@ -23,6 +23,7 @@ def deliver_alerts(
 
     What Slack refuses goes to the second sink, and so does what it has not taken for 15 minutes. The run fails then,
     with the counts, and what waits is tried again by the next one. Then the webhooks' endpoints are told what happened.
+    Where the bucket is public through Cloudflare's cache, that is told what was deleted.
     """
     run_id = runs.run_id()
 
@@ -30,6 +31,7 @@ def deliver_alerts(
         if dry_run:
             return alerts.preview(engine, run_id)
         begun = time.monotonic()
+        alerts.purge_cache(engine, run_id)
         delivered = alerts.deliver(engine, seconds=seconds)
         left = max(_LEAST_SECONDS, seconds - (time.monotonic() - begun))
         alerts.tell_webhooks(engine, seconds=left, follow=follow)

@@ -100,6 +100,15 @@ class Settings(BaseSettings):
     event_queue_token: SecretStr | None = Field(
         None, description="Cloudflare API token with Queues: Edit, to pull and acknowledge those notifications"
     )
+    public_url: str | None = Field(
+        None,
+        description="Address under which the bucket's keys are public through Cloudflare's cache, e.g. "
+        "https://videos.example.com: what is purged is forgotten there, too",
+    )
+    cache_zone_id: str | None = Field(None, description="Id of the Cloudflare zone of public_url")
+    cache_purge_token: SecretStr | None = Field(
+        None, description="Cloudflare API token with Cache Purge: Purge on that zone"
+    )
     slack_bot_token: SecretStr | None = Field(None, description="Slack bot token, for messages and pictures")
     slack_channel: str | None = Field(None, description="Channel id that the bot posts to, e.g. C0123456789")
     slack_webhook_url: SecretStr | None = Field(None, description="Incoming webhook, in place of a bot: no pictures")
@@ -255,6 +264,13 @@ class Settings(BaseSettings):
             raise ValueError("event_queue_id needs event_queue_token, which may pull that queue")
         if self.event_queue_id and not self.account_id:
             raise ValueError("event_queue_id needs r2_account_id or cloudflare_account_id, whose queue it is")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_cache(self) -> Self:
+        given = (self.public_url, self.cache_zone_id, self.cache_purge_token)
+        if any(given) and not all(given):
+            raise ValueError("public_url, cache_zone_id and cache_purge_token are set together")
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from reelkeeper.operations import Engine
 from reelkeeper.operations.alerts import alerts, outbox, webhooks
 from reelkeeper.operations.alerts.alerts import Observed
 from reelkeeper.operations.alerts.outbox import Delivered, configured_sinks
+from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.lifecycle.report import DeliveryReport
 from reelkeeper.settings import settings
@@ -46,6 +47,18 @@ def tell_webhooks(engine: Engine, *, seconds: float, follow: bool) -> None:
     allow = settings().allow_private_addresses
     told = webhooks.deliver(engine, allow_private=allow, seconds=seconds, follow=follow)
     get_run_logger().info("%s", told)
+
+
+def purge_cache(engine: Engine, run_id: str) -> None:
+    """Have the CDN's cache forget what was deleted, where the bucket is public through one."""
+    if settings().cache_zone_id:
+        _purge_cache(engine, run_id)
+
+
+@task(task_run_name="purge the cache", cache_policy=NO_CACHE)
+def _purge_cache(engine: Engine, run_id: str) -> None:
+    count = cache_purge.catch_up(engine, settings(), run_id)
+    get_run_logger().info("the cache has forgotten %d deleted objects", count)
 
 
 @task(task_run_name="look into the outbox", cache_policy=NO_CACHE)

@@ -28,6 +28,9 @@ def test_each_secret_is_read_from_the_file_of_its_name(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REELKEEPER_S3_ENDPOINT_URL", "http://127.0.0.1:9000")
         patch.setenv("REELKEEPER_SLACK_CHANNEL", "C0123456789")
+        patch.setenv("REELKEEPER_SLACK_OPERATORS", "U0123ADA")
+        patch.setenv("REELKEEPER_PUBLIC_URL", "https://videos.example.com")
+        patch.setenv("REELKEEPER_CACHE_ZONE_ID", "zone")
         patch.setenv("REELKEEPER_CLOUDFLARE_ACCOUNT_ID", "account")
         read = Settings()
     assert read.store_url == "file-database_url"

@@ -17,7 +17,8 @@ from tests.doubles.graphql import Field, parse
 from tests.doubles.serving import answering
 
 ACCOUNT, TOKEN = "0123456789abcdef0123456789abcdef", "cfat-the-right-token"
-ALL = frozenset({"Account Analytics: Read", "Billing: Read", "Workers R2 Storage: Read"})
+ZONE = "fedcba9876543210fedcba9876543210"
+ALL = frozenset({"Account Analytics: Read", "Billing: Read", "Cache Purge: Purge", "Workers R2 Storage: Read"})
 Reply = tuple[int, dict[str, str], Any]  # status, headers, body: a str is sent as it is, anything else as JSON
 
 
@@ -37,6 +38,7 @@ class CloudflareDouble:
         self.versions = {"/billable-usage", "/billable/usage"}
         self.metrics: dict[str, Any] = {}
         self.bucket_rules: dict[str, list[dict[str, Any]]] = {}  # by path: /r2/buckets/NAME/lock
+        self.forgotten: list[list[str]] = []  # URLs of each request to purge the cache
         self.permissions = ALL
         self.token, self.sampled, self.has_confidence = TOKEN, False, True
         self.asked: list[tuple[str, str, Any]] = []
@@ -60,7 +62,17 @@ class CloudflareDouble:
         at = urlsplit(path)
         if at.path == "/client/v4/graphql" and method == "POST":
             return self._graphql(body)
+        if at.path == f"/client/v4/zones/{ZONE}/purge_cache" and method == "POST":
+            return self._forget(body)
         return self._rest(at.path.removeprefix(f"/client/v4/accounts/{ACCOUNT}"), parse_qs(at.query))
+
+    def _forget(self, body: Any) -> Reply:  # noqa: ANN401  JSON
+        if "Cache Purge: Purge" not in self.permissions:
+            return 403, {}, failed(10000, "Authentication error")
+        if set(body) != {"files"} or not 0 < len(body["files"]) <= 30:
+            return 400, {}, failed(1094, "Request must contain between 1 and 30 files")
+        self.forgotten.append(body["files"])
+        return 200, {}, well({"id": ZONE})
 
     def _graphql(self, body: Any) -> Reply:  # noqa: ANN401  JSON
         try:

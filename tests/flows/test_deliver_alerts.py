@@ -12,10 +12,12 @@ from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.alerts.alerts import post
 from reelkeeper.settings import settings
 from reelkeeper.store.alerts.webhooks import put
+from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.heartbeats import beats
 from reelkeeper.store.tables import heartbeats
 from tests.doubles import slack
+from tests.doubles.cloudflare import TOKEN, ZONE, CloudflareDouble
 from tests.doubles.receiver import Receiver
 from tests.doubles.slack import Answer, SlackDouble
 
@@ -95,3 +97,22 @@ def test_the_services_servers_are_told_and_one_that_is_down_fails_no_run(
     assert [(each.type, len(each.verified)) for each in receiver.got["/up"]] == [("video.purged", 1)]
     assert [each.answer for each in receiver.got["/down"]] == [500]
     assert last_beats(store) == {"deliver_alerts"}
+
+
+@pytest.mark.long
+def test_a_run_has_the_cache_forget_what_was_deleted(
+    double: SlackDouble, store: sa.Engine, cloudflare: CloudflareDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with transaction(store, "test") as session:
+        append(session, [Event("purge", "run", "v", detail={"key": "videos/1.mp4"})])
+    for name, value in {
+        "CLOUDFLARE_API_URL": cloudflare.url,
+        "PUBLIC_URL": "https://videos.example.com",
+        "CACHE_ZONE_ID": ZONE,
+        "CACHE_PURGE_TOKEN": TOKEN,
+    }.items():
+        monkeypatch.setenv(f"REELKEEPER_{name}", value)
+    settings.cache_clear()
+    deliver_alerts(dry_run=False)
+    assert cloudflare.forgotten == [["https://videos.example.com/videos/1.mp4"]]
+    assert double.titles() == ["Something happened"]

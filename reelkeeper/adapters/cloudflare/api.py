@@ -22,6 +22,7 @@ from reelkeeper.errors import Misconfigured, TokenRefused, UsageUnknown
 
 ANALYTICS, BILLING, R2 = "Account Analytics: Read", "Billing: Read", "Workers R2 Storage: Read"
 QUEUES = "Queues: Edit"
+CACHE_PURGE = "Cache Purge: Purge"  # of a zone
 
 WINDOW_SECONDS = 300  # "Rate limits": GraphQL takes 300 queries in 5 minutes; REST 1,200, so one limit serves both
 QUERIES_PER_WINDOW = 280  # the dashboard and other tools of the same user draw on the same 300
@@ -102,6 +103,10 @@ class Api:
     def post(self, path: str, permission: str, body: Mapping[str, object]) -> Any:  # noqa: ANN401  any `result`
         """Have the account do something that may be repeated; returns the `result`, with decimals as Decimal."""
         return self._ask("POST", f"/accounts/{self.account_id}{path}", permission, json=body).get("result")
+
+    def post_to_zone(self, zone_id: str, path: str, permission: str, body: Mapping[str, object]) -> None:
+        """Have a zone do something that may be repeated."""
+        self._ask("POST", f"/zones/{zone_id}{path}", permission, json=body)
 
     def _ask(self, method: str, path: str, permission: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401  httpx's
         waited, attempt = 0.0, 1

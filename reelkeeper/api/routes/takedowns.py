@@ -4,14 +4,14 @@ from datetime import datetime
 from typing import Annotated
 from uuid import uuid4
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, BackgroundTasks, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.api.app_state import CurrentState, Id, Note, needs
 from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
-from reelkeeper.operations.lifecycle import lock_ends
+from reelkeeper.operations.lifecycle import cache_purge, lock_ends
 from reelkeeper.operations.lifecycle import takedown as operation
 from reelkeeper.settings import settings
 
@@ -66,7 +66,10 @@ class Certificate(BaseModel):
 
 @router.post("", summary="Take a video down", dependencies=[WRITE], responses=documented(404, 409))
 def take_down(
-    asked: NewTakedown, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.TAKEDOWNS)]
+    asked: NewTakedown,
+    app_state: CurrentState,
+    caller: Annotated[Caller, needs(Scope.TAKEDOWNS)],
+    background: BackgroundTasks,
 ) -> Certificate:
     """Give it to nobody from now on, delete its bytes at once, and never publish them again. Safe to repeat.
 
@@ -80,6 +83,7 @@ def take_down(
         same_bytes=asked.same_bytes,
         max_videos=asked.max_videos,
     )
+    background.add_task(cache_purge.catch_up, app_state.workspace.engine, settings(), "takedown")
     return Certificate.of(lock_ends.explain(app_state.workspace, found, lock_ends.reader(settings())))
 
 

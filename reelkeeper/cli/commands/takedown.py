@@ -31,7 +31,7 @@ def takedown(
     No grace, no freeze and no hold but a legal one stops it, and nothing brings it back. Ends with 6 while an object is
     still stored, and says what keeps it.
     """
-    from reelkeeper.operations.lifecycle import lock_ends
+    from reelkeeper.operations.lifecycle import cache_purge, lock_ends
     from reelkeeper.operations.lifecycle import takedown as operation
 
     if show:
@@ -51,6 +51,7 @@ def takedown(
                 same_bytes=same_bytes,
                 max_videos=operation.MAX_VIDEOS if max_videos is None else max_videos,
             )
+            cache_purge.catch_up(opened.engine, configured(), "takedown")
             found = lock_ends.explain(opened, found, lock_ends.reader(configured()))
     if as_json:
         emit({**found._asdict(), "objects": [item._asdict() for item in found.objects]})

@@ -114,6 +114,20 @@ def events(
     return map(_recorded, _stream(session, query))
 
 
+def purged_after(session: Session, position: int, limit: int) -> tuple[list[tuple[int, str]], int]:
+    """List the next deletions of objects after an event, as (event, key), and the number of the last event there is."""
+    end = session.execute(sa.select(deployment.c.audit_events)).scalar_one()
+    query = sa.select(audit_events).where(audit_events.c.id > position, audit_events.c.event == "purge")
+    found = map(_recorded, session.execute(query.order_by(audit_events.c.id).limit(limit)))
+    return [(item.id, str(item.event.detail["key"])) for item in found], int(end)
+
+
+def begun_before(session: Session, seconds: float) -> int:
+    """Give the number of the last event that is older than so many seconds; 0 where there is none."""
+    older = sa.select(sa.func.max(audit_events.c.id)).where(audit_events.c.at < Clock(-seconds))
+    return int(session.execute(older).scalar() or 0)
+
+
 def runs_beginning_with(session: Session, prefix: str, *, limit: int) -> list[str]:
     """List at most `limit` runs that did anything and whose id begins like this; one that is just this stands alone."""
     alike = sa.select(audit_events.c.run_id).where(audit_events.c.run_id.startswith(prefix, autoescape=True))

@@ -1,0 +1,80 @@
+"""Have the CDN forget what was deleted: its cache would show it for as long as Cache-Control says.
+
+The audit record is the list of what is to be forgotten, and a position in it says how far that was done. A process that
+dies has some forgotten once more; none is left out.
+"""
+
+import logging
+from contextlib import closing
+from typing import Final
+
+from reelkeeper.adapters.cloudflare.zone import MAX_URLS, Zone, connect
+from reelkeeper.errors import ReelkeeperError
+from reelkeeper.failpoints import effect
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.operations.alerts import alerts
+from reelkeeper.settings import Settings
+from reelkeeper.store import Engine
+from reelkeeper.store.core import audit, positions
+from reelkeeper.store.core.engine import reading, transaction
+
+RULE: Final = "cache_not_purged"
+_NAME: Final = "cache_purge"
+_LOOK_BACK_SECONDS: Final = 7 * 86_400.0  # at the first run: what went before that, caches seldom hold
+_MAX_REQUESTS: Final = 1_000  # in one go
+_log = logging.getLogger(__name__)
+
+
+def catch_up(engine: Engine, settings: Settings, run_id: str) -> int:
+    """Have forgotten what was deleted since the last time; returns how many objects, 0 where there is no cache.
+
+    What cannot be done now is told by an alert, and done the next time: the deletion itself stands.
+    """
+    zone = connect(settings)
+    if zone is None:
+        return 0
+    try:
+        with closing(zone):
+            count = _catch_up(engine, zone)
+    except ReelkeeperError as error:
+        _log.warning("the cache was not told what was deleted: %s", error)
+        # guard cache.told: deleted videos are shown from the cache, and no one knows
+        alerts.observe(engine, [_finding(str(error))], rules=[RULE], run_id=run_id)
+        return 0
+    alerts.observe(engine, [], rules=[RULE], run_id=run_id)
+    return count
+
+
+def _catch_up(engine: Engine, zone: Zone) -> int:
+    count = 0
+    for _ in range(_MAX_REQUESTS):
+        with reading(engine) as session:
+            position = positions.find(session, _NAME)
+            if position is None:
+                position = audit.begun_before(session, _LOOK_BACK_SECONDS)
+            found, end = audit.purged_after(session, position, MAX_URLS)
+        if found:
+            with effect("cache.forget"):
+                zone.forget(sorted({key for _, key in found}))
+        # guard cache.position: what was deleted while nobody could be told stays in the cache
+        reached = found[-1][0] if found else end
+        if reached != position:
+            with transaction(engine, "cache.position") as session:
+                positions.move(session, _NAME, reached)
+        count += len(found)
+        if len(found) < MAX_URLS:
+            break
+    return count
+
+
+def _finding(said: str) -> Finding:
+    return Finding(
+        rule=RULE,
+        scope="total",
+        period="",
+        level="",
+        severity=Severity.WARNING,
+        title="Deleted videos may be shown from Cloudflare's cache",
+        text=f"The cache could not be told to forget them: {said}",
+        suggestion="Look at REELKEEPER_CACHE_PURGE_TOKEN and REELKEEPER_CACHE_ZONE_ID. The next run tells it all",
+    )
