@@ -245,6 +245,7 @@ def apply(url: str, names: list[str], results: "multiprocessing.SimpleQueue[list
     engine.dispose()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_two_hundred_at_once_get_exactly_the_last_credits_and_the_last_bytes(engine: sa.Engine) -> None:
     """Of 100 requests the credits pay for 7, of 100 others 7 fit into the quota."""
