@@ -1,11 +1,19 @@
 """The record of everything done to customers' data: append-only, and chained so that a change to it shows.
 
-digest = sha256(previous digest + canonical JSON of the event). Its length and last digest stand on the deployment row,
-so a cut-off tail shows too. Whoever can rewrite the whole database can rewrite the chain: copy `audit_head` elsewhere.
+seal = sha256(salt + canonical JSON of what may be personal: video, user and detail)
+digest = sha256(previous digest + canonical JSON of the rest, of the figures in the detail, and of the seal)
+
+Each event has a random salt of its own, the key to what it says of persons. To erase a user, the salt is destroyed with
+the personal part: nobody can tell from the seal what stood there, and the chain verifies as before. An `erase_events`
+later in the record states each event that was erased: without it, a missing part is a change like any other.
+
+Length and last digest stand on the deployment row, so a cut-off tail shows too. Whoever can rewrite the whole database
+can rewrite the chain: copy `audit_head` elsewhere.
 """
 
 import hashlib
 import json
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -17,7 +25,9 @@ from reelkeeper.errors import IntegrityDoubt
 from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.tables import audit_events, deployment
 
+ERASED = "erase_events"  # what was erased, by the numbers of the events
 _BATCH = 2_000
+_SALT_BYTES = 16
 _LOCKED = (
     sa.select(deployment.c.audit_events, deployment.c.audit_head, deployment.c.policy_version)
     # guard audit.one_chain: two who write at once make two chains, and a change to either shows no more
@@ -59,33 +69,49 @@ def append(session: Session, events: Sequence[Event]) -> None:
     (length, head, version, at), rows = session.execute(_END).one(), []
     for place, plain in enumerate(events, start=length + 1):
         event = plain._replace(detail={**plain.detail, "policy": version}) if version else plain
-        previous, head = head, _digest(head, place, at, event)
-        rows.append({**event._asdict(), "id": place, "at": at, "previous": previous, "digest": head})
+        salt = secrets.token_hex(_SALT_BYTES)
+        seal = _seal(salt, event)
+        previous, head = head, _digest(head, place, at, event, seal)
+        rows.append(
+            {**event._asdict(), "id": place, "at": at, "previous": previous, "digest": head, "salt": salt, "seal": seal}
+        )
     session.execute(_APPEND, rows)
     session.execute(_MOVE_END, {"length": length + len(events), "head": head})
 
 
 def verify(session: Session) -> int:
-    """Read the whole record and return how many events it holds, in flat memory.
+    """Read the whole record and return how many events it holds, in memory that is flat but for what was erased.
 
     Raises IntegrityDoubt naming the first event that was changed, removed, moved or added.
     """
     length, head = session.execute(sa.select(deployment.c.audit_events, deployment.c.audit_head)).one()
-    place, previous = 0, ""
+    place, previous, erased = 0, "", dict[int, str | None]()
     try:
         for row in _stream(session, sa.select(audit_events).order_by(audit_events.c.id)):
             place += 1
             recorded = _recorded(row)
             # guard audit.verified: a change to the record shows to nobody
-            if (row.id, row.previous, row.digest) != (
+            if (row.id, row.previous, row.digest, row.seal) != (
                 place,
                 previous,
-                _digest(previous, place, recorded.at, recorded.event),
+                _digest(previous, place, recorded.at, recorded.event, row.seal),
+                row.seal if row.salt is None else _seal(row.salt, recorded.event),
             ):
                 raise IntegrityDoubt(f"audit event {place} is not what was written: it, or one before it, was changed")
             previous = row.digest
+            if row.salt is None:
+                _require_erased(recorded)
+                erased[place] = row.user_id
+            elif row.event == ERASED:
+                for number in row.detail["events"]:
+                    # guard audit.erased_as: what one erased user did stands under the pseudonym of another
+                    if erased.pop(number, None) != row.user_id:
+                        raise IntegrityDoubt(f"audit event {number} was not erased as event {place} says")
     except (ValueError, TypeError) as error:
         raise IntegrityDoubt(f"audit event {place + 1} or one soon after it cannot be read: {error}") from error
+    # guard audit.erased: somebody takes out of an event what it says, and it passes for a user's erasure
+    if erased:
+        raise IntegrityDoubt(f"audit event {min(erased)} has lost what it says, and nothing records its erasure")
     # guard audit.end: the last events are cut off the record
     if (place, previous) != (length, head):
         raise IntegrityDoubt(
@@ -146,7 +172,55 @@ def _recorded(row: sa.Row[Any]) -> Recorded:
     return Recorded(row.id, row.at, event)
 
 
-def _digest(previous: str, place: int, at: datetime, event: Event) -> str:
-    whole = {**event._asdict(), "id": place, "at": at.isoformat(timespec="microseconds")}
+def erase(session: Session, places: Sequence[int], pseudonym: str, *, run_id: str) -> int:
+    """Destroy what the events at these places say of persons, and record that; returns how many said anything.
+
+    What stays is the pseudonym, and of the detail the figures. The last statement of a transaction, as `append` is.
+    """
+    rows = session.execute(
+        sa.select(audit_events.c.id, audit_events.c.detail)
+        .where(audit_events.c.id.in_(places), audit_events.c.salt.is_not(None), audit_events.c.event != ERASED)
+        .order_by(audit_events.c.id)
+    ).all()
+    if not rows:
+        return 0
+    session.execute(
+        sa.update(audit_events)
+        .where(audit_events.c.id == sa.bindparam("place"))
+        .values(salt=None, video_id=None, user_id=pseudonym, detail=sa.bindparam("figures", type_=sa.JSON)),
+        [{"place": row.id, "figures": _figures(row.detail)} for row in rows],
+        execution_options={"synchronize_session": False},
+    )
+    append(session, [Event(ERASED, run_id, user_id=pseudonym, detail={"events": [row.id for row in rows]})])
+    return len(rows)
+
+
+def _require_erased(recorded: Recorded) -> None:
+    event = recorded.event
+    # guard audit.erased_empty: words are put into an event that was erased, and nobody sees that they are not its own
+    if event.video_id is not None or event.detail != _figures(event.detail):
+        raise IntegrityDoubt(f"audit event {recorded.id} was erased, and says more than its figures")
+
+
+def _figures(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what stays of a detail when its user is erased: numbers, true, false and unknown, and no text."""
+    return {name: value for name, value in detail.items() if value is None or isinstance(value, int | float)}
+
+
+def _seal(salt: str, event: Event) -> str:
+    personal = {"video_id": event.video_id, "user_id": event.user_id, "detail": event.detail}
+    return hashlib.sha256(f"{salt}{_canonical(personal)}".encode()).hexdigest()
+
+
+def _digest(previous: str, place: int, at: datetime, event: Event, seal: str) -> str:
+    whole = {
+        "id": place,
+        "at": at.isoformat(timespec="microseconds"),
+        "event": event.event,
+        "run_id": event.run_id,
+        "blob_id": event.blob_id,
+        "figures": _figures(event.detail),
+        "seal": seal,
+    }
     # guard audit.chained: an event is rewritten with its digest, and the rest still fits
     return hashlib.sha256(f"{previous}{_canonical(whole)}".encode()).hexdigest()

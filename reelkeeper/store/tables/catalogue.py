@@ -16,6 +16,8 @@ class User(SQLModel, table=True):
     id: str = Field(primary_key=True)
     tier: str | None = None
     created_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    erasing_at: datetime | None = Field(None, sa_type=UtcDateTime)  # since when the user is being erased
+    pseudonym: str | None = None  # the id that the books name the user by from then on
 
 
 class VideoRow(SQLModel, table=True):

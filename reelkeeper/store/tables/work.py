@@ -171,7 +171,11 @@ class Hold(SQLModel, table=True):
 
 
 class AuditEvent(SQLModel, table=True):
-    """One line of the append-only, hash-chained record of everything that was done to a customer's data."""
+    """One line of the append-only, hash-chained record of everything that was done to a customer's data.
+
+    `seal` is over `salt` and all that may be personal: `video_id`, `user_id` and `detail`. Without a salt it was
+    erased: `user_id` is a pseudonym then, and of `detail` the figures are left.
+    """
 
     __tablename__ = "audit_events"
     __table_args__ = (sa.Index("ix_audit_events_event", "event", "at"),)
@@ -185,3 +189,5 @@ class AuditEvent(SQLModel, table=True):
     detail: dict[str, Any] = Field(default_factory=dict, sa_type=sa.JSON)
     previous: str
     digest: str
+    salt: str | None = None
+    seal: str = Field("", sa_column_kwargs={"server_default": ""})

@@ -90,7 +90,8 @@ def drop_triggers(session: sa.orm.Session) -> None:
         for verb in ("update", "delete"):
             session.execute(sa.text(f"DROP TRIGGER audit_events_no_{verb}"))
     else:
-        session.execute(sa.text("DROP TRIGGER audit_events_append_only ON audit_events"))
+        for name in ("append_only", "only_erased"):
+            session.execute(sa.text(f"DROP TRIGGER audit_events_{name} ON audit_events"))
 
 
 def tamper(session: sa.orm.Session, rng: random.Random, length: int) -> str:
@@ -166,9 +167,84 @@ def test_an_event_that_is_rewritten_with_its_digest_shows_by_those_after_it(engi
         drop_triggers(session)
         third = session.execute(sa.select(audit_events).where(audit_events.c.id == 3)).one()
         rewritten = Event("another", third.run_id, third.video_id, third.blob_id, third.user_id, third.detail)
-        digest = audit._digest(third.previous, 3, third.at, rewritten)
+        digest = audit._digest(third.previous, 3, third.at, rewritten, third.seal)
         for place, values in ((3, {"event": "another", "digest": digest}), (4, {"previous": digest})):
             session.execute(sa.update(audit_events).where(audit_events.c.id == place).values(values))
         with pytest.raises(IntegrityDoubt, match="audit event 4"):
             verify(session)
         session.rollback()
+
+
+def erase(engine: sa.Engine, places: list[int], pseudonym: str = "erased-1") -> int:
+    with transaction(engine, "test.erase") as session:
+        return audit.erase(session, places, pseudonym, run_id="erase")
+
+
+def test_what_is_erased_keeps_its_figures_under_a_pseudonym_and_the_record_verifies(engine: sa.Engine) -> None:
+    record(engine, some(6))
+    assert erase(engine, [1, 4]) == 2
+    assert erase(engine, [1, 4]) == 0, "what is erased already is left alone"
+    with reading(engine) as session:
+        assert verify(session) == 7
+        statement, *rest = events(session)
+        assert (statement.event.user_id, statement.event.detail) == ("erased-1", {"events": [1, 4]})
+        first, fourth = rest[5].event, rest[2].event
+        assert fourth == Event("purge", "run", None, 3, "erased-1", {"bytes": 3, "p": 0.1})
+        assert first == Event("retire", "run", None, 0, "erased-1", {"bytes": 0, "p": 0.1})
+        assert rest[4].event == some(6)[1], "the events of others are as they were"
+        left = session.execute(sa.select(audit_events).where(audit_events.c.id == 1)).one()
+    assert "user0" not in str(left)
+    assert "video0" not in str(left)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"user_id": "erased-2"}, "event 1 was not erased as event 4 says"),
+        ({"video_id": "another"}, "event 1 was erased, and says more than its figures"),
+        ({"detail": {"bytes": 0, "p": 0.1, "why": "0 views"}}, "event 1 was erased, and says more than its figures"),
+        ({"detail": {"bytes": 1, "p": 0.1}}, "event 1 is not what was written"),
+    ],
+)
+def test_what_is_left_of_an_erased_event_cannot_be_changed(
+    engine: sa.Engine, values: dict[str, object], complaint: str
+) -> None:
+    record(engine, some(3))
+    erase(engine, [1])
+    with transaction(engine, "test.tamper") as session:
+        drop_triggers(session)
+        session.execute(sa.update(audit_events).where(audit_events.c.id == 1).values(values))
+        with pytest.raises(IntegrityDoubt, match=complaint):
+            verify(session)
+        session.rollback()
+
+
+def test_an_event_that_says_nothing_any_more_must_have_been_erased(engine: sa.Engine) -> None:
+    record(engine, some(3))
+    emptied = {"salt": None, "video_id": None, "detail": {"bytes": 1, "p": 0.1}}
+    with transaction(engine, "test.tamper") as session:
+        session.execute(sa.update(audit_events).where(audit_events.c.id == 2).values(emptied))
+    with reading(engine) as session, pytest.raises(IntegrityDoubt, match="event 2 has lost what it says"):
+        verify(session)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"detail": {}},
+        {"salt": "x"},
+        {"salt": None, "event": "x"},
+        {"salt": None, "blob_id": 7},
+        {"salt": None, "seal": "x"},
+        {"salt": None, "digest": "x"},
+    ],
+)
+def test_the_database_lets_a_salt_be_destroyed_and_nothing_else(engine: sa.Engine, change: dict[str, object]) -> None:
+    record(engine, some(1))
+
+    def attempt() -> None:
+        with transaction(engine, "test.change") as session:
+            session.execute(sa.update(audit_events).values(change))
+
+    with pytest.raises(sa.exc.DatabaseError, match="append-only"):
+        attempt()

@@ -12,9 +12,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlmodel import SQLModel
 
-from reelkeeper.errors import SchemaError
+from reelkeeper.errors import IntegrityDoubt, SchemaError
 from reelkeeper.store.billing.recount import mismatches
 from reelkeeper.store.core import schema
+from reelkeeper.store.core.audit import Event, append, erase, events, verify
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.core.schema import VERSIONS, deployment, require_current, upgrade
 from reelkeeper.store.core.snapshots import verify_checksum
@@ -42,6 +43,7 @@ REVISIONS = [
     "0014 The cache goes by the requests that jobs record: no queues, no counts since a turn, no keys of what left.",
     "0015 Notices that a video will be retired, which endpoints have them, and requests to keep a video.",
     "0016 A person's word for a plan that the guard refused, and the limits that it widens.",
+    "0017 What the record says of persons is sealed apart, so that it can be destroyed and the chain still verifies.",
 ]
 LATEST = REVISIONS[-1][:4]
 
@@ -277,3 +279,37 @@ def test_a_migration_that_leaves_a_dangling_reference_is_rolled_back(sqlite_engi
     require_current(sqlite_engine)
     with reading(sqlite_engine) as session:
         assert session.execute(sa.text("PRAGMA foreign_keys")).scalar() == 1
+
+
+def recorded_before_seals(engine: sa.Engine, count: int = 5) -> str:
+    """Give a store a record as it was before revision 0017; returns the head of its chain."""
+    with transaction(engine, "test") as session:
+        append(session, [Event("tier", "ada", None, n, f"user{n}", {"was": "free", "n": n}) for n in range(count)])
+    downgrade(engine, "0016")
+    with engine.connect() as connection:
+        return str(connection.execute(sa.text("SELECT audit_head FROM deployment")).scalar_one())
+
+
+def test_what_was_recorded_before_seals_is_chained_anew_and_says_so(engine: sa.Engine) -> None:
+    old_head = recorded_before_seals(engine)
+    upgrade(engine)
+    with reading(engine) as session:
+        assert verify(session) == 6
+        last, *rest = events(session)
+        assert (last.event.event, last.event.detail) == ("rechain", {"events": 5, "old_head": old_head})
+        assert [item.event.user_id for item in rest] == [f"user{n}" for n in reversed(range(5))]
+        assert deployment(session).audit_head != old_head
+    with transaction(engine, "test") as session:
+        assert erase(session, [1, 2], "erased-1", run_id="test") == 2
+    with reading(engine) as session:
+        assert verify(session) == 7
+
+
+def test_a_record_that_was_changed_before_is_not_chained_anew(engine: sa.Engine) -> None:
+    recorded_before_seals(engine)
+    trigger = "no_update" if engine.dialect.name == "sqlite" else "append_only ON audit_events"
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"DROP TRIGGER audit_events_{trigger}"))
+        connection.execute(sa.text("UPDATE audit_events SET event = 'x' WHERE id = 3"))
+    with pytest.raises(IntegrityDoubt, match="event 3 is not what was written"):
+        upgrade(engine)

@@ -1,0 +1,175 @@
+"""What the record says of persons is sealed apart, so that it can be destroyed and the chain still verifies.
+
+Every event gets a salt of its own and a seal over its personal part, and the chain is made anew over the seals. An
+event at the end, `rechain`, states how many events there were and the head of the chain as it was.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+
+from reelkeeper.errors import IntegrityDoubt
+
+revision = "0017"
+down_revision = "0016"
+branch_labels = None
+depends_on = None
+changes_rows: frozenset[str] = frozenset({"audit_events", "deployment"})
+
+_BATCH = 2_000
+_EVENTS = sa.table(
+    "audit_events",
+    sa.column("id", sa.BigInteger),
+    sa.column("at", sa.DateTime(timezone=True)),
+    *(sa.column(name, sa.String) for name in ("event", "run_id", "video_id", "user_id", "previous", "digest")),
+    sa.column("blob_id", sa.BigInteger),
+    sa.column("detail", sa.JSON),
+    sa.column("salt", sa.String),
+    sa.column("seal", sa.String),
+)
+_BEFORE = [column for column in _EVENTS.c if column.name not in {"salt", "seal"}]
+_END = sa.table("deployment", sa.column("audit_events", sa.Integer), sa.column("audit_head", sa.String))
+_FIXED = ("id", "at", "event", "run_id", "blob_id", "seal", "previous", "digest")
+_SQLITE_UPDATE = """
+CREATE TRIGGER audit_events_no_update BEFORE UPDATE ON audit_events
+{condition}BEGIN SELECT RAISE(ABORT, 'audit_events is append-only'); END
+"""
+_POSTGRESQL_UPDATE = """
+CREATE TRIGGER audit_events_only_erased BEFORE UPDATE ON audit_events
+FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION refuse_audit_change()
+"""
+_POSTGRESQL_APPEND_ONLY = """
+CREATE TRIGGER audit_events_append_only BEFORE {verbs} ON audit_events
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_audit_change()
+"""
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
+def upgrade() -> None:
+    """Seal what was recorded so far. Raises IntegrityDoubt, with all as it was, where the record does not verify."""
+    for name, kind in (("erasing_at", sa.DateTime(timezone=True)), ("pseudonym", sa.String())):
+        op.add_column("users", sa.Column(name, kind, nullable=True))
+    op.add_column("audit_events", sa.Column("salt", sa.String(), nullable=True))
+    op.add_column("audit_events", sa.Column("seal", sa.String(), nullable=False, server_default=""))
+    _allow_updates()
+    old_head, length = _chain_anew(_columns_before, _sealed)
+    if length:
+        at = datetime.now(UTC)
+        detail = {"events": length, "old_head": old_head}
+        row = {"event": "rechain", "run_id": "migration 0017", "video_id": None, "blob_id": None, "user_id": None}
+        event = {"id": length + 1, "at": at, **row, "detail": detail}
+        values = _sealed(event, _head())
+        op.get_bind().execute(sa.insert(_EVENTS).values(event | values))
+        op.get_bind().execute(sa.update(_END).values(audit_events=length + 1, audit_head=values["digest"]))
+    _refuse_updates()
+
+
+def downgrade() -> None:
+    """Undo it: the chain goes over whole events again. What was erased stays erased."""
+    _allow_updates()
+    _chain_anew(None, _columns_before)
+    op.drop_column("audit_events", "seal")
+    op.drop_column("audit_events", "salt")
+    for name in ("pseudonym", "erasing_at"):
+        op.drop_column("users", name)
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute(_SQLITE_UPDATE.format(condition=""))
+    else:
+        op.execute("DROP TRIGGER IF EXISTS audit_events_append_only ON audit_events")
+        op.execute(_POSTGRESQL_APPEND_ONLY.format(verbs="UPDATE OR DELETE OR TRUNCATE"))
+
+
+def _allow_updates() -> None:
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute("DROP TRIGGER IF EXISTS audit_events_no_update")
+    else:
+        op.execute("DROP TRIGGER IF EXISTS audit_events_only_erased ON audit_events")
+        op.execute("DROP TRIGGER IF EXISTS audit_events_append_only ON audit_events")
+        op.execute(_POSTGRESQL_APPEND_ONLY.format(verbs="DELETE OR TRUNCATE"))
+
+
+def _refuse_updates() -> None:
+    """Refuse each UPDATE but one that takes an event's salt away, and nothing of what the chain is made of."""
+    is_sqlite = op.get_bind().dialect.name == "sqlite"
+    other = "IS NOT" if is_sqlite else "IS DISTINCT FROM"
+    fixed = " OR ".join(f"NEW.{name} {other} OLD.{name}" for name in _FIXED)
+    # guard audit.only_erased: a mistaken statement rewrites what the record says of persons
+    condition = f"OLD.salt IS NULL OR NEW.salt IS NOT NULL OR {fixed}"
+    if is_sqlite:
+        op.execute(_SQLITE_UPDATE.format(condition=f"WHEN {condition}\n"))
+    else:
+        op.execute(_POSTGRESQL_UPDATE.format(condition=condition))
+
+
+_Columns = Callable[[dict[str, Any], str], dict[str, Any]]
+
+
+def _chain_anew(check: _Columns | None, make: _Columns) -> tuple[str, int]:
+    """Give every event, in order, the columns that `make` works out; return the head and the length as they were."""
+    connection, place, before, head = op.get_bind(), 0, "", ""
+    while rows := _next(place):
+        changed = []
+        for row in rows:
+            place += 1
+            event = {column.name: row[column.name] for column in _BEFORE}
+            if check is not None:
+                told = check(event, before)
+                # guard audit.migrated: a record that was changed verifies again once it is chained anew
+                if (row["id"], row["previous"], row["digest"]) != (place, before, told["digest"]):
+                    raise IntegrityDoubt(f"audit event {place} is not what was written; nothing was changed")
+            before = row["digest"]
+            values = make(event, head)
+            head = values["digest"]
+            changed.append({"place": row["id"], **values})
+        statement = sa.update(_EVENTS).where(_EVENTS.c.id == sa.bindparam("place"))
+        connection.execute(
+            statement.values({name: sa.bindparam(name) for name in changed[0] if name != "place"}), changed
+        )
+    told_length, told_head = connection.execute(sa.select(_END)).one_or_none() or (0, "")
+    if check is not None and (told_length, told_head) != (place, before):
+        raise IntegrityDoubt(f"the audit record has {place} events, and should have {told_length}; nothing was changed")
+    connection.execute(sa.update(_END).values(audit_head=head))
+    return before, place
+
+
+def _next(after: int) -> list[dict[str, Any]]:
+    wanted = sa.select(*_BEFORE).where(_EVENTS.c.id > after).order_by(_EVENTS.c.id).limit(_BATCH)
+    return [dict(row) for row in op.get_bind().execute(wanted).mappings()]
+
+
+def _head() -> str:
+    return str(op.get_bind().execute(sa.select(_END.c.audit_head)).scalar_one())
+
+
+def _iso(at: datetime) -> str:
+    aware = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)  # SQLite's have no zone, and are in UTC
+    return aware.isoformat(timespec="microseconds")
+
+
+def _columns_before(event: dict[str, Any], previous: str) -> dict[str, Any]:
+    """Work out the digest as it was before this revision: of the whole event."""
+    whole = {name: event[name] for name in ("event", "run_id", "video_id", "blob_id", "user_id", "detail", "id")}
+    whole["at"] = _iso(event["at"])
+    return {"previous": previous, "digest": hashlib.sha256(f"{previous}{_canonical(whole)}".encode()).hexdigest()}
+
+
+def _sealed(event: dict[str, Any], previous: str) -> dict[str, Any]:
+    """Make salt, seal and digest, as the record's own module does."""
+    salt = secrets.token_hex(16)
+    personal = {name: event[name] for name in ("video_id", "user_id", "detail")}
+    seal = hashlib.sha256(f"{salt}{_canonical(personal)}".encode()).hexdigest()
+    whole = {name: event[name] for name in ("id", "event", "run_id", "blob_id")} | {
+        "at": _iso(event["at"]),
+        "figures": {
+            name: value for name, value in event["detail"].items() if value is None or isinstance(value, int | float)
+        },
+        "seal": seal,
+    }
+    digest = hashlib.sha256(f"{previous}{_canonical(whole)}".encode()).hexdigest()
+    return {"salt": salt, "seal": seal, "previous": previous, "digest": digest}
