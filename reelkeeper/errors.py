@@ -5,6 +5,7 @@ ReelkeeperError
 │   ├── GuardRefused                     the blast radius is too large, or patterns of keys do not fit the bucket
 │   ├── PlanRefused                      the plan is stale, used, or made under another policy
 │   ├── PolicyRefused                    the policy contradicts itself or has no rule switched on
+│   ├── UserErased                       a user who is being erased, and gets nothing new
 │   ├── InputRefused                     a file to import has bad lines
 │   ├── VideoHeld                        a video that is to be deleted is held, or its bytes are missing
 │   ├── KeyRefused                       a key outside the prefix, or one that is not well formed
@@ -97,6 +98,10 @@ class VideoHeld(Refused):
 
 class KeepRefused(Refused):
     """A video whose life is not prolonged on request: not offered, used up, or it is not live."""
+
+
+class UserErased(Refused):
+    """A user who is being erased, or was: nothing new is made, stored or granted for them."""
 
 
 class InputRefused(Refused):

@@ -36,6 +36,7 @@ from reelkeeper.errors import (
     SchemaError,
     SignatureRefused,
     StorageError,
+    UserErased,
     VideoHeld,
 )
 from reelkeeper.redaction import redacted
@@ -55,6 +56,7 @@ STATUSES: Final[tuple[tuple[type[ReelkeeperError], int, str], ...]] = (  # the f
     (LeaseLost, 409, "busy"),
     (VideoHeld, 409, "held"),
     (KeepRefused, 409, "not-kept"),
+    (UserErased, 410, "erased"),
     (Frozen, 503, "frozen"),
     (DiskFull, 503, "full"),
     (SchemaError, 503, "schema"),

@@ -279,6 +279,10 @@ class Bucket:
         for page in read_ranges(*place, boundaries) if boundaries else read_pages(*place):
             yield [stored_object for stored_object in page if not self.is_hidden(stored_object.key)]
 
+    def pages_of_user(self, user_id: str) -> Iterator[list[StoredObject]]:
+        """List all under the folder in which keys of our own shape name this user."""
+        return read_pages(self._client, self.name, self.check(f"{self.prefix}{user_id}/x")[:-1])
+
     def is_hidden(self, key: str) -> bool:
         """Tell whether a listing leaves `key` out: an object of Reelkeeper's own that is no video."""
         hidden = (self.prefix + IMAGES, self.prefix + CONTRACT)

@@ -116,6 +116,22 @@ def purge_taken_down(
     return _carry_out(_Batch(workspace, lease, doomed, is_takedown=True), None, [], run_id=run_id, grace=grace)
 
 
+def delete_loose(workspace: Workspace, keys: Sequence[str], *, lease: Lease) -> dict[str, str]:
+    """Delete objects of a user who is erased that are no video's; give what kept each that is still there, by key.
+
+    No row stands for them, so none is claimed: what is stored there is the user's, whatever it is. Raises Frozen or
+    LeaseLost before the request that deletes more.
+    """
+
+    def last_look() -> None:
+        with transaction(workspace.engine, "erase.last_look") as session:
+            # guard erase.last_permission: while frozen, or with its lease lost, an erasure deletes more objects
+            require_permission(session, lease)
+
+    with effect("erase.delete"):
+        return workspace.bucket.delete(keys, last_look=last_look) if keys else {}
+
+
 def settle_claims(
     workspace: Workspace,
     *,

@@ -127,7 +127,7 @@ def _take_down_all(
         some = video_ids[start : start + _BATCH]
         _mark(workspace.engine, some, because_of, order)
         _block(workspace, some, scratch, order.run_id)
-        kept |= _delete(workspace, some, order.run_id)
+        kept |= delete_marked(workspace, some, order.run_id)
     return kept
 
 
@@ -189,8 +189,8 @@ def _read(workspace: Workspace, target: Target, scratch: Path) -> str | None:
         return None
 
 
-def _delete(workspace: Workspace, video_ids: Sequence[str], run_id: str) -> dict[int, str]:
-    """Delete what these videos store; return what keeps each blob that is still there."""
+def delete_marked(workspace: Workspace, video_ids: Sequence[str], run_id: str) -> dict[int, str]:
+    """Delete what these videos, which are marked as taken down, store; return what keeps each blob still there."""
     grace = workspace.in_force.policies.lifecycle.grace  # of what the service has stored at a key meanwhile
     with LeaseManager(workspace.engine) as manager:
         taken = _wait_for(manager, [f"video/{video_id}" for video_id in video_ids])

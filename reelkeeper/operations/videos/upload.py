@@ -95,7 +95,7 @@ def _current(session: Session, user_id: str, video_id: str, created_at: datetime
     """Find the video's generation and blob; make it `pending` if it is new, or if its first upload never came to be."""
     known = uploads.current(session, video_id, locked=True)
     if known is None:
-        if not is_user(session, user_id):
+        if not is_user(session, user_id, even_erased=True):  # whose job was at work: it goes with the others
             uploads.add_user(session, user_id)
         uploads.add_pending(session, video_id, user_id, created_at)
         return 1, None

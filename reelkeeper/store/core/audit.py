@@ -177,6 +177,8 @@ def erase(session: Session, places: Sequence[int], pseudonym: str, *, run_id: st
 
     What stays is the pseudonym, and of the detail the figures. The last statement of a transaction, as `append` is.
     """
+    if not places:
+        return 0
     rows = session.execute(
         sa.select(audit_events.c.id, audit_events.c.detail)
         .where(audit_events.c.id.in_(places), audit_events.c.salt.is_not(None), audit_events.c.event != ERASED)

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from reelkeeper.errors import UserErased
 from reelkeeper.model.jobs import IN_FLIGHT, JobState, WaitingJob
 from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.core.policies import VERSION
 from reelkeeper.store.core.policies import note as note_policies
 from reelkeeper.store.tables import cache_entries, jobs, users
 from reelkeeper.store.videos.cache import GIVEN
+from reelkeeper.store.videos.videos import erased
 
 
 class JobLine(NamedTuple):
@@ -123,6 +125,7 @@ def _look() -> sa.Select[Any]:
         sa.select(
             *ADMITTED,
             users.c.tier.label("user_tier"),
+            users.c.erasing_at,
             sa.exists().where(cache_entries.c.key == wanted, GIVEN).label("is_cached"),
             sa.select(leader.c.id).where(leader.c.cache_key == wanted, leads(leader)).scalar_subquery().label("leader"),
             *(sa.select(column).scalar_subquery().label(f"in_force_{place}") for place, column in enumerate(VERSION)),
@@ -133,11 +136,17 @@ def _look() -> sa.Select[Any]:
 
 
 def look(session: Session, user_id: str, client_key: str, cache_key: str) -> Existing | None:
-    """See what is there; None where there is no such user. Which policies are in force is known then."""
+    """See what is there; None where there is no such user. Which policies are in force is known then.
+
+    Raises UserErased.
+    """
     named = {"user_id": user_id, "client_key": client_key, "cache_key": cache_key}
     row = session.execute(_LOOK, named).one_or_none()
     if row is None:
         return None
+    # guard erase.no_job: a user who is being erased asks for a video, which is made and paid
+    if row.erasing_at is not None:
+        raise UserErased(erased(user_id))
     note_policies(session, row.in_force_0, row.in_force_1)
     job = None if row.id is None else AdmittedJob._make(row[: len(ADMITTED)])
     return Existing(row.user_tier, job, row.is_cached, row.leader)

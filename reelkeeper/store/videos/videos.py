@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from reelkeeper.errors import UserErased
 from reelkeeper.model import BlobState, Counts, Video, VideoState
 from reelkeeper.store.tables import blobs, daily_views, holds, keeps, users, videos, view_days
 
@@ -135,14 +136,29 @@ def population(session: Session) -> Counts:
     return Counts(int(counted[0]), int(counted[1]))
 
 
-def is_user(session: Session, user_id: str) -> bool:
-    """Whether the catalogue knows this user."""
-    return bool(session.execute(sa.select(users.c.id).where(users.c.id == user_id)).scalar())
+def is_user(session: Session, user_id: str, *, even_erased: bool = False) -> bool:
+    """Whether the catalogue knows this user. Raises UserErased for one who is being erased, unless told otherwise."""
+    row = session.execute(sa.select(users.c.erasing_at).where(users.c.id == user_id)).one_or_none()
+    # guard erase.nothing_new: a user who is being erased begins an upload, or is granted credits
+    if row is not None and row.erasing_at is not None and not even_erased:
+        raise UserErased(erased(user_id))
+    return row is not None
+
+
+def erased(user_id: str) -> str:
+    """Say that a user is being erased."""
+    return f"user {user_id!r} is being erased: nothing new is taken, made or granted. Nothing was changed"
 
 
 def set_tier(session: Session, user_id: str, tier: str, at: datetime) -> tuple[bool, str | None]:
-    """Set a user's tier, and make the user where there is none; return whether there was one, and the tier before."""
-    before = session.execute(sa.select(users.c.tier).where(users.c.id == user_id)).one_or_none()
+    """Set a user's tier, and make the user where there is none; return whether there was one, and the tier before.
+
+    Raises UserErased.
+    """
+    before = session.execute(sa.select(users.c.tier, users.c.erasing_at).where(users.c.id == user_id)).one_or_none()
+    # guard erase.no_tier: a sign-up is confirmed to a user whose erasure then takes it away
+    if before is not None and before.erasing_at is not None:
+        raise UserErased(erased(user_id))
     if before is None:
         session.execute(sa.insert(users).values(id=user_id, tier=tier, created_at=at))
     else:

@@ -35,19 +35,19 @@ _EVENTS = sa.table(
 )
 _BEFORE = [column for column in _EVENTS.c if column.name not in {"salt", "seal"}]
 _END = sa.table("deployment", sa.column("audit_events", sa.Integer), sa.column("audit_head", sa.String))
-_FIXED = ("id", "at", "event", "run_id", "blob_id", "seal", "previous", "digest")
 _SQLITE_UPDATE = """
-CREATE TRIGGER audit_events_no_update BEFORE UPDATE ON audit_events
-{condition}BEGIN SELECT RAISE(ABORT, 'audit_events is append-only'); END
+CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table}
+{condition}BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END
 """
 _POSTGRESQL_UPDATE = """
-CREATE TRIGGER audit_events_only_erased BEFORE UPDATE ON audit_events
-FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION refuse_audit_change()
+CREATE TRIGGER {table}_only_erased BEFORE UPDATE ON {table}
+FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION refuse_{what}_change()
 """
 _POSTGRESQL_APPEND_ONLY = """
-CREATE TRIGGER audit_events_append_only BEFORE {verbs} ON audit_events
-FOR EACH STATEMENT EXECUTE FUNCTION refuse_audit_change()
+CREATE TRIGGER {table}_append_only BEFORE {verbs} ON {table}
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_{what}_change()
 """
+_REFUSES = {"audit_events": "audit", "transfers": "ledger", "entries": "ledger"}
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -57,7 +57,8 @@ def upgrade() -> None:
         op.add_column("users", sa.Column(name, kind, nullable=True))
     op.add_column("audit_events", sa.Column("salt", sa.String(), nullable=True))
     op.add_column("audit_events", sa.Column("seal", sa.String(), nullable=False, server_default=""))
-    _allow_updates()
+    for table in _REFUSES:
+        _allow_updates(table)
     old_head, length = _chain_anew(_columns_before, _sealed)
     if length:
         at = datetime.now(UTC)
@@ -67,44 +68,55 @@ def upgrade() -> None:
         values = _sealed(event, _head())
         op.get_bind().execute(sa.insert(_EVENTS).values(event | values))
         op.get_bind().execute(sa.update(_END).values(audit_events=length + 1, audit_head=values["digest"]))
-    _refuse_updates()
+    # guard audit.only_erased: a mistaken statement rewrites what the record says of persons
+    _refuse_updates(
+        "audit_events",
+        "OLD.salt IS NULL OR NEW.salt IS NOT NULL",
+        ("id", "at", "event", "run_id", "blob_id", "seal", "previous", "digest"),
+    )
+    # guard ledger.only_erased: a mistaken statement gives a move of credits to another user
+    _refuse_updates(
+        "transfers", "substr(NEW.user_id, 1, 7) <> 'erased-'", ("id", "kind", "hold_id", "amount_microusd", "at")
+    )
+    # guard ledger.only_erased_entries: a mistaken statement puts an entry into another user's account
+    _refuse_updates("entries", "substr(NEW.account_id, 6, 7) <> 'erased-'", ("transfer_id", "amount_microusd"))
 
 
 def downgrade() -> None:
     """Undo it: the chain goes over whole events again. What was erased stays erased."""
-    _allow_updates()
+    for table in _REFUSES:
+        _allow_updates(table)
     _chain_anew(None, _columns_before)
     op.drop_column("audit_events", "seal")
     op.drop_column("audit_events", "salt")
     for name in ("pseudonym", "erasing_at"):
         op.drop_column("users", name)
+    for table, what in _REFUSES.items():
+        if op.get_bind().dialect.name == "sqlite":
+            op.execute(_SQLITE_UPDATE.format(table=table, condition=""))
+        else:
+            op.execute(f"DROP TRIGGER {table}_append_only ON {table}")
+            op.execute(_POSTGRESQL_APPEND_ONLY.format(table=table, what=what, verbs="UPDATE OR DELETE OR TRUNCATE"))
+
+
+def _allow_updates(table: str) -> None:
     if op.get_bind().dialect.name == "sqlite":
-        op.execute(_SQLITE_UPDATE.format(condition=""))
+        op.execute(f"DROP TRIGGER IF EXISTS {table}_no_update")
     else:
-        op.execute("DROP TRIGGER IF EXISTS audit_events_append_only ON audit_events")
-        op.execute(_POSTGRESQL_APPEND_ONLY.format(verbs="UPDATE OR DELETE OR TRUNCATE"))
+        op.execute(f"DROP TRIGGER IF EXISTS {table}_only_erased ON {table}")
+        op.execute(f"DROP TRIGGER IF EXISTS {table}_append_only ON {table}")
+        op.execute(_POSTGRESQL_APPEND_ONLY.format(table=table, what=_REFUSES[table], verbs="DELETE OR TRUNCATE"))
 
 
-def _allow_updates() -> None:
-    if op.get_bind().dialect.name == "sqlite":
-        op.execute("DROP TRIGGER IF EXISTS audit_events_no_update")
-    else:
-        op.execute("DROP TRIGGER IF EXISTS audit_events_only_erased ON audit_events")
-        op.execute("DROP TRIGGER IF EXISTS audit_events_append_only ON audit_events")
-        op.execute(_POSTGRESQL_APPEND_ONLY.format(verbs="DELETE OR TRUNCATE"))
-
-
-def _refuse_updates() -> None:
-    """Refuse each UPDATE but one that takes an event's salt away, and nothing of what the chain is made of."""
+def _refuse_updates(table: str, unless_erased: str, fixed: tuple[str, ...]) -> None:
+    """Refuse each UPDATE but one that erases a user from a row, and leaves what is `fixed` as it was."""
     is_sqlite = op.get_bind().dialect.name == "sqlite"
     other = "IS NOT" if is_sqlite else "IS DISTINCT FROM"
-    fixed = " OR ".join(f"NEW.{name} {other} OLD.{name}" for name in _FIXED)
-    # guard audit.only_erased: a mistaken statement rewrites what the record says of persons
-    condition = f"OLD.salt IS NULL OR NEW.salt IS NOT NULL OR {fixed}"
+    condition = " OR ".join([unless_erased, *(f"NEW.{name} {other} OLD.{name}" for name in fixed)])
     if is_sqlite:
-        op.execute(_SQLITE_UPDATE.format(condition=f"WHEN {condition}\n"))
+        op.execute(_SQLITE_UPDATE.format(table=table, condition=f"WHEN {condition}\n"))
     else:
-        op.execute(_POSTGRESQL_UPDATE.format(condition=condition))
+        op.execute(_POSTGRESQL_UPDATE.format(table=table, what=_REFUSES[table], condition=condition))
 
 
 _Columns = Callable[[dict[str, Any], str], dict[str, Any]]

@@ -1,0 +1,249 @@
+"""Erase a user: nothing that names them is left but in the books and the record, under a pseudonym.
+
+    begin (commit) --> jobs end --> promises end --> videos, loose objects and images go
+                                                        '--> the record is emptied --> the rows (commit): it is over
+
+Killed anywhere, the same again goes on; the row of the user says that it is under way, and nothing new is taken. What
+a legal hold or the bucket keeps delays the rows, too: they say what is kept, and why. What is destroyed at the end is
+the only thing that led from the pseudonym to the user.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from reelkeeper.adapters.s3.keys import parse_key, safe_id
+from reelkeeper.errors import HoldClosed, KeyRefused, LeaseLost, NotFound
+from reelkeeper.model.jobs import JobState
+from reelkeeper.operations.billing import quota
+from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.operations.lifecycle import takedown
+from reelkeeper.operations.lifecycle.purge import delete_loose, settle_claims
+from reelkeeper.rules.lifecycle.identifiers import Identifiers
+from reelkeeper.store import Session
+from reelkeeper.store.billing import quotas
+from reelkeeper.store.core import audit
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.lifecycle import erase_rows, erasures, takedowns
+from reelkeeper.store.lifecycle.erasures import Erasing
+from reelkeeper.store.videos import uploads
+
+Cancel = Callable[..., JobState]  # settle.cancel: jobs are another room
+WAIT_SECONDS: Final = 20.0  # for jobs at work to hear that they are cancelled
+_BATCH: Final = 500
+_MAX_SHOWN: Final = 1_000
+
+
+class Left(NamedTuple):
+    """What an erasure waits for. `until`: when that is over, where it is known; `key` where it is an object."""
+
+    why: str
+    until: datetime | None = None
+    key: str | None = None
+
+
+class Erasure(NamedTuple):
+    """How an erasure stands: over, unless something is `left`. `rows` are those that went, by table."""
+
+    pseudonym: str
+    since: datetime
+    left: tuple[Left, ...]
+    rows: dict[str, int]
+    events: int  # of the record, that say nothing of the user any more
+
+    @property
+    def until(self) -> datetime | None:
+        """Say when all that it waits for is over; None where that is not known, or nothing is left."""
+        ends = [item.until for item in self.left]
+        return max(end for end in ends if end) if ends and all(ends) else None
+
+
+class _Run(NamedTuple):
+    workspace: Workspace
+    erasing: Erasing
+    lease: Lease
+    run_id: str
+
+
+def erase(
+    workspace: Workspace,
+    user_id: str,
+    *,
+    by: str,
+    run_id: str,
+    cancel: Cancel,
+    wait_seconds: float = WAIT_SECONDS,
+) -> Erasure:
+    """Erase a user, as far as it goes now. Safe to repeat: the same again goes on, and says what it waits for.
+
+    `cancel` ends a job, or asks it to stop. Raises NotFound for a user who is not there, or not any more; Frozen;
+    LeaseLost where another is at it.
+    """
+    with transaction(workspace.engine, "erase.begin") as session:
+        require_permission(session)
+        is_new = erasures.find(session, user_id) is None
+        erasing = erasures.begin(session, user_id)
+        if erasing is None:
+            raise NotFound(f"no user {user_id!r} in the catalogue: erased already, or never there")
+        if is_new:
+            append(session, [Event("erase_begin", run_id, user_id=user_id, detail={"by": by})])
+    with LeaseManager(workspace.engine) as manager:
+        taken = manager.take([f"erase/{erasing.pseudonym}"])
+        # guard erase.alone: two erase the same user at once, and one writes down what the other has emptied
+        if not taken:
+            raise LeaseLost(f"user {user_id!r} is being erased by another at this moment; nothing was changed here")
+        run = _Run(workspace, erasing, taken[0], run_id)
+        _end_jobs(run, cancel, wait_seconds)
+        _end_promises(run)
+        kept = _delete_videos(run)
+        refused = _delete_loose(run)
+        left = _left(run, kept, refused)
+        if left:
+            return Erasure(erasing.pseudonym, erasing.since, left, {}, 0)
+        return _finish(run, by)
+
+
+def _end_jobs(run: _Run, cancel: Cancel, wait_seconds: float) -> None:
+    """Cancel the user's jobs, and wait a while for those at work: their workers settle what a provider has."""
+    until = time.monotonic() + wait_seconds
+    while in_flight := _in_flight(run):
+        for job_id in in_flight:
+            cancel(run.workspace.engine, job_id, run_id=run.run_id)
+        if not (in_flight := _in_flight(run)) or time.monotonic() >= until:
+            break
+        time.sleep(0.5)
+
+
+def _in_flight(run: _Run) -> list[str]:
+    with reading(run.workspace.engine) as session:
+        return erasures.jobs_in_flight(session, run.erasing.user_id)
+
+
+def _end_promises(run: _Run) -> None:
+    """Give back what was promised to uploads; a URL that was given works until its end, and is waited for."""
+    with transaction(run.workspace.engine, "erase.promises") as session:
+        require_permission(session, run.lease)
+        promised = erasures.open_reservations(session, run.erasing.user_id)
+        for reservation in promised:
+            with suppress(HoldClosed):  # an upload under way counts on it, and ends it
+                quota.release(session, reservation)
+        uploads.release(session, promised)
+
+
+def _delete_videos(run: _Run) -> dict[int, str]:
+    """Delete the bytes of all videos of the user, as a takedown does; return what keeps each blob still stored."""
+    kept: dict[int, str] = {}
+    grace = run.workspace.in_force.policies.lifecycle.grace
+    for some in _stored_videos(run):
+        settle_claims(run.workspace, run_id=run.run_id, grace=grace, lease=run.lease, video_ids=some)
+        with transaction(run.workspace.engine, "erase.mark") as session:
+            require_permission(session, run.lease)
+            with quotas.counted(session, some):
+                takedowns.mark(session, some, run.run_id)
+        kept |= takedown.delete_marked(run.workspace, some, run.run_id)
+    return kept
+
+
+def _stored_videos(run: _Run) -> Iterator[list[str]]:
+    after = ""
+    while True:
+        with reading(run.workspace.engine) as session:
+            some = erasures.stored_videos(session, run.erasing.user_id, after, _BATCH)
+        if not some:
+            return
+        yield some
+        after = some[-1]
+
+
+def _delete_loose(run: _Run) -> dict[str, str]:
+    """Delete what else is stored of the user: uploads, orphans, and images that nobody else uses."""
+    bucket, user_id = run.workspace.bucket, run.erasing.user_id
+    with reading(run.workspace.engine) as session:
+        known = erasures.loose_keys(session, user_id)
+        images = [bucket.image_key(sha256) for sha256 in erasures.own_images(session, user_id)]
+    listed = _listed(run)
+    refused: dict[str, str] = {}
+    candidates = sorted({*known, *listed})
+    for start in range(0, len(candidates), _BATCH):
+        some = candidates[start : start + _BATCH]
+        with reading(run.workspace.engine) as session:
+            # guard erase.others_key: an object goes that a video's row still stands for
+            some = [key for key in some if key not in erasures.with_videos(session, some)]
+        refused |= delete_loose(run.workspace, some, lease=run.lease)
+    return refused | delete_loose(run.workspace, images, lease=run.lease)
+
+
+def _listed(run: _Run) -> list[str]:
+    """List the keys under the user's folder that name the user as their owner."""
+    bucket, user_id, layout = run.workspace.bucket, run.erasing.user_id, run.workspace.layout
+    try:
+        found = [item.key for page in bucket.pages_of_user(user_id) for item in page]
+    except KeyRefused:  # an id that no key can hold
+        return []
+    read = [(key, parse_key(bucket.prefix, key, layout)) for key in found]
+    return [key for key, parsed in read if parsed and parsed.user_id and safe_id(parsed.user_id) == user_id]
+
+
+def _left(run: _Run, kept: dict[int, str], refused: dict[str, str]) -> tuple[Left, ...]:
+    """Say what the erasure waits for: with anything of it left, no row goes."""
+    with reading(run.workspace.engine) as session:
+        return _left_within(session, run, kept, refused)
+
+
+def _left_within(session: Session, run: _Run, kept: dict[int, str], refused: dict[str, str]) -> tuple[Left, ...]:
+    user_id, found = run.erasing.user_id, list[Left]()
+    if at_work := erasures.jobs_in_flight(session, user_id):
+        found.append(Left(f"{len(at_work):,} jobs are at work, and are asked to stop: repeat in a minute"))
+    if until := erasures.urls_until(session, user_id):
+        found.append(Left("a URL to put an upload works still: repeat when it has ended", until))
+    is_held, until = erasures.legal_hold(session, user_id)
+    if is_held:
+        found.append(Left("a legal hold is on the user: repeat when it is over", until))
+    for item in erasures.left(session, user_id, _MAX_SHOWN):
+        why = "a legal hold keeps it" if item.is_held else kept.get(item.blob_id, "not deleted yet: repeat in a minute")
+        found.append(Left(why, item.until, item.key))
+    return (*found, *(Left(f"the bucket has not deleted it: {why}", None, key) for key, why in refused.items()))
+
+
+def _finish(run: _Run, by: str) -> Erasure:
+    """Empty the record of the user, and erase the rows."""
+    engine, erasing = run.workspace.engine, run.erasing
+    with reading(engine) as session:
+        ids = Identifiers(erasing.user_id, erasures.all_videos(session, erasing.user_id), erasing.pseudonym)
+    events, last = 0, 0
+    while found := _read_events(run, ids, last):
+        places, last = found
+        with transaction(engine, "erase.events") as session:
+            require_permission(session, run.lease)
+            events += audit.erase(session, places, erasing.pseudonym, run_id=run.run_id)
+    with transaction(engine, "erase.rows") as session:
+        require_permission(session, run.lease)
+        # guard erase.nothing_left: rows go while an object is stored that nothing names any more
+        if left := _left_within(session, run, {}, {}):
+            return Erasure(erasing.pseudonym, erasing.since, left, {}, events)
+        while found := _events(session, run, ids, last):  # what was recorded since
+            places, last = found
+            events += audit.erase(session, places, erasing.pseudonym, run_id=run.run_id)
+        rows = erase_rows.erase(session, erasing, ids.cleaned)
+        detail = {"by": by, "since": erasing.since.isoformat(), "events": events, **rows}
+        append(session, [Event("erase", run.run_id, user_id=erasing.pseudonym, detail=detail)])
+    return Erasure(erasing.pseudonym, erasing.since, (), rows, events)
+
+
+def _read_events(run: _Run, ids: Identifiers, last: int) -> tuple[list[int], int] | None:
+    with reading(run.workspace.engine) as session:
+        return _events(session, run, ids, last)
+
+
+def _events(session: Session, run: _Run, ids: Identifiers, last: int) -> tuple[list[int], int] | None:
+    """Look at the next events behind `last`: gives those that are of the user, or name them, and the last one."""
+    some = erasures.told_of(session, run.erasing.user_id, last, _BATCH)
+    if not some:
+        return None
+    return [place for place, detail, is_theirs in some if is_theirs or ids.are_in(detail)], some[-1][0]

@@ -1,0 +1,223 @@
+"""Erase a user's rows: some go, the books keep theirs under the pseudonym, and texts name nobody any more.
+
+`personal_data` says of every column which of these it is. One transaction, of a user of whom nothing is stored.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model.alerts import MessageState
+from reelkeeper.store.core.engine import changed
+from reelkeeper.store.lifecycle.erasures import Erasing
+from reelkeeper.store.lifecycle.personal_data import searched
+from reelkeeper.store.tables import (
+    accounts,
+    alerts,
+    blobs,
+    cache_entries,
+    charges,
+    credit_holds,
+    crf_searches,
+    daily_views,
+    entries,
+    holds,
+    job_totals,
+    jobs,
+    keeps,
+    key_owners,
+    leases,
+    notice_deliveries,
+    notices,
+    operations,
+    orphans,
+    outbox,
+    reservations,
+    snoozes,
+    storage_accounts,
+    transfers,
+    uploads,
+    usage_days,
+    users,
+    verdicts,
+    videos,
+)
+
+Clean = Callable[[Any], Any]  # a value of JSON -> the same, naming nobody
+_REQUEST: Final = ("width", "height", "duration_seconds", "fps")  # of a job's request: what it cost rests on these
+_NO_BLOB: Final[dict[str, Any]] = {
+    "key": sa.literal("erased/") + sa.cast(blobs.c.id, sa.String),
+    **dict.fromkeys(("video_id", "etag", "sha256", "content_type", "retire_reason", "recipe")),
+}
+_BATCH: Final = 500
+
+
+def erase(session: Session, erasing: Erasing, clean: Clean) -> dict[str, int]:
+    """Erase all rows of a user, and their ids from the rows of others; returns how many rows of each table went.
+
+    `clean` replaces the ids in a value of JSON.
+    """
+    user_id, pseudonym = erasing.user_id, erasing.pseudonym
+    session.execute(
+        sa.insert(users).values(id=pseudonym, pseudonym=pseudonym, erasing_at=erasing.since, tier=None, created_at=None)
+    )
+    _clean_texts(session, clean)
+    _empty_work(session, user_id, pseudonym)
+    _rename_books(session, user_id, pseudonym)
+    return _delete(session, user_id)
+
+
+def _mine(user_id: str) -> sa.Select[tuple[str]]:
+    return sa.select(videos.c.id).where(videos.c.user_id == user_id)
+
+
+def _delete(session: Session, user_id: str) -> dict[str, int]:
+    mine = _mine(user_id)
+    reserved = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
+    put = sa.select(uploads.c.blob_id).where(uploads.c.reservation_id.in_(reserved))
+    keys = sa.select(blobs.c.key).where(sa.or_(blobs.c.video_id.in_(mine), blobs.c.id.in_(put)))
+    on_user = sa.and_(holds.c.scope == "user", holds.c.subject == user_id)
+    on_video = sa.and_(holds.c.scope == "video", holds.c.subject.in_(mine))
+    session.execute(sa.update(videos).where(videos.c.user_id == user_id).values(blob_id=None))
+    gone = [
+        (
+            notice_deliveries,
+            notice_deliveries.c.notice_id.in_(sa.select(notices.c.id).where(notices.c.video_id.in_(mine))),
+        ),
+        (notices, notices.c.video_id.in_(mine)),
+        (keeps, keeps.c.video_id.in_(mine)),
+        (daily_views, daily_views.c.video_id.in_(mine)),
+        (operations, operations.c.video_id.in_(mine)),
+        (cache_entries, sa.or_(cache_entries.c.video_id.in_(mine), cache_entries.c.user_id == user_id)),
+        (holds, sa.or_(on_user, on_video)),
+        (
+            leases,
+            leases.c.name.in_(sa.select(sa.literal("video/").concat(videos.c.id)).where(videos.c.user_id == user_id)),
+        ),
+        (
+            leases,
+            leases.c.name.in_(
+                sa.select(sa.literal("video/").concat(uploads.c.video_id)).where(uploads.c.reservation_id.in_(reserved))
+            ),
+        ),
+        (orphans, sa.or_(orphans.c.user_id == user_id, orphans.c.video_id.in_(mine), orphans.c.key.in_(keys))),
+        (
+            key_owners,
+            sa.or_(key_owners.c.user_id == user_id, key_owners.c.video_id.in_(mine), key_owners.c.key.in_(keys)),
+        ),
+        (uploads, uploads.c.reservation_id.in_(reserved)),
+        (reservations, reservations.c.user_id == user_id),
+        (storage_accounts, storage_accounts.c.user_id == user_id),
+        (videos, videos.c.user_id == user_id),
+        (users, users.c.id == user_id),
+    ]
+    counts: dict[str, int] = {}
+    for table, which in gone:
+        if table is uploads:  # no row refers to a key any more, and uploads say which blobs were put
+            emptied = sa.update(blobs).where(sa.or_(blobs.c.video_id.in_(mine), blobs.c.id.in_(put))).values(_NO_BLOB)
+            # guard erase.blob_number: SQLite gives the number of a row that went to another, and the record with it
+            session.execute(emptied)
+        counts[table.name] = counts.get(table.name, 0) + changed(session, sa.delete(table).where(which))
+    return {name: count for name, count in counts.items() if count}
+
+
+def _empty_work(session: Session, user_id: str, pseudonym: str) -> None:
+    """Keep of jobs and plans what they cost and how long they took."""
+    mine = _mine(user_id)
+    session.execute(
+        sa.update(verdicts)
+        .where(sa.or_(verdicts.c.user_id == user_id, verdicts.c.video_id.in_(mine)))
+        .values(user_id=pseudonym, video_id=None, reason="", outcome_reason=None)
+    )
+    session.execute(sa.update(crf_searches).where(crf_searches.c.video_id.in_(mine)).values(video_id=pseudonym))
+    # guard erase.shared: a user's video that others were given keeps its row, and with it the user's
+    session.execute(sa.update(jobs).where(jobs.c.video_id.in_(mine)).values(video_id=None))
+    emptied = {"client_key": jobs.c.id, "cache_key": jobs.c.id, "request_sha256": "", "error": None}
+    for rows in _pages(session, jobs, [jobs.c.id], [jobs.c.model, jobs.c.request], jobs.c.user_id == user_id):
+        kept = [
+            {"row_id": row.id, "left": {"model": row.model, "prompt": "erased"} | _among(row.request, _REQUEST)}
+            for row in rows
+        ]
+        session.connection().execute(
+            sa.update(jobs)
+            .where(jobs.c.id == sa.bindparam("row_id"))
+            .values(**emptied, user_id=pseudonym, reservation_id=None, video_id=None, request=sa.bindparam("left")),
+            kept,
+        )
+
+
+def _among(request: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: request[name] for name in names if name in request}
+
+
+def _rename_books(session: Session, user_id: str, pseudonym: str) -> None:
+    """Let the books name the pseudonym: no amount changes."""
+    for kind in ("user", "held"):
+        before, after = f"{kind}/{user_id}", f"{kind}/{pseudonym}"
+        old = sa.select(sa.literal(after), accounts.c.kind, sa.literal(pseudonym), accounts.c.balance_microusd)
+        columns = ["id", "kind", "user_id", "balance_microusd"]
+        session.execute(sa.insert(accounts).from_select(columns, old.where(accounts.c.id == before)))
+        session.execute(sa.update(entries).where(entries.c.account_id == before).values(account_id=after))
+        session.execute(sa.delete(accounts).where(accounts.c.id == before))
+    for rows in _pages(session, transfers, [transfers.c.id], [transfers.c.detail], transfers.c.user_id == user_id):
+        figures = [
+            {
+                "row_id": row.id,
+                "key": f"erased/{row.id}",
+                "left": {name: value for name, value in row.detail.items() if isinstance(value, int | float)},
+            }
+            for row in rows
+        ]
+        values = {"idempotency_key": sa.bindparam("key"), "detail": sa.bindparam("left"), "request_sha256": ""}
+        statement = sa.update(transfers).where(transfers.c.id == sa.bindparam("row_id"))
+        session.connection().execute(statement.values(**values, user_id=pseudonym), figures)
+    for table in (credit_holds, usage_days, charges):
+        session.execute(sa.update(table).where(table.c.user_id == user_id).values(user_id=pseudonym))
+    for table in (job_totals, alerts, snoozes):
+        session.execute(sa.update(table).where(table.c.scope == f"user:{user_id}").values(scope=f"user:{pseudonym}"))
+
+
+def _clean_texts(session: Session, clean: Clean) -> None:
+    """Replace the ids wherever a text names them. An event for a webhook that names one is told to nobody."""
+    for name, columns in searched().items():
+        table = videos.metadata.tables[name]
+        key = list(table.primary_key)
+        for rows in _pages(session, table, key, [table.c[column] for column in columns]):
+            for row in rows:
+                found = {column: getattr(row, column) for column in columns}
+                told = {column: clean(value) for column, value in found.items()}
+                if told == found:
+                    continue
+                this = sa.and_(*(column == getattr(row, column.name) for column in key))
+                if table is outbox and row.endpoint_id is not None:
+                    told["state"] = MessageState.WITHDRAWN
+                session.execute(sa.update(table).where(this).values(told))
+
+
+def _pages(
+    session: Session,
+    table: sa.Table,
+    key: list[sa.Column[Any]],
+    columns: list[sa.Column[Any]],
+    where: sa.ColumnElement[bool] | None = None,
+) -> Iterator[list[sa.Row[Any]]]:
+    """Read rows in the order of their keys, some at a time: each may be changed before the next are read."""
+    more = [table.c.endpoint_id] if table is outbox else []
+    query = sa.select(*key, *columns, *more).order_by(*key).limit(_BATCH)
+    if where is not None:
+        query = query.where(where)
+    last: tuple[Any, ...] | None = None
+    while True:
+        behind = (
+            sa.tuple_(*key)
+            > sa.tuple_(*(sa.literal(value, column.type) for value, column in zip(last, key, strict=True)))
+            if last
+            else sa.true()
+        )
+        rows = list(session.execute(query.where(behind)))
+        if not rows:
+            return
+        last = tuple(getattr(rows[-1], column.name) for column in key)
+        yield rows

@@ -1,0 +1,201 @@
+"""Users who are being erased: since when, what is still stored of them, and what nobody but they refers to."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import BlobState
+from reelkeeper.model.jobs import IN_FLIGHT
+from reelkeeper.model.money import ReservationState
+from reelkeeper.store.core.engine import now
+from reelkeeper.store.tables import (
+    audit_events,
+    blobs,
+    holds,
+    jobs,
+    key_owners,
+    orphans,
+    reservations,
+    uploads,
+    users,
+    videos,
+)
+
+_Ends = dict[str, list[datetime | None]]
+_IMAGE = jobs.c.request["image_sha256"].as_string()
+
+
+class Erasing(NamedTuple):
+    """A user who is being erased, and the id that the books name them by from then on."""
+
+    user_id: str
+    pseudonym: str
+    since: datetime
+
+
+class LeftObject(NamedTuple):
+    """An object that is still stored. `until`: when a legal hold on it ends, where one has an end."""
+
+    video_id: str
+    blob_id: int
+    key: str
+    size_bytes: int
+    is_held: bool
+    until: datetime | None
+
+
+def find(session: Session, user_id: str, *, locked: bool = False) -> Erasing | None:
+    """Find a user who is being erased; None for any other, and for one who was erased."""
+    wanted = sa.select(users.c.pseudonym, users.c.erasing_at).where(
+        users.c.id == user_id, users.c.erasing_at.is_not(None), users.c.pseudonym != user_id
+    )
+    row = session.execute(wanted.with_for_update() if locked else wanted).one_or_none()
+    return Erasing(user_id, row.pseudonym, row.erasing_at) if row else None
+
+
+def begin(session: Session, user_id: str) -> Erasing | None:
+    """Note that a user is being erased, who is given nothing new from now on; None where there is no such user."""
+    theirs = users.c.id == user_id
+    values = {"erasing_at": now(session), "pseudonym": f"erased-{uuid4().hex}"}
+    session.execute(sa.update(users).where(theirs, users.c.erasing_at.is_(None)).values(values))
+    return find(session, user_id)
+
+
+def unfinished(session: Session) -> list[str]:
+    """List the users who are being erased, the longest first."""
+    under_way = sa.select(users.c.id).where(users.c.erasing_at.is_not(None), users.c.pseudonym != users.c.id)
+    return list(session.execute(under_way.order_by(users.c.erasing_at, users.c.id)).scalars())
+
+
+def jobs_in_flight(session: Session, user_id: str) -> list[str]:
+    """List the jobs of a user that have not ended, those that wait for another's video first."""
+    theirs = sa.select(jobs.c.id).where(jobs.c.user_id == user_id, jobs.c.state.in_(IN_FLIGHT))
+    return list(session.execute(theirs.order_by(jobs.c.leader_id.is_(None), jobs.c.created_at)).scalars())
+
+
+def open_reservations(session: Session, user_id: str) -> list[str]:
+    """List the promises of bytes to a user that are open."""
+    theirs = sa.select(reservations.c.id).where(
+        reservations.c.user_id == user_id, reservations.c.state == ReservationState.OPEN
+    )
+    return list(session.execute(theirs.order_by(reservations.c.id)).scalars())
+
+
+def urls_until(session: Session, user_id: str) -> datetime | None:
+    """Say until when something can still be put by a URL that was given for an upload of the user's; None: nothing."""
+    theirs = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
+    last: datetime | None = session.execute(
+        sa.select(sa.func.max(uploads.c.url_until)).where(uploads.c.reservation_id.in_(theirs))
+    ).scalar()
+    return last if last is not None and last > now(session) else None
+
+
+def stored_videos(session: Session, user_id: str, after: str, limit: int) -> list[str]:
+    """List the next videos of a user behind `after` of which an object is, or may be, stored."""
+    stored = sa.exists().where(blobs.c.video_id == videos.c.id, blobs.c.state != BlobState.GONE)
+    theirs = sa.select(videos.c.id).where(videos.c.user_id == user_id, videos.c.id > after, stored)
+    return list(session.execute(theirs.order_by(videos.c.id).limit(limit)).scalars())
+
+
+def all_videos(session: Session, user_id: str) -> frozenset[str]:
+    """Read the ids of all videos that a user has or had, and of those that uploads were to become."""
+    reserved = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
+    theirs = sa.union(
+        sa.select(videos.c.id).where(videos.c.user_id == user_id),
+        sa.select(uploads.c.video_id).where(uploads.c.reservation_id.in_(reserved)),
+    )
+    return frozenset(session.execute(theirs).scalars())
+
+
+def left(session: Session, user_id: str, limit: int) -> list[LeftObject]:
+    """List the objects of a user's videos that are still stored, and which a legal hold keeps."""
+    by_user = _ends(session, "user", [user_id])
+    mine = sa.select(videos.c.id).where(videos.c.user_id == user_id)
+    by_video = _ends(session, "video", mine)
+    rows = session.execute(
+        sa.select(videos.c.id, blobs.c.id, blobs.c.key, blobs.c.size_bytes)
+        .select_from(videos.join(blobs, blobs.c.video_id == videos.c.id))
+        .where(videos.c.user_id == user_id, blobs.c.state != BlobState.GONE)
+        .order_by(videos.c.id, blobs.c.id)
+        .limit(limit)
+    )
+    told = []
+    for video_id, blob_id, key, size_bytes in rows:
+        ends = by_user.get(user_id, []) + by_video.get(video_id, [])
+        told.append(LeftObject(video_id, blob_id, key, size_bytes, bool(ends), _last(ends)))
+    return told
+
+
+def legal_hold(session: Session, user_id: str) -> tuple[bool, datetime | None]:
+    """Say whether a legal hold is on the user as such, and until when, where all of them have an end."""
+    ends = _ends(session, "user", [user_id]).get(user_id, [])
+    return bool(ends), _last(ends)
+
+
+def _ends(session: Session, scope: str, subjects: Any) -> _Ends:  # noqa: ANN401  a query, or values
+    """Give the ends of the legal holds in force on these subjects, by subject."""
+    lasting = sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > now(session))
+    in_force = sa.and_(holds.c.scope == scope, holds.c.is_legal, holds.c.released_at.is_(None), lasting)
+    chosen = sa.select(holds.c.subject, holds.c.expires_at).where(in_force, holds.c.subject.in_(subjects))
+    ends: _Ends = {}
+    for subject, end in session.execute(chosen):
+        ends.setdefault(subject, []).append(end)
+    return ends
+
+
+def _last(ends: list[datetime | None]) -> datetime | None:
+    known = [end for end in ends if end is not None]
+    return max(known) if known and len(known) == len(ends) else None
+
+
+def loose_keys(session: Session, user_id: str) -> list[str]:
+    """List the keys that are a user's and may be of no video: of uploads, of orphans, and by the service's word."""
+    reserved = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
+    put = sa.select(uploads.c.blob_id).where(uploads.c.reservation_id.in_(reserved))
+    found = sa.union(
+        sa.select(blobs.c.key).where(blobs.c.id.in_(put)),
+        sa.select(orphans.c.key).where(orphans.c.user_id == user_id),
+        sa.select(key_owners.c.key).where(key_owners.c.user_id == user_id),
+    )
+    return list(session.execute(found).scalars())
+
+
+def with_videos(session: Session, keys: Sequence[str]) -> set[str]:
+    """Find those of `keys` that a video's row stands for."""
+    standing = sa.and_(blobs.c.video_id.is_not(None), blobs.c.state != BlobState.GONE)
+    return set(session.execute(sa.select(blobs.c.key).where(blobs.c.key.in_(keys), standing)).scalars())
+
+
+def own_images(session: Session, user_id: str) -> list[str]:
+    """List the SHA-256 of the images that jobs of this user, and of nobody else, started from."""
+    others = sa.select(_IMAGE).where(jobs.c.user_id != user_id, _IMAGE.is_not(None))
+    theirs = sa.select(_IMAGE).distinct().where(jobs.c.user_id == user_id, _IMAGE.is_not(None))
+    # guard erase.others_image: an image goes that a job of another user starts from
+    return list(session.execute(theirs.where(_IMAGE.not_in(others)).order_by(_IMAGE)).scalars())
+
+
+def told_of(session: Session, user_id: str, after: int, limit: int) -> list[tuple[int, dict[str, Any], bool]]:
+    """Read the next events of the record behind `after` that still say something: number, detail, and whose it is.
+
+    It is theirs if it is of the user, of a video of theirs, or of such a video's bytes.
+    """
+    mine = sa.select(videos.c.id).where(videos.c.user_id == user_id)
+    bytes_ = sa.select(blobs.c.id).where(blobs.c.video_id.in_(mine))
+    reserved = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
+    put = sa.select(uploads.c.blob_id).where(uploads.c.reservation_id.in_(reserved))
+    theirs = sa.or_(
+        audit_events.c.user_id == user_id,
+        audit_events.c.video_id.in_(mine),
+        audit_events.c.blob_id.in_(bytes_),
+        audit_events.c.blob_id.in_(put),
+    )
+    wanted = sa.select(
+        audit_events.c.id, audit_events.c.detail, sa.func.coalesce(theirs, sa.false()).label("is_theirs")
+    )
+    said = sa.and_(audit_events.c.id > after, audit_events.c.salt.is_not(None))
+    rows = session.execute(wanted.where(said).order_by(audit_events.c.id).limit(limit))
+    return [(row.id, row.detail, bool(row.is_theirs)) for row in rows]

@@ -1,0 +1,149 @@
+"""What becomes of every column of the store when a user is erased. A test holds it to the tables: none is left out."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+
+class Fate(StrEnum):
+    """What becomes of a column, or of a user's rows."""
+
+    ROWS_GO = "the user's rows are deleted"
+    KEPT = "kept: it says nothing of a person"
+    RENAMED = "the pseudonym takes the place of the user's id"
+    EMPTIED = "emptied in the user's rows"
+    FIGURES = "of the user's rows, only the figures stay"
+    SEARCHED = "the user's ids are replaced wherever a text names them"
+    SEALED = "destroyed with the salt, but for figures; the user is a pseudonym"
+
+
+def _columns(kept: str, **others: str) -> Mapping[str, Fate]:
+    """Give the fate of each column: the names of those that are kept, and by fate the names of the others."""
+    told = dict.fromkeys(kept.split(), Fate.KEPT)
+    for fate, names in others.items():
+        told |= dict.fromkeys(names.split(), Fate[fate.upper()])
+    return MappingProxyType(told)
+
+
+FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
+    {
+        # The user, the videos, and all that is about either.
+        "users": _columns("erasing_at pseudonym", renamed="id", emptied="tier created_at"),
+        "videos": Fate.ROWS_GO,
+        "blobs": _columns(  # their numbers are never given again
+            "id generation is_ours state size_bytes codec duration_seconds frames encoder quality_mean quality_p5 "
+            "stored_at retired_at purge_after run_id claimed_at claim_token",
+            emptied="video_id key etag sha256 content_type recipe retire_reason",
+        ),
+        "daily_views": Fate.ROWS_GO,
+        "orphans": Fate.ROWS_GO,
+        "key_owners": Fate.ROWS_GO,
+        "operations": Fate.ROWS_GO,
+        "holds": Fate.ROWS_GO,
+        "notices": Fate.ROWS_GO,
+        "notice_deliveries": Fate.ROWS_GO,
+        "keeps": Fate.ROWS_GO,
+        "cache_entries": Fate.ROWS_GO,
+        "uploads": Fate.ROWS_GO,
+        "reservations": Fate.ROWS_GO,
+        "storage_accounts": Fate.ROWS_GO,
+        # Work: what it cost and how long it took stays, without what was asked for.
+        "jobs": _columns(
+            "id leader_id state tier model complexity estimate_seconds price_microusd price_book policy_version "
+            "quoted_cost_microusd hold_id reserved_bytes attempts due_at claimed_by lease_token lease_until lane "
+            "provider provider_key provider_job_id progress cancel_asked_at created_at started_at finished_at "
+            "processing_seconds concurrency cost_microusd",
+            renamed="user_id",
+            emptied="client_key request_sha256 cache_key reservation_id video_id error",
+            figures="request",
+        ),
+        "verdicts": _columns(
+            "plan_id blob_id generation action rule size_bytes saving_microusd net_microusd outcome after_bytes",
+            renamed="user_id",
+            emptied="video_id reason outcome_reason",
+        ),
+        "crf_searches": _columns(
+            "id at run_id model encoder preset pixels frames video_bits source_bytes kept_bytes outcome probes "
+            "cpu_seconds days gain_microusd cost_microusd",
+            renamed="video_id",
+        ),
+        "job_totals": _columns("period microusd refusals", renamed="scope"),
+        "leases": _columns("holder token expires_at", emptied="name"),
+        # The books: amounts stay, under the pseudonym.
+        "accounts": _columns("kind balance_microusd", renamed="id user_id"),
+        "transfers": _columns(
+            "id kind hold_id amount_microusd at",
+            renamed="user_id",
+            emptied="idempotency_key request_sha256",
+            figures="detail",
+        ),
+        "entries": _columns("transfer_id amount_microusd", renamed="account_id"),
+        "credit_holds": _columns(
+            "id state amount_microusd captured_microusd refunded_microusd price_book created_at expires_at settled_at",
+            renamed="user_id",
+        ),
+        "usage_days": _columns(
+            "day metric source resource storage_class quantity sampled",
+            renamed="user_id",
+        ),
+        "charges": _columns(
+            "day sku service tier consumed_quantity consumed_unit list_nanousd billed_nanousd price_book estimated "
+            "policy_version",
+            renamed="user_id",
+        ),
+        "spend_days": _columns("day charged_microusd generated_microusd"),
+        "forecasts": _columns(
+            "run_id month service as_of mean_microusd lower80_microusd upper80_microusd lower95_microusd "
+            "upper95_microusd method"
+        ),
+        # The record, and what people were told.
+        "audit_events": _columns(
+            "id at event run_id blob_id previous digest seal", sealed="video_id user_id detail salt"
+        ),
+        "alerts": _columns(
+            "id rule period level state severity impact_microusd run_id first_at last_at told_at is_told message_id "
+            "resolved_at acknowledged_at acknowledged_by",
+            searched="scope title text suggestion figures",
+        ),
+        "snoozes": _columns("id rule author created_at until ended_at", searched="scope reason"),
+        "outbox": _columns(
+            "id kind state alert_ids attachment attachment_name attempts created_at due_at after_id copied_at sent_at "
+            "receipt endpoint_id",
+            searched="payload last_error subject",
+        ),
+        "webhook_endpoints": _columns(
+            "id url events secret old_secret old_secret_until created_at closed_until failures failing_since "
+            "last_ok_at disabled_at",
+            searched="last_error disabled_reason",
+        ),
+        # What an operator has written, which may name a user.
+        "deployment": _columns(
+            "id created_at frozen_at frozen_by audit_events audit_head policy_version policy_digest",
+            searched="frozen_reason",
+        ),
+        "plans": _columns(
+            "id flow state as_of created_at applied_at run_id policy policy_hash policy_version population "
+            "population_bytes kept",
+            searched="refusal",
+        ),
+        "policy_versions": _columns("version digest created_at author", searched="document reason"),
+        # Nobody is named.
+        "blocked_bytes": _columns("blob_id sha256 etag size_bytes blocked_at"),  # a takedown outlasts its user
+        "view_days": _columns("day"),
+        "scans": _columns("id run_id started_at finished_at objects size_bytes outcome"),
+        "heartbeats": _columns("flow last_ok_at period_seconds grace_seconds run_id run_seconds"),
+        "api_tokens": _columns("id name sha256 scopes created_at expires_at revoked_at last_used_at"),
+        "performance_windows": _columns("start_at tier model seconds figures"),
+        "controls": _columns("name state updated_at"),
+    }
+)
+
+
+def searched() -> dict[str, list[str]]:
+    """Give the columns in which the user's ids are looked for, by table."""
+    return {
+        table: names
+        for table, told in FATES.items()
+        if not isinstance(told, Fate) and (names := [name for name, fate in told.items() if fate == Fate.SEARCHED])
+    }

@@ -1,0 +1,287 @@
+"""A user is erased: nothing names them any more, the books balance and the record verifies."""
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlmodel import SQLModel
+
+from reelkeeper import failpoints
+from reelkeeper.errors import Frozen, LeaseLost, NotFound, UserErased
+from reelkeeper.model import Tier
+from reelkeeper.model.requests import GenerationRequest, Queued
+from reelkeeper.operations.billing import users
+from reelkeeper.operations.core.freeze import freeze, thaw
+from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.operations.health import accounts
+from reelkeeper.operations.jobs import claim, settle
+from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.operations.lifecycle.erase import Erasure, erase
+from reelkeeper.operations.videos import images, receive
+from reelkeeper.operations.videos.hold import hold, release
+from reelkeeper.store.core.audit import events, verify
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.lifecycle.personal_data import FATES, Fate
+from reelkeeper.store.tables import blobs, jobs, key_owners, leases, videos
+from reelkeeper.store.videos import cache
+from reelkeeper.store.videos.holds import HoldTerms
+from tests.faults.world import LONG_AGO, World
+from tests.operations.books import DOLLAR
+from tests.operations.conftest import AtFailpoint
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"a picture of somebody"
+
+
+def gone(world: World, *, user_id: str = "ann", wait_seconds: float = 0.0) -> Erasure:
+    return erase(
+        world.workspace, user_id, by="front", run_id="erase-1", cancel=settle.cancel, wait_seconds=wait_seconds
+    )
+
+
+def dump(engine: sa.Engine) -> str:
+    """Read every table as text."""
+    with reading(engine) as session:
+        rows = [
+            (table.name, *row) for table in SQLModel.metadata.sorted_tables for row in session.execute(sa.select(table))
+        ]
+    return "\n".join(map(repr, rows))
+
+
+def stored(world: World) -> list[str]:
+    listed = world.double.client.list_objects_v2(Bucket=world.workspace.bucket.name, Prefix=world.address.prefix)
+    return [item["Key"] for item in listed.get("Contents", []) if not item["Key"].endswith("identity.json")]
+
+
+def ask(world: World, prompt: str, *, user_id: str = "ann", key: str = "", **more: Any) -> str:  # noqa: ANN401  of a request
+    small = {"model": "a", "width": 64, "height": 64, "duration_seconds": 0.5, "fps": 8, "prompt": prompt, **more}
+    request = GenerationRequest.model_validate(small)
+    answer = admit(world.workspace.engine, request, user_id=user_id, client_key=key or prompt.replace(" ", "-"))
+    assert isinstance(answer, Queued), answer
+    return answer.job_id
+
+
+def test_every_column_of_the_store_says_what_becomes_of_it() -> None:
+    tables = SQLModel.metadata.tables
+    assert FATES.keys() == tables.keys()
+    for name, told in FATES.items():
+        if not isinstance(told, Fate):
+            assert set(told) == {column.name for column in tables[name].c}, name
+
+
+def test_nothing_of_the_user_is_left_but_amounts_under_a_pseudonym(shop: World) -> None:
+    engine = shop.workspace.engine
+    shop.swapped("v1", run_id="tier-1")
+    sha256 = images.keep(shop.workspace, PNG).sha256
+    ask(shop, "a portrait of my aunt", key="key-of-a-request", image_sha256=sha256)
+    users.give(engine, "ann", 5, "key-of-a-gift", by="front", reason="sorry about the cat")
+    hold(engine, HoldTerms("user", "ann", "a dispute with the landlord", "front"))
+    with transaction(engine, "test") as session:
+        cache.insert(session, "key", "v1", user_id="ann", cost_microusd=1, ttl_seconds=None)
+    before = dump(engine)
+    for told in ("aunt", "landlord", "the cat", "key-of-a-request", "'ann'", "/ann/", sha256):
+        assert told in before, told
+    done = gone(shop)
+    assert done.left == ()
+    assert stored(shop) == []
+    after = dump(engine)
+    for told in ("aunt", "landlord", "the cat", "key-of-a", "'ann'", "/ann", "ann'", sha256, "v1"):
+        assert told not in after, [line for line in after.splitlines() if told in line]
+    assert accounts.recount(engine) == []
+    with reading(engine) as session:
+        verify(session)
+        granted = [item.event for item in events(session, event="credits_grant")]
+        assert {(event.user_id, event.detail["microusd"]) for event in granted} == {
+            (done.pseudonym, 5),
+            (done.pseudonym, DOLLAR),
+        }
+    assert done.rows["videos"] == 1
+    with pytest.raises(NotFound, match="erased already"):
+        gone(shop)
+
+
+def test_another_user_keeps_all_even_what_both_share(shop: World) -> None:
+    engine = shop.workspace.engine
+    users.put(engine, "bob", Tier.FREE, by="front")
+    users.give(engine, "bob", DOLLAR, "first", by="front", reason="for ann's friend")
+    sha256 = images.keep(shop.workspace, PNG).sha256
+    ask(shop, "a cat", image_sha256=sha256)
+    theirs = ask(shop, "a dog", user_id="bob", image_sha256=sha256)
+    blob_id = shop.video("v1")
+    with transaction(engine, "test") as session:
+        done = sa.update(jobs).where(jobs.c.id == theirs)
+        session.execute(done.values(video_id="v1"))  # one that bob was given from the cache
+        session.execute(sa.insert(videos).values(id="v2", user_id="bob", state="live", generation=1))
+    shop.video("v2")
+    with reading(engine) as session:
+        key = session.execute(sa.select(blobs.c.key).where(blobs.c.video_id == "v2")).scalar_one()
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(key_owners).values(key=key, user_id="ann"))
+    assert gone(shop).left == ()
+    assert stored(shop) == [shop.workspace.bucket.image_key(sha256), key]
+    with reading(engine) as session:
+        row = session.execute(sa.select(jobs).where(jobs.c.id == theirs)).one()
+        assert (row.user_id, row.request["prompt"], row.video_id) == ("bob", "a dog", None)
+        assert session.execute(sa.select(blobs.c.key).where(blobs.c.id == blob_id)).scalar() == f"erased/{blob_id}"
+        told = [item.event for item in events(session, user_id="bob", event="credits_grant")]
+    assert told == [], "what was said to bob named ann: the record keeps the amount"
+
+
+def test_who_is_being_erased_gets_nothing_new(shop: World) -> None:
+    engine = shop.workspace.engine
+    shop.video("v1")
+    hold(engine, HoldTerms("user", "ann", "evidence", "counsel", is_legal=True))
+    left = gone(shop).left
+    assert [item.why for item in left] == [
+        "a legal hold is on the user: repeat when it is over",
+        "a legal hold keeps it",
+    ]
+    announced = receive.Announced("ann", "v9", 100, "0" * 32, "mp4")
+    for refused in (
+        lambda: ask(shop, "a cat"),
+        lambda: users.give(engine, "ann", 5, "more", by="front"),
+        lambda: users.put(engine, "ann", Tier.PRO, by="front"),
+        lambda: receive.begin(shop.workspace, announced, "upload", url_seconds=60),
+    ):
+        with pytest.raises(UserErased):
+            refused()
+
+
+def test_a_legal_hold_delays_what_it_keeps_and_says_until_when(shop: World) -> None:
+    engine = shop.workspace.engine
+    shop.video("v1")
+    shop.video("v2")
+    until = LONG_AGO.replace(year=2099)
+    placed = hold(engine, HoldTerms("video", "v1", "evidence", "counsel", is_legal=True, expires_at=until))
+    first = gone(shop)
+    assert ([item.why for item in first.left], first.until) == (["a legal hold keeps it"], until)
+    assert len(stored(shop)) == 1
+    release(engine, placed.id, author="counsel")
+    second = gone(shop)
+    assert (second.left, second.pseudonym) == ((), first.pseudonym)
+    assert stored(shop) == []
+
+
+def test_a_url_that_was_given_for_an_upload_is_waited_for(shop: World) -> None:
+    announced = receive.Announced("ann", "v9", 100, "0" * 32, "mp4")
+    upload, _ = receive.begin(shop.workspace, announced, "upload", url_seconds=600)
+    shop.workspace.bucket.put_bytes_once(upload.key, b"it came late", "video/mp4")
+    done = gone(shop)
+    assert (done.until, [item.why[:23] for item in done.left]) == (upload.url_until, ["a URL to put an upload "])
+    assert stored(shop) == [], "what was put so far is gone"
+
+
+def test_a_job_at_work_is_settled_by_its_worker_first(shop: World) -> None:
+    engine = shop.workspace.engine
+    job_id = ask(shop, "a cat")
+    (claimed,) = claim.claim(engine, "worker", [None], limit=1)
+    assert "1 jobs are at work" in gone(shop).left[0].why
+    settle.fail(engine, job_id, claimed.lease_token, "cancelled", run_id="run", cost_microusd=7)
+    assert gone(shop).left == ()
+    with reading(engine) as session:
+        row = session.execute(sa.select(jobs).where(jobs.c.id == job_id)).one()
+    assert (row.cost_microusd, row.error, row.request["prompt"]) == (7, None, "erased")
+
+
+def test_a_freeze_stops_it_and_two_do_not_do_it_at_once(shop: World) -> None:
+    engine = shop.workspace.engine
+    shop.video("v1")
+    hold(engine, HoldTerms("video", "v1", "evidence", "counsel", is_legal=True))
+    pseudonym = gone(shop).pseudonym
+    with LeaseManager(engine) as manager:
+        assert manager.take([f"erase/{pseudonym}"])
+        with pytest.raises(LeaseLost, match="by another"):
+            gone(shop)
+    freeze(engine, by="test", reason="an alarm")
+    with pytest.raises(Frozen):
+        gone(shop)
+
+
+def test_who_signs_up_again_under_the_same_id_starts_anew(shop: World) -> None:
+    engine = shop.workspace.engine
+    ask(shop, "a cat", key="same-key")
+    assert gone(shop).left == ()
+    users.put(engine, "ann", Tier.PRO, by="front")
+    moved, balance = users.give(engine, "ann", DOLLAR, "first", by="front")
+    assert (moved.amount_microusd, balance.available_microusd) == (DOLLAR, DOLLAR)
+    ask(shop, "a dog", key="same-key")
+    with reading(engine) as session:
+        told = [item.event.event for item in events(session, user_id="ann")]
+    assert told == ["credits_hold", "credits_grant", "tier"]
+
+
+def test_words_that_name_the_user_are_replaced_and_others_are_not(shop: World) -> None:
+    engine = shop.workspace.engine
+    freeze(engine, by="test", reason="user ann called about annual fees")
+    thaw(engine, by="test")
+    with transaction(engine, "test") as session:
+        session.execute(sa.text("UPDATE deployment SET frozen_reason = 'ask ann about annual fees'"))
+    pseudonym = gone(shop).pseudonym
+    with reading(engine) as session:
+        reason = session.execute(sa.text("SELECT frozen_reason FROM deployment")).scalar()
+    assert reason == f"ask {pseudonym} about annual fees"
+    with reading(engine) as session:
+        (frozen,) = events(session, event="freeze")
+        assert (frozen.event.detail, verify(session) > 0) == ({}, True)
+
+
+def test_a_freeze_while_it_deletes_keeps_what_is_left(shop: World, at_failpoint: AtFailpoint) -> None:
+    sha256 = images.keep(shop.workspace, PNG).sha256
+    ask(shop, "a cat", image_sha256=sha256)
+    at_failpoint("erase.delete.before", lambda: freeze(shop.workspace.engine, by="test", reason="an alarm"))
+    with pytest.raises(Frozen):
+        gone(shop)
+    assert stored(shop) == [shop.workspace.bucket.image_key(sha256)]
+
+
+def test_what_comes_while_the_record_is_emptied_is_deleted_first(shop: World, at_failpoint: AtFailpoint) -> None:
+    at_failpoint("erase.events.after_commit", lambda: shop.video("v7"))
+    assert [item.why for item in gone(shop).left] == ["not deleted yet: repeat in a minute"]
+    assert gone(shop).left == ()
+    assert stored(shop) == []
+
+
+class _CrashError(Exception):
+    pass
+
+
+def _fill(world: World, number: int) -> None:
+    users.put(world.workspace.engine, "ann", Tier.FREE, by="front")
+    users.give(world.workspace.engine, "ann", DOLLAR, f"gift-{number}", by="front", reason="for ann")
+    world.video(f"v{number}")
+    sha256 = images.keep(world.workspace, PNG).sha256
+    ask(world, f"a cat {number}", image_sha256=sha256)
+
+
+@pytest.mark.long
+def test_after_a_crash_at_any_point_the_same_again_ends_it(world: World) -> None:
+    points: list[str] = []
+    _fill(world, 0)
+    failpoints.observe(points.append)
+    gone(world)
+    failpoints.observe(None)
+    assert {"erase.begin.after_commit", "erase.mark.after_commit", "erase.rows.before_commit"} <= set(points)
+
+    def crash(name: str) -> None:
+        if name == point:
+            failpoints.observe(None)
+            raise _CrashError
+
+    for number, point in enumerate(sorted(set(points)), 1):
+        _fill(world, number)
+        failpoints.observe(crash)
+        with pytest.raises(_CrashError):
+            gone(world)
+        failpoints.observe(None)
+        with transaction(world.workspace.engine, "test") as session:  # what waits for a killed run has waited
+            session.execute(sa.update(leases).values(expires_at=LONG_AGO))
+            session.execute(sa.update(blobs).values(claimed_at=LONG_AGO))
+        try:
+            assert gone(world).left == (), point
+        except NotFound:
+            assert point == "erase.rows.after_commit"
+        text = dump(world.workspace.engine)
+        assert "'ann'" not in text, point
+        assert "/ann" not in text, point
+        assert stored(world) == [], point
+    with reading(world.workspace.engine) as session:
+        verify(session)
