@@ -153,6 +153,25 @@ class Client:
         """
         return self._json("POST", f"{_path('videos', video_id, 'keep')}?user_id={quote(user_id, safe='')}", key=key)
 
+    def erase_user(self, user_id: str) -> Json:
+        """Erase a user, for good. `state` of the answer is erased, or under way: ask again, as `left` says.
+
+        Once it is over, RequestRefused with status 404: nobody knows the user any more.
+        """
+        return self._json("DELETE", _path("users", user_id))
+
+    def export_user(self, user_id: str, path: Path) -> None:
+        """Write all data of a user to `path`, a ZIP; it appears when it is whole."""
+        partial = path.with_name(f"{path.name}.partial")
+        with self._http.stream("GET", _path("users", user_id, "export"), timeout=None) as answer:
+            if answer.is_error:
+                answer.read()
+                raise _refused(answer)
+            with partial.open("wb") as file:
+                for chunk in answer.iter_bytes(_CHUNK_BYTES):
+                    file.write(chunk)
+        partial.replace(path)
+
     def take_down(self, video_id: str, reason: str, *, same_bytes: bool = False) -> Json:
         """Take a video down: its bytes go at once. `left` of the answer says what is still stored, and why."""
         wanted = {"video_id": video_id, "reason": reason, "same_bytes": same_bytes}

@@ -18,6 +18,8 @@ class Scope(StrEnum):
     HOLDS = "holds"  # keep a video, or all of a user's, whatever the rules say
     USERS = "users"  # read what users store and may spend
     ACCOUNTS = "accounts"  # make users, set their tiers, give them credits
+    ERASE = "erase"  # erase users: nothing is left of them but amounts
+    EXPORT = "export"  # read all data of a user, videos included
     METRICS = "metrics"  # read the figures for Prometheus
     RUNS = "runs"  # report flow runs that went wrong: Prefect's automations
 

@@ -23,7 +23,7 @@ def test_without_a_token_every_path_says_401_whether_it_is_there_or_not(app: Fas
     asked = [route for route in routes if route[1].startswith("/v1")]
     asked += [("GET", "/v1/none"), ("PUT", "/v1/jobs"), ("GET", "/admin"), ("GET", "/healthz/"), ("GET", "//healthz")]
     asked += [("PATCH", "/v1/users/ann"), ("OPTIONS", "/v1/jobs"), ("GET", "/docs")]
-    assert len(asked) == 31
+    assert len(asked) == 33
     with TestClient(app) as client:
         for method, path in asked:
             for shown in ({}, {"Authorization": "Bearer rk_" + "A" * 43}, {"Authorization": "Basic YTpi"}):
@@ -56,6 +56,8 @@ SCOPES = {  # by path, or by method and path where they differ
     "/v1/uploads/{upload_id}/complete": Scope.UPLOADS,
     "/v1/users/{user_id}": Scope.USERS,
     "put /v1/users/{user_id}": Scope.ACCOUNTS,
+    "delete /v1/users/{user_id}": Scope.ERASE,
+    "/v1/users/{user_id}/export": Scope.EXPORT,
     "/v1/users/{user_id}/credits": Scope.ACCOUNTS,
     "/v1/users/{user_id}/videos": Scope.USERS,
     "/v1/videos/{video_id}": Scope.VIDEOS,

@@ -70,3 +70,17 @@ def test_a_foreign_bucket_ends_with_9(reelkeeper: Run, one_video: str, tmp_path:
     (tmp_path / "state" / "store.sqlite3").rename(tmp_path / "elsewhere.sqlite3")
     words = ("videos", "add", tiny_clip, "--user", "ann", "--video", one_video)
     assert "belongs to deployment" in reelkeeper(*words, exit_code=9).stderr
+
+
+@pytest.mark.long
+def test_a_user_is_erased(reelkeeper: Run, ask: Ask, one_video: str) -> None:
+    placed = ask("hold", "--video", one_video, "--reason", "evidence", "--legal")
+    told = reelkeeper("users", "erase", "ann", "--yes", exit_code=6)
+    assert "a legal hold keeps it" in told.stdout
+    reelkeeper("hold", "--release", placed["id"])
+    done = ask("users", "erase", "ann", "--yes")
+    assert (done["left"], done["rows"]["videos"]) == ([], 1)
+    assert ask("audit", "--user", "ann") == []
+    assert ask("audit", "--user", done["pseudonym"], "--limit", "1")[0]["event"]["event"] == "erase"
+    reelkeeper("audit", "verify")
+    reelkeeper("users", "erase", "ann", "--yes", exit_code=8)

@@ -119,7 +119,7 @@ _NOT_NOW: Final = (
     response_model=Admitted,
     response_model_exclude_none=True,
     dependencies=[needs(Scope.JOBS), WRITE],
-    responses={**_TAKEN, **documented(402, 404, words={429: _TOO_MUCH, 503: _NOT_NOW})},
+    responses={**_TAKEN, **documented(402, 404, 410, words={429: _TOO_MUCH, 503: _NOT_NOW})},
 )
 def ask(
     asked: NewJob, key: IdempotencyKey, app_state: CurrentState, request: Request, response: Response

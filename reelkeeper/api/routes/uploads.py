@@ -75,7 +75,7 @@ class Upload(BaseModel):
     summary="Reserve room for a video and get a URL to put it",
     status_code=201,
     dependencies=[needs(Scope.UPLOADS), WRITE],
-    responses=documented(404, 409),
+    responses=documented(404, 409, 410),
 )
 def begin(asked: NewUpload, key: IdempotencyKey, app_state: CurrentState) -> Upload:
     """Reserve its bytes, and sign a URL by which exactly these bytes can be put, once."""

@@ -95,7 +95,7 @@ class Tiered(BaseModel):
     "/users/{user_id}",
     summary="Make a user, or set a user's tier",
     dependencies=[WRITE],
-    responses=documented(),
+    responses=documented(410),
 )
 def put(
     user_id: Annotated[Id, Path(examples=["ann"])],
@@ -141,7 +141,7 @@ class Given(BaseModel):
     summary="Grant credits, or refund a job's",
     status_code=201,
     dependencies=[WRITE],
-    responses=documented(404),
+    responses=documented(404, 410),
 )
 def give(
     user_id: Annotated[Id, Path(examples=["ann"])],
@@ -197,7 +197,7 @@ class OwnVideos(BaseModel):
     "/users/{user_id}/videos",
     summary="A user's videos, and when each will go",
     dependencies=[needs(Scope.USERS), WORK],
-    responses=documented(404),
+    responses=documented(404, 410),
 )
 def own_videos(
     user_id: Annotated[Id, Path(examples=["ann"])],

@@ -1,4 +1,4 @@
-"""`users`: what a user may ask of a service: a copy of all their data."""
+"""`users`: what a user may ask of a service: a copy of all their data, and that nothing of it is left."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,15 +7,10 @@ import typer
 
 from reelkeeper.cli.opening import workspace
 from reelkeeper.cli.screen import emit, say, size, table
-from reelkeeper.cli.words import AsJson
+from reelkeeper.cli.words import AsJson, new_run_id, who
 from reelkeeper.errors import Misconfigured, PartialFailure
 
 group = typer.Typer(help="Give users what they may ask for.", no_args_is_help=True)
-
-
-@group.callback()
-def users() -> None:
-    """Keep the group a group while it has one command."""
 
 
 @group.command()
@@ -39,3 +34,32 @@ def export(
         say(f"{done.path}: {size(done.size_bytes)}, {done.videos:,} videos, {done.images:,} images.")
     if done.missing:
         raise PartialFailure(f"left out, since they could not be read: {'; '.join(done.missing)}")
+
+
+@group.command()
+def erase(
+    user: Annotated[str, typer.Argument(metavar="USER", help="Who is erased.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase a user: videos, images, prompts and names go now, for good.
+
+    The books and the audit keep amounts, under a pseudonym that nothing leads back from. Safe to repeat: ends with 6
+    while something is left, and says what keeps it and until when. Backups are yours to delete: see docs/erasure.md.
+    """
+    from reelkeeper.operations.jobs.settle import cancel
+    from reelkeeper.operations.lifecycle.erase import erase as operation
+
+    if not yes:
+        typer.confirm(f"Delete all that is stored of {user} now, for good?", abort=True, err=True)
+    with workspace() as opened:
+        done = operation(opened, user, by=who(), run_id=new_run_id("erase"), cancel=cancel)
+    if as_json:
+        emit({**done._asdict(), "until": done.until, "left": [item._asdict() for item in done.left]})
+    elif done.left:
+        table(("key", "!until", "still there, because"), [(item.key, item.until, item.why) for item in done.left])
+    else:
+        table(("!data", ">rows"), [(name, f"{count:,}") for name, count in done.rows.items()])
+        say(f"Erased. The books and {done.events:,} events of the audit name {done.pseudonym}: reelkeeper audit verify")
+    if done.left:
+        raise PartialFailure(f"{len(done.left):,} things are left; repeat the command when they are over")

@@ -39,8 +39,8 @@ def export(workspace: Workspace, user_id: str, target: Path) -> Exported:
     """Write all data of a user to `target`, a ZIP that none but its owner can read; it appears when it is whole.
 
     `data/TABLE.jsonl` has a row a line, `videos/ID.EXT` and `images/SHA256` are as stored. What was taken down is left
-    out; what cannot be read is named in `missing`. Raises NotFound for a user who is not there; FileExistsError, so
-    that no earlier export is lost; DiskFull.
+    out; what cannot be read is named in `missing` and in `missing.txt`. Raises NotFound for a user who is not there,
+    UserErased; FileExistsError, so that no earlier export is lost; DiskFull.
     """
     with reading(workspace.engine) as session:
         if not is_user(session, user_id):
@@ -59,6 +59,8 @@ def export(workspace: Workspace, user_id: str, target: Path) -> Exported:
             counts = _write_rows(workspace, user_id, archive)
             videos = sum(_add_video(workspace, archive, video, missing) for video in _videos(workspace, user_id))
             pictures = sum(_add_image(workspace, archive, sha256, missing) for sha256 in _images(workspace, user_id))
+            if missing:
+                archive.writestr("missing.txt", "".join(f"{line}\n" for line in missing))
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

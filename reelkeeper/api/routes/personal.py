@@ -1,0 +1,108 @@
+"""What a user may ask of the service: a copy of all their data, and that nothing of it is left."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path as File
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Final
+from uuid import uuid4
+
+from fastapi import APIRouter, Path
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+from reelkeeper.api.app_state import CurrentState, Id, needs
+from reelkeeper.api.load import WORK
+from reelkeeper.api.problems import documented
+from reelkeeper.model.access import Caller, Scope
+from reelkeeper.operations.jobs.settle import cancel
+from reelkeeper.operations.lifecycle import erase as operation
+from reelkeeper.operations.videos.export import export as write_export
+
+router = APIRouter(prefix="/v1/users/{user_id}", tags=["users"])
+_WAIT_SECONDS: Final = 5.0  # for jobs at work, while the caller waits
+_CHUNK_BYTES: Final = 1 << 18
+_ZIP: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
+
+
+class Left(BaseModel):
+    """What an erasure waits for."""
+
+    why: str = Field(description="What keeps it")
+    until: datetime | None = Field(description="When that is over; null: not known")
+    key: str | None = Field(description="Of an object that is still stored")
+
+
+class Erasure(BaseModel):
+    """How the erasure of a user stands."""
+
+    state: str = Field(description="erased, or under way: ask again later, as `left` says")
+    pseudonym: str = Field(description="What the books and the record name the user by; nothing leads back")
+    since: datetime
+    until: datetime | None = Field(description="When all that it waits for is over, where that is known")
+    left: list[Left]
+    rows: dict[str, int] = Field(description="The rows that went, by table")
+
+    @classmethod
+    def of(cls, found: operation.Erasure) -> "Erasure":
+        """Lay out how an erasure stands."""
+        return cls(
+            state="under way" if found.left else "erased",
+            pseudonym=found.pseudonym,
+            since=found.since,
+            until=found.until,
+            left=[Left(**item._asdict()) for item in found.left],
+            rows=found.rows,
+        )
+
+
+@router.delete("", summary="Erase a user", dependencies=[WORK], responses=documented(404, 409))
+def erase(
+    user_id: Annotated[Id, Path(examples=["ann"])],
+    app_state: CurrentState,
+    caller: Annotated[Caller, needs(Scope.ERASE)],
+) -> Erasure:
+    """Delete the user's videos, images, prompts and names now, for good. Safe to repeat until it says erased.
+
+    Nothing new is taken of the user from the first call on. Once it is over, the user is not found, and may sign up
+    anew under the same id.
+    """
+    found = operation.erase(
+        app_state.workspace,
+        user_id,
+        by=caller.name,
+        run_id=f"erase-{uuid4().hex[:12]}",
+        cancel=cancel,
+        wait_seconds=_WAIT_SECONDS,
+    )
+    return Erasure.of(found)
+
+
+@router.get(
+    "/export",
+    summary="All data of a user, as one ZIP",
+    dependencies=[needs(Scope.EXPORT), WORK],
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/zip": _ZIP}}, **documented(404, 410, 502)},
+)
+def export(user_id: Annotated[Id, Path(examples=["ann"])], app_state: CurrentState) -> StreamingResponse:
+    """Give rows, videos and images. What was taken down is left out, and `missing.txt` names what cannot be read."""
+    with ExitStack() as kept:
+        app_state.scratch.mkdir(parents=True, exist_ok=True)
+        folder = File(kept.enter_context(TemporaryDirectory(dir=app_state.scratch, prefix="export-")))
+        done = write_export(app_state.workspace, user_id, folder / "export.zip")
+        headers = {
+            "Content-Length": str(done.size_bytes),
+            "Content-Disposition": 'attachment; filename="export.zip"',
+            "Cache-Control": "no-store",
+        }
+        return StreamingResponse(
+            _chunks(File(done.path), kept.pop_all()), media_type="application/zip", headers=headers
+        )
+
+
+def _chunks(path: File, kept: ExitStack) -> Iterator[bytes]:
+    """Read a file in pieces, and delete it when it was sent, or its caller is gone."""
+    with kept, path.open("rb") as file:
+        yield from iter(lambda: file.read(_CHUNK_BYTES), b"")

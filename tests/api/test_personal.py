@@ -1,0 +1,86 @@
+"""A user's own data over HTTP: a copy of all of it, and the end of it."""
+
+import io
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+from anyio import run
+from anyio.to_thread import run_sync
+from fastapi.testclient import TestClient
+
+from reelkeeper.api.app_state import AppState
+from reelkeeper.api.routes import personal
+from reelkeeper.operations.videos.hold import hold
+from reelkeeper.store.videos.holds import HoldTerms
+from tests.api.answers import problem
+from tests.faults.world import World
+
+JOB = {"user_id": "ann", "request": {"model": "sketch-1", "prompt": "a cat"}}
+UPLOAD = {"user_id": "ann", "video_id": "v9", "size_bytes": 100, "md5": "0" * 32, "extension": "mp4"}
+
+
+def test_a_user_is_erased_and_may_sign_up_anew(client: TestClient, world: World) -> None:
+    world.video("v1")
+    done = client.delete("/v1/users/ann").json()
+    assert (done["state"], done["left"], done["rows"]["videos"]) == ("erased", [], 1)
+    assert done["pseudonym"].startswith("erased-")
+    problem(client.get("/v1/users/ann"), 404)
+    problem(client.delete("/v1/users/ann"), 404)
+    problem(client.delete(f"/v1/users/{done['pseudonym']}"), 404)
+    assert client.put("/v1/users/ann", json={"tier": "pro"}).json()["used_bytes"] == 0
+    assert client.get("/v1/users/ann/videos").json()["videos"] == []
+
+
+def test_what_is_left_is_named_and_nothing_new_is_taken(client: TestClient, world: World) -> None:
+    world.video("v1")
+    hold(world.workspace.engine, HoldTerms("video", "v1", "evidence", "counsel", is_legal=True))
+    done = client.delete("/v1/users/ann").json()
+    assert (done["state"], [item["why"] for item in done["left"]]) == ("under way", ["a legal hold keeps it"])
+    key = {"Idempotency-Key": "k1"}
+    for answer in (
+        client.post("/v1/jobs", json=JOB, headers=key),
+        client.post("/v1/uploads", json=UPLOAD, headers=key),
+        client.post("/v1/users/ann/credits", json={"amount_microusd": 5}, headers=key),
+        client.put("/v1/users/ann", json={"tier": "pro"}),
+        client.get("/v1/users/ann/export"),
+    ):
+        assert problem(answer, 410)["type"] == "urn:reelkeeper:erased"
+
+
+def test_a_user_gets_a_copy_of_all_data_and_the_server_keeps_none(
+    client: TestClient, world: World, app_state: AppState
+) -> None:
+    world.video("v1")
+    answer = client.get("/v1/users/ann/export")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zip")
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.read("videos/v1.mp4") == world.clip.read_bytes()
+        assert b'"id": "ann"' in archive.read("data/user.jsonl")
+        assert "missing.txt" not in archive.namelist()
+    assert list(app_state.scratch.glob("export-*")) == []
+    problem(client.get("/v1/users/nobody/export"), 404)
+
+
+def test_what_cannot_be_read_is_named_in_the_copy(client: TestClient, world: World) -> None:
+    world.video("v1", stored=False)
+    answer = client.get("/v1/users/ann/export")
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.read("missing.txt").startswith(b"video v1: ")
+
+
+def test_a_large_copy_takes_no_memory(world: World, app_state: AppState, tmp_path: Path) -> None:
+    large = tmp_path / "large.mp4"
+    large.write_bytes(world.clip.read_bytes() + bytes(30_000_000))
+    world.video("v1", clip=large)
+
+    async def taken() -> int:
+        answer = await run_sync(personal.export, "ann", app_state)
+        return sum([len(chunk) async for chunk in answer.body_iterator])
+
+    tracemalloc.start()
+    size = run(taken)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size > 30_000_000
+    assert peak < 10_000_000
