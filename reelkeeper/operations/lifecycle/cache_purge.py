@@ -53,9 +53,9 @@ def _catch_up(engine: Engine, zone: Zone) -> int:
             if position is None:
                 position = audit.begun_before(session, _LOOK_BACK_SECONDS)
             found, end = audit.purged_after(session, position, MAX_URLS)
-        if found:
+        if keys := sorted({key for _, key in found if key}):
             with effect("cache.forget"):
-                zone.forget(sorted({key for _, key in found}))
+                zone.forget(keys)
         # guard cache.position: what was deleted while nobody could be told stays in the cache
         reached = found[-1][0] if found else end
         if reached != position:

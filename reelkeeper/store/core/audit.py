@@ -140,12 +140,15 @@ def events(
     return map(_recorded, _stream(session, query))
 
 
-def purged_after(session: Session, position: int, limit: int) -> tuple[list[tuple[int, str]], int]:
-    """List the next deletions of objects after an event, as (event, key), and the number of the last event there is."""
+def purged_after(session: Session, position: int, limit: int) -> tuple[list[tuple[int, str | None]], int]:
+    """List the next deletions of objects after an event, as (event, key), and the number of the last event there is.
+
+    What was erased has no key any more.
+    """
     end = session.execute(sa.select(deployment.c.audit_events)).scalar_one()
     query = sa.select(audit_events).where(audit_events.c.id > position, audit_events.c.event == "purge")
     found = map(_recorded, session.execute(query.order_by(audit_events.c.id).limit(limit)))
-    return [(item.id, str(item.event.detail["key"])) for item in found], int(end)
+    return [(item.id, item.event.detail.get("key")) for item in found], int(end)
 
 
 def begun_before(session: Session, seconds: float) -> int:

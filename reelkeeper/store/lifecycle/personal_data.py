@@ -124,8 +124,8 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
         ),
         "plans": _columns(
             "id flow state as_of created_at applied_at run_id policy policy_hash policy_version population "
-            "population_bytes kept",
-            searched="refusal",
+            "population_bytes kept widening approved_at approved_by",
+            searched="refusal approval_reason",
         ),
         "policy_versions": _columns("version digest created_at author", searched="document reason"),
         # Nobody is named.

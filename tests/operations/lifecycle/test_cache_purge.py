@@ -8,6 +8,7 @@ from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.operations.lifecycle.takedown import Order, take_down
 from reelkeeper.settings import Settings
 from reelkeeper.store.alerts import alerts
+from reelkeeper.store.core import audit
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from tests.doubles.cloudflare import ACCOUNT, ALL, TOKEN, ZONE, CloudflareDouble
@@ -101,6 +102,14 @@ def test_a_takedown_is_forgotten_at_once(public: Public, world: World) -> None:
     found = take_down(world.workspace, "v1", Order("c", "r", "t"), scratch=Path(world.address.folder) / "scratch")
     assert public.catch_up() == 1
     assert public.forgotten() == [item.key for item in found.objects]
+
+
+def test_what_was_erased_stops_nothing(public: Public) -> None:
+    public.delete("videos/1.mp4", "videos/2.mp4")
+    with transaction(public.engine, "test") as session:
+        audit.erase(session, [2], "erased-1", run_id="test")
+    assert public.catch_up() == 2
+    assert public.forgotten() == ["videos/2.mp4"]
 
 
 def test_without_a_zone_nobody_is_told(public: Public) -> None:
