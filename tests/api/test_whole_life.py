@@ -10,6 +10,7 @@ from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from threading import Event
+from zipfile import ZipFile
 
 import pytest
 
@@ -135,7 +136,7 @@ def life(sqlite_world: World, tmp_path: Path) -> Iterator[Life]:
 
 @pytest.mark.long
 def test_a_customer_comes_is_served_is_told_and_goes_by_http_alone(life: Life) -> None:
-    signed_up, watched, kept, ran_low = STEPS
+    signed_up, watched, kept, ran_low, left = STEPS
     assert '"available_microusd":50000' in life.run(signed_up)
     said = life.run(watched)
     assert '"state":"succeeded"' in said
@@ -151,6 +152,11 @@ def test_a_customer_comes_is_served_is_told_and_goes_by_http_alone(life: Life) -
     told = life.told()[3:]
     assert sorted(told) == ["credits.low", "job.ended", "video.published", "video.retired"]
     assert told[-1] == "video.retired"
+    assert '"state":"erased"' in life.run(left)
+    with ZipFile(life.folder / "bob.zip") as copy:
+        names = copy.namelist()
+    assert any(name.endswith(".mp4") for name in names)
     assert accounts.recount(life.engine) == []
+    assert not any(life.world.workspace.bucket.pages_of_user("bob"))
     with reading(life.engine) as session:
         assert audit.verify(session) > 0
