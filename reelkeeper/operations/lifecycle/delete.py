@@ -18,7 +18,7 @@ from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.lifecycle import retirements
 from reelkeeper.store.videos import cache, uploads
-from reelkeeper.store.videos.conditions import DELETED, TAKEN_DOWN
+from reelkeeper.store.videos.conditions import BY_ITS_USER, TAKEN_DOWN
 
 
 class Deleted(NamedTuple):
@@ -49,13 +49,15 @@ def delete(engine: Engine, video_id: str, *, by: str, run_id: str, user_id: str 
             raise LeaseLost(f"video {video_id!r} is being stored; try again in a minute")
         if known.state == VideoState.LOST:
             raise VideoHeld(f"the bytes of video {video_id!r} are missing from the bucket: the operator looks first")
-        if known.blob_id and reason == DELETED:
+        if known.blob_id and reason in BY_ITS_USER:
             return Deleted(video_id, known.user_id, retirements.purge_after(session, known.blob_id))
+        policies = in_force(session).policies
+        is_counted = policies.quota.count_deleted_until_purged
         with quotas.counted(session, [video_id]):
-            blob_id = retirements.delete_video(session, video_id, run_id)
+            blob_id = retirements.delete_video(session, video_id, run_id, is_counted=is_counted)
         if blob_id is None:
             raise VideoHeld(f"video {video_id!r} is held, so it stays for now; nothing was deleted")
-        grace = in_force(session).policies.lifecycle.grace
+        grace = policies.lifecycle.grace
         retirements.retire_blobs(session, [blob_id], now(session), run_id=run_id, grace=grace)
         # guard delete.cache: a deleted video is given to whoever asks for the same again
         cache.drop(session, [video_id])

@@ -27,6 +27,8 @@ from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.core.freeze import freeze, require_permission
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos.overwrites import take_uploads
+from reelkeeper.store import Session
+from reelkeeper.store.billing import quotas
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now, reading, transaction
@@ -35,6 +37,7 @@ from reelkeeper.store.lifecycle import purges, takedowns
 from reelkeeper.store.lifecycle.plans import record_outcomes
 from reelkeeper.store.lifecycle.purges import Doomed, claimed_by
 from reelkeeper.store.videos import conditions
+from reelkeeper.store.videos.conditions import Condition
 
 LOOK_SECONDS = 30  # nothing is deleted on an older look
 _SIGNED_AT_ONCE = 100  # deletes at keys of the service's: with 8 threads and 100 ms a request, done in 3 s
@@ -162,7 +165,7 @@ def settle_claims(
             else:
                 deployment.lock(session)
             still = conditions.claim_timed_out(now(session))
-            gone = purges.mark_gone(session, missing, still, run_id)
+            gone = _mark_gone(session, missing, still, run_id)
             back = purges.take_back(session, [row.blob_id for row in rows if row.blob_id not in missing], still)
             ours = {row.blob_id for row in rows if row.recorded.is_ours}
             taken = [(blob_id, found) for blob_id, found in other.items() if blob_id not in ours]
@@ -342,7 +345,7 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
     ]
     mine = claimed_by(batch.lease)
     with transaction(batch.workspace.engine, "purge.settle") as session:
-        marked = purges.mark_gone(session, [blob.blob_id for blob, _ in gone], mine, run_id)
+        marked = _mark_gone(session, [blob.blob_id for blob, _ in gone], mine, run_id)
         settled = {blob_id for blob_id, _ in marked}
         purges.take_back(session, [blob.blob_id for blob, _ in back], mine)
         purges.take_back(session, [blob.blob_id for blob, _ in doubtful], mine, grace)
@@ -362,6 +365,19 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
             + [_event("doubt", blob, run_id, why=why) for blob, why in doubtful],
         )
     return skipped + outcomes
+
+
+def _mark_gone(
+    session: Session, blob_ids: Sequence[int], still: Condition, run_id: str
+) -> list[tuple[int, str | None]]:
+    """Record that bytes are gone, and free what they held of a quota."""
+    counted = purges.counted_until_purged(session, blob_ids)
+    if not counted:
+        return purges.mark_gone(session, blob_ids, still, run_id)
+    deployment.lock(session)  # quotas are counted under it
+    # guard delete.freed: what a user has deleted counts towards the quota for ever
+    with quotas.counted(session, counted):
+        return purges.mark_gone(session, blob_ids, still, run_id)
 
 
 def _event(event: str, blob: Doomed, run_id: str, **detail: object) -> Event:

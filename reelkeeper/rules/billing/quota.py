@@ -27,6 +27,11 @@ class QuotaPolicy(BaseModel):
     premium_bytes: int = Field(GIB, ge=0, le=MAX_BYTES, description="The same for premium users: 1 GiB")
     pro_bytes: int = Field(10 * GIB, ge=0, le=MAX_BYTES, description="The same for pro users: 10 GiB")
 
+    count_deleted_until_purged: bool = Field(
+        False,
+        description="Count a video that its user deleted until its bytes are purged; false: it is free at once",
+    )
+
     def by_tier(self) -> dict[str, int]:
         """Give the bytes by the tier's name."""
         return {Tier.FREE: self.free_bytes, Tier.PREMIUM: self.premium_bytes, Tier.PRO: self.pro_bytes}

@@ -3,7 +3,8 @@
     with counted(session, [video_id]):
         ...                                           # whatever the change does to these videos
 
-`used_bytes` is the live videos' present bytes. A user without a row here has not been counted yet.
+`used_bytes` is the present bytes of the videos that count: the live ones, and by policy those that their user deleted
+and that are not purged yet. A user without a row here has not been counted yet.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,10 +14,11 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model import Tier, VideoState
+from reelkeeper.model import Tier
 from reelkeeper.model.money import ReservationState, Standing
 from reelkeeper.store.core.engine import Clock, changed, insert_into
 from reelkeeper.store.tables import blobs, operations, reservations, storage_accounts, users, videos
+from reelkeeper.store.videos.conditions import counts
 
 _LIVE = videos.join(blobs, blobs.c.id == videos.c.blob_id)
 _SIZE = sa.cast(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0), sa.BigInteger)  # PostgreSQL sums to NUMERIC
@@ -44,8 +46,8 @@ _IN_USE = sa.exists().where(  # an upload under way counts on it
 
 
 def live_bytes(session: Session, wanted: sa.ColumnElement[bool] | None = None) -> dict[str, int]:
-    """Count the present bytes of the live videos that are `wanted`, by user; of all videos if it is None."""
-    query = sa.select(videos.c.user_id, _SIZE).select_from(_LIVE).where(videos.c.state == VideoState.LIVE)
+    """Count the present bytes of the videos that count and are `wanted`, by user; of all videos if it is None."""
+    query = sa.select(videos.c.user_id, _SIZE).select_from(_LIVE).where(counts())
     rows = session.execute((query if wanted is None else query.where(wanted)).group_by(videos.c.user_id))
     return {user_id: int(size_bytes) for user_id, size_bytes in rows}
 
@@ -95,7 +97,7 @@ def ensure(session: Session, user_ids: Iterable[str]) -> int:
 
 
 def _count_of(user_id: sa.ColumnElement[Any]) -> sa.ScalarSelect[int]:
-    counted_now = sa.select(_SIZE).select_from(_LIVE).where(videos.c.state == VideoState.LIVE)
+    counted_now = sa.select(_SIZE).select_from(_LIVE).where(counts())
     return counted_now.where(videos.c.user_id == user_id).scalar_subquery()
 
 

@@ -4,7 +4,7 @@
     balance          an account                              the sum of its entries
     held             a user's credits that are set aside     the sum of the open holds
     spent            what was captured and not refunded      the same by the transfers
-    used_bytes       what a user stores                      the present bytes of the live videos
+    used_bytes       what a user stores                      the present bytes of the videos that count
     reserved_bytes   what a user was promised                the sum of the open reservations
     in_flight        what jobs in flight will cost, by scope the sum of their expected costs
 
@@ -16,7 +16,6 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model import VideoState
 from reelkeeper.model.money import AccountKind, HoldState, Mismatch, ReservationState, TransferKind
 from reelkeeper.store.billing import job_totals
 from reelkeeper.store.jobs.queue import leads
@@ -32,6 +31,7 @@ from reelkeeper.store.tables import (
     videos,
 )
 from reelkeeper.store.tables import job_totals as totals
+from reelkeeper.store.videos.conditions import counts
 
 MAX_OF_A_KIND: Final = 200  # mismatches that one recount lists of each kind: a person reads a few
 _Select = sa.Select[Any]
@@ -73,7 +73,7 @@ def _figures() -> dict[str, tuple[_Select, _Select]]:
         _amounts(videos.c.user_id, blobs.c.size_bytes)
         .select_from(videos.join(blobs, blobs.c.id == videos.c.blob_id))
         .where(
-            videos.c.state == VideoState.LIVE,
+            counts(),
             sa.exists().where(storage_accounts.c.user_id == videos.c.user_id),  # others are not counted yet
         )
     )

@@ -103,6 +103,12 @@ def timed_out(session: Session, video_ids: Sequence[str] | None, limit: int) -> 
     return [TimedOut(row.id, row.key, Recorded(*row[2:])) for row in rows]
 
 
+def counted_until_purged(session: Session, blob_ids: Sequence[int]) -> list[str]:
+    """List the videos on these blobs that their users have deleted, and that count towards a quota until now."""
+    counted = sa.and_(videos.c.state == VideoState.RETIRED, videos.c.retire_reason == conditions.DELETED_COUNTED)
+    return list(session.execute(sa.select(videos.c.id).where(videos.c.blob_id.in_(blob_ids), counted)).scalars())
+
+
 def mark_gone(session: Session, blob_ids: Sequence[int], still: Condition, run_id: str) -> list[tuple[int, str | None]]:
     """Record that the bytes of those blobs that are `still` claimed are gone; return them, with their videos."""
     settled = session.execute(

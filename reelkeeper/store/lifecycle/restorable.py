@@ -10,7 +10,7 @@ from reelkeeper.model import BlobState, Grace, Recorded, VideoState
 from reelkeeper.store.core.engine import changed, now
 from reelkeeper.store.lifecycle import notices
 from reelkeeper.store.tables import blobs, operations, videos
-from reelkeeper.store.videos.conditions import DELETED, TAKEN_DOWN, retired
+from reelkeeper.store.videos.conditions import BY_ITS_USER, TAKEN_DOWN, retired
 
 
 class Restorable(NamedTuple):
@@ -42,7 +42,9 @@ def find(session: Session, *, run_id: str | None, video_id: str | None, user_id:
     wanted = {
         "run": sa.or_(sa.and_(is_retired, videos.c.run_id == run_id), sa.and_(swapped, operations.c.run_id == run_id)),
         "video": sa.and_(videos.c.id == video_id, sa.or_(is_retired, swapped)),
-        "user": sa.and_(videos.c.user_id == user_id, is_retired, videos.c.retire_reason.is_distinct_from(DELETED)),
+        "user": sa.and_(
+            videos.c.user_id == user_id, is_retired, sa.func.coalesce(videos.c.retire_reason, "").not_in(BY_ITS_USER)
+        ),
     }["run" if run_id else "video" if video_id else "user"]
     return [Restorable(*row) for row in session.execute(_candidates().where(wanted))]
 

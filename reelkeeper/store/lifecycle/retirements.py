@@ -12,7 +12,7 @@ from reelkeeper.store.core.engine import changed, now
 from reelkeeper.store.lifecycle import notices
 from reelkeeper.store.tables import blobs, plans, verdicts, videos
 from reelkeeper.store.videos import conditions
-from reelkeeper.store.videos.conditions import DELETED, retired
+from reelkeeper.store.videos.conditions import DELETED, DELETED_COUNTED, retired
 
 
 class Planned(NamedTuple):
@@ -86,10 +86,11 @@ def retire_videos(
     return {row.id: row.blob_id for row in rows}
 
 
-def delete_video(session: Session, video_id: str, run_id: str) -> int | None:
+def delete_video(session: Session, video_id: str, run_id: str, *, is_counted: bool) -> int | None:
     """Retire a live video that its user does not want; return the blob that it stood on, None where it is held.
 
-    One that is retired already keeps its grace, and is its user's deletion from now on.
+    One that is retired already keeps its grace, and is its user's deletion from now on. With `is_counted`, a live one
+    counts towards the quota until its bytes are purged.
     """
     return session.execute(
         sa.update(videos)
@@ -102,7 +103,10 @@ def delete_video(session: Session, video_id: str, run_id: str) -> int | None:
         .values(
             state=VideoState.RETIRED,
             retired_at=sa.func.coalesce(videos.c.retired_at, now(session)),
-            retire_reason=DELETED,
+            # guard delete.counted_live: to delete what the rules have retired already takes room of the quota again
+            retire_reason=sa.case(
+                (sa.and_(videos.c.state == VideoState.LIVE, sa.literal(is_counted)), DELETED_COUNTED), else_=DELETED
+            ),
             run_id=run_id,
         )
         .returning(videos.c.blob_id)

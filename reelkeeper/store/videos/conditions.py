@@ -16,6 +16,10 @@ Condition = sa.ColumnElement[bool]
 # ahead of its (MAX_SKEW_FROM_BUCKET); a purge signs within seconds of its claim. So nothing of it is taken after this.
 CLAIM_TIMEOUT: Final = timedelta(minutes=25)
 DELETED: Final = "deleted by its user"  # why it was retired: no view puts its purge off, and its id alone restores it
+DELETED_COUNTED: Final = (
+    "deleted by its user, and counted until its bytes are purged"  # the same: its quota is not free yet
+)
+BY_ITS_USER: Final = (DELETED, DELETED_COUNTED)
 TAKEN_DOWN: Final = "taken down"  # why it was retired: it has no grace, and nobody brings it back
 
 
@@ -37,6 +41,12 @@ def held(
 def kept(video_id: sa.ColumnElement[str], at: datetime) -> Condition:
     """Say in SQL that the video stays on request at `at`."""
     return sa.exists().where(keeps.c.video_id == video_id, keeps.c.until > at)
+
+
+def counts() -> Condition:
+    """Say in SQL that the video's present bytes count towards its user's quota."""
+    is_counted = sa.and_(videos.c.state == VideoState.RETIRED, videos.c.retire_reason == DELETED_COUNTED)
+    return sa.or_(videos.c.state == VideoState.LIVE, is_counted)
 
 
 def in_operation(video_id: sa.ColumnElement[str]) -> Condition:
@@ -82,7 +92,7 @@ def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
         # guard purge.retired_video: a live video's present bytes go
         videos.c.state == VideoState.RETIRED,
         # guard purge.viewed: a retired video goes that somebody has viewed within its grace
-        sa.or_(videos.c.retire_reason.in_([DELETED, TAKEN_DOWN]), not_viewed_since(viewed_before)),
+        sa.or_(videos.c.retire_reason.in_([*BY_ITS_USER, TAKEN_DOWN]), not_viewed_since(viewed_before)),
     )
     abandoned = videos.c.blob_id.is_(None)  # the first upload of a video that never came to be
     allowed = sa.exists().where(

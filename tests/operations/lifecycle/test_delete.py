@@ -1,6 +1,7 @@
 """A user deletes a video: given to nobody from then on, purged after its grace, brought back by its own id alone."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -10,10 +11,12 @@ from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.lifecycle.delete import delete
-from reelkeeper.operations.lifecycle.purge import purge
+from reelkeeper.operations.lifecycle.purge import purge, settle_claims
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
+from reelkeeper.operations.lifecycle.takedown import Order, take_down
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.views import show
+from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import audit_events, blobs, cache_entries, videos
@@ -22,6 +25,7 @@ from reelkeeper.store.videos.holds import HoldTerms
 from tests.faults.world import LONG_AGO, World
 from tests.operations.books import storage
 from tests.operations.changes import change, rows
+from tests.policies import put_in_force
 
 
 def ask(world: World, video_id: str = "v1", user_id: str | None = "ann") -> datetime:
@@ -111,3 +115,65 @@ def test_a_user_deletes_only_what_is_there_and_their_own(world: World) -> None:
             ask(world)
     change(world, videos, state=VideoState.LIVE)
     assert ask(world, user_id=None)
+
+
+COUNTED = QuotaPolicy(count_deleted_until_purged=True)
+
+
+def test_where_the_policy_says_so_its_room_is_free_with_its_bytes(world: World, lease: Lease) -> None:
+    put_in_force(world.workspace.engine, quota=COUNTED)
+    blob_id = world.video("v1")
+    before = storage(world.workspace.engine, "ann")
+    ask(world)
+    ask(world)
+    assert storage(world.workspace.engine, "ann") == before
+    assert accounts.recount(world.workspace.engine) == []
+    change(world, blobs, purge_after=LONG_AGO)
+    plan = world.plan("purge_retired", "purge", [blob_id])
+    purge(world.workspace, plan, [blob_id], lease=lease, run_id="r", grace=Grace())
+    assert storage(world.workspace.engine, "ann") == (0, 0)
+    world.check()
+
+
+def test_what_counts_until_it_is_purged_counts_as_before_once_it_is_restored_or_taken_down(world: World) -> None:
+    put_in_force(world.workspace.engine, quota=COUNTED)
+    for name in ("v1", "v2"):
+        world.video(name)
+        ask(world, name)
+    before = storage(world.workspace.engine, "ann")
+    found = find_restorable(world.workspace, video_id="v1")
+    restore(world.workspace, found, run_id="r", author="ops", grace=Grace(), hold_days=0)
+    assert storage(world.workspace.engine, "ann") == before
+    with pytest.raises(NotFound):
+        find_restorable(world.workspace, user_id="ann")
+    scratch = Path(world.address.folder) / "scratch"
+    take_down(world.workspace, "v2", Order("counsel", "court order 17", "takedown-1"), scratch=scratch)
+    assert storage(world.workspace.engine, "ann") == (before[0] // 2, 0)
+    put_in_force(world.workspace.engine, quota=QuotaPolicy())
+    ask(world, "v1")
+    assert storage(world.workspace.engine, "ann") == (0, 0)
+    assert accounts.recount(world.workspace.engine) == []
+
+
+def test_to_delete_what_the_rules_have_retired_takes_no_room(world: World) -> None:
+    put_in_force(world.workspace.engine, quota=COUNTED)
+    world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    world.video("v2")
+    before = storage(world.workspace.engine, "ann")
+    ask(world)
+    assert storage(world.workspace.engine, "ann") == before
+    assert accounts.recount(world.workspace.engine) == []
+
+
+def test_a_purge_whose_claim_timed_out_frees_the_room_too(world: World, lease: Lease) -> None:
+    put_in_force(world.workspace.engine, quota=COUNTED)
+    world.video("v1")
+    ask(world)
+    with transaction(world.workspace.engine, "test") as session:
+        values = {"state": BlobState.DELETING, "claimed_at": LONG_AGO, "claim_token": 99}
+        session.execute(sa.update(blobs).values(values))
+        (key,) = session.execute(sa.select(blobs.c.key)).scalars()
+    world.workspace.bucket.delete([key])
+    assert settle_claims(world.workspace, run_id="r", grace=Grace(), lease=lease) == 1
+    assert storage(world.workspace.engine, "ann") == (0, 0)
+    assert accounts.recount(world.workspace.engine) == []

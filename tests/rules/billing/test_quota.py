@@ -1,5 +1,7 @@
 """Whether more bytes fit: used + reserved + incoming against the quota, and never where something is unknown."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,6 +81,6 @@ def test_what_is_no_number_of_bytes_is_refused(size: int) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"free_bytes": -1}, {"free_bytes": 1.5}, {"gold_bytes": 1}, {"pro_bytes": None}])
-def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, int]) -> None:
+def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         QuotaPolicy(**wrong)
