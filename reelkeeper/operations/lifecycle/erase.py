@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from reelkeeper.adapters.s3.keys import parse_key, safe_id
+from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import HoldClosed, KeyRefused, LeaseLost, NotFound
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.billing import quota
@@ -165,18 +166,27 @@ def _delete_loose(run: _Run) -> dict[str, str]:
     """Delete what else is stored of the user: uploads, orphans, and images that nobody else uses."""
     bucket, user_id = run.workspace.bucket, run.erasing.user_id
     with reading(run.workspace.engine) as session:
-        known = erasures.loose_keys(session, user_id)
+        known = [key for key in erasures.loose_keys(session, user_id) if _is_within(bucket, key)]
         images = [bucket.image_key(sha256) for sha256 in erasures.own_images(session, user_id)]
-    listed = _listed(run)
     refused: dict[str, str] = {}
-    candidates = sorted({*known, *listed})
+    candidates = sorted({*known, *_listed(run), *images})
     for start in range(0, len(candidates), _BATCH):
         some = candidates[start : start + _BATCH]
+        stored = [key for key, found in bucket.stored(some).items() if found]
         with reading(run.workspace.engine) as session:
-            # guard erase.others_key: an object goes that a video's row still stands for
-            some = [key for key in some if key not in erasures.with_videos(session, some)]
-        refused |= delete_loose(run.workspace, some, lease=run.lease)
-    return refused | delete_loose(run.workspace, images, lease=run.lease)
+            standing = erasures.with_videos(session, stored)
+        # guard erase.others_key: an object goes that a video's row still stands for
+        stored = [key for key in stored if key not in standing]
+        refused |= delete_loose(run.workspace, stored, lease=run.lease)
+    return refused
+
+
+def _is_within(bucket: Bucket, key: str) -> bool:
+    """Say whether a key, as the service may have named it, is of an object that Reelkeeper may touch."""
+    try:
+        return not bucket.is_hidden(bucket.check(key))
+    except KeyRefused:
+        return False
 
 
 def _listed(run: _Run) -> list[str]:

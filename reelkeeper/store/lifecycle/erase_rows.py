@@ -187,12 +187,13 @@ def _clean_texts(session: Session, clean: Clean) -> None:
         for rows in _pages(session, table, key, [table.c[column] for column in columns]):
             for row in rows:
                 found = {column: getattr(row, column) for column in columns}
-                told = {column: clean(value) for column, value in found.items()}
+                told = clean(found)
                 if told == found:
                     continue
                 this = sa.and_(*(column == getattr(row, column.name) for column in key))
                 if table is outbox and row.endpoint_id is not None:
-                    told["state"] = MessageState.WITHDRAWN
+                    told = {"state": MessageState.WITHDRAWN, "last_error": None, "subject": None}
+                    told["payload"] = {**found["payload"], "data": {}}
                 session.execute(sa.update(table).where(this).values(told))
 
 
