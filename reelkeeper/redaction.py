@@ -1,5 +1,7 @@
 """The last net under our secrets: what this process logs or prints never holds one, whoever wrote the line.
 
+And under the ids of users, which no log and nothing of Prefect's holds: an erasure reaches neither.
+
 Secrets are kept out of messages where these are written. Libraries write their own: botocore at level DEBUG the signed
 headers of each request, httpx at INFO the address of each webhook. So every log record is looked at as it is made,
 before a handler, Prefect's to its server included, gets to see it.
@@ -15,8 +17,16 @@ from urllib.parse import unquote, urlsplit
 
 SHOWN = "***"
 _SHORTEST = 6  # characters: what is shorter is no secret, and would be cut out of innocent words
+_ACCESS = "uvicorn.access"
 _LONG = 16  # characters of an address's path, that no other path has by chance
 _SIGNATURES = r"(?<=Signature=)[0-9a-f]{64}|(?<=Signature:\n)[0-9a-f]{64}|(?<=X-Amz-Security-Token=)[^&\s]+"
+
+# Whose something is, as our own sentences and keys say it: what comes after `user`, and the folders before a video.
+_OWNERS = re.compile(
+    r"\b(?P<said>users?[ ]?[:=]?[ ]?(?P<quote>['\"]))[^'\"\n]{1,200}(?P=quote)"
+    r"|(?P<account>\b(?:user|held)[:/=]|/users/|\buser_id=)[\w.%-]+"
+    r"|(?<![\w.~/-])(?:[^\s'\"`/:,]{1,256}/){1,20}(?P<file>[^\s'\"`/:,]{1,256}\.(?:mp4|webm|mov|mkv|m4v)\b)"
+)
 
 _known: frozenset[str] = frozenset()
 _pattern = re.compile(_SIGNATURES)
@@ -44,6 +54,17 @@ def redacted(text: str) -> str:
     return _pattern.sub(SHOWN, text)
 
 
+def unnamed(text: str) -> str:
+    """Return `text` without the ids of users that our sentences, accounts and keys name."""
+    return _OWNERS.sub(_unnamed, text)
+
+
+def _unnamed(found: re.Match[str]) -> str:
+    if found["said"]:
+        return f"{found['said']}{SHOWN}{found['quote']}"
+    return f"{found['account']}{SHOWN}" if found["account"] else f"{SHOWN}/{found['file']}"
+
+
 def _forms(secret: str) -> set[str]:
     """Give what would betray a secret: itself, an address's password, or the part of it that a log may show alone."""
     try:
@@ -67,12 +88,17 @@ def _clean_record(*arguments: Any, **named: Any) -> logging.LogRecord:  # noqa: 
         said = record.getMessage()
     except Exception:  # noqa: BLE001  the handler reports a message that does not fit its arguments
         return record
-    clean = redacted(said)
+    # guard secrets.users: the id of a user stands in a log, which no erasure reaches
+    clean = unnamed(redacted(said))
     if clean != said:
-        record.msg, record.args = clean, None
+        # guard secrets.requests: a line about a request names the user, or cannot be written at all
+        if record.name == _ACCESS and isinstance(record.args, tuple):  # its formatter reads the arguments
+            record.args = tuple(unnamed(redacted(part)) if isinstance(part, str) else part for part in record.args)
+        else:
+            record.msg, record.args = clean, None
     if record.exc_info and record.exc_info[0]:
         trace = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
-        clean = redacted(trace)
+        clean = unnamed(redacted(trace))
         if clean != trace:
             # guard secrets.traces: a secret stands in the traceback of an error
             record.exc_info, record.exc_text = None, clean

@@ -46,7 +46,7 @@ def publish(report: AccountsReport) -> AccountsReport:
     lines += [f"| figures that do not add up | {len(report.mismatches):,} |"]
     create_markdown_artifact("\n".join(lines), key="settle-accounts-report")
     if report.mismatches:
-        rows = [mismatch._asdict() for mismatch in report.mismatches]
+        rows = [mismatch._asdict() | {"subject": "see reelkeeper credits recount"} for mismatch in report.mismatches]
         create_table_artifact(rows, key="settle-accounts-mismatches", description="Kept, and counted anew")
     told = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in figures.items())
     get_run_logger().info("%s: %s; %s do not add up", report.flow, told, f"{len(report.mismatches):,}")

@@ -129,7 +129,6 @@ def _rows(figures: plans.Figures) -> list[dict[str, str | float]]:
             "USD net": _dollars(item.net_microusd),
             "do": item.action,
             "MB": round(item.size_bytes / 10**6, 3),
-            "user": item.user_id or "",
             "rule": item.rule,
         }
         for item in figures.items

@@ -12,6 +12,7 @@ from reelkeeper.model import Counts, Done, Outcome, PlanSummary
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import outcomes as carried_out
 from reelkeeper.operations.lifecycle.outcomes import MAX_FAILURES
+from reelkeeper.redaction import SHOWN, unnamed
 from reelkeeper.rules.core.wording import dollars, searched, size
 from reelkeeper.rules.lifecycle.report import HelpReport, Report, SyncReport, count
 from reelkeeper.rules.sync import adoption as adopting
@@ -25,7 +26,7 @@ def publish(workspace: Workspace, plan: PlanSummary, run_id: str) -> Report:
     create_markdown_artifact(_markdown(report), key=f"{name}-report", description=f"What came of plan {plan.id}")
     if report.failures:
         rows = [
-            {"what": outcome.video_id, "why": outcome.reason, "bytes": outcome.before_bytes}
+            {"what": outcome.video_id, "why": unnamed(outcome.reason), "bytes": outcome.before_bytes}
             for outcome in report.failures
         ]
         create_table_artifact(rows, key=f"{name}-failures", description=f"{report.failed:,} items failed")
@@ -43,7 +44,10 @@ def publish_sync(report: SyncReport) -> SyncReport:
     lines += [f"| {name.replace('_', ' ')} | {value:,} |" for name, value in found.items()]
     lines += [f"| left open by killed runs, now {done.outcome} | {done.objects:,} |" for done in report.settled]
     named = {"Lost": report.lost, "In doubt": report.doubtful, "Unexplained": report.orphan_keys}
-    lines += ["", *(f"{what}: {', '.join(f'`{name}`' for name in names)}." for what, names in named.items() if names)]
+    lines += [
+        "",
+        *(f"{what}: {', '.join(f'`{unnamed(name)}`' for name in names)}." for what, names in named.items() if names),
+    ]
     for sheet in adopting.sheets(report.adoption, dry_run=report.dry_run):
         lines += ["", f"### {sheet.title}", "", *_sheet(sheet)]
     lines += ["", *adopting.remarks(report.adoption, dry_run=report.dry_run)]
@@ -54,9 +58,12 @@ def publish_sync(report: SyncReport) -> SyncReport:
 
 def _sheet(sheet: adopting.Sheet) -> list[str]:
     """Give a table in Markdown, in which keys and names are somebody's text."""
-    rows = [
-        ["`" + cell.replace("`", "'").replace("|", "\\|").replace("\n", "` `") + "`" for cell in row]
+    shown = [
+        [SHOWN if heading == "user" else unnamed(cell) for heading, cell in zip(sheet.headings, row, strict=True)]
         for row in sheet.rows
+    ]
+    rows = [
+        ["`" + cell.replace("`", "'").replace("|", "\\|").replace("\n", "` `") + "`" for cell in row] for row in shown
     ]
     lines = [[heading.lstrip(">!") for heading in sheet.headings]]
     lines += [["--:" if heading.startswith(">") else "---" for heading in sheet.headings], *rows]

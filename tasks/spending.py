@@ -1,5 +1,6 @@
 """Spending: read for the rules that watch it, and shown with what they found."""
 
+import re
 from collections.abc import Sequence
 from datetime import date, datetime
 
@@ -12,6 +13,7 @@ from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.operations.alerts.alerts import Observed
 from reelkeeper.operations.billing import metering
 from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.redaction import SHOWN, unnamed
 from reelkeeper.rules.spend.watch import CostsReport, Spent, lines
 
 FLOW = "monitor_costs"
@@ -56,7 +58,13 @@ def publish(
     )
     if found:
         kept = ("rule", "scope", "period", "level", "severity", "title", "text", "suggestion")
-        table = [{name: str(getattr(finding, name)) for name in kept} for finding in found]
+        table = [{name: _said(finding, str(getattr(finding, name))) for name in kept} for finding in found]
         create_table_artifact(table, key="monitor-costs-findings", description=f"What run {run_id} found")
     get_run_logger().info("%s today, %s this month; %d found", report.spent_today, report.spent_this_month, len(found))
     return report
+
+
+def _said(finding: Finding, text: str) -> str:
+    """Leave the user out whom a finding is about: nothing of Prefect's names one."""
+    kind, _, user = finding.scope.partition(":")
+    return re.sub(rf"(?<![\w-]){re.escape(user)}(?![\w-])", SHOWN, text) if kind == "user" and user else unnamed(text)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from uvicorn.logging import AccessFormatter
 
 from reelkeeper import redaction
 from reelkeeper.settings import Settings
@@ -43,6 +44,32 @@ def test_a_secret_is_not_shown_in_any_of_its_forms(text: str, shown: str) -> Non
 @given(before=st.text(max_size=20), after=st.text(max_size=20))
 def test_a_secret_is_not_shown_wherever_it_stands(before: str, after: str) -> None:
     assert TOKEN not in redaction.redacted(before + TOKEN + after)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no user 'ann' in the catalogue", "no user '***' in the catalogue"),
+        ("budget user:ann is used up", "budget user:*** is used up"),
+        ("balance of user/ann is 3, of held/ann 4", "balance of user/*** is 3, of held/*** 4"),
+        ("videos/ann/v1/g1-0011223344556677.mp4 is lost", "***/g1-0011223344556677.mp4 is lost"),
+        ("'ann/a holiday.mp4', 'ann/b.mp4'", "'ann/a holiday.mp4', '***/b.mp4'"),
+        ("GET /v1/users/ann/videos?user_id=ann&x=1", "GET /v1/users/***/videos?user_id=***&x=1"),
+        ("2 users above 20 % of video v1", "2 users above 20 % of video v1"),
+        ("see /var/lib/scratch/a.mp4", "see /var/lib/scratch/a.mp4"),
+    ],
+)
+def test_no_user_is_named_where_no_erasure_reaches(text: str, shown: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert redaction.unnamed(text) == shown
+    logging.getLogger("some.library").warning("%s", text)
+    assert shown in caplog.text
+
+
+def test_a_line_about_a_request_names_no_user_and_is_still_formatted() -> None:
+    named = ("127.0.0.1:5000", "GET", "/v1/users/ann/export", "1.1", 200)
+    record = logging.getLogRecordFactory()("uvicorn.access", 20, "f", 1, '%s - "%s %s HTTP/%s" %d', named, None)
+    text = AccessFormatter("%(client_addr)s %(request_line)s %(status_code)s", use_colors=False).format(record)
+    assert text == "127.0.0.1:5000 GET /v1/users/***/export HTTP/1.1 200 OK"
 
 
 def test_records_are_clean_in_message_arguments_and_trace(caplog: pytest.LogCaptureFixture) -> None:

@@ -202,7 +202,7 @@ def test_the_plan_can_be_read(ui: str, tab: Page, run_id: str) -> None:
     _open(ui, tab, run_id, "tier-storage-plan")
     visible(tab, re.compile("0 views in 30 days, 20 days"))
     headings = [locator.inner_text() for locator in tab.get_by_role("columnheader").all()]
-    assert headings == ["what", "why", "USD a month", "USD net", "do", "MB", "user", "rule"]
+    assert headings == ["what", "why", "USD a month", "USD net", "do", "MB", "rule"]
     assert {f"v{n}" for n in range(3)} <= {locator.inner_text() for locator in tab.get_by_role("cell").all()}
     assert is_whole(tab.get_by_role("cell", name=re.compile("0 views in 30 days")).first)
     keep(tab, "plan")

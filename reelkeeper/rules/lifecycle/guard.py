@@ -188,8 +188,8 @@ def _excesses(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int) -> It
     # guard guard.user_percent: one user loses too large a share
     if hit:
         worst = sorted(hit, key=lambda user: (-hit[user], user))
-        named = ", ".join("{} {:,} of {:,}".format(user, *users[user]) for user in worst[:_USERS_NAMED])
-        text = f"{many(len(hit), 'user')} above {limits.max_user_percent:g} % of their videos, the worst {named}"
+        named = ", ".join("user '{}' {:,} of {:,}".format(user, *users[user]) for user in worst[:_USERS_NAMED])
+        text = f"{many(len(hit), 'user')} above {limits.max_user_percent:g} % of their videos, the worst: {named}"
         yield _Breach("max_user_percent", text, _possible(hit[worst[0]]))
 
     in_24h, before = selected + max(retired_in_24h, 0), population + max(retired_in_24h, 0)

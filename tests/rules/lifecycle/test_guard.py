@@ -168,7 +168,7 @@ def test_the_text_of_a_refusal_is_a_contract() -> None:
         "  max_objects: 601 videos, limit 500",
         "  max_bytes: 60,000,000,000 bytes, limit 50,000,000,000",
         "  max_percent: 601 of 10,000 live videos (6.01 %), limit 5 %",
-        "  max_user_percent: 1 user above 20 % of their videos, the worst ann 600 of 700",
+        "  max_user_percent: 1 user above 20 % of their videos, the worst: user 'ann' 600 of 700",
         "  max_percent_in_24h: 1,101 of 10,500 videos in 24 hours (10.49 %), limit 10 %",
         "  for example: v0, v1, v2, v3, v4",
         "  plan: p-7",
