@@ -11,7 +11,7 @@ from typing import Final
 
 from mkdocs.exceptions import PluginError
 
-from docs.generated import api, commands, errors, flows, guards, policies, settings, webhooks
+from docs.generated import api, commands, errors, flows, guards, personal, policies, settings, webhooks
 
 WRITERS: Final[dict[str, Callable[[str], str]]] = {
     "settings": settings.table,
@@ -27,6 +27,7 @@ WRITERS: Final[dict[str, Callable[[str], str]]] = {
     "errors": errors.table,
     "error-tree": errors.tree,
     "guards": guards.table,
+    "personal-data": personal.table,
     "webhook-events": webhooks.table,
 }
 _MARKER: Final = re.compile(r"^<!-- (generated|drawing): ([\w-]+) ?([\w-]*) -->$", re.MULTILINE)
