@@ -22,6 +22,7 @@ import sqlalchemy as sa
 
 from bench.report import Row
 from reelkeeper.model import SearchTotals
+from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, for_tiering, reason, verdicts
 from reelkeeper.rules.lifecycle.savings import of_verdict
 from reelkeeper.rules.lifecycle.worth import Payback, unopened
@@ -142,8 +143,8 @@ def _ours(path: Path) -> int:
     payback = Payback(horizon_days=365)
     worth = partial(unopened, "h264", payback, SearchTotals())
     with reading(engine) as session:
-        judged = for_tiering(verdicts(live_videos(session, AS_OF), POLICY, AS_OF, "recipe", worth=worth))
-        saving = partial(of_verdict, policy=POLICY, as_of=AS_OF, payback=payback)
+        judged = for_tiering(verdicts(live_videos(session, AS_OF), POLICY, SHIPPED, AS_OF, "recipe", worth=worth))
+        saving = partial(of_verdict, tiers=SHIPPED, as_of=AS_OF, payback=payback)
         summary = add_verdicts(engine, plan_id, judged, reason, saving)
     _say(time.perf_counter() - started, acted_on=summary.retire.objects + summary.compress.objects)
     return summary.population.objects

@@ -8,8 +8,7 @@ from itertools import product
 from statistics import fmean
 
 from bench.report import Row
-from reelkeeper.rules.jobs.dispatch import DispatchPolicy
-from reelkeeper.simulation.queue import COMPLEXITY, POLICIES, Waits, arrivals, clairvoyant, run
+from reelkeeper.simulation.queue import COMPLEXITY, POLICIES, Rules, Waits, arrivals, clairvoyant, run
 
 SEEDS, JOBS, SLOTS, ERRORS = (1, 2), 2_500, 8, (0.3, 0.6)
 FIGURES: dict[str, tuple[Callable[[Waits], float], float]] = {  # and how many times first come first served's it may be
@@ -28,7 +27,7 @@ def _rows(load: float) -> list[Row]:
     found: dict[str, list[Waits]] = {name: [] for name in (*POLICIES, "ours", "clairvoyant")}
     for distribution, error, seed in product(COMPLEXITY, ERRORS, SEEDS):
         coming = arrivals(distribution, seed=seed, count=JOBS, slots=SLOTS, load=load, error_sigma=error)
-        for name, policy in (POLICIES | {"ours": DispatchPolicy()}).items():
+        for name, policy in (POLICIES | {"ours": Rules()}).items():
             found[name].append(run(coming, policy, slots=SLOTS))
         found["clairvoyant"].append(run(clairvoyant(coming), POLICIES["shortest"], slots=SLOTS))
     rows = []

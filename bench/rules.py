@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from bench.report import Row
 from reelkeeper.model import Action, Verdict, Video
+from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, for_tiering, largest_first, reason, verdicts
 
 VIDEOS = 100_000
@@ -38,9 +39,9 @@ def measure() -> list[Row]:
         for n in range(VIDEOS)
     ]
     policy = LifecyclePolicy()
-    judged = list(verdicts(catalogue, policy, AS_OF, "recipe"))
+    judged = list(verdicts(catalogue, policy, SHIPPED, AS_OF, "recipe"))
     bare = _best(lambda: (Verdict(video, Action.KEEP, "bare") for video in catalogue))
-    ours = _best(lambda: verdicts(catalogue, policy, AS_OF, "recipe"))
+    ours = _best(lambda: verdicts(catalogue, policy, SHIPPED, AS_OF, "recipe"))
     chosen = _best(lambda: largest_first(for_tiering(judged), policy.compress_limit))
     worded = _best(lambda: map(reason, judged))
     tests, command = _tests()

@@ -18,6 +18,7 @@ from reelkeeper.cli import plan_view
 from reelkeeper.cli.screen import dollars, out, say, size, table
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import Grace
+from reelkeeper.operations.billing.users import import_users
 from reelkeeper.operations.core.workspace import Workspace, open_workspace
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.videos.hold import hold
@@ -90,7 +91,7 @@ def _adopt(scene: Scene) -> None:
     days = [(now - timedelta(days=ago)).date() for ago in range(1, _WINDOW_DAYS + 1)]
     cast, engine = clips.CAST, scene.workspace.engine
     created = {clip.video_id: now - timedelta(days=clip.age_days) for clip in cast}
-    imports.import_users(engine, ["id,tier,created_at", *(f"{user},{tier}," for user, tier in clips.TIERS.items())])
+    import_users(engine, ["id,tier,created_at", *(f"{user},{tier}," for user, tier in clips.TIERS.items())])
     imports.import_videos(
         engine,
         ["id,user_id,created_at", *(f"{c.video_id},{c.user_id},{created[c.video_id].isoformat()}" for c in cast)],

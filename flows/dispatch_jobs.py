@@ -6,6 +6,7 @@ from prefect import flow
 from pydantic import Field
 
 from reelkeeper.operations.core.overrides import Override, followed
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
 from tasks import heartbeats, jobs, runs, workspaces
@@ -15,6 +16,7 @@ from tasks.parameters import DryRun, FieldHelp
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def dispatch_jobs(
     order: Annotated[DispatchPolicy | None, Override()] = None,
+    tiers: Annotated[Tiers | None, Override()] = None,
     attempts: Annotated[AttemptPolicy | None, Override()] = None,
     slots: Annotated[int, Field(ge=1, le=1000), FieldHelp("Jobs that this run keeps going at once, at most")] = 8,
     seconds: Annotated[int, Field(ge=1, le=3600), FieldHelp("How long it takes on new jobs")] = 285,
@@ -29,10 +31,10 @@ def dispatch_jobs(
     run_id = runs.run_id()
 
     with workspaces.opened() as workspace:
-        rules = followed(workspace.engine, order=order, attempts=attempts)  # asked anew at each claim
+        rules = followed(workspace.engine, order=order, tiers=tiers, attempts=attempts)  # asked anew at each claim
         if dry_run:
-            return jobs.preview(workspace, rules.order, run_id)
+            return jobs.preview(workspace, rules, run_id)
         report = jobs.keep_slots_full(
-            workspace, order, attempts, slots=slots, seconds=seconds, until_idle=until_idle, run_id=run_id
+            workspace, order, tiers, attempts, slots=slots, seconds=seconds, until_idle=until_idle, run_id=run_id
         )
     return report.require_whole()

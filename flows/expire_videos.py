@@ -6,6 +6,7 @@ from typing import Annotated
 from prefect import flow
 
 from reelkeeper.operations.core.overrides import Override, followed
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.lifecycle import guard, lifecycle, notices
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
@@ -17,6 +18,7 @@ from tasks.parameters import AsOf, DryRun, PlanId
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def expire_videos(
     policy: Annotated[LifecyclePolicy | None, Override()] = None,
+    tiers: Annotated[Tiers | None, Override()] = None,
     limits: Annotated[BlastRadius | None, Override()] = None,
     dry_run: DryRun = True,
     as_of: AsOf = None,
@@ -26,19 +28,19 @@ def expire_videos(
 
     A dry run saves and shows the plan, and changes nothing. `plan_id` names a saved plan of at most 24 hours to carry
     out as it stands. What is retired can be brought back for `lifecycle.grace_days`. Where users were promised notice
-    (`lifecycle.notice_*_days`), the service is told that many days ahead.
+    (`notice_days` of their tier), the service is told that many days ahead.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
     with workspaces.opened() as workspace:
-        rules = followed(workspace.engine, lifecycle=policy, limits=limits)
-        rules.lifecycle.require_active("expire_videos")
-        terms = plans.terms(policy=rules.lifecycle)
+        rules = followed(workspace.engine, lifecycle=policy, tiers=tiers, limits=limits)
+        rules.tiers.require_retention("expire_videos")
+        terms = plans.terms(policy=rules.lifecycle, tiers=rules.tiers)
         if plan_id is None:
             live = videos.stream_live(workspace.engine, as_of)
-            judged = lifecycle.verdicts(live, rules.lifecycle, as_of, recipe_fingerprint="")
+            judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, as_of, recipe_fingerprint="")
             given = videos.notices_given(workspace.engine)
-            expired = lifecycle.for_expiry(notices.foretold(judged, rules.lifecycle, as_of, given))
+            expired = lifecycle.for_expiry(notices.foretold(judged, rules.lifecycle, rules.tiers, as_of, given))
             plan_id = plans.draw(
                 workspace, "expire_videos", terms, expired, limits=rules.limits, as_of=as_of, run_id=run_id
             )
@@ -50,7 +52,7 @@ def expire_videos(
         with workspaces.lease(workspace, "expire_videos") as held:
             plans.claim(workspace, plan, terms, judge, run_id)
             try:
-                videos.notify_planned(workspace, held, plan, rules.lifecycle, run_id=run_id)
+                videos.notify_planned(workspace, held, plan, rules, run_id=run_id)
                 videos.retire_planned(workspace, held, plan.id, run_id=run_id, grace=rules.lifecycle.grace)
             finally:
                 report = reports.publish(workspace, plan, run_id)

@@ -8,6 +8,7 @@ from pydantic import Field
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.forecast.costs import ForecastReport
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
@@ -20,6 +21,7 @@ from tasks.parameters import AsOf, DryRun, FieldHelp
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def forecast_costs(
     policy: Annotated[LifecyclePolicy | None, Override()] = None,
+    tiers: Annotated[Tiers | None, Override()] = None,
     book: Annotated[PriceBook | None, Override()] = None,
     budget: Annotated[BudgetPolicy | None, Override()] = None,
     saving: Annotated[SavingsPolicy | None, Override()] = None,
@@ -30,16 +32,24 @@ def forecast_costs(
 ) -> ForecastReport:
     """Forecast the bill of this month and those after it, keep it, post its chart, and suggest what would save.
 
-    `policy` says when videos leave, so it is that of expire_videos. A dry run shows the forecast and keeps nothing.
+    `tiers` says when videos leave, so it is that of expire_videos. A dry run shows the forecast and keeps nothing.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
     with workspaces.opened() as workspace:
-        rules = followed(workspace.engine, lifecycle=policy, book=book, budget=budget, saving=saving, alerting=alerting)
+        rules = followed(
+            workspace.engine,
+            lifecycle=policy,
+            tiers=tiers,
+            book=book,
+            budget=budget,
+            saving=saving,
+            alerting=alerting,
+        )
         costs = forecasts.predict(workspace, as_of, months, rules)
         stored, idle = (
             forecasts.stored_now(workspace, as_of, rules),
-            forecasts.survey(workspace, as_of, rules.lifecycle),
+            forecasts.survey(workspace, as_of, rules),
         )
 
         repeated, job_usd = forecasts.repeats(workspace, as_of)

@@ -6,7 +6,7 @@ from prefect import flow
 
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.alerts.alerting import AlertPolicy
-from reelkeeper.rules.billing.quota import QuotaPolicy
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.health import findings
 from reelkeeper.rules.health.performance import PerformancePolicy
 from reelkeeper.rules.health.performance_report import PerformanceReport
@@ -17,7 +17,7 @@ from tasks.parameters import AsOf, DryRun
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def monitor_performance(
     goals: Annotated[PerformancePolicy | None, Override()] = None,
-    quota: Annotated[QuotaPolicy | None, Override()] = None,
+    tiers: Annotated[Tiers | None, Override()] = None,
     alerting: Annotated[AlertPolicy | None, Override()] = None,
     dry_run: DryRun = True,
     as_of: AsOf = None,
@@ -29,8 +29,8 @@ def monitor_performance(
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
     with workspaces.store() as engine:
-        rules = followed(engine, goals=goals, quota=quota, alerting=alerting)
-        seen = performance.read(engine, rules.goals, rules.quota, as_of)
+        rules = followed(engine, goals=goals, tiers=tiers, alerting=alerting)
+        seen = performance.read(engine, rules.goals, rules.tiers, as_of)
         windows = performance.work_out(engine, seen, as_of)
 
         judged = findings.judge(seen, rules.goals, as_of)

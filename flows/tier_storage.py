@@ -7,6 +7,7 @@ from prefect import flow
 from pydantic import Field
 
 from reelkeeper.operations.core.overrides import Override, followed
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.lifecycle import guard, lifecycle, notices
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
@@ -19,6 +20,7 @@ from tasks.parameters import AsOf, DryRun, FieldHelp, PlanId
 @flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
 def tier_storage(
     policy: Annotated[LifecyclePolicy | None, Override()] = None,
+    tiers: Annotated[Tiers | None, Override()] = None,
     limits: Annotated[BlastRadius | None, Override()] = None,
     recipe: Annotated[Recipe | None, Override()] = None,
     acceptance: Annotated[Acceptance | None, Override()] = None,
@@ -32,19 +34,25 @@ def tier_storage(
     A dry run saves and shows the plan, and changes nothing. `plan_id` names a saved plan of at most 24 hours to carry
     out as it stands. What is compressed or retired can be brought back for `lifecycle.grace_days`. So many `helpers`,
     runs of `transcode_videos` on other workers, are asked to compress too. Before a video of a user who was promised
-    notice (`lifecycle.notice_*_days`) is retired, the service is told that many days ahead.
+    notice (`notice_days` of their tier) is retired, the service is told that many days ahead.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
     with workspaces.opened() as workspace:
-        rules = followed(workspace.engine, lifecycle=policy, limits=limits, recipe=recipe, acceptance=acceptance)
+        rules = followed(
+            workspace.engine, lifecycle=policy, tiers=tiers, limits=limits, recipe=recipe, acceptance=acceptance
+        )
         rules.lifecycle.require_active("tier_storage")
-        terms = plans.terms(policy=rules.lifecycle, recipe=rules.recipe, acceptance=rules.acceptance)
+        terms = plans.terms(policy=rules.lifecycle, tiers=rules.tiers, recipe=rules.recipe, acceptance=rules.acceptance)
         if plan_id is None:
             mark = transcodes.recipe_mark(rules.recipe, rules.acceptance)
             live, worth = videos.stream_live(workspace.engine, as_of), transcodes.appraise(workspace, rules.recipe)
-            judged = lifecycle.verdicts(live, rules.lifecycle, as_of, mark, rules.recipe.skip_codecs, worth)
-            foretold = notices.foretold(judged, rules.lifecycle, as_of, videos.notices_given(workspace.engine))
+            judged = lifecycle.verdicts(
+                live, rules.lifecycle, rules.tiers, as_of, mark, rules.recipe.skip_codecs, worth
+            )
+            foretold = notices.foretold(
+                judged, rules.lifecycle, rules.tiers, as_of, videos.notices_given(workspace.engine)
+            )
             chosen = lifecycle.largest_first(lifecycle.for_tiering(foretold), rules.lifecycle.compress_limit)
             plan_id = plans.draw(
                 workspace, "tier_storage", terms, chosen, limits=rules.limits, as_of=as_of, run_id=run_id
@@ -61,7 +69,7 @@ def tier_storage(
             if helpers:
                 plans.ask_for_help(plan, helpers)
             try:
-                videos.notify_planned(workspace, held, plan, rules.lifecycle, run_id=run_id)
+                videos.notify_planned(workspace, held, plan, rules, run_id=run_id)
                 videos.retire_planned(workspace, held, plan.id, run_id=run_id, grace=rules.lifecycle.grace)
                 transcodes.compress_planned(workspace, shared, plan.id)
             finally:

@@ -124,7 +124,7 @@ class Client:
         return self._json("GET", _path("users", user_id))
 
     def put_user(self, user_id: str, tier: str) -> Json:
-        """Make a user at sign-up, or set the tier: free, premium or pro."""
+        """Make a user at sign-up, or set the tier, which must be one of the policies in force."""
         return self._json("PUT", _path("users", user_id), {"tier": tier})
 
     def give_credits(self, user_id: str, amount_microusd: int, *, key: str, reason: str = "") -> Json:

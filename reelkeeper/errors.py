@@ -5,6 +5,7 @@ ReelkeeperError
 │   ├── GuardRefused                     the blast radius is too large, or patterns of keys do not fit the bucket
 │   ├── PlanRefused                      the plan is stale, used, or made under another policy
 │   ├── PolicyRefused                    the policy contradicts itself or has no rule switched on
+│   ├── TierRefused                      a tier that there is not, or that is to go while users have it
 │   ├── UserErased                       a user who is being erased, and gets nothing new
 │   ├── InputRefused                     a file to import has bad lines
 │   ├── VideoHeld                        a video that is to be deleted is held, or its bytes are missing
@@ -90,6 +91,12 @@ class PlanRefused(Refused):
 
 class PolicyRefused(Refused):
     """The policy contradicts itself or has no rule switched on."""
+
+
+class TierRefused(Refused):
+    """A tier that there is not, or that is to go while users have it."""
+
+    operator_remedy = "Which tiers there are is `tiers` of the policies: reelkeeper policy show"
 
 
 class VideoHeld(Refused):

@@ -22,7 +22,6 @@ from reelkeeper.rules.billing.cheaper import Cheaper
 from reelkeeper.rules.billing.pricing import Usage
 from reelkeeper.rules.forecast.costs import Cost, ForecastReport, in_dollars, totals
 from reelkeeper.rules.lifecycle import savings
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.savings import Idle
 from reelkeeper.rules.policies import Policies
 from reelkeeper.rules.spend.budget import BudgetPolicy
@@ -47,9 +46,9 @@ def stored_now(workspace: Workspace, as_of: datetime, policies: Policies) -> Usa
 
 
 @task(task_run_name="survey what is idle", cache_policy=NO_CACHE)
-def survey(workspace: Workspace, as_of: datetime, policy: LifecyclePolicy) -> Idle:
+def survey(workspace: Workspace, as_of: datetime, policies: Policies) -> Idle:
     """Add up what lies in the catalogue unused."""
-    return savings.survey(stream_live(workspace.engine, as_of), policy, as_of)
+    return savings.survey(stream_live(workspace.engine, as_of), policies.lifecycle, policies.tiers, as_of)
 
 
 @task(task_run_name="count repeated jobs", cache_policy=NO_CACHE)

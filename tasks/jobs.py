@@ -18,8 +18,10 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import queue, worker
 from reelkeeper.operations.videos import images
 from reelkeeper.private_files import make_folder
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
+from reelkeeper.rules.policies import Policies
 from reelkeeper.settings import settings
 
 _LIMIT_SECONDS = 15.0  # between two looks at it
@@ -27,15 +29,16 @@ _IMAGE_URL_SECONDS = 86_400  # for a provider to read an input image
 
 
 @task(task_run_name="look at the queue", cache_policy=NO_CACHE)
-def preview(workspace: Workspace, order: DispatchPolicy, run_id: str) -> DispatchReport:
+def preview(workspace: Workspace, policies: Policies, run_id: str) -> DispatchReport:
     """Say how many jobs wait, and why which come first; nothing is changed."""
-    return queue.preview(workspace.engine, order, run_id)
+    return queue.preview(workspace.engine, policies, run_id)
 
 
 @task(task_run_name="keep the slots full", cache_policy=NO_CACHE)
 def keep_slots_full(
     workspace: Workspace,
     order: DispatchPolicy | None,
+    tiers: Tiers | None,
     attempts: AttemptPolicy | None,
     *,
     slots: int,
@@ -59,6 +62,7 @@ def keep_slots_full(
         seconds=seconds,
         limit=_limit(workspace, slots),
         order=order,
+        tiers=tiers,
         attempts=attempts,
         until_idle=until_idle,
     )

@@ -13,7 +13,7 @@ from reelkeeper.model.performance import Window
 from reelkeeper.operations import Engine
 from reelkeeper.operations.alerts.alerts import Observed
 from reelkeeper.operations.health import status
-from reelkeeper.rules.billing.quota import QuotaPolicy
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.health.findings import ServiceState
 from reelkeeper.rules.health.performance import PerformancePolicy, figures, waiting
 from reelkeeper.rules.health.performance_report import PerformanceReport, line, lines, percent, seconds
@@ -22,9 +22,9 @@ FLOW = "monitor_performance"
 
 
 @task(task_run_name="read how it went", cache_policy=NO_CACHE)
-def read(engine: Engine, policy: PerformancePolicy, quota: QuotaPolicy, as_of: datetime) -> ServiceState:
+def read(engine: Engine, policy: PerformancePolicy, tiers: Tiers, as_of: datetime) -> ServiceState:
     """Read the jobs that ended lately, those in flight at this moment, and how much is stored."""
-    return status.read_performance(engine, policy, quota, as_of)
+    return status.read_performance(engine, policy, tiers, as_of)
 
 
 @task(task_run_name="work out the windows", cache_policy=NO_CACHE)

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ValidationError
 
 from reelkeeper.operations.core import policies
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.policies import DEFAULTS, Policies
 from reelkeeper.store.core.engine import reading, transaction
 
@@ -17,7 +18,8 @@ def put_in_force(engine: sa.Engine, **sections: BaseModel) -> int:
     with reading(engine) as session:
         before = policies.in_force(session).version
     with transaction(engine, "test.policies") as session:
-        wanted = DEFAULTS.overridden(**sections)
+        wanted = DEFAULTS.overridden(**{name: model for name, model in sections.items() if name != "tiers"})
+        wanted = wanted.model_copy(update={"tiers": sections.get("tiers", wanted.tiers)})  # whole, as a document has it
         version = policies.put_in_force(session, wanted, after=before, author="test", reason="a test")
     assert version is not None
     return version
@@ -29,6 +31,8 @@ def different() -> Policies:
 
 
 def _different(model: BaseModel) -> BaseModel:
+    if isinstance(model, Tiers):
+        return Tiers.model_validate({name: _different(tier) for name, tier in model.items()})
     for name in type(model).model_fields:
         value = getattr(model, name)
         if isinstance(value, BaseModel):
@@ -43,6 +47,7 @@ def _different(model: BaseModel) -> BaseModel:
 
 _OTHERS: Final[dict[str, list[object]]] = {  # where a number more or less is no value
     "rule": ["fifo", "seed", "levels"],
+    "queue_weight": [3.25],  # that of no tier
     "codec": ["vp9"],
     "container": ["webm"],  # which holds vp9
     "skip_codecs": [("av1",)],

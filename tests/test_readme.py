@@ -21,7 +21,7 @@ NEWCOMERS = {  # what a newcomer wants to change, as the map says it, and what t
     "which job is next": "def order",
     "how the forecast is made": "median",
     "the sandbox": "Landlock",
-    "a quota": "free_bytes",
+    "a tier and its quota": "quota_bytes",
     "what runs when": "cron",
     "an API error": "problem+json",
 }

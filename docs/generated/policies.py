@@ -11,10 +11,11 @@ from docs.generated.tables import code, kind, table
 from reelkeeper.cli.parameters import policy_of
 from reelkeeper.operations.core.policy_document import shown
 from reelkeeper.rules.billing.catalogue import FallBack, ModelEntry, ModelLimits, Rate, VendorPrice
+from reelkeeper.rules.core.tiers import TierPolicy, Tiers
 from reelkeeper.rules.jobs.breaker import BreakerPolicy
 from reelkeeper.rules.policies import DEFAULTS, Policies, section_of
 
-_API_FOLLOWS: Final = ("access", "admission", "book", "breaker", "budget", "lifecycle", "quota")
+_API_FOLLOWS: Final = ("access", "admission", "book", "breaker", "budget", "lifecycle", "tiers")
 _DISPATCH: Final = "[`dispatch_jobs`](flows.md#dispatch_jobs)"
 _API: Final = "[`reelkeeper api`](commands.md#reelkeeper-api)"
 
@@ -58,6 +59,9 @@ def _listed(part: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
 
 def fields(prefix: str, policy: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
     """Give name, kind, default and description of each field, and of those of the policies inside it."""
+    if policy is Tiers:
+        yield from _fields_of_a_tier(prefix)
+        return
     schema: dict[str, Any] = policy.model_json_schema()
     for name, field in policy.model_fields.items():
         if isinstance(field.default, BaseModel):
@@ -65,6 +69,20 @@ def fields(prefix: str, policy: type[BaseModel]) -> Iterator[tuple[str, str, str
         else:
             said = kind(schema["properties"][name], schema.get("$defs", {}))
             yield f"`{prefix}.{name}`", said, _default(name, field.default), field.description or ""
+
+
+def _fields_of_a_tier(prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    """Give each field with what is shipped, by tier where they differ; one that has no default must be said."""
+    schema: dict[str, Any] = TierPolicy.model_json_schema()
+    for name, field in TierPolicy.model_fields.items():
+        shipped = {tier: getattr(values, name) for tier, values in DEFAULTS.tiers.items()}
+        usual = ", ".join(f"{tier} `{shown(name, value)}`" for tier, value in shipped.items())
+        if len({*shipped.values()}) == 1:
+            usual = _default(name, next(iter(shipped.values())))
+        elif not field.is_required():
+            usual += f"; any other `{shown(name, field.default)}`"
+        said = kind(schema["properties"][name], schema.get("$defs", {}))
+        yield f"`{prefix}.NAME.{name}`", said, usual, field.description or ""
 
 
 def _default(name: str, value: object) -> str:

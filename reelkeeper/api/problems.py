@@ -36,6 +36,7 @@ from reelkeeper.errors import (
     SchemaError,
     SignatureRefused,
     StorageError,
+    TierRefused,
     UserErased,
     VideoHeld,
 )
@@ -61,6 +62,7 @@ STATUSES: Final[tuple[tuple[type[ReelkeeperError], int, str], ...]] = (  # the f
     (DiskFull, 503, "full"),
     (SchemaError, 503, "schema"),
     (ModelRefused, 422, "model"),
+    (TierRefused, 422, "tier"),
     (NotAVideo, 422, "not-a-video"),
     (Refused, 422, "refused"),
     (StorageError, 502, "storage"),

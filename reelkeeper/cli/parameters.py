@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
 from reelkeeper.errors import Misconfigured, PolicyRefused
+from reelkeeper.rules.core.tiers import TierPolicy, Tiers
+from reelkeeper.rules.policies import DEFAULTS, Policies, moved
 
 OURS = {"dry_run": "--apply", "as_of": "--as-of", "plan_id": "--plan"}  # each has an option of its own
 _CONTEXT = "work"  # what a preview is given beside its parameters
@@ -52,12 +54,22 @@ def _put(into: dict[str, Any], path: list[str], value: Any) -> None:  # noqa: AN
 
 
 def _check_path(hint: Any, name: str, rest: list[str]) -> None:  # noqa: ANN401  an annotation
+    if policy_of(hint) is Tiers and rest:
+        hint, rest = TierPolicy, rest[1:]  # the first is the name of a tier, and which there are is in force
     for part in rest:
         fields: Mapping[str, Any] = getattr(policy_of(hint), "model_fields", {})
         if part not in fields:
+            if place := _moved(hint, part):
+                raise Misconfigured(f"--param {name}: that is {place} now")
             listed = f"; it has {', '.join(fields)}" if fields else "; it takes one value"
             raise Misconfigured(f"--param {name}: no field {part!r}{listed}")
         hint = fields[part].annotation
+
+
+def _moved(hint: Any, field: str) -> str | None:  # noqa: ANN401  an annotation
+    policy = policy_of(hint)
+    sections = [name for name in Policies.model_fields if type(getattr(DEFAULTS, name)) is policy]
+    return moved(sections[0], field) if sections else None
 
 
 def policy_of(hint: Any) -> Any:  # noqa: ANN401  an annotation

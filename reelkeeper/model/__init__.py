@@ -14,14 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 _ONE_SECOND = timedelta(seconds=1)
 
 
-class Tier(StrEnum):
-    """What a user pays for."""
-
-    FREE = "free"
-    PREMIUM = "premium"
-    PRO = "pro"
-
-
 class VideoState(StrEnum):
     """Where a video stands: pending -> live -> retired -> gone (or lost).
 
@@ -66,7 +58,7 @@ class Video(NamedTuple):
 
     id: str
     user_id: str
-    tier: str | None  # a Tier's value, or whatever the catalogue holds: the rules refuse what they do not know
+    tier: str | None  # whatever the catalogue holds: the rules act on no tier that the policies do not name
     created_at: datetime | None
     views: int | None  # in the trailing 30 days
     held: bool

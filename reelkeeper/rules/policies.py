@@ -8,14 +8,17 @@ that is not named both mean "as it is".
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
+from pydantic.fields import FieldInfo
 
+from reelkeeper.errors import PolicyRefused
 from reelkeeper.rules.alerts.alerting import AlertPolicy
-from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.core.access import AccessPolicy
+from reelkeeper.rules.core.tiers import DOCUMENT, TierPolicy, Tiers
+from reelkeeper.rules.core.tiers import SHIPPED as SHIPPED_TIERS
 from reelkeeper.rules.health.performance import PerformancePolicy
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
@@ -33,12 +36,36 @@ from reelkeeper.rules.spend.anomaly import AnomalyPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 
+_Policy = TypeVar("_Policy", bound=BaseModel)
 NOTHING: Final = ("never", "none")  # the words for a rule that is off
 _DROPPED: Final = {  # fields that earlier versions wrote, and that no rule reads any more
     "recipe": {"skip_bits_per_pixel", "lean_bits_per_pixel"},
     "acceptance": {"max_vmaf_mean"},
     "pruning": {"small_percent"},
 }
+_MOVED: Final = {  # fields in which earlier versions kept what a tier has -> the tier, and its field there
+    "lifecycle": {
+        f"{what}_{tier}_days": (tier, f"{what}_days")
+        for what in ("retention", "notice", "keep")
+        for tier in ("free", "premium", "pro")
+    },
+    "quota": {f"{tier}_bytes": (tier, "quota_bytes") for tier in ("free", "premium", "pro")},
+    "order": {
+        f"{tier}_{what}": (tier, f"queue_{what}") for what in ("weight", "levels") for tier in ("premium", "pro")
+    },
+}
+
+
+class _Absent:
+    """What there is of a field of a tier that is not there."""
+
+    def __str__(self) -> str:
+        return "-"
+
+    __repr__ = __str__
+
+
+ABSENT: Final = _Absent()
 
 
 class Policies(BaseModel):
@@ -46,6 +73,7 @@ class Policies(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    tiers: Tiers = SHIPPED_TIERS
     lifecycle: LifecyclePolicy = LifecyclePolicy()
     limits: BlastRadius = BlastRadius()
     recipe: Recipe = Recipe()
@@ -54,7 +82,6 @@ class Policies(BaseModel):
     record_retention: RecordRetentionPolicy = RecordRetentionPolicy()
     pruning: PrunePolicy = PrunePolicy()
     admission: AdmissionPolicy = AdmissionPolicy()
-    quota: QuotaPolicy = QuotaPolicy()
     book: PriceBook = PriceBook()
     order: DispatchPolicy = DispatchPolicy()
     attempts: AttemptPolicy = AttemptPolicy()
@@ -83,15 +110,20 @@ class Policies(BaseModel):
     def overridden(self, **exceptions: BaseModel | None) -> Self:
         """Put the fields that each section's exception sets over those here. Raises ValidationError where they clash.
 
-        Which fields an exception sets is what pydantic calls `model_fields_set`; None sets none.
+        Which fields an exception sets is what pydantic calls `model_fields_set`; None sets none. Raises PolicyRefused
+        for a tier that is not there.
         """
         update = {name: _over(getattr(self, name), model) for name, model in exceptions.items() if model is not None}
         return self.model_copy(update=update)
 
     def changes(self, other: "Policies") -> dict[str, tuple[object, object]]:
-        """Give the fields that `other` has otherwise: dotted name -> (value here, value there)."""
+        """Give the fields that `other` has otherwise: dotted name -> (value here, value there).
+
+        `tiers` itself is their names in their order; of a tier that is on one side alone, the other is ABSENT.
+        """
         mine, theirs = dict(_leaves("", self)), dict(_leaves("", other))
-        return {name: (mine.get(name), theirs.get(name)) for name in mine if mine.get(name) != theirs.get(name)}
+        both = ((name, mine.get(name, ABSENT), theirs.get(name, ABSENT)) for name in mine | theirs)
+        return {name: (here, there) for name, here, there in both if here != there}
 
 
 class InForce(NamedTuple):
@@ -113,17 +145,37 @@ def section_of(policy: type[BaseModel]) -> str:
 def exception(policy: type[BaseModel], fields: Mapping[str, Any]) -> BaseModel:
     """Read the fields of an exception, each by itself: what they contradict is known once they meet those in force.
 
-    Raises ValidationError for a field that is not there, or a value that it does not take.
+    Raises ValidationError for a field that is not there, or a value that it does not take; PolicyRefused for one that
+    stands with the tiers now.
     """
-    found = _apart(policy).model_validate(as_written(fields))
+    for name in fields:
+        if place := moved(section_of(policy), name):
+            raise PolicyRefused(f"{name} is {place} now, in a parameter of its own; nothing was changed")
+    if policy is Tiers:
+        found = _tiers_apart().validate_python(as_written(fields))
+        return Tiers.model_construct({name: _exception(TierPolicy, tier) for name, tier in found.items()})
+    return _exception(policy, _apart(policy).model_validate(as_written(fields)))
+
+
+def _exception(policy: type[_Policy], found: BaseModel) -> _Policy:
     values = {name: getattr(found, name) for name in policy.model_fields}
     return policy.model_construct(_fields_set=set(found.model_fields_set), **values)
 
 
 @cache
+def _tiers_apart() -> TypeAdapter[dict[str, BaseModel]]:
+    each: Any = _apart(TierPolicy)
+    return TypeAdapter(dict[str, each])
+
+
+@cache
 def _apart(policy: type[BaseModel]) -> type[BaseModel]:
-    fields: dict[str, Any] = {name: (field.annotation, field) for name, field in policy.model_fields.items()}
+    fields: dict[str, Any] = {name: (field.annotation, _optional(field)) for name, field in policy.model_fields.items()}
     return create_model(policy.__name__, __config__=policy.model_config, **fields)
+
+
+def _optional(field: FieldInfo) -> FieldInfo:
+    return FieldInfo.merge_field_infos(field, default=None) if field.is_required() else field
 
 
 def as_written(value: Any) -> Any:  # noqa: ANN401  a document, or a part of it
@@ -139,6 +191,44 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  the same
     return as_written(value)
 
 
+def earlier(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a document that an earlier version wrote in the form of today, meaning the same."""
+    return with_tiers(without_dropped(document))
+
+
+def with_tiers(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a document in which the values of three tiers stood in three sections with `tiers`, meaning the same.
+
+    One that has `tiers` stays as it is.
+    """
+    if "tiers" in document:
+        return dict(document)
+    tiers, kept, found = SHIPPED_TIERS.model_dump(mode="json"), dict(document), False
+    for section, places in _MOVED.items():
+        fields = document.get(section)
+        if not isinstance(fields, Mapping):
+            continue
+        for name, (tier, field) in places.items():
+            if name in fields:
+                tiers[tier][field], found = fields[name], True
+        kept[section] = {name: value for name, value in fields.items() if name not in places}
+        if section == "quota" and not kept[section]:
+            del kept[section]
+    return kept | {"tiers": tiers} if found else kept
+
+
+def moved(section: str, field: str) -> str | None:
+    """Say where a field of a section stands now that a tier's values stand together; None for any other."""
+    place = _MOVED.get(section, {}).get(field)
+    return ".".join(("tiers", *place)) if place else None
+
+
+def terms_of(under: Mapping[str, Any]) -> tuple[LifecyclePolicy, Tiers]:
+    """Read the lifecycle and the tiers that a plan was made under, whichever version of Reelkeeper has saved it."""
+    said = earlier({"lifecycle": under["policy"], **({"tiers": under["tiers"]} if "tiers" in under else {})})
+    return LifecyclePolicy.model_validate(said["lifecycle"]), Tiers.model_validate(said.get("tiers", SHIPPED_TIERS))
+
+
 def without_dropped(document: Mapping[str, Any]) -> dict[str, Any]:
     """Give a document that an earlier version wrote without the fields that no rule reads any more."""
     return {
@@ -150,9 +240,18 @@ def without_dropped(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse(document: Mapping[str, Any]) -> Policies:
-    """Read a document; what it does not name is as shipped. Raises ValidationError with every fault."""
-    whole = DEFAULTS.model_dump(mode="json")
-    return Policies.model_validate_json(json.dumps(_merged(whole, as_written(document)), default=str))
+    """Read a document; what it does not name is as shipped. Raises ValidationError with every fault.
+
+    Where it names tiers, these are all there are.
+    """
+    tiers = document.get("tiers")
+    if isinstance(tiers, Mapping):  # a tier of which nothing is said is there all the same
+        document = {**document, "tiers": {name: {} if said is None else said for name, said in tiers.items()}}
+    whole, part = DEFAULTS.model_dump(mode="json"), with_tiers(as_written(document))
+    if isinstance(named := part.get("tiers"), Mapping):
+        whole["tiers"] = {name: whole["tiers"].get(name) for name in named}
+    merged = json.dumps(_merged(whole, part), default=str)
+    return Policies.model_validate_json(merged, context=DOCUMENT)
 
 
 def _merged(whole: Any, part: Any) -> Any:  # noqa: ANN401  what JSON holds
@@ -162,6 +261,10 @@ def _merged(whole: Any, part: Any) -> Any:  # noqa: ANN401  what JSON holds
 
 
 def _over(whole: Any, part: Any) -> Any:  # noqa: ANN401  two models of one class
+    if isinstance(whole, Tiers):
+        if unknown := [name for name in part.names if name not in whole.root]:
+            raise PolicyRefused(f"no tier {', '.join(map(repr, unknown))}; there are {', '.join(whole.names)}")
+        return Tiers.model_validate(whole.root | {name: _over(whole.root[name], tier) for name, tier in part.items()})
     values = {name: getattr(part, name) for name in part.model_fields_set}
     nested = {name: _over(getattr(whole, name), item) for name, item in values.items() if isinstance(item, BaseModel)}
     merged = {name: getattr(whole, name) for name in type(whole).model_fields} | values | nested
@@ -169,8 +272,9 @@ def _over(whole: Any, part: Any) -> Any:  # noqa: ANN401  two models of one clas
 
 
 def _leaves(prefix: str, model: BaseModel) -> Iterator[tuple[str, object]]:
-    for name in type(model).model_fields:
-        value = getattr(model, name)
+    if isinstance(model, Tiers):
+        yield prefix.removesuffix("."), model.names
+    for name, value, _ in described(model):
         if isinstance(value, BaseModel):
             yield from _leaves(f"{prefix}{name}.", value)
         else:
@@ -179,5 +283,8 @@ def _leaves(prefix: str, model: BaseModel) -> Iterator[tuple[str, object]]:
 
 def described(model: BaseModel) -> Iterator[tuple[str, object, str]]:
     """Give name, value and description of each field of a section, in order; a nested section is a value itself."""
+    if isinstance(model, Tiers):
+        yield from ((name, tier, "") for name, tier in model.items())
+        return
     for name, field in type(model).model_fields.items():
         yield name, getattr(model, name), field.description or ""

@@ -15,12 +15,13 @@ from statistics import fmean
 from typing import Final, NamedTuple
 
 from reelkeeper.model.jobs import RecordedJob, WaitingJob
+from reelkeeper.rules.core.tiers import SHIPPED, Tiers
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, class_bounds, first
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 BASE_SECONDS, SECONDS_PER_COMPLEXITY, SECONDS_AT_FULL_LOAD = 120.0, 30.0, 60.0
 _BURST_SHARE, _BURST_RATE, _BURST_SECONDS = 0.1, 3.0, 1200.0
-_TIERS, _TIER_WEIGHTS = ("free", "premium", "pro"), (80, 15, 5)
+_TIERS, _TIER_WEIGHTS = SHIPPED.names, (80, 15, 5)  # of jobs that are drawn
 _REMEMBERED = 500  # estimates that the size classes are drawn from
 
 _MAX_COMPLEXITY: Final = 100.0
@@ -33,12 +34,21 @@ COMPLEXITY: Final[dict[str, Callable[[random.Random], float]]] = {  # of mean 5 
     "pareto": lambda draw: min(2.5 * (draw.paretovariate(1.5) - 1), _MAX_COMPLEXITY),  # 1.2
 }
 
+
+class Rules(NamedTuple):
+    """How jobs are ordered, and what their users' tiers add to it."""
+
+    policy: DispatchPolicy = DispatchPolicy()
+    tiers: Tiers = SHIPPED
+
+
 POLICIES: Final = {  # beside ours
-    "fifo": DispatchPolicy(rule="fifo"),
-    "seed": DispatchPolicy(rule="seed"),
-    "levels": DispatchPolicy(rule="levels"),
-    "shortest": DispatchPolicy(
-        size_weight=10**9, premium_weight=1, pro_weight=1, user_burst=10**9, oldest_patience=10**9
+    "fifo": Rules(DispatchPolicy(rule="fifo")),
+    "seed": Rules(DispatchPolicy(rule="seed")),
+    "levels": Rules(DispatchPolicy(rule="levels")),
+    "shortest": Rules(
+        DispatchPolicy(size_weight=10**9, user_burst=10**9, oldest_patience=10**9),
+        Tiers({name: tier.model_copy(update={"queue_weight": 1}) for name, tier in SHIPPED.items()}),
     ),
 }
 
@@ -128,7 +138,7 @@ def clairvoyant(coming: Sequence[Arrival]) -> list[Arrival]:
 
 def run(
     coming: Sequence[Arrival],
-    policy: DispatchPolicy,
+    rules: Rules,
     *,
     slots: int = 8,
     setup_seconds: float = 0.0,
@@ -139,14 +149,14 @@ def run(
     A slot that changes its model first takes `setup_seconds`. A full system adds `loaded_seconds` to each job: 0 for
     what was recorded, of which the load is a part already.
     """
-    queue = _Queue(coming, policy, slots, setup_seconds, loaded_seconds)
+    queue = _Queue(coming, rules, slots, setup_seconds, loaded_seconds)
     queue.play()
     waits = sorted(queue.waits.values())
-    tiers: dict[str, list[float]] = {tier: [] for tier in _TIERS}
+    tiers: dict[str, list[float]] = {tier: [] for tier in rules.tiers.names}
     for arrival in coming:
         tiers.setdefault(arrival.job.tier or "", []).append(queue.waits[arrival.job.id])
     return Waits(
-        policy=policy.rule,
+        policy=rules.policy.rule,
         mean_seconds=fmean(waits),
         p50_seconds=waits[len(waits) // 2],
         p95_seconds=waits[int(len(waits) * 0.95)],
@@ -163,12 +173,12 @@ class _Queue:
     def __init__(
         self,
         coming: Sequence[Arrival],
-        policy: DispatchPolicy,
+        rules: Rules,
         slots: int,
         setup_seconds: float,
         loaded_seconds: float,
     ) -> None:
-        self.coming, self.policy, self.slots = coming, policy, slots
+        self.coming, self.rules, self.slots = coming, rules, slots
         self.setup_seconds, self.loaded_seconds = setup_seconds, loaded_seconds
         self.waiting: dict[str, Arrival] = {}
         self.busy: list[tuple[float, str]] = []  # when a slot is free again, and with which model loaded
@@ -202,13 +212,13 @@ class _Queue:
             self._start(self._next(at, warm), at, warm)
 
     def _next(self, at: float, warm: str | None) -> Arrival:
-        policy = self.policy
+        policy, tiers = self.rules
         if policy.rule == "levels":
             bounds = class_bounds(self.seen, policy.size_classes) if len(self.waiting) > 1 else ()
             policy = policy.model_copy(update={"class_bounds_seconds": bounds})
         jobs = [arrival.job for arrival in self.waiting.values()]
         as_of = EPOCH + timedelta(seconds=at)
-        chosen = first(jobs, policy, as_of, self.credit_seconds, warm, slots=self.slots)
+        chosen = first(jobs, policy, tiers, as_of, self.credit_seconds, warm, slots=self.slots)
         self.credit_seconds = chosen.credit_seconds
         return self.waiting.pop(chosen.job.id)
 

@@ -48,12 +48,26 @@ def every_chart() -> dict[str, Picture]:
     return {
         "spend": charts.spend(spent(3, 12, 4), 10, title="Spend"),
         "forecast": charts.forecast_fan(path(3, 6, 10), mean, {80: around(mean, 0.1), 95: around(mean, 0.2)}, 20),
-        "storage": charts.storage(stock),
+        "storage": charts.storage(stock, ("free", "premium", "pro")),
         "savings": charts.savings(saved),
     }
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 20])
+def test_each_tier_has_a_colour_of_its_own_from_the_least_to_the_most_paid(count: int, theme: Theme) -> None:
+    names = [f"t{number}" for number in range(count)]
+    rows = [("8-30 days", name, 10**9) for name in [*names, "of no document"]]
+    chart = charts.storage(pd.DataFrame(rows, columns=["age", "tier", "size_bytes"]), names)
+    assert {*names, "unknown"} <= {*words(chart)}
+    colours = set(re.findall(r'fill="(#[0-9a-f]{6})"', charts.svg(chart, theme)))
+    drawn = theme.config(count)["range"]["ordinal"]
+    assert len({*drawn}) == count + 1
+    assert {*drawn} <= colours
+    assert (drawn[-2:], drawn[0]) == ([*theme.tiers[-2:]], theme.tiers[0] if count > 1 else theme.tiers[-2])
+
+
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 def test_every_picture_is_as_wide_as_asked_and_loads_nothing(theme: Theme, width: int) -> None:
@@ -109,14 +123,18 @@ def test_a_forecast_of_months_names_months_and_the_year_where_it_turns() -> None
 
 def test_stored_bytes_are_told_in_the_unit_that_suits_them() -> None:
     small = pd.DataFrame({"age": ["up to 7 days", "age unknown"], "tier": ["free", None], "size_bytes": [3_100_000, 9]})
-    assert {"MB", "3.1 MB", "free", "unknown", "up to 7 days"} <= {*words(charts.storage(small))}
+    assert {"MB", "3.1 MB", "free", "unknown", "up to 7 days"} <= {
+        *words(charts.storage(small, ("free", "premium", "pro")))
+    }
 
 
 def test_nothing_to_draw_is_said_in_words() -> None:
     none = spent().astype({"usd": float})
     assert words(charts.spend(none, 10, title="Spend")) == ["No spend is recorded yet", "Spend"]
     assert "No forecast yet" in words(charts.forecast_fan(path(), path(), {}))[0]
-    assert words(charts.storage(pd.DataFrame({"age": [], "tier": [], "size_bytes": []}))) == ["Nothing is stored yet"]
+    assert words(charts.storage(pd.DataFrame({"age": [], "tier": [], "size_bytes": []}), ("free",))) == [
+        "Nothing is stored yet"
+    ]
     none = pd.DataFrame({"day": [], "kind": [], "usd": []})
     assert words(charts.savings(none)) == ["Nothing has been saved yet"]
     assert words(charts.savings(none, has_freed=True)) == ["What was freed saves from the next day on"]

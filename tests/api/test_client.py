@@ -10,11 +10,11 @@ from reelkeeper.client import Client, RequestRefused
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.jobs import settle
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from tests.api.served import served
 from tests.faults.world import World
 from tests.operations.asking import claim, make
 from tests.policies import put_in_force
+from tests.tiers import tiers
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_service_does_its_whole_work_through_it(sqlite_world: World, base_url:
         with pytest.raises(RequestRefused, match="free users are not kept longer on request") as refused:
             reelkeeper.keep_video("mine", user_id="ann", key="k5")
         assert (refused.value.status, refused.value.kind) == (409, "urn:reelkeeper:not-kept")
-        put_in_force(engine, lifecycle=LifecyclePolicy(keep_free_days=30))
+        put_in_force(engine, tiers=tiers(free={"keep_days": 30}))
         kept = [reelkeeper.keep_video("mine", user_id="ann", key="k5") for _ in range(2)]
         assert kept[0] == kept[1]
         assert kept[0]["times"] == 1

@@ -24,7 +24,10 @@ def test_a_user_signs_up_and_changes_tier(client: TestClient, world: World) -> N
     for _ in range(2):
         told = client.put("/v1/users/bob", json={"tier": "pro"}).json()
     assert (told["tier"], told["used_bytes"], told["available_microusd"]) == ("pro", 0, 0)
-    problem(client.put("/v1/users/bob", json={"tier": "gold"}), 422)
+    refused = problem(client.put("/v1/users/bob", json={"tier": "gold"}), 422)
+    assert refused["type"] == "urn:reelkeeper:tier"
+    assert refused["detail"] == "tier 'gold' is none of free, premium, pro; nothing was changed"
+    problem(client.put("/v1/users/bob", json={"tier": None}), 422)
     with reading(world.workspace.engine) as session:
         changes = (
             session.execute(sa.select(audit_events.c.detail).where(audit_events.c.event == "tier")).scalars().all()

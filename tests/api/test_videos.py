@@ -16,6 +16,7 @@ from reelkeeper.store.tables import blobs, daily_views, videos
 from tests.api.answers import problem
 from tests.faults.world import World
 from tests.policies import put_in_force
+from tests.tiers import tiers
 
 
 def views_of(world: World, video_id: str) -> int:
@@ -185,7 +186,7 @@ def test_a_video_is_kept_once_for_each_key_and_shown_with_its_new_end(client: Te
     refused = problem(client.post("/v1/videos/v1/keep", headers={"Idempotency-Key": "a"}), 409)
     assert refused["type"] == "urn:reelkeeper:not-kept"
     assert "free users are not kept longer" in str(refused["detail"])
-    put_in_force(world.workspace.engine, lifecycle=LifecyclePolicy(keep_free_days=30, keep_times=1))
+    put_in_force(world.workspace.engine, lifecycle=LifecyclePolicy(keep_times=1), tiers=tiers(free={"keep_days": 30}))
     path = "/v1/videos/v1/keep?user_id=ann"
     kept = [client.post(path, headers={"Idempotency-Key": "a"}).json() for _ in range(2)]
     assert kept[0] == kept[1] == {"video_id": "v1", "until": kept[0]["until"], "times": 1}

@@ -25,18 +25,22 @@ from reelkeeper.operations.jobs import worker
 from reelkeeper.operations.lifecycle import notices, outcomes, previews
 from reelkeeper.operations.lifecycle.previews import Planning
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import now, reading
 from tests.api.served import Served, served
 from tests.doubles.receiver import Receiver
 from tests.faults.world import World
 from tests.policies import put_in_force
+from tests.tiers import tiers
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 (SECTION,) = re.findall(r"^## A customer's life\n(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)
 SETTINGS, *STEPS = re.findall(r"^```sh\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
-POLICY = LifecyclePolicy(retention_free_days=1, notice_free_days=1, keep_free_days=30)
+POLICIES = DEFAULTS.overridden(
+    tiers=tiers(free={"retention_days": 1, "notice_days": 1, "keep_days": 30}),
+    admission=AdmissionPolicy(low_credits_usd=Decimal("0.03")),
+)
 
 
 class Shell:
@@ -117,7 +121,7 @@ class Life:
             with closing(outcomes.planned(self.engine, report.plan.id, "notify", 500)) as batches:
                 for batch in batches:
                     ids = [str(item.video_id) for item in batch]
-                    given = notices.carry_out(self.engine, report.plan.id, ids, POLICY, lease=lease, run_id="night")
+                    given = notices.carry_out(self.engine, report.plan.id, ids, POLICIES, lease=lease, run_id="night")
                     done.update(outcome.action for outcome in given)
         return dict(done)
 
@@ -126,7 +130,7 @@ class Life:
 def life(sqlite_world: World, tmp_path: Path) -> Iterator[Life]:
     engine, folder = sqlite_world.workspace.engine, tmp_path / "service"
     folder.mkdir()
-    put_in_force(engine, lifecycle=POLICY, admission=AdmissionPolicy(low_credits_usd=Decimal("0.03")))
+    put_in_force(engine, tiers=POLICIES.tiers, admission=POLICIES.admission)
     _, token = tokens.create(engine, "the service", tuple(Scope), author="test")
     with Receiver().serving() as receiver, served(sqlite_world, folder) as server:
         _, secret = webhooks.add(engine, receiver.url("/live"), list(EventType), allow_private=True, author="test")

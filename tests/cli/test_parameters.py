@@ -5,20 +5,23 @@ from typing import Annotated, Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from reelkeeper.cli import parameters
 from reelkeeper.errors import Misconfigured, PolicyRefused
 from reelkeeper.operations.core import overrides
 from reelkeeper.operations.core.overrides import Override
+from reelkeeper.rules.core.tiers import GIB, SHIPPED, TierPolicy, Tiers
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Recipe
-from reelkeeper.rules.policies import DEFAULTS
+from reelkeeper.rules.policies import DEFAULTS, Policies
+from tests.tiers import tiers as shipped_but
 
 
 def flow(
     policy: Annotated[LifecyclePolicy | None, Override()] = None,
+    tiers: Annotated[Tiers | None, Override()] = None,
     limits: Annotated[BlastRadius | None, Override()] = None,
     recipe: Annotated[Recipe | None, Override()] = None,
     grace_days: int = 7,
@@ -37,14 +40,18 @@ def test_dotted_names_build_typed_policies() -> None:
     given = read(
         "limits.max_objects=10",
         "limits.max_percent=2.5",
-        "policy.retention_pro_days=never",
+        "policy.compress_below_views=never",
+        "tiers.pro.retention_days=never",
         "recipe.codec=vp9",
         "recipe.payback.cpu_usd_per_hour=0.04",
         "grace_days=9",
     )
     assert given["limits"] == BlastRadius(max_objects=10, max_percent=2.5)
-    assert given["policy"] == LifecyclePolicy(retention_pro_days=None)
-    assert given["policy"].model_fields_set == {"retention_pro_days"}
+    assert given["policy"] == LifecyclePolicy(compress_below_views=None)
+    assert given["policy"].model_fields_set == {"compress_below_views"}
+    assert given["tiers"].names == ("pro",)
+    assert given["tiers"].root["pro"].model_fields_set == {"retention_days"}
+    assert DEFAULTS.overridden(tiers=given["tiers"]).tiers == shipped_but(pro={"retention_days": None})
     assert (given["recipe"].codec, str(given["recipe"].payback.cpu_usd_per_hour)) == ("vp9", "0.04")
     assert given["grace_days"] == 9
 
@@ -55,15 +62,21 @@ def test_a_whole_policy_can_be_given_as_json() -> None:
 
 def test_null_leaves_a_field_as_the_policy_in_force_says() -> None:
     """Prefect's forms write null for a field that nobody touched."""
-    assert read("policy.retention_pro_days=null")["policy"].model_fields_set == set()
+    assert read("policy.grace_days=null")["policy"].model_fields_set == set()
+    assert read("tiers.pro.retention_days=null")["tiers"].root["pro"].model_fields_set == set()
 
 
 def test_fields_that_contradict_what_is_shipped_may_suit_what_is_in_force() -> None:
-    given = read("policy.retention_free_days=100")["policy"]
+    given = read("tiers.free.retention_days=100")["tiers"]
     with pytest.raises(ValueError, match="free users"):
-        DEFAULTS.overridden(lifecycle=given)
-    longer = DEFAULTS.overridden(lifecycle=LifecyclePolicy(retention_premium_days=200))
-    assert longer.overridden(lifecycle=given).lifecycle.retention_free_days == 100
+        DEFAULTS.overridden(tiers=given)
+    longer = DEFAULTS.overridden(tiers=shipped_but(premium={"retention_days": 200}))
+    assert longer.overridden(tiers=given).tiers.retention_days() == {"free": 100, "premium": 200, "pro": 365}
+
+
+def test_a_tier_that_is_not_in_force_is_refused_with_those_that_are() -> None:
+    with pytest.raises(PolicyRefused, match="no tier 'gold'; there are free, premium, pro"):
+        DEFAULTS.overridden(tiers=read("tiers.gold.retention_days=100")["tiers"])
 
 
 def test_nothing_given_leaves_the_flows_own_defaults() -> None:
@@ -82,6 +95,8 @@ def test_nothing_given_leaves_the_flows_own_defaults() -> None:
         ("policy.compress_below_views=0", "policy.compress_below_views=0: input should be greater than or equal to 1"),
         ("policy.retire_after_days=-5", "policy.retire_after_days=-5"),
         ("limits=5", "limits=5"),
+        ("tiers.free.retention_days=0", "tiers.free.retention_days=0: input should be greater than or equal to 1"),
+        ("tiers.free=never", "tiers.free=None"),
     ],
 )
 def test_a_value_that_no_policy_takes_is_refused_with_field_value_and_limit(param: str, said: str) -> None:
@@ -95,10 +110,12 @@ def test_a_value_that_no_policy_takes_is_refused_with_field_value_and_limit(para
 @pytest.mark.parametrize(
     ("params", "said"),
     [
-        (["limts.max_objects=1"], "it has policy, limits, recipe, grace_days"),
+        (["limts.max_objects=1"], "it has policy, tiers, limits, recipe, grace_days"),
         (["limits.max_objets=1"], "it has max_objects,"),
         (["limits.max_objects.more=1"], "it takes one value"),
         (["limits"], "NAME=VALUE"),
+        (["tiers.free.retentoin_days=1"], "it has retention_days,"),
+        (["policy.retention_free_days=60"], "that is tiers.free.retention_days now"),
         (["dry_run=false"], "say --apply"),
         (["plan_id=x"], "say --plan"),
         (["limits=5", "limits.max_objects=1"], "give one of them"),
@@ -113,17 +130,49 @@ def test_not_a_number_is_what_json_calls_nan() -> None:
     assert math.isnan(parameters._value("NaN"))
 
 
-def test_a_form_says_what_is_in_force_sends_no_default_back_and_takes_null_and_never() -> None:
-    longer = DEFAULTS.overridden(lifecycle=LifecyclePolicy(retention_pro_days=400))
-    overrides.show_in_force(longer)
+def test_a_field_that_stands_with_the_tiers_now_is_refused_with_its_place() -> None:
+    """As a deployment of an earlier version holds it."""
+    with pytest.raises(PolicyRefused, match=r"retention_free_days is tiers\.free\.retention_days now"):
+        TypeAdapter(Annotated[LifecyclePolicy | None, Override()]).validate_python({"retention_free_days": 60})
+
+
+def form(policy: type[BaseModel], in_force: Policies) -> dict[str, Any]:
+    hint: Any = Annotated[policy | None, Override()]
+    overrides.show_in_force(in_force)
     try:
-        schema = TypeAdapter(Annotated[LifecyclePolicy | None, Override()]).json_schema()
+        found: dict[str, Any] = TypeAdapter(hint).json_schema()
     finally:
         overrides.show_in_force(DEFAULTS)
-    field = schema["$defs"]["LifecyclePolicy"]["properties"]["retention_pro_days"]
-    assert field["description"].endswith("As deployed: 400")
+    return found
+
+
+def test_a_form_says_what_is_in_force_sends_no_default_back_and_takes_null_and_never() -> None:
+    schema = form(LifecyclePolicy, DEFAULTS.overridden(lifecycle=LifecyclePolicy(compress_below_views=9)))
+    field = schema["$defs"]["LifecyclePolicy"]["properties"]["compress_below_views"]
+    assert field["description"].endswith("As deployed: 9")
     assert "default" not in field
-    for value, is_taken in ((400, True), (None, True), ("never", True), (0, False), ("ever", False)):
+    for value, is_taken in ((9, True), (None, True), ("never", True), (0, False), ("ever", False)):
         assert Draft202012Validator(field).is_valid(value) == is_taken
     strict = schema["$defs"]["LifecyclePolicy"]["properties"]["grace_days"]
     assert not Draft202012Validator(strict).is_valid("never")  # no rule that can be off
+
+
+def test_a_form_has_the_fields_of_each_tier_that_is_in_force() -> None:
+    gold = Tiers({"free": SHIPPED.root["free"], "gold": TierPolicy(retention_days=400, quota_bytes=GIB)})
+    schema = form(Tiers, DEFAULTS.model_copy(update={"tiers": gold}))
+    tiers = schema["$defs"]["Tiers"]
+    assert list(tiers["properties"]) == ["free", "gold"]
+    shown = {
+        name: tier["anyOf"][0]["properties"]["retention_days"]["description"]
+        for name, tier in tiers["properties"].items()
+    }
+    assert [shown[name].rpartition(": ")[2] for name in ("free", "gold")] == ["30", "400"]
+    whole = Draft202012Validator({**tiers, "$defs": schema["$defs"]})
+    for given, is_taken in (
+        ({"free": {"retention_days": 60}, "gold": None}, True),
+        ({"gold": {"retention_days": "never", "quota_bytes": None}}, True),
+        ({"later": {"notice_days": 3}}, True),  # one that was applied since
+        ({"free": {"retention_days": 0}}, False),
+        ({"free": {"nope": 1}}, False),
+    ):
+        assert whole.is_valid(given) == is_taken, given

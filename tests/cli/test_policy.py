@@ -14,18 +14,18 @@ def document(tmp_path: Path, reelkeeper: Run) -> Path:
     """What is in force, with a shorter retention."""
     file = tmp_path / "policies.yaml"
     shown = reelkeeper("policy", "show").stdout
-    file.write_text(shown.replace("retention_free_days: 30", "retention_free_days: 20"))
+    file.write_text(shown.replace("retention_days: 30", "retention_days: 20"))
     return file
 
 
 @pytest.mark.long
 def test_a_document_is_applied_listed_compared_and_taken_back(document: Path, reelkeeper: Run) -> None:
-    assert "lifecycle.retention_free_days" in reelkeeper("policy", "check", document).stdout
+    assert "tiers.free.retention_days" in reelkeeper("policy", "check", document).stdout
     assert "Version 1 is in force" in reelkeeper("policy", "apply", document, "--reason", "trial", "--yes").stdout
     assert "Nothing is applied" in reelkeeper("policy", "apply", document, "--reason", "again", "--yes").stdout
     assert "trial" in reelkeeper("policy", "history").stdout
-    assert "retention_free_days: 20" in reelkeeper("policy", "show", "--changed").stdout
-    assert "lifecycle.retention_free_days" in reelkeeper("policy", "diff", "--version", "0").stdout
+    assert "retention_days: 20" in reelkeeper("policy", "show", "--changed").stdout
+    assert "tiers.free.retention_days" in reelkeeper("policy", "diff", "--version", "0").stdout
     assert "Version 2 is in force" in reelkeeper("policy", "rollback", "0", "--reason", "no", "--yes").stdout
     assert "No field differs" in reelkeeper("policy", "diff", "--version", "0").stdout
 
@@ -38,3 +38,24 @@ def test_without_a_yes_nothing_is_applied(document: Path, reelkeeper: Run) -> No
 
 def test_a_version_that_is_not_there_is_told(reelkeeper: Run) -> None:
     assert "no policy version 7" in reelkeeper("policy", "rollback", "7", "--reason", "x", exit_code=8).output
+
+
+@pytest.mark.long
+def test_tiers_come_by_a_document_and_go_only_when_nobody_has_them(tmp_path: Path, reelkeeper: Run) -> None:
+    document, users = tmp_path / "policies.yaml", tmp_path / "users.csv"
+    document.write_text("tiers: {free: {}, studio: {retention_days: never, quota_bytes: 1000000000000}}")
+    assert "studio" in reelkeeper("policy", "check", document).stdout
+    reelkeeper("policy", "apply", document, "--reason", "a tier for studios", "--yes")
+    users.write_text("id,tier,created_at\nann,studio,\n")
+    reelkeeper("videos", "import", "--users", users)
+    document.write_text("tiers: {free: {}}")
+    for words in (("check", document), ("apply", document, "--reason", "nobody buys it", "--yes")):
+        assert "there are still 1 user of studio" in reelkeeper("policy", *words, exit_code=9).output
+    assert (
+        "there are still 1 user of studio" in reelkeeper("policy", "rollback", "0", "--reason", "x", exit_code=9).output
+    )
+    users.write_text("id,tier,created_at\nann,free,\n")
+    reelkeeper("videos", "import", "--users", users)
+    assert "Version 2 is in force" in reelkeeper("policy", "apply", document, "--reason", "gone", "--yes").stdout
+    users.write_text("id,tier,created_at\nann,studio,\n")
+    assert "is none of free, nor empty" in reelkeeper("videos", "import", "--users", users, exit_code=9).output

@@ -4,7 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from decimal import Decimal
-from functools import cache
+from functools import cache, reduce
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from reelkeeper.rules.core.tiers import Tiers
 from tests.docs.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "from-the-sketch.md").read_text()
@@ -56,10 +57,14 @@ def values(path: str, name: str) -> Iterator[Any]:
     module = import_module(".".join(place(path).relative_to(ROOT).with_suffix("").parts))
     first, _, rest = name.partition(".")
     if hasattr(module, first):
-        yield getattr(getattr(module, first), rest) if rest else getattr(module, first)
+        yield reduce(_part, rest.split(".") if rest else (), getattr(module, first))
     for kind in vars(module).values():
         if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__module__ == module.__name__:
             yield from (field.default for field_name, field in kind.model_fields.items() if field_name == name)
+
+
+def _part(whole: Any, name: str) -> Any:  # noqa: ANN401  whatever a module holds
+    return whole.get(name) if isinstance(whole, Tiers) else getattr(whole, name)
 
 
 def test_there_are_enough_of_them_and_each_class_has_its_section() -> None:

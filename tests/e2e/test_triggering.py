@@ -74,7 +74,8 @@ def test_the_command_waits_for_each_run_and_fails_where_the_run_does(installed: 
     assert done.returncode == 0, done.stdout + done.stderr
     assert begun(installed, before) == ["COMPLETED", "COMPLETED"]
     off = (
-        '{"policy": {"retention_free_days": "never", "retention_premium_days": "never", "retention_pro_days": "never"}}'
+        '{"tiers": {"free": {"retention_days": "never"}, "premium": {"retention_days": "never"}, '
+        '"pro": {"retention_days": "never"}}}'
     )
     name = f"expire-videos/{NAMES['expire-videos']}"
     assert shell(installed, f"prefect deployment run {name} --params '{off}' --watch").returncode != 0

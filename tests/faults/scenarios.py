@@ -37,13 +37,14 @@ from reelkeeper.operations.videos.complete import complete
 from reelkeeper.operations.videos.receive import Announced
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.rules.lifecycle.guard import BlastRadius, listing_within
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import videos
 from tests.adapters.providers.formats import FORMATS
 from tests.faults.world import LONG_AGO, Address
 from tests.operations.shop import SMALL, key_of
+from tests.tiers import tiers
 
 # What each child would otherwise find out for itself, 0.3 s each time: S3's model, and what ffmpeg can do.
 r2.connect("http://127.0.0.1:1", "none", "none", "none", "none/")
@@ -137,8 +138,8 @@ def run_retire(workspace: Workspace, _: Address, arguments: dict[str, object]) -
 def run_notify(workspace: Workspace, _: Address, arguments: dict[str, object]) -> None:
     with LeaseManager(workspace.engine) as manager:
         (lease,) = manager.take(["flow/expire_videos"])
-        policy = LifecyclePolicy(notice_free_days=14)
-        notices.carry_out(workspace.engine, str(arguments["plan"]), ["v1", "v2"], policy, lease=lease, run_id="run")
+        rules = DEFAULTS.overridden(tiers=tiers(free={"notice_days": 14}))
+        notices.carry_out(workspace.engine, str(arguments["plan"]), ["v1", "v2"], rules, lease=lease, run_id="run")
 
 
 def run_purge(workspace: Workspace, _: Address, arguments: dict[str, object]) -> None:

@@ -19,7 +19,6 @@ from sqlmodel import SQLModel
 
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
-from reelkeeper.model import Tier
 from reelkeeper.model.access import Scope
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.requests import GenerationRequest, Queued
@@ -71,7 +70,7 @@ def live(world: World) -> None:
     """Let the user do all that a user does, and let others speak of the user."""
     engine, bucket = world.workspace.engine, world.workspace.bucket
     webhooks.add(engine, "https://127.0.0.1/hook", allow_private=True, author="test")
-    users.put(engine, USER, Tier.FREE, by="front")
+    users.put(engine, USER, "free", by="front")
     users.give(engine, USER, DOLLAR, CANARIES["idempotency key"], by="front", reason=CANARIES["reason of a gift"])
     with LeaseManager(engine) as manager:
         name = CANARIES["name of an upload"]

@@ -52,7 +52,7 @@ def test_without_apply_the_plan_is_shown_and_nothing_is_changed(old: Scene) -> N
     ("flow", "params"),
     [
         ("tier_storage", ("--param", "helpers=2", "--param", "policy.compress_limit=1")),
-        ("expire_videos", ("--param", "policy.retention_pro_days=399")),
+        ("expire_videos", ("--param", "tiers.pro.retention_days=399")),
         ("purge_retired", ("--param", "limits.max_objects=7")),
     ],
 )
@@ -110,14 +110,10 @@ def test_a_plan_is_applied_once_and_can_be_looked_at_and_taken_back(old: Scene) 
         (("--param", "limits.max_objects=0"), "max_objects"),
         (("--param", "limits.max_objects=-1"), "limits.max_objects=-1"),
         (("--param", "limits.max_percent=NaN"), "limits.max_percent=nan"),
-        (("--param", "policy.retention_free_days=0"), "policy.retention_free_days=0"),
-        (("--param", "policy.retention_pro_days=1"), "Are they swapped?"),
+        (("--param", "tiers.free.retention_days=0"), "tiers.free.retention_days=0"),
+        (("--param", "tiers.pro.retention_days=1"), "are they swapped?"),
         (
-            [
-                word
-                for tier in ("free", "premium", "pro")
-                for word in ("--param", f"policy.retention_{tier}_days=never")
-            ],
+            [word for tier in ("free", "premium", "pro") for word in ("--param", f"tiers.{tier}.retention_days=never")],
             "empty policy",
         ),
     ],

@@ -9,9 +9,9 @@ from reelkeeper.model.webhooks import EventType
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.rules.lifecycle.guard import BlastRadius
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from tests.flows.scenes import Scene
 from tests.policies import put_in_force
+from tests.tiers import FOR_EVER, tiers
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_run_retires_and_can_be_taken_back_whole(old: Scene) -> None:
 
 @pytest.mark.long
 def test_who_was_promised_notice_is_told_first_and_loses_nothing_until_it_is_over(old: Scene) -> None:
-    put_in_force(old.engine, lifecycle=LifecyclePolicy(notice_pro_days=14))
+    put_in_force(old.engine, tiers=tiers(pro={"notice_days": 14}))
     assert expire_videos(dry_run=False).plan.kept == {"notice_no_endpoint": 2, "left_to_tier_storage": 1}
     webhooks.add(old.engine, "http://127.0.0.1:9/", [EventType.VIDEO_EXPIRING], allow_private=True, author="test")
     before = old.everything()
@@ -88,6 +88,5 @@ def test_a_shrunken_catalogue_is_refused_after_a_good_run(old: Scene) -> None:
 
 @pytest.mark.long
 def test_an_empty_policy_is_refused() -> None:
-    policy = LifecyclePolicy(retention_free_days=None, retention_premium_days=None, retention_pro_days=None)
-    with pytest.raises(PolicyRefused, match="retention_free_days"):
-        expire_videos.fn(policy, dry_run=False)
+    with pytest.raises(PolicyRefused, match="retention_days of free"):
+        expire_videos.fn(tiers=FOR_EVER, dry_run=False)

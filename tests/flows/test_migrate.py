@@ -95,7 +95,10 @@ def test_store_policies_and_deployments_of_0_1_0_come_over(earlier: Path, server
     }
     reelkeeper(ROOT, state, "audit", "verify")
     changed = yaml.safe_load(reelkeeper(ROOT, state, "policy", "show", "--changed"))
-    assert changed == {"lifecycle": {"retention_free_days": 60}, "admission": {"slots": 4}}
+    assert changed == {
+        "tiers": {"free": {"retention_days": 60}, "premium": {}, "pro": {}},
+        "admission": {"slots": 4},
+    }
     after = deployed()
     assert len(after) == len(written["deployments"])
     assert OLD_NAME not in {name.partition("/")[2] for name in after}

@@ -34,6 +34,7 @@ from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.core.policies import current
 from reelkeeper.operations.jobs import settle
+from reelkeeper.rules.core.tiers import TierPolicy, Tiers
 from reelkeeper.rules.policies import DEFAULTS, Policies
 from reelkeeper.settings import settings
 from reelkeeper.store.billing.usage import record
@@ -46,27 +47,30 @@ Reads = dict[str, set[object]]  # "LifecyclePolicy.grace_days" -> the values tha
 SECTIONS: Final = {type(getattr(DEFAULTS, name)): name for name in Policies.model_fields}
 # Which process follows which section. `api` is the HTTP API, `worker` a run that makes jobs; flows and commands.
 CONCERNS: Final[dict[str, set[str]]] = {
-    "api": {"access", "admission", "quota", "book", "lifecycle"},
-    "worker": {"order", "attempts", "breaker", "admission", "lifecycle"},
-    "tier_storage": {"lifecycle", "limits", "recipe", "acceptance"},
-    "expire_videos": {"lifecycle", "limits"},
+    "api": {"access", "admission", "tiers", "book", "lifecycle"},
+    "worker": {"order", "tiers", "attempts", "breaker", "admission", "lifecycle"},
+    "tier_storage": {"lifecycle", "tiers", "limits", "recipe", "acceptance"},
+    "expire_videos": {"lifecycle", "tiers", "limits"},
     "purge_retired": {"lifecycle", "limits"},
     "sync_catalog": {"lifecycle", "limits", "adoption"},
     "prune_cache": {"pruning", "record_retention"},
     "monitor_costs": {"budget", "anomaly", "book", "alerting"},
-    "monitor_performance": {"goals", "quota", "alerting"},
-    "forecast_costs": {"lifecycle", "book", "budget", "saving", "alerting"},
+    "monitor_performance": {"goals", "tiers", "alerting"},
+    "forecast_costs": {"lifecycle", "tiers", "book", "budget", "saving", "alerting"},
     "tune_concurrency": {"concurrency", "book"},
     "settle_accounts": {"alerting"},
     "status": {"budget"},
     "report": {"budget"},
-    "queue": {"order"},
-    "quota": {"quota"},
+    "queue": {"order", "tiers"},
+    "quota": {"tiers"},
 }
 
 
 def tree(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """Give a policy and those inside it."""
+    """Give a policy and those inside it: what stands in the list of tiers is the policy of each."""
+    if model is Tiers:
+        yield TierPolicy
+        return
     yield model
     for field in model.model_fields.values():
         if isinstance(field.default, BaseModel):
@@ -97,16 +101,20 @@ def written_down(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
         yield reads
 
 
-def values(policies: Policies) -> dict[str, str]:
-    """Give each field's value by class and name."""
-    found: dict[str, str] = {}
+def values(policies: Policies) -> dict[str, set[object]]:
+    """Give each field's values by class and name: of a tier's field, one for each tier."""
+    found: dict[str, set[object]] = defaultdict(set)
     for section in Policies.model_fields:
         for model, instance in _instances(getattr(policies, section)):
-            found |= {f"{model.__name__}.{name}": repr(getattr(instance, name)) for name in model.model_fields}
+            for name in model.model_fields:
+                found[f"{model.__name__}.{name}"].add(repr(getattr(instance, name)))
     return found
 
 
 def _instances(model: BaseModel) -> Iterator[tuple[type[BaseModel], BaseModel]]:
+    if isinstance(model, Tiers):
+        yield from ((TierPolicy, tier) for _, tier in model.items())
+        return
     yield type(model), model
     for name in type(model).model_fields:
         if isinstance(inner := getattr(model, name), BaseModel):
@@ -132,6 +140,7 @@ def serve(scene: Scene) -> None:
             wanted = {"user_id": "ann", "request": {"model": "m", "prompt": "a dog"}}
             assert client.post("/v1/jobs", json=wanted, headers={"Idempotency-Key": "k"}).status_code == 202
             assert client.get("/v1/users/ann").status_code == 200
+            assert client.get("/v1/users/ann/videos").status_code == 200
             assert client.get("/v1/videos/v0/url").status_code in (200, 404)
     finally:
         server.should_exit = True
@@ -209,8 +218,12 @@ def test_every_process_follows_the_policies_in_force_and_no_others(
         arrange(scene, wanted)
         with written_down(monkeypatch) as reads:
             PROCESSES[process](scene)
-        misses[process] = {name: found for name, found in reads.items() if shipped[name] in found}
-        read = {SECTIONS[model] for model in SECTIONS if any(name.startswith(f"{model.__name__}.") for name in reads)}
+        misses[process] = {name: found for name, found in reads.items() if shipped[name] & found}
+        read = {
+            section
+            for model, section in SECTIONS.items()
+            if any(name.partition(".")[0] == next(tree(model)).__name__ for name in reads)
+        }
         silent[process] = concerns - read
         everything |= reads.keys()
     assert not {process: found for process, found in misses.items() if found}, "followed what is shipped"

@@ -22,6 +22,7 @@ from reelkeeper.store.tables import blobs, job_totals, notice_deliveries, notice
 from tests.flows.scenes import Scene
 from tests.policies import put_in_force
 from tests.shrinking import AT_ANY_PRICE
+from tests.tiers import tiers
 
 WIDE = BlastRadius(max_percent=100, max_user_percent=100, max_percent_in_24h=100)
 
@@ -184,7 +185,7 @@ def test_a_cold_video_goes_once_its_notice_was_delivered_and_is_over(scene: Scen
     scene.video("v0", age_days=40)
     for number in range(1, 4):
         scene.video(f"v{number}", age_days=1, stored=False)
-    put_in_force(scene.engine, lifecycle=LifecyclePolicy(notice_pro_days=14))
+    put_in_force(scene.engine, tiers=tiers(pro={"notice_days": 14}))
     webhooks.add(scene.engine, "http://127.0.0.1:9/", [EventType.VIDEO_EXPIRING], allow_private=True, author="test")
     report = tier_storage(dry_run=False)
     assert [(outcome.outcome, outcome.objects) for outcome in report.done] == [("notified", 1)]

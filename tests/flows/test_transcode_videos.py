@@ -14,6 +14,7 @@ from flows.transcode_videos import transcode_videos
 from reelkeeper.errors import Frozen, PartialFailure
 from reelkeeper.operations.core import freeze
 from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import HelpReport, Report
 from reelkeeper.rules.lifecycle.transcode import Acceptance
@@ -41,7 +42,7 @@ def cold(scene: Scene) -> Scene:
 def begun(scene: Scene) -> str:
     """Let a run claim a plan, and be killed before it has done anything; names the plan."""
     plan_id = tier_storage().plan.id
-    terms = plans.terms(policy=LifecyclePolicy(), recipe=AT_ANY_PRICE, acceptance=Acceptance())
+    terms = plans.terms(policy=LifecyclePolicy(), tiers=SHIPPED, recipe=AT_ANY_PRICE, acceptance=Acceptance())
     with transaction(scene.engine, "test") as session:
         begin_applying(session, plan_id, "tier_storage", terms, "dead")
     leases.acquire(scene.engine, [plan_progress.plan_lease(plan_id)], "a run that is dead")

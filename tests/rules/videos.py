@@ -7,7 +7,6 @@ from reelkeeper.model import Video
 
 AS_OF = datetime(2026, 11, 24, 2, tzinfo=UTC)
 RECIPE = "recipe-now"
-RETENTION = ("retention_free_days", "retention_premium_days", "retention_pro_days")
 SECOND = timedelta(seconds=1)
 
 

@@ -10,7 +10,7 @@ from reelkeeper.simulation import cache, concurrency, queue, servers
 from reelkeeper.simulation.controllers import ours, vegas
 from reelkeeper.simulation.traces import TRACES
 
-FIFO, OURS = DispatchPolicy(rule="fifo"), DispatchPolicy()
+FIFO, OURS = queue.Rules(DispatchPolicy(rule="fifo")), queue.Rules()
 
 
 def compared(distribution: str, *, seeds: range, count: int, error_sigma: float) -> tuple[float, float, float]:
@@ -87,13 +87,13 @@ def test_slots_that_never_idle_beat_batches_that_wait_for_their_last() -> None:
 
 @pytest.mark.long
 def test_staying_with_a_model_costs_nothing_where_changing_is_free_and_pays_where_it_is_not() -> None:
-    plain = OURS.model_copy(update={"affinity_seconds": 0.0})
+    plain = queue.Rules(DispatchPolicy(affinity_seconds=0.0))
     free, dear = list[float](), list[float]()
     for seed in range(1, 4):
         jobs = backlog(models=4, seed=seed)
         for setup_seconds, gains in ((0, free), (120, dear)):
             wandering, staying = (
-                queue.run(jobs, policy, setup_seconds=setup_seconds).makespan_seconds for policy in (plain, OURS)
+                queue.run(jobs, rules, setup_seconds=setup_seconds).makespan_seconds for rules in (plain, OURS)
             )
             gains.append(wandering / staying)
     assert fmean(free) == pytest.approx(1, abs=0.01)

@@ -11,7 +11,7 @@ import altair as alt
 import pandas as pd
 import vl_convert
 
-from reelkeeper.adapters.charts.theme import LIGHT, Theme
+from reelkeeper.adapters.charts.theme import LIGHT, TIERS, Theme
 
 WIDE: Final = 760  # pixels, of a page or a message
 NARROW: Final = 360  # of a phone held upright: the text stays as large
@@ -124,4 +124,4 @@ def _spec(chart: Picture, theme: Theme, width: int) -> dict[str, Any]:
     spec: dict[str, Any] = chart.to_dict()
     spec.setdefault("height", _HEIGHTS.get(width, _HEIGHTS[WIDE]))
     fit = {"type": "fit", "contains": "padding"}
-    return spec | {"width": width, "autosize": fit, "config": theme.config()}
+    return spec | {"width": width, "autosize": fit, "config": theme.config(spec.get("usermeta", {}).get(TIERS))}

@@ -1,5 +1,6 @@
 """Chart stored bytes by video age and owner's tier, and the dollars saved so far."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import altair as alt
@@ -17,14 +18,16 @@ from reelkeeper.adapters.charts.parts import (
     usd_axis,
     written,
 )
+from reelkeeper.adapters.charts.theme import TIERS
 
-TIERS: Final = ("free", "premium", "pro", "unknown")  # in order of the colours
+_UNKNOWN: Final = "unknown"  # the last colour
 _ROW_PIXELS: Final = 46
 
 
-def storage(stock: pd.DataFrame, *, title: str = "") -> Picture:
+def storage(stock: pd.DataFrame, tiers: Sequence[str], *, title: str = "") -> Picture:
     """Draw a bar for each age, in the order of the rows: `stock` has columns age, tier and size_bytes.
 
+    `tiers` are in force, from the least to the most paid; any other is drawn as unknown.
     `age` is a label such as "8-30 days". The sum of each is written at its end.
     """
     if stock.empty or not stock["size_bytes"].sum():
@@ -32,10 +35,11 @@ def storage(stock: pd.DataFrame, *, title: str = "") -> Picture:
     ages = list(dict.fromkeys(stock["age"]))
     totals = stock.groupby("age", sort=False)["size_bytes"].sum().astype(float)
     scale, name = unit(totals.max())
-    place = {tier: place for place, tier in enumerate(TIERS)}
+    names = [*tiers, _UNKNOWN]
+    place = {tier: place for place, tier in enumerate(names)}
     rows = stock.assign(
         amount=stock["size_bytes"].astype(float) / scale,
-        tier=[tier if tier in TIERS else TIERS[-1] for tier in stock["tier"]],
+        tier=[tier if tier in names else _UNKNOWN for tier in stock["tier"]],
     )
     most = alt.ExprRef(f"{totals.max() / scale} * ({ON_A_PHONE} ? 1.3 : 1.12)")  # room for the sums
     y = alt.Y("age:O").sort(ages).axis(title=None, domain=False, ticks=False, labelPadding=8).scale(paddingInner=0.35)
@@ -48,9 +52,9 @@ def storage(stock: pd.DataFrame, *, title: str = "") -> Picture:
             .scale(domainMin=0, domainMax=most, nice=False)
             .axis(title=name, tickCount=4, grid=True, domain=False, ticks=False),
             color=alt.Color("tier:O")
-            .scale(domain=list(TIERS))
+            .scale(domain=names)
             .legend(
-                values=[tier for tier in TIERS if tier in set(rows["tier"])],
+                values=[tier for tier in names if tier in set(rows["tier"])],
                 columns=alt.ExprRef(f"{ON_A_PHONE} ? 2 : 4"),
             ),
             order=alt.Order("place:Q"),
@@ -59,7 +63,8 @@ def storage(stock: pd.DataFrame, *, title: str = "") -> Picture:
     labels = pd.DataFrame({"age": totals.index, "amount": totals.to_numpy() / scale})
     sums = labels.assign(text=[f"{amount:,.{1 if amount < 100 else 0}f} {name}" for amount in labels["amount"]])  # noqa: PLR2004  three digits say enough
     written = alt.Chart(sums).mark_text(style="label", align="left", dx=7).encode(y=y, x="amount:Q", text="text:N")
-    return alt.layer(bars, written).properties(title=title, height=_ROW_PIXELS * len(ages) + 100)
+    drawn: Picture = alt.layer(bars, written).properties(title=title, height=_ROW_PIXELS * len(ages) + 100)
+    return drawn.properties(usermeta={TIERS: len(tiers)})
 
 
 def savings(daily: pd.DataFrame, *, title: str = "", has_freed: bool = False) -> Picture:

@@ -4,10 +4,12 @@ The six colours of services stay apart by 12 or more (100 x Delta-E in OKLab) fo
 vision and with protanopia, deuteranopia and tritanopia (Machado, Oliveira and Fernandes 2009). A test counts it anew.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 FONT: Final = "Liberation Sans, Arial, Helvetica, sans-serif"  # vl-convert brings the first, a browser has one of them
+TIERS: Final = "tiers"  # in a chart's usermeta: how many it has colours of
 SERVICES: Final = (
     "compute",
     "api",
@@ -30,12 +32,12 @@ class Theme:
     limit: str  # budgets, and what is over them
     line: str
     services: tuple[str, ...]  # of SERVICES, one each; the last for any other
-    tiers: tuple[str, ...]  # free, premium, pro, unknown
+    tiers: tuple[str, ...]  # three, from the least paid; others lie between them; then that of none
     bands: tuple[str, ...]  # 95 %, 80 %
     savings: tuple[str, ...]  # by what saved
 
-    def config(self) -> dict[str, Any]:
-        """Give Vega-Lite's configuration."""
+    def config(self, tiers: int | None = None) -> dict[str, Any]:
+        """Give Vega-Lite's configuration, with colours for so many tiers."""
         axis = {
             "labelColor": self.soft_ink,
             "labelFontSize": 13,
@@ -78,7 +80,7 @@ class Theme:
             },
             "range": {  # Vega-Lite knows these names alone
                 "category": [*self.services],
-                "ordinal": [*self.tiers],
+                "ordinal": [*_shades(self.tiers[:-1], tiers or len(self.tiers) - 1), self.tiers[-1]],
                 "ramp": [*self.bands],
                 "heatmap": [*self.savings],
             },
@@ -99,6 +101,20 @@ class Theme:
             "expected": {"color": self.line, "strokeWidth": 2.5, "strokeDash": [2, 5], "strokeCap": "round"},
             "spot": {"color": self.line, "filled": True, "size": 90, "opacity": 1},
         }
+
+
+def _shades(colours: Sequence[str], count: int) -> list[str]:
+    """Give as many colours as there are tiers, from the first to the last of `colours`, through those between."""
+    if count == 1:
+        return [colours[-1]]
+    shades = []
+    for place in range(count):
+        step, share = divmod(place * (len(colours) - 1), count - 1)
+        ends = colours[step], colours[min(step + 1, len(colours) - 1)]
+        lower, upper = ([int(colour[start : start + 2], 16) for start in (1, 3, 5)] for colour in ends)
+        mixed = (round(low + (high - low) * share / (count - 1)) for low, high in zip(lower, upper, strict=True))
+        shades.append("#" + "".join(f"{channel:02x}" for channel in mixed))
+    return shades
 
 
 LIGHT: Final = Theme(

@@ -11,13 +11,13 @@ from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Note, nee
 from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import NotFound
-from reelkeeper.model import Tier
 from reelkeeper.model.access import Caller, Scope
 from reelkeeper.operations.billing import users as accounts
 from reelkeeper.operations.billing.quota import check_user_storage_quota
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.lifecycle.why import outlooks
-from reelkeeper.rules.billing.quota import MAX_BYTES, judge
+from reelkeeper.rules.billing.quota import judge
+from reelkeeper.rules.core.tiers import MAX_BYTES
 from reelkeeper.store.billing import ledger, quotas
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.videos.videos import is_user, list_videos
@@ -72,7 +72,7 @@ def user(user_id: Annotated[Id, Path(examples=["ann"])], app_state: CurrentState
         if standing is None:
             raise NotFound(f"no user {user_id!r} in the catalogue")
         balance = ledger.balance(session, user_id)
-        told = judge(standing, 0, in_force(session).policies.quota)
+        told = judge(standing, 0, in_force(session).policies.tiers)
     return User(
         id=user_id,
         tier=standing.tier,
@@ -88,7 +88,7 @@ class Tiered(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"tier": "premium"}]})
 
-    tier: Tier
+    tier: str = Field(max_length=100, description="One of `tiers` of the policies in force")
 
 
 @router.put(
@@ -103,7 +103,10 @@ def put(
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.ACCOUNTS)],
 ) -> User:
-    """Make the user at sign-up, or change the tier: retention and quota follow it from now on. Safe to repeat."""
+    """Make the user at sign-up, or change the tier: retention and quota follow it from now on. Safe to repeat.
+
+    A tier that is not in force is refused, and the answer names those that are.
+    """
     accounts.put(app_state.workspace.engine, user_id, asked.tier, by=caller.name)
     return user(user_id, app_state)
 

@@ -139,7 +139,7 @@ def keep(
     caller: Annotated[Caller, needs(Scope.KEEPS)],
     whose: Annotated[Whose, Query()],
 ) -> Kept:
-    """Prolong its life by the `lifecycle.keep_*_days` of its user's tier, `keep_times` at most. Once for each key."""
+    """Prolong its life by the `keep_days` of its user's tier, `lifecycle.keep_times` at most. Once for each key."""
     kept = prolong.keep(app_state.workspace.engine, video_id, by=caller.name, key=key, user_id=whose.user_id)
     return Kept(**kept._asdict())
 

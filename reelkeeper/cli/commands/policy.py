@@ -54,6 +54,7 @@ def check(file: File) -> None:
     after = _read(file)
     with store() as engine:
         effect = _effect(engine, after)
+    effect.require_no_users_left()
     effect.require_within_limits()
 
 
@@ -185,6 +186,7 @@ def put_in_force(engine: "Engine", after: "Policies", reason: str, *, yes: bool)
     if not effect.changes:
         say("Nothing is applied: this is what is in force.")
         return
+    effect.require_no_users_left()
     effect.require_within_limits()
     if not yes:
         typer.confirm("Put this in force?", abort=True)

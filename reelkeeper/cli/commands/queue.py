@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from reelkeeper.model.jobs import WaitingJob
+    from reelkeeper.rules.core.tiers import Tiers
     from reelkeeper.rules.jobs.dispatch import DispatchPolicy
     from reelkeeper.store.jobs.queue import JobLine
 
@@ -110,7 +111,9 @@ def _in_order(session: "Session", as_of: datetime, limit: int) -> "list[JobLine]
     from reelkeeper.store.jobs import queue as jobs
 
     line = _considered(session)
-    due = [job.id for job in order(line.jobs, line.policy, as_of, line.credit_seconds, **line.length)][:limit]
+    due = [job.id for job in order(line.jobs, line.policy, line.tiers, as_of, line.credit_seconds, **line.length)][
+        :limit
+    ]
     lines = jobs.named(session, due)
     rest = [job_line for job_line in jobs.listed(session, JobState.QUEUED, limit) if job_line.id not in lines]
     return [*(lines[job_id] for job_id in due), *rest][:limit]
@@ -135,12 +138,12 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
         else:
             say(f"Job {job_id} is {line.state}. {text}".strip())
         return
-    waiting, policy, credit, length = _considered(session)
+    waiting, policy, tiers, credit, length = _considered(session)
     job = next((waiting_job for waiting_job in waiting if waiting_job.id == job_id), None)
     waiting += [] if job else [line.as_job()]
-    placed = dispatch.order(waiting, policy, as_of, credit, **length)
+    placed = dispatch.order(waiting, policy, tiers, as_of, credit, **length)
     place = [waiting_job.id for waiting_job in placed].index(job_id) + 1
-    terms = dispatch.explain(job or line.as_job(), waiting, policy, as_of, **length)
+    terms = dispatch.explain(job or line.as_job(), waiting, policy, tiers, as_of, **length)
     full = [*_full(session, line), *_unwell(session, line, as_of)]
     if as_json:
         emit({"job": line, "full": full, "place": place, "of": len(waiting), "credit_seconds": credit, "terms": terms})
@@ -194,6 +197,7 @@ class _Line(NamedTuple):
 
     jobs: "list[WaitingJob]"
     policy: "DispatchPolicy"  # with the size classes in force
+    tiers: "Tiers"
     credit_seconds: float
     length: "_Length"
 
@@ -209,12 +213,13 @@ def _considered(session: "Session") -> _Line:
     from reelkeeper.store.jobs.claims import DISPATCH, waiting_jobs
     from reelkeeper.store.jobs.controls import jobs_at_once, remembered
 
-    memory, policy = remembered(session, [DISPATCH]).get(DISPATCH, {}), in_force(session).policies.order
+    memory, policies = remembered(session, [DISPATCH]).get(DISPATCH, {}), in_force(session).policies
+    policy, tiers = policies.order, policies.tiers
     if policy.class_bounds_seconds is None:
         policy = policy.model_copy(update={"class_bounds_seconds": tuple(memory.get("bounds") or ()) or None})
-    waiting, more = waiting_jobs(session, window(policy))
+    waiting, more = waiting_jobs(session, window(policy, tiers), tiers.names)
     length = _Length(slots=jobs_at_once(session) or 1, more_seconds=more)
-    return _Line(waiting, policy, float(memory.get("credit_seconds", 0.0)), length)
+    return _Line(waiting, policy, tiers, float(memory.get("credit_seconds", 0.0)), length)
 
 
 def _ago(later: datetime, earlier: datetime) -> str:

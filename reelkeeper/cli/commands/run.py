@@ -20,7 +20,7 @@ Param = Annotated[
     typer.Option(
         "--param",
         metavar="NAME=VALUE",
-        help="Set one parameter, e.g. limits.max_objects=10 or policy.retention_pro_days=never. May be repeated.",
+        help="Set one parameter, e.g. limits.max_objects=10 or tiers.pro.retention_days=never. May be repeated.",
     ),
 ]
 AsOf = Annotated[

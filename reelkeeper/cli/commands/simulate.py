@@ -56,15 +56,20 @@ def queue(
 
     `clairvoyant` is the bound: the shortest first, by what jobs will really take.
     """
+    from reelkeeper.operations.core.overrides import Override
+    from reelkeeper.rules.core.tiers import Tiers
     from reelkeeper.rules.jobs.dispatch import DispatchPolicy
+    from reelkeeper.rules.policies import DEFAULTS
     from reelkeeper.simulation import queue as simulation
 
     if distribution not in simulation.COMPLEXITY:
         raise Misconfigured(f"no distribution {distribution!r}; there are {', '.join(simulation.COMPLEXITY)}")
 
-    def taken(policy: DispatchPolicy) -> None: ...
+    def taken(policy: DispatchPolicy, tiers: Annotated[Tiers | None, Override()]) -> None: ...
 
-    ours: DispatchPolicy = parameters.read("simulate queue", taken, param or []).get("policy", DispatchPolicy())
+    given = parameters.read("simulate queue", taken, param or [])
+    tiers = DEFAULTS.overridden(tiers=given.get("tiers")).tiers
+    ours = simulation.Rules(given.get("policy", DispatchPolicy()), tiers)
     if recorded is None:
         coming = simulation.arrivals(distribution, seed=seed, count=jobs, slots=slots, load=load, error_sigma=error)
         loaded, drawn = simulation.SECONDS_AT_FULL_LOAD, f"{distribution} complexity, {slots} slots, {load:.0%} busy"
@@ -72,8 +77,8 @@ def queue(
         coming = simulation.recorded(_recorded_jobs(recorded, jobs))
         loaded, drawn = 0.0, f"record, {slots} slots"
 
-    def played(policy: DispatchPolicy, jobs: "list[simulation.Arrival]") -> simulation.Waits:
-        return simulation.run(jobs, policy, slots=slots, loaded_seconds=loaded)
+    def played(rules: simulation.Rules, jobs: "list[simulation.Arrival]") -> simulation.Waits:
+        return simulation.run(jobs, rules, slots=slots, loaded_seconds=loaded)
 
     waits = {name: played(policy, coming) for name, policy in (simulation.POLICIES | {"ours": ours}).items()}
     waits["clairvoyant"] = played(simulation.POLICIES["shortest"], simulation.clairvoyant(coming))

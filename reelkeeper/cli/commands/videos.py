@@ -175,13 +175,14 @@ def bring_in(
     """
     if not (users or videos or views or keys):
         raise typer.BadParameter("give at least one of --users, --videos, --views and --keys")
+    from reelkeeper.operations.billing.users import import_users
     from reelkeeper.store.videos import imports, key_owners
 
     taken: dict[str, imports.Imported] = {}
     with store() as engine:
         if users:
             with users.open(newline="") as lines:
-                taken["users"] = imports.import_users(engine, lines)
+                taken["users"] = import_users(engine, lines)
         if videos:
             with videos.open(newline="") as lines:
                 taken["videos"] = imports.import_videos(engine, lines, skip_unknown=skip_unknown)

@@ -26,7 +26,7 @@ def check_user_storage_quota(engine: Engine, user_id: str, incoming_bytes: int) 
     """Tell whether `incoming_bytes` more would fit at this moment. Raises NotFound for a user who is unknown."""
     require_bytes(incoming_bytes)
     with reading(engine) as session:
-        return judge(_standing(session, user_id), incoming_bytes, in_force(session).policies.quota)
+        return judge(_standing(session, user_id), incoming_bytes, in_force(session).policies.tiers)
 
 
 def reserve(session: Session, user_id: str, size_bytes: int, key: str, *, lasting_seconds: int) -> Reserved:
@@ -38,12 +38,12 @@ def reserve(session: Session, user_id: str, size_bytes: int, key: str, *, lastin
     require_lasting(lasting_seconds)
     require_key(key)
     require_permission(session)
-    policy = in_force(session).policies.quota
-    if quotas.promise(session, user_id, size_bytes, key, policy.by_tier(), lasting_seconds=lasting_seconds):
+    tiers = in_force(session).policies.tiers
+    if quotas.promise(session, user_id, size_bytes, key, tiers.quota_bytes(), lasting_seconds=lasting_seconds):
         return Reserved(key, user_id, ReservationState.OPEN, size_bytes)
     before = quotas.find(session, key)
     if before is None:
-        answer = judge(_standing(session, user_id), size_bytes, policy)
+        answer = judge(_standing(session, user_id), size_bytes, tiers)
         raise QuotaExceeded(f"nothing was reserved for user {user_id!r}: {answer.reason}")
     # guard quota.key_reused: one user's upload counts on another's reservation
     if (before.user_id, before.size_bytes) != (user_id, size_bytes):

@@ -1,25 +1,42 @@
 """Users as the service makes and pays them: tiers and credits, each with its line in the record."""
 
+from collections.abc import Iterable
+
 from reelkeeper.errors import NotFound
-from reelkeeper.model import Tier
 from reelkeeper.model.money import Balance, Moved
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.billing.credits import own_key
-from reelkeeper.store import Engine
+from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing.ledger import balance
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
+from reelkeeper.store.videos import imports
+from reelkeeper.store.videos.imports import Imported
 from reelkeeper.store.videos.videos import set_tier
 
 
-def put(engine: Engine, user_id: str, tier: Tier, *, by: str) -> None:
-    """Make a user, or set the tier of one who is there. Raises Frozen."""
+def put(engine: Engine, user_id: str, tier: str, *, by: str) -> None:
+    """Make a user, or set the tier of one who is there. Raises TierRefused for one that is not in force, Frozen."""
     with transaction(engine, "users.put") as session:
-        require_permission(session)
+        require_permission(session)  # whose lock holds off policies in which this tier is no more
+        in_force(session).policies.tiers.require_known(tier)
         known, before = set_tier(session, user_id, tier, now(session))
         if not known or before != tier:
             append(session, [Event("tier", by, user_id=user_id, detail={"tier": tier, "was": before})])
+
+
+def import_users(engine: Engine, lines: Iterable[str]) -> Imported:
+    """Add the users of a CSV file, or set their tiers, which must be in force. Raises InputRefused."""
+    return imports.import_users(engine, lines, _known_tiers)
+
+
+def _known_tiers(session: Session) -> tuple[str, ...]:
+    # guard tiers.import_locked: a tier is removed while a file puts users in it
+    deployment.stopped(session, locked=True)
+    return in_force(session).policies.tiers.names
 
 
 def give(

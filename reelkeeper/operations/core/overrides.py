@@ -5,6 +5,7 @@ that was left alone, so null means the same, and `never` switches a rule off.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, Final, get_args
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
@@ -13,6 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 from reelkeeper.errors import PolicyRefused
 from reelkeeper.operations.core.policies import current
 from reelkeeper.operations.core.policy_document import shown
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.policies import DEFAULTS, NOTHING, Policies, exception, section_of
 from reelkeeper.store import Engine
 
@@ -61,14 +63,29 @@ def show_in_force(policies: Policies) -> None:
 _SHOWN: Final = [DEFAULTS]
 
 
-def _open(section: dict[str, Any], policy: BaseModel, handler: GetJsonSchemaHandler) -> None:
+def _open_tiers(section: dict[str, Any], tiers: Tiers, handler: GetJsonSchemaHandler) -> None:
+    """Give each tier fields of its own, with what is in force; one that comes later has them too."""
+    each = handler.resolve_ref_schema(section["additionalProperties"])
+    section["properties"] = {}
+    for name, tier in tiers.items():
+        opened = deepcopy(each)
+        _open(opened, tier, handler)
+        section["properties"][name] = {"title": name, "anyOf": [opened, {"type": "null"}]}
+    _open(each, None, handler)
+
+
+def _open(section: dict[str, Any], policy: BaseModel | None, handler: GetJsonSchemaHandler) -> None:
+    if isinstance(policy, Tiers):
+        _open_tiers(section, policy, handler)
+        return
+    section.pop("required", None)  # an exception says what it likes
     for name, field in section["properties"].items():
-        value, said = getattr(policy, name), {key: field[key] for key in ("title", "description") if key in field}
+        value, said = getattr(policy, name, None), {key: field[key] for key in ("title", "description") if key in field}
         options = field.get("anyOf") or [{key: field[key] for key in field if key not in {*said, "default"}}]
         for option in options:
             if "$ref" in option and isinstance(value, BaseModel):
                 _open(handler.resolve_ref_schema(option), value, handler)
-        if not isinstance(value, BaseModel):
+        if policy is not None and not isinstance(value, BaseModel):
             said["description"] = f"{said.get('description', name)}. As deployed: {shown(name, value)}"
         if {"type": "null"} not in options:
             options = [*options, {"type": "null"}]

@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from reelkeeper.errors import NotFound, SchemaError
-from reelkeeper.rules.policies import DEFAULTS, InForce, Policies, without_dropped
+from reelkeeper.rules.policies import DEFAULTS, InForce, Policies, earlier
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import policies as versions
 from reelkeeper.store.core.engine import reading
@@ -66,7 +66,7 @@ def _read(session: Session, version: int) -> Policies:
 
 def _parsed(version: int, document: Mapping[str, Any]) -> Policies:
     try:
-        return Policies.model_validate_json(json.dumps(without_dropped(document)))
+        return Policies.model_validate_json(json.dumps(earlier(document)))
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors())
         # guard policy.unreadable: work is done under other policies than those that were applied

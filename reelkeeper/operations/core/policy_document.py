@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from reelkeeper.errors import PolicyRefused
-from reelkeeper.rules.policies import DEFAULTS, NOTHING, Policies, described, parse
+from reelkeeper.rules.core.tiers import Tiers
+from reelkeeper.rules.policies import ABSENT, DEFAULTS, NOTHING, Policies, described, moved, parse
 
 _WIDTH: Final = 116
 _HEAD: Final = """\
@@ -44,7 +45,11 @@ def write(policies: Policies, *, only_changed: bool = False) -> str:
     lines = [_HEAD]
     for section in type(policies).model_fields:
         model, shipped = getattr(policies, section), getattr(DEFAULTS, section)
-        body = list(_fields(model, shipped, "  ", only_changed=only_changed))
+        body = list(
+            _tiers(model, shipped, only_changed=only_changed)
+            if isinstance(model, Tiers)
+            else _fields(model, shipped, "  ", only_changed=only_changed)
+        )
         if body:
             first = inspect.cleandoc(type(model).__doc__ or "").partition("\n\n")[0]
             lines += [*textwrap.wrap(first, _WIDTH, initial_indent="# ", subsequent_indent="# "), f"{section}:", *body]
@@ -54,12 +59,27 @@ def write(policies: Policies, *, only_changed: bool = False) -> str:
 
 def shown(name: str, value: object) -> str:
     """Put the value of the field `name` as the document has it."""
+    if value is ABSENT:
+        return str(value)
     if value is None:
         return NOTHING[not name.endswith(("_days", "_views"))]  # never, where it says when; else none
     if isinstance(value, tuple):
         plain = [item.model_dump(mode="json") if isinstance(item, BaseModel) else item for item in value]
         return json.dumps(plain, default=str)
     return json.dumps(value) if isinstance(value, bool | str) else str(value)
+
+
+def _tiers(tiers: Tiers, shipped: Tiers, *, only_changed: bool) -> Iterator[str]:
+    """Write all of them, as a document that names some names all, with what each field says where it stands first."""
+    if only_changed and list(tiers.items()) == list(shipped.items()):
+        return
+    said = set[str]()
+    for name, tier in tiers.items():
+        usual = shipped.get(name)
+        lines = list(_fields(tier, usual or tier, "    ", only_changed=only_changed and usual is not None))
+        yield f"  {name}:" if lines else f"  {name}: {{}}"
+        yield from (line for line in lines if line not in said)
+        said.update(line for line in lines if line.lstrip().startswith("#"))
 
 
 def _fields(model: BaseModel, shipped: BaseModel, indent: str, *, only_changed: bool) -> Iterator[str]:
@@ -79,6 +99,8 @@ def _fields(model: BaseModel, shipped: BaseModel, indent: str, *, only_changed: 
 def _fault(fault: dict[str, Any]) -> str:
     where = ".".join(map(str, fault["loc"])) or "the document"
     if fault["type"] == "extra_forbidden":
+        if place := moved(*where.partition(".")[::2]):
+            return f"{where}: that is {place} now"
         return f"{where}: there is no such field; reelkeeper policy show lists them"
     said = str(fault["msg"]).removeprefix("Value error, ")
     value = "" if isinstance(fault["input"], dict) else f"={fault['input']!r}"

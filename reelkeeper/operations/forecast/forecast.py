@@ -88,7 +88,7 @@ def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
         uploaded = backlog.uploaded_by_tier(session, today - _TIERS_OVER_DAYS * _ONE_DAY)
         of_providers = job_totals.by_day(session, ("provider",), today - _HISTORY_DAYS * _ONE_DAY, today - _ONE_DAY)
     series, policy = _by_line(used), policies.lifecycle
-    retention = {tier.value: days for tier, days in policy.retention_days().items()}
+    retention = policies.tiers.retention_days()
     peaks = series.get((Metric.STORED_BYTES, ""), {})
     stock = Stock(
         round(peaks[max(peaks)]) if peaks else sum(cohort.size_bytes for cohort in cohorts) + sum(purging.values()),

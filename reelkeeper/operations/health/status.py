@@ -13,7 +13,7 @@ from reelkeeper.model.performance import Window
 from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts.cadence import CADENCES, Cadence, is_overdue
-from reelkeeper.rules.billing.quota import QuotaPolicy
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.health.findings import ServiceState
 from reelkeeper.rules.health.performance import PerformancePolicy, first_window, windows, with_present
 from reelkeeper.rules.jobs.breaker import Breaker, Phase
@@ -206,14 +206,14 @@ def _money(session: Session, at: datetime, policies: Policies) -> Money:
     )
 
 
-def read_performance(engine: Engine, policy: PerformancePolicy, quota: QuotaPolicy, as_of: datetime) -> ServiceState:
+def read_performance(engine: Engine, policy: PerformancePolicy, tiers: Tiers, as_of: datetime) -> ServiceState:
     """Read the jobs that ended lately, those in flight at this moment, and how much is stored, in one snapshot."""
     with reading(engine) as session:
         return ServiceState(
             performance.ended(session, as_of - timedelta(minutes=policy.judged_minutes), as_of),
             performance.in_flight(session),
             jobs_at_once(session),
-            performance.filled(session, quota.by_tier(), policy.storage_budget_bytes, policy.max_storage_percent),
+            performance.filled(session, tiers.quota_bytes(), policy.storage_budget_bytes, policy.max_storage_percent),
         )
 
 

@@ -22,6 +22,7 @@ from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs import breaker, fallback
 from reelkeeper.operations.jobs.settle import count_lost
 from reelkeeper.rules.core.scopes import of_job
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, pause_seconds
 from reelkeeper.rules.jobs.breaker import Phase
@@ -45,16 +46,17 @@ def claim(
     *,
     limit: int,
     order: DispatchPolicy | None = None,
+    tiers: Tiers | None = None,
     provider: str | None = None,
 ) -> list[Claim]:
     """Give a worker a job for each of its free slots, of which `warm_models` says what they have loaded.
 
     None is begun that waits for another provider of its model than the worker's, nor looked at that another was sent,
-    until it is given up. `order` is an exception of this run to
-    the policy in force. Never more than `limit` jobs run at once, whoever runs them, nor more of a provider, model,
-    tier or user than its cap says, nor of a provider than its lane's tuned limit, nor any of a provider that is unwell,
-    but to try it: those behind them go on. Jobs of dead workers, and those to be looked up, go first; the rest as
-    `rules/jobs/dispatch` has it. Gives nothing while changes are frozen. All claims take turns.
+    until it is given up. `order` and `tiers` are exceptions of this run to the policies in force. Never more than
+    `limit` jobs run at once, whoever runs them, nor more of a provider, model, tier or user than its cap says, nor of a
+    provider than its lane's tuned limit, nor any of a provider that is unwell, but to try it: those behind them go on.
+    Jobs of dead workers, and those to be looked up, go first; the rest as `rules/jobs/dispatch` has it. Gives
+    nothing while changes are frozen. All claims take turns.
     """
     if not warm_models:
         return []
@@ -62,7 +64,7 @@ def claim(
         memory, as_of = claims.remembered(session, claims.DISPATCH)
         if why_stopped(session):
             return []
-        policies = in_force(session).policies.overridden(order=order)
+        policies = in_force(session).policies.overridden(order=order, tiers=tiers)
         policy = policies.order
         # guard claims.limit: more jobs run at once than the limit says, each of which costs
         slots = list(warm_models[: max(0, limit - claims.count_running(session))])
@@ -83,7 +85,7 @@ def claim(
             named = ((entry.model, name) for entry in policies.book.models for name in entry.providers)
             # guard claims.others: a worker takes the jobs of another provider again and again, and they wait
             others = [pair for pair in named if provider and pair[1] != provider]
-            picked, credit = _pick(session, slots, memory, policy, room, others, as_of, limit)
+            picked, credit = _pick(session, slots, memory, policy, policies.tiers, room, others, as_of, limit)
             controls.write(session, claims.DISPATCH, memory | {"credit_seconds": credit})
             for name, rest in resting.items():
                 breaker.try_with(
@@ -98,6 +100,7 @@ def _pick(
     slots: Sequence[str | None],
     memory: dict[str, Any],
     policy: DispatchPolicy,
+    tiers: Tiers,
     room: Room,
     others: Sequence[tuple[str, str]],
     as_of: datetime,
@@ -110,9 +113,9 @@ def _pick(
     while len(picked) < len(slots):
         taken = [job.id for job in picked]
         waiting, more = claims.waiting_jobs(
-            session, dispatch.window(policy), full=room.shut(), taken=taken, others=others
+            session, dispatch.window(policy, tiers), tiers.names, full=room.shut(), taken=taken, others=others
         )
-        line, some_full = dispatch.RankedQueue(waiting, policy, as_of, slots=limit, more_seconds=more), False
+        line, some_full = dispatch.RankedQueue(waiting, policy, tiers, as_of, slots=limit, more_seconds=more), False
         while line and len(picked) < len(slots):
             job, credit = line.first(credit, slots[len(picked)])
             line.start(job)

@@ -2,7 +2,6 @@
 
 import math
 
-from reelkeeper.model import Tier
 from reelkeeper.model.requests import Declined, GenerationRequest, RefusedFor
 from reelkeeper.rules.billing.catalogue import clip_of
 from reelkeeper.rules.billing.quote import JobSpec, Quote, quote
@@ -20,7 +19,7 @@ def price_of(request: GenerationRequest, tier: str | None, policies: Policies, p
     Unset, that is the first provider of its model. Raises ModelRefused.
     """
     policies.book.require_sold(request)
-    days = policies.lifecycle.retention_days()[Tier(tier)] if tier in set(Tier) else None
+    known = policies.tiers.get(tier)
     size_bytes = expected_bytes(request, policies.admission.bits_per_pixel)
     entry = policies.book.entry(request.model)
     able = {*entry.able(request)} | ({provider} if provider else set()) if entry and entry.fallbacks else set()
@@ -28,7 +27,7 @@ def price_of(request: GenerationRequest, tier: str | None, policies: Policies, p
         model=request.model,
         complexity=complexity(request),
         size_bytes=size_bytes,
-        retention_days=days,
+        retention_days=known.retention_days if known else None,
         clip=clip_of(request),
         fallbacks=tuple(sorted(able)),
     )

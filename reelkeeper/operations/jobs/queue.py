@@ -12,8 +12,9 @@ from reelkeeper.operations.jobs.run import End
 from reelkeeper.rules.alerts.cadence import CADENCES, seconds_until_next
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
-from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
+from reelkeeper.rules.jobs.dispatch import DispatchReport
 from reelkeeper.rules.jobs.steering import Lanes, since_by_lane
+from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.health import performance
@@ -39,14 +40,15 @@ FIELDS: Final = {  # of the report, by how a job ended
 }
 
 
-def preview(engine: Engine, order: DispatchPolicy, run_id: str) -> DispatchReport:
+def preview(engine: Engine, policies: Policies, run_id: str) -> DispatchReport:
     """Say how many jobs wait, and why which come first; nothing is changed."""
+    order, tiers = policies.order, policies.tiers
     with reading(engine) as session:
         states, as_of = claims.count_states(session), now(session)
-        waiting, more = claims.waiting_jobs(session, dispatch.window(order))
+        waiting, more = claims.waiting_jobs(session, dispatch.window(order, tiers), tiers.names)
         slots = controls.jobs_at_once(session) or 1
-    first = dispatch.order(waiting, order, as_of, slots=slots, more_seconds=more)[:_NAMED]
-    told = (dispatch.explain(job, waiting, order, as_of, slots=slots, more_seconds=more) for job in first)
+    first = dispatch.order(waiting, order, tiers, as_of, slots=slots, more_seconds=more)[:_NAMED]
+    told = (dispatch.explain(job, waiting, order, tiers, as_of, slots=slots, more_seconds=more) for job in first)
     lines = tuple(f"{job.id}: {'; '.join(map(str, terms))}" for job, terms in zip(first, told, strict=True))
     return DispatchReport.of(run_id, states, dry_run=True, next_jobs=lines)
 

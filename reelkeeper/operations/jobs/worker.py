@@ -21,6 +21,7 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.run import End, JobRun, WorkerContext, run_job
 from reelkeeper.private_files import make_folder
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.rules.policies import Policies
@@ -42,13 +43,15 @@ def work(
     seconds: float,
     limit: Callable[[], int],
     order: DispatchPolicy | None = None,
+    tiers: Tiers | None = None,
     attempts: AttemptPolicy | None = None,
     until_idle: bool = False,
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
 ) -> Counter[End]:
     """Run jobs in `slots` threads for so many seconds; returns how many ended how.
 
-    Each claim and each job follows the policies in force by then; `order` and `attempts` are this run's exceptions.
+    Each claim and each job follows the policies in force by then; `order`, `tiers` and `attempts` are this run's
+    exceptions.
     `limit` says how many may run at once, in all workers together; it is asked before each claim. `until_idle` ends
     earlier, once nothing is due. A full disk ends it with DiskFull, and no job is blamed for it. A store that answers
     again before its claims are given up costs nothing. Whatever is raised in here, or in this thread, hands over every
@@ -57,7 +60,7 @@ def work(
     make_folder(scratch)
     with LeaseManager(workspace.engine) as manager:
         context = WorkerContext(workspace, generator, manager, scratch, run_id)
-        worker = _Worker(context, slots, limit, order=order, attempts=attempts, until_idle=until_idle)
+        worker = _Worker(context, slots, limit, order=order, tiers=tiers, attempts=attempts, until_idle=until_idle)
         with _beating(context, worker.at_work, heartbeat_seconds):
             worker.run(time.monotonic() + seconds)
     return worker.ends
@@ -73,12 +76,13 @@ class _Worker:
         limit: Callable[[], int],
         *,
         order: DispatchPolicy | None,
+        tiers: Tiers | None,
         attempts: AttemptPolicy | None,
         until_idle: bool,
     ) -> None:
         self.ends: Counter[End] = Counter()
         self._context, self._limit, self._until_idle = context, limit, until_idle
-        self._order, self._attempts = order, attempts
+        self._order, self._tiers, self._attempts = order, tiers, attempts
         self._name = new_holder()
         self._slots = slots
         self._warm: list[str | None] = [None] * slots  # the models of the free slots
@@ -118,6 +122,7 @@ class _Worker:
                 self._warm,
                 limit=limit,
                 order=self._order,
+                tiers=self._tiers,
                 provider=self._context.generator.name,
             )
             seen = self._look() if claimed else None

@@ -22,10 +22,12 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import swap
 from reelkeeper.operations.lifecycle.plans import appraise
 from reelkeeper.operations.lifecycle.transcode import shrink
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import dollars
 from reelkeeper.rules.lifecycle.first_crf import Lesson, lesson
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, first_batch
+from reelkeeper.rules.policies import terms_of
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import job_totals
 from reelkeeper.store.core import leases
@@ -47,6 +49,7 @@ class CompressionJob(NamedTuple):
     run_id: str  # of the run that carries the plan out: one command takes all of it back
     as_of: datetime
     policy: LifecyclePolicy
+    tiers: Tiers
     recipe: Recipe
     acceptance: Acceptance
 
@@ -100,7 +103,7 @@ def load_job(engine: Engine, plan_id: str) -> CompressionJob:
         plan_id,
         run_id,
         as_of,
-        LifecyclePolicy.model_validate(terms["policy"]),
+        *terms_of(terms),
         Recipe.model_validate(terms["recipe"]),
         Acceptance.model_validate(terms["acceptance"]),
     )
@@ -186,7 +189,7 @@ def compress(
 def _remaining_days(session: Session, job: CompressionJob, video_id: str) -> int | None:
     """Tell what is left of the video's life by its user's tier; None for ever, or unknown."""
     found = list_videos(session, video_id=video_id)
-    return job.policy.remaining_days(found[0].tier, found[0].created_at, job.as_of) if found else None
+    return job.tiers.remaining_days(found[0].tier, found[0].created_at, job.as_of) if found else None
 
 
 def _lessons(workspace: Workspace, job: CompressionJob, encoder: str) -> list[Lesson]:

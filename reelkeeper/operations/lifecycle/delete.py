@@ -52,7 +52,7 @@ def delete(engine: Engine, video_id: str, *, by: str, run_id: str, user_id: str 
         if known.blob_id and reason in BY_ITS_USER:
             return Deleted(video_id, known.user_id, retirements.purge_after(session, known.blob_id))
         policies = in_force(session).policies
-        is_counted = policies.quota.count_deleted_until_purged
+        is_counted = policies.lifecycle.count_deleted_until_purged
         with quotas.counted(session, [video_id]):
             blob_id = retirements.delete_video(session, video_id, run_id, is_counted=is_counted)
         if blob_id is None:

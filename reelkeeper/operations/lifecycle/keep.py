@@ -7,12 +7,12 @@ stop it, as it deletes nothing.
 from datetime import timedelta
 
 from reelkeeper.errors import KeepRefused, NotFound
-from reelkeeper.model import Tier, VideoState
+from reelkeeper.model import VideoState
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.lifecycle.why import outlooks
 from reelkeeper.rules.billing.credits import fingerprint
 from reelkeeper.rules.core.wording import many
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
@@ -42,7 +42,7 @@ def keep(engine: Engine, video_id: str, *, by: str, key: str, user_id: str | Non
             return before
         (listed,) = list_videos(session, video_id=video_id)
         times = keeps.times(session, video_id)
-        days = _days(listed, in_force(session).policies.lifecycle, times)
+        days = _days(listed, in_force(session).policies, times)
         (outlook,) = outlooks(session, [listed])
         at = now(session)
         until = max(at, outlook.expires_at or at) + timedelta(days=days)
@@ -54,13 +54,14 @@ def keep(engine: Engine, video_id: str, *, by: str, key: str, user_id: str | Non
         return Kept(video_id, until, times + 1)
 
 
-def _days(video: Listed, policy: LifecyclePolicy, times: int) -> int:
+def _days(video: Listed, policies: Policies, times: int) -> int:
     if video.state != VideoState.LIVE:
         raise KeepRefused(f"video {video.id!r} is {video.state}: only a live one is kept; support may restore it")
-    days = policy.keep_days()[Tier(video.tier)] if video.tier in set(Tier) else 0
+    tier = policies.tiers.get(video.tier)
+    days = tier.keep_days if tier else 0
     if not days:
         raise KeepRefused(f"videos of {video.tier or 'unknown'} users are not kept longer on request")
     # guard keep.times: a video is kept for ever, a request at a time
-    if times >= policy.keep_times:
+    if times >= policies.lifecycle.keep_times:
         raise KeepRefused(f"video {video.id!r} was kept {many(times, 'time')} already, and that is the most")
     return days

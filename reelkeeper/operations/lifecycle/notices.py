@@ -13,10 +13,11 @@ from reelkeeper.operations.alerts import alerts, events
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.isolation import each_apart
 from reelkeeper.rules.alerts.webhooks import NOT_DELIVERED
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.lifecycle import lifecycle
 from reelkeeper.rules.lifecycle import notices as rules
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.notices import Expiry, Given
+from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import webhooks
 from reelkeeper.store.core.audit import Event, append
@@ -40,7 +41,7 @@ def given(engine: Engine) -> Given:
 
 
 def carry_out(
-    engine: Engine, plan_id: str, video_ids: Sequence[str], policy: LifecyclePolicy, *, lease: Lease, run_id: str
+    engine: Engine, plan_id: str, video_ids: Sequence[str], policies: Policies, *, lease: Lease, run_id: str
 ) -> list[Outcome]:
     """Give, or end, the notices of those of `video_ids` of which that is still right; the others are skipped.
 
@@ -50,7 +51,7 @@ def carry_out(
     outcomes: list[Outcome] = []
 
     def act(some: Sequence[str]) -> None:
-        outcomes.extend(_carry_out_batch(engine, plan_id, some, policy, lease=lease, run_id=run_id))
+        outcomes.extend(_carry_out_batch(engine, plan_id, some, policies, lease=lease, run_id=run_id))
 
     def failed(some: Sequence[str], error: Exception) -> None:
         _log.error("no notice of video %s was given, of the others it was: %s", ", ".join(some), error, exc_info=error)
@@ -65,15 +66,17 @@ def carry_out(
 
 
 def _carry_out_batch(
-    engine: Engine, plan_id: str, video_ids: Sequence[str], policy: LifecyclePolicy, *, lease: Lease, run_id: str
+    engine: Engine, plan_id: str, video_ids: Sequence[str], policies: Policies, *, lease: Lease, run_id: str
 ) -> list[Outcome]:
     with transaction(engine, "notices") as session:
         # guard notices.permission: while frozen, or with its lease lost, a run tells that videos will go
         require_permission(session, lease)
-        judged = _judge_again(session, video_ids, policy)
+        judged = _judge_again(session, video_ids, policies)
         lapsed = [verdict.video.id for verdict in judged if verdict.action is Action.WITHDRAW]
         notices.end(session, lapsed, "lapsed")
-        told = _give(session, [verdict for verdict in judged if verdict.action is Action.NOTIFY], policy, run_id)
+        told = _give(
+            session, [verdict for verdict in judged if verdict.action is Action.NOTIFY], policies.tiers, run_id
+        )
         done = dict.fromkeys(lapsed, "withdrawn") | dict.fromkeys(told, "notified")
         planned = retirements.planned(session, plan_id, video_ids, _ACTIONS)
         outcomes = [
@@ -85,14 +88,14 @@ def _carry_out_batch(
         return outcomes
 
 
-def _judge_again(session: Session, video_ids: Sequence[str], policy: LifecyclePolicy) -> list[Verdict]:
-    at = now(session)
+def _judge_again(session: Session, video_ids: Sequence[str], policies: Policies) -> list[Verdict]:
+    at, policy, tiers = now(session), policies.lifecycle, policies.tiers
     # guard notices.again: a service is told of a video that was kept, viewed or held since the plan
-    judged = lifecycle.verdicts(live_videos(session, at, only=video_ids), policy, at, recipe_fingerprint="")
-    return list(rules.foretold(judged, policy, at, _given(session, video_ids)))
+    judged = lifecycle.verdicts(live_videos(session, at, only=video_ids), policy, tiers, at, recipe_fingerprint="")
+    return list(rules.foretold(judged, policy, tiers, at, _given(session, video_ids)))
 
 
-def _give(session: Session, due: Sequence[Verdict], policy: LifecyclePolicy, run_id: str) -> Collection[str]:
+def _give(session: Session, due: Sequence[Verdict], tiers: Tiers, run_id: str) -> Collection[str]:
     """Write the notices of these verdicts and their messages; return the videos of which none stood."""
     wanted = [(verdict, expiry) for verdict in due for expiry in verdict.figures if isinstance(expiry, Expiry)]
     new = notices.give(
@@ -103,7 +106,7 @@ def _give(session: Session, due: Sequence[Verdict], policy: LifecyclePolicy, run
         ],
         run_id,
     )
-    keep_days = {tier.value: days for tier, days in policy.keep_days().items()}
+    keep_days = {name: tier.keep_days for name, tier in tiers.items()}
     told = {
         verdict.video.id: {
             "reason": rules.reason(verdict),

@@ -23,9 +23,10 @@ from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.rules.billing import tariff
 from reelkeeper.rules.lifecycle import guard, notices, savings, worth
 from reelkeeper.rules.lifecycle.guard import BlastRadius
-from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
+from reelkeeper.rules.lifecycle.lifecycle import Appraise
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.lifecycle.transcode import Recipe
+from reelkeeper.rules.policies import terms_of
 from reelkeeper.store import Engine
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
@@ -88,8 +89,8 @@ def make(
 ) -> str:
     """Save a stream of verdicts as a plan, in flat memory, spread over the nights where one user would lose much."""
     plan_id = begin_plan(engine, flow, under, as_of, run_id)
-    policy, payback = LifecyclePolicy.model_validate(under["policy"]), current(engine).policies.recipe.payback
-    saving = partial(savings.of_verdict, policy=policy, as_of=as_of, payback=payback)
+    (_, tiers), payback = terms_of(under), current(engine).policies.recipe.payback
+    saving = partial(savings.of_verdict, tiers=tiers, as_of=as_of, payback=payback)
     add_verdicts(engine, plan_id, judged, notices.reason, saving)
     leave_beyond_share(engine, plan_id, max_percent=limits.max_user_percent, always_allowed=limits.always_allowed)
     return plan_id

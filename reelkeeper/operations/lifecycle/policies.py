@@ -1,16 +1,17 @@
 """Put policies in force: what they would do is worked out first, held to the blast radius, written once, audited."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
-from reelkeeper.errors import GuardRefused, PlanRefused
-from reelkeeper.model import Action, Counts, PlanSummary, Tier, Verdict
+from reelkeeper.errors import GuardRefused, PlanRefused, TierRefused
+from reelkeeper.model import Action, Counts, PlanSummary, Verdict
 from reelkeeper.operations.core import policies
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
+from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle import guard, lifecycle, worth
 from reelkeeper.rules.policies import InForce, Policies
 from reelkeeper.store import Engine, Session
@@ -55,17 +56,21 @@ class Effect:
     def broken_promises(self) -> Iterator[str]:
         """Say what users of each tier would have less of than they have now."""
         old, new = self.before.policies, self.after
-        for tier, days in old.lifecycle.retention_days().items():
-            then = new.lifecycle.retention_days()[tier]
-            if then is not None and (days is None or then < days):
-                was = "for ever" if days is None else f"{days} days"
-                yield f"{self._users(tier)} would keep videos {then} days, not {was}"
-        for tier, days in old.lifecycle.notice_days().items():
-            if (then := new.lifecycle.notice_days()[tier]) < days:
-                yield f"videos of {self._users(tier)} would be told of {then} days before they go, not {days}"
-        for name, size_bytes in old.quota.by_tier().items():
-            if new.quota.by_tier()[name] < size_bytes:
-                yield f"{self._users(name)} could store {new.quota.by_tier()[name]:,} bytes, not {size_bytes:,}"
+        for name, was in old.tiers.items():
+            then = new.tiers.get(name)
+            users = self._users(name)
+            if then is None:
+                yield f"{users} would be of no tier: their videos would be kept, and nothing new of theirs stored"
+                continue
+            days = then.retention_days
+            if days is not None and (was.retention_days is None or days < was.retention_days):
+                kept = "for ever" if was.retention_days is None else many(was.retention_days, "day")
+                yield f"{users} would keep videos {many(days, 'day')}, not {kept}"
+            if then.notice_days < was.notice_days:
+                told = f"{then.notice_days} days before they go, not {was.notice_days}"
+                yield f"videos of {users} would be told of {told}"
+            if then.quota_bytes < was.quota_bytes:
+                yield f"{users} could store {then.quota_bytes:,} bytes, not {was.quota_bytes:,}"
         if new.lifecycle.grace.days < old.lifecycle.grace.days:
             yield (
                 f"what is retired from now on could be restored for {new.lifecycle.grace.days} days, "
@@ -73,7 +78,16 @@ class Effect:
             )
 
     def _users(self, tier: str) -> str:
-        return f"{self.users_by_tier.get(tier, 0):,} {Tier(tier)} users"
+        return f"{self.users_by_tier.get(tier, 0):,} {tier} users"
+
+    @property
+    def removed_tiers(self) -> tuple[str, ...]:
+        """The tiers in force that there would be no more."""
+        return tuple(name for name in self.before.policies.tiers.names if self.after.tiers.get(name) is None)
+
+    def require_no_users_left(self) -> None:
+        """Raise TierRefused where a tier would be removed that users had when this was worked out."""
+        _require_no_users(self.removed_tiers, self.users_by_tier)
 
     def require_within_limits(self) -> None:
         """Raise GuardRefused where more would be newly retired than the limits in force let one run retire.
@@ -118,7 +132,8 @@ def effect_of(engine: Engine, after: Policies) -> Effect:
 def apply(engine: Engine, effect: Effect, *, author: str, reason: str) -> int:
     """Put the policies of `effect` in force; returns their version. Not possible while changes are frozen.
 
-    Raises GuardRefused, and PlanRefused where somebody has applied others since the effect was worked out.
+    Raises GuardRefused, TierRefused where a tier would be removed that users have, and PlanRefused where somebody has
+    applied others since the effect was worked out.
     """
     # guard policy.blast_radius: one wrong number in a document retires most videos the next night
     effect.require_within_limits()
@@ -132,9 +147,20 @@ def apply(engine: Engine, effect: Effect, *, author: str, reason: str) -> int:
                 f"nothing was applied: {other.author} applied version {other.version} at {other.created_at:%H:%M:%S} "
                 f"UTC ({other.reason}), and this was made on version {before}. See reelkeeper policy diff; apply again"
             )
+        if effect.removed_tiers:
+            # guard policy.tier_in_use: users are left in a tier that promises nothing, and can store nothing
+            _require_no_users(effect.removed_tiers, users_by_tier(session))  # who are put in one wait for this to end
         changes = {name: [str(was), str(now_)] for name, (was, now_) in effect.changes.items()}
         append(session, [Event("policy", author, detail={"version": version, "reason": reason, "changes": changes})])
     return version
+
+
+def _require_no_users(tiers: Iterable[str], users: Mapping[str, int]) -> None:
+    if taken := [f"{many(users[name], 'user')} of {name}" for name in tiers if users.get(name)]:
+        raise TierRefused(
+            f"nothing was applied: there are still {', '.join(taken)}, which these policies do not have. Give them "
+            "another tier first: PUT /v1/users/{id}, or reelkeeper videos import --users FILE"
+        )
 
 
 def _compare(session: Session, found: Effect, as_of: datetime) -> None:
@@ -149,6 +175,7 @@ def _compare(session: Session, found: Effect, as_of: datetime) -> None:
     judge = [
         lifecycle.judging(
             item.lifecycle,
+            item.tiers,
             as_of,
             "",
             frozenset(item.recipe.skip_codecs),

@@ -14,6 +14,7 @@ from reelkeeper.adapters import ffmpeg
 from reelkeeper.model import Verdict
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.operations.lifecycle import notices, plans
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.lifecycle import guard, lifecycle, transcode
 from reelkeeper.rules.lifecycle import notices as notice_rules
 from reelkeeper.rules.lifecycle.guard import BlastRadius
@@ -38,21 +39,22 @@ def tier_storage(
     work: Planning,
     *,
     policy: Annotated[LifecyclePolicy | None, Override()] = None,
+    tiers: Annotated[Tiers | None, Override()] = None,
     limits: Annotated[BlastRadius | None, Override()] = None,
     recipe: Annotated[Recipe | None, Override()] = None,
     acceptance: Annotated[Acceptance | None, Override()] = None,
     helpers: Annotated[int, Field(ge=0, le=100)] = 0,  # noqa: ARG001  the flow takes it; who helps is no part of a plan
 ) -> Report:
     """Plan which cold videos are compressed, and which are retired."""
-    rules = followed(work.engine, lifecycle=policy, limits=limits, recipe=recipe, acceptance=acceptance)
+    rules = followed(work.engine, lifecycle=policy, tiers=tiers, limits=limits, recipe=recipe, acceptance=acceptance)
     rules.lifecycle.require_active("tier_storage")
     encoder = ffmpeg.tools().encoder(rules.recipe.codec)
     mark = transcode.fingerprint(rules.recipe, rules.acceptance, encoder)
     live, worth = plans.stream_live(work.engine, work.as_of), plans.appraise(work.engine, rules.recipe, encoder)
-    judged = lifecycle.verdicts(live, rules.lifecycle, work.as_of, mark, rules.recipe.skip_codecs, worth)
-    foretold = notice_rules.foretold(judged, rules.lifecycle, work.as_of, notices.given(work.engine))
+    judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, work.as_of, mark, rules.recipe.skip_codecs, worth)
+    foretold = notice_rules.foretold(judged, rules.lifecycle, rules.tiers, work.as_of, notices.given(work.engine))
     chosen = lifecycle.largest_first(lifecycle.for_tiering(foretold), rules.lifecycle.compress_limit)
-    under = plans.terms(policy=rules.lifecycle, recipe=rules.recipe, acceptance=rules.acceptance)
+    under = plans.terms(policy=rules.lifecycle, tiers=rules.tiers, recipe=rules.recipe, acceptance=rules.acceptance)
     return _made(work, "tier_storage", under, chosen, rules.limits)
 
 
@@ -60,16 +62,17 @@ def expire_videos(
     work: Planning,
     *,
     policy: Annotated[LifecyclePolicy | None, Override()] = None,
+    tiers: Annotated[Tiers | None, Override()] = None,
     limits: Annotated[BlastRadius | None, Override()] = None,
 ) -> Report:
     """Plan which videos are retired for their age."""
-    rules = followed(work.engine, lifecycle=policy, limits=limits)
-    rules.lifecycle.require_active("expire_videos")
+    rules = followed(work.engine, lifecycle=policy, tiers=tiers, limits=limits)
+    rules.tiers.require_retention("expire_videos")
     live = plans.stream_live(work.engine, work.as_of)
-    judged = lifecycle.verdicts(live, rules.lifecycle, work.as_of, recipe_fingerprint="")
-    foretold = notice_rules.foretold(judged, rules.lifecycle, work.as_of, notices.given(work.engine))
+    judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, work.as_of, recipe_fingerprint="")
+    foretold = notice_rules.foretold(judged, rules.lifecycle, rules.tiers, work.as_of, notices.given(work.engine))
     expired = lifecycle.for_expiry(foretold)
-    return _made(work, "expire_videos", plans.terms(policy=rules.lifecycle), expired, rules.limits)
+    return _made(work, "expire_videos", plans.terms(policy=rules.lifecycle, tiers=rules.tiers), expired, rules.limits)
 
 
 def purge_retired(

@@ -60,7 +60,7 @@ def _retire_batch(
         at = now(session)
         with quotas.counted(session, video_ids):
             # The policies in force, not the plan's: no exception of a run takes back what users were promised.
-            promised = {tier.value: days for tier, days in in_force(session).policies.lifecycle.notice_days().items()}
+            promised = in_force(session).policies.tiers.notice_days()
             gone = retirements.retire_videos(session, plan_id, video_ids, run_id, promised)
         notices.end(session, list(gone), "retired")
         # guard retire.cache: a retired video is given to whoever asks for the same again

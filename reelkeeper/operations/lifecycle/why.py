@@ -8,15 +8,16 @@ from typing import NamedTuple
 
 from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT, parse_key
 from reelkeeper.errors import NotFound
-from reelkeeper.model import Action, Notice, Tier, Video, VideoState
+from reelkeeper.model import Action, Notice, Video, VideoState
 from reelkeeper.model.key_patterns import KeyPattern
 from reelkeeper.operations.core.policies import in_force
+from reelkeeper.rules.core.tiers import TierPolicy, Tiers
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle import lifecycle
 from reelkeeper.rules.lifecycle.lifecycle import VIEW_WINDOW_DAYS, Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.notices import goes_after
 from reelkeeper.rules.lifecycle.worth import unopened
-from reelkeeper.rules.policies import InForce
+from reelkeeper.rules.policies import InForce, Policies
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.lifecycle import crf_searches, notices
@@ -57,11 +58,11 @@ def explain(engine: Engine, video_id: str, prefix: str, layout: Sequence[KeyPatt
             unopened, rules.policies.recipe.codec, rules.policies.recipe.payback, crf_searches.totals(session)
         )
         notice = notices.standing(session, [video_id]).get(video_id)
-        reasons += [Reason("notice", said) for said in _notice(live, notice, rules.policies.lifecycle)]
+        reasons += [Reason("notice", said) for said in _notice(live, notice, rules.policies.tiers)]
         reasons += [Reason("views", _views(live))]
         reasons += [Reason(f"policy, version {rules.version}", _verdict(live, rules, as_of, worth))]
         return Explained(
-            video_id, listed.state, tuple(reasons), *_next(live, rules.policies.lifecycle, as_of, notice, worth=worth)
+            video_id, listed.state, tuple(reasons), *_next(live, rules.policies, as_of, notice, worth=worth)
         )
 
 
@@ -75,7 +76,7 @@ class Outlook(NamedTuple):
 
 def outlooks(session: Session, listed: Sequence[Listed]) -> list[Outlook]:
     """Say of each video when it may be retired, or purged where it is retired, if views and holds stay as they are."""
-    as_of, policy = now(session), in_force(session).policies.lifecycle
+    as_of, policies = now(session), in_force(session).policies
     wanted = [item.id for item in listed]
     live = {video.id: video for video in live_videos(session, as_of, only=wanted)}
     standing = notices.standing(session, wanted)
@@ -83,7 +84,7 @@ def outlooks(session: Session, listed: Sequence[Listed]) -> list[Outlook]:
         Outlook(
             item,
             *(
-                _next(live[item.id], policy, as_of, standing.get(item.id), {Action.RETIRE})
+                _next(live[item.id], policies, as_of, standing.get(item.id), {Action.RETIRE})
                 if item.id in live
                 else _after_retirement(item)
             ),
@@ -116,8 +117,9 @@ def _holds(session: Session, listed: Listed) -> Iterator[str]:
             yield f"{hold_line.id} of the {hold_line.scope}, by {hold_line.author}: {hold_line.reason}; {until}"
 
 
-def _notice(live: Video, notice: Notice | None, policy: LifecyclePolicy) -> Iterator[str]:
-    days = policy.notice_days()[Tier(live.tier)] if live.tier in set(Tier) else 0
+def _notice(live: Video, notice: Notice | None, tiers: Tiers) -> Iterator[str]:
+    tier = tiers.get(live.tier)
+    days = tier.notice_days if tier else 0
     if notice is None:
         if days:
             yield f"{many(days, 'day')} promised, and none was given so far"
@@ -134,7 +136,7 @@ def _views(live: Video) -> str:
 
 
 def _verdict(live: Video, rules: InForce, as_of: datetime, worth: Appraise) -> str:
-    verdict = lifecycle.judge(live, rules.policies.lifecycle, as_of, "", worth)
+    verdict = lifecycle.judge(live, rules.policies.lifecycle, rules.policies.tiers, as_of, "", worth)
     return f"{verdict.action.value} ({verdict.rule}): {lifecycle.reason(verdict)}"
 
 
@@ -147,7 +149,7 @@ def _after_retirement(listed: Listed) -> tuple[datetime | None, str]:
 
 def _next(
     live: Video,
-    policy: LifecyclePolicy,
+    policies: Policies,
     as_of: datetime,
     notice: Notice | None = None,
     actions: Collection[Action] = (Action.COMPRESS, Action.RETIRE),
@@ -156,23 +158,25 @@ def _next(
     """Find the first moment at which a rule may do one of `actions`, if views and holds stay as they are."""
     if live.held:
         return None, "no run touches it while it is held"
-    if live.created_at is None or live.tier not in set(Tier):
+    tier = policies.tiers.get(live.tier)
+    if live.created_at is None or tier is None:
         return None, "no run touches it while its age or its tier is unknown"
     moments = []
-    for moment in _moments(live, live.created_at, policy, as_of):
-        verdict = lifecycle.judge(live, policy, moment, "", worth)
+    for moment in _moments(live, live.created_at, policies.lifecycle, tier, as_of):
+        verdict = lifecycle.judge(live, policies.lifecycle, policies.tiers, moment, "", worth)
         if verdict.action in actions:
-            waits = policy.notice_days()[Tier(live.tier)] if verdict.action is Action.RETIRE else 0
+            waits = tier.notice_days if verdict.action is Action.RETIRE else 0
             due = _after_notice(moment, waits, notice, as_of)
             flow = "expire_videos" if verdict.rule == "past_retention" else "tier_storage"
             moments.append((due, f"{flow}: {verdict.action.value}, {lifecycle.reason(verdict)}"))
     return min(moments, default=(None, "no run touches it, as its views are"))
 
 
-def _moments(live: Video, created_at: datetime, policy: LifecyclePolicy, as_of: datetime) -> Iterator[datetime]:
+def _moments(
+    live: Video, created_at: datetime, policy: LifecyclePolicy, tier: TierPolicy, as_of: datetime
+) -> Iterator[datetime]:
     """Give each moment, from now on, at which another rule may begin to apply."""
-    kept_days = policy.retention_days()[Tier(live.tier or "")]
-    for days in {policy.compress_after_days, policy.retire_after_days, kept_days} - {None}:
+    for days in {policy.compress_after_days, policy.retire_after_days, tier.retention_days} - {None}:
         with suppress(OverflowError):
             yield max(as_of, created_at + timedelta(days=days or 0, microseconds=1))
     if live.kept_until is not None:

@@ -49,7 +49,7 @@ def months(report: MonthReport, *, title: str = "") -> Picture | None:
 def storage(report: MonthReport, *, title: str = "") -> Picture:
     """Draw what is stored, by the age of the video and the tier of its owner."""
     rows = [(stock.age, stock.tier, stock.size_bytes) for stock in report.stock]
-    return charts.storage(pd.DataFrame(rows, columns=["age", "tier", "size_bytes"]), title=title)
+    return charts.storage(pd.DataFrame(rows, columns=["age", "tier", "size_bytes"]), report.tiers, title=title)
 
 
 def savings(report: MonthReport, *, title: str = "") -> Picture:

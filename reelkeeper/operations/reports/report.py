@@ -39,6 +39,7 @@ class MonthReport:
     months: dict[date, int]  # nano-dollars billed in each of the last months, this one too
     expected: list[CostForecast]  # of this month and later ones
     stock: list[stock.Stock]
+    tiers: tuple[str, ...]  # in force, from the least to the most paid
     grace_bytes: int
     freed: list[Freed]
     saved: list[Saved]
@@ -93,11 +94,12 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
     last, earliest, name = end_of(month), _months_before(month, _MONTHS_BACK), f"{month:%Y-%m}"
     until = min(as_of, datetime.combine(last + _ONE_DAY, time(), UTC))
     with reading(engine) as session:
+        policies = in_force(session).policies
         gone = backlog.freed_by_day(session, until)
         return MonthReport(
             month=month,
             as_of=as_of,
-            budgets=in_force(session).policies.overridden(budget=budgets).budget,
+            budgets=policies.overridden(budget=budgets).budget,
             spent=charge_reports.by_day_and_service(session, month, last),
             lines=charge_reports.by_sku(session, month, last),
             payers=charges.sums(session, "user", month, last),
@@ -105,6 +107,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
             months=charge_reports.by_month(session, earliest, last),
             expected=[forecast for forecast in forecasts.latest(session, as_of) if forecast.month >= month],
             stock=stock.by_age_and_tier(session, as_of),
+            tiers=policies.tiers.names,
             grace_bytes=stock.in_grace(session).size_bytes,
             freed=gone,
             saved=list(savings.per_day(gone, min(last, as_of.date()))),

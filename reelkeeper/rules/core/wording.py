@@ -20,7 +20,7 @@ SENTENCES: Final = {
     "held": "held: a person said that it stays",
     "unknown_age": "creation time unknown: kept until the catalogue has it",
     "future_created": "created {video.created_at}, which is after {terms.as_of}: kept, as a clock is wrong",
-    "unknown_tier": "tier {video.tier!r} is none of free, premium and pro: kept until it is known",
+    "unknown_tier": "tier {video.tier!r} is none of {tiers}: kept until it is known",
     "past_retention": "{age}: {retention}",
     "kept_on_request": "{age}, and kept on request until {video.kept_until:%Y-%m-%d %H:%M} UTC",
     "cold_rules_off": "{age}: {retention}, and no rule for cold videos is switched on",
@@ -77,6 +77,7 @@ class Terms(NamedTuple):
             age=_age(self.as_of - (video.created_at or self.as_of)),
             views="unknown views" if video.views is None else many(video.views, "view"),
             retention=self.retention.get(video.tier or ""),
+            tiers=", ".join(self.retention),
         )
 
 

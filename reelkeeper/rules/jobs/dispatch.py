@@ -10,10 +10,11 @@ waited longer than the whole queue would take.
 >>> noon = datetime(2026, 11, 24, 12, tzinfo=UTC)
 >>> long = WaitingJob("long", "ana", "free", noon, 400.0)
 >>> short = WaitingJob("short", "ben", "free", noon + timedelta(minutes=1), 130.0)
+>>> from reelkeeper.rules.core.tiers import SHIPPED
 >>> policy, as_of = DispatchPolicy(), noon + timedelta(minutes=2)
->>> [job.id for job in order([long, short], policy, as_of)]
+>>> [job.id for job in order([long, short], policy, SHIPPED, as_of)]
 ['short', 'long']
->>> print(*explain(long, [long, short], policy, as_of), sep="\n")
+>>> print(*explain(long, [long, short], policy, SHIPPED, as_of), sep="\n")
 size: 400 s estimated, each of which counts as 48 s of waiting: 19200 s
 tier: free: its size counts in full
 backlog: job 1 of the user's waiting ones: its size counts once
@@ -30,18 +31,17 @@ from typing import Any, Final, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.errors import PartialFailure
-from reelkeeper.model import Tier
 from reelkeeper.model.jobs import SizeAndAge, WaitingJob
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import many
 
-_TIER_POINTS: Final = {str(Tier.PREMIUM): 100, str(Tier.PRO): 200}
 _SECONDS_PER_POINT: Final = 60  # of waiting
 _CHARACTERS_PER_POINT: Final = 100  # of the prompt
 _SIZED: Final = ("aging", "levels")  # rules that look at size, and owe the oldest job something
 
 
 class DispatchPolicy(BaseModel):
-    """How waiting jobs are ordered."""
+    """How waiting jobs are ordered. What a user's tier adds to it stands with the tier."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,17 +53,11 @@ class DispatchPolicy(BaseModel):
     size_weight: float = Field(
         48, ge=0, le=10**9, description="aging: seconds of waiting that each estimated second counts as"
     )
-    premium_weight: float = Field(
-        1.5, ge=1, le=1000, description="aging: a premium user's job counts as so much shorter"
-    )
-    pro_weight: float = Field(2, ge=1, le=1000, description="aging: a pro user's job counts as so much shorter")
     size_classes: int = Field(16, ge=1, le=50, description="levels: classes of equally many jobs, by estimated seconds")
     class_bounds_seconds: tuple[float, ...] | None = Field(
         None,
         description="levels: upper ends, inclusive, of all classes but the last; unset: quantiles of the jobs at hand",
     )
-    premium_levels: int = Field(2, ge=0, le=50, description="levels: classes that a premium user's job moves up")
-    pro_levels: int = Field(4, ge=0, le=50, description="levels: classes that a pro user's job moves up")
     user_burst: int = Field(
         8,
         ge=1,
@@ -110,6 +104,7 @@ class Choice(NamedTuple):
 def order(
     jobs: Sequence[WaitingJob],
     policy: DispatchPolicy,
+    tiers: Tiers,
     as_of: datetime,
     credit_seconds: float = 0.0,
     *,
@@ -120,7 +115,7 @@ def order(
 
     `credit_seconds` is what earlier starts left; `more_seconds` is what the waiting jobs that are not in `jobs` take.
     """
-    line, placed = RankedQueue(jobs, policy, as_of, slots=slots, more_seconds=more_seconds), list[WaitingJob]()
+    line, placed = RankedQueue(jobs, policy, tiers, as_of, slots=slots, more_seconds=more_seconds), list[WaitingJob]()
     as_told = {job.id: job for job in jobs}
     while len(placed) < len(jobs):
         job, credit_seconds = line.first(credit_seconds)
@@ -132,6 +127,7 @@ def order(
 def first(
     jobs: Sequence[WaitingJob],
     policy: DispatchPolicy,
+    tiers: Tiers,
     as_of: datetime,
     credit_seconds: float = 0.0,
     warm_model: str | None = None,
@@ -145,7 +141,7 @@ def first(
     older by more than `affinity_seconds`. The place that the oldest has earned likewise goes to one of that model that
     is nearly as old.
     """
-    return RankedQueue(jobs, policy, as_of, slots=slots).first(credit_seconds, warm_model)
+    return RankedQueue(jobs, policy, tiers, as_of, slots=slots).first(credit_seconds, warm_model)
 
 
 class RankedQueue:
@@ -158,12 +154,13 @@ class RankedQueue:
         self,
         jobs: Sequence[WaitingJob],
         policy: DispatchPolicy,
+        tiers: Tiers,
         as_of: datetime,
         *,
         slots: int = 1,
         more_seconds: float = 0.0,
     ) -> None:
-        self._policy, self._as_of, self._slots = policy, as_of, slots
+        self._policy, self._tiers, self._as_of, self._slots = policy, tiers, as_of, slots
         self._jobs = OrderedDict((job.id, job) for job in sorted(jobs, key=_age))
         self._seconds = sum(job.estimate_seconds for job in jobs) + more_seconds
         self._rank()
@@ -212,7 +209,7 @@ class RankedQueue:
 
     def _rank(self) -> None:
         jobs = list(self._jobs.values())
-        self._ranking = _Ranking(jobs, self._policy, self._as_of)
+        self._ranking = _Ranking(jobs, self._policy, self._tiers, self._as_of)
         self._ranks = {job.id: self._ranking(job) for job in jobs}
 
     def _is_due(self, oldest: WaitingJob, credit_seconds: float) -> bool:
@@ -236,6 +233,7 @@ def explain(
     job: WaitingJob,
     jobs: Sequence[WaitingJob],
     policy: DispatchPolicy,
+    tiers: Tiers,
     as_of: datetime,
     *,
     slots: int = 1,
@@ -246,7 +244,7 @@ def explain(
     if policy.rule == "fifo":
         return [Term("wait", waited, f"{waited:.0f} s, first come first served")]
     if policy.rule == "seed":
-        tier, wait, prompt = points(job, policy.prompt_points, as_of)
+        tier, wait, prompt = points(job, policy.prompt_points, tiers, as_of)
         return [
             Term("tier", tier, f"{job.tier or 'unknown'}: {tier} points"),
             Term("wait", wait, f"{waited:.0f} s: {wait} points"),
@@ -262,7 +260,7 @@ def explain(
         else "not the oldest job of all"
     )
     if policy.rule == "aging":
-        size, weight = policy.size_weight * seconds, _weight(job.tier, policy)
+        size, weight = policy.size_weight * seconds, _weight(job.tier, tiers)
         counts = f"{tier_name}: its size counts " + ("in full" if weight == 1 else f"1 / {weight:g}")
         times = f"its size counts {'once' if not behind else f'{behind + 1} times'}"
         return [
@@ -275,7 +273,7 @@ def explain(
             Term("backlog", behind * size / weight, f"job {place + 1} of the user's waiting ones: {times}"),
             Term("wait", -waited, f"{waited:.0f} s, {oldest}"),
         ]
-    bounds, shift = _bounds(jobs, policy), _shift(job, policy)
+    bounds, shift = _bounds(jobs, policy), _shift(job, tiers)
     level = bisect_left(bounds, seconds)
     return [
         Term("size", level, f"{seconds:.0f} s estimated, class {level + 1} of {len(bounds) + 1}: level {level}"),
@@ -285,12 +283,12 @@ def explain(
     ]
 
 
-def window(policy: DispatchPolicy) -> SizeAndAge | None:
+def window(policy: DispatchPolicy, tiers: Tiers) -> SizeAndAge | None:
     """Give what the store ranks waiting jobs by to find the first; None where the shortest and oldest will do."""
     if policy.rule not in {"aging", "fifo"}:
         return None
     weight = policy.size_weight if policy.rule == "aging" else 0.0
-    seconds = {tier: weight / _weight(tier, policy) for tier in map(str, Tier)}
+    seconds = {name: weight / tier.queue_weight for name, tier in tiers.items()}
     return SizeAndAge(seconds, weight, policy.user_burst)
 
 
@@ -311,8 +309,8 @@ def _bounds(jobs: Iterable[WaitingJob], policy: DispatchPolicy) -> tuple[float, 
 class _Ranking:
     """What jobs are sorted by once all are known: lower goes first."""
 
-    def __init__(self, jobs: Sequence[WaitingJob], policy: DispatchPolicy, as_of: datetime) -> None:
-        self.policy, self.as_of = policy, as_of
+    def __init__(self, jobs: Sequence[WaitingJob], policy: DispatchPolicy, tiers: Tiers, as_of: datetime) -> None:
+        self.policy, self.tiers, self.as_of = policy, tiers, as_of
         self.bounds = _bounds(jobs, policy) if policy.rule == "levels" else ()
         self.behind = _backlogs(jobs, policy.user_burst) if policy.rule in _SIZED else {}
 
@@ -321,13 +319,13 @@ class _Ranking:
         level: float = 0
         if self.policy.rule == "aging":
             times = 1 + self.behind.get(job.id, 0)
-            size = self.policy.size_weight * job.estimate_seconds * times / _weight(job.tier, self.policy)
+            size = self.policy.size_weight * job.estimate_seconds * times / _weight(job.tier, self.tiers)
             level = size - (self.as_of - job.submitted_at).total_seconds()
         elif self.policy.rule == "levels":
             size = bisect_left(self.bounds, job.estimate_seconds)
-            level = size - _shift(job, self.policy) + self.behind.get(job.id, 0)
+            level = size - _shift(job, self.tiers) + self.behind.get(job.id, 0)
         elif self.policy.rule == "seed":
-            level = -sum(points(job, self.policy.prompt_points, self.as_of))
+            level = -sum(points(job, self.policy.prompt_points, self.tiers, self.as_of))
         return level, job.submitted_at, job.id
 
 
@@ -346,12 +344,14 @@ def _age(job: WaitingJob) -> tuple[datetime, str]:
     return job.submitted_at, job.id
 
 
-def _weight(tier: str | None, policy: DispatchPolicy) -> float:
-    return {str(Tier.PREMIUM): policy.premium_weight, str(Tier.PRO): policy.pro_weight}.get(tier or "", 1.0)
+def _weight(tier: str | None, tiers: Tiers) -> float:
+    known = tiers.get(tier)
+    return known.queue_weight if known else 1.0
 
 
-def _shift(job: WaitingJob, policy: DispatchPolicy) -> int:
-    return {str(Tier.PREMIUM): policy.premium_levels, str(Tier.PRO): policy.pro_levels}.get(job.tier or "", 0)
+def _shift(job: WaitingJob, tiers: Tiers) -> int:
+    known = tiers.get(job.tier)
+    return known.queue_levels if known else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,8 +392,9 @@ class DispatchReport:
         return self
 
 
-def points(job: WaitingJob, prompt_points: int, as_of: datetime) -> tuple[int, int, float]:
+def points(job: WaitingJob, prompt_points: int, tiers: Tiers, as_of: datetime) -> tuple[int, int, float]:
     """Give a job's points for its tier, its wait and its prompt, of which a long one gives at most `prompt_points`."""
-    tier = _TIER_POINTS.get(job.tier or "", 0)
+    known = tiers.get(job.tier)
+    tier = known.queue_points if known else 0
     wait = int((as_of - job.submitted_at).total_seconds() // _SECONDS_PER_POINT)
     return tier, wait, min(job.prompt_characters / _CHARACTERS_PER_POINT, prompt_points)

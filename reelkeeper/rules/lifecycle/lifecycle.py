@@ -28,40 +28,32 @@ import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import pairwise
 from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reelkeeper.errors import PolicyRefused
-from reelkeeper.model import Action, Grace, Tier, Verdict, Video
+from reelkeeper.model import Action, Grace, Verdict, Video
+from reelkeeper.rules.core.tiers import MAX_DAYS, Tiers
 from reelkeeper.rules.core.wording import Terms
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
 from reelkeeper.rules.lifecycle.worth import Worth
 
 Appraise = Callable[[int, int | None], Worth]
 VIEW_WINDOW_DAYS: Final = 30  # `Video.views` counts this many days up to as_of
-FLOW_RULES: Final = {  # the fields that switch on what each flow acts on
-    "tier_storage": ("compress_below_views", "retire_below_views"),
-    "expire_videos": ("retention_free_days", "retention_premium_days", "retention_pro_days"),
-}
-_MAX_DAYS: Final = 36_500
-_MAX_IF_ANY_DAYS: Final = 365
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)  # nothing was created before this
 
 
 def _days(default: int, what: str) -> int:
-    field: int = Field(default, ge=1, le=_MAX_DAYS, description=what)
-    return field
-
-
-def _days_if_any(what: str) -> int:
-    field: int = Field(0, ge=0, le=_MAX_IF_ANY_DAYS, description=what)
+    field: int = Field(default, ge=1, le=MAX_DAYS, description=what)
     return field
 
 
 class LifecyclePolicy(BaseModel):
-    """When a video is compressed, retired or past its retention. `never` switches a rule off; 0 is refused."""
+    """When a video is compressed or retired as cold. `never` switches a rule off; 0 is refused.
+
+    How long the users of a tier keep their videos stands with the tier.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -73,36 +65,18 @@ class LifecyclePolicy(BaseModel):
         1, ge=1, le=10**9, description="Retire videos with fewer views than this in 30 days; never: retire none as cold"
     )
     retire_after_days: int = _days(30, "Retire as cold only videos older than this")
-    retention_free_days: int | None = Field(
-        30,
-        ge=1,
-        le=_MAX_DAYS,
-        description="Retire videos of free users older than this, viewed or not; never: for ever",
-    )
-    retention_premium_days: int | None = Field(
-        90, ge=1, le=_MAX_DAYS, description="The same for premium users; never: for ever"
-    )
-    retention_pro_days: int | None = Field(
-        365, ge=1, le=_MAX_DAYS, description="The same for pro users; never: for ever"
-    )
     grace_days: int = Field(
         7, ge=1, le=365, description="A retired video can be restored for this long before its bytes are purged"
     )
     grace_days_service_keys: int = Field(
         14, ge=1, le=365, description="The same for bytes at keys of the service's, which it may overwrite meanwhile"
     )
-    notice_free_days: int = _days_if_any(
-        "Retire no video of a free user by a rule unless the service was told by video.expiring so many days ahead; "
-        "0: without notice"
-    )
-    notice_premium_days: int = _days_if_any("The same for premium users")
-    notice_pro_days: int = _days_if_any("The same for pro users")
-    keep_free_days: int = _days_if_any(
-        "By so many days a request to keep it prolongs the life of a free user's video; 0: not offered"
-    )
-    keep_premium_days: int = _days_if_any("The same for premium users")
-    keep_pro_days: int = _days_if_any("The same for pro users")
     keep_times: int = Field(3, ge=1, le=1_000, description="So often a video's life is prolonged at most")
+    count_deleted_until_purged: bool = Field(
+        False,
+        description="Count a video that its user deleted towards the quota until its bytes are purged; false: it is "
+        "free at once",
+    )
     compress_limit: int = Field(
         500, ge=1, le=10**6, description="Videos that one run compresses at most, the largest first; the rest next run"
     )
@@ -130,12 +104,6 @@ class LifecyclePolicy(BaseModel):
                 f"{self.compress_below_views} with compress_after_days={self.compress_after_days} names. "
                 "Set compress_below_views to never if that is meant"
             )
-        for (lesser, shorter), (better, longer) in pairwise(self.retention_days().items()):
-            if longer is not None and (shorter is None or longer < shorter):
-                raise ValueError(
-                    f"{better} users would lose videos sooner than {lesser} users: retention_{better}_days={longer}, "
-                    f"retention_{lesser}_days={'never' if shorter is None else shorter}. Are they swapped?"
-                )
         return self
 
     @property
@@ -143,51 +111,31 @@ class LifecyclePolicy(BaseModel):
         """How long what is retired waits, by whose key it is at."""
         return Grace(self.grace_days, self.grace_days_service_keys)
 
-    def retention_days(self) -> dict[Tier, int | None]:
-        """How long each tier keeps videos, from the least to the most paid; None is for ever."""
-        return {
-            Tier.FREE: self.retention_free_days,
-            Tier.PREMIUM: self.retention_premium_days,
-            Tier.PRO: self.retention_pro_days,
-        }
-
-    def notice_days(self) -> dict[Tier, int]:
-        """How many days ahead the service is told of a retirement, by tier; 0: it is not."""
-        return {
-            Tier.FREE: self.notice_free_days,
-            Tier.PREMIUM: self.notice_premium_days,
-            Tier.PRO: self.notice_pro_days,
-        }
-
-    def keep_days(self) -> dict[Tier, int]:
-        """By how many days a request prolongs a video's life, by tier; 0: by none."""
-        return {Tier.FREE: self.keep_free_days, Tier.PREMIUM: self.keep_premium_days, Tier.PRO: self.keep_pro_days}
-
-    def remaining_days(self, tier: str | None, created_at: datetime | None, as_of: datetime) -> int | None:
-        """Tell how much is left of the life of a user's video; None for ever, or where it is not known."""
-        kept = self.retention_days().get(Tier(tier)) if tier in set(Tier) else None
-        return None if kept is None or created_at is None else max(0, kept - (as_of - created_at).days)
-
     def require_active(self, flow: str) -> None:
-        """Raise PolicyRefused unless a rule that `flow` acts on is switched on: an empty policy is a mistake."""
-        switches = FLOW_RULES[flow]
-        if all(getattr(self, switch) is None for switch in switches):
+        """Raise PolicyRefused unless a rule for cold videos is switched on: an empty policy is a mistake."""
+        if self.compress_below_views is None and self.retire_below_views is None:
             raise PolicyRefused(
-                f"empty policy: {' and '.join(switches)} are all never, so {flow} could do nothing. "
+                f"empty policy: compress_below_views and retire_below_views are all never, so {flow} could do nothing. "
                 f"Switch one on, or pause the schedule of {flow}"
             )
 
 
 def judge(
-    video: Video, policy: LifecyclePolicy, as_of: datetime, recipe_fingerprint: str, worth: Appraise | None = None
+    video: Video,
+    policy: LifecyclePolicy,
+    tiers: Tiers,
+    as_of: datetime,
+    recipe_fingerprint: str,
+    worth: Appraise | None = None,
 ) -> Verdict:
     """Judge one video. `as_of` is aware; `recipe_fingerprint` is that of the recipe in use now."""
-    return next(verdicts([video], policy, as_of, recipe_fingerprint, worth=worth))
+    return next(verdicts([video], policy, tiers, as_of, recipe_fingerprint, worth=worth))
 
 
 def verdicts(
     videos: Iterable[Video],
     policy: LifecyclePolicy,
+    tiers: Tiers,
     as_of: datetime,
     recipe_fingerprint: str,
     efficient_codecs: Collection[str] = EFFICIENT_CODECS,
@@ -198,11 +146,16 @@ def verdicts(
     `efficient_codecs` are those that the recipe leaves alone, `worth` says what an encode of so many bytes with so many
     days to live is worth; without it every encode pays.
     """
-    return map(judging(policy, as_of, recipe_fingerprint, frozenset(efficient_codecs), worth), videos)
+    return map(judging(policy, tiers, as_of, recipe_fingerprint, frozenset(efficient_codecs), worth), videos)
 
 
 def judging(  # noqa: C901  a flat list of cases, counted as deep
-    policy: LifecyclePolicy, as_of: datetime, recipe: str, efficient: frozenset[str], worth: Appraise | None = None
+    policy: LifecyclePolicy,
+    tiers: Tiers,
+    as_of: datetime,
+    recipe: str,
+    efficient: frozenset[str],
+    worth: Appraise | None = None,
 ) -> Callable[[Video], Verdict]:
     """Make the function that judges one video, with every limit turned into a moment to compare `created_at` with.
 
@@ -215,10 +168,10 @@ def judging(  # noqa: C901  a flat list of cases, counted as deep
     compress_cutoff = _before(as_of, policy.compress_after_days) if compress_views else _EARLIEST
     retire_cutoff = _before(as_of, policy.retire_after_days) if retire_views else _EARLIEST
     youngest_cutoff = max(compress_cutoff, retire_cutoff)
-    retention_cutoffs = {tier.value: _before(as_of, days) for tier, days in policy.retention_days().items()}
+    retention_cutoffs = {name: _before(as_of, days) for name, days in tiers.retention_days().items()}
 
     keep, compress, retire = Action.KEEP, Action.COMPRESS, Action.RETIRE
-    figures = (_terms(policy, as_of),)  # a sentence is made of it only when somebody reads one
+    figures = (_terms(policy, tiers, as_of),)  # a sentence is made of it only when somebody reads one
 
     def judge_one(video: Video) -> Verdict:  # noqa: C901, PLR0911, PLR0912  one return for each line of the table above
         created_at = video.created_at
@@ -264,7 +217,7 @@ def judging(  # noqa: C901  a flat list of cases, counted as deep
             return Verdict(video, keep, "refused_before", figures)
         if worth is None:
             return Verdict(video, compress, "cold_compress", figures)
-        expected = worth(video.size_bytes, policy.remaining_days(video.tier, created_at, as_of))
+        expected = worth(video.size_bytes, tiers.remaining_days(video.tier, created_at, as_of))
         shown = (*figures, expected)
         return (
             Verdict(video, compress, "cold_compress", shown)
@@ -275,13 +228,13 @@ def judging(  # noqa: C901  a flat list of cases, counted as deep
     return judge_one
 
 
-def _terms(policy: LifecyclePolicy, as_of: datetime) -> Terms:
+def _terms(policy: LifecyclePolicy, tiers: Tiers, as_of: datetime) -> Terms:
     return Terms.of(
         as_of,
         VIEW_WINDOW_DAYS,
         (policy.compress_below_views, policy.compress_after_days),
         (policy.retire_below_views, policy.retire_after_days),
-        {tier.value: days for tier, days in policy.retention_days().items()},
+        tiers.retention_days(),
     )
 
 

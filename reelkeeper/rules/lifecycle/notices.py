@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 from reelkeeper.model import Action, Notice, Verdict, Video
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.rules.alerts.webhooks import NOT_DELIVERED, scope
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle import lifecycle
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
@@ -46,20 +47,24 @@ class Expiry(NamedTuple):
     days: int
 
 
-def foretold(judged: Iterable[Verdict], policy: LifecyclePolicy, as_of: datetime, given: Given) -> Iterable[Verdict]:
+def foretold(
+    judged: Iterable[Verdict], policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, given: Given
+) -> Iterable[Verdict]:
     """Let retirements wait for their notice, and say of which videos it is to be given, or lapses.
 
     Where no tier is promised notice and none stands, all passes as it is.
     """
-    if not given.standing and not any(policy.notice_days().values()):
+    if not given.standing and not any(tiers.notice_days().values()):
         return judged
-    return _foretold(judged, policy, as_of, given)
+    return _foretold(judged, policy, tiers, as_of, given)
 
 
-def _foretold(judged: Iterable[Verdict], policy: LifecyclePolicy, as_of: datetime, given: Given) -> Iterator[Verdict]:
-    promised = {tier.value: days for tier, days in policy.notice_days().items() if days}
+def _foretold(
+    judged: Iterable[Verdict], policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, given: Given
+) -> Iterator[Verdict]:
+    promised = {name: days for name, days in tiers.notice_days().items() if days}
     ahead = {
-        tier: lifecycle.judging(policy, as_of + timedelta(days=days), "", frozenset())
+        tier: lifecycle.judging(policy, tiers, as_of + timedelta(days=days), "", frozenset())
         for tier, days in promised.items()
     }
     for verdict in judged:
@@ -134,8 +139,7 @@ def unheard(flow: str, videos: int) -> Finding:
         title="Videos are due and stay: nobody hears of video.expiring",
         text=f"{many(videos, 'video')} would be retired by {flow}. Their users were promised notice, and there is no "
         "endpoint to give it to.",
-        suggestion="Add one: reelkeeper webhooks add URL --event video.expiring; or set the notice_*_days of lifecycle "
-        "to 0",
+        suggestion="Add one: reelkeeper webhooks add URL --event video.expiring; or set the notice_days of tiers to 0",
     )
 
 

@@ -24,6 +24,7 @@ from reelkeeper.rules.billing.pricing import (
     storage_microusd_per_month,
 )
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, STANDARD
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import dollars, many
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
@@ -72,7 +73,7 @@ class Saving(NamedTuple):
     net_microusd: int | None  # None where nobody knows how long the video would have stayed
 
 
-def of_verdict(verdict: Verdict, policy: LifecyclePolicy, as_of: datetime, payback: Payback) -> Saving:
+def of_verdict(verdict: Verdict, tiers: Tiers, as_of: datetime, payback: Payback) -> Saving:
     """Say what a verdict is expected to save: all of a video, or what compressing it takes off.
 
     What is past its retention would have stayed for nobody knows how long.
@@ -86,7 +87,7 @@ def of_verdict(verdict: Verdict, policy: LifecyclePolicy, as_of: datetime, payba
     a_month = storage_microusd_per_month(video.size_bytes)
     if verdict.rule == "past_retention":
         return Saving(a_month, None)
-    days = payback.days(policy.remaining_days(video.tier, video.created_at, as_of))
+    days = payback.days(tiers.remaining_days(video.tier, video.created_at, as_of))
     return Saving(a_month, round(video.size_bytes * days * USD_PER_BYTE_DAY * _MICRO))
 
 
@@ -127,11 +128,11 @@ def frame_class(pixels: int) -> str:
     return next((name for name, most in _FRAMES.items() if pixels <= most), "above 1080p")
 
 
-def survey(videos: Iterable[Video], policy: LifecyclePolicy, as_of: datetime) -> Idle:
+def survey(videos: Iterable[Video], policy: LifecyclePolicy, tiers: Tiers, as_of: datetime) -> Idle:
     """Add up what is idle among the live videos."""
     backlog = cold = objects = 0
     late, by_user = Counter[str](), Counter[str]()
-    kept_days = {tier.value: days for tier, days in policy.retention_days().items()}
+    kept_days = tiers.retention_days()
     for video in videos:
         if video.held or video.created_at is None or video.tier not in kept_days:
             continue

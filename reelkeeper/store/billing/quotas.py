@@ -9,17 +9,18 @@ and that are not purged yet. A user without a row here has not been counted yet.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model import Tier
 from reelkeeper.model.money import ReservationState, Standing
 from reelkeeper.store.core.engine import Clock, changed, insert_into
 from reelkeeper.store.tables import blobs, operations, reservations, storage_accounts, users, videos
 from reelkeeper.store.videos.conditions import counts
 
+_TIER_SETS: Final = 16  # whose statements are made once: those in force, and a few of before
 _LIVE = videos.join(blobs, blobs.c.id == videos.c.blob_id)
 _SIZE = sa.cast(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0), sa.BigInteger)  # PostgreSQL sums to NUMERIC
 
@@ -117,8 +118,9 @@ def standing(session: Session, user_id: str) -> Standing | None:
     return Standing._make(row) if row else None
 
 
-def _promise() -> sa.Update:
-    by_tier = {str(tier): sa.bindparam(f"of_{tier}", type_=sa.BigInteger) for tier in Tier}
+@lru_cache(maxsize=_TIER_SETS)
+def _promise(tiers: tuple[str, ...]) -> sa.Update:
+    by_tier = {tier: sa.bindparam(f"of_tier_{place}", type_=sa.BigInteger) for place, tier in enumerate(tiers)}
     granted = sa.select(sa.case(by_tier, value=users.c.tier)).where(users.c.id == storage_accounts.c.user_id)
     quota = sa.func.coalesce(storage_accounts.c.quota_bytes, granted.scalar_subquery())
     size = sa.bindparam("size_bytes", type_=sa.BigInteger)
@@ -133,9 +135,6 @@ def _promise() -> sa.Update:
     )
 
 
-_PROMISE = _promise()
-
-
 def promise(
     session: Session, user_id: str, size_bytes: int, key: str, by_tier: Mapping[str, int], *, lasting_seconds: int
 ) -> bool:
@@ -144,10 +143,11 @@ def promise(
     Nor is anything changed where there is a reservation `key`. `by_tier` says what each tier grants. What the user
     used, was promised and may store is read in the UPDATE itself.
     """
-    granted = {f"of_{tier}": by_tier.get(tier) for tier in Tier}
+    statement = _promise(tuple(by_tier))
+    granted = {f"of_tier_{place}": size for place, size in enumerate(by_tier.values())}
     asked = {"owner": user_id, "size_bytes": size_bytes, "key": key, **granted}
-    if not changed(session, _PROMISE, **asked) and not (
-        ensure(session, [user_id]) and changed(session, _PROMISE, **asked)
+    if not changed(session, statement, **asked) and not (
+        ensure(session, [user_id]) and changed(session, statement, **asked)
     ):
         return False
     new = {"id": key, "user_id": user_id, "size_bytes": size_bytes, "lasting_seconds": lasting_seconds}

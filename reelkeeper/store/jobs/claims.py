@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.model import Tier
 from reelkeeper.model.jobs import JobState, Occupied, SizeAndAge, WaitingJob
 from reelkeeper.store.core.engine import Clock, changed, insert_into
 from reelkeeper.store.tables import controls, jobs
@@ -158,6 +157,7 @@ def _outside(
 def waiting_jobs(
     session: Session,
     rank: SizeAndAge | None,
+    tiers: Collection[str],
     *,
     full: Collection[str] = (),
     taken: Collection[str] = (),
@@ -169,7 +169,7 @@ def waiting_jobs(
     there.
 
     All jobs where the queue is short. Of a long one, a bounded window: the oldest, and those that `rank` puts first, or
-    without one the shortest of each tier.
+    without one the shortest of each of `tiers`, and of those of none.
     """
     earlier = sa.func.row_number().over(partition_by=jobs.c.user_id, order_by=(jobs.c.created_at, jobs.c.id)) - 1
     wanted = (jobs.c.id, jobs.c.tier, jobs.c.created_at, jobs.c.estimate_seconds, earlier.label("ahead"))
@@ -177,8 +177,8 @@ def waiting_jobs(
     age, all_of_them = (waits.c.created_at, waits.c.id), sa.select(waits.c.id)
     if rank is None:
         firsts = [
-            all_of_them.where(waits.c.tier == tier).order_by(waits.c.estimate_seconds, *age).limit(_SHORTEST)
-            for tier in (*Tier, None)
+            all_of_them.where(theirs).order_by(waits.c.estimate_seconds, *age).limit(_SHORTEST)
+            for theirs in (*(waits.c.tier == tier for tier in tiers), _of_no_tier(waits.c.tier, tiers))
         ]
     else:
         each = sa.case(rank.seconds_by_tier, value=waits.c.tier, else_=rank.other_seconds)
@@ -202,6 +202,10 @@ def waiting_jobs(
     rows = session.execute(chosen).all()
     found = [WaitingJob(*row[:-1]) for row in rows]
     return found, (rows[0][-1] if rows else 0.0) - sum(job.estimate_seconds for job in found)
+
+
+def _of_no_tier(tier: sa.ColumnElement[str | None], tiers: Collection[str]) -> sa.ColumnElement[bool]:
+    return sa.or_(tier.is_(None), tier.not_in(tiers))
 
 
 class DeadJob(NamedTuple):

@@ -1,22 +1,21 @@
 """Bring in what only the service knows, from CSV: users' tiers, videos' ages, and daily views.
 
-    id,tier,created_at             users   (tier: free, premium, pro, or empty for unknown)
+    id,tier,created_at             users   (tier: one of the policies, or empty for unknown)
     id,user_id,created_at          videos  (those that `sync_catalog` has found)
     video_id,day,views,viewed_at   views   (viewed_at may be missing)
 
 Times are ISO 8601 with a zone. Every line is checked before the transaction ends: a bad one, and nothing has changed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.errors import InputRefused
-from reelkeeper.model import Tier
 from reelkeeper.store.core.engine import insert_into, now, transaction
 from reelkeeper.store.tables import daily_views, users, videos, view_days
 from reelkeeper.store.videos.csv_columns import Columns, CsvLine, Problem, day, identifier, moment, views, whole_lines
@@ -27,8 +26,6 @@ _ONE_DAY = timedelta(days=1)
 
 
 def _tier(text: str) -> str | None:
-    if text and text not in set(Tier):
-        raise ValueError(f"is none of {', '.join(Tier)}, nor empty")
     return text or None
 
 
@@ -44,13 +41,20 @@ class Imported(NamedTuple):
     skipped: int = 0
 
 
-def import_users(engine: sa.Engine, lines: Iterable[str]) -> Imported:
+def import_users(engine: sa.Engine, lines: Iterable[str], known_tiers: Callable[[Any], Collection[str]]) -> Imported:
     """Add users, or set the tier and creation time of those that are there; an empty time leaves the old one.
+
+    `known_tiers` names the tiers in force, and sees to it that they stay so until the transaction ends.
 
     Raises InputRefused, with nothing changed, naming line, column and value of each bad field.
     """
 
-    def take(session: Session, batch: Sequence[CsvLine], _problems: list[Problem]) -> int:
+    def take(session: Session, batch: Sequence[CsvLine], problems: list[Problem]) -> int:
+        known = known_tiers(session)
+        # guard tiers.imported: a file puts users in a tier that promises nothing, and can store nothing
+        unknown = [line for line in batch if line.values["tier"] is not None and line.values["tier"] not in known]
+        said = f"is none of {', '.join(known)}, nor empty"
+        problems += [Problem(line.number, "tier", line.values["tier"], said) for line in unknown]
         insert = insert_into(session, users)
         created_at = sa.func.coalesce(insert.excluded.created_at, users.c.created_at)
         session.execute(

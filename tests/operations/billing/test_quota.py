@@ -11,7 +11,7 @@ from reelkeeper.model import VideoState
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.billing.quota import check_user_storage_quota
 from reelkeeper.operations.core.freeze import freeze
-from reelkeeper.rules.billing.quota import QuotaPolicy
+from reelkeeper.rules.core.tiers import MAX_TIERS, Tiers
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.billing.quotas import Reserved
 from reelkeeper.store.core.audit import events
@@ -19,6 +19,7 @@ from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import reservations, storage_accounts, users, videos
 from tests.operations.books import assert_bytes_add_up, make_user, storage, store_video
 from tests.policies import put_in_force
+from tests.tiers import tiers
 
 MIB = 2**20
 
@@ -164,9 +165,27 @@ def test_a_persons_word_stands_in_place_of_the_tier_and_is_on_record(store: sa.E
 
 
 def test_a_deployment_may_grant_its_tiers_more(store: sa.Engine) -> None:
-    put_in_force(store, quota=QuotaPolicy(free_bytes=200 * MIB))
+    put_in_force(store, tiers=tiers(free={"quota_bytes": 200 * MIB}))
     assert check_user_storage_quota(store, "ann", 140 * MIB).can_upload
     assert reserve(store, 140 * MIB)
+
+
+def test_each_of_twenty_tiers_is_granted_its_own_and_others_that_come_theirs(engine: sa.Engine) -> None:
+    def twenty(start: int) -> Tiers:
+        tier = {"retention_days": 30}
+        return Tiers.model_validate({f"t{n}": tier | {"quota_bytes": 100 + n} for n in range(start, start + MAX_TIERS)})
+
+    for start in (0, 10):  # of the second, ten were there before
+        put_in_force(engine, tiers=twenty(start))
+        for number in (start, start + MAX_TIERS - 1):
+            user = f"ann-{start}-{number}"
+            make_user(engine, user, tier=f"t{number}")
+            with pytest.raises(QuotaExceeded, match=f"reserved of {100 + number};"):
+                reserve(engine, 101 + number, key=user, user=user)
+            assert reserve(engine, 100 + number, key=user, user=user)
+    make_user(engine, "left", tier="t0")
+    with pytest.raises(QuotaExceeded, match="tier 't0' of user 'left' is none of t10, t11"):
+        reserve(engine, 1, key="left", user="left")
 
 
 def test_a_user_who_was_never_counted_is_counted_at_the_first_question(store: sa.Engine) -> None:

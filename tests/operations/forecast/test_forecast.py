@@ -20,7 +20,6 @@ from reelkeeper.operations.forecast.forecast import (
 from reelkeeper.rules.billing.cheaper import Cheaper
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.forecast.costs import TOTAL
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store.billing import job_totals
 from reelkeeper.store.billing.usage import record as record_usage
@@ -28,6 +27,7 @@ from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.forecast.forecasts import latest
 from reelkeeper.store.tables import blobs, holds, jobs, users, videos
 from tests.jobs import made
+from tests.tiers import FOR_EVER
 
 NOW = datetime(2026, 11, 21, 6, tzinfo=UTC)
 TODAY = NOW.date()
@@ -109,9 +109,7 @@ def test_what_is_known_to_leave_does_and_what_is_held_or_unknown_stays(store: sa
             sa.insert(holds).values(id="h", scope="video", subject="v0", reason="r", author="eve", created_at=NOW)
         )
     assert gather(store, NOW, DEFAULTS).stored.stock.expiries[leaves] == 2 * GB
-    for_ever = DEFAULTS.overridden(
-        lifecycle=LifecyclePolicy(retention_free_days=None, retention_premium_days=None, retention_pro_days=None)
-    )
+    for_ever = DEFAULTS.overridden(tiers=FOR_EVER)
     assert leaves not in gather(store, NOW, for_ever).stored.stock.expiries
 
 

@@ -16,7 +16,6 @@ from reelkeeper.model.requests import Cached, Declined, Joined, Queued
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs.settle import cancel, fail, succeed
-from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.engine import reading, transaction
@@ -25,10 +24,11 @@ from reelkeeper.store.videos import cache
 from tests.operations.asking import ask, claim, fox, make
 from tests.operations.books import assert_books_balance, assert_bytes_add_up, make_user
 from tests.policies import put_in_force
+from tests.tiers import tiers
 
 USERS = ("ann", "ben", "cat")
 STEPS = 100
-QUOTA = QuotaPolicy(free_bytes=40_000_000)  # five or six jobs at once
+QUOTA = tiers(free={"quota_bytes": 40_000_000})  # five or six jobs at once
 
 
 def ids(session: Session, *states: JobState) -> list[str]:
@@ -68,7 +68,7 @@ def test_a_walk_through_everything_that_can_happen_keeps_every_promise(engine: s
         make_user(engine, user, 250_000)
     wanted = {Queued.__name__, Joined.__name__, Cached.__name__, "made"}
     for number in takewhile(lambda number: number < STEPS or not seen >= wanted, range(20 * STEPS)):
-        put_in_force(engine, admission=AdmissionPolicy(hit_charge_percent=chance.choice([0, 0, 30])), quota=QUOTA)
+        put_in_force(engine, admission=AdmissionPolicy(hit_charge_percent=chance.choice([0, 0, 30])), tiers=QUOTA)
         with reading(engine) as session:
             queued, running = ids(session, JobState.QUEUED), ids(session, JobState.RUNNING)
         match chance.choice(["ask"] * 5 + ["claim"] * 3 + ["work"] * 4 + ["cancel", "retire"]):

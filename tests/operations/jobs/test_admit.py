@@ -18,8 +18,8 @@ from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.settle import cancel, succeed
-from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.jobs.estimate import expected_bytes
 from reelkeeper.store.core.engine import Clock, open_engine, reading, transaction
@@ -30,6 +30,7 @@ from tests.children import FORKED
 from tests.operations.asking import ask, claim, fox, make, row
 from tests.operations.books import DOLLAR, assert_books_balance, assert_bytes_add_up, balances, make_user, storage
 from tests.policies import put_in_force
+from tests.tiers import tiers
 
 SIZE = expected_bytes(fox(), AdmissionPolicy().bits_per_pixel)
 
@@ -159,7 +160,7 @@ def test_too_few_credits_no_room_and_an_unknown_tier_are_refused_and_leave_nothi
     assert poor.code == RefusedFor.CREDITS
     assert "$0.0001 to spend" in poor.reason
     assert balances(funded, "poor") == (100, 0)
-    full = ask(funded, "k", user="ben", quota=QuotaPolicy(free_bytes=SIZE - 1))
+    full = ask(funded, "k", user="ben", tiers=tiers(free={"quota_bytes": SIZE - 1}))
     assert isinstance(full, Declined)
     assert full.code == RefusedFor.QUOTA
     assert "do not fit" in full.reason
@@ -172,7 +173,7 @@ def test_too_few_credits_no_room_and_an_unknown_tier_are_refused_and_leave_nothi
     assert balances(funded, "ben") == (DOLLAR, 0)
     with transaction(funded, "test") as session:
         ledger.grant(session, "poor", DOLLAR, "more", run_id="test")
-    assert isinstance(ask(funded, "k", user="poor", quota=QuotaPolicy()), Queued)  # a refusal does not use up the key
+    assert isinstance(ask(funded, "k", user="poor", tiers=SHIPPED), Queued)  # a refusal does not use up the key
 
 
 def test_while_changes_are_frozen_only_what_is_there_is_given(funded: sa.Engine) -> None:
@@ -254,7 +255,7 @@ def test_two_hundred_at_once_get_exactly_the_last_credits_and_the_last_bytes(eng
     assert isinstance(probe, Queued)
     make_user(engine, "short", 8 * probe.price_microusd - 1, tier="pro")
     make_user(engine, "full", DOLLAR * 10)
-    put_in_force(engine, quota=QuotaPolicy(free_bytes=7 * SIZE + SIZE - 1))
+    put_in_force(engine, tiers=tiers(free={"quota_bytes": 7 * SIZE + SIZE - 1}))
     names = [f"{user} {number}" for number in range(100) for user in ("short", "full")]
     results: multiprocessing.SimpleQueue[list[str]] = FORKED.SimpleQueue()
     url = engine.url.render_as_string(hide_password=False)

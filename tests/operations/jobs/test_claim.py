@@ -12,6 +12,7 @@ from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.claim import claim
+from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
@@ -266,12 +267,12 @@ def test_of_a_long_queue_those_are_read_that_the_rule_would_choose_of_all(ann: s
     everything, as_of = _long_queue(ann), at(500 * 30)
     for policy in (DispatchPolicy(), DispatchPolicy(rule="fifo")):
         with reading(ann) as session:
-            seen, more = claims.waiting_jobs(session, dispatch.window(policy))
+            seen, more = claims.waiting_jobs(session, dispatch.window(policy, SHIPPED), SHIPPED.names)
         assert len(seen) <= 300
         whole = sum(job.estimate_seconds for job in everything)
         assert sum(job.estimate_seconds for job in seen) + more == pytest.approx(whole)
         best, best_of_all = (
-            dispatch.RankedQueue(waiting, policy, as_of, slots=8, more_seconds=rest)
+            dispatch.RankedQueue(waiting, policy, SHIPPED, as_of, slots=8, more_seconds=rest)
             for waiting, rest in ((seen, more), (everything, 0.0))
         )
         credit = 0.0
@@ -294,8 +295,9 @@ def test_a_long_queue_is_not_read_whole_and_its_best_job_is_found(ann: sa.Engine
         *waiting,
         row("short", user_id="bea", estimate_seconds=120.0, created_at=at(900)),
         row("paid", user_id="bea", estimate_seconds=450.0, created_at=at(901), tier="pro"),
+        row("of a tier that is no more", user_id="bea", estimate_seconds=130.0, created_at=at(902), tier="silver"),
     )
     with reading(ann) as session:
-        seen, _ = claims.waiting_jobs(session, dispatch.window(policy))
+        seen, _ = claims.waiting_jobs(session, dispatch.window(policy, SHIPPED), SHIPPED.names)
     assert len(seen) <= 500
-    assert {"j0000", "short", "paid"} <= {job.id for job in seen}
+    assert {"j0000", "short", "paid", "of a tier that is no more"} <= {job.id for job in seen}

@@ -19,17 +19,17 @@ from reelkeeper.errors import HoldClosed, InsufficientCredits, QuotaExceeded
 from reelkeeper.model.money import HoldState, ReservationState, TransferKind
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.health import accounts
-from reelkeeper.rules.billing.quota import QuotaPolicy
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.tables import accounts as balances
 from reelkeeper.store.tables import credit_holds, storage_accounts, transfers
 from tests.children import FORKED
 from tests.operations.books import make_user, store_video
 from tests.policies import put_in_force
+from tests.tiers import tiers
 
 USERS = ["ann", "bob", "eve"]
 START = 1_500  # micro-dollars of each: less than is asked for
-POLICY = QuotaPolicy(free_bytes=1_500)  # and so is this
+POLICY = tiers(free={"quota_bytes": 1_500})  # and so is this
 JOBS = 40  # shared by all processes: each is admitted, and settled, by whoever comes first, and asked again by others
 
 
@@ -103,7 +103,7 @@ def race(engine: sa.Engine, label: str, processes: int, operations: int) -> tupl
         FORKED.Process(target=work, args=(url, label, seed + number, operations, results))
         for number in range(processes)
     ]
-    put_in_force(engine, quota=POLICY)
+    put_in_force(engine, tiers=POLICY)
     for user in USERS:
         make_user(engine, f"{user} {label}", START)
     began = time.monotonic()
@@ -124,7 +124,7 @@ def _assert_within_bounds(session: Session) -> None:
     least = sa.select(sa.func.min(balances.c.balance_microusd)).where(balances.c.user_id.is_not(None))
     assert session.execute(least).scalar_one() >= 0
     most = sa.select(sa.func.max(storage_accounts.c.used_bytes + storage_accounts.c.reserved_bytes))
-    assert (session.execute(most).scalar_one() or 0) <= POLICY.free_bytes
+    assert (session.execute(most).scalar_one() or 0) <= POLICY.quota_bytes()["free"]
 
 
 def check(engine: sa.Engine, granted: int) -> None:

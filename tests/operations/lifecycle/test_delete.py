@@ -16,7 +16,7 @@ from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.takedown import Order, take_down
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.views import show
-from reelkeeper.rules.billing.quota import QuotaPolicy
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import audit_events, blobs, cache_entries, videos
@@ -117,11 +117,11 @@ def test_a_user_deletes_only_what_is_there_and_their_own(world: World) -> None:
     assert ask(world, user_id=None)
 
 
-COUNTED = QuotaPolicy(count_deleted_until_purged=True)
+COUNTED = LifecyclePolicy(count_deleted_until_purged=True)
 
 
 def test_where_the_policy_says_so_its_room_is_free_with_its_bytes(world: World, lease: Lease) -> None:
-    put_in_force(world.workspace.engine, quota=COUNTED)
+    put_in_force(world.workspace.engine, lifecycle=COUNTED)
     blob_id = world.video("v1")
     before = storage(world.workspace.engine, "ann")
     ask(world)
@@ -136,7 +136,7 @@ def test_where_the_policy_says_so_its_room_is_free_with_its_bytes(world: World, 
 
 
 def test_what_counts_until_it_is_purged_counts_as_before_once_it_is_restored_or_taken_down(world: World) -> None:
-    put_in_force(world.workspace.engine, quota=COUNTED)
+    put_in_force(world.workspace.engine, lifecycle=COUNTED)
     for name in ("v1", "v2"):
         world.video(name)
         ask(world, name)
@@ -149,14 +149,14 @@ def test_what_counts_until_it_is_purged_counts_as_before_once_it_is_restored_or_
     scratch = Path(world.address.folder) / "scratch"
     take_down(world.workspace, "v2", Order("counsel", "court order 17", "takedown-1"), scratch=scratch)
     assert storage(world.workspace.engine, "ann") == (before[0] // 2, 0)
-    put_in_force(world.workspace.engine, quota=QuotaPolicy())
+    put_in_force(world.workspace.engine, lifecycle=LifecyclePolicy())
     ask(world, "v1")
     assert storage(world.workspace.engine, "ann") == (0, 0)
     assert accounts.recount(world.workspace.engine) == []
 
 
 def test_to_delete_what_the_rules_have_retired_takes_no_room(world: World) -> None:
-    put_in_force(world.workspace.engine, quota=COUNTED)
+    put_in_force(world.workspace.engine, lifecycle=COUNTED)
     world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
     world.video("v2")
     before = storage(world.workspace.engine, "ann")
@@ -166,7 +166,7 @@ def test_to_delete_what_the_rules_have_retired_takes_no_room(world: World) -> No
 
 
 def test_a_purge_whose_claim_timed_out_frees_the_room_too(world: World, lease: Lease) -> None:
-    put_in_force(world.workspace.engine, quota=COUNTED)
+    put_in_force(world.workspace.engine, lifecycle=COUNTED)
     world.video("v1")
     ask(world)
     with transaction(world.workspace.engine, "test") as session:

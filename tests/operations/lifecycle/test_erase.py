@@ -8,7 +8,6 @@ from sqlmodel import SQLModel
 
 from reelkeeper import failpoints
 from reelkeeper.errors import Frozen, LeaseLost, NotFound, UserErased
-from reelkeeper.model import Tier
 from reelkeeper.model.requests import GenerationRequest, Queued
 from reelkeeper.operations.billing import users
 from reelkeeper.operations.core.freeze import freeze, thaw
@@ -101,7 +100,7 @@ def test_nothing_of_the_user_is_left_but_amounts_under_a_pseudonym(shop: World) 
 
 def test_another_user_keeps_all_even_what_both_share(shop: World) -> None:
     engine = shop.workspace.engine
-    users.put(engine, "bob", Tier.FREE, by="front")
+    users.put(engine, "bob", "free", by="front")
     users.give(engine, "bob", DOLLAR, "first", by="front", reason="for ann's friend")
     sha256 = images.keep(shop.workspace, PNG).sha256
     ask(shop, "a cat", image_sha256=sha256)
@@ -139,7 +138,7 @@ def test_who_is_being_erased_gets_nothing_new(shop: World) -> None:
     for refused in (
         lambda: ask(shop, "a cat"),
         lambda: users.give(engine, "ann", 5, "more", by="front"),
-        lambda: users.put(engine, "ann", Tier.PRO, by="front"),
+        lambda: users.put(engine, "ann", "pro", by="front"),
         lambda: receive.begin(shop.workspace, announced, "upload", url_seconds=60),
     ):
         with pytest.raises(UserErased):
@@ -200,7 +199,7 @@ def test_who_signs_up_again_under_the_same_id_starts_anew(shop: World) -> None:
     engine = shop.workspace.engine
     ask(shop, "a cat", key="same-key")
     assert gone(shop).left == ()
-    users.put(engine, "ann", Tier.PRO, by="front")
+    users.put(engine, "ann", "pro", by="front")
     moved, balance = users.give(engine, "ann", DOLLAR, "first", by="front")
     assert (moved.amount_microusd, balance.available_microusd) == (DOLLAR, DOLLAR)
     ask(shop, "a dog", key="same-key")
@@ -245,7 +244,7 @@ class _CrashError(Exception):
 
 
 def _fill(world: World, number: int) -> None:
-    users.put(world.workspace.engine, "ann", Tier.FREE, by="front")
+    users.put(world.workspace.engine, "ann", "free", by="front")
     users.give(world.workspace.engine, "ann", DOLLAR, f"gift-{number}", by="front", reason="for ann")
     world.video(f"v{number}")
     sha256 = images.keep(world.workspace, PNG).sha256

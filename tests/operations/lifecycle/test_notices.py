@@ -22,8 +22,10 @@ from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
 from reelkeeper.operations.lifecycle.why import explain
 from reelkeeper.operations.videos.hold import hold
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
+from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store.alerts import alerts
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
@@ -43,9 +45,12 @@ from tests.doubles.receiver import Receiver
 from tests.faults.world import World
 from tests.operations.conftest import AtFailpoint
 from tests.policies import put_in_force
+from tests.tiers import tiers
 
 DAYS = 14
-POLICY = LifecyclePolicy(notice_free_days=DAYS, keep_free_days=30, keep_times=2)
+POLICY = LifecyclePolicy(keep_times=2)
+PROMISED = tiers(free={"notice_days": DAYS, "keep_days": 30})
+RULES = DEFAULTS.overridden(lifecycle=POLICY, tiers=PROMISED)
 TIMES = (
     videos.c.created_at,
     outbox.c.created_at,
@@ -71,7 +76,7 @@ class Service:
     def __init__(self, world: World, lease: Lease, receiver: Receiver) -> None:
         self.world, self.lease, self.receiver = world, lease, receiver
         self.engine = world.workspace.engine
-        put_in_force(self.engine, lifecycle=POLICY)
+        put_in_force(self.engine, lifecycle=POLICY, tiers=PROMISED)
         self._nights = 0
 
     def listens(self, path: str = "/live") -> str:
@@ -87,11 +92,11 @@ class Service:
             created_at = datetime.now(UTC) - timedelta(days=age_days)
             session.execute(sa.update(videos).where(videos.c.id == video_id).values(created_at=created_at))
 
-    def plan(self, policy: LifecyclePolicy | None = None) -> Report:
+    def plan(self, exception: Tiers | None = None) -> Report:
         self._nights += 1
         with reading(self.engine) as session:
             as_of = now(session)
-        return previews.expire_videos(Planning(self.engine, as_of, f"night-{self._nights}"), policy=policy)
+        return previews.expire_videos(Planning(self.engine, as_of, f"night-{self._nights}"), tiers=exception)
 
     def carry_out(self, report: Report) -> dict[str, int]:
         """Do what the flow does with its plan; returns what became of its videos."""
@@ -108,7 +113,7 @@ class Service:
         run_id, plan_id = report.run_id, report.plan.id
         if action == "retire":
             return retire(self.world.workspace, plan_id, video_ids, lease=self.lease, run_id=run_id, grace=POLICY.grace)
-        return notices.carry_out(self.engine, plan_id, video_ids, POLICY, lease=self.lease, run_id=run_id)
+        return notices.carry_out(self.engine, plan_id, video_ids, RULES, lease=self.lease, run_id=run_id)
 
     def night(self) -> dict[str, int]:
         return self.carry_out(self.plan())
@@ -256,12 +261,12 @@ def test_where_nobody_hears_nothing_goes_people_are_told_and_an_endpoint_is_the_
 def test_a_stale_plan_retires_nothing_whose_notice_was_not_given(service: Service) -> None:
     service.listens()
     service.video("v1")
-    put_in_force(service.engine, lifecycle=LifecyclePolicy())
+    put_in_force(service.engine)
     stale = service.plan()
     assert stale.plan.retire.objects == 1
-    put_in_force(service.engine, lifecycle=POLICY)
+    put_in_force(service.engine, lifecycle=POLICY, tiers=PROMISED)
     assert service.carry_out(stale) == {"skipped": 1}
-    exception = service.plan(LifecyclePolicy(notice_free_days=0))
+    exception = service.plan(tiers(free={"notice_days": 0}))
     assert exception.plan.retire.objects == 1  # an exception of one run takes no promise back
     assert service.carry_out(exception) == {"skipped": 1}
     assert service.states() == {"v1": "live"}

@@ -2,13 +2,14 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelkeeper.errors import Frozen, GuardRefused, PlanRefused, PolicyRefused, SchemaError
+from reelkeeper.errors import Frozen, GuardRefused, PlanRefused, PolicyRefused, SchemaError, TierRefused
 from reelkeeper.model.requests import Queued
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import freeze
@@ -17,11 +18,13 @@ from reelkeeper.operations.core.policy_document import read, write
 from reelkeeper.operations.core.policy_import import collect
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.operations.lifecycle.plans import terms as plan_terms
 from reelkeeper.operations.lifecycle.policies import apply, effect_of
+from reelkeeper.rules.core.tiers import GIB, SHIPPED, TierPolicy, Tiers
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
-from reelkeeper.rules.policies import DEFAULTS, Policies
+from reelkeeper.rules.policies import ABSENT, DEFAULTS, Policies, earlier, moved, terms_of
 from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import deployment, jobs, policy_versions, users, videos
@@ -29,8 +32,9 @@ from tests.faults.world import World
 from tests.operations.asking import ask, claim, fox, make
 from tests.operations.books import DOLLAR, balances, make_user
 from tests.policies import different, put_in_force
+from tests.tiers import any_tiers, tiers
 
-SHORTER = DEFAULTS.overridden(lifecycle=LifecyclePolicy(retention_free_days=7))
+SHORTER = DEFAULTS.overridden(tiers=tiers(free={"retention_days": 7}))
 
 
 @pytest.fixture
@@ -48,21 +52,59 @@ def aged(world: World) -> World:
 
 def test_the_effect_names_what_is_newly_retired_and_whose_promise_gets_smaller(aged: World) -> None:
     effect = effect_of(aged.workspace.engine, SHORTER)
-    assert effect.changes == {"lifecycle.retention_free_days": (30, 7)}
+    assert effect.changes == {"tiers.free.retention_days": (30, 7)}
     assert (effect.live.objects, effect.newly_retired.objects, effect.newly_kept.objects) == (10, 3, 0)
     assert effect.saved_microusd_a_month >= 0
     assert list(effect.broken_promises()) == ["1 free users would keep videos 7 days, not 30 days"]
 
 
 def test_fewer_days_of_notice_are_a_promise_that_gets_smaller(aged: World) -> None:
-    put_in_force(aged.workspace.engine, lifecycle=LifecyclePolicy(notice_free_days=14))
+    put_in_force(aged.workspace.engine, tiers=tiers(free={"notice_days": 14}))
     effect = effect_of(aged.workspace.engine, DEFAULTS)
     assert list(effect.broken_promises()) == ["videos of 1 free users would be told of 0 days before they go, not 14"]
 
 
+GOLD = TierPolicy(retention_days=400, quota_bytes=20 * GIB)
+
+
+def test_the_effect_names_tiers_that_come_go_and_move(aged: World) -> None:
+    engine = aged.workspace.engine
+    with_gold = Tiers({"free": SHIPPED.root["free"], "gold": GOLD})
+    effect = effect_of(engine, DEFAULTS.model_copy(update={"tiers": with_gold}))
+    assert effect.changes["tiers"] == (("free", "premium", "pro"), ("free", "gold"))
+    assert effect.changes["tiers.gold.retention_days"] == (ABSENT, 400)
+    assert effect.changes["tiers.pro.quota_bytes"] == (10 * GIB, ABSENT)
+    assert (effect.removed_tiers, effect.newly_retired.objects) == (("premium", "pro"), 0)
+    effect.require_no_users_left()  # ann is free
+    moved = Tiers(dict.fromkeys(("premium", "free", "pro"), GOLD))
+    put_in_force(engine, tiers=Tiers(dict.fromkeys(("free", "premium", "pro"), GOLD)))
+    assert effect_of(engine, DEFAULTS.model_copy(update={"tiers": moved})).changes == {
+        "tiers": (("free", "premium", "pro"), ("premium", "free", "pro"))
+    }
+
+
+def test_a_tier_that_users_still_have_is_not_removed(aged: World) -> None:
+    engine = aged.workspace.engine
+    make_user(engine, "ben", tier="premium")
+    make_user(engine, "cyd", tier="of an import long ago")
+    wanted = DEFAULTS.model_copy(update={"tiers": Tiers({"pro": SHIPPED.root["pro"]})})
+    effect = effect_of(engine, wanted)
+    assert list(effect.broken_promises())[:1] == [
+        "1 free users would be of no tier: their videos would be kept, and nothing new of theirs stored"
+    ]
+    with pytest.raises(TierRefused, match=r"there are still 1 user of free, 1 user of premium, .*Give them another"):
+        effect.require_no_users_left()
+    with pytest.raises(TierRefused, match="1 user of free, 1 user of premium"):
+        apply(engine, effect, author="ann", reason="one tier")
+    assert current(engine).version == 0
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(users).values(tier="pro"))
+    assert apply(engine, effect, author="ann", reason="one tier") == 1  # what it found is asked again
+
+
 def test_it_is_held_to_the_limits_in_force_and_not_to_its_own(aged: World) -> None:
     wide = BlastRadius(max_user_percent=100, max_percent=100, max_percent_in_24h=100, always_allowed=10)
-    most = DEFAULTS.overridden(lifecycle=LifecyclePolicy(retention_free_days=3), limits=wide)
+    most = DEFAULTS.overridden(tiers=tiers(free={"retention_days": 3}), limits=wide)
     effect = effect_of(aged.workspace.engine, most)
     with pytest.raises(GuardRefused, match=r"max_percent: 7 of 10[\s\S]*raises these limits alone first"):
         apply(aged.workspace.engine, effect, author="ann", reason="greedy")
@@ -99,7 +141,7 @@ def test_who_applied_what_and_why_is_on_record_and_what_is_frozen_stays(aged: Wo
         recorded = next(record.event for record in audit.events(session, event="policy"))
         audit.verify(session)
     assert (recorded.run_id, recorded.detail["reason"], recorded.detail["version"]) == ("ann", "trial", 1)
-    assert recorded.detail["changes"] == {"lifecycle.retention_free_days": ["30", "7"]}
+    assert recorded.detail["changes"] == {"tiers.free.retention_days": ["30", "7"]}
 
 
 def test_later_events_jobs_and_plans_name_the_version_that_they_were_made_under(world: World) -> None:
@@ -162,6 +204,85 @@ def test_fields_that_no_rule_reads_any_more_do_not_keep_an_earlier_document_from
     assert (found.admission.slots, found.recipe.preset) == (3, 6)
 
 
+FLAT: Final[dict[str, Any]] = {  # each field in which a tier's values stood, with a value that is not shipped
+    **{f"lifecycle.retention_{tier}_days": value for tier, value in (("free", 31), ("premium", 91), ("pro", None))},
+    **{f"lifecycle.notice_{tier}_days": value for tier, value in (("free", 1), ("premium", 2), ("pro", 3))},
+    **{f"lifecycle.keep_{tier}_days": value for tier, value in (("free", 4), ("premium", 5), ("pro", 6))},
+    **{f"quota.{tier}_bytes": value for tier, value in (("free", 70), ("premium", 80), ("pro", 60))},
+    "order.premium_weight": 1.25,
+    "order.pro_weight": 3,
+    "order.premium_levels": 7,
+    "order.pro_levels": 8,
+}
+MEANT: Final[dict[str, dict[str, Any]]] = {
+    "free": {"retention_days": 31, "notice_days": 1, "keep_days": 4, "quota_bytes": 70},
+    "premium": {
+        "retention_days": 91,
+        "notice_days": 2,
+        "keep_days": 5,
+        "quota_bytes": 80,
+        "queue_weight": 1.25,
+        "queue_levels": 7,
+    },
+    "pro": {
+        "retention_days": None,
+        "notice_days": 3,
+        "keep_days": 6,
+        "quota_bytes": 60,
+        "queue_weight": 3,
+        "queue_levels": 8,
+    },
+}
+
+
+def flat(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Give the document of an earlier version: whole, with these fields where they stood."""
+    document = DEFAULTS.model_dump(mode="json") | {"quota": {}}
+    del document["tiers"]
+    for name, value in values.items():
+        section, _, field = name.partition(".")
+        document[section] = document[section] | {field: value}
+    return document
+
+
+def test_a_version_in_which_tiers_were_scattered_means_the_same(engine: sa.Engine) -> None:
+    """Also where pro users may store less than premium ones, which is refused of a document today."""
+    version = put_in_force(engine)
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(policy_versions).values(document=flat(FLAT)))
+        session.execute(sa.update(deployment).values(policy_digest="of scattered tiers"))
+    found = current(engine)
+    assert found == (version, DEFAULTS.model_copy(update={"tiers": tiers(**MEANT)}))
+    assert found.policies.tiers.names == ("free", "premium", "pro")
+    with reading(engine) as session:
+        assert at(session, version) == found.policies
+    assert effect_of(engine, found.policies).changes == {}
+
+
+@given(st.sets(st.sampled_from(sorted(FLAT))))
+def test_each_scattered_field_alone_is_read_as_it_was_meant(names: set[str]) -> None:
+    stored = earlier(flat({name: FLAT[name] for name in names}))
+    found = Policies.model_validate(stored) if names else DEFAULTS
+    told = {moved(*name.partition(".")[::2]): FLAT[name] for name in names}
+    assert {name: then for name, (_, then) in DEFAULTS.changes(found).items()} == told
+
+
+def test_a_document_of_before_is_read_as_it_was_meant() -> None:
+    text = (
+        "lifecycle: {retention_free_days: 60, retention_pro_days: never, keep_free_days: null}\nquota: {free_bytes: 5}"
+    )
+    wanted = tiers(free={"retention_days": 60, "quota_bytes": 5}, pro={"retention_days": None})
+    assert read(text, "it") == DEFAULTS.model_copy(update={"tiers": wanted})
+
+
+def test_a_plan_of_an_earlier_version_is_carried_on_under_what_it_was_made_under() -> None:
+    policy, kept = terms_of(
+        {"policy": flat({"lifecycle.retention_free_days": 12, "lifecycle.grace_days": 9})["lifecycle"]}
+    )
+    assert (policy.grace_days, kept) == (9, tiers(free={"retention_days": 12}))
+    assert terms_of(plan_terms(policy=policy, tiers=kept)) == (policy, kept)
+
+
 def test_a_version_stays_readable_after_others_came(engine: sa.Engine) -> None:
     first = put_in_force(engine, admission=AdmissionPolicy(slots=3))
     put_in_force(engine, admission=AdmissionPolicy(slots=4))
@@ -175,25 +296,63 @@ def test_a_document_reads_back_as_it_was_written(policies: Policies, only_change
     assert read(write(policies, only_changed=only_changed), "it") == policies
 
 
+@given(any_tiers(), st.booleans())
+def test_any_tiers_are_read_back_as_they_were_written_and_in_their_order(found: Tiers, only_changed: bool) -> None:
+    policies = DEFAULTS.model_copy(update={"tiers": found})
+    again = read(write(policies, only_changed=only_changed), "it")
+    assert list(again.tiers.items()) == list(found.items())
+    assert again == policies
+
+
+def test_what_a_field_of_a_tier_says_stands_once() -> None:
+    text = write(DEFAULTS)
+    assert text.count("Bytes that each of its users may store") == 1
+    assert text.count("quota_bytes: ") == 3
+    changed = write(DEFAULTS.overridden(tiers=tiers(premium={"keep_days": 5})), only_changed=True)
+    assert [line for line in changed.splitlines() if ":" in line and "#" not in line] == [
+        *("tiers:", "  free: {}", "  premium:", "    keep_days: 5", "  pro: {}")
+    ]
+
+
 @given(days=st.none() | st.integers(366, 36_500), usd=st.none() | st.decimals(1, 1000, places=2))
 def test_what_is_off_is_a_word_and_not_null(days: int | None, usd: object) -> None:
-    text = json.dumps({"lifecycle": {"retention_pro_days": days}, "budget": {"daily_usd": usd}}, default=str)
+    text = json.dumps(
+        {"tiers": {"free": {}, "pro": {"retention_days": days}}, "budget": {"daily_usd": usd}}, default=str
+    )
     found = read(text.replace("null", "never"), "it")
-    assert (found.lifecycle.retention_pro_days, found.budget.daily_usd) == (days, usd)
+    assert (found.tiers.root["pro"].retention_days, found.budget.daily_usd) == (days, usd)
     if days is None:
-        assert read(text, "it").lifecycle.retention_pro_days == 365  # null: as shipped
+        assert read(text, "it").tiers.root["pro"].retention_days == 365  # null: as shipped
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("quota: {free_bytes: -1, nope: 2}", ["quota.free_bytes=-1", "quota.nope: there is no such field"]),
+        ("order: {slot: 1, user_burst: 0}", ["order.user_burst=0", "order.slot: there is no such field"]),
         ("nope: {a: 1}", ["nope: there is no such field"]),
-        ("quota: 3", ["quota must hold fields"]),
+        ("limits: 3", ["limits must hold fields"]),
         ("- a\n- b", ["must hold sections"]),
-        ("quota: {free_bytes: 1, free_bytes: 2}", ["free_bytes is named twice"]),
-        ("quota: {free_bytes: [", ["is no YAML"]),
-        ("lifecycle: {retention_free_days: 100}", ["premium users would lose videos sooner than free users"]),
+        ("order: {user_burst: 1, user_burst: 2}", ["user_burst is named twice"]),
+        ("order: {user_burst: [", ["is no YAML"]),
+        (
+            "tiers: {free: {retention_days: 100}, premium: {}}",
+            ["premium users would lose videos sooner than free users"],
+        ),
+        (
+            "tiers: {free: {quota_bytes: 10}, premium: {quota_bytes: 9}}",
+            ["premium users could store less than free users"],
+        ),
+        ("tiers: {Gold: {retention_days: 1, quota_bytes: 1}}", ["'Gold' is no name of a tier"]),
+        ("tiers: {gold: {retention_days: 1}}", ["tiers.gold.quota_bytes: field required"]),
+        ("tiers: {gold: }", ["tiers.gold.quota_bytes: field required", "tiers.gold.retention_days: field required"]),
+        ("tiers: {pro: never}", ["tiers.pro=None"]),
+        ("tiers: {}", ["0 tiers: there must be 1 to 20"]),
+        ("tiers: [free]", ["tiers must hold fields"]),
+        ("{tiers: {free: {}}, quota: {free_bytes: 1}}", ["quota: there is no such field"]),
+        (
+            "{tiers: {free: {}}, lifecycle: {retention_free_days: 1}}",
+            ["lifecycle.retention_free_days: that is tiers.free.retention_days now"],
+        ),
     ],
 )
 def test_every_fault_of_a_document_is_named(text: str, said: list[str]) -> None:
@@ -216,13 +375,13 @@ deployments:
 def test_the_parameters_of_0_1_0_become_a_document() -> None:
     found = collect(OLD, ["admission.slots=4", 'quota={"free_bytes": 5}'])
     assert found.changes(DEFAULTS).keys() == {
-        "lifecycle.retention_free_days",
-        "lifecycle.retention_pro_days",
+        "tiers.free.retention_days",
+        "tiers.pro.retention_days",
         "lifecycle.grace_days",
         "record_retention.plans_days",
         "admission.slots",
-        "quota.free_bytes",
+        "tiers.free.quota_bytes",
     }
-    assert found.lifecycle.retention_pro_days is None
+    assert found.tiers.root["pro"].retention_days is None
     with pytest.raises(PolicyRefused, match=r"lifecycle.grace_days is 10 for purge_retired and 9 for api --param"):
         collect(OLD, ["policy.grace_days=9"])

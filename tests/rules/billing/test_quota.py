@@ -1,23 +1,21 @@
 """Whether more bytes fit: used + reserved + incoming against the quota, and never where something is unknown."""
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from reelkeeper.errors import AmountRefused
-from reelkeeper.model import Tier
 from reelkeeper.model.money import Standing
-from reelkeeper.rules.billing.quota import MAX_BYTES, QuotaPolicy, judge, require_bytes
+from reelkeeper.rules.billing.quota import judge, require_bytes
+from reelkeeper.rules.core.tiers import MAX_BYTES, SHIPPED, Tiers
+from tests.tiers import any_tiers
 
 MIB, GIB = 2**20, 2**30
 BYTES = st.integers(0, 20 * GIB)
 STANDINGS = st.builds(
     Standing,
     st.just("ann"),
-    st.one_of(st.none(), st.sampled_from([*Tier, "gold", ""])),
+    st.one_of(st.none(), st.sampled_from([*SHIPPED.names, "gold", ""])),
     BYTES,
     BYTES,
     st.one_of(st.none(), BYTES),
@@ -27,8 +25,8 @@ STANDINGS = st.builds(
 @pytest.mark.parametrize(("tier", "quota"), [("free", 100 * MIB), ("premium", GIB), ("pro", 10 * GIB)])
 def test_each_tier_may_fill_its_quota_to_the_last_byte(tier: str, quota: int) -> None:
     almost_full = Standing("ann", tier, quota - 30, 20)
-    assert judge(almost_full, 10, QuotaPolicy()).can_upload
-    refused = judge(almost_full, 11, QuotaPolicy())
+    assert judge(almost_full, 10, SHIPPED).can_upload
+    refused = judge(almost_full, 11, SHIPPED)
     assert (refused.can_upload, refused.usage_bytes, refused.reserved_bytes, refused.quota_bytes) == (
         False,
         quota - 30,
@@ -40,26 +38,26 @@ def test_each_tier_may_fill_its_quota_to_the_last_byte(tier: str, quota: int) ->
 
 @pytest.mark.parametrize("tier", [None, "", "gold", "FREE"])
 def test_an_unknown_tier_may_store_nothing_new_unless_a_person_says_how_much(tier: str | None) -> None:
-    answer = judge(Standing("ann", tier, 0, 0), 0, QuotaPolicy())
+    answer = judge(Standing("ann", tier, 0, 0), 0, SHIPPED)
     assert (answer.can_upload, answer.quota_bytes) == (False, None)
     assert "is none of free, premium, pro, so nothing new can be stored" in answer.reason
-    assert judge(Standing("ann", tier, 0, 0, 5), 5, QuotaPolicy()).can_upload
+    assert judge(Standing("ann", tier, 0, 0, 5), 5, SHIPPED).can_upload
 
 
 def test_an_override_stands_in_place_of_the_tier_in_both_directions() -> None:
-    assert judge(Standing("ann", "free", 0, 0, 5 * GIB), 4 * GIB, QuotaPolicy()).can_upload
-    assert not judge(Standing("ann", "pro", 0, 0, 0), 1, QuotaPolicy()).can_upload
+    assert judge(Standing("ann", "free", 0, 0, 5 * GIB), 4 * GIB, SHIPPED).can_upload
+    assert not judge(Standing("ann", "pro", 0, 0, 0), 1, SHIPPED).can_upload
 
 
 def test_after_a_downgrade_nothing_fits_and_nothing_is_deleted() -> None:
-    answer = judge(Standing("ann", "free", 2 * GIB, 0), 0, QuotaPolicy())
+    answer = judge(Standing("ann", "free", 2 * GIB, 0), 0, SHIPPED)
     assert not answer.can_upload
     assert "Nothing is deleted" in answer.reason
 
 
 @given(STANDINGS, BYTES)
 def test_what_is_allowed_never_exceeds_the_quota(user: Standing, incoming: int) -> None:
-    answer = judge(user, incoming, QuotaPolicy())
+    answer = judge(user, incoming, SHIPPED)
     assert answer.reason
     if answer.can_upload:
         assert answer.quota_bytes is not None
@@ -68,19 +66,24 @@ def test_what_is_allowed_never_exceeds_the_quota(user: Standing, incoming: int) 
         assert user.used_bytes + user.reserved_bytes + incoming > answer.quota_bytes
 
 
+@given(any_tiers(), st.integers(0, 10**15), st.data())
+def test_each_of_any_tiers_may_fill_its_own_quota_and_an_unknown_one_none(
+    tiers: Tiers, taken: int, data: st.DataObject
+) -> None:
+    name = data.draw(st.sampled_from([*tiers.names, "of no document", None]))
+    answer = judge(Standing("ann", name, taken, 0), 0, tiers)
+    assert answer.quota_bytes == tiers.quota_bytes().get(name or "")
+    assert answer.can_upload == (answer.quota_bytes is not None and taken <= answer.quota_bytes)
+    assert answer.quota_bytes is not None or f"is none of {', '.join(tiers.names)}, so" in answer.reason
+
+
 @given(STANDINGS, BYTES, BYTES)
 def test_where_much_fits_less_fits_too(user: Standing, number: int, other: int) -> None:
     less, more = sorted((number, other))
-    assert judge(user, less, QuotaPolicy()).can_upload or not judge(user, more, QuotaPolicy()).can_upload
+    assert judge(user, less, SHIPPED).can_upload or not judge(user, more, SHIPPED).can_upload
 
 
 @pytest.mark.parametrize("size", [-1, 1.0, float("nan"), True, "5", MAX_BYTES + 1])
 def test_what_is_no_number_of_bytes_is_refused(size: int) -> None:
     with pytest.raises(AmountRefused, match="nothing was changed"):
         require_bytes(size)
-
-
-@pytest.mark.parametrize("wrong", [{"free_bytes": -1}, {"free_bytes": 1.5}, {"gold_bytes": 1}, {"pro_bytes": None}])
-def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        QuotaPolicy(**wrong)

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from reelkeeper.model.jobs import WaitingJob
+from reelkeeper.rules.core.tiers import SHIPPED, Tiers
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue, Term, class_bounds, explain, first, order
+from tests.tiers import any_tiers
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 TIERS = ("free", "premium", "pro", None, "gold")
@@ -56,9 +58,9 @@ def test_the_order_holds_every_job_once_however_they_come(
 ) -> None:
     shuffled = list(jobs)
     draw.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis gives a random.Random
-    ordered = order(jobs, policy, NOON)
+    ordered = order(jobs, policy, SHIPPED, NOON)
     assert sorted(ids(ordered)) == sorted(ids(jobs))
-    assert ordered == order(shuffled, policy, NOON)
+    assert ordered == order(shuffled, policy, SHIPPED, NOON)
 
 
 @given(queues, policies, st.floats(0, 10**4))
@@ -66,7 +68,7 @@ def test_what_a_free_slot_takes_is_the_head_of_the_order(
     jobs: list[WaitingJob], policy: DispatchPolicy, credit: float
 ) -> None:
     if jobs:
-        assert first(jobs, policy, NOON, credit).job == order(jobs, policy, NOON, credit)[0]
+        assert first(jobs, policy, SHIPPED, NOON, credit).job == order(jobs, policy, SHIPPED, NOON, credit)[0]
 
 
 @given(queues, policies, st.floats(0, 10**4), st.sampled_from(["x", "y", None]), st.booleans())
@@ -75,25 +77,40 @@ def test_slots_that_are_filled_together_take_what_they_would_take_one_by_one(
 ) -> None:
     if bounded:
         policy = policy.model_copy(update={"class_bounds_seconds": (100.0, 1_000.0, 10_000.0)})
-    line, left = RankedQueue(jobs, policy, NOON), list(jobs)
+    line, left = RankedQueue(jobs, policy, SHIPPED, NOON), list(jobs)
     while left:
         choice = line.first(credit, warm)
-        assert choice == first(left, policy, NOON, credit, warm)
+        assert choice == first(left, policy, SHIPPED, NOON, credit, warm)
         credit = choice.credit_seconds
         left.remove(choice.job)
         line.start(choice.job)
 
 
+@given(any_tiers(), st.data(), st.sampled_from(["aging", "levels", "seed"]))
+def test_of_two_jobs_alike_that_of_the_better_placed_tier_goes_first(
+    tiers: Tiers, data: st.DataObject, rule: str
+) -> None:
+    """Whatever tiers there are; a job of none of them waits as one whose tier adds nothing."""
+    field = {"aging": "queue_weight", "levels": "queue_levels", "seed": "queue_points"}[rule]
+    places = {name: getattr(tier, field) for name, tier in tiers.items()} | {None: int(rule == "aging")}
+    names = st.sampled_from([*places])
+    lesser, better = sorted((data.draw(names), data.draw(names)), key=lambda name: places[name])
+    policy = DispatchPolicy.model_validate({"rule": rule, "class_bounds_seconds": (50, 100, 150)})
+    ahead, behind = job("b", tier=better), job("a", tier=lesser)
+    first_of_both = order([behind, ahead], policy, tiers, NOON)[0].id
+    assert first_of_both == ("b" if places[better] > places[lesser] else "a")  # of equals, by name
+
+
 @given(queues.filter(bool), policies)
 def test_every_place_can_be_explained(jobs: list[WaitingJob], policy: DispatchPolicy) -> None:
     for waiting_job in jobs:
-        assert all(term.sentence for term in explain(waiting_job, jobs, policy, NOON))
+        assert all(term.sentence for term in explain(waiting_job, jobs, policy, SHIPPED, NOON))
 
 
 def test_short_jobs_go_before_long_ones_and_older_ones_first_within_a_class() -> None:
     waiting = [job("long", seconds=900), job("new", seconds=130, minutes=2), job("short", seconds=131, minutes=1)]
     policy = DispatchPolicy(rule="levels", class_bounds_seconds=(150, 300))
-    assert ids(order(waiting, policy, NOON)) == ["short", "new", "long"]
+    assert ids(order(waiting, policy, SHIPPED, NOON)) == ["short", "new", "long"]
 
 
 def test_a_job_counts_as_later_the_longer_it_takes_and_the_less_so_the_more_its_user_pays() -> None:
@@ -105,28 +122,38 @@ def test_a_job_counts_as_later_the_longer_it_takes_and_the_less_so_the_more_its_
         job("pro", seconds=300, minutes=7, tier="pro"),  # 420 s and half of 3000 s: 1920 s
         job("premium", seconds=300, tier="premium"),  # two thirds of 3000 s: 2000 s, and behind of the same age by name
     ]
-    assert ids(order(waiting, policy, NOON)) == ["pro", "free and earlier", "free", "premium", "free and later"]
+    assert ids(order(waiting, policy, SHIPPED, NOON)) == [
+        "pro",
+        "free and earlier",
+        "free",
+        "premium",
+        "free and later",
+    ]
 
 
 def test_the_terms_of_a_place_add_up_to_its_rank() -> None:
     policy, as_of = DispatchPolicy(user_burst=2), NOON + timedelta(minutes=30)
     jobs = [job(f"j{n}", minutes=n, seconds=100 + 40 * n, user="a", tier="pro") for n in range(9)]
     jobs += [job(f"k{n}", minutes=n, seconds=333, tier="premium") for n in range(9)]
-    sums = {each.id: sum(term.value for term in explain(each, jobs, policy, as_of)) for each in jobs}
+    sums = {each.id: sum(term.value for term in explain(each, jobs, policy, SHIPPED, as_of)) for each in jobs}
     best = min(jobs, key=lambda each: sums[each.id])
-    assert first(jobs, policy, as_of).job == best
+    assert first(jobs, policy, SHIPPED, as_of).job == best
     assert sums["j5"] == pytest.approx(48 * 300 * 3 / 2 - 25 * 60)
 
 
 def test_those_that_are_put_in_order_are_given_as_they_were_told() -> None:
     jobs = [job(f"j{n}", minutes=n, user="heavy")._replace(ahead=n) for n in range(12)]
-    assert sorted(order(jobs, DispatchPolicy(), NOON)) == sorted(jobs)
+    assert sorted(order(jobs, DispatchPolicy(), SHIPPED, NOON)) == sorted(jobs)
 
 
 def test_each_term_is_a_sentence() -> None:
     jobs = [job("a", seconds=300, tier="pro", user="u"), job("b", minutes=1, seconds=100, user="u")]
     policy = DispatchPolicy(user_burst=1)
-    told = [str(term) for each in jobs for term in explain(each, jobs, policy, NOON + timedelta(minutes=2), slots=4)]
+    told = [
+        str(term)
+        for each in jobs
+        for term in explain(each, jobs, policy, SHIPPED, NOON + timedelta(minutes=2), slots=4)
+    ]
     assert told == [
         "size: 300 s estimated, each of which counts as 48 s of waiting: 14400 s",
         "tier: pro: its size counts 1 / 2",
@@ -142,7 +169,7 @@ def test_each_term_is_a_sentence() -> None:
 @pytest.mark.parametrize(("tier", "levels"), [("free", 0), ("premium", 2), ("pro", 4), (None, 0), ("gold", 0)])
 def test_a_paid_tier_moves_up_and_an_unknown_one_waits_as_free(tier: str | None, levels: int) -> None:
     policy, jobs = DispatchPolicy(rule="levels"), [job("a", tier=tier)]
-    (shift,) = (term.value for term in explain(jobs[0], jobs, policy, NOON) if term.name == "tier")
+    (shift,) = (term.value for term in explain(jobs[0], jobs, policy, SHIPPED, NOON) if term.name == "tier")
     assert shift == -levels
 
 
@@ -151,17 +178,17 @@ def test_one_users_backlog_does_not_fill_the_queue(rule: str) -> None:
     flood = [job(f"f{n:02}", minutes=n / 10, seconds=500 if n < 16 else 100, user="heavy") for n in range(40)]
     late = [job("late", minutes=10, seconds=180, user="other")]
     policy = DispatchPolicy.model_validate({"rule": rule, "class_bounds_seconds": (100, 180), "oldest_share": 0})
-    assert order([*flood, *late], policy, NOON)[0].id == "late"
+    assert order([*flood, *late], policy, SHIPPED, NOON)[0].id == "late"
     patient = policy.model_copy(update={"user_burst": 40})
-    assert order([*flood, *late], patient, NOON)[0].id == "f16"
+    assert order([*flood, *late], patient, SHIPPED, NOON)[0].id == "f16"
 
 
 def test_jobs_of_a_backlog_that_are_out_of_sight_count_too() -> None:
     seen, policy = job("seen", user="heavy")._replace(ahead=16), DispatchPolicy(oldest_share=0)
-    (backlog,) = (term for term in explain(seen, [seen], policy, NOON) if term.name == "backlog")
+    (backlog,) = (term for term in explain(seen, [seen], policy, SHIPPED, NOON) if term.name == "backlog")
     size = 48 * 200
     assert backlog == Term("backlog", 2 * size, "job 17 of the user's waiting ones: its size counts 3 times")
-    assert first([seen, job("other", seconds=500)], policy, NOON).job.id == "other"
+    assert first([seen, job("other", seconds=500)], policy, SHIPPED, NOON).job.id == "other"
 
 
 @pytest.mark.parametrize("rule", ["aging", "levels"])
@@ -170,7 +197,7 @@ def test_the_oldest_job_is_never_passed_over_for_ever(rule: str) -> None:
     policy = DispatchPolicy.model_validate({"rule": rule, "class_bounds_seconds": (150,), "oldest_share": 0.5})
     for passed in range(300):
         waiting = [old, job("x", seconds=100, tier="pro", minutes=passed)]
-        chosen, credit = first(waiting, policy, NOON + timedelta(minutes=passed), credit)
+        chosen, credit = first(waiting, policy, SHIPPED, NOON + timedelta(minutes=passed), credit)
         if chosen == old:
             break
     earned, waited = math.ceil(5000 / (100 * 0.5)), math.ceil(policy.oldest_patience * 5100 / 60)
@@ -183,31 +210,34 @@ def test_the_oldest_uses_what_it_earned_once_it_has_waited_longer_than_the_queue
     policy = DispatchPolicy(oldest_patience=2)
     patience = timedelta(seconds=2 * 1100 / slots)
     almost, then = (NOON + patience - timedelta(seconds=1), NOON + patience)
-    assert first([old, new], policy, almost, 1000, slots=slots).job == new
-    assert first([old, new], policy, then, 1000, slots=slots) == (old, 0)
-    assert first([old, new], policy, then, 999, slots=slots) == (new, 1000)  # no more is kept than it takes
+    assert first([old, new], policy, SHIPPED, almost, 1000, slots=slots).job == new
+    assert first([old, new], policy, SHIPPED, then, 1000, slots=slots) == (old, 0)
+    assert first([old, new], policy, SHIPPED, then, 999, slots=slots) == (new, 1000)  # no more is kept than it takes
 
 
 def test_a_slot_keeps_its_model_within_the_window() -> None:
     best, warm = job("best", model="x"), job("warm", model="y", minutes=19)
     late = job("late", model="y", minutes=21)
     policy = DispatchPolicy(affinity_seconds=1200)
-    assert first([best, warm], policy, NOON, 0, "y").job == warm
-    assert first([best, late], policy, NOON, 0, "y").job == best
-    assert first([best, warm], policy, NOON, 0, "z").job == best
+    assert first([best, warm], policy, SHIPPED, NOON, 0, "y").job == warm
+    assert first([best, late], policy, SHIPPED, NOON, 0, "y").job == best
+    assert first([best, warm], policy, SHIPPED, NOON, 0, "z").job == best
 
 
 def test_a_long_prompt_buys_no_more_than_its_cap_under_the_seeds_rule() -> None:
     talker = job("talker")._replace(prompt_characters=100_000)
     quiet = job("quiet", minutes=-11)
-    assert ids(order([talker, quiet], DispatchPolicy(rule="seed"), NOON)) == ["quiet", "talker"]
+    assert ids(order([talker, quiet], DispatchPolicy(rule="seed"), SHIPPED, NOON)) == ["quiet", "talker"]
 
 
 def test_under_the_seeds_rule_pro_counts_as_200_minutes_of_waiting() -> None:
     policy = DispatchPolicy(rule="seed")
     pro, free = job("pro", tier="pro"), job("free", minutes=-199)
-    assert ids(order([free, pro], policy, NOON)) == ["pro", "free"]
-    assert ids(order([free._replace(submitted_at=NOON - timedelta(minutes=201)), pro], policy, NOON)) == ["free", "pro"]
+    assert ids(order([free, pro], policy, SHIPPED, NOON)) == ["pro", "free"]
+    assert ids(order([free._replace(submitted_at=NOON - timedelta(minutes=201)), pro], policy, SHIPPED, NOON)) == [
+        "free",
+        "pro",
+    ]
 
 
 def test_classes_hold_equally_many() -> None:

@@ -9,19 +9,20 @@ import pytest
 from pydantic import ValidationError
 
 from reelkeeper.errors import PolicyRefused
-from reelkeeper.model import Action, SearchTotals, Tier, Verdict, Video
+from reelkeeper.model import Action, SearchTotals, Verdict, Video
+from reelkeeper.rules.core.tiers import SHIPPED, Tiers
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, for_tiering, judge, largest_first, reason, verdicts
 from reelkeeper.rules.lifecycle.savings import of_verdict
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
 from reelkeeper.rules.lifecycle.worth import Payback, unopened
-from tests.rules.videos import AS_OF, RECIPE, RETENTION, SECOND, video
+from tests.rules.videos import AS_OF, RECIPE, SECOND, video
+from tests.tiers import FOR_EVER, tiers
 
 DEFAULT = LifecyclePolicy()
-DAYS_IF_ANY = tuple(f"{what}_{tier}_days" for what in ("keep", "notice") for tier in ("free", "premium", "pro"))
 
 
-def rule(judged: Video, policy: LifecyclePolicy = DEFAULT) -> str:
-    return judge(judged, policy, AS_OF, RECIPE).rule
+def rule(judged: Video, policy: LifecyclePolicy = DEFAULT, kept: Tiers = SHIPPED) -> str:
+    return judge(judged, policy, kept, AS_OF, RECIPE).rule
 
 
 @pytest.mark.parametrize(
@@ -65,23 +66,23 @@ def test_what_does_not_pay_is_kept_with_the_arithmetic() -> None:
     """A free user's video of ten days has 20 left, a pro user's 355."""
     appraise = partial(unopened, "av1", Payback(cpu_usd_per_hour=Decimal("0.04")), SearchTotals())
     short, long = (video(10, 2, tier)._replace(size_bytes=20_000_000) for tier in ("free", "pro"))
-    kept = judge(short, DEFAULT, AS_OF, RECIPE, appraise)
+    kept = judge(short, DEFAULT, SHIPPED, AS_OF, RECIPE, appraise)
     assert (kept.action, kept.rule) == (Action.KEEP, "does_not_pay")
     assert "an encode would not pay; it is expected to save 0.000130 USD and to cost 0.0007" in reason(kept)
     assert "13.00 MB less for 20 days at 0.015 USD a GB-month" in reason(kept)
-    done = judge(long, DEFAULT, AS_OF, RECIPE, appraise)
+    done = judge(long, DEFAULT, SHIPPED, AS_OF, RECIPE, appraise)
     assert (done.action, done.rule) == (Action.COMPRESS, "cold_compress")
-    saving = of_verdict(done, DEFAULT, AS_OF, Payback(horizon_days=365))
+    saving = of_verdict(done, SHIPPED, AS_OF, Payback(horizon_days=365))
     assert saving.month_microusd == 195
     assert saving.net_microusd == 2308 - 768
     assert reason(done) == "2 views in 30 days, 10 days old: compressed below 5 views after 7 days"  # a table's cell
 
 
 def test_what_is_retired_saves_all_of_it_for_as_long_as_it_would_have_stayed() -> None:
-    cold = judge(video(31, 0)._replace(size_bytes=1_000_000_000), DEFAULT, AS_OF, RECIPE)
-    assert of_verdict(cold, DEFAULT, AS_OF, Payback(horizon_days=365)) == (15_000, 15_000 * (365 - 31) // 30)
-    past = judge(video(31, 9, "free")._replace(size_bytes=1_000_000_000), DEFAULT, AS_OF, RECIPE)
-    assert of_verdict(past, DEFAULT, AS_OF, Payback(horizon_days=365)) == (15_000, None)
+    cold = judge(video(31, 0)._replace(size_bytes=1_000_000_000), DEFAULT, SHIPPED, AS_OF, RECIPE)
+    assert of_verdict(cold, SHIPPED, AS_OF, Payback(horizon_days=365)) == (15_000, 15_000 * (365 - 31) // 30)
+    past = judge(video(31, 9, "free")._replace(size_bytes=1_000_000_000), DEFAULT, SHIPPED, AS_OF, RECIPE)
+    assert of_verdict(past, SHIPPED, AS_OF, Payback(horizon_days=365)) == (15_000, None)
 
 
 @pytest.mark.parametrize(
@@ -104,19 +105,18 @@ def test_unknown_is_not_zero(judged: Video, expected: str) -> None:
 
 
 def test_a_hold_beats_everything() -> None:
-    assert {rule(video(age, 0, tier, held=True)) for age in (None, -1, 1, 31, 4000) for tier in (*Tier, None)} == {
-        "held"
-    }
+    assert {
+        rule(video(age, 0, tier, held=True)) for age in (None, -1, 1, 31, 4000) for tier in (*SHIPPED.names, None)
+    } == {"held"}
 
 
 def test_precedence_is_retention_then_retire_then_compress() -> None:
     cold_and_expired = video(31, 0, "free")
-    no_retention = LifecyclePolicy(retention_free_days=None, retention_premium_days=None, retention_pro_days=None)
-    no_retire = no_retention.model_copy(update={"retire_below_views": None})
+    no_retire = LifecyclePolicy(retire_below_views=None)
     nothing = no_retire.model_copy(update={"compress_below_views": None})
-    policies = (DEFAULT, no_retention, no_retire, nothing)
-    ordered = ["past_retention", "cold_retire", "cold_compress", "cold_rules_off"]
-    assert [rule(cold_and_expired, policy) for policy in policies] == ordered
+    assert rule(cold_and_expired) == "past_retention"
+    ordered = ["cold_retire", "cold_compress", "cold_rules_off"]
+    assert [rule(cold_and_expired, policy, FOR_EVER) for policy in (DEFAULT, no_retire, nothing)] == ordered
 
 
 def test_time_zones_are_understood() -> None:
@@ -124,7 +124,7 @@ def test_time_zones_are_understood() -> None:
     assert rule(video(tier="free", created_at=there)) != "past_retention"
     assert rule(video(tier="free", created_at=there - SECOND)) == "past_retention"
     with pytest.raises(ValueError, match="no time zone"):
-        judge(video(), DEFAULT, datetime(2026, 11, 24), RECIPE)  # noqa: DTZ001  that is what is refused
+        judge(video(), DEFAULT, SHIPPED, datetime(2026, 11, 24), RECIPE)  # noqa: DTZ001  that is what is refused
 
 
 class TestTheMistakesOfTheFirstSketch:
@@ -134,32 +134,28 @@ class TestTheMistakesOfTheFirstSketch:
         assert rule(video(31, 0)) == "cold_retire"
 
     def test_it_deleted_everything_at_thirty_days_which_made_tiers_moot(self) -> None:
-        assert [rule(video(31, 100, tier)) for tier in Tier] == ["past_retention", "still_watched", "still_watched"]
+        assert [rule(video(31, 100, tier)) for tier in SHIPPED.names] == [
+            "past_retention",
+            "still_watched",
+            "still_watched",
+        ]
 
     def test_a_result_was_compressed_again_on_each_run(self) -> None:
         assert {rule(video(10, 0, codec=codec)) for codec in EFFICIENT_CODECS} == {"already_efficient"}
 
     def test_the_recipe_says_which_codecs_are_left_alone(self) -> None:
         cold = [video(10, 0, codec=codec) for codec in ("hevc", "av1", "h264")]
-        judged = verdicts(cold, DEFAULT, AS_OF, RECIPE, efficient_codecs=["av1"])
+        judged = verdicts(cold, DEFAULT, SHIPPED, AS_OF, RECIPE, efficient_codecs=["av1"])
         assert [verdict.rule for verdict in judged] == ["cold_compress", "already_efficient", "cold_compress"]
 
     def test_an_unknown_age_was_not_a_number_and_an_unknown_count_was_zero(self) -> None:
-        assert judge(video(None, None), DEFAULT, AS_OF, RECIPE).action is Action.KEEP
-        assert judge(video(100, None), DEFAULT, AS_OF, RECIPE).action is Action.KEEP
+        assert judge(video(None, None), DEFAULT, SHIPPED, AS_OF, RECIPE).action is Action.KEEP
+        assert judge(video(100, None), DEFAULT, SHIPPED, AS_OF, RECIPE).action is Action.KEEP
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 5.0, 5.5, float("nan"), float("inf"), "5", 10**10])
-@pytest.mark.parametrize("field", sorted({*LifecyclePolicy.model_fields} - {"compress_usd_per_day", *DAYS_IF_ANY}))
+@pytest.mark.parametrize("field", sorted({*LifecyclePolicy.model_fields} - {"compress_usd_per_day"}))
 def test_a_threshold_is_a_whole_number_within_bounds(field: str, value: object) -> None:
-    with pytest.raises(ValidationError):
-        LifecyclePolicy.model_validate({field: value})
-
-
-@pytest.mark.parametrize("value", [-1, 366, True, 5.0, float("nan"), "5"])
-@pytest.mark.parametrize("field", DAYS_IF_ANY)
-def test_days_of_notice_and_of_keeping_may_be_none_and_are_whole(field: str, value: object) -> None:
-    assert getattr(LifecyclePolicy.model_validate({field: 0}), field) == 0
     with pytest.raises(ValidationError):
         LifecyclePolicy.model_validate({field: value})
 
@@ -182,8 +178,6 @@ def test_a_misspelt_threshold_is_refused_and_each_one_is_described() -> None:
     ("fields", "named"),
     [
         ({"retire_below_views": 5, "retire_after_days": 7}, ["compress_below_views=5", "retire_after_days=7"]),
-        ({"retention_premium_days": 20}, ["retention_premium_days=20", "retention_free_days=30", "swapped"]),
-        ({"retention_free_days": None}, ["retention_premium_days=90", "retention_free_days=never"]),
     ],
 )
 def test_a_policy_that_contradicts_itself_is_refused_by_name(fields: dict[str, Any], named: list[str]) -> None:
@@ -194,14 +188,12 @@ def test_a_policy_that_contradicts_itself_is_refused_by_name(fields: dict[str, A
 
 def test_an_empty_policy_is_refused_for_acting() -> None:
     no_cold = LifecyclePolicy(compress_below_views=None, retire_below_views=None)
-    no_retention = LifecyclePolicy.model_validate(dict.fromkeys(RETENTION))
-    for empty, flow, other in (
-        (no_cold, "tier_storage", "expire_videos"),
-        (no_retention, "expire_videos", "tier_storage"),
-    ):
-        empty.require_active(other)
-        with pytest.raises(PolicyRefused, match=f"empty policy.*{flow}"):
-            empty.require_active(flow)
+    with pytest.raises(PolicyRefused, match=r"empty policy.*tier_storage"):
+        no_cold.require_active("tier_storage")
+    LifecyclePolicy(retire_below_views=None).require_active("tier_storage")
+    with pytest.raises(PolicyRefused, match=r"empty policy.*expire_videos"):
+        FOR_EVER.require_retention("expire_videos")
+    tiers(free={"retention_days": 5}).require_retention("expire_videos")
 
 
 @pytest.mark.parametrize(
@@ -212,18 +204,18 @@ def test_an_empty_policy_is_refused_for_acting() -> None:
         (video(31, 9, "free"), "31 days old: free users' videos are kept for 30 days"),
         (video(1, 9), "1 day old: nothing happens up to 7 days"),
         (video(9, 1, codec="av1"), "1 view in 30 days, 9 days old, but av1 already"),
-        (video(9, 1, "{x}"), "tier '{x}' is none of free, premium and pro: kept until it is known"),
+        (video(9, 1, "{x}"), "tier '{x}' is none of free, premium, pro: kept until it is known"),
     ],
 )
 def test_the_sentence_a_person_reads(judged: Video, sentence: str) -> None:
-    assert reason(judge(judged, DEFAULT, AS_OF, RECIPE)) == sentence
+    assert reason(judge(judged, DEFAULT, SHIPPED, AS_OF, RECIPE)) == sentence
 
 
 def test_the_sentence_of_what_is_left() -> None:
     expired, small, large = video(40, 9, "free"), video(size_bytes=1), video(size_bytes=2)
-    (left,) = for_tiering(verdicts([expired], DEFAULT, AS_OF, RECIPE))
+    (left,) = for_tiering(verdicts([expired], DEFAULT, SHIPPED, AS_OF, RECIPE))
     assert reason(left) == "left to expire_videos: 40 days old: free users' videos are kept for 30 days"
-    first, last = largest_first(verdicts([small, large], DEFAULT, AS_OF, RECIPE), 1)
+    first, last = largest_first(verdicts([small, large], DEFAULT, SHIPPED, AS_OF, RECIPE), 1)
     assert (first.video, last.video) == (small, large)
     assert reason(first).startswith("left to the next run, not among the 1 largest: 2 views")
     assert reason(Verdict(small, Action.KEEP, "made_by_hand")) == "made by hand"

@@ -7,7 +7,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from reelkeeper.model import Action, Tier, Video
+from reelkeeper.model import Action, Video
+from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import SENTENCES
 from reelkeeper.rules.lifecycle.lifecycle import (
     LifecyclePolicy,
@@ -19,15 +20,16 @@ from reelkeeper.rules.lifecycle.lifecycle import (
     verdicts,
 )
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
-from tests.rules.videos import AS_OF, RECIPE, RETENTION, video
+from tests.rules.videos import AS_OF, RECIPE, video
+from tests.tiers import any_tiers
 
 AGES = st.none() | st.floats(-10, 5000) | st.sampled_from([7, 30, 90, 365]).map(float)
-TIERS = st.none() | st.sampled_from([*Tier, "enterprise", ""])
+NAMES = st.none() | st.sampled_from(["free", "premium", "pro", "enterprise", ""])
 VIDEOS = st.builds(
     video,
     AGES,
     st.none() | st.integers(-2, 20),
-    TIERS,
+    NAMES,
     held=st.booleans(),
     codec=st.sampled_from([None, "h264", "av1", "vp9"]),
     refused_recipe=st.sampled_from([None, RECIPE, "another"]),
@@ -38,13 +40,11 @@ VIDEOS = st.builds(
 @st.composite
 def policies(draw: st.DrawFn) -> LifecyclePolicy:
     views, days = st.none() | st.integers(1, 20), st.integers(1, 60)
-    kept = sorted((draw(st.none() | st.integers(1, 400)) for _ in RETENTION), key=lambda days: days or 10**9)
     fields = {
         "compress_below_views": draw(views),
         "compress_after_days": draw(days),
         "retire_below_views": draw(views),
         "retire_after_days": draw(days),
-        **dict(zip(RETENTION, kept, strict=True)),
     }
     try:
         return LifecyclePolicy.model_validate(fields)
@@ -53,10 +53,18 @@ def policies(draw: st.DrawFn) -> LifecyclePolicy:
         raise
 
 
-@given(VIDEOS, policies())
-def test_every_video_gets_one_verdict_with_a_sentence(judged: Video, policy: LifecyclePolicy) -> None:
-    (verdict,) = verdicts([judged], policy, AS_OF, RECIPE)
-    assert verdict == judge(judged, policy, AS_OF, RECIPE)
+@st.composite
+def kept(draw: st.DrawFn) -> Tiers:
+    """Some tiers, of which the first few have the names that users of videos have."""
+    found = draw(any_tiers(max_days=400))
+    names = [*("free", "premium", "pro")[: draw(st.integers(0, 3))], *found.names]
+    return Tiers(dict(zip(dict.fromkeys(names), found.root.values(), strict=False)))
+
+
+@given(VIDEOS, policies(), kept())
+def test_every_video_gets_one_verdict_with_a_sentence(judged: Video, policy: LifecyclePolicy, tiers: Tiers) -> None:
+    (verdict,) = verdicts([judged], policy, tiers, AS_OF, RECIPE)
+    assert verdict == judge(judged, policy, tiers, AS_OF, RECIPE)
     assert verdict.video is judged
     assert verdict.rule in SENTENCES
     acts = {"past_retention": Action.RETIRE, "cold_retire": Action.RETIRE, "cold_compress": Action.COMPRESS}
@@ -66,38 +74,38 @@ def test_every_video_gets_one_verdict_with_a_sentence(judged: Video, policy: Lif
         assert "None" not in reason(shown) or judged.tier is None or judged.codec is None
 
 
-@given(VIDEOS, policies())
-def test_what_is_held_or_unknown_is_never_touched_as_cold(judged: Video, policy: LifecyclePolicy) -> None:
-    verdict = judge(judged, policy, AS_OF, RECIPE)
-    if judged.held or judged.created_at is None or judged.tier not in {*Tier}:
+@given(VIDEOS, policies(), kept())
+def test_what_is_held_or_unknown_is_never_touched_as_cold(judged: Video, policy: LifecyclePolicy, tiers: Tiers) -> None:
+    verdict = judge(judged, policy, tiers, AS_OF, RECIPE)
+    if judged.held or judged.created_at is None or judged.tier not in tiers.names:
         assert verdict.action is Action.KEEP
     if judged.views is None or judged.views < 0:
         assert verdict.rule not in {"cold_retire", "cold_compress"}
 
 
-@given(VIDEOS, policies(), st.floats(0, 1000))
-def test_growing_older_never_saves_a_video(judged: Video, policy: LifecyclePolicy, days: float) -> None:
+@given(VIDEOS, policies(), kept(), st.floats(0, 1000))
+def test_growing_older_never_saves_a_video(judged: Video, policy: LifecyclePolicy, tiers: Tiers, days: float) -> None:
     assume(judged.created_at)
-    before = judge(judged, policy, AS_OF, RECIPE)
-    after = judge(judged, policy, AS_OF + timedelta(days=days), RECIPE)
+    before = judge(judged, policy, tiers, AS_OF, RECIPE)
+    after = judge(judged, policy, tiers, AS_OF + timedelta(days=days), RECIPE)
     if before.action is Action.RETIRE:
         assert after.action is Action.RETIRE
 
 
-@given(VIDEOS, policies(), st.integers(0, 50))
-def test_more_views_never_cost_a_video(judged: Video, policy: LifecyclePolicy, more: int) -> None:
+@given(VIDEOS, policies(), kept(), st.integers(0, 50))
+def test_more_views_never_cost_a_video(judged: Video, policy: LifecyclePolicy, tiers: Tiers, more: int) -> None:
     assume(judged.views is not None and judged.views >= 0)
     severity = [Action.KEEP, Action.COMPRESS, Action.RETIRE]
     watched = judged._replace(views=(judged.views or 0) + more)
-    cold, warm = (severity.index(judge(each, policy, AS_OF, RECIPE).action) for each in (judged, watched))
+    cold, warm = (severity.index(judge(each, policy, tiers, AS_OF, RECIPE).action) for each in (judged, watched))
     assert warm <= cold or judged.codec in EFFICIENT_CODECS or judged.refused_recipe == RECIPE
 
 
-@given(st.lists(VIDEOS, max_size=30), policies(), st.integers(1, 5))
+@given(st.lists(VIDEOS, max_size=30), policies(), kept(), st.integers(1, 5))
 def test_a_flow_acts_on_its_own_rules_and_drops_nobody(
-    judged: list[Video], policy: LifecyclePolicy, limit: int
+    judged: list[Video], policy: LifecyclePolicy, tiers: Tiers, limit: int
 ) -> None:
-    every = list(verdicts(judged, policy, AS_OF, RECIPE))
+    every = list(verdicts(judged, policy, tiers, AS_OF, RECIPE))
     expiring = list(for_expiry(every))
     tiering = list(largest_first(for_tiering(every), limit))
     assert Counter(v.video for v in expiring) == Counter(v.video for v in tiering) == Counter(judged)

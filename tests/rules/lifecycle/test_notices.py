@@ -6,11 +6,14 @@ from datetime import timedelta
 import pytest
 
 from reelkeeper.model import Action, Notice, Verdict, Video
+from reelkeeper.rules.core.tiers import SHIPPED, Tiers
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, for_expiry, for_tiering, verdicts
 from reelkeeper.rules.lifecycle.notices import Given, foretold, reason
 from tests.rules.videos import AS_OF, RECIPE, SECOND, video
+from tests.tiers import tiers
 
-POLICY = LifecyclePolicy(notice_pro_days=14)
+POLICY = LifecyclePolicy()
+TOLD = tiers(pro={"notice_days": 14})
 DAY = timedelta(days=1)
 FORTNIGHT = 14 * DAY
 
@@ -24,10 +27,10 @@ def notice(
 
 
 def judged(
-    *videos: Video, policy: LifecyclePolicy = POLICY, notices: Iterable[Notice] = (), is_heard: bool = True
+    *videos: Video, promised: Tiers = TOLD, notices: Iterable[Notice] = (), is_heard: bool = True
 ) -> list[Verdict]:
     given = Given({item.video_id: item for item in notices}, is_heard)
-    return list(foretold(verdicts(videos, policy, AS_OF, RECIPE), policy, AS_OF, given))
+    return list(foretold(verdicts(videos, POLICY, promised, AS_OF, RECIPE), POLICY, promised, AS_OF, given))
 
 
 def one(judged_video: Video, *notices: Notice, is_heard: bool = True) -> tuple[str, str]:
@@ -97,8 +100,8 @@ def test_where_nobody_hears_nothing_goes_and_nothing_is_told() -> None:
 
 def test_without_a_promise_all_passes_as_it_is() -> None:
     stream = iter(())
-    assert foretold(stream, LifecyclePolicy(), AS_OF, Given({}, is_heard=False)) is stream
-    kept = judged(video(100, 9), policy=LifecyclePolicy(), notices=[notice()])
+    assert foretold(stream, POLICY, SHIPPED, AS_OF, Given({}, is_heard=False)) is stream
+    kept = judged(video(100, 9), promised=SHIPPED, notices=[notice()])
     assert [verdict.action for verdict in kept] == [Action.WITHDRAW]  # the policy promised notice before
 
 

@@ -9,6 +9,7 @@ from reelkeeper.model import LessByDay, SearchTotals, Video
 from reelkeeper.model.alerts import Severity
 from reelkeeper.rules.billing.cheaper import Cheaper
 from reelkeeper.rules.billing.pricing import StandardUsage, Usage
+from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.savings import Idle, SavingsPolicy, findings, smaller_by_model, survey
 
@@ -41,18 +42,18 @@ def test_seldom_viewed_videos_that_are_not_efficient_are_the_backlog() -> None:
         video(10, views=None),
         video(10, held=True),
     ]
-    assert survey(seen, POLICY, NOW).backlog_bytes == GB
+    assert survey(seen, POLICY, SHIPPED, NOW).backlog_bytes == GB
 
 
 def test_a_video_with_more_than_a_month_to_live_may_go_to_the_cheaper_class() -> None:
-    idle = survey([video(40), video(340), video(40, tier="free"), video(29), video(40, views=1)], POLICY, NOW)
+    idle = survey([video(40), video(340), video(40, tier="free"), video(29), video(40, views=1)], POLICY, SHIPPED, NOW)
     assert (idle.cold_bytes, idle.cold_objects) == (GB, 1)
     assert idle.by_user == {"ann": 3 * GB}
 
 
 def test_what_is_unknown_or_held_counts_nowhere() -> None:
     unknown = [video(400, created_at=None), video(400, tier="gold"), video(400, held=True)]
-    assert survey(unknown, POLICY, NOW) == Idle()
+    assert survey(unknown, POLICY, SHIPPED, NOW) == Idle()
 
 
 def test_the_largest_saving_comes_first_with_its_dollars() -> None:

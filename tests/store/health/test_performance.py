@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import Filled, InFlight, Window
-from reelkeeper.rules.billing.quota import GIB, MIB, QuotaPolicy
+from reelkeeper.rules.core.tiers import GIB, MIB, SHIPPED
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.health import performance
 from reelkeeper.store.jobs import controls
@@ -59,7 +59,7 @@ def test_what_users_store_of_what_they_may(engine: sa.Engine) -> None:
                 for user, used, quota in rows
             ],
         )
-    tiers = QuotaPolicy().by_tier()
+    tiers = SHIPPED.quota_bytes()
     with reading(engine) as session:
         assert performance.filled(session, tiers, None, 80) == Filled(90 * MIB + 17, 200 * MIB + 5, 3)
         assert performance.filled(session, tiers, GIB, None) == Filled(90 * MIB + 17, GIB, 0)

@@ -1,0 +1,147 @@
+"""The tiers of users: what each may store, how long its videos stay, and where its jobs stand in the queue. Pure.
+
+A tier is a name and its values; there is no list of them in the code. What nobody knows the tier of is kept, is charged
+no retention and may store nothing new: unknown is not allowed.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import pairwise
+from typing import Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, model_validator
+
+from reelkeeper.errors import PolicyRefused, TierRefused
+
+MIB: Final = 2**20
+GIB: Final = 2**30
+MAX_BYTES: Final = 10**15  # a petabyte at once, or as a quota: what is more is a mistake
+MAX_DAYS: Final = 36_500
+MAX_TIERS: Final = 20  # more are a list of users; each is a case of the statement that reserves bytes
+DOCUMENT: Final = {"is_document": True}  # the context in which a person's document is read, and not a stored version
+_MAX_IF_ANY_DAYS: Final = 365
+_NAME: Final = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*\Z")
+_MAX_NAME: Final = 32  # characters
+_TAKEN: Final = frozenset(  # words for users without a tier, for a rule that is off, and YAML's own
+    {"unknown", "never", "none", "null", "true", "false", "yes", "no", "on", "off"}
+)
+
+
+class TierPolicy(BaseModel):
+    """What users of one tier are promised, and how their jobs are placed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    retention_days: int | None = Field(
+        ge=1, le=MAX_DAYS, description="Retire its users' videos older than this, viewed or not; never: for ever"
+    )
+    notice_days: int = Field(
+        0,
+        ge=0,
+        le=_MAX_IF_ANY_DAYS,
+        description="Retire none of its users' videos by a rule unless the service was told by video.expiring so many "
+        "days ahead; 0: without notice",
+    )
+    keep_days: int = Field(
+        0,
+        ge=0,
+        le=_MAX_IF_ANY_DAYS,
+        description="By so many days a request to keep it prolongs a video's life; 0: not offered",
+    )
+    quota_bytes: int = Field(ge=0, le=MAX_BYTES, description="Bytes that each of its users may store")
+    queue_weight: float = Field(
+        1, ge=1, le=1000, description="order.rule aging: a job counts as so many times shorter than it is"
+    )
+    queue_levels: int = Field(0, ge=0, le=50, description="order.rule levels: classes that a job moves up")
+    queue_points: int = Field(0, ge=0, le=10**6, description="order.rule seed: points that a job has at once")
+
+
+class Tiers(RootModel[dict[str, TierPolicy]]):
+    """The tiers by name, from the least to the most paid: at most 20.
+
+    A document that names `tiers` names all of them. Of those that Reelkeeper ships (free, premium and pro), fields that
+    are left out are as shipped; any other says its retention and its quota. One that users have cannot be removed.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    @model_validator(mode="after")
+    def _no_contradiction(self, info: ValidationInfo) -> Self:
+        if not 1 <= len(self.root) <= MAX_TIERS:
+            raise ValueError(f"{len(self.root)} tiers: there must be 1 to {MAX_TIERS}")
+        for name in self.root:
+            if not _NAME.match(name) or len(name) > _MAX_NAME or name in _TAKEN:
+                raise ValueError(
+                    f"{name!r} is no name of a tier: one has at most {_MAX_NAME} lower-case letters, digits, - and _, "
+                    f"begins with a letter, and is none of {', '.join(sorted(_TAKEN))}"
+                )
+        for (lesser, worse), (better, best) in pairwise(self.root.items()):
+            shorter, longer = worse.retention_days, best.retention_days
+            if longer is not None and (shorter is None or longer < shorter):
+                raise ValueError(
+                    f"{better} users would lose videos sooner than {lesser} users: {better}.retention_days={longer}, "
+                    f"{lesser}.retention_days={'never' if shorter is None else shorter}. They stand from the least to "
+                    "the most paid; are they swapped?"
+                )
+            if info.context == DOCUMENT and best.quota_bytes < worse.quota_bytes:  # versions of before may say so
+                raise ValueError(
+                    f"{better} users could store less than {lesser} users: {better}.quota_bytes={best.quota_bytes}, "
+                    f"{lesser}.quota_bytes={worse.quota_bytes}. They stand from the least to the most paid; are they "
+                    "swapped?"
+                )
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their names, from the least to the most paid."""
+        return tuple(self.root)
+
+    def get(self, name: str | None) -> TierPolicy | None:
+        """Give a tier; None where there is none of that name, or the name is not known."""
+        return self.root.get(name) if name is not None else None
+
+    def items(self) -> Iterator[tuple[str, TierPolicy]]:
+        """Give each tier with its name, from the least to the most paid."""
+        yield from self.root.items()
+
+    def retention_days(self) -> dict[str, int | None]:
+        """How long each tier keeps videos; None is for ever."""
+        return {name: tier.retention_days for name, tier in self.root.items()}
+
+    def notice_days(self) -> dict[str, int]:
+        """How many days ahead the service is told of a retirement, by tier; 0: it is not."""
+        return {name: tier.notice_days for name, tier in self.root.items()}
+
+    def quota_bytes(self) -> dict[str, int]:
+        """How much a user may store, by tier."""
+        return {name: tier.quota_bytes for name, tier in self.root.items()}
+
+    def remaining_days(self, tier: str | None, created_at: datetime | None, as_of: datetime) -> int | None:
+        """Tell how much is left of the life of a user's video; None for ever, or where it is not known."""
+        known = self.get(tier)
+        kept = known.retention_days if known else None
+        return None if kept is None or created_at is None else max(0, kept - (as_of - created_at).days)
+
+    def require_retention(self, flow: str) -> None:
+        """Raise PolicyRefused unless some tier keeps videos for a time only: an empty policy is a mistake."""
+        if all(tier.retention_days is None for tier in self.root.values()):
+            raise PolicyRefused(
+                f"empty policy: retention_days of {' and '.join(self.root)} are all never, so {flow} could do nothing. "
+                f"Switch one on, or pause the schedule of {flow}"
+            )
+
+    def require_known(self, name: str) -> None:
+        """Raise TierRefused, which says which there are, for a name that is none of them."""
+        # guard tiers.known: a user is put in a tier that promises nothing, and can store nothing
+        if name not in self.root:
+            raise TierRefused(f"tier {name!r} is none of {', '.join(self.root)}; nothing was changed")
+
+
+SHIPPED: Final = Tiers(
+    {
+        "free": TierPolicy(retention_days=30, quota_bytes=100 * MIB),
+        "premium": TierPolicy(retention_days=90, quota_bytes=GIB, queue_weight=1.5, queue_levels=2, queue_points=100),
+        "pro": TierPolicy(retention_days=365, quota_bytes=10 * GIB, queue_weight=2, queue_levels=4, queue_points=200),
+    }
+)

@@ -1,0 +1,108 @@
+"""Who is put in which tier: one that is in force, and never one that is removed at the same moment."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.errors import InputRefused, Refused, TierRefused
+from reelkeeper.operations.billing.users import import_users, put
+from reelkeeper.operations.core.policies import current
+from reelkeeper.operations.lifecycle.policies import apply, effect_of
+from reelkeeper.rules.core.tiers import GIB, SHIPPED, TierPolicy, Tiers
+from reelkeeper.rules.policies import DEFAULTS
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.videos.videos import users_by_tier
+from tests.operations.conftest import AtFailpoint
+from tests.policies import put_in_force
+
+WITH_GOLD: Final = Tiers(SHIPPED.root | {"gold": TierPolicy(retention_days=None, quota_bytes=20 * GIB)})
+_A_MOMENT: Final = 0.3  # seconds in which what is not held up is over
+Act = Callable[[sa.Engine], object]
+
+
+@pytest.fixture
+def store(engine: sa.Engine) -> sa.Engine:
+    put_in_force(engine, tiers=WITH_GOLD)
+    return engine
+
+
+def sign_up(engine: sa.Engine) -> None:
+    put(engine, "ann", "gold", by="test")
+
+
+def bring_in(engine: sa.Engine) -> None:
+    import_users(engine, ["id,tier,created_at", "ann,gold,"])
+
+
+def remove_gold(engine: sa.Engine) -> int:
+    return apply(engine, effect_of(engine, DEFAULTS), author="ops", reason="nobody buys it")
+
+
+def everyone(engine: sa.Engine) -> dict[str, int]:
+    with reading(engine) as session:
+        return users_by_tier(session)
+
+
+def outcome(done: "Future[object]") -> type[Exception] | None:
+    error = done.exception(timeout=30)
+    assert error is None or isinstance(error, Refused)
+    return type(error) if error else None
+
+
+@pytest.mark.parametrize("put_in", [sign_up, bring_in])
+def test_a_user_is_put_in_any_tier_that_is_in_force_and_in_no_other(store: sa.Engine, put_in: Act) -> None:
+    put_in(store)
+    put(store, "ben", "free", by="test")
+    assert everyone(store) == {"gold": 1, "free": 1}
+    with pytest.raises(TierRefused, match=r"tier 'silver' is none of free, premium, pro, gold; nothing was changed"):
+        put(store, "ann", "silver", by="test")
+    with pytest.raises(InputRefused, match=r"line 3, column tier: 'silver' is none of free, premium, pro, gold"):
+        import_users(store, ["id,tier,created_at", "ben,gold,", "ann,silver,"])
+    assert everyone(store) == {"gold": 1, "free": 1}
+
+
+@pytest.mark.parametrize(("put_in", "point"), [(sign_up, "users.put"), (bring_in, "import.users")])
+def test_a_tier_that_a_user_is_being_put_in_is_not_removed(
+    store: sa.Engine, at_failpoint: AtFailpoint, put_in: Act, point: str
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting: list[Future[object]] = []
+
+        def meanwhile() -> None:
+            waiting.append(pool.submit(remove_gold, store))
+            assert not is_over(waiting[0])
+
+        at_failpoint(f"{point}.before_commit", meanwhile)
+        put_in(store)
+        assert outcome(waiting[0]) is TierRefused
+    assert everyone(store) == {"gold": 1}
+    assert "gold" in current(store).policies.tiers.names
+
+
+@pytest.mark.parametrize(("put_in", "refused"), [(sign_up, TierRefused), (bring_in, InputRefused)])
+def test_nobody_is_put_in_a_tier_that_is_being_removed(
+    store: sa.Engine, at_failpoint: AtFailpoint, put_in: Act, refused: type[Exception]
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting: list[Future[object]] = []
+
+        def meanwhile() -> None:
+            waiting.append(pool.submit(put_in, store))
+            assert not is_over(waiting[0])
+
+        at_failpoint("policy.apply.before_commit", meanwhile)
+        remove_gold(store)
+        assert outcome(waiting[0]) is refused
+    assert everyone(store) == {}
+    assert "gold" not in current(store).policies.tiers.names
+
+
+def is_over(done: "Future[object]") -> bool:
+    try:
+        done.exception(timeout=_A_MOMENT)
+    except TimeoutError:
+        return False
+    return True

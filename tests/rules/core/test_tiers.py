@@ -1,0 +1,118 @@
+"""Any number of tiers, from the least to the most paid, that contradict nothing, and what is unknown of them."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from reelkeeper.errors import PolicyRefused, TierRefused
+from reelkeeper.rules.core.tiers import GIB, MAX_TIERS, MIB, SHIPPED, TierPolicy, Tiers
+from tests.rules.videos import AS_OF
+from tests.tiers import FOR_EVER, any_tiers, tiers
+
+
+def plain(count: int) -> dict[str, TierPolicy]:
+    return {f"t{number}": TierPolicy(retention_days=30, quota_bytes=1) for number in range(count)}
+
+
+def test_three_are_shipped_with_the_values_that_they_always_had() -> None:
+    assert SHIPPED.names == ("free", "premium", "pro")
+    assert SHIPPED.retention_days() == {"free": 30, "premium": 90, "pro": 365}
+    assert SHIPPED.quota_bytes() == {"free": 100 * MIB, "premium": GIB, "pro": 10 * GIB}
+    queue = [(tier.queue_weight, tier.queue_levels, tier.queue_points) for _, tier in SHIPPED.items()]
+    assert queue == [(1, 0, 0), (1.5, 2, 100), (2, 4, 200)]
+    assert {(tier.notice_days, tier.keep_days) for _, tier in SHIPPED.items()} == {(0, 0)}
+
+
+@given(any_tiers())
+def test_as_many_as_may_be_are_read_back_as_they_were_written_in_their_order(found: Tiers) -> None:
+    again = Tiers.model_validate_json(found.model_dump_json())
+    assert list(again.items()) == list(found.items())
+
+
+@given(any_tiers(max_days=400), st.integers(-5, 500))
+def test_what_is_left_of_a_video_never_falls_from_a_tier_to_a_better_one(found: Tiers, age_days: int) -> None:
+    created_at = AS_OF - timedelta(days=age_days)
+    left = [found.remaining_days(name, created_at, AS_OF) for name in found.names]
+    for_ever = 10**6
+    assert [for_ever if days is None else days for days in left] == sorted(
+        for_ever if days is None else days for days in left
+    )
+
+
+@pytest.mark.parametrize("name", [None, "", "gold", "FREE", "free "])
+def test_a_tier_that_is_not_known_has_nothing(name: str | None) -> None:
+    assert SHIPPED.get(name) is None
+    assert SHIPPED.remaining_days(name, AS_OF, AS_OF) is None
+    if name is not None:
+        with pytest.raises(TierRefused, match="is none of free, premium, pro; nothing was changed"):
+            SHIPPED.require_known(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Gold", "9lives", "-a", "a-", "a--b", "a b", "a.b", "a\n", "é", "x" * 33, "unknown", "never", "on"]
+)
+def test_a_name_is_a_short_word_in_lower_case(name: str) -> None:
+    with pytest.raises(ValidationError, match="is no name of a tier"):
+        Tiers({name: TierPolicy(retention_days=30, quota_bytes=1)})
+
+
+def test_there_are_at_least_one_and_at_most_twenty() -> None:
+    assert len(Tiers(plain(MAX_TIERS)).names) == 20
+    for count in (0, 21):
+        with pytest.raises(ValidationError, match=f"{count} tiers: there must be 1 to 20"):
+            Tiers(plain(count))
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"premium": {"retention_days": 20}}, ["premium.retention_days=20", "free.retention_days=30", "swapped"]),
+        ({"free": {"retention_days": None}}, ["premium.retention_days=90", "free.retention_days=never"]),
+    ],
+)
+def test_a_better_tier_that_keeps_for_a_shorter_time_is_refused_by_name(
+    changed: dict[str, Any], named: list[str]
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        tiers(**changed)
+    assert all(name in str(refused.value) for name in named)
+
+
+def test_a_better_tier_that_stores_less_is_read_from_a_version_of_before_that_has_it() -> None:
+    assert tiers(premium={"quota_bytes": 5}).quota_bytes()["premium"] == 5  # a document is refused: see test_policies
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"retention_days": value} for value in (0, -1, True, 5.0, float("nan"), "5", 10**10)),
+        *({"notice_days": value} for value in (-1, 366, True, 5.0, float("nan"), "5")),
+        *({"keep_days": value} for value in (-1, 366, True, 5.0, float("nan"), "5")),
+        *({"quota_bytes": value} for value in (-1, 1.5, None, 10**15 + 1, "5")),
+        *({"queue_weight": value} for value in (0.5, 1001, float("nan"), None)),
+        *({"queue_levels": value} for value in (-1, 51, 1.5)),
+        *({"queue_points": value} for value in (-1, 1.5)),
+        {"retention_day": 5},
+    ],
+    ids=str,
+)
+def test_a_value_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        TierPolicy.model_validate({"retention_days": 30, "quota_bytes": 1} | wrong)
+
+
+def test_how_long_it_keeps_and_how_much_it_stores_must_be_said_of_a_tier_and_each_field_is_described() -> None:
+    for missing in ("retention_days", "quota_bytes"):
+        with pytest.raises(ValidationError, match=missing):
+            TierPolicy.model_validate({name: 30 for name in ("retention_days", "quota_bytes") if name != missing})
+    assert all(field.description for field in TierPolicy.model_fields.values())
+
+
+def test_where_all_keep_for_ever_nothing_could_expire() -> None:
+    with pytest.raises(PolicyRefused, match=r"empty policy: retention_days of free and premium and pro.*expire_videos"):
+        FOR_EVER.require_retention("expire_videos")
+    tiers(free={"retention_days": 5}).require_retention("expire_videos")
