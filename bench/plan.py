@@ -1,7 +1,8 @@
 """Planning a whole catalogue against a bare SELECT of the same rows, each in a fresh process.
 
 The floor is the very statement that planning sends, fetched whole by the driver; planning also makes videos of the
-rows, judges each, and saves the tenth of them that is to be acted on, with reasons.
+rows, judges each, and saves the tenth of them that is to be acted on, with reasons. Segments of the policy are measured
+beside it, in pairs: the same catalogue by a policy with some of every kind, and by one with none.
 """
 
 import json
@@ -23,8 +24,11 @@ import sqlalchemy as sa
 from bench.report import Row
 from reelkeeper.model import SearchTotals
 from reelkeeper.rules.core.tiers import SHIPPED
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, for_tiering, reason, verdicts
+from reelkeeper.rules.lifecycle import segments
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, reason, verdicts
 from reelkeeper.rules.lifecycle.savings import of_verdict
+from reelkeeper.rules.lifecycle.segments import Segment
+from reelkeeper.rules.lifecycle.selection import for_tiering
 from reelkeeper.rules.lifecycle.worth import Payback, unopened
 from reelkeeper.store.core.engine import open_engine, reading
 from reelkeeper.store.core.schema import upgrade
@@ -34,7 +38,8 @@ from reelkeeper.store.videos.videos import live_videos
 AS_OF = datetime(2026, 11, 24, 2, tzinfo=UTC)
 SIZES = (100_000, 300_000)
 ROUNDS = 3
-POLICY = LifecyclePolicy()
+SEGMENTS = (5, 20)
+PAIRS = 5
 
 
 def measure() -> list[Row]:
@@ -48,7 +53,13 @@ def measure() -> list[Row]:
             peaks[size] = max(run["peak_bytes"] for run in runs["ours"]) / 1e6
             if size == SIZES[0]:
                 bare, ours = (min(run["seconds"] for run in runs[what]) for what in ("bare", "ours"))
+            if size == SIZES[0]:
+                ratios = {count: _beside_none(path, count) for count in SEGMENTS}
     return [
+        *(
+            Row(f"plan by {count} segments, to none: CPU", *seconds, seconds[0] / seconds[1], 1.2, "s")
+            for count, seconds in ratios.items()
+        ),
         Row("plan 100,000 videos: time", ours, bare, ours / bare, 3.0, "s"),
         Row("plan 100,000 videos: peak memory, to its limit", peaks[SIZES[0]], 400.0, peaks[SIZES[0]] / 400, 1.0, "MB"),
         Row(
@@ -75,9 +86,16 @@ def fill(path: Path, size: int) -> None:
         "INSERT INTO users (id, tier) VALUES (?, ?)", ((user, rng.choice(["free", "premium", "pro"])) for user in tiers)
     )
     connection.executemany(
-        "INSERT INTO videos (id, user_id, blob_id, generation, state, created_at) VALUES (?, ?, NULL, 1, 'live', ?)",
+        "INSERT INTO videos (id, user_id, blob_id, generation, state, created_at, model, tag)"
+        " VALUES (?, ?, NULL, 1, 'live', ?, ?, ?)",
         (
-            (f"v{n:07}", f"u{n % users:06}", f"{AS_OF - timedelta(days=rng.uniform(0, 89)):%Y-%m-%d %H:%M:%S.%f}")
+            (
+                f"v{n:07}",
+                f"u{n % users:06}",
+                f"{AS_OF - timedelta(days=rng.uniform(0, 89)):%Y-%m-%d %H:%M:%S.%f}",
+                f"model-{n % 30}",
+                f"tag-{n % 50}" if n % 3 else None,
+            )
             for n in range(size)
         ),
     )
@@ -109,8 +127,25 @@ def _views(rng: Random, size: int) -> Iterator[tuple[str, str, int]]:
                 yield f"v{n:07}", day, 1 if count == 1 else rng.randrange(1, 50)
 
 
-def _child(what: str, path: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "bench.plan", what, str(path)]
+def segmented(count: int) -> LifecyclePolicy:
+    """Make a policy of `count` segments by tag, model, key, and size and tier in turn, each for some of the videos."""
+
+    def conditions(n: int) -> tuple[dict[str, Any], ...]:
+        sizes = {"min_bytes": n * 10**6, "max_bytes": (n + 1) * 10**6, "tiers": ("free", "premium")}
+        return {"tags": (f"tag-{n}",)}, {"models": (f"model-{n}",)}, {"key_globs": (f"videos/*{n:02}",)}, sizes
+
+    return LifecyclePolicy(segments=tuple(Segment(name=f"s{n}", **conditions(n)[n % 4]) for n in range(count)))
+
+
+def _beside_none(path: Path, count: int) -> tuple[float, float]:
+    """Give the CPU seconds of planning by `count` segments and by none: of the pair in the middle, by their ratio."""
+    pairs = [tuple(_child("ours", path, n)["cpu_seconds"] for n in (count, 0)) for _ in range(PAIRS)]
+    (some, none) = sorted(pairs, key=lambda pair: pair[0] / pair[1])[PAIRS // 2]
+    return some, none
+
+
+def _child(what: str, path: Path, segments: int = 0) -> dict[str, float]:
+    command = [sys.executable, "-m", "bench.plan", what, str(path), str(segments)]
     finished = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
     answer: dict[str, float] = json.loads(finished.stdout)
     return answer
@@ -121,11 +156,11 @@ def _statement(engine: sa.Engine) -> tuple[str, Any]:
     sent: list[tuple[str, Any]] = []
     sa.event.listen(engine, "before_cursor_execute", lambda _c, _k, sql, parameters, *_: sent.append((sql, parameters)))
     with reading(engine) as session:
-        next(live_videos(session, AS_OF))
+        next(live_videos(session, AS_OF, classified=False))
     return sent[-1]
 
 
-def _bare(path: Path) -> int:
+def _bare(path: Path, _segments: int) -> int:
     engine = open_engine(f"sqlite:///{path}")
     sql, parameters = _statement(engine)
     engine.dispose()
@@ -136,17 +171,22 @@ def _bare(path: Path) -> int:
     return len(rows)
 
 
-def _ours(path: Path) -> int:
-    engine = open_engine(f"sqlite:///{path}")
-    started = time.perf_counter()
-    plan_id = begin_plan(engine, "tier_storage", POLICY.model_dump(mode="json"), AS_OF, "bench")
+def _ours(path: Path, count: int) -> int:
+    engine, policy = open_engine(f"sqlite:///{path}"), segmented(count)
+    started, cpu = time.perf_counter(), time.process_time()
+    plan_id = begin_plan(engine, "tier_storage", policy.model_dump(mode="json"), AS_OF, "bench")
     payback = Payback(horizon_days=365)
     worth = partial(unopened, "h264", payback, SearchTotals())
     with reading(engine) as session:
-        judged = for_tiering(verdicts(live_videos(session, AS_OF), POLICY, SHIPPED, AS_OF, "recipe", worth=worth))
-        saving = partial(of_verdict, tiers=SHIPPED, as_of=AS_OF, payback=payback)
-        summary = add_verdicts(engine, plan_id, judged, reason, saving)
-    _say(time.perf_counter() - started, acted_on=summary.retire.objects + summary.compress.objects)
+        live = live_videos(session, AS_OF, classified=bool(policy.segments))
+        judged = for_tiering(verdicts(live, policy, SHIPPED, AS_OF, "recipe", worth=worth))
+        saving = partial(of_verdict, policy=policy, tiers=SHIPPED, as_of=AS_OF, payback=payback)
+        summary = add_verdicts(engine, plan_id, judged, reason, saving, segments.of_verdict)
+    _say(
+        time.perf_counter() - started,
+        cpu_seconds=time.process_time() - cpu,
+        acted_on=summary.retire.objects + summary.compress.objects,
+    )
     return summary.population.objects
 
 
@@ -156,4 +196,4 @@ def _say(seconds: float, **more: float) -> None:
 
 
 if __name__ == "__main__":
-    {"bare": _bare, "ours": _ours}[sys.argv[1]](Path(sys.argv[2]))
+    {"bare": _bare, "ours": _ours}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))

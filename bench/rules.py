@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from bench.report import Row
 from reelkeeper.model import Action, Verdict, Video
 from reelkeeper.rules.core.tiers import SHIPPED
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, for_tiering, largest_first, reason, verdicts
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, reason, verdicts
+from reelkeeper.rules.lifecycle.selection import for_tiering, largest_first
 
 VIDEOS = 100_000
 ROUNDS = 5

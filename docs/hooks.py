@@ -17,6 +17,7 @@ WRITERS: Final[dict[str, Callable[[str], str]]] = {
     "settings": settings.table,
     "policies": policies.sections,
     "catalogue": policies.catalogue,
+    "segments": policies.segments,
     "flow": flows.facts,
     "schedule": flows.schedule,
     "commands": commands.sections,

@@ -7,7 +7,7 @@ from prefect import flow
 
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.core.tiers import Tiers
-from reelkeeper.rules.lifecycle import guard, lifecycle, notices
+from reelkeeper.rules.lifecycle import guard, lifecycle, notices, selection
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
@@ -34,13 +34,13 @@ def expire_videos(
 
     with workspaces.opened() as workspace:
         rules = followed(workspace.engine, lifecycle=policy, tiers=tiers, limits=limits)
-        rules.tiers.require_retention("expire_videos")
+        rules.lifecycle.require_retention(rules.tiers, "expire_videos")
         terms = plans.terms(policy=rules.lifecycle, tiers=rules.tiers)
         if plan_id is None:
-            live = videos.stream_live(workspace.engine, as_of)
+            live = videos.stream_live(workspace.engine, as_of, rules.lifecycle)
             judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, as_of, recipe_fingerprint="")
             given = videos.notices_given(workspace.engine)
-            expired = lifecycle.for_expiry(notices.foretold(judged, rules.lifecycle, rules.tiers, as_of, given))
+            expired = selection.for_expiry(notices.foretold(judged, rules.lifecycle, rules.tiers, as_of, given))
             plan_id = plans.draw(
                 workspace, "expire_videos", terms, expired, limits=rules.limits, as_of=as_of, run_id=run_id
             )

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.core.tiers import Tiers
-from reelkeeper.rules.lifecycle import guard, lifecycle, notices
+from reelkeeper.rules.lifecycle import guard, lifecycle, notices, selection
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
@@ -46,14 +46,15 @@ def tier_storage(
         terms = plans.terms(policy=rules.lifecycle, tiers=rules.tiers, recipe=rules.recipe, acceptance=rules.acceptance)
         if plan_id is None:
             mark = transcodes.recipe_mark(rules.recipe, rules.acceptance)
-            live, worth = videos.stream_live(workspace.engine, as_of), transcodes.appraise(workspace, rules.recipe)
+            live = videos.stream_live(workspace.engine, as_of, rules.lifecycle)
+            worth = transcodes.appraise(workspace, rules.recipe)
             judged = lifecycle.verdicts(
                 live, rules.lifecycle, rules.tiers, as_of, mark, rules.recipe.skip_codecs, worth
             )
             foretold = notices.foretold(
                 judged, rules.lifecycle, rules.tiers, as_of, videos.notices_given(workspace.engine)
             )
-            chosen = lifecycle.largest_first(lifecycle.for_tiering(foretold), rules.lifecycle.compress_limit)
+            chosen = selection.largest_first(selection.for_tiering(foretold), rules.lifecycle.compress_limit)
             plan_id = plans.draw(
                 workspace, "tier_storage", terms, chosen, limits=rules.limits, as_of=as_of, run_id=run_id
             )

@@ -64,12 +64,15 @@ class Client:
         """Close its connections."""
         self._http.close()
 
-    def ask(self, user_id: str, request: Mapping[str, Any], *, key: str) -> Json:
-        """Ask for a video. `status` of the answer is cached, joined or queued, or dead or cancelled for an old key.
+    def ask(self, user_id: str, request: Mapping[str, Any], *, key: str, tag: str | None = None) -> Json:
+        """Ask for a video; a new one gets the tag.
+
+        `status` of the answer is cached, joined or queued, or dead or cancelled for an old key.
 
         Raises RequestRefused with kind urn:reelkeeper:quota, :credits, :budget, :frozen, :invalid or :input.
         """
-        return self._json("POST", "/v1/jobs", {"user_id": user_id, "request": dict(request)}, key=key)
+        asked = {"user_id": user_id, "request": dict(request), **_tagged(tag)}
+        return self._json("POST", "/v1/jobs", asked, key=key)
 
     def keep_image(self, path: Path) -> str:
         """Keep a PNG or JPEG for jobs to start from; returns its SHA-256, which is `image_sha256` of a request."""
@@ -191,8 +194,11 @@ class Client:
         """Tell whether so many more bytes would fit; `reason` is for the user to read."""
         return self._json("POST", "/v1/quota/check", {"user_id": user_id, "incoming_bytes": incoming_bytes})
 
-    def upload(self, path: Path, *, user_id: str, video_id: str, key: str) -> Json:
-        """Store a video that was made elsewhere: reserve, put, verify. Safe to repeat with the same key."""
+    def upload(self, path: Path, *, user_id: str, video_id: str, key: str, tag: str | None = None) -> Json:
+        """Store a video that was made elsewhere: reserve, put, verify. Safe to repeat with the same key.
+
+        A video keeps the tag that its upload began with.
+        """
         with path.open("rb") as file:
             md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         wanted = {
@@ -201,6 +207,7 @@ class Client:
             "size_bytes": path.stat().st_size,
             "md5": md5,
             "extension": path.suffix.lstrip(".").lower(),
+            **_tagged(tag),
         }
         upload = self._json("POST", "/v1/uploads", wanted, key=key)
         if upload["state"] == "open" and upload["url"]:
@@ -234,6 +241,11 @@ class Client:
                 wait = min(_MAX_WAIT_SECONDS, float(asked)) if asked.isdigit() else wait
             time.sleep(wait)
         raise AssertionError  # the loop returns or raises
+
+
+def _tagged(tag: str | None) -> dict[str, str]:
+    """Give nothing for no tag: an earlier server knows none."""
+    return {} if tag is None else {"tag": tag}
 
 
 def _path(*parts: str) -> str:

@@ -48,7 +48,8 @@ def stored_now(workspace: Workspace, as_of: datetime, policies: Policies) -> Usa
 @task(task_run_name="survey what is idle", cache_policy=NO_CACHE)
 def survey(workspace: Workspace, as_of: datetime, policies: Policies) -> Idle:
     """Add up what lies in the catalogue unused."""
-    return savings.survey(stream_live(workspace.engine, as_of), policies.lifecycle, policies.tiers, as_of)
+    policy = policies.lifecycle
+    return savings.survey(stream_live(workspace.engine, as_of, policy), policy, policies.tiers, as_of)
 
 
 @task(task_run_name="count repeated jobs", cache_policy=NO_CACHE)

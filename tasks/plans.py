@@ -130,6 +130,7 @@ def _rows(figures: plans.Figures) -> list[dict[str, str | float]]:
             "do": item.action,
             "MB": round(item.size_bytes / 10**6, 3),
             "rule": item.rule,
+            "segment": item.segment or "",
         }
         for item in figures.items
     ]
@@ -152,7 +153,7 @@ def _markdown(title: str, figures: plans.Figures) -> str:
     plan, planned, items = figures
     lines = [f"## {title}", "", "| do | rule | items | MB | USD a month saved | USD net |", "|---|---|--:|--:|--:|--:|"]
     lines += [
-        f"| {rule.action} | {rule.rule} | {rule.objects:,} | {rule.size_bytes / 10**6:,.1f} | "
+        f"| {rule.action} | {rule.title} | {rule.objects:,} | {rule.size_bytes / 10**6:,.1f} | "
         f"{_dollars(rule.saving_microusd)} | {_dollars(rule.net_microusd)} |"
         for rule in planned
     ]

@@ -58,6 +58,7 @@ _OTHERS: Final[dict[str, list[object]]] = {  # where a number more or less is no
     "cpu_usd_per_hour": [None],  # at a price, clips of a test would not pay for their requests
     "budgets": [({"scope": "service:compute", "period": "day", "usd": 5},)],
     "spend_limits": [({"scope": "user:*", "period": "day", "usd": 5},)],
+    "segments": [({"name": "drafts", "tags": ("draft",), "retention_days": 3},)],
     "caps": [({"scope": "provider:fal", "jobs": 5},)],
     "models": [({"model": "another", "price": {"base_usd": 1}},)],
     "unpriced": ["sell"],

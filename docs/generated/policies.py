@@ -13,6 +13,7 @@ from reelkeeper.operations.core.policy_document import shown
 from reelkeeper.rules.billing.catalogue import FallBack, ModelEntry, ModelLimits, Rate, VendorPrice
 from reelkeeper.rules.core.tiers import TierPolicy, Tiers
 from reelkeeper.rules.jobs.breaker import BreakerPolicy
+from reelkeeper.rules.lifecycle.segments import Segment
 from reelkeeper.rules.policies import DEFAULTS, Policies, section_of
 
 _API_FOLLOWS: Final = ("access", "admission", "book", "breaker", "budget", "lifecycle", "tiers")
@@ -46,6 +47,12 @@ def catalogue(_argument: str = "") -> str:
     parts += [("price.rates[].", Rate), ("fallbacks[].", FallBack)]
     rows = ((f"`{before}{name}`", *said) for before, part in parts for name, *said in _listed(part))
     return table(("field", "what it is", "unset", "what it says"), rows)
+
+
+def segments(_argument: str = "") -> str:
+    """List every field of a segment of the lifecycle as a table."""
+    rows = ((f"`{name}`", said, told) for name, said, _, told in _listed(Segment))
+    return table(("field", "what it is", "what it says"), rows)
 
 
 def _listed(part: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:

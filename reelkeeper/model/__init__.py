@@ -69,6 +69,9 @@ class Video(NamedTuple):
     generation: int
     compressed: bool = False  # by us: its bytes are the result of a swap
     kept_until: datetime | None = None  # its user asked that it stays so long
+    model: str | None = None  # that made it
+    tag: str | None = None  # given with its job or upload
+    key: str | None = None  # of its bytes, whole
 
 
 class Notice(NamedTuple):
@@ -335,6 +338,12 @@ class PlannedRule:
     size_bytes: int
     saving_microusd: int | None
     net_microusd: int | None = None  # over the rest of the videos' lives, less CPU and requests
+    segment: str | None = None  # of the policy, that decided by this rule
+
+    @property
+    def title(self) -> str:
+        """Name the rule, and the segment that it stands in."""
+        return f"segment `{self.segment}`: {self.rule}" if self.segment else self.rule
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Final, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -10,6 +10,8 @@ from reelkeeper.model.jobs import JobState
 
 _PARAMETERS = 32  # of a request
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=r"^[\w./:-]+$")]
+TAG_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Tag = Annotated[str, StringConstraints(pattern=TAG_PATTERN)]  # of a video, given with its job or upload
 Value = str | int | float | bool | None
 
 
@@ -138,3 +140,4 @@ class Upload(NamedTuple):
     md5: str
     content_type: str
     url_until: datetime
+    tag: str | None  # for the video

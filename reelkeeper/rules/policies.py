@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
+from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model, model_validator
 from pydantic.fields import FieldInfo
 
 from reelkeeper.errors import PolicyRefused
@@ -94,6 +94,12 @@ class Policies(BaseModel):
     alerting: AlertPolicy = AlertPolicy()
     access: AccessPolicy = AccessPolicy()
 
+    @model_validator(mode="after")
+    def _segments_fit_the_tiers(self) -> Self:
+        if wrong := self.lifecycle.contradiction(self.tiers):
+            raise ValueError(wrong)
+        return self
+
     @property
     def caps(self) -> tuple[Cap, ...]:
         """The caps on jobs at once, of `concurrency` and of the models in the book."""
@@ -111,10 +117,14 @@ class Policies(BaseModel):
         """Put the fields that each section's exception sets over those here. Raises ValidationError where they clash.
 
         Which fields an exception sets is what pydantic calls `model_fields_set`; None sets none. Raises PolicyRefused
-        for a tier that is not there.
+        for a tier that is not there, and for segments that the tiers do not fit.
         """
         update = {name: _over(getattr(self, name), model) for name, model in exceptions.items() if model is not None}
-        return self.model_copy(update=update)
+        changed = self.model_copy(update=update)
+        # guard policy.overridden_segments: one run retires by segments that contradict the tiers in force
+        if wrong := changed.lifecycle.contradiction(changed.tiers):
+            raise PolicyRefused(f"refused, and nothing was changed: with the policies in force, {wrong}")
+        return changed
 
     def changes(self, other: "Policies") -> dict[str, tuple[object, object]]:
         """Give the fields that `other` has otherwise: dotted name -> (value here, value there).

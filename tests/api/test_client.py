@@ -38,13 +38,14 @@ def test_a_service_does_its_whole_work_through_it(sqlite_world: World, base_url:
         assert [entry["state"] for entry in followed] == ["succeeded"]
         assert reelkeeper.ask("ann", {"model": "m", "prompt": "a fox"}, key="k2")["status"] == "cached"
 
-        other = reelkeeper.ask("ann", {"model": "m", "prompt": "a hare"}, key="k3")
+        other = reelkeeper.ask("ann", {"model": "m", "prompt": "a hare"}, key="k3", tag="draft")
         assert reelkeeper.cancel(other["job_id"])["state"] == "cancelled"
         assert reelkeeper.job(other["job_id"])["state"] == "cancelled"
 
         for _ in range(2):
-            stored = reelkeeper.upload(sqlite_world.clip, user_id="ann", video_id="mine", key="k4")
+            stored = reelkeeper.upload(sqlite_world.clip, user_id="ann", video_id="mine", key="k4", tag="final")
             assert stored["state"] == "stored"
+        assert [video["tag"] for video in reelkeeper.videos("ann") if video["id"] == "mine"] == ["final"]
         url = reelkeeper.video_url("mine")
         assert httpx.get(url, trust_env=False).content == sqlite_world.clip.read_bytes()
         assert reelkeeper.report_views({"mine": 2, "none": 1}) == 1

@@ -27,7 +27,7 @@ from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import jobs
 from tests.api.answers import problem
 from tests.faults.world import World
-from tests.operations.asking import claim, make
+from tests.operations.asking import claim, make, row
 from tests.operations.books import DOLLAR, make_user
 from tests.policies import put_in_force
 
@@ -84,6 +84,13 @@ def test_the_same_request_joins_and_then_comes_from_the_cache(client: TestClient
     cached = ask(client, "k3")
     assert (cached.status_code, cached.json()["status"], cached.json()["video_id"]) == (200, "cached", first)
     assert cached.json()["charged_microusd"] == 0
+
+
+def test_a_tag_is_kept_with_the_job_for_its_video(client: TestClient, world: World) -> None:
+    asked = {"user_id": "ann", "request": {"model": "m", "prompt": "a fox"}, "tag": "draft"}
+    told = client.post("/v1/jobs", json=asked, headers={"Idempotency-Key": "k1"}).json()
+    assert row(world.workspace.engine, told["job_id"]).tag == "draft"
+    assert problem(client.post("/v1/jobs", json=asked | {"tag": "a b"}, headers={"Idempotency-Key": "k2"}), 422)
 
 
 def test_what_cannot_be_is_refused_with_a_reason_that_a_user_reads(client: TestClient, world: World) -> None:

@@ -49,7 +49,8 @@ def complete(client: TestClient, upload: dict[str, Any]) -> httpx.Response:
 @pytest.mark.long
 def test_an_upload_goes_from_promise_to_live_video(client: TestClient, world: World) -> None:
     data = world.clip.read_bytes()
-    upload = begin(client, data)
+    upload = begin(client, data, tag="draft")
+    assert begin(client, data, tag="final")["id"] == upload["id"]  # the first tag stays
     assert storage(world.workspace.engine, "ann") == (0, len(data))
     problem(client.get("/v1/videos/new"), 404)
     assert put(upload, data).status_code == 200
@@ -57,6 +58,8 @@ def test_an_upload_goes_from_promise_to_live_video(client: TestClient, world: Wo
     assert storage(world.workspace.engine, "ann") == (len(data), 0)
     location = client.get("/v1/videos/new").headers["location"]
     assert httpx.get(location, trust_env=False).content == data
+    with reading(world.workspace.engine) as session:
+        assert session.execute(sa.select(videos.c.tag).where(videos.c.id == "new")).scalar() == "draft"
     assert complete(client, upload).json()["state"] == "stored"
     assert client.get(f"/v1/uploads/{upload['id']}").json()["state"] == "stored"
     world.check()

@@ -1,5 +1,7 @@
 """Users over HTTP: made at sign-up, paid, and shown what they have and when it goes."""
 
+from datetime import UTC, datetime, timedelta
+
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
@@ -7,11 +9,13 @@ from reelkeeper.model import BlobState, VideoState
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.videos.hold import hold
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.tables import audit_events
+from reelkeeper.store.tables import audit_events, videos
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.api.answers import problem
 from tests.faults.world import World
+from tests.policies import put_in_force
 
 
 def key(text: str) -> dict[str, str]:
@@ -80,6 +84,23 @@ def test_a_users_videos_say_when_they_go_and_why(client: TestClient, world: Worl
     assert [(video["id"], video["expires_at"]) for video in last["videos"]] == [("v3", None)]
     assert last["after"] is None
     problem(client.get("/v1/users/nobody/videos"), 404)
+
+
+def test_a_users_videos_say_by_which_segment_they_go(client: TestClient, world: World) -> None:
+    drafts = {"name": "drafts", "tags": ["draft"], "retention_days": 3}
+    put_in_force(world.workspace.engine, lifecycle=LifecyclePolicy.model_validate({"segments": [drafts]}))
+    for video_id in ("v1", "v2"):
+        world.video(video_id)
+    with transaction(world.workspace.engine, "test") as session:
+        made_at = datetime.now(UTC) - timedelta(days=1)
+        session.execute(sa.update(videos).values(created_at=made_at))
+        session.execute(sa.update(videos).where(videos.c.id == "v1").values(tag="draft"))
+    told = client.get("/v1/users/ann/videos").json()["videos"]
+    assert [video["tag"] for video in told] == ["draft", None]
+    assert [datetime.fromisoformat(video["expires_at"]).date() for video in told] == [
+        (made_at + timedelta(days=days)).date() for days in (3, 30)
+    ]
+    assert ["segment drafts: " in video["why"] for video in told] == [True, False]
 
 
 def test_a_video_is_deleted_for_its_user_alone(client: TestClient, world: World) -> None:

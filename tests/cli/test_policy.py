@@ -59,3 +59,19 @@ def test_tiers_come_by_a_document_and_go_only_when_nobody_has_them(tmp_path: Pat
     assert "Version 2 is in force" in reelkeeper("policy", "apply", document, "--reason", "gone", "--yes").stdout
     users.write_text("id,tier,created_at\nann,studio,\n")
     assert "is none of free, nor empty" in reelkeeper("videos", "import", "--users", users, exit_code=9).output
+
+
+def test_a_document_of_segments_is_refused_with_the_way_out_or_shown_as_it_was_given(
+    document: Path, reelkeeper: Run
+) -> None:
+    drafts = '[{"name": "drafts", "tags": ["draft"], "retention_days": never}, {"name": "later", "tags": ["draft"]}]'
+    written = document.read_text()
+    document.write_text(written.replace("segments: []", f"segments: {drafts}"))
+    assert "later never decides: drafts stands before it" in reelkeeper("policy", "check", document, exit_code=9).output
+    document.write_text(written.replace("segments: []", 'segments: [{"name": "late", "min_bytes": 5}]'))
+    assert "lifecycle.segments" in reelkeeper("policy", "check", document).stdout
+    reelkeeper("policy", "apply", document, "--reason", "trial", "--yes")
+    shown = reelkeeper("policy", "show").stdout
+    document.write_text(shown)
+    assert '"min_bytes": 5' in shown
+    assert "No field differs" in reelkeeper("policy", "check", document).stdout

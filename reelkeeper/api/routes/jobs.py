@@ -15,7 +15,7 @@ from reelkeeper.api.load import STREAM, WORK, WRITE
 from reelkeeper.api.problems import documented, problem
 from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import IN_FLIGHT
-from reelkeeper.model.requests import Cached, Declined, GenerationRequest, Joined, Queued, RefusedFor, Unfulfilled
+from reelkeeper.model.requests import Cached, Declined, GenerationRequest, Joined, Queued, RefusedFor, Tag, Unfulfilled
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.follow import Followed, follow
@@ -52,6 +52,11 @@ class NewJob(BaseModel):
 
     user_id: Id
     request: GenerationRequest
+    tag: Tag | None = Field(
+        None,
+        description="For segments of the lifecycle, and no part of the request: a video that is there already, or "
+        "being made, keeps the tag that it has",
+    )
 
 
 class Admitted(BaseModel):
@@ -131,6 +136,7 @@ def ask(
         user_id=asked.user_id,
         client_key=key,
         provider=app_state.provider,
+        tag=asked.tag,
     )
     match answer:
         case Declined(code, reason, retry_seconds):

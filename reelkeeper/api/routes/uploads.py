@@ -15,6 +15,7 @@ from reelkeeper.errors import LeaseLost
 from reelkeeper.model import MediaLimits, requests
 from reelkeeper.model.access import Scope
 from reelkeeper.model.money import ReservationState
+from reelkeeper.model.requests import Tag
 from reelkeeper.operations.core.policies import current
 from reelkeeper.operations.core.workspace import flush_operations
 from reelkeeper.operations.videos import receive
@@ -54,6 +55,7 @@ class NewUpload(BaseModel):
     md5: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")] = Field(description="MD5 of its bytes, in hex")
     extension: Literal["mp4", "webm", "mov", "mkv", "m4v"] = "mp4"
     created_at: AwareDatetime | None = Field(None, description="When it was made; now, if not given")
+    tag: Tag | None = Field(None, description="For segments of the lifecycle; the video keeps the first one given")
 
 
 class Upload(BaseModel):

@@ -178,6 +178,7 @@ class OwnVideo(BaseModel):
         description="When it may be retired, or purged where it is retired, if views and holds stay as they are"
     )
     why: str = Field(description="What will retire or purge it, or why nothing will")
+    tag: str | None = Field(description="Given with its job or upload, for segments of the lifecycle")
 
 
 class Page(BaseModel):

@@ -167,6 +167,10 @@ def _effect(engine: "Engine", after: "Policies") -> "Effect":
         ("what it does", ">videos", ">bytes"),
         [
             ("newly retired", f"{effect.newly_retired.objects:,}", size(effect.newly_retired.size_bytes)),
+            *(
+                (f"  by segment {name}", f"{counts.objects:,}", size(counts.size_bytes))
+                for name, counts in effect.retired_by_segment.items()
+            ),
             ("newly kept", f"{effect.newly_kept.objects:,}", size(effect.newly_kept.size_bytes)),
             ("newly compressed", f"{effect.newly_compressed:,}", ""),
             ("live videos", f"{effect.live.objects:,}", size(effect.live.size_bytes)),

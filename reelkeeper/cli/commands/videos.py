@@ -97,7 +97,9 @@ def show(
         return
     video = found[0]
     say(f"{video.id} of {video.user_id} ({video.tier or 'tier unknown'}), {video.state}, {_views(video)} views.")
-    say(f"Created {_day(video.created_at)}." + (f" {video.reason}" if video.reason else ""))
+    made = f" by {video.model}" if video.model else ""
+    tag = f", tagged {video.tag}" if video.tag else ""
+    say(f"Created {_day(video.created_at)}{made}{tag}." + (f" {video.reason}" if video.reason else ""))
     headings = (">gen.", "state", ">bytes", "codec", ">VMAF", "!purge after", "key, and why it went")
     rows = [
         (
@@ -153,7 +155,9 @@ def delete(
 @group.command("import")
 def bring_in(
     users: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: id,tier,created_at")] = None,
-    videos: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: id,user_id,created_at")] = None,
+    videos: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: id,user_id,created_at,tag")
+    ] = None,
     views: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: video_id,day,views,viewed_at")
     ] = None,
@@ -263,6 +267,7 @@ def add(
     user: Annotated[str, typer.Option(help="Whose it is.")],
     video: Annotated[str, typer.Option(help="Its id; a live video of the user gets new bytes.")],
     created_at: Annotated[str | None, typer.Option(metavar="TIME", help="When it was made; now, if not given.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Of a new video, for segments of the lifecycle.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Store a video: put once, read back, decoded to its end, and only then published."""
@@ -288,6 +293,7 @@ def add(
             lease=taken[0],
             run_id=new_run_id("add"),
             grace=opened.in_force.policies.lifecycle.grace,
+            tag=tag,
         )
     if as_json:
         emit(outcome)

@@ -27,12 +27,13 @@ from reelkeeper.rules.forecast.lines import UsageLine
 from reelkeeper.rules.forecast.month import outlook
 from reelkeeper.rules.forecast.storage import Cohort, Stock, known_expiries, shares_by_life
 from reelkeeper.rules.policies import Policies
-from reelkeeper.store import Engine
+from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import job_totals, usage
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.forecast import forecasts
 from reelkeeper.store.jobs import replay
 from reelkeeper.store.lifecycle import backlog
+from reelkeeper.store.videos.videos import live_videos
 
 _HISTORY_DAYS: Final = 730
 _TIERS_OVER_DAYS: Final = 60  # whose uploads say which tiers go on uploading
@@ -83,12 +84,10 @@ def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
     today = as_of.date()
     with reading(engine) as session:
         used = list(usage.days(session, today - _HISTORY_DAYS * _ONE_DAY, today - _ONE_DAY, of_users=False))
-        cohorts = [Cohort(*row) for row in backlog.live_by_day_and_tier(session, as_of)]
+        cohorts, uploaded, retention = _kept(session, as_of, policies)
         purging = backlog.purging_by_day(session)
-        uploaded = backlog.uploaded_by_tier(session, today - _TIERS_OVER_DAYS * _ONE_DAY)
         of_providers = job_totals.by_day(session, ("provider",), today - _HISTORY_DAYS * _ONE_DAY, today - _ONE_DAY)
     series, policy = _by_line(used), policies.lifecycle
-    retention = policies.tiers.retention_days()
     peaks = series.get((Metric.STORED_BYTES, ""), {})
     stock = Stock(
         round(peaks[max(peaks)]) if peaks else sum(cohort.size_bytes for cohort in cohorts) + sum(purging.values()),
@@ -103,6 +102,36 @@ def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
     others = {metric: _series(series[metric, ""]) for metric in _OTHERS if (metric, "") in series}
     found = (*_lines(series, policies.book), *_providers(of_providers))
     return Known(found, stored, others, min((item.day for item in used), default=None))
+
+
+def _kept(
+    session: Session, as_of: datetime, policies: Policies
+) -> tuple[list[Cohort], dict[str | None, int], dict[str, int | None]]:
+    """Read what is stored and what was uploaded, by tier, and how long each tier keeps it; of each segment apart."""
+    since = as_of.date() - _TIERS_OVER_DAYS * _ONE_DAY
+    policy = policies.lifecycle
+    names = (*(segment.name for segment in policy.segments), None)
+    retention = {
+        _of_segment(name, tier): days
+        for name in names
+        for tier, days in policy.tiers_within(name, policies.tiers).retention_days().items()
+    }
+    if not policy.segments:
+        cohorts = [Cohort(*row) for row in backlog.live_by_day_and_tier(session, as_of)]
+        return cohorts, backlog.uploaded_by_tier(session, since), retention
+
+    stored, uploaded = Counter[tuple[date | None, str | None]](), Counter[str | None]()
+    for video in live_videos(session, as_of):
+        if not video.held:
+            day = video.created_at.date() if video.created_at else None
+            stored[day, video.tier and _of_segment(policy.segment_of(video), video.tier)] += video.size_bytes
+    for made in backlog.uploaded(session, since):
+        uploaded[made.tier and _of_segment(policy.segment_of(made), made.tier)] += made.size_bytes
+    return [Cohort(day, tier, size_bytes) for (day, tier), size_bytes in stored.items()], dict(uploaded), retention
+
+
+def _of_segment(segment: str | None, tier: str) -> str:
+    return f"{segment}/{tier}" if segment else str(tier)
 
 
 _OTHERS: Final = (Metric.JOBS, Metric.GENERATION_SECONDS, Metric.USERS)

@@ -61,12 +61,13 @@ def offered(
     request: GenerationRequest,
     tier: str | None,
     policies: Policies,
+    tag: str | None,
 ) -> Offer:
     """Make the offer, as the queue stands at this moment; nothing is promised, and nobody waits for it.
 
     Raises ModelRefused for what no model here makes.
     """
-    price = price_of(request, tier, policies)
+    price = price_of(request, tier, policies, tag=tag)
     units = complexity(request)
     memory = remembered(session, [CONCURRENCY, ESTIMATES])
     policy = policies.admission
@@ -93,8 +94,9 @@ def admit(
     client_key: str,
     provider: str = "local",
     run_id: str = "admit",
+    tag: str | None = None,
 ) -> Admission:
-    """Answer a request of a user's. `provider` makes what the catalogue names none for.
+    """Answer a request of a user's. `provider` makes what the catalogue names none for, `tag` is for a new video.
 
     A video that is there is given while changes are frozen too, unless it is charged for. Raises NotFound for a user
     whom the catalogue does not know, KeyReused when the client's key came with another request, and SchemaError where
@@ -116,6 +118,7 @@ def admit(
         # guard admission.private: a user is given the private video of another
         key_of(canonical, None if wanted.shared else user_id),
         provider,
+        tag,
     )
     try:
         return _answer(engine, asked, run_id)
@@ -141,7 +144,8 @@ def _decide(session: Session, asked: AdmissionRequest, run_id: str) -> Admission
     is_free = not seen.in_force.policies.admission.hit_charge_percent
     if seen.is_cached and is_free and (hit := _from_cache(session, asked, seen, run_id)):
         return hit
-    offer = offered(session, asked.request, seen.tier, seen.in_force.policies)  # before the lock that all wait for
+    # Before the lock that all wait for.
+    offer = offered(session, asked.request, seen.tier, seen.in_force.policies, asked.tag)
     group_commit(session)
     require_permission(session)
     # guard admission.looks_again: a request that came twice at once is charged twice, or made twice
@@ -152,7 +156,7 @@ def _decide(session: Session, asked: AdmissionRequest, run_id: str) -> Admission
         return hit
     # guard admission.new_prices: a job is sold at prices that were changed a moment ago
     if seen.in_force.version != before.in_force.version:  # applied at this moment
-        offer = offered(session, asked.request, seen.tier, seen.in_force.policies)
+        offer = offered(session, asked.request, seen.tier, seen.in_force.policies, asked.tag)
     return _enqueue(session, asked, offer, seen, run_id)
 
 
@@ -164,7 +168,7 @@ def _from_cache(session: Session, asked: AdmissionRequest, seen: ExistingState, 
         return None
     job_id, units, hold_id, charge, book = uuid4().hex, complexity(asked.request), None, 0, ""
     if admission.hit_charge_percent:
-        price = price_of(asked.request, seen.tier, policies)
+        price = price_of(asked.request, seen.tier, policies, tag=asked.tag)
         charge, book = admission.hit_charge(price.total_microusd), price.price_book
     if charge:
         hold_id = ledger.hold(
@@ -201,7 +205,7 @@ def _enqueue(
     lane, cost = fallback.Destination((entry and entry.provider) or asked.provider, price.cost_microusd)
     if leader_id is None:
         lane, cost = fallback.choose(
-            session, asked.request, offer.tier, asked.user_id, fallback.Destination(lane, cost)
+            session, asked.request, offer.tier, asked.tag, asked.user_id, fallback.Destination(lane, cost)
         )
         job_scopes = of_job(lane, asked.request.model, offer.tier, asked.user_id)
         # guard admission.budget: jobs are made beyond the budget of the day
@@ -256,6 +260,7 @@ def _write(session: Session, asked: AdmissionRequest, *, answered: bool, **value
         "request_sha256": asked.sha256,
         "cache_key": asked.cache_key,
         "model": asked.request.model,
+        "tag": asked.tag,
         "request": asked.request.model_dump(mode="json"),
     }
     add(session, about | values, answered=answered)

@@ -19,6 +19,7 @@ from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.jobs import queue
+from reelkeeper.store.jobs.queue import AdmittedJob
 from reelkeeper.store.videos.videos import is_live
 
 
@@ -46,7 +47,7 @@ def deliver(
     for intent in intents.open_intents(workspace, job_id):
         intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
     with reading(workspace.engine) as session:
-        user_id, reservation, reserved = _require(session, job_id, lease_token)
+        job, reservation, reserved = _require(session, job_id, lease_token)
         delivered = is_live(session, job_id)
         created_at = now(session)
     if not delivered:
@@ -54,7 +55,7 @@ def deliver(
         done = upload(
             workspace,
             source,
-            user_id=user_id,
+            user_id=job.user_id,
             video_id=job_id,
             created_at=created_at,
             scratch=scratch,
@@ -62,6 +63,8 @@ def deliver(
             run_id=run_id,
             grace=grace,
             reservation=reservation if fits else None,
+            tag=job.tag,
+            model=job.model,
         )
         if done.action != "uploaded":
             raise IntegrityDoubt(f"the video of job {job_id} was not published: {done.reason}")
@@ -76,8 +79,8 @@ def deliver(
     )
 
 
-def _require(session: Session, job_id: str, lease_token: int) -> tuple[str, str | None, int]:
-    """Give whose job it is, its open reservation and the bytes of that. Raises LeaseLost where it was taken over."""
+def _require(session: Session, job_id: str, lease_token: int) -> tuple[AdmittedJob, str | None, int]:
+    """Give the job, its open reservation and the bytes of that. Raises LeaseLost where it was taken over."""
     job = queue.find(session, job_id)
     if job is None:
         raise NotFound(f"no job {job_id!r}")
@@ -88,5 +91,5 @@ def _require(session: Session, job_id: str, lease_token: int) -> tuple[str, str 
         )
     reserved = quotas.find(session, job.reservation_id) if job.reservation_id else None
     if reserved is None or reserved.state != ReservationState.OPEN:
-        return job.user_id, None, 0
-    return job.user_id, reserved.id, reserved.size_bytes
+        return job, None, 0
+    return job, reserved.id, reserved.size_bytes

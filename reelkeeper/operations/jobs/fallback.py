@@ -32,7 +32,7 @@ class Destination(NamedTuple):
 
 
 def choose(
-    session: Session, request: GenerationRequest, tier: str | None, user_id: str, first: Destination
+    session: Session, request: GenerationRequest, tier: str | None, tag: str | None, user_id: str, first: Destination
 ) -> Destination:
     """Choose the first provider of a model that takes new jobs and has room in the budgets; else `first`, to wait.
 
@@ -48,7 +48,7 @@ def choose(
     for lane in entry.able(request):
         if lane in shut:
             continue
-        cost = _cost(request, tier, policies, lane)
+        cost = price_of(request, tier, policies, lane, tag=tag).cost_microusd
         # guard fallback.room: a new job is refused for the budget of another provider, though it could wait for its own
         if _has_room(session, policies, of_job(lane, request.model, tier, user_id), cost, cost):
             return Destination(lane, cost)
@@ -81,7 +81,8 @@ def _move(session: Session, job: AdmittedJob, shut: Collection[str]) -> None:
     for lane in entry.able(request) if entry and entry.fallbacks else ():
         if lane in shut:
             continue
-        cost, job_scopes = _cost(request, job.tier, policies, lane), of_job(lane, job.model, job.tier, job.user_id)
+        cost = price_of(request, job.tier, policies, lane, tag=job.tag).cost_microusd
+        job_scopes = of_job(lane, job.model, job.tier, job.user_id)
         limits.leave(session, job)
         # guard fallback.budgets: a job that goes elsewhere passes the budget of that provider, or of its user
         fits = _has_room(session, in_force(session).policies, job_scopes, cost, cost - before)
@@ -89,10 +90,6 @@ def _move(session: Session, job: AdmittedJob, shut: Collection[str]) -> None:
             limits.take_in(session, job_scopes, cost)
             return
         limits.take_in(session, limits.scopes_of(job), before)
-
-
-def _cost(request: GenerationRequest, tier: str | None, policies: Policies, lane: str) -> int:
-    return price_of(request, tier, policies, lane).cost_microusd
 
 
 def _has_room(

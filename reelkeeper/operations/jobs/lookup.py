@@ -24,6 +24,7 @@ class AdmissionRequest(NamedTuple):
     sha256: str  # of the request, whoever asks
     cache_key: str
     provider: str  # who makes what no provider is named for
+    tag: str | None  # for the video, and no part of the request: the same one is answered with the video that is there
 
 
 class ExistingState(NamedTuple):

@@ -7,20 +7,30 @@ from reelkeeper.rules.billing.catalogue import clip_of
 from reelkeeper.rules.billing.quote import JobSpec, Quote, quote
 from reelkeeper.rules.jobs.admission import AdmissionPolicy, over_budget
 from reelkeeper.rules.jobs.estimate import complexity, expected_bytes
+from reelkeeper.rules.lifecycle.segments import Expected
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Session
 from reelkeeper.store.billing.spend_counters import so_far
 from reelkeeper.store.core.engine import now
 
 
-def price_of(request: GenerationRequest, tier: str | None, policies: Policies, provider: str | None = None) -> Quote:
+def price_of(
+    request: GenerationRequest,
+    tier: str | None,
+    policies: Policies,
+    provider: str | None = None,
+    *,
+    tag: str | None = None,
+) -> Quote:
     """Price a request of a user of this tier, whose videos are kept so long, and say what it costs us at `provider`.
 
-    Unset, that is the first provider of its model. Raises ModelRefused.
+    Unset, that is the first provider of its model. How long it is kept is as of a video of the size that is expected;
+    its key is not known yet. Raises ModelRefused.
     """
     policies.book.require_sold(request)
-    known = policies.tiers.get(tier)
     size_bytes = expected_bytes(request, policies.admission.bits_per_pixel)
+    expected = Expected(tier, request.model, tag, size_bytes)
+    known = policies.lifecycle.tiers_for(expected, policies.tiers).get(tier)
     entry = policies.book.entry(request.model)
     able = {*entry.able(request)} | ({provider} if provider else set()) if entry and entry.fallbacks else set()
     job = JobSpec(

@@ -224,7 +224,7 @@ def owed(session: Session, job: AdmittedJob, video_id: str) -> int:
         return job.price_microusd
     clip = request.model_copy(update={"duration_seconds": float(seconds)})
     # guard settle.made_clip: a user is charged for seconds that were not made
-    return min(job.price_microusd, price_of(clip, job.tier, policies, job.lane).total_microusd)
+    return min(job.price_microusd, price_of(clip, job.tier, policies, job.lane, tag=job.tag).total_microusd)
 
 
 def _charge(session: Session, ended: AdmittedJob, price_microusd: int, run_id: str) -> int:

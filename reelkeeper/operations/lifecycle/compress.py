@@ -189,7 +189,11 @@ def compress(
 def _remaining_days(session: Session, job: CompressionJob, video_id: str) -> int | None:
     """Tell what is left of the video's life by its user's tier; None for ever, or unknown."""
     found = list_videos(session, video_id=video_id)
-    return job.tiers.remaining_days(found[0].tier, found[0].created_at, job.as_of) if found else None
+    if not found:
+        return None
+    (video,) = found
+    tiers = job.policy.tiers_for(video, job.tiers)
+    return tiers.remaining_days(video.tier, video.created_at, job.as_of)
 
 
 def _lessons(workspace: Workspace, job: CompressionJob, encoder: str) -> list[Lesson]:

@@ -21,9 +21,9 @@ from reelkeeper.operations.core.policies import current
 from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.rules.billing import tariff
-from reelkeeper.rules.lifecycle import guard, notices, savings, worth
+from reelkeeper.rules.lifecycle import guard, notices, savings, segments, worth
 from reelkeeper.rules.lifecycle.guard import BlastRadius
-from reelkeeper.rules.lifecycle.lifecycle import Appraise
+from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.lifecycle.transcode import Recipe
 from reelkeeper.rules.policies import terms_of
@@ -64,10 +64,12 @@ def terms(**policies: BaseModel | int) -> dict[str, Any]:
     }
 
 
-def stream_live(engine: Engine, as_of: datetime) -> Iterator[Video]:
-    """Stream every live video from one snapshot, in flat memory."""
+def stream_live(engine: Engine, as_of: datetime, policy: LifecyclePolicy) -> Iterator[Video]:
+    """Stream every live video from one snapshot, in flat memory, with all that `policy` asks of it."""
+    # guard segments.classified: a video that a segment keeps goes, as nobody has read what kind it is
+    is_asked = bool(policy.segments)
     with reading(engine) as session:
-        yield from live_videos(session, as_of)
+        yield from live_videos(session, as_of, classified=is_asked)
 
 
 def appraise(engine: Engine, recipe: Recipe, encoder: str) -> Appraise:
@@ -89,9 +91,9 @@ def make(
 ) -> str:
     """Save a stream of verdicts as a plan, in flat memory, spread over the nights where one user would lose much."""
     plan_id = begin_plan(engine, flow, under, as_of, run_id)
-    (_, tiers), payback = terms_of(under), current(engine).policies.recipe.payback
-    saving = partial(savings.of_verdict, tiers=tiers, as_of=as_of, payback=payback)
-    add_verdicts(engine, plan_id, judged, notices.reason, saving)
+    (policy, tiers), payback = terms_of(under), current(engine).policies.recipe.payback
+    saving = partial(savings.of_verdict, policy=policy, tiers=tiers, as_of=as_of, payback=payback)
+    add_verdicts(engine, plan_id, judged, notices.reason, saving, segments.of_verdict)
     leave_beyond_share(engine, plan_id, max_percent=limits.max_user_percent, always_allowed=limits.always_allowed)
     return plan_id
 

@@ -12,7 +12,7 @@ from reelkeeper.operations.core import policies
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 from reelkeeper.rules.core.wording import many
-from reelkeeper.rules.lifecycle import guard, lifecycle, worth
+from reelkeeper.rules.lifecycle import guard, lifecycle, segments, worth
 from reelkeeper.rules.policies import InForce, Policies
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import policies as versions
@@ -35,6 +35,9 @@ class Effect:
     newly_retired: Counts = field(default_factory=Counts)  # that the policies in force keep
     newly_kept: Counts = field(default_factory=Counts)  # that the policies in force retire
     newly_compressed: int = 0
+    retired_by_segment: dict[str, Counts] = field(default_factory=dict)  # of those newly retired
+    moved: Counter[tuple[str | None, str | None, str | None]] = field(default_factory=Counter)
+    """Live videos by the segment that decides now, the one that would, and tier; counted where there are segments."""
     retired_by_user: dict[str, Counts] = field(default_factory=dict)
     live_by_user: dict[str, int] = field(default_factory=dict)
     users_by_tier: dict[str, int] = field(default_factory=dict)
@@ -71,11 +74,26 @@ class Effect:
                 yield f"videos of {users} would be told of {told}"
             if then.quota_bytes < was.quota_bytes:
                 yield f"{users} could store {then.quota_bytes:,} bytes, not {was.quota_bytes:,}"
+        yield from self._shorter_by_segment()
         if new.lifecycle.grace.days < old.lifecycle.grace.days:
             yield (
                 f"what is retired from now on could be restored for {new.lifecycle.grace.days} days, "
                 f"not {old.lifecycle.grace.days}"
             )
+
+    def _shorter_by_segment(self) -> Iterator[str]:
+        for (was, then, tier), videos in sorted(self.moved.items(), key=str):
+            before, after = (
+                policies.lifecycle.tiers_within(name, policies.tiers).get(tier)
+                for policies, name in ((self.before.policies, was), (self.after, then))
+            )
+            if (was, then) == (None, None) or before is None or after is None:
+                continue
+            usual, days = before.retention_days, after.retention_days
+            if days is not None and (usual is None or days < usual):
+                by = f"segment {then}" if then else "the policy"
+                kept = "for ever" if usual is None else many(usual, "day")
+                yield f"by {by}, {many(videos, 'video')} of {tier} users would be kept {many(days, 'day')}, not {kept}"
 
     def _users(self, tier: str) -> str:
         return f"{self.users_by_tier.get(tier, 0):,} {tier} users"
@@ -164,6 +182,7 @@ def _require_no_users(tiers: Iterable[str], users: Mapping[str, int]) -> None:
 
 
 def _compare(session: Session, found: Effect, as_of: datetime) -> None:
+    by_segment = defaultdict[str, list[int]](lambda: [0, 0])
     by_user, lives, samples = defaultdict[str, list[int]](lambda: [0, 0]), Counter[str](), list[str]()
     totals = {"live": [0, 0], "retired": [0, 0], "kept": [0, 0]}
 
@@ -183,7 +202,11 @@ def _compare(session: Session, found: Effect, as_of: datetime) -> None:
         )
         for item in (found.before.policies, found.after)
     ]
-    for video in live_videos(session, as_of):
+    old, new = found.before.policies.lifecycle, found.after.lifecycle
+    has_segments = bool(old.segments or new.segments)
+    for video in live_videos(session, as_of, classified=has_segments):
+        if has_segments:
+            found.moved[old.segment_of(video), new.segment_of(video), video.tier] += 1
         was, then = judge[0](video), judge[1](video)
         count("live", then)
         lives[video.user_id] += 1
@@ -192,11 +215,15 @@ def _compare(session: Session, found: Effect, as_of: datetime) -> None:
             count("retired", then)
             mine = by_user[video.user_id]
             mine[0], mine[1] = mine[0] + 1, mine[1] + video.size_bytes
+            if name := segments.of_verdict(then):
+                of_it = by_segment[name]
+                of_it[0], of_it[1] = of_it[0] + 1, of_it[1] + video.size_bytes
             if len(samples) < _SAMPLES:
                 samples.append(video.id)
         elif was.action is Action.RETIRE and then.action is not Action.RETIRE:
             count("kept", was)
     found.live, found.newly_retired, found.newly_kept = (Counts(*totals[name]) for name in ("live", "retired", "kept"))
+    found.retired_by_segment = {name: Counts(*both) for name, both in by_segment.items()}
     found.retired_by_user = {user: Counts(*both) for user, both in by_user.items()}
     found.live_by_user = {user: lives[user] for user in by_user}
     found.samples = tuple(samples)

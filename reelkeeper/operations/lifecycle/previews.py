@@ -15,7 +15,7 @@ from reelkeeper.model import Verdict
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.operations.lifecycle import notices, plans
 from reelkeeper.rules.core.tiers import Tiers
-from reelkeeper.rules.lifecycle import guard, lifecycle, transcode
+from reelkeeper.rules.lifecycle import guard, lifecycle, selection, transcode
 from reelkeeper.rules.lifecycle import notices as notice_rules
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
@@ -50,10 +50,11 @@ def tier_storage(
     rules.lifecycle.require_active("tier_storage")
     encoder = ffmpeg.tools().encoder(rules.recipe.codec)
     mark = transcode.fingerprint(rules.recipe, rules.acceptance, encoder)
-    live, worth = plans.stream_live(work.engine, work.as_of), plans.appraise(work.engine, rules.recipe, encoder)
+    live = plans.stream_live(work.engine, work.as_of, rules.lifecycle)
+    worth = plans.appraise(work.engine, rules.recipe, encoder)
     judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, work.as_of, mark, rules.recipe.skip_codecs, worth)
     foretold = notice_rules.foretold(judged, rules.lifecycle, rules.tiers, work.as_of, notices.given(work.engine))
-    chosen = lifecycle.largest_first(lifecycle.for_tiering(foretold), rules.lifecycle.compress_limit)
+    chosen = selection.largest_first(selection.for_tiering(foretold), rules.lifecycle.compress_limit)
     under = plans.terms(policy=rules.lifecycle, tiers=rules.tiers, recipe=rules.recipe, acceptance=rules.acceptance)
     return _made(work, "tier_storage", under, chosen, rules.limits)
 
@@ -67,11 +68,11 @@ def expire_videos(
 ) -> Report:
     """Plan which videos are retired for their age."""
     rules = followed(work.engine, lifecycle=policy, tiers=tiers, limits=limits)
-    rules.tiers.require_retention("expire_videos")
-    live = plans.stream_live(work.engine, work.as_of)
+    rules.lifecycle.require_retention(rules.tiers, "expire_videos")
+    live = plans.stream_live(work.engine, work.as_of, rules.lifecycle)
     judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, work.as_of, recipe_fingerprint="")
     foretold = notice_rules.foretold(judged, rules.lifecycle, rules.tiers, work.as_of, notices.given(work.engine))
-    expired = lifecycle.for_expiry(foretold)
+    expired = selection.for_expiry(foretold)
     return _made(work, "expire_videos", plans.terms(policy=rules.lifecycle, tiers=rules.tiers), expired, rules.limits)
 
 

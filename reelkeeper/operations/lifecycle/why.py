@@ -162,7 +162,9 @@ def _next(
     if live.created_at is None or tier is None:
         return None, "no run touches it while its age or its tier is unknown"
     moments = []
-    for moment in _moments(live, live.created_at, policies.lifecycle, tier, as_of):
+    kept_by = policies.lifecycle.tiers_for(live, policies.tiers).get(live.tier) or tier
+    mine = policies.lifecycle.for_video(live)
+    for moment in _moments(live, live.created_at, mine, kept_by, as_of):
         verdict = lifecycle.judge(live, policies.lifecycle, policies.tiers, moment, "", worth)
         if verdict.action in actions:
             waits = tier.notice_days if verdict.action is Action.RETIRE else 0

@@ -92,9 +92,9 @@ def _make_pending(session: Session, upload: Upload) -> None:
     """Make the video's row. Raises KeyReused when its id was taken since the upload began."""
     known = uploads.current(session, upload.video_id, locked=True)
     if known is None:
-        uploads.add_pending(session, upload.video_id, upload.user_id, upload.video_created_at)
+        uploads.add_pending(session, upload.video_id, upload.user_id, upload.video_created_at, tag=upload.tag)
     elif known.never_came and known.user_id == upload.user_id:
-        uploads.make_pending(session, upload.video_id, created_at=upload.video_created_at)
+        uploads.make_pending(session, upload.video_id, created_at=upload.video_created_at, tag=upload.tag)
     else:
         # guard upload_url.meanwhile: an upload takes over a video that came to be since it began
         raise KeyReused(f"video {upload.video_id!r} came to be since upload {upload.id} began; begin another")

@@ -38,6 +38,7 @@ class Announced(NamedTuple):
     md5: str
     extension: str
     created_at: datetime | None = None  # None: now
+    tag: str | None = None  # for segments of the lifecycle
 
 
 class Ticket(NamedTuple):
@@ -56,7 +57,9 @@ def begin(workspace: Workspace, wanted: Announced, key: str, *, url_seconds: int
     require_key(key)
     upload_id = own_key(wanted.user_id, key)
     made_at = wanted.created_at.isoformat() if wanted.created_at else None
-    sha256 = fingerprint(**{**wanted._asdict(), "created_at": made_at})
+    # Without the tag: it says nothing of the bytes, and the first one given stays.
+    about = {name: value for name, value in wanted._asdict().items() if name != "tag"}
+    sha256 = fingerprint(**{**about, "created_at": made_at})
     with transaction(workspace.engine, "receive.begin") as session:
         require_permission(session)
         before = uploads.find(session, upload_id)
@@ -117,6 +120,7 @@ def _announce(
         content_type=CONTENT_TYPES[wanted.extension],
         stored_at=at,
         url_until=at + timedelta(seconds=url_seconds),
+        tag=wanted.tag,
     )
     return _require(session, upload_id)
 

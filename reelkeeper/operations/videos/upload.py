@@ -41,12 +41,15 @@ def upload(
     run_id: str,
     grace: Grace,
     reservation: str | None = None,
+    tag: str | None = None,
+    model: str | None = None,
 ) -> Outcome:
     """Store `source` as the video's bytes. An existing live video of the user gets them as its next generation.
 
     What a killed run left open on the video is settled first. The caller holds the lease `video/<id>`. `reservation` is
     the key of a promise made by `quota.reserve`, settled as the video is published and released if it is not; without
-    one the bytes are counted and no quota is asked. Raises NotAVideo for a file that is none, NotFound when the video
+    one the bytes are counted and no quota is asked. `tag` and `model` are those of a new video; one that is there keeps
+    its own. Raises NotAVideo for a file that is none, NotFound when the video
     is another user's or no longer live, QuotaExceeded or HoldClosed when the promise is too small or over, Frozen or
     LeaseLost before the first change, and so DiskFull.
     """
@@ -63,7 +66,7 @@ def upload(
         require_permission(session, lease)
         if reservation:
             quota.require_room(session, reservation, user_id, media.size_bytes)
-        known, old_blob_id = _current(session, user_id, video_id, created_at)
+        known, old_blob_id = _current(session, user_id, video_id, created_at, tag=tag, model=model)
         generation = known + (old_blob_id is not None)
         blob = {
             "video_id": video_id,
@@ -91,18 +94,20 @@ def upload(
     return intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
 
 
-def _current(session: Session, user_id: str, video_id: str, created_at: datetime) -> tuple[int, int | None]:
+def _current(
+    session: Session, user_id: str, video_id: str, created_at: datetime, *, tag: str | None, model: str | None
+) -> tuple[int, int | None]:
     """Find the video's generation and blob; make it `pending` if it is new, or if its first upload never came to be."""
     known = uploads.current(session, video_id, locked=True)
     if known is None:
         if not is_user(session, user_id, even_erased=True):  # whose job was at work: it goes with the others
             uploads.add_user(session, user_id)
-        uploads.add_pending(session, video_id, user_id, created_at)
+        uploads.add_pending(session, video_id, user_id, created_at, tag=tag, model=model)
         return 1, None
     # guard uploads.own_video: a user replaces the video of another
     # guard uploads.live_video: an upload brings back what was retired, beside its old bytes
     if known.user_id != user_id or not (known.state == VideoState.LIVE or known.never_came):
         raise NotFound(f"video {video_id!r} is {known.state} and of user {known.user_id!r}; nothing was stored")
     if known.never_came:
-        uploads.make_pending(session, video_id)
+        uploads.make_pending(session, video_id, tag=tag, model=model)
     return known.generation, known.blob_id

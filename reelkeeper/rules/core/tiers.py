@@ -7,6 +7,7 @@ no retention and may store nothing new: unknown is not allowed.
 import re
 from collections.abc import Iterator
 from datetime import datetime
+from functools import cached_property
 from itertools import pairwise
 from typing import Final, Self
 
@@ -116,6 +117,18 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
     def quota_bytes(self) -> dict[str, int]:
         """How much a user may store, by tier."""
         return {name: tier.quota_bytes for name, tier in self.root.items()}
+
+    @cached_property
+    def kept_alike(self) -> dict[int | None, "Tiers"]:
+        """What `keeping` has made, by days."""
+        return {}
+
+    def keeping(self, days: int | None) -> "Tiers":
+        """Give tiers that all keep videos for so long, whatever they keep others; None is for ever."""
+        if days not in self.kept_alike:
+            alike = {name: tier.model_copy(update={"retention_days": days}) for name, tier in self.root.items()}
+            self.kept_alike[days] = Tiers.model_construct(alike)
+        return self.kept_alike[days]
 
     def remaining_days(self, tier: str | None, created_at: datetime | None, as_of: datetime) -> int | None:
         """Tell how much is left of the life of a user's video; None for ever, or where it is not known."""

@@ -45,6 +45,7 @@ class Terms(NamedTuple):
     retiring: str
     first_step: str
     retention: dict[str, str]
+    segment: str | None = None
 
     @classmethod
     def of(
@@ -54,8 +55,12 @@ class Terms(NamedTuple):
         compress: tuple[int | None, int],
         retire: tuple[int | None, int],
         retention_days: Mapping[str, int | None],
+        segment: str | None = None,
     ) -> Self:
-        """Put limits into words. `compress` and `retire` are (below this many views, after this many days)."""
+        """Put limits into words. `compress` and `retire` are (below this many views, after this many days).
+
+        `segment` names the one that they hold for.
+        """
         first = min((days for views, days in (compress, retire) if views), default=0)
         return cls(
             as_of,
@@ -67,11 +72,12 @@ class Terms(NamedTuple):
                 tier: f"{tier} users' videos are kept for {many(days, 'day') if days else 'ever'}"
                 for tier, days in retention_days.items()
             },
+            segment,
         )
 
     def sentence(self, rule: str, video: Video) -> str:
         """Say why `rule` decided about `video`. A rule that has no sentence says its name."""
-        return SENTENCES.get(rule, rule).format(
+        sentence = SENTENCES.get(rule, rule).format(
             terms=self,
             video=video,
             age=_age(self.as_of - (video.created_at or self.as_of)),
@@ -79,6 +85,7 @@ class Terms(NamedTuple):
             retention=self.retention.get(video.tier or ""),
             tiers=", ".join(self.retention),
         )
+        return f"segment {self.segment}: {sentence}" if self.segment else sentence
 
 
 def many(count: int, noun: str) -> str:

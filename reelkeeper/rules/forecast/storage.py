@@ -46,7 +46,10 @@ def daily_peaks(stock: Stock, first: date, uploads: Sequence[float] | Values) ->
 
 
 class Cohort(NamedTuple):
-    """Live bytes of one tier, of videos created on one day. None is unknown, and keeps them."""
+    """Live bytes of one tier, of videos created on one day. None is unknown, and keeps them.
+
+    Where the lifecycle has segments, a tier is that of one segment: "drafts/free".
+    """
 
     created: date | None
     tier: str | None

@@ -20,22 +20,26 @@ The first rule that matches decides, and they stand in this order:
     cold_compress       COMPRESS  seldom viewed, and no longer new
 
 "Above 7 days" is an age of more than 7 x 24 hours; "below 5 views" is 4 or fewer in the trailing 30 days.
-`tier_storage` acts on the cold rules and `expire_videos` on `past_retention`: see `for_tiering` and `for_expiry`. What
+The first of the policy's `segments` that matches a video says what these limits are for it: see `segments`.
+`tier_storage` acts on the cold rules and `expire_videos` on `past_retention`: see `selection`. What
 they retire of users who were promised notice waits for that notice: see `notices`.
 """
 
-import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cached_property
 from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from reelkeeper.errors import PolicyRefused
 from reelkeeper.model import Action, Grace, Verdict, Video
+from reelkeeper.rules.core.fields_only import FieldsOnly
 from reelkeeper.rules.core.tiers import MAX_DAYS, Tiers
 from reelkeeper.rules.core.wording import Terms
+from reelkeeper.rules.lifecycle import segments as rules
+from reelkeeper.rules.lifecycle.segments import MAX_SEGMENTS, NO_SEGMENT, Classified, Segment
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
 from reelkeeper.rules.lifecycle.worth import Worth
 
@@ -49,10 +53,10 @@ def _days(default: int, what: str) -> int:
     return field
 
 
-class LifecyclePolicy(BaseModel):
+class LifecyclePolicy(FieldsOnly):
     """When a video is compressed or retired as cold. `never` switches a rule off; 0 is refused.
 
-    How long the users of a tier keep their videos stands with the tier.
+    How long the users of a tier keep their videos stands with the tier, and where a segment says otherwise, there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -89,9 +93,34 @@ class LifecyclePolicy(BaseModel):
         description="Dollars of CPU and requests that compressing may cost a UTC day, by all workers; "
         "the rest is left for a later plan. Never: no cap",
     )
+    segments: tuple[Segment, ...] = Field(
+        (),
+        max_length=MAX_SEGMENTS,
+        strict=False,  # a saved plan holds a list
+        description="Kinds of videos for which other limits hold, in order: the first that matches decides, and the "
+        "plan names it. Each has a name, conditions (models, key_globs, tags, tiers, min_bytes, max_bytes) and what it "
+        "overrides (retention_days, compress_below_views, compress_after_days, retire_below_views, retire_after_days)",
+    )
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
+        self.require_sense()
+        for segment, policy in zip(self.segments, self.by_segment, strict=True):
+            try:
+                policy.require_sense()
+            except ValueError as error:
+                raise ValueError(f"in segment {segment.name}, {error}") from None
+        return self
+
+    def contradiction(self, tiers: Tiers) -> str:
+        """Say what of its segments cannot be meant with these tiers, and the way out; empty where nothing is."""
+        if not self.segments:
+            return ""
+        kept = [*(segment.tiers_of(tiers).retention_days() for segment in self.segments), tiers.retention_days()]
+        return rules.contradiction(self.segments, {name: [days[name] for days in kept] for name in tiers.names})
+
+    def require_sense(self) -> None:
+        """Raise ValueError where its fields contradict one another, whatever its segments say."""
         if (
             self.compress_below_views is not None
             and self.retire_below_views is not None
@@ -104,7 +133,36 @@ class LifecyclePolicy(BaseModel):
                 f"{self.compress_below_views} with compress_after_days={self.compress_after_days} names. "
                 "Set compress_below_views to never if that is meant"
             )
-        return self
+
+    @cached_property
+    def by_segment(self) -> tuple["LifecyclePolicy", ...]:
+        """Give the policy as it is for the videos of each segment."""
+        mine = {name: self.__dict__[name] for name in type(self).model_fields}
+        return tuple(LifecyclePolicy.model_construct(**mine | segment.overrides()) for segment in self.segments)
+
+    @cached_property
+    def choose(self) -> Callable[[Classified], int]:
+        """Give the function that finds the place of a video's segment, or NO_SEGMENT."""
+        return rules.chooser(self.segments)
+
+    def segment_of(self, video: Classified) -> str | None:
+        """Name the segment that decides about a video; None: the policy itself does."""
+        place = self.choose(video) if self.segments else NO_SEGMENT
+        return None if place == NO_SEGMENT else self.segments[place].name
+
+    def for_video(self, video: Classified) -> "LifecyclePolicy":
+        """Give the policy as it is for a video, by the segment that decides about it."""
+        place = self.choose(video) if self.segments else NO_SEGMENT
+        return self if place == NO_SEGMENT else self.by_segment[place]
+
+    def tiers_for(self, video: Classified, tiers: Tiers) -> Tiers:
+        """Give the tiers as they are for a video: all keep it as long as its segment says, where that says so."""
+        place = self.choose(video) if self.segments else NO_SEGMENT
+        return tiers if place == NO_SEGMENT else self.segments[place].tiers_of(tiers)
+
+    def tiers_within(self, segment: str | None, tiers: Tiers) -> Tiers:
+        """Give the tiers as they are for the videos of the segment of this name; None: for those of none."""
+        return next((named.tiers_of(tiers) for named in self.segments if named.name == segment), tiers)
 
     @property
     def grace(self) -> Grace:
@@ -113,11 +171,17 @@ class LifecyclePolicy(BaseModel):
 
     def require_active(self, flow: str) -> None:
         """Raise PolicyRefused unless a rule for cold videos is switched on: an empty policy is a mistake."""
-        if self.compress_below_views is None and self.retire_below_views is None:
+        policies = (self, *self.by_segment)
+        if all(policy.compress_below_views is None and policy.retire_below_views is None for policy in policies):
             raise PolicyRefused(
                 f"empty policy: compress_below_views and retire_below_views are all never, so {flow} could do nothing. "
                 f"Switch one on, or pause the schedule of {flow}"
             )
+
+    def require_retention(self, tiers: Tiers, flow: str) -> None:
+        """Raise PolicyRefused unless some tier or segment keeps videos for a time only."""
+        if not any(isinstance(segment.retention_days, int) for segment in self.segments):
+            tiers.require_retention(flow)
 
 
 def judge(
@@ -149,7 +213,7 @@ def verdicts(
     return map(judging(policy, tiers, as_of, recipe_fingerprint, frozenset(efficient_codecs), worth), videos)
 
 
-def judging(  # noqa: C901  a flat list of cases, counted as deep
+def judging(
     policy: LifecyclePolicy,
     tiers: Tiers,
     as_of: datetime,
@@ -157,13 +221,51 @@ def judging(  # noqa: C901  a flat list of cases, counted as deep
     efficient: frozenset[str],
     worth: Appraise | None = None,
 ) -> Callable[[Video], Verdict]:
-    """Make the function that judges one video, with every limit turned into a moment to compare `created_at` with.
+    """Make the function that judges one video, by the segment that it is in.
 
     `recipe` is the mark of the recipe in use, `efficient` the codecs that it leaves alone.
     """
     if as_of.tzinfo is None:
         raise ValueError(f"as_of={as_of} has no time zone")
+    if not policy.segments:
+        return _judging(policy, tiers, as_of, recipe, efficient, worth)
+    judges = _Judges(policy, tiers, (as_of, recipe, efficient, worth))
+    # guard segments.decides: a video that a segment keeps goes by the limits of all others
+    place_of = policy.choose
+    return lambda video: judges[place_of(video)](video)
 
+
+class _Judges(dict[int, Callable[[Video], Verdict]]):
+    """What judges the videos of each segment, by its place: made for the first video of one."""
+
+    def __init__(
+        self,
+        policy: LifecyclePolicy,
+        tiers: Tiers,
+        rest: tuple[datetime, str, frozenset[str], Appraise | None],
+    ) -> None:
+        self._policy, self._tiers, self._rest = policy, tiers, rest
+
+    def __missing__(self, place: int) -> Callable[[Video], Verdict]:
+        if place == NO_SEGMENT:
+            self[place] = _judging(self._policy, self._tiers, *self._rest)
+        else:
+            segment = self._policy.segments[place]
+            changed, tiers = self._policy.by_segment[place], segment.tiers_of(self._tiers)
+            self[place] = _judging(changed, tiers, *self._rest, segment.name)
+        return self[place]
+
+
+def _judging(  # noqa: C901  a flat list of cases, counted as deep
+    policy: LifecyclePolicy,
+    tiers: Tiers,
+    as_of: datetime,
+    recipe: str,
+    efficient: frozenset[str],
+    worth: Appraise | None,
+    segment: str | None = None,
+) -> Callable[[Video], Verdict]:
+    """Make the function that judges one video, with every limit turned into a moment to compare `created_at` with."""
     compress_views, retire_views = policy.compress_below_views or 0, policy.retire_below_views or 0
     compress_cutoff = _before(as_of, policy.compress_after_days) if compress_views else _EARLIEST
     retire_cutoff = _before(as_of, policy.retire_after_days) if retire_views else _EARLIEST
@@ -171,7 +273,7 @@ def judging(  # noqa: C901  a flat list of cases, counted as deep
     retention_cutoffs = {name: _before(as_of, days) for name, days in tiers.retention_days().items()}
 
     keep, compress, retire = Action.KEEP, Action.COMPRESS, Action.RETIRE
-    figures = (_terms(policy, tiers, as_of),)  # a sentence is made of it only when somebody reads one
+    figures = (_terms(policy, tiers, as_of, segment),)  # a sentence is made of it only when somebody reads one
 
     def judge_one(video: Video) -> Verdict:  # noqa: C901, PLR0911, PLR0912  one return for each line of the table above
         created_at = video.created_at
@@ -228,13 +330,14 @@ def judging(  # noqa: C901  a flat list of cases, counted as deep
     return judge_one
 
 
-def _terms(policy: LifecyclePolicy, tiers: Tiers, as_of: datetime) -> Terms:
+def _terms(policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, segment: str | None) -> Terms:
     return Terms.of(
         as_of,
         VIEW_WINDOW_DAYS,
         (policy.compress_below_views, policy.compress_after_days),
         (policy.retire_below_views, policy.retire_after_days),
         tiers.retention_days(),
+        segment,
     )
 
 
@@ -246,43 +349,6 @@ def _before(as_of: datetime, days: int | None) -> datetime:
         return as_of - timedelta(days=days)
     except OverflowError:
         return _EARLIEST
-
-
-def for_tiering(judged: Iterable[Verdict]) -> Iterator[Verdict]:
-    """Leave to `expire_videos` what is past its retention, so that nothing is compressed that is about to go."""
-    return _leaving(judged, frozenset({"past_retention"}), "left_to_expire_videos")
-
-
-def for_expiry(judged: Iterable[Verdict]) -> Iterator[Verdict]:
-    """Leave to `tier_storage` what is merely cold."""
-    return _leaving(judged, frozenset({"cold_retire", "cold_compress"}), "left_to_tier_storage")
-
-
-def _leaving(judged: Iterable[Verdict], rules: frozenset[str], left: str) -> Iterator[Verdict]:
-    for verdict in judged:
-        leaves = verdict.rule in rules or (len(verdict.figures) > 1 and _waits_by(verdict.figures[0]) in rules)
-        yield Verdict(verdict.video, Action.KEEP, left, (verdict,)) if leaves else verdict
-
-
-def _waits_by(figure: object) -> str:
-    """Name the rule that would retire a video of which notice is given, or that waits for its notice."""
-    return figure.rule if isinstance(figure, Verdict) else ""
-
-
-def largest_first(judged: Iterable[Verdict], limit: int) -> Iterator[Verdict]:
-    """Leave to the next run all but the `limit` largest videos that are to be compressed; keeps `limit` in memory."""
-    heap: list[tuple[int, int, Verdict]] = []
-    for order, verdict in enumerate(judged):
-        if verdict.action is not Action.COMPRESS:
-            yield verdict
-            continue
-        entry = (verdict.video.size_bytes, -order, verdict)  # of equals, the first to come stays
-        if len(heap) < limit:
-            heapq.heappush(heap, entry)
-        else:
-            *_, smallest = heapq.heappushpop(heap, entry)
-            yield Verdict(smallest.video, Action.KEEP, "left_to_next_run", (smallest, limit))
-    yield from (verdict for _, _, verdict in sorted(heap, reverse=True))
 
 
 def reason(verdict: Verdict) -> str:

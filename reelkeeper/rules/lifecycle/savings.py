@@ -73,7 +73,7 @@ class Saving(NamedTuple):
     net_microusd: int | None  # None where nobody knows how long the video would have stayed
 
 
-def of_verdict(verdict: Verdict, tiers: Tiers, as_of: datetime, payback: Payback) -> Saving:
+def of_verdict(verdict: Verdict, policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, payback: Payback) -> Saving:
     """Say what a verdict is expected to save: all of a video, or what compressing it takes off.
 
     What is past its retention would have stayed for nobody knows how long.
@@ -87,7 +87,7 @@ def of_verdict(verdict: Verdict, tiers: Tiers, as_of: datetime, payback: Payback
     a_month = storage_microusd_per_month(video.size_bytes)
     if verdict.rule == "past_retention":
         return Saving(a_month, None)
-    days = payback.days(tiers.remaining_days(video.tier, video.created_at, as_of))
+    days = payback.days(policy.tiers_for(video, tiers).remaining_days(video.tier, video.created_at, as_of))
     return Saving(a_month, round(video.size_bytes * days * USD_PER_BYTE_DAY * _MICRO))
 
 
@@ -132,17 +132,21 @@ def survey(videos: Iterable[Video], policy: LifecyclePolicy, tiers: Tiers, as_of
     """Add up what is idle among the live videos."""
     backlog = cold = objects = 0
     late, by_user = Counter[str](), Counter[str]()
-    kept_days = tiers.retention_days()
+    kept_days: dict[int, dict[str, int | None]] = {}  # by the tiers of each segment
     for video in videos:
-        if video.held or video.created_at is None or video.tier not in kept_days:
+        mine, kept_by = policy.for_video(video), policy.tiers_for(video, tiers)
+        if id(kept_by) not in kept_days:
+            kept_days[id(kept_by)] = kept_by.retention_days()
+        kept_by_tier = kept_days[id(kept_by)]
+        if video.held or video.created_at is None or video.tier not in kept_by_tier:
             continue
-        age, kept = as_of - video.created_at, kept_days[video.tier]
+        age, kept = as_of - video.created_at, kept_by_tier[video.tier]
         if kept is not None and age > timedelta(days=kept) / _HALF:
             late[video.tier] += video.size_bytes
         if video.views is None:
             continue
-        few = policy.compress_below_views is not None and video.views < policy.compress_below_views
-        if few and age > timedelta(days=policy.compress_after_days) and not video.refused_recipe:
+        few = mine.compress_below_views is not None and video.views < mine.compress_below_views
+        if few and age > timedelta(days=mine.compress_after_days) and not video.refused_recipe:
             done = video.compressed or video.codec in EFFICIENT_CODECS
             backlog += 0 if done else video.size_bytes
         if video.views == 0 and age > timedelta(days=_IDLE_DAYS):

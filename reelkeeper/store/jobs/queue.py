@@ -89,6 +89,7 @@ class AdmittedJob(NamedTuple):
     finished_at: datetime | None
     video_id: str | None
     error: str | None
+    tag: str | None  # for the video, where this job makes one
 
 
 ADMITTED = tuple(jobs.c[name] for name in AdmittedJob._fields)

@@ -1,6 +1,7 @@
 """What plans have left to do, what is known to leave the store and when, and what purges have freed."""
 
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, time
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from reelkeeper.store.lifecycle.user_share import LEFT
 from reelkeeper.store.tables import blobs, plans, users, verdicts, videos
 from reelkeeper.store.videos.conditions import held
 
+_AT_ONCE = 2_000  # rows
 _WAIT = (AGAIN, "failed", "skipped")  # outcomes after which the next run tries again
 
 
@@ -81,6 +83,27 @@ def uploaded_by_tier(session: Session, since: date) -> dict[str | None, int]:
         .group_by(users.c.tier)
     )
     return {row[0]: int(row[1]) for row in rows}
+
+
+class Uploaded(NamedTuple):
+    """A video as segments see it."""
+
+    tier: str | None
+    model: str | None
+    tag: str | None
+    key: str | None
+    size_bytes: int
+
+
+def uploaded(session: Session, since: date) -> Iterator[Uploaded]:
+    """Stream the videos made since a day, in flat memory."""
+    rows = session.execute(
+        sa.select(users.c.tier, videos.c.model, videos.c.tag, blobs.c.key, blobs.c.size_bytes)
+        .select_from(videos.join(blobs, blobs.c.id == videos.c.blob_id).join(users, users.c.id == videos.c.user_id))
+        .where(videos.c.created_at >= datetime.combine(since, time(), UTC)),
+        execution_options={"yield_per": _AT_ONCE},
+    )
+    return (Uploaded._make(row) for row in rows)
 
 
 def freed_by_day(session: Session, until: datetime) -> list[Freed]:

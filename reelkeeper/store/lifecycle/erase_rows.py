@@ -134,7 +134,7 @@ def _empty_work(session: Session, user_id: str, pseudonym: str) -> None:
     session.execute(sa.update(crf_searches).where(crf_searches.c.video_id.in_(mine)).values(video_id=pseudonym))
     # guard erase.shared: a user's video that others were given keeps its row, and with it the user's
     session.execute(sa.update(jobs).where(jobs.c.video_id.in_(mine)).values(video_id=None))
-    emptied = {"client_key": jobs.c.id, "cache_key": jobs.c.id, "request_sha256": "", "error": None}
+    emptied = {"client_key": jobs.c.id, "cache_key": jobs.c.id, "request_sha256": "", "error": None, "tag": None}
     for rows in _pages(session, jobs, [jobs.c.id], [jobs.c.model, jobs.c.request], jobs.c.user_id == user_id):
         kept = [
             {"row_id": row.id, "left": {"model": row.model, "prompt": "erased"} | _among(row.request, _REQUEST)}

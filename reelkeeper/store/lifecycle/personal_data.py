@@ -55,11 +55,11 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
             "provider provider_key provider_job_id progress cancel_asked_at created_at started_at finished_at "
             "processing_seconds concurrency cost_microusd",
             renamed="user_id",
-            emptied="client_key request_sha256 cache_key reservation_id video_id error",
+            emptied="client_key request_sha256 cache_key reservation_id video_id error tag",
             figures="request",
         ),
         "verdicts": _columns(
-            "plan_id blob_id generation action rule size_bytes saving_microusd net_microusd outcome after_bytes",
+            "plan_id blob_id generation action rule segment size_bytes saving_microusd net_microusd outcome after_bytes",
             renamed="user_id",
             emptied="video_id reason outcome_reason",
         ),

@@ -1,5 +1,7 @@
 """What plans came to, in figures: by rule before, by outcome afterwards, and what the guard compares with."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
@@ -14,12 +16,16 @@ NOT_DONE = "not_done"
 
 
 def by_rule(session: Session, plan_id: str) -> list[PlannedRule]:
-    """Count a plan's items by action and rule, the most bytes first. A saving unknown for one is unknown for all."""
+    """Count a plan's items by action, rule and segment, the most bytes first.
+
+    A saving unknown for one is unknown for all.
+    """
     size = sa.func.sum(verdicts.c.size_bytes)
     rows = session.execute(
         sa.select(
             verdicts.c.action,
             verdicts.c.rule,
+            verdicts.c.segment,
             sa.func.count(),
             size,
             *(
@@ -28,13 +34,17 @@ def by_rule(session: Session, plan_id: str) -> list[PlannedRule]:
             ),
         )
         .where(verdicts.c.plan_id == plan_id)
-        .group_by(verdicts.c.action, verdicts.c.rule)
+        .group_by(verdicts.c.action, verdicts.c.rule, verdicts.c.segment)
         .order_by(size.desc())
     )
     return [
-        PlannedRule(action, rule, int(count), int(size_bytes), *(None if sum_ is None else int(sum_) for sum_ in sums))
-        for action, rule, count, size_bytes, *sums in rows
+        PlannedRule(action, rule, int(count), int(size_bytes), _whole(month), _whole(net), segment)
+        for action, rule, segment, count, size_bytes, month, net in rows
     ]
+
+
+def _whole(amount: Any) -> int | None:  # noqa: ANN401  a sum in SQL
+    return None if amount is None else int(amount)
 
 
 def largest(session: Session, plan_id: str, limit: int) -> list[Item]:

@@ -1,7 +1,7 @@
 """Draw up a plan: what a run means to do, saved before anything is done.
 
     plan_id = begin_plan(engine, "tier_storage", policy.model_dump(mode="json"), as_of, run_id)
-    summary = add_verdicts(engine, plan_id, judged, lifecycle.reason, savings.of_verdict)
+    summary = add_verdicts(engine, plan_id, judged, lifecycle.reason, savings.of_verdict, segments.of_verdict)
 
 Only what is not "keep" becomes a row; kept videos are counted by the rule that keeps them.
 """
@@ -55,15 +55,16 @@ def add_verdicts(
     judged: Iterable[Verdict],
     reason: Callable[[Verdict], str],
     saving: Callable[[Verdict], tuple[int, int | None]],
+    segment: Callable[[Verdict], str | None] = lambda _: None,
 ) -> PlanSummary:
     """Save a stream of verdicts, in flat memory, and make the plan `ready`; every video counts as its population.
 
     `reason` puts a verdict into words, `saving` gives the micro-dollars that it is expected to save: a month, and over
-    the rest of the video's life less costs. Both are asked only for what is not kept. Raises PlanRefused when the plan
-    is not being drawn.
+    the rest of the video's life less costs. `segment` names the one of the policy that decided. They are asked only for
+    what is not kept. Raises PlanRefused when the plan is not being drawn.
     """
     tally = _Tally()
-    items = tally.items(judged, reason, saving)
+    items = tally.items(judged, reason, saving, segment)
     return add_items(engine, plan_id, items, lambda: (Counts(tally.videos, tally.size_bytes), dict(tally.kept)))
 
 
@@ -109,6 +110,7 @@ class _Tally:
         judged: Iterable[Verdict],
         reason: Callable[[Verdict], str],
         saving: Callable[[Verdict], tuple[int, int | None]],
+        segment: Callable[[Verdict], str | None],
     ) -> Iterator[Item]:
         for verdict in judged:
             video, action, rule, _ = verdict
@@ -127,4 +129,5 @@ class _Tally:
                 reason(verdict),
                 video.size_bytes,
                 *saving(verdict),
+                segment(verdict),
             )

@@ -39,6 +39,7 @@ class Item(NamedTuple):
     size_bytes: int
     saving_microusd: int | None  # per month, at the marginal price; None where it is not known before
     net_microusd: int | None = None  # over the rest of the video's life, less CPU and requests
+    segment: str | None = None  # of the policy, that decided
 
 
 class Approved(NamedTuple):

@@ -44,6 +44,8 @@ class VideoRow(SQLModel, table=True):
     refused_recipe: str | None = None
     refused_reason: str | None = None
     refused_at: datetime | None = Field(None, sa_type=UtcDateTime)
+    model: str | None = None  # that made it, as its job named it; kept here, as jobs are forgotten
+    tag: str | None = None  # given with its job or upload
 
 
 class Blob(SQLModel, table=True):

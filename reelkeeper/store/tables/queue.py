@@ -71,6 +71,7 @@ class JobRow(SQLModel, table=True):
     cost_microusd: int | None = Field(None, sa_type=sa.BigInteger)  # what the provider charged
     video_id: str | None = Field(None, foreign_key="videos.id", index=True)
     error: str | None = None
+    tag: str | None = None  # for the video, where this job makes one
 
 
 class CacheEntry(SQLModel, table=True):
@@ -99,6 +100,7 @@ class UploadRow(SQLModel, table=True):
     blob_id: int = Field(sa_type=sa.BigInteger)
     url_until: datetime = Field(sa_type=UtcDateTime)
     refusal: str | None = None
+    tag: str | None = None  # for the video
 
 
 class ApiToken(SQLModel, table=True):

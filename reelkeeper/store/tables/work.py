@@ -114,6 +114,7 @@ class VerdictRow(SQLModel, table=True):
     outcome: str | None = None
     outcome_reason: str | None = None
     after_bytes: int | None = Field(None, sa_type=sa.BigInteger)
+    segment: str | None = None  # of the policy, that decided; NULL: the policy itself did
 
 
 class CrfSearchRow(SQLModel, table=True):

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
+from reelkeeper.model.requests import TAG_PATTERN
+
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+_TAG = re.compile(TAG_PATTERN)
 _MAX_VIEWS = 2**31 - 1  # what the column holds on PostgreSQL
 
 Columns = Mapping[str, Callable[[str], Any]]
@@ -88,6 +91,13 @@ def day(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise ValueError("is no date; write 2026-01-31") from None
+
+
+def tag(text: str) -> str | None:
+    """Take a video's tag, or none."""
+    if text and not _TAG.fullmatch(text):
+        raise ValueError("is no tag: up to 64 letters, digits, dots, dashes and underscores, a letter or digit first")
+    return text or None
 
 
 def views(text: str) -> int:

@@ -1,7 +1,7 @@
 """Bring in what only the service knows, from CSV: users' tiers, videos' ages, and daily views.
 
     id,tier,created_at             users   (tier: one of the policies, or empty for unknown)
-    id,user_id,created_at          videos  (those that `sync_catalog` has found)
+    id,user_id,created_at,tag      videos  (those that `sync_catalog` has found; tag may be missing)
     video_id,day,views,viewed_at   views   (viewed_at may be missing)
 
 Times are ISO 8601 with a zone. Every line is checked before the transaction ends: a bad one, and nothing has changed.
@@ -18,7 +18,17 @@ from sqlalchemy.orm import Session
 from reelkeeper.errors import InputRefused
 from reelkeeper.store.core.engine import insert_into, now, transaction
 from reelkeeper.store.tables import daily_views, users, videos, view_days
-from reelkeeper.store.videos.csv_columns import Columns, CsvLine, Problem, day, identifier, moment, views, whole_lines
+from reelkeeper.store.videos.csv_columns import (
+    Columns,
+    CsvLine,
+    Problem,
+    day,
+    identifier,
+    moment,
+    tag,
+    views,
+    whole_lines,
+)
 
 _BATCH = 2_000
 _SHOWN = 10
@@ -69,7 +79,7 @@ def import_users(engine: sa.Engine, lines: Iterable[str], known_tiers: Callable[
 
 
 def import_videos(engine: sa.Engine, lines: Iterable[str], *, skip_unknown: bool = False) -> Imported:
-    """Set the creation time of videos, which must belong to the user named.
+    """Set the creation time of videos, which must belong to the user named, and their tags; what is empty stays.
 
     Raises InputRefused for a video of another user, and for an unknown one unless `skip_unknown`.
     """
@@ -87,9 +97,13 @@ def import_videos(engine: sa.Engine, lines: Iterable[str], *, skip_unknown: bool
         set_created(
             session, {line.values["id"]: line.values["created_at"] for line in known if line.values["created_at"]}
         )
+        tagged = [{"video": line.values["id"], "new": line.values["tag"]} for line in known if line.values.get("tag")]
+        if tagged:
+            named = sa.update(videos).where(videos.c.id == sa.bindparam("video")).values(tag=sa.bindparam("new"))
+            session.connection().execute(named, tagged)
         return len(batch) - len(known)
 
-    return import_lines(engine, "import.videos", whole_lines(lines, _VIDEOS), take)
+    return import_lines(engine, "import.videos", whole_lines(lines, _VIDEOS, optional={"tag": tag}), take)
 
 
 def import_views(

@@ -28,6 +28,7 @@ _WHOLE = sa.select(
     blobs.c.etag,
     blobs.c.content_type,
     uploads.c.url_until,
+    uploads.c.tag,
 ).select_from(
     uploads.join(reservations, reservations.c.id == uploads.c.reservation_id).join(
         blobs, blobs.c.id == uploads.c.blob_id
@@ -56,16 +57,30 @@ def current(session: Session, video_id: str, *, locked: bool) -> Current | None:
     return Current._make(row) if row else None
 
 
-def add_pending(session: Session, video_id: str, user_id: str, created_at: datetime) -> None:
+def add_pending(
+    session: Session,
+    video_id: str,
+    user_id: str,
+    created_at: datetime,
+    *,
+    tag: str | None = None,
+    model: str | None = None,
+) -> None:
     """Make the row of a new video, whose first bytes are still to come."""
     session.execute(
         sa.insert(videos).values(
-            id=video_id, user_id=user_id, generation=1, state=VideoState.PENDING, created_at=created_at
+            id=video_id,
+            user_id=user_id,
+            generation=1,
+            state=VideoState.PENDING,
+            created_at=created_at,
+            tag=tag,
+            model=model,
         )
     )
 
 
-def make_pending(session: Session, video_id: str, **values: datetime) -> None:
+def make_pending(session: Session, video_id: str, **values: datetime | str | None) -> None:
     """Let a video whose first upload never came to be wait for another one."""
     session.execute(sa.update(videos).where(videos.c.id == video_id).values(state=VideoState.PENDING, **values))
 
@@ -95,6 +110,7 @@ def begin(
     content_type: str,
     stored_at: datetime,
     url_until: datetime,
+    tag: str | None,
 ) -> None:
     """Write the pending blob of what is to be put, and the upload."""
     blob_id = session.execute(
@@ -119,6 +135,7 @@ def begin(
             reservation_id=reservation_id,
             blob_id=blob_id,
             url_until=url_until,
+            tag=tag,
         )
     )
 

@@ -36,6 +36,7 @@ class PlanItem(NamedTuple):
     outcome: str | None
     outcome_reason: str | None
     after_bytes: int | None
+    segment: str | None  # of the policy, that decided
 
 
 class BlobLine(NamedTuple):

@@ -18,21 +18,26 @@ _ONE_DAY = timedelta(days=1)
 
 
 def live_videos(
-    session: Session, as_of: datetime, window_days: int = 30, *, only: Sequence[str] | None = None
+    session: Session,
+    as_of: datetime,
+    window_days: int = 30,
+    *,
+    only: Sequence[str] | None = None,
+    classified: bool = True,
 ) -> Iterator[Video]:
     """Stream every live video as the rules see it, in flat memory. Read it inside `engine.reading`.
 
     `views` sums the `window_days` whole UTC days before `as_of`'s day, and whatever is recorded since. It is None
     (unknown) unless each of those days, or those since the video was created, is in `view_days`. A hold counts when it
     is not released and does not expire by `as_of`, a request to keep when it lasts longer. `only` are the ids of the
-    videos that are wanted.
+    videos that are wanted. Not `classified`, they come without model, tag and key, which segments alone ask for.
     """
     first_day = (as_of - window_days * _ONE_DAY).astimezone(UTC).date()
     complete_since = _complete_since(session, as_of, window_days)
     known_always = complete_since.date() <= first_day
     held_videos, held_users = _held(session, "video", as_of), _held(session, "user", as_of)
     kept_until = _kept_until(session, as_of).get
-    to_datetime = _datetime_reader(session)
+    to_datetime, new = _datetime_reader(session), tuple.__new__  # without a call in Python for each of a million
     recent = (
         sa.select(sa.func.sum(daily_views.c.views))
         .where(daily_views.c.video_id == videos.c.id, daily_views.c.day >= first_day)
@@ -51,6 +56,7 @@ def live_videos(
             blobs.c.id,
             videos.c.generation,
             blobs.c.recipe.is_not(None),
+            *(column if classified else sa.null() for column in (videos.c.model, videos.c.tag, blobs.c.key)),
         )
         .select_from(videos)
         .join(blobs, blobs.c.id == videos.c.blob_id)
@@ -59,24 +65,45 @@ def live_videos(
         execution_options={"yield_per": _BATCH},
     )
     for batch in rows.partitions():
-        for video_id, user_id, tier, created, views, size, codec, refused, blob_id, generation, compressed in batch:
+        for (
+            video_id,
+            user_id,
+            tier,
+            created,
+            views,
+            size,
+            codec,
+            refused,
+            blob_id,
+            generation,
+            compressed,
+            model,
+            tag,
+            key,
+        ) in batch:
             created_at = to_datetime(video_id, created) if created is not None else None
             known = known_always or (created_at is not None and created_at >= complete_since)
             held = video_id in held_videos or user_id in held_users
-            yield Video(
-                video_id,
-                user_id,
-                tier,
-                created_at,
-                (views or 0) if known else None,
-                held,
-                size,
-                codec,
-                refused,
-                blob_id,
-                generation,
-                compressed,
-                kept_until(video_id),
+            yield new(
+                Video,
+                (
+                    video_id,
+                    user_id,
+                    tier,
+                    created_at,
+                    (views or 0) if known else None,
+                    held,
+                    size,
+                    codec,
+                    refused,
+                    blob_id,
+                    generation,
+                    compressed,
+                    kept_until(video_id),
+                    model,
+                    tag,
+                    key,
+                ),
             )
 
 
@@ -195,6 +222,8 @@ class Listed(NamedTuple):
     retired_at: datetime | None
     purge_after: datetime | None
     reason: str | None  # why it was retired, or why its last transcode was refused
+    model: str | None  # that made it; None: not known
+    tag: str | None  # given with its job or upload
 
 
 def list_videos(
@@ -227,6 +256,8 @@ def list_videos(
             videos.c.retired_at,
             blobs.c.purge_after,
             sa.func.coalesce(videos.c.retire_reason, videos.c.refused_reason),
+            videos.c.model,
+            videos.c.tag,
         )
         .select_from(videos)
         .join(users, users.c.id == videos.c.user_id)

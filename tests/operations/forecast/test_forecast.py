@@ -20,6 +20,7 @@ from reelkeeper.operations.forecast.forecast import (
 from reelkeeper.rules.billing.cheaper import Cheaper
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.forecast.costs import TOTAL
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store.billing import job_totals
 from reelkeeper.store.billing.usage import record as record_usage
@@ -111,6 +112,19 @@ def test_what_is_known_to_leave_does_and_what_is_held_or_unknown_stays(store: sa
     assert gather(store, NOW, DEFAULTS).stored.stock.expiries[leaves] == 2 * GB
     for_ever = DEFAULTS.overridden(tiers=FOR_EVER)
     assert leaves not in gather(store, NOW, for_ever).stored.stock.expiries
+
+
+def test_what_leaves_by_a_segment_leaves_when_that_says(store: sa.Engine) -> None:
+    drafts = {"name": "drafts", "tags": ["draft"], "retention_days": 25}
+    policies = DEFAULTS.overridden(lifecycle=LifecyclePolicy.model_validate({"segments": [drafts]}))
+    usual, sooner = (ago(20) + timedelta(days=days + 1 + 7) for days in (30, 25))
+    before = gather(store, NOW, DEFAULTS).stored.stock
+    assert gather(store, NOW, policies).stored.stock == before
+    with transaction(store, "test") as session:
+        session.execute(sa.update(videos).where(videos.c.id != "v1").values(tag="draft"))
+    stock = gather(store, NOW, policies).stored.stock
+    assert (stock.expiries[sooner], stock.expiries[usual]) == (1 * GB, 2 * GB)
+    assert stock.kept == {25 + 1 + 7: pytest.approx(1 / 6), 30 + 1 + 7: pytest.approx(2 / 6)}
 
 
 def test_cloudflares_count_takes_the_place_of_our_own_and_a_day_without_reads_had_none(store: sa.Engine) -> None:

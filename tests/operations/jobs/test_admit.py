@@ -17,11 +17,14 @@ from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.operations.jobs.prices import price_of
 from reelkeeper.operations.jobs.settle import cancel, succeed
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.jobs.estimate import expected_bytes
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store.core.engine import Clock, open_engine, reading, transaction
 from reelkeeper.store.jobs.controls import ESTIMATES
 from reelkeeper.store.jobs.queue import leads
@@ -299,3 +302,30 @@ def test_the_same_request_from_many_at_once_is_made_once(engine: sa.Engine) -> N
     with reading(engine) as session:
         states = session.execute(sa.select(jobs.c.leader_id.is_(None), sa.func.count()).group_by(sa.text("1"))).all()
     assert sorted((bool(leads), count) for leads, count in states) == [(False, 9), (True, 1)]
+
+
+DRAFTS = LifecyclePolicy.model_validate({"segments": [{"name": "drafts", "tags": ["draft"], "retention_days": 3}]})
+
+
+def test_a_tag_is_no_part_of_the_request_and_the_first_one_stays(funded: sa.Engine) -> None:
+    first = admit(funded, fox(), user_id="ann", client_key="k1", tag="draft")
+    assert isinstance(first, Queued)
+    joined = admit(funded, fox(), user_id="ann", client_key="k2", tag="final")
+    assert isinstance(joined, Joined)
+    assert joined.leader_id == first.job_id
+    assert admit(funded, fox(), user_id="ann", client_key="k1", tag="final") == first
+    assert (row(funded, first.job_id).tag, row(funded, joined.job_id).tag) == ("draft", "final")
+    make(funded, first.job_id)
+    succeed(funded, first.job_id, claim(funded, first.job_id), run_id="test")
+    assert isinstance(admit(funded, fox(), user_id="ann", client_key="k3", tag="other"), Cached)
+
+
+def test_a_price_is_for_as_long_as_the_segment_of_the_tag_keeps_the_video(funded: sa.Engine) -> None:
+    whole = DEFAULTS.overridden(lifecycle=DRAFTS)
+    of_draft, of_other = (price_of(fox(), "pro", whole, tag=tag) for tag in ("draft", "final"))
+    for_three_days = price_of(fox(), "pro", whole.model_copy(update={"tiers": SHIPPED.keeping(3)}))
+    assert of_draft.storage_microusd == for_three_days.storage_microusd < of_other.storage_microusd
+    put_in_force(funded, lifecycle=DRAFTS)
+    answer = admit(funded, fox(), user_id="ann", client_key="k1", tag="draft")
+    assert isinstance(answer, Queued)
+    assert answer.price_microusd == of_draft.total_microusd

@@ -232,8 +232,12 @@ def order(world: World, **admission: object) -> Queued:
 
 def test_a_file_is_stored_verified_charged_and_counted_once(world: World, lease: Lease) -> None:
     engine, job = world.workspace.engine, order(world)
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(jobs).values(tag="draft"))
     token = claim(engine, job.job_id)
     done = give(world, lease, job.job_id, token)
+    with reading(engine) as session:
+        assert session.execute(sa.select(videos.c.tag, videos.c.model)).one() == ("draft", "m")
     assert (done.state, done.video_id) == (JobState.SUCCEEDED, job.job_id)
     assert give(world, lease, job.job_id, token) == done
     assert storage(engine, "ann") == (world.clip.stat().st_size, 0)

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from reelkeeper.errors import PolicyRefused
 from reelkeeper.model import Action, SearchTotals, Verdict, Video
 from reelkeeper.rules.core.tiers import SHIPPED, Tiers
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, for_tiering, judge, largest_first, reason, verdicts
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, judge, reason, verdicts
 from reelkeeper.rules.lifecycle.savings import of_verdict
+from reelkeeper.rules.lifecycle.selection import for_tiering, largest_first
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
 from reelkeeper.rules.lifecycle.worth import Payback, unopened
 from tests.rules.videos import AS_OF, RECIPE, SECOND, video
@@ -72,7 +73,7 @@ def test_what_does_not_pay_is_kept_with_the_arithmetic() -> None:
     assert "13.00 MB less for 20 days at 0.015 USD a GB-month" in reason(kept)
     done = judge(long, DEFAULT, SHIPPED, AS_OF, RECIPE, appraise)
     assert (done.action, done.rule) == (Action.COMPRESS, "cold_compress")
-    saving = of_verdict(done, SHIPPED, AS_OF, Payback(horizon_days=365))
+    saving = of_verdict(done, DEFAULT, SHIPPED, AS_OF, Payback(horizon_days=365))
     assert saving.month_microusd == 195
     assert saving.net_microusd == 2308 - 768
     assert reason(done) == "2 views in 30 days, 10 days old: compressed below 5 views after 7 days"  # a table's cell
@@ -80,9 +81,9 @@ def test_what_does_not_pay_is_kept_with_the_arithmetic() -> None:
 
 def test_what_is_retired_saves_all_of_it_for_as_long_as_it_would_have_stayed() -> None:
     cold = judge(video(31, 0)._replace(size_bytes=1_000_000_000), DEFAULT, SHIPPED, AS_OF, RECIPE)
-    assert of_verdict(cold, SHIPPED, AS_OF, Payback(horizon_days=365)) == (15_000, 15_000 * (365 - 31) // 30)
+    assert of_verdict(cold, DEFAULT, SHIPPED, AS_OF, Payback(horizon_days=365)) == (15_000, 15_000 * (365 - 31) // 30)
     past = judge(video(31, 9, "free")._replace(size_bytes=1_000_000_000), DEFAULT, SHIPPED, AS_OF, RECIPE)
-    assert of_verdict(past, SHIPPED, AS_OF, Payback(horizon_days=365)) == (15_000, None)
+    assert of_verdict(past, DEFAULT, SHIPPED, AS_OF, Payback(horizon_days=365)) == (15_000, None)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,9 @@ class TestTheMistakesOfTheFirstSketch:
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 5.0, 5.5, float("nan"), float("inf"), "5", 10**10])
-@pytest.mark.parametrize("field", sorted({*LifecyclePolicy.model_fields} - {"compress_usd_per_day"}))
+@pytest.mark.parametrize(
+    "field", sorted({*LifecyclePolicy.model_fields} - {"compress_usd_per_day", "count_deleted_until_purged"})
+)
 def test_a_threshold_is_a_whole_number_within_bounds(field: str, value: object) -> None:
     with pytest.raises(ValidationError):
         LifecyclePolicy.model_validate({field: value})

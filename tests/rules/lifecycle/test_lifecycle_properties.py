@@ -12,13 +12,11 @@ from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import SENTENCES
 from reelkeeper.rules.lifecycle.lifecycle import (
     LifecyclePolicy,
-    for_expiry,
-    for_tiering,
     judge,
-    largest_first,
     reason,
     verdicts,
 )
+from reelkeeper.rules.lifecycle.selection import for_expiry, for_tiering, largest_first
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
 from tests.rules.videos import AS_OF, RECIPE, video
 from tests.tiers import any_tiers

@@ -7,8 +7,9 @@ import pytest
 
 from reelkeeper.model import Action, Notice, Verdict, Video
 from reelkeeper.rules.core.tiers import SHIPPED, Tiers
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, for_expiry, for_tiering, verdicts
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, verdicts
 from reelkeeper.rules.lifecycle.notices import Given, foretold, reason
+from reelkeeper.rules.lifecycle.selection import for_expiry, for_tiering
 from tests.rules.videos import AS_OF, RECIPE, SECOND, video
 from tests.tiers import tiers
 

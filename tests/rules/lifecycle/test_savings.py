@@ -2,16 +2,18 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelkeeper.model import LessByDay, SearchTotals, Video
+from reelkeeper.model import Action, LessByDay, SearchTotals, Verdict, Video
 from reelkeeper.model.alerts import Severity
 from reelkeeper.rules.billing.cheaper import Cheaper
 from reelkeeper.rules.billing.pricing import StandardUsage, Usage
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
-from reelkeeper.rules.lifecycle.savings import Idle, SavingsPolicy, findings, smaller_by_model, survey
+from reelkeeper.rules.lifecycle.savings import Idle, SavingsPolicy, findings, of_verdict, smaller_by_model, survey
+from reelkeeper.rules.lifecycle.worth import Payback
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 GB = 10**9
@@ -49,6 +51,25 @@ def test_a_video_with_more_than_a_month_to_live_may_go_to_the_cheaper_class() ->
     idle = survey([video(40), video(340), video(40, tier="free"), video(29), video(40, views=1)], POLICY, SHIPPED, NOW)
     assert (idle.cold_bytes, idle.cold_objects) == (GB, 1)
     assert idle.by_user == {"ann": 3 * GB}
+
+
+def test_what_is_idle_is_counted_by_the_segment_of_a_video() -> None:
+    segments = [
+        {"name": "drafts", "tags": ["draft"], "retention_days": 25, "compress_below_views": "never"},
+        {"name": "masters", "tags": ["master"], "retention_days": "never"},
+    ]
+    policy = LifecyclePolicy.model_validate({"segments": segments})
+    draft, master, other = (video(20, tag=tag) for tag in ("draft", "master", None))
+    size = other.size_bytes
+    drafts, masters, others = (survey([one], policy, SHIPPED, NOW) for one in (draft, master, other))
+    assert (drafts.backlog_bytes, masters.backlog_bytes, others.backlog_bytes) == (0, size, size)
+    assert (dict(drafts.late_bytes), dict(masters.late_bytes)) == ({str(draft.tier): size}, {})
+    saved = {
+        one.tag: of_verdict(Verdict(one, Action.RETIRE, "cold_retire"), policy, SHIPPED, NOW, Payback(horizon_days=100))
+        for one in (draft, master)
+    }
+    for_a_day = saved["draft"].net_microusd or 0
+    assert saved["master"].net_microusd == pytest.approx(for_a_day / 5 * 100, abs=20)
 
 
 def test_what_is_unknown_or_held_counts_nowhere() -> None:

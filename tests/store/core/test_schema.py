@@ -44,6 +44,7 @@ REVISIONS = [
     "0015 Notices that a video will be retired, which endpoints have them, and requests to keep a video.",
     "0016 A person's word for a plan that the guard refused, and the limits that it widens.",
     "0017 What the record says of persons is sealed apart, so that it can be destroyed and the chain still verifies.",
+    "0018 Segments: the tag and the model of a video, and which segment of the policy decided about it.",
 ]
 LATEST = REVISIONS[-1][:4]
 
@@ -197,6 +198,18 @@ def test_what_is_in_flight_when_the_totals_come_is_counted(engine: sa.Engine) ->
         kept = {row.scope: row.microusd for row in session.execute(sa.select(job_totals))}
         assert kept == {"model:svd": 12, "tier:free": 5, "user:ann": 12}
         assert mismatches(session) == []
+
+
+def test_a_video_whose_job_is_known_has_its_model_from_the_beginning(engine: sa.Engine) -> None:
+    fill(engine, 3)
+    with transaction(engine, "test") as session:
+        made = queue.dead("j0", queue.NOON) | {"user_id": "u0", "video_id": "v0", "model": "sketch-1"}
+        session.execute(sa.insert(jobs), [made])
+    downgrade(engine, "0015")
+    upgrade(engine)
+    with reading(engine) as session:
+        rows = session.execute(sa.select(videos.c.id, videos.c.model, videos.c.tag).order_by(videos.c.id))
+        assert [tuple(row) for row in rows] == [("v0", "sketch-1", None), ("v1", None, None), ("v2", None, None)]
 
 
 def downgrade(engine: sa.Engine, revision: str) -> None:

@@ -49,6 +49,15 @@ def test_videos_are_given_their_age(engine: sa.Engine) -> None:
     assert rows(engine, videos.c.id, videos.c.created_at) == [("v1", datetime(2026, 1, 2, tzinfo=UTC)), ("v2", None)]
 
 
+def test_videos_are_tagged_and_an_empty_tag_leaves_what_is_there(engine: sa.Engine) -> None:
+    import_videos(engine, ["id,user_id,created_at,tag", "v1,ada,,draft", "v2,ada,,"])
+    import_videos(engine, ["id,user_id,created_at,tag", "v1,ada,,", "v2,ada,2026-01-02T00:00:00Z,final"])
+    import_videos(engine, ["id,user_id,created_at", "v1,ada,"])
+    assert rows(engine, videos.c.id, videos.c.tag) == [("v1", "draft"), ("v2", "final")]
+    with pytest.raises(InputRefused, match="column tag: 'a b' is no tag"):
+        import_videos(engine, ["id,user_id,created_at,tag", "v1,ada,,a b"])
+
+
 def test_views_replace_what_was_known_of_a_day_and_move_the_last_view(engine: sa.Engine) -> None:
     import_views(engine, ["video_id,day,views", "v1,2026-01-01,5", "v2,2026-01-01,0"])
     import_views(engine, ["video_id,day,views,viewed_at", "v1,2026-01-01,3,", "v1,2025-12-31,1,2025-12-31T10:00:00Z"])

@@ -45,9 +45,10 @@ def only(engine: sa.Engine, as_of: datetime = AS_OF) -> Video:
 
 
 def test_a_video_comes_with_all_that_the_rules_ask(engine: sa.Engine) -> None:
-    catalogue(engine, refused_recipe="r1")
+    catalogue(engine, refused_recipe="r1", model="sketch-1", tag="draft")
     recorded(engine, *range(1, 31))
-    assert only(engine) == Video("v", "ada", "free", OLD, 0, False, 1_000, "h264", "r1", 7, 3)
+    expected = Video("v", "ada", "free", OLD, 0, False, 1_000, "h264", "r1", 7, 3)
+    assert only(engine) == expected._replace(model="sketch-1", tag="draft", key="videos/ada/v/g3")
     created_at = only(engine).created_at
     assert created_at is not None
     assert created_at.tzinfo is UTC

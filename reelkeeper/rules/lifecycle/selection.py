@@ -1,0 +1,43 @@
+"""Which verdicts a flow acts on: its own rules, and no more than one run may do; the others are kept, and say why."""
+
+import heapq
+from collections.abc import Iterable, Iterator
+
+from reelkeeper.model import Action, Verdict
+
+
+def for_tiering(judged: Iterable[Verdict]) -> Iterator[Verdict]:
+    """Leave to `expire_videos` what is past its retention, so that nothing is compressed that is about to go."""
+    return _leaving(judged, frozenset({"past_retention"}), "left_to_expire_videos")
+
+
+def for_expiry(judged: Iterable[Verdict]) -> Iterator[Verdict]:
+    """Leave to `tier_storage` what is merely cold."""
+    return _leaving(judged, frozenset({"cold_retire", "cold_compress"}), "left_to_tier_storage")
+
+
+def _leaving(judged: Iterable[Verdict], rules: frozenset[str], left: str) -> Iterator[Verdict]:
+    for verdict in judged:
+        leaves = verdict.rule in rules or (len(verdict.figures) > 1 and _waits_by(verdict.figures[0]) in rules)
+        yield Verdict(verdict.video, Action.KEEP, left, (verdict,)) if leaves else verdict
+
+
+def _waits_by(figure: object) -> str:
+    """Name the rule that would retire a video of which notice is given, or that waits for its notice."""
+    return figure.rule if isinstance(figure, Verdict) else ""
+
+
+def largest_first(judged: Iterable[Verdict], limit: int) -> Iterator[Verdict]:
+    """Leave to the next run all but the `limit` largest videos that are to be compressed; keeps `limit` in memory."""
+    heap: list[tuple[int, int, Verdict]] = []
+    for order, verdict in enumerate(judged):
+        if verdict.action is not Action.COMPRESS:
+            yield verdict
+            continue
+        entry = (verdict.video.size_bytes, -order, verdict)  # of equals, the first to come stays
+        if len(heap) < limit:
+            heapq.heappush(heap, entry)
+        else:
+            *_, smallest = heapq.heappushpop(heap, entry)
+            yield Verdict(smallest.video, Action.KEEP, "left_to_next_run", (smallest, limit))
+    yield from (verdict for _, _, verdict in sorted(heap, reverse=True))

@@ -1,0 +1,233 @@
+"""Segments: other limits for some videos. The first that matches decides, and what cannot be meant is refused."""
+
+import pickle
+import time
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from reelkeeper.errors import PolicyRefused
+from reelkeeper.model import Video
+from reelkeeper.rules.core.tiers import SHIPPED
+from reelkeeper.rules.lifecycle import segments
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, judge, reason, verdicts
+from reelkeeper.rules.lifecycle.notices import Given, foretold
+from reelkeeper.rules.lifecycle.notices import reason as reason_of_notice
+from reelkeeper.rules.lifecycle.segments import Expected
+from reelkeeper.rules.lifecycle.selection import for_expiry, for_tiering
+from reelkeeper.rules.policies import DEFAULTS, Policies, exception, parse
+from tests.rules.videos import AS_OF, RECIPE, video
+from tests.tiers import FOR_EVER, tiers
+
+
+def policy(*written: dict[str, Any], **fields: Any) -> LifecyclePolicy:  # noqa: ANN401  of a document
+    return LifecyclePolicy.model_validate(fields | {"segments": written})
+
+
+def whole(*written: dict[str, Any]) -> Policies:
+    """Give all policies, with the tiers that are shipped."""
+    return Policies(lifecycle=policy(*written))
+
+
+def kept_days(policies: Policies, judged: Video) -> int | None:
+    """Say how long a video is kept, by the segment that decides about it."""
+    tier = policies.lifecycle.tiers_for(judged, policies.tiers).get(judged.tier)
+    assert tier
+    return tier.retention_days
+
+
+DRAFTS = {"name": "drafts", "tags": ["draft"], "retention_days": 3}
+MASTERS = {"name": "masters", "key_globs": ["masters/*"], "retention_days": "never", "retire_below_views": "never"}
+LARGE = {"name": "large", "min_bytes": 10**9, "max_bytes": 10**10, "compress_after_days": 1, "retire_after_days": 8}
+SKETCHES = {"name": "sketches", "models": ["sketch-1"], "tiers": ["free", "premium"], "compress_below_views": "never"}
+POLICY = policy(DRAFTS, MASTERS, LARGE, SKETCHES)
+
+
+@pytest.mark.parametrize(
+    ("judged", "segment", "rule"),
+    [
+        (video(4, 9, tag="draft"), "drafts", "past_retention"),
+        (video(2, 0, tag="draft"), "drafts", "too_young"),
+        (video(4, 9, tag="drafts"), None, "too_young"),
+        (video(4000, 0, "free", key="masters/one.mp4"), "masters", "cold_compress"),
+        (video(4000, 0, "free", key="more/masters/one.mp4"), None, "past_retention"),
+        (video(4000, 9, "free", key="masters/one.mp4", tag="draft"), "drafts", "past_retention"),
+        (video(9, 0, size_bytes=10**9), "large", "cold_retire"),
+        (video(2, 3, size_bytes=10**10), "large", "cold_compress"),
+        (video(9, 0, size_bytes=10**9 - 1), None, "cold_compress"),
+        (video(9, 0, size_bytes=10**10 + 1), None, "cold_compress"),
+        (video(9, 0, "free", model="sketch-1"), "sketches", "too_young"),
+        (video(31, 9, "free", model="sketch-1"), "sketches", "past_retention"),
+        (video(9, 0, "pro", model="sketch-1"), None, "cold_compress"),
+        (video(9, 0, "free", model="sketch-11"), None, "cold_compress"),
+        (video(9, 0, None, tag="draft"), "drafts", "unknown_tier"),
+        (video(None, 0, tag="draft"), "drafts", "unknown_age"),
+        (video(4, None, tag="draft"), "drafts", "past_retention"),
+        (video(4, 0, tag="draft", held=True), "drafts", "held"),
+    ],
+)
+def test_the_first_that_matches_decides_and_its_name_is_said(judged: Video, segment: str | None, rule: str) -> None:
+    verdict = judge(judged, POLICY, SHIPPED, AS_OF, RECIPE)
+    assert (segments.of_verdict(verdict), verdict.rule) == (segment, rule)
+    assert reason(verdict).startswith(f"segment {segment}: ") is (segment is not None)
+
+
+def test_the_name_stays_with_what_is_left_to_another_flow_and_with_a_notice() -> None:
+    told, promised = policy(DRAFTS), tiers(pro={"notice_days": 2})
+    gone, soon, cold = video(4, 9, tag="draft"), video(2, 9, tag="draft"), video(40, 0, tag="final")
+    (left,) = for_tiering(verdicts([gone], told, promised, AS_OF, RECIPE))
+    assert (left.rule, segments.of_verdict(left)) == ("left_to_expire_videos", "drafts")
+    assert reason(left) == "left to expire_videos: segment drafts: 4 days old: pro users' videos are kept for 3 days"
+    seen = verdicts([gone, soon, cold], told, promised, AS_OF, RECIPE)
+    judged = list(foretold(seen, told, promised, AS_OF, Given({}, is_heard=True)))
+    found = [(one.rule, segments.of_verdict(one)) for one in for_expiry(judged)]
+    expected = [("past_retention_soon", "drafts"), ("past_retention_soon", "drafts"), ("left_to_tier_storage", None)]
+    assert found == expected
+    assert "segment drafts: 2 days old" in reason_of_notice(judged[1])
+
+
+def test_what_a_segment_leaves_open_is_as_the_policy_says() -> None:
+    some = policy({"name": "sketches", "models": ["sketch-1"], "retire_after_days": 9})
+    sketch = Expected("free", "sketch-1", None, 5)
+    of_it = some.for_video(sketch)
+    assert (of_it.retire_after_days, of_it.compress_after_days) == (9, 7)
+    assert some.tiers_for(sketch, SHIPPED) is SHIPPED
+    assert some.for_video(Expected("free", "another", None, 5)) is some
+
+
+def test_what_is_unknown_of_a_video_matches_no_condition() -> None:
+    small = policy(
+        {"name": "small", "max_bytes": 10, "tags": ["a"]}, {"name": "keyed", "key_globs": ["*a*"], "tags": ["a"]}
+    )
+    assert small.segment_of(Expected("free", None, "a", 10)) == "small"
+    assert small.segment_of(Expected("free", None, "a", None)) is None
+    assert small.segment_of(Expected("free", None, "a", None, "a.mp4")) == "keyed"
+    assert small.segment_of(Expected("free", None, None, 10, "a.mp4")) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ([{"name": "all", "retention_days": 1}], "segment all asks nothing, so it would hold for every video"),
+        ([{"name": "all", "tags": []}], "at least 1 item"),
+        ([DRAFTS, DRAFTS | {"tags": ["final"]}], "two segments are named drafts"),
+        ([{"name": "x", "tiers": ["gold"]}], "asks for the tier 'gold'; there are free, premium, pro"),
+        ([{"name": "x", "min_bytes": 9, "max_bytes": 3}], "min_bytes=9 is more than max_bytes=3. Are they swapped?"),
+        ([{"name": "No", "tags": ["a"]}], "should match pattern"),
+        ([{"name": "x", "tags": ["a b"]}], "should match pattern"),
+        ([{"name": "x", "key_globs": ["*"]}], "matches every key"),
+        ([{"name": "x", "tags": ["a"], "retention_days": 0}], "greater than or equal to 1"),
+        ([{"name": "x", "tags": ["a"], "retention_days": "always"}], "should be 'never'"),
+        ([{"name": "x", "tags": ["a"], "keeps": 1}], "not permitted"),
+        (
+            [{"name": "x", "tags": ["a"], "retire_below_views": 5, "retire_after_days": 7}],
+            "in segment x, nothing could ever be compressed: retire_below_views=5 with retire_after_days=7",
+        ),
+        (
+            [DRAFTS, {"name": "later", "tags": ["draft"], "min_bytes": 5}],
+            "segment later never decides: drafts stands before it and matches all that it does. Put later first",
+        ),
+        (
+            [
+                {"name": "wide", "key_globs": ["a/*", "b/*"]},
+                {"name": "narrow", "key_globs": ["a/b*"], "tiers": ["pro"]},
+            ],
+            "narrow never decides",
+        ),
+        ([{"name": "x", "min_bytes": 5}, {"name": "y", "min_bytes": 7, "max_bytes": 9}], "y never decides"),
+        ([{"name": "x", "tiers": ["free", "premium", "pro"]}, DRAFTS], "drafts never decides"),
+        (
+            [{"name": "x", "tags": ["a"], "tiers": ["pro"], "retention_days": 40}],
+            "pro users would lose theirs sooner than premium users: 40 days by segment x, 90 by the policy. Name both",
+        ),
+        (
+            [{"name": "x", "tags": ["a"], "tiers": ["free"], "retention_days": "never"}],
+            "premium users would lose theirs sooner than free users: 90 days by the policy, never by segment x",
+        ),
+        (
+            [
+                {"name": "x", "models": ["m"], "tiers": ["free"], "retention_days": 80},
+                {"name": "y", "tags": ["a"], "retention_days": 50},
+            ],
+            "that segment x and y asks for, premium users would lose theirs sooner than free users: 50 days by segment",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_the_values_and_the_way_out(
+    written: list[dict[str, Any]], said: str
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        whole(*written)
+    assert said in str(refused.value)
+
+
+def test_a_better_tier_may_keep_its_drafts_longer_by_a_segment_of_its_own() -> None:
+    both = whole(
+        {"name": "paid", "tags": ["draft"], "tiers": ["premium", "pro"], "retention_days": 7},
+        {"name": "free", "tags": ["draft"], "tiers": ["free"], "retention_days": 3},
+    )
+    kept = [kept_days(both, video(tier=tier, tag="draft")) for tier in ("free", "premium", "pro")]
+    assert kept == [3, 7, 7]
+
+
+def test_a_document_holds_never_and_leaves_out_what_is_as_the_policy_says() -> None:
+    written = {"lifecycle": {"segments": [MASTERS | {"retention_days": "none", "compress_below_views": None}]}}
+    found = parse(written)
+    assert kept_days(found, video(key="masters/a.mp4")) is None
+    assert Policies.model_validate_json(found.model_dump_json()) == found
+    assert LifecyclePolicy.model_validate(found.lifecycle.model_dump(mode="json")) == found.lifecycle  # of a saved plan
+
+
+def test_an_exception_of_one_run_puts_its_segments_in_place_of_those_in_force() -> None:
+    one_run = exception(LifecyclePolicy, {"segments": [DRAFTS]})
+    changed = parse({"lifecycle": {"segments": [MASTERS]}}).overridden(lifecycle=one_run).lifecycle
+    assert [segment.name for segment in changed.segments] == ["drafts"]
+
+
+def test_a_flow_has_something_to_do_where_only_a_segment_says_so() -> None:
+    policy(DRAFTS).require_retention(FOR_EVER, "expire_videos")
+    with pytest.raises(PolicyRefused, match="empty policy"):
+        policy(MASTERS).require_retention(FOR_EVER, "expire_videos")
+    cold = {"compress_below_views": None, "retire_below_views": None}
+    policy(DRAFTS | {"retire_below_views": 1}, **cold).require_active("tier_storage")
+    with pytest.raises(PolicyRefused, match="empty policy"):
+        policy(DRAFTS, **cold).require_active("tier_storage")
+
+
+def test_an_exception_of_one_run_is_held_against_the_tiers_in_force() -> None:
+    one_run = exception(LifecyclePolicy, {"segments": [DRAFTS | {"tiers": ["studio"]}]})
+    with pytest.raises(PolicyRefused, match="asks for the tier 'studio'; there are free, premium, pro"):
+        DEFAULTS.overridden(lifecycle=one_run)
+
+
+def test_as_many_segments_as_there_may_be_are_checked_in_a_moment() -> None:
+    tiers = [["free"], ["premium", "pro"]]
+    most = [
+        {"name": f"s{n}", "tags": [f"t{n // 2}"], "key_globs": [f"*{n}*"], "tiers": tiers[n % 2]}
+        for n in range(segments.MAX_SEGMENTS)
+    ]
+    began = time.process_time()
+    assert len(whole(*most).lifecycle.segments) == segments.MAX_SEGMENTS
+    assert time.process_time() - began < 3
+    with pytest.raises(ValidationError, match="at most 50 items"):
+        policy(*most, DRAFTS)
+
+
+def test_what_is_remembered_of_tags_stays_bounded() -> None:
+    choose = segments.chooser(POLICY.segments)
+    for n in range(25_000):
+        choose(Expected("free", None, f"tag-{n}", 5))
+    (known,) = [cell.cell_contents for cell in choose.__closure__ or () if isinstance(cell.cell_contents, dict)]
+    assert 1 < len(known) <= 10_000
+
+
+def test_a_policy_can_be_sent_to_another_process_and_copied_with_other_fields() -> None:
+    assert POLICY.segment_of(video(tag="draft")) == "drafts"  # so what is made of its fields is there
+    sent = pickle.loads(pickle.dumps(POLICY))  # noqa: S301  our own
+    assert sent == POLICY
+    assert sent.segment_of(video(tag="draft")) == "drafts"
+    copied = POLICY.model_copy(update={"segments": policy(MASTERS).segments, "grace_days": 9})
+    assert copied.segment_of(video(tag="draft")) is None
+    assert copied.for_video(video(key="masters/one.mp4")).grace_days == 9
+    assert dict(POLICY.segments[0])["tags"] == ("draft",)  # as Prefect reads whatever it is given
