@@ -1,7 +1,7 @@
 """The tiers of users: what each may store, how long its videos stay, and where its jobs stand in the queue. Pure.
 
-A tier is a name and its values; there is no list of them in the code. What nobody knows the tier of is kept, is charged
-no retention and may store nothing new: unknown is not allowed.
+A tier is a name and its values; the code knows no name but those that are shipped. A user whose tier is none of them
+keeps all videos, and may store nothing new: unknown is not allowed.
 """
 
 import re
