@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from docs.generated import api, commands, errors, flows, policies
 from reelkeeper import rules
 from reelkeeper.model.requests import RefusedFor
+from reelkeeper.rules.core.tiers import SHIPPED, TierPolicy
 from reelkeeper.settings import Settings
 from tests.docs.conftest import ROOT
 
@@ -164,12 +165,18 @@ def test_every_threshold_of_every_policy_of_the_rules_is_there_with_its_default(
             "never" if field.default is None and name.endswith(("_days", "_views")) else " ".join(shown(field.default)),
             " ".join((field.description or "").replace("`", "").split()),
         )
-        for kind in found
+        for kind in found - {TierPolicy}
         for name, field in kind.model_fields.items()
         if not isinstance(field.default, BaseModel)
     }
     assert len(wanted) > 80
     assert wanted - rows == set()
+    told = {name: (usual, said) for name, usual, said in rows}
+    for name, field in TierPolicy.model_fields.items():  # of each tier that is shipped
+        usual, said = told[name]
+        shipped = {tier: str(getattr(values, name)) for tier, values in SHIPPED.items()}
+        assert said == field.description
+        assert usual in shipped.values() or all(f"{tier} {value}" in usual for tier, value in shipped.items())
 
 
 def shown(default: object) -> list[str]:
