@@ -1,5 +1,6 @@
 """`--param`: what the command line says becomes a flow's parameters, or is refused with field, value and limit."""
 
+import json
 import math
 from typing import Annotated, Any
 
@@ -58,6 +59,15 @@ def test_dotted_names_build_typed_policies() -> None:
 
 def test_a_whole_policy_can_be_given_as_json() -> None:
     assert read('limits={"max_objects": 1}') == {"limits": BlastRadius(max_objects=1)}
+
+
+def test_segments_can_be_given_for_one_run() -> None:
+    written = '[{"name": "drafts", "tags": ["draft"], "retention_days": "never"}]'
+    (segment,) = read(f"policy.segments={written}")["policy"].segments
+    assert (segment.name, segment.retention_days) == ("drafts", "never")
+    schema = TypeAdapter(Annotated[LifecyclePolicy | None, Override()]).json_schema()
+    Draft202012Validator(schema).validate({"segments": json.loads(written)})
+    assert not Draft202012Validator(schema).is_valid({"segments": [{"tags": ["draft"]}]})
 
 
 def test_null_leaves_a_field_as_the_policy_in_force_says() -> None:

@@ -36,8 +36,8 @@ class Effect:
     newly_kept: Counts = field(default_factory=Counts)  # that the policies in force retire
     newly_compressed: int = 0
     retired_by_segment: dict[str, Counts] = field(default_factory=dict)  # of those newly retired
-    moved: Counter[tuple[str | None, str | None, str | None]] = field(default_factory=Counter)
-    """Live videos by the segment that decides now, the one that would, and tier; counted where there are segments."""
+    # Live videos by the segment that decides now, the one that would, and tier; counted where there are segments.
+    by_segments: Counter[tuple[str | None, str | None, str | None]] = field(default_factory=Counter)
     retired_by_user: dict[str, Counts] = field(default_factory=dict)
     live_by_user: dict[str, int] = field(default_factory=dict)
     users_by_tier: dict[str, int] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Effect:
             )
 
     def _shorter_by_segment(self) -> Iterator[str]:
-        for (was, then, tier), videos in sorted(self.moved.items(), key=str):
+        for (was, then, tier), videos in sorted(self.by_segments.items(), key=str):
             before, after = (
                 policies.lifecycle.tiers_within(name, policies.tiers).get(tier)
                 for policies, name in ((self.before.policies, was), (self.after, then))
@@ -206,7 +206,7 @@ def _compare(session: Session, found: Effect, as_of: datetime) -> None:
     has_segments = bool(old.segments or new.segments)
     for video in live_videos(session, as_of, classified=has_segments):
         if has_segments:
-            found.moved[old.segment_of(video), new.segment_of(video), video.tier] += 1
+            found.by_segments[old.segment_of(video), new.segment_of(video), video.tier] += 1
         was, then = judge[0](video), judge[1](video)
         count("live", then)
         lives[video.user_id] += 1
