@@ -57,6 +57,12 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
         say("Kept: " + ", ".join(f"{count:,} {rule.replace('_', ' ')}" for rule, count in kept) + ".")
     if items:
         say(_done(became) if is_done else _to_do(planned))
+    for rule in planned if not is_done else ():
+        if rule.segment:
+            what = (
+                f"{rule.objects:,} to {rule.action}, {size(rule.size_bytes)}, {dollars(rule.saving_microusd)} a month"
+            )
+            say(f"Of them by {rule.title}: {what}.")
     if summary.compress.objects and not is_done:
         say(EXPECTED_SAVING)
 

@@ -34,8 +34,21 @@ def plan_id(configured: Settings, migrated_file: Path) -> str:
     shutil.copyfile(migrated_file, configured.state_dir / "store.sqlite3")
     with open_store(configured) as engine:
         plan = begin_plan(engine, "tier_storage", {}, AS_OF, "run")
-        add_verdicts(engine, plan, judged(), lambda _: "cold", lambda _: (1_000, 2_000))
+        add_verdicts(engine, plan, judged(), lambda _: "cold", lambda _: (1_000, 2_000), segment)
     return plan
+
+
+def segment(verdict: Verdict) -> str | None:
+    return "drafts" if verdict.video.id == "v0" else None
+
+
+def test_what_a_segment_decides_is_told_apart_with_its_dollars(
+    reelkeeper: Run, ask: Callable[..., Any], plan_id: str
+) -> None:
+    said = " ".join(reelkeeper("plan", "--show", plan_id).output.split())
+    assert "Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month." in said
+    items = ask("plan", "--show", plan_id)["items"]
+    assert [item["segment"] for item in items if item["video_id"] in ("v0", "v1")] == ["drafts", None]
 
 
 def test_all_of_a_large_plan_is_counted_and_priced(reelkeeper: Run, ask: Callable[..., Any], plan_id: str) -> None:

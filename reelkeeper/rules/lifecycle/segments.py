@@ -10,6 +10,7 @@ less, so neither ever moves it to another segment. What is unknown of a video ma
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol, Self
 
@@ -180,8 +181,9 @@ def chooser(segments: Sequence[Segment]) -> Callable[[Classified], int]:
         if len(known) >= _MAX_KNOWN:  # users make up tags
             known.clear()
             found_for.clear()
-        known[asked] = found_for[named] = found_for.get(named) or compare(*named)
-        return known[asked]
+        found = found_for.get(named) or compare(*named)
+        known[asked] = found_for[named] = found  # another thread may have cleared them the next moment
+        return found
 
     def compare(model: str | None, tag: str | None, tier: str | None) -> _Open:
         found = tuple(
@@ -302,7 +304,8 @@ def _among(values: Sequence[str] | None, wider: Sequence[str]) -> bool:
     return values is not None and set(values) <= set(wider)
 
 
-def _covered(narrow: Sequence[str] | None, wider: Sequence[str]) -> bool:
+@lru_cache(10_000)  # asked of the same two again for each tier, and beside each other segment
+def _covered(narrow: tuple[str, ...] | None, wider: tuple[str, ...]) -> bool:
     return narrow is not None and all(any(globs.covers(wide, glob) for wide in wider) for glob in narrow)
 
 
