@@ -204,7 +204,7 @@ def test_an_exception_of_one_run_is_held_against_the_tiers_in_force() -> None:
 def test_as_many_segments_as_there_may_be_are_checked_in_a_moment() -> None:
     tiers = [["free"], ["premium", "pro"]]
     most = [
-        {"name": f"s{n}", "key_globs": [f"*{n:02}/*{m:02}-*" for m in range(20)], "tiers": tiers[n % 2]}
+        {"name": f"s{n}", "key_globs": [f"*{n:02}/*{m:02}-*" for m in range(4)], "tiers": tiers[n % 2]}
         for n in range(segments.MAX_SEGMENTS)
     ]
     began = time.process_time()
