@@ -59,7 +59,8 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
             figures="request",
         ),
         "verdicts": _columns(
-            "plan_id blob_id generation action rule segment size_bytes saving_microusd net_microusd outcome after_bytes",
+            "plan_id blob_id generation action rule segment size_bytes saving_microusd net_microusd outcome "
+            "after_bytes",
             renamed="user_id",
             emptied="video_id reason outcome_reason",
         ),
