@@ -70,7 +70,8 @@ def _open_tiers(section: dict[str, Any], tiers: Tiers, handler: GetJsonSchemaHan
     for name, tier in tiers.items():
         opened = deepcopy(each)
         _open(opened, tier, handler)
-        section["properties"][name] = {"title": name, "anyOf": [opened, {"type": "null"}]}
+        said = {"title": name, "description": each.get("description", name)}
+        section["properties"][name] = {**said, "anyOf": [opened, {"type": "null"}]}
     _open(each, None, handler)
 
 
