@@ -175,6 +175,33 @@ class Client:
                     file.write(chunk)
         partial.replace(path)
 
+    def add_webhook(self, url: str, events: Sequence[str] = (), *, key: str) -> Json:
+        """Tell a server of these events, or of all; the answer's `secret` is shown this once."""
+        return self._json("POST", "/v1/webhooks", {"url": url, "events": list(events)}, key=key)
+
+    def webhooks(self) -> list[Json]:
+        """List the servers that are told, how they do, and what waits for them."""
+        found: list[Json] = self._json("GET", "/v1/webhooks")["webhooks"]
+        return found
+
+    def choose_events(self, webhook_id: str, events: Sequence[str], *, enabled: bool = True) -> Json:
+        """Tell a server of these events from now on, or of all; or send it nothing for a while."""
+        return self._json("PUT", _path("webhooks", webhook_id), {"events": list(events), "enabled": enabled})
+
+    def rotate_webhook(self, webhook_id: str) -> str:
+        """Replace a webhook's secret and return the new one; for a day the old one signs beside it."""
+        secret: str = self._json("POST", _path("webhooks", webhook_id, "secret"))["secret"]
+        return secret
+
+    def replay_webhook(self, webhook_id: str, since: str | None = None) -> int:
+        """Send once more what was given up and, of `since`, what was delivered; returns how many messages."""
+        count: int = self._json("POST", _path("webhooks", webhook_id, "replay"), {"since": since})["replayed"]
+        return count
+
+    def remove_webhook(self, webhook_id: str) -> None:
+        """Tell a server nothing any more."""
+        self._json("DELETE", _path("webhooks", webhook_id))
+
     def take_down(self, video_id: str, reason: str, *, same_bytes: bool = False) -> Json:
         """Take a video down: its bytes go at once. `left` of the answer says what is still stored, and why."""
         wanted = {"video_id": video_id, "reason": reason, "same_bytes": same_bytes}

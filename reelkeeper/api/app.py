@@ -17,7 +17,19 @@ from reelkeeper.api.dispatching import Dispatching
 from reelkeeper.api.figures import Requests
 from reelkeeper.api.following import Following
 from reelkeeper.api.problems import Problem, answer_errors
-from reelkeeper.api.routes import health, holds, hooks, images, jobs, personal, takedowns, uploads, users, videos
+from reelkeeper.api.routes import (
+    health,
+    holds,
+    hooks,
+    images,
+    jobs,
+    personal,
+    takedowns,
+    uploads,
+    users,
+    videos,
+    webhooks,
+)
 
 
 def create_app(app_state: AppState) -> FastAPI:
@@ -37,7 +49,7 @@ def create_app(app_state: AppState) -> FastAPI:
     app.state.load = app_state.load
     app.state.readiness = health.Asking(app_state.workspace.engine)
     app.state.following = Following(app_state.workspace.engine)
-    for room in (health, jobs, videos, users, personal, holds, takedowns, uploads, images, hooks):
+    for room in (health, jobs, videos, users, personal, holds, takedowns, uploads, images, webhooks, hooks):
         app.include_router(room.router)
     answer_errors(app)
     app.add_middleware(AuthMiddleware, engine=app_state.workspace.engine, load=app_state.load)

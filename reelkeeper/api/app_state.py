@@ -36,6 +36,7 @@ class AppState:
     scratch: Path
     orchestrator: Orchestrator | None = None
     provider: str = "local"  # who makes what the catalogue names nobody for
+    allow_private: bool = False  # whether webhooks may be of our own network
     load: Load = field(init=False)
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ class Scope(StrEnum):
     ACCOUNTS = "accounts"  # make users, set their tiers, give them credits
     ERASE = "erase"  # erase users: nothing is left of them but amounts
     EXPORT = "export"  # read all data of a user, videos included
+    WEBHOOKS = "webhooks"  # choose which servers are told what happens
     METRICS = "metrics"  # read the figures for Prometheus
     RUNS = "runs"  # report flow runs that went wrong: Prefect's automations
 

@@ -23,7 +23,7 @@ def test_without_a_token_every_path_says_401_whether_it_is_there_or_not(app: Fas
     asked = [route for route in routes if route[1].startswith("/v1")]
     asked += [("GET", "/v1/none"), ("PUT", "/v1/jobs"), ("GET", "/admin"), ("GET", "/healthz/"), ("GET", "//healthz")]
     asked += [("PATCH", "/v1/users/ann"), ("OPTIONS", "/v1/jobs"), ("GET", "/docs")]
-    assert len(asked) == 33
+    assert len(asked) == 39
     with TestClient(app) as client:
         for method, path in asked:
             for shown in ({}, {"Authorization": "Bearer rk_" + "A" * 43}, {"Authorization": "Basic YTpi"}):
@@ -64,6 +64,10 @@ SCOPES = {  # by path, or by method and path where they differ
     "delete /v1/videos/{video_id}": Scope.DELETIONS,
     "/v1/videos/{video_id}/keep": Scope.KEEPS,
     "/v1/views": Scope.VIEWS,
+    "/v1/webhooks": Scope.WEBHOOKS,
+    "/v1/webhooks/{webhook_id}": Scope.WEBHOOKS,
+    "/v1/webhooks/{webhook_id}/replay": Scope.WEBHOOKS,
+    "/v1/webhooks/{webhook_id}/secret": Scope.WEBHOOKS,
 }
 
 

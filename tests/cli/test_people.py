@@ -77,8 +77,10 @@ def test_a_user_is_erased(reelkeeper: Run, ask: Ask, one_video: str) -> None:
     placed = ask("hold", "--video", one_video, "--reason", "evidence", "--legal")
     told = reelkeeper("users", "erase", "ann", "--yes", exit_code=6)
     assert "a legal hold keeps it" in told.stdout
+    assert ask("users", "erasing") == ["ann"]
     reelkeeper("hold", "--release", placed["id"])
     done = ask("users", "erase", "ann", "--yes")
+    assert ask("users", "erasing") == []
     assert (done["left"], done["rows"]["videos"]) == ([], 1)
     assert ask("audit", "--user", "ann") == []
     assert ask("audit", "--user", done["pseudonym"], "--limit", "1")[0]["event"]["event"] == "erase"

@@ -34,7 +34,15 @@ def api(
     settings = configured()
     with workspace() as opened:
         limit_lock_waits(opened.engine, opened.in_force.policies.access.wait_seconds)
-        app = create_app(AppState(opened, settings.scratch, orchestrator.connect(settings), settings.provider))
+        app = create_app(
+            AppState(
+                opened,
+                settings.scratch,
+                orchestrator.connect(settings),
+                settings.provider,
+                settings.allow_private_addresses,
+            )
+        )
         if schema:
             emit(app.openapi())
             return

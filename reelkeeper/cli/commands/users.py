@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reelkeeper.cli.opening import workspace
+from reelkeeper.cli.opening import store, workspace
 from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import AsJson, new_run_id, who
 from reelkeeper.errors import Misconfigured, PartialFailure
@@ -63,3 +63,17 @@ def erase(
         say(f"Erased. The books and {done.events:,} events of the audit name {done.pseudonym}: reelkeeper audit verify")
     if done.left:
         raise PartialFailure(f"{len(done.left):,} things are left; repeat the command when they are over")
+
+
+@group.command()
+def erasing(as_json: AsJson = False) -> None:
+    """List the users whose erasure is under way, the longest first: `users erase` goes on with each."""
+    from reelkeeper.store.core.engine import reading
+    from reelkeeper.store.lifecycle.erasures import unfinished
+
+    with store() as engine, reading(engine) as session:
+        found = unfinished(session)
+    if as_json:
+        emit(found)
+    else:
+        table(("!user",), [(user,) for user in found])

@@ -6,6 +6,7 @@ same id, and never not at all.
 """
 
 import base64
+import hashlib
 import logging
 import secrets
 import time
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 
 from reelkeeper.adapters import public
 from reelkeeper.adapters import webhooks as sender
-from reelkeeper.errors import InputRefused, LeaseLost, NotFound, ReelkeeperError, SinkBusy, SinkRefused
+from reelkeeper.errors import InputRefused, KeyReused, LeaseLost, NotFound, ReelkeeperError, SinkBusy, SinkRefused
 from reelkeeper.failpoints import effect
 from reelkeeper.model.webhooks import Delivery, EndpointLine, EventType
 from reelkeeper.operations.alerts import alerts
@@ -42,19 +43,29 @@ _log = logging.getLogger(__name__)
 
 
 def add(
-    engine: Engine, url: str, events: Sequence[EventType] = (), *, allow_private: bool, author: str
+    engine: Engine, url: str, events: Sequence[EventType] = (), *, allow_private: bool, author: str, key: str = ""
 ) -> tuple[str, str]:
     """Add an endpoint that is told of these events, or of all; returns its id, and its secret for the only time.
 
-    Raises AddressRefused unless the URL is https and of a public address, InputRefused for one endpoint too many.
+    With a `key` of the caller's, the same again is the same endpoint, with a new secret: an answer may have been lost.
+    Raises AddressRefused unless the URL is https and of a public address, InputRefused for one endpoint too many,
+    KeyReused where the key came with another address.
     """
     # guard webhooks.address: an endpoint within our network is added
     public.resolve(url, allow_private=allow_private)
     secret = _new_secret()
+    named = hashlib.sha256(key.encode()).hexdigest()[:12] if key else None
     with transaction(engine, "webhooks.add") as session:
+        if named and (before := webhooks.url_of(session, named)) is not None:
+            # guard webhooks.key_reused: a key that comes again with another address gives out the secret of the first
+            if before != url:
+                raise KeyReused(f"idempotency key {key!r} has added another address; nothing was changed")
+            webhooks.rotate(session, named, secret, rules.OLD_SECRET_SECONDS)
+            _audit(session, "webhook_rotate", named, author)
+            return named, secret
         if webhooks.count(session) >= MAX_ENDPOINTS:
             raise InputRefused(f"there are {MAX_ENDPOINTS} endpoints, and no more are served; nothing was added")
-        endpoint_id = webhooks.add(session, url, sorted(set(events)), secret)
+        endpoint_id = webhooks.add(session, url, sorted(set(events)), secret, named)
         _audit(session, "webhook_add", endpoint_id, author, host=urlsplit(url).hostname, events=sorted(set(events)))
     return endpoint_id, secret
 
@@ -66,6 +77,14 @@ def rotate(engine: Engine, endpoint_id: str, *, author: str) -> str:
         _require(webhooks.rotate(session, endpoint_id, secret, rules.OLD_SECRET_SECONDS), endpoint_id)
         _audit(session, "webhook_rotate", endpoint_id, author)
     return secret
+
+
+def choose(engine: Engine, endpoint_id: str, events: Sequence[EventType], *, author: str) -> None:
+    """Tell an endpoint of these events from now on, or of all. What waits for it is sent all the same."""
+    with transaction(engine, "webhooks.choose") as session:
+        chosen = sorted(set(events))
+        _require(webhooks.choose(session, endpoint_id, chosen), endpoint_id)
+        _audit(session, "webhook_choose", endpoint_id, author, events=chosen)
 
 
 def disable(engine: Engine, endpoint_id: str, *, author: str) -> None:

@@ -54,6 +54,10 @@ def _before(session: Session, asked: AdmissionRequest, job: AdmittedJob, slots: 
             f"client key {asked.client_key!r} of user {asked.user_id!r} came with another request at "
             f"{job.created_at:%Y-%m-%d %H:%M:%S}, job {job.id}; nothing was admitted. Use a new key for a new request"
         )
+    if job.state == JobState.SUCCEEDED and job.video_id is None:
+        return Unfulfilled(
+            job.id, JobState.DEAD, "its video was its maker's, who was erased; use a new key to ask again"
+        )
     if job.state == JobState.SUCCEEDED:
         return Cached(job.id, str(job.video_id), captured(session, job.hold_id))
     if job.state in (JobState.DEAD, JobState.CANCELLED):

@@ -107,12 +107,17 @@ def _messages(session: Session, happened: Sequence[Happened]) -> list[dict[str, 
     ]
 
 
-def add(session: Session, url: str, events: Sequence[EventType], secret: str) -> str:
+def add(session: Session, url: str, events: Sequence[EventType], secret: str, endpoint_id: str | None = None) -> str:
     """Insert an endpoint and return its id, 12 hex digits."""
-    endpoint_id, at = uuid4().hex[:12], now(session)
+    endpoint_id, at = endpoint_id or uuid4().hex[:12], now(session)
     values = {"url": url, "events": list(events), "secret": secret, "created_at": at, "closed_until": at, "failures": 0}
     session.execute(sa.insert(endpoints).values(id=endpoint_id, **values))
     return endpoint_id
+
+
+def url_of(session: Session, endpoint_id: str) -> str | None:
+    """Read the address of an endpoint; None where there is none."""
+    return session.execute(sa.select(endpoints.c.url).where(endpoints.c.id == endpoint_id)).scalar()
 
 
 def count(session: Session) -> int:
@@ -124,6 +129,11 @@ def rotate(session: Session, endpoint_id: str, secret: str, old_seconds: float) 
     """Give an endpoint a new secret, beside which the one before it signs for a while; False where there is none."""
     values = {"old_secret": endpoints.c.secret, "old_secret_until": Clock(old_seconds), "secret": secret}
     return _change(session, endpoint_id, values)
+
+
+def choose(session: Session, endpoint_id: str, events: Sequence[EventType]) -> bool:
+    """Tell an endpoint of these events from now on, or of all; False where there is none."""
+    return _change(session, endpoint_id, {"events": list(events)})
 
 
 def disable(session: Session, endpoint_id: str, reason: str) -> bool:

@@ -8,7 +8,7 @@ from sqlmodel import SQLModel
 
 from reelkeeper import failpoints
 from reelkeeper.errors import Frozen, LeaseLost, NotFound, UserErased
-from reelkeeper.model.requests import GenerationRequest, Queued
+from reelkeeper.model.requests import GenerationRequest, Queued, Unfulfilled
 from reelkeeper.operations.billing import users
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.core.lease import LeaseManager
@@ -28,6 +28,7 @@ from tests.faults.world import LONG_AGO, World
 from tests.operations.books import DOLLAR
 from tests.operations.conftest import AtFailpoint
 
+SMALL = {"model": "a", "width": 64, "height": 64, "duration_seconds": 0.5, "fps": 8}
 PNG = b"\x89PNG\r\n\x1a\n" + b"a picture of somebody"
 
 
@@ -52,8 +53,7 @@ def stored(world: World) -> list[str]:
 
 
 def ask(world: World, prompt: str, *, user_id: str = "ann", key: str = "", **more: Any) -> str:  # noqa: ANN401  of a request
-    small = {"model": "a", "width": 64, "height": 64, "duration_seconds": 0.5, "fps": 8, "prompt": prompt, **more}
-    request = GenerationRequest.model_validate(small)
+    request = GenerationRequest.model_validate({**SMALL, "prompt": prompt, **more})
     answer = admit(world.workspace.engine, request, user_id=user_id, client_key=key or prompt.replace(" ", "-"))
     assert isinstance(answer, Queued), answer
     return answer.job_id
@@ -98,25 +98,33 @@ def test_nothing_of_the_user_is_left_but_amounts_under_a_pseudonym(shop: World) 
         gone(shop)
 
 
-def test_another_user_keeps_all_even_what_both_share(shop: World) -> None:
-    engine = shop.workspace.engine
+def test_another_user_keeps_all_even_what_both_share(world: World) -> None:
+    engine = world.workspace.engine
+    users.give(engine, "ann", DOLLAR, "first", by="front")
     users.put(engine, "bob", "free", by="front")
     users.give(engine, "bob", DOLLAR, "first", by="front", reason="for ann's friend")
-    sha256 = images.keep(shop.workspace, PNG).sha256
-    ask(shop, "a cat", image_sha256=sha256)
-    theirs = ask(shop, "a dog", user_id="bob", image_sha256=sha256)
-    blob_id = shop.video("v1")
+    sha256 = images.keep(world.workspace, PNG).sha256
+    ask(world, "a cat", image_sha256=sha256)
+    theirs = ask(world, "a dog", user_id="bob", image_sha256=sha256)
+    blob_id = world.video("v1")
     with transaction(engine, "test") as session:
         done = sa.update(jobs).where(jobs.c.id == theirs)
-        session.execute(done.values(video_id="v1"))  # one that bob was given from the cache
+        session.execute(done.values(video_id="v1", state="succeeded"))  # one that bob was given from the cache
         session.execute(sa.insert(videos).values(id="v2", user_id="bob", state="live", generation=1))
-    shop.video("v2")
+    world.video("v2")
     with reading(engine) as session:
         key = session.execute(sa.select(blobs.c.key).where(blobs.c.video_id == "v2")).scalar_one()
     with transaction(engine, "test") as session:
         session.execute(sa.insert(key_owners).values(key=key, user_id="ann"))
-    assert gone(shop).left == ()
-    assert stored(shop) == [shop.workspace.bucket.image_key(sha256), key]
+    assert gone(world).left == ()
+    assert stored(world) == [world.workspace.bucket.image_key(sha256), key]
+    again = admit(
+        engine,
+        GenerationRequest.model_validate({**SMALL, "prompt": "a dog", "image_sha256": sha256}),
+        user_id="bob",
+        client_key="a-dog",
+    )
+    assert isinstance(again, Unfulfilled), "what bob was given is gone"
     with reading(engine) as session:
         row = session.execute(sa.select(jobs).where(jobs.c.id == theirs)).one()
         assert (row.user_id, row.request["prompt"], row.video_id) == ("bob", "a dog", None)

@@ -1,0 +1,54 @@
+"""Webhooks over HTTP: an endpoint's life, and its secret is shown when it is made and never again."""
+
+from fastapi.testclient import TestClient
+
+from reelkeeper.api.app import create_app
+from reelkeeper.api.app_state import AppState
+from reelkeeper.model.access import Scope
+from reelkeeper.operations.core import tokens
+from tests.api.answers import problem
+from tests.faults.world import World
+
+KEY = {"Idempotency-Key": "k1"}
+
+
+def _front(world: World, app_state: AppState, *, allow_private: bool) -> TestClient:
+    _, text = tokens.create(world.workspace.engine, "a test", (Scope.WEBHOOKS,), author="test")
+    app = create_app(AppState(app_state.workspace, app_state.scratch, allow_private=allow_private))
+    return TestClient(app, headers={"Authorization": f"Bearer {text}"})
+
+
+def test_an_endpoints_life(world: World, app_state: AppState) -> None:
+    client = _front(world, app_state, allow_private=True)
+    asked = {"url": "http://127.0.0.1:9/hook", "events": ["video.changed"]}
+    made = client.post("/v1/webhooks", json=asked, headers=KEY)
+    assert made.status_code == 201
+    webhook, secret = made.json()["id"], made.json()["secret"]
+    path = f"/v1/webhooks/{webhook}"
+    again = client.post("/v1/webhooks", json=asked, headers=KEY).json()
+    assert (again["id"], again["secret"] == secret) == (webhook, False), "an answer that was lost"
+    other = problem(client.post("/v1/webhooks", json=asked | {"url": "http://127.0.0.1:8/"}, headers=KEY), 422)
+    assert other["type"] == "urn:reelkeeper:key-reused"
+    rotated = client.post(f"{path}/secret").json()
+    assert rotated["id"] == webhook
+    assert rotated["secret"].startswith("whsec_")
+    assert rotated["secret"] != secret
+    listed = client.get("/v1/webhooks")
+    assert "whsec_" not in listed.text
+    assert [line["events"] for line in listed.json()["webhooks"]] == [["video.changed"]]
+    chosen = client.put(path, json={"events": ["video.purged", "job.ended"], "enabled": False}).json()
+    assert (chosen["events"], bool(chosen["disabled_at"])) == (["job.ended", "video.purged"], True)
+    assert client.put(path, json={"events": []}).json()["disabled_at"] is None
+    assert client.post(f"{path}/replay", json={"since": "2026-01-01T00:00:00Z"}).json() == {"replayed": 0}
+    assert client.delete(path).json() == {"removed": webhook}
+    assert client.get("/v1/webhooks").json() == {"webhooks": []}
+    for method, where in (("PUT", path), ("DELETE", path), ("POST", f"{path}/secret"), ("POST", f"{path}/replay")):
+        problem(client.request(method, where, json={"events": []} if method == "PUT" else {}), 404)
+
+
+def test_an_address_of_our_own_network_and_an_event_that_is_none_are_refused(world: World, app_state: AppState) -> None:
+    client = _front(world, app_state, allow_private=False)
+    refused = problem(client.post("/v1/webhooks", json={"url": "https://127.0.0.1/"}, headers=KEY), 422)
+    assert "not public" in str(refused["detail"])
+    problem(client.post("/v1/webhooks", json={"url": "https://127.0.0.1/", "events": ["video.lost"]}, headers=KEY), 422)
+    assert client.get("/v1/webhooks").json() == {"webhooks": []}
