@@ -149,7 +149,8 @@ def test_the_report_of_both_has_the_same_table(uploaded: Scene) -> None:
         "### Adopted", "### Would be adopted"
     )
     assert "| `{user}/{video}.{ext}` | `1` | `3 B` |" in table
-    assert "u1` | `intro` |" in table
+    assert "| `***` | `intro` |" in table
+    assert "u1" not in table, "nothing of Prefect's names a user"
     assert "flat\\|'.mp4` |" in table
 
 
