@@ -58,7 +58,8 @@ def purge_cache(engine: Engine, run_id: str) -> None:
 @task(task_run_name="purge the cache", cache_policy=NO_CACHE)
 def _purge_cache(engine: Engine, run_id: str) -> None:
     count = cache_purge.catch_up(engine, settings(), run_id)
-    get_run_logger().info("the cache has forgotten %d deleted objects", count)
+    if count is not None:
+        get_run_logger().info("the cache has forgotten %d deleted objects", count)
 
 
 @task(task_run_name="look into the outbox", cache_policy=NO_CACHE)

@@ -19,6 +19,7 @@ from reelkeeper.model.access import Caller, Scope
 from reelkeeper.operations.jobs.settle import cancel
 from reelkeeper.operations.lifecycle import erase as operation
 from reelkeeper.operations.videos.export import export as write_export
+from reelkeeper.settings import settings
 
 router = APIRouter(prefix="/v1/users/{user_id}", tags=["users"])
 _WAIT_SECONDS: Final = 5.0  # for jobs at work, while the caller waits
@@ -74,6 +75,7 @@ def erase(
         by=caller.name,
         run_id=f"erase-{uuid4().hex[:12]}",
         cancel=cancel,
+        settings=settings(),
         wait_seconds=_WAIT_SECONDS,
     )
     return Erasure.of(found)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reelkeeper.cli.opening import store, workspace
+from reelkeeper.cli.opening import configured, store, workspace
 from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import AsJson, new_run_id, who
 from reelkeeper.errors import Misconfigured, PartialFailure
@@ -53,7 +53,7 @@ def erase(
     if not yes:
         typer.confirm(f"Delete all that is stored of {user} now, for good?", abort=True, err=True)
     with workspace() as opened:
-        done = operation(opened, user, by=who(), run_id=new_run_id("erase"), cancel=cancel)
+        done = operation(opened, user, by=who(), run_id=new_run_id("erase"), cancel=cancel, settings=configured())
     if as_json:
         emit({**done._asdict(), "until": done.until, "left": [item._asdict() for item in done.left]})
     elif done.left:

@@ -25,10 +25,10 @@ _MAX_REQUESTS: Final = 1_000  # in one go
 _log = logging.getLogger(__name__)
 
 
-def catch_up(engine: Engine, settings: Settings, run_id: str) -> int:
+def catch_up(engine: Engine, settings: Settings, run_id: str) -> int | None:
     """Have forgotten what was deleted since the last time; returns how many objects, 0 where there is no cache.
 
-    What cannot be done now is told by an alert, and done the next time: the deletion itself stands.
+    None where it cannot be done now: an alert says so, and the next time does it. The deletion itself stands.
     """
     zone = connect(settings)
     if zone is None:
@@ -40,7 +40,7 @@ def catch_up(engine: Engine, settings: Settings, run_id: str) -> int:
         _log.warning("the cache was not told what was deleted: %s", error)
         # guard cache.told: deleted videos are shown from the cache, and no one knows
         alerts.observe(engine, [_finding(str(error))], rules=[RULE], run_id=run_id)
-        return 0
+        return None
     alerts.observe(engine, [], rules=[RULE], run_id=run_id)
     return count
 

@@ -17,14 +17,16 @@ from typing import Final, NamedTuple
 from reelkeeper.adapters.s3.keys import parse_key, safe_id
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import HoldClosed, KeyRefused, LeaseLost, NotFound
+from reelkeeper.model.bucket_rules import NEVER
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.lifecycle import takedown
+from reelkeeper.operations.lifecycle import cache_purge, lock_ends, takedown
 from reelkeeper.operations.lifecycle.purge import delete_loose, settle_claims
 from reelkeeper.rules.lifecycle.identifiers import Identifiers
+from reelkeeper.settings import Settings
 from reelkeeper.store import Session
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core import audit
@@ -79,12 +81,13 @@ def erase(
     by: str,
     run_id: str,
     cancel: Cancel,
+    settings: Settings,
     wait_seconds: float = WAIT_SECONDS,
 ) -> Erasure:
     """Erase a user, as far as it goes now. Safe to repeat: the same again goes on, and says what it waits for.
 
-    `cancel` ends a job, or asks it to stop. Raises NotFound for a user who is not there, or not any more; Frozen;
-    LeaseLost where another is at it.
+    `cancel` ends a job, or asks it to stop; `settings` say where Cloudflare's cache and lock rules are. Raises NotFound
+    for a user who is not there, or not any more; Frozen; LeaseLost where another is at it.
     """
     with transaction(workspace.engine, "erase.begin") as session:
         require_permission(session)
@@ -104,7 +107,10 @@ def erase(
         _end_promises(run)
         kept = _delete_videos(run)
         refused = _delete_loose(run)
-        left = _left(run, kept, refused)
+        left = _with_lock_ends(run, _left(run, kept, refused), settings)
+        # guard erase.cache: an erased user's videos are shown from the cache, and nothing says any more which they were
+        if cache_purge.catch_up(workspace.engine, settings, run_id) is None:
+            left = (*left, Left("Cloudflare's cache was not told to forget the objects: repeat when it answers"))
         if left:
             return Erasure(erasing.pseudonym, erasing.since, left, {}, 0)
         return _finish(run, by)
@@ -177,7 +183,11 @@ def _delete_loose(run: _Run) -> dict[str, str]:
             standing = erasures.with_videos(session, stored)
         # guard erase.others_key: an object goes that a video's row still stands for
         stored = [key for key in stored if key not in standing]
-        refused |= delete_loose(run.workspace, stored, lease=run.lease)
+        kept = delete_loose(run.workspace, stored, lease=run.lease)
+        with transaction(run.workspace.engine, "erase.loose") as session:
+            gone = [key for key in stored if key not in kept]
+            append(session, [Event("purge", run.run_id, user_id=user_id, detail={"key": key}) for key in gone])
+        refused |= kept
     return refused
 
 
@@ -219,6 +229,24 @@ def _left_within(session: Session, run: _Run, kept: dict[int, str], refused: dic
         why = "a legal hold keeps it" if item.is_held else kept.get(item.blob_id, "not deleted yet: repeat in a minute")
         found.append(Left(why, item.until, item.key))
     return (*found, *(Left(f"the bucket has not deleted it: {why}", None, key) for key, why in refused.items()))
+
+
+def _with_lock_ends(run: _Run, left: tuple[Left, ...], settings: Settings) -> tuple[Left, ...]:
+    """Say until when a bucket lock keeps each object that the bucket refused to delete for one."""
+    locked = [item.key for item in left if item.key and lock_ends.is_lock(item.why)]
+    if not locked:
+        return left
+    until = lock_ends.ends(run.workspace, locked, lock_ends.reader(settings))
+    return tuple(
+        Left("a bucket lock keeps it", _known(until.get(item.key)), item.key)
+        if item.key in locked and item.key
+        else item
+        for item in left
+    )
+
+
+def _known(until: datetime | None) -> datetime | None:
+    return None if until == NEVER else until
 
 
 def _finish(run: _Run, by: str) -> Erasure:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from datetime import datetime
 from typing import Final
 
 from reelkeeper.adapters import cloudflare
@@ -9,7 +10,7 @@ from reelkeeper.adapters.s3.deletes import LOCKED
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model.bucket_rules import NEVER, Lock, locked_until
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.lifecycle.takedown import Certificate, Removed
+from reelkeeper.operations.lifecycle.takedown import Certificate
 from reelkeeper.settings import Settings
 
 ReadLocks = Callable[[], Sequence[Lock]]
@@ -31,24 +32,37 @@ def reader(settings: Settings) -> ReadLocks:
 
 def explain(workspace: Workspace, found: Certificate, read: ReadLocks) -> Certificate:
     """Say in `why` until when a lock keeps each object that the bucket refused to delete for one."""
-    if not any(LOCKED in item.why for item in found.left):
+    locked = [item.key for item in found.left if is_lock(item.why)]
+    if not locked:
         return found
+    until = ends(workspace, locked, read)
+    return found._replace(
+        objects=tuple(
+            item._replace(why=_said(until.get(item.key))) if item.key in locked and not item.purged_at else item
+            for item in found.objects
+        )
+    )
+
+
+def is_lock(why: str) -> bool:
+    """Whether this is what the bucket says of a locked object."""
+    return LOCKED in why
+
+
+def ends(workspace: Workspace, keys: Sequence[str], read: ReadLocks) -> dict[str, datetime]:
+    """Give of each key the moment when its last lock ends, NEVER for one without end; left out where nobody knows."""
     try:
         locks = read()
+        stored = workspace.bucket.stored(keys)
     except ReelkeeperError:  # of a token that may not read them: what is known is still said
-        locks = ()
-    return found._replace(objects=tuple(_explained(workspace, item, locks) for item in found.objects))
+        return {}
+    known = ((key, locked_until(locks, key, found.last_modified)) for key, found in stored.items() if found)
+    return {key: until for key, until in known if until is not None}
 
 
-def _explained(workspace: Workspace, item: Removed, locks: Sequence[Lock]) -> Removed:
-    if item.purged_at or LOCKED not in item.why:
-        return item
-    try:
-        stored = workspace.bucket.head(item.key)
-    except ReelkeeperError:
-        stored = None
-    until = locked_until(locks, item.key, stored.last_modified) if stored else None
+def _said(until: datetime | None) -> str:
     if until is None:
-        return item._replace(why=_UNKNOWN)
-    ends = "for ever" if until == NEVER else f"until {until:%Y-%m-%d %H:%M} UTC. Repeat the takedown then"
-    return item._replace(why=f"a bucket lock keeps it {ends}")
+        return _UNKNOWN
+    if until == NEVER:
+        return "a bucket lock keeps it for ever"
+    return f"a bucket lock keeps it until {until:%Y-%m-%d %H:%M} UTC. Repeat the takedown then"

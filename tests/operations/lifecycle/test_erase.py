@@ -1,5 +1,6 @@
 """A user is erased: nothing names them any more, the books balance and the record verifies."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import sqlalchemy as sa
 from sqlmodel import SQLModel
 
 from reelkeeper import failpoints
+from reelkeeper.adapters.s3.deletes import LOCKED
 from reelkeeper.errors import Frozen, LeaseLost, NotFound, UserErased
 from reelkeeper.model.requests import GenerationRequest, Queued, Unfulfilled
 from reelkeeper.operations.billing import users
@@ -18,12 +20,14 @@ from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.lifecycle.erase import Erasure, erase
 from reelkeeper.operations.videos import images, receive
 from reelkeeper.operations.videos.hold import hold, release
+from reelkeeper.settings import Settings
 from reelkeeper.store.core.audit import events, verify
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.lifecycle.personal_data import FATES, Fate
 from reelkeeper.store.tables import blobs, jobs, key_owners, leases, videos
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos.holds import HoldTerms
+from tests.doubles.cloudflare import ACCOUNT, ALL, TOKEN, ZONE, CloudflareDouble
 from tests.faults.world import LONG_AGO, World
 from tests.operations.books import DOLLAR
 from tests.operations.conftest import AtFailpoint
@@ -32,9 +36,15 @@ SMALL = {"model": "a", "width": 64, "height": 64, "duration_seconds": 0.5, "fps"
 PNG = b"\x89PNG\r\n\x1a\n" + b"a picture of somebody"
 
 
-def gone(world: World, *, user_id: str = "ann", wait_seconds: float = 0.0) -> Erasure:
+def gone(world: World, *, user_id: str = "ann", wait_seconds: float = 0.0, settings: Settings | None = None) -> Erasure:
     return erase(
-        world.workspace, user_id, by="front", run_id="erase-1", cancel=settle.cancel, wait_seconds=wait_seconds
+        world.workspace,
+        user_id,
+        by="front",
+        run_id="erase-1",
+        cancel=settle.cancel,
+        settings=settings or Settings(),
+        wait_seconds=wait_seconds,
     )
 
 
@@ -292,3 +302,48 @@ def test_after_a_crash_at_any_point_the_same_again_ends_it(world: World) -> None
         assert stored(world) == [], point
     with reading(world.workspace.engine) as session:
         verify(session)
+
+
+def at_cloudflare(cloudflare: CloudflareDouble) -> Settings:
+    return Settings(
+        cloudflare_account_id=ACCOUNT,
+        cloudflare_api_token=TOKEN,
+        cloudflare_api_url=cloudflare.url,
+        public_url="https://videos.example.com",
+        cache_zone_id=ZONE,
+        cache_purge_token=TOKEN,
+    )
+
+
+def test_the_cache_forgets_all_objects_before_nobody_knows_any_more_which_they_were(
+    world: World, cloudflare: CloudflareDouble
+) -> None:
+    settings = at_cloudflare(cloudflare)
+    world.video("v1")
+    loose = f"{world.address.prefix}ann/unknown/one.mp4"
+    world.workspace.bucket.put_once(loose, world.clip, "video/mp4")
+    keys = stored(world)
+    cloudflare.permissions = ALL - {"Cache Purge: Purge"}
+    (left,) = gone(world, settings=settings).left
+    assert left.why.startswith("Cloudflare's cache was not told")
+    assert stored(world) == []
+    cloudflare.permissions = ALL
+    assert gone(world, settings=settings).left == ()
+    told = {url.removeprefix("https://videos.example.com/") for request in cloudflare.forgotten for url in request}
+    assert told == set(keys)
+    assert loose in told
+
+
+def test_what_a_bucket_lock_keeps_is_named_with_its_end(world: World, cloudflare: CloudflareDouble) -> None:
+    world.video("v1")
+    (key,) = stored(world)
+    condition = {"type": "Age", "maxAgeSeconds": 86_400}
+    rule = {"id": "l", "enabled": True, "prefix": "", "condition": condition}
+    settings = at_cloudflare(cloudflare)
+    cloudflare.bucket_rules[f"/r2/buckets/{settings.bucket}/lock"] = [rule]
+    world.double.faults.refuse_deletes([key], code=LOCKED)
+    found = world.workspace.bucket.head(key)
+    assert found
+    done = gone(world, settings=settings)
+    assert [(item.key, item.why) for item in done.left] == [(key, "a bucket lock keeps it")]
+    assert done.until == found.last_modified + timedelta(days=1)
