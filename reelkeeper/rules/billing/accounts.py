@@ -28,9 +28,14 @@ class AccountsReport:
     mismatches: tuple[Mismatch, ...] = ()
 
     def require_sound(self) -> Self:
-        """Raise IntegrityDoubt, naming the first figures that do not add up; everything is frozen then."""
+        """Raise IntegrityDoubt where figures do not add up; everything is frozen then.
+
+        It names no account: the state of a run, where this stands, is reached by no erasure.
+        """
         if self.mismatches:
-            raise IntegrityDoubt(f"{summary(self.mismatches)}. Changes are frozen; run {self.run_id}. {_WAY_OUT}")
+            kinds = ", ".join(sorted({mismatch.what for mismatch in self.mismatches}))
+            said = f"the accounts do not add up in {many(len(self.mismatches), 'figure')} ({kinds})"
+            raise IntegrityDoubt(f"{said}. Changes are frozen; run {self.run_id}. {_WAY_OUT}")
         return self
 
 

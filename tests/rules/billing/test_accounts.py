@@ -27,9 +27,12 @@ def test_a_mismatch_is_one_finding_that_names_the_first_few() -> None:
     assert finding.figures == (("balance", "7"),)
 
 
-def test_a_run_that_finds_one_fails_with_the_way_out() -> None:
-    with pytest.raises(IntegrityDoubt, match=r"in 1 figure: .*`reelkeeper credits recount`.*`reelkeeper thaw`"):
+def test_a_run_that_finds_one_fails_with_the_way_out_and_names_nobody() -> None:
+    with pytest.raises(
+        IntegrityDoubt, match=r"in 1 figure \(balance\).*`reelkeeper credits recount`.*`reelkeeper thaw`"
+    ) as told:
         report(WRONG[0]).require_sound()
+    assert WRONG[0].subject not in str(told.value)
 
 
 def test_a_figure_of_many_digits_can_be_read() -> None:
