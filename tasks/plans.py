@@ -15,7 +15,7 @@ from reelkeeper.model import Grace, PlanSummary, Verdict
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import plans
-from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING, dollars
+from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING, TRY_ANOTHER, dollars
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import Report
 
@@ -180,4 +180,6 @@ def _markdown(title: str, figures: plans.Figures) -> str:
     ]
     if planned:
         lines.append(f"Apply it: `reelkeeper run {plan.flow} --apply --plan {plan.id}`.")
+    if plan.flow != "purge_retired":
+        lines.append(f"What another policy would bring, by the month: `{TRY_ANOTHER}`.")
     return "\n".join(lines)

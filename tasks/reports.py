@@ -13,7 +13,7 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import outcomes as carried_out
 from reelkeeper.operations.lifecycle.outcomes import MAX_FAILURES
 from reelkeeper.redaction import SHOWN, unnamed
-from reelkeeper.rules.core.wording import dollars, searched, size
+from reelkeeper.rules.core.wording import TRY_ANOTHER, dollars, searched, size
 from reelkeeper.rules.lifecycle.report import HelpReport, Report, SyncReport, count
 from reelkeeper.rules.sync import adoption as adopting
 
@@ -122,4 +122,5 @@ def _markdown(report: Report) -> str:
         lines += ["", searched(report.searches)]
     if report.plan.flow != "purge_retired":
         lines.append(f"Take it all back: `reelkeeper restore --run {report.run_id}`.")
+        lines.append(f"What another policy would bring, by the month: `{TRY_ANOTHER}`.")
     return "\n".join(lines)

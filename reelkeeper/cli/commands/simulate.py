@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from reelkeeper.cli import parameters
+from reelkeeper.cli.commands.simulate_lifecycle import lifecycle
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, say, table
 from reelkeeper.cli.words import AsJson
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
     from reelkeeper.model.jobs import RecordedJob, RecordedRequest
 
 group = typer.Typer(
-    no_args_is_help=True, help="Try a policy on drawn or recorded load before using it. Changes nothing."
+    no_args_is_help=True,
+    help="Try a policy on drawn or recorded load, or on the catalogue, before using it. Changes nothing.",
 )
+
+group.command()(lifecycle)
 
 Seed = Annotated[int, typer.Option(help="The same seed draws the same load.")]
 Param = Annotated[

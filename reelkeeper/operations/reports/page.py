@@ -10,7 +10,7 @@ from reelkeeper.adapters.charts import DARK, LIGHT, NARROW, WIDE, Picture
 from reelkeeper.model.alerts import AlertState, Severity
 from reelkeeper.operations.reports import figures, tables, text
 from reelkeeper.operations.reports.report import MonthReport
-from reelkeeper.rules.core.wording import usd
+from reelkeeper.rules.core.wording import TRY_ANOTHER, usd
 
 _PHONE = "(max-width: 640px)"
 _DARK = "(prefers-color-scheme: dark)"  # on a screen: paper is white
@@ -55,6 +55,7 @@ def page(report: MonthReport) -> str:
         over=[alert for alert in report.alerts if alert.state == AlertState.RESOLVED],
         advice=[alert for alert in fires if alert.rule == "saving"],
         usd=usd,
+        try_another=TRY_ANOTHER,
     )
 
 

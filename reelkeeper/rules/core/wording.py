@@ -14,6 +14,7 @@ CONTRACT_NOT_TRIED: Final = (
     "What is due at keys of the service's stays until this bucket has shown that it keeps what their purge rests on: "
     "reelkeeper doctor --contract"
 )
+TRY_ANOTHER: Final = "reelkeeper simulate lifecycle --policy FILE"  # what other policies would bring
 EXPECTED_SAVING: Final = "Expected until it is done; net is over the rest of a video's life, less CPU and requests."
 
 SENTENCES: Final = {

@@ -235,6 +235,21 @@ def judging(
     return lambda video: judges[place_of(video)](video)
 
 
+def judging_alike(
+    policy: LifecyclePolicy,
+    tiers: Tiers,
+    as_of: datetime,
+    recipe: str,
+    efficient: frozenset[str],
+    worth: Appraise | None,
+    *,
+    like: Video,
+) -> Callable[[Video], Verdict]:
+    """Make the function that judges any video as if it were in the segment of `like`, such as one of another size."""
+    place = policy.choose(like) if policy.segments else NO_SEGMENT
+    return _Judges(policy, tiers, (as_of, recipe, efficient, worth))[place]
+
+
 class _Judges(dict[int, Callable[[Video], Verdict]]):
     """What judges the videos of each segment, by its place: made for the first video of one."""
 

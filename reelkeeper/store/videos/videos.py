@@ -37,7 +37,7 @@ def live_videos(
     known_always = complete_since.date() <= first_day
     held_videos, held_users = _held(session, "video", as_of), _held(session, "user", as_of)
     kept_until = _kept_until(session, as_of).get
-    to_datetime, new = _datetime_reader(session), tuple.__new__  # without a call in Python for each of a million
+    to_datetime, new = datetime_reader(session), tuple.__new__  # without a call in Python for each of a million
     recent = (
         sa.select(sa.func.sum(daily_views.c.views))
         .where(daily_views.c.video_id == videos.c.id, daily_views.c.day >= first_day)
@@ -134,7 +134,7 @@ def _kept_until(session: Session, as_of: datetime) -> dict[str, datetime]:
     return {row[0]: row[1] for row in session.execute(until.group_by(keeps.c.video_id))}
 
 
-def _datetime_reader(session: Session) -> Callable[[str, Any], datetime | None]:
+def datetime_reader(session: Session) -> Callable[[str, Any], datetime | None]:
     """Give what turns the driver's own value into aware UTC, for columns read a hundred thousand times.
 
     SQLite takes any text for a time: of a video with one that is none the age is unknown, which keeps it, and it is

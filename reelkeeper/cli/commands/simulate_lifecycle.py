@@ -1,0 +1,293 @@
+"""`simulate lifecycle`: policies side by side on the real catalogue, before any of them is in force."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reelkeeper.cli.opening import store
+from reelkeeper.cli.screen import emit, out, say, size, table
+from reelkeeper.cli.words import AsJson
+
+if TYPE_CHECKING:
+    from reelkeeper.rules.policies import Policies
+    from reelkeeper.simulation.lifecycle import Course, Outcome, Past, Span, Views
+    from reelkeeper.simulation.lifecycle_fates import Trial
+    from reelkeeper.store import Engine, Session
+
+_DAY = timedelta(days=1)
+_REPEATED = timedelta(days=30)  # views and uploads of so many days come again
+_MAX_BACK = 730
+_LEAST_DAYS = 28  # of a month that is whole
+_CELLS = 400_000  # of videos times nights, at once
+_ASSUMED = (
+    "each night at 00:00 UTC all that is due is done: no limit of a run holds it back, notices are given in time",
+    "tiers, holds and requests to keep are those of now; a user's deletion happens when it did",
+    "from today on a video's views in any 30 days stay those of its last 30; where these are unknown they stay so",
+    "an encode keeps and costs what earlier ones did, or the policy's expectation; refusals to come are not foreseen",
+    "each view reads the whole object from R2 once, as without a CDN; listings are left out, the same for all",
+    "views by clients that could not play a codec are not known: nothing records what a client plays",
+)
+_UPLOADS = {
+    True: "the uploads of the last 30 days, as they are stored and with their views, come again each 30 days",
+    False: "nothing more is uploaded",
+}
+
+
+def lifecycle(
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A document to try beside the policy in force. May be repeated."),
+    ] = None,
+    months: Annotated[int, typer.Option(min=0, max=60, help="Whole months to look ahead, after this one.")] = 12,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="DAY", help="Begin on this past day, and count the views since that would have been lost."
+        ),
+    ] = None,
+    infrequent_after: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=3650,
+            metavar="DAYS",
+            help="Try each policy with a rule of R2's too, that moves objects so old to Infrequent Access.",
+        ),
+    ] = None,
+    uploads: Annotated[
+        bool, typer.Option(help="Let the uploads of the last 30 days come again, or nothing more.")
+    ] = True,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Draw the months as well: .svg or .png.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try lifecycle policies on the real catalogue: bytes, R2's bill, CPU, videos gone, and views that would be lost.
+
+    The policy in force and each document are played night by night, and set against keeping everything. With --from it
+    begins on a past day: views that were recorded since, of videos that a policy would have retired by then, are its
+    regret.
+    """
+    if picture is not None and picture.suffix not in {".svg", ".png"}:
+        raise typer.BadParameter(f"--picture {picture}: it is drawn as .svg or .png")
+    with store() as engine, out.status("playing the nights", spinner="dots"):
+        outcome, limits = _play(engine, policy or [], months, since, infrequent_after, uploads=uploads)
+    assumed = (*_ASSUMED, _UPLOADS[uploads])
+    if picture is not None:
+        _draw(outcome, picture)
+    if as_json:
+        emit({**outcome._asdict(), "unplayable_views": None, "assumptions": assumed})
+        return
+    _show(outcome, limits)
+    say("It is assumed:")
+    for line in assumed:
+        say(f"- {line}.")
+
+
+def _play(
+    engine: "Engine", files: Sequence[Path], months: int, since: str | None, infrequent: int | None, *, uploads: bool
+) -> "tuple[Outcome, dict[str, tuple[int, int]]]":
+    """Try the policies; returns also how many videos one run of each compresses and retires at most."""
+    from reelkeeper.operations.core.policies import in_force
+    from reelkeeper.operations.core.policy_document import read
+    from reelkeeper.simulation.lifecycle import simulate
+    from reelkeeper.store.core.engine import now, reading
+    from reelkeeper.store.videos import history
+    from reelkeeper.store.videos.views import recorded_days
+
+    documents = [(file.stem, read(_text(file), str(file))) for file in files]
+    with reading(engine) as session:
+        version, policies = in_force(session)
+        at = now(session)
+        span = _span(at.date(), months, since)
+        named: dict[str, Policies] = {f"in force (version {version})": policies}
+        for name, document in documents:
+            named[name if name not in named else f"{name} ({len(named)})"] = document
+        variants = (None,) if infrequent is None else (None, infrequent)
+        trials = [_trial(engine, name, tried, _midnight(span.today), variants) for name, tried in named.items()]
+        outcome = simulate(
+            trials,
+            _batches(session, span, at),
+            span,
+            recorded=recorded_days(session),
+            oldest=history.oldest(session) or span.start,
+            leaving=history.leaving_by_day(session, _midnight(span.start)),
+            unexplained_bytes=history.unexplained_bytes(session),
+            uploads=uploads,
+        )
+    return outcome, {name: (tried.lifecycle.compress_limit, tried.limits.max_objects) for name, tried in named.items()}
+
+
+def _trial(
+    engine: "Engine", name: str, policies: "Policies", as_of: datetime, variants: tuple[int | None, ...]
+) -> "Trial":
+    from reelkeeper.adapters import ffmpeg
+    from reelkeeper.operations.lifecycle.plans import appraise
+    from reelkeeper.rules.lifecycle.transcode import fingerprint
+    from reelkeeper.simulation.lifecycle_fates import try_policies
+
+    recipe = policies.recipe
+    encoder = ffmpeg.tools().encoder(recipe.codec)
+    mark = fingerprint(recipe, policies.acceptance, encoder)
+    worth = appraise(engine, recipe, encoder)
+    return try_policies(name, policies, as_of, mark, worth, variants)
+
+
+def _batches(session: "Session", span: "Span", at: datetime) -> "Iterator[tuple[Sequence[Past], Views]]":
+    from reelkeeper.simulation.lifecycle import Views
+    from reelkeeper.store.videos import history
+
+    nights = (span.today - span.start).days + _REPEATED.days + 1
+    for batch in history.replay(
+        session,
+        _midnight(span.start),
+        _midnight(span.today),
+        at,
+        removed_since=_midnight(min(span.start, span.today - _REPEATED)),
+        views_since=span.start - _REPEATED,
+        at_once=min(4_000, _CELLS // nights),
+    ):
+        yield batch.videos, Views(batch.places, batch.days, batch.counts)
+
+
+def _span(today: date, months: int, since: str | None) -> "Span":
+    from reelkeeper.simulation.lifecycle import Span
+
+    end = today.replace(day=1)
+    for _ in range(months + 1):
+        end = (end + 31 * _DAY).replace(day=1)
+    if since is None:
+        return Span(today, today, end)
+    try:
+        start = date.fromisoformat(since)
+    except ValueError:
+        raise typer.BadParameter(f"--from {since!r} is no day; write e.g. 2026-09-01") from None
+    if not today - _MAX_BACK * _DAY <= start < today:
+        raise typer.BadParameter(f"--from {since}: a day before {today}, at most {_MAX_BACK} days ago")
+    return Span(start, today, end)
+
+
+def _show(outcome: "Outcome", limits: dict[str, tuple[int, int]]) -> None:
+    from reelkeeper.rules.core.wording import many
+
+    span = outcome.span
+    tried = outcome.courses[1:]
+    rows = [_total(course) for course in outcome.courses]
+    title = f"{many(outcome.videos, 'video')}, from {span.start} to {span.end - _DAY}"
+    table(("policy", ">stored at the end", ">R2 $", ">CPU $", ">net $", ">compressed", ">gone"), rows, title=title)
+    say("net: what it leaves over against keeping everything, CPU paid.\n")
+    if span.start < span.today:
+        regrets = [
+            (
+                course.policy,
+                course.regret.views,
+                course.regret.videos,
+                course.regret.users,
+                _by_tier(course.regret.by_tier),
+            )
+            for course in tried
+        ]
+        headings = ("policy", ">views lost", ">of videos", ">of users", "by tier")
+        table(
+            headings, regrets, title=f"Regret: recorded views from {span.start} to {span.today - _DAY}, of videos gone"
+        )
+    for course in outcome.courses:
+        _show_months(course)
+    for course in tried:
+        _warn(course, limits)
+    if outcome.unknown_views:
+        say(f"Of {many(outcome.unknown_views, 'video')} the views are unknown: the rules for cold videos keep them.")
+    if outcome.unseen:
+        say(
+            f"{many(outcome.unseen, 'video')} were retired by a rule since {span.start}: nobody could view them "
+            "afterwards, so a policy that keeps them longer has no views to judge by, and one that does not no regret."
+        )
+
+
+def _show_months(course: "Course") -> None:
+    tiers = sorted({tier for month in course.months for tier in month.retired})
+    headings = ("!month", ">stored", ">R2 $", ">CPU $", ">net $", ">compressed", *(f">gone {tier}" for tier in tiers))
+    rows = [
+        (
+            f"{month.month:%Y-%m}" + ("" if month.days >= _LEAST_DAYS else f" ({month.days} d)"),
+            size(month.stored_bytes),
+            *_money(month.r2_usd, month.cpu_usd, month.net_usd),
+            month.compressed,
+            *(month.retired.get(tier, 0) for tier in tiers),
+        )
+        for month in course.months
+    ]
+    table(headings, rows, title=f"\n{course.policy}")
+
+
+def _money(r2_usd: Decimal, cpu_usd: Decimal, net_usd: Decimal) -> tuple[str, str, str]:
+    return f"{r2_usd:,.2f}", f"{cpu_usd:,.2f}", f"{net_usd:+,.2f}"
+
+
+def _total(course: "Course") -> tuple[Any, ...]:
+    months = course.months
+    return (
+        course.policy,
+        size(months[-1].stored_bytes),
+        *_money(
+            sum((month.r2_usd for month in months), Decimal(0)),
+            sum((month.cpu_usd for month in months), Decimal(0)),
+            sum((month.net_usd for month in months), Decimal(0)),
+        ),
+        sum(month.compressed for month in months),
+        sum(sum(month.retired.values()) for month in months),
+    )
+
+
+def _warn(course: "Course", limits: dict[str, tuple[int, int]]) -> None:
+    most = limits.get(course.policy)
+    compressed, retired = course.due_at_once
+    if most is not None and (compressed > most[0] or retired > most[1]):
+        say(
+            f"{course.policy}: the first night has {compressed:,} videos to compress and {retired:,} to retire. A run "
+            f"compresses {most[0]:,} at most and is refused above {most[1]:,} retirements: it takes longer than shown."
+        )
+
+
+def _by_tier(counts: Any) -> str:  # noqa: ANN401  a mapping, which is not loaded yet
+    return ", ".join(f"{tier} {count:,}" for tier, count in counts.items() if count) or "-"
+
+
+def _draw(outcome: "Outcome", file: Path) -> None:
+    import pandas as pd
+
+    from reelkeeper.adapters import charts
+
+    rows = [
+        {"month": month.month, "policy": course.policy, "usd": float(month.r2_usd + month.cpu_usd)}
+        for course in outcome.courses
+        for month in course.months
+        if month.days >= _LEAST_DAYS
+    ]
+    notes = {}
+    if outcome.span.start < outcome.span.today:
+        notes = {course.policy: f"{course.regret.views:,} views lost" for course in outcome.courses[1:]}
+    chart = charts.policies(
+        pd.DataFrame(rows, columns=["month", "policy", "usd"]), notes, title="R2 and CPU by policy, dollars a month"
+    )
+    if file.suffix == ".svg":
+        file.write_text(charts.svg(chart), encoding="utf-8")
+    else:
+        file.write_bytes(charts.png(chart))
+
+
+def _text(file: Path) -> str:
+    from reelkeeper.errors import InputRefused
+
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputRefused(f"{file} cannot be read: {error}") from None
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)

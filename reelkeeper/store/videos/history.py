@@ -1,0 +1,255 @@
+"""The catalogue as it was on a past day, and all that was recorded since: what a policy is tried on.
+
+Rows are kept for good, so a video that was retired or deleted since is there as it was. What is not kept is told apart:
+tiers, holds and requests to keep are those of now, and of bytes that the service wrote anew only the last are known.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import BlobState, Video, VideoState
+from reelkeeper.store.tables import blobs, daily_views, holds, keeps, orphans, users, videos
+from reelkeeper.store.videos.conditions import BY_ITS_USER, TAKEN_DOWN
+from reelkeeper.store.videos.videos import datetime_reader
+
+_FOREVER = datetime.max.replace(tzinfo=UTC)
+
+
+class Removal(StrEnum):
+    """Why a video is not live any more."""
+
+    RULE = "rule"  # a policy retired it: nobody knows who would have viewed it afterwards
+    USER = "user"
+    TAKEDOWN = "takedown"
+
+
+class PastVideo(NamedTuple):
+    """A video as it was at the start, or when it was uploaded after that. Its `views` are unknown here."""
+
+    video: Video
+    is_ours: bool  # of its key: it decides about the grace
+    stored_at: datetime | None
+    held_until: datetime | None  # the far future where a hold has no end
+    removed_at: datetime | None
+    removal: Removal | None
+
+
+class Batch(NamedTuple):
+    """Some videos, those of one user in a row, and their daily views: place among the videos, ordinal of the day."""
+
+    videos: list[PastVideo]
+    places: list[int]
+    days: list[int]
+    counts: list[int]
+
+
+def replay(
+    session: Session,
+    start: datetime,
+    today: datetime,
+    now: datetime,
+    *,
+    removed_since: datetime,
+    views_since: date,
+    at_once: int = 4_000,
+) -> Iterator[Batch]:
+    """Stream the videos that were live at `removed_since` or uploaded until `today`, with their views since a day.
+
+    They have the bytes that they had at `start`. All moments are midnights but `now`: a video created after it has a
+    wrong clock, and is there from the start. Lost videos are left out. `at_once` videos are in memory. Read
+    it inside `engine.reading`.
+    """
+    held_videos, held_users = _held(session, "video"), _held(session, "user")
+    until = sa.select(keeps.c.video_id, sa.func.max(keeps.c.until)).group_by(keeps.c.video_id)
+    kept_until = {row[0]: row[1] for row in session.execute(until)}
+    to_datetime, ordinals = datetime_reader(session), dict[Any, int]()
+    rows = session.execute(
+        sa.select(
+            videos.c.id,
+            videos.c.user_id,
+            users.c.tier,
+            sa.type_coerce(videos.c.created_at, sa.types.NULLTYPE),  # as the driver has it: converted once, below
+            videos.c.state,
+            videos.c.retired_at,
+            videos.c.retire_reason,
+            videos.c.refused_recipe,
+            videos.c.generation,
+            blobs.c.id,
+            blobs.c.size_bytes,
+            blobs.c.codec,
+            blobs.c.recipe.is_not(None),
+            blobs.c.is_ours,
+            blobs.c.stored_at,
+            videos.c.model,
+            videos.c.tag,
+            blobs.c.key,
+        )
+        .select_from(videos)
+        .join(blobs, blobs.c.id == videos.c.blob_id)
+        .join(users, users.c.id == videos.c.user_id)
+        .where(
+            sa.or_(
+                videos.c.state == VideoState.LIVE,
+                sa.and_(
+                    videos.c.state.in_([VideoState.RETIRED, VideoState.GONE]), videos.c.retired_at >= removed_since
+                ),
+            )
+        )
+        .order_by(videos.c.user_id, videos.c.id),
+        execution_options={"yield_per": at_once},
+    )
+    for part in rows.partitions():
+        found, replaced = list[PastVideo](), dict[str, int]()
+        for (
+            video_id,
+            user_id,
+            tier,
+            created,
+            state,
+            retired_at,
+            reason,
+            refused,
+            generation,
+            blob_id,
+            size,
+            codec,
+            compressed,
+            is_ours,
+            stored_at,
+            model,
+            tag,
+            key,
+        ) in part:
+            created_at = to_datetime(video_id, created) if created is not None else None
+            if created_at is not None and today <= created_at <= now:
+                continue
+            if generation > 1 and stored_at is not None and stored_at >= start:
+                replaced[video_id] = len(found)
+            held = [at for at in (held_videos.get(video_id), held_users.get(user_id)) if at is not None]
+            removal = None if state == VideoState.LIVE else _REMOVALS.get(reason, Removal.RULE)
+            found.append(
+                PastVideo(
+                    Video(
+                        video_id,
+                        user_id,
+                        tier,
+                        created_at,
+                        None,
+                        False,
+                        size,
+                        codec,
+                        refused,
+                        blob_id,
+                        generation,
+                        compressed,
+                        kept_until.get(video_id),
+                        model,
+                        tag,
+                        key,
+                    ),
+                    is_ours,
+                    stored_at or created_at,
+                    max(held) if held else None,
+                    retired_at if removal else None,
+                    removal,
+                )
+            )
+        if replaced:
+            _put_back(session, found, replaced, start)
+        yield Batch(found, *_views(session, [past.video.id for past in found], views_since, today.date(), ordinals))
+
+
+_REMOVALS = {**dict.fromkeys(BY_ITS_USER, Removal.USER), TAKEN_DOWN: Removal.TAKEDOWN}
+
+
+def leaving_by_day(session: Session, start: datetime) -> dict[date, int]:
+    """Add up the bytes that were retired before `start` and still stored then, by the day on which their grace ends."""
+    day = sa.func.date(blobs.c.purge_after, type_=sa.Date())
+    states = (BlobState.RETIRED, BlobState.DELETING, BlobState.GONE)
+    rows = session.execute(
+        sa.select(day, sa.func.sum(blobs.c.size_bytes))
+        .where(blobs.c.state.in_(states), blobs.c.retired_at < start, blobs.c.purge_after >= start)
+        .group_by(day)
+    )
+    return {row[0]: int(row[1]) for row in rows}
+
+
+def unexplained_bytes(session: Session) -> int:
+    """Add up the objects that no row explains."""
+    return int(session.execute(sa.select(sa.func.coalesce(sa.func.sum(orphans.c.size_bytes), 0))).scalar_one())
+
+
+def oldest(session: Session) -> date | None:
+    """Give the day of the oldest video; None where no age is known."""
+    first: date | None = session.execute(
+        sa.select(sa.func.min(sa.func.date(videos.c.created_at, type_=sa.Date())))
+    ).scalar()
+    return first
+
+
+def _held(session: Session, scope: str) -> dict[str, datetime]:
+    """Read until when each subject is held, of the holds that nobody has released."""
+    found: dict[str, datetime] = {}
+    held = sa.select(holds.c.subject, holds.c.expires_at).where(holds.c.scope == scope, holds.c.released_at.is_(None))
+    for subject, expires_at in session.execute(held):
+        found[subject] = max(found.get(subject, expires_at or _FOREVER), expires_at or _FOREVER)
+    return found
+
+
+def _put_back(session: Session, found: list[PastVideo], replaced: dict[str, int], start: datetime) -> None:
+    """Give videos whose bytes were replaced since the bytes that they had at `start`, or at first."""
+    rows = session.execute(
+        sa.select(
+            blobs.c.video_id,
+            blobs.c.id,
+            blobs.c.generation,
+            blobs.c.size_bytes,
+            blobs.c.codec,
+            blobs.c.recipe.is_not(None),
+            blobs.c.is_ours,
+            blobs.c.stored_at,
+            blobs.c.key,
+        )
+        .where(blobs.c.video_id.in_(list(replaced)), blobs.c.state != BlobState.PENDING)
+        .order_by(blobs.c.video_id, blobs.c.generation.desc(), blobs.c.id.desc())
+    )
+    done = set[str]()
+    for video_id, blob_id, generation, size, codec, compressed, is_ours, stored_at, key in rows:
+        if video_id in done:
+            continue
+        place = replaced[video_id]
+        past = found[place]
+        video = past.video._replace(
+            blob_id=blob_id, generation=generation, size_bytes=size, codec=codec, compressed=compressed, key=key
+        )
+        at = stored_at or past.video.created_at
+        found[place] = past._replace(video=video, is_ours=is_ours, stored_at=at)
+        if at is None or at < start:
+            done.add(video_id)
+
+
+def _views(
+    session: Session, video_ids: Sequence[str], first: date, end: date, ordinals: dict[Any, int]
+) -> tuple[list[int], list[int], list[int]]:
+    place = {video_id: place for place, video_id in enumerate(video_ids)}
+    places, days, counts = list[int](), list[int](), list[int]()
+    rows = session.execute(
+        sa.select(
+            daily_views.c.video_id,
+            sa.type_coerce(daily_views.c.day, sa.types.NULLTYPE),  # of a few days, each converted once
+            daily_views.c.views,
+        ).where(daily_views.c.video_id.in_(video_ids), daily_views.c.day >= first, daily_views.c.day < end)
+    )
+    for video_id, day, views in rows.all():
+        ordinal = ordinals.get(day)
+        if ordinal is None:
+            ordinal = ordinals[day] = (date.fromisoformat(day) if isinstance(day, str) else day).toordinal()
+        places.append(place[video_id])
+        days.append(ordinal)
+        counts.append(views)
+    return places, days, counts
