@@ -57,7 +57,7 @@ _MOVED: Final = {  # fields in which earlier versions kept what a tier has -> th
 
 
 class _Absent:
-    """What there is of a field of a tier that is not there."""
+    """The value of a field of a tier that does not exist."""
 
     def __str__(self) -> str:
         return "-"

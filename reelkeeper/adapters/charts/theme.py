@@ -37,7 +37,7 @@ class Theme:
     savings: tuple[str, ...]  # by what saved
 
     def config(self, tiers: int | None = None) -> dict[str, Any]:
-        """Give Vega-Lite's configuration, with colours for so many tiers."""
+        """Give Vega-Lite's configuration, with a colour for each of that number of tiers."""
         axis = {
             "labelColor": self.soft_ink,
             "labelFontSize": 13,

@@ -88,7 +88,7 @@ def observe_within(
 
 
 def forget(session: Session, rule: str, scope: str) -> None:
-    """Close the open alerts of a rule and scope without a word: something newer is told, or done, in their place."""
+    """Close the open alerts of a rule and scope, and tell nobody: something newer is told in their place."""
     alerts.one_at_a_time(session)
     open_ids = [row.id for row in alerts.related(session, {rule}, ()) if row.scope == scope]
     alerts.close(session, open_ids, now(session))

@@ -41,18 +41,18 @@ class TierPolicy(BaseModel):
         0,
         ge=0,
         le=_MAX_IF_ANY_DAYS,
-        description="Retire none of its users' videos by a rule unless the service was told by video.expiring so many "
-        "days ahead; 0: without notice",
+        description="Retire none of its users' videos by a rule unless the service was told by video.expiring this "
+        "number of days ahead; 0: without notice",
     )
     keep_days: int = Field(
         0,
         ge=0,
         le=_MAX_IF_ANY_DAYS,
-        description="By so many days a request to keep it prolongs a video's life; 0: not offered",
+        description="Days by which a request to keep it prolongs a video's life; 0: not offered",
     )
     quota_bytes: int = Field(ge=0, le=MAX_BYTES, description="Bytes that each of its users may store")
     queue_weight: float = Field(
-        1, ge=1, le=1000, description="order.rule aging: a job counts as so many times shorter than it is"
+        1, ge=1, le=1000, description="order.rule aging: the factor by which a job counts as shorter than it is"
     )
     queue_levels: int = Field(0, ge=0, le=50, description="order.rule levels: classes that a job moves up")
     queue_points: int = Field(0, ge=0, le=10**6, description="order.rule seed: points that a job has at once")

@@ -100,8 +100,8 @@ class Segment(BaseModel):
         None, min_length=1, max_length=100, description="Tagged with one of these by the job or upload"
     )
     tiers: tuple[str, ...] | None = Field(None, min_length=1, max_length=100, description="Of a user of these tiers")
-    min_bytes: Bytes | None = Field(None, strict=True, description="So many bytes at least")
-    max_bytes: Bytes | None = Field(None, strict=True, description="So many bytes at most")
+    min_bytes: Bytes | None = Field(None, strict=True, description="Of at least this number of bytes")
+    max_bytes: Bytes | None = Field(None, strict=True, description="Of at most this number of bytes")
     retention_days: Days | OrNever | None = Field(
         None, description="Retire them when older than this, viewed or not, whatever the tier; never: for ever"
     )
