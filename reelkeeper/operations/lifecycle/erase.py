@@ -19,6 +19,7 @@ from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import HoldClosed, KeyRefused, LeaseLost, NotFound
 from reelkeeper.model.bucket_rules import NEVER
 from reelkeeper.model.jobs import JobState
+from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.lease import LeaseManager
@@ -186,7 +187,7 @@ def _delete_loose(run: _Run) -> dict[str, str]:
         kept = delete_loose(run.workspace, stored, lease=run.lease)
         with transaction(run.workspace.engine, "erase.loose") as session:
             gone = [key for key in stored if key not in kept]
-            append(session, [Event("purge", run.run_id, user_id=user_id, detail={"key": key}) for key in gone])
+            record(session, [Event("purge", run.run_id, user_id=user_id, detail={"key": key}) for key in gone])
         refused |= kept
     return refused
 

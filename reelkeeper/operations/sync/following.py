@@ -196,9 +196,10 @@ def let_settle(workspace: Workspace, found: Survey, *, seconds: float = SETTLE_S
     with reading(workspace.engine) as session:
         looked_at = now(session)
     ends, had_to_wait = time.monotonic() + seconds, False
-    while (followed_now := look(workspace.engine)) and followed_now.is_fresh and time.monotonic() < ends:
+    while (followed_now := look(workspace.engine)) and followed_now.is_fresh:
         had_to_wait = True
-        if followed_now.caught_up_at and (followed_now.caught_up_at - looked_at).total_seconds() > seconds / 2:
+        caught_up_at = followed_now.caught_up_at
+        if (caught_up_at and (caught_up_at - looked_at).total_seconds() > seconds / 2) or time.monotonic() >= ends:
             break
         time.sleep(min(2.0, seconds))
     if had_to_wait:
