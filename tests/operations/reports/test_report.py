@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from reelkeeper.model import SearchTotals
 from reelkeeper.model.money import CostForecast
 from reelkeeper.operations.reports import figures, tables, text
 from reelkeeper.operations.reports.page import page
 from reelkeeper.operations.reports.report import MonthReport, gather
 from reelkeeper.rules.core.wording import TRY_ANOTHER, usd
+from reelkeeper.rules.lifecycle.savings import SmallerBy
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store.billing import charges, job_totals
 from reelkeeper.store.core.engine import open_engine, reading, transaction
@@ -197,4 +199,10 @@ def test_what_making_files_smaller_took_and_brought_is_told_by_model(engine: sa.
     assert fox[0].startswith("fox\nto ")
     assert fox[1:] == ["1 of 1", "30%", "1.00 h", "$0.02", "$0.00", "$0.03"]
     assert unknown[0].startswith("model unknown\n")
-    assert tables.smaller(found).caption in page(found)
+
+
+@pytest.mark.long
+def test_the_page_has_that_table_once_there_is_something_to_tell(report: MonthReport) -> None:
+    told = replace(report, smaller=[SmallerBy("fox", "to 720p", SearchTotals(1, 1, 10, 3), 5)])
+    assert tables.smaller(told).caption in page(told)
+    assert tables.smaller(report).caption not in page(report)
