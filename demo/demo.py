@@ -113,6 +113,17 @@ def _plan(scene: Scene) -> None:
     say("Nothing was changed: every changing flow is a dry run until somebody says --apply.")
 
 
+def _try(_scene: Scene) -> None:
+    from reelkeeper.cli.commands.simulate_lifecycle import lifecycle  # noqa: PLC0415  pandas, which takes a second
+
+    document = settings().state_dir / "stricter.yaml"
+    document.write_text(
+        "tiers: {free: {retention_days: 10}, premium: {}, pro: {}}\nlifecycle: {retire_after_days: 20}\n"
+    )
+    say(f"Before a policy is applied, it is tried on paper: reelkeeper simulate lifecycle --policy {document.name}")
+    lifecycle(policy=[document], months=3)
+
+
 def _refuse(_scene: Scene) -> None:
     from flows.tier_storage import tier_storage  # noqa: PLC0415  as above
 
@@ -212,6 +223,7 @@ _STEPS = (
     ("The service stores videos", _upload),
     ("sync_catalog: the catalogue learns of them", _adopt),
     ("tier_storage, dry run: what would happen, and why", _plan),
+    ("Another policy, tried on paper", _try),
     ("A run that would do too much is refused", _refuse),
     ("tier_storage --apply: cold videos shrink, the coldest retire", _tier),
     ("expire_videos --apply: what its tier no longer keeps", _expire),

@@ -20,7 +20,7 @@ from reelkeeper.operations.reports.report import MonthReport, end_of, gather
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.tables import outbox
 
-_MAX_MESSAGES = 2
+_MAX_MESSAGES = 3
 _DAILY_BUDGET_USD = 10.0  # the default
 
 

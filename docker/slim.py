@@ -22,9 +22,13 @@ LEFT_OUT = (
     "**/sqlalchemy/dialects/m[sy]*sql/",
     "**/sqlalchemy/dialects/oracle/",
     "**/*.h",
+    "**/*.hpp",
+    "**/*.c",
+    "**/*.cpp",
     "**/*.a",
     "**/*.pxd",
     "**/*.pyx",
+    "**/*.py[xd].in",  # what they are made of
     "**/*.pyi",
     "**/*.po",  # the source of translations
     "**/numpy/_core/_simd.*.so",  # for numpy's tests
@@ -35,6 +39,8 @@ LEFT_OUT = (
     "**/apprise/assets/themes/",  # pictures
     "**/*.dist-info/RECORD",  # for pip, which goes, too
     "**/numpy/distutils/",  # for builders of extensions
+    "**/statsmodels/datasets/*/*.csv",  # examples
+    "**/scipy/odr/",  # fits where both variables err
     "**/scipy/io/_fast_matrix_market/",  # a file format
     "**/pygments/lexers/_*_builtins.py",  # words of languages that nobody shows here
     "**/bin/weed",  # the S3 server, for machines without R2

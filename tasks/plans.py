@@ -121,6 +121,7 @@ def _counts(plan: PlanSummary) -> tuple[int, int]:
 
 def _rows(figures: plans.Figures) -> list[dict[str, str | float]]:
     """Lay the items out flat: the artifact's table shows no nested value."""
+    has_segments = any(item.segment for item in figures.items)
     return [
         {
             "what": _what(item.video_id, item.blob_id),
@@ -130,7 +131,7 @@ def _rows(figures: plans.Figures) -> list[dict[str, str | float]]:
             "do": item.action,
             "MB": round(item.size_bytes / 10**6, 3),
             "rule": item.rule,
-            "segment": item.segment or "",
+            **({"segment": item.segment or ""} if has_segments else {}),
         }
         for item in figures.items
     ]

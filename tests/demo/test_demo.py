@@ -42,6 +42,7 @@ def test_it_plays_the_whole_job_on_an_empty_home_and_again(tmp_path: Path) -> No
     for fact in (
         "adopted 13",
         "Nothing was changed: every changing flow is a dry run",
+        "simulate lifecycle --policy stricter.yaml",
         "refused, and nothing was changed: tier_storage selected 1 of 13",
         "exit code 9",
         "it is av1 already",
