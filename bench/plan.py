@@ -138,7 +138,7 @@ def segmented(count: int) -> LifecyclePolicy:
 
 
 def _beside_none(path: Path, count: int) -> tuple[float, float]:
-    """Give the CPU seconds of planning by `count` segments and by none: of the pair in the middle, by their ratio."""
+    """Time planning with `count` segments and with none; return the CPU seconds of the pair with the median ratio."""
     pairs = [tuple(_child("ours", path, n)["cpu_seconds"] for n in (count, 0)) for _ in range(PAIRS)]
     (some, none) = sorted(pairs, key=lambda pair: pair[0] / pair[1])[PAIRS // 2]
     return some, none

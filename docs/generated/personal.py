@@ -1,4 +1,4 @@
-"""What becomes of each column of the store when a user is erased, from the table that the erasure follows."""
+"""Generate the table of personal data: what an erasure does to each column of the store."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from reelkeeper.store.lifecycle.personal_data import FATES, Fate
 
 
 def table(_argument: str = "") -> str:
-    """Give a row for each table that says something of a person; columns that say nothing are left out."""
+    """List the tables with personal data, a row each; columns without any are left out."""
     return tables.table(("table", "what becomes of it"), [row for row in _rows() if row[1]])
 
 

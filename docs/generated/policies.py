@@ -79,7 +79,7 @@ def fields(prefix: str, policy: type[BaseModel]) -> Iterator[tuple[str, str, str
 
 
 def _fields_of_a_tier(prefix: str) -> Iterator[tuple[str, str, str, str]]:
-    """Give each field with what is shipped, by tier where they differ; one that has no default must be said."""
+    """List the fields with their defaults, by tier where these differ; a field without a default is required."""
     schema: dict[str, Any] = TierPolicy.model_json_schema()
     for name, field in TierPolicy.model_fields.items():
         shipped = {tier: getattr(values, name) for tier, values in DEFAULTS.tiers.items()}

@@ -1,4 +1,4 @@
-"""What each of several policies would cost, month by month."""
+"""Chart of the monthly cost under several policies."""
 
 import altair as alt
 import pandas as pd

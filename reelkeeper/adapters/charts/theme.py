@@ -37,7 +37,7 @@ class Theme:
     savings: tuple[str, ...]  # by what saved
 
     def config(self, tiers: int | None = None) -> dict[str, Any]:
-        """Give Vega-Lite's configuration, with a colour for each of that number of tiers."""
+        """Build Vega-Lite's configuration, with a colour for each of `tiers` tiers; None: the three shipped."""
         axis = {
             "labelColor": self.soft_ink,
             "labelFontSize": 13,
@@ -104,7 +104,7 @@ class Theme:
 
 
 def _shades(colours: Sequence[str], count: int) -> list[str]:
-    """Give as many colours as there are tiers, from the first to the last of `colours`, through those between."""
+    """Interpolate `count` colours along `colours`, from the first to the last."""
     if count == 1:
         return [colours[-1]]
     shades = []

@@ -284,7 +284,7 @@ class Bucket:
         return read_pages(self._client, self.name, self.check(f"{self.prefix}{user_id}/x")[:-1])
 
     def is_hidden(self, key: str) -> bool:
-        """Tell whether a listing leaves `key` out: an object of Reelkeeper's own that is no video."""
+        """Check whether `key` is one of Reelkeeper's own files and no video: listings leave it out."""
         hidden = (self.prefix + IMAGES, self.prefix + CONTRACT)
         return key in {self.identity_key, self.probe_key} or key.startswith(hidden)
 

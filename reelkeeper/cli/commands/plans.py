@@ -74,7 +74,7 @@ def approve(
     elif run_id:
         say(f"Plan {plan_id} is approved once; run {run_id} of {approved.flow} carries it out.")
     else:
-        say(f"Plan {plan_id} is approved once: reelkeeper run {approved.flow} --apply --plan {plan_id}")
+        say(f"Plan {plan_id} is approved once: {approved.command}")
 
 
 _WITHOUT_PREFECT = ("tier_storage", "expire_videos", "purge_retired")  # what saves a plan needs the store alone

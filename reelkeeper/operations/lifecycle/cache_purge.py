@@ -15,11 +15,12 @@ from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
-from reelkeeper.store.core import audit, positions
+from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.jobs import controls
 
 RULE: Final = "cache_not_purged"
-_NAME: Final = "cache_purge"
+_NAME: Final = "cache_purge"  # of the row of `controls` with the last event that was dealt with
 _LOOK_BACK_SECONDS: Final = 7 * 86_400.0  # at the first run: what went before that, caches seldom hold
 _MAX_REQUESTS: Final = 1_000  # in one go
 _log = logging.getLogger(__name__)
@@ -49,9 +50,8 @@ def _catch_up(engine: Engine, zone: Zone) -> int:
     count = 0
     for _ in range(_MAX_REQUESTS):
         with reading(engine) as session:
-            position = positions.find(session, _NAME)
-            if position is None:
-                position = audit.begun_before(session, _LOOK_BACK_SECONDS)
+            known = controls.remembered(session, [_NAME]).get(_NAME)
+            position = known["event"] if known else audit.begun_before(session, _LOOK_BACK_SECONDS)
             found, end = audit.purged_after(session, position, MAX_URLS)
         if keys := sorted({key for _, key in found if key}):
             with effect("cache.forget"):
@@ -60,7 +60,7 @@ def _catch_up(engine: Engine, zone: Zone) -> int:
         reached = found[-1][0] if found else end
         if reached != position:
             with transaction(engine, "cache.position") as session:
-                positions.move(session, _NAME, reached)
+                controls.write(session, _NAME, {"event": reached})
         count += len(found)
         if len(found) < MAX_URLS:
             break

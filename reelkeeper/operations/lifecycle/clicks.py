@@ -105,8 +105,7 @@ def _why(engine: Engine, click: Click) -> Heard:
 
 def _approve(engine: Engine, click: Click) -> Heard:
     approved = plans.approve(engine, click.plan_id, author=_author(click), reason="approved in Slack")
-    by_hand = f"reelkeeper run {approved.flow} --apply --plan {approved.plan_id}"
-    return Heard(f"Plan {approved.plan_id} is approved once. To carry it out: {by_hand}", approved)
+    return Heard(f"Plan {approved.plan_id} is approved once. To carry it out: {approved.command}", approved)
 
 
 _HANDLERS: Final[dict[Verb, Callable[[Engine, Click], Heard]]] = {

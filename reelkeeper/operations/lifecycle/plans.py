@@ -201,9 +201,8 @@ def start_approved(approved: Approved, orchestrator: Orchestrator) -> str:
         name = CADENCES[approved.flow].name
         return orchestrator.start(approved.flow.replace("_", "-"), name, parameters, key=key)
     except OrchestratorError as error:
-        by_hand = f"reelkeeper run {approved.flow} --apply --plan {approved.plan_id}"
         raise OrchestratorError(
-            f"plan {approved.plan_id} is approved, but no run was started: {error}. {by_hand}"
+            f"plan {approved.plan_id} is approved, but no run was started: {error}. {approved.command}"
         ) from None
 
 

@@ -115,7 +115,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
             smaller=savings.smaller_by_model(
                 crf_searches.by_model(session),
                 crf_searches.less_by_day(session),
-                grace_days=in_force(session).policies.lifecycle.grace_days,
+                grace_days=policies.lifecycle.grace_days,
                 until=until.date(),
             ),
             alerts=[

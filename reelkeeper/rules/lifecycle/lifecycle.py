@@ -143,21 +143,21 @@ class LifecyclePolicy(FieldsOnly):
     @cached_property
     def choose(self) -> Callable[[Classified], int]:
         """Give the function that finds the place of a video's segment, or NO_SEGMENT."""
-        return rules.chooser(self.segments)
+        return rules.chooser(self.segments) if self.segments else lambda _video: NO_SEGMENT
 
     def segment_of(self, video: Classified) -> str | None:
         """Name the segment that decides about a video; None: the policy itself does."""
-        place = self.choose(video) if self.segments else NO_SEGMENT
+        place = self.choose(video)
         return None if place == NO_SEGMENT else self.segments[place].name
 
     def for_video(self, video: Classified) -> "LifecyclePolicy":
         """Give the policy as it is for a video, by the segment that decides about it."""
-        place = self.choose(video) if self.segments else NO_SEGMENT
+        place = self.choose(video)
         return self if place == NO_SEGMENT else self.by_segment[place]
 
     def tiers_for(self, video: Classified, tiers: Tiers) -> Tiers:
         """Give the tiers as they are for a video: all keep it as long as its segment says, where that says so."""
-        place = self.choose(video) if self.segments else NO_SEGMENT
+        place = self.choose(video)
         return tiers if place == NO_SEGMENT else self.segments[place].tiers_of(tiers)
 
     def tiers_within(self, segment: str | None, tiers: Tiers) -> Tiers:
@@ -246,8 +246,7 @@ def judging_alike(
     like: Video,
 ) -> Callable[[Video], Verdict]:
     """Make the function that judges any video as if it were in the segment of `like`, such as one of another size."""
-    place = policy.choose(like) if policy.segments else NO_SEGMENT
-    return _Judges(policy, tiers, (as_of, recipe, efficient, worth))[place]
+    return _Judges(policy, tiers, (as_of, recipe, efficient, worth))[policy.choose(like)]
 
 
 class _Judges(dict[int, Callable[[Video], Verdict]]):

@@ -117,8 +117,8 @@ def smaller_by_model(
         saved[item.model, frame_class(item.pixels)] += item.size_bytes * max(days, 0) * USD_PER_BYTE_DAY * _MICRO
     sums: defaultdict[tuple[str | None, str], SearchTotals] = defaultdict(SearchTotals)
     for model, pixels, some in totals:
-        before = astuple(sums[model, frame_class(pixels)])
-        sums[model, frame_class(pixels)] = SearchTotals(*map(sum, zip(before, astuple(some), strict=True)))
+        key = model, frame_class(pixels)
+        sums[key] = SearchTotals(*map(sum, zip(astuple(sums[key]), astuple(some), strict=True)))
     found = [SmallerBy(*key, total, round(saved[key])) for key, total in sums.items()]
     return sorted(found, key=lambda item: (-item.totals.cpu_seconds, item.model or "", item.frame))
 

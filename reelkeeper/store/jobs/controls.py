@@ -1,4 +1,4 @@
-"""What steering rules remember, and how busy the slots are: what an estimate of a wait asks."""
+"""What rules and loops remember by name, and how busy the slots are: what an estimate of a wait asks."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime

@@ -80,6 +80,9 @@ def _delete(session: Session, user_id: str) -> dict[str, int]:
     keys = sa.select(blobs.c.key).where(sa.or_(blobs.c.video_id.in_(mine), blobs.c.id.in_(put)))
     on_user = sa.and_(holds.c.scope == "user", holds.c.subject == user_id)
     on_video = sa.and_(holds.c.scope == "video", holds.c.subject.in_(mine))
+    video = sa.literal("video/")
+    of_videos = sa.select(video.concat(videos.c.id)).where(videos.c.user_id == user_id)
+    of_uploads = sa.select(video.concat(uploads.c.video_id)).where(uploads.c.reservation_id.in_(reserved))
     session.execute(sa.update(videos).where(videos.c.user_id == user_id).values(blob_id=None))
     gone = [
         (
@@ -92,16 +95,7 @@ def _delete(session: Session, user_id: str) -> dict[str, int]:
         (operations, operations.c.video_id.in_(mine)),
         (cache_entries, sa.or_(cache_entries.c.video_id.in_(mine), cache_entries.c.user_id == user_id)),
         (holds, sa.or_(on_user, on_video)),
-        (
-            leases,
-            leases.c.name.in_(sa.select(sa.literal("video/").concat(videos.c.id)).where(videos.c.user_id == user_id)),
-        ),
-        (
-            leases,
-            leases.c.name.in_(
-                sa.select(sa.literal("video/").concat(uploads.c.video_id)).where(uploads.c.reservation_id.in_(reserved))
-            ),
-        ),
+        (leases, leases.c.name.in_(of_videos.union_all(of_uploads))),
         (orphans, sa.or_(orphans.c.user_id == user_id, orphans.c.video_id.in_(mine), orphans.c.key.in_(keys))),
         (
             key_owners,
@@ -119,7 +113,7 @@ def _delete(session: Session, user_id: str) -> dict[str, int]:
             emptied = sa.update(blobs).where(sa.or_(blobs.c.video_id.in_(mine), blobs.c.id.in_(put))).values(_NO_BLOB)
             # guard erase.blob_number: SQLite gives the number of a row that went to another, and the record with it
             session.execute(emptied)
-        counts[table.name] = counts.get(table.name, 0) + changed(session, sa.delete(table).where(which))
+        counts[table.name] = changed(session, sa.delete(table).where(which))
     return {name: count for name, count in counts.items() if count}
 
 

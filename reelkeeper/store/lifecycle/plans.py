@@ -51,6 +51,11 @@ class Approved(NamedTuple):
     refusal: str
     widening: dict[str, float]
 
+    @property
+    def command(self) -> str:
+        """The command that carries it out."""
+        return f"reelkeeper run {self.flow} --apply --plan {self.plan_id}"
+
 
 def load_summary(session: Session, plan_id: str) -> PlanSummary:
     """Sum up a saved plan. `retire` counts whatever goes, purges too. Raises NotFound."""
