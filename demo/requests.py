@@ -21,7 +21,7 @@ import httpx
 import sqlalchemy as sa
 
 from demo import check, vendor
-from reelkeeper.cli.commands import vendor_reconciliation
+from reelkeeper.cli import reconciliation_view
 from reelkeeper.cli.screen import dollars, say, size, table
 from reelkeeper.client import Client, RequestRefused
 from reelkeeper.model.access import Scope
@@ -196,7 +196,7 @@ def _paid_once(workspace: Workspace, seller: vendor.Vendor, made: int) -> None:
     say("job's key, so that it was found there and waited for.")
     say(f"The vendor's book: {len(seller.book)} requests for {made} videos, each paid once. Its bill beside ours:")
     today = datetime.now(UTC).date()
-    vendor_reconciliation.show("fal", today.replace(day=1), today, as_json=False)
+    reconciliation_view.show_provider("fal", today.replace(day=1), today, as_json=False)
 
 
 def again(workspace: Workspace, request_log: RequestLog) -> None:

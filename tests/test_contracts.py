@@ -59,7 +59,7 @@ def test_prefect_is_spoken_only_where_flows_and_tasks_are() -> None:
 
 def test_a_capability_has_the_same_name_in_every_layer() -> None:
     capabilities = {"alerts", "billing", "core", "forecast", "health", "jobs", "lifecycle", "reports", "spend"}
-    capabilities |= {"sync", "videos"}
+    capabilities |= {"removals", "sync", "videos"}
     for layer in ("rules", "operations", "store"):
         found = {path.name for path in (ROOT / "reelkeeper" / layer).iterdir() if path.name != "__pycache__"}
         assert found - capabilities <= {"__init__.py", "tables", "migrations", "policies.py"}, (

@@ -81,6 +81,16 @@ def test_files_can_be_read_in_one_sitting() -> None:
     assert not long, f"split what is longer than {MAX_LINES} lines"
 
 
+def test_a_room_can_be_seen_at_a_glance() -> None:
+    crowded = {
+        str(folder.relative_to(ROOT)): count
+        for folder in {path.parent for path in sources("reelkeeper", "flows")}
+        if folder.name != "versions"  # migrations only ever become more
+        if (count := len([*folder.glob("*.py")]) - 1) > (30 if folder.name in {"commands", "flows"} else 15)
+    }
+    assert not crowded, "split a folder of more than 15 files beside __init__, or of 30 commands or flows"
+
+
 def test_sql_is_not_pasted_together() -> None:
     found = [
         where(path, call.lineno)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from docs.generated import tables
-from reelkeeper.store.lifecycle.personal_data import FATES, Fate
+from reelkeeper.store.removals.personal_data import FATES, Fate
 
 
 def table(_argument: str = "") -> str:

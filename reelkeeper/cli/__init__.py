@@ -8,11 +8,10 @@ from reelkeeper.cli.commands import (
     bill,
     bootstrap,
     database,
-    doctor,
     forecast,
+    health,
     holds,
     jobs,
-    performance,
     plans,
     policy,
     queue,
@@ -22,13 +21,11 @@ from reelkeeper.cli.commands import (
     run,
     s3,
     simulate,
-    status,
     takedown,
     tokens,
     up,
     users,
     videos,
-    watchdog,
     webhooks,
     worker,
 )
@@ -48,13 +45,13 @@ app.command(rich_help_panel=PEOPLE)(holds.hold)
 app.command(rich_help_panel=PEOPLE)(holds.freeze)
 app.command(rich_help_panel=PEOPLE)(holds.thaw)
 app.add_typer(jobs.group, name="jobs", rich_help_panel=LOOK)
-app.command(rich_help_panel=LOOK)(status.status)
+app.command(rich_help_panel=LOOK)(health.status)
 app.add_typer(videos.group, name="videos", rich_help_panel=LOOK)
 app.command(rich_help_panel=LAW)(takedown.takedown)
 app.add_typer(users.group, name="users", rich_help_panel=LAW)
 app.add_typer(audit.group, name="audit", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(queue.queue)
-app.command(rich_help_panel=LOOK)(performance.performance)
+app.command(rich_help_panel=LOOK)(health.performance)
 app.command(rich_help_panel=MONEY)(bill.bill)
 app.add_typer(accounts.group, name="credits", rich_help_panel=MONEY)
 app.add_typer(policy.group, name="policy", rich_help_panel=MONEY)
@@ -63,7 +60,7 @@ app.add_typer(simulate.group, name="simulate", rich_help_panel=LOOK)
 app.command(rich_help_panel=MONEY)(report.report)
 app.command(rich_help_panel=MONEY)(forecast.forecast)
 app.add_typer(alerts.group, name="alerts", rich_help_panel=TELL)
-app.command(rich_help_panel=TELL)(watchdog.watchdog)
+app.command(rich_help_panel=TELL)(health.watchdog)
 app.add_typer(webhooks.group, name="webhooks", rich_help_panel=TELL)
 app.command(rich_help_panel=SERVE)(api.api)
 app.command(rich_help_panel=SERVE)(up.up)
@@ -72,7 +69,7 @@ app.add_typer(tokens.group, name="tokens", rich_help_panel=SERVE)
 app.command(rich_help_panel=SETUP)(bootstrap.bootstrap)
 app.command(rich_help_panel=SETUP)(bootstrap.migrate)
 app.command(rich_help_panel=SETUP)(demo)
-app.command(rich_help_panel=SETUP)(doctor.doctor)
+app.command(rich_help_panel=SETUP)(health.doctor)
 app.add_typer(database.group, name="db", rich_help_panel=SETUP)
 app.add_typer(s3.group, name="s3", rich_help_panel=SETUP)
 

@@ -17,7 +17,7 @@ from reelkeeper.api.load import WORK
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
 from reelkeeper.operations.jobs.settle import cancel
-from reelkeeper.operations.lifecycle import erase as operation
+from reelkeeper.operations.removals import erase as operation
 from reelkeeper.operations.videos.export import export as write_export
 from reelkeeper.settings import settings
 

@@ -11,8 +11,9 @@ from reelkeeper.api.app_state import CurrentState, Id, Note, needs
 from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
-from reelkeeper.operations.lifecycle import cache_purge, lock_ends
-from reelkeeper.operations.lifecycle import takedown as operation
+from reelkeeper.operations.lifecycle import cache_purge
+from reelkeeper.operations.removals import lock_ends
+from reelkeeper.operations.removals import takedown as operation
 from reelkeeper.settings import settings
 
 router = APIRouter(prefix="/v1/takedowns", tags=["takedowns"])

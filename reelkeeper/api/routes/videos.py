@@ -14,8 +14,8 @@ from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, needs
 from reelkeeper.api.load import WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
-from reelkeeper.operations.lifecycle import delete as lifecycle
 from reelkeeper.operations.lifecycle import keep as prolong
+from reelkeeper.operations.removals import delete as lifecycle
 from reelkeeper.operations.videos.views import record_views, show
 
 router = APIRouter(prefix="/v1", tags=["videos"])

@@ -59,12 +59,12 @@ def bill(
     if reconcile:
         if by or form == "csv":
             raise typer.BadParameter("--reconcile goes with --month and --json")
-        from reelkeeper.cli.commands import reconciliation, vendor_reconciliation
+        from reelkeeper.cli import reconciliation_view
 
         if reconcile == "cloudflare":
-            reconciliation.show(first, last, as_json=form == "json")
+            reconciliation_view.show_cloudflare(first, last, as_json=form == "json")
         else:
-            vendor_reconciliation.show(reconcile, first, last, as_json=form == "json")
+            reconciliation_view.show_provider(reconcile, first, last, as_json=form == "json")
         return
     from reelkeeper.store.core.engine import reading
 

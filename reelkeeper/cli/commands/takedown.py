@@ -10,7 +10,7 @@ from reelkeeper.cli.words import AsJson, new_run_id, who
 from reelkeeper.errors import PartialFailure
 
 if TYPE_CHECKING:
-    from reelkeeper.operations.lifecycle.takedown import Certificate
+    from reelkeeper.operations.removals.takedown import Certificate
 
 
 def takedown(
@@ -31,8 +31,9 @@ def takedown(
     No grace, no freeze and no hold but a legal one stops it, and nothing brings it back. Ends with 6 while an object is
     still stored, and says what keeps it.
     """
-    from reelkeeper.operations.lifecycle import cache_purge, lock_ends
-    from reelkeeper.operations.lifecycle import takedown as operation
+    from reelkeeper.operations.lifecycle import cache_purge
+    from reelkeeper.operations.removals import lock_ends
+    from reelkeeper.operations.removals import takedown as operation
 
     if show:
         with store() as engine:

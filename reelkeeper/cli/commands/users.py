@@ -48,7 +48,7 @@ def erase(
     while something is left, and says what keeps it and until when. Backups are yours to delete: see docs/erasure.md.
     """
     from reelkeeper.operations.jobs.settle import cancel
-    from reelkeeper.operations.lifecycle.erase import erase as operation
+    from reelkeeper.operations.removals.erase import erase as operation
 
     if not yes:
         typer.confirm(f"Delete all that is stored of {user} now, for good?", abort=True, err=True)
@@ -69,7 +69,7 @@ def erase(
 def erasing(as_json: AsJson = False) -> None:
     """List the users whose erasure is under way, the longest first: `users erase` goes on with each."""
     from reelkeeper.store.core.engine import reading
-    from reelkeeper.store.lifecycle.erasures import unfinished
+    from reelkeeper.store.removals.erasures import unfinished
 
     with store() as engine, reading(engine) as session:
         found = unfinished(session)

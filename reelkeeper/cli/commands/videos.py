@@ -141,7 +141,7 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete a video that its user does not want: given to nobody from now on, purged after its grace."""
-    from reelkeeper.operations.lifecycle.delete import delete as delete_video
+    from reelkeeper.operations.removals.delete import delete as delete_video
 
     with store() as engine:
         deleted = delete_video(engine, video_id, by=who(), run_id=new_run_id("delete"), user_id=user)

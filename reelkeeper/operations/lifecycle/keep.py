@@ -17,9 +17,9 @@ from reelkeeper.store import Engine
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
-from reelkeeper.store.lifecycle import notices
-from reelkeeper.store.videos import keeps, uploads
-from reelkeeper.store.videos.keeps import Kept
+from reelkeeper.store.lifecycle import keeps, notices
+from reelkeeper.store.lifecycle.keeps import Kept
+from reelkeeper.store.videos import uploads
 from reelkeeper.store.videos.videos import Listed, list_videos
 
 

@@ -33,9 +33,10 @@ from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.lifecycle import purges, takedowns
+from reelkeeper.store.lifecycle import purges
 from reelkeeper.store.lifecycle.plans import record_outcomes
 from reelkeeper.store.lifecycle.purges import Doomed, claimed_by
+from reelkeeper.store.removals import takedowns
 from reelkeeper.store.videos import conditions
 from reelkeeper.store.videos.conditions import Condition
 

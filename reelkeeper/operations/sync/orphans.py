@@ -17,7 +17,7 @@ from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.lifecycle import takedowns
+from reelkeeper.store.removals import takedowns
 from reelkeeper.store.sync import noted
 from reelkeeper.store.sync import orphans as rows
 from reelkeeper.store.sync.noted import Noted

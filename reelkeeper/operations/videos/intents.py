@@ -29,7 +29,7 @@ from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.lifecycle import takedowns
+from reelkeeper.store.removals import takedowns
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos import intents as rows
 from reelkeeper.store.videos.intents import Intent

@@ -12,7 +12,7 @@ from reelkeeper.store import Session
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now
-from reelkeeper.store.lifecycle import takedowns
+from reelkeeper.store.removals import takedowns
 from reelkeeper.store.videos import cache, overwrites
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reelkeeper.operations.lifecycle import cache_purge
-from reelkeeper.operations.lifecycle.takedown import Order, take_down
+from reelkeeper.operations.removals.takedown import Order, take_down
 from reelkeeper.settings import Settings
 from reelkeeper.store.alerts import alerts
 from reelkeeper.store.core import audit

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from reelkeeper.failpoints import observe
 from reelkeeper.model import Grace
 from reelkeeper.model.webhooks import EventType
-from reelkeeper.operations.lifecycle.delete import delete
 from reelkeeper.operations.lifecycle.purge import purge
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
-from reelkeeper.operations.lifecycle.takedown import Order, take_down
+from reelkeeper.operations.removals.delete import delete
+from reelkeeper.operations.removals.takedown import Order, take_down
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.rules.alerts.webhooks import of_audit
 from reelkeeper.store.alerts import webhooks

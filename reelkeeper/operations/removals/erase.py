@@ -24,8 +24,9 @@ from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.lifecycle import cache_purge, lock_ends, takedown
+from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.operations.lifecycle.purge import delete_loose, settle_claims
+from reelkeeper.operations.removals import lock_ends, takedown
 from reelkeeper.rules.lifecycle.identifiers import Identifiers
 from reelkeeper.settings import Settings
 from reelkeeper.store import Session
@@ -34,8 +35,8 @@ from reelkeeper.store.core import audit
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.lifecycle import erase_rows, erasures, takedowns
-from reelkeeper.store.lifecycle.erasures import Erasing
+from reelkeeper.store.removals import erase_rows, erasures, takedowns
+from reelkeeper.store.removals.erasures import Erasing
 from reelkeeper.store.videos import uploads
 
 Cancel = Callable[..., JobState]  # settle.cancel: jobs are another room

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.model.alerts import MessageState
 from reelkeeper.store.core.engine import changed
-from reelkeeper.store.lifecycle.erasures import Erasing
-from reelkeeper.store.lifecycle.personal_data import searched
+from reelkeeper.store.removals.erasures import Erasing
+from reelkeeper.store.removals.personal_data import searched
 from reelkeeper.store.tables import (
     accounts,
     alerts,

@@ -17,13 +17,13 @@ from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs import claim, settle
 from reelkeeper.operations.jobs.admit import admit
-from reelkeeper.operations.lifecycle.erase import Erasure, erase
+from reelkeeper.operations.removals.erase import Erasure, erase
 from reelkeeper.operations.videos import images, receive
 from reelkeeper.operations.videos.hold import hold, release
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.audit import events, verify
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.lifecycle.personal_data import FATES, Fate
+from reelkeeper.store.removals.personal_data import FATES, Fate
 from reelkeeper.store.tables import blobs, jobs, key_owners, leases, videos
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos.holds import HoldTerms

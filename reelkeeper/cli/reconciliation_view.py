@@ -1,19 +1,76 @@
-"""What `bill --reconcile PROVIDER` shows: a vendor's account of the jobs that it was sent beside ours."""
+"""What `bill --reconcile` shows: our own count of a month beside Cloudflare's, or beside a provider's of its jobs."""
 
+from contextlib import closing, nullcontext
 from datetime import date
 from typing import TYPE_CHECKING
 
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, say, table
-from reelkeeper.rules.billing.focus import exact_usd
+from reelkeeper.rules.billing.focus import exact_usd, written
 
 if TYPE_CHECKING:
+    from reelkeeper.operations.billing.metering import Reconciled
     from reelkeeper.rules.billing.vendor_bill import VendorComparison
+
+
+def show_cloudflare(first: date, last: date, *, as_json: bool) -> None:
+    """Compare the days from `first` to `last`, and print the differences."""
+    from reelkeeper.adapters import cloudflare
+    from reelkeeper.operations.billing.metering import reconcile
+
+    client = cloudflare.connect(configured())
+    with store() as engine, closing(client) if client else nullcontext():
+        found = reconcile(engine, client, first, last)
+    if as_json:
+        emit(_usage_json(found))
+    else:
+        _print_usage(found, f"{first:%Y-%m}")
+
+
+def _usage_json(found: "Reconciled") -> dict[str, object]:
+    days = found.usage
+    billed = found.billed_by_cloudflare_usd
+    return {
+        "differences": [
+            {"sku": difference.sku, "unit": difference.unit, "ours": difference.ours, "theirs": difference.theirs}
+            | {"difference": difference.difference, "list_usd": exact_usd(difference.list_nanousd)}
+            for difference in days.differences
+        ],
+        "days_of_both": days.both,
+        "days_of_ours_alone": days.only_ours,
+        "days_of_theirs_alone": days.only_theirs,
+        "charged_usd": written(found.charged_usd),
+        "billed_by_cloudflare_usd": None if billed is None else written(billed),
+        "trouble": found.trouble,
+    }
+
+
+def _print_usage(found: "Reconciled", month: str) -> None:
+    days = found.usage
+    if days.both:
+        rows = [
+            (item.sku, item.unit, item.ours, item.theirs, item.difference, exact_usd(item.list_nanousd))
+            for item in days.differences
+        ]
+        table(("!sku", "unit", ">ours", ">Cloudflare's", ">difference", ">$ list"), rows)
+    say(
+        f"{month}: {len(days.both)} days are known to both, {len(days.only_ours)} to us alone, "
+        f"{len(days.only_theirs)} to Cloudflare alone."
+    )
+    if found.billed_by_cloudflare_usd is None:
+        say(f"Charged for R2: ${written(found.charged_usd)}. What Cloudflare bills is not known: {found.trouble}.")
+        return
+    difference = found.billed_by_cloudflare_usd - found.charged_usd
+    say(
+        f"Charged for R2: ${written(found.charged_usd)}. Cloudflare bills ${written(found.billed_by_cloudflare_usd)}: "
+        f"a difference of ${written(difference)}."
+    )
+
 
 _NANO_IN_MICRO = 1_000
 
 
-def show(provider: str, first: date, last: date, *, as_json: bool) -> None:
+def show_provider(provider: str, first: date, last: date, *, as_json: bool) -> None:
     """Compare the days from `first` to `last`, and print what differs."""
     from reelkeeper.adapters import providers
     from reelkeeper.operations.jobs.vendor_bill import reconcile
@@ -22,9 +79,9 @@ def show(provider: str, first: date, last: date, *, as_json: bool) -> None:
     with store() as engine:
         found = reconcile(engine, billing, first, last)
     if as_json:
-        emit({"provider": provider, "month": f"{first:%Y-%m}", **_as_json(found)})
+        emit({"provider": provider, "month": f"{first:%Y-%m}", **_jobs_json(found)})
     else:
-        _print(found, provider, f"{first:%Y-%m}")
+        _print_jobs(found, provider, f"{first:%Y-%m}")
 
 
 def _usd(nanousd: int | None) -> str | None:
@@ -39,7 +96,7 @@ def _difference(found: "VendorComparison") -> int | None:
     return None if found.theirs_nanousd is None else found.theirs_nanousd - found.ours_nanousd
 
 
-def _as_json(found: "VendorComparison") -> dict[str, object]:
+def _jobs_json(found: "VendorComparison") -> dict[str, object]:
     return {
         "jobs_of_both": len(found.both),
         "differences": [
@@ -67,7 +124,7 @@ def _as_json(found: "VendorComparison") -> dict[str, object]:
     }
 
 
-def _print(found: "VendorComparison", provider: str, month: str) -> None:
+def _print_jobs(found: "VendorComparison", provider: str, month: str) -> None:
     if found.sums:
         say(f"{month} at {provider}: {len(found.summed):,} jobs of ours ended, and it tells what a day and model cost:")
         table(

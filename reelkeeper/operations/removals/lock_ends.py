@@ -10,7 +10,7 @@ from reelkeeper.adapters.s3.deletes import LOCKED
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model.bucket_rules import NEVER, Lock, locked_until
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.lifecycle.takedown import Certificate
+from reelkeeper.operations.removals.takedown import Certificate
 from reelkeeper.settings import Settings
 
 ReadLocks = Callable[[], Sequence[Lock]]

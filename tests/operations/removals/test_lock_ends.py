@@ -9,8 +9,8 @@ import pytest
 from reelkeeper.adapters.s3.deletes import LOCKED
 from reelkeeper.errors import TokenRefused
 from reelkeeper.model.bucket_rules import Lock
-from reelkeeper.operations.lifecycle import lock_ends
-from reelkeeper.operations.lifecycle.takedown import Certificate, Order, take_down
+from reelkeeper.operations.removals import lock_ends
+from reelkeeper.operations.removals.takedown import Certificate, Order, take_down
 from reelkeeper.settings import Settings
 from tests.doubles.cloudflare import ACCOUNT, TOKEN, CloudflareDouble
 from tests.faults.world import World

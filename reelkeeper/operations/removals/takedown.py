@@ -26,8 +26,8 @@ from reelkeeper.store.core import audit, deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.lifecycle import takedowns
-from reelkeeper.store.lifecycle.takedowns import Target
+from reelkeeper.store.removals import takedowns
+from reelkeeper.store.removals.takedowns import Target
 from reelkeeper.store.videos import cache
 
 MAX_VIDEOS: Final = 500  # with the same bytes, unless a person says more: what the blast radius allows a run

@@ -10,10 +10,10 @@ from reelkeeper.errors import Frozen, LeaseLost, NotFound, VideoHeld
 from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.health import accounts
-from reelkeeper.operations.lifecycle.delete import delete
 from reelkeeper.operations.lifecycle.purge import purge, settle_claims
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
-from reelkeeper.operations.lifecycle.takedown import Order, take_down
+from reelkeeper.operations.removals.delete import delete
+from reelkeeper.operations.removals.takedown import Order, take_down
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.views import show
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy

@@ -12,11 +12,11 @@ from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
-from reelkeeper.operations.lifecycle import takedown
-from reelkeeper.operations.lifecycle.delete import delete
 from reelkeeper.operations.lifecycle.purge import purge_taken_down
 from reelkeeper.operations.lifecycle.restore import find_restorable
-from reelkeeper.operations.lifecycle.takedown import Certificate, Order, certificate, take_down
+from reelkeeper.operations.removals import takedown
+from reelkeeper.operations.removals.delete import delete
+from reelkeeper.operations.removals.takedown import Certificate, Order, certificate, take_down
 from reelkeeper.operations.videos.hold import hold, release
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.operations.videos.views import show

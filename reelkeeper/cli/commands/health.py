@@ -1,0 +1,198 @@
+"""How it stands: `status`, `performance`, `doctor`, and the `watchdog` that cron runs outside of Prefect."""
+
+import time
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reelkeeper.cli.opening import configured, store
+from reelkeeper.cli.screen import emit, out, say, table
+from reelkeeper.cli.words import AsJson, DailyBudget, MonthlyBudget, budgets, new_run_id
+from reelkeeper.errors import Frozen, Misconfigured, ReelkeeperError, Silence, SinkError
+
+if TYPE_CHECKING:
+    from reelkeeper.operations.health.doctor import Finding
+
+
+def status(
+    daily_budget: DailyBudget = None,
+    monthly_budget: MonthlyBudget = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 3 if all changes are frozen, with 10 if a flow is overdue.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at everything: flows, backlog, videos, queue, spend, savings, alerts. Nothing is changed.
+
+    The exit code is 0 however it stands, unless --check asks.
+    """
+    from reelkeeper.cli import status_view
+    from reelkeeper.operations.health.status import gather
+
+    budget = budgets(daily_usd=daily_budget, monthly_usd=monthly_budget)
+    with store() as engine:
+        found = gather(engine, budget)
+    if as_json:
+        emit(status_view.document(found))
+    else:
+        status_view.show(found)
+    if not check:
+        return
+    if found.frozen:
+        raise Frozen(found.frozen.reason)
+    if found.overdue:
+        raise Silence(f"overdue: {', '.join(found.overdue)}")
+
+
+Hours = Annotated[float, typer.Option(min=0.25, max=24 * 31, help="Of the jobs that ended in so many hours.")]
+ByWindow = Annotated[
+    bool, typer.Option("--windows", help="Each quarter of an hour, as monitor_performance recorded it.")
+]
+Tier = Annotated[str, typer.Option(help="With --windows: of this tier.")]
+Model = Annotated[str, typer.Option(help="With --windows: of this model.")]
+
+
+def performance(
+    hours: Hours = 1, windows: ByWindow = False, tier: Tier = "", model: Model = "", as_json: AsJson = False
+) -> None:
+    """Show how the service does: the jobs that ended lately, by model and tier, and what waits at this moment."""
+    if windows:
+        _windows(hours, tier, model, as_json=as_json)
+    elif tier or model:
+        raise typer.BadParameter("--tier and --model are for --windows; without it, all of them are shown")
+    else:
+        _lately(hours, as_json=as_json)
+
+
+_HEADINGS = (">ended", ">succeeded", ">wait, mean / p95", ">processing, mean / p95", ">a job costs", ">cache hits")
+
+
+def _lately(hours: float, *, as_json: bool) -> None:
+    from reelkeeper.rules.health.performance import by_group, figures, waiting
+    from reelkeeper.rules.health.performance_report import lines, seconds
+    from reelkeeper.store.core.engine import now, reading
+    from reelkeeper.store.health import performance as read
+    from reelkeeper.store.jobs.controls import jobs_at_once
+
+    with store() as engine, reading(engine) as session:
+        as_of = now(session)
+        ended = read.ended(session, as_of - timedelta(hours=hours), as_of)
+        queue, at_once = waiting(read.in_flight(session), as_of), jobs_at_once(session)
+    if as_json:
+        groups = [{"tier": tier, "model": model, **figures(jobs)} for (tier, model), jobs in by_group(ended).items()]
+        emit({"as_of": as_of, "hours": hours, "groups": groups, "queue": queue, "jobs_at_once": at_once})
+        return
+    table(("!of", *_HEADINGS), lines(ended), title=f"Jobs that ended in the last {hours:g} h")
+    limit = "" if at_once is None else f", of {at_once} at once"
+    oldest = f", the oldest for {seconds(queue['oldest_wait_seconds'])}" if queue["queued"] else ""
+    say(f"{queue['queued']:,.0f} wait{oldest}; {queue['running']:,.0f} run{limit}.")
+
+
+def _windows(hours: float, tier: str, model: str, *, as_json: bool) -> None:
+    from reelkeeper.rules.health.performance_report import line
+    from reelkeeper.store.core.engine import now, reading
+    from reelkeeper.store.health import performance as read
+
+    with store() as engine, reading(engine) as session:
+        found = read.recorded(session, now(session) - timedelta(hours=hours), tier=tier, model=model)
+    if as_json:
+        emit(found)
+    elif found:
+        table(("!from", *_HEADINGS), [line(f"{window.start_at:%Y-%m-%d %H:%M}", window.figures) for window in found])
+    else:
+        say("Nothing is recorded of that time: monitor_performance does so every 15 minutes.")
+
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def doctor(
+    claim: Annotated[
+        bool, typer.Option("--claim", help="Write this store's identity into a bucket that has none.")
+    ] = False,
+    contract: Annotated[
+        bool,
+        typer.Option(
+            "--contract", help="Try all that Reelkeeper relies on in the bucket, in a scratch prefix: 1 minute."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at every part, and say what to do about each that is not well. Exit code 0 if nothing fails."""
+    from reelkeeper.operations.health.doctor import FAIL, Finding, examine
+
+    findings: list[Finding] = []
+    try:
+        settings = configured()
+    except Misconfigured as error:
+        findings.append(Finding("settings", FAIL, str(error), "correct the environment, or .env in this folder"))
+    else:
+        for finding in examine(settings, claim=claim, contract=contract):
+            findings.append(finding)
+            if not as_json:
+                _show(finding)
+    failed = [finding.part for finding in findings if finding.state == FAIL]
+    if as_json:
+        emit(findings)
+    elif failed == ["settings"]:
+        _show(findings[0])
+    if not as_json:
+        say(f"{len(failed)} of {len(findings)} parts failed." if failed else "Nothing fails.")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _show(finding: "Finding") -> None:
+    colour = _COLOURS[finding.state]
+    out.print(f"[{colour}]{finding.state:<4}[/]  [bold]{finding.part:<14}[/]", end=" ")
+    out.print(finding.found, markup=False)
+    if finding.remedy:
+        out.print(f"{'':<21} -> {finding.remedy}", markup=False)
+
+
+def watchdog(
+    leave_out: Annotated[
+        list[str] | None, typer.Option("--except", metavar="FLOW", help="Do not wait for this flow. May be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell people which flow has not succeeded in time, and whether alerts get out. Exit code 10 if one is silent.
+
+    For cron, every five minutes. It needs no Prefect, and calls REELKEEPER_WATCHDOG_PING_URL when all is well.
+    """
+    from reelkeeper.adapters.second_sink import ping
+    from reelkeeper.cli.flow_help import known_flows
+    from reelkeeper.operations.alerts.outbox import configured_sinks
+    from reelkeeper.operations.health.watchdog import tell_unreachable, watch
+    from reelkeeper.rules.alerts.cadence import CADENCES
+
+    settings = configured()
+    sinks = configured_sinks(settings)
+    unknown = set(leave_out or []) - set(CADENCES)
+    if unknown:
+        raise typer.BadParameter(f"no flow {', '.join(sorted(unknown))}; there are {', '.join(sorted(CADENCES))}")
+    flows = [flow for flow in known_flows() if flow in CADENCES and flow not in (leave_out or [])]
+    marker = settings.state_dir / "watchdog-told"
+    try:
+        with store() as engine:
+            watched = watch(engine, sinks, flows=flows, run_id=new_run_id("watchdog"))
+    except Exception as error:
+        told = error if isinstance(error, ReelkeeperError) else ReelkeeperError(f"{type(error).__name__}: see the log")
+        with suppress(SinkError):  # the exit code says it, too
+            tell_unreachable(sinks.second, told, marker, at=time.time())
+        raise
+    marker.unlink(missing_ok=True)
+    if as_json:
+        emit(watched)
+    else:
+        for finding in watched.findings:
+            say(f"{finding.title}. {finding.text} {finding.suggestion}")
+    if watched.findings:
+        named = "; ".join(finding.title for finding in watched.findings)
+        raise Silence(f"{named}{f'. Not told to the second sink: {watched.error}' if watched.error else ''}")
+    if settings.watchdog_ping_url:
+        ping(settings.watchdog_ping_url.get_secret_value())
+    if not as_json:
+        say(f"None of {len(flows)} flows is overdue, and no message is stuck.")

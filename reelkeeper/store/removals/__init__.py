@@ -1,0 +1,1 @@
+"""Takedowns, erasures, and where personal data stands."""
