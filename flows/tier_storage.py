@@ -54,7 +54,11 @@ def tier_storage(
             foretold = notices.foretold(
                 judged, rules.lifecycle, rules.tiers, as_of, videos.notices_given(workspace.engine)
             )
-            chosen = selection.largest_first(selection.for_tiering(foretold), rules.lifecycle.compress_limit)
+            chosen = selection.largest_first(
+                selection.for_tiering(foretold),
+                rules.lifecycle.compress_limit,
+                transcodes.left_today(workspace, rules.lifecycle),
+            )
             plan_id = plans.draw(
                 workspace, "tier_storage", terms, chosen, limits=rules.limits, as_of=as_of, run_id=run_id
             )

@@ -20,11 +20,12 @@ from reelkeeper.operations import Item, Lease
 from reelkeeper.operations.core.isolation import ENDS_ALL
 from reelkeeper.operations.core.lease import HeldLease, LeaseManager
 from reelkeeper.operations.core.workspace import Workspace, open_workspace
+from reelkeeper.operations.lifecycle import compress as compressing
 from reelkeeper.operations.lifecycle import outcomes as carried_out
 from reelkeeper.operations.lifecycle import plans
 from reelkeeper.operations.lifecycle.compress import Batch, CompressionJob, claim, compress, load_job, may_go_on
 from reelkeeper.rules.lifecycle import transcode
-from reelkeeper.rules.lifecycle.lifecycle import Appraise
+from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.settings import settings
 
@@ -49,6 +50,11 @@ def recipe_mark(recipe: Recipe, acceptance: Acceptance) -> str:
 def appraise(workspace: Workspace, recipe: Recipe) -> Appraise:
     """Say what an encode is worth, by what earlier ones kept and cost."""
     return plans.appraise(workspace.engine, recipe, ffmpeg.tools().encoder(recipe.codec))
+
+
+def left_today(workspace: Workspace, policy: LifecyclePolicy) -> int | None:
+    """Give the micro-dollars that compressing may still cost today; None: any amount."""
+    return compressing.left_today(workspace.engine, policy.compress_usd_per_day)
 
 
 def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str) -> list[Outcome]:

@@ -88,7 +88,9 @@ def test_what_a_day_has_no_dollars_for_is_left_to_a_later_plan(cold: Scene) -> N
     """Without a price for CPU, compressing a clip costs its four requests: 6 micro-dollars."""
     put_in_force(cold.engine, recipe=AT_ANY_PRICE, lifecycle=LifecyclePolicy(compress_usd_per_day=Decimal("0.000011")))
     report = tier_storage(dry_run=False)
-    assert {done.outcome: done.objects for done in report.done} == {"compressed": 1, "skipped": 1, "retired": 1}
+    assert report.plan.kept["left_to_another_day"] == 1
+    assert {done.outcome: done.objects for done in report.done} == {"compressed": 1, "retired": 1}
+    assert tier_storage().plan.kept["left_to_another_day"] == 1  # nothing is left of the day
     with transaction(cold.engine, "test") as session:
         session.execute(sa.delete(job_totals))  # another day
     again = tier_storage(dry_run=False)

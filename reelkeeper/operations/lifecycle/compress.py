@@ -62,26 +62,39 @@ class Batch(NamedTuple):
 
 
 class Cost:
-    """What an encode takes of the dollars that compressing may cost on a day.
+    """What a search takes of the dollars that compressing may cost on a day.
 
-    What is expected of it is reserved before it begins, and replaced by what it was. A worker that dies, or an encode
-    that fails, leaves the reservation: so much CPU was spent.
+    What is expected of it is reserved before it begins, more before each encode that makes it dearer, and all of it
+    replaced by what it was. A worker that dies, or a search that fails, leaves the reservation: so much CPU was spent.
     """
 
-    def __init__(self, engine: Engine, day: str, microusd: int) -> None:
-        self._engine, self._day, self._reserved = engine, day, microusd
+    def __init__(self, engine: Engine, day: str, usd_per_day: Decimal | None) -> None:
+        self._engine, self._day, self._usd_per_day = engine, day, usd_per_day
+        self._reserved, self._begun = 0, False
 
     @classmethod
     def reserve(cls, engine: Engine, microusd: int, usd_per_day: Decimal | None) -> Self | None:
         """Take so much of today's dollars; None: they are used up."""
-        with transaction(engine, "compressing.reserve") as session:
-            day = f"{now(session):%Y-%m-%d}"
-            if usd_per_day is None:
-                job_totals.add(session, [_COMPRESSING], {day: microusd})
+        with reading(engine) as session:
+            cost = cls(engine, f"{now(session):%Y-%m-%d}", usd_per_day)
+        return cost if cost._raise_to(microusd) else None
+
+    def affords(self, microusd: int) -> bool:
+        """Take what is missing for a search that will have cost so much after its next encode; False: it has to end."""
+        affordable = self._raise_to(microusd)
+        self._begun |= affordable
+        return affordable
+
+    def _raise_to(self, microusd: int) -> bool:
+        more = max(0, microusd - self._reserved)
+        with transaction(self._engine, "compressing.reserve") as session:
+            if self._usd_per_day is None:
+                job_totals.add(session, [_COMPRESSING], {self._day: more})
             # guard transcode.usd_per_day: encodes cost more on a day than they may
-            elif not job_totals.add_within(session, _COMPRESSING, day, microusd, int(usd_per_day * _MICRO)):
-                return None
-        return cls(engine, day, microusd)
+            elif not job_totals.add_within(session, _COMPRESSING, self._day, more, int(self._usd_per_day * _MICRO)):
+                return False
+        self._reserved += more
+        return True
 
     def settle(self, session: Session, microusd: int) -> None:
         """Replace what was expected by what it was."""
@@ -89,10 +102,19 @@ class Cost:
         self._reserved = 0
 
     def give_back(self) -> None:
-        """Give back what was reserved for an encode that was never begun."""
-        if self._reserved:
+        """Give back what was reserved for a search that made no encode."""
+        if self._reserved and not self._begun:
             with transaction(self._engine, "compressing.give_back") as session:
                 self.settle(session, 0)
+
+
+def left_today(engine: Engine, usd_per_day: Decimal | None) -> int | None:
+    """Give the micro-dollars that compressing may still cost today; None: any amount."""
+    if usd_per_day is None:
+        return None
+    with reading(engine) as session:
+        totals = job_totals.of_scopes(session, [_COMPRESSING], [f"{now(session):%Y-%m-%d}"])
+    return max(0, int(usd_per_day * _MICRO) - sum(total.microusd for total in totals))
 
 
 def load_job(engine: Engine, plan_id: str) -> CompressionJob:
@@ -161,29 +183,31 @@ def compress(
         why = f"compressing may cost {job.policy.compress_usd_per_day:f} USD a day, and today has no room for "
         why += f"{dollars(expected.cost_microusd)} more: a later plan takes it, or a higher compress_usd_per_day"
         return Outcome(video_id, "skipped", why, item.size_bytes, item.size_bytes, item.blob_id)
-    with bound(video_id=video_id):
-        outcome = swap.swap(
-            workspace,
-            video_id,
-            item.blob_id,
-            shrink=partial(
-                shrink,
-                recipe=job.recipe,
-                acceptance=job.acceptance,
-                remaining_days=remaining_days,
-                model=model,
-                lessons=partial(_lessons, workspace, job),
-                note=partial(_note, workspace, job, video_id, model, cost),
-                progress=partial(manager.check, lease),
-                timed_out=partial(_timed_out, workspace, item.blob_id),
-            ),
-            scratch=scratch,
-            lease=lease,
-            run_id=job.run_id,
-            grace=job.policy.grace,
-        )
-    cost.give_back()
-    return outcome
+    try:
+        with bound(video_id=video_id):
+            return swap.swap(
+                workspace,
+                video_id,
+                item.blob_id,
+                shrink=partial(
+                    shrink,
+                    recipe=job.recipe,
+                    acceptance=job.acceptance,
+                    remaining_days=remaining_days,
+                    model=model,
+                    lessons=partial(_lessons, workspace, job),
+                    affords=cost.affords,
+                    note=partial(_note, workspace, job, video_id, model, cost),
+                    progress=partial(manager.check, lease),
+                    timed_out=partial(_timed_out, workspace, item.blob_id),
+                ),
+                scratch=scratch,
+                lease=lease,
+                run_id=job.run_id,
+                grace=job.policy.grace,
+            )
+    finally:
+        cost.give_back()
 
 
 def _remaining_days(session: Session, job: CompressionJob, video_id: str) -> int | None:

@@ -28,6 +28,7 @@ def shrink(
     remaining_days: int | None = None,
     model: str | None = None,
     lessons: Callable[[str], Sequence[Lesson]] | None = None,
+    affords: Callable[[int], bool] | None = None,
     note: Callable[[CrfSearch], None] | None = None,
     progress: Callable[[], None] | None = None,
     timed_out: Callable[[], int] | None = None,
@@ -35,10 +36,11 @@ def shrink(
     """Search the smallest encode of `source` that passes `acceptance`; leave it in the folder `scratch`.
 
     `remaining_days` is what is left of the video's life: an encode must be worth its CPU by then. `model` is what made
-    the clip, `lessons` tells what earlier searches with an encoder have found, and `note` hears what this one has met,
-    also where it ends in a Refusal. `progress` is called twice a second while a tool runs; whatever it raises ends the
-    tool and is passed on. `timed_out` tells in how many runs before this one the video took too long: the third time
-    is a Refusal. The same source, tools and lessons give the same bytes.
+    the clip, `lessons` tells what earlier searches with an encoder have found, `affords` says before each encode
+    whether the search may cost so many micro-dollars by its end, and `note` hears what this one has met, also where it
+    ends in a Refusal. `progress` is called twice a second while a tool runs; whatever it raises ends the tool and is
+    passed on. `timed_out` tells in how many runs before this one the video took too long: the third time is a Refusal.
+    The same source, tools and lessons give the same bytes.
     Raises ToolMissing, and MediaTimeout or MediaError for what another try may mend; all else is a Refusal with its
     reason.
     """
@@ -60,11 +62,12 @@ def shrink(
     first = first_crf.first_crf(learnt, media, model, recipe.codec, preset)
     with scratch_dir(scratch) as work:
         search = _Search(source, work, media, recipe, acceptance, preset, limits=limits, progress=progress)
+        search.affords = affords
         found = _found(search, first, worths[preset], mark, timed_out)
         if not isinstance(found, Refusal):
             probe, draft, result, quality = found
             found = transcode.accept(media, result, quality, recipe, acceptance, mark=mark) or found
-        if note:
+        if note and search.probes:
             note(_searched(search, encoder, found, worths[preset]))
         if isinstance(found, Refusal):
             return found
@@ -102,6 +105,9 @@ def _found(
         if runs < _MAX_TIMEOUTS:
             raise
         return Refusal("too_slow", f"{slow}, as in {runs - 1} runs before", mark)
+    if search.chosen is None and search.cut_short:
+        why = f"its search may cost no more today (compress_usd_per_day); a later plan tries it again. {_why(search)}"
+        return Refusal("day_is_spent", why, mark, permanent=False)
     return search.chosen or Refusal("no_good_result", _why(search), mark)
 
 
@@ -124,6 +130,8 @@ class _Search:
         self.recipe, self.acceptance, self.preset, self.limits = recipe, acceptance, preset, limits
         self.probes: list[crf.Probe] = []
         self.chosen: Found | None = None
+        self.affords: Callable[[int], bool] | None = None
+        self.cut_short = False  # it would have gone on, but may cost no more
         self.cpu_seconds = 0.0
         self._results: dict[float, tuple[Path, Media, Quality]] = {}  # by CRF
 
@@ -136,7 +144,8 @@ class _Search:
         start, size = self.recipe.crf_start or first.crf, self.media.size_bytes
         while True:
             wanted = crf.next_crf(self.probes, size, self.recipe, self.acceptance, start, self._stakes(expected))
-            if wanted is not None:
+            self.cut_short = wanted is not None and not self._may_go_on(expected)
+            if wanted is not None and not self.cut_short:
                 step = crf.frame_step(self.probes, self.media.frames, first.sd_crf, self.recipe, self.acceptance)
                 self.probes.append(self._probe(wanted, step))
                 continue
@@ -148,6 +157,15 @@ class _Search:
                 self.chosen = (found, draft, result, quality)
                 return
             self.probes[self.probes.index(found)] = self._compared(found, draft, result, self.acceptance.frame_step)
+
+    def _may_go_on(self, expected: Worth) -> bool:
+        if self.affords is None:
+            return True
+        encodes = len(self.probes)
+        one = (
+            self.cpu_seconds / encodes if encodes else expected.cpu_seconds / float(self.recipe.payback.expected_probes)
+        )
+        return self.affords(expected._replace(cpu_seconds=self.cpu_seconds + one).cost_microusd)
 
     def _stakes(self, expected: Worth) -> crf.Stakes:
         if expected.payback.cpu_usd_per_hour is None:

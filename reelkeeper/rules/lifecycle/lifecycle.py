@@ -37,7 +37,7 @@ from reelkeeper.errors import PolicyRefused
 from reelkeeper.model import Action, Grace, Verdict, Video
 from reelkeeper.rules.core.fields_only import FieldsOnly
 from reelkeeper.rules.core.tiers import MAX_DAYS, Tiers
-from reelkeeper.rules.core.wording import Terms
+from reelkeeper.rules.core.wording import Terms, dollars
 from reelkeeper.rules.lifecycle import segments as rules
 from reelkeeper.rules.lifecycle.segments import MAX_SEGMENTS, NO_SEGMENT, Classified, Segment
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
@@ -377,4 +377,9 @@ def reason(verdict: Verdict) -> str:
             return f"{verdict.rule.replace('_to_', ' to ')}: {reason(left)}"
         case (Verdict() as left, int(limit)):
             return f"left to the next run, not among the {limit} largest: {reason(left)}"
+        case (Verdict() as left, int(cost), int(rest)):
+            money = (
+                f"it is expected to cost {dollars(cost)}, and {dollars(rest)} of today's compress_usd_per_day is left"
+            )
+            return f"left to another day: {money}; {reason(left)}"
     return verdict.rule.replace("_", " ")

@@ -4,6 +4,7 @@ import heapq
 from collections.abc import Iterable, Iterator
 
 from reelkeeper.model import Action, Verdict
+from reelkeeper.rules.lifecycle.worth import Worth
 
 
 def for_tiering(judged: Iterable[Verdict]) -> Iterator[Verdict]:
@@ -27,8 +28,12 @@ def _waits_by(figure: object) -> str:
     return figure.rule if isinstance(figure, Verdict) else ""
 
 
-def largest_first(judged: Iterable[Verdict], limit: int) -> Iterator[Verdict]:
-    """Leave to the next run all but the `limit` largest videos that are to be compressed; keeps `limit` in memory."""
+def largest_first(judged: Iterable[Verdict], limit: int, left_microusd: int | None = None) -> Iterator[Verdict]:
+    """Leave to the next run all but the `limit` largest videos that are to be compressed; keeps `limit` in memory.
+
+    Of these, leave to another day those whose encodes are expected to cost more than is left of `left_microusd`, which
+    compressing may still cost today; None: any amount.
+    """
     heap: list[tuple[int, int, Verdict]] = []
     for order, verdict in enumerate(judged):
         if verdict.action is not Action.COMPRESS:
@@ -40,4 +45,15 @@ def largest_first(judged: Iterable[Verdict], limit: int) -> Iterator[Verdict]:
         else:
             *_, smallest = heapq.heappushpop(heap, entry)
             yield Verdict(smallest.video, Action.KEEP, "left_to_next_run", (smallest, limit))
-    yield from (verdict for _, _, verdict in sorted(heap, reverse=True))
+    yield from _affordable((verdict for _, _, verdict in sorted(heap, reverse=True)), left_microusd)
+
+
+def _affordable(compressed: Iterable[Verdict], left_microusd: int | None) -> Iterator[Verdict]:
+    left = left_microusd
+    for verdict in compressed:
+        cost = sum(figure.cost_microusd for figure in verdict.figures if isinstance(figure, Worth))
+        if left is None or cost <= left:
+            left = None if left is None else left - cost
+            yield verdict
+        else:
+            yield Verdict(verdict.video, Action.KEEP, "left_to_another_day", (verdict, cost, left))

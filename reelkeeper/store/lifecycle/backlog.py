@@ -47,7 +47,7 @@ def left_of_last_plan(session: Session, flow: str, action: str) -> Backlog | Non
             verdicts.c.plan_id == plan.id, verdicts.c.action == action, waits
         )
     ).one()
-    left = int(plan.kept.get(LEFT, 0))
+    left = int(plan.kept.get(LEFT, 0)) + int(plan.kept.get("left_to_another_day", 0))
     return Backlog(flow, plan.id, plan.as_of, action, int(count), int(size), left)
 
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from reelkeeper.errors import Frozen, LeaseLost
 from reelkeeper.operations.core.freeze import freeze
-from reelkeeper.operations.lifecycle.compress import Cost, may_go_on
+from reelkeeper.operations.lifecycle.compress import Cost, left_today, may_go_on
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import job_totals
@@ -35,6 +35,24 @@ def test_many_at_once_spend_exactly_what_a_day_may_cost(engine: sa.Engine) -> No
         costs = list(pool.map(lambda _: Cost.reserve(engine, 300, Decimal("0.002")), range(16)))
     assert len([cost for cost in costs if cost]) == 6
     assert spent(engine) == 1_800
+    assert left_today(engine, Decimal("0.002")) == 200
+    assert left_today(engine, Decimal("0.001")) == 0
+    assert left_today(engine, None) is None
+
+
+def test_searches_that_become_dearer_never_pass_a_day_s_dollars_together(engine: sa.Engine) -> None:
+    """Sixteen that were expected to cost 100 and would cost 700 each, where the day has 2,000."""
+
+    def search(_: int) -> int:
+        cost, granted = Cost.reserve(engine, 100, Decimal("0.002")), 0
+        while cost and granted < 700 and cost.affords(granted + 100):
+            granted += 100
+        return granted
+
+    with ThreadPoolExecutor(8) as pool:
+        granted = sum(pool.map(search, range(16)))
+    assert granted <= spent(engine) <= 2_000
+    assert left_today(engine, Decimal("0.002")) == 2_000 - spent(engine)
 
 
 def test_what_an_encode_was_expected_to_cost_is_replaced_by_what_it_did(engine: sa.Engine) -> None:
@@ -46,6 +64,16 @@ def test_what_an_encode_was_expected_to_cost_is_replaced_by_what_it_did(engine: 
     begun.give_back()
     never_begun.give_back()
     assert spent(engine) == 450
+    failed = Cost.reserve(engine, 200, Decimal(1))
+    assert failed
+    assert failed.affords(220)
+    failed.give_back()  # its CPU is gone
+    assert spent(engine) == 670
+    refused = Cost.reserve(engine, 20, Decimal("0.0007"))
+    assert refused
+    assert not refused.affords(40)
+    refused.give_back()
+    assert spent(engine) == 670
     assert Cost.reserve(engine, 300, Decimal("0.0007")) is None
     assert Cost.reserve(engine, 10**9, Decimal("0.0007")) is None
     assert Cost.reserve(engine, 10**9, None)

@@ -15,7 +15,7 @@ from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, judge, reason,
 from reelkeeper.rules.lifecycle.savings import of_verdict
 from reelkeeper.rules.lifecycle.selection import for_tiering, largest_first
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
-from reelkeeper.rules.lifecycle.worth import Payback, unopened
+from reelkeeper.rules.lifecycle.worth import Payback, Worth, unopened
 from tests.rules.videos import AS_OF, RECIPE, SECOND, video
 from tests.tiers import FOR_EVER, tiers
 
@@ -222,3 +222,23 @@ def test_the_sentence_of_what_is_left() -> None:
     assert (first.video, last.video) == (small, large)
     assert reason(first).startswith("left to the next run, not among the 1 largest: 2 views")
     assert reason(Verdict(small, Action.KEEP, "made_by_hand")) == "made by hand"
+
+
+def test_what_a_day_has_no_dollars_for_is_left_to_another_the_largest_first() -> None:
+    def worth(size_bytes: int, _: int | None) -> Worth:
+        return Worth(size_bytes, 9_999, 90.0 * size_bytes, Payback())  # 1,000 micro-dollars a byte, and 6 for requests
+
+    videos = [video(10, 1, size_bytes=size) for size in (1, 3, 2, 4)]
+    judged = [*verdicts(videos, DEFAULT, SHIPPED, AS_OF, RECIPE, worth=worth)]
+    assert {verdict.rule for verdict in largest_first(judged, 9)} == {"does_not_pay"}
+    judged = [verdict._replace(action=Action.COMPRESS, rule="cold_compress") for verdict in judged]
+    planned = [(v.video.size_bytes, v.rule) for v in largest_first(judged, 9, 6_000)]
+    assert planned == [
+        (4, "cold_compress"),
+        (3, "left_to_another_day"),
+        (2, "left_to_another_day"),
+        (1, "cold_compress"),
+    ]
+    left = [*largest_first(judged, 9, 6_000)][1]
+    assert reason(left).startswith("left to another day: it is expected to cost $0.0030, and $0.0020 of today's")
+    assert all(v.action is Action.COMPRESS for v in largest_first(judged, 9, None))
