@@ -40,11 +40,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
     return _Together(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
+# Where rows are locked and money is counted, the quick tests run on PostgreSQL too; what stands on it, in test-long.
+QUICK_ON_POSTGRESQL: Final = ("tests/store/", "tests/operations/billing/", "tests/operations/jobs/")
+
+
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Take what is marked soak for long, and give what is long its time, where it does not say how much."""
     for item in items:
-        if item.get_closest_marker("soak"):
+        store = item.callspec.params.get("engine") if hasattr(item, "callspec") else None
+        if item.get_closest_marker("soak") or (
+            store == "postgresql" and not item.nodeid.startswith(QUICK_ON_POSTGRESQL)
+        ):
             item.add_marker(pytest.mark.long)
         if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(1200))

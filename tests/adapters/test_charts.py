@@ -77,8 +77,14 @@ def test_each_tier_has_a_colour_of_its_own_from_the_least_to_the_most_paid(count
     assert (drawn[-2:], drawn[0]) == ([*theme.tiers[-2:]], theme.tiers[0] if count > 1 else theme.tiers[-2])
 
 
-@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
-@pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize(
+    ("theme", "width"),
+    [
+        (DARK, NARROW),
+        *(pytest.param(*case, marks=pytest.mark.long) for case in ((LIGHT, WIDE), (DARK, WIDE), (LIGHT, NARROW))),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
 def test_every_picture_is_as_wide_as_asked_and_loads_nothing(theme: Theme, width: int) -> None:
     for chart in every_chart().values():
         png = charts.png(chart, theme, width)

@@ -60,7 +60,11 @@ def test_no_work_begins_on_a_full_scratch(small: Path) -> None:
         pytest.fail("it began")
 
 
-@pytest.mark.parametrize("leave_bytes", [0, 4096, 100_000], ids=lambda left: f"{left} bytes left")
+@pytest.mark.parametrize(
+    "leave_bytes",
+    [0, pytest.param(4096, marks=pytest.mark.long), pytest.param(100_000, marks=pytest.mark.long)],
+    ids=lambda left: f"{left} bytes left",
+)
 def test_a_disk_that_fills_during_an_encode_is_no_fault_of_the_video(
     small: Path, natural_clips: dict[str, Path], leave_bytes: int
 ) -> None:

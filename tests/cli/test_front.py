@@ -56,6 +56,7 @@ def test_a_start_loads_neither_prefect_nor_the_database() -> None:
     assert said.stdout.strip() == "[]"
 
 
+@pytest.mark.long
 def test_a_look_up_loads_neither_prefect_nor_alembic(tmp_path: Path) -> None:
     script = (
         "import sys; from reelkeeper.cli import app; app(['videos', '--json'], standalone_mode=False);"

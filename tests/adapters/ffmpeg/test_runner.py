@@ -180,6 +180,7 @@ def launchers() -> list[psutil.Process]:
     return [p for p in psutil.Process().children() if any(part.endswith("launcher.py") for part in p.cmdline())]
 
 
+@pytest.mark.long
 def test_when_the_launcher_is_killed_its_tools_end_and_the_next_call_has_a_new_one(tmp_path: Path) -> None:
     shell("true", tmp_path)
     (launcher,) = launchers()
