@@ -18,6 +18,7 @@ from reelkeeper.model.requests import Queued
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.jobs import settle
+from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.store.core.engine import open_engine, transaction
 from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.tables import storage_accounts, users
@@ -73,7 +74,7 @@ def _prepare(engine: sa.Engine) -> str:
             raise TypeError(queued)
         lease_token = claim(engine, queued.job_id)
         make(engine, queued.job_id)
-        settle.succeed(engine, queued.job_id, lease_token, run_id="bench")
+        settle.succeed(engine, Attempt(queued.job_id, lease_token), run_id="bench")
     with transaction(engine, "bench") as session:
         store_video(session, "ann", "floor", 1_000)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

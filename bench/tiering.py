@@ -28,6 +28,7 @@ from reelkeeper.adapters.ffmpeg import command, probe
 from reelkeeper.adapters.ffmpeg.runner import Finished, run
 from reelkeeper.cli import orchestration
 from reelkeeper.model import Grace, Outcome
+from reelkeeper.model.requests import Incoming
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import open_workspace
 from reelkeeper.operations.lifecycle import swap
@@ -172,9 +173,7 @@ def deployed(folder: Path, sources: Sequence[Path]) -> Iterator[None]:
                 upload(
                     workspace,
                     source,
-                    user_id="u",
-                    video_id=f"v{number}",
-                    created_at=now - timedelta(days=10),
+                    Incoming("u", f"v{number}", now - timedelta(days=10)),
                     scratch=settings().scratch,
                     lease=lease,
                     run_id="bench",

@@ -6,6 +6,7 @@ from prefect import flow
 from pydantic import Field
 
 from reelkeeper.operations.core.overrides import Override, followed
+from reelkeeper.operations.jobs.worker import Shift
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
@@ -34,7 +35,6 @@ def dispatch_jobs(
         rules = followed(workspace.engine, order=order, tiers=tiers, attempts=attempts)  # asked anew at each claim
         if dry_run:
             return jobs.preview(workspace, rules, run_id)
-        report = jobs.keep_slots_full(
-            workspace, order, tiers, attempts, slots=slots, seconds=seconds, until_idle=until_idle, run_id=run_id
-        )
+        shift = Shift(slots, seconds, until_idle, order, tiers, attempts)
+        report = jobs.keep_slots_full(workspace, shift, run_id)
     return report.require_whole()

@@ -1,5 +1,6 @@
 """Whether the bucket and the catalogue agree, and what to do where they do not."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from prefect import flow
@@ -49,9 +50,8 @@ def sync_catalog(
             settled = catalogs.settle_left_open(workspace, held, run_id=run_id, grace=grace)
             found = catalogs.look(workspace, run_id, shards=shards)
             guard.listing_within(rules.limits, found.seen, found.expected)
-            report = catalogs.reconcile(
-                workspace, held, found, settled, adopting=rules.adoption, run_id=run_id, as_of=as_of, grace=grace
-            )
+            report = catalogs.reconcile(workspace, held, found, rules.adoption, run_id=run_id, as_of=as_of, grace=grace)
+            report = replace(report, settled=settled)
             reports.publish_sync(report)
             if reads_are_views:
                 views.bring_in_reads(workspace)

@@ -1,6 +1,5 @@
 """The catalogue against the bucket: settle what killed runs left open, look, and bring the two in line."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -82,9 +81,8 @@ def reconcile(
     workspace: Workspace,
     held: HeldLease,
     found: Survey,
-    settled: Sequence[Done],
-    *,
     adopting: AdoptionLimits,
+    *,
     run_id: str,
     as_of: datetime,
     grace: Grace,
@@ -107,7 +105,6 @@ def reconcile(
     return SyncReport(
         dry_run=False,
         **_figures(found, run_id, as_of),
-        settled=tuple(settled),
         adopted=adopted,
         taken_back=taken_back,
         lost=sync.name_lost(workspace, run_id, _NAMED),

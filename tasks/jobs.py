@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
@@ -16,11 +15,10 @@ from reelkeeper.adapters.ffmpeg.intake import sweep_scratch_dirs
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import queue, worker
+from reelkeeper.operations.jobs.worker import Shift
 from reelkeeper.operations.videos import images
 from reelkeeper.private_files import make_folder
-from reelkeeper.rules.core.tiers import Tiers
-from reelkeeper.rules.jobs.attempts import AttemptPolicy
-from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
+from reelkeeper.rules.jobs.dispatch import DispatchReport
 from reelkeeper.rules.policies import Policies
 from reelkeeper.settings import settings
 
@@ -37,35 +35,15 @@ def preview(workspace: Workspace, policies: Policies, run_id: str) -> DispatchRe
 @task(task_run_name="keep the slots full", cache_policy=NO_CACHE)
 def keep_slots_full(
     workspace: Workspace,
-    order: DispatchPolicy | None,
-    tiers: Tiers | None,
-    attempts: AttemptPolicy | None,
-    *,
-    slots: int,
-    seconds: float,
-    until_idle: bool,
+    shift: Shift,
     run_id: str,
 ) -> DispatchReport:
-    """Run jobs until the window ends. To be told to end hands over what is at work."""
+    """Run jobs until the shift is over. To be told to end hands over what is at work."""
     scratch = make_folder(settings().scratch)
     sweep_scratch_dirs(scratch)
-    ends = worker.work(
-        workspace,
-        providers.connect(
-            settings(),
-            fetch=partial(images.fetch, workspace.bucket),
-            image_url=partial(images.url_of, workspace.bucket, seconds=_IMAGE_URL_SECONDS),
-        ),
-        run_id=run_id,
-        scratch=scratch,
-        slots=slots,
-        seconds=seconds,
-        limit=_limit(workspace, slots),
-        order=order,
-        tiers=tiers,
-        attempts=attempts,
-        until_idle=until_idle,
-    )
+    generator = providers.connect(settings(), images.source(workspace.bucket, _IMAGE_URL_SECONDS))
+    limit = _limit(workspace, shift.slots)
+    ends = worker.work(workspace, generator, shift, run_id=run_id, scratch=scratch, limit=limit)
     report = queue.report(workspace.engine, run_id, ends)
     rows = [
         f"| {name.replace('_', ' ')} | {getattr(report, name):,} |" for name in dict.fromkeys(queue.FIELDS.values())

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 SHIPPED = ("reelkeeper", "tasks", "flows", "deployments", "demo")
 ROOMS = (*SHIPPED, "bench", "docs", "tests")
 MAX_LINES = 400
+MAX_ARGUMENTS = 7
 
 
 def sources(*rooms: str) -> list[Path]:
@@ -89,6 +90,30 @@ def test_a_room_can_be_seen_at_a_glance() -> None:
         if (count := len([*folder.glob("*.py")]) - 1) > (30 if folder.name in {"commands", "flows"} else 15)
     }
     assert not crowded, "split a folder of more than 15 files beside __init__, or of 30 commands or flows"
+
+
+def test_functions_take_fewer_than_eight_arguments() -> None:
+    crowded = {
+        f"{path.relative_to(ROOT)} {node.name}"
+        for path in sources(*SHIPPED)
+        if path.parent.name not in {"commands", "flows"}  # forms, whose parameters are fields
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and len([argument.arg for argument in every_argument(node) if argument.arg not in {"self", "cls"}])
+        > MAX_ARGUMENTS
+    }
+    later = {  # what an encode, a swap and a simulation take is still to be named
+        "reelkeeper/adapters/ffmpeg/encode.py encode",
+        "reelkeeper/operations/lifecycle/swap.py swap",
+        "reelkeeper/operations/lifecycle/transcode.py __init__",
+        "reelkeeper/operations/lifecycle/transcode.py shrink",
+        "reelkeeper/simulation/lifecycle.py simulate",
+    }
+    assert crowded <= later, "give what goes together a name: a frozen dataclass, or one that is there"
+
+
+def every_argument(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:
+    return [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
 
 
 def test_sql_is_not_pasted_together() -> None:

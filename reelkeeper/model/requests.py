@@ -123,6 +123,17 @@ class Declined(NamedTuple):
 Admission = Cached | Joined | Queued | Unfulfilled | Declined
 
 
+class Incoming(NamedTuple):
+    """A video on its way in: whose it is, and what the catalogue notes of a new one."""
+
+    user_id: str
+    video_id: str
+    created_at: datetime
+    tag: str | None = None  # for segments of the lifecycle
+    model: str | None = None  # that made it
+    reservation: str | None = None  # the key of the promise of its bytes
+
+
 class Upload(NamedTuple):
     """An upload as it stands. `state` is its reservation's: open, settled (the video is live), released, expired."""
 
@@ -134,10 +145,10 @@ class Upload(NamedTuple):
     state: str
     refusal: str | None
     reservation_id: str
-    blob_id: int
     key: str
     size_bytes: int
     md5: str
     content_type: str
     url_until: datetime
     tag: str | None  # for the video
+    blob_id: int = 0  # of its pending blob; 0: not written yet

@@ -10,6 +10,7 @@ from reelkeeper.client import Client, RequestRefused
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.jobs import settle
+from reelkeeper.operations.jobs.settle import Attempt
 from tests.api.served import served
 from tests.faults.world import World
 from tests.operations.asking import claim, make
@@ -34,7 +35,7 @@ def test_a_service_does_its_whole_work_through_it(sqlite_world: World, base_url:
         followed = reelkeeper.follow(queued["job_id"])
         assert next(followed)["state"] == "running"
         make(engine, queued["job_id"])
-        settle.succeed(engine, queued["job_id"], lease_token, run_id="run")
+        settle.succeed(engine, Attempt(queued["job_id"], lease_token), run_id="run")
         assert [entry["state"] for entry in followed] == ["succeeded"]
         assert reelkeeper.ask("ann", {"model": "m", "prompt": "a fox"}, key="k2")["status"] == "cached"
 

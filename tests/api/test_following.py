@@ -12,6 +12,7 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import Joined, Queued
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.follow import Followed, follow
+from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import jobs
 from tests.operations.asking import ask, claim, fox, make
@@ -32,7 +33,7 @@ def queued(engine: sa.Engine, key: str, prompt: str = "a fox") -> str:
 def finish(engine: sa.Engine, job_id: str) -> None:
     token = claim(engine, job_id)
     make(engine, job_id)
-    settle.succeed(engine, job_id, token, run_id="run")
+    settle.succeed(engine, Attempt(job_id, token), run_id="run")
 
 
 async def states(changes: AsyncIterator[Followed | None]) -> list[JobState]:

@@ -18,6 +18,7 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import freeze, tokens
 from reelkeeper.operations.jobs import settle
+from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.spend.budget import Period
@@ -53,7 +54,7 @@ def queued(client: TestClient, key: str = "k1", prompt: str = "a fox") -> str:
 def finish(world: World, job_id: str) -> None:
     token = claim(world.workspace.engine, job_id)
     make(world.workspace.engine, job_id)
-    settle.succeed(world.workspace.engine, job_id, token, run_id="run")
+    settle.succeed(world.workspace.engine, Attempt(job_id, token), run_id="run")
 
 
 def state(client: TestClient, job_id: str) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def test_a_job_is_followed_until_it_ends(client: TestClient, world: World, monke
             session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(progress=0.5))
         await_a_look()
         make(world.workspace.engine, job_id)
-        settle.succeed(world.workspace.engine, job_id, token, run_id="run")
+        settle.succeed(world.workspace.engine, Attempt(job_id, token), run_id="run")
 
     worker = threading.Thread(target=work)
     worker.start()

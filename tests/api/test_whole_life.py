@@ -88,13 +88,11 @@ class Life:
             while not done.wait(0.1):
                 worker.work(
                     self.world.workspace,
-                    LocalGenerator(self.folder / "images", None),
+                    LocalGenerator(self.folder / "images"),
+                    worker.Shift(slots=1, seconds=30, until_idle=True),
                     run_id="run",
                     scratch=self.folder / "scratch",
-                    slots=1,
-                    seconds=30,
                     limit=lambda: 9,
-                    until_idle=True,
                 )
 
         with ThreadPoolExecutor(1) as pool:

@@ -20,6 +20,7 @@ from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Grace, Refusal, Transcode
+from reelkeeper.model.requests import Incoming
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
@@ -82,12 +83,10 @@ def run_dispatch(workspace: Workspace, address: Address, arguments: dict[str, ob
     worker.work(
         workspace,
         RemoteGenerator(format_.connect(str(arguments["provider"])), model=format_.model, poll_seconds=0.05),
+        worker.Shift(slots=1, seconds=30, until_idle=True),
         run_id="run",
         scratch=Path(address.folder) / "scratch",
-        slots=1,
-        seconds=30,
         limit=lambda: 99,
-        until_idle=True,
     )
 
 
@@ -119,9 +118,7 @@ def run_upload(workspace: Workspace, address: Address, arguments: dict[str, obje
         upload(
             workspace,
             Path(str(arguments["clip"])),
-            user_id="eve",
-            video_id="new",
-            created_at=LONG_AGO,
+            Incoming("eve", "new", LONG_AGO),
             scratch=Path(address.folder) / "scratch",
             lease=lease,
             run_id="run",
@@ -179,14 +176,11 @@ def run_job(workspace: Workspace, address: Address, arguments: dict[str, object]
             upload(
                 workspace,
                 clip,
-                user_id="ann",
-                video_id="new",
-                created_at=LONG_AGO,
+                Incoming("ann", "new", LONG_AGO, reservation=reservation),
                 scratch=scratch,
                 lease=lease,
                 run_id="run",
                 grace=Grace(),
-                reservation=reservation,
             )
         with transaction(workspace.engine, "job.settle") as session:
             ledger.capture(session, str(held.hold_id), 300, "job done", run_id="run")

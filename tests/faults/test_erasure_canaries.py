@@ -21,7 +21,7 @@ from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
 from reelkeeper.model.access import Scope
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.model.requests import GenerationRequest, Queued
+from reelkeeper.model.requests import GenerationRequest, Incoming, Queued
 from reelkeeper.operations.alerts import alerts, webhooks
 from reelkeeper.operations.billing import users
 from reelkeeper.operations.core import tokens
@@ -29,6 +29,7 @@ from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs import claim, settle
 from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.operations.videos import images, receive
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.upload import upload
@@ -78,9 +79,7 @@ def live(world: World) -> None:
         upload(
             world.workspace,
             world.clip,
-            user_id=USER,
-            video_id=name,
-            created_at=datetime(2026, 11, 1, tzinfo=UTC),
+            Incoming(USER, name, datetime(2026, 11, 1, tzinfo=UTC)),
             scratch=Path(world.address.folder) / "scratch",
             lease=lease,
             run_id="add",
@@ -93,7 +92,9 @@ def live(world: World) -> None:
     ask(world, CANARIES["prompt"], CANARIES["idempotency key"], image_sha256=image)
     refused = ask(world, f"another {CANARIES['prompt']}", "refused", parameters={"tag": CANARIES["tag"]})
     claimed = next(item for item in claim.claim(engine, "worker", [None] * 5, limit=9) if item.id == refused)
-    settle.fail(engine, refused, claimed.lease_token, CANARIES["refused request"], run_id="run", cost_microusd=3)
+    settle.fail(
+        engine, Attempt(refused, claimed.lease_token, cost_microusd=3), CANARIES["refused request"], run_id="run"
+    )
     announced = receive.Announced(USER, f"{name}-late", 100, "0" * 32, "mp4")
     late, _ = receive.begin(world.workspace, announced, "late", url_seconds=1)
     bucket.put_bytes_once(late.key, b"a late upload", "video/mp4")
@@ -200,4 +201,4 @@ def settle_what_is_at_work(world: World) -> None:
     with reading(world.workspace.engine) as session:
         rows = session.execute(sa.text("SELECT id, lease_token FROM jobs WHERE state = 'running'")).all()
     for job_id, token in rows:
-        settle.fail(world.workspace.engine, job_id, token, "cancelled", run_id="run")
+        settle.fail(world.workspace.engine, Attempt(job_id, token), "cancelled", run_id="run")

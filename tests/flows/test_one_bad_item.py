@@ -12,6 +12,7 @@ from flows.sync_catalog import sync_catalog
 from flows.tier_storage import tier_storage
 from reelkeeper.errors import PartialFailure, StorageError
 from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.model.requests import Incoming
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.rules.lifecycle.guard import BlastRadius
@@ -49,9 +50,7 @@ def leave_open(scene: Scene, video_id: str, manager: LeaseManager) -> None:
         upload(
             scene.world.workspace,
             scene.world.clip,
-            user_id="ann",
-            video_id=video_id,
-            created_at=datetime.now(UTC),
+            Incoming("ann", video_id, datetime.now(UTC)),
             scratch=Path(scene.world.address.folder),
             lease=lease,
             run_id="test",

@@ -34,6 +34,7 @@ from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.core.policies import current
 from reelkeeper.operations.jobs import settle
+from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.rules.core.tiers import TierPolicy, Tiers
 from reelkeeper.rules.policies import DEFAULTS, Policies
 from reelkeeper.settings import settings
@@ -156,7 +157,7 @@ def tune(scene: Scene) -> None:
     made = ask(scene.engine, "made", fox(prompt="a cat"))
     assert isinstance(made, Queued)
     make(scene.engine, made.job_id)
-    settle.succeed(scene.engine, made.job_id, claim(scene.engine, made.job_id), run_id="test")
+    settle.succeed(scene.engine, Attempt(made.job_id, claim(scene.engine, made.job_id)), run_id="test")
     flow("tune_concurrency")
 
 

@@ -11,7 +11,7 @@ from reelkeeper.adapters.providers import Generator, HttpProvider, RemoteGenerat
 from reelkeeper.model.requests import GenerationRequest, Queued
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.run import End
-from reelkeeper.operations.jobs.worker import work
+from reelkeeper.operations.jobs.worker import Shift, work
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from tests.doubles.provider import TOKEN, ProviderDouble
 from tests.faults.world import World
@@ -49,10 +49,11 @@ def http(provider: ProviderDouble, model: str | None = None) -> RemoteGenerator:
     )
 
 
-def run(world: World, generator: Generator, **how: Any) -> Counter[End]:  # noqa: ANN401  as work takes them
-    options: dict[str, Any] = {"seconds": 60, "slots": 4, "limit": lambda: 99, "until_idle": True, "attempts": PATIENCE}
+def run(world: World, generator: Generator, **how: Any) -> Counter[End]:  # noqa: ANN401  as Shift and work take them
+    others = {name: how.pop(name) for name in ("limit", "heartbeat_seconds") if name in how}
+    shift = Shift(**{"slots": 4, "seconds": 60, "until_idle": True, "attempts": PATIENCE, **how})
     scratch = Path(world.address.folder) / "scratch"
-    return work(world.workspace, generator, run_id="run", scratch=scratch, **{**options, **how})
+    return work(world.workspace, generator, shift, run_id="run", scratch=scratch, **{"limit": lambda: 99, **others})
 
 
 def spent(world: World) -> int:

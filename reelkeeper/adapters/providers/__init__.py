@@ -3,12 +3,12 @@
 from typing import Any
 
 from reelkeeper.adapters.providers.comfyui import ComfyUIProvider
-from reelkeeper.adapters.providers.contract import Billing, Generator, Provider
+from reelkeeper.adapters.providers.contract import NO_IMAGES, Billing, Generator, ImageSource, Provider
 from reelkeeper.adapters.providers.fal import FalProvider
 from reelkeeper.adapters.providers.http import HttpProvider
 from reelkeeper.adapters.providers.local import LocalGenerator
 from reelkeeper.adapters.providers.openai import OpenAIProvider
-from reelkeeper.adapters.providers.remote import Fetch, ImageUrl, RemoteGenerator
+from reelkeeper.adapters.providers.remote import RemoteGenerator
 from reelkeeper.adapters.providers.replicate import ReplicateProvider
 from reelkeeper.adapters.providers.runway import RunwayProvider
 from reelkeeper.errors import Misconfigured
@@ -31,15 +31,12 @@ __all__ = [
 ]
 
 
-def connect(settings: Settings, *, fetch: Fetch | None = None, image_url: ImageUrl | None = None) -> Generator:
-    """Return the configured generator, by default the local one. Sends no request.
-
-    `fetch` and `image_url` give it the input images that the API keeps, as files or as URLs.
-    """
+def connect(settings: Settings, images: ImageSource = NO_IMAGES) -> Generator:
+    """Return the configured generator, by default the local one, which reads input images there. Sends no request."""
     name = settings.provider
     if name == "local":
-        return LocalGenerator(settings.images, fetch)
-    return RemoteGenerator(_provider(name, settings), model=settings.generator_model, fetch=fetch, image_url=image_url)
+        return LocalGenerator(settings.images, images)
+    return RemoteGenerator(_provider(name, settings), model=settings.generator_model, images=images)
 
 
 def billing(settings: Settings, name: str) -> Billing:

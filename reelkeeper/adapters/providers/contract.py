@@ -3,12 +3,12 @@
 A provider speaks one vendor's format and holds no policy: `remote` decides when to send, look, wait, fetch and give up.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from reelkeeper.model.money import VendorJob
 
@@ -43,6 +43,16 @@ class Order(NamedTuple):
     was_parked: bool = False  # it has been asked after once already, a while ago
     started_at: datetime | None = None  # nothing was sent before
     is_priced: bool = False  # for this very model of the vendor's
+
+
+class ImageSource(NamedTuple):
+    """Where generators read input images, each named by its SHA-256 in hex."""
+
+    fetch: Callable[[str, Path], bool]  # writes one to a path; False where there is none
+    url: Callable[[str], str | None]  # where one can be read for a while; None where there is none
+
+
+NO_IMAGES: Final = ImageSource(lambda _digest, _path: False, lambda _digest: None)
 
 
 class Submission(NamedTuple):

@@ -6,8 +6,7 @@ It stands in for a provider where none is configured: the output is real, and as
 from pathlib import Path
 
 from reelkeeper.adapters import ffmpeg
-from reelkeeper.adapters.providers.contract import Log, Made, Order
-from reelkeeper.adapters.providers.remote import Fetch
+from reelkeeper.adapters.providers.contract import NO_IMAGES, ImageSource, Log, Made, Order
 from reelkeeper.errors import GenerationFailed, GenerationRefused, MediaError, NotAVideo, ToolMissing
 
 
@@ -17,8 +16,8 @@ class LocalGenerator:
     name = "local"
     outlives_us = False  # what it does ends with its worker
 
-    def __init__(self, images: Path, fetch: Fetch | None = None) -> None:
-        self._images, self._fetch = images, fetch
+    def __init__(self, images: Path, kept: ImageSource = NO_IMAGES) -> None:
+        self._images, self._kept = images, kept
 
     def make(self, order: Order, target: Path, log: Log) -> Made:
         """Make the video `target`. Raises GenerationRefused, GenerationFailed, ToolMissing, or what `log` raises."""
@@ -57,4 +56,4 @@ class LocalGenerator:
         image, fetched = self._images / digest, work / "image"
         if image.is_file():
             return image
-        return fetched if self._fetch and self._fetch(digest, fetched) else None
+        return fetched if self._kept.fetch(digest, fetched) else None

@@ -10,7 +10,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from reelkeeper.adapters.providers.contract import Log, Made, Order, Provider, Standing, Status, Submission
+from reelkeeper.adapters.providers.contract import (
+    NO_IMAGES,
+    ImageSource,
+    Log,
+    Made,
+    Order,
+    Provider,
+    Standing,
+    Status,
+    Submission,
+)
 from reelkeeper.errors import (
     ContentRefused,
     GenerationCancelled,
@@ -25,9 +35,6 @@ from reelkeeper.model import MediaLimits
 _TICK_SECONDS = 1.0  # between two signs of life to the log
 _FETCHES = 3  # times that a video is asked for, each after another look at its job, until it is given up as gone
 
-Fetch = Callable[[str, Path], bool]  # writes the image of a digest to a path; False where there is none
-ImageUrl = Callable[[str], str | None]  # where the image of a digest can be read for a while; None where there is none
-
 
 class RemoteGenerator:
     """Any provider, behind the contract."""
@@ -39,15 +46,14 @@ class RemoteGenerator:
         provider: Provider,
         *,
         model: str | None = None,
-        fetch: Fetch | None = None,
-        image_url: ImageUrl | None = None,
+        images: ImageSource = NO_IMAGES,
         poll_seconds: float = 5.0,
         most_bytes: int = MediaLimits().max_size_bytes,
         most_silent_seconds: float = 300.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.name, self._model = provider.name, model
-        self._provider, self._fetch, self._image_url, self._most_bytes = provider, fetch, image_url, most_bytes
+        self._provider, self._images, self._most_bytes = provider, images, most_bytes
         self._poll_seconds, self._most_silent_seconds, self._sleep = poll_seconds, most_silent_seconds, sleep
 
     def make(self, order: Order, target: Path, log: Log) -> Made:
@@ -110,9 +116,9 @@ class RemoteGenerator:
         if not digest:
             return None, None
         if not self._provider.takes_image_bytes:
-            return (self._image_url(str(digest)) if self._image_url else None), None
+            return self._images.url(str(digest)), None
         file = folder / "image"
-        if self._fetch is None or not self._fetch(str(digest), file):
+        if not self._images.fetch(str(digest), file):
             raise GenerationRefused(f"there is no image {str(digest)[:64]!r} among the input images")
         return None, file.read_bytes()
 

@@ -8,7 +8,7 @@ import hashlib
 import os
 from base64 import b64encode
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
@@ -39,7 +39,8 @@ from reelkeeper.adapters.s3.listing import read_page, read_pages, read_pages_fas
 from reelkeeper.adapters.s3.meter import Meter
 from reelkeeper.adapters.s3.transport import (
     ATTEMPTS,
-    SILENCE_SECONDS,
+    OUTLAST_RESTART,
+    Patience,
     date_of,
     is_refusal,
     open_client,
@@ -76,24 +77,10 @@ def connect(
     bucket: str,
     prefix: str,
     region: str = "auto",
-    *,
-    attempts: int = ATTEMPTS,
-    silence_seconds: float = SILENCE_SECONDS,
-    before_retry: Callable[[], None] | None = None,
+    patience: Patience = OUTLAST_RESTART,
 ) -> "Bucket":
-    """Return the bucket behind an S3 endpoint. Sends nothing yet. Misconfigured if the prefix is malformed.
-
-    `attempts`, `silence_seconds` and `before_retry` are those of `open_client`.
-    """
-    client = open_client(
-        endpoint_url,
-        access_key_id,
-        secret_access_key,
-        region,
-        attempts=attempts,
-        silence_seconds=silence_seconds,
-        before_retry=before_retry,
-    )
+    """Return the bucket behind an S3 endpoint. Sends nothing yet. Misconfigured if the prefix is malformed."""
+    client = open_client(endpoint_url, access_key_id, secret_access_key, region, patience)
     read_pages_fast(client)
     meter = Meter()
     meter.attach(client)

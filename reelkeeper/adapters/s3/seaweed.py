@@ -25,7 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from reelkeeper import disk
 from reelkeeper.adapters.parent import before_exec
 from reelkeeper.adapters.s3 import seaweed_config
-from reelkeeper.adapters.s3.transport import open_client
+from reelkeeper.adapters.s3.transport import Patience, open_client
 from reelkeeper.errors import Misconfigured, StorageError
 from reelkeeper.private_files import make_folder
 
@@ -139,7 +139,10 @@ def _endpoint(folder: Path) -> Endpoint:
 def _take_an_object(endpoint: Endpoint, bucket: str) -> None:
     """Store one: the server answers to everything else before it can do that."""
     client = open_client(
-        endpoint.endpoint_url, endpoint.access_key_id, endpoint.secret_access_key, attempts=1, silence_seconds=5
+        endpoint.endpoint_url,
+        endpoint.access_key_id,
+        endpoint.secret_access_key,
+        patience=Patience(attempts=1, silence_seconds=5),
     )
     with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
         client.create_bucket(Bucket=bucket)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import boto3
@@ -39,21 +39,25 @@ _SESSION = boto3.Session()  # one for all clients: it reads S3's model once, whi
 _OPENING = threading.Lock()  # clients may be shared between threads, the making of them may not
 
 
+class Patience(NamedTuple):
+    """How long a client bears with its server."""
+
+    attempts: int = ATTEMPTS  # of one request, at most
+    silence_seconds: float = SILENCE_SECONDS  # between two bytes
+    before_retry: Callable[[], None] | None = None  # called after a failure that may pass; what it raises ends it
+
+
+OUTLAST_RESTART: Final = Patience()
+
+
 def open_client(
     endpoint_url: str,
     access_key_id: str,
     secret_access_key: str,
     region: str = "auto",
-    *,
-    attempts: int = ATTEMPTS,
-    silence_seconds: float = SILENCE_SECONDS,
-    before_retry: Callable[[], None] | None = None,
+    patience: Patience = OUTLAST_RESTART,
 ) -> "S3Client":
-    """Return a client for the S3 endpoint. Sends nothing.
-
-    A request is sent `attempts` times at most, and gives up on a server that is silent for `silence_seconds`.
-    `before_retry` is called after a failure that may pass; whatever it raises is passed on, and nothing is sent again.
-    """
+    """Return a client for the S3 endpoint. Sends nothing."""
     loopback = urlsplit(endpoint_url).hostname in {"127.0.0.1", "localhost", "::1"}
     config = Config(
         signature_version="s3v4",  # the only one that R2 checks
@@ -62,7 +66,7 @@ def open_client(
         response_checksum_validation="when_required",  # we compare whole-object digests of our own
         retries={"total_max_attempts": 1},  # the attempts are ours: botocore's wait 50 ms after a 500
         connect_timeout=5,
-        read_timeout=silence_seconds,
+        read_timeout=patience.silence_seconds,
         max_pool_connections=32,  # more than all our threads together
         tcp_keepalive=True,
         proxies={} if loopback else None,  # a proxy set in the environment cannot reach our own loopback
@@ -77,7 +81,7 @@ def open_client(
             config=config,
         )
     again: Any = partial(
-        _again, limit=attempts, before=before_retry
+        _again, limit=patience.attempts, before=patience.before_retry
     )  # botocore's stubs forget that this event is answered
     client.meta.events.register_first("needs-retry.s3", again)
     # Cloudflare answers no `Expect: 100-continue`, so botocore would wait a second before each body.

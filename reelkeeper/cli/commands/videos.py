@@ -273,6 +273,7 @@ def add(
     """Store a video: put once, read back, decoded to its end, and only then published."""
     from datetime import UTC, datetime
 
+    from reelkeeper.model.requests import Incoming
     from reelkeeper.operations.core.lease import LeaseManager
     from reelkeeper.operations.videos.upload import CONTENT_TYPES, upload
 
@@ -286,14 +287,11 @@ def add(
         outcome = upload(
             opened,
             file,
-            user_id=user,
-            video_id=video,
-            created_at=at,
+            Incoming(user, video, at, tag),
             scratch=configured().scratch,
             lease=taken[0],
             run_id=new_run_id("add"),
             grace=opened.in_force.policies.lifecycle.grace,
-            tag=tag,
         )
     if as_json:
         emit(outcome)

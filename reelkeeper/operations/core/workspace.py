@@ -10,6 +10,7 @@ from functools import partial
 from reelkeeper.adapters.s3 import r2, seaweed
 from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT
 from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.adapters.s3.transport import Patience
 from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, KeyTaken, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.model.key_patterns import KeyPattern, compiled
@@ -24,7 +25,7 @@ from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.opening import open_store
 
-_OPENING_ATTEMPTS, _OPENING_SILENCE_SECONDS = 4, 8.0  # the waits between them are 7 s at most: 39 s in all
+_OPENING = Patience(attempts=4, silence_seconds=8.0)  # the waits between them are 7 s at most: 39 s in all
 MAX_SKEW_FROM_STORE = timedelta(seconds=60)
 MAX_SKEW_FROM_BUCKET = timedelta(seconds=300)
 
@@ -94,7 +95,7 @@ def open_bucket(settings: Settings) -> Iterator[Bucket]:
             settings.prefix,
             region=settings.s3_region,
         )
-        open_configured(attempts=_OPENING_ATTEMPTS, silence_seconds=_OPENING_SILENCE_SECONDS).require_answer()
+        open_configured(patience=_OPENING).require_answer()
         yield open_configured()
     else:
         folder = settings.state_dir / "s3"
@@ -105,9 +106,8 @@ def open_bucket(settings: Settings) -> Iterator[Bucket]:
                 endpoint.secret_access_key,
                 settings.bucket,
                 settings.prefix,
-                before_retry=partial(
-                    seaweed.require_room, folder, has_refused=True
-                ),  # it answers 500 to every put then
+                # it answers 500 to every put then
+                patience=Patience(before_retry=partial(seaweed.require_room, folder, has_refused=True)),
             )
 
 

@@ -12,6 +12,7 @@ videos exactly once. What is sent to a provider is announced first and named aft
 import random
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from reelkeeper.errors import LeaseLost, NotFound, ProviderBusy, Refused
@@ -27,7 +28,7 @@ from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, pause_seconds
 from reelkeeper.rules.jobs.breaker import Phase
 from reelkeeper.rules.jobs.caps import Room
-from reelkeeper.rules.jobs.dispatch import DispatchPolicy
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.audit import Event, append
@@ -79,13 +80,18 @@ def claim(
         most = resting[provider].room if provider in resting else len(slots)
         if slots := slots[len(chosen) :][:most]:
             memory = _with_bounds(session, memory, policy, as_of)
+            if policy.class_bounds_seconds is None and memory.get("bounds"):
+                policy = policy.model_copy(update={"class_bounds_seconds": tuple(memory["bounds"])})
             caps, lanes = policies.caps, controls.lane_limits(session)
             trials = {name: rest.room for name, rest in resting.items()}
             room = Room(caps, claims.occupied(session) if caps or lanes else (), lanes, trials)
             named = ((entry.model, name) for entry in policies.book.models for name in entry.providers)
             # guard claims.others: a worker takes the jobs of another provider again and again, and they wait
             others = [pair for pair in named if provider and pair[1] != provider]
-            picked, credit = _pick(session, slots, memory, policy, policies.tiers, room, others, as_of, limit)
+            tiers = policies.tiers
+            read = partial(claims.waiting_jobs, session, dispatch.window(policy, tiers), tiers.names, others=others)
+            rank = partial(dispatch.RankedQueue, policy=policy, tiers=tiers, as_of=as_of, slots=limit)
+            picked, credit = _pick(slots, float(memory.get("credit_seconds", 0.0)), room, read, rank)
             controls.write(session, claims.DISPATCH, memory | {"credit_seconds": credit})
             for name, rest in resting.items():
                 breaker.try_with(
@@ -96,26 +102,21 @@ def claim(
 
 
 def _pick(
-    session: Session,
     slots: Sequence[str | None],
-    memory: dict[str, Any],
-    policy: DispatchPolicy,
-    tiers: Tiers,
+    credit: float,
     room: Room,
-    others: Sequence[tuple[str, str]],
-    as_of: datetime,
-    limit: int,
+    read: Callable[..., tuple[list[WaitingJob], float]],
+    rank: Callable[..., RankedQueue],
 ) -> tuple[list[WaitingJob], float]:
-    credit = float(memory.get("credit_seconds", 0.0))
-    if policy.class_bounds_seconds is None and memory.get("bounds"):
-        policy = policy.model_copy(update={"class_bounds_seconds": tuple(memory["bounds"])})
+    """Choose jobs for the free slots, best first; returns them with the credit in seconds that is left.
+
+    `read` gives those that wait, but for the full and the taken ones; `rank` puts them in order.
+    """
     picked = list[WaitingJob]()
     while len(picked) < len(slots):
         taken = [job.id for job in picked]
-        waiting, more = claims.waiting_jobs(
-            session, dispatch.window(policy, tiers), tiers.names, full=room.shut(), taken=taken, others=others
-        )
-        line, some_full = dispatch.RankedQueue(waiting, policy, tiers, as_of, slots=limit, more_seconds=more), False
+        waiting, more = read(full=room.shut(), taken=taken)
+        line, some_full = rank(waiting, more_seconds=more), False
         while line and len(picked) < len(slots):
             job, credit = line.first(credit, slots[len(picked)])
             line.start(job)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from reelkeeper.errors import IntegrityDoubt, LeaseLost, NotFound
 from reelkeeper.model.money import ReservationState
+from reelkeeper.model.requests import Incoming
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import settle
-from reelkeeper.operations.jobs.settle import Settled
+from reelkeeper.operations.jobs.settle import Attempt, Settled
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.store import Session
@@ -25,16 +26,12 @@ from reelkeeper.store.videos.videos import is_live
 
 def deliver(
     workspace: Workspace,
-    job_id: str,
-    lease_token: int,
+    attempt: Attempt,
     source: Path,
     *,
     scratch: Path,
     lease: Lease,
     run_id: str,
-    cost_microusd: int | None = None,
-    processing_seconds: float | None = None,
-    concurrency: float | None = None,
 ) -> Settled:
     """Store `source` as the job's video and end the job; safe to repeat. The caller holds the lease `video/<job_id>`.
 
@@ -42,12 +39,13 @@ def deliver(
     file that is none, LeaseLost, Frozen, and IntegrityDoubt when what is stored is not what was sent, or its user is
     held; the job is at work then as before.
     """
+    job_id = attempt.job_id
     with reading(workspace.engine) as session:
         grace = in_force(session).policies.lifecycle.grace
     for intent in intents.open_intents(workspace, job_id):
         intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
     with reading(workspace.engine) as session:
-        job, reservation, reserved = _require(session, job_id, lease_token)
+        job, reservation, reserved = _require(session, job_id, attempt.lease_token)
         delivered = is_live(session, job_id)
         created_at = now(session)
     if not delivered:
@@ -55,28 +53,15 @@ def deliver(
         done = upload(
             workspace,
             source,
-            user_id=job.user_id,
-            video_id=job_id,
-            created_at=created_at,
+            Incoming(job.user_id, job_id, created_at, job.tag, job.model, reservation if fits else None),
             scratch=scratch,
             lease=lease,
             run_id=run_id,
             grace=grace,
-            reservation=reservation if fits else None,
-            tag=job.tag,
-            model=job.model,
         )
         if done.action != "uploaded":
             raise IntegrityDoubt(f"the video of job {job_id} was not published: {done.reason}")
-    return settle.succeed(
-        workspace.engine,
-        job_id,
-        lease_token,
-        run_id=run_id,
-        cost_microusd=cost_microusd,
-        processing_seconds=processing_seconds,
-        concurrency=concurrency,
-    )
+    return settle.succeed(workspace.engine, attempt, run_id=run_id)
 
 
 def _require(session: Session, job_id: str, lease_token: int) -> tuple[AdmittedJob, str | None, int]:

@@ -40,6 +40,7 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import breaker, settle
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.deliver import deliver
+from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.rules.billing.catalogue import VendorPrice
 from reelkeeper.rules.jobs.attempts import (
     AttemptPolicy,
@@ -258,15 +259,11 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
         try:
             deliver(
                 context.workspace,
-                item.id,
-                item.lease_token,
+                Attempt(*item.fence, made.cost_microusd, processing_seconds=took, concurrency=job.concurrency),
                 made.path,
                 scratch=context.scratch,
                 lease=taken[0],
                 run_id=context.run_id,
-                cost_microusd=made.cost_microusd,
-                processing_seconds=took,
-                concurrency=job.concurrency,
             )
         finally:
             context.manager.release(taken)
@@ -337,14 +334,6 @@ def _give_up(
     may_be_paid: bool = False,
 ) -> End:
     """End a job without a video. One that is in doubt keeps its key: if a person redrives it, it is looked up."""
-    settle.fail(
-        context.engine,
-        *job.claim.fence,
-        error,
-        run_id=context.run_id,
-        state=state,
-        cost_microusd=job.paid_microusd,
-        may_be_paid=may_be_paid,
-        concurrency=job.concurrency,
-    )
+    attempt = Attempt(*job.claim.fence, job.paid_microusd, may_be_paid, concurrency=job.concurrency)
+    settle.fail(context.engine, attempt, error, run_id=context.run_id, state=state)
     return end

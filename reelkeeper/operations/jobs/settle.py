@@ -38,6 +38,17 @@ from reelkeeper.store.videos import cache
 from reelkeeper.store.videos.videos import is_live, live_seconds
 
 
+class Attempt(NamedTuple):
+    """A worker's attempt at a job under one claim: what it cost and took, as far as it is known."""
+
+    job_id: str
+    lease_token: int  # of the claim
+    cost_microusd: int | None = None  # what its provider took; None: it did not say
+    may_be_paid: bool = False  # whether a provider that did not say may have taken something
+    processing_seconds: float | None = None  # None: counted from the claim
+    concurrency: float | None = None  # how many jobs ran beside it, itself included, on average
+
+
 class Settled(NamedTuple):
     """How a job ended. `promoted` is the id of the job that is to be run in its place, if one had joined it."""
 
@@ -49,47 +60,37 @@ class Settled(NamedTuple):
     promoted: str | None = None
 
 
-def succeed(
-    engine: Engine,
-    job_id: str,
-    lease_token: int,
-    *,
-    run_id: str,
-    video_id: str | None = None,
-    cost_microusd: int | None = None,
-    processing_seconds: float | None = None,
-    concurrency: float | None = None,
-) -> Settled:
+def succeed(engine: Engine, attempt: Attempt, *, run_id: str, video_id: str | None = None) -> Settled:
     """End a job whose video is live: charge it, and give the video to those who joined and to the cache.
 
-    The video's id is the job's, unless said otherwise. `processing_seconds` counts from the claim if it is not known.
-    Said again by the same claim, it answers the same and changes nothing. Raises LeaseLost, Frozen, and IntegrityDoubt
-    when there is no such video.
+    The video's id is the job's, unless said otherwise. Said again by the same claim, it answers the same and changes
+    nothing. Raises LeaseLost, Frozen, and IntegrityDoubt when there is no such video.
     """
+    job_id, cost_microusd = attempt.job_id, attempt.cost_microusd
     video = video_id or job_id
     with transaction(engine, "job.succeed") as session:
         require_permission(session)
         # guard settle.video: a user is charged for a video that is not there
-        if not is_live(session, video) and claims.current(session, job_id, lease_token):
+        if not is_live(session, video) and claims.current(session, job_id, attempt.lease_token):
             raise IntegrityDoubt(f"job {job_id}: no live video {video!r} to end it with; it stays at work")
         at = now(session)
         load, slots = controls.load_now(session, in_force(session).policies.admission.slots)
         ended = endings.end(
             session,
             job_id,
-            lease_token,
+            attempt.lease_token,
             JobState.SUCCEEDED,
             at=at,
             video_id=video,
             cost_microusd=cost_microusd,
-            processing_seconds=processing_seconds,
-            concurrency=concurrency,
+            processing_seconds=attempt.processing_seconds,
+            concurrency=attempt.concurrency,
             progress=1.0,
             error=None,
         )
         if ended is None:
-            return _as_it_ended(session, job_id, lease_token, JobState.SUCCEEDED)
-        took = processing_seconds
+            return _as_it_ended(session, attempt, JobState.SUCCEEDED)
+        took = attempt.processing_seconds
         if took is None and ended.started_at is not None:
             took = max((at - ended.started_at).total_seconds(), 0.001)
             endings.note(session, job_id, processing_seconds=took)
@@ -100,7 +101,7 @@ def succeed(
         # guard spend.limit_succeeded: what jobs cost passes the budget of their provider, model, tier or user
         limits.end(session, ended, max(quoted, cost_microusd or 0), at)
         if took is not None:
-            learn(session, ended, load if concurrency is None else concurrency / slots, took)
+            learn(session, ended, load if attempt.concurrency is None else attempt.concurrency / slots, took)
         cache.insert(
             session,
             ended.cache_key,
@@ -124,42 +125,39 @@ def succeed(
 
 def fail(
     engine: Engine,
-    job_id: str,
-    lease_token: int,
+    attempt: Attempt,
     error: str,
     *,
     run_id: str,
     state: JobState = JobState.DEAD,
-    cost_microusd: int | None = None,
-    may_be_paid: bool = False,
-    concurrency: float | None = None,
 ) -> Settled:
     """End a job without a video, DEAD or CANCELLED: what it held goes back, and the first who joined takes over.
 
-    What its provider took all the same, `cost_microusd`, is ours and not the user's; where it did not say and the job
-    `may_be_paid`, what was quoted counts as spent. Not for an attempt that will be made again. Said again by the same
-    claim, it changes nothing. Raises LeaseLost, Frozen.
+    What its provider took all the same is ours and not the user's; where it did not say and the attempt `may_be_paid`,
+    what was quoted counts as spent. Not for an attempt that will be made again. Said again by the same claim, it
+    changes nothing. Raises LeaseLost, Frozen.
     """
     with transaction(engine, "job.fail") as session:
         require_permission(session)
         ended = endings.end(
             session,
-            job_id,
-            lease_token,
+            attempt.job_id,
+            attempt.lease_token,
             state,
-            cost_microusd=cost_microusd,
-            concurrency=concurrency,
+            cost_microusd=attempt.cost_microusd,
+            concurrency=attempt.concurrency,
             error=error[:2_000],
         )
         if ended is None:
-            return _as_it_ended(session, job_id, lease_token, state)
+            return _as_it_ended(session, attempt, state)
         # guard spend.in_doubt: what jobs cost of which nothing was heard passes every budget
-        spent = (ended.quoted_cost_microusd or 0) if may_be_paid and not cost_microusd else cost_microusd
+        in_doubt = attempt.may_be_paid and not attempt.cost_microusd
+        spent = (ended.quoted_cost_microusd if in_doubt else attempt.cost_microusd) or 0
         if spent:
             # guard spend.dead: what jobs cost that came to nothing passes every budget
             spend_counters.add_generated(session, now(session).date(), spent)
             count_lost(session, ended.model, ended.lane, ended.policy_version, spent)
-        return _give_up(session, ended, state, run_id, spent or 0)
+        return _give_up(session, ended, state, run_id, spent)
 
 
 def cancel(
@@ -185,8 +183,9 @@ def cancel(
         return JobState(job.state)
 
 
-def _as_it_ended(session: Session, job_id: str, lease_token: int, wanted: JobState) -> Settled:
+def _as_it_ended(session: Session, attempt: Attempt, wanted: JobState) -> Settled:
     """Give the answer again that this claim got before; LeaseLost where another has taken over, or ended it."""
+    job_id, lease_token = attempt.job_id, attempt.lease_token
     job = queue.find(session, job_id)
     if job is None:
         raise NotFound(f"no job {job_id!r}")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
+from dataclasses import dataclass
 from pathlib import Path
 
 from reelkeeper.adapters.providers.contract import Generator
@@ -33,59 +34,52 @@ LOOK_SECONDS = 2.0  # between two looks for jobs, where a slot is free: far belo
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """How a run of a worker goes: how many jobs at once, for how long, and what it does otherwise than the policies."""
+
+    slots: int
+    seconds: float  # in which it takes new jobs
+    until_idle: bool = False  # end earlier, once nothing is due
+    order: DispatchPolicy | None = None  # exceptions of this run to the policies in force
+    tiers: Tiers | None = None
+    attempts: AttemptPolicy | None = None
+
+
 def work(
     workspace: Workspace,
     generator: Generator,
+    shift: Shift,
     *,
     run_id: str,
     scratch: Path,
-    slots: int,
-    seconds: float,
     limit: Callable[[], int],
-    order: DispatchPolicy | None = None,
-    tiers: Tiers | None = None,
-    attempts: AttemptPolicy | None = None,
-    until_idle: bool = False,
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
 ) -> Counter[End]:
-    """Run jobs in `slots` threads for so many seconds; returns how many ended how.
+    """Run jobs in a thread for each slot until the shift is over; returns how many ended how.
 
-    Each claim and each job follows the policies in force by then; `order`, `tiers` and `attempts` are this run's
-    exceptions.
-    `limit` says how many may run at once, in all workers together; it is asked before each claim. `until_idle` ends
-    earlier, once nothing is due. A full disk ends it with DiskFull, and no job is blamed for it. A store that answers
-    again before its claims are given up costs nothing. Whatever is raised in here, or in this thread, hands over every
-    job at once.
+    Each claim and each job follows the policies in force by then, with the shift's exceptions. `limit` says how many
+    may run at once, in all workers together; it is asked before each claim. A full disk ends it with DiskFull, and no
+    job is blamed for it. A store that answers again before its claims are given up costs nothing. Whatever is raised in
+    here, or in this thread, hands over every job at once.
     """
     make_folder(scratch)
     with LeaseManager(workspace.engine) as manager:
         context = WorkerContext(workspace, generator, manager, scratch, run_id)
-        worker = _Worker(context, slots, limit, order=order, tiers=tiers, attempts=attempts, until_idle=until_idle)
+        worker = _Worker(context, shift, limit)
         with _beating(context, worker.at_work, heartbeat_seconds):
-            worker.run(time.monotonic() + seconds)
+            worker.run()
     return worker.ends
 
 
 class _Worker:
     """The slots of one run: which job is in which, and what the free ones have loaded."""
 
-    def __init__(
-        self,
-        context: WorkerContext,
-        slots: int,
-        limit: Callable[[], int],
-        *,
-        order: DispatchPolicy | None,
-        tiers: Tiers | None,
-        attempts: AttemptPolicy | None,
-        until_idle: bool,
-    ) -> None:
+    def __init__(self, context: WorkerContext, shift: Shift, limit: Callable[[], int]) -> None:
         self.ends: Counter[End] = Counter()
-        self._context, self._limit, self._until_idle = context, limit, until_idle
-        self._order, self._tiers, self._attempts = order, tiers, attempts
+        self._context, self._shift, self._limit = context, shift, limit
         self._name = new_holder()
-        self._slots = slots
-        self._warm: list[str | None] = [None] * slots  # the models of the free slots
+        self._warm: list[str | None] = [None] * shift.slots  # the models of the free slots
         self._busy: dict[Future[End], JobRun] = {}
         self._silent_since: float | None = None  # when the store first did not answer
 
@@ -93,12 +87,13 @@ class _Worker:
         """Give the jobs that this worker has now; for the heartbeat's thread."""
         return list(self._busy.values())
 
-    def run(self, ends: float) -> None:
-        with ThreadPoolExecutor(self._slots, "job") as pool:
+    def run(self) -> None:
+        ends = time.monotonic() + self._shift.seconds
+        with ThreadPoolExecutor(self._shift.slots, "job") as pool:
             try:
                 while time.monotonic() < ends:
                     claimed = self._fill(pool)
-                    if self._until_idle and claimed == 0 and not self._busy:
+                    if self._shift.until_idle and claimed == 0 and not self._busy:
                         break
                     self._collect(LOOK_SECONDS)
                 self._context.closing.set()
@@ -121,8 +116,8 @@ class _Worker:
                 self._name,
                 self._warm,
                 limit=limit,
-                order=self._order,
-                tiers=self._tiers,
+                order=self._shift.order,
+                tiers=self._shift.tiers,
                 provider=self._context.generator.name,
             )
             seen = self._look() if claimed else None
@@ -145,7 +140,7 @@ class _Worker:
         return len(claimed)
 
     def _look(self) -> tuple[int, Policies]:
-        return _count_running(self._context), followed(self._context.engine, attempts=self._attempts)
+        return _count_running(self._context), followed(self._context.engine, attempts=self._shift.attempts)
 
     def _collect(self, seconds: float) -> None:
         if not self._busy:

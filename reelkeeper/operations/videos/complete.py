@@ -11,7 +11,7 @@ from reelkeeper.errors import HoldClosed, KeyReused, LeaseLost, NotAVideo, Objec
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace
 from reelkeeper.model.money import ReservationState
-from reelkeeper.model.requests import Upload
+from reelkeeper.model.requests import Incoming, Upload
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.lease import LeaseManager
@@ -92,7 +92,8 @@ def _make_pending(session: Session, upload: Upload) -> None:
     """Make the video's row. Raises KeyReused when its id was taken since the upload began."""
     known = uploads.current(session, upload.video_id, locked=True)
     if known is None:
-        uploads.add_pending(session, upload.video_id, upload.user_id, upload.video_created_at, tag=upload.tag)
+        video = Incoming(upload.user_id, upload.video_id, upload.video_created_at, upload.tag)
+        uploads.add_pending(session, video)
     elif known.never_came and known.user_id == upload.user_id:
         uploads.make_pending(session, upload.video_id, created_at=upload.video_created_at, tag=upload.tag)
     else:

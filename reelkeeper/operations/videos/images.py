@@ -5,9 +5,11 @@ is not listed, adopted, counted against a quota or purged.
 """
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from reelkeeper.adapters.providers.contract import ImageSource
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import Frozen, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
@@ -43,6 +45,11 @@ def keep(workspace: Workspace, data: bytes) -> Image:
     with effect("image.put"):
         workspace.bucket.put_bytes_once(workspace.bucket.image_key(image.sha256), data, kind)
     return image
+
+
+def source(bucket: Bucket, url_seconds: int) -> ImageSource:
+    """Give generators the kept images: as files, or as addresses that hold for so long."""
+    return ImageSource(partial(fetch, bucket), partial(url_of, bucket, seconds=url_seconds))
 
 
 def fetch(bucket: Bucket, sha256: str, target: Path) -> bool:

@@ -98,7 +98,6 @@ def _announce(
     url_seconds: int,
 ) -> Upload:
     _require_new(session, wanted)
-    key = blob_key(workspace.bucket.prefix, wanted.user_id, wanted.video_id, 1, wanted.extension)
     at = now(session)
     promise = quota.reserve(
         session,
@@ -107,22 +106,23 @@ def _announce(
         f"upload/{upload_id}",
         lasting_seconds=url_seconds + PATIENCE_SECONDS,
     )
-    uploads.begin(
-        session,
-        upload_id,
-        sha256,
+    upload = Upload(
+        id=upload_id,
+        request_sha256=sha256,
+        user_id=wanted.user_id,
         video_id=wanted.video_id,
         video_created_at=wanted.created_at or at,
+        state=promise.state,
+        refusal=None,
         reservation_id=promise.id,
-        key=key,
+        key=blob_key(workspace.bucket.prefix, wanted.user_id, wanted.video_id, 1, wanted.extension),
         size_bytes=wanted.size_bytes,
         md5=wanted.md5,
         content_type=CONTENT_TYPES[wanted.extension],
-        stored_at=at,
         url_until=at + timedelta(seconds=url_seconds),
         tag=wanted.tag,
     )
-    return _require(session, upload_id)
+    return uploads.begin(session, upload)
 
 
 def _require_new(session: Session, wanted: Announced) -> None:

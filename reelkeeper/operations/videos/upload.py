@@ -1,6 +1,5 @@
 """Take in a video: a new one, or new bytes for one that is there. Published once verified as stored."""
 
-from datetime import datetime
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.s3.keys import blob_key
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Grace, Outcome, VideoState
+from reelkeeper.model.requests import Incoming
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
@@ -32,28 +32,23 @@ CONTENT_TYPES = {
 def upload(
     workspace: Workspace,
     source: Path,
+    video: Incoming,
     *,
-    user_id: str,
-    video_id: str,
-    created_at: datetime,
     scratch: Path,
     lease: Lease,
     run_id: str,
     grace: Grace,
-    reservation: str | None = None,
-    tag: str | None = None,
-    model: str | None = None,
 ) -> Outcome:
     """Store `source` as the video's bytes. An existing live video of the user gets them as its next generation.
 
-    What a killed run left open on the video is settled first. The caller holds the lease `video/<id>`. `reservation` is
-    the key of a promise made by `quota.reserve`, settled as the video is published and released if it is not; without
-    one the bytes are counted and no quota is asked. `tag` and `model` are those of a new video; one that is there keeps
-    its own. Raises NotAVideo for a file that is none, NotFound when the video
-    is another user's or no longer live, QuotaExceeded or HoldClosed when the promise is too small or over, Frozen or
-    LeaseLost before the first change, and so DiskFull.
+    What a killed run left open on the video is settled first. The caller holds the lease `video/<id>`. The reservation
+    is the key of a promise made by `quota.reserve`, settled as the video is published and released if it is not;
+    without one the bytes are counted and no quota is asked. A video that is there keeps its tag, model and creation
+    time. Raises NotAVideo for a file that is none, NotFound when the video is another user's or no longer live,
+    QuotaExceeded or HoldClosed when the promise is too small or over, and Frozen, LeaseLost or DiskFull before the
+    first change.
     """
-    for intent in intents.open_intents(workspace, video_id):
+    for intent in intents.open_intents(workspace, video.video_id):
         intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
     media = ffmpeg.inspect(source)
     with source.open("rb") as file:
@@ -64,14 +59,14 @@ def upload(
     extension = source.suffix.lstrip(".").lower()
     with transaction(workspace.engine, "upload.announce") as session:
         require_permission(session, lease)
-        if reservation:
-            quota.require_room(session, reservation, user_id, media.size_bytes)
-        known, old_blob_id = _current(session, user_id, video_id, created_at, tag=tag, model=model)
+        if video.reservation:
+            quota.require_room(session, video.reservation, video.user_id, media.size_bytes)
+        known, old_blob_id = _current(session, video)
         generation = known + (old_blob_id is not None)
         blob = {
-            "video_id": video_id,
+            "video_id": video.video_id,
             "generation": generation,
-            "key": blob_key(workspace.bucket.prefix, user_id, video_id, generation, extension),
+            "key": blob_key(workspace.bucket.prefix, video.user_id, video.video_id, generation, extension),
             "size_bytes": media.size_bytes,
             "etag": md5,
             "sha256": sha256,
@@ -82,32 +77,30 @@ def upload(
         }
         operation: dict[str, Any] = {
             "kind": "upload",
-            "video_id": video_id,
+            "video_id": video.video_id,
             "old_blob_id": old_blob_id,
             "generation": known,
             "run_id": run_id,
             "lease_token": lease.token,
-            "detail": {"reservation": reservation} if reservation else {},
+            "detail": {"reservation": video.reservation} if video.reservation else {},
         }
         intent = announce(session, blob, operation)
     intents.put(workspace, intent, source)
     return intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
 
 
-def _current(
-    session: Session, user_id: str, video_id: str, created_at: datetime, *, tag: str | None, model: str | None
-) -> tuple[int, int | None]:
+def _current(session: Session, video: Incoming) -> tuple[int, int | None]:
     """Find the video's generation and blob; make it `pending` if it is new, or if its first upload never came to be."""
-    known = uploads.current(session, video_id, locked=True)
+    known = uploads.current(session, video.video_id, locked=True)
     if known is None:
-        if not is_user(session, user_id, even_erased=True):  # whose job was at work: it goes with the others
-            uploads.add_user(session, user_id)
-        uploads.add_pending(session, video_id, user_id, created_at, tag=tag, model=model)
+        if not is_user(session, video.user_id, even_erased=True):  # whose job was at work: it goes with the others
+            uploads.add_user(session, video.user_id)
+        uploads.add_pending(session, video)
         return 1, None
     # guard uploads.own_video: a user replaces the video of another
     # guard uploads.live_video: an upload brings back what was retired, beside its old bytes
-    if known.user_id != user_id or not (known.state == VideoState.LIVE or known.never_came):
-        raise NotFound(f"video {video_id!r} is {known.state} and of user {known.user_id!r}; nothing was stored")
+    if known.user_id != video.user_id or not (known.state == VideoState.LIVE or known.never_came):
+        raise NotFound(f"video {video.video_id!r} is {known.state} and of user {known.user_id!r}; nothing was stored")
     if known.never_came:
-        uploads.make_pending(session, video_id, tag=tag, model=model)
+        uploads.make_pending(session, video.video_id, tag=video.tag, model=video.model)
     return known.generation, known.blob_id

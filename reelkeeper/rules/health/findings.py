@@ -98,7 +98,7 @@ def _slow(
             f"{_PERCENT * (1 - limit / mean):.0f} % less to do (size, seconds, frames) would keep the limit."
         )
     advice += _better(model, models, _seconds, lambda value: f"takes {value:.0f} s")
-    return _finding(SLOW, model, "take", f"{mean:.0f} s on average", text, advice)
+    return _finding(SLOW, model, f"take {mean:.0f} s on average", text, advice)
 
 
 def _dear(
@@ -121,7 +121,7 @@ def _dear(
             f"{limit * seconds / max(_cost(timed), 1):.0f} s; these took {seconds:.0f} s."
         )
     advice += _better(model, models, _cost, lambda value: f"costs {money(value)}")
-    return _finding(DEAR, model, "cost", f"{money(mean)} each", text, advice.strip(), impact=round(a_month))
+    return _finding(DEAR, model, f"cost {money(mean)} each", text, advice.strip(), impact=round(a_month))
 
 
 def _failing(
@@ -141,7 +141,7 @@ def _failing(
     advice = (f"They cost us {dollars(lost)} all the same. " if lost else "") + "See: reelkeeper queue --dead."
     advice += _better(model, models, lambda theirs: -_success(theirs), lambda value: f"succeeds in {-value:.0f} %")
     severity = Severity.CRITICAL if share < _MOSTLY else Severity.WARNING
-    return _finding(FAILING, model, "fail", f"{len(dead)} of {len(jobs)}", text, advice, severity=severity)
+    return _finding(FAILING, model, f"fail {len(dead)} of {len(jobs)}", text, advice, severity=severity)
 
 
 def _long_wait(seen: ServiceState, policy: PerformancePolicy, as_of: datetime) -> list[Finding]:
@@ -187,8 +187,7 @@ def _full(filled: Filled | None, policy: PerformancePolicy) -> list[Finding] | N
 def _finding(
     rule: str,
     model: str,
-    verb: str,
-    figure: str,
+    what: str,
     text: str,
     advice: str,
     *,
@@ -196,7 +195,7 @@ def _finding(
     impact: int | None = None,
 ) -> Finding:
     scope, whose = (f"model:{model}", f"Jobs of {model}") if model else ("total", "Jobs")
-    return Finding(rule, scope, "", "", severity, f"{whose} {verb} {figure}", text, advice, impact)
+    return Finding(rule, scope, "", "", severity, f"{whose} {what}", text, advice, impact)
 
 
 def _better(

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, Grace, VideoState
-from reelkeeper.model.requests import Upload
+from reelkeeper.model.requests import Incoming, Upload
 from reelkeeper.store.core.engine import now
 from reelkeeper.store.tables import blobs, reservations, uploads, users, videos
 from reelkeeper.store.videos.conditions import retired
@@ -22,13 +22,13 @@ _WHOLE = sa.select(
     reservations.c.state,
     uploads.c.refusal,
     uploads.c.reservation_id,
-    uploads.c.blob_id,
     blobs.c.key,
     blobs.c.size_bytes,
     blobs.c.etag,
     blobs.c.content_type,
     uploads.c.url_until,
     uploads.c.tag,
+    uploads.c.blob_id,
 ).select_from(
     uploads.join(reservations, reservations.c.id == uploads.c.reservation_id).join(
         blobs, blobs.c.id == uploads.c.blob_id
@@ -57,25 +57,17 @@ def current(session: Session, video_id: str, *, locked: bool) -> Current | None:
     return Current._make(row) if row else None
 
 
-def add_pending(
-    session: Session,
-    video_id: str,
-    user_id: str,
-    created_at: datetime,
-    *,
-    tag: str | None = None,
-    model: str | None = None,
-) -> None:
+def add_pending(session: Session, video: Incoming) -> None:
     """Make the row of a new video, whose first bytes are still to come."""
     session.execute(
         sa.insert(videos).values(
-            id=video_id,
-            user_id=user_id,
+            id=video.video_id,
+            user_id=video.user_id,
             generation=1,
             state=VideoState.PENDING,
-            created_at=created_at,
-            tag=tag,
-            model=model,
+            created_at=video.created_at,
+            tag=video.tag,
+            model=video.model,
         )
     )
 
@@ -96,48 +88,34 @@ def find(session: Session, upload_id: str) -> Upload | None:
     return Upload._make(row) if row else None
 
 
-def begin(
-    session: Session,
-    upload_id: str,
-    request_sha256: str,
-    *,
-    video_id: str,
-    video_created_at: datetime,
-    reservation_id: str,
-    key: str,
-    size_bytes: int,
-    md5: str,
-    content_type: str,
-    stored_at: datetime,
-    url_until: datetime,
-    tag: str | None,
-) -> None:
-    """Write the pending blob of what is to be put, and the upload."""
+def begin(session: Session, upload: Upload) -> Upload:
+    """Write an upload and the pending blob of its bytes; returns it with the blob's id."""
     blob_id = session.execute(
         sa.insert(blobs)
         .values(
             generation=1,
-            key=key,
+            key=upload.key,
             state=BlobState.PENDING,
-            size_bytes=size_bytes,
-            etag=md5,
-            content_type=content_type,
-            stored_at=stored_at,
+            size_bytes=upload.size_bytes,
+            etag=upload.md5,
+            content_type=upload.content_type,
+            stored_at=now(session),
         )
         .returning(blobs.c.id)
     ).scalar_one()
     session.execute(
         sa.insert(uploads).values(
-            id=upload_id,
-            request_sha256=request_sha256,
-            video_id=video_id,
-            video_created_at=video_created_at,
-            reservation_id=reservation_id,
+            id=upload.id,
+            request_sha256=upload.request_sha256,
+            video_id=upload.video_id,
+            video_created_at=upload.video_created_at,
+            reservation_id=upload.reservation_id,
             blob_id=blob_id,
-            url_until=url_until,
-            tag=tag,
+            url_until=upload.url_until,
+            tag=upload.tag,
         )
     )
+    return upload._replace(blob_id=blob_id)
 
 
 def refuse(session: Session, upload: Upload, why: str, grace: Grace) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from reelkeeper.adapters.providers import HttpProvider, RemoteGenerator
-from reelkeeper.adapters.providers.contract import Guarantee, Made, Order, Way
+from reelkeeper.adapters.providers.contract import NO_IMAGES, Guarantee, Made, Order, Way
 from reelkeeper.errors import (
     AccountLocked,
     ContentRefused,
@@ -209,7 +209,7 @@ def test_an_address_that_is_not_public_is_not_asked(double: ProviderDouble, tmp_
 def test_the_provider_is_told_where_the_image_can_be_read(double: ProviderDouble, tmp_path: Path) -> None:
     provider = HttpProvider(double.url, TOKEN, allow_private=True, timeout_seconds=60.0)
     generator = RemoteGenerator(
-        provider, image_url=lambda digest: f"https://images.example/{digest}", poll_seconds=0.01
+        provider, images=NO_IMAGES._replace(url=lambda digest: f"https://images.example/{digest}"), poll_seconds=0.01
     )
     order = ORDER._replace(request={**ORDER.request, "image_sha256": "e" * 64})
     generator.make(order, tmp_path / "made.mp4", Notes())

@@ -9,7 +9,7 @@ import pytest
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.providers import LocalGenerator
-from reelkeeper.adapters.providers.contract import Order
+from reelkeeper.adapters.providers.contract import NO_IMAGES, Order
 from reelkeeper.errors import GenerationCancelled, GenerationRefused
 
 REQUEST: dict[str, Any] = {"prompt": "a cat", "width": 160, "height": 96, "duration_seconds": 1.5, "fps": 12, "seed": 3}
@@ -97,7 +97,7 @@ def test_an_image_that_the_api_keeps_is_fetched(tmp_path: Path) -> None:
         return True
 
     order = Order("j", "local", {**REQUEST, "image_sha256": name})
-    LocalGenerator(tmp_path / "images", fetch).make(order, tmp_path / "made.mp4", Listener())
+    LocalGenerator(tmp_path / "images", NO_IMAGES._replace(fetch=fetch)).make(order, tmp_path / "made.mp4", Listener())
     assert asked == [name]
     assert (tmp_path / "made.mp4").read_bytes() != make(tmp_path, "other.mp4").read_bytes()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reelkeeper.adapters.providers import FalProvider, OpenAIProvider, RemoteGenerator, ReplicateProvider
-from reelkeeper.adapters.providers.contract import Made, Order, Provider, Submission
+from reelkeeper.adapters.providers.contract import NO_IMAGES, Made, Order, Provider, Submission
 from reelkeeper.errors import GenerationFailed, GenerationRefused, GenerationUnknown
 from tests.adapters.providers.formats import FILES, HOOK
 from tests.adapters.providers.notes import ORDER, Notes
@@ -181,7 +181,8 @@ def test_an_engine_is_sent_a_form_with_the_image(openai: OpenAIDouble, tmp_path:
         return digest == "e" * 64 and target.write_bytes(image) > 0
 
     provider = OpenAIProvider(openai.url, TOKEN, **HOW)
-    run(provider, asked("wan3", image_sha256="e" * 64, parameters={"fps": 16}), tmp_path, fetch=fetch)
+    images = NO_IMAGES._replace(fetch=fetch)
+    run(provider, asked("wan3", image_sha256="e" * 64, parameters={"fps": 16}), tmp_path, images=images)
     (job,) = openai.jobs.values()
     assert job["form"] == {
         "prompt": "a cat",
@@ -192,7 +193,7 @@ def test_an_engine_is_sent_a_form_with_the_image(openai: OpenAIDouble, tmp_path:
         "input_reference": image,
     }
     with pytest.raises(GenerationRefused, match="no image"):
-        run(provider, asked("wan3", image_sha256="f" * 64), tmp_path, fetch=fetch)
+        run(provider, asked("wan3", image_sha256="f" * 64), tmp_path, images=images)
 
 
 def test_an_engine_that_answers_a_failed_job_with_its_http_status_is_understood(

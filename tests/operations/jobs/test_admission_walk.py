@@ -15,7 +15,7 @@ from reelkeeper.model.money import HoldState, ReservationState
 from reelkeeper.model.requests import Cached, Declined, Joined, Queued
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.health import accounts
-from reelkeeper.operations.jobs.settle import cancel, fail, succeed
+from reelkeeper.operations.jobs.settle import Attempt, cancel, fail, succeed
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.engine import reading, transaction
@@ -96,14 +96,14 @@ def work(engine: sa.Engine, chance: random.Random, job: str) -> str:
     match chance.choice(["made", "made", "made", "broken", "late"]):
         case "made":
             make(engine, job, 1_000)
-            succeed(engine, job, token, run_id="w")
+            succeed(engine, Attempt(job, token), run_id="w")
             return "made"
         case "broken":
-            fail(engine, job, token, "broken", run_id="w")
+            fail(engine, Attempt(job, token), "broken", run_id="w")
             return "broken"
     claim(engine, job)
     with pytest.raises(LeaseLost):
-        fail(engine, job, token, "late", run_id="w")
+        fail(engine, Attempt(job, token), "late", run_id="w")
     return "late"
 
 

@@ -18,7 +18,7 @@ from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.prices import price_of
-from reelkeeper.operations.jobs.settle import cancel, succeed
+from reelkeeper.operations.jobs.settle import Attempt, cancel, succeed
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
@@ -55,7 +55,7 @@ def made(engine: sa.Engine, client_key: str, **options: object) -> str:
     job = ask(engine, client_key, fox(**options))
     assert isinstance(job, Queued)
     make(engine, job.job_id)
-    succeed(engine, job.job_id, claim(engine, job.job_id), run_id="test")
+    succeed(engine, Attempt(job.job_id, claim(engine, job.job_id)), run_id="test")
     return job.job_id
 
 
@@ -139,7 +139,7 @@ def test_a_video_that_is_gone_or_an_entry_that_is_over_is_not_given(funded: sa.E
     answer = ask(funded, "k2")
     assert isinstance(answer, Queued)
     make(funded, answer.job_id)
-    succeed(funded, answer.job_id, claim(funded, answer.job_id), run_id="test")
+    succeed(funded, Attempt(answer.job_id, claim(funded, answer.job_id)), run_id="test")
     hit = ask(funded, "k3")
     assert isinstance(hit, Cached)
     assert hit.video_id == answer.job_id  # the entry names the new one now
@@ -316,7 +316,7 @@ def test_a_tag_is_no_part_of_the_request_and_the_first_one_stays(funded: sa.Engi
     assert admit(funded, fox(), user_id="ann", client_key="k1", tag="final") == first
     assert (row(funded, first.job_id).tag, row(funded, joined.job_id).tag) == ("draft", "final")
     make(funded, first.job_id)
-    succeed(funded, first.job_id, claim(funded, first.job_id), run_id="test")
+    succeed(funded, Attempt(first.job_id, claim(funded, first.job_id)), run_id="test")
     assert isinstance(admit(funded, fox(), user_id="ann", client_key="k3", tag="other"), Cached)
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from reelkeeper.model.requests import Admission, Cached, GenerationRequest, Joined, Queued
 from reelkeeper.operations.core import policies
-from reelkeeper.operations.jobs.settle import succeed
+from reelkeeper.operations.jobs.settle import Attempt, succeed
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store import Session
@@ -57,7 +57,7 @@ def test_a_key_that_comes_twice_at_one_moment_is_answered_from_the_cache_alike(a
     job = ask(ann, "k1")
     assert isinstance(job, Queued)
     make(ann, job.job_id)
-    succeed(ann, job.job_id, claim(ann, job.job_id), run_id="test")
+    succeed(ann, Attempt(job.job_id, claim(ann, job.job_id)), run_id="test")
     with transaction(ann, "test") as session:
         session.execute(sa.update(cache_entries).values(hits=0))
         first, again = asked_behind(ann, session, "k2", "k2")

@@ -14,7 +14,7 @@ from reelkeeper.model.requests import Cached, Declined, Joined, Queued, RefusedF
 from reelkeeper.operations.billing import metering
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs.admit import admit
-from reelkeeper.operations.jobs.settle import cancel, fail, succeed
+from reelkeeper.operations.jobs.settle import Attempt, cancel, fail, succeed
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.billing import spend_counters
@@ -77,7 +77,7 @@ def test_what_is_there_or_on_its_way_is_given_beyond_the_limit(funded: sa.Engine
     assert isinstance(ask(funded, "k2"), Joined)
     assert ask(funded, "k1") == leader
     make(funded, leader.job_id)
-    succeed(funded, leader.job_id, claim(funded, leader.job_id), run_id="test")
+    succeed(funded, Attempt(leader.job_id, claim(funded, leader.job_id)), run_id="test")
     assert isinstance(ask(funded, "k3"), Cached)
     assert isinstance(ask(funded, "k4", fox(seed=4)), Declined)  # that it is done gives no money back
 
@@ -94,9 +94,9 @@ def test_a_job_counts_with_its_quote_then_with_what_it_cost_and_a_failed_one_wit
     cheap, dear, dead, given_up = started
     for job_id, provider in ((cheap, 0), (dear, 5 * cost)):
         make(funded, job_id)
-        succeed(funded, job_id, claim(funded, job_id), run_id="test", cost_microusd=provider)
+        succeed(funded, Attempt(job_id, claim(funded, job_id), cost_microusd=provider), run_id="test")
     assert so_far(funded) == SoFar(6 * cost, 6 * cost, 2 * cost)
-    fail(funded, dead, claim(funded, dead), "it broke", run_id="test", cost_microusd=7)
+    fail(funded, Attempt(dead, claim(funded, dead), cost_microusd=7), "it broke", run_id="test")
     assert so_far(funded) == SoFar(6 * cost + 7, 6 * cost + 7, cost)
     assert row(funded, dead).cost_microusd == 7
     cancel(funded, given_up, run_id="test")

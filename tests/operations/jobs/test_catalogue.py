@@ -10,7 +10,7 @@ from reelkeeper.model.money import Metric
 from reelkeeper.model.requests import Cached, Declined, Queued, RefusedFor
 from reelkeeper.operations.billing import metering
 from reelkeeper.operations.jobs.run import End
-from reelkeeper.operations.jobs.settle import succeed
+from reelkeeper.operations.jobs.settle import Attempt, succeed
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.billing.spend_counters import so_far
@@ -94,7 +94,7 @@ def test_what_is_there_already_is_given_for_nothing_and_sold_no_more_where_it_is
     job = ask(rich, "k1", wanted)
     assert isinstance(job, Queued)
     make(rich, job.job_id)
-    succeed(rich, job.job_id, claim(rich, job.job_id), run_id="test")
+    succeed(rich, Attempt(job.job_id, claim(rich, job.job_id)), run_id="test")
     other = PriceBook.model_validate({"models": [VEO | {"model": "another"}]})
     assert isinstance(ask(rich, "k2", wanted, book=other), Cached)
     charged = ask(rich, "k3", wanted, book=other, admission=AdmissionPolicy(hit_charge_percent=50))
@@ -144,11 +144,11 @@ def test_a_clip_that_came_shorter_is_charged_at_its_length_and_never_above_the_h
         session.execute(sa.update(blobs).values(duration_seconds=made))
     token = claim(rich, job.job_id)
     put_in_force(rich, book=PriceBook())  # the job keeps the prices that it was admitted under
-    done = succeed(rich, job.job_id, token, run_id="test")
+    done = succeed(rich, Attempt(job.job_id, token), run_id="test")
     assert abs(done.charged_microusd - job.price_microusd * share) <= 1
     assert done.charged_microusd <= job.price_microusd
     assert balances(rich, "ann") == (20 * DOLLAR - done.charged_microusd, 0)
-    assert succeed(rich, job.job_id, token, run_id="test") == done
+    assert succeed(rich, Attempt(job.job_id, token), run_id="test") == done
     with reading(rich) as session:
         assert_books_balance(session)
 
@@ -214,7 +214,7 @@ def counted(engine: sa.Engine, told: int | None) -> dict[str, int]:
     job = ask(engine, "k", fox(model="veo", duration_seconds=8.0))
     assert isinstance(job, Queued)
     make(engine, job.job_id)
-    succeed(engine, job.job_id, claim(engine, job.job_id), run_id="test", cost_microusd=told)
+    succeed(engine, Attempt(job.job_id, claim(engine, job.job_id), cost_microusd=told), run_id="test")
     return clips_of(engine)
 
 

@@ -12,6 +12,7 @@ from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.claim import claim
+from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
@@ -112,7 +113,7 @@ def test_what_was_announced_to_a_provider_keeps_its_key(ann: sa.Engine) -> None:
 def test_a_job_that_is_over_stays_so_whatever_its_last_worker_still_says(ann: sa.Engine) -> None:
     enqueue(ann, row("j"))
     (mine,) = claim(ann, "w", [None], limit=1)
-    settle.fail(ann, *mine.fence, "given up", run_id="test")
+    settle.fail(ann, Attempt(*mine.fence), "given up", run_id="test")
     assert claiming.renew(ann, [(mine, 0.5)]) == {}
     for late in (
         lambda: claiming.retry(ann, mine, "late", AttemptPolicy()),

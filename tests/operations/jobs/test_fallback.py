@@ -27,7 +27,7 @@ from reelkeeper.operations.jobs import breaker
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.claim import claim
 from reelkeeper.operations.jobs.run import End
-from reelkeeper.operations.jobs.settle import succeed
+from reelkeeper.operations.jobs.settle import Attempt, succeed
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
@@ -127,7 +127,7 @@ def test_what_the_second_provider_takes_is_what_the_job_costs_and_nobody_loses(r
     job_id = queued(rich)
     (job,) = taken(rich, "runway")
     make(rich, job_id)
-    done = succeed(rich, job_id, job.lease_token, run_id="test")
+    done = succeed(rich, Attempt(job_id, job.lease_token), run_id="test")
     found = find(rich, job_id)
     assert done.charged_microusd == found.price_microusd >= found.quoted_cost_microusd > 1_500_000
     with reading(rich) as session:

@@ -12,13 +12,13 @@ from reelkeeper.errors import HoldClosed, IntegrityDoubt, LeaseLost, NotFound
 from reelkeeper.model import Grace
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import Metric
-from reelkeeper.model.requests import Cached, Joined, Queued
+from reelkeeper.model.requests import Cached, Incoming, Joined, Queued
 from reelkeeper.model.webhooks import EventType
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs.deliver import deliver
-from reelkeeper.operations.jobs.settle import Settled, cancel, fail, succeed
+from reelkeeper.operations.jobs.settle import Attempt, Settled, cancel, fail, succeed
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.alerts import webhooks
@@ -62,9 +62,9 @@ def test_success_charges_once_gives_bytes_and_enters_the_cache_and_the_usage(fun
     job = queue(funded)
     token = claim(funded, job.job_id)
     make(funded, job.job_id, 700)
-    done = succeed(funded, job.job_id, token, run_id="test", cost_microusd=9_000)
+    done = succeed(funded, Attempt(job.job_id, token, cost_microusd=9_000), run_id="test")
     assert done == Settled(job.job_id, JobState.SUCCEEDED, job.job_id, job.price_microusd, 0)
-    assert succeed(funded, job.job_id, token, run_id="test", cost_microusd=9_000) == done
+    assert succeed(funded, Attempt(job.job_id, token, cost_microusd=9_000), run_id="test") == done
     assert balances(funded, "ann") == (DOLLAR - job.price_microusd, 0)
     assert storage(funded, "ann") == (700, 0)
     ended = row(funded, job.job_id)
@@ -85,7 +85,7 @@ def test_success_charges_once_gives_bytes_and_enters_the_cache_and_the_usage(fun
 def test_a_job_does_not_succeed_without_its_video(funded: sa.Engine) -> None:
     job = queue(funded)
     with pytest.raises(IntegrityDoubt, match="no live video"):
-        succeed(funded, job.job_id, claim(funded, job.job_id), run_id="test")
+        succeed(funded, Attempt(job.job_id, claim(funded, job.job_id)), run_id="test")
     assert row(funded, job.job_id).state == JobState.RUNNING
     assert balances(funded, "ann")[1] == job.price_microusd
 
@@ -95,23 +95,23 @@ def test_a_claim_that_was_lost_changes_nothing(funded: sa.Engine) -> None:
     lost, token = claim(funded, job.job_id), claim(funded, job.job_id)
     make(funded, job.job_id)
     with pytest.raises(LeaseLost, match="nothing was changed"):
-        succeed(funded, job.job_id, lost, run_id="test")
+        succeed(funded, Attempt(job.job_id, lost), run_id="test")
     with pytest.raises(LeaseLost, match="nothing was changed"):
-        fail(funded, job.job_id, lost, "late", run_id="test")
+        fail(funded, Attempt(job.job_id, lost), "late", run_id="test")
     assert row(funded, job.job_id).state == JobState.RUNNING
-    succeed(funded, job.job_id, token, run_id="test")
+    succeed(funded, Attempt(job.job_id, token), run_id="test")
     with pytest.raises(LeaseLost):
-        fail(funded, job.job_id, token, "after all", run_id="test")
+        fail(funded, Attempt(job.job_id, token), "after all", run_id="test")
     with pytest.raises(NotFound):
-        fail(funded, "nothing", 1, "", run_id="test")
+        fail(funded, Attempt("nothing", 1), "", run_id="test")
 
 
 def test_a_failure_gives_everything_back(funded: sa.Engine) -> None:
     job = queue(funded)
     token = claim(funded, job.job_id)
-    done = fail(funded, job.job_id, token, "the provider is broken", run_id="test")
+    done = fail(funded, Attempt(job.job_id, token), "the provider is broken", run_id="test")
     assert done == Settled(job.job_id, JobState.DEAD, None, 0, 0)
-    assert fail(funded, job.job_id, token, "again", run_id="test") == done
+    assert fail(funded, Attempt(job.job_id, token), "again", run_id="test") == done
     assert balances(funded, "ann") == (DOLLAR, 0)
     assert storage(funded, "ann") == (0, 0)
     assert row(funded, job.job_id).error == "the provider is broken"
@@ -123,7 +123,7 @@ def test_who_joined_gets_the_leaders_video_for_the_charge_of_a_hit(funded: sa.En
     followers = [join(funded, "ben"), join(funded, "cat")]
     make(funded, leader.job_id)
     put_in_force(funded, admission=AdmissionPolicy(hit_charge_percent=90))  # what was promised holds
-    done = succeed(funded, leader.job_id, claim(funded, leader.job_id), run_id="test")
+    done = succeed(funded, Attempt(leader.job_id, claim(funded, leader.job_id)), run_id="test")
     assert done.followers == 2
     for joined in followers:
         assert (row(funded, joined.job_id).state, row(funded, joined.job_id).video_id) == (
@@ -142,7 +142,7 @@ def test_when_the_leader_ends_without_a_video_the_oldest_follower_takes_over(fun
     leader = queue(funded, shared=True)
     first, second = join(funded, "ben"), join(funded, "cat")
     if way == "fails":
-        done = fail(funded, leader.job_id, claim(funded, leader.job_id), "broken", run_id="test")
+        done = fail(funded, Attempt(leader.job_id, claim(funded, leader.job_id)), "broken", run_id="test")
         assert done.promoted == first.job_id
     else:
         assert cancel(funded, leader.job_id, run_id="test") == JobState.CANCELLED
@@ -151,7 +151,7 @@ def test_when_the_leader_ends_without_a_video_the_oldest_follower_takes_over(fun
     assert row(funded, first.job_id).leader_id is None
     assert row(funded, second.job_id).leader_id == first.job_id
     make(funded, first.job_id)
-    assert succeed(funded, first.job_id, claim(funded, first.job_id), run_id="test").followers == 1
+    assert succeed(funded, Attempt(first.job_id, claim(funded, first.job_id)), run_id="test").followers == 1
     assert balances(funded, "ben") == (DOLLAR - leader.price_microusd, 0)
     assert balances(funded, "cat") == (DOLLAR, 0)
 
@@ -161,7 +161,7 @@ def test_a_follower_without_room_for_the_bytes_ends_and_the_next_takes_over(fund
     first, second = join(funded, "ben"), join(funded, "cat")
     with transaction(funded, "test") as session:
         quota.set_quota(session, "ben", 10, author="test")
-    done = fail(funded, leader.job_id, claim(funded, leader.job_id), "broken", run_id="test")
+    done = fail(funded, Attempt(leader.job_id, claim(funded, leader.job_id)), "broken", run_id="test")
     assert done.promoted == second.job_id
     assert (row(funded, first.job_id).state, balances(funded, "ben")) == (JobState.DEAD, (DOLLAR, 0))
     assert "do not fit" in row(funded, first.job_id).error
@@ -173,7 +173,7 @@ def test_a_follower_that_is_cancelled_leaves_its_leader_alone(funded: sa.Engine)
     assert cancel(funded, follower.job_id, run_id="test", user_id="ben") == JobState.CANCELLED
     assert balances(funded, "ben") == (DOLLAR, 0)
     make(funded, leader.job_id)
-    assert succeed(funded, leader.job_id, claim(funded, leader.job_id), run_id="test").followers == 0
+    assert succeed(funded, Attempt(leader.job_id, claim(funded, leader.job_id)), run_id="test").followers == 0
 
 
 def test_a_job_at_work_is_asked_to_stop_and_one_that_ended_stays(funded: sa.Engine) -> None:
@@ -182,7 +182,7 @@ def test_a_job_at_work_is_asked_to_stop_and_one_that_ended_stays(funded: sa.Engi
     assert cancel(funded, job.job_id, run_id="test") == JobState.RUNNING
     assert row(funded, job.job_id).cancel_asked_at is not None
     assert balances(funded, "ann")[1] > 0
-    fail(funded, job.job_id, token, "cancelled", run_id="test", state=JobState.CANCELLED)
+    fail(funded, Attempt(job.job_id, token), "cancelled", run_id="test", state=JobState.CANCELLED)
     assert cancel(funded, job.job_id, run_id="test") == JobState.CANCELLED
     with pytest.raises(NotFound, match="of user 'ben'"):
         cancel(funded, job.job_id, run_id="test", user_id="ben")
@@ -199,7 +199,7 @@ def test_a_hold_that_ran_out_is_taken_anew_and_who_spent_it_since_gets_the_video
     if spent:
         assert ledger.deduct_user_credits(funded, "ann", DOLLAR, "elsewhere")
     make(funded, job.job_id)
-    done = succeed(funded, job.job_id, claim(funded, job.job_id), run_id="test")
+    done = succeed(funded, Attempt(job.job_id, claim(funded, job.job_id)), run_id="test")
     assert done.charged_microusd == (0 if spent else job.price_microusd)
     assert balances(funded, "ann") == ((0, 0) if spent else (DOLLAR - job.price_microusd, 0))
     with pytest.raises(HoldClosed), transaction(funded, "test") as session:
@@ -208,7 +208,7 @@ def test_a_hold_that_ran_out_is_taken_anew_and_who_spent_it_since_gets_the_video
 
 def give(world: World, lease: Lease, job_id: str, token: int) -> Settled:
     scratch = Path(world.address.folder) / "scratch"
-    return deliver(world.workspace, job_id, token, world.clip, scratch=scratch, lease=lease, run_id="test")
+    return deliver(world.workspace, Attempt(job_id, token), world.clip, scratch=scratch, lease=lease, run_id="test")
 
 
 def give_and_die(address: Address, clip: Path, job_id: str, token: int, point: str) -> None:
@@ -217,7 +217,9 @@ def give_and_die(address: Address, clip: Path, job_id: str, token: int, point: s
     with LeaseManager(workspace.engine) as manager:
         (lease,) = manager.take([f"test {point}"])
         failpoints.arm(f"{point}=kill")
-        deliver(workspace, job_id, token, clip, scratch=Path(address.folder) / "killed", lease=lease, run_id="test")
+        deliver(
+            workspace, Attempt(job_id, token), clip, scratch=Path(address.folder) / "killed", lease=lease, run_id="test"
+        )
 
 
 def order(world: World, **admission: object) -> Queued:
@@ -253,9 +255,7 @@ def test_new_bytes_for_a_video_take_it_out_of_the_cache(world: World, lease: Lea
     upload(
         world.workspace,
         world.clip,
-        user_id="ann",
-        video_id=job.job_id,
-        created_at=LONG_AGO,
+        Incoming("ann", job.job_id, LONG_AGO),
         scratch=Path(world.address.folder) / "scratch",
         lease=lease,
         run_id="test",
@@ -310,8 +310,8 @@ def test_every_end_of_a_job_is_told_once_to_the_services_servers(funded: sa.Engi
     token = claim(funded, made.job_id)
     make(funded, made.job_id, 700)
     for _ in range(2):
-        succeed(funded, made.job_id, token, run_id="test")
-    fail(funded, dead.job_id, claim(funded, dead.job_id), "too dark", run_id="test")
+        succeed(funded, Attempt(made.job_id, token), run_id="test")
+    fail(funded, Attempt(dead.job_id, claim(funded, dead.job_id)), "too dark", run_id="test")
     cancel(funded, dropped.job_id, run_id="test")
     with reading(funded) as session:
         told = session.execute(sa.select(outbox.c.subject, outbox.c.payload).order_by(outbox.c.id)).all()

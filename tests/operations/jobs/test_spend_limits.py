@@ -15,7 +15,7 @@ from reelkeeper.operations.billing import metering
 from reelkeeper.operations.health import accounts, status
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.admit import admit
-from reelkeeper.operations.jobs.settle import cancel, fail, succeed
+from reelkeeper.operations.jobs.settle import Attempt, cancel, fail, succeed
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.spend import watch
@@ -73,7 +73,7 @@ def queued(engine: sa.Engine, key: str, seed: int, user: str = "ann") -> str:
 
 def finish(engine: sa.Engine, job_id: str, cost_microusd: int | None = None) -> None:
     make(engine, job_id)
-    succeed(engine, job_id, claim(engine, job_id), run_id="test", cost_microusd=cost_microusd)
+    succeed(engine, Attempt(job_id, claim(engine, job_id), cost_microusd=cost_microusd), run_id="test")
 
 
 @pytest.mark.parametrize("scope", [*SCOPES, "user:*"])
@@ -121,7 +121,7 @@ def test_a_job_counts_in_flight_then_with_what_it_cost_in_each_of_its_scopes(fun
         assert totals(funded, scope) == (4 * cost, 0, 0)
     finish(funded, cheap, cost_microusd=0)
     finish(funded, dear, cost_microusd=5 * cost)
-    fail(funded, dead, claim(funded, dead), "it broke", run_id="test", cost_microusd=7)
+    fail(funded, Attempt(dead, claim(funded, dead), cost_microusd=7), "it broke", run_id="test")
     cancel(funded, given_up, run_id="test")
     for scope in SCOPES:
         assert totals(funded, scope) == (0, 6 * cost + 7, 6 * cost + 7)
@@ -149,7 +149,7 @@ def test_who_takes_over_has_to_fit_their_own_budget(funded: sa.Engine, cost: int
     assert isinstance(leader, Queued)
     joined = {user: ask(funded, "k1", fox(seed=1, shared=True), user=user) for user in ("ben", "eve")}
     queued(funded, "k2", 2, "ben")
-    done = fail(funded, leader.job_id, claim(funded, leader.job_id), "it broke", run_id="test")
+    done = fail(funded, Attempt(leader.job_id, claim(funded, leader.job_id)), "it broke", run_id="test")
     ben, eve = joined["ben"], joined["eve"]
     assert isinstance(ben, Joined)
     assert isinstance(eve, Joined)

@@ -11,7 +11,7 @@ from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.adapters.providers import LocalGenerator
 from reelkeeper.operations.jobs import queue as module
 from reelkeeper.operations.jobs.queue import start_dispatch
-from reelkeeper.operations.jobs.worker import work
+from reelkeeper.operations.jobs.worker import Shift, work
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.jobs.controls import give
 from reelkeeper.store.jobs.controls import is_there as is_worker_there
@@ -74,7 +74,7 @@ def test_a_worker_gives_a_sign_while_it_takes_what_waits(world: World, tmp_path:
         seen.append(is_there(engine))
         return 1
 
-    options = {"seconds": 60, "slots": 1, "until_idle": True, "limit": limit}
-    work(world.workspace, LocalGenerator(tmp_path), run_id="run", scratch=tmp_path / "scratch", **options)  # type: ignore[arg-type]  # of several types
+    shift, scratch = Shift(slots=1, seconds=60, until_idle=True), tmp_path / "scratch"
+    work(world.workspace, LocalGenerator(tmp_path), shift, run_id="run", scratch=scratch, limit=limit)
     assert seen
     assert not is_there(engine)

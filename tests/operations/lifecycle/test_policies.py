@@ -18,6 +18,7 @@ from reelkeeper.operations.core.policy_document import read, write
 from reelkeeper.operations.core.policy_import import collect
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.operations.lifecycle.plans import terms as plan_terms
 from reelkeeper.operations.lifecycle.policies import apply, effect_of
 from reelkeeper.rules.core.tiers import GIB, SHIPPED, TierPolicy, Tiers
@@ -172,7 +173,7 @@ def test_a_joined_user_is_charged_what_was_promised_whatever_is_in_force_when_it
     admit(engine, fox(shared=True), user_id="ben", client_key="k")
     put_in_force(engine, admission=AdmissionPolicy(hit_charge_percent=then))
     make(engine, leader.job_id)
-    settle.succeed(engine, leader.job_id, claim(engine, leader.job_id), run_id="test")
+    settle.succeed(engine, Attempt(leader.job_id, claim(engine, leader.job_id)), run_id="test")
     assert balances(engine, "ben") == (DOLLAR - leader.price_microusd * promised // 100, 0)
 
 

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from reelkeeper.errors import Frozen, IntegrityDoubt, LeaseLost, NotAVideo, NotFound
 from reelkeeper.model import BlobState, Grace, Outcome, Refusal, Transcode, VideoState
+from reelkeeper.model.requests import Incoming
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.lifecycle.swap import swap
 from reelkeeper.operations.lifecycle.transcode import Shrinker
@@ -159,9 +160,7 @@ def take_in(world: World, clip: Path, lease: Lease, *, user: str = "ann", video:
     return upload(
         world.workspace,
         clip,
-        user_id=user,
-        video_id=video,
-        created_at=datetime(2026, 5, 1, tzinfo=UTC),
+        Incoming(user, video, datetime(2026, 5, 1, tzinfo=UTC)),
         scratch=scratch,
         lease=lease,
         run_id="run",

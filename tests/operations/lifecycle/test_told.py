@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from reelkeeper.failpoints import observe
 from reelkeeper.model import Grace
+from reelkeeper.model.requests import Incoming
 from reelkeeper.model.webhooks import EventType
 from reelkeeper.operations.lifecycle.purge import purge
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
@@ -46,9 +47,7 @@ def test_a_videos_life_is_told_from_its_upload_to_its_purge(told: World, lease: 
     upload(
         told.workspace,
         told.clip,
-        user_id="ann",
-        video_id="v1",
-        created_at=LONG_AGO,
+        Incoming("ann", "v1", LONG_AGO),
         scratch=tmp_path / "scratch",
         lease=lease,
         run_id="run",

@@ -17,6 +17,7 @@ from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs import claim, settle
 from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.operations.removals.erase import Erasure, erase
 from reelkeeper.operations.videos import images, receive
 from reelkeeper.operations.videos.hold import hold, release
@@ -192,7 +193,7 @@ def test_a_job_at_work_is_settled_by_its_worker_first(shop: World) -> None:
     job_id = ask(shop, "a cat")
     (claimed,) = claim.claim(engine, "worker", [None], limit=1)
     assert "1 jobs are at work" in gone(shop).left[0].why
-    settle.fail(engine, job_id, claimed.lease_token, "cancelled", run_id="run", cost_microusd=7)
+    settle.fail(engine, Attempt(job_id, claimed.lease_token, cost_microusd=7), "cancelled", run_id="run")
     assert gone(shop).left == ()
     with reading(engine) as session:
         row = session.execute(sa.select(jobs).where(jobs.c.id == job_id)).one()

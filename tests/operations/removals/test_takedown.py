@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from reelkeeper.errors import GuardRefused, LeaseLost, NotFound
 from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.model.requests import Incoming
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
@@ -146,9 +147,7 @@ def test_the_same_bytes_are_not_uploaded_or_made_again(world: World, lease: Leas
         upload(
             world.workspace,
             clip,
-            user_id="ann",
-            video_id=video_id,
-            created_at=LONG_AGO,
+            Incoming("ann", video_id, LONG_AGO),
             scratch=Path(world.address.folder) / "scratch",
             lease=lease,
             run_id="add-1",

@@ -73,8 +73,8 @@ def test_a_name_that_is_not_known(refused: Refused) -> None:
 
 
 def test_a_server_that_never_answers_is_given_up(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert workspace._OPENING_ATTEMPTS * workspace._OPENING_SILENCE_SECONDS + 7 < 45
-    monkeypatch.setattr(workspace, "_OPENING_SILENCE_SECONDS", 1.0)
+    assert workspace._OPENING.attempts * workspace._OPENING.silence_seconds + 7 < 45
+    monkeypatch.setattr(workspace, "_OPENING", workspace._OPENING._replace(silence_seconds=1.0))
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(16)

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from reelkeeper.errors import HoldClosed, NotFound, QuotaExceeded, StorageError
 from reelkeeper.model import Grace, Outcome, VideoState
+from reelkeeper.model.requests import Incoming
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.upload import upload
@@ -31,14 +32,11 @@ def put(world: World, lease: Lease, key: str | None, *, video: str = "new") -> O
     return upload(
         world.workspace,
         world.clip,
-        user_id="ann",
-        video_id=video,
-        created_at=LONG_AGO,
+        Incoming("ann", video, LONG_AGO, reservation=key),
         scratch=Path(world.address.folder) / "scratch",
         lease=lease,
         run_id="run",
         grace=Grace(),
-        reservation=key,
     )
 
 
