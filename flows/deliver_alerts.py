@@ -7,13 +7,13 @@ from prefect import flow
 from pydantic import Field
 
 from reelkeeper.rules.lifecycle.report import DeliveryReport
-from tasks import alerts, heartbeats, runs, workspaces
-from tasks.parameters import DryRun, FieldHelp
+from tasks import alerts, runs
+from tasks.runs import DryRun, FieldHelp
 
 _LEAST_SECONDS: Final = 30.0  # for the webhooks, however long Slack takes
 
 
-@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
+@flow(flow_run_name=runs.run_name, on_completion=[runs.beat])
 def deliver_alerts(
     seconds: Annotated[int, Field(ge=1, le=3600), FieldHelp("How long it sends at most")] = 240,
     follow: Annotated[bool, FieldHelp("Go on telling webhooks what happens until then")] = False,
@@ -27,7 +27,7 @@ def deliver_alerts(
     """
     run_id = runs.run_id()
 
-    with workspaces.store() as engine:
+    with runs.store() as engine:
         if dry_run:
             return alerts.preview(engine, run_id)
         begun = time.monotonic()

@@ -10,11 +10,11 @@ from reelkeeper.operations.jobs.worker import Shift
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
-from tasks import heartbeats, jobs, runs, workspaces
-from tasks.parameters import DryRun, FieldHelp
+from tasks import jobs, runs
+from tasks.runs import DryRun, FieldHelp
 
 
-@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
+@flow(flow_run_name=runs.run_name, on_completion=[runs.beat])
 def dispatch_jobs(
     order: Annotated[DispatchPolicy | None, Override()] = None,
     tiers: Annotated[Tiers | None, Override()] = None,
@@ -31,7 +31,7 @@ def dispatch_jobs(
     """
     run_id = runs.run_id()
 
-    with workspaces.opened() as workspace:
+    with runs.workspace() as workspace:
         rules = followed(workspace.engine, order=order, tiers=tiers, attempts=attempts)  # asked anew at each claim
         if dry_run:
             return jobs.preview(workspace, rules, run_id)

@@ -11,11 +11,11 @@ from reelkeeper.rules.lifecycle import guard, lifecycle, notices, selection
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
-from tasks import heartbeats, plans, reports, runs, videos, workspaces
-from tasks.parameters import AsOf, DryRun, PlanId
+from tasks import plans, reports, runs, videos
+from tasks.runs import AsOf, DryRun, PlanId
 
 
-@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
+@flow(flow_run_name=runs.run_name, on_completion=[runs.beat])
 def expire_videos(
     policy: Annotated[LifecyclePolicy | None, Override()] = None,
     tiers: Annotated[Tiers | None, Override()] = None,
@@ -32,7 +32,7 @@ def expire_videos(
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
-    with workspaces.opened() as workspace:
+    with runs.workspace() as workspace:
         rules = followed(workspace.engine, lifecycle=policy, tiers=tiers, limits=limits)
         rules.lifecycle.require_retention(rules.tiers, "expire_videos")
         terms = plans.terms(policy=rules.lifecycle, tiers=rules.tiers)
@@ -49,7 +49,7 @@ def expire_videos(
         if dry_run:
             return plans.preview(workspace, plan, run_id, judge)
 
-        with workspaces.lease(workspace, "expire_videos") as held:
+        with runs.lease(workspace, "expire_videos") as held:
             plans.claim(workspace, plan, terms, judge, run_id)
             try:
                 videos.notify_planned(workspace, held, plan, rules, run_id=run_id)

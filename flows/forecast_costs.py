@@ -14,11 +14,11 @@ from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.savings import SavingsPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy
-from tasks import alerts, forecasts, heartbeats, pictures, runs, workspaces
-from tasks.parameters import AsOf, DryRun, FieldHelp
+from tasks import alerts, forecasts, reports, runs
+from tasks.runs import AsOf, DryRun, FieldHelp
 
 
-@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
+@flow(flow_run_name=runs.run_name, on_completion=[runs.beat])
 def forecast_costs(
     policy: Annotated[LifecyclePolicy | None, Override()] = None,
     tiers: Annotated[Tiers | None, Override()] = None,
@@ -36,7 +36,7 @@ def forecast_costs(
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
-    with workspaces.opened() as workspace:
+    with runs.workspace() as workspace:
         rules = followed(
             workspace.engine,
             lifecycle=policy,
@@ -59,7 +59,7 @@ def forecast_costs(
 
         if costs and not dry_run:
             forecasts.record(workspace, costs, run_id=run_id, as_of=as_of)
-            pictures.show(workspace.engine, "forecast", as_of, rules.budget)
+            reports.show_picture(workspace.engine, "forecast", as_of, rules.budget)
             forecasts.post(workspace, costs, found, as_of, rules.budget)
             alerts.observe(workspace.engine, found, rules=[savings.RULE], run_id=run_id, policy=rules.alerting)
             alerts.deliver(workspace.engine)

@@ -11,11 +11,11 @@ from reelkeeper.rules.spend import watch
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.rules.spend.watch import CostsReport
-from tasks import alerts, heartbeats, pictures, runs, spending, usage, workspaces
-from tasks.parameters import AsOf, DryRun
+from tasks import alerts, reports, runs, spending
+from tasks.runs import AsOf, DryRun
 
 
-@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
+@flow(flow_run_name=runs.run_name, on_completion=[runs.beat])
 def monitor_costs(
     budget: Annotated[BudgetPolicy | None, Override()] = None,
     anomaly: Annotated[AnomalyPolicy | None, Override()] = None,
@@ -32,11 +32,11 @@ def monitor_costs(
     now, run_id = runs.scheduled_time(), runs.run_id()
     as_of, charged, trouble = as_of or now, 0, ""
 
-    with workspaces.opened() as workspace:
+    with runs.workspace() as workspace:
         rules = followed(workspace.engine, budget=budget, anomaly=anomaly, book=book, alerting=alerting)
         if not dry_run:
-            trouble = usage.collect(workspace, now).trouble
-            charged = usage.charge(workspace, rules.book, now)
+            trouble = spending.collect(workspace, now).trouble
+            charged = spending.charge(workspace, rules.book, now)
         first = watch.first_day(rules.anomaly, as_of)
         spent = spending.read(workspace, as_of, first=first, users=rules.budget.users(), trouble=trouble)
 
@@ -44,8 +44,8 @@ def monitor_costs(
 
         observed = None
         if not dry_run:
-            pictures.show(workspace.engine, "spend", as_of, rules.budget)
+            reports.show_picture(workspace.engine, "spend", as_of, rules.budget)
             observed = alerts.observe(workspace.engine, found, rules=watch.RULES, run_id=run_id, policy=rules.alerting)
             alerts.deliver(workspace.engine)
-        pictures.show(workspace.engine, "spend", as_of, rules.budget)
+        reports.show_picture(workspace.engine, "spend", as_of, rules.budget)
         return spending.publish(spent, found, run_id=run_id, as_of=as_of, charged=charged, observed=observed)

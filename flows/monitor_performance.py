@@ -10,11 +10,11 @@ from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.health import findings
 from reelkeeper.rules.health.performance import PerformancePolicy
 from reelkeeper.rules.health.performance_report import PerformanceReport
-from tasks import alerts, heartbeats, performance, runs, workspaces
-from tasks.parameters import AsOf, DryRun
+from tasks import alerts, performance, runs
+from tasks.runs import AsOf, DryRun
 
 
-@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
+@flow(flow_run_name=runs.run_name, on_completion=[runs.beat])
 def monitor_performance(
     goals: Annotated[PerformancePolicy | None, Override()] = None,
     tiers: Annotated[Tiers | None, Override()] = None,
@@ -28,7 +28,7 @@ def monitor_performance(
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
-    with workspaces.store() as engine:
+    with runs.store() as engine:
         rules = followed(engine, goals=goals, tiers=tiers, alerting=alerting)
         seen = performance.read(engine, rules.goals, rules.tiers, as_of)
         windows = performance.work_out(engine, seen, as_of)

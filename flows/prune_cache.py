@@ -7,11 +7,11 @@ from prefect import flow
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.jobs.pruning import PrunePolicy, PruneReport
 from reelkeeper.rules.lifecycle.record_retention import RecordRetentionPolicy
-from tasks import caches, heartbeats, runs, workspaces
-from tasks.parameters import AsOf, DryRun
+from tasks import caches, runs
+from tasks.runs import AsOf, DryRun
 
 
-@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
+@flow(flow_run_name=runs.run_name, on_completion=[runs.beat])
 def prune_cache(
     pruning: Annotated[PrunePolicy | None, Override()] = None,
     record_retention: Annotated[RecordRetentionPolicy | None, Override()] = None,
@@ -26,14 +26,14 @@ def prune_cache(
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
-    with workspaces.opened() as workspace:
+    with runs.workspace() as workspace:
         rules = followed(workspace.engine, pruning=pruning, record_retention=record_retention)
         plan = caches.judge(workspace, rules.pruning, as_of, run_id, dry_run=dry_run)
         report = PruneReport("prune_cache", run_id, dry_run, plan.entries, plan.size_bytes, plan.by_rule())
         if dry_run:
             return caches.preview(workspace, report, rules.record_retention)
 
-        with workspaces.lease(workspace, "prune_cache") as held:
+        with runs.lease(workspace, "prune_cache") as held:
             done = caches.carry_out(workspace, held, plan, run_id)
             forgotten = caches.forget(workspace, held, rules.record_retention)
     return report.after(done.dropped, done.stayed, forgotten)

@@ -8,11 +8,11 @@ from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.lifecycle import guard
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import Report
-from tasks import blobs, heartbeats, plans, reports, runs, workspaces
-from tasks.parameters import AsOf, DryRun, GraceDays, PlanId, ServiceGraceDays
+from tasks import blobs, plans, reports, runs
+from tasks.runs import AsOf, DryRun, GraceDays, PlanId, ServiceGraceDays
 
 
-@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
+@flow(flow_run_name=runs.run_name, on_completion=[runs.beat])
 def purge_retired(
     limits: Annotated[BlastRadius | None, Override()] = None,
     grace_days: GraceDays = None,
@@ -28,7 +28,7 @@ def purge_retired(
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
-    with workspaces.opened() as workspace:
+    with runs.workspace() as workspace:
         rules = followed(workspace.engine, limits=limits)
         grace = rules.lifecycle.grace.overridden(grace_days, grace_days_service_keys)
         terms = plans.terms(
@@ -46,7 +46,7 @@ def purge_retired(
         if dry_run:
             return plans.preview(workspace, plan, run_id, judge)
 
-        with workspaces.lease(workspace, "purge_retired") as held:
+        with runs.lease(workspace, "purge_retired") as held:
             plans.claim(workspace, plan, terms, judge, run_id)
             try:
                 blobs.settle_claims(workspace, held, run_id=run_id, grace=grace)

@@ -7,11 +7,11 @@ from prefect import flow
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.billing.accounts import RULE, AccountsReport, findings
-from tasks import accounts, alerts, heartbeats, runs, workspaces
-from tasks.parameters import DryRun
+from tasks import accounts, alerts, runs
+from tasks.runs import DryRun
 
 
-@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
+@flow(flow_run_name=runs.run_name, on_completion=[runs.beat])
 def settle_accounts(
     alerting: Annotated[AlertPolicy | None, Override()] = None, dry_run: DryRun = True
 ) -> AccountsReport:
@@ -22,7 +22,7 @@ def settle_accounts(
     """
     run_id = runs.run_id()
 
-    with workspaces.opened() as workspace:
+    with runs.workspace() as workspace:
         rules = followed(workspace.engine, alerting=alerting)
         report = accounts.look(workspace, run_id, dry_run=dry_run)
         if dry_run:
@@ -37,6 +37,6 @@ def settle_accounts(
         alerts.deliver(workspace.engine)
         accounts.publish(report).require_sound()
 
-        with workspaces.lease(workspace, "settle_accounts") as held:
+        with runs.lease(workspace, "settle_accounts") as held:
             accounts.give_back(workspace, held, run_id)
     return report

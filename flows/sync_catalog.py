@@ -11,11 +11,11 @@ from reelkeeper.rules.lifecycle import guard
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import SyncReport
 from reelkeeper.rules.sync.adoption import AdoptionLimits
-from tasks import catalogs, heartbeats, reports, runs, views, workspaces
-from tasks.parameters import AsOf, DryRun, FieldHelp, GraceDays, ServiceGraceDays
+from tasks import catalogs, reports, runs, videos
+from tasks.runs import AsOf, DryRun, FieldHelp, GraceDays, ServiceGraceDays
 
 
-@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
+@flow(flow_run_name=runs.run_name, on_completion=[runs.beat])
 def sync_catalog(
     limits: Annotated[BlastRadius | None, Override()] = None,
     adoption: Annotated[AdoptionLimits | None, Override()] = None,
@@ -38,7 +38,7 @@ def sync_catalog(
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
-    with workspaces.opened() as workspace:
+    with runs.workspace() as workspace:
         rules = followed(workspace.engine, limits=limits, adoption=adoption)
         grace = rules.lifecycle.grace.overridden(grace_days, grace_days_service_keys)
         if dry_run:
@@ -46,7 +46,7 @@ def sync_catalog(
             guard.listing_within(rules.limits, found.seen, found.expected)
             return reports.publish_sync(catalogs.preview(workspace, found, rules.adoption, run_id, as_of))
 
-        with workspaces.lease(workspace, "sync_catalog") as held:
+        with runs.lease(workspace, "sync_catalog") as held:
             settled = catalogs.settle_left_open(workspace, held, run_id=run_id, grace=grace)
             found = catalogs.look(workspace, run_id, shards=shards)
             guard.listing_within(rules.limits, found.seen, found.expected)
@@ -54,5 +54,5 @@ def sync_catalog(
             report = replace(report, settled=settled)
             reports.publish_sync(report)
             if reads_are_views:
-                views.bring_in_reads(workspace)
+                videos.bring_in_reads(workspace)
     return report.require_whole()

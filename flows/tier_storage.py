@@ -13,11 +13,11 @@ from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
-from tasks import heartbeats, plans, reports, runs, transcodes, videos, workspaces
-from tasks.parameters import AsOf, DryRun, FieldHelp, PlanId
+from tasks import plans, reports, runs, transcodes, videos
+from tasks.runs import AsOf, DryRun, FieldHelp, PlanId
 
 
-@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
+@flow(flow_run_name=runs.run_name, on_completion=[runs.beat])
 def tier_storage(
     policy: Annotated[LifecyclePolicy | None, Override()] = None,
     tiers: Annotated[Tiers | None, Override()] = None,
@@ -38,7 +38,7 @@ def tier_storage(
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
-    with workspaces.opened() as workspace:
+    with runs.workspace() as workspace:
         rules = followed(
             workspace.engine, lifecycle=policy, tiers=tiers, limits=limits, recipe=recipe, acceptance=acceptance
         )
@@ -68,7 +68,7 @@ def tier_storage(
             return plans.preview(workspace, plan, run_id, judge)
         transcodes.require_workers()
 
-        with workspaces.lease(workspace, "tier_storage") as held:
+        with runs.lease(workspace, "tier_storage") as held:
             plans.claim(workspace, plan, terms, judge, run_id)
             shared = plans.begin(workspace, held, plan)
             if helpers:

@@ -5,8 +5,8 @@ from uuid import uuid4
 from prefect import flow
 
 from reelkeeper.rules.lifecycle.report import HelpReport
-from tasks import plans, reports, runs, transcodes, workspaces
-from tasks.parameters import DryRun
+from tasks import plans, reports, runs, transcodes
+from tasks.runs import DryRun
 
 
 @flow(flow_run_name=runs.run_name)
@@ -18,12 +18,12 @@ def transcode_videos(dry_run: DryRun = True) -> HelpReport:
     """
     run_id = runs.run_id()
 
-    with workspaces.opened() as workspace:
+    with runs.workspace() as workspace:
         plan_id = plans.under_way(workspace)
         if dry_run or plan_id is None:
             return reports.publish_help(workspace, run_id, plan_id, None if dry_run else [])
 
-        with workspaces.lease(workspace, f"transcode_videos/{uuid4().hex}") as held:
+        with runs.lease(workspace, f"transcode_videos/{uuid4().hex}") as held:
             outcomes = transcodes.compress_planned(workspace, held, plan_id)
             if inherited := plans.inherit(workspace, held, plan_id):
                 reports.publish(workspace, *inherited)

@@ -9,11 +9,11 @@ from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs import steering
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.steering import TuningReport
-from tasks import heartbeats, limits, runs, workspaces
-from tasks.parameters import AsOf, DryRun
+from tasks import limits, runs
+from tasks.runs import AsOf, DryRun
 
 
-@flow(flow_run_name=runs.run_name, on_completion=[heartbeats.beat])
+@flow(flow_run_name=runs.run_name, on_completion=[runs.beat])
 def tune_concurrency(
     concurrency: Annotated[ConcurrencyPolicy | None, Override()] = None,
     book: Annotated[PriceBook | None, Override()] = None,
@@ -26,7 +26,7 @@ def tune_concurrency(
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
-    with workspaces.store() as engine:
+    with runs.store() as engine:
         rules = followed(engine, concurrency=concurrency, book=book)
         kept, before, ended, at_work = limits.read(engine, rules.concurrency, as_of)
 

@@ -1,20 +1,26 @@
-"""Reports: what a run did, from the store's own record, as artifacts that a person reads."""
+"""Reports: what a run did, from the store's own record, and pictures of the month, as artifacts for a person."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from reelkeeper.adapters import charts
 from reelkeeper.model import Counts, Done, Outcome, PlanSummary
+from reelkeeper.operations import Engine
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import outcomes as carried_out
 from reelkeeper.operations.lifecycle.outcomes import MAX_FAILURES
+from reelkeeper.operations.reports import figures, tables, text
+from reelkeeper.operations.reports.report import gather
 from reelkeeper.redaction import SHOWN, unnamed
 from reelkeeper.rules.core.wording import TRY_ANOTHER, dollars, searched, size
 from reelkeeper.rules.lifecycle.report import HelpReport, Report, SyncReport, count
+from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.rules.sync import adoption as adopting
 
 
@@ -124,3 +130,34 @@ def _markdown(report: Report) -> str:
         lines.append(f"Take it all back: `reelkeeper restore --run {report.run_id}`.")
         lines.append(f"What another policy would bring, by the month: `{TRY_ANOTHER}`.")
     return "\n".join(lines)
+
+
+# What each picture says, draws and lists.
+_PICTURES = {
+    "spend": ("Spend by service and day", text.spend, figures.spend, tables.bill),
+    "forecast": ("Where the month is going", text.month, figures.month, tables.months),
+}
+
+
+@task(task_run_name="draw the {name}", cache_policy=NO_CACHE)
+def show_picture(engine: Engine, name: str, as_of: datetime, budgets: BudgetPolicy) -> None:
+    """Publish the picture `name` (spend, forecast) of the month of `as_of` as an artifact of that name."""
+    heading, say, draw, listed = _PICTURES[name]
+    report = gather(engine, as_of.date().replace(day=1), as_of, budgets)
+    picture = f"![{heading}]({charts.data_uri(charts.svg(draw(report)))})"
+    text = "\n\n".join([f"## {heading}, {report.month:%B %Y}", say(report), picture, *_table(listed(report))])
+    create_markdown_artifact(text, key=name, description=f"{heading}, as of {as_of:%Y-%m-%d %H:%M} UTC")
+
+
+def _table(table: tables.Table) -> list[str]:
+    if not table.rows:
+        return []
+    rule = [":--", *("--:" for _ in table.headings[1:])]
+    rows = [*table.rows, table.total] if table.total else table.rows
+    return ["\n".join(_row(cells) for cells in (table.headings, rule, *rows))]
+
+
+def _row(cells: Sequence[str]) -> str:
+    """Write one row; what has a sign of Markdown's is not taken for one."""
+    tame = (cell.replace("\n", ", ").replace("\\", r"\\").replace("|", r"\|").replace("`", r"\`") for cell in cells)
+    return f"| {' | '.join(tame)} |"

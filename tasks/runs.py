@@ -1,12 +1,56 @@
-"""What a flow run knows of itself."""
+"""What every flow run has: parameters, an id and a name, a workspace and the right to change it, a sign of life."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Annotated, Any
 from uuid import uuid4
 
 from prefect import runtime
-from pydantic import AwareDatetime, TypeAdapter
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.flows import Flow
+from pydantic import AwareDatetime, Field, GetJsonSchemaHandler, TypeAdapter
+from pydantic_core import CoreSchema
+
+from reelkeeper.errors import Frozen, ReelkeeperError
+from reelkeeper.operations import Engine, open_store
+from reelkeeper.operations.alerts import alerts
+from reelkeeper.operations.core.freeze import why_frozen
+from reelkeeper.operations.core.lease import HeldLease, alone
+from reelkeeper.operations.core.workspace import Workspace, open_workspace
+from reelkeeper.operations.health import watchdog
+from reelkeeper.redaction import unnamed
+from reelkeeper.rules.alerts import alerting
+from reelkeeper.rules.alerts.cadence import CADENCES
+from reelkeeper.settings import settings
 
 _MOMENT = TypeAdapter[datetime](AwareDatetime)  # a parameter may still be text
+
+
+class FieldHelp:
+    """What a form says of a parameter. Prefect reads docstrings alone, and drops the description of a `Field`."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Add it to the schema that the form is made of."""
+        return {**handler(schema), "description": self._text}
+
+
+DryRun = Annotated[bool, FieldHelp("Only say what would be done; switched off, it is done")]
+AsOf = Annotated[
+    AwareDatetime | None, FieldHelp("Judge ages, views and days as of this moment; else as of its due time")
+]
+PlanId = Annotated[str | None, FieldHelp("Carry out this saved plan, of at most 24 hours, as it stands")]
+GraceDays = Annotated[
+    Annotated[int, Field(ge=1, le=365)] | None,
+    FieldHelp("Days in which what is retired can be restored, before its bytes are purged; else as the policy says"),
+]
+ServiceGraceDays = Annotated[
+    Annotated[int, Field(ge=1, le=365)] | None,
+    FieldHelp("The same for keys of the service's, which it may overwrite meanwhile"),
+]
 
 
 def run_id() -> str:
@@ -25,3 +69,57 @@ def run_name() -> str:
     at = _MOMENT.validate_python(asked.get("as_of") or scheduled_time()).astimezone(UTC)
     kind = " dry run" if asked.get("dry_run", True) else ""
     return f"{runtime.flow_run.flow_name}{kind} {at:%Y-%m-%d %H:%M}"
+
+
+@contextmanager
+def workspace() -> Iterator[Workspace]:
+    """Open store and bucket as this process is configured, and check that they belong together."""
+    with _naming_nobody(), open_workspace(settings()) as workspace:
+        yield workspace
+
+
+@contextmanager
+def store() -> Iterator[Engine]:
+    """Open the store alone, for a flow that has nothing to do with videos."""
+    with _naming_nobody(), open_store(settings()) as engine:
+        yield engine
+
+
+@contextmanager
+def _naming_nobody() -> Iterator[None]:
+    """Leave the ids of users out of an error: Prefect writes it into its database as the state of the run."""
+    try:
+        yield
+    except ReelkeeperError as error:
+        # guard secrets.states: the id of a user stands in Prefect's database, which no erasure reaches
+        error.args = tuple(unnamed(part) if isinstance(part, str) else part for part in error.args)
+        raise
+
+
+@contextmanager
+def lease(workspace: Workspace, flow: str) -> Iterator[HeldLease]:
+    """Be the only run of `flow` that changes anything. Raises LeaseLost naming the other, Frozen with the reason."""
+    if reason := why_frozen(workspace.engine):
+        raise Frozen(reason)
+    with alone(workspace.engine, f"flow/{flow}") as held:
+        yield held
+
+
+def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Note the success of a run that may change things: a hook of every flow. A dry run proves nothing.
+
+    What was told of earlier runs that went wrong is over with it.
+    """
+    if flow_run.parameters.get("dry_run", True):
+        return
+    name = flow.fn.__name__
+    took = state.timestamp - flow_run.start_time if flow_run.start_time else None
+    with open_store(settings()) as engine:
+        watchdog.beat(
+            engine,
+            name,
+            run_id=str(flow_run.id),
+            run_seconds=took.total_seconds() if took else None,
+            **CADENCES[name]._asdict(),
+        )
+        alerts.observe(engine, [], rules=alerting.RULES, scope=alerting.scope(name), run_id=str(flow_run.id))

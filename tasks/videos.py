@@ -1,15 +1,20 @@
-"""Videos: streamed to the rules, told of and retired in batches."""
+"""Videos: streamed to the rules, told of and retired in batches; and their views, by Cloudflare's count of reads."""
 
 from contextlib import closing
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 
+from reelkeeper.adapters import cloudflare
+from reelkeeper.errors import Misconfigured, TokenRefused, UsageUnknown
 from reelkeeper.model import Grace, PlanSummary
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import notices, outcomes, plans, retire
+from reelkeeper.operations.videos.views import ReadsOfDay, days_to_import, import_reads
 from reelkeeper.rules.policies import Policies
+from reelkeeper.settings import settings
 
 RETIRED_AT_ONCE = 500
 stream_live = plans.stream_live  # not a task: Prefect would gather it whole
@@ -52,3 +57,23 @@ def retire_batch(
     """Retire one batch; its outcomes are recorded beside the plan."""
     held.check()
     retire.retire(workspace, plan_id, video_ids, lease=held.lease, run_id=run_id, grace=grace)
+
+
+@task(task_run_name="bring in the reads of past days", cache_policy=NO_CACHE)
+def bring_in_reads(workspace: Workspace) -> list[ReadsOfDay]:
+    """Import each past day that is not complete. What Cloudflare does not say stays unknown, and keeps videos."""
+    client = cloudflare.connect(settings())
+    if client is None:
+        raise Misconfigured("reads_are_views needs REELKEEPER_CLOUDFLARE_API_TOKEN, whose account counts the reads")
+    log, found = get_run_logger(), []
+    with closing(client):
+        for day in days_to_import(workspace.engine):
+            try:
+                found.append(import_reads(workspace.engine, client, settings().analytics_bucket, day, complete=True))
+            except (TokenRefused, UsageUnknown) as error:
+                log.warning("the reads of %s and later stay unknown: %s", day, error)
+                break
+            if found[-1].doubt:
+                log.warning("the views of %s are not complete: %s", day, found[-1].doubt)
+    log.info("the reads of %d days are in", len(found))
+    return found

@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.artifacts import Artifact
 
 from reelkeeper.rules.spend.budget import BudgetPolicy
-from tasks import pictures
+from tasks import reports
 from tests.operations import months
 
 
@@ -27,7 +27,7 @@ def test_an_artifact_holds_picture_words_and_figures(
 
     @flow
     def draw() -> None:
-        pictures.show(sqlite_engine, name, months.NOW, BudgetPolicy())
+        reports.show_picture(sqlite_engine, name, months.NOW, BudgetPolicy())
 
     draw()
     drawn: Any = Artifact.get(name)  # waits for it, as nothing else runs here

@@ -6,23 +6,26 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.operations.billing import metering
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.settings import Settings
-from tasks import usage
+from tasks import spending
 
 
 def test_what_a_run_collects_is_charged_and_read_back(
     sqlite_engine: sa.Engine, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(usage, "settings", Settings)
+    monkeypatch.setattr(spending, "settings", Settings)
     workspace = Workspace(sqlite_engine, bucket, "deployment")
     as_of = datetime.now(UTC)
     list(bucket.pages())
-    assert usage.collect.fn(workspace, as_of).trouble == ""
-    assert usage.charge.fn(workspace, PriceBook(), as_of) == 1
+    assert spending.collect.fn(workspace, as_of).trouble == ""
+    assert spending.charge.fn(workspace, PriceBook(), as_of) == 1
     first = as_of.date().replace(day=1)
     (listing,) = [
-        charge for charge in usage.charges_between.fn(workspace, first, as_of.date()) if charge.service == "r2-class-a"
+        charge
+        for charge in metering.charges_between(sqlite_engine, first, as_of.date())
+        if charge.service == "r2-class-a"
     ]
     assert (listing.consumed_quantity, listing.list_nanousd, listing.billed_nanousd) == (1, 4_500, 0)

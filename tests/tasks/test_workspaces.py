@@ -5,7 +5,7 @@ import sqlalchemy as sa
 
 from reelkeeper.errors import NotFound
 from reelkeeper.settings import settings
-from tasks import workspaces
+from tasks import runs
 
 
 def test_an_error_on_its_way_to_prefect_names_no_user(
@@ -13,7 +13,7 @@ def test_an_error_on_its_way_to_prefect_names_no_user(
 ) -> None:
     monkeypatch.setenv("REELKEEPER_DATABASE_URL", str(sqlite_engine.url))
     settings.cache_clear()
-    with pytest.raises(NotFound) as raised, workspaces.store():
+    with pytest.raises(NotFound) as raised, runs.store():
         raise NotFound("no user 'ann' in the catalogue; nothing was done")
     settings.cache_clear()
     assert str(raised.value) == "no user '***' in the catalogue; nothing was done"
