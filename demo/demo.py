@@ -226,6 +226,7 @@ _STEPS = (
     ("Another policy, tried on paper", _try),
     ("A run that would do too much is refused", _refuse),
     ("tier_storage --apply: cold videos shrink, the coldest retire", _tier),
+    ("A player without AV1", lambda scene: requests.without_av1(scene.workspace)),
     ("expire_videos --apply: what its tier no longer keeps", _expire),
     ("Somebody wants a video back", _restore),
     ("A week later, purge_retired --apply: only now bytes go", _purge),

@@ -94,6 +94,15 @@ class RequestLog:
         return list(dict.fromkeys(str(answer.said["job_id"]) for answer in self.answers if answer.kind != "refused"))
 
 
+def without_av1(workspace: Workspace) -> None:
+    """Fetch a video that was made smaller, for a player that knows H.264 alone."""
+    with _client(workspace) as client:
+        got = httpx.get(client.video_url("ana-bunny", plays=["h264"]), timeout=_PATIENCE_SECONDS, trust_env=False)
+        check.require_bytes(workspace, "ana-bunny", got.raise_for_status().content)
+    say("Results are H.264 in MP4, which every player takes; one says what it takes, and gets what it can play:")
+    say(f"GET /v1/videos/ana-bunny?plays=h264: {size(len(got.content))} of H.264, the smaller ones, as recorded.")
+
+
 def burst(workspace: Workspace, request_log: RequestLog) -> None:
     """Let all users ask at once, and show who got what."""
     _sell(workspace)

@@ -55,7 +55,9 @@ def forecast_costs(
         repeated, job_usd = forecasts.repeats(workspace, as_of)
         ways = forecasts.cheaper_ways(workspace, as_of, rules)
 
-        found = savings.findings(idle, stored, rules.saving, repeated_jobs=repeated, job_usd=job_usd, ways=ways)
+        found = savings.findings(
+            idle, stored, rules.saving, repeated_jobs=repeated, job_usd=job_usd, ways=ways, codec=rules.recipe.codec
+        )
 
         if costs and not dry_run:
             forecasts.record(workspace, costs, run_id=run_id, as_of=as_of)

@@ -15,7 +15,7 @@ from reelkeeper.model.alerts import Finding
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.forecast import forecast
-from reelkeeper.operations.lifecycle.plans import stream_live
+from reelkeeper.operations.lifecycle.plans import appraise, stream_live
 from reelkeeper.operations.reports import figures
 from reelkeeper.operations.reports.report import gather
 from reelkeeper.rules.billing.cheaper import Cheaper
@@ -49,7 +49,8 @@ def stored_now(workspace: Workspace, as_of: datetime, policies: Policies) -> Usa
 def survey(workspace: Workspace, as_of: datetime, policies: Policies) -> Idle:
     """Add up what lies in the catalogue unused."""
     policy = policies.lifecycle
-    return savings.survey(stream_live(workspace.engine, as_of, policy), policy, policies.tiers, as_of)
+    worth = appraise(workspace.engine, policies.recipe)
+    return savings.survey(stream_live(workspace.engine, as_of, policy), policy, policies.tiers, as_of, worth)
 
 
 @task(task_run_name="count repeated jobs", cache_policy=NO_CACHE)

@@ -47,6 +47,7 @@ def test_it_plays_the_whole_job_on_an_empty_home_and_again(tmp_path: Path) -> No
         "exit code 9",
         "it is av1 already",
         "no result at most 90 %",
+        " of H.264, the smaller ones, as recorded.",
         "ben-cold is back, byte for byte",
         "purged",
         "its bytes are deleted",

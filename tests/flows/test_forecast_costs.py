@@ -63,6 +63,7 @@ def test_a_dry_run_shows_the_forecast_and_keeps_nothing(used: Scene) -> None:
         "Ask user idle about",
         "Compress",
         "Move",
+        "Compress",  # to AV1
     ]
     assert [counted(used, table) for table in (forecasts, outbox, alerts)] == [0, 0, 0]
 

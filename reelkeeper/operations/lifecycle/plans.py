@@ -72,8 +72,11 @@ def stream_live(engine: Engine, as_of: datetime, policy: LifecyclePolicy) -> Ite
         yield from live_videos(session, as_of, classified=is_asked)
 
 
-def appraise(engine: Engine, recipe: Recipe, encoder: str) -> Appraise:
-    """Say what an encode of so many bytes with so many days to live is worth, by what earlier ones kept and cost."""
+def appraise(engine: Engine, recipe: Recipe, encoder: str | None = None) -> Appraise:
+    """Say what an encode of so many bytes with so many days to live is worth, by what earlier ones kept and cost.
+
+    By those of an encoder, or all there are.
+    """
     with reading(engine) as session:
         before = crf_searches.totals(session, encoder=encoder)
     return partial(worth.unopened, recipe.codec, recipe.payback, before)

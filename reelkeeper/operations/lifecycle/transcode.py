@@ -54,11 +54,14 @@ def shrink(
         return refusal
     learnt = lessons(encoder) if lessons else ()
     prior = recipe.payback.expected_size_percent / 100
-    kept = first_crf.kept_share(learnt, model, recipe.codec, prior)
-    worths = worth.at_presets(media, recipe.codec, recipe.presets, kept, recipe.payback, remaining_days)
+    kept = first_crf.kept_share(learnt, model, recipe.codec, prior, transcode.bits_per_pixel(media))
+    worths = worth.at_presets(media, recipe.codec, recipe.presets, kept.share, recipe.payback, remaining_days)
     preset = worth.choose(worths, recipe.codec)
-    if not worths[preset].pays:
-        return Refusal("payback", worths[preset].sentence(), mark)
+    # guard transcode.pays: a video that keeps more than was expected, or takes an encode more, costs more than it saves
+    dearer = recipe.payback.model_copy(update={"expected_probes": recipe.payback.expected_probes + 1})
+    unlucky = worth.at_presets(media, recipe.codec, [preset], kept.share * kept.factor, dearer, remaining_days)[preset]
+    if not unlucky.pays:
+        return Refusal("payback", unlucky.sentence(), mark)
     first = first_crf.first_crf(learnt, media, model, recipe.codec, preset)
     with scratch_dir(scratch) as work:
         search = _Search(source, work, media, recipe, acceptance, preset, limits=limits, progress=progress)
@@ -141,7 +144,8 @@ class _Search:
         What the search was content with by some of its frames is compared anew by all that acceptance asks for; where
         it falls short then, the search goes on.
         """
-        start, size = self.recipe.crf_start or first.crf, self.media.size_bytes
+        size, left = self.media.size_bytes, self.media.size_bytes - expected.saved_bytes
+        start = self.recipe.crf_start or crf.careful(first.crf, first.sd_crf, left, self._stakes(expected), self.recipe)
         while True:
             wanted = crf.next_crf(self.probes, size, self.recipe, self.acceptance, start, self._stakes(expected))
             self.cut_short = wanted is not None and not self._may_go_on(expected)
@@ -161,17 +165,21 @@ class _Search:
     def _may_go_on(self, expected: Worth) -> bool:
         if self.affords is None:
             return True
-        encodes = len(self.probes)
-        one = (
-            self.cpu_seconds / encodes if encodes else expected.cpu_seconds / float(self.recipe.payback.expected_probes)
-        )
-        return self.affords(expected._replace(cpu_seconds=self.cpu_seconds + one).cost_microusd)
+        in_all = self.cpu_seconds + self._one_encode(expected)
+        return self.affords(expected._replace(cpu_seconds=in_all).cost_microusd)
+
+    def _one_encode(self, expected: Worth) -> float:
+        """CPU seconds of one encode and its comparison."""
+        if self.probes:
+            return self.cpu_seconds / len(self.probes)
+        return expected.cpu_seconds / float(self.recipe.payback.expected_probes)
 
     def _stakes(self, expected: Worth) -> crf.Stakes:
         if expected.payback.cpu_usd_per_hour is None:
-            return crf.FREE
-        spent = expected.payback.cpu_usd(self.cpu_seconds) / max(1, len(self.probes))
-        return crf.Stakes(expected.days * worth.USD_PER_BYTE_DAY, spent)
+            found = crf.best(self.probes, self.media.size_bytes, self.acceptance)
+            left = found.size_bytes if found else self.media.size_bytes - expected.saved_bytes
+            return crf.Stakes(1.0, crf.FREE_SHARE * left)
+        return crf.Stakes(expected.days * worth.USD_PER_BYTE_DAY, expected.payback.cpu_usd(self._one_encode(expected)))
 
     def _probe(self, wanted: float, step: int) -> crf.Probe:
         draft = self.work / f"{wanted}.{self.recipe.container}"

@@ -131,14 +131,17 @@ def smaller(report: MonthReport) -> Table:
             f"{item.model or 'model unknown'}\n{item.frame}",
             f"{item.totals.accepted:,} of {item.totals.searches:,}",
             f"{item.totals.kept_bytes / item.totals.source_bytes:.0%}" if item.totals.source_bytes else "",
+            size(item.totals.source_bytes - item.totals.kept_bytes),
             f"{item.totals.cpu_seconds / _HOUR_SECONDS:,.2f} h",
             dollars(item.totals.cost_microusd),
             dollars(item.saved_microusd),
+            dollars(item.saved_microusd - item.totals.cost_microusd),
             dollars(item.totals.net_microusd),
         ]
         for item in report.smaller
     ]
-    headings = ["Made by", "Shrunk", "Bytes kept", "CPU", "Cost", "Saved so far", "Net over their lives"]
+    headings = ["Made by", "Shrunk", "Bytes kept", "Bytes less", "CPU", "Cost", "Saved so far", "Net so far"]
+    headings.append("Net over their lives")
     return Table("What making files smaller took and brought, by model and size of picture", headings, rows)
 
 

@@ -7,6 +7,7 @@ is missing to VMAF's top grows evenly with the CRF, and so does that of the size
 from collections.abc import Sequence
 from itertools import pairwise
 from math import exp2, floor, isnan, log, log2, nan
+from statistics import NormalDist
 from typing import Final, NamedTuple
 
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
@@ -21,9 +22,12 @@ _LEAST_MISSING: Final = 0.9
 _FALL: Final = 0.055  # what the logarithm of the quality missing grows by a CRF: 0.035 to 0.09 on six clips
 _SHRINK: Final = 0.065  # what log2 of the size falls by a CRF: 0.03 to 0.1
 _LEAST_SHRINK: Final = 0.03  # by which one encode alone says that none can be small enough and good enough
+_DRIFT: Final = 0.3  # standard deviation of an aim, of its distance from the nearest encode
 _LEAP: Final = 8  # CRF steps after an encode that outgrew its source and so was never measured
 _CHANCE: Final = 0.75  # that a further probe gives what is expected of it
 _NEAR: Final = 1.1  # of the largest size allowed: a size expected within this is worth a look
+_USUAL_FLOOR: Final = 93.0  # VMAF points, for the slope near it
+_QUANTILES: Final = tuple(NormalDist().inv_cdf((number + 0.5) / 20) for number in range(20))
 _SURE_CRF: Final = 3.0  # standard deviation of a first CRF below which it will hardly miss
 _MIN_SAMPLES: Final = 40  # frames; the 5th percentile of fewer is off by up to 2.7 points
 
@@ -57,6 +61,7 @@ class Stakes(NamedTuple):
 
 
 FREE: Final = Stakes(1.0, 0.0)  # CPU costs nothing
+FREE_SHARE: Final = 0.03  # of a result's bytes, for which another encode is made where CPU has no price
 
 
 def is_good(probe: Probe, source_bytes: int, acceptance: Acceptance) -> bool:
@@ -83,8 +88,8 @@ def next_crf(
         return max(lowest, min(highest, first))
     if len(probes) >= recipe.max_probes or any(isnan(probe.margin(acceptance) or 0) for probe in probes):
         return None
-    wanted = max(lowest, min(highest, _aimed_at(probes, recipe, acceptance)))
     found = best(probes, source_bytes, acceptance)
+    wanted = max(lowest, min(highest, _aimed_at(probes, recipe, acceptance, stakes)))
     if any(wanted == probe.crf for probe in probes) or (found is not None and wanted < found.crf):
         return None
     most = acceptance.most_bytes(source_bytes)
@@ -93,6 +98,28 @@ def next_crf(
         return None
     gained = _CHANCE * ((found.size_bytes if found else source_bytes) - expected)
     return wanted if gained > 0 and gained * stakes.usd_per_byte > stakes.usd_per_probe else None
+
+
+def careful(first: float, sd_crf: float, kept_bytes: int, stakes: Stakes, recipe: Recipe) -> float:
+    """Move a first CRF away from the floor as far as leaves most over: a miss costs an encode, a low CRF bytes.
+
+    `sd_crf` is how far it may be off, `kept_bytes` what a result is expected to have. The CRF is on the codec's grid.
+    """
+    steps, grid = CRF_STEPS[recipe.codec], CRF_GRID[recipe.codec]
+    missing = _TOP - _USUAL_FLOOR
+    spare = recipe.aim_points / (missing * _FALL * steps)  # CRF steps from the aim to the floor
+
+    def loss(lower: float) -> float:
+        bytes_more, misses = 0.0, 0
+        for off in _QUANTILES:
+            room = off * sd_crf + lower
+            if room < -spare:
+                misses += 1
+            else:
+                bytes_more += kept_bytes * (exp2(_SHRINK * steps * room) - 1)
+        return (misses * stakes.usd_per_probe + bytes_more * stakes.usd_per_byte) / len(_QUANTILES)
+
+    return first - min((number * grid for number in range(int(2 * sd_crf / grid) + 1)), key=loss)
 
 
 def frame_step(probes: Sequence[Probe], frames: int, sd_crf: float, recipe: Recipe, acceptance: Acceptance) -> int:
@@ -128,13 +155,15 @@ def _expected_bytes(probes: Sequence[Probe], crf: float, most_bytes: int, codec:
     return bytes_at(whole, crf, codec, shrink)
 
 
-def _aimed_at(probes: Sequence[Probe], recipe: Recipe, acceptance: Acceptance) -> float:
+def _aimed_at(probes: Sequence[Probe], recipe: Recipe, acceptance: Acceptance, stakes: Stakes) -> float:
     outgrown = max((probe.crf for probe in probes if probe.mean is None), default=0)  # nor does any below it fit
     aim = floor_crf(probes, recipe, acceptance)
     if aim is None:
         return outgrown + round(_LEAP / CRF_STEPS[recipe.codec])
     grid = CRF_GRID[recipe.codec]
-    return max(outgrown + grid, floor(aim / grid) * grid)
+    far = min(abs(probe.crf - aim) for probe in probes if _is_measured(probe, acceptance))
+    left = round(bytes_at(probes, aim, recipe.codec))
+    return max(outgrown + grid, careful(floor(aim / grid) * grid, _DRIFT * far, left, stakes, recipe))
 
 
 def _is_measured(probe: Probe, acceptance: Acceptance) -> bool:

@@ -26,9 +26,9 @@ from reelkeeper.rules.billing.pricing import (
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, STANDARD
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import dollars, many
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
-from reelkeeper.rules.lifecycle.worth import USD_PER_BYTE_DAY, Payback, Worth
+from reelkeeper.rules.lifecycle.worth import RELATIVE_BYTES, USD_PER_BYTE_DAY, Payback, Worth
 
 SMALLER: Final = "smaller files"
 GONE: Final = "expired and cold videos"
@@ -64,6 +64,8 @@ class Idle:
     cold_objects: int = 0
     late_bytes: Mapping[str, int] = field(default_factory=dict)  # by tier: past half of its retention
     by_user: Mapping[str, int] = field(default_factory=dict)  # idle
+    backlog_net_microusd: int = 0  # left over by compressing the backlog, while it lives
+    unpaid_bytes: int = 0  # cold, and not compressed as that would cost more than it saves
 
 
 class Saving(NamedTuple):
@@ -128,9 +130,11 @@ def frame_class(pixels: int) -> str:
     return next((name for name, most in _FRAMES.items() if pixels <= most), "above 1080p")
 
 
-def survey(videos: Iterable[Video], policy: LifecyclePolicy, tiers: Tiers, as_of: datetime) -> Idle:
-    """Add up what is idle among the live videos."""
-    backlog = cold = objects = 0
+def survey(
+    videos: Iterable[Video], policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, worth: Appraise | None = None
+) -> Idle:
+    """Add up what is idle among the live videos. `worth` says what an encode is worth; without it, each pays."""
+    backlog = net = unpaid = cold = objects = 0
     late, by_user = Counter[str](), Counter[str]()
     kept_days: dict[int, dict[str, int | None]] = {}  # by the tiers of each segment
     for video in videos:
@@ -145,15 +149,24 @@ def survey(videos: Iterable[Video], policy: LifecyclePolicy, tiers: Tiers, as_of
             late[video.tier] += video.size_bytes
         if video.views is None:
             continue
-        few = mine.compress_below_views is not None and video.views < mine.compress_below_views
-        if few and age > timedelta(days=mine.compress_after_days) and not video.refused_recipe:
-            done = video.compressed or video.codec in EFFICIENT_CODECS
-            backlog += 0 if done else video.size_bytes
+        if _is_to_be_compressed(video, mine, age):
+            days = kept_by.remaining_days(video.tier, video.created_at, as_of)
+            expected = worth(video.size_bytes, days) if worth else None
+            if expected is None or expected.pays:
+                backlog, net = backlog + video.size_bytes, net + (expected.net_microusd if expected else 0)
+            else:
+                unpaid += video.size_bytes
         if video.views == 0 and age > timedelta(days=_IDLE_DAYS):
             by_user[video.user_id] += video.size_bytes
             if kept is None or timedelta(days=kept) - age > timedelta(days=DAYS_A_MONTH):
                 cold, objects = cold + video.size_bytes, objects + 1
-    return Idle(backlog, cold, objects, dict(late), dict(by_user))
+    return Idle(backlog, cold, objects, dict(late), dict(by_user), net, unpaid)
+
+
+def _is_to_be_compressed(video: Video, policy: LifecyclePolicy, age: timedelta) -> bool:
+    few = policy.compress_below_views is not None and (video.views or 0) < policy.compress_below_views
+    done = video.compressed or video.codec in EFFICIENT_CODECS or bool(video.refused_recipe)
+    return few and age > timedelta(days=policy.compress_after_days) and not done
 
 
 def findings(
@@ -164,9 +177,11 @@ def findings(
     repeated_jobs: int = 0,
     job_usd: Decimal = Decimal(0),
     ways: Iterable[Cheaper] = (),
+    codec: str = "h264",
 ) -> list[Finding]:
     """Suggest what saves at least `policy.min_usd` a month, the largest first.
 
+    `codec` is that of results.
     `usage` is what the month uses as things are; `repeated_jobs` how many jobs of a month asked for what had been made
     before, and `job_usd` what one costs; `ways` are those to have clips for less.
     """
@@ -174,14 +189,35 @@ def findings(
     def off(size_bytes: int) -> Decimal:
         return saving_this_month(usage, size_bytes, DAYS_A_MONTH).exact_usd
 
-    shrunk = idle.backlog_bytes * (100 - policy.expected_size_percent) // 100
+    shrunk, dear = (
+        size_bytes * (100 - policy.expected_size_percent) // 100
+        for size_bytes in (idle.backlog_bytes, idle.unpaid_bytes)
+    )
+    left = f" Over the rest of their lives, {dollars(idle.backlog_net_microusd)} net of CPU and requests."
+    smaller = 1 - 1 / RELATIVE_BYTES[codec]
     found = [
         _finding(
             "backlog",
             off(shrunk),
             f"Compress {_size(idle.backlog_bytes)} of seldom viewed videos",
-            f"They are no AV1, VP9 or HEVC yet, and would be about {policy.expected_size_percent} % of their size.",
-            "reelkeeper run tier_storage --apply, or a higher policy.compress_limit.",
+            f"They are no AV1, VP9 or HEVC yet, and would be about {policy.expected_size_percent} % of their size."
+            + left * bool(idle.backlog_net_microusd),
+            "reelkeeper run tier_storage --apply, or a higher policy.compress_limit or policy.compress_usd_per_day.",
+        ),
+        _finding(
+            "cpu",
+            off(dear),
+            f"Compress {_size(idle.unpaid_bytes)} more where CPU costs nothing",
+            "At the price of CPU that is set, their encodes cost more than they save. This is before CPU.",
+            "recipe.payback.cpu_usd_per_hour, if your machines idle anyway.",
+        ),
+        _finding(
+            "codec",
+            off(round((idle.backlog_bytes - shrunk) * smaller)),
+            f"Compress {_size(idle.backlog_bytes)} to AV1",
+            f"It keeps about {1 - smaller:.0%} of the bytes of {codec}, for a third more CPU. Apple's devices play it "
+            "from 2023 on.",
+            "recipe.codec: av1, once the players of your users take it.",
         ),
         _finding(
             "repeats",

@@ -31,7 +31,7 @@ class Effort(NamedTuple):
 
 # At the same floor on natural clips of 640 to 1280 pixels' width, one core of an EPYC with AVX2. SVT-AV1 4.2 at lp=1;
 # two-pass libvpx-vp9 at cpu-used 4 by the CPU that it took for each of SVT-AV1's at preset 6, x264 and x265 by that for
-# each of its own at preset 8: at its usual preset x264 keeps 1.39 and x265 1.27 times the bytes of SVT-AV1.
+# each of its own at preset 8.
 EFFORTS: Final[Mapping[str, Mapping[int, Effort]]] = {
     "h264": {3: Effort(1.08, 0.038), 4: Effort(1.04, 0.046), 5: Effort(1.0, 0.052), 6: Effort(0.99, 0.070)},
     "hevc": {2: Effort(1.1, 0.068), 5: Effort(1.0, 0.094)},
@@ -39,9 +39,14 @@ EFFORTS: Final[Mapping[str, Mapping[int, Effort]]] = {
     "vp9": {4: Effort(1.25, 0.26)},
 }
 USUAL_PRESET: Final = {"h264": 5, "hevc": 5, "av1": 8, "vp9": 4}
+# Of SVT-AV1's, at the usual presets and the same floor.
+RELATIVE_BYTES: Final = {"h264": 1.39, "hevc": 1.27, "av1": 1.0, "vp9": 1.25}
 COMPARE_CPU_SECONDS: Final = 0.032  # VMAF of all frames, a million pixels
-_USUAL_PIXELS_PER_BYTE: Final = 22.0  # 0.36 bits a pixel: 30 MB for 15 s of 720p
+USUAL_BITS_PER_PIXEL: Final = 0.36  # 30 MB for 15 s of 720p
 _PRIOR_BYTES: Final = 50_000_000  # of sources, that the prior counts as much as
+# How a file of a known size may turn out: how likely, and of what is expected, the CPU and the bytes saved. A third is
+# half as dense as usual, and takes twice the CPU for its bytes; a third is three times as dense.
+_MAY_BE: Final = ((0.3, 2.0, 0.72), (0.4, 0.8, 1.04), (0.3, 0.33, 1.22))
 
 
 class Payback(BaseModel):
@@ -120,13 +125,27 @@ class Worth(NamedTuple):
 
 
 def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int, remaining_days: int | None) -> Worth:
-    """Expect what an encode of `size_bytes` is worth by what earlier ones have kept and cost."""
+    """Expect what an encode of `size_bytes` is worth by what earlier ones have kept and cost.
+
+    Its pixels are counted once it is open, and what does not pay then is left alone: so where CPU has a price, only
+    what is saved and spent where it turns out to pay is expected.
+    """
     usual = EFFORTS[codec][USUAL_PRESET[codec]]
-    prior_cpu = _USUAL_PIXELS_PER_BYTE / _MICRO * _search_seconds(usual, payback)
+    prior_cpu = 8 / USUAL_BITS_PER_PIXEL / _MICRO * _search_seconds(usual, payback)
     known = before.source_bytes + _PRIOR_BYTES
     kept = (before.kept_bytes + _PRIOR_BYTES * payback.expected_size_percent / 100) / known
     cpu_seconds = (before.cpu_seconds + _PRIOR_BYTES * prior_cpu) / known * size_bytes
-    return Worth(max(0, round(size_bytes * (1 - kept))), payback.days(remaining_days), cpu_seconds, payback)
+    saved = max(0.0, size_bytes * (1 - kept))
+    plain = Worth(round(saved), payback.days(remaining_days), cpu_seconds, payback)
+    if payback.cpu_usd_per_hour is None:
+        return plain
+    mean_saved = mean_cpu = 0.0
+    for chance, dearer, better in _MAY_BE:
+        found = plain._replace(saved_bytes=int(min(size_bytes, saved * better)), cpu_seconds=cpu_seconds * dearer)
+        if found.pays:
+            mean_saved += chance * found.saved_bytes
+            mean_cpu += chance * found.cpu_seconds
+    return plain._replace(saved_bytes=round(mean_saved), cpu_seconds=mean_cpu) if mean_saved else plain
 
 
 def effort(codec: str, preset: int) -> Effort:
@@ -138,12 +157,12 @@ def effort(codec: str, preset: int) -> Effort:
 def at_presets(
     media: Media, codec: str, presets: Collection[int], kept: float, payback: Payback, remaining_days: int | None
 ) -> dict[int, Worth]:
-    """Expect what an encode is worth at each preset. `kept` is the part of its bytes that is left at the usual one."""
+    """Expect what an encode is worth at each preset. `kept` is the part of the picture left at the usual one."""
     megapixels = media.width * media.height * media.frames / _MICRO
     found = {}
     for preset in presets:
         known = effort(codec, preset)
-        saved = max(0, media.size_bytes - round(media.size_bytes * kept * known.relative_bytes))
+        saved = max(0, round(media.video_bits / 8 * (1 - kept * known.relative_bytes)))
         cpu_seconds = megapixels * _search_seconds(known, payback)
         found[preset] = Worth(saved, payback.days(remaining_days), cpu_seconds, payback)
     return found

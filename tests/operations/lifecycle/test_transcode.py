@@ -13,9 +13,9 @@ from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import IntegrityDoubt, LeaseLost, MediaTimeout, NotAVideo
 from reelkeeper.model import CrfSearch, Media, Quality, Refusal, Transcode
 from reelkeeper.operations.videos.intents import verify_stored
-from reelkeeper.rules.lifecycle.first_crf import lesson
-from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, accept, fingerprint
-from reelkeeper.rules.lifecycle.worth import Payback
+from reelkeeper.rules.lifecycle.first_crf import kept_share, lesson
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, accept, bits_per_pixel, fingerprint
+from reelkeeper.rules.lifecycle.worth import Payback, at_presets, choose
 from tests.clips import MakeClip, tool
 from tests.shrinking import AT_ANY_PRICE, shrink
 
@@ -143,6 +143,21 @@ def test_an_encode_that_does_not_pay_is_not_begun(source: Path, tmp_path: Path) 
     assert isinstance(outcome, Refusal)
     assert outcome.rule == "payback"
     assert "for 3 days" in outcome.reason
+
+
+def test_one_that_would_pay_with_luck_alone_is_not_begun(source: Path, tmp_path: Path) -> None:
+    """Not if it keeps a third more than is expected of it, and takes an encode more."""
+    payback, media = Payback(horizon_days=10**6), ffmpeg.inspect(source)
+    kept = kept_share([], None, "h264", 0.35, bits_per_pixel(media)).share
+
+    def pays(days: int) -> bool:
+        worths = at_presets(media, "h264", Recipe().presets, kept, payback, days)
+        return worths[choose(worths, "h264")].pays
+
+    days = next(days for days in range(10, 10**6, 10) if pays(days))
+    outcome = shrink(source, tmp_path, Recipe(payback=payback), remaining_days=days)
+    assert isinstance(outcome, Refusal)
+    assert outcome.rule == "payback"
 
 
 @pytest.mark.long

@@ -197,7 +197,7 @@ def test_what_making_files_smaller_took_and_brought_is_told_by_model(engine: sa.
     found = gather(engine, MONTH, NOW)
     fox, unknown = tables.smaller(found).rows
     assert fox[0].startswith("fox\nto ")
-    assert fox[1:] == ["1 of 1", "30%", "1.00 h", "$0.02", "$0.00", "$0.03"]
+    assert fox[1:] == ["1 of 1", "30%", "700.0 kB", "1.00 h", "$0.02", "$0.00", "-$0.02", "$0.03"]
     assert unknown[0].startswith("model unknown\n")
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelkeeper.rules.lifecycle.crf import FREE, Probe, Stakes, best, frame_step, is_good, next_crf
+from reelkeeper.rules.lifecycle.crf import FREE, Probe, Stakes, best, careful, frame_step, is_good, next_crf
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 
 AV1 = Recipe(codec="av1")
@@ -84,14 +84,26 @@ def test_a_further_probe_must_save_more_than_its_cpu_costs() -> None:
     fine = Probe(40, 400_000, 96.0, 93.0)
     assert after(fine) == 46
     assert after(fine, stakes=MONTHS) is None  # 71 kB can be expected, worth 0.000003 USD
-    assert after(fine, stakes=MONTHS._replace(usd_per_byte=3e-10)) == 46  # of a video that stays for two years
-    assert after(fine, stakes=MONTHS._replace(usd_per_probe=2e-6)) == 46
+    assert after(fine, stakes=MONTHS._replace(usd_per_byte=4.5e-10)) == 46  # of a video that stays for three years
+    assert after(fine, stakes=MONTHS._replace(usd_per_probe=2e-7)) == 46
 
 
 def test_a_search_without_a_result_yet_has_the_whole_source_to_gain() -> None:
     missed = Probe(40, 400_000, 92.0, 89.0)
-    assert after(missed, stakes=MONTHS._replace(usd_per_probe=1e-5)) == 36
+    assert after(missed, stakes=MONTHS._replace(usd_per_probe=1e-5)) == 35  # a miss would cost more than the bytes
     assert after(missed, stakes=MONTHS) is None  # 345 kB can be expected: 0.000016 USD
+
+
+def test_a_first_crf_keeps_away_from_the_floor_by_what_a_miss_costs_and_how_unsure_it_is() -> None:
+    def begin(usd_per_probe: float, sd_crf: float = 5.0) -> float:
+        return careful(44, sd_crf, 300_000, MONTHS._replace(usd_per_probe=usd_per_probe), AV1)
+
+    assert begin(0.0) == 44  # bytes alone count
+    dearer = [begin(usd) for usd in (0.0, 1e-6, 1e-5, 1e-4)]
+    assert dearer == sorted(dearer, reverse=True)
+    assert 34 <= dearer[-1] < 44
+    assert begin(1e-5, sd_crf=0.0) == 44
+    assert careful(26.5, 2.4, 300_000, MONTHS, Recipe()) % 0.5 == 0
 
 
 def test_a_quality_that_is_no_number_ends_the_search_and_is_never_good() -> None:

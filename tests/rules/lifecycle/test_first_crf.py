@@ -70,10 +70,19 @@ def test_clips_that_differ_widely_make_it_less_sure() -> None:
 
 def test_the_part_that_is_kept_is_learnt_by_model_and_held_to_the_usual_preset() -> None:
     lessons = [seen("fox", 44, 0.9)] * 7 + [seen("owl", 44, 0.1)] * 7
-    assert kept_share([], "fox", "av1", 0.35) == pytest.approx(0.35)
-    assert kept_share(lessons, "fox", "av1", 0.35) == pytest.approx(0.8, abs=0.05)
-    assert kept_share(lessons, "owl", "av1", 0.35) < 0.13
-    assert kept_share([seen("fox", 40, 0.396, preset=10)] * 9, "fox", "av1", 0.3) == pytest.approx(0.3)
+    known = kept_share([], "fox", "av1", 0.35, 0.36)
+    assert known.share == pytest.approx(0.35)
+    assert kept_share(lessons, "fox", "av1", 0.35, 0.2).share == pytest.approx(0.8, abs=0.07)
+    assert kept_share(lessons, "owl", "av1", 0.35, 0.2).share < 0.14
+    assert 1 < kept_share(lessons, "owl", "av1", 0.35, 0.2).factor < known.factor < 1.4
+    at_10 = [seen("fox", 40, 0.396, preset=10)] * 99
+    assert kept_share(at_10, "fox", "av1", 0.3, 0.2).share == pytest.approx(0.3, abs=0.01)
+
+
+def test_a_dense_source_is_expected_to_keep_less_and_a_lean_one_more() -> None:
+    shares = [kept_share([], None, "h264", 0.35, density).share for density in (0.0, 0.1, 0.2, 0.36, 1.0)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[1] == pytest.approx(0.35 * 3.6**0.57)
 
 
 def test_a_search_teaches_where_it_met_or_would_have_met_the_aim() -> None:
@@ -97,4 +106,4 @@ def test_whatever_was_learnt_it_stays_a_number_between_what_was_seen_and_the_pri
     known = [44.0, *(item.floor_crf for item in lessons)]
     assert min(known) - 8 <= found.crf <= max(known) + 8
     assert 0 < found.sd_crf < 60
-    assert 0.009 < kept_share(lessons, "fox", "av1", 0.35) < 2.5
+    assert 0.009 < kept_share(lessons, "fox", "av1", 0.35, 0.2).share < 2.5

@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -13,7 +14,7 @@ from reelkeeper.rules.billing.pricing import StandardUsage, Usage
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.savings import Idle, SavingsPolicy, findings, of_verdict, smaller_by_model, survey
-from reelkeeper.rules.lifecycle.worth import Payback
+from reelkeeper.rules.lifecycle.worth import Payback, Worth
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 GB = 10**9
@@ -45,6 +46,30 @@ def test_seldom_viewed_videos_that_are_not_efficient_are_the_backlog() -> None:
         video(10, held=True),
     ]
     assert survey(seen, POLICY, SHIPPED, NOW).backlog_bytes == GB
+
+
+def test_the_backlog_is_what_pays_with_its_net_and_what_does_not_is_told_apart() -> None:
+    large, small = video(10, views=2, size_bytes=30 * GB), video(10, views=2, size_bytes=GB)
+
+    def worth(size_bytes: int, days: int | None) -> Worth:
+        assert days == 355
+        return Worth(size_bytes // 2, days, 1e6 if size_bytes == GB else 1.0, Payback())
+
+    idle = survey([large, small], POLICY, SHIPPED, NOW, worth)
+    assert (idle.backlog_bytes, idle.unpaid_bytes) == (30 * GB, GB)
+    assert idle.backlog_net_microusd == worth(30 * GB, 355).net_microusd
+    more = replace(idle, backlog_bytes=300 * GB, unpaid_bytes=900 * GB)
+    told = {finding.scope: finding for finding in findings(more, usage(10_000))}
+    assert set(told) == {"backlog", "cpu"}  # AV1 in place of H.264 would save less than a dollar
+    assert "net of CPU and requests" in told["backlog"].text
+
+
+def test_what_another_codec_would_bring_is_told_unless_it_is_in_use() -> None:
+    idle = Idle(backlog_bytes=1_000 * GB)
+    (av1,) = (finding for finding in findings(idle, usage(10_000)) if finding.scope == "codec")
+    assert av1.impact_microusd == pytest.approx(500 * (1 - 1 / 1.39) * 0.015 * 1e6, rel=0.01)
+    assert "72% of the bytes of h264" in av1.text
+    assert "codec" not in {finding.scope for finding in findings(idle, usage(10_000), codec="av1")}
 
 
 def test_a_video_with_more_than_a_month_to_live_may_go_to_the_cheaper_class() -> None:
@@ -80,8 +105,8 @@ def test_what_is_unknown_or_held_counts_nowhere() -> None:
 def test_the_largest_saving_comes_first_with_its_dollars() -> None:
     idle = Idle(1000 * GB, 0, 0, {"pro": 4000 * GB}, {"ann": 100 * GB})
     found = findings(idle, usage(10_000))
-    assert [finding.scope for finding in found] == ["retention:pro", "backlog", "user:ann"]
-    assert [finding.impact_microusd for finding in found] == [60_000_000, 7_500_000, 1_500_000]
+    assert [finding.scope for finding in found] == ["retention:pro", "backlog", "codec", "user:ann"]
+    assert [finding.impact_microusd for finding in found] == [60_000_000, 7_500_000, 2_104_316, 1_500_000]
     assert found[0].title == "Keep videos of pro users half as long: $60.00 less a month"
     assert {finding.severity for finding in found} == {Severity.NOTICE}
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelkeeper.model import SearchTotals
+from reelkeeper.model import Media, SearchTotals
 from reelkeeper.rules.lifecycle.worth import EFFORTS, Payback, Worth, at_presets, choose, unopened
 from tests.rules.lifecycle.test_transcode import SOURCE
 
@@ -16,9 +16,12 @@ NEVER = Payback(cpu_usd_per_hour=None)
 ALL = tuple(EFFORTS["av1"])
 
 
+def sized(size_bytes: int) -> Media:
+    return replace(SOURCE, size_bytes=size_bytes, video_bits=8 * size_bytes)
+
+
 def at_8(size_bytes: int, days: int | None, payback: Payback = PRICED) -> Worth:
-    media = replace(SOURCE, size_bytes=size_bytes)
-    return at_presets(media, "av1", [8], 0.35, payback, days)[8]
+    return at_presets(sized(size_bytes), "av1", [8], 0.35, payback, days)[8]
 
 
 def test_the_arithmetic_is_that_of_the_price_list() -> None:
@@ -48,7 +51,7 @@ def test_without_a_price_every_encode_pays_by_the_usual_effort() -> None:
 
 
 def test_vp9_must_save_more_to_pay() -> None:
-    large = replace(SOURCE, size_bytes=10_000_000)
+    large = sized(10_000_000)
     assert at_presets(large, "av1", [8], 0.35, PRICED, 200)[8].pays
     assert not at_presets(large, "vp9", [4], 0.35, PRICED, 200)[4].pays
 
@@ -68,16 +71,34 @@ def test_before_a_video_is_opened_what_earlier_ones_kept_and_cost_tells() -> Non
     def expect(before: SearchTotals) -> Worth:
         return unopened("av1", PRICED, before, 10_000_000, 83)
 
-    unknown = expect(SearchTotals())
-    assert unknown.saved_bytes == 6_500_000
-    assert unknown.cpu_seconds == pytest.approx(220 * 0.104 * 1.5)
+    unpriced = unopened("av1", NEVER, SearchTotals(), 10_000_000, 83)
+    assert unpriced.saved_bytes == 6_500_000
+    assert unpriced.cpu_seconds == pytest.approx(10_000_000 * 8 / 0.36 / 1e6 * 0.104 * 1.5)
+    assert expect(SearchTotals()).pays
     lean = expect(SearchTotals(400, 0, 10**10, 10**10, 40_000.0))  # nothing of ten GB was saved
     assert lean.saved_bytes < 100_000
     assert not lean.pays
     fat = expect(SearchTotals(400, 400, 10**10, 10**9, 3_000.0))
-    assert fat.saved_bytes > 8_900_000
+    assert fat.saved_bytes > 8_600_000
     assert fat.cpu_seconds < 4
     assert fat.pays
+
+
+def test_a_file_that_pays_only_if_it_is_dense_is_looked_at_and_only_that_is_expected_of_it() -> None:
+    """Before it is open nobody knows its pixels; once it is, it is left alone where it does not pay."""
+
+    def expect(days: int) -> Worth:
+        return unopened("h264", PRICED, SearchTotals(), 1_500_000, days)
+
+    usual = unopened("h264", NEVER, SearchTotals(), 1_500_000, 83)
+    assert not usual._replace(payback=PRICED).pays
+    looked_at = expect(83)
+    assert looked_at.pays
+    assert 0 < looked_at.saved_bytes < usual.saved_bytes
+    assert looked_at.cpu_seconds < usual.cpu_seconds
+    assert not expect(20).pays
+    assert expect(20).saved_bytes == usual.saved_bytes  # the arithmetic that is shown
+    assert expect(9_999).saved_bytes == pytest.approx(usual.saved_bytes, rel=0.01)  # it pays however it turns out
 
 
 @given(st.integers(1, 10**9), st.integers(0, 400), st.integers(0, 400))
@@ -88,7 +109,7 @@ def test_a_longer_life_never_makes_an_encode_pay_less(size: int, days: int, more
 
 @given(st.integers(1, 10**9), st.floats(0.01, 2), st.integers(0, 400))
 def test_the_effort_that_is_chosen_leaves_most_over(size: int, kept: float, days: int) -> None:
-    worths = at_presets(replace(SOURCE, size_bytes=size), "av1", ALL, kept, PRICED, days)
+    worths = at_presets(sized(size), "av1", ALL, kept, PRICED, days)
     best = worths[choose(worths, "av1")]
     assert all(best.gain_usd - best.cost_usd >= other.gain_usd - other.cost_usd for other in worths.values())
     assert all(0 <= worth.saved_bytes <= size for worth in worths.values())
