@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import fmean
 from typing import Final, NamedTuple
 from unittest import mock
 
@@ -30,7 +31,7 @@ from reelkeeper.adapters.ffmpeg import quality
 from reelkeeper.model import CrfSearch, Refusal, SearchTotals
 from reelkeeper.operations.lifecycle.transcode import shrink
 from reelkeeper.rules.lifecycle import worth
-from reelkeeper.rules.lifecycle.crf import Probe
+from reelkeeper.rules.lifecycle.crf import Probe, floor_crf
 from reelkeeper.rules.lifecycle.first_crf import Lesson, lesson
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.rules.lifecycle.worth import Payback
@@ -164,16 +165,19 @@ def oracle(clip: Clip, folder: Path, recipe: Recipe) -> int:
     """Give the most micro-dollars that one encode at a known CRF could leave over; 0 where none pays."""
     best = 0
     for preset in recipe.presets:
-        known = recipe.model_copy(
-            update={"preset": preset, "aim_points": 0.0, "max_probes": 8, "search_frame_step": 1, "payback": _UNPRICED}
-        )
-        made, search = work(clip, folder, known, (), _ACCEPTANCE)
-        if search is None or made.path is None:
-            continue
-        made.path.unlink()
-        saved, cpu_seconds = clip.file().stat().st_size - made.kept_bytes, made.cpu_seconds / len(made.probes)
+        made = _known(clip, folder, recipe, preset)
+        saved, cpu_seconds = clip.file().stat().st_size - made.kept_bytes, made.cpu_seconds / max(1, len(made.probes))
         best = max(best, worth.Worth(saved, DAYS, cpu_seconds, recipe.payback).net_microusd)
     return best
+
+
+def _known(clip: Clip, folder: Path, recipe: Recipe, preset: int) -> Made:
+    """Search as long as it takes to meet the floor with a preset; the result is deleted."""
+    whole = {"preset": preset, "aim_points": 0.0, "max_probes": 8, "search_frame_step": 1, "payback": _UNPRICED}
+    made = work(clip, folder, recipe.model_copy(update=whole), (), _ACCEPTANCE).made
+    if made.path:
+        made.path.unlink()
+    return made
 
 
 class Floors(NamedTuple):
@@ -221,7 +225,7 @@ def _measure(clips: list[Clip], taught: list[Clip], folder: Path) -> list[Row]:
         for name, made in sets.items():
             rows += _against(codec, name, old, made)
             rows += _floor_rows(f"{codec} {name}", measured_anew(made.items()), promised="third" not in name)
-        rows.append(_first_probes(codec, sets["warm"]))
+        rows += [*_learnt(codec, sets["cold"], sets["warm"]), *_at_the_floor(folder, recipe, old)]
         if codec == Recipe().codec:
             rows += _net(clips, folder, lessons, totals)
     return rows
@@ -299,12 +303,40 @@ def _floor_rows(name: str, least: Floors, *, promised: bool) -> list[Row]:
     ]
 
 
-def _first_probes(codec: str, made: dict[Clip, Made]) -> Row:
-    aim = Recipe().aim_points
-    firsts = [one.probes[0].margin(_ACCEPTANCE) for one in made.values() if one.probes]
-    hits = sum(margin is not None and abs(margin - aim) <= _AIMED for margin in firsts)
+def _learnt(codec: str, cold: dict[Clip, Made], warm: dict[Clip, Made]) -> list[Row]:
+    """Say what a learnt first CRF is worth: how near it is, and how many encodes follow."""
+    recipe = Recipe.model_validate({"codec": codec})
+
+    def off(made: dict[Clip, Made]) -> float:
+        return fmean(
+            abs(one.probes[0].crf - floor)
+            for one in made.values()
+            if (floor := floor_crf(one.probes, recipe, _ACCEPTANCE)) is not None
+        )
+
+    def encodes(made: dict[Clip, Made]) -> float:
+        return fmean(len(one.probes) for one in made.values())
+
+    firsts = [one.probes[0].margin(_ACCEPTANCE) for one in warm.values() if one.probes]
+    hits = sum(margin is not None and abs(margin - recipe.aim_points) <= _AIMED for margin in firsts)
     wanted = 0.8 * len(firsts)
-    return Row(f"{codec} warm: first probes within {_AIMED} of the aim", hits, wanted, wanted / max(hits, 0.1), 1.0, "")
+    what = f"{codec} warm: first probes within {_AIMED} of the aim"
+    return [
+        Row(what, hits, wanted, wanted / max(hits, 0.1), 1.0, ""),
+        Row(f"{codec}: first CRF off by, warm to cold", off(warm), off(cold), off(warm) / off(cold), None, ""),
+        Row(f"{codec}: encodes, warm to cold", encodes(warm), encodes(cold), encodes(warm) / encodes(cold), None, ""),
+    ]
+
+
+def _at_the_floor(folder: Path, recipe: Recipe, old: dict[Clip, Made]) -> list[Row]:
+    """Say what class A keeps where a preset meets the floor exactly: no search keeps less."""
+    dense, rows = [clip for clip in old if clip.kind == "A"], []
+    was = sum(old[clip].kept_bytes for clip in dense)
+    for preset in recipe.presets:
+        kept = sum(_known(clip, folder, recipe, preset).kept_bytes for clip in dense)
+        what = f"{recipe.codec} preset {preset} at the floor, class A: bytes kept"
+        rows.append(Row(what, kept / 1e6, was / 1e6, kept / was, None, "MB"))
+    return rows
 
 
 def _net(clips: list[Clip], folder: Path, lessons: list[Lesson], learnt: SearchTotals) -> list[Row]:

@@ -7,11 +7,13 @@ ends one holds the deployment row, so that nothing is added between the check an
 import math
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 
 from reelkeeper.model.money import JobTotal
 from reelkeeper.model.requests import Declined, RefusedFor
 from reelkeeper.rules.core import scopes
 from reelkeeper.rules.spend import limits
+from reelkeeper.rules.spend.budget import Period
 from reelkeeper.rules.spend.limits import LimitUse, SpendLimit
 from reelkeeper.store import Session
 from reelkeeper.store.billing import job_totals
@@ -95,6 +97,13 @@ def uses(session: Session, policy: Sequence[SpendLimit], as_of: datetime) -> lis
     for kind, least in each.items():
         found += job_totals.of_kind(session, kind, _periods(as_of), least * limits.NEARLY // 100)
     return limits.uses(policy, found, as_of)
+
+
+def compressing(session: Session, usd_per_day: Decimal, at: datetime) -> LimitUse:
+    """Give what compressing has cost on the day of `at`, what is reserved for searches under way counted in."""
+    day = limits.names(at)[Period.DAY]
+    spent = sum(total.microusd for total in job_totals.of_scopes(session, [job_totals.COMPRESSING], [day]))
+    return LimitUse(job_totals.COMPRESSING, Period.DAY, day, int(usd_per_day * 10**6), spent, 0, 0)
 
 
 def _totals(session: Session, named: set[str], as_of: datetime) -> list[JobTotal]:

@@ -99,7 +99,7 @@ class Money:
     freed_bytes: int
     saved_nanousd: int
     searches: SearchTotals = field(default_factory=SearchTotals)  # for smaller files
-    limits: tuple[LimitUse, ...] = ()  # of new jobs, the fullest first
+    limits: tuple[LimitUse, ...] = ()  # of new jobs and of compressing, the fullest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +196,19 @@ def flow_states(session: Session, flows: Collection[str]) -> list[FlowState]:
 
 def _money(session: Session, at: datetime, policies: Policies) -> Money:
     gone = backlog.freed_by_day(session, at)
+    uses, usd_per_day = (
+        limits.uses(session, policies.admission.spend_limits, at),
+        policies.lifecycle.compress_usd_per_day,
+    )
+    if usd_per_day is not None and (use := limits.compressing(session, usd_per_day, at)).spent_microusd:
+        uses = sorted([*uses, use], key=lambda use: -use.percent)
     return Money(
         *charge_reports.billed(session, at.date()),
         policies.budget,
         sum(item.size_bytes for item in gone),
         sum(saving.nanousd for saving in savings.per_day(gone, at.date())),
         crf_searches.totals(session),
-        tuple(limits.uses(session, policies.admission.spend_limits, at)),
+        tuple(uses),
     )
 
 

@@ -16,6 +16,7 @@ from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout
 from reelkeeper.logs import bound
 from reelkeeper.model import CrfSearch, Outcome
+from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core.freeze import why_stopped
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
@@ -38,7 +39,6 @@ from reelkeeper.store.lifecycle.plans import Item, count_failures
 from reelkeeper.store.videos.videos import list_videos
 
 _LOOKED_AT = 200  # videos, for one batch
-_COMPRESSING: Final = "compressing"  # the scope of its total
 _MICRO: Final = 10**6
 
 
@@ -86,19 +86,19 @@ class Cost:
         return affordable
 
     def _raise_to(self, microusd: int) -> bool:
-        more = max(0, microusd - self._reserved)
+        more, scope = max(0, microusd - self._reserved), job_totals.COMPRESSING
         with transaction(self._engine, "compressing.reserve") as session:
             if self._usd_per_day is None:
-                job_totals.add(session, [_COMPRESSING], {self._day: more})
+                job_totals.add(session, [scope], {self._day: more})
             # guard transcode.usd_per_day: encodes cost more on a day than they may
-            elif not job_totals.add_within(session, _COMPRESSING, self._day, more, int(self._usd_per_day * _MICRO)):
+            elif not job_totals.add_within(session, scope, self._day, more, int(self._usd_per_day * _MICRO)):
                 return False
         self._reserved += more
         return True
 
     def settle(self, session: Session, microusd: int) -> None:
         """Replace what was expected by what it was."""
-        job_totals.add(session, [_COMPRESSING], {self._day: microusd - self._reserved})
+        job_totals.add(session, [job_totals.COMPRESSING], {self._day: microusd - self._reserved})
         self._reserved = 0
 
     def give_back(self) -> None:
@@ -113,8 +113,8 @@ def left_today(engine: Engine, usd_per_day: Decimal | None) -> int | None:
     if usd_per_day is None:
         return None
     with reading(engine) as session:
-        totals = job_totals.of_scopes(session, [_COMPRESSING], [f"{now(session):%Y-%m-%d}"])
-    return max(0, int(usd_per_day * _MICRO) - sum(total.microusd for total in totals))
+        use = limits.compressing(session, usd_per_day, now(session))
+    return max(0, use.limit_microusd - use.used_microusd)
 
 
 def load_job(engine: Engine, plan_id: str) -> CompressionJob:

@@ -1,6 +1,6 @@
 """What the jobs of each scope have cost and will cost, as figures that are kept: no admission adds up jobs.
 
-The scope `compressing` has what making videos smaller has cost on a day.
+The scope COMPRESSING has what making videos smaller has cost on a day.
 
 Whoever admits or ends a job holds the deployment row. What a failed attempt has cost is added without it, and all write
 in one order, so that nobody waits crosswise.
@@ -18,6 +18,7 @@ from reelkeeper.model.money import JobTotal
 from reelkeeper.store.core.engine import insert_into
 from reelkeeper.store.tables import job_totals
 
+COMPRESSING: Final = "compressing"
 IN_FLIGHT: Final = ""  # the period of what is admitted and not ended
 _FIGURES: Final = tuple(job_totals.c[name] for name in JobTotal._fields)
 

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from reelkeeper.errors import Frozen, LeaseLost
 from reelkeeper.operations.core.freeze import freeze
+from reelkeeper.operations.health import status
 from reelkeeper.operations.lifecycle.compress import Cost, left_today, may_go_on
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
@@ -53,6 +54,21 @@ def test_searches_that_become_dearer_never_pass_a_day_s_dollars_together(engine:
         granted = sum(pool.map(search, range(16)))
     assert granted <= spent(engine) <= 2_000
     assert left_today(engine, Decimal("0.002")) == 2_000 - spent(engine)
+
+
+def test_a_dead_worker_s_cpu_counts_once_and_what_was_settled_is_not_counted_again(engine: sa.Engine) -> None:
+    Cost.reserve(engine, 300, Decimal(5))  # killed at its encode: so much may be spent
+    retried = Cost.reserve(engine, 300, Decimal(5))
+    assert retried
+    with transaction(engine, "test") as session:
+        retried.settle(session, 250)  # with its search, in one transaction; killed before the swap
+    third = Cost.reserve(engine, 300, Decimal(5))  # finds the result published
+    assert third
+    third.give_back()
+    third.give_back()
+    assert spent(engine) == 550
+    (use,) = status.gather(engine).money.limits
+    assert (use.scope, use.period, use.used_microusd, use.limit_microusd) == ("compressing", "day", 550, 5_000_000)
 
 
 def test_what_an_encode_was_expected_to_cost_is_replaced_by_what_it_did(engine: sa.Engine) -> None:
