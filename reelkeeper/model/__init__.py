@@ -93,8 +93,7 @@ class Verdict(NamedTuple):
     figures: tuple[object, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class StoredObject:
+class StoredObject(NamedTuple):
     """One object as the bucket reports it. `etag` is unquoted."""
 
     key: str

@@ -1,12 +1,14 @@
 """Pages of ListObjectsV2, read with expat inside boto3's own request, one after the other or several at a time.
 
-boto3 needs 55 to 60 ms of CPU for a page of 1,000 keys, most of it to parse dates; this needs about 6. The hook that is
+boto3 needs 55 to 60 ms of CPU for a page of 1,000 keys, most of it to parse dates; this needs about 5. The hook that is
 used, `before-parse`, is botocore's own for replacing its parser, so signing, retries and errors stay botocore's.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from datetime import datetime
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 PAGE_KEYS = 1000  # R2 gives no more
 OBJECTS = "ReelkeeperObjects"  # where the parsed objects lie in boto3's answer
+_COLUMNS = ("Key", "Size", "ETag", "LastModified")
+_TAG = re.compile(r"</?\w+>")
+_HEAD = re.compile(r"<(IsTruncated|KeyCount|NextContinuationToken|EncodingType)>([^<]*)")
+_START = re.compile(r'(?:<\?xml version="1\.0"(?: encoding="(?i:utf-8)")?\?>\s*)?<ListBucketResult[ >]')
 _EMPTY = b'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"/>'
 
 
@@ -110,15 +116,61 @@ def _follow(client: "S3Client", bucket: str, prefix: str, **place: str) -> Itera
 
 
 def read_pages_fast(client: "S3Client") -> None:
-    """Make `client.list_objects_v2` answer with `OBJECTS`, a list of StoredObject, in place of `Contents`."""
-    client.meta.events.register("before-parse.s3.ListObjectsV2", _parse)
+    """Make `client.list_objects_v2` answer with `OBJECTS`, a list of StoredObject, in place of `Contents`.
+
+    botocore reads each answer whole before that, for the case that it was cut or holds an error and is to be sent
+    again: 5 ms a page. A name with a wildcard comes first of all, so that only a page that is not plain goes this way.
+    """
+    client.meta.events.register("before-parse.*.ListObjectsV2", partial(_parse, parse_plain_page))
+    client.meta.events.register("before-parse.s3.ListObjectsV2", partial(_parse, parse_page))
 
 
-def _parse(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
-    if response_dict["status_code"] >= 300:  # noqa: PLR2004  an error: botocore reads those
+def _parse(
+    parse: Callable[[bytes], dict[str, Any] | None],
+    response_dict: dict[str, Any],
+    customized_response_dict: dict[str, Any],
+    **_: object,
+) -> None:
+    if response_dict["status_code"] >= 300 or customized_response_dict:  # noqa: PLR2004  an error: botocore reads those
         return
-    customized_response_dict.update(parse_page(response_dict["body"]))
-    response_dict["body"] = _EMPTY
+    if answer := parse(response_dict["body"]):
+        customized_response_dict.update(answer)
+        response_dict["body"] = _EMPTY
+
+
+def parse_plain_page(body: bytes) -> dict[str, Any] | None:
+    """Return what `parse_page` does, in a third of its time, of a page as servers write them; None for any other.
+
+    Plain is a page whose entries have the very tags of its first one and stand side by side, with nothing escaped.
+    """
+    text = body.decode(errors="surrogateescape")  # of which none is printable
+    first = text.find("<Contents>")
+    entry = text[first : text.find("</Contents>", first) + len("</Contents>")]
+    tags = tuple(_TAG.findall(entry))
+    if any("".join(tags).count(f"<{name}></{name}>") != 1 for name in _COLUMNS) or not _entry_of(tags).fullmatch(entry):
+        return None
+    before, *parts, after = _entry_of(tags).split(text)
+    keys, sizes, etags, dates = (parts[tags.index(f"<{name}>") :: len(tags)] for name in _COLUMNS)
+    etags = [etag.replace("&quot;", '"').replace("&#34;", '"') for etag in etags]
+    rest, words = before + after, "".join((*keys, *etags))
+    # guard listing.plain_entries: an entry of another shape is left out, and its object marked as lost
+    if any(parts[len(tags) - 1 :: len(tags)]) or "Contents" in rest:
+        return None
+    # guard listing.plain_text: a key with an escaped character is taken for another key
+    if not _START.match(rest) or "<!" in rest or "<?" in rest[1:] or "&" in rest + words or not words.isprintable():
+        return None
+    try:
+        # guard listing.plain_whole: a page that was cut on its way is taken for whole
+        expat.ParserCreate().Parse(before + entry + after, True)
+    except (expat.ExpatError, UnicodeEncodeError):
+        return None
+    return _answer(body, {"ListBucketResult": "", **dict(_HEAD.findall(rest))}, (keys, sizes, etags, dates))
+
+
+@lru_cache(maxsize=8)
+def _entry_of(tags: tuple[str, ...]) -> re.Pattern[str]:
+    """Match an entry with these tags, and what stands between them."""
+    return re.compile("([^<]*)".join(tags))
 
 
 def parse_page(body: bytes) -> dict[str, Any]:
@@ -155,24 +207,30 @@ def parse_page(body: bytes) -> dict[str, Any]:
         parser.Parse(body, True)
     except expat.ExpatError as error:
         raise TruncatedListing(f"a page of the listing is not whole ({error}); nothing is concluded from it") from error
+    try:
+        columns = [[entry[name] for entry in entries] for name in _COLUMNS]
+    except KeyError as error:
+        raise TruncatedListing(f"an entry of a page has no {error}") from error
+    return _answer(body, head, columns)
+
+
+def _answer(body: bytes, head: Mapping[str, str], columns: Sequence[Sequence[str]]) -> dict[str, Any]:
     # guard listing.is_listing: another answer than a listing is taken for an empty one
     if "ListBucketResult" not in head or head.get("IsTruncated") not in {"true", "false"}:
         raise TruncatedListing(f"the answer to a listing is no listing: {body[:200]!r}")
+    keys, sizes, etags, dates = columns
     # guard listing.counted: a page that lost entries on its way is taken for whole
-    if int(head.get("KeyCount", len(entries))) != len(entries):
-        raise TruncatedListing(f"a page says that it holds {head['KeyCount']} keys and holds {len(entries)}")
-    read = unquote_plus if head.get("EncodingType") == "url" else str
+    if int(head.get("KeyCount", len(keys))) != len(keys):
+        raise TruncatedListing(f"a page says that it holds {head['KeyCount']} keys and holds {len(keys)}")
+    if head.get("EncodingType") == "url":
+        keys = [unquote_plus(key) if "%" in key or "+" in key else key for key in keys]
     try:
         objects = [
-            StoredObject(
-                read(entry["Key"]),
-                int(entry["Size"]),
-                entry["ETag"].strip('"'),
-                datetime.fromisoformat(entry["LastModified"][:19] + "Z"),  # to the second, as a HEAD says it
-            )
-            for entry in entries
+            # times to the second, as a HEAD says them
+            StoredObject(key, int(size), etag.strip('"'), datetime.fromisoformat(at[:19] + "Z"))
+            for key, size, etag, at in zip(keys, sizes, etags, dates, strict=True)
         ]
-    except (KeyError, ValueError) as error:
+    except ValueError as error:
         raise TruncatedListing(f"an entry of a page cannot be read: {error!r}") from error
     answer: dict[str, Any] = {OBJECTS: objects, "IsTruncated": head["IsTruncated"] == "true"}
     if head.get("NextContinuationToken"):

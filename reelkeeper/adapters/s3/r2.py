@@ -272,6 +272,8 @@ class Bucket:
 
     def is_hidden(self, key: str) -> bool:
         """Check whether `key` is one of Reelkeeper's own files and no video: listings leave it out."""
+        if not key.startswith(self.prefix + "."):  # as all of them begin
+            return False
         hidden = (self.prefix + IMAGES, self.prefix + CONTRACT)
         return key in {self.identity_key, self.probe_key} or key.startswith(hidden)
 

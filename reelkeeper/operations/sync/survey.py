@@ -17,6 +17,7 @@ from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.sync import scans
 
 _BATCH = 1_000
+_PRESENT = frozenset({str(BlobState.LIVE), str(BlobState.RETIRED)})
 
 
 @dataclass(slots=True)
@@ -86,9 +87,10 @@ def compare(workspace: Workspace, page: Sequence[StoredObject], result: Survey, 
         blob_id, state, recorded = row
         if blob_id >> 3 < len(bits):
             bits[blob_id >> 3] |= 1 << (blob_id & 7)
-        if state == BlobState.PENDING:
-            continue  # its intent says what becomes of it
-        if not recorded.matches(stored):
+        is_same = recorded.matches(stored)
+        if (is_same and state in _PRESENT) or state == BlobState.PENDING:  # of the latter, its intent says what becomes
+            continue
+        if not is_same:
             # guard sync.ours_in_doubt: other bytes at a key that is written once are taken for an upload
             if recorded.is_ours:
                 result.doubtful.append((blob_id, stored))

@@ -5,7 +5,8 @@ with transaction(engine, "retire.mark") as session: ...   # writes; two failpoin
 with reading(engine) as session: ...                      # one snapshot; never blocks a writer
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -158,6 +159,16 @@ def changed(session: AnySession, statement: sa.Update | sa.Delete, **parameters:
 def insert_into(session: AnySession, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
     """Begin an INSERT that can say ON CONFLICT, which both databases know and SQLAlchemy's common INSERT does not."""
     return sqlite.insert(table) if session.get_bind().dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def one_of(
+    session: AnySession, column: sa.Column[Any], values: Sequence[int] | Sequence[str]
+) -> sa.ColumnElement[bool]:
+    """Say that a column has one of many values, given as one parameter: to write a thousand out takes 2 ms of CPU."""
+    if session.get_bind().dialect.name == "sqlite":
+        given = json.dumps(list(values), ensure_ascii=False)
+        return column.in_(sa.select(sa.column("value")).select_from(sa.func.json_each(given)))
+    return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(column.type)))
 
 
 class Clock(FunctionElement[datetime]):

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, Counts, Recorded
-from reelkeeper.store.core.engine import now
+from reelkeeper.store.core.engine import now, one_of
 from reelkeeper.store.tables import blobs, orphans, scans
 
 _EXPECTED = (BlobState.LIVE, BlobState.RETIRED)
@@ -87,10 +87,10 @@ def known_objects(session: Session, keys: Sequence[str]) -> dict[str, tuple[int,
     columns = (blobs.c.key, blobs.c.id, blobs.c.state, blobs.c.size_bytes, blobs.c.etag, blobs.c.is_ours)
     rows = session.execute(
         sa.select(*columns, blobs.c.stored_at)
-        .where(blobs.c.key.in_(keys))
+        .where(one_of(session, blobs.c.key, keys))
         .order_by(blobs.c.state != BlobState.GONE, blobs.c.id)  # the last one of a key counts
-    )
-    return {key: (blob_id, state, Recorded(*recorded)) for key, blob_id, state, *recorded in rows}
+    ).all()
+    return {key: (blob_id, state, Recorded(size, etag, ours, at)) for key, blob_id, state, size, etag, ours, at in rows}
 
 
 def _expected(started_at: datetime) -> tuple[sa.ColumnElement[bool], ...]:
