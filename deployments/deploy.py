@@ -23,7 +23,7 @@ from reelkeeper.errors import Misconfigured
 from reelkeeper.operations.core.overrides import show_in_force
 from reelkeeper.operations.core.policies import current
 from reelkeeper.settings import settings
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import open_store
 
 FIRST: Final = (
     "sync-catalog/hourly",

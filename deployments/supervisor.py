@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from reelkeeper.adapters.parent import before_exec
-from reelkeeper.private_files import make_folder
+from reelkeeper.disk import make_folder
 
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 60.0
 GOOD_LIFE_SECONDS: Final = 60.0  # after so long, a death is a new story

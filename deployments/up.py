@@ -17,9 +17,9 @@ from deployments.folder import HOME
 from deployments.supervisor import Part, Supervisor
 from reelkeeper import disk
 from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY
+from reelkeeper.disk import make_folder, tighten
 from reelkeeper.errors import DiskFull, LeaseLost, Misconfigured, ReelkeeperError
 from reelkeeper.operations.core.workspace import open_workspace
-from reelkeeper.private_files import make_folder, tighten
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import schema
 from reelkeeper.store.core.engine import open_engine

@@ -12,12 +12,12 @@ from prefect.logging import get_run_logger
 
 from reelkeeper.adapters import providers
 from reelkeeper.adapters.ffmpeg.intake import sweep_scratch_dirs
+from reelkeeper.disk import make_folder
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import queue, worker
 from reelkeeper.operations.jobs.worker import Shift
 from reelkeeper.operations.videos import images
-from reelkeeper.private_files import make_folder
 from reelkeeper.rules.jobs.dispatch import DispatchReport
 from reelkeeper.rules.policies import Policies
 from reelkeeper.settings import settings

@@ -106,7 +106,7 @@ def lease(workspace: Workspace, flow: str) -> Iterator[HeldLease]:
 
 
 def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Note the success of a run that may change things: a hook of every flow. A dry run proves nothing.
+    """Note the success of a run that may change things, for the watchdog: a hook of every flow. Dry runs prove nothing.
 
     What was told of earlier runs that went wrong is over with it.
     """

@@ -13,11 +13,10 @@ import sqlalchemy as sa
 
 from reelkeeper.adapters.s3 import seaweed
 from reelkeeper.cli import orchestration
+from reelkeeper.disk import exposed, make_file, make_folder, tighten
 from reelkeeper.operations.health import doctor
-from reelkeeper.private_files import exposed, make_file, make_folder, tighten
 from reelkeeper.settings import Settings
-from reelkeeper.store.core.engine import reading
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import open_store, reading
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can try as another user")

@@ -15,7 +15,7 @@ from random import Random
 from statistics import median
 from typing import Any
 
-from reelkeeper.rules.core.monthly import places
+from reelkeeper.rules.spend.residuals import places
 
 PEERS = Path(".venv-peers/bin/python")
 USD_A_DAY = 50.0  # what the median day of a real series is made to cost

@@ -14,7 +14,7 @@ from standardwebhooks import Webhook
 from reelkeeper.adapters import public
 from reelkeeper.adapters.retry_after import retry_after_seconds
 from reelkeeper.errors import SinkBusy, SinkDown, SinkRefused
-from reelkeeper.model.webhooks import Delivery
+from reelkeeper.model.alerts import Delivery
 
 TIMEOUT_SECONDS: Final = 15.0  # for the whole request: the specification's advice is 15 to 30
 _UNSAID_SECONDS: Final = 60.0

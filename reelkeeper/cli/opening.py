@@ -40,7 +40,7 @@ def configured() -> "Settings":
 @contextmanager
 def store() -> Iterator["Engine"]:
     """Open the store alone: what only looks things up needs no bucket."""
-    from reelkeeper.store.core.opening import open_store
+    from reelkeeper.store.core.engine import open_store
 
     with open_store(configured()) as engine:
         yield engine

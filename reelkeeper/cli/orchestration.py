@@ -8,9 +8,8 @@ import os
 from pathlib import Path
 
 from reelkeeper import disk
-from reelkeeper.disk import STATE_REMEDY
+from reelkeeper.disk import STATE_REMEDY, make_folder, tighten
 from reelkeeper.errors import Misconfigured
-from reelkeeper.private_files import make_folder, tighten
 
 HEARTBEAT_SECONDS = 30  # Prefect's shortest; a run that is silent for three of them is dead: deployments/automations.py
 RUN_DAYS, EVENT_DAYS = 30, 3

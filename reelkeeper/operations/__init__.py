@@ -4,8 +4,8 @@ Here stands what those who compose them name of the store, which they do not imp
 """
 
 from reelkeeper.store import Engine
+from reelkeeper.store.core.engine import open_store
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.core.opening import open_store
 from reelkeeper.store.jobs.controls import Kept
 from reelkeeper.store.lifecycle.plans import Item
 

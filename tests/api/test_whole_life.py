@@ -16,7 +16,7 @@ import pytest
 
 from reelkeeper.adapters.providers.local import LocalGenerator
 from reelkeeper.model.access import Scope
-from reelkeeper.model.webhooks import EventType
+from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.core.lease import LeaseManager

@@ -25,8 +25,7 @@ from reelkeeper.model.requests import GenerationRequest
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.settings import settings
-from reelkeeper.store.core.engine import transaction
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import open_store, transaction
 
 _JOB_MINUTES = 15  # between two jobs
 _FORGOTTEN = ("flow_run", "flow_run_state", "task_run", "task_run_state", "log", "artifact")

@@ -13,8 +13,7 @@ from reelkeeper.operations.alerts.alerts import observe, post
 from reelkeeper.operations.health.watchdog import beat
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.settings import Settings
-from reelkeeper.store.core.engine import transaction
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import open_store, transaction
 from reelkeeper.store.tables import deployment
 from tests.cli.conftest import Run
 from tests.doubles import slack

@@ -17,8 +17,7 @@ from reelkeeper.rules.billing.focus import DETAIL
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.settings import Settings
 from reelkeeper.store.billing.usage import days, record
-from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import open_store, reading, transaction
 from tests.adapters.providers.formats import FORMATS
 from tests.adapters.providers.notes import ORDER
 from tests.cli.conftest import Run

@@ -9,8 +9,7 @@ import pytest
 from reelkeeper.model.money import Metric, StorageClass, Used
 from reelkeeper.settings import Settings
 from reelkeeper.store.billing.usage import record
-from reelkeeper.store.core.engine import transaction
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import open_store, transaction
 from tests.cli.conftest import Run
 
 GB = 10**9

@@ -8,7 +8,7 @@ import pytest
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.jobs.claim import claim
 from reelkeeper.settings import settings
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import open_store
 from tests.cli.conftest import Run
 from tests.operations.books import make_user
 from tests.operations.queue import enqueue, row

@@ -11,8 +11,7 @@ import pytest
 from reelkeeper.model import Action, Outcome, Verdict, Video
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import audit
-from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import open_store, reading, transaction
 from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
 from reelkeeper.store.lifecycle.plans import record_outcomes, refuse_plan
 from tests.cli.conftest import Run

@@ -14,8 +14,7 @@ from reelkeeper.operations.jobs.breaker import note_failed
 from reelkeeper.rules.jobs.caps import Cap
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.settings import Settings
-from reelkeeper.store.core.engine import transaction
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import open_store, transaction
 from reelkeeper.store.health import performance
 from reelkeeper.store.jobs import controls
 from reelkeeper.store.tables import jobs, users

@@ -9,7 +9,7 @@ import pytest
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.settings import settings
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import open_store
 from tests.cli.conftest import Run
 from tests.jobs import at, hit, made, put, waiting
 from tests.operations.books import make_user

@@ -12,8 +12,7 @@ from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.health.watchdog import beat
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.settings import Settings
-from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import now, open_store, reading, transaction
 from reelkeeper.store.tables import deployment, heartbeats, users
 from tests.cli.conftest import Run
 from tests.jobs import put, waiting

@@ -20,7 +20,7 @@ from reelkeeper.cli import app
 from reelkeeper.operations.alerts.alerts import post
 from reelkeeper.operations.alerts.outbox import configured_sinks, deliver
 from reelkeeper.settings import Settings, settings
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import open_store
 from tests.buckets import BUCKET
 from tests.canaries import CANARIES, QUOTED_PASSWORD, Evidence, environment
 from tests.doubles.cloudflare import ACCOUNT, CloudflareDouble

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model import BlobState, Transcode, VideoState
-from reelkeeper.model.webhooks import EventType
+from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.store.billing.ledger import balance

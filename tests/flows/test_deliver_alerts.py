@@ -7,14 +7,14 @@ import sqlalchemy as sa
 
 from flows.deliver_alerts import deliver_alerts
 from reelkeeper.errors import PartialFailure
-from reelkeeper.model.webhooks import EventType, Happened
+from reelkeeper.model.alerts import EventType, Happened
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.alerts.alerts import post
 from reelkeeper.settings import settings
 from reelkeeper.store.alerts.webhooks import put
 from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.deployment import beats
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.core.heartbeats import beats
 from reelkeeper.store.tables import heartbeats
 from tests.doubles import slack
 from tests.doubles.cloudflare import TOKEN, ZONE, CloudflareDouble

@@ -5,7 +5,7 @@ import pytest
 from flows.expire_videos import expire_videos
 from reelkeeper.errors import GuardRefused, PolicyRefused
 from reelkeeper.model import Grace
-from reelkeeper.model.webhooks import EventType
+from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.rules.lifecycle.guard import BlastRadius

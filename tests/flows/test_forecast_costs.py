@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from flows.forecast_costs import forecast_costs
 from reelkeeper.model.money import Metric, StorageClass, Used
 from reelkeeper.store.billing.usage import record
+from reelkeeper.store.core.deployment import beats
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.core.heartbeats import beats
 from reelkeeper.store.tables import alerts, blobs, forecasts, outbox, users, videos, view_days
 from tests.flows.scenes import Scene
 from tests.jobs import hit, made, put

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from flows.tier_storage import tier_storage
 from reelkeeper.errors import Frozen, GuardRefused, LeaseLost, PartialFailure, PlanRefused, PolicyRefused
 from reelkeeper.model import Done
-from reelkeeper.model.webhooks import EventType
+from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.core import freeze
 from reelkeeper.operations.core.lease import alone

@@ -23,8 +23,7 @@ from playwright.sync_api import Browser, Locator, Page
 from playwright.sync_api import TimeoutError as NotYet
 
 from reelkeeper.settings import Settings
-from reelkeeper.store.core.engine import transaction
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import open_store, transaction
 from reelkeeper.store.tables import users, view_days
 from tests.browser import SCREENSHOTS
 from tests.policies import put_in_force

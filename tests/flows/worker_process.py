@@ -11,8 +11,7 @@ import time
 from flows.tier_storage import tier_storage
 from flows.transcode_videos import transcode_videos
 from reelkeeper.settings import settings
-from reelkeeper.store.core.engine import reading
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import open_store, reading
 from reelkeeper.store.lifecycle.plan_progress import under_way
 
 

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from reelkeeper.model.bucket_rules import NEVER, Lock, locked_until
+from reelkeeper.model.buckets import NEVER, Lock, locked_until
 
 AT, DAY = datetime(2026, 11, 24, 12, tzinfo=UTC), timedelta(days=1)
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from reelkeeper.model.requests import GenerationRequest
-from reelkeeper.rules.jobs.cache import key
+from reelkeeper.rules.jobs.admission import cache_key
 
 
 def test_a_request_that_came_as_json_is_the_one_built_in_python() -> None:
@@ -14,7 +14,7 @@ def test_a_request_that_came_as_json_is_the_one_built_in_python() -> None:
         '{"model": "m", "prompt": "a fox", "duration_seconds": 5, "parameters": {"steps": 20.0}}'
     )
     built = GenerationRequest(model="m", prompt="a fox", duration_seconds=5.0, parameters={"steps": 20})
-    assert key(came.canonical(), "ann") == key(built.canonical(), "ann")
+    assert cache_key(came.canonical(), "ann") == cache_key(built.canonical(), "ann")
 
 
 def test_whether_it_is_shared_shapes_nothing() -> None:

@@ -6,8 +6,7 @@ here, since a pixel is one.
 
 from reelkeeper.adapters.charts.forecast import forecast_fan
 from reelkeeper.adapters.charts.parts import NARROW, WIDE, Picture, data_uri, png, svg
-from reelkeeper.adapters.charts.policies import policies
-from reelkeeper.adapters.charts.spend import spend
+from reelkeeper.adapters.charts.spend import policies, spend
 from reelkeeper.adapters.charts.storage import savings, storage
 from reelkeeper.adapters.charts.theme import DARK, LIGHT, Theme
 

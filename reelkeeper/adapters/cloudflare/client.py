@@ -1,19 +1,21 @@
-"""What is asked of Cloudflare, in our own words: usage of days, reads of objects, and the bill."""
+"""What is asked of Cloudflare, in our own words: usage of days, reads of objects, the bill, and to forget objects."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, Final
+from urllib.parse import quote
 
 from reelkeeper.adapters.cloudflare import billing
 from reelkeeper.adapters.cloudflare.analytics import PAGE_ROWS, RETAINED_DAYS, Analytics, Collected, Reads
-from reelkeeper.adapters.cloudflare.api import ANALYTICS, BILLING, R2, Api, documented
+from reelkeeper.adapters.cloudflare.api import ANALYTICS, BILLING, CACHE_PURGE, R2, Api, documented
 from reelkeeper.adapters.cloudflare.billing import BilledLine
 from reelkeeper.errors import ReelkeeperError, UsageUnknown
-from reelkeeper.model.bucket_rules import Expiry, Lock
+from reelkeeper.model.buckets import Expiry, Lock
 from reelkeeper.model.money import Metric, StorageClass
 from reelkeeper.settings import Settings
 
 _ONE_DAY = timedelta(days=1)
+MAX_URLS: Final = 30  # in one request to a cache, on every plan
 
 
 def connect(settings: Settings) -> "Client | None":
@@ -138,3 +140,38 @@ def _rules(api: Api, bucket: str, kind: str, jurisdiction: str | None) -> list[d
         raise UsageUnknown(f"Cloudflare knows no {kind} rules of a bucket {bucket!r} in this account")
     with documented(f"{kind} rules"):
         return list(answer.get("rules") or [])
+
+
+def connect_zone(settings: Settings) -> "Zone | None":
+    """Return the configured zone, or None where the bucket is not public through one."""
+    if not (settings.public_url and settings.cache_zone_id and settings.cache_purge_token):
+        return None
+    token = settings.cache_purge_token.get_secret_value()
+    api = Api(
+        settings.cloudflare_api_url,
+        settings.account_id or settings.cache_zone_id,
+        token,
+        setting="REELKEEPER_CACHE_PURGE_TOKEN",
+        has_limit=False,
+    )
+    return Zone(api, settings.cache_zone_id, settings.public_url)
+
+
+class Zone:
+    """The zone through whose cache the bucket is public, told to forget objects that are gone.
+
+    Read 2026-11 from Cloudflare's documentation, "Purge cache by single-file": a URL is forgotten as it was asked for
+    without headers that take part in the cache's key. Raises TokenRefused, and UsageUnknown where nothing answers.
+    """
+
+    def __init__(self, api: Api, zone_id: str, public_url: str) -> None:
+        self._api, self._zone_id, self._public_url = api, zone_id, public_url.rstrip("/")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._api.close()
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Have the cache forget what it holds of these keys, at most 30."""
+        files = [f"{self._public_url}/{quote(key)}" for key in keys]
+        self._api.post_to_zone(self._zone_id, "/purge_cache", CACHE_PURGE, {"files": files})

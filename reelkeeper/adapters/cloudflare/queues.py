@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from reelkeeper.adapters.cloudflare.api import QUEUES, Api, documented
-from reelkeeper.model.bucket_events import Message, Pulled
+from reelkeeper.model.buckets import Message, Pulled
 from reelkeeper.settings import Settings
 
 BATCH: Final = 100  # messages: the most that one pull gives

@@ -57,7 +57,7 @@ from reelkeeper.errors import (
     StorageError,
 )
 from reelkeeper.model import StoredObject
-from reelkeeper.model.bucket_rules import Expiry
+from reelkeeper.model.buckets import Expiry
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -26,8 +26,8 @@ from reelkeeper import disk
 from reelkeeper.adapters.parent import before_exec
 from reelkeeper.adapters.s3 import seaweed_config
 from reelkeeper.adapters.s3.transport import Patience, open_client
+from reelkeeper.disk import make_folder
 from reelkeeper.errors import Misconfigured, StorageError
-from reelkeeper.private_files import make_folder
 
 READY_SECONDS = 60  # it takes 1 s alone, and 3 s on a busy machine
 STOP_SECONDS = 6  # it takes 2 s

@@ -10,7 +10,7 @@ from reelkeeper.api.app_state import CurrentState, IdempotencyKey, needs
 from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
-from reelkeeper.model.webhooks import EndpointLine, EventType
+from reelkeeper.model.alerts import EndpointLine, EventType
 from reelkeeper.operations.alerts import webhooks as operation
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])

@@ -99,11 +99,11 @@ def _may_purge_service_keys(engine: "Engine", settings: "Settings") -> bool:
     if settings.endpoint_url is None:
         return True
     from reelkeeper.adapters.contract import CHECKS
-    from reelkeeper.store.core import contracts
+    from reelkeeper.store.core import deployment
     from reelkeeper.store.core.engine import reading
 
     with reading(engine) as session:
-        return contracts.has_passed(session, settings.endpoint_url, settings.bucket, CHECKS)
+        return deployment.contract_passed(session, settings.endpoint_url, settings.bucket, CHECKS)
 
 
 def _list(limit: int, *, as_json: bool) -> None:

@@ -23,7 +23,7 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Add an endpoint. Its secret is shown once; each message is signed with it."""
-    from reelkeeper.model.webhooks import EventType
+    from reelkeeper.model.alerts import EventType
     from reelkeeper.operations.alerts import webhooks
 
     if unknown := sorted(set(event or ()) - set(EventType)):

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
-from reelkeeper.model.alerts import Finding
-from reelkeeper.model.webhooks import EventType, Happened
+from reelkeeper.model.alerts import EventType, Finding, Happened
 from reelkeeper.rules.alerts import webhooks as rules
 from reelkeeper.rules.spend import budget
 from reelkeeper.store import Session

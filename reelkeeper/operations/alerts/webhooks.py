@@ -23,7 +23,7 @@ from reelkeeper.adapters import public
 from reelkeeper.adapters import webhooks as sender
 from reelkeeper.errors import InputRefused, KeyReused, LeaseLost, NotFound, ReelkeeperError, SinkBusy, SinkRefused
 from reelkeeper.failpoints import effect
-from reelkeeper.model.webhooks import Delivery, EndpointLine, EventType
+from reelkeeper.model.alerts import Delivery, EndpointLine, EventType
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.rules.alerts import webhooks as rules

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
+from reelkeeper.adapters import contract
+from reelkeeper.adapters.contract import CHECKS, Result, Target
 from reelkeeper.adapters.s3 import r2, seaweed
 from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT
 from reelkeeper.adapters.s3.r2 import Bucket
@@ -15,15 +17,13 @@ from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, KeyTaken, Object
 from reelkeeper.failpoints import effect
 from reelkeeper.model.key_patterns import KeyPattern, compiled
 from reelkeeper.model.money import Metric, Used
-from reelkeeper.operations.core.contract import contract_passed
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.policies import SHIPPED, InForce
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine, SQLAlchemyError
 from reelkeeper.store.billing import usage
 from reelkeeper.store.core import deployment
-from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import now, open_store, reading, transaction
 
 _OPENING = Patience(attempts=4, silence_seconds=8.0)  # the waits between them are 7 s at most: 39 s in all
 MAX_SKEW_FROM_STORE = timedelta(seconds=60)
@@ -169,3 +169,37 @@ def _check_clocks(store_time: datetime, bucket_time: datetime) -> None:
                 f"this machine's clock says {here:%Y-%m-%d %H:%M:%S}, {whose} {there:%Y-%m-%d %H:%M:%S}: more than "
                 f"{limit.total_seconds():.0f} s apart, so no age can be trusted. Set the clock (NTP) and run again"
             )
+
+
+def try_contract(engine: Engine, bucket: Bucket, settings: Settings, *, run_id: str) -> Iterator[Result]:
+    """Run every check in scratch prefixes of the bucket's, and record what came of it once the last one is done."""
+    results = []
+    for result in contract.run(_contract_target(bucket, settings)):
+        results.append(result)
+        yield result
+    passed = [result.check for result in results if result.passed]
+    failed = [result.check for result in results if not result.passed]
+    with transaction(engine, "contract.record") as session:
+        deployment.record_contract(session, bucket.endpoint_url, bucket.name, passed, failed, run_id=run_id)
+
+
+def contract_passed(engine: Engine, bucket: Bucket) -> bool:
+    """Whether this bucket has passed every check that there is, at the last try."""
+    with reading(engine) as session:
+        return deployment.contract_passed(session, bucket.endpoint_url, bucket.name, CHECKS)
+
+
+def describe_contract(engine: Engine, bucket: Bucket) -> tuple[bool, str]:
+    """Say whether the contract has passed, and when, or what is missing."""
+    with reading(engine) as session:
+        tried = deployment.last_contract(session)
+    if tried is None or (tried.endpoint_url, tried.bucket) != (bucket.endpoint_url, bucket.name):
+        return False, "the contract was never tried on this bucket: what rests on it is off"
+    if missing := [name for name in CHECKS if name not in tried.passed]:
+        return False, f"of the contract, tried {tried.at:%Y-%m-%d %H:%M}, {', '.join(missing)} did not pass"
+    return True, f"the contract has passed, {len(CHECKS)} checks, {tried.at:%Y-%m-%d %H:%M} UTC"
+
+
+def _contract_target(bucket: Bucket, settings: Settings) -> Target:
+    key, secret = bucket.credentials
+    return Target(bucket, key, secret, settings.s3_region)

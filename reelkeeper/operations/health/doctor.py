@@ -19,20 +19,25 @@ from uuid import uuid4
 from reelkeeper.adapters import cloudflare, ffmpeg
 from reelkeeper.adapters.cloudflare.api import ANALYTICS
 from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.disk import exposed
 from reelkeeper.errors import IdentityMismatch, KeyTaken, ReelkeeperError, StorageError
-from reelkeeper.model.bucket_rules import touches
+from reelkeeper.model.buckets import touches
 from reelkeeper.operations.alerts.outbox import configured_sinks
-from reelkeeper.operations.core.contract import describe_contract, try_contract
 from reelkeeper.operations.core.freeze import why_frozen
-from reelkeeper.operations.core.workspace import MAX_SKEW_FROM_BUCKET, MAX_SKEW_FROM_STORE, check_identity, open_bucket
-from reelkeeper.private_files import exposed
+from reelkeeper.operations.core.workspace import (
+    MAX_SKEW_FROM_BUCKET,
+    MAX_SKEW_FROM_STORE,
+    check_identity,
+    describe_contract,
+    open_bucket,
+    try_contract,
+)
 from reelkeeper.redaction import redacted
 from reelkeeper.rules.sync.adoption import one_day_warning
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
 from reelkeeper.store.core import deployment, schema
-from reelkeeper.store.core.engine import now, reading
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import now, open_store, reading
 from reelkeeper.store.sync import following
 from reelkeeper.store.sync.noted_counts import one_day_of_catalogue
 

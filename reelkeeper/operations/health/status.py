@@ -24,7 +24,7 @@ from reelkeeper.rules.spend.limits import LimitUse
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.billing import charge_reports
-from reelkeeper.store.core import deployment, heartbeats
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.deployment import Stopped
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.health import performance
@@ -181,7 +181,7 @@ def _providers(session: Session, at: datetime) -> Iterator[ProviderHealth]:
 
 def flow_states(session: Session, flows: Collection[str]) -> list[FlowState]:
     """Say of each flow when it last succeeded, and whether it should have again: since the store was made, if never."""
-    at, made_at, beats = now(session), deployment.made_at(session), heartbeats.beats(session)
+    at, made_at, beats = now(session), deployment.made_at(session), deployment.beats(session)
     found = []
     for flow in sorted(flows):
         beat = beats.get(flow)

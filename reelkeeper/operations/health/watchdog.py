@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from reelkeeper.disk import make_folder
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.failpoints import effect
 from reelkeeper.model.alerts import Finding, Message, MessageKind, OutboxMessage, Severity, Sink
 from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.operations.alerts.outbox import Delivered, Sinks, deliver
 from reelkeeper.operations.health.status import flow_states
-from reelkeeper.private_files import make_folder
 from reelkeeper.rules.alerts import cadence
 from reelkeeper.rules.core.wording import many
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import outbox
-from reelkeeper.store.core import deployment, heartbeats
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import now, reading, transaction
 
 STUCK_AFTER = timedelta(minutes=15)
@@ -144,4 +144,4 @@ def beat(
 ) -> None:
     """Note that `flow` has succeeded, how long it took, and that it will again within its period and grace."""
     with transaction(engine, "heartbeat") as session:
-        heartbeats.record(session, flow, run_id, period_seconds, grace_seconds, run_seconds)
+        deployment.record_beat(session, flow, run_id, period_seconds, grace_seconds, run_seconds)

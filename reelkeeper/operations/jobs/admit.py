@@ -34,7 +34,7 @@ from reelkeeper.operations.jobs.prices import beyond_budget, price_of
 from reelkeeper.rules.billing.credits import require_key
 from reelkeeper.rules.billing.quote import Quote
 from reelkeeper.rules.core.scopes import of_job
-from reelkeeper.rules.jobs.cache import key as key_of
+from reelkeeper.rules.jobs.admission import cache_key as key_of
 from reelkeeper.rules.jobs.estimate import complexity, expected_bytes, expected_seconds
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine, IntegrityError, Session

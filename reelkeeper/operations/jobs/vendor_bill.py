@@ -17,7 +17,7 @@ from reelkeeper.rules.billing.vendor_bill import VendorComparison, compare
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine
 from reelkeeper.store.core.engine import reading
-from reelkeeper.store.jobs.sent import SentRow, sent_between
+from reelkeeper.store.jobs.queue import SentRow, sent_between
 
 _ONE_DAY: Final = timedelta(days=1)
 _LASTS: Final = 2 * _ONE_DAY  # that a job may take from its first attempt to the vendor's bill

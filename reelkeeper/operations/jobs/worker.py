@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reelkeeper.adapters.providers.contract import Generator
+from reelkeeper.disk import make_folder
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, LeaseManager, new_holder
 from reelkeeper.operations.core.overrides import followed
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.run import End, JobRun, WorkerContext, run_job
-from reelkeeper.private_files import make_folder
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy

@@ -8,7 +8,7 @@ import logging
 from contextlib import closing
 from typing import Final
 
-from reelkeeper.adapters.cloudflare.zone import MAX_URLS, Zone, connect
+from reelkeeper.adapters.cloudflare.client import MAX_URLS, Zone, connect_zone
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.failpoints import effect
 from reelkeeper.model.alerts import Finding, Severity
@@ -31,7 +31,7 @@ def catch_up(engine: Engine, settings: Settings, run_id: str) -> int | None:
 
     None where it cannot be done now: an alert says so, and the next time does it. The deletion itself stands.
     """
-    zone = connect(settings)
+    zone = connect_zone(settings)
     if zone is None:
         return 0
     try:

@@ -17,8 +17,8 @@ from reelkeeper.store import Engine
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
-from reelkeeper.store.lifecycle import keeps, notices
-from reelkeeper.store.lifecycle.keeps import Kept
+from reelkeeper.store.lifecycle import notices
+from reelkeeper.store.lifecycle.notices import Kept
 from reelkeeper.store.videos import uploads
 from reelkeeper.store.videos.videos import Listed, list_videos
 
@@ -38,15 +38,15 @@ def keep(engine: Engine, video_id: str, *, by: str, key: str, user_id: str | Non
         if known is None or known.state == VideoState.GONE or user_id not in (None, known.user_id):
             raise NotFound(f"no video {video_id!r}" + (f" of user {user_id!r}" if user_id else ""))
         # guard keep.once: a request that is repeated prolongs twice
-        if (before := keeps.find(session, keep_id)) is not None:
+        if (before := notices.find_keep(session, keep_id)) is not None:
             return before
         (listed,) = list_videos(session, video_id=video_id)
-        times = keeps.times(session, video_id)
+        times = notices.times_kept(session, video_id)
         days = _days(listed, in_force(session).policies, times)
         (outlook,) = outlooks(session, [listed])
         at = now(session)
         until = max(at, outlook.expires_at or at) + timedelta(days=days)
-        keeps.add(session, keep_id, video_id, days=days, until=until, author=by)
+        notices.add_keep(session, keep_id, video_id, days=days, until=until, author=by)
         # guard keep.notice: a video that was kept goes later on by the notice of before
         notices.end(session, [video_id], "kept on request")
         detail = {"until": until.isoformat(), "days": days, "times": times + 1}

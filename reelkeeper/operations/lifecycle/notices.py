@@ -8,7 +8,7 @@ import logging
 from collections.abc import Collection, Sequence
 
 from reelkeeper.model import Action, Outcome, PlanSummary, Verdict
-from reelkeeper.model.webhooks import EventType
+from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import alerts, events
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.isolation import each_apart

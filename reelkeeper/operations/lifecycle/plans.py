@@ -31,7 +31,7 @@ from reelkeeper.store import Engine
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.lifecycle import crf_searches, plan_progress, plan_results, purge_plan
-from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
+from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan, leave_beyond_share
 from reelkeeper.store.lifecycle.plans import (
     Approved,
     Item,
@@ -41,7 +41,6 @@ from reelkeeper.store.lifecycle.plans import (
     refusal_of,
     refuse_plan,
 )
-from reelkeeper.store.lifecycle.user_share import leave_beyond_share
 from reelkeeper.store.videos.videos import live_videos
 
 Judge = Callable[[int, int | None], None]  # retired in 24 h, last population: raises GuardRefused

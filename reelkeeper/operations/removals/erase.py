@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from reelkeeper.adapters.s3.keys import parse_key, safe_id
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import HoldClosed, KeyRefused, LeaseLost, NotFound
-from reelkeeper.model.bucket_rules import NEVER
+from reelkeeper.model.buckets import NEVER
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.billing import quota

@@ -8,7 +8,7 @@ from typing import Final
 from reelkeeper.adapters import cloudflare
 from reelkeeper.adapters.s3.deletes import LOCKED
 from reelkeeper.errors import ReelkeeperError
-from reelkeeper.model.bucket_rules import NEVER, Lock, locked_until
+from reelkeeper.model.buckets import NEVER, Lock, locked_until
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.removals.takedown import Certificate
 from reelkeeper.settings import Settings

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from reelkeeper.adapters.s3.keys import flaw
 from reelkeeper.errors import GuardRefused
-from reelkeeper.model.bucket_events import BucketEvent, Message
+from reelkeeper.model.buckets import BucketEvent, Message
 from reelkeeper.operations.core.isolation import each_apart
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.sync import adoption, orphans, sync

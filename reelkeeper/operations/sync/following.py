@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from reelkeeper.adapters.cloudflare import queues
 from reelkeeper.adapters.cloudflare.queues import Queue
 from reelkeeper.errors import LeaseLost
-from reelkeeper.model.bucket_events import Message
+from reelkeeper.model.buckets import Message
 from reelkeeper.operations.core.freeze import why_frozen
 from reelkeeper.operations.core.lease import HeldLease, alone
 from reelkeeper.operations.core.overrides import followed

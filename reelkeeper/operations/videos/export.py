@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from reelkeeper import disk
+from reelkeeper.disk import make_file
 from reelkeeper.errors import NotFound, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos import images
-from reelkeeper.private_files import make_file
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.videos import user_data
 from reelkeeper.store.videos.user_data import StoredVideo

@@ -17,6 +17,7 @@ from reelkeeper import disk
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY, scratch_dir
 from reelkeeper.adapters.s3.r2 import Headers
+from reelkeeper.disk import make_folder
 from reelkeeper.errors import IntegrityDoubt, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, MediaLimits, Outcome
@@ -24,7 +25,6 @@ from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.private_files import make_folder
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import reading, transaction

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.model.webhooks import EventType
+from reelkeeper.model.alerts import EventType, Finding, Severity
 
 DISABLED: Final = "webhook_disabled"
 GIVEN_UP: Final = "webhook_given_up"

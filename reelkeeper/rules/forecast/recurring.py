@@ -14,8 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from reelkeeper.rules.core.monthly import MONTHS, RECURRED, places
 from reelkeeper.rules.forecast.series import Values, departures
+from reelkeeper.rules.spend.residuals import MONTHS, RECURRED, places
 
 _LEAST_DAYS: Final = 35  # of history: two of some place of the month
 _REMEMBERED: Final = 6  # months that a factor is the median of

@@ -1,5 +1,8 @@
-"""On what terms a request is admitted. Pure."""
+"""On what terms a request is admitted, and which requests have the same answer. Pure."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Final, Self
@@ -104,3 +107,18 @@ def over_budget(
         if limit_usd is not None and so_far + spent.in_flight_microusd + cost_microusd > limit_usd * _MICROUSD:
             return f"over budget for {name}; try again after {ends:%Y-%m-%d %H:%M} UTC", ends
     return None
+
+
+def cache_key(request: Mapping[str, object], user_id: str | None) -> str:
+    """Give the key of a request in the cache, of everything that shapes its video: the SHA-256 of canonical JSON.
+
+    That is model, version, prompts, image hash, size, duration, frame rate, seed and parameters. `user_id` None shares
+    the answer with everybody. ValueError if `request` holds what JSON cannot say exactly.
+
+    >>> same = cache_key({"prompt": "a fox", "seed": 7}, "ana") == cache_key({"seed": 7, "prompt": "a fox"}, "ana")
+    >>> same, cache_key({"prompt": "a fox"}, "ana") == cache_key({"prompt": "a fox"}, "ben")
+    (True, False)
+    """
+    whole = {"request": dict(request), "tenant": user_id}
+    told = json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(told.encode()).hexdigest()

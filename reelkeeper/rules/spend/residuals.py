@@ -13,6 +13,7 @@ rest of the whole does. A day that is only as it is because of its date, its wee
 calendar says nothing of the level.
 """
 
+from calendar import monthrange
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,12 +22,12 @@ from math import exp, log
 from statistics import median
 from typing import Final, NamedTuple
 
-from reelkeeper.rules.core.monthly import MONTHS, RECURRED, places
-
 LEAST_DAYS: Final = 14  # before a day, or it is not judged
 _PROFILE_DAYS: Final = 56  # 8 weeks, of the spread too
 _LEVEL_DAYS: Final = 14
 _WEEK: Final = 7
+_SATURDAY: Final = 5
+MONTHS, RECURRED = 3, 2  # of so many months, what recurs was odd at its place in so many at least
 _HALF_WEEK: Final = 3
 _LEAST_LEVEL_DAYS: Final = 5
 _LEAST_RESIDUALS: Final = 7
@@ -194,3 +195,11 @@ class _Judging:
 
 def _beyond(residual: float, usual: Sequence[float]) -> float:
     return max(residual - max(usual), 0.0) + min(residual - min(usual), 0.0)
+
+
+def places(day: date) -> tuple[str, ...]:
+    """Name where a day stands in its month: its number, the last day, the last day from Monday to Friday."""
+    last = day.replace(day=monthrange(day.year, day.month)[1])
+    working = last - timedelta(days=max(0, last.weekday() - _SATURDAY + 1))
+    names = (("last day", last), ("last working day", working))
+    return (f"day {day.day}", *(name for name, at in names if at == day))

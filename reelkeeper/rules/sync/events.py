@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from reelkeeper.model import BlobState, Recorded
-from reelkeeper.model.bucket_events import BucketEvent
+from reelkeeper.model.buckets import BucketEvent
 
 # By the service. What a lifecycle rule of the bucket deletes, nobody has asked for: the listing tells of it as lost.
 DELETION: Final = "DeleteObject"

@@ -8,8 +8,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model.alerts import MessageKind, MessageState
-from reelkeeper.model.webhooks import Delivery, EndpointLine, EventType, Happened
+from reelkeeper.model.alerts import Delivery, EndpointLine, EventType, Happened, MessageKind, MessageState
 from reelkeeper.store.alerts.outbox import public_id
 from reelkeeper.store.core.deployment import identity
 from reelkeeper.store.core.engine import Clock, changed, now

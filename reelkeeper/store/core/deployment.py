@@ -1,18 +1,20 @@
-"""The deployment row: which store this is, since when, and whether changes are stopped.
+"""The deployment: which store this is, whether changes are stopped, what its bucket keeps, when each flow succeeded.
 
-Every change locks the row first. So what has been confirmed, as a freeze or a hold, is seen by every change that
-commits after it; and the audit record, whose end stands on the same row, keeps that order.
+Every change locks the deployment row first. So what has been confirmed, as a freeze or a hold, is seen by every change
+that commits after it; and the audit record, whose end stands on the same row, keeps that order.
 """
 
+from collections.abc import Collection
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.store.core import policies
-from reelkeeper.store.core.engine import changed, now
-from reelkeeper.store.tables import blobs, deployment
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import Clock, changed, insert_into, now
+from reelkeeper.store.tables import blobs, controls, deployment, heartbeats
 
 _STATE = sa.select(deployment.c.frozen_at, deployment.c.frozen_by, deployment.c.frozen_reason, *policies.VERSION)
 _LOCKED = _STATE.with_for_update()
@@ -71,3 +73,84 @@ def let_go_on(session: Session) -> str | None:
     if reason is not None:
         session.execute(sa.update(deployment).values(frozen_at=None, frozen_by=None, frozen_reason=None))
     return reason
+
+
+_CONTRACT: Final = "contract"
+
+
+class Tried(NamedTuple):
+    """What came of the last time that the contract was tried."""
+
+    at: datetime
+    endpoint_url: str
+    bucket: str
+    passed: frozenset[str]  # names of checks
+    failed: frozenset[str]
+
+
+def record_contract(
+    session: Session, endpoint_url: str, bucket: str, passed: Collection[str], failed: Collection[str], *, run_id: str
+) -> None:
+    """Write down what came of a try, in place of the last one, and in the audit record."""
+    state = {"endpoint": endpoint_url, "bucket": bucket, "passed": sorted(passed), "failed": sorted(failed)}
+    new = {"state": state, "updated_at": Clock()}
+    session.execute(
+        insert_into(session, controls)
+        .values(name=_CONTRACT, **new)
+        .on_conflict_do_update(index_elements=["name"], set_=new)
+    )
+    append(session, [Event("contract", run_id, detail=state)])
+
+
+def contract_passed(session: Session, endpoint_url: str, bucket: str, checks: Collection[str]) -> bool:
+    """Whether all of `checks` passed at this very bucket, at the last try."""
+    tried = last_contract(session)
+    if tried is None or (tried.endpoint_url, tried.bucket) != (endpoint_url, bucket):
+        return False
+    return tried.passed >= set(checks)
+
+
+def last_contract(session: Session) -> Tried | None:
+    """Read what came of the last try; None if there was none."""
+    row = session.execute(
+        sa.select(controls.c.state, controls.c.updated_at).where(controls.c.name == _CONTRACT)
+    ).one_or_none()
+    if row is None:
+        return None
+    state = row.state
+    return Tried(
+        row.updated_at, state["endpoint"], state["bucket"], frozenset(state["passed"]), frozenset(state["failed"])
+    )
+
+
+class Beat(NamedTuple):
+    """A flow's last success, and what it promised then."""
+
+    flow: str
+    last_ok_at: datetime
+    period_seconds: int
+    grace_seconds: int
+    run_id: str
+    run_seconds: float | None
+
+
+def record_beat(
+    session: Session, flow: str, run_id: str, period_seconds: int, grace_seconds: int, run_seconds: float | None = None
+) -> None:
+    """Note that `flow` has just succeeded, and how long it took."""
+    insert = insert_into(session, heartbeats).values(
+        flow=flow,
+        last_ok_at=Clock(),
+        period_seconds=period_seconds,
+        grace_seconds=grace_seconds,
+        run_id=run_id,
+        run_seconds=run_seconds,
+    )
+    new = {name: insert.excluded[name] for name in Beat._fields if name != "flow"}
+    session.execute(insert.on_conflict_do_update(index_elements=["flow"], set_=new))
+
+
+def beats(session: Session) -> dict[str, Beat]:
+    """Return each flow's last success, by flow."""
+    rows = session.execute(sa.select(*(heartbeats.c[name] for name in Beat._fields)))
+    return {row.flow: Beat(*row) for row in rows}

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session as AnySession
@@ -21,9 +22,11 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import Session
 
+from reelkeeper.disk import make_file, make_folder, tighten
 from reelkeeper.errors import Misconfigured
 from reelkeeper.failpoints import failpoint
-from reelkeeper.private_files import make_file, make_folder, tighten
+from reelkeeper.settings import Settings
+from reelkeeper.store.core.failures import explained
 from reelkeeper.store.tables.columns import UtcDateTime
 
 BUSY_TIMEOUT_SECONDS = 30
@@ -200,3 +203,40 @@ def _clock_postgresql(element: Clock, compiler: SQLCompiler, **options: Any) -> 
 def now(session: AnySession) -> datetime:
     """Read the database's clock: aware UTC, to the millisecond on SQLite."""
     return session.execute(sa.select(Clock())).scalar_one()
+
+
+_VERSIONS = Path(__file__).parents[1] / "migrations" / "versions"
+
+
+@contextmanager
+def open_store(settings: Settings) -> Iterator[Engine]:
+    """Open the store alone; the embedded one is made and upgraded on the way. Raises SchemaError.
+
+    A store that does not answer, now or in the work done with it, is Unavailable, Misconfigured or DiskFull.
+    """
+    tighten(settings.state_dir)
+    engine = open_engine(settings.store_url)
+    try:
+        if not _is_current(engine):
+            from reelkeeper.store.core import schema  # noqa: PLC0415  Alembic costs a look-up a third of its time
+
+            if settings.database_url is None:
+                schema.upgrade(engine)
+            schema.require_current(engine)
+        yield engine
+    except sa.exc.DBAPIError as error:
+        if (ours := explained(error, engine.url)) is None:
+            raise
+        raise ours from error
+    finally:
+        engine.dispose()
+
+
+def _is_current(engine: Engine) -> bool:
+    """Whether the store has the newest schema, as far as can be told without Alembic: a no may be wrong."""
+    if not sa.inspect(engine).has_table("alembic_version"):
+        return False
+    newest = max(path.name for path in _VERSIONS.glob("[0-9]*.py"))
+    with reading(engine) as session:
+        known = session.execute(sa.select(sa.column("version_num")).select_from(sa.table("alembic_version"))).scalars()
+        return list(known) == [newest.partition("_")[0]]

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.model.money import Freed
 from reelkeeper.store.lifecycle.plan_progress import AGAIN
-from reelkeeper.store.lifecycle.user_share import LEFT
+from reelkeeper.store.lifecycle.plan_writer import LEFT
 from reelkeeper.store.tables import blobs, plans, users, verdicts, videos
 from reelkeeper.store.videos.conditions import held
 

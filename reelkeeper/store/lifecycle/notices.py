@@ -1,4 +1,4 @@
-"""Notices that videos will be retired: given once, on their way to each endpoint, released, and at an end.
+"""Notices that videos will be retired, given once, until they end; and requests to keep a video, each for once.
 
 A notice is given when every endpoint that it was sent to has taken it, or an operator has released those that have not.
 Time is the database's.
@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from reelkeeper.model import Notice, VideoState
 from reelkeeper.model.alerts import MessageState
 from reelkeeper.store.core.engine import Clock, changed, insert_into, now
+from reelkeeper.store.tables import keeps, notices, outbox, users, videos
 from reelkeeper.store.tables import notice_deliveries as deliveries
-from reelkeeper.store.tables import notices, outbox, users, videos
 
 _AT_ONCE = 500  # ids in one statement
 
@@ -168,3 +168,28 @@ def _given_to(tier: str, days: int, at: datetime) -> sa.ColumnElement[bool]:
         ~sa.exists().where(mine, sa.or_(told_at.is_(None), told_at > at - timedelta(days=days))),
     )
     return sa.or_(~is_of_tier, stands)
+
+
+class Kept(NamedTuple):
+    """A video that stays on request until `until`, and how often its life was prolonged."""
+
+    video_id: str
+    until: datetime
+    times: int
+
+
+def find_keep(session: Session, keep_id: str) -> Kept | None:
+    """Read what an earlier request of this id came to; `times` is as of now."""
+    row = session.execute(sa.select(keeps.c.video_id, keeps.c.until).where(keeps.c.id == keep_id)).one_or_none()
+    return None if row is None else Kept(row.video_id, row.until, times_kept(session, row.video_id))
+
+
+def times_kept(session: Session, video_id: str) -> int:
+    """Count how often a video's life was prolonged."""
+    return int(session.scalar(sa.select(sa.func.count()).where(keeps.c.video_id == video_id)) or 0)
+
+
+def add_keep(session: Session, keep_id: str, video_id: str, *, days: int, until: datetime, author: str) -> None:
+    """Write that a video stays until then."""
+    row = {"id": keep_id, "video_id": video_id, "author": author, "days": days, "until": until}
+    session.execute(sa.insert(keeps).values(**row, at=now(session)))

@@ -9,8 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.errors import AddressRefused, InputRefused, NotFound
-from reelkeeper.model.alerts import Finding, MessageState, Severity
-from reelkeeper.model.webhooks import EventType, Happened
+from reelkeeper.model.alerts import EventType, Finding, Happened, MessageState, Severity
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.operations.alerts.outbox import preview

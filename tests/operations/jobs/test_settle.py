@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from reelkeeper import failpoints
 from reelkeeper.errors import HoldClosed, IntegrityDoubt, LeaseLost, NotFound
 from reelkeeper.model import Grace
+from reelkeeper.model.alerts import EventType
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import Metric
 from reelkeeper.model.requests import Cached, Incoming, Joined, Queued
-from reelkeeper.model.webhooks import EventType
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts

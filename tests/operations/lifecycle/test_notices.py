@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from reelkeeper.errors import Frozen, KeepRefused, NotFound
 from reelkeeper.model import BlobState, Grace, Outcome, VideoState
-from reelkeeper.model.webhooks import EventType
+from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.lifecycle import notices, outcomes, previews

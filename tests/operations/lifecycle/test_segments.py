@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.model import Grace
-from reelkeeper.model.webhooks import EventType
+from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.lifecycle import compress, notices, previews
 from reelkeeper.operations.lifecycle.keep import keep

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from reelkeeper.failpoints import observe
 from reelkeeper.model import Grace
+from reelkeeper.model.alerts import EventType
 from reelkeeper.model.requests import Incoming
-from reelkeeper.model.webhooks import EventType
 from reelkeeper.operations.lifecycle.purge import purge
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire

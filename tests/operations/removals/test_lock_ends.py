@@ -8,7 +8,7 @@ import pytest
 
 from reelkeeper.adapters.s3.deletes import LOCKED
 from reelkeeper.errors import TokenRefused
-from reelkeeper.model.bucket_rules import Lock
+from reelkeeper.model.buckets import Lock
 from reelkeeper.operations.removals import lock_ends
 from reelkeeper.operations.removals.takedown import Certificate, Order, take_down
 from reelkeeper.settings import Settings

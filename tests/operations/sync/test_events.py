@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import Frozen, LeaseLost, TokenRefused
 from reelkeeper.model import BlobState, StoredObject, VideoState
-from reelkeeper.model.bucket_events import Message
+from reelkeeper.model.buckets import Message
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.sync import sync

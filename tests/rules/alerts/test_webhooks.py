@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from reelkeeper.model.webhooks import EventType
+from reelkeeper.model.alerts import EventType
 from reelkeeper.rules.alerts.webhooks import DEAD_AFTER, MEANS, RETRY_SECONDS, pause_seconds, retry_seconds
 
 

@@ -4,7 +4,7 @@ from datetime import date
 
 import pytest
 
-from reelkeeper.rules.core.monthly import places
+from reelkeeper.rules.spend.residuals import places
 
 
 @pytest.mark.parametrize(

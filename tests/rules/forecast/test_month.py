@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reelkeeper.rules.core.monthly import places
 from reelkeeper.rules.forecast.month import outlook
+from reelkeeper.rules.spend.residuals import places
 
 WEEK = np.array([1.1, 1.15, 1.1, 1.05, 1.0, 0.8, 0.8])  # 2026-01-05 is a Monday
 

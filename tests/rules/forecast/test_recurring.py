@@ -5,8 +5,8 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
-from reelkeeper.rules.core.monthly import places
 from reelkeeper.rules.forecast.recurring import learn
+from reelkeeper.rules.spend.residuals import places
 
 FIRST = date(2026, 1, 5)
 DAYS = [FIRST + timedelta(days=at) for at in range(300)]

@@ -7,7 +7,7 @@ import pytest
 
 from reelkeeper.model import BlobState, Recorded
 from reelkeeper.model.adoption import Crowding
-from reelkeeper.model.bucket_events import BucketEvent
+from reelkeeper.model.buckets import BucketEvent
 from reelkeeper.rules.sync.adoption import AdoptionLimits, refusal, together
 from reelkeeper.rules.sync.events import SETTLING, Unread, gap_window, is_explained, read
 

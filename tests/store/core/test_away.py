@@ -18,8 +18,7 @@ from pydantic import SecretStr
 
 from reelkeeper.errors import DiskFull, Misconfigured, ReelkeeperError, Unavailable
 from reelkeeper.settings import Settings
-from reelkeeper.store.core.engine import open_engine, transaction
-from reelkeeper.store.core.opening import open_store
+from reelkeeper.store.core.engine import open_engine, open_store, transaction
 from reelkeeper.store.core.schema import upgrade
 from tests.disks import fill, small_disk
 from tests.ports import free_port

@@ -7,9 +7,8 @@ import sqlalchemy as sa
 
 from reelkeeper.model import Action, Verdict, Video
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
+from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan, leave_beyond_share
 from reelkeeper.store.lifecycle.plans import load_summary
-from reelkeeper.store.lifecycle.user_share import leave_beyond_share
 from reelkeeper.store.tables import blobs, users, verdicts, videos
 
 AS_OF = datetime(2026, 11, 1, tzinfo=UTC)

@@ -1,8 +1,8 @@
-"""What a bucket does by itself, whoever asks: refuse deletes, or delete."""
+"""What a bucket does by itself, refuse deletes or delete, and what it tells of objects by its queue of events."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -48,3 +48,30 @@ def locked_until(locks: Iterable[Lock], key: str, stored_at: datetime) -> dateti
 def touches(rule: Lock | Expiry, prefix: str) -> bool:
     """Whether a rule applies to anything under `prefix`."""
     return prefix.startswith(rule.prefix) or rule.prefix.startswith(prefix)
+
+
+class Message(NamedTuple):
+    """A message of the queue, held under a lease until it is acknowledged or the lease ends."""
+
+    lease_id: str
+    attempts: int  # how often it was delivered, with this time
+    body: Any  # JSON; None where it could not be decoded
+
+
+class Pulled(NamedTuple):
+    """A batch of messages, and how many more the queue says that it holds; None where it does not say."""
+
+    messages: list[Message]
+    backlog: int | None
+
+
+class BucketEvent(NamedTuple):
+    """Something was done to an object, at some time: no more than a reason to look at its key.
+
+    `is_deletion`: the service has deleted it. `size_bytes` and `etag` are of the object then; None if it was deleted.
+    """
+
+    key: str
+    is_deletion: bool
+    size_bytes: int | None
+    etag: str | None
