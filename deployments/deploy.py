@@ -13,11 +13,15 @@ from typing import Any, Final
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, StateType
+from prefect.deployments import runner
+from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.states import Crashed
 
 from deployments.bootstrap import OLD_NAME, bootstrap, delete_deployment, find_deployment
+from deployments.prefect_internals import schedule
 from deployments.up import LOOKS_ONLY, find_prefect_yaml
 from reelkeeper.errors import Misconfigured
 from reelkeeper.operations.core.overrides import show_in_force
@@ -33,6 +37,7 @@ STORAGE: Final = "storage"  # the tag, in prefect.yaml, of what works on stored 
 _AT_WORK: Final = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 _DIED: Final = "It died with the `reelkeeper up` that ran it"
 _PAGE: Final = 200
+_AS_WRITTEN: Final = ("name", "description", "tags", "parameters", "enforce_parameter_schema")
 READY_SECONDS: Final = 240.0  # a first start makes Prefect's database: 10 s alone, a minute on a busy machine
 
 
@@ -106,6 +111,21 @@ def only_look(said: dict[str, Any]) -> None:
     for deployment in said["deployments"]:
         if STORAGE in deployment["tags"]:
             deployment["parameters"] = deployment.get("parameters", {}) | {"dry_run": True}
+
+
+def declared_deployments(path: Path) -> list[runner.RunnerDeployment]:
+    """Read prefect.yaml for Prefect's `serve`: names, schedules, parameters and limits, no pools nor pull steps."""
+    return [_deployment(deployment) for deployment in yaml.safe_load(path.read_text())["deployments"]]
+
+
+def _deployment(entry: dict[str, Any]) -> runner.RunnerDeployment:
+    flow: Flow[..., Any] = load_flow_from_entrypoint(entry["entrypoint"], use_placeholder_flow=False)
+    return flow.to_deployment(  # type: ignore[return-value]  # a coroutine only where one is running
+        **{name: entry[name] for name in _AS_WRITTEN},
+        schedules=[DeploymentScheduleCreate(**schedule(written)) for written in entry.get("schedules", [])],
+        concurrency_limit=ConcurrencyLimitConfig(**entry["concurrency_limit"]),
+        entrypoint_type=runner.EntrypointType.MODULE_PATH,  # type: ignore[attr-defined]  # Prefect's own place of it
+    )
 
 
 def main(written: str, moment: str, *options: str) -> None:

@@ -11,9 +11,9 @@ def main() -> None:
     orchestration.join_server(configured().state_dir)
     from prefect import serve  # noqa: PLC0415  reads the environment that was just set
 
-    from deployments.declared import deployments  # noqa: PLC0415  the same
+    from deployments.deploy import declared_deployments  # noqa: PLC0415  the same
 
-    serve(*deployments(Path("prefect.yaml")))
+    serve(*declared_deployments(Path("prefect.yaml")))
 
 
 if __name__ == "__main__":

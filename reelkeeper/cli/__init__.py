@@ -8,18 +8,14 @@ from reelkeeper.cli.commands import (
     bill,
     bootstrap,
     database,
-    forecast,
     health,
     holds,
     jobs,
     plans,
     policy,
     queue,
-    quota,
-    report,
     restore,
     run,
-    s3,
     simulate,
     takedown,
     tokens,
@@ -27,9 +23,7 @@ from reelkeeper.cli.commands import (
     users,
     videos,
     webhooks,
-    worker,
 )
-from reelkeeper.cli.commands.demo import demo
 from reelkeeper.cli.flow_help import FlowCommand
 from reelkeeper.cli.front import app
 
@@ -55,22 +49,22 @@ app.command(rich_help_panel=LOOK)(health.performance)
 app.command(rich_help_panel=MONEY)(bill.bill)
 app.add_typer(accounts.group, name="credits", rich_help_panel=MONEY)
 app.add_typer(policy.group, name="policy", rich_help_panel=MONEY)
-app.add_typer(quota.group, name="quota", rich_help_panel=MONEY)
+app.add_typer(accounts.quota_group, name="quota", rich_help_panel=MONEY)
 app.add_typer(simulate.group, name="simulate", rich_help_panel=LOOK)
-app.command(rich_help_panel=MONEY)(report.report)
-app.command(rich_help_panel=MONEY)(forecast.forecast)
+app.command(rich_help_panel=MONEY)(bill.report)
+app.command(rich_help_panel=MONEY)(bill.forecast)
 app.add_typer(alerts.group, name="alerts", rich_help_panel=TELL)
 app.command(rich_help_panel=TELL)(health.watchdog)
 app.add_typer(webhooks.group, name="webhooks", rich_help_panel=TELL)
 app.command(rich_help_panel=SERVE)(api.api)
 app.command(rich_help_panel=SERVE)(up.up)
-app.command(rich_help_panel=SERVE)(worker.worker)
+app.command(rich_help_panel=SERVE)(bootstrap.worker)
 app.add_typer(tokens.group, name="tokens", rich_help_panel=SERVE)
 app.command(rich_help_panel=SETUP)(bootstrap.bootstrap)
 app.command(rich_help_panel=SETUP)(bootstrap.migrate)
-app.command(rich_help_panel=SETUP)(demo)
+app.command(rich_help_panel=SETUP)(up.demo)
 app.command(rich_help_panel=SETUP)(health.doctor)
 app.add_typer(database.group, name="db", rich_help_panel=SETUP)
-app.add_typer(s3.group, name="s3", rich_help_panel=SETUP)
+app.add_typer(up.s3_group, name="s3", rich_help_panel=SETUP)
 
 __all__ = ["app"]

@@ -4,9 +4,8 @@ from datetime import date, timedelta
 
 from rich.console import Console
 
-from demo import usage
-from demo.chart import bars
-from demo.slack import drawn
+from demo import money
+from demo.money import bars, drawn
 from reelkeeper.model.alerts import Message, MessageKind, Severity
 
 FIRST = date(2026, 11, 1)
@@ -64,6 +63,6 @@ def test_a_message_is_drawn_from_its_blocks_and_its_text_is_text() -> None:
 
 
 def test_yesterday_had_the_spike_and_no_other_day() -> None:
-    jobs = [usage.jobs_on(FIRST - timedelta(days=ago), FIRST) for ago in range(1, usage.DAYS)]
+    jobs = [money.jobs_on(FIRST - timedelta(days=ago), FIRST) for ago in range(1, money.DAYS)]
     assert jobs[0] > 2 * max(jobs[1:])
     assert min(jobs) > 200

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from prefect.client.schemas.schedules import CronSchedule
 
-from deployments.declared import deployments
+from deployments.deploy import declared_deployments
 
 WRITTEN = Path(__file__).parent.parent.parent / "prefect.yaml"
 
@@ -15,7 +15,7 @@ def test_every_deployment_is_served_with_its_schedules_parameters_and_limit() ->
     said: dict[str, dict[str, Any]] = {
         deployment["entrypoint"]: deployment for deployment in yaml.safe_load(WRITTEN.read_text())["deployments"]
     }
-    served = {str(deployment.entrypoint): deployment for deployment in deployments(WRITTEN)}
+    served = {str(deployment.entrypoint): deployment for deployment in declared_deployments(WRITTEN)}
     assert served.keys() == said.keys()
     for entrypoint, deployment in served.items():
         wanted = said[entrypoint]

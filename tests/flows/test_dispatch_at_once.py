@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL
 
-from deployments.declared import deployments
+from deployments.deploy import declared_deployments
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import OrchestratorError
 from reelkeeper.operations.jobs import queue as module
@@ -38,7 +38,9 @@ def test_the_deployment_of_prefect_yaml_is_found_and_run(
 ) -> None:
     monkeypatch.setattr(module, "now", lambda _session: datetime(2026, 11, 24, 12, 1, tzinfo=UTC))
     (declared,) = (
-        deployment for deployment in deployments(WRITTEN) if str(deployment.entrypoint).endswith("dispatch_jobs")
+        deployment
+        for deployment in declared_deployments(WRITTEN)
+        if str(deployment.entrypoint).endswith("dispatch_jobs")
     )
     orchestrator = Orchestrator(str(PREFECT_API_URL.value()))
     with get_client(sync_client=True) as client:

@@ -1,16 +1,20 @@
-"""`bill`: what a month costs, and who or what it goes to; a usage document priced; our count against a vendor's."""
+"""What a month costs: `bill`, and who or what it goes to; `forecast`, what it will come to; `report`, all on one page.
+
+`bill` also prices a usage document, and compares our count with a vendor's.
+"""
 
 import csv
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from reelkeeper.cli.opening import store
-from reelkeeper.cli.screen import emit, say, table
-from reelkeeper.cli.words import month_of
+from reelkeeper.cli.screen import emit, out, say, table
+from reelkeeper.cli.words import DailyBudget, MonthlyBudget, budgets, moment, month_of
 from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, exact_usd, next_month, period
 
 if TYPE_CHECKING:
@@ -136,3 +140,80 @@ def _show(session: "Session", by: By, first: date, last: date, limit: int) -> No
 
 def _sums(item: Any) -> tuple[str, str, str]:  # noqa: ANN401  a Sum, which is not loaded yet
     return exact_usd(item.list_nanousd), exact_usd(item.billed_nanousd), "estimated in part" if item.estimated else ""
+
+
+def forecast(
+    months: Annotated[int, typer.Option(min=1, max=12, help="Months to show, this one included.")] = 3,
+    growth: Annotated[
+        float | None,
+        typer.Option(
+            min=-90, max=900, metavar="PERCENT", help="What if: usage grows so many percent a month from now on."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
+) -> None:
+    """Forecast the bill by service, model and provider, with bands that hold 80 and 95 of 100 such months.
+
+    Nothing of it is kept.
+
+    Retention and prices are those of the policies in force; what users used is what was counted up to yesterday.
+    """
+    from reelkeeper.operations.core.policies import current
+    from reelkeeper.operations.forecast.forecast import predict_costs, predict_resource_needs
+    from reelkeeper.rules.forecast.costs import in_dollars
+
+    as_of = datetime.now(UTC)
+    with store() as engine, out.status("forecasting", spinner="dots"):
+        policies = current(engine).policies
+        costs = predict_costs(engine, as_of, policies=policies, months=months, growth_percent_per_month=growth)
+        needs = predict_resource_needs(engine, as_of, growth_percent_per_month=growth)
+    if as_json:
+        emit({"as_of": as_of, "growth_percent_per_month": growth, "costs": costs, "next_month": needs})
+        return
+    table(
+        ("month", "service", ">expected", ">80 %", ">95 %"),
+        [
+            (
+                f"{cost.month:%Y-%m}",
+                cost.service or "total",
+                in_dollars(cost.mean_usd),
+                *(f"{in_dollars(lower)} to {in_dollars(upper)}" for lower, upper in (cost.bounds[80], cost.bounds[95])),
+            )
+            for cost in costs
+        ],
+    )
+    for service, method in {cost.service: cost.method for cost in costs if cost.is_service}.items():
+        say(f"{service}: {method}.")
+    if needs.stored_bytes is not None:
+        say(f"At the end of {needs.month:%B}: {needs.stored_bytes / 10**9:,.1f} GB stored.")
+
+
+def report(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", dir_okay=False, help="The file to write; one that is there is replaced.")
+    ] = Path("report.html"),
+    month: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM", help="Which month; the one that has begun, if not given.")
+    ] = None,
+    daily_budget: DailyBudget = None,
+    monthly_budget: MonthlyBudget = None,
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", metavar="TIME", help="Look at it as of this moment; UTC if no zone.")
+    ] = None,
+) -> None:
+    """Write a month as one page: spend, bill, forecast, storage, savings, alerts.
+
+    The page holds everything that it shows. It loads nothing, so it can be mailed, archived and printed.
+    """
+    from datetime import UTC, datetime
+
+    from reelkeeper.operations.reports.page import page
+    from reelkeeper.operations.reports.report import gather
+
+    at = moment(as_of) or datetime.now(UTC)
+    which = month_of(month, at)
+    budget = budgets(daily_usd=daily_budget, monthly_usd=monthly_budget)
+    with store() as engine:
+        written = page(gather(engine, which, at, budget))
+    output.write_text(written, encoding="utf-8")
+    say(f"{output}: {which:%B %Y}, {len(written.encode()) / 1000:,.0f} kB. It loads nothing: open it anywhere.")

@@ -1,8 +1,12 @@
-"""`up`: everything on this machine, until Ctrl-C."""
+"""What runs on this machine alone: `up`, everything; `s3`, the embedded S3 server; `demo`, the main job."""
 
+import importlib
 import json
 import os
+import signal
 import sys
+import threading
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,3 +50,51 @@ def up(
 
     with alone(settings.state_dir.absolute()):
         Up(settings, tell, port=port, api_port=api_port, patience=patience, live=live).run()
+
+
+s3_group = typer.Typer(no_args_is_help=True)
+
+
+@s3_group.callback()
+def s3() -> None:
+    """Run the embedded S3 server, for a machine without R2."""
+
+
+@s3_group.command()
+def start(
+    for_seconds: Annotated[float | None, typer.Option("--for", min=0, help="Stop after so many seconds.")] = None,
+) -> None:
+    """Run the embedded S3 server until Ctrl-C. Commands in the same state folder share it, and start faster."""
+    settings = configured()
+    if settings.endpoint_url:
+        raise Misconfigured(f"{settings.endpoint_url} is set, so the embedded server is not used; unset it first")
+    from reelkeeper.adapters.s3 import seaweed
+
+    done = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: done.set())
+    with seaweed.running(settings.state_dir / "s3", settings.bucket) as endpoint:
+        say(f"S3 at {endpoint.endpoint_url}, bucket {settings.bucket}, files in {settings.state_dir / 's3'}.")
+        say("Reelkeeper finds it by itself in this state folder. From elsewhere:")
+        say(f"  export REELKEEPER_S3_ENDPOINT_URL={endpoint.endpoint_url}")
+        say(f"  export REELKEEPER_S3_ACCESS_KEY_ID={endpoint.access_key_id}")
+        say(f"  export REELKEEPER_S3_SECRET_ACCESS_KEY={endpoint.secret_access_key}")
+        say("Ctrl-C stops it.")
+        done.wait(for_seconds)
+    say("Stopped.")
+
+
+def demo(
+    folder: Annotated[
+        Path, typer.Option("--dir", file_okay=False, help="Where its state goes, and stays to be looked at.")
+    ] = Path(".reelkeeper/demo"),
+    fresh: Annotated[
+        bool, typer.Option("--fresh/--keep", help="Make the clips and Prefect's records anew too, or keep them.")
+    ] = False,
+) -> None:
+    """See the main job on real videos: sync, plan, shrink, expire, restore, purge, and what is refused.
+
+    Then what a month costs, and a burst of requests over HTTP: queued, made, and asked for again.
+    Takes a minute or two, and touches nothing outside its folder: no setting, bucket or Prefect server of yours.
+    """
+    importlib.import_module("demo.demo").play(folder, fresh=fresh)
