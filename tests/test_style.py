@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 SHIPPED = ("reelkeeper", "tasks", "flows", "deployments", "demo")
 ROOMS = (*SHIPPED, "bench", "docs", "tests")
 MAX_LINES = 400
+MIN_LINES, MAX_SHORT = 60, 40  # a flow is short, and a module may be, where its name says more than a longer one's
 MAX_ARGUMENTS = 7
 
 
@@ -80,6 +81,15 @@ def test_files_can_be_read_in_one_sitting() -> None:
         if path.parent.name != "versions"  # a migration is a list of statements that nobody edits again
     }
     assert not long, f"split what is longer than {MAX_LINES} lines"
+
+
+def test_few_files_are_splinters() -> None:
+    short = [
+        str(path.relative_to(ROOT))
+        for path in sources(*SHIPPED)
+        if text(path).count("\n") < MIN_LINES and path.name != "__init__.py" and path.parent.name != "versions"
+    ]
+    assert len(short) < MAX_SHORT, f"put what is this short where it is used: {short}"
 
 
 def test_a_room_can_be_seen_at_a_glance() -> None:

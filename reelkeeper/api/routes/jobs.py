@@ -35,7 +35,7 @@ JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", examples=["0123456789abcde
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events."""
+    """Server-sent events. Not by fastapi.sse, whose routes answer 200 before they know whether there is such a job."""
 
     media_type = "text/event-stream"
 
