@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 _HARMFUL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
@@ -192,18 +192,21 @@ class Delivery:
     at: datetime  # now, by the database's clock
 
 
-class EndpointLine(NamedTuple):
-    """An endpoint as it is listed: all but its secrets."""
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An endpoint and how it does: all but its secrets."""
 
     id: str
     url: str
-    events: list[str]  # empty: all of them
+    events: Annotated[list[str], Field(description="Empty: all of them")]
     created_at: datetime
     last_ok_at: datetime | None
     failing_since: datetime | None
     last_error: str | None
     disabled_at: datetime | None
     disabled_reason: str | None
-    old_secret_until: datetime | None
+    old_secret_until: Annotated[
+        datetime | None, Field(description="Until when the secret before the present one signs, too")
+    ]
     waiting: int
     given_up: int

@@ -229,17 +229,3 @@ class _Queue:
             took += self.setup_seconds
         self.waits[arrival.job.id] = at - (arrival.job.submitted_at - EPOCH).total_seconds()
         heapq.heappush(self.busy, (at + took, arrival.job.model))
-
-
-def barrier_makespan(coming: Sequence[Arrival], *, slots: int = 8, setup_seconds: float = 0.0) -> float:
-    """Give the seconds that batches of `slots` take, each batch waiting for its last job, as `Promise.all` does."""
-    total, loaded = 0.0, [""] * slots
-    for start in range(0, len(coming), slots):
-        batch = coming[start : start + slots]
-        times = []
-        for slot, arrival in enumerate(batch):
-            setup = setup_seconds if loaded[slot] != arrival.job.model else 0.0
-            loaded[slot] = arrival.job.model
-            times.append(arrival.work_seconds + SECONDS_AT_FULL_LOAD * len(batch) / slots + setup)
-        total += max(times)
-    return total

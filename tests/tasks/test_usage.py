@@ -6,10 +6,11 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.adapters.s3.r2 import Bucket
-from reelkeeper.operations.billing import metering
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.settings import Settings
+from reelkeeper.store.billing import charges
+from reelkeeper.store.core.engine import reading
 from tasks import spending
 
 
@@ -22,10 +23,7 @@ def test_what_a_run_collects_is_charged_and_read_back(
     list(bucket.pages())
     assert spending.collect.fn(workspace, as_of).trouble == ""
     assert spending.charge.fn(workspace, PriceBook(), as_of) == 1
-    first = as_of.date().replace(day=1)
-    (listing,) = [
-        charge
-        for charge in metering.charges_between(sqlite_engine, first, as_of.date())
-        if charge.service == "r2-class-a"
-    ]
+    with reading(sqlite_engine) as session:
+        charged = charges.between(session, as_of.date().replace(day=1), as_of.date())
+        (listing,) = [charge for charge in charged if charge.service == "r2-class-a"]
     assert (listing.consumed_quantity, listing.list_nanousd, listing.billed_nanousd) == (1, 4_500, 0)

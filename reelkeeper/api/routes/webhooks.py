@@ -1,6 +1,6 @@
 """Webhooks: which servers of the service are told what happens, as `reelkeeper webhooks` does it."""
 
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Annotated
 
 from fastapi import APIRouter, Path
@@ -10,7 +10,7 @@ from reelkeeper.api.app_state import CurrentState, IdempotencyKey, needs
 from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
-from reelkeeper.model.alerts import EndpointLine, EventType
+from reelkeeper.model.alerts import Endpoint, EventType
 from reelkeeper.operations.alerts import webhooks as operation
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
@@ -48,28 +48,6 @@ class Secret(BaseModel):
     secret: str
 
 
-class Endpoint(BaseModel):
-    """An endpoint and how it does."""
-
-    id: str
-    url: str
-    events: list[str] = Field(description="Empty: all of them")
-    created_at: datetime
-    last_ok_at: datetime | None
-    failing_since: datetime | None
-    last_error: str | None
-    disabled_at: datetime | None
-    disabled_reason: str | None
-    old_secret_until: datetime | None = Field(description="Until when the secret before the present one signs, too")
-    waiting: int
-    given_up: int
-
-    @classmethod
-    def of(cls, line: EndpointLine) -> "Endpoint":
-        """Lay out an endpoint."""
-        return cls(**line._asdict())
-
-
 class Endpoints(BaseModel):
     """All endpoints, the oldest first."""
 
@@ -99,7 +77,7 @@ class Replayed(BaseModel):
 @router.get("", summary="All webhooks", dependencies=[needs(Scope.WEBHOOKS), WORK], responses=documented())
 def listed(app_state: CurrentState) -> Endpoints:
     """List the endpoints, how they do, and what waits for them; no secret."""
-    return Endpoints(webhooks=[Endpoint.of(line) for line in operation.listed(app_state.workspace.engine)])
+    return Endpoints(webhooks=operation.listed(app_state.workspace.engine))
 
 
 @router.post("", summary="Add a webhook", status_code=201, dependencies=[WORK], responses=documented())
@@ -126,7 +104,7 @@ def choose(
     engine = app_state.workspace.engine
     operation.choose(engine, webhook_id, asked.events, author=caller.name)
     (operation.enable if asked.enabled else operation.disable)(engine, webhook_id, author=caller.name)
-    return next(Endpoint.of(line) for line in operation.listed(engine) if line.id == webhook_id)
+    return next(line for line in operation.listed(engine) if line.id == webhook_id)
 
 
 @router.post(

@@ -23,7 +23,7 @@ from reelkeeper.adapters import public
 from reelkeeper.adapters import webhooks as sender
 from reelkeeper.errors import InputRefused, KeyReused, LeaseLost, NotFound, ReelkeeperError, SinkBusy, SinkRefused
 from reelkeeper.failpoints import effect
-from reelkeeper.model.alerts import Delivery, EndpointLine, EventType
+from reelkeeper.model.alerts import Delivery, Endpoint, EventType
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.rules.alerts import webhooks as rules
@@ -139,7 +139,7 @@ def release(engine: Engine, endpoint_id: str | None, *, author: str, reason: str
     return count
 
 
-def listed(engine: Engine) -> list[EndpointLine]:
+def listed(engine: Engine) -> list[Endpoint]:
     """List the endpoints, the oldest first."""
     with reading(engine) as session:
         return webhooks.listed(session)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
 from reelkeeper.errors import TokenRefused, UsageUnknown
-from reelkeeper.model.money import Charge, Metric, UsageSource
+from reelkeeper.model.money import Metric, UsageSource
 from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.billing.allocation import CHARGED, MAKING, ComputedCharge, compute_charges, share
@@ -103,12 +103,6 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date) -> i
             )
             spend_counters.note_charged(session, day, -(-others // _NANO_IN_MICRO))
     return len(stale)
-
-
-def charges_between(engine: Engine, first: date, last: date) -> list[Charge]:
-    """Read the charges of the days from `first` to `last`."""
-    with reading(engine) as session:
-        return list(charges.between(session, first, last))
 
 
 def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str], trouble: str = "") -> Spent:

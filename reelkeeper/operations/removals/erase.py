@@ -235,20 +235,12 @@ def _left_within(session: Session, run: _Run, kept: dict[int, str], refused: dic
 
 def _with_lock_ends(run: _Run, left: tuple[Left, ...], settings: Settings) -> tuple[Left, ...]:
     """Say until when a bucket lock keeps each object that the bucket refused to delete for one."""
-    locked = [item.key for item in left if item.key and lock_ends.is_lock(item.why)]
-    if not locked:
-        return left
-    until = lock_ends.ends(run.workspace, locked, lock_ends.reader(settings))
+    kept = ((item.key, item.why) for item in left if item.key)
+    until = lock_ends.ends(run.workspace, kept, lock_ends.reader(settings))
+    known = {key: None if end == NEVER else end for key, end in until.items()}
     return tuple(
-        Left("a bucket lock keeps it", _known(until.get(item.key)), item.key)
-        if item.key in locked and item.key
-        else item
-        for item in left
+        Left("a bucket lock keeps it", known[item.key], item.key) if item.key in known else item for item in left
     )
-
-
-def _known(until: datetime | None) -> datetime | None:
-    return None if until == NEVER else until
 
 
 def _finish(run: _Run, by: str) -> Erasure:

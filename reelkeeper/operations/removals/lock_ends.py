@@ -1,7 +1,7 @@
 """Until when a bucket lock keeps bytes that were to go: of each, by the rules that Cloudflare's API tells."""
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing, suppress
 from datetime import datetime
 from typing import Final
 
@@ -32,32 +32,27 @@ def reader(settings: Settings) -> ReadLocks:
 
 def explain(workspace: Workspace, found: Certificate, read: ReadLocks) -> Certificate:
     """Say in `why` until when a lock keeps each object that the bucket refused to delete for one."""
-    locked = [item.key for item in found.left if is_lock(item.why)]
-    if not locked:
-        return found
-    until = ends(workspace, locked, read)
+    until = ends(workspace, ((item.key, item.why) for item in found.left), read)
     return found._replace(
         objects=tuple(
-            item._replace(why=_said(until.get(item.key))) if item.key in locked and not item.purged_at else item
+            item._replace(why=_said(until[item.key])) if item.key in until and not item.purged_at else item
             for item in found.objects
         )
     )
 
 
-def is_lock(why: str) -> bool:
-    """Whether this is what the bucket says of a locked object."""
-    return LOCKED in why
+def ends(workspace: Workspace, kept: Iterable[tuple[str, str]], read: ReadLocks) -> dict[str, datetime | None]:
+    """Give when the last lock ends of each key that is kept for one: NEVER without end, None where nobody knows.
 
-
-def ends(workspace: Workspace, keys: Sequence[str], read: ReadLocks) -> dict[str, datetime]:
-    """Give of each key the moment when its last lock ends, NEVER for one without end; left out where nobody knows."""
-    try:
-        locks = read()
-        stored = workspace.bucket.stored(keys)
-    except ReelkeeperError:  # of a token that may not read them: what is known is still said
-        return {}
-    known = ((key, locked_until(locks, key, found.last_modified)) for key, found in stored.items() if found)
-    return {key: until for key, until in known if until is not None}
+    `kept` are keys and what the bucket said of them.
+    """
+    until = dict[str, datetime | None].fromkeys(key for key, why in kept if LOCKED in why)
+    if until:
+        with suppress(ReelkeeperError):  # of a token that may not read them: what is known is still said
+            locks = read()
+            for key, stored in workspace.bucket.stored([*until]).items():
+                until[key] = locked_until(locks, key, stored.last_modified) if stored else None
+    return until
 
 
 def _said(until: datetime | None) -> str:

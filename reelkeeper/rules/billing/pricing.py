@@ -164,8 +164,3 @@ def saving_this_month(usage: Usage, size_bytes: int, days_left: int, days_in_mon
 def storage_microusd_per_month(size_bytes: int) -> int:
     """Give what `size_bytes` more, or fewer, cost in a month beyond the free allowance, rounded half to even."""
     return round(size_bytes * STANDARD.storage_usd_per_gb_month * _MICROUSD / GB)
-
-
-def storage_usd_per_month(size_bytes: int) -> Decimal:
-    """Give the storage line of a month in which `size_bytes` are stored throughout, free allowance taken off."""
-    return max(size_bytes - STANDARD.free_gb_months * GB, 0) * STANDARD.storage_usd_per_gb_month / GB

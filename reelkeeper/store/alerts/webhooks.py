@@ -1,6 +1,7 @@
 """Endpoints of webhooks, and the events that wait for them in the outbox. Time is the database's."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -8,7 +9,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model.alerts import Delivery, EndpointLine, EventType, Happened, MessageKind, MessageState
+from reelkeeper.model.alerts import Delivery, Endpoint, EventType, Happened, MessageKind, MessageState
 from reelkeeper.store.alerts.outbox import public_id
 from reelkeeper.store.core.deployment import identity
 from reelkeeper.store.core.engine import Clock, changed, now
@@ -168,17 +169,18 @@ def exists(session: Session, endpoint_id: str) -> bool:
     return session.execute(sa.select(endpoints.c.id).where(endpoints.c.id == endpoint_id)).scalar() is not None
 
 
-def listed(session: Session) -> list[EndpointLine]:
+def listed(session: Session) -> list[Endpoint]:
     """List the endpoints, the oldest first."""
 
     def counted(state: MessageState) -> sa.ScalarSelect[int]:
         of = outbox.c.endpoint_id == endpoints.c.id, outbox.c.state == state
         return sa.select(sa.func.count()).where(*of).scalar_subquery()
 
-    columns = (endpoints.c[name] for name in EndpointLine._fields[:-2])
+    columns = (endpoints.c[field.name] for field in fields(Endpoint)[:-2])
     counts = counted(MessageState.WAITING), counted(MessageState.GIVEN_UP)
-    rows = session.execute(sa.select(*columns, *counts).order_by(endpoints.c.created_at, endpoints.c.id))
-    return [EndpointLine._make(row) for row in rows]
+    query: sa.Select[Any] = sa.select(*columns, *counts)
+    rows = session.execute(query.order_by(endpoints.c.created_at, endpoints.c.id))
+    return [Endpoint(*row) for row in rows]
 
 
 def due_endpoints(session: Session) -> list[str]:

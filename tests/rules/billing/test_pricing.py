@@ -20,7 +20,6 @@ from reelkeeper.rules.billing.pricing import (
     gb_months,
     saving_this_month,
     storage_microusd_per_month,
-    storage_usd_per_month,
 )
 from reelkeeper.rules.billing.tariff import GB
 
@@ -40,7 +39,6 @@ def test_the_table_of_the_first_sketch(users: int, gigabytes: int, dollars: str)
     """Five videos of 30 MB per user, storage only, to the cent, without R2's rounding up to whole gigabytes."""
     stored = users * 5 * 30 * 10**6
     assert stored == gigabytes * GB
-    assert round(storage_usd_per_month(stored), 2) == Decimal(dollars)
     assert round(priced({"gb_month": gigabytes}).exact_usd, 2) == Decimal(dollars)
 
 
@@ -209,9 +207,9 @@ def test_removing_bytes_never_costs_anything(stored: Decimal, size_bytes: int, d
 
 
 def test_the_first_ten_gigabytes_are_free_and_the_next_byte_is_not() -> None:
-    assert storage_usd_per_month(0) == storage_usd_per_month(10 * GB) == 0
-    assert storage_usd_per_month(10 * GB + 1) == Decimal("0.000000000015")
-    assert storage_usd_per_month(11 * GB) == Decimal("0.015")
+    assert priced({"gb_month": 0}).exact_usd == priced({"gb_month": 10}).exact_usd == 0
+    assert priced({"gb_month": 10 + Decimal(1) / GB}).exact_usd == Decimal("0.000000000015")
+    assert priced({"gb_month": 11}).exact_usd == Decimal("0.015")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -111,12 +110,7 @@ def test_costs_become_rows_in_micro_dollars() -> None:
 
 def test_the_first_sketchs_table_of_storage_is_reproduced() -> None:
     """100, 500, 1,000 and 5,000 users with 5 videos of 30 MB: $0.08, 0.98, 2.10 and 11.10, before rounding up."""
-    from reelkeeper.rules.billing.pricing import storage_usd_per_month  # noqa: PLC0415  this test's alone
-
     sizes = [users * 5 * 30 * 10**6 for users in (100, 500, 1000, 5000)]
-    assert [storage_usd_per_month(size) for size in sizes] == [
-        Decimal(usd) for usd in ("0.075", "0.975", "2.10", "11.10")
-    ]
     for size, usd in zip(sizes, (0.075, 0.975, 2.10, 11.10), strict=True):
         peaks = {date(2026, 11, day): size for day in range(1, 21)}
         found = costs(stored=Stored(Stock(size), peaks))["r2-storage"].mean_usd
