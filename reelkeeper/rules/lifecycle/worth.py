@@ -135,17 +135,18 @@ def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int
     known = before.source_bytes + _PRIOR_BYTES
     kept = (before.kept_bytes + _PRIOR_BYTES * payback.expected_size_percent / 100) / known
     cpu_seconds = (before.cpu_seconds + _PRIOR_BYTES * prior_cpu) / known * size_bytes
-    saved = max(0.0, size_bytes * (1 - kept))
-    plain = Worth(round(saved), payback.days(remaining_days), cpu_seconds, payback)
+    saved, days = max(0.0, size_bytes * (1 - kept)), payback.days(remaining_days)
     if payback.cpu_usd_per_hour is None:
-        return plain
+        return Worth(round(saved), days, cpu_seconds, payback)
+    gain, cost = saved * days * USD_PER_BYTE_DAY, payback.cpu_usd(cpu_seconds)
     mean_saved = mean_cpu = 0.0
     for chance, dearer, better in _MAY_BE:
-        found = plain._replace(saved_bytes=int(min(size_bytes, saved * better)), cpu_seconds=cpu_seconds * dearer)
-        if found.pays:
-            mean_saved += chance * found.saved_bytes
-            mean_cpu += chance * found.cpu_seconds
-    return plain._replace(saved_bytes=round(mean_saved), cpu_seconds=mean_cpu) if mean_saved else plain
+        if gain * better > cost * dearer + REQUESTS_USD:
+            mean_saved += chance * better
+            mean_cpu += chance * dearer
+    if not mean_saved:
+        return Worth(round(saved), days, cpu_seconds, payback)
+    return Worth(round(saved * mean_saved), days, cpu_seconds * mean_cpu, payback)
 
 
 def effort(codec: str, preset: int) -> Effort:
