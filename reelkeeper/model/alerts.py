@@ -181,7 +181,7 @@ class Happened(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An event on its way to one endpoint. `id` is the same at every attempt."""
+    """An event to be sent to one endpoint. `id` is the same at every attempt."""
 
     message_id: int
     id: str

@@ -235,5 +235,5 @@ def finding(trouble: Trouble, flow: str, *, run_name: str, message: str = "", ur
 
 
 def scope(flow: str) -> str:
-    """Name what such an alert is about."""
+    """Name the scope of an alert about a run of `flow`."""
     return f"flow:{flow}"

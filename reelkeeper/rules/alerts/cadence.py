@@ -51,7 +51,7 @@ def is_overdue(since: datetime, cadence: Cadence, as_of: datetime) -> bool:
 
 
 def seconds_until_next(at: datetime, cadence: Cadence) -> float:
-    """Give the seconds until a flow is due again whose runs begin with each of its periods since midnight UTC.
+    """Give the seconds until a flow's next run, where runs begin at multiples of its period since midnight UTC.
 
     >>> from datetime import UTC
     >>> seconds_until_next(datetime(2026, 11, 24, 12, 3, 30, tzinfo=UTC), CADENCES["dispatch_jobs"])

@@ -98,7 +98,7 @@ def compute_charges(account: Iterable[Used], book: PriceBook, month: date, today
 def share(
     computed: Iterable[ComputedCharge], users: Iterable[Used], tiers: Mapping[str, str | None], book: PriceBook
 ) -> Iterator[Charge]:
-    """Give each user of those days a charge at list price, and what is left of each day's bill to nobody.
+    """Split each day's charges by user, at list price; the rest of the day's bill goes to user "".
 
     `users` is what users used on the days of `computed`, any other days left out. The charges of a day and thing sum to
     what was computed for it: in quantity, list price and bill.
@@ -157,7 +157,7 @@ def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[
 
 
 def line_items_of(days_in_month: int, book: PriceBook) -> Callable[[Used], tuple[LineItem, ...]]:
-    """Give what says which things are charged for a use, in months of this length, with their prices."""
+    """Make the function that gives the line items of a use, with their prices in months of this length."""
     known: dict[tuple[str, str, str], tuple[LineItem, ...]] = {}
 
     def line_items(usage: Used) -> tuple[LineItem, ...]:

@@ -149,7 +149,7 @@ class ModelLimits(BaseModel):
     )
 
     def heard(self, clip: Clip) -> Clip:
-        """Say of a clip whether it will have sound."""
+        """Say whether a clip will have sound."""
         match self.audio:
             case "choice":
                 return clip._replace(audio=clip.audio is not False)
@@ -165,12 +165,12 @@ class ModelLimits(BaseModel):
         return min(asked, min(lengths, key=lambda length: abs(float(length) - made)))
 
     def ordered(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Say of sound in an order what was quoted, and nothing where its vendor has no word for it."""
+        """Set the sound of an order as it was quoted; leave it out for a vendor without such an option."""
         audio = request.get("audio") is not False if self.audio == "choice" else None
         return {**request, "audio": audio}
 
     def faults(self, request: GenerationRequest, *, is_flat: bool = False) -> Iterator[str]:
-        """Say what of a request it cannot do, at a flat price or not: what was asked for, and what is possible."""
+        """List what a request asks for that the model cannot make, each with what is possible."""
         clip = clip_of(request)
         if self.seconds and clip.seconds not in self.seconds:
             yield f"{_plain(clip.seconds)} seconds were asked for, and it makes {_either(map(_plain, self.seconds))}"
@@ -220,7 +220,7 @@ AnyPrice = Annotated[
 
 
 class FallBack(BaseModel):
-    """Another provider of a model, for when those before it are unwell. Users pay what they would pay otherwise."""
+    """Another provider of a model, used while those before it are unwell. The user's price stays the same."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -282,7 +282,7 @@ class ModelEntry(BaseModel):
         return all(isinstance(price, VendorPrice) and price.unit is not Unit.GPU_SECOND for price in prices)
 
     def at(self, provider: str | None) -> Self:
-        """Give it as it is at one of its fallbacks; at any other provider, as it is at its own."""
+        """Give the entry with the limits and price of a fallback; for any other provider, with its own."""
         for other in self.fallbacks:
             if other.provider == provider:
                 limits = other.limits or self.limits

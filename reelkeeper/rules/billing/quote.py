@@ -1,4 +1,4 @@
-"""What a generation job is sold for and what it costs us, by a price book of which each version is told from others.
+"""What a generation job is sold for and what it costs us, by a price book whose versions can be told apart.
 
 Prices of the first sketch: $0.01 a job, with complexity and storage on top; $0.01 of compute and $0.005 of API are what
 one costs. Its estimate of the time, 120 s and 30 s more for each unit of complexity, makes a unit worth a quarter more.
@@ -81,7 +81,7 @@ class PriceBook(BaseModel):
         return f"{self.version}-{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]}"
 
     def entry(self, model: str, provider: str | None = None) -> ModelEntry | None:
-        """Find what is said of `model`, as it is at `provider` if that is a fallback of it, else at its own."""
+        """Find the entry of `model`, with the price and limits of `provider` where that is one of its fallbacks."""
         found = self._entries.get(model)
         return found and found.at(provider)
 
@@ -90,12 +90,12 @@ class PriceBook(BaseModel):
         return {entry.model: entry for entry in self.models}
 
     def flat_price(self, model: str) -> JobPrice:
-        """Find what holds for a job of `model` whose vendor does not bill by its clip."""
+        """Find the flat price of a job of `model`, for vendors that do not bill by the clip."""
         entry = self.entry(model)
         return entry.price if entry and isinstance(entry.price, JobPrice) else self.prices
 
     def require_sold(self, request: GenerationRequest) -> None:
-        """Raise ModelRefused for what no model here makes, or of which nobody has said what it costs."""
+        """Raise ModelRefused for a request that no model in the book can make, or that has no price."""
         entry = self.entry(request.model)
         # guard catalogue.unpriced: a clip is sold for cents of which nobody has said what it costs
         if self.unpriced == "refuse" and self.models and (entry is None or entry.price is None):
@@ -111,7 +111,7 @@ class PriceBook(BaseModel):
 
 
 class JobSpec(BaseModel):
-    """What is to be generated, as far as its price goes."""
+    """The properties of a job that decide its price."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

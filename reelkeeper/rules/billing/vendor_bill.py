@@ -20,7 +20,7 @@ class JobBill(NamedTuple):
 
     @property
     def difference_nanousd(self) -> int | None:
-        """Theirs less ours, of which nothing is known to be nothing; None where the vendor names no costs."""
+        """Theirs less ours, with 0 for an unknown cost of ours; None where the vendor names no costs."""
         return None if self.theirs_nanousd is None else self.theirs_nanousd - (self.ours_nanousd or 0)
 
 
@@ -38,7 +38,7 @@ class VendorComparison(NamedTuple):
 
     @property
     def differing(self) -> list[JobBill]:
-        """The jobs of which both say something else."""
+        """The jobs whose costs differ."""
         return [bill for bill in self.both if bill.difference_nanousd]
 
     @property

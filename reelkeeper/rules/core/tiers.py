@@ -120,11 +120,11 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
 
     @cached_property
     def kept_alike(self) -> dict[int | None, "Tiers"]:
-        """What `keeping` has made, by days."""
+        """The results of `keeping`, by days."""
         return {}
 
     def keeping(self, days: int | None) -> "Tiers":
-        """Give tiers that all keep videos for so long, whatever they keep others; None is for ever."""
+        """Give the tiers with one retention in days for all of them; None is for ever."""
         if days not in self.kept_alike:
             alike = {name: tier.model_copy(update={"retention_days": days}) for name, tier in self.root.items()}
             self.kept_alike[days] = Tiers.model_construct(alike)

@@ -109,7 +109,7 @@ def usd(nanousd: int) -> str:
 
 
 def searched(searches: SearchTotals) -> str:
-    """Say what making files smaller took, and what it leaves over."""
+    """Say in one sentence what compressing took, in CPU and dollars, and what it saved."""
     return (
         f"{searches.accepted:,} of {many(searches.searches, 'attempt')} shrank a file: "
         f"{size(searches.source_bytes - searches.kept_bytes)} less in {searches.cpu_seconds:,.0f} CPU s, "

@@ -44,7 +44,7 @@ class Judged(NamedTuple):
 
 
 def judge(seen: ServiceState, policy: PerformancePolicy, as_of: datetime) -> Judged:
-    """Ask every rule that has enough to go by."""
+    """Judge by every rule that has enough figures."""
     run = [job for job in seen.ended if job.started_at is not None and not job.is_follower]
     timed = [job for job in run if job.is_made and job.processing_seconds]
     priced = [job for job in run if job.cost_microusd is not None]

@@ -45,7 +45,7 @@ class PerformancePolicy(BaseModel):
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Give the smallest of `values` that so many percent of them do not exceed. There must be one.
+    """Give a percentile: the smallest value that so many percent do not exceed. `values` holds at least one.
 
     >>> percentile([4, 1, 3, 2], 50), percentile([4, 1, 3, 2], 95)
     (2, 4)
@@ -55,7 +55,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def figures(ended: Sequence[FinishedJob]) -> Figures:
-    """Work out what the jobs that ended say, whichever they are."""
+    """Compute the figures of jobs that ended."""
     made = [job for job in ended if job.is_made]
     run = [job for job in ended if job.started_at is not None and not job.is_follower]
     dead = sum(job.state is JobState.DEAD for job in ended)
@@ -81,7 +81,7 @@ def figures(ended: Sequence[FinishedJob]) -> Figures:
 
 
 def waiting(in_flight: Sequence[InFlight], as_of: datetime) -> Figures:
-    """Work out how long the queue is, and how old. A follower waits for another job's video, not in the queue."""
+    """Compute the length and age of the queue. A follower waits for another job's video, not in the queue."""
     queued = [flight for flight in in_flight if flight.state is JobState.QUEUED]
     oldest = min((flight.oldest_at for flight in queued), default=as_of)
     return {
@@ -103,7 +103,7 @@ def by_group(ended: Iterable[FinishedJob]) -> dict[tuple[str, str], list[Finishe
 
 
 def windows(ended: Sequence[FinishedJob], last: datetime | None, as_of: datetime) -> list[Window]:
-    """Work out every whole window after that which began at `last`, up to `as_of`; a day's at most."""
+    """Compute each whole window after the one that began at `last`, up to `as_of`; at most a day's."""
     end = window_start(as_of)
     first = first_window(last, as_of)
     inside: dict[datetime, list[FinishedJob]] = defaultdict(list)
@@ -147,7 +147,7 @@ def window_start(at: datetime) -> datetime:
 
 
 def first_window(last: datetime | None, as_of: datetime) -> datetime:
-    """Give the start of the first window that is to be recorded, where `last` is that of the last one that was."""
+    """Give the start of the next window to record, after the one that began at `last`."""
     oldest = window_start(as_of - LOOKED_BACK)
     if last is None:
         return window_start(as_of) - timedelta(seconds=WINDOW_SECONDS)

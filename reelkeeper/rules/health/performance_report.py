@@ -47,7 +47,7 @@ class PerformanceReport:
 
 
 def lines(ended: Sequence[FinishedJob]) -> list[PerformanceLine]:
-    """Lay out how it went: all in all, then by model and by tier."""
+    """Lay out the figures: of all jobs, then by model and by tier."""
     return [
         line(f"tier {tier}" if tier else f"model {model}" if model else "all", figures(jobs))
         for (tier, model), jobs in sorted(by_group(ended).items())
