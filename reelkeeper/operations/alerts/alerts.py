@@ -60,7 +60,7 @@ def observe_within(
     scope: str | None = None,
     policy: AlertPolicy | None = None,
 ) -> Observed:
-    """Do what `observe` does with the caller's transaction: what it commits and what is told of it are one."""
+    """Do what `observe` does inside the caller's transaction: both are committed, or neither."""
     found = list(findings)
     judged = {*rules, *(one_line(finding.rule) for finding in found)}
     # guard alerts.turns: two runs at once tell the same news twice, or fail
@@ -95,7 +95,7 @@ def forget(session: Session, rule: str, scope: str) -> None:
 
 
 def acknowledge(engine: Engine, alert_id: str, *, author: str) -> None:
-    """Say that somebody is on it: a critical alert is not repeated. Raises NotFound if none of this id fires."""
+    """Acknowledge an alert: a critical one is not repeated then. Raises NotFound if none of this id fires."""
     with transaction(engine, "alerts.acknowledge") as session:
         if not alerts.acknowledge(session, alert_id, author, now(session)):
             raise NotFound(
@@ -128,7 +128,7 @@ def post(engine: Engine, title: str, text: str = "", *, figures: Sequence[tuple[
 
 
 def post_within(session: Session, title: str, text: str = "", *, figures: Sequence[tuple[str, str]] = ()) -> int:
-    """Do what `post` does with the caller's transaction: what it commits and what is told of it are one."""
+    """Do what `post` does inside the caller's transaction: both are committed, or neither."""
     return _post(session, MessageKind.NOTE, title, text, figures, None)
 
 

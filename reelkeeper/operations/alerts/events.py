@@ -54,7 +54,7 @@ def expiring(session: Session, found: Mapping[str, Mapping[str, Any]]) -> list[t
 
 
 def budgets_crossed(session: Session, opened: Iterable[Finding]) -> None:
-    """Tell of those of the new alerts that say that a budget has crossed a level."""
+    """Send an event for each new alert about a budget that has crossed a level."""
     happened = [
         Happened(
             EventType.BUDGET_CROSSED,

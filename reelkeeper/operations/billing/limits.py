@@ -27,7 +27,7 @@ def scopes_of(job: AdmittedJob) -> tuple[str, ...]:
 
 
 def expected_cost(job: AdmittedJob) -> int:
-    """Give what a job counts for while it is in flight; one of before its cost was noted, with its price."""
+    """Give a job's micro-dollars while it is in flight; its price, where it was admitted before costs were noted."""
     return job.price_microusd if job.quoted_cost_microusd is None else job.quoted_cost_microusd
 
 
@@ -60,12 +60,12 @@ def take_in(session: Session, job_scopes: Sequence[str], cost_microusd: int) -> 
 
 
 def leave(session: Session, job: AdmittedJob) -> None:
-    """Count a job in flight no more, as it goes to another provider or is to be counted anew."""
+    """Stop counting a job as in flight: it goes to another provider, or is counted anew."""
     job_totals.add(session, scopes_of(job), {limits.IN_FLIGHT: -expected_cost(job)})
 
 
 def end(session: Session, job: AdmittedJob, spent_microusd: int, at: datetime | None = None) -> None:
-    """Count a job that has ended no more as in flight, if it led, and what it has cost as spent then, or now."""
+    """Stop counting an ended job as in flight, if it led, and count its cost as spent at `at`, or now."""
     # guard spend.limit_ended: a budget is used up by jobs that have ended, and nobody is admitted any more
     flying = {} if job.leader_id else {limits.IN_FLIGHT: -expected_cost(job)}
     job_totals.add(session, scopes_of(job), flying | _spent(session, spent_microusd, at))
@@ -85,7 +85,7 @@ def move(session: Session, job: AdmittedJob, lane_before: str | None, lane: str)
 
 
 def uses(session: Session, policy: Sequence[SpendLimit], as_of: datetime) -> list[LimitUse]:
-    """Give how much of each limit is used, the fullest first; of one for each of a kind, where it is nearly full."""
+    """Give how much of each limit is used, the fullest first; of limits by `*`, only those nearly full."""
     named, each = set[str](), dict[str, int]()
     for limit in policy:
         kind, _, name = limit.scope.partition(":")

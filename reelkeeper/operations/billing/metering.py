@@ -81,7 +81,7 @@ def charge(engine: Engine, book: PriceBook, as_of: datetime) -> int:
 
 
 def charge_month(engine: Engine, book: PriceBook, month: date, today: date) -> int:
-    """Charge each day of a month, up to `today`, that is not charged as it should be; returns how many these were.
+    """Charge each day of a month up to `today` whose charges are missing or stale; returns how many days.
 
     The last two days are always charged anew: how users share them may change where their sums do not.
     """

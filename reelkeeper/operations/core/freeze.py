@@ -65,7 +65,7 @@ def why_frozen(engine: Engine) -> str | None:
 
 
 def why_stopped(session: Session) -> str | None:
-    """Say the same in a transaction that begins work and changes nothing yet: it waits for nobody.
+    """Do what `why_frozen` does in a transaction that begins work and changes nothing yet: it waits for no lock.
 
     It has read then which policies are in force. Raises SchemaError where they cannot be read.
     """

@@ -56,7 +56,7 @@ class Override:
 
 
 def show_in_force(policies: Policies) -> None:
-    """Have the forms that are made from now on say what these policies say, and not what is shipped."""
+    """Show the values of these policies in forms that are made from now on, instead of the shipped defaults."""
     _SHOWN.append(policies)
 
 

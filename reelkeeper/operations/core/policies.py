@@ -1,4 +1,4 @@
-"""The policies in force. A process parses each document once, and asks at each piece of work which one it is."""
+"""The policies in force. A process parses each document once, and asks for its version at each piece of work."""
 
 import hashlib
 import json

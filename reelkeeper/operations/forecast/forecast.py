@@ -154,7 +154,7 @@ def predict_costs(
 
 
 def record(engine: Engine, costs: Sequence[Cost], *, run_id: str, as_of: datetime) -> list[CostForecast]:
-    """Keep what was forecast, for budgets, reports and later comparison."""
+    """Record a forecast, for budgets, reports and later comparison."""
     said = rows(costs, as_of)
     with transaction(engine, "forecast.record") as session:
         forecasts.record(session, run_id, said)
@@ -162,7 +162,7 @@ def record(engine: Engine, costs: Sequence[Cost], *, run_id: str, as_of: datetim
 
 
 def stored_now(engine: Engine, as_of: datetime, policies: Policies) -> Usage:
-    """Give what a month uses in which as much is stored throughout as is now. What would save is measured by it."""
+    """Give the usage of a month that stores what is stored now, as a base to measure savings by."""
     stored = gather(engine, as_of, policies).stored
     return Usage(
         standard=StandardUsage(gb_month=gb_months([stored.stock.alive_bytes])),
@@ -171,7 +171,7 @@ def stored_now(engine: Engine, as_of: datetime, policies: Policies) -> Usage:
 
 
 def repeats(engine: Engine, as_of: datetime) -> tuple[int, Decimal]:
-    """Say how many jobs of the last 30 days made what had been made before, and what one of them cost in dollars."""
+    """Count the jobs of the last 30 days that repeated an earlier request, with the mean dollars of one."""
     with reading(engine) as session:
         count, microusd = replay.repeats(session, as_of - DAYS_A_MONTH * _ONE_DAY)
     return count, Decimal(microusd) / max(count, 1) / _MICRO

@@ -1,4 +1,4 @@
-"""Look at every part that Reelkeeper stands on, and say what to do about each that is not well.
+"""Check every part that Reelkeeper depends on, and say what to do about each that is not well.
 
 Each check stands alone: a part that is missing is reported, and the next one is looked at. Nothing is changed, but for
 one object of a few bytes, `{prefix}.reelkeeper-probe`: it is written once and left there, since only a purge may
@@ -60,7 +60,7 @@ class Finding:
 
 
 def examine(settings: Settings, *, claim: bool = False, contract: bool = False) -> Iterator[Finding]:
-    """Look at every part, in the order in which they lean on one another.
+    """Check every part, in the order in which they depend on one another.
 
     `claim` writes the identity object for this store where the bucket has none; `contract` tries the bucket's contract.
     """

@@ -142,7 +142,7 @@ def gather(
     flows: Collection[str] = tuple(CADENCES),
     money: Money | None = None,
 ) -> Status:
-    """Ask everything in one snapshot. `budget` is an exception to the policy in force.
+    """Read everything from one snapshot. `budget` is an exception to the policy in force.
 
     `money`, where it was asked a moment ago, is not asked again: it adds up much.
     """
@@ -224,7 +224,7 @@ def read_performance(engine: Engine, policy: PerformancePolicy, tiers: Tiers, as
 
 
 def work_out_windows(engine: Engine, seen: ServiceState, as_of: datetime) -> list[Window]:
-    """Work out each whole quarter of an hour that is not recorded yet, the last one with what waits now."""
+    """Compute each whole quarter of an hour that is not recorded yet, the last one with the present queue."""
     with reading(engine) as session:
         last = performance.last_window(session)
         ended = performance.ended(session, first_window(last, as_of), as_of)
@@ -232,6 +232,6 @@ def work_out_windows(engine: Engine, seen: ServiceState, as_of: datetime) -> lis
 
 
 def record_windows(engine: Engine, found: Sequence[Window]) -> None:
-    """Keep what was worked out."""
+    """Record these windows."""
     with transaction(engine, "performance.record") as session:
         performance.record(session, found)

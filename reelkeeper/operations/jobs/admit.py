@@ -45,7 +45,7 @@ from reelkeeper.store.videos import cache
 
 
 class Offer(NamedTuple):
-    """All that a new job is made of beside who asks for it."""
+    """Price, size and timing of a job that would be made for a request."""
 
     tier: str | None
     units: Decimal

@@ -16,7 +16,7 @@ from reelkeeper.store.jobs import breakers
 
 
 class Resting(NamedTuple):
-    """A provider that gets no job, or so few as there is room for."""
+    """A provider that gets no job, or only as many as its trial has room for."""
 
     breaker: Breaker
     phase: Phase
@@ -33,7 +33,7 @@ def note_made(
 
 
 def note_failed(engine: Engine, provider: str, job_id: str, said: str, *, is_locked: bool, run_id: str) -> None:
-    """Note an attempt that failed by a provider's fault, or that it lets our account in no more."""
+    """Note an attempt that failed by a provider's fault, or because it has locked our account."""
     with transaction(engine, "breaker.failed") as session:
         _note(session, provider, Outcome.LOCKED if is_locked else Outcome.FAILED, job_id, said, run_id)
 
@@ -58,13 +58,13 @@ def _tell_over(session: Session, provider: str, run_id: str = "claim") -> None:
 
 
 def resting(session: Session, as_of: datetime) -> dict[str, Breaker]:
-    """Give the providers that do not get all jobs; nobody waits for it."""
+    """Give the providers that get no job or few, without a lock."""
     known = {name: Breaker.model_validate(state) for name, state in breakers.known(session).items()}
     return {name: breaker for name, breaker in known.items() if breaker.phase(as_of) is not Phase.CLOSED}
 
 
 def for_claims(session: Session, as_of: datetime, policy: BreakerPolicy) -> dict[str, Resting]:
-    """Give the providers that get no job or few, and how many; they stay so until the transaction ends."""
+    """Give the providers that get no job or few, and how many, locked until the transaction ends."""
     found, locked = {}, {name: breakers.locked(session, name)[0] for name in resting(session, as_of)}
     for provider, state in locked.items():
         breaker = Breaker.model_validate(state)
@@ -83,7 +83,7 @@ def for_claims(session: Session, as_of: datetime, policy: BreakerPolicy) -> dict
 
 
 def try_with(session: Session, provider: str, breaker: Breaker, job_ids: list[str]) -> None:
-    """Note the jobs that a provider is tried with, which the caller gives out."""
+    """Note the trial jobs of a provider, which the caller hands out."""
     if job_ids:
         breakers.write(session, provider, breaker.trying(job_ids).model_dump(mode="json"))
 
@@ -99,7 +99,7 @@ def takes_no_more(session: Session, policy: BreakerPolicy) -> set[str]:
 
 
 def wait_seconds(session: Session, provider: str, job_id: str) -> float | None:
-    """Say for how long a job is not to be sent to a provider; None: it may be sent."""
+    """Give the seconds for which a job is not to be sent to a provider; None: it may be sent."""
     as_of = now(session)
     breaker = resting(session, as_of).get(provider)
     if breaker is None or breaker.until is None or job_id in breaker.trials:

@@ -1,4 +1,4 @@
-"""Claim jobs, keep them while they are worked on, and let go of them: once run each, also when a worker dies.
+"""Claim jobs, renew claims, and release them: each job is run once, also when a worker dies.
 
     queued --claim--> running --retry--> queued, after a pause
                         |  ^--park------ parked, while its provider is not known to have it or not
@@ -50,7 +50,7 @@ def claim(
     tiers: Tiers | None = None,
     provider: str | None = None,
 ) -> list[Claim]:
-    """Give a worker a job for each of its free slots, of which `warm_models` says what they have loaded.
+    """Give a worker a job for each of its free slots; `warm_models` are the models that these have loaded.
 
     None is begun that waits for another provider of its model than the worker's, nor looked at that another was sent,
     until it is given up. `order` and `tiers` are exceptions of this run to the policies in force. Never more than

@@ -56,7 +56,7 @@ def choose(
 
 
 def move_waiting(session: Session, unwell: Collection[str]) -> None:
-    """Send jobs that wait for these providers, and that nobody can have, to others of their models.
+    """Send jobs that wait for these providers, and that were never sent, to other providers of their models.
 
     Nothing is done while changes are frozen. A job that fits no other provider's budget waits for its own.
     """

@@ -72,7 +72,7 @@ def follow(engine: Engine, job_id: str) -> Followed:
 
 
 def marks(engine: Engine, job_ids: Sequence[str]) -> dict[str, object]:
-    """Give, for each job that there is, a value that is another when the job has changed."""
+    """Give, for each job that exists, a value that differs whenever the job has changed."""
     with reading(engine) as session:
         return queue.marks(session, job_ids)
 

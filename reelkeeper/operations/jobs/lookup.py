@@ -1,4 +1,4 @@
-"""What is there already for a request, what its key was answered before, and a job that waits as its user is told."""
+"""Look up what exists for a request: a video, a job under way, an earlier answer to its key."""
 
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ class ExistingState(NamedTuple):
 
 
 def look(session: Session, asked: AdmissionRequest) -> ExistingState:
-    """See what is there already, and what this key was answered before. Raises NotFound, KeyReused, SchemaError."""
+    """Look up what exists for a request, and the earlier answer to its key. Raises NotFound, KeyReused, SchemaError."""
     seen = queue.look(session, asked.user_id, asked.client_key, asked.cache_key)
     if seen is None:
         raise NotFound(f"no user {asked.user_id!r} in the catalogue; nothing was admitted")
@@ -68,12 +68,12 @@ def _before(session: Session, asked: AdmissionRequest, job: AdmittedJob, slots: 
 
 
 def still_queued(session: Session, job: AdmittedJob, slots: int) -> Queued:
-    """Tell of a job that waits, as the queue stands at this moment."""
+    """Describe a waiting job to its user: its place and estimates at this moment."""
     seen, slots = queue.waiting(session, job.estimate_seconds, apart_from=job.id), slots_now(session, slots)
     return queued(job.id, job.price_microusd, job.price_book, seen, job.estimate_seconds, slots)
 
 
 def queued(job_id: str, price: int, book: str, seen: Waiting, estimate: float, slots: int) -> Queued:
-    """Tell of a job that waits, behind what was `seen`."""
+    """Describe a waiting job to its user, behind the jobs that were `seen`."""
     wait = wait_seconds(seen.ahead_seconds, seen.running, seen.running_seconds, slots)
     return Queued(job_id, price, book, seen.ahead + 1, wait, round(wait + estimate, 1))

@@ -1,4 +1,4 @@
-"""What a request costs and is sold for, at each provider of its model, and whether the budgets have room for it."""
+"""Price a request at each provider of its model, and decline what the budgets have no room for."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Leave out of the cache what a plan says, unless it was used since. Videos stay: only what is given again changes."""
+"""Drop entries of the cache as a plan says, unless they were used since. The videos themselves stay."""
 
 from collections.abc import Sequence
 from datetime import datetime

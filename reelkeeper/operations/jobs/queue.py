@@ -63,7 +63,7 @@ def report(engine: Engine, run_id: str, ends: Mapping[End, int]) -> DispatchRepo
 
 
 def jobs_at_once(engine: Engine) -> int | None:
-    """Give the limit as it was steered last; None before the first time."""
+    """Give the limit that `tune_concurrency` set last; None before its first run."""
     with reading(engine) as session:
         return controls.jobs_at_once(session)
 
@@ -71,7 +71,7 @@ def jobs_at_once(engine: Engine) -> int | None:
 def steered(
     engine: Engine, policy: ConcurrencyPolicy, as_of: datetime
 ) -> tuple[Kept, Lanes, list[FinishedJob], list[JobAtWork]]:
-    """Read what the rule remembers, the jobs that ended since each lane's last step, and those at work."""
+    """Read the memory of the rule, the jobs that ended since each lane's last step, and those at work."""
     with reading(engine) as session:
         kept = controls.kept(session)
         remembered = Lanes.model_validate({"limit": policy.first_limit, **kept.state})
@@ -81,7 +81,7 @@ def steered(
 
 
 def remember(engine: Engine, before: Kept, after: Lanes) -> None:
-    """Keep what the next step stands on. Raises LeaseLost where another run has stepped meanwhile."""
+    """Save the memory for the next step. Raises LeaseLost where another run has stepped meanwhile."""
     with transaction(engine, "limits.remember") as session:
         if not controls.keep(session, after.model_dump(mode="json"), before):
             raise LeaseLost("another run of tune_concurrency has stepped meanwhile; nothing was changed")

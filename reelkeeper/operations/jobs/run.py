@@ -77,7 +77,7 @@ class HandedOver(Exception):  # noqa: N818  no error: the worker ends, and the j
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """What all jobs of a worker have in common. `closing`: let go of what goes on without us; `ending`: of all.
+    """What all jobs of a worker share. `closing`: hand over jobs that go on at a provider; `ending`: all jobs.
 
     `no_room` holds what a full disk said, which ends the worker.
     """

@@ -34,7 +34,7 @@ class Heard(NamedTuple):
 
 
 def carry_out(engine: Engine, click: Click, operators: Collection[str]) -> Heard:
-    """Do what was pressed, if this person may; whatever stands against it is said in the answer."""
+    """Carry out a pressed button, if this person may; a refusal is said in the answer."""
     # guard slack.operators: everybody in the channel approves plans
     if click.user_id not in operators:
         _log.warning("%s pressed %s in Slack, and is not among REELKEEPER_SLACK_OPERATORS", click.user_id, click.verb)

@@ -43,7 +43,7 @@ def given(engine: Engine) -> Given:
 def carry_out(
     engine: Engine, plan_id: str, video_ids: Sequence[str], policies: Policies, *, lease: Lease, run_id: str
 ) -> list[Outcome]:
-    """Give, or end, the notices of those of `video_ids` of which that is still right; the others are skipped.
+    """Give, or end, the notices of `video_ids` where the plan still holds; the others are skipped.
 
     One transaction for the batch (of at most some hundred videos); where one video breaks it, each half is tried, down
     to that one. Raises Frozen or LeaseLost before the first change.

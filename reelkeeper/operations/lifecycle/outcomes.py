@@ -1,4 +1,4 @@
-"""A plan that is carried out: what is next, what became of each item, what is left, and the report on it.
+"""Carry out a plan: stream its items, record outcomes, count what is left, and report.
 
 for batch in planned(engine, plan_id, "purge", 1_000): ...    # the largest first
 record(engine, "swap.record", plan_id, [outcome])             # beside the plan, as each is done
@@ -30,14 +30,14 @@ def record(engine: Engine, name: str, plan_id: str, outcomes: Sequence[Outcome])
 
 
 def failed(item: Item, error: Exception, *, again: bool = False) -> Outcome:
-    """Say that an item has failed, for good or until another try."""
+    """Make the outcome of an item that has failed, for good or until another try."""
     why = f"{type(error).__name__}: {error}"
     action = plan_progress.AGAIN if again else "failed"
     return Outcome(item.video_id or "", action, why, item.size_bytes, item.size_bytes, item.blob_id)
 
 
 def is_settled(outcome: Outcome) -> bool:
-    """Whether nothing more is to come: no other try."""
+    """Whether an outcome is final, with no other try to come."""
     return outcome.action != plan_progress.AGAIN
 
 

@@ -56,7 +56,7 @@ class Figures(NamedTuple):
 
 
 def terms(**policies: BaseModel | int) -> dict[str, Any]:
-    """Say in JSON what a plan is made under; one made under other terms is not applied."""
+    """Give the terms of a plan, for JSON; a plan made under other terms is not applied."""
     return {
         name: policy.model_dump(mode="json") if isinstance(policy, BaseModel) else policy
         for name, policy in policies.items()
@@ -72,7 +72,7 @@ def stream_live(engine: Engine, as_of: datetime, policy: LifecyclePolicy) -> Ite
 
 
 def appraise(engine: Engine, recipe: Recipe, encoder: str | None = None) -> Appraise:
-    """Say what an encode of so many bytes with so many days to live is worth, by what earlier ones kept and cost.
+    """Make the function that says what an encode is worth in dollars, by what earlier ones kept and cost.
 
     By those of an encoder, or all there are.
     """

@@ -26,7 +26,7 @@ from reelkeeper.store.videos.videos import Listed, list_videos, live_videos
 
 
 class Reason(NamedTuple):
-    """One thing that decides about a video, and what it says of this one."""
+    """One thing that decides about a video, such as its policy or a hold, and its effect on this one."""
 
     what: str
     said: str
@@ -75,7 +75,7 @@ class Outlook(NamedTuple):
 
 
 def outlooks(session: Session, listed: Sequence[Listed]) -> list[Outlook]:
-    """Say of each video when it may be retired, or purged where it is retired, if views and holds stay as they are."""
+    """Say for each video when it may be retired, or purged, if its views and holds stay as they are."""
     as_of, policies = now(session), in_force(session).policies
     wanted = [item.id for item in listed]
     live = {video.id: video for video in live_videos(session, as_of, only=wanted)}

@@ -1,4 +1,4 @@
-"""Delete a video that its user does not want: nobody is given it from now on, and its bytes wait out a grace.
+"""Delete a video at its user's wish: nobody is given it from now on, and its bytes wait out a grace.
 
 It is a retirement like every other, so quota, purge, sync and audit know it; only views do not put its purge off, and
 it is brought back by its own id alone. A hold stands above it, and a freeze stops it.

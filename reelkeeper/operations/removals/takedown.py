@@ -190,7 +190,7 @@ def _read(workspace: Workspace, target: Target, scratch: Path) -> str | None:
 
 
 def delete_marked(workspace: Workspace, video_ids: Sequence[str], run_id: str) -> dict[int, str]:
-    """Delete what these videos, which are marked as taken down, store; return what keeps each blob still there."""
+    """Delete the bytes of videos that are marked as taken down; return, by blob, what keeps those still stored."""
     grace = workspace.in_force.policies.lifecycle.grace  # of what the service has stored at a key meanwhile
     with LeaseManager(workspace.engine) as manager:
         taken = _wait_for(manager, [f"video/{video_id}" for video_id in video_ids])

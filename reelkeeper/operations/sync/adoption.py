@@ -1,4 +1,4 @@
-"""Objects that no row explains: note what each key says, and judge what a scan would make of them.
+"""Objects without a row: note what each key says, and judge which a scan adopts.
 
 Nothing but the notes is written, so a dry run does it as well, and a run that acts does what the dry run has said.
 """

@@ -79,7 +79,7 @@ def follow(workspace: Workspace, queue: Queue, stop: threading.Event, *, pause_s
 
 
 class Follower:
-    """What the one that follows remembers between two turns."""
+    """The state of the worker that follows the bucket, between two turns."""
 
     def __init__(self, workspace: Workspace, queue: Queue, held: HeldLease) -> None:
         self._workspace, self._queue, self._held = workspace, queue, held
@@ -111,7 +111,7 @@ class Follower:
         return dict(self._state["counts"])
 
     def write(self) -> None:
-        """Write how far it is."""
+        """Record how far it has come."""
         with transaction(self._workspace.engine, "events.write") as session:
             rows.write(session, self._state)
         self._written = time.monotonic()

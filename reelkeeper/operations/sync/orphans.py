@@ -29,7 +29,7 @@ _BATCH = 500
 
 
 def adopt(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) -> tuple[int, int]:
-    """Make videos of what the scan has judged so; returns how many were adopted, and how many lost ones taken back.
+    """Make videos of the objects that the scan adopts; returns how many, and how many lost videos were taken back.
 
     Everything is asked once more in the transaction: what another has taken meanwhile stays noted. An adopted video's
     tier and views are unknown, and unknown keeps.
@@ -93,7 +93,7 @@ def sweep(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, gr
 
 
 def tell(workspace: Workspace, survey: Survey) -> tuple[int, tuple[str, ...]]:
-    """Count what is in doubt and was not told by a run before, and name the first few with the reason."""
+    """Count objects in doubt that no earlier run has reported, and name the first few with the reason."""
     with transaction(workspace.engine, "sync.tell") as session:
         count, first = noted.tell(session, survey.scan_id, now(session))
     return count, tuple(f"{key}: {REASONS[verdict]}" for key, verdict in first)

@@ -65,7 +65,7 @@ def name_lost(workspace: Workspace, run_id: str, limit: int) -> tuple[str, ...]:
 
 
 def mend(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, grace: Grace) -> list[str]:
-    """Record what stands there now; return the keys that are in doubt.
+    """Record the objects that are stored now under known keys; return the keys that are in doubt.
 
     Other bytes at a key of the service's are an upload: they become their video's. Where a purge has claimed the blob
     meanwhile they are in doubt until its claim ends. A key of ours is written once: other bytes there are a doubt, left

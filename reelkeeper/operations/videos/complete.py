@@ -27,7 +27,7 @@ from reelkeeper.store.videos.intents import adopt
 
 
 def complete(workspace: Workspace, upload_id: str, *, scratch: Path, run_id: str, grace: Grace) -> Upload:
-    """Publish what was put, once it is verified as stored. Safe to repeat: one that is settled is told as it is.
+    """Publish an upload once it is verified as stored. Safe to repeat: a settled one is given as it stands.
 
     Raises ObjectMissing when nothing was put yet, NotAVideo when it is none, HoldClosed when the upload is over,
     LeaseLost when another run is at work on the video, Frozen.

@@ -48,7 +48,7 @@ def keep(workspace: Workspace, data: bytes) -> Image:
 
 
 def source(bucket: Bucket, url_seconds: int) -> ImageSource:
-    """Give generators the kept images: as files, or as addresses that hold for so long."""
+    """Give generators access to the kept images, as files or as presigned URLs of so many seconds."""
     return ImageSource(partial(fetch, bucket), partial(url_of, bucket, seconds=url_seconds))
 
 
@@ -66,6 +66,6 @@ def fetch(bucket: Bucket, sha256: str, target: Path) -> bool:
 
 
 def url_of(bucket: Bucket, sha256: str, seconds: int) -> str | None:
-    """Give an address by which a provider can read a kept image for so long; None where there is none."""
+    """Give a URL by which a provider can read a kept image for `seconds`; None where there is no such image."""
     key = bucket.image_key(sha256)
     return bucket.presigned("get_object", key, seconds) if bucket.head(key) else None

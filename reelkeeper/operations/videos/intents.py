@@ -53,7 +53,7 @@ def require_room(scratch: Path, needed_bytes: int) -> None:
 
 
 def open_intents(workspace: Workspace, video_id: str | None = None) -> list[Intent]:
-    """List what killed runs left open, of one video or of all; also what is being done at this moment."""
+    """List the open intents, of one video or of all: of killed runs, and of those at work now."""
     with reading(workspace.engine) as session:
         return rows.open_intents(session, video_id)
 
