@@ -88,7 +88,7 @@ def open_new(session: Session, findings: Sequence[tuple[str, Finding]], run_id: 
 
 
 def see_again(session: Session, alert_id: str, finding: Finding, run_id: str, at: datetime, *, reopened: bool) -> None:
-    """Bring a known alert up to date with what was found; `reopened`: it was over."""
+    """Update a known alert with a new finding; `reopened`: it was over."""
     values: dict[str, Any] = _said(finding, run_id, at)
     if reopened:
         values |= {"first_at": at, "resolved_at": None, "acknowledged_at": None, "acknowledged_by": None}
@@ -98,7 +98,7 @@ def see_again(session: Session, alert_id: str, finding: Finding, run_id: str, at
 
 
 def touch(session: Session, ids: Collection[str], at: datetime) -> None:
-    """Note that alerts go on, at a lower level than the one that they stand for."""
+    """Note that alerts are still true, at a lower level than the one that was told."""
     session.execute(sa.update(alerts).where(alerts.c.id.in_(ids)).values(last_at=at))
 
 
@@ -115,7 +115,7 @@ def mark_believed(session: Session, ids: Collection[str]) -> None:
 
 
 def mark_untold(session: Session, ids: Collection[str]) -> None:
-    """Note that what was to be told was taken back before anybody heard it."""
+    """Note that an alert's message was withdrawn before it was sent."""
     session.execute(sa.update(alerts).where(alerts.c.id.in_(ids)).values(told_at=None, is_told=False, message_id=None))
 
 
@@ -134,7 +134,7 @@ def find(session: Session, alert_id: str) -> ListedAlert | None:
 
 
 def acknowledge(session: Session, alert_id: str, author: str, at: datetime) -> bool:
-    """Note that somebody is on it; False if no alert of this id fires unacknowledged."""
+    """Acknowledge an alert; False if no alert of this id fires unacknowledged."""
     return bool(
         changed(
             session,

@@ -103,7 +103,7 @@ def take_next(session: Session) -> tuple[int, OutboxMessage, int] | None:
 
 
 def mark_sent(session: Session, message_id: int, receipt: str) -> None:
-    """Note that a message is out, whatever else has become of it meanwhile; its picture need not be kept."""
+    """Note that a message was sent, in whatever state it is by now, and drop its picture."""
     gone = {"state": MessageState.SENT, "sent_at": Clock(), "receipt": receipt, "last_error": None, "attachment": None}
     session.execute(sa.update(outbox).where(outbox.c.id == message_id).values(gone))
 
@@ -122,7 +122,7 @@ def put_off(session: Session, message_id: int, seconds: float, error: str) -> No
 
 
 def overdue(session: Session, seconds: float, *, tried: bool, limit: int) -> list[tuple[int, OutboxMessage]]:
-    """Return messages that have waited for longer than this and that the second sink has not; `tried`: in vain."""
+    """Return messages older than `seconds` that the second sink does not have; `tried`: only those attempted."""
     chosen = [
         _FOR_PEOPLE,
         outbox.c.state == MessageState.WAITING,
@@ -137,7 +137,7 @@ def overdue(session: Session, seconds: float, *, tried: bool, limit: int) -> lis
 
 
 def uncopied(session: Session, rules: Collection[str]) -> list[tuple[int, OutboxMessage]]:
-    """Return the messages that say that alerts of `rules` fire, and that the second sink has not."""
+    """Return messages about firing alerts of `rules` that the second sink does not have."""
     of_rules = sa.select(alerts.c.message_id).where(alerts.c.rule.in_(rules), alerts.c.is_told)
     chosen = sa.select(outbox).where(outbox.c.id.in_(of_rules), outbox.c.copied_at.is_(None))
     deployment_id = identity(session)
@@ -145,12 +145,12 @@ def uncopied(session: Session, rules: Collection[str]) -> list[tuple[int, Outbox
 
 
 def mark_copied(session: Session, message_ids: Collection[int]) -> None:
-    """Note that the second sink has these, too."""
+    """Note that the second sink has these messages, too."""
     session.execute(sa.update(outbox).where(outbox.c.id.in_(message_ids)).values(copied_at=Clock()))
 
 
 def count_waiting(session: Session) -> tuple[int, timedelta]:
-    """Count what waits, and say for how long the oldest has."""
+    """Count the waiting messages, and give the seconds that the oldest has waited."""
     row = session.execute(
         sa.select(sa.func.count(), sa.func.min(outbox.c.created_at), Clock()).where(
             _FOR_PEOPLE, outbox.c.state == MessageState.WAITING
@@ -161,7 +161,7 @@ def count_waiting(session: Session) -> tuple[int, timedelta]:
 
 
 def opens_in(session: Session, sink: str) -> timedelta:
-    """Say how long the sink stays closed: somebody is sending, or its pace or its own word forbids it."""
+    """Give the seconds until the sink opens: another run is sending, or its pace or Retry-After forbids it."""
     row = session.execute(sa.select(leases.c.expires_at, Clock()).where(leases.c.name == sink)).one_or_none()
     return max(row[0] - row[1], timedelta()) if row else timedelta()
 

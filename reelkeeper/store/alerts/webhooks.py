@@ -48,7 +48,7 @@ def is_anybody_told(session: Session) -> bool:
 
 
 def standing(session: Session, video_ids: Iterable[str]) -> dict[str, Standing]:
-    """Read how these videos stand, within the transaction that has changed them."""
+    """Read the state of these videos, within the transaction that has changed them."""
     rows = session.execute(
         sa.select(
             *(videos.c[name] for name in ("id", "user_id", "state", "generation", "blob_id", "retire_reason")),
@@ -61,7 +61,7 @@ def standing(session: Session, video_ids: Iterable[str]) -> dict[str, Standing]:
 
 
 def ended_jobs(session: Session, job_ids: Sequence[str]) -> list[sa.Row[Any]]:
-    """Read how these jobs have ended."""
+    """Read the outcome of these ended jobs."""
     columns = (jobs.c[name] for name in ("user_id", "state", "video_id", "model", "error"))
     chosen = sa.select(jobs.c.id.label("job_id"), *columns).where(jobs.c.id.in_(job_ids)).order_by(jobs.c.id)
     return list(session.execute(chosen))

@@ -33,7 +33,7 @@ class Sum(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """What a day's charges of one thing add up to: enough to see whether they still are what they should be."""
+    """The sums of a day's charges for one line item, to be compared with what they should be."""
 
     day: date
     sku: str

@@ -57,13 +57,13 @@ def add_within(session: Session, scope: str, period: str, microusd: int, most_mi
 
 
 def of_scopes(session: Session, scopes: Collection[str], periods: Collection[str]) -> list[JobTotal]:
-    """Give the totals of these scopes in these periods that there are."""
+    """Read the totals of these scopes in these periods; missing ones are left out."""
     wanted = sa.and_(job_totals.c.period.in_(periods), job_totals.c.scope.in_(scopes))
     return [JobTotal(*row) for row in session.execute(sa.select(*_FIGURES).where(wanted))]
 
 
 def of_kind(session: Session, kind: str, periods: Collection[str], least_microusd: int) -> list[JobTotal]:
-    """Give the totals in these periods of the scopes of a kind that come to so much together, or had a refusal."""
+    """Read the totals of a kind of scope in these periods, of scopes that reach `least_microusd` or had a refusal."""
     in_one = sa.and_(job_totals.c.period.in_(periods), job_totals.c.scope.startswith(f"{kind}:", autoescape=True))
     summed = sa.select(job_totals.c.scope).where(in_one).group_by(job_totals.c.scope)
     much = sa.or_(sa.func.sum(job_totals.c.microusd) >= least_microusd, sa.func.sum(job_totals.c.refusals) > 0)
@@ -81,7 +81,7 @@ def by_day(session: Session, kinds: Collection[str], first: date, last: date) ->
 
 
 def write_in_flight(session: Session, scope: str, microusd: int) -> None:
-    """Write what a scope's jobs in flight come to, as it was counted."""
+    """Write the micro-dollars of a scope's jobs in flight, as counted anew."""
     row: dict[str, Any] = {"scope": scope, "period": IN_FLIGHT, "microusd": microusd, "refusals": 0}
     insert = insert_into(session, job_totals).values(row)
     session.execute(

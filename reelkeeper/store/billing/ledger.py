@@ -1,4 +1,4 @@
-"""Double entry in the store: accounts, and the transfers between them. What is allowed, operations say.
+"""Double entry in the store: accounts, and the transfers between them. Operations decide what is allowed.
 
     user/ID        what the user may spend           never below zero
     held/ID        what is set aside of it           never below zero
@@ -80,7 +80,7 @@ def open_accounts(session: Session, user_id: str) -> None:
 
 
 def first(session: Session, request: Request) -> Moved | None:
-    """Find what came of the same request before. Raises KeyReused when its key came with other parameters."""
+    """Find the outcome of an earlier request with this key. Raises KeyReused if its parameters were others."""
     row = session.execute(_FIRST, {"key": request.key}).one_or_none()
     if row is None:
         return None
@@ -120,7 +120,7 @@ def record(
     amount_microusd: int,
     detail: Mapping[str, Any],
 ) -> Moved:
-    """Write the transfer and its entries, which nobody changes again."""
+    """Write the transfer and its entries, which are never changed."""
     row = session.execute(
         _TRANSFER,
         {

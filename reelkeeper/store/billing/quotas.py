@@ -57,7 +57,7 @@ def live_bytes(session: Session, wanted: sa.ColumnElement[bool] | None = None) -
 def counted(
     session: Session, video_ids: Sequence[str] = (), *, standing_on: Sequence[int] | None = None
 ) -> Iterator[None]:
-    """Hold a change to videos, or to those that stand on some blobs, and put the difference onto their users' accounts.
+    """Wrap a change to videos, or to those on some blobs, and book the change in bytes onto their users' accounts.
 
     The caller's transaction has locked the deployment row, as every change does: nothing else moves meanwhile.
     """
@@ -87,7 +87,7 @@ def adjust(session: Session, deltas: Mapping[str, int]) -> None:
 
 
 def ensure(session: Session, user_ids: Iterable[str]) -> int:
-    """Count those of `user_ids` who have no account yet; returns how many there were."""
+    """Open storage accounts, counted from the videos, for users without one; returns how many."""
     wanted = list(user_ids)
     if not wanted:
         return 0
@@ -195,7 +195,7 @@ def overdue(session: Session) -> tuple[int, int]:
 
 
 def expiring(session: Session, limit: int) -> list[Reserved]:
-    """Give at most `limit` open reservations whose time is over, but for those that an upload under way counts on."""
+    """List at most `limit` open reservations whose time is over, without those that an upload under way uses."""
     # guard quota.expire_in_use: the reservation of a slow upload expires under it
     # guard quota.overdue: reservations expire at once, and uploads lose their room
     query = sa.select(*_RESERVED).where(_OPEN, reservations.c.expires_at <= Clock(), ~_IN_USE)

@@ -98,7 +98,7 @@ def missing_days(
 
 
 def gaps(session: Session, metric: Metric, first: date, last: date) -> list[date]:
-    """List the days between two of which somebody has said how much of `metric` was used, or after them, up to `last`.
+    """List the days without usage of `metric` that lie after its first known day, up to `last`.
 
     Only days since `first` count: what was before anybody counted is no gap.
     """

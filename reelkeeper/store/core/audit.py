@@ -152,7 +152,7 @@ def purged_after(session: Session, position: int, limit: int) -> tuple[list[tupl
 
 
 def begun_before(session: Session, seconds: float) -> int:
-    """Give the number of the last event that is older than `seconds`; 0 where there is none."""
+    """Give the number of the newest event older than `seconds`; 0 where there is none."""
     older = sa.select(sa.func.max(audit_events.c.id)).where(audit_events.c.at < Clock(-seconds))
     return int(session.execute(older).scalar() or 0)
 
@@ -176,7 +176,7 @@ def _recorded(row: sa.Row[Any]) -> Recorded:
 
 
 def erase(session: Session, places: Sequence[int], pseudonym: str, *, run_id: str) -> int:
-    """Destroy what the events at these places say of persons, and record that; returns how many said anything.
+    """Erase the personal detail of the events at these places, and record that; returns how many had any.
 
     What stays is the pseudonym, and of the detail the figures. The last statement of a transaction, as `append` is.
     """

@@ -29,7 +29,7 @@ class Stopped(NamedTuple):
 
 
 def lock(session: Session) -> None:
-    """Lock the row: changes that come later wait here until this transaction ends."""
+    """Lock the deployment row: later changes wait for it until this transaction ends."""
     session.execute(sa.select(deployment.c.id).with_for_update())
 
 
@@ -45,7 +45,7 @@ def knows_objects(session: Session) -> bool:
 
 
 def made_at(session: Session) -> datetime:
-    """Say since when there is anything to wait for, or to count."""
+    """Give the moment when the store was made."""
     made: datetime = session.execute(sa.select(deployment.c.created_at)).scalar_one()
     return made
 
@@ -91,7 +91,7 @@ class Tried(NamedTuple):
 def record_contract(
     session: Session, endpoint_url: str, bucket: str, passed: Collection[str], failed: Collection[str], *, run_id: str
 ) -> None:
-    """Write down what came of a try, in place of the last one, and in the audit record."""
+    """Record the outcome of a try of the contract, in place of the last one and in the audit."""
     state = {"endpoint": endpoint_url, "bucket": bucket, "passed": sorted(passed), "failed": sorted(failed)}
     new = {"state": state, "updated_at": Clock()}
     session.execute(
@@ -111,7 +111,7 @@ def contract_passed(session: Session, endpoint_url: str, bucket: str, checks: Co
 
 
 def last_contract(session: Session) -> Tried | None:
-    """Read what came of the last try; None if there was none."""
+    """Read the outcome of the last try; None if there was none."""
     row = session.execute(
         sa.select(controls.c.state, controls.c.updated_at).where(controls.c.name == _CONTRACT)
     ).one_or_none()

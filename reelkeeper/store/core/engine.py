@@ -94,7 +94,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def limit_lock_waits(engine: sa.Engine, seconds: float) -> None:
-    """Let no statement of this engine wait for others' locks for longer: it fails as where the store is away."""
+    """Limit how long a statement of this engine waits for locks; it then fails as if the store were away."""
 
     def limit(connection: DBAPIConnection, _record: object) -> None:
         cursor, milliseconds = connection.cursor(), int(seconds * 1_000)
@@ -111,7 +111,7 @@ def limit_lock_waits(engine: sa.Engine, seconds: float) -> None:
 
 @contextmanager
 def transaction(engine: sa.Engine, name: str) -> Iterator[Session]:
-    """One write transaction, committed at the end and rolled back on any error.
+    """Run one write transaction, committed at the end and rolled back on any error.
 
     Passes the failpoints `{name}.before_commit` and `{name}.after_commit`.
     """
@@ -149,7 +149,7 @@ def async_commit(session: AnySession) -> None:
 
 @contextmanager
 def reading(engine: sa.Engine) -> Iterator[Session]:
-    """One consistent snapshot to read from. Never blocks a writer, and what is written in it is dropped."""
+    """Read from one consistent snapshot. It never blocks a writer, and what is written in it is dropped."""
     with Session(engine.execution_options(**_READING[engine.dialect.name])) as session:
         yield session
 

@@ -42,7 +42,7 @@ def in_force(session: Session) -> Mark:
 
 
 def note(session: Session, version: int, digest: str) -> Mark:
-    """Keep for this transaction what its look at the deployment row said."""
+    """Remember for this transaction the version that it read from the deployment row."""
     found = Mark(version, digest)
     session.info[_TOLD] = session.get_transaction(), found
     return found

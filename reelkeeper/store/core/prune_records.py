@@ -159,13 +159,13 @@ KINDS: Final = (  # in an order in which what refers goes before what it refers 
 
 
 def count(session: Session, kind: Kind, cutoff: datetime) -> int:
-    """Count the rows of a kind that may go."""
+    """Count the rows of a kind that may be deleted."""
     may_go = sa.select(sa.func.count()).select_from(kind.table).where(kind.may_go(cutoff))
     return int(session.execute(may_go).scalar_one())
 
 
 def delete(session: Session, kind: Kind, cutoff: datetime, limit: int) -> int:
-    """Delete at most so many rows of a kind that may go; returns how many."""
+    """Delete at most `limit` rows of a kind that may be deleted; returns how many."""
     key = sa.tuple_(*kind.table.primary_key.columns)
     some = sa.select(*kind.table.primary_key.columns).where(kind.may_go(cutoff)).limit(limit)
     return changed(session, sa.delete(kind.table).where(key.in_(some)))

@@ -74,7 +74,7 @@ def head() -> str:
 
 
 def deployment(session: Session) -> Deployment:
-    """Read the one row that says which deployment this is. Raises SchemaError when it is missing."""
+    """Read the deployment row. Raises SchemaError when it is missing."""
     row = session.scalars(sa.select(Deployment).execution_options(populate_existing=True)).one_or_none()
     if row is None:
         raise SchemaError("the store has no deployment row: run `reelkeeper db upgrade`")

@@ -115,7 +115,7 @@ _STREAMED = {"yield_per": _AT_ONCE}
 
 
 def changes(before: Mapping[str, Contents], after: Mapping[str, Contents]) -> dict[str, str]:
-    """Say of each table that is not as before how it differs. A dropped column is a difference, a new one is none."""
+    """Describe how each changed table differs. A dropped column is a difference, a new one is none."""
     told = {}
     for name, old in before.items():
         new = after.get(name, Contents(0, old.columns, 0))

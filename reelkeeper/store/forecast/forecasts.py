@@ -11,7 +11,7 @@ from reelkeeper.store.tables import forecasts
 
 
 def latest(session: Session, until: datetime) -> list[CostForecast]:
-    """Give what the last run that looked at a moment up to `until` said, by month and service."""
+    """Read the forecast of the last run as of a moment up to `until`, by month and service."""
     last = (
         sa.select(forecasts.c.run_id)
         .where(forecasts.c.as_of <= until)
@@ -27,7 +27,7 @@ def latest(session: Session, until: datetime) -> list[CostForecast]:
 
 
 def record(session: Session, run_id: str, said: Iterable[CostForecast]) -> None:
-    """Keep what a run said. A run that says it again, as after a crash, says the same."""
+    """Record a run's forecast, in place of what the same run recorded before a crash."""
     session.execute(sa.delete(forecasts).where(forecasts.c.run_id == run_id))
     if rows := [{"run_id": run_id, **forecast._asdict()} for forecast in said]:
         session.execute(sa.insert(forecasts), rows)

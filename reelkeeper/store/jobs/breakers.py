@@ -1,4 +1,4 @@
-"""What is remembered of each provider's health, and the jobs that its breaker asks about.
+"""The stored state of each provider's breaker, and the jobs that it concerns.
 
 A row of `controls` for each provider. Whoever needs it and the deployment row locks this one first.
 """
@@ -23,23 +23,23 @@ UNSENT: Final = sa.and_(jobs.c.leader_id.is_(None), jobs.c.state == JobState.QUE
 
 
 def known(session: Session) -> dict[str, dict[str, Any]]:
-    """Give what is remembered of each provider; nobody waits for it."""
+    """Read the breaker of each provider, without a lock."""
     chosen = sa.select(controls.c.name, controls.c.state).where(controls.c.name.startswith(_PREFIX, autoescape=True))
     return {row.name.removeprefix(_PREFIX): row.state for row in session.execute(chosen.order_by(controls.c.name))}
 
 
 def locked(session: Session, provider: str) -> tuple[dict[str, Any], datetime]:
-    """Give what is remembered of one, and the time; others that ask so wait until the transaction ends."""
+    """Read and lock the breaker of one provider until the transaction ends; gives the time, too."""
     return claims.remembered(session, f"{_PREFIX}{provider}")
 
 
 def write(session: Session, provider: str, state: dict[str, Any]) -> None:
-    """Remember something else of a provider."""
+    """Write the breaker of a provider."""
     remembering.write(session, f"{_PREFIX}{provider}", state)
 
 
 def at_work(session: Session, job_ids: Collection[str]) -> list[str]:
-    """Give those of these jobs that a worker, or their provider, may be at."""
+    """Give those of these jobs that a worker or a provider may be working on."""
     sent = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_not(None))
     chosen = sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), sa.or_(jobs.c.state.in_(claims.AT_WORK), sent))
     return list(session.execute(chosen).scalars())
@@ -69,7 +69,7 @@ def move(session: Session, job: AdmittedJob, lane: str, cost_microusd: int) -> b
 
 
 def put_back(session: Session, providers: Collection[str]) -> None:
-    """Let jobs of these wait again whose worker died before it sent them: they are begun as those that wait."""
+    """Put back to waiting those of these jobs whose worker died before it sent them."""
     dead = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until <= Clock())
     chosen = sa.and_(dead, jobs.c.provider_key.is_(None), jobs.c.lane.in_(providers))
     session.execute(sa.update(jobs).where(chosen).values(state=JobState.QUEUED, claimed_by=None, lease_until=None))

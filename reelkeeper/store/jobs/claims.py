@@ -46,7 +46,7 @@ class Claim(NamedTuple):
 
     @property
     def fence(self) -> tuple[str, int]:
-        """What tells this claim from every other."""
+        """The job's id and the token that tell this claim from every other."""
         return self.id, self.lease_token
 
 
@@ -88,7 +88,7 @@ def _waits() -> sa.ColumnElement[bool]:
 
 
 def remembered(session: Session, name: str) -> tuple[dict[str, Any], datetime]:
-    """Give what a steering rule remembers, and the time. Others that ask wait until the transaction ends.
+    """Read and lock a steering rule's memory until the transaction ends; gives the time, too.
 
     PostgreSQL ends the transaction of a process that falls asleep in it. SQLite cannot: all writers wait till it wakes.
     """
@@ -120,7 +120,7 @@ def count_states(session: Session) -> dict[str, int]:
 
 
 def left_behind(session: Session, limit: int, provider: str | None = None, others_hours: int = 0) -> list[str]:
-    """Name jobs that were begun and that nobody has at the moment, those first that have waited longest.
+    """Give the ids of jobs that were begun and that no worker has now, the longest waiting first.
 
     With a `provider`, none that another was sent, who alone can say how it stands, until they are `others_hours` old.
     """
@@ -132,7 +132,7 @@ def left_behind(session: Session, limit: int, provider: str | None = None, other
 
 
 def occupied(session: Session) -> list[Occupied]:
-    """Count the jobs that a provider or a worker may be at, whether somebody here looks at them or not."""
+    """Count the jobs that a provider or a worker may be working on, claimed here or not."""
     scopes = (jobs.c.lane, jobs.c.model, jobs.c.tier, jobs.c.user_id)
     # guard claims.occupied: a job that goes on at its provider leaves its place to another, and the cap is passed
     sent = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_not(None))
@@ -163,7 +163,7 @@ def waiting_jobs(
     taken: Collection[str] = (),
     others: Collection[tuple[str, str]] = (),
 ) -> tuple[list[WaitingJob], float]:
-    """Give the waiting jobs that a choice is made from, and the seconds that all the others are estimated to take.
+    """Give the waiting jobs to choose from, and the estimated seconds of all the others.
 
     Those of scopes that are `full`, those that are `taken`, and those of `others`, given by model and provider, are not
     there.
@@ -234,7 +234,7 @@ def recent_estimates(session: Session) -> list[float]:
 
 
 def take(session: Session, job_ids: Sequence[str], worker: str) -> list[Claim]:
-    """Give `worker` those of the jobs that are still to be had, in their order."""
+    """Claim for `worker` those of the jobs that are still free, in their order."""
     # guard claims.still_to_be_had: a job is given out that was cancelled, or given to another, a moment ago
     free = sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), sa.or_(_waits(), _left_behind()))
     with_state = free.add_columns(jobs.c.state).with_for_update(skip_locked=True)
@@ -280,7 +280,7 @@ def renew(session: Session, claims: Iterable[tuple[str, int, float]]) -> dict[st
 
 
 def note(session: Session, claim: Claim, **values: Any) -> bool:  # noqa: ANN401  columns of jobs
-    """Write something about a running job; False, and nothing written, if the claim is not current any more."""
+    """Update columns of a running job; False, and nothing written, if the claim is not current any more."""
     # guard claims.note_running: a job that is over waits again, and is made and charged once more
     mine = sa.update(jobs).where(_fenced(*claim.fence), jobs.c.state == JobState.RUNNING)
     return changed(session, mine.values(**values)) == 1

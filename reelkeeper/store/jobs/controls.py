@@ -1,4 +1,4 @@
-"""What rules and loops remember by name, and how busy the slots are: what an estimate of a wait asks."""
+"""Stored memory of rules and loops, by name, and how busy the slots are."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -24,7 +24,7 @@ _REMEMBERED = sa.select(controls.c.name, controls.c.state).where(
 
 
 def remembered(session: Session, names: Sequence[str]) -> dict[str, Any]:
-    """Give what is remembered under each of `names` that is known."""
+    """Read the memory under each of `names` that is known."""
     return dict(session.execute(_REMEMBERED, {"names": names}).all())
 
 
@@ -49,14 +49,14 @@ def load_now(session: Session, slots: int) -> tuple[float, int]:
 
 
 class Kept(NamedTuple):
-    """What was last written, and when; nothing and None before the first time."""
+    """The memory as last written, and when; empty and None before the first time."""
 
     state: dict[str, Any]
     updated_at: datetime | None
 
 
 def kept(session: Session) -> Kept:
-    """Give what the rule remembers."""
+    """Read a rule's memory."""
     row = session.execute(
         sa.select(controls.c.state, controls.c.updated_at).where(controls.c.name == CONCURRENCY)
     ).one_or_none()
@@ -76,7 +76,7 @@ def lane_limits(session: Session) -> dict[str, int]:
 
 
 def keep(session: Session, state: dict[str, Any], before: Kept) -> bool:
-    """Write what the rule remembers, unless somebody has written since `before` was read; says whether it did."""
+    """Write a rule's memory, unless it was written since `before` was read; says whether it did."""
     if before.updated_at is None:
         insert = insert_into(session, controls).values(name=CONCURRENCY, state=state, updated_at=Clock())
         return session.execute(insert.on_conflict_do_nothing().returning(controls.c.name)).scalar() is not None
@@ -85,23 +85,23 @@ def keep(session: Session, state: dict[str, Any], before: Kept) -> bool:
 
 
 def write(session: Session, name: str, state: Mapping[str, Any], seconds: float = 0) -> None:
-    """Write what is remembered under a name, whatever was before, as of so many seconds from now."""
+    """Write the memory under a name, whatever was there, as of so many seconds from now."""
     new = {"state": state, "updated_at": Clock(seconds)}
     insert = insert_into(session, controls).values(name=name, **new)
     session.execute(insert.on_conflict_do_update(index_elements=["name"], set_=new))
 
 
 def give(session: Session) -> None:
-    """Say that a worker is there, who takes what waits."""
+    """Note that a worker is there and takes waiting jobs."""
     write(session, _NAME, {})
 
 
 def end(session: Session) -> None:
-    """Say that a worker has left. Another that is there says so itself, at its next heartbeat."""
+    """Note that a worker has left. Another one notes itself at its next heartbeat."""
     write(session, _NAME, {}, -LASTS_SECONDS)
 
 
 def is_there(session: Session) -> bool:
-    """Whether a worker is there, as far as one can tell."""
+    """Whether a worker has noted itself lately."""
     fresh = sa.and_(controls.c.name == _NAME, controls.c.updated_at > Clock(-LASTS_SECONDS))
     return bool(session.execute(sa.select(sa.exists().where(fresh))).scalar_one())

@@ -93,7 +93,7 @@ def redrive(session: Session, job_id: str, **values: str | None) -> None:
 
 
 def note(session: Session, job_id: str, **values: Any) -> None:  # noqa: ANN401  columns of jobs
-    """Write something about a job, as its end or its new beginning says."""
+    """Update columns of a job."""
     session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(**values))
 
 

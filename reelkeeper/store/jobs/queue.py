@@ -1,4 +1,4 @@
-"""The queue: what is there for a request, jobs that are added to it, and all of them as a person looks at them."""
+"""The queue: what exists for a request, jobs added to it, and lists of them for people."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -54,7 +54,7 @@ def listed(session: Session, state: JobState, limit: int) -> list[JobLine]:
 
 
 def named(session: Session, job_ids: Collection[str]) -> dict[str, JobLine]:
-    """Give the jobs of these ids that there are."""
+    """Read the jobs of these ids; unknown ones are left out."""
     rows = session.execute(sa.select(*_COLUMNS).where(jobs.c.id.in_(job_ids)))
     return {row.id: JobLine(*row) for row in rows}
 
@@ -137,7 +137,7 @@ def _look() -> sa.Select[Any]:
 
 
 def look(session: Session, user_id: str, client_key: str, cache_key: str) -> Existing | None:
-    """See what is there; None where there is no such user. Which policies are in force is known then.
+    """Read what exists for a request, and the policies in force with it; None where there is no such user.
 
     Raises UserErased.
     """
@@ -154,12 +154,12 @@ def look(session: Session, user_id: str, client_key: str, cache_key: str) -> Exi
 
 
 def leader_of(session: Session, cache_key: str) -> str | None:
-    """Name the job that is making what a key stands for."""
+    """Give the id of the job that is making the video of a cache key."""
     return session.execute(sa.select(jobs.c.id).where(jobs.c.cache_key == cache_key, leads(jobs)).limit(1)).scalar()
 
 
 def marks(session: Session, job_ids: Sequence[str]) -> dict[str, object]:
-    """Give, for each job that there is, a value that is another when the job has changed; its place is not in it.
+    """Give, for each job that exists, a value that differs when the job has changed, its place apart.
 
     One query for all: to follow each job anew costs a hundred times as much.
     """
@@ -222,7 +222,7 @@ _SEEN, _LOOK = _seen(), _look()  # built once: to build a statement costs more t
 
 
 def waiting(session: Session, estimate_seconds: float, apart_from: str = "") -> Waiting:
-    """Look at the queue as a job of so many seconds sees it: shorter ones go first, and tiers are left out of it."""
+    """Read the queue before a job of so many seconds: shorter ones go first, and tiers are not considered."""
     row = session.execute(_SEEN, {"seconds": estimate_seconds, "apart_from": apart_from}).one()
     return Waiting(int(row[0]), float(row[1]), int(row[2]), float(row[3]))
 

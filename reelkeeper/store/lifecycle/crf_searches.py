@@ -1,4 +1,4 @@
-"""What searches for a CRF have met and cost: one row each, also for those that ended in a refusal."""
+"""The results and costs of CRF searches: one row each, also for those that ended in a refusal."""
 
 from dataclasses import asdict
 from typing import Any
@@ -16,7 +16,7 @@ _FIELDS = [crf_searches.c[name] for name in CrfSearch.__dataclass_fields__]
 
 
 def add(session: Session, search: CrfSearch, *, video_id: str, run_id: str, model: str | None) -> None:
-    """Write down what a search has met."""
+    """Record the result of a search."""
     row = asdict(search) | {"video_id": video_id, "run_id": run_id, "model": model, "at": now(session)}
     session.execute(sa.insert(crf_searches).values(row))
 

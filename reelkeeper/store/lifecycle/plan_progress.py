@@ -57,7 +57,7 @@ def close_others(session: Session, flow: str, plan_id: str) -> None:
 
 
 def undertaking(session: Session, plan_id: str) -> Undertaking:
-    """Read what all who work on a plan need to know."""
+    """Read the terms of a plan that all its workers share."""
     columns = plans.c.run_id, plans.c.as_of, plans.c.policy
     return Undertaking(*session.execute(sa.select(*columns).where(plans.c.id == plan_id)).one())
 
@@ -90,7 +90,7 @@ def waiting(session: Session, plan_id: str, limit: int) -> tuple[list[Item], boo
 
 
 def unsettled(session: Session, plan_id: str, blob_ids: Sequence[int], *, last_try: bool) -> set[int]:
-    """Say which of these have not been worked on since they were listed."""
+    """Give those of these items that nobody has worked on since they were listed."""
     as_listed = verdicts.c.outcome == AGAIN if last_try else verdicts.c.outcome.is_(None)
     chosen = sa.select(verdicts.c.blob_id).where(
         verdicts.c.plan_id == plan_id, verdicts.c.blob_id.in_(blob_ids), as_listed

@@ -1,4 +1,4 @@
-"""What plans came to, in figures: by rule before, by outcome afterwards, and what the guard compares with."""
+"""Figures of plans: by rule before, by outcome afterwards, and what the guard compares with."""
 
 from typing import Any
 

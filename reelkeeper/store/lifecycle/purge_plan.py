@@ -27,7 +27,7 @@ def add_due(
     max_videos: int,
     microusd_per_gb: int,
 ) -> PlanSummary:
-    """Save what is due by `as_of`, or by the database's clock if that is earlier, and make the plan `ready`.
+    """Save the blobs whose grace is over by `as_of`, or by the database's clock if earlier; make the plan `ready`.
 
     The rules: `grace_over` takes a retired video's present bytes, at most `max_videos` of them, those that have waited
     longest; `replaced` takes older bytes of a video that lives on; `orphan` what is no video's; `unfinished` what a

@@ -36,7 +36,7 @@ class Restorable(NamedTuple):
 
 
 def find(session: Session, *, run_id: str | None, video_id: str | None, user_id: str | None) -> list[Restorable]:
-    """List what one run, one video or one user can go back to, by video and generation."""
+    """List the videos of one run, video or user that can be restored, by video and generation."""
     is_retired = videos.c.state.in_([VideoState.RETIRED, VideoState.LOST])
     swapped = sa.and_(videos.c.state == VideoState.LIVE, operations.c.id.is_not(None))
     wanted = {

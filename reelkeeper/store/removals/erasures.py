@@ -1,4 +1,4 @@
-"""Users who are being erased: since when, what is still stored of them, and what nobody but they refers to."""
+"""Users who are being erased: since when, what is still stored of them, and what is theirs alone."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Takedowns as rows: videos that nobody is given any more, their bytes, and what is never to be published again."""
+"""Takedowns as rows: videos no longer served, their bytes, and bytes never to be published again."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The cache of videos by request: found, taken in, left out as a plan says, and gone with their video.
+"""The cache of videos by request: look up, insert, prune by a plan, and drop with the video.
 
 An entry names a video and holds no bytes. It is given only while its video is live, asked in the statement that counts
 the hit, so a video that was retired a moment ago is never given.

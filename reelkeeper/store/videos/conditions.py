@@ -55,7 +55,7 @@ def in_operation(video_id: sa.ColumnElement[str]) -> Condition:
 
 
 def not_viewed_since(moment: datetime | sa.ColumnElement[datetime]) -> Condition:
-    """No view of the video is known after `moment`."""
+    """Say in SQL that no view of the video is known after `moment`."""
     return sa.or_(videos.c.last_viewed_at.is_(None), videos.c.last_viewed_at <= moment)
 
 

@@ -23,7 +23,7 @@ class CsvLine(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A field that was not."""
+    """A field that was not understood."""
 
     line: int
     column: str
