@@ -129,7 +129,7 @@ def _deployment(entry: dict[str, Any]) -> runner.RunnerDeployment:
 
 
 def main(written: str, moment: str, *options: str) -> None:
-    """Do it all."""
+    """Set the server up, end dead runs, deploy, and begin the first runs."""
     with get_client(sync_client=True) as client, open_store(settings()) as engine:
         wait_for_server(client)
         print(*bootstrap(engine=engine, api_url=settings().api_url), sep="\n", flush=True)

@@ -41,7 +41,7 @@ def predict(workspace: Workspace, as_of: datetime, months: int, policies: Polici
 
 @task(task_run_name="read what is stored", cache_policy=NO_CACHE)
 def stored_now(workspace: Workspace, as_of: datetime, policies: Policies) -> Usage:
-    """Read what a month would use if it were stored throughout as it is now."""
+    """Give the usage of a month that stores what is stored now, as a base to measure savings by."""
     return forecast.stored_now(workspace.engine, as_of, policies)
 
 
@@ -55,7 +55,7 @@ def survey(workspace: Workspace, as_of: datetime, policies: Policies) -> Idle:
 
 @task(task_run_name="count repeated jobs", cache_policy=NO_CACHE)
 def repeats(workspace: Workspace, as_of: datetime) -> tuple[int, Decimal]:
-    """Count the jobs of the last 30 days that made what had been made before, with what one cost."""
+    """Count the jobs of the last 30 days that repeated an earlier request, with the mean dollars of one."""
     return forecast.repeats(workspace.engine, as_of)
 
 

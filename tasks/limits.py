@@ -22,13 +22,13 @@ FLOW = "tune_concurrency"
 def read(
     engine: Engine, policy: ConcurrencyPolicy, as_of: datetime
 ) -> tuple[Kept, Lanes, list[FinishedJob], list[JobAtWork]]:
-    """Read what the rule remembers, the jobs that ended since each lane's last step, and those at work."""
+    """Read the memory of the rule, the jobs that ended since each lane's last step, and those at work."""
     return queue.steered(engine, policy, as_of)
 
 
 @task(task_run_name="remember the limits", cache_policy=NO_CACHE)
 def remember(engine: Engine, before: Kept, after: Lanes) -> None:
-    """Keep what the next step stands on. Raises LeaseLost where another run has stepped meanwhile."""
+    """Save the memory for the next step. Raises LeaseLost where another run has stepped meanwhile."""
     queue.remember(engine, before, after)
 
 

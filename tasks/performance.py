@@ -29,13 +29,13 @@ def read(engine: Engine, policy: PerformancePolicy, tiers: Tiers, as_of: datetim
 
 @task(task_run_name="work out the windows", cache_policy=NO_CACHE)
 def work_out(engine: Engine, seen: ServiceState, as_of: datetime) -> list[Window]:
-    """Work out each whole quarter of an hour that is not recorded yet, the last one with what waits now."""
+    """Compute each whole quarter of an hour that is not recorded yet, the last one with the present queue."""
     return status.work_out_windows(engine, seen, as_of)
 
 
 @task(task_run_name="record the windows", cache_policy=NO_CACHE)
 def record(engine: Engine, found: Sequence[Window]) -> None:
-    """Keep what was worked out."""
+    """Record these windows."""
     status.record_windows(engine, found)
 
 

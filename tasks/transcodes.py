@@ -48,7 +48,7 @@ def recipe_mark(recipe: Recipe, acceptance: Acceptance) -> str:
 
 
 def appraise(workspace: Workspace, recipe: Recipe) -> Appraise:
-    """Say what an encode is worth, by what earlier ones kept and cost."""
+    """Make the function that says what an encode is worth in dollars, by what earlier ones kept and cost."""
     return plans.appraise(workspace.engine, recipe, ffmpeg.tools().encoder(recipe.codec))
 
 

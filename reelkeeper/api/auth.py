@@ -32,7 +32,7 @@ _MAX_TRUSTED: Final = 10_000  # tokens; all are forgotten beyond it
 
 
 class AuthMiddleware:
-    """The middleware."""
+    """Checks token, rate and body of each request before its route is called."""
 
     def __init__(
         self,

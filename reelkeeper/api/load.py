@@ -42,7 +42,7 @@ class Shed(HTTPException):
 
 
 class Cap:
-    """At most so many of something at once, of one token and in all."""
+    """A limit on how many of something are under way at once, for one token and in all."""
 
     def __init__(self, noun: str, of_token: int, at_once: int) -> None:
         self._noun = noun
@@ -51,7 +51,7 @@ class Cap:
         self._total = 0
 
     def limit(self, of_token: int, at_once: int) -> None:
-        """Take so many from now on."""
+        """Set the limit from now on."""
         self._of_token, self._at_once = of_token, at_once
 
     @contextmanager
@@ -84,7 +84,7 @@ class Turns:
         self._waited_seconds = 0.0  # by the last who had a turn
 
     def is_long(self) -> bool:
-        """Say whether somebody who comes now would wait for most of the time that there is."""
+        """Say whether a new request would wait for most of the allowed time."""
         return self._places.locked() and self._waited_seconds > self.wait_seconds / 2
 
     @asynccontextmanager
@@ -121,7 +121,7 @@ class Load:
         self.known, self.unknown = (Turns(1, policy.wait_seconds) for _ in range(2))  # who guesses delays no others
 
     async def keep_limits(self) -> None:
-        """Take over for ever what is applied, within a second. What cannot be read now is read at the next look."""
+        """Follow the limits in force in a loop, within a second. A failed read is tried again with the next."""
         while True:
             await asyncio.sleep(_LIMITS_SECONDS)
             try:
@@ -142,7 +142,7 @@ class Load:
             turns.wait_seconds = policy.wait_seconds
 
     async def keep_time(self) -> None:
-        """See for ever how late this process comes to what it has to do."""
+        """Measure in a loop how late this process runs what is due."""
         while True:
             due = monotonic() + _TICK_SECONDS
             await asyncio.sleep(_TICK_SECONDS)

@@ -37,7 +37,7 @@ _FETCHES = 3  # times that a video is asked for, each after another look at its 
 
 
 class RemoteGenerator:
-    """Any provider, behind the contract."""
+    """A generator that has any provider make the videos."""
 
     outlives_us = True
 

@@ -55,7 +55,7 @@ class Answer(NamedTuple):
 
     @property
     def is_success(self) -> bool:
-        """Whether it says yes."""
+        """Whether the status is 2xx."""
         return 200 <= self.status < 300  # noqa: PLR2004  "success"
 
     @property
@@ -128,7 +128,7 @@ class Transport:
         return answer
 
     def tell(self, method: str, path: str) -> None:
-        """Say something that needs no answer."""
+        """Send a request whose answer does not matter."""
         try:
             self.ask(method, path)
         except GenerationUnknown:

@@ -1,4 +1,4 @@
-"""What a provider calls us with: a body, signed with a secret that both know, of a moment that is not long past.
+"""Webhooks that a provider sends us: signed with a shared secret, and only minutes old.
 
     Reelkeeper-Signature: t=1764072000,v1=<hex of HMAC-SHA256(secret, "1764072000." + body)>
 

@@ -42,7 +42,7 @@ class Meter:
         return {key: count for key, count in taken.items() if count}
 
     def give_back(self, counts: Counts) -> None:
-        """Count again what was taken and could not be recorded."""
+        """Put back counts that were taken and could not be recorded."""
         with self._lock:
             self._counts.update(counts)
 
