@@ -160,6 +160,29 @@ def test_one_that_would_pay_with_luck_alone_is_not_begun(source: Path, tmp_path:
     assert outcome.rule == "payback"
 
 
+def test_a_search_that_may_cost_no_more_today_ends_and_is_not_remembered_as_hopeless(
+    source: Path, tmp_path: Path
+) -> None:
+    noted: list[CrfSearch] = []
+    outcome = shrink(source, tmp_path, affords=lambda _: False, note=noted.append)
+    assert isinstance(outcome, Refusal)
+    assert (outcome.rule, outcome.permanent) == ("day_is_spent", False)
+    assert not noted  # nothing was encoded, so nothing was learnt
+
+
+@pytest.mark.long
+def test_what_was_found_before_the_day_was_spent_is_kept(source: Path, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def once(microusd: int) -> bool:
+        asked.append(microusd)
+        return len(asked) == 1
+
+    outcome = shrink(source, tmp_path, AT_ANY_PRICE.model_copy(update={"crf_start": 20}), affords=once)
+    assert isinstance(outcome, Transcode)
+    assert (outcome.crf, len(asked)) == (20, 2)
+
+
 @pytest.mark.long
 def test_losing_the_lease_ends_the_encode(natural_clips: dict[str, Path], tmp_path: Path) -> None:
     def lost() -> None:
