@@ -51,8 +51,9 @@ def tier_storage(
             judged = lifecycle.verdicts(
                 live, rules.lifecycle, rules.tiers, as_of, mark, rules.recipe.skip_codecs, worth
             )
+            fitting = selection.fitting(judged, rules.recipe.placement, keeps_contract=workspace.keeps_contract)
             foretold = notices.foretold(
-                judged, rules.lifecycle, rules.tiers, as_of, videos.notices_given(workspace.engine)
+                fitting, rules.lifecycle, rules.tiers, as_of, videos.notices_given(workspace.engine)
             )
             chosen = selection.largest_first(
                 selection.for_tiering(foretold),

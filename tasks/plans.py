@@ -52,7 +52,7 @@ def draw_purge(
         run_id=run_id,
         grace=grace,
         max_videos=max_videos,
-        service_keys=workspace.may_purge_service_keys,
+        service_keys=workspace.keeps_contract,
     )
 
 

@@ -34,6 +34,8 @@ def _different(model: BaseModel) -> BaseModel:
     if isinstance(model, Tiers):
         return Tiers.model_validate({name: _different(tier) for name, tier in model.items()})
     for name in type(model).model_fields:
+        if name in _BOUND:
+            continue
         value = getattr(model, name)
         if isinstance(value, BaseModel):
             model = type(model).model_validate(_plain(model) | {name: _plain(_different(value))})
@@ -45,6 +47,7 @@ def _different(model: BaseModel) -> BaseModel:
     return model
 
 
+_BOUND: Final = {"placement"}  # another goes only with the codec and the container that are shipped
 _OTHERS: Final[dict[str, list[object]]] = {  # where a number more or less is no value
     "rule": ["fifo", "seed", "levels"],
     "queue_weight": [3.25],  # that of no tier

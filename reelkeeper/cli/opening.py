@@ -53,3 +53,15 @@ def workspace() -> Iterator["Workspace"]:
 
     with open_workspace(configured()) as opened:
         yield opened
+
+
+def keeps_contract(engine: "Engine", settings: "Settings") -> bool:
+    """Whether the bucket keeps the contract on which some of a plan rests: the embedded one does, others show it."""
+    if settings.endpoint_url is None:
+        return True
+    from reelkeeper.adapters.contract import CHECKS
+    from reelkeeper.store.core import deployment
+    from reelkeeper.store.core.engine import reading
+
+    with reading(engine) as session:
+        return deployment.contract_passed(session, settings.endpoint_url, settings.bucket, CHECKS)

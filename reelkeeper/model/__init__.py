@@ -72,6 +72,7 @@ class Video(NamedTuple):
     model: str | None = None  # that made it
     tag: str | None = None  # given with its job or upload
     key: str | None = None  # of its bytes, whole
+    is_ours: bool = True  # Reelkeeper made the key
 
 
 class Notice(NamedTuple):

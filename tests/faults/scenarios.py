@@ -38,6 +38,7 @@ from reelkeeper.operations.videos.complete import complete
 from reelkeeper.operations.videos.receive import Announced
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.rules.lifecycle.guard import BlastRadius, listing_within
+from reelkeeper.rules.lifecycle.transcode import Placement
 from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store.core.engine import transaction
@@ -62,7 +63,9 @@ def child(scenario: str, address: Address, spec: str, arguments: dict[str, objec
     os._exit(0)  # what a forked child inherits is not its own to clean up
 
 
-def run_swap(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
+def run_swap(
+    workspace: Workspace, address: Address, arguments: dict[str, object], placement: Placement = "new_key"
+) -> None:
     with LeaseManager(workspace.engine) as manager:
         (lease,) = manager.take(["video/v1"])
         swap(
@@ -74,7 +77,12 @@ def run_swap(workspace: Workspace, address: Address, arguments: dict[str, object
             lease=lease,
             run_id="run",
             grace=Grace(),
+            placement=placement,
         )
+
+
+def run_swap_in_place(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
+    run_swap(workspace, address, arguments, "in_place")
 
 
 def run_dispatch(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
@@ -148,12 +156,13 @@ def run_purge(workspace: Workspace, _: Address, arguments: dict[str, object]) ->
         purge(workspace, str(arguments["plan"]), due, lease=lease, run_id="run", grace=Grace())
 
 
-def run_restore(workspace: Workspace, _: Address, __: dict[str, object]) -> None:
+def run_restore(workspace: Workspace, address: Address, _: dict[str, object]) -> None:
     try:
         batch = find_restorable(workspace, run_id="before")
     except NotFound:
         return  # an earlier run has restored all
-    restore(workspace, batch, run_id="run", author="test", grace=Grace(), hold_days=30)
+    scratch = Path(address.folder) / "scratch"
+    restore(workspace, batch, run_id="run", author="test", grace=Grace(), hold_days=30, scratch=scratch)
 
 
 def run_job(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
@@ -227,6 +236,9 @@ def run_sync(workspace: Workspace, address: Address, _: dict[str, object]) -> No
 
 SCENARIOS: dict[str, Scenario] = {
     "swap": run_swap,
+    "swap_in_place": run_swap_in_place,
+    "undo_in_place": run_swap_in_place,
+    "restore_in_place": run_restore,
     "upload": run_upload,
     "retire": run_retire,
     "notify": run_notify,

@@ -7,20 +7,25 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.model import BlobState, Transcode, VideoState
+from reelkeeper.model import BlobState, Grace, Transcode, VideoState
 from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.billing import ledger, quota
+from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.operations.lifecycle.swap import swap
 from reelkeeper.store.billing.ledger import balance
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import (
+    blobs,
     credit_holds,
     notice_deliveries,
     notices,
@@ -31,6 +36,7 @@ from reelkeeper.store.tables import (
     videos,
 )
 from tests.faults.conftest import EVERY, Child, MakeWorld, first_of, wait_for_end
+from tests.faults.scenarios import ready
 from tests.faults.world import LONG_AGO, World
 
 # The longest first, and how many kills in pairs each is good for at the least: fewer, and a failpoint has gone.
@@ -39,6 +45,9 @@ OPERATIONS = {
     "job": 350,
     "upload": 300,
     "swap": 250,
+    "swap_in_place": 250,
+    "undo_in_place": 250,
+    "restore_in_place": 250,
     "receive": 250,
     "settle_accounts": 200,
     "purge": 150,
@@ -68,6 +77,29 @@ def _for_swap(world: World, result: Transcode) -> dict[str, object]:
     blob = world.video("v1")
     world.video("bystander")
     return {"blob": blob, "result": result}
+
+
+def _for_swap_in_place(world: World, result: Transcode) -> dict[str, object]:
+    world.double.limits_overwrites = False
+    blob = world.video("v1", key=f"{world.address.prefix}ann/v1.mp4")
+    world.video("bystander")
+    return {"blob": blob, "result": result}
+
+
+def _for_undo_in_place(world: World, result: Transcode) -> dict[str, object]:
+    """What is stored is not as announced: whole bytes of the video, and the original goes back over them."""
+    wrong = replace(result, media=replace(result.media, frames=result.media.frames + 1))
+    return _for_swap_in_place(world, wrong)
+
+
+def _for_restore_in_place(world: World, result: Transcode) -> dict[str, object]:
+    arguments = _for_swap_in_place(world, result)
+    scratch = Path(world.address.folder) / "scratch"
+    with LeaseManager(world.workspace.engine) as manager:
+        (lease,) = manager.take(["video/v1"])
+        about = {"scratch": scratch, "lease": lease, "run_id": "before", "grace": Grace(), "placement": "in_place"}
+        swap(world.workspace, "v1", int(str(arguments["blob"])), shrink=lambda _, place: ready(result, place), **about)  # type: ignore[arg-type]  # a table of arguments
+    return {}
 
 
 def _for_upload(world: World, _: Transcode) -> dict[str, object]:
@@ -152,6 +184,32 @@ def _for_settle_accounts(world: World, _: Transcode) -> dict[str, object]:
         for table in (credit_holds, reservations):
             session.execute(sa.update(table).values(expires_at=LONG_AGO))
     return {}
+
+
+def _shown_and_kept(session: Session) -> tuple[str, set[str]]:
+    """The SHA-256 of what the service's key shows, and of what waits out its grace."""
+    shown = sa.select(blobs.c.sha256).join(videos, videos.c.blob_id == blobs.c.id).where(videos.c.id == "v1")
+    kept = sa.select(blobs.c.sha256).where(blobs.c.video_id == "v1", blobs.c.state == BlobState.RETIRED)
+    return session.execute(shown).scalar_one(), set(session.execute(kept).scalars())
+
+
+def _check_swap_in_place(session: Session) -> None:
+    shown, kept = _shown_and_kept(session)
+    assert kept
+    assert shown not in kept
+
+
+def _check_undo_in_place(session: Session) -> None:
+    """The original is where it was, and each try has left a copy of it alone."""
+    shown, kept = _shown_and_kept(session)
+    assert kept == {shown}
+
+
+def _check_restore_in_place(session: Session) -> None:
+    """The original is where it was; its copy, and one of what had taken its place, are kept."""
+    shown, kept = _shown_and_kept(session)
+    assert shown in kept
+    assert len(kept) == 2
 
 
 def _check_notify(session: Session) -> None:

@@ -3,10 +3,12 @@
 SIGSTOP at a failpoint, something happens to the video, SIGCONT. No object that somebody wants may have been deleted.
 """
 
+import hashlib
 import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -14,18 +16,24 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from reelkeeper.errors import StorageError
 from reelkeeper.model import BlobState, Grace, Transcode, VideoState
 from reelkeeper.operations.core.freeze import freeze, thaw
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.lifecycle.purge import settle_claims
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
+from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.views import record_views
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.tables import blobs, videos
+from reelkeeper.store.tables import blobs, leases, videos
 from reelkeeper.store.videos.holds import HoldTerms
+from tests.buckets import BUCKET
 from tests.faults.conftest import Child, MakeWorld
-from tests.faults.world import World
+from tests.faults.world import LONG_AGO, World
+from tests.operations.changes import sync_once
 
+NEWER = b"another video altogether"
 Meanwhile = Callable[[World], None]
 
 
@@ -72,11 +80,36 @@ def taken_over(world: World) -> None:
         session.execute(sa.text("UPDATE leases SET token = token + 1, holder = 'another'"))
 
 
+def overwritten(world: World) -> None:
+    """The service stores another video at its key."""
+    world.double.client.put_object(Bucket=BUCKET, Key=_link(world), Body=NEWER)
+
+
+def settled(world: World) -> None:
+    """Another run takes over and settles what the sleeper has announced; no more than a minute passes."""
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.update(leases).values(expires_at=LONG_AGO))
+    with LeaseManager(world.workspace.engine) as manager:
+        (lease,) = manager.take(["video/v1"])
+        scratch = Path(world.address.folder) / "another"
+        for intent in intents.open_intents(world.workspace):
+            with suppress(StorageError):  # its put may come yet
+                intents.settle(world.workspace, intent, scratch=scratch, lease=lease, grace=Grace())
+
+
+def _link(world: World) -> str:
+    return f"{world.address.prefix}ann/v1.mp4"
+
+
 def _soon() -> datetime:
     return datetime.now(UTC).replace(year=2100)
 
 
 SWAP_POINTS = ["swap.download.after", "swap.announce.after_commit", "swap.put.after", "swap.readback.after"]
+IN_PLACE_POINTS = [
+    *("swap.announce.after_commit", "in_place.copy.after", "in_place.put.before", "in_place.sending.after_commit"),
+    *("in_place.put.after", "swap.readback.after"),
+]
 AFTER_CLAIM = "purge.claim.after_commit"
 AFTER_LEASE = "leases.acquire.after_commit"
 CASES: list[tuple[str, str, Meanwhile]] = [
@@ -84,6 +117,11 @@ CASES: list[tuple[str, str, Meanwhile]] = [
     *(("purge", AFTER_CLAIM, what) for what in (frozen, taken_over, restored_after_its_claim)),
     *(("retire", AFTER_LEASE, what) for what in (viewed, held, owner_held, replaced, frozen, taken_over)),
     *(("swap", point, what) for point in SWAP_POINTS for what in (viewed, held, replaced, frozen, taken_over)),
+]
+IN_PLACE_CASES: list[tuple[str, str, Meanwhile]] = [
+    ("swap_in_place", point, what)
+    for point in IN_PLACE_POINTS
+    for what in (viewed, held, replaced, frozen, taken_over, overwritten, settled)
 ]
 
 
@@ -111,7 +149,8 @@ def _arguments(world: World, operation: str, transcode: Transcode) -> dict[str, 
     if operation == "purge":
         due = world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
         return {"plan": world.plan("purge_retired", "purge", [due]), "blobs": [due]}
-    blob = world.video("v1")
+    world.double.limits_overwrites = False
+    blob = world.video("v1", key=_link(world) if operation == "swap_in_place" else None)
     if operation == "retire":
         return {"plan": world.plan("expire_videos", "retire", [blob])}
     return {"blob": blob, "result": transcode}
@@ -132,10 +171,36 @@ def _assert_nothing_wanted_is_gone(world: World, operation: str, meanwhile: Mean
         assert state == VideoState.LIVE
     if meanwhile is frozen:
         thaw(world.workspace.engine, by="test")
+    if operation == "swap_in_place":
+        _assert_the_link_is_whole(world, meanwhile)
     world.check(settled=False)
 
 
-@pytest.mark.parametrize(("operation", "point", "meanwhile"), CASES, ids=lambda part: getattr(part, "__name__", part))
+def _assert_the_link_is_whole(world: World, meanwhile: Meanwhile) -> None:
+    """The service's key shows its last upload, or the video; once the next run has settled it, that is recorded."""
+    bucket, original = world.workspace.bucket, world.clip.read_bytes()
+    world.expire_leases()
+    with LeaseManager(world.workspace.engine) as manager:
+        (lease,) = manager.take(["video/v1"])
+        scratch = Path(world.address.folder) / "next"
+        for intent in intents.open_intents(world.workspace):
+            intents.settle(world.workspace, intent, scratch=scratch, lease=lease, grace=Grace())
+        assert sync_once(world, lease) == []
+    with reading(world.workspace.engine) as session:
+        rows = session.execute(sa.select(blobs.c.key, blobs.c.sha256).where(blobs.c.state != BlobState.GONE)).all()
+    shown = bucket.read_bytes(_link(world), 10**7)
+    if meanwhile is overwritten:
+        assert shown == NEWER
+    else:
+        assert hashlib.sha256(shown).hexdigest() in [row.sha256 for row in rows if row.key == _link(world)]
+        assert original in [shown, *(bucket.read_bytes(row.key, 10**7) for row in rows)]
+
+
+@pytest.mark.parametrize(
+    ("operation", "point", "meanwhile"),
+    [*CASES, *(pytest.param(*case, marks=pytest.mark.long) for case in IN_PLACE_CASES)],
+    ids=lambda part: getattr(part, "__name__", part),
+)
 def test_a_run_that_slept_deletes_nothing_that_is_wanted_by_now(
     operation: str, point: str, meanwhile: Meanwhile, sleeper: Callable[..., World]
 ) -> None:
@@ -148,6 +213,14 @@ def test_a_run_that_slept_deletes_nothing_that_is_wanted_by_now(
 def test_many_sleepers(sleeper: Callable[..., World], sleepers: int) -> None:
     rounds = -(-sleepers // len(CASES))
     for operation, point, meanwhile in CASES * rounds:
+        _assert_nothing_wanted_is_gone(sleeper(operation, point, meanwhile), operation, meanwhile)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("sleepers", [25, pytest.param(100, marks=pytest.mark.soak)])
+def test_many_sleepers_in_place(sleeper: Callable[..., World], sleepers: int) -> None:
+    for operation, point, meanwhile in (IN_PLACE_CASES * -(-sleepers // len(IN_PLACE_CASES)))[:sleepers]:
         _assert_nothing_wanted_is_gone(sleeper(operation, point, meanwhile), operation, meanwhile)
 
 

@@ -217,6 +217,7 @@ class World:
         with transaction(self.workspace.engine, "test") as session:
             session.execute(sa.update(leases).values(expires_at=LONG_AGO))
             session.execute(sa.update(blobs).where(blobs.c.claimed_at.is_not(None)).values(claimed_at=LONG_AGO))
+            session.execute(sa.update(operations).where(operations.c.sent_at.is_not(None)).values(sent_at=LONG_AGO))
 
     def check(self, *, settled: bool = True) -> None:
         """The master property. `settled`: the recovery has ended, so nothing may be left half done."""
@@ -232,6 +233,15 @@ class World:
             ).all()
             noted = set(session.execute(sa.select(orphans.c.key)).scalars())
             open_operations = session.execute(sa.select(operations).where(operations.c.state == "open")).all()
+            about_to_show = dict(
+                session.execute(
+                    sa.select(operations.c.video_id, blobs.c.sha256)
+                    .join(blobs, blobs.c.id == operations.c.new_blob_id)
+                    .where(operations.c.state == "open", operations.c.aside_blob_id.is_not(None))
+                )
+                .tuples()
+                .all()
+            )
             audit.verify(session)
             done = Counter(
                 (row.event, row.blob_id or row.detail.get("job") or row.detail.get("webhook"))
@@ -246,7 +256,7 @@ class World:
         for video in live:
             assert video.state == BlobState.LIVE, f"{video.id} is live on a blob that is {video.state}"
             assert video.key in stored, f"LOST: {video.id} is live, and nothing is stored at {video.key}"
-            self._assert_readable(video)
+            self._assert_readable(video, about_to_show.get(video.id))
         keys = {row.key: row.state for row in sorted(rows, key=lambda row: row.state != BlobState.GONE)}
         without_row = stored.keys() - keys.keys() - noted
         assert not without_row, f"ORPHANED: {without_row}"
@@ -264,16 +274,17 @@ class World:
 
     def _assert_effects_once(self) -> None:
         inside = self.address.prefix
-        put = Counter(request.key for request in self.double.sent("PutObject") if request.status == 200)
+        puts = [request for request in self.double.sent("PutObject") if request.status == 200]
+        put = Counter(request.key for request in puts if "if-match" not in request.headers)  # over what it names
         deleted = Counter(self.double.deleted())
         assert not {key: times for key, times in put.items() if times > 1 and key.startswith(inside)}
         assert not {key: times for key, times in deleted.items() if times > 1 and key.startswith(inside)}
         assert not {key for key in deleted if key in self.sentinels}
 
-    def _assert_readable(self, video: sa.Row[tuple[object, ...]]) -> None:
+    def _assert_readable(self, video: sa.Row[tuple[object, ...]], about_to_show: str | None) -> None:
         path = Path(self.address.folder) / "check.bin"
         digest = self.workspace.bucket.download(video.key, path)
-        assert video.sha256 in (None, digest), f"CORRUPT: {video.id}"
+        assert video.sha256 is None or digest in (video.sha256, about_to_show), f"CORRUPT: {video.id}"
         if video.frames is not None:
             if digest not in _DURATIONS:
                 _DURATIONS[digest] = decoded(path)

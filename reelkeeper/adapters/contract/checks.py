@@ -6,6 +6,7 @@ import secrets
 import time
 from base64 import b64encode
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -71,6 +72,37 @@ def _if_match(place: Scratch) -> str:
     except (ObjectChanged, ObjectMissing):
         return "a put with If-Match replaces that object, no other (412), and makes none where nothing is"
     raise Broken("If-Match is ignored where no object is: one was made")
+
+
+def _if_match_at_once(place: Scratch) -> str:
+    key, writers = place.key("at-once.mp4"), 4
+    etag = place.put(key, b"first")
+    time.sleep(_BETWEEN_WRITES)
+
+    def put(number: int) -> bool:
+        try:
+            place.put(key, f"writer {number}".encode(), IfMatch=f'"{etag}"')
+        except ObjectChanged:
+            return False
+        return True
+
+    with ThreadPoolExecutor(writers) as pool:
+        done = [number for number, is_done in enumerate(pool.map(put, range(writers))) if is_done]
+    _same("how many of several puts at once replaced the same object", len(done), 1)
+    _same("after them", place.bucket.read_bytes(key), f"writer {done[0]}".encode())
+    return f"of {writers} puts at once that name the same ETag, one replaces the object"
+
+
+def _copy(place: Scratch) -> str:
+    key, to, data = place.key("copied.mp4"), place.key("copy.mp4"), secrets.token_bytes(100_000)
+    etag = place.put(key, data, CacheControl="no-cache", Metadata={"prompt-id": "p-1"})
+    served = place.bucket.headers(key)
+    place.bucket.copy(key, to, etag)
+    head = place.bucket.head(to)
+    _same("the ETag of a copy", head and head.etag, _md5(data))
+    _same("the bytes of a copy", place.bucket.read_bytes(to, len(data)), data)
+    _same("how a copy is served", place.bucket.headers(to), served)
+    return "a copy within the bucket has the bytes, the ETag, the headers and the metadata of its source"
 
 
 def _etag(place: Scratch) -> str:
@@ -246,6 +278,8 @@ CHECKS: Final[dict[str, Callable[[Scratch], str]]] = {
     "put once": _written_once,
     "lost reply": _lost_reply,
     "put if it matches": _if_match,
+    "put if it matches, at once": _if_match_at_once,
+    "copy": _copy,
     "ETag": _etag,
     "read if it matches": _read_conditions,
     "listing": _listing,

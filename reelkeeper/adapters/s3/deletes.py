@@ -5,7 +5,8 @@ sleeps between its look and its request wakes up with a signature that the serve
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -39,15 +40,27 @@ _THIS_THREADS = threading.local()
 
 
 def look_before_sending(client: "S3Client") -> None:
-    """Have `client` call the last look of each DeleteObjects after signing it, before each time that it is sent."""
+    """Have `client` take the last look of a request after signing it, before each time that it is sent."""
     # guard bucket.last_look: nothing is asked between signing a delete and sending it
     client.meta.events.register("before-send.s3.DeleteObjects", _look)
+    # guard bucket.put_last_look: the same, of a put over what the service has stored
+    client.meta.events.register("before-send.s3.PutObject", _look)
 
 
 def _look(**_: object) -> None:
     look: LastLook | None = getattr(_THIS_THREADS, "look", None)
     if look is not None:
         look()
+
+
+@contextmanager
+def looking(last_look: LastLook | None) -> Iterator[None]:
+    """Have this thread's requests take `last_look` meanwhile, which raises where one must not be sent."""
+    _THIS_THREADS.look = last_look
+    try:
+        yield
+    finally:
+        _THIS_THREADS.look = None
 
 
 def delete_batch(
@@ -57,11 +70,8 @@ def delete_batch(
 
     Checks nothing: `Bucket.delete` has. Raises what `last_look` raises.
     """
-    _THIS_THREADS.look = last_look
-    try:
+    with looking(last_look):
         return _delete_batch(client, bucket, keys)
-    finally:
-        _THIS_THREADS.look = None
 
 
 def _delete_batch(client: "S3Client", bucket: str, keys: list[str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """`plan`: what a flow would do, and what was planned before."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
 
@@ -8,15 +9,12 @@ import typer
 
 from reelkeeper.cli import parameters, plan_view
 from reelkeeper.cli.commands import run
-from reelkeeper.cli.opening import configured, store
+from reelkeeper.cli.opening import configured, keeps_contract, store
 from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import AsJson, moment, who
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
     from reelkeeper.rules.lifecycle.report import Report
-    from reelkeeper.settings import Settings
 
 
 def plan(
@@ -88,22 +86,10 @@ def _preview(flow: str, params: list[str], as_of: str | None) -> "Report":
     make = getattr(previews, flow)
     arguments = parameters.read(flow, make, params)
     with store() as engine:
-        purges = flow == "purge_retired" and _may_purge_service_keys(engine, settings)
-        work = previews.Planning(engine, at or datetime.now(UTC), uuid4().hex, purges)
+        may = partial(keeps_contract, engine, settings)
+        work = previews.Planning(engine, at or datetime.now(UTC), uuid4().hex, may)
         report: Report = make(work, **arguments)
         return report
-
-
-def _may_purge_service_keys(engine: "Engine", settings: "Settings") -> bool:
-    """Whether the bucket keeps the contract on which that rests: the embedded one does, any other has to show it."""
-    if settings.endpoint_url is None:
-        return True
-    from reelkeeper.adapters.contract import CHECKS
-    from reelkeeper.store.core import deployment
-    from reelkeeper.store.core.engine import reading
-
-    with reading(engine) as session:
-        return deployment.contract_passed(session, settings.endpoint_url, settings.bucket, CHECKS)
 
 
 def _list(limit: int, *, as_json: bool) -> None:

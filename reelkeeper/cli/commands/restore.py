@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reelkeeper.cli.opening import workspace
+from reelkeeper.cli.opening import configured, workspace
 from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import new_run_id, who
 from reelkeeper.errors import NotFound, PartialFailure
@@ -61,6 +61,7 @@ def restore(
                 author=who(),
                 grace=grace,
                 hold_days=hold_days,
+                scratch=configured().scratch,
             )
         ]
     restored = [outcome for outcome in outcomes if outcome.action == "restored"]

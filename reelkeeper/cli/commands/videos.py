@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from reelkeeper.cli.opening import configured, store, workspace
+from reelkeeper.cli.opening import configured, keeps_contract, store, workspace
 from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import AsJson, moment, new_run_id, who
 from reelkeeper.errors import KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
@@ -125,7 +125,8 @@ def why(video_id: Annotated[str, typer.Argument(metavar="ID", help="The video.")
 
     settings = configured()
     with store() as engine:
-        found = explain(engine, video_id, settings.prefix, compiled(settings.key_pattern))
+        may = partial(keeps_contract, engine, settings)
+        found = explain(engine, video_id, settings.prefix, may, compiled(settings.key_pattern))
     if as_json:
         emit(found)
         return

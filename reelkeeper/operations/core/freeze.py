@@ -22,7 +22,7 @@ def require_permission(session: Session, lease: Lease | None = None, *, despite_
     """Begin a changing transaction: raise Frozen if changes are stopped, LeaseLost if `lease` is lost.
 
     Raises SchemaError where the policies in force cannot be read: no work is done then. `despite_freeze` is for a
-    takedown alone.
+    takedown, and for taking back a swap in place.
 
     A transaction asks once: the row that it has locked says the same until it ends, and which policies are in force.
     """

@@ -36,7 +36,7 @@ class Workspace:
 
     `in_force` is of the moment when it was opened: for a run or a command. Who serves for longer asks the store.
 
-    `may_purge_service_keys`: the bucket has shown that it keeps the contract on which their purge rests.
+    `keeps_contract`: the bucket has shown that it does what their purge, and what is put over them, rests on.
     """
 
     engine: Engine
@@ -44,7 +44,7 @@ class Workspace:
     deployment_id: str
     in_force: InForce = SHIPPED
     layout: tuple[KeyPattern, ...] = DEFAULT_LAYOUT
-    may_purge_service_keys: bool = False
+    keeps_contract: bool = False
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Have the CDN forget what was deleted: its cache would show it for as long as Cache-Control says.
+"""Have the CDN forget what was deleted or put over: its cache would show it for as long as Cache-Control says.
 
 The audit record is the list of what is to be forgotten, and a position in it says how far that was done. A process that
 dies has some forgotten once more; none is left out.

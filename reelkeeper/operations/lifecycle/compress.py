@@ -205,6 +205,7 @@ def compress(
                 lease=lease,
                 run_id=job.run_id,
                 grace=job.policy.grace,
+                placement=job.recipe.placement,
             )
     finally:
         cost.give_back()

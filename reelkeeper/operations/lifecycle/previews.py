@@ -3,7 +3,7 @@
 report = tier_storage(Planning(engine, as_of, run_id), policy=exception)
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, NamedTuple
@@ -32,7 +32,7 @@ class Planning(NamedTuple):
     engine: Engine
     as_of: datetime
     run_id: str
-    may_purge_service_keys: bool = False
+    keeps_contract: Callable[[], bool] = lambda: False  # whether the bucket does; asked where a plan rests on it
 
 
 def tier_storage(
@@ -53,6 +53,8 @@ def tier_storage(
     live = plans.stream_live(work.engine, work.as_of, rules.lifecycle)
     worth = plans.appraise(work.engine, rules.recipe, encoder)
     judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, work.as_of, mark, rules.recipe.skip_codecs, worth)
+    may = rules.recipe.placement == transcode.IN_PLACE and work.keeps_contract()
+    judged = selection.fitting(judged, rules.recipe.placement, keeps_contract=may)
     foretold = notice_rules.foretold(judged, rules.lifecycle, rules.tiers, work.as_of, notices.given(work.engine))
     chosen = selection.largest_first(
         selection.for_tiering(foretold),
@@ -99,7 +101,7 @@ def purge_retired(
         run_id=work.run_id,
         grace=grace,
         max_videos=rules.limits.max_objects,
-        service_keys=work.may_purge_service_keys,
+        service_keys=work.keeps_contract(),
     )
     plan = plans.load(work.engine, plan_id, items=0).plan
     return plans.preview(

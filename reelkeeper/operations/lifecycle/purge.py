@@ -211,7 +211,7 @@ def _claim(
         # guard purge.claim_permission: while frozen, or with its lease lost, a run claims what it would delete
         require_permission(session, lease)
         purges.claim(
-            session, plan_id, blob_ids, lease, run_id=run_id, grace=grace, service_keys=workspace.may_purge_service_keys
+            session, plan_id, blob_ids, lease, run_id=run_id, grace=grace, service_keys=workspace.keeps_contract
         )
         return purges.claimed(session, blob_ids, lease)
 

@@ -1,24 +1,37 @@
 """Restore: take back a retirement or a swap, until the purge has passed the point of no return.
 
 A restored video is held for a while, or the next run would retire it again by the same rule. Restoring works while
-changes are frozen: it only brings back what people lost.
+changes are frozen: it only brings back what people lost. A swap in place is taken back as it was made: its result is
+copied aside, and the original put over it, for as long as nobody else has stored anything there.
 """
 
+import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
 
-from reelkeeper.errors import NotFound
+from reelkeeper.adapters.s3.keys import blob_key
+from reelkeeper.errors import IntegrityDoubt, NotFound, StorageError
+from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, Outcome
 from reelkeeper.operations.alerts.events import record
+from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.operations.videos import in_place, intents
 from reelkeeper.operations.videos.hold import place
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import restorable
 from reelkeeper.store.lifecycle.restorable import Restorable
 from reelkeeper.store.videos.holds import HoldTerms
+from reelkeeper.store.videos.intents import Intent, announce
 
 
 def find_restorable(
@@ -38,10 +51,39 @@ def find_restorable(
     return list(latest.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Who wants videos back, and for how long they are held then. `run_id` is of the command."""
+
+    run_id: str
+    author: str
+    grace: Grace
+    hold_days: int
+
+
 def restore(
-    workspace: Workspace, batch: Sequence[Restorable], *, run_id: str, author: str, grace: Grace, hold_days: int
+    workspace: Workspace,
+    batch: Sequence[Restorable],
+    *,
+    run_id: str,
+    author: str,
+    grace: Grace,
+    hold_days: int,
+    scratch: Path | None = None,
 ) -> list[Outcome]:
-    """Bring back those of `batch` whose bytes are stored as recorded, in one transaction."""
+    """Bring back those of `batch` whose bytes are stored as recorded: in one transaction, but for swaps in place.
+
+    Those are taken back one by one, through `scratch`; where it is None, through the system's folder for such files.
+    """
+    order, place = Order(run_id, author, grace, hold_days), scratch or Path(tempfile.gettempdir())
+    outcomes = _bring_back(workspace, [blob for blob in batch if not blob.is_in_place], order)
+    return outcomes + [_exchange(workspace, blob, order, place) for blob in batch if blob.is_in_place]
+
+
+def _bring_back(workspace: Workspace, batch: Sequence[Restorable], order: Order) -> list[Outcome]:
+    run_id, author, grace, hold_days = order.run_id, order.author, order.grace, order.hold_days
+    if not batch:
+        return []
     stored = workspace.bucket.stored([blob.key for blob in batch])
     outcomes: list[Outcome] = []
     with transaction(workspace.engine, "restore") as session:
@@ -84,3 +126,75 @@ def restore(
                 until = now(session) + timedelta(days=hold_days)
                 place(session, HoldTerms("video", video_id, "restored", author, until))
     return outcomes
+
+
+def _exchange(workspace: Workspace, blob: Restorable, order: Order, scratch: Path) -> Outcome:
+    """Take a swap in place back: put the original over its result."""
+    with LeaseManager(workspace.engine) as manager:
+        taken = manager.take([f"video/{blob.video_id}"])
+        if not taken:
+            why = "another run is at work on it: try again in a minute"
+            return Outcome(blob.video_id, "skipped", why, blob_id=blob.wanted_blob_id)
+        try:
+            outcome = _put_back(workspace, blob, order, taken[0], scratch)
+        except (StorageError, IntegrityDoubt) as error:
+            outcome = Outcome(blob.video_id, "failed", str(error))
+    if outcome.action == "restored":
+        outcome = replace(outcome, reason=f"by {order.author}", before_bytes=0)
+    return replace(outcome, blob_id=blob.wanted_blob_id)
+
+
+def _put_back(workspace: Workspace, blob: Restorable, order: Order, lease: Lease, scratch: Path) -> Outcome:
+    for left_open in intents.open_intents(workspace, blob.video_id):
+        outcome = intents.settle(workspace, left_open, scratch=scratch, lease=lease, grace=order.grace)
+        if outcome.action == "restored":  # by a restore that was killed
+            return outcome
+    with intents.workplace(scratch, 2 * blob.size_bytes) as folder:
+        original = folder / "original"
+        with effect("restore.fetch"):
+            digest = workspace.bucket.download(blob.key, original, etag=blob.etag)
+        intent = _announce(workspace, blob, order, lease, original, digest)
+        if intent is None:
+            return Outcome(blob.video_id, "skipped", "meanwhile it was purged, replaced or restored")
+        in_place.put(workspace, intent, original, folder, lease)
+    return intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=order.grace)
+
+
+def _announce(
+    workspace: Workspace, blob: Restorable, order: Order, lease: Lease, original: Path, digest: str
+) -> Intent | None:
+    with original.open("rb") as file:
+        md5 = file_digest(file, "md5").hexdigest()
+    with transaction(workspace.engine, "restore.announce") as session:
+        # guard restore.in_place_permission: with its lease lost, a restore puts back over another run's bytes
+        require_permission(session, lease, despite_freeze=True)
+        known = restorable.lock_exchange(session, blob)
+        if known is None:
+            return None
+        # guard restore.in_place_whole: bytes that changed in their copy are put back for the ones that were there
+        if known.original["sha256"] != digest:
+            raise IntegrityDoubt(
+                f"{blob.key}: stored sha256 {digest}, recorded {known.original['sha256']}: not put back"
+            )
+        generation = blob.generation + 1
+        new: dict[str, Any] = {**known.original, "key": known.key, "is_ours": False, "etag": md5}
+        aside = {
+            **known.present,
+            "key": blob_key(workspace.bucket.prefix, blob.user_id, blob.video_id, blob.generation, "mp4"),
+        }
+        operation = {
+            "kind": "restore",
+            "video_id": blob.video_id,
+            "old_blob_id": blob.blob_id,
+            "generation": blob.generation,
+            "run_id": order.run_id,
+            "lease_token": lease.token,
+            "detail": {"author": order.author, "hold_days": order.hold_days},
+        }
+        of_it = {"video_id": blob.video_id}
+        return announce(
+            session,
+            {**new, **of_it, "generation": generation},
+            operation,
+            {**aside, **of_it, "generation": blob.generation},
+        )

@@ -1,11 +1,15 @@
 """Swap a video's bytes for smaller ones. The old bytes are never deleted here: they wait out their grace.
 
 download --> shrink --> announce (commit) --put--> --read back and verify--> publish (commit)
+
+Placed at a new key, the result is put beside the old bytes. In place, it is put over them, as `in_place` says.
 """
 
 from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
+from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.s3.keys import blob_key
 from reelkeeper.errors import IntegrityDoubt
 from reelkeeper.failpoints import effect
@@ -13,8 +17,16 @@ from reelkeeper.model import Grace, Outcome, Refusal, Transcode
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle.transcode import Shrinker
-from reelkeeper.operations.videos import intents
+from reelkeeper.operations.videos import in_place, intents
 from reelkeeper.operations.videos.upload import CONTENT_TYPES
+from reelkeeper.rules.lifecycle.transcode import (
+    IN_PLACE,
+    NEW_KEY,
+    NOT_IN_PLACE,
+    NOT_TRIED,
+    Placement,
+    why_not_in_place,
+)
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
@@ -35,6 +47,7 @@ def swap(
     lease: Lease,
     run_id: str,
     grace: Grace,
+    placement: Placement = NEW_KEY,
 ) -> Outcome:
     """Replace the video's blob by a smaller one of the same quality, if there is one; an outcome either way.
 
@@ -55,6 +68,10 @@ def swap(
         if before:
             return before
         return Outcome(video_id, "skipped", "since the plan it was retired or replaced", blob_id=planned_blob_id)
+    is_in_place = placement == IN_PLACE and not source.is_ours
+    # guard swap.contract: bytes are put over the service's in a bucket that may take no notice of If-Match
+    if is_in_place and not workspace.keeps_contract:
+        return Outcome(video_id, "skipped", NOT_TRIED, source.size_bytes, source.size_bytes, source.blob_id)
     with intents.workplace(scratch, _COPIES_AT_WORK * source.size_bytes) as place:
         original = place / f"source{Path(source.key).suffix}"
         with effect("swap.download"):
@@ -63,15 +80,21 @@ def swap(
         # guard swap.digest: bytes that have changed in the bucket replace the ones that were checked
         if source.sha256 not in (None, digest):
             raise IntegrityDoubt(f"{source.key}: stored sha256 {digest}, recorded {source.sha256}; left as it is")
-        result = shrink(original, place)
+        # guard swap.in_place_alike: a link shows another format under the old type
+        unfit = why_not_in_place(*_format(original), source.size_bytes) if is_in_place else None
+        result = Refusal(NOT_IN_PLACE, unfit, NOT_IN_PLACE) if unfit else shrink(original, place)
         if isinstance(result, Refusal):
             return _remember(workspace, source, result, lease=lease, run_id=run_id)
-        intent = _announce(workspace, source, digest, result, lease=lease, run_id=run_id)
+        aside = _aside(workspace, source, digest, original, result) if is_in_place else None
+        intent = _announce(workspace, source, digest, result, aside, lease=lease, run_id=run_id)
         if intent is None:
             why = "while it was encoded it was held, replaced or retired"
             return Outcome(video_id, "skipped", why, source.size_bytes, source.size_bytes, source.blob_id)
-        # guard swap.headers: a link that downloads, or is kept by caches for a day, does not any more
-        intents.put(workspace, intent, Path(result.path), workspace.bucket.headers(source.key, source.etag))
+        if is_in_place:
+            in_place.put(workspace, intent, Path(result.path), place, lease)
+        else:
+            # guard swap.headers: a link that downloads, or is kept by caches for a day, does not any more
+            intents.put(workspace, intent, Path(result.path), workspace.bucket.headers(source.key, source.etag))
     return intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
 
 
@@ -86,18 +109,57 @@ def _remember(workspace: Workspace, source: Source, refusal: Refusal, *, lease: 
     return Outcome(source.video_id, "refused", refusal.reason, source.size_bytes, source.size_bytes, source.blob_id)
 
 
+def _format(original: Path) -> tuple[str, str]:
+    """Tell codec and container of a file; those of QuickTime, which ffprobe takes for MP4, begin otherwise."""
+    media = ffmpeg.inspect(original)
+    with original.open("rb") as file:
+        start = file.read(12)
+    is_mp4 = start[4:8] == b"ftyp" and start[8:12] != b"qt  "
+    return media.codec, "mp4" if is_mp4 else "QuickTime" if media.container == "mov" else media.container
+
+
+def _aside(workspace: Workspace, source: Source, digest: str, original: Path, result: Transcode) -> dict[str, Any]:
+    """Describe the copy of the old bytes that is made before others are put over them."""
+    return {
+        "video_id": source.video_id,
+        "generation": source.generation,
+        "key": blob_key(workspace.bucket.prefix, source.user_id, source.video_id, source.generation, "mp4"),
+        "size_bytes": source.size_bytes,
+        "etag": _md5(original),
+        "sha256": digest,
+        "content_type": CONTENT_TYPES["mp4"],
+        "codec": result.media.codec,
+        "duration_seconds": result.media.duration_seconds,
+        "frames": result.media.frames,
+    }
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "md5").hexdigest()
+
+
 def _announce(
-    workspace: Workspace, source: Source, digest: str, result: Transcode, *, lease: Lease, run_id: str
+    workspace: Workspace,
+    source: Source,
+    digest: str,
+    result: Transcode,
+    aside: dict[str, Any] | None,
+    *,
+    lease: Lease,
+    run_id: str,
 ) -> Intent | None:
-    with Path(result.path).open("rb") as file:
-        md5 = file_digest(file, "md5").hexdigest()
     generation, extension = source.generation + 1, Path(result.path).suffix[1:]
     blob = {
         "video_id": source.video_id,
         "generation": generation,
-        "key": blob_key(workspace.bucket.prefix, source.user_id, source.video_id, generation, extension),
+        "key": source.key
+        if aside
+        else blob_key(workspace.bucket.prefix, source.user_id, source.video_id, generation, extension),
+        "is_ours": aside is None,
         "size_bytes": result.size_bytes,
-        "etag": md5,
+        # guard swap.announced_md5: a put in place is taken for an upload after a crash
+        "etag": _md5(Path(result.path)),
         "sha256": result.sha256,
         "content_type": CONTENT_TYPES[extension],
         "codec": result.media.codec,
@@ -108,7 +170,7 @@ def _announce(
         "quality_mean": result.quality.mean,
         "quality_p5": result.quality.p5,
     }
-    operation = {
+    operation: dict[str, Any] = {
         "kind": "swap",
         "video_id": source.video_id,
         "old_blob_id": source.blob_id,
@@ -124,4 +186,4 @@ def _announce(
         if not swaps.lock_unchanged(session, source):
             return None
         swaps.note_digest(session, source, digest)
-        return announce(session, blob, operation)
+        return announce(session, blob, operation, aside)

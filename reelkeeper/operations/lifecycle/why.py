@@ -1,6 +1,6 @@
 """Why a video is as it is, in one place: its key, the rules, holds and views, and when it will be touched next."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT, parse_key
 from reelkeeper.errors import NotFound
-from reelkeeper.model import Action, Notice, Video, VideoState
+from reelkeeper.model import Action, Notice, Verdict, Video, VideoState
 from reelkeeper.model.key_patterns import KeyPattern
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.core.tiers import TierPolicy, Tiers
@@ -16,13 +16,16 @@ from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle import lifecycle
 from reelkeeper.rules.lifecycle.lifecycle import VIEW_WINDOW_DAYS, Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.notices import goes_after
+from reelkeeper.rules.lifecycle.selection import fitting
+from reelkeeper.rules.lifecycle.transcode import IN_PLACE
 from reelkeeper.rules.lifecycle.worth import unopened
-from reelkeeper.rules.policies import InForce, Policies
+from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.lifecycle import crf_searches, notices
 from reelkeeper.store.videos import holds
 from reelkeeper.store.videos.videos import Listed, list_videos, live_videos
+from reelkeeper.store.videos.views import find_copies
 
 
 class Reason(NamedTuple):
@@ -42,8 +45,17 @@ class Explained(NamedTuple):
     next_step: str
 
 
-def explain(engine: Engine, video_id: str, prefix: str, layout: Sequence[KeyPattern] = DEFAULT_LAYOUT) -> Explained:
-    """Say what decides about a video under the policies in force, as of the store's clock. Raises NotFound."""
+def explain(
+    engine: Engine,
+    video_id: str,
+    prefix: str,
+    keeps_contract: Callable[[], bool],
+    layout: Sequence[KeyPattern] = DEFAULT_LAYOUT,
+) -> Explained:
+    """Say what decides about a video under the policies in force, as of the store's clock. Raises NotFound.
+
+    `keeps_contract` tells of the bucket, where results are put in place.
+    """
     with reading(engine) as session:
         found, as_of, rules = list_videos(session, video_id=video_id), now(session), in_force(session)
         if not found:
@@ -60,9 +72,14 @@ def explain(engine: Engine, video_id: str, prefix: str, layout: Sequence[KeyPatt
         notice = notices.standing(session, [video_id]).get(video_id)
         reasons += [Reason("notice", said) for said in _notice(live, notice, rules.policies.tiers)]
         reasons += [Reason("views", _views(live))]
-        reasons += [Reason(f"policy, version {rules.version}", _verdict(live, rules, as_of, worth))]
+        reasons += [Reason("original", said) for said in _original(session, listed, as_of)]
+        may = rules.policies.recipe.placement == IN_PLACE and keeps_contract()
+        judge = partial(_judge, rules.policies, worth, may)
+        verdict = judge(live, as_of)
+        said = f"{verdict.action.value} ({verdict.rule}): {lifecycle.reason(verdict)}"
+        reasons += [Reason(f"policy, version {rules.version}", said)]
         return Explained(
-            video_id, listed.state, tuple(reasons), *_next(live, rules.policies, as_of, notice, worth=worth)
+            video_id, listed.state, tuple(reasons), *_next(live, rules.policies, as_of, notice, judge=judge)
         )
 
 
@@ -135,9 +152,15 @@ def _views(live: Video) -> str:
     return f"{live.views:,} in {VIEW_WINDOW_DAYS} days"
 
 
-def _verdict(live: Video, rules: InForce, as_of: datetime, worth: Appraise) -> str:
-    verdict = lifecycle.judge(live, rules.policies.lifecycle, rules.policies.tiers, as_of, "", worth)
-    return f"{verdict.action.value} ({verdict.rule}): {lifecycle.reason(verdict)}"
+def _original(session: Session, listed: Listed, as_of: datetime) -> Iterator[str]:
+    copies = find_copies(session, listed.id, as_of)
+    if copies is not None and copies.original is not None:
+        yield f"kept for its grace at {copies.original.key}: reelkeeper restore --video {listed.id}"
+
+
+def _judge(policies: Policies, worth: Appraise | None, keeps_contract: bool, live: Video, as_of: datetime) -> Verdict:
+    verdict = lifecycle.judge(live, policies.lifecycle, policies.tiers, as_of, "", worth)
+    return next(fitting([verdict], policies.recipe.placement, keeps_contract=keeps_contract))
 
 
 def _after_retirement(listed: Listed) -> tuple[datetime | None, str]:
@@ -153,7 +176,7 @@ def _next(
     as_of: datetime,
     notice: Notice | None = None,
     actions: Collection[Action] = (Action.COMPRESS, Action.RETIRE),
-    worth: Appraise | None = None,
+    judge: Callable[[Video, datetime], Verdict] | None = None,
 ) -> tuple[datetime | None, str]:
     """Find the first moment at which a rule may do one of `actions`, if views and holds stay as they are."""
     if live.held:
@@ -162,10 +185,11 @@ def _next(
     if live.created_at is None or tier is None:
         return None, "no run touches it while its age or its tier is unknown"
     moments = []
+    judge = judge or partial(_judge, policies, None, True)
     kept_by = policies.lifecycle.tiers_for(live, policies.tiers).get(live.tier) or tier
     mine = policies.lifecycle.for_video(live)
     for moment in _moments(live, live.created_at, mine, kept_by, as_of):
-        verdict = lifecycle.judge(live, policies.lifecycle, policies.tiers, moment, "", worth)
+        verdict = judge(live, moment)
         if verdict.action in actions:
             waits = tier.notice_days if verdict.action is Action.RETIRE else 0
             due = _after_notice(moment, waits, notice, as_of)

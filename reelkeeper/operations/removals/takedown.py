@@ -8,18 +8,19 @@ keeps bytes, and even those nobody is given.
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from reelkeeper.errors import DiskFull, GuardRefused, NotFound, StorageError
 from reelkeeper.failpoints import effect
-from reelkeeper.model import BlobState
+from reelkeeper.model import BlobState, Grace
 from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle.purge import purge_taken_down
-from reelkeeper.operations.videos import intents
+from reelkeeper.operations.videos import in_place, intents
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core import audit, deployment
@@ -197,6 +198,7 @@ def delete_marked(workspace: Workspace, video_ids: Sequence[str], run_id: str) -
         free = [lease.name.removeprefix("video/") for lease in taken]
         outcomes = []
         if taken:
+            _give_up_in_place(workspace, taken, grace)
             with transaction(workspace.engine, "takedown.mark_again") as session:
                 deployment.lock(session)
                 # guard takedown.marked_again: what a swap has put since the takedown began stays stored
@@ -209,6 +211,16 @@ def delete_marked(workspace: Workspace, video_ids: Sequence[str], run_id: str) -
     with reading(workspace.engine) as session:
         busy = takedowns.targets(session, sorted(set(video_ids) - set(free)))
     return kept | {target.blob_id: _BUSY for target in busy}
+
+
+def _give_up_in_place(workspace: Workspace, leases: Sequence[Lease], grace: Grace) -> None:
+    """End what was being put in place: both what stood at the key and what was put there goes."""
+    by_video = {lease.name.removeprefix("video/"): lease for lease in leases}
+    for intent in intents.open_intents(workspace) if by_video else []:
+        if intent.aside_blob_id is not None and intent.video_id in by_video:
+            # guard takedown.in_place: what was put at a service's key is taken for an upload, and is live
+            with suppress(StorageError):  # its put may be taken yet: the takedown is repeated then
+                in_place.give_up(workspace, intent, by_video[intent.video_id], grace)
 
 
 def _wait_for(manager: LeaseManager, names: Sequence[str]) -> list[Lease]:

@@ -2,12 +2,14 @@
 
     announce (commit) --put--> --read back and verify--> publish (commit)
 
-`swap` and `upload` share this. Killed anywhere, `settle` finishes or abandons the intent with the same code: what is
-stored as announced is published, anything else becomes a retired blob and waits for the purge like every other.
+`swap`, `upload` and `restore` share this; `in_place` says what is put over a key of the service's. Killed anywhere,
+`settle` finishes or abandons the intent with the same code: what is stored as announced is published, anything else
+becomes a retired blob and waits for the purge like every other.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from hashlib import file_digest
 from pathlib import Path
 from types import MappingProxyType
@@ -18,20 +20,27 @@ from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY, scratch_dir
 from reelkeeper.adapters.s3.r2 import Headers
 from reelkeeper.disk import make_folder
-from reelkeeper.errors import IntegrityDoubt, NotAVideo, ObjectMissing
+from reelkeeper.errors import IntegrityDoubt, LeaseLost, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
-from reelkeeper.model import Grace, MediaLimits, Outcome
+from reelkeeper.model import Grace, MediaLimits, Outcome, VideoState
 from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.operations.videos import in_place
+from reelkeeper.operations.videos.hold import place as place_hold
+from reelkeeper.operations.videos.in_place import Shows, Sight
+from reelkeeper.store import Session
 from reelkeeper.store.billing import quotas
-from reelkeeper.store.core.audit import Event
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.audit import REPLACED, Event
+from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.lifecycle import in_place as in_place_rows
+from reelkeeper.store.lifecycle import notices
 from reelkeeper.store.removals import takedowns
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos import intents as rows
+from reelkeeper.store.videos.holds import HoldTerms
 from reelkeeper.store.videos.intents import Intent
 
 _DECODED_TOLERANCE_SECONDS: Final = 0.1
@@ -67,36 +76,84 @@ def put(workspace: Workspace, intent: Intent, source: Path, headers: Headers = M
 def settle(workspace: Workspace, intent: Intent, *, scratch: Path, lease: Lease, grace: Grace) -> Outcome:
     """Verify what is stored at the announced key, then publish it or abandon the intent.
 
-    The caller holds the video's lease. Raises Frozen or LeaseLost, and leaves the intent open for a later run.
+    What was put in place and is not published is put back first. The caller holds the video's lease. Raises Frozen or
+    LeaseLost, and leaves the intent open for a later run; StorageError, too, while what was put may come yet.
     """
+    sight = None if intent.aside_blob_id is None else in_place.look(workspace, intent)
     # guard publish.verified: a video stands on bytes that were not read back whole
     # guard publish.overwritten_source: what the service has overwritten meanwhile is replaced by the old picture
-    wrong = _verify(workspace, intent, scratch) or _overwritten_source(workspace, intent)
+    wrong = (sight and sight.wrong) or _verify(workspace, intent, scratch) or _overwritten_source(workspace, intent)
     with transaction(workspace.engine, f"{intent.kind}.publish") as session:
         # guard publish.permission: while frozen, or with its lease lost, a run publishes new bytes
-        require_permission(session, lease)
+        require_permission(session, lease, despite_freeze=intent.kind == "restore")
         # guard takedown.published: bytes that were taken down are uploaded or made again
         if wrong is None and takedowns.find_blocked(session, [intent.new_blob_id]):
             wrong = "these bytes were taken down, and are not published again"
         with quotas.counted(session, [intent.video_id]):
             moved = wrong is None and rows.move_pointer(session, intent)
         outcome = wrong or ("published" if moved else "meanwhile the video was held, replaced or retired")
-        if not rows.close(session, intent, published=moved, outcome=outcome, grace=grace):
+        # guard in_place.put_back: bytes stay at the service's key that are not as announced, or of a held video
+        is_to_undo = sight is not None and sight.shows is Shows.NEW and not moved
+        if not (
+            in_place_rows.begin_undo(session, intent, outcome)
+            if is_to_undo
+            else _close(session, intent, sight, moved=moved, outcome=outcome, grace=grace)
+        ):
             return Outcome(intent.video_id, "skipped", "another run has settled it", intent.old_bytes, intent.old_bytes)
-        if moved:
-            rows.retire_old(session, intent, grace)
-            if intent.kind == "upload" and intent.old_blob_id is not None:
-                cache.drop(session, [intent.video_id])  # it shows something else now
-        if intent.reservation:
-            (quota.settle if moved else quota.release)(session, intent.reservation)
-        detail = {"key": intent.key, "before_bytes": intent.old_bytes, "after_bytes": intent.size_bytes, "was": outcome}
-        event = intent.kind if moved else f"{intent.kind}_abandoned"
-        record(session, [Event(event, intent.run_id, intent.video_id, intent.new_blob_id, intent.user_id, detail)])
+    if sight is not None and is_to_undo:
+        with workplace(scratch, intent.old_bytes) as place:
+            in_place.put_back(workspace, intent, sight.known, place, lease)
+        return settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
     if moved:
-        done = {"swap": "compressed", "upload": "uploaded"}[intent.kind]
+        done = {"swap": "compressed", "upload": "uploaded", "restore": "restored"}[intent.kind]
         return Outcome(intent.video_id, done, outcome, intent.old_bytes, intent.size_bytes, intent.old_blob_id)
     action = "failed" if wrong else "skipped"
     return Outcome(intent.video_id, action, outcome, intent.old_bytes, intent.old_bytes, intent.old_blob_id)
+
+
+def _close(session: Session, intent: Intent, sight: Sight | None, *, moved: bool, outcome: str, grace: Grace) -> bool:
+    """End the intent and write that down; False when another run has already ended it."""
+    if sight is not None and moved and sight.found is not None:
+        in_place_rows.publish(session, intent, sight.found, grace)
+    if not rows.close(session, intent, published=moved, outcome=outcome, grace=grace):
+        if moved:
+            raise LeaseLost(f"another run has abandoned what was put at {intent.key}: nothing was changed")
+        return False
+    if sight is not None and not moved:
+        in_place_rows.abandon(session, intent, sight.put_back, grace, outcome)
+    if moved:
+        rows.retire_old(session, intent, grace)
+        if intent.kind == "upload" and intent.old_blob_id is not None:
+            cache.drop(session, [intent.video_id])  # it shows something else now
+    if intent.reservation:
+        (quota.settle if moved else quota.release)(session, intent.reservation)
+    record(session, _events(intent, sight, moved=moved, outcome=outcome))
+    if moved and intent.kind == "restore":
+        _hold_restored(session, intent)
+    return True
+
+
+def _events(intent: Intent, sight: Sight | None, *, moved: bool, outcome: str) -> list[Event]:
+    detail = {"key": intent.key, "before_bytes": intent.old_bytes, "after_bytes": intent.size_bytes, "was": outcome}
+    if sight is not None and sight.known.author:
+        detail |= {"by": sight.known.author, "was": VideoState.LIVE if moved else outcome}
+    event = intent.kind if moved else f"{intent.kind}_abandoned"
+    about = (intent.run_id, intent.video_id, intent.new_blob_id, intent.user_id)
+    events = [Event(event, *about, detail)]
+    if sight is not None and (moved or sight.put_back):
+        # guard in_place.cache: what a public URL showed before stays in the cache
+        events.append(Event(REPLACED, *about, {"key": intent.key}))
+    return events
+
+
+def _hold_restored(session: Session, intent: Intent) -> None:
+    """Remember that a swap in place was taken back, and keep the video for as long as whoever did it says."""
+    author, days = in_place_rows.note_taken_back(session, intent)
+    notices.end(session, [intent.video_id], "restored")
+    # guard in_place.held_after: the next run retires a video whose swap was taken back
+    if days:
+        until = now(session) + timedelta(days=days)
+        place_hold(session, HoldTerms("video", intent.video_id, "restored", author, until))
 
 
 def _verify(workspace: Workspace, intent: Intent, scratch: Path) -> str | None:
@@ -106,7 +163,8 @@ def _verify(workspace: Workspace, intent: Intent, scratch: Path) -> str | None:
         try:
             with effect(f"{intent.kind}.readback"):
                 workspace.bucket.download(intent.key, back)
-            verify_stored(back, intent)
+            # what is taken back is what it was, however it decodes
+            (_require_bytes if intent.kind == "restore" else verify_stored)(back, intent)
         except (ObjectMissing, IntegrityDoubt, NotAVideo) as wrong:
             return str(wrong)
     return None
@@ -114,7 +172,7 @@ def _verify(workspace: Workspace, intent: Intent, scratch: Path) -> str | None:
 
 def _overwritten_source(workspace: Workspace, intent: Intent) -> str | None:
     """Say that the service has overwritten the bytes that a swap was made of; None where it has not, or cannot."""
-    if intent.kind != "swap":
+    if intent.kind != "swap" or intent.aside_blob_id is not None:
         return None
     with reading(workspace.engine) as session:
         key, recorded = rows.source_object(session, intent)
@@ -146,14 +204,7 @@ def verify_stored(path: Path, expected: Expected, limits: MediaLimits | None = N
 
     Raises IntegrityDoubt where bytes, codec, frames or duration differ, NotAVideo where it does not decode to its end.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        sha256 = file_digest(file, "sha256").hexdigest()
-    # guard publish.stored_bytes: other bytes than were announced are published
-    if (size, sha256) != (expected.size_bytes, expected.sha256):
-        raise IntegrityDoubt(
-            f"stored: {size} bytes, sha256 {sha256}; announced: {expected.size_bytes} bytes, {expected.sha256}"
-        )
+    _require_bytes(path, expected)
     media = ffmpeg.inspect(path, limits)
     # guard publish.decoded: a video is published that does not decode to its end
     decoded = ffmpeg.decode(path, media, limits)
@@ -165,3 +216,14 @@ def verify_stored(path: Path, expected: Expected, limits: MediaLimits | None = N
     # guard publish.duration: a video is published that is shorter than what it replaces
     if not abs(decoded.duration_seconds - expected.duration_seconds) <= _DECODED_TOLERANCE_SECONDS:
         raise IntegrityDoubt(f"decoded: {decoded.duration_seconds:.3f} s; announced: {expected.duration_seconds:.3f} s")
+
+
+def _require_bytes(path: Path, expected: Expected) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        sha256 = file_digest(file, "sha256").hexdigest()
+    # guard publish.stored_bytes: other bytes than were announced are published
+    if (size, sha256) != (expected.size_bytes, expected.sha256):
+        raise IntegrityDoubt(
+            f"stored: {size} bytes, sha256 {sha256}; announced: {expected.size_bytes} bytes, {expected.sha256}"
+        )

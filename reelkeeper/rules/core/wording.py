@@ -32,6 +32,10 @@ SENTENCES: Final = {
     "compressed_before": "{views} in {terms.window}, {age}, but compressed already",
     "already_efficient": "{views} in {terms.window}, {age}, but {video.codec} already",
     "refused_before": "{views} in {terms.window}, {age}, but this recipe was refused on it before",
+    "in_place_not_tried": "{views} in {terms.window}, {age}, but this bucket has not shown what putting in place rests "
+    "on: reelkeeper doctor --contract",
+    "too_large_in_place": "{views} in {terms.window}, {age}, but larger than the 5 GiB that one put in place takes",
+    "not_in_place": "{views} in {terms.window}, {age}, but not H.264 in MP4, which alone is put over in place",
     "does_not_pay": "{views} in {terms.window}, {age}, but an encode would not pay",
     "cold_compress": "{views} in {terms.window}, {age}: {terms.compressing}",
 }

@@ -1,9 +1,13 @@
-"""Which verdicts a flow acts on: its own rules, and no more than one run may do; the others are kept, and say why."""
+"""Which verdicts a flow acts on: its own rules, what may be put in place, and no more than one run may do.
+
+The others are kept, and say why.
+"""
 
 import heapq
 from collections.abc import Iterable, Iterator
 
-from reelkeeper.model import Action, Verdict
+from reelkeeper.model import Action, Verdict, Video
+from reelkeeper.rules.lifecycle.transcode import IN_PLACE_CODEC, MAX_BYTES_IN_PLACE, NEW_KEY, NOT_IN_PLACE, Placement
 from reelkeeper.rules.lifecycle.worth import Worth
 
 
@@ -57,3 +61,27 @@ def _affordable(compressed: Iterable[Verdict], left_microusd: int | None) -> Ite
             yield verdict
         else:
             yield Verdict(verdict.video, Action.KEEP, "left_to_another_day", (verdict, cost, left))
+
+
+def fitting(judged: Iterable[Verdict], placement: Placement, *, keeps_contract: bool) -> Iterator[Verdict]:
+    """Keep what would be compressed in place and may not be; what stands at keys of ours gets a new key anyway."""
+    if placement == NEW_KEY:
+        return iter(judged)
+    return (_fitting(verdict, keeps_contract=keeps_contract) for verdict in judged)
+
+
+def _fitting(verdict: Verdict, *, keeps_contract: bool) -> Verdict:
+    video = verdict.video
+    if verdict.action is not Action.COMPRESS or video.is_ours:
+        return verdict
+    # guard rules.in_place: a plan promises what no run will do, and leaves out what it could have done
+    rule = "in_place_not_tried" if not keeps_contract else _unfit(video)
+    return Verdict(video, Action.KEEP, rule, verdict.figures[:1]) if rule else verdict
+
+
+def _unfit(video: Video) -> str | None:
+    if video.size_bytes > MAX_BYTES_IN_PLACE:
+        return "too_large_in_place"
+    # what nobody has probed is, by the run that reads it
+    is_other = video.codec not in (None, IN_PLACE_CODEC) or video.refused_recipe == NOT_IN_PLACE
+    return NOT_IN_PLACE if is_other else None

@@ -17,6 +17,14 @@ ENOUGH_BYTES: Final = 1_000_000
 SHARES: Final = 16  # a batch takes at most this part of what is left
 MAX_BATCHES: Final = 400  # Prefect's server loses records past some hundreds of task runs at once
 
+Placement = Literal["new_key", "in_place"]
+NEW_KEY: Final = "new_key"
+IN_PLACE: Final = "in_place"
+NOT_IN_PLACE: Final = "not_in_place"  # the rule, and the mark of those refused by it: under any recipe in place
+MAX_BYTES_IN_PLACE: Final = 5 * 1024**3  # Cloudflare R2 "Limits" page: what a single put takes, and a copy
+IN_PLACE_CODEC: Final = "h264"
+NOT_TRIED: Final = "this bucket has not shown that it does what putting in place rests on: reelkeeper doctor --contract"
+
 EFFICIENT_CODECS: Final = ("av1", "vp9", "hevc")  # a second lossy pass would cost more than it saves
 _TEXT_SUBTITLES = {"mov_text", "webvtt", "subrip", "ass", "ssa", "text"}  # what WebVTT can hold
 _MAX_CHANNELS = 8  # of Opus: RFC 7845, 5.1.1.2
@@ -54,6 +62,12 @@ class Recipe(BaseModel):
         "smallest, on Apple's devices since 2023 alone; vp9 plays on older ones",
     )
     container: Literal["mp4", "webm"] = Field("mp4", description="mp4 plays everywhere; webm holds av1 and vp9 alone")
+    placement: Placement = Field(
+        NEW_KEY,
+        description="new_key: a result gets a key of its own, and links to the old one end with its grace; in_place: "
+        "it is put over the old bytes at the service's key, h264 in mp4 over the same alone, and the old ones are kept "
+        "aside for their grace",
+    )
     preset: int | None = Field(
         None,
         ge=0,
@@ -88,6 +102,8 @@ class Recipe(BaseModel):
             raise ValueError(f"not crf_min {lowest} <= crf_start {self.crf_start} <= crf_max {highest}")
         if self.container == "webm" and self.codec not in ("av1", "vp9"):
             raise ValueError(f"WebM holds av1 and vp9, no {self.codec}: set container to mp4")
+        if self.placement == IN_PLACE and why_not_in_place(self.codec, self.container, 0):
+            raise ValueError(f"placement in_place takes h264 in mp4 alone, no {self.codec} in {self.container}")
         return self
 
     @property
@@ -125,9 +141,21 @@ class Acceptance(BaseModel):
         return min(int(source_bytes * self.max_size_percent / 100), source_bytes - self.min_saved_bytes)
 
 
+def why_not_in_place(codec: str, container: str, size_bytes: int) -> str | None:
+    """Say why bytes are not put over these, or None: links, and what plays them, must meet what they met before."""
+    if size_bytes > MAX_BYTES_IN_PLACE:
+        return f"{size_bytes:,} bytes, and a single put takes {MAX_BYTES_IN_PLACE:,}: it cannot be put back at its key"
+    if (codec, container) != (IN_PLACE_CODEC, "mp4"):
+        return f"{codec} in {container}, and only H.264 in MP4 is put over H.264 in MP4"
+    return None
+
+
 def fingerprint(recipe: Recipe, acceptance: Acceptance, encoder: str) -> str:
-    """Identify everything a refusal depends on; `encoder` carries its version. 16 hex digits."""
-    whole = [recipe.model_dump(mode="json"), acceptance.model_dump(mode="json"), encoder]
+    """Identify everything a refusal depends on; `encoder` carries its version. 16 hex digits.
+
+    Where a result is put is no part of it: what is refused for that has a mark of its own.
+    """
+    whole = [recipe.model_dump(mode="json", exclude={"placement"}), acceptance.model_dump(mode="json"), encoder]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 

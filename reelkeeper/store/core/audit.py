@@ -26,6 +26,7 @@ from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.tables import audit_events, deployment
 
 ERASED = "erase_events"  # what was erased, by the numbers of the events
+REPLACED = "replace"  # other bytes were put at a key of the service's
 _BATCH = 2_000
 _SALT_BYTES = 16
 _LOCKED = (
@@ -141,12 +142,12 @@ def events(
 
 
 def purged_after(session: Session, position: int, limit: int) -> tuple[list[tuple[int, str | None]], int]:
-    """List the next deletions of objects after an event, as (event, key), and the number of the last event there is.
+    """List the next objects deleted or replaced after an event, as (event, key), and the number of the last event.
 
     What was erased has no key any more.
     """
     end = session.execute(sa.select(deployment.c.audit_events)).scalar_one()
-    query = sa.select(audit_events).where(audit_events.c.id > position, audit_events.c.event == "purge")
+    query = sa.select(audit_events).where(audit_events.c.id > position, audit_events.c.event.in_(["purge", REPLACED]))
     found = map(_recorded, session.execute(query.order_by(audit_events.c.id).limit(limit)))
     return [(item.id, item.event.detail.get("key")) for item in found], int(end)
 

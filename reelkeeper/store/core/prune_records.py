@@ -107,7 +107,8 @@ def _alert(cutoff: datetime) -> sa.ColumnElement[bool]:
 
 def _intent(cutoff: datetime) -> sa.ColumnElement[bool]:
     """Say which intents are old: not those of a swap that can still be taken back, as a long grace lets it."""
-    still_there = sa.exists().where(blobs.c.id == operations.c.old_blob_id, blobs.c.state != BlobState.GONE)
+    old = sa.func.coalesce(operations.c.aside_blob_id, operations.c.old_blob_id)
+    still_there = sa.exists().where(blobs.c.id == old, blobs.c.state != BlobState.GONE)
     return sa.and_(operations.c.state != "open", operations.c.updated_at < cutoff, ~still_there)
 
 

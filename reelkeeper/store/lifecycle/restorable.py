@@ -1,7 +1,7 @@
 """What can be brought back: retired videos, and swaps whose old bytes still wait out their grace."""
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlmodel import Session
@@ -12,9 +12,14 @@ from reelkeeper.store.lifecycle import notices
 from reelkeeper.store.tables import blobs, operations, videos
 from reelkeeper.store.videos.conditions import BY_ITS_USER, TAKEN_DOWN, retired
 
+_FACTS: Final = ("size_bytes", "etag", "sha256", "content_type", "codec", "duration_seconds", "frames", "recipe")
+
 
 class Restorable(NamedTuple):
-    """A video and the retired blob that it can go back to. `recipe` is set where that takes back a swap."""
+    """A video and the retired blob that it can go back to. `recipe` is set where that takes back a swap.
+
+    `is_in_place`: the blob is the copy aside of what the swap was put over, and its bytes go back there.
+    """
 
     video_id: str
     user_id: str
@@ -28,6 +33,7 @@ class Restorable(NamedTuple):
     etag: str | None
     is_ours: bool
     stored_at: datetime | None
+    is_in_place: bool
 
     @property
     def recorded(self) -> Recorded:
@@ -54,7 +60,7 @@ def _candidates() -> sa.Select[tuple[object, ...]]:
         operations.c.kind == "swap",
         operations.c.state == "done",
         operations.c.new_blob_id == videos.c.blob_id,
-        operations.c.old_blob_id == blobs.c.id,
+        sa.func.coalesce(operations.c.aside_blob_id, operations.c.old_blob_id) == blobs.c.id,
     )
     present = blobs.alias("present")
     return (
@@ -68,6 +74,7 @@ def _candidates() -> sa.Select[tuple[object, ...]]:
             blobs.c.key,
             sa.case((videos.c.state == VideoState.LIVE, present.c.recipe)),
             *(blobs.c[name] for name in Recorded._fields),
+            sa.and_(videos.c.state == VideoState.LIVE, operations.c.aside_blob_id.is_not(None)),
         )
         .select_from(
             videos.join(blobs, blobs.c.video_id == videos.c.id)
@@ -85,6 +92,34 @@ def _candidates() -> sa.Select[tuple[object, ...]]:
         )
         .order_by(videos.c.id, blobs.c.generation)
     )
+
+
+class Exchange(NamedTuple):
+    """What stands at a service's key, and the copy of what stood there: all that is recorded of both."""
+
+    key: str
+    present: dict[str, Any]
+    original: dict[str, Any]
+
+
+def lock_exchange(session: Session, blob: Restorable) -> Exchange | None:
+    """Read what taking back a swap in place exchanges; None where the video has changed meanwhile. Locks the video."""
+    standing = sa.select(videos.c.id).where(
+        videos.c.id == blob.video_id,
+        # guard restore.in_place_same: a video that has changed meanwhile is put back over
+        videos.c.state == blob.state,
+        videos.c.generation == blob.generation,
+        videos.c.blob_id == blob.blob_id,
+    )
+    both = sa.select(blobs).where(blobs.c.id.in_([blob.blob_id, blob.wanted_blob_id]))
+    if session.execute(standing.with_for_update()).scalar() is None:
+        return None
+    rows = {row.id: row for row in session.execute(both)}
+    present, original = rows[blob.blob_id], rows[blob.wanted_blob_id]
+    # guard restore.in_place_unclaimed: bytes are put back that a purge has claimed, and may be no more
+    if original.state != BlobState.RETIRED:
+        return None
+    return Exchange(present.key, *({name: getattr(row, name) for name in _FACTS} for row in (present, original)))
 
 
 def bring_back(session: Session, blob: Restorable, run_id: str, grace: Grace) -> bool:

@@ -22,6 +22,7 @@ class Source(NamedTuple):
     size_bytes: int
     etag: str | None
     sha256: str | None
+    is_ours: bool
 
 
 def find_source(session: Session, video_id: str) -> Source | None:
@@ -36,6 +37,7 @@ def find_source(session: Session, video_id: str) -> Source | None:
             blobs.c.size_bytes,
             blobs.c.etag,
             blobs.c.sha256,
+            blobs.c.is_ours,
         )
         .join(blobs, blobs.c.id == videos.c.blob_id)
         .where(videos.c.id == video_id, videos.c.state == VideoState.LIVE)

@@ -88,7 +88,7 @@ def mark(session: Session, video_ids: Sequence[str], run_id: str) -> None:
     )
     session.execute(
         sa.update(blobs)
-        .where(blobs.c.video_id.in_(video_ids), blobs.c.state.in_(_OPEN))
+        .where(blobs.c.video_id.in_(video_ids), blobs.c.state.in_(_OPEN), conditions.stands())
         .values(
             state=BlobState.RETIRED,
             retired_at=sa.func.coalesce(blobs.c.retired_at, at),

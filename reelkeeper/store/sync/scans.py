@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.model import BlobState, Counts, Recorded
 from reelkeeper.store.core.engine import now, one_of
 from reelkeeper.store.tables import blobs, orphans, scans
+from reelkeeper.store.videos import conditions
 
 _EXPECTED = (BlobState.LIVE, BlobState.RETIRED)
 _SAMPLES_A_SHARD = 100  # keys: shards are then within some ten percent of the same size
@@ -87,7 +88,8 @@ def known_objects(session: Session, keys: Sequence[str]) -> dict[str, tuple[int,
     columns = (blobs.c.key, blobs.c.id, blobs.c.state, blobs.c.size_bytes, blobs.c.etag, blobs.c.is_ours)
     rows = session.execute(
         sa.select(*columns, blobs.c.stored_at)
-        .where(one_of(session, blobs.c.key, keys))
+        # guard sync.in_place_pending: what the service stores during a swap in place is not noticed
+        .where(one_of(session, blobs.c.key, keys), conditions.stands())
         .order_by(blobs.c.state != BlobState.GONE, blobs.c.id)  # the last one of a key counts
     ).all()
     return {key: (blob_id, state, Recorded(size, etag, ours, at)) for key, blob_id, state, size, etag, ours, at in rows}

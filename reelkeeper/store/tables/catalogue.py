@@ -8,6 +8,8 @@ from sqlmodel import Field, SQLModel
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.store.tables.columns import UtcDateTime, counted, known
 
+_OPEN = "state <> 'gone' AND (state <> 'pending' OR is_ours)"  # rows that stand for what is stored at their key
+
 
 class User(SQLModel, table=True):
     """Somebody who owns videos. An unknown tier is NULL, and keeps everything."""
@@ -51,6 +53,8 @@ class VideoRow(SQLModel, table=True):
 class Blob(SQLModel, table=True):
     """The bytes that are, or were, stored at a key. A key has one row that is not `gone`, and any number that are.
 
+    Beside it, at a key of the service's, one may be `pending`: what a swap in place is about to put there.
+
     `is_ours`: Reelkeeper made the key and writes it once. Else it is the service's, which may overwrite it at any
     time: `stored_at` is then the object's LastModified, and other bytes at the key are a new row.
     """
@@ -63,8 +67,8 @@ class Blob(SQLModel, table=True):
             "one_open_row_a_key",
             "key",
             unique=True,
-            sqlite_where=sa.text("state <> 'gone'"),
-            postgresql_where=sa.text("state <> 'gone'"),
+            sqlite_where=sa.text(_OPEN),
+            postgresql_where=sa.text(_OPEN),
         ),
         sa.Index("ix_blobs_key", "key"),
     )

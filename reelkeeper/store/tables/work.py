@@ -53,11 +53,13 @@ class Operation(SQLModel, table=True):
         ),
     )
     id: str = Field(primary_key=True)
-    kind: str  # swap, restore
+    kind: str  # swap, upload, restore
     state: str = "open"
     video_id: str = Field(foreign_key="videos.id")
     old_blob_id: int | None = Field(None, sa_type=sa.BigInteger)
     new_blob_id: int | None = Field(None, sa_type=sa.BigInteger)
+    aside_blob_id: int | None = Field(None, sa_type=sa.BigInteger)  # in place: the copy of the old bytes
+    sent_at: datetime | None = Field(None, sa_type=UtcDateTime)  # in place: of a PUT whose answer is not known
     generation: int
     run_id: str
     lease_token: int

@@ -59,10 +59,20 @@ def not_viewed_since(moment: datetime | sa.ColumnElement[datetime]) -> Condition
     return sa.or_(videos.c.last_viewed_at.is_(None), videos.c.last_viewed_at <= moment)
 
 
+def stands() -> Condition:
+    """Say in SQL that a row is of what is stored at its key, not of what a swap in place is about to put there."""
+    return _stands(blobs)
+
+
+def _stands(row: sa.FromClause) -> Condition:
+    return sa.or_(row.c.state != BlobState.PENDING, row.c.is_ours)
+
+
 def has_open_row(key: sa.ColumnElement[str], but_for: sa.ColumnElement[int]) -> Condition:
     """Say in SQL that another row than `but_for` stands for what is stored at `key`: at most one that is not `gone`."""
     other = blobs.alias("open_row")
-    return sa.exists().where(other.c.key == key, other.c.id != but_for, other.c.state != BlobState.GONE)
+    is_open = sa.and_(other.c.state != BlobState.GONE, _stands(other))
+    return sa.exists().where(other.c.key == key, other.c.id != but_for, is_open)
 
 
 def claim_timed_out(at: datetime) -> Condition:
@@ -120,6 +130,11 @@ _Key = TypeVar("_Key", str, sa.ColumnElement[str])
 def replaced_by(key: _Key) -> _Key:
     """Say why bytes were retired that those at `key` took the place of; of a column, in SQL."""
     return "replaced by " + key
+
+
+def replaced_in_place(key: _Key, generation: _Key) -> _Key:
+    """Say the same of bytes that were copied aside, before those of this generation took their place at `key`."""
+    return replaced_by(key) + " in place, generation " + generation
 
 
 def retired(at: datetime, grace: Grace, reason: str | sa.ScalarSelect[str | None]) -> dict[str, Any]:

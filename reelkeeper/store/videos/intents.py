@@ -19,7 +19,7 @@ class Intent:
     """An open operation and the new blob that it announces."""
 
     id: str
-    kind: str  # swap, upload
+    kind: str  # swap, upload, restore
     run_id: str
     video_id: str
     user_id: str
@@ -35,20 +35,33 @@ class Intent:
     frames: int
     duration_seconds: float
     reservation: str | None  # of the bytes, which are settled or released with the intent
+    aside_blob_id: int | None  # in place alone: the copy of the bytes at the key of the service's that is put over
 
 
-def announce(session: Session, blob: dict[str, Any], operation: dict[str, Any]) -> Intent:
+def announce(
+    session: Session, blob: dict[str, Any], operation: dict[str, Any], aside: dict[str, Any] | None = None
+) -> Intent:
     """Write the pending blob and the open operation; the caller's transaction commits them.
+
+    `aside` is the copy of the bytes that stand at the blob's key, and makes it an intent in place.
 
     The blob's ETag is announced too: a single PUT has the MD5 of its bytes, so that an abandoned one can be purged.
     A second open operation on the same video breaks a unique index: IntegrityError, and nothing is written.
     """
+    if aside is not None:
+        detail = {**operation["detail"], "old_md5": aside["etag"]}
+        operation = {**operation, "detail": detail, "aside_blob_id": _insert(session, aside, operation["run_id"])}
+    return _open(session, _insert(session, blob, operation["run_id"]), operation)
+
+
+def _insert(session: Session, blob: dict[str, Any], run_id: str) -> int:
+    """Write a pending blob."""
     blob_id: int = session.execute(
         sa.insert(blobs)
-        .values(state=BlobState.PENDING, stored_at=now(session), run_id=operation["run_id"], **blob)
+        .values(state=BlobState.PENDING, stored_at=now(session), run_id=run_id, **blob)
         .returning(blobs.c.id)
     ).scalar_one()
-    return _open(session, blob_id, operation)
+    return blob_id
 
 
 def adopt(session: Session, blob_id: int, known: dict[str, Any], operation: dict[str, Any]) -> Intent:
@@ -99,6 +112,7 @@ def _intents(session: Session, wanted: sa.ColumnElement[bool]) -> list[Intent]:
             blobs.c.frames,
             blobs.c.duration_seconds,
             operations.c.detail["reservation"].as_string(),
+            operations.c.aside_blob_id,
         )
         .select_from(
             operations.join(blobs, blobs.c.id == operations.c.new_blob_id)
@@ -134,7 +148,9 @@ def move_pointer(session: Session, intent: Intent) -> bool:
                 # guard publish.pointer_generation: the same, after a swap was taken back
                 videos.c.generation == intent.generation,
                 # guard publish.pointer_held: a hold placed before the swap is published does not keep the bytes
-                ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
+                sa.true()
+                if intent.kind == "restore"
+                else ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
             )
             .values(
                 state=VideoState.LIVE,
@@ -159,6 +175,11 @@ def close(session: Session, intent: Intent, *, published: bool, outcome: str, gr
     if not ended:
         return False
     fate: dict[str, Any] = {"state": BlobState.LIVE} if published else retired(at, grace, outcome)
+    if not published and intent.aside_blob_id is not None:
+        fate = {
+            "state": BlobState.GONE,
+            "retire_reason": outcome,
+        }  # never stored, or put back: nothing is left to sweep
     session.execute(
         # guard publish.pending_only: bytes that are purged already become live
         sa.update(blobs).where(blobs.c.id == intent.new_blob_id, blobs.c.state == BlobState.PENDING).values(**fate)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, Grace, Recorded, StoredObject, VideoState
-from reelkeeper.store.tables import blobs, videos
+from reelkeeper.store.tables import blobs, operations, videos
 from reelkeeper.store.videos import conditions
 from reelkeeper.store.videos.conditions import retired
 
@@ -53,7 +53,11 @@ def find_overwritten(session: Session, found: Mapping[int, StoredObject], claim_
         )
     )
     latest: dict[str, Overwritten] = {}
+    # guard overwrites.in_place: a result that was put at the service's key is taken for an upload, its original swept
+    own = _own_puts(session, found)
     for row in rows:
+        if row.id in own:
+            continue
         stored = found[row.id]
         # guard overwrites.changed: what is as recorded begins its life anew at each look
         if not Recorded(row.size_bytes, row.etag, row.is_ours, row.stored_at).matches(stored):
@@ -121,3 +125,24 @@ def publish(session: Session, overwrite: Overwritten, at: datetime, *, run_id: s
         )
     )
     return blob_id
+
+
+def _own_puts(session: Session, found: Mapping[int, StoredObject]) -> set[int]:
+    """Find those rows at whose keys stands what an open intent in place has put there, or put back."""
+    new = blobs.alias("new")
+    rows = session.execute(
+        sa.select(
+            operations.c.old_blob_id, new.c.etag, operations.c.detail["old_md5"].as_string(), operations.c.outcome
+        )
+        .join(new, new.c.id == operations.c.new_blob_id)
+        .where(
+            operations.c.state == "open",
+            operations.c.aside_blob_id.is_not(None),
+            operations.c.old_blob_id.in_(list(found)),
+        )
+    )
+    return {
+        blob_id
+        for blob_id, new_etag, old_md5, undoing in rows
+        if found[blob_id].etag in (new_etag, None if undoing is None else old_md5)
+    }

@@ -57,6 +57,7 @@ def live_videos(
             videos.c.generation,
             blobs.c.recipe.is_not(None),
             *(column if classified else sa.null() for column in (videos.c.model, videos.c.tag, blobs.c.key)),
+            blobs.c.is_ours,
         )
         .select_from(videos)
         .join(blobs, blobs.c.id == videos.c.blob_id)
@@ -80,6 +81,7 @@ def live_videos(
             model,
             tag,
             key,
+            is_ours,
         ) in batch:
             created_at = to_datetime(video_id, created) if created is not None else None
             known = known_always or (created_at is not None and created_at >= complete_since)
@@ -103,6 +105,7 @@ def live_videos(
                     model,
                     tag,
                     key,
+                    is_ours,
                 ),
             )
 

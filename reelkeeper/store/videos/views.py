@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.model import BlobState
 from reelkeeper.store.core.engine import insert_into
 from reelkeeper.store.tables import blobs, daily_views, videos, view_days
-from reelkeeper.store.videos.conditions import replaced_by
+from reelkeeper.store.videos.conditions import replaced_by, replaced_in_place
 
 _MAX_VIEWS = 2**31 - 1  # what the column holds on PostgreSQL
 _AT_ONCE = 1_000  # keys or ids in one statement
@@ -53,12 +53,12 @@ class Found(NamedTuple):
 
 def find_copies(session: Session, video_id: str, kept_until: datetime) -> Found | None:
     """Find what shows a video now, and what shows the same until `kept_until`; None where there is no such video."""
-    original = blobs.alias("original")
+    original, number = blobs.alias("original"), sa.cast(blobs.c.generation, sa.String)
     kept = sa.and_(
         original.c.video_id == videos.c.id,
         original.c.state == BlobState.RETIRED,
         original.c.purge_after > kept_until,
-        original.c.retire_reason == replaced_by(blobs.c.key),
+        original.c.retire_reason.in_([replaced_by(blobs.c.key), replaced_in_place(blobs.c.key, number)]),
         # guard plays.same_video: what was uploaded before is shown for what is there now
         blobs.c.recipe.is_not(None),  # an upload, too, leaves older bytes for their grace
     )

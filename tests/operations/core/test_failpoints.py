@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 OPERATIONS = Path(__file__).parents[3] / "reelkeeper" / "operations"
-EFFECTS = {"put_once", "put_bytes_once", "download", "delete"}  # what changes the bucket, or takes long
+EFFECTS = {
+    "put_once",
+    "put_bytes_once",
+    "put_over",
+    "copy",
+    "download",
+    "delete",
+}  # what changes the bucket, or takes long
 READS_ONLY = {"doctor.py"}  # it puts one probe key, and changes nothing that anybody owns
 
 

@@ -22,4 +22,4 @@ def test_a_store_whose_clock_is_wrong_is_not_opened(world: World, monkeypatch: p
 
 
 def test_a_bucket_that_has_not_kept_the_contract_keeps_what_is_the_services(world: World) -> None:
-    assert not join(world.workspace.engine, world.workspace.bucket).may_purge_service_keys
+    assert not join(world.workspace.engine, world.workspace.bucket).keeps_contract

@@ -426,7 +426,7 @@ def test_a_video_that_is_kept_stays_so_long_and_is_told_of_anew(service: Service
     assert service.night() == {}
     again = keep(service.engine, "v1", by="shop", key="k2")
     assert again.until - kept.until == timedelta(days=30)  # from when it would go
-    explained = explain(service.engine, "v1", "")
+    explained = explain(service.engine, "v1", "", lambda: True)
     assert explained.next_at == again.until
     with pytest.raises(KeepRefused, match="kept 2 times already"):
         keep(service.engine, "v1", by="shop", key="k3")

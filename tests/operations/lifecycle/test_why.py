@@ -33,7 +33,7 @@ def kept(world: World) -> World:
 
 
 def why(world: World) -> Explained:
-    return explain(world.workspace.engine, "v1", world.workspace.bucket.prefix)
+    return explain(world.workspace.engine, "v1", world.workspace.bucket.prefix, lambda: True)
 
 
 def said(found: Explained, what: str) -> str:
@@ -88,4 +88,4 @@ def test_of_a_retired_video_it_says_until_when_it_can_be_restored(kept: World, l
 
 def test_what_is_not_there_is_told(kept: World) -> None:
     with pytest.raises(NotFound, match="no video 'v9'"):
-        explain(kept.workspace.engine, "v9", kept.workspace.bucket.prefix)
+        explain(kept.workspace.engine, "v9", kept.workspace.bucket.prefix, lambda: True)

@@ -169,14 +169,14 @@ def test_what_it_has_not_touched_is_purged(service: Service, lease: Lease) -> No
 
 def test_without_a_bucket_that_keeps_the_contract_bytes_of_the_services_stay(service: Service, lease: Lease) -> None:
     theirs, ours = make(service, **RETIRED), service.world.video("v2", **RETIRED)  # type: ignore[arg-type]  # a table of arguments
-    workspace = replace(service.world.workspace, may_purge_service_keys=False)
+    workspace = replace(service.world.workspace, keeps_contract=False)
     plan_id = begin_plan(workspace.engine, "purge_retired", {}, datetime.now(UTC), "test")
     plan = add_due(
         workspace.engine,
         plan_id,
         datetime.now(UTC),
         grace=GRACE,
-        service_keys=workspace.may_purge_service_keys,
+        service_keys=workspace.keeps_contract,
         max_videos=100,
         microusd_per_gb=15_000,
     )

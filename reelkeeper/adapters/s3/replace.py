@@ -1,0 +1,58 @@
+"""Replace an object at a key that somebody else may write: a copy aside within the bucket, and a put over it.
+
+R2 takes `If-Match` on a put, so that a put replaces the object it was made for and no other. A put that was signed may
+be taken for 15 minutes; so the last look comes after it is signed, and its body is sent soon after or not to its end.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader, FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from reelkeeper.adapters.s3.deletes import LastLook, looking
+from reelkeeper.adapters.s3.transport import translate_errors
+from reelkeeper.errors import StorageError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+BODY_SECONDS: Final = 20 * 60.0  # so an intent is ended 25 min after its last put, and that can be taken no more
+CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps, on Linux
+
+
+class FreshBody(BufferedReader):
+    """A file as the body of a put. Nothing more of it is read when the last look is too long ago: StorageError."""
+
+    def __init__(self, path: Path, last_look: LastLook) -> None:
+        super().__init__(FileIO(path))
+        self._last_look = last_look
+        self._looked_at: float | None = None
+
+    def look(self) -> None:
+        """Take the last look, before each time that the request is sent."""
+        self._last_look()
+        self._looked_at = time.clock_gettime(CLOCK)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read on, if it is not too late."""
+        # guard bucket.fresh_body: a run that slept while it sent a body puts it over what stands there an hour later
+        if self._looked_at is not None and time.clock_gettime(CLOCK) - self._looked_at > BODY_SECONDS:
+            raise StorageError(f"the put was looked at over {BODY_SECONDS:.0f} s ago: its body is not sent to its end")
+        return super().read(size)
+
+
+@contextmanager
+def fresh(path: Path, last_look: LastLook) -> Iterator[FreshBody]:
+    """Open a file as the body of a put that takes the last look each time before it is sent."""
+    with FreshBody(path, last_look) as body, looking(body.look):
+        yield body
+
+
+def copy(client: "S3Client", bucket: str, key: str, to: str, etag: str) -> None:
+    """Copy an object within the bucket, with its headers and metadata. ObjectMissing; ObjectChanged by its ETag."""
+    with translate_errors(f"COPY {key} to {to}"):
+        client.copy_object(
+            Bucket=bucket, Key=to, CopySource={"Bucket": bucket, "Key": key}, CopySourceIfMatch=f'"{etag}"'
+        )

@@ -1,0 +1,147 @@
+"""Swaps in place as rows: what stood at the service's key, its copy aside, and what is put over it.
+
+    old      live at the service's key                   --published--> gone
+    aside    pending at a key of ours: a copy of the old --published--> retired: it waits out the grace
+    new      pending at the service's key                --published--> live
+
+Abandoned, the old bytes stay live, or live again once they are put back, and the copy is retired.
+"""
+
+from datetime import datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model import BlobState, Grace, Recorded, StoredObject
+from reelkeeper.store.core.engine import changed, now
+from reelkeeper.store.tables import blobs, operations, videos
+from reelkeeper.store.videos.conditions import CLAIM_TIMEOUT, replaced_in_place, retired
+from reelkeeper.store.videos.intents import Intent
+
+
+class InPlace(NamedTuple):
+    """An open intent in place: what is recorded of its three objects, and how far it is.
+
+    `old_md5` is that of the old bytes, the ETag that they get when they are put back. `undoing` says why they are.
+    `author` took a swap back.
+    """
+
+    old: Recorded
+    old_md5: str
+    new_etag: str
+    aside_key: str
+    aside_etag: str | None
+    aside_sha256: str
+    sent_at: datetime | None
+    undoing: str | None
+    author: str | None
+
+
+def find(session: Session, intent: Intent) -> InPlace:
+    """Find what is recorded of an intent in place."""
+    old, new, aside = blobs.alias("old"), blobs.alias("new"), blobs.alias("aside")
+    row = session.execute(
+        sa.select(
+            *(old.c[name] for name in Recorded._fields),
+            operations.c.detail["old_md5"].as_string(),
+            new.c.etag,
+            aside.c.key,
+            aside.c.etag,
+            aside.c.sha256,
+            operations.c.sent_at,
+            operations.c.outcome,
+            operations.c.detail["author"].as_string(),
+        )
+        .join(old, old.c.id == operations.c.old_blob_id)
+        .join(new, new.c.id == operations.c.new_blob_id)
+        .join(aside, aside.c.id == operations.c.aside_blob_id)
+        .where(operations.c.id == intent.id)
+    ).one()
+    width = len(Recorded._fields)
+    return InPlace(Recorded(*row[:width]), *row[width:])
+
+
+def note_aside(session: Session, intent: Intent, copied: StoredObject) -> None:
+    """Record the copy as it is stored: its ETag need not be that of the bytes that it was made of."""
+    session.execute(
+        sa.update(blobs)
+        .where(blobs.c.id == intent.aside_blob_id)
+        .values(etag=copied.etag, size_bytes=copied.size_bytes)
+    )
+
+
+def note_sending(session: Session, intent: Intent) -> bool:
+    """Record that a PUT is sent now; False where another run has ended the intent."""
+    # guard in_place.still_open: a run that slept puts bytes over a key whose intent another run has ended
+    still = operations.c.id == intent.id, operations.c.state == "open"
+    return bool(changed(session, sa.update(operations).where(*still).values(sent_at=now(session))))
+
+
+def note_answered(session: Session, intent: Intent) -> None:
+    """Record that the bucket has answered: no PUT of the intent is on its way."""
+    session.execute(sa.update(operations).where(operations.c.id == intent.id).values(sent_at=None))
+
+
+def begin_undo(session: Session, intent: Intent, why: str) -> bool:
+    """Decide for good that the old bytes are put back; False where another run has ended the intent."""
+    still = operations.c.id == intent.id, operations.c.state == "open"
+    return bool(changed(session, sa.update(operations).where(*still).values(outcome=why)))
+
+
+def may_come(sent_at: datetime | None, at: datetime) -> bool:
+    """Tell whether a PUT that was sent then may be taken by the bucket yet: its signature ends, as a purge's does."""
+    return sent_at is not None and sent_at > at - CLAIM_TIMEOUT
+
+
+def publish(session: Session, intent: Intent, found: StoredObject, grace: Grace) -> None:
+    """Let the new row stand for what is stored at the key, and the copy aside wait out its grace. Before `close`."""
+    why = replaced_in_place(intent.key, str(intent.generation + 1))
+    session.execute(
+        sa.update(blobs)
+        .where(blobs.c.id == intent.old_blob_id)
+        .values(state=BlobState.GONE, retire_reason=why, run_id=intent.run_id)
+    )
+    session.execute(sa.update(blobs).where(blobs.c.id == intent.new_blob_id).values(stored_at=found.last_modified))
+    _retire_aside(session, intent, grace, why)
+
+
+def abandon(session: Session, intent: Intent, back: StoredObject | None, grace: Grace, why: str) -> None:
+    """Let the copy aside wait out its grace; the old row stands for the bytes `back`, if they were put back."""
+    if back is not None:
+        session.execute(
+            sa.update(blobs)
+            .where(blobs.c.id == intent.old_blob_id, blobs.c.state != BlobState.GONE)
+            .values(etag=back.etag, stored_at=back.last_modified)
+        )
+    _retire_aside(session, intent, grace, why)
+
+
+def hand_over(session: Session, intent: Intent, found: StoredObject, grace: Grace, why: str) -> None:
+    """Let the new row, retired, stand for what is stored at the key: its video is taken down, so all of it goes."""
+    publish(session, intent, found, grace)
+    session.execute(sa.update(blobs).where(blobs.c.id == intent.new_blob_id).values(retired(now(session), grace, why)))
+
+
+def note_taken_back(session: Session, intent: Intent) -> tuple[str, int]:
+    """Remember that the result of a recipe is not wanted of this video; returns who says so, and for how many days."""
+    recipe = sa.select(blobs.c.recipe).where(blobs.c.id == intent.old_blob_id).scalar_subquery()
+    session.execute(
+        sa.update(videos)
+        .where(videos.c.id == intent.video_id)
+        .values(refused_recipe=recipe, refused_reason="its swap was taken back", refused_at=now(session))
+    )
+    detail = operations.c.detail
+    row = session.execute(
+        sa.select(detail["author"].as_string(), detail["hold_days"].as_integer()).where(operations.c.id == intent.id)
+    ).one()
+    return row[0], row[1]
+
+
+def _retire_aside(session: Session, intent: Intent, grace: Grace, why: str) -> None:
+    session.execute(
+        sa.update(blobs)
+        # guard in_place.aside_grace: the only copy of the old bytes can be purged at once
+        .where(blobs.c.id == intent.aside_blob_id, blobs.c.state == BlobState.PENDING)
+        .values(run_id=intent.run_id, **retired(now(session), grace, why))
+    )

@@ -1,0 +1,583 @@
+"""A result put over the original at the service's own key: links go on to work, and the original can be put back."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.adapters.s3 import replace as replacing
+from reelkeeper.errors import Frozen, IntegrityDoubt, LeaseLost, NotPlayable, StorageError
+from reelkeeper.model import BlobState, Grace, Outcome, Transcode, VideoState
+from reelkeeper.operations.core.freeze import freeze, thaw
+from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.operations.lifecycle import purge
+from reelkeeper.operations.lifecycle.restore import find_restorable, restore
+from reelkeeper.operations.lifecycle.retire import retire
+from reelkeeper.operations.lifecycle.swap import swap
+from reelkeeper.operations.lifecycle.transcode import Shrinker
+from reelkeeper.operations.removals.takedown import Order, take_down
+from reelkeeper.operations.videos import intents
+from reelkeeper.operations.videos.hold import hold
+from reelkeeper.operations.videos.views import show
+from reelkeeper.store.core.audit import purged_after
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.leases import Lease, acquire
+from reelkeeper.store.tables import audit_events, blobs, holds, operations, videos
+from reelkeeper.store.videos.holds import HoldTerms
+from tests.buckets import BUCKET
+from tests.clips import MakeClip
+from tests.doubles.requests import Request
+from tests.faults.world import LONG_AGO, World
+from tests.operations.changes import change, sync_once
+from tests.operations.conftest import AtFailpoint
+from tests.operations.lifecycle.test_swap import shrinker
+
+SERVED: dict[str, Any] = {
+    "ContentType": "video/x-mine",
+    "CacheControl": "public, max-age=86400",
+    "ContentDisposition": 'attachment; filename="fox.mp4"',
+    "Metadata": {"prompt-id": "p-17"},
+}
+NEWER = b"another video altogether"
+
+
+class Linked:
+    """A video at a key of the service's, which its users have links to."""
+
+    def __init__(self, world: World, lease: Lease, result: Transcode) -> None:
+        self.world, self.lease, self.result = world, lease, result
+        world.double.limits_overwrites = False
+        self.workspace, self.key = world.workspace, f"{world.address.prefix}ann/v1.mp4"
+        self.original, self.smaller = world.clip.read_bytes(), Path(result.path).read_bytes()
+        self.put(self.original)
+        self.blob = world.video("v1", key=self.key, stored=False)
+
+    @property
+    def scratch(self) -> Path:
+        return Path(self.world.address.folder) / "scratch"
+
+    def put(self, data: bytes) -> None:
+        self.world.double.client.put_object(Bucket=BUCKET, Key=self.key, Body=data, **SERVED)
+
+    def swap(self, shrink: Shrinker | None = None, workspace: Workspace | None = None) -> Outcome:
+        return swap(
+            workspace or self.workspace,
+            "v1",
+            self.blob,
+            shrink=shrink or shrinker(self.result),
+            scratch=self.scratch,
+            lease=self.lease,
+            run_id="run",
+            grace=Grace(),
+            placement="in_place",
+        )
+
+    def restore(self, hold_days: int = 30) -> Outcome:
+        found = find_restorable(self.workspace, video_id="v1")
+        how: dict[str, Any] = {"grace": Grace(), "hold_days": hold_days, "scratch": self.scratch}
+        (outcome,) = restore(self.workspace, found, run_id="back", author="ann", **how)
+        return outcome
+
+    def settle(self) -> list[Outcome]:
+        how: dict[str, Any] = {"scratch": self.scratch, "lease": self.lease, "grace": Grace()}
+        return [intents.settle(self.workspace, item, **how) for item in intents.open_intents(self.workspace)]
+
+    def shows(self) -> bytes:
+        return self.workspace.bucket.read_bytes(self.key, 10**7)
+
+    def served(self) -> dict[str, Any]:
+        answer: Any = self.world.double.client.head_object(Bucket=BUCKET, Key=self.key)
+        return {name: answer[name] for name in SERVED}
+
+    def asides(self) -> list[Any]:
+        """The copies that are stored, by age."""
+        with reading(self.workspace.engine) as session:
+            query = sa.select(blobs).where(blobs.c.is_ours, blobs.c.video_id == "v1", blobs.c.state != BlobState.GONE)
+            return list(session.execute(query.order_by(blobs.c.id)))
+
+    def is_kept(self, data: bytes) -> bool:
+        """Whether these bytes wait out their grace at a key of ours."""
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        kept = [row for row in self.asides() if row.state == BlobState.RETIRED and row.purge_after > tomorrow]
+        return any(self.workspace.bucket.read_bytes(row.key, 10**7) == data for row in kept)
+
+    def events(self) -> list[str]:
+        with reading(self.workspace.engine) as session:
+            return list(session.execute(sa.select(audit_events.c.event).order_by(audit_events.c.id)).scalars())
+
+    def assert_as_it_was(self) -> None:
+        assert self.shows() == self.original
+        assert self.served() == SERVED
+        assert sync_once(self.world, self.lease) == []
+        assert "overwritten" not in self.events()
+        with reading(self.workspace.engine) as session:
+            row = session.execute(sa.select(videos.c.blob_id, videos.c.generation, blobs.c.state).join(
+                blobs, blobs.c.id == videos.c.blob_id))  # fmt: skip
+            assert tuple(row.one()) == (self.blob, 1, BlobState.LIVE)
+        self.world.check()
+
+
+@pytest.fixture
+def linked(world: World, lease: Lease, tiny_transcode: Transcode) -> Linked:
+    return Linked(world, lease, tiny_transcode)
+
+
+def die() -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_link_shows_the_smaller_bytes_as_it_showed_the_original(linked: Linked) -> None:
+    outcome = linked.swap()
+    assert (outcome.action, outcome.before_bytes, outcome.after_bytes) == (
+        "compressed", len(linked.original), len(linked.smaller))  # fmt: skip
+    assert linked.shows() == linked.smaller
+    assert linked.served() == SERVED
+    (copied,) = linked.world.double.sent("CopyObject")
+    assert copied.key == linked.asides()[0].key
+    assert copied.key not in [request.key for request in linked.world.double.sent("GetObject")]  # no bytes through us
+    assert linked.is_kept(linked.original)
+    assert sync_once(linked.world, linked.lease) == []
+    assert linked.events() == ["swap", "replace"]
+    linked.world.check()
+
+
+@pytest.mark.long
+def test_a_run_that_was_killed_before_it_wrote_the_outcome_down_gives_the_same_once_more(linked: Linked) -> None:
+    assert linked.swap() == linked.swap()
+    linked.world.check()
+
+
+def test_the_original_is_put_back_as_it_was_and_stays(linked: Linked) -> None:
+    linked.swap()
+    freeze(linked.workspace.engine, by="test", reason="an alarm")
+    outcome = linked.restore()
+    thaw(linked.workspace.engine, by="test")
+    assert (outcome.action, outcome.reason, outcome.after_bytes) == ("restored", "by ann", len(linked.original))
+    assert hashlib.sha256(linked.shows()).digest() == hashlib.sha256(linked.original).digest()
+    assert linked.served() == SERVED
+    assert linked.is_kept(linked.smaller)
+    with reading(linked.workspace.engine) as session:
+        row = session.execute(sa.select(videos.c.refused_recipe, videos.c.refused_reason)).one()
+        assert tuple(row) == (linked.result.recipe, "its swap was taken back")
+        assert session.execute(sa.select(holds.c.subject, holds.c.author)).all() == [("v1", "ann")]
+        keys = [key for _, key in purged_after(session, 0, 10)[0]]
+        restored = sa.select(audit_events.c.detail).where(audit_events.c.event == "restore")
+        detail = session.execute(restored).scalar_one()
+    assert (detail["by"], detail["was"]) == ("ann", "live")
+    assert keys == [linked.key, linked.key]  # swapped and taken back: a cache is told of both
+    assert sync_once(linked.world, linked.lease) == []
+    linked.world.check()
+
+
+@pytest.mark.long
+def test_a_retired_video_comes_back_where_it_was(linked: Linked) -> None:
+    linked.swap()
+    with reading(linked.workspace.engine) as session:
+        live = session.execute(sa.select(blobs.c.id).where(blobs.c.state == BlobState.LIVE)).scalar_one()
+    plan = linked.world.plan("expire_videos", "retire", [live])
+    retire(linked.workspace, plan, ["v1"], lease=linked.lease, run_id="old", grace=Grace())
+    assert linked.restore().action == "restored"
+    assert linked.shows() == linked.smaller
+    linked.world.check()
+
+
+@pytest.mark.long
+def test_the_copy_is_purged_after_its_grace_and_the_key_never(linked: Linked) -> None:
+    linked.swap()
+    (aside,) = linked.asides()
+    change(linked.world, blobs, purge_after=LONG_AGO)
+    plan = linked.world.plan("purge_retired", "purge", [aside.id])
+    purge.purge(linked.workspace, plan, [aside.id], lease=linked.lease, run_id="purge", grace=Grace())
+    assert linked.world.double.deleted() == [aside.key]
+    assert linked.shows() == linked.smaller
+    linked.world.check()
+
+
+@pytest.mark.long
+def test_a_copy_stays_while_the_key_does_not_show_what_took_its_place(linked: Linked) -> None:
+    linked.swap()
+    (aside,) = linked.asides()
+    linked.put(NEWER)
+    change(linked.world, blobs, purge_after=LONG_AGO)
+    plan = linked.world.plan("purge_retired", "purge", [aside.id])
+    (kept,) = purge.purge(linked.workspace, plan, [aside.id], lease=linked.lease, run_id="purge", grace=Grace())
+    assert (kept.action, linked.world.double.deleted()) == ("skipped", [])
+
+
+def test_a_result_that_is_not_as_announced_is_replaced_by_the_original(linked: Linked) -> None:
+    outcome = linked.swap(shrinker(linked.result, tamper=True))
+    assert outcome.action == "failed"
+    assert "sha256" in outcome.reason
+    assert linked.events() == ["swap_abandoned", "replace"]
+    linked.assert_as_it_was()
+
+
+@pytest.mark.long
+def test_an_original_that_came_in_parts_is_put_back_and_known_again(
+    world: World, lease: Lease, tiny_transcode: Transcode
+) -> None:
+    from tests.operations.removals.test_takedown import put_in_parts  # noqa: PLC0415  the one like it
+
+    linked = Linked(world, lease, tiny_transcode)
+    etag = put_in_parts(world, linked.key)
+    assert etag.endswith("-1")
+    found = world.workspace.bucket.head(linked.key)
+    assert found is not None
+    change(world, blobs, etag=etag, stored_at=found.last_modified)
+    assert linked.swap(shrinker(linked.result, tamper=True)).action == "failed"
+    assert linked.shows() == linked.original
+    assert sync_once(world, lease) == []
+    assert "overwritten" not in linked.events()
+    assert linked.swap().action == "compressed"
+    assert linked.is_kept(linked.original)
+    assert linked.restore().action == "restored"
+    assert linked.shows() == linked.original
+    world.check()
+
+
+@pytest.mark.long
+def test_a_video_that_is_held_meanwhile_shows_its_original_again(linked: Linked, at_failpoint: AtFailpoint) -> None:
+    terms = HoldTerms("video", "v1", "a court asks for it", "test")
+    at_failpoint("in_place.put.after", lambda: hold(linked.workspace.engine, terms))
+    assert linked.swap().action == "failed"
+    linked.assert_as_it_was()
+
+
+POINTS = [
+    *("in_place.copy.before", "in_place.copy.after", "in_place.copied.after_commit", "in_place.put.before"),
+    *("in_place.sending.after_commit", "in_place.put.after", "swap.readback.before", "swap.readback.after"),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("point", POINTS)
+def test_what_the_service_stores_meanwhile_stays(linked: Linked, at_failpoint: AtFailpoint, point: str) -> None:
+    at_failpoint(point, lambda: linked.put(NEWER))
+    linked.swap()
+    assert linked.shows() == NEWER
+    sync_once(linked.world, linked.lease)
+    assert "overwritten" in linked.events()
+    assert linked.is_kept(linked.original) or point == "in_place.copy.before"
+    with reading(linked.workspace.engine) as session:
+        row = session.execute(sa.select(blobs.c.etag, blobs.c.state).join(videos, videos.c.blob_id == blobs.c.id)).one()
+    assert tuple(row) == (hashlib.md5(NEWER, usedforsecurity=False).hexdigest(), BlobState.LIVE)
+
+
+def test_what_the_service_stores_at_the_very_moment_stays(linked: Linked) -> None:
+    linked.world.double.faults.before("PutObject", lambda _: linked.put(NEWER))
+    assert linked.swap().action == "failed"
+    assert linked.shows() == NEWER
+    assert linked.is_kept(linked.original)
+
+
+@pytest.mark.long
+def test_an_upload_is_noticed_while_a_swap_in_place_is_open(linked: Linked, at_failpoint: AtFailpoint) -> None:
+    at_failpoint("in_place.put.after", die)
+    with pytest.raises(KeyboardInterrupt):
+        linked.swap()
+    linked.put(NEWER)
+    assert sync_once(linked.world, linked.lease) == []
+    assert "overwritten" in linked.events()
+    change(linked.world, operations, sent_at=None)
+    assert [outcome.action for outcome in linked.settle()] == ["failed"]
+    assert linked.shows() == NEWER
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("point", ["in_place.put.before", "in_place.sending.after_commit", "in_place.put.after"])
+def test_what_the_service_stores_while_a_swap_is_taken_back_stays(
+    linked: Linked, at_failpoint: AtFailpoint, point: str
+) -> None:
+    linked.swap()
+    at_failpoint(point, lambda: linked.put(NEWER))
+    assert linked.restore().action == "failed"
+    assert linked.shows() == NEWER
+    assert linked.is_kept(linked.original)
+
+
+@pytest.mark.long
+def test_the_same_bytes_stored_again_while_it_was_encoded_are_an_upload(linked: Linked) -> None:
+    change(linked.world, blobs, stored_at=LONG_AGO)
+    assert linked.swap().action == "failed"
+    assert linked.shows() == linked.original
+    assert not [request for request in linked.world.double.sent("PutObject") if "if-match" in request.headers]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "point", ["in_place.put.after", "in_place.answered.after_commit", "swap.publish.before_commit"]
+)
+def test_a_put_is_known_as_our_own_after_a_crash(linked: Linked, at_failpoint: AtFailpoint, point: str) -> None:
+    at_failpoint(point, die)
+    with pytest.raises(KeyboardInterrupt):
+        linked.swap()
+    assert linked.shows() == linked.smaller
+    assert sync_once(linked.world, linked.lease) == []
+    assert "overwritten" not in linked.events()
+    (outcome,) = linked.settle()
+    assert outcome.action == "compressed"
+    assert sync_once(linked.world, linked.lease) == []
+    linked.world.check()
+
+
+@pytest.mark.long
+def test_an_original_that_is_being_put_back_is_known_after_a_crash(linked: Linked, at_failpoint: AtFailpoint) -> None:
+    at_failpoint("in_place.fetch.after", lambda: at_failpoint("in_place.put.after", die))
+    with pytest.raises(KeyboardInterrupt):
+        linked.swap(shrinker(linked.result, tamper=True))
+    assert linked.shows() == linked.original
+    assert sync_once(linked.world, linked.lease) == []
+    linked.world.expire_leases()
+    (linked.lease,) = acquire(linked.workspace.engine, ["test"], "again")
+    assert [outcome.action for outcome in linked.settle()] == ["failed"]
+    linked.assert_as_it_was()
+
+
+@pytest.mark.long
+def test_what_was_to_be_put_back_is_never_published(linked: Linked, at_failpoint: AtFailpoint) -> None:
+    def hold_it_and_fail() -> None:
+        hold(linked.workspace.engine, HoldTerms("video", "v1", "a dispute", "test"))
+        at_failpoint("in_place.fetch.before", lambda: linked.world.double.faults.fail("GetObject", 404))
+
+    at_failpoint("in_place.put.after", hold_it_and_fail)
+    with pytest.raises(StorageError):
+        linked.swap()
+    change(linked.world, holds, released_at=LONG_AGO)
+    assert [outcome.action for outcome in linked.settle()] == ["failed"]
+    linked.assert_as_it_was()
+
+
+@pytest.mark.long
+def test_a_put_that_may_come_yet_keeps_its_intent_open(linked: Linked, at_failpoint: AtFailpoint) -> None:
+    at_failpoint("in_place.sending.after_commit", die)
+    with pytest.raises(KeyboardInterrupt):
+        linked.swap()
+    with pytest.raises(StorageError, match="settled 25 min later"):
+        linked.settle()
+    with pytest.raises(StorageError, match="settled 25 min later"):
+        linked.swap()
+    change(linked.world, operations, sent_at=LONG_AGO)
+    assert [outcome.action for outcome in linked.settle()] == ["failed"]
+    linked.assert_as_it_was()
+
+
+@pytest.mark.long
+def test_a_lost_reply_is_no_lost_put(linked: Linked) -> None:
+    linked.world.double.faults.after("CopyObject", lambda _: linked.world.double.faults.drop_reply("PutObject"))
+    assert linked.swap().action == "compressed"
+    assert linked.shows() == linked.smaller
+    linked.world.check()
+
+
+def taken_over(linked: Linked) -> None:
+    linked.world.expire_leases()
+    acquire(linked.workspace.engine, ["test"], "another")
+
+
+def ended(linked: Linked) -> None:
+    change(linked.world, operations, state="abandoned")
+
+
+def frozen(linked: Linked) -> None:
+    freeze(linked.workspace.engine, by="test", reason="an alarm")
+
+
+@pytest.mark.parametrize(("meanwhile", "error"), [(taken_over, LeaseLost), (ended, LeaseLost), (frozen, Frozen)])
+def test_a_run_that_slept_puts_nothing(
+    linked: Linked, at_failpoint: AtFailpoint, meanwhile: Callable[[Linked], None], error: type[Exception]
+) -> None:
+    at_failpoint("in_place.put.before", lambda: meanwhile(linked))
+    with pytest.raises(error):
+        linked.swap()
+    assert linked.shows() == linked.original
+
+
+@pytest.mark.long
+def test_a_body_is_not_sent_to_its_end_long_after_the_last_look(
+    linked: Linked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = replacing.FreshBody(linked.world.clip, lambda: None)
+    assert len(body.read(10)) == 10  # its MD5 is taken before
+    monkeypatch.setattr(replacing, "BODY_SECONDS", -1)
+    body.look()
+    with body, pytest.raises(StorageError, match="not sent to its end"):
+        body.read(10)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("damage", [b"damaged", None])
+def test_nothing_is_put_over_an_original_whose_copy_is_not_whole(linked: Linked, damage: bytes | None) -> None:
+    client = linked.world.double.client
+
+    def spoil(request: Request) -> None:
+        if damage is None:
+            client.delete_object(Bucket=BUCKET, Key=request.key)
+        else:
+            client.put_object(Bucket=BUCKET, Key=request.key, Body=damage)
+
+    linked.world.double.faults.after("CopyObject", spoil)
+    with pytest.raises(IntegrityDoubt, match="copied from"):
+        linked.swap()
+    assert linked.shows() == linked.original
+    assert [outcome.action for outcome in linked.settle()] == ["failed"]
+
+
+@pytest.mark.long
+def test_a_copy_that_changed_is_not_put_back(linked: Linked) -> None:
+    linked.swap()
+    (aside,) = linked.asides()
+    other = bytes(reversed(linked.original))
+    linked.world.double.client.put_object(Bucket=BUCKET, Key=aside.key, Body=other)
+    assert linked.restore().action == "failed"
+    change(linked.world, blobs, etag=hashlib.md5(other, usedforsecurity=False).hexdigest())
+    outcome = linked.restore()
+    assert (outcome.action, "not put back" in outcome.reason) == ("failed", True)
+    assert linked.shows() == linked.smaller
+
+
+@pytest.mark.long
+def test_a_copy_that_changed_before_the_result_is_undone_is_not_put_back(
+    linked: Linked, at_failpoint: AtFailpoint
+) -> None:
+    def spoil() -> None:
+        (aside,) = linked.asides()
+        linked.world.double.client.put_object(Bucket=BUCKET, Key=aside.key, Body=NEWER)
+        md5 = hashlib.md5(NEWER, usedforsecurity=False).hexdigest()
+        with transaction(linked.workspace.engine, "test") as session:
+            session.execute(sa.update(blobs).where(blobs.c.id == aside.id).values(etag=md5))
+
+    at_failpoint("swap.readback.before", spoil)
+    with pytest.raises(StorageError):
+        linked.swap(shrinker(linked.result, tamper=True))
+    with pytest.raises(IntegrityDoubt, match="not put back"):
+        linked.settle()
+    assert linked.shows() != NEWER
+
+
+@pytest.mark.long
+def test_a_video_that_changed_meanwhile_is_not_put_back_over(linked: Linked, at_failpoint: AtFailpoint) -> None:
+    linked.swap()
+    at_failpoint("restore.fetch.after", lambda: change(linked.world, videos, generation=9))
+    assert linked.restore().action == "skipped"
+    assert linked.shows() == linked.smaller
+
+
+@pytest.mark.long
+def test_what_a_purge_has_claimed_is_not_put_back(linked: Linked, at_failpoint: AtFailpoint) -> None:
+    linked.swap()
+    (aside,) = linked.asides()
+
+    def claim() -> None:
+        with transaction(linked.workspace.engine, "test") as session:
+            session.execute(sa.update(blobs).where(blobs.c.id == aside.id).values(state=BlobState.DELETING))
+
+    at_failpoint("restore.fetch.after", claim)
+    assert linked.restore().action == "skipped"
+    assert linked.shows() == linked.smaller
+
+
+@pytest.mark.long
+def test_a_restore_waits_for_nobody_and_does_nothing_without_the_video(
+    linked: Linked, at_failpoint: AtFailpoint
+) -> None:
+    linked.swap()
+    acquire(linked.workspace.engine, ["video/v1"], "another")
+    assert linked.restore().action == "skipped"
+    linked.world.expire_leases()
+
+    def take_over() -> None:
+        linked.world.expire_leases()
+        acquire(linked.workspace.engine, ["video/v1"], "another")
+
+    at_failpoint("restore.fetch.after", take_over)
+    with pytest.raises(LeaseLost):
+        linked.restore()
+    assert linked.shows() == linked.smaller
+    assert intents.open_intents(linked.workspace) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("point", ["in_place.put.before", "in_place.put.after"])
+def test_a_takedown_in_the_middle_leaves_nothing_stored(linked: Linked, at_failpoint: AtFailpoint, point: str) -> None:
+    at_failpoint(point, die)
+    with pytest.raises(KeyboardInterrupt):
+        linked.swap()
+    down = take_down(linked.workspace, "v1", Order("counsel", "order 17", "t1"), scratch=linked.scratch)
+    assert [item.key for item in down.left] == []
+    assert [item.key for page in linked.workspace.bucket.pages() for item in page] == []
+    sync_once(linked.world, linked.lease)
+    with reading(linked.workspace.engine) as session:
+        assert session.execute(sa.select(videos.c.state)).scalar_one() != VideoState.LIVE
+    linked.world.check()
+
+
+def test_where_the_bucket_was_not_tried_nothing_is_put(linked: Linked) -> None:
+    outcome = linked.swap(workspace=replace(linked.workspace, keeps_contract=False))
+    assert (outcome.action, "doctor --contract" in outcome.reason) == ("skipped", True)
+    assert not linked.world.double.sent("CopyObject")
+    linked.assert_as_it_was()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("options", [{"suffix": "mov"}, {"codec": "mpeg4"}])
+def test_only_h264_in_mp4_is_put_over(linked: Linked, make_clip: MakeClip, options: dict[str, Any]) -> None:
+    linked.world.clip = make_clip(**options)
+    linked.original = linked.world.clip.read_bytes()
+    linked.put(linked.original)
+    linked.world.video("v2", key=f"{linked.world.address.prefix}ann/v2.mp4")
+    found = linked.workspace.bucket.head(linked.key)
+    assert found is not None
+    with transaction(linked.workspace.engine, "test") as session:
+        session.execute(
+            sa.update(blobs)
+            .where(blobs.c.id == linked.blob)
+            .values(
+                etag=found.etag,
+                size_bytes=found.size_bytes,
+                sha256=None,
+                frames=None,
+                codec=None,
+                stored_at=found.last_modified,
+            )
+        )
+    outcome = linked.swap()
+    assert (outcome.action, "only H.264 in MP4" in outcome.reason) == ("refused", True)
+    with reading(linked.workspace.engine) as session:
+        assert session.execute(sa.select(videos.c.refused_recipe).where(videos.c.id == "v1")).scalar() == "not_in_place"
+    assert linked.shows() == linked.original
+
+
+@pytest.mark.long
+def test_a_key_of_ours_gets_a_successor_as_ever(world: World, lease: Lease, tiny_transcode: Transcode) -> None:
+    blob = world.video("v1")
+    outcome = swap(
+        world.workspace, "v1", blob, shrink=shrinker(tiny_transcode), scratch=Path(world.address.folder) / "scratch",
+        lease=lease, run_id="run", grace=Grace(), placement="in_place",
+    )  # fmt: skip
+    assert outcome.action == "compressed"
+    assert not world.double.sent("CopyObject")
+    world.check()
+
+
+@pytest.mark.long
+def test_the_original_plays_within_its_grace_and_no_older_one_does(linked: Linked) -> None:
+    linked.swap()
+    (aside,) = linked.asides()
+    change(linked.world, blobs, codec="h264")
+    with transaction(linked.workspace.engine, "test") as session:
+        session.execute(sa.update(blobs).where(blobs.c.key == linked.key).values(codec="av1"))
+    shown = show(linked.workspace, "v1", plays=["h264"], url_seconds=60)
+    assert aside.key in shown.url
+    linked.put(linked.original + os.urandom(8))
+    sync_once(linked.world, linked.lease)
+    with transaction(linked.workspace.engine, "test") as session:
+        newest = sa.select(sa.func.max(blobs.c.id)).scalar_subquery()
+        session.execute(sa.update(blobs).where(blobs.c.id == newest).values(codec="av1", recipe="another"))
+    with pytest.raises(NotPlayable):
+        show(linked.workspace, "v1", plays=["h264"], url_seconds=60)

@@ -1,0 +1,72 @@
+"""What may be put over the original at the service's key, and what a plan says of the rest."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from reelkeeper.model import Action, Video
+from reelkeeper.rules.core.tiers import SHIPPED
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, judge, reason
+from reelkeeper.rules.lifecycle.selection import fitting
+from reelkeeper.rules.lifecycle.transcode import (
+    MAX_BYTES_IN_PLACE,
+    Acceptance,
+    Placement,
+    Recipe,
+    fingerprint,
+    why_not_in_place,
+)
+from tests.rules.videos import AS_OF, RECIPE, video
+
+
+def planned(judged: Video, placement: Placement = "in_place", *, keeps_contract: bool = True) -> tuple[str, str, str]:
+    found = judge(judged, LifecyclePolicy(), SHIPPED, AS_OF, RECIPE)
+    (verdict,) = fitting([found], placement, keeps_contract=keeps_contract)
+    return verdict.action, verdict.rule, reason(verdict)
+
+
+@pytest.mark.parametrize(
+    ("columns", "rule", "said"),
+    [
+        ({"codec": "vp8"}, "not_in_place", "not H.264 in MP4"),
+        ({"refused_recipe": "not_in_place"}, "not_in_place", "not H.264 in MP4"),  # as a run has found
+        ({"size_bytes": MAX_BYTES_IN_PLACE + 1}, "too_large_in_place", "larger than the 5 GiB"),
+    ],
+)
+def test_what_is_not_put_in_place_is_kept_with_the_reason(columns: dict[str, Any], rule: str, said: str) -> None:
+    action, found, why = planned(video(is_ours=False, **columns))
+    assert (action, found) == (Action.KEEP, rule)
+    assert said in why
+
+
+def test_in_a_bucket_that_was_not_tried_nothing_is_put_in_place() -> None:
+    action, rule, why = planned(video(is_ours=False), keeps_contract=False)
+    assert (action, rule) == (Action.KEEP, "in_place_not_tried")
+    assert "reelkeeper doctor --contract" in why
+
+
+@pytest.mark.parametrize("codec", ["h264", None])  # what is not known is probed by the run
+@pytest.mark.parametrize("size_bytes", [10**7, MAX_BYTES_IN_PLACE])
+def test_the_rest_goes_on(codec: str | None, size_bytes: int) -> None:
+    fits = video(is_ours=False, codec=codec, size_bytes=size_bytes)
+    assert planned(fits)[1] == "cold_compress"
+    assert planned(fits._replace(codec="vp8"), "new_key", keeps_contract=False)[1] == "cold_compress"
+    assert planned(video(codec="vp8"), keeps_contract=False)[1] == "cold_compress"  # at a key of ours
+    assert planned(video(366, 9, is_ours=False, codec="vp8"))[1] == "past_retention"
+
+
+def test_only_h264_in_mp4_of_one_put_is_put_over() -> None:
+    assert why_not_in_place("h264", "mp4", MAX_BYTES_IN_PLACE) is None
+    for unfit in (("hevc", "mp4", 1), ("h264", "webm", 1), ("h264", "mp4", MAX_BYTES_IN_PLACE + 1)):
+        assert why_not_in_place(*unfit)
+
+
+@pytest.mark.parametrize("changed", [{"codec": "av1"}, {"codec": "av1", "container": "webm"}])
+def test_a_recipe_of_another_format_is_not_put_in_place(changed: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="h264 in mp4 alone"):
+        Recipe.model_validate({"placement": "in_place", **changed})
+
+
+def test_what_was_refused_is_not_tried_again_for_where_it_would_be_put() -> None:
+    assert fingerprint(Recipe(), Acceptance(), "x") == fingerprint(Recipe(placement="in_place"), Acceptance(), "x")
