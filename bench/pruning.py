@@ -5,17 +5,16 @@ that climbs. The interval is of the difference over the seeds, 95 %. `unlimited`
 """
 
 from itertools import product
-from math import sqrt
-from statistics import fmean, stdev
+from statistics import fmean
 
 from bench.report import Row
+from reelkeeper.simulation import interval
 from reelkeeper.simulation.cache import CACHES, GB, serve
 from reelkeeper.simulation.traces import TRACES
 
 SEEDS, DAYS, SIZES_GB = (11, 12, 13), 30, (10, 50, 200)
 SHOWN = ("ours", "S3-FIFO", "W-TinyLFU", "W-TinyLFU, climbing", "unlimited")
 LEAD = 0.005  # by which a public one may be ahead
-_T = 4.30  # Student's, 95 %, of three seeds
 
 
 def measure() -> list[Row]:
@@ -33,9 +32,8 @@ def _rows(trace: str, size_gb: int) -> list[Row]:
     ours, rows = fmean(spent["ours"]), []
     for name in (*SHOWN[1:-1], "unlimited"):
         floor = fmean(spent[name])
-        apart = [mine - theirs for mine, theirs in zip(spent["ours"], spent[name], strict=True)]
-        interval = 100 * _T * stdev(apart) / sqrt(len(apart))
-        what = f"{trace}, {size_gb} GB: {100 * fmean(apart):+.1f} points, give or take {interval:.1f}; floor: {name}"
+        apart, half = interval([100 * (mine - theirs) for mine, theirs in zip(spent["ours"], spent[name], strict=True)])
+        what = f"{trace}, {size_gb} GB: {apart:+.1f} points, give or take {half:.1f}; floor: {name}"
         rows.append(
             Row(what, ours, floor, ours / floor, (floor + LEAD) / floor if name == best else None, "of the cost")
         )

@@ -2,3 +2,19 @@
 
 Everything here is deterministic by its seed, and its figures are models: they compare policies, they predict nothing.
 """
+
+from collections.abc import Sequence
+from math import sqrt
+from statistics import fmean, stdev
+from typing import Final
+
+# Student's t, two-sided 95 %, by how many values there are: NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2
+_STUDENT: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201)
+MAX_SEEDS: Final = len(_STUDENT) + 1
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Give the mean of what at most 12 seeds gave, and the half width of its 95 % interval: NaN of a single one."""
+    if len(values) == 1:
+        return values[0], float("nan")
+    return fmean(values), _STUDENT[len(values) - 2] * stdev(values) / sqrt(len(values))

@@ -1,7 +1,8 @@
 """A queue with a few slots, under one dispatch policy and another, on the same arrivals.
 
 Arrivals come in bursts (a tenth of the time at three times the rate, 20 minutes at a stretch). A job takes what the
-source document says, 120 s, 30 s per unit of complexity, and up to 60 s by how busy the slots are.
+source document says, 120 s, 30 s per unit of complexity, and up to 60 s by how busy the slots are; or, of sizes that
+are `wide`, ten seconds and a minute per unit.
 """
 
 import heapq
@@ -19,7 +20,6 @@ from reelkeeper.rules.core.tiers import SHIPPED, Tiers
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, class_bounds, first
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
-BASE_SECONDS, SECONDS_PER_COMPLEXITY, SECONDS_AT_FULL_LOAD = 120.0, 30.0, 60.0
 _BURST_SHARE, _BURST_RATE, _BURST_SECONDS = 0.1, 3.0, 1200.0
 _TIERS, _TIER_WEIGHTS = SHIPPED.names, (80, 15, 5)  # of jobs that are drawn
 _REMEMBERED = 500  # estimates that the size classes are drawn from
@@ -35,6 +35,18 @@ COMPLEXITY: Final[dict[str, Callable[[random.Random], float]]] = {  # of mean 5 
 }
 
 
+class Sizes(NamedTuple):
+    """How many seconds a job takes at least, for each unit of its complexity, and more where all slots are busy."""
+
+    base_seconds: float
+    unit_seconds: float
+    loaded_seconds: float
+
+
+SIZES: Final = {"narrow": Sizes(120.0, 30.0, 60.0), "wide": Sizes(10.0, 60.0, 0.0)}
+NARROW: Final = SIZES["narrow"]
+
+
 class Rules(NamedTuple):
     """How jobs are ordered, and what their users' tiers add to it."""
 
@@ -42,12 +54,15 @@ class Rules(NamedTuple):
     tiers: Tiers = SHIPPED
 
 
-POLICIES: Final = {  # beside ours
+_NEVER: Final = 10**9
+
+POLICIES: Final = {  # beside ours; "cmu" weighs size by tier, Cox and Smith, "Queues", 1961, and lets nobody age
     "fifo": Rules(DispatchPolicy(rule="fifo")),
     "seed": Rules(DispatchPolicy(rule="seed")),
     "levels": Rules(DispatchPolicy(rule="levels")),
+    "cmu": Rules(DispatchPolicy(size_weight=_NEVER, user_burst=_NEVER, oldest_patience=_NEVER)),
     "shortest": Rules(
-        DispatchPolicy(size_weight=10**9, user_burst=10**9, oldest_patience=10**9),
+        DispatchPolicy(size_weight=_NEVER, user_burst=_NEVER, oldest_patience=_NEVER),
         Tiers({name: tier.model_copy(update={"queue_weight": 1}) for name, tier in SHIPPED.items()}),
     ),
 }
@@ -75,22 +90,29 @@ class Waits:
 
 
 def arrivals(
-    distribution: str, *, seed: int, count: int = 12_000, slots: int = 8, load: float = 0.85, error_sigma: float = 0.0
+    distribution: str,
+    *,
+    seed: int,
+    count: int = 12_000,
+    slots: int = 8,
+    load: float = 0.85,
+    error_sigma: float = 0.0,
+    sizes: Sizes = NARROW,
 ) -> list[Arrival]:
     """Draw jobs that keep `slots` busy for the share `load`; ln(estimate / truth) has deviation `error_sigma`."""
     draw = random.Random(seed)  # noqa: S311  a simulation is repeated by its seed
     complexity = [COMPLEXITY[distribution](draw) for _ in range(count)]
-    mean = BASE_SECONDS + SECONDS_PER_COMPLEXITY * fmean(complexity) + SECONDS_AT_FULL_LOAD * load
+    mean = sizes.base_seconds + sizes.unit_seconds * fmean(complexity) + sizes.loaded_seconds * load
     times = _bursts(draw, load * slots / mean)
     made = []
     for number, (units, at) in enumerate(zip(complexity, times, strict=False)):
-        work = BASE_SECONDS + SECONDS_PER_COMPLEXITY * units
+        work = sizes.base_seconds + sizes.unit_seconds * units
         job = WaitingJob(
             id=f"{number:06}",
             user_id=f"u{draw.randrange(2000)}",
             tier=draw.choices(_TIERS, _TIER_WEIGHTS)[0],
             submitted_at=EPOCH + timedelta(seconds=at),
-            estimate_seconds=(work + SECONDS_AT_FULL_LOAD * load) * math.exp(draw.gauss(0, error_sigma)),
+            estimate_seconds=(work + sizes.loaded_seconds * load) * math.exp(draw.gauss(0, error_sigma)),
             prompt_characters=int(60 + 40 * units * draw.uniform(0.5, 1.5)),
         )
         made.append(Arrival(job, work))
@@ -142,7 +164,7 @@ def run(
     *,
     slots: int = 8,
     setup_seconds: float = 0.0,
-    loaded_seconds: float = SECONDS_AT_FULL_LOAD,
+    loaded_seconds: float = NARROW.loaded_seconds,
 ) -> Waits:
     """Play `coming`, in order of arrival, through `slots` that never idle while a job waits.
 

@@ -1,8 +1,9 @@
 """`simulate`: the rules on drawn or recorded load, by a virtual clock, beside others: try a policy before using it."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -13,11 +14,13 @@ from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, say, table
 from reelkeeper.cli.words import AsJson
 from reelkeeper.errors import InputRefused, Misconfigured
+from reelkeeper.simulation import MAX_SEEDS, interval
 
 if TYPE_CHECKING:
     from sqlmodel import Session
 
     from reelkeeper.model.jobs import RecordedJob, RecordedRequest
+    from reelkeeper.simulation.queue import Waits
 
 group = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +30,14 @@ group = typer.Typer(
 group.command()(lifecycle)
 
 Seed = Annotated[int, typer.Option(help="The same seed draws the same load.")]
+Seeds = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=MAX_SEEDS,
+        help="Draw so many times, each with the next seed, and show means with 95 % intervals. JSON is a list of them.",
+    ),
+]
 Param = Annotated[
     list[str] | None,
     typer.Option("--param", metavar="NAME=VALUE", help="Change ours, e.g. policy.oldest_share=0.2. May be repeated."),
@@ -51,8 +62,12 @@ def queue(
     slots: Annotated[int, typer.Option(min=1, max=1000, help="Jobs that run at once.")] = 8,
     load: Annotated[float, typer.Option(min=0.05, max=2, help="Share of the slots' time that the jobs take.")] = 0.85,
     error: Annotated[float, typer.Option(min=0, max=3, help="Deviation of ln(estimate / truth).")] = 0.3,
+    sizes: Annotated[
+        str, typer.Option(help="narrow: a job takes two minutes and more; wide: from ten seconds on.")
+    ] = "narrow",
     recorded: Recorded = None,
     seed: Seed = 1,
+    seeds: Seeds = 1,
     param: Param = None,
     as_json: AsJson = False,
 ) -> None:
@@ -68,6 +83,8 @@ def queue(
 
     if distribution not in simulation.COMPLEXITY:
         raise Misconfigured(f"no distribution {distribution!r}; there are {', '.join(simulation.COMPLEXITY)}")
+    if sizes not in simulation.SIZES:
+        raise Misconfigured(f"no sizes {sizes!r}; there are {', '.join(simulation.SIZES)}")
 
     def taken(policy: DispatchPolicy, tiers: Annotated[Tiers | None, Override()]) -> None: ...
 
@@ -75,42 +92,59 @@ def queue(
     tiers = DEFAULTS.overridden(tiers=given.get("tiers")).tiers
     ours = simulation.Rules(given.get("policy", DispatchPolicy()), tiers)
     if recorded is None:
-        coming = simulation.arrivals(distribution, seed=seed, count=jobs, slots=slots, load=load, error_sigma=error)
-        loaded, drawn = simulation.SECONDS_AT_FULL_LOAD, f"{distribution} complexity, {slots} slots, {load:.0%} busy"
+        chosen = simulation.SIZES[sizes]
+        draws = [
+            simulation.arrivals(
+                distribution, seed=drawn, count=jobs, slots=slots, load=load, error_sigma=error, sizes=chosen
+            )
+            for drawn in range(seed, seed + seeds)
+        ]
+        loaded, what = chosen.loaded_seconds, f"{distribution} complexity and {sizes} sizes, {load:.0%} busy"
     else:
-        coming = simulation.recorded(_recorded_jobs(recorded, jobs))
-        loaded, drawn = 0.0, f"record, {slots} slots"
+        draws = [simulation.recorded(_recorded_jobs(recorded, jobs))]
+        loaded, what = 0.0, "record"
 
-    def played(rules: simulation.Rules, jobs: "list[simulation.Arrival]") -> simulation.Waits:
-        return simulation.run(jobs, rules, slots=slots, loaded_seconds=loaded)
+    def played(rules: simulation.Rules, coming: "list[simulation.Arrival]") -> simulation.Waits:
+        return simulation.run(coming, rules, slots=slots, loaded_seconds=loaded)
 
-    waits = {name: played(policy, coming) for name, policy in (simulation.POLICIES | {"ours": ours}).items()}
-    waits["clairvoyant"] = played(simulation.POLICIES["shortest"], simulation.clairvoyant(coming))
+    found = []
+    for coming in draws:
+        waits = {name: played(policy, coming) for name, policy in (simulation.POLICIES | {"ours": ours}).items()}
+        waits["clairvoyant"] = played(simulation.POLICIES["shortest"], simulation.clairvoyant(coming))
+        found.append(waits)
     if as_json:
-        emit(waits)
+        emit(found[0] if len(found) == 1 else found)
         return
-    fifo = waits["fifo"]
-    headings = (
-        "!policy",
-        ">mean wait",
-        ">against fifo",
-        ">p50",
-        ">p95",
-        ">p99",
-        ">worst",
-        *(f">{tier}" for tier in fifo.by_tier),
-    )
-    rows = [
-        (
-            name,
-            _minutes(wait.mean_seconds),
-            f"{wait.mean_seconds / fifo.mean_seconds - 1:+.0%}" if fifo.mean_seconds else "-",
-            *map(_minutes, (wait.p50_seconds, wait.p95_seconds, wait.p99_seconds, wait.worst_seconds)),
-            *(_minutes(wait.by_tier[tier]) for tier in fifo.by_tier),
-        )
-        for name, wait in waits.items()
-    ]
-    title = f"{len(coming):,} jobs of {drawn}: waits in minutes"
+    fifo = found[0]["fifo"]
+    if len(found) == 1:
+        headings = ["!policy", ">mean wait", ">against fifo", ">p50", ">p95", ">p99", ">worst"]
+        headings += [f">{tier}" for tier in fifo.by_tier]
+        rows = [
+            (
+                name,
+                _minutes(wait.mean_seconds),
+                f"{wait.mean_seconds / fifo.mean_seconds - 1:+.0%}" if fifo.mean_seconds else "-",
+                *map(_minutes, (wait.p50_seconds, wait.p95_seconds, wait.p99_seconds, wait.worst_seconds)),
+                *(_minutes(wait.by_tier[tier]) for tier in fifo.by_tier),
+            )
+            for name, wait in found[0].items()
+        ]
+        shown = "waits in minutes"
+    else:
+        parts = ("mean", "p50", "p95", "p99", "worst")
+        headings = ["!policy", *(f">{part}" for part in parts)]
+        rows = [
+            (
+                name,
+                *(
+                    _spread([_against_fifo(waits, name, f"{part}_seconds") for waits in found], "{:.2f}".format)
+                    for part in parts
+                ),
+            )
+            for name in found[0]
+        ]
+        shown = f"waits, of first come first served's{_seeds_named(seed, len(found))}"
+    title = f"{len(draws[0]):,} jobs of {what}, {slots} slots: {shown}"
     table(headings, rows, title=title)
     say(_NOTE)
 
@@ -125,6 +159,7 @@ def cache(
     requests_a_day: Annotated[int, typer.Option(min=10, max=100_000, help="Requests on each.")] = 3000,
     recorded: Recorded = None,
     seed: Seed = 1,
+    seeds: Seeds = 1,
     as_json: AsJson = False,
 ) -> None:
     """Send one stream of requests to several caches: ours, S3-FIFO, W-TinyLFU, the least recently used, and others.
@@ -138,25 +173,28 @@ def cache(
     if trace not in TRACES:
         raise Misconfigured(f"no trace {trace!r}; there are {', '.join(TRACES)}")
     if recorded is None:
-        coming, drawn = list(TRACES[trace](seed=seed, days=days, a_day=requests_a_day)), trace
+        draws = [
+            list(TRACES[trace](seed=drawn, days=days, a_day=requests_a_day)) for drawn in range(seed, seed + seeds)
+        ]
     else:
-        coming, drawn = simulation.recorded(_recorded_requests(recorded)), "record"
-        days = math.ceil(coming[-1].day)
-    served = [serve(name, make(round(budget_gb * GB)), coming) for name, make in CACHES.items()]
+        draws, trace = [simulation.recorded(_recorded_requests(recorded))], "record"
+        days = math.ceil(draws[0][-1].day)
+    found = [[serve(name, make(round(budget_gb * GB)), coming) for name, make in CACHES.items()] for coming in draws]
     if as_json:
-        emit(served)
+        emit(found[0] if len(found) == 1 else found)
         return
     rows = [
         (
-            item.cache,
-            f"{item.hits:.1%}",
-            f"{item.cost_hits:.1%}",
-            f"{item.mean_bytes / GB:,.1f} GB",
-            f"${item.generated_microusd / 10**6:,.2f}",
+            name,
+            _spread([item.hits for item in mine], "{:.1%}".format),
+            _spread([item.cost_hits for item in mine], "{:.1%}".format),
+            _spread([item.mean_bytes / GB for item in mine], "{:,.1f} GB".format),
+            _spread([item.generated_microusd / 10**6 for item in mine], "${:,.2f}".format),
         )
-        for item in served
+        for name, mine in zip(CACHES, zip(*found, strict=True), strict=True)
     ]
-    title = f"{len(coming):,} requests of {drawn} over {days} days; within {budget_gb:g} GB, but for seed and unlimited"
+    asked = f"{len(draws[0]):,} requests of {trace} over {days} days{_seeds_named(seed, len(found))}"
+    title = f"{asked}; within {budget_gb:g} GB, but for seed and unlimited"
     table(("!cache", ">hits", ">of the cost", ">takes", ">spent on generating"), rows, title=title)
     say(_NOTE)
 
@@ -164,10 +202,14 @@ def cache(
 @group.command()
 def concurrency(
     seed: Seed = 1,
+    seeds: Seeds = 1,
     param: Param = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let five controllers steer 28 kinds of server: the share of useful work that each loses on the best limit."""
+    """Let five controllers steer 28 kinds of server: the share of useful work that each loses.
+
+    The bound, of which it is the share, is the best limit at each time, known beforehand.
+    """
     from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
     from reelkeeper.simulation.concurrency import HOURS, steer
     from reelkeeper.simulation.controllers import CONTROLLERS, ours
@@ -178,26 +220,38 @@ def concurrency(
     policy = parameters.read("simulate concurrency", taken, param or []).get("policy", ConcurrencyPolicy())
     makers = CONTROLLERS | {"ours": lambda scenario: ours(scenario, policy)}
     found = {
-        scenario: {name: steer(scenario, make(scenario), seed=seed) for name, make in makers.items()}
+        scenario: {
+            name: [steer(scenario, make(scenario), seed=drawn) for drawn in range(seed, seed + seeds)]
+            for name, make in makers.items()
+        }
         for scenario in SCENARIOS
     }
     if as_json:
-        emit([steering for by_controller in found.values() for steering in by_controller.values()])
+        flat = [
+            [of_one[place] for by_controller in found.values() for of_one in by_controller.values()]
+            for place in range(seeds)
+        ]
+        emit(flat[0] if seeds == 1 else flat)
         return
     rows = [
         (
             scenario.name,
             scenario.best(scenario.speedup_at(HOURS, HOURS)),
-            *(f"{steering.regret:.0%} at {steering.last_limit}" for steering in by_controller.values()),
+            *(
+                f"{_spread([steering.regret for steering in of_one], '{:.0%}'.format)} at {of_one[0].last_limit}"
+                for of_one in by_controller.values()
+            ),
         )
         for scenario, by_controller in found.items()
     ]
-    means = [sum(entry[name].regret for entry in found.values()) / len(found) for name in makers]
-    rows.append(("mean of all", "", *(f"{mean:.0%}" for mean in means)))
+    means = [
+        [fmean(entry[name][place].regret for entry in found.values()) for place in range(seeds)] for name in makers
+    ]
+    rows.append(("mean of all", "", *(_spread(of_one, "{:.1%}".format) for of_one in means)))
     table(
         ("server", ">best at the end", *(f">{name}" for name in makers)),
         rows,
-        title="Work lost in 40 hours, and the last limit",
+        title=f"Work lost in 40 hours, and the last limit{_seeds_named(seed, seeds)}",
     )
     say(_NOTE)
 
@@ -236,6 +290,21 @@ def _recorded(
     if len(found) < _LEAST:
         raise InputRefused(f"--recorded {source}: {len(found)} recorded, and fewer than {_LEAST} say nothing")
     return found
+
+
+def _against_fifo(waits: "dict[str, Waits]", name: str, figure: str) -> float:
+    floor: float = getattr(waits["fifo"], figure)
+    return getattr(waits[name], figure) / floor if floor else math.nan
+
+
+def _spread(values: Sequence[float], shown: Callable[[float], str]) -> str:
+    """Show a mean, and of several values the half width of its interval."""
+    mean, half = interval(values)
+    return shown(mean) if math.isnan(half) else f"{shown(mean)} ± {shown(half).lstrip('+$')}"
+
+
+def _seeds_named(seed: int, count: int) -> str:
+    return "" if count == 1 else f", seeds {seed} to {seed + count - 1}"
 
 
 def _minutes(seconds: float) -> str:

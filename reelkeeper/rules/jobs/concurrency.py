@@ -47,14 +47,21 @@ _PRIOR_AT: Final = 20
 _PRIOR_SPREAD: Final = 0.1  # of the seconds, from which on their part in the cost is told apart from the rest
 _UNSEEN: Final = 2  # times what ran at once, beyond which a limit would be a guess (Netflix concurrency-limits)
 _SINGULAR: Final = 1e-9
+_LONG: Final = 9  # steps' worth of jobs at one limit, after which a lower one that nobody has seen is looked at
 _TURNS: Final = 2  # of the slots, that a step stands on
 _STUCK_TURNS: Final = 6  # that the slots could have made on an idle server while not even one was
 _FADE: Final = 0.97  # what a throughput seen earlier weighs after a step
+_FADE_STUCK: Final = 0.99  # and a limit at which nothing ended: to try it again takes an hour of everybody's
+_REMEMBERED: Final = 0.01  # jobs; below one, a bad limit is tried again, but with care
 _BUCKETS_PER_DOUBLING: Final = 5  # how finely throughput is remembered over the limit
 _SETTLED: Final = 0.15  # deviation of the concurrency, of 1, up to which jobs tell of one limit
 _CHANGED: Final = 0.25  # in ln(throughput) at the same limit, from which on the server is another one
 _DOUBTFUL: Final = 0.15  # what is left of the weight of evidence then
+_FEW: Final = 10  # jobs that a throughput was seen of at least, however little it weighs by now
+_RATE: Final = operator.attrgetter("rate")
 _PROBE: Final = 1.1  # growth towards a limit that was bad when it was last seen
+_LEFT: Final = 1.05  # times the limit, beyond which jobs ran under another one
+_LET_GO: Final = 2  # times fewer are tried where nothing ends, and no lower limit is known
 
 
 class ConcurrencyPolicy(BaseModel):
@@ -73,10 +80,10 @@ class ConcurrencyPolicy(BaseModel):
         description="Most that a job may cost on average, models billed by the clip left out; unset: no ceiling",
     )
     cost_setpoint: float = Field(0.95, gt=0, le=1, description="Share of the ceiling that is aimed at")
-    near_peak: float = Field(0.98, gt=0, le=1, description="Share of the modelled peak throughput that is enough")
+    near_peak: float = Field(0.99, gt=0, le=1, description="Share of the modelled peak throughput that is enough")
     growth: float = Field(1.12, gt=1, le=2, description="Most that the limit grows in one step, as a factor")
     forget: float = Field(0.93, gt=0, lt=1, description="Weight that what is known keeps from step to step")
-    worse: float = Field(0.95, gt=0, lt=1, description="Share of an earlier throughput below which a limit is left")
+    worse: float = Field(0.97, gt=0, lt=1, description="Share of an earlier throughput below which a limit is left")
     fewest_jobs: int = Field(10, ge=1, description="Finished jobs that a step needs")
     caps: tuple[Cap, ...] = Field(
         (),
@@ -123,9 +130,9 @@ class RateSample(NamedTuple):
 class Memory(NamedTuple):
     """What earlier steps left: sums of the two fits, and the throughput seen by bucket of concurrency."""
 
-    slowdown: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
-    cost: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
-    totals: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # jobs, their estimates, seconds and costs
+    slowdown: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
+    cost: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
+    totals: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)  # jobs, their estimates, seconds and costs
     seen: tuple[RateSample, ...] = ()  # from the lowest bucket up
 
 
@@ -148,6 +155,7 @@ def follow(
 
     `running` is what has not ended: a limit at which hardly a job ends has no other evidence against it.
     """
+    finished = [job for job in finished if not _was_held_up(job, limit)]
     if len(finished) < policy.fewest_jobs and _is_stuck(limit, finished, running):
         return _let_go(limit, len(running), memory, policy)
     turns = _TURNS * fmean(job.concurrency for job in finished) if finished else 0.0
@@ -172,10 +180,13 @@ def next_limit(limit: int, finished: Sequence[Finished], memory: Memory, policy:
     target, reason = _target(a, b, memory, policy, ceiling, is_dear=is_dear)
     target, reason = _guarded(target, reason, limit, finished, memory, policy, math.inf if is_dear else ceiling)
     if target > limit:
-        was_bad = _worse(memory.seen, policy, above=_bucket(limit)) is not None
-        grown = max(math.floor(limit * (_PROBE if was_bad else policy.growth)), limit + (1 if was_bad else 2))
+        grown = max(math.floor(limit * policy.growth), limit + 2)
+        ran = max(job.concurrency for job in finished)
+        if was_bad := _worse(memory.seen, policy, above=_bucket(ran)):
+            with_care = max(_middle(was_bad.bucket - 1), math.floor(ran * _PROBE), math.floor(ran) + 1)
+            grown = max(min(grown, with_care), limit)
         target, reason = min(target, grown), reason if reason == "too dear at any limit" else "room to grow"
-        if target > (most := math.floor(_UNSEEN * max(job.concurrency for job in finished))):
+        if target > (most := math.floor(_UNSEEN * ran)):
             target, reason = max(most, limit), "not used up"
     wanted = min(max(target, policy.min_limit), policy.max_limit)
     return Step(
@@ -196,12 +207,21 @@ def _is_stuck(limit: int, finished: Sequence[Finished], running: Sequence[Runnin
     return is_used and is_slow and seconds > _STUCK_TURNS * idle_seconds
 
 
+def _was_held_up(job: Finished, limit: int) -> bool:
+    """Whether a job tells of nothing but a limit at which hardly a job ended, and that was left since."""
+    return job.concurrency > _LEFT * limit and job.seconds > _STUCK_TURNS * job.estimate_seconds
+
+
 def _let_go(limit: int, running: int, memory: Memory, policy: ConcurrencyPolicy) -> Step:
-    """Leave a limit at which nothing gets done, for a little less than runs, and remember it."""
+    """Leave a limit at which nothing gets done for where most was done, or for half of what runs, and remember it."""
+    if running > limit:  # it was left already, and not all have ended yet
+        return Step(min(max(limit, policy.min_limit), policy.max_limit), "nothing ends", memory)
     bad = RateSample(_bucket(running), 0.0, float(max(running, 1)), 0.0)
-    seen = sorted([bad, *(sample for sample in memory.seen if sample.bucket != bad.bucket)])
-    lower = max(min(limit, math.floor(running / policy.growth)), policy.min_limit)
-    return Step(min(lower, policy.max_limit), "nothing ends", memory._replace(seen=tuple(seen)))
+    others = [sample for sample in memory.seen if sample.bucket != bad.bucket]
+    best = _best_below(bad, _sure(others))
+    lower = running // _LET_GO if best is bad else _middle(best.bucket)
+    lower = min(max(lower, policy.min_limit), limit, policy.max_limit)
+    return Step(lower, "nothing ends", memory._replace(seen=tuple(sorted([bad, *others]))))
 
 
 def _learn(memory: Memory, finished: Sequence[Finished], keep: float) -> Memory:
@@ -212,15 +232,15 @@ def _learn(memory: Memory, finished: Sequence[Finished], keep: float) -> Memory:
     made = [job for job in finished if job.made]
     for job in made:
         n, slower = job.concurrency, job.seconds / job.estimate_seconds
-        _add(slowdown, _products(n - 1, n * (n - 1), slower - 1, slower**-2))  # errors are relative
-        _add(totals, (1, job.estimate_seconds, job.seconds, job.cost_microusd))
+        slowdown = _sum(slowdown, _products(n - 1, n * (n - 1), slower - 1, slower**-2))  # errors are relative
+        totals = _sum(totals, (1, job.estimate_seconds, job.seconds, job.cost_microusd))
     for model in {job.model for job in made}:  # a dear model that is slow as well is no reason to slow down
         of = [job for job in made if job.model == model]
         took, size, price = (fmean(values) for values in zip(*(job[1:4] for job in of), strict=True))
         for job in of:
             products = _products(job.seconds - took, job.estimate_seconds - size, job.cost_microusd - price, 1.0)
-            _add(cost, products)
-    return Memory(_five(slowdown), _five(cost), (totals[0], totals[1], totals[2], totals[3]), seen)
+            cost = _sum(cost, products)
+    return Memory(tuple(slowdown), tuple(cost), tuple(totals), seen)
 
 
 def _look(seen: Sequence[RateSample], finished: Sequence[Finished], keep: float) -> tuple[tuple[RateSample, ...], bool]:
@@ -240,11 +260,13 @@ def _look(seen: Sequence[RateSample], finished: Sequence[Finished], keep: float)
         change = math.log(fresh.rate / before.rate)
         if abs(change) <= _CHANGED + _error(before) + _error(fresh):
             change = 0.0
-    above, below = (0.0 if change > 0 else _FADE), (_DOUBTFUL if change < 0 else _FADE)
-    faded = (
-        sample._replace(weight=sample.weight * (above if sample.bucket > fresh.bucket else below)) for sample in seen
-    )
-    known = {sample.bucket: sample for sample in faded if sample.weight >= 1}
+    known = dict[int, RateSample]()
+    for sample in seen:
+        fade = _DOUBTFUL if change < 0 else _FADE
+        if sample.bucket > fresh.bucket:
+            fade = 0.0 if change > 0 else _FADE if sample.rate else _FADE_STUCK
+        if fade * sample.weight >= _REMEMBERED:
+            known[sample.bucket] = sample._replace(weight=fade * sample.weight)
     if is_settled:
         kept = keep * (_DOUBTFUL if change else 1) * known[fresh.bucket].weight if fresh.bucket in known else 0.0
         old, mix = known.get(fresh.bucket, fresh), fresh.weight / (kept + fresh.weight)
@@ -273,9 +295,12 @@ def _guarded(
         within = math.floor(fmean(job.concurrency for job in made) * ceiling * policy.cost_setpoint / mean)
         if within < target:
             return min(within, limit), "over the cost ceiling"
-    worse = _worse(memory.seen, policy)
+    worse = _worse(sure := _sure(memory.seen), policy)
     if worse and target > (edge := _middle(worse.bucket - 1)):
-        back = edge if limit <= edge else _middle(_best_below(worse, memory.seen).bucket)
+        back = edge if limit <= edge else _middle(_best_below(worse, sure).bucket)
+        below, jobs = _bucket(limit) - 1, {sample.bucket: sample.weight for sample in memory.seen}
+        if limit == edge and below not in jobs and jobs.get(below + 1, 0) > _LONG * len(finished):
+            back = _middle(below)
         return back, "less done than at a lower limit"
     return target, reason
 
@@ -292,16 +317,17 @@ def _worse(seen: Sequence[RateSample], policy: ConcurrencyPolicy, above: int = -
 
 def _best_below(sample: RateSample, seen: Sequence[RateSample]) -> RateSample:
     """Give where most was done among lower limits, or `sample` if none is lower."""
-    return max((other for other in seen if other.bucket < sample.bucket), key=_rate, default=sample)
+    return max((other for other in seen if other.bucket < sample.bucket), key=_RATE, default=sample)
 
 
-def _rate(sample: RateSample) -> float:
-    return sample.rate
+def _sure(seen: Sequence[RateSample]) -> list[RateSample]:
+    """Leave out what was seen so long ago that a limit is to be tried again."""
+    return [sample for sample in seen if sample.weight >= 1]
 
 
 def _error(sample: RateSample) -> float:
     """Give by how much chance alone moves a throughput, of 1, where attempts fail."""
-    return math.sqrt((1 - sample.succeeded) / max(sample.weight, 1))
+    return math.sqrt((1 - sample.succeeded) / max(sample.weight, _FEW))
 
 
 def _target(
@@ -323,7 +349,7 @@ def _target(
     return target, "too dear at any limit" if is_dear else "near the peak"
 
 
-def _fit(sums: tuple[float, float, float, float, float]) -> tuple[float, float]:
+def _fit(sums: Sequence[float]) -> tuple[float, float]:
     """Fit the slowdown, with the prior as a job or two at n = 20."""
     x1, x2 = _PRIOR_AT - 1, _PRIOR_AT * (_PRIOR_AT - 1)
     y = _PRIOR_CONTENTION * x1 + _PRIOR_COHERENCE * x2
@@ -369,11 +395,5 @@ def _middle(bucket: int) -> int:
     return round(math.pow(2, bucket / _BUCKETS_PER_DOUBLING))
 
 
-def _add(sums: list[float], more: Iterable[float]) -> None:
-    for place, value in enumerate(more):
-        sums[place] += value
-
-
-def _five(values: list[float]) -> tuple[float, float, float, float, float]:
-    first, second, third, fourth, fifth = values
-    return first, second, third, fourth, fifth
+def _sum(sums: Iterable[float], more: Iterable[float]) -> list[float]:
+    return list(map(operator.add, sums, more))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy, Finished, Memory, next_limit
+from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy, Finished, Memory, Running, follow, next_limit
 
 POLICY = ConcurrencyPolicy()
 
@@ -69,6 +69,53 @@ def test_it_leaves_a_limit_at_which_less_was_done_than_at_a_lower_one() -> None:
         memory = next_limit(15, jobs(16), memory, POLICY).memory
     step = next_limit(20, jobs(20, slowdown=1.6), memory, POLICY)
     assert (step.limit, step.reason) == (16, "less done than at a lower limit")
+
+
+def test_it_looks_below_a_limit_that_stood_for_long_if_nobody_has() -> None:
+    memory = next_limit(18, jobs(18), Memory(), POLICY).memory
+    memory = next_limit(21, jobs(21, slowdown=1.6), memory, POLICY).memory
+    stays = next_limit(18, jobs(18), memory, POLICY)
+    assert (stays.limit, stays.reason) == (18, "less done than at a lower limit")
+    below = stays
+    while below.limit == 18:
+        below = next_limit(18, jobs(18), below.memory, POLICY)
+    assert (below.limit, below.reason) == (16, "less done than at a lower limit")
+    fewer = next_limit(16, jobs(16), below.memory, POLICY)
+    back = next_limit(fewer.limit, jobs(fewer.limit), fewer.memory, POLICY)
+    assert back.limit == 18
+
+
+def stuck(running: int) -> list[Running]:
+    return [Running(1800, 150)] * running
+
+
+def test_it_goes_back_from_where_nothing_ends_to_where_most_was_done() -> None:
+    memory = next_limit(28, jobs(28), Memory(), POLICY).memory
+    step = follow(36, [], memory, POLICY, stuck(36))
+    assert (step.limit, step.reason) == (28, "nothing ends")
+    unknown = follow(36, [], Memory(), POLICY, stuck(36))
+    assert (unknown.limit, unknown.reason) == (18, "nothing ends")
+
+
+def test_a_limit_that_was_left_is_not_lowered_again_while_its_jobs_end() -> None:
+    left = follow(36, [], Memory(), POLICY, stuck(36))
+    still = follow(left.limit, [], left.memory, POLICY, stuck(30))
+    assert (still.limit, still.memory) == (18, left.memory)
+    held_up = jobs(33, slowdown=20)
+    assert follow(left.limit, held_up, left.memory, POLICY).reason == "too few jobs finished"
+
+
+def test_it_grows_with_care_towards_a_limit_that_was_bad_long_ago() -> None:
+    def learnt(steps: int) -> Memory:
+        memory = next_limit(20, jobs(20), Memory(), POLICY).memory
+        memory = next_limit(28, jobs(28, slowdown=4), memory, POLICY).memory
+        for _ in range(steps):
+            memory = next_limit(20, jobs(20), memory, POLICY).memory
+        return memory
+
+    assert follow(24, jobs(24, count=200), learnt(20), POLICY).limit == 24
+    assert follow(24, jobs(24, count=200), learnt(130), POLICY).limit == 26
+    assert follow(24, jobs(24, count=200), learnt(300), POLICY).limit > 28
 
 
 @pytest.mark.parametrize("wrong", [{"growth": 1}, {"min_limit": 0}, {"cost_setpoint": 1.1}, {"forget": 1}])

@@ -157,8 +157,8 @@ def test_two_models_at_flat_prices_are_no_price_that_grows_with_time() -> None:
 def test_a_limit_at_which_nothing_ends_is_left_for_a_lower_one() -> None:
     long_since, lately = [JobAtWork(at(-60), 150.0)] * 30, [JobAtWork(at(13), 150.0)] * 30
     tuned = tune("", Steered(limit=30, stepped_at=NOON), [], BOOK, POLICY, at(30), long_since)
-    assert (tuned.step.limit, tuned.step.reason) == (26, "nothing ends")
-    assert (tuned.steered.limit, tuned.steered.stepped_at) == (26, at(30))
+    assert (tuned.step.limit, tuned.step.reason) == (15, "nothing ends")
+    assert (tuned.steered.limit, tuned.steered.stepped_at) == (15, at(30))
     assert explain(tuned, POLICY).endswith("so fewer are tried. 0 jobs ended; 30 jobs at work.")
     for at_work in (lately, [], long_since[:10], [JobAtWork(at(-60), 3600.0)] * 30):
         kept = tune("", Steered(limit=30, stepped_at=NOON), [], BOOK, POLICY, at(15), at_work)
