@@ -29,7 +29,7 @@ from bench.tiering import spend
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg import quality
 from reelkeeper.model import CrfSearch, Refusal, SearchTotals
-from reelkeeper.operations.lifecycle.transcode import shrink
+from reelkeeper.operations.lifecycle.transcode import Circumstances, shrink
 from reelkeeper.rules.lifecycle import worth
 from reelkeeper.rules.lifecycle.crf import Probe, floor_crf
 from reelkeeper.rules.lifecycle.first_crf import Lesson, lesson
@@ -106,16 +106,8 @@ def work(clip: Clip, folder: Path, recipe: Recipe, lessons: Sequence[Lesson], ac
     """Compress a clip as a plan of today would."""
     searches: list[CrfSearch] = []
     source = clip.file()
-    made = shrink(
-        source,
-        folder,
-        recipe,
-        acceptance,
-        remaining_days=DAYS,
-        model=clip.model,
-        lessons=lambda _: lessons,
-        note=searches.append,
-    )
+    known = Circumstances(DAYS, clip.model, lessons=lambda _: lessons, note=searches.append)
+    made = shrink(source, folder, recipe, acceptance, known)
     search = searches[0] if searches else None
     kept = source.stat().st_size if isinstance(made, Refusal) else made.size_bytes
     return Worked(

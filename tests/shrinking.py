@@ -17,7 +17,7 @@ def shrink(
     scratch: Path,
     recipe: Recipe = AT_ANY_PRICE,
     acceptance: Acceptance = _ACCEPTANCE,
-    **options: Any,  # noqa: ANN401  those of `shrink`
+    **known: Any,  # noqa: ANN401  fields of Circumstances
 ) -> Transcode | Refusal:
     """Search the smallest result, as `operations` does."""
-    return transcode.shrink(source, scratch, recipe, acceptance, **options)
+    return transcode.shrink(source, scratch, recipe, acceptance, transcode.Circumstances(**known))

@@ -80,7 +80,7 @@ def test_a_disk_that_fills_during_an_encode_is_no_fault_of_the_video(
     filling = threading.Thread(target=fill_up)
     filling.start()
     with pytest.raises(DiskFull, match=f"at {small}"):
-        ffmpeg.encode(source, small / "out.mp4", media, codec="av1", preset=8, crf=20)
+        ffmpeg.encode(source, small / "out.mp4", media, ffmpeg.Encoding("av1", preset=8, crf=20))
     filling.join()
     assert not (small / "out.mp4").exists()
 

@@ -39,6 +39,20 @@ _BLANKED = {"major_brand": "", "minor_version": "", "compatible_brands": ""}
 
 
 @dataclass(frozen=True, slots=True)
+class Encoding:
+    """How a clip is encoded.
+
+    `codec` is h264 or hevc (preset 0 ultrafast to 9 placebo, CRF 1-51, halves too), av1 (preset 0-13, CRF 1-63) or vp9
+    (preset is cpu-used 0-5, CRF 1-63); `container` is mp4 or webm.
+    """
+
+    codec: str
+    preset: int
+    crf: float
+    container: str = "mp4"
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """What one encode cost and gave. `complete` is False where it was ended for being too large."""
 
@@ -52,20 +66,15 @@ def encode(
     source: Path,
     output: Path,
     media: Media,
+    how: Encoding,
     *,
-    codec: str,
-    container: str = "mp4",
-    preset: int,
-    crf: float,
     most_bytes: int | None = None,
-    limits: MediaLimits | None = None,
     watch: Watch | None = None,
 ) -> Encoded:
     """Encode `source`, described by `media`, to `output`; end early once it exceeds `most_bytes`.
 
-    `codec` is h264 or hevc (preset 0 ultrafast to 9 placebo, CRF 1-51, halves too), av1 (preset 0-13, CRF 1-63) or vp9
-    (preset is cpu-used 0-5, CRF 1-63); `container` is mp4 or webm. Raises NotAVideo where the source does not
-    decode cleanly, MediaTimeout, or MediaError where the encoder crashed. `output` exists only when complete.
+    Raises NotAVideo where the source does not decode cleanly, MediaTimeout, or MediaError where the encoder crashed.
+    `output` exists only when complete.
     """
 
     def enough(progress: Progress) -> bool:
@@ -73,23 +82,23 @@ def encode(
         return too_large or (watch is not None and watch(progress))
 
     with scratch_dir(output.parent) as work:
-        clip = admit(source, work, limits := limits or MediaLimits())
-        whole, draft = ffmpeg.input(clip.url, threads=1, **clip.options(limits)), work / f"out.{container}"
+        clip = admit(source, work, limits := MediaLimits())
+        whole, draft = ffmpeg.input(clip.url, threads=1, **clip.options(limits)), work / f"out.{how.container}"
         picture = whole["V:0"]
         pixels = "yuv420p10le" if media.bit_depth > 8 else "yuv420p"  # noqa: PLR2004  bits
         # Left alone, ffmpeg rounds the time of each frame to the average rate.
         look: dict[str, Any] = {"fps_mode": "passthrough", "enc_time_base": "1:90000", "pix_fmt": pixels}
-        look |= _SETTINGS[codec](preset, crf)
+        look |= _SETTINGS[how.codec](how.preset, how.crf)
         spent, ceiling = 0.0, max(64 << 20, 2 * media.size_bytes)
-        if codec == "vp9":
+        if how.codec == "vp9":
             first = ffmpeg.output(picture, "-", f="null", **look, **{"pass": 1})
             spent += call(first, work, media, watch, ceiling).check("first pass").cpu_seconds
             look["pass"] = 2
         streams = [picture, *([whole["a"]] if media.audio else []), *([whole["s"]] if media.subtitles else [])]
-        beside = _beside(media, container) | _tags(media)
-        if container == "mp4":
+        beside = _beside(media, how.container) | _tags(media)
+        if how.container == "mp4":
             beside |= {"movflags": _movflags(media), "video_track_timescale": _TICKS_A_SECOND}
-        spec = ffmpeg.output(*streams, f"file:{draft}", f=container, **look, **beside)
+        spec = ffmpeg.output(*streams, f"file:{draft}", f=how.container, **look, **beside)
         ended = call(spec, work, media, enough, ceiling)
         spent += ended.cpu_seconds
         if ended.stopped:

@@ -22,7 +22,7 @@ from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import swap
 from reelkeeper.operations.lifecycle.plans import appraise
-from reelkeeper.operations.lifecycle.transcode import shrink
+from reelkeeper.operations.lifecycle.transcode import Circumstances, shrink
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import dollars
 from reelkeeper.rules.lifecycle.first_crf import Lesson, lesson
@@ -193,13 +193,15 @@ def compress(
                     shrink,
                     recipe=job.recipe,
                     acceptance=job.acceptance,
-                    remaining_days=remaining_days,
-                    model=model,
-                    lessons=partial(_lessons, workspace, job),
-                    affords=cost.affords,
-                    note=partial(_note, workspace, job, video_id, model, cost),
-                    progress=partial(manager.check, lease),
-                    timed_out=partial(_timed_out, workspace, item.blob_id),
+                    known=Circumstances(
+                        remaining_days,
+                        model,
+                        lessons=partial(_lessons, workspace, job),
+                        affords=cost.affords,
+                        note=partial(_note, workspace, job, video_id, model, cost),
+                        progress=partial(manager.check, lease),
+                        timed_out=partial(_timed_out, workspace, item.blob_id),
+                    ),
                 ),
                 scratch=scratch,
                 lease=lease,

@@ -2,13 +2,15 @@
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
+from typing import Final
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.errors import MediaTimeout, NotAVideo
-from reelkeeper.model import CrfSearch, Media, MediaLimits, Quality, Refusal, Transcode
+from reelkeeper.model import CrfSearch, Media, Quality, Refusal, Transcode
 from reelkeeper.rules.lifecycle import crf, first_crf, transcode, worth
 from reelkeeper.rules.lifecycle.first_crf import Lesson
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
@@ -18,41 +20,39 @@ Shrinker = Callable[[Path, Path], Transcode | Refusal]
 _MAX_TIMEOUTS = 3  # runs in which a video took too long: a busy machine may be to blame once or twice
 
 
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What a search is told of its video, and whom it asks and tells while it runs. By default, nothing and nobody."""
+
+    remaining_days: int | None = None  # of the video's life: an encode must be worth its CPU by then
+    model: str | None = None  # that made the clip
+    lessons: Callable[[str], Sequence[Lesson]] = lambda _encoder: ()  # what earlier searches with an encoder have found
+    affords: Callable[[int], bool] = lambda _microusd: True  # asked before each encode, with the cost of all by its end
+    note: Callable[[CrfSearch], None] = lambda _search: None  # hears what was met, also where it ends in a Refusal
+    progress: Callable[[], None] = lambda: None  # called twice a second while a tool runs; what it raises ends the tool
+    timed_out: Callable[[], int] = lambda: 0  # in how many earlier runs the video took too long
+
+
+UNKNOWN: Final = Circumstances()
+
+
 def shrink(
-    source: Path,
-    scratch: Path,
-    recipe: Recipe,
-    acceptance: Acceptance,
-    *,
-    limits: MediaLimits | None = None,
-    remaining_days: int | None = None,
-    model: str | None = None,
-    lessons: Callable[[str], Sequence[Lesson]] | None = None,
-    affords: Callable[[int], bool] | None = None,
-    note: Callable[[CrfSearch], None] | None = None,
-    progress: Callable[[], None] | None = None,
-    timed_out: Callable[[], int] | None = None,
+    source: Path, scratch: Path, recipe: Recipe, acceptance: Acceptance, known: Circumstances = UNKNOWN
 ) -> Transcode | Refusal:
     """Search the smallest encode of `source` that passes `acceptance`; leave it in the folder `scratch`.
 
-    `remaining_days` is what is left of the video's life: an encode must be worth its CPU by then. `model` is what made
-    the clip, `lessons` tells what earlier searches with an encoder have found, `affords` says before each encode
-    whether the search may cost so many micro-dollars by its end, and `note` hears what this one has met, also where it
-    ends in a Refusal. `progress` is called twice a second while a tool runs; whatever it raises ends the tool and is
-    passed on. `timed_out` tells in how many runs before this one the video took too long: the third time is a Refusal.
-    The same source, tools and lessons give the same bytes.
-    Raises ToolMissing, and MediaTimeout or MediaError for what another try may mend; all else is a Refusal with its
-    reason.
+    The same source, tools and lessons give the same bytes. Raises ToolMissing, and MediaTimeout or MediaError for what
+    another try may mend, the third MediaTimeout apart; all else is a Refusal with its reason.
     """
     encoder = ffmpeg.tools().encoder(recipe.codec)
     mark = transcode.fingerprint(recipe, acceptance, encoder)
     try:
-        media = ffmpeg.inspect(source, limits)
+        media = ffmpeg.inspect(source)
     except NotAVideo as wrong:
         return Refusal("not_a_video", str(wrong), mark)
     if refusal := transcode.skip(media, recipe, mark):
         return refusal
-    learnt = lessons(encoder) if lessons else ()
+    learnt, model, remaining_days = known.lessons(encoder), known.model, known.remaining_days
     prior = recipe.payback.expected_size_percent / 100
     kept = first_crf.kept_share(learnt, model, recipe.codec, prior, transcode.bits_per_pixel(media))
     worths = worth.at_presets(media, recipe.codec, recipe.presets, kept.share, recipe.payback, remaining_days)
@@ -64,14 +64,13 @@ def shrink(
         return Refusal("payback", unlucky.sentence(), mark)
     first = first_crf.first_crf(learnt, media, model, recipe.codec, preset)
     with scratch_dir(scratch) as work:
-        search = _Search(source, work, media, recipe, acceptance, preset, limits=limits, progress=progress)
-        search.affords = affords
-        found = _found(search, first, worths[preset], mark, timed_out)
+        search = _Search(source, work, media, recipe, acceptance, preset, known)
+        found = _found(search, first, worths[preset], mark)
         if not isinstance(found, Refusal):
             probe, draft, result, quality = found
             found = transcode.accept(media, result, quality, recipe, acceptance, mark=mark) or found
-        if note and search.probes:
-            note(_searched(search, encoder, found, worths[preset]))
+        if search.probes:
+            known.note(_searched(search, encoder, found, worths[preset]))
         if isinstance(found, Refusal):
             return found
         final = scratch / f"{secrets.token_hex(8)}.{recipe.container}"
@@ -96,15 +95,13 @@ def shrink(
 Found = tuple[crf.Probe, Path, Media, Quality]
 
 
-def _found(
-    search: "_Search", first: first_crf.FirstCrf, expected: Worth, mark: str, timed_out: Callable[[], int] | None
-) -> Found | Refusal:
+def _found(search: "_Search", first: first_crf.FirstCrf, expected: Worth, mark: str) -> Found | Refusal:
     try:
         search.run(first, expected)
     except NotAVideo as wrong:
         return Refusal("not_verified", str(wrong), mark)
     except MediaTimeout as slow:
-        runs = 1 + (timed_out() if timed_out else 0)
+        runs = 1 + search.known.timed_out()
         if runs < _MAX_TIMEOUTS:
             raise
         return Refusal("too_slow", f"{slow}, as in {runs - 1} runs before", mark)
@@ -125,15 +122,12 @@ class _Search:
         recipe: Recipe,
         acceptance: Acceptance,
         preset: int,
-        *,
-        limits: MediaLimits | None,
-        progress: Callable[[], None] | None,
+        known: Circumstances,
     ) -> None:
-        self.source, self.work, self.media, self.progress = source, work, media, progress
-        self.recipe, self.acceptance, self.preset, self.limits = recipe, acceptance, preset, limits
+        self.source, self.work, self.media, self.known = source, work, media, known
+        self.recipe, self.acceptance, self.preset = recipe, acceptance, preset
         self.probes: list[crf.Probe] = []
         self.chosen: Found | None = None
-        self.affords: Callable[[int], bool] | None = None
         self.cut_short = False  # it would have gone on, but may cost no more
         self.cpu_seconds = 0.0
         self._results: dict[float, tuple[Path, Media, Quality]] = {}  # by CRF
@@ -163,10 +157,8 @@ class _Search:
             self.probes[self.probes.index(found)] = self._compared(found, draft, result, self.acceptance.frame_step)
 
     def _may_go_on(self, expected: Worth) -> bool:
-        if self.affords is None:
-            return True
         in_all = self.cpu_seconds + self._one_encode(expected)
-        return self.affords(expected._replace(cpu_seconds=in_all).cost_microusd)
+        return self.known.affords(expected._replace(cpu_seconds=in_all).cost_microusd)
 
     def _one_encode(self, expected: Worth) -> float:
         """CPU seconds of one encode and its comparison."""
@@ -188,28 +180,22 @@ class _Search:
             self.source,
             draft,
             self.media,
-            codec=self.recipe.codec,
-            container=self.recipe.container,
-            preset=self.preset,
-            crf=wanted,
+            ffmpeg.Encoding(self.recipe.codec, self.preset, wanted, self.recipe.container),
             most_bytes=most,
-            limits=self.limits,
             watch=self._watch,
         )
         self.cpu_seconds += encoded.cpu_seconds
         if not encoded.complete or encoded.size_bytes > most:
             draft.unlink(missing_ok=True)
             return crf.Probe(wanted, encoded.size_bytes)
-        result = ffmpeg.inspect(draft, self.limits)
+        result = ffmpeg.inspect(draft)
         if not encoded.frames == result.frames == self.media.frames:
             counts = f"{encoded.frames} frames encoded, {result.frames} written, {self.media.frames} in the source"
             raise NotAVideo(counts)
         return self._compared(crf.Probe(wanted, encoded.size_bytes), draft, result, step)
 
     def _compared(self, probe: crf.Probe, draft: Path, result: Media, step: int) -> crf.Probe:
-        quality, cpu_seconds = ffmpeg.measure(
-            draft, self.source, self.media, subsample=step, limits=self.limits, watch=self._watch
-        )
+        quality, cpu_seconds = ffmpeg.measure(draft, self.source, self.media, subsample=step, watch=self._watch)
         self.cpu_seconds += cpu_seconds
         probe = crf.Probe(probe.crf, probe.size_bytes, quality.mean, quality.p5, step)
         if crf.is_good(probe, self.media.size_bytes, self.acceptance):
@@ -219,8 +205,7 @@ class _Search:
         return probe
 
     def _watch(self, _: ffmpeg.Progress) -> bool:
-        if self.progress:
-            self.progress()
+        self.known.progress()
         return False
 
 

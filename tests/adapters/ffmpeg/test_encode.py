@@ -63,8 +63,9 @@ RECIPES |= {"VP9 in MP4": Recipe(codec="vp9", preset=5), "VP9 in WebM": VP9}
 
 def encoded(source: Path, tmp_path: Path, recipe: Recipe = AV1) -> tuple[Media, Media, Path]:
     media, target = ffmpeg.inspect(source), tmp_path / f"out.{recipe.container}"
-    how: dict[str, Any] = {"codec": recipe.codec, "container": recipe.container, "preset": recipe.preset}
-    result = ffmpeg.encode(source, target, media, crf=30, **how)
+    result = ffmpeg.encode(
+        source, target, media, ffmpeg.Encoding(recipe.codec, recipe.preset or 0, 30, recipe.container)
+    )
     assert result.complete
     assert result.frames == media.frames
     return media, ffmpeg.inspect(target), target
@@ -293,7 +294,7 @@ def test_the_same_source_gives_the_same_bytes(tiny_clip: Path, tmp_path: Path, r
 def test_an_encode_that_outgrows_its_source_is_ended(make_clip: MakeClip, tmp_path: Path) -> None:
     noisy = make_clip(draw="life", size="640x360", seconds=8, audio="", codec="libx264 -preset ultrafast")
     media, target = ffmpeg.inspect(noisy), tmp_path / "out.webm"
-    result = ffmpeg.encode(noisy, target, media, codec="av1", preset=10, crf=20, most_bytes=50_000)
+    result = ffmpeg.encode(noisy, target, media, ffmpeg.Encoding("av1", preset=10, crf=20), most_bytes=50_000)
     assert not result.complete
     assert not target.exists()
     assert result.frames < media.frames
@@ -313,5 +314,5 @@ def test_a_damaged_source_is_not_encoded(make_clip: MakeClip, tmp_path: Path, da
     broken.write_bytes(data)
     media = ffmpeg.inspect(whole)
     with pytest.raises(NotAVideo):
-        ffmpeg.encode(broken, tmp_path / "out.webm", media, codec="av1", preset=10, crf=30)
+        ffmpeg.encode(broken, tmp_path / "out.webm", media, ffmpeg.Encoding("av1", preset=10, crf=30))
     assert [path.name for path in tmp_path.iterdir()] == ["broken.mp4"]

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
@@ -73,8 +72,7 @@ def test_a_result_plays_from_its_first_bytes_to_its_end(
 ) -> None:
     source = natural_clips[min(NATURAL)]
     media, target = ffmpeg.inspect(source), tmp_path / f"out.{container}"
-    how: dict[str, Any] = {"codec": codec, "container": container, "preset": preset}
-    assert ffmpeg.encode(source, target, media, crf=20, **how).complete
+    assert ffmpeg.encode(source, target, media, ffmpeg.Encoding(codec, preset, 20, container)).complete
     rest, context = threading.Event(), chromium.new_context()
     try:
         with served(target, f"video/{container}", 0.6, rest) as url:

@@ -17,7 +17,7 @@ def test_frames_are_paired_by_index_and_not_by_time(tmp_path: Path) -> None:
     """WebM's milliseconds make every 24 fps clip look bad where frames are paired by their timestamps."""
     source = cut("bikes", tmp_path / "24.mp4", seconds=2, encoder="-crf 18 -r 24")
     media, result = ffmpeg.inspect(source), tmp_path / "out.webm"
-    ffmpeg.encode(source, result, media, codec="av1", container="webm", preset=10, crf=30)
+    ffmpeg.encode(source, result, media, ffmpeg.Encoding("av1", preset=10, crf=30, container="webm"))
     measured, _ = ffmpeg.measure(result, source, media)
     naive = tmp_path / "naive.json"
     graph = f"[0:v][1:v]libvmaf=log_fmt=json:log_path={naive}"
@@ -30,7 +30,7 @@ def test_frames_are_paired_by_index_and_not_by_time(tmp_path: Path) -> None:
 
 def test_every_frame_is_compared_and_the_tail_is_judged_too(tiny_clip: Path, tmp_path: Path) -> None:
     media, result = ffmpeg.inspect(tiny_clip), tmp_path / "out.webm"
-    ffmpeg.encode(tiny_clip, result, media, codec="av1", preset=10, crf=40)
+    ffmpeg.encode(tiny_clip, result, media, ffmpeg.Encoding("av1", preset=10, crf=40))
     whole, _ = ffmpeg.measure(result, tiny_clip, media)
     third, _ = ffmpeg.measure(result, tiny_clip, media, subsample=3)
     assert (whole.frames, third.frames) == (12, 4)

@@ -293,7 +293,7 @@ def pair(make_clip: MakeClip, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     coloured = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
     source, good = make_clip(*coloured, size="160x96", seconds=2), tmp_path_factory.mktemp("pair") / "good.webm"
     media = ffmpeg.inspect(source)
-    ffmpeg.encode(source, good, media, codec="av1", container="webm", preset=10, crf=45)
+    ffmpeg.encode(source, good, media, ffmpeg.Encoding("av1", preset=10, crf=45, container="webm"))
     quality, _ = ffmpeg.measure(good, source, media)
     assert accept(media, ffmpeg.inspect(good), quality, AV1, LENIENT) is None
     return Pair(media, good, quality)
