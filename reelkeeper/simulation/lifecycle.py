@@ -75,6 +75,15 @@ class Span(NamedTuple):
     end: date  # not included
 
 
+class Record(NamedTuple):
+    """What the store knows beside the videos."""
+
+    recorded: AbstractSet[date]  # the days whose views are complete
+    oldest: date  # before which no video was created
+    leaving: Mapping[date, int]  # bytes that wait out a grace since before the start, by the day on which it ends
+    unexplained_bytes: int = 0  # which stay
+
+
 class Month(NamedTuple):
     """A month of a course. Money is dollars; `net_usd` is what it leaves over against keeping everything."""
 
@@ -181,28 +190,23 @@ def simulate(
     trials: Sequence[Trial],
     batches: Iterable[tuple[Sequence[Past], Views]],
     span: Span,
+    record: Record,
     *,
-    recorded: AbstractSet[date],
-    oldest: date,
-    leaving: Mapping[date, int],
-    unexplained_bytes: int = 0,
     uploads: bool = True,
 ) -> Outcome:
-    """Try policies side by side, in one pass over the videos, of which those of one user come in a row. Memory is flat.
-
-    `recorded` are the days whose views are complete, `oldest` is the day before which no video was created, `leaving`
-    the bytes that wait out a grace since before the start, by the day on which it ends; `unexplained_bytes` stay.
-    """
+    """Try policies in one pass over the videos, those of one user in a row; with `uploads`, as many go on coming."""
     every = [Trial(KEEP, keep_everything), *trials]
     as_of = datetime.combine(span.today, time(), UTC)
     nights, today = (span.end - span.start).days, (span.today - span.start).days
-    ages = (span.end - min(oldest, span.start)).days + 1
+    ages = (span.end - min(record.oldest, span.start)).days + 1
     clock = Clock(as_of, today, nights, ages)
     again = Clock(as_of, PERIOD_DAYS, max(nights - today, PERIOD_DAYS + 1), ages)
     tallies = [_Tally(trial, clock) for trial in every]
     repeats = [_Tally(trial, again, like) for trial, like in zip(every, tallies, strict=True)]
     first_again = span.today - PERIOD_DAYS * _DAY
-    complete = [_complete_since(recorded, start, at.today) for start, at in ((span.start, clock), (first_again, again))]
+    complete = [
+        _complete_since(record.recorded, start, at.today) for start, at in ((span.start, clock), (first_again, again))
+    ]
     there = unknown = unseen = 0
     for pasts, views in batches:
         reads = Reads(*(np.array(column, dtype=np.int64) for column in views))
@@ -219,8 +223,8 @@ def simulate(
                 tally.add(group, of_group, regret=False)
     _settle(tallies, repeats, clock)
     for account in (account for tally in tallies for account in tally.accounts):
-        account.keep(unexplained_bytes)
-        for day, size_bytes in leaving.items():
+        account.keep(record.unexplained_bytes)
+        for day, size_bytes in record.leaving.items():
             account.keep(size_bytes, (day - span.start).days + 1)
     return Outcome(span, there, unknown, unseen, tuple(_courses(tallies, span)))
 

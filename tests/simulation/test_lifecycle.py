@@ -16,7 +16,7 @@ from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy, judg
 from reelkeeper.rules.lifecycle.transcode import Recipe
 from reelkeeper.rules.lifecycle.worth import Payback, unopened
 from reelkeeper.rules.policies import DEFAULTS, Policies
-from reelkeeper.simulation.lifecycle import KEEP, Course, Outcome, Span, Views, simulate
+from reelkeeper.simulation.lifecycle import KEEP, Course, Outcome, Record, Span, Views, simulate
 from reelkeeper.simulation.lifecycle_fates import Trial, try_policies
 from reelkeeper.simulation.lifecycle_limits import Judge
 from tests.simulation.replayed import Replay, Seen, midnight, replay
@@ -69,9 +69,7 @@ def run(
         [tried],
         [(ordered[place : place + 2], views(ordered[place : place + 2])) for place in range(0, len(ordered), 2)],
         span,
-        recorded=recorded,
-        oldest=min(born, default=TODAY),
-        leaving=leaving or {},
+        Record(recorded, min(born, default=TODAY), leaving or {}),
         uploads=uploads,
     )
 

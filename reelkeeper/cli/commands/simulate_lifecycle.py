@@ -94,7 +94,7 @@ def _play(
     """Try the policies; returns also how many videos one run of each compresses and retires at most."""
     from reelkeeper.operations.core.policies import in_force
     from reelkeeper.operations.core.policy_document import read
-    from reelkeeper.simulation.lifecycle import simulate
+    from reelkeeper.simulation.lifecycle import Record, simulate
     from reelkeeper.store.core.engine import now, reading
     from reelkeeper.store.videos import history
     from reelkeeper.store.videos.views import recorded_days
@@ -109,16 +109,13 @@ def _play(
             named[name if name not in named else f"{name} ({len(named)})"] = document
         variants = (None,) if infrequent is None else (None, infrequent)
         trials = [_trial(engine, name, tried, _midnight(span.today), variants) for name, tried in named.items()]
-        outcome = simulate(
-            trials,
-            _batches(session, span, at),
-            span,
-            recorded=recorded_days(session),
-            oldest=history.oldest(session) or span.start,
-            leaving=history.leaving_by_day(session, _midnight(span.start)),
-            unexplained_bytes=history.unexplained_bytes(session),
-            uploads=uploads,
+        record = Record(
+            recorded_days(session),
+            history.oldest(session) or span.start,
+            history.leaving_by_day(session, _midnight(span.start)),
+            history.unexplained_bytes(session),
         )
+        outcome = simulate(trials, _batches(session, span, at), span, record, uploads=uploads)
     return outcome, {name: (tried.lifecycle.compress_limit, tried.limits.max_objects) for name, tried in named.items()}
 
 
