@@ -1,6 +1,6 @@
 """Holds: a video, or all of a user's, stay whatever the rules say, and whatever their user asks."""
 
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path
@@ -39,23 +39,10 @@ class Placed(BaseModel):
     too_late: int = Field(description="Objects that a purge is deleting already")
 
 
-class Hold(BaseModel):
-    """A hold that is in force."""
-
-    id: str
-    scope: str
-    subject: str
-    reason: str
-    author: str
-    created_at: datetime
-    expires_at: datetime | None
-    is_legal: bool
-
-
 class Holds(BaseModel):
     """All holds in force, the oldest first."""
 
-    holds: list[Hold]
+    holds: list[rows.Hold]
 
 
 class Released(BaseModel):
@@ -90,7 +77,7 @@ def place(
 def listed(app_state: CurrentState) -> Holds:
     """List the holds in force, the oldest first."""
     with reading(app_state.workspace.engine) as session:
-        return Holds(holds=[Hold(**line._asdict()) for line in rows.in_force(session)])
+        return Holds(holds=rows.in_force(session))
 
 
 @router.delete("/{hold_id}", summary="End a hold", dependencies=[WRITE], responses=documented(404))

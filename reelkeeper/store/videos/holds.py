@@ -1,5 +1,6 @@
 """Holds as rows: placed, released, and listed while they are in force."""
 
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import NamedTuple
 
@@ -25,7 +26,8 @@ class HoldTerms(NamedTuple):
     is_legal: bool = False
 
 
-class HoldLine(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hold:
     """A hold that is in force."""
 
     id: str
@@ -66,12 +68,12 @@ def release(session: Session, hold_id: str) -> bool:
     return bool(ended)
 
 
-def in_force(session: Session) -> list[HoldLine]:
+def in_force(session: Session) -> list[Hold]:
     """List the holds that are neither released nor expired, oldest first."""
     lasting = sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > Clock())
     rows = session.execute(
-        sa.select(*(holds.c[name] for name in HoldLine._fields))
+        sa.select(*(holds.c[field.name] for field in fields(Hold)))
         .where(holds.c.released_at.is_(None), lasting)
         .order_by(holds.c.created_at)
     )
-    return [HoldLine._make(row) for row in rows]
+    return [Hold(*row) for row in rows]
