@@ -26,7 +26,6 @@ def forecast_fan(
     budget_usd: float | None = None,
     *,
     title: str = "",
-    budget_name: str = "monthly budget",
 ) -> Picture:
     """Draw dollars over time: `history` as a line, `mean` dotted after it, and around it the bands of outcomes.
 
@@ -48,7 +47,7 @@ def forecast_fan(
         for points, style in ((past, "known"), (expected if len(future) else future, "expected"))
     ]
     if budget_usd is not None:
-        layers.append(limit_line(budget_usd, f"{budget_name} {money(budget_usd)}"))
+        layers.append(limit_line(budget_usd, f"monthly budget {money(budget_usd)}"))
     layers += [layer for end in (past, future) if len(end) for layer in _end(end.tail(1))]
     return alt.layer(*layers).properties(title=title)
 

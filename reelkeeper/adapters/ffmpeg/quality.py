@@ -27,7 +27,6 @@ def measure(
     media: Media,
     *,
     subsample: int = 1,
-    limits: MediaLimits | None = None,
     watch: Watch | None = None,
 ) -> tuple[Quality, float]:
     """Compare every `subsample`-th frame of `distorted` with `reference`, described by `media`; with CPU seconds.
@@ -45,7 +44,7 @@ def measure(
     model = _MODEL_4K if media.width * media.height > _ABOVE_1440P else _MODEL
     pixels = "yuv420p10le" if media.bit_depth > 8 else "yuv420p"  # noqa: PLR2004  bits
     with scratch_dir() as work:
-        limits, sides = limits or MediaLimits(), []
+        limits, sides = MediaLimits(), []
         for name, path in (("distorted", distorted), ("reference", reference)):
             clip = admit(path, work, limits, name)
             picture = ffmpeg.input(clip.url, threads=1, **clip.options(limits))["V:0"]

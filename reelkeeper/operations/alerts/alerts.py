@@ -121,10 +121,10 @@ def end_snooze(engine: Engine, snooze_id: str) -> None:
             raise NotFound(f"no snooze {snooze_id!r} in force; reelkeeper alerts list shows those that are")
 
 
-def post(engine: Engine, title: str, text: str = "", *, figures: Sequence[tuple[str, str]] = ()) -> int:
+def post(engine: Engine, title: str, text: str = "") -> int:
     """Put a message that is no alert into the outbox; returns its id."""
     with transaction(engine, "alerts.post") as session:
-        return post_within(session, title, text, figures=figures)
+        return post_within(session, title, text)
 
 
 def post_within(session: Session, title: str, text: str = "", *, figures: Sequence[tuple[str, str]] = ()) -> int:

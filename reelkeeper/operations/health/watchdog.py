@@ -27,6 +27,7 @@ from reelkeeper.store.core.engine import now, reading, transaction
 
 STUCK_AFTER = timedelta(minutes=15)
 REPEAT_SECONDS = 4 * 3600.0  # of the news that the store is out of reach, which no store can keep count of
+_SEND_SECONDS = 30.0
 _STUCK = "stuck_outbox"
 RULES = (cadence.RULE, _STUCK)
 
@@ -46,14 +47,13 @@ def watch(
     *,
     flows: Collection[str],
     run_id: str,
-    seconds: float = 30.0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Watched:
     """Look at `flows` and at the outbox, and tell people what is news."""
     with reading(engine) as session:
         findings = [*_silent(session, flows), *_stuck(session)]
     observe(engine, findings, rules=RULES, run_id=run_id)
-    delivered = deliver(engine, sinks, seconds=seconds, sleep=sleep)
+    delivered = deliver(engine, sinks, seconds=_SEND_SECONDS, sleep=sleep)
     return Watched(tuple(findings), delivered, _tell_second(engine, sinks))
 
 

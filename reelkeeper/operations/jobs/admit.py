@@ -10,7 +10,7 @@ Idempotent by the client's key: the same request again gives the same job, whate
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 from pydantic import ValidationError
@@ -77,6 +77,7 @@ def offered(
     return Offer(tier, units, expected_bytes(request, policy.bits_per_pixel), price, ahead, slots, estimate)
 
 
+_RUN: Final = "admit"  # the run that the ledger names for it
 _CODES = {
     QuotaExceeded: RefusedFor.QUOTA,
     InsufficientCredits: RefusedFor.CREDITS,
@@ -93,7 +94,6 @@ def admit(
     user_id: str,
     client_key: str,
     provider: str = "local",
-    run_id: str = "admit",
     tag: str | None = None,
 ) -> Admission:
     """Answer a request of a user's. `provider` makes what the catalogue names none for, `tag` is for a new video.
@@ -121,28 +121,28 @@ def admit(
         tag,
     )
     try:
-        return _answer(engine, asked, run_id)
+        return _answer(engine, asked)
     # guard admission.asks_again: a request that came twice at once fails, though its video is there
     except IntegrityError:  # the same key was answered from the cache at this moment, which takes no lock
-        return _answer(engine, asked, run_id)
+        return _answer(engine, asked)
 
 
-def _answer(engine: Engine, asked: AdmissionRequest, run_id: str) -> Admission:
+def _answer(engine: Engine, asked: AdmissionRequest) -> Admission:
     try:
         with transaction(engine, "admit") as session:
-            return _decide(session, asked, run_id)
+            return _decide(session, asked)
     except tuple(_CODES) as refused:
         return Declined(_CODES[type(refused)], str(refused))
 
 
-def _decide(session: Session, asked: AdmissionRequest, run_id: str) -> Admission:
+def _decide(session: Session, asked: AdmissionRequest) -> Admission:
     seen = look(session, asked)
     if seen.known is not None:
         if isinstance(seen.known, Queued | Joined):
             group_commit(session)  # who asked first may be waiting for the disk still
         return seen.known
     is_free = not seen.in_force.policies.admission.hit_charge_percent
-    if seen.is_cached and is_free and (hit := _from_cache(session, asked, seen, run_id)):
+    if seen.is_cached and is_free and (hit := _from_cache(session, asked, seen)):
         return hit
     # Before the lock that all wait for.
     offer = offered(session, asked.request, seen.tier, seen.in_force.policies, asked.tag)
@@ -152,15 +152,15 @@ def _decide(session: Session, asked: AdmissionRequest, run_id: str) -> Admission
     before, seen = seen, look(session, asked)
     if seen.known is not None:
         return seen.known
-    if seen.is_cached and (hit := _from_cache(session, asked, seen, run_id)):
+    if seen.is_cached and (hit := _from_cache(session, asked, seen)):
         return hit
     # guard admission.new_prices: a job is sold at prices that were changed a moment ago
     if seen.in_force.version != before.in_force.version:  # applied at this moment
         offer = offered(session, asked.request, seen.tier, seen.in_force.policies, asked.tag)
-    return _enqueue(session, asked, offer, seen, run_id)
+    return _enqueue(session, asked, offer, seen)
 
 
-def _from_cache(session: Session, asked: AdmissionRequest, seen: ExistingState, run_id: str) -> Cached | None:
+def _from_cache(session: Session, asked: AdmissionRequest, seen: ExistingState) -> Cached | None:
     version, policies = seen.in_force
     admission = policies.admission
     video_id = cache.take(session, asked.cache_key, admission.ttl_seconds)
@@ -172,9 +172,9 @@ def _from_cache(session: Session, asked: AdmissionRequest, seen: ExistingState, 
         charge, book = admission.hit_charge(price.total_microusd), price.price_book
     if charge:
         hold_id = ledger.hold(
-            session, asked.user_id, charge, f"job/{job_id}", run_id=run_id, lasting_seconds=1, price_book=book
+            session, asked.user_id, charge, f"job/{job_id}", run_id=_RUN, lasting_seconds=1, price_book=book
         ).hold_id
-        ledger.capture(session, str(hold_id), charge, f"job/{job_id}/capture", run_id=run_id)
+        ledger.capture(session, str(hold_id), charge, f"job/{job_id}/capture", run_id=_RUN)
         events.credits_taken(session, asked.user_id, charge, admission.low_credits_usd)
     else:
         async_commit(session)  # a count and an answer: whoever asks again after a crash gets the same video
@@ -196,7 +196,7 @@ def _from_cache(session: Session, asked: AdmissionRequest, seen: ExistingState, 
 
 
 def _enqueue(
-    session: Session, asked: AdmissionRequest, offer: Offer, seen: ExistingState, run_id: str
+    session: Session, asked: AdmissionRequest, offer: Offer, seen: ExistingState
 ) -> Joined | Queued | Declined:
     job_id, price, leader_id = uuid4().hex, offer.price, seen.leader_id
     admission = seen.in_force.policies.admission
@@ -225,7 +225,7 @@ def _enqueue(
             asked.user_id,
             price.total_microusd,
             f"job/{job_id}",
-            run_id=run_id,
+            run_id=_RUN,
             lasting_seconds=lasting,
             price_book=price.price_book,
         ).hold_id

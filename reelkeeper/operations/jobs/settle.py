@@ -60,19 +60,18 @@ class Settled(NamedTuple):
     promoted: str | None = None
 
 
-def succeed(engine: Engine, attempt: Attempt, *, run_id: str, video_id: str | None = None) -> Settled:
+def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
     """End a job whose video is live: charge it, and give the video to those who joined and to the cache.
 
-    The video's id is the job's, unless said otherwise. Said again by the same claim, it answers the same and changes
-    nothing. Raises LeaseLost, Frozen, and IntegrityDoubt when there is no such video.
+    The video's id is the job's. Said again by the same claim, it answers the same and changes nothing. Raises
+    LeaseLost, Frozen, and IntegrityDoubt when there is no such video.
     """
     job_id, cost_microusd = attempt.job_id, attempt.cost_microusd
-    video = video_id or job_id
     with transaction(engine, "job.succeed") as session:
         require_permission(session)
         # guard settle.video: a user is charged for a video that is not there
-        if not is_live(session, video) and claims.current(session, job_id, attempt.lease_token):
-            raise IntegrityDoubt(f"job {job_id}: no live video {video!r} to end it with; it stays at work")
+        if not is_live(session, job_id) and claims.current(session, job_id, attempt.lease_token):
+            raise IntegrityDoubt(f"job {job_id}: no live video to end it with; it stays at work")
         at = now(session)
         load, slots = controls.load_now(session, in_force(session).policies.admission.slots)
         ended = endings.end(
@@ -81,7 +80,7 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str, video_id: str | No
             attempt.lease_token,
             JobState.SUCCEEDED,
             at=at,
-            video_id=video,
+            video_id=job_id,
             cost_microusd=cost_microusd,
             processing_seconds=attempt.processing_seconds,
             concurrency=attempt.concurrency,
@@ -105,14 +104,14 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str, video_id: str | No
         cache.insert(
             session,
             ended.cache_key,
-            video,
+            job_id,
             user_id=None if ended.request.get("shared") else ended.user_id,
             cost_microusd=ended.price_microusd if cost_microusd is None else cost_microusd,
             ttl_seconds=at_version(session, ended.policy_version).admission.ttl_seconds,
         )
         _give_bytes_back(session, ended.reservation_id)
-        charged = _charge(session, ended, owed(session, ended, video), run_id)
-        joined = _give(session, job_id, video, run_id=run_id)
+        charged = _charge(session, ended, owed(session, ended, job_id), run_id)
+        joined = _give(session, job_id, run_id=run_id)
         events.jobs_ended(session, [job_id, *joined])
         if cost_microusd is not None and cost_microusd > quoted:
             figures = {"job": job_id, "quoted_microusd": quoted, "cost_microusd": cost_microusd}
@@ -120,7 +119,7 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str, video_id: str | No
             # guard settle.loss_told: a worker that dies now leaves a loss that nobody hears of
             found = cost_above_quote(ended.model, f"{at:%Y-%m-%d}", quoted, cost_microusd)
             alerts.observe_within(session, [found], run_id=run_id)
-        return Settled(job_id, JobState.SUCCEEDED, video, charged, len(joined))
+        return Settled(job_id, JobState.SUCCEEDED, job_id, charged, len(joined))
 
 
 def fail(
@@ -243,12 +242,12 @@ def _charge(session: Session, ended: AdmittedJob, price_microusd: int, run_id: s
     return price_microusd
 
 
-def _give(session: Session, leader_id: str, video_id: str, *, run_id: str) -> list[str]:
+def _give(session: Session, leader_id: str, *, run_id: str) -> list[str]:
     """End everybody who follows `leader_id` with its video, at the charge promised for a hit; returns their jobs."""
-    followers = endings.give(session, leader_id, video_id)
+    followers = endings.give(session, leader_id)
     for job in followers:
         # guard settle.promised_charge: who joined pays another share of the price than was promised
-        charge = at_version(session, job.policy_version).admission.hit_charge(owed(session, job, video_id))
+        charge = at_version(session, job.policy_version).admission.hit_charge(owed(session, job, leader_id))
         if charge and job.hold_id is not None:
             with suppress(HoldClosed):  # it ran out while the leader was at work, and was given back
                 ledger.capture(session, job.hold_id, charge, f"job/{job.id}/capture", run_id=run_id)

@@ -34,7 +34,7 @@ def month(report: MonthReport, *, title: str = "") -> Picture:
     return charts.forecast_fan(so_far, mean, bands, _monthly(report), title=title)
 
 
-def months(report: MonthReport, *, title: str = "") -> Picture | None:
+def months(report: MonthReport) -> Picture | None:
     """Draw the bills of the months before, and those that are expected; None where there are too few for a picture."""
     expected = {forecast.month: forecast for forecast in report.expected if forecast.service == TOTAL}
     past = {day: amount / _NANO for day, amount in report.months.items() if day not in expected}
@@ -43,7 +43,7 @@ def months(report: MonthReport, *, title: str = "") -> Picture | None:
     if len(past) + len(expected) < 3:  # noqa: PLR2004  two points are a line and no picture
         return None
     mean, bands = _forecast(expected)
-    return charts.forecast_fan(_series(past), mean, bands, _monthly(report), title=title)
+    return charts.forecast_fan(_series(past), mean, bands, _monthly(report))
 
 
 def storage(report: MonthReport, *, title: str = "") -> Picture:

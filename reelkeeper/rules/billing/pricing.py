@@ -148,14 +148,14 @@ def cost_until(
     return storing + reads * (rates.class_b_usd_per_million / MILLION + gigabytes * rates.retrieval_usd_per_gb)
 
 
-def saving_this_month(usage: Usage, size_bytes: int, days_left: int, days_in_month: int = DAYS_A_MONTH) -> Saving:
+def saving_this_month(usage: Usage, size_bytes: int, days_left: int) -> Saving:
     """Say what removing `size_bytes` of Standard storage now takes off this month's bill, `days_left` before its end.
 
     `usage` is what the whole month will be if nothing is removed. Where all of it is free, or the rounding up to a
     whole GB-month stays the same, nothing is saved.
     """
     standard = usage.standard
-    removed = gb_months([size_bytes] * days_left, days_in_month)
+    removed = gb_months([size_bytes] * days_left, DAYS_A_MONTH)
     less = standard.model_copy(update={"gb_month": max(standard.gb_month - removed, Decimal(0))})
     before, after = bill(usage), bill(usage.model_copy(update={"standard": less}))
     return Saving(before.billed_usd - after.billed_usd, before.exact_usd - after.exact_usd)

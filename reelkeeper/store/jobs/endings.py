@@ -46,9 +46,9 @@ def ask_to_stop(session: Session, job_id: str, user_id: str | None) -> None:
     session.execute(sa.update(jobs).where(chosen).values(cancel_asked_at=Clock()))
 
 
-def give(session: Session, leader_id: str, video_id: str) -> list[AdmittedJob]:
-    """End all that follow a job with its video."""
-    return _end(session, _follows(leader_id), JobState.SUCCEEDED, video_id=video_id, progress=1.0)
+def give(session: Session, leader_id: str) -> list[AdmittedJob]:
+    """End all that follow a job with its video, whose id is the job's."""
+    return _end(session, _follows(leader_id), JobState.SUCCEEDED, video_id=leader_id, progress=1.0)
 
 
 def following(session: Session, leader_id: str) -> list[AdmittedJob]:

@@ -52,8 +52,8 @@ class BlobLine(NamedTuple):
     key: str
 
 
-def recent_plans(session: Session, *, flow: str | None = None, limit: int = 20) -> list[PlanLine]:
-    """List the newest plans, of one flow or of all."""
+def recent_plans(session: Session, *, limit: int) -> list[PlanLine]:
+    """List the newest plans."""
     mine = verdicts.c.plan_id == plans.c.id
     rows = session.execute(
         sa.select(
@@ -66,7 +66,6 @@ def recent_plans(session: Session, *, flow: str | None = None, limit: int = 20) 
             sa.select(sa.func.coalesce(sa.func.sum(verdicts.c.size_bytes), 0)).where(mine).scalar_subquery(),
             plans.c.refusal,
         )
-        .where(*([plans.c.flow == flow] if flow else []))
         .order_by(plans.c.created_at.desc())
         .limit(limit)
     )
