@@ -232,6 +232,7 @@ class Transcode:
     encoder: str  # e.g. "libsvtav1 4.2.0"
     probes: tuple[tuple[float, float, float, int], ...]  # crf, VMAF mean, VMAF p5, bytes
     cpu_seconds: float
+    source_codec: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +290,7 @@ class Refusal:
     reason: str
     recipe: str
     permanent: bool = True
+    codec: str | None = None  # of the file, where it could be read
 
 
 @dataclass(frozen=True, slots=True)

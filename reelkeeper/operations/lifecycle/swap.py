@@ -81,8 +81,7 @@ def swap(
         if source.sha256 not in (None, digest):
             raise IntegrityDoubt(f"{source.key}: stored sha256 {digest}, recorded {source.sha256}; left as it is")
         # guard swap.in_place_alike: a link shows another format under the old type
-        unfit = why_not_in_place(*_format(original), source.size_bytes) if is_in_place else None
-        result = Refusal(NOT_IN_PLACE, unfit, NOT_IN_PLACE) if unfit else shrink(original, place)
+        result = (_refuse_in_place(original, source) if is_in_place else None) or shrink(original, place)
         if isinstance(result, Refusal):
             return _remember(workspace, source, result, lease=lease, run_id=run_id)
         aside = _aside(workspace, source, digest, original, result) if is_in_place else None
@@ -109,13 +108,15 @@ def _remember(workspace: Workspace, source: Source, refusal: Refusal, *, lease: 
     return Outcome(source.video_id, "refused", refusal.reason, source.size_bytes, source.size_bytes, source.blob_id)
 
 
-def _format(original: Path) -> tuple[str, str]:
-    """Tell codec and container of a file; those of QuickTime, which ffprobe takes for MP4, begin otherwise."""
+def _refuse_in_place(original: Path, source: Source) -> Refusal | None:
+    """Refuse what nothing is put over. ffprobe takes QuickTime for MP4, and its files begin otherwise."""
     media = ffmpeg.inspect(original)
     with original.open("rb") as file:
         start = file.read(12)
     is_mp4 = start[4:8] == b"ftyp" and start[8:12] != b"qt  "
-    return media.codec, "mp4" if is_mp4 else "QuickTime" if media.container == "mov" else media.container
+    container = "mp4" if is_mp4 else "QuickTime" if media.container == "mov" else media.container
+    unfit = why_not_in_place(media.codec, container, source.size_bytes)
+    return Refusal(NOT_IN_PLACE, unfit, NOT_IN_PLACE, codec=media.codec) if unfit else None
 
 
 def _aside(workspace: Workspace, source: Source, digest: str, original: Path, result: Transcode) -> dict[str, Any]:
@@ -185,5 +186,5 @@ def _announce(
         # guard swap.unchanged: a video that was held, replaced or retired while it was encoded is swapped
         if not swaps.lock_unchanged(session, source):
             return None
-        swaps.note_digest(session, source, digest)
+        swaps.note_read(session, source, sha256=digest, codec=result.source_codec)
         return announce(session, blob, operation, aside)

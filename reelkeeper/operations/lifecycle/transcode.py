@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import file_digest
 from pathlib import Path
 from typing import Final
@@ -44,12 +44,20 @@ def shrink(
     The same source, tools and lessons give the same bytes. Raises ToolMissing, and MediaTimeout or MediaError for what
     another try may mend, the third MediaTimeout apart; all else is a Refusal with its reason.
     """
-    encoder = ffmpeg.tools().encoder(recipe.codec)
-    mark = transcode.fingerprint(recipe, acceptance, encoder)
     try:
         media = ffmpeg.inspect(source)
     except NotAVideo as wrong:
+        mark = transcode.fingerprint(recipe, acceptance, ffmpeg.tools().encoder(recipe.codec))
         return Refusal("not_a_video", str(wrong), mark)
+    found = _shrunk(source, scratch, media, recipe, acceptance, known)
+    return replace(found, codec=media.codec) if isinstance(found, Refusal) else found
+
+
+def _shrunk(
+    source: Path, scratch: Path, media: Media, recipe: Recipe, acceptance: Acceptance, known: Circumstances
+) -> Transcode | Refusal:
+    encoder = ffmpeg.tools().encoder(recipe.codec)
+    mark = transcode.fingerprint(recipe, acceptance, encoder)
     if refusal := transcode.skip(media, recipe, mark):
         return refusal
     learnt, model, remaining_days = known.lessons(encoder), known.model, known.remaining_days
@@ -89,6 +97,7 @@ def shrink(
         encoder=encoder,
         probes=tuple((p.crf, p.mean or 0.0, p.p5 or 0.0, p.size_bytes) for p in measured),
         cpu_seconds=search.cpu_seconds,
+        source_codec=media.codec,
     )
 
 

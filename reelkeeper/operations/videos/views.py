@@ -98,7 +98,7 @@ def show(workspace: Workspace, video_id: str, *, url_seconds: int, plays: Collec
     """Sign a URL to read the live video's bytes, and count a view: the present ones, if they are in a codec of `plays`.
 
     Else those that they were made of, while they outlast the URL. No codec named: whatever there is; bytes of an
-    unknown codec, which nobody but the service has made, are taken to play. A swap while the URL lives leaves the old
+    unknown codec, which were adopted and never opened, are taken to play. A swap while the URL lives leaves the old
     bytes for a grace of days, so it keeps working. Raises NotFound for a video that is not there, or not live, and
     NotPlayable.
     """

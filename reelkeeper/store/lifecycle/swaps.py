@@ -68,9 +68,9 @@ def lock_unchanged(session: Session, source: Source) -> bool:
     return bool(session.execute(query).scalar())
 
 
-def note_digest(session: Session, source: Source, sha256: str) -> None:
-    """Record the SHA-256 of the bytes that were read."""
-    session.execute(sa.update(blobs).where(blobs.c.id == source.blob_id).values(sha256=sha256))
+def note_read(session: Session, source: Source, **facts: str) -> None:
+    """Record what was learnt from the bytes that were read: `codec`, and `sha256` in hex."""
+    session.execute(sa.update(blobs).where(blobs.c.id == source.blob_id).values(**facts))
 
 
 def note_refusal(session: Session, source: Source, refusal: Refusal) -> bool:
@@ -81,6 +81,8 @@ def note_refusal(session: Session, source: Source, refusal: Refusal) -> bool:
         .where(_unchanged(session, source), videos.c.refused_recipe.is_distinct_from(refusal.recipe))
         .values(refused_recipe=refusal.recipe, refused_reason=refusal.reason, refused_at=now(session)),
     )
+    if noted and refusal.codec:
+        note_read(session, source, codec=refusal.codec)
     return bool(noted)
 
 

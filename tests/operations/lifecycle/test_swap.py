@@ -103,6 +103,21 @@ def test_a_refusal_is_remembered_with_its_recipe(world: World, lease: Lease) -> 
     world.check()
 
 
+def test_whatever_came_of_it_the_codec_of_the_file_is_known_from_then_on(
+    world: World, lease: Lease, tiny_transcode: Transcode
+) -> None:
+    blob = world.video("v1")
+    run(world, blob, lease, shrinker(Refusal("already_efficient", "it is av1 already", "r1", codec="av1")))
+    assert codec(world, blob) == "av1"
+    run(world, blob, lease, shrinker(tiny_transcode))
+    assert codec(world, blob) == tiny_transcode.source_codec == "h264"
+
+
+def codec(world: World, blob: int) -> str | None:
+    with reading(world.workspace.engine) as session:
+        return session.scalar(sa.select(blobs.c.codec).where(blobs.c.id == blob))
+
+
 def test_a_passing_refusal_is_not_remembered(world: World, lease: Lease) -> None:
     run(world, world.video("v1"), lease, shrinker(Refusal("busy", "no room", "r1", permanent=False)))
     with reading(world.workspace.engine) as session:
