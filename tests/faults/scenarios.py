@@ -85,6 +85,17 @@ def run_swap_in_place(workspace: Workspace, address: Address, arguments: dict[st
     run_swap(workspace, address, arguments, "in_place")
 
 
+def run_undo_in_place(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
+    """Put what is not as announced in place, or settle what a run that was killed has left of that."""
+    with LeaseManager(workspace.engine) as manager:
+        (lease,) = manager.take(["video/v1"])
+        left = intents.open_intents(workspace, "v1")
+        for intent in left:
+            intents.settle(workspace, intent, scratch=Path(address.folder) / "scratch", lease=lease, grace=Grace())
+    if not left:
+        run_swap_in_place(workspace, address, arguments)
+
+
 def run_dispatch(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
     """Run what waits, by a provider of the format `http` or another, in one slot."""
     format_ = FORMATS[str(arguments.get("format", "http"))]
@@ -237,7 +248,7 @@ def run_sync(workspace: Workspace, address: Address, _: dict[str, object]) -> No
 SCENARIOS: dict[str, Scenario] = {
     "swap": run_swap,
     "swap_in_place": run_swap_in_place,
-    "undo_in_place": run_swap_in_place,
+    "undo_in_place": run_undo_in_place,
     "restore_in_place": run_restore,
     "upload": run_upload,
     "retire": run_retire,
