@@ -30,7 +30,7 @@ from reelkeeper.operations.lifecycle import notices
 from reelkeeper.operations.lifecycle.purge import purge, settle_claims
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
-from reelkeeper.operations.lifecycle.swap import swap
+from reelkeeper.operations.lifecycle.swap import Order, swap
 from reelkeeper.operations.sync import adoption, orphans, sync
 from reelkeeper.operations.sync.survey import confirm_missing, survey
 from reelkeeper.operations.videos import intents, receive
@@ -70,14 +70,11 @@ def run_swap(
         (lease,) = manager.take(["video/v1"])
         swap(
             workspace,
-            "v1",
-            int(str(arguments["blob"])),
-            shrink=lambda _, place: ready(arguments["result"], place),
+            Order("v1", int(str(arguments["blob"])), lambda _, place: ready(arguments["result"], place), placement),
             scratch=Path(address.folder) / "scratch",
             lease=lease,
             run_id="run",
             grace=Grace(),
-            placement=placement,
         )
 
 

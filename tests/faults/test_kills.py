@@ -21,7 +21,7 @@ from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.lease import LeaseManager
-from reelkeeper.operations.lifecycle.swap import swap
+from reelkeeper.operations.lifecycle.swap import Order, swap
 from reelkeeper.store.billing.ledger import balance
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import (
@@ -97,8 +97,8 @@ def _for_restore_in_place(world: World, result: Transcode) -> dict[str, object]:
     scratch = Path(world.address.folder) / "scratch"
     with LeaseManager(world.workspace.engine) as manager:
         (lease,) = manager.take(["video/v1"])
-        about = {"scratch": scratch, "lease": lease, "run_id": "before", "grace": Grace(), "placement": "in_place"}
-        swap(world.workspace, "v1", int(str(arguments["blob"])), shrink=lambda _, place: ready(result, place), **about)  # type: ignore[arg-type]  # a table of arguments
+        order = Order("v1", int(str(arguments["blob"])), lambda _, place: ready(result, place), "in_place")
+        swap(world.workspace, order, scratch=scratch, lease=lease, run_id="before", grace=Grace())
     return {}
 
 

@@ -32,7 +32,7 @@ from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.lifecycle import purge
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
-from reelkeeper.operations.lifecycle.swap import swap
+from reelkeeper.operations.lifecycle.swap import Order, swap
 from reelkeeper.operations.sync import adoption, orphans, sync
 from reelkeeper.operations.sync.survey import confirm_missing, survey
 from reelkeeper.operations.videos import intents
@@ -178,14 +178,11 @@ class Scene:
     def swap(self, lease: Lease, placement: Placement = NEW_KEY) -> None:
         swap(
             self.world.workspace,
-            "v1",
-            self.blob,
-            shrink=lambda _, place: ready(self.transcode, place),
+            Order("v1", self.blob, lambda _, place: ready(self.transcode, place), placement),
             scratch=self._scratch,
             lease=lease,
             run_id="swap",
             grace=GRACE,
-            placement=placement,
         )
 
     def retire(self, lease: Lease) -> None:

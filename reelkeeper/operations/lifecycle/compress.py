@@ -187,27 +187,29 @@ def compress(
         with bound(video_id=video_id):
             return swap.swap(
                 workspace,
-                video_id,
-                item.blob_id,
-                shrink=partial(
-                    shrink,
-                    recipe=job.recipe,
-                    acceptance=job.acceptance,
-                    known=Circumstances(
-                        remaining_days,
-                        model,
-                        lessons=partial(_lessons, workspace, job),
-                        affords=cost.affords,
-                        note=partial(_note, workspace, job, video_id, model, cost),
-                        progress=partial(manager.check, lease),
-                        timed_out=partial(_timed_out, workspace, item.blob_id),
+                swap.Order(
+                    video_id,
+                    item.blob_id,
+                    partial(
+                        shrink,
+                        recipe=job.recipe,
+                        acceptance=job.acceptance,
+                        known=Circumstances(
+                            remaining_days,
+                            model,
+                            lessons=partial(_lessons, workspace, job),
+                            affords=cost.affords,
+                            note=partial(_note, workspace, job, video_id, model, cost),
+                            progress=partial(manager.check, lease),
+                            timed_out=partial(_timed_out, workspace, item.blob_id),
+                        ),
                     ),
+                    job.recipe.placement,
                 ),
                 scratch=scratch,
                 lease=lease,
                 run_id=job.run_id,
                 grace=job.policy.grace,
-                placement=job.recipe.placement,
             )
     finally:
         cost.give_back()

@@ -7,7 +7,7 @@ Placed at a new key, the result is put beside the old bytes. In place, it is put
 
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.s3.keys import blob_key
@@ -37,18 +37,16 @@ from reelkeeper.store.videos.intents import Intent, announce
 _COPIES_AT_WORK = 5  # the source and the encodes of a search, each no larger than the source
 
 
-def swap(
-    workspace: Workspace,
-    video_id: str,
-    planned_blob_id: int,
-    *,
-    shrink: Shrinker,
-    scratch: Path,
-    lease: Lease,
-    run_id: str,
-    grace: Grace,
-    placement: Placement = NEW_KEY,
-) -> Outcome:
+class Order(NamedTuple):
+    """A video that a plan has made smaller: which bytes of it, how, and where the result is put."""
+
+    video_id: str
+    blob_id: int  # that the plan saw
+    shrink: Shrinker
+    placement: Placement = NEW_KEY
+
+
+def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run_id: str, grace: Grace) -> Outcome:
     """Replace the video's blob by a smaller one of the same quality, if there is one; an outcome either way.
 
     What a killed run left open on the video is settled first. A video that does not shrink, or not well enough, is
@@ -57,6 +55,7 @@ def swap(
     the catalogue says, and MediaTimeout, StorageError and the like, with the video untouched, for what another try may
     mend.
     """
+    video_id, planned_blob_id = order.video_id, order.blob_id
     for left_open in intents.open_intents(workspace, video_id):
         intents.settle(workspace, left_open, scratch=scratch, lease=lease, grace=grace)
     with reading(workspace.engine) as session:
@@ -68,7 +67,7 @@ def swap(
         if before:
             return before
         return Outcome(video_id, "skipped", "since the plan it was retired or replaced", blob_id=planned_blob_id)
-    is_in_place = placement == IN_PLACE and not source.is_ours
+    is_in_place = order.placement == IN_PLACE and not source.is_ours
     # guard swap.contract: bytes are put over the service's in a bucket that may take no notice of If-Match
     if is_in_place and not workspace.keeps_contract:
         return Outcome(video_id, "skipped", NOT_TRIED, source.size_bytes, source.size_bytes, source.blob_id)
@@ -81,7 +80,7 @@ def swap(
         if source.sha256 not in (None, digest):
             raise IntegrityDoubt(f"{source.key}: stored sha256 {digest}, recorded {source.sha256}; left as it is")
         # guard swap.in_place_alike: a link shows another format under the old type
-        result = (_refuse_in_place(original, source) if is_in_place else None) or shrink(original, place)
+        result = (_refuse_in_place(original, source) if is_in_place else None) or order.shrink(original, place)
         if isinstance(result, Refusal):
             return _remember(workspace, source, result, lease=lease, run_id=run_id)
         aside = _aside(workspace, source, digest, original, result) if is_in_place else None

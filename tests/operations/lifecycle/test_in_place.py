@@ -19,9 +19,9 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import purge
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
-from reelkeeper.operations.lifecycle.swap import swap
+from reelkeeper.operations.lifecycle.swap import Order, swap
 from reelkeeper.operations.lifecycle.transcode import Shrinker
-from reelkeeper.operations.removals.takedown import Order, take_down
+from reelkeeper.operations.removals import takedown
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.views import show
@@ -68,14 +68,11 @@ class Linked:
     def swap(self, shrink: Shrinker | None = None, workspace: Workspace | None = None) -> Outcome:
         return swap(
             workspace or self.workspace,
-            "v1",
-            self.blob,
-            shrink=shrink or shrinker(self.result),
+            Order("v1", self.blob, shrink or shrinker(self.result), "in_place"),
             scratch=self.scratch,
             lease=self.lease,
             run_id="run",
             grace=Grace(),
-            placement="in_place",
         )
 
     def restore(self, hold_days: int = 30) -> Outcome:
@@ -508,7 +505,8 @@ def test_a_takedown_in_the_middle_leaves_nothing_stored(linked: Linked, at_failp
     at_failpoint(point, die)
     with pytest.raises(KeyboardInterrupt):
         linked.swap()
-    down = take_down(linked.workspace, "v1", Order("counsel", "order 17", "t1"), scratch=linked.scratch)
+    wanted = takedown.Order("counsel", "order 17", "t1")
+    down = takedown.take_down(linked.workspace, "v1", wanted, scratch=linked.scratch)
     assert [item.key for item in down.left] == []
     assert [item.key for page in linked.workspace.bucket.pages() for item in page] == []
     sync_once(linked.world, linked.lease)
@@ -556,10 +554,8 @@ def test_only_h264_in_mp4_is_put_over(linked: Linked, make_clip: MakeClip, optio
 @pytest.mark.long
 def test_a_key_of_ours_gets_a_successor_as_ever(world: World, lease: Lease, tiny_transcode: Transcode) -> None:
     blob = world.video("v1")
-    outcome = swap(
-        world.workspace, "v1", blob, shrink=shrinker(tiny_transcode), scratch=Path(world.address.folder) / "scratch",
-        lease=lease, run_id="run", grace=Grace(), placement="in_place",
-    )  # fmt: skip
+    order, scratch = Order("v1", blob, shrinker(tiny_transcode), "in_place"), Path(world.address.folder) / "scratch"
+    outcome = swap(world.workspace, order, scratch=scratch, lease=lease, run_id="run", grace=Grace())
     assert outcome.action == "compressed"
     assert not world.double.sent("CopyObject")
     world.check()

@@ -13,7 +13,7 @@ from reelkeeper.errors import Frozen, IntegrityDoubt, LeaseLost, NotAVideo, NotF
 from reelkeeper.model import BlobState, Grace, Outcome, Refusal, Transcode, VideoState
 from reelkeeper.model.requests import Incoming
 from reelkeeper.operations.core.freeze import freeze
-from reelkeeper.operations.lifecycle.swap import swap
+from reelkeeper.operations.lifecycle.swap import Order, swap
 from reelkeeper.operations.lifecycle.transcode import Shrinker
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.upload import upload
@@ -43,7 +43,7 @@ def shrinker(result: Transcode | Refusal, *, tamper: bool = False) -> Shrinker:
 def run(world: World, blob: int, lease: Lease, shrink: Shrinker, video_id: str = "v1") -> Outcome:
     scratch = Path(world.address.folder) / "scratch"
     return swap(
-        world.workspace, video_id, blob, shrink=shrink, scratch=scratch, lease=lease, run_id="run", grace=Grace()
+        world.workspace, Order(video_id, blob, shrink), scratch=scratch, lease=lease, run_id="run", grace=Grace()
     )
 
 

@@ -18,7 +18,7 @@ from reelkeeper.model import BlobState, Grace, Outcome, Recorded, StoredObject, 
 from reelkeeper.operations.core.freeze import freeze, why_frozen
 from reelkeeper.operations.lifecycle import purge
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
-from reelkeeper.operations.lifecycle.swap import swap
+from reelkeeper.operations.lifecycle.swap import Order, swap
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease, acquire
@@ -391,9 +391,7 @@ def test_a_swap_whose_source_the_service_overwrites_is_abandoned(
     at_failpoint("swap.readback.after", service.put)
     outcome = swap(
         world.workspace,
-        "v1",
-        blob,
-        shrink=lambda _, place: ready(tiny_transcode, place),
+        Order("v1", blob, lambda _, place: ready(tiny_transcode, place)),
         scratch=Path(world.address.folder) / "scratch",
         lease=lease,
         run_id="swap",
