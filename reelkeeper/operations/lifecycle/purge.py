@@ -79,8 +79,8 @@ class _Batch:
 
     def having(self, *fates: Fate) -> list[tuple[Doomed, str]]:
         untouched = Fate.UNTOUCHED, ""
-        noted = [(blob, *self.fates.get(blob.blob_id, untouched)) for blob in self.doomed]
-        return [(blob, why) for blob, fate, why in noted if fate in fates]
+        noted = ((blob, self.fates.get(blob.blob_id, untouched)) for blob in self.doomed)
+        return [(blob, why) for blob, (fate, why) in noted if fate in fates]
 
 
 class _LookedTooLongAgo(Exception):  # noqa: N818  a signal between two functions below, no error

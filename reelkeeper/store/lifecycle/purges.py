@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model import BlobState, Grace, Recorded, VideoState
-from reelkeeper.store.core.engine import changed, now
+from reelkeeper.store.core.engine import changed, now, one_of
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, verdicts, videos
 from reelkeeper.store.videos import conditions
@@ -57,7 +57,7 @@ def claim(
     )
     session.execute(
         sa.update(blobs)
-        .where(blobs.c.id.in_(blob_ids), may_go)
+        .where(one_of(session, blobs.c.id, blob_ids), may_go)
         .values(state=BlobState.DELETING, run_id=run_id, claimed_at=at, claim_token=lease.token)
     )
 
@@ -65,7 +65,12 @@ def claim(
 def claimed_by(lease: Lease) -> Condition:
     """Say in SQL that the blob is claimed under this lease."""
     # guard purge.own_claim: a run deletes and settles what another has claimed
-    return sa.and_(blobs.c.state == BlobState.DELETING, blobs.c.claim_token == lease.token)
+    return sa.and_(_of_row(blobs.c.state) == BlobState.DELETING, blobs.c.claim_token == lease.token)
+
+
+def _of_row(state: sa.Column[str]) -> sa.ColumnElement[str]:
+    """Read the state of rows that are found by id: by its index, SQLite goes through all that wait, for each batch."""
+    return state.concat("")
 
 
 def claimed(session: Session, blob_ids: Sequence[int], lease: Lease) -> list[Doomed]:
@@ -82,7 +87,7 @@ def claimed(session: Session, blob_ids: Sequence[int], lease: Lease) -> list[Doo
             *(successor.c[name] for name in recorded),
         )
         .select_from(blobs.outerjoin(videos, videos.c.id == blobs.c.video_id).outerjoin(successor, is_another))
-        .where(blobs.c.id.in_(blob_ids), claimed_by(lease))
+        .where(one_of(session, blobs.c.id, blob_ids), claimed_by(lease))
         .order_by(blobs.c.key)
     )
     return [Doomed(row[0], row[1], row[2], row[3], Recorded(*row[5:9]), row[4], Recorded(*row[9:13])) for row in rows]
@@ -90,7 +95,7 @@ def claimed(session: Session, blob_ids: Sequence[int], lease: Lease) -> list[Doo
 
 def count_claimed(session: Session, blob_ids: Sequence[int], lease: Lease) -> int:
     """Count those of `blob_ids` that are still claimed under this lease."""
-    mine = sa.select(sa.func.count()).where(blobs.c.id.in_(blob_ids), claimed_by(lease))
+    mine = sa.select(sa.func.count()).where(one_of(session, blobs.c.id, blob_ids), claimed_by(lease))
     return int(session.execute(mine).scalar_one())
 
 
@@ -105,8 +110,14 @@ def timed_out(session: Session, video_ids: Sequence[str] | None, limit: int) -> 
 
 def counted_until_purged(session: Session, blob_ids: Sequence[int]) -> list[str]:
     """List the videos on these blobs that their users have deleted, and that count towards a quota until now."""
-    counted = sa.and_(videos.c.state == VideoState.RETIRED, videos.c.retire_reason == conditions.DELETED_COUNTED)
-    return list(session.execute(sa.select(videos.c.id).where(videos.c.blob_id.in_(blob_ids), counted)).scalars())
+    mine = sa.select(blobs.c.video_id).where(one_of(session, blobs.c.id, blob_ids))
+    is_retired = _of_row(videos.c.state) == VideoState.RETIRED
+    counted = sa.and_(is_retired, videos.c.retire_reason == conditions.DELETED_COUNTED)
+    return list(
+        session.execute(
+            sa.select(videos.c.id).where(videos.c.id.in_(mine), one_of(session, videos.c.blob_id, blob_ids), counted)
+        ).scalars()
+    )
 
 
 def mark_gone(session: Session, blob_ids: Sequence[int], still: Condition, run_id: str) -> list[tuple[int, str | None]]:
@@ -114,14 +125,18 @@ def mark_gone(session: Session, blob_ids: Sequence[int], still: Condition, run_i
     settled = session.execute(
         sa.update(blobs)
         # guard purge.gone_once: what was given back or restored meanwhile is marked as gone
-        .where(blobs.c.id.in_(blob_ids), still)
+        .where(one_of(session, blobs.c.id, blob_ids), still)
         .values(state=BlobState.GONE, claimed_at=None, claim_token=None)
         .returning(blobs.c.id, blobs.c.video_id)
     ).all()
+    whose = [row.video_id for row in settled if row.video_id is not None]
+    on_them = sa.and_(
+        one_of(session, videos.c.id, whose), one_of(session, videos.c.blob_id, [row.id for row in settled])
+    )
     session.execute(
         sa.update(videos)
         # guard purge.gone_video: a video that lives is marked as gone
-        .where(videos.c.blob_id.in_([row.id for row in settled]), videos.c.state == VideoState.RETIRED)
+        .where(on_them, _of_row(videos.c.state) == VideoState.RETIRED)
         .values(state=VideoState.GONE, run_id=run_id)
     )
     return [(row.id, row.video_id) for row in settled]
@@ -129,11 +144,13 @@ def mark_gone(session: Session, blob_ids: Sequence[int], still: Condition, run_i
 
 def take_back(session: Session, blob_ids: Sequence[int], still: Condition, grace: Grace | None = None) -> int:
     """Retire again those blobs that are `still` claimed, with a new grace if one is given; return how many."""
+    if not blob_ids:
+        return 0
     anew = {} if grace is None else {"purge_after": after_grace(now(session), grace)}
     return changed(
         session,
         sa.update(blobs)
         # guard purge.taken_back_once: what is purged, or another run's, is retired again
-        .where(blobs.c.id.in_(blob_ids), still)
+        .where(one_of(session, blobs.c.id, blob_ids), still)
         .values(state=BlobState.RETIRED, claimed_at=None, claim_token=None, **anew),
     )
