@@ -5,6 +5,7 @@ the shipped value was taken from somewhere else. A section is one object: where 
 all are, so the table names sections, and what a rule reads of one depends on the videos and jobs that it meets.
 """
 
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -236,3 +237,10 @@ def test_every_process_follows_the_policies_in_force_and_no_others(
     assert not {process: found for process, found in silent.items() if found}, "did not ask for what concerns them"
     unread = {model.__name__ for model in CLASSES} - {name.partition(".")[0] for name in everything}
     assert not unread, f"{sorted(unread)}: policies that no process reads"
+
+
+def test_no_field_of_a_policy_is_read_by_nothing() -> None:
+    root = Path(__file__).parents[2]
+    source = "\n".join(path.read_text() for room in ("reelkeeper", "flows") for path in (root / room).rglob("*.py"))
+    read = {*re.findall(r"[.\"](\w+)", source)}
+    assert not [f"{model.__name__}.{name}" for model in CLASSES for name in model.model_fields if name not in read]
