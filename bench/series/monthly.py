@@ -14,7 +14,7 @@ from bench.series.load import exported
 from reelkeeper.rules.forecast.month import outlook
 
 SEED: Final = 9401
-LIMITS: Final = {10: 4.6, 15: 3.2, 20: 1.9}  # percent of the month's total, by the days that are known of it
+LIMITS: Final = {10: 4.6, 15: 3.2, 20: 1.8}  # percent of the month's total, by the days that are known of it
 LEAST_DAYS, MOST_DAYS, AHEAD = 120, 365, 31  # of history, and of the month
 FACTOR: Final = (1.5, 4.0)  # of the job's days; each differs from it by some 10 %
 LEVEL, TOLERANCE = 80, 5.0
