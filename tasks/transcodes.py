@@ -17,10 +17,10 @@ from reelkeeper.adapters.ffmpeg.intake import sweep_scratch_dirs
 from reelkeeper.errors import MediaTimeout, Misconfigured, StorageError
 from reelkeeper.model import Outcome
 from reelkeeper.operations import Item, Lease
+from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core.isolation import ENDS_ALL
 from reelkeeper.operations.core.lease import HeldLease, LeaseManager
 from reelkeeper.operations.core.workspace import Workspace, open_workspace
-from reelkeeper.operations.lifecycle import compress as compressing
 from reelkeeper.operations.lifecycle import outcomes as carried_out
 from reelkeeper.operations.lifecycle import plans
 from reelkeeper.operations.lifecycle.compress import Batch, CompressionJob, claim, compress, load_job, may_go_on
@@ -54,7 +54,7 @@ def appraise(workspace: Workspace, recipe: Recipe) -> Appraise:
 
 def left_today(workspace: Workspace, policy: LifecyclePolicy) -> int | None:
     """Give the micro-dollars that compressing may still cost today; None: any amount."""
-    return compressing.left_today(workspace.engine, policy.compress_usd_per_day)
+    return limits.left_for_compressing(workspace.engine, policy.compress_usd_per_day)
 
 
 def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str) -> list[Outcome]:

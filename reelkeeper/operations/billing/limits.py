@@ -15,9 +15,9 @@ from reelkeeper.rules.core import scopes
 from reelkeeper.rules.spend import limits
 from reelkeeper.rules.spend.budget import Period
 from reelkeeper.rules.spend.limits import LimitUse, SpendLimit
-from reelkeeper.store import Session
+from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import job_totals
-from reelkeeper.store.core.engine import now
+from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.jobs.queue import AdmittedJob
 
 
@@ -116,3 +116,12 @@ def _periods(as_of: datetime) -> list[str]:
 
 def _spent(session: Session, microusd: int, at: datetime | None = None) -> dict[str, int]:
     return dict.fromkeys(limits.names(at or now(session)).values(), microusd) if microusd else {}
+
+
+def left_for_compressing(engine: Engine, usd_per_day: Decimal | None) -> int | None:
+    """Give the micro-dollars that compressing may still cost today; None: any amount."""
+    if usd_per_day is None:
+        return None
+    with reading(engine) as session:
+        use = compressing(session, usd_per_day, now(session))
+    return max(0, use.limit_microusd - use.used_microusd)

@@ -16,7 +16,6 @@ from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout
 from reelkeeper.logs import bound
 from reelkeeper.model import CrfSearch, Outcome
-from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core.freeze import why_stopped
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
@@ -106,15 +105,6 @@ class Cost:
         if self._reserved and not self._begun:
             with transaction(self._engine, "compressing.give_back") as session:
                 self.settle(session, 0)
-
-
-def left_today(engine: Engine, usd_per_day: Decimal | None) -> int | None:
-    """Give the micro-dollars that compressing may still cost today; None: any amount."""
-    if usd_per_day is None:
-        return None
-    with reading(engine) as session:
-        use = limits.compressing(session, usd_per_day, now(session))
-    return max(0, use.limit_microusd - use.used_microusd)
 
 
 def load_job(engine: Engine, plan_id: str) -> CompressionJob:

@@ -12,8 +12,9 @@ from pydantic import Field
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.model import Verdict
+from reelkeeper.operations.billing.limits import left_for_compressing
 from reelkeeper.operations.core.overrides import Override, followed
-from reelkeeper.operations.lifecycle import compress, notices, plans
+from reelkeeper.operations.lifecycle import notices, plans
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.lifecycle import guard, lifecycle, selection, transcode
 from reelkeeper.rules.lifecycle import notices as notice_rules
@@ -59,7 +60,7 @@ def tier_storage(
     chosen = selection.largest_first(
         selection.for_tiering(foretold),
         rules.lifecycle.compress_limit,
-        compress.left_today(work.engine, rules.lifecycle.compress_usd_per_day),
+        left_for_compressing(work.engine, rules.lifecycle.compress_usd_per_day),
     )
     under = plans.terms(policy=rules.lifecycle, tiers=rules.tiers, recipe=rules.recipe, acceptance=rules.acceptance)
     return _made(work, "tier_storage", under, chosen, rules.limits)

@@ -7,9 +7,10 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.errors import Frozen, LeaseLost
+from reelkeeper.operations.billing.limits import left_for_compressing
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.health import status
-from reelkeeper.operations.lifecycle.compress import Cost, left_today, may_go_on
+from reelkeeper.operations.lifecycle.compress import Cost, may_go_on
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import job_totals
@@ -36,9 +37,9 @@ def test_many_at_once_spend_exactly_what_a_day_may_cost(engine: sa.Engine) -> No
         costs = list(pool.map(lambda _: Cost.reserve(engine, 300, Decimal("0.002")), range(16)))
     assert len([cost for cost in costs if cost]) == 6
     assert spent(engine) == 1_800
-    assert left_today(engine, Decimal("0.002")) == 200
-    assert left_today(engine, Decimal("0.001")) == 0
-    assert left_today(engine, None) is None
+    assert left_for_compressing(engine, Decimal("0.002")) == 200
+    assert left_for_compressing(engine, Decimal("0.001")) == 0
+    assert left_for_compressing(engine, None) is None
 
 
 def test_searches_that_become_dearer_never_pass_a_day_s_dollars_together(engine: sa.Engine) -> None:
@@ -53,7 +54,7 @@ def test_searches_that_become_dearer_never_pass_a_day_s_dollars_together(engine:
     with ThreadPoolExecutor(8) as pool:
         granted = sum(pool.map(search, range(16)))
     assert granted <= spent(engine) <= 2_000
-    assert left_today(engine, Decimal("0.002")) == 2_000 - spent(engine)
+    assert left_for_compressing(engine, Decimal("0.002")) == 2_000 - spent(engine)
 
 
 def test_a_dead_worker_s_cpu_counts_once_and_what_was_settled_is_not_counted_again(engine: sa.Engine) -> None:
