@@ -11,7 +11,7 @@ from typing import Final
 
 from bench.report import Row
 from reelkeeper.simulation import interval
-from reelkeeper.simulation.queue import COMPLEXITY, POLICIES, SIZES, Rules, Waits, arrivals, clairvoyant, run
+from reelkeeper.simulation.queue import COMPLEXITY, POLICIES, SIZES, Rules, Waits, arrivals, compare
 
 SEEDS: Final = (1, 2, 3, 4)
 JOBS, ERRORS = 2_500, (0.3, 0.6)
@@ -63,15 +63,13 @@ def _play(sizes: str, slots: int, load: float) -> Played:
     chosen = SIZES[sizes]
     for (place, seed), distribution, error in product(enumerate(SEEDS), COMPLEXITY, ERRORS):
         coming = arrivals(distribution, seed=seed, count=JOBS, slots=slots, load=load, error_sigma=error, sizes=chosen)
-        for name, policy in (POLICIES | {"ours": Rules()}).items():
-            found[name][place].append(run(coming, policy, slots=slots, loaded_seconds=chosen.loaded_seconds))
-        best = run(clairvoyant(coming), POLICIES["shortest"], slots=slots, loaded_seconds=chosen.loaded_seconds)
-        found[BOUND][place].append(best)
+        for name, waits in compare(coming, Rules(), slots=slots, loaded_seconds=chosen.loaded_seconds).items():
+            found[name][place].append(waits)
     return found
 
 
 def _shares(of_one: list[list[Waits]], fifo: list[list[Waits]], figure: Callable[[Waits], float]) -> list[float]:
-    """Give the mean of a figure in shares of first come first served's, for each seed."""
+    """Return, for each seed, the mean of a figure divided by that of first come, first served."""
     return [
         fmean(figure(waits) / figure(first) for waits, first in zip(mine, theirs, strict=True))
         for mine, theirs in zip(of_one, fifo, strict=True)

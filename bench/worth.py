@@ -1,4 +1,4 @@
-"""What compressing is worth, on natural clips of three classes: bytes, CPU and dollars, against an earlier revision.
+"""Measure bytes, CPU and dollars of compressing natural clips of three classes, against an earlier revision.
 
 Class A is x264 medium CRF 18, B veryfast CRF 23, C ultrafast at 5 Mbps; 640 pixels wide, 2.5 s of each natural clip.
 Cold knows nothing; warm has learnt from another stretch of each clip in each class. The earlier revision, 4ec30ad, is
@@ -92,7 +92,7 @@ class Clip(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What became of a clip. `path` is None where it was left as it is."""
+    """Result of compressing a clip. `path` is None where the clip was left as it is."""
 
     path: Path | None
     kept_bytes: int
@@ -154,7 +154,7 @@ def before(clips: Sequence[Clip], folder: Path) -> dict[Clip, Made]:
 
 
 def oracle(clip: Clip, folder: Path, recipe: Recipe) -> int:
-    """Give the most micro-dollars that one encode at a known CRF could leave over; 0 where none pays."""
+    """Return the largest net saving, in micro-dollars, of one encode at the CRF of the floor; 0 where none pays."""
     best = 0
     for preset in recipe.presets:
         made = _known(clip, folder, recipe, preset)
@@ -296,7 +296,7 @@ def _floor_rows(name: str, least: Floors, *, promised: bool) -> list[Row]:
 
 
 def _learnt(codec: str, cold: dict[Clip, Made], warm: dict[Clip, Made]) -> list[Row]:
-    """Say what a learnt first CRF is worth: how near it is, and how many encodes follow."""
+    """Compare learnt first CRFs with those of a cold start: distance from the floor, and number of encodes."""
     recipe = Recipe.model_validate({"codec": codec})
 
     def off(made: dict[Clip, Made]) -> float:
@@ -321,7 +321,7 @@ def _learnt(codec: str, cold: dict[Clip, Made], warm: dict[Clip, Made]) -> list[
 
 
 def _at_the_floor(folder: Path, recipe: Recipe, old: dict[Clip, Made]) -> list[Row]:
-    """Say what class A keeps where a preset meets the floor exactly: no search keeps less."""
+    """Measure the bytes that class A keeps at exactly the floor, by preset: a bound for every search."""
     dense, rows = [clip for clip in old if clip.kind == "A"], []
     was = sum(old[clip].kept_bytes for clip in dense)
     for preset in recipe.presets:

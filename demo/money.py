@@ -150,7 +150,7 @@ def stage(workspace: Workspace, today: date) -> int:
 
 
 def jobs_on(day: date, today: date) -> int:
-    """Say how many generations a day had: some growth, quieter weekends, a little unrest, and one spike."""
+    """Return a day's number of generations: growing, fewer at weekends, with some noise and one spike."""
     ago = (today - day).days
     grown = 300 + 110 * (DAYS - ago) / DAYS
     week = 0.82 if day.weekday() >= 5 else 1.06  # noqa: PLR2004  Saturday and Sunday
@@ -204,7 +204,7 @@ def _cell(eighths: int, *, known: bool) -> str:
 
 
 def drawn(message: Message) -> RenderableType:
-    """Give the message as a panel; its text is text, whatever stands in it."""
+    """Draw the message as a panel. Markup in its text is shown, not followed."""
     parts = [part for block in lay_out(message).blocks for part in _block(block)]
     colour = _COLOURS[message.severity] if message.severity else "blue"
     return Panel(

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from statistics import fmean
 from typing import Final, NamedTuple
 
@@ -187,6 +188,13 @@ def run(
         by_tier={tier: fmean(found) for tier, found in tiers.items() if found},
         makespan_seconds=queue.ended,
     )
+
+
+def compare(coming: Sequence[Arrival], ours: Rules, *, slots: int, loaded_seconds: float) -> dict[str, Waits]:
+    """Play the same jobs under `POLICIES`, under `ours`, and as the bound, `clairvoyant`; returns the waits by name."""
+    play = partial(run, slots=slots, loaded_seconds=loaded_seconds)
+    found = {name: play(coming, rules) for name, rules in (POLICIES | {"ours": ours}).items()}
+    return found | {"clairvoyant": play(clairvoyant(coming), POLICIES["shortest"])}
 
 
 class _Queue:

@@ -326,21 +326,26 @@ def make_any(
     return make
 
 
+@contextmanager
+def sampled(capsys: pytest.CaptureFixture[str], what: str) -> Iterator[tuple[random.Random, Counter[str]]]:
+    """Give chance and a count of results; print the seed, and the results at the end."""
+    seed, results = random.randrange(10**6), Counter[str]()
+    print(f"seed {seed}")  # noqa: T201  a failure is played again by it
+    yield random.Random(seed), results
+    with capsys.disabled():
+        print(f"\n{what}, seed {seed}: {dict(results)}, 0 lost, 0 purged")  # noqa: T201  the figure that this is run for
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_sample_of_states_steps_deeds_and_failpoints(
     make_any: MakeAny, tiny_transcode: Transcode, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")  # noqa: T201  a failure is played again by it
-    chance = random.Random(seed)
-    results = Counter[str]()
-    for _ in range(IN_SAMPLE):
-        deed = chance.choice([text for text in DEEDS if text != "put the same"])
-        case = Case(chance.choice(list(STATES)), chance.choice(STEPS), deed, chance.randrange(9))
-        results[play(make_any, case, tiny_transcode)] += 1
-    with capsys.disabled():
-        print(f"\noverwrites, seed {seed}: {dict(results)}, 0 lost, 0 purged")  # noqa: T201  the figure that this is run for
+    with sampled(capsys, "overwrites") as (chance, results):
+        for _ in range(IN_SAMPLE):
+            deed = chance.choice([text for text in DEEDS if text != "put the same"])
+            case = Case(chance.choice(list(STATES)), chance.choice(STEPS), deed, chance.randrange(9))
+            results[play(make_any, case, tiny_transcode)] += 1
     assert results["well"] > IN_SAMPLE // 3
 
 
@@ -349,17 +354,12 @@ def test_a_sample_of_states_steps_deeds_and_failpoints(
 def test_a_sample_of_what_is_put_in_place(
     make_any: MakeAny, tiny_transcode: Transcode, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")  # noqa: T201  a failure is played again by it
-    chance = random.Random(seed)
-    results = Counter[str]()
-    while results.total() - results["past the end"] < IN_PLACE_SAMPLE:
-        state = chance.choice(["live", *IN_PLACE])
-        step = "swap_in_place" if state == "live" else chance.choice(STEPS)
-        deed = chance.choice([text for text in DEEDS if text not in ("put the same", "delete")])
-        results[play(make_any, Case(state, step, deed, chance.randrange(26)), tiny_transcode)] += 1
-    with capsys.disabled():
-        print(f"\noverwrites in place, seed {seed}: {dict(results)}, 0 lost, 0 purged")  # noqa: T201  the figure that this is run for
+    with sampled(capsys, "overwrites in place") as (chance, results):
+        while results.total() - results["past the end"] < IN_PLACE_SAMPLE:
+            state = chance.choice(["live", *IN_PLACE])
+            step = "swap_in_place" if state == "live" else chance.choice(STEPS)
+            deed = chance.choice([text for text in DEEDS if text not in ("put the same", "delete")])
+            results[play(make_any, Case(state, step, deed, chance.randrange(26)), tiny_transcode)] += 1
 
 
 @pytest.mark.soak

@@ -104,14 +104,7 @@ def queue(
         draws = [simulation.recorded(_recorded_jobs(recorded, jobs))]
         loaded, what = 0.0, "record"
 
-    def played(rules: simulation.Rules, coming: "list[simulation.Arrival]") -> simulation.Waits:
-        return simulation.run(coming, rules, slots=slots, loaded_seconds=loaded)
-
-    found = []
-    for coming in draws:
-        waits = {name: played(policy, coming) for name, policy in (simulation.POLICIES | {"ours": ours}).items()}
-        waits["clairvoyant"] = played(simulation.POLICIES["shortest"], simulation.clairvoyant(coming))
-        found.append(waits)
+    found = [simulation.compare(coming, ours, slots=slots, loaded_seconds=loaded) for coming in draws]
     if as_json:
         emit(found[0] if len(found) == 1 else found)
         return

@@ -106,6 +106,15 @@ def compressing(session: Session, usd_per_day: Decimal, at: datetime) -> LimitUs
     return LimitUse(job_totals.COMPRESSING, Period.DAY, day, int(usd_per_day * 10**6), spent, 0, 0)
 
 
+def left_for_compressing(engine: Engine, usd_per_day: Decimal | None) -> int | None:
+    """Give the micro-dollars that compressing may still cost today; None: any amount."""
+    if usd_per_day is None:
+        return None
+    with reading(engine) as session:
+        use = compressing(session, usd_per_day, now(session))
+    return max(0, use.limit_microusd - use.used_microusd)
+
+
 def _totals(session: Session, named: set[str], as_of: datetime) -> list[JobTotal]:
     return job_totals.of_scopes(session, named, _periods(as_of)) if named else []
 
@@ -116,12 +125,3 @@ def _periods(as_of: datetime) -> list[str]:
 
 def _spent(session: Session, microusd: int, at: datetime | None = None) -> dict[str, int]:
     return dict.fromkeys(limits.names(at or now(session)).values(), microusd) if microusd else {}
-
-
-def left_for_compressing(engine: Engine, usd_per_day: Decimal | None) -> int | None:
-    """Give the micro-dollars that compressing may still cost today; None: any amount."""
-    if usd_per_day is None:
-        return None
-    with reading(engine) as session:
-        use = compressing(session, usd_per_day, now(session))
-    return max(0, use.limit_microusd - use.used_microusd)

@@ -9,9 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from hashlib import file_digest
 from pathlib import Path
-from typing import Any
 
 from reelkeeper.adapters.s3.keys import blob_key
 from reelkeeper.errors import IntegrityDoubt, NotFound, StorageError
@@ -75,13 +73,12 @@ def restore(
 
     Those are taken back one by one, through `scratch`; where it is None, through the system's folder for such files.
     """
-    order, place = Order(run_id, author, grace, hold_days), scratch or Path(tempfile.gettempdir())
+    order, folder = Order(run_id, author, grace, hold_days), scratch or Path(tempfile.gettempdir())
     outcomes = _bring_back(workspace, [blob for blob in batch if not blob.is_in_place], order)
-    return outcomes + [_exchange(workspace, blob, order, place) for blob in batch if blob.is_in_place]
+    return outcomes + [_exchange(workspace, blob, order, folder) for blob in batch if blob.is_in_place]
 
 
 def _bring_back(workspace: Workspace, batch: Sequence[Restorable], order: Order) -> list[Outcome]:
-    run_id, author, grace, hold_days = order.run_id, order.author, order.grace, order.hold_days
     if not batch:
         return []
     stored = workspace.bucket.stored([blob.key for blob in batch])
@@ -97,9 +94,11 @@ def _bring_back(workspace: Workspace, batch: Sequence[Restorable], order: Order)
                     there = "nothing is" if found is None else f"{found.size_bytes} bytes, ETag {found.etag}, are"
                     why = f"{there} stored at {blob.key}; recorded were {blob.size_bytes} bytes, ETag {blob.etag}"
                     outcomes.append(Outcome(blob.video_id, "failed", why, blob_id=blob.wanted_blob_id))
-                elif restorable.bring_back(session, blob, run_id, grace):
+                elif restorable.bring_back(session, blob, order.run_id, order.grace):
                     outcomes.append(
-                        Outcome(blob.video_id, "restored", f"by {author}", 0, blob.size_bytes, blob.wanted_blob_id)
+                        Outcome(
+                            blob.video_id, "restored", f"by {order.author}", 0, blob.size_bytes, blob.wanted_blob_id
+                        )
                     )
                 else:
                     why = "meanwhile it was purged, replaced or restored"
@@ -110,21 +109,21 @@ def _bring_back(workspace: Workspace, batch: Sequence[Restorable], order: Order)
             [
                 Event(
                     "restore",
-                    run_id,
+                    order.run_id,
                     blob.video_id,
                     blob.wanted_blob_id,
                     blob.user_id,
-                    {"by": author, "was": blob.state},
+                    {"by": order.author, "was": blob.state},
                 )
                 for blob in batch
                 if blob.video_id in restored
             ],
         )
         # guard restore.held_after: the next run retires a restored video by the same rule
-        if hold_days:
+        if order.hold_days:
             for video_id in sorted(restored):
-                until = now(session) + timedelta(days=hold_days)
-                place(session, HoldTerms("video", video_id, "restored", author, until))
+                until = now(session) + timedelta(days=order.hold_days)
+                place(session, HoldTerms("video", video_id, "restored", order.author, until))
     return outcomes
 
 
@@ -163,8 +162,7 @@ def _put_back(workspace: Workspace, blob: Restorable, order: Order, lease: Lease
 def _announce(
     workspace: Workspace, blob: Restorable, order: Order, lease: Lease, original: Path, digest: str
 ) -> Intent | None:
-    with original.open("rb") as file:
-        md5 = file_digest(file, "md5").hexdigest()
+    md5 = intents.md5(original)
     with transaction(workspace.engine, "restore.announce") as session:
         # guard restore.in_place_permission: with its lease lost, a restore puts back over another run's bytes
         require_permission(session, lease, despite_freeze=True)
@@ -176,12 +174,9 @@ def _announce(
             raise IntegrityDoubt(
                 f"{blob.key}: stored sha256 {digest}, recorded {known.original['sha256']}: not put back"
             )
-        generation = blob.generation + 1
-        new: dict[str, Any] = {**known.original, "key": known.key, "is_ours": False, "etag": md5}
-        aside = {
-            **known.present,
-            "key": blob_key(workspace.bucket.prefix, blob.user_id, blob.video_id, blob.generation, "mp4"),
-        }
+        new = known.original | {"generation": blob.generation + 1, "key": known.key, "is_ours": False, "etag": md5}
+        aside_key = blob_key(workspace.bucket.prefix, blob.user_id, blob.video_id, blob.generation, "mp4")
+        aside = known.present | {"generation": blob.generation, "key": aside_key}
         operation = {
             "kind": "restore",
             "video_id": blob.video_id,
@@ -191,10 +186,4 @@ def _announce(
             "lease_token": lease.token,
             "detail": {"author": order.author, "hold_days": order.hold_days},
         }
-        of_it = {"video_id": blob.video_id}
-        return announce(
-            session,
-            {**new, **of_it, "generation": generation},
-            operation,
-            {**aside, **of_it, "generation": blob.generation},
-        )
+        return announce(session, new, operation, aside)

@@ -5,7 +5,6 @@ download --> shrink --> announce (commit) --put--> --read back and verify--> pub
 Placed at a new key, the result is put beside the old bytes. In place, it is put over them, as `in_place` says.
 """
 
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,18 +124,13 @@ def _aside(workspace: Workspace, source: Source, digest: str, original: Path, re
         "generation": source.generation,
         "key": blob_key(workspace.bucket.prefix, source.user_id, source.video_id, source.generation, "mp4"),
         "size_bytes": source.size_bytes,
-        "etag": _md5(original),
+        "etag": intents.md5(original),
         "sha256": digest,
         "content_type": CONTENT_TYPES["mp4"],
         "codec": result.media.codec,
         "duration_seconds": result.media.duration_seconds,
         "frames": result.media.frames,
     }
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "md5").hexdigest()
 
 
 def _announce(
@@ -159,7 +153,7 @@ def _announce(
         "is_ours": aside is None,
         "size_bytes": result.size_bytes,
         # guard swap.announced_md5: a put in place is taken for an upload after a crash
-        "etag": _md5(Path(result.path)),
+        "etag": intents.md5(Path(result.path)),
         "sha256": result.sha256,
         "content_type": CONTENT_TYPES[extension],
         "codec": result.media.codec,

@@ -44,20 +44,19 @@ def shrink(
     The same source, tools and lessons give the same bytes. Raises ToolMissing, and MediaTimeout or MediaError for what
     another try may mend, the third MediaTimeout apart; all else is a Refusal with its reason.
     """
+    mark = transcode.fingerprint(recipe, acceptance, ffmpeg.tools().encoder(recipe.codec))
     try:
         media = ffmpeg.inspect(source)
     except NotAVideo as wrong:
-        mark = transcode.fingerprint(recipe, acceptance, ffmpeg.tools().encoder(recipe.codec))
         return Refusal("not_a_video", str(wrong), mark)
-    found = _shrunk(source, scratch, media, recipe, acceptance, known)
+    found = _shrunk(source, scratch, media, recipe, acceptance, known, mark)
     return replace(found, codec=media.codec) if isinstance(found, Refusal) else found
 
 
 def _shrunk(
-    source: Path, scratch: Path, media: Media, recipe: Recipe, acceptance: Acceptance, known: Circumstances
+    source: Path, scratch: Path, media: Media, recipe: Recipe, acceptance: Acceptance, known: Circumstances, mark: str
 ) -> Transcode | Refusal:
     encoder = ffmpeg.tools().encoder(recipe.codec)
-    mark = transcode.fingerprint(recipe, acceptance, encoder)
     if refusal := transcode.skip(media, recipe, mark):
         return refusal
     learnt, model, remaining_days = known.lessons(encoder), known.model, known.remaining_days

@@ -216,7 +216,7 @@ def delete_marked(workspace: Workspace, video_ids: Sequence[str], run_id: str) -
 def _give_up_in_place(workspace: Workspace, leases: Sequence[Lease], grace: Grace) -> None:
     """End what was being put in place: both what stood at the key and what was put there goes."""
     by_video = {lease.name.removeprefix("video/"): lease for lease in leases}
-    for intent in intents.open_intents(workspace) if by_video else []:
+    for intent in intents.open_intents(workspace):
         if intent.aside_blob_id is not None and intent.video_id in by_video:
             # guard takedown.in_place: what was put at a service's key is taken for an upload, and is live
             with suppress(StorageError):  # its put may be taken yet: the takedown is repeated then

@@ -128,8 +128,8 @@ def _close(session: Session, intent: Intent, sight: Sight | None, *, moved: bool
     if intent.reservation:
         (quota.settle if moved else quota.release)(session, intent.reservation)
     record(session, _events(intent, sight, moved=moved, outcome=outcome))
-    if moved and intent.kind == "restore":
-        _hold_restored(session, intent)
+    if moved and intent.kind == "restore" and sight is not None:
+        _hold_restored(session, intent, sight)
     return True
 
 
@@ -146,14 +146,14 @@ def _events(intent: Intent, sight: Sight | None, *, moved: bool, outcome: str) -
     return events
 
 
-def _hold_restored(session: Session, intent: Intent) -> None:
-    """Remember that a swap in place was taken back, and keep the video for as long as whoever did it says."""
-    author, days = in_place_rows.note_taken_back(session, intent)
+def _hold_restored(session: Session, intent: Intent, sight: Sight) -> None:
+    """Remember that a swap in place was taken back, and hold the video for as many days as its author wants."""
+    in_place_rows.note_taken_back(session, intent)
     notices.end(session, [intent.video_id], "restored")
     # guard in_place.held_after: the next run retires a video whose swap was taken back
-    if days:
+    if days := sight.known.hold_days:
         until = now(session) + timedelta(days=days)
-        place_hold(session, HoldTerms("video", intent.video_id, "restored", author, until))
+        place_hold(session, HoldTerms("video", intent.video_id, "restored", sight.known.author, until))
 
 
 def _verify(workspace: Workspace, intent: Intent, scratch: Path) -> str | None:
@@ -216,6 +216,12 @@ def verify_stored(path: Path, expected: Expected, limits: MediaLimits | None = N
     # guard publish.duration: a video is published that is shorter than what it replaces
     if not abs(decoded.duration_seconds - expected.duration_seconds) <= _DECODED_TOLERANCE_SECONDS:
         raise IntegrityDoubt(f"decoded: {decoded.duration_seconds:.3f} s; announced: {expected.duration_seconds:.3f} s")
+
+
+def md5(path: Path) -> str:
+    """Return a file's MD5 in hex: the ETag that a single PUT of it gets."""
+    with path.open("rb") as file:
+        return file_digest(file, "md5").hexdigest()
 
 
 def _require_bytes(path: Path, expected: Expected) -> None:

@@ -53,8 +53,7 @@ def upload(
     media = ffmpeg.inspect(source)
     with source.open("rb") as file:
         sha256 = file_digest(file, "sha256").hexdigest()
-        file.seek(0)
-        md5 = file_digest(file, "md5").hexdigest()
+    md5 = intents.md5(source)
     intents.require_room(scratch, media.size_bytes)  # where it is read back: before anything is announced
     extension = source.suffix.lstrip(".").lower()
     with transaction(workspace.engine, "upload.announce") as session:

@@ -60,7 +60,6 @@ class Stakes(NamedTuple):
     usd_per_probe: float
 
 
-FREE: Final = Stakes(1.0, 0.0)  # CPU costs nothing
 FREE_SHARE: Final = 0.03  # of a result's bytes, for which another encode is made where CPU has no price
 
 

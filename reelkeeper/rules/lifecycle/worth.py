@@ -136,16 +136,15 @@ def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int
     kept = (before.kept_bytes + _PRIOR_BYTES * payback.expected_size_percent / 100) / known
     cpu_seconds = (before.cpu_seconds + _PRIOR_BYTES * prior_cpu) / known * size_bytes
     saved, days = max(0.0, size_bytes * (1 - kept)), payback.days(remaining_days)
-    if payback.cpu_usd_per_hour is None:
-        return Worth(round(saved), days, cpu_seconds, payback)
-    gain, cost = saved * days * USD_PER_BYTE_DAY, payback.cpu_usd(cpu_seconds)
     mean_saved = mean_cpu = 0.0
-    for chance, dearer, better in _MAY_BE:
-        if gain * better > cost * dearer + REQUESTS_USD:
-            mean_saved += chance * better
-            mean_cpu += chance * dearer
-    if not mean_saved:
-        return Worth(round(saved), days, cpu_seconds, payback)
+    if payback.cpu_usd_per_hour is not None:
+        gain, cost = saved * days * USD_PER_BYTE_DAY, payback.cpu_usd(cpu_seconds)
+        for chance, dearer, better in _MAY_BE:
+            if gain * better > cost * dearer + REQUESTS_USD:
+                mean_saved += chance * better
+                mean_cpu += chance * dearer
+    if not mean_saved:  # nothing depends on how it turns out
+        mean_saved = mean_cpu = 1.0
     return Worth(round(saved * mean_saved), days, cpu_seconds * mean_cpu, payback)
 
 

@@ -24,7 +24,7 @@ class InPlace(NamedTuple):
     """An open intent in place: what is recorded of its three objects, and how far it is.
 
     `old_md5` is that of the old bytes, the ETag that they get when they are put back. `undoing` says why they are.
-    `author` took a swap back.
+    `author` takes a swap back, and has the video held for `hold_days` then; "" and 0 of a swap.
     """
 
     old: Recorded
@@ -35,7 +35,8 @@ class InPlace(NamedTuple):
     aside_sha256: str
     sent_at: datetime | None
     undoing: str | None
-    author: str | None
+    author: str
+    hold_days: int
 
 
 def find(session: Session, intent: Intent) -> InPlace:
@@ -51,7 +52,8 @@ def find(session: Session, intent: Intent) -> InPlace:
             aside.c.sha256,
             operations.c.sent_at,
             operations.c.outcome,
-            operations.c.detail["author"].as_string(),
+            sa.func.coalesce(operations.c.detail["author"].as_string(), ""),
+            sa.func.coalesce(operations.c.detail["hold_days"].as_integer(), 0),
         )
         .join(old, old.c.id == operations.c.old_blob_id)
         .join(new, new.c.id == operations.c.new_blob_id)
@@ -123,19 +125,14 @@ def hand_over(session: Session, intent: Intent, found: StoredObject, grace: Grac
     session.execute(sa.update(blobs).where(blobs.c.id == intent.new_blob_id).values(retired(now(session), grace, why)))
 
 
-def note_taken_back(session: Session, intent: Intent) -> tuple[str, int]:
-    """Remember that the result of a recipe is not wanted of this video; returns who says so, and for how many days."""
+def note_taken_back(session: Session, intent: Intent) -> None:
+    """Remember that the result of this recipe is not wanted of the video."""
     recipe = sa.select(blobs.c.recipe).where(blobs.c.id == intent.old_blob_id).scalar_subquery()
     session.execute(
         sa.update(videos)
         .where(videos.c.id == intent.video_id)
         .values(refused_recipe=recipe, refused_reason="its swap was taken back", refused_at=now(session))
     )
-    detail = operations.c.detail
-    row = session.execute(
-        sa.select(detail["author"].as_string(), detail["hold_days"].as_integer()).where(operations.c.id == intent.id)
-    ).one()
-    return row[0], row[1]
 
 
 def _retire_aside(session: Session, intent: Intent, grace: Grace, why: str) -> None:

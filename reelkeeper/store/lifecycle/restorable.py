@@ -12,7 +12,17 @@ from reelkeeper.store.lifecycle import notices
 from reelkeeper.store.tables import blobs, operations, videos
 from reelkeeper.store.videos.conditions import BY_ITS_USER, TAKEN_DOWN, retired
 
-_FACTS: Final = ("size_bytes", "etag", "sha256", "content_type", "codec", "duration_seconds", "frames", "recipe")
+_FACTS: Final = (
+    "video_id",
+    "size_bytes",
+    "etag",
+    "sha256",
+    "content_type",
+    "codec",
+    "duration_seconds",
+    "frames",
+    "recipe",
+)
 
 
 class Restorable(NamedTuple):

@@ -59,19 +59,15 @@ def not_viewed_since(moment: datetime | sa.ColumnElement[datetime]) -> Condition
     return sa.or_(videos.c.last_viewed_at.is_(None), videos.c.last_viewed_at <= moment)
 
 
-def stands() -> Condition:
+def stands(row: sa.FromClause = blobs) -> Condition:
     """Say in SQL that a row is of what is stored at its key, not of what a swap in place is about to put there."""
-    return _stands(blobs)
-
-
-def _stands(row: sa.FromClause) -> Condition:
     return sa.or_(row.c.state != BlobState.PENDING, row.c.is_ours)
 
 
 def has_open_row(key: sa.ColumnElement[str], but_for: sa.ColumnElement[int]) -> Condition:
     """Say in SQL that another row than `but_for` stands for what is stored at `key`: at most one that is not `gone`."""
     other = blobs.alias("open_row")
-    is_open = sa.and_(other.c.state != BlobState.GONE, _stands(other))
+    is_open = sa.and_(other.c.state != BlobState.GONE, stands(other))
     return sa.exists().where(other.c.key == key, other.c.id != but_for, is_open)
 
 

@@ -174,12 +174,11 @@ def close(session: Session, intent: Intent, *, published: bool, outcome: str, gr
     )
     if not ended:
         return False
-    fate: dict[str, Any] = {"state": BlobState.LIVE} if published else retired(at, grace, outcome)
-    if not published and intent.aside_blob_id is not None:
-        fate = {
-            "state": BlobState.GONE,
-            "retire_reason": outcome,
-        }  # never stored, or put back: nothing is left to sweep
+    fate: dict[str, Any] = {"state": BlobState.LIVE}
+    if not published and intent.aside_blob_id is None:
+        fate = retired(at, grace, outcome)
+    elif not published:  # never stored, or put back: nothing is left to sweep
+        fate = {"state": BlobState.GONE, "retire_reason": outcome}
     session.execute(
         # guard publish.pending_only: bytes that are purged already become live
         sa.update(blobs).where(blobs.c.id == intent.new_blob_id, blobs.c.state == BlobState.PENDING).values(**fate)

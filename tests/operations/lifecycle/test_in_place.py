@@ -85,6 +85,12 @@ class Linked:
         how: dict[str, Any] = {"scratch": self.scratch, "lease": self.lease, "grace": Grace()}
         return [intents.settle(self.workspace, item, **how) for item in intents.open_intents(self.workspace)]
 
+    def purge_overdue(self, blob_id: int) -> list[Outcome]:
+        """Purge a blob, as if every grace had passed."""
+        change(self.world, blobs, purge_after=LONG_AGO)
+        plan = self.world.plan("purge_retired", "purge", [blob_id])
+        return purge.purge(self.workspace, plan, [blob_id], lease=self.lease, run_id="purge", grace=Grace())
+
     def shows(self) -> bytes:
         return self.workspace.bucket.read_bytes(self.key, 10**7)
 
@@ -188,9 +194,7 @@ def test_a_retired_video_comes_back_where_it_was(linked: Linked) -> None:
 def test_the_copy_is_purged_after_its_grace_and_the_key_never(linked: Linked) -> None:
     linked.swap()
     (aside,) = linked.asides()
-    change(linked.world, blobs, purge_after=LONG_AGO)
-    plan = linked.world.plan("purge_retired", "purge", [aside.id])
-    purge.purge(linked.workspace, plan, [aside.id], lease=linked.lease, run_id="purge", grace=Grace())
+    linked.purge_overdue(aside.id)
     assert linked.world.double.deleted() == [aside.key]
     assert linked.shows() == linked.smaller
     linked.world.check()
@@ -201,9 +205,7 @@ def test_a_copy_stays_while_the_key_does_not_show_what_took_its_place(linked: Li
     linked.swap()
     (aside,) = linked.asides()
     linked.put(NEWER)
-    change(linked.world, blobs, purge_after=LONG_AGO)
-    plan = linked.world.plan("purge_retired", "purge", [aside.id])
-    (kept,) = purge.purge(linked.workspace, plan, [aside.id], lease=linked.lease, run_id="purge", grace=Grace())
+    (kept,) = linked.purge_overdue(aside.id)
     assert (kept.action, linked.world.double.deleted()) == ("skipped", [])
 
 

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelkeeper.rules.lifecycle.crf import FREE, Probe, Stakes, best, careful, frame_step, is_good, next_crf
+from reelkeeper.rules.lifecycle.crf import Probe, Stakes, best, careful, frame_step, is_good, next_crf
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 
 AV1 = Recipe(codec="av1")
 
 SIZE = 1_000_000  # bytes of the source
+FREE = Stakes(1.0, 0.0)  # CPU costs nothing
 MONTHS = Stakes(4.5e-11, 2e-5)  # three months of a byte, and two CPU seconds at 0.04 USD an hour
 
 
