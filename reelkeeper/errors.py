@@ -32,6 +32,7 @@ ReelkeeperError
 ├── StorageError                exit 1   R2 did not do what was asked
 │   ├── ObjectMissing
 │   ├── ObjectChanged
+│   ├── ObjectLocked
 │   ├── KeyTaken
 │   └── TruncatedListing
 ├── UsageUnknown                exit 1   nobody has said what was used, or Cloudflare not all of it
@@ -231,6 +232,10 @@ class ObjectMissing(StorageError):
 
 class ObjectChanged(StorageError):
     """The object is not the one that was asked for."""
+
+
+class ObjectLocked(StorageError):
+    """A bucket lock keeps the object as it is."""
 
 
 class KeyTaken(StorageError):

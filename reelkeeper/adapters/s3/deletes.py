@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 
-from reelkeeper.adapters.s3.transport import ATTEMPTS, cause, wait_before
+from reelkeeper.adapters.s3.transport import ATTEMPTS, LOCKED, cause, wait_before
 from reelkeeper.errors import StorageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 BATCH_KEYS = 1000  # R2 takes no more in one DeleteObjects (error 10027)
 PASSING_ERRORS = frozenset({"InternalError", "SlowDown", "ServiceUnavailable", "TooManyRequests"})
-LOCKED = "ObjectLockedByBucketPolicy"  # R2's bucket locks (error 10069)
 # What a server says that has deleted nothing, and will not later (R2: "Error codes"; Amazon S3: "Error responses").
 REFUSALS = frozenset(
     {

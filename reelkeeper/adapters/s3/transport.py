@@ -25,7 +25,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as HTTPConnectionError
 from botocore.handlers import add_expect_header
 
-from reelkeeper.errors import ObjectChanged, ObjectMissing, StorageError
+from reelkeeper.errors import ObjectChanged, ObjectLocked, ObjectMissing, StorageError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 7  # of one request; the waits between them add up to 29 s on average: a server's restart is outlasted
 MAX_WAIT_SECONDS = 16
+LOCKED = "ObjectLockedByBucketPolicy"  # R2's bucket locks (error 10069)
 SILENCE_SECONDS = 60  # between two bytes, not for a whole video
 PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})  # R2's "Error codes": the first, second and fourth may pass
 _SESSION = boto3.Session()  # one for all clients: it reads S3's model once, which takes 130 ms
@@ -101,6 +102,8 @@ def translate_errors(request: str) -> Iterator[None]:
             raise ObjectMissing(f"{request}: no such object") from error
         if status == 412:  # noqa: PLR2004  HTTP's precondition failed
             raise ObjectChanged(f"{request}: what stands there is not what the condition asked for") from error
+        if code == LOCKED:
+            raise ObjectLocked(f"{request}: {cause(error)}") from error
         raise StorageError(f"{request}: {cause(error)}") from error
     except BotoCoreError as error:
         raise StorageError(f"{request}: {cause(error)}") from error

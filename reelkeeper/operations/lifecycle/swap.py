@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.s3.keys import blob_key
-from reelkeeper.errors import IntegrityDoubt
+from reelkeeper.errors import IntegrityDoubt, ObjectLocked
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, Outcome, Refusal, Transcode
 from reelkeeper.operations.core.freeze import require_permission
@@ -24,10 +24,11 @@ from reelkeeper.rules.lifecycle.transcode import (
     NOT_IN_PLACE,
     NOT_TRIED,
     Placement,
+    locked_mark,
     why_not_in_place,
 )
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import swaps
 from reelkeeper.store.lifecycle.swaps import Source
@@ -87,12 +88,15 @@ def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run
         if intent is None:
             why = "while it was encoded it was held, replaced or retired"
             return Outcome(video_id, "skipped", why, source.size_bytes, source.size_bytes, source.blob_id)
+        locked = None
         if is_in_place:
-            in_place.put(workspace, intent, Path(result.path), place, lease)
+            locked = _put_in_place(workspace, intent, result, place, lease)
         else:
             # guard swap.headers: a link that downloads, or is kept by caches for a day, does not any more
             intents.put(workspace, intent, Path(result.path), workspace.bucket.headers(source.key, source.etag))
-    return intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
+    settled = intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
+    # guard swap.locked: a video that a bucket lock keeps is encoded anew every night
+    return _remember(workspace, source, locked, lease=lease, run_id=run_id) if locked else settled
 
 
 def _remember(workspace: Workspace, source: Source, refusal: Refusal, *, lease: Lease, run_id: str) -> Outcome:
@@ -115,6 +119,17 @@ def _refuse_in_place(original: Path, source: Source) -> Refusal | None:
     container = "mp4" if is_mp4 else "QuickTime" if media.container == "mov" else media.container
     unfit = why_not_in_place(media.codec, container, source.size_bytes)
     return Refusal(NOT_IN_PLACE, unfit, NOT_IN_PLACE, codec=media.codec) if unfit else None
+
+
+def _put_in_place(workspace: Workspace, intent: Intent, result: Transcode, place: Path, lease: Lease) -> Refusal | None:
+    """Put the result over the original; refuse, for this month, what a bucket lock keeps."""
+    try:
+        in_place.put(workspace, intent, Path(result.path), place, lease)
+    except ObjectLocked as locked:
+        with reading(workspace.engine) as session:
+            mark = locked_mark(now(session))
+        return Refusal("locked", f"{locked}. It is tried again next month", mark)
+    return None
 
 
 def _aside(workspace: Workspace, source: Source, digest: str, original: Path, result: Transcode) -> dict[str, Any]:

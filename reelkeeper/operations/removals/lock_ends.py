@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from reelkeeper.adapters import cloudflare
-from reelkeeper.adapters.s3.deletes import LOCKED
+from reelkeeper.adapters.s3.transport import LOCKED
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model.buckets import NEVER, Lock, locked_until
 from reelkeeper.operations.core.workspace import Workspace

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reelkeeper.adapters.s3.r2 import Headers
-from reelkeeper.errors import IntegrityDoubt, LeaseLost, ObjectChanged, ObjectMissing, StorageError
+from reelkeeper.errors import IntegrityDoubt, LeaseLost, ObjectChanged, ObjectLocked, ObjectMissing, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, StoredObject
 from reelkeeper.operations.core.freeze import require_permission
@@ -74,7 +74,8 @@ def put(workspace: Workspace, intent: Intent, source: Path, place: Path, lease: 
     """Copy the old bytes aside, and put `source` over them. What became of it, `look` says.
 
     `place` is a folder with room for the old bytes. Raises Frozen, LeaseLost, IntegrityDoubt and StorageError, and
-    leaves the intent open; a key that the service has overwritten is left as it is, and that is no error.
+    leaves the intent open; ObjectLocked where a bucket lock keeps the key. One that the service has overwritten is left
+    as it is, and that is no error.
     """
     bucket = workspace.bucket
     with reading(workspace.engine) as session:
@@ -157,10 +158,15 @@ def _send(
         if not is_unchanged():
             raise ObjectChanged(f"{intent.key}: the service has stored something since it was read")
 
+    locked = None
     try:
         with effect("in_place.put"):
             workspace.bucket.put_over(intent.key, file, etag, headers, last_look)
     except (ObjectChanged, ObjectMissing):
         pass  # the service's newer bytes stay
+    except ObjectLocked as error:
+        locked = error
     with transaction(workspace.engine, "in_place.answered") as session:
         rows.note_answered(session, intent)
+    if locked:
+        raise locked

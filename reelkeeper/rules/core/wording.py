@@ -36,6 +36,8 @@ SENTENCES: Final = {
     "on: reelkeeper doctor --contract",
     "too_large_in_place": "{views} in {terms.window}, {age}, but larger than the 5 GiB that one put in place takes",
     "not_in_place": "{views} in {terms.window}, {age}, but not H.264 in MP4, which alone is put over in place",
+    "locked_in_place": "{views} in {terms.window}, {age}, but a bucket lock keeps what stands at its key: "
+    "tried again next month",
     "does_not_pay": "{views} in {terms.window}, {age}, but an encode would not pay",
     "cold_compress": "{views} in {terms.window}, {age}: {terms.compressing}",
 }

@@ -20,7 +20,7 @@ The first rule that matches decides, and they stand in this order:
     cold_compress       COMPRESS  seldom viewed, and no longer new
 
 Where results are put in place, `selection` keeps some of the last: `in_place_not_tried`, `too_large_in_place`,
-`not_in_place`.
+`not_in_place`, `locked_in_place`.
 
 "Above 7 days" is an age of more than 7 x 24 hours; "below 5 views" is 4 or fewer in the trailing 30 days.
 The first of the policy's `segments` that matches a video says what these limits are for it: see `segments`.

@@ -7,7 +7,15 @@ import heapq
 from collections.abc import Iterable, Iterator
 
 from reelkeeper.model import Action, Verdict, Video
-from reelkeeper.rules.lifecycle.transcode import IN_PLACE_CODEC, MAX_BYTES_IN_PLACE, NEW_KEY, NOT_IN_PLACE, Placement
+from reelkeeper.rules.core.wording import Terms
+from reelkeeper.rules.lifecycle.transcode import (
+    IN_PLACE_CODEC,
+    MAX_BYTES_IN_PLACE,
+    NEW_KEY,
+    NOT_IN_PLACE,
+    Placement,
+    locked_mark,
+)
 from reelkeeper.rules.lifecycle.worth import Worth
 
 
@@ -75,11 +83,13 @@ def _fitting(verdict: Verdict, *, keeps_contract: bool) -> Verdict:
     if verdict.action is not Action.COMPRESS or video.is_ours:
         return verdict
     # guard rules.in_place: a plan promises what no run will do, and leaves out what it could have done
-    rule = "in_place_not_tried" if not keeps_contract else _unfit(video)
+    rule = "in_place_not_tried" if not keeps_contract else _unfit(video, verdict.figures[0])
     return Verdict(video, Action.KEEP, rule, verdict.figures[:1]) if rule else verdict
 
 
-def _unfit(video: Video) -> str | None:
+def _unfit(video: Video, terms: object) -> str | None:
+    if isinstance(terms, Terms) and video.refused_recipe == locked_mark(terms.as_of):
+        return "locked_in_place"
     if video.size_bytes > MAX_BYTES_IN_PLACE:
         return "too_large_in_place"
     # what nobody has probed is, by the run that reads it

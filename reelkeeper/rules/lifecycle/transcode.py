@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -148,6 +149,11 @@ def why_not_in_place(codec: str, container: str, size_bytes: int) -> str | None:
     if (codec, container) != (IN_PLACE_CODEC, "mp4"):
         return f"{codec} in {container}, and only H.264 in MP4 is put over H.264 in MP4"
     return None
+
+
+def locked_mark(at: datetime) -> str:
+    """Identify a refusal in place for a bucket lock: it stands for the month, as locks of an age end by themselves."""
+    return f"locked_{at:%Y-%m}"
 
 
 def fingerprint(recipe: Recipe, acceptance: Acceptance, encoder: str) -> str:

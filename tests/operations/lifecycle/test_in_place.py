@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.adapters.s3 import replace as replacing
+from reelkeeper.adapters.s3.transport import LOCKED
 from reelkeeper.errors import Frozen, IntegrityDoubt, LeaseLost, NotPlayable, StorageError
 from reelkeeper.model import BlobState, Grace, Outcome, Transcode, VideoState
 from reelkeeper.operations.core.freeze import freeze, thaw
@@ -25,8 +26,9 @@ from reelkeeper.operations.removals import takedown
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.views import show
+from reelkeeper.rules.lifecycle.transcode import locked_mark
 from reelkeeper.store.core.audit import purged_after
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease, acquire
 from reelkeeper.store.tables import audit_events, blobs, holds, operations, videos
 from reelkeeper.store.videos.holds import HoldTerms
@@ -522,6 +524,21 @@ def test_where_the_bucket_was_not_tried_nothing_is_put(linked: Linked) -> None:
     assert (outcome.action, "doctor --contract" in outcome.reason) == ("skipped", True)
     assert not linked.world.double.sent("CopyObject")
     linked.assert_as_it_was()
+
+
+def test_what_a_bucket_lock_keeps_stays_and_is_remembered(linked: Linked) -> None:
+    linked.world.double.faults.fail("PutObject", 403, code=LOCKED)
+    outcome = linked.swap()
+    assert (outcome.action, LOCKED in outcome.reason) == ("refused", True)
+    assert linked.is_kept(linked.original)
+    linked.assert_as_it_was()
+    with reading(linked.workspace.engine) as session:
+        known = session.execute(
+            sa.select(videos.c.refused_recipe, operations.c.state).join(
+                operations, operations.c.video_id == videos.c.id
+            )
+        ).all()
+        assert known == [(locked_mark(now(session)), "abandoned")]
 
 
 @pytest.mark.long

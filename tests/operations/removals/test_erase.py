@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlmodel import SQLModel
 
 from reelkeeper import failpoints
-from reelkeeper.adapters.s3.deletes import LOCKED
+from reelkeeper.adapters.s3.transport import LOCKED
 from reelkeeper.errors import Frozen, LeaseLost, NotFound, UserErased
 from reelkeeper.model.requests import GenerationRequest, Queued, Unfulfilled
 from reelkeeper.operations.billing import users

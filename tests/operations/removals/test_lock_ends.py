@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reelkeeper.adapters.s3.deletes import LOCKED
+from reelkeeper.adapters.s3.transport import LOCKED
 from reelkeeper.errors import TokenRefused
 from reelkeeper.model.buckets import Lock
 from reelkeeper.operations.removals import lock_ends

@@ -1,5 +1,6 @@
 """What may be put over the original at the service's key, and what a plan says of the rest."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from reelkeeper.rules.lifecycle.transcode import (
     Placement,
     Recipe,
     fingerprint,
+    locked_mark,
     why_not_in_place,
 )
 from tests.rules.videos import AS_OF, RECIPE, video
@@ -31,6 +33,7 @@ def planned(judged: Video, placement: Placement = "in_place", *, keeps_contract:
     [
         ({"codec": "vp8"}, "not_in_place", "not H.264 in MP4"),
         ({"refused_recipe": "not_in_place"}, "not_in_place", "not H.264 in MP4"),  # as a run has found
+        ({"refused_recipe": locked_mark(AS_OF)}, "locked_in_place", "a bucket lock"),
         ({"size_bytes": MAX_BYTES_IN_PLACE + 1}, "too_large_in_place", "larger than the 5 GiB"),
     ],
 )
@@ -54,6 +57,12 @@ def test_the_rest_goes_on(codec: str | None, size_bytes: int) -> None:
     assert planned(fits._replace(codec="vp8"), "new_key", keeps_contract=False)[1] == "cold_compress"
     assert planned(video(codec="vp8"), keeps_contract=False)[1] == "cold_compress"  # at a key of ours
     assert planned(video(366, 9, is_ours=False, codec="vp8"))[1] == "past_retention"
+
+
+def test_what_a_lock_kept_is_tried_again_the_next_month() -> None:
+    last_month = AS_OF.replace(day=1) - timedelta(days=1)
+    assert planned(video(is_ours=False, refused_recipe=locked_mark(last_month)))[1] == "cold_compress"
+    assert planned(video(is_ours=False, refused_recipe=locked_mark(AS_OF)), "new_key")[1] == "cold_compress"
 
 
 def test_only_h264_in_mp4_of_one_put_is_put_over() -> None:
