@@ -37,7 +37,7 @@ class SizeAndAge(NamedTuple):
     A user's first `burst` waiting jobs count once, the next as many twice, and so on.
     """
 
-    seconds_by_tier: dict[str, float]
+    seconds_by_tier: tuple[tuple[str, float], ...]
     other_seconds: float  # of a tier that is not known
     burst: int
 

@@ -63,16 +63,22 @@ class Room:
 
     def fits(self, job: WaitingJob) -> bool:
         """Whether there is a place for a job in each of its scopes."""
-        limits = scopes.limits_of(_scopes(job), self._caps)
-        is_tried = any(self._trials.get(scope, 1) < 1 for scope in _scopes(job))
+        return self._fits(_scopes(job))
+
+    def _fits(self, job_scopes: Sequence[str]) -> bool:
+        limits = scopes.limits_of(job_scopes, self._caps)
+        is_tried = any(self._trials.get(scope, 1) < 1 for scope in job_scopes)
         return not is_tried and all(self._taken[scope] < cap for scope, cap in limits.items())
 
     def take(self, job: WaitingJob) -> bool:
         """Give a job its place; says whether one of its scopes is full now."""
-        self._taken.update(_scopes(job))
+        if not self._caps and not self._trials:
+            return False
+        job_scopes = _scopes(job)
+        self._taken.update(job_scopes)
         # guard claims.trials: a provider that is tried whether it is well gets all jobs at once, and fails them
-        self._trials |= {scope: self._trials[scope] - 1 for scope in _scopes(job) if scope in self._trials}
-        return not self.fits(job)
+        self._trials |= {scope: self._trials[scope] - 1 for scope in job_scopes if scope in self._trials}
+        return not self._fits(job_scopes)
 
 
 def _scopes(job: WaitingJob) -> tuple[str, ...]:

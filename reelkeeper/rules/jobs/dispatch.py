@@ -22,7 +22,7 @@ wait: 120 s, the oldest job of all, next once it has waited 636 s and others hav
 """
 
 from bisect import bisect_left
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -168,7 +168,7 @@ class RankedQueue:
     def first(self, credit_seconds: float, warm_model: str | None = None) -> Choice:
         """Choose among those that are left, of which there must be one."""
         policy, jobs, ranks = self._policy, self._jobs.values(), self._ranks
-        warm = [job for job in jobs if job.model == warm_model] if policy.affinity_seconds else []
+        warm = [job for job in jobs if job.model == warm_model] if warm_model and policy.affinity_seconds else []
         oldest = next(iter(jobs))
         latest = oldest.submitted_at + timedelta(seconds=policy.affinity_seconds)
         if self._is_due(oldest, credit_seconds):
@@ -196,7 +196,7 @@ class RankedQueue:
         """Leave out a job that has started."""
         del self._jobs[job.id], self._ranks[job.id]
         self._seconds -= job.estimate_seconds
-        theirs = [other for other in self._jobs.values() if other.user_id == job.user_id]
+        theirs = [self._jobs[other] for other in self._of_user[job.user_id] if other in self._jobs]
         moved_up = [other._replace(ahead=max(other.ahead - 1, 0)) for other in theirs if _age(other) > _age(job)]
         self._jobs.update((other.id, other) for other in moved_up)
         if self._policy.rule == "levels" and self._policy.class_bounds_seconds is None:
@@ -211,6 +211,9 @@ class RankedQueue:
         jobs = list(self._jobs.values())
         self._ranking = _Ranking(jobs, self._policy, self._tiers, self._as_of)
         self._ranks = {job.id: self._ranking(job) for job in jobs}
+        self._of_user = defaultdict[str, list[str]](list)
+        for job in jobs:
+            self._of_user[job.user_id].append(job.id)
 
     def _is_due(self, oldest: WaitingJob, credit_seconds: float) -> bool:
         """Whether the oldest has earned its place, and waited so long that it takes it."""
@@ -288,7 +291,7 @@ def window(policy: DispatchPolicy, tiers: Tiers) -> SizeAndAge | None:
     if policy.rule not in {"aging", "fifo"}:
         return None
     weight = policy.size_weight if policy.rule == "aging" else 0.0
-    seconds = {name: weight / tier.queue_weight for name, tier in tiers.items()}
+    seconds = tuple((name, weight / tier.queue_weight) for name, tier in tiers.items())
     return SizeAndAge(seconds, weight, policy.user_burst)
 
 

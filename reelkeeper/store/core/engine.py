@@ -174,6 +174,14 @@ def one_of(
     return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(column.type)))
 
 
+def checked(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Check a condition of rows that are found otherwise, as by id, and do not look for them by its own index.
+
+    SQLite takes the index of a state for the better one, and reads all rows of that state.
+    """
+    return condition.is_(sa.true())
+
+
 class Clock(FunctionElement[datetime]):
     """The database's clock as an SQL expression, plus some seconds: `LeaseRow.expires_at < Clock()`, `Clock(60)`.
 

@@ -5,13 +5,14 @@ Time is the database's. A claim is `current` as long as nobody has been given a 
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model.jobs import JobState, Occupied, SizeAndAge, WaitingJob
-from reelkeeper.store.core.engine import Clock, changed, insert_into
+from reelkeeper.store.core.engine import Clock, changed, checked, insert_into, one_of
 from reelkeeper.store.tables import controls, jobs
 
 LEASE_SECONDS = 60.0
@@ -171,21 +172,38 @@ def waiting_jobs(
     All jobs where the queue is short. Of a long one, a bounded window: the oldest, and those that `rank` puts first, or
     without one the shortest of each of `tiers`, and of those of none.
     """
-    earlier = sa.func.row_number().over(partition_by=jobs.c.user_id, order_by=(jobs.c.created_at, jobs.c.id)) - 1
-    wanted = (jobs.c.id, jobs.c.tier, jobs.c.created_at, jobs.c.estimate_seconds, earlier.label("ahead"))
-    waits = sa.select(*wanted).where(_waits(), _outside(full, taken, others)).cte("waits")
-    age, all_of_them = (waits.c.created_at, waits.c.id), sa.select(waits.c.id)
+    rows = session.execute(_window(rank, tuple(tiers), frozenset(full), tuple(taken), tuple(others))).all()
+    found = [WaitingJob(*row[:-1]) for row in rows]
+    return found, (rows[0][-1] if rows else 0.0) - sum(job.estimate_seconds for job in found)
+
+
+@lru_cache(maxsize=16)  # to build it takes more CPU than to read what it finds
+def _window(
+    rank: SizeAndAge | None,
+    tiers: tuple[str, ...],
+    full: frozenset[str],
+    taken: tuple[str, ...],
+    others: tuple[tuple[str, str], ...],
+) -> sa.Select[Any]:
+    """Build the statement of `waiting_jobs`; its last column is the estimated seconds of all that wait."""
+    chosen = sa.and_(_waits(), _outside(full, taken, others))
+    wanted = (jobs.c.id, jobs.c.user_id, jobs.c.tier, jobs.c.created_at, jobs.c.estimate_seconds)
+    oldest = sa.select(*wanted).where(chosen).order_by(jobs.c.created_at, jobs.c.id).limit(_OLDEST).subquery()
+    waits = sa.select(*wanted, _ahead(jobs).label("ahead")).where(chosen).cte("waits")
+    age, all_of_them = (waits.c.created_at, waits.c.id), sa.select(waits.c.id, waits.c.ahead)
     if rank is None:
         firsts = [
             all_of_them.where(theirs).order_by(waits.c.estimate_seconds, *age).limit(_SHORTEST)
             for theirs in (*(waits.c.tier == tier for tier in tiers), _of_no_tier(waits.c.tier, tiers))
         ]
     else:
-        each = sa.case(rank.seconds_by_tier, value=waits.c.tier, else_=rank.other_seconds)
+        each = sa.case(dict(rank.seconds_by_tier), value=waits.c.tier, else_=rank.other_seconds)
         size = waits.c.estimate_seconds * each * (1 + waits.c.ahead // rank.burst)
         firsts = [all_of_them.order_by(sa.extract("epoch", waits.c.created_at) + size, *age).limit(_FIRST)]
-    windows = (all_of_them.order_by(*age).limit(_OLDEST), *firsts)
-    parts = (sa.select(window.subquery()) for window in windows)  # SQLite sorts and limits no part of a union itself
+    # What is ahead of one of the oldest is itself among them, so the table is not read whole for these.
+    windows = (sa.select(oldest.c.id, _ahead(oldest)), *firsts)
+    # SQLite sorts and limits no part of a union itself.
+    found = sa.union(*(sa.select(window.subquery()) for window in windows)).subquery()
     columns = (
         jobs.c.id,
         jobs.c.user_id,
@@ -194,14 +212,16 @@ def waiting_jobs(
         jobs.c.estimate_seconds,
         jobs.c.model,
         sa.func.coalesce(sa.func.length(jobs.c.request["prompt"].as_string()), 0),
-        waits.c.ahead,
+        found.c[1],
         jobs.c.lane,
-        sa.select(sa.func.coalesce(sa.func.sum(waits.c.estimate_seconds), 0.0)).scalar_subquery(),
+        sa.select(sa.func.sum(jobs.c.estimate_seconds)).where(chosen).scalar_subquery(),
     )
-    chosen = sa.select(*columns).join_from(jobs, waits, jobs.c.id == waits.c.id).where(jobs.c.id.in_(sa.union(*parts)))
-    rows = session.execute(chosen).all()
-    found = [WaitingJob(*row[:-1]) for row in rows]
-    return found, (rows[0][-1] if rows else 0.0) - sum(job.estimate_seconds for job in found)
+    return sa.select(*columns).join_from(found, jobs, jobs.c.id == found.c[0])
+
+
+def _ahead(of: sa.FromClause) -> sa.ColumnElement[int]:
+    """Count the jobs of the same user that were asked for earlier, among those selected."""
+    return sa.func.row_number().over(partition_by=of.c.user_id, order_by=(of.c.created_at, of.c.id)) - 1
 
 
 def _of_no_tier(tier: sa.ColumnElement[str | None], tiers: Collection[str]) -> sa.ColumnElement[bool]:
@@ -236,12 +256,12 @@ def recent_estimates(session: Session) -> list[float]:
 def take(session: Session, job_ids: Sequence[str], worker: str) -> list[Claim]:
     """Claim for `worker` those of the jobs that are still free, in their order."""
     # guard claims.still_to_be_had: a job is given out that was cancelled, or given to another, a moment ago
-    free = sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), sa.or_(_waits(), _left_behind()))
-    with_state = free.add_columns(jobs.c.state).with_for_update(skip_locked=True)
+    free = one_of(session, jobs.c.id, job_ids), checked(sa.or_(_waits(), _left_behind()))
+    with_state = sa.select(jobs.c.id, jobs.c.state).where(*free).with_for_update(skip_locked=True)
     locked = {row.id: row.state for row in session.execute(with_state)}
     rows = session.execute(
         sa.update(jobs)
-        .where(jobs.c.id.in_(locked))
+        .where(one_of(session, jobs.c.id, list(locked)))
         .values(
             state=JobState.RUNNING,
             claimed_by=worker,
