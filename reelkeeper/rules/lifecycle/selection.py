@@ -31,8 +31,9 @@ def for_expiry(judged: Iterable[Verdict]) -> Iterator[Verdict]:
 
 def _leaving(judged: Iterable[Verdict], rules: frozenset[str], left: str) -> Iterator[Verdict]:
     for verdict in judged:
-        leaves = verdict.rule in rules or (len(verdict.figures) > 1 and _waits_by(verdict.figures[0]) in rules)
-        yield Verdict(verdict.video, Action.KEEP, left, (verdict,)) if leaves else verdict
+        video, _, rule, figures = verdict
+        leaves = rule in rules or (len(figures) > 1 and _waits_by(figures[0]) in rules)
+        yield Verdict(video, Action.KEEP, left, (verdict,)) if leaves else verdict
 
 
 def _waits_by(figure: object) -> str:

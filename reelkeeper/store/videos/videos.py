@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, time, timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -10,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.errors import UserErased
 from reelkeeper.model import BlobState, Counts, Video, VideoState
+from reelkeeper.store.core.engine import checked, one_of
 from reelkeeper.store.tables import blobs, daily_views, holds, keeps, users, videos, view_days
 
 _log = logging.getLogger(__name__)
@@ -43,26 +45,28 @@ def live_videos(
         .where(daily_views.c.video_id == videos.c.id, daily_views.c.day >= first_day)
         .scalar_subquery()
     )
+    is_live = videos.c.state == VideoState.LIVE
+    as_sent = partial(sa.type_coerce, type_=sa.types.NULLTYPE)  # as the driver has it: converted once, below
     rows = session.execute(
         sa.select(
             videos.c.id,
             videos.c.user_id,
             users.c.tier,
-            sa.type_coerce(videos.c.created_at, sa.types.NULLTYPE),  # as the driver has it: converted once, below
+            as_sent(videos.c.created_at),
             recent,
             blobs.c.size_bytes,
             blobs.c.codec,
             videos.c.refused_recipe,
             blobs.c.id,
             videos.c.generation,
-            blobs.c.recipe.is_not(None),
+            as_sent(blobs.c.recipe.is_not(None)),
             *(column if classified else sa.null() for column in (videos.c.model, videos.c.tag, blobs.c.key)),
-            blobs.c.is_ours,
+            as_sent(blobs.c.is_ours),
         )
         .select_from(videos)
         .join(blobs, blobs.c.id == videos.c.blob_id)
         .join(users, users.c.id == videos.c.user_id)
-        .where(videos.c.state == VideoState.LIVE, sa.true() if only is None else videos.c.id.in_(only)),
+        .where(is_live if only is None else sa.and_(one_of(session, videos.c.id, only), checked(is_live))),
         execution_options={"yield_per": _BATCH},
     )
     for batch in rows.partitions():
@@ -100,12 +104,12 @@ def live_videos(
                     refused,
                     blob_id,
                     generation,
-                    compressed,
+                    bool(compressed),
                     kept_until(video_id),
                     model,
                     tag,
                     key,
-                    is_ours,
+                    bool(is_ours),
                 ),
             )
 
