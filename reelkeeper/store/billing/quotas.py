@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model.money import ReservationState, Standing
-from reelkeeper.store.core.engine import Clock, changed, insert_into
+from reelkeeper.store.core.engine import Clock, changed, checked, insert_into, one_of
 from reelkeeper.store.tables import blobs, operations, reservations, storage_accounts, users, videos
-from reelkeeper.store.videos.conditions import counts
+from reelkeeper.store.videos.conditions import counts, stands_on
 
 _TIER_SETS: Final = 16  # whose statements are made once: those in force, and a few of before
 _LIVE = videos.join(blobs, blobs.c.id == videos.c.blob_id)
@@ -48,8 +48,9 @@ _IN_USE = sa.exists().where(  # an upload under way counts on it
 
 def live_bytes(session: Session, wanted: sa.ColumnElement[bool] | None = None) -> dict[str, int]:
     """Count the present bytes of the videos that count and are `wanted`, by user; of all videos if it is None."""
-    query = sa.select(videos.c.user_id, _SIZE).select_from(_LIVE).where(counts())
-    rows = session.execute((query if wanted is None else query.where(wanted)).group_by(videos.c.user_id))
+    chosen = counts() if wanted is None else sa.and_(wanted, checked(counts()))
+    query = sa.select(videos.c.user_id, _SIZE).select_from(_LIVE).where(chosen)
+    rows = session.execute(query.group_by(videos.c.user_id))
     return {user_id: int(size_bytes) for user_id, size_bytes in rows}
 
 
@@ -61,7 +62,7 @@ def counted(
 
     The caller's transaction has locked the deployment row, as every change does: nothing else moves meanwhile.
     """
-    wanted = videos.c.id.in_(video_ids) if standing_on is None else videos.c.blob_id.in_(standing_on)
+    wanted = one_of(session, videos.c.id, video_ids) if standing_on is None else stands_on(session, standing_on)
     before = live_bytes(session, wanted)
     yield
     after = live_bytes(session, wanted)

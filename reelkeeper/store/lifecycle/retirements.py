@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import Action, BlobState, Grace, VideoState
-from reelkeeper.store.core.engine import changed, now
+from reelkeeper.store.core.engine import changed, checked, now, one_of
 from reelkeeper.store.lifecycle import notices
 from reelkeeper.store.tables import blobs, plans, verdicts, videos
 from reelkeeper.store.videos import conditions
@@ -57,9 +57,9 @@ def retire_videos(
     rows = session.execute(
         sa.update(videos)
         .where(
-            videos.c.id.in_(video_ids),
+            one_of(session, videos.c.id, video_ids),
             # guard retire.live: a lost or gone video becomes a retired one, which is purged
-            videos.c.state == VideoState.LIVE,
+            checked(videos.c.state == VideoState.LIVE),
             # guard retire.planned: what the plan does not retire is retired
             sa.exists().where(verdict),
             # guard retire.viewed: a video is retired that was viewed since the plan
@@ -127,12 +127,13 @@ def purge_after(session: Session, blob_id: int) -> datetime:
 
 def retire_blobs(session: Session, blob_ids: Sequence[int], at: datetime, *, run_id: str, grace: Grace) -> int:
     """Let the bytes of videos that were just retired wait out their grace; return how many were live."""
-    reason = sa.select(videos.c.retire_reason).where(videos.c.blob_id == blobs.c.id).scalar_subquery()
+    is_its = sa.and_(videos.c.id == blobs.c.video_id, videos.c.blob_id == blobs.c.id)
+    reason = sa.select(videos.c.retire_reason).where(is_its).scalar_subquery()
     return changed(
         session,
         sa.update(blobs)
         # guard retire.live_blobs: bytes that a purge has claimed, or that are lost, begin a new grace
-        .where(blobs.c.id.in_(blob_ids), blobs.c.state == BlobState.LIVE)
+        .where(one_of(session, blobs.c.id, blob_ids), checked(blobs.c.state == BlobState.LIVE))
         .values(run_id=run_id, **retired(at, grace, reason)),
     )
 
@@ -142,7 +143,11 @@ def broken(session: Session, video_ids: Sequence[str]) -> dict[str, str]:
     rows = session.execute(
         sa.select(videos.c.id, blobs.c.key, blobs.c.state)
         .join(blobs, blobs.c.id == videos.c.blob_id)
-        .where(videos.c.id.in_(video_ids), videos.c.state == VideoState.LIVE, blobs.c.state != BlobState.LIVE)
+        .where(
+            one_of(session, videos.c.id, video_ids),
+            checked(videos.c.state == VideoState.LIVE),
+            blobs.c.state != BlobState.LIVE,
+        )
     )
     return {
         row.id: f"it is live, and its bytes {row.key} are {row.state}: reelkeeper videos show {row.id}" for row in rows

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, VideoState
-from reelkeeper.store.core.engine import insert_into, now
+from reelkeeper.store.core.engine import checked, insert_into, now, one_of
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, blocked_bytes, videos
 from reelkeeper.store.videos import conditions
@@ -143,7 +143,7 @@ def claim(session: Session, blob_ids: Sequence[int], lease: Lease, *, run_id: st
     session.execute(
         sa.update(blobs)
         # guard takedown.unclaimed: a takedown takes over what another purge is deleting
-        .where(blobs.c.id.in_(blob_ids), blobs.c.state == BlobState.RETIRED, may_go)
+        .where(one_of(session, blobs.c.id, blob_ids), checked(blobs.c.state == BlobState.RETIRED), may_go)
         .values(state=BlobState.DELETING, run_id=run_id, claimed_at=at, claim_token=lease.token)
     )
 

@@ -7,10 +7,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, Grace, VideoState
-from reelkeeper.store.core.engine import changed, now
+from reelkeeper.store.core.engine import changed, checked, now, one_of
 from reelkeeper.store.tables import blobs, videos
 from reelkeeper.store.videos import conditions
-from reelkeeper.store.videos.conditions import retired
+from reelkeeper.store.videos.conditions import retired, stands_on
 
 _DELETED: Final = "deleted by the service"  # why a present blob is gone
 
@@ -28,7 +28,7 @@ def mark_blobs(session: Session, blob_ids: Sequence[int], run_id: str) -> list[L
     rows = session.execute(
         sa.update(blobs)
         # guard sync.lost_blobs: what was purged or claimed meanwhile is marked as lost
-        .where(blobs.c.id.in_(blob_ids), blobs.c.state.in_([BlobState.LIVE, BlobState.RETIRED]))
+        .where(one_of(session, blobs.c.id, blob_ids), checked(blobs.c.state.in_([BlobState.LIVE, BlobState.RETIRED])))
         .values(state=BlobState.LOST, run_id=run_id)
         .returning(blobs.c.id, blobs.c.video_id, blobs.c.key)
     )
@@ -41,7 +41,7 @@ def mark_videos(session: Session, blob_ids: Sequence[int], run_id: str) -> int:
         session,
         sa.update(videos)
         # guard sync.lost_videos: a video that is gone counts as lost
-        .where(videos.c.blob_id.in_(blob_ids), videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED]))
+        .where(stands_on(session, blob_ids), checked(videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED])))
         .values(state=VideoState.LOST, run_id=run_id),
     )
 
@@ -59,9 +59,9 @@ def mark_deleted(session: Session, blob_ids: Sequence[int], run_id: str) -> list
     rows = session.execute(
         sa.update(blobs)
         .where(
-            blobs.c.id.in_(blob_ids),
+            one_of(session, blobs.c.id, blob_ids),
             # guard events.deleted_once: what a purge has claimed, or an upload replaced, is marked as deleted
-            blobs.c.state.in_([BlobState.LIVE, BlobState.RETIRED, BlobState.LOST]),
+            checked(blobs.c.state.in_([BlobState.LIVE, BlobState.RETIRED, BlobState.LOST])),
             # guard events.held: that a held video is deleted passes for the service's own wish
             ~kept,
         )
@@ -72,8 +72,8 @@ def mark_deleted(session: Session, blob_ids: Sequence[int], run_id: str) -> list
     session.execute(
         sa.update(videos)
         .where(
-            videos.c.blob_id.in_([blob.blob_id for blob in marked]),
-            videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED, VideoState.LOST]),
+            stands_on(session, [blob.blob_id for blob in marked]),
+            checked(videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED, VideoState.LOST])),
         )
         .values(state=VideoState.GONE, run_id=run_id)
     )
@@ -91,9 +91,9 @@ def retire_reappeared(session: Session, blob_ids: Sequence[int], run_id: str, gr
     session.execute(
         sa.update(blobs)
         .where(
-            blobs.c.id.in_(blob_ids),
+            one_of(session, blobs.c.id, blob_ids),
             # guard sync.reappeared_gone: a live row is retired, since its object is there
-            blobs.c.state == BlobState.GONE,
+            checked(blobs.c.state == BlobState.GONE),
             # guard events.back: a video that counted as deleted, and is there, is retired and purged
             sa.func.coalesce(blobs.c.retire_reason, "") != _DELETED,
             # guard sync.reappeared_open: the service's new upload at the key is retired and purged
@@ -110,12 +110,12 @@ def revive(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace)
     """
     deleted = sa.and_(blobs.c.state == BlobState.GONE, blobs.c.retire_reason == _DELETED)
     returned = sa.and_(deleted, ~conditions.has_open_row(blobs.c.key, blobs.c.id))
-    lost = sa.and_(blobs.c.id.in_(blob_ids), sa.or_(blobs.c.state == BlobState.LOST, returned))
+    lost = sa.and_(one_of(session, blobs.c.id, blob_ids), checked(sa.or_(blobs.c.state == BlobState.LOST, returned)))
     alike = sa.or_(
         sa.and_(blobs.c.state == BlobState.LOST, videos.c.state == VideoState.LOST),
         sa.and_(blobs.c.state == BlobState.GONE, videos.c.state == VideoState.GONE),
     )
-    app_state = sa.exists().where(videos.c.blob_id == blobs.c.id, alike)
+    app_state = sa.exists().where(videos.c.id == blobs.c.video_id, videos.c.blob_id == blobs.c.id, checked(alike))
     alive = list(
         session.execute(
             sa.update(blobs)
@@ -126,7 +126,7 @@ def revive(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace)
     )
     session.execute(
         sa.update(videos)
-        .where(videos.c.blob_id.in_(alive), videos.c.state.in_([VideoState.LOST, VideoState.GONE]))
+        .where(stands_on(session, alive), checked(videos.c.state.in_([VideoState.LOST, VideoState.GONE])))
         .values(state=VideoState.LIVE, run_id=run_id)
     )
     session.execute(sa.update(blobs).where(lost).values(run_id=run_id, **retired(now(session), grace, "found again")))

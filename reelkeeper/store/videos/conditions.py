@@ -3,12 +3,15 @@
 A plan is an opinion of the past. The UPDATE that acts on it asks again, inside the database, in one statement.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.store.core.engine import one_of
 from reelkeeper.store.tables import blobs, holds, keeps, operations, videos
 
 Condition = sa.ColumnElement[bool]
@@ -47,6 +50,12 @@ def counts() -> Condition:
     """Say in SQL that the video's present bytes count towards its user's quota."""
     is_counted = sa.and_(videos.c.state == VideoState.RETIRED, videos.c.retire_reason == DELETED_COUNTED)
     return sa.or_(videos.c.state == VideoState.LIVE, is_counted)
+
+
+def stands_on(session: Session, blob_ids: Sequence[int]) -> Condition:
+    """Say in SQL that the video's present bytes are one of these blobs. It is found by id: `blob_id` has no index."""
+    of_these = sa.select(blobs.c.video_id).where(one_of(session, blobs.c.id, blob_ids))
+    return sa.and_(videos.c.id.in_(of_these), one_of(session, videos.c.blob_id, blob_ids))
 
 
 def in_operation(video_id: sa.ColumnElement[str]) -> Condition:
