@@ -6,8 +6,9 @@
             for job in reelkeeper.follow(answer["job_id"]): ...
         url = reelkeeper.video_url(answer["video_id"])
 
-Answers are the JSON of the API as dictionaries; `reelkeeper api --schema` says what is in them. What may pass (429,
-502, 503, a busy video, a line that is cut) is asked again, waiting as the server says: every request can be repeated.
+Answers are the JSON of the API as dictionaries; `reelkeeper api --schema` describes them. Passing errors (429, 502,
+503, a busy video, a broken connection) are retried after the wait that the server asks for: every request can be
+repeated.
 """
 
 import hashlib
@@ -84,7 +85,7 @@ class Client:
         return self._json("GET", _path("jobs", job_id))
 
     def follow(self, job_id: str) -> Iterator[Json]:
-        """Give the job whenever it has changed, the last time as it ended. A line that is cut is opened again."""
+        """Yield the job whenever it has changed, last in its final state. A broken connection is opened again."""
         path, failed = _path("jobs", job_id, "events"), 0
         while True:
             try:
@@ -104,7 +105,7 @@ class Client:
                 time.sleep(min(_MAX_WAIT_SECONDS, 2.0 ** (failed - 1)))
 
     def cancel(self, job_id: str) -> Json:
-        """Give a job up; the answer's `state` is what it is in after that."""
+        """Cancel a job; the answer's `state` is its state after that."""
         return self._json("DELETE", _path("jobs", job_id))
 
     def video_url(self, video_id: str, *, plays: Sequence[str] = ()) -> str:
@@ -152,14 +153,14 @@ class Client:
     def keep_video(self, video_id: str, *, user_id: str, key: str) -> Json:
         """Prolong the life of a video of this user's, once for each key; `until` of the answer says until when.
 
-        Raises RequestRefused with kind urn:reelkeeper:not-kept where the policy does not offer it, or no more.
+        Raises RequestRefused with kind urn:reelkeeper:not-kept where the policy does not offer it, or not again.
         """
         return self._json("POST", f"{_path('videos', video_id, 'keep')}?user_id={quote(user_id, safe='')}", key=key)
 
     def erase_user(self, user_id: str) -> Json:
         """Erase a user, for good. `state` of the answer is erased, or under way: ask again, as `left` says.
 
-        Once it is over, RequestRefused with status 404: nobody knows the user any more.
+        Once it is complete, RequestRefused has status 404: the user is no longer known.
         """
         return self._json("DELETE", _path("users", user_id))
 
@@ -180,7 +181,7 @@ class Client:
         return self._json("POST", "/v1/webhooks", {"url": url, "events": list(events)}, key=key)
 
     def webhooks(self) -> list[Json]:
-        """List the servers that are told, how they do, and what waits for them."""
+        """List the servers with webhooks, how their deliveries go, and how many messages wait for them."""
         found: list[Json] = self._json("GET", "/v1/webhooks")["webhooks"]
         return found
 
@@ -194,12 +195,12 @@ class Client:
         return secret
 
     def replay_webhook(self, webhook_id: str, since: str | None = None) -> int:
-        """Send once more what was given up and, of `since`, what was delivered; returns how many messages."""
+        """Send again messages that were given up and, from `since` on, those delivered; returns how many."""
         count: int = self._json("POST", _path("webhooks", webhook_id, "replay"), {"since": since})["replayed"]
         return count
 
     def remove_webhook(self, webhook_id: str) -> None:
-        """Tell a server nothing any more."""
+        """Remove a webhook: its server gets no more messages."""
         self._json("DELETE", _path("webhooks", webhook_id))
 
     def take_down(self, video_id: str, reason: str, *, same_bytes: bool = False) -> Json:
@@ -218,7 +219,7 @@ class Client:
         self._json("DELETE", _path("holds", hold_id))
 
     def check_quota(self, user_id: str, incoming_bytes: int) -> Json:
-        """Tell whether so many more bytes would fit; `reason` is for the user to read."""
+        """Tell whether this many more bytes would fit; `reason` is for the user to read."""
         return self._json("POST", "/v1/quota/check", {"user_id": user_id, "incoming_bytes": incoming_bytes})
 
     def upload(self, path: Path, *, user_id: str, video_id: str, key: str, tag: str | None = None) -> Json:
@@ -271,7 +272,7 @@ class Client:
 
 
 def _tagged(tag: str | None) -> dict[str, str]:
-    """Give nothing for no tag: an earlier server knows none."""
+    """Leave the field out where there is no tag: an earlier server does not know it."""
     return {} if tag is None else {"tag": tag}
 
 

@@ -3,8 +3,8 @@
 Prompts, customers' videos and keys lie in such files. Their mode is given when they are made, so no umask makes it
 wider, and taken from what an earlier version made wider.
 
-Where a disk is full, libraries say so late or not at all: the embedded S3 server answers 500 to each put, ffmpeg leaves
-a file that looks like a broken video. So work asks for room before it begins, and a failure looks at the disk again.
+Libraries report a full disk late or not at all: the embedded S3 server answers 500 to each put, ffmpeg leaves a file
+that looks like a broken video. So work asks for room before it begins, and a failure looks at the disk again.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ def full(path: Path, role: str, remedy: str, needed_bytes: int = FLOOR_BYTES) ->
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Tell whether an error, or one that it came from, is the kernel's word that a disk or a quota is full."""
+    """Tell whether an error, or one of its causes, is the kernel's report of a full disk or disk quota."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True
@@ -80,7 +80,7 @@ def is_full(error: BaseException | None) -> bool:
 
 @contextmanager
 def watched(path: Path, role: str, remedy: str) -> Iterator[None]:
-    """Turn the kernel's word that a disk is full, raised inside, into DiskFull of `path`."""
+    """Turn the kernel's error for a full disk, raised inside, into DiskFull of `path`."""
     try:
         yield
     except OSError as error:
@@ -117,7 +117,7 @@ def make_file(path: Path) -> None:
 def tighten(*paths: Path) -> None:
     """Take all rights of others from each of `paths` that exists and is ours alone, and log that.
 
-    What belongs to another user, and a folder that others may use, is left: `exposed` tells of it.
+    Files of another user, and folders that others may use, are left alone: `exposed` reports them.
     """
     for path in paths:
         with contextlib.suppress(OSError):  # it is not there, or its disk cannot be written
@@ -134,10 +134,10 @@ def tighten(*paths: Path) -> None:
 
 
 def exposed(*paths: Path) -> list[Path]:
-    """Those of `paths` that other users of this machine may read, write or enter."""
+    """List those of `paths` that other users of this machine may read, write or enter."""
     return [path for path in paths if path.exists() and stat.S_IMODE(path.stat().st_mode) & _OTHERS]
 
 
 def _is_shared(path: Path, mode: int) -> bool:
-    """Whether a folder is one that we were only pointed at: a temporary one, a home, or where the command runs."""
+    """Whether a folder is not only ours: a temporary one, a home, or the current one."""
     return bool(mode & stat.S_ISVTX) or path.resolve() in {Path("/"), Path.home().resolve(), Path.cwd()}

@@ -1,8 +1,8 @@
 """Lines of JSON for a log collector, each with the ids of what it belongs to, and no secret of ours in any.
 
-with bound(job_id="j1"): ...                 # every line of this thread, whoever writes it, says so
+with bound(job_id="j1"): ...                 # every line of this thread has this id, whichever library writes it
 
-Who else knows an id, such as Prefect's of a run, is asked for each line: `also`. REELKEEPER_LOG_FORMAT=json puts
+Functions registered with `also` add ids to each line, such as that of Prefect's run. REELKEEPER_LOG_FORMAT=json puts
 `Stream` on the root logger: by reelkeeper/cli/logging.yml in Prefect's processes, by `configure` in all others.
 """
 
@@ -31,7 +31,7 @@ _knowing: list[Callable[[], Ids]] = []
 
 @contextmanager
 def bound(**ids: str) -> Iterator[None]:
-    """Let each line that is logged within say these ids."""
+    """Add these ids to each line that is logged within."""
     token = _bound.set(_bound.get() | ids)
     try:
         yield
@@ -40,12 +40,12 @@ def bound(**ids: str) -> Iterator[None]:
 
 
 def bind(**ids: str) -> None:
-    """Let each line say these ids from now on, to the end of this process or thread."""
+    """Add these ids to each line from now on, to the end of this process or thread."""
     _bound.set(_bound.get() | ids)
 
 
 def also(knowing: Callable[[], Ids]) -> None:
-    """Ask `knowing` for ids, too, at each line."""
+    """Call `knowing` for further ids at each line."""
     if knowing not in _knowing:
         _knowing.append(knowing)
 
@@ -72,7 +72,7 @@ class Lines(logging.Formatter):
 
 
 class Stream(logging.StreamHandler[TextIO]):
-    """The handler: stderr, which warnings and what nobody caught go to in the same way."""
+    """The handler: stderr, also for warnings and uncaught exceptions."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)

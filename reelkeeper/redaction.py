@@ -1,10 +1,10 @@
-"""The last net under our secrets: what this process logs or prints never holds one, whoever wrote the line.
+"""Redact secrets from all that this process logs or prints, whichever library wrote the line.
 
-And under the ids of users, which no log and nothing of Prefect's holds: an erasure reaches neither.
+And ids of users, which must be in no log and not in Prefect's database: an erasure reaches neither.
 
-Secrets are kept out of messages where these are written. Libraries write their own: botocore at level DEBUG the signed
-headers of each request, httpx at INFO the address of each webhook. So every log record is looked at as it is made,
-before a handler, Prefect's to its server included, gets to see it.
+Our own messages contain no secrets. Libraries log some: botocore at level DEBUG the signed headers of each request,
+httpx at INFO the address of each webhook. So every log record is redacted as it is created, before any handler,
+Prefect's to its server included, gets it.
 """
 
 import logging
@@ -34,7 +34,7 @@ _make_record = logging.getLogRecordFactory()
 
 
 def hide(secrets: Iterable[str]) -> None:
-    """Keep these out of all log records of this process from now on; of a web address, also what follows its host."""
+    """Redact these from all log records of this process from now on; of a URL, also everything after its host."""
     global _known, _pattern  # noqa: PLW0603  one process, one set of secrets
     _known |= {form for secret in secrets for form in _forms(secret) if len(form) >= _SHORTEST}
     longest_first = sorted(_known, key=lambda secret: (-len(secret), secret))
@@ -50,12 +50,12 @@ def _install() -> None:
 
 
 def redacted(text: str) -> str:
-    """Return `text` with every secret, and every signature that one made, replaced by ***."""
+    """Return `text` with every secret, and every signature made with one, replaced by ***."""
     return _pattern.sub(SHOWN, text)
 
 
 def unnamed(text: str) -> str:
-    """Return `text` without the ids of users that our sentences, accounts and keys name."""
+    """Return `text` without the user ids in our sentences, accounts and keys."""
     return _OWNERS.sub(_unnamed, text)
 
 
@@ -66,7 +66,7 @@ def _unnamed(found: re.Match[str]) -> str:
 
 
 def _forms(secret: str) -> set[str]:
-    """Give what would betray a secret: itself, an address's password, or the part of it that a log may show alone."""
+    """List the strings that would reveal a secret: itself, a URL's password, or a part that may be logged alone."""
     try:
         parts = urlsplit(secret)
         password = parts.password

@@ -40,7 +40,7 @@ _SERVICE_ADDRESS: Final = re.compile(
 
 
 class Settings(BaseSettings):
-    """Every address and secret. Policies are not here: they are parameters of the flows."""
+    """Every address and secret. Policies are not here: `reelkeeper policy` keeps them in the store."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX,
@@ -192,7 +192,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="after")
     @classmethod
     def _fit_for_a_header(cls, value: object) -> object:
-        """Take the line end off a secret that was read from a file; what no header can carry would land in an error."""
+        """Strip the line end of a secret read from a file, and refuse characters that no header can carry."""
         if not isinstance(value, SecretStr):
             return value
         secret = value.get_secret_value().strip()
@@ -203,7 +203,7 @@ class Settings(BaseSettings):
     @field_validator("key_pattern", "generator_hosts", "slack_operators", mode="before")
     @classmethod
     def _several(cls, value: object) -> object:
-        """Take a JSON list, or what stands between commas or line ends."""
+        """Accept a JSON list, or items separated by commas or line ends."""
         if not isinstance(value, str):
             return value
         if value.lstrip().startswith("["):
@@ -213,7 +213,7 @@ class Settings(BaseSettings):
     @field_validator("key_pattern", mode="after")
     @classmethod
     def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        """Refuse a pattern that cannot be read before anything is looked at."""
+        """Refuse a malformed pattern at once."""
         compiled(value)
         return value
 
@@ -230,7 +230,7 @@ class Settings(BaseSettings):
     )
     @classmethod
     def _plain_address(cls, value: str | None) -> str | None:
-        """Refuse a password in an address that is shown."""
+        """Refuse a password in an address that is shown to people."""
         if value and "@" in urlsplit(value).netloc:
             raise ValueError("must hold no user and password: addresses are shown")
         return value
@@ -315,25 +315,25 @@ class Settings(BaseSettings):
 
     @property
     def provider(self) -> str:
-        """The name of who makes videos."""
+        """The name of the provider that makes videos."""
         return self.generator or ("http" if self.generator_url else "local")
 
     @property
     def images(self) -> Path:
-        """Where input images lie."""
+        """The folder of input images."""
         return (self.images_dir or self.state_dir / "images").absolute()
 
     @property
     def scratch(self) -> Path:
-        """Where videos lie while they are worked on."""
+        """The folder for videos while they are worked on."""
         return (self.scratch_dir or self.state_dir / "scratch").absolute()
 
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """Read the settings of this process, once; its logs never show a secret of theirs.
+    """Read the settings of this process, once, and redact their secrets from its logs.
 
-    Raises Misconfigured for a variable, a line of `.env` or a secret's file that no setting is named as.
+    Raises Misconfigured for a variable, a line of `.env` or a secret's file whose name is not that of a setting.
     """
     read = Settings()
     if unknown := list(_unknown(read)):
@@ -344,7 +344,7 @@ def settings() -> Settings:
 
 
 def _unknown(read: Settings) -> Iterator[str]:
-    """Say which names with our prefix nothing reads, each with where it stands and the name that was meant."""
+    """List names with our prefix that are no settings, each with where it was found and the setting probably meant."""
     known = [f"{_PREFIX}{name.upper()}" for name in Settings.model_fields]
     written = DotEnvSettingsSource(Settings).env_vars
     files = [path.name for path in read.secrets_dir.iterdir()] if read.secrets_dir else []

@@ -1,4 +1,4 @@
-"""Prefect's API, as far as a run is started by it: over HTTP, so that the library knows nothing of Prefect.
+"""Start runs through Prefect's HTTP API, so that the library does not import Prefect.
 
 GET  /admin/version                          whether it answers, and lets us in
 GET  /deployments/name/FLOW/DEPLOYMENT       its id
@@ -83,7 +83,7 @@ def require_answer(url: str, auth: str | None = None, key: str | None = None) ->
 
 
 def unanswered(url: str, error: Exception) -> Unavailable:
-    """Say why Prefect's API gave no answer, where it was looked for, and which setting says so."""
+    """Say why Prefect's API gave no answer, at which address, and which setting names it."""
     said = str(error) or type(error).__name__
     if isinstance(error, httpx.TimeoutException):
         cause = "no answer within the time: a firewall, a wrong port, or a server that is overloaded"
@@ -104,7 +104,7 @@ def _place(url: str) -> str:
 
 
 def connect(settings: Settings) -> Orchestrator | None:
-    """Give the configured server's; None where there is none."""
+    """Connect to the configured server; None where there is none."""
     if settings.prefect_api_url is None:
         return None
     auth = settings.prefect_api_auth

@@ -1,4 +1,4 @@
-"""A child that ends with its parent, whatever ended that one: Linux's parent-death signal."""
+"""End a child process with its parent, however that ended: Linux's parent-death signal."""
 
 import ctypes
 import os
@@ -12,7 +12,7 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before 
 
 
 def die_with_parent(parent: int | None = None) -> None:
-    """Have this process killed when the thread that started it ends; at once if that is not process `parent` any more.
+    """Have this process killed when the thread that started it ends; at once if its parent is no longer `parent`.
 
     Elsewhere than on Linux it does nothing.
     """
@@ -23,6 +23,6 @@ def die_with_parent(parent: int | None = None) -> None:
 
 
 def before_exec() -> Callable[[], None]:
-    """Give the `preexec_fn` of a child that is to end with this process; it calls only what is loaded already."""
+    """Give the `preexec_fn` of a child that is to end with this process; it loads nothing after the fork."""
     parent = os.getpid()
     return lambda: die_with_parent(parent)

@@ -1,7 +1,7 @@
-"""Go to public addresses only, whatever a URL says: one that others may choose must not reach our own network.
+"""Connect to public addresses only: a URL that others choose must not reach our own network.
 
-A name is resolved once, every address that it has is judged, and the connection goes to the one that was judged, so a
-name that changes its address meanwhile gains nothing. Redirects are not followed and proxies not used.
+A name is resolved once, all of its addresses are checked, and the connection goes to a checked address, so a name that
+changes its address in between gains nothing. Redirects are not followed and proxies not used.
 """
 
 import ipaddress
@@ -27,7 +27,7 @@ _CARRIERS = tuple(
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public Internet's, and of one machine.
+    """Whether an IP address is public and names a single machine.
 
     >>> [is_public(one) for one in ("1.1.1.1", "10.0.0.1", "100.64.0.1", "169.254.169.254", "::ffff:127.0.0.1")]
     [True, False, False, False, False]
@@ -44,7 +44,7 @@ def is_public(address: str) -> bool:
 
 
 def resolve(url: str, *, allow_private: bool = False) -> tuple[httpx.URL, dict[str, Any]]:
-    """Give the URL with a judged address in place of its host, and what a request to it needs besides.
+    """Return the URL with a checked address in place of its host, and what a request to it needs besides.
 
     Raises AddressRefused unless it is https without a user, and every address of its host is public.
     """
@@ -81,7 +81,7 @@ def resolve(url: str, *, allow_private: bool = False) -> tuple[httpx.URL, dict[s
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Read the authorities once: it takes longer than most requests."""
+    """Load the certificate authorities once: it takes longer than most requests."""
     return httpx.create_ssl_context(trust_env=False)
 
 

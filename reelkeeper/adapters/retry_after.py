@@ -1,4 +1,4 @@
-"""For how long a server asks to be left alone."""
+"""Read how long a server asks clients to wait."""
 
 import time
 from collections.abc import Mapping

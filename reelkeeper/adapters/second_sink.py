@@ -1,4 +1,4 @@
-"""Where messages go when Slack does not take them, or there is no Slack: a webhook or the console. And a ping."""
+"""Send messages to a webhook or the console, where Slack is not configured or fails; and ping an address."""
 
 import logging
 import sys
@@ -58,7 +58,7 @@ class Console:
 
 
 def headline(message: Message) -> str:
-    """Give the title, with a mark that says how soon somebody should look."""
+    """Give the title, with a mark for its urgency."""
     title = one_line(message.title) or "Untitled"
     if message.kind == MessageKind.RESOLVE:
         return f"🟢 {title}"
@@ -66,7 +66,7 @@ def headline(message: Message) -> str:
 
 
 def as_text(message: Message) -> str:
-    """Give all that a message says, without markup; control characters are gone, so a terminal shows it as it is."""
+    """Give a message as plain text, without control characters, which a terminal would act on."""
     parts = [
         headline(message),
         message.text,

@@ -1,4 +1,4 @@
-"""The way to a service's own server, as Standard Webhooks has it: one signed POST, one attempt a call."""
+"""Send events to a service's own server as Standard Webhooks describes: one signed POST, one attempt a call."""
 
 import json
 from collections.abc import Callable
@@ -64,9 +64,9 @@ def send(delivery: Delivery, *, allow_private: bool, timeout_seconds: float = TI
 
 
 def _within(seconds: float, act: Callable[[], tuple[int, float]]) -> tuple[int, float]:
-    """Do this in a thread of its own; TimeoutError, and it is left to itself, where it takes longer.
+    """Run this in a thread of its own; where it takes longer, raise TimeoutError and abandon the thread.
 
-    httpx's limits are of each wait for a byte: who sends one every few seconds holds up a request for days.
+    httpx limits each wait for a byte: a server that sends one every few seconds holds up a request for days.
     """
     future: Future[tuple[int, float]] = Future()
 

@@ -1,4 +1,4 @@
-"""What was spent, and where it is going: history, the expected path, and the bands that outcomes fall into."""
+"""Draw what was spent and what is expected: history, the mean, and the bands of outcomes."""
 
 from collections.abc import Mapping
 
@@ -30,8 +30,8 @@ def forecast_fan(
     """Draw dollars over time: `history` as a line, `mean` dotted after it, and around it the bands of outcomes.
 
     The index of each is days, or the first days of months. `bands` holds for a level in percent the columns lower and
-    upper, over the days of `mean`. What is known last, and expected last, is written at its point; the legend says
-    between which amounts the last day falls.
+    upper, over the days of `mean`. The last known and the last expected amount are written at their points; the legend
+    gives each band's amounts on the last day.
     """
     past, future = _points(history), _points(mean)
     if past.empty and future.empty:
@@ -58,7 +58,7 @@ def _points(series: "pd.Series[float]") -> pd.DataFrame:
 
 
 def _spans(bands: Mapping[int, pd.DataFrame], last: pd.DataFrame) -> pd.DataFrame:
-    """Lay the bands out as rows, the widest first, each beginning as nothing at the last day that is known."""
+    """Lay the bands out as rows, the widest first, each starting with no width at the last known day."""
     found = []
     for level in sorted((level for level, band in bands.items() if len(band)), reverse=True):
         lower, upper = _points(bands[level]["lower"]), _points(bands[level]["upper"])

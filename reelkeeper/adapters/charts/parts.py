@@ -1,6 +1,6 @@
 """Build and render parts of charts: axis units, days as Vega reads them, limit lines, and text for empty charts.
 
-SVG is for pages, PNG for where only pixels go: the same definition, whatever the theme and the width.
+Pages embed SVG, messages PNG; one definition serves both, in any theme and width.
 """
 
 import base64
@@ -32,7 +32,7 @@ Align = Literal["left", "center", "right"]
 
 
 def nothing(text: str, title: str = "") -> Picture:
-    """Give a picture that says in words why it is empty."""
+    """Draw a picture that says in words why it is empty."""
     blank = alt.Chart(pd.DataFrame({"text": [text]})).mark_text(style="note", fontSize=16)
     drawn: Picture = blank.encode(text="text:N").properties(height=140, title=title)
     return drawn
@@ -44,7 +44,7 @@ def as_days(days: Iterable[object]) -> list[str]:
 
 
 def money_format(most: float) -> str:
-    """Give d3's format of dollars for an axis up to `most`, with the digits that tell its ticks apart."""
+    """Give d3's format of dollars for an axis up to `most`, with enough digits to tell its ticks apart."""
     if most >= 5:  # noqa: PLR2004  ticks of whole dollars
         return "$,.0f"
     digits = 2
@@ -71,7 +71,7 @@ def unit(most_bytes: float) -> tuple[int, str]:
 def written(
     points: pd.DataFrame, style: str, x: alt.X | None = None, *, align: Align = "center", dx: int = 0, dy: int = -9
 ) -> Picture:
-    """Write the column `text` at `usd`, over a halo that parts it from what lies below. Without `x`: at the left."""
+    """Write the column `text` at `usd`, with a halo that sets it off. Without `x`: at the left."""
     at = alt.value(4) if x is None else x
     marks = alt.Chart(points).encode(x=at, y="usd:Q", text="text:N")
     return alt.layer(

@@ -1,4 +1,4 @@
-"""What was spent each day, by service, against the daily budget; and what each month costs under several policies."""
+"""Chart each day's spend by service against the daily budget, and each month's cost under several policies."""
 
 from typing import Final
 
@@ -75,7 +75,7 @@ def _days(days: list[str]) -> alt.X:
 def policies(monthly: pd.DataFrame, notes: dict[str, str] | None = None, *, title: str = "") -> Picture:
     """Draw a line of dollars for each policy: `monthly` has columns month, policy and usd, of whole months alone.
 
-    The legend says of each what all months come to, and the note that `notes` has of it.
+    The legend gives each policy's sum over all months, and its note in `notes`.
     """
     if monthly.empty:
         return nothing("No whole month was looked at", title)

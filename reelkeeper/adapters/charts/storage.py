@@ -70,8 +70,8 @@ def storage(stock: pd.DataFrame, tiers: Sequence[str], *, title: str = "") -> Pi
 def savings(daily: pd.DataFrame, *, title: str = "", has_freed: bool = False) -> Picture:
     """Stack the dollars saved up to each day: `daily` has columns day, kind and usd, what was saved on that day alone.
 
-    `kind` is a label such as "smaller files". The sum of all is written at the end. `has_freed`: bytes are gone, of
-    which no whole day has passed yet.
+    `kind` is a label such as "smaller files". The total is written at the end. `has_freed`: bytes were freed less than
+    a whole day ago, so nothing is drawn of them yet.
     """
     if daily.empty:
         return nothing(

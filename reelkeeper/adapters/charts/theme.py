@@ -1,4 +1,4 @@
-"""Colours and type, light and dark, as a Vega-Lite configuration. A chart names styles; what they look like is here.
+"""Colours and fonts, light and dark, as a Vega-Lite configuration: a chart names styles, which are defined here.
 
 The six colours of services stay apart by 12 or more (100 x Delta-E in OKLab) for every pair, as seen with full colour
 vision and with protanopia, deuteranopia and tritanopia (Machado, Oliveira and Fernandes 2009). A test counts it anew.
@@ -88,7 +88,7 @@ class Theme:
         }
 
     def _styles(self) -> dict[str, dict[str, Any]]:
-        """Give what the charts name: marks of one meaning look alike everywhere."""
+        """Define the styles that the charts name, so that marks of one meaning look alike everywhere."""
         text = {"fontSize": 13, "fontWeight": "bold"}
         return {
             "piece": {"stroke": self.surface, "strokeWidth": 0.8},  # of a stack: a gap parts it from the next

@@ -1,4 +1,4 @@
-"""Cloudflare's word on what was used: R2's analytics (GraphQL), its metrics and the billable usage (REST).
+"""Usage as Cloudflare reports it: R2's analytics (GraphQL), its metrics and the billable usage (REST).
 
 Read 2026-11 from Cloudflare's documentation: "R2: Metrics and analytics", "GraphQL Analytics API" (limits, errors,
 pagination, filtering, confidence intervals), "Rate limits", and the API reference of R2 metrics and of billable usage.

@@ -36,7 +36,7 @@ Row = Mapping[str, Any]
 
 
 class Collected(NamedTuple):
-    """What was used on some days, and the days of which Cloudflare has nothing: unknown, which is not zero."""
+    """The usage of some days, and the days of which Cloudflare has no data: unknown, which is not zero."""
 
     used: list[Used]
     missing: dict[Metric, list[date]]
@@ -55,7 +55,7 @@ class Reads(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether a key that is not named was surely not read."""
+        """Whether a key that is not listed was certainly not read."""
         return not self.sampled and not self.quiet_hours
 
 
@@ -127,7 +127,7 @@ class Analytics:
         return Reads(day, reads, sampled or of_a_sample, quiet_hours)
 
     def _quiet_hours(self, day: date, bucket: str) -> tuple[tuple[int, ...], bool]:
-        """Name the hours of which nothing is known, and say whether any other is known from a sample alone."""
+        """Name the hours without data, and say whether any other hour is estimated from a sample."""
         start, end = _span(day, day)
         fields = "dimensions { datetimeHour } sum { requests }"
         page = self._page("r2Operations", fields, "datetimeHour_ASC", _within(start, end) | {"bucketName": bucket}, 24)
@@ -174,7 +174,7 @@ class Analytics:
         return _checked(whole, self._with_confidence(ask, fields) if operations else ask(fields))
 
     def _with_confidence(self, ask: Callable[[str], Sequence[Row]], fields: str) -> Sequence[Row]:
-        """Ask how sure the sums are; where the dataset does not say, every row is taken as sampled."""
+        """Ask for the confidence of the sums; where the dataset has none, every row counts as sampled."""
         if self._knows_confidence:
             try:
                 return ask(f"{fields} {_CONFIDENCE}")
@@ -198,7 +198,7 @@ def _whole_minutes(length: timedelta) -> timedelta:
 
 
 def _class(row: Row) -> StorageClass:
-    """Name the class; one that is not known counts as the standard one, as all data before 2024 does."""
+    """Name the storage class; an unknown one counts as standard, as all data before 2024 does."""
     return _CLASSES.get(str(row["dimensions"].get("storageClass")), StorageClass.STANDARD)
 
 
@@ -217,7 +217,7 @@ def _is_sampled(row: Row) -> bool:
 
 
 def _checked(dataset: str, rows: Sequence[Any]) -> Sequence[Row]:
-    """Let through rows whose amounts are whole numbers, of zero or more; anything else must not be read as zero."""
+    """Return rows whose amounts are whole numbers of at least zero. ValueError for others: none may be read as zero."""
     for row in rows:
         amounts = row.get("sum") or row["max"]
         if not amounts or any(type(amount) is not int or amount < 0 for amount in amounts.values()):

@@ -1,4 +1,4 @@
-"""One line to Cloudflare's API: its limits kept, what may pass tried again, and every refusal in plain words.
+"""Call Cloudflare's API within its rate limit, retry passing errors, and put every refusal into plain words.
 
 The token goes into one header and nowhere else: not into an address, an error or a log.
 """
@@ -41,9 +41,9 @@ _BUSY_WORDS = ("rate limiter budget depleted", "too many queries in progress", "
 class Api:
     """An account, and the token that may read it. Safe to share between threads.
 
-    `setting` names the token in an error. Without `has_limit`, requests are not subject to the API's rate limit.
+    `setting` names the token in an error. Without `has_limit`, requests are not subject to the API's rate limit. Raises
     TokenRefused where the token is expired, mistyped or lacks a permission, which the message names; UsageUnknown where
-    Cloudflare could not, or would not, say: nothing that came before it is then taken for the whole.
+    Cloudflare gave no complete answer: a part of one is never taken for the whole.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Api:
         self._sent: deque[float] = deque(maxlen=QUERIES_PER_WINDOW)
 
     def close(self) -> None:
-        """Give up the connections."""
+        """Close the connections."""
         self._http.close()
 
     def graphql(self, query: str, variables: Mapping[str, object]) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class Api:
     def _problem(
         self, response: httpx.Response, answer: Mapping[str, Any], permission: str
     ) -> tuple[str | None, float | None]:
-        """Say what kept Cloudflare from answering, and how long to wait; None if it answered. Raises what is final."""
+        """Say why Cloudflare did not answer, and how long to wait; None if it answered. Raises final refusals."""
         errors = _errors(answer)
         said = _said(errors) or f"HTTP {response.status_code}"
         if response.status_code == HTTPStatus.OK and not errors and answer.get("success", True):

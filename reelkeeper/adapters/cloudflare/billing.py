@@ -1,8 +1,8 @@
-"""What Cloudflare itself bills: the billable-usage API, whose columns FOCUS names, and how much lies in each class now.
+"""Read Cloudflare's own bill from its billable-usage API, with FOCUS columns, and the bytes stored in each class now.
 
 Version 1 has amounts of money and answers for self-serve accounts; where it is not offered (404, 405), version 2 gives
-the quantities. Both take ranges of a month at most; a calendar month always holds the day on which the account's own
-billing period begins, without which version 1 says nothing.
+the quantities. Both take ranges of a month at most; a calendar month always includes the first day of the account's
+billing period, without which version 1 returns nothing.
 """
 
 from calendar import monthrange
@@ -18,7 +18,7 @@ _CLASSES = {"standard": StorageClass.STANDARD, "infrequentAccess": StorageClass.
 
 
 class BilledLine(NamedTuple):
-    """One service on one UTC day, as Cloudflare counts it. No amount: it does not say."""
+    """One service on one UTC day, as Cloudflare counts it. The amount is None where it gives none."""
 
     day: date
     service: str
@@ -29,7 +29,7 @@ class BilledLine(NamedTuple):
 
 @documented("billable usage")
 def billed(api: Api, first: date, last: date) -> list[BilledLine]:
-    """Read R2's lines of these days, in order; no line: nothing was counted yet. UsageUnknown if neither version is."""
+    """Read R2's lines of these days, in order; none: nothing was counted yet. UsageUnknown if there is no version."""
     lines = []
     for start, end in _months(first, last):
         span = {"from": start.isoformat(), "to": end.isoformat()}
@@ -47,7 +47,7 @@ def billed(api: Api, first: date, last: date) -> list[BilledLine]:
 
 @documented("metrics of R2")
 def stored_now(api: Api) -> dict[StorageClass, int]:
-    """Read how many bytes the account stores in each class, all buckets together; what was written last may lack."""
+    """Read the bytes that the account stores in each class, over all buckets; the latest writes may be missing."""
     found = api.get("/r2/metrics", R2)
     if not isinstance(found, dict):
         raise TypeError("it is no object")

@@ -1,4 +1,4 @@
-"""What is asked of Cloudflare, in our own words: usage of days, reads of objects, the bill, and to forget objects."""
+"""Ask Cloudflare for the usage of days, reads of objects and the bill, and purge objects from its cache."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -27,20 +27,20 @@ def connect(settings: Settings) -> "Client | None":
 
 
 class Client:
-    """One account at Cloudflare. What it returns is whole, or says what is not. Raises TokenRefused, UsageUnknown."""
+    """One account at Cloudflare. Answers are complete, or name what is missing. Raises TokenRefused, UsageUnknown."""
 
     def __init__(self, api: Api, *, page_rows: int = PAGE_ROWS) -> None:
         self._api = api
         self._analytics = Analytics(api, page_rows=page_rows)
 
     def close(self) -> None:
-        """Give up the connections; `contextlib.closing` does so at the end of a block."""
+        """Close the connections; `contextlib.closing` does so at the end of a block."""
         self._api.close()
 
     def usage(self, first: date, last: date, *, bucket: str | None = None) -> Collected:
         """Read operations and stored bytes of the UTC days from `first` to `last`, of the account or of one bucket.
 
-        Days before the 30 that Cloudflare keeps whole, days to come, and days of which it has nothing are in `missing`.
+        Days before the 30 that Cloudflare keeps complete, future days, and days without data are in `missing`.
         """
         today = datetime.now(UTC).date()
         oldest = today - (RETAINED_DAYS - 1) * _ONE_DAY
@@ -77,7 +77,7 @@ class Client:
         return expiries(self._api, bucket, jurisdiction)
 
     def permissions(self) -> dict[str, ReelkeeperError | None]:
-        """Try each permission that something here needs: None if the token has it, else what was said."""
+        """Try each permission that Reelkeeper needs: None if the token has it, else Cloudflare's answer."""
         today = datetime.now(UTC).date()
         tries = {
             ANALYTICS: lambda: self._analytics.storage(today, today),
@@ -158,10 +158,10 @@ def connect_zone(settings: Settings) -> "Zone | None":
 
 
 class Zone:
-    """The zone through whose cache the bucket is public, told to forget objects that are gone.
+    """The zone whose cache serves the bucket publicly, and from which deleted objects are purged.
 
-    Read 2026-11 from Cloudflare's documentation, "Purge cache by single-file": a URL is forgotten as it was asked for
-    without headers that take part in the cache's key. Raises TokenRefused, and UsageUnknown where nothing answers.
+    Cloudflare's documentation, "Purge cache by single-file", read 2026-11: only the copy of a URL that was requested
+    without headers in the cache key is purged. Raises TokenRefused, and UsageUnknown where nothing answers.
     """
 
     def __init__(self, api: Api, zone_id: str, public_url: str) -> None:
@@ -172,6 +172,6 @@ class Zone:
         self._api.close()
 
     def forget(self, keys: Sequence[str]) -> None:
-        """Have the cache forget what it holds of these keys, at most 30."""
+        """Purge these keys, at most 30, from the cache."""
         files = [f"{self._public_url}/{quote(key)}" for key in keys]
         self._api.post_to_zone(self._zone_id, "/purge_cache", CACHE_PURGE, {"files": files})

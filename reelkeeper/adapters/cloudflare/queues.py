@@ -50,7 +50,7 @@ class Queue:
         self._api.close()
 
     def pull(self, limit: int = BATCH) -> Pulled:
-        """Take up to `limit` messages under a lease each; what is left is given at the next pull."""
+        """Take up to `limit` messages, each under a lease; the rest comes with the next pull."""
         asked = {"batch_size": limit, "visibility_timeout_ms": LEASE_MILLISECONDS}
         result = self._api.post(f"{self._path}/pull", QUEUES, asked)
         with documented("messages"):
@@ -72,7 +72,7 @@ def _message(entry: Mapping[str, Any]) -> Message:
 
 
 def _decoded(body: Any, kind: str) -> Any:  # noqa: ANN401  any JSON
-    """Decode a body; None where it is no JSON, which stops no other message."""
+    """Decode a body; None where it is not JSON, so that one message does not stop the others."""
     if not isinstance(body, str):
         return body
     try:

@@ -1,4 +1,4 @@
-"""The contract between Reelkeeper and a bucket, as checks that run against any bucket: its one definition.
+"""Define the contract between Reelkeeper and a bucket, as checks that run against any bucket.
 
 Each check works in a scratch prefix of its own, `{prefix}.contract-<16 hex digits>/`, through a `Bucket` that can reach
 nothing else, so it is safe on a bucket in production: nothing of anybody else's is read, written or deleted, and the

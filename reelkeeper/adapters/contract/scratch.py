@@ -1,4 +1,4 @@
-"""A place of the contract's own in a bucket, through which nothing else can be reached, and which is left empty."""
+"""A scratch prefix in a bucket for the contract's checks: it reaches nothing else, and is left empty."""
 
 import hashlib
 import hmac
@@ -25,7 +25,7 @@ _TYPE: Final = "text/plain"
 
 
 class Broken(Exception):  # noqa: N818  it is the contract that is broken
-    """The bucket did something else than what Reelkeeper relies on; the message says what was seen."""
+    """The bucket does not behave as Reelkeeper relies on; the message says what was seen."""
 
 
 class Target(NamedTuple):
@@ -37,12 +37,12 @@ class Target(NamedTuple):
     region: str
 
     def client(self) -> "S3Client":
-        """Open a client of the contract's own: it puts without conditions, which nothing else of ours may."""
+        """Open a client for the contract alone: it puts without conditions, which no other code of ours may."""
         return open_client(self.bucket.endpoint_url, self.access_key_id, self.secret_access_key, self.region)
 
 
 class Scratch:
-    """A place of the contract's own in a bucket. Nothing outside of it can be named through it."""
+    """A scratch prefix in a bucket. Nothing outside of it can be named through it."""
 
     def __init__(self, target: Target, prefix: str) -> None:
         if not _SCRATCH.fullmatch(prefix):
@@ -109,7 +109,7 @@ class Scratch:
         return {stored.key: stored for page in self.bucket.pages() for stored in page}
 
     def clear(self) -> None:
-        """Delete everything here: the one place beside the purge that deletes, and only what the contract has made."""
+        """Delete everything here: beside the purge, the only code that deletes, and only what the contract made."""
         if left := self.bucket.delete(list(self.listed())):
             first = next(iter(left.items()))
             raise Broken(f"{len(left)} objects under {self.bucket.prefix} could not be deleted: {first}")

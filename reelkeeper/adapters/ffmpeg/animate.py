@@ -1,4 +1,4 @@
-"""Make a video of a still picture, or of a drawn one: the camera moves over it and comes closer."""
+"""Make a video of a still or drawn picture: the camera pans over it and zooms in."""
 
 import hashlib
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _FASTEST_PIXELS = 1e6  # a second, on a very busy core; ten times slower than wa
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What to make. Equal scenes give equal bytes, of one and the same ffmpeg."""
+    """What to make. With the same ffmpeg, equal scenes give equal bytes."""
 
     width: int  # pixels, even
     height: int
@@ -75,7 +75,7 @@ def animate(scene: Scene, output: Path, *, image: Path | None = None, watch: Wat
 
 
 def _colours(scene: Scene, chance: bytes) -> str:
-    """Draw one frame of four colours; each is said, since ffmpeg's own choice of them is not the same twice."""
+    """Draw one frame of four colours. They are given explicitly, since ffmpeg's own choice differs from run to run."""
     colours = [f"c{number}=0x{chance[8 + 3 * number :][:3].hex()}" for number in range(4)]
     corners = f"x0=0:y0={chance[6] * scene.height // 256}:x1={scene.width - 1}:y1={chance[7] * scene.height // 256}"
     return f"gradients=s={scene.width}x{scene.height}:n=4:d=0.04:r=25:{corners}:{':'.join(colours)}"

@@ -18,7 +18,7 @@ _ALWAYS = (
 
 
 def wall_seconds(media: Media) -> float:
-    """How long any one pass over `media` may take: a minute, and 40 s for each second of a megapixel.
+    """Limit one pass over `media`, in seconds: 60, plus 40 for each second of video and megapixel of a frame.
 
     Ten times what SVT-AV1 preset 6 took per second of 720p and 1080p video on one busy core.
     """
@@ -28,7 +28,7 @@ def wall_seconds(media: Media) -> float:
 def call(spec: Any, work: Path, media: Media, watch: Watch | None = None, file_bytes: int = 256 << 20) -> Finished:  # noqa: ANN401  ffmpeg-python has no types
     """Run the graph `spec` over `media` in the folder `work`, with no file larger than `file_bytes`.
 
-    Raises MediaTimeout at a limit. How it ended is for the caller to check.
+    Raises MediaTimeout at a limit. The caller checks how it ended.
     """
     return confined(spec, work, wall_seconds(media), watch, file_bytes)
 
@@ -40,7 +40,7 @@ def confined(
     watch: Watch | None = None,
     file_bytes: int = 256 << 20,
 ) -> Finished:
-    """Run the graph `spec` in the folder `work` for at most so long. Raises MediaTimeout."""
+    """Run the graph `spec` in the folder `work` within a time limit. Raises MediaTimeout."""
     argv = ffmpeg.compile(spec.global_args(*_ALWAYS), cmd=tools().ffmpeg, overwrite_output=True)
     return run(
         argv,

@@ -1,8 +1,8 @@
 """One encode of a clip to MP4 or WebM: H.264 by x264, HEVC by x265, AV1 by SVT-AV1, or VP9 in two passes.
 
-Sound that players of the container take is copied, all other becomes Opus. No scaling, no change of frame rate, no
-denoising and no downmix. Every audio and subtitle stream and the tags are kept; data and timecode streams, cover
-pictures and chapters are not.
+Audio in a codec that players of the container support is copied, all other becomes Opus. No scaling, no change of frame
+rate, no denoising and no downmix. Every audio and subtitle stream and the tags are kept; data and timecode streams,
+cover pictures and chapters are not.
 """
 
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What one encode cost and gave. `complete` is False where it was ended for being too large."""
+    """The cost and the result of one encode. `complete` is False where it was stopped for being too large."""
 
     size_bytes: int
     frames: int
@@ -150,7 +150,7 @@ _SETTINGS = {"h264": _h264, "hevc": _hevc, "av1": _av1, "vp9": _vp9}
 
 
 def _beside(media: Media, container: str) -> dict[str, Any]:
-    """Choose a copy for sound that players take as it is, Opus by its channels for other, and text for subtitles."""
+    """Choose to copy audio that players support, else Opus at a rate by its channels; subtitles become text."""
     options: dict[str, Any] = {"c:s": _SUBTITLES[container]} if media.subtitles else {}
     for index, stream in enumerate(media.audio):
         if stream.codec in COPIED_SOUND[container]:
@@ -165,14 +165,14 @@ def _beside(media: Media, container: str) -> dict[str, Any]:
 
 
 def _tags(media: Media) -> dict[str, Any]:
-    """Keep the tags, and creation_time, which is dropped otherwise; bitexact: the same source gives the same bytes."""
+    """Keep the tags, and creation_time, which ffmpeg would drop; bitexact: the same source gives the same bytes."""
     tags = _BLANKED | ({"creation_time": media.creation_time} if media.creation_time else {})
     named = {f"metadata:g:{index}": f"{key}={value}" for index, (key, value) in enumerate(tags.items())}
     return {"map_metadata": 0, "map_chapters": -1, "dn": None, "fflags": "+bitexact", **named}
 
 
 def _movflags(media: Media) -> str:
-    """Put the index first, so that a player can begin before the whole file is there.
+    """Put the index first, so that a player can begin before the whole file has arrived.
 
     iTunes' list of tags is what most players read. A name that it lacks, as ComfyUI's `prompt` and `workflow`, is kept
     in QuickTime's list alone, and a file has one of the two.

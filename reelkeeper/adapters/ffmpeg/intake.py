@@ -1,8 +1,8 @@
 """Look at a stranger's file before any decoder does: is it a container we take, and how may ffmpeg open it.
 
 A playlist or concat script named .mp4 makes ffmpeg read other files; a whitelist of protocols does not stop a
-relative sibling. What does: the file is recognised here by its first bytes, ffmpeg is told that demuxer and may use
-no other, and it sees the file under a fixed name in a private folder.
+sibling by a relative path. So the file is recognised here by its first bytes, ffmpeg may use that one demuxer and no
+other, and it sees the file under a fixed name in a private folder.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ class Clip:
     size_bytes: int
 
     def options(self, limits: MediaLimits) -> dict[str, object]:
-        """Return the input options without which this file must not be opened."""
+        """Return the input options that this file must be opened with."""
         demuxer, whitelist = _DEMUXERS[self.container]
         return {
             # guard intake.demuxer: ffmpeg takes a script for a video, and reads the files that it names
@@ -76,7 +76,7 @@ class Clip:
 def scratch_dir(folder: Path | None = None) -> Iterator[Path]:
     """Make a private folder for one job, under `folder` or the system's, and remove it afterwards.
 
-    It is locked as long as its owner lives, so that `sweep_scratch_dirs` knows what a killed one left. Raises
+    It is locked while its owner lives, so `sweep_scratch_dirs` can tell the folders of killed processes. Raises
     DiskFull before the work, and from within it, where the disk is full.
     """
     place = folder or Path(tempfile.gettempdir())
@@ -92,7 +92,7 @@ def scratch_dir(folder: Path | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder, unless somebody else does: then give False. The kernel frees it at the owner's end."""
+    """Lock a folder and yield True; False where another process holds the lock, which the kernel frees when it ends."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,7 +106,7 @@ def _locked(folder: Path) -> Iterator[bool]:
 def sweep_scratch_dirs(scratch: Path, older_than_seconds: float = 3600) -> int:
     """Remove the folders that killed processes have left in `scratch` and in the system's folder; returns how many.
 
-    One that is locked is in use; one that is young may be about to be locked. Another user's are left alone.
+    A locked folder is in use; a young one may be about to be locked. Folders of other users are left alone.
     """
     swept = 0
     for folder in {scratch, Path(tempfile.gettempdir())}:
@@ -124,7 +124,7 @@ def sweep_scratch_dirs(scratch: Path, older_than_seconds: float = 3600) -> int:
 
 
 def admit(source: Path, work: Path, limits: MediaLimits, name: str = "in") -> Clip:
-    """Place `source` in the folder `work` under a safe name. Raises NotAVideo for what is none by its first bytes."""
+    """Place `source` in the folder `work` under a safe name. Raises NotAVideo for its first bytes."""
     status = source.stat()
     if not stat.S_ISREG(status.st_mode):
         raise NotAVideo("not a regular file")

@@ -1,4 +1,4 @@
-"""Confine a process to the files it works on with Landlock, which Linux grants to everybody since 5.13.
+"""Confine a process to the files it works on with Landlock, which needs no privileges (Linux 5.13).
 
 A decoder that a file has taken over can then read neither our settings nor another customer's video. It can open no TCP
 connection since Linux 6.7, and reach no process outside by a signal or an abstract socket since 6.12. Ruleset and paths
@@ -37,13 +37,13 @@ class _Beneath(ctypes.Structure):
 
 
 def version() -> int:
-    """Version of Landlock in this kernel; 0 where it is missing or switched off."""
+    """Read the version of Landlock in this kernel; 0 where it is missing or switched off."""
     return max(0, int(_LIBC.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION_FLAG)))
 
 
 @contextmanager
 def ruleset(program: Path, work: Path, readable: Iterable[Path]) -> Iterator[int]:
-    """Make a ruleset: run `program`, do as it likes in the folder `work`, read `readable` and nothing else."""
+    """Make a ruleset: run `program`, read and write in the folder `work`, read `readable`, and nothing else."""
     known = version()
     every = _BASIC_RIGHTS | _REFER * (known >= _REFER_SINCE) | _TRUNCATE * (known >= _TRUNCATE_SINCE)
     # guard sandbox.tcp: a decoder reaches servers where there is no network namespace

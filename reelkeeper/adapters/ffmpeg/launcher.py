@@ -28,7 +28,7 @@ _LANDLOCK_RESTRICT_SELF = 446  # linux/landlock.h
 
 
 class Launcher:
-    """Starts what `control` orders, and tells on the line that came with each order how it ended."""
+    """Starts the tools ordered on `control`, and reports how each ended on the line that came with its order."""
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control

@@ -1,4 +1,4 @@
-"""What a file says it is, counted packet by packet with ffprobe."""
+"""Describe a file with ffprobe; frames and bytes are counted packet by packet."""
 
 import json
 import math
@@ -31,7 +31,7 @@ _DEPTH = re.compile(r"p?(9|10|12|14|16)(le|be)$")
 
 
 def inspect(path: Path, limits: MediaLimits | None = None) -> Media:
-    """Describe `path`. Raises NotAVideo where it is none, or where it asks for more than `limits`."""
+    """Describe `path`. Raises NotAVideo where it is not a video, or exceeds `limits`."""
     limits = limits or MediaLimits()
     with scratch_dir() as work:
         clip = admit(path, work, limits)
@@ -110,7 +110,7 @@ def _tags(said: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def _chroma(pixel_format: str) -> str:
-    """Name how colour is sampled, or the whole format where that is not 4:2:0 or the like."""
+    """Name the chroma subsampling, such as 4:2:0, or the whole pixel format where it has no such name."""
     if pixel_format.startswith(("gray", "mono")):
         return "gray"
     if pixel_format.startswith(("nv12", "nv21", "p01")):
@@ -172,7 +172,7 @@ def _stream(said: Mapping[str, Any]) -> Stream:
 
 
 def _seconds(stream: Mapping[str, Any]) -> float | None:
-    """How long a stream lasts. Matroska keeps when it ends in a tag, as hours:minutes:seconds."""
+    """Read a stream's duration in seconds. Matroska keeps it in a tag, as hours:minutes:seconds."""
     if (plain := _number(stream.get("duration"))) is not None:
         return plain
     parts = stream.get("tags", {}).get("DURATION", "").split(":")

@@ -27,7 +27,7 @@ class Tool:
         self._line = line
 
     def wait(self, seconds: float = _TERMINATE_TIMEOUT_SECONDS) -> tuple[int, float] | None:
-        """Return exit code (negative: by that signal) and CPU seconds, or None when it has not ended by then."""
+        """Return the exit code (negative: the signal that ended it) and CPU seconds; None where it still runs."""
         self._line.settimeout(seconds)
         try:
             said = self._hear()
@@ -45,7 +45,7 @@ class Tool:
     def end(self) -> tuple[int, float]:
         """End it and whatever it started: SIGTERM to its group, then SIGKILL. Return what `wait` does.
 
-        SVT-AV1 takes longer than the mercy to flush at slow presets, so the second signal is needed.
+        SVT-AV1 takes longer to flush at slow presets than it is given, so the second signal is needed.
         """
         self._send("SIGTERM")
         while (how := self.wait()) is None:
@@ -67,8 +67,8 @@ class Tool:
 def launched(argv: Sequence[str], work: Path, bounds: Bounds, walls: Walls, errors: IO[bytes]) -> Iterator[Tool]:
     """Start `argv` in the folder `work`, with its stderr in the file `errors`; whoever leaves before its end kills it.
 
-    Of the files outside `work` it may read those that links in there point at. Raises MediaError, from `wait`, where
-    the kernel does not grant the walls.
+    Outside `work` it may read only the files that links in `work` point at. Raises MediaError, from `wait`, where the
+    kernel does not grant the sandbox.
     """
     order = {
         "argv": list(argv),
@@ -97,7 +97,7 @@ def launched(argv: Sequence[str], work: Path, bounds: Bounds, walls: Walls, erro
 
 
 class _Launcher:
-    """The launcher of this process, started when it is first needed, and anew when somebody has killed it."""
+    """The launcher of this process, started when it is first needed, and again after it was killed."""
 
     def __init__(self) -> None:
         self._reset()
@@ -139,7 +139,7 @@ class _Launcher:
         return control
 
     def leave(self) -> None:
-        """Let the launcher go: it ends what still runs, and itself."""
+        """Stop the launcher, which ends the tools that still run."""
         with self._lock:
             self._leave()
 

@@ -1,4 +1,4 @@
-"""Measure a result against its source, by VMAF and the PSNR of its colours, and check that both decode."""
+"""Measure a result against its source by VMAF and the PSNR of its chroma planes, and check that both decode."""
 
 import json
 import statistics
@@ -98,7 +98,7 @@ def decode(path: Path, media: Media | None = None, limits: MediaLimits | None = 
 
 
 def _decoded(log: str, cpu_seconds: float) -> Decoded:
-    """Read ffmpeg's framecrc format: `#tb 0: 1/1000`, then `stream, dts, pts, duration, size, crc` for each frame."""
+    """Parse ffmpeg's framecrc format: `#tb 0: 1/1000`, then `stream, dts, pts, duration, size, crc` for each frame."""
     ticks: dict[int, float] = {}
     ends: dict[int, float] = {}
     frames = 0

@@ -42,7 +42,7 @@ _MAX_WORDS = 200  # characters
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far ffmpeg is. `size_bytes` is None until the muxer has said so."""
+    """How far ffmpeg is. `size_bytes` is None until the muxer has reported it."""
 
     frames: int = 0
     size_bytes: int | None = None
@@ -62,7 +62,7 @@ class Finished:
     stopped: bool = False
 
     def check(self, what: str, *, complaints: bool = False) -> "Finished":
-        """Return this if the tool succeeded and, unless `complaints` are allowed, wrote nothing to stderr.
+        """Return self if the tool succeeded and, unless `complaints` are allowed, wrote nothing to stderr.
 
         Raises NotAVideo where the file is to blame, also for a crash of the tool; MediaError where the machine is, and
         DiskFull where its disk is.
@@ -82,7 +82,7 @@ class Finished:
         return self
 
     def _blame_the_disk(self) -> None:
-        """Raise DiskFull where the tool says that the disk is full, or it is: nothing can be said of the file then."""
+        """Raise DiskFull where the tool reports a full disk, or the disk is full: that says nothing about the file."""
         role, remedy = "the disk that media tools write to", SCRATCH_REMEDY
         if any(word in self.complaints for word in _FULL):
             raise disk.full(self.scratch_dir, role, remedy)
@@ -90,7 +90,7 @@ class Finished:
 
 
 def _digest(complaints: str) -> str:
-    """Keep the first two different things that ffmpeg says, without where in its own works it says them."""
+    """Keep the first two different messages of ffmpeg, without the names and addresses of its components."""
     lines = [_ORIGIN.sub("", line).strip() for line in complaints.splitlines()]
     said = [line for line in dict.fromkeys(lines) if line and not _ECHO.match(line)]
     return shorten("; ".join(said[:2]), _MAX_WORDS, placeholder=" ...")
@@ -123,7 +123,7 @@ def run(
 
 
 def _reserved(scratch_dir: Path) -> IO[bytes]:
-    """Open a file without a name whose first bytes have their place on the disk already."""
+    """Open a file without a name whose first bytes are already allocated on the disk."""
     file = tempfile.TemporaryFile(dir=scratch_dir)  # noqa: SIM115  the caller closes it
     try:
         os.posix_fallocate(file.fileno(), 0, _RESERVED_BYTES)
@@ -134,7 +134,7 @@ def _reserved(scratch_dir: Path) -> IO[bytes]:
 
 
 def _tail(errors: IO[bytes]) -> str:
-    """Read the end of what was written to a reserved file; the zeros that nobody has written over are left out."""
+    """Read the end of what was written to a reserved file, without the zeros of its unused space."""
     size = errors.seek(0, os.SEEK_END)
     errors.seek(max(0, size - max(_TAIL_BYTES, _RESERVED_BYTES)))
     return errors.read().rstrip(b"\0")[-_TAIL_BYTES:].decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Refuse a media tool the system calls by which it could reach beyond itself, with a filter of seccomp.
+"""Deny a media tool the system calls that reach outside its own process, with a seccomp filter.
 
 Landlock and an empty network namespace leave ways out: sockets with a path, shared memory, signals to other processes
 and their limits, the rights of any file, a fork without end (root has no limit of processes), and for root whatever

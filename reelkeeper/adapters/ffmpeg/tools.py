@@ -1,4 +1,4 @@
-"""Which ffmpeg and ffprobe there are, and what they can do. Asked once per process."""
+"""Find ffmpeg and ffprobe and what they support, once per process."""
 
 import re
 import shutil
@@ -133,7 +133,7 @@ def _examine(ffmpeg_path: str, ffprobe_path: str, require_network: bool, require
 
 
 def _ask(exe: str, *arguments: str) -> tuple[str, str]:
-    """Return what a tool says on stderr and on stdout. No stranger's file is opened, so no sandbox is needed."""
+    """Return a tool's stderr and stdout. No file of a user's is opened, so no sandbox is needed."""
     said = subprocess.run(
         [exe, *arguments],
         stdin=subprocess.DEVNULL,

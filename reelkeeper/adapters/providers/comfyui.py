@@ -43,7 +43,7 @@ class ComfyUIProvider(OverHttp):
         self._calls = Transport(url, {"Authorization": f"Bearer {key}"} if key else {}, hosts=hosts, **how)
 
     def submit(self, submission: Submission) -> str:
-        """Queue the model's workflow, filled in. Nothing that happens before leaves a job in doubt."""
+        """Queue the model's filled-in workflow. A failure before that leaves no job in doubt."""
         try:
             workflow = self._workflow(submission.order.model)
             image = self._upload(submission) if submission.image else None
@@ -139,7 +139,7 @@ def _files(outputs: object) -> Iterator[dict[str, Any]]:
 
 
 def _fill(workflow: dict[str, Any], submission: Submission, image: str | None) -> dict[str, Any]:
-    """Put what is asked for into its places. Raises GenerationRefused where one of the two lacks something."""
+    """Fill the request into the workflow. Raises GenerationRefused where either lacks a field that the other needs."""
     request, seconds = submission.order.request, seconds_of(submission.order.request)
     shape = {name: request.get(name) for name in ("prompt", "width", "height", "fps", "audio")} | {
         "negative_prompt": request.get("negative_prompt") or "",

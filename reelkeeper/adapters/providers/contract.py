@@ -104,7 +104,7 @@ class Standing:
 
 
 class Log(Protocol):
-    """Where a generator writes down what must outlive it. Each may raise what ends the work, such as LeaseLost."""
+    """Records what must outlive a generator. Each call may raise an error that ends the work, such as LeaseLost."""
 
     def announce(self) -> str:
         """Note that the job is about to be sent; gives the key that it is to be sent under."""
@@ -113,10 +113,10 @@ class Log(Protocol):
         """Note the provider's name of the job."""
 
     def progress(self, fraction: float) -> None:
-        """Tell how far it is, from 0 to 1; to be called at least every few seconds."""
+        """Report the progress, from 0 to 1; call it at least every few seconds."""
 
     def paid(self, cost_microusd: int) -> None:
-        """Note what the provider took for an attempt that made nothing."""
+        """Note what the provider charged for an attempt that made no video."""
 
 
 class Generator(Protocol):
@@ -139,12 +139,12 @@ class Provider(Protocol):
     def submit(self, submission: Submission) -> str:
         """Send one request, once, and give the provider's name of the job.
 
-        Raises GenerationRefused, ContentRefused, ProviderBusy or AccountLocked when it was certainly not taken, and
-        GenerationUnknown whenever that is not certain.
+        Raises GenerationRefused, ContentRefused, ProviderBusy or AccountLocked where the provider certainly did not
+        accept it, and GenerationUnknown where that is not certain.
         """
 
     def find(self, order: Order) -> Standing | None:
-        """Find the job that was sent under the order's key; None if it is not among what the provider tells.
+        """Find the job that was sent under the order's key; None if the provider does not list it.
 
         Raises GenerationUnknown. Called only where the guarantee names a way.
         """
@@ -153,14 +153,14 @@ class Provider(Protocol):
         """Ask how a job stands; None if the provider does not know it. Raises GenerationUnknown."""
 
     def cancel(self, job_id: str) -> None:
-        """Tell that a job is wanted no more; no answer is no matter."""
+        """Tell the provider that a job is no longer wanted. A missing answer does not matter."""
 
     def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
-        """Store the video in `target`. Raises GenerationLost for one that is gone, GenerationUnknown."""
+        """Store the video in `target`. Raises GenerationLost where it no longer exists, GenerationUnknown."""
 
 
 class Billing(Protocol):
-    """A vendor's own account of the jobs that it was sent, with what each cost where it says so."""
+    """A vendor's own list of the jobs that it received, with each one's cost where it is given."""
 
     name: str
 
@@ -171,4 +171,4 @@ class Billing(Protocol):
         """
 
     def mark_of(self, key: str) -> str:
-        """Give the mark that a job has in that list which was sent under `key`."""
+        """Give the mark by which that list names the job that was sent under `key`."""

@@ -47,7 +47,7 @@ _INPUT_REFUSED: Final = {400, 413, 422}
 
 
 class Fields(NamedTuple):
-    """How a model names and writes what is asked for. `seed`: it takes one, which then is our mark."""
+    """The names and formats of a model's inputs. `seed`: it takes one, which identifies our request."""
 
     image: str = "image_url"
     duration: str = "{}"  # of the seconds; "" for a number
@@ -105,7 +105,7 @@ class FalProvider(OverHttp):
         return job_path(model, job_name(said.get("request_id")), said.get("response_url"))
 
     def find(self, order: Order) -> Standing | None:
-        """Look for our seed among the requests of the job's model. What it lacks may still come."""
+        """Look for our seed among the requests of the job's model. A request that is missing may still appear."""
         key = str(order.provider_key)
         if not _is_marked(order):
             raise GenerationUnknown("the provider's list is searched by a seed of ours, and this job was sent without")
@@ -186,7 +186,7 @@ def _billed(event: dict[str, Any], seed: str | None) -> VendorJob:
 
 
 def job_path(model: str, request_id: str, response_url: object = None) -> str:
-    """Name a request by its path, as the answer has it or as its model says: all that is asked of it follows."""
+    """Give the path of a request, from the answer or from its model; the URLs of all later calls begin with it."""
     told = urlsplit(response_url).path.strip("/") if isinstance(response_url, str) else ""
     if _JOB.fullmatch(told) and told.endswith(f"/{request_id}"):
         return told
@@ -221,7 +221,7 @@ def _input(submission: Submission) -> dict[str, Any]:
 
 
 def _ended(job_id: str, status: Answer, result: Answer) -> Standing:
-    """Read what became of a request that is over. A fault of the way there says nothing about it."""
+    """Read the outcome of a finished request. A transport error says nothing about it."""
     if result.is_success:
         return Standing(job_id, Status.SUCCEEDED, 1.0, video_url=_video_url(result.fields))
     if result.status in _INPUT_REFUSED:

@@ -1,4 +1,4 @@
-"""The format of our own for a provider of videos, one call each. What is not known is not guessed.
+"""Our own format for a provider of videos, one call for each step. What is unknown is not guessed.
 
     POST   /jobs            Idempotency-Key: KEY    {"key", "model", "request", "webhook_url"?, "image_url"?} -> {"id"}
     GET    /jobs?key=KEY                            {"jobs": [{"id", ...}]}: none, if it never came
@@ -36,7 +36,7 @@ class HttpProvider(OverHttp):
         self._webhook_url = webhook_url
 
     def submit(self, submission: Submission) -> str:
-        """Send a job with its key, by which the provider can tell one that came before."""
+        """Send a job with its key, by which the provider recognises a repeated one."""
         key, order = submission.key, submission.order
         body = {"key": key, "model": order.model, "request": dict(order.request)}
         if self._webhook_url:
@@ -64,7 +64,7 @@ class HttpProvider(OverHttp):
 
 
 def _standing(answer: object) -> Standing:
-    """Read how a job stands; whatever is not as it should be is GenerationUnknown, and never taken for a failure."""
+    """Read a job's state; anything malformed raises GenerationUnknown, and is never taken for a failure."""
     said = answer if isinstance(answer, dict) else {}
     job_id, status, url = job_name(said.get("id")), said.get("status", "queued"), said.get("video_url")
     if status not in set(Status):

@@ -1,4 +1,4 @@
-"""A request in the words that models of videos take, and our mark in what is sent."""
+"""Translate a request into the fields that video models take, and mark it as ours."""
 
 import hashlib
 import hmac
@@ -14,13 +14,13 @@ CODE: Final = "code"  # that shows that the address is ours
 
 
 def seconds_of(request: Mapping[str, Any]) -> int | float:
-    """Give the length, as a whole number where it is one: most models know a few lengths alone."""
+    """Give the length in seconds, as an integer where it is whole: most models accept only a few lengths."""
     seconds = float(request["duration_seconds"])
     return int(seconds) if seconds.is_integer() else seconds
 
 
 def aspect_ratio(request: Mapping[str, Any]) -> str:
-    """Name the ratio that is nearest, of those that most models know.
+    """Name the nearest of the aspect ratios that most models know.
 
     >>> [aspect_ratio({"width": width, "height": height}) for width, height in ((1280, 720), (480, 854), (64, 64))]
     ['16:9', '9:16', '1:1']
@@ -30,15 +30,15 @@ def aspect_ratio(request: Mapping[str, Any]) -> str:
 
 
 def options_of(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a request may leave out, under the names that most models have for it."""
+    """Return the optional fields of a request, under the names that most models have for them."""
     found = {name: request[name] for name in ("negative_prompt", "seed") if request.get(name) not in (None, "")}
     return found if request.get("audio") is None else found | {"generate_audio": request["audio"]}
 
 
 def with_parameters(shape: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
-    """Add what else a request asks for; null takes a field out, which its model does not know.
+    """Add the request's own parameters; null removes a field that its model does not know.
 
-    Raises GenerationRefused for one that says the shape differently from what its price was quoted for.
+    Raises GenerationRefused for one that changes the shape (size or length) that the price was quoted for.
     """
     whole = dict(shape)
     for name, value in (request.get("parameters") or {}).items():
@@ -53,12 +53,12 @@ def with_parameters(shape: Mapping[str, Any], request: Mapping[str, Any]) -> dic
 
 
 def seed_of(key: str) -> int:
-    """Give a seed that no other job sends: 31 bits of the key's digest."""
+    """Derive a seed that is practically unique to the job: 31 bits of its key's digest."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) >> 1
 
 
 def marked_url(webhook_url: str, key: str, secret: str | None = None) -> str:
-    """Give the address that a provider calls, with the job's key in it, and a code over it where there is a secret."""
+    """Build the webhook URL for a job, with its key and, where there is a secret, a code over the key."""
     mark = {KEY: key} | ({CODE: code_of(key, secret)} if secret else {})
     return f"{webhook_url}{'&' if urlsplit(webhook_url).query else '?'}{urlencode(mark)}"
 

@@ -1,6 +1,6 @@
-"""Makes a video on this machine: a picture that the camera moves over, drawn by ffmpeg in its sandbox.
+"""Make a video on this machine: ffmpeg, in its sandbox, pans over a picture.
 
-It stands in for a provider where none is configured: the output is real, and as large and long as was asked for.
+It stands in for a provider where none is configured: the output is a real video of the requested size and length.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from reelkeeper.errors import GenerationFailed, GenerationRefused, MediaError, N
 
 
 class LocalGenerator:
-    """Moves over the input image, or over one drawn from the prompt and the seed where there is none."""
+    """Pans over the input image, or over one drawn from the prompt and the seed."""
 
     name = "local"
     outlives_us = False  # what it does ends with its worker
@@ -50,7 +50,7 @@ class LocalGenerator:
         return Made(target, cost_microusd=0)
 
     def _found(self, digest: str, work: Path) -> Path | None:
-        """Find an input image in the folder of them, or have it fetched from where the API keeps it."""
+        """Find an input image in its folder, or have it fetched from where the API keeps it."""
         if not digest.isalnum():
             return None
         image, fetched = self._images / digest, work / "image"

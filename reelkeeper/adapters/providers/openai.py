@@ -5,7 +5,7 @@
     GET    /videos/ID/content  its bytes
     DELETE /videos/ID
 
-It lists nothing that tells our job from another of the same words, so a lost answer stays in doubt.
+Its list cannot tell our job from another with the same prompt, so a lost answer stays in doubt.
 """
 
 from datetime import UTC, datetime
@@ -53,7 +53,7 @@ class OpenAIProvider(OverHttp):
         self._calls = Transport(url, {"Authorization": f"Bearer {key}"} if key else {}, hosts=hosts, **how)
 
     def submit(self, submission: Submission) -> str:
-        """Send a form, which is what the vendor's client sends and every server takes."""
+        """Send a form, as the vendor's own client does and every server accepts."""
         request = submission.order.request
         sent: dict[str, Any] = {
             "prompt": request["prompt"],
@@ -73,7 +73,7 @@ class OpenAIProvider(OverHttp):
         return self._standing(self._calls.submit("/videos", encoded.read(), headers).body).id
 
     def look(self, job_id: str) -> Standing | None:
-        """Ask for the job. Whatever the HTTP status, an answer that is this job tells how it stands."""
+        """Ask for the job. An answer that describes this job gives its state, whatever the HTTP status."""
         answer = self._calls.ask("GET", f"/videos/{quote(job_id, safe='')}")
         if answer.fields.get("id") == job_id:
             return self._standing(answer.body)
@@ -86,7 +86,7 @@ class OpenAIProvider(OverHttp):
         self._calls.tell("DELETE", f"/videos/{quote(job_id, safe='')}")
 
     def billed(self, first: datetime, end: datetime) -> list[VendorJob]:
-        """List the jobs of an engine, of which it does not say what they cost; LiteLLM's proxy has no such list."""
+        """List the jobs of an engine, without their cost; LiteLLM's proxy has no such list."""
         found: list[VendorJob] = []
         query = {"limit": "100", "order": "desc"}
         for _ in range(_PAGES):

@@ -1,9 +1,9 @@
-"""Has a provider make a video, and pays for it once, whatever is lost on the way.
+"""Have a provider make a video, and pay for it once, whatever answers are lost.
 
-The key is written down before a job is sent, and the provider's name for it right after. Whoever takes up a job that
-has a key looks it up: it is never sent twice because an answer was lost. What cannot be found stays parked. Only a
-provider that knows our keys can say that a job never came; where it says so twice, some time apart, the job is sent
-under the same key.
+The key is recorded before a job is sent, and the provider's name for it right after. A job that has a key is looked
+up, and never sent again because an answer was lost. A job that cannot be found stays parked. Only a provider that knows
+our keys can prove that a job never arrived: where it says so twice, some time apart, the job is sent again under the
+same key.
 """
 
 import time
@@ -37,7 +37,7 @@ _FETCHES = 3  # times that a video is asked for, each after another look at its 
 
 
 class RemoteGenerator:
-    """A generator that has any provider make the videos."""
+    """Makes videos through any provider."""
 
     outlives_us = True
 
@@ -60,7 +60,7 @@ class RemoteGenerator:
         """Have the video made, and store it in `target`.
 
         Raises GenerationRefused (never), GenerationFailed (not this time), GenerationUnknown (to be looked up later),
-        GenerationLost (made, and gone), or what `log` raises; a job that is cancelled is told to its provider.
+        GenerationLost (made, and gone), or what `log` raises; the provider is told of a cancelled job.
         """
         # guard provider.priced_model: a job is sent to another model than its price was quoted for
         order = order if order.is_priced else order._replace(model=self._model or order.model)
@@ -123,7 +123,7 @@ class RemoteGenerator:
         return None, file.read_bytes()
 
     def _followed(self, job_id: str, order: Order, log: Log) -> Standing:
-        """Ask until the job is over. A provider that is silent for too long leaves it in doubt."""
+        """Poll until the job is over. If the provider does not answer for too long, the job stays in doubt."""
         heard, progress = time.monotonic(), 0.0
         while True:
             try:
@@ -160,7 +160,7 @@ class RemoteGenerator:
         raise GenerationFailed(f"at the provider it is {standing.status}: {standing.error}")
 
     def _fetched(self, standing: Standing, order: Order, target: Path, log: Log) -> Made:
-        """Store the video. An address that has ended may be given anew, by another look at the job."""
+        """Store the video. Where its address has expired, look at the job again for a new one."""
         for left in reversed(range(_FETCHES)):
             try:
                 self._fetch_video(standing.video_url, target)

@@ -1,4 +1,4 @@
-"""Replicate: predictions, found again by the webhook's address that they carry, which holds our key.
+"""Replicate: predictions, found again by the webhook URL in each, which holds our key.
 
     POST /v1/models/OWNER/NAME/predictions     {"input", "webhook"?} -> {"id", "status", ...}
     POST /v1/predictions                       the same, with "version"
@@ -6,7 +6,7 @@
     GET  /v1/predictions                       newest first, a page, and the address of the next
     GET  /v1/predictions/ID, POST /v1/predictions/ID/cancel
 
-What it made is deleted one hour after its end.
+Its outputs are deleted one hour after the prediction ends.
 """
 
 import re
@@ -90,7 +90,7 @@ class ReplicateProvider(OverHttp):
         return _standing(self._calls.submit(path, body).body).id
 
     def find(self, order: Order) -> Standing | None:
-        """Read the list back to the job's beginning. What it lacks may still come: its lag is not known."""
+        """Read the list back to the job's start. A missing prediction may still appear: the list's lag is not known."""
         for prediction in self._predictions(order.started_at):
             # guard provider.replicate_mark: a job in doubt takes another's prediction for its own, and its video
             if key_of(prediction.get("webhook")) == order.provider_key:
@@ -103,11 +103,11 @@ class ReplicateProvider(OverHttp):
         return _standing(answer.body) if answer else None
 
     def cancel(self, job_id: str) -> None:
-        """Cancel the prediction; what has run of it may be charged."""
+        """Cancel the prediction; the time that it ran may be charged."""
         self._calls.tell("POST", f"/v1/predictions/{quote(job_id, safe='')}/cancel")
 
     def billed(self, first: datetime, end: datetime) -> list[VendorJob]:
-        """List the predictions, of which it does not say what they cost."""
+        """List the predictions, without their cost."""
         found = []
         for prediction in self._predictions(first):
             try:

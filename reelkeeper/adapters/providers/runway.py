@@ -1,11 +1,11 @@
-"""Runway: tasks, which tell what they cost to the credit, and of which there is no list.
+"""Runway: tasks, each with its exact cost in credits; there is no list of them.
 
     POST   /v1/text_to_video, /v1/image_to_video     {"model", "promptText", "ratio", "duration", ...} -> {"id"}
     GET    /v1/tasks/ID                              how it stands; the address of its video is made anew each time
     DELETE /v1/tasks/ID
     POST   /v1/organization/usage                    {"startDate", "beforeDate"} -> credits by day and model
 
-It calls nobody and knows no key, so a lost answer stays in doubt.
+It sends no webhooks and takes no key, so a lost answer stays in doubt.
 """
 
 from datetime import UTC, datetime

@@ -1,8 +1,8 @@
-"""How a provider is called: one request and no repetition, and what each outcome says about a new job.
+"""Call a provider: one request without retries, and what each outcome says about a new job.
 
 not connected, 425, 429      it was certainly not taken, and may be sent again
 another 4xx, not 408, 409    it was certainly not taken, and never will be
-everything else              it may have been taken: whoever sends it again may pay twice
+everything else              it may have been taken: to send it again may mean to pay twice
 """
 
 import json
@@ -110,7 +110,7 @@ class Transport:
         return answer
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
-        """Ask something that may be asked again. Raises GenerationUnknown where there was no answer."""
+        """Send a request that may be repeated. Raises GenerationUnknown where there was no answer."""
         try:
             return self._call(method, path, body)
         except AddressRefused as refused:
@@ -135,7 +135,7 @@ class Transport:
             return
 
     def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
-        """Store a video. Raises GenerationLost for one that is gone, GenerationUnknown when there was no answer."""
+        """Store a video. Raises GenerationLost where it no longer exists, GenerationUnknown if there was no answer."""
         url = urljoin(f"{self.url}/", video_url)
         ours = urlsplit(url)[:2] == urlsplit(self.url)[:2]
         # guard provider.hosts: an answer that somebody has forged names the video of anybody
@@ -204,7 +204,7 @@ class OverHttp:
     _calls: Transport
 
     def find(self, order: Order) -> Standing | None:
-        """Find nothing: no way is promised."""
+        """Find nothing: the provider guarantees no way."""
         raise GenerationUnknown(f"whether the provider has {order.provider_key!r} cannot be asked")
 
     def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
@@ -213,24 +213,24 @@ class OverHttp:
 
 
 def no_status(said: object) -> GenerationUnknown:
-    """Return the error for a state that the format does not have: it says nothing about the job."""
+    """Return the error for a state that is not part of the format: it says nothing about the job."""
     return GenerationUnknown(f"the provider says that a job is {str(said)[:50]!r}, which is no status")
 
 
 def job_name(said: object) -> str:
-    """Read a provider's name for a job. Raises GenerationUnknown: whatever is not as it should be is no refusal."""
+    """Read a provider's name for a job. Raises GenerationUnknown where it is malformed: that is no refusal."""
     if not isinstance(said, str) or not 0 < len(said) <= _MAX_NAME:
         raise GenerationUnknown("the provider's answer names no job")
     return said
 
 
 def fraction(said: object) -> float:
-    """Read how far a job is, from 0 to 1; 0 where it is not said."""
+    """Read a job's progress, from 0 to 1; 0 where it is missing."""
     return min(max(float(said), 0.0), 1.0) if isinstance(said, int | float) else 0.0
 
 
 def cost_microusd(said: object) -> int | None:
-    """Read dollars as micro-dollars, rounded up; None for what is no sum of money."""
+    """Read dollars as micro-dollars, rounded up; None where it is not an amount of money."""
     if said is None or isinstance(said, bool):
         return None
     try:
@@ -244,7 +244,7 @@ def cost_microusd(said: object) -> int | None:
 
 
 def words(body: object) -> str:
-    """Give what a provider says is wrong, in one line, wherever in its answer it says so."""
+    """Find a provider's error message anywhere in its answer, and give it in one line."""
     said = body
     for name in ("error", "detail", "message", "msg", "title"):
         if isinstance(said, dict) and said.get(name):

@@ -1,8 +1,8 @@
-"""What a vendor calls us with when a job is over: signed by the vendor, at an address that only we can have made.
+"""Verify a vendor's call that a job is over: signed by the vendor, at an address that only we can have made.
 
-A vendor signs its calls for all its customers alike, so its signature says nothing about whose job it is. The address
-holds our key of the job and a code over it, which our own secret makes. A call is only ever a reason to look: it tells
-the vendor's name of a job whose answer was lost, and what became of the job is asked of the vendor itself.
+A vendor signs its calls alike for all its customers, so its signature does not say whose job it is. The address holds
+our key of the job and a code over it, made with our own secret. A call only prompts a look: it gives the vendor's name
+of a job whose answer was lost, and the job's state is then asked of the vendor.
 """
 
 import base64
@@ -29,7 +29,7 @@ _fetched: dict[str, tuple[float, list[Ed25519PublicKey]]] = {}  # by address: wh
 
 
 class Call(NamedTuple):
-    """Which job a call is about: our key of it, and the vendor's name as the vendor tells it."""
+    """The job that a call is about: our key and the vendor's name of it."""
 
     key: str
     told: str
@@ -46,7 +46,7 @@ def verify(
 ) -> Call:
     """Read a call of fal's or Replicate's. `now` is Unix time; `how` says where fal's keys are.
 
-    Raises SignatureRefused for one that is not signed, not of these five minutes, over 64 kB, or at another address.
+    Raises SignatureRefused for one that is not signed, more than five minutes off, over 64 kB, or at another address.
     """
     key = query.get(KEY, "")
     # guard vendor_call.address: another customer of the vendor's has one of our jobs take his for its own
@@ -107,7 +107,7 @@ def _is_signed(key: Ed25519PublicKey, signature: bytes, signed: bytes) -> bool:
 
 
 def _require_standard(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> None:
-    """Ask for a signature as https://www.standardwebhooks.com has it."""
+    """Require a signature as https://www.standardwebhooks.com specifies it."""
     call_id, at = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     _require_now(at, now)
     try:

@@ -1,8 +1,8 @@
-"""Webhooks that a provider sends us: signed with a shared secret, and only minutes old.
+"""Verify webhooks that a provider sends us: signed with a shared secret, and at most minutes old.
 
     Reelkeeper-Signature: t=1764072000,v1=<hex of HMAC-SHA256(secret, "1764072000." + body)>
 
-The call says only that a job is worth a look: what became of it is asked of the provider itself.
+The call only prompts a look: the job's state is then asked of the provider.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ def sign(secret: str, body: bytes, at: int) -> str:
 
 
 def verify(secret: str, body: bytes, header: str, now: float) -> str:
-    """Give the provider's name of the job that a call is about. `now` is Unix time.
+    """Verify a call and return the provider's name of its job. `now` is Unix time.
 
     Raises SignatureRefused for a call that is not signed with the secret, older or younger than 5 minutes, over 64 kB,
     or that names no job.

@@ -1,7 +1,7 @@
-"""Deletes: a batch read key by key, since its answer is 200 even where some of its keys still stand; and a signed one.
+"""Delete objects: in batches, whose answer is read key by key, as it is 200 even where some remain; or by a signed URL.
 
-R2 has no conditional delete, so the last look at what is deleted comes after the request is signed: a process that
-sleeps between its look and its request wakes up with a signature that the server refuses.
+R2 has no conditional delete, so the last check of the object is made after the request is signed: a process that is
+suspended between check and request wakes up with an expired signature, which the server refuses.
 """
 
 import threading
@@ -39,7 +39,7 @@ _THIS_THREADS = threading.local()
 
 
 def look_before_sending(client: "S3Client") -> None:
-    """Have `client` take the last look of a request after signing it, before each time that it is sent."""
+    """Have `client` run the last look of a request after signing it, each time before it is sent."""
     # guard bucket.last_look: nothing is asked between signing a delete and sending it
     client.meta.events.register("before-send.s3.DeleteObjects", _look)
     # guard bucket.put_last_look: the same, of a put over what the service has stored
@@ -54,7 +54,7 @@ def _look(**_: object) -> None:
 
 @contextmanager
 def looking(last_look: LastLook | None) -> Iterator[None]:
-    """Have this thread's requests take `last_look` meanwhile, which raises where one must not be sent."""
+    """Have this thread's requests run `last_look` in the meantime; it raises where a request must not be sent."""
     _THIS_THREADS.look = last_look
     try:
         yield
@@ -65,9 +65,9 @@ def looking(last_look: LastLook | None) -> Iterator[None]:
 def delete_batch(
     client: "S3Client", bucket: str, keys: list[str], *, last_look: LastLook | None = None
 ) -> dict[str, str]:
-    """Delete at most BATCH_KEYS keys, those with passing errors again; return `key -> "Code: message"` of the failed.
+    """Delete at most BATCH_KEYS keys, retrying passing errors; return `key -> "Code: message"` of those that failed.
 
-    Checks nothing: `Bucket.delete` has. Raises what `last_look` raises.
+    Checks no keys: `Bucket.delete` has done so. Raises what `last_look` raises.
     """
     with looking(last_look):
         return _delete_batch(client, bucket, keys)
@@ -105,20 +105,20 @@ def _delete_batch(client: "S3Client", bucket: str, keys: list[str]) -> dict[str,
 
 
 def _after(why: str, attempt: int, metadata: Mapping[str, Any]) -> str:
-    """Mark the refusal of a request that was sent before, too: the first one, whose answer is lost, may be done yet."""
+    """Mark a refusal of a repeated request: the first attempt, whose answer was lost, may still take effect."""
     # guard bucket.sent_before: a delete that may be done yet counts as refused, since its second try was
     return why if attempt == 1 and not metadata.get("RetryAttempts") else f"Sent again, then {why}"
 
 
 def was_refused(why: str) -> bool:
-    """Tell from the "Code: message" of a failed delete whether the server has said no: else it may be done yet."""
+    """Tell from the "Code: message" of a failed delete whether it was refused; if not, it may still take effect."""
     return why.partition(":")[0] in REFUSALS
 
 
 def send_signed_delete(client: httpx.Client, key: str, url: str) -> str | None:
-    """Send a DELETE that was signed before, once; return why the server refused it, or None where it is done.
+    """Send a signed DELETE once; return why the server refused it, or None where it succeeded.
 
-    StorageError where nobody knows: no answer, or one of an error in the server.
+    Raises StorageError where the outcome is unknown: no answer, or a server error.
     """
     try:
         answer = client.delete(url)
@@ -133,6 +133,6 @@ def send_signed_delete(client: httpx.Client, key: str, url: str) -> str | None:
 
 
 def open_sender(endpoint_url: str) -> httpx.Client:
-    """Return what sends signed deletes. It never sends a request again."""
+    """Return a sender of signed deletes that never repeats a request."""
     loopback = httpx.URL(endpoint_url).host in {"127.0.0.1", "localhost", "::1"}
     return httpx.Client(timeout=SIGNED_TIMEOUT_SECONDS, trust_env=not loopback)

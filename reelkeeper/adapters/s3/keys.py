@@ -1,7 +1,7 @@
-"""Keys: the jail that keeps every request under the prefix, the one shape in which Reelkeeper writes, and ids.
+"""Keys: the check that keeps every request under the prefix, the one format that Reelkeeper writes, and ids.
 
 R2 takes almost any key, but folds Unicode to NFC; other S3 servers fold empty segments, backslashes, `.` and `..`, or
-hide what lies under `.uploads`. A key that two servers read differently can name somebody else's object: refused.
+hide objects under `.uploads`. A key that two servers read differently can name somebody else's object: refused.
 """
 
 import hashlib
@@ -36,10 +36,10 @@ _NOT_XML = frozenset({"\ufffe", "\uffff"})  # XML 1.0 cannot carry them, so neit
 
 
 class ParsedKey(NamedTuple):
-    """What a key says. `generation` and `nonce` are None where Reelkeeper did not make the key.
+    """The parts of a key. `generation` and `nonce` are None where Reelkeeper did not make the key.
 
-    Then `user_id` and `video_id` are names as the key has them, of which `safe_id` makes ids; `pattern` is the place in
-    the layout of the pattern that matched, and `made_before` what the date in the key says.
+    Then `user_id` and `video_id` are the names in the key, of which `safe_id` makes ids; `pattern` is the index in the
+    layout of the pattern that matched, and `made_before` the end of the date in the key.
     """
 
     user_id: str | None
@@ -64,7 +64,7 @@ def blob_key(prefix: str, user_id: str, video_id: str, generation: int, extensio
 
 
 def parse_key(prefix: str, key: str, layout: Sequence[KeyPattern] = DEFAULT_LAYOUT) -> ParsedKey | None:
-    """Read a key of our own shape, or a video's that one of the patterns of `layout` matches; None for any other."""
+    """Parse a key in our own format, or one that a pattern of `layout` matches; None for any other."""
     try:
         rest = confined(prefix, key)[len(prefix) :]
     except KeyRefused:
@@ -87,7 +87,7 @@ def has_video_extension(key: str) -> bool:
 
 
 def safe_id(name: str, *owners: str) -> str:
-    """Return `name` where it can be an id, else an id made of it: what remains of it, and a hash of it and `owners`."""
+    """Return `name` where it is a valid id, else an id made of its valid characters and a hash of it and `owners`."""
     if re.fullmatch(_ID, name) and not name.endswith(".versions"):
         return name
     slug = _NOT_IN_AN_ID.sub("-", name).strip("-")[:_SLUG]
@@ -95,7 +95,7 @@ def safe_id(name: str, *owners: str) -> str:
 
 
 def unique_id(video_id: str, user_id: str, name: str) -> str:
-    """Return the id of a video where `video_id` is another user's too: made of user and name, never of an order."""
+    """Return the id of a video where another user has `video_id` too: made of user and name, so no order decides it."""
     return f"{video_id[: _MAX_ID - _HASH - 1]}-{_digest(user_id, name)}"
 
 

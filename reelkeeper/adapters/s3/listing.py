@@ -1,7 +1,7 @@
 """Pages of ListObjectsV2, read with expat inside boto3's own request, one after the other or several at a time.
 
-boto3 needs 55 to 60 ms of CPU for a page of 1,000 keys, most of it to parse dates; this needs about 5. The hook that is
-used, `before-parse`, is botocore's own for replacing its parser, so signing, retries and errors stay botocore's.
+boto3 needs 55 to 60 ms of CPU for a page of 1,000 keys, most of it to parse dates; this needs about 5. The hook
+`before-parse` is botocore's own for replacing its parser, so signing, retries and errors stay botocore's.
 """
 
 import re
@@ -31,10 +31,10 @@ _EMPTY = b'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"/>'
 
 
 def read_page(client: "S3Client", bucket: str, prefix: str, **place: str) -> tuple[list[StoredObject], str | None]:
-    """Return a page of what lies under `prefix`, and the token of the next one unless it is the last.
+    """Return a page of the objects under `prefix`, and the token of the next one unless it is the last.
 
     `place` is `ContinuationToken` or `StartAfter`; without, it is the first page. `client` has been through
-    `read_pages_fast`. TruncatedListing where the page cannot be all that it should be.
+    `read_pages_fast`. Raises TruncatedListing where the page is not complete.
     """
     with translate_errors(f"LIST {prefix}"):
         asked: Any = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": PAGE_KEYS, **place}
@@ -54,8 +54,8 @@ def read_page(client: "S3Client", bucket: str, prefix: str, **place: str) -> tup
 def read_pages(client: "S3Client", bucket: str, prefix: str) -> Iterator[list[StoredObject]]:
     """List everything under `prefix`, in the server's order, whatever that is.
 
-    TruncatedListing if a page is not whole, says that more follows and not where, sends us back to a place where
-    we have been, or holds a key that is not under the prefix: a listing is complete, or it is an error.
+    Raises TruncatedListing if a page is not complete, says that more follows but not where, leads back to an earlier
+    place, or holds a key outside the prefix: a listing is complete, or it is an error.
     """
     return _follow(client, bucket, prefix)
 
@@ -65,8 +65,8 @@ def read_ranges(
 ) -> Iterator[list[StoredObject]]:
     """List everything under `prefix`, each range of keys between two `boundaries` at the same time as the others.
 
-    The pages come as they arrive, and one of each range is held at most. A range that cannot be listed to its end is an
-    error of the whole, and so is a server that does not list in the byte order of the keys.
+    Pages are yielded as they arrive, and at most one of each range is held in memory. A range that cannot be listed to
+    its end fails the whole listing, and so does a server that does not list in the byte order of the keys.
     """
     places = ["", *sorted(set(boundaries), key=str.encode), None]
     ranges = [_between(client, bucket, prefix, after or "", until) for after, until in pairwise(places)]
@@ -118,8 +118,8 @@ def _follow(client: "S3Client", bucket: str, prefix: str, **place: str) -> Itera
 def read_pages_fast(client: "S3Client") -> None:
     """Make `client.list_objects_v2` answer with `OBJECTS`, a list of StoredObject, in place of `Contents`.
 
-    botocore reads each answer whole before that, for the case that it was cut or holds an error and is to be sent
-    again: 5 ms a page. A name with a wildcard comes first of all, so that only a page that is not plain goes this way.
+    botocore reads each answer whole before that, to see whether it was cut off or holds an error and must be repeated:
+    5 ms a page. The handler with a wildcard in its name runs first, so only a page that is not plain goes this way.
     """
     client.meta.events.register("before-parse.*.ListObjectsV2", partial(_parse, parse_plain_page))
     client.meta.events.register("before-parse.s3.ListObjectsV2", partial(_parse, parse_page))
@@ -139,9 +139,9 @@ def _parse(
 
 
 def parse_plain_page(body: bytes) -> dict[str, Any] | None:
-    """Return what `parse_page` does, in a third of its time, of a page as servers write them; None for any other.
+    """Return what `parse_page` does, in a third of its time, for a page in the usual form; None for any other.
 
-    Plain is a page whose entries have the very tags of its first one and stand side by side, with nothing escaped.
+    The usual form: all entries have the same tags as the first, follow each other directly, and contain no escapes.
     """
     text = body.decode(errors="surrogateescape")  # of which none is printable
     first = text.find("<Contents>")
@@ -176,7 +176,7 @@ def _entry_of(tags: tuple[str, ...]) -> re.Pattern[str]:
 def parse_page(body: bytes) -> dict[str, Any]:
     """Return OBJECTS, IsTruncated and, if given, NextContinuationToken of a page's XML.
 
-    TruncatedListing if it ends early, is something else, or holds another number of entries than it says.
+    Raises TruncatedListing if it ends early, is something else, or holds another number of entries than it states.
     """
     head: dict[str, str] = {}
     entries: list[dict[str, str]] = []

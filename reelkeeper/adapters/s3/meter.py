@@ -1,7 +1,7 @@
-"""Counts what is asked of a bucket, by day and by R2's name of the operation: what R2 bills, as far as we caused it.
+"""Count the requests to a bucket by day and by R2's name of the operation: the part of R2's bill that we cause.
 
-It listens to botocore, so that each attempt counts and not only the last. Free is what was refused for want of rights
-(401, 403; "R2: Pricing", failed requests) and what never reached the server; all else that was sent may be billed.
+It listens to botocore, so that each attempt counts and not only the last. Requests that were refused for want of
+rights (401, 403; "R2: Pricing", failed requests) or never reached the server are free; all others may be billed.
 """
 
 import threading
@@ -23,7 +23,7 @@ Counts = Mapping[tuple[date, str], int]
 
 
 class Meter:
-    """How often each operation was sent on each UTC day, since it was last taken. Safe to share between threads."""
+    """Counts of each operation by UTC day since `take` was last called. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,12 +31,12 @@ class Meter:
         self._sending = threading.local()  # which count a thread's answer belongs to
 
     def attach(self, client: "S3Client") -> None:
-        """Count what `client` sends from now on."""
+        """Count the requests that `client` sends from now on."""
         client.meta.events.register("before-send.s3", self._sent)
         client.meta.events.register("response-received.s3", self._answered)
 
     def take(self) -> Counts:
-        """Return what was counted and begin anew."""
+        """Return the counts and start again from zero."""
         with self._lock:
             taken, self._counts = self._counts, Counter()
         return {key: count for key, count in taken.items() if count}

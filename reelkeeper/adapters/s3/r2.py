@@ -1,4 +1,4 @@
-"""Cloudflare R2, or any server that speaks S3: the only door to the videos' bytes, and it opens under the prefix alone.
+"""Cloudflare R2, or any S3 server: the only access to the videos' bytes, and confined to the prefix.
 
 Of S3, only what R2 offers is used (Cloudflare's "S3 API compatibility" page, read 2026-11): no tagging, versioning,
 object lock or ACL, and no condition on a delete or on the target of a copy. Keys written once stand in for them.
@@ -92,7 +92,7 @@ def connect(
 class Bucket:
     """The objects under one prefix of one bucket. Every method that takes a key refuses any other with KeyRefused.
 
-    StorageError where the bucket, after `ATTEMPTS`, did not do what was asked. Safe to share between threads.
+    Raises StorageError where a request failed after `ATTEMPTS` attempts. Safe to share between threads.
     """
 
     def __init__(self, client: "S3Client", name: str, prefix: str, meter: Meter) -> None:
@@ -110,7 +110,7 @@ class Bucket:
 
     @property
     def credentials(self) -> tuple[str, str]:
-        """Access key id and secret, for a request that is signed elsewhere: the contract's."""
+        """The access key id and secret, for the contract's checks, which sign requests themselves."""
         client: Any = self._client  # botocore gives a client's keys nowhere else
         keys = client._request_signer._credentials.get_frozen_credentials()  # noqa: SLF001  the same
         return keys.access_key, keys.secret_key
@@ -142,7 +142,7 @@ class Bucket:
         return f"{self.prefix}{IMAGES}{sha256}"
 
     def require_answer(self) -> None:
-        """Raise Misconfigured where bucket or keys are wrong, StorageError where nothing answers; name the endpoint."""
+        """Raise Misconfigured for a wrong bucket or wrong keys, StorageError for an endpoint that does not answer."""
         try:
             self.read_bytes(self.identity_key)
         except ObjectMissing:
@@ -157,7 +157,7 @@ class Bucket:
         return confined(self.prefix, key)
 
     def head(self, key: str) -> StoredObject | None:
-        """Ask what stands at `key`: None if nothing does. A bucket that is not there looks the same."""
+        """Describe the object at `key`; None if there is none. A missing bucket looks the same."""
         try:
             with translate_errors(f"HEAD {key}"):
                 answer = self._client.head_object(Bucket=self.name, Key=self.check(key))
@@ -168,7 +168,7 @@ class Bucket:
         )
 
     def headers(self, key: str, etag: str | None = None) -> Headers:
-        """Ask with which headers the object is served: type, caching, disposition, language and its owner's metadata.
+        """Read the headers of the object: type, caching, disposition, language and its owner's metadata.
 
         ObjectMissing; ObjectChanged if `etag` is given and the object has another.
         """
@@ -182,8 +182,8 @@ class Bucket:
     ) -> StoredObject:
         """Store the file at `key`, in one request, unless an object stands there: then KeyTaken.
 
-        If what stands there has the size and MD5 of the file, it is our own, whose reply was lost: success.
-        `last_modified` is the server's clock at its reply, ours if it does not say.
+        An object there with the file's size and MD5 is our own put, whose reply was lost: success. `last_modified` is
+        the server's clock at its reply, or ours if the reply has none.
         """
         with path.open("rb") as body:
             return self._put_once(key, body, {**headers, "ContentType": content_type})
@@ -227,15 +227,15 @@ class Bucket:
     def put_over(self, key: str, path: Path, etag: str, headers: Headers, last_look: LastLook) -> StoredObject:
         """Store the file at `key` in place of the object of this ETag, served with `headers`.
 
-        `last_look` is taken each time that it is sent, and what it raises is raised. ObjectChanged or ObjectMissing
-        where another object stands there, or none; any other StorageError leaves open what became of it.
+        `last_look` runs each time before it is sent, and its errors are passed on. Raises ObjectChanged or
+        ObjectMissing where another object stands there, or none; after any other StorageError the outcome is unknown.
         """
         with replace.fresh(path, last_look) as body:
             # guard bucket.put_if_match: what the service has stored meanwhile is overwritten
             return self._put(key, body, {**headers, "IfMatch": f'"{etag}"'})
 
     def copy(self, key: str, to: str, etag: str) -> None:
-        """Copy the object at `key`, if it has this ETag, to a key of our own, without its bytes passing here."""
+        """Copy the object at `key`, if it has this ETag, to a key of our own, within the bucket."""
         replace.copy(self._client, self.name, self.check(key), self.check(to), etag)
 
     def read_bytes(self, key: str, limit_bytes: int = 65_536) -> bytes:
@@ -249,7 +249,7 @@ class Bucket:
         return data
 
     def download(self, key: str, path: Path, etag: str | None = None) -> str:
-        """Write the object to `path` and return its SHA-256 in hex. A line that is cut is tried again from the start.
+        """Write the object to `path` and return its SHA-256 in hex. A broken connection is retried from the start.
 
         ObjectMissing; ObjectChanged if `etag` is given and the object has another. `path` is removed on an error.
         """
@@ -274,7 +274,7 @@ class Bucket:
         raise AssertionError  # the loop returns or raises
 
     def pages(self, boundaries: Sequence[str] = ()) -> Iterator[list[StoredObject]]:
-        """List all under the prefix but the two objects of our own, input images, and what tries of the contract left.
+        """List all objects under the prefix except our own two, input images, and leftovers of the contract's checks.
 
         1,000 entries a page, or an error.
         In the server's order; with `boundaries`, which are keys, the ranges between them at the same time.
@@ -295,11 +295,11 @@ class Bucket:
         return key in {self.identity_key, self.probe_key} or key.startswith(hidden)
 
     def stored(self, keys: Sequence[str]) -> dict[str, StoredObject | None]:
-        """Say what stands at each of `keys` now; None where nothing does, which only a HEAD can say.
+        """Describe the object at each of `keys`; None where there is none, which only a HEAD can prove.
 
-        Pages of the listing answer where they hold many of the keys, HEADs do for all others, so the order in which
-        the server lists decides the cost and never the answer. Where keys stand together, 1,000 of them are one
-        request, 1 % of the CPU of 1,000 HEADs, and at R2's prices 1.25 % of their cost.
+        Pages of the listing are used where they hold many of the keys, HEADs for all others, so the server's order
+        decides the cost and never the answer. Where 1,000 keys are neighbours, they take one request: 1 % of the CPU of
+        1,000 HEADs, and at R2's prices 1.25 % of their cost.
         """
         unseen = {self.check(key) for key in keys}
         wanted = sorted(unseen)
@@ -319,12 +319,12 @@ class Bucket:
         return found
 
     def delete(self, keys: Sequence[str], *, last_look: LastLook | None = None) -> dict[str, str]:
-        """Delete `keys`; return `key -> "Code: message"` for each that the bucket did not say it has deleted.
+        """Delete `keys`; return `key -> "Code: message"` for each whose deletion the bucket did not confirm.
 
-        One key that the jail refuses, or the identity object among them, refuses all before anything is sent. A key
-        that does not exist counts as deleted. `last_look` is called after a request is signed and before it is sent,
-        each time, in the thread that sends it; what it raises is raised. Only `operations/purge.py` may call this: it
-        has checked everything.
+        A key outside the prefix, or the identity object, refuses all before anything is sent. A key that does not exist
+        counts as deleted. `last_look` runs after a request is signed and each time before it is sent, in the thread
+        that sends it; its errors are passed on. Only `operations/lifecycle/purge.py` may call this: it has checked
+        everything.
         """
         doomed = list(dict.fromkeys(self._deletable(key) for key in keys))
         batches = [doomed[start : start + BATCH_KEYS] for start in range(0, len(doomed), BATCH_KEYS)]
@@ -337,9 +337,10 @@ class Bucket:
         return self.presigned("delete_object", self._deletable(key), seconds)
 
     def delete_signed(self, key: str, url: str) -> str | None:
-        """Send a DELETE of `key` by the `url` that `sign_delete` gave, once; return why it was refused, or None.
+        """Send a DELETE of `key` to the `url` from `sign_delete`, once; return why it was refused, or None.
 
-        StorageError where nobody knows what became of it: look again. Only `operations/purge.py` may call this.
+        Raises StorageError where the outcome is unknown: look again. Only `operations/lifecycle/purge.py` may call
+        this.
         """
         self.meter.count("DeleteObject")
         return send_signed_delete(self._sender, self._deletable(key), url)
@@ -369,7 +370,7 @@ class Bucket:
         return found
 
     def presigned(self, operation: str, key: str, seconds: int, **signed: Any) -> str:  # noqa: ANN401  boto3's parameters
-        """Return a URL by which anybody may do `operation` at `key`, with what is `signed`, for so long."""
+        """Return a URL that lets its holder do `operation` at `key`, with the `signed` parameters, for `seconds`."""
         params = {"Bucket": self.name, "Key": self.check(key), **signed}
         return str(self._client.generate_presigned_url(operation, params, ExpiresIn=seconds))
 

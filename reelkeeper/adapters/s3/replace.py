@@ -1,7 +1,7 @@
 """Replace an object at a key that somebody else may write: a copy aside within the bucket, and a put over it.
 
-R2 takes `If-Match` on a put, so that a put replaces the object it was made for and no other. A put that was signed may
-be taken for 15 minutes; so the last look comes after it is signed, and its body is sent soon after or not to its end.
+R2 honours `If-Match` on a put, so a put replaces only the object that it was made for. A signed put is accepted for 15
+minutes; so the last look comes after signing, and the body follows soon after or is broken off.
 """
 
 import time
@@ -23,7 +23,7 @@ CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on 
 
 
 class FreshBody(BufferedReader):
-    """A file as the body of a put. Nothing more of it is read when the last look is too long ago: StorageError."""
+    """A file as the body of a put. Reading on raises StorageError once the last look is too long ago."""
 
     def __init__(self, path: Path, last_look: LastLook) -> None:
         super().__init__(FileIO(path))
@@ -36,7 +36,7 @@ class FreshBody(BufferedReader):
         self._looked_at = time.clock_gettime(CLOCK)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read on, if it is not too late."""
+        """Read on, unless the last look is too long ago."""
         # guard bucket.fresh_body: a run that slept while it sent a body puts it over what stands there an hour later
         if self._looked_at is not None and time.clock_gettime(CLOCK) - self._looked_at > BODY_SECONDS:
             raise StorageError(f"the put was looked at over {BODY_SECONDS:.0f} s ago: its body is not sent to its end")
@@ -45,7 +45,7 @@ class FreshBody(BufferedReader):
 
 @contextmanager
 def fresh(path: Path, last_look: LastLook) -> Iterator[FreshBody]:
-    """Open a file as the body of a put that takes the last look each time before it is sent."""
+    """Open a file as the body of a put that runs the last look each time before it is sent."""
     with FreshBody(path, last_look) as body, looking(body.look):
         yield body
 

@@ -1,8 +1,8 @@
 """The embedded S3 server: SeaweedFS from its wheel, on loopback, under one folder, for machines without R2.
 
-Whoever calls `running` first owns the server: it lives and dies with that process. Others who call it with the same
-folder share that server, and one of them takes over when the owner leaves. What keeps them apart is a lock on a file,
-which the server inherits: no second one can start while the owner or the server lives.
+The first process to call `running` owns the server, which ends with it. Others that call it with the same folder share
+the server, and one of them takes over when the owner leaves. A file lock, which the server inherits, prevents a second
+server while the owner or the server lives.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ def require_room(folder: Path, *, has_refused: bool = False) -> None:
 class _Guardian:
     """One thread that waits for the folder's lock, and while it has it keeps the server alive.
 
-    A thread of its own, since a child that is to die with its parent dies with the thread that started it.
+    It is a thread of its own, since the parent-death signal is sent when the thread that started the child ends.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -137,7 +137,7 @@ def _endpoint(folder: Path) -> Endpoint:
 
 
 def _take_an_object(endpoint: Endpoint, bucket: str) -> None:
-    """Store one: the server answers to everything else before it can do that."""
+    """Store an object: the server answers all other requests before it is ready for this one."""
     client = open_client(
         endpoint.endpoint_url,
         endpoint.access_key_id,
@@ -177,7 +177,7 @@ def _server(folder: Path, lock: int) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def _socket_folder(folder: Path) -> Iterator[Path]:
-    """Hold a folder for the server's Unix sockets: its own `run`, unless the kernel finds that path too long."""
+    """Hold a folder for the server's Unix sockets: its own `run`, unless that path is too long for the kernel."""
     own = folder / "run"
     shutil.rmtree(own, ignore_errors=True)
     if len(os.fsencode(own / "seaweedfs-master-grpc-65535.sock")) <= MAX_SOCKET_PATH:

@@ -1,4 +1,4 @@
-"""What the embedded S3 server is started with: ports, credentials and files, kept in its folder.
+"""Configure the embedded S3 server: ports, credentials and files, kept in its folder.
 
 Flags and files are of SeaweedFS 4.48 (`weed help mini`, `weed scaffold`). Each flag is given at every start, since
 `weed mini` otherwise goes back to those of an earlier one.
@@ -21,7 +21,7 @@ JWT_SECTIONS = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.fil
 
 
 class Kept(TypedDict):
-    """What outlives a restart."""
+    """Settings that are kept across restarts."""
 
     ports: dict[str, int]
     access_key_id: str
@@ -30,7 +30,7 @@ class Kept(TypedDict):
 
 
 def kept(folder: Path) -> Kept:
-    """Return what the folder keeps; make it up at the first start, and new ports if one of them was taken."""
+    """Return the settings kept in the folder; make them at the first start, and new ports if one was taken."""
     place = folder / "endpoint.json"
     if place.exists():
         settings: Kept = json.loads(place.read_text())

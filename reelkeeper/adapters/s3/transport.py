@@ -41,7 +41,7 @@ _OPENING = threading.Lock()  # clients may be shared between threads, the making
 
 
 class Patience(NamedTuple):
-    """How long a client bears with its server."""
+    """How long a client waits for its server, in seconds, and how often it tries."""
 
     attempts: int = ATTEMPTS  # of one request, at most
     silence_seconds: float = SILENCE_SECONDS  # between two bytes
@@ -125,7 +125,7 @@ def place_of(endpoint_url: str) -> str:
 
 
 def _whom_to_ask(error: Exception) -> str:
-    """Say where a request went that got no answer, and what to look at."""
+    """Say where a request went that got no answer, and what to check."""
     facts = getattr(error, "kwargs", {})
     address = facts.get("endpoint_url")
     if not address:
@@ -163,7 +163,7 @@ _REFUSALS = frozenset({"NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "Si
 
 
 def date_of(metadata: "ResponseMetadataTypeDef") -> datetime | None:
-    """Return the server's clock at its reply, from the `ResponseMetadata` of boto3's answer or error, if it says."""
+    """Read the server's clock at its reply from the `ResponseMetadata` of boto3's answer or error, if it has one."""
     date = metadata["HTTPHeaders"].get("date")
     return parsedate_to_datetime(date).astimezone(UTC) if date else None
 
@@ -177,7 +177,7 @@ def _again(
     caught_exception: Exception | None,
     **_: object,
 ) -> float | None:
-    """Answer botocore's question whether to send a request again: the seconds until then, or None for no."""
+    """Tell botocore in how many seconds to repeat a request; None: not at all."""
     passing = (
         response[0].status_code in PASSING_STATUSES
         if response
@@ -189,7 +189,7 @@ def _again(
 
 
 def seconds_before(attempt: int) -> float:
-    """Return how long to wait before attempt number 2, 3, ...: up to 1, 2, 4, ... s, drawn so that no two coincide."""
+    """Return the wait before attempt 2, 3, ...: a random time of up to 1, 2, 4, ... s, so that clients spread out."""
     return random.uniform(0.25, 1) * min(1 << (attempt - 2), MAX_WAIT_SECONDS)  # noqa: S311  jitter, not a secret
 
 

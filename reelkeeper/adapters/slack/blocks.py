@@ -1,7 +1,7 @@
 """A message as Slack's Block Kit, within its limits, and with nothing in it that Slack would take for markup.
 
-Whatever a user could have written goes into `plain_text` objects, which Slack shows as they are; what must be mrkdwn
-(the notification, the comment of a picture) is escaped: & < > (Slack, "Formatting text for app surfaces").
+Text that a user could have written goes into `plain_text` objects, which Slack shows as they are; text that must be
+mrkdwn (the notification, a picture's comment) is escaped: & < > (Slack, "Formatting text for app surfaces").
 Limits: 50 blocks, header 150, section 3,000, field 2,000 and ten of them, and about 13,200 characters in all, which is
 not documented (bolt-js issue 2509). Characters are counted as UTF-16 does, where an emoji has two.
 """
@@ -37,9 +37,9 @@ class Layout(NamedTuple):
 
 
 def lay_out(message: Message, *, has_buttons: bool = False) -> Layout:
-    """Lay a message out as blocks; what does not fit is cut, with the count of what is missing.
+    """Lay a message out as blocks; what does not fit is cut, with a count of the rest.
 
-    `has_buttons`: a press on one reaches us, so that there are some.
+    `has_buttons`: presses reach us, so buttons are added.
     """
     room = _Room()
     notified = escape(room.take(one_line(headline(message)), _MAX_NOTIFIED), _MAX_NOTIFIED)
@@ -110,7 +110,7 @@ def _links(message: Message) -> Iterator[Block]:
 
 
 def _buttons(message: Message) -> Iterator[Block]:
-    """Make the buttons beside an alert; what they carry names it as it stood when it was told."""
+    """Make the buttons of an alert; their values name the alert in the state that the message shows."""
     if not message.alert_id or message.fired_at is None:
         return
     value = f"{message.alert_id} {message.fired_at.isoformat()} {message.plan_id}".strip()
@@ -131,7 +131,7 @@ def _figure(label: str, value: str) -> str:
 
 
 def _lines(lines: Iterable[str], room: _Room) -> str:
-    """Put the lines of a digest together; those without room are counted."""
+    """Join the lines of a digest; those without room are counted."""
     kept: list[str] = []
     waiting = [f"• {one_line(line)}" for line in lines]
     reserve = 100  # for the sentence that says how many are left out

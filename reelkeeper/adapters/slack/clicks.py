@@ -1,4 +1,4 @@
-"""What Slack sends when a person presses a button: a signed form whose `payload` is JSON, type block_actions.
+"""Read Slack's request when a person presses a button: a signed form whose `payload` is JSON, type block_actions.
 
 Slack's documentation: "Handling user interaction in your Slack apps", "Verifying requests from Slack".
 """
@@ -39,9 +39,9 @@ class _Payload(BaseModel):
 
 
 def read(secret: str, body: bytes, headers: Mapping[str, str]) -> Click | None:
-    """Say what was pressed, by whom; None where it is no button of ours, such as a link.
+    """Say which button was pressed, and by whom; None where it is not one of ours, such as a link.
 
-    Raises SignatureRefused for what is not signed with the secret or more than 5 minutes old; InputRefused.
+    Raises SignatureRefused where it is not signed with the secret or more than 5 minutes old; InputRefused.
     """
     try:
         is_signed = SignatureVerifier(secret).is_valid_request(body, headers)
@@ -64,7 +64,7 @@ def read(secret: str, body: bytes, headers: Mapping[str, str]) -> Click | None:
 
 
 def answer(url: str, text: str, *, api_url: str) -> None:
-    """Tell the person who pressed, and nobody else. `url` came with the press.
+    """Answer the person who pressed the button, and nobody else. `url` came with the press.
 
     Raises SinkRefused for an address that is not Slack's, SinkDown where it does not answer.
     """

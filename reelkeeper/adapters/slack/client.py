@@ -1,10 +1,10 @@
-"""The way to Slack: one attempt a call.
+"""Post to Slack: one attempt a call.
 
 The outbox decides when to try again, as slack-sdk's own retries post twice when a reply is lost, leave out 502 and 504,
 and fail on a Retry-After of "1.5".
 
-slack-sdk's log is switched off, since at the level DEBUG it holds addresses and bodies; what goes wrong is in our
-errors, which never hold an address.
+slack-sdk's log is switched off, since at level DEBUG it contains addresses and bodies; our own errors report failures,
+and never contain an address.
 """
 
 import logging
@@ -119,7 +119,7 @@ class Bot:
 
 
 class Webhook:
-    """Posts through an incoming webhook, which takes no pictures: their words are posted."""
+    """Posts through an incoming webhook, which takes no pictures: their text is posted."""
 
     name = "slack/webhook"
     pace_seconds = PACE_SECONDS
@@ -142,7 +142,7 @@ class Webhook:
 
 @contextmanager
 def understood() -> Iterator[None]:
-    """Turn whatever slack-sdk raises into our errors; none of their texts, which may hold an address."""
+    """Turn slack-sdk's errors into ours, without their texts, which may contain an address."""
     try:
         yield
     except SlackApiError as error:
