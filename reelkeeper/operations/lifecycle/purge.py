@@ -77,10 +77,13 @@ class _Batch:
         with self.lock:
             self.fates[blob.blob_id] = fate, why
 
-    def having(self, *fates: Fate) -> list[tuple[Doomed, str]]:
-        untouched = Fate.UNTOUCHED, ""
-        noted = ((blob, self.fates.get(blob.blob_id, untouched)) for blob in self.doomed)
-        return [(blob, why) for blob, (fate, why) in noted if fate in fates]
+    def by_fate(self) -> dict[Fate, list[tuple[Doomed, str]]]:
+        """Sort them by what became of each, and why."""
+        found: dict[Fate, list[tuple[Doomed, str]]] = {fate: [] for fate in Fate}
+        for blob in self.doomed:
+            fate, why = self.fates.get(blob.blob_id, (Fate.UNTOUCHED, ""))
+            found[fate].append((blob, why))
+        return found
 
 
 class _LookedTooLongAgo(Exception):  # noqa: N818  a signal between two functions below, no error
@@ -197,7 +200,7 @@ def _carry_out(
         _delete_the_services(batch, [blob for blob in batch.doomed if not blob.recorded.is_ours])
     finally:
         outcomes = _settle(batch, plan_id, skipped, run_id=run_id, grace=grace)
-    if doubtful := batch.having(Fate.DOUBTFUL):
+    if doubtful := batch.by_fate()[Fate.DOUBTFUL]:
         blob, why = doubtful[0]
         # guard purge.doubt_freezes: other bytes at a key that is written once are found, and the run goes on
         freeze(batch.workspace.engine, by=run_id, reason=f"{len(doubtful)} blobs in doubt, first {blob.key}: {why}")
@@ -325,9 +328,10 @@ def _require_claim(batch: _Batch, doomed: Sequence[Doomed]) -> None:
 
 def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_id: str, grace: Grace) -> list[Outcome]:
     """Record what became of the batch, and give back what nothing was sent for."""
-    gone = batch.having(Fate.DELETED, Fate.ALREADY_GONE)
-    doubtful, overwritten = batch.having(Fate.DOUBTFUL), batch.having(Fate.OVERWRITTEN)
-    back = batch.having(Fate.UNTOUCHED, Fate.KEPT, Fate.REFUSED)
+    found = batch.by_fate()
+    gone = found[Fate.DELETED] + found[Fate.ALREADY_GONE]
+    doubtful, overwritten = found[Fate.DOUBTFUL], found[Fate.OVERWRITTEN]
+    back = found[Fate.UNTOUCHED] + found[Fate.KEPT] + found[Fate.REFUSED]
     said = {
         Fate.UNTOUCHED: ("skipped", "not reached in time: the next run takes it"),
         Fate.KEPT: ("skipped", ""),
@@ -340,9 +344,7 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
         Fate.DOUBTFUL: ("failed", ""),
     }
     outcomes = [
-        _outcome(blob, action, why or reason)
-        for fate, (action, reason) in said.items()
-        for blob, why in batch.having(fate)
+        _outcome(blob, action, why or reason) for fate, (action, reason) in said.items() for blob, why in found[fate]
     ]
     mine = claimed_by(batch.lease)
     with transaction(batch.workspace.engine, "purge.settle") as session:
@@ -352,8 +354,8 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
         purges.take_back(session, [blob.blob_id for blob, _ in doubtful], mine, grace)
         if overwritten:
             deployment.lock(session)  # quotas are counted under it
-            found = [(blob.blob_id, batch.found[blob.blob_id]) for blob, _ in overwritten]
-            take_uploads(session, found, run_id=run_id, grace=grace, claim_token=batch.lease.token)
+            uploads = [(blob.blob_id, batch.found[blob.blob_id]) for blob, _ in overwritten]
+            take_uploads(session, uploads, run_id=run_id, grace=grace, claim_token=batch.lease.token)
         if plan_id:
             record_outcomes(session, plan_id, skipped + outcomes)
         record(
