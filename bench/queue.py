@@ -1,7 +1,8 @@
 """The queue beside other orders and the bound: five size distributions, two errors of estimates, a virtual clock.
 
 The bound is shortest job first by what jobs will really take: no order of jobs that are not paused waits less. Sizes
-are `wide` (ten seconds to hours) or `narrow` (two minutes and more). The intervals are over the seeds, 95 %.
+are `wide` (ten seconds to hours) or `narrow` (two minutes and more). All orders play the same jobs; figures are means
+over the distributions and errors of shares of first come first served's, and the intervals over the seeds, 95 %.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,10 +12,11 @@ from typing import Final
 
 from bench.report import Row
 from reelkeeper.simulation import interval
-from reelkeeper.simulation.queue import COMPLEXITY, POLICIES, SIZES, Rules, Waits, arrivals, compare
+from reelkeeper.simulation.queue import BLIND, COMPLEXITY, POLICIES, SIZES, Rules, Waits, arrivals, compare
 
 SEEDS: Final = (1, 2, 3, 4)
-JOBS, ERRORS = 2_500, (0.3, 0.6)
+JOBS_BY_SLOTS: Final = {8: 2_500, 32: 4_000}  # of which a few bursts are a part
+LOADS, ERRORS = (0.7, 0.85, 0.95), (0.3, 0.6)
 BOUND: Final = "clairvoyant"
 FIGURES: Final[dict[str, Callable[[Waits], float]]] = {
     "mean wait": lambda waits: waits.mean_seconds,
@@ -34,22 +36,18 @@ Played = dict[str, list[list[Waits]]]  # by policy and seed: of every distributi
 
 
 def measure() -> list[Row]:
-    """Return each figure, in shares of first come first served's, beside that of each other order."""
-    return [row for setting in product(SIZES, (8, 32), (0.85, 0.95)) for row in _rows(*setting)]
+    """Return each figure of ours, in shares of first come first served's, with those of the other orders beside it."""
+    return [row for setting in product(SIZES, JOBS_BY_SLOTS, LOADS) for row in _rows(*setting)]
 
 
 def _rows(sizes: str, slots: int, load: float) -> Iterator[Row]:
     played, setting = _play(sizes, slots, load), f"{sizes} sizes, {slots} slots, {load:.0%} busy"
     for what, figure in FIGURES.items():
         shares = {name: _shares(of_one, played["fifo"], figure) for name, of_one in played.items()}
-        ours, give_or_take = interval(shares["ours"])
-        for name, of_one in shares.items():
-            if name == "ours":
-                continue
-            floor = fmean(of_one)
-            limit = LIMITS.get((load, what)) if (name, sizes, slots) == ("fifo", "wide", 8) else None
-            title = f"{setting}, {what} +-{give_or_take:.3f}; floor: {name}"
-            yield Row(title, ours, floor, ours / floor, limit, "of fifo's")
+        ours, give_or_take = interval(shares.pop("ours"))
+        others = ", ".join(f"{name} {fmean(of_one):.2f}" for name, of_one in shares.items() if name != "fifo")
+        limit = LIMITS.get((load, what)) if (sizes, slots) == ("wide", 8) else None
+        yield Row(f"{setting}, {what} +-{give_or_take:.3f}; {others}", ours, 1.0, ours, limit, "of fifo's")
     saved = [1 - share for share in _shares(played["ours"], played["fifo"], FIGURES["mean wait"])]
     could = [1 - share for share in _shares(played[BOUND], played["fifo"], FIGURES["mean wait"])]
     share, give_or_take = interval([mine / most for mine, most in zip(saved, could, strict=True)])
@@ -60,17 +58,23 @@ def _rows(sizes: str, slots: int, load: float) -> Iterator[Row]:
 
 def _play(sizes: str, slots: int, load: float) -> Played:
     found: Played = {name: [[] for _ in SEEDS] for name in (*POLICIES, "ours", BOUND)}
-    chosen = SIZES[sizes]
-    for (place, seed), distribution, error in product(enumerate(SEEDS), COMPLEXITY, ERRORS):
-        coming = arrivals(distribution, seed=seed, count=JOBS, slots=slots, load=load, error_sigma=error, sizes=chosen)
-        for name, waits in compare(coming, Rules(), slots=slots, loaded_seconds=chosen.loaded_seconds).items():
-            found[name][place].append(waits)
+    chosen, count = SIZES[sizes], JOBS_BY_SLOTS[slots]
+    for (place, seed), distribution in product(enumerate(SEEDS), COMPLEXITY):
+        known = dict[str, Waits]()
+        for error in ERRORS:
+            coming = arrivals(
+                distribution, seed=seed, count=count, slots=slots, load=load, error_sigma=error, sizes=chosen
+            )
+            waits = compare(coming, Rules(), slots=slots, loaded_seconds=chosen.loaded_seconds, known=known)
+            known = {name: waits[name] for name in BLIND}
+            for name, of_one in waits.items():
+                found[name][place].append(of_one)
     return found
 
 
 def _shares(of_one: list[list[Waits]], fifo: list[list[Waits]], figure: Callable[[Waits], float]) -> list[float]:
-    """Return, for each seed, the mean of a figure divided by that of first come, first served."""
+    """Return, for each seed, the mean of a figure divided by that of first come, first served, where that one waits."""
     return [
-        fmean(figure(waits) / figure(first) for waits, first in zip(mine, theirs, strict=True))
+        fmean(figure(waits) / figure(first) for waits, first in zip(mine, theirs, strict=True) if figure(first))
         for mine, theirs in zip(of_one, fifo, strict=True)
     ]

@@ -8,8 +8,8 @@ from pydantic import Field
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.operations.jobs.worker import Shift
 from reelkeeper.rules.core.tiers import Tiers
-from reelkeeper.rules.jobs.attempts import AttemptPolicy
-from reelkeeper.rules.jobs.dispatch import DispatchPolicy, DispatchReport
+from reelkeeper.rules.jobs.attempts import AttemptPolicy, DispatchReport
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from tasks import jobs, runs
 from tasks.runs import DryRun, FieldHelp
 

@@ -18,7 +18,7 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import queue, worker
 from reelkeeper.operations.jobs.worker import Shift
 from reelkeeper.operations.videos import images
-from reelkeeper.rules.jobs.dispatch import DispatchReport
+from reelkeeper.rules.jobs.attempts import DispatchReport
 from reelkeeper.rules.policies import Policies
 from reelkeeper.settings import settings
 

@@ -9,21 +9,23 @@ import heapq
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from statistics import fmean
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from reelkeeper.model.jobs import RecordedJob, WaitingJob
 from reelkeeper.rules.core.tiers import SHIPPED, Tiers
-from reelkeeper.rules.jobs.dispatch import DispatchPolicy, class_bounds, first
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue, class_bounds
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _BURST_SHARE, _BURST_RATE, _BURST_SECONDS = 0.1, 3.0, 1200.0
 _TIERS, _TIER_WEIGHTS = SHIPPED.names, (80, 15, 5)  # of jobs that are drawn
-_REMEMBERED = 500  # estimates that the size classes are drawn from
+_REMEMBERED = 500  # estimates that the size classes are drawn from,
+_BOUNDS_LAST = 900.0  # and for how many seconds, as the claim does
 
 _MAX_COMPLEXITY: Final = 100.0
 
@@ -67,6 +69,9 @@ POLICIES: Final = {  # beside ours; "cmu" weighs size by tier, Cox and Smith, "Q
         Tiers({name: tier.model_copy(update={"queue_weight": 1}) for name, tier in SHIPPED.items()}),
     ),
 }
+
+
+BLIND: Final = ("fifo", "seed", "clairvoyant")  # that play alike however wrong the estimates are
 
 
 class Arrival(NamedTuple):
@@ -190,11 +195,22 @@ def run(
     )
 
 
-def compare(coming: Sequence[Arrival], ours: Rules, *, slots: int, loaded_seconds: float) -> dict[str, Waits]:
-    """Play the same jobs under `POLICIES`, under `ours`, and as the bound, `clairvoyant`; returns the waits by name."""
+def compare(
+    coming: Sequence[Arrival],
+    ours: Rules,
+    *,
+    slots: int,
+    loaded_seconds: float,
+    known: Mapping[str, Waits] = MappingProxyType({}),
+) -> dict[str, Waits]:
+    """Play the same jobs under `POLICIES`, under `ours`, and as the bound, `clairvoyant`; returns the waits by name.
+
+    Those that are `known` are not played again.
+    """
+    asked = {name: (coming, rules) for name, rules in (POLICIES | {"ours": ours}).items()}
+    asked["clairvoyant"] = (clairvoyant(coming), POLICIES["shortest"])
     play = partial(run, slots=slots, loaded_seconds=loaded_seconds)
-    found = {name: play(coming, rules) for name, rules in (POLICIES | {"ours": ours}).items()}
-    return found | {"clairvoyant": play(clairvoyant(coming), POLICIES["shortest"])}
+    return {name: known.get(name) or play(*load_and_rules) for name, load_and_rules in asked.items()}
 
 
 class _Queue:
@@ -216,15 +232,18 @@ class _Queue:
         self.free: list[str] = []  # the models of the free ones
         self.seen: deque[float] = deque(maxlen=_REMEMBERED)
         self.waits: dict[str, float] = {}
-        self.credit_seconds, self.ended = 0.0, 0.0
+        self.credit_seconds = self.ended = self.bounds_until = 0.0
+        self.line = self._ranked(0.0)
 
     def play(self) -> None:
         """Take each arrival and each end in the order of time."""
         for arrival in self.coming:
-            at = (arrival.job.submitted_at - EPOCH).total_seconds()
+            job = arrival.job
+            at = (job.submitted_at - EPOCH).total_seconds()
             self._finish(at)
-            self.waiting[arrival.job.id] = arrival
-            self.seen.append(arrival.job.estimate_seconds)
+            self.waiting[job.id] = arrival
+            self.seen.append(job.estimate_seconds)
+            self.line.go_on(job.submitted_at, [job])
             self._fill(at)
         self._finish(math.inf)
 
@@ -232,7 +251,9 @@ class _Queue:
         while self.busy and self.busy[0][0] <= until:
             self.ended, model = heapq.heappop(self.busy)
             self.free.append(model)
-            self._fill(self.ended)
+            if self.waiting:
+                self.line.go_on(EPOCH + timedelta(seconds=self.ended))
+                self._fill(self.ended)
 
     def _fill(self, at: float) -> None:
         while self.waiting and len(self.busy) < self.slots:
@@ -242,15 +263,19 @@ class _Queue:
             self._start(self._next(at, warm), at, warm)
 
     def _next(self, at: float, warm: str | None) -> Arrival:
+        if self.rules.policy.rule == "levels" and at >= self.bounds_until and len(self.waiting) > 1:
+            self.line, self.bounds_until = self._ranked(at), at + _BOUNDS_LAST
+        job, self.credit_seconds = self.line.first(self.credit_seconds, warm)
+        self.line.start(job)
+        return self.waiting.pop(job.id)
+
+    def _ranked(self, at: float) -> RankedQueue:
         policy, tiers = self.rules
         if policy.rule == "levels":
-            bounds = class_bounds(self.seen, policy.size_classes) if len(self.waiting) > 1 else ()
+            bounds = class_bounds(self.seen, policy.size_classes)
             policy = policy.model_copy(update={"class_bounds_seconds": bounds})
         jobs = [arrival.job for arrival in self.waiting.values()]
-        as_of = EPOCH + timedelta(seconds=at)
-        chosen = first(jobs, policy, tiers, as_of, self.credit_seconds, warm, slots=self.slots)
-        self.credit_seconds = chosen.credit_seconds
-        return self.waiting.pop(chosen.job.id)
+        return RankedQueue(jobs, policy, tiers, EPOCH + timedelta(seconds=at), slots=self.slots)
 
     def _start(self, arrival: Arrival, at: float, warm: str | None) -> None:
         load = (len(self.busy) + 1) / self.slots

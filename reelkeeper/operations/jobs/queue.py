@@ -11,8 +11,8 @@ from reelkeeper.model.performance import FinishedJob, JobAtWork
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.rules.alerts.cadence import CADENCES, seconds_until_next
 from reelkeeper.rules.jobs import dispatch
+from reelkeeper.rules.jobs.attempts import DispatchReport
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
-from reelkeeper.rules.jobs.dispatch import DispatchReport
 from reelkeeper.rules.jobs.steering import Lanes, since_by_lane
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine

@@ -23,19 +23,16 @@ wait: 120 s, the oldest job of all, next once it has waited 636 s and others hav
 
 from bisect import bisect_left
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.errors import PartialFailure
 from reelkeeper.model.jobs import SizeAndAge, WaitingJob
 from reelkeeper.rules.core.tiers import Tiers
-from reelkeeper.rules.core.wording import many
 
-_SECONDS_PER_POINT: Final = 60  # of waiting
+_POINT: Final = timedelta(minutes=1)  # of waiting
 _CHARACTERS_PER_POINT: Final = 100  # of the prompt
 _SIZED: Final = ("aging", "levels")  # rules that look at size, and owe the oldest job something
 
@@ -124,30 +121,10 @@ def order(
     return placed
 
 
-def first(
-    jobs: Sequence[WaitingJob],
-    policy: DispatchPolicy,
-    tiers: Tiers,
-    as_of: datetime,
-    credit_seconds: float = 0.0,
-    warm_model: str | None = None,
-    *,
-    slots: int = 1,
-) -> Choice:
-    """Give the job that a free slot should start. `jobs` must hold one.
-
-    It is the one that `order` puts first, or, for a slot that has `warm_model` loaded, the first that needs that model
-    if it is at most `affinity_size_seconds` behind (`affinity_levels`, under levels) and the oldest job of all is not
-    older by more than `affinity_seconds`. The place that the oldest has earned likewise goes to one of that model that
-    is nearly as old.
-    """
-    return RankedQueue(jobs, policy, tiers, as_of, slots=slots).first(credit_seconds, warm_model)
-
-
 class RankedQueue:
-    """Waiting jobs that free slots start one after the other, each chosen as by `first` among those that are left.
+    """Waiting jobs that free slots start one after the other, the oldest of which may have earned its place.
 
-    They are ranked once, and those of a user with a long backlog, who move up, once more when one of them has started.
+    They are ranked once, and those of a user with a long backlog once more when one of them comes or has started.
     """
 
     def __init__(
@@ -166,15 +143,24 @@ class RankedQueue:
         self._rank()
 
     def first(self, credit_seconds: float, warm_model: str | None = None) -> Choice:
-        """Choose among those that are left, of which there must be one."""
-        policy, jobs, ranks = self._policy, self._jobs.values(), self._ranks
-        warm = [job for job in jobs if job.model == warm_model] if warm_model and policy.affinity_seconds else []
-        oldest = next(iter(jobs))
+        """Choose the job that a free slot should start among those that are left, of which there must be one.
+
+        It is the one that `order` puts first, or, for a slot that has `warm_model` loaded, the first that needs that
+        model if it is at most `affinity_size_seconds` behind (`affinity_levels`, under levels) and the oldest job of
+        all is not older by more than `affinity_seconds`. The place that the oldest has earned likewise goes to one of
+        that model that is nearly as old.
+        """
+        if not self._is_ranked:
+            self._rank()
+        policy, ranks, oldest = self._policy, self._ranks, next(iter(self._jobs.values()))
+        is_due = self._is_due(oldest, credit_seconds)
+        best = oldest if is_due else self._jobs[min(ranks, key=ranks.__getitem__)]
         latest = oldest.submitted_at + timedelta(seconds=policy.affinity_seconds)
-        if self._is_due(oldest, credit_seconds):
+        is_cold = warm_model and policy.affinity_seconds and best.model != warm_model
+        warm = [job for job in self._jobs.values() if job.model == warm_model] if is_cold else []
+        if is_due:
             old_and_warm = warm[0] if warm and warm[0].submitted_at <= latest else oldest
             return Choice(old_and_warm, credit_seconds - old_and_warm.estimate_seconds)
-        best = self._jobs[min(ranks, key=ranks.__getitem__)]
         best_warm = min(warm, key=lambda job: ranks[job.id], default=best)
         behind = ranks[best_warm.id][0] - ranks[best.id][0]
         stays = best_warm.submitted_at <= latest and behind <= _affinity(policy)
@@ -192,28 +178,51 @@ class RankedQueue:
         self._jobs = OrderedDict((job.id, job) for job in self._jobs.values() if fits(job))
         self._rank()
 
+    def go_on(self, as_of: datetime, come: Sequence[WaitingJob] = ()) -> None:
+        """Choose as of a later time, also among jobs that have come since, none of which is older than the others."""
+        self._as_of = as_of
+        self._seconds += sum(job.estimate_seconds for job in come)
+        if self._policy.rule == "seed" or self._has_own_classes:  # which go by the minute, or by all that wait
+            self._is_ranked = False
+        for job in come:
+            self._jobs[job.id] = job
+            theirs = self._of_user[job.user_id]
+            theirs[job.id] = None
+            self._ranks[job.id] = self._ranking(job)
+            if max(len(theirs) - 1, job.ahead) >= self._policy.user_burst:
+                self._rank_of(job.user_id)
+
     def start(self, job: WaitingJob) -> None:
         """Leave out a job that has started."""
-        del self._jobs[job.id], self._ranks[job.id]
+        del self._jobs[job.id], self._ranks[job.id], self._of_user[job.user_id][job.id]
         self._seconds -= job.estimate_seconds
-        theirs = [self._jobs[other] for other in self._of_user[job.user_id] if other in self._jobs]
+        theirs = [self._jobs[other] for other in self._of_user[job.user_id]]
         moved_up = [other._replace(ahead=max(other.ahead - 1, 0)) for other in theirs if _age(other) > _age(job)]
         self._jobs.update((other.id, other) for other in moved_up)
-        if self._policy.rule == "levels" and self._policy.class_bounds_seconds is None:
-            self._rank()  # the classes are made of the jobs that wait
+        if self._has_own_classes:
+            self._is_ranked = False
         elif job.id in self._ranking.behind:
-            theirs = [self._jobs[other.id] for other in theirs]
-            behind = _backlogs(theirs, self._policy.user_burst)
-            self._ranking.behind |= {other.id: behind.get(other.id, 0) for other in theirs}
-            self._ranks |= {other.id: self._ranking(other) for other in theirs}
+            self._rank_of(job.user_id)
+
+    @property
+    def _has_own_classes(self) -> bool:
+        return self._policy.rule == "levels" and self._policy.class_bounds_seconds is None
 
     def _rank(self) -> None:
         jobs = list(self._jobs.values())
         self._ranking = _Ranking(jobs, self._policy, self._tiers, self._as_of)
         self._ranks = {job.id: self._ranking(job) for job in jobs}
-        self._of_user = defaultdict[str, list[str]](list)
+        self._of_user = defaultdict[str, dict[str, None]](dict)  # in their order
         for job in jobs:
-            self._of_user[job.user_id].append(job.id)
+            self._of_user[job.user_id][job.id] = None
+        self._is_ranked = True
+
+    def _rank_of(self, user_id: str) -> None:
+        """Rank the jobs of one user anew."""
+        theirs = [self._jobs[job_id] for job_id in self._of_user[user_id]]
+        behind = _backlogs(theirs, self._policy.user_burst)
+        self._ranking.behind |= {job.id: behind.get(job.id, 0) for job in theirs}
+        self._ranks |= {job.id: self._ranking(job) for job in theirs}
 
     def _is_due(self, oldest: WaitingJob, credit_seconds: float) -> bool:
         """Whether the oldest has earned its place, and waited so long that it takes it."""
@@ -357,47 +366,8 @@ def _shift(job: WaitingJob, tiers: Tiers) -> int:
     return known.queue_levels if known else 0
 
 
-@dataclass(frozen=True, slots=True)
-class DispatchReport:
-    """The jobs that a run brought to an end, how many wait, run and are dead at its end, and who comes next."""
-
-    flow: str
-    run_id: str
-    dry_run: bool
-    waiting: int
-    running: int
-    parked: int
-    dead: int  # all there are, of whenever
-    succeeded: int = 0
-    refused: int = 0  # never to be made
-    cancelled: int = 0
-    to_be_tried_again: int = 0
-    in_doubt: int = 0  # parked by this run
-    handed_over: int = 0  # to the run that follows
-    given_up: int = 0  # dead: their attempts are used up
-    failed_here: int = 0  # another worker has them, a minute later
-    next_jobs: tuple[str, ...] = field(default=())  # a dry run: the first few, with the terms of their places
-
-    @classmethod
-    def of(cls, run_id: str, states: Mapping[str, int], **what: Any) -> Self:  # noqa: ANN401  fields of the report
-        """Make a report from the number of jobs in each state."""
-        what |= {name: states.get(name, 0) for name in ("running", "parked", "dead")}
-        return cls("dispatch_jobs", run_id, waiting=states.get("queued", 0), **what)
-
-    def require_whole(self) -> Self:
-        """Raise PartialFailure for jobs that used up their attempts, or failed in a way that nobody has foreseen."""
-        if self.given_up or self.failed_here:
-            raise PartialFailure(
-                f"{many(self.succeeded, 'job')} succeeded; {self.given_up} used up their attempts and are dead, "
-                f"{self.failed_here} failed here and go to another worker. To try a dead one again: "
-                "reelkeeper jobs redrive JOB"
-            )
-        return self
-
-
 def points(job: WaitingJob, prompt_points: int, tiers: Tiers, as_of: datetime) -> tuple[int, int, float]:
     """Give a job's points for its tier, its wait and its prompt, of which a long one gives at most `prompt_points`."""
     known = tiers.get(job.tier)
     tier = known.queue_points if known else 0
-    wait = int((as_of - job.submitted_at).total_seconds() // _SECONDS_PER_POINT)
-    return tier, wait, min(job.prompt_characters / _CHARACTERS_PER_POINT, prompt_points)
+    return tier, (as_of - job.submitted_at) // _POINT, min(job.prompt_characters / _CHARACTERS_PER_POINT, prompt_points)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from reelkeeper.model.jobs import WaitingJob
 from reelkeeper.rules.core.tiers import SHIPPED, Tiers
-from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue, Term, class_bounds, explain, first, order
+from reelkeeper.rules.jobs.dispatch import Choice, DispatchPolicy, RankedQueue, Term, class_bounds, explain, order
 from tests.tiers import any_tiers
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -21,6 +21,19 @@ def job(
     name: str, *, minutes: float = 0, seconds: float = 200, tier: str | None = "free", user: str = "", model: str = ""
 ) -> WaitingJob:
     return WaitingJob(name, user or name, tier, NOON + timedelta(minutes=minutes), seconds, model)
+
+
+def first(
+    jobs: list[WaitingJob],
+    policy: DispatchPolicy,
+    tiers: Tiers,
+    as_of: datetime,
+    credit_seconds: float = 0.0,
+    warm_model: str | None = None,
+    *,
+    slots: int = 1,
+) -> Choice:
+    return RankedQueue(jobs, policy, tiers, as_of, slots=slots).first(credit_seconds, warm_model)
 
 
 def ids(jobs: list[WaitingJob]) -> list[str]:
@@ -84,6 +97,30 @@ def test_slots_that_are_filled_together_take_what_they_would_take_one_by_one(
         credit = choice.credit_seconds
         left.remove(choice.job)
         line.start(choice.job)
+
+
+@given(queues, policies, st.sampled_from(["x", "y", None]), st.booleans(), st.integers(1, 9))
+def test_a_queue_that_goes_on_chooses_as_one_that_is_made_anew(
+    jobs: list[WaitingJob], policy: DispatchPolicy, warm: str | None, bounded: bool, together: int
+) -> None:
+    if bounded:
+        policy = policy.model_copy(update={"class_bounds_seconds": (100.0, 1_000.0, 10_000.0)})
+    coming = sorted(jobs, key=lambda waiting_job: (waiting_job.submitted_at, waiting_job.id))
+    line, left, credit = RankedQueue([], policy, SHIPPED, NOON - timedelta(days=2)), list[WaitingJob](), 0.0
+    for start in range(0, len(coming), together):
+        come = coming[start : start + together]
+        left += come
+        line.go_on(as_of := come[-1].submitted_at, come)
+        for _ in range(1 + together // 2):
+            choice = line.first(credit, warm)
+            assert choice.job == first(left, policy, SHIPPED, as_of, credit, warm).job
+            credit = choice.credit_seconds
+            left.remove(choice.job)
+            line.start(choice.job)
+            line.go_on(as_of := as_of + timedelta(seconds=50))
+            if not left:
+                break
+    assert len(line) == len(left)
 
 
 @given(any_tiers(), st.data(), st.sampled_from(["aging", "levels", "seed"]))
