@@ -1,4 +1,4 @@
-"""The store: tables, migrations, and queries named for the question asked; here, the types that its callers name."""
+"""The store: tables, migrations and queries, each named for its question. This module exports the types for callers."""
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError

@@ -1,4 +1,4 @@
-"""What is known of alerts, which are snoozed, and how they change: questions and statements inside a transaction."""
+"""Query and change alerts and snoozes, inside a transaction."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -14,7 +14,7 @@ from reelkeeper.store.tables import alerts, deployment, snoozes
 
 
 class ListedAlert(NamedTuple):
-    """An alert as a person looks at it."""
+    """An alert as shown to people."""
 
     id: str
     state: AlertState
@@ -47,7 +47,7 @@ class Snoozed(NamedTuple):
 
 
 def one_at_a_time(session: Session) -> None:
-    """Make other observations wait until this transaction ends: two runs must not both tell the same news."""
+    """Make other observations wait until this transaction ends: two runs must not report the same news twice."""
     session.execute(sa.select(deployment.c.id).with_for_update())
 
 
@@ -88,7 +88,7 @@ def open_new(session: Session, findings: Sequence[tuple[str, Finding]], run_id: 
 
 
 def see_again(session: Session, alert_id: str, finding: Finding, run_id: str, at: datetime, *, reopened: bool) -> None:
-    """Update a known alert with a new finding; `reopened`: it was over."""
+    """Update a known alert with a new finding; `reopened`: it was resolved."""
     values: dict[str, Any] = _said(finding, run_id, at)
     if reopened:
         values |= {"first_at": at, "resolved_at": None, "acknowledged_at": None, "acknowledged_by": None}
@@ -98,29 +98,29 @@ def see_again(session: Session, alert_id: str, finding: Finding, run_id: str, at
 
 
 def touch(session: Session, ids: Collection[str], at: datetime) -> None:
-    """Note that alerts are still true, at a lower level than the one that was told."""
+    """Record that alerts still hold, at a lower level than the reported one."""
     session.execute(sa.update(alerts).where(alerts.c.id.in_(ids)).values(last_at=at))
 
 
 def mark_told(session: Session, ids: Collection[str], message_id: int, at: datetime) -> None:
-    """Note the message that says these alerts fire."""
+    """Record the message that reports these alerts."""
     session.execute(
         sa.update(alerts).where(alerts.c.id.in_(ids)).values(told_at=at, is_told=True, message_id=message_id)
     )
 
 
 def mark_believed(session: Session, ids: Collection[str]) -> None:
-    """Note that people know of the incident from an alert of a lower level."""
+    """Record that people know of the incident from an alert of a lower level."""
     session.execute(sa.update(alerts).where(alerts.c.id.in_(ids)).values(is_told=True))
 
 
 def mark_untold(session: Session, ids: Collection[str]) -> None:
-    """Note that an alert's message was withdrawn before it was sent."""
+    """Record that an alert's message was withdrawn before it was sent."""
     session.execute(sa.update(alerts).where(alerts.c.id.in_(ids)).values(told_at=None, is_told=False, message_id=None))
 
 
 def close(session: Session, ids: Collection[str], at: datetime) -> None:
-    """Make alerts resolved."""
+    """Resolve alerts."""
     session.execute(
         sa.update(alerts).where(alerts.c.id.in_(ids)).values(state=AlertState.RESOLVED, resolved_at=at, is_told=False)
     )
@@ -134,7 +134,7 @@ def find(session: Session, alert_id: str) -> ListedAlert | None:
 
 
 def acknowledge(session: Session, alert_id: str, author: str, at: datetime) -> bool:
-    """Acknowledge an alert; False if no alert of this id fires unacknowledged."""
+    """Acknowledge an alert; False if no unacknowledged alert of this id is firing."""
     return bool(
         changed(
             session,
@@ -146,7 +146,7 @@ def acknowledge(session: Session, alert_id: str, author: str, at: datetime) -> b
 
 
 def add_snooze(session: Session, values: Mapping[str, Any]) -> str:
-    """Insert a snooze and return its id, that of `values` or 12 random hex digits."""
+    """Insert a snooze and return its id: that in `values`, or 12 random hex digits."""
     row: dict[str, Any] = {"id": uuid4().hex[:12], **values}
     session.execute(sa.insert(snoozes).values(row))
     return str(row["id"])
@@ -164,7 +164,7 @@ def end_snooze(session: Session, snooze_id: str, at: datetime) -> bool:
 
 
 def listed(session: Session, *, everything: bool, limit: int) -> list[ListedAlert]:
-    """Return alerts for people, those that fire first, then the latest; without `everything`, only the open ones."""
+    """List alerts for people, firing ones first, then the latest; without `everything`, only the open ones."""
     wanted = sa.select(*(alerts.c[name] for name in ListedAlert._fields))
     if not everything:
         wanted = wanted.where(alerts.c.state != AlertState.RESOLVED)

@@ -1,8 +1,8 @@
 """The outbox: messages that wait to be sent, oldest first. A message leaves it by being sent, diverted or withdrawn.
 
-Events for webhooks wait in it too, for `store/alerts/webhooks`: nothing here but their id concerns them.
+Events for webhooks wait in it too; `store/alerts/webhooks` handles them, and only their id is made here.
 
-Of an outbox row the store knows only its state; who may send, and when, is a lease of the sink's name.
+A row has only its state; a lease of the sink's name decides which process may send, and when.
 """
 
 from collections.abc import Collection, Sequence
@@ -24,7 +24,7 @@ _FOR_PEOPLE = outbox.c.endpoint_id.is_(None)
 
 
 class Waiting(NamedTuple):
-    """A message as a person looks at it."""
+    """A message as shown to people."""
 
     id: int
     kind: str
@@ -46,7 +46,7 @@ def put(
     picture: Picture | None = None,
     after_id: int | None = None,
 ) -> int:
-    """Write a message that is due now, and return its id; it waits for `after_id` to be off first."""
+    """Insert a message that is due now, and return its id; it is sent after the message `after_id`."""
     at = now(session)
     row: int = session.execute(
         sa.insert(outbox)
@@ -68,7 +68,7 @@ def put(
 
 
 def withdraw(session: Session, message_ids: Collection[int]) -> list[str]:
-    """Take back messages of one alert each that nobody has tried to send yet; returns the ids of their alerts."""
+    """Withdraw messages that report a single alert and were not tried yet; return the ids of their alerts."""
     withdrawn = session.execute(
         sa.update(outbox)
         .where(
@@ -86,12 +86,12 @@ def withdraw(session: Session, message_ids: Collection[int]) -> list[str]:
 
 
 def has_due(session: Session) -> bool:
-    """Say whether anything is to be sent now."""
+    """Tell whether anything is to be sent now."""
     return session.execute(_due().limit(1)).scalar() is not None
 
 
 def take_next(session: Session) -> tuple[int, OutboxMessage, int] | None:
-    """Count one more attempt of the oldest message that is due, and return its row id, itself, and its attempts."""
+    """Count an attempt of the oldest due message, and return its row id, the message, and its attempts."""
     row = session.execute(
         sa.update(outbox)
         # guard outbox.take_waiting: two processes send the same message
@@ -103,20 +103,20 @@ def take_next(session: Session) -> tuple[int, OutboxMessage, int] | None:
 
 
 def mark_sent(session: Session, message_id: int, receipt: str) -> None:
-    """Note that a message was sent, in whatever state it is by now, and drop its picture."""
+    """Record that a message was sent, in whatever state it is by now, and drop its picture."""
     gone = {"state": MessageState.SENT, "sent_at": Clock(), "receipt": receipt, "last_error": None, "attachment": None}
     session.execute(sa.update(outbox).where(outbox.c.id == message_id).values(gone))
 
 
 def mark_diverted(session: Session, message_id: int, receipt: str, error: str) -> None:
-    """Note that a message went to the second sink instead, and why."""
+    """Record that a message went to the second sink instead, and why."""
     gone = {"state": MessageState.DIVERTED, "copied_at": Clock(), "receipt": receipt, "last_error": error}
     chosen = (outbox.c.id == message_id, outbox.c.state == MessageState.WAITING)
     session.execute(sa.update(outbox).where(*chosen).values(gone))
 
 
 def put_off(session: Session, message_id: int, seconds: float, error: str) -> None:
-    """Let a message wait for so long before it is tried again."""
+    """Postpone the next attempt of a message by `seconds`."""
     chosen = (outbox.c.id == message_id, outbox.c.state == MessageState.WAITING)
     session.execute(sa.update(outbox).where(*chosen).values(due_at=Clock(seconds), last_error=error))
 
@@ -145,7 +145,7 @@ def uncopied(session: Session, rules: Collection[str]) -> list[tuple[int, Outbox
 
 
 def mark_copied(session: Session, message_ids: Collection[int]) -> None:
-    """Note that the second sink has these messages, too."""
+    """Record that the second sink has these messages, too."""
     session.execute(sa.update(outbox).where(outbox.c.id.in_(message_ids)).values(copied_at=Clock()))
 
 
@@ -161,7 +161,7 @@ def count_waiting(session: Session) -> tuple[int, timedelta]:
 
 
 def opens_in(session: Session, sink: str) -> timedelta:
-    """Give the seconds until the sink opens: another run is sending, or its pace or Retry-After forbids it."""
+    """Give the seconds until the sink may be used: another run is sending, or its pace or Retry-After forbids it."""
     row = session.execute(sa.select(leases.c.expires_at, Clock()).where(leases.c.name == sink)).one_or_none()
     return max(row[0] - row[1], timedelta()) if row else timedelta()
 
@@ -196,5 +196,5 @@ def _outgoing(row: sa.Row[Any], deployment_id: str) -> OutboxMessage:
 
 
 def public_id(row: sa.Row[Any], deployment_id: str) -> str:
-    """Give the id by which a message is known outside: the same at every attempt, and of no other message."""
+    """Give the public id of a message: the same at every attempt, and unique."""
     return str(uuid5(_NAMES, f"{deployment_id}/{row.id}/{row.created_at.isoformat()}"))

@@ -18,7 +18,7 @@ from reelkeeper.store.tables import webhook_endpoints as endpoints
 
 
 class Standing(NamedTuple):
-    """A video as its change has left it."""
+    """The state of a video after its change."""
 
     video_id: str
     user_id: str
@@ -35,7 +35,7 @@ class Standing(NamedTuple):
 
 
 class Failing(NamedTuple):
-    """An endpoint that has just not taken a message."""
+    """An endpoint whose delivery has just failed."""
 
     failing_since: datetime
     failures: int
@@ -43,12 +43,12 @@ class Failing(NamedTuple):
 
 
 def is_anybody_told(session: Session) -> bool:
-    """Whether there is an endpoint at all."""
+    """Whether there is any endpoint."""
     return session.execute(sa.select(endpoints.c.id).limit(1)).scalar() is not None
 
 
 def standing(session: Session, video_ids: Iterable[str]) -> dict[str, Standing]:
-    """Read the state of these videos, within the transaction that has changed them."""
+    """Read the state of these videos, in the transaction that has changed them."""
     rows = session.execute(
         sa.select(
             *(videos.c[name] for name in ("id", "user_id", "state", "generation", "blob_id", "retire_reason")),
@@ -73,13 +73,13 @@ def hears(session: Session, event: EventType) -> bool:
 
 
 def put(session: Session, happened: Sequence[Happened]) -> None:
-    """Write each event into the outbox, once for each endpoint that asked for it, in their order."""
+    """Insert each event into the outbox, once for each endpoint that subscribes to it, in order."""
     if rows := _messages(session, happened):
         session.execute(sa.insert(outbox), rows)
 
 
 def put_each_apart(session: Session, happened: Sequence[Happened]) -> list[tuple[str, str, int]]:
-    """`put`, of one event for each subject, in any order; returns subject, endpoint and message of each."""
+    """Do as `put`, with one event for each subject, in any order; return subject, endpoint and message of each."""
     if not (rows := _messages(session, happened)):
         return []
     new = sa.insert(outbox).returning(outbox.c.subject, outbox.c.endpoint_id, outbox.c.id)
@@ -126,23 +126,23 @@ def count(session: Session) -> int:
 
 
 def rotate(session: Session, endpoint_id: str, secret: str, old_seconds: float) -> bool:
-    """Give an endpoint a new secret, beside which the one before it signs for a while; False where there is none."""
+    """Give an endpoint a new secret; the earlier one signs beside it for a while. False where there is no endpoint."""
     values = {"old_secret": endpoints.c.secret, "old_secret_until": Clock(old_seconds), "secret": secret}
     return _change(session, endpoint_id, values)
 
 
 def choose(session: Session, endpoint_id: str, events: Sequence[EventType]) -> bool:
-    """Tell an endpoint of these events from now on, or of all; False where there is none."""
+    """Subscribe an endpoint to these events from now on, or to all; False where there is no endpoint."""
     return _change(session, endpoint_id, {"events": list(events)})
 
 
 def disable(session: Session, endpoint_id: str, reason: str) -> bool:
-    """Send nothing to an endpoint any more; what happens meanwhile waits for it."""
+    """Stop sending to an endpoint; later events wait for it."""
     return _change(session, endpoint_id, {"disabled_at": Clock(), "disabled_reason": reason})
 
 
 def enable(session: Session, endpoint_id: str) -> bool:
-    """Send to an endpoint again, from its first waiting message on, all of which are due."""
+    """Send to an endpoint again, from its first waiting message on; all are due now."""
     values = {"disabled_at": None, "disabled_reason": None, "failing_since": None, "failures": 0, "last_error": None}
     found = _change(session, endpoint_id, {**values, "closed_until": Clock()})
     _make_due(session, outbox.c.endpoint_id == endpoint_id, outbox.c.state == MessageState.WAITING)
@@ -150,14 +150,14 @@ def enable(session: Session, endpoint_id: str) -> bool:
 
 
 def remove(session: Session, endpoint_id: str) -> bool:
-    """Forget an endpoint; what waits for it is withdrawn."""
+    """Delete an endpoint; its waiting messages are withdrawn."""
     waiting = outbox.c.endpoint_id == endpoint_id, outbox.c.state == MessageState.WAITING
     session.execute(sa.update(outbox).where(*waiting).values(state=MessageState.WITHDRAWN))
     return bool(changed(session, sa.delete(endpoints).where(endpoints.c.id == endpoint_id)))
 
 
 def replay(session: Session, endpoint_id: str, since: datetime | None) -> int:
-    """Let messages be sent once more: those given up and, of `since`, those sent; returns how many."""
+    """Send messages again: those given up and, from `since` on, those sent; return how many."""
     again = outbox.c.state == MessageState.GIVEN_UP
     if since is not None:
         again = sa.or_(again, sa.and_(outbox.c.state == MessageState.SENT, outbox.c.created_at >= since))
@@ -184,19 +184,19 @@ def listed(session: Session) -> list[Endpoint]:
 
 
 def due_endpoints(session: Session) -> list[str]:
-    """List the endpoints that something is to be sent to now."""
+    """List the endpoints with messages to be sent now."""
     rows = session.execute(sa.select(endpoints.c.id).where(_open(), sa.exists(_due().correlate(endpoints))))
     return list(rows.scalars())
 
 
 def due_messages(session: Session, endpoint_id: str, limit: int) -> list[int]:
-    """List the oldest messages that are due to an endpoint, one of each subject; none if it is to be left alone."""
+    """List the oldest messages due to an endpoint, one of each subject; none while it is paused."""
     due = _due().where(endpoints.c.id == endpoint_id, _open()).order_by(outbox.c.id).limit(limit)
     return [row.id for row in session.execute(due)]
 
 
 def find_due(session: Session, message_id: int) -> Delivery | None:
-    """Read a message that is due; None if it is no more, or its endpoint is to be left alone."""
+    """Read a due message; None if it is no longer due, or its endpoint is paused."""
     old = sa.case((endpoints.c.old_secret_until > Clock(), endpoints.c.old_secret))
     row = session.execute(
         _due()
@@ -216,7 +216,7 @@ def find_due(session: Session, message_id: int) -> Delivery | None:
 
 
 def mark_sent(session: Session, message_id: int, endpoint_id: str, receipt: str) -> None:
-    """Note that an endpoint has taken a message, and is well."""
+    """Record that an endpoint has accepted a message, and works."""
     values = {"state": MessageState.SENT, "sent_at": Clock(), "receipt": receipt, "last_error": None}
     attempts = {"attempts": outbox.c.attempts + 1}
     session.execute(sa.update(outbox).where(*_waits(message_id)).values(values | attempts))
@@ -225,7 +225,7 @@ def mark_sent(session: Session, message_id: int, endpoint_id: str, receipt: str)
 
 
 def note_failure(session: Session, endpoint_id: str, error: str) -> Failing | None:
-    """Note that an endpoint has not taken a message; returns since when it takes none. None: there is none any more."""
+    """Record that an endpoint has not accepted a message; return since when it fails. None: it was removed."""
     row = session.execute(
         sa.update(endpoints)
         .where(endpoints.c.id == endpoint_id)
@@ -240,7 +240,7 @@ def note_failure(session: Session, endpoint_id: str, error: str) -> Failing | No
 
 
 def close(session: Session, endpoint_id: str, seconds: float) -> None:
-    """Leave an endpoint alone for so long."""
+    """Pause an endpoint for `seconds`."""
     _change(session, endpoint_id, {"closed_until": Clock(seconds)})
 
 
@@ -251,7 +251,7 @@ def put_off(session: Session, message_id: int, seconds: float, error: str) -> No
 
 
 def give_up(session: Session, message_id: int, error: str) -> None:
-    """Try a message no more, unless a person has it replayed."""
+    """Give a message up, unless somebody has it replayed."""
     values = {"state": MessageState.GIVEN_UP, "last_error": error, "attempts": outbox.c.attempts + 1}
     session.execute(sa.update(outbox).where(*_waits(message_id)).values(values))
 

@@ -1,4 +1,4 @@
-"""What the charges of a stretch of days add up to, as a report shows them."""
+"""Sums of the charges of a range of days, for reports."""
 
 from datetime import date
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from reelkeeper.store.tables import charges
 
 
 class Spent(NamedTuple):
-    """What one service was billed on one day, users and residual together."""
+    """The amount billed for one service on one day, users and residual together."""
 
     day: date
     service: str
@@ -18,7 +18,7 @@ class Spent(NamedTuple):
 
 
 class SkuLine(NamedTuple):
-    """What one thing that is charged for came to. `estimated`: some of it stands on incomplete usage."""
+    """The sum for one billed item. `estimated`: part of it is based on incomplete usage."""
 
     service: str
     sku: str
@@ -30,7 +30,7 @@ class SkuLine(NamedTuple):
 
 
 def by_day_and_service(session: Session, first: date, last: date) -> list[Spent]:
-    """Add up what was billed from day `first` to `last`, by day and service."""
+    """Sum what was billed from day `first` to `last`, by day and service."""
     rows = session.execute(
         sa.select(charges.c.day, charges.c.service, sa.func.sum(charges.c.billed_nanousd))
         .where(charges.c.day.between(first, last))
@@ -41,7 +41,7 @@ def by_day_and_service(session: Session, first: date, last: date) -> list[Spent]
 
 
 def billed(session: Session, day: date) -> tuple[int, int]:
-    """Add up what was billed on `day`, and in its month up to it: nano-dollars."""
+    """Sum what was billed on `day`, and in its month up to that day, in nano-dollars."""
     on_day = sa.case((charges.c.day == day, charges.c.billed_nanousd), else_=0)
     row = session.execute(
         sa.select(
@@ -52,7 +52,7 @@ def billed(session: Session, day: date) -> tuple[int, int]:
 
 
 def by_sku(session: Session, first: date, last: date) -> list[SkuLine]:
-    """Add up the charges from day `first` to `last` by what was charged for, the dearest first."""
+    """Sum the charges from day `first` to `last` by billed item, the dearest first."""
     billed = sa.func.sum(charges.c.billed_nanousd)
     rows = session.execute(
         sa.select(
@@ -75,9 +75,9 @@ def by_sku(session: Session, first: date, last: date) -> list[SkuLine]:
 
 
 def by_month(session: Session, first: date, last: date) -> dict[date, int]:
-    """Add up what was billed from day `first` to `last`, by the first day of the month: nano-dollars.
+    """Sum what was billed from day `first` to `last`, by the first day of the month, in nano-dollars.
 
-    A month that was not charged from its first day on, as when counting began, is no month to compare with: left out.
+    A month that was not charged from its first day on, such as the first of all, is not comparable and left out.
     """
     year, month = (sa.extract(part, charges.c.day) for part in ("year", "month"))
     rows = session.execute(

@@ -1,4 +1,4 @@
-"""What was charged for each UTC day, and sums of it. Users' rows and the residual of user "" add up to the bill."""
+"""Charges of each UTC day, and their sums. Users' rows and the residual of user "" add up to the bill."""
 
 from collections.abc import Iterable, Iterator
 from datetime import date
@@ -23,7 +23,7 @@ _COLUMNS = [charges.c[name] for name in Charge._fields]
 
 
 class Sum(NamedTuple):
-    """What charges add up to for one user, service or day. The user "" is what belongs to nobody, and rounding."""
+    """The sum of charges for one user, service or day. The user "" has usage without an owner, and rounding."""
 
     key: str
     tier: str | None
@@ -33,7 +33,7 @@ class Sum(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """The sums of a day's charges for one line item, to be compared with what they should be."""
+    """The sums of a day's charges for one line item, to be compared with the expected ones."""
 
     day: date
     sku: str
@@ -44,9 +44,9 @@ class Settled(NamedTuple):
 
 
 def replace(session: Session, days: Iterable[date], new: Iterable[Charge]) -> int:
-    """Put `new` in the place of all charges of `days`; returns how many there are now. Twice is as good as once.
+    """Replace all charges of `days` with `new`; return how many there are now. It may be repeated.
 
-    Two that replace charges wait for each other, and nobody else for them; those who read see the old ones meanwhile.
+    Two replacements wait for each other, and nothing else waits for them; readers see the old charges until the commit.
     """
     if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer at a time anyway
         # guard charges.turns: two that charge the same day charge it double, or fail
@@ -62,7 +62,7 @@ def replace(session: Session, days: Iterable[date], new: Iterable[Charge]) -> in
 
 
 def between(session: Session, first: date, last: date) -> Iterator[Charge]:
-    """Stream the charges from day `first` to `last`, by day, what is charged for, and user."""
+    """Stream the charges from day `first` to `last`, by day, billed item and user."""
     query = (
         sa.select(*_COLUMNS)
         .where(charges.c.day.between(first, last))
@@ -73,7 +73,7 @@ def between(session: Session, first: date, last: date) -> Iterator[Charge]:
 
 
 def sums(session: Session, by: By, first: date, last: date) -> list[Sum]:
-    """Add up the charges from day `first` to `last` in the database: days in order, all else the dearest first."""
+    """Sum the charges from day `first` to `last` in the database: days in order, other groups the dearest first."""
     keys, column = _KEYS[by], charges.c
     query: sa.Select[Any] = (
         sa.select(*keys, *_totals())
@@ -88,7 +88,7 @@ def sums(session: Session, by: By, first: date, last: date) -> list[Sum]:
 
 
 def by_scope(session: Session, first: date, last: date, apart: Iterable[str] = ()) -> list[Charge]:
-    """Add up the charges of each day from `first` to `last` by service and tier, those of the users `apart` apart."""
+    """Sum the charges of each day from `first` to `last` by service and tier, and separately for the users `apart`."""
     column = charges.c
     user = sa.case((column.user_id.in_(list(apart)), column.user_id), else_="").label("user")
     query = (
@@ -115,7 +115,7 @@ def by_scope(session: Session, first: date, last: date, apart: Iterable[str] = (
 
 
 def settled(session: Session, first: date, last: date) -> list[Settled]:
-    """Add up the charges of each day from `first` to `last` by what was charged for."""
+    """Sum the charges of each day from `first` to `last` by billed item."""
     column = charges.c
     query = (
         sa.select(column.day, column.sku, sa.func.sum(column.consumed_quantity).label("consumed"), *_totals())

@@ -1,4 +1,4 @@
-"""Holds on credits: opened, and ended once: each change asks in its own WHERE whether it may still be made."""
+"""Holds on credits: opened, and ended once. Each change checks in its own WHERE whether it is still allowed."""
 
 from typing import NamedTuple
 from uuid import uuid4
@@ -12,7 +12,7 @@ from reelkeeper.store.tables import credit_holds
 
 
 class Held(NamedTuple):
-    """A hold on credits as it stands."""
+    """The current state of a hold on credits."""
 
     id: str
     user_id: str
@@ -49,7 +49,7 @@ def begin(session: Session, user_id: str, amount_microusd: int, *, lasting_secon
 
 
 def close(session: Session, hold_id: str, state: HoldState, captured_microusd: int = 0) -> Held | None:
-    """End an open hold that is at least as large as what is captured of it; None when there is none such."""
+    """End an open hold that covers the captured amount; None when there is no such hold."""
     return _held_after(
         session,
         sa.update(credit_holds)
@@ -93,7 +93,7 @@ def overdue(session: Session) -> tuple[int, int]:
 
 
 def note_refund(session: Session, hold_id: str, amount_microusd: int) -> Held | None:
-    """Note a refund on a hold of which so much was captured and not refunded yet; None when there is none such."""
+    """Record a refund on a hold with at least that much captured and not yet refunded; None without such a hold."""
     left = credit_holds.c.captured_microusd - credit_holds.c.refunded_microusd
     return _held_after(
         session,
@@ -111,7 +111,7 @@ def find(session: Session, hold_id: str) -> Held | None:
 
 
 def captured(session: Session, hold_id: str | None) -> int:
-    """Give what was captured of a hold, in micro-dollars; 0 where there is none."""
+    """Read the captured amount of a hold, in micro-dollars; 0 without such a hold."""
     chosen = sa.select(credit_holds.c.captured_microusd).where(credit_holds.c.id == hold_id)
     return session.execute(chosen).scalar() or 0
 

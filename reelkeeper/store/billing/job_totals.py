@@ -1,9 +1,9 @@
-"""What the jobs of each scope have cost and will cost, as figures that are kept: no admission adds up jobs.
+"""Running totals of what the jobs of each scope have cost and will cost, so that no admission adds up jobs.
 
-The scope COMPRESSING has what making videos smaller has cost on a day.
+The scope COMPRESSING has the cost of making videos smaller on a day.
 
-Whoever admits or ends a job holds the deployment row. What a failed attempt has cost is added without it, and all write
-in one order, so that nobody waits crosswise.
+Transactions that admit or end a job hold the deployment row. The cost of a failed attempt is added without it; all
+write in the same order, so that there is no deadlock.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -63,7 +63,7 @@ def of_scopes(session: Session, scopes: Collection[str], periods: Collection[str
 
 
 def of_kind(session: Session, kind: str, periods: Collection[str], least_microusd: int) -> list[JobTotal]:
-    """Read the totals of a kind of scope in these periods, of scopes that reach `least_microusd` or had a refusal."""
+    """Read the totals of a kind of scope in these periods, for scopes that reach `least_microusd` or had a refusal."""
     in_one = sa.and_(job_totals.c.period.in_(periods), job_totals.c.scope.startswith(f"{kind}:", autoescape=True))
     summed = sa.select(job_totals.c.scope).where(in_one).group_by(job_totals.c.scope)
     much = sa.or_(sa.func.sum(job_totals.c.microusd) >= least_microusd, sa.func.sum(job_totals.c.refusals) > 0)
@@ -72,7 +72,7 @@ def of_kind(session: Session, kind: str, periods: Collection[str], least_microus
 
 
 def by_day(session: Session, kinds: Collection[str], first: date, last: date) -> list[JobTotal]:
-    """Give the totals of the days from `first` to `last` of all scopes of these kinds, such as `provider`."""
+    """Read the totals of the days from `first` to `last` of all scopes of these kinds, such as `provider`."""
     days = sa.and_(
         job_totals.c.period.between(f"{first}", f"{last}"), sa.func.length(job_totals.c.period) == len(f"{first}")
     )
@@ -81,7 +81,7 @@ def by_day(session: Session, kinds: Collection[str], first: date, last: date) ->
 
 
 def write_in_flight(session: Session, scope: str, microusd: int) -> None:
-    """Write the micro-dollars of a scope's jobs in flight, as counted anew."""
+    """Write the recounted micro-dollars of a scope's jobs in flight."""
     row: dict[str, Any] = {"scope": scope, "period": IN_FLIGHT, "microusd": microusd, "refusals": 0}
     insert = insert_into(session, job_totals).values(row)
     session.execute(

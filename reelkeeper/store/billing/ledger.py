@@ -1,11 +1,11 @@
-"""Double entry in the store: accounts, and the transfers between them. Operations decide what is allowed.
+"""Double-entry bookkeeping: accounts, and the transfers between them. Operations decide what is allowed.
 
     user/ID        what the user may spend           never below zero
     held/ID        what is set aside of it           never below zero
     house/grants   where granted credits come from   goes below zero: credits outstanding
     house/revenue  what was captured
 
-Each statement that takes anything asks in its own WHERE whether it is there.
+Each statement that takes credits checks in its own WHERE that they are there.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ _ENTRIES = sa.insert(entries)
 
 
 class Request(NamedTuple):
-    """What somebody asks for, once: `sha256` is of all its parameters."""
+    """A request to move credits, once: `sha256` is of all its parameters."""
 
     kind: TransferKind
     key: str
@@ -58,17 +58,17 @@ class Request(NamedTuple):
 
 
 def spendable(user_id: str) -> str:
-    """Name the account of what a user may spend."""
+    """Name the account of the credits that a user may spend."""
     return f"user/{user_id}"
 
 
 def held(user_id: str) -> str:
-    """Name the account of what is set aside of a user's credits."""
+    """Name the account of a user's credits that are set aside."""
     return f"held/{user_id}"
 
 
 def open_accounts(session: Session, user_id: str) -> None:
-    """Make the user's two accounts and the house's, where they are missing."""
+    """Insert the user's two accounts and the house's, where they are missing."""
     rows: list[Mapping[str, Any]] = [
         {"id": spendable(user_id), "kind": AccountKind.USER, "user_id": user_id},
         {"id": held(user_id), "kind": AccountKind.HELD, "user_id": user_id},
@@ -97,7 +97,7 @@ def first(session: Session, request: Request) -> Moved | None:
 def move(session: Session, amounts: Mapping[str, int], key: str = "") -> bool:
     """Add `amounts` to the balances of their accounts; False, and nothing has changed, when the payer has too little.
 
-    They sum to zero, and one of them is negative. Nor is anything changed where there is a transfer of this `key`.
+    They sum to zero, and one of them is negative. Nothing changes either where there is a transfer with this `key`.
     """
     (payer,) = (account for account, amount in amounts.items() if amount < 0)
     if sum(amounts.values()):
@@ -161,7 +161,7 @@ def moves(session: Session, user_id: str, limit: int) -> list[Moved]:
 
 
 def balance(session: Session, user_id: str) -> Balance:
-    """Say what a user's credits come to; zeros for somebody who never had any."""
+    """Read a user's balance of credits; zeros for a user who never had any."""
     found = dict(
         session.execute(
             sa.select(accounts.c.kind, accounts.c.balance_microusd).where(accounts.c.user_id == user_id)

@@ -1,10 +1,10 @@
 """Each user's stored and reserved bytes, kept by every change in its own transaction, and never counted twice.
 
     with counted(session, [video_id]):
-        ...                                           # whatever the change does to these videos
+        ...                                           # the change to these videos
 
-`used_bytes` is the present bytes of the videos that count: the live ones, and by policy those that their user deleted
-and that are not purged yet. A user without a row here has not been counted yet.
+`used_bytes` are the present bytes of the videos that count: the live ones and, where the policy says so, those that
+their user deleted and that are not purged yet. A user without a row here has not been counted yet.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ _SIZE = sa.cast(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0), sa.BigInte
 
 
 class Reserved(NamedTuple):
-    """A reservation as it stands."""
+    """The current state of a reservation."""
 
     id: str
     user_id: str
@@ -47,7 +47,7 @@ _IN_USE = sa.exists().where(  # an upload under way counts on it
 
 
 def live_bytes(session: Session, wanted: sa.ColumnElement[bool] | None = None) -> dict[str, int]:
-    """Count the present bytes of the videos that count and are `wanted`, by user; of all videos if it is None."""
+    """Sum the present bytes, by user, of the videos that count towards quotas and are `wanted`; None: of all."""
     chosen = counts() if wanted is None else sa.and_(wanted, checked(counts()))
     query = sa.select(videos.c.user_id, _SIZE).select_from(_LIVE).where(chosen)
     rows = session.execute(query.group_by(videos.c.user_id))
@@ -60,7 +60,7 @@ def counted(
 ) -> Iterator[None]:
     """Wrap a change to videos, or to those on some blobs, and book the change in bytes onto their users' accounts.
 
-    The caller's transaction has locked the deployment row, as every change does: nothing else moves meanwhile.
+    The caller's transaction has locked the deployment row, as every change does: nothing else changes in the meantime.
     """
     wanted = one_of(session, videos.c.id, video_ids) if standing_on is None else stands_on(session, standing_on)
     before = live_bytes(session, wanted)
@@ -72,8 +72,8 @@ def counted(
 def adjust(session: Session, deltas: Mapping[str, int]) -> None:
     """Add `deltas`, of bytes already changed in this transaction, to what the users store.
 
-    A user who was not counted yet is counted whole. So is one of whom less than nothing would be left: a wrong count
-    must not stand in the way of a change that is right.
+    A user who was not counted yet is counted from the videos. So is one whose sum would be negative: a wrong count must
+    not prevent a right change.
     """
     moved = {user: delta for user, delta in sorted(deltas.items()) if delta}
     for user, delta in moved.items():
@@ -104,7 +104,7 @@ def _count_of(user_id: sa.ColumnElement[Any]) -> sa.ScalarSelect[int]:
 
 
 def standing(session: Session, user_id: str) -> Standing | None:
-    """Find what a user stores and was promised; None where there is no such user."""
+    """Read a user's stored and reserved bytes; None where there is no such user."""
     row = session.execute(
         sa.select(
             users.c.id,
@@ -141,8 +141,8 @@ def promise(
 ) -> bool:
     """Reserve bytes if they fit into the user's quota; False, and nothing has changed, if not, or if it is unknown.
 
-    Nor is anything changed where there is a reservation `key`. `by_tier` says what each tier grants. What the user
-    used, was promised and may store is read in the UPDATE itself.
+    Nothing changes either where the reservation `key` exists. `by_tier` has the bytes that each tier grants. The user's
+    stored, reserved and allowed bytes are read in the UPDATE itself.
     """
     statement = _promise(tuple(by_tier))
     granted = {f"of_tier_{place}": size for place, size in enumerate(by_tier.values())}
@@ -168,7 +168,7 @@ def is_in_use(session: Session, key: str) -> bool:
 
 
 def end(session: Session, key: str, state: ReservationState, *, even_in_use: bool = True) -> Reserved | None:
-    """End an open reservation; None where it is not open. Its bytes stay promised: `take_back` ends that."""
+    """End an open reservation; None where it is not open. Its bytes stay reserved until `take_back`."""
     row = session.execute(
         sa.update(reservations)
         # guard quota.ends_once: bytes are given back twice, and the user stores more than the quota
@@ -181,7 +181,7 @@ def end(session: Session, key: str, state: ReservationState, *, even_in_use: boo
 
 
 def take_back(session: Session, user_id: str, size_bytes: int) -> bool:
-    """End a promise of so many bytes; False when fewer are reserved, which then stay."""
+    """Release reserved bytes; False, and nothing changed, when fewer are reserved."""
     reserved = storage_accounts.c.reserved_bytes
     # guard quota.covered: the reserved bytes of a user fall below zero, which is room for more
     theirs = sa.update(storage_accounts).where(storage_accounts.c.user_id == user_id, reserved >= size_bytes)
@@ -189,14 +189,14 @@ def take_back(session: Session, user_id: str, size_bytes: int) -> bool:
 
 
 def overdue(session: Session) -> tuple[int, int]:
-    """Count the open reservations whose time is over, and their bytes."""
+    """Count the expired open reservations, and their bytes."""
     figures = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(reservations.c.size_bytes), 0))
     row = session.execute(figures.where(_OPEN, reservations.c.expires_at <= Clock())).one()
     return int(row[0]), int(row[1])
 
 
 def expiring(session: Session, limit: int) -> list[Reserved]:
-    """List at most `limit` open reservations whose time is over, without those that an upload under way uses."""
+    """List at most `limit` expired open reservations, without those that an upload under way uses."""
     # guard quota.expire_in_use: the reservation of a slow upload expires under it
     # guard quota.overdue: reservations expire at once, and uploads lose their room
     query = sa.select(*_RESERVED).where(_OPEN, reservations.c.expires_at <= Clock(), ~_IN_USE)
@@ -205,7 +205,7 @@ def expiring(session: Session, limit: int) -> list[Reserved]:
 
 
 def set_quota(session: Session, user_id: str, quota_bytes: int | None) -> None:
-    """Let a user store so many bytes; None: what the tier grants."""
+    """Set the bytes that a user may store; None: as the tier grants."""
     ensure(session, [user_id])
     theirs = sa.update(storage_accounts).where(storage_accounts.c.user_id == user_id)
     session.execute(theirs.values(quota_bytes=quota_bytes))

@@ -1,4 +1,4 @@
-"""Every figure that is kept beside its record, counted anew: credits from entries, bytes from videos.
+"""Recount every stored total from its records: credits from entries, bytes from videos.
 
     transfer         the entries of a transfer               sum to zero, and so do all
     balance          an account                              the sum of its entries
@@ -8,7 +8,7 @@
     reserved_bytes   what a user was promised                the sum of the open reservations
     in_flight        what jobs in flight will cost, by scope the sum of their expected costs
 
-Read in one snapshot (`engine.reading`), so that changes at the same time are either in all of it or in none.
+All is read in one snapshot (`engine.reading`), so that concurrent changes are in all of it or in none.
 """
 
 from typing import Any, Final
@@ -43,7 +43,7 @@ _KEPT: Final = {  # figures that are only a copy of their record: they may be wr
 
 
 def mismatches(session: Session) -> list[Mismatch]:
-    """List the figures that are not what counting gives, at most 200 of a kind."""
+    """List the totals that differ from the recount, at most 200 of a kind."""
     return [
         Mismatch(what, str(row.subject), int(row.kept), int(row.counted))
         for what, (kept, record) in _figures().items()
@@ -52,7 +52,7 @@ def mismatches(session: Session) -> list[Mismatch]:
 
 
 def write_anew(session: Session, mismatch: Mismatch) -> bool:
-    """Write a figure that is only a copy anew from its record; False for others, and for what cannot be."""
+    """Correct a total that is derived from its records; False for others, and for one that cannot be written."""
     if mismatch.what == "in_flight":
         job_totals.write_in_flight(session, mismatch.subject, mismatch.counted)
         return True
@@ -111,7 +111,7 @@ def _figures() -> dict[str, tuple[_Select, _Select]]:
 
 
 def _in_flight() -> _Select:
-    """Give each job in flight once for each scope that it belongs to."""
+    """Select each job in flight once for each scope that it belongs to."""
     cost = sa.func.coalesce(jobs.c.quoted_cost_microusd, jobs.c.price_microusd)
     kinds = (("provider", jobs.c.lane), ("model", jobs.c.model), ("tier", jobs.c.tier), ("user", jobs.c.user_id))
     parts = (
@@ -127,7 +127,7 @@ def _amounts(subject: sa.ColumnElement[Any], amount: sa.ColumnElement[Any]) -> _
 
 
 def _differing(kept: _Select, record: _Select) -> _Select:
-    """Sum both by subject, and keep the subjects whose sums differ; one that is on one side only has 0 on the other."""
+    """Sum both sides by subject, and keep the subjects whose sums differ; a missing side counts as 0."""
     item, other = kept.subquery(), record.subquery()
     zero = sa.literal(0)
     both = sa.union_all(

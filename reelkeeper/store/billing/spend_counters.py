@@ -1,4 +1,4 @@
-"""What has been spent, as a figure that is kept: each day's, and what the jobs in flight will cost."""
+"""Running totals of the spend of each day, and the expected cost of the jobs in flight."""
 
 from datetime import date, datetime
 from typing import Final
@@ -17,7 +17,7 @@ _COST: Final = sa.func.coalesce(jobs.c.quoted_cost_microusd, jobs.c.price_microu
 
 
 def so_far(session: Session, as_of: datetime) -> SoFar:
-    """Give what the day and the month of `as_of` have cost, and what is in flight; at most 31 rows, and the queue."""
+    """Read the cost of the day and the month of `as_of`, and of jobs in flight, from at most 31 rows and the queue."""
     today = as_of.date()
     of_today = sa.case((spend_days.c.day == today, _DAY), else_=0)
     month, day = session.execute(
@@ -30,14 +30,14 @@ def so_far(session: Session, as_of: datetime) -> SoFar:
 
 
 def add_generated(session: Session, day: date, cost_microusd: int) -> None:
-    """Add what a job, or an attempt at it, has cost."""
+    """Add the cost of a job or of an attempt."""
     insert = insert_into(session, spend_days).values(day=day, charged_microusd=0, generated_microusd=cost_microusd)
     more = {"generated_microusd": spend_days.c.generated_microusd + cost_microusd}
     session.execute(insert.on_conflict_do_update(index_elements=["day"], set_=more))
 
 
 def note_charged(session: Session, day: date, cost_microusd: int) -> None:
-    """Note what was charged for a day but for the making of videos, in place of what was noted before."""
+    """Record the charges of a day, without those for generation, in place of what was recorded before."""
     insert = insert_into(session, spend_days).values(day=day, charged_microusd=cost_microusd, generated_microusd=0)
     new = {"charged_microusd": cost_microusd}
     session.execute(insert.on_conflict_do_update(index_elements=["day"], set_=new))

@@ -1,6 +1,6 @@
-"""How much was used on each UTC day, by whom, and who counted. A day without a row is unknown, which is not zero.
+"""Usage of each UTC day, by user and by source. A day without a row is unknown, which is not zero.
 
-`record` is the only way in. What was counted twice, by the store and by Cloudflare, stands beside each other.
+Only `record` writes. Usage that both the store and Cloudflare counted has a row from each.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,10 +21,10 @@ _COLUMNS = [usage_days.c[name] for name in Used._fields]
 
 
 def record(session: Session, used: Iterable[Used], *, add: bool = False) -> None:
-    """Note what was used: of a peak the larger is kept; a sum replaces the one before, or with `add` joins it.
+    """Record usage: of a peak the larger value is kept; a sum replaces the earlier one, or with `add` is added to it.
 
-    What Cloudflare counted always takes the place of what it said before. Rows go in by their key, so that two who
-    record the same ones wait for each other and do not lock each other out.
+    Cloudflare's figures always replace its earlier ones. Rows are written in the order of their keys, so that two
+    writers of the same rows wait for each other without a deadlock.
     """
     rows = [
         usage._asdict() for usage in sorted(used, key=lambda usage: tuple(str(getattr(usage, name)) for name in KEY))
@@ -54,7 +54,7 @@ def days(
     source: UsageSource | None = None,
     of_users: bool | None = None,
 ) -> Iterator[Used]:
-    """Stream what was used from day `first` to `last`, by day; of all sources and of users and the account, or not.
+    """Stream the usage from day `first` to `last`, by day; filtered by source, and by users or account.
 
     `of_users`: True gives what users used, False the account as a whole.
     """
@@ -73,7 +73,7 @@ def days(
 
 
 def operations(session: Session, first: date, last: date) -> dict[str, int]:
-    """Add up the operations that we caused in the bucket from day `first` to `last`, by R2's name of each."""
+    """Sum the operations that we caused in the bucket from day `first` to `last`, by R2's name of each."""
     column = usage_days.c
     rows = session.execute(
         sa.select(column.resource, sa.func.sum(column.quantity))
@@ -92,7 +92,7 @@ def operations(session: Session, first: date, last: date) -> dict[str, int]:
 def missing_days(
     session: Session, metric: Metric, first: date, last: date, source: UsageSource | None = None
 ) -> list[date]:
-    """List the days from `first` to `last` of which nobody, or not `source`, has said how much of `metric` was used."""
+    """List the days from `first` to `last` without usage of `metric`, from any source or from `source`."""
     known = {usage.day for usage in days(session, first, last, metrics=[metric], source=source, of_users=False)}
     return [day for day in _every(first, last) if day not in known]
 
@@ -100,7 +100,7 @@ def missing_days(
 def gaps(session: Session, metric: Metric, first: date, last: date) -> list[date]:
     """List the days without usage of `metric` that lie after its first known day, up to `last`.
 
-    Only days since `first` count: what was before anybody counted is no gap.
+    Only days since `first` count: days before counting began are no gaps.
     """
     missing = missing_days(session, metric, first, last)
     known = {*_every(first, last)} - {*missing}

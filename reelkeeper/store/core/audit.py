@@ -1,14 +1,14 @@
-"""The record of everything done to customers' data: append-only, and chained so that a change to it shows.
+"""The record of everything done to customers' data: append-only, and hash-chained, so that a change to it shows.
 
 seal = sha256(salt + canonical JSON of what may be personal: video, user and detail)
 digest = sha256(previous digest + canonical JSON of the rest, of the figures in the detail, and of the seal)
 
-Each event has a random salt of its own, the key to what it says of persons. To erase a user, the salt is destroyed with
-the personal part: nobody can tell from the seal what stood there, and the chain verifies as before. An `erase_events`
-later in the record states each event that was erased: without it, a missing part is a change like any other.
+Each event has its own random salt for its personal part. To erase a user, the salt is deleted with the personal part:
+the seal then reveals nothing of it, and the chain still verifies. An `erase_events` later in the record lists each
+event that was erased: without it, a missing part counts as tampering.
 
-Length and last digest stand on the deployment row, so a cut-off tail shows too. Whoever can rewrite the whole database
-can rewrite the chain: copy `audit_head` elsewhere.
+Length and last digest are in the deployment row, so a truncated record shows too. A person who can rewrite the whole
+database can rewrite the chain: copy `audit_head` elsewhere.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=F
 
 
 class Event(NamedTuple):
-    """Something that was done, by which run, to what. `detail` is what JSON can say."""
+    """Something that was done, by which run, to what. `detail` is JSON."""
 
     event: str
     run_id: str
@@ -53,7 +53,7 @@ class Event(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """An event as it stands in the record: its place in the chain, from 1, and its time by the database's clock."""
+    """A recorded event: its place in the chain, from 1, and its time by the database's clock."""
 
     id: int
     at: datetime
@@ -81,7 +81,7 @@ def append(session: Session, events: Sequence[Event]) -> None:
 
 
 def verify(session: Session) -> int:
-    """Read the whole record and return how many events it holds, in memory that is flat but for what was erased.
+    """Verify the whole record and return its number of events; memory grows only with the erased ones.
 
     Raises IntegrityDoubt naming the first event that was changed, removed, moved or added.
     """
@@ -132,7 +132,7 @@ def events(
     since: datetime | None = None,
     limit: int | None = None,
 ) -> Iterator[Recorded]:
-    """Stream what was recorded, newest first, of those that match every filter given."""
+    """Stream the events that match every filter given, newest first."""
     asked = {"event": event, "run_id": run_id, "video_id": video_id, "user_id": user_id}
     query = sa.select(audit_events).order_by(audit_events.c.id.desc()).limit(limit)
     query = query.where(*(audit_events.c[name] == value for name, value in asked.items() if value is not None))
@@ -144,7 +144,7 @@ def events(
 def purged_after(session: Session, position: int, limit: int) -> tuple[list[tuple[int, str | None]], int]:
     """List the next objects deleted or replaced after an event, as (event, key), and the number of the last event.
 
-    What was erased has no key any more.
+    Erased events have no key any more.
     """
     end = session.execute(sa.select(deployment.c.audit_events)).scalar_one()
     query = sa.select(audit_events).where(audit_events.c.id > position, audit_events.c.event.in_(["purge", REPLACED]))
@@ -159,7 +159,7 @@ def begun_before(session: Session, seconds: float) -> int:
 
 
 def runs_beginning_with(session: Session, prefix: str, *, limit: int) -> list[str]:
-    """List at most `limit` runs that did anything and whose id begins like this; one that is just this stands alone."""
+    """List at most `limit` runs with events whose id begins with this; an exact match is returned alone."""
     alike = sa.select(audit_events.c.run_id).where(audit_events.c.run_id.startswith(prefix, autoescape=True))
     found = [
         str(row) for row in session.execute(alike.distinct().order_by(audit_events.c.run_id).limit(limit)).scalars()
@@ -179,7 +179,7 @@ def _recorded(row: sa.Row[Any]) -> Recorded:
 def erase(session: Session, places: Sequence[int], pseudonym: str, *, run_id: str) -> int:
     """Erase the personal detail of the events at these places, and record that; returns how many had any.
 
-    What stays is the pseudonym, and of the detail the figures. The last statement of a transaction, as `append` is.
+    The pseudonym and the figures of the detail stay. It is the last statement of a transaction, as `append` is.
     """
     if not places:
         return 0
@@ -209,7 +209,7 @@ def _require_erased(recorded: Recorded) -> None:
 
 
 def _figures(detail: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what stays of a detail when its user is erased: numbers, true, false and unknown, and no text."""
+    """Keep of a detail what may stay when its user is erased: numbers, true, false and null, and no text."""
     return {name: value for name, value in detail.items() if value is None or isinstance(value, int | float)}
 
 

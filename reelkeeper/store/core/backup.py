@@ -1,9 +1,9 @@
-"""Back a store up while it is in use, and restore it: verified first, into an empty place, and frozen.
+"""Back a store up while it is in use, and restore it: verified first, into an empty store, and frozen.
 
-A store of yesterday does not know today's objects. Until `sync_catalog` has compared the two, nothing may change.
+Yesterday's store does not know today's objects. Until `sync_catalog` has compared the two, nothing may change.
 
-A PostgreSQL store goes into one ZIP file: COPY of each table as CSV, and what it was made from. Not pg_dump: that
-program must be as new as the server, and is not there where only the wheels are.
+A PostgreSQL store becomes one ZIP file: COPY of each table as CSV, and metadata. pg_dump is not used: it must be as new
+as the server, and is not installed where only the wheels are.
 """
 
 import json
@@ -94,7 +94,7 @@ def _require_empty(session: Session, url: str) -> None:
 
 @contextmanager
 def _checked_copy(source: Path) -> Iterator[Path]:
-    """Give a copy of `source` in today's schema, found sound, and frozen already."""
+    """Make a verified copy of `source` in today's schema, already frozen."""
     with tempfile.TemporaryDirectory(prefix="reelkeeper-restore-") as folder:
         path = Path(folder) / "store.sqlite3"
         copy_sqlite(source, path)
@@ -123,7 +123,7 @@ def _check_and_freeze(session: Session, source: Path) -> None:
 
 
 def _replace_sqlite(path: Path, target: Path) -> None:
-    """Write the pages of `path` over `target` in one transaction of the backup API: killed within, nothing happened."""
+    """Write the pages of `path` over `target` in one transaction of the backup API: a kill leaves it unchanged."""
     with closing(sqlite3.connect(path)) as whole, closing(sqlite3.connect(target)) as store:
         store.execute("PRAGMA synchronous=FULL")
         whole.backup(store)

@@ -1,7 +1,7 @@
-"""The deployment: which store this is, whether changes are stopped, what its bucket keeps, when each flow succeeded.
+"""The deployment: its identity, whether changes are frozen, the bucket's contract, and when each flow succeeded.
 
-Every change locks the deployment row first. So what has been confirmed, as a freeze or a hold, is seen by every change
-that commits after it; and the audit record, whose end stands on the same row, keeps that order.
+Every change locks the deployment row first. So a confirmed freeze or hold is seen by every change that commits after
+it; and the audit record, whose last digest is in the same row, keeps that order.
 """
 
 from collections.abc import Collection
@@ -21,7 +21,7 @@ _LOCKED = _STATE.with_for_update()
 
 
 class Stopped(NamedTuple):
-    """Since when, by whom and why all changes are stopped."""
+    """When, by whom and why all changes were stopped."""
 
     at: datetime
     by: str
@@ -45,15 +45,15 @@ def knows_objects(session: Session) -> bool:
 
 
 def made_at(session: Session) -> datetime:
-    """Give the moment when the store was made."""
+    """Read when the store was made."""
     made: datetime = session.execute(sa.select(deployment.c.created_at)).scalar_one()
     return made
 
 
 def stopped(session: Session, *, locked: bool = False) -> Stopped | None:
-    """Say since when, by whom and why changes are stopped; None while they are allowed. `locked`, it stays so.
+    """Read when, by whom and why changes were stopped; None while they are allowed. `locked` keeps it so.
 
-    Which policies are in force is known to the transaction then.
+    The transaction then also knows which policies are in force.
     """
     row = session.execute(_LOCKED if locked else _STATE).one()
     policies.note(session, row.policy_version, row.policy_digest)
@@ -67,7 +67,7 @@ def stop(session: Session, *, by: str, reason: str) -> bool:
 
 
 def let_go_on(session: Session) -> str | None:
-    """Allow changes again; gives the reason that had stopped them, or None if nothing had."""
+    """Allow changes again; return the reason why they were stopped, or None if they were not."""
     stopping = sa.select(deployment.c.frozen_reason).where(deployment.c.frozen_at.is_not(None))
     reason: str | None = session.execute(stopping.with_for_update()).scalar()
     if reason is not None:
@@ -79,7 +79,7 @@ _CONTRACT: Final = "contract"
 
 
 class Tried(NamedTuple):
-    """What came of the last time that the contract was tried."""
+    """The outcome of the last run of the contract's checks."""
 
     at: datetime
     endpoint_url: str
@@ -91,7 +91,7 @@ class Tried(NamedTuple):
 def record_contract(
     session: Session, endpoint_url: str, bucket: str, passed: Collection[str], failed: Collection[str], *, run_id: str
 ) -> None:
-    """Record the outcome of a try of the contract, in place of the last one and in the audit."""
+    """Record the outcome of the contract's checks, in place of the last one and in the audit record."""
     state = {"endpoint": endpoint_url, "bucket": bucket, "passed": sorted(passed), "failed": sorted(failed)}
     new = {"state": state, "updated_at": Clock()}
     session.execute(
@@ -103,7 +103,7 @@ def record_contract(
 
 
 def contract_passed(session: Session, endpoint_url: str, bucket: str, checks: Collection[str]) -> bool:
-    """Whether all of `checks` passed at this very bucket, at the last try."""
+    """Whether all of `checks` passed in the last run, against this bucket."""
     tried = last_contract(session)
     if tried is None or (tried.endpoint_url, tried.bucket) != (endpoint_url, bucket):
         return False
@@ -111,7 +111,7 @@ def contract_passed(session: Session, endpoint_url: str, bucket: str, checks: Co
 
 
 def last_contract(session: Session) -> Tried | None:
-    """Read the outcome of the last try; None if there was none."""
+    """Read the outcome of the last run; None if there was none."""
     row = session.execute(
         sa.select(controls.c.state, controls.c.updated_at).where(controls.c.name == _CONTRACT)
     ).one_or_none()
@@ -124,7 +124,7 @@ def last_contract(session: Session) -> Tried | None:
 
 
 class Beat(NamedTuple):
-    """A flow's last success, and what it promised then."""
+    """A flow's last success, with its period and grace at that time."""
 
     flow: str
     last_ok_at: datetime
@@ -137,7 +137,7 @@ class Beat(NamedTuple):
 def record_beat(
     session: Session, flow: str, run_id: str, period_seconds: int, grace_seconds: int, run_seconds: float | None = None
 ) -> None:
-    """Note that `flow` has just succeeded, and how long it took."""
+    """Record that `flow` has just succeeded, and how long it took."""
     insert = insert_into(session, heartbeats).values(
         flow=flow,
         last_ok_at=Clock(),

@@ -1,4 +1,4 @@
-"""The way into the store: SQLite or PostgreSQL, one meaning of a transaction, and the database's own clock.
+"""Access to the store: SQLite or PostgreSQL, the same transactions on both, and the database's own clock.
 
 engine = open_engine("sqlite:////var/lib/reelkeeper/store.sqlite3")
 with transaction(engine, "retire.mark") as session: ...   # writes; two failpoints around the commit
@@ -42,7 +42,7 @@ _READING = {"sqlite": {"sqlite_begin": "DEFERRED"}, "postgresql": {"isolation_le
 
 
 def open_engine(url: str) -> sa.Engine:
-    """Give the engine for a SQLAlchemy `url` of SQLite or PostgreSQL; make a SQLite file's folder, not its schema.
+    """Make the engine for a SQLAlchemy `url` of SQLite or PostgreSQL, and a SQLite file's folder, but no schema.
 
     SQLite begins with BEGIN IMMEDIATE: a deferred BEGIN that turns into a write fails at once with "database is
     locked" when another writer came first, whatever the timeout (SQLite, "The Write-Ahead Log", SQLITE_BUSY_SNAPSHOT).
@@ -103,7 +103,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def limit_lock_waits(engine: sa.Engine, seconds: float) -> None:
-    """Limit how long a statement of this engine waits for locks; it then fails as if the store were away."""
+    """Limit how long a statement of this engine waits for locks; it then fails as if the store did not answer."""
 
     def limit(connection: DBAPIConnection, _record: object) -> None:
         cursor, milliseconds = connection.cursor(), int(seconds * 1_000)
@@ -136,11 +136,12 @@ def transaction(engine: sa.Engine, name: str) -> Iterator[Session]:
 
 
 def group_commit(session: AnySession) -> None:
-    """Let this transaction's commit give its locks to the next first, and wait for the disk then, on PostgreSQL.
+    """On PostgreSQL, have this transaction's commit release its locks before it waits for the disk.
 
-    Everybody would wait for the disk in turn, and so many do at once. `transaction` ends only when all of it is there,
-    and all before it: a commit that waits, as the empty one here does, waits for the log so far ("Asynchronous
-    Commit"). What others change who see it earlier comes after it in the log, and is never there without it.
+    Otherwise transactions wait for the disk one after the other; now many wait at once. `transaction` ends only when
+    this one and all before it are on disk: a synchronous commit, such as the empty one here, waits for the whole log so
+    far ("Asynchronous Commit"). Changes by others that saw this one come later in the log, and never survive without
+    it.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(_UNHURRIED)
@@ -148,9 +149,9 @@ def group_commit(session: AnySession) -> None:
 
 
 def async_commit(session: AnySession) -> None:
-    """Let this transaction's commit not wait for the disk on PostgreSQL: for what may be lost with the machine.
+    """On PostgreSQL, have this transaction's commit not wait for the disk: for data that may be lost in a crash.
 
-    It is lost whole, with those after it that were not waited for either, and nothing else is ("Asynchronous Commit").
+    It is then lost as a whole, with later asynchronous commits, and nothing else is ("Asynchronous Commit").
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(_UNHURRIED)
@@ -158,7 +159,7 @@ def async_commit(session: AnySession) -> None:
 
 @contextmanager
 def reading(engine: sa.Engine) -> Iterator[Session]:
-    """Read from one consistent snapshot. It never blocks a writer, and what is written in it is dropped."""
+    """Read from one consistent snapshot. It never blocks a writer, and anything written in it is rolled back."""
     with Session(engine.execution_options(**_READING[engine.dialect.name])) as session:
         yield session
 
@@ -169,14 +170,14 @@ def changed(session: AnySession, statement: sa.Update | sa.Delete, **parameters:
 
 
 def insert_into(session: AnySession, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
-    """Begin an INSERT that can say ON CONFLICT, which both databases know and SQLAlchemy's common INSERT does not."""
+    """Begin an INSERT with ON CONFLICT, which both databases have and SQLAlchemy's generic INSERT does not."""
     return sqlite.insert(table) if session.get_bind().dialect.name == "sqlite" else postgresql.insert(table)
 
 
 def one_of(
     session: AnySession, column: sa.Column[Any], values: Sequence[int] | Sequence[str]
 ) -> sa.ColumnElement[bool]:
-    """Say that a column has one of many values, given as one parameter: to write a thousand out takes 2 ms of CPU."""
+    """Say that a column has one of many values, given as one parameter: a thousand parameters take 2 ms of CPU."""
     if session.get_bind().dialect.name == "sqlite":
         given = json.dumps(list(values), ensure_ascii=False)
         return column.in_(sa.select(sa.column("value")).select_from(sa.func.json_each(given)))
@@ -184,9 +185,9 @@ def one_of(
 
 
 def checked(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    """Check a condition of rows that are found otherwise, as by id, and do not look for them by its own index.
+    """Say in SQL that a condition holds, without offering it for a search by index: the rows are found by id.
 
-    SQLite takes the index of a state for the better one, and reads all rows of that state.
+    Otherwise SQLite prefers the index of a state, and reads all rows of that state.
     """
     return condition.is_(sa.true())
 
@@ -194,8 +195,8 @@ def checked(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
 class Clock(FunctionElement[datetime]):
     """The database's clock as an SQL expression, plus some seconds: `LeaseRow.expires_at < Clock()`, `Clock(60)`.
 
-    The seconds may be a parameter of the statement. Written as the columns are (six decimals on SQLite, of which three
-    are known), so that text compares as time.
+    The seconds may be a parameter of the statement. On SQLite it is text in the format of the columns (six decimals,
+    the last three always 0), so that text compares as time.
     """
 
     type = UtcDateTime()
@@ -227,9 +228,9 @@ _VERSIONS = Path(__file__).parents[1] / "migrations" / "versions"
 
 @contextmanager
 def open_store(settings: Settings) -> Iterator[Engine]:
-    """Open the store alone; the embedded one is made and upgraded on the way. Raises SchemaError.
+    """Open the store without a bucket; the embedded one is made and upgraded first. Raises SchemaError.
 
-    A store that does not answer, now or in the work done with it, is Unavailable, Misconfigured or DiskFull.
+    If the store does not answer, now or within the block, raises Unavailable, Misconfigured or DiskFull.
     """
     tighten(settings.state_dir)
     engine = open_engine(settings.store_url)
@@ -250,7 +251,7 @@ def open_store(settings: Settings) -> Iterator[Engine]:
 
 
 def _is_current(engine: Engine) -> bool:
-    """Whether the store has the newest schema, as far as can be told without Alembic: a no may be wrong."""
+    """Whether the store has the newest schema, without loading Alembic: a False may be wrong."""
     if not sa.inspect(engine).has_table("alembic_version"):
         return False
     newest = max(path.name for path in _VERSIONS.glob("[0-9]*.py"))

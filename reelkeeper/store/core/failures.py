@@ -1,6 +1,6 @@
-"""Why the store does not answer, in words: which host and port, which setting names it, and what to look at.
+"""Explain why the store does not answer: which host and port, which setting names it, and what to check.
 
-Never the password: libpq's messages hold none, and the URL is shown without it.
+The password is never shown: libpq's messages have none, and it is removed from the URL.
 """
 
 import re
@@ -42,7 +42,7 @@ _SAID: Final = 300  # characters of what the driver said
 
 
 def explained(error: sa.exc.DBAPIError, url: sa.URL) -> ReelkeeperError | None:
-    """Give an error of ours in place of the driver's; None where it is no failure of the store as a whole."""
+    """Turn the driver's error into one of ours; None where it is not a failure of the store as a whole."""
     if isinstance(error.orig, sqlite3.Error):
         return _sqlite(error.orig, Path(url.database or ""))
     state = getattr(error.orig, "sqlstate", None)  # none: the connection itself failed

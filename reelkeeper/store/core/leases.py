@@ -1,6 +1,6 @@
-"""Leases: the right to work on something, for a while, with a token that fences off whoever held it before.
+"""Leases: the right to work on something for a limited time, with a token that fences off earlier holders.
 
-A row stays for ever, so a token never comes twice. Time is the database's; a holder's own clock decides nothing here.
+Rows are never deleted, so no token is used twice. Times are the database's; a holder's own clock decides nothing here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ class Lease(NamedTuple):
 def acquire(engine: sa.Engine, names: Sequence[str], holder: str, seconds: float = LEASE_SECONDS) -> list[Lease]:
     """Grant `holder` those of `names` that are free or expired, in their order; the others are left out.
 
-    Never waits for another holder: a lease that somebody is renewing or taking at this moment is theirs.
+    It never waits for another holder: a lease that is being renewed or taken at this moment is left to that holder.
     """
     granted: dict[str, Lease] = {}
     for batch in _batches(sorted(set(names))):  # one order for all, so that two runs never wait crosswise
@@ -55,7 +55,7 @@ def acquire(engine: sa.Engine, names: Sequence[str], holder: str, seconds: float
 
 
 def renew(engine: sa.Engine, taken: Sequence[Lease], seconds: float = LEASE_SECONDS) -> list[Lease]:
-    """Extend `taken` and return those that are still ours: nobody has been granted the same name since."""
+    """Extend `taken` and return those that are still ours: the same name was not granted again since."""
     ours: set[Lease] = set()
     for batch in _batches(taken):
         with transaction(engine, "leases.renew") as session:
@@ -66,7 +66,7 @@ def renew(engine: sa.Engine, taken: Sequence[Lease], seconds: float = LEASE_SECO
 
 
 def release(engine: sa.Engine, taken: Sequence[Lease]) -> None:
-    """Give `taken` back; those lost already are left alone. A released lease is no longer `current`."""
+    """Release `taken`; those already lost are left alone. A released lease is no longer `current`."""
     for batch in _batches(taken):
         with transaction(engine, "leases.release") as session:
             # guard leases.release_own: a run that lost its lease ends that of its successor
@@ -74,21 +74,21 @@ def release(engine: sa.Engine, taken: Sequence[Lease]) -> None:
 
 
 def holder(engine: sa.Engine, name: str) -> str | None:
-    """Name who holds `name` at this moment, as host:process:run; None if it is free."""
+    """Read the present holder of `name`, as host:process:run; None if it is free."""
     with reading(engine) as session:
         held = sa.select(leases.c.holder).where(leases.c.name == name, leases.c.expires_at > Clock())
         return session.execute(held).scalar()
 
 
 def standing(session: Session, lease: Lease) -> bool:
-    """Whether `lease` is still its holder's, and has not run out: for those who work under another's lease."""
+    """Whether `lease` is still its holder's and has not expired: for workers under another run's lease."""
     # guard leases.still_running: a helper works for a run whose lease has run out
     held = sa.select(leases.c.token).where(sa.tuple_(*lease) == _WHOLE, leases.c.expires_at > Clock())
     return session.execute(held).scalar() is not None
 
 
 def current(session: Session, lease: Lease) -> bool:
-    """Whether `lease` is still the last one of its name, which it then stays until the transaction ends."""
+    """Whether `lease` is still the last one of its name; if so, lock it until the transaction ends."""
     # guard leases.current: a run acts after another has taken over
     ours = sa.select(leases.c.token).where(sa.tuple_(*lease) == _WHOLE)
     return session.execute(ours.with_for_update()).scalar() is not None

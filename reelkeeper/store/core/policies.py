@@ -1,4 +1,4 @@
-"""Which version of the policies is in force, and the document of every version that ever was.
+"""The version of the policies in force, and the document of every version.
 
 The deployment row names the version and the digest of its document, so a transaction that has read that row knows both.
 """
@@ -25,7 +25,7 @@ class Mark(NamedTuple):
 
 
 class Version(NamedTuple):
-    """A version in the list of all."""
+    """A version in the history."""
 
     version: int
     created_at: datetime
@@ -34,7 +34,7 @@ class Version(NamedTuple):
 
 
 def in_force(session: Session) -> Mark:
-    """Name the version in force; without a query where this transaction has read the deployment row already."""
+    """Read the version in force, without a query where this transaction has read the deployment row already."""
     transaction, told = session.info.get(_TOLD, (None, None))
     if told is not None and transaction is session.get_transaction():
         return Mark(*told)
@@ -64,7 +64,7 @@ def history(session: Session) -> list[Version]:
 def put_in_force(
     session: Session, written: dict[str, Any], digest: str, *, after: int, author: str, reason: str
 ) -> int | None:
-    """Write a version and put it in force, unless another has come since version `after`: then give None."""
+    """Write a version and put it in force; None, and nothing written, where another came since version `after`."""
     version = after + 1
     # guard policy.after: one who applies policies undoes those of another unseen
     swap = sa.update(deployment).where(deployment.c.policy_version == after)

@@ -1,6 +1,6 @@
-"""Which rows are old, and that nothing refers to: one condition for each kind of record, and DELETEs of a bounded size.
+"""Delete old rows that nothing refers to: one condition for each kind of record, and DELETEs of a bounded size.
 
-Who refers to a row keeps it: a job that follows another, an alert that fires, a plan whose purges count as saved.
+A reference keeps a row: a job that follows another, a firing alert, a plan whose purges count as saved.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ Condition = Callable[[datetime], sa.ColumnElement[bool]]
 
 
 class Kind(NamedTuple):
-    """A kind of record: its table, the policy's field that says for how long, and which rows older than that may go."""
+    """A kind of record: its table, the policy's field with its retention, and which older rows may be deleted."""
 
     table: sa.Table
     field: str
@@ -52,9 +52,9 @@ class Kind(NamedTuple):
 
 
 def _message(cutoff: datetime) -> sa.ColumnElement[bool]:
-    """Say of which messages nobody is to hear any more: not those that an open alert was told by.
+    """Say in SQL which messages may be deleted: not those that reported an open alert.
 
-    What waits for an endpoint that has been disabled for as long is for nobody either.
+    Messages that wait for an endpoint that has been disabled for as long may be deleted, too.
     """
     open_ = sa.select(alerts.c.message_id).where(
         alerts.c.state != AlertState.RESOLVED, alerts.c.message_id.is_not(None)
@@ -74,7 +74,7 @@ def _plan(cutoff: datetime) -> sa.ColumnElement[bool]:
 
 
 def _old_plan(cutoff: datetime) -> sa.ColumnElement[bool]:
-    """Say which plans are old: not the last of its flow, nor the last applied of all, nor one that is carried out."""
+    """Say in SQL which plans are old: not a flow's last, nor the last applied of all, nor one under way."""
     later = plans.alias()
     newer = later.c.created_at > plans.c.created_at
     of_its_flow = sa.exists().where(later.c.flow == plans.c.flow, newer)
@@ -106,7 +106,7 @@ def _alert(cutoff: datetime) -> sa.ColumnElement[bool]:
 
 
 def _intent(cutoff: datetime) -> sa.ColumnElement[bool]:
-    """Say which intents are old: not those of a swap that can still be taken back, as a long grace lets it."""
+    """Say in SQL which intents are old: not those of a swap that can still be taken back within a long grace."""
     old = sa.func.coalesce(operations.c.aside_blob_id, operations.c.old_blob_id)
     still_there = sa.exists().where(blobs.c.id == old, blobs.c.state != BlobState.GONE)
     return sa.and_(operations.c.state != "open", operations.c.updated_at < cutoff, ~still_there)
@@ -119,7 +119,7 @@ def _scan(cutoff: datetime) -> sa.ColumnElement[bool]:
 
 
 def _total(cutoff: datetime) -> sa.ColumnElement[bool]:
-    """Say which totals are old: those of months that were over by then. What is in flight has no period."""
+    """Say in SQL which totals are old: those of months that were over by then. In-flight totals have no period."""
     return sa.and_(job_totals.c.period != "", job_totals.c.period < f"{cutoff:%Y-%m}")
 
 
@@ -132,7 +132,7 @@ def _notice_delivery(cutoff: datetime) -> sa.ColumnElement[bool]:
 
 
 def _over(cutoff: datetime) -> sa.ColumnElement[bool]:
-    """Say which notices are over: ended, or of a video that is not live any more."""
+    """Say in SQL which notices are over: ended, or of a video that is no longer live."""
     is_live = sa.exists().where(videos.c.id == notices.c.video_id, videos.c.state == VideoState.LIVE)
     return sa.and_(notices.c.given_at < cutoff, sa.or_(notices.c.ended_at < cutoff, ~is_live))
 

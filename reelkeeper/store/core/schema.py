@@ -1,6 +1,6 @@
-"""Bring a store's schema up to date, and refuse to work with one that this version does not know.
+"""Bring a store's schema up to date, and refuse to work with an unknown one.
 
-One transaction from the first statement to the checks: killed anywhere, nothing has changed.
+It is one transaction from the first statement to the checks: if it is killed, nothing has changed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +28,7 @@ _ADVISORY_LOCK = 0x7265656C  # "reel": one migrator at a time on PostgreSQL
 
 
 def upgrade(engine: sa.Engine, versions: Sequence[Path] = (VERSIONS,)) -> list[str]:
-    """Apply the missing revisions and name them, as "0001 The first tables."; make the Deployment row if there is none.
+    """Apply the missing revisions and list them, as "0001 The first tables."; insert a missing deployment row.
 
     A SQLite file that holds a schema is first copied to `FILE.REVISION.TIME.backup` beside it, with writers shut out.
     Raises SchemaError, with the store as it was, when a new database is not in UTF-8, the schema is newer than this
@@ -91,7 +91,7 @@ def _config(versions: Iterable[Path]) -> Config:
 
 @contextmanager
 def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Hold a transaction that no other migrator shares, and on SQLite no other writer.
+    """Hold a transaction that excludes other migrators, and on SQLite other writers.
 
     While SQLite enforces foreign keys, Alembic's batch mode (make anew, copy, drop, rename) would cascade into child
     rows; the switch works only outside a transaction.
@@ -130,7 +130,7 @@ def _pending(scripts: ScriptDirectory, current: tuple[str, ...]) -> list[Script]
 
 
 def _require_utf8(connection: sa.Connection) -> None:
-    """Names and prompts come in any script. A database keeps the encoding that it was made in."""
+    """Require UTF-8: names and prompts come in any script, and a database's encoding cannot be changed later."""
     if connection.dialect.name != "postgresql":
         return
     if (encoding := connection.exec_driver_sql("SHOW server_encoding").scalar()) != "UTF8":
@@ -163,7 +163,7 @@ def _check_file(connection: sa.Connection) -> None:
 
 
 def rows(session: Session) -> dict[str, int]:
-    """Count the rows of each table; on PostgreSQL as its statistics have them, since a count would read everything."""
+    """Count the rows of each table; on PostgreSQL from its statistics, since a count would read everything."""
     tables = sorted(SQLModel.metadata.tables)
     if session.get_bind().dialect.name == "postgresql":
         counted = session.execute(sa.text("SELECT relname, n_live_tup FROM pg_stat_user_tables"))
@@ -176,7 +176,7 @@ def rows(session: Session) -> dict[str, int]:
 
 
 def size_bytes(session: Session) -> int:
-    """Say how many bytes the store takes on disk: SQLite's file without its log, PostgreSQL's database."""
+    """Measure the store's bytes on disk: SQLite's file without its log, PostgreSQL's database."""
     if session.get_bind().dialect.name == "postgresql":
         return int(session.execute(sa.text("SELECT pg_database_size(current_database())")).scalar_one())
     asked = ("PRAGMA page_count", "PRAGMA page_size")

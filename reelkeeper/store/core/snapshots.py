@@ -1,6 +1,6 @@
-"""Files that hold a copy of a store: written whole or not at all, readable by their owner only, with a checksum beside.
+"""Files with a copy of a store: written completely or not at all, readable by their owner only, with a checksum.
 
-`NAME.sha256` is in the format of sha256sum, so `sha256sum -c NAME.sha256` checks it without us.
+`NAME.sha256` is in the format of sha256sum, so `sha256sum -c NAME.sha256` verifies it.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ _AT_ONCE = 10_000
 
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
-    """Give the path of an empty file (mode 0600) that becomes `target`, with its checksum, when all went well.
+    """Yield the path of an empty file (mode 0600) that becomes `target`, with its checksum, if the block succeeds.
 
-    What a killed process leaves behind ends in .partial. Raises FileExistsError: a backup never replaces a file.
+    A killed process leaves a file that ends in .partial. Raises FileExistsError: a backup never replaces a file.
     """
     if target.exists():
         raise FileExistsError(f"{target} exists; a backup never replaces a file")
@@ -57,7 +57,7 @@ def copy_sqlite(source: Path, target: Path) -> None:
 
 
 def verify_checksum(path: Path) -> None:
-    """Raise IntegrityDoubt unless `path` is what its checksum file says."""
+    """Raise IntegrityDoubt unless `path` matches its checksum file."""
     checksum = _checksum_file(path)
     if not path.exists() or not checksum.exists():
         raise IntegrityDoubt(f"{path if not path.exists() else checksum} is missing; nothing was changed")
@@ -76,7 +76,7 @@ def _sha256(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Make a file's bytes, or a folder's names, survive a power cut."""
+    """Flush a file's bytes, or a folder's names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -85,7 +85,7 @@ def _sync(path: Path) -> None:
 
 
 class Contents(NamedTuple):
-    """A table: how many rows it has, and the sum over what stands in `columns`."""
+    """A table: its number of rows, and a checksum over `columns`."""
 
     rows: int
     columns: tuple[str, ...]
@@ -115,7 +115,7 @@ _STREAMED = {"yield_per": _AT_ONCE}
 
 
 def changes(before: Mapping[str, Contents], after: Mapping[str, Contents]) -> dict[str, str]:
-    """Describe how each changed table differs. A dropped column is a difference, a new one is none."""
+    """Describe how each changed table differs. A dropped column is a difference, a new one is not."""
     told = {}
     for name, old in before.items():
         new = after.get(name, Contents(0, old.columns, 0))

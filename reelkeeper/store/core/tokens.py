@@ -17,7 +17,7 @@ _LISTED = tuple(api_tokens.c[name] for name in TokenLine._fields)
 
 
 class Valid(NamedTuple):
-    """A token that is neither over nor revoked. `is_stale`: its last use was not written down lately."""
+    """A token that is neither expired nor revoked. `is_stale`: its last use was not recorded recently."""
 
     id: str
     name: str
@@ -26,7 +26,7 @@ class Valid(NamedTuple):
 
 
 def insert(session: Session, name: str, sha256: str, scopes: Sequence[Scope], expires_at: datetime | None) -> TokenLine:
-    """Write a new token down; return how it is listed."""
+    """Insert a new token; return its entry in the list."""
     row = session.execute(
         sa.insert(api_tokens)
         .values(
@@ -43,7 +43,7 @@ def insert(session: Session, name: str, sha256: str, scopes: Sequence[Scope], ex
 
 
 def revoke(session: Session, token_id: str) -> bool:
-    """End a token; False where there is none, or where it has ended already."""
+    """Revoke a token; False where there is none, or where it has ended already."""
     ended = changed(
         session,
         sa.update(api_tokens)
@@ -65,7 +65,7 @@ def listed(session: Session) -> list[TokenLine]:
 
 
 def find_valid(session: Session, sha256: str) -> Valid | None:
-    """Find the token of this digest, unless it is over or revoked."""
+    """Find the token with this digest, unless it is expired or revoked."""
     stale = sa.or_(api_tokens.c.last_used_at.is_(None), api_tokens.c.last_used_at < Clock(-_NOTED_SECONDS))
     # guard tokens.expiry: a token works beyond its end
     valid = sa.or_(api_tokens.c.expires_at.is_(None), api_tokens.c.expires_at > Clock())
@@ -77,7 +77,7 @@ def find_valid(session: Session, sha256: str) -> Valid | None:
 
 
 def note_use(session: Session, token_id: str) -> None:
-    """Write down that a token was used now."""
+    """Record that a token was used now."""
     session.execute(sa.update(api_tokens).where(api_tokens.c.id == token_id).values(last_used_at=Clock()))
 
 

@@ -1,4 +1,4 @@
-"""What runs of `forecast_costs` said, as it was recorded."""
+"""The recorded forecasts of `forecast_costs`."""
 
 from collections.abc import Iterable
 from datetime import datetime

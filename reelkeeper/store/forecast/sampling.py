@@ -1,6 +1,6 @@
-"""What the catalogue itself says of usage: bytes stored now, bytes that came and went on a day, and how many users.
+"""Sample usage from the catalogue: bytes stored now, bytes added and purged on a day, and the number of users.
 
-It is the count of those who have no Cloudflare token, and the only one that knows whose bytes they are.
+Deployments without a Cloudflare token have no other count, and only this one knows the bytes of each user.
 """
 
 from datetime import UTC, date, datetime, time, timedelta
@@ -19,9 +19,9 @@ _ONE_DAY = timedelta(days=1)
 
 
 def note_stored(session: Session, day: date) -> None:
-    """Note how many bytes each user and the account store now, as the peak of `day` if they are more than before.
+    """Record how many bytes each user and the account store now, as the peak of `day` if they are more than before.
 
-    The account's bytes hold those that are nobody's: objects that no row explains.
+    The account's bytes include objects without a row of `blobs`, which belong to no user.
     """
     _note_each_user(session, day)
     explained = sa.select(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0)).where(blobs.c.state.in_(STORED))
@@ -61,7 +61,7 @@ def _note_each_user(session: Session, day: date) -> None:
 
 
 def note_moved(session: Session, first: date, last: date) -> None:
-    """Note how many bytes came and how many were purged on each day from `first` to `last`, none included."""
+    """Record how many bytes were added and purged on each day from `first` to `last`, also where there were none."""
     start, end = (datetime.combine(day, time(), UTC) for day in (first, last + _ONE_DAY))
     came, went = blobs.c.stored_at, audit_events.c.at
     queries = {

@@ -1,4 +1,4 @@
-"""How the service does: the jobs that ended, those in flight, what is stored, and the windows that were recorded."""
+"""Performance figures: the jobs that ended, those in flight, the bytes stored, and the recorded windows."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -18,9 +18,9 @@ _FULL = 100  # percent
 def ended(
     session: Session, since: datetime, until: datetime, by_lane: Mapping[str, datetime] | None = None
 ) -> list[FinishedJob]:
-    """Give the jobs that ended from `since` on and before `until`, in that order.
+    """List the jobs that ended from `since` on and before `until`, in that order.
 
-    Of the lanes in `by_lane`, those from another time on; "" is the lane of jobs that no provider is named for.
+    `by_lane` has another start for some lanes; "" is the lane of jobs without a provider.
     """
     starts = {lane: sa.literal(start, UtcDateTime()) for lane, start in (by_lane or {}).items()}
     lane = sa.func.coalesce(jobs.c.lane, "")
@@ -43,14 +43,14 @@ def ended(
 
 
 def at_work(session: Session) -> list[JobAtWork]:
-    """Give the jobs that run, or are parked: begun, and not over."""
+    """List the jobs that run or are parked: begun, and not over."""
     begun = sa.and_(jobs.c.state.in_((JobState.RUNNING, JobState.PARKED)), jobs.c.started_at.is_not(None))
     columns = (jobs.c[name] for name in JobAtWork._fields)
     return [JobAtWork(*row) for row in session.execute(sa.select(*columns).where(begun))]
 
 
 def in_flight(session: Session) -> list[InFlight]:
-    """Count the jobs in flight by tier, model and state; not those that wait for another's video."""
+    """Count the jobs in flight by tier, model and state, without followers."""
     group = (jobs.c.tier, jobs.c.model, jobs.c.state)
     rows = session.execute(
         sa.select(
@@ -72,7 +72,7 @@ def in_flight(session: Session) -> list[InFlight]:
 def filled(
     session: Session, by_tier: Mapping[str, int], budget_bytes: int | None, full_percent: float | None
 ) -> Filled:
-    """Add up what users store and may store, by their tier or by a person's word. An unknown tier may store nothing."""
+    """Sum the bytes that users store and may store, by tier or their own quota. An unknown tier may store nothing."""
     quota = sa.func.coalesce(
         storage_accounts.c.quota_bytes,
         sa.case(*((users.c.tier == tier, size) for tier, size in by_tier.items()), else_=0),
@@ -90,13 +90,13 @@ def filled(
 
 
 def last_window(session: Session) -> datetime | None:
-    """Give the start of the last window that is recorded."""
+    """Read the start of the last recorded window."""
     last: datetime | None = session.execute(sa.select(sa.func.max(performance_windows.c.start_at))).scalar()
     return last
 
 
 def record(session: Session, found: Sequence[Window]) -> None:
-    """Keep windows; one that is known already is written anew."""
+    """Record windows; a known one is replaced."""
     if not found:
         return
     insert = insert_into(session, performance_windows)
@@ -106,7 +106,7 @@ def record(session: Session, found: Sequence[Window]) -> None:
 
 
 def recorded(session: Session, since: datetime, *, tier: str = "", model: str = "") -> list[Window]:
-    """Give the windows of one tier or model, or of all together, that began at `since` or later, in their order."""
+    """List the windows of one tier or model, or of all together, that began at `since` or later, in their order."""
     table = performance_windows
     rows = session.execute(
         sa.select(*(table.c[name] for name in Window._fields))

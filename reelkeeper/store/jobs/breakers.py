@@ -1,6 +1,6 @@
 """The stored state of each provider's breaker, and the jobs that it concerns.
 
-A row of `controls` for each provider. Whoever needs it and the deployment row locks this one first.
+Each provider has a row of `controls`. A transaction that needs it and the deployment row locks this row first.
 """
 
 from collections.abc import Collection
@@ -39,7 +39,7 @@ def write(session: Session, provider: str, state: dict[str, Any]) -> None:
 
 
 def at_work(session: Session, job_ids: Collection[str]) -> list[str]:
-    """Give those of these jobs that a worker or a provider may be working on."""
+    """List those of these jobs that a worker or a provider may be working on."""
     sent = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_not(None))
     chosen = sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), sa.or_(jobs.c.state.in_(claims.AT_WORK), sent))
     return list(session.execute(chosen).scalars())
@@ -52,9 +52,9 @@ def count_unsent(session: Session, provider: str) -> int:
 
 
 def unsent(session: Session, providers: Collection[str], models: Collection[str], limit: int) -> list[AdmittedJob]:
-    """Give jobs of these models that wait to be sent to these providers, and that stay so until the transaction ends.
+    """Select and lock jobs of these models that wait to be sent to these providers.
 
-    Any of them, so that those which cannot go elsewhere are in nobody's way.
+    They are drawn at random, so that jobs that cannot be moved do not block the others.
     """
     wanted = sa.select(*ADMITTED).where(UNSENT, jobs.c.lane.in_(providers), jobs.c.model.in_(models))
     rows = session.execute(wanted.order_by(sa.func.random()).limit(limit).with_for_update(skip_locked=True))
@@ -62,14 +62,14 @@ def unsent(session: Session, providers: Collection[str], models: Collection[str]
 
 
 def move(session: Session, job: AdmittedJob, lane: str, cost_microusd: int) -> bool:
-    """Let another provider make a job, at once and at another cost to us; False where somebody may have it by now."""
+    """Move a job to another provider, due now and at its cost; False where a provider or worker may have it by now."""
     waits = sa.and_(jobs.c.id == job.id, UNSENT, jobs.c.lane == job.lane)
     new = {"lane": lane, "quoted_cost_microusd": cost_microusd, "due_at": Clock()}
     return changed(session, sa.update(jobs).where(waits).values(new)) == 1
 
 
 def put_back(session: Session, providers: Collection[str]) -> None:
-    """Put back to waiting those of these jobs whose worker died before it sent them."""
+    """Requeue the jobs of these providers whose worker died before it sent them."""
     dead = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until <= Clock())
     chosen = sa.and_(dead, jobs.c.provider_key.is_(None), jobs.c.lane.in_(providers))
     session.execute(sa.update(jobs).where(chosen).values(state=JobState.QUEUED, claimed_by=None, lease_until=None))

@@ -1,6 +1,6 @@
-"""Claims: which worker runs a job, until when, with a token that fences off whoever ran it before.
+"""Claims: which worker runs a job, until when, with a token that fences off earlier workers.
 
-Time is the database's. A claim is `current` as long as nobody has been given a later one and the job is not over.
+Times are the database's. A claim is `current` while there is no later one and the job is not over.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -61,20 +61,20 @@ def _fenced(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
 
 
 def at_work(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
-    """Say in SQL that this claim is the job's last, and the job not over. A parked one, its last worker may settle."""
+    """Say in SQL that this claim is the job's last and the job not over. Its last worker may settle a parked job."""
     # guard claims.ends_once: a job that has ended is ended once more, and counted and charged again
     return sa.and_(_fenced(job_id, lease_token), jobs.c.state.in_(AT_WORK))
 
 
 def with_cost(cost_microusd: int | None) -> sa.ColumnElement[int | None]:
-    """Give what a job has cost with this added, in SQL; earlier attempts may have cost something too."""
+    """Add to a job's cost, in SQL: earlier attempts may have cost something, too."""
     if cost_microusd is None:
         return jobs.c.cost_microusd
     return sa.func.coalesce(jobs.c.cost_microusd, 0) + cost_microusd
 
 
 def _left_behind() -> sa.ColumnElement[bool]:
-    """Jobs whose worker is gone, those that go on at a provider, and those that are to be asked after once more."""
+    """Say in SQL that a job's worker is dead, that it goes on at a provider, or that it is due for another look."""
     # guard claims.lease: the job of a worker that lives is given to another, and made twice
     dead = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until <= Clock())
     sent = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_not(None), jobs.c.due_at <= Clock())
@@ -91,7 +91,8 @@ def _waits() -> sa.ColumnElement[bool]:
 def remembered(session: Session, name: str) -> tuple[dict[str, Any], datetime]:
     """Read and lock a steering rule's memory until the transaction ends; gives the time, too.
 
-    PostgreSQL ends the transaction of a process that falls asleep in it. SQLite cannot: all writers wait till it wakes.
+    PostgreSQL ends the transaction of a process that is suspended within it; on SQLite all writers wait until it
+    resumes.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(_WAKE)
@@ -106,7 +107,7 @@ def remembered(session: Session, name: str) -> tuple[dict[str, Any], datetime]:
 
 
 def count_running(session: Session, provider: str | None = None) -> int:
-    """Count the jobs that a living worker has: all, or those of a provider and those that none is named for."""
+    """Count the jobs that a living worker has: all, or those of a provider and those without one."""
     running = sa.select(sa.func.count()).where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until > Clock())
     if provider is not None:
         running = running.where(sa.func.coalesce(jobs.c.lane, provider) == provider)
@@ -114,16 +115,17 @@ def count_running(session: Session, provider: str | None = None) -> int:
 
 
 def count_states(session: Session) -> dict[str, int]:
-    """Count the jobs in each state, but for those that wait for another's video, and those that succeeded."""
+    """Count the jobs in each state, without followers and those that succeeded."""
     chosen = sa.and_(_IS_LEADER, jobs.c.state != JobState.SUCCEEDED)
     counts = sa.select(jobs.c.state, sa.func.count().label("jobs")).where(chosen).group_by(jobs.c.state)
     return {row.state: row.jobs for row in session.execute(counts)}
 
 
 def left_behind(session: Session, limit: int, provider: str | None = None, others_hours: int = 0) -> list[str]:
-    """Give the ids of jobs that were begun and that no worker has now, the longest waiting first.
+    """List the ids of jobs that were begun and that no worker has now, the longest waiting first.
 
-    With a `provider`, none that another was sent, who alone can say how it stands, until they are `others_hours` old.
+    With a `provider`, jobs that were sent to another, which alone knows their state, are left out until they are
+    `others_hours` old.
     """
     theirs = sa.and_(jobs.c.provider_key.is_not(None), jobs.c.provider != provider)
     old = jobs.c.started_at < Clock(-3600 * others_hours)
@@ -146,7 +148,7 @@ def occupied(session: Session) -> list[Occupied]:
 def _outside(
     full: Collection[str], taken: Collection[str], others: Collection[tuple[str, str]]
 ) -> sa.ColumnElement[bool]:
-    """Jobs that belong to none of these scopes, were not chosen yet, and are not another provider's."""
+    """Say in SQL that a job belongs to none of these scopes, is not taken yet, and is not for another provider."""
     columns = {"provider": jobs.c.lane, "model": jobs.c.model, "tier": jobs.c.tier, "user": jobs.c.user_id}
     by_kind = {kind: [scope.partition(":")[2] for scope in full if scope.startswith(f"{kind}:")] for kind in columns}
     outside = (sa.or_(columns[kind].is_(None), columns[kind].not_in(names)) for kind, names in by_kind.items() if names)
@@ -166,11 +168,10 @@ def waiting_jobs(
 ) -> tuple[list[WaitingJob], float]:
     """Give the waiting jobs to choose from, and the estimated seconds of all the others.
 
-    Those of scopes that are `full`, those that are `taken`, and those of `others`, given by model and provider, are not
-    there.
+    Jobs of scopes that are `full`, `taken` ones, and those of `others`, pairs of model and provider, are left out.
 
-    All jobs where the queue is short. Of a long one, a bounded window: the oldest, and those that `rank` puts first, or
-    without one the shortest of each of `tiers`, and of those of none.
+    Of a short queue, these are all jobs. Of a long one, a bounded window: the oldest, and those that `rank` puts first,
+    or without a rank the shortest of each of `tiers`, and of those without a known tier.
     """
     rows = session.execute(_window(rank, tuple(tiers), frozenset(full), tuple(taken), tuple(others))).all()
     found = [WaitingJob(*row[:-1]) for row in rows]
@@ -229,7 +230,7 @@ def _of_no_tier(tier: sa.ColumnElement[str | None], tiers: Collection[str]) -> s
 
 
 class DeadJob(NamedTuple):
-    """A job that was given up, as a person looks at it."""
+    """A job that was given up, as shown to people."""
 
     id: str
     user_id: str
@@ -241,14 +242,14 @@ class DeadJob(NamedTuple):
 
 
 def dead_jobs(session: Session, limit: int) -> list[DeadJob]:
-    """Give the jobs that were given up, the last first."""
+    """List the jobs that were given up, the last first."""
     columns = (jobs.c[name] for name in DeadJob._fields)
     chosen = sa.select(*columns).where(jobs.c.state == JobState.DEAD)
     return [DeadJob(*row) for row in session.execute(chosen.order_by(jobs.c.finished_at.desc()).limit(limit))]
 
 
 def recent_estimates(session: Session) -> list[float]:
-    """Give the estimates of the jobs asked for last, in seconds."""
+    """Read the estimates of the jobs requested last, in seconds."""
     latest = sa.select(jobs.c.estimate_seconds).order_by(jobs.c.created_at.desc()).limit(_REMEMBERED)
     return list(session.execute(latest).scalars())
 
@@ -278,13 +279,13 @@ def take(session: Session, job_ids: Sequence[str], worker: str) -> list[Claim]:
 
 
 def current(session: Session, job_id: str, lease_token: int) -> bool:
-    """Whether this claim is the job's last and the job not over, which it then stays until the transaction ends."""
+    """Whether this claim is the job's last and the job is not over; if so, lock the job until the transaction ends."""
     ours = sa.select(jobs.c.id).where(at_work(job_id, lease_token))
     return session.execute(ours.with_for_update()).scalar() is not None
 
 
 def renew(session: Session, claims: Iterable[tuple[str, int, float]]) -> dict[str, bool]:
-    """Extend claims, given as id, token and progress; of those that are ours still, say whether to cancel them."""
+    """Extend claims, given as id, token and progress; for those that are still ours, tell whether to cancel them."""
     ours = {}
     for job_id, lease_token, progress in sorted(claims):  # in one order for all, so that nobody waits crosswise
         row = session.execute(
@@ -316,22 +317,22 @@ def release_job(
     cost_microusd: int | None = None,
     **values: Any,  # noqa: ANN401  columns of jobs
 ) -> bool:
-    """Let others have a running job after a pause; what it cost is added. Otherwise as `note`."""
+    """Release a running job to others after a pause, and add what it cost. Otherwise as `note`."""
     values |= {"due_at": Clock(pause_seconds), "cost_microusd": with_cost(cost_microusd)}
     return note(session, claim, state=state, error=error, claimed_by=None, lease_until=None, **values)
 
 
 def poll_now(session: Session, *, provider_job_id: str | None = None, provider_key: str | None = None) -> bool:
-    """Let a job's pause end, named by its provider or by our key; False if it has none, or is not known."""
+    """End a job's pause, found by the provider's name or our key; False if it is not paused, or not known."""
     rests = sa.and_(jobs.c.state.in_((JobState.QUEUED, JobState.PARKED)), jobs.c.due_at > Clock())
     is_it = jobs.c.provider_key == provider_key if provider_key else jobs.c.provider_job_id == provider_job_id
     return changed(session, sa.update(jobs).where(is_it, rests).values(due_at=Clock())) > 0
 
 
 def name_sent(session: Session, provider_key: str, name: Callable[[str], str]) -> None:
-    """Note the provider's name of a job whose answer was lost, as `name` gives it for its model.
+    """Record the provider's name of a job whose answer was lost, as `name` gives it for its model.
 
-    Nothing is changed where no such job is at work or waits, it has a name, or another job has that name.
+    Change nothing where no such job runs or waits, it has a name already, or another job has that name.
     """
     lost = sa.and_(
         jobs.c.provider_key == provider_key,
@@ -349,7 +350,7 @@ def name_sent(session: Session, provider_key: str, name: Callable[[str], str]) -
 
 
 def hand_back(session: Session, held: Collection[Claim]) -> None:
-    """Let others have jobs that were claimed and not begun: no attempt was made."""
+    """Release jobs that were claimed and not begun: no attempt is counted."""
     for job in held:
         state = JobState.PARKED if job.was_parked else JobState.QUEUED
         attempts = job.attempts - (not job.was_parked)

@@ -1,4 +1,4 @@
-"""Stored memory of rules and loops, by name, and how busy the slots are."""
+"""The stored state of rules and control loops, by name, and how busy the slots are."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -29,7 +29,7 @@ def remembered(session: Session, names: Sequence[str]) -> dict[str, Any]:
 
 
 def slots_of(memory: dict[str, Any], otherwise: int) -> int:
-    """Give how many jobs run at once, as steering left it, or `otherwise` where nothing was steered yet."""
+    """Read how many jobs may run at once, as last tuned, or `otherwise` where nothing was tuned yet."""
     limit = memory.get(CONCURRENCY, {}).get("limit")
     return limit if isinstance(limit, int) and limit > 0 else otherwise
 
@@ -40,7 +40,7 @@ def slots_now(session: Session, otherwise: int) -> int:
 
 
 def load_now(session: Session, slots: int) -> tuple[float, int]:
-    """Give the share of the slots that are taken at this moment, and how many slots there are."""
+    """Measure the share of slots that are taken now, 0 to 1, and how many slots there are."""
     slots = slots_now(session, slots)
     running = session.execute(
         sa.select(sa.func.count()).where(jobs.c.state == JobState.RUNNING, jobs.c.leader_id.is_(None))
@@ -64,19 +64,19 @@ def kept(session: Session) -> Kept:
 
 
 def jobs_at_once(session: Session) -> int | None:
-    """Give the limit as it was steered last; None before the first time."""
+    """Read the limit as last tuned; None before the first time."""
     limit = kept(session).state.get("limit")
     return limit if isinstance(limit, int) else None
 
 
 def lane_limits(session: Session) -> dict[str, int]:
-    """Give how many jobs of each provider run at once, as steered last; none where fewer than two share the limit."""
+    """Read how many jobs of each provider may run at once, as last tuned; empty unless several share the limit."""
     limits = {name: lane["limit"] for name, lane in kept(session).state.get("lanes", {}).items()}
     return {name: limit for name, limit in limits.items() if name} if len(limits) > 1 else {}
 
 
 def keep(session: Session, state: dict[str, Any], before: Kept) -> bool:
-    """Write a rule's memory, unless it was written since `before` was read; says whether it did."""
+    """Write a rule's memory, unless it was written since `before` was read; return whether it did."""
     if before.updated_at is None:
         insert = insert_into(session, controls).values(name=CONCURRENCY, state=state, updated_at=Clock())
         return session.execute(insert.on_conflict_do_nothing().returning(controls.c.name)).scalar() is not None
@@ -85,7 +85,7 @@ def keep(session: Session, state: dict[str, Any], before: Kept) -> bool:
 
 
 def write(session: Session, name: str, state: Mapping[str, Any], seconds: float = 0) -> None:
-    """Write the memory under a name, whatever was there, as of so many seconds from now."""
+    """Write or replace the memory under a name, dated `seconds` from now."""
     new = {"state": state, "updated_at": Clock(seconds)}
     insert = insert_into(session, controls).values(name=name, **new)
     session.execute(insert.on_conflict_do_update(index_elements=["name"], set_=new))

@@ -1,6 +1,6 @@
-"""Jobs that end, those that follow them, and dead ones that begin anew.
+"""End jobs, settle those that follow them, and restart dead ones.
 
-Each change asks in its own WHERE whether it may still be made, and gives the job that it was made to.
+Each change checks in its own WHERE whether it is still allowed, and returns the changed job.
 """
 
 from datetime import datetime
@@ -26,14 +26,14 @@ def end(
     at: datetime | None = None,
     **values: Any,  # noqa: ANN401  columns of jobs
 ) -> AdmittedJob | None:
-    """End a job that this claim has at work; None, and nothing changed, where it has not. What it cost is added."""
+    """End the job of this claim and add what it cost; None, and nothing changed, where the claim is lost."""
     values |= {"lease_until": None, "cost_microusd": with_cost(cost_microusd)}
     ended = _end(session, at_work(job_id, lease_token), state, finished_at=at or Clock(), **values)
     return ended[0] if ended else None
 
 
 def cancel(session: Session, job_id: str, user_id: str | None) -> AdmittedJob | None:
-    """End a job that waits, of this user if one is given; None where there is none."""
+    """Cancel a waiting job, of this user if one is given; None where there is none."""
     # guard settle.cancel_waiting: a job at work, or done, is cancelled and given back though it costs
     waits = sa.and_(_of(job_id, user_id), jobs.c.state == JobState.QUEUED)
     ended = _end(session, waits, JobState.CANCELLED, cancel_asked_at=Clock(), error="cancelled")
@@ -41,24 +41,24 @@ def cancel(session: Session, job_id: str, user_id: str | None) -> AdmittedJob | 
 
 
 def ask_to_stop(session: Session, job_id: str, user_id: str | None) -> None:
-    """Note that a job at work is to be cancelled; its worker hears of it with the next heartbeat."""
+    """Record that a running job is to be cancelled; its worker learns of it at the next heartbeat."""
     chosen = sa.and_(_of(job_id, user_id), jobs.c.state.in_(AT_WORK), jobs.c.cancel_asked_at.is_(None))
     session.execute(sa.update(jobs).where(chosen).values(cancel_asked_at=Clock()))
 
 
 def give(session: Session, leader_id: str) -> list[AdmittedJob]:
-    """End all that follow a job with its video, whose id is the job's."""
+    """End all followers of a job with its video, whose id is the job's."""
     return _end(session, _follows(leader_id), JobState.SUCCEEDED, video_id=leader_id, progress=1.0)
 
 
 def following(session: Session, leader_id: str) -> list[AdmittedJob]:
-    """Give those that follow a job, the oldest first."""
+    """List the followers of a job, the oldest first."""
     query = sa.select(*ADMITTED).where(_follows(leader_id)).order_by(jobs.c.created_at, jobs.c.id)
     return [AdmittedJob._make(row) for row in session.execute(query)]
 
 
 def count_given(session: Session, leader_id: str) -> int:
-    """Count the jobs that got the video of the one that they followed."""
+    """Count the jobs that got the video of the job that they followed."""
     given = sa.and_(jobs.c.leader_id == leader_id, jobs.c.state == JobState.SUCCEEDED)
     return int(session.execute(sa.select(sa.func.count()).where(given)).scalar_one())
 
@@ -69,13 +69,13 @@ def drop(session: Session, job_id: str, error: str) -> None:
 
 
 def lead(session: Session, job_id: str, reservation_id: str, *, after: str) -> None:
-    """Let a follower of the job `after` be made in its place, and the others follow it."""
+    """Promote a follower of the job `after` to be made in its place; the others then follow it."""
     note(session, job_id, leader_id=None, reservation_id=reservation_id, due_at=Clock())
     session.execute(sa.update(jobs).where(_follows(after)).values(leader_id=job_id))
 
 
 def redrive(session: Session, job_id: str, **values: str | None) -> None:
-    """Let a dead job be made once more, from its first attempt; `values` say what it holds now."""
+    """Requeue a dead job from its first attempt; `values` are its new hold and reservation."""
     note(
         session,
         job_id,

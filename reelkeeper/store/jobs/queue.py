@@ -1,4 +1,4 @@
-"""The queue: what exists for a request, jobs added to it, and lists of them for people."""
+"""The queue: look up what exists for a request, add jobs, and list them for people."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -18,7 +18,7 @@ from reelkeeper.store.videos.videos import erased
 
 
 class JobLine(NamedTuple):
-    """A job as it stands."""
+    """The current state of a job."""
 
     id: str
     state: str
@@ -39,7 +39,7 @@ class JobLine(NamedTuple):
     error: str | None
 
     def as_job(self) -> WaitingJob:
-        """Give it as the rule of dispatch sees it, but for its prompt, which only the source document's order reads."""
+        """Convert it for the dispatch rule, without its prompt, which only the source document's order reads."""
         return WaitingJob(self.id, self.user_id, self.tier, self.created_at, self.estimate_seconds, self.model)
 
 
@@ -47,7 +47,7 @@ _COLUMNS = tuple(jobs.c[name] for name in JobLine._fields)
 
 
 def listed(session: Session, state: JobState, limit: int) -> list[JobLine]:
-    """Give at most so many jobs in a state: those that ended last, or were asked for first."""
+    """List at most `limit` jobs in a state: those that ended last, or were requested first."""
     order = jobs.c.created_at if state in IN_FLIGHT else jobs.c.finished_at.desc()
     rows = session.execute(sa.select(*_COLUMNS).where(jobs.c.state == state).order_by(order, jobs.c.id).limit(limit))
     return [JobLine(*row) for row in rows]
@@ -60,7 +60,7 @@ def named(session: Session, job_ids: Collection[str]) -> dict[str, JobLine]:
 
 
 class AdmittedJob(NamedTuple):
-    """A job as it was admitted, and as it stands."""
+    """A job as it was admitted, and its current state."""
 
     id: str
     user_id: str
@@ -100,18 +100,18 @@ _ANSWERED = _NEW.values(state=JobState.SUCCEEDED, progress=1.0, finished_at=Cloc
 
 
 def find(session: Session, job_id: str, *, locked: bool = False) -> AdmittedJob | None:
-    """Find a job; `locked`, it stays so until the transaction ends."""
+    """Find a job; with `locked`, lock it until the transaction ends."""
     row = session.execute(_FIND.with_for_update() if locked else _FIND, {"job_id": job_id}).one_or_none()
     return AdmittedJob._make(row) if row else None
 
 
 def add(session: Session, row: Mapping[str, Any], *, answered: bool) -> None:
-    """Write a job that waits, or one that the cache has `answered`."""
+    """Insert a waiting job, or one that the cache has `answered`."""
     session.execute(_ANSWERED if answered else _QUEUED, row)
 
 
 class Existing(NamedTuple):
-    """What is there already for a request of a user's."""
+    """What exists already for a user's request."""
 
     tier: str | None  # of the user
     job: AdmittedJob | None  # that this key of theirs stands for
@@ -154,14 +154,14 @@ def look(session: Session, user_id: str, client_key: str, cache_key: str) -> Exi
 
 
 def leader_of(session: Session, cache_key: str) -> str | None:
-    """Give the id of the job that is making the video of a cache key."""
+    """Find the id of the job that is making the video of a cache key."""
     return session.execute(sa.select(jobs.c.id).where(jobs.c.cache_key == cache_key, leads(jobs)).limit(1)).scalar()
 
 
 def marks(session: Session, job_ids: Sequence[str]) -> dict[str, object]:
-    """Give, for each job that exists, a value that differs when the job has changed, its place apart.
+    """Give, for each existing job, a value that changes with the job, apart from its place in the queue.
 
-    One query for all: to follow each job anew costs a hundred times as much.
+    One query serves all: to query each job costs a hundred times as much.
     """
     leader = jobs.alias("leader")
     told = (jobs.c.state, jobs.c.progress, jobs.c.cancel_asked_at, jobs.c.started_at, leader.c.state, leader.c.progress)
@@ -174,7 +174,7 @@ def marks(session: Session, job_ids: Sequence[str]) -> dict[str, object]:
 
 
 def oldest_waiting(session: Session) -> datetime | None:
-    """Say since when the job has waited that was asked for first; not those that wait for another's video."""
+    """Give the time when the oldest waiting job was requested; followers are left out."""
     waits = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.leader_id.is_(None))
     oldest: datetime | None = session.execute(sa.select(sa.func.min(jobs.c.created_at)).where(waits)).scalar()
     return oldest
@@ -187,7 +187,7 @@ def counted(session: Session) -> dict[str, int]:
 
 
 class Waiting(NamedTuple):
-    """The jobs that go before a new one, and those that run: how many, and the seconds they take by estimate."""
+    """The number and estimated seconds of the jobs ahead of a new one, and of those that run."""
 
     ahead: int
     ahead_seconds: float
@@ -196,7 +196,7 @@ class Waiting(NamedTuple):
 
 
 def leads(table: sa.FromClause) -> sa.ColumnElement[bool]:
-    """Say of a row of jobs, or of an alias of them, that it is at work on a request, or will be, itself."""
+    """Say in SQL that a row of `jobs`, or of an alias of it, leads: it makes, or will make, its video itself."""
     # as literals, so that SQLite sees that the unique index of leaders answers it
     in_flight: list[sa.ColumnClause[str]] = [sa.literal_column(f"'{state}'") for state in IN_FLIGHT]
     return sa.and_(table.c.leader_id.is_(None), table.c.state.in_(in_flight))
@@ -222,13 +222,13 @@ _SEEN, _LOOK = _seen(), _look()  # built once: to build a statement costs more t
 
 
 def waiting(session: Session, estimate_seconds: float, apart_from: str = "") -> Waiting:
-    """Read the queue before a job of so many seconds: shorter ones go first, and tiers are not considered."""
+    """Read the queue ahead of a job of `seconds`: shorter ones go first, and tiers are not considered."""
     row = session.execute(_SEEN, {"seconds": estimate_seconds, "apart_from": apart_from}).one()
     return Waiting(int(row[0]), float(row[1]), int(row[2]), float(row[3]))
 
 
 class SentRow(NamedTuple):
-    """A job that was sent, with what its price was quoted from."""
+    """A job that was sent, with the parameters that its price was quoted from."""
 
     id: str
     lease_token: int
@@ -246,7 +246,7 @@ class SentRow(NamedTuple):
 
 
 def sent_between(session: Session, provider: str, first: datetime, end: datetime) -> list[SentRow]:
-    """Give the jobs that were begun between, and sent to this provider last."""
+    """List the jobs that were begun in this period, and sent to this provider last."""
     columns = [jobs.c[name] for name in SentRow._fields]
     of_it = sa.and_(jobs.c.provider == provider, jobs.c.started_at >= first, jobs.c.started_at < end)
     rows = session.execute(sa.select(*columns).where(of_it).order_by(jobs.c.started_at, jobs.c.id))

@@ -1,4 +1,4 @@
-"""What was asked for and made, for simulations to play again, and to hand on as CSV: without prompts, names or ids."""
+"""Past requests and jobs, for simulations to replay and to export as CSV: without prompts, names or ids."""
 
 import csv
 import math
@@ -23,7 +23,7 @@ _Row = TypeVar("_Row", RecordedJob, RecordedRequest)
 
 
 def jobs_made(session: Session, limit: int) -> list[RecordedJob]:
-    """Give the last jobs that a worker made, at most so many, in the order in which they were asked for."""
+    """Read the last `limit` jobs that a worker made, in the order in which they were requested."""
     columns = (
         jobs.c.created_at,
         jobs.c.user_id,
@@ -41,9 +41,10 @@ def jobs_made(session: Session, limit: int) -> list[RecordedJob]:
 
 
 def repeats(session: Session, since: datetime) -> tuple[int, int]:
-    """Count the jobs made since then of which the same request had been made before, and sum what they cost us.
+    """Count the jobs made since then whose request had been made before, and sum what they cost us.
 
-    The same as the cache sees it: of one user, unless the user shares. A cost is what the provider said, or expected.
+    Requests are the same if the cache treats them so: of one user, unless the user shares. A cost is the provider's, or
+    else the expected one.
     """
     cost = sa.func.coalesce(jobs.c.cost_microusd, jobs.c.quoted_cost_microusd, 0)
     place = sa.func.row_number().over(partition_by=jobs.c.cache_key, order_by=(jobs.c.finished_at, jobs.c.id))
@@ -61,17 +62,17 @@ def repeats(session: Session, since: datetime) -> tuple[int, int]:
 
 
 def requests_made(session: Session, since: datetime) -> Iterator[tuple[dict[str, Any], str | None]]:
-    """Stream the requests that were made into a video since then, each with the provider that made it."""
+    """Stream the requests that became a video since then, each with the provider that made it."""
     made = sa.and_(jobs.c.state == JobState.SUCCEEDED, jobs.c.processing_seconds > 0, jobs.c.leader_id.is_(None))
     query = sa.select(jobs.c.request, jobs.c.provider).where(made, jobs.c.finished_at >= since)
     yield from (tuple(row) for row in session.execute(query.execution_options(yield_per=_BATCH)))
 
 
 def requests_answered(session: Session, limit: int) -> list[RecordedRequest]:
-    """Give the last requests that got a video, made for them or there already, in the order in which they came.
+    """Read the last requests that got a video, new or from the cache, in the order in which they came.
 
-    A size is that of the video's present bytes, or what was reserved for it; a cost is what its making cost, or was
-    expected to. A request of which neither is known, nor of another with its key, is left out.
+    A size is that of the video's present bytes, or else the reserved one; a cost is what making it cost, or was
+    expected to. A request is left out where either is unknown for all requests with its key.
     """
     columns = (
         jobs.c.created_at,
@@ -100,7 +101,7 @@ def write(rows: Iterable[_Row], kind: type[_Row], file: TextIO) -> None:
 
 
 def read_jobs(lines: Iterable[str]) -> list[RecordedJob]:
-    """Read jobs from CSV, in the order of time. Raises InputRefused, naming line, column and value of what is wrong."""
+    """Read jobs from CSV, in the order of time. Raises InputRefused, naming line, column and value of each error."""
     return sorted((RecordedJob(**values) for values in _read(lines, _JOBS)), key=lambda job: job.submitted_at)
 
 
@@ -158,7 +159,7 @@ _REQUESTS: Final[Columns] = {"at": _at, "key": _word, "size_bytes": _whole(1), "
 
 
 class _Numbers(dict[str, str]):
-    """Names in place of ids, by the order in which these come."""
+    """Replaces ids with names, numbered in the order of their appearance."""
 
     def __init__(self, outgoing: str) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""Plans and what became of them."""
+"""Plans and their outcomes."""

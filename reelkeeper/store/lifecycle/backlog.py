@@ -1,4 +1,4 @@
-"""What plans have left to do, what is known to leave the store and when, and what purges have freed."""
+"""What plans have left to do, which bytes will be purged and when, and what purges have freed."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _WAIT = (AGAIN, "failed", "skipped")  # outcomes after which the next run tries 
 
 
 class Backlog(NamedTuple):
-    """What a flow has still to do by its last plan. `size_bytes` is without what the plan left to the next run."""
+    """The work that a flow's last plan has left. `size_bytes` is without what the plan left to the next run."""
 
     flow: str
     plan_id: str
@@ -32,7 +32,7 @@ class Backlog(NamedTuple):
 
 
 def left_of_last_plan(session: Session, flow: str, action: str) -> Backlog | None:
-    """Count what the last plan of `flow` has left to `action`; None before its first plan."""
+    """Count the items that the last plan of `flow` has left for `action`; None before its first plan."""
     plan = session.execute(
         sa.select(plans.c.id, plans.c.as_of, plans.c.kept)
         .where(plans.c.flow == flow, plans.c.state != "drawing")
@@ -52,7 +52,7 @@ def left_of_last_plan(session: Session, flow: str, action: str) -> Backlog | Non
 
 
 def live_by_day_and_tier(session: Session, at: datetime) -> list[tuple[date | None, str | None, int]]:
-    """Add up live bytes by their video's first day and their owner's tier. What is held stays, and is left out."""
+    """Sum live bytes by their video's first day and their owner's tier. Held videos stay, and are left out."""
     day = sa.func.date(videos.c.created_at, type_=sa.Date())
     rows = session.execute(
         sa.select(day, users.c.tier, sa.func.sum(blobs.c.size_bytes))
@@ -64,7 +64,7 @@ def live_by_day_and_tier(session: Session, at: datetime) -> list[tuple[date | No
 
 
 def purging_by_day(session: Session) -> dict[date, int]:
-    """Add up retired bytes by the day on which their grace ends."""
+    """Sum retired bytes by the day on which their grace ends."""
     day = sa.func.date(blobs.c.purge_after, type_=sa.Date())
     rows = session.execute(
         sa.select(day, sa.func.sum(blobs.c.size_bytes))
@@ -75,7 +75,7 @@ def purging_by_day(session: Session) -> dict[date, int]:
 
 
 def uploaded_by_tier(session: Session, since: date) -> dict[str | None, int]:
-    """Add up the bytes of videos made since a day, by the tier of their owner."""
+    """Sum the bytes of videos made since a day, by their owner's tier."""
     rows = session.execute(
         sa.select(users.c.tier, sa.func.sum(blobs.c.size_bytes))
         .select_from(videos.join(blobs, blobs.c.id == videos.c.blob_id).join(users, users.c.id == videos.c.user_id))
@@ -107,10 +107,10 @@ def uploaded(session: Session, since: date) -> Iterator[Uploaded]:
 
 
 def freed_by_day(session: Session, until: datetime) -> list[Freed]:
-    """Add up what was purged before `until`, by the UTC day of the run and the rule that let it go.
+    """Sum the bytes purged before `until`, by the UTC day of the run and the rule that retired them.
 
-    Of bytes that smaller ones had replaced, only the difference counts; where several attempts were made, against the
-    largest of them.
+    Of bytes that smaller ones had replaced, only the difference counts; after several attempts, the difference to the
+    largest.
     """
     after = (
         sa.select(sa.func.max(blobs.c.size_bytes))

@@ -1,4 +1,4 @@
-"""The results and costs of CRF searches: one row each, also for those that ended in a refusal."""
+"""The results and costs of CRF searches: one row each, refusals included."""
 
 from dataclasses import asdict
 from typing import Any
@@ -22,7 +22,7 @@ def add(session: Session, search: CrfSearch, *, video_id: str, run_id: str, mode
 
 
 def recall(session: Session, encoder: str) -> list[tuple[str | None, CrfSearch]]:
-    """List the newest searches with an encoder of this version, each with the model that made the clip."""
+    """List the newest searches with this version of an encoder, each with the model that made the clip."""
     rows = session.execute(
         sa.select(crf_searches.c.model, *_FIELDS)
         .where(crf_searches.c.encoder == encoder)
@@ -33,14 +33,14 @@ def recall(session: Session, encoder: str) -> list[tuple[str | None, CrfSearch]]
 
 
 def by_model(session: Session) -> list[tuple[str | None, int, SearchTotals]]:
-    """Add up all searches by the model that made the clip (None: not known) and the pixels of its frames."""
+    """Sum all searches by the model that made the clip (None: not known) and the pixels of its frames."""
     of = crf_searches.c
     rows = session.execute(sa.select(of.model, of.pixels, *_sums(of)).group_by(of.model, of.pixels))
     return [(model, pixels, _totals(*figures)) for model, pixels, *figures in rows]
 
 
 def less_by_day(session: Session) -> list[LessByDay]:
-    """Add up the bytes that accepted searches took off, by model, pixels, day, and the day when the video went."""
+    """Sum the bytes that accepted searches saved, by model, pixels, day, and the day on which the video was deleted."""
     of = crf_searches.c
     began, ended = sa.func.date(of.at, type_=sa.Date()), sa.func.date(videos.c.retired_at, type_=sa.Date())
     groups = (of.model, of.pixels, began, ended)
@@ -54,7 +54,7 @@ def less_by_day(session: Session) -> list[LessByDay]:
 
 
 def totals(session: Session, *, encoder: str | None = None, run_id: str | None = None) -> SearchTotals:
-    """Add up the newest searches with an encoder, those of a run, or all there are."""
+    """Sum the newest searches with an encoder, those of a run, or all."""
     wanted = {crf_searches.c.encoder: encoder, crf_searches.c.run_id: run_id}
     chosen = sa.select(crf_searches).where(*(column == value for column, value in wanted.items() if value is not None))
     if encoder is not None:
@@ -74,7 +74,7 @@ def _totals(*figures: float | None) -> SearchTotals:
 
 
 def model_of(session: Session, video_id: str) -> str | None:
-    """Name the model that made a video; None where no job is known to have made it."""
+    """Read the model that made a video; None where no job is known to have made it."""
     made = sa.select(jobs.c.model).where(jobs.c.video_id == video_id, jobs.c.leader_id.is_(None)).limit(1)
     found: str | None = session.execute(made).scalar()
     return found

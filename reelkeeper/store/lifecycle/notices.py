@@ -1,7 +1,7 @@
-"""Notices that videos will be retired, given once, until they end; and requests to keep a video, each for once.
+"""Notices that videos will be retired, each in force until it ends; and requests to keep a video, each counted once.
 
-A notice is given when every endpoint that it was sent to has taken it, or an operator has released those that have not.
-Time is the database's.
+A notice counts as given once every endpoint that it was sent to has accepted it, or an operator has released the
+others. Times are the database's.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ class NewNotice(NamedTuple):
 
 
 class Untold(NamedTuple):
-    """Standing notices that an endpoint has not taken, and that nobody has released for it."""
+    """Notices in force that an endpoint has not accepted, and that were not released for it."""
 
     endpoint_id: str
     notices: int
@@ -39,7 +39,7 @@ class Untold(NamedTuple):
 
 
 def standing(session: Session, video_ids: Sequence[str] | None = None) -> dict[str, Notice]:
-    """Read the notices that stand, of live videos, or of those among `video_ids`."""
+    """Read the notices in force of live videos, or of those among `video_ids`."""
     waits = sa.and_(deliveries.c.delivered_at.is_(None), deliveries.c.released_at.is_(None))
     last = sa.func.max(sa.func.coalesce(deliveries.c.delivered_at, deliveries.c.released_at))
     will_not_arrive = sa.or_(outbox.c.id.is_(None), outbox.c.state == MessageState.WITHDRAWN)
@@ -66,7 +66,7 @@ def standing(session: Session, video_ids: Sequence[str] | None = None) -> dict[s
 
 
 def give(session: Session, wanted: Sequence[NewNotice], run_id: str) -> dict[str, int]:
-    """Write notices, but for videos of which one stands; return the ids of those that are new, by video."""
+    """Insert notices, except for videos with one in force; return the ids of the new ones, by video."""
     at = now(session)
     rows = [{**notice._asdict(), "given_at": at, "run_id": run_id} for notice in wanted]
     if not rows:
@@ -76,20 +76,20 @@ def give(session: Session, wanted: Sequence[NewNotice], run_id: str) -> dict[str
 
 
 def sent(session: Session, messages: Iterable[tuple[int, str, int]]) -> None:
-    """Note by which message each notice goes to each endpoint: (notice, endpoint, message)."""
+    """Record which message brings each notice to each endpoint: (notice, endpoint, message)."""
     rows = [dict(zip(("notice_id", "endpoint_id", "message_id"), row, strict=True)) for row in messages]
     if rows:
         session.execute(sa.insert(deliveries), rows)
 
 
 def delivered(session: Session, message_id: int) -> None:
-    """Note that an endpoint has taken a message, if it was a notice; a repetition changes nothing."""
+    """Record that an endpoint has accepted a message, if it was a notice; a repetition changes nothing."""
     is_this = deliveries.c.message_id == message_id, deliveries.c.delivered_at.is_(None)
     session.execute(sa.update(deliveries).where(*is_this).values(delivered_at=Clock()))
 
 
 def release(session: Session, endpoint_id: str | None) -> int:
-    """Let the standing notices that an endpoint, or any, has not taken count as given now; returns how many."""
+    """Count the notices in force that an endpoint, or any, has not accepted as given now; return how many."""
     waits = deliveries.c.delivered_at.is_(None), deliveries.c.released_at.is_(None)
     chosen = sa.true() if endpoint_id is None else deliveries.c.endpoint_id == endpoint_id
     stands = deliveries.c.notice_id.in_(sa.select(notices.c.id).where(notices.c.ended_at.is_(None)))
@@ -97,7 +97,7 @@ def release(session: Session, endpoint_id: str | None) -> int:
 
 
 def forget_endpoint(session: Session, endpoint_id: str) -> None:
-    """Wait no more for an endpoint that is removed. A notice that then nobody has stands no more."""
+    """Stop waiting for a removed endpoint. A notice that no other endpoint has is ended."""
     waits = deliveries.c.delivered_at.is_(None), deliveries.c.released_at.is_(None)
     session.execute(sa.delete(deliveries).where(deliveries.c.endpoint_id == endpoint_id, *waits))
     has_none = ~sa.exists().where(deliveries.c.notice_id == notices.c.id)
@@ -106,7 +106,7 @@ def forget_endpoint(session: Session, endpoint_id: str) -> None:
 
 
 def end(session: Session, video_ids: Sequence[str], why: str) -> int:
-    """Let the notices of these videos stand no more, and withdraw what still waits to be sent; returns how many."""
+    """End the notices of these videos, and withdraw their unsent messages; return how many."""
     ended = 0
     for first in range(0, len(video_ids), _AT_ONCE):
         some = video_ids[first : first + _AT_ONCE]
@@ -124,7 +124,7 @@ def end(session: Session, video_ids: Sequence[str], why: str) -> int:
 
 
 def untold(session: Session) -> list[Untold]:
-    """Count the standing notices that each endpoint has not taken, the oldest first."""
+    """Count the notices in force that each endpoint has not accepted, the oldest first."""
     since = sa.func.min(notices.c.given_at)
     rows = session.execute(
         sa.select(deliveries.c.endpoint_id, sa.func.count(), since)
@@ -143,7 +143,7 @@ def untold(session: Session) -> list[Untold]:
 
 
 def given(promised: Mapping[str, int], at: datetime) -> sa.ColumnElement[bool]:
-    """Say in SQL that a video may go: its user was promised no notice, or one was given so many days before `at`.
+    """Say in SQL that a video may be retired: no notice was promised, or it was given that many days before `at`.
 
     `promised` is days by tier. A notice that was given while the user had another tier does not count.
     """
@@ -171,7 +171,7 @@ def _given_to(tier: str, days: int, at: datetime) -> sa.ColumnElement[bool]:
 
 
 class Kept(NamedTuple):
-    """A video that stays on request until `until`, and how often its life was prolonged."""
+    """A video that is kept on request until `until`, and how often it was prolonged."""
 
     video_id: str
     until: datetime
@@ -179,17 +179,17 @@ class Kept(NamedTuple):
 
 
 def find_keep(session: Session, keep_id: str) -> Kept | None:
-    """Read what an earlier request of this id came to; `times` is as of now."""
+    """Read the outcome of an earlier request with this id; `times` is as of now."""
     row = session.execute(sa.select(keeps.c.video_id, keeps.c.until).where(keeps.c.id == keep_id)).one_or_none()
     return None if row is None else Kept(row.video_id, row.until, times_kept(session, row.video_id))
 
 
 def times_kept(session: Session, video_id: str) -> int:
-    """Count how often a video's life was prolonged."""
+    """Count how often a video was prolonged."""
     return int(session.scalar(sa.select(sa.func.count()).where(keeps.c.video_id == video_id)) or 0)
 
 
 def add_keep(session: Session, keep_id: str, video_id: str, *, days: int, until: datetime, author: str) -> None:
-    """Write that a video stays until then."""
+    """Record that a video is kept until then."""
     row = {"id": keep_id, "video_id": video_id, "author": author, "days": days, "until": until}
     session.execute(sa.insert(keeps).values(**row, at=now(session)))

@@ -1,7 +1,7 @@
-"""What a plan still has to compress, for any number of workers: whoever takes a video's lease first works on it.
+"""What a plan still has to compress, for any number of workers: the first to take a video's lease works on it.
 
-A plan is under way while its own lease, `plan/ID`, belongs to somebody. It is given back when the work is over. One
-that has run out and was never given back says that the run which carried the plan out is dead: others may end it.
+A plan is under way while its own lease, `plan/ID`, is held. It is released when the work is over. A lease that has
+expired without a release means that the run which carried the plan out is dead: others may end it.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _COMPRESS = verdicts.c.action == Action.COMPRESS
 
 
 class Undertaking(NamedTuple):
-    """A plan that is carried out: by which run, as of when, and under which policies."""
+    """A plan that is being carried out: by which run, as of when, and under which policies."""
 
     run_id: str
     as_of: datetime
@@ -35,12 +35,12 @@ def plan_lease(plan_id: str) -> str:
 
 
 def video_lease(video_id: str | None) -> str:
-    """Name the lease of whoever is at work on a video."""
+    """Name the lease of the worker on a video."""
     return f"video/{video_id or ''}"
 
 
 def under_way(session: Session, flow: str) -> str | None:
-    """Name the plan of `flow` that was begun last, in the last 24 hours, if its work is not over."""
+    """Find the plan of `flow` that was begun last, in the last 24 hours, if its work is not over."""
     chosen = sa.select(plans.c.id).where(plans.c.flow == flow, _open()).order_by(plans.c.applied_at.desc()).limit(1)
     return session.execute(chosen).scalar()
 
@@ -51,7 +51,7 @@ def is_under_way(session: Session, plan_id: str) -> bool:
 
 
 def close_others(session: Session, flow: str, plan_id: str) -> None:
-    """End the work on what dead runs of `flow` left under way: `plan_id` has been made since."""
+    """End the plans that dead runs of `flow` left under way: `plan_id` is newer."""
     others = sa.select(sa.literal("plan/") + plans.c.id).where(plans.c.flow == flow, plans.c.id != plan_id, _open())
     session.execute(sa.update(leases).where(leases.c.name.in_(others)).values(holder="", expires_at=Clock()))
 
@@ -63,7 +63,7 @@ def undertaking(session: Session, plan_id: str) -> Undertaking:
 
 
 def left(session: Session, plan_id: str) -> tuple[Counts, Counts]:
-    """Count what is not settled yet, also what somebody is at work on, and all that the plan has to compress."""
+    """Count the items that are not settled yet, those under way included, and all that the plan has to compress."""
     size = sa.func.coalesce(sa.func.sum(verdicts.c.size_bytes), 0)
     of_plan = verdicts.c.plan_id == plan_id, _COMPRESS
     everything = session.execute(sa.select(sa.func.count(), size).where(*of_plan)).one()
@@ -72,9 +72,9 @@ def left(session: Session, plan_id: str) -> tuple[Counts, Counts]:
 
 
 def waiting(session: Session, plan_id: str, limit: int) -> tuple[list[Item], bool]:
-    """List what nobody is at work on, the largest first; and whether this is its second and last try.
+    """List the items that no worker has, the largest first, and whether this is their second and last try.
 
-    Second tries come when every other video has been begun.
+    Second tries come after every other video has been begun.
     """
     at_work = sa.exists().where(
         leases.c.name == sa.literal("video/") + verdicts.c.video_id, leases.c.expires_at > Clock()
@@ -90,7 +90,7 @@ def waiting(session: Session, plan_id: str, limit: int) -> tuple[list[Item], boo
 
 
 def unsettled(session: Session, plan_id: str, blob_ids: Sequence[int], *, last_try: bool) -> set[int]:
-    """Give those of these items that nobody has worked on since they were listed."""
+    """Select those of these items that no worker has touched since they were listed."""
     as_listed = verdicts.c.outcome == AGAIN if last_try else verdicts.c.outcome.is_(None)
     chosen = sa.select(verdicts.c.blob_id).where(
         verdicts.c.plan_id == plan_id, verdicts.c.blob_id.in_(blob_ids), as_listed

@@ -1,4 +1,4 @@
-"""Figures of plans: by rule before, by outcome afterwards, and what the guard compares with."""
+"""Figures of plans: by rule before, by outcome afterwards, and the figures that the guard compares with."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ NOT_DONE = "not_done"
 def by_rule(session: Session, plan_id: str) -> list[PlannedRule]:
     """Count a plan's items by action, rule and segment, the most bytes first.
 
-    A saving unknown for one is unknown for all.
+    If one item's saving is unknown, the sum is.
     """
     size = sa.func.sum(verdicts.c.size_bytes)
     rows = session.execute(
@@ -59,7 +59,7 @@ def largest(session: Session, plan_id: str, limit: int) -> list[Item]:
 
 
 def by_outcome(session: Session, plan_id: str) -> list[Done]:
-    """Count a plan's items by what became of them; those that the run did not come to are `not_done`."""
+    """Count a plan's items by outcome; those that the run did not reach are `not_done`."""
     became = sa.func.coalesce(sa.func.nullif(verdicts.c.outcome, AGAIN), NOT_DONE).label("became")
     rows = session.execute(
         sa.select(
@@ -96,7 +96,7 @@ def retired_in_24h(session: Session) -> int:
 
 
 def last_population(session: Session) -> int | None:
-    """Count the live videos that the last applied plan, of whatever flow, left behind; None before the first."""
+    """Count the live videos after the last applied plan of any flow; None before the first."""
     last = session.execute(
         sa.select(plans.c.id, plans.c.population)
         .where(plans.c.state == "applied")

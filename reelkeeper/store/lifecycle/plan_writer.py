@@ -1,4 +1,4 @@
-"""Draw up a plan: what a run means to do, saved before anything is done.
+"""Draw up a plan: what a run is going to do, saved before anything is done.
 
     plan_id = begin_plan(engine, "tier_storage", policy.model_dump(mode="json"), as_of, run_id)
     summary = add_verdicts(engine, plan_id, judged, lifecycle.reason, savings.of_verdict, segments.of_verdict)
@@ -27,7 +27,7 @@ _BATCH = 5_000
 
 
 def begin_plan(engine: sa.Engine, flow: str, policy: Mapping[str, Any], as_of: datetime, run_id: str) -> str:
-    """Open a plan in state `drawing` and return its id, 12 hex digits. `policy` is what JSON can say."""
+    """Open a plan in state `drawing` and return its id, 12 hex digits. `policy` is JSON."""
     plan_id = uuid4().hex[:12]
     with transaction(engine, "plan.begin") as session:
         session.execute(
@@ -60,8 +60,8 @@ def add_verdicts(
     """Save a stream of verdicts, in flat memory, and make the plan `ready`; every video counts as its population.
 
     `reason` puts a verdict into words, `saving` gives the micro-dollars that it is expected to save: a month, and over
-    the rest of the video's life less costs. `segment` names the one of the policy that decided. They are asked only for
-    what is not kept. Raises PlanRefused when the plan is not being drawn.
+    the rest of the video's life less costs. `segment` names the policy's segment that decided. They are called only for
+    videos that are not kept. Raises PlanRefused when the plan is not in state `drawing`.
     """
     tally = _Tally()
     items = tally.items(judged, reason, saving, segment)
@@ -73,7 +73,7 @@ def add_items(
 ) -> PlanSummary:
     """Save `items` in batches, make the plan `ready`, and sum it up.
 
-    `finish` is asked at the end for the plan's population and the kept by rule. Raises PlanRefused.
+    `finish` is called at the end for the plan's population and the kept videos by rule. Raises PlanRefused.
     """
     stream = iter(items)
     while batch := list(islice(stream, _BATCH)):
@@ -98,7 +98,7 @@ def _require_drawing(session: Session, plan_id: str) -> None:
 
 
 class _Tally:
-    """Counts a stream of verdicts while what is not kept passes through as items."""
+    """Counts a stream of verdicts, and passes those that are not kept on as items."""
 
     def __init__(self) -> None:
         self.videos = 0
@@ -139,11 +139,11 @@ LEFT = "left_to_next_run"
 def leave_beyond_share(engine: sa.Engine, plan_id: str, *, max_percent: float, always_allowed: int) -> int:
     """Turn retirements beyond a user's share into videos kept by the rule `left_to_next_run`; returns how many.
 
-    A dormant user's videos all come of age together. Refusing the run would refuse it again every night, for everybody;
-    so the oldest go now, as many as the guard lets go of one user, and the rest is left to the next runs.
+    A dormant user's videos all reach the age limit together. To refuse the run would refuse it every night, for
+    everybody; so the oldest go now, as many as the guard allows of one user, and the rest is left to the next runs.
 
-    `max_percent` is of the user's live videos, and `always_allowed` of them may go whatever it says. A share of 0 is
-    left for the guard to refuse: nobody who sets it wants less of a run, they want none.
+    `max_percent` is of the user's live videos, and `always_allowed` of them may go in any case. A share of 0 is left
+    for the guard to refuse: it means no run at all, not a smaller one.
     """
     if max_percent <= 0:
         return 0

@@ -1,4 +1,4 @@
-"""Saved plans: what each says, who may apply it, and what became of it. `drawing` makes them.
+"""Saved plans: their items, which run may apply each, and its outcomes. `plan_writer` makes them.
 
 begin_applying(session, plan_id, "tier_storage", policy.model_dump(mode="json"), run_id)   # once, within a day
 for batch in planned(session, plan_id, "retire"): ...
@@ -27,7 +27,7 @@ _GOING = (Action.RETIRE.value, "purge")
 
 
 class Item(NamedTuple):
-    """One line of a plan: a blob, and what is to happen to it. `action` is compress, retire or purge."""
+    """One line of a plan: a blob, and what to do with it. `action` is compress, retire or purge."""
 
     blob_id: int
     video_id: str | None
@@ -43,7 +43,7 @@ class Item(NamedTuple):
 
 
 class Approved(NamedTuple):
-    """A plan that a person approved: the refusal that it had, and the limits that were widened for it."""
+    """A plan that an operator approved: its refusal, and the limits that were widened for it."""
 
     plan_id: str
     flow: str
@@ -53,12 +53,12 @@ class Approved(NamedTuple):
 
     @property
     def command(self) -> str:
-        """The command that carries it out."""
+        """Give the command that carries it out."""
         return f"reelkeeper run {self.flow} --apply --plan {self.plan_id}"
 
 
 def load_summary(session: Session, plan_id: str) -> PlanSummary:
-    """Sum up a saved plan. `retire` counts whatever goes, purges too. Raises NotFound."""
+    """Sum up a saved plan. `retire` counts all removals, purges too. Raises NotFound."""
     plan = _plan(session, plan_id)
     mine = verdicts.c.plan_id == plan_id
     counted = (sa.func.count(), sa.func.coalesce(sa.func.sum(verdicts.c.size_bytes), 0))
@@ -93,7 +93,7 @@ def load_summary(session: Session, plan_id: str) -> PlanSummary:
 
 
 def planned(session: Session, plan_id: str, action: str, batch_size: int = 500) -> Iterator[list[Item]]:
-    """Stream what a plan says to do by `action`, largest first, in lists of at most `batch_size`."""
+    """Stream a plan's items with `action`, largest first, in lists of at most `batch_size`."""
     columns = [verdicts.c[name] for name in Item._fields]
     rows = session.execute(
         sa.select(*columns)
@@ -106,7 +106,7 @@ def planned(session: Session, plan_id: str, action: str, batch_size: int = 500) 
 
 
 def record_outcomes(session: Session, plan_id: str, outcomes: Sequence[Outcome]) -> None:
-    """Write what became of a plan's items beside them; found by blob, or by video where the blob is not given."""
+    """Record the outcomes of a plan's items, which are found by blob, or by video where no blob is given."""
     by_blob = [outcome for outcome in outcomes if outcome.blob_id is not None]
     by_video = [outcome for outcome in outcomes if outcome.blob_id is None]
     for column, chosen in ((verdicts.c.blob_id, by_blob), (verdicts.c.video_id, by_video)):
@@ -130,17 +130,17 @@ def record_outcomes(session: Session, plan_id: str, outcomes: Sequence[Outcome])
 
 
 def count_failures(session: Session, blob_id: int, error: str) -> int:
-    """Count the plans in which the blob failed with this error, by its class. Reads every verdict: ask seldom."""
+    """Count the plans in which the blob failed with this class of error. Reads every verdict: call it rarely."""
     failed = sa.and_(verdicts.c.outcome == "failed", verdicts.c.outcome_reason.startswith(f"{error}:", autoescape=True))
     counted = sa.select(sa.func.count()).select_from(verdicts).where(verdicts.c.blob_id == blob_id, failed)
     return session.execute(counted).scalar_one()
 
 
 def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any], run_id: str) -> None:
-    """Claim a plan for this run, whose it is from now on: `ready` becomes `applied`, once.
+    """Claim a plan for this run: `ready` becomes `applied`, once.
 
     Age is judged by the database's clock.
-    A plan that the guard has refused may be claimed too: its override is to ask again, with a wider limit.
+    A plan that the guard has refused may be claimed too, by a run with wider limits.
 
     Raises PlanRefused for a plan that is used, older than 24 h, another flow's, or made under another policy; NotFound.
     """
@@ -166,9 +166,9 @@ def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[st
 
 
 def refuse_plan(session: Session, plan_id: str, refusal: str, widening: Mapping[str, float] | None = None) -> bool:
-    """Note why the guard refused a plan, and the limits that would allow it; False if it was applied.
+    """Record why the guard refused a plan, and the limits that would allow it; False if it was applied.
 
-    An approval of before does not cover it: it is over.
+    An earlier approval ends: it does not cover the new refusal.
     """
     # guard plans.approval_over: a word for a plan's figures allows larger ones
     values: dict[str, Any] = dict.fromkeys(("approved_at", "approved_by", "approval_reason"))
@@ -179,7 +179,7 @@ def refuse_plan(session: Session, plan_id: str, refusal: str, widening: Mapping[
 
 
 def refusal_of(session: Session, plan_id: str) -> str:
-    """Return what the guard said of a plan; empty if it was not refused. Raises NotFound."""
+    """Read the guard's refusal of a plan; empty if it was not refused. Raises NotFound."""
     return _plan(session, plan_id).refusal or ""
 
 
@@ -210,7 +210,7 @@ def approve_plan(session: Session, plan_id: str, *, author: str, reason: str) ->
 
 
 def policy_hash(policy: Mapping[str, Any]) -> str:
-    """Hash what a policy says, whatever the order of its fields: sha256 hex of its canonical JSON."""
+    """Hash a policy, whatever the order of its fields: sha256 in hex of its canonical JSON."""
     return hashlib.sha256(json.dumps(policy, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

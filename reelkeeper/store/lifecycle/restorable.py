@@ -113,7 +113,7 @@ class Exchange(NamedTuple):
 
 
 def lock_exchange(session: Session, blob: Restorable) -> Exchange | None:
-    """Read what taking back a swap in place exchanges; None where the video has changed meanwhile. Locks the video."""
+    """Read the two objects that taking back a swap in place exchanges; lock the video; None where it has changed."""
     standing = sa.select(videos.c.id).where(
         videos.c.id == blob.video_id,
         # guard restore.in_place_same: a video that has changed meanwhile is put back over

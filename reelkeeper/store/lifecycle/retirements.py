@@ -1,4 +1,4 @@
-"""Retirements: videos that a plan lets go, asked everything once more in the UPDATE itself."""
+"""Retire the videos that a plan removes; the UPDATE itself checks every condition again."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -28,7 +28,7 @@ class Planned(NamedTuple):
 def planned(
     session: Session, plan_id: str, video_ids: Sequence[str], actions: Sequence[Action] = (Action.RETIRE,)
 ) -> list[Planned]:
-    """Read what a plan says of those of `video_ids` that it retires, or does one of `actions` to."""
+    """Read a plan's items for those of `video_ids` that it retires, or has another of `actions` for."""
     rows = session.execute(
         sa.select(*(verdicts.c[name] for name in Planned._fields)).where(
             verdicts.c.plan_id == plan_id, verdicts.c.video_id.in_(video_ids), verdicts.c.action.in_(actions)
@@ -40,9 +40,9 @@ def planned(
 def retire_videos(
     session: Session, plan_id: str, video_ids: Sequence[str], run_id: str, notice_days: Mapping[str, int]
 ) -> dict[str, int]:
-    """Retire those of `video_ids` that are still as the plan saw them; return the blob that each stood on.
+    """Retire those of `video_ids` that are still as the plan saw them; return the blob of each.
 
-    `notice_days` are those promised to each tier.
+    `notice_days` are the days of notice promised to each tier.
     """
     at = now(session)
     verdict = sa.and_(
@@ -87,10 +87,10 @@ def retire_videos(
 
 
 def delete_video(session: Session, video_id: str, run_id: str, *, is_counted: bool) -> int | None:
-    """Retire a live video that its user does not want; return the blob that it stood on, None where it is held.
+    """Retire a live video that its user deletes; return its blob, None where it is held.
 
-    One that is retired already keeps its grace, and is its user's deletion from now on. With `is_counted`, a live one
-    counts towards the quota until its bytes are purged.
+    A retired one keeps its grace, and counts as deleted by its user from now on. With `is_counted`, a live one counts
+    towards the quota until its bytes are purged.
     """
     return session.execute(
         sa.update(videos)
@@ -120,13 +120,13 @@ def reason(session: Session, video_id: str) -> str | None:
 
 
 def purge_after(session: Session, blob_id: int) -> datetime:
-    """Read when the grace of retired bytes is over."""
+    """Read when the grace of retired bytes ends."""
     at: datetime = session.execute(sa.select(blobs.c.purge_after).where(blobs.c.id == blob_id)).scalar_one()
     return at
 
 
 def retire_blobs(session: Session, blob_ids: Sequence[int], at: datetime, *, run_id: str, grace: Grace) -> int:
-    """Let the bytes of videos that were just retired wait out their grace; return how many were live."""
+    """Start the grace of the bytes of videos that were just retired; return how many were live."""
     is_its = sa.and_(videos.c.id == blobs.c.video_id, videos.c.blob_id == blobs.c.id)
     reason = sa.select(videos.c.retire_reason).where(is_its).scalar_subquery()
     return changed(
@@ -139,7 +139,7 @@ def retire_blobs(session: Session, blob_ids: Sequence[int], at: datetime, *, run
 
 
 def broken(session: Session, video_ids: Sequence[str]) -> dict[str, str]:
-    """Say what is wrong with each live video whose bytes are not live: a row that no change of ours can have left."""
+    """Describe each live video whose bytes are not live: an inconsistency that no change of ours can have caused."""
     rows = session.execute(
         sa.select(videos.c.id, blobs.c.key, blobs.c.state)
         .join(blobs, blobs.c.id == videos.c.blob_id)

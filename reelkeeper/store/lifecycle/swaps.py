@@ -1,4 +1,4 @@
-"""Swaps: the bytes that a video stands on, and whether they still are the ones that were encoded."""
+"""Swaps: a video's present bytes, and whether they are still those that were encoded."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from reelkeeper.store.videos import conditions
 
 
 class Source(NamedTuple):
-    """The blob that a video stands on now, as the catalogue knows it."""
+    """A video's present blob, as recorded in the catalogue."""
 
     video_id: str
     user_id: str
@@ -26,7 +26,7 @@ class Source(NamedTuple):
 
 
 def find_source(session: Session, video_id: str) -> Source | None:
-    """Find the blob that a live video stands on."""
+    """Find the present blob of a live video."""
     row = session.execute(
         sa.select(
             videos.c.id,
@@ -46,7 +46,7 @@ def find_source(session: Session, video_id: str) -> Source | None:
 
 
 def done_before(session: Session, planned_blob_id: int, run_id: str) -> Outcome | None:
-    """Give the outcome of a swap that this very run has published, and was killed before it said so."""
+    """Read the outcome of a swap that this run had published before it was killed and could record it."""
     new = blobs.alias("new")
     row = session.execute(
         sa.select(operations.c.video_id, operations.c.outcome, blobs.c.size_bytes, new.c.size_bytes)
@@ -63,18 +63,18 @@ def done_before(session: Session, planned_blob_id: int, run_id: str) -> Outcome 
 
 
 def lock_unchanged(session: Session, source: Source) -> bool:
-    """Whether the video still stands on `source` and is not held, which then stays so until the transaction ends."""
+    """Whether the video still has the bytes of `source` and is not held; if so, lock it until the transaction ends."""
     query = sa.select(videos.c.id).where(_unchanged(session, source)).with_for_update()
     return bool(session.execute(query).scalar())
 
 
 def note_read(session: Session, source: Source, **facts: str) -> None:
-    """Record what was learnt from the bytes that were read: `codec`, and `sha256` in hex."""
+    """Record the `codec` and the `sha256` in hex of the bytes that were read."""
     session.execute(sa.update(blobs).where(blobs.c.id == source.blob_id).values(**facts))
 
 
 def note_refusal(session: Session, source: Source, refusal: Refusal) -> bool:
-    """Remember why a video is not swapped under a recipe; False where that is known, or the video has changed."""
+    """Record why a video is not swapped under a recipe; False where that is known, or the video has changed."""
     noted = changed(
         session,
         sa.update(videos)

@@ -1,6 +1,7 @@
-"""Erase a user's rows: some go, the books keep theirs under the pseudonym, and texts name nobody any more.
+"""Erase a user's rows: some are deleted, the books keep theirs under a pseudonym, and ids are removed from texts.
 
-`personal_data` says of every column which of these it is. One transaction, of a user of whom nothing is stored.
+`personal_data` lists which of these applies to each column. It is one transaction, once no bytes of the user are
+stored.
 """
 
 from collections.abc import Callable, Iterator
@@ -55,9 +56,9 @@ _BATCH: Final = 500
 
 
 def erase(session: Session, erasing: Erasing, clean: Clean) -> dict[str, int]:
-    """Erase all rows of a user, and their ids from the rows of others; returns how many rows of each table went.
+    """Erase all rows of a user, and their ids from the rows of others; return how many rows of each table were deleted.
 
-    `clean` replaces the ids in a value of JSON.
+    `clean` replaces the ids in a JSON value.
     """
     user_id, pseudonym = erasing.user_id, erasing.pseudonym
     session.execute(
@@ -118,7 +119,7 @@ def _delete(session: Session, user_id: str) -> dict[str, int]:
 
 
 def _empty_work(session: Session, user_id: str, pseudonym: str) -> None:
-    """Keep of jobs and plans what they cost and how long they took."""
+    """Empty jobs and plans but for their costs and durations."""
     mine = _mine(user_id)
     session.execute(
         sa.update(verdicts)
@@ -147,7 +148,7 @@ def _among(request: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _rename_books(session: Session, user_id: str, pseudonym: str) -> None:
-    """Let the books name the pseudonym: no amount changes."""
+    """Put the pseudonym into the books; no amount changes."""
     for kind in ("user", "held"):
         before, after = f"{kind}/{user_id}", f"{kind}/{pseudonym}"
         old = sa.select(sa.literal(after), accounts.c.kind, sa.literal(pseudonym), accounts.c.balance_microusd)
@@ -174,7 +175,7 @@ def _rename_books(session: Session, user_id: str, pseudonym: str) -> None:
 
 
 def _clean_texts(session: Session, clean: Clean) -> None:
-    """Replace the ids wherever a text names them. An event for a webhook that names one is told to nobody."""
+    """Replace the ids wherever a text contains them. A webhook event that contains one is not sent."""
     for name, columns in searched().items():
         table = videos.metadata.tables[name]
         key = list(table.primary_key)
@@ -198,7 +199,7 @@ def _pages(
     columns: list[sa.Column[Any]],
     where: sa.ColumnElement[bool] | None = None,
 ) -> Iterator[list[sa.Row[Any]]]:
-    """Read rows in the order of their keys, some at a time: each may be changed before the next are read."""
+    """Read rows in batches, in the order of their keys; each batch may be changed before the next is read."""
     more = [table.c.endpoint_id] if table is outbox else []
     query = sa.select(*key, *columns, *more).order_by(*key).limit(_BATCH)
     if where is not None:

@@ -1,4 +1,4 @@
-"""Users who are being erased: since when, what is still stored of them, and what is theirs alone."""
+"""Users who are being erased: since when, which of their bytes are still stored, and which data is only theirs."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -30,7 +30,7 @@ _IMAGE = jobs.c.request["image_sha256"].as_string()
 
 
 class Erasing(NamedTuple):
-    """A user who is being erased, and the id that the books name them by from then on."""
+    """A user who is being erased, and the pseudonym that replaces the id in the books."""
 
     user_id: str
     pseudonym: str
@@ -58,7 +58,7 @@ def find(session: Session, user_id: str, *, locked: bool = False) -> Erasing | N
 
 
 def begin(session: Session, user_id: str) -> Erasing | None:
-    """Note that a user is being erased, who is given nothing new from now on; None where there is no such user."""
+    """Record that a user is being erased and gets nothing new from now on; None where there is no such user."""
     theirs = users.c.id == user_id
     values = {"erasing_at": now(session), "pseudonym": f"erased-{uuid4().hex}"}
     session.execute(sa.update(users).where(theirs, users.c.erasing_at.is_(None)).values(values))
@@ -72,13 +72,13 @@ def unfinished(session: Session) -> list[str]:
 
 
 def jobs_in_flight(session: Session, user_id: str) -> list[str]:
-    """List the jobs of a user that have not ended, those that wait for another's video first."""
+    """List the unfinished jobs of a user, first those that wait for another job's video."""
     theirs = sa.select(jobs.c.id).where(jobs.c.user_id == user_id, jobs.c.state.in_(IN_FLIGHT))
     return list(session.execute(theirs.order_by(jobs.c.leader_id.is_(None), jobs.c.created_at)).scalars())
 
 
 def open_reservations(session: Session, user_id: str) -> list[str]:
-    """List the promises of bytes to a user that are open."""
+    """List a user's open reservations of bytes."""
     theirs = sa.select(reservations.c.id).where(
         reservations.c.user_id == user_id, reservations.c.state == ReservationState.OPEN
     )
@@ -86,7 +86,7 @@ def open_reservations(session: Session, user_id: str) -> list[str]:
 
 
 def urls_until(session: Session, user_id: str) -> datetime | None:
-    """Say until when something can still be put by a URL that was given for an upload of the user's; None: nothing."""
+    """Give the time until which a presigned URL of the user's uploads is valid; None: there is none."""
     theirs = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
     last: datetime | None = session.execute(
         sa.select(sa.func.max(uploads.c.url_until)).where(uploads.c.reservation_id.in_(theirs))
@@ -95,14 +95,14 @@ def urls_until(session: Session, user_id: str) -> datetime | None:
 
 
 def stored_videos(session: Session, user_id: str, after: str, limit: int) -> list[str]:
-    """List the next videos of a user behind `after` of which an object is, or may be, stored."""
+    """List the next videos of a user after the id `after` that have, or may have, a stored object."""
     stored = sa.exists().where(blobs.c.video_id == videos.c.id, blobs.c.state != BlobState.GONE)
     theirs = sa.select(videos.c.id).where(videos.c.user_id == user_id, videos.c.id > after, stored)
     return list(session.execute(theirs.order_by(videos.c.id).limit(limit)).scalars())
 
 
 def all_videos(session: Session, user_id: str) -> frozenset[str]:
-    """Read the ids of all videos that a user has or had, and of those that uploads were to become."""
+    """Read the ids of all videos that a user has or had, and of those that uploads would have created."""
     reserved = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
     theirs = sa.union(
         sa.select(videos.c.id).where(videos.c.user_id == user_id),
@@ -112,7 +112,7 @@ def all_videos(session: Session, user_id: str) -> frozenset[str]:
 
 
 def left(session: Session, user_id: str, limit: int) -> list[LeftObject]:
-    """List the objects of a user's videos that are still stored, and which a legal hold keeps."""
+    """List the objects of a user's videos that are still stored, and which of them a legal hold keeps."""
     by_user = _ends(session, "user", [user_id])
     mine = sa.select(videos.c.id).where(videos.c.user_id == user_id)
     by_video = _ends(session, "video", mine)
@@ -131,7 +131,7 @@ def left(session: Session, user_id: str, limit: int) -> list[LeftObject]:
 
 
 def legal_hold(session: Session, user_id: str) -> tuple[bool, datetime | None]:
-    """Say whether a legal hold is on the user as such, and until when, where all of them have an end."""
+    """Tell whether the user has a legal hold, and until when, where all such holds have an end."""
     ends = _ends(session, "user", [user_id]).get(user_id, [])
     return bool(ends), _last(ends)
 
@@ -153,7 +153,7 @@ def _last(ends: list[datetime | None]) -> datetime | None:
 
 
 def loose_keys(session: Session, user_id: str) -> list[str]:
-    """List the keys that are a user's and may be of no video: of uploads, of orphans, and by the service's word."""
+    """List a user's keys that may belong to no video: those of uploads, of orphans, and from imported keys."""
     reserved = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
     put = sa.select(uploads.c.blob_id).where(uploads.c.reservation_id.in_(reserved))
     found = sa.union(
@@ -165,7 +165,7 @@ def loose_keys(session: Session, user_id: str) -> list[str]:
 
 
 def with_videos(session: Session, keys: Sequence[str]) -> set[str]:
-    """Find those of `keys` that a video's row stands for."""
+    """Find those of `keys` that belong to a video's row."""
     standing = sa.and_(blobs.c.video_id.is_not(None), blobs.c.state != BlobState.GONE)
     return set(session.execute(sa.select(blobs.c.key).where(blobs.c.key.in_(keys), standing)).scalars())
 
@@ -179,9 +179,9 @@ def own_images(session: Session, user_id: str) -> list[str]:
 
 
 def told_of(session: Session, user_id: str, after: int, limit: int) -> list[tuple[int, dict[str, Any], bool]]:
-    """Read the next events of the record behind `after` that still say something: number, detail, and whose it is.
+    """Read the next audit events after number `after` with a personal part: number, detail, whether it is theirs.
 
-    It is theirs if it is of the user, of a video of theirs, or of such a video's bytes.
+    An event is theirs if it names the user, one of their videos, or the bytes of one.
     """
     mine = sa.select(videos.c.id).where(videos.c.user_id == user_id)
     bytes_ = sa.select(blobs.c.id).where(blobs.c.video_id.in_(mine))

@@ -1,4 +1,4 @@
-"""What becomes of every column of the store when a user is erased. A test holds it to the tables: none is left out."""
+"""Define what an erasure does to every column of the store. A test compares it with the tables: none is left out."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -142,7 +142,7 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
 
 
 def searched() -> dict[str, list[str]]:
-    """Give the columns in which the user's ids are looked for, by table."""
+    """List the columns that are searched for the user's ids, by table."""
     return {
         table: names
         for table, told in FATES.items()

@@ -17,7 +17,7 @@ _OPEN = (BlobState.LIVE, BlobState.PENDING, BlobState.RETIRED, BlobState.LOST)
 
 
 class Target(NamedTuple):
-    """Bytes of a video that is taken down. `sha256` is None where nobody has read them yet."""
+    """Bytes of a video that is taken down. `sha256` is None where they were never read."""
 
     blob_id: int
     video_id: str
@@ -37,7 +37,7 @@ class Standing(NamedTuple):
 
 
 def standing(session: Session, video_ids: Sequence[str]) -> dict[str, Standing]:
-    """Look up the videos of these ids, which stay as they are until the transaction ends."""
+    """Look up and lock the videos of these ids until the transaction ends."""
     down = sa.func.coalesce(videos.c.retire_reason == TAKEN_DOWN, sa.false())
     rows = session.execute(
         sa.select(videos.c.id, videos.c.user_id, videos.c.blob_id, down)
@@ -125,13 +125,13 @@ def note_digests(session: Session, digests: Mapping[int, str]) -> None:
 
 
 def find_blocked(session: Session, blob_ids: Sequence[int]) -> dict[str, int]:
-    """Find those of `blob_ids` whose bytes were taken down, by the video that stands, or was to stand, on each."""
+    """Find those of `blob_ids` whose bytes were taken down, by the video that uses, or was to use, each."""
     wanted = sa.select(blobs.c.video_id, blobs.c.id).where(blobs.c.id.in_(blob_ids), _is_blocked(sa.true()))
     return {row.video_id: row.id for row in session.execute(wanted) if row.video_id is not None}
 
 
 def claim(session: Session, blob_ids: Sequence[int], lease: Lease, *, run_id: str) -> None:
-    """Claim those of `blob_ids` that were taken down, for the lease `lease`; holds keep nothing but legal ones."""
+    """Claim those of `blob_ids` that were taken down, for the lease `lease`; only legal holds prevent it."""
     at = now(session)
     may_go = sa.exists().where(
         videos.c.id == blobs.c.video_id,

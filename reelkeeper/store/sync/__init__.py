@@ -1,1 +1,1 @@
-"""Notes of objects that no row explains."""
+"""Scans of the bucket, and objects without a row of `blobs`."""

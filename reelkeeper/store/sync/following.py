@@ -1,4 +1,4 @@
-"""How far the events of the bucket have been followed: one row of `controls`, and what the audit says of them."""
+"""How far the bucket's events have been followed: one row of `controls`, and figures from the audit record."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -18,14 +18,14 @@ _DAY_SECONDS: Final = 86_400.0
 
 
 class Kept(NamedTuple):
-    """What was last written of the following, and when."""
+    """The state of following as last written, and when."""
 
     state: dict[str, Any]
     updated_at: datetime
 
 
 def kept(session: Session) -> Kept | None:
-    """Give what was last written; None where no events were ever followed."""
+    """Read the state as last written; None where no events were ever followed."""
     row = session.execute(
         sa.select(controls.c.state, controls.c.updated_at).where(controls.c.name == _NAME)
     ).one_or_none()
@@ -33,7 +33,7 @@ def kept(session: Session) -> Kept | None:
 
 
 def recent(session: Session) -> dict[str, Any] | None:
-    """Give what was written, unless nobody has followed for longer than a queue keeps messages."""
+    """Read the state, unless nothing has followed for longer than a queue keeps messages."""
     fresh = sa.and_(controls.c.name == _NAME, controls.c.updated_at > Clock(-RETAINED_SECONDS))
     return session.execute(sa.select(controls.c.state).where(fresh)).scalar_one_or_none()
 
@@ -52,7 +52,7 @@ def count_deleted(session: Session) -> int:
 
 
 def adopted_files(session: Session, runs: str) -> dict[str, int]:
-    """Count by video the files of what runs whose ids begin so have adopted in 24 hours: the one, and those noted."""
+    """Count the files of each video that runs with this id prefix adopted in the last 24 hours, noted ones included."""
     recent = sa.and_(
         audit_events.c.event == "adopt",
         audit_events.c.at > Clock(-_DAY_SECONDS),

@@ -36,7 +36,7 @@ def mark_blobs(session: Session, blob_ids: Sequence[int], run_id: str) -> list[L
 
 
 def mark_videos(session: Session, blob_ids: Sequence[int], run_id: str) -> int:
-    """Mark the videos that stand on lost blobs as lost; return how many."""
+    """Mark the videos whose present bytes are these lost blobs as lost; return how many."""
     return changed(
         session,
         sa.update(videos)
@@ -47,9 +47,9 @@ def mark_videos(session: Session, blob_ids: Sequence[int], run_id: str) -> int:
 
 
 def mark_deleted(session: Session, blob_ids: Sequence[int], run_id: str) -> list[LostBlob]:
-    """Mark those blobs, and the videos that stand on them, as gone, since the service has deleted their objects.
+    """Mark these blobs, and their videos, as gone, since the service has deleted their objects.
 
-    What a hold keeps stays as it is: nobody may delete that, so it is a loss. What was retired keeps its reason.
+    Held videos stay as they are: nobody may delete them, so it is a loss. Retired ones keep their reason.
     """
     kept = sa.exists().where(
         videos.c.id == blobs.c.video_id, conditions.held(videos.c.id, videos.c.user_id, now(session))
@@ -81,13 +81,13 @@ def mark_deleted(session: Session, blob_ids: Sequence[int], run_id: str) -> list
 
 
 def videos_of_run(session: Session, run_id: str, limit: int) -> list[str]:
-    """List the first lost videos by id that a run has marked so."""
+    """List the first videos, by id, that a run has marked as lost."""
     marked = sa.select(videos.c.id).where(videos.c.state == VideoState.LOST, videos.c.run_id == run_id)
     return list(session.execute(marked.order_by(videos.c.id).limit(limit)).scalars())
 
 
 def retire_reappeared(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace) -> None:
-    """Retire again what is there after its purge."""
+    """Retire again blobs whose objects exist after their purge."""
     session.execute(
         sa.update(blobs)
         .where(
@@ -106,7 +106,7 @@ def retire_reappeared(session: Session, blob_ids: Sequence[int], run_id: str, gr
 def revive(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace) -> None:
     """Take back rows in `lost` whose object is there: as their video's present bytes, or as an old generation.
 
-    So are rows that counted as deleted by the service, where nothing else has come to stand at their key.
+    The same goes for rows that counted as deleted by the service, where their key has no other row now.
     """
     deleted = sa.and_(blobs.c.state == BlobState.GONE, blobs.c.retire_reason == _DELETED)
     returned = sa.and_(deleted, ~conditions.has_open_row(blobs.c.key, blobs.c.id))

@@ -1,6 +1,6 @@
-"""The notes of objects that no row explains, and what a scan would make of each: set-based, so that memory stays flat.
+"""Notes of objects without a row of `blobs`, and a scan's verdict on each: set-based, so that memory stays flat.
 
-Noting changes no video, so a dry run notes and judges just as a run that acts does, and foretells it to the object.
+Noting changes no video, so a dry run notes and judges exactly as a real run does, and predicts it to the object.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ _KEPT: Final = ("key", "first_seen_at", "told_at")  # of an object that was note
 
 
 class Owner(NamedTuple):
-    """What the service said of a key."""
+    """The imported owner of a key."""
 
     user_id: str | None
     video_id: str | None
@@ -29,7 +29,7 @@ class Owner(NamedTuple):
 
 
 class Noted(NamedTuple):
-    """An object that no row explains, and what the scan would make of it."""
+    """An object without a row of `blobs`, and the scan's verdict on it."""
 
     key: str
     size_bytes: int
@@ -44,22 +44,22 @@ class Noted(NamedTuple):
 
 
 def owners(session: Session, keys: Sequence[str]) -> dict[str, Owner]:
-    """Look up what the service said of `keys`."""
+    """Look up the imported owners of `keys`."""
     rows = session.execute(sa.select(key_owners).where(key_owners.c.key.in_(keys)))
     return {row.key: Owner(row.user_id, row.video_id, row.created_at) for row in rows}
 
 
 def note(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Note objects, or note anew what is stored and what its key says; when each was first seen stays."""
+    """Note objects, or update their notes; the time when each was first seen stays."""
     insert = insert_into(session, orphans)
     renewed = {column.name: insert.excluded[column.name] for column in orphans.c if column.name not in _KEPT}
     session.execute(insert.on_conflict_do_update(index_elements=["key"], set_=renewed), rows)
 
 
 def use_own_ids(session: Session, scan_id: str) -> None:
-    """Give a video the id made of user and name where its name is another user's, in the catalogue or in the scan.
+    """Give a video the id made of user and name where another user has its name, in the catalogue or in the scan.
 
-    Whichever was found first: else a video keeps its name as its id.
+    This does not depend on which was found first. Any other video keeps its name as its id.
     """
     mine = judged(scan_id, AdoptionVerdict.ADOPT)
     contested = sa.select(orphans.c.name_id).where(mine).group_by(orphans.c.name_id).having(_of_two_users())
@@ -70,7 +70,7 @@ def use_own_ids(session: Session, scan_id: str) -> None:
 
 
 def leave_taken_ids(session: Session, scan_id: str) -> None:
-    """Leave out what has an id that another user's video has all the same."""
+    """Leave out objects whose id another user's video has all the same."""
     mine = judged(scan_id, AdoptionVerdict.ADOPT)
     crowded = sa.select(orphans.c.video_id).where(mine).group_by(orphans.c.video_id).having(_of_two_users())
     foreign = sa.and_(_stands(orphans.c.video_id), ~_has_video(orphans.c.video_id))
@@ -118,9 +118,10 @@ def keep_one_of_each(session: Session, scan_id: str) -> None:
 
 
 def count_notes(session: Session, scan_id: str) -> None:
-    """Let PostgreSQL count many notes, which it does by itself a minute later.
+    """Have PostgreSQL analyse the table after many notes, which it does by itself a minute later.
 
-    Until then it takes them for a few, and compares each with all others: 10,000 took three minutes, not half a one.
+    Until then it expects few rows, and compares each with all others: 10,000 took three minutes instead of half a
+    minute.
     """
     if session.get_bind().dialect.name == "postgresql":
         notes = sa.select(sa.func.count()).select_from(orphans).where(orphans.c.scan_id == scan_id)
@@ -133,7 +134,7 @@ STEPS: Final = (count_notes, use_own_ids, leave_taken_ids, take_back_lost, keep_
 
 
 def refuse(session: Session, scan_id: str) -> None:
-    """Leave out what patterns would adopt, with the further files of the same videos."""
+    """Leave out objects that patterns would adopt, with the further files of the same videos."""
     by_pattern = orphans.c.pattern > BY_CSV
     adopted = sa.select(orphans.c.video_id).where(judged(scan_id, AdoptionVerdict.ADOPT), by_pattern)
     files = judged(scan_id, AdoptionVerdict.ADOPT, AdoptionVerdict.ANOTHER_FILE)
@@ -153,7 +154,7 @@ def batch(
     *,
     modified_by: datetime | None = None,
 ) -> list[Noted]:
-    """Read the next notes of these verdicts behind the key `after`, in the database's order."""
+    """Read the next notes with these verdicts after the key `after`, in the database's order."""
     wanted = () if modified_by is None else (orphans.c.last_modified <= modified_by,)
     rows = session.execute(
         sa.select(*(orphans.c[name] for name in Noted._fields))
@@ -165,7 +166,7 @@ def batch(
 
 
 def tell(session: Session, scan_id: str, at: datetime) -> tuple[int, list[tuple[str, AdoptionVerdict]]]:
-    """Mark what is in doubt, and was not told yet, as told; returns how many, and the first three."""
+    """Mark doubtful notes that were not reported yet as reported; return how many, and the first three."""
     new = sa.and_(judged(scan_id, *IN_DOUBT), orphans.c.told_at.is_(None))
     named = session.execute(
         sa.select(orphans.c.key, orphans.c.verdict).where(new).order_by(orphans.c.key).limit(_NAMED)
@@ -175,12 +176,12 @@ def tell(session: Session, scan_id: str, at: datetime) -> tuple[int, list[tuple[
 
 
 def forget(session: Session, keys: Sequence[str]) -> None:
-    """Drop the notes of objects that a row explains now."""
+    """Drop the notes of objects that have a row now."""
     session.execute(sa.delete(orphans).where(orphans.c.key.in_(keys)))
 
 
 def judged(scan_id: str, *verdicts: AdoptionVerdict) -> sa.ColumnElement[bool]:
-    """Say of which notes this scan has found one of `verdicts`."""
+    """Say in SQL that this scan gave a note one of `verdicts`."""
     return sa.and_(orphans.c.scan_id == scan_id, orphans.c.verdict.in_(verdicts))
 
 
@@ -193,11 +194,11 @@ def _stands(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
 
 
 def _has_video(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-    """Say that the note's user has a video of this id."""
+    """Say in SQL that the note's user has a video with this id."""
     return sa.exists().where(videos.c.id == column, videos.c.user_id == orphans.c.user_id)
 
 
 def _further() -> sa.ColumnElement[str]:
-    """Give what one more object of a video is, by who made its key."""
+    """Give the verdict on a further object of a video, by who made its key."""
     ours = orphans.c.generation.is_not(None)
     return sa.case((ours, AdoptionVerdict.LEFTOVER), else_=sa.literal(AdoptionVerdict.ANOTHER_FILE))

@@ -1,4 +1,4 @@
-"""What a scan would make of the objects that no row explains, in figures and examples."""
+"""Figures and examples of a scan's verdicts on objects without a row of `blobs`."""
 
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -27,7 +27,7 @@ _NAMED = "videos import --keys"
 
 
 def crowding(session: Session, scan_id: str) -> Crowding:
-    """Count how what patterns alone would adopt crowds together in videos and in users."""
+    """Count how the objects that patterns alone would adopt concentrate on single videos and users."""
     by_pattern = sa.and_(orphans.c.scan_id == scan_id, orphans.c.pattern > BY_CSV)
     new = sa.select(orphans.c.video_id).where(by_pattern, orphans.c.verdict == AdoptionVerdict.ADOPT)
     files = (
@@ -80,7 +80,7 @@ def by_pattern(session: Session, scan_id: str, patterns: Sequence[str]) -> tuple
 
 
 def examples(session: Session, scan_id: str) -> tuple[AdoptedExample, ...]:
-    """Give ten objects that are adopted, some of each pattern."""
+    """List ten objects that are adopted, some of each pattern."""
     place = sa.func.row_number().over(partition_by=orphans.c.pattern, order_by=orphans.c.key).label("place")
     rows = session.execute(
         sa.select(orphans.c.key, orphans.c.user_id, orphans.c.video_id, place)
@@ -92,7 +92,7 @@ def examples(session: Session, scan_id: str) -> tuple[AdoptedExample, ...]:
 
 
 def left_out(session: Session, scan_id: str) -> tuple[LeftOut, ...]:
-    """Count what stays out by reason, the most frequent first, with the first keys of each."""
+    """Count the objects that are left out by reason, the most frequent first, with the first keys of each."""
     out = sa.and_(
         orphans.c.scan_id == scan_id, orphans.c.verdict.not_in([AdoptionVerdict.ADOPT, AdoptionVerdict.TAKE_BACK])
     )
@@ -109,7 +109,7 @@ def left_out(session: Session, scan_id: str) -> tuple[LeftOut, ...]:
 
 
 def one_day(session: Session, scan_id: str) -> OneDay | None:
-    """Find the day on which most of what is adopted was stored, of what has no age by CSV or key."""
+    """Find the day on which most of the adopted objects were stored, among those without an age from CSV or key."""
     day = sa.func.date(orphans.c.last_modified)
     mine = judged(scan_id, AdoptionVerdict.ADOPT)
     return _fullest(
@@ -120,7 +120,7 @@ def one_day(session: Session, scan_id: str) -> OneDay | None:
 
 
 def one_day_of_catalogue(session: Session) -> OneDay | None:
-    """Find the day on which most videos were made, of those whose age is that of their stored object alone."""
+    """Find the day on which most videos were made, among those whose age is only that of their stored object."""
     day = sa.func.date(videos.c.created_at)
     aged = sa.exists().where(blobs.c.video_id == videos.c.id, blobs.c.stored_at == videos.c.created_at)
     live = videos.c.state == VideoState.LIVE
@@ -139,7 +139,7 @@ def _fullest(session: Session, by_day: sa.Select[Any], everything: sa.Select[Any
 
 
 def files_by_pattern(session: Session, scan_id: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Count the files by video that patterns alone have found: of what is adopted, and of what is one file more."""
+    """Count the files by video that patterns alone have found: adopted ones, and further files of a video."""
     rows = session.execute(
         sa.select(orphans.c.verdict, orphans.c.video_id, sa.func.count())
         .where(judged(scan_id, AdoptionVerdict.ADOPT, AdoptionVerdict.ANOTHER_FILE), orphans.c.pattern > BY_CSV)
@@ -153,7 +153,7 @@ def files_by_pattern(session: Session, scan_id: str) -> tuple[dict[str, int], di
 
 
 def count_stored_between(session: Session, scan_id: str, since: datetime, until: datetime) -> int:
-    """Count what the scan adopts of the objects that were stored in this time."""
+    """Count the objects stored in this period that the scan adopts."""
     stored = orphans.c.last_modified.between(since, until)
     return _count(session, sa.and_(judged(scan_id, AdoptionVerdict.ADOPT, AdoptionVerdict.TAKE_BACK), stored))
 

@@ -1,4 +1,4 @@
-"""What becomes of objects that no row explained: the videos and blobs that are made of their notes."""
+"""Make videos and blobs of notes: objects that had no row."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from reelkeeper.store.videos.conditions import retired
 
 
 class Standing(NamedTuple):
-    """What the catalogue knows of a video that a noted key names."""
+    """The catalogue's record of a video that a noted key names."""
 
     user_id: str
     state: str
@@ -22,13 +22,13 @@ class Standing(NamedTuple):
 
 
 def known_keys(session: Session, keys: Sequence[str]) -> set[str]:
-    """Find the keys that a row has explained since they were noted."""
+    """Find the keys that have got a row since they were noted."""
     open_rows = sa.select(blobs.c.key).where(blobs.c.key.in_(keys), blobs.c.state != BlobState.GONE)
     return set(session.execute(open_rows).scalars())
 
 
 def standing(session: Session, video_ids: Sequence[str]) -> dict[str, Standing]:
-    """Look up the videos of these ids, which stay as they are until the transaction ends."""
+    """Look up and lock the videos of these ids until the transaction ends."""
     rows = session.execute(
         sa.select(videos.c.id, videos.c.user_id, videos.c.state, videos.c.generation)
         .where(videos.c.id.in_(video_ids))
@@ -38,7 +38,7 @@ def standing(session: Session, video_ids: Sequence[str]) -> dict[str, Standing]:
 
 
 def insert_videos(session: Session, new: Sequence[Noted]) -> None:
-    """Make pending videos of notes, and their users where there are none."""
+    """Insert pending videos for notes, and their users where missing."""
     if new:
         owners = [{"id": user_id} for user_id in sorted({alert.user_id for alert in new})]
         session.execute(insert_into(session, users).on_conflict_do_nothing(), owners)
@@ -58,7 +58,7 @@ def insert_videos(session: Session, new: Sequence[Noted]) -> None:
 
 
 def insert_blobs(session: Session, chosen: Sequence[Noted], *, state: BlobState, run_id: str) -> dict[str, int]:
-    """Make blobs of notes; return their ids by key."""
+    """Insert blobs for notes; return their ids by key."""
     if not chosen:
         return {}
     rows = session.execute(
@@ -82,7 +82,7 @@ def insert_blobs(session: Session, chosen: Sequence[Noted], *, state: BlobState,
 
 
 def begin_grace(session: Session, blob_ids: Sequence[int], grace: Grace) -> None:
-    """Let these blobs wait out a grace from now on."""
+    """Start the grace of these blobs now."""
     session.execute(
         sa.update(blobs)
         .where(blobs.c.id.in_(blob_ids))
@@ -91,7 +91,7 @@ def begin_grace(session: Session, blob_ids: Sequence[int], grace: Grace) -> None
 
 
 def publish(session: Session, chosen: Sequence[Noted], blob_ids: Mapping[str, int], run_id: str) -> None:
-    """Let the videos stand on their blobs, live."""
+    """Point the videos at their blobs, live."""
     if not chosen:
         return
     change = (

@@ -1,4 +1,4 @@
-"""Scans, and what each expects: the rows whose objects a complete listing must show."""
+"""Scans, and the rows whose objects a complete listing must contain."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -16,12 +16,12 @@ _SAMPLES_A_SHARD = 100  # keys: shards are then within some ten percent of the s
 
 
 def begin(session: Session, scan_id: str, run_id: str, started_at: datetime) -> None:
-    """Write down that a scan has begun."""
+    """Record that a scan has begun."""
     session.execute(sa.insert(scans).values(id=scan_id, run_id=run_id, started_at=started_at))
 
 
 def finish(session: Session, scan_id: str, started_at: datetime, listed: Counts, outcome: str) -> tuple[int, list[str]]:
-    """Close the scan, and drop notes of objects that are no longer there; returns what stays noted, and five keys."""
+    """Close the scan, and drop notes of objects that no longer exist; return the count of notes left, and five keys."""
     session.execute(sa.delete(orphans).where(orphans.c.last_seen_at < started_at))
     session.execute(
         sa.update(scans)
@@ -61,7 +61,7 @@ def expected_keys(session: Session, blob_ids: Sequence[int]) -> dict[int, str]:
 
 
 def stored_rows(session: Session, keys: Sequence[str], started_at: datetime) -> dict[int, str]:
-    """Find the rows at `keys` whose objects should be there, or are known to be lost, stored before a look began."""
+    """Find the rows at `keys` that were stored before the look began and whose objects should exist, or are lost."""
     states = blobs.c.state.in_((*_EXPECTED, BlobState.LOST))
     _, before = _expected(started_at)
     rows = session.execute(sa.select(blobs.c.id, blobs.c.key).where(blobs.c.key.in_(keys), states, before))
@@ -69,12 +69,12 @@ def stored_rows(session: Session, keys: Sequence[str], started_at: datetime) -> 
 
 
 def has_finished(session: Session) -> bool:
-    """Say whether any complete listing was ever brought into the catalogue."""
+    """Tell whether any complete listing was ever brought into the catalogue."""
     return bool(session.execute(sa.select(sa.exists().where(scans.c.finished_at.is_not(None)))).scalar_one())
 
 
 def boundaries(session: Session, highest: int, shards: int) -> list[str]:
-    """Choose keys that cut what the catalogue knows into `shards` parts of about the same size, from a sample by id."""
+    """Choose keys that divide the catalogue's keys into `shards` ranges of about equal size, from a sample by id."""
     if shards == 1:
         return []
     stride = max(1, highest // (_SAMPLES_A_SHARD * shards))
@@ -84,7 +84,7 @@ def boundaries(session: Session, highest: int, shards: int) -> list[str]:
 
 
 def known_objects(session: Session, keys: Sequence[str]) -> dict[str, tuple[int, str, Recorded]]:
-    """Look up the open row of each key, or else the newest of those that are gone: its id, state and object."""
+    """Look up the open row of each key, or else the newest `gone` one: its id, state and object."""
     columns = (blobs.c.key, blobs.c.id, blobs.c.state, blobs.c.size_bytes, blobs.c.etag, blobs.c.is_ours)
     rows = session.execute(
         sa.select(*columns, blobs.c.stored_at)

@@ -1,10 +1,10 @@
-"""The tables. Rows are not facts: nothing outside `store/` holds one.
+"""The tables. Nothing outside `store/` holds a row.
 
 Naming: a `*_at` is an aware UTC datetime, a `*_bytes` counts bytes, a `*_microusd` millionths of a dollar.
 States are text with a CHECK, so that a person with a SQL shell can read them.
 
-Statements are set-based and name the tables below, typed columns without rows; the classes are what a migration must
-make, and stand in the files beside this one.
+Statements are set-based and use the `Table` objects below; the classes in the files beside this one define what a
+migration must make.
 """
 
 from sqlmodel import SQLModel

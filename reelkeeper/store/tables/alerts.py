@@ -1,4 +1,4 @@
-"""What people are told: the state of each alert, the messages that wait, and the flows' signs of life."""
+"""Tables of alerts, of messages that wait to be sent, and of the flows' heartbeats."""
 
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from reelkeeper.store.tables.columns import UtcDateTime, counted, known
 
 
 class Alert(SQLModel, table=True):
-    """One thing that people were told once: a rule, of a scope, in a period, at a level."""
+    """A notification that is sent once: a rule, for a scope, in a period, at a level."""
 
     __tablename__ = "alerts"
     __table_args__ = (
@@ -44,7 +44,7 @@ class Alert(SQLModel, table=True):
 
 
 class Snooze(SQLModel, table=True):
-    """A person's word that a rule, of one scope or of all, is to stay quiet for a while."""
+    """An operator's order that a rule, for one scope or all, is silent for a while."""
 
     __tablename__ = "snoozes"
     id: str = Field(primary_key=True)
@@ -58,7 +58,7 @@ class Snooze(SQLModel, table=True):
 
 
 class OutboxRow(SQLModel, table=True):
-    """A message that is to be sent, written in the transaction of what it tells of."""
+    """A message to be sent, written in the same transaction as the change that it reports."""
 
     __tablename__ = "outbox"
     __table_args__ = (
@@ -88,7 +88,7 @@ class OutboxRow(SQLModel, table=True):
 
 
 class WebhookEndpoint(SQLModel, table=True):
-    """A server of the service's that is told of events. Its secrets sign, so they are kept as they are."""
+    """A server of the service's that gets events. Its secrets sign messages, so they are stored in clear."""
 
     __tablename__ = "webhook_endpoints"
     id: str = Field(primary_key=True)
@@ -108,7 +108,7 @@ class WebhookEndpoint(SQLModel, table=True):
 
 
 class Heartbeat(SQLModel, table=True):
-    """When a flow last succeeded, and how soon it must again."""
+    """When a flow last succeeded, and when it must succeed again."""
 
     __tablename__ = "heartbeats"
     flow: str = Field(primary_key=True)

@@ -1,4 +1,4 @@
-"""Whose videos there are, which bytes they are, how often they were viewed, and what the bucket holds beside them."""
+"""Tables of users, videos, their bytes and views, and of other objects in the bucket."""
 
 from datetime import date, datetime
 
@@ -12,7 +12,7 @@ _OPEN = "state <> 'gone' AND (state <> 'pending' OR is_ours)"  # rows that stand
 
 
 class User(SQLModel, table=True):
-    """Somebody who owns videos. An unknown tier is NULL, and keeps everything."""
+    """An owner of videos. An unknown tier is NULL, and keeps every video."""
 
     __tablename__ = "users"
     id: str = Field(primary_key=True)
@@ -23,7 +23,7 @@ class User(SQLModel, table=True):
 
 
 class VideoRow(SQLModel, table=True):
-    """A video: its public identity, and a pointer to the blob that is its bytes now."""
+    """A video: its public identity, and a pointer to the blob with its present bytes."""
 
     __tablename__ = "videos"
     __table_args__ = (
@@ -51,12 +51,12 @@ class VideoRow(SQLModel, table=True):
 
 
 class Blob(SQLModel, table=True):
-    """The bytes that are, or were, stored at a key. A key has one row that is not `gone`, and any number that are.
+    """Bytes that are, or were, stored at a key. A key has at most one row that is not `gone`, and any number that are.
 
-    Beside it, at a key of the service's, one may be `pending`: what a swap in place is about to put there.
+    Beside it, a key of the service's may have a `pending` row: the bytes that a swap in place is about to put there.
 
-    `is_ours`: Reelkeeper made the key and writes it once. Else it is the service's, which may overwrite it at any
-    time: `stored_at` is then the object's LastModified, and other bytes at the key are a new row.
+    `is_ours`: Reelkeeper made the key and writes it once. Otherwise the service may overwrite it at any time:
+    `stored_at` is then the object's LastModified, and new bytes at the key get a new row.
     """
 
     __tablename__ = "blobs"
@@ -99,7 +99,7 @@ class Blob(SQLModel, table=True):
 
 
 class BlockedBytes(SQLModel, table=True):
-    """Bytes that were taken down and are never published again. `sha256` is NULL where nobody could read them."""
+    """Bytes that were taken down and are never published again. `sha256` is NULL where they could not be read."""
 
     __tablename__ = "blocked_bytes"
     __table_args__ = (
@@ -130,9 +130,9 @@ class ViewDay(SQLModel, table=True):
 
 
 class Orphan(SQLModel, table=True):
-    """An object under the prefix that no row explains, and what the last scan would make of it.
+    """An object under the prefix without a row of `blobs`, and the last scan's verdict on it.
 
-    Ours are swept only when old and seen in scans a day apart; the service's are kept for good.
+    Objects at our keys are swept only when old and seen in scans a day apart; the service's are never deleted.
     """
 
     __tablename__ = "orphans"
@@ -156,7 +156,7 @@ class Orphan(SQLModel, table=True):
 
 
 class KeyOwner(SQLModel, table=True):
-    """What the service says of a key that does not say it itself, by `videos import --keys`."""
+    """The video and the user of a key, imported with `videos import --keys` where the key does not contain them."""
 
     __tablename__ = "key_owners"
     key: str = Field(primary_key=True)

@@ -1,4 +1,4 @@
-"""What the columns of several tables have in common."""
+"""Column types and constraints that several tables share."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
         return value.astimezone(UTC).replace(tzinfo=None) if dialect.name == "sqlite" else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  SQLAlchemy's signature
-        """Give aware UTC."""
+        """Return aware UTC."""
         return None if value is None else value.astimezone(UTC)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None] | None:
@@ -37,11 +37,11 @@ def _from_text(value: str | None) -> datetime | None:
 
 
 def known(column: str, values: type[StrEnum]) -> sa.CheckConstraint:
-    """Allow a text column the values of an enumeration, so that a person with a SQL shell can read them."""
+    """Restrict a text column to the values of an enumeration, which are readable in a SQL shell."""
     listed = ", ".join(f"'{value}'" for value in values)
     return sa.CheckConstraint(f"{column} IN ({listed})", name=f"known_{column}")
 
 
 def counted() -> sa.Column[int]:
-    """Give a primary key that the database counts up."""
+    """Make a primary key that the database counts up."""
     return sa.Column(sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True)

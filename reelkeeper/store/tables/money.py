@@ -11,7 +11,7 @@ from reelkeeper.store.tables.columns import UtcDateTime, known
 
 
 class Account(SQLModel, table=True):
-    """Where credits lie. Each user has two, `user/ID` and `held/ID`, never below zero; the house's may go below."""
+    """An account of credits. Each user has two, `user/ID` and `held/ID`, never below zero; the house's may go below."""
 
     __tablename__ = "accounts"
     __table_args__ = (
@@ -41,7 +41,7 @@ class Transfer(SQLModel, table=True):
 
 
 class Entry(SQLModel, table=True):
-    """What a transfer did to one account. The entries of a transfer sum to zero, and so do all."""
+    """The effect of a transfer on one account. The entries of a transfer sum to zero, and so do all entries."""
 
     __tablename__ = "entries"
     __table_args__ = (sa.Index("ix_entries_account", "account_id"),)
@@ -51,7 +51,7 @@ class Entry(SQLModel, table=True):
 
 
 class CreditHold(SQLModel, table=True):
-    """Credits set aside for one piece of work, until they are captured, released or expire: one of them, once."""
+    """Credits set aside for one piece of work, until exactly one of capture, release or expiry ends it."""
 
     __tablename__ = "credit_holds"
     __table_args__ = (
@@ -101,7 +101,7 @@ class Reservation(SQLModel, table=True):
 
 
 class UsageDay(SQLModel, table=True):
-    """How much of one metric was used on a UTC day. No row: unknown, which is not zero."""
+    """The usage of one metric on a UTC day. No row means unknown, which is not zero."""
 
     __tablename__ = "usage_days"
     __table_args__ = (known("metric", Metric), known("source", UsageSource))
@@ -116,10 +116,10 @@ class UsageDay(SQLModel, table=True):
 
 
 class ChargeRow(SQLModel, table=True):
-    """What one service cost on a UTC day, for one user; FOCUS's names are given to its columns on the way out.
+    """The cost of one service on a UTC day for one user; exports give its columns the names of FOCUS.
 
-    A user's rows carry list cost. The row of user "" is the residual: what free allowances, rounding and whatever
-    belongs to nobody make of it, so that `billed_nanousd` of all rows sums to the bill.
+    A user's rows have list cost. The row of user "" is the residual of free allowances, rounding and usage without an
+    owner, so that `billed_nanousd` of all rows sums to the bill.
     """
 
     __tablename__ = "charges"
@@ -138,7 +138,7 @@ class ChargeRow(SQLModel, table=True):
 
 
 class SpendDay(SQLModel, table=True):
-    """What a UTC day has cost so far, in one row, for whoever may not add up its charges at each request."""
+    """The cost of a UTC day so far, in one row, so that requests need not add up its charges."""
 
     __tablename__ = "spend_days"
     day: date = Field(primary_key=True)
@@ -147,7 +147,7 @@ class SpendDay(SQLModel, table=True):
 
 
 class JobTotalRow(SQLModel, table=True):
-    """What the jobs of a provider, a model, a tier or a user come to: spent in a period, or with "" in flight."""
+    """The total cost of the jobs of a provider, model, tier or user: spent in a period, or with "" in flight."""
 
     __tablename__ = "job_totals"
     period: str = Field(primary_key=True)  # 2026-11-26, 2026-11, or "": what is admitted and not ended
@@ -157,7 +157,7 @@ class JobTotalRow(SQLModel, table=True):
 
 
 class ForecastRow(SQLModel, table=True):
-    """What a run of `forecast_costs` said one service will cost in one month; service "" is the total."""
+    """The forecast of one service's cost in one month by a run of `forecast_costs`; service "" is the total."""
 
     __tablename__ = "forecasts"
     run_id: str = Field(primary_key=True)

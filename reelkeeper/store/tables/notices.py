@@ -1,4 +1,4 @@
-"""What the service was told of ahead: notices that a video will be retired, who has them, and requests to keep it."""
+"""Tables of notices that a video will be retired, of their deliveries, and of requests to keep a video."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from reelkeeper.store.tables.columns import UtcDateTime, counted
 
 
 class NoticeRow(SQLModel, table=True):
-    """A notice that a video will be retired. It stands until `ended_at`; of a video, one stands at a time."""
+    """A notice that a video will be retired. It is in force until `ended_at`; a video has one in force at a time."""
 
     __tablename__ = "notices"
     __table_args__ = (
@@ -35,7 +35,7 @@ class NoticeRow(SQLModel, table=True):
 
 
 class NoticeDelivery(SQLModel, table=True):
-    """A notice on its way to one endpoint: taken, or released by an operator, or neither yet."""
+    """The delivery of a notice to one endpoint: taken, released by an operator, or still open."""
 
     __tablename__ = "notice_deliveries"
     __table_args__ = (
@@ -52,7 +52,7 @@ class NoticeDelivery(SQLModel, table=True):
 
 
 class KeepRow(SQLModel, table=True):
-    """A request to keep a video, and until when it was prolonged. Each counts as one time."""
+    """A request to keep a video, and until when. Each counts as one prolongation."""
 
     __tablename__ = "keeps"
     __table_args__ = (sa.Index("ix_keeps_video", "video_id"), sa.Index("ix_keeps_until", "until"))

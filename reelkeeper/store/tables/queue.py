@@ -1,4 +1,4 @@
-"""Jobs, the cache of their videos, who may ask for them, and what the flows that steer them remember."""
+"""Tables of jobs, the cache of their videos, API tokens, and the state of control loops."""
 
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ _LEADS = f"leader_id IS NULL AND state IN ({', '.join(repr(str(state)) for state
 
 
 class JobRow(SQLModel, table=True):
-    """One generation asked for. A job whose `leader_id` is set waits for that one's video."""
+    """A requested generation. A job whose `leader_id` is set waits for that job's video."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -75,7 +75,7 @@ class JobRow(SQLModel, table=True):
 
 
 class CacheEntry(SQLModel, table=True):
-    """A request whose video can be given again. Goes with its video."""
+    """A request whose video can be given again. It is deleted with its video."""
 
     __tablename__ = "cache_entries"
     key: str = Field(primary_key=True)
@@ -89,7 +89,7 @@ class CacheEntry(SQLModel, table=True):
 
 
 class UploadRow(SQLModel, table=True):
-    """A video that somebody brings by a presigned PUT. Where it stands is what its reservation says."""
+    """A video that is uploaded by a presigned PUT. Its state is that of its reservation."""
 
     __tablename__ = "uploads"
     id: str = Field(primary_key=True)  # a digest of the user and the caller's idempotency key
@@ -104,7 +104,7 @@ class UploadRow(SQLModel, table=True):
 
 
 class ApiToken(SQLModel, table=True):
-    """Who may use the HTTP API, and for what. The token itself is not here."""
+    """A token of the HTTP API and its scopes. The token itself is not stored."""
 
     __tablename__ = "api_tokens"
     id: str = Field(primary_key=True)
@@ -118,7 +118,7 @@ class ApiToken(SQLModel, table=True):
 
 
 class PerformanceWindow(SQLModel, table=True):
-    """How the service did in a window of time, all in all or for one tier or model ("" is all of them)."""
+    """The service's performance in a window of time, overall or for one tier or model ("" is all of them)."""
 
     __tablename__ = "performance_windows"
     start_at: datetime = Field(primary_key=True, sa_type=UtcDateTime)
@@ -129,7 +129,7 @@ class PerformanceWindow(SQLModel, table=True):
 
 
 class Control(SQLModel, table=True):
-    """What a steering rule remembers from one run to the next."""
+    """The state that a control loop keeps from one run to the next."""
 
     __tablename__ = "controls"
     name: str = Field(primary_key=True)  # concurrency, dispatch

@@ -1,4 +1,4 @@
-"""What is being done, by whom, and what was done: plans, intents, leases, holds and the record."""
+"""Tables of the deployment, policies, plans, intents, leases, holds and the audit record."""
 
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from reelkeeper.store.tables.columns import UtcDateTime, counted
 
 
 class Deployment(SQLModel, table=True):
-    """The one row that says which deployment this store is, and whether changes are frozen."""
+    """The single row with the deployment's id, and whether changes are frozen."""
 
     __tablename__ = "deployment"
     id: str = Field(primary_key=True)
@@ -27,7 +27,7 @@ class Deployment(SQLModel, table=True):
 
 
 class PolicyVersion(SQLModel, table=True):
-    """All policies as somebody applied them. Rows are never changed: money and promises refer to them."""
+    """All policies as applied by somebody. Rows are never changed: money and promises refer to them."""
 
     __tablename__ = "policy_versions"
     version: int = Field(primary_key=True)
@@ -39,7 +39,7 @@ class PolicyVersion(SQLModel, table=True):
 
 
 class Operation(SQLModel, table=True):
-    """A write-ahead intent: what a run is about to do outside the store, so that a later run can finish or undo it."""
+    """A write-ahead intent: what a run is about to change outside the store, for a later run to finish or undo."""
 
     __tablename__ = "operations"
     __table_args__ = (
@@ -99,7 +99,7 @@ class PlanRow(SQLModel, table=True):
 
 
 class VerdictRow(SQLModel, table=True):
-    """One verdict of a plan that is not "keep", with what became of it. Kept videos are counted in the plan."""
+    """One verdict of a plan that is not "keep", with its outcome. Kept videos are counted in the plan."""
 
     __tablename__ = "verdicts"
     plan_id: str = Field(primary_key=True, foreign_key="plans.id")
@@ -120,7 +120,7 @@ class VerdictRow(SQLModel, table=True):
 
 
 class CrfSearchRow(SQLModel, table=True):
-    """What one search for a CRF met and cost, whatever came of it; later ones begin where it ended."""
+    """The result and cost of one CRF search, whatever its outcome; later searches begin where it ended."""
 
     __tablename__ = "crf_searches"
     __table_args__ = (sa.Index("ix_crf_searches_encoder", "encoder", "id"), sa.Index("ix_crf_searches_run", "run_id"))
@@ -155,7 +155,7 @@ class LeaseRow(SQLModel, table=True):
 
 
 class Hold(SQLModel, table=True):
-    """A person's word that a user's videos, or one video, stay. Beats every rule."""
+    """An order to keep a user's videos, or one video. It beats every rule."""
 
     __tablename__ = "holds"
     __table_args__ = (
@@ -176,8 +176,8 @@ class Hold(SQLModel, table=True):
 class AuditEvent(SQLModel, table=True):
     """One line of the append-only, hash-chained record of everything that was done to a customer's data.
 
-    `seal` is over `salt` and all that may be personal: `video_id`, `user_id` and `detail`. Without a salt it was
-    erased: `user_id` is a pseudonym then, and of `detail` the figures are left.
+    `seal` is over `salt` and all that may be personal: `video_id`, `user_id` and `detail`. An erased event has no salt:
+    its `user_id` is a pseudonym, and of `detail` only the figures are left.
     """
 
     __tablename__ = "audit_events"

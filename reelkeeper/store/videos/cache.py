@@ -1,7 +1,7 @@
 """The cache of videos by request: look up, insert, prune by a plan, and drop with the video.
 
-An entry names a video and holds no bytes. It is given only while its video is live, asked in the statement that counts
-the hit, so a video that was retired a moment ago is never given.
+An entry names a video and holds no bytes. It is used only while its video is live, which the statement that counts the
+hit checks, so a video that was just retired is never returned.
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,7 +53,7 @@ _TAKE_FOR = _TAKE.values(expires_at=Clock(sa.bindparam("ttl_seconds", type_=sa.F
 
 
 def take(session: Session, key: str, ttl_seconds: int | None) -> str | None:
-    """Give the id of the live video that answers `key`, count the hit and begin its time anew; None without one."""
+    """Return the id of the live video for `key`, count the hit and restart its time to live; None without one."""
     if ttl_seconds is None:
         return session.execute(_TAKE.values(expires_at=None), {"wanted": key}).scalar_one_or_none()
     return session.execute(_TAKE_FOR, {"wanted": key, "ttl_seconds": ttl_seconds}).scalar_one_or_none()
@@ -62,7 +62,7 @@ def take(session: Session, key: str, ttl_seconds: int | None) -> str | None:
 def insert(
     session: Session, key: str, video_id: str, *, user_id: str | None, cost_microusd: int, ttl_seconds: int | None
 ) -> None:
-    """Take in a video that was made for `key`; `user_id` None shares it."""
+    """Insert a video that was made for `key`; `user_id` None shares it."""
     about = {
         "video_id": video_id,
         "user_id": user_id,
@@ -84,7 +84,7 @@ def drop(session: Session, video_ids: Sequence[str]) -> int:
 
 
 def stream(session: Session) -> Iterator[CacheItem]:
-    """Give the entries, with how often their requests were recorded."""
+    """Stream the entries, with how often their requests were recorded."""
     rows = session.execute(
         sa.select(*_ITEM).select_from(
             cache_entries.join(videos, videos.c.id == cache_entries.c.video_id)
@@ -97,7 +97,7 @@ def stream(session: Session) -> Iterator[CacheItem]:
 
 
 def requests(session: Session) -> Iterator[RequestTime]:
-    """Give the recorded requests that got a video; those for the same key stand together, in the order of time."""
+    """Stream the recorded requests that got a video, grouped by key, in the order of time."""
     rows = session.execute(
         sa.select(jobs.c.cache_key, jobs.c.created_at).where(_ANSWERED).order_by(jobs.c.cache_key, jobs.c.created_at),
         execution_options={"yield_per": _BATCH},

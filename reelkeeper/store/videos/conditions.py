@@ -1,6 +1,6 @@
-"""What must hold at the moment of a change, as SQL: each compare-and-set repeats these in its own WHERE.
+"""Conditions that must hold at the moment of a change, as SQL: each compare-and-set repeats them in its own WHERE.
 
-A plan is an opinion of the past. The UPDATE that acts on it asks again, inside the database, in one statement.
+A plan may be out of date. The UPDATE that acts on it checks again, inside the database, in one statement.
 """
 
 from collections.abc import Sequence
@@ -69,19 +69,19 @@ def not_viewed_since(moment: datetime | sa.ColumnElement[datetime]) -> Condition
 
 
 def stands(row: sa.FromClause = blobs) -> Condition:
-    """Say in SQL that a row is of what is stored at its key, not of what a swap in place is about to put there."""
+    """Say in SQL that a row describes the bytes stored at its key, not those that a swap in place will put there."""
     return sa.or_(row.c.state != BlobState.PENDING, row.c.is_ours)
 
 
 def has_open_row(key: sa.ColumnElement[str], but_for: sa.ColumnElement[int]) -> Condition:
-    """Say in SQL that another row than `but_for` stands for what is stored at `key`: at most one that is not `gone`."""
+    """Say in SQL that a row other than `but_for` describes the object at `key`: at most one is not `gone`."""
     other = blobs.alias("open_row")
     is_open = sa.and_(other.c.state != BlobState.GONE, stands(other))
     return sa.exists().where(other.c.key == key, other.c.id != but_for, is_open)
 
 
 def claim_timed_out(at: datetime) -> Condition:
-    """Say in SQL that a purge had claimed the blob, and is over by the database clock `at`: it can delete no more."""
+    """Say in SQL that a purge claimed the blob, and can no longer delete it by the database clock `at`."""
     return sa.and_(
         blobs.c.state == BlobState.DELETING,
         # guard purge.claim_timeout: a claim is taken back, and the video restored, while its run may still delete
@@ -90,11 +90,11 @@ def claim_timed_out(at: datetime) -> Condition:
 
 
 def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
-    """Say in SQL that the blob has waited out its grace and nothing speaks for it, by the database clock `at`.
+    """Say in SQL that the blob's grace is over and nothing keeps it, by the database clock `at`.
 
     A replaced blob goes while its video lives on by another blob; a retired video's own blob goes only when its user
     has deleted it, or nobody has viewed the video for one grace. A lost video keeps every blob that is left of it.
-    Without `service_keys`, what stands at keys of the service's stays.
+    Without `service_keys`, objects at the service's keys stay.
     """
     viewed_before = by_owner(at - timedelta(days=grace.days), at - timedelta(days=grace.service_days))
     replaced = sa.and_(
@@ -133,17 +133,17 @@ _Key = TypeVar("_Key", str, sa.ColumnElement[str])
 
 
 def replaced_by(key: _Key) -> _Key:
-    """Say why bytes were retired that those at `key` took the place of; of a column, in SQL."""
+    """Give the reason for retiring bytes that those at `key` replaced; for a column, in SQL."""
     return "replaced by " + key
 
 
 def replaced_in_place(key: _Key, generation: _Key) -> _Key:
-    """Say the same of bytes that were copied aside, before those of this generation took their place at `key`."""
+    """Give the reason for retiring bytes that were copied aside before this generation replaced them at `key`."""
     return replaced_by(key) + " in place, generation " + generation
 
 
 def retired(at: datetime, grace: Grace, reason: str | sa.ScalarSelect[str | None]) -> dict[str, Any]:
-    """Return the values for an UPDATE of blobs that are retired at `at`, by the database's clock."""
+    """Return the values of an UPDATE that retires blobs at `at`, by the database's clock."""
     return {
         "state": BlobState.RETIRED,
         "retired_at": at,
@@ -153,12 +153,12 @@ def retired(at: datetime, grace: Grace, reason: str | sa.ScalarSelect[str | None
 
 
 def after_grace(at: datetime, grace: Grace) -> sa.ColumnElement[datetime]:
-    """Return in SQL when a blob's grace is over that begins at `at`: it depends on whose key it is."""
+    """Return in SQL the end of a grace that begins at `at`: it depends on whose key the blob has."""
     return by_owner(at + timedelta(days=grace.days), at + timedelta(days=grace.service_days))
 
 
 def by_owner(ours: datetime, the_services: datetime) -> sa.ColumnElement[datetime]:
-    """Return in SQL one of two moments, by whose key a blob stands at."""
+    """Return in SQL one of two moments, depending on whether the blob's key is ours or the service's."""
     typed = blobs.c.purge_after.type
     # guard purge.service_grace: bytes at keys of the service's go after the shorter grace
     return sa.case((blobs.c.is_ours, sa.literal(ours, typed)), else_=sa.literal(the_services, typed))

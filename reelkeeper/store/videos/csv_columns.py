@@ -1,4 +1,4 @@
-"""Lines of a CSV file as values, or as problems that name line, column and value."""
+"""Read the lines of a CSV file as values, or as problems that name line, column and value."""
 
 import csv
 import re
@@ -16,14 +16,14 @@ Columns = Mapping[str, Callable[[str], Any]]
 
 
 class CsvLine(NamedTuple):
-    """A line that was understood, with its number in the file."""
+    """A valid line, with its number in the file."""
 
     number: int
     values: dict[str, Any]
 
 
 class Problem(NamedTuple):
-    """A field that was not understood."""
+    """An invalid field."""
 
     line: int
     column: str
@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
 
 def whole_lines(lines: Iterable[str], columns: Columns, optional: Columns | None = None) -> Iterator[CsvLine | Problem]:
-    """Read `lines`, of which the first names the columns, field by field. Columns not asked for are ignored."""
+    """Read `lines` field by field; the first names the columns. Unknown columns are ignored."""
     reader = csv.DictReader(lines, strict=True)
     try:
         found = reader.fieldnames or ()
@@ -66,14 +66,14 @@ def _fields(number: int, row: Mapping[str, str | None], wanted: Columns) -> Iter
 
 
 def identifier(text: str) -> str:
-    """Take the id of a user or a video, as it can stand in a key."""
+    """Read the id of a user or a video, which must be valid in a key."""
     if not _ID.fullmatch(text):
         raise ValueError("is no id: up to 128 letters, digits, dots, dashes and underscores, not beginning with a dot")
     return text
 
 
 def moment(text: str) -> datetime | None:
-    """Take a time with a zone, or nothing."""
+    """Read a time with a zone, or nothing."""
     if not text:
         return None
     try:
@@ -86,7 +86,7 @@ def moment(text: str) -> datetime | None:
 
 
 def day(text: str) -> date:
-    """Take a day."""
+    """Read a day."""
     try:
         return date.fromisoformat(text)
     except ValueError:
@@ -94,14 +94,14 @@ def day(text: str) -> date:
 
 
 def tag(text: str) -> str | None:
-    """Take a video's tag, or none."""
+    """Read a video's tag, or none."""
     if text and not _TAG.fullmatch(text):
         raise ValueError("is no tag: up to 64 letters, digits, dots, dashes and underscores, a letter or digit first")
     return text or None
 
 
 def views(text: str) -> int:
-    """Take a number of views."""
+    """Read a number of views."""
     if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) or int(text) > _MAX_VIEWS:
         raise ValueError(f"is no number of views from 0 to {_MAX_VIEWS:,}")
     return int(text)

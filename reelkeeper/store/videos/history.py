@@ -1,7 +1,7 @@
-"""The catalogue as it was on a past day, and all that was recorded since: what a policy is tried on.
+"""The catalogue as it was on a past day, and all that was recorded since, for simulations of a policy.
 
-Rows are kept for good, so a video that was retired or deleted since is there as it was. What is not kept is told apart:
-tiers, holds and requests to keep are those of now, and of bytes that the service wrote anew only the last are known.
+Rows are never deleted, so a video that was retired or deleted since is included as it was. Not all history is kept:
+tiers, holds and requests to keep are today's, and of bytes that the service overwrote only the last are known.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ class Removal(StrEnum):
 
 
 class PastVideo(NamedTuple):
-    """A video as it was at the start, or when it was uploaded after that. Its `views` are unknown here."""
+    """A video as it was at the start, or at its later upload. Its `views` are unknown here."""
 
     video: Video
     is_ours: bool  # of its key: it decides about the grace
@@ -40,7 +40,7 @@ class PastVideo(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Some videos, those of one user in a row, and their daily views: place among the videos, ordinal of the day."""
+    """Some videos, grouped by user, and their daily views: index of the video, ordinal of the day."""
 
     videos: list[PastVideo]
     places: list[int]
@@ -60,9 +60,9 @@ def replay(
 ) -> Iterator[Batch]:
     """Stream the videos that were live at `removed_since` or uploaded until `today`, with their views since a day.
 
-    They have the bytes that they had at `start`. All moments are midnights but `now`: a video created after it has a
-    wrong clock, and is there from the start. Lost videos are left out. `at_once` videos are in memory. Read
-    it inside `engine.reading`.
+    They have the bytes that they had at `start`. All moments but `now` are midnights: a video created after `now` has a
+    wrong clock, and counts from the start. Lost videos are left out. `at_once` videos are in memory at a time. Read it
+    inside `engine.reading`.
     """
     held_videos, held_users = _held(session, "video"), _held(session, "user")
     until = sa.select(keeps.c.video_id, sa.func.max(keeps.c.until)).group_by(keeps.c.video_id)
@@ -168,7 +168,7 @@ _REMOVALS = {**dict.fromkeys(BY_ITS_USER, Removal.USER), TAKEN_DOWN: Removal.TAK
 
 
 def leaving_by_day(session: Session, start: datetime) -> dict[date, int]:
-    """Add up the bytes that were retired before `start` and still stored then, by the day on which their grace ends."""
+    """Sum the bytes that were retired before `start` and still stored then, by the day on which their grace ends."""
     day = sa.func.date(blobs.c.purge_after, type_=sa.Date())
     states = (BlobState.RETIRED, BlobState.DELETING, BlobState.GONE)
     rows = session.execute(
@@ -180,12 +180,12 @@ def leaving_by_day(session: Session, start: datetime) -> dict[date, int]:
 
 
 def unexplained_bytes(session: Session) -> int:
-    """Add up the objects that no row explains."""
+    """Sum the bytes of objects without a row of `blobs`."""
     return int(session.execute(sa.select(sa.func.coalesce(sa.func.sum(orphans.c.size_bytes), 0))).scalar_one())
 
 
 def oldest(session: Session) -> date | None:
-    """Give the day of the oldest video; None where no age is known."""
+    """Find the day of the oldest video; None where no age is known."""
     first: date | None = session.execute(
         sa.select(sa.func.min(sa.func.date(videos.c.created_at, type_=sa.Date())))
     ).scalar()
@@ -193,7 +193,7 @@ def oldest(session: Session) -> date | None:
 
 
 def _held(session: Session, scope: str) -> dict[str, datetime]:
-    """Read until when each subject is held, of the holds that nobody has released."""
+    """Read until when each subject is held, by holds that were not released."""
     found: dict[str, datetime] = {}
     held = sa.select(holds.c.subject, holds.c.expires_at).where(holds.c.scope == scope, holds.c.released_at.is_(None))
     for subject, expires_at in session.execute(held):
@@ -202,7 +202,7 @@ def _held(session: Session, scope: str) -> dict[str, datetime]:
 
 
 def _put_back(session: Session, found: list[PastVideo], replaced: dict[str, int], start: datetime) -> None:
-    """Give videos whose bytes were replaced since the bytes that they had at `start`, or at first."""
+    """Give videos whose bytes were replaced the bytes that they had at `start`, or at first."""
     rows = session.execute(
         sa.select(
             blobs.c.video_id,

@@ -15,7 +15,7 @@ from reelkeeper.store.tables import blobs, holds, users, videos
 class HoldTerms(NamedTuple):
     """Terms of a hold: on a "video" or "user", until `expires_at`, None: until released.
 
-    One that `is_legal` keeps the bytes of what is taken down, too.
+    A hold that `is_legal` also keeps the bytes of a video that is taken down.
     """
 
     scope: str
@@ -41,13 +41,13 @@ class Hold:
 
 
 def is_known(session: Session, scope: str, subject: str) -> bool:
-    """Whether the catalogue knows the user or video that is to be held."""
+    """Whether the catalogue knows the user or video to be held."""
     table = {"user": users, "video": videos}[scope]
     return bool(session.execute(sa.select(table.c.id).where(table.c.id == subject)).scalar())
 
 
 def place(session: Session, hold_id: str, terms: HoldTerms) -> tuple[bool, int]:
-    """Write a hold, unless it is there; say whether it is new, and how many blobs are past the point of no return."""
+    """Insert a hold, unless it exists; return whether it is new, and how many blobs are being deleted already."""
     new = insert_into(session, holds).values(id=hold_id, created_at=now(session), **terms._asdict())
     is_new = session.execute(new.on_conflict_do_nothing().returning(holds.c.id)).scalar() is not None
     owner = videos.c.user_id if terms.scope == "user" else videos.c.id

@@ -1,10 +1,10 @@
-"""Bring in what only the service knows, from CSV: users' tiers, videos' ages, and daily views.
+"""Import what only the service knows from CSV: users' tiers, videos' ages, and daily views.
 
     id,tier,created_at             users   (tier: one of the policies, or empty for unknown)
     id,user_id,created_at,tag      videos  (those that `sync_catalog` has found; tag may be missing)
     video_id,day,views,viewed_at   views   (viewed_at may be missing)
 
-Times are ISO 8601 with a zone. Every line is checked before the transaction ends: a bad one, and nothing has changed.
+Times are ISO 8601 with a zone. Every line is checked before the transaction ends: one bad line, and nothing changes.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ _VIEWS: Columns = {"video_id": identifier, "day": day, "views": views}
 
 
 class Imported(NamedTuple):
-    """How many lines were taken in, and how many named a video that the catalogue does not have."""
+    """The number of lines imported, and of those whose video the catalogue does not have."""
 
     lines: int
     skipped: int = 0
@@ -54,7 +54,7 @@ class Imported(NamedTuple):
 def import_users(engine: sa.Engine, lines: Iterable[str], known_tiers: Callable[[Any], Collection[str]]) -> Imported:
     """Add users, or set the tier and creation time of those that are there; an empty time leaves the old one.
 
-    `known_tiers` names the tiers in force, and sees to it that they stay so until the transaction ends.
+    `known_tiers` returns the names of the tiers in force, and locks them until the transaction ends.
 
     Raises InputRefused, with nothing changed, naming line, column and value of each bad field.
     """
@@ -79,7 +79,7 @@ def import_users(engine: sa.Engine, lines: Iterable[str], known_tiers: Callable[
 
 
 def import_videos(engine: sa.Engine, lines: Iterable[str], *, skip_unknown: bool = False) -> Imported:
-    """Set the creation time of videos, which must belong to the user named, and their tags; what is empty stays.
+    """Set the creation time and tag of videos, which must belong to the user named; an empty field changes nothing.
 
     Raises InputRefused for a video of another user, and for an unknown one unless `skip_unknown`.
     """
@@ -109,11 +109,11 @@ def import_videos(engine: sa.Engine, lines: Iterable[str], *, skip_unknown: bool
 def import_views(
     engine: sa.Engine, lines: Iterable[str], *, complete: bool = False, skip_unknown: bool = False
 ) -> Imported:
-    """Set how often videos were viewed on a day, in place of what was known of it.
+    """Set how often videos were viewed on a day, in place of earlier figures for it.
 
     A video counts as last viewed at its `viewed_at`, or else at the end of the day. With `complete`, the days in the
-    file are marked as wholly recorded. Raises InputRefused, also for a video named twice on a day (a split count would
-    be lost), and for a day marked complete that is not over.
+    file are marked as completely recorded. Raises InputRefused, also for a video named twice on a day (a split count
+    would be lost), and for a day marked complete that is not over.
     """
     days: set[date] = set()
     seen: set[int] = set()
@@ -149,7 +149,7 @@ def import_views(
 
 
 def mark_complete(engine: sa.Engine, days: Iterable[date]) -> None:
-    """Say that all views of these UTC days are recorded: what has none then had none. Raises InputRefused."""
+    """Mark these UTC days as completely recorded: a video without views then had none. Raises InputRefused."""
     wanted = set(days)
     with transaction(engine, "import.days") as session:
         today = now(session).date()
@@ -165,7 +165,7 @@ _Finish = Callable[[Session, list[Problem]], None]
 def import_lines(
     engine: sa.Engine, name: str, parsed: Iterator[CsvLine | Problem], take: _Take, finish: _Finish | None = None
 ) -> Imported:
-    """Hand good lines to `take`, a batch at a time in one transaction. Raises InputRefused if anything is wrong."""
+    """Pass valid lines to `take`, in batches, in one transaction. Raises InputRefused if any line is invalid."""
     problems: list[Problem] = []
     taken = skipped = 0
     with transaction(engine, name) as session:
@@ -214,7 +214,7 @@ def _move_last_viewed(session: Session, known: Sequence[CsvLine]) -> None:
 
 
 def set_complete(session: Session, days: Iterable[date]) -> None:
-    """Mark days as wholly recorded in a transaction of the caller's, who knows that they are over."""
+    """Mark days as completely recorded, in the transaction of the caller, who knows that they are over."""
     rows: list[Mapping[str, date]] = [{"day": item} for item in sorted(days)]
     if rows:
         session.execute(insert_into(session, view_days).on_conflict_do_nothing(), rows)

@@ -1,4 +1,4 @@
-"""Write-ahead intents as rows: a pending blob and the open operation that announces it, which ends once."""
+"""Write-ahead intents as rows: a pending blob, and the open operation that announces it and ends once."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +43,7 @@ def announce(
 ) -> Intent:
     """Write the pending blob and the open operation; the caller's transaction commits them.
 
-    `aside` is the copy of the bytes that stand at the blob's key, and makes it an intent in place.
+    `aside` is the copy of the bytes that are stored at the blob's key, and makes it an intent in place.
 
     The blob's ETag is announced too: a single PUT has the MD5 of its bytes, so that an abandoned one can be purged.
     A second open operation on the same video breaks a unique index: IntegrityError, and nothing is written.
@@ -65,7 +65,7 @@ def _insert(session: Session, blob: dict[str, Any], run_id: str) -> int:
 
 
 def adopt(session: Session, blob_id: int, known: dict[str, Any], operation: dict[str, Any]) -> Intent:
-    """Announce as `announce` does, for a pending blob that somebody else has put and of which all is `known` by now."""
+    """Announce, as `announce` does, a pending blob that somebody else has put and whose object is `known`."""
     session.execute(
         sa.update(blobs)
         .where(blobs.c.id == blob_id, blobs.c.state == BlobState.PENDING)
@@ -133,7 +133,7 @@ def source_object(session: Session, intent: Intent) -> tuple[str, Recorded]:
 
 
 def move_pointer(session: Session, intent: Intent) -> bool:
-    """Let the video stand on the new blob, unless it was held, replaced or retired meanwhile."""
+    """Point the video at the new blob, unless it was held, replaced or retired in the meantime."""
     first = intent.old_blob_id is None
     return bool(
         changed(
@@ -193,7 +193,7 @@ def close(session: Session, intent: Intent, *, published: bool, outcome: str, gr
 
 
 def retire_old(session: Session, intent: Intent, grace: Grace) -> None:
-    """Retire the blob that the video stood on before."""
+    """Retire the blob that the video used before."""
     session.execute(
         sa.update(blobs)
         .where(blobs.c.id == intent.old_blob_id, blobs.c.state == BlobState.LIVE)

@@ -1,8 +1,8 @@
-"""What the service says of keys that do not say it themselves, from CSV, and the video that is at a key.
+"""Import the video and user of keys that do not contain them, from CSV, and find the video at a key.
 
     key,video_id,user_id,created_at   (all but the key may be empty, or have no column)
 
-A key as the bucket has it, with the prefix. It may come before or after `sync_catalog`.
+A key is that of the bucket, with the prefix. The import may run before or after `sync_catalog`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,10 +25,10 @@ _SAID: Columns = {"video_id": _perhaps, "user_id": _perhaps, "created_at": momen
 
 
 def import_keys(engine: sa.Engine, lines: Iterable[str], check: Callable[[str], str]) -> Imported:
-    """Take in whose each key is, for the next `sync_catalog`, in place of what was said of it before.
+    """Import the owner of each key, for the next `sync_catalog`, in place of an earlier import.
 
-    What is adopted stays whose it is: its video gets the creation time, and a line that names another user is skipped.
-    `check` gives a key back, or raises ValueError. Raises InputRefused, also for a key that is named twice.
+    An adopted video keeps its owner: it gets the creation time, and a line that names another user is skipped. `check`
+    returns a valid key, or raises ValueError. Raises InputRefused, also for a key that is named twice.
     """
     seen: set[int] = set()
 
@@ -55,19 +55,19 @@ def import_keys(engine: sa.Engine, lines: Iterable[str], check: Callable[[str], 
 
 
 def video_at(session: Session, key: str) -> str | None:
-    """Name the video whose bytes are, or were last, at `key`."""
+    """Find the video whose bytes are, or were last, at `key`."""
     found = _adopted(session, [key]).get(key)
     return found[0] if found else None
 
 
 def noted_at(session: Session, key: str) -> AdoptionVerdict | None:
-    """Say what the last scan made of the object at `key`, which no row explains; None where there is none."""
+    """Read the last scan's verdict on the object at `key`, which has no row of `blobs`; None where there is none."""
     verdict = session.execute(sa.select(orphans.c.verdict).where(orphans.c.key == key)).scalar()
     return AdoptionVerdict(verdict) if verdict else None
 
 
 def _adopted(session: Session, keys: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Find the video at each of `keys`, and whose it is: of several rows of a key the last counts."""
+    """Find the video at each of `keys`, and its user: of several rows of a key the last counts."""
     rows = session.execute(
         sa.select(blobs.c.key, videos.c.id, videos.c.user_id)
         .join(videos, videos.c.id == blobs.c.video_id)

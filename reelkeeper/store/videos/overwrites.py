@@ -1,4 +1,4 @@
-"""Rows whose bytes the service has overwritten at keys of its own, and the videos that stand on the new ones."""
+"""Rows whose bytes the service has overwritten at its own keys, and the videos that the new bytes belong to."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,7 +16,7 @@ _SETTLED = (BlobState.LIVE, BlobState.RETIRED, BlobState.LOST, BlobState.GONE)
 
 
 class Overwritten(NamedTuple):
-    """A row whose bytes are no longer the ones that are stored at its key, and the video that stands on it."""
+    """A row whose bytes are no longer stored at its key, and its video."""
 
     blob_id: int
     video_id: str
@@ -26,7 +26,7 @@ class Overwritten(NamedTuple):
 
 
 def find_overwritten(session: Session, found: Mapping[int, StoredObject], claim_token: int | None) -> list[Overwritten]:
-    """List those rows of `found` that must give way, in the order in which the service stored the new objects."""
+    """List those rows of `found` that are overwritten, in the order in which the service stored the new objects."""
     rows = session.execute(
         sa.select(
             blobs.c.id,
@@ -128,7 +128,7 @@ def publish(session: Session, overwrite: Overwritten, at: datetime, *, run_id: s
 
 
 def _own_puts(session: Session, found: Mapping[int, StoredObject]) -> set[int]:
-    """Find those rows at whose keys stands what an open intent in place has put there, or put back."""
+    """Find those rows whose keys hold the bytes that an open intent in place has put there, or put back."""
     new = blobs.alias("new")
     rows = session.execute(
         sa.select(

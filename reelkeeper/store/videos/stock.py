@@ -1,4 +1,4 @@
-"""What is stored at this moment: bytes of live videos by age and tier, and bytes that wait out their grace."""
+"""Sum the bytes stored now: those of live videos by age and tier, and those that wait out their grace."""
 
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
@@ -20,7 +20,7 @@ AGES: Final = (*(label for _, label in _AGES), _OLDER, _UNKNOWN)
 
 
 class Stock(NamedTuple):
-    """How much is stored of one age and tier. `tier` is "unknown" where the catalogue has none."""
+    """The bytes stored of one age and tier. `tier` is "unknown" where the catalogue has none."""
 
     age: str
     tier: str
@@ -29,7 +29,7 @@ class Stock(NamedTuple):
 
 
 class InGrace(NamedTuple):
-    """What waits to be purged: so many blobs and bytes, the first of them from `next_at` on."""
+    """The number and bytes of blobs that wait to be purged, the first of them from `next_at` on."""
 
     objects: int
     size_bytes: int
@@ -37,7 +37,7 @@ class InGrace(NamedTuple):
 
 
 def by_age_and_tier(session: Session, as_of: datetime) -> list[Stock]:
-    """Add up the live videos by age at `as_of` and by the tier of their owners, the youngest first."""
+    """Sum the live videos by age at `as_of` and by their owners' tier, the youngest first."""
     age = sa.case(
         (videos.c.created_at.is_(None), _UNKNOWN),
         *((videos.c.created_at >= as_of - timedelta(days=days), label) for days, label in _AGES),
@@ -57,7 +57,7 @@ def by_age_and_tier(session: Session, as_of: datetime) -> list[Stock]:
 
 
 def in_grace(session: Session) -> InGrace:
-    """Add up what is retired and not purged yet: it is stored, and paid for."""
+    """Sum the blobs that are retired and not purged yet: they are stored, and paid for."""
     row = session.execute(
         sa.select(
             sa.func.count(), sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0), sa.func.min(blobs.c.purge_after)
@@ -67,7 +67,7 @@ def in_grace(session: Session) -> InGrace:
 
 
 def by_state(session: Session) -> dict[str, tuple[int, int]]:
-    """Count the videos in each state, and add up their present bytes."""
+    """Count the videos in each state, and sum their present bytes."""
     rows = session.execute(
         sa.select(videos.c.state, sa.func.count(), sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0))
         .select_from(videos.outerjoin(blobs, blobs.c.id == videos.c.blob_id))

@@ -1,4 +1,4 @@
-"""Uploads: what a video that is put anew stands on, and those that somebody puts by a presigned URL."""
+"""Uploads: the state of a video that is uploaded or replaced, and uploads by a presigned URL."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -37,7 +37,7 @@ _WHOLE = sa.select(
 
 
 class Current(NamedTuple):
-    """What the catalogue knows of a video that somebody uploads."""
+    """The catalogue's record of a video that is being uploaded."""
 
     user_id: str
     state: str
@@ -46,19 +46,19 @@ class Current(NamedTuple):
 
     @property
     def never_came(self) -> bool:
-        """Whether its first upload never came to be, so that its id is free for another of the same user."""
+        """Whether its first upload failed, so that its id is free for another of the same user."""
         return self.state == VideoState.GONE and self.blob_id is None
 
 
 def current(session: Session, video_id: str, *, locked: bool) -> Current | None:
-    """Find what a video stands on; `locked`, it stays so until the transaction ends."""
+    """Find a video's present bytes; with `locked`, lock it until the transaction ends."""
     query = sa.select(*(videos.c[name] for name in Current._fields)).where(videos.c.id == video_id)
     row = session.execute(query.with_for_update() if locked else query).one_or_none()
     return Current._make(row) if row else None
 
 
 def add_pending(session: Session, video: Incoming) -> None:
-    """Make the row of a new video, whose first bytes are still to come."""
+    """Insert a new video, whose first bytes are still to come."""
     session.execute(
         sa.insert(videos).values(
             id=video.video_id,
@@ -73,17 +73,17 @@ def add_pending(session: Session, video: Incoming) -> None:
 
 
 def make_pending(session: Session, video_id: str, **values: datetime | str | None) -> None:
-    """Let a video whose first upload never came to be wait for another one."""
+    """Make a video whose first upload failed wait for another one."""
     session.execute(sa.update(videos).where(videos.c.id == video_id).values(state=VideoState.PENDING, **values))
 
 
 def add_user(session: Session, user_id: str) -> None:
-    """Make the row of a user, of whom nothing else is known."""
+    """Insert a user of whom nothing else is known."""
     session.execute(sa.insert(users).values(id=user_id))
 
 
 def find(session: Session, upload_id: str) -> Upload | None:
-    """Find an upload as it stands."""
+    """Find an upload."""
     row = session.execute(_WHOLE.where(uploads.c.id == upload_id)).one_or_none()
     return Upload._make(row) if row else None
 
@@ -119,7 +119,7 @@ def begin(session: Session, upload: Upload) -> Upload:
 
 
 def refuse(session: Session, upload: Upload, why: str, grace: Grace) -> None:
-    """Retire what was put, and note why it is no video."""
+    """Retire the uploaded bytes, and record why they are not a video."""
     gone = retired(now(session), grace, "an upload that was refused")
     pending = sa.and_(blobs.c.id == upload.blob_id, blobs.c.state == BlobState.PENDING)
     session.execute(sa.update(blobs).where(pending).values(**gone))
@@ -127,10 +127,10 @@ def refuse(session: Session, upload: Upload, why: str, grace: Grace) -> None:
 
 
 def release(session: Session, reservation_ids: Sequence[str]) -> None:
-    """End the blobs of uploads whose reservations have expired: their URLs have, so nothing can be put any more.
+    """End the blobs of uploads whose reservations have expired: so have their URLs, and nothing can be put any more.
 
-    Whether something was put is not known here. A row that is gone expects nothing, so that uploads which were begun
-    and never put look like no loss; and `sync_catalog` retires what it finds stored of such a row.
+    Whether anything was put is not known here. A `gone` row expects no object, so an upload that was begun and never
+    put does not look like a loss; and `sync_catalog` retires any object that it finds of such a row.
     """
     theirs = sa.select(uploads.c.blob_id).where(uploads.c.reservation_id.in_(reservation_ids))
     session.execute(

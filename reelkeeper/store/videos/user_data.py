@@ -1,4 +1,4 @@
-"""All that the store holds of one user, table by table, for a copy that the user may take away."""
+"""Export all that the store holds of one user, table by table."""
 
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
@@ -32,7 +32,7 @@ _BATCH: Final = 1_000
 
 
 class StoredVideo(NamedTuple):
-    """The present bytes of a video, which are stored."""
+    """The present, stored bytes of a video."""
 
     video_id: str
     key: str
@@ -89,7 +89,7 @@ TABLES: Final = tuple(_tables(""))
 
 
 def rows(session: Session, user_id: str) -> Iterator[tuple[str, Iterator[Mapping[str, Any]]]]:
-    """Give each table with the rows that are about this user, as values that JSON has; rows are streamed."""
+    """Stream, by table, the rows about this user, as JSON values."""
     for name, query in _tables(user_id).items():
         found = session.execute(query, execution_options={"yield_per": _BATCH})
         yield name, ({key: _plain(value) for key, value in row.items()} for row in found.mappings())
@@ -103,7 +103,7 @@ def images(session: Session, user_id: str) -> list[str]:
 
 
 def stored_videos(session: Session, user_id: str, after: str, limit: int) -> list[StoredVideo]:
-    """List the next videos of this user behind `after` whose bytes are stored: live, or waiting out their grace."""
+    """List the next videos of this user after the id `after` with stored bytes: live, or waiting out their grace."""
     wanted = (
         sa.select(videos.c.id, blobs.c.key, blobs.c.size_bytes, blobs.c.etag)
         .join(blobs, blobs.c.id == videos.c.blob_id)

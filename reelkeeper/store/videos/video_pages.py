@@ -1,4 +1,4 @@
-"""What people look up: saved plans and what became of them, and every object of a video."""
+"""Pages for people: saved plans and their outcomes, and every object of a video."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class PlanLine(NamedTuple):
 
 
 class PlanItem(NamedTuple):
-    """One item of a plan, and what became of it. `outcome` is None until it is applied."""
+    """One item of a plan and its outcome, which is None until it is applied."""
 
     video_id: str | None
     user_id: str | None

@@ -1,4 +1,4 @@
-"""What the catalogue says of videos: a stream for the rules, and pages for people."""
+"""Read videos from the catalogue: as a stream for the rules, and as pages for people."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,7 @@ def live_videos(
     `views` sums the `window_days` whole UTC days before `as_of`'s day, and whatever is recorded since. It is None
     (unknown) unless each of those days, or those since the video was created, is in `view_days`. A hold counts when it
     is not released and does not expire by `as_of`, a request to keep when it lasts longer. `only` are the ids of the
-    videos that are wanted. Not `classified`, they come without model, tag and key, which segments alone ask for.
+    videos to read. Without `classified`, model, tag and key are left out, as only segments need them.
     """
     first_day = (as_of - window_days * _ONE_DAY).astimezone(UTC).date()
     complete_since = _complete_since(session, as_of, window_days)
@@ -121,7 +121,7 @@ def users_by_tier(session: Session) -> dict[str, int]:
 
 
 def _complete_since(session: Session, as_of: datetime, window_days: int) -> datetime:
-    """Find the first moment from which each whole day before `as_of`'s day has all its views recorded."""
+    """Find the first moment since which the views of each whole day before `as_of`'s day are completely recorded."""
     today = as_of.astimezone(UTC).date()
     recorded = set(session.scalars(sa.select(view_days.c.day).where(view_days.c.day < today)))
     day = today
@@ -136,16 +136,15 @@ def _held(session: Session, scope: str, as_of: datetime) -> set[str]:
 
 
 def _kept_until(session: Session, as_of: datetime) -> dict[str, datetime]:
-    """Read until when videos stay on request, of those that do at `as_of`."""
+    """Read until when videos stay on request, for those that do at `as_of`."""
     until = sa.select(keeps.c.video_id, sa.func.max(keeps.c.until)).where(keeps.c.until > as_of)
     return {row[0]: row[1] for row in session.execute(until.group_by(keeps.c.video_id))}
 
 
 def datetime_reader(session: Session) -> Callable[[str, Any], datetime | None]:
-    """Give what turns the driver's own value into aware UTC, for columns read a hundred thousand times.
+    """Return a converter from the driver's value to aware UTC, for columns that are read a hundred thousand times.
 
-    SQLite takes any text for a time: of a video with one that is none the age is unknown, which keeps it, and it is
-    named in the log.
+    SQLite accepts any text as a time: a video with an invalid one has an unknown age, is kept, and is named in the log.
     """
     if session.get_bind().dialect.name != "sqlite":
         return lambda _, moment: moment.astimezone(UTC)
@@ -180,12 +179,12 @@ def is_user(session: Session, user_id: str, *, even_erased: bool = False) -> boo
 
 
 def erased(user_id: str) -> str:
-    """Say that a user is being erased."""
+    """Make the error for a user who is being erased."""
     return f"user {user_id!r} is being erased: nothing new is taken, made or granted. Nothing was changed"
 
 
 def set_tier(session: Session, user_id: str, tier: str, at: datetime) -> tuple[bool, str | None]:
-    """Set a user's tier, and make the user where there is none; return whether there was one, and the tier before.
+    """Set a user's tier, or insert the user; return whether the user existed, and the tier before.
 
     Raises UserErased.
     """
@@ -201,19 +200,19 @@ def set_tier(session: Session, user_id: str, tier: str, at: datetime) -> tuple[b
 
 
 def is_live(session: Session, video_id: str) -> bool:
-    """Whether a video is there, and can be given."""
+    """Whether a video is live and can be served."""
     live = sa.select(videos.c.id).where(videos.c.id == video_id, videos.c.state == VideoState.LIVE)
     return session.execute(live).scalar() is not None
 
 
 def live_seconds(session: Session, video_id: str) -> float | None:
-    """Give the length of a video that is there; None where nobody measured it."""
+    """Read the length of a live video in seconds; None where it was never measured."""
     length = sa.select(blobs.c.duration_seconds).where(blobs.c.video_id == video_id, blobs.c.state == BlobState.LIVE)
     return session.execute(length).scalar()
 
 
 class Listed(NamedTuple):
-    """A video as a person asks for it. `views` are all that were ever recorded; None if no day of its life was."""
+    """A video as listed for people. `views` are all ever recorded; None if no day of its life was."""
 
     id: str
     user_id: str

@@ -1,4 +1,4 @@
-"""Views as rows: how often a video was viewed on a day, and when last."""
+"""Record how often a video was viewed on a day, and when last."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
@@ -27,7 +27,7 @@ def recorded_days(session: Session) -> set[date]:
 
 
 def videos_at(session: Session, keys: Sequence[str]) -> dict[str, str]:
-    """Find the video of each key, whichever generation of it that is."""
+    """Find the video of each key, of whichever generation."""
     found: dict[str, str] = {}
     for start in range(0, len(keys), _AT_ONCE):
         asked = blobs.c.key.in_(keys[start : start + _AT_ONCE])
@@ -37,14 +37,14 @@ def videos_at(session: Session, keys: Sequence[str]) -> dict[str, str]:
 
 
 class Copy(NamedTuple):
-    """Bytes that show a video. `codec` is None where nobody has looked."""
+    """Bytes of a video. `codec` is None where it was never read."""
 
     key: str
     codec: str | None
 
 
 class Found(NamedTuple):
-    """A video's state, its present bytes, and those that it was made smaller of while they are still there."""
+    """A video's state, its present bytes, and the larger ones that they replaced, while these exist."""
 
     state: str
     present: Copy | None
@@ -52,7 +52,7 @@ class Found(NamedTuple):
 
 
 def find_copies(session: Session, video_id: str, kept_until: datetime) -> Found | None:
-    """Find what shows a video now, and what shows the same until `kept_until`; None where there is no such video."""
+    """Find a video's present bytes, and the replaced ones that exist until `kept_until`; None without such a video."""
     original, number = blobs.alias("original"), sa.cast(blobs.c.generation, sa.String)
     kept = sa.and_(
         original.c.video_id == videos.c.id,
@@ -75,7 +75,7 @@ def find_copies(session: Session, video_id: str, kept_until: datetime) -> Found 
 
 
 def add(session: Session, day: date, views: Mapping[str, int]) -> None:
-    """Add views of a day to what is known, up to what the column holds."""
+    """Add views of a day to those known, up to the column's maximum."""
     insert = insert_into(session, daily_views)
     known, more = daily_views.c.views, insert.excluded.views
     summed = sa.case((known > _MAX_VIEWS - more, _MAX_VIEWS), else_=known + more)
@@ -86,7 +86,7 @@ def add(session: Session, day: date, views: Mapping[str, int]) -> None:
 
 
 def keep_higher(session: Session, day: date, views: Mapping[str, int]) -> None:
-    """Record views of a day where they are more than is known."""
+    """Record views of a day where they are more than those known."""
     insert = insert_into(session, daily_views)
     known = daily_views.c.views
     higher = sa.case((insert.excluded.views > known, insert.excluded.views), else_=known)
@@ -97,7 +97,7 @@ def keep_higher(session: Session, day: date, views: Mapping[str, int]) -> None:
 
 
 def move_last_viewed(session: Session, video_ids: Sequence[str], at: datetime) -> None:
-    """Say that videos were viewed at `at`, where that is later than is known."""
+    """Record that videos were viewed at `at`, where that is later than the known time."""
     earlier = sa.or_(videos.c.last_viewed_at.is_(None), videos.c.last_viewed_at < at)
     for start in range(0, len(video_ids), _AT_ONCE):
         some = videos.c.id.in_(video_ids[start : start + _AT_ONCE])
