@@ -4,6 +4,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from reelkeeper.cli.screen import dollars, say, size, table
+from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -41,7 +42,7 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
     summary, planned, became, items = load(engine, plan_id, most=most).values()
     count, is_done = sum(rule.objects for rule in planned), any(item.outcome != NOT_DONE for item in became)
     population = summary.population
-    live = f"{population.objects:,} live videos, {size(population.size_bytes)}"
+    live = f"{many(population.objects, 'live video')}, {size(population.size_bytes)}"
     say(f"Plan {summary.id} of {summary.flow}, as of {summary.as_of:%Y-%m-%d %H:%M} UTC: {live}.")
     if items:
         headings = ("!video", "action", ">bytes", ">$ a month", *(("became", "why") if is_done else (">$ net", "why")))

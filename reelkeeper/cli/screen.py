@@ -10,11 +10,14 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from reelkeeper.rules.core import wording
 
+_LEAST_FOLDED = 16  # columns, of one that may be folded
 _PIPED_WIDTH = 100  # columns, where there is no terminal to ask
 
 
@@ -61,14 +64,26 @@ def plain(value: Any) -> Any:  # noqa: ANN401, PLR0911  any value in, what JSON 
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """Print a table. A heading that begins with > is of a column of figures; one with ! may not be folded."""
+    """Print a table. A heading that begins with > is of a column of figures; one with ! may not be folded.
+
+    Nothing is cut off: a table that takes more columns than the screen has is as wide as it must be.
+    """
     grid = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False, box=None)
-    for heading in headings:
-        right = heading.startswith(">")
-        grid.add_column(heading.lstrip(">!"), justify="right" if right else "left", no_wrap=right or heading[:1] == "!")
-    for row in rows:
-        grid.add_row(*(_cell(value) for value in row))
-    out.print(grid)
+    cells = [[_cell(value) for value in row] for row in rows]
+    for place, heading in enumerate(headings):
+        right, text = heading.startswith(">"), heading.lstrip(">!")
+        widest = max(cell_len(line) for cell in (text, *(row[place] for row in cells)) for line in cell.split("\n"))
+        whole = right or heading[:1] == "!"
+        least = widest if whole else min(widest, _LEAST_FOLDED)
+        grid.add_column(text, justify="right" if right else "left", no_wrap=whole, min_width=least, overflow="fold")
+    for row in cells:
+        grid.add_row(*row)
+    grid.width = max(Measurement.get(out, out.options, grid).maximum, _least_width(grid))
+    out.print(grid, crop=False)
+
+
+def _least_width(grid: Table) -> int:
+    return sum((column.min_width or 0) + 2 for column in grid.columns) - 2
 
 
 def _cell(value: object) -> str:

@@ -42,6 +42,7 @@ def reelkeeper(configured: Settings) -> Iterator[Run]:  # noqa: ARG001  it sets 
         settings.cache_clear()
         result = CliRunner().invoke(app, [str(word) for word in words])
         assert result.exit_code == exit_code, result.output
+        assert "…" not in result.output, f"cut off, and nobody can read the rest: {result.output}"
         return result
 
     yield run

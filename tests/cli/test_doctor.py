@@ -144,6 +144,14 @@ def test_the_contract_is_off_until_it_was_tried_and_then_remembered(
 
 
 @pytest.mark.long
+def test_what_rests_on_the_contract_is_on_at_the_embedded_server(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("S3_ENDPOINT_URL", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(f"REELKEEPER_{name}")
+    contract_of_it = by_part(ask("doctor"))["contract"]
+    assert (contract_of_it["state"], contract_of_it["remedy"]) == ("ok", "")
+
+
+@pytest.mark.long
 def test_a_check_of_the_contract_that_fails_is_named_and_keeps_it_off(ask: Ask) -> None:
     original = contract.CHECKS["clock"]
 

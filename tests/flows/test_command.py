@@ -175,7 +175,7 @@ def test_a_layout_of_the_services_own_is_read_shown_and_taken_in(
     patterns = "users/{user}/outputs/{video}.{ext}, {year}/{month}/{video}.{ext}, {user}/{video}.{ext}"
     monkeypatch.setenv("REELKEEPER_KEY_PATTERN", patterns)
     (tmp_path / "keys.csv").write_text(f"key,user_id\n{prefix}2024/01/a.mp4,bob\n")
-    assert run("videos", "import", "--keys", str(tmp_path / "keys.csv")).stdout == "keys: 1 lines taken\n"
+    assert run("videos", "import", "--keys", str(tmp_path / "keys.csv")).stdout == "keys: 1 line taken\n"
     said = " ".join(run("run", "sync_catalog").stdout.split())
     assert "Would be adopted by objects bytes users/{user}/outputs/{video}.{ext} 1 3 B" in said
     assert "videos import --keys 1 3 B" in said

@@ -42,7 +42,7 @@ def audit(
         )
         for record in found
     ]
-    table((">no.", "!at", "!event", "!video", "run", "detail"), rows)
+    table((">no.", "!at", "!event", "!video", "!run", "detail"), rows)
 
 
 @group.command()

@@ -10,6 +10,7 @@ from reelkeeper.cli.opening import configured, keeps_contract, store, workspace
 from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import AsJson, moment, new_run_id, who
 from reelkeeper.errors import KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
+from reelkeeper.rules.core.wording import many
 
 group = typer.Typer(
     help="List videos, follow one, import what the service knows, add one.", invoke_without_command=True
@@ -96,10 +97,11 @@ def show(
         emit({"video": found[0], "objects": objects, "history": history})
         return
     video = found[0]
-    say(f"{video.id} of {video.user_id} ({video.tier or 'tier unknown'}), {video.state}, {_views(video)} views.")
+    views = "unknown views" if video.views is None else many(video.views, "view")
+    say(f"{video.id} of {video.user_id} ({video.tier or 'tier unknown'}), {video.state}, {views}.")
     made = f" by {video.model}" if video.model else ""
     tag = f", tagged {video.tag}" if video.tag else ""
-    say(f"Created {_day(video.created_at)}{made}{tag}." + (f" {video.reason}" if video.reason else ""))
+    say(f"Created {_day(video.created_at)}{made}{tag}." + (f" Why: {video.reason}." if video.reason else ""))
     headings = (">gen.", "state", ">bytes", "codec", ">VMAF", "!purge after", "key, and why it went")
     rows = [
         (
@@ -130,7 +132,7 @@ def why(video_id: Annotated[str, typer.Argument(metavar="ID", help="The video.")
     if as_json:
         emit(found)
         return
-    table(("!what", "!says"), found.reasons)
+    table(("!what", "says"), found.reasons)
     when = f"not before {found.next_at:%Y-%m-%d %H:%M} UTC, by " if found.next_at else ""
     say(f"Next: {when}{found.next_step}.")
 
@@ -200,7 +202,7 @@ def bring_in(
     if as_json:
         emit(taken)
     for name, count in taken.items() if not as_json else ():
-        say(f"{name}: {count.lines:,} lines taken" + (f", {count.skipped:,} skipped" if count.skipped else ""))
+        say(f"{name}: {many(count.lines, 'line')} taken" + (f", {count.skipped:,} skipped" if count.skipped else ""))
 
 
 def _key(prefix: str, text: str) -> str:
